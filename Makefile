@@ -1,0 +1,87 @@
+# `make demo` and `make test` need nothing but Python: each sets up what it lacks in .venv, once.
+
+# The first of these that will do is used; choose another by `make PYTHON=/path/to/python test`.
+PYTHON ?= python3 python3.13 python3.12 python3.11
+VENV ?= .venv
+# One torch build for everybody, installed before any package can ask for another.
+TORCH ?= torch==2.13.0
+# What `make test-only` runs, and how: `make test-only ARGS='tests/null -x'`.
+ARGS ?= -n 2
+
+BIN := $(VENV)/bin
+# Errors alone are shown.
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
+SETUP := pyproject.toml setup.py brainsurgery_jax/version.py
+
+# pyright comes whole from its wheel; this keeps it from asking the network for a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: help demo test lint types test-only format bench schema venv clean
+
+help:
+	@echo 'make demo       install into $(VENV) and run the worked example'
+	@echo 'make test       lint, types and all tests, as CI runs them'
+	@echo 'make lint       ruff check, ruff format --check'
+	@echo 'make types      pyright'
+	@echo 'make test-only  the tests alone; ARGS="tests/null -x" chooses'
+	@echo 'make format     let ruff mend what it can'
+	@echo 'make bench      every benchmark, one JSON line each'
+	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
+	@echo 'make venv       only set up $(VENV) for development'
+	@echo 'make clean      remove $(VENV), caches and builds'
+
+demo: $(VENV)/installed
+	$(BIN)/brainsurgery-jax demo
+
+test: lint types test-only
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test-only: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-dev
+	@for script in benchmarks/[!_]*.py; do $(BIN)/python "$$script" || exit 1; done
+
+schema: $(VENV)/installed
+	@mkdir -p plans
+	$(BIN)/brainsurgery-jax schema > plans/schema.json.new
+	mv plans/schema.json.new plans/schema.json
+
+venv: $(VENV)/installed-dev
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A candidate must run, be new enough, and be able to make an environment (Debian packs that part by itself).
+$(BIN)/python:
+	@for python in $(PYTHON); do \
+	    "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    echo "making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv "$(VENV)" && exit 0; \
+	    rm -rf "$(VENV)"; exit 1; \
+	done; \
+	echo 'make: no usable Python found: 3.11 or later with its venv module is needed (tried: $(PYTHON)).' >&2; \
+	echo 'Install one (Debian, Ubuntu: apt-get install python3 python3-venv) or name it: make PYTHON=/path/to/python' >&2; \
+	exit 1
+
+$(VENV)/installed: $(SETUP) | $(BIN)/python
+	@echo 'installing brainsurgery-jax into $(VENV); the first time takes a minute or two'
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(SETUP) | $(BIN)/python
+	@echo 'installing brainsurgery-jax and what its tests need into $(VENV); the first time takes some minutes'
+	@$(PIP) '$(TORCH)'
+	@$(PIP) --editable '.[torch,test,dev]'
+	@touch $(VENV)/installed $@

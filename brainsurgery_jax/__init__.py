@@ -1,0 +1,44 @@
+"""Change neural-network checkpoints by writing a plan: checked from headers, run as pure JAX functions, streamed.
+
+```python
+import brainsurgery_jax as bs
+
+plan = bs.load("plan.yaml", "rank=16")
+plan.check()
+plan.run()
+params = plan.apply(params)
+tree = bs.open("model/")
+```
+"""
+
+from brainsurgery_jax.version import __version__
+
+_API = ("Checkpoint", "Explanation", "Plan", "Report", "check", "explain", "load", "open", "run")
+_ERRORS = ("Diagnostic", "PlanError", "StoreError")
+
+__all__ = [
+    "Checkpoint",
+    "Diagnostic",
+    "Explanation",
+    "Plan",
+    "PlanError",
+    "Report",
+    "StoreError",
+    "__version__",
+    "check",
+    "explain",
+    "load",
+    "open",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    # The API is imported at its first use: the command's `--help` and `inspect` answer without the registry of ops.
+    from importlib import import_module
+
+    if name in _API:
+        return getattr(import_module("brainsurgery_jax.api"), name)
+    if name in _ERRORS:
+        return getattr(import_module("brainsurgery_jax.errors"), name)
+    raise AttributeError(f"module 'brainsurgery_jax' has no attribute '{name}'")

@@ -1,0 +1,46 @@
+"""JAX and numpy for modules that must load without them: the import happens at the first attribute, not before.
+
+Plans are parsed, checked from headers and copied as bytes without JAX. Op modules therefore take `jnp`, `np`, `jax` and the
+jaxtyping names from here (with `from __future__ import annotations`, so that annotations stay text).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jax as jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jaxtyping import Array as Array
+    from jaxtyping import Float as Float
+    from jaxtyping import Inexact as Inexact
+    from jaxtyping import Num as Num
+    from jaxtyping import Shaped as Shaped
+else:
+
+    class LazyModule:
+        """A module that is imported when something is first asked of it."""
+
+        def __init__(self, name: str):
+            self.__name = name
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(import_module(self.__name), attribute)
+
+    class LazyType:
+        """A jaxtyping dtype class, `Float["m n"]`, looked up when a type checker subscripts it."""
+
+        def __init__(self, name: str):
+            self.__name = name
+
+        def __getitem__(self, item: Any) -> Any:
+            _, shape = item
+            jaxtyping = import_module("jaxtyping")
+            # Kernels run on arrays, on tracers and on the abstract values of `eval_shape`: shape and dtype are what matters.
+            return getattr(jaxtyping, self.__name)[Any, shape]
+
+    jax, jnp, np = LazyModule("jax"), LazyModule("jax.numpy"), LazyModule("numpy")
+    Float, Inexact, Num, Shaped = (LazyType(n) for n in ("Float", "Inexact", "Num", "Shaped"))
+    Array = object

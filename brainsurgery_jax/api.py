@@ -1,0 +1,199 @@
+"""The verbs: load, check, explain, run, apply, open. All that front ends and libraries call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.lower import Demand, Program, State, lower, start
+from brainsurgery_jax.plan.model import Plan as PlanData
+from brainsurgery_jax.plan.overrides import read_plan_files
+from brainsurgery_jax.plan.parse import parse
+from brainsurgery_jax.plan.source import Map, compose, dump_yaml
+from brainsurgery_jax.plan.variables import with_variables
+from brainsurgery_jax.world import Files
+
+
+class Report(NamedTuple):
+    """What a run did: what its steps said, and the checkpoints that it published, as (path, bytes, tensors)."""
+
+    said: tuple[str, ...]
+    published: tuple[tuple[str, int, int], ...]
+
+
+class Explanation(NamedTuple):
+    """A lowered plan and its schedule, for printing."""
+
+    program: Program
+    bytes_copied: int
+    bytes_computed: int
+    tasks: int
+    peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan, ready to be checked, explained, run, or applied to pytrees. Made by `load`."""
+
+    data: PlanData
+    problems: tuple[Diagnostic, ...] = ()
+
+    def check(self) -> None:
+        """Raise PlanError with every mistake that the plan and the headers of its checkpoints tell."""
+        if found := tuple(d for d in check(self) if d.severity == "error"):
+            raise PlanError(found)
+
+    def explain(self) -> Explanation:
+        """What a run would do. Raises PlanError where it could not."""
+        return explain(self)
+
+    def run(self, **options: Any) -> Report:
+        """Check, then execute. See `run`."""
+        return run(self, **options)
+
+    def apply(
+        self,
+        tree: Any = None,
+        /,
+        *,
+        like: Any = None,
+        checks: Literal["raise", "return", "skip"] = "raise",
+        **trees: Any,
+    ) -> Any:
+        """The plan as a pure function of pytrees. See `brainsurgery_jax.apply`."""
+        from brainsurgery_jax.apply import apply
+
+        return apply(self, tree, like=like, checks=checks, trees=trees)
+
+
+def load(*items: Any, **variables: Any) -> Plan:
+    """The plan of YAML files, mappings and `path=value` overrides, merged in order; overrides last.
+
+    Keywords set the plan's variables: `load("plan.yaml", rank=16)` fills `${vars.rank}`. Raises PlanError for what is not a
+    plan at all; mistakes in its steps wait for `check`, so that all are told at once.
+    """
+    texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else str(i) for i in items]
+    if variables:
+        texts.append(_composed({"vars": variables}))
+    return parsed(read_plan_files(texts))
+
+
+def _composed(mapping: Mapping[str, Any]) -> Map:
+    root = compose(dump_yaml(dict(mapping)), "<mapping>")
+    assert isinstance(root, Map)
+    return root
+
+
+def parsed(root: Map) -> Plan:
+    """The plan of a composed document."""
+    filled, problems = with_variables(root)
+    plan, more = parse(filled)
+    return Plan(plan, (*problems, *more))
+
+
+def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
+    """Every diagnostic, in the order of the plan. Reads headers only, starts no JAX backend."""
+    with closing(world or Files(provisional=True)) as files:
+        return (*plan.problems, *_lowered(plan, files).diagnostics)
+
+
+def _lowered(plan: Plan, files: Files) -> Program:
+    program = lower(start(plan.data, files), plan.data, files)
+    assert isinstance(program, Program), "a provisional world demands nothing"
+    return program
+
+
+def explain(plan: Plan, world: Files | None = None) -> Explanation:
+    """What a run would do: effects of the steps, bytes copied and computed, the projected peak."""
+    from brainsurgery_jax.engine.schedule import roots_of, schedule
+    from brainsurgery_jax.engine.segments import segments
+
+    with closing(world or Files(provisional=True)) as files:
+        program = _lowered(plan, files)
+        if errors := (*plan.problems, *program.errors):
+            raise PlanError(errors)
+        copied = computed = 0
+        for p in program.publications:
+            for e in p.tensors.values():
+                for s in segments(e):
+                    size = (s.stop - s.start) * e.aval.dtype.bits // 8
+                    copied, computed = (copied + size, computed) if s.run else (copied, computed + size)
+        tasks = schedule(list(roots_of(program)))
+        return Explanation(program, copied, computed, len(tasks), max((t.peak for t in tasks), default=0))
+
+
+def run(
+    plan: Plan,
+    *,
+    listen: Callable[[Any], None] | None = None,
+    overwrite: bool = False,
+    durable: bool = True,
+    dry_run: bool = False,
+    world: Files | None = None,
+) -> Report:
+    """Check a plan, execute it, publish its outputs.
+
+    **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
+    `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing.
+    **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published.
+    """
+    from brainsurgery_jax.engine.events import Published, Said
+    from brainsurgery_jax.engine.execute import Budget, execute
+
+    said: list[str] = []
+    published: list[tuple[str, int, int]] = []
+
+    def tell(event: Any) -> None:
+        match event:
+            case Said(text):
+                said.append(text)
+            case Published(path, nbytes, tensors):
+                published.append((path, nbytes, tensors))
+        if listen is not None:
+            listen(event)
+
+    with closing(world or Files(overwrite=overwrite)) as files:
+        program = _definite(plan, files)
+        if errors := (*plan.problems, *program.errors):
+            raise PlanError(errors)
+        if overwrite:
+            program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
+        if dry_run:
+            program = program._replace(publications=())
+        execute(program, Budget(durable), tell)
+    return Report(tuple(said), tuple(published))
+
+
+def _definite(plan: Plan, files: Files) -> Program:
+    """The program, numbers that steps need computed on the way. Nothing is computed for a plan with mistakes."""
+    state, steps = start(plan.data, files), plan.data.steps
+    while True:
+        program = lower(state, plan.data, files, steps)
+        if not isinstance(program, Demand):
+            return program
+        if plan.problems or state.diagnostics or _mistaken(plan):
+            return _lowered(plan, Files(provisional=True))
+        state = _told(state, program)
+
+
+def _mistaken(plan: Plan) -> bool:
+    return any(d.severity == "error" for d in check(plan))
+
+
+def _told(state: State, demand: Demand) -> State:
+    from brainsurgery_jax.engine.execute import numbers
+
+    return replace(state, known={**state.known, **numbers(demand.exprs)})
+
+
+def open(path: str) -> Checkpoint:
+    """A lazy, immutable checkpoint: names, shapes and dtypes from its header; values when asked for."""
+    return Checkpoint.open(path)
+
+
+__all__: Sequence[str] = ("Checkpoint", "Explanation", "Plan", "Report", "check", "explain", "load", "open", "run")

@@ -1,0 +1,94 @@
+"""A checkpoint as a lazy, immutable mapping from names to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.select import compile_pattern
+from brainsurgery_jax.store.base import Source
+from brainsurgery_jax.store.detect import open_source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Checkpoint(Mapping[str, "np.ndarray"]):
+    """Names to arrays, in state-dict order. Opening reads headers; `checkpoint[name]` reads that tensor, afresh each time."""
+
+    __slots__ = ("_avals", "_source")
+
+    def __init__(self, source: Source, avals: Mapping[str, Aval]):
+        self._source, self._avals = source, avals
+
+    @classmethod
+    def open(cls, path: str) -> Checkpoint:
+        """The checkpoint at a path. Raises StoreError."""
+        source = open_source(path)
+        return cls(source, {name: info.aval for name, info in source.header.tensors.items()})
+
+    @property
+    def avals(self) -> Mapping[str, Aval]:
+        """Shapes and dtypes, from the header."""
+        return dict(self._avals)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The header's own metadata."""
+        return self._source.header.metadata
+
+    @property
+    def path(self) -> str:
+        """The path that was opened."""
+        return self._source.header.path
+
+    @property
+    def source(self) -> Source:
+        """The store behind it, for reading slices."""
+        return self._source
+
+    def select(self, pattern: str | list[str]) -> Checkpoint:
+        """The part whose names match, by a regex (full match) or a structured pattern. Raises ValueError for a bad one."""
+        compiled = compile_pattern(tuple(pattern) if isinstance(pattern, list) else pattern)
+        chosen = {name for name, _ in compiled.matches(self._avals)}
+        return Checkpoint(self._source, {n: a for n, a in self._avals.items() if n in chosen})
+
+    def to_pytree(self) -> dict[str, Any]:
+        """Nested dicts along the dots of the names, with numpy arrays as leaves. Raises ValueError if `a` stands beside `a.b`."""
+        return nested({name: self[name] for name in self})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._avals:
+            raise KeyError(f"'{name}' is not in {self.path}.{did_you_mean(name, self._avals)}")
+        return self._source.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._avals)
+
+    def __len__(self) -> int:
+        return len(self._avals)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path}: {len(self)} tensors, {sum(a.nbytes for a in self._avals.values()):,} bytes>"
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts along the dots of the names. Raises ValueError where a name is also the prefix of another."""
+    root: dict[str, Any] = {}
+    leaves: set[tuple[str, ...]] = set()
+    for name, value in flat.items():
+        *parents, last = name.split(".")
+        node = root
+        for depth, segment in enumerate(parents):
+            if (*parents[: depth + 1],) in leaves:
+                raise ValueError(
+                    f"'{'.'.join(parents[: depth + 1])}' is a tensor and the prefix of '{name}'; a tree cannot hold both"
+                )
+            node = node.setdefault(segment, {})
+        if last in node:
+            raise ValueError(f"'{name}' is a tensor and the prefix of others; a tree cannot hold both")
+        node[last] = value
+        leaves.add((*parents, last))
+    return root

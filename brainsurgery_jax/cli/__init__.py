@@ -1,0 +1,1 @@
+"""The command line: a thin layer of text over the library."""

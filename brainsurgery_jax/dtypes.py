@@ -1,0 +1,80 @@
+"""The one table of dtypes: plan names, safetensors tags, widths; and `Aval`, a shape with a dtype."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Literal, NamedTuple
+
+Kind = Literal["float", "int", "uint", "bool", "complex", "opaque"]
+
+
+class DType(NamedTuple):
+    """An element type. `numpy` is its numpy or ml_dtypes name; None marks bytes that we carry but cannot compute on."""
+
+    name: str
+    short: str
+    tag: str
+    bits: int
+    numpy: str | None
+    kind: Kind
+    aliases: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+DTYPES: tuple[DType, ...] = (
+    DType("bool", "bool", "BOOL", 8, "bool", "bool"),
+    DType("uint8", "u8", "U8", 8, "uint8", "uint"),
+    DType("int8", "i8", "I8", 8, "int8", "int"),
+    DType("uint16", "u16", "U16", 16, "uint16", "uint"),
+    DType("int16", "i16", "I16", 16, "int16", "int", ("short",)),
+    DType("uint32", "u32", "U32", 32, "uint32", "uint"),
+    DType("int32", "i32", "I32", 32, "int32", "int", ("int",)),
+    DType("uint64", "u64", "U64", 64, "uint64", "uint"),
+    DType("int64", "i64", "I64", 64, "int64", "int", ("long",)),
+    DType("float16", "f16", "F16", 16, "float16", "float", ("half", "fp16")),
+    DType("bfloat16", "bf16", "BF16", 16, "bfloat16", "float"),
+    DType("float32", "f32", "F32", 32, "float32", "float", ("float", "fp32")),
+    DType("float64", "f64", "F64", 64, "float64", "float", ("double", "fp64")),
+    DType("complex64", "c64", "C64", 64, "complex64", "complex"),
+    DType("complex128", "c128", "", 128, "complex128", "complex"),
+    DType("float8_e5m2", "f8_e5m2", "F8_E5M2", 8, "float8_e5m2", "float"),
+    DType("float8_e4m3fn", "f8_e4m3fn", "F8_E4M3", 8, "float8_e4m3fn", "float", ("float8_e4m3",)),
+    DType("float8_e5m2fnuz", "f8_e5m2fnuz", "F8_E5M2FNUZ", 8, "float8_e5m2fnuz", "float"),
+    DType("float8_e4m3fnuz", "f8_e4m3fnuz", "F8_E4M3FNUZ", 8, "float8_e4m3fnuz", "float"),
+    DType("float8_e8m0fnu", "f8_e8m0fnu", "F8_E8M0", 8, "float8_e8m0fnu", "float"),
+    DType("float6_e2m3fn", "f6_e2m3fn", "F6_E2M3", 6, None, "opaque"),
+    DType("float6_e3m2fn", "f6_e3m2fn", "F6_E3M2", 6, None, "opaque"),
+    DType("float4_e2m1fn", "f4_e2m1fn", "F4", 4, None, "opaque"),
+)  # fmt: skip
+
+BY_TAG = {d.tag: d for d in DTYPES if d.tag}
+BY_NAME = {name: d for d in DTYPES for name in (d.name, d.short, *d.aliases)}
+
+FLOAT32, FLOAT64, INT64, BOOL, UINT8 = (BY_NAME[n] for n in ("float32", "float64", "int64", "bool", "uint8"))
+
+
+def parse_dtype(name: str) -> DType | None:
+    """The dtype of a plan's word for it (`bf16`, `BFloat16`, `half`, ...), or None."""
+    return BY_NAME.get(name.strip().lower())
+
+
+class Aval(NamedTuple):
+    """An abstract value: shape and dtype. Ours, not `jax.ShapeDtypeStruct`, so that checking a plan needs no JAX."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in row-major order, sub-byte types packed."""
+        return (self.size * self.dtype.bits + 7) // 8
+
+    def __str__(self) -> str:
+        return f"{self.dtype.short}[{','.join(map(str, self.shape))}]"

@@ -1,0 +1,1 @@
+"""Running a program: schedule, evaluation by blocks, compiled kernels, staging and publication."""

@@ -1,0 +1,200 @@
+"""Values of expressions, piece by piece: what a piece of the output needs of its operands, and how it is made of them.
+
+A piece is a flat range of a tensor, or a box where an op mixes axes. Pieces are planned and computed without recursion, each
+at most once per tile. What cannot be cut (a contraction, a factorization) is computed whole, kept in `wholes`, and dropped
+when the schedule says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from brainsurgery_jax._lazy import np
+from brainsurgery_jax.engine.kernels import BLOCK, call_block, call_elementwise, call_whole, padded_length
+from brainsurgery_jax.graph.expr import Expr, is_whole
+from brainsurgery_jax.moves import Box, Reshape, box_shape, cover, flat_range, strides
+from brainsurgery_jax.store.arrays import numpy_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Piece(NamedTuple):
+    """Elements `start:stop` of an expression in row-major order, or a box of it."""
+
+    expr: Expr
+    start: int
+    stop: int
+    box: Box | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.stop - self.start,) if self.box is None else box_shape(self.box)
+
+
+class Evaluator:
+    """Computes pieces. `given` are arrays for leaves that do not come from a store."""
+
+    def __init__(self, given: Mapping[Expr, Any] | None = None):
+        self.given = given or {}
+        self.wholes: dict[Expr, tuple[Any, ...]] = {}
+
+    def tile(self, e: Expr, start: int, stop: int) -> Any:
+        """Elements `start:stop` of `e`, flat; at most BLOCK of them."""
+        root = Piece(e, start, stop)
+        values: dict[Piece, Any] = {}
+        uses, order = _plan(root)
+        for piece, needs in order:
+            values[piece] = self._make(piece, [values[n] for n in needs])
+            for n in needs:
+                uses[n] -= 1
+                if not uses[n]:
+                    del values[n]
+        return values[root]
+
+    def tiles(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+        """`(offset, block)` over a range, cut at multiples of BLOCK."""
+        while start < stop:
+            end = min(stop, (start // BLOCK + 1) * BLOCK)
+            yield start, self.tile(e, start, end)
+            start = end
+
+    def whole(self, e: Expr) -> Any:
+        """All of a tensor, assembled from its tiles."""
+        if e.kind == "leaf":
+            return e.source.read(e.name)
+        if (held := self._held(e)) is not None:
+            return held
+        assert e.aval.dtype.numpy is not None
+        out = np.empty(e.aval.size, numpy_dtype(e.aval.dtype))
+        for offset, block in self.tiles(e, 0, e.aval.size):
+            out[offset : offset + len(block)] = block
+        return out.reshape(e.aval.shape)
+
+    def compute(self, call: Expr) -> None:
+        """Run a call that cannot be cut, and keep its results in `wholes`."""
+        self.wholes[call] = call_whole(call, [self.whole(s) for s in call.srcs])
+
+    def _held(self, e: Expr) -> Any:
+        """The array of a node that is held whole, or None."""
+        if e.kind == "pick":
+            return self.wholes[e.srcs[0]][e.index]
+        if is_whole(e):
+            return self.wholes[e][0]
+        if e.kind == "given":
+            return self.given[e]
+        return e.value if e.kind == "const" else None
+
+    def _make(self, piece: Piece, operands: Sequence[Any]) -> Any:
+        e = piece.expr
+        if e.kind == "leaf":
+            if piece.box is None:
+                return e.source.read_range(e.name, piece.start, piece.stop)
+            return e.source.read(e.name, piece.box)
+        if (held := self._held(e)) is not None:
+            array = np.asarray(held)
+            return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[_key(piece.box)]
+        assert e.kernel is not None
+        if e.kernel.elementwise:
+            made = call_elementwise(e, [np.asarray(x).reshape(-1) for x in operands])
+            return made if piece.box is None else np.asarray(made).reshape(piece.shape)
+        if e.kernel.blocks and piece.box is None:
+            return _blocks(e, piece.start, piece.stop)
+        return _assembled(piece, [np.asarray(x) for x in operands])
+
+
+def _key(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(*span) for span in box)
+
+
+def _blocks(e: Expr, start: int, stop: int) -> Any:
+    size = padded_length(e.aval.size)
+    parts = []
+    for number in range(start // size, -(-stop // size)):
+        base = number * size
+        parts.append(np.asarray(call_block(e, number))[max(0, start - base) : stop - base])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _plan(root: Piece) -> tuple[dict[Piece, int], list[tuple[Piece, list[Piece]]]]:
+    """The pieces below `root`, operands first, and how often each is used."""
+    uses: dict[Piece, int] = {}
+    order: list[tuple[Piece, list[Piece]]] = []
+    stack: list[tuple[Piece, list[Piece] | None]] = [(root, None)]
+    while stack:
+        piece, needs = stack.pop()
+        if needs is not None:
+            order.append((piece, needs))
+            continue
+        if piece in uses:
+            continue
+        uses[piece] = 0
+        needs = _needs(piece)
+        stack.append((piece, needs))
+        stack.extend((n, None) for n in reversed(needs) if n not in uses)
+    for _, needs in order:
+        for n in needs:
+            uses[n] += 1
+    return uses, order
+
+
+def _needs(piece: Piece) -> list[Piece]:
+    """The pieces that a piece is made of."""
+    e = piece.expr
+    if e.kind != "call" or is_whole(e):
+        return []
+    assert e.kernel is not None
+    if e.kernel.elementwise:
+        return [Piece(s, piece.start, piece.stop, piece.box) for s in e.srcs]
+    if e.kernel.blocks or isinstance(e.moves, Reshape):
+        return _needs_flat(piece)
+    assert e.moves is not None
+    avals = tuple(s.aval for s in e.srcs)
+    if piece.box is not None:
+        return [Piece(e.srcs[p.src], 0, 0, p.box) for p in e.moves.parts(avals, piece.box)]
+    if (runs := e.moves.runs(avals, piece.start, piece.stop)) is not None:
+        return [Piece(e.srcs[r.src], r.start, r.stop) for r in runs]
+    return [Piece(e, 0, 0, box) for box in cover(e.aval.shape, piece.start, piece.stop)]
+
+
+def _needs_flat(piece: Piece) -> list[Piece]:
+    """For what is made in row-major order only: a box with gaps is picked out of the range that it spans."""
+    e = piece.expr
+    if piece.box is not None:
+        return [Piece(e, *_spanned(e.aval.shape, piece.box))]
+    return [Piece(s, piece.start, piece.stop) for s in e.srcs]
+
+
+def _spanned(shape: Sequence[int], box: Box) -> tuple[int, int]:
+    if (run := flat_range(shape, box)) is not None:
+        return run
+    first = sum(s[0] * st for s, st in zip(box, strides(shape), strict=True))
+    last = sum((range(*s)[-1]) * st for s, st in zip(box, strides(shape), strict=True))
+    return first, last + 1
+
+
+def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
+    """A piece of a structural op from the pieces of its operands."""
+    e = piece.expr
+    if piece.box is None:
+        flat = [x.reshape(-1) for x in operands]
+        return flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.empty(0, numpy_dtype(e.aval.dtype))
+    if e.moves is None or isinstance(e.moves, Reshape):
+        return _picked(e.aval.shape, piece.box, operands[0])
+    parts = e.moves.parts(tuple(s.aval for s in e.srcs), piece.box)
+    if len(parts) == 1 and box_shape(parts[0].at) == piece.shape:
+        return e.moves.arrange(operands[0], piece.shape)
+    out = np.empty(piece.shape, operands[0].dtype)
+    for part, x in zip(parts, operands, strict=True):
+        out[_key(part.at)] = e.moves.arrange(x, box_shape(part.at))
+    return out
+
+
+def _picked(shape: Sequence[int], box: Box, flat: Any) -> Any:
+    """The elements of `box` out of the flat range that it spans."""
+    if flat.size == prod(box_shape(box)):
+        return flat.reshape(box_shape(box))
+    steps = [s[2] * st * flat.itemsize for s, st in zip(box, strides(shape), strict=True)]
+    return np.lib.stride_tricks.as_strided(flat, box_shape(box), steps, writeable=False).copy()

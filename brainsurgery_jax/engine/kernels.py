@@ -1,0 +1,102 @@
+"""Compiled kernels: one function per op and static parameters; numbers are passed as values and never compiled in.
+
+Elementwise kernels run on flat blocks, padded to a power of two, so that a checkpoint of any shapes needs a handful of
+compilations. One kernel is one step: XLA contracts `a * b + c` inside one function, which would change bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.graph.expr import Expr
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.op import Kernel
+
+BLOCK = 1 << 20
+"""Elements: the length in which tensors are computed, large enough for speed, small enough for any budget."""
+
+LEAST = 1 << 10
+"""Elements: shorter blocks are padded to this."""
+
+
+@lru_cache(maxsize=4096)
+def compiled(kernel: Kernel, static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    """The jitted function of a kernel with its static parameters filled in: `f(arrays, numbers)`."""
+
+    def function(arrays: Sequence[Any], numbers: dict[str, Any]) -> Any:
+        return kernel.fn(*arrays, **dict(static), **numbers)
+
+    function.__name__ = kernel.name
+    return jax.jit(function)
+
+
+def padded_length(n: int) -> int:
+    """The block length in which `n` elements are computed: a power of two, so that few lengths occur."""
+    return max(LEAST, 1 << (n - 1).bit_length()) if n < BLOCK else BLOCK
+
+
+def _padded(x: Any, length: int) -> Any:
+    if x.shape[0] == length:
+        return x
+    out = np.zeros(length, x.dtype)
+    out[: x.shape[0]] = x
+    return out
+
+
+def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
+    """One elementwise kernel on flat operands of at most BLOCK elements."""
+    n = operands[0].shape[0]
+    assert e.kernel is not None and n <= BLOCK
+    length = padded_length(n)
+    result = checked(e, compiled(e.kernel, e.static)([_padded(x, length) for x in operands], numbers_of(e)))
+    return result if length == n else np.asarray(result)[:n]
+
+
+def call_block(e: Expr, block: int) -> Any:
+    """Block number `block` of a kernel that makes values from nothing; its length follows from the tensor's size alone."""
+    assert e.kernel is not None
+    size = padded_length(e.aval.size)
+    static = (*e.static, ("size", size))
+    return checked(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
+
+
+def call_whole(e: Expr, operands: Sequence[Any]) -> tuple[Any, ...]:
+    """A kernel on whole operands: all its results."""
+    assert e.kernel is not None
+    result = checked(e, compiled(e.kernel, e.static)(list(operands), numbers_of(e)))
+    return result if isinstance(result, tuple) else (result,)
+
+
+def numbers_of(e: Expr) -> dict[str, Any]:
+    """The numeric parameters of a call, as float64 scalars."""
+    return {name: np.float64(value) for name, value in e.numbers}
+
+
+def checked(e: Expr, result: Any) -> Any:
+    """The result of a kernel; where it is guarded, only if it was accepted."""
+    assert e.kernel is not None
+    if not e.kernel.guarded:
+        return result
+    value, accepted = result
+    if not bool(accepted):
+        raise PlanError([refused(e)])
+    return value
+
+
+def refused(e: Expr) -> Diagnostic:
+    """What to say when a guarded kernel finds its input impossible."""
+    assert e.kernel is not None
+    leaves = ", ".join(f"'{s.name}'" for s in e.srcs if s.name)
+    return Diagnostic(
+        "refused-by-values", f"{e.kernel.name}: {e.kernel.refusal}" + (f" (input {leaves})" if leaves else ""), e.span
+    )
+
+
+def exact() -> Any:
+    """The context in which everything runs: 64-bit types stay 64-bit."""
+    return jax.enable_x64(True)

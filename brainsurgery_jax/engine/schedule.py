@@ -1,0 +1,110 @@
+"""The order of work: roots that share what cannot be cut form a task, and nothing is held longer than its last use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from brainsurgery_jax.engine.kernels import BLOCK
+from brainsurgery_jax.graph.expr import Expr, is_whole, walk
+from brainsurgery_jax.lower.program import Program
+from brainsurgery_jax.op import Pending, Report, pendings
+
+
+class Written(NamedTuple):
+    """A root that is written: tensor `name` of publication number `publication`."""
+
+    publication: int
+    name: str
+    expr: Expr
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return (self.expr,)
+
+
+class Asked(NamedTuple):
+    """A root that is summarised for an assert or a report."""
+
+    question: Pending
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return tuple(self.question.exprs)  # type: ignore[arg-type]  # ops see nodes by a narrower protocol
+
+
+Root = Written | Asked
+
+
+class Task(NamedTuple):
+    """Roots in order; before each, the calls to compute whole; after each, the calls that nothing needs any more.
+
+    `peak` is the projected memory in bytes: what is held whole at the worst moment, operands included, plus blocks.
+    """
+
+    roots: tuple[Root, ...]
+    compute: tuple[tuple[Expr, ...], ...]
+    release: tuple[tuple[Expr, ...], ...]
+    peak: int
+
+
+def roots_of(program: Program) -> Iterator[Root]:
+    """Everything that a program looks at or writes: questions in plan order, then tensors in output order."""
+    for check in program.checks:
+        if isinstance(check.says, str):
+            continue
+        questions = check.says.pending if isinstance(check.says, Report) else pendings(check.says)
+        yield from (Asked(q) for q in questions)
+    for number, publication in enumerate(program.publications):
+        yield from (Written(number, name, e) for name, e in publication.tensors.items())
+
+
+def schedule(roots: Sequence[Root]) -> list[Task]:
+    """Tasks in the order of their first root; the roots of a task share a call that is computed whole."""
+    calls = [tuple(e for e in walk(r.exprs) if is_whole(e)) for r in roots]
+    groups = _joined(calls)
+    return [_task([roots[i] for i in g], [calls[i] for i in g]) for g in groups]
+
+
+def _joined(calls: Sequence[tuple[Expr, ...]]) -> list[list[int]]:
+    """Indices of roots, grouped where they share a call (union-find)."""
+    parent = list(range(len(calls)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[Expr, int] = {}
+    for i, own in enumerate(calls):
+        for call in own:
+            a, b = find(first.setdefault(call, i)), find(i)
+            parent[max(a, b)] = min(a, b)
+    groups: dict[int, list[int]] = {}
+    for i in range(len(calls)):
+        groups.setdefault(find(i), []).append(i)
+    return list(groups.values())
+
+
+def _task(roots: Sequence[Root], calls: Sequence[tuple[Expr, ...]]) -> Task:
+    seen: set[Expr] = set()
+    compute = [tuple(c for c in own if c not in seen and not seen.add(c)) for own in calls]  # type: ignore[func-returns-value]
+    last = {call: at for at, own in enumerate(calls) for call in own}
+    release = [tuple(c for c in last if last[c] == at) for at in range(len(roots))]
+    return Task(tuple(roots), tuple(compute), tuple(release), _peak(roots, compute, release))
+
+
+def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: Iterable[tuple[Expr, ...]]) -> int:
+    """Bytes held at the worst moment, by going through the task's order."""
+    held = worst = 0
+    for root, made, gone in zip(roots, compute, release, strict=True):
+        for call in made:
+            results = sum(a.nbytes for a in call.avals)
+            operands = sum(s.aval.nbytes for s in call.srcs)
+            worst = max(worst, held + operands + 3 * (operands + results))  # widened copies and LAPACK's workspace
+            held += results
+        width = sum(max(1, e.aval.dtype.bits // 8) for e in root.exprs)
+        worst = max(worst, held + 4 * BLOCK * width)
+        held -= sum(a.nbytes for call in gone for a in call.avals)
+    return worst

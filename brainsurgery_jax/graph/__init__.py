@@ -1,0 +1,1 @@
+"""The lazy graph: interned expressions over leaves of checkpoints, with the rules for their shapes."""

@@ -1,0 +1,155 @@
+"""Expressions: immutable, interned nodes that say how a tensor comes about.
+
+Interning makes common work shared by construction: the same op on the same inputs with the same parameters is one node, so
+both factors of a low-rank pair hang on one SVD. Equality is identity, hashing is free, and every walk is iterative, so that
+long chains neither overflow the stack nor take exponential time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax.dtypes import Aval, DType
+from brainsurgery_jax.errors import Refusal, Span
+from brainsurgery_jax.graph.infer import infer
+from brainsurgery_jax.op import Kernel
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from brainsurgery_jax.moves import Moves
+
+
+class Expr:
+    """A node. `kind` is one of
+
+    - `leaf`: tensor `name` of checkpoint `source`
+    - `given`: leaf `name` of a pytree that the caller holds, under alias `source`
+    - `const`: a small array that the plan spells out
+    - `call`: `kernel` applied to `srcs` with `static` and `numbers` parameters; `avals` has one entry per result
+    - `pick`: result number `index` of a call with several results
+    - `poison`: stands for what a failed step would have made
+    """
+
+    __slots__ = (
+        "aval", "avals", "id", "index", "kernel", "kind", "moves", "name", "numbers", "provisional", "source", "span",
+        "srcs", "static", "value",
+    )  # fmt: skip
+
+    kind: str
+    id: int
+    aval: Aval
+    avals: tuple[Aval, ...]
+    srcs: tuple[Expr, ...]
+    kernel: Kernel | None
+    moves: Moves | None
+    static: tuple[tuple[str, Any], ...]
+    numbers: tuple[tuple[str, float], ...]
+    index: int
+    source: Any
+    name: str
+    value: np.ndarray | None
+    span: Span | None
+    provisional: bool
+
+    def __repr__(self) -> str:
+        what = self.kernel.name if self.kernel else self.name or self.kind
+        return f"<{what} {self.aval} #{self.id}>"
+
+
+class Graph:
+    """Makes expressions, each only once. One graph serves one run (or session); nothing in it is ever changed."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[Hashable, Expr] = {}
+        self.span: Span | None = None  # of the step at work, kept in new nodes to say later where a value came from
+        self.provisional = False  # whether a parameter of the step at work is only a bound so far
+
+    def _node(
+        self, key: Hashable, kind: str, avals: tuple[Aval, ...], srcs: tuple[Expr, ...] = (), **rest: Any
+    ) -> Expr:
+        e = Expr()
+        e.kind, e.id, e.aval, e.avals, e.srcs, e.span = kind, len(self._nodes), avals[0], avals, srcs, self.span
+        e.kernel = rest.get("kernel")
+        e.moves = rest.get("moves")
+        e.static = rest.get("static", ())
+        e.numbers = rest.get("numbers", ())
+        e.index, e.name, e.source, e.value = (
+            rest.get("index", 0),
+            rest.get("name", ""),
+            rest.get("source"),
+            rest.get("value"),
+        )
+        e.provisional = self.provisional or any(s.provisional for s in srcs)
+        self._nodes[key] = e
+        return e
+
+    def leaf(self, source: Any, name: str, aval: Aval) -> Expr:
+        """A tensor of an open checkpoint (`source` is compared by identity)."""
+        key = ("leaf", id(source), name)
+        return self._nodes.get(key) or self._node(key, "leaf", (aval,), source=source, name=name)
+
+    def given(self, alias: str, name: str, aval: Aval) -> Expr:
+        """A leaf of a pytree that will be given when the program is applied."""
+        key = ("given", alias, name)
+        return self._nodes.get(key) or self._node(key, "given", (aval,), source=alias, name=name)
+
+    def const(self, value: np.ndarray, dtype: DType) -> Expr:
+        """A small array spelled out by the plan."""
+        key = ("const", dtype, value.shape, value.tobytes())
+        return self._nodes.get(key) or self._node(key, "const", (Aval(value.shape, dtype),), value=value)
+
+    def poison(self) -> Expr:
+        """What a failed step would have made: everything made of it is poison too, silently."""
+        key = ("poison",)
+        return self._nodes.get(key) or self._node(
+            key, "poison", (Aval((), DType("unknown", "?", "", 0, None, "opaque")),)
+        )
+
+    def call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:
+        """`kernel` on `srcs`: a node with one or several results, its shapes inferred. Raises `Refusal`."""
+        numbers = tuple((k, v) for k, v in params.items() if k in kernel.numbers and v is not None)
+        static = tuple((k, v) for k, v in params.items() if k not in kernel.numbers or v is None)
+        key = (kernel, srcs, static, numbers, self.provisional)
+        if (known := self._nodes.get(key)) is not None:
+            return known
+        if any(s.kind == "poison" for s in srcs):
+            return self.poison()
+        for s in srcs:
+            if s.aval.dtype.kind == "opaque" and kernel.moves is None:
+                raise Refusal(
+                    "dtype-opaque", f"{s.aval.dtype} tensors can be named, copied and moved, but not computed on"
+                )
+        if kernel.noop is not None and kernel.noop(tuple(s.aval for s in srcs), params):
+            return srcs[0]
+        moves = kernel.moves(tuple(s.aval for s in srcs), **params) if kernel.moves else None
+        avals = infer(kernel, tuple(s.aval for s in srcs), static, numbers, moves)
+        return self._node(key, "call", avals, srcs, kernel=kernel, moves=moves, static=static, numbers=numbers)
+
+    def pick(self, call: Expr, index: int) -> Expr:
+        """Result number `index` of a call."""
+        if call.kind == "poison":
+            return call
+        key = ("pick", call, index)
+        return self._nodes.get(key) or self._node(key, "pick", (call.avals[index],), (call,), index=index)
+
+
+def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
+    """Every node below the roots once, operands before what uses them, without recursion."""
+    seen: set[Expr] = set()
+    for root in roots:
+        stack: list[tuple[Expr, bool]] = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                yield node
+            elif node not in seen:
+                seen.add(node)
+                stack.append((node, True))
+                stack.extend((s, False) for s in reversed(node.srcs) if s not in seen)
+
+
+def is_whole(e: Expr) -> bool:
+    """Whether a node's value is computed as one piece and kept, not streamed: contractions, factorizations."""
+    return e.kind == "call" and e.kernel is not None and not (e.kernel.elementwise or e.moves or e.kernel.blocks)

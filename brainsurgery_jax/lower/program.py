@@ -1,0 +1,65 @@
+"""What lowering yields: the checks to make, the checkpoints to write, and what every step did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from brainsurgery_jax.errors import Diagnostic, Span
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.op import Report, Verdict
+from brainsurgery_jax.plan.model import Step
+
+
+class Check(NamedTuple):
+    """An assert that needs values, or text that waits for its place in the plan."""
+
+    step: Step
+    says: Verdict | Report | str
+
+
+class Publication(NamedTuple):
+    """A checkpoint to write: its tensors in order, and all that belongs to the file or folder."""
+
+    path: str
+    directory: bool
+    tensors: Mapping[str, Expr]
+    metadata: Mapping[str, str]
+    shard_bytes: int | None
+    sidecars_from: str | None
+    overwrite: bool
+    span: Span | None
+
+    @property
+    def nbytes(self) -> int:
+        """Tensor bytes that will be written."""
+        return sum(e.aval.nbytes for e in self.tensors.values())
+
+
+class Effect(NamedTuple):
+    """What a step did to the names, as `alias::name`."""
+
+    step: Step
+    created: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+
+
+class Demand(NamedTuple):
+    """Numbers that must be computed before `step` can be lowered."""
+
+    exprs: tuple[Expr, ...]
+    step: Step
+
+
+class Program(NamedTuple):
+    """A lowered plan. With errors among the diagnostics it must not run."""
+
+    checks: tuple[Check, ...]
+    publications: tuple[Publication, ...]
+    effects: tuple[Effect, ...]
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        return tuple(d for d in self.diagnostics if d.severity == "error")

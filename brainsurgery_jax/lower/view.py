@@ -1,0 +1,362 @@
+"""One step at work: what an op may ask (`View`), and its edits applied to a draft that is kept only if all of it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax.dtypes import Aval, DType
+from brainsurgery_jax.errors import Refusal, StoreError, did_you_mean
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.structure import put, take
+from brainsurgery_jax.lower.state import Space, State, World, opened
+from brainsurgery_jax.op import Dest, Item, Kernel
+from brainsurgery_jax.plan.model import Step
+from brainsurgery_jax.select import Pattern, Ref, Template, compile_pattern, compile_template, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Unknown(Exception):
+    """The step depends on what an earlier, failed step would have made: it fails too, silently."""
+
+
+@lru_cache(maxsize=4096)
+def _pattern(name: str | tuple[str, ...]) -> Pattern:
+    return compile_pattern(name)
+
+
+@lru_cache(maxsize=4096)
+def _template(target: str | tuple[str, ...], pattern: Pattern) -> Template:
+    return compile_template(target, pattern)
+
+
+class Draft:
+    """A space being edited: its own copies of what changes."""
+
+    __slots__ = ("metadata", "names", "origin", "reads", "tainted", "writes")
+
+    def __init__(self, space: Space):
+        self.names, self.reads, self.writes = dict(space.names), dict(space.reads), dict(space.writes)
+        self.origin, self.metadata, self.tainted = space.origin, space.metadata, space.tainted
+
+    def freeze(self) -> Space:
+        return Space(self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted)
+
+
+class StepView:
+    """What an op may ask of the state while its step is lowered. See `op.View`."""
+
+    def __init__(self, state: State, step: Step, world: World):
+        self.state, self.step, self.world, self.graph = state, step, world, world.graph
+        self.drafts: dict[str, Draft] = {}
+        self.wanted: dict[Expr, None] = {}
+        self.provisional = False
+        self.gone: set[str] = set()
+        self.graph.span = step.span
+        self.graph.provisional = False
+
+    # --- aliases and names
+
+    @property
+    def default_alias(self) -> str | None:
+        return self.state.default_alias
+
+    @property
+    def seed(self) -> int:
+        return self.state.seed
+
+    def aliases(self) -> list[str]:
+        """Aliases in the order in which they came to be."""
+        return [a for a in dict.fromkeys((*self.state.spaces, *self.drafts)) if a not in self.gone]
+
+    def space(self, alias: str, key: str = "") -> Draft:
+        """The draft of an alias."""
+        if (draft := self.drafts.get(alias)) is not None:
+            return draft
+        if alias in self.gone or (space := self.state.spaces.get(alias)) is None:
+            known = self.aliases()
+            there = (
+                f"Known: {', '.join(known)}."
+                if known
+                else "The plan has no inputs yet; `load` and `prefixes` make aliases."
+            )
+            raise Refusal("alias-unknown", f"unknown alias '{alias}'.{did_you_mean(alias, known)}", key=key, hint=there)
+        draft = self.drafts[alias] = Draft(space)
+        return draft
+
+    def names(self, alias: str) -> Sequence[str]:
+        """Tensor names of an alias, in state-dict order."""
+        return list(self.space(alias).names)
+
+    def match(self, ref: Ref, key: str = "") -> list[str]:
+        """Names that a pattern matches, sorted."""
+        space = self.space(ref.alias, key)
+        found = [name for name, _ in _pattern(ref.name).matches(space.names)]
+        if not found and space.tainted:
+            raise Unknown
+        return found
+
+    def _nothing(self, ref: Ref, key: str) -> Refusal:
+        space = self.space(ref.alias, key)
+        count = f"{len(space.names):,} tensor" + "s" * (len(space.names) != 1)
+        text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
+        shown = text if isinstance(ref.name, str) else str(list(ref.name))
+        near = did_you_mean(text.replace("\\", ""), space.names)
+        hint = f"`brainsurgery-jax inspect {space.origin}` lists the names." if space.origin else ""
+        return Refusal("no-match", f"no tensor matches '{shown}' in '{ref.alias}' ({count}).{near}", key=key, hint=hint)
+
+    def rename(self, source: Ref, targets: Mapping[str, Ref]) -> list[tuple[str, tuple[str, ...]]]:
+        """For every match of `source`, sorted: its name, and the names that the templates make of it."""
+        key = self._key(source)
+        matches = _pattern(source.name).matches(self.space(source.alias, key).names)
+        if not matches:
+            if self.space(source.alias).tainted:
+                raise Unknown
+            raise self._nothing(source, key)
+        filled = []
+        for target_key, target in targets.items():
+            self.space(target.alias, target_key)
+            try:
+                template = _template(target.name, _pattern(source.name))
+                names = [template.fill(name, binding) for name, binding in matches]
+            except Refusal as bad:
+                raise Refusal(bad.code, bad.message, key=bad.key or target_key, hint=bad.hint) from bad
+            _refuse_collisions([name for name, _ in matches], names, target_key)
+            filled.append(names)
+        return list(
+            zip(
+                (name for name, _ in matches),
+                zip(*filled, strict=True) if filled else ((),) * len(matches),
+                strict=True,
+            )
+        )
+
+    def _key(self, ref: Ref) -> str:
+        return next((k.rstrip("_") for k, v in self.step.params.items() if v is ref), "")
+
+    def literal(self, ref: Ref, key: str = "") -> str:
+        """The name of a reference that is taken literally."""
+        self.space(ref.alias, key)
+        assert isinstance(ref.name, str)
+        return ref.name
+
+    # --- values
+
+    def fetch(self, alias: str, name: str, key: str = "") -> Expr:
+        """The value of a tensor; counts as a read."""
+        space = self.space(alias, key)
+        expr = space.names.get(name)
+        if expr is None:
+            if space.tainted:
+                raise Unknown
+            near = did_you_mean(name, space.names)
+            raise Refusal("tensor-missing", f"'{name}' does not exist in '{alias}'.{near}", key=key)
+        if expr.kind == "poison":
+            raise Unknown
+        self.provisional |= expr.provisional
+        space.reads[name] = space.reads.get(name, 0) + 1
+        return expr
+
+    def has(self, alias: str, name: str) -> bool:
+        """Whether a tensor exists; if so it counts as a read."""
+        space = self.space(alias)
+        if name not in space.names:
+            if space.tainted:
+                raise Unknown
+            return False
+        space.reads[name] = space.reads.get(name, 0) + 1
+        return True
+
+    def count(self, alias: str, name: str) -> tuple[int, int]:
+        """How often a tensor was read and written."""
+        space = self.space(alias)
+        return space.reads.get(name, 0), space.writes.get(name, 1)
+
+    def select(self, ref: Ref, key: str = "", required: bool = True) -> list[Item]:
+        """The tensors that a pattern matches, sorted by name, sliced as the reference says."""
+        names = self.match(ref, key)
+        if not names and required:
+            raise self._nothing(ref, key)
+        return [Item(name, self.slice(self.fetch(ref.alias, name, key), ref, key)) for name in names]
+
+    def one(self, ref: Ref, key: str = "") -> Item:
+        """The only tensor that a pattern matches."""
+        names = self.match(ref, key)
+        if len(names) > 1:
+            shown = ", ".join(f"'{n}'" for n in names[:3]) + (", ..." if len(names) > 3 else "")
+            raise Refusal(
+                "many-matches", f"'{ref}' must match exactly one tensor, it matches {len(names)}: {shown}", key=key
+            )
+        return self.select(ref, key)[0]
+
+    def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr:
+        """A value, or the part of it that the reference's slice selects."""
+        if ref.index is None:
+            return expr
+        return self._call(take, (expr,), {"index": self._index(ref, expr.aval, key)})
+
+    def _index(self, ref: Ref, aval: Aval, key: str) -> Any:
+        try:
+            return resolve(ref.index, aval.shape)
+        except Refusal as bad:
+            raise Refusal(bad.code, bad.message, key=key, hint=bad.hint) from bad
+
+    def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr:
+        """`whole` with `value` in the place that the reference's slice selects (everywhere without one)."""
+        index = self._index(ref, whole.aval, key)
+        part = Aval(index.shape, whole.aval.dtype)
+        if value.aval != part:
+            what = "the slice" if ref.index is not None else "the destination"
+            hint = (
+                "Values are written as they are: neither broadcast nor cast. Reshape, slice or cast the source first."
+            )
+            raise Refusal("dest-differs", f"{what} is {part}, but the result is {value.aval}", key=key, hint=hint)
+        return value if index.full else self._call(put, (whole, value), {"index": index})
+
+    def apply(self, kernel: Kernel, *srcs: Expr, **params: Any) -> Any:
+        """The result of a kernel, or a tuple of its results."""
+        call = self._call(kernel, srcs, params)
+        return tuple(self.graph.pick(call, i) for i in range(len(call.avals))) if len(call.avals) > 1 else call
+
+    def _call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:
+        return self.graph.call(kernel, srcs, params)
+
+    def constant(self, value: np.ndarray, dtype: DType) -> Expr:
+        """A small array that the plan spells out."""
+        return self.graph.const(value, dtype)
+
+    def number(self, expr: Expr, bound: int) -> int:
+        """The value of a scalar that only data can tell. Not known yet: its bound, and the step is asked again later."""
+        if (value := self.state.known.get(expr)) is not None:
+            return value
+        self.wanted[expr] = None
+        self.provisional = self.graph.provisional = True
+        return bound
+
+    def open(self, path: str, key: str = "") -> Mapping[str, Expr]:
+        """The tensors of a checkpoint, or of what an earlier `save` of this plan will write there."""
+        place = self.world.key(path)
+        if (image := self.state.images.get(place)) is not None:
+            return image
+        for saved in self.state.images:
+            if place.startswith(saved + "/") or saved.startswith(place + "/"):
+                hint = "Load it in a plan of its own, after this one has run."
+                raise Refusal(
+                    "load-inside-save",
+                    f"'{path}' lies inside or around '{saved}', which this plan saves",
+                    key=key,
+                    hint=hint,
+                )
+        try:
+            return opened(self.world, path).names
+        except StoreError as bad:
+            where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path
+            raise Refusal("io-input", f"{where}: {bad.problem}", key=key, hint=bad.remedy) from bad
+
+    # --- edits
+
+    def bind(self, alias: str, name: str, expr: Expr, dest: Dest) -> None:
+        """Give a tensor its name, if the destination is as it should be. Counts as a write."""
+        space = self.space(alias)
+        old = space.names.get(name)
+        if dest == "new" and old is not None:
+            hint = "Delete or move it first, or write to another name."
+            raise Refusal(
+                "dest-exists", f"'{name}' exists already in '{alias}'", key=self._dest_key(alias, name), hint=hint
+            )
+        if dest == "existing":
+            assert old is not None
+            if expr.aval != old.aval:
+                raise Refusal("dest-differs", f"'{name}' is {old.aval}, but the result is {expr.aval}")
+        space.names[name] = expr
+        if old is None:
+            space.reads.pop(name, None)
+            space.writes.pop(name, None)
+        else:
+            space.writes[name] = space.writes.get(name, 1) + 1
+
+    def _dest_key(self, alias: str, name: str) -> str:
+        return next(
+            (k for k in ("to", "target_a", "target_b", "target") if isinstance(self.step.params.get(k), Ref)), ""
+        )
+
+    def drop(self, alias: str, name: str) -> None:
+        """Forget a tensor."""
+        space = self.space(alias)
+        space.names.pop(name)
+        space.reads.pop(name, None)
+        space.writes.pop(name, None)
+
+    def move(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
+        """Rename tensors, all at once; within an alias they keep their places."""
+        values = {(a, n): self.fetch(a, n) for a, n, _, _ in moves}
+        leaving = {(a, n) for a, n, _, _ in moves}
+        for alias, name, to_alias, to_name in moves:
+            if (to_alias, to_name) not in leaving and to_name in self.space(to_alias).names:
+                hint = "Delete or move it first."
+                raise Refusal(
+                    "dest-exists",
+                    f"'{to_name}' exists already in '{to_alias}', so '{name}' cannot take it",
+                    key="to",
+                    hint=hint,
+                )
+        inside = {(a, n): t for a, n, b, t in moves if a == b}
+        for alias in dict.fromkeys(a for a, _, _, _ in moves):
+            space = self.space(alias)
+            space.names = {
+                inside.get((alias, n), n): e
+                for n, e in space.names.items()
+                if (alias, n) not in leaving or (alias, n) in inside
+            }
+            for a, n, _, _ in moves:
+                if a == alias:
+                    space.reads.pop(n, None)
+                    space.writes.pop(n, None)
+        for alias, name, to_alias, to_name in moves:
+            self.space(to_alias).names[to_name] = values[alias, name]
+            self.space(to_alias).reads[to_name] = 1
+
+    def add_alias(self, alias: str, tensors: Mapping[str, Expr] | None, path: str | None) -> None:
+        """Make an alias, empty or filled."""
+        if alias in self.aliases():
+            hint = "Choose another with `alias: NAME`, or remove the old one with `prefixes`."
+            raise Refusal("alias-exists", f"alias '{alias}' exists already", key="alias", hint=hint)
+        metadata: Mapping[str, str] = {}
+        if path is not None and self.world.key(path) not in self.state.images:
+            metadata = self.world.open(path).header.metadata
+        self.drafts[alias] = Draft(Space(tensors or {}, path, metadata))
+        self.gone.discard(alias)
+
+    def drop_alias(self, alias: str, key: str = "alias") -> None:
+        """Forget an alias."""
+        self.space(alias, key)
+        self.drafts.pop(alias)
+        self.gone.add(alias)
+
+    def rename_alias(self, alias: str, to: str) -> None:
+        """Give an alias another name."""
+        draft = self.space(alias, "from")
+        if to in self.aliases():
+            raise Refusal("alias-exists", f"alias '{to}' exists already", key="to")
+        self.drop_alias(alias)
+        self.drafts[to] = draft
+
+    def spaces(self) -> dict[str, Space]:
+        """The spaces after the step."""
+        return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
+
+
+def _refuse_collisions(sources: Sequence[str], names: Sequence[str], key: str) -> None:
+    if len(set(names)) == len(names):
+        return
+    first: dict[str, str] = {}
+    for source, name in zip(sources, names, strict=True):
+        if name in first:
+            hint = "Keep what tells them apart in a capture: `(...)` in the pattern, `\\1` in the template."
+            raise Refusal(
+                "names-collide", f"'{first[name]}' and '{source}' would both become '{name}'", key=key, hint=hint
+            )
+        first[name] = source

@@ -1,0 +1,530 @@
+"""What an op is: a pure function with facts beside it, the forms in which a plan spells it, and the registry.
+
+No op lives here. A *kernel* is a function of arrays; its positional parameters are tensors, its keyword-only ones are the
+plan's keys. A *form* says how a plan reads and writes with it (`add` and `add_` are two forms of one kernel). A *control op*
+turns names into edits without arrays, a *sink* looks at tensors and leaves them alone. Parsing, validation, help, JSON
+Schema and lowering are all derived from these records.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
+
+from brainsurgery_jax.dtypes import Aval, DType
+from brainsurgery_jax.moves import Moves
+from brainsurgery_jax.select import Ref
+
+if TYPE_CHECKING:
+    import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+# --- Payload keys -------------------------------------------------------------------------------------------------------
+
+
+class Role(NamedTuple):
+    """How a payload key is read: as a pattern over names, a template for names, one literal name, or a nested assert.
+
+    `slices`: a slice may follow. `beside`: without an alias, the alias of that other key is meant, else `fallback`.
+    """
+
+    kind: Literal["pattern", "template", "name", "assert", "asserts", "number", "dtype"]
+    slices: bool = False
+    beside: str = ""
+    fallback: str | None = None
+
+
+Pattern = Annotated[Ref, Role("pattern")]
+SlicedPattern = Annotated[Ref, Role("pattern", slices=True)]
+Template = Annotated[Ref, Role("template")]
+SlicedTemplate = Annotated[Ref, Role("template", slices=True)]
+Name = Annotated[Ref, Role("name")]
+Number = Annotated[float, Role("number")]
+DTypeName = Annotated[DType, Role("dtype")]
+
+
+# --- Kernels ------------------------------------------------------------------------------------------------------------
+
+
+class Expr(Protocol):
+    """A node of the graph, as far as ops need to know it."""
+
+    @property
+    def aval(self) -> Aval: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel(Generic[P, R]):
+    """A pure function of arrays, with what the engine must know to run it.
+
+    - `elementwise`: all operands and the result have one shape; may be run on any cut of them. Operands also share a dtype.
+    - `moves`: params -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
+    - `blocks`: makes values from nothing, block by block; called with the block's number and length.
+    - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` where accepted is false.
+    - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
+    - `noop`: (avals, params) -> whether the result is the first operand itself.
+    - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
+    """
+
+    name: str
+    fn: Callable[P, R]
+    elementwise: bool = False
+    moves: Callable[..., Moves] | None = None
+    blocks: bool = False
+    guarded: bool = False
+    refusal: str = ""
+    result: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Aval, ...]] | None = None
+    noop: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
+    check: Callable[[tuple[Aval, ...], Mapping[str, Any]], None] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.fn(*args, **kwargs)
+
+    @cached_property
+    def keywords(self) -> tuple[Keyword, ...]:
+        """The keyword-only parameters, their annotations evaluated (and nobody else's)."""
+        return _keywords(self.fn)
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """Names of the parameters that are passed to compiled code as values, so that a new number needs no new code."""
+        return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
+
+
+class Keyword(NamedTuple):
+    """One keyword-only parameter of an op's function."""
+
+    name: str
+    annotation: Any
+    default: Any
+    role: Role | None
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+def _keywords(fn: Callable) -> tuple[Keyword, ...]:
+    out = []
+    for p in inspect.signature(fn).parameters.values():
+        if p.kind is inspect.Parameter.KEYWORD_ONLY:
+            # Only these: the tensors' annotations would import jaxtyping, and with it JAX.
+            annotation = eval(p.annotation, fn.__globals__) if isinstance(p.annotation, str) else p.annotation
+            out.append(Keyword(p.name, annotation, p.default, role_of(annotation)))
+    return tuple(out)
+
+
+def role_of(annotation: Any) -> Role | None:
+    """The role that an annotation (or a member of its union) carries."""
+    own = next((m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Role)), None)
+    if own is not None or (not isinstance(annotation, UnionType) and get_origin(annotation) is not Union):
+        return own
+    return next((r for a in get_args(annotation) if (r := role_of(a)) is not None), None)
+
+
+def element_role(annotation: Any) -> Role | None:
+    """The role of the elements, where an annotation is a tuple of references."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return role_of(get_args(inner)[0]) if get_origin(inner) is tuple else None
+
+
+# --- Forms and records --------------------------------------------------------------------------------------------------
+
+Dest = Literal["new", "existing", "rebind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a plan spells a kernel.
+
+    `reads` are the payload keys of the tensors, in the kernel's order; `pattern` is the one that is matched, the others are
+    templates filled from its match. `writes` are the keys that name the results. `dest`: the destination must not exist
+    (new), must exist with the result's shape and dtype (existing), or is replaced whatever it was (rebind).
+    `keys` renames parameters (`cast_` spells `dtype` as `to`).
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    dest: Dest
+    pattern: str = ""
+    slices: frozenset[str] = frozenset()
+    keys: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def matched(self) -> str:
+        """The key whose pattern is matched."""
+        return self.pattern or self.reads[0]
+
+
+class Field(NamedTuple):
+    """One key of an op's payload."""
+
+    key: str
+    param: str
+    annotation: Any
+    default: Any
+    role: Role | None
+
+
+@dataclass(frozen=True)
+class Op:
+    """What a plan can name: a form of a kernel, a control op, or a sink."""
+
+    name: str
+    fields: Callable[[], tuple[Field, ...]]
+    doc: str
+    shorthand: str = ""
+    """The key that a payload stands for which is no mapping (`load: path`)."""
+    bare: str = ""
+    """The key that the whole payload stands for (`assert: {exists: x}`)."""
+
+
+@dataclass(frozen=True)
+class TensorOp(Op):
+    """Arrays to arrays: lowered item by item over the matches of its pattern."""
+
+    kernel: Kernel = None  # type: ignore[assignment]  # dataclass inheritance: always given
+    form: Form = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class ControlOp(Op):
+    """Names to edits; sees the state before the step."""
+
+    fn: Callable[..., Iterable[Edit]] = None  # type: ignore[assignment]
+    makes: str = ""
+    """The key that names the alias it makes: if the step fails, that alias is known to be unknown."""
+
+
+@dataclass(frozen=True)
+class SinkOp(Op):
+    """Looks at tensors: an assert yields a verdict, a report yields text."""
+
+    fn: Callable[..., Verdict | Report] = None  # type: ignore[assignment]
+
+
+OPS: dict[str, Op] = {}
+ASSERTS: dict[str, SinkOp] = {}
+
+
+def kernel(name: str = "", **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+    """Make a kernel of a function that no plan names itself."""
+    return lambda fn: Kernel(name or fn.__name__, fn, **facts)
+
+
+def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+    """Make a kernel of a function and register it under each of its forms. Facts as in `Kernel`."""
+
+    def register(fn: Callable[P, R]) -> Kernel[P, R]:
+        k = Kernel(fn.__name__, fn, **facts)
+        for form in forms:
+            _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(k, f), _doc(fn), kernel=k, form=form))
+        return k
+
+    return register
+
+
+def control(name: str = "", shorthand: str = "", makes: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register a function `(view, *, keys...) -> edits` as an op on names."""
+
+    def register(fn: Callable[P, R]) -> Callable[P, R]:
+        record = ControlOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, fn=fn, makes=makes)  # type: ignore[arg-type]
+        _add(OPS, record)
+        return fn
+
+    return register
+
+
+def sink(name: str = "", shorthand: str = "", bare: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register a function `(view, *, keys...) -> Verdict | Report` as an op that changes nothing."""
+
+    def register(fn: Callable[P, R]) -> Callable[P, R]:
+        _add(OPS, SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))  # type: ignore[arg-type]
+        return fn
+
+    return register
+
+
+def assertion(name: str = "", shorthand: str = "", bare: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Register a function `(view, *, keys...) -> Verdict` as an operator of `assert`."""
+
+    def register(fn: Callable[P, R]) -> Callable[P, R]:
+        _add(ASSERTS, SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))  # type: ignore[arg-type]
+        return fn
+
+    return register
+
+
+def _name(name: str, fn: Callable) -> str:
+    return name or fn.__name__.rstrip("_")
+
+
+def _doc(fn: Callable) -> str:
+    return inspect.cleandoc(fn.__doc__ or "")
+
+
+def _add(registry: dict[str, Any], record: Op) -> None:
+    assert record.name not in registry, f"two ops are called {record.name}"
+    registry[record.name] = record
+
+
+def _fields(fn: Callable) -> tuple[Field, ...]:
+    return tuple(Field(k.name.rstrip("_"), k.name, k.annotation, k.default, k.role) for k in _keywords(fn))
+
+
+def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
+    empty, spelled = inspect.Parameter.empty, dict(form.keys)
+    refs = dict.fromkeys((form.matched, *form.reads, *form.writes))
+    out = []
+    for key in refs:
+        kind = "pattern" if key == form.matched else "template"
+        out.append(Field(key, key, Ref, empty, Role(kind, key in form.slices)))
+    for w in k.keywords:
+        out.append(Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role))
+    return tuple(out)
+
+
+# --- What ops say -------------------------------------------------------------------------------------------------------
+
+
+class Item(NamedTuple):
+    """One match of a pattern: the tensor's name and its value (sliced, if the reference was)."""
+
+    name: str
+    expr: Expr
+
+
+class View(Protocol):
+    """What an op may ask of the state. Every method raises `Refusal` for what the plan got wrong."""
+
+    @property
+    def default_alias(self) -> str | None: ...
+    @property
+    def seed(self) -> int: ...
+    def aliases(self) -> Sequence[str]: ...
+    def names(self, alias: str) -> Sequence[str]: ...
+    def fetch(self, alias: str, name: str) -> Expr: ...
+    def has(self, alias: str, name: str) -> bool: ...
+    def count(self, alias: str, name: str) -> tuple[int, int]: ...
+    def match(self, ref: Ref, key: str = "") -> list[str]: ...
+    def select(self, ref: Ref, key: str = "", required: bool = True) -> list[Item]: ...
+    def rename(self, source: Ref, targets: Mapping[str, Ref]) -> list[tuple[str, tuple[str, ...]]]: ...
+    def one(self, ref: Ref, key: str = "") -> Item: ...
+    def literal(self, ref: Ref, key: str = "") -> str: ...
+    def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr: ...
+    def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr: ...
+    def apply(self, kernel: Kernel, *srcs: Expr, **params: Any) -> Any: ...
+    def constant(self, value: np.ndarray, dtype: DType) -> Expr: ...
+    def number(self, expr: Expr, bound: int) -> int: ...
+    def open(self, path: str, key: str = "") -> Mapping[str, Expr]: ...
+
+
+class Bind(NamedTuple):
+    """Give a tensor a name. `index` writes into a part of what is there."""
+
+    alias: str
+    name: str
+    expr: Expr
+    dest: Dest = "new"
+
+
+class Move(NamedTuple):
+    """Give a tensor another name; all moves of a step happen at once."""
+
+    alias: str
+    name: str
+    to_alias: str
+    to_name: str
+
+
+class Drop(NamedTuple):
+    """Forget a tensor."""
+
+    alias: str
+    name: str
+
+
+class AddAlias(NamedTuple):
+    """Make an empty set of tensors, or one filled from a checkpoint (`path`: where its side files are)."""
+
+    alias: str
+    tensors: Mapping[str, Expr] | None = None
+    path: str | None = None
+
+
+class DropAlias(NamedTuple):
+    """Forget an alias and all its tensors."""
+
+    alias: str
+
+
+class RenameAlias(NamedTuple):
+    """Give an alias another name."""
+
+    alias: str
+    to: str
+
+
+class Publish(NamedTuple):
+    """Write tensors to a path, when the run succeeds."""
+
+    path: str
+    alias: str
+    names: tuple[str, ...] | None
+    format: str | None
+    shard: str | None
+    overwrite: bool
+
+
+class Stop(NamedTuple):
+    """Leave out the steps that follow."""
+
+
+class Say(NamedTuple):
+    """Print text when the step is reached."""
+
+    text: str
+
+
+Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say
+
+
+# --- What sinks say -----------------------------------------------------------------------------------------------------
+
+
+class Reduction(NamedTuple):
+    """A one-pass summary of one or several equally shaped tensors, by blocks in row-major order.
+
+    `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the answer;
+    `empty` is the answer for tensors without elements.
+    """
+
+    block: Callable[..., Any]
+    merge: Callable[[Any, Any], Any]
+    finish: Callable[[Any], Any]
+    empty: Any
+
+
+class Known(NamedTuple):
+    """A verdict that headers settle, and the sentence that explains it."""
+
+    holds: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending:
+    """A verdict that needs values: `judge` gets the reduction's answer. Each is a question of its own."""
+
+    exprs: tuple[Expr, ...]
+    reduction: Reduction
+    judge: Callable[[Any], Known]
+
+
+class Every(NamedTuple):
+    """Holds if every part holds; the first that does not explains it."""
+
+    parts: tuple[Verdict, ...]
+
+
+class Some(NamedTuple):
+    """Holds if any part holds."""
+
+    parts: tuple[Verdict, ...]
+
+
+class Negated(NamedTuple):
+    """Holds if its part does not."""
+
+    part: Verdict
+
+
+Verdict = Known | Pending | Every | Some | Negated
+
+
+class Report(NamedTuple):
+    """Text for the user: `text` gets the answers of the pending reductions, in order."""
+
+    pending: tuple[Pending, ...]
+    text: Callable[[list[Any]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """A parsed operator of `assert`, ready to be asked: `ask(view)`."""
+
+    op: SinkOp
+    params: Mapping[str, Any]
+
+    def ask(self, view: View) -> Verdict:
+        verdict = self.op.fn(view, **self.params)
+        assert not isinstance(verdict, Report)
+        return verdict
+
+
+AssertionKey = Annotated[Assertion, Role("assert")]
+AssertionsKey = Annotated[tuple[Assertion, ...], Role("asserts")]
+
+
+def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | None:
+    """The verdict as far as it is known: with `answers` always, from headers alone (None) perhaps."""
+    match verdict:
+        case Known():
+            return verdict
+        case Pending():
+            return None if answers is None else verdict.judge(answers[verdict])
+        case Negated(part):
+            inner = settle(part, answers)
+            return (
+                None if inner is None else Known(not inner.holds, "" if not inner.holds else "the inner assert holds")
+            )
+        case Every(parts):
+            return _first(parts, answers, stop=False)
+        case Some(parts):
+            return _first(parts, answers, stop=True)
+
+
+def _first(parts: Sequence[Verdict], answers: Mapping[Pending, Any] | None, *, stop: bool) -> Known | None:
+    known = [settle(p, answers) for p in parts]
+    for k in known:
+        if k is not None and k.holds is stop:
+            return k
+    if None in known:
+        return None
+    reasons = "; ".join(k.why for k in known if k is not None and k.why)
+    return Known(not stop, f"none of them holds: {reasons}" if stop else "")
+
+
+def pendings(verdict: Verdict) -> Iterator[Pending]:
+    """The reductions that a verdict still needs, parts that headers settle left out."""
+    if settle(verdict, None) is not None:
+        return
+    match verdict:
+        case Pending():
+            yield verdict
+        case Negated(part):
+            yield from pendings(part)
+        case Every(parts) | Some(parts):
+            for p in parts:
+                yield from pendings(p)

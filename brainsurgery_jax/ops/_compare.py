@@ -1,0 +1,41 @@
+"""Comparing values: what asserts and `diff` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field, StrictFloat, StrictInt
+
+from brainsurgery_jax._lazy import np
+from brainsurgery_jax.op import Expr, Known, Pending, Reduction, Verdict
+
+Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute tolerance")]
+
+
+def both(block: Callable[..., bool]) -> Reduction:
+    return Reduction(block, lambda a, b: a and b, bool, True)
+
+
+def within(eps: float | None) -> Callable[..., bool]:
+    if eps is None:
+        return lambda x: bool((x == 0).all())
+    return lambda x: bool((np.abs(as64(x)) <= eps).all())
+
+
+def as64(x: Any) -> Any:
+    return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
+
+
+def _agree(eps: float | None) -> Callable[..., bool]:
+    if eps is None:
+        return lambda x, y: bool((x == y).all())
+    return lambda x, y: bool((np.abs(as64(x) - as64(y)) <= eps).all())
+
+
+def pair(left: Expr, right: Expr, name: str, eps: float | None) -> Verdict:
+    """Whether two tensors agree: shape and dtype from headers, values by a reduction."""
+    if left.aval != right.aval:
+        return Known(False, f"'{name}' is {left.aval} on the left and {right.aval} on the right")
+    why = f"'{name}' differs in value" + ("" if eps is None else f" by more than {eps:g}")
+    return Pending((left, right), both(_agree(eps)), lambda holds: Known(holds, "" if holds else why))

@@ -1,0 +1,237 @@
+"""Tensors made from nothing: constants, given values, and random numbers that depend on seed, name and shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StrictInt
+
+from brainsurgery_jax._lazy import Array, jax, jnp, np
+from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.moves import Broadcast
+from brainsurgery_jax.op import Bind, Edit, Expr, Name, Number, SlicedPattern, Template, View, control, kernel
+
+Word = BeforeValidator(lambda v: v.strip().lower() if isinstance(v, str) else v)
+Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
+Mode = Annotated[Literal["constant", "rand", "tensor"], Word]
+Distribution = Annotated[Literal["uniform", "normal"], Word]
+Seed = Annotated[StrictInt, Field(description="integer; without it the plan's `seed` serves")]
+
+
+@kernel(moves=lambda avals, *, shape: Broadcast(tuple(shape)))
+def broadcast(x: Array, *, shape: tuple[int, ...]) -> Array:
+    """The input repeated to a larger shape."""
+    return jnp.broadcast_to(x, shape)
+
+
+def _random_aval(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+    return (Aval(params["shape"], params["dtype"]),)
+
+
+@kernel(blocks=True, result=_random_aval)
+def random_block(
+    *,
+    shape: tuple[int, ...],
+    dtype: DType,
+    distribution: str,
+    first: Number,
+    second: Number,
+    key_high: Number,
+    key_low: Number,
+    block: Number,
+    size: int,
+) -> Array:
+    """Block number `block` (of `size` elements) of a random tensor: uniform on [first, second) or normal(first, second).
+
+    The block's key is folded from the seed by JAX's counter-based generator, so blocks may be made in any order.
+    """
+    data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
+    key = jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))
+    wide = jnp.float64 if dtype.bits == 64 else jnp.float32
+    draw = jax.random.uniform if distribution == "uniform" else jax.random.normal
+    scale = (second - first if distribution == "uniform" else second).astype(wide)
+    return (draw(key, (size,), wide) * scale + first.astype(wide)).astype(dtype.numpy)
+
+
+def _random(
+    view: View, aval: Aval, seed: int, *, distribution: str, low: float, high: float, mean: float, std: float
+) -> Expr:
+    if aval.dtype.kind != "float":
+        raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode")
+    if distribution == "uniform" and not low < high:
+        raise Refusal("rand-range", f"low {low:g} is not below high {high:g}", key="low")
+    if distribution == "normal" and not std > 0:
+        raise Refusal("rand-range", f"std must be positive, got {std:g}", key="std")
+    first, second = (low, high) if distribution == "uniform" else (mean, std)
+    key_high, key_low = float(seed >> 32 & 0xFFFFFFFF), float(seed & 0xFFFFFFFF)
+    return view.apply(
+        random_block, shape=aval.shape, dtype=aval.dtype, distribution=distribution, first=first, second=second,
+        key_high=key_high, key_low=key_low,
+    )  # fmt: skip
+
+
+def fold_seed(seed: int, name: str) -> int:
+    """A 64-bit seed for one tensor of a pattern: equal shapes differ, and the order of tensors never matters."""
+    return int.from_bytes(blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big")
+
+
+def _constant(value: Any, dtype: DType, key: str) -> np.ndarray:
+    """The value as a numpy array of `dtype`, refused if the dtype cannot hold it."""
+    if dtype.numpy is None:
+        raise Refusal("dtype-opaque", f"{dtype} tensors can be named, copied and moved, but not filled", key=key)
+    try:
+        wide = np.asarray(value)
+    except ValueError as error:
+        raise Refusal(
+            "fill-values", "the nested lists of values are ragged: rows must have equal lengths", key=key
+        ) from error
+    if wide.dtype.kind not in "biuf":
+        raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key)
+    return _converted(wide, dtype, key)
+
+
+def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
+    target = jnp_free_dtype(dtype)
+    if dtype.kind in ("int", "uint"):
+        info = np.iinfo(target)
+        whole = np.trunc(wide)
+        if not (np.isfinite(wide).all() and (whole >= info.min).all() and (whole <= info.max).all()):
+            raise Refusal(
+                "fill-range", f"a value of {wide.tolist()} does not fit {dtype} ({info.min} to {info.max})", key=key
+            )
+        return whole.astype(target)
+    if dtype.kind == "bool":
+        return wide != 0
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(target)
+    if (np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float64 if dtype.kind == "float" else np.complex128))).any():
+        raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key)
+    return narrow
+
+
+def jnp_free_dtype(dtype: DType) -> np.dtype:
+    """The numpy dtype; ml_dtypes registers the names that numpy lacks."""
+    import ml_dtypes
+
+    assert dtype.numpy is not None
+    return np.dtype(getattr(ml_dtypes, dtype.numpy, dtype.numpy))
+
+
+def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:
+    array = _constant(value, aval.dtype, key)
+    tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
+    if tail is None or any(n not in (1, m) for n, m in zip(array.shape, tail, strict=True)):
+        raise Refusal("fill-shape", f"values of shape {list(array.shape)} cannot be repeated to {aval}", key=key)
+    return view.apply(broadcast, view.constant(array, aval.dtype), shape=aval.shape)
+
+
+def _made(
+    view: View, aval: Aval, mode: str, value: float | None, values: Any, seed: int, rand: Mapping[str, Any]
+) -> Expr:
+    if mode == "rand":
+        return _random(view, aval, seed, **rand)
+    key = "value" if mode == "constant" else "values"
+    given = value if mode == "constant" else values
+    if given is None:
+        raise Refusal("key-missing", f"mode '{mode}' needs the key '{key}'", key="mode")
+    return _filled(view, given, aval, key)
+
+
+@control()
+def fill(
+    view: View,
+    *,
+    from_: SlicedPattern,
+    to: Template,
+    mode: Mode,
+    value: Number | None = None,
+    values: Any = None,
+    distribution: Distribution = "uniform",
+    low: Number = 0.0,
+    high: Number = 1.0,
+    mean: Number = 0.0,
+    std: Number = 1.0,
+    seed: Seed | None = None,
+) -> Iterator[Edit]:
+    """Make tensors with the shape and dtype of others: constant, given (`values`) or random (`mode: rand`).
+
+    Random values depend on the seed, the tensor's name, its shape and its dtype alone.
+    Example: `fill: {from: '(.*)\\.bias', to: '\\1.zeros', mode: constant, value: 0}`
+    """
+    rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
+    seed = view.seed if seed is None else seed
+    for source, (target,) in view.rename(from_, {"to": to}):
+        like = view.slice(view.fetch(from_.alias, source), from_, "from").aval
+        made = _made(view, like, mode, value, values, fold_seed(seed, target), rand)
+        yield Bind(to.alias, target, made)
+
+
+@control("fill_")
+def fill_in_place(
+    view: View,
+    *,
+    target: SlicedPattern,
+    mode: Mode,
+    value: Number | None = None,
+    values: Any = None,
+    distribution: Distribution = "uniform",
+    low: Number = 0.0,
+    high: Number = 1.0,
+    mean: Number = 0.0,
+    std: Number = 1.0,
+    seed: Seed | None = None,
+) -> Iterator[Edit]:
+    """Overwrite tensors, or a slice of each, with a constant, with given values, or with random numbers.
+
+    Example: `fill_: {target: '.*\\.bias', mode: constant, value: 0}`
+    """
+    rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
+    seed = view.seed if seed is None else seed
+    for name, part in view.select(target, "target"):
+        made = _made(view, part.aval, mode, value, values, fold_seed(seed, name), rand)
+        whole = view.fetch(target.alias, name)
+        yield Bind(target.alias, name, view.update(whole, target, made), "existing")
+
+
+@control()
+def zeroes(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
+    """Make a float32 tensor of zeros under a literal name.
+
+    Example: `zeroes: {target: 'work::delta', shape: [16, 16]}`
+    """
+    yield Bind(target.alias, view.literal(target, "target"), _filled(view, 0.0, Aval(shape, FLOAT32), "shape"))
+
+
+@control()
+def ones(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
+    """Make a float32 tensor of ones under a literal name.
+
+    Example: `ones: {target: 'work::gate', shape: [16]}`
+    """
+    yield Bind(target.alias, view.literal(target, "target"), _filled(view, 1.0, Aval(shape, FLOAT32), "shape"))
+
+
+@control()
+def rand(
+    view: View,
+    *,
+    target: Name,
+    shape: Sizes,
+    distribution: Distribution = "uniform",
+    low: Number = 0.0,
+    high: Number = 1.0,
+    mean: Number = 0.0,
+    std: Number = 1.0,
+    seed: Seed | None = None,
+) -> Iterator[Edit]:
+    """Make a float32 tensor of random numbers under a literal name. Same seed and shape: same values, on every device.
+
+    Example: `rand: {target: 'work::noise', shape: [16], distribution: normal, std: 0.02, seed: 7}`
+    """
+    bounds = {"low": low, "high": high, "mean": mean, "std": std}
+    seed = view.seed if seed is None else seed
+    made = _random(view, Aval(shape, FLOAT32), seed, distribution=distribution, **bounds)
+    yield Bind(target.alias, view.literal(target, "target"), made)

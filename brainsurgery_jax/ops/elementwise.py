@@ -1,0 +1,167 @@
+"""Arithmetic on equal shapes: every result is computed in at least float32 and rounded once to the tensor's own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from brainsurgery_jax._lazy import Array, Num, Shaped, jnp
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.op import DTypeName, Form, Number, op
+from brainsurgery_jax.ops._math import widen
+
+_BINARY = frozenset({"from_a", "from_b", "to"})
+_BOTH = frozenset({"from", "to"})
+
+
+def _into(name: str) -> Form:
+    return Form(name, ("from_a", "from_b"), ("to",), "existing", slices=_BINARY)
+
+
+def _onto(name: str) -> Form:
+    return Form(name, ("to", "from"), ("to",), "existing", pattern="from", slices=_BOTH)
+
+
+def _new(name: str, **keys: str) -> Form:
+    return Form(name, ("from",), ("to",), "new", slices=frozenset({"from"}), keys=tuple(keys.items()))
+
+
+def _in_place(name: str) -> Form:
+    return Form(name, ("target",), ("target",), "existing", slices=frozenset({"target"}))
+
+
+@op(Form("assign", ("from",), ("to",), "existing", slices=_BOTH), elementwise=True, noop=lambda avals, params: True)
+def assign(x: Shaped[Array, "..."]) -> Array:
+    """Copy values into a tensor (or part of one) that exists, with the same shape and dtype.
+
+    Example: `assign: {from: 'a::w::[:, :4]', to: 'a::v::[:, 4:8]'}`
+    """
+    return x
+
+
+@op(_into("add"), _onto("add_"), elementwise=True)
+def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
+    """Add two tensors of equal shape and dtype. Integers wrap, booleans are or-ed.
+
+    Example: `add: {from_a: '(.*)\\.w', from_b: '\\1.delta', to: '\\1.w'}`
+    """
+    return jnp.add(widen(x), widen(y)).astype(x.dtype)
+
+
+def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+    if avals[0].dtype.kind == "bool":
+        hint = "Cast first: `cast_: {target: ..., to: int8}`."
+        raise Refusal("dtype-unsupported", f"this step cannot compute on booleans, got {avals[0]}", hint=hint)
+
+
+@op(_into("subtract"), _onto("subtract_"), elementwise=True, check=_no_bool)
+def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
+    """Subtract the second tensor from the first (`subtract_`: `from` from `to`). Integers wrap.
+
+    Example: `subtract_: {from: 'base::(.*)', to: 'tuned::\\1'}`
+    """
+    return jnp.subtract(widen(x), widen(y)).astype(x.dtype)
+
+
+@op(_into("multiply"), elementwise=True)
+def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
+    """Multiply two tensors of equal shape and dtype. Integers wrap, booleans are and-ed.
+
+    Example: `multiply: {from_a: '(.*)\\.w', from_b: '\\1.mask', to: '\\1.w'}`
+    """
+    return jnp.multiply(widen(x), widen(y)).astype(x.dtype)
+
+
+@op(
+    _new("scale"),
+    _in_place("scale_"),
+    elementwise=True,
+    check=_no_bool,
+    guarded=True,
+    refusal="scaling this integer tensor is not exact. Cast it to a floating dtype first",
+)
+def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
+    """Multiply by a number. Integer tensors are scaled where every result is an exact integer of their dtype.
+
+    Example: `scale_: {target: '.*bias', by: 0.5}`
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        y = x.astype(jnp.float64) * by
+        info = jnp.iinfo(x.dtype)
+        # Beyond 2**53 a float64 no longer tells neighbouring integers apart.
+        low, high = max(float(info.min), -(2.0**53)), min(float(info.max), 2.0**53)
+        exact = jnp.all((y == jnp.round(y)) & (y >= low) & (y <= high) & (jnp.abs(x.astype(jnp.float64)) <= 2.0**53))
+        return y.astype(x.dtype), exact
+    w = widen(x)
+    real = jnp.zeros((), w.dtype).real.dtype
+    return (w * by.astype(real).astype(w.dtype)).astype(x.dtype), jnp.ones((), jnp.bool_)
+
+
+def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+    _no_bool(avals, params)
+    low, high = params.get("min_"), params.get("max_")
+    if low is None and high is None:
+        raise Refusal("clamp-bounds", "give at least one of min and max", key="min")
+    if low is not None and high is not None and low > high:
+        raise Refusal("clamp-bounds", f"min {low:g} is greater than max {high:g}", key="min")
+    if avals[0].dtype.kind == "complex":
+        raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}")
+    if avals[0].dtype.kind in ("int", "uint"):
+        for key, bound in (("min", low), ("max", high)):
+            if bound is not None and bound != round(bound):
+                hint = "Use a whole number, or cast to a floating dtype first."
+                raise Refusal(
+                    "inexact",
+                    f"the bound {bound:g} is not an integer, but the tensor is {avals[0]}",
+                    key=key,
+                    hint=hint,
+                )
+
+
+@op(_new("clamp"), _in_place("clamp_"), elementwise=True, check=_bounds)
+def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | None = None) -> Array:
+    """Limit values to `min` and `max`, either of which may be left out. NaN stays NaN.
+
+    Bounds are rounded to the tensor's dtype; an integer tensor takes whole bounds and stays integer.
+    Example: `clamp: {from: w, to: w_clipped, min: -1, max: 1}`
+    """
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        info = jnp.iinfo(x.dtype)
+        low, high = (None if b is None else jnp.clip(b, float(info.min), float(info.max)) for b in (min_, max_))
+    else:
+        low, high = min_, max_
+    y = x if low is None else jnp.maximum(widen(x), widen(low.astype(x.dtype))).astype(x.dtype)
+    return y if high is None else jnp.minimum(widen(y), widen(high.astype(x.dtype))).astype(x.dtype)
+
+
+def _to_dtype(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+    return (Aval(avals[0].shape, params["dtype"]),)
+
+
+def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+    if params["dtype"].kind == "opaque":
+        raise Refusal(
+            "dtype-unsupported", f"cannot cast to {params['dtype']}: there is no arithmetic for it", key="dtype"
+        )
+
+
+@op(
+    _new("cast"),
+    Form("cast_", ("target",), ("target",), "rebind", keys=(("dtype", "to"),)),
+    elementwise=True,
+    result=_to_dtype,
+    check=_computable,
+    noop=lambda avals, params: avals[0].dtype == params["dtype"],
+)
+def cast(x: Num[Array, "..."], *, dtype: DTypeName) -> Array:
+    """Convert to another dtype: to floats by rounding to nearest even, to integers towards zero, to bool by `!= 0`.
+
+    Example: `cast_: {target: '.*', to: bfloat16}`
+    """
+    assert dtype.numpy is not None
+    if jnp.issubdtype(x.dtype, jnp.complexfloating) and dtype.kind != "complex":
+        x = (x != 0) if dtype.kind == "bool" else x.real
+    if x.dtype.itemsize > 4 and dtype.kind == "float" and dtype.bits < 32:
+        x = x.astype(jnp.float32)
+    return x.astype(dtype.numpy)

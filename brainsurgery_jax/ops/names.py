@@ -1,0 +1,146 @@
+"""Ops on names: nothing is computed, the environment alone changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictBool, StringConstraints
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.op import (
+    AddAlias,
+    Bind,
+    Drop,
+    DropAlias,
+    Edit,
+    Move,
+    Pattern,
+    Publish,
+    RenameAlias,
+    Role,
+    Say,
+    Stop,
+    Template,
+    View,
+    control,
+)
+from brainsurgery_jax.select import Ref
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+PathText = Annotated[str, StringConstraints(min_length=1), Field(description="path, relative to the working directory")]
+
+
+@control()
+def move(view: View, *, from_: Pattern, to: Template) -> Iterator[Edit]:
+    """Rename tensors. All moves of a step happen at once, so swaps and shifts need no order.
+
+    Example: `move: {from: 'transformer\\.(.+)', to: 'model.\\1'}`
+    """
+    for source, (target,) in view.rename(from_, {"to": to}):
+        yield Move(from_.alias, source, to.alias, target)
+
+
+@control()
+def delete(view: View, *, target: Pattern) -> Iterator[Edit]:
+    """Remove tensors.
+
+    Example: `delete: {target: '.*\\.inv_freq'}`
+    """
+    for name, _ in view.select(target, "target"):
+        yield Drop(target.alias, name)
+
+
+@control(makes="alias")
+def prefixes(
+    view: View,
+    *,
+    mode: Literal["list", "add", "remove", "rename"] = "list",
+    alias: Text | None = None,
+    from_: Text | None = None,
+    to: Text | None = None,
+) -> Iterator[Edit]:
+    """List, add, remove or rename aliases (sets of tensors).
+
+    Example: `prefixes: {mode: add, alias: work}`
+    """
+    given = {key for key, value in (("alias", alias), ("from", from_), ("to", to)) if value is not None}
+    needed = {"list": set(), "add": {"alias"}, "remove": {"alias"}, "rename": {"from", "to"}}[mode]
+    if given != needed:
+        keys = " and ".join(f"'{k}'" for k in sorted(needed)) or "no other key"
+        raise Refusal("prefixes-keys", f"mode '{mode}' takes {keys}", key="mode")
+    match mode:
+        case "add":
+            yield AddAlias(str(alias))
+        case "remove":
+            yield DropAlias(str(alias))
+        case "rename":
+            yield RenameAlias(str(from_), str(to))
+        case "list":
+            yield Say("Aliases:\n" + "\n".join(f"  {a}::" for a in sorted(view.aliases())))
+
+
+@control(shorthand="path", makes="alias")
+def load(
+    view: View,
+    *,
+    path: PathText,
+    alias: Text | None = None,
+    to: Annotated[Ref, Role("name", beside="alias", fallback="model")] | None = None,
+    format: Literal["auto", "safetensors"] = "auto",
+) -> Iterator[Edit]:
+    """Open a checkpoint under a new alias, or one tensor of a file under a literal name (`to`).
+
+    Example: `load: {path: tuned.safetensors, alias: tuned}`
+    """
+    tensors = view.open(path, "path")
+    if to is None:
+        yield AddAlias(alias or view.default_alias or "model", tensors, path)
+        return
+    if len(tensors) != 1:
+        found = f"'{path}' holds {len(tensors)} tensors; `to` takes a file with exactly one"
+        raise Refusal("load-one", found, key="path", hint="Load the whole file under an alias and copy what you need.")
+    if alias is not None and to.alias != alias:
+        raise Refusal("load-alias", f"alias '{alias}' and `to` in '{to.alias}' disagree", key="alias")
+    if to.alias not in view.aliases():
+        yield AddAlias(to.alias)
+    yield Bind(to.alias, view.literal(to, "to"), next(iter(tensors.values())))
+
+
+@control(shorthand="path")
+def save(
+    view: View,
+    *,
+    path: PathText,
+    alias: Text | None = None,
+    target: Annotated[Ref, Role("name", beside="alias")] | None = None,
+    format: Literal["safetensors"] | None = None,
+    shard: Text | None = None,
+    overwrite: StrictBool = False,
+) -> Iterator[Edit]:
+    """Write an alias (or one tensor, `target`) as it is now. Published with the outputs, after every assert passed.
+
+    Example: `save: {path: out/snapshot.safetensors, alias: model}`
+    """
+    if target is not None:
+        name = view.literal(target, "target")
+        view.fetch(target.alias, name)
+        yield Publish(path, target.alias, (name,), format, shard, overwrite)
+        return
+    known = view.aliases()
+    chosen = alias or view.default_alias or (known[0] if len(known) == 1 else None)
+    if chosen is None:
+        names = ", ".join(f"'{a}'" for a in known)
+        raise Refusal(
+            "save-ambiguous", f"which alias? There are {names or 'none'}", key="alias", hint="Add `alias: NAME`."
+        )
+    yield Publish(path, chosen, None, format, shard, overwrite)
+
+
+@control("exit")
+def leave(view: View) -> Iterator[Edit]:
+    """Leave out the steps that follow; the output is still written.
+
+    Example: `exit: {}`
+    """
+    yield Stop()

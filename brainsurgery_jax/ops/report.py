@@ -1,0 +1,186 @@
+"""`dump` and `diff`: text about tensors, which never changes them and never fails a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, StringConstraints
+
+from brainsurgery_jax import nametree
+from brainsurgery_jax._lazy import np
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.op import Expr, Known, Pending, Reduction, Report, SlicedPattern, View, settle, sink
+from brainsurgery_jax.ops._compare import Eps, as64, pair
+from brainsurgery_jax.select import Ref
+
+Word = BeforeValidator(lambda v: v.strip().lower() if isinstance(v, str) else v)
+Text = Annotated[str, StringConstraints(min_length=1)]
+Layout = Annotated[Literal["compact", "tree", "json"], Word]
+Verbosity = Annotated[Literal["shape", "stat", "full"], Word]
+
+MOST_VALUES = 1 << 16
+
+
+def _stat_block(x: Any) -> tuple[float, float, float, int]:
+    if x.dtype.kind == "c":
+        return (float("nan"), float("nan"), float("nan"), x.size)
+    y = x.astype(np.float64)
+    return float(y.min()), float(y.max()), float(y.sum()), y.size
+
+
+def _stat_merge(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+    return float(np.minimum(a[0], b[0])), float(np.maximum(a[1], b[1])), a[2] + b[2], a[3] + b[3]
+
+
+STATS = Reduction(
+    _stat_block,
+    _stat_merge,
+    lambda s: {"min": s[0], "max": s[1], "mean": s[2] / s[3]},
+    {"min": None, "max": None, "mean": None},
+)
+VALUES = Reduction(lambda x: [x], lambda a, b: a + b, lambda xs: np.concatenate(xs), None)
+
+
+def _leaf(view: View, alias: str, name: str, expr: Expr, verbosity: str) -> dict[str, Any]:
+    leaf: dict[str, Any] = {"shape": list(expr.aval.shape)}
+    if verbosity == "full":
+        leaf |= {"dtype": str(expr.aval.dtype), "values": None}
+    if verbosity != "shape":
+        reads, writes = view.count(alias, name)
+        leaf |= {"reads": reads, "writes": writes}
+    return leaf
+
+
+def _ask(expr: Expr, name: str, verbosity: str) -> Pending | None:
+    if verbosity == "shape" or expr.aval.dtype.kind == "opaque":
+        return None
+    if verbosity == "full" and expr.aval.size > MOST_VALUES:
+        hint = "Slice the target, such as `w::[:4, :4]`, or use `verbosity: stat`."
+        raise Refusal(
+            "dump-size", f"'{name}' has {expr.aval.size:,} values; at most {MOST_VALUES:,} are printed", hint=hint
+        )
+    return Pending((expr,), VALUES if verbosity == "full" else STATS, lambda answer: Known(True))
+
+
+def _answered(leaf: dict[str, Any], answer: Any) -> dict[str, Any]:
+    if isinstance(answer, dict):
+        tail = {k: leaf[k] for k in ("reads", "writes")}
+        return {"shape": leaf["shape"], **answer, **tail}
+    values = [] if answer is None else np.asarray(answer).reshape(leaf["shape"]).tolist()
+    return leaf | {"values": values}
+
+
+@sink()
+def dump(
+    view: View, *, target: SlicedPattern | None = None, format: Layout = "compact", verbosity: Verbosity = "shape"
+) -> Report:
+    """Print tensors: their shapes, statistics (`stat`) or values (`full`), as a tree, a compact tree, or JSON.
+
+    Example: `dump: {target: 'h\\..*::[:2]', format: compact, verbosity: stat}`
+    """
+    groups = {target.alias: view.select(target, "target")} if target else _everything(view)
+    asked: list[Pending] = []
+    leaves: list[tuple[str, list[tuple[str, dict[str, Any], int | None]]]] = []
+    for alias, items in groups.items():
+        rows: list[tuple[str, dict[str, Any], int | None]] = []
+        for name, expr in items:
+            question = _ask(expr, name, verbosity)
+            rows.append((name, _leaf(view, alias, name, expr, verbosity), None if question is None else len(asked)))
+            asked.extend([question] if question else [])
+        leaves.append((alias, rows))
+
+    def text(answers: list[Any]) -> str:
+        filled = [
+            (a, [(n, leaf if q is None else _answered(leaf, answers[q])) for n, leaf, q in rows]) for a, rows in leaves
+        ]
+        return "\n".join(_drawn(filled, format, named=target is None))
+
+    return Report(tuple(asked), text)
+
+
+def _everything(view: View) -> dict[str, list[Any]]:
+    return {a: [(n, view.fetch(a, n)) for n in sorted(view.names(a))] for a in view.aliases()}
+
+
+def _drawn(
+    groups: Iterable[tuple[str, list[tuple[str, dict[str, Any]]]]], format: str, *, named: bool
+) -> Iterator[str]:
+    for at, (alias, rows) in enumerate(groups):
+        tree = nametree.build(rows)
+        if format == "json":
+            yield nametree.to_json({alias: nametree.plain(tree)} if named else nametree.plain(tree))
+            continue
+        if named:
+            yield from ["", alias] if at else [alias]
+        yield from nametree.draw(tree, compact=format == "compact")
+
+
+@sink()
+def diff(
+    view: View,
+    *,
+    mode: Annotated[Literal["refs", "aliases"], Word] = "refs",
+    left: SlicedPattern | None = None,
+    right: SlicedPattern | None = None,
+    left_alias: Text | None = None,
+    right_alias: Text | None = None,
+    eps: Eps | None = None,
+) -> Report:
+    """Print what differs between two sets of tensors of the same names: missing ones, shapes, dtypes, values.
+
+    Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
+    """
+    given = {"left": left, "right": right, "left_alias": left_alias, "right_alias": right_alias}
+    needed = ("left", "right") if mode == "refs" else ("left_alias", "right_alias")
+    if {k for k, v in given.items() if v is not None} != set(needed):
+        raise Refusal("diff-keys", f"mode '{mode}' takes the keys {needed[0]} and {needed[1]}", key="mode")
+    if mode == "aliases":
+        left, right = (Ref(str(a), ".*", None) for a in (left_alias, right_alias))
+    assert left is not None and right is not None
+    ours, theirs = (dict(view.select(r, k, required=False)) for r, k in ((left, "left"), (right, "right")))
+    return _difference(str(left), str(right), ours, theirs, eps)
+
+
+def _difference(
+    left: str, right: str, ours: Mapping[str, Expr], theirs: Mapping[str, Expr], eps: float | None
+) -> Report:
+    asked: list[Pending] = []
+    findings: list[tuple[str, str | int]] = []
+    for name in [n for n in ours if n in theirs]:
+        verdict = pair(ours[name], theirs[name], name, eps)
+        if (known := settle(verdict, None)) is not None:
+            findings.extend([(name, known.why)] if not known.holds else [])
+        elif isinstance(verdict, Pending):
+            findings.append((name, len(asked)))
+            asked.append(verdict if eps is None else Pending(verdict.exprs, LARGEST, lambda answer: Known(True)))
+
+    def why(name: str, finding: str | int, answers: list[Any]) -> str | None:
+        if isinstance(finding, str):
+            return finding
+        if eps is None:
+            return None if answers[finding] else f"'{name}' differs in value"
+        return None if answers[finding] <= eps else f"'{name}' differs by {answers[finding]:.6g}, more than {eps:.6g}"
+
+    def text(answers: list[Any]) -> str:
+        differing = [w for name, f in findings if (w := why(name, f, answers)) is not None]
+        missing_left, missing_right = [n for n in theirs if n not in ours], [n for n in ours if n not in theirs]
+        sections = (
+            (f"missing in {left}", missing_left),
+            (f"missing in {right}", missing_right),
+            ("differing", differing),
+        )
+        lines = [f"diff {left} {right}"]
+        for title, found in sections:
+            lines += [f"{title}:", *(f"  - {f}" for f in found or ["none"])]
+        return "\n".join([*lines, *([] if any(f for _, f in sections) else ["no difference"])])
+
+    return Report(tuple(asked), text)
+
+
+def _largest_block(x: Any, y: Any) -> float:
+    gap = np.abs(as64(x) - as64(y))
+    return float("inf") if np.isnan(gap).any() else float(gap.max())
+
+
+LARGEST = Reduction(_largest_block, max, float, 0.0)

@@ -1,0 +1,191 @@
+"""The plan that a command line names: its YAML files, deep-merged in order, then its `path=value` overrides.
+
+Unlike in the reference, overrides come after all files wherever they stand, and their values are YAML: `rank=8` is a
+number. An unquoted value is a text to its end, so `to=a: b`, `target=*.weight` and `x=a #1` need no quotes for YAML.
+An override puts its value in place of what was there: `x=[1]` makes a list of one item, whatever the files say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
+from brainsurgery_jax.plan.paths import Segment, parse_path, put
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, read_scalar
+
+
+def read_text(path: str) -> str:
+    """The text of a UTF-8 file, with line ends as they are; `~` is the home directory."""
+    return Path(os.path.expanduser(path)).read_bytes().decode("utf-8")
+
+
+def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = read_text) -> Map:
+    """The one mapping that plan files, composed plans and overrides make. Raises one PlanError with every mistake."""
+    problems: list[Diagnostic] = []
+    roots: list[Map] = []
+    overrides: list[_Override] = []
+    for item in items:
+        try:
+            if isinstance(item, Map):
+                roots.append(item)
+            elif _is_yaml(item) and ("=" not in item or os.path.isfile(os.path.expanduser(item))):
+                roots.append(_root(read_yaml(item, read), item))
+            else:
+                overrides.append(_parse(item))
+        except PlanError as error:
+            problems += error.diagnostics
+    plan = _merge_all(roots)
+    if not problems:  # where a file is missing, an override that does not fit would be a mistake too many
+        plan = _apply_all(plan, overrides, problems)
+    if problems:
+        raise PlanError(problems)
+    return plan
+
+
+def read_yaml(path: str, read: Callable[[str], str] = read_text, span: Span | None = None) -> Node | None:
+    """The tree of a YAML file, or None if it is empty. `span` is where a plan names the file, if one does."""
+    try:
+        text = read(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise PlanError([_missing(path, span)]) from None
+    except UnicodeDecodeError as error:
+        message = f"the plan file '{path}' is not UTF-8 text: {error.reason} at byte {error.start}"
+        raise PlanError([Diagnostic("plan-file-unreadable", message, span, "Save it as UTF-8.")]) from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise PlanError(
+            [Diagnostic("plan-file-unreadable", f"the plan file '{path}' cannot be read: {reason}", span)]
+        ) from error
+    return compose(text, path)
+
+
+def merge(base: Node, later: Node) -> Node:
+    """Two nodes as one: mappings by key, lists by index where a null keeps the earlier item; else `later` wins."""
+    match base, later:
+        case Map(), Map():
+            return _merge_maps(base, later)
+        case List(), List():
+            items = (_merge_items(a, b) for a, b in zip_longest(base.items, later.items))
+            return List(tuple(items), (base if base.items else later).span)
+        case _:
+            return later
+
+
+def _merge_maps(base: Map, later: Map) -> Map:
+    if not base.entries:
+        return later
+    entries = {key.text: (key, value) for key, value in base.entries}
+    for key, value in later.entries:
+        before = entries.get(key.text)
+        entries[key.text] = (key, value if before is None else merge(before[1], value))
+    return Map(tuple(entries.values()), base.span)
+
+
+def _merge_items(base: Node | None, later: Node | None) -> Node:
+    if base is None or later is None:
+        only = later if base is None else base
+        assert only is not None, "one of two lists is long enough"
+        return only
+    return base if _is_null(later) else merge(base, later)
+
+
+def _merge_all(roots: Iterable[Map]) -> Map:
+    plan = Map((), Span("command line"))
+    for root in roots:
+        plan = _merge_maps(plan, root)
+    return plan
+
+
+def _is_null(node: Node) -> bool:
+    return isinstance(node, Scalar) and node.value is None
+
+
+def _is_yaml(path: str) -> bool:
+    return path.lower().endswith((".yaml", ".yml"))
+
+
+def _root(node: Node | None, path: str) -> Map:
+    if node is None or _is_null(node):
+        return Map((), Span(path, 1, 1))
+    if isinstance(node, Map):
+        return node
+    message = f"a plan must be a mapping, but this is {describe(node)}"
+    hint = "Its top level holds keys such as 'inputs:', 'transforms:' and 'output:'."
+    if isinstance(node, List):
+        hint += " A list of steps goes under 'transforms:'."
+    raise PlanError([Diagnostic("plan-not-a-mapping", message, node.span, hint)])
+
+
+def _missing(path: str, span: Span | None) -> Diagnostic:
+    folder = _folder(path)
+    names = _yaml_names(folder)
+    if not os.path.isdir(folder):
+        hint = f"There is no folder '{folder}'."
+    elif names:
+        hint = f"Plan files in '{folder}': {', '.join(names[:10])}{', ...' if names[10:] else ''}."
+    else:
+        hint = f"There is no .yaml or .yml file in '{folder}'."
+    return Diagnostic("plan-file-missing", f"the plan file '{path}' does not exist.{_nearest(path)}", span, hint)
+
+
+def _nearest(path: str) -> str:
+    """`" Did you mean 'plans/merge.yaml'?"` for the YAML file beside it that is named most like it, or nothing."""
+    return did_you_mean(path, (str(Path(path).parent / name) for name in _yaml_names(_folder(path))))
+
+
+def _folder(path: str) -> Path:
+    return Path(os.path.expanduser(path)).parent
+
+
+def _yaml_names(folder: Path) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if _is_yaml(name) and not name.startswith("."))
+    except (OSError, ValueError):
+        return []
+
+
+class _Override(NamedTuple):
+    path: tuple[Segment, ...]
+    value: Node
+
+
+def _parse(item: str) -> _Override:
+    path, equals, value = item.partition("=")
+    if not equals:
+        message = f"'{item}' is neither a plan file (.yaml or .yml) nor an override (path=value).{_nearest(item)}"
+        hint = "The name of a plan file ends in .yaml or .yml; an override looks like transforms[0].scale.by=2."
+        raise PlanError([Diagnostic("plan-item", message, None, hint)])
+    name = f"override '{item}'"
+    return _Override(parse_path(path, name), _value(value, name, len(path) + 1))
+
+
+def _value(text: str, name: str, col: int) -> Node:
+    """A value of the command line: in brackets or quotes it is YAML, else one unquoted scalar whatever it holds."""
+    bare = text.strip()
+    if not bare.startswith(("[", "{", "'", '"')):
+        return Scalar(read_scalar(bare), bare, Span(name, 1, col + text.index(bare) + 1))
+    try:
+        node = compose(" " * col + text, name)  # the spaces make its columns those of the whole override
+    except PlanError as error:
+        hint = "A value that starts with a bracket or a quote is YAML. To give it as a text, quote it inside the quotes"
+        hint += " that the shell takes away: \"path='[a-z]+'\"."
+        raise PlanError(replace(problem, hint=hint) for problem in error.diagnostics) from error
+    assert node is not None, "a bracket or a quote starts a node"
+    return node
+
+
+def _apply_all(plan: Map, overrides: Iterable[_Override], problems: list[Diagnostic]) -> Map:
+    for override in overrides:
+        try:
+            changed = put(plan, override.path, override.value)
+        except PlanError as error:
+            problems += error.diagnostics
+        else:
+            assert isinstance(changed, Map), "a path starts with a key"
+            plan = changed
+    return plan

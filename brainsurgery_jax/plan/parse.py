@@ -1,0 +1,180 @@
+"""From composed YAML to a `Plan`: every mistake of every file, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
+from brainsurgery_jax.op import OPS
+from brainsurgery_jax.plan.model import Input, Location, Output, Plan, Step
+from brainsurgery_jax.plan.payload import Payload, parse_payload
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, plain, spans
+
+KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
+OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "metadata")
+FORMATS = ("safetensors",)
+
+
+class Parser:
+    """Reads one plan; what is wrong collects in `problems`, what is right in the plan."""
+
+    def __init__(self) -> None:
+        self.problems: list[Diagnostic] = []
+
+    def complain(self, code: str, message: str, span: Span | None, hint: str = "") -> None:
+        self.problems.append(Diagnostic(code, message, span, hint))
+
+    def plan(self, root: Map) -> Plan:
+        for key, _ in root.entries:
+            if key.text not in KEYS:
+                self.complain("key-unknown", f"unknown top-level key '{key.text}'.{did_you_mean(key.text, KEYS)}", key.span,
+                              f"Keys of a plan: {', '.join(KEYS)}.")  # fmt: skip
+        version = _plain(get(root, "version"))
+        if version not in (None, 1):
+            self.complain(
+                "plan-version",
+                f"version: this tool reads plan language 1, got {version!r}",
+                _span(get(root, "version")),
+            )
+        inputs = self.inputs(get(root, "inputs"))
+        default = inputs[0].alias if len(inputs) == 1 else None
+        steps = tuple(self.step(n, default) for n in _items(get(root, "transforms")))
+        return Plan(inputs, steps, self.outputs(root), self.seed(get(root, "seed")))
+
+    def seed(self, node: Node | None) -> int:
+        value = _plain(node)
+        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+            return value or 0
+        self.complain("value-type", f"seed: expected an integer, got {value!r}", _span(node))
+        return 0
+
+    def inputs(self, node: Node | None) -> tuple[Input, ...]:
+        if node is None or _plain(node) is None:
+            return ()
+        if not isinstance(node, List):
+            self.complain("inputs-form", f"inputs: expected a list of 'alias::path', got {_plain(node)!r}", node.span,
+                          "Write `inputs: [base::models/base.safetensors]`.")  # fmt: skip
+            return ()
+        out: dict[str, Input] = {}
+        for item in node.items:
+            entry = self.input(item, alone=len(node.items) == 1)
+            if entry is not None and entry.alias in out:
+                self.complain("alias-duplicate", f"inputs: alias '{entry.alias}' is given twice", item.span)
+            elif entry is not None:
+                out[entry.alias] = entry
+        return tuple(out.values())
+
+    def input(self, node: Node, *, alone: bool) -> Input | None:
+        text = _plain(node)
+        if not isinstance(text, str) or not text:
+            self.complain("inputs-form", f"inputs: expected 'alias::path', got {text!r}", node.span)
+            return None
+        alias, mark, path = text.partition("::")
+        if not mark:
+            alias, path = "", text
+        if not path:
+            self.complain("inputs-form", f"inputs: '{text}' has no path", node.span, "Write 'alias::path'.")
+            return None
+        if not alias and not alone:
+            self.complain("inputs-form", f"inputs: '{text}' needs an alias, since there are several inputs", node.span,
+                          f"Write 'NAME::{path}'.")  # fmt: skip
+            return None
+        return Input(alias or "model", path, node.span)
+
+    def step(self, node: Node, default: str | None) -> Step:
+        named = self.named(node)
+        if named is None:
+            return Step(None, {}, node.span, text=_plain(node))
+        name, span, payload = named
+        text = {name: _plain(payload) if payload is not None else {}}
+        if (op := OPS.get(name)) is None:
+            self.complain("op-unknown", f"unknown op '{name}'.{did_you_mean(name, OPS)}", span,
+                          "`brainsurgery-jax ops` lists them all.")  # fmt: skip
+            return Step(None, {}, span, text=text)
+        places = {(): span} | ({} if payload is None else {k: s for k, s in spans(payload).items() if k})
+        reading = Payload(places, (), name, default)
+        params = parse_payload(op, _plain(payload), reading)
+        self.problems.extend(reading.problems)
+        return Step(None if reading.problems else op, params, span, places, text)
+
+    def named(self, node: Node) -> tuple[str, Span, Node | None] | None:
+        """The op's name, its place, and the payload of a step."""
+        match node:
+            case Scalar(value=str(name)):
+                return name, node.span, None
+            case Map(entries=((key, payload),)):
+                return key.text, key.span, payload
+            case Map(entries=entries) if entries:
+                keys = " and ".join(f"'{k.text}' ({k.span.file}:{k.span.line})" for k, _ in entries)
+                self.complain("step-form", f"a step has exactly one key, got {keys}", entries[1][0].span,
+                              "Start each step with its own `- `. Lists of several plan files merge by index.")  # fmt: skip
+            case _:
+                self.complain("step-form", f"expected a step `op: {{...}}`, got {_plain(node)!r}", node.span)
+        return None
+
+    def outputs(self, root: Map) -> tuple[Output, ...]:
+        one, several = get(root, "output"), get(root, "outputs")
+        if one is not None and several is not None:
+            self.complain("output-form", "give either `output` or `outputs`, not both", several.span)
+        out = [self.output(n, "output") for n in ([one] if one is not None and _plain(one) else [])]
+        out += [self.output(n, f"outputs.{i}") for i, n in enumerate(_items(several))]
+        return tuple(o for o in out if o is not None)
+
+    def output(self, node: Node, label: str) -> Output | None:
+        value = _plain(node)
+        if isinstance(value, str):
+            return Output(value, span=node.span)
+        if not isinstance(value, dict):
+            self.complain("output-form", f"{label}: expected a path or a mapping with `path`, got {value!r}", node.span)
+            return None
+        places = spans(node)
+        before = len(self.problems)
+        self.output_keys(value, label, places, node.span)
+        if len(self.problems) > before:
+            return None
+        return Output(**{k: v for k, v in value.items() if v is not None}, span=node.span, spans=places)
+
+    def output_keys(self, value: Mapping[str, Any], label: str, places: Mapping[Location, Span], span: Span) -> None:
+        for key, found in value.items():
+            at = places.get((key,), span)
+            if key not in OUTPUT_KEYS:
+                self.complain("key-unknown", f"{label}: unknown key '{key}'.{did_you_mean(key, OUTPUT_KEYS)}", at,
+                              f"Keys of an output: {', '.join(OUTPUT_KEYS)}.")  # fmt: skip
+            elif key in ("path", "alias", "shard") and not (isinstance(found, str) and found):
+                self.complain("value-type", f"{label}.{key}: expected text, got {found!r}", at)
+            elif key in ("overwrite", "sidecars") and not isinstance(found, bool):
+                self.complain("value-type", f"{label}.{key}: expected true or false, got {found!r}", at)
+            elif key == "format" and found not in FORMATS:
+                hint = f"This version writes {', '.join(FORMATS)}."
+                self.complain("output-format", f"{label}.format: unknown format {found!r}", at, hint)
+            elif key == "metadata" and not _is_text_map(found):
+                self.complain("value-type", f"{label}.metadata: expected a mapping of text to text, got {found!r}", at)
+        if "path" not in value:
+            self.complain("key-missing", f"{label}: missing key 'path'", span)
+
+
+def _is_text_map(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
+def _plain(node: Node | None) -> Any:
+    return None if node is None else plain(node)
+
+
+def _span(node: Node | None) -> Span | None:
+    return None if node is None else node.span
+
+
+def _items(node: Node | None) -> tuple[Node, ...]:
+    """The steps under a key: a list, or one step standing alone."""
+    if node is None or _plain(node) is None:
+        return ()
+    return node.items if isinstance(node, List) else (node,)
+
+
+def parse(root: Map) -> tuple[Plan, tuple[Diagnostic, ...]]:
+    """The plan that a document spells, and everything that is wrong with it."""
+    parser = Parser()
+    plan = parser.plan(root)
+    return plan, tuple(parser.problems)

@@ -1,0 +1,185 @@
+"""An op's payload from YAML to typed parameters, with every mistake named at its key."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from brainsurgery_jax.dtypes import DTYPES, parse_dtype
+from brainsurgery_jax.errors import Diagnostic, Refusal, Span, did_you_mean
+from brainsurgery_jax.op import ASSERTS, Assertion, Field, Op, Role, element_role
+from brainsurgery_jax.plan.model import Location
+from brainsurgery_jax.select import Ref, parse_ref
+
+
+class Payload:
+    """One payload being read: collects diagnostics, each at the place of the key it is about."""
+
+    def __init__(self, places: Mapping[Location, Span], at: Location, label: str, default_alias: str | None):
+        self.places, self.at, self.label, self.default_alias = places, at, label, default_alias
+        self.problems: list[Diagnostic] = []
+
+    def complain(self, code: str, message: str, *key: str | int, hint: str = "") -> None:
+        where = next((s for n in range(len(key), -1, -1) if (s := self.places.get(self.at + key[:n]))), None)
+        self.problems.append(Diagnostic(code, f"{'.'.join([self.label, *map(str, key)])}: {message}", where, hint))
+
+
+def parse_payload(op: Op, payload: Any, reading: Payload) -> dict[str, Any]:
+    """The parameters of `op` that a payload spells; mistakes go to `reading.problems`."""
+    fields = {f.key: f for f in op.fields()}
+    given = _as_mapping(op, payload, fields, reading)
+    if given is None:
+        return {}
+    for key in given:
+        if key not in fields:
+            known = ", ".join(fields) or "none"
+            reading.complain(
+                "key-unknown",
+                f"unknown key '{key}'.{did_you_mean(key, fields)}",
+                key,
+                hint=f"Keys of {op.name}: {known}.",
+            )
+    for f in fields.values():
+        if f.default is inspect.Parameter.empty and f.key not in given:
+            reading.complain("key-missing", f"missing key '{f.key}'", hint=_example(op))
+    params: dict[str, Any] = {}
+    for f in sorted((fields[k] for k in given if k in fields), key=lambda f: bool(f.role and f.role.beside)):
+        at = () if op.bare else (f.key,)
+        try:
+            params[f.param] = _value(f, given[f.key], params, reading, at)
+        except Refusal as bad:
+            reading.complain(bad.code, bad.message, *at, hint=bad.hint)
+    return params
+
+
+def _as_mapping(op: Op, payload: Any, fields: Mapping[str, Field], reading: Payload) -> dict[str, Any] | None:
+    if op.bare:
+        return {op.bare: payload}
+    if isinstance(payload, dict):
+        return payload
+    if payload is None:
+        return {}
+    if op.shorthand:
+        return {op.shorthand: payload}
+    keys = ", ".join(fields)
+    reading.complain("payload-type", f"expected a mapping with the keys {keys}, got {payload!r}", hint=_example(op))
+    return None
+
+
+def _example(op: Op) -> str:
+    return next((line.strip() for line in op.doc.splitlines() if line.strip().startswith("Example:")), "")
+
+
+def _value(f: Field, value: Any, params: Mapping[str, Any], reading: Payload, at: Location) -> Any:
+    if (role := element_role(f.annotation)) is not None and role.kind != "assert":
+        return _references(f, role, value, params, reading)
+    if f.role is None:
+        return _checked(f.annotation, value)
+    if value is None and f.default is None and f.role.kind != "number":
+        return None
+    match f.role.kind:
+        case "number":
+            return _number(value)
+        case "dtype":
+            return _dtype(value)
+        case "assert":
+            return _assertion(value, reading, at)
+        case "asserts":
+            return _assertions(value, reading, at)
+    return _reference(f.role, value, params, reading)
+
+
+def _references(f: Field, role: Role, value: Any, params: Mapping[str, Any], reading: Payload) -> tuple[Ref, ...]:
+    least = 2
+    if not isinstance(value, list) or len(value) < least:
+        raise Refusal("value-type", f"expected a list of at least {least} references, got {value!r}")
+    out = []
+    for at, item in enumerate(value):
+        try:
+            out.append(_reference(role, item, params, reading))
+        except Refusal as bad:
+            reading.complain(bad.code, bad.message, f.key, at, hint=bad.hint)
+    return tuple(out)
+
+
+def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Payload) -> Ref:
+    beside = params.get(role.beside)
+    alias = beside.alias if isinstance(beside, Ref) else beside or reading.default_alias or role.fallback
+    ref = parse_ref(value, alias, literal=role.kind == "name")
+    if ref.index is not None and not role.slices:
+        hint = "Copy the slice to a name of its own first." if role.kind == "pattern" else ""
+        raise Refusal("slice-not-allowed", f"a slice is not allowed here, got '{ref}'", hint=hint)
+    return ref
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise Refusal("value-type", f"expected a number, got {value!r}") from None
+
+
+def _dtype(value: Any) -> Any:
+    found = parse_dtype(value) if isinstance(value, str) else None
+    if found is None or found.numpy is None:
+        names = [d.name for d in DTYPES if d.numpy]
+        near = did_you_mean(str(value), [*names, *(a for d in DTYPES for a in d.aliases)])
+        raise Refusal("dtype-unknown", f"unknown dtype {value!r}.{near}", hint=f"Known: {', '.join(names)}.")
+    return found
+
+
+def _assertion(value: Any, reading: Payload, at: Location) -> Assertion:
+    if not isinstance(value, dict) or len(value) != 1:
+        shown = f"{len(value)} keys" if isinstance(value, dict) else repr(value)
+        hint = f"Operators: {', '.join(ASSERTS)}. Several conditions go under `all: [...]`."
+        raise Refusal("assert-form", f"expected a mapping with exactly one operator, got {shown}", hint=hint)
+    ((name, payload),) = value.items()
+    if (op := ASSERTS.get(name)) is None:
+        hint = f"Operators: {', '.join(ASSERTS)}."
+        raise Refusal("assert-unknown", f"unknown assert operator '{name}'.{did_you_mean(name, ASSERTS)}", hint=hint)
+    inner = Payload(reading.places, (*reading.at, *at, name), f"{reading.label}.{name}", reading.default_alias)
+    params = parse_payload(op, payload, inner)
+    reading.problems.extend(inner.problems)
+    return Assertion(op, params)
+
+
+def _assertions(value: Any, reading: Payload, at: Location) -> tuple[Assertion, ...]:
+    if not isinstance(value, list) or not value:
+        raise Refusal("assert-form", f"expected a non-empty list of asserts, got {value!r}")
+    return tuple(_assertion(item, reading, (*at, i)) for i, item in enumerate(value))
+
+
+@cache
+def adapter(annotation: Any) -> TypeAdapter[Any]:
+    """The validator of one key's annotation, built once."""
+    return TypeAdapter(annotation)
+
+
+def _checked(annotation: Any, value: Any) -> Any:
+    try:
+        return adapter(annotation).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise Refusal("value-type", _sentence(first)) from error
+
+
+_SENTENCES: dict[str, Callable[[Any], str]] = {
+    "value_error": lambda e: str(e["ctx"]["error"]),
+    "int_type": lambda e: f"expected an integer, got {e['input']!r}",
+    "bool_type": lambda e: f"expected true or false, got {e['input']!r}",
+    "tuple_type": lambda e: f"expected a list, got {e['input']!r}",
+    "string_type": lambda e: f"expected text, got {e['input']!r}. Quote it if it is text",
+    "string_too_short": lambda e: "expected text, got an empty one",
+    "too_short": lambda e: f"expected a list of at least {e['ctx']['min_length']}, got {e['ctx']['actual_length']}",
+}
+
+
+def _sentence(error: Any) -> str:
+    known = _SENTENCES.get(error["type"])
+    text = known(error) if known else f"{error['msg'].replace('Input should be', 'expected')}, got {error['input']!r}"
+    place = [str(p) for p in error["loc"] if isinstance(p, int)]
+    return f"item {place[0]}: {text}" if place else text

@@ -1,0 +1,365 @@
+"""YAML text as a tree of nodes that know where they stand. Knows nothing of plans, steps or ops.
+
+The dialect is YAML 1.1 as PyYAML reads it, except that `1e-6` is a number, sexagesimals (`12:30`) and dates are texts,
+and a repeated key is an error. Keys are always texts: `1: x` has the key "1". Merge keys (`<<: *base`) work as usual:
+what the mapping itself says wins. Aliases share nodes, so what an alias brings in stands where its anchor stands; a
+value that is not written at all (`dump:`) stands where its key stands. libyaml and PyYAML give the same nodes, but
+differ in what they refuse at the fringes (tabs behind a colon, `?` and `:` at the end of a text inside brackets).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import yaml
+from yaml import events as ev
+
+from brainsurgery_jax.errors import Diagnostic, PlanError, Span
+from brainsurgery_jax.plan.yaml_errors import explain_yaml_error
+
+Plain: TypeAlias = bool | int | float | str | None
+
+MAX_NODES = 1_000_000  # aliases expanded; ten lines of aliases to aliases can otherwise stand for 10**9 nodes
+MAX_DEPTH = 200  # everything that walks a plan may recurse
+LOADER: type[Any] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A single value; `text` is how it was written, without quotes."""
+
+    value: Plain
+    text: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """A list of nodes."""
+
+    items: tuple[Node, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A mapping, in the order of the file; keys are distinct texts."""
+
+    entries: tuple[tuple[Scalar, Node], ...]
+    span: Span
+
+
+Node: TypeAlias = Scalar | List | Map
+
+
+def plain(node: Node) -> Any:
+    """The data of a node: None, bool, int, float, str, list and dict."""
+    match node:
+        case Scalar():
+            return node.value
+        case List():
+            return [plain(item) for item in node.items]
+        case Map():
+            return {key.text: plain(value) for key, value in node.entries}
+
+
+def get(node: Map, key: str) -> Node | None:
+    """The value under a key, or None if the mapping has no such key."""
+    return next((value for k, value in node.entries if k.text == key), None)
+
+
+def spans(node: Node) -> dict[tuple[str | int, ...], Span]:
+    """Where everything below a node stands, by its path of keys and indices; `()` is the node itself.
+
+    The key `k` of the mapping at `path` is found under `(*path, "@key", k)`, its value under `(*path, k)`.
+    """
+    return dict(_places(node, ()))
+
+
+def _places(node: Node, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Span]]:
+    yield path, node.span
+    match node:
+        case List():
+            for i, item in enumerate(node.items):
+                yield from _places(item, (*path, i))
+        case Map():
+            for key, value in node.entries:
+                yield (*path, "@key", key.text), key.span
+                yield from _places(value, (*path, key.text))
+        case Scalar():
+            pass
+
+
+def describe(node: Node) -> str:
+    """What a node is, in the words of an error message: "the text 'x'", "a list of 3 items", ..."""
+    match node:
+        case Scalar(None):
+            return "nothing"
+        case Scalar(str()):
+            return f"the text '{shorten(node.text)}'"
+        case Scalar():
+            return f"the value {shorten(node.text)}"
+        case List():
+            return f"a list of {len(node.items)} item{'' if len(node.items) == 1 else 's'}"
+        case Map(()):
+            return "an empty mapping"
+        case Map():
+            return "a mapping with the keys " + shorten(", ".join(key.text for key, _ in node.entries))
+
+
+def shorten(text: str, most: int = 80) -> str:
+    """The text on one line, and only its start if it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+_WORDS: Mapping[str, Plain] = {"": None, "~": None} | {
+    spelling: value
+    for words, value in (("null", None), ("true yes on", True), ("false no off", False))
+    for word in words.split()
+    for spelling in (word, word.title(), word.upper())
+}
+_INT = re.compile(r"[-+]?(?:0b_*[01][01_]*|0x_*[\da-fA-F][\da-fA-F_]*|0o?_*[0-7][0-7_]*|0_*|[1-9][\d_]*)", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(?:(?:\d[\d_]*\.[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)", re.ASCII)
+_SPECIAL = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_MAX_DIGITS = 1000  # far beyond any number in a plan; Python itself refuses to read integers of 4300
+
+
+def read_scalar(text: str) -> Plain:
+    """The value of an unquoted text: a number, a boolean or nothing if it looks like one, else the text itself."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if len(text) > _MAX_DIGITS:
+        return text
+    digits = text.replace("_", "")
+    if _INT.fullmatch(text):
+        return int(digits, _base(digits.lstrip("+-")))
+    if _FLOAT.fullmatch(text):
+        return float(digits)
+    if _SPECIAL.fullmatch(text):
+        return float(text.replace(".", ""))
+    return text
+
+
+def _base(digits: str) -> int:
+    named = {"0x": 16, "0b": 2, "0o": 8}.get(digits[:2])
+    return named or (8 if digits.startswith("0") else 10)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def compose(text: str, file: str, *, loader: type[Any] = LOADER) -> Node | None:
+    """The tree of a YAML text, or None if it holds nothing. Raises one PlanError with every mistake found."""
+    text = text.removeprefix("\ufeff")
+    if bad := _UNPRINTABLE.search(text):
+        raise PlanError([_unprintable(text, bad.start(), file)])
+    composer = _Composer(text, file, loader)
+    root = None
+    try:
+        root = composer.document()
+    except yaml.YAMLError as error:
+        composer.problems.append(explain_yaml_error(error, text, file))
+    except (ValueError, OverflowError):  # PyYAML's scanner does not guard `"\Uffffffff"` and `%YAML 1.99...9`
+        composer.complain("yaml-syntax", "a number in an escape or a directive is too large", Span(file))
+    if composer.problems:
+        raise PlanError(composer.problems)
+    return root
+
+
+def _unprintable(text: str, at: int, file: str) -> Diagnostic:
+    start = text.rfind("\n", 0, at) + 1
+    span = Span(file, text.count("\n", 0, at) + 1, at - start + 1)
+    message = f"the character U+{ord(text[at]):04X} cannot stand in a YAML file"
+    return Diagnostic("yaml-syntax", message, span, r'Remove it, or write it as an escape in double quotes: "\x07".')
+
+
+class _Anchored(NamedTuple):
+    node: Node
+    height: int
+    size: int
+
+
+_STR, _SEQ, _MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
+
+
+class _Composer:
+    """Builds the nodes of one document from its events, and collects the mistakes that need not stop it."""
+
+    def __init__(self, text: str, file: str, loader: type[Any]):
+        self.events: Iterator[Any] = iter(yaml.parse(text, Loader=loader))
+        self.file = file
+        self.problems: list[Diagnostic] = []
+        self.anchors: dict[str, _Anchored] = {}
+        self.total = 0
+
+    def document(self) -> Node | None:
+        root = None
+        for event in self.events:
+            if isinstance(event, ev.DocumentStartEvent) and root is not None:
+                hint = "A file holds one document: remove the '---' line, or make two files."
+                self.complain("yaml-documents", "a second document starts here", self.span(event), hint)
+                break
+            if isinstance(event, ev.NodeEvent):
+                root, _ = self.node(event, 1)
+        return root
+
+    def node(self, event: Any, depth: int) -> tuple[Node, int]:
+        """The node that starts with this event, and how deep it is."""
+        if isinstance(event, ev.AliasEvent):
+            return self.alias(event, depth)
+        before = self.total
+        self.count(1, depth, event)
+        built, height = self.untagged(event, depth)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = _Anchored(built, height, self.total - before)
+        return built, height
+
+    def untagged(self, event: Any, depth: int) -> tuple[Node, int]:
+        if isinstance(event, ev.ScalarEvent):
+            self.check_tag(event, _STR)
+            return Scalar(self.value(event), event.value, self.span(event)), 1
+        if isinstance(event, ev.SequenceStartEvent):
+            self.check_tag(event, _SEQ)
+            return self.list(event, depth)
+        self.check_tag(event, _MAP)
+        return self.map(event, depth)
+
+    def list(self, event: Any, depth: int) -> tuple[Node, int]:
+        items, highest = [], 0
+        while not isinstance(inner := next(self.events), ev.SequenceEndEvent):
+            item, height = self.node(inner, depth + 1)
+            items.append(item)
+            highest = max(highest, height)
+        return List(tuple(items), self.span(event)), highest + 1
+
+    def map(self, event: Any, depth: int) -> tuple[Node, int]:
+        own: dict[str, tuple[Scalar, Node]] = {}
+        merged: dict[str, tuple[Scalar, Node]] = {}
+        highest = 0
+        while not isinstance(inner := next(self.events), ev.MappingEndEvent):
+            key = self.key(inner, depth + 1)
+            value_event = next(self.events)
+            value, height = self.node(value_event, depth + 1)
+            highest = max(highest, height)
+            if key is not None and _is_absent(value_event):  # the loaders disagree on where nothing stands
+                value = Scalar(None, "", key.span)
+            if _is_merge(inner):
+                merged = self.merged(value, self.span(inner)) | merged
+            elif key is not None:
+                self.check_unique(key, own)
+                own[key.text] = key, value
+        return Map(tuple((merged | own).values()), self.span(event)), highest + 1
+
+    def key(self, event: Any, depth: int) -> Scalar | None:
+        node, _ = self.node(event, depth)
+        if isinstance(node, Scalar):
+            return Scalar(node.text, node.text, self.span(event))
+        hint = "Quote a text that starts with { or [: '{i}'."
+        self.complain("yaml-key", f"a key must be a text, but this one is {describe(node)}", self.span(event), hint)
+        return None
+
+    def check_unique(self, key: Scalar, seen: dict[str, tuple[Scalar, Node]]) -> None:
+        if key.text not in seen:
+            return
+        first = seen[key.text][0].span
+        hint = "Remove one of them; steps of the same name go into a list, each with a dash."
+        message = f"the key '{key.text}' stands twice in one mapping, in line {first.line} and in line {key.span.line}"
+        self.complain("yaml-duplicate-key", message, key.span, hint)
+
+    def merged(self, value: Node, span: Span) -> dict[str, tuple[Scalar, Node]]:
+        """What a merge key brings in: the entries of one mapping, or of a list of them of which the first wins."""
+        sources = value.items if isinstance(value, List) else (value,)
+        entries: dict[str, tuple[Scalar, Node]] = {}
+        for source in reversed(sources):
+            if isinstance(source, Map):
+                entries |= {key.text: (key, inner) for key, inner in source.entries}
+            elif describe(source) != "nothing":  # `<<:` and an alias that is reported already
+                hint = (
+                    "Write `<<: *defaults` or `<<: [*first, *second]` with anchors of mappings; or quote the key: '<<'."
+                )
+                message = f"a merge key '<<' takes a mapping or a list of mappings, but got {describe(source)}"
+                self.complain("yaml-merge-key", message, span, hint)
+        return entries
+
+    def alias(self, event: Any, depth: int) -> tuple[Node, int]:
+        known = self.anchors.get(event.anchor)
+        if known is None:
+            message = f"*{event.anchor} is read as a YAML alias, but no anchor &{event.anchor} stands before it"
+            hint = f"Quote a text that starts with *: '*{event.anchor}'."
+            self.complain("yaml-syntax", message, self.span(event), hint)
+            return Scalar(None, "", self.span(event)), 1
+        self.count(known.size, depth + known.height - 1, event)
+        return known.node, known.height
+
+    def value(self, event: Any) -> Plain:
+        if not event.value.isascii() and _SURROGATE.search(event.value):  # libyaml refuses them, PyYAML lets them pass
+            message = "an escape in this text is half a character (a surrogate)"
+            hint = r'Write characters beyond U+FFFF as themselves, or with eight digits: "\U0001f600".'
+            self.complain("yaml-syntax", message, self.span(event), hint)
+        return read_scalar(event.value) if event.implicit[0] else event.value
+
+    def check_tag(self, event: Any, allowed: str) -> None:
+        if event.tag not in (None, allowed):
+            hint = "Remove the tag: numbers are recognised as they are. Quote a text that starts with !."
+            self.complain("yaml-tag", f"the YAML tag {event.tag} is not used in plans", self.span(event), hint)
+
+    def count(self, nodes: int, depth: int, event: Any) -> None:
+        self.total += nodes
+        if self.total <= MAX_NODES and depth <= MAX_DEPTH:
+            return
+        if depth > MAX_DEPTH:
+            message, hint = f"lists and mappings are nested more than {MAX_DEPTH} deep", "Nest less deeply."
+        else:
+            message = f"this YAML stands for more than {MAX_NODES:,} values"
+            hint = "Aliases count as what they stand for: avoid aliases to what itself holds aliases."
+        self.complain("yaml-too-large", message, self.span(event), hint)
+        raise PlanError(self.problems)
+
+    def span(self, event: Any) -> Span:
+        return Span(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def complain(self, code: str, message: str, span: Span, hint: str = "") -> None:
+        self.problems.append(Diagnostic(code, message, span, hint))
+
+
+def _is_absent(value: Any) -> bool:
+    return isinstance(value, ev.ScalarEvent) and not value.value and value.implicit[0] and value.anchor is None
+
+
+def _is_merge(key: Any) -> bool:
+    return isinstance(key, ev.ScalarEvent) and key.implicit[0] and key.value == "<<"
+
+
+_LINE_END = re.compile(r"[\r\n\x85\u2028\u2029]")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style without aliases, with list items indented below their key."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def _represent_str(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = None  # PyYAML then quotes what PyYAML would read as something else; `1e-6` is a number only to us
+    if not isinstance(read_scalar(text), str):
+        style = "'"
+    if _LINE_END.search(text):
+        style = '"'  # which escapes them: in single quotes PyYAML loses U+0085 and folds the others
+    return dumper.represent_scalar(_STR, text, style=style)
+
+
+_Dumper.add_representer(str, _represent_str)
+
+
+def dump_yaml(data: Any) -> str:
+    """Block-style YAML of plain data, in its own order, which `compose` reads back to the same data."""
+    return yaml.dump(data, Dumper=_Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True, width=1 << 30)

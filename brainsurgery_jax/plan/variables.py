@@ -1,0 +1,55 @@
+"""Plan variables: `${vars.NAME}` anywhere in a plan stands for what the top-level `vars:` says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from brainsurgery_jax.errors import Diagnostic, did_you_mean
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get
+
+_VARIABLE = re.compile(r"\$\{vars\.([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def with_variables(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
+    """The plan with its variables filled in, and what is wrong with them.
+
+    A scalar that is a variable and nothing else takes its value as it is (a number stays a number); inside longer text its
+    text is put in. Only scalars can be variables.
+    """
+    table = get(root, "vars")
+    if table is None:
+        values: dict[str, Scalar] = {}
+    elif isinstance(table, Map) and all(isinstance(v, Scalar) for _, v in table.entries):
+        values = {k.text: v for k, v in table.entries if isinstance(v, Scalar)}
+    else:
+        return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span),)
+    problems: list[Diagnostic] = []
+    entries = tuple((k, v if k.text == "vars" else _filled(v, values, problems)) for k, v in root.entries)
+    return replace(root, entries=entries), tuple(problems)
+
+
+def _filled(node: Node, values: Mapping[str, Scalar], problems: list[Diagnostic]) -> Node:
+    match node:
+        case Map(entries):
+            return replace(node, entries=tuple((k, _filled(v, values, problems)) for k, v in entries))
+        case List(items):
+            return replace(node, items=tuple(_filled(i, values, problems) for i in items))
+        case Scalar(value=str(text)) if "${vars." in text:
+            return _scalar(node, text, values, problems)
+    return node
+
+
+def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar], problems: list[Diagnostic]) -> Scalar:
+    for name in _VARIABLE.findall(text):
+        if name not in values:
+            hint = f"Add it under `vars:`, or on the command line: `vars.{name}=...`."
+            problems.append(
+                Diagnostic("vars-unknown", f"unknown variable '{name}'.{did_you_mean(name, values)}", node.span, hint)
+            )
+            return node
+    if (alone := _VARIABLE.fullmatch(text)) is not None:
+        return replace(node, value=values[alone[1]].value, text=values[alone[1]].text)
+    put = _VARIABLE.sub(lambda m: values[m[1]].text, text)
+    return replace(node, value=put, text=put)

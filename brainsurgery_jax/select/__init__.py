@@ -1,0 +1,23 @@
+"""Patterns over tensor names, templates for new names, slices: pure functions, no arrays and no files."""
+
+from brainsurgery_jax.select.error import RefError
+from brainsurgery_jax.select.pattern import Binding, Pattern, compile_pattern
+from brainsurgery_jax.select.ref import Ref, parse_ref
+from brainsurgery_jax.select.slices import Index, Range, SliceSpec, parse_slice, resolve
+from brainsurgery_jax.select.template import Template, compile_template
+
+__all__ = [
+    "Binding",
+    "Index",
+    "Pattern",
+    "Range",
+    "Ref",
+    "RefError",
+    "SliceSpec",
+    "Template",
+    "compile_pattern",
+    "compile_template",
+    "parse_ref",
+    "parse_slice",
+    "resolve",
+]

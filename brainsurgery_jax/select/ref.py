@@ -1,0 +1,149 @@
+"""References to tensors as a plan writes them: `alias::name::[slice]`, a list of tokens, or a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.select.error import RefError
+from brainsurgery_jax.select.slices import SliceSpec, parse_slice
+
+FORMS_HINT = "Write 'alias::name', 'alias::name::[slice]', a list of tokens, or {alias: ..., name: ..., slice: ...}."
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Where to look (`alias`), for what (`name`, as written: text, or structured tokens), and which part of it."""
+
+    alias: str
+    name: str | tuple[str, ...]
+    index: SliceSpec | None = None
+
+    def __str__(self) -> str:
+        name = self.name if isinstance(self.name, str) else f"[{', '.join(self.name)}]"
+        return f"{self.alias}::{name}" + ("" if self.index is None else f"::{self.index}")
+
+
+def parse_ref(value: object, default_alias: str | None, *, literal: bool = False) -> Ref:
+    """The reference that a plan's value spells.
+
+    **Arguments**: `value`, text, a list of tokens, or a mapping; `default_alias`, the alias of a reference that names
+    none (None: it must name one); `literal`, whether the name is taken as it is, so that a list makes no sense.
+    """
+    match value:
+        case str():
+            return _from_text(value, default_alias)
+        case list() | tuple():
+            return Ref(_alias("", default_alias, value), _tokens(cast("list[object]", value), literal))
+        case Mapping():
+            return _from_mapping(cast("Mapping[object, object]", value), default_alias, literal)
+    raise RefError(
+        "ref-type", f"expected a reference to tensors, found {value!r}", f"{FORMS_HINT} Quote it if it is text."
+    )
+
+
+def _from_text(text: str, default: str | None) -> Ref:
+    match _split(text):
+        case [name]:
+            return _ref("", name, None, default, text)
+        case [head, tail] if _bracketed(tail) and (default is not None or "::" in tail):
+            return _ref("", head, tail, default, text)
+        case [alias, name]:
+            return _ref(alias, name, None, default, text)
+        case [alias, name, tail] if _bracketed(tail):
+            return _ref(alias, name, tail, default, text)
+        case [_, _, tail]:
+            message = f"'{text}': the third part, '{tail}', is not a slice in brackets"
+            raise RefError("ref-parts", message, "Write 'alias::name::[slice]', such as 'base::wte.weight::[:10, 0]'.")
+        case parts:
+            message = f"'{text}' has {len(parts)} parts separated by '::', at most three make sense"
+            raise RefError("ref-parts", message, f"{FORMS_HINT} A name that contains '::' needs the mapping form.")
+
+
+def _split(text: str) -> list[str]:
+    """The parts between `::`, with a trailing bracketed slice kept whole, since `[::2]` holds a `::` itself."""
+    parts = text.split("::")
+    opening = [at for at, part in enumerate(parts) if at and part.startswith("[")]
+    if opening and text.endswith("]"):
+        parts[opening[-1] :] = ["::".join(parts[opening[-1] :])]
+    return parts
+
+
+def _bracketed(text: str) -> bool:
+    return text.startswith("[") and text.endswith("]")
+
+
+def _ref(alias: str, name: str, tail: str | None, default: str | None, found: object) -> Ref:
+    if not name:
+        raise RefError("ref-empty", f"{found!r} names no tensor: the name is empty", "To take every tensor write '.*'.")
+    return Ref(_alias(alias, default, found), name, None if tail is None else parse_slice(tail))
+
+
+def _alias(alias: str, default: str | None, found: object) -> str:
+    if alias:
+        return alias
+    if default is not None:
+        return default
+    message = (
+        f"{_shown(found)} says no alias, and there is no default alias (only a plan with exactly one input has one)"
+    )
+    raise RefError("ref-no-alias", message, _alias_hint(found))
+
+
+def _alias_hint(found: object) -> str:
+    if isinstance(found, str):
+        return f"Write which input is meant: 'ALIAS::{found.removeprefix('::')}'."
+    return "Write which input is meant, in the mapping form: {alias: ALIAS, name: ...}."
+
+
+def _shown(found: object) -> str:
+    return f"'{found}'" if isinstance(found, str) else f"the reference {found!r}"
+
+
+def _from_mapping(value: Mapping[object, object], default: str | None, literal: bool) -> Ref:
+    known = ("alias", "name", "slice")
+    for key in value:
+        if key not in known:
+            message = f"a reference has no key '{key}'.{did_you_mean(str(key), known)}"
+            raise RefError("ref-key", message, "Its keys are 'name' and, if needed, 'alias' and 'slice'.")
+    name, alias, tail = (value.get(key) for key in ("name", "alias", "slice"))
+    if isinstance(name, list | tuple):
+        name = _tokens(cast("list[object]", name), literal)
+    elif not isinstance(name, str) or not name:
+        raise RefError(
+            "ref-empty", f"the reference {dict(value)!r} has no 'name' (text or a list of tokens)", FORMS_HINT
+        )
+    return Ref(_alias(_text("alias", alias), default, dict(value)), name, None if tail is None else _slice(tail))
+
+
+def _text(key: str, value: object) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise RefError("ref-type", f"'{key}' of a reference must be text, found {value!r}", f"Quote it: {key}: '{value}'.")
+
+
+def _slice(value: object) -> SliceSpec:
+    # YAML reads 1:30 as a number in base 60 and [1:30] as a list: text is the one safe form
+    if isinstance(value, str):
+        return parse_slice(value)
+    raise RefError("slice-syntax", f"'slice' must be text in quotes, found {value!r}", "Write slice: '[0, 1:5]'.")
+
+
+def _tokens(items: list[object] | tuple[object, ...], literal: bool) -> tuple[str, ...]:
+    shown = list(items)
+    if literal:
+        message = f"the tokens {shown!r} stand where one name is taken literally"
+        raise RefError("ref-literal", message, "Write the full name as text.")
+    if not items:
+        raise RefError("ref-empty", "a structured reference needs at least one token, found []", FORMS_HINT)
+    for item in items:
+        if not isinstance(item, str):
+            message = f"token {item!r} of {shown!r} is not text"
+            raise RefError("ref-type", message, f"Quote it: '{item}'.")
+        if not item:
+            raise RefError(
+                "ref-empty", f"{shown!r} holds an empty token", "Leave it out, or write '$x' for any segment."
+            )
+    return tuple(str(item) for item in items)

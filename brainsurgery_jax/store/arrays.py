@@ -1,0 +1,61 @@
+"""The door between our dtypes and numpy: element types by name, and fresh memory aligned for zero-copy use."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.errors import StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ALIGNMENT = 64
+"""XLA takes host memory without a copy if it starts at a multiple of this."""
+
+
+def numpy_dtype(dtype: DType, *, path: object = "array", tensor: str | None = None) -> np.dtype:
+    """The numpy dtype of our dtype; `path` and `tensor` say in the error what was being read or written."""
+    import numpy as np
+
+    if dtype.numpy is None:
+        raise StoreError(
+            path,
+            f"the elements of dtype {dtype} cannot be read: it is carried as packed bytes only",
+            tensor=tensor,
+            remedy="Such a tensor can be copied, renamed and deleted whole, but not sliced or computed on.",
+        )
+    try:
+        return np.dtype(dtype.numpy)  # also finds the types of ml_dtypes, once that is imported
+    except TypeError:
+        return _ml_dtype(dtype, path, tensor)
+
+
+def _ml_dtype(dtype: DType, path: object, tensor: str | None) -> np.dtype:
+    import ml_dtypes
+    import numpy as np
+
+    scalar = getattr(ml_dtypes, dtype.numpy or "", None)
+    if scalar is None:
+        remedy = "Update it: `pip install -U ml_dtypes`."
+        raise StoreError(path, f"the installed ml_dtypes has no {dtype}", tensor=tensor, remedy=remedy)
+    return np.dtype(scalar)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """A fresh uninitialised C-contiguous array that starts at a multiple of 64 bytes."""
+    import numpy as np
+
+    nbytes = prod(shape) * dtype.itemsize
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    skip = -memory.ctypes.data % ALIGNMENT
+    return memory[skip : skip + nbytes].view(dtype).reshape(shape)
+
+
+def byte_view(array: np.ndarray) -> memoryview:
+    """The bytes of a C-contiguous array, writable if it is; not a copy."""
+    import numpy as np
+
+    assert array.flags.c_contiguous, "only contiguous arrays have a byte view"
+    return array.reshape(-1).view(np.uint8).data  # ml_dtypes arrays have no buffer of their own

@@ -1,0 +1,107 @@
+"""The vocabulary of stores: what a header tells, and the two protocols that every format implements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from brainsurgery_jax.dtypes import Aval
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from brainsurgery_jax.store.atomic import Staged
+
+Box = tuple[tuple[int, int, int], ...]
+"""`(start, stop, step)` per dimension; `0 <= start <= stop <= dim` and `step >= 1`."""
+
+
+class TensorInfo(NamedTuple):
+    """Where a tensor lies: its aval, the index of its file in `Header.files`, its absolute byte offset there."""
+
+    aval: Aval
+    file: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """All that a checkpoint tells before a tensor byte is read.
+
+    `tensors` is in state-dict order: by data offset within a file, files by name. `path` is what the user named,
+    `files` are the paths behind it.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+
+class FileRun(NamedTuple):
+    """A run of bytes in a file of a source, for `Writer.copy`."""
+
+    fd_source: Source
+    file: int
+    offset: int
+    nbytes: int
+
+
+class Source(Protocol):
+    """A checkpoint open for reading. Every method may be called from any thread."""
+
+    @property
+    def header(self) -> Header:
+        """What the checkpoint holds."""
+        ...
+
+    @property
+    def bytes_read(self) -> int:
+        """Tensor bytes read so far; headers, and bytes that a writer copies from file to file, do not count."""
+        ...
+
+    def read(self, name: str, box: Box | None = None) -> np.ndarray:
+        """The box, or the whole tensor, as a fresh C-contiguous array that starts at a multiple of 64 bytes."""
+        ...
+
+    def read_range(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Elements `start` to `stop` in row-major order, one-dimensional, fresh and aligned like `read`."""
+        ...
+
+    def file_run(self, name: str, start: int, stop: int) -> FileRun | None:
+        """The bytes of elements `start` to `stop`, or None where this store cannot name them as a run."""
+        ...
+
+    def fileno(self, file: int) -> AbstractContextManager[int]:
+        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
+        ...
+
+    def verify_unchanged(self) -> None:
+        """Raises StoreError if a file was replaced, resized or written to since it was opened."""
+        ...
+
+    def close(self) -> None:
+        """Gives all descriptors back."""
+        ...
+
+
+class Writer(Protocol):
+    """A checkpoint being written to its staging path. `put` and `copy` come in any order, from any thread."""
+
+    def put(self, name: str, start: int, data: np.ndarray) -> None:
+        """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
+        ...
+
+    def copy(self, name: str, start: int, run: FileRun) -> None:
+        """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
+        ...
+
+    def finish(self) -> Staged:
+        """The complete checkpoint, ready for `atomic.publish`; refused while bytes are missing."""
+        ...
+
+    def abort(self) -> None:
+        """Removes what was written. May be called at any time, and twice."""
+        ...

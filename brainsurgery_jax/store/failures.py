@@ -1,0 +1,34 @@
+"""System errors made into `StoreError`s that name the file and say what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from brainsurgery_jax.errors import StoreError
+
+
+def remedy_for(error: OSError) -> str:
+    """What a user can do about a system error, or an empty string."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return "Free some space there, or write to another disk."
+        case errno.EACCES | errno.EPERM:
+            return "Check the permissions of the file and of the folders above it."
+        case errno.EROFS:
+            return "The file system is mounted read-only; write to another place."
+        case errno.EMFILE | errno.ENFILE:
+            return "Too many files are open; raise the limit with `ulimit -n 4096`."
+        case errno.EIO:
+            return "The disk or network reported a fault; check it before trying again."
+    return ""
+
+
+@contextmanager
+def os_failures(path: object, doing: str) -> Iterator[None]:
+    """Turns an OSError of its block into a StoreError: `PATH: could not DOING: REASON`."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(path, f"could not {doing}: {error.strerror or error}", remedy=remedy_for(error)) from error

@@ -1,0 +1,38 @@
+"""What belongs to a checkpoint folder: weight files, other files, and links that stay inside."""
+
+from __future__ import annotations
+
+import os
+
+TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth"})
+WEIGHT_SUFFIXES = TORCH_SUFFIXES | {
+    ".safetensors", ".ckpt", ".distcp", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy",
+}  # fmt: skip
+ORBAX_MARKS = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"})
+LOCKFILE = "brainsurgery.lock.json"
+
+
+def suffix_of(path: str) -> str:
+    """The suffix in lower case with its dot, or an empty string."""
+    return os.path.splitext(path)[1].lower()
+
+
+def holds_checkpoint(folder: str) -> bool:
+    """Whether anything at the top of the folder says that a checkpoint lives there."""
+    names = os.listdir(folder)
+    marks = ORBAX_MARKS | {"config.json", "adapter_config.json", LOCKFILE, ".metadata"}
+    return any(name in marks or suffix_of(name) in WEIGHT_SUFFIXES for name in names)
+
+
+def stays_inside(folder: str, path: str) -> bool:
+    """Whether `path`, with all its links followed, lies in `folder`.
+
+    The cache of the Hugging Face hub is `snapshots/REVISION/NAME -> ../../blobs/HASH`: its `blobs` count as inside.
+    """
+    root = os.path.realpath(folder)
+    roots = [root]
+    above, parent = os.path.split(os.path.dirname(root))
+    if parent == "snapshots":
+        roots.append(os.path.join(above, "blobs"))
+    target = os.path.realpath(path)
+    return any(os.path.commonpath([root, target]) == root for root in roots)

@@ -1,0 +1,99 @@
+"""Reading, writing and copying byte ranges of files by position, so that threads may share a descriptor."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from brainsurgery_jax.errors import StoreError
+
+CHUNK = 8 << 20
+"""Bytes in memory at once where a copy must go through memory."""
+
+_CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_CANNOT_ALLOCATE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def read_into(fd: int, view: memoryview, offset: int, *, path: str, tensor: str | None = None) -> None:
+    """Fills `view` with the bytes of the file from `offset` on; a file that ends too early is a StoreError."""
+    done = 0
+    while done < len(view):
+        count = _pread(fd, view[done:], offset + done)
+        if not count:
+            problem = (
+                f"truncated while reading: the file ends at byte {offset + done}, {len(view) - done} bytes too early"
+            )
+            remedy = "Something shortened the file while it was in use; restore it and run again."
+            raise StoreError(path, problem, tensor=tensor, remedy=remedy)
+        done += count
+
+
+def _pread(fd: int, view: memoryview, offset: int) -> int:
+    if (preadv := getattr(os, "preadv", None)) is not None:
+        return preadv(fd, [view], offset)  # the kernel stops at 2 GiB, the loop goes on
+    data = os.pread(fd, min(len(view), CHUNK), offset)
+    view[: len(data)] = data
+    return len(data)
+
+
+def read_bytes(fd: int, nbytes: int, offset: int, *, path: str) -> bytes:
+    """Exactly `nbytes` bytes of the file from `offset` on."""
+    buffer = bytearray(nbytes)
+    read_into(fd, memoryview(buffer), offset, path=path)
+    return bytes(buffer)
+
+
+def write_all(fd: int, view: memoryview, offset: int) -> None:
+    """Writes all of `view` at `offset`, however little the system takes at a time."""
+    done = 0
+    while done < len(view):
+        count = os.pwrite(fd, view[done:], offset + done)
+        if not count:
+            raise OSError(errno.EIO, "the system accepted no more bytes")
+        done += count
+
+
+def allocate(fd: int, nbytes: int) -> None:
+    """Reserves the blocks of a new file, so that running out of space shows before the work; else sets its size."""
+    reserve = getattr(os, "posix_fallocate", None)
+    if reserve is not None and nbytes:
+        try:
+            reserve(fd, 0, nbytes)
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT_ALLOCATE:
+                raise
+    os.ftruncate(fd, nbytes)
+
+
+def copy_range(source: int, source_offset: int, target: int, offset: int, nbytes: int, *, path: str) -> None:
+    """Copies bytes from one descriptor to another: in the kernel where it can (maybe sharing blocks), else by chunks.
+
+    `path` names the source in the error for a file that ends too early.
+    """
+    done = _copy_in_kernel(source, source_offset, target, offset, nbytes)
+    if done == nbytes:
+        return
+    buffer = memoryview(bytearray(min(CHUNK, nbytes - done)))
+    while done < nbytes:
+        chunk = buffer[: nbytes - done]
+        read_into(source, chunk, source_offset + done, path=path)
+        write_all(target, chunk, offset + done)
+        done += len(chunk)
+
+
+def _copy_in_kernel(source: int, source_offset: int, target: int, offset: int, nbytes: int) -> int:
+    """Bytes copied before the kernel declined. Nothing copied may mean end of file: the plain loop will tell."""
+    copy = getattr(os, "copy_file_range", None)
+    done = 0
+    while copy is not None and done < nbytes:
+        try:
+            count = copy(source, target, nbytes - done, source_offset + done, offset + done)
+        except OSError as error:
+            if error.errno not in _CANNOT_COPY:
+                raise
+            break
+        if not count:
+            break
+        done += count
+    return done

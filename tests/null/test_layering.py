@@ -1,0 +1,114 @@
+"""Who may import whom: every import statement of the package, held against one table."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import resolve_name
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# Row: what its modules may import of ours, beside their own row. The longest row that fits a module counts; `ops.*` are
+# the members of `ops`, which must not import each other. `__init__` is the public API, what the package itself offers.
+MAY_IMPORT = {
+    "errors": "",
+    "dtypes": "",
+    "version": "",
+    "_lazy": "",
+    "nametree": "",
+    "moves": "errors dtypes select",
+    "store": "errors dtypes",
+    "select": "errors dtypes",
+    "op": "errors dtypes select moves _lazy",
+    "ops": "errors dtypes select moves _lazy op",
+    "ops.*": "errors dtypes select moves _lazy nametree op ops._math ops._compare ops._fields",
+    "plan": "errors dtypes select op",
+    "graph": "errors dtypes select moves _lazy op",
+    "lower": "errors dtypes moves select op plan graph store.base store.detect",
+    "engine": "errors dtypes moves _lazy op graph store lower.program lower.fold",
+    "session": "errors dtypes moves _lazy nametree version select op ops plan graph lower store engine api",
+    "checkpoint": "errors dtypes select store",
+    "world": "graph store",
+    "apply": "errors dtypes moves _lazy select op ops plan graph lower store engine world",
+    "api": "errors dtypes moves _lazy select op ops plan graph lower store engine session world checkpoint apply",
+    "cli": "errors version nametree op session api",
+    "web": "errors version nametree op session api",
+    "converters": "__init__",
+    "__init__": "errors version op session api checkpoint",
+    "__main__": "cli",
+}
+
+# To import one of these is to load JAX, and `--help`, `inspect` and plans that only rename must not wait for it.
+LOADS_JAX = "jax jaxlib flax orbax"
+MAY_LOAD_JAX = "_lazy engine store.orbax"
+
+
+def test_every_module_imports_only_what_its_row_of_the_table_allows():
+    wrong = [
+        f"{place}: {module} may not import {target}; its row '{row}' allows: {MAY_IMPORT[row] or 'nothing of ours'}"
+        for module, row in rows().items()
+        for place, target in our_imports(module)
+        if not within(target, f"{row} {MAY_IMPORT[row]}")
+    ]
+    assert not wrong, "\n".join(["move the code, or amend MAY_IMPORT if the design has changed:", *wrong])
+
+
+def test_no_import_statement_outside_the_engine_loads_jax():
+    wrong = [
+        f"{place}: {module} imports {name}; take it from brainsurgery_jax._lazy"
+        for module in modules()
+        if not within(module, MAY_LOAD_JAX)
+        for place, name in imports(module)
+        if within(name, LOADS_JAX)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def within(name: str, packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages.split())
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module by its dotted name under `brainsurgery_jax`; a package goes by its own name."""
+    ours = {path.relative_to(ROOT / "brainsurgery_jax"): path for path in (ROOT / "brainsurgery_jax").rglob("*.py")}
+    ours |= {path.relative_to(ROOT): path for path in (ROOT / "converters").rglob("*.py")}
+    return {".".join(name.with_suffix("").parts).removesuffix(".__init__"): path for name, path in sorted(ours.items())}
+
+
+def rows() -> dict[str, str]:
+    """The row of the table that each module comes under."""
+    found = {module: next((row for row in fitting(module) if row in MAY_IMPORT), None) for module in modules()}
+    missing = [module for module, row in found.items() if row is None]
+    assert not missing, f"no row in MAY_IMPORT for {missing}: say what they may import"
+    return {module: row for module, row in found.items() if row is not None}
+
+
+def fitting(module: str) -> Iterator[str]:
+    yield module
+    while "." in module:
+        module = module.rpartition(".")[0]
+        yield from (f"{module}.*", module)
+
+
+def our_imports(module: str) -> Iterator[tuple[str, str]]:
+    heads = {name.partition(".")[0] for name in [*modules(), *MAY_IMPORT]}
+    for place, name in imports(module):
+        if within(name, "brainsurgery_jax"):
+            inner = name.removeprefix("brainsurgery_jax").removeprefix(".")
+            yield place, inner if inner.partition(".")[0] in heads else "__init__"
+
+
+def imports(module: str) -> Iterator[tuple[str, str]]:
+    """Place and full name of all that a module imports, also inside functions and under TYPE_CHECKING."""
+    path = modules()[module]
+    name = f"brainsurgery_jax.{module}".removesuffix(".__init__")
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((f"{path.relative_to(ROOT)}:{node.lineno}", alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve_name("." * node.level + (node.module or ""), package)
+            yield from ((f"{path.relative_to(ROOT)}:{node.lineno}", f"{base}.{alias.name}") for alias in node.names)

@@ -1,0 +1,224 @@
+"""Patterns given as regular expressions, and the time limit on all of them."""
+
+from __future__ import annotations
+
+import re
+from time import monotonic
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import brainsurgery_jax.select.pattern as pattern_module
+from brainsurgery_jax.select import RefError, compile_pattern
+from brainsurgery_jax.select.regexes import scan
+
+NAMES = ("h.0.w", "h.10.w", "h.2.w", "ln.weight", "lnXweight")
+REGEXES = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            "b",
+            ".",
+            r"\.",
+            r"\d",
+            "[ab]",
+            "[^]b]",
+            "[a[]",
+            "(",
+            ")",
+            "(?:",
+            "(?P<x>",
+            "*",
+            "+",
+            "?",
+            "|",
+            "{2}",
+            "{1,2}",
+            "{",
+            "}",
+        ]
+    ),
+    max_size=8,
+).map("".join)
+TEXTS = st.text("ab.1{}[]2,", max_size=6)
+
+
+def is_regex(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+def test_a_pattern_matches_the_whole_name():
+    assert [name for name, _ in compile_pattern(r"h\..").matches(["h.0", "h.0.w", "x.h.0"])] == ["h.0"]
+
+
+def test_a_dot_is_a_wildcard():
+    assert [name for name, _ in compile_pattern("ln.weight").matches(NAMES)] == ["ln.weight", "lnXweight"]
+
+
+def test_matches_come_in_lexicographic_order():
+    names = [name for name, _ in compile_pattern(r"h\..*").matches(reversed(NAMES))]
+    assert names == ["h.0.w", "h.10.w", "h.2.w"]
+
+
+def test_a_match_binds_the_groups():
+    pattern = compile_pattern(r"h\.(?P<i>\d+)\.(w)")
+    assert pattern.match("h.10.w") == ("10", "w")
+    assert pattern.names == {"i": 0}
+
+
+def test_a_group_that_takes_no_part_binds_empty_text():
+    assert compile_pattern("(a)?b").match("b") == ("",)
+    assert compile_pattern("(a)|b").match("b") == ("",)
+
+
+def test_no_match_is_none():
+    assert compile_pattern("a").match("b") is None
+
+
+def test_a_bad_regex_names_the_position():
+    with pytest.raises(RefError, match=r"'h\.\(0' is not a regular expression: missing \).* at position 2") as caught:
+        compile_pattern("h.(0")
+    assert caught.value.code == "regex-syntax"
+
+
+def test_a_lone_star_is_explained():
+    with pytest.raises(RefError, match=r"nothing to repeat at position 0\n.*any text is '\.\*'"):
+        compile_pattern("*.weight")
+
+
+@pytest.mark.parametrize("text", ["a{99999999999999999999}", "(" * 5000 + ")" * 5000])
+def test_an_absurd_regex_is_an_error_of_the_plan(text: str):
+    with pytest.raises(RefError, match="is not a regular expression"):
+        compile_pattern(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [
+        ("a.b", None),
+        (r"a\.b", "a.b"),
+        ("w{x}", "w{x}"),
+        ("a{2}", None),
+        (r"\d", None),
+        ("(a)", None),
+        ("a|b", None),
+        (r"\N{DASH}", None),
+    ],
+)
+def test_a_regex_without_metacharacters_is_one_name(text: str, literal: str | None):
+    assert scan(text).literal == literal
+
+
+def test_one_name_is_looked_up_not_searched():
+    class Known(dict[str, int]):
+        def __iter__(self):
+            raise AssertionError("searched")
+
+    assert compile_pattern(r"a\.b").matches(Known({"a.b": 1})) == [("a.b", ())]
+    assert compile_pattern(r"a\.c").matches(Known({"a.b": 1})) == []
+
+
+@given(st.text())
+def test_an_escaped_text_is_literal(text: str):
+    pattern = compile_pattern(re.escape(text))
+    assert pattern.literal == text
+    assert pattern.match(text) == ()
+
+
+@pytest.mark.filterwarnings("ignore:Possible nested set")
+@given(REGEXES, TEXTS)
+def test_a_literal_is_the_only_name_that_matches(regex: str, text: str):
+    assume(is_regex(regex))
+    literal = scan(regex).literal
+    assume(literal is not None)
+    assert bool(re.fullmatch(regex, text)) == (text == literal)
+    assert re.fullmatch(regex, str(literal))
+
+
+@pytest.mark.filterwarnings("ignore:Possible nested set")
+@given(REGEXES, TEXTS)
+def test_patterns_match_as_re_does(regex: str, text: str):
+    assume(is_regex(regex))
+    expected = re.fullmatch(regex, text)
+    assert compile_pattern(regex).match(text) == (None if expected is None else expected.groups(""))
+
+
+@pytest.mark.filterwarnings("ignore:Possible nested set")
+@given(REGEXES, TEXTS)
+def test_patterns_under_a_time_limit_match_as_re_does(regex: str, text: str):
+    guarded = f"(?=)(?:{regex})"  # look-ahead is never taken for safe
+    assume(is_regex(regex) and is_regex(guarded) and not scan(guarded).safe)
+    assert (compile_pattern(guarded).match(text) is None) == (re.fullmatch(guarded, text) is None)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("(?:a){e<=1}", "a{e<=1}"),
+        ("(?=)[[:alpha:]]", "a]"),
+        (r"(?=)[\[x]", "["),
+        (r"(?=)\N{LATIN SMALL LETTER A}", "a"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Possible (nested|set)")
+def test_extensions_of_the_guarded_matcher_mean_nothing(text: str, name: str):
+    pattern = compile_pattern(text)
+    assert re.fullmatch(text, name)
+    assert pattern.match(name) == ()
+    assert pattern.match("b") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"(a+)+",
+        r"(?:ab)?",
+        r"(a)\1",
+        r"(?P<x>a)(?P=x)",
+        "(?=a)a",
+        "(?i)a",
+        "a*b*c*d*",
+        "a?" * 11,
+        "a|" * 11,
+        "a{0,9}" * 4,
+    ],
+)
+def test_a_regex_that_might_explode_is_not_safe(text: str):
+    assert not scan(text).safe
+
+
+@pytest.mark.parametrize(
+    "text", [r"h\.(\d+)\.(.*)\.w", r"(?P<i>[0-9]+)\.(?:q|k|v)", r"a{3}b?", r"[(+)+]*", r"\(a\)*", "a{2}" * 5]
+)
+def test_a_regex_of_few_plain_repetitions_is_safe(text: str):
+    assert scan(text).safe
+
+
+@pytest.mark.parametrize("regex", ["(a+)+b", "(a|aa)+b", "(a*)*b", "(.*a){30}b"])
+def test_a_catastrophic_regex_ends_in_bounded_time(regex: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pattern_module, "TIME_LIMIT", 0.2)
+    started = monotonic()
+    try:
+        assert compile_pattern(regex).match("a" * 60) is None
+    except RefError as error:
+        assert error.code == "regex-timeout"
+    assert monotonic() - started < 2
+
+
+def test_a_regex_out_of_time_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pattern_module, "TIME_LIMIT", 0.1)
+    with pytest.raises(RefError, match=r"'\(a\|aa\)\+c' took more than 0.1 s on 1 names") as caught:
+        compile_pattern("(a|aa)+c").match("a" * 60)
+    assert caught.value.code == "regex-timeout"
+
+
+@pytest.mark.parametrize("source", ["a.*", "(?=)a", ("*x", "~[ab]+")])
+def test_the_time_limit_holds_over_all_names_together(source: str | tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pattern_module, "TIME_LIMIT", -1.0)
+    with pytest.raises(RefError, match="on 2 names and was stopped"):
+        compile_pattern(source).matches(["a.a", "a.b"])

@@ -1,0 +1,139 @@
+"""Paths: which source opens them, and what they mean as outputs."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.detect import OutputKind, open_source, output_kind, parse_size
+from brainsurgery_jax.store.sizes import show_size
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_file_and_a_folder_open_alike(here: Path) -> None:
+    (here / "model").mkdir()
+    save_file({"x": np.ones(1)}, here / "model" / "model.SAFETENSORS")
+    assert list(open_source("model").header.tensors) == ["x"]
+    assert list(open_source("model/model.SAFETENSORS").header.tensors) == ["x"]
+
+
+def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    save_file({"x": np.ones(1)}, here / "m.safetensors")
+    assert open_source("~/m.safetensors").header.path == str(here / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("modle.safetensors", r"does not exist. Did you mean 'model.safetensors'\?\n.*start at the current folder"),
+        ("none/x.safetensors", r"does not exist, nor does the folder .*none"),
+        ("a.pt", r"is a torch checkpoint\n.*safetensors.torch.save_file"),
+        ("a.BIN", "is a torch checkpoint"),
+        ("a.gguf", "has the suffix '.gguf', which tells no format"),
+        ("plain", "has the suffix '', which tells no format"),
+        ("model.safetensors.index.json", r"is the index of a checkpoint, not the checkpoint\n.*its folder instead: \."),
+        ("pipe", "is neither a file nor a folder"),
+        ("broken", "is a link to a file that is not there"),
+    ],
+)
+def test_what_cannot_be_opened_says_why(here: Path, path: str, message: str) -> None:
+    for name in ("model.safetensors", "a.pt", "a.BIN", "a.gguf", "plain", "model.safetensors.index.json"):
+        (here / name).touch()
+    os.mkfifo(here / "pipe")
+    (here / "broken").symlink_to("nowhere")
+    with pytest.raises(StoreError, match=f"^{re.escape(path)}: {message}"):
+        open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "format", "directory"),
+    [
+        ("out.safetensors", None, False),
+        ("out.SafeTensors", "safetensors", False),
+        ("out", None, True),
+        ("deep/er/out", "safetensors", True),
+        ("out/", None, True),
+        ("llama-3.1/", None, True),
+        ("llama-3.1", "safetensors", True),
+        ("out.safetensors/", None, True),
+        ("here.bin", None, True),
+        ("..", None, True),
+        (".hidden", None, True),
+    ],
+)
+def test_the_suffix_decides_between_a_file_and_a_folder(
+    here: Path, path: str, format: str | None, directory: bool
+) -> None:
+    (here / "here.bin").mkdir()
+    assert output_kind(path, format) == OutputKind(path, directory, "safetensors", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "format", "shard", "message"),
+    [
+        (
+            "llama-3.1",
+            None,
+            None,
+            r"ends in '.1', which tells no format.*write 'llama-3.1/' or add `format: safetensors`",
+        ),
+        ("x.pt", None, None, r"ends in .pt, and this version writes safetensors. Write to 'x.safetensors'"),
+        ("x.bin", "safetensors", None, "ends in .bin, and this version writes safetensors"),
+        ("x.npz", None, None, "ends in .npz"),
+        ("x", "torch", None, "format 'torch' cannot be written by this version"),
+        ("x", "safetensor", None, "unknown format 'safetensor'. Did you mean 'safetensors'"),
+        ("", None, None, "the output path is empty"),
+        ("x.safetensors", None, "5GB", "is one file, and a shard size needs a folder. Drop `shard`, or write to 'x/'"),
+        ("x", None, "5", "expected a size such as 5GB or 500MB, or none; got '5'"),
+    ],
+)
+def test_an_output_that_makes_no_sense_says_what_to_write(
+    path: str, format: str | None, shard: str | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        output_kind(path, format, shard)
+
+
+def test_no_shards_is_fine_for_a_file_and_a_size_for_a_folder(here: Path) -> None:
+    assert output_kind("x.safetensors", None, "none").shard_bytes is None
+    assert output_kind("x", None, "1 kb").shard_bytes == 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("5GB", 5 << 30), ("500 mb", 500 << 20), ("1b", 1), ("2KiB", 2048), ("3Tb", 3 << 40), (" None ", None)],
+)
+def test_sizes_are_powers_of_1024(text: str, nbytes: int | None) -> None:
+    assert parse_size(text) == nbytes
+
+
+@pytest.mark.parametrize("text", ["", "5", "GB", "1.5GB", "-1GB", "5 GB 3", "5PB", "5iB", "٣GB"])
+def test_a_size_that_is_none_is_explained(text: str) -> None:
+    with pytest.raises(ValueError, match=rf"expected a size such as 5GB or 500MB, or none; got '{re.escape(text)}'"):
+        parse_size(text)
+
+
+def test_a_size_of_zero_points_to_none() -> None:
+    with pytest.raises(ValueError, match=r"must be more than zero, got '0 MB'.*write none"):
+        parse_size("0 MB")
+
+
+@given(st.integers(1, 1023), st.sampled_from(["B", "KB", "MB", "GB", "TB"]))
+def test_a_size_shown_reads_as_the_same_size(number: int, unit: str) -> None:
+    size = parse_size(f"{number}{unit}")
+    assert size is not None
+    assert parse_size(show_size(size).replace(".0", "")) == size
