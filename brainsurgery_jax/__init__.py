@@ -11,6 +11,8 @@ tree = bs.open("model/")
 ```
 """
 
+from typing import Any
+
 from brainsurgery_jax.version import __version__
 
 _API = ("Checkpoint", "Explanation", "Plan", "Report", "check", "explain", "load", "open", "run")
@@ -33,7 +35,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     # The API is imported at its first use: the command's `--help` and `inspect` answer without the registry of ops.
     from importlib import import_module
 

@@ -20,10 +20,12 @@ from brainsurgery_jax.world import Files
 
 
 class Report(NamedTuple):
-    """What a run did: what its steps said, and the checkpoints that it published, as (path, bytes, tensors)."""
+    """What a run did: what its steps said, the checkpoints that it published, as (path, bytes, tensors), and the steps
+    that ran, as plain data."""
 
     said: tuple[str, ...]
     published: tuple[tuple[str, int, int], ...]
+    steps: tuple[Any, ...] = ()
 
 
 class Explanation(NamedTuple):
@@ -92,14 +94,20 @@ def _composed(mapping: Mapping[str, Any]) -> Map:
 def parsed(root: Map) -> Plan:
     """The plan of a composed document."""
     filled, problems = with_variables(root)
-    plan, more = parse(filled)
+    plan, more = parse(filled, frozenset(d.span for d in problems if d.span))
     return Plan(plan, (*problems, *more))
 
 
 def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
     """Every diagnostic, in the order of the plan. Reads headers only, starts no JAX backend."""
+    return lowered(plan, world).diagnostics
+
+
+def lowered(plan: Plan, world: Files | None = None) -> Program:
+    """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
     with closing(world or Files(provisional=True)) as files:
-        return (*plan.problems, *_lowered(plan, files).diagnostics)
+        program = _lowered(plan, files)
+    return program._replace(diagnostics=(*plan.problems, *program.diagnostics))
 
 
 def _lowered(plan: Plan, files: Files) -> Program:
@@ -134,16 +142,19 @@ def run(
     overwrite: bool = False,
     durable: bool = True,
     dry_run: bool = False,
+    memory: int | None = None,
     world: Files | None = None,
 ) -> Report:
     """Check a plan, execute it, publish its outputs.
 
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
-    `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing.
+    `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the budget
+    in bytes (default: a quarter of what is available).
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published.
     """
     from brainsurgery_jax.engine.events import Published, Said
-    from brainsurgery_jax.engine.execute import Budget, execute
+    from brainsurgery_jax.engine.budget import default_budget
+    from brainsurgery_jax.engine.execute import execute
 
     said: list[str] = []
     published: list[tuple[str, int, int]] = []
@@ -165,8 +176,8 @@ def run(
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if dry_run:
             program = program._replace(publications=())
-        execute(program, Budget(durable), tell)
-    return Report(tuple(said), tuple(published))
+        execute(program, default_budget(host_bytes=memory, durable=durable), tell)
+    return Report(tuple(said), tuple(published), tuple(e.step.text for e in program.effects))
 
 
 def _definite(plan: Plan, files: Files) -> Program:
@@ -176,13 +187,13 @@ def _definite(plan: Plan, files: Files) -> Program:
         program = lower(state, plan.data, files, steps)
         if not isinstance(program, Demand):
             return program
-        if plan.problems or state.diagnostics or _mistaken(plan):
-            return _lowered(plan, Files(provisional=True))
+        if plan.problems or state.diagnostics or _mistaken(plan, files):
+            return _lowered(plan, files.provisional_twin())
         state = _told(state, program)
 
 
-def _mistaken(plan: Plan) -> bool:
-    return any(d.severity == "error" for d in check(plan))
+def _mistaken(plan: Plan, files: Files) -> bool:
+    return any(d.severity == "error" for d in check(plan, files.provisional_twin()))
 
 
 def _told(state: State, demand: Demand) -> State:

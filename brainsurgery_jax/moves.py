@@ -370,5 +370,6 @@ def resolve_shape(shape: Sequence[int], size: int, found: Aval) -> tuple[int, ..
     filled = tuple(size // known if n == -1 and known else n for n in shape)
     if prod(filled) != size:
         text = ", ".join(map(str, shape))
-        raise Refusal("reshape-size", f"{found} has {size} elements, which do not fit the shape [{text}]", key="shape")
+        raise Refusal("reshape-size", f"{found} has {size} elements, which do not fit the shape [{text}]", key="shape",
+                      hint="The sizes must multiply to the number of elements; one size may be -1 and is then worked out.")  # fmt: skip
     return filled

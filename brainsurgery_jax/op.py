@@ -81,6 +81,7 @@ class Kernel(Generic[P, R]):
     - `moves`: params -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
     - `blocks`: makes values from nothing, block by block; called with the block's number and length.
     - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` where accepted is false.
+    - `rungs`: (avals, params) -> a ladder of ways to do it, cheapest first; the engine takes the first that is accepted.
     - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
     - `noop`: (avals, params) -> whether the result is the first operand itself.
     - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
@@ -93,6 +94,7 @@ class Kernel(Generic[P, R]):
     blocks: bool = False
     guarded: bool = False
     refusal: str = ""
+    rungs: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Rung, ...]] | None = None
     result: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Aval, ...]] | None = None
     noop: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
     check: Callable[[tuple[Aval, ...], Mapping[str, Any]], None] | None = None
@@ -109,6 +111,18 @@ class Kernel(Generic[P, R]):
     def numbers(self) -> frozenset[str]:
         """Names of the parameters that are passed to compiled code as values, so that a new number needs no new code."""
         return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
+
+
+class Rung(NamedTuple):
+    """One way to do what a kernel does: another kernel, with static parameters of its own.
+
+    It returns `(result, accepted, facts)`. `certain`: taken whatever it says of itself.
+    """
+
+    name: str
+    kernel: Kernel
+    static: Mapping[str, Any]
+    certain: bool = False
 
 
 class Keyword(NamedTuple):
@@ -324,7 +338,7 @@ class View(Protocol):
     def seed(self) -> int: ...
     def aliases(self) -> Sequence[str]: ...
     def names(self, alias: str) -> Sequence[str]: ...
-    def fetch(self, alias: str, name: str) -> Expr: ...
+    def fetch(self, alias: str, name: str, key: str = "") -> Expr: ...
     def has(self, alias: str, name: str) -> bool: ...
     def count(self, alias: str, name: str) -> tuple[int, int]: ...
     def match(self, ref: Ref, key: str = "") -> list[str]: ...
@@ -417,13 +431,15 @@ class Reduction(NamedTuple):
     """A one-pass summary of one or several equally shaped tensors, by blocks in row-major order.
 
     `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the answer;
-    `empty` is the answer for tensors without elements.
+    `empty` is the answer for tensors without elements. `traced` serves `apply` under `jax.jit`, where no answer can be
+    looked at: it maps the whole arrays to the verdict itself, a boolean scalar; without it an assert can only be skipped there.
     """
 
     block: Callable[..., Any]
     merge: Callable[[Any, Any], Any]
     finish: Callable[[Any], Any]
     empty: Any
+    traced: Callable[..., Any] | None = None
 
 
 class Known(NamedTuple):
@@ -497,7 +513,7 @@ def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | N
         case Negated(part):
             inner = settle(part, answers)
             return (
-                None if inner is None else Known(not inner.holds, "" if not inner.holds else "the inner assert holds")
+                None if inner is None else Known(not inner.holds, "" if not inner.holds else "the assert inside it holds, and should not")
             )
         case Every(parts):
             return _first(parts, answers, stop=False)

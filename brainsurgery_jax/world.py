@@ -11,16 +11,28 @@ from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 
 
+DEFAULT_SHARD = "5GB"
+
+
 class Files:
     """The file system. Holds every source that a run opened; `close` gives their descriptors back."""
 
     def __init__(
-        self, *, provisional: bool = False, overwrite: bool = False, sources: Mapping[str, Source] | None = None
+        self,
+        *,
+        provisional: bool = False,
+        overwrite: bool = False,
+        default_shard: str = DEFAULT_SHARD,
+        sources: Mapping[str, Source] | None = None,
     ):
         self.graph = Graph()
-        self.provisional, self.overwrite = provisional, overwrite
+        self.provisional, self.overwrite, self.default_shard = provisional, overwrite, default_shard
         self._sources: dict[str, Source] = dict(sources or {})
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
+
+    def provisional_twin(self) -> Files:
+        """A world with the same choices, to check in."""
+        return Files(provisional=True, overwrite=self.overwrite, default_shard=self.default_shard)
 
     def key(self, path: str) -> str:
         """One spelling for every way to write a path."""

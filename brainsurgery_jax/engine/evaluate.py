@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
+from brainsurgery_jax.engine.events import Factorized
 from brainsurgery_jax.engine.kernels import BLOCK, call_block, call_elementwise, call_whole, padded_length
-from brainsurgery_jax.graph.expr import Expr, is_whole
+from brainsurgery_jax.graph.expr import Expr, is_whole, walk
 from brainsurgery_jax.moves import Box, Reshape, box_shape, cover, flat_range, strides
 from brainsurgery_jax.store.arrays import numpy_dtype
 
@@ -40,19 +42,27 @@ class Evaluator:
     def __init__(self, given: Mapping[Expr, Any] | None = None):
         self.given = given or {}
         self.wholes: dict[Expr, tuple[Any, ...]] = {}
+        self.told: list[Factorized] = []
+
+    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
+        """Elements `start:stop` of each root, flat, in turn; what they share is made once. At most BLOCK elements."""
+        wanted = [Piece(e, start, stop) for e in roots]
+        values: dict[Piece, Any] = {}
+        uses, order = plan_pieces(wanted)
+        made = iter(order)
+        for root in wanted:
+            while root not in values:
+                piece, needs = next(made)
+                values[piece] = self._make(piece, [values[n] for n in needs])
+                for n in needs:
+                    _release(n, uses, values)
+            block = values[root]
+            _release(root, uses, values)
+            yield block
 
     def tile(self, e: Expr, start: int, stop: int) -> Any:
         """Elements `start:stop` of `e`, flat; at most BLOCK of them."""
-        root = Piece(e, start, stop)
-        values: dict[Piece, Any] = {}
-        uses, order = _plan(root)
-        for piece, needs in order:
-            values[piece] = self._make(piece, [values[n] for n in needs])
-            for n in needs:
-                uses[n] -= 1
-                if not uses[n]:
-                    del values[n]
-        return values[root]
+        return next(self.blocks([e], start, stop))
 
     def tiles(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """`(offset, block)` over a range, cut at multiples of BLOCK."""
@@ -75,7 +85,13 @@ class Evaluator:
 
     def compute(self, call: Expr) -> None:
         """Run a call that cannot be cut, and keep its results in `wholes`."""
-        self.wholes[call] = call_whole(call, [self.whole(s) for s in call.srcs])
+        begun = perf_counter()
+        outcome = call_whole(call, [self.whole(s) for s in call.srcs])
+        self.wholes[call] = outcome.values
+        if outcome.rung:
+            names = [e.name for e in walk([call]) if e.kind == "leaf"]
+            shape = call.srcs[0].aval.shape
+            self.told.append(Factorized(tuple(names), shape, outcome.rung, outcome.facts, perf_counter() - begun))
 
     def _held(self, e: Expr) -> Any:
         """The array of a node that is held whole, or None."""
@@ -118,25 +134,29 @@ def _blocks(e: Expr, start: int, stop: int) -> Any:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _plan(root: Piece) -> tuple[dict[Piece, int], list[tuple[Piece, list[Piece]]]]:
-    """The pieces below `root`, operands first, and how often each is used."""
+def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Any]) -> None:
+    uses[piece] -= 1
+    if not uses[piece]:
+        del values[piece]
+
+
+def plan_pieces(roots: Sequence[Piece]) -> tuple[dict[Piece, int], list[tuple[Piece, list[Piece]]]]:
+    """How often each piece below the roots is used (roots once more), and the order to make them in, operands first."""
     uses: dict[Piece, int] = {}
     order: list[tuple[Piece, list[Piece]]] = []
-    stack: list[tuple[Piece, list[Piece] | None]] = [(root, None)]
-    while stack:
-        piece, needs = stack.pop()
-        if needs is not None:
-            order.append((piece, needs))
-            continue
-        if piece in uses:
-            continue
-        uses[piece] = 0
-        needs = _needs(piece)
-        stack.append((piece, needs))
-        stack.extend((n, None) for n in reversed(needs) if n not in uses)
-    for _, needs in order:
-        for n in needs:
-            uses[n] += 1
+    for root in roots:
+        stack: list[tuple[Piece, list[Piece] | None]] = [(root, None)]
+        while stack:
+            piece, needs = stack.pop()
+            if needs is not None:
+                order.append((piece, needs))
+            elif piece not in uses:
+                uses[piece] = 0
+                needs = _needs(piece)
+                stack.append((piece, needs))
+                stack.extend((n, None) for n in reversed(needs) if n not in uses)
+    for piece in (*roots, *(n for _, needs in order for n in needs)):
+        uses[piece] += 1
     return uses, order
 
 

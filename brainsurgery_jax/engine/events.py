@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -26,10 +26,15 @@ class Said(NamedTuple):
     text: str
 
 
-class Finished(NamedTuple):
-    """A task is done; so many are left."""
+class Factorized(NamedTuple):
+    """A matrix was factorized: the tensors it was made of, its shape, the method taken, and what is known of the result
+    (`energy`: the share of the squared norm that is kept; `excess`: a bound on error / least possible error - 1)."""
 
-    left: int
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    method: str
+    facts: Mapping[str, float]
+    seconds: float
 
 
 class Published(NamedTuple):
@@ -40,7 +45,7 @@ class Published(NamedTuple):
     tensors: int
 
 
-Event = Started | Wrote | Said | Finished | Published
+Event = Started | Wrote | Said | Factorized | Published
 Listener = Callable[[Event], None]
 
 

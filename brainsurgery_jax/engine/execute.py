@@ -1,210 +1,225 @@
-"""Running a program: tasks one after another, outputs into staging, and nothing published before every check has passed."""
+"""Running a program: jobs on threads within a budget, outputs into staging, nothing published before every check passed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
-from functools import reduce
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.engine.budget import Budget, default_budget
 from brainsurgery_jax.engine.evaluate import Evaluator
-from brainsurgery_jax.engine.events import Finished, Listener, Published, Said, Started, Wrote, ignore
-from brainsurgery_jax.engine.kernels import exact
+from brainsurgery_jax.engine.events import Factorized, Listener, Published, Started, Wrote, ignore
+from brainsurgery_jax.engine.kernels import BLOCK, exact
+from brainsurgery_jax.engine.memory import stream_peak
+from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Asked, Task, Written, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.engine.staging import Staging
+from brainsurgery_jax.engine.streams import Flow, Stream, asked, cuts, hand_over, joined, pass_through, written
+from brainsurgery_jax.engine.verdicts import Verdicts
+from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
-from brainsurgery_jax.lower.fold import failed_assert
-from brainsurgery_jax.lower.program import Check, Program, Publication
-from brainsurgery_jax.op import Known, Pending, Reduction, Report, pendings, settle
-from brainsurgery_jax.store.atomic import Staged, publish, stage
-from brainsurgery_jax.store.base import Source, Writer
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter, plan_shards
-from brainsurgery_jax.store.sidecars import copy_sidecars
+from brainsurgery_jax.lower.program import Program
+from brainsurgery_jax.op import Known, Pending, Reduction
+from brainsurgery_jax.store.base import FileRun, Source, Writer
+from brainsurgery_jax.store.sizes import show_size
 
-COPIERS = 2
-"""Threads that copy byte runs from file to file: two reach the disk's speed, more do not help."""
+COPY_BYTES = 64 << 20
+"""Bytes that one job copies: large enough to be worth a job, small enough to keep all threads busy."""
 
 
-class Budget(NamedTuple):
-    """What a run may use. `durable`: files are flushed to disk before they are published."""
+class Job(NamedTuple):
+    """A piece of work: the memory that it needs, what to do on a thread, and what to do with the result afterwards."""
 
-    durable: bool = True
-
-
-class Verdicts:
-    """Answers as they come, judged and told in the order of the plan: the first failing assert is the error."""
-
-    def __init__(self, checks: Sequence[Check], tell: Listener):
-        self.waiting, self.tell = list(checks), tell
-        self.answers: dict[Pending, Any] = {}
-
-    def answer(self, question: Pending, value: Any) -> None:
-        self.answers[question] = value
-        self.deliver()
-
-    def deliver(self) -> None:
-        """Tell and judge every check whose answers, and those of all before it, are there."""
-        while self.waiting and self._ready(self.waiting[0]):
-            check = self.waiting.pop(0)
-            match check.says:
-                case str(text):
-                    self.tell(Said(text))
-                case Report(questions, text):
-                    self.tell(Said(text([self.answers[q] for q in questions])))
-                case verdict:
-                    known = settle(verdict, self.answers)
-                    assert known is not None
-                    if not known.holds:
-                        raise PlanError([failed_assert(check.step, known)])
-
-    def _ready(self, check: Check) -> bool:
-        says = check.says
-        if isinstance(says, str):
-            return True
-        return all(q in self.answers for q in (says.pending if isinstance(says, Report) else pendings(says)))
-
-
-class Writers:
-    """The outputs of a program in staging, filled block by block; byte runs are copied by threads beside the computation."""
-
-    def __init__(self, publications: Sequence[Publication], budget: Budget, tell: Listener, stack: ExitStack):
-        self.publications, self.tell = publications, tell
-        self.writers: list[Writer] = []
-        self.published = False
-        for p in publications:
-            self.writers.append(_writer(p, budget))
-            stack.callback(self._abort, self.writers[-1])
-        self.copying: list[tuple[str, int, Future[None]]] = []
-        self.threads = ThreadPoolExecutor(COPIERS, "copy")
-        stack.callback(self.threads.shutdown, wait=True, cancel_futures=True)
-
-    def _abort(self, writer: Writer) -> None:
-        if not self.published:
-            writer.abort()
-
-    def write(self, root: Written, evaluator: Evaluator) -> None:
-        """Write one tensor: its byte runs are handed to the copying threads, the rest is computed here."""
-        writer = self.writers[root.publication]
-        for segment in segments(root.expr):
-            if segment.run is not None:
-                self.copying.append(
-                    (
-                        root.name,
-                        segment.run.nbytes,
-                        self.threads.submit(writer.copy, root.name, segment.at, segment.run),
-                    )
-                )
-            else:
-                self._computed(writer, root.name, segment, evaluator)
-        self.reap(wait=False)
-
-    def _computed(self, writer: Writer, name: str, segment: Segment, evaluator: Evaluator) -> None:
-        import numpy as np
-
-        for start, block in evaluator.tiles(segment.expr, segment.start, segment.stop):
-            data = np.asarray(block)
-            writer.put(name, segment.at + start - segment.start, data)
-            self.tell(Wrote(name, data.nbytes))
-
-    def reap(self, *, wait: bool) -> None:
-        """Report finished copies; an error in one is raised here."""
-        while self.copying and (wait or self.copying[0][2].done()):
-            name, nbytes, future = self.copying.pop(0)
-            future.result()
-            self.tell(Wrote(name, nbytes))
-
-    def finish(self) -> list[Staged]:
-        """Complete all outputs, side files included."""
-        self.reap(wait=True)
-        return [w.finish() for w in self.writers]
-
-
-def _writer(p: Publication, budget: Budget) -> Writer:
-    avals = {name: e.aval for name, e in p.tensors.items()}
-    sharded = p.directory and len(plan_shards(avals, p.shard_bytes)) > 1
-    staged = stage(p.path, overwrite=p.overwrite)
-    writer = SafetensorsWriter(
-        staged, avals, single_file=not p.directory, shard_bytes=p.shard_bytes if sharded else None, metadata=p.metadata,
-        durable=budget.durable,
-    )  # fmt: skip
-    if p.sidecars_from is not None:
-        copy_sidecars(p.sidecars_from, staged.staging)
-    return writer
-
-
-def answer(question: Pending, evaluator: Evaluator) -> Any:
-    """The answer of a reduction: one pass over its tensors, block by block, merged in order."""
-    import numpy as np
-
-    exprs: tuple[Expr, ...] = question.exprs  # type: ignore[assignment]  # ops see nodes by a narrower protocol
-    size = exprs[0].aval.size
-    if not size:
-        return question.reduction.empty
-    blocks = zip(*(evaluator.tiles(e, 0, size) for e in exprs), strict=True)
-    partial = (question.reduction.block(*(np.asarray(block) for _, block in tiles)) for tiles in blocks)
-    return question.reduction.finish(reduce(question.reduction.merge, partial))
-
-
-def run_task(task: Task, evaluator: Evaluator, writers: Writers | None, verdicts: Verdicts) -> None:
-    """Compute what the task's roots share, serve the roots in order, and drop each result after its last use."""
-    for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
-        for call in compute:
-            evaluator.compute(call)
-        if isinstance(root, Asked):
-            verdicts.answer(root.question, answer(root.question, evaluator))
-        else:
-            assert writers is not None
-            writers.write(root, evaluator)
-        for call in release:
-            del evaluator.wholes[call]
+    nbytes: int
+    do: Callable[[], Any]
+    then: Callable[[Any], None]
 
 
 def execute(program: Program, budget: Budget, tell: Listener) -> None:
-    """Run a program: checks, outputs, publication. Raises PlanError or StoreError; then nothing was published.
-
-    Tasks that only look come first, so that most failing asserts stop the run before anything is written.
-    """
+    """Run a program: checks, outputs, publication. Raises PlanError or StoreError; then nothing was published."""
     tasks = schedule(list(roots_of(program)))
-    tasks.sort(key=lambda t: any(isinstance(r, Written) for r in t.roots))
     tell(Started(sum(p.nbytes for p in program.publications), len(tasks)))
-    verdicts, evaluator = Verdicts(program.checks, tell), Evaluator()
-    looking = [t for t in tasks if not any(isinstance(r, Written) for r in t.roots)]
-    with _context(tasks), ExitStack() as on_failure:
-        verdicts.deliver()
-        for task in looking:
-            run_task(task, evaluator, None, verdicts)
-        writers = Writers(program.publications, budget, tell, on_failure)
-        for done, task in enumerate(tasks[len(looking) :], len(looking) + 1):
-            run_task(task, evaluator, writers, verdicts)
-            tell(Finished(len(tasks) - done))
-        staged = writers.finish()
-        assert not verdicts.waiting
+    verdicts = Verdicts(program.checks, tell)
+    with Staging(program.publications, durable=budget.durable) as staging:
+        _run(tasks, budget, Outlet(staging.writers, verdicts, tell))
+        assert verdicts.settled
         for source in _sources(tasks):
             source.verify_unchanged()
-        publish(staged, durable=budget.durable)
-        writers.published = True
+        staging.publish()
     for p in program.publications:
         tell(Published(p.path, p.nbytes, len(p.tensors)))
-
-
-def _context(tasks: Iterable[Task]) -> Any:
-    """The 64-bit context, entered only if anything is computed: a plan of names never imports JAX."""
-    computes = any(e.kernel is not None and e.moves is None for t in tasks for r in t.roots for e in walk(r.exprs))
-    return exact() if computes else nullcontext()
-
-
-def _sources(tasks: Iterable[Task]) -> list[Source]:
-    return list(dict.fromkeys(e.source for t in tasks for r in t.roots for e in walk(r.exprs) if e.kind == "leaf"))
 
 
 def numbers(exprs: Sequence[Expr]) -> Mapping[Expr, int]:
     """The values of integer scalars that steps need before they can be lowered."""
     keep = Reduction(lambda x: int(x[0]), max, int, 0)
     questions = {e: Pending((e,), keep, lambda value: Known(True)) for e in exprs}
-    verdicts, evaluator = Verdicts((), ignore), Evaluator()
-    with exact():
-        for task in schedule([Asked(q) for q in questions.values()]):
-            run_task(task, evaluator, None, verdicts)
+    verdicts = Verdicts((), ignore)
+    _run(schedule([Asked(q) for q in questions.values()]), default_budget(), Outlet([], verdicts, ignore))
     return {e: verdicts.answers[q] for e, q in questions.items()}
+
+
+class Outlet(NamedTuple):
+    """Where results go: writers by publication, verdicts, and who is told."""
+
+    writers: Sequence[Writer]
+    verdicts: Verdicts
+    tell: Listener
+
+
+def _run(tasks: Sequence[Task], budget: Budget, outlet: Outlet) -> None:
+    jobs = list(jobs_of(tasks, outlet))
+    _refuse_too_large(jobs, budget)
+    context = _context(tasks)
+    with Pool(budget.threads, budget.host_bytes) as pool:
+        for job in jobs:
+            pool.submit(job.nbytes, partial(_within, context, job.do), job.then)
+        pool.drain()
+
+
+def _within(context: Callable[[], AbstractContextManager[Any]], do: Callable[[], Any]) -> Any:
+    with context():
+        return do()
+
+
+def _refuse_too_large(jobs: Iterable[Job], budget: Budget) -> None:
+    worst = max((job.nbytes for job in jobs), default=0)
+    if worst > budget.host_bytes:
+        found = f"the largest task needs {show_size(worst)} of memory, the budget is {show_size(budget.host_bytes)}"
+        raise PlanError([Diagnostic("budget-exceeded", found, hint="Give more with `--memory`, or narrow the step.")])
+
+
+def jobs_of(tasks: Sequence[Task], outlet: Outlet) -> Iterator[Job]:
+    """The jobs of a program: what only looks first, so that most failing asserts stop the run before it writes."""
+    flows: list[Flow] = []
+    copies: list[tuple[Writer, str, Segment, FileRun]] = []
+    wholes: list[Task] = []
+    for task in sorted(tasks, key=lambda t: any(isinstance(r, Written) for r in t.roots)):
+        if any(task.compute):
+            wholes.append(task)
+            continue
+        for root in task.roots:
+            made, runs = _flows(root, outlet)
+            flows += made
+            copies += runs
+    yield from _stream_jobs(joined(flows))
+    yield from (_whole_job(task, outlet) for task in wholes)
+    yield from _copy_jobs(copies, outlet.tell)
+
+
+def _flows(root: Written | Asked, outlet: Outlet) -> tuple[list[Flow], list[tuple[Writer, str, Segment, FileRun]]]:
+    """What of a root is streamed through memory, and what is copied from file to file."""
+    if isinstance(root, Asked):
+        if root.exprs[0].aval.size:
+            return [asked(root.question, outlet.verdicts)], []
+        outlet.verdicts.answer(root.question, root.question.reduction.empty)
+        return [], []
+    writer = outlet.writers[root.publication]
+    parts = list(segments(root.expr))
+    flows = [written(s, root.name, writer, outlet.tell) for s in parts if s.run is None]
+    return flows, [(writer, root.name, s, s.run) for s in parts if s.run is not None]
+
+
+def _stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
+    """Jobs of one block, or of many small tensors that make up one."""
+    batch: list[tuple[Stream, int, int]] = []
+    size = peak = 0
+    for stream in streams:
+        ranges = list(cuts(stream[0].start, stream[0].stop))
+        largest = max(ranges, key=lambda r: r[1] - r[0])
+        need = stream_peak([e for flow in stream for e in flow.exprs], *largest)
+        for start, stop in ranges:
+            if batch and size + stop - start > BLOCK:
+                yield _stream_job(batch, peak)
+                batch, size, peak = [], 0, 0
+            batch.append((stream, start, stop))
+            size, peak = size + stop - start, max(peak, need)
+    if batch:
+        yield _stream_job(batch, peak)
+
+
+def _stream_job(batch: Sequence[tuple[Stream, int, int]], peak: int) -> Job:
+    def do() -> list[list[Any]]:
+        evaluator = Evaluator()
+        return [pass_through(stream, start, stop, evaluator) for stream, start, stop in batch]
+
+    def then(results: list[list[Any]]) -> None:
+        for (stream, _, _), result in zip(batch, results, strict=True):
+            hand_over(stream, result)
+
+    return Job(peak, do, then)
+
+
+def _whole_job(task: Task, outlet: Outlet) -> Job:
+    """A task with contractions or factorizations: computed by one thread, each result dropped after its last use."""
+
+    def do() -> tuple[list[Factorized], list[tuple[Stream, list[Any]]]]:
+        evaluator = Evaluator()
+        results: list[tuple[Stream, list[Any]]] = []
+        for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
+            for call in compute:
+                evaluator.compute(call)
+            flows, runs = _flows(root, outlet)
+            for writer, name, segment, run in runs:
+                writer.copy(name, segment.at, run)
+            for flow in flows:
+                for start, stop in cuts(flow.start, flow.stop):
+                    results.append(((flow,), pass_through((flow,), start, stop, evaluator)))
+            for call in release:
+                del evaluator.wholes[call]
+        return evaluator.told, results
+
+    def then(done: tuple[list[Factorized], list[tuple[Stream, list[Any]]]]) -> None:
+        told, results = done
+        for fact in told:
+            outlet.tell(fact)
+        for stream, result in results:
+            hand_over(stream, result)
+
+    return Job(task.peak, do, then)
+
+
+def _copy_jobs(copies: Iterable[tuple[Writer, str, Segment, FileRun]], tell: Listener) -> Iterator[Job]:
+    batch: list[tuple[Writer, str, int, FileRun]] = []
+    size = 0
+    for writer, name, segment, run in copies:
+        for at, piece in _pieces(segment, run):
+            if batch and size + piece.nbytes > COPY_BYTES:
+                yield _copy_job(batch, tell)
+                batch, size = [], 0
+            batch.append((writer, name, at, piece))
+            size += piece.nbytes
+    if batch:
+        yield _copy_job(batch, tell)
+
+
+def _pieces(segment: Segment, run: FileRun) -> Iterator[tuple[int, FileRun]]:
+    """A run in pieces of at most COPY_BYTES, cut between elements."""
+    bits = segment.expr.aval.dtype.bits
+    for offset in range(0, run.nbytes, COPY_BYTES):
+        piece = run._replace(offset=run.offset + offset, nbytes=min(COPY_BYTES, run.nbytes - offset))
+        yield segment.at + offset * 8 // bits, piece
+
+
+def _copy_job(batch: Sequence[tuple[Writer, str, int, FileRun]], tell: Listener) -> Job:
+    def do() -> None:
+        for writer, name, at, run in batch:
+            writer.copy(name, at, run)
+
+    def then(_: None) -> None:
+        for _, name, _, run in batch:
+            tell(Wrote(name, run.nbytes))
+
+    return Job(0, do, then)
+
+
+def _context(tasks: Iterable[Task]) -> Callable[[], AbstractContextManager[Any]]:
+    """The 64-bit context, entered only if anything is computed: a plan of names never imports JAX."""
+    computes = any(e.kernel is not None and e.moves is None for t in tasks for r in t.roots for e in walk(r.exprs))
+    return exact if computes else nullcontext
+
+
+def _sources(tasks: Iterable[Task]) -> list[Source]:
+    return list(dict.fromkeys(e.source for t in tasks for r in t.roots for e in walk(r.exprs) if e.kind == "leaf"))

@@ -6,9 +6,10 @@ compilations. One kernel is one step: XLA contracts `a * b + c` inside one funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -65,11 +66,27 @@ def call_block(e: Expr, block: int) -> Any:
     return checked(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
 
 
-def call_whole(e: Expr, operands: Sequence[Any]) -> tuple[Any, ...]:
-    """A kernel on whole operands: all its results."""
+class Outcome(NamedTuple):
+    """The results of a call, and what is known about them: the rung that was taken, and its facts."""
+
+    values: tuple[Any, ...]
+    rung: str = ""
+    facts: Mapping[str, float] = MappingProxyType({})
+
+
+def call_whole(e: Expr, operands: Sequence[Any]) -> Outcome:
+    """A kernel on whole operands. Of a ladder, the first rung that accepts its own result."""
     assert e.kernel is not None
-    result = checked(e, compiled(e.kernel, e.static)(list(operands), numbers_of(e)))
-    return result if isinstance(result, tuple) else (result,)
+    if e.kernel.rungs is None:
+        result = checked(e, compiled(e.kernel, e.static)(list(operands), numbers_of(e)))
+        return Outcome(result if isinstance(result, tuple) else (result,))
+    for rung in e.kernel.rungs(tuple(s.aval for s in e.srcs), dict(e.static)):
+        static = (*e.static, *rung.static.items())
+        value, accepted, facts = compiled(rung.kernel, static)(list(operands), numbers_of(e))
+        if rung.certain or bool(accepted):
+            values = value if isinstance(value, tuple) else (value,)
+            return Outcome(values, rung.name, {k: float(v) for k, v in facts.items()})
+    raise PlanError([refused(e)])
 
 
 def numbers_of(e: Expr) -> dict[str, Any]:

@@ -8,11 +8,11 @@ long chains neither overflow the stack nor take exponential time.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal, Span
-from brainsurgery_jax.graph.infer import infer
+from brainsurgery_jax.graph.infer import Numbers, Static, infer
 from brainsurgery_jax.op import Kernel
 
 if TYPE_CHECKING:
@@ -58,30 +58,62 @@ class Expr:
         return f"<{what} {self.aval} #{self.id}>"
 
 
+class Bound(int):
+    """Stands for a number that only data can tell, and bounds it: what is made with it is provisional."""
+
+
+class Rule(NamedTuple):
+    """What a recipe makes of operands of some shapes and dtypes. `avals` None: the first operand itself."""
+
+    avals: tuple[Aval, ...] | None
+    moves: Moves | None
+
+
+class Recipe:
+    """A kernel with its parameters. Interned like expressions, and it remembers its rules: of 20,000 tensors few have a
+    shape and dtype of their own."""
+
+    __slots__ = ("kernel", "numbers", "provisional", "rules", "static")
+
+    def __init__(self, kernel: Kernel, static: Static, numbers: Numbers, provisional: bool):
+        self.kernel, self.static, self.numbers, self.provisional = kernel, static, numbers, provisional
+        self.rules: dict[tuple[Aval, ...], Rule] = {}
+
+
+def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
+    kernel, params = recipe.kernel, dict(recipe.static + recipe.numbers)
+    for aval in avals:
+        if aval.dtype.kind == "opaque" and kernel.moves is None:
+            raise Refusal("dtype-opaque", f"{aval.dtype} tensors can be named, copied and moved, but not computed on")
+    if kernel.noop is not None and kernel.noop(avals, params):
+        return Rule(None, None)
+    moves = kernel.moves(avals, **params) if kernel.moves else None
+    return Rule(infer(kernel, avals, recipe.static, recipe.numbers, moves), moves)
+
+
 class Graph:
     """Makes expressions, each only once. One graph serves one run (or session); nothing in it is ever changed."""
 
     def __init__(self) -> None:
         self._nodes: dict[Hashable, Expr] = {}
+        self._recipes: dict[Hashable, Recipe] = {}
         self.span: Span | None = None  # of the step at work, kept in new nodes to say later where a value came from
-        self.provisional = False  # whether a parameter of the step at work is only a bound so far
 
     def _node(
-        self, key: Hashable, kind: str, avals: tuple[Aval, ...], srcs: tuple[Expr, ...] = (), **rest: Any
-    ) -> Expr:
+        self, key: Hashable, kind: str, avals: tuple[Aval, ...], srcs: tuple[Expr, ...] = (), *,
+        recipe: Recipe | None = None, moves: Moves | None = None, index: int = 0, name: str = "", source: Any = None,
+        value: np.ndarray | None = None,
+    ) -> Expr:  # fmt: skip
         e = Expr()
         e.kind, e.id, e.aval, e.avals, e.srcs, e.span = kind, len(self._nodes), avals[0], avals, srcs, self.span
-        e.kernel = rest.get("kernel")
-        e.moves = rest.get("moves")
-        e.static = rest.get("static", ())
-        e.numbers = rest.get("numbers", ())
-        e.index, e.name, e.source, e.value = (
-            rest.get("index", 0),
-            rest.get("name", ""),
-            rest.get("source"),
-            rest.get("value"),
-        )
-        e.provisional = self.provisional or any(s.provisional for s in srcs)
+        e.moves, e.index, e.name, e.source, e.value = moves, index, name, source, value
+        if recipe is None:
+            e.kernel, e.static, e.numbers = None, (), ()
+        else:
+            e.kernel, e.static, e.numbers = recipe.kernel, recipe.static, recipe.numbers
+        e.provisional = recipe is not None and recipe.provisional
+        for s in srcs:
+            e.provisional |= s.provisional
         self._nodes[key] = e
         return e
 
@@ -107,25 +139,33 @@ class Graph:
             key, "poison", (Aval((), DType("unknown", "?", "", 0, None, "opaque")),)
         )
 
-    def call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:
-        """`kernel` on `srcs`: a node with one or several results, its shapes inferred. Raises `Refusal`."""
+    def recipe(self, kernel: Kernel, params: Mapping[str, Any]) -> Recipe:
+        """A kernel with its parameters, each only once: a step makes one for all the tensors that it matches."""
         numbers = tuple((k, v) for k, v in params.items() if k in kernel.numbers and v is not None)
         static = tuple((k, v) for k, v in params.items() if k not in kernel.numbers or v is None)
-        key = (kernel, srcs, static, numbers, self.provisional)
+        provisional = any(isinstance(v, Bound) for v in params.values())
+        key = (kernel, static, numbers, provisional)
+        if (known := self._recipes.get(key)) is None:
+            known = self._recipes[key] = Recipe(kernel, static, numbers, provisional)
+        return known
+
+    def call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:
+        """`kernel` on `srcs`: a node with one or several results, its shapes inferred. Raises `Refusal`."""
+        return self.made(self.recipe(kernel, params), srcs)
+
+    def made(self, recipe: Recipe, srcs: tuple[Expr, ...]) -> Expr:
+        """The same for a recipe."""
+        key = (recipe, srcs)
         if (known := self._nodes.get(key)) is not None:
             return known
-        if any(s.kind == "poison" for s in srcs):
-            return self.poison()
-        for s in srcs:
-            if s.aval.dtype.kind == "opaque" and kernel.moves is None:
-                raise Refusal(
-                    "dtype-opaque", f"{s.aval.dtype} tensors can be named, copied and moved, but not computed on"
-                )
-        if kernel.noop is not None and kernel.noop(tuple(s.aval for s in srcs), params):
+        avals = tuple([s.aval for s in srcs])
+        if (rule := recipe.rules.get(avals)) is None:
+            if any(s.kind == "poison" for s in srcs):
+                return self.poison()
+            rule = recipe.rules[avals] = _rule(recipe, avals)
+        if rule.avals is None:
             return srcs[0]
-        moves = kernel.moves(tuple(s.aval for s in srcs), **params) if kernel.moves else None
-        avals = infer(kernel, tuple(s.aval for s in srcs), static, numbers, moves)
-        return self._node(key, "call", avals, srcs, kernel=kernel, moves=moves, static=static, numbers=numbers)
+        return self._node(key, "call", rule.avals, srcs, recipe=recipe, moves=rule.moves)
 
     def pick(self, call: Expr, index: int) -> Expr:
         """Result number `index` of a call."""

@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from brainsurgery_jax.errors import Diagnostic, Refusal
-from brainsurgery_jax.lower.outputs import publication, publications
-from brainsurgery_jax.lower.program import Check, Demand, Effect, Program
+from brainsurgery_jax.errors import Diagnostic, Refusal, Span
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.outputs import inside, publication, publications
+from brainsurgery_jax.lower.program import Check, Demand, Effect, Program, Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.lower.view import StepView, Unknown
 from brainsurgery_jax.op import (
+    OPS,
     AddAlias,
     Bind,
     ControlOp,
@@ -36,28 +38,22 @@ from brainsurgery_jax.op import (
     settle,
 )
 from brainsurgery_jax.plan.model import Plan, Step
-from brainsurgery_jax.select import Ref, compile_pattern, compile_template
+from brainsurgery_jax.select import Ref, compile_pattern, compile_template, parse_ref
 
 
 def lower_step(state: State, step: Step, world: World) -> State | Demand:
     """The state after one step, or the numbers that it needs first. Reads headers only."""
     if state.stopped:
         return state
-    if step.op is None:  # not understood: what it would have done is unknown
-        return replace(state, spaces={a: replace(s, tainted=True) for a, s in state.spaces.items()})
+    if step.op is None:
+        return _misunderstood(state, step, world)
     view = StepView(state, step, world)
     try:
         after = _sink(state, step, view) if isinstance(step.op, SinkOp) else _edited(state, step, view)
     except Unknown:
-        return _failed(state, step)
+        return _failed(state, step, world)
     except Refusal as bad:
-        severity = "note" if view.provisional else "error"
-        place = step.place(bad.key) if bad.key else step.span
-        label = f"{step.op.name}.{bad.key}" if bad.key else step.op.name
-        found = Diagnostic(bad.code, f"{label}: {bad.message}", place, bad.hint, severity)
-        return _failed(state.complain(found), step)
-    finally:
-        world.graph.provisional = False
+        after = _failed(state.complain(_refused(step, bad, provisional=view.provisional)), step, world)
     if view.wanted and not world.provisional:
         return Demand(tuple(view.wanted), step)
     return after
@@ -72,6 +68,26 @@ def lower(state: State, plan: Plan, world: World, steps: Sequence[Step] | None =
         state = after
     made, problems = publications(state, plan, world)
     return Program(state.checks, made, state.effects, state.diagnostics + problems)
+
+
+def _refused(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
+    assert step.op is not None
+    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else _label(step)
+    severity = "note" if provisional else "error"
+    return Diagnostic(bad.code, f"{label}: {bad.message}", _place(step, bad.key), bad.hint, severity)
+
+
+def _place(step: Step, key: str) -> Span | None:
+    """Where a key stands: in the payload, or anywhere below it (inside an assert) if it stands there only once."""
+    found = [at for at in step.spans if at and at[-1] == key and "@key" not in at[-2:-1]]
+    return step.spans[found[0]] if len(found) == 1 else step.place(key)
+
+
+def _label(step: Step) -> str:
+    """The op's name, for an assert with its operator."""
+    assert step.op is not None
+    operator = getattr(step.params.get("operator"), "op", None)
+    return f"{step.op.name}.{operator.name}" if operator else step.op.name
 
 
 # --- Sinks --------------------------------------------------------------------------------------------------------------
@@ -91,12 +107,8 @@ def _sink(state: State, step: Step, view: StepView) -> State:
 
 def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> Diagnostic:
     """The diagnostic of an assert that does not hold."""
-    assert step.op is not None
-    operator = getattr(step.params.get("operator"), "op", None)
-    label = f"assert.{operator.name}" if operator else step.op.name
-    return Diagnostic(
-        "assert-failed", f"{label}: {verdict.why}", step.span, severity="note" if provisional else "error"
-    )
+    severity = "note" if provisional else "error"
+    return Diagnostic("assert-failed", f"{_label(step)}: {verdict.why}", step.span, severity=severity)
 
 
 # --- Edits --------------------------------------------------------------------------------------------------------------
@@ -113,8 +125,8 @@ def _edited(state: State, step: Step, view: StepView) -> State:
     for edit in edits:
         match edit:
             case Bind(alias, name, expr, dest):
-                (changed if name in view.space(alias).names else created).append(f"{alias}::{name}")
-                view.bind(alias, name, expr, dest)
+                replaced = view.bind(alias, name, expr, dest)
+                (changed if replaced else created).append(f"{alias}::{name}")
                 written.add(alias)
             case Drop(alias, name):
                 view.drop(alias, name)
@@ -154,9 +166,22 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             space = view.space(alias, "alias").names
             tensors = {n: view.fetch(alias, n) for n in (names or list(space))}
             made = publication(edit, tensors, state.spaces.get(alias), step, view.world)
+            _refuse_second_save(made, state, view)
             images = state.images | {view.world.key(path): tensors}
             return replace(state, publications=(*state.publications, made), images=images)
     raise AssertionError(edit)
+
+
+def _refuse_second_save(made: Publication, state: State, view: StepView) -> None:
+    place = view.world.key(made.path)
+    for earlier in state.publications:
+        other = view.world.key(earlier.path)
+        if place == other and not made.overwrite:
+            hint = "Write to another path, or add `overwrite: true` here, and only this one will be kept."
+            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key="path", hint=hint)
+        if inside(place, other) and place != other:
+            message = f"'{made.path}' lies inside or around '{earlier.path}', which an earlier step saves"
+            raise Refusal("output-inside", message, key="path", hint="Write to a path of its own.")
 
 
 def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterable[Edit]:
@@ -167,53 +192,93 @@ def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterab
 def _form_edits(op: TensorOp, params: Mapping[str, Any], view: StepView) -> Iterator[Edit]:
     """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
     form = op.form
-    keys = dict.fromkeys((*form.reads, *form.writes))
+    keys = tuple(dict.fromkeys((form.matched, *form.reads, *form.writes)))
     refs: dict[str, Ref] = {key: params[key] for key in keys}
-    static = {key: value for key, value in params.items() if key not in refs}
-    given = {f.param: f.default for f in op.fields() if f.param not in refs} | static
-    filled = [key for key in keys if key != form.matched]
-    (write,) = form.writes
-    for name, targets in view.rename(refs[form.matched], {key: refs[key] for key in filled}):
-        at = {form.matched: name, **dict(zip(filled, targets, strict=True))}
-        whole = {
-            k: _existing(view, refs[k], at[k], k, k != form.matched)
-            for k in keys
-            if k in form.reads or form.dest == "existing"
-        }
-        srcs = [view.slice(whole[k], refs[k], k) for k in form.reads]
-        made = view.apply(op.kernel, *srcs, **given)
-        if form.dest == "existing":
-            made = view.update(whole[write], refs[write], made, write)
-        yield Bind(refs[write].alias, at[write], made, form.dest)
+    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in refs}
+    recipe = view.graph.recipe(op.kernel, given)
+    # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
+    counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
+    reads = [(keys.index(key), refs[key], key) for key in form.reads]
+    at = keys.index(form.writes[0])
+    write = refs[keys[at]]
+    for name, targets in view.rename(refs[form.matched], {key: refs[key] for key in keys[1:]}):
+        names = (name, *targets)
+        whole: list[Any] = [
+            view.fetch(refs[key].alias, n, key, count) if count else None
+            for key, n, count in zip(keys, names, counts, strict=True)
+        ]
+        try:
+            made = view.graph.made(recipe, tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
+            if form.dest == "existing":
+                made = view.update(whole[at], write, made, keys[at])
+        except Refusal as bad:
+            raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
+        yield Bind(write.alias, names[at], made, form.dest)
 
 
-def _existing(view: StepView, ref: Ref, name: str, key: str, templated: bool) -> Any:
-    if templated:
-        view.has(ref.alias, name)
-    return view.fetch(ref.alias, name, key)
+def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:
+    """The refusal of one item of a step, with the tensors that it is about, operands first."""
+    about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in dict.fromkeys(keys))
+    return Refusal(bad.code, f"{bad.message} ({about})", key=bad.key, hint=bad.hint)
 
 
 # --- Failure ------------------------------------------------------------------------------------------------------------
 
 
-def _failed(state: State, step: Step) -> State:
+def _misunderstood(state: State, step: Step, world: World) -> State:
+    """The state after a step that the parser refused: what any text in its payload may name is unknown."""
+    name, payload = next(iter(step.text.items())) if isinstance(step.text, dict) and step.text else ("", None)
+    if isinstance(OPS.get(name), SinkOp):  # it would have changed nothing
+        return state
+    spaces = {a: replace(s, tainted=True) for a, s in state.spaces.items()}
+    for value in _references(step.text):
+        for alias, space in spaces.items():
+            try:
+                ref = parse_ref(value, alias)
+            except Refusal:
+                continue
+            if ref.alias == alias:
+                spaces[alias] = _unknown(_unknown(space, "pattern", ref, None), "name", ref, None)
+    path = payload.get("path") if isinstance(payload, dict) else payload
+    return replace(state, spaces=spaces, images=_unsaved(state, path, world), doubtful=True)
+
+
+def _references(value: Any) -> Iterator[Any]:
+    """Everything in plain data that may be a reference: texts, and lists of texts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        yield value
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _references(item)
+
+
+def _unsaved(state: State, path: Any, world: World) -> Mapping[str, Mapping[str, Expr] | None]:
+    """What was saved, after a step failed that may have been to save something at this path."""
+    return {world.key(path): None, **state.images} if isinstance(path, str) and path else state.images
+
+
+def _failed(state: State, step: Step, world: World) -> State:
     """The state after a step that failed: what it would have made or changed is known to be unknown."""
     assert step.op is not None
-    spaces = dict(state.spaces)
+    if isinstance(step.op, SinkOp):
+        return state
+    spaces, written = dict(state.spaces), set(state.written)
     refs = {
         f.key: (f.role, step.params[f.param]) for f in step.op.fields() if isinstance(step.params.get(f.param), Ref)
     }
-    if isinstance(step.op, SinkOp):
-        return state
     source = next((ref for role, ref in refs.values() if role is not None and role.kind == "pattern"), None)
     for key, (role, ref) in refs.items():
         kept = isinstance(step.op, TensorOp) and key not in step.op.form.writes
         if role is not None and ref.alias in spaces and not kept:
             spaces[ref.alias] = _unknown(spaces[ref.alias], role.kind, ref, source)
-    if isinstance(step.op, ControlOp) and step.op.makes:
-        alias = step.params.get(step.op.makes) or state.default_alias or "model"
-        spaces.setdefault(str(alias), Space({}, tainted=True))
-    return replace(state, spaces=spaces)
+            written.add(ref.alias)
+    makes = isinstance(step.op, ControlOp) and bool(step.op.makes)
+    images = _unsaved(state, step.params.get("path"), world)
+    return replace(state, spaces=spaces, written=frozenset(written), images=images, doubtful=state.doubtful or makes)
 
 
 def _unknown(space: Space, kind: str, ref: Ref, source: Ref | None) -> Space:

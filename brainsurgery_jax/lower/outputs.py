@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean
@@ -10,9 +11,7 @@ from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.op import Publish
 from brainsurgery_jax.plan.model import Output, Plan, Step
-from brainsurgery_jax.store.detect import OutputKind, output_kind
-
-DEFAULT_SHARD = "5GB"
+from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
 
 
 def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
@@ -21,23 +20,46 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
     made = {world.key(p.path): p for p in state.publications}
     for output in plan.outputs:
         try:
-            alias = _alias_of(output, state)
-            space = state.spaces[alias]
-            if space.tainted or any(e.kind == "poison" for e in space.names.values()):
-                continue
-            p = _publication(output, dict(space.names), _origin(space, state), space.metadata, world, output.span)
-            if world.key(p.path) in made and not output.overwrite:
-                raise Refusal(
-                    "output-twice",
-                    f"'{p.path}' is written twice by this plan",
-                    key="path",
-                    hint="Add `overwrite: true` to the later one.",
-                )
-            made[world.key(p.path)] = p
+            p = _output(output, state, world)
+            if p is not None:
+                _refuse_second(p, made, world)
+                made[world.key(p.path)] = p
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
             problems.append(Diagnostic(bad.code, f"output.{bad.key or 'path'}: {bad.message}", place, bad.hint))
     return tuple(made.values()), tuple(problems)
+
+
+def _output(output: Output, state: State, world: World) -> Publication | None:
+    """What an output writes; None if that cannot be told, since a step before it failed."""
+    kind = _kind(output, world.default_shard)
+    try:
+        alias = alias_of(output, state)
+    except Refusal:
+        if state.doubtful:
+            return None
+        raise
+    space = state.spaces[alias]
+    if space.tainted:
+        _check_destination(kind.path, 0, output.overwrite, world)
+        return None
+    return _publication(output, dict(space.names), _origin(space, state), space.metadata, world, output.span)
+
+
+def _refuse_second(p: Publication, made: Mapping[str, Publication], world: World) -> None:
+    place = world.key(p.path)
+    if place in made and not p.overwrite:
+        hint = "Write to another path, or add `overwrite: true` here, and only this one will be kept."
+        raise Refusal("output-twice", f"'{p.path}' is written twice by this plan", key="path", hint=hint)
+    for other, earlier in made.items():
+        if place != other and inside(place, other):
+            message = f"'{p.path}' lies inside or around '{earlier.path}', which this plan writes, too"
+            raise Refusal("output-inside", message, key="path", hint="Write to a path of its own.")
+
+
+def inside(place: str, other: str) -> bool:
+    """Whether one of two paths is the other, or lies below it."""
+    return place == other or place.startswith(other + "/") or other.startswith(place + "/")
 
 
 def publication(
@@ -57,9 +79,10 @@ def _publication(
     world: World,
     span: Span | None,
 ) -> Publication:
-    kind = _kind(output)
+    kind = _kind(output, world.default_shard)
     if not tensors:
-        raise Refusal("output-empty", f"there are no tensors in '{output.alias or 'the alias'}' to write", key="path")
+        hint = "Every tensor was deleted or moved away. Write another alias (`alias: NAME`), or drop this output."
+        raise Refusal("output-empty", f"'{output.alias or 'the alias'}' holds no tensor to write", key="path", hint=hint)
     for name, expr in tensors.items():
         if not expr.aval.dtype.tag:
             found = f"'{name}' is {expr.aval}, which safetensors cannot hold"
@@ -69,21 +92,36 @@ def _publication(
         kind.path, kind.directory, tensors, {**metadata, **output.metadata}, shard, origin if output.sidecars and kind.directory else None,
         output.overwrite, span,
     )  # fmt: skip
-    try:
-        world.check_destination(made.path, made.nbytes, overwrite=output.overwrite)
-    except StoreError as bad:
-        raise Refusal("io-output", f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
+    _check_destination(made.path, made.nbytes, output.overwrite, world)
     return made
 
 
-def _kind(output: Output) -> OutputKind:
+def _check_destination(path: str, nbytes: int, overwrite: bool, world: World) -> None:
+    try:
+        world.check_destination(path, nbytes, overwrite=overwrite)
+    except StoreError as bad:
+        raise Refusal("io-output", f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
+
+
+def _kind(output: Output, default_shard: str) -> OutputKind:
+    try:
+        if output.shard is not None:
+            parse_size(output.shard)
+    except ValueError as bad:
+        raise _refused("output-shard", bad, "shard") from bad
     try:
         kind = output_kind(output.path, output.format, output.shard)
         if output.shard is None and kind.directory:
-            return output_kind(output.path, output.format, DEFAULT_SHARD)
+            return output_kind(output.path, output.format, default_shard)
         return kind
     except ValueError as bad:
-        raise Refusal("output-path", str(bad), key="path") from bad
+        raise _refused("output-path", bad, "path") from bad
+
+
+def _refused(code: str, bad: ValueError, key: str) -> Refusal:
+    """A store's refusal of a path or a size: its first sentence says what is wrong, the others what to do."""
+    message, *hint = re.split(r"\. (?=[A-Z])", str(bad), maxsplit=1)
+    return Refusal(code, message, key=key, hint="".join(hint))
 
 
 def _origin(space: Space, state: State) -> str | None:
@@ -91,7 +129,7 @@ def _origin(space: Space, state: State) -> str | None:
     return space.origin or next((s.origin for s in state.spaces.values() if s.origin), None)
 
 
-def _alias_of(output: Output, state: State) -> str:
+def alias_of(output: Output, state: State) -> str:
     """The alias to save: named, or the only one that steps wrote to, or the only one there is."""
     filled = [a for a, s in state.spaces.items() if s.names or s.tainted]
     if output.alias is not None:
@@ -109,7 +147,8 @@ def _alias_of(output: Output, state: State) -> str:
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        raise Refusal("output-empty", "no alias holds any tensor at the end of the plan", key="path")
+        raise Refusal("output-empty", "no alias holds any tensor at the end of the plan", key="path",
+                      hint="Give the plan `inputs:`, or make tensors with steps such as `load` or `zeroes`.")  # fmt: skip
     names = ", ".join(f"'{a}'" for a in candidates)
     why = "steps wrote to each of them" if written else "no step wrote to any of them"
     hint = f"Say which: `output: {{path: {output.path}, alias: {candidates[0]}}}`."

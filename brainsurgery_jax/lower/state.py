@@ -32,15 +32,17 @@ class Space:
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything that is so after some steps. `known` holds numbers computed for steps whose shapes depend on data;
-    `written` the aliases that steps wrote to, `images` what was saved under which path."""
+    `written` the aliases that steps wrote to, `images` what was saved under which path (None: a step failed that may have saved it). `doubtful`: a part of the plan
+    that makes aliases is wrong, so there may be others than it seems."""
 
     spaces: Mapping[str, Space]
     default_alias: str | None = None
     seed: int = 0
     known: Mapping[Expr, int] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
-    images: Mapping[str, Mapping[str, Expr]] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, Expr] | None] = field(default_factory=dict)
     stopped: bool = False
+    doubtful: bool = False
     checks: tuple[Check, ...] = ()
     publications: tuple[Publication, ...] = ()
     effects: tuple[Effect, ...] = ()
@@ -55,10 +57,12 @@ class World(Protocol):
     """All that lowering may ask of the outside: headers of checkpoints, and whether a destination can be written.
 
     `provisional`: numbers that only data can tell are taken at their bounds (check, explain) instead of being demanded.
+    `default_shard`: the largest file of an output folder whose plan gives no size.
     """
 
     graph: Graph
     provisional: bool
+    default_shard: str
 
     def open(self, path: str) -> Source: ...
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None: ...
@@ -78,12 +82,15 @@ def start(plan: Plan, world: World) -> State:
     spaces: dict[str, Space] = {}
     problems: list[Diagnostic] = []
     for entry in plan.inputs:
+        if not entry.path:  # the parser has told what is wrong with it
+            spaces[entry.alias] = Space({}, tainted=True)
+            continue
         try:
             spaces[entry.alias] = opened(world, entry.path)
         except StoreError as bad:
             spaces[entry.alias] = Space({}, tainted=True)
             problems.append(unreadable(bad, entry))
-    return State(spaces, plan.default_alias, plan.seed, diagnostics=tuple(problems))
+    return State(spaces, plan.default_alias, plan.seed, doubtful=plan.doubtful, diagnostics=tuple(problems))
 
 
 def unreadable(bad: StoreError, entry: object) -> Diagnostic:

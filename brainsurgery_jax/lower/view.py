@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal, StoreError, did_you_mean
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Bound, Expr
 from brainsurgery_jax.graph.structure import put, take
+from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.state import Space, State, World, opened
 from brainsurgery_jax.op import Dest, Item, Kernel
 from brainsurgery_jax.plan.model import Step
@@ -31,6 +33,16 @@ def _pattern(name: str | tuple[str, ...]) -> Pattern:
 @lru_cache(maxsize=4096)
 def _template(target: str | tuple[str, ...], pattern: Pattern) -> Template:
     return compile_template(target, pattern)
+
+
+@contextmanager
+def at_key(key: str) -> Iterator[None]:
+    """Says of every refusal inside that it is about this key, unless the refusal knows better."""
+    try:
+        yield
+    except Refusal as bad:
+        bad.key = bad.key or key
+        raise
 
 
 class Draft:
@@ -56,7 +68,6 @@ class StepView:
         self.provisional = False
         self.gone: set[str] = set()
         self.graph.span = step.span
-        self.graph.provisional = False
 
     # --- aliases and names
 
@@ -77,6 +88,8 @@ class StepView:
         if (draft := self.drafts.get(alias)) is not None:
             return draft
         if alias in self.gone or (space := self.state.spaces.get(alias)) is None:
+            if self.state.doubtful:
+                raise Unknown
             known = self.aliases()
             there = (
                 f"Known: {', '.join(known)}."
@@ -94,24 +107,27 @@ class StepView:
     def match(self, ref: Ref, key: str = "") -> list[str]:
         """Names that a pattern matches, sorted."""
         space = self.space(ref.alias, key)
-        found = [name for name, _ in _pattern(ref.name).matches(space.names)]
+        found = [name for name, _ in self._matches(ref, key)]
         if not found and space.tainted:
             raise Unknown
         return found
 
+    def _matches(self, ref: Ref, key: str) -> list[tuple[str, Any]]:
+        with at_key(key):
+            return _pattern(ref.name).matches(self.space(ref.alias, key).names)
+
     def _nothing(self, ref: Ref, key: str) -> Refusal:
         space = self.space(ref.alias, key)
-        count = f"{len(space.names):,} tensor" + "s" * (len(space.names) != 1)
         text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
         shown = text if isinstance(ref.name, str) else str(list(ref.name))
         near = did_you_mean(text.replace("\\", ""), space.names)
-        hint = f"`brainsurgery-jax inspect {space.origin}` lists the names." if space.origin else ""
-        return Refusal("no-match", f"no tensor matches '{shown}' in '{ref.alias}' ({count}).{near}", key=key, hint=hint)
+        message = f"no tensor matches '{shown}' in '{ref.alias}' ({_count(space)}).{near}"
+        return Refusal("no-match", message, key=key, hint=_where(space))
 
     def rename(self, source: Ref, targets: Mapping[str, Ref]) -> list[tuple[str, tuple[str, ...]]]:
         """For every match of `source`, sorted: its name, and the names that the templates make of it."""
         key = self._key(source)
-        matches = _pattern(source.name).matches(self.space(source.alias, key).names)
+        matches = self._matches(source, key)
         if not matches:
             if self.space(source.alias).tainted:
                 raise Unknown
@@ -119,11 +135,9 @@ class StepView:
         filled = []
         for target_key, target in targets.items():
             self.space(target.alias, target_key)
-            try:
+            with at_key(target_key):
                 template = _template(target.name, _pattern(source.name))
                 names = [template.fill(name, binding) for name, binding in matches]
-            except Refusal as bad:
-                raise Refusal(bad.code, bad.message, key=bad.key or target_key, hint=bad.hint) from bad
             _refuse_collisions([name for name, _ in matches], names, target_key)
             filled.append(names)
         return list(
@@ -145,19 +159,20 @@ class StepView:
 
     # --- values
 
-    def fetch(self, alias: str, name: str, key: str = "") -> Expr:
-        """The value of a tensor; counts as a read."""
-        space = self.space(alias, key)
+    def fetch(self, alias: str, name: str, key: str = "", reads: int = 1) -> Expr:
+        """The value of a tensor; counts as a read (or as several)."""
+        space = self.drafts.get(alias) or self.space(alias, key)
         expr = space.names.get(name)
         if expr is None:
             if space.tainted:
                 raise Unknown
             near = did_you_mean(name, space.names)
-            raise Refusal("tensor-missing", f"'{name}' does not exist in '{alias}'.{near}", key=key)
+            message = f"'{name}' does not exist in '{alias}' ({_count(space)}).{near}"
+            raise Refusal("tensor-missing", message, key=key, hint=_where(space))
         if expr.kind == "poison":
             raise Unknown
         self.provisional |= expr.provisional
-        space.reads[name] = space.reads.get(name, 0) + 1
+        space.reads[name] = space.reads.get(name, 0) + reads
         return expr
 
     def has(self, alias: str, name: str) -> bool:
@@ -188,8 +203,9 @@ class StepView:
         if len(names) > 1:
             shown = ", ".join(f"'{n}'" for n in names[:3]) + (", ..." if len(names) > 3 else "")
             raise Refusal(
-                "many-matches", f"'{ref}' must match exactly one tensor, it matches {len(names)}: {shown}", key=key
-            )
+                "many-matches", f"'{ref}' must match exactly one tensor, it matches {len(names)}: {shown}", key=key,
+                hint="Name one of them in full; a dot that is just a dot is written `\\.`.",
+            )  # fmt: skip
         return self.select(ref, key)[0]
 
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr:
@@ -199,13 +215,13 @@ class StepView:
         return self._call(take, (expr,), {"index": self._index(ref, expr.aval, key)})
 
     def _index(self, ref: Ref, aval: Aval, key: str) -> Any:
-        try:
+        with at_key(key):
             return resolve(ref.index, aval.shape)
-        except Refusal as bad:
-            raise Refusal(bad.code, bad.message, key=key, hint=bad.hint) from bad
 
     def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr:
         """`whole` with `value` in the place that the reference's slice selects (everywhere without one)."""
+        if ref.index is None and value.aval == whole.aval:
+            return value
         index = self._index(ref, whole.aval, key)
         part = Aval(index.shape, whole.aval.dtype)
         if value.aval != part:
@@ -218,11 +234,22 @@ class StepView:
 
     def apply(self, kernel: Kernel, *srcs: Expr, **params: Any) -> Any:
         """The result of a kernel, or a tuple of its results."""
-        call = self._call(kernel, srcs, params)
+        try:
+            call = self._call(kernel, srcs, params)
+        except Refusal as bad:
+            names = [name for src in srcs if (name := self._name(src))]
+            about = f" ({', '.join(names)})" if names else ""
+            raise Refusal(bad.code, bad.message + about, key=bad.key, hint=bad.hint) from bad
         return tuple(self.graph.pick(call, i) for i in range(len(call.avals))) if len(call.avals) > 1 else call
 
     def _call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:
         return self.graph.call(kernel, srcs, params)
+
+    def _name(self, expr: Expr) -> str:
+        """A name of a value, or of the tensor that it is a slice of; empty if it has none."""
+        whole = expr.srcs[0] if expr.kernel is take else expr
+        found = (f"'{a}::{n}'" for a in self.aliases() for n, e in self.space(a).names.items() if e is whole)
+        return next(found, "")
 
     def constant(self, value: np.ndarray, dtype: DType) -> Expr:
         """A small array that the plan spells out."""
@@ -233,23 +260,21 @@ class StepView:
         if (value := self.state.known.get(expr)) is not None:
             return value
         self.wanted[expr] = None
-        self.provisional = self.graph.provisional = True
-        return bound
+        self.provisional = True
+        return Bound(bound)
 
     def open(self, path: str, key: str = "") -> Mapping[str, Expr]:
         """The tensors of a checkpoint, or of what an earlier `save` of this plan will write there."""
         place = self.world.key(path)
-        if (image := self.state.images.get(place)) is not None:
+        if place in self.state.images:
+            if (image := self.state.images[place]) is None:
+                raise Unknown
             return image
-        for saved in self.state.images:
-            if place.startswith(saved + "/") or saved.startswith(place + "/"):
-                hint = "Load it in a plan of its own, after this one has run."
-                raise Refusal(
-                    "load-inside-save",
-                    f"'{path}' lies inside or around '{saved}', which this plan saves",
-                    key=key,
-                    hint=hint,
-                )
+        for saved in self.state.publications:
+            if inside(place, self.world.key(saved.path)):
+                message = f"'{path}' lies inside or around '{saved.path}', which this plan saves"
+                hint = "Load what was saved as a whole, by its own path; or load it in a plan of its own, afterwards."
+                raise Refusal("load-inside-save", message, key=key, hint=hint)
         try:
             return opened(self.world, path).names
         except StoreError as bad:
@@ -258,9 +283,9 @@ class StepView:
 
     # --- edits
 
-    def bind(self, alias: str, name: str, expr: Expr, dest: Dest) -> None:
-        """Give a tensor its name, if the destination is as it should be. Counts as a write."""
-        space = self.space(alias)
+    def bind(self, alias: str, name: str, expr: Expr, dest: Dest) -> bool:
+        """Give a tensor its name, if the destination is as it should be; whether it replaced one. Counts as a write."""
+        space = self.drafts.get(alias) or self.space(alias)
         old = space.names.get(name)
         if dest == "new" and old is not None:
             hint = "Delete or move it first, or write to another name."
@@ -277,11 +302,14 @@ class StepView:
             space.writes.pop(name, None)
         else:
             space.writes[name] = space.writes.get(name, 1) + 1
+        return old is not None
 
     def _dest_key(self, alias: str, name: str) -> str:
-        return next(
-            (k for k in ("to", "target_a", "target_b", "target") if isinstance(self.step.params.get(k), Ref)), ""
-        )
+        """The key that a destination comes from; empty where two keys could have made it."""
+        keys = [k for k in ("to", "target_a", "target_b", "target") if k in self.step.params]
+        refs = {k: self.step.params[k] for k in keys if k != "target" or len(keys) == 1}
+        named = [k for k, ref in refs.items() if isinstance(ref, Ref) and ref.name == name]
+        return (named or [*refs, ""])[0] if named or len(refs) == 1 else ""
 
     def drop(self, alias: str, name: str) -> None:
         """Forget a tensor."""
@@ -340,13 +368,25 @@ class StepView:
         """Give an alias another name."""
         draft = self.space(alias, "from")
         if to in self.aliases():
-            raise Refusal("alias-exists", f"alias '{to}' exists already", key="to")
+            raise Refusal("alias-exists", f"alias '{to}' exists already", key="to",
+                          hint="Choose another name, or remove that one first.")  # fmt: skip
         self.drop_alias(alias)
         self.drafts[to] = draft
 
     def spaces(self) -> dict[str, Space]:
         """The spaces after the step."""
         return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
+
+
+def _count(space: Draft) -> str:
+    return f"{len(space.names):,} tensor" + "s" * (len(space.names) != 1)
+
+
+def _where(space: Draft) -> str:
+    """Where the names can be looked up."""
+    if space.origin:
+        return f"`brainsurgery-jax inspect {space.origin}` lists the names that it started with."
+    return "A step `dump: {}` before this one lists the names."
 
 
 def _refuse_collisions(sources: Sequence[str], names: Sequence[str], key: str) -> None:

@@ -13,24 +13,25 @@ from brainsurgery_jax.op import Expr, Known, Pending, Reduction, Verdict
 Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute tolerance")]
 
 
-def both(block: Callable[..., bool]) -> Reduction:
-    return Reduction(block, lambda a, b: a and b, bool, True)
+def both(holds: Callable[..., Any]) -> Reduction:
+    """Whether `holds` is true of all blocks: numpy arrays, under a trace one whole JAX array (so methods, no `np`)."""
+    return Reduction(lambda *xs: bool(holds(*xs)), lambda a, b: a and b, bool, True, traced=holds)
 
 
-def within(eps: float | None) -> Callable[..., bool]:
+def within(eps: float | None) -> Callable[..., Any]:
     if eps is None:
-        return lambda x: bool((x == 0).all())
-    return lambda x: bool((np.abs(as64(x)) <= eps).all())
+        return lambda x: (x == 0).all()
+    return lambda x: (abs(as64(x)) <= eps).all()
 
 
 def as64(x: Any) -> Any:
     return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
 
 
-def _agree(eps: float | None) -> Callable[..., bool]:
+def _agree(eps: float | None) -> Callable[..., Any]:
     if eps is None:
-        return lambda x, y: bool((x == y).all())
-    return lambda x, y: bool((np.abs(as64(x) - as64(y)) <= eps).all())
+        return lambda x, y: (x == y).all()
+    return lambda x, y: (abs(as64(x) - as64(y)) <= eps).all()
 
 
 def pair(left: Expr, right: Expr, name: str, eps: float | None) -> Verdict:

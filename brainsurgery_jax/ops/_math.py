@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
-from brainsurgery_jax._lazy import jnp
+from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
 from brainsurgery_jax.errors import Refusal
 
@@ -19,11 +21,60 @@ def widen(x: Any) -> Any:
     return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4 else x
 
 
+def rounded(fn: Callable[..., Any], x: Any, *others: Any) -> Any:
+    """`fn(x, *others)`, computed in at least float32 and rounded once to the dtype of `x`.
+
+    XLA's CPU code takes subnormal numbers for zero. There, what other tools compute in float32 is computed in float64,
+    in which no float32 is subnormal, then rounded to float32: for sums, differences and products the bits are the same.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize > 4:
+        return fn(x, *others).astype(x.dtype)
+    return jax.lax.platform_dependent(
+        x, *others,
+        cpu=lambda *xs: to_float32(fn(*map(to_float64, xs))).astype(x.dtype),
+        default=lambda *xs: fn(*(y.astype(jnp.float32) for y in xs)).astype(x.dtype),
+    )  # fmt: skip
+
+
+def to_float64(x: Any) -> Any:
+    """A float of at most 32 bits in float64, subnormal numbers kept."""
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    size = (bits & jnp.uint32(0x7FFFFF)).astype(jnp.float64) * jnp.float64(2.0**-149)
+    subnormal = (bits & jnp.uint32(0x7F800000)) == 0
+    signed = jnp.where(bits >> 31 == 1, -size, size)
+    return jnp.where(subnormal, signed, jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.float64))
+
+
+def to_float32(x: Any) -> Any:
+    """A float64 rounded to float32 (to nearest, ties to even), subnormal numbers kept."""
+    size = jnp.abs(x)
+    subnormal = size < 2.0**-126
+    count = jnp.round(jnp.where(subnormal, size, jnp.zeros_like(size)) * jnp.float64(2.0**149)).astype(jnp.uint32)
+    sign = (jax.lax.bitcast_convert_type(x, jnp.uint64) >> 32).astype(jnp.uint32) & jnp.uint32(0x80000000)
+    return jnp.where(subnormal, jax.lax.bitcast_convert_type(count | sign, jnp.float32), x.astype(jnp.float32))
+
+
+def nonzero(x: Any) -> Any:
+    """Where `x` is not zero; NaN and subnormal numbers are not."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return nonzero(x.real) | nonzero(x.imag)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x != 0
+    if x.dtype.itemsize < 8:
+        return to_float64(x) != 0
+    return jax.lax.bitcast_convert_type(x, jnp.uint64) << 1 != 0
+
+
 def matrix(avals: tuple[Aval, ...], what: str) -> None:
     """Refuse anything but a floating or complex matrix with elements."""
     (x,) = avals
     if len(x.shape) != 2 or 0 in x.shape:
-        raise Refusal("not-a-matrix", f"{what} needs matrices with elements, got {x}", hint="Narrow the pattern.")
+        raise Refusal("not-a-matrix", f"{what} needs a matrix with elements, got {x}", hint="Narrow the pattern.")
     if x.dtype.kind not in ("float", "complex"):
         hint = "Cast it first: `cast_: {target: ..., to: float32}`."
-        raise Refusal("dtype-unsupported", f"{what} needs floating-point matrices, got {x}", hint=hint)
+        raise Refusal("dtype-unsupported", f"{what} needs a floating-point matrix, got {x}", hint=hint)
+
+
+def fold_seed(seed: int, name: str) -> int:
+    """A 64-bit seed for one tensor of a pattern: equal shapes differ, and the order of tensors never matters."""
+    return int.from_bytes(blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big")

@@ -97,12 +97,13 @@ def _bounded(label: str, found: int, bounds: dict[str, int | None]) -> Known:
 def _check_bounds(bounds: dict[str, int | None]) -> None:
     given = {k: b for k, b in bounds.items() if b is not None}
     if not given:
-        raise Refusal("bounds-missing", "give at least one of is, ge, gt, le, lt")
+        raise Refusal("bounds-missing", "give at least one of is, ge, gt, le, lt",
+                      hint="Write, for example, `is: 2`, or `ge: 1` and `le: 3`.")  # fmt: skip
     low = max([given[k] + (k == "gt") for k in ("ge", "gt", "is") if k in given], default=0)
     high = min([given[k] - (k == "lt") for k in ("le", "lt", "is") if k in given], default=low)
     if low > high:
         text = ", ".join(f"{k}: {b}" for k, b in given.items())
-        raise Refusal("bounds-contradict", f"no number satisfies {text}")
+        raise Refusal("bounds-contradict", f"no number satisfies {text}", hint="Loosen one of them, or leave it out.")
 
 
 @assertion()
@@ -137,7 +138,7 @@ def _counter(view: View, of: Ref, which: int, word: str, bounds: dict[str, int |
 
 def _synonyms(key: str, a: int | None, b: int | None) -> int | None:
     if a is not None and b is not None and a != b:
-        raise Refusal("bounds-contradict", f"{key} is given twice, as {a} and {b}")
+        raise Refusal("bounds-contradict", f"{key} is given twice, as {a} and {b}", hint="Leave one of them out.")
     return b if a is None else a
 
 

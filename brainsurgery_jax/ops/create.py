@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictInt
@@ -13,6 +13,7 @@ from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Broadcast
 from brainsurgery_jax.op import Bind, Edit, Expr, Name, Number, SlicedPattern, Template, View, control, kernel
+from brainsurgery_jax.ops._math import fold_seed
 
 Word = BeforeValidator(lambda v: v.strip().lower() if isinstance(v, str) else v)
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
@@ -60,22 +61,20 @@ def _random(
     view: View, aval: Aval, seed: int, *, distribution: str, low: float, high: float, mean: float, std: float
 ) -> Expr:
     if aval.dtype.kind != "float":
-        raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode")
+        raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode",
+                      hint="Cast the tensor first: `cast_: {target: ..., to: float32}`.")  # fmt: skip
     if distribution == "uniform" and not low < high:
-        raise Refusal("rand-range", f"low {low:g} is not below high {high:g}", key="low")
+        raise Refusal("rand-range", f"low {low:g} is not below high {high:g}", key="low",
+                      hint="Values are drawn from low up to, but without, high.")  # fmt: skip
     if distribution == "normal" and not std > 0:
-        raise Refusal("rand-range", f"std must be positive, got {std:g}", key="std")
+        raise Refusal("rand-range", f"std must be positive, got {std:g}", key="std",
+                      hint="For a constant use `mode: constant`.")  # fmt: skip
     first, second = (low, high) if distribution == "uniform" else (mean, std)
     key_high, key_low = float(seed >> 32 & 0xFFFFFFFF), float(seed & 0xFFFFFFFF)
     return view.apply(
         random_block, shape=aval.shape, dtype=aval.dtype, distribution=distribution, first=first, second=second,
         key_high=key_high, key_low=key_low,
     )  # fmt: skip
-
-
-def fold_seed(seed: int, name: str) -> int:
-    """A 64-bit seed for one tensor of a pattern: equal shapes differ, and the order of tensors never matters."""
-    return int.from_bytes(blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big")
 
 
 def _constant(value: Any, dtype: DType, key: str) -> np.ndarray:
@@ -86,10 +85,12 @@ def _constant(value: Any, dtype: DType, key: str) -> np.ndarray:
         wide = np.asarray(value)
     except ValueError as error:
         raise Refusal(
-            "fill-values", "the nested lists of values are ragged: rows must have equal lengths", key=key
-        ) from error
+            "fill-values", "the nested lists of values are ragged: rows must have equal lengths", key=key,
+            hint="Give every row as many numbers as the first one.",
+        )  # fmt: skip from error
     if wide.dtype.kind not in "biuf":
-        raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key)
+        raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key,
+                      hint="Give a number, or nested lists of numbers.")  # fmt: skip
     return _converted(wide, dtype, key)
 
 
@@ -100,15 +101,17 @@ def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
         whole = np.trunc(wide)
         if not (np.isfinite(wide).all() and (whole >= info.min).all() and (whole <= info.max).all()):
             raise Refusal(
-                "fill-range", f"a value of {wide.tolist()} does not fit {dtype} ({info.min} to {info.max})", key=key
-            )
+                "fill-range", f"a value of {wide.tolist()} does not fit {dtype} ({info.min} to {info.max})", key=key,
+                hint="Choose a value in that range, or cast the tensor to a wider dtype first.",
+            )  # fmt: skip
         return whole.astype(target)
     if dtype.kind == "bool":
         return wide != 0
     with np.errstate(over="ignore"):
         narrow = wide.astype(target)
     if (np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float64 if dtype.kind == "float" else np.complex128))).any():
-        raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key)
+        raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key,
+                      hint="Choose a smaller value, or cast the tensor to a wider dtype first.")  # fmt: skip
     return narrow
 
 
@@ -124,7 +127,8 @@ def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:
     array = _constant(value, aval.dtype, key)
     tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
     if tail is None or any(n not in (1, m) for n, m in zip(array.shape, tail, strict=True)):
-        raise Refusal("fill-shape", f"values of shape {list(array.shape)} cannot be repeated to {aval}", key=key)
+        raise Refusal("fill-shape", f"values of shape {list(array.shape)} cannot be repeated to {aval}", key=key,
+                      hint="From the last axis on, each size must be 1 or that of the tensor.")  # fmt: skip
     return view.apply(broadcast, view.constant(array, aval.dtype), shape=aval.shape)
 
 
@@ -136,7 +140,8 @@ def _made(
     key = "value" if mode == "constant" else "values"
     given = value if mode == "constant" else values
     if given is None:
-        raise Refusal("key-missing", f"mode '{mode}' needs the key '{key}'", key="mode")
+        raise Refusal("key-missing", f"mode '{mode}' needs the key '{key}'", key="mode",
+                      hint=f"Add `{key}: {0 if mode == 'constant' else [0, 1]}`.")  # fmt: skip
     return _filled(view, given, aval, key)
 
 
@@ -190,9 +195,9 @@ def fill_in_place(
     """
     rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
     seed = view.seed if seed is None else seed
-    for name, part in view.select(target, "target"):
+    for name, whole in view.select(replace(target, index=None), "target"):
+        part = view.slice(whole, target, "target")
         made = _made(view, part.aval, mode, value, values, fold_seed(seed, name), rand)
-        whole = view.fetch(target.alias, name)
         yield Bind(target.alias, name, view.update(whole, target, made), "existing")
 
 

@@ -1,15 +1,15 @@
-"""Arithmetic on equal shapes: every result is computed in at least float32 and rounded once to the tensor's own dtype."""
+"""Arithmetic on equal shapes: results are computed in at least float32 and rounded once to the tensor's own dtype."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from brainsurgery_jax._lazy import Array, Num, Shaped, jnp
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax._lazy import Array, Num, Shaped, jax, jnp
+from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import DTypeName, Form, Number, op
-from brainsurgery_jax.ops._math import widen
+from brainsurgery_jax.ops._math import nonzero, rounded, to_float32, to_float64
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
 _BOTH = frozenset({"from", "to"})
@@ -46,7 +46,7 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
 
     Example: `add: {from_a: '(.*)\\.w', from_b: '\\1.delta', to: '\\1.w'}`
     """
-    return jnp.add(widen(x), widen(y)).astype(x.dtype)
+    return rounded(jnp.add, x, y)
 
 
 def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
 
     Example: `subtract_: {from: 'base::(.*)', to: 'tuned::\\1'}`
     """
-    return jnp.subtract(widen(x), widen(y)).astype(x.dtype)
+    return rounded(jnp.subtract, x, y)
 
 
 @op(_into("multiply"), elementwise=True)
@@ -70,7 +70,7 @@ def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
 
     Example: `multiply: {from_a: '(.*)\\.w', from_b: '\\1.mask', to: '\\1.w'}`
     """
-    return jnp.multiply(widen(x), widen(y)).astype(x.dtype)
+    return rounded(jnp.multiply, x, y)
 
 
 @op(
@@ -93,18 +93,18 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
         low, high = max(float(info.min), -(2.0**53)), min(float(info.max), 2.0**53)
         exact = jnp.all((y == jnp.round(y)) & (y >= low) & (y <= high) & (jnp.abs(x.astype(jnp.float64)) <= 2.0**53))
         return y.astype(x.dtype), exact
-    w = widen(x)
-    real = jnp.zeros((), w.dtype).real.dtype
-    return (w * by.astype(real).astype(w.dtype)).astype(x.dtype), jnp.ones((), jnp.bool_)
+    real = jnp.float64 if x.dtype in (jnp.float64, jnp.complex128) else jnp.float32
+    return rounded(lambda w: w * by.astype(real).astype(w.dtype), x), jnp.ones((), jnp.bool_)
 
 
 def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     _no_bool(avals, params)
     low, high = params.get("min_"), params.get("max_")
     if low is None and high is None:
-        raise Refusal("clamp-bounds", "give at least one of min and max", key="min")
+        raise Refusal("clamp-bounds", "give at least one of min and max", key="min",
+                      hint="Add `min: NUMBER`, `max: NUMBER`, or both.")  # fmt: skip
     if low is not None and high is not None and low > high:
-        raise Refusal("clamp-bounds", f"min {low:g} is greater than max {high:g}", key="min")
+        raise Refusal("clamp-bounds", f"min {low:g} is greater than max {high:g}", key="min", hint="Swap them.")
     if avals[0].dtype.kind == "complex":
         raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}")
     if avals[0].dtype.kind in ("int", "uint"):
@@ -126,13 +126,20 @@ def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | No
     Bounds are rounded to the tensor's dtype; an integer tensor takes whole bounds and stays integer.
     Example: `clamp: {from: w, to: w_clipped, min: -1, max: 1}`
     """
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        info = jnp.iinfo(x.dtype)
-        low, high = (None if b is None else jnp.clip(b, float(info.min), float(info.max)) for b in (min_, max_))
-    else:
-        low, high = min_, max_
-    y = x if low is None else jnp.maximum(widen(x), widen(low.astype(x.dtype))).astype(x.dtype)
-    return y if high is None else jnp.minimum(widen(y), widen(high.astype(x.dtype))).astype(x.dtype)
+    low, high = (None if b is None else _bound(b, x.dtype) for b in (min_, max_))
+    y = x if low is None else rounded(jnp.maximum, x, low)
+    return y if high is None else rounded(jnp.minimum, y, high)
+
+
+def _bound(value: Any, dtype: Any) -> Any:
+    """A bound rounded to a dtype. What lies outside of it bounds nothing, also where the dtype has no infinity."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        info = jnp.iinfo(dtype)
+        return jnp.clip(value, float(info.min), float(info.max)).astype(dtype)
+    if dtype.itemsize > 1:
+        return value.astype(dtype)
+    own = value.astype(dtype).astype(jnp.float32)
+    return jnp.where(jnp.isnan(own), value.astype(jnp.float32) * jnp.float32(jnp.inf), own)
 
 
 def _to_dtype(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
@@ -157,11 +164,27 @@ def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
 def cast(x: Num[Array, "..."], *, dtype: DTypeName) -> Array:
     """Convert to another dtype: to floats by rounding to nearest even, to integers towards zero, to bool by `!= 0`.
 
+    What an integer dtype cannot hold becomes its nearest value, and NaN becomes 0. Of complex numbers the real part is
+    taken.
     Example: `cast_: {target: '.*', to: bfloat16}`
     """
+    if dtype.kind == "bool":
+        return nonzero(x)
+    if not jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return _converted(x, dtype)
+    if dtype.kind != "complex":
+        return _converted(x.real, dtype)
+    part = FLOAT64 if dtype.bits == 128 else FLOAT32
+    return jax.lax.complex(_converted(x.real, part), _converted(x.imag, part))
+
+
+def _converted(x: Array, dtype: DType) -> Array:
+    """A real array in another dtype. Between float64 and smaller floats always by way of float32, as elsewhere."""
+    if jnp.issubdtype(x.dtype, jnp.floating) and dtype.kind in ("float", "complex"):
+        wide = dtype.name in ("float64", "complex128")
+        if x.dtype == jnp.float64 and not wide:
+            x = to_float32(x)
+        elif x.dtype != jnp.float64 and wide:
+            x = to_float64(x)
     assert dtype.numpy is not None
-    if jnp.issubdtype(x.dtype, jnp.complexfloating) and dtype.kind != "complex":
-        x = (x != 0) if dtype.kind == "bool" else x.real
-    if x.dtype.itemsize > 4 and dtype.kind == "float" and dtype.bits < 32:
-        x = x.astype(jnp.float32)
     return x.astype(dtype.numpy)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, StrictBool, WithJsonSchema
+from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 
-from brainsurgery_jax._lazy import Array, Inexact, jnp
+from brainsurgery_jax._lazy import Array, Inexact, jax, jnp
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Bind, Dest, Drop, Edit, Expr, Number, Pattern, Role, View, control, kernel
-from brainsurgery_jax.ops._math import matrix, widen
+from brainsurgery_jax.op import Bind, Dest, Drop, Edit, Expr, Number, Pattern, Role, Rung, View, control, kernel
+from brainsurgery_jax.ops._factor import OVERSAMPLE, Truncation, exact, gram, krylov, mm
+from brainsurgery_jax.ops._math import fold_seed, matrix, widen
 from brainsurgery_jax.select import Ref
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
@@ -53,12 +54,10 @@ Rank = Annotated[
 ]
 
 
-def _svd(x: Array) -> tuple[Array, Array, Array]:
-    """Thin SVD with a fixed sign: the entry of largest magnitude in each left vector is real and positive."""
-    u, s, vh = jnp.linalg.svd(widen(x), full_matrices=False)
-    top = jnp.take_along_axis(u, jnp.argmax(jnp.abs(u), axis=0, keepdims=True), axis=0)
-    phase = jnp.where(top == 0, jnp.ones_like(top), top / jnp.abs(top))
-    return u * phase.conj(), s, vh * phase.reshape(-1, 1)
+SMALL = 256
+"""Matrices with a side of at most this are always factorized exactly: nothing is faster."""
+
+_DEPTHS = (2, 3, 5, 8)
 
 
 def _check_matrix(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -70,28 +69,115 @@ def _factor_avals(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[A
     return Aval((x.shape[0], params["rank"]), x.dtype), Aval((params["rank"], x.shape[1]), x.dtype)
 
 
-@kernel(check=_check_matrix, result=_factor_avals, guarded=True, refusal=_NOT_FINITE)
-def factors(x: Inexact[Array, "m n"], *, rank: int) -> tuple[tuple[Array, Array], Array]:
+def _ladder(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> tuple[Rung, ...]:
+    """The ways to factorize a matrix, cheapest first, the last one certain."""
+    (x,) = avals
+    rank, method = params["rank"], params["method"]
+    long, short = max(x.shape), min(x.shape)
+    last = Rung("exact", factorize, {"way": "exact", "depth": 0, "finish": finish})
+    if method == "exact" or short <= SMALL or x.dtype.kind != "float":
+        return (last,)
+    fitting = [q for q in _DEPTHS if (rank + OVERSAMPLE) * (q + 1) <= 0.4 * short] or [0][: method == "randomized"]
+    quick = [Rung(f"krylov-{q}", factorize, {"way": "krylov", "depth": q, "finish": finish}) for q in fitting]
+    if method == "randomized" and quick:
+        return (*quick[:-1], quick[-1]._replace(certain=True))
+    if long >= 2 * short:
+        last = Rung("gram", factorize, {"way": "gram", "depth": 0, "finish": finish})
+    return (*quick, last)
+
+
+@kernel()
+def factorize(
+    x: Inexact[Array, "m n"],
+    *,
+    rank: int,
+    method: str,
+    way: str,
+    depth: int,
+    finish: str,
+    tol: Number,
+    key_high: Number,
+    key_low: Number,
+) -> tuple[Any, Array, dict[str, Array]]:
+    """One rung: the factors or the truncated matrix, whether it is good enough, and the facts about it.
+
+    Low-precision matrices are factorized in float32; wide ones as their transpose.
+    """
+    w = widen(x)
+    wide = x.shape[0] < x.shape[1]
+    tall = w.T if wide else w
+    if way == "krylov":
+        data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
+        t = krylov(tall, jax.random.wrap_key_data(data), rank, depth)
+    else:
+        t = exact(tall, rank) if way == "exact" else gram(tall, rank)
+    finite = jnp.isfinite(w).all()
+    facts = {"energy": t.kept2 / jnp.maximum(t.norm2, 1e-300), "excess": t.excess}
+    value = _low(t, x, wide) if finish == "matrix" else _split(t, x, wide)
+    return value, finite & (t.excess <= tol), facts
+
+
+def _low(t: Truncation, x: Array, wide: bool) -> Array:
+    low = mm(t.xv, t.v.conj().T)
+    return (low.T if wide else low).astype(x.dtype)
+
+
+def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
+    """`b` [m, r] and `a` [r, n] that share the singular values evenly; the entry of largest magnitude in each column of
+    `b` is real and positive, so that factors repeat."""
+    s = jnp.linalg.norm(t.xv, axis=0)
+    root = jnp.sqrt(s)
+    safe = jnp.where(root > 0, root, jnp.ones_like(root))
+    long, short = t.xv / safe[None, :], t.v * root[None, :]
+    b, a = (short.conj(), long.T) if wide else (long, short.conj().T)
+    top = jnp.take_along_axis(b, jnp.argmax(jnp.abs(b), axis=0, keepdims=True), axis=0)
+    phase = jnp.where(top == 0, jnp.ones_like(top), top / jnp.abs(jnp.where(top == 0, jnp.ones_like(top), top)))
+    return (b * phase.conj()).astype(x.dtype), (a * phase.reshape(-1, 1)).astype(x.dtype)
+
+
+@kernel(
+    check=_check_matrix,
+    result=_factor_avals,
+    guarded=True,
+    refusal=_NOT_FINITE,
+    rungs=lambda avals, params: _ladder(avals, params, "factors"),
+)
+def factors(
+    x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
+) -> tuple[tuple[Array, Array], Array]:
     """`b` [m, r] and `a` [r, n] with `b @ a` the best approximation of rank r in Frobenius norm, and whether x is finite.
 
-    The singular values are shared evenly, as square roots. Low-precision matrices are factorized in float32.
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, 1936.
     """
-    u, s, vh = _svd(x)
-    root = jnp.sqrt(s[:rank]).astype(u.dtype)
-    b, a = u[:, :rank] * root, root[:, None] * vh[:rank]
-    return (b.astype(x.dtype), a.astype(x.dtype)), jnp.isfinite(widen(x)).all()
+    value, accepted, _ = factorize(
+        x, rank=rank, method=method, way="exact", depth=0, finish="factors", tol=tol, key_high=key_high, key_low=key_low
+    )
+    return value, accepted
+
+
+@kernel(
+    check=_check_matrix,
+    result=lambda avals, params: avals,
+    guarded=True,
+    refusal=_NOT_FINITE,
+    rungs=lambda avals, params: _ladder(avals, params, "matrix"),
+)
+def truncated(
+    x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
+) -> tuple[Array, Array]:
+    """The best approximation of `x` of that rank, in its own shape, and whether x is finite."""
+    value, accepted, _ = factorize(
+        x, rank=rank, method=method, way="exact", depth=0, finish="matrix", tol=tol, key_high=key_high, key_low=key_low
+    )
+    return value, accepted
 
 
 @kernel(check=_check_matrix, result=lambda avals, params: avals, guarded=True, refusal=_NOT_FINITE)
-def truncated(x: Inexact[Array, "m n"], *, rank: int | None, energy: Number | None = None) -> tuple[Array, Array]:
-    """The best approximation of `x` of the given rank (or of the least rank with that energy), in its own shape."""
-    u, s, vh = _svd(x)
-    if energy is not None:
-        kept = jnp.arange(s.size, dtype=jnp.int64) < _rank_of_energy(s, energy)
-        s = jnp.where(kept, s, jnp.zeros_like(s))
-    r = s.size if rank is None else rank
-    low = jnp.matmul(u[:, :r] * s[:r].astype(u.dtype), vh[:r], precision="highest")
+def truncated_by_energy(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
+    """The best approximation of `x` of the least rank with that share of the energy; the shape needs no rank."""
+    u, s, vh = jnp.linalg.svd(widen(x), full_matrices=False)
+    kept = jnp.arange(s.size, dtype=jnp.int64) < _rank_of_energy(s, energy)
+    low = mm(u * jnp.where(kept, s, jnp.zeros_like(s)).astype(u.dtype)[None, :], vh)
     return low.astype(x.dtype), jnp.isfinite(widen(x)).all()
 
 
@@ -103,11 +189,12 @@ def _rank_of_energy(s: Array, energy: Array) -> Array:
 @kernel(check=_check_matrix, result=lambda avals, params: (Aval((), INT64),), guarded=True, refusal=_NOT_FINITE)
 def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
     """The least rank that keeps the share `energy` of the squared singular values, as an int64 scalar."""
-    return _rank_of_energy(_svd(x)[1], energy), jnp.isfinite(widen(x)).all()
+    s = jnp.linalg.svd(widen(x), compute_uv=False)
+    return _rank_of_energy(s, energy), jnp.isfinite(widen(x)).all()
 
 
-def _resolved(view: View, x: Expr, rank: int | float | Energy) -> int:
-    matrix((x.aval,), "a low-rank factorization")
+def _resolved(view: View, name: str, x: Expr, rank: int | float | Energy) -> int:
+    matrix((x.aval,), f"the low-rank factorization of '{name}'")
     most = min(x.aval.shape)
     match rank:
         case Energy(share):
@@ -115,6 +202,17 @@ def _resolved(view: View, x: Expr, rank: int | float | Energy) -> int:
         case int():
             return min(rank, most)
     return max(1, round(rank * most))
+
+
+MethodName = Annotated[Literal["auto", "exact", "randomized"], Field(description="how to factorize")]
+Tolerance = Annotated[Number, Field(description="relative excess error over the optimum, for `method: auto`")]
+
+
+def _how(method: str, tol: float, seed: int) -> dict[str, Any]:
+    if not tol > 0:
+        hint = "For the full SVD write `method: exact`."
+        raise Refusal("value-type", f"expected a number above 0, got {tol:g}", key="tol", hint=hint)
+    return {"method": method, "tol": tol, "key_high": float(seed >> 32), "key_low": float(seed & 0xFFFFFFFF)}
 
 
 @control()
@@ -127,20 +225,27 @@ def phlora(
     rank: Rank,
     delete_original: StrictBool = True,
     require_missing_dest: StrictBool = True,
+    method: MethodName = "auto",
+    tol: Tolerance = 1e-4,
 ) -> Iterator[Edit]:
     """Replace matrices by low-rank factors: `b @ a` is the best approximation of the matrix at that rank.
 
     `target_a` gets sqrt(S) Vh with shape [r, n], `target_b` gets U sqrt(S) with shape [m, r]. A rank above min(m, n) is
     clipped; a fraction is of min(m, n); `{energy: 0.9}` takes the least rank that keeps that share of the energy.
+    `method: auto` takes the cheapest way whose error is certified to exceed the least possible by at most the share `tol`,
+    `exact` the full SVD, `randomized` block Krylov without a fall-back.
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
     dest: Dest = "new" if require_missing_dest else "rebind"
     for name, (name_a, name_b) in view.rename(target, {"target_a": target_a, "target_b": target_b}):
         if (target_a.alias, name_a) == (target_b.alias, name_b):
-            raise Refusal("names-collide", f"both factors of '{name}' would be called '{name_a}'", key="target_b")
+            raise Refusal("names-collide", f"both factors of '{name}' would be called '{name_a}'", key="target_b",
+                          hint="Give `target_a` and `target_b` different endings, such as '.lora_A' and '.lora_B'.")  # fmt: skip
+        view.has(target.alias, name)  # which the plan language counts as a read
         x = view.fetch(target.alias, name)
-        b, a = view.apply(factors, x, rank=_resolved(view, x, rank))
+        how = _how(method, tol, fold_seed(view.seed, name))
+        b, a = view.apply(factors, x, rank=_resolved(view, name, x, rank), **how)
         made = {(target_a.alias, name_a), (target_b.alias, name_b)}
         if delete_original and (target.alias, name) not in made:
             yield Drop(target.alias, name)
@@ -149,15 +254,18 @@ def phlora(
 
 
 @control("phlora_")
-def phlora_in_place(view: View, *, target: Pattern, rank: Rank) -> Iterator[Edit]:
-    """Replace matrices by their best approximation of a lower rank, in their own shape.
+def phlora_in_place(
+    view: View, *, target: Pattern, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
+) -> Iterator[Edit]:
+    """Replace matrices by their best approximation of a lower rank, in their own shape. Rank, method and tol as in `phlora`.
 
     Example: `phlora_: {target: '.+\\.weight', rank: 64}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
     for name, x in view.select(target, "target"):
         if isinstance(rank, Energy):
-            low = view.apply(truncated, x, rank=None, energy=rank.share)
+            low = view.apply(truncated_by_energy, x, energy=rank.share)
         else:
-            low = view.apply(truncated, x, rank=_resolved(view, x, rank), energy=None)
+            how = _how(method, tol, fold_seed(view.seed, name))
+            low = view.apply(truncated, x, rank=_resolved(view, name, x, rank), **how)
         yield Bind(target.alias, name, low, "rebind")

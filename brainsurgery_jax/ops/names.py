@@ -68,7 +68,9 @@ def prefixes(
     needed = {"list": set(), "add": {"alias"}, "remove": {"alias"}, "rename": {"from", "to"}}[mode]
     if given != needed:
         keys = " and ".join(f"'{k}'" for k in sorted(needed)) or "no other key"
-        raise Refusal("prefixes-keys", f"mode '{mode}' takes {keys}", key="mode")
+        found = " and ".join(f"'{k}'" for k in sorted(given)) or "none"
+        hint = "Modes: list; add and remove with `alias`; rename with `from` and `to`."
+        raise Refusal("prefixes-keys", f"mode '{mode}' takes {keys}, got {found}", key="mode", hint=hint)
     match mode:
         case "add":
             yield AddAlias(str(alias))
@@ -101,7 +103,8 @@ def load(
         found = f"'{path}' holds {len(tensors)} tensors; `to` takes a file with exactly one"
         raise Refusal("load-one", found, key="path", hint="Load the whole file under an alias and copy what you need.")
     if alias is not None and to.alias != alias:
-        raise Refusal("load-alias", f"alias '{alias}' and `to` in '{to.alias}' disagree", key="alias")
+        raise Refusal("load-alias", f"alias '{alias}' and `to` in '{to.alias}' disagree", key="alias",
+                      hint="Say the alias once: in `alias`, or in `to`.")  # fmt: skip
     if to.alias not in view.aliases():
         yield AddAlias(to.alias)
     yield Bind(to.alias, view.literal(to, "to"), next(iter(tensors.values())))
@@ -124,7 +127,7 @@ def save(
     """
     if target is not None:
         name = view.literal(target, "target")
-        view.fetch(target.alias, name)
+        view.fetch(target.alias, name, "target")
         yield Publish(path, target.alias, (name,), format, shard, overwrite)
         return
     known = view.aliases()
@@ -132,7 +135,7 @@ def save(
     if chosen is None:
         names = ", ".join(f"'{a}'" for a in known)
         raise Refusal(
-            "save-ambiguous", f"which alias? There are {names or 'none'}", key="alias", hint="Add `alias: NAME`."
+            "save-ambiguous", f"which alias is to be saved? There are {names or 'none'}", key="alias", hint="Add `alias: NAME`."
         )
     yield Publish(path, chosen, None, format, shard, overwrite)
 

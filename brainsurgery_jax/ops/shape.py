@@ -33,7 +33,8 @@ def copy(x: Shaped[Array, "..."]) -> Array:
 
 def _reshaped(avals: tuple[Aval, ...], *, shape: tuple[int, ...]) -> Reshape:
     if shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
-        raise Refusal("reshape-shape", f"expected positive sizes and at most one -1, got {list(shape)}", key="shape")
+        raise Refusal("reshape-shape", f"expected positive sizes and at most one -1, got {list(shape)}", key="shape",
+                      hint="Leave at most one size open: `shape: [12, 64, -1]`.")  # fmt: skip
     return Reshape(resolve_shape(shape, avals[0].size, avals[0]))
 
 
@@ -55,8 +56,9 @@ def _permuted(avals: tuple[Aval, ...], *, order: tuple[int, ...]) -> Permute:
     if sorted(order) != list(range(len(avals[0].shape))):
         axes = ", ".join(map(str, range(len(avals[0].shape))))
         raise Refusal(
-            "permute-order", f"order {list(order)} is not a permutation of the axes [{axes}] of {avals[0]}", key="order"
-        )
+            "permute-order", f"order {list(order)} is not a permutation of the axes [{axes}] of {avals[0]}", key="order",
+            hint="Name each axis once, counted from 0: axis `i` of the result is axis `order[i]` of the source.",
+        )  # fmt: skip
     return Permute(tuple(order))
 
 
@@ -93,8 +95,12 @@ def concatenate(*xs: Shaped[Array, "..."], axis: int) -> Array:
 def _axis(dim: int, aval: Aval) -> int:
     rank = len(aval.shape)
     if not -rank <= dim < rank:
-        raise Refusal("axis-range", f"dim {dim} is out of range for {aval}", key="dim")
+        raise Refusal("axis-range", f"dim {dim} is out of range for {aval}", key="dim", hint=_axes(rank))
     return dim % rank
+
+
+def _axes(rank: int) -> str:
+    return f"Valid are {-rank} to {rank - 1}." if rank else "A scalar has no axes. Reshape it to [1] first."
 
 
 @control()
@@ -148,7 +154,9 @@ def split(
 
 def _matching(to: tuple[Ref, ...], sizes: tuple[int, ...], aval: Aval, axis: int) -> None:
     if len(to) != len(sizes):
-        raise Refusal("split-sizes", f"{len(to)} names but {len(sizes)} sizes", key="sizes")
+        raise Refusal("split-sizes", f"{len(to)} names in `to`, but {len(sizes)} sizes", key="sizes",
+                      hint="Give one size for each name.")  # fmt: skip
     if sum(sizes) != aval.shape[axis]:
         found = f"the sizes add up to {sum(sizes)}, but axis {axis} of {aval} has {aval.shape[axis]}"
-        raise Refusal("split-sizes", found, key="sizes")
+        hint = "The sizes must cover the whole axis; `copy` with a slice takes a part of it."
+        raise Refusal("split-sizes", found, key="sizes", hint=hint)

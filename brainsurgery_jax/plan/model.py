@@ -13,7 +13,7 @@ Location = tuple[str | int, ...]
 
 
 class Input(NamedTuple):
-    """A checkpoint to read, under an alias."""
+    """A checkpoint to read, under an alias. `path` empty: it could not be understood."""
 
     alias: str
     path: str
@@ -52,12 +52,16 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Inputs, steps and outputs, in the order of the file. The default alias is that of the only input."""
+    """Inputs, steps and outputs, in the order of the file. The default alias is that of the only input.
+
+    `doubtful`: an input without a usable alias was left out, so there may be aliases that are not known.
+    """
 
     inputs: tuple[Input, ...] = ()
     steps: tuple[Step, ...] = ()
     outputs: tuple[Output, ...] = ()
     seed: int = 0
+    doubtful: bool = False
 
     @property
     def default_alias(self) -> str | None:

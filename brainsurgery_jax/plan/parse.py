@@ -14,16 +14,24 @@ from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, plain, sp
 KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
 OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "metadata")
 FORMATS = ("safetensors",)
+_OUTPUT_HINTS = {
+    "path": "Write where to, such as `path: out.safetensors` for a file or `path: out` for a folder.",
+    "alias": "Write the alias to save, such as `alias: model`.",
+    "shard": "Write a size in quotes or with its unit, such as `shard: 2GB`, or `shard: none`.",
+}
 
 
 class Parser:
     """Reads one plan; what is wrong collects in `problems`, what is right in the plan."""
 
-    def __init__(self) -> None:
+    def __init__(self, unfilled: frozenset[Span]) -> None:
         self.problems: list[Diagnostic] = []
+        self.unfilled = unfilled  # places whose value is not known; that has been told already
+        self.doubtful = False
 
     def complain(self, code: str, message: str, span: Span | None, hint: str = "") -> None:
-        self.problems.append(Diagnostic(code, message, span, hint))
+        if span not in self.unfilled:
+            self.problems.append(Diagnostic(code, message, span, hint))
 
     def plan(self, root: Map) -> Plan:
         for key, _ in root.entries:
@@ -36,17 +44,19 @@ class Parser:
                 "plan-version",
                 f"version: this tool reads plan language 1, got {version!r}",
                 _span(get(root, "version")),
+                "Write `version: 1` or leave it out; a newer plan needs a newer brainsurgery-jax.",
             )
         inputs = self.inputs(get(root, "inputs"))
         default = inputs[0].alias if len(inputs) == 1 else None
         steps = tuple(self.step(n, default) for n in _items(get(root, "transforms")))
-        return Plan(inputs, steps, self.outputs(root), self.seed(get(root, "seed")))
+        return Plan(inputs, steps, self.outputs(root), self.seed(get(root, "seed")), self.doubtful)
 
     def seed(self, node: Node | None) -> int:
         value = _plain(node)
         if value is None or (isinstance(value, int) and not isinstance(value, bool)):
             return value or 0
-        self.complain("value-type", f"seed: expected an integer, got {value!r}", _span(node))
+        self.complain("value-type", f"seed: expected an integer, got {value!r}", _span(node),
+                      "Write a number, such as `seed: 7`; without it the seed is 0.")  # fmt: skip
         return 0
 
     def inputs(self, node: Node | None) -> tuple[Input, ...]:
@@ -55,12 +65,16 @@ class Parser:
         if not isinstance(node, List):
             self.complain("inputs-form", f"inputs: expected a list of 'alias::path', got {_plain(node)!r}", node.span,
                           "Write `inputs: [base::models/base.safetensors]`.")  # fmt: skip
-            return ()
+            if not isinstance(_plain(node), str):
+                self.doubtful = True
+                return ()
         out: dict[str, Input] = {}
-        for item in node.items:
-            entry = self.input(item, alone=len(node.items) == 1)
+        items = node.items if isinstance(node, List) else (node,)
+        for item in items:
+            entry = self.input(item, alone=len(items) == 1)
             if entry is not None and entry.alias in out:
-                self.complain("alias-duplicate", f"inputs: alias '{entry.alias}' is given twice", item.span)
+                self.complain("alias-duplicate", f"inputs: alias '{entry.alias}' is given twice", item.span,
+                              f"Give each input a name of its own, such as '{entry.alias}2::{entry.path}'.")  # fmt: skip
             elif entry is not None:
                 out[entry.alias] = entry
         return tuple(out.values())
@@ -68,19 +82,23 @@ class Parser:
     def input(self, node: Node, *, alone: bool) -> Input | None:
         text = _plain(node)
         if not isinstance(text, str) or not text:
-            self.complain("inputs-form", f"inputs: expected 'alias::path', got {text!r}", node.span)
+            self.complain("inputs-form", f"inputs: expected 'alias::path', got {text!r}", node.span,
+                          "Write the path of a checkpoint, such as 'base::models/base.safetensors'.")  # fmt: skip
+            self.doubtful = True
             return None
         alias, mark, path = text.partition("::")
         if not mark:
             alias, path = "", text
         if not path:
-            self.complain("inputs-form", f"inputs: '{text}' has no path", node.span, "Write 'alias::path'.")
-            return None
+            self.complain("inputs-form", f"inputs: '{text}' has no path", node.span,
+                          f"Write '{alias or 'NAME'}::PATH', the path of a checkpoint.")  # fmt: skip
+            return Input(alias or "model", "", node.span)
         if not alias and not alone:
             self.complain("inputs-form", f"inputs: '{text}' needs an alias, since there are several inputs", node.span,
                           f"Write 'NAME::{path}'.")  # fmt: skip
+            self.doubtful = True
             return None
-        return Input(alias or "model", path, node.span)
+        return Input(alias or "model", "" if node.span in self.unfilled else path, node.span)
 
     def step(self, node: Node, default: str | None) -> Step:
         named = self.named(node)
@@ -88,11 +106,13 @@ class Parser:
             return Step(None, {}, node.span, text=_plain(node))
         name, span, payload = named
         text = {name: _plain(payload) if payload is not None else {}}
+        places = {(): span} | ({} if payload is None else {k: s for k, s in spans(payload).items() if k})
+        if self.unfilled.intersection((*places.values(), *([payload.span] if payload else []))):
+            return Step(None, {}, span, text=text)
         if (op := OPS.get(name)) is None:
             self.complain("op-unknown", f"unknown op '{name}'.{did_you_mean(name, OPS)}", span,
                           "`brainsurgery-jax ops` lists them all.")  # fmt: skip
             return Step(None, {}, span, text=text)
-        places = {(): span} | ({} if payload is None else {k: s for k, s in spans(payload).items() if k})
         reading = Payload(places, (), name, default)
         params = parse_payload(op, _plain(payload), reading)
         self.problems.extend(reading.problems)
@@ -110,23 +130,28 @@ class Parser:
                 self.complain("step-form", f"a step has exactly one key, got {keys}", entries[1][0].span,
                               "Start each step with its own `- `. Lists of several plan files merge by index.")  # fmt: skip
             case _:
-                self.complain("step-form", f"expected a step `op: {{...}}`, got {_plain(node)!r}", node.span)
+                self.complain("step-form", f"expected a step `op: {{...}}`, got {_plain(node)!r}", node.span,
+                              "A step is the name of an op with its keys, such as `- delete: {target: 'tmp.*'}`.")  # fmt: skip
         return None
 
     def outputs(self, root: Map) -> tuple[Output, ...]:
         one, several = get(root, "output"), get(root, "outputs")
         if one is not None and several is not None:
-            self.complain("output-form", "give either `output` or `outputs`, not both", several.span)
+            self.complain("output-form", "give either `output` or `outputs`, not both", several.span,
+                          "Move the one under `output` into the list under `outputs`.")  # fmt: skip
         out = [self.output(n, "output") for n in ([one] if one is not None and _plain(one) else [])]
         out += [self.output(n, f"outputs.{i}") for i, n in enumerate(_items(several))]
         return tuple(o for o in out if o is not None)
 
     def output(self, node: Node, label: str) -> Output | None:
         value = _plain(node)
+        if self.unfilled.intersection(spans(node).values()):
+            return None
         if isinstance(value, str):
             return Output(value, span=node.span)
         if not isinstance(value, dict):
-            self.complain("output-form", f"{label}: expected a path or a mapping with `path`, got {value!r}", node.span)
+            self.complain("output-form", f"{label}: expected a path or a mapping with `path`, got {value!r}", node.span,
+                          "Write `output: out.safetensors`, or `output: {path: out, shard: 2GB}`.")  # fmt: skip
             return None
         places = spans(node)
         before = len(self.problems)
@@ -142,16 +167,17 @@ class Parser:
                 self.complain("key-unknown", f"{label}: unknown key '{key}'.{did_you_mean(key, OUTPUT_KEYS)}", at,
                               f"Keys of an output: {', '.join(OUTPUT_KEYS)}.")  # fmt: skip
             elif key in ("path", "alias", "shard") and not (isinstance(found, str) and found):
-                self.complain("value-type", f"{label}.{key}: expected text, got {found!r}", at)
+                self.complain("value-type", f"{label}.{key}: expected text, got {found!r}", at, _OUTPUT_HINTS[key])
             elif key in ("overwrite", "sidecars") and not isinstance(found, bool):
-                self.complain("value-type", f"{label}.{key}: expected true or false, got {found!r}", at)
+                self.complain("value-type", f"{label}.{key}: expected true or false, got {found!r}", at, f"Write `{key}: true`.")
             elif key == "format" and found not in FORMATS:
-                hint = f"This version writes {', '.join(FORMATS)}."
+                hint = f"Write `format: {FORMATS[0]}`, or leave it out: the suffix of the path decides."
                 self.complain("output-format", f"{label}.format: unknown format {found!r}", at, hint)
             elif key == "metadata" and not _is_text_map(found):
-                self.complain("value-type", f"{label}.metadata: expected a mapping of text to text, got {found!r}", at)
+                self.complain("value-type", f"{label}.metadata: expected a mapping of text to text, got {found!r}", at,
+                              "Quote numbers and words such as true: `metadata: {epoch: '3'}`.")  # fmt: skip
         if "path" not in value:
-            self.complain("key-missing", f"{label}: missing key 'path'", span)
+            self.complain("key-missing", f"{label}: missing key 'path'", span, _OUTPUT_HINTS["path"])
 
 
 def _is_text_map(value: Any) -> bool:
@@ -173,8 +199,11 @@ def _items(node: Node | None) -> tuple[Node, ...]:
     return node.items if isinstance(node, List) else (node,)
 
 
-def parse(root: Map) -> tuple[Plan, tuple[Diagnostic, ...]]:
-    """The plan that a document spells, and everything that is wrong with it."""
-    parser = Parser()
+def parse(root: Map, unfilled: frozenset[Span] = frozenset()) -> tuple[Plan, tuple[Diagnostic, ...]]:
+    """The plan that a document spells, and everything that is wrong with it.
+
+    `unfilled` are places at which a variable without a value stands: what holds one is left out, without another word.
+    """
+    parser = Parser(unfilled)
     plan = parser.plan(root)
     return plan, tuple(parser.problems)

@@ -52,7 +52,7 @@ def parse_payload(op: Op, payload: Any, reading: Payload) -> dict[str, Any]:
         try:
             params[f.param] = _value(f, given[f.key], params, reading, at)
         except Refusal as bad:
-            reading.complain(bad.code, bad.message, *at, hint=bad.hint)
+            reading.complain(bad.code, bad.message, *at, hint=bad.hint or _example(op))
     return params
 
 
@@ -120,7 +120,7 @@ def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise Refusal("value-type", f"expected a number, got {value!r}") from None
+        raise Refusal("value-type", f"expected a number, got {_found(value)}") from None
 
 
 def _dtype(value: Any) -> Any:
@@ -167,11 +167,16 @@ def _checked(annotation: Any, value: Any) -> Any:
         raise Refusal("value-type", _sentence(first)) from error
 
 
+def _found(value: Any) -> str:
+    """A value as a message shows it; that a text is one is said, since `'8'` looks so much like `8`."""
+    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+
+
 _SENTENCES: dict[str, Callable[[Any], str]] = {
     "value_error": lambda e: str(e["ctx"]["error"]),
-    "int_type": lambda e: f"expected an integer, got {e['input']!r}",
-    "bool_type": lambda e: f"expected true or false, got {e['input']!r}",
-    "tuple_type": lambda e: f"expected a list, got {e['input']!r}",
+    "int_type": lambda e: f"expected an integer, got {_found(e['input'])}",
+    "bool_type": lambda e: f"expected true or false, got {_found(e['input'])}",
+    "tuple_type": lambda e: f"expected a list, got {_found(e['input'])}",
     "string_type": lambda e: f"expected text, got {e['input']!r}. Quote it if it is text",
     "string_too_short": lambda e: "expected text, got an empty one",
     "too_short": lambda e: f"expected a list of at least {e['ctx']['min_length']}, got {e['ctx']['actual_length']}",

@@ -53,7 +53,7 @@ class Pattern:
         try:
             found = self.find(sized, monotonic() + TIME_LIMIT)
         except TimeoutError as error:
-            spent = f"took more than {TIME_LIMIT:g} s on {len(sized)} names and was stopped"
+            spent = f"took more than {TIME_LIMIT:g} s on {len(sized)} name{'s' * (len(sized) != 1)} and was stopped"
             hint = "Avoid repeating a repetition, as '(a+)+' and '(a|aa)*' do; say what stands between repeated parts."
             raise RefError("regex-timeout", f"the pattern {shown(self.source)} {spent}", hint) from error
         found.sort(key=itemgetter(0))

@@ -1,0 +1,88 @@
+"""A plan as a pure function of pytrees: concrete, abstract, or inside `jax.jit`, `grad`, `vmap` and `scan`.
+
+Leaves are named by their key paths, joined with dots (`layers.0.kernel`); the segment that a Flax variable adds for its
+value is left out. Leaves that are no arrays pass through. Three kinds of call are told apart by the leaves:
+
+- *Concrete* arrays: every step runs as in `run`, bit for bit. Untouched leaves come back as the same objects, computed
+  ones as jax Arrays, float64 ones too, whatever the caller's x64 flag (with the sharding of the leaf that they replace,
+  if that was chosen by the caller). Inputs that are not given as trees are read from their paths.
+- *Abstract* leaves (`jax.ShapeDtypeStruct`) anywhere: only shapes, dtypes and header asserts are checked; computed
+  leaves come back abstract, asserts on values are not decided.
+- *Traced* leaves anywhere: shapes, dtypes and header asserts are checked at trace time, and files are not read. Steps
+  agree with `run` within rounding, since XLA may fuse them. A float64 result becomes float32 at the caller's next
+  operation, or when it leaves their `jit`, if their x64 flag is off.
+
+Outputs and `save` steps are not executed. `dump` and `diff` print to standard output: under a trace at trace time, and
+only what needs no values.
+
+`checks` says what happens to asserts on values. `"raise"`: a failing one raises PlanError; under a trace, where nothing
+can be raised, a plan that has any is refused. `"skip"`: they are left out. `"return"`: the result is
+`(tree, {label: verdict})`, verdicts being boolean scalars and labels such as `step 3: assert.iszero (plan.yaml:12)`, a
+repeated one followed by ` #2`. The same goes for kernels that may refuse values (`step 2: phlora`: a matrix with NaN);
+outside a trace these always raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from typing import Any, Literal
+
+from brainsurgery_jax._lazy import jax
+from brainsurgery_jax.apply.concrete import concrete
+from brainsurgery_jax.apply.lowering import Loaded, Trees, lowered
+from brainsurgery_jax.apply.names import named
+from brainsurgery_jax.apply.result import rebuilt
+from brainsurgery_jax.apply.traced import abstract, traced
+from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.plan.model import Plan
+
+Checks = Literal["raise", "return", "skip"]
+
+
+def apply(
+    plan: Loaded,
+    tree: Any = None,
+    *,
+    like: Any = None,
+    checks: Checks = "raise",
+    trees: Mapping[str, Any] | None = None,
+) -> Any:
+    """The tree that a plan makes of trees.
+
+    **Arguments**: `tree` is bound to the plan's only or first input (alias `model` for a plan without inputs), `trees`
+    to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name.
+    **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
+    came in if the names are still the same (or of `like`), else as nested dicts along the dots of the names. A flat
+    dict with dotted keys stays flat.
+    **Raises** PlanError for a mistake in the plan or a failed assert, StoreError for a file that cannot be read.
+    """
+    if checks not in ("raise", "return", "skip"):
+        raise ValueError(f"checks: expected 'raise', 'return' or 'skip', got {checks!r}")
+    given = {alias: named(alias, t) for alias, t in _bound(plan.data, tree, trees or {}).items()}
+    leaves = [leaf for n in given.values() for leaf in n.tensors.values()]
+    is_traced = any(isinstance(x, jax.core.Tracer) for x in leaves)  # type: ignore[attr-defined]  # a lazy submodule
+    is_abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
+    with closing(Trees(given, readable=not is_traced)) as world, jax.enable_x64(True):
+        evaluate = traced if is_traced else abstract if is_abstract else concrete
+        applied = lowered(plan, given, world, values=evaluate is concrete)
+        values, verdicts = evaluate(applied, checks)
+    result = rebuilt(values, given.get(applied.alias), like)
+    return (result, verdicts) if checks == "return" else result
+
+
+def _bound(plan: Plan, tree: Any, trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Trees by alias, the positional one first."""
+    inputs = [i.alias for i in plan.inputs]
+    first = inputs[0] if inputs else "model"
+    if tree is not None and first in trees:
+        raise TypeError(f"the input '{first}' is given twice: by position and by name")
+    unknown = [a for a in trees if inputs and a not in inputs]
+    if unknown:
+        near = did_you_mean(unknown[0], inputs)
+        hint = f"Inputs of the plan: {', '.join(inputs)}."
+        raise PlanError([Diagnostic("alias-unknown", f"the plan has no input '{unknown[0]}'.{near}", hint=hint)])
+    return ({} if tree is None else {first: tree}) | dict(trees)
+
+
+__all__ = ("apply",)

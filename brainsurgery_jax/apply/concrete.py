@@ -1,0 +1,155 @@
+"""Values of concrete leaves: block by block with the engine's own evaluator, so that the bits are those of `run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax.apply.labels import asserts_of, guard_label
+from brainsurgery_jax.apply.traced import Values, guards, roots_of
+from brainsurgery_jax.engine.evaluate import Evaluator
+from brainsurgery_jax.engine.schedule import Asked, Written, schedule
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.lower.fold import failed_assert
+from brainsurgery_jax.lower.program import Check
+from brainsurgery_jax.op import Known, Pending, Reduction, Report, pendings, settle
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.apply.lowering import Applied
+
+Result = tuple[dict[str, Any], dict[str, Any]]
+
+
+def concrete(applied: Applied, checks: str) -> Result:
+    """Leaves by name, and verdicts by label. Raises PlanError (a failed assert) or StoreError (a file)."""
+    # Under an outer trace that has nothing to do with our leaves, we still compute now.
+    with jax.ensure_compile_time_eval():
+        asserts = asserts_of(applied.plan, applied.state.checks)
+        wanted = [c for c in applied.state.checks if checks != "skip" or all(c is not a for a in asserts.values())]
+        roots = [*applied.names.values(), *(e for c in wanted for q in _questions(c) for e in _exprs(q))]
+        leaves = host(applied.given, roots)
+        verdicts = _judged(wanted, leaves, raises=checks == "raise")
+        values = _values(applied, leaves)
+        _verify_unchanged(roots)
+        found = {label: jnp.asarray(verdicts[id(check)]) for label, check in asserts.items() if id(check) in verdicts}
+        for call in guards(roots_of(applied, asserts)):  # those that were not accepted have raised by now
+            found[guard_label(applied.plan, call)] = jnp.asarray(True)
+    return values, found
+
+
+def numbers(exprs: Iterable[Expr], given: Mapping[Expr, Any]) -> dict[Expr, int]:
+    """The values of integer scalars that a step needs before it can be lowered."""
+    keep = Reduction(lambda x: int(x[0]), max, int, 0)
+    questions = {e: Pending((e,), keep, lambda answer: Known(True)) for e in exprs}
+    with jax.ensure_compile_time_eval():
+        answers = _answers(list(questions.values()), host(given, list(questions)))
+    return {e: answers[q] for e, q in questions.items()}
+
+
+def host(given: Mapping[Expr, Any], roots: Sequence[Expr]) -> dict[Expr, Any]:
+    """The leaves that anything is computed of, as numpy arrays in the machine's byte order."""
+    used = (e for e in walk(r for r in roots if r.kind != "given") if e.kind == "given")
+    asked = (r for r in roots if r.kind == "given")
+    return {e: _native(given[e]) for e in dict.fromkeys((*used, *asked)) if e.aval.dtype.numpy is not None}
+
+
+def _native(leaf: Any) -> Any:
+    array = np.asarray(leaf)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+def _exprs(question: Pending) -> tuple[Expr, ...]:
+    return question.exprs  # type: ignore[return-value]  # ops see nodes by a narrower protocol
+
+
+def _questions(check: Check) -> list[Pending]:
+    says = check.says
+    return [] if isinstance(says, str) else list(says.pending if isinstance(says, Report) else pendings(says))
+
+
+def _judged(checks: Sequence[Check], leaves: Mapping[Expr, Any], *, raises: bool) -> dict[int, bool]:
+    """Text is printed, verdicts are found, in the order of the plan."""
+    answers = _answers([q for c in checks for q in _questions(c)], leaves)
+    out = {}
+    for check in checks:
+        match check.says:
+            case str(text):
+                print(text)
+            case Report(questions, text):
+                print(text([answers[q] for q in questions]))
+            case verdict:
+                known = settle(verdict, answers)
+                assert known is not None
+                if raises and not known.holds:
+                    raise PlanError([failed_assert(check.step, known)])
+                out[id(check)] = known.holds
+    return out
+
+
+def _answers(questions: Sequence[Pending], leaves: Mapping[Expr, Any]) -> dict[Pending, Any]:
+    served = _served([Asked(q) for q in questions], leaves)
+    return {root.question: _answer(root.question, evaluator) for root, evaluator in served if isinstance(root, Asked)}
+
+
+def _answer(question: Pending, evaluator: Evaluator) -> Any:
+    exprs, reduction = _exprs(question), question.reduction
+    if not exprs[0].aval.size:
+        return reduction.empty
+    blocks = zip(*(evaluator.tiles(e, 0, e.aval.size) for e in exprs), strict=True)
+    partial = (reduction.block(*(np.asarray(block) for _, block in tiles)) for tiles in blocks)
+    return reduction.finish(reduce(reduction.merge, partial))
+
+
+def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:
+    """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
+    evaluator = Evaluator(leaves)
+    for task in schedule(roots):
+        for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
+            for call in compute:
+                evaluator.compute(call)
+            yield root, evaluator
+            for call in release:
+                del evaluator.wholes[call]
+
+
+# --- Leaves -----------------------------------------------------------------------------------------------------------
+
+
+def _values(applied: Applied, leaves: Mapping[Expr, Any]) -> dict[str, Any]:
+    """The leaves by name. A leaf that nothing changed is the object that came in, its second name a copy of it."""
+    made = _made(list(applied.names.values()), applied.given, leaves)
+    came = {e.name: leaf for e, leaf in applied.given.items() if e.source == applied.alias}
+    out: dict[str, Any] = {}
+    seen: set[Expr] = set()
+    for name, e in applied.names.items():
+        value = made[e] if e.kind == "given" else _placed(made[e], came.get(name))
+        # No two names share one array, so that the tree can be donated.
+        out[name] = jnp.array(value, copy=True) if e in seen else value
+        seen.add(e)
+    return out
+
+
+def _made(roots: Sequence[Expr], given: Mapping[Expr, Any], leaves: Mapping[Expr, Any]) -> dict[Expr, Any]:
+    """The values of the roots. Opaque ones are moved by JAX; the engine's evaluator has numpy arrays only."""
+    moved = Values(given)
+    made = {e: moved.of(e) for e in roots if e.kind == "given" or e.aval.dtype.numpy is None}
+    todo = [Written(0, "", e) for e in dict.fromkeys(roots) if e not in made]
+    return made | {root.expr: jnp.array(evaluator.whole(root.expr)) for root, evaluator in _served(todo, leaves)}
+
+
+def _placed(value: Any, old: Any) -> Any:
+    """A computed value where the leaf was that it replaces, if the caller chose that place."""
+    if isinstance(old, jax.Array) and old.committed and old.shape == value.shape:
+        return jax.device_put(value, old.sharding)
+    return value
+
+
+def _verify_unchanged(roots: Iterable[Expr]) -> None:
+    for source in dict.fromkeys(e.source for e in walk(roots) if e.kind == "leaf"):
+        source.verify_unchanged()

@@ -1,0 +1,48 @@
+"""What `checks="return"` calls its verdicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from brainsurgery_jax.errors import Span
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.program import Check
+from brainsurgery_jax.op import Report
+from brainsurgery_jax.plan.model import Plan, Step
+
+
+def asserts_of(plan: Plan, checks: Sequence[Check]) -> dict[str, Check]:
+    """The asserts on values among the checks, by label, in the order of the plan."""
+    counts: Counter[str] = Counter()
+    out = {}
+    for check in checks:
+        if isinstance(check.says, str | Report):
+            continue
+        label = _label(_number(plan, check.step), assert_name(check.step), check.step.span)
+        counts[label] += 1
+        out[label if counts[label] == 1 else f"{label} #{counts[label]}"] = check
+    return out
+
+
+def guard_label(plan: Plan, call: Expr) -> str:
+    """The label of all that a step's kernels may refuse."""
+    number, step = next(((n, s) for n, s in enumerate(plan.steps, 1) if s.span == call.span), (0, None))
+    assert call.kernel is not None
+    return _label(number, step.op.name if step and step.op else call.kernel.name, call.span)
+
+
+def assert_name(step: Step) -> str:
+    """The name of a step, for an assert with its operator."""
+    operator = getattr(step.params.get("operator"), "op", None)
+    assert step.op is not None
+    return f"assert.{operator.name}" if operator else step.op.name
+
+
+def _number(plan: Plan, step: Step) -> int:
+    return next((n for n, s in enumerate(plan.steps, 1) if s is step), 0)
+
+
+def _label(number: int, name: str, span: Span | None) -> str:
+    place = f" ({span.file}:{span.line})" if span and span.line else ""
+    return (f"step {number}: " if number else "") + name + place

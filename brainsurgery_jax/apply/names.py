@@ -1,0 +1,81 @@
+"""Names of the leaves of a pytree: key paths joined with dots, as a checkpoint would spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
+from brainsurgery_jax.errors import Diagnostic, PlanError
+
+BOXES = ("Variable", "VariableState", "AxisMetadata")
+"""Classes of Flax that wrap a leaf (or a small tree) and add a key of their own to its path."""
+
+
+class Named(NamedTuple):
+    """A pytree taken apart: its leaves in order with their names; those that are arrays by name, and all others."""
+
+    names: tuple[str, ...]
+    tensors: Mapping[str, Any]
+    others: Mapping[str, Any]
+    treedef: Any
+    dotted: bool
+
+    @property
+    def avals(self) -> dict[str, Aval]:
+        """Shapes and dtypes of the arrays, in the order of the tree."""
+        return {name: aval_of(leaf) for name, leaf in self.tensors.items()}
+
+
+def named(alias: str, tree: Any) -> Named:
+    """A pytree with its leaves named. Raises PlanError where two leaves have one name."""
+    boxes = {p for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0] if _is_box(node)}
+    found, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    names = tuple(".".join(_segments(path, boxes)) for path, _ in found)
+    _refuse_doubles(alias, names)
+    leaves = dict(zip(names, (leaf for _, leaf in found), strict=True))
+    tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
+    others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
+    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted([p for p, _ in found]))
+
+
+def _is_box(node: Any) -> bool:
+    return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in type(node).__mro__)
+
+
+def _segments(path: tuple[Any, ...], boxes: set[tuple[Any, ...]]) -> Iterator[str]:
+    for depth, key in enumerate(path):
+        if path[:depth] not in boxes:
+            yield _segment(key)
+
+
+def _segment(key: Any) -> str:
+    return str(next((getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)), key))
+
+
+def _is_dotted(paths: list[tuple[Any, ...]]) -> bool:
+    """Whether this is a flat mapping whose keys hold dots themselves, like a state dict."""
+    return all(len(p) == 1 for p in paths) and any("." in _segment(p[0]) for p in paths)
+
+
+def _refuse_doubles(alias: str, names: tuple[str, ...]) -> None:
+    seen: set[str] = set()
+    doubles = [n for n in names if n in seen or seen.add(n)]
+    if doubles:
+        hint = "Rename one of them: a key with a dot reads like a nested one."
+        text = f"two leaves of the tree '{alias}' are called '{doubles[0]}'"
+        raise PlanError([Diagnostic("names-collide", text, hint=hint)])
+
+
+def is_tensor(leaf: Any) -> bool:
+    """Whether a leaf is something that a plan can name: an array, concrete, abstract or traced."""
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.name in BY_NAME
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+
+
+def aval_of(leaf: Any) -> Aval:
+    """Shape and dtype of an array; dtypes that we do not know (random keys, int4) are opaque: named and moved only."""
+    name = leaf.dtype.name
+    return Aval(tuple(leaf.shape), BY_NAME.get(name) or DType(name, name, "", 8, None, "opaque"))

@@ -1,0 +1,58 @@
+"""The tree that `apply` returns: the structure that came in, that of `like`, or nested dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from brainsurgery_jax.apply.names import Named, aval_of, named
+from brainsurgery_jax.checkpoint import nested
+from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+
+
+def rebuilt(values: Mapping[str, Any], came: Named | None, like: Any) -> Any:
+    """The tree of these leaves. `came` is the tree that the alias was bound to, if any."""
+    if like is not None:
+        return _filled(named("like", like), values)
+    if came is not None and set(values) == set(came.tensors):
+        return _unflattened(came, values)
+    others = {} if came is None else came.others
+    if doubles := [name for name in others if name in values]:
+        text = f"'{doubles[0]}' is a leaf of the tree that is no array, and the plan makes a tensor of that name"
+        raise PlanError([Diagnostic("tree-collides", text, hint="Choose another name.")])
+    return _dicts({**values, **others}, flat=came is not None and came.dotted)
+
+
+def _dicts(leaves: dict[str, Any], *, flat: bool) -> dict[str, Any]:
+    if flat:
+        return leaves
+    try:
+        return nested(leaves)
+    except ValueError as bad:
+        hint = "Rename one of them, or give the structure of the result: `apply(..., like=tree)`."
+        raise PlanError([Diagnostic("tree-collides", str(bad), hint=hint)]) from bad
+
+
+def _unflattened(shape: Named, values: Mapping[str, Any]) -> Any:
+    leaves = [shape.others[name] if name in shape.others else values[name] for name in shape.names]
+    return shape.treedef.unflatten(leaves)
+
+
+def _filled(like: Named, values: Mapping[str, Any]) -> Any:
+    """The structure of `like` with these values. Raises PlanError with every leaf that does not fit."""
+    problems = [p for name, leaf in like.tensors.items() if (p := _misfit(name, leaf, values))]
+    for name in values:
+        if name not in like.tensors:
+            near = did_you_mean(name, like.tensors)
+            problems.append(f"the plan makes '{name}', for which `like` has no leaf.{near}")
+    if problems:
+        hint = "Rename, delete or cast in the plan until names, shapes and dtypes agree."
+        raise PlanError([Diagnostic("like-differs", f"apply: {p}", hint=hint) for p in problems])
+    return _unflattened(like, values)
+
+
+def _misfit(name: str, leaf: Any, values: Mapping[str, Any]) -> str:
+    if name not in values:
+        return f"`like` has a leaf '{name}', which the plan does not make.{did_you_mean(name, values)}"
+    wanted, found = aval_of(leaf), aval_of(values[name])
+    return "" if wanted == found else f"'{name}' is {found}, but {wanted} in `like`"

@@ -1,0 +1,196 @@
+"""Values of traced and of abstract leaves: kernels called on whole arrays, and verdicts as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, reduce
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax._lazy import jax, jnp
+from brainsurgery_jax.apply.labels import assert_name, asserts_of, guard_label
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of, padded_length
+from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.lower.program import Check
+from brainsurgery_jax.op import Every, Kernel, Known, Negated, Pending, Report, Some, Verdict, pendings
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.apply.lowering import Applied
+
+Static = tuple[tuple[str, Any], ...]
+Result = tuple[dict[str, Any], dict[str, Any]]
+
+RETURNED = 'Use checks="return" to get the verdicts as arrays, or checks="skip" to leave them out.'
+
+
+class Values:
+    """Values of nodes, each made once; what guarded kernels say of their inputs collects in `accepted`."""
+
+    def __init__(self, given: Mapping[Expr, Any]):
+        self.made: dict[Expr, Any] = dict(given)
+        self.accepted: dict[Expr, Any] = {}
+
+    def of(self, root: Expr) -> Any:
+        """The value of a node."""
+        for e in walk([root]):
+            if e not in self.made:
+                self.made[e] = self._make(e)
+        return self.made[root]
+
+    def _make(self, e: Expr) -> Any:
+        if e.kind == "const":
+            return jnp.asarray(e.value)
+        if e.kind == "leaf":
+            return e.source.read(e.name)
+        if e.kind == "pick":
+            return self.made[e.srcs[0]][e.index]
+        assert e.kernel is not None, e
+        if e.kernel.blocks:
+            size = padded_length(e.aval.size)
+            blocks = [call_block(e, number) for number in range(-(-e.aval.size // size))]
+            return jnp.concatenate(blocks)[: e.aval.size].reshape(e.aval.shape) if blocks else _empty(e)
+        result = compiled(e.kernel, e.static)([self.made[s] for s in e.srcs], numbers_of(e))
+        if e.kernel.guarded:
+            result, self.accepted[e] = result
+        return result
+
+
+def _empty(e: Expr) -> Any:
+    return jnp.zeros(e.aval.shape, e.aval.dtype.numpy)
+
+
+def guards(roots: Iterable[Expr]) -> list[Expr]:
+    """The calls below the roots whose kernels may refuse values of these dtypes."""
+    return [e for e in walk(roots) if e.kernel is not None and e.kernel.guarded and _may_refuse(*_signature(e))]
+
+
+def _signature(e: Expr) -> tuple[Kernel, tuple[Aval, ...], Static, tuple[str, ...]]:
+    assert e.kernel is not None
+    return e.kernel, tuple(s.aval for s in e.srcs), e.static, tuple(name for name, _ in e.numbers)
+
+
+@lru_cache(maxsize=4096)
+def _may_refuse(kernel: Kernel, avals: tuple[Aval, ...], static: Static, numbers: tuple[str, ...]) -> bool:
+    """Whether a guarded kernel's verdict depends on its inputs at all: scaling floats, say, is always accepted."""
+    xs = [jax.ShapeDtypeStruct(a.shape, jnp.dtype(a.dtype.numpy)) for a in avals]
+    ns = {name: jax.ShapeDtypeStruct((), jnp.float64) for name in numbers}
+    jaxpr = jax.make_jaxpr(lambda xs, ns: kernel.fn(*xs, **dict(static), **ns)[-1])(xs, ns).jaxpr
+    needed = set(_variables(jaxpr.outvars))
+    for equation in reversed(jaxpr.eqns):
+        if needed & set(equation.outvars):
+            needed |= set(_variables(equation.invars))
+    return bool(needed & set(jaxpr.invars))
+
+
+def _variables(atoms: Iterable[Any]) -> Iterator[Any]:
+    return (a for a in atoms if not hasattr(a, "val"))  # literals have a value
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+def verdict_of(verdict: Verdict, values: Values) -> Any:
+    """A verdict as a boolean scalar."""
+    match verdict:
+        case Known(holds):
+            return jnp.asarray(holds)
+        case Pending(exprs, reduction):
+            assert reduction.traced is not None
+            return jnp.asarray(reduction.traced(*(values.of(e) for e in exprs)))  # type: ignore[arg-type]
+        case Negated(part):
+            return ~verdict_of(part, values)
+        case Every(parts):
+            return reduce(jnp.logical_and, (verdict_of(p, values) for p in parts), jnp.asarray(True))
+        case Some(parts):
+            return reduce(jnp.logical_or, (verdict_of(p, values) for p in parts), jnp.asarray(False))
+
+
+def _speak(checks: Sequence[Check]) -> None:
+    """Print what needs no values. Raises PlanError for reports that do."""
+    bad = [c for c in checks if isinstance(c.says, Report) and c.says.pending]
+    if bad:
+        hint = "Use `verbosity: shape`, leave the step out, or apply the plan outside of `jax.jit`."
+        raise PlanError(_diagnostics(bad, "cannot print values while JAX traces", hint))
+    for check in checks:
+        if isinstance(check.says, str):
+            print(check.says)
+        elif isinstance(check.says, Report):
+            print(check.says.text([]))
+
+
+def _diagnostics(checks: Iterable[Check], text: str, hint: str) -> list[Diagnostic]:
+    names = [(assert_name(c.step), c.step.span) for c in checks]
+    return [Diagnostic("apply-values", f"{name}: {text}", span, hint) for name, span in names]
+
+
+def _refuse_raising(asserts: Iterable[Check], refusing: Iterable[Expr]) -> None:
+    """Under a trace nothing can be raised for what values turn out to be."""
+    found = _diagnostics(asserts, "an assert on values cannot stop a traced function", RETURNED)
+    seen = set()
+    for e in refusing:
+        assert e.kernel is not None
+        if (key := (e.kernel.name, e.span)) not in seen:
+            seen.add(key)
+            text = f"{e.kernel.name}: cannot stop a traced function for values that it refuses ({e.kernel.refusal})"
+            found.append(Diagnostic("apply-values", text, e.span, RETURNED))
+    if found:
+        raise PlanError(found)
+
+
+def _refuse_untraceable(asserts: Mapping[str, Check]) -> None:
+    def known(check: Check) -> bool:
+        assert not isinstance(check.says, str | Report)
+        return all(q.reduction.traced is not None for q in pendings(check.says))
+
+    if bad := [c for c in asserts.values() if not known(c)]:
+        hint = 'Use checks="skip", or apply the plan outside of `jax.jit`.'
+        raise PlanError(_diagnostics(bad, "this assert has no form that JAX can trace", hint))
+
+
+# --- Results ----------------------------------------------------------------------------------------------------------
+
+
+def traced(applied: Applied, checks: str) -> Result:
+    """Leaves by name and verdicts by label, as traced values."""
+    asserts = asserts_of(applied.plan, applied.state.checks)
+    refusing = guards(roots_of(applied, asserts if checks == "return" else {}))
+    if checks == "raise":
+        _refuse_raising(asserts.values(), refusing)
+    if checks == "return":
+        _refuse_untraceable(asserts)
+    _speak(applied.state.checks)
+    values = Values(applied.given)
+    leaves = {name: values.of(e) for name, e in applied.names.items()}
+    if checks != "return":
+        return leaves, {}
+    found = {label: verdict_of(c.says, values) for label, c in asserts.items()}  # type: ignore[arg-type]
+    for e in refusing:
+        label = guard_label(applied.plan, e)
+        found[label] = jnp.logical_and(found.get(label, True), values.accepted[e])
+    return leaves, found
+
+
+def roots_of(applied: Applied, asserts: Mapping[str, Check]) -> list[Expr]:
+    """What the result and the asserts are made of."""
+    asked = (q for c in asserts.values() for q in pendings(c.says))  # type: ignore[arg-type]  # no text, no reports
+    return [*applied.names.values(), *(e for q in asked for e in q.exprs)]  # type: ignore[list-item]  # by a protocol
+
+
+def abstract(applied: Applied, checks: str) -> Result:
+    """Leaves by name and verdicts by label, as shapes and dtypes."""
+    asserts = asserts_of(applied.plan, applied.state.checks)
+    _speak([c for c in applied.state.checks if not isinstance(c.says, Report) or not c.says.pending])
+    labels = [*asserts, *(guard_label(applied.plan, e) for e in guards(roots_of(applied, asserts)))]
+    return (
+        {name: _abstract(e, applied.given) for name, e in applied.names.items()},
+        {label: jax.ShapeDtypeStruct((), jnp.bool_) for label in labels},
+    )
+
+
+def _abstract(e: Expr, given: Mapping[Expr, Any]) -> Any:
+    if e.kind == "given":
+        return given[e]
+    if e.aval.dtype.numpy is None:  # only moved, so it still has the dtype of the leaf that it is made of
+        return jax.ShapeDtypeStruct(e.aval.shape, next(given[s].dtype for s in walk([e]) if s.kind == "given"))
+    return jax.ShapeDtypeStruct(e.aval.shape, jnp.dtype(e.aval.dtype.numpy))

@@ -1,0 +1,269 @@
+"""The command `brainsurgery-jax`: what it takes, which exit code comes of what. Loads nothing heavy before it must.
+
+Exit codes: 0 done; 1 the plan is wrong or a check failed; 2 wrong usage; 3 input or output could not be read or
+written; 70 a defect of this tool; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from enum import StrEnum
+from io import TextIOWrapper
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from brainsurgery_jax.version import __version__
+
+# The commands import what they need when they are called: `--help` and `inspect` must not wait for the ops.
+
+_OWN_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+
+
+class Commands(TyperGroup):
+    """The commands; what names none of them is a plan to run. Failures that a user can mend become exit codes here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in _OWN_OPTIONS:
+            if not _may_be_of_a_plan(args[0]):
+                ctx.fail(_unknown(args[0], list(self.commands)))
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        from brainsurgery_jax.cli import show
+        from brainsurgery_jax.errors import PlanError, StoreError
+
+        try:
+            answer = super().invoke(ctx)
+            show.flush()
+            return answer
+        except PlanError as error:
+            show.diagnostics(error.diagnostics)
+            raise typer.Exit(show.exit_code(error.diagnostics)) from error
+        except StoreError as error:
+            show.store_error(error)
+            raise typer.Exit(3) from error
+        except KeyboardInterrupt:
+            show.remark("interrupted: nothing was published")
+            raise typer.Exit(130) from None
+
+
+def _may_be_of_a_plan(word: str) -> bool:
+    return word.startswith("-") or "=" in word or word.lower().endswith((".yaml", ".yml"))
+
+
+def _unknown(word: str, commands: list[str]) -> str:
+    from brainsurgery_jax.errors import did_you_mean
+
+    if os.path.exists(os.path.expanduser(word)):
+        return f"'{word}' is neither a command nor a plan (.yaml or .yml). To look into a checkpoint: inspect {word}"
+    return f"'{word}' is neither a command nor a plan (.yaml or .yml).{did_you_mean(word, commands)}"
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+app = typer.Typer(
+    name="brainsurgery-jax", cls=Commands, no_args_is_help=True, rich_markup_mode=None, context_settings=_CONTEXT,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"brainsurgery-jax {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Change neural-network checkpoints by a plan: checked from headers, then streamed.
+
+    Without a command, runs the plan: `brainsurgery-jax PLAN.yaml rank=8` is `brainsurgery-jax run PLAN.yaml rank=8`.
+    Start with `brainsurgery-jax demo`.
+    """
+
+
+Items = Annotated[
+    list[str],
+    typer.Argument(metavar="PLAN.yaml [PATH=VALUE]", help="Plan files, merged in order, and overrides."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let outputs replace what is there.")]
+Shard = Annotated[
+    str, typer.Option("--shard-size", metavar="SIZE", help="Largest file of an output folder, if the plan says none.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Lost = Annotated[str | None, typer.Option(hidden=True)]
+
+
+class SummaryMode(StrEnum):
+    """What a summary holds: the steps as run, or a whole plan that can be run again."""
+
+    raw = "raw"
+    resolve = "resolve"
+
+
+class TreeFormat(StrEnum):
+    """How `inspect` draws names."""
+
+    compact = "compact"
+    tree = "tree"
+    json = "json"
+
+
+@app.command("run")
+def run_(
+    items: Items,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compute what asserts and dumps need, and write nothing.")
+    ] = False,
+    fsync: Annotated[bool, typer.Option("--fsync/--no-fsync", help="Flush files to disk before publishing.")] = True,
+    shard_size: Shard = "5GB",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Hold no more than this (default: a quarter of what is free).")
+    ] = None,
+    summarize: Annotated[
+        bool | None,
+        typer.Option(
+            "--summarize/--no-summarize",
+            "-s",
+            help="After the run, print the executed steps as YAML.",
+            show_default="no",
+        ),
+    ] = None,
+    summarize_path: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the summary there, not to stdout.")
+    ] = None,
+    summary_mode: Annotated[
+        SummaryMode, typer.Option(help="raw: the steps; resolve: inputs and output too.")
+    ] = SummaryMode.raw,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every tensor written.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
+    provider: Lost = None,
+    arena_root: Lost = None,
+    arena_segment_size: Lost = None,
+    num_workers: Lost = None,
+    log_level: Lost = None,
+) -> None:
+    """Check a plan, then execute it. Nothing is published unless all of it succeeds."""
+    from brainsurgery_jax.cli import plans
+
+    lost = {"provider": provider, "arena-root": arena_root, "arena-segment-size": arena_segment_size,
+            "num-workers": num_workers, "log-level": log_level}  # fmt: skip
+    choices = plans.Choices(
+        overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, verbose=verbose,
+        quiet=quiet,        summarize=summarize if summarize is not None else summarize_path is not None,
+        summarize_path=summarize_path, resolve=summary_mode is SummaryMode.resolve,
+        lost=tuple(name for name, value in lost.items() if value is not None),
+    )  # fmt: skip
+    plans.run(items, choices)
+
+
+@app.command()
+def check(items: Items, overwrite: Overwrite = False, shard_size: Shard = "5GB", json: Json = False) -> None:
+    """Find every mistake, from headers alone.
+
+    The exit code is 1 if there is any, 3 if checkpoints cannot be read or written and that is all.
+    """
+    from brainsurgery_jax.cli import plans
+
+    raise typer.Exit(plans.check(items, overwrite=overwrite, shard_size=shard_size, json=json))
+
+
+@app.command()
+def explain(
+    items: Items,
+    overwrite: Overwrite = False,
+    shard_size: Shard = "5GB",
+    everything: Annotated[bool, typer.Option("--all", help="Every name, not the first few.")] = False,
+    json: Json = False,
+) -> None:
+    """Tell what a run would do, step by step.
+
+    What each step matches, what is written, how much is computed, how much memory it takes.
+    """
+    from brainsurgery_jax.cli import plans
+
+    plans.explain(items, overwrite=overwrite, shard_size=shard_size, everything=everything, json=json)
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint file or folder.")],
+    target: Annotated[str | None, typer.Option(metavar="REGEX", help="Only names that match in full.")] = None,
+    format: Annotated[TreeFormat, typer.Option("--format", help="How to draw the names.")] = TreeFormat.compact,
+    stats: Annotated[bool, typer.Option("--stats", help="Read the tensors: least, greatest and mean value.")] = False,
+    json: Json = False,
+) -> None:
+    """List what a checkpoint holds, from its headers."""
+    from brainsurgery_jax.cli import inspect_
+
+    raise typer.Exit(inspect_.inspect(checkpoint, target, "json" if json else format.value, stats=stats))
+
+
+@app.command()
+def ops(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="An op, or an operator of assert (assert.NAME).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List all ops, or tell all about one."""
+    from brainsurgery_jax.cli import ops as pages
+
+    pages.ops(name, json=json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of plans, for editors."""
+    from brainsurgery_jax.cli import ops as pages
+
+    pages.schema()
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Make the files there, and leave them.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a worked plan on a small checkpoint.
+
+    Makes both, then checks, explains and runs the plan and inspects the result.
+    """
+    from brainsurgery_jax.cli import demo as worked
+
+    worked.demo(keep)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
+    try:
+        app(prog_name="brainsurgery-jax")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as defect:
+        # The one place that catches everything: a user gets a sentence, and a traceback for the asking.
+        print(
+            f"Sorry, this is a defect of brainsurgery-jax {__version__}: {type(defect).__name__}: {defect}",
+            file=sys.stderr,
+        )
+        if {"--verbose", "-v"} & set(sys.argv) or os.environ.get("BRAINSURGERY_TRACEBACK"):
+            traceback.print_exception(defect)
+        else:
+            print(
+                "Please report it with the plan, this line, and the traceback that BRAINSURGERY_TRACEBACK=1 adds.",
+                file=sys.stderr,
+            )
+        sys.exit(70)

@@ -1,0 +1,78 @@
+"""What a run would do, step by step, as lines for people and as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from brainsurgery_jax.api import Explanation
+from brainsurgery_jax.cli.show import counted, few, hanging
+from brainsurgery_jax.store.sizes import show_size
+
+_CHANGES = ("created", "changed", "deleted")
+
+
+def as_text(found: Explanation, most: int | None) -> list[str]:
+    """The steps with what each does to names (at most so many of them), outputs, and what it all costs."""
+    program = found.program
+    lines = [line for number, effect in enumerate(program.effects, 1) for line in _step(number, effect, found, most)]
+    lines += [""] if lines else []
+    for p in program.publications:
+        dtypes = Counter(e.aval.dtype.name for e in p.tensors.values())
+        kinds = ", ".join(f"{n:,} {d}" for d, n in dtypes.most_common())
+        lines.append(f"writes {p.path}{'/' if p.directory and not p.path.endswith('/') else ''}")
+        lines.append(f"    {counted(len(p.tensors), 'tensor')} ({kinds}), {show_size(p.nbytes)}")
+    if not program.publications:
+        lines.append("writes nothing")
+    copied, computed = show_size(found.bytes_copied), show_size(found.bytes_computed)
+    lines.append(f"{copied} copied as bytes, {computed} computed in {counted(found.tasks, 'task')}")
+    lines.append(f"projected peak memory: {show_size(found.peak)} for the largest task")
+    return lines
+
+
+def _step(number: int, effect: Any, found: Explanation, most: int | None) -> Iterator[str]:
+    step = effect.step
+    place = f"  {step.span}" if step.span else ""
+    yield f"{number:>3}  {step.op.name}{place}"
+    nothing = True
+    for word in _CHANGES:
+        if names := getattr(effect, word):
+            nothing = False
+            yield from hanging(f"       {word} {len(names):,}: ", few(names, most))
+    if _waits(effect, found):
+        yield "       waits for values: judged or printed in the run"
+    elif nothing and step.op.name == "assert":
+        yield "       holds, by the headers"
+
+
+def _waits(effect: Any, found: Explanation) -> bool:
+    return any(c.step is effect.step for c in found.program.checks)
+
+
+def as_json(found: Explanation) -> dict[str, Any]:
+    """The same for scripts, with all names."""
+    steps = [
+        {
+            "op": effect.step.op.name if effect.step.op else None,
+            "place": str(effect.step.span) if effect.step.span else None,
+            **{word: list(getattr(effect, word)) for word in _CHANGES},
+            "waits_for_values": _waits(effect, found),
+        }
+        for effect in found.program.effects
+    ]
+    outputs = [
+        {
+            "path": p.path,
+            "directory": p.directory,
+            "bytes": p.nbytes,
+            "tensors": {
+                name: {"shape": list(e.aval.shape), "dtype": e.aval.dtype.name} for name, e in p.tensors.items()
+            },
+        }
+        for p in found.program.publications
+    ]
+    costs = {"bytes_copied": found.bytes_copied, "bytes_computed": found.bytes_computed, "tasks": found.tasks,
+             "projected_peak_bytes": found.peak}  # fmt: skip
+    notes = [str(d) for d in found.program.diagnostics if d.severity == "note"]
+    return {"steps": steps, "outputs": outputs, **costs, "notes": notes}

@@ -1,0 +1,91 @@
+"""`inspect`: a checkpoint from its headers. Loads neither JAX nor the ops; numpy for statistics only."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+from brainsurgery_jax import nametree
+from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.cli import show
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.store.sizes import show_size
+
+_BLOCK = 1 << 20
+
+
+def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
+    """Print a checkpoint's tensors; yields the exit code, 1 if `target` matches none. Raises StoreError."""
+    whole = Checkpoint.open(path)
+    try:
+        chosen = whole if target is None else whole.select(target)
+    except ValueError as bad:
+        raise typer.BadParameter(str(bad), param_hint="--target") from bad
+    if target is not None and not chosen:
+        show.remark(f"no tensor of {path} matches '{target}' (of {len(whole):,}).{did_you_mean(target, whole)}", "red")
+        return 1
+    numbers = {name: _stats(chosen, name, aval) for name, aval in chosen.avals.items()} if stats else {}
+    if format == "json":
+        show.result(json.dumps(_as_json(chosen, numbers), indent=2))
+        return 0
+    show.result("\n".join([path, *_tree(chosen.avals, numbers, compact=format == "compact"), "", _totals(chosen)]))
+    return 0
+
+
+def _tree(avals: Mapping[str, Aval], numbers: Mapping[str, dict[str, float]], *, compact: bool) -> list[str]:
+    """Branches with columns; the tree is drawn with tabs between cells, which are then aligned."""
+    leaves = [(name.replace("\t", "\\t"), _cells(aval, numbers.get(name))) for name, aval in avals.items()]
+    rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=compact)]
+    most = max(map(len, rows), default=1)
+    padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]
+    return show.aligned(padded, right=frozenset({3}))
+
+
+def _cells(aval: Aval, numbers: dict[str, float] | None) -> str:
+    cells = [str(list(aval.shape)), aval.dtype.name, show_size(aval.nbytes)]
+    cells += [f"{k} {v:.4g}" for k, v in (numbers or {}).items()]
+    return "\t" + "\t".join(cells)
+
+
+def _totals(chosen: Checkpoint) -> str:
+    avals = chosen.avals.values()
+    dtypes = Counter(a.dtype.name for a in avals)
+    kinds = ", ".join(f"{n:,} {d}" if len(dtypes) > 1 else d for d, n in dtypes.most_common())
+    size = f"{sum(a.size for a in avals):,} parameters, {show_size(sum(a.nbytes for a in avals))}"
+    files = show.counted(len(chosen.source.header.files), "file")
+    return f"{show.counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
+
+
+def _as_json(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    tensors = {
+        name: {"shape": list(a.shape), "dtype": a.dtype.name, "bytes": a.nbytes}
+        | {k: v if v - v == 0 else str(v) for k, v in numbers.get(name, {}).items()}  # JSON knows no NaN or infinity
+        for name, a in chosen.avals.items()
+    }
+    return {
+        "schema_version": 1,
+        "path": chosen.path,
+        "files": list(chosen.source.header.files),
+        "metadata": dict(chosen.metadata),
+        "parameters": sum(a.size for a in chosen.avals.values()),
+        "bytes": sum(a.nbytes for a in chosen.avals.values()),
+        "tensors": tensors,
+    }
+
+
+def _stats(chosen: Checkpoint, name: str, aval: Aval) -> dict[str, float]:
+    """Least, greatest and mean value, one block in memory at a time; nothing for complex and opaque tensors."""
+    if aval.dtype.kind in ("opaque", "complex") or not aval.size:
+        return {}
+    import numpy as np
+
+    low, high, total = np.inf, -np.inf, 0.0
+    for start in range(0, aval.size, _BLOCK):
+        block = chosen.source.read_range(name, start, min(start + _BLOCK, aval.size)).astype(np.float64)
+        low, high, total = np.minimum(low, block.min()), np.maximum(high, block.max()), total + block.sum()
+    return {"min": float(low), "max": float(high), "mean": float(total / aval.size)}

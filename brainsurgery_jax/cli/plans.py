@@ -1,0 +1,155 @@
+"""`run`, `check` and `explain`: plans from the command line to the library, and the outcome as text or JSON."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from brainsurgery_jax import api
+from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.explanation import as_json, as_text
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
+from brainsurgery_jax.plan.source import dump_yaml
+from brainsurgery_jax.store.sizes import parse_size, show_size
+from brainsurgery_jax.world import Files
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the options of `run` say. `lost` are the options given that mean nothing any more."""
+
+    overwrite: bool = False
+    dry_run: bool = False
+    fsync: bool = True
+    shard_size: str = "5GB"
+    memory: str | None = None
+    verbose: bool = False
+    quiet: bool = False
+    summarize: bool = False
+    summarize_path: str | None = None
+    resolve: bool = False
+    lost: tuple[str, ...] = ()
+
+
+def run(items: Sequence[str], choices: Choices) -> None:
+    """Run a plan; what its steps say goes to stdout. Raises PlanError or StoreError."""
+    from brainsurgery_jax.cli.progress import watching
+
+    for option in choices.lost:
+        show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
+    world = _world(choices.overwrite, choices.shard_size, provisional=False)
+    memory = None if choices.memory is None else _size(choices.memory, "--memory")
+    plan = api.load(*items)
+    with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
+        report = api.run(
+            plan, listen=listen, overwrite=choices.overwrite, durable=choices.fsync, dry_run=choices.dry_run,
+            memory=memory, world=world,
+        )  # fmt: skip
+    if not report.published and not choices.quiet:
+        show.remark("dry run: nothing was written" if choices.dry_run else "done: the plan writes no output", "green")
+    if choices.summarize:
+        _summarize(summary(plan, report, resolve=choices.resolve), choices)
+
+
+def _world(overwrite: bool, shard_size: str, *, provisional: bool) -> Files:
+    _size(shard_size, "--shard-size")
+    return Files(provisional=provisional, overwrite=overwrite, default_shard=shard_size)
+
+
+def _size(text: str, option: str) -> int | None:
+    try:
+        return parse_size(text)
+    except ValueError as bad:
+        raise typer.BadParameter(str(bad), param_hint=option) from bad
+
+
+def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:
+    """The steps that ran, as a plan; with `resolve` one that reads and writes what this one did."""
+    data = plan.data
+    whole: dict[str, Any] = {}
+    if resolve:
+        whole |= {"inputs": [f"{i.alias}::{i.path}" for i in data.inputs]} if data.inputs else {}
+        whole |= {"seed": data.seed} if data.seed else {}
+    whole["transforms"] = list(report.steps)
+    if resolve and data.outputs:
+        outputs = [_given(o) for o in data.outputs]
+        whole |= {"output": outputs[0]} if len(outputs) == 1 else {"outputs": outputs}
+    return dump_yaml(whole)
+
+
+def _given(output: Any) -> dict[str, Any]:
+    keys = ("path", "alias", "format", "shard", "overwrite", "metadata")
+    out = {k: v for k in keys if (v := getattr(output, k))}
+    return out if output.sidecars else out | {"sidecars": False}
+
+
+def _summarize(text: str, choices: Choices) -> None:
+    if choices.summarize_path is None:
+        show.result(text.rstrip("\n"))
+    elif not choices.dry_run:
+        path = Path(choices.summarize_path).expanduser()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            problem = f"the summary cannot be written: {error.strerror}"
+            raise StoreError(path, problem, remedy="The outputs of the plan are in place.") from error
+
+
+def check(items: Sequence[str], *, overwrite: bool, shard_size: str, json: bool) -> int:
+    """Print every mistake of a plan, or what it does if there is none; yields the exit code."""
+    world = _world(overwrite, shard_size, provisional=True)
+    try:
+        plan = api.load(*items)
+        program = api.lowered(plan, world)
+    except PlanError as error:
+        plan, program, found = None, None, error.diagnostics
+    else:
+        found = program.diagnostics
+    code = show.exit_code(found)
+    reads = {i.alias: len(world.open(i.path).header.tensors) for i in plan.data.inputs} if plan and not code else {}
+    if json:
+        show.result(_json(ok=not code, diagnostics=[_as_json(d) for d in show.in_order(found)]))
+        return code
+    show.diagnostics(found)
+    if code:
+        show.remark(show.counted(sum(d.severity == "error" for d in found), "mistake"))
+    elif plan is not None and program is not None:
+        show.result(_fine(len(plan.data.steps), reads, program.publications))
+    return code
+
+
+def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> str:
+    parts = [f"ok: {show.counted(steps, 'step')}"]
+    if reads:
+        parts.append("reads " + " and ".join(f"{a} ({show.counted(n, 'tensor')})" for a, n in reads.items()))
+    writes = [
+        f"writes {p.path} ({show.counted(len(p.tensors), 'tensor')}, {show_size(p.nbytes)})" for p in publications
+    ]
+    return ", ".join([*parts, *(writes or ["writes nothing"])])
+
+
+def _as_json(found: Diagnostic) -> dict[str, Any]:
+    place = found.span and {"file": found.span.file, "line": found.span.line, "column": found.span.col}
+    told = {"code": found.code, "severity": found.severity, "message": found.message, "hint": found.hint}
+    return told | {"place": place}
+
+
+def _json(**keys: Any) -> str:
+    return jsonlib.dumps({"schema_version": 1, **keys}, indent=2)
+
+
+def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool) -> None:
+    """Print what a run would do. Raises PlanError where it could not."""
+    plan = api.load(*items)
+    found = api.explain(plan, _world(overwrite, shard_size, provisional=True))
+    if json:
+        show.result(_json(**as_json(found)))
+        return
+    show.diagnostics(d for d in found.program.diagnostics if d.severity == "note")
+    show.result("\n".join(as_text(found, most=None if everything else 3)))

@@ -1,0 +1,87 @@
+"""A run as it is seen: what steps say on stdout, and on a terminal a bar of the bytes written."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from brainsurgery_jax.cli import show
+from brainsurgery_jax.engine.events import Event, Published, Said, Started, Wrote
+from brainsurgery_jax.store.sizes import show_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress
+
+
+class Watcher(Protocol):
+    """Something that is told a run's events."""
+
+    def __call__(self, event: Event, /) -> None: ...
+
+
+class Plain:
+    """Prints what steps say and what was published; for pipes, logs and `--quiet`."""
+
+    def __init__(self, *, quiet: bool, verbose: bool):
+        self.quiet, self.verbose = quiet, verbose
+
+    def __call__(self, event: Event, /) -> None:
+        match event:
+            case Said(text):
+                show.result(text)
+            case Started(nbytes, tasks) if self.verbose:
+                show.remark(f"{show.counted(tasks, 'task')}, {show_size(nbytes)} to write")
+            case Wrote(name, nbytes) if self.verbose:
+                show.remark(f"{name}: {show_size(nbytes)}")
+            case Published(path, nbytes, tensors) if not self.quiet:
+                show.remark(f"wrote {path}: {show.counted(tensors, 'tensor')}, {show_size(nbytes)}", "green")
+
+
+class Bar:
+    """A bar on stderr, and above it all that `Plain` prints."""
+
+    def __init__(self, plain: Plain, bar: Progress):
+        self.plain, self.bar = plain, bar
+        self.task = bar.add_task("", total=None, label="starting")
+
+    def __call__(self, event: Event, /) -> None:
+        match event:
+            case Started(nbytes, _):
+                self.bar.update(self.task, total=nbytes or None, label="checking values")
+            case Wrote(name, nbytes):
+                self.bar.update(self.task, advance=nbytes, label=_end_of(name))
+            case Said() | Published():
+                self.bar.stop()  # the bar is on another stream, and must not be torn by text on this one
+                self.plain(event)
+                self.bar.start()
+
+
+def _end_of(name: str, width: int = 32) -> str:
+    """The end of a long name: that is where it differs from its neighbours."""
+    return name if len(name) <= width else "…" + name[1 - width :]
+
+
+def watching(*, quiet: bool, verbose: bool) -> AbstractContextManager[Watcher]:
+    """A listener for a run: a bar where stderr is a terminal, plain lines elsewhere."""
+    plain = Plain(quiet=quiet, verbose=verbose)
+    return _bar(plain) if sys.stderr.isatty() and not quiet and not verbose else _no_bar(plain)
+
+
+@contextmanager
+def _no_bar(plain: Plain) -> Iterator[Watcher]:
+    yield plain
+
+
+@contextmanager
+def _bar(plain: Plain) -> Iterator[Watcher]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    label = TextColumn("{task.fields[label]}", markup=False)  # names may hold brackets
+    columns = (BarColumn(24), DownloadColumn(binary_units=True), TransferSpeedColumn(), label)
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        yield Bar(plain, bar)

@@ -1,0 +1,56 @@
+"""Jobs on threads, begun in order, held to a budget of bytes, and their results handed over in that same order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, NamedTuple
+
+AHEAD = 4
+"""Jobs per thread that may be begun before the first is handed over."""
+
+
+class _Begun(NamedTuple):
+    future: Future[Any]
+    nbytes: int
+    then: Callable[[Any], None]
+
+
+class Pool:
+    """Runs jobs on threads. Reading, computing and writing overlap because different jobs are at different stages.
+
+    `then` of each job is called here, in the order in which the jobs were given, so that what follows from the results
+    (verdicts, merged sums, progress, the error that is raised) never depends on timing.
+    """
+
+    def __init__(self, threads: int, host_bytes: int):
+        self._executor = ThreadPoolExecutor(threads, "brainsurgery")
+        self._most, self._free = AHEAD * threads, host_bytes
+        self._begun: deque[_Begun] = deque()
+
+    def submit(self, nbytes: int, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Begin a job that needs `nbytes`, once they are free. Raises what an earlier job raised."""
+        while self._begun and (nbytes > self._free or len(self._begun) >= self._most or self._begun[0].future.done()):
+            self._hand_over()
+        self._free -= nbytes
+        self._begun.append(_Begun(self._executor.submit(job), nbytes, then))
+
+    def drain(self) -> None:
+        """Hand over everything that was begun."""
+        while self._begun:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        first = self._begun[0]
+        result = first.future.result()
+        self._begun.popleft()
+        self._free += first.nbytes
+        first.then(result)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)

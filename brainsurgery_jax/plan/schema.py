@@ -1,0 +1,195 @@
+"""The JSON Schema of plans, made from the registry of ops: what an editor completes and underlines while one types."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from brainsurgery_jax.dtypes import DTYPES
+from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role
+from brainsurgery_jax.plan.parse import FORMATS, KEYS, OUTPUT_KEYS
+from brainsurgery_jax.plan.payload import adapter
+
+Schema = dict[str, Any]
+
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_VARIABLE: Schema = {"$ref": "#/$defs/variable"}
+
+
+def plan_schema() -> Schema:
+    """The schema of a whole plan (JSON Schema, draft 2020-12)."""
+    return {
+        "$schema": DRAFT,
+        "title": "brainsurgery-jax plan",
+        "description": "A change to neural-network checkpoints: inputs, steps, output.",
+        "type": "object",
+        "properties": {key: _TOP.get(key, {}) for key in KEYS},
+        "additionalProperties": False,
+        "not": {"required": ["output", "outputs"]},
+        "$defs": _definitions(),
+    }
+
+
+def _definitions() -> Schema:
+    bare = sorted(op.name for op in OPS.values() if not _required(op))
+    return {
+        "variable": {
+            "type": "string",
+            "pattern": r"\$\{vars\.[A-Za-z_][A-Za-z0-9_]*\}",
+            "description": "Stands for what the top-level `vars` says.",
+        },
+        "reference": _reference(sliced=True),
+        "whole": _reference(sliced=False),
+        "name": {"type": ["string", "object"], "description": "One tensor's name, taken literally: `alias::name`."},
+        "number": {"type": ["number", "string"]},
+        "dtype": {"anyOf": [{"enum": dtype_words()}, _VARIABLE], "description": "An element type."},
+        "output": _output(),
+        "step": {
+            "description": "One step: an op and its keys.",
+            "oneOf": [*({"$ref": f"#/$defs/op.{name}"} for name in OPS), {"enum": bare}],
+        },
+        "assert": {
+            "description": "One operator and what it asks.",
+            "oneOf": [{"$ref": f"#/$defs/assert.{name}"} for name in ASSERTS],
+        },
+        **{f"op.{name}": _single(op) for name, op in OPS.items()},
+        **{f"assert.{name}": _single(op) for name, op in ASSERTS.items()},
+    }
+
+
+def _or_list(item: Schema) -> Schema:
+    return {"anyOf": [{"type": "array", "items": item}, item, {"type": "null"}]}
+
+
+_TOP: Mapping[str, Schema] = {
+    "inputs": {
+        "type": ["array", "null"],
+        "items": {"type": "string", "minLength": 1},
+        "description": "Checkpoints to read, each `alias::path`; a single one needs no alias.",
+    },
+    "transforms": {**_or_list({"$ref": "#/$defs/step"}), "description": "The steps, in order."},
+    "output": {"anyOf": [{"$ref": "#/$defs/output"}, {"type": "null"}], "description": "The checkpoint to write."},
+    "outputs": {**_or_list({"$ref": "#/$defs/output"}), "description": "Several checkpoints to write."},
+    "seed": {"anyOf": [{"type": ["integer", "null"]}, _VARIABLE], "description": "Seed of the steps that give none."},
+    "vars": {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+        "description": "Values for `${vars.NAME}` anywhere in the plan.",
+    },
+    "version": {"enum": [1, None], "description": "The plan language."},
+}
+
+_OUTPUT: Mapping[str, Schema] = {
+    "path": {"type": "string", "minLength": 1, "description": "A .safetensors file, or a folder."},
+    "alias": {"type": ["string", "null"], "description": "Whose tensors to write; may be left out where it is clear."},
+    "format": {"anyOf": [{"enum": [*FORMATS, None]}, _VARIABLE], "description": "The format of a folder."},
+    "shard": {"type": ["string", "null"], "description": "Largest file of a folder, such as 5GB, or none."},
+    "overwrite": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Replace what is there."},
+    "sidecars": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Copy config and tokenizer files."},
+    "metadata": {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": "Text for the header of the file.",
+    },
+}
+
+
+def _output() -> Schema:
+    keys = {key: _OUTPUT.get(key, {}) for key in OUTPUT_KEYS}
+    mapping = {"type": "object", "properties": keys, "required": ["path"], "additionalProperties": False}
+    return {"anyOf": [{"type": "string", "minLength": 1}, mapping]}
+
+
+def _reference(*, sliced: bool) -> Schema:
+    text: Schema = {"type": "string", "minLength": 1}
+    name = {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]}
+    keys: Schema = {"alias": {"type": "string"}, "name": name} | ({"slice": {"type": "string"}} if sliced else {})
+    return {
+        "anyOf": [
+            text,
+            {"type": "array", "items": text, "minItems": 1},
+            {"type": "object", "properties": keys, "required": ["name"], "additionalProperties": False},
+        ],
+        "description": "Tensors: `alias::name`" + (", or `alias::name::[slice]`." if sliced else "."),
+    }
+
+
+def dtype_words() -> list[str]:
+    """Every word that names a dtype in a plan."""
+    return [word for d in DTYPES if d.numpy for word in dict.fromkeys((d.name, d.short, *d.aliases))]
+
+
+def _required(op: Op) -> list[str]:
+    return [f.key for f in op.fields() if f.default is inspect.Parameter.empty]
+
+
+def _single(op: Op) -> Schema:
+    """A mapping whose one key is the op's name."""
+    return {
+        "type": "object",
+        "description": op.doc.split("\n\n")[0],
+        "properties": {op.name: _payload(op)},
+        "required": [op.name],
+        "additionalProperties": False,
+    }
+
+
+def _payload(op: Op) -> Schema:
+    fields = {f.key: field_schema(f) for f in op.fields()}
+    if op.bare:
+        return {**fields[op.bare], "description": op.doc}
+    mapping: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
+    required = _required(op)
+    mapping |= {"required": required} if required else {}
+    forms = [mapping, *([fields[op.shorthand]] if op.shorthand else []), *([] if required else [{"type": "null"}])]
+    return {**(forms[0] if len(forms) == 1 else {"anyOf": forms}), "description": op.doc}
+
+
+_ROLES: Mapping[str, tuple[str, str]] = {
+    "pattern": ("reference", "A regex over whole names (or a list of tokens) that chooses tensors."),
+    "template": ("reference", r"The name made from each match: \1, \g<name> and ${name} stand for what was captured."),
+    "name": ("name", "One tensor's name, taken literally."),
+    "number": ("number", "A number."),
+    "dtype": ("dtype", "An element type."),
+    "assert": ("assert", "One assert."),
+    "asserts": ("assert", "Asserts."),
+}
+
+
+def field_schema(field: Field) -> Schema:
+    """The schema of one key of a payload."""
+    if (element := element_role(field.annotation)) is not None and element.kind != "assert":
+        return {"type": "array", "items": _role_schema(element), "minItems": 2, "description": "References, in order."}
+    if field.role is None:
+        made = _clean(adapter(field.annotation).json_schema())
+        made = made if _takes_text(made) else {"anyOf": [made, _VARIABLE]}
+    else:
+        made = _role_schema(field.role)
+        made = made if field.default is not None else {"anyOf": [made, {"type": "null"}]}
+    told = field.default is not inspect.Parameter.empty and field.default is not None
+    return made | ({"default": field.default} if told else {})
+
+
+def _role_schema(role: Role) -> Schema:
+    target, words = _ROLES[role.kind]
+    if target == "reference":
+        return {"$ref": "#/$defs/reference" if role.slices else "#/$defs/whole", "description": words}
+    if role.kind == "asserts":
+        return {"type": "array", "items": {"$ref": "#/$defs/assert"}, "minItems": 1, "description": words}
+    return {"$ref": f"#/$defs/{target}", "description": words}
+
+
+def _clean(made: Any) -> Any:
+    """Pydantic's schema with the bounds that it leaves under its own names put into JSON Schema's."""
+    names = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+    if isinstance(made, dict):
+        return {names.get(key, key): _clean(value) for key, value in made.items()}
+    return [_clean(m) for m in made] if isinstance(made, list) else made
+
+
+def _takes_text(made: Schema) -> bool:
+    """Whether any text passes, so that a variable does."""
+    if not set(made) - {"description", "default"}:
+        return True
+    return (made.get("type") == "string" and "enum" not in made) or any(map(_takes_text, made.get("anyOf", ())))

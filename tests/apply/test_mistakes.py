@@ -1,0 +1,81 @@
+"""What `plan.apply` refuses, and what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+
+
+def plan(*steps: Any, **keys: Any) -> bs.Plan:
+    return bs.load({"inputs": ["model::given-as-a-tree"], "transforms": list(steps), **keys})
+
+
+COPY = {"copy": {"from": "a", "to": "b"}}
+
+
+def test_every_mistake_is_told_at_once():
+    with pytest.raises(bs.PlanError, match=r"'aa'(.|\n)*Did you mean 'a'(.|\n)*'bb'"):
+        plan({"copy": {"from": "aa", "to": "c"}}, {"delete": {"target": "bb"}}).apply({"a": np.ones(1)})
+
+
+def test_a_failing_assert_on_values_names_its_step():
+    with pytest.raises(bs.PlanError, match=r"<mapping>:\d+:\d+: assert\.iszero: 'a' is not zero everywhere"):
+        plan({"assert": {"iszero": "a"}}).apply({"a": np.ones(1)})
+
+
+def test_a_matrix_with_nan_is_refused_by_the_factorization_of_it():
+    with pytest.raises(bs.PlanError, match="holds NaN or infinity"):
+        plan({"phlora_": {"target": "a", "rank": 1}}).apply({"a": np.full((2, 2), np.nan)}, checks="skip")
+
+
+def test_two_leaves_of_one_name_are_refused():
+    with pytest.raises(bs.PlanError, match=r"two leaves of the tree 'model' are called 'a\.b'"):
+        plan(COPY).apply({"a": {"b": np.ones(1)}, "a.b": np.ones(1)})
+
+
+def test_a_tensor_beside_a_group_of_its_name_is_refused():
+    with pytest.raises(bs.PlanError, match=r"'a' is a tensor and the prefix of 'a\.b'(.|\n)*like=tree"):
+        plan({"copy": {"from": "a", "to": "a.b"}}).apply({"a": np.ones(1)})
+
+
+def test_a_tensor_cannot_take_the_name_of_a_leaf_that_is_no_array():
+    with pytest.raises(bs.PlanError, match="'b' is a leaf of the tree that is no array"):
+        plan(COPY).apply({"a": np.ones(1), "b": "text"})
+
+
+def test_like_lists_every_leaf_that_does_not_fit():
+    like = {"a": np.ones(2), "c": np.ones(1)}
+    with pytest.raises(bs.PlanError, match=r"'a' is f64\[1\], but f64\[2\](.|\n)*has a leaf 'c'(.|\n)*makes 'b'"):
+        plan(COPY).apply({"a": np.ones(1)}, like=like)
+
+
+def test_an_input_is_not_given_twice():
+    with pytest.raises(TypeError, match="'model' is given twice"):
+        plan(COPY).apply({"a": np.ones(1)}, model={"a": np.ones(1)})
+
+
+def test_a_tree_for_no_input_is_refused_before_a_file_is_read_in_its_place():
+    two = bs.load({"inputs": ["base::x", "tuned::y"], "transforms": [{"delete": {"target": "base::a"}}]})
+    with pytest.raises(bs.PlanError, match=r"no input 'tunned'\. Did you mean 'tuned'"):
+        two.apply({"a": np.ones(1)}, tunned={})
+
+
+def test_a_missing_file_is_named_where_its_input_is_not_given():
+    with pytest.raises(bs.PlanError, match="given-as-a-tree"):
+        plan(COPY).apply()
+
+
+def test_it_must_be_clear_which_tree_is_returned():
+    steps = [{"copy": {"from": "x::a", "to": "x::b"}}, {"copy": {"from": "y::a", "to": "y::b"}}]
+    two = bs.load({"inputs": ["x::x", "y::y"], "transforms": steps})
+    with pytest.raises(bs.PlanError, match="apply: which alias is to be written"):
+        two.apply({"a": np.ones(1)}, y={"a": np.ones(1)})
+
+
+def test_an_unknown_choice_of_checks_is_refused():
+    with pytest.raises(ValueError, match="checks: expected 'raise', 'return' or 'skip', got 'maybe'"):
+        plan(COPY).apply({"a": np.ones(1)}, checks="maybe")  # type: ignore[arg-type]

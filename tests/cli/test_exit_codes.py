@@ -1,0 +1,183 @@
+"""0 done, 1 a wrong plan, 2 wrong usage, 3 files, 130 interrupted; and which stream says what."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.checkpoints import read, write
+from tests.cli.conftest import Command, environment
+
+
+def test_a_plan_alone_is_run(command: Command, place: Path):
+    assert command("plan.yaml").code == 0
+    assert set(read(place / "out.safetensors")) == {"layer.0.w", "layer.1.w", "ids"}
+
+
+def test_run_says_on_stderr_what_it_wrote(command: Command):
+    done = command("run", "plan.yaml")
+    assert (done.out, done.err) == ("", "wrote out.safetensors: 3 tensors, 80 B\n")
+
+
+def test_quiet_says_nothing(command: Command):
+    assert command("plan.yaml", "--quiet") == (0, "", "")
+
+
+def test_options_may_follow_overrides(command: Command, place: Path):
+    assert command("plan.yaml", "output=other.safetensors", "--no-fsync", "-q").code == 0
+    assert (place / "other.safetensors").exists()
+
+
+def test_an_option_may_come_before_the_plan(command: Command):
+    assert command("--quiet", "plan.yaml") == (0, "", "")
+
+
+def test_a_wrong_plan_is_1_and_its_place_starts_the_line(command: Command):
+    done = command("plan.yaml", "transforms[1].assert.exists=nothing")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("plan.yaml:4:5: assert.exists: no tensor matches")
+
+
+def test_a_missing_checkpoint_is_3(command: Command):
+    done = command("plan.yaml", "inputs[0]=base::basis.safetensors")
+    assert done.code == 3
+    assert "Did you mean 'base.safetensors'?" in done.err
+
+
+def test_a_missing_checkpoint_and_a_mistake_are_1(command: Command):
+    assert command("plan.yaml", "inputs[0]=base::no.safetensors", "transforms[1]=nonsense").code == 1
+
+
+def test_an_output_that_exists_is_3_until_it_may_be_replaced(command: Command):
+    codes = [command("plan.yaml", *more).code for more in ([], [], ["--overwrite"])]
+    assert codes == [0, 3, 0]
+
+
+def test_an_unreadable_checkpoint_is_3_for_inspect(command: Command):
+    assert command("inspect", "none.safetensors").code == 3
+
+
+def test_an_unknown_command_is_2_and_the_nearest_one_is_told(command: Command):
+    done = command("chek")
+    assert done.code == 2
+    assert "Did you mean 'check'?" in done.err
+
+
+def test_a_checkpoint_in_place_of_a_plan_is_2_and_inspect_is_told(command: Command):
+    done = command("base.safetensors")
+    assert done.code == 2
+    assert "inspect base.safetensors" in done.err
+
+
+def test_an_unknown_option_is_2(command: Command):
+    assert command("plan.yaml", "--frobnicate").code == 2
+
+
+@pytest.mark.parametrize("option", ["--shard-size", "--memory"])
+def test_a_wrong_size_is_2(command: Command, option: str):
+    done = command("plan.yaml", option, "5 bananas")
+    assert done.code == 2
+    assert "expected a size such as 5GB" in done.err
+
+
+@pytest.mark.parametrize(
+    "words", [["-h"], ["--help"], ["run", "-h"], ["check", "--help"], ["ops", "-h"], ["demo", "-h"]]
+)
+def test_help_is_everywhere(command: Command, words: list[str]):
+    done = command(*words)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("Usage: brainsurgery-jax")
+
+
+def test_the_version_is_printed(command: Command):
+    assert command("--version").out.startswith("brainsurgery-jax ")
+
+
+def test_options_without_meaning_are_accepted_with_a_note(command: Command):
+    done = command("plan.yaml", "--provider", "arena", "--arena-root", "x", "-q")
+    assert done.code == 0
+    assert done.err.splitlines() == [
+        "note: --provider is accepted, and has no meaning here",
+        "note: --arena-root is accepted, and has no meaning here",
+    ]
+
+
+def test_a_dry_run_writes_nothing(command: Command, place: Path):
+    done = command("plan.yaml", "--dry-run")
+    assert (done.code, done.err) == (0, "dry run: nothing was written\n")
+    assert not (place / "out.safetensors").exists()
+
+
+def test_brackets_in_a_message_are_kept(command: Command):
+    done = command("check", "plan.yaml", "transforms[0].move.from='[red]x[/red]'")
+    assert "[red]x[/red]" in done.err
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(command: Command, place: Path):
+    write(place / "odd.safetensors", {"a\x1b[31mb": np.zeros(1, np.float32)})
+    assert r"a\x1b[31mb" in command("inspect", "odd.safetensors").out
+
+
+def test_a_reader_who_goes_away_is_no_error(place: Path):
+    line = f"{sys.executable} -m brainsurgery_jax schema | head -c 10; echo; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=place, env=environment(), capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.split()[-1] == "0"
+
+
+def test_an_interrupt_is_130_and_publishes_nothing(place: Path):
+    write(
+        place / "base.safetensors", {f"w{i}": np.random.default_rng(i).standard_normal((700, 700)) for i in range(30)}
+    )
+    steps = "[dump, {phlora_: {target: '.*', rank: 3}}]"
+    (place / "slow.yaml").write_text(f"inputs: [base.safetensors]\ntransforms: {steps}\noutput: slow\n")
+    line = [sys.executable, "-m", "brainsurgery_jax", "slow.yaml"]
+    with subprocess.Popen(
+        line, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        run.stdout.readline()  # what `dump` says comes first: the work has begun
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate()
+    assert (run.returncode, err) == (130, "interrupted: nothing was published\n")
+    assert not [p.name for p in place.iterdir() if "slow" in p.name and p.name != "slow.yaml"]
+
+
+def test_a_defect_is_70_with_one_apology_and_no_traceback(place: Path):
+    code = "from brainsurgery_jax.cli import app, plans; plans.run = lambda *a: 1 / 0; app.main()"
+    line = [sys.executable, "-c", code, "plan.yaml"]
+    done = subprocess.run(line, cwd=place, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 70
+    assert "ZeroDivisionError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_defect_shows_its_traceback_when_asked(place: Path):
+    code = "from brainsurgery_jax.cli import app, plans; plans.run = lambda *a: 1 / 0; app.main()"
+    line = [sys.executable, "-c", code, "plan.yaml", "--verbose"]
+    done = subprocess.run(line, cwd=place, env=environment(), capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+
+
+def test_the_summary_is_printed_only_when_asked(command: Command):
+    done = command("plan.yaml", "--summarize", "-q")
+    assert done.out.startswith("transforms:\n  - move:\n")
+
+
+def test_a_resolved_summary_can_be_run_again(command: Command, place: Path):
+    command("plan.yaml", "--summarize-path", "again.yaml", "--summary-mode", "resolve")
+    before = read(place / "out.safetensors")
+    assert command("again.yaml", "--overwrite").code == 0
+    assert set(read(place / "out.safetensors")) == set(before)
+
+
+def test_the_shard_size_counts_where_the_plan_says_nothing(command: Command, place: Path):
+    assert command("plan.yaml", "output=parts/", "--shard-size", "40B", "-q").code == 0
+    index = json.loads((place / "parts/model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1

@@ -1,0 +1,114 @@
+"""What a run costs, in counts: bytes read, compilations, factorizations, results held."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.api import run
+from brainsurgery_jax.engine.evaluate import Evaluator
+from brainsurgery_jax.engine.kernels import compiled
+from brainsurgery_jax.ops import elementwise, lowrank
+from brainsurgery_jax.world import Files
+from tests.checkpoints import normal, plan_of, read, run_plan, write
+
+
+def bytes_read(folder: Path, tensors: dict[str, np.ndarray], transforms: Any) -> int:
+    """Tensor bytes that a run reads into memory (not those copied from file to file)."""
+    files = Files()
+    run(bs.load(plan_of(folder, tensors, transforms)), world=files, durable=False)
+    return files.bytes_read
+
+
+def test_a_slice_of_rows_is_copied_without_reading_anything(tmp_path: Path) -> None:
+    steps = [{"copy": {"from": "w::[2:4]", "to": "v"}}, {"delete": {"target": "w"}}]
+    assert bytes_read(tmp_path, {"w": normal((64, 100))}, steps) == 0
+
+
+def test_computing_on_a_slice_reads_that_slice_only(tmp_path: Path) -> None:
+    steps = [{"scale_": {"target": "w::[2:4]", "by": 2}}]
+    assert bytes_read(tmp_path, {"w": normal((64, 100))}, steps) == 2 * 100 * 4
+
+
+def test_a_tensor_that_nothing_needs_is_not_read(tmp_path: Path) -> None:
+    steps = [{"scale": {"from": "w", "to": "v", "by": 2}}, {"delete": {"target": "v"}}]
+    assert bytes_read(tmp_path, {"w": normal((64, 100))}, steps) == 0
+
+
+def test_renaming_never_loads_jax(tmp_path: Path) -> None:
+    plan = plan_of(
+        tmp_path,
+        {"w": normal((8, 8))},
+        [{"move": {"from": "w", "to": "v"}}, {"assert": {"shape": {"of": "v", "is": [8, 8]}}}],
+    )
+    code = f"import sys, brainsurgery_jax as bs; bs.load({plan!r}).run(); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout.strip() == "False"
+    assert list(read(plan["output"]["path"])) == ["v"]
+
+
+def test_forty_layers_and_any_number_share_one_compilation(tmp_path: Path) -> None:
+    layers = {f"h.{i}.w": normal((30, 20), seed=i) for i in range(40)}
+    compiled.cache_clear()
+    for by in (0.1, 0.2, 0.3):
+        run_plan(tmp_path, layers, {"scale_": {"target": ".*", "by": by}})
+    scale = compiled(elementwise.scale, ())
+    assert compiled.cache_info().misses == 1
+    assert scale._cache_size() == 1  # type: ignore[attr-defined]  # jit's own count of what it compiled
+
+
+def test_both_factors_come_of_one_factorization(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[Any] = []
+    compute = Evaluator.compute
+
+    def counted(self: Evaluator, call: Any, *rest: Any) -> Any:
+        computed.append(call)
+        return compute(self, call, *rest)
+
+    monkeypatch.setattr(Evaluator, "compute", counted)
+    layers = {f"h.{i}.w": normal((9, 7), seed=i) for i in range(5)}
+    step = {"phlora": {"target": r"(.*)\.w", "target_a": r"\1.A", "target_b": r"\1.B", "rank": 2}}
+    made = run_plan(tmp_path, layers, step)
+    assert len(made) == 10
+    assert [c.kernel for c in computed] == [lowrank.factors] * 5
+
+
+def test_factors_are_dropped_after_their_last_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    evaluators: list[Evaluator] = []
+    compute = Evaluator.compute
+
+    def watched(self: Evaluator, call: Any, *rest: Any) -> Any:
+        result = compute(self, call, *rest)
+        held.append(len(self.wholes))
+        evaluators.append(self)
+        return result
+
+    monkeypatch.setattr(Evaluator, "compute", watched)
+    layers = {f"h.{i}.w": normal((40, 30), seed=i) for i in range(20)}
+    run_plan(tmp_path, layers, {"phlora_": {"target": ".*", "rank": 2}})
+    assert max(held) < 10, "factorizations pile up"
+    assert all(not e.wholes for e in evaluators)
+
+
+def test_checking_starts_no_backend(tmp_path: Path) -> None:
+    source = write(tmp_path / "m.safetensors", {"w": normal((8, 8))})
+    plan = {"inputs": [f"m::{source}"], "transforms": [{"matmul": {"from_a": "w", "from_b": "w", "to": "v"}}]}
+    code = (
+        f"import brainsurgery_jax as bs; print(bs.check(bs.load({plan!r})));"
+        "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["()", "False"]
+
+
+def test_the_suite_runs_jax_strictly() -> None:
+    assert jax.config.jax_numpy_dtype_promotion == "strict"  # type: ignore[attr-defined]
+    assert jax.config.jax_numpy_rank_promotion == "raise"  # type: ignore[attr-defined]

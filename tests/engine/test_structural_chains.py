@@ -1,0 +1,123 @@
+"""Chains of ops that only move elements, drawn at random, against numpy doing the same."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brainsurgery_jax import moves
+from brainsurgery_jax.engine import evaluate, kernels
+from tests.checkpoints import bits, counting, run_plan
+
+
+@st.composite
+def component(draw: st.DrawFn, size: int, *, drops: bool = True) -> tuple[str, Any]:
+    """One component of a slice as plans spell it, and as numpy does."""
+    kind = draw(st.sampled_from(["all", "range", "step", "int"] if drops else ["all", "range", "step"]))
+    if kind == "all":
+        return ":", slice(None)
+    if kind == "int" and size:
+        at = draw(st.integers(-size, size - 1))
+        return str(at), at
+    start = draw(st.none() | st.integers(-size - 1, size + 1))
+    stop = draw(st.none() | st.integers(-size - 1, size + 1))
+    step = draw(st.integers(1, 4)) if kind == "step" else None
+    text = f"{'' if start is None else start}:{'' if stop is None else stop}" + (f":{step}" if step else "")
+    return text, slice(start, stop, step)
+
+
+@st.composite
+def slices(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[str, tuple[Any, ...]]:
+    """A slice for a tensor of that shape: the text between brackets, and numpy's key."""
+    count = draw(st.integers(0, len(shape)))
+    parts = [draw(component(n)) for n in shape[:count]]
+    return ", ".join(p[0] for p in parts), tuple(p[1] for p in parts)
+
+
+@st.composite
+def factored(draw: st.DrawFn, size: int) -> list[int]:
+    """A shape of `size` elements."""
+    shape = []
+    while size > 1 and len(shape) < 3:
+        n = draw(st.sampled_from([d for d in range(1, size + 1) if size % d == 0]))
+        shape.append(n)
+        size //= n
+    return [*shape, size]
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[np.ndarray, list[dict[str, Any]], dict[str, np.ndarray]]:
+    """The tensor `t0`, steps, and what numpy says every tensor that they make is."""
+    first = counting(draw(st.lists(st.integers(1, 7), min_size=1, max_size=4)), np.int32)
+    made, steps = {"t0": first}, []
+    for number in range(1, draw(st.integers(2, 7))):
+        more, value = draw(links(made, f"t{number}"))
+        steps += more
+        made[f"t{number}"] = value
+    return first, steps, made
+
+
+@st.composite
+def links(draw: st.DrawFn, made: dict[str, np.ndarray], new: str) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Steps that make the tensor `new` of one of those there are, and its value."""
+    name = draw(st.sampled_from([list(made)[-1], *made]))
+    x = made[name]
+    text, key = draw(slices(x.shape))
+    part, source = np.asarray(x[key]), f"{name}::[{text}]"
+    kind = draw(st.sampled_from(["copy", "permute", "reshape", "concat", "split", "assign", "shift"]))
+    if kind == "permute" and part.ndim:
+        order = list(draw(st.permutations(range(part.ndim))))
+        return [{"permute": {"from": source, "to": new, "order": order}}], part.transpose(order)
+    if kind == "reshape" and part.size:
+        shape = draw(factored(part.size))
+        return [{"reshape": {"from": source, "to": new, "shape": shape}}], part.reshape(shape)
+    if kind == "concat" and part.ndim:
+        axis, times = draw(st.integers(-part.ndim, part.ndim - 1)), draw(st.integers(2, 3))
+        return [{"concat": {"from": [source] * times, "to": new, "dim": axis}}], np.concatenate([part] * times, axis)
+    if kind == "split" and part.ndim and part.shape[-1] > 1:
+        sizes = [draw(st.integers(1, part.shape[-1] - 1))]
+        sizes.append(part.shape[-1] - sizes[0])
+        names = [new, f"{new}.rest"] if draw(st.booleans()) else [f"{new}.rest", new]
+        step = {"split": {"from": source, "to": names, "sizes": sizes, "dim": -1}}
+        return [step], np.split(part, [sizes[0]], -1)[names.index(new)]
+    if kind == "assign":
+        value = x.copy()
+        value[key] = part * 3
+        scale, copy = {"scale": {"from": source, "to": f"{new}.v", "by": 3}}, {"copy": {"from": name, "to": new}}
+        return [scale, copy, {"assign": {"from": f"{new}.v", "to": f"{new}::[{text}]"}}], value
+    if kind == "shift" and x.shape and x.shape[0] > 1:
+        value = x.copy()
+        value[1:] = x[:-1]
+        return [
+            {"copy": {"from": name, "to": new}},
+            {"assign": {"from": f"{name}::[:-1]", "to": f"{new}::[1:]"}},
+        ], value
+    return [{"copy": {"from": source, "to": new}}], part
+
+
+@pytest.mark.parametrize(
+    ("block", "least", "least_run"),
+    [(1 << 20, 1 << 10, 1 << 16), (8, 8, 1), (16, 4, 16), (4, 4, 1 << 16)],
+    ids=["real", "byte-runs-everywhere", "small", "boxes-everywhere"],
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(chain=chains())
+def test_a_chain_of_structural_steps_is_what_numpy_makes_of_it(
+    chain: tuple[np.ndarray, list[dict[str, Any]], dict[str, np.ndarray]], block: int, least: int, least_run: int
+) -> None:
+    first, steps, made = chain
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(evaluate, "BLOCK", block)
+        patch.setattr(kernels, "BLOCK", block)
+        patch.setattr(kernels, "LEAST", least)
+        patch.setattr(moves, "LEAST_RUN", least_run)
+        written = run_plan(Path(folder), {"t0": first}, steps)
+    for name, value in made.items():
+        assert written[name].shape == value.shape, name
+        assert bits(written[name]) == bits(value), name

@@ -1,0 +1,110 @@
+"""`save`, `load` and `output` while a plan is lowered: what will be written, what a later load sees, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.null.world import MODEL, Headers, after, complaints, found, program, tensor
+
+TWO = ("m::m.safetensors", "o::o.safetensors")
+
+
+def two() -> Headers:
+    return Headers({"m.safetensors": MODEL, "o.safetensors": {"w": "f32[4,3]"}})
+
+
+def test_a_load_of_a_path_that_the_plan_saves_sees_what_was_saved():
+    state = after({"scale_": {"target": "w", "by": 2}}, {"save": "snap"}, {"load": {"path": "snap", "alias": "s"}})
+    assert tensor(state, "w", "s") is tensor(state, "w")
+    assert list(state.spaces["s"].names) == list(MODEL)
+
+
+def test_a_saved_checkpoint_does_not_follow_later_steps():
+    state = after({"save": "snap"}, {"delete": {"target": "w"}}, {"load": {"path": "snap", "alias": "s"}})
+    assert "w" in state.spaces["s"].names
+
+
+@pytest.mark.parametrize("path", ["snap/model.safetensors", "."])
+def test_a_load_inside_or_around_a_saved_path_is_refused(path: str):
+    save = {"save": "./snap" if path == "." else "snap"}
+    assert complaints(save, {"load": {"path": path, "alias": "s"}}) == ["load-inside-save"]
+
+
+def test_two_saves_to_one_path_are_refused():
+    assert complaints({"save": "snap"}, {"save": "snap/"}) == ["output-twice"]
+
+
+def test_of_two_saves_to_one_path_the_one_that_overwrites_is_kept():
+    second = {"save": {"path": "snap", "overwrite": True}}
+    (written,) = program({"save": "snap"}, {"delete": {"target": "w"}}, second).publications
+    assert "w" not in written.tensors
+
+
+def test_a_save_inside_another_is_refused():
+    assert complaints({"save": "snap"}, {"save": "snap/x.safetensors"}) == ["output-inside"]
+
+
+def test_an_output_onto_a_saved_path_is_refused():
+    assert complaints({"save": "snap"}, output="snap") == ["output-twice"]
+
+
+def test_an_output_inside_a_saved_folder_is_refused():
+    assert complaints({"save": "snap"}, output="snap/x.safetensors") == ["output-inside"]
+
+
+def test_a_single_tensor_is_saved_under_its_own_name():
+    (written,) = program({"save": {"path": "b.safetensors", "target": "b"}}).publications
+    assert list(written.tensors) == ["b"]
+
+
+def test_saves_come_before_the_output():
+    made = program({"save": "a.safetensors"}, output="b.safetensors").publications
+    assert [p.path for p in made] == ["a.safetensors", "b.safetensors"]
+
+
+def test_the_only_alias_is_written_though_no_step_wrote_to_it():
+    (written,) = program(output="out.safetensors").publications
+    assert list(written.tensors) == list(MODEL)
+
+
+def test_of_several_aliases_the_one_that_steps_wrote_to_is_written():
+    step = {"copy": {"from": "m::w", "to": "o::copied"}}
+    (written,) = program(step, output="out.safetensors", inputs=TWO, world=two()).publications
+    assert list(written.tensors) == ["w", "copied"]
+
+
+def test_an_output_that_could_be_either_of_two_aliases_is_refused():
+    steps = ({"scale_": {"target": "m::w", "by": 2}}, {"scale_": {"target": "o::w", "by": 2}})
+    (refused,) = found(*steps, output="out.safetensors", inputs=TWO, world=two())
+    assert refused.code == "output-ambiguous"
+    assert "'m', 'o': steps wrote to each of them" in refused.message
+
+
+def test_an_alias_that_was_removed_is_no_candidate():
+    steps = ({"scale_": {"target": "o::w", "by": 2}}, {"prefixes": {"mode": "remove", "alias": "o"}})
+    (written,) = program(*steps, output="out.safetensors", inputs=TWO, world=two()).publications
+    assert list(written.tensors) == list(MODEL)
+
+
+def test_a_renamed_alias_is_written_under_its_new_name():
+    steps = ({"prefixes": {"mode": "rename", "from": "o", "to": "p"}}, {"scale_": {"target": "p::w", "by": 2}})
+    (written,) = program(*steps, output={"path": "out.safetensors", "alias": "p"}, inputs=TWO, world=two()).publications
+    assert list(written.tensors) == ["w"]
+
+
+def test_every_destination_is_looked_at_before_anything_runs():
+    world = Headers({"m.safetensors": MODEL})
+    program({"save": "snap"}, output="out.safetensors", world=world)
+    assert world.destinations == ["snap", "out.safetensors"]
+
+
+def test_a_folder_is_cut_into_shards_and_a_file_is_not():
+    folder, file = program({"save": "snap/"}, output="out.safetensors").publications
+    assert (folder.directory, folder.shard_bytes) == (True, 5 << 30)
+    assert (file.directory, file.shard_bytes) == (False, None)
+
+
+def test_a_dtype_that_safetensors_lacks_is_refused():
+    (refused,) = found({"cast_": {"target": "w", "to": "complex128"}}, output="out.safetensors")
+    assert refused.code == "dtype-unsavable"
+    assert "'w' is c128[4,3]" in refused.message

@@ -1,0 +1,338 @@
+"""From a YAML document to a plan: the forms of the top level, of inputs, of steps and of outputs, their defaults, and vars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brainsurgery_jax import api
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.plan.model import Output, Plan, Step
+from brainsurgery_jax.plan.source import Map, compose
+
+
+def load(text: str, **variables: object) -> api.Plan:
+    root = compose(text, "plan.yaml")
+    assert isinstance(root, Map)
+    return api.load(root, **variables)
+
+
+def parsed(text: str, **variables: object) -> Plan:
+    plan = load(text, **variables)
+    assert plan.problems == ()
+    return plan.data
+
+
+def codes(text: str, **variables: object) -> list[str]:
+    return [d.code for d in load(text, **variables).problems]
+
+
+def steps(text: str) -> tuple[Step, ...]:
+    return parsed(f"inputs: [p]\ntransforms: {text}").steps
+
+
+# --- the document
+
+
+def test_a_plan_may_hold_nothing_at_all():
+    plan = parsed("seed:")
+    assert (plan.inputs, plan.steps, plan.outputs, plan.seed) == ((), (), (), 0)
+
+
+@pytest.mark.parametrize("key", ["inputs", "transforms", "output", "outputs", "seed", "version"])
+def test_a_top_level_key_without_a_value_is_as_if_it_were_not_there(key: str):
+    assert parsed(f"{key}:") == Plan()
+
+
+def test_an_unknown_top_level_key_is_a_mistake():
+    assert codes("transfroms: []") == ["key-unknown"]
+
+
+def test_the_version_of_the_language_may_be_said():
+    assert parsed("version: 1") == Plan()
+
+
+@pytest.mark.parametrize("version", ["2", "'1'", "one", "[1]"])
+def test_another_version_is_refused(version: str):
+    assert codes(f"version: {version}") == ["plan-version"]
+
+
+def test_the_seed_is_an_integer():
+    assert parsed("seed: 7").seed == 7
+    assert codes("seed: 7.5") == ["value-type"]
+    assert codes("seed: true") == ["value-type"]
+
+
+# --- inputs
+
+
+@pytest.mark.parametrize(
+    ("entry", "alias", "path"),
+    [
+        ("base::models/base", "base", "models/base"),
+        ("models/base", "model", "models/base"),
+        ("::models/base", "model", "models/base"),
+        ("base::odd::path", "base", "odd::path"),
+        (" base::p", " base", "p"),
+    ],
+)
+def test_an_input_is_split_at_its_first_double_colon(entry: str, alias: str, path: str):
+    (one,) = parsed(f"inputs: ['{entry}']").inputs
+    assert (one.alias, one.path) == (alias, path)
+
+
+def test_one_input_gives_the_default_alias():
+    assert parsed("inputs: [base::p]").default_alias == "base"
+    assert parsed("inputs: [a::p, b::q]").default_alias is None
+    assert parsed("transforms: []").default_alias is None
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code"),
+    [
+        ("base::p", "inputs-form"),
+        ("{base: p}", "inputs-form"),
+        ("[7]", "inputs-form"),
+        ("['']", "inputs-form"),
+        ("['base::']", "inputs-form"),
+        ("['::']", "inputs-form"),
+        ("[a::p, q]", "inputs-form"),
+        ("[a::p, a::q]", "alias-duplicate"),
+    ],
+)
+def test_inputs_of_another_form_are_refused_once(inputs: str, code: str):
+    assert codes(f"inputs: {inputs}") == [code]
+
+
+def test_the_same_file_may_be_read_under_two_aliases():
+    assert [i.alias for i in parsed("inputs: [a::p, b::p]").inputs] == ["a", "b"]
+
+
+# --- steps
+
+
+@pytest.mark.parametrize("text", ["dump", "[dump]", "[dump: ]", "[dump: {}]", "{dump: }", "[{dump: null}]"])
+def test_a_step_without_a_payload_has_many_spellings(text: str):
+    (step,) = steps(text)
+    assert step.op is not None
+    assert step.op.name == "dump"
+    assert dict(step.params) == {}
+
+
+def test_one_step_may_stand_without_a_list():
+    (step,) = steps("{delete: {target: w}}")
+    assert step.text == {"delete": {"target": "w"}}
+
+
+@pytest.mark.parametrize("text", ["[7]", "[[dump]]", "[null]", "[{}]", "[{dump: , exit: }]"])
+def test_what_is_no_step_is_refused(text: str):
+    assert codes(f"inputs: [p]\ntransforms: {text}") == ["step-form"]
+
+
+@pytest.mark.parametrize("name", ["load", "save"])
+def test_a_path_alone_is_the_payload_of_load_and_save(name: str):
+    (step,) = steps(f"[{name}: some/path]")
+    assert step.params["path"] == "some/path"
+
+
+def test_any_other_op_needs_a_mapping():
+    assert codes("inputs: [p]\ntransforms: [delete: w]") == ["payload-type"]
+
+
+def test_every_mistake_of_a_payload_is_told_at_its_own_place():
+    problems = load("inputs: [p]\ntransforms:\n  - scale_:\n      form: w\n      by: x\n").problems
+    assert [(d.code, d.span.line) for d in problems if d.span] == [
+        ("key-unknown", 4),
+        ("key-missing", 3),
+        ("value-type", 5),
+    ]
+
+
+def test_every_mistake_of_every_step_is_told_in_order():
+    assert codes("inputs: [p]\ntransforms: [nope, {delete: {}}, 7, {delete: {target: 1}}]") == [
+        "op-unknown",
+        "key-missing",
+        "step-form",
+        "ref-type",
+    ]
+
+
+def test_mistakes_in_two_files_name_the_file_they_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.yaml").write_text("inputs: [p]\ntransforms:\n  - scal_: {}\n")
+    (tmp_path / "two.yaml").write_text("transforms:\n  - \n  - delete: {tarket: w}\noutput: {path: 3}\n")
+    problems = api.load("one.yaml", "two.yaml").problems
+    assert [(d.span.file, d.span.line, d.code) for d in problems if d.span] == [
+        ("one.yaml", 3, "op-unknown"),
+        ("two.yaml", 3, "key-unknown"),
+        ("two.yaml", 3, "key-missing"),
+        ("two.yaml", 4, "value-type"),
+    ]
+
+
+def test_a_step_that_is_refused_keeps_its_text():
+    (step,) = load("inputs: [p]\ntransforms: [{scale_: {target: w}}]").data.steps
+    assert step.op is None
+    assert step.text == {"scale_": {"target": "w"}}
+
+
+@pytest.mark.parametrize(("written", "value"), [("2", 2.0), ("'2'", 2.0), ("1e-6", 1e-6), ("true", 1.0), (".5", 0.5)])
+def test_a_number_may_be_written_in_all_ways_that_float_reads(written: str, value: float):
+    (step,) = steps(f"[scale_: {{target: w, by: {written}}}]")
+    assert step.params["by"] == value
+
+
+@pytest.mark.parametrize("written", ["null", "x", "[1]", "{}"])
+def test_what_float_cannot_read_is_no_number(written: str):
+    assert codes(f"inputs: [p]\ntransforms: [scale_: {{target: w, by: {written}}}]") == ["value-type"]
+
+
+@pytest.mark.parametrize("written", ["'0'", "0.0", "true", "null"])
+def test_an_integer_must_be_one(written: str):
+    assert codes(f"inputs: [p]\ntransforms: [concat: {{from: [a, b], to: c, dim: {written}}}]") == ["value-type"]
+
+
+@pytest.mark.parametrize("written", ["bf16", "bfloat16", "' BFloat16 '"])
+def test_a_dtype_has_several_names(written: str):
+    (step,) = steps(f"[cast_: {{target: w, to: {written}}}]")
+    assert str(step.params["dtype"]) == "bfloat16"
+
+
+def test_a_reference_without_an_alias_means_the_only_input():
+    (step,) = steps("[delete: {target: w}]")
+    assert str(step.params["target"]) == "model::w"
+
+
+def test_a_factor_without_an_alias_goes_where_its_source_is():
+    text = "inputs: [a::p, b::q]\ntransforms: [phlora: {target_a: A, target_b: 'b::B', rank: 2, target: 'a::w'}]"
+    (step,) = parsed(text).steps
+    assert [str(step.params[k]) for k in ("target", "target_a", "target_b")] == ["a::w", "a::A", "b::B"]
+
+
+def test_an_assert_holds_asserts():
+    (step,) = steps("[assert: {all: [{exists: a}, {not: {exists: b}}]}]")
+    outer = step.params["operator"]
+    assert [inner.op.name for inner in outer.params["of"]] == ["exists", "not"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        ("{}", "assert-form"),
+        ("{exists: a, count: {of: a, is: 1}}", "assert-form"),
+        ("{exist: a}", "assert-unknown"),
+        ("{all: []}", "assert-form"),
+        ("{all: {exists: a}}", "assert-form"),
+        ("{not: [{exists: a}]}", "assert-form"),
+        ("{count: {of: a}}", "key-missing"),
+        ("{count: {of: a, is: one}}", "value-type"),
+        ("{exists: {of: a}}", "ref-key"),
+        ("{all: [{exists: a}, {exist: b}]}", "assert-unknown"),
+    ],
+)
+def test_a_mistake_anywhere_in_an_assert_is_told(payload: str, code: str):
+    assert codes(f"inputs: [p]\ntransforms: [assert: {payload}]") == [code]
+
+
+# --- outputs
+
+
+def test_an_output_may_be_a_path():
+    (out,) = parsed("output: out").outputs
+    assert out.path == "out"
+    assert out.span is not None
+
+
+def test_an_output_is_not_overwritten_and_takes_side_files_unless_the_plan_says_otherwise():
+    (out,) = parsed("output: {path: out}").outputs
+    assert (out.alias, out.format, out.shard, out.overwrite, out.sidecars) == (None, None, None, False, True)
+    assert dict(out.metadata) == {}
+
+
+def test_an_output_says_all_about_itself():
+    text = "{path: out, alias: a, format: safetensors, shard: 2GB, overwrite: true, sidecars: false, metadata: {k: v}}"
+    (out,) = parsed(f"output: {text}").outputs
+    assert isinstance(out, Output)
+    assert (out.path, out.alias, out.format, out.shard) == ("out", "a", "safetensors", "2GB")
+    assert (out.overwrite, out.sidecars, dict(out.metadata)) == (True, False, {"k": "v"})
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "''", "{}"])
+def test_nothing_under_output_means_that_nothing_is_written(nothing: str):
+    assert parsed(f"output: {nothing}").outputs == ()
+
+
+def test_several_outputs_go_into_a_list():
+    assert [o.path for o in parsed("outputs: [a, {path: b}]").outputs] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [
+        ("7", "output-form"),
+        ("[out]", "output-form"),
+        ("{alias: a}", "key-missing"),
+        ("{path: ''}", "value-type"),
+        ("{path: null}", "value-type"),
+        ("{path: out, pth: x}", "key-unknown"),
+        ("{path: out, shard: 5}", "value-type"),
+        ("{path: out, overwrite: 'yes'}", "value-type"),
+        ("{path: out, format: Safetensors}", "output-format"),
+        ("{path: out, metadata: {k: 1}}", "value-type"),
+    ],
+)
+def test_an_output_of_another_form_is_refused_once(output: str, code: str):
+    assert codes(f"output: {output}") == [code]
+
+
+def test_output_and_outputs_exclude_each_other():
+    assert codes("output: a\noutputs: [b]") == ["output-form"]
+
+
+# --- vars
+
+
+def test_a_variable_alone_keeps_its_type_and_inside_a_text_its_spelling():
+    text = "vars: {n: 3, layer: 07}\ntransforms: [scale_: {target: 'm::h.${vars.layer}', by: '${vars.n}'}]"
+    (step,) = parsed(text).steps
+    assert (str(step.params["target"]), step.params["by"]) == ("m::h.07", 3.0)
+
+
+def test_a_keyword_of_load_sets_a_variable():
+    text = "vars: {n: 3}\ninputs: [p]\ntransforms: [scale_: {target: w, by: '${vars.n}'}]"
+    (step,) = parsed(text, n=5).steps
+    assert step.params["by"] == 5.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "inputs: ['${vars.x}']\noutput: out",
+        "inputs: [p]\ntransforms: [scale_: {target: '${vars.x}', by: 2}]",
+        "inputs: [p]\ntransforms: [load: '${vars.x}']",
+        "inputs: [p]\ntransforms: ['${vars.x}']",
+        "inputs: [p]\noutput: '${vars.x}'",
+        "inputs: [p]\noutput: {path: out, shard: '${vars.x}'}",
+        "seed: '${vars.x}'",
+    ],
+)
+def test_a_variable_without_a_value_is_told_once(text: str):
+    assert codes(text) == ["vars-unknown"]
+
+
+def test_a_variable_of_another_form_is_refused():
+    assert codes("vars: [n]") == ["vars-form"]
+    assert codes("vars: {n: [1]}") == ["vars-form"]
+
+
+def test_a_template_with_braces_is_no_variable():
+    (step,) = steps("[copy: {from: [h, $i, w], to: [g, '${i}', w]}]")
+    assert step.params["to"].name == ("g", "${i}", "w")
+
+
+def test_what_is_no_plan_at_all_is_refused_by_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plan.yaml").write_text("- dump\n")
+    with pytest.raises(PlanError, match="a plan must be a mapping, but this is a list of 1 item"):
+        api.load("plan.yaml")

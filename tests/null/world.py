@@ -1,0 +1,147 @@
+"""Checkpoints that are headers only, and a world of them: what lowering may look at, without files and without arrays."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NoReturn
+
+from brainsurgery_jax import api
+from brainsurgery_jax.dtypes import BY_NAME, Aval
+from brainsurgery_jax.errors import Diagnostic, StoreError
+from brainsurgery_jax.graph.expr import Expr, Graph
+from brainsurgery_jax.lower import Demand, Program, State, lower, lower_step, start
+from brainsurgery_jax.plan.model import Plan
+from brainsurgery_jax.store.base import FileRun, Header, TensorInfo
+
+
+def aval(text: str) -> Aval:
+    """`aval("bf16[8,3]")`."""
+    short, _, sizes = text.rstrip("]").partition("[")
+    return Aval(tuple(int(n) for n in sizes.split(",") if n), BY_NAME[short])
+
+
+class HeaderOnly:
+    """A source of which only the header is there; whoever reads from it fails the test."""
+
+    def __init__(self, path: str, tensors: Mapping[str, str]):
+        infos: dict[str, TensorInfo] = {}
+        end = 0
+        for name, text in tensors.items():
+            infos[name] = TensorInfo(aval(text), 0, end)
+            end += infos[name].aval.nbytes
+        self.header = Header(path, (path,), infos, {})
+        self.bytes_read = 0
+
+    def file_run(self, name: str, start: int, stop: int) -> FileRun:
+        info = self.header.tensors[name]
+        width = info.aval.dtype.bits // 8
+        return FileRun(self, info.file, info.offset + start * width, (stop - start) * width)
+
+    def read(self, name: str, box: object = None) -> NoReturn:
+        raise AssertionError(f"lowering read {name}")
+
+    def read_range(self, name: str, start: int, stop: int) -> NoReturn:
+        raise AssertionError(f"lowering read {name}")
+
+    def fileno(self, file: int) -> AbstractContextManager[int]:
+        raise AssertionError("lowering wants a file")
+
+    def verify_unchanged(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Headers:
+    """A world of checkpoints by path: `Headers({"m.safetensors": {"w": "f32[4,3]"}})`. Counts how often each is opened."""
+
+    def __init__(self, files: Mapping[str, Mapping[str, str]], *, provisional: bool = True):
+        self.graph = Graph()
+        self.provisional, self.default_shard = provisional, "5GB"
+        self.sources = {path: HeaderOnly(path, tensors) for path, tensors in files.items()}
+        self.destinations: list[str] = []
+
+    def key(self, path: str) -> str:
+        return path.rstrip("/")
+
+    def open(self, path: str) -> HeaderOnly:
+        if path not in self.sources:
+            raise StoreError(path, "does not exist")
+        return self.sources[path]
+
+    def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None:
+        self.destinations.append(path)
+
+
+MODEL = {"w": "f32[4,3]", "v": "f32[4,3]", "b": "bf16[3]", "ids": "i64[6]"}
+
+
+def planned(*steps: object, output: object = None, inputs: Iterable[str] = ("m::m.safetensors",)) -> Plan:
+    """A plan of steps; refused if one of them does not parse."""
+    plan = api.load({"inputs": list(inputs), "transforms": list(steps), "output": output})
+    assert not plan.problems, plan.problems
+    return plan.data
+
+
+def before(plan: Plan, world: Headers | None = None) -> tuple[State, Headers]:
+    """The state before the steps of a plan, in a world of one model unless another is given."""
+    world = world or Headers({"m.safetensors": MODEL})
+    return start(plan, world), world
+
+
+def after(*steps: object, world: Headers | None = None, inputs: Iterable[str] = ("m::m.safetensors",)) -> State:
+    """The state after the steps."""
+    plan = planned(*steps, inputs=inputs)
+    state, world = before(plan, world)
+    for step in plan.steps:
+        moved = lower_step(state, step, world)
+        assert not isinstance(moved, Demand)
+        state = moved
+    return state
+
+
+def program(
+    *steps: object,
+    output: object = None,
+    world: Headers | None = None,
+    inputs: Iterable[str] = ("m::m.safetensors",),
+) -> Program:
+    """The program of the steps, whatever is wrong with it."""
+    plan = planned(*steps, output=output, inputs=inputs)
+    state, world = before(plan, world)
+    lowered = lower(state, plan, world)
+    assert isinstance(lowered, Program)
+    return lowered
+
+
+def complaints(*steps: object, **rest: object) -> list[str]:
+    """The codes of all that is wrong with the steps, in order."""
+    return [d.code for d in found(*steps, **rest)]
+
+
+def found(*steps: object, **rest: object) -> tuple[Diagnostic, ...]:
+    return program(*steps, **rest).diagnostics  # type: ignore[arg-type]  # handed on as they are
+
+
+def tensor(state: State, name: str, alias: str = "m") -> Expr:
+    return state.spaces[alias].names[name]
+
+
+def write_zeros(path: Path, tensors: Mapping[str, str]) -> Path:
+    """A safetensors file of zeros with these tensors: a header by hand, and a hole for the values."""
+    header: dict[str, object] = {}
+    end = 0
+    for name, text in tensors.items():
+        one = aval(text)
+        header[name] = {"dtype": one.dtype.tag, "shape": list(one.shape), "data_offsets": [end, end + one.nbytes]}
+        end += one.nbytes
+    encoded = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        file.truncate(8 + len(encoded) + end)
+    return path

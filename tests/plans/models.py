@@ -1,0 +1,84 @@
+"""Tiny models of real architectures, at random, saved under the tensor names of their families."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+)
+
+LAYERS, WIDTH, HEADS = 3, 16, 4
+EXPERTS = 4
+SIZES: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": WIDTH,
+    "intermediate_size": 24,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+}
+TOKENS = torch.arange(10).reshape(2, 5)
+
+
+def gpt2_config() -> GPT2Config:
+    return GPT2Config(vocab_size=40, n_positions=16, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS)
+
+
+def gpt2(folder: Path) -> Path:
+    """A bare GPT-2, with names as on the hub: `h.0.attn.c_attn.weight`."""
+    torch.manual_seed(0)
+    path = folder / "gpt2.safetensors"
+    state = {name: torch.randn_like(tensor) for name, tensor in GPT2Model(gpt2_config()).state_dict().items()}
+    save_file(state, path, metadata={"format": "pt"})
+    return path
+
+
+def llama_pair(folder: Path) -> tuple[Path, Path]:
+    """A Llama in bfloat16 and a fine-tuned twin; every tensor of the twin differs."""
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES)).bfloat16()
+    model.save_pretrained(folder / "base")
+    return folder / "base", trained(folder / "base", folder / "tuned")
+
+
+def dense(folder: Path) -> Path:
+    """A dense Qwen3 in bfloat16, config beside it."""
+    torch.manual_seed(2)
+    model = Qwen3ForCausalLM(Qwen3Config(**SIZES, tie_word_embeddings=False))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.bfloat16().save_pretrained(folder / "dense")
+    return folder / "dense"
+
+
+def mixture_config() -> Qwen3MoeConfig:
+    """The config of `dense` with experts in place of its MLPs; the weights of the chosen ones add up to 1."""
+    return Qwen3MoeConfig(
+        **SIZES,
+        moe_intermediate_size=SIZES["intermediate_size"],
+        num_experts=EXPERTS,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        tie_word_embeddings=False,
+    )
+
+
+def trained(folder: Path, target: Path) -> Path:
+    """A checkpoint after some training: its tensors, and noise on every one of them."""
+    torch.manual_seed(3)
+    target.mkdir()
+    tensors = load_file(folder / "model.safetensors")
+    moved = {n: (t + 0.1 * torch.randn_like(t, dtype=torch.float32)).to(t.dtype) for n, t in tensors.items()}
+    save_file(moved, target / "model.safetensors", metadata={"format": "pt"})
+    return target
