@@ -12,6 +12,7 @@ from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Demand, Program, State, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
+from brainsurgery_jax.plan.model import in_order
 from brainsurgery_jax.plan.overrides import read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.source import Map, compose, dump_yaml
@@ -107,7 +108,7 @@ def lowered(plan: Plan, world: Files | None = None) -> Program:
     """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
     with closing(world or Files(provisional=True)) as files:
         program = _lowered(plan, files)
-    return program._replace(diagnostics=(*plan.problems, *program.diagnostics))
+    return program._replace(diagnostics=in_order(plan.data, (*plan.problems, *program.diagnostics)))
 
 
 def _lowered(plan: Plan, files: Files) -> Program:
@@ -123,7 +124,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
 
     with closing(world or Files(provisional=True)) as files:
         program = _lowered(plan, files)
-        if errors := (*plan.problems, *program.errors):
+        if errors := in_order(plan.data, (*plan.problems, *program.errors)):
             raise PlanError(errors)
         copied = computed = 0
         for p in program.publications:
@@ -152,8 +153,8 @@ def run(
     in bytes (default: a quarter of what is available).
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published.
     """
-    from brainsurgery_jax.engine.events import Published, Said
     from brainsurgery_jax.engine.budget import default_budget
+    from brainsurgery_jax.engine.events import Published, Said
     from brainsurgery_jax.engine.execute import execute
 
     said: list[str] = []
@@ -170,7 +171,7 @@ def run(
 
     with closing(world or Files(overwrite=overwrite)) as files:
         program = _definite(plan, files)
-        if errors := (*plan.problems, *program.errors):
+        if errors := in_order(plan.data, (*plan.problems, *program.errors)):
             raise PlanError(errors)
         if overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))

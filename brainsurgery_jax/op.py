@@ -430,9 +430,10 @@ Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop 
 class Reduction(NamedTuple):
     """A one-pass summary of one or several equally shaped tensors, by blocks in row-major order.
 
-    `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the answer;
-    `empty` is the answer for tensors without elements. `traced` serves `apply` under `jax.jit`, where no answer can be
-    looked at: it maps the whole arrays to the verdict itself, a boolean scalar; without it an assert can only be skipped there.
+    `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the
+    answer; `empty` is the answer for tensors without elements. `traced` serves `apply` under `jax.jit`, where no answer
+    can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
+    skipped there.
     """
 
     block: Callable[..., Any]

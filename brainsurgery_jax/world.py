@@ -10,7 +10,6 @@ from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 
-
 DEFAULT_SHARD = "5GB"
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BY_TAG, DTYPES, DType
+from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.errors import Diagnostic
 
 Tensors = Mapping[str, np.ndarray]
@@ -125,3 +127,9 @@ def counting(shape: Iterable[int], dtype: Any = np.float32) -> np.ndarray:
 def normal(shape: Iterable[int], dtype: Any = np.float32, seed: int = 0) -> np.ndarray:
     """Reproducible standard normal values."""
     return np.random.default_rng(seed).standard_normal(tuple(shape)).astype(dtype)
+
+
+def set_block(patch: pytest.MonkeyPatch, block: int, least: int = 1 << 10) -> None:
+    """Make the engine compute in blocks of `block` elements, padded to no fewer than `least`."""
+    patch.setattr(blocks, "BLOCK", block)
+    patch.setattr(blocks, "LEAST", least)

@@ -10,7 +10,8 @@ value is left out. Leaves that are no arrays pass through. Three kinds of call a
   leaves come back abstract, asserts on values are not decided.
 - *Traced* leaves anywhere: shapes, dtypes and header asserts are checked at trace time, and files are not read. Steps
   agree with `run` within rounding, since XLA may fuse them. A float64 result becomes float32 at the caller's next
-  operation, or when it leaves their `jit`, if their x64 flag is off.
+  operation, or when it leaves their `jit`, if their x64 flag is off. The backward pass of `grad` runs after
+  ours is over: differentiate a factorization under `jax.enable_x64(True)`, or JAX warns of 64-bit indices.
 
 Outputs and `save` steps are not executed. `dump` and `diff` print to standard output: under a trace at trace time, and
 only what needs no values.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.labels import assert_name, asserts_of, guard_label
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of, padded_length
+from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.program import Check
@@ -47,17 +47,18 @@ class Values:
             return self.made[e.srcs[0]][e.index]
         assert e.kernel is not None, e
         if e.kernel.blocks:
-            size = padded_length(e.aval.size)
-            blocks = [call_block(e, number) for number in range(-(-e.aval.size // size))]
-            return jnp.concatenate(blocks)[: e.aval.size].reshape(e.aval.shape) if blocks else _empty(e)
+            return _from_blocks(e)
         result = compiled(e.kernel, e.static)([self.made[s] for s in e.srcs], numbers_of(e))
         if e.kernel.guarded:
             result, self.accepted[e] = result
         return result
 
 
-def _empty(e: Expr) -> Any:
-    return jnp.zeros(e.aval.shape, e.aval.dtype.numpy)
+def _from_blocks(e: Expr) -> Any:
+    """A tensor made from nothing, its blocks one after another."""
+    first = call_block(e, 0)
+    rest = [call_block(e, number) for number in range(1, -(-e.aval.size // first.size))]
+    return jnp.concatenate([first, *rest])[: e.aval.size].reshape(e.aval.shape)
 
 
 def guards(roots: Iterable[Expr]) -> list[Expr]:

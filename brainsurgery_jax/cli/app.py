@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from brainsurgery_jax.cli.environment import arrange
 from brainsurgery_jax.version import __version__
 
 # The commands import what they need when they are called: `--help` and `inspect` must not wait for the ops.
@@ -146,6 +147,9 @@ def run_(
     ] = SummaryMode.raw,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every tensor written.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
+    compile_cache: Annotated[
+        bool, typer.Option("--compile-cache/--no-compile-cache", help="Keep compiled kernels in your cache folder.")
+    ] = True,
     provider: Lost = None,
     arena_root: Lost = None,
     arena_segment_size: Lost = None,
@@ -153,6 +157,7 @@ def run_(
     log_level: Lost = None,
 ) -> None:
     """Check a plan, then execute it. Nothing is published unless all of it succeeds."""
+    arrange(os.environ, compile_cache=compile_cache)
     from brainsurgery_jax.cli import plans
 
     lost = {"provider": provider, "arena-root": arena_root, "arena-segment-size": arena_segment_size,

@@ -56,7 +56,8 @@ class Bar:
             case Said() | Published():
                 self.bar.stop()  # the bar is on another stream, and must not be torn by text on this one
                 self.plain(event)
-                self.bar.start()
+                if isinstance(event, Said):
+                    self.bar.start()
 
 
 def _end_of(name: str, width: int = 32) -> str:

@@ -13,8 +13,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
+from brainsurgery_jax.engine.blocks import cuts, padded_length
 from brainsurgery_jax.engine.events import Factorized
-from brainsurgery_jax.engine.kernels import BLOCK, call_block, call_elementwise, call_whole, padded_length
+from brainsurgery_jax.engine.kernels import call_block, call_elementwise, call_whole
 from brainsurgery_jax.graph.expr import Expr, is_whole, walk
 from brainsurgery_jax.moves import Box, Reshape, box_shape, cover, flat_range, strides
 from brainsurgery_jax.store.arrays import numpy_dtype
@@ -45,7 +46,7 @@ class Evaluator:
         self.told: list[Factorized] = []
 
     def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
-        """Elements `start:stop` of each root, flat, in turn; what they share is made once. At most BLOCK elements."""
+        """Elements `start:stop` of each root, flat, in turn; what they share is made once. At most one block."""
         wanted = [Piece(e, start, stop) for e in roots]
         values: dict[Piece, Any] = {}
         uses, order = plan_pieces(wanted)
@@ -61,15 +62,13 @@ class Evaluator:
             yield block
 
     def tile(self, e: Expr, start: int, stop: int) -> Any:
-        """Elements `start:stop` of `e`, flat; at most BLOCK of them."""
+        """Elements `start:stop` of `e`, flat; at most one block."""
         return next(self.blocks([e], start, stop))
 
     def tiles(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """`(offset, block)` over a range, cut at multiples of BLOCK."""
-        while start < stop:
-            end = min(stop, (start // BLOCK + 1) * BLOCK)
-            yield start, self.tile(e, start, end)
-            start = end
+        for at, end in cuts(start, stop):
+            yield at, self.tile(e, at, end)
 
     def whole(self, e: Expr) -> Any:
         """All of a tensor, assembled from its tiles."""

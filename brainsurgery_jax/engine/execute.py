@@ -7,16 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.engine import blocks
+from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.budget import Budget, default_budget
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Published, Started, Wrote, ignore
-from brainsurgery_jax.engine.kernels import BLOCK, exact
+from brainsurgery_jax.engine.kernels import exact
 from brainsurgery_jax.engine.memory import stream_peak
 from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Asked, Task, Written, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.staging import Staging
-from brainsurgery_jax.engine.streams import Flow, Stream, asked, cuts, hand_over, joined, pass_through, written
+from brainsurgery_jax.engine.streams import Flow, Stream, asked, hand_over, joined, pass_through, written
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
@@ -131,7 +133,7 @@ def _stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
         largest = max(ranges, key=lambda r: r[1] - r[0])
         need = stream_peak([e for flow in stream for e in flow.exprs], *largest)
         for start, stop in ranges:
-            if batch and size + stop - start > BLOCK:
+            if batch and size + stop - start > blocks.BLOCK:
                 yield _stream_job(batch, peak)
                 batch, size, peak = [], 0, 0
             batch.append((stream, start, stop))

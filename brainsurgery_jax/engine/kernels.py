@@ -12,18 +12,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
 
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel
-
-BLOCK = 1 << 20
-"""Elements: the length in which tensors are computed, large enough for speed, small enough for any budget."""
-
-LEAST = 1 << 10
-"""Elements: shorter blocks are padded to this."""
-
 
 @lru_cache(maxsize=4096)
 def compiled(kernel: Kernel, static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
@@ -36,11 +30,6 @@ def compiled(kernel: Kernel, static: tuple[tuple[str, Any], ...]) -> Callable[..
     return jax.jit(function)
 
 
-def padded_length(n: int) -> int:
-    """The block length in which `n` elements are computed: a power of two, so that few lengths occur."""
-    return max(LEAST, 1 << (n - 1).bit_length()) if n < BLOCK else BLOCK
-
-
 def _padded(x: Any, length: int) -> Any:
     if x.shape[0] == length:
         return x
@@ -50,10 +39,10 @@ def _padded(x: Any, length: int) -> Any:
 
 
 def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
-    """One elementwise kernel on flat operands of at most BLOCK elements."""
+    """One elementwise kernel on flat operands of at most one block."""
     n = operands[0].shape[0]
-    assert e.kernel is not None and n <= BLOCK
-    length = padded_length(n)
+    assert e.kernel is not None and n <= blocks.BLOCK
+    length = blocks.padded_length(n)
     result = checked(e, compiled(e.kernel, e.static)([_padded(x, length) for x in operands], numbers_of(e)))
     return result if length == n else np.asarray(result)[:n]
 
@@ -61,7 +50,7 @@ def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
 def call_block(e: Expr, block: int) -> Any:
     """Block number `block` of a kernel that makes values from nothing; its length follows from the tensor's size alone."""
     assert e.kernel is not None
-    size = padded_length(e.aval.size)
+    size = blocks.padded_length(e.aval.size)
     static = (*e.static, ("size", size))
     return checked(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
 

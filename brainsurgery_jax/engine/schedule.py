@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.kernels import BLOCK
+from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.graph.expr import Expr, is_whole, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.op import Pending, Report, pendings
@@ -105,6 +105,6 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
             worst = max(worst, held + operands + 3 * (operands + results))  # widened copies and LAPACK's workspace
             held += results
         width = sum(max(1, e.aval.dtype.bits // 8) for e in root.exprs)
-        worst = max(worst, held + 4 * BLOCK * width)
+        worst = max(worst, held + 4 * blocks.BLOCK * width)
         held -= sum(a.nbytes for call in gone for a in call.avals)
     return worst

@@ -59,8 +59,7 @@ def _writer(p: Publication, *, durable: bool) -> Writer:
         metadata=p.metadata,
         durable=durable,
     )
-    if p.sidecars_from is not None and os.path.isdir(
-        os.path.expanduser(p.sidecars_from)
-    ):  # beside a lone file lies anything
-        copy_sidecars(os.path.expanduser(p.sidecars_from), staged.staging)
+    origin = os.path.expanduser(p.sidecars_from or "")
+    if os.path.isdir(origin):  # what lies beside a single file need not belong to it
+        copy_sidecars(origin, staged.staging)
     return writer

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
+from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Listener, Wrote
-from brainsurgery_jax.engine.kernels import BLOCK
 from brainsurgery_jax.engine.segments import Segment
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.graph.expr import Expr, walk
@@ -63,14 +63,6 @@ def asked(question: Pending, verdicts: Verdicts) -> Flow:
             verdicts.answer(question, reduction.finish(partial[0]))
 
     return Flow(exprs, 0, size, lambda start, blocks: reduction.block(*map(np.asarray, blocks)), done)
-
-
-def cuts(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """`start:stop` cut at multiples of BLOCK: where, depends on the tensor alone."""
-    while start < stop:
-        end = min(stop, (start // BLOCK + 1) * BLOCK)
-        yield start, end
-        start = end
 
 
 def pass_through(stream: Stream, start: int, stop: int, evaluator: Evaluator) -> list[Any]:

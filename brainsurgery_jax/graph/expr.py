@@ -1,8 +1,8 @@
 """Expressions: immutable, interned nodes that say how a tensor comes about.
 
-Interning makes common work shared by construction: the same op on the same inputs with the same parameters is one node, so
-both factors of a low-rank pair hang on one SVD. Equality is identity, hashing is free, and every walk is iterative, so that
-long chains neither overflow the stack nor take exponential time.
+Interning makes common work shared by construction: the same op on the same inputs with the same parameters is one node,
+so both factors of a low-rank pair hang on one SVD. Equality is identity, hashing is free, and every walk is iterative,
+so that long chains neither overflow the stack nor take exponential time.
 """
 
 from __future__ import annotations

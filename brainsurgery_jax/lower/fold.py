@@ -1,13 +1,15 @@
 """The fold: `lower_step` makes one step of the plan part of the state; `lower` does so for a whole plan.
 
-A step is asked for its edits, the edits are applied to a draft, and the draft becomes the next state only if all of it is
-right. A failed step leaves diagnostics, and the names that it would have made stand for the unknown, so that one mistake
+A step is asked for its edits, they are applied to a draft, and the draft becomes the next state only if all of it
+is right. A failed step leaves diagnostics, and what it would have made is known to be unknown, so that one mistake
 gives one message.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -61,13 +63,26 @@ def lower_step(state: State, step: Step, world: World) -> State | Demand:
 
 def lower(state: State, plan: Plan, world: World, steps: Sequence[Step] | None = None) -> Program | Demand:
     """The program of a plan, from a state before its steps (or before the `steps` that are left)."""
-    for step in plan.steps if steps is None else steps:
-        after = lower_step(state, step, world)
-        if isinstance(after, Demand):
-            return after
-        state = after
-    made, problems = publications(state, plan, world)
+    with _uncollected():
+        for step in plan.steps if steps is None else steps:
+            after = lower_step(state, step, world)
+            if isinstance(after, Demand):
+                return after
+            state = after
+        made, problems = publications(state, plan, world)
     return Program(state.checks, made, state.effects, state.diagnostics + problems)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keeps the garbage collector from walking a growing graph, which stays, again and again: a quarter of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _refused(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
@@ -90,7 +105,7 @@ def _label(step: Step) -> str:
     return f"{step.op.name}.{operator.name}" if operator else step.op.name
 
 
-# --- Sinks --------------------------------------------------------------------------------------------------------------
+# --- Sinks ------------------------------------------------------------------------------------------------------------
 
 
 def _sink(state: State, step: Step, view: StepView) -> State:
@@ -111,7 +126,7 @@ def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> D
     return Diagnostic("assert-failed", f"{_label(step)}: {verdict.why}", step.span, severity=severity)
 
 
-# --- Edits --------------------------------------------------------------------------------------------------------------
+# --- Edits ------------------------------------------------------------------------------------------------------------
 
 
 def _edited(state: State, step: Step, view: StepView) -> State:
@@ -167,7 +182,7 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             tensors = {n: view.fetch(alias, n) for n in (names or list(space))}
             made = publication(edit, tensors, state.spaces.get(alias), step, view.world)
             _refuse_second_save(made, state, view)
-            images = state.images | {view.world.key(path): tensors}
+            images = {**state.images, view.world.key(path): tensors}
             return replace(state, publications=(*state.publications, made), images=images)
     raise AssertionError(edit)
 
@@ -222,7 +237,7 @@ def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys
     return Refusal(bad.code, f"{bad.message} ({about})", key=bad.key, hint=bad.hint)
 
 
-# --- Failure ------------------------------------------------------------------------------------------------------------
+# --- Failure ----------------------------------------------------------------------------------------------------------
 
 
 def _misunderstood(state: State, step: Step, world: World) -> State:
@@ -282,7 +297,7 @@ def _failed(state: State, step: Step, world: World) -> State:
 
 
 def _unknown(space: Space, kind: str, ref: Ref, source: Ref | None) -> Space:
-    """A space in which the tensors that `ref` names are unknown; all of it is doubtful where the names are not known."""
+    """A space in which the tensors that `ref` names are unknown; all of it where the names are not known."""
     try:
         if kind == "pattern":
             gone = {name for name, _ in compile_pattern(ref.name).matches(space.names)}

@@ -1,4 +1,4 @@
-"""What will be written where: the outputs of a plan and its `save` steps, all of it decided and checked from headers."""
+"""What will be written where: the outputs of a plan and its `save` steps, all of it decided from headers."""
 
 from __future__ import annotations
 
@@ -82,16 +82,17 @@ def _publication(
     kind = _kind(output, world.default_shard)
     if not tensors:
         hint = "Every tensor was deleted or moved away. Write another alias (`alias: NAME`), or drop this output."
-        raise Refusal("output-empty", f"'{output.alias or 'the alias'}' holds no tensor to write", key="path", hint=hint)
+        raise Refusal(
+            "output-empty", f"'{output.alias or 'the alias'}' holds no tensor to write", key="path", hint=hint
+        )
     for name, expr in tensors.items():
         if not expr.aval.dtype.tag:
             found = f"'{name}' is {expr.aval}, which safetensors cannot hold"
             raise Refusal("dtype-unsavable", found, key="path", hint="Cast it, or delete it before the output.")
     shard = kind.shard_bytes
-    made = Publication(
-        kind.path, kind.directory, tensors, {**metadata, **output.metadata}, shard, origin if output.sidecars and kind.directory else None,
-        output.overwrite, span,
-    )  # fmt: skip
+    beside = origin if output.sidecars and kind.directory else None
+    every = {**metadata, **output.metadata}
+    made = Publication(kind.path, kind.directory, tensors, every, shard, beside, output.overwrite, span)
     _check_destination(made.path, made.nbytes, output.overwrite, world)
     return made
 
@@ -147,8 +148,8 @@ def alias_of(output: Output, state: State) -> str:
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        raise Refusal("output-empty", "no alias holds any tensor at the end of the plan", key="path",
-                      hint="Give the plan `inputs:`, or make tensors with steps such as `load` or `zeroes`.")  # fmt: skip
+        hint = "Give the plan `inputs:`, or make tensors with steps such as `load` or `zeroes`."
+        raise Refusal("output-empty", "no alias holds any tensor at the end of the plan", key="path", hint=hint)
     names = ", ".join(f"'{a}'" for a in candidates)
     why = "steps wrote to each of them" if written else "no step wrote to any of them"
     hint = f"Say which: `output: {{path: {output.path}, alias: {candidates[0]}}}`."

@@ -1,4 +1,4 @@
-"""The state that the fold threads through the steps: immutable, so that a failed step, a dry run or an undo costs nothing."""
+"""The state that the fold threads through the steps: immutable, so that a failed step or an undo costs nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from brainsurgery_jax.store.base import Source
 class Space:
     """The tensors of one alias, in state-dict order, with how often each was read and written.
 
-    `origin` is the checkpoint that the alias came from. `tainted`: an earlier step on it failed, so what it holds is not
-    known, and what seems to be missing may not be.
+    `origin` is the checkpoint that the alias came from. `tainted`: an earlier step on it failed, so what it holds is
+    not known, and what seems to be missing may not be.
     """
 
     names: Mapping[str, Expr]
@@ -31,9 +31,12 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that is so after some steps. `known` holds numbers computed for steps whose shapes depend on data;
-    `written` the aliases that steps wrote to, `images` what was saved under which path (None: a step failed that may have saved it). `doubtful`: a part of the plan
-    that makes aliases is wrong, so there may be others than it seems."""
+    """Everything that is so after some steps.
+
+    - `known` holds numbers computed for steps whose shapes depend on data, `written` the aliases that steps wrote to.
+    - `images` are what was saved under which path (None: a step failed that may have saved it).
+    - `doubtful`: a part of the plan that makes aliases is wrong, so there may be others than it seems.
+    """
 
     spaces: Mapping[str, Space]
     default_alias: str | None = None

@@ -1,4 +1,4 @@
-"""One step at work: what an op may ask (`View`), and its edits applied to a draft that is kept only if all of it is right."""
+"""One step at work: what an op may ask (`View`), and its edits applied to a draft that is kept if all is right."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ class StepView:
         return self.graph.const(value, dtype)
 
     def number(self, expr: Expr, bound: int) -> int:
-        """The value of a scalar that only data can tell. Not known yet: its bound, and the step is asked again later."""
+        """The value of a scalar that only data can tell; not known yet: its bound, and the step is asked again."""
         if (value := self.state.known.get(expr)) is not None:
             return value
         self.wanted[expr] = None
@@ -283,7 +283,7 @@ class StepView:
 
     # --- edits
 
-    def bind(self, alias: str, name: str, expr: Expr, dest: Dest) -> bool:
+    def bind(self, alias: str, name: str, expr: Any, dest: Dest) -> bool:
         """Give a tensor its name, if the destination is as it should be; whether it replaced one. Counts as a write."""
         space = self.drafts.get(alias) or self.space(alias)
         old = space.names.get(name)
@@ -322,7 +322,7 @@ class StepView:
         """Rename tensors, all at once; within an alias they keep their places."""
         values = {(a, n): self.fetch(a, n) for a, n, _, _ in moves}
         leaving = {(a, n) for a, n, _, _ in moves}
-        for alias, name, to_alias, to_name in moves:
+        for _, name, to_alias, to_name in moves:
             if (to_alias, to_name) not in leaving and to_name in self.space(to_alias).names:
                 hint = "Delete or move it first."
                 raise Refusal(
@@ -347,7 +347,7 @@ class StepView:
             self.space(to_alias).names[to_name] = values[alias, name]
             self.space(to_alias).reads[to_name] = 1
 
-    def add_alias(self, alias: str, tensors: Mapping[str, Expr] | None, path: str | None) -> None:
+    def add_alias(self, alias: str, tensors: Mapping[str, Any] | None, path: str | None) -> None:
         """Make an alias, empty or filled."""
         if alias in self.aliases():
             hint = "Choose another with `alias: NAME`, or remove the old one with `prefixes`."

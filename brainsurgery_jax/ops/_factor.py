@@ -42,7 +42,7 @@ def exact(x: Array, rank: int) -> Truncation:
     u, s, vh = jnp.linalg.svd(x, full_matrices=False)
     kept = jnp.sum(jnp.square(s[:rank]), dtype=jnp.float64)
     total = jnp.sum(jnp.square(s), dtype=jnp.float64)
-    return Truncation(u[:, :rank] * s[:rank].astype(u.dtype), vh[:rank].conj().T, total, kept, jnp.zeros((), jnp.float64))
+    return Truncation(u[:, :rank] * s[None, :rank].astype(u.dtype), vh[:rank].conj().T, total, kept, jnp.zeros((), jnp.float64))
 
 
 def gram(x: Array, rank: int) -> Truncation:
@@ -81,7 +81,7 @@ def krylov(x: Array, key: Array, rank: int, depth: int) -> Truncation:
     v = mm(basis, ritz[2][:rank].T)
     xv = mm(x, v)
     theta = jnp.sum(jnp.square(xv), axis=0, dtype=jnp.float64)
-    residual = jnp.linalg.norm(mm(x.T, xv) - v * theta.astype(x.dtype), axis=0).astype(jnp.float64)
+    residual = jnp.linalg.norm(mm(x.T, xv) - v * theta.astype(x.dtype)[None, :], axis=0).astype(jnp.float64)
     below = jnp.square(ritz[1][rank].astype(jnp.float64))
     total, left = norm2(x), norm2(x - mm(xv, v.T))
     return Truncation(xv, v, total, total - left, _excess(theta, residual, below, left, total))

@@ -94,7 +94,8 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
         exact = jnp.all((y == jnp.round(y)) & (y >= low) & (y <= high) & (jnp.abs(x.astype(jnp.float64)) <= 2.0**53))
         return y.astype(x.dtype), exact
     real = jnp.float64 if x.dtype in (jnp.float64, jnp.complex128) else jnp.float32
-    return rounded(lambda w: w * by.astype(real).astype(w.dtype), x), jnp.ones((), jnp.bool_)
+    factor = jnp.asarray(by).astype(real)
+    return rounded(lambda w: w * factor.astype(w.dtype), x), jnp.ones((), jnp.bool_)
 
 
 def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:

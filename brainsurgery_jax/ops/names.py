@@ -135,8 +135,9 @@ def save(
     if chosen is None:
         names = ", ".join(f"'{a}'" for a in known)
         raise Refusal(
-            "save-ambiguous", f"which alias is to be saved? There are {names or 'none'}", key="alias", hint="Add `alias: NAME`."
-        )
+            "save-ambiguous", f"which alias is to be saved? There are {names or 'none'}", key="alias",
+            hint="Add `alias: NAME`.",
+        )  # fmt: skip
     yield Publish(path, chosen, None, format, shard, overwrite)
 
 

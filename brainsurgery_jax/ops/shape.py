@@ -55,10 +55,9 @@ def reshape(x: Shaped[Array, "..."], *, shape: Annotated[tuple[StrictInt, ...], 
 def _permuted(avals: tuple[Aval, ...], *, order: tuple[int, ...]) -> Permute:
     if sorted(order) != list(range(len(avals[0].shape))):
         axes = ", ".join(map(str, range(len(avals[0].shape))))
-        raise Refusal(
-            "permute-order", f"order {list(order)} is not a permutation of the axes [{axes}] of {avals[0]}", key="order",
-            hint="Name each axis once, counted from 0: axis `i` of the result is axis `order[i]` of the source.",
-        )  # fmt: skip
+        found = f"order {list(order)} is not a permutation of the axes [{axes}] of {avals[0]}"
+        hint = "Name each axis once, counted from 0: axis `i` of the result is axis `order[i]` of the source."
+        raise Refusal("permute-order", found, key="order", hint=hint)
     return Permute(tuple(order))
 
 

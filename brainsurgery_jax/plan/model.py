@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import Span
+from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.op import Op
 
 Location = tuple[str | int, ...]
@@ -66,3 +66,13 @@ class Plan:
     @property
     def default_alias(self) -> str | None:
         return self.inputs[0].alias if len(self.inputs) == 1 else None
+
+
+def in_order(plan: Plan, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """Diagnostics in the order of the plan: by line where all stand in one file, else by the step they belong to."""
+    listed = list(found)
+    if len({d.span.file for d in listed if d.span}) <= 1:
+        return tuple(sorted(listed, key=lambda d: d.span or Span("")))
+    steps = {s: i for i, step in enumerate(plan.steps) for s in (step.span, *step.spans.values())}
+    outputs = {s: len(plan.steps) for out in plan.outputs for s in (out.span, *out.spans.values())}
+    return tuple(sorted(listed, key=lambda d: (steps | outputs).get(d.span, -1)))

@@ -36,8 +36,8 @@ class Parser:
     def plan(self, root: Map) -> Plan:
         for key, _ in root.entries:
             if key.text not in KEYS:
-                self.complain("key-unknown", f"unknown top-level key '{key.text}'.{did_you_mean(key.text, KEYS)}", key.span,
-                              f"Keys of a plan: {', '.join(KEYS)}.")  # fmt: skip
+                message = f"unknown top-level key '{key.text}'.{did_you_mean(key.text, KEYS)}"
+                self.complain("key-unknown", message, key.span, f"Keys of a plan: {', '.join(KEYS)}.")
         version = _plain(get(root, "version"))
         if version not in (None, 1):
             self.complain(
@@ -73,8 +73,8 @@ class Parser:
         for item in items:
             entry = self.input(item, alone=len(items) == 1)
             if entry is not None and entry.alias in out:
-                self.complain("alias-duplicate", f"inputs: alias '{entry.alias}' is given twice", item.span,
-                              f"Give each input a name of its own, such as '{entry.alias}2::{entry.path}'.")  # fmt: skip
+                hint = f"Give each input a name of its own, such as '{entry.alias}2::{entry.path}'."
+                self.complain("alias-duplicate", f"inputs: alias '{entry.alias}' is given twice", item.span, hint)
             elif entry is not None:
                 out[entry.alias] = entry
         return tuple(out.values())
@@ -127,11 +127,11 @@ class Parser:
                 return key.text, key.span, payload
             case Map(entries=entries) if entries:
                 keys = " and ".join(f"'{k.text}' ({k.span.file}:{k.span.line})" for k, _ in entries)
-                self.complain("step-form", f"a step has exactly one key, got {keys}", entries[1][0].span,
-                              "Start each step with its own `- `. Lists of several plan files merge by index.")  # fmt: skip
+                hint = "Start each step with its own `- `. Lists of several plan files merge by index."
+                self.complain("step-form", f"a step has exactly one key, got {keys}", entries[1][0].span, hint)
             case _:
-                self.complain("step-form", f"expected a step `op: {{...}}`, got {_plain(node)!r}", node.span,
-                              "A step is the name of an op with its keys, such as `- delete: {target: 'tmp.*'}`.")  # fmt: skip
+                hint = "A step is the name of an op with its keys, such as `- delete: {target: 'tmp.*'}`."
+                self.complain("step-form", f"expected a step `op: {{...}}`, got {_plain(node)!r}", node.span, hint)
         return None
 
     def outputs(self, root: Map) -> tuple[Output, ...]:
@@ -169,7 +169,9 @@ class Parser:
             elif key in ("path", "alias", "shard") and not (isinstance(found, str) and found):
                 self.complain("value-type", f"{label}.{key}: expected text, got {found!r}", at, _OUTPUT_HINTS[key])
             elif key in ("overwrite", "sidecars") and not isinstance(found, bool):
-                self.complain("value-type", f"{label}.{key}: expected true or false, got {found!r}", at, f"Write `{key}: true`.")
+                self.complain(
+                    "value-type", f"{label}.{key}: expected true or false, got {found!r}", at, f"Write `{key}: true`."
+                )
             elif key == "format" and found not in FORMATS:
                 hint = f"Write `format: {FORMATS[0]}`, or leave it out: the suffix of the path decides."
                 self.complain("output-format", f"{label}.format: unknown format {found!r}", at, hint)

@@ -59,7 +59,7 @@ def test_the_method_of_one_plan_is_one_function():
 
 
 def test_an_nnx_state_goes_through_jit():
-    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    state: Any = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
     out = jax.jit(plan({"scale_": {"target": "kernel", "by": 2}}).apply)(state)
     assert same(out["kernel"].get_value(), 2 * state["kernel"].get_value())
 
@@ -77,7 +77,8 @@ def test_gradients_flow_through_a_low_rank_factorization():
         out = low.apply(tree, checks="skip")
         return (out["b"] @ out["a"]).sum()
 
-    gradient = jax.jit(jax.grad(loss))({"w": TREE["w"]})["w"]
+    with jax.enable_x64(True):  # indices of the backward pass are made when ours is over
+        gradient = jax.jit(jax.grad(loss))({"w": TREE["w"]})["w"]
     step = 1e-3 * np.eye(1, 12, 5, dtype=np.float32).reshape(4, 3)
     slope = (loss({"w": jnp.asarray(TREE["w"] + step)}) - loss({"w": jnp.asarray(TREE["w"] - step)})) / 2e-3
     np.testing.assert_allclose(gradient[1, 2], slope, atol=2e-3)

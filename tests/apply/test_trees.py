@@ -78,7 +78,7 @@ def test_an_nnx_state_grows_into_the_structure_of_a_larger_model():
         def __init__(self, rngs: nnx.Rngs):
             self.layers = nnx.List([nnx.Linear(2, 2, rngs=rngs) for _ in range(2)])
 
-    small = nnx.state(Deep(nnx.Rngs(0)))
+    small: Any = nnx.state(Deep(nnx.Rngs(0)))
     wide = Deep(nnx.Rngs(1))
     wide.layers.append(nnx.Linear(2, 2, rngs=nnx.Rngs(2)))
     graph, like = nnx.split(wide)

@@ -29,8 +29,12 @@ def test_check_tells_what_a_right_plan_reads_and_writes(command: Command):
     assert done == (0, "ok: 2 steps, reads base (3 tensors), writes out.safetensors (3 tensors, 80 B)\n", "")
 
 
-def test_check_tells_all_mistakes_in_the_order_of_the_plan_and_counts_them(command: Command):
-    done = command("check", "plan.yaml", "transforms[1].assert.exists=nothing", "bogus=1")
+def test_check_tells_all_mistakes_in_the_order_of_the_plan_and_counts_them(command: Command, place: Path):
+    # Headers tell the first, the form of the plan alone the second.
+    (place / "two.yaml").write_text(
+        "inputs: [base.safetensors]\ntransforms: [{assert: {exists: nothing}}]\noutptu: x\n"
+    )
+    done = command("check", "two.yaml")
     assert (done.code, done.out) == (1, "")
     assert re.findall(r"\[([a-z-]+)\]$", done.err, re.MULTILINE) == ["assert-failed", "key-unknown"]
     assert done.err.splitlines()[-1] == "2 mistakes"

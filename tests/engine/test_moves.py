@@ -1,4 +1,4 @@
-"""`moves`: the two ways in which a structural op says where its elements come from agree with each other and with numpy."""
+"""`moves`: both ways in which a structural op says where its elements come from agree with numpy."""
 
 from __future__ import annotations
 

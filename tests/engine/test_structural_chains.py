@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainsurgery_jax import moves
-from brainsurgery_jax.engine import evaluate, kernels
-from tests.checkpoints import bits, counting, run_plan
+from tests.checkpoints import bits, counting, run_plan, set_block
 
 
 @st.composite
@@ -113,9 +112,7 @@ def test_a_chain_of_structural_steps_is_what_numpy_makes_of_it(
 ) -> None:
     first, steps, made = chain
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
-        patch.setattr(evaluate, "BLOCK", block)
-        patch.setattr(kernels, "BLOCK", block)
-        patch.setattr(kernels, "LEAST", least)
+        set_block(patch, block, least)
         patch.setattr(moves, "LEAST_RUN", least_run)
         written = run_plan(Path(folder), {"t0": first}, steps)
     for name, value in made.items():

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brainsurgery_jax.engine import evaluate, kernels
-from brainsurgery_jax.engine.kernels import BLOCK
-from tests.checkpoints import FLOATS, bits, counting, normal, np_dtype, run_plan, same
+from brainsurgery_jax.engine.blocks import BLOCK
+from tests.checkpoints import FLOATS, bits, counting, normal, np_dtype, run_plan, same, set_block
 
 CHAIN: list[dict[str, Any]] = [
     {"scale_": {"target": "w", "by": 0.3}},
@@ -88,8 +87,7 @@ def test_a_plan_gives_the_same_bytes_from_run_to_run(tmp_path: Path) -> None:
 def test_the_length_of_blocks_changes_no_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = {"w": normal((400, 500))}
     long = run_plan(tmp_path, tensors, PLAN)
-    for module in (evaluate, kernels):
-        monkeypatch.setattr(module, "BLOCK", 1 << 16)
+    set_block(monkeypatch, 1 << 16)
     short = run_plan(tmp_path, tensors, PLAN)
     assert {n: bits(x) for n, x in long.items()} == {n: bits(x) for n, x in short.items()}
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "select": "errors dtypes",
     "op": "errors dtypes select moves _lazy",
     "ops": "errors dtypes select moves _lazy op",
-    "ops.*": "errors dtypes select moves _lazy nametree op ops._math ops._compare ops._fields",
+    "ops.*": "errors dtypes select moves _lazy nametree op ops._math ops._compare ops._factor ops._fields",
     "plan": "errors dtypes select op",
     "graph": "errors dtypes select moves _lazy op",
     "lower": "errors dtypes moves select op plan graph store.base store.detect",

@@ -1,5 +1,8 @@
-"""Access counters: the table of the plan language, row by row. A fetch or a successful existence test is a read, a store
-is a write; what is loaded or made starts with 0 reads and 1 write."""
+"""Access counters: the table of the plan language, row by row.
+
+A fetch or a successful existence test is a read, a store is a write. What is loaded or made starts with no read and one
+write.
+"""
 
 from __future__ import annotations
 

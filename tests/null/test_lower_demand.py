@@ -1,4 +1,4 @@
-"""Steps whose shapes depend on data: their numbers are demanded once, and only bounded where nothing may be computed."""
+"""Steps whose shapes depend on data: their numbers are demanded once, and bounded where nothing may be computed."""
 
 from __future__ import annotations
 

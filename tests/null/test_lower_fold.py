@@ -1,4 +1,4 @@
-"""The fold over a plan's steps, without files and without arrays: what a step does to the names, and what it leaves alone."""
+"""The fold over a plan's steps, without files and without arrays: what a step does, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -158,7 +158,9 @@ def test_asserts_see_the_state_at_their_place():
 
 
 def test_several_mistakes_are_told_in_the_order_of_the_plan():
-    wrong = found({"delete": {"target": "nope"}}, {"scale_": {"target": "n::w", "by": 2}}, copied("w", "v"), output="o.v1")
+    wrong = found(
+        {"delete": {"target": "nope"}}, {"scale_": {"target": "n::w", "by": 2}}, copied("w", "v"), output="o.v1"
+    )
     assert [d.code for d in wrong] == ["no-match", "alias-unknown", "dest-exists", "output-path"]
     places = [d.span.line for d in wrong if d.span]
     assert places == sorted(places)

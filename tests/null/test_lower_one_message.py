@@ -1,4 +1,4 @@
-"""One mistake gives one message: what a failed step would have made is known to be unknown, and silences its followers."""
+"""One mistake gives one message: what a failed step would have made is unknown, and silences its followers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`save`, `load` and `output` while a plan is lowered: what will be written, what a later load sees, what is refused."""
+"""`save`, `load` and `output` while a plan is lowered: what is written, what a later load sees, what is refused."""
 
 from __future__ import annotations
 

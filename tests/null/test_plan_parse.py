@@ -1,4 +1,4 @@
-"""From a YAML document to a plan: the forms of the top level, of inputs, of steps and of outputs, their defaults, and vars."""
+"""From a YAML document to a plan: the forms of inputs, steps and outputs, their defaults, and variables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Plans with one mistake each: refused before a tensor byte is read, with the line, what is wrong there, and the remedy.
+"""Plans with one mistake each: refused before a tensor byte is read, with the line, what is wrong, and the remedy.
 
-Each plan is run, not only checked. The line that ends in `# here` is the one that the message must name. What a user reads
-is kept in `snapshots/planted_mistakes.txt`; after a change of wording `python -m tests.null.test_planted_mistakes` rewrites
-it, and the difference is to be read as a stranger would.
+Each plan is run, not only checked. The line that ends in `# here` is the one that the message must name. What a user
+reads is kept in `snapshots/planted_mistakes.txt`; `python -m tests.null.test_planted_mistakes` rewrites the file after
+a change of wording, and the difference is to be read as a stranger would.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ MODEL = {
 OTHER = {"wte.weight": "f32[12,8]", "h.0.attn.weight": "f32[8,8]", "h.0.ln.bias": "f32[8]"}
 
 
-def step(text: str, *, before: str = "", inputs: str = "[m::model.safetensors]", output: str = "out.safetensors") -> str:
+def step(
+    text: str, *, before: str = "", inputs: str = "[m::model.safetensors]", output: str = "out.safetensors"
+) -> str:
     """A plan whose last step is the mistake."""
     first = f"  - {before}\n" if before else ""
     return f"inputs: {inputs}\ntransforms:\n{first}  - {text}  # here\noutput: {output}\n"
@@ -81,7 +83,8 @@ MISTAKES = {
         "inputs:\n  - m::model.safetensors\n  - other.safetensors  # here\noutput: {path: out.safetensors, alias: m}\n"
     ),
     "inputs: one alias twice": (
-        "inputs:\n  - m::model.safetensors\n  - m::other.safetensors  # here\noutput: {path: out.safetensors, alias: m}\n"
+        "inputs:\n  - m::model.safetensors\n  - m::other.safetensors  # here\n"
+        "output: {path: out.safetensors, alias: m}\n"
     ),
     "inputs: an alias without a path": "inputs:\n  - 'm::'  # here\noutput: out.safetensors\n",
     "inputs: a file that is not there": "inputs:\n  - m::modle.safetensors  # here\noutput: out.safetensors\n",
@@ -112,9 +115,7 @@ MISTAKES = {
     "reference: a regex with a typo": step(r"delete: {target: 'h\.\d\.mpl\.weight'}"),
     "reference: a broken regex": step("delete: {target: 'h.(0.attn.weight'}"),
     "reference: a star that repeats nothing": step("delete: {target: '*.weight'}"),
-    "reference: a regex that never ends": step(
-        r"delete: {target: '(a|aa)+[x-z]'}", inputs="[m::long.safetensors]"
-    ),
+    "reference: a regex that never ends": step(r"delete: {target: '(a|aa)+[x-z]'}", inputs="[m::long.safetensors]"),
     "reference: an unknown alias": step("delete: {target: 'n::ids'}"),
     "reference: no alias with two inputs": two("delete: {target: ids}"),
     "reference: too many parts": step("delete: {target: 'm::ids::0::1'}"),
@@ -143,9 +144,7 @@ MISTAKES = {
     # --- shapes and dtypes
     "operands: shapes differ": two("add_: {from: 'o::wte.weight', to: 'm::wte.weight'}"),
     "operands: dtypes differ": two("add_: {from: 'o::h.0.ln.bias', to: 'm::h.0.ln.bias'}"),
-    "operands: matmul of shapes that do not fit": step(
-        "matmul: {from_a: wte.weight, from_b: wte.weight, to: product}"
-    ),
+    "operands: matmul of shapes that do not fit": step("matmul: {from_a: wte.weight, from_b: wte.weight, to: product}"),
     "operands: matmul of booleans": step("matmul: {from_a: flag, from_b: flag, to: product}"),
     "operands: one of three is missing": step(
         r"add: {from_a: '(h\.0)\.attn\.weight', from_b: '\1.delta', to: '\1.attn.weight'}"
@@ -209,7 +208,9 @@ MISTAKES = {
     "output: exists already": output("other.safetensors"),
     "output: below a file": output("other.safetensors/out.safetensors"),
     "output: an unknown alias": output("{path: out.safetensors, alias: n}"),
-    "output: a dtype that the format lacks": output("out.safetensors", transform="cast_: {target: ids, to: complex128}"),
+    "output: a dtype that the format lacks": output(
+        "out.safetensors", transform="cast_: {target: ids, to: complex128}"
+    ),
     "output: no tensor left": output("out.safetensors", transform="delete: {target: '.*'}"),
     "output: two aliases to choose from": (
         "inputs: [m::model.safetensors, o::other.safetensors]\noutput: out.safetensors  # here\n"
@@ -272,6 +273,29 @@ def test_a_plan_with_one_mistake_is_refused_in_one_message_that_names_its_line_a
 
 def test_the_snapshot_holds_the_messages_of_these_mistakes_and_no_others():
     assert list(snapshot()) == list(MISTAKES)
+
+
+def test_several_mistakes_over_two_files_are_told_at_once_in_the_order_of_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    write_zeros(tmp_path / "model.safetensors", MODEL)
+    (tmp_path / "one.yaml").write_text(
+        "inputs: [m::model.safetensors]\ntransforms:\n  - delete: {target: idz}\n  - scale_: {target: ids, buy: 2}\n"
+    )
+    (tmp_path / "two.yaml").write_text(
+        "transforms:\n  - null\n  - null\n  - copy: {from: mask, to: flag}\noutput: out.v2\n"
+    )
+    with pytest.raises(bs.PlanError) as refused:
+        bs.load("one.yaml", "two.yaml").run()
+    assert {(d.span.file, d.span.line, d.code) for d in refused.value.diagnostics if d.span} == {
+        ("one.yaml", 3, "no-match"),
+        ("one.yaml", 4, "key-unknown"),
+        ("one.yaml", 4, "key-missing"),
+        ("two.yaml", 4, "dest-exists"),
+        ("two.yaml", 5, "output-path"),
+    }
+    assert [d.span.line for d in refused.value.diagnostics if d.span] == [3, 4, 4, 4, 5]
 
 
 def rewrite() -> None:

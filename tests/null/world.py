@@ -1,4 +1,4 @@
-"""Checkpoints that are headers only, and a world of them: what lowering may look at, without files and without arrays."""
+"""Checkpoints that are headers only, and a world of them: what lowering may look at, without files or arrays."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class HeaderOnly:
 
 
 class Headers:
-    """A world of checkpoints by path: `Headers({"m.safetensors": {"w": "f32[4,3]"}})`. Counts how often each is opened."""
+    """A world of checkpoints by path: `Headers({"m.safetensors": {"w": "f32[4,3]"}})`. Notes destinations."""
 
     def __init__(self, files: Mapping[str, Mapping[str, str]], *, provisional: bool = True):
         self.graph = Graph()
