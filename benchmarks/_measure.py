@@ -22,7 +22,9 @@ class Run(NamedTuple):
 def measure(command: Sequence[str], *, env: dict[str, str] | None = None) -> Run:
     """Run a command to its end. Raises CalledProcessError if it fails."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     peak = 0
     while process.poll() is None:
         peak = max(peak, _anonymous(process.pid))

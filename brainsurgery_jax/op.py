@@ -514,7 +514,9 @@ def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | N
         case Negated(part):
             inner = settle(part, answers)
             return (
-                None if inner is None else Known(not inner.holds, "" if not inner.holds else "the assert inside it holds, and should not")
+                None
+                if inner is None
+                else Known(not inner.holds, "" if not inner.holds else "the assert inside it holds, and should not")
             )
         case Every(parts):
             return _first(parts, answers, stop=False)

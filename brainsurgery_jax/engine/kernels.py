@@ -19,6 +19,7 @@ from brainsurgery_jax.graph.expr import Expr
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel
 
+
 @lru_cache(maxsize=4096)
 def compiled(kernel: Kernel, static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
     """The jitted function of a kernel with its static parameters filled in: `f(arrays, numbers)`."""

@@ -6,7 +6,7 @@ tensor go by together as one *stream*, so that an assert and an output read it o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import np

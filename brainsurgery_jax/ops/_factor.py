@@ -42,7 +42,9 @@ def exact(x: Array, rank: int) -> Truncation:
     u, s, vh = jnp.linalg.svd(x, full_matrices=False)
     kept = jnp.sum(jnp.square(s[:rank]), dtype=jnp.float64)
     total = jnp.sum(jnp.square(s), dtype=jnp.float64)
-    return Truncation(u[:, :rank] * s[None, :rank].astype(u.dtype), vh[:rank].conj().T, total, kept, jnp.zeros((), jnp.float64))
+    return Truncation(
+        u[:, :rank] * s[None, :rank].astype(u.dtype), vh[:rank].conj().T, total, kept, jnp.zeros((), jnp.float64)
+    )
 
 
 def gram(x: Array, rank: int) -> Truncation:

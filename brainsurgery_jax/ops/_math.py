@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -38,6 +39,10 @@ def rounded(fn: Callable[..., Any], x: Any, *others: Any) -> Any:
 
 def to_float64(x: Any) -> Any:
     """A float of at most 32 bits in float64, subnormal numbers kept."""
+    return _like_astype(_to_float64, "float64")(x)
+
+
+def _to_float64(x: Any) -> Any:
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
     size = (bits & jnp.uint32(0x7FFFFF)).astype(jnp.float64) * jnp.float64(2.0**-149)
     subnormal = (bits & jnp.uint32(0x7F800000)) == 0
@@ -47,6 +52,18 @@ def to_float64(x: Any) -> Any:
 
 def to_float32(x: Any) -> Any:
     """A float64 rounded to float32 (to nearest, ties to even), subnormal numbers kept."""
+    return _like_astype(_to_float32, "float32")(x)
+
+
+@cache
+def _like_astype(fn: Callable[[Any], Any], dtype: str) -> Callable[[Any], Any]:
+    """`fn` with the derivative of `astype`: bits have none of their own, so gradients would silently be zero."""
+    wrapped = jax.custom_jvp(fn)
+    wrapped.defjvps(lambda tangent, result, x: tangent.astype(dtype))
+    return wrapped
+
+
+def _to_float32(x: Any) -> Any:
     size = jnp.abs(x)
     subnormal = size < 2.0**-126
     count = jnp.round(jnp.where(subnormal, size, jnp.zeros_like(size)) * jnp.float64(2.0**149)).astype(jnp.uint32)

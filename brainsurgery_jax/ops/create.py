@@ -83,9 +83,11 @@ def _constant(value: Any, dtype: DType, key: str) -> np.ndarray:
         raise Refusal("dtype-opaque", f"{dtype} tensors can be named, copied and moved, but not filled", key=key)
     try:
         wide = np.asarray(value)
-    except ValueError as error:
+    except ValueError:
         raise Refusal(
-            "fill-values", "the nested lists of values are ragged: rows must have equal lengths", key=key,
+            "fill-values",
+            "the nested lists of values are ragged: rows must have equal lengths",
+            key=key,
             hint="Give every row as many numbers as the first one.",
         )  # fmt: skip from error
     if wide.dtype.kind not in "biuf":
