@@ -1,4 +1,4 @@
-"""Checkpoints for benchmarks: the names and shapes of real models, with reproducible values, written by the stock library."""
+"""Checkpoints for benchmarks: names and shapes of real models, reproducible values, written by the stock library."""
 
 from __future__ import annotations
 
@@ -38,23 +38,41 @@ def llama(layers: int = 16, width: int = 2048, mlp: int = 8192, kv: int = 512, v
     return shapes | {"model.norm.weight": (width,)}
 
 
-def values(shapes: Shapes, dtype: str, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
-    """Normal values of the right dtype, tensor by tensor; the generator is folded with the position."""
+def values(shapes: Shapes, dtype: str, seed: int = 0, tuned: float = 0.0) -> Iterator[tuple[str, np.ndarray]]:
+    """Reproducible values, tensor by tensor. Matrices have a spectrum that falls like k**-0.7, roughly as trained ones.
+
+    `tuned` adds a second such matrix of that relative size: a fine-tuned variant of the same checkpoint.
+    """
     numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     for at, (name, shape) in enumerate(shapes.items()):
-        rng = np.random.default_rng((seed, at))
-        yield name, (rng.standard_normal(shape, np.float32) * np.float32(0.02)).astype(numpy_dtype)
+        value = _value(shape, np.random.default_rng((seed, at)))
+        if tuned:
+            value += np.float32(tuned) * _value(shape, np.random.default_rng((seed, at, 1)))
+        yield name, value.astype(numpy_dtype)
 
 
-def write(folder: Path, shapes: Shapes, dtype: str, *, shard_bytes: int = 1 << 30, seed: int = 0) -> Path:
+def _value(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Normal values; of a matrix, the columns are scaled by the spectrum and then rotated by random reflections."""
+    value = rng.standard_normal(shape, np.float32) * np.float32(0.02)
+    if len(shape) < 2 or min(shape) < 8:
+        return value
+    value *= np.arange(1, shape[-1] + 1, dtype=np.float32) ** np.float32(-0.7)
+    for _ in range(4):
+        axis = rng.standard_normal(shape[-1], np.float32)
+        axis /= np.linalg.norm(axis)
+        value -= np.outer(value @ axis, 2 * axis)
+    return value[:, rng.permutation(shape[-1])]
+
+
+def write(folder: Path, shapes: Shapes, dtype: str, *, shard_bytes: int = 1 << 30, tuned: float = 0.0) -> Path:
     """A folder with the checkpoint, in shards without an index if it is larger than one; made once, then reused."""
-    done = folder / "done"
+    done = folder.with_suffix(".done")
     if done.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     shard: dict[str, np.ndarray] = {}
-    number = size = 0
-    for name, array in values(shapes, dtype, seed):
+    number, size = 1, 0
+    for name, array in values(shapes, dtype, tuned=tuned):
         if shard and size + array.nbytes > shard_bytes:
             save_file(shard, folder / f"model-{number:05d}.safetensors", {"format": "pt"})
             shard, size, number = {}, 0, number + 1

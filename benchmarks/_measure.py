@@ -56,7 +56,7 @@ def _anonymous(pid: int) -> int:
 
 
 def alternate(jobs: dict[str, Callable[[], Run]], repetitions: int) -> dict[str, Run]:
-    """The median of each job, the jobs run in turn so that a drift of the machine meets all of them; one warm-up each."""
+    """The median of each job, the jobs run in turn so that a drift of the machine meets all; one warm-up each."""
     runs: dict[str, list[Run]] = {name: [] for name in jobs}
     for round_ in range(repetitions + 1):
         for name, job in jobs.items():

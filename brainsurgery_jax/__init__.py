@@ -11,11 +11,14 @@ tree = bs.open("model/")
 ```
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.version import __version__
 
-_API = ("Checkpoint", "Explanation", "Plan", "Report", "check", "explain", "load", "open", "run")
+if TYPE_CHECKING:
+    from brainsurgery_jax.api import Checkpoint, Explanation, Plan, Report, check, explain, load, open, run
+    from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
+
 _ERRORS = ("Diagnostic", "PlanError", "StoreError")
 
 __all__ = [
@@ -39,8 +42,6 @@ def __getattr__(name: str) -> Any:
     # The API is imported at its first use: the command's `--help` and `inspect` answer without the registry of ops.
     from importlib import import_module
 
-    if name in _API:
-        return getattr(import_module("brainsurgery_jax.api"), name)
-    if name in _ERRORS:
-        return getattr(import_module("brainsurgery_jax.errors"), name)
-    raise AttributeError(f"module 'brainsurgery_jax' has no attribute '{name}'")
+    if name not in __all__:
+        raise AttributeError(f"module 'brainsurgery_jax' has no attribute '{name}'")
+    return getattr(import_module(f"brainsurgery_jax.{'errors' if name in _ERRORS else 'api'}"), name)

@@ -1,7 +1,7 @@
 """JAX and numpy for modules that must load without them: the import happens at the first attribute, not before.
 
-Plans are parsed, checked from headers and copied as bytes without JAX. Op modules therefore take `jnp`, `np`, `jax` and the
-jaxtyping names from here (with `from __future__ import annotations`, so that annotations stay text).
+Plans are parsed, checked from headers and copied as bytes without JAX. Op modules therefore take `jnp`, `np`, `jax` and
+the jaxtyping names from here (with `from __future__ import annotations`, so that annotations stay text).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import jax as jax
+    import jax.core
     import jax.numpy as jnp
     import numpy as np
     from jaxtyping import Array as Array
@@ -38,7 +39,7 @@ else:
         def __getitem__(self, item: Any) -> Any:
             _, shape = item
             jaxtyping = import_module("jaxtyping")
-            # Kernels run on arrays, on tracers and on the abstract values of `eval_shape`: shape and dtype are what matters.
+            # Kernels run on arrays, tracers and the abstract values of `eval_shape`: shape and dtype are what matters.
             return getattr(jaxtyping, self.__name)[Any, shape]
 
     jax, jnp, np = LazyModule("jax"), LazyModule("jax.numpy"), LazyModule("numpy")

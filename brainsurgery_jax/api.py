@@ -77,8 +77,8 @@ class Plan:
 def load(*items: Any, **variables: Any) -> Plan:
     """The plan of YAML files, mappings and `path=value` overrides, merged in order; overrides last.
 
-    Keywords set the plan's variables: `load("plan.yaml", rank=16)` fills `${vars.rank}`. Raises PlanError for what is not a
-    plan at all; mistakes in its steps wait for `check`, so that all are told at once.
+    Keywords set the plan's variables: `load("plan.yaml", rank=16)` fills `${vars.rank}`. Raises PlanError for what is
+    not a plan at all; mistakes in its steps wait for `check`, so that all are told at once.
     """
     texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else str(i) for i in items]
     if variables:
@@ -149,8 +149,8 @@ def run(
     """Check a plan, execute it, publish its outputs.
 
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
-    `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the budget
-    in bytes (default: a quarter of what is available).
+    `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the
+    budget in bytes (default: a quarter of what is available).
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published.
     """
     from brainsurgery_jax.engine.budget import default_budget

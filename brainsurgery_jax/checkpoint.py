@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(Mapping[str, "np.ndarray"]):
-    """Names to arrays, in state-dict order. Opening reads headers; `checkpoint[name]` reads that tensor, afresh each time."""
+    """Names to arrays, in state-dict order. Opening reads headers; `checkpoint[name]` reads that tensor anew."""
 
     __slots__ = ("_avals", "_source")
 
@@ -50,13 +50,13 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
         return self._source
 
     def select(self, pattern: str | list[str]) -> Checkpoint:
-        """The part whose names match, by a regex (full match) or a structured pattern. Raises ValueError for a bad one."""
+        """The part whose names match a regex (in full) or a structured pattern. Raises ValueError for a bad one."""
         compiled = compile_pattern(tuple(pattern) if isinstance(pattern, list) else pattern)
         chosen = {name for name, _ in compiled.matches(self._avals)}
         return Checkpoint(self._source, {n: a for n, a in self._avals.items() if n in chosen})
 
     def to_pytree(self) -> dict[str, Any]:
-        """Nested dicts along the dots of the names, with numpy arrays as leaves. Raises ValueError if `a` stands beside `a.b`."""
+        """Nested dicts along the dots of the names, of numpy arrays. Raises ValueError if `a` stands beside `a.b`."""
         return nested({name: self[name] for name in self})
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -83,9 +83,8 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         node = root
         for depth, segment in enumerate(parents):
             if (*parents[: depth + 1],) in leaves:
-                raise ValueError(
-                    f"'{'.'.join(parents[: depth + 1])}' is a tensor and the prefix of '{name}'; a tree cannot hold both"
-                )
+                prefix = ".".join(parents[: depth + 1])
+                raise ValueError(f"'{prefix}' is a tensor and the prefix of '{name}'; a tree cannot hold both")
             node = node.setdefault(segment, {})
         if last in node:
             raise ValueError(f"'{name}' is a tensor and the prefix of others; a tree cannot hold both")

@@ -44,7 +44,7 @@ class PlanError(Exception):
 
 
 class Refusal(Exception):
-    """Raised inside an op or a pattern: a mistake whose place in the plan the caller knows (`key`: the payload's key)."""
+    """Raised inside an op or a pattern: a mistake whose place in the plan the caller knows (`key` in the payload)."""
 
     def __init__(self, code: str, message: str, *, key: str = "", hint: str = ""):
         self.code, self.message, self.key, self.hint = code, message, key, hint

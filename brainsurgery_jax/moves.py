@@ -1,8 +1,8 @@
 """Ops that only move elements, as index arithmetic: which part of which input makes a given part of the output.
 
-Each `Moves` answers three questions without arrays. `aval`: the shape of the result. `runs`: which flat (row-major) ranges
-of the inputs, in order, make a flat range of the output; this is what lets bytes be copied from file to file. `parts`:
-which boxes of the inputs make a box of the output, for everything that is not contiguous.
+Each `Moves` answers three questions without arrays. `aval`: the shape of the result. `runs`: which flat (row-major)
+ranges of the inputs, in order, make a flat range of the output; this is what lets bytes be copied from file to file.
+`parts`: which boxes of the inputs make a box of the output, for everything that is not contiguous.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from math import gcd, prod
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from brainsurgery_jax.boxes import Box, Span1, box_shape, contiguous_from, extent, flat_range, strides, whole
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.select import Index
 
 if TYPE_CHECKING:
     import numpy as np
-
-Span1 = tuple[int, int, int]  # start, stop, step >= 1
-Box = tuple[Span1, ...]
 
 LEAST_RUN = 1 << 16
 """Bytes: shorter pieces are cheaper to read as a box and index in memory than to copy one by one."""
@@ -40,62 +38,6 @@ class Part(NamedTuple):
     src: int
     box: Box
     at: Box
-
-
-def whole(shape: Sequence[int]) -> Box:
-    """The box that is all of `shape`."""
-    return tuple((0, n, 1) for n in shape)
-
-
-def extent(span: Span1) -> int:
-    """How many indices `span` selects."""
-    return len(range(*span))
-
-
-def box_shape(box: Box) -> tuple[int, ...]:
-    """The shape of what `box` selects."""
-    return tuple(extent(s) for s in box)
-
-
-def strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides in elements."""
-    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def flat_range(shape: Sequence[int], box: Box) -> tuple[int, int] | None:
-    """The flat range that `box` is in a row-major array of `shape`, or None if it has gaps."""
-    counts = box_shape(box)
-    if 0 in counts:
-        return (0, 0)
-    start = sum(s[0] * st for s, st in zip(box, strides(shape), strict=True))
-    outer = next((i for i, n in enumerate(counts) if n > 1), len(counts))  # axes before it pick one index
-    for axis in range(outer, len(counts)):
-        start_, _, step = box[axis]
-        if counts[axis] > 1 and step != 1:
-            return None
-        if axis > outer and (start_ != 0 or counts[axis] != shape[axis]):
-            return None
-    return start, start + prod(counts)
-
-
-def cover(shape: Sequence[int], start: int, stop: int) -> Iterator[Box]:
-    """Boxes that make up the flat range `start:stop` of `shape`, in row-major order; at most 2 * rank - 1 of them."""
-    if start >= stop:
-        return
-    if not shape:
-        yield ()
-        return
-    row = prod(shape[1:])
-    first, last = start // row, (stop - 1) // row
-    if len(shape) > 1 and (start % row or (first == last and stop % row)):
-        for inner in cover(shape[1:], start - first * row, min(stop - first * row, row)):
-            yield ((first, first + 1, 1), *inner)
-        yield from cover(shape, (first + 1) * row, stop)
-    else:
-        full = stop // row
-        if full > first:
-            yield ((first, full, 1), *whole(shape[1:]))
-        yield from cover(shape, full * row, stop)
 
 
 class Moves(Protocol):
@@ -118,7 +60,8 @@ def _compose(outer: Span1, inner: Span1) -> Span1:
     return (start, start + (count - 1) * step + 1 if count else start, step)
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rows:
     """A box as equally long flat ranges, in row-major order."""
 
     shape: tuple[int, ...]
@@ -144,9 +87,7 @@ def _rows(shape: tuple[int, ...], box: Box, itemsize: int) -> Rows | None:
     """The rows of a box; None where they are shorter than LEAST_RUN bytes (one row is never too short)."""
     if 0 in box_shape(box):
         return Rows(shape, box, 0, 0, 0)
-    axis = len(box)
-    while axis and flat_range(shape[axis - 1 :], box[axis - 1 :]) is not None:
-        axis -= 1
+    axis = contiguous_from(shape, box)
     inner = flat_range(shape[axis:], box[axis:])
     assert inner is not None
     rows = Rows(shape, box, axis, inner[0], inner[1] - inner[0])
@@ -369,7 +310,7 @@ def resolve_shape(shape: Sequence[int], size: int, found: Aval) -> tuple[int, ..
     known = prod(n for n in shape if n != -1)
     filled = tuple(size // known if n == -1 and known else n for n in shape)
     if prod(filled) != size:
-        text = ", ".join(map(str, shape))
-        raise Refusal("reshape-size", f"{found} has {size} elements, which do not fit the shape [{text}]", key="shape",
-                      hint="The sizes must multiply to the number of elements; one size may be -1 and is then worked out.")  # fmt: skip
+        unfit = f"{found} has {size} elements, which do not fit the shape [{', '.join(map(str, shape))}]"
+        hint = "The sizes must multiply to the number of elements; one size may be -1 and is then worked out."
+        raise Refusal("reshape-size", unfit, key="shape", hint=hint)
     return filled

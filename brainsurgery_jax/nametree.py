@@ -41,7 +41,7 @@ def draw(tree: Tree, *, compact: bool) -> list[str]:
 
 
 def plain(tree: Tree) -> Any:
-    """Nested dicts and lists for JSON: siblings 0..n become a list; a name that is also a prefix has its own leaf under ""."""
+    """Nested dicts and lists for JSON: siblings 0..n are a list; a name that is also a prefix has its leaf under ""."""
     if not tree.below:
         return tree.leaf
     keys = list(tree.below)

@@ -1,9 +1,9 @@
 """What an op is: a pure function with facts beside it, the forms in which a plan spells it, and the registry.
 
-No op lives here. A *kernel* is a function of arrays; its positional parameters are tensors, its keyword-only ones are the
-plan's keys. A *form* says how a plan reads and writes with it (`add` and `add_` are two forms of one kernel). A *control op*
-turns names into edits without arrays, a *sink* looks at tensors and leaves them alone. Parsing, validation, help, JSON
-Schema and lowering are all derived from these records.
+No op lives here. A *kernel* is a function of arrays; its positional parameters are tensors, its keyword-only ones are
+the plan's keys. A *form* says how a plan reads and writes with it (`add` and `add_` are two forms of one kernel). A
+*control op* turns names into edits without arrays, a *sink* looks at tensors and leaves them alone. Parsing,
+validation, help, JSON Schema and lowering are all derived from these records.
 """
 
 from __future__ import annotations
@@ -37,9 +37,12 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
+SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | Report]")
+AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
 
 
-# --- Payload keys -------------------------------------------------------------------------------------------------------
+# --- Payload keys -----------------------------------------------------------------------------------------------------
 
 
 class Role(NamedTuple):
@@ -59,11 +62,15 @@ SlicedPattern = Annotated[Ref, Role("pattern", slices=True)]
 Template = Annotated[Ref, Role("template")]
 SlicedTemplate = Annotated[Ref, Role("template", slices=True)]
 Name = Annotated[Ref, Role("name")]
-Number = Annotated[float, Role("number")]
 DTypeName = Annotated[DType, Role("dtype")]
+if TYPE_CHECKING:
+    # A float of the plan, as control ops get it; inside a compiled kernel a float64 scalar, with `astype`.
+    Number = Annotated[Any, Role("number")]
+else:
+    Number = Annotated[float, Role("number")]
 
 
-# --- Kernels ------------------------------------------------------------------------------------------------------------
+# --- Kernels ----------------------------------------------------------------------------------------------------------
 
 
 class Expr(Protocol):
@@ -77,11 +84,11 @@ class Expr(Protocol):
 class Kernel(Generic[P, R]):
     """A pure function of arrays, with what the engine must know to run it.
 
-    - `elementwise`: all operands and the result have one shape; may be run on any cut of them. Operands also share a dtype.
+    - `elementwise`: operands share shape and dtype, the result has that shape; may be run on any cut of them.
     - `moves`: params -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
     - `blocks`: makes values from nothing, block by block; called with the block's number and length.
     - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` where accepted is false.
-    - `rungs`: (avals, params) -> a ladder of ways to do it, cheapest first; the engine takes the first that is accepted.
+    - `rungs`: (avals, params) -> a ladder of ways to do it, cheapest first; the engine takes the first accepted one.
     - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
     - `noop`: (avals, params) -> whether the result is the first operand itself.
     - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
@@ -109,7 +116,7 @@ class Kernel(Generic[P, R]):
 
     @cached_property
     def numbers(self) -> frozenset[str]:
-        """Names of the parameters that are passed to compiled code as values, so that a new number needs no new code."""
+        """Names of the parameters that compiled code takes as values, so that a new number needs no new code."""
         return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
 
 
@@ -162,7 +169,7 @@ def element_role(annotation: Any) -> Role | None:
     return role_of(get_args(inner)[0]) if get_origin(inner) is tuple else None
 
 
-# --- Forms and records --------------------------------------------------------------------------------------------------
+# --- Forms and records ------------------------------------------------------------------------------------------------
 
 Dest = Literal["new", "existing", "rebind"]
 
@@ -171,9 +178,9 @@ Dest = Literal["new", "existing", "rebind"]
 class Form:
     """How a plan spells a kernel.
 
-    `reads` are the payload keys of the tensors, in the kernel's order; `pattern` is the one that is matched, the others are
-    templates filled from its match. `writes` are the keys that name the results. `dest`: the destination must not exist
-    (new), must exist with the result's shape and dtype (existing), or is replaced whatever it was (rebind).
+    `reads` are the payload keys of the tensors, in the kernel's order; `pattern` is the one that is matched, the others
+    are templates filled from its match. `writes` are the keys that name the results. `dest`: the destination must not
+    exist (new), must exist with the result's shape and dtype (existing), or is replaced whatever it was (rebind).
     `keys` renames parameters (`cast_` spells `dtype` as `to`).
     """
 
@@ -214,28 +221,28 @@ class Op:
     """The key that the whole payload stands for (`assert: {exists: x}`)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorOp(Op):
     """Arrays to arrays: lowered item by item over the matches of its pattern."""
 
-    kernel: Kernel = None  # type: ignore[assignment]  # dataclass inheritance: always given
-    form: Form = None  # type: ignore[assignment]
+    kernel: Kernel
+    form: Form
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ControlOp(Op):
     """Names to edits; sees the state before the step."""
 
-    fn: Callable[..., Iterable[Edit]] = None  # type: ignore[assignment]
+    fn: Callable[..., Iterable[Edit]]
     makes: str = ""
     """The key that names the alias it makes: if the step fails, that alias is known to be unknown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SinkOp(Op):
     """Looks at tensors: an assert yields a verdict, a report yields text."""
 
-    fn: Callable[..., Verdict | Report] = None  # type: ignore[assignment]
+    fn: Callable[..., Verdict | Report]
 
 
 OPS: dict[str, Op] = {}
@@ -259,32 +266,31 @@ def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     return register
 
 
-def control(name: str = "", shorthand: str = "", makes: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+def control(name: str = "", shorthand: str = "", makes: str = "") -> Callable[[ControlFn], ControlFn]:
     """Register a function `(view, *, keys...) -> edits` as an op on names."""
 
-    def register(fn: Callable[P, R]) -> Callable[P, R]:
-        record = ControlOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, fn=fn, makes=makes)  # type: ignore[arg-type]
-        _add(OPS, record)
+    def register(fn: ControlFn) -> ControlFn:
+        _add(OPS, ControlOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, fn=fn, makes=makes))
         return fn
 
     return register
 
 
-def sink(name: str = "", shorthand: str = "", bare: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+def sink(name: str = "", shorthand: str = "", bare: str = "") -> Callable[[SinkFn], SinkFn]:
     """Register a function `(view, *, keys...) -> Verdict | Report` as an op that changes nothing."""
 
-    def register(fn: Callable[P, R]) -> Callable[P, R]:
-        _add(OPS, SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))  # type: ignore[arg-type]
+    def register(fn: SinkFn) -> SinkFn:
+        _add(OPS, SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))
         return fn
 
     return register
 
 
-def assertion(name: str = "", shorthand: str = "", bare: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+def assertion(name: str = "", shorthand: str = "", bare: str = "") -> Callable[[AssertFn], AssertFn]:
     """Register a function `(view, *, keys...) -> Verdict` as an operator of `assert`."""
 
-    def register(fn: Callable[P, R]) -> Callable[P, R]:
-        _add(ASSERTS, SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))  # type: ignore[arg-type]
+    def register(fn: AssertFn) -> AssertFn:
+        _add(ASSERTS, SinkOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, bare, fn=fn))
         return fn
 
     return register
@@ -309,17 +315,16 @@ def _fields(fn: Callable) -> tuple[Field, ...]:
 
 def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
-    refs = dict.fromkeys((form.matched, *form.reads, *form.writes))
-    out = []
-    for key in refs:
-        kind = "pattern" if key == form.matched else "template"
-        out.append(Field(key, key, Ref, empty, Role(kind, key in form.slices)))
-    for w in k.keywords:
-        out.append(Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role))
-    return tuple(out)
+    keys = dict.fromkeys((form.matched, *form.reads, *form.writes))
+    roles = {key: Role("pattern" if key == form.matched else "template", key in form.slices) for key in keys}
+    refs = (Field(key, key, Ref, empty, role) for key, role in roles.items())
+    params = (
+        Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in k.keywords
+    )
+    return (*refs, *params)
 
 
-# --- What ops say -------------------------------------------------------------------------------------------------------
+# --- What ops say -----------------------------------------------------------------------------------------------------
 
 
 class Item(NamedTuple):
@@ -424,7 +429,7 @@ class Say(NamedTuple):
 Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say
 
 
-# --- What sinks say -----------------------------------------------------------------------------------------------------
+# --- What sinks say ---------------------------------------------------------------------------------------------------
 
 
 class Reduction(NamedTuple):

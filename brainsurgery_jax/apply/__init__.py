@@ -62,7 +62,7 @@ def apply(
         raise ValueError(f"checks: expected 'raise', 'return' or 'skip', got {checks!r}")
     given = {alias: named(alias, t) for alias, t in _bound(plan.data, tree, trees or {}).items()}
     leaves = [leaf for n in given.values() for leaf in n.tensors.values()]
-    is_traced = any(isinstance(x, jax.core.Tracer) for x in leaves)  # type: ignore[attr-defined]  # a lazy submodule
+    is_traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
     is_abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
     with closing(Trees(given, readable=not is_traced)) as world, jax.enable_x64(True):
         evaluate = traced if is_traced else abstract if is_abstract else concrete

@@ -12,10 +12,10 @@ from brainsurgery_jax.apply.traced import Values, guards, roots_of
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.schedule import Asked, Written, schedule
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Known, Pending, Reduction, Report, pendings, settle
+from brainsurgery_jax.op import Known, Pending, Reduction, Report, settle
 
 if TYPE_CHECKING:
     from brainsurgery_jax.apply.lowering import Applied
@@ -29,7 +29,7 @@ def concrete(applied: Applied, checks: str) -> Result:
     with jax.ensure_compile_time_eval():
         asserts = asserts_of(applied.plan, applied.state.checks)
         wanted = [c for c in applied.state.checks if checks != "skip" or all(c is not a for a in asserts.values())]
-        roots = [*applied.names.values(), *(e for c in wanted for q in _questions(c) for e in _exprs(q))]
+        roots = [*applied.names.values(), *(e for c in wanted for q in c.questions for e in asked_of(q))]
         leaves = host(applied.given, roots)
         verdicts = _judged(wanted, leaves, raises=checks == "raise")
         values = _values(applied, leaves)
@@ -64,18 +64,9 @@ def _native(leaf: Any) -> Any:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 
-def _exprs(question: Pending) -> tuple[Expr, ...]:
-    return question.exprs  # type: ignore[return-value]  # ops see nodes by a narrower protocol
-
-
-def _questions(check: Check) -> list[Pending]:
-    says = check.says
-    return [] if isinstance(says, str) else list(says.pending if isinstance(says, Report) else pendings(says))
-
-
 def _judged(checks: Sequence[Check], leaves: Mapping[Expr, Any], *, raises: bool) -> dict[int, bool]:
     """Text is printed, verdicts are found, in the order of the plan."""
-    answers = _answers([q for c in checks for q in _questions(c)], leaves)
+    answers = _answers([q for c in checks for q in c.questions], leaves)
     out = {}
     for check in checks:
         match check.says:
@@ -98,7 +89,7 @@ def _answers(questions: Sequence[Pending], leaves: Mapping[Expr, Any]) -> dict[P
 
 
 def _answer(question: Pending, evaluator: Evaluator) -> Any:
-    exprs, reduction = _exprs(question), question.reduction
+    exprs, reduction = asked_of(question), question.reduction
     if not exprs[0].aval.size:
         return reduction.empty
     blocks = zip(*(evaluator.tiles(e, 0, e.aval.size) for e in exprs), strict=True)

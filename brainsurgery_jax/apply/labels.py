@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from brainsurgery_jax.errors import Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Report
+from brainsurgery_jax.op import Report, Verdict
 from brainsurgery_jax.plan.model import Plan, Step
 
 
@@ -23,6 +23,12 @@ def asserts_of(plan: Plan, checks: Sequence[Check]) -> dict[str, Check]:
         counts[label] += 1
         out[label if counts[label] == 1 else f"{label} #{counts[label]}"] = check
     return out
+
+
+def verdict_in(check: Check) -> Verdict:
+    """What an assert says; text and reports are none."""
+    assert not isinstance(check.says, str | Report)
+    return check.says
 
 
 def guard_label(plan: Plan, call: Expr) -> str:

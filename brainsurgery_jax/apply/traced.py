@@ -7,13 +7,13 @@ from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax._lazy import jax, jnp
-from brainsurgery_jax.apply.labels import assert_name, asserts_of, guard_label
+from brainsurgery_jax.apply.labels import assert_name, asserts_of, guard_label, verdict_in
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Every, Kernel, Known, Negated, Pending, Report, Some, Verdict, pendings
+from brainsurgery_jax.op import Every, Kernel, Known, Negated, Pending, Report, Some, Verdict
 
 if TYPE_CHECKING:
     from brainsurgery_jax.apply.lowering import Applied
@@ -96,9 +96,9 @@ def verdict_of(verdict: Verdict, values: Values) -> Any:
     match verdict:
         case Known(holds):
             return jnp.asarray(holds)
-        case Pending(exprs, reduction):
+        case Pending(_, reduction):
             assert reduction.traced is not None
-            return jnp.asarray(reduction.traced(*(values.of(e) for e in exprs)))  # type: ignore[arg-type]
+            return jnp.asarray(reduction.traced(*(values.of(e) for e in asked_of(verdict))))
         case Negated(part):
             return ~verdict_of(part, values)
         case Every(parts):
@@ -140,11 +140,7 @@ def _refuse_raising(asserts: Iterable[Check], refusing: Iterable[Expr]) -> None:
 
 
 def _refuse_untraceable(asserts: Mapping[str, Check]) -> None:
-    def known(check: Check) -> bool:
-        assert not isinstance(check.says, str | Report)
-        return all(q.reduction.traced is not None for q in pendings(check.says))
-
-    if bad := [c for c in asserts.values() if not known(c)]:
+    if bad := [c for c in asserts.values() if any(q.reduction.traced is None for q in c.questions)]:
         hint = 'Use checks="skip", or apply the plan outside of `jax.jit`.'
         raise PlanError(_diagnostics(bad, "this assert has no form that JAX can trace", hint))
 
@@ -165,7 +161,7 @@ def traced(applied: Applied, checks: str) -> Result:
     leaves = {name: values.of(e) for name, e in applied.names.items()}
     if checks != "return":
         return leaves, {}
-    found = {label: verdict_of(c.says, values) for label, c in asserts.items()}  # type: ignore[arg-type]
+    found = {label: verdict_of(verdict_in(c), values) for label, c in asserts.items()}
     for e in refusing:
         label = guard_label(applied.plan, e)
         found[label] = jnp.logical_and(found.get(label, True), values.accepted[e])
@@ -174,8 +170,8 @@ def traced(applied: Applied, checks: str) -> Result:
 
 def roots_of(applied: Applied, asserts: Mapping[str, Check]) -> list[Expr]:
     """What the result and the asserts are made of."""
-    asked = (q for c in asserts.values() for q in pendings(c.says))  # type: ignore[arg-type]  # no text, no reports
-    return [*applied.names.values(), *(e for q in asked for e in q.exprs)]  # type: ignore[list-item]  # by a protocol
+    asked = (q for c in asserts.values() for q in c.questions)
+    return [*applied.names.values(), *(e for q in asked for e in asked_of(q))]
 
 
 def abstract(applied: Applied, checks: str) -> Result:

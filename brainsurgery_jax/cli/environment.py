@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 
 
 def arrange(environment: MutableMapping[str, str], *, compile_cache: bool) -> None:
-    """One BLAS thread per kernel, since bits of factorizations change with it; compiled kernels kept in the user's cache.
+    """One BLAS thread per kernel, since bits of factorizations change with it; compiled kernels in the user's cache.
 
     Parallel work comes from running several kernels at a time. Users of the library set the same for themselves.
     """

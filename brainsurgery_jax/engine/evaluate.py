@@ -1,8 +1,8 @@
 """Values of expressions, piece by piece: what a piece of the output needs of its operands, and how it is made of them.
 
-A piece is a flat range of a tensor, or a box where an op mixes axes. Pieces are planned and computed without recursion, each
-at most once per tile. What cannot be cut (a contraction, a factorization) is computed whole, kept in `wholes`, and dropped
-when the schedule says so.
+A piece is a flat range of a tensor, or a box where an op mixes axes. Pieces are planned and computed without recursion,
+each at most once per tile. What cannot be cut (a contraction, a factorization) is computed whole, kept in `wholes`, and
+dropped when the schedule says so.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
+from brainsurgery_jax.boxes import Box, box_shape, cover, flat_range, strides
 from brainsurgery_jax.engine.blocks import cuts, padded_length
 from brainsurgery_jax.engine.events import Factorized
 from brainsurgery_jax.engine.kernels import call_block, call_elementwise, call_whole
 from brainsurgery_jax.graph.expr import Expr, is_whole, walk
-from brainsurgery_jax.moves import Box, Reshape, box_shape, cover, flat_range, strides
+from brainsurgery_jax.moves import Reshape
 from brainsurgery_jax.store.arrays import numpy_dtype
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Running a program: jobs on threads within a budget, outputs into staging, nothing published before every check passed."""
+"""Running a program: jobs on threads within a budget, outputs into staging, published once every check has passed."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def _copy_job(batch: Sequence[tuple[Writer, str, int, FileRun]], tell: Listener)
             writer.copy(name, at, run)
 
     def then(_: None) -> None:
-        for _, name, _, run in batch:
+        for _writer, name, _at, run in batch:
             tell(Wrote(name, run.nbytes))
 
     return Job(0, do, then)

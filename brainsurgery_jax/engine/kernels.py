@@ -49,7 +49,7 @@ def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
 
 
 def call_block(e: Expr, block: int) -> Any:
-    """Block number `block` of a kernel that makes values from nothing; its length follows from the tensor's size alone."""
+    """Block number `block` of a kernel that makes values from nothing; its length follows from the size alone."""
     assert e.kernel is not None
     size = blocks.padded_length(e.aval.size)
     static = (*e.static, ("size", size))

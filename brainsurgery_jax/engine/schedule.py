@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.engine import blocks
-from brainsurgery_jax.graph.expr import Expr, is_whole, walk
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, walk
 from brainsurgery_jax.lower.program import Program
-from brainsurgery_jax.op import Pending, Report, pendings
+from brainsurgery_jax.op import Pending
 
 
 class Written(NamedTuple):
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
 
     @property
     def exprs(self) -> tuple[Expr, ...]:
-        return tuple(self.question.exprs)  # type: ignore[arg-type]  # ops see nodes by a narrower protocol
+        return asked_of(self.question)
 
 
 Root = Written | Asked
@@ -51,10 +51,7 @@ class Task(NamedTuple):
 def roots_of(program: Program) -> Iterator[Root]:
     """Everything that a program looks at or writes: questions in plan order, then tensors in output order."""
     for check in program.checks:
-        if isinstance(check.says, str):
-            continue
-        questions = check.says.pending if isinstance(check.says, Report) else pendings(check.says)
-        yield from (Asked(q) for q in questions)
+        yield from (Asked(q) for q in check.questions)
     for number, publication in enumerate(program.publications):
         yield from (Written(number, name, e) for name, e in publication.tensors.items())
 
@@ -89,7 +86,7 @@ def _joined(calls: Sequence[tuple[Expr, ...]]) -> list[list[int]]:
 
 def _task(roots: Sequence[Root], calls: Sequence[tuple[Expr, ...]]) -> Task:
     seen: set[Expr] = set()
-    compute = [tuple(c for c in own if c not in seen and not seen.add(c)) for own in calls]  # type: ignore[func-returns-value]
+    compute = [tuple(c for c in own if c not in seen and not seen.add(c)) for own in calls]
     last = {call: at for at, own in enumerate(calls) for call in own}
     release = [tuple(c for c in last if last[c] == at) for at in range(len(roots))]
     return Task(tuple(roots), tuple(compute), tuple(release), _peak(roots, compute, release))

@@ -20,7 +20,7 @@ class Segment(NamedTuple):
 
 
 def segments(root: Expr) -> Iterator[Segment]:
-    """The segments of a tensor, in row-major order. Structural ops are unfolded from the outside in, down to the leaves."""
+    """The segments of a tensor, in row-major order. Structural ops are unfolded from the outside in, to the leaves."""
     stack: list[tuple[Expr, int, int, int]] = [(root, 0, root.aval.size, 0)]
     while stack:
         e, start, stop, at = stack.pop()

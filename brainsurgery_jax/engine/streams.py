@@ -15,7 +15,7 @@ from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Listener, Wrote
 from brainsurgery_jax.engine.segments import Segment
 from brainsurgery_jax.engine.verdicts import Verdicts
-from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.op import Pending
 from brainsurgery_jax.store.base import Writer
 
@@ -50,8 +50,8 @@ def written(segment: Segment, name: str, writer: Writer, tell: Listener) -> Flow
 
 def asked(question: Pending, verdicts: Verdicts) -> Flow:
     """The flow of tensors into a reduction: partial results are merged in block order, so threads change no bit."""
-    exprs: tuple[Expr, ...] = question.exprs  # type: ignore[assignment]  # ops see nodes by a narrower protocol
-    reduction, size = question.reduction, exprs[0].aval.size
+    exprs, reduction = asked_of(question), question.reduction
+    size = exprs[0].aval.size
     left = len(list(cuts(0, size)))
     partial: list[Any] = []
 

@@ -9,7 +9,7 @@ from brainsurgery_jax.engine.events import Listener, Said
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Pending, Report, pendings, settle
+from brainsurgery_jax.op import Pending, Report, settle
 
 
 class Verdicts:
@@ -48,7 +48,4 @@ class Verdicts:
                         raise PlanError([failed_assert(check.step, known)])
 
     def _ready(self, check: Check) -> bool:
-        says = check.says
-        if isinstance(says, str):
-            return True
-        return all(q in self.answers for q in (says.pending if isinstance(says, Report) else pendings(says)))
+        return all(q in self.answers for q in check.questions)

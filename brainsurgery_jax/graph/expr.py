@@ -8,12 +8,12 @@ so that long chains neither overflow the stack nor take exponential time.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal, Span
 from brainsurgery_jax.graph.infer import Numbers, Static, infer
-from brainsurgery_jax.op import Kernel
+from brainsurgery_jax.op import Kernel, Pending
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,6 +173,11 @@ class Graph:
             return call
         key = ("pick", call, index)
         return self._nodes.get(key) or self._node(key, "pick", (call.avals[index],), (call,), index=index)
+
+
+def asked_of(question: Pending) -> tuple[Expr, ...]:
+    """The nodes that a question is about, which ops know by a narrower protocol."""
+    return cast("tuple[Expr, ...]", question.exprs)
 
 
 def walk(roots: Iterable[Expr]) -> Iterator[Expr]:

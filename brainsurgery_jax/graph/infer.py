@@ -53,6 +53,7 @@ def evaluate(kernel: Kernel, avals: tuple[Aval, ...], static: Static, numbers: t
     with jax.enable_x64(True):
         args = [jax.ShapeDtypeStruct(a.shape, jnp.dtype(a.dtype.numpy)) for a in avals]
         values = {k: jax.ShapeDtypeStruct((), jnp.float64) for k in numbers}
-        out = jax.eval_shape(lambda xs, ns: kernel.fn(*xs, **dict(static), **ns), args, values)
-    results = out if isinstance(out, tuple) and not kernel.guarded else (out[0] if kernel.guarded else out,)
+        out: Any = jax.eval_shape(lambda xs, ns: kernel.fn(*xs, **dict(static), **ns), args, values)
+    value = out[0] if kernel.guarded else out
+    results = value if isinstance(value, tuple) else (value,)
     return tuple(Aval(tuple(o.shape), BY_NAME[o.dtype.name]) for o in results)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.op import Report, Verdict
+from brainsurgery_jax.op import Pending, Report, Verdict, pendings
 from brainsurgery_jax.plan.model import Step
 
 
@@ -16,6 +16,13 @@ class Check(NamedTuple):
 
     step: Step
     says: Verdict | Report | str
+
+    @property
+    def questions(self) -> tuple[Pending, ...]:
+        """The reductions whose answers it waits for."""
+        if isinstance(self.says, str):
+            return ()
+        return self.says.pending if isinstance(self.says, Report) else tuple(pendings(self.says))
 
 
 class Publication(NamedTuple):

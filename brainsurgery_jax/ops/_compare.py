@@ -13,9 +13,19 @@ from brainsurgery_jax.op import Expr, Known, Pending, Reduction, Verdict
 Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute tolerance")]
 
 
+def quiet(block: Callable[..., Any]) -> Callable[..., Any]:
+    """`block` on numpy arrays without warnings of invalid values: here NaN and infinity are values like others."""
+
+    def silenced(*xs: Any) -> Any:
+        with np.errstate(invalid="ignore"):
+            return block(*xs)
+
+    return silenced
+
+
 def both(holds: Callable[..., Any]) -> Reduction:
     """Whether `holds` is true of all blocks: numpy arrays, under a trace one whole JAX array (so methods, no `np`)."""
-    return Reduction(lambda *xs: bool(holds(*xs)), lambda a, b: a and b, bool, True, traced=holds)
+    return Reduction(quiet(lambda *xs: bool(holds(*xs))), lambda a, b: a and b, bool, True, traced=holds)
 
 
 def within(eps: float | None) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ OVERSAMPLE = 8
 """Columns beyond the rank that a Krylov block carries."""
 
 ROUNDING = 4e-6
-"""Relative errors below this are float32's own rounding (a matrix of that very rank): there is no better approximation."""
+"""Relative errors below this are float32's own rounding (a matrix of that very rank): nothing approximates better."""
 
 
 class Truncation(NamedTuple):

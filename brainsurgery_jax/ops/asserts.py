@@ -126,7 +126,17 @@ def dimensions(
     return _of(view, of, lambda i: _bounded(f"the number of axes of '{i.name}'", len(i.expr.aval.shape), bounds))
 
 
-def _counter(view: View, of: Ref, which: int, word: str, bounds: dict[str, int | None]) -> Verdict:
+def _synonyms(key: str, a: int | None, b: int | None) -> int | None:
+    if a is not None and b is not None and a != b:
+        raise Refusal("bounds-contradict", f"{key} is given twice, as {a} and {b}", hint="Leave one of them out.")
+    return b if a is None else a
+
+
+def _counter(
+    view: View, of: Ref, which: int, word: str, given: dict[str, int | None], at_least: int | None, at_most: int | None
+) -> Verdict:
+    low, high = _synonyms("at_least", given["ge"], at_least), _synonyms("at_most", given["le"], at_most)
+    bounds = given | {"ge": low, "le": high}
     _check_bounds(bounds)
 
     def judge(name: str) -> Known:
@@ -134,12 +144,6 @@ def _counter(view: View, of: Ref, which: int, word: str, bounds: dict[str, int |
 
     names = view.match(of, "of")
     return Every(tuple(map(judge, names))) if names else Known(False, f"no tensor matches '{of}'")
-
-
-def _synonyms(key: str, a: int | None, b: int | None) -> int | None:
-    if a is not None and b is not None and a != b:
-        raise Refusal("bounds-contradict", f"{key} is given twice, as {a} and {b}", hint="Leave one of them out.")
-    return b if a is None else a
 
 
 @assertion()
@@ -159,8 +163,8 @@ def reads(
 
     Example: `assert: {reads: {of: 'wte.weight', at_most: 2}}`
     """
-    low, high = _synonyms("at_least", ge, at_least), _synonyms("at_most", le, at_most)
-    return _counter(view, of, 0, "reads", {"is": is_, "ge": low, "gt": gt, "le": high, "lt": lt})
+    given = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
+    return _counter(view, of, 0, "reads", given, at_least, at_most)
 
 
 @assertion()
@@ -180,8 +184,8 @@ def writes(
 
     Example: `assert: {writes: {of: '.*', is: 1}}`
     """
-    low, high = _synonyms("at_least", ge, at_least), _synonyms("at_most", le, at_most)
-    return _counter(view, of, 1, "writes", {"is": is_, "ge": low, "gt": gt, "le": high, "lt": lt})
+    given = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
+    return _counter(view, of, 1, "writes", given, at_least, at_most)
 
 
 @assertion(shorthand="of")
@@ -201,8 +205,9 @@ def iszero(view: View, *, of: SlicedPattern, eps: Eps | None = None) -> Verdict:
 
 @assertion()
 def equal(view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | None = None) -> Verdict:
-    """Every tensor on the left equals the one whose name `right` makes of it, exactly or within `eps`. NaN differs from NaN.
+    """Every tensor on the left equals the one whose name `right` makes of it, exactly or within `eps`.
 
+    NaN differs from NaN.
     Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
     if not view.match(left, "left"):

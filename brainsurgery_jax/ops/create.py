@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictInt
+from pydantic import Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, jax, jnp, np
 from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Broadcast
 from brainsurgery_jax.op import Bind, Edit, Expr, Name, Number, SlicedPattern, Template, View, control, kernel
+from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import fold_seed
 
-Word = BeforeValidator(lambda v: v.strip().lower() if isinstance(v, str) else v)
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
 Mode = Annotated[Literal["constant", "rand", "tensor"], Word]
 Distribution = Annotated[Literal["uniform", "normal"], Word]
@@ -45,9 +45,10 @@ def random_block(
     block: Number,
     size: int,
 ) -> Array:
-    """Block number `block` (of `size` elements) of a random tensor: uniform on [first, second) or normal(first, second).
+    """Block number `block` (of `size` elements) of a random tensor.
 
-    The block's key is folded from the seed by JAX's counter-based generator, so blocks may be made in any order.
+    Values are uniform on [first, second), or normal with mean `first` and standard deviation `second`. The block's key
+    is folded from the seed by JAX's counter-based generator, so blocks may be made in any order.
     """
     data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
     key = jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))
@@ -83,13 +84,10 @@ def _constant(value: Any, dtype: DType, key: str) -> np.ndarray:
         raise Refusal("dtype-opaque", f"{dtype} tensors can be named, copied and moved, but not filled", key=key)
     try:
         wide = np.asarray(value)
-    except ValueError:
-        raise Refusal(
-            "fill-values",
-            "the nested lists of values are ragged: rows must have equal lengths",
-            key=key,
-            hint="Give every row as many numbers as the first one.",
-        )  # fmt: skip from error
+    except ValueError as error:
+        hint = "Give every row as many numbers as the first one."
+        ragged = "the nested lists of values are ragged: rows must have equal lengths"
+        raise Refusal("fill-values", ragged, key=key, hint=hint) from error
     if wide.dtype.kind not in "biuf":
         raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key,
                       hint="Give a number, or nested lists of numbers.")  # fmt: skip

@@ -22,7 +22,7 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal("dtype-unsupported", f"matmul cannot compute on booleans, got {a}", hint="Cast first.")
     if not a.shape or not b.shape:
         raise Refusal("shapes-differ", f"matmul needs at least one axis on both sides, got {a} and {b}")
-    inner = b.shape[-2] if len(b.shape) > 1 else b.shape[0]
+    inner = b.shape[-2:][0]  # a vector's only axis
     if a.shape[-1] != inner:
         hint = "The last axis of `from_a` must equal the last but one of `from_b`; `permute` transposes."
         raise Refusal("shapes-differ", f"{a} and {b} cannot be multiplied: {a.shape[-1]} against {inner}", hint=hint)

@@ -26,10 +26,11 @@ class Energy(NamedTuple):
 
 def _rank(value: Any) -> int | float | Energy:
     wanted = "expected a positive integer, a fraction below 1 of the full rank, or {energy: share}"
-    if isinstance(value, dict) and set(value) == {"energy"} and isinstance(value["energy"], int | float):
-        if 0 < value["energy"] <= 1:
-            return Energy(float(value["energy"]))
-        raise ValueError(f"expected an energy above 0 and at most 1, got {value['energy']!r}")
+    match value:
+        case {"energy": int() | float() as share, **others} if not others:
+            if 0 < share <= 1:
+                return Energy(float(share))
+            raise ValueError(f"expected an energy above 0 and at most 1, got {share!r}")
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -145,7 +146,7 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
 def factors(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
 ) -> tuple[tuple[Array, Array], Array]:
-    """`b` [m, r] and `a` [r, n] with `b @ a` the best approximation of rank r in Frobenius norm, and whether x is finite.
+    """`b` [m, r] and `a` [r, n], `b @ a` being the best approximation in Frobenius norm, and whether x is finite.
 
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, 1936.
     """
@@ -181,7 +182,7 @@ def truncated_by_energy(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Ar
     return low.astype(x.dtype), jnp.isfinite(widen(x)).all()
 
 
-def _rank_of_energy(s: Array, energy: Array) -> Array:
+def _rank_of_energy(s: Array, energy: Number) -> Array:
     share = jnp.cumsum(jnp.square(s.astype(jnp.float64)))
     return jnp.minimum(1 + jnp.sum(share < energy * share[-1], dtype=jnp.int64), s.size)
 
@@ -232,16 +233,17 @@ def phlora(
 
     `target_a` gets sqrt(S) Vh with shape [r, n], `target_b` gets U sqrt(S) with shape [m, r]. A rank above min(m, n) is
     clipped; a fraction is of min(m, n); `{energy: 0.9}` takes the least rank that keeps that share of the energy.
-    `method: auto` takes the cheapest way whose error is certified to exceed the least possible by at most the share `tol`,
-    `exact` the full SVD, `randomized` block Krylov without a fall-back.
+    `method: auto` takes the cheapest way whose error is certified to exceed the least possible by at most the share
+    `tol`, `exact` the full SVD, `randomized` block Krylov without a fall-back.
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
     dest: Dest = "new" if require_missing_dest else "rebind"
     for name, (name_a, name_b) in view.rename(target, {"target_a": target_a, "target_b": target_b}):
         if (target_a.alias, name_a) == (target_b.alias, name_b):
-            raise Refusal("names-collide", f"both factors of '{name}' would be called '{name_a}'", key="target_b",
-                          hint="Give `target_a` and `target_b` different endings, such as '.lora_A' and '.lora_B'.")  # fmt: skip
+            hint = "Give `target_a` and `target_b` different endings, such as '.lora_A' and '.lora_B'."
+            found = f"both factors of '{name}' would be called '{name_a}'"
+            raise Refusal("names-collide", found, key="target_b", hint=hint)
         view.has(target.alias, name)  # which the plan language counts as a read
         x = view.fetch(target.alias, name)
         how = _how(method, tol, fold_seed(view.seed, name))
@@ -257,8 +259,9 @@ def phlora(
 def phlora_in_place(
     view: View, *, target: Pattern, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
 ) -> Iterator[Edit]:
-    """Replace matrices by their best approximation of a lower rank, in their own shape. Rank, method and tol as in `phlora`.
+    """Replace matrices by their best approximation of a lower rank, in their own shape.
 
+    Rank, method and tol as in `phlora`.
     Example: `phlora_: {target: '.+\\.weight', rank: 64}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictBool, StringConstraints
+from pydantic import Field, StrictBool
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import (
@@ -25,10 +25,10 @@ from brainsurgery_jax.op import (
     View,
     control,
 )
+from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.select import Ref
 
-Text = Annotated[str, StringConstraints(min_length=1)]
-PathText = Annotated[str, StringConstraints(min_length=1), Field(description="path, relative to the working directory")]
+PathText = Annotated[Text, Field(description="path, relative to the working directory")]
 
 
 @control()

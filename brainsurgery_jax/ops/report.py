@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, StringConstraints
-
 from brainsurgery_jax import nametree
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Expr, Known, Pending, Reduction, Report, SlicedPattern, View, settle, sink
-from brainsurgery_jax.ops._compare import Eps, as64, pair
+from brainsurgery_jax.ops._compare import Eps, as64, pair, quiet
+from brainsurgery_jax.ops._fields import Text, Word
 from brainsurgery_jax.select import Ref
 
-Word = BeforeValidator(lambda v: v.strip().lower() if isinstance(v, str) else v)
-Text = Annotated[str, StringConstraints(min_length=1)]
 Layout = Annotated[Literal["compact", "tree", "json"], Word]
 Verbosity = Annotated[Literal["shape", "stat", "full"], Word]
 
@@ -34,7 +31,7 @@ def _stat_merge(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]
 
 
 STATS = Reduction(
-    _stat_block,
+    quiet(_stat_block),
     _stat_merge,
     lambda s: {"min": s[0], "max": s[1], "mean": s[2] / s[3]},
     {"min": None, "max": None, "mean": None},
@@ -183,4 +180,4 @@ def _largest_block(x: Any, y: Any) -> float:
     return float("inf") if np.isnan(gap).any() else float(gap.max())
 
 
-LARGEST = Reduction(_largest_block, max, float, 0.0)
+LARGEST = Reduction(quiet(_largest_block), max, float, 0.0)

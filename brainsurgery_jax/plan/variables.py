@@ -15,8 +15,8 @@ _VARIABLE = re.compile(r"\$\{vars\.([A-Za-z_][A-Za-z0-9_]*)\}")
 def with_variables(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
     """The plan with its variables filled in, and what is wrong with them.
 
-    A scalar that is a variable and nothing else takes its value as it is (a number stays a number); inside longer text its
-    text is put in. Only scalars can be variables.
+    A scalar that is a variable and nothing else takes its value as it is (a number stays a number); inside longer text
+    its text is put in. Only scalars can be variables.
     """
     table = get(root, "vars")
     if table is None:

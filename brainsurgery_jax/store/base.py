@@ -7,15 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import Aval
 
 if TYPE_CHECKING:
     import numpy as np
 
     from brainsurgery_jax.store.atomic import Staged
-
-Box = tuple[tuple[int, int, int], ...]
-"""`(start, stop, step)` per dimension; `0 <= start <= stop <= dim` and `step >= 1`."""
 
 
 class TensorInfo(NamedTuple):

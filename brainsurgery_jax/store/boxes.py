@@ -7,7 +7,7 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from brainsurgery_jax.store.base import Box
+from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, strides
 
 NEAR = 64 << 10
 """Rows that start at most this many bytes apart are read together: the gap costs less than a call."""
@@ -29,26 +29,16 @@ class Piece(NamedTuple):
     strides: tuple[int, ...] | None
 
 
-def counts(box: Box) -> tuple[int, ...]:
-    """The shape of a box."""
-    return tuple(len(range(*dim)) for dim in box)
-
-
-def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Elements from one index to the next along each dimension."""
-    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
 def pieces(shape: tuple[int, ...], box: Box, itemsize: int) -> Iterator[Piece]:
     """The reads that fill a result of the box's shape; none if it is empty."""
-    size = counts(box)
+    size = box_shape(box)
     assert all(0 <= a <= b <= n and s >= 1 for (a, b, s), n in zip(box, shape, strict=True)), (shape, box)
     if 0 in size:
         return
-    strides = row_major(shape)
-    pitch = tuple(stride * step for stride, (_, _, step) in zip(strides, box, strict=True))
-    origin = sum(start * stride for (start, _, _), stride in zip(box, strides, strict=True))
-    run = _contiguous_from(shape, box)
+    apart = strides(shape)
+    pitch = tuple(stride * step for stride, (_, _, step) in zip(apart, box, strict=True))
+    origin = sum(start * stride for (start, _, _), stride in zip(box, apart, strict=True))
+    run = contiguous_from(shape, box)
     near = next((axis for axis, p in enumerate(pitch) if p * itemsize <= NEAR), len(shape))
     for index in product(*map(range, size[: min(run, near)])):
         start = origin + sum(i * p for i, p in zip(index, pitch, strict=False))
@@ -67,28 +57,3 @@ def _groups(
         shape = (min(rows, size[0] - first), *size[1:])
         length = 1 + sum((n - 1) * p for n, p in zip(shape, pitch, strict=True))
         yield Piece(start + first * pitch[0], length, (*index, slice(first, first + shape[0])), shape, pitch)
-
-
-def _contiguous_from(shape: tuple[int, ...], box: Box) -> int:
-    """The first axis from which on the box is one run: single indices, then one range, then whole dimensions."""
-    axis, whole = len(shape), True
-    while axis:
-        start, stop, step = box[axis - 1]
-        if len(range(start, stop, step)) == 1:
-            whole = whole and shape[axis - 1] == 1
-        elif whole and step == 1:
-            whole = stop - start == shape[axis - 1]
-        else:
-            break
-        axis -= 1
-    return axis
-
-
-def flat_range(shape: tuple[int, ...], box: Box) -> tuple[int, int] | None:
-    """First and last-plus-one element of a box that is one row-major run, else None; an empty box gives (0, 0)."""
-    if 0 in counts(box):
-        return 0, 0
-    if _contiguous_from(shape, box):
-        return None
-    start = sum(first * stride for (first, _, _), stride in zip(box, row_major(shape), strict=True))
-    return start, start + prod(counts(box))

@@ -10,10 +10,11 @@ from contextlib import AbstractContextManager, ExitStack
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.arrays import aligned_empty, byte_view, numpy_dtype
-from brainsurgery_jax.store.base import Box, FileRun, Header, TensorInfo
-from brainsurgery_jax.store.boxes import Piece, counts, pieces
+from brainsurgery_jax.store.base import FileRun, Header, TensorInfo
+from brainsurgery_jax.store.boxes import Piece, pieces
 from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.positioned import read_into
@@ -56,7 +57,7 @@ class SafetensorsSource:
         info = self._info(name)
         box = tuple((0, n, 1) for n in info.aval.shape) if box is None else box
         dtype = self._numpy_dtype(name, info)
-        result = aligned_empty(counts(box), dtype)
+        result = aligned_empty(box_shape(box), dtype)
         scratch = None  # private to this call: memory that was handed out is never used again
         for piece in pieces(info.aval.shape, box, dtype.itemsize):
             if piece.strides is None:

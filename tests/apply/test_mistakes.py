@@ -77,5 +77,6 @@ def test_it_must_be_clear_which_tree_is_returned():
 
 
 def test_an_unknown_choice_of_checks_is_refused():
+    maybe: Any = "maybe"
     with pytest.raises(ValueError, match="checks: expected 'raise', 'return' or 'skip', got 'maybe'"):
-        plan(COPY).apply({"a": np.ones(1)}, **{"checks": "maybe"})
+        plan(COPY).apply({"a": np.ones(1)}, checks=maybe)

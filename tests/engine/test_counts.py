@@ -59,9 +59,9 @@ def test_forty_layers_and_any_number_share_one_compilation(tmp_path: Path) -> No
     compiled.cache_clear()
     for by in (0.1, 0.2, 0.3):
         run_plan(tmp_path, layers, {"scale_": {"target": ".*", "by": by}})
-    scale = compiled(elementwise.scale, ())
+    scale: Any = compiled(elementwise.scale, ())
     assert compiled.cache_info().misses == 1
-    assert scale._cache_size() == 1  # type: ignore[attr-defined]  # jit's own count of what it compiled
+    assert scale._cache_size() == 1  # jit's own count of what it compiled
 
 
 def test_both_factors_come_of_one_factorization(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,5 +110,6 @@ def test_checking_starts_no_backend(tmp_path: Path) -> None:
 
 
 def test_the_suite_runs_jax_strictly() -> None:
-    assert jax.config.jax_numpy_dtype_promotion == "strict"  # type: ignore[attr-defined]
-    assert jax.config.jax_numpy_rank_promotion == "raise"  # type: ignore[attr-defined]
+    config: Any = jax.config
+    assert config.jax_numpy_dtype_promotion == "strict"
+    assert config.jax_numpy_rank_promotion == "raise"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainsurgery_jax import moves
+from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.dtypes import BY_NAME, Aval
-from brainsurgery_jax.moves import Box, Broadcast, Concat, Moves, Permute, Reshape, Slice, Update
+from brainsurgery_jax.moves import Broadcast, Concat, Moves, Permute, Reshape, Slice, Update
 from brainsurgery_jax.select.slices import Range, SliceSpec, resolve
 from tests.checkpoints import counting
 
@@ -108,12 +108,12 @@ def by_runs(case: Case, start: int, stop: int) -> np.ndarray | None:
 
 
 def by_parts(case: Case, box: Box) -> np.ndarray:
-    out = np.full(moves.box_shape(box), -(10**6), np.int32)
+    out = np.full(box_shape(box), -(10**6), np.int32)
     for part in case.op.parts(case.avals, box):
         piece = case.inputs[part.src][tuple(slice(*s) for s in part.box)]
-        assert piece.shape == moves.box_shape(part.box), "a part asks for what its input does not have"
+        assert piece.shape == box_shape(part.box), "a part asks for what its input does not have"
         at = tuple(slice(*s) for s in part.at)
-        out[at] = case.op.arrange(piece, moves.box_shape(part.at))
+        out[at] = case.op.arrange(piece, box_shape(part.at))
     return out
 
 
@@ -157,30 +157,6 @@ def test_short_rows_are_no_runs() -> None:
 def test_a_permutation_of_axes_of_size_one_moves_nothing() -> None:
     x = Aval((1, 5, 1, 3), BY_NAME["int32"])
     assert Permute((2, 1, 3, 0)).runs((x,), 2, 9) == [(0, 2, 9)]
-
-
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(shape=shapes.filter(lambda s: prod(s) > 0), data=st.data())
-def test_a_flat_range_is_covered_by_few_boxes_in_order(shape: tuple[int, ...], data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, prod(shape)))
-    stop = data.draw(st.integers(start, prod(shape)))
-    found = list(moves.cover(shape, start, stop))
-    x = counting(shape, np.int64)
-    picked = [v for box in found for v in x[tuple(slice(*s) for s in box)].reshape(-1).tolist()]
-    assert picked == list(range(start, stop))
-    assert len(found) <= 2 * len(shape) - 1
-
-
-@settings(max_examples=300, deadline=None, derandomize=True)
-@given(shape=shapes.filter(lambda s: prod(s) > 0), data=st.data())
-def test_a_box_is_one_flat_range_exactly_if_its_elements_are_neighbours(
-    shape: tuple[int, ...], data: st.DataObject
-) -> None:
-    box = data.draw(boxes(shape))
-    picked = counting(shape, np.int64)[tuple(slice(*s) for s in box)].reshape(-1)
-    neighbours = bool((np.diff(picked) == 1).all())
-    run = moves.flat_range(shape, box)
-    assert run == ((picked[0], picked[-1] + 1) if neighbours else None)
 
 
 @pytest.mark.parametrize(("shape", "size"), [((2, -1), 12), ((-1,), 12), ((3, 4), 12), ((-1, 12), 12)])

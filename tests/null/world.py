@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from brainsurgery_jax import api
 from brainsurgery_jax.dtypes import BY_NAME, Aval
@@ -119,13 +119,13 @@ def program(
     return lowered
 
 
-def complaints(*steps: object, **rest: object) -> list[str]:
+def complaints(*steps: object, **rest: Any) -> list[str]:
     """The codes of all that is wrong with the steps, in order."""
     return [d.code for d in found(*steps, **rest)]
 
 
-def found(*steps: object, **rest: object) -> tuple[Diagnostic, ...]:
-    return program(*steps, **rest).diagnostics  # type: ignore[arg-type]  # handed on as they are
+def found(*steps: object, **rest: Any) -> tuple[Diagnostic, ...]:
+    return program(*steps, **rest).diagnostics
 
 
 def tensor(state: State, name: str, alias: str = "m") -> Expr:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.store import boxes
-from brainsurgery_jax.store.base import Box
-from brainsurgery_jax.store.boxes import Piece, flat_range, pieces
+from brainsurgery_jax.store.boxes import Piece, pieces
 from brainsurgery_jax.store.safetensors import SafetensorsSource
 
 
@@ -47,17 +47,6 @@ def test_a_box_reads_as_numpy_indexes(near: int, group: int, case: tuple[tuple[i
     assert found.shape == whole[index(box)].shape
     assert found.flags.c_contiguous
     assert found.ctypes.data % 64 == 0 or not found.size
-
-
-@given(shape_and_box())
-def test_a_flat_range_is_given_exactly_for_boxes_that_are_one_run(case: tuple[tuple[int, ...], Box]) -> None:
-    shape, box = case
-    flat = np.arange(np.prod(shape, dtype=int)).reshape(shape)[index(box)].reshape(-1)
-    found = flat_range(shape, box)
-    one_run = flat.size == 0 or flat[-1] - flat[0] + 1 == flat.size
-    assert (found is not None) == one_run
-    if found is not None:
-        np.testing.assert_array_equal(np.arange(*found), flat)
 
 
 def reads(shape: tuple[int, ...], box: Box, itemsize: int = 4) -> list[Piece]:
@@ -96,8 +85,3 @@ def test_a_step_over_one_element_counts_as_no_step() -> None:
 
 def test_an_empty_box_reads_nothing() -> None:
     assert reads((10, 4), ((3, 3, 1), (0, 4, 1))) == []
-
-
-def test_a_box_of_several_runs_has_no_flat_range() -> None:
-    assert flat_range((4, 4), ((0, 4, 1), (0, 2, 1))) is None
-    assert flat_range((4, 4), ((1, 2, 1), (0, 2, 1))) == (4, 6)

@@ -1,0 +1,76 @@
+"""Boxes of row-major tensors: the index arithmetic that stores, moves and the engine share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+Span1 = tuple[int, int, int]
+Box = tuple[Span1, ...]
+"""`(start, stop, step)` per dimension; `0 <= start <= stop <= dim` and `step >= 1`."""
+
+
+def whole(shape: Sequence[int]) -> Box:
+    """The box that is all of `shape`."""
+    return tuple((0, n, 1) for n in shape)
+
+
+def extent(span: Span1) -> int:
+    """How many indices `span` selects."""
+    return len(range(*span))
+
+
+def box_shape(box: Box) -> tuple[int, ...]:
+    """The shape of what `box` selects."""
+    return tuple(extent(s) for s in box)
+
+
+def strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides in elements."""
+    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def contiguous_from(shape: Sequence[int], box: Box) -> int:
+    """The first axis from which on the box is one run: single indices, then one range, then whole dimensions."""
+    axis, full = len(shape), True
+    while axis:
+        start, stop, step = box[axis - 1]
+        if extent(box[axis - 1]) == 1:
+            full = full and shape[axis - 1] == 1
+        elif full and step == 1:
+            full = stop - start == shape[axis - 1]
+        else:
+            break
+        axis -= 1
+    return axis
+
+
+def flat_range(shape: Sequence[int], box: Box) -> tuple[int, int] | None:
+    """The flat range that `box` is in a row-major array of `shape`, or None if it has gaps; (0, 0) if it is empty."""
+    counts = box_shape(box)
+    if 0 in counts:
+        return 0, 0
+    if contiguous_from(shape, box):
+        return None
+    start = sum(first * stride for (first, _, _), stride in zip(box, strides(shape), strict=True))
+    return start, start + prod(counts)
+
+
+def cover(shape: Sequence[int], start: int, stop: int) -> Iterator[Box]:
+    """Boxes that make up the flat range `start:stop` of `shape`, in row-major order; at most 2 * rank - 1 of them."""
+    if start >= stop:
+        return
+    if not shape:
+        yield ()
+        return
+    row = prod(shape[1:])
+    first, last = start // row, (stop - 1) // row
+    if len(shape) > 1 and (start % row or (first == last and stop % row)):
+        for inner in cover(shape[1:], start - first * row, min(stop - first * row, row)):
+            yield ((first, first + 1, 1), *inner)
+        yield from cover(shape, (first + 1) * row, stop)
+    else:
+        full = stop // row
+        if full > first:
+            yield ((first, full, 1), *whole(shape[1:]))
+        yield from cover(shape, full * row, stop)

@@ -1,0 +1,114 @@
+"""Low rank by the cheapest certified method: the bound holds, the fall-back is exact, neighbours change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.engine.events import Factorized
+from tests.checkpoints import plan_of, read, run_plan, same
+
+SIDE = 320  # above the size that is always factorized exactly
+
+
+def matrix(rows: int, columns: int, power: float, seed: int = 0) -> np.ndarray:
+    """A matrix with singular values k**-power."""
+    rng = np.random.default_rng(seed)
+    k = min(rows, columns)
+    u, v = (np.linalg.qr(rng.standard_normal((n, k)))[0] for n in (rows, columns))
+    return ((u * np.arange(1.0, k + 1) ** -power) @ v.T).astype(np.float32)
+
+
+def phlora(**keys: object) -> dict[str, dict[str, object]]:
+    return {"phlora": {"target": "(.+)", "target_a": r"\1.A", "target_b": r"\1.B", **keys}}
+
+
+def told(folder: Path, tensors: dict[str, np.ndarray], **keys: object) -> Iterator[tuple[Factorized, float]]:
+    """Every factorization, with its true excess error over the optimum."""
+    events: list[object] = []
+    plan = plan_of(folder, tensors, phlora(**keys))
+    bs.load(plan).run(durable=False, listen=events.append)
+    made = read(plan["output"]["path"])
+    for event in events:
+        if isinstance(event, Factorized):
+            (name,) = event.names
+            x = tensors[name].astype(np.float64)
+            rank = made[f"{name}.A"].shape[0]
+            best = np.sqrt((np.linalg.svd(x, compute_uv=False)[rank:] ** 2).sum())
+            error = np.linalg.norm(x - made[f"{name}.B"].astype(np.float64) @ made[f"{name}.A"])
+            yield event, error / best - 1
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_the_certified_bound_holds_and_keeps_the_tolerance(tmp_path: Path, rank: int):
+    tensors = {
+        f"{shape}-{p}": matrix(*shape, p) for shape in ((SIDE, SIDE), (512, SIDE), (SIDE, 700)) for p in (0.5, 1, 2)
+    }
+    for event, excess in told(tmp_path, tensors, rank=rank):
+        assert excess <= event.facts["excess"] + 1e-6, event  # 1e-6: float32 rounding of the factors themselves
+        assert event.facts["excess"] <= 1e-4, event
+
+
+def test_a_falling_spectrum_is_done_by_block_krylov(tmp_path: Path):
+    ((event, _),) = told(tmp_path, {"w": matrix(SIDE, SIDE, 1.0)}, rank=8)
+    assert event.method.startswith("krylov")
+
+
+def test_a_spectrum_without_a_fall_is_done_exactly(tmp_path: Path):
+    flat = np.linalg.qr(np.random.default_rng(0).standard_normal((SIDE, SIDE)))[0].astype(np.float32)
+    ((event, excess),) = told(tmp_path, {"w": flat}, rank=64)
+    assert event.method == "exact"
+    assert abs(excess) < 1e-6
+
+
+def test_a_tall_matrix_falls_back_to_its_gram_matrix(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    ((event, excess),) = told(tmp_path, {"w": rng.standard_normal((3 * SIDE, SIDE)).astype(np.float32)}, rank=100)
+    assert event.method == "gram"
+    assert abs(excess) < 1e-6
+
+
+def test_the_exact_method_is_taken_when_asked_for(tmp_path: Path):
+    ((event, _),) = told(tmp_path, {"w": matrix(SIDE, SIDE, 1.0)}, rank=8, method="exact")
+    assert event.method == "exact"
+
+
+def test_the_randomized_method_reports_its_bound_and_never_falls_back(tmp_path: Path):
+    noise = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(np.float32)
+    ((event, excess),) = told(tmp_path, {"w": noise}, rank=8, method="randomized", tol=1e-12)
+    assert event.method.startswith("krylov")
+    assert excess <= event.facts["excess"] + 1e-6
+
+
+def test_a_matrix_of_that_very_rank_needs_no_fall_back(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    low = (rng.standard_normal((SIDE, 4)) @ rng.standard_normal((4, SIDE))).astype(np.float32)
+    out = run_plan(tmp_path, {"w": low}, phlora(rank=8))
+    assert np.abs(out["w.B"] @ out["w.A"] - low).max() < 1e-4
+
+
+def test_factors_do_not_depend_on_what_else_is_in_the_plan(tmp_path: Path):
+    one, two = matrix(SIDE, SIDE, 1.0, 1), matrix(SIDE, SIDE, 1.0, 2)
+    together, alone = (run_plan(tmp_path, t, phlora(rank=8)) for t in ({"one": one, "two": two}, {"two": two}))
+    assert same(together["two.A"], alone["two.A"])
+    assert same(together["two.B"], alone["two.B"])
+
+
+def test_the_sign_of_factors_is_fixed(tmp_path: Path):
+    x = matrix(SIDE, SIDE, 1.0)
+    plus, minus = (run_plan(tmp_path, {"w": w}, phlora(rank=8)) for w in (x, -x))
+    top = plus["w.B"][np.abs(plus["w.B"]).argmax(0), np.arange(8)]
+    assert (top > 0).all()
+    np.testing.assert_allclose(plus["w.B"], minus["w.B"], atol=1e-5)
+    np.testing.assert_allclose(plus["w.A"], -minus["w.A"], atol=1e-5)
+
+
+def test_rewriting_in_place_is_the_product_of_the_factors(tmp_path: Path):
+    x = matrix(SIDE, 500, 1.0)
+    factors = run_plan(tmp_path, {"w": x}, phlora(rank=8))
+    in_place = run_plan(tmp_path, {"w": x}, {"phlora_": {"target": "w", "rank": 8}})
+    np.testing.assert_allclose(in_place["w"], factors["w.B"] @ factors["w.A"], atol=1e-5)
