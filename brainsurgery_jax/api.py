@@ -119,6 +119,7 @@ def _lowered(plan: Plan, files: Files) -> Program:
 
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
     """What a run would do: effects of the steps, bytes copied and computed, the projected peak."""
+    from brainsurgery_jax.engine.memory import largest_task
     from brainsurgery_jax.engine.schedule import roots_of, schedule
     from brainsurgery_jax.engine.segments import segments
 
@@ -133,7 +134,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
                     size = (s.stop - s.start) * e.aval.dtype.bits // 8
                     copied, computed = (copied + size, computed) if s.run else (copied, computed + size)
         tasks = schedule(list(roots_of(program)))
-        return Explanation(program, copied, computed, len(tasks), max((t.peak for t in tasks), default=0))
+        return Explanation(program, copied, computed, len(tasks), largest_task(tasks))
 
 
 def run(

@@ -58,7 +58,11 @@ Rank = Annotated[
 SMALL = 256
 """Matrices with a side of at most this are always factorized exactly: nothing is faster."""
 
-_DEPTHS = (2, 3, 5, 8)
+_LADDERS = ((2, 3, 5, 8), (2, 3, 5), (3, 5), (3,), (2,))
+"""Depths of the Krylov space to try one after another; the first ladder that is worth its risk is taken."""
+
+_RISK = 0.35
+"""How much of the certain method's cost may be spent on quick ones that are then rejected."""
 
 
 def _check_matrix(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -78,13 +82,36 @@ def _ladder(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> 
     last = Rung("exact", factorize, {"way": "exact", "depth": 0, "finish": finish})
     if method == "exact" or short <= SMALL or x.dtype.kind != "float":
         return (last,)
-    fitting = [q for q in _DEPTHS if (rank + OVERSAMPLE) * (q + 1) <= 0.4 * short] or [0][: method == "randomized"]
-    quick = [Rung(f"krylov-{q}", factorize, {"way": "krylov", "depth": q, "finish": finish}) for q in fitting]
-    if method == "randomized" and quick:
+    if method == "randomized":
+        *first, best = _depths(long, short, rank, float("inf")) or (0,)
+        quick = [
+            Rung(f"krylov-{q}", factorize, {"way": "krylov", "depth": q, "finish": finish}) for q in (*first, best)
+        ]
         return (*quick[:-1], quick[-1]._replace(certain=True))
     if long >= 2 * short:
         last = Rung("gram", factorize, {"way": "gram", "depth": 0, "finish": finish})
+    depths = _depths(long, short, rank, _RISK * _certain_cost(long, short))
+    quick = [Rung(f"krylov-{q}", factorize, {"way": "krylov", "depth": q, "finish": finish}) for q in depths]
     return (*quick, last)
+
+
+def _depths(long: int, short: int, rank: int, most: float) -> tuple[int, ...]:
+    """The depths to try: as many as cost no more than `most` together, in spaces much smaller than the matrix."""
+    for depths in _LADDERS:
+        widths = [(rank + OVERSAMPLE) * (q + 1) for q in depths]
+        if max(widths) <= 0.4 * short and sum(_krylov_cost(long, short, w) for w in widths) <= most:
+            return depths
+    return ()
+
+
+def _krylov_cost(long: int, short: int, width: int) -> float:
+    """Operations: three products with the basis (building it, Ritz values, residuals), and two orthogonalizations."""
+    return 6 * long * short * width + 2 * (long + 2 * short) * width**2
+
+
+def _certain_cost(long: int, short: int) -> float:
+    """Operations of the exact methods, in units of a matrix product's: measured, within a factor of two."""
+    return 4 * long * short**2 + 20 * short**3
 
 
 @kernel()
