@@ -32,6 +32,7 @@ help:
 
 demo: $(VENV)/installed
 	$(BIN)/brainsurgery-jax demo
+	@echo; echo "The command is $(BIN)/brainsurgery-jax; activate the environment to call it by its name: . $(BIN)/activate"
 
 test: lint types test-only
 

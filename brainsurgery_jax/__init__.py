@@ -45,3 +45,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'brainsurgery_jax' has no attribute '{name}'")
     return getattr(import_module(f"brainsurgery_jax.{'errors' if name in _ERRORS else 'api'}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

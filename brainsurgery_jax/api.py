@@ -46,6 +46,14 @@ class Plan:
     data: PlanData
     problems: tuple[Diagnostic, ...] = ()
 
+    @property
+    def errors(self) -> tuple[Diagnostic, ...]:
+        """The mistakes that the plan's text alone tells."""
+        return tuple(d for d in self.problems if d.severity == "error")
+
+    def __repr__(self) -> str:
+        return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
+
     def check(self) -> None:
         """Raise PlanError with every mistake that the plan and the headers of its checkpoints tell."""
         if found := tuple(d for d in check(self) if d.severity == "error"):
@@ -55,9 +63,20 @@ class Plan:
         """What a run would do. Raises PlanError where it could not."""
         return explain(self)
 
-    def run(self, **options: Any) -> Report:
+    def run(
+        self,
+        *,
+        listen: Callable[[Any], None] | None = None,
+        overwrite: bool = False,
+        durable: bool = True,
+        dry_run: bool = False,
+        memory: int | None = None,
+        world: Files | None = None,
+    ) -> Report:
         """Check, then execute. See `run`."""
-        return run(self, **options)
+        return run(
+            self, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory, world=world
+        )
 
     def apply(
         self,
@@ -83,7 +102,9 @@ def load(*items: Any, **variables: Any) -> Plan:
     texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else str(i) for i in items]
     if variables:
         texts.append(_composed({"vars": variables}))
-    return parsed(read_plan_files(texts))
+    notes: list[Diagnostic] = []
+    plan = parsed(read_plan_files(texts, notes=notes))
+    return replace(plan, problems=(*notes, *plan.problems))
 
 
 def _composed(mapping: Mapping[str, Any]) -> Map:
@@ -123,9 +144,10 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     from brainsurgery_jax.engine.schedule import roots_of, schedule
     from brainsurgery_jax.engine.segments import segments
 
-    with closing(world or Files(provisional=True)) as files:
+    # Nothing is written, so what is there is not in the way.
+    with closing(world or Files(provisional=True, overwrite=True)) as files:
         program = _lowered(plan, files)
-        if errors := in_order(plan.data, (*plan.problems, *program.errors)):
+        if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         copied = computed = 0
         for p in program.publications:
@@ -172,7 +194,7 @@ def run(
 
     with closing(world or Files(overwrite=overwrite)) as files:
         program = _definite(plan, files)
-        if errors := in_order(plan.data, (*plan.problems, *program.errors)):
+        if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         if overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
@@ -189,7 +211,7 @@ def _definite(plan: Plan, files: Files) -> Program:
         program = lower(state, plan.data, files, steps)
         if not isinstance(program, Demand):
             return program
-        if plan.problems or state.diagnostics or _mistaken(plan, files):
+        if plan.errors or state.diagnostics or _mistaken(plan, files):
             return _lowered(plan, files.provisional_twin())
         state = _told(state, program)
 

@@ -260,7 +260,7 @@ def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     def register(fn: Callable[P, R]) -> Kernel[P, R]:
         k = Kernel(fn.__name__, fn, **facts)
         for form in forms:
-            _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(k, f), _doc(fn), kernel=k, form=form))
+            _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(k, f), _doc_of(form, fn), kernel=k, form=form))
         return k
 
     return register
@@ -302,6 +302,13 @@ def _name(name: str, fn: Callable) -> str:
 
 def _doc(fn: Callable) -> str:
     return inspect.cleandoc(fn.__doc__ or "")
+
+
+def _doc_of(form: Form, fn: Callable[..., Any]) -> str:
+    """The docstring of a form's function, without the examples of its other forms."""
+    lines = _doc(fn).splitlines()
+    own = [line for line in lines if line.startswith(f"Example: `{form.name}:")]
+    return "\n".join(line for line in lines if not own or line in own or not line.startswith("Example: `"))
 
 
 def _add(registry: dict[str, Any], record: Op) -> None:

@@ -55,7 +55,7 @@ class Loaded(Protocol):
     @property
     def data(self) -> Plan: ...
     @property
-    def problems(self) -> tuple[Diagnostic, ...]: ...
+    def errors(self) -> tuple[Diagnostic, ...]: ...
 
 
 class Applied(NamedTuple):
@@ -134,7 +134,7 @@ def _needs_values(step: Step) -> Diagnostic:
 
 def _with_alias(plan: Loaded, given: Mapping[str, Named]) -> tuple[Plan, tuple[Diagnostic, ...]]:
     """The plan, its references without an alias meaning the first tree where the plan has no inputs of its own."""
-    data, problems = plan.data, plan.problems
+    data, problems = plan.data, plan.errors
     if data.inputs or not given or not any(p.code == "ref-no-alias" for p in problems):
         return data, problems
     steps, found = [], [p for p in problems if p.code != "ref-no-alias"]

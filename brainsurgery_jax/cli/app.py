@@ -86,7 +86,7 @@ def _app(
 ) -> None:
     """Change neural-network checkpoints by a plan: checked from headers, then streamed.
 
-    Without a command, runs the plan: `brainsurgery-jax PLAN.yaml rank=8` is `brainsurgery-jax run PLAN.yaml rank=8`.
+    Without a command, runs the plan: `brainsurgery-jax PLAN.yaml seed=1` is `brainsurgery-jax run PLAN.yaml seed=1`.
     Start with `brainsurgery-jax demo`.
     """
 

@@ -39,7 +39,7 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
 
 def _tree(avals: Mapping[str, Aval], numbers: Mapping[str, dict[str, float]], *, compact: bool) -> list[str]:
     """Branches with columns; the tree is drawn with tabs between cells, which are then aligned."""
-    leaves = [(name.replace("\t", "\\t"), _cells(aval, numbers.get(name))) for name, aval in avals.items()]
+    leaves = [(name.replace("\t", "\\t"), _cells(aval, numbers.get(name))) for name, aval in sorted(avals.items())]
     rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=compact)]
     most = max(map(len, rows), default=1)
     padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]

@@ -42,9 +42,10 @@ def run(items: Sequence[str], choices: Choices) -> None:
 
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
-    world = _world(choices.overwrite, choices.shard_size, provisional=False)
+    world = _world(choices.overwrite or choices.dry_run, choices.shard_size, provisional=False)
     memory = None if choices.memory is None else _size(choices.memory, "--memory")
     plan = api.load(*items)
+    show.diagnostics(d for d in plan.problems if d.severity == "note")
     with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
         report = api.run(
             plan, listen=listen, overwrite=choices.overwrite, durable=choices.fsync, dry_run=choices.dry_run,
@@ -147,7 +148,7 @@ def _json(**keys: Any) -> str:
 def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool) -> None:
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
-    found = api.explain(plan, _world(overwrite, shard_size, provisional=True))
+    found = api.explain(plan, _world(True, shard_size, provisional=True))
     if json:
         show.result(_json(**as_json(found)))
         return

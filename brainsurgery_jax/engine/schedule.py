@@ -101,7 +101,7 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
             operands = sum(s.aval.nbytes for s in call.srcs)
             worst = max(worst, held + operands + 3 * (operands + results))  # widened copies and LAPACK's workspace
             held += results
-        width = sum(max(1, e.aval.dtype.bits // 8) for e in root.exprs)
-        worst = max(worst, held + 4 * blocks.BLOCK * width)
+        block = sum(min(blocks.BLOCK, e.aval.size) * max(1, e.aval.dtype.bits // 8) for e in root.exprs)
+        worst = max(worst, held + 4 * block)
         held -= sum(a.nbytes for call in gone for a in call.avals)
     return worst

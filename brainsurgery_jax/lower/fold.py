@@ -32,11 +32,13 @@ from brainsurgery_jax.op import (
     Publish,
     RenameAlias,
     Report,
+    Role,
     Say,
     SinkOp,
     Stop,
     TensorOp,
     Verdict,
+    element_role,
     settle,
 )
 from brainsurgery_jax.plan.model import Plan, Step
@@ -253,7 +255,7 @@ def _misunderstood(state: State, step: Step, world: World) -> State:
             except Refusal:
                 continue
             if ref.alias == alias:
-                spaces[alias] = _unknown(_unknown(space, "pattern", ref, None), "name", ref, None)
+                spaces[alias] = _unknown(_unknown(space, "pattern", ref, None, None), "name", ref, None, None)
     path = payload.get("path") if isinstance(payload, dict) else payload
     return replace(state, spaces=spaces, images=_unsaved(state, path, world), doubtful=True)
 
@@ -282,32 +284,57 @@ def _failed(state: State, step: Step, world: World) -> State:
     if isinstance(step.op, SinkOp):
         return state
     spaces, written = dict(state.spaces), set(state.written)
-    refs = {
-        f.key: (f.role, step.params[f.param]) for f in step.op.fields() if isinstance(step.params.get(f.param), Ref)
-    }
-    source = next((ref for role, ref in refs.values() if role is not None and role.kind == "pattern"), None)
-    for key, (role, ref) in refs.items():
+    refs = list(_refs(step))
+    source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
+    sources = None if source is None else state.spaces.get(source.alias)
+    creates = not (isinstance(step.op, TensorOp) and step.op.form.dest == "existing")
+    for key, role, ref in refs:
         kept = isinstance(step.op, TensorOp) and key not in step.op.form.writes
-        if role is not None and ref.alias in spaces and not kept:
-            spaces[ref.alias] = _unknown(spaces[ref.alias], role.kind, ref, source)
+        if ref.alias in spaces and not kept:
+            spaces[ref.alias] = _unknown(spaces[ref.alias], role.kind, ref, source, sources, creates=creates)
             written.add(ref.alias)
     makes = isinstance(step.op, ControlOp) and bool(step.op.makes)
     images = _unsaved(state, step.params.get("path"), world)
     return replace(state, spaces=spaces, written=frozenset(written), images=images, doubtful=state.doubtful or makes)
 
 
-def _unknown(space: Space, kind: str, ref: Ref, source: Ref | None) -> Space:
-    """A space in which the tensors that `ref` names are unknown; all of it where the names are not known."""
+def _refs(step: Step) -> Iterator[tuple[str, Role, Ref]]:
+    """Every reference of a step, with its key and role."""
+    assert step.op is not None
+    for f in step.op.fields():
+        value = step.params.get(f.param)
+        role = f.role or element_role(f.annotation)
+        for ref in value if isinstance(value, tuple) else (value,):
+            if isinstance(ref, Ref) and role is not None:
+                yield f.key, role, ref
+
+
+def _unknown(
+    space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None, *, creates: bool = True
+) -> Space:
+    """A space in which the tensors that `ref` names are unknown; where the names of what a step would have created are
+    not known either, all that seems to be missing is doubtful."""
     try:
-        if kind == "pattern":
-            gone = {name for name, _ in compile_pattern(ref.name).matches(space.names)}
-            return replace(space, names={n: e for n, e in space.names.items() if n not in gone}, tainted=True)
-        if kind == "name":
-            literal = ref.name if isinstance(ref.name, str) else None
-        else:
-            literal = None if source is None else compile_template(ref.name, compile_pattern(source.name)).literal
+        names = _named(space, kind, ref, source, sources)
     except Refusal:
-        literal = None
-    if literal is None:
-        return replace(space, tainted=True)
-    return replace(space, names={n: e for n, e in space.names.items() if n != literal}, tainted=True)
+        names = None
+    if names is None:
+        return replace(space, tainted=space.tainted or creates)
+    left = {n: e for n, e in space.names.items() if n not in names}
+    return replace(space, names=left, unknown=space.unknown | names)
+
+
+def _named(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
+    """The names that a reference of a failed step stands for, as far as they can be told."""
+    if kind == "pattern":
+        return frozenset(name for name, _ in compile_pattern(ref.name).matches(space.names))
+    if kind == "name":
+        return frozenset((ref.name,)) if isinstance(ref.name, str) else None
+    if source is None or sources is None:
+        return None
+    pattern = compile_pattern(source.name)
+    template = compile_template(ref.name, pattern)
+    if template.literal is not None:
+        return frozenset((template.literal,))
+    made = frozenset(template.fill(name, binding) for name, binding in pattern.matches(sources.names))
+    return made or None

@@ -40,7 +40,7 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
             return None
         raise
     space = state.spaces[alias]
-    if space.tainted:
+    if space.tainted or space.unknown:
         _check_destination(kind.path, 0, output.overwrite, world)
         return None
     return _publication(output, dict(space.names), _origin(space, state), space.metadata, world, output.span)
@@ -132,7 +132,7 @@ def _origin(space: Space, state: State) -> str | None:
 
 def alias_of(output: Output, state: State) -> str:
     """The alias to save: named, or the only one that steps wrote to, or the only one there is."""
-    filled = [a for a, s in state.spaces.items() if s.names or s.tainted]
+    filled = [a for a, s in state.spaces.items() if s.names or s.tainted or s.unknown]
     if output.alias is not None:
         if output.alias not in state.spaces:
             near = did_you_mean(output.alias, filled)
@@ -148,7 +148,7 @@ def alias_of(output: Output, state: State) -> str:
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        hint = "Give the plan `inputs:`, or make tensors with steps such as `load` or `zeroes`."
+        hint = "The steps delete every tensor." if state.spaces else "Give the plan `inputs:`, or `load` a checkpoint."
         raise Refusal("output-empty", "no alias holds any tensor at the end of the plan", key="path", hint=hint)
     names = ", ".join(f"'{a}'" for a in candidates)
     why = "steps wrote to each of them" if written else "no step wrote to any of them"

@@ -18,7 +18,8 @@ class Space:
     """The tensors of one alias, in state-dict order, with how often each was read and written.
 
     `origin` is the checkpoint that the alias came from. `tainted`: an earlier step on it failed, so what it holds is
-    not known, and what seems to be missing may not be.
+    not known, and what seems to be missing may not be. `unknown` names what failed steps would have made
+    or changed.
     """
 
     names: Mapping[str, Expr]
@@ -27,6 +28,7 @@ class Space:
     reads: Mapping[str, int] = field(default_factory=dict)
     writes: Mapping[str, int] = field(default_factory=dict)
     tainted: bool = False
+    unknown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

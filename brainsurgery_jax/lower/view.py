@@ -13,7 +13,7 @@ from brainsurgery_jax.graph.expr import Bound, Expr
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.state import Space, State, World, opened
-from brainsurgery_jax.op import Dest, Item, Kernel
+from brainsurgery_jax.op import Dest, Item, Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.select import Pattern, Ref, Template, compile_pattern, compile_template, resolve
 
@@ -48,14 +48,16 @@ def at_key(key: str) -> Iterator[None]:
 class Draft:
     """A space being edited: its own copies of what changes."""
 
-    __slots__ = ("metadata", "names", "origin", "reads", "tainted", "writes")
+    __slots__ = ("metadata", "names", "origin", "reads", "tainted", "unknown", "writes")
 
     def __init__(self, space: Space):
         self.names, self.reads, self.writes = dict(space.names), dict(space.reads), dict(space.writes)
-        self.origin, self.metadata, self.tainted = space.origin, space.metadata, space.tainted
+        self.origin, self.metadata, self.tainted, self.unknown = (
+            space.origin, space.metadata, space.tainted, space.unknown,
+        )  # fmt: skip
 
     def freeze(self) -> Space:
-        return Space(self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted)
+        return Space(self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted, self.unknown)
 
 
 class StepView:
@@ -91,14 +93,18 @@ class StepView:
             if self.state.doubtful:
                 raise Unknown
             known = self.aliases()
-            there = (
-                f"Known: {', '.join(known)}."
-                if known
-                else "The plan has no inputs yet; `load` and `prefixes` make aliases."
-            )
+            there = self._alias_hint(alias, known)
             raise Refusal("alias-unknown", f"unknown alias '{alias}'.{did_you_mean(alias, known)}", key=key, hint=there)
         draft = self.drafts[alias] = Draft(space)
         return draft
+
+    def _alias_hint(self, alias: str, known: Sequence[str]) -> str:
+        if not known:
+            return "The plan has no inputs yet; `load` and `prefixes` make aliases."
+        if any(alias in self.space(a).names for a in known):
+            return f"'{alias}' is a tensor; a slice of it stands in brackets, such as '{alias}::[0:4]'."
+        plain = " An alias is plain text, no pattern." if set(alias) & set("|*+?()[]\\") else ""
+        return f"Known: {', '.join(known)}.{plain}"
 
     def names(self, alias: str) -> Sequence[str]:
         """Tensor names of an alias, in state-dict order."""
@@ -106,15 +112,18 @@ class StepView:
 
     def match(self, ref: Ref, key: str = "") -> list[str]:
         """Names that a pattern matches, sorted."""
-        space = self.space(ref.alias, key)
-        found = [name for name, _ in self._matches(ref, key)]
-        if not found and space.tainted:
-            raise Unknown
-        return found
+        return [name for name, _ in self._matches(ref, key)]
 
     def _matches(self, ref: Ref, key: str) -> list[tuple[str, Any]]:
+        """What a pattern matches. Where it may also match what a failed step would have made, a sink cannot judge, and
+        another op goes on with the rest, if there is any."""
+        space = self.space(ref.alias, key)
         with at_key(key):
-            return _pattern(ref.name).matches(self.space(ref.alias, key).names)
+            found = _pattern(ref.name).matches(space.names)
+        doubted = space.unknown and (not found or isinstance(self.step.op, SinkOp))
+        if (doubted and _pattern(ref.name).matches(space.unknown)) or (not found and space.tainted):
+            raise Unknown
+        return found
 
     def _nothing(self, ref: Ref, key: str) -> Refusal:
         space = self.space(ref.alias, key)
@@ -122,15 +131,13 @@ class StepView:
         shown = text if isinstance(ref.name, str) else str(list(ref.name))
         near = did_you_mean(text.replace("\\", ""), space.names)
         message = f"no tensor matches '{shown}' in '{ref.alias}' ({_count(space)}).{near}"
-        return Refusal("no-match", message, key=key, hint=_where(space))
+        return Refusal("no-match", message, key=key, hint=_pattern_hint(text, space) or _where(space))
 
     def rename(self, source: Ref, targets: Mapping[str, Ref]) -> list[tuple[str, tuple[str, ...]]]:
         """For every match of `source`, sorted: its name, and the names that the templates make of it."""
         key = self._key(source)
         matches = self._matches(source, key)
         if not matches:
-            if self.space(source.alias).tainted:
-                raise Unknown
             raise self._nothing(source, key)
         filled = []
         for target_key, target in targets.items():
@@ -164,7 +171,7 @@ class StepView:
         space = self.drafts.get(alias) or self.space(alias, key)
         expr = space.names.get(name)
         if expr is None:
-            if space.tainted:
+            if space.tainted or name in space.unknown:
                 raise Unknown
             near = did_you_mean(name, space.names)
             message = f"'{name}' does not exist in '{alias}' ({_count(space)}).{near}"
@@ -179,7 +186,7 @@ class StepView:
         """Whether a tensor exists; if so it counts as a read."""
         space = self.space(alias)
         if name not in space.names:
-            if space.tainted:
+            if space.tainted or name in space.unknown:
                 raise Unknown
             return False
         space.reads[name] = space.reads.get(name, 0) + 1
@@ -297,6 +304,7 @@ class StepView:
             if expr.aval != old.aval:
                 raise Refusal("dest-differs", f"'{name}' is {old.aval}, but the result is {expr.aval}")
         space.names[name] = expr
+        space.unknown -= {name} if space.unknown else frozenset()
         if old is None:
             space.reads.pop(name, None)
             space.writes.pop(name, None)
@@ -376,6 +384,17 @@ class StepView:
     def spaces(self) -> dict[str, Space]:
         """The spaces after the step."""
         return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
+
+
+def _pattern_hint(text: str, space: Draft) -> str:
+    """What to do about a pattern that was meant otherwise than patterns are read."""
+    plain = text.replace("\\", "")
+    head, bracket, tail = plain.partition("[")
+    if bracket and tail.endswith("]") and head in space.names:
+        return f"A slice is set off by '::': '{head}::[{tail}'."
+    if any(plain in name for name in space.names):
+        return f"A pattern must match the whole name; for names that contain it write '.*{text}.*'."
+    return ""
 
 
 def _count(space: Draft) -> str:

@@ -44,7 +44,9 @@ def assign(x: Shaped[Array, "..."]) -> Array:
 def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     """Add two tensors of equal shape and dtype. Integers wrap, booleans are or-ed.
 
+    `add` writes into `to`, which must exist; `add_` adds `from` to `to`.
     Example: `add: {from_a: '(.*)\\.w', from_b: '\\1.delta', to: '\\1.w'}`
+    Example: `add_: {from: 'delta::(.*)', to: 'base::\\1'}`
     """
     return rounded(jnp.add, x, y)
 
@@ -59,6 +61,8 @@ def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
 def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     """Subtract the second tensor from the first (`subtract_`: `from` from `to`). Integers wrap.
 
+    `subtract` writes into `to`, which must exist.
+    Example: `subtract: {from_a: '(.*)\\.w', from_b: '\\1.base', to: '\\1.w'}`
     Example: `subtract_: {from: 'base::(.*)', to: 'tuned::\\1'}`
     """
     return rounded(jnp.subtract, x, y)
@@ -68,6 +72,7 @@ def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
 def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     """Multiply two tensors of equal shape and dtype. Integers wrap, booleans are and-ed.
 
+    `to` must exist, and is overwritten.
     Example: `multiply: {from_a: '(.*)\\.w', from_b: '\\1.mask', to: '\\1.w'}`
     """
     return rounded(jnp.multiply, x, y)
@@ -84,6 +89,7 @@ def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
 def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     """Multiply by a number. Integer tensors are scaled where every result is an exact integer of their dtype.
 
+    Example: `scale: {from: delta, to: half_delta, by: 0.5}`
     Example: `scale_: {target: '.*bias', by: 0.5}`
     """
     if jnp.issubdtype(x.dtype, jnp.integer):
@@ -126,6 +132,7 @@ def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | No
 
     Bounds are rounded to the tensor's dtype; an integer tensor takes whole bounds and stays integer.
     Example: `clamp: {from: w, to: w_clipped, min: -1, max: 1}`
+    Example: `clamp_: {target: '.*bias', max: 1}`
     """
     low, high = (None if b is None else _bound(b, x.dtype) for b in (min_, max_))
     y = x if low is None else rounded(jnp.maximum, x, low)
@@ -167,6 +174,7 @@ def cast(x: Num[Array, "..."], *, dtype: DTypeName) -> Array:
 
     What an integer dtype cannot hold becomes its nearest value, and NaN becomes 0. Of complex numbers the real part is
     taken.
+    Example: `cast: {from: w, to: w_half, dtype: float16}`
     Example: `cast_: {target: '.*', to: bfloat16}`
     """
     if dtype.kind == "bool":

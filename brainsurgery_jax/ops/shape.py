@@ -48,6 +48,7 @@ def reshape(x: Shaped[Array, "..."], *, shape: Annotated[tuple[StrictInt, ...], 
     """Read the elements in row-major order under another shape; one size may be -1.
 
     Example: `reshape: {from: w, to: w_heads, shape: [12, 64, -1]}`
+    Example: `reshape_: {target: '.*bias', shape: [1, -1]}`
     """
     return jnp.reshape(x, shape)
 

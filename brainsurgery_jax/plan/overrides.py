@@ -8,7 +8,7 @@ An override puts its value in place of what was there: `x=[1]` makes a list of o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.plan.paths import Segment, parse_path, put
-from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, read_scalar
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, read_scalar
 
 
 def read_text(path: str) -> str:
@@ -24,8 +24,13 @@ def read_text(path: str) -> str:
     return Path(os.path.expanduser(path)).read_bytes().decode("utf-8")
 
 
-def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = read_text) -> Map:
-    """The one mapping that plan files, composed plans and overrides make. Raises one PlanError with every mistake."""
+def read_plan_files(
+    items: Sequence[str | Map], read: Callable[[str], str] = read_text, notes: list[Diagnostic] | None = None
+) -> Map:
+    """The one mapping that plan files, composed plans and overrides make. Raises one PlanError with every mistake.
+
+    `notes` takes what is no mistake, but may surprise: steps of several files that became one.
+    """
     problems: list[Diagnostic] = []
     roots: list[Map] = []
     overrides: list[_Override] = []
@@ -39,7 +44,7 @@ def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = rea
                 overrides.append(_parse(item))
         except PlanError as error:
             problems += error.diagnostics
-    plan = _merge_all(roots)
+    plan = _merge_all(roots, [] if notes is None else notes)
     if not problems:  # where a file is missing, an override that does not fit would be a mistake too many
         plan = _apply_all(plan, overrides, problems)
     if problems:
@@ -94,11 +99,20 @@ def _merge_items(base: Node | None, later: Node | None) -> Node:
     return base if _is_null(later) else merge(base, later)
 
 
-def _merge_all(roots: Iterable[Map]) -> Map:
+def _merge_all(roots: Iterable[Map], notes: list[Diagnostic]) -> Map:
     plan = Map((), Span("command line"))
     for root in roots:
+        notes += _merged_steps(get(plan, "transforms"), get(root, "transforms"))
         plan = _merge_maps(plan, root)
     return plan
+
+
+def _merged_steps(base: Node | None, later: Node | None) -> Iterator[Diagnostic]:
+    hint = "Lists of several plan files are merged item by item; a later file does not append its steps."
+    if isinstance(base, List) and isinstance(later, List):
+        for old, new in zip(base.items, later.items, strict=False):
+            if not _is_null(old) and not _is_null(new):
+                yield Diagnostic("steps-merged", f"this step and that of {old.span} become one", new.span, hint, "note")
 
 
 def _is_null(node: Node) -> bool:

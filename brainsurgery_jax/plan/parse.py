@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
@@ -36,8 +36,9 @@ class Parser:
     def plan(self, root: Map) -> Plan:
         for key, _ in root.entries:
             if key.text not in KEYS:
-                message = f"unknown top-level key '{key.text}'.{did_you_mean(key.text, KEYS)}"
-                self.complain("key-unknown", message, key.span, f"Keys of a plan: {', '.join(KEYS)}.")
+                near = did_you_mean(key.text, KEYS)
+                hint = _key_hint("" if near else key.text)
+                self.complain("key-unknown", f"unknown top-level key '{key.text}'.{near}", key.span, hint)
         version = _plain(get(root, "version"))
         if version not in (None, 1):
             self.complain(
@@ -110,7 +111,8 @@ class Parser:
         if self.unfilled.intersection((*places.values(), *([payload.span] if payload else []))):
             return Step(None, {}, span, text=text)
         if (op := OPS.get(name)) is None:
-            self.complain("op-unknown", f"unknown op '{name}'.{did_you_mean(name, OPS)}", span,
+            near = f" Did you mean '{_OTHER_WORDS[name]}'?" if name in _OTHER_WORDS else did_you_mean(name, OPS)
+            self.complain("op-unknown", f"unknown op '{name}'.{near}", span,
                           "`brainsurgery-jax ops` lists them all.")  # fmt: skip
             return Step(None, {}, span, text=text)
         reading = Payload(places, (), name, default)
@@ -127,7 +129,7 @@ class Parser:
                 return key.text, key.span, payload
             case Map(entries=entries) if entries:
                 keys = " and ".join(f"'{k.text}' ({k.span.file}:{k.span.line})" for k, _ in entries)
-                hint = "Start each step with its own `- `. Lists of several plan files merge by index."
+                hint = _several_keys_hint(entries)
                 self.complain("step-form", f"a step has exactly one key, got {keys}", entries[1][0].span, hint)
             case _:
                 hint = "A step is the name of an op with its keys, such as `- delete: {target: 'tmp.*'}`."
@@ -180,6 +182,27 @@ class Parser:
                               "Quote numbers and words such as true: `metadata: {epoch: '3'}`.")  # fmt: skip
         if "path" not in value:
             self.complain("key-missing", f"{label}: missing key 'path'", span, _OUTPUT_HINTS["path"])
+
+
+_OTHER_WORDS = {
+    "rename": "move", "remove": "delete", "drop": "delete", "concatenate": "concat", "transpose": "permute",
+    "mul": "multiply", "sub": "subtract", "svd": "phlora", "print": "dump", "zeros": "zeroes", "to": "cast_",
+}  # fmt: skip
+"""What other tools call our ops."""
+
+
+def _several_keys_hint(entries: Sequence[tuple[Scalar, Node]]) -> str:
+    (first, payload), (second, _) = entries[:2]
+    if first.span.file != second.span.file:
+        return "Steps of several plan files are merged by their place in the list, not appended to it."
+    if isinstance(payload, Scalar) and payload.value is None:
+        return f"Indent the keys of '{first.text}' deeper than '{first.text}' itself."
+    return "Start each step with its own `- `."
+
+
+def _key_hint(variable: str) -> str:
+    """The keys of a plan, and how to set what may have been meant as a variable."""
+    return f"Keys of a plan: {', '.join(KEYS)}." + f" A variable is set as `vars.{variable}=...`." * bool(variable)
 
 
 def _is_text_map(value: Any) -> bool:

@@ -34,17 +34,20 @@ def parse_payload(op: Op, payload: Any, reading: Payload) -> dict[str, Any]:
     given = _as_mapping(op, payload, fields, reading)
     if given is None:
         return {}
+    meant: set[str] = set()
     for key in given:
         if key not in fields:
+            near = did_you_mean(key, [k for k in fields if k not in given])
+            meant.update(k for k in fields if near.endswith(f"'{k}'?"))
             known = ", ".join(fields) or "none"
             reading.complain(
                 "key-unknown",
-                f"unknown key '{key}'.{did_you_mean(key, fields)}",
+                f"unknown key '{key}'.{near}",
                 key,
                 hint=f"Keys of {op.name}: {known}.",
             )
     for f in fields.values():
-        if f.default is inspect.Parameter.empty and f.key not in given:
+        if f.default is inspect.Parameter.empty and f.key not in given and f.key not in meant:
             reading.complain("key-missing", f"missing key '{f.key}'", hint=_example(op))
     params: dict[str, Any] = {}
     for f in sorted((fields[k] for k in given if k in fields), key=lambda f: bool(f.role and f.role.beside)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
@@ -26,8 +26,27 @@ def with_variables(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
     else:
         return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span),)
     problems: list[Diagnostic] = []
+    used = set(_VARIABLE.findall(" ".join(_texts(root))))
+    for key, _ in table.entries if isinstance(table, Map) else ():
+        if key.text not in used:
+            hint = "Use it in the plan as ${vars." + key.text + "}, or remove it."
+            message = f"vars: '{key.text}' is used nowhere in the plan.{did_you_mean(key.text, used)}"
+            problems.append(Diagnostic("vars-unused", message, key.span, hint))
     entries = tuple((k, v if k.text == "vars" else _filled(v, values, problems)) for k, v in root.entries)
     return replace(root, entries=entries), tuple(problems)
+
+
+def _texts(node: Node) -> Iterator[str]:
+    """Every text of a plan that may use a variable."""
+    match node:
+        case Map(entries):
+            for _, value in entries:
+                yield from _texts(value)
+        case List(items):
+            for item in items:
+                yield from _texts(item)
+        case Scalar(value=str(text)):
+            yield text
 
 
 def _filled(node: Node, values: Mapping[str, Scalar], problems: list[Diagnostic]) -> Node:

@@ -53,6 +53,11 @@ _TRAPS = (
         "'$char' cannot stand here, inside the '$open' that is opened in line $line",
         "Inside { } and [ ], quote a text that contains any of { } [ ] , or ': '; or close the bracket first.",
     ),
+    _Trap(
+        r"found unexpected ':'",
+        "a ':' cannot stand inside a text that is not quoted here",
+        "Quote references as a whole: 'wte.weight::[0, :8]'.",
+    ),
     _Trap(r"node content", "a value cannot start with '$char'", "Quote a text that starts with it."),
     _Trap(
         r"mapping values",

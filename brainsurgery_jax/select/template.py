@@ -109,6 +109,11 @@ def _text(piece: Piece, values: Sequence[Any]) -> str | None:
 
 
 def _regex_parts(target: str, pattern: Pattern) -> Iterator[Part]:
+    if (dollar := re.search(r"\$(\d)", target)) is not None:
+        message = f"'{target}': a capture is written \\{dollar[1]}, not ${dollar[1]}"
+        raise RefError(
+            "template-syntax", message, "Write \\1 for the first group of the pattern, \\g<name> for a named one."
+        )
     place = 0
     for escape in _REGEX_ESCAPE.finditer(target):
         yield target[place : escape.start()]

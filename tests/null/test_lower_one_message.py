@@ -7,7 +7,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax import api
 from brainsurgery_jax.lower import Program, lower, start
-from tests.null.world import MODEL, Headers
+from tests.null.world import MODEL, Headers, found
 
 FIRST_FAILS = {
     "a copy that never came about is scaled": [
@@ -143,3 +143,14 @@ def test_a_missing_input_silences_all_that_uses_it():
     lowered = lower(start(plan.data, world), plan.data, world)
     assert isinstance(lowered, Program)
     assert [d.code for d in lowered.errors] == ["io-input"]
+
+
+def test_mistakes_that_have_nothing_to_do_with_each_other_are_all_told():
+    steps = [
+        {"scale_": {"target": "typo1", "by": 2}},
+        {"delete": {"target": "typo2"}},
+        {"add_": {"from": "typo3", "to": "w"}},
+        {"assert": {"count": {"of": "b", "is": 7}}},
+        {"cast_": {"target": "typo4", "to": "bfloat16"}},
+    ]
+    assert [d.code for d in found(*steps)] == ["no-match", "no-match", "no-match", "assert-failed", "no-match"]
