@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -10,7 +9,7 @@ from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.atomic import Staged, publish, stage
 from brainsurgery_jax.store.base import Writer
 from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter, plan_shards
-from brainsurgery_jax.store.sidecars import copy_sidecars
+from brainsurgery_jax.store.sidecars import copy_sidecars, sidecar_folder
 
 
 class Staging:
@@ -59,7 +58,6 @@ def _writer(p: Publication, *, durable: bool) -> Writer:
         metadata=p.metadata,
         durable=durable,
     )
-    origin = os.path.expanduser(p.sidecars_from or "")
-    if os.path.isdir(origin):  # what lies beside a single file need not belong to it
-        copy_sidecars(origin, staged.staging)
+    if p.sidecars_from is not None and (folder := sidecar_folder(p.sidecars_from)) is not None:
+        copy_sidecars(folder, staged.staging)
     return writer

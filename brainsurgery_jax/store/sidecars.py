@@ -40,3 +40,12 @@ def copy_sidecars(source_dir: str | os.PathLike[str], staging_dir: str | os.Path
                 shutil.copyfile(path, target)
             copied.append(path.name)
     return copied
+
+
+def sidecar_folder(checkpoint: str | os.PathLike[str]) -> Path | None:
+    """The folder whose side files belong to a checkpoint: the folder itself, or the one that a single file lies in if a
+    `config.json` marks it as a model's (what lies beside any other file need not belong to it)."""
+    path = Path(os.path.expanduser(checkpoint))
+    if path.is_dir():
+        return path
+    return path.parent if (path.parent / "config.json").is_file() else None

@@ -9,7 +9,7 @@ import pytest
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import sidecars
-from brainsurgery_jax.store.sidecars import copy_sidecars, find_sidecars
+from brainsurgery_jax.store.sidecars import copy_sidecars, find_sidecars, sidecar_folder
 
 TRAVEL = [
     "LICENSE", "LICENSE.txt", "README.md", "chat_template.jinja", "config.json", "generation_config.json", "merges.txt",
@@ -62,3 +62,11 @@ def test_what_is_in_the_output_already_is_kept(tmp_path: Path) -> None:
 def test_a_source_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"none: could not list the folder: No such file"):
         find_sidecars(tmp_path / "none")
+
+
+def test_a_single_file_brings_its_neighbours_only_out_of_the_folder_of_a_model(tmp_path: Path) -> None:
+    model = fill(tmp_path / "model", ["config.json", "model.safetensors"])
+    other = fill(tmp_path / "downloads", ["README.md", "model.safetensors"])
+    assert sidecar_folder(model / "model.safetensors") == model
+    assert sidecar_folder(model) == model
+    assert sidecar_folder(other / "model.safetensors") is None
