@@ -15,7 +15,7 @@ from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Known, Pending, Reduction, Report, settle
+from brainsurgery_jax.protocol import Known, Pending, Reduction, Report, settle
 
 if TYPE_CHECKING:
     from brainsurgery_jax.apply.lowering import Applied

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from brainsurgery_jax.errors import Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Report, Verdict
 from brainsurgery_jax.plan.model import Plan, Step
+from brainsurgery_jax.protocol import Report, Verdict
 
 
 def asserts_of(plan: Plan, checks: Sequence[Check]) -> dict[str, Check]:

@@ -13,7 +13,8 @@ from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Every, Kernel, Known, Negated, Pending, Report, Some, Verdict
+from brainsurgery_jax.op import Kernel
+from brainsurgery_jax.protocol import Every, Known, Negated, Pending, Report, Some, Verdict
 
 if TYPE_CHECKING:
     from brainsurgery_jax.apply.lowering import Applied

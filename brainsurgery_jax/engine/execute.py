@@ -23,7 +23,7 @@ from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.program import Program
-from brainsurgery_jax.op import Known, Pending, Reduction
+from brainsurgery_jax.protocol import Known, Pending, Reduction
 from brainsurgery_jax.store.base import FileRun, Source, Writer
 from brainsurgery_jax.store.sizes import show_size
 

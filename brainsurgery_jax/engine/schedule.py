@@ -8,7 +8,7 @@ from typing import NamedTuple
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, walk
 from brainsurgery_jax.lower.program import Program
-from brainsurgery_jax.op import Pending
+from brainsurgery_jax.protocol import Pending
 
 
 class Written(NamedTuple):
@@ -99,7 +99,8 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
         for call in made:
             results = sum(a.nbytes for a in call.avals)
             operands = sum(s.aval.nbytes for s in call.srcs)
-            worst = max(worst, held + operands + 3 * (operands + results))  # widened copies and LAPACK's workspace
+            widened = sum(a.size * max(4, a.dtype.bits // 8) for a in (*(s.aval for s in call.srcs), *call.avals))
+            worst = max(worst, held + operands + results + 4 * widened)  # copies, transposes, LAPACK's workspace
             held += results
         block = sum(min(blocks.BLOCK, e.aval.size) * max(1, e.aval.dtype.bits // 8) for e in root.exprs)
         worst = max(worst, held + 4 * block)

@@ -16,7 +16,7 @@ from brainsurgery_jax.engine.events import Listener, Wrote
 from brainsurgery_jax.engine.segments import Segment
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
-from brainsurgery_jax.op import Pending
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.base import Writer
 
 MOST_JOINED = 16

@@ -9,7 +9,7 @@ from brainsurgery_jax.engine.events import Listener, Said
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Pending, Report, settle
+from brainsurgery_jax.protocol import Pending, Report, settle
 
 
 class Verdicts:

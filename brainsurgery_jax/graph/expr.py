@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal, Span
 from brainsurgery_jax.graph.infer import Numbers, Static, infer
-from brainsurgery_jax.op import Kernel, Pending
+from brainsurgery_jax.op import Kernel
+from brainsurgery_jax.protocol import Pending
 
 if TYPE_CHECKING:
     import numpy as np

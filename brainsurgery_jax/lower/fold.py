@@ -19,11 +19,11 @@ from brainsurgery_jax.lower.outputs import inside, publication, publications
 from brainsurgery_jax.lower.program import Check, Demand, Effect, Program, Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.lower.view import StepView, Unknown
-from brainsurgery_jax.op import (
-    OPS,
+from brainsurgery_jax.op import OPS, ControlOp, Role, SinkOp, TensorOp, element_role
+from brainsurgery_jax.plan.model import Plan, Step
+from brainsurgery_jax.protocol import (
     AddAlias,
     Bind,
-    ControlOp,
     Drop,
     DropAlias,
     Edit,
@@ -32,16 +32,11 @@ from brainsurgery_jax.op import (
     Publish,
     RenameAlias,
     Report,
-    Role,
     Say,
-    SinkOp,
     Stop,
-    TensorOp,
     Verdict,
-    element_role,
     settle,
 )
-from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.select import Ref, compile_pattern, compile_template, parse_ref
 
 

@@ -9,8 +9,8 @@ from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_y
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space, State, World
-from brainsurgery_jax.op import Publish
 from brainsurgery_jax.plan.model import Output, Plan, Step
+from brainsurgery_jax.protocol import Publish
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
 
 

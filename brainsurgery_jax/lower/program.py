@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.op import Pending, Report, Verdict, pendings
 from brainsurgery_jax.plan.model import Step
+from brainsurgery_jax.protocol import Pending, Report, Verdict, pendings
 
 
 class Check(NamedTuple):

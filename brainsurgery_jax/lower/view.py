@@ -13,8 +13,9 @@ from brainsurgery_jax.graph.expr import Bound, Expr
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.state import Space, State, World, opened
-from brainsurgery_jax.op import Dest, Item, Kernel, SinkOp
+from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
+from brainsurgery_jax.protocol import Dest, Item
 from brainsurgery_jax.select import Pattern, Ref, Template, compile_pattern, compile_template, resolve
 
 if TYPE_CHECKING:

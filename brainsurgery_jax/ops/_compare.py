@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, StrictFloat, StrictInt
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.op import Expr, Known, Pending, Reduction, Verdict
+from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Verdict
 
 Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute tolerance")]
 

@@ -13,6 +13,9 @@ from brainsurgery_jax._lazy import Array, jax, jnp
 OVERSAMPLE = 8
 """Columns beyond the rank that a Krylov block carries."""
 
+SLAB = 4096
+"""Rows that are widened to float64 at a time."""
+
 ROUNDING = 4e-6
 """Relative errors below this are float32's own rounding (a matrix of that very rank): nothing approximates better."""
 
@@ -52,11 +55,24 @@ def gram(x: Array, rank: int) -> Truncation:
 
     Squaring loses singular values below 1e-8 of the largest, which carry less than 1e-16 of the energy.
     """
-    wide = x.astype(jnp.float64)
-    _, vectors = jnp.linalg.eigh(mm(wide.T, wide))
+    _, vectors = jnp.linalg.eigh(_gram_matrix(x))
     v = vectors[:, ::-1][:, :rank].astype(x.dtype)
     xv = mm(x, v)
     return Truncation(xv, v, norm2(x), norm2(xv), jnp.zeros((), jnp.float64))
+
+
+def _gram_matrix(x: Array) -> Array:
+    """`x^T x` in float64, summed over slabs of rows, so that a tall matrix is never held whole in float64."""
+
+    def slab(start: Array | int, rows: int) -> Array:
+        part = jax.lax.dynamic_slice_in_dim(x, start, rows).astype(jnp.float64)
+        return mm(part.T, part)
+
+    whole, rest = divmod(x.shape[0], SLAB)
+    total = jnp.zeros((x.shape[1], x.shape[1]), jnp.float64)
+    if whole:
+        total = jax.lax.fori_loop(0, whole, lambda k, acc: acc + slab(k * SLAB, SLAB), total)
+    return total + slab(whole * SLAB, rest) if rest else total
 
 
 def _orthonormal(y: Array) -> Array:

@@ -8,24 +8,9 @@ from typing import Annotated, Any
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import (
-    AssertionKey,
-    AssertionsKey,
-    DTypeName,
-    Every,
-    Item,
-    Known,
-    Negated,
-    Pending,
-    SlicedPattern,
-    SlicedTemplate,
-    Some,
-    Verdict,
-    View,
-    assertion,
-    sink,
-)
+from brainsurgery_jax.op import AssertionKey, AssertionsKey, DTypeName, SlicedPattern, SlicedTemplate, assertion, sink
 from brainsurgery_jax.ops._compare import Eps, both, pair, within
+from brainsurgery_jax.protocol import Every, Item, Known, Negated, Pending, Some, Verdict, View
 from brainsurgery_jax.select import Ref
 
 Bound = Annotated[StrictInt, Field(ge=0)]

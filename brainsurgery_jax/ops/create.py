@@ -12,9 +12,10 @@ from brainsurgery_jax._lazy import Array, jax, jnp, np
 from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Broadcast
-from brainsurgery_jax.op import Bind, Edit, Expr, Name, Number, SlicedPattern, Template, View, control, kernel
+from brainsurgery_jax.op import Name, Number, SlicedPattern, Template, control, kernel
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import fold_seed
+from brainsurgery_jax.protocol import Bind, Edit, Expr, View
 
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
 Mode = Annotated[Literal["constant", "rand", "tensor"], Word]

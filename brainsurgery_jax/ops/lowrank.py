@@ -10,9 +10,10 @@ from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 from brainsurgery_jax._lazy import Array, Inexact, jax, jnp
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Bind, Dest, Drop, Edit, Expr, Number, Pattern, Role, Rung, View, control, kernel
+from brainsurgery_jax.op import Number, Pattern, Role, Rung, control, kernel
 from brainsurgery_jax.ops._factor import OVERSAMPLE, Truncation, exact, gram, krylov, mm
 from brainsurgery_jax.ops._math import fold_seed, matrix, widen
+from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, Expr, View
 from brainsurgery_jax.select import Ref
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"

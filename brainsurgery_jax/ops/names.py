@@ -8,24 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import (
-    AddAlias,
-    Bind,
-    Drop,
-    DropAlias,
-    Edit,
-    Move,
-    Pattern,
-    Publish,
-    RenameAlias,
-    Role,
-    Say,
-    Stop,
-    Template,
-    View,
-    control,
-)
+from brainsurgery_jax.op import Pattern, Role, Template, control
 from brainsurgery_jax.ops._fields import Text
+from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Publish, RenameAlias, Say, Stop, View
 from brainsurgery_jax.select import Ref
 
 PathText = Annotated[Text, Field(description="path, relative to the working directory")]

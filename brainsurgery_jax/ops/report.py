@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from brainsurgery_jax import nametree
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Expr, Known, Pending, Reduction, Report, SlicedPattern, View, settle, sink
+from brainsurgery_jax.op import SlicedPattern, sink
 from brainsurgery_jax.ops._compare import Eps, as64, pair, quiet
 from brainsurgery_jax.ops._fields import Text, Word
+from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Report, View, settle
 from brainsurgery_jax.select import Ref
 
 Layout = Annotated[Literal["compact", "tree", "json"], Word]

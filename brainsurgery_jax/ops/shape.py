@@ -11,7 +11,8 @@ from brainsurgery_jax._lazy import Array, Shaped, jnp
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, resolve_shape
-from brainsurgery_jax.op import Bind, Edit, Form, Name, SlicedPattern, View, control, kernel, op
+from brainsurgery_jax.op import Form, Name, SlicedPattern, control, kernel, op
+from brainsurgery_jax.protocol import Bind, Edit, View
 from brainsurgery_jax.select import Index, Ref
 
 Dim = Annotated[StrictInt, Field(description="axis; negative counts from the end")]

@@ -10,6 +10,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.events import Factorized
+from brainsurgery_jax.ops._factor import SLAB
 from tests.checkpoints import plan_of, read, run_plan, same
 
 SIDE = 320  # above the size that is always factorized exactly
@@ -68,6 +69,14 @@ def test_a_spectrum_without_a_fall_is_done_exactly(tmp_path: Path):
 def test_a_tall_matrix_falls_back_to_its_gram_matrix(tmp_path: Path):
     rng = np.random.default_rng(0)
     ((event, excess),) = told(tmp_path, {"w": rng.standard_normal((3 * SIDE, SIDE)).astype(np.float32)}, rank=100)
+    assert event.method == "gram"
+    assert abs(excess) < 1e-6
+
+
+def test_a_very_tall_matrix_is_summed_in_slabs_to_the_same_optimum(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    tall = rng.standard_normal((2 * SLAB + 77, SIDE)).astype(np.float32)
+    ((event, excess),) = told(tmp_path, {"w": tall}, rank=100)
     assert event.method == "gram"
     assert abs(excess) < 1e-6
 

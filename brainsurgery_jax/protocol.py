@@ -1,0 +1,236 @@
+"""What ops and the fold say to each other: questions on the state (`View`), answered by edits, verdicts and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from brainsurgery_jax.dtypes import Aval, DType
+from brainsurgery_jax.select import Ref
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Expr(Protocol):
+    """A node of the graph, as far as ops need to know it."""
+
+    @property
+    def aval(self) -> Aval: ...
+
+
+Dest = Literal["new", "existing", "rebind"]
+
+
+class Item(NamedTuple):
+    """One match of a pattern: the tensor's name and its value (sliced, if the reference was)."""
+
+    name: str
+    expr: Expr
+
+
+class View(Protocol):
+    """What an op may ask of the state. Every method raises `Refusal` for what the plan got wrong."""
+
+    @property
+    def default_alias(self) -> str | None: ...
+    @property
+    def seed(self) -> int: ...
+    def aliases(self) -> Sequence[str]: ...
+    def names(self, alias: str) -> Sequence[str]: ...
+    def fetch(self, alias: str, name: str, key: str = "") -> Expr: ...
+    def has(self, alias: str, name: str) -> bool: ...
+    def count(self, alias: str, name: str) -> tuple[int, int]: ...
+    def match(self, ref: Ref, key: str = "") -> list[str]: ...
+    def select(self, ref: Ref, key: str = "", required: bool = True) -> list[Item]: ...
+    def rename(self, source: Ref, targets: Mapping[str, Ref]) -> list[tuple[str, tuple[str, ...]]]: ...
+    def one(self, ref: Ref, key: str = "") -> Item: ...
+    def literal(self, ref: Ref, key: str = "") -> str: ...
+    def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr: ...
+    def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr: ...
+    def apply(self, kernel: Any, *srcs: Expr, **params: Any) -> Any: ...
+    def constant(self, value: np.ndarray, dtype: DType) -> Expr: ...
+    def number(self, expr: Expr, bound: int) -> int: ...
+    def open(self, path: str, key: str = "") -> Mapping[str, Expr]: ...
+
+
+# --- Edits ---
+
+
+class Bind(NamedTuple):
+    """Give a tensor a name. `index` writes into a part of what is there."""
+
+    alias: str
+    name: str
+    expr: Expr
+    dest: Dest = "new"
+
+
+class Move(NamedTuple):
+    """Give a tensor another name; all moves of a step happen at once."""
+
+    alias: str
+    name: str
+    to_alias: str
+    to_name: str
+
+
+class Drop(NamedTuple):
+    """Forget a tensor."""
+
+    alias: str
+    name: str
+
+
+class AddAlias(NamedTuple):
+    """Make an empty set of tensors, or one filled from a checkpoint (`path`: where its side files are)."""
+
+    alias: str
+    tensors: Mapping[str, Expr] | None = None
+    path: str | None = None
+
+
+class DropAlias(NamedTuple):
+    """Forget an alias and all its tensors."""
+
+    alias: str
+
+
+class RenameAlias(NamedTuple):
+    """Give an alias another name."""
+
+    alias: str
+    to: str
+
+
+class Publish(NamedTuple):
+    """Write tensors to a path, when the run succeeds."""
+
+    path: str
+    alias: str
+    names: tuple[str, ...] | None
+    format: str | None
+    shard: str | None
+    overwrite: bool
+
+
+class Stop(NamedTuple):
+    """Leave out the steps that follow."""
+
+
+class Say(NamedTuple):
+    """Print text when the step is reached."""
+
+    text: str
+
+
+Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say
+
+
+# --- Verdicts and reports ---
+
+
+class Reduction(NamedTuple):
+    """A one-pass summary of one or several equally shaped tensors, by blocks in row-major order.
+
+    `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the
+    answer; `empty` is the answer for tensors without elements. `traced` serves `apply` under `jax.jit`, where no answer
+    can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
+    skipped there.
+    """
+
+    block: Callable[..., Any]
+    merge: Callable[[Any, Any], Any]
+    finish: Callable[[Any], Any]
+    empty: Any
+    traced: Callable[..., Any] | None = None
+
+
+class Known(NamedTuple):
+    """A verdict that headers settle, and the sentence that explains it."""
+
+    holds: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending:
+    """A verdict that needs values: `judge` gets the reduction's answer. Each is a question of its own."""
+
+    exprs: tuple[Expr, ...]
+    reduction: Reduction
+    judge: Callable[[Any], Known]
+
+
+class Every(NamedTuple):
+    """Holds if every part holds; the first that does not explains it."""
+
+    parts: tuple[Verdict, ...]
+
+
+class Some(NamedTuple):
+    """Holds if any part holds."""
+
+    parts: tuple[Verdict, ...]
+
+
+class Negated(NamedTuple):
+    """Holds if its part does not."""
+
+    part: Verdict
+
+
+Verdict = Known | Pending | Every | Some | Negated
+
+
+class Report(NamedTuple):
+    """Text for the user: `text` gets the answers of the pending reductions, in order."""
+
+    pending: tuple[Pending, ...]
+    text: Callable[[list[Any]], str]
+
+
+def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | None:
+    """The verdict as far as it is known: with `answers` always, from headers alone (None) perhaps."""
+    match verdict:
+        case Known():
+            return verdict
+        case Pending():
+            return None if answers is None else verdict.judge(answers[verdict])
+        case Negated(part):
+            inner = settle(part, answers)
+            return (
+                None
+                if inner is None
+                else Known(not inner.holds, "" if not inner.holds else "the assert inside it holds, and should not")
+            )
+        case Every(parts):
+            return _first(parts, answers, stop=False)
+        case Some(parts):
+            return _first(parts, answers, stop=True)
+
+
+def _first(parts: Sequence[Verdict], answers: Mapping[Pending, Any] | None, *, stop: bool) -> Known | None:
+    known = [settle(p, answers) for p in parts]
+    for k in known:
+        if k is not None and k.holds is stop:
+            return k
+    if None in known:
+        return None
+    reasons = "; ".join(k.why for k in known if k is not None and k.why)
+    return Known(not stop, f"none of them holds: {reasons}" if stop else "")
+
+
+def pendings(verdict: Verdict) -> Iterator[Pending]:
+    """The reductions that a verdict still needs, parts that headers settle left out."""
+    if settle(verdict, None) is not None:
+        return
+    match verdict:
+        case Pending():
+            yield verdict
+        case Negated(part):
+            yield from pendings(part)
+        case Every(parts) | Some(parts):
+            for p in parts:
+                yield from pendings(p)
