@@ -192,7 +192,7 @@ def run(
         if listen is not None:
             listen(event)
 
-    with closing(world or Files(overwrite=overwrite)) as files:
+    with closing(world or Files(overwrite=overwrite or dry_run)) as files:  # a dry run has nothing in its way
         program = _definite(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Kind = Literal["float", "int", "uint", "bool", "complex", "opaque"]
 
@@ -58,6 +61,19 @@ FLOAT32, FLOAT64, INT64, BOOL, UINT8 = (BY_NAME[n] for n in ("float32", "float64
 def parse_dtype(name: str) -> DType | None:
     """The dtype of a plan's word for it (`bf16`, `BFloat16`, `half`, ...), or None."""
     return BY_NAME.get(name.strip().lower())
+
+
+def to_numpy(dtype: DType) -> np.dtype:
+    """The numpy dtype, of ml_dtypes where numpy has none. Raises TypeError if neither has it."""
+    import numpy as np
+
+    assert dtype.numpy is not None, "opaque bytes have no numpy dtype"
+    try:
+        return np.dtype(dtype.numpy)  # also finds the types of ml_dtypes, once that is imported
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, dtype.numpy, dtype.numpy))
 
 
 class Aval(NamedTuple):

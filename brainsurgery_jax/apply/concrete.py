@@ -101,12 +101,7 @@ def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Ite
     """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
     evaluator = Evaluator(leaves)
     for task in schedule(roots):
-        for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
-            for call in compute:
-                evaluator.compute(call)
-            yield root, evaluator
-            for call in release:
-                del evaluator.wholes[call]
+        yield from ((root, evaluator) for root in evaluator.served(task))
 
 
 # --- Leaves -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from brainsurgery_jax.boxes import Box, box_shape, cover, flat_range, strides
 from brainsurgery_jax.engine.blocks import cuts, padded_length
 from brainsurgery_jax.engine.events import Factorized
 from brainsurgery_jax.engine.kernels import call_block, call_elementwise, call_whole
+from brainsurgery_jax.engine.schedule import Root, Task
 from brainsurgery_jax.graph.expr import Expr, is_whole, walk
 from brainsurgery_jax.moves import Reshape
 from brainsurgery_jax.store.arrays import numpy_dtype
@@ -82,6 +83,15 @@ class Evaluator:
         for offset, block in self.tiles(e, 0, e.aval.size):
             out[offset : offset + len(block)] = block
         return out.reshape(e.aval.shape)
+
+    def served(self, task: Task) -> Iterator[Root]:
+        """The roots of a task in turn, each when all that it needs whole is there; dropped is what no other needs."""
+        for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
+            for call in compute:
+                self.compute(call)
+            yield root
+            for call in release:
+                del self.wholes[call]
 
     def compute(self, call: Expr) -> None:
         """Run a call that cannot be cut, and keep its results in `wholes`."""

@@ -114,10 +114,7 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet) -> Iterator[Job]:
 def _flows(root: Written | Asked, outlet: Outlet) -> tuple[list[Flow], list[tuple[Writer, str, Segment, FileRun]]]:
     """What of a root is streamed through memory, and what is copied from file to file."""
     if isinstance(root, Asked):
-        if root.exprs[0].aval.size:
-            return [asked(root.question, outlet.verdicts)], []
-        outlet.verdicts.answer(root.question, root.question.reduction.empty)
-        return [], []
+        return [asked(root.question, outlet.verdicts)], []
     writer = outlet.writers[root.publication]
     parts = list(segments(root.expr))
     flows = [written(s, root.name, writer, outlet.tell) for s in parts if s.run is None]
@@ -160,17 +157,13 @@ def _whole_job(task: Task, outlet: Outlet) -> Job:
     def do() -> tuple[list[Factorized], list[tuple[Stream, list[Any]]]]:
         evaluator = Evaluator()
         results: list[tuple[Stream, list[Any]]] = []
-        for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
-            for call in compute:
-                evaluator.compute(call)
+        for root in evaluator.served(task):
             flows, runs = _flows(root, outlet)
             for writer, name, segment, run in runs:
                 writer.copy(name, segment.at, run)
             for flow in flows:
                 for start, stop in cuts(flow.start, flow.stop):
                     results.append(((flow,), pass_through((flow,), start, stop, evaluator)))
-            for call in release:
-                del evaluator.wholes[call]
         return evaluator.told, results
 
     def then(done: tuple[list[Factorized], list[tuple[Stream, list[Any]]]]) -> None:

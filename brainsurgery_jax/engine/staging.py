@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 from brainsurgery_jax.lower.program import Publication
@@ -21,12 +22,11 @@ class Staging:
         self._published = False
 
     def __enter__(self) -> Staging:
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(self._abort)
             for p in self.publications:
                 self.writers.append(_writer(p, durable=self._durable))
-        except BaseException:
-            self._abort()
-            raise
+            on_failure.pop_all()
         return self
 
     def publish(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from brainsurgery_jax.engine.events import Listener, Said
+from brainsurgery_jax.engine.schedule import is_empty
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
@@ -20,7 +21,8 @@ class Verdicts:
 
     def __init__(self, checks: Sequence[Check], tell: Listener):
         self._waiting, self._tell = list(checks), tell
-        self.answers: dict[Pending, Any] = {}
+        questions = (q for check in checks for q in check.questions)
+        self.answers: dict[Pending, Any] = {q: q.reduction.empty for q in questions if is_empty(q)}
         self._deliver()
 
     @property

@@ -31,6 +31,21 @@ class Space:
     unknown: frozenset[str] = frozenset()
 
 
+class Draft:
+    """A space being edited: its own copies of what changes."""
+
+    __slots__ = ("metadata", "names", "origin", "reads", "tainted", "unknown", "writes")
+
+    def __init__(self, space: Space):
+        self.names, self.reads, self.writes = dict(space.names), dict(space.reads), dict(space.writes)
+        self.origin, self.metadata, self.tainted, self.unknown = (
+            space.origin, space.metadata, space.tainted, space.unknown,
+        )  # fmt: skip
+
+    def freeze(self) -> Space:
+        return Space(self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted, self.unknown)
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything that is so after some steps.

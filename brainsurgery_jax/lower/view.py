@@ -11,8 +11,9 @@ from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Bound, Expr
 from brainsurgery_jax.graph.structure import put, take
+from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.outputs import inside
-from brainsurgery_jax.lower.state import Space, State, World, opened
+from brainsurgery_jax.lower.state import Draft, Space, State, World, opened
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import Dest, Item
@@ -44,21 +45,6 @@ def at_key(key: str) -> Iterator[None]:
     except Refusal as bad:
         bad.key = bad.key or key
         raise
-
-
-class Draft:
-    """A space being edited: its own copies of what changes."""
-
-    __slots__ = ("metadata", "names", "origin", "reads", "tainted", "unknown", "writes")
-
-    def __init__(self, space: Space):
-        self.names, self.reads, self.writes = dict(space.names), dict(space.reads), dict(space.writes)
-        self.origin, self.metadata, self.tainted, self.unknown = (
-            space.origin, space.metadata, space.tainted, space.unknown,
-        )  # fmt: skip
-
-    def freeze(self) -> Space:
-        return Space(self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted, self.unknown)
 
 
 class StepView:
@@ -131,8 +117,8 @@ class StepView:
         text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
         shown = text if isinstance(ref.name, str) else str(list(ref.name))
         near = did_you_mean(text.replace("\\", ""), space.names)
-        message = f"no tensor matches '{shown}' in '{ref.alias}' ({_count(space)}).{near}"
-        return Refusal("no-match", message, key=key, hint=_pattern_hint(text, space) or _where(space))
+        message = f"no tensor matches '{shown}' in '{ref.alias}' ({hints.count(space)}).{near}"
+        return Refusal("no-match", message, key=key, hint=hints.of_pattern(text, space) or hints.where(space))
 
     def rename(self, source: Ref, targets: Mapping[str, Ref]) -> list[tuple[str, tuple[str, ...]]]:
         """For every match of `source`, sorted: its name, and the names that the templates make of it."""
@@ -146,7 +132,7 @@ class StepView:
             with at_key(target_key):
                 template = _template(target.name, _pattern(source.name))
                 names = [template.fill(name, binding) for name, binding in matches]
-            _refuse_collisions([name for name, _ in matches], names, target_key)
+            hints.refuse_collisions([name for name, _ in matches], names, target_key)
             filled.append(names)
         return list(
             zip(
@@ -175,8 +161,8 @@ class StepView:
             if space.tainted or name in space.unknown:
                 raise Unknown
             near = did_you_mean(name, space.names)
-            message = f"'{name}' does not exist in '{alias}' ({_count(space)}).{near}"
-            raise Refusal("tensor-missing", message, key=key, hint=_where(space))
+            message = f"'{name}' does not exist in '{alias}' ({hints.count(space)}).{near}"
+            raise Refusal("tensor-missing", message, key=key, hint=hints.where(space))
         if expr.kind == "poison":
             raise Unknown
         self.provisional |= expr.provisional
@@ -385,38 +371,3 @@ class StepView:
     def spaces(self) -> dict[str, Space]:
         """The spaces after the step."""
         return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
-
-
-def _pattern_hint(text: str, space: Draft) -> str:
-    """What to do about a pattern that was meant otherwise than patterns are read."""
-    plain = text.replace("\\", "")
-    head, bracket, tail = plain.partition("[")
-    if bracket and tail.endswith("]") and head in space.names:
-        return f"A slice is set off by '::': '{head}::[{tail}'."
-    if any(plain in name for name in space.names):
-        return f"A pattern must match the whole name; for names that contain it write '.*{text}.*'."
-    return ""
-
-
-def _count(space: Draft) -> str:
-    return f"{len(space.names):,} tensor" + "s" * (len(space.names) != 1)
-
-
-def _where(space: Draft) -> str:
-    """Where the names can be looked up."""
-    if space.origin:
-        return f"`brainsurgery-jax inspect {space.origin}` lists the names that it started with."
-    return "A step `dump: {}` before this one lists the names."
-
-
-def _refuse_collisions(sources: Sequence[str], names: Sequence[str], key: str) -> None:
-    if len(set(names)) == len(names):
-        return
-    first: dict[str, str] = {}
-    for source, name in zip(sources, names, strict=True):
-        if name in first:
-            hint = "Keep what tells them apart in a capture: `(...)` in the pattern, `\\1` in the template."
-            raise Refusal(
-                "names-collide", f"'{first[name]}' and '{source}' would both become '{name}'", key=key, hint=hint
-            )
-        first[name] = source

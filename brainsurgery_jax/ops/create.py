@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, jax, jnp, np
-from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
+from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Broadcast
 from brainsurgery_jax.op import Name, Number, SlicedPattern, Template, control, kernel
@@ -96,7 +96,7 @@ def _constant(value: Any, dtype: DType, key: str) -> np.ndarray:
 
 
 def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
-    target = jnp_free_dtype(dtype)
+    target = to_numpy(dtype)
     if dtype.kind in ("int", "uint"):
         info = np.iinfo(target)
         whole = np.trunc(wide)
@@ -114,14 +114,6 @@ def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
         raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key,
                       hint="Choose a smaller value, or cast the tensor to a wider dtype first.")  # fmt: skip
     return narrow
-
-
-def jnp_free_dtype(dtype: DType) -> np.dtype:
-    """The numpy dtype; ml_dtypes registers the names that numpy lacks."""
-    import ml_dtypes
-
-    assert dtype.numpy is not None
-    return np.dtype(getattr(ml_dtypes, dtype.numpy, dtype.numpy))
 
 
 def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:

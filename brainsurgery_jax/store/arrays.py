@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING
 
-from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.dtypes import DType, to_numpy
 from brainsurgery_jax.errors import StoreError
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ ALIGNMENT = 64
 
 def numpy_dtype(dtype: DType, *, path: object = "array", tensor: str | None = None) -> np.dtype:
     """The numpy dtype of our dtype; `path` and `tensor` say in the error what was being read or written."""
-    import numpy as np
-
     if dtype.numpy is None:
         raise StoreError(
             path,
@@ -27,20 +25,10 @@ def numpy_dtype(dtype: DType, *, path: object = "array", tensor: str | None = No
             remedy="Such a tensor can be copied, renamed and deleted whole, but not sliced or computed on.",
         )
     try:
-        return np.dtype(dtype.numpy)  # also finds the types of ml_dtypes, once that is imported
-    except TypeError:
-        return _ml_dtype(dtype, path, tensor)
-
-
-def _ml_dtype(dtype: DType, path: object, tensor: str | None) -> np.dtype:
-    import ml_dtypes
-    import numpy as np
-
-    scalar = getattr(ml_dtypes, dtype.numpy or "", None)
-    if scalar is None:
+        return to_numpy(dtype)
+    except TypeError as error:
         remedy = "Update it: `pip install -U ml_dtypes`."
-        raise StoreError(path, f"the installed ml_dtypes has no {dtype}", tensor=tensor, remedy=remedy)
-    return np.dtype(scalar)
+        raise StoreError(path, f"the installed ml_dtypes has no {dtype}", tensor=tensor, remedy=remedy) from error
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -198,11 +199,10 @@ def _clear(left: str, kind: str, pid: int, start: int, destination: str) -> None
 def _alive(pid: int, start: int) -> bool:
     """Whether the process runs that had this id and start time; ids are used again, in containers at once."""
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):  # it exists, and is somebody else's
+            os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        pass  # it exists, and is somebody else's
     now = _start_of(pid)
     return not start or not now or start == now
 

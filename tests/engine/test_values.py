@@ -114,3 +114,13 @@ def test_equal_shapes_of_a_pattern_get_different_random_values(tmp_path: Path) -
     tensors = {"a": np.zeros(8, np.float32), "b": np.zeros(8, np.float32)}
     made = run_plan(tmp_path, tensors, {"fill_": {"target": ".*", "mode": "rand", "seed": 7}})
     assert bits(made["a"]) != bits(made["b"])
+
+
+def test_a_contraction_without_elements_can_be_asserted_and_dumped(tmp_path: Path) -> None:
+    steps = [
+        {"matmul": {"from_a": "a", "from_b": "b", "to": "c"}},
+        {"assert": {"iszero": "c"}},
+        {"dump": {"target": "c", "verbosity": "stat"}},
+    ]
+    out = run_plan(tmp_path, {"a": np.zeros((0, 3), np.float32), "b": np.zeros((3, 4), np.float32)}, steps)
+    assert out["c"].shape == (0, 4)

@@ -1,0 +1,45 @@
+"""What a step says of names that are not there, or not alone: what to look at, and what may have been meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.lower.state import Draft
+
+
+def of_pattern(text: str, space: Draft) -> str:
+    """What to do about a pattern that was meant otherwise than patterns are read."""
+    plain = text.replace("\\", "")
+    head, bracket, tail = plain.partition("[")
+    if bracket and tail.endswith("]") and head in space.names:
+        return f"A slice is set off by '::': '{head}::[{tail}'."
+    if any(plain in name for name in space.names):
+        return f"A pattern must match the whole name; for names that contain it write '.*{text}.*'."
+    return ""
+
+
+def count(space: Draft) -> str:
+    """How many tensors there are."""
+    return f"{len(space.names):,} tensor" + "s" * (len(space.names) != 1)
+
+
+def where(space: Draft) -> str:
+    """Where the names can be looked up."""
+    if space.origin:
+        return f"`brainsurgery-jax inspect {space.origin}` lists the names that it started with."
+    return "A step `dump: {}` before this one lists the names."
+
+
+def refuse_collisions(sources: Sequence[str], names: Sequence[str], key: str) -> None:
+    """Refuse templates that give two tensors one name."""
+    if len(set(names)) == len(names):
+        return
+    first: dict[str, str] = {}
+    for source, name in zip(sources, names, strict=True):
+        if name in first:
+            hint = "Keep what tells them apart in a capture: `(...)` in the pattern, `\\1` in the template."
+            raise Refusal(
+                "names-collide", f"'{first[name]}' and '{source}' would both become '{name}'", key=key, hint=hint
+            )
+        first[name] = source
