@@ -5,6 +5,8 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 VENV ?= .venv
 # One torch build for everybody, installed before any package can ask for another.
 TORCH ?= torch==2.13.0
+# What `make bench` measures, all if empty: `make bench ROWS='rename cast'`.
+ROWS ?=
 # What `make test-only` runs, and how: `make test-only ARGS='tests/null -x'`.
 ARGS ?= -n 2
 
@@ -25,7 +27,7 @@ help:
 	@echo 'make types      pyright'
 	@echo 'make test-only  the tests alone; ARGS="tests/null -x" chooses'
 	@echo 'make format     let ruff mend what it can'
-	@echo 'make bench      every benchmark, one JSON line each'
+	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
 	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
 	@echo 'make venv       only set up $(VENV) for development'
 	@echo 'make clean      remove $(VENV), caches and builds'
@@ -50,8 +52,8 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed-dev
-	@for script in benchmarks/[!_]*.py; do $(BIN)/python "$$script" || exit 1; done
+bench: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/all.py $(ROWS)
 
 schema: $(VENV)/installed
 	@mkdir -p plans
@@ -86,3 +88,7 @@ $(VENV)/installed-dev: $(SETUP) | $(BIN)/python
 	@$(PIP) '$(TORCH)'
 	@$(PIP) --editable '.[torch,test,dev]'
 	@touch $(VENV)/installed $@
+
+$(VENV)/installed-bench: $(VENV)/installed-dev
+	@$(PIP) --editable '.[bench]'
+	@touch $@

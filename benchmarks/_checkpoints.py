@@ -1,20 +1,35 @@
-"""Checkpoints for benchmarks: names and shapes of real models, reproducible values, written by the stock library."""
+"""Checkpoints for benchmarks: names and shapes of real models, reproducible values, written by the stock library.
+
+With BENCH_SMALL every model has about 20 MB, to try the benchmarks themselves: its figures mean nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 Shapes = dict[str, tuple[int, ...]]
+Tensors = Iterable[tuple[str, np.ndarray]]
+
+SMALL = bool(os.environ.get("BENCH_SMALL"))
+DATA = Path(os.environ.get("BENCH_DATA", Path(tempfile.gettempdir()) / "brainsurgery-bench")) / ("small" * SMALL)
+SHARD = 1 << (23 if SMALL else 30)
 
 
-def gpt2(layers: int = 12, width: int = 768) -> Shapes:
+def gpt2(layers: int = 12, width: int = 768, vocab: int = 50257) -> Shapes:
     """Names and shapes of GPT-2 (124M at the defaults)."""
-    shapes: Shapes = {"wte.weight": (50257, width), "wpe.weight": (1024, width)}
+    shapes: Shapes = {"wte.weight": (vocab, width), "wpe.weight": (1024, width)}
     for i in range(layers):
         for name, shape in {
             "ln_1": (width,), "ln_2": (width,), "attn.c_attn": (width, 3 * width), "attn.c_proj": (width, width),
@@ -38,6 +53,31 @@ def llama(layers: int = 16, width: int = 2048, mlp: int = 8192, kv: int = 512, v
     return shapes | {"model.norm.weight": (width,)}
 
 
+def checkpoint(model: str, *, tuned: bool = False) -> Path:
+    """The checkpoint of a model (`gpt2`: 0.5 GB, float32; `llama`: 2.5 GB, bfloat16), made once."""
+    if SMALL:
+        shapes = {"gpt2": gpt2(4, 288, 4096), "llama": llama(2, 512, 2048, 128, 4096)}[model]
+    else:
+        shapes = {"gpt2": gpt2, "llama": llama}[model]()
+    dtype = {"gpt2": "float32", "llama": "bfloat16"}[model]
+    return write(DATA / (model + "-tuned" * tuned), values(shapes, dtype, tuned=0.05 if tuned else 0.0))
+
+
+def layered(nbytes: int) -> Path:
+    """A checkpoint of about as many bytes, bfloat16: a small Llama with as many equal layers as that takes.
+
+    However large, its largest tensor is the same, so what memory should not follow it does not.
+    """
+    width = 128 if SMALL else 1024
+    one, two = (sum(map(prod, _sweep_model(n, width).values())) for n in (1, 2))
+    layers = max(1, round((nbytes / 2 - (2 * one - two)) / (two - one)))
+    return write(DATA / f"layers-{layers}", _rolled(_sweep_model(layers, width), "bfloat16"))
+
+
+def _sweep_model(layers: int, width: int) -> Shapes:
+    return llama(layers, width, 4 * width, width // 4, 8 * width)
+
+
 def values(shapes: Shapes, dtype: str, seed: int = 0, tuned: float = 0.0) -> Iterator[tuple[str, np.ndarray]]:
     """Reproducible values, tensor by tensor. Matrices have a spectrum that falls like k**-0.7, roughly as trained ones.
 
@@ -45,13 +85,13 @@ def values(shapes: Shapes, dtype: str, seed: int = 0, tuned: float = 0.0) -> Ite
     """
     numpy_dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
     for at, (name, shape) in enumerate(shapes.items()):
-        value = _value(shape, np.random.default_rng((seed, at)))
+        value = value_like(shape, np.random.default_rng((seed, at)))
         if tuned:
-            value += np.float32(tuned) * _value(shape, np.random.default_rng((seed, at, 1)))
+            value += np.float32(tuned) * value_like(shape, np.random.default_rng((seed, at, 1)))
         yield name, value.astype(numpy_dtype)
 
 
-def _value(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+def value_like(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Normal values; of a matrix, the columns are scaled by the spectrum and then rotated by random reflections."""
     value = rng.standard_normal(shape, np.float32) * np.float32(0.02)
     if len(shape) < 2 or min(shape) < 8:
@@ -64,16 +104,33 @@ def _value(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     return value[:, rng.permutation(shape[-1])]
 
 
-def write(folder: Path, shapes: Shapes, dtype: str, *, shard_bytes: int = 1 << 30, tuned: float = 0.0) -> Path:
-    """A folder with the checkpoint, in shards without an index if it is larger than one; made once, then reused."""
+def _rolled(shapes: Shapes, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    """As `values`, at the speed of a copy: layer `i` has the values of the first, their rows moved on by `i`.
+
+    That leaves the singular values as they are, and no two layers with the same bytes. One layer is held.
+    """
+    first: dict[str, np.ndarray] = {}
+    for name, shape in shapes.items():
+        layer = re.search(r"\.(\d+)\.", name)
+        kind = name.replace(layer[0], ".*.") if layer else name
+        if kind not in first:
+            first[kind] = next(values({name: shape}, dtype, seed=len(first)))[1]
+        yield name, np.roll(first[kind], int(layer[1]), axis=0) if layer else first[kind]
+
+
+def write(folder: Path, tensors: Tensors) -> Path:
+    """A folder with the tensors, in shards without an index if they need several; made once, then reused.
+
+    One shard at a time is held in memory.
+    """
     done = folder.with_suffix(".done")
     if done.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     shard: dict[str, np.ndarray] = {}
     number, size = 1, 0
-    for name, array in values(shapes, dtype, tuned=tuned):
-        if shard and size + array.nbytes > shard_bytes:
+    for name, array in tensors:
+        if shard and size + array.nbytes > SHARD:
             save_file(shard, folder / f"model-{number:05d}.safetensors", {"format": "pt"})
             shard, size, number = {}, 0, number + 1
         shard[name] = array
@@ -81,3 +138,44 @@ def write(folder: Path, shapes: Shapes, dtype: str, *, shard_bytes: int = 1 << 3
     save_file(shard, folder / f"model-{number:05d}.safetensors", {"format": "pt"})
     done.touch()
     return folder
+
+
+def hollow(path: Path, tensors: int, shape: tuple[int, int] = (64, 64)) -> Path:
+    """A checkpoint of equal bfloat16 matrices, ten to a layer, in one file: a header and a hole, no values on disk."""
+    size = 2 * prod(shape)
+    header = {
+        f"model.layers.{i // 10}.block.{i % 10}.weight": {
+            "dtype": "BF16", "shape": shape, "data_offsets": [i * size, (i + 1) * size],
+        }
+        for i in range(tensors)
+    }  # fmt: skip
+    encoded = json.dumps(header).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        file.truncate(8 + len(encoded) + tensors * size)
+    return path
+
+
+def files(checkpoint: Path) -> list[Path]:
+    """The files of a checkpoint that hold tensors."""
+    return sorted(checkpoint.glob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
+
+
+def count(checkpoint: Path) -> int:
+    """How many tensors a checkpoint has."""
+    total = 0
+    for path in files(checkpoint):
+        with safe_open(path, "np") as file:
+            total += len(file.keys())
+    return total
+
+
+def nbytes(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
+
+
+def shown(nbytes: int) -> str:
+    """Bytes as people say them: `2.5 GB`."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.0f} MB"

@@ -1,4 +1,4 @@
-"""One job, ours and its peers side by side in one run: the shape that every benchmark of a plan shares."""
+"""Jobs to measure: our command, and beside it `cp`, a script that does the same with torch, and other tools."""
 
 from __future__ import annotations
 
@@ -6,94 +6,146 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from _checkpoints import Shapes, gpt2, llama, write
-from _measure import Run, alternate, measure, say
+import yaml
+from _checkpoints import DATA, SMALL, files, nbytes
+from _measure import Run, measure
 
-DATA = Path(os.environ.get("BENCH_DATA", Path(tempfile.gettempdir()) / "brainsurgery-bench"))
-PLANS = Path(__file__).parent / "plans"
-TOUCHED = 5 << 30
-COMMAND = [sys.executable, "-m", "brainsurgery_jax"]
-
-
-def checkpoint(model: str, *, tuned: bool = False) -> Path:
-    """The checkpoint of a model (`gpt2`: 0.5 GB, float32; `llama`: 2.5 GB, bfloat16), made once."""
-    shapes: Shapes = {"gpt2": gpt2, "llama": llama}[model]()
-    dtype = {"gpt2": "float32", "llama": "bfloat16"}[model]
-    return write(DATA / (model + "-tuned" * tuned), shapes, dtype, tuned=0.05 if tuned else 0.0)
+HERE = Path(__file__).parent
+PLANS = HERE / "plans"
+COMMAND = (sys.executable, "-m", "brainsurgery_jax")
+TOUCHED = (64 << 20) if SMALL else (5 << 30)
+_OURS_ALONE = {"tol", "method", "alias"}
+"""Keys that BrainSurgery does not know: it always factorizes exactly, and infers which alias is the output."""
 
 
-def plan_job(plan: str, options: Sequence[str] = (), **variables: object) -> Callable[[], Run]:
-    """Running a plan of `benchmarks/plans` as the command does, to a destination that is not there yet."""
-    items = [f"vars.{key}={value}" for key, value in _used(plan, variables).items()]
-    return _fresh([*COMMAND, "run", "--quiet", str(PLANS / f"{plan}.yaml"), *items, *options])
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A command. Of kind `ours` it is judged, of kind `start` it is what ours takes before it begins, else a peer.
+
+    `reads` are the checkpoints that it reads. `first` gives it an empty compile cache. What is so slow that it is
+    measured `once` has no warm-up either, and a peer's figure is kept for the next time.
+    """
+
+    kind: Literal["ours", "start", "peer"]
+    command: tuple[str, ...]
+    reads: tuple[Path, ...] = ()
+    first: bool = False
+    once: bool = False
+    touched: int = TOUCHED
+
+    def __call__(self) -> Run:
+        """Run it as every other is run: no output there, nothing waiting for the disk, free memory at hand."""
+        self.prepare()
+        run = measure(self.command, env=self.environment, cwd=DATA)
+        return run._replace(moved=sum(map(nbytes, (*self.reads, *DATA.glob("out*")))))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Our compile cache apart from the user's, and the package found though it is not installed."""
+        cache = str(_cache(first=self.first))
+        paths = filter(None, (os.environ.get("PYTHONPATH"), str(HERE.parent)))
+        return {"JAX_COMPILATION_CACHE_DIR": cache, "XDG_CACHE_HOME": cache, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def prepare(self) -> None:
+        """Remove outputs, flush, and touch memory.
+
+        On a virtual machine, memory that was freed is given back to the host, and the next to touch it pays for it
+        anew, several seconds for a few gigabytes. Touching it first takes that out of every measurement alike.
+        """
+        clear()
+        if self.first:
+            shutil.rmtree(_cache(first=True), ignore_errors=True)
+        DATA.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["sync"], check=True)
+        touched = np.empty(self.touched, np.uint8)
+        touched[:: 1 << 12] = 1
 
 
-def check_job(plan: str, **variables: object) -> Callable[[], Run]:
+def clear() -> None:
+    """Remove what jobs wrote."""
+    for path in DATA.glob("out*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _cache(*, first: bool) -> Path:
+    return DATA / ("compiled-first" if first else "compiled")
+
+
+def our_job(*arguments: str) -> Job:
+    """Our command with any arguments."""
+    return Job("ours", (*COMMAND, *arguments))
+
+
+def plan_job(plan: str, options: Sequence[str] = (), *, first: bool = False, once: bool = False, **given: Any) -> Job:
+    """Running a plan of `benchmarks/plans` as the command does. Variables that are paths are what it reads."""
+    command = (*COMMAND, "run", "--quiet", str(PLANS / f"{plan}.yaml"), *_items(plan, given), *options)
+    return Job("ours", command, _paths(given), first=first, once=once)
+
+
+def check_job(plan: str, **given: Any) -> Job:
     """Checking the same plan: what a run takes before it has done anything."""
-    items = [f"vars.{key}={value}" for key, value in _used(plan, variables).items()]
-    return _fresh([*COMMAND, "check", str(PLANS / f"{plan}.yaml"), *items])
+    return Job("start", (*COMMAND, "check", str(PLANS / f"{plan}.yaml"), *_items(plan, given)))
 
 
-def _used(plan: str, variables: Mapping[str, object]) -> dict[str, object]:
+def _items(plan: str, given: dict[str, Any]) -> list[str]:
     """The variables of a plan; all but those that only compare write to `out`."""
     text = (PLANS / f"{plan}.yaml").read_text()
-    return {k: v for k, v in {"out": DATA / "out", **variables}.items() if "${vars." + k + "}" in text}
+    return [f"vars.{k}={v}" for k, v in {"out": DATA / "out", **given}.items() if "${vars." + k + "}" in text]
 
 
-def copy_job(source: Path, *, sync: bool) -> Callable[[], Run]:
+def _paths(given: dict[str, Any]) -> tuple[Path, ...]:
+    return tuple(value for value in given.values() if isinstance(value, Path))
+
+
+def copy_job(source: Path, *, sync: bool) -> Job:
     """Copying a folder with `cp -r`, as a user would; with `sync`, until it is on the disk."""
     out = DATA / "out-copy"
-    return _fresh(["sh", "-c", f"cp -r '{source}' '{out}'" + (f" && sync -f '{out}'" if sync else "")])
+    command = f"cp -r '{source}' '{out}'" + (f" && sync -f '{out}'" if sync else "")
+    return Job("peer", ("sh", "-c", command), (source,))
 
 
-def read_job(*sources: Path) -> Callable[[], Run]:
-    """Reading folders and doing nothing with them."""
-    return _fresh(["sh", "-c", " && ".join(f"cat '{s}'/*.safetensors > /dev/null" for s in sources)])
+def read_job(*sources: Path) -> Job:
+    """Reading checkpoints and doing nothing with them."""
+    return Job("peer", ("cat", *(str(file) for source in sources for file in files(source))), sources)
 
 
-def script_job(script: str, *arguments: object) -> Callable[[], Run]:
-    """Running an imperative script of `benchmarks/scripts`, which does the same with torch."""
-    out = DATA / "out-script"
-    path = Path(__file__).parent / "scripts" / f"{script}.py"
-    return _fresh([sys.executable, str(path), *map(str, arguments), str(out)])
+def script_job(script: str, *arguments: object, once: bool = False) -> Job:
+    """Running an imperative script of `benchmarks/scripts`, which does the same, with torch where it computes."""
+    command = (sys.executable, str(HERE / "scripts" / f"{script}.py"), *map(str, arguments), str(DATA / "out-script"))
+    return Job("peer", command, tuple(a for a in arguments if isinstance(a, Path)), once=once)
 
 
-def _fresh(command: Sequence[str]) -> Callable[[], Run]:
-    """A job that begins like every other: no output there, nothing waiting for the disk, free memory at hand.
+def brainsurgery_job(plan: str, **given: Any) -> dict[str, Job]:
+    """Running the same plan with BrainSurgery, where its command is installed, else nothing.
 
-    On a virtual machine, memory that was freed is given back to the host, and the next to touch it pays for it anew,
-    several seconds for a few gigabytes. Touching it first takes that out of every measurement alike.
+    It knows no variables, so the plan is written out with their values.
     """
-
-    def job() -> Run:
-        for path in DATA.glob("out*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        subprocess.run(["sync"], check=True)
-        touched = np.empty(TOUCHED, np.uint8)
-        touched[:: 1 << 12] = 1
-        del touched
-        return measure(command)
-
-    return job
+    command = shutil.which("brainsurgery")
+    if command is None:
+        return {}
+    data = yaml.safe_load((PLANS / f"{plan}.yaml").read_text())
+    known = {**data.pop("vars", {}), "out": DATA / "out-brainsurgery", **given}
+    path = DATA / f"brainsurgery-{plan}.yaml"
+    path.write_text(yaml.safe_dump(_filled(data, {"${vars." + k + "}": v for k, v in known.items()}), sort_keys=False))
+    return {"BrainSurgery": Job("peer", (command, str(path)), _paths(given))}
 
 
-def compare(question: str, jobs: Mapping[str, Callable[[], Run]], *, against: Mapping[str, str]) -> None:
-    """Run the jobs in turn and print one JSON line: medians, and the ratio of each job to its peer.
-
-    `against` maps a job to its peer. The time of `check` is start-up: it is taken off before the ratio to a copy.
-    """
-    repetitions = int(os.environ.get("BENCH_REPETITIONS", "3"))
-    medians = alternate(dict(jobs), repetitions)
-    start = medians["check"].wall if "check" in medians else 0.0
-    ratios = {job: round((medians[job].wall - start) / medians[peer].wall, 2) for job, peer in against.items()}
-    rows = {name: _row(run) for name, run in medians.items()}
-    say(question=question, repetitions=repetitions, jobs=rows, ratio_less_start=ratios)
-
-
-def _row(run: Run) -> dict[str, float]:
-    return {"wall_s": round(run.wall, 2), "cpu_s": round(run.cpu, 2), "anonymous_mb": run.anonymous >> 20}
+def _filled(value: Any, known: dict[str, Any]) -> Any:
+    """Plain data with variables replaced: one that stands alone by its value, one within text by its text."""
+    match value:
+        case dict():
+            return {k: _filled(v, known) for k, v in value.items() if k not in _OURS_ALONE}
+        case list():
+            return [_filled(v, known) for v in value]
+        case str() if isinstance(known.get(value), int | float):
+            return known[value]
+        case str():
+            for name, text in known.items():
+                value = value.replace(name, str(text))
+    return value

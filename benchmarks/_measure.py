@@ -6,56 +6,76 @@ import json
 import os
 import statistics
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Event, Thread
 from typing import NamedTuple
 
 
 class Run(NamedTuple):
-    """One run of a command: seconds, and bytes of anonymous memory at the worst moment (mapped files left out)."""
+    """One run of a command: seconds, bytes of anonymous memory at the worst moment (mapped files left out), and the
+    bytes that it read and wrote, as far as the one who ran it knows them."""
 
     wall: float
     cpu: float
     anonymous: int
+    moved: int = 0
 
 
-def measure(command: Sequence[str], *, env: dict[str, str] | None = None) -> Run:
-    """Run a command to its end. Raises CalledProcessError if it fails."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    peak = 0
-    while process.poll() is None:
-        peak = max(peak, _anonymous(process.pid))
-        time.sleep(0.005)
-    wall = time.perf_counter() - start
-    if process.returncode:
-        assert process.stderr is not None
-        raise subprocess.CalledProcessError(process.returncode, command, stderr=process.stderr.read().decode())
-    return Run(wall, _children_cpu(), peak)
+def measure(command: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Run:
+    """Run a command to its end. Raises CalledProcessError, with what it said, if it fails."""
+    with tempfile.TemporaryFile() as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, env={**os.environ, **(env or {})}, cwd=cwd, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        with _Watch(process.pid) as watch:
+            _, status, usage = os.wait4(process.pid, 0)  # its processor time, and that of its children, alone
+            wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            failure = subprocess.CalledProcessError(process.returncode, command)
+            failure.add_note(errors.read().decode(errors="replace"))
+            raise failure
+    return Run(wall, usage.ru_utime + usage.ru_stime, watch.peak)
 
 
-_seen = 0.0
+class _Watch:
+    """Samples the anonymous memory of a process and its descendants, every five milliseconds."""
 
+    def __init__(self, pid: int):
+        self.peak = 0
+        self._pid, self._over = pid, Event()
+        self._thread = Thread(target=self._look, daemon=True)
 
-def _children_cpu() -> float:
-    global _seen
-    times = os.times()
-    total = times.children_user + times.children_system
-    spent, _seen = total - _seen, total
-    return spent
+    def _look(self) -> None:
+        while not self._over.wait(0.005):
+            self.peak = max(self.peak, _anonymous(self._pid))
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def _anonymous(pid: int) -> int:
+    """Bytes of anonymous memory of a process and its descendants; 0 for one that is gone."""
     try:
         with open(f"/proc/{pid}/status") as status:
-            return next((int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon")), 0)
+            own = next((int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon")), 0)
+        with open(f"/proc/{pid}/task/{pid}/children") as children:
+            return own + sum(_anonymous(int(child)) for child in children.read().split())
     except (FileNotFoundError, ProcessLookupError):
         return 0
 
 
-def alternate(jobs: dict[str, Callable[[], Run]], repetitions: int) -> dict[str, Run]:
+def alternate(jobs: Mapping[str, Callable[[], Run]], repetitions: int) -> dict[str, Run]:
     """The median of each job, the jobs run in turn so that a drift of the machine meets all; one warm-up each."""
     runs: dict[str, list[Run]] = {name: [] for name in jobs}
     for round_ in range(repetitions + 1):
@@ -63,8 +83,7 @@ def alternate(jobs: dict[str, Callable[[], Run]], repetitions: int) -> dict[str,
             done = job()
             if round_:
                 runs[name].append(done)
-    medians = {n: [statistics.median(column) for column in zip(*rows, strict=True)] for n, rows in runs.items()}
-    return {name: Run(wall, cpu, int(peak)) for name, (wall, cpu, peak) in medians.items()}
+    return {name: Run(*map(statistics.median, zip(*rows, strict=True))) for name, rows in runs.items()}
 
 
 def say(**facts: object) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from _jobs import check_job, checkpoint, compare, plan_job, script_job
+from _answer import answer
+from _checkpoints import checkpoint
+from _jobs import brainsurgery_job, check_job, plan_job, script_job
 
 if __name__ == "__main__":
     base = checkpoint("gpt2")
     jobs = {
         "check": check_job("phlora", base=base),
         "ours": plan_job("phlora", base=base),
-        "ours, first run": plan_job("phlora", ["--no-compile-cache"], base=base),
+        "ours, first run": plan_job("phlora", first=True, base=base),
         "torch script": script_job("phlora", base),
+        **brainsurgery_job("phlora", base=base),
     }
-    compare("phlora rank 16, GPT-2", jobs, against={"ours": "torch script", "ours, first run": "torch script"})
+    answer("phlora", "phlora, rank 16, GPT-2", jobs)

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from _jobs import check_job, checkpoint, compare, copy_job, plan_job, script_job
+from _answer import beside_copies
+from _checkpoints import checkpoint
 
 if __name__ == "__main__":
-    base = checkpoint("llama")
-    jobs = {
-        "check": check_job("scale", base=base),
-        "cp": copy_job(base, sync=False),
-        "ours, no fsync": plan_job("scale", ["--no-fsync"], base=base),
-        "cp + sync": copy_job(base, sync=True),
-        "ours": plan_job("scale", base=base),
-        "torch script": script_job("scale", base),
-    }
-    compare("scale one family, 2.5 GB", jobs, against={"ours": "cp + sync", "ours, no fsync": "cp"})
+    beside_copies("scale", "scale one family", checkpoint("llama"))

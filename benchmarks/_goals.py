@@ -1,0 +1,149 @@
+"""What the figures should be: the goals of every row, in one place, and the judgement of a measurement by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import log
+from typing import Any, NamedTuple, Protocol
+
+Jobs = Mapping[str, Mapping[str, Any]]
+
+
+class Verdict(NamedTuple):
+    """A goal of a job in words, the figure that was found and its unit, and whether it meets the goal."""
+
+    job: str
+    goal: str
+    found: float
+    unit: str
+    met: bool
+
+
+def _at_most(job: str, goal: str, found: float, most: float, unit: str = "x", digits: int = 2) -> Verdict:
+    return Verdict(job, f"≤ {goal}", round(found, digits), unit, found <= most)
+
+
+class Goal(Protocol):
+    """Something asked of a job."""
+
+    @property
+    def job(self) -> str: ...
+
+    def judged(self, jobs: Jobs) -> Verdict: ...
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A job takes at most its start (`check` on the same plan) and `times` what its peer takes."""
+
+    job: str
+    peer: str
+    times: float
+
+    def judged(self, jobs: Jobs) -> Verdict:
+        found = (jobs[self.job]["wall_s"] - jobs["check"]["wall_s"]) / jobs[self.peer]["wall_s"]
+        return _at_most(self.job, f"start + {self.times:g} x ({self.peer})", found, self.times)
+
+
+@dataclass(frozen=True)
+class Faster:
+    """A job is at least `times` as fast as its peer."""
+
+    job: str
+    peer: str
+    times: float
+
+    def judged(self, jobs: Jobs) -> Verdict:
+        found = jobs[self.peer]["wall_s"] / jobs[self.job]["wall_s"]
+        goal = f"≥ {self.times:g} x as fast as {self.peer}"
+        return Verdict(self.job, goal, round(found, 1), "x", found >= self.times)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """A job takes at most so long."""
+
+    job: str
+    most: float
+
+    def judged(self, jobs: Jobs) -> Verdict:
+        return _at_most(self.job, f"{self.most:g} s", jobs[self.job]["wall_s"], self.most, "s")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A job's peak of anonymous memory is at most so large; `over` names a job whose own is taken off first."""
+
+    job: str
+    most_mb: float
+    over: str | None = None
+
+    def judged(self, jobs: Jobs) -> Verdict:
+        found = jobs[self.job]["anonymous_mb"] - (jobs[self.over]["anonymous_mb"] if self.over else 0)
+        goal = f"{self.most_mb:g} MB" + " over start" * bool(self.over)
+        return _at_most(self.job, goal, found, self.most_mb, "MB", 0)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Over the jobs `JOB, SIZE`: at the largest size, time grows no faster than size to the power of `most`."""
+
+    job: str
+    most: float = 1.1
+
+    def judged(self, jobs: Jobs) -> Verdict:
+        before, last = family(self.job, jobs)[-2:]
+        found = log(last["wall_s"] / before["wall_s"]) / log(last["moved_gb"] / before["moved_gb"])
+        return _at_most(self.job, f"time as size to the power {self.most:g}", found, self.most, "")
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Over the jobs `JOB, SIZE`: memory at the largest size is at most `most` times that at the second smallest.
+
+    The smallest has too few tensors to keep all threads busy.
+    """
+
+    job: str
+    most: float = 1.25
+
+    def judged(self, jobs: Jobs) -> Verdict:
+        sizes = family(self.job, jobs)
+        found = sizes[-1]["anonymous_mb"] / sizes[1]["anonymous_mb"]
+        return _at_most(self.job, f"{self.most:g} x the memory", found, self.most)
+
+
+def family(job: str, jobs: Jobs) -> list[Mapping[str, Any]]:
+    """The figures of one job at several sizes, smallest first."""
+    return [figures for name, figures in jobs.items() if name.rpartition(", ")[0] == job]
+
+
+def _beside_both_copies(times: float, memory: Memory) -> list[Goal]:
+    return [Beside("ours", "cp + sync", times), Beside("ours, no fsync", "cp", times), memory]
+
+
+GOALS: Mapping[str, list[Goal]] = {
+    "rename": _beside_both_copies(1.15, Memory("ours", 150, over="check")),
+    "scale": _beside_both_copies(1.7, Memory("ours", 500)),
+    "cast": _beside_both_copies(2, Memory("ours", 500)),
+    "experts": _beside_both_copies(1.15, Memory("ours", 500)),
+    "compare": [Beside("ours", "reading both", 1.5), Memory("ours", 500)],
+    "compare_eps": [Beside("ours", "reading both", 1.5), Memory("ours", 500)],
+    "inspect": [
+        Seconds("inspect a model", 0.2),
+        Seconds("inspect 300 tensors", 0.2),
+        Seconds("inspect 20,000 tensors", 0.35),
+        Seconds("help", 0.2),
+    ],
+    "phlora": [Faster("ours", "torch script", 6), Faster("ours, first run", "torch script", 3)],
+    "rewrite": [Faster("ours", "torch script", 6)],
+    "rewrite_llama": [Faster("ours", "torch script", 10), Memory("ours", 2000)],
+    "check_20k": [Seconds("ours", 2)],
+    "sweep": [goal for job in ("rename", "scale", "cast", "low rank") for goal in (Linear(job), Flat(job))],
+}
+
+
+def judge(row: str, jobs: Jobs) -> Iterator[Verdict]:
+    """Each goal of a row, judged. Figures of jobs that a goal names must be there."""
+    return (goal.judged(jobs) for goal in GOALS.get(row, []))

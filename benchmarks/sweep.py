@@ -1,0 +1,43 @@
+"""Does time follow the size of a model, and memory not?
+
+Models differ in their number of layers alone. One size at a time is on the disk, 16 GB with the output of the largest.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from _answer import conclude, measure_all
+from _checkpoints import SMALL, count, layered
+from _jobs import Job, copy_job, plan_job
+
+SIZES = {"2 MB": 2e6, "4 MB": 4e6, "8 MB": 8e6} if SMALL else {"0.1 GB": 1e8, "0.5 GB": 5e8, "2 GB": 2e9, "8 GB": 8e9}
+SLOW_MOST = 2e9
+
+
+def jobs_of(size: str, base: Path) -> dict[str, Job]:
+    """The jobs at one size; low rank, which takes a minute for 2 GB, up to that."""
+    given = {"base": base, "tensors": count(base)}
+    jobs = {f"cp + sync, {size}": copy_job(base, sync=True)}
+    jobs |= {f"{plan}, {size}": plan_job(plan, **given) for plan in ("rename", "scale", "cast")}
+    return jobs | ({f"low rank, {size}": plan_job("lowrank", **given)} if SIZES[size] <= SLOW_MOST else {})
+
+
+def main() -> None:
+    measured: dict[str, Any] = {}
+    profiles: dict[str, Any] = {}
+    for size, nbytes in SIZES.items():
+        base = layered(int(nbytes))
+        try:
+            figures, shares = measure_all("sweep", jobs_of(size, base))
+        finally:
+            shutil.rmtree(base)
+            base.with_suffix(".done").unlink()
+        measured, profiles = {**measured, **figures}, {**profiles, **shares}
+    conclude("sweep", f"the same jobs, {' to '.join((*SIZES,)[:: len(SIZES) - 1])}", measured, profiles)
+
+
+if __name__ == "__main__":
+    main()
