@@ -23,21 +23,42 @@ def build(leaves: Iterable[tuple[str, Any]]) -> Tree:
     for name, leaf in leaves:
         node = root
         for segment in name.split("."):
-            node = node.below.setdefault(segment, Tree())
+            below = node.below.get(segment)
+            if below is None:
+                below = node.below[segment] = Tree()
+            node = below
         node.leaf = leaf
     return root
 
 
 def draw(tree: Tree, *, compact: bool) -> list[str]:
     """Lines with box-drawing branches; `compact` folds neighbouring list items with equal content into `[i-j]`."""
-    rows = _folded(tree) if compact else [(_label(k), t) for k, t in _ordered(tree)]
-    out = []
-    for at, (label, node) in enumerate(rows):
-        last = at == len(rows) - 1
-        said = f"  {_said(node.leaf)}" if node.leaf is not None else ""
-        out.append(("└── " if last else "├── ") + label + said)
-        out.extend(("    " if last else "│   ") + line for line in draw(node, compact=compact))
+    out: list[str] = []
+    if not compact:
+        _draw_below(tree, "", out)
+        return out
+    if not tree.below:
+        return out
+    rows = _folded((key, _said(node.leaf), draw(node, compact=True)) for key, node in _ordered(tree))
+    for at, (label, said, below) in enumerate(rows, 1):
+        branch, stem = _TURN if at == len(rows) else _FORK
+        out.append(f"{branch}{label}  {said}" if said else branch + label)
+        out += [stem + line for line in below]
     return out
+
+
+_FORK, _TURN = ("├── ", "│   "), ("└── ", "    ")
+"""The branch to a child, and what stands before the lines below it; the second pair is the last child's."""
+
+
+def _draw_below(tree: Tree, stem: str, out: list[str]) -> None:
+    children = _ordered(tree)
+    for at, (key, node) in enumerate(children, 1):
+        branch, deeper = _TURN if at == len(children) else _FORK
+        said = _said(node.leaf)
+        out.append(f"{stem}{branch}{_label(key)}  {said}" if said else f"{stem}{branch}{_label(key)}")
+        if node.below:
+            _draw_below(node, stem + deeper, out)
 
 
 def plain(tree: Tree) -> Any:
@@ -70,7 +91,7 @@ def _finite(value: Any) -> Any:
 
 
 def _is_index(segment: str) -> bool:
-    return segment.isascii() and segment.isdigit() and str(int(segment)) == segment
+    return segment.isdecimal() and segment.isascii() and (segment[0] != "0" or segment == "0")
 
 
 def _label(segment: str) -> str:
@@ -79,22 +100,27 @@ def _label(segment: str) -> str:
 
 def _ordered(tree: Tree) -> list[tuple[str, Tree]]:
     """Children in order of first mention, list items by number."""
+    if len(tree.below) == 1 or not any(map(_is_index, tree.below)):
+        return list(tree.below.items())
     named = [(k, t) for k, t in tree.below.items() if not _is_index(k)]
     listed = sorted(((k, t) for k, t in tree.below.items() if _is_index(k)), key=lambda kt: int(kt[0]))
     return named + listed
 
 
-def _folded(tree: Tree) -> list[tuple[str, Tree]]:
-    out: list[tuple[str, Tree]] = []
-    run: tuple[int, int, list[str]] | None = None  # first index, last index, content
-    for key, node in _ordered(tree):
-        content = [_said(node.leaf), *draw(node, compact=True)] if _is_index(key) else None
-        if content is not None and run is not None and run[1] + 1 == int(key) and run[2] == content:
-            run = (run[0], int(key), content)
-            out[-1] = (f"[{run[0]}-{run[1]}]", node)
-            continue
-        run = (int(key), int(key), content) if content is not None else None
-        out.append((_label(key), node))
+def _folded(rows: Iterable[tuple[str, str, list[str]]]) -> list[tuple[str, str, list[str]]]:
+    """Rows under their labels, runs of list items that say the same as one."""
+    out: list[tuple[str, str, list[str]]] = []
+    run: tuple[int, int] | None = None  # first and last index of the row before, if it is a list item
+    for key, said, below in rows:
+        if not _is_index(key):
+            run = None
+            out.append((key, said, below))
+        elif run is not None and run[1] + 1 == int(key) and out[-1][1:] == (said, below):
+            run = run[0], int(key)
+            out[-1] = (f"[{run[0]}-{run[1]}]", said, below)
+        else:
+            run = int(key), int(key)
+            out.append((_label(key), said, below))
     return out
 
 

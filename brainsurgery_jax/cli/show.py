@@ -77,13 +77,11 @@ def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) 
     """Rows as lines, columns padded to their widest cell."""
     if not rows:
         return []
-    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = (x.rjust(w) if c in right else x.ljust(w) for c, (x, w) in enumerate(zip(row, widths, strict=True)))
-        return "  ".join(cells).rstrip()
-
-    return [line(row) for row in rows]
+    columns = []
+    for at, column in enumerate(zip(*rows, strict=True)):
+        width = max(map(len, column))
+        columns.append([cell.rjust(width) if at in right else cell.ljust(width) for cell in column])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 
 def hanging(head: str, text: str) -> list[str]:
