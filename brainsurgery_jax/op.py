@@ -85,6 +85,9 @@ class Kernel(Generic[P, R]):
     - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
     - `noop`: (avals, params) -> whether the result is the first operand itself.
     - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
+    - `host`: (avals, params) -> whether it also runs on numpy arrays, as fast as compiled for the CPU: written to the
+      array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
+    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results.
     """
 
     name: str
@@ -98,6 +101,8 @@ class Kernel(Generic[P, R]):
     result: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Aval, ...]] | None = None
     noop: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
     check: Callable[[tuple[Aval, ...], Mapping[str, Any]], None] | None = None
+    host: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
+    workspace: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)
@@ -116,13 +121,12 @@ class Kernel(Generic[P, R]):
 class Rung(NamedTuple):
     """One way to do what a kernel does: another kernel, with static parameters of its own.
 
-    It returns `(result, accepted, facts)`. `certain`: taken whatever it says of itself.
+    It returns `(result, accepted, facts, state)`: what it reached is the next rung's `state`.
     """
 
     name: str
     kernel: Kernel
     static: Mapping[str, Any]
-    certain: bool = False
 
 
 class Keyword(NamedTuple):

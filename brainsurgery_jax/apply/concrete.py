@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from brainsurgery_jax._lazy import jax, jnp, np
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
 from brainsurgery_jax.apply.traced import Values, guards, roots_of
+from brainsurgery_jax.engine.blas import one_thread
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.schedule import Asked, Written, schedule
 from brainsurgery_jax.errors import PlanError
@@ -26,7 +27,7 @@ Result = tuple[dict[str, Any], dict[str, Any]]
 def concrete(applied: Applied, checks: str) -> Result:
     """Leaves by name, and verdicts by label. Raises PlanError (a failed assert) or StoreError (a file)."""
     # Under an outer trace that has nothing to do with our leaves, we still compute now.
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval(), one_thread():
         asserts = asserts_of(applied.plan, applied.state.checks)
         wanted = [c for c in applied.state.checks if checks != "skip" or all(c is not a for a in asserts.values())]
         roots = [*applied.names.values(), *(e for c in wanted for q in c.questions for e in asked_of(q))]

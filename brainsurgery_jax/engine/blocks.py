@@ -7,6 +7,9 @@ from collections.abc import Iterator
 BLOCK = 1 << 20
 """Elements: the length in which tensors are computed, large enough for speed, small enough for any budget."""
 
+PIECE = 1 << 18
+"""Elements: of a block, what numpy computes on at a time."""
+
 LEAST = 1 << 10
 """Elements: shorter blocks are padded to this."""
 

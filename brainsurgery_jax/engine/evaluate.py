@@ -16,7 +16,7 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, box_shape, cover, flat_range, strides
 from brainsurgery_jax.engine.blocks import cuts, padded_length
 from brainsurgery_jax.engine.events import Factorized
-from brainsurgery_jax.engine.kernels import call_block, call_elementwise, call_whole
+from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise, call_whole
 from brainsurgery_jax.engine.schedule import Root, Task
 from brainsurgery_jax.graph.expr import Expr, is_whole, walk
 from brainsurgery_jax.moves import Reshape
@@ -88,7 +88,8 @@ class Evaluator:
         """The roots of a task in turn, each when all that it needs whole is there; dropped is what no other needs."""
         for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
             for call in compute:
-                self.compute(call)
+                if call not in self.wholes:
+                    self.compute(call)
             yield root
             for call in release:
                 del self.wholes[call]
@@ -97,11 +98,14 @@ class Evaluator:
         """Run a call that cannot be cut, and keep its results in `wholes`."""
         begun = perf_counter()
         outcome = call_whole(call, [self.whole(s) for s in call.srcs])
+        self.keep(call, outcome, perf_counter() - begun)
+
+    def keep(self, call: Expr, outcome: Outcome, seconds: float) -> None:
+        """Take the results of a call that cannot be cut."""
         self.wholes[call] = outcome.values
         if outcome.rung:
-            names = [e.name for e in walk([call]) if e.kind == "leaf"]
-            shape = call.srcs[0].aval.shape
-            self.told.append(Factorized(tuple(names), shape, outcome.rung, outcome.facts, perf_counter() - begun))
+            names = tuple(e.name for e in walk([call]) if e.kind == "leaf")
+            self.told.append(Factorized(names, call.srcs[0].aval.shape, outcome.rung, outcome.facts, seconds))
 
     def _held(self, e: Expr) -> Any:
         """The array of a node that is held whole, or None."""

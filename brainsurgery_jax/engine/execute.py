@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.engine import blocks
+from brainsurgery_jax.engine.batches import batches, computed
+from brainsurgery_jax.engine.blas import one_thread
 from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.budget import Budget, default_budget
+from brainsurgery_jax.engine.devices import accelerated
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Published, Started, Wrote, ignore
-from brainsurgery_jax.engine.kernels import exact
+from brainsurgery_jax.engine.kernels import exact, runs_on_host
 from brainsurgery_jax.engine.memory import stream_peak
 from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Asked, Task, Written, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.staging import Staging
-from brainsurgery_jax.engine.streams import Flow, Stream, asked, hand_over, joined, pass_through, written
+from brainsurgery_jax.engine.streams import Flow, Lane, Stream, asked, hand_over, joined, pass_through, written
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
@@ -75,7 +79,8 @@ def _run(tasks: Sequence[Task], budget: Budget, outlet: Outlet) -> None:
     jobs = list(jobs_of(tasks, outlet))
     _refuse_too_large(jobs, budget)
     context = _context(tasks)
-    with Pool(budget.threads, budget.host_bytes) as pool:
+    blas = one_thread() if any(any(task.compute) for task in tasks) else nullcontext()
+    with blas, Pool(budget.threads, budget.host_bytes) as pool:
         for job in jobs:
             pool.submit(job.nbytes, partial(_within, context, job.do), job.then)
         pool.drain()
@@ -107,7 +112,9 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet) -> Iterator[Job]:
             flows += made
             copies += runs
     yield from _stream_jobs(joined(flows))
-    yield from (_whole_job(task, outlet) for task in wholes)
+    # The largest first, or the last to begin would keep one thread busy alone.
+    wholes.sort(key=lambda task: -task.peak)
+    yield from (_whole_job(batch, outlet) for batch in (batches(wholes) if accelerated() else zip(wholes)))
     yield from _copy_jobs(copies, outlet.tell)
 
 
@@ -122,6 +129,19 @@ def _flows(root: Written | Asked, outlet: Outlet) -> tuple[list[Flow], list[tupl
 
 
 def _stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
+    """First what only looks, then what writes, the lanes in turn."""
+    lanes: dict[Lane | None, list[Stream]] = {None: []}
+    for stream in streams:
+        lanes.setdefault(next((flow.lane for flow in stream if flow.lane is not None), None), []).append(stream)
+    yield from _lane_stream_jobs(lanes.pop(None))
+    yield from _in_turn(map(_lane_stream_jobs, lanes.values()))
+
+
+def _in_turn(lanes: Iterable[Iterable[Job]]) -> Iterator[Job]:
+    yield from (job for turn in zip_longest(*lanes) for job in turn if job is not None)
+
+
+def _lane_stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
     """Jobs of one block, or of many small tensors that make up one."""
     batch: list[tuple[Stream, int, int]] = []
     size = peak = 0
@@ -151,20 +171,16 @@ def _stream_job(batch: Sequence[tuple[Stream, int, int]], peak: int) -> Job:
     return Job(peak, do, then)
 
 
-def _whole_job(task: Task, outlet: Outlet) -> Job:
-    """A task with contractions or factorizations: computed by one thread, each result dropped after its last use."""
+def _whole_job(batch: Sequence[Task], outlet: Outlet) -> Job:
+    """Tasks with contractions or factorizations: computed by one thread, each result dropped after its last use."""
 
     def do() -> tuple[list[Factorized], list[tuple[Stream, list[Any]]]]:
-        evaluator = Evaluator()
+        told: list[Factorized] = []
         results: list[tuple[Stream, list[Any]]] = []
-        for root in evaluator.served(task):
-            flows, runs = _flows(root, outlet)
-            for writer, name, segment, run in runs:
-                writer.copy(name, segment.at, run)
-            for flow in flows:
-                for start, stop in cuts(flow.start, flow.stop):
-                    results.append(((flow,), pass_through((flow,), start, stop, evaluator)))
-        return evaluator.told, results
+        for task, evaluator in computed(batch):
+            results += _served(task, evaluator, outlet)
+            told += evaluator.told
+        return told, results
 
     def then(done: tuple[list[Factorized], list[tuple[Stream, list[Any]]]]) -> None:
         told, results = done
@@ -173,10 +189,28 @@ def _whole_job(task: Task, outlet: Outlet) -> Job:
         for stream, result in results:
             hand_over(stream, result)
 
-    return Job(task.peak, do, then)
+    return Job(sum(task.peak for task in batch), do, then)
+
+
+def _served(task: Task, evaluator: Evaluator, outlet: Outlet) -> Iterator[tuple[Stream, list[Any]]]:
+    for root in evaluator.served(task):
+        flows, runs = _flows(root, outlet)
+        for writer, name, segment, run in runs:
+            writer.copy(name, segment.at, run)
+        for flow in flows:
+            for start, stop in cuts(flow.start, flow.stop):
+                yield (flow,), pass_through((flow,), start, stop, evaluator)
 
 
 def _copy_jobs(copies: Iterable[tuple[Writer, str, Segment, FileRun]], tell: Listener) -> Iterator[Job]:
+    lanes: dict[Lane, list[tuple[Writer, str, Segment, FileRun]]] = {}
+    for copy in copies:
+        writer, name, *_ = copy
+        lanes.setdefault((writer, writer.lane(name)), []).append(copy)
+    yield from _in_turn(_lane_copy_jobs(lane, tell) for lane in lanes.values())
+
+
+def _lane_copy_jobs(copies: Iterable[tuple[Writer, str, Segment, FileRun]], tell: Listener) -> Iterator[Job]:
     batch: list[tuple[Writer, str, int, FileRun]] = []
     size = 0
     for writer, name, segment, run in copies:
@@ -193,8 +227,9 @@ def _copy_jobs(copies: Iterable[tuple[Writer, str, Segment, FileRun]], tell: Lis
 def _pieces(segment: Segment, run: FileRun) -> Iterator[tuple[int, FileRun]]:
     """A run in pieces of at most COPY_BYTES, cut between elements."""
     bits = segment.expr.aval.dtype.bits
-    for offset in range(0, run.nbytes, COPY_BYTES):
-        piece = run._replace(offset=run.offset + offset, nbytes=min(COPY_BYTES, run.nbytes - offset))
+    step = COPY_BYTES // bits * bits
+    for offset in range(0, run.nbytes, step):
+        piece = run._replace(offset=run.offset + offset, nbytes=min(step, run.nbytes - offset))
         yield segment.at + offset * 8 // bits, piece
 
 
@@ -211,9 +246,9 @@ def _copy_job(batch: Sequence[tuple[Writer, str, int, FileRun]], tell: Listener)
 
 
 def _context(tasks: Iterable[Task]) -> Callable[[], AbstractContextManager[Any]]:
-    """The 64-bit context, entered only if anything is computed: a plan of names never imports JAX."""
-    computes = any(e.kernel is not None and e.moves is None for t in tasks for r in t.roots for e in walk(r.exprs))
-    return exact if computes else nullcontext
+    """The 64-bit context, entered only if anything is computed: what numpy does never imports JAX."""
+    calls = (e for t in tasks for r in t.roots for e in walk(r.exprs) if e.kernel is not None and e.moves is None)
+    return nullcontext if all(map(runs_on_host, calls)) else exact
 
 
 def _sources(tasks: Iterable[Task]) -> list[Source]:

@@ -1,34 +1,85 @@
-"""Compiled kernels: one function per op and static parameters; numbers are passed as values and never compiled in.
+"""Running kernels: on numpy arrays where that is as fast, else compiled, one function per op and static parameters.
 
-Elementwise kernels run on flat blocks, padded to a power of two, so that a checkpoint of any shapes needs a handful of
-compilations. One kernel is one step: XLA contracts `a * b + c` inside one function, which would change bits.
+Numbers are passed as values and never compiled in. Elementwise kernels run on flat blocks; compiled ones padded to a
+power of two, so that a checkpoint of any shapes needs a handful of compilations. One kernel is one step: XLA contracts
+`a * b + c` inside one function, which would change bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine import blocks
+from brainsurgery_jax.engine.devices import accelerated, turn
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
 
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel
 
+Static = tuple[tuple[str, Any], ...]
 
-@lru_cache(maxsize=4096)
-def compiled(kernel: Kernel, static: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    """The jitted function of a kernel with its static parameters filled in: `f(arrays, numbers)`."""
 
-    def function(arrays: Sequence[Any], numbers: dict[str, Any]) -> Any:
+def pure(kernel: Kernel, static: Static) -> Callable[..., Any]:
+    """The function of a kernel with its static parameters filled in: `f(arrays, numbers)`."""
+
+    def function(arrays: Sequence[Any], numbers: Mapping[str, Any]) -> Any:
         return kernel.fn(*arrays, **dict(static), **numbers)
 
     function.__name__ = kernel.name
-    return jax.jit(function)
+    return function
+
+
+@lru_cache(maxsize=4096)
+def compiled(kernel: Kernel, static: Static) -> Callable[..., Any]:
+    """The same, compiled."""
+    return jax.jit(precise(pure(kernel, static)))
+
+
+def precise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose matrix products are computed without the shortcuts that accelerators take by default."""
+
+    @wraps(function)
+    def wrapped(*args: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*args)
+
+    return wrapped
+
+
+def runs_on_host(e: Expr) -> bool:
+    """Whether a call runs on numpy arrays: what moves at the speed of memory always, the rest without accelerator."""
+    kernel = e.kernel
+    if kernel is None or kernel.host is None or not (kernel.elementwise or not accelerated()):
+        return False
+    return kernel.host(tuple(s.aval for s in e.srcs), dict(e.static))
+
+
+def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
+    """One elementwise kernel on flat operands of at most one block."""
+    n = operands[0].shape[0]
+    assert e.kernel is not None and n <= blocks.BLOCK
+    if runs_on_host(e):
+        return _in_pieces(e, operands)
+    length = blocks.padded_length(n)
+    result = checked(e, compiled(e.kernel, e.static)([_padded(x, length) for x in operands], numbers_of(e)))
+    return result if length == n else np.asarray(result)[:n]
+
+
+def _in_pieces(e: Expr, operands: Sequence[Any]) -> Any:
+    """A kernel on numpy arrays, in pieces that stay in the cache with all that is made on the way."""
+    assert e.kernel is not None
+    n, function, numbers = operands[0].shape[0], pure(e.kernel, e.static), numbers_of(e)
+    with np.errstate(all="ignore"):  # NaN and infinity are values like others
+        made = [
+            checked(e, function([x[at : at + blocks.PIECE] for x in operands], numbers))
+            for at in range(0, n, blocks.PIECE)
+        ]
+    return made[0] if len(made) == 1 else np.concatenate(made)
 
 
 def _padded(x: Any, length: int) -> Any:
@@ -37,15 +88,6 @@ def _padded(x: Any, length: int) -> Any:
     out = np.zeros(length, x.dtype)
     out[: x.shape[0]] = x
     return out
-
-
-def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
-    """One elementwise kernel on flat operands of at most one block."""
-    n = operands[0].shape[0]
-    assert e.kernel is not None and n <= blocks.BLOCK
-    length = blocks.padded_length(n)
-    result = checked(e, compiled(e.kernel, e.static)([_padded(x, length) for x in operands], numbers_of(e)))
-    return result if length == n else np.asarray(result)[:n]
 
 
 def call_block(e: Expr, block: int) -> Any:
@@ -64,19 +106,64 @@ class Outcome(NamedTuple):
     facts: Mapping[str, float] = MappingProxyType({})
 
 
-def call_whole(e: Expr, operands: Sequence[Any]) -> Outcome:
-    """A kernel on whole operands. Of a ladder, the first rung that accepts its own result."""
+class Way(NamedTuple):
+    """A way to make a call: a rung of its kernel's ladder, or the kernel itself."""
+
+    name: str
+    kernel: Kernel
+    static: Static
+    rung: bool
+
+
+def ways(e: Expr) -> list[Way]:
+    """The ways to make a call, to be tried in turn."""
     assert e.kernel is not None
     if e.kernel.rungs is None:
-        result = checked(e, compiled(e.kernel, e.static)(list(operands), numbers_of(e)))
-        return Outcome(result if isinstance(result, tuple) else (result,))
-    for rung in e.kernel.rungs(tuple(s.aval for s in e.srcs), dict(e.static)):
-        static = (*e.static, *rung.static.items())
-        value, accepted, facts = compiled(rung.kernel, static)(list(operands), numbers_of(e))
-        if rung.certain or bool(accepted):
-            values = value if isinstance(value, tuple) else (value,)
-            return Outcome(values, rung.name, {k: float(v) for k, v in facts.items()})
+        return [Way("", e.kernel, e.static, rung=False)]
+    rungs = e.kernel.rungs(tuple(s.aval for s in e.srcs), dict(e.static))
+    return [Way(r.name, r.kernel, (*e.static, *r.static.items()), rung=True) for r in rungs]
+
+
+def attempt(way: Way) -> Callable[..., Any]:
+    """`f(arrays, numbers, state) -> (value, accepted, facts, state)`, as a rung returns, whatever the kernel."""
+    function = pure(way.kernel, way.static)
+
+    def attempted(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any) -> Any:
+        if way.rung:
+            return function(arrays, {**numbers, "state": state})
+        result = function(arrays, numbers)
+        return (*result, {}, None) if way.kernel.guarded else (result, True, {}, None)
+
+    return attempted
+
+
+@lru_cache(maxsize=4096)
+def compiled_attempt(way: Way) -> Callable[..., Any]:
+    """The same, compiled."""
+    return jax.jit(precise(attempt(way)))
+
+
+def call_whole(e: Expr, operands: Sequence[Any]) -> Outcome:
+    """A kernel on whole operands. Of a ladder, the first rung that accepts its own result."""
+    if runs_on_host(e):
+        with np.errstate(all="ignore"):
+            return _climbed(e, operands, attempt)
+    with turn:
+        return _climbed(e, operands, compiled_attempt)
+
+
+def _climbed(e: Expr, operands: Sequence[Any], make: Callable[[Way], Callable[..., Any]]) -> Outcome:
+    state = None
+    for way in ways(e):
+        value, accepted, facts, state = make(way)(list(operands), numbers_of(e), state)
+        if bool(accepted):
+            return outcome(way, value, facts)
     raise PlanError([refused(e)])
+
+
+def outcome(way: Way, value: Any, facts: Mapping[str, Any]) -> Outcome:
+    """The results of a way that was accepted."""
+    return Outcome(value if isinstance(value, tuple) else (value,), way.name, {k: float(v) for k, v in facts.items()})
 
 
 def numbers_of(e: Expr) -> dict[str, Any]:

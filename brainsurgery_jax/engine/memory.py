@@ -1,54 +1,95 @@
-"""Projected memory: what a block of a stream, or a task, holds at its worst moment, from shapes alone."""
+"""Projected memory: what a block of a stream, a task, and all jobs that run at a time hold at their worst moment, from
+shapes alone.
+
+In all, at most as many jobs run at a time as there are threads, each with a peak of its own, and never more together
+than the budget: so the projection is the sum of the largest ones, so many as there are threads, or the budget. It
+counts tensors and what is made on the way. The process itself comes on top, as does what JAX loads and compiles where a
+step needs it, and memory that was freed, but not given back to the system (`cli/environment.py` bounds that).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from heapq import nlargest
+from itertools import repeat
 from math import prod
+from typing import Any
 
 from brainsurgery_jax.engine.blocks import cuts
+from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.evaluate import Piece, plan_pieces
-from brainsurgery_jax.engine.schedule import Root, Task, Written
+from brainsurgery_jax.engine.footprint import comparing, item_bytes, making_block, reading_gaps, worst_moment
+from brainsurgery_jax.engine.schedule import Asked, Root, Task
 from brainsurgery_jax.engine.segments import segments
+from brainsurgery_jax.engine.streams import Flow, Stream, joined
 from brainsurgery_jax.graph.expr import Expr
 
 
-def stream_peak(roots: Sequence[Expr], start: int, stop: int) -> int:
+def stream_peak(roots: Sequence[Expr], start: int, stop: int, asked: Sequence[Sequence[Expr]] = ()) -> int:
     """Bytes held while a block of each root is made, by going through its pieces as the evaluator does.
 
-    A kernel's operands may be padded to the next power of two, and its result is a new array: both are counted.
+    `asked` are the tensors of each question about the stream.
     """
-    uses, order = plan_pieces([Piece(e, start, stop) for e in roots])
-    held = worst = 0
-    for piece, needs in order:
-        size = _nbytes(piece)
-        worst = max(worst, held + 2 * size + 2 * sum(map(_nbytes, needs)))
-        held += size
-        for n in needs:
-            uses[n] -= 1
-            if not uses[n]:
-                held -= _nbytes(n)
-    return worst
+    _, order = plan_pieces([Piece(e, start, stop) for e in roots])
+    questions = (comparing(exprs, stop - start) for exprs in asked)
+    return worst_moment(order, _nbytes, _making) + max(questions, default=0)
+
+
+def _nbytes(piece: Piece) -> int:
+    return prod(piece.shape) * item_bytes(piece.expr)
+
+
+def _making(piece: Piece) -> int:
+    gaps = piece.box is not None and piece.expr.kind == "leaf"
+    return making_block(piece.expr, prod(piece.shape)) + (reading_gaps(piece.expr) if gaps else 0)
 
 
 def largest_task(tasks: Iterable[Task]) -> int:
     """Bytes that the most demanding task holds: what is copied as bytes holds none."""
-    return max((_task_peak(task) for task in tasks), default=0)
+    return max(job_peaks(tasks), default=0)
 
 
-def _task_peak(task: Task) -> int:
-    if any(task.compute):
-        return task.peak
-    return max((stream_peak(*block) for root in task.roots for block in _first_blocks(root)), default=0)
+def in_all(tasks: Iterable[Task], budget: Budget) -> int:
+    """Bytes that all jobs that run at a time hold at most."""
+    return min(sum(nlargest(budget.threads, job_peaks(tasks))), budget.host_bytes)
 
 
-def _first_blocks(root: Root) -> Iterator[tuple[Sequence[Expr], int, int]]:
-    """The first block, the largest, of every range of a root that goes through memory."""
-    if isinstance(root, Written):
-        ranges = [((s.expr,), s.start, s.stop) for s in segments(root.expr) if s.run is None]
-    else:
-        ranges = [(root.exprs, 0, root.exprs[0].aval.size)]
-    yield from ((exprs, *next(cuts(start, stop))) for exprs, start, stop in ranges if start < stop)
+def job_peaks(tasks: Iterable[Task]) -> Iterator[int]:
+    """Bytes that each job holds at its worst moment: a task with something to compute whole, or a block of a stream."""
+    flows: list[Flow] = []
+    for task in tasks:
+        if any(task.compute):
+            yield task.peak
+        else:
+            flows += [flow for root in task.roots for flow in _flows(root)]
+    for stream in joined(flows):
+        yield from _stream_peaks(stream)
 
 
-def _nbytes(piece: Piece) -> int:
-    return prod(piece.shape) * max(1, piece.expr.aval.dtype.bits // 8)
+def _stream_peaks(stream: Stream) -> Iterator[int]:
+    ranges = list(cuts(stream[0].start, stream[0].stop))
+    largest = max(ranges, key=lambda r: r[1] - r[0])
+    asked = [flow.exprs for flow in stream if flow.take is _ask]
+    return repeat(stream_peak([e for flow in stream for e in flow.exprs], *largest, asked), len(ranges))
+
+
+def _flows(root: Root) -> Iterator[Flow]:
+    """What of a root goes through memory."""
+    if isinstance(root, Asked):
+        yield Flow(root.exprs, 0, root.exprs[0].aval.size, _ask, _done)
+        return
+    for s in segments(root.expr):
+        if s.run is None:
+            yield Flow((s.expr,), s.start, s.stop, _write, _done)
+
+
+def _ask(start: int, blocks: Sequence[Any]) -> None:
+    """Stands for looking at a block."""
+
+
+def _write(start: int, blocks: Sequence[Any]) -> None:
+    """Stands for writing a block."""
+
+
+def _done(result: Any) -> None:
+    """Stands for what is done with the result."""

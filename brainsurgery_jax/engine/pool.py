@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Condition
 from types import TracebackType
 from typing import Any, NamedTuple
 
 AHEAD = 4
-"""Jobs per thread that may be begun before the first is handed over."""
+"""Jobs per thread that may be waiting or running."""
 
 
 class _Begun(NamedTuple):
     future: Future[Any]
-    nbytes: int
     then: Callable[[Any], None]
 
 
@@ -22,31 +22,50 @@ class Pool:
     """Runs jobs on threads. Reading, computing and writing overlap because different jobs are at different stages.
 
     `then` of each job is called here, in the order in which the jobs were given, so that what follows from the results
-    (verdicts, merged sums, progress, the error that is raised) never depends on timing.
+    (verdicts, merged sums, progress, the error that is raised) never depends on timing. A job gives its bytes back when
+    it is done; its result, which must be small, waits for those before it.
     """
 
     def __init__(self, threads: int, host_bytes: int):
         self._executor = ThreadPoolExecutor(threads, "brainsurgery")
         self._most, self._free = AHEAD * threads, host_bytes
+        self._under_way = 0
+        self._changed = Condition()
         self._begun: deque[_Begun] = deque()
 
     def submit(self, nbytes: int, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Begin a job that needs `nbytes`, once they are free. Raises what an earlier job raised."""
-        while self._begun and (nbytes > self._free or len(self._begun) >= self._most or self._begun[0].future.done()):
-            self._hand_over()
-        self._free -= nbytes
-        self._begun.append(_Begun(self._executor.submit(job), nbytes, then))
+        self._hand_over_done()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way or self._fits(nbytes))
+            self._free -= nbytes
+            self._under_way += 1
+        future = self._executor.submit(job)
+        self._begun.append(_Begun(future, then))
+        future.add_done_callback(lambda _: self._give_back(nbytes))
+
+    def _fits(self, nbytes: int) -> bool:
+        return nbytes <= self._free and self._under_way < self._most
+
+    def _give_back(self, nbytes: int) -> None:
+        with self._changed:
+            self._free += nbytes
+            self._under_way -= 1
+            self._changed.notify()
 
     def drain(self) -> None:
         """Hand over everything that was begun."""
         while self._begun:
             self._hand_over()
 
+    def _hand_over_done(self) -> None:
+        while self._begun and self._begun[0].future.done():
+            self._hand_over()
+
     def _hand_over(self) -> None:
         first = self._begun[0]
         result = first.future.result()
         self._begun.popleft()
-        self._free += first.nbytes
         first.then(result)
 
     def __enter__(self) -> Pool:

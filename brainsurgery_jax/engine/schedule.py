@@ -6,6 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.engine import blocks
+from brainsurgery_jax.engine.footprint import (
+    HOLES,
+    calling,
+    comparing,
+    item_bytes,
+    making_block,
+    reading_gaps,
+    worst_moment,
+)
 from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
@@ -39,7 +48,8 @@ Root = Written | Asked
 class Task(NamedTuple):
     """Roots in order; before each, the calls to compute whole; after each, the calls that nothing needs any more.
 
-    `peak` is the projected memory in bytes: what is held whole at the worst moment, operands included, plus blocks.
+    `peak` is the projected memory in bytes at the worst moment, operands and blocks included; 0 where nothing is held
+    whole: then each block is a job of its own (`memory.stream_peak`).
     """
 
     roots: tuple[Root, ...]
@@ -97,7 +107,8 @@ def _task(roots: Sequence[Root], calls: Sequence[tuple[Expr, ...]]) -> Task:
     compute = [tuple(c for c in own if c not in seen and not seen.add(c)) for own in calls]
     last = {call: at for at, own in enumerate(calls) for call in own}
     release = [tuple(c for c in last if last[c] == at) for at in range(len(roots))]
-    return Task(tuple(roots), tuple(compute), tuple(release), _peak(roots, compute, release))
+    peak = _peak(roots, compute, release) if any(compute) else 0
+    return Task(tuple(roots), tuple(compute), tuple(release), peak)
 
 
 def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: Iterable[tuple[Expr, ...]]) -> int:
@@ -105,12 +116,42 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
     held = worst = 0
     for root, made, gone in zip(roots, compute, release, strict=True):
         for call in made:
-            results = sum(a.nbytes for a in call.avals)
-            operands = sum(s.aval.nbytes for s in call.srcs)
-            widened = sum(a.size * max(4, a.dtype.bits // 8) for a in (*(s.aval for s in call.srcs), *call.avals))
-            worst = max(worst, held + operands + results + 4 * widened)  # copies, transposes, LAPACK's workspace
-            held += results
-        block = sum(min(blocks.BLOCK, e.aval.size) * max(1, e.aval.dtype.bits // 8) for e in root.exprs)
-        worst = max(worst, held + 4 * block)
+            worst = max(worst, held + _reading(call) + calling(call))
+            held += sum(a.nbytes for a in call.avals)
+        worst = max(worst, held + _passing(root.exprs) + _asking(root))
         held -= sum(a.nbytes for call in gone for a in call.avals)
-    return worst
+    return worst + worst // HOLES
+
+
+def _reading(call: Expr) -> int:
+    """Bytes of the operands of a call that are not held already, and of the blocks that they are assembled from."""
+    fresh = [s for s in call.srcs if s.kind == "leaf" or (s.kind == "call" and not is_whole(s))]
+    return sum(s.aval.nbytes for s in fresh) + max((_passing((s,)) for s in fresh if s.kind == "call"), default=0)
+
+
+def _passing(exprs: Sequence[Expr]) -> int:
+    """Bytes that a block of each tensor takes, with what it is made of, down to leaves and what is held whole."""
+    made_of: dict[Expr, tuple[Expr, ...]] = {}
+    stack = list(exprs)
+    while stack:
+        e = stack.pop()
+        if e not in made_of:
+            made_of[e] = e.srcs if e.kind == "call" and not is_whole(e) else ()
+            stack.extend(made_of[e])
+    order = [(e, made_of[e]) for e in walk(exprs) if e in made_of]
+    return worst_moment(order, lambda e: _length(e) * item_bytes(e), _taking)
+
+
+def _taking(e: Expr) -> int:
+    """Bytes that a block takes while it is made; of what is held whole, a copy: it may not be in row-major order."""
+    if e.kind == "pick" or is_whole(e):
+        return e.aval.nbytes
+    return making_block(e, _length(e)) + max((reading_gaps(s) for s in e.srcs if e.moves is not None), default=0)
+
+
+def _length(e: Expr) -> int:
+    return min(blocks.BLOCK, e.aval.size)
+
+
+def _asking(root: Root) -> int:
+    return comparing(root.exprs, _length(root.exprs[0])) if isinstance(root, Asked) else 0

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.atomic import Staged, publish, stage
-from brainsurgery_jax.store.base import Writer
+from brainsurgery_jax.store.base import Source, Writer
 from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter, plan_shards
 from brainsurgery_jax.store.sidecars import copy_sidecars, sidecar_folder
 
@@ -57,7 +57,13 @@ def _writer(p: Publication, *, durable: bool) -> Writer:
         shard_bytes=p.shard_bytes if sharded else None,
         metadata=p.metadata,
         durable=durable,
+        unchanged=_unchanged(p),
     )
     if p.sidecars_from is not None and (folder := sidecar_folder(p.sidecars_from)) is not None:
         copy_sidecars(folder, staged.staging)
     return writer
+
+
+def _unchanged(p: Publication) -> dict[str, Source]:
+    """The tensors that are written as a checkpoint holds them, under the same name, and that checkpoint."""
+    return {name: e.source for name, e in p.tensors.items() if e.kind == "leaf" and e.name == name}

@@ -23,15 +23,20 @@ MOST_JOINED = 16
 """Tensors that one stream reads at most, to bound what it holds."""
 
 
+Lane = tuple[Writer, int]
+"""A file that is written: threads that write to different ones do not wait for each other."""
+
+
 class Flow(NamedTuple):
     """Elements `start:stop` of `exprs`. `take(start, blocks)` is called for each block on any thread, `done` with its
-    result on the main thread, in block order."""
+    result on the main thread, in block order. `lane` is where it writes to, if it does."""
 
     exprs: tuple[Expr, ...]
     start: int
     stop: int
     take: Callable[[int, Sequence[Any]], Any]
     done: Callable[[Any], None]
+    lane: Lane | None = None
 
 
 Stream = tuple[Flow, ...]
@@ -45,7 +50,10 @@ def written(segment: Segment, name: str, writer: Writer, tell: Listener) -> Flow
         writer.put(name, segment.at + start - segment.start, data)
         return data.nbytes
 
-    return Flow((segment.expr,), segment.start, segment.stop, take, lambda nbytes: tell(Wrote(name, nbytes)))
+    def done(nbytes: int) -> None:
+        tell(Wrote(name, nbytes))
+
+    return Flow((segment.expr,), segment.start, segment.stop, take, done, (writer, writer.lane(name)))
 
 
 def asked(question: Pending, verdicts: Verdicts) -> Flow:

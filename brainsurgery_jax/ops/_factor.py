@@ -1,23 +1,45 @@
-"""Truncated singular value decompositions: exact, by the Gram matrix, and by a certified block Krylov method.
+"""Truncated singular value decompositions: exact, by the Gram matrix, and by a certified block Lanczos method.
 
-All of them give right singular vectors `v` [n, r] of a tall matrix `x` [m, n] and the products `x @ v`, from which both
-factors and the truncated matrix follow without another decomposition.
+All of them take a tall matrix `x` [m, n] and give right singular vectors `v` [n, r] and the products `x @ v`, from
+which factors and the truncated matrix follow without another decomposition. Written to the array API standard: on the
+CPU they run on numpy, whose LAPACK needs no compiling, elsewhere compiled by JAX.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from brainsurgery_jax._lazy import Array, jax, jnp
+from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.ops._math import on_host, widen
+
+Array = Any
+"""numpy's or JAX's."""
 
 OVERSAMPLE = 8
-"""Columns beyond the rank that a Krylov block carries."""
+"""Columns beyond the rank that a Lanczos block carries, if the rank is small."""
 
-SLAB = 4096
-"""Rows that are widened to float64 at a time."""
+WIDTH = 32
+"""Columns of a block for larger ranks: a narrow block reaches the same accuracy in a smaller space, but meets at most
+so many equal singular values. Therefore:"""
+
+PROBE = 8, 3
+"""Columns and steps of a second, unrelated block: what the first has missed shows there."""
+
+SLAB = 1024
+"""Rows that are widened at a time, so that a large matrix is never held whole in a wider dtype."""
+
+WIDENED = 1 << 25
+"""Elements of a matrix that is widened once and for all: each product would else do it again."""
 
 ROUNDING = 4e-6
 """Relative errors below this are float32's own rounding (a matrix of that very rank): nothing approximates better."""
+
+DEFICIENT = 1e-10
+"""Squared length, relative to the longest direction of a block, below which a direction is rounding noise."""
+
+SANE = 1e-12, 1e30
+"""Squared norms outside of these bounds are left to the methods in float64: squares would leave float32's range."""
 
 
 class Truncation(NamedTuple):
@@ -30,83 +52,285 @@ class Truncation(NamedTuple):
     excess: Array
 
 
-def mm(a: Array, b: Array) -> Array:
-    """Matrix product without the shortcuts that accelerators take by default."""
-    return jnp.matmul(a, b, precision="highest")
+# --- Products ---------------------------------------------------------------------------------------------------------
+
+
+def _slabs(x: Array, rows: int = SLAB) -> Iterator[tuple[slice, Array]]:
+    """The rows of `x` in at least float32, some at a time; all at once where the compiler cuts for itself."""
+    step = rows if on_host(x) else x.shape[0]
+    for start in range(0, x.shape[0], step):
+        at = slice(start, start + step)
+        yield at, widen(x[at])
+
+
+def times(x: Array, v: Array) -> Array:
+    """`x @ v`."""
+    return v.__array_namespace__().concat([rows @ v for _, rows in _slabs(x)])
+
+
+def transposed_times(x: Array, u: Array) -> Array:
+    """`x^T @ u`."""
+    return sum(rows.T @ u[at] for at, rows in _slabs(x))
+
+
+def product(a: Array, b: Array, dtype: Any) -> Array:
+    """`a @ b`, rounded to a dtype."""
+    if not on_host(a):
+        return (a @ b).astype(dtype)
+    out = np.empty((a.shape[0], b.shape[1]), dtype)
+    for at, rows in _slabs(a):
+        out[at] = rows @ b
+    return out
+
+
+def _squared(x: Array) -> Array:
+    """Squared Frobenius norm of a real matrix: of each row in its own dtype, their sum in float64."""
+    xp = x.__array_namespace__()
+    return xp.sum(xp.einsum("ij,ij->i", x, x), dtype=np.float64)
 
 
 def norm2(x: Array) -> Array:
-    """Squared Frobenius norm, summed in float64."""
-    return jnp.sum(jnp.square(jnp.abs(x)), dtype=jnp.float64)
+    """Squared Frobenius norm of a real matrix."""
+    total = sum(_squared(rows) for _, rows in _slabs(x))
+    if on_host(x) and not SANE[0] < total < SANE[1]:  # squares left the range of float32, or came close
+        return sum(_squared(rows.astype(np.float64)) for _, rows in _slabs(x))
+    return total
+
+
+def lengths(x: Array) -> Array:
+    """The lengths of the columns, whatever their scale."""
+    xp = x.__array_namespace__()
+    scale = _or_one(xp.max(xp.abs(x)))
+    return xp.linalg.vector_norm(x / scale, axis=0) * scale
+
+
+def _left(x: Array, xv: Array, v: Array) -> Array:
+    """Squared norm of what the span of v misses, in slabs that stay in the cache."""
+    if on_host(x) and x.flags.f_contiguous:  # a wide matrix, seen from its other side
+        x, xv, v = x.T, v, xv
+    return sum(_squared(rows - xv[at] @ v.T) for at, rows in _slabs(x, SLAB // 2))
+
+
+# --- Certain methods --------------------------------------------------------------------------------------------------
 
 
 def exact(x: Array, rank: int) -> Truncation:
     """By LAPACK's (or the accelerator's) full thin SVD."""
-    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
-    kept = jnp.sum(jnp.square(s[:rank]), dtype=jnp.float64)
-    total = jnp.sum(jnp.square(s), dtype=jnp.float64)
+    xp = x.__array_namespace__()
+    u, s, vh = xp.linalg.svd(widen(x), full_matrices=False)
+    squares = xp.square(s.astype(np.float64))
+    v = xp.conj(vh[:rank]).T
     return Truncation(
-        u[:, :rank] * s[None, :rank].astype(u.dtype), vh[:rank].conj().T, total, kept, jnp.zeros((), jnp.float64)
+        u[:, :rank] * s[None, :rank].astype(u.dtype),
+        v,
+        xp.sum(squares),
+        xp.sum(squares[:rank]),
+        xp.zeros((), dtype=np.float64),
     )
 
 
 def gram(x: Array, rank: int) -> Truncation:
-    """By the eigenvectors of `x^T x` in float64: for matrices much taller than wide.
+    """By the eigenvectors of `x^T x`, all in float64.
 
     Squaring loses singular values below 1e-8 of the largest, which carry less than 1e-16 of the energy.
     """
-    _, vectors = jnp.linalg.eigh(_gram_matrix(x))
-    v = vectors[:, ::-1][:, :rank].astype(x.dtype)
-    xv = mm(x, v)
-    return Truncation(xv, v, norm2(x), norm2(xv), jnp.zeros((), jnp.float64))
+    t, _ = _by_gram(x, rank, np.float64)
+    return t
 
 
-def _gram_matrix(x: Array) -> Array:
-    """`x^T x` in float64, summed over slabs of rows, so that a tall matrix is never held whole in float64."""
+def quick_gram(x: Array, rank: int) -> Truncation:
+    """By the eigenvectors of `x^T x`, its products in float32, with the bound of the Lanczos method."""
+    t, below = _by_gram(x, rank, widen(x[:0]).dtype)
+    xp = t.v.__array_namespace__()
+    theta = xp.sum(xp.square(t.xv), axis=0, dtype=np.float64)
+    pulled = transposed_times(x, t.xv)
+    residual = xp.linalg.vector_norm(pulled - t.v @ (t.v.T @ pulled), axis=0).astype(np.float64)
+    return t._replace(excess=bounded_excess(Ritz(t.v, theta, below, residual), t.norm2))
 
-    def slab(start: Array | int, rows: int) -> Array:
-        part = jax.lax.dynamic_slice_in_dim(x, start, rows).astype(jnp.float64)
-        return mm(part.T, part)
 
+def _by_gram(x: Array, rank: int, dtype: Any) -> tuple[Truncation, Array]:
+    """The best approximation, and the squared singular value that follows those it keeps."""
+    xp = x.__array_namespace__()
+    theta, vectors = xp.linalg.eigh(_gram_matrix(x, dtype))
+    v = vectors[:, ::-1][:, :rank].astype(widen(x[:0]).dtype)
+    xv = times(x, v)
+    below = theta[-1 - rank] if rank < theta.shape[0] else xp.zeros((), dtype=np.float64)
+    return Truncation(xv, v, norm2(x), norm2(xv), xp.zeros((), dtype=np.float64)), below
+
+
+def _gram_matrix(x: Array, dtype: Any) -> Array:
+    """`x^T x` in float64, its products computed in `dtype`, summed over slabs of rows."""
+
+    def slab(rows: Array) -> Array:
+        wide = rows.astype(dtype)
+        return wide.T @ wide
+
+    n = x.shape[1]
+    if on_host(x):
+        total = np.zeros((n, n))
+        for start in range(0, x.shape[0], SLAB):
+            total += slab(x[start : start + SLAB])
+        return total
     whole, rest = divmod(x.shape[0], SLAB)
-    total = jnp.zeros((x.shape[1], x.shape[1]), jnp.float64)
+    total = jax.numpy.zeros((n, n), np.float64)
+    cut = jax.lax.dynamic_slice_in_dim
     if whole:
-        total = jax.lax.fori_loop(0, whole, lambda k, acc: acc + slab(k * SLAB, SLAB), total)
-    return total + slab(whole * SLAB, rest) if rest else total
+        total = jax.lax.fori_loop(0, whole, lambda k, acc: acc + slab(cut(x, k * SLAB, SLAB)), total)
+    return total + slab(x[whole * SLAB :]) if rest else total
 
 
-def _orthonormal(y: Array) -> Array:
-    """An orthonormal basis of the columns; of a deficient block, completed at random (which does no harm here)."""
-    return jnp.linalg.qr(y)[0]
+# --- Block Lanczos ----------------------------------------------------------------------------------------------------
 
 
-def krylov(x: Array, key: Array, rank: int, depth: int) -> Truncation:
-    """By Rayleigh-Ritz on a block Krylov space of `x^T x`, with an a-posteriori bound on the excess error.
+class Lanczos(NamedTuple):
+    """Orthonormal `u` [m, k] and `v` [n, k] with `x @ v = u @ b`, and `x^T @ u = v @ b^T` but for the last block of u.
 
-    `excess` bounds ||x - x_r|| / (least possible) - 1 from the residuals of the Ritz vectors, provided that no singular
-    value was missed: a random start makes that as good as certain.
+    There, `onward @ coupling` is left over; `onward` [n, w] is the next block of v. Directions that the matrix does not
+    have are columns of zeros. `norm2` is the squared norm of x.
+    """
+
+    u: Array
+    v: Array
+    b: Array
+    onward: Array
+    coupling: Array
+    norm2: Array
+
+
+def block_width(rank: int) -> int:
+    """Columns of a block of v."""
+    return min(rank + OVERSAMPLE, WIDTH)
+
+
+def random_blocks(x: Array, rank: int, key: tuple[Any, Any]) -> tuple[Array, Array | None]:
+    """Normal values to start from, and for a probe where blocks have fewer columns than the rank. `key`: two words."""
+    width, dtype = block_width(rank), widen(x[:0]).dtype
+    more = PROBE[0] if width < rank + OVERSAMPLE else 0
+    shape = x.shape[1], width + more
+    if on_host(x):
+        generator = np.random.Generator(np.random.Philox(key=[int(word) for word in key]))
+        normal = generator.standard_normal(shape, dtype)
+    else:
+        words = jax.numpy.stack(key).astype(np.uint32)
+        normal = jax.random.normal(jax.random.wrap_key_data(words), shape, dtype)
+    return normal[:, :width], normal[:, width:] if more else None
+
+
+def reached(x: Array, state: Lanczos | None, normal: Array, blocks: int) -> Lanczos:
+    """The process after so many blocks, begun from `normal` or continued."""
+    if state is None:
+        xp = normal.__array_namespace__()
+        u, v, b = (xp.zeros((n, 0), dtype=normal.dtype) for n in (*x.shape, 0))
+        state = Lanczos(u, v, b, orthonormal(normal, v), b, norm2(x))
+    while state.v.shape[1] < blocks * normal.shape[1]:
+        state = extended(x, state)
+    return state
+
+
+def extended(x: Array, state: Lanczos) -> Lanczos:
+    """One step more: a block on either side.
+
+    References: Golub, Luk and Overton, A block Lanczos method for computing the singular values of a matrix, 1981;
+    both sides are kept orthogonal in full.
+    """
+    xp = state.v.__array_namespace__()
+    v = xp.concat([state.v, state.onward], axis=1)
+    y = times(x, state.onward)
+    u = xp.concat([state.u, orthonormal(y, state.u)], axis=1)
+    below = xp.zeros((u.shape[1] - state.b.shape[0], state.b.shape[1]), dtype=y.dtype)
+    b = xp.concat([xp.concat([state.b, below], axis=0), u.T @ y], axis=1)
+    z = transposed_times(x, u[:, state.u.shape[1] :])
+    onward = orthonormal(z, v)
+    return Lanczos(u, v, b, onward, onward.T @ z, state.norm2)
+
+
+def orthonormal(y: Array, basis: Array) -> Array:
+    """An orthonormal basis of the columns of `y` less their part in the span of `basis`.
+
+    Columns of zeros stand for dependent ones. All is done twice, since the first scaling magnifies what rounding left.
+    Reference: Stathopoulos and Wu, A block orthogonalization procedure with constant synchronization requirements,
+    2002, https://doi.org/10.1137/S1064827500370883.
+    """
+    xp = y.__array_namespace__()
+    y = y / _or_one(xp.max(xp.abs(y)))  # squares stay in range
+    for dtype in (np.float64, y.dtype):  # the squares of a block that is not yet orthonormal span a wide range
+        y = y - basis @ (basis.T @ y)
+        wide = y.astype(dtype)
+        size, vectors = xp.linalg.eigh(wide.T @ wide)
+        there = size > DEFICIENT * size[-1]
+        scale = xp.where(there, 1 / xp.sqrt(xp.where(there, size, xp.ones_like(size))), xp.zeros_like(size))
+        y = y @ (vectors * scale[None, :]).astype(y.dtype)
+    return y
+
+
+def _or_one(x: Array) -> Array:
+    xp = x.__array_namespace__()
+    return xp.where(x > 0, x, xp.ones_like(x))
+
+
+class Ritz(NamedTuple):
+    """What the small matrix tells of the best approximation within the space reached: its right singular vectors in the
+    basis `v` [k, r], squared singular values up to the rank, the next one, and the norms of the residuals."""
+
+    vectors: Array
+    theta: Array
+    below: Array
+    residual: Array
+
+
+def ritz(state: Lanczos, rank: int) -> Ritz:
+    """By the eigenvectors of `b^T b` in float64."""
+    xp = state.b.__array_namespace__()
+    b = state.b.astype(np.float64)
+    theta, vectors = xp.linalg.eigh(b.T @ b)
+    vectors = vectors[:, ::-1][:, :rank]
+    last = b[-state.coupling.shape[1] :] @ vectors
+    residual = xp.linalg.vector_norm(state.coupling.astype(np.float64) @ last, axis=0)
+    return Ritz(vectors, theta[::-1][:rank], theta[-1 - rank], residual)
+
+
+def bounded_excess(found: Ritz, total: Array) -> Array:
+    """A bound on the relative excess error, from squared singular values and residuals alone.
+
+    It bounds ||x - x_r|| / (least possible) - 1 from the residuals of the Ritz vectors, provided that no singular value
+    was missed.
     References: Musco and Musco, Randomized block Krylov methods, 2015, https://arxiv.org/abs/1504.05477; the bound from
     the residual norms, Parlett, The Symmetric Eigenvalue Problem, 1998, chapter 11.
     """
-    width = rank + OVERSAMPLE
-    block = _orthonormal(mm(x.T, mm(x, jax.random.normal(key, (x.shape[1], width), x.dtype))))
-    blocks = [block]
-    for _ in range(depth):
-        block = _orthonormal(mm(x.T, mm(x, block)))
-        blocks.append(block)
-    basis = jnp.linalg.qr(jnp.concatenate(blocks, 1))[0]
-    ritz = jnp.linalg.svd(jnp.linalg.qr(mm(x, basis), mode="r"), full_matrices=False)
-    v = mm(basis, ritz[2][:rank].T)
-    xv = mm(x, v)
-    theta = jnp.sum(jnp.square(xv), axis=0, dtype=jnp.float64)
-    residual = jnp.linalg.norm(mm(x.T, xv) - v * theta.astype(x.dtype)[None, :], axis=0).astype(jnp.float64)
-    below = jnp.square(ritz[1][rank].astype(jnp.float64))
-    total, left = norm2(x), norm2(x - mm(xv, v.T))
-    return Truncation(xv, v, total, total - left, _excess(theta, residual, below, left, total))
+    xp = found.theta.__array_namespace__()
+    tiny = xp.asarray(1e-300)
+    left = xp.maximum(total - xp.sum(found.theta), ROUNDING**2 * total)
+    off = xp.sum(xp.minimum(found.residual, xp.square(found.residual) / xp.maximum(found.theta - found.below, tiny)))
+    bound = xp.where(off < left, xp.sqrt(left / xp.maximum(left - off, tiny)) - 1, xp.asarray(np.inf))
+    return xp.where((total > SANE[0]) & (total < SANE[1]), bound, xp.asarray(np.inf))
 
 
-def _excess(theta: Array, residual: Array, below: Array, left: Array, total: Array) -> Array:
-    gap = jnp.maximum(theta - below, 1e-300)
-    off = jnp.sum(jnp.minimum(residual, jnp.square(residual) / gap))
-    bound = jnp.where(off < left, jnp.sqrt(left / jnp.maximum(left - off, 1e-300)) - 1, jnp.inf)
-    return jnp.where(left <= jnp.square(ROUNDING) * total, 0.0, bound)
+def truncation(x: Array, state: Lanczos, rank: int, probe: Array | None) -> Truncation:
+    """The best approximation within the space reached.
+
+    `probe` [n, p] starts a second, unrelated Lanczos process besides: had the first missed a singular value, the best
+    approximation would now keep more. What it does keep more counts as excess.
+    """
+    xp, total = state.v.__array_namespace__(), state.norm2
+    found = ritz(state, rank)
+    excess = bounded_excess(found, total)
+    if probe is not None:
+        state = probed(x, state, probe)
+        first, found = found, ritz(state, rank)
+        gain = xp.maximum(xp.sum(found.theta) - xp.sum(first.theta), xp.asarray(0.0))
+        missed = xp.maximum(total - xp.sum(found.theta), ROUNDING**2 * total)
+        excess = xp.maximum(excess, xp.sqrt(1 + gain / missed) - 1)
+    v = state.v @ found.vectors.astype(state.v.dtype)
+    xv = times(x, v)
+    left = _left(x, xv, v)
+    unexhausted = xp.sum(xp.square(state.onward), dtype=np.float64) > state.onward.shape[1] - 0.5
+    excess = xp.where(left <= ROUNDING**2 * total, xp.asarray(0.0), xp.where(unexhausted, excess, xp.asarray(np.inf)))
+    return Truncation(xv, v, total, total - left, excess)
+
+
+def probed(x: Array, state: Lanczos, probe: Array) -> Lanczos:
+    """The space reached, and what a second Lanczos process finds beside it."""
+    state = state._replace(onward=orthonormal(probe, state.v))
+    for _ in range(PROBE[1]):
+        state = extended(x, state)
+    return state

@@ -7,8 +7,8 @@ from functools import cache
 from hashlib import blake2b
 from typing import Any
 
-from brainsurgery_jax._lazy import jax, jnp
-from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
+from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, Kind
 from brainsurgery_jax.errors import Refusal
 
 
@@ -17,9 +17,19 @@ def wide(dtype: DType) -> DType:
     return FLOAT32 if dtype.kind == "float" and dtype.bits < 32 else dtype
 
 
+def on_host(x: Any) -> bool:
+    """Whether an array is numpy's: then it is computed on as it stands, else by JAX, perhaps under a trace."""
+    return isinstance(x, np.ndarray)
+
+
+def kind(x: Any) -> Kind:
+    """The kind of an array's dtype."""
+    return BY_NAME[x.dtype.name].kind
+
+
 def widen(x: Any) -> Any:
     """`x` in float32 if it is a float of fewer bits, else `x`."""
-    return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4 else x
+    return x.astype(np.float32) if kind(x) == "float" and x.dtype.itemsize < 4 else x
 
 
 def rounded(fn: Callable[..., Any], x: Any, *others: Any) -> Any:
@@ -27,9 +37,12 @@ def rounded(fn: Callable[..., Any], x: Any, *others: Any) -> Any:
 
     XLA's CPU code takes subnormal numbers for zero. There, what other tools compute in float32 is computed in float64,
     in which no float32 is subnormal, then rounded to float32: for sums, differences and products the bits are the same.
+    numpy keeps subnormal numbers by itself.
     """
-    if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize > 4:
+    if kind(x) != "float" or x.dtype.itemsize > 4:
         return fn(x, *others).astype(x.dtype)
+    if on_host(x):
+        return fn(*map(widen, (x, *others))).astype(x.dtype)
     return jax.lax.platform_dependent(
         x, *others,
         cpu=lambda *xs: to_float32(fn(*map(to_float64, xs))).astype(x.dtype),
@@ -73,9 +86,9 @@ def _to_float32(x: Any) -> Any:
 
 def nonzero(x: Any) -> Any:
     """Where `x` is not zero; NaN and subnormal numbers are not."""
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+    if kind(x) == "complex":
         return nonzero(x.real) | nonzero(x.imag)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if kind(x) != "float":
         return x != 0
     if x.dtype.itemsize < 8:
         return to_float64(x) != 0

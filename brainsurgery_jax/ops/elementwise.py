@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import add as plus
+from operator import mul as times
+from operator import sub as minus
 from typing import Any
 
-from brainsurgery_jax._lazy import Array, Num, Shaped, jax, jnp
-from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, Aval, DType
+from brainsurgery_jax._lazy import Array, Num, Shaped, jax, np
+from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import DTypeName, Form, Number, op
-from brainsurgery_jax.ops._math import nonzero, rounded, to_float32, to_float64
+from brainsurgery_jax.ops._math import kind, nonzero, on_host, rounded, to_float32, to_float64
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
 _BOTH = frozenset({"from", "to"})
@@ -31,6 +34,12 @@ def _in_place(name: str) -> Form:
     return Form(name, ("target",), ("target",), "existing", slices=frozenset({"target"}))
 
 
+def _arithmetic(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+    """Whether numpy computes on these as fast as compiled code: on all but float16 and smaller floats."""
+    dtype = avals[0].dtype
+    return dtype.kind != "float" or dtype.bits >= 32 or dtype.name == "bfloat16"
+
+
 @op(Form("assign", ("from",), ("to",), "existing", slices=_BOTH), elementwise=True, noop=lambda avals, params: True)
 def assign(x: Shaped[Array, "..."]) -> Array:
     """Copy values into a tensor (or part of one) that exists, with the same shape and dtype.
@@ -40,7 +49,7 @@ def assign(x: Shaped[Array, "..."]) -> Array:
     return x
 
 
-@op(_into("add"), _onto("add_"), elementwise=True)
+@op(_into("add"), _onto("add_"), elementwise=True, host=_arithmetic)
 def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     """Add two tensors of equal shape and dtype. Integers wrap, booleans are or-ed.
 
@@ -48,7 +57,7 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     Example: `add: {from_a: '(.*)\\.w', from_b: '\\1.delta', to: '\\1.w'}`
     Example: `add_: {from: 'delta::(.*)', to: 'base::\\1'}`
     """
-    return rounded(jnp.add, x, y)
+    return rounded(plus, x, y)
 
 
 def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -57,7 +66,7 @@ def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal("dtype-unsupported", f"this step cannot compute on booleans, got {avals[0]}", hint=hint)
 
 
-@op(_into("subtract"), _onto("subtract_"), elementwise=True, check=_no_bool)
+@op(_into("subtract"), _onto("subtract_"), elementwise=True, check=_no_bool, host=_arithmetic)
 def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     """Subtract the second tensor from the first (`subtract_`: `from` from `to`). Integers wrap.
 
@@ -65,17 +74,17 @@ def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     Example: `subtract: {from_a: '(.*)\\.w', from_b: '\\1.base', to: '\\1.w'}`
     Example: `subtract_: {from: 'base::(.*)', to: 'tuned::\\1'}`
     """
-    return rounded(jnp.subtract, x, y)
+    return rounded(minus, x, y)
 
 
-@op(_into("multiply"), elementwise=True)
+@op(_into("multiply"), elementwise=True, host=_arithmetic)
 def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     """Multiply two tensors of equal shape and dtype. Integers wrap, booleans are and-ed.
 
     `to` must exist, and is overwritten.
     Example: `multiply: {from_a: '(.*)\\.w', from_b: '\\1.mask', to: '\\1.w'}`
     """
-    return rounded(jnp.multiply, x, y)
+    return rounded(times, x, y)
 
 
 @op(
@@ -83,6 +92,7 @@ def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     _in_place("scale_"),
     elementwise=True,
     check=_no_bool,
+    host=_arithmetic,
     guarded=True,
     refusal="scaling this integer tensor is not exact. Cast it to a floating dtype first",
 )
@@ -92,16 +102,16 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     Example: `scale: {from: delta, to: half_delta, by: 0.5}`
     Example: `scale_: {target: '.*bias', by: 0.5}`
     """
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        y = x.astype(jnp.float64) * by
-        info = jnp.iinfo(x.dtype)
+    xp = x.__array_namespace__()
+    if kind(x) in ("int", "uint"):
+        y = x.astype(np.float64) * by
+        info = np.iinfo(x.dtype)
         # Beyond 2**53 a float64 no longer tells neighbouring integers apart.
         low, high = max(float(info.min), -(2.0**53)), min(float(info.max), 2.0**53)
-        exact = jnp.all((y == jnp.round(y)) & (y >= low) & (y <= high) & (jnp.abs(x.astype(jnp.float64)) <= 2.0**53))
+        exact = xp.all((y == xp.round(y)) & (y >= low) & (y <= high) & (xp.abs(x.astype(np.float64)) <= 2.0**53))
         return y.astype(x.dtype), exact
-    real = jnp.float64 if x.dtype in (jnp.float64, jnp.complex128) else jnp.float32
-    factor = jnp.asarray(by).astype(real)
-    return rounded(lambda w: w * factor.astype(w.dtype), x), jnp.ones((), jnp.bool_)
+    factor = by.astype(np.float64 if x.dtype.name in ("float64", "complex128") else np.float32)
+    return rounded(lambda w: w * factor.astype(w.dtype), x), xp.ones((), dtype=np.bool_)
 
 
 def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -126,7 +136,7 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
                 )
 
 
-@op(_new("clamp"), _in_place("clamp_"), elementwise=True, check=_bounds)
+@op(_new("clamp"), _in_place("clamp_"), elementwise=True, check=_bounds, host=_arithmetic)
 def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | None = None) -> Array:
     """Limit values to `min` and `max`, either of which may be left out. NaN stays NaN.
 
@@ -134,24 +144,33 @@ def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | No
     Example: `clamp: {from: w, to: w_clipped, min: -1, max: 1}`
     Example: `clamp_: {target: '.*bias', max: 1}`
     """
-    low, high = (None if b is None else _bound(b, x.dtype) for b in (min_, max_))
-    y = x if low is None else rounded(jnp.maximum, x, low)
-    return y if high is None else rounded(jnp.minimum, y, high)
+    xp = x.__array_namespace__()
+    low, high = (None if b is None else _bound(b, x) for b in (min_, max_))
+    y = x if low is None else rounded(xp.maximum, x, low)
+    return y if high is None else rounded(xp.minimum, y, high)
 
 
-def _bound(value: Any, dtype: Any) -> Any:
-    """A bound rounded to a dtype. What lies outside of it bounds nothing, also where the dtype has no infinity."""
-    if jnp.issubdtype(dtype, jnp.integer):
-        info = jnp.iinfo(dtype)
-        return jnp.clip(value, float(info.min), float(info.max)).astype(dtype)
+def _bound(value: Any, x: Array) -> Any:
+    """A bound rounded to the dtype of `x`. What lies outside of it bounds nothing, also where it has no infinity."""
+    xp, dtype = x.__array_namespace__(), x.dtype
+    if kind(x) in ("int", "uint"):
+        info = np.iinfo(dtype)
+        return xp.clip(value, float(info.min), float(info.max)).astype(dtype)
     if dtype.itemsize > 1:
-        return value.astype(dtype)
-    own = value.astype(dtype).astype(jnp.float32)
-    return jnp.where(jnp.isnan(own), value.astype(jnp.float32) * jnp.float32(jnp.inf), own)
+        return xp.asarray(value.astype(dtype))
+    own = value.astype(dtype).astype(np.float32)
+    return xp.where(xp.isnan(own), value.astype(np.float32) * np.float32(np.inf), own)
 
 
 def _to_dtype(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
     return (Aval(avals[0].shape, params["dtype"]),)
+
+
+def _convertible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+    """Whether numpy converts as fast as compiled code, and rounds as we want: floats, float16 mostly left out."""
+    source, target = avals[0].dtype, params["dtype"]
+    floats = source.kind == target.kind == "float" and min(source.bits, target.bits) >= 16
+    return floats and source.name != "float16" and (target.name != "float16" or source.name == "bfloat16")
 
 
 def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -167,6 +186,7 @@ def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     elementwise=True,
     result=_to_dtype,
     check=_computable,
+    host=_convertible,
     noop=lambda avals, params: avals[0].dtype == params["dtype"],
 )
 def cast(x: Num[Array, "..."], *, dtype: DTypeName) -> Array:
@@ -179,7 +199,7 @@ def cast(x: Num[Array, "..."], *, dtype: DTypeName) -> Array:
     """
     if dtype.kind == "bool":
         return nonzero(x)
-    if not jnp.issubdtype(x.dtype, jnp.complexfloating):
+    if kind(x) != "complex":
         return _converted(x, dtype)
     if dtype.kind != "complex":
         return _converted(x.real, dtype)
@@ -189,11 +209,10 @@ def cast(x: Num[Array, "..."], *, dtype: DTypeName) -> Array:
 
 def _converted(x: Array, dtype: DType) -> Array:
     """A real array in another dtype. Between float64 and smaller floats always by way of float32, as elsewhere."""
-    if jnp.issubdtype(x.dtype, jnp.floating) and dtype.kind in ("float", "complex"):
+    if kind(x) == "float" and dtype.kind in ("float", "complex"):
         wide = dtype.name in ("float64", "complex128")
-        if x.dtype == jnp.float64 and not wide:
-            x = to_float32(x)
-        elif x.dtype != jnp.float64 and wide:
-            x = to_float64(x)
-    assert dtype.numpy is not None
-    return x.astype(dtype.numpy)
+        if x.dtype == np.float64 and not wide:
+            x = x.astype(np.float32) if on_host(x) else to_float32(x)
+        elif x.dtype != np.float64 and wide:
+            x = x.astype(np.float64) if on_host(x) else to_float64(x)
+    return x.astype(to_numpy(dtype))

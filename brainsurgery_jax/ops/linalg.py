@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from brainsurgery_jax._lazy import Array, Num, jnp
+from brainsurgery_jax._lazy import Array, Num
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Form, op
@@ -31,13 +31,18 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal("shapes-differ", f"the leading axes of {a} and {b} do not broadcast")
 
 
+def _blas(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+    return avals[0].dtype.kind in ("float", "complex")
+
+
 @op(
     Form("matmul", ("from_a", "from_b"), ("to",), "new", slices=frozenset({"from_a", "from_b"})),
     check=_contractible,
+    host=_blas,
 )
 def matmul(a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
     """Matrix product (batched over leading axes, vectors allowed), accumulated in at least float32, rounded once.
 
     Example: `matmul: {from_a: '(.*)\\.B', from_b: '\\1.A', to: '\\1.delta'}`
     """
-    return jnp.matmul(widen(a), widen(b), precision="highest").astype(a.dtype)
+    return a.__array_namespace__().matmul(widen(a), widen(b)).astype(a.dtype)

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import ceil, inf
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 
-from brainsurgery_jax._lazy import Array, Inexact, jax, jnp
+from brainsurgery_jax._lazy import Array, Inexact, np
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Number, Pattern, Role, Rung, control, kernel
-from brainsurgery_jax.ops._factor import OVERSAMPLE, Truncation, exact, gram, krylov, mm
-from brainsurgery_jax.ops._math import fold_seed, matrix, widen
+from brainsurgery_jax.ops._factor import (
+    OVERSAMPLE,
+    PROBE,
+    SLAB,
+    WIDENED,
+    Lanczos,
+    Truncation,
+    block_width,
+    bounded_excess,
+    exact,
+    gram,
+    lengths,
+    product,
+    quick_gram,
+    random_blocks,
+    reached,
+    ritz,
+    truncation,
+)
+from brainsurgery_jax.ops._math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, Expr, View
 from brainsurgery_jax.select import Ref
 
@@ -59,11 +78,14 @@ Rank = Annotated[
 SMALL = 256
 """Matrices with a side of at most this are always factorized exactly: nothing is faster."""
 
-_LADDERS = ((2, 3, 5, 8), (2, 3, 5), (3, 5), (3,), (2,))
-"""Depths of the Krylov space to try one after another; the first ladder that is worth its risk is taken."""
+_SPACES = (2, 2.5, 3, 3.5, 4, 5, 6, 8)
+"""Sizes of the Lanczos space to look at, as multiples of the rank (and some columns more)."""
 
-_RISK = 0.35
-"""How much of the certain method's cost may be spent on quick ones that are then rejected."""
+_TALL = 8
+"""From this ratio of the sides on, most of the work for a Gram matrix is in its products: float32 halves it."""
+
+_RISK = 0.6
+"""How much of the certain method's cost may be spent on a quick one that is then rejected."""
 
 
 def _check_matrix(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -80,39 +102,103 @@ def _ladder(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> 
     (x,) = avals
     rank, method = params["rank"], params["method"]
     long, short = max(x.shape), min(x.shape)
-    last = Rung("exact", factorize, {"way": "exact", "depth": 0, "finish": finish})
+
+    def rung(way: str, blocks: int = 0, *, sure: bool = False) -> Rung:
+        name = f"lanczos-{blocks}" if blocks else way
+        return Rung(name, factorize, {"way": way, "blocks": blocks, "finish": finish, "sure": sure})
+
     if method == "exact" or short <= SMALL or x.dtype.kind != "float":
-        return (last,)
+        return (rung("exact", sure=True),)
     if method == "randomized":
-        *first, best = _depths(long, short, rank, float("inf")) or (0,)
-        quick = [
-            Rung(f"krylov-{q}", factorize, {"way": "krylov", "depth": q, "finish": finish}) for q in (*first, best)
-        ]
-        return (*quick[:-1], quick[-1]._replace(certain=True))
-    if long >= 2 * short:
-        last = Rung("gram", factorize, {"way": "gram", "depth": 0, "finish": finish})
-    depths = _depths(long, short, rank, _RISK * _certain_cost(long, short))
-    quick = [Rung(f"krylov-{q}", factorize, {"way": "krylov", "depth": q, "finish": finish}) for q in depths]
-    return (*quick, last)
+        looks = _blocks(long, short, rank, most=inf)
+        last = rung("lanczos", looks.pop(), sure=True) if looks else rung("gram", sure=True)
+        return *(rung("lanczos", n) for n in looks), last
+    if long >= _TALL * short and _quick_gram_cost(long, short) < _lanczos_cost(long, short, _likely_space(rank)):
+        return rung("quick-gram"), rung("gram", sure=True)
+    looks = _blocks(long, short, rank, most=_RISK * _gram_cost(long, short))
+    return *(rung("lanczos", n) for n in looks), rung("gram", sure=True)
 
 
-def _depths(long: int, short: int, rank: int, most: float) -> tuple[int, ...]:
-    """The depths to try: as many as cost no more than `most` together, in spaces much smaller than the matrix."""
-    for depths in _LADDERS:
-        widths = [(rank + OVERSAMPLE) * (q + 1) for q in depths]
-        if max(widths) <= 0.4 * short and sum(_krylov_cost(long, short, w) for w in widths) <= most:
-            return depths
-    return ()
+def _blocks(long: int, short: int, rank: int, *, most: float) -> list[int]:
+    """How many blocks to go to before each look at the result, at most for that cost."""
+    width = block_width(rank)
+    counts = sorted({max(3, ceil(ratio * (rank + OVERSAMPLE) / width)) for ratio in _SPACES})
+    return [n for n in counts if 2 * n * width <= short and _lanczos_cost(long, short, n * width) <= most]
 
 
-def _krylov_cost(long: int, short: int, width: int) -> float:
-    """Operations: three products with the basis (building it, Ritz values, residuals), and two orthogonalizations."""
-    return 6 * long * short * width + 2 * (long + 2 * short) * width**2
+# Costs in operations of a large product in float32, as measured on one core.
 
 
-def _certain_cost(long: int, short: int) -> float:
-    """Operations of the exact methods, in units of a matrix product's: measured, within a factor of two."""
-    return 4 * long * short**2 + 20 * short**3
+def _lanczos_cost(long: int, short: int, space: float) -> float:
+    """Two narrow products with the basis, two orthogonalizations, eigenvalues of the small matrix."""
+    return 9 * long * short * space + 8 * (long + short) * space**2 + 40 * space**3
+
+
+def _likely_space(rank: int) -> float:
+    """The size of the space that did for most matrices tried."""
+    return 2.5 * (rank + OVERSAMPLE) + 40
+
+
+def _gram_cost(long: int, short: int) -> float:
+    """The Gram matrix in float64 and its eigenvectors."""
+    return 1.7 * long * short**2 + 17 * short**3
+
+
+def _quick_gram_cost(long: int, short: int) -> float:
+    """The Gram matrix in float32 and its eigenvectors."""
+    return 0.85 * long * short**2 + 17 * short**3
+
+
+_PACKED = 2 << 10
+"""Bytes that BLAS packs operands into for each row of a product."""
+
+
+def svd_workspace(x: Aval) -> int:
+    """Bytes that the full SVD needs besides the matrix.
+
+    numpy has LAPACK work in double precision whatever the dtype: on a copy of the matrix in it, and another one to be
+    overwritten, with both sets of vectors twice and LAPACK's own workspace.
+    """
+    short, wide = min(x.shape), 16 if x.dtype.kind == "complex" else 8
+    widened = 4 * x.size if x.dtype.bits < 32 else 0
+    converted = wide * x.size if x.dtype.bits < 8 * wide else 0
+    return widened + converted + wide * (x.size + 2 * short * sum(x.shape) + 4 * short**2) + _PACKED // 4 * max(x.shape)
+
+
+def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> int:
+    """Bytes that the hungriest of the ways needs besides the matrix and the result."""
+    (x,) = avals
+    rank, long, short = params["rank"], max(x.shape), min(x.shape)
+    ladder = _ladder(avals, params, finish)
+    if any(rung.name == "exact" for rung in ladder):
+        return svd_workspace(x)
+    item, sides, rows = max(4, x.dtype.bits // 8), long + short, min(SLAB, long)
+    space = max(rung.static["blocks"] for rung in ladder) * block_width(rank)
+    lanczos = _lanczos_workspace(x, space + PROBE[0] * PROBE[1], block_width(rank), item) if space else 0
+    state = sides * space * item  # of a rung that was rejected
+    slabs = 0 if x.dtype.bits >= 32 else 4 * x.size if x.size <= WIDENED else 8 * rows * short  # one, and the next
+    product = max(2 * short + rows, 5 * short, short + slabs // (8 * short)) * short * 8
+    gram = product + state if ladder[-1].name == "gram" else 0
+    result = min(SLAB, x.shape[0]) * x.shape[1] * item if finish == "matrix" else 0  # the slab that is rounded
+    packed = _PACKED * rows + long * min(space, 384) * item
+    return max(x.size, lanczos + slabs, gram, result) + packed + 6 * sides * rank * item
+
+
+def _lanczos_workspace(x: Aval, space: int, width: int, item: int) -> int:
+    """Bytes for a space of so many columns: both bases, the longer ones that replace them, those of the rung before,
+    the blocks that are made orthonormal, the small matrix in float64, and the look at the error."""
+    sides = sum(x.shape)
+    return 3 * sides * space * item + sides * width * (4 * item + 8) + 64 * space**2 + _left_workspace(x, item)
+
+
+def _left_workspace(x: Aval, item: int) -> int:
+    """Bytes for a slab of the longer side's rows, twice if widened, of its approximation and of their difference."""
+    first, second = x.shape if x.shape[0] < x.shape[1] else (max(x.shape), min(x.shape))
+    return (4 if x.dtype.bits < 32 else 2) * min(SLAB // 2, first) * second * item
+
+
+def _anywhere(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+    return True
 
 
 @kernel()
@@ -122,46 +208,67 @@ def factorize(
     rank: int,
     method: str,
     way: str,
-    depth: int,
+    blocks: int,
     finish: str,
+    sure: bool,
     tol: Number,
     key_high: Number,
     key_low: Number,
-) -> tuple[Any, Array, dict[str, Array]]:
-    """One rung: the factors or the truncated matrix, whether it is good enough, and the facts about it.
+    state: Lanczos | None = None,
+) -> tuple[Any, Any, dict[str, Any], Lanczos | None]:
+    """One rung: the factors or the truncated matrix, whether it is good enough, the facts about it, and how far it got.
 
-    Low-precision matrices are factorized in float32; wide ones as their transpose.
+    Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
     """
-    w = widen(x)
     wide = x.shape[0] < x.shape[1]
-    tall = w.T if wide else w
-    if way == "krylov":
-        data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
-        t = krylov(tall, jax.random.wrap_key_data(data), rank, depth)
+    tall = x.T if wide else x
+    if x.size <= WIDENED:
+        tall = widen(tall)
+    finite = _finite(tall)
+    if on_host(x) and not finite:  # LAPACK on numpy raises for these
+        return None, finite, {}, None
+    if way == "lanczos":
+        normal, probe = random_blocks(tall, rank, (key_high, key_low))
+        state = reached(tall, state, normal, blocks)
+        if on_host(x) and not sure and bounded_excess(ritz(state, rank), state.norm2) > tol:
+            return None, np.False_, {}, state
+        t = truncation(tall, state, rank, probe)
     else:
-        t = exact(tall, rank) if way == "exact" else gram(tall, rank)
-    finite = jnp.isfinite(w).all()
-    facts = {"energy": t.kept2 / jnp.maximum(t.norm2, 1e-300), "excess": t.excess}
+        t = {"exact": exact, "gram": gram, "quick-gram": quick_gram}[way](tall, rank)
+    xp = t.v.__array_namespace__()
+    facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
     value = _low(t, x, wide) if finish == "matrix" else _split(t, x, wide)
-    return value, finite & (t.excess <= tol), facts
+    return value, finite if sure else finite & (t.excess <= tol), facts, state
+
+
+def _finite(x: Array) -> Array:
+    xp = x.__array_namespace__()
+    return xp.all(xp.isfinite(x))
 
 
 def _low(t: Truncation, x: Array, wide: bool) -> Array:
-    low = mm(t.xv, t.v.conj().T)
-    return (low.T if wide else low).astype(x.dtype)
+    vh = t.v.conj().T
+    return product(t.v.conj(), t.xv.T, x.dtype) if wide else product(t.xv, vh, x.dtype)
 
 
 def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     """`b` [m, r] and `a` [r, n] that share the singular values evenly; the entry of largest magnitude in each column of
     `b` is real and positive, so that factors repeat."""
-    s = jnp.linalg.norm(t.xv, axis=0)
-    root = jnp.sqrt(s)
-    safe = jnp.where(root > 0, root, jnp.ones_like(root))
+    xp = t.v.__array_namespace__()
+    root = xp.sqrt(lengths(t.xv))
+    safe = xp.where(root > 0, root, xp.ones_like(root))
     long, short = t.xv / safe[None, :], t.v * root[None, :]
     b, a = (short.conj(), long.T) if wide else (long, short.conj().T)
-    top = jnp.take_along_axis(b, jnp.argmax(jnp.abs(b), axis=0, keepdims=True), axis=0)
-    phase = jnp.where(top == 0, jnp.ones_like(top), top / jnp.abs(jnp.where(top == 0, jnp.ones_like(top), top)))
+    top = xp.take_along_axis(b, xp.argmax(xp.abs(b), axis=0, keepdims=True), axis=0)
+    there = top != 0
+    phase = xp.where(there, top / xp.where(there, xp.abs(top), xp.ones_like(root)), xp.ones_like(top))
     return (b * phase.conj()).astype(x.dtype), (a * phase.reshape(-1, 1)).astype(x.dtype)
+
+
+def _exactly(x: Array, finish: str, **params: Any) -> tuple[Any, Array]:
+    """The full SVD, for callers that cannot climb a ladder."""
+    value, accepted, _, _ = factorize(x, way="exact", blocks=0, sure=True, finish=finish, **params)
+    return value, accepted
 
 
 @kernel(
@@ -170,6 +277,8 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     guarded=True,
     refusal=_NOT_FINITE,
     rungs=lambda avals, params: _ladder(avals, params, "factors"),
+    host=_anywhere,
+    workspace=lambda avals, params: _workspace(avals, params, "factors"),
 )
 def factors(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
@@ -178,10 +287,7 @@ def factors(
 
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, 1936.
     """
-    value, accepted, _ = factorize(
-        x, rank=rank, method=method, way="exact", depth=0, finish="factors", tol=tol, key_high=key_high, key_low=key_low
-    )
-    return value, accepted
+    return _exactly(x, "factors", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
 
 
 @kernel(
@@ -190,36 +296,59 @@ def factors(
     guarded=True,
     refusal=_NOT_FINITE,
     rungs=lambda avals, params: _ladder(avals, params, "matrix"),
+    host=_anywhere,
+    workspace=lambda avals, params: _workspace(avals, params, "matrix"),
 )
 def truncated(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
 ) -> tuple[Array, Array]:
     """The best approximation of `x` of that rank, in its own shape, and whether x is finite."""
-    value, accepted, _ = factorize(
-        x, rank=rank, method=method, way="exact", depth=0, finish="matrix", tol=tol, key_high=key_high, key_low=key_low
-    )
-    return value, accepted
+    return _exactly(x, "matrix", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
 
 
-@kernel(check=_check_matrix, result=lambda avals, params: avals, guarded=True, refusal=_NOT_FINITE)
+def _exact_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    return svd_workspace(avals[0])
+
+
+@kernel(
+    check=_check_matrix,
+    result=lambda avals, params: avals,
+    guarded=True,
+    refusal=_NOT_FINITE,
+    host=_anywhere,
+    workspace=_exact_workspace,
+)
 def truncated_by_energy(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
     """The best approximation of `x` of the least rank with that share of the energy; the shape needs no rank."""
-    u, s, vh = jnp.linalg.svd(widen(x), full_matrices=False)
-    kept = jnp.arange(s.size, dtype=jnp.int64) < _rank_of_energy(s, energy)
-    low = mm(u * jnp.where(kept, s, jnp.zeros_like(s)).astype(u.dtype)[None, :], vh)
-    return low.astype(x.dtype), jnp.isfinite(widen(x)).all()
+    xp, finite = x.__array_namespace__(), _finite(x)
+    if on_host(x) and not finite:
+        return x, finite
+    u, s, vh = xp.linalg.svd(widen(x), full_matrices=False)
+    kept = xp.arange(s.size, dtype=np.int64) < _rank_of_energy(s, energy)
+    return product(u * xp.where(kept, s, xp.zeros_like(s)).astype(u.dtype)[None, :], vh, x.dtype), finite
 
 
 def _rank_of_energy(s: Array, energy: Number) -> Array:
-    share = jnp.cumsum(jnp.square(s.astype(jnp.float64)))
-    return jnp.minimum(1 + jnp.sum(share < energy * share[-1], dtype=jnp.int64), s.size)
+    xp = s.__array_namespace__()
+    share = xp.cumsum(xp.square(s.astype(np.float64)))
+    return xp.minimum(1 + xp.sum(share < energy * share[-1], dtype=np.int64), xp.asarray(s.size))
 
 
-@kernel(check=_check_matrix, result=lambda avals, params: (Aval((), INT64),), guarded=True, refusal=_NOT_FINITE)
-def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
+@kernel(
+    check=_check_matrix,
+    result=lambda avals, params: (Aval((), INT64),),
+    guarded=True,
+    refusal=_NOT_FINITE,
+    host=_anywhere,
+    workspace=_exact_workspace,
+)
+def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Any, Array]:
     """The least rank that keeps the share `energy` of the squared singular values, as an int64 scalar."""
-    s = jnp.linalg.svd(widen(x), compute_uv=False)
-    return _rank_of_energy(s, energy), jnp.isfinite(widen(x)).all()
+    xp, finite = x.__array_namespace__(), _finite(x)
+    if on_host(x) and not finite:
+        return np.asarray(0), finite
+    s = xp.linalg.svd(widen(x), full_matrices=False, compute_uv=False)
+    return _rank_of_energy(s, energy), finite
 
 
 def _resolved(view: View, name: str, x: Expr, rank: int | float | Energy) -> int:
@@ -262,7 +391,7 @@ def phlora(
     `target_a` gets sqrt(S) Vh with shape [r, n], `target_b` gets U sqrt(S) with shape [m, r]. A rank above min(m, n) is
     clipped; a fraction is of min(m, n); `{energy: 0.9}` takes the least rank that keeps that share of the energy.
     `method: auto` takes the cheapest way whose error is certified to exceed the least possible by at most the share
-    `tol`, `exact` the full SVD, `randomized` block Krylov without a fall-back.
+    `tol`, `exact` the full SVD, `randomized` block Lanczos without a fall-back.
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """

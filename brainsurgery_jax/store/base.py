@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from brainsurgery_jax.boxes import Box
@@ -24,18 +24,29 @@ class TensorInfo(NamedTuple):
     offset: int
 
 
+class PlainFile(NamedTuple):
+    """A safetensors file with nothing in it but what it must have: a header of `start` bytes, which tells `metadata`,
+    and the bytes of `tensors` tensors up to its end at `nbytes`. It may be passed on as it stands."""
+
+    metadata: Mapping[str, str]
+    tensors: int
+    start: int
+    nbytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """All that a checkpoint tells before a tensor byte is read.
 
     `tensors` is in state-dict order: by data offset within a file, files by name. `path` is what the user named,
-    `files` are the paths behind it.
+    `files` are the paths behind it, `plain` tells of those that are safetensors files by their index.
     """
 
     path: str
     files: tuple[str, ...]
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
+    plain: Mapping[int, PlainFile] = field(default_factory=dict)
 
 
 class FileRun(NamedTuple):
@@ -94,6 +105,11 @@ class Writer(Protocol):
 
     def copy(self, name: str, start: int, run: FileRun) -> None:
         """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
+        ...
+
+    def lane(self, name: str) -> int:
+        """A number for the tensor: those of different lanes can be written at the same time without waiting for each
+        other, those of one lane take turns, since file systems lock a file for every write."""
         ...
 
     def finish(self) -> Staged:

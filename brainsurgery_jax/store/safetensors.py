@@ -40,7 +40,8 @@ class SafetensorsSource:
             if weight_map is not None:
                 check_placement(path, files, weight_map, shards)
             metadata = {key: text for header in reversed(headers) for key, text in header.metadata.items()}
-            self.header = Header(path, tuple(files), merge(files, shards), metadata)
+            plain = {file: header.plain for file, header in enumerate(headers) if header.plain is not None}
+            self.header = Header(path, tuple(files), merge(files, shards), metadata, plain)
             on_failure.pop_all()
 
     def _file_header(self, file: int, path: str) -> FileHeader:

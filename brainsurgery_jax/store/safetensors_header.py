@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import BY_TAG, Aval
 from brainsurgery_jax.errors import StoreError, did_you_mean
-from brainsurgery_jax.store.base import TensorInfo
+from brainsurgery_jax.store.base import PlainFile, TensorInfo
 from brainsurgery_jax.store.positioned import read_bytes
 
 MAX_HEADER = 100_000_000
@@ -31,10 +31,11 @@ _Avals = dict[tuple[Any, ...], tuple[Aval, int]]
 
 
 class FileHeader(NamedTuple):
-    """What one file tells: its tensors in the order of their bytes, and its metadata."""
+    """What one file tells: its tensors in the order of their bytes, its metadata, and whether that is all."""
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    plain: PlainFile | None
 
 
 def read_header(fd: int, path: str, file: int = 0) -> FileHeader:
@@ -70,7 +71,10 @@ def parse_header(raw: bytes, path: str, file_size: int, file: int = 0) -> FileHe
         position = end
     if start + position != file_size:
         raise _wrong_length(path, tensors, start + position, file_size)
-    return FileHeader(tensors, metadata)
+    usual = raw.startswith(b"{") and all(
+        len(entry) == 3 for entry in table.values()
+    )  # the format wants the brace first
+    return FileHeader(tensors, metadata, PlainFile(metadata, len(tensors), start, file_size) if usual else None)
 
 
 def json_object(raw: bytes, path: str, what: str) -> dict[str, Any]:

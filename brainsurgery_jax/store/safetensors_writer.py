@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,13 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.arrays import byte_view, numpy_dtype
 from brainsurgery_jax.store.atomic import Staged, fsync_path
-from brainsurgery_jax.store.base import FileRun, TensorInfo
+from brainsurgery_jax.store.base import FileRun, Source, TensorInfo
 from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.positioned import allocate, copy_range, write_all
+from brainsurgery_jax.store.positioned import allocate, begin_flush, clone, copy_range, read_bytes, write_all
 from brainsurgery_jax.store.safetensors_folder import INDEX, encode_index, shard_name
 from brainsurgery_jax.store.safetensors_header import MAX_HEADER, METADATA, encode_header
+from brainsurgery_jax.store.unchanged import Original, original_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,9 @@ class SafetensorsWriter:
 
     All files are created at their full size at once. A folder with `shard_bytes` gets numbered shards and an index, as
     the reference writes them, without it `model.safetensors` alone.
+
+    `unchanged` are the tensors that a source holds just so, under the same name. An output file that gets all tensors
+    of one source file takes over its header, too: it becomes the same file byte for byte, a clone where it can.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class SafetensorsWriter:
         shard_bytes: int | None = None,
         metadata: Mapping[str, str] | None = None,
         durable: bool = True,
+        unchanged: Mapping[str, Source] | None = None,
     ):
         assert not (single_file and shard_bytes), "a single file has no shards"
         check_storable(staged.destination, avals)
@@ -83,14 +88,20 @@ class SafetensorsWriter:
         self._names = [""] if single_file else _file_names(len(shards), self._sharded)
         self._paths = [os.path.join(staged.staging, name) if name else staged.staging for name in self._names]
         self._places: dict[str, TensorInfo] = {}
+        self._clones: set[int] = set()
         self._written: Counter[str] = Counter()
         self._lock = Lock()
         self._descriptors = Descriptors(self._paths, os.O_RDWR, watch=False)
         with ExitStack() as on_failure, os_failures(staged.destination, "create the partial output"):
             _reserve(staged.staging, single_file)
             on_failure.callback(self.abort)
+            metadata = {"format": "pt", **(metadata or {})}
             for file, names in enumerate(shards):
-                self._create(file, _layout(names, avals), {"format": "pt", **(metadata or {})})
+                original = original_of(names, unchanged or {}, metadata)
+                if original is not None:
+                    self._take_over(file, names, original)
+                else:
+                    self._create(file, _layout(names, avals), metadata)
             on_failure.pop_all()
 
     def _create(self, file: int, layout: list[tuple[str, Aval]], metadata: Mapping[str, str]) -> None:
@@ -108,12 +119,20 @@ class SafetensorsWriter:
         for name, aval in layout:
             self._places[name] = TensorInfo(aval, file, position)
             position += aval.nbytes
-        fd = os.open(self._paths[file], os.O_RDWR | os.O_CREAT, _FILE_MODE)
-        try:
+        with _new_file(self._paths[file]) as fd:
             allocate(fd, position)
             write_all(fd, memoryview(header), 0)
-        finally:
-            os.close(fd)
+
+    def _take_over(self, file: int, names: list[str], original: Original) -> None:
+        """Makes a file that will be the original as it stands. It is already, if the file system can clone."""
+        tensors, path = original.source.header.tensors, original.source.header.files[original.file]
+        self._places |= {name: tensors[name]._replace(file=file) for name in names}
+        with _new_file(self._paths[file]) as fd, original.source.fileno(original.file) as source:
+            if clone(source, fd):
+                self._clones.add(file)
+                return
+            allocate(fd, original.plain.nbytes)
+            write_all(fd, memoryview(read_bytes(source, original.plain.start, 0, path=path)), 0)
 
     def put(self, name: str, start: int, data: np.ndarray) -> None:
         """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
@@ -123,21 +142,33 @@ class SafetensorsWriter:
         dtype = numpy_dtype(aval.dtype, path=self._staged.destination, tensor=name)
         assert data.dtype == dtype, f"'{name}' is {aval}, the data are {data.dtype}"
         view = byte_view(np.ascontiguousarray(data))
+        position = self._position(name, start, len(view))
         with self._descriptors.lease(self._places[name].file) as fd, self._failures():
-            write_all(fd, view, self._position(name, start, len(view)))
+            write_all(fd, view, position)
+            self._flush_soon(fd, position, len(view))
         self._count(name, len(view))
 
     def copy(self, name: str, start: int, run: FileRun) -> None:
         """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
         position = self._position(name, start, run.nbytes)
+        file = self._places[name].file
         source_path = run.fd_source.header.files[run.file]
+        if file in self._clones:
+            assert run.offset == position, f"'{name}' is a clone: it has its bytes from {run.offset} already"
+            self._count(name, run.nbytes)
+            return
         with (
             run.fd_source.fileno(run.file) as source,
-            self._descriptors.lease(self._places[name].file) as fd,
+            self._descriptors.lease(file) as fd,
             self._failures(f" from {source_path}"),
         ):
             copy_range(source, run.offset, fd, position, run.nbytes, path=source_path)
+            self._flush_soon(fd, position, run.nbytes)
         self._count(name, run.nbytes)
+
+    def lane(self, name: str) -> int:
+        """The number of the tensor's file: writes to one file take turns, those to different files do not."""
+        return self._places[name].file
 
     def finish(self) -> Staged:
         """The complete checkpoint, ready for `atomic.publish`; a StoreError while bytes are missing."""
@@ -173,6 +204,10 @@ class SafetensorsWriter:
         assert not odd and 0 <= first <= first + nbytes <= aval.nbytes, f"'{name}' is {aval}: {nbytes} bytes at {start}"
         return offset + first
 
+    def _flush_soon(self, fd: int, position: int, nbytes: int) -> None:
+        if self._durable:
+            begin_flush(fd, position, nbytes)
+
     def _count(self, name: str, nbytes: int) -> None:
         with self._lock:
             self._written[name] += nbytes
@@ -187,6 +222,15 @@ def _reserve(staging: str, single_file: bool) -> None:
         os.close(os.open(staging, os.O_RDWR | os.O_CREAT | os.O_EXCL, _FILE_MODE))
     else:
         os.mkdir(staging)
+
+
+@contextmanager
+def _new_file(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _file_names(shards: int, sharded: bool) -> list[str]:

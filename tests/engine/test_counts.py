@@ -54,8 +54,26 @@ def test_renaming_never_loads_jax(tmp_path: Path) -> None:
     assert list(read(plan["output"]["path"])) == ["v"]
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"scale_": {"target": "w", "by": 0.5}},
+        {"cast_": {"target": "w", "to": "bfloat16"}},
+        {"add_": {"from": "v", "to": "w"}},
+        {"phlora": {"target": "w", "target_a": "A", "target_b": "B", "rank": 4}},
+        {"assert": {"equal": {"left": "w", "right": "w"}}},
+    ],
+    ids=lambda step: next(iter(step)),
+)
+def test_what_numpy_does_on_a_machine_without_accelerator_never_loads_jax(tmp_path: Path, step: dict) -> None:
+    plan = plan_of(tmp_path, {"w": normal((400, 300)), "v": normal((400, 300), seed=1)}, [step])
+    code = f"import sys, brainsurgery_jax as bs; bs.load({plan!r}).run(); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout.strip() == "False"
+
+
 def test_forty_layers_and_any_number_share_one_compilation(tmp_path: Path) -> None:
-    layers = {f"h.{i}.w": normal((30, 20), seed=i) for i in range(40)}
+    layers = {f"h.{i}.w": normal((30, 20), seed=i).astype(np.float16) for i in range(40)}
     compiled.cache_clear()
     for by in (0.1, 0.2, 0.3):
         run_plan(tmp_path, layers, {"scale_": {"target": ".*", "by": by}})

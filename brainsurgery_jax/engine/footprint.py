@@ -1,0 +1,106 @@
+"""What one value takes while it is made, in bytes: a block on its way, or the results of a call on whole operands.
+
+Fitted to measurements (tests/engine/test_memory.py), from above.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from brainsurgery_jax.engine.blocks import PIECE, padded_length
+from brainsurgery_jax.engine.kernels import runs_on_host
+from brainsurgery_jax.graph.expr import Expr, is_whole
+from brainsurgery_jax.store.boxes import GROUP
+
+Node = TypeVar("Node")
+
+HOLES = 8
+"""One part in so many is lost in holes, between arrays of some tens of megabytes that the allocator places."""
+
+LATE = 8
+"""Results of a compiled kernel that may be there at once: XLA frees them late, and allocates so that what it freed is
+rarely used again."""
+
+COMPILED = 16 << 20
+"""Bytes that a compiled kernel takes however short its blocks are."""
+
+PACKED = 2 << 10
+"""Bytes that BLAS packs operands into for each row of a product, and what it takes in any case."""
+
+BLAS = 2 << 20
+
+
+def worst_moment(
+    order: Sequence[tuple[Node, Sequence[Node]]], nbytes: Callable[[Node], int], making: Callable[[Node], int]
+) -> int:
+    """Bytes held at most while nodes are made in order, each with what it is made of, and dropped after their last use.
+
+    `making` includes the node itself, but not its operands. What no other needs stays to the end.
+    """
+    uses = Counter(n for _, needs in order for n in needs)
+    held = worst = 0
+    for node, needs in order:
+        worst = max(worst, held + making(node))
+        held += nbytes(node)
+        for n in needs:
+            uses[n] -= 1
+            if not uses[n]:
+                held -= nbytes(n)
+    return worst
+
+
+def item_bytes(e: Expr) -> int:
+    """Bytes of an element; a packed one counts as a byte."""
+    return max(1, e.aval.dtype.bits // 8)
+
+
+def making_block(e: Expr, elements: int) -> int:
+    """Bytes that it takes to make so many elements of a node, these included, its operands not."""
+    size = elements * item_bytes(e)
+    if e.kernel is None or is_whole(e):
+        return size
+    if e.kernel.elementwise and runs_on_host(e):
+        return 2 * size + _on_the_way(e, min(elements, PIECE))  # in pieces, then in one
+    if e.kernel.elementwise or e.kernel.blocks:
+        wide = max(4, item_bytes(e)) if e.kernel.blocks else item_bytes(e)
+        length = max(elements, padded_length(elements))
+        return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + size + COMPILED
+    return 3 * size  # picked out, put in order, made flat
+
+
+def reading_gaps(e: Expr) -> int:
+    """Bytes read together with a part of a tensor that has gaps; twice, since what is read next rarely fits into the
+    place that they leave."""
+    return 2 * min(GROUP, e.aval.nbytes)
+
+
+def _on_the_way(e: Expr, elements: int) -> int:
+    """Of a piece: each operand in the dtype that is computed in, a result, and one or two more."""
+    float_like = all(s.aval.dtype.kind in ("float", "complex") for s in (e, *e.srcs))
+    wide = max(4 if float_like else 8, *(item_bytes(s) for s in (e, *e.srcs)))
+    return (len(e.srcs) + 3) * elements * wide
+
+
+def comparing(exprs: Sequence[Expr], elements: int) -> int:
+    """Bytes that a question takes for so many elements of each of its tensors: all of them in double precision, and
+    their difference."""
+    wide = max(16 if e.aval.dtype.kind == "complex" else 8 for e in exprs)
+    return (len(exprs) + 1) * elements * wide
+
+
+def calling(e: Expr) -> int:
+    """Bytes that a call on whole operands needs besides them, results included: as its kernel says, else a widened copy
+    of each, and what BLAS takes."""
+    assert e.kernel is not None
+    avals, static = tuple(s.aval for s in e.srcs), dict(e.static)
+    results = sum(a.nbytes for a in e.avals)
+    if e.kernel.workspace is not None:
+        return results + e.kernel.workspace(avals, static)
+    widened = sum(4 * a.size for a in avals if a.dtype.bits < 32)
+    made = sum(a.size * max(4, a.dtype.bits // 8) for a in e.avals)
+    rows = max((a.shape[-2] for a in e.avals if len(a.shape) > 1), default=0)
+    packed = min(rows * PACKED + BLAS, sum(a.size * max(4, a.dtype.bits // 8) for a in avals))
+    on_host = e.kernel.host is not None and e.kernel.host(avals, static)  # not asking for accelerators: that starts JAX
+    return results + widened + made + packed + (0 if on_host else made + COMPILED)

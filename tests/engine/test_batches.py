@@ -1,0 +1,130 @@
+"""Low rank on an accelerator: calls of one shape as one compiled batch, spread over the devices, none touching another.
+
+No accelerator is needed: the engine is told that there is one, and JAX computes on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.engine import batches, execute, kernels
+from brainsurgery_jax.engine.events import Factorized
+from tests.checkpoints import plan_of, read, run_plan, same
+
+SIDE = 320
+
+
+@pytest.fixture(autouse=True)
+def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (batches, execute, kernels):
+        monkeypatch.setattr(module, "accelerated", lambda: True)
+    # On the CPU of jaxlib 0.10.2, two batched LAPACK calls in one program may wait for each other for ever: one by one.
+    monkeypatch.setattr(batches, "over_batch", lambda f: lambda *xs: jax.lax.map(lambda x: f(*x), xs))
+    batches.vectorised.cache_clear()
+
+
+def falling(seed: int, rows: int = SIDE, power: float = 1.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    u, v = (np.linalg.qr(rng.standard_normal((n, SIDE)))[0] for n in (rows, SIDE))
+    return ((u * np.arange(1.0, SIDE + 1) ** -power) @ v.T).astype(np.float32)
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((SIDE, SIDE)).astype(np.float32)
+
+
+def phlora(rank: int = 8) -> dict[str, dict[str, object]]:
+    return {"phlora": {"target": "(.+)", "target_a": r"\1.A", "target_b": r"\1.B", "rank": rank}}
+
+
+def excess(x: np.ndarray, low: np.ndarray, rank: int) -> float:
+    best = np.sqrt((np.linalg.svd(x.astype(np.float64), compute_uv=False)[rank:] ** 2).sum())
+    return float(np.linalg.norm(x - low.astype(np.float64)) / best - 1)
+
+
+def test_every_member_of_a_batch_is_within_the_tolerance(tmp_path: Path):
+    tensors = {f"w{i}": falling(i) for i in range(5)} | {f"tall{i}": falling(i, 2 * SIDE) for i in range(3)}
+    out = run_plan(tmp_path, tensors, phlora())
+    for name, x in tensors.items():
+        assert excess(x, out[f"{name}.B"] @ out[f"{name}.A"], 8) <= 1e-4
+
+
+def test_equal_shapes_share_one_compilation(tmp_path: Path):
+    run_plan(tmp_path, {f"w{i}": falling(i, power=2.0) for i in range(20)}, phlora())
+    assert batches.vectorised.cache_info().misses == 1
+
+
+def test_a_matrix_has_the_same_factors_alone_and_in_company(tmp_path: Path):
+    alone = run_plan(tmp_path, {"w1": falling(1)}, phlora())
+    together = run_plan(tmp_path, {f"w{i}": falling(i) for i in range(11)}, phlora())
+    assert same(alone["w1.A"], together["w1.A"])
+    assert same(alone["w1.B"], together["w1.B"])
+
+
+def test_a_member_that_is_rejected_goes_on_while_the_others_keep_what_they_have(tmp_path: Path):
+    tensors = {"steep": falling(1, power=2.0), "noise": noise(2), "gentle": falling(3, power=0.5)}
+    events: list[object] = []
+    plan = plan_of(tmp_path, tensors, phlora(16))
+    bs.load(plan).run(durable=False, listen=events.append)
+    out = read(plan["output"]["path"])
+    methods = {e.names[0]: e.method for e in events if isinstance(e, Factorized)}
+    assert methods["noise"] == "gram"
+    assert methods["steep"].startswith("lanczos")
+    for name, x in tensors.items():
+        assert excess(x, out[f"{name}.B"] @ out[f"{name}.A"], 16) <= 1e-4
+
+
+def test_numpy_and_compiled_code_agree_within_the_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    x = falling(1, 2 * SIDE)
+    compiled = run_plan(tmp_path, {"w": x}, {"phlora_": {"target": "w", "rank": 48}})["w"]
+    for module in (batches, execute, kernels):
+        monkeypatch.setattr(module, "accelerated", lambda: False)
+    on_host = run_plan(tmp_path, {"w": x}, {"phlora_": {"target": "w", "rank": 48}})["w"]
+    assert excess(x, compiled, 48) <= 1e-4
+    np.testing.assert_allclose(compiled, on_host, atol=2e-3 * np.abs(x).max())
+
+
+def test_a_member_with_nan_is_named(tmp_path: Path):
+    bad = falling(2)
+    bad[3, 4] = np.nan
+    with pytest.raises(bs.PlanError, match=r"NaN or infinity.*'broken'"):
+        run_plan(tmp_path, {"fine": falling(1), "broken": bad}, phlora())
+
+
+FOUR = """
+import sys
+import jax
+import brainsurgery_jax as bs
+from brainsurgery_jax.engine import batches, execute, kernels
+
+assert jax.local_device_count() == 4
+for module in (batches, execute, kernels):
+    module.accelerated = lambda: True
+spread, seen = batches._spread, []
+batches._spread = lambda stacked: seen.append(spread(stacked)) or seen[-1]
+bs.load(sys.argv[1]).run(durable=False)
+print({(len(x.sharding.device_set), x.shape[0]) for x in seen})
+"""
+
+
+def test_a_batch_is_spread_over_all_local_devices(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    tensors = {f"{i}.{side}": rng.standard_normal((6, 6)).astype(np.float32) for i in range(5) for side in "AB"}
+    plan = plan_of(tmp_path, tensors, {"matmul": {"from_a": r"(\d+)\.B", "from_b": r"\1.A", "to": r"\1.delta"}})
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", FOUR, str(tmp_path / "plan.yaml")]
+    done = subprocess.run(command, env={**os.environ, **four}, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (f"{{(4, {4 * batches.MOST})}}", "")
+    out = read(plan["output"]["path"])
+    for i in range(5):
+        np.testing.assert_allclose(out[f"{i}.delta"], tensors[f"{i}.B"] @ tensors[f"{i}.A"], rtol=1e-4, atol=1e-5)
