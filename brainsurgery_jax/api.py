@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.checkpoint import Checkpoint
@@ -19,6 +19,9 @@ from brainsurgery_jax.plan.source import Map, compose, dump_yaml
 from brainsurgery_jax.plan.variables import with_variables
 from brainsurgery_jax.world import Files
 
+if TYPE_CHECKING:
+    from brainsurgery_jax.engine.budget import Budget
+
 
 class Report(NamedTuple):
     """What a run did: what its steps said, the checkpoints that it published, as (path, bytes, tensors), and the steps
@@ -30,13 +33,16 @@ class Report(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """A lowered plan and its schedule, for printing."""
+    """A lowered plan and its schedule, for printing. `peak` is the memory projected for the largest task, `peak_in_all`
+    that for as many as run at a time, on `threads` threads."""
 
     program: Program
     bytes_copied: int
     bytes_computed: int
     tasks: int
     peak: int
+    peak_in_all: int
+    threads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,8 @@ def _lowered(plan: Plan, files: Files) -> Program:
 
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
     """What a run would do: effects of the steps, bytes copied and computed, the projected peak."""
-    from brainsurgery_jax.engine.memory import largest_task
+    from brainsurgery_jax.engine.budget import default_budget
+    from brainsurgery_jax.engine.memory import projection
     from brainsurgery_jax.engine.schedule import roots_of, schedule
     from brainsurgery_jax.engine.segments import segments
 
@@ -156,7 +163,8 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
                     size = (s.stop - s.start) * e.aval.dtype.bits // 8
                     copied, computed = (copied + size, computed) if s.run else (copied, computed + size)
         tasks = schedule(list(roots_of(program)))
-        return Explanation(program, copied, computed, len(tasks), largest_task(tasks))
+        budget = default_budget()
+        return Explanation(program, copied, computed, len(tasks), *projection(tasks, budget), budget.threads)
 
 
 def run(
@@ -193,18 +201,19 @@ def run(
             listen(event)
 
     with closing(world or Files(overwrite=overwrite or dry_run)) as files:  # a dry run has nothing in its way
-        program = _definite(plan, files)
+        budget = default_budget(host_bytes=memory, durable=durable)
+        program = _definite(plan, files, budget)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         if overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if dry_run:
             program = program._replace(publications=())
-        execute(program, default_budget(host_bytes=memory, durable=durable), tell)
+        execute(program, budget, tell)
     return Report(tuple(said), tuple(published), tuple(e.step.text for e in program.effects))
 
 
-def _definite(plan: Plan, files: Files) -> Program:
+def _definite(plan: Plan, files: Files, budget: Budget) -> Program:
     """The program, numbers that steps need computed on the way. Nothing is computed for a plan with mistakes."""
     state, steps = start(plan.data, files), plan.data.steps
     while True:
@@ -213,17 +222,17 @@ def _definite(plan: Plan, files: Files) -> Program:
             return program
         if plan.errors or state.diagnostics or _mistaken(plan, files):
             return _lowered(plan, files.provisional_twin())
-        state = _told(state, program)
+        state = _told(state, program, budget)
 
 
 def _mistaken(plan: Plan, files: Files) -> bool:
     return any(d.severity == "error" for d in check(plan, files.provisional_twin()))
 
 
-def _told(state: State, demand: Demand) -> State:
+def _told(state: State, demand: Demand, budget: Budget) -> State:
     from brainsurgery_jax.engine.execute import numbers
 
-    return replace(state, known={**state.known, **numbers(demand.exprs)})
+    return replace(state, known={**state.known, **numbers(demand.exprs, budget)})
 
 
 def open(path: str) -> Checkpoint:

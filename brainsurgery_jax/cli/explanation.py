@@ -27,7 +27,9 @@ def as_text(found: Explanation, most: int | None) -> list[str]:
         lines.append("writes nothing")
     copied, computed = show_size(found.bytes_copied), show_size(found.bytes_computed)
     lines.append(f"{copied} copied as bytes, {computed} computed in {counted(found.tasks, 'task')}")
-    lines.append(f"projected peak memory: {show_size(found.peak)} for the largest task")
+    threads = f"in all on {counted(found.threads, 'thread')}"
+    peaks = f"{show_size(found.peak)} for the largest task, {show_size(found.peak_in_all)} {threads}"
+    lines.append(f"projected peak memory: {peaks}")
     return lines
 
 
@@ -73,6 +75,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
         for p in found.program.publications
     ]
     costs = {"bytes_copied": found.bytes_copied, "bytes_computed": found.bytes_computed, "tasks": found.tasks,
-             "projected_peak_bytes": found.peak}  # fmt: skip
+             "projected_peak_bytes": found.peak, "projected_peak_bytes_in_all": found.peak_in_all,
+             "threads": found.threads}  # fmt: skip
     notes = [str(d) for d in found.program.diagnostics if d.severity == "note"]
     return {"steps": steps, "outputs": outputs, **costs, "notes": notes}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, box_shape, cover, flat_range, strides
+from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.blocks import cuts, padded_length
 from brainsurgery_jax.engine.events import Factorized
 from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise, call_whole
@@ -97,7 +98,8 @@ class Evaluator:
     def compute(self, call: Expr) -> None:
         """Run a call that cannot be cut, and keep its results in `wholes`."""
         begun = perf_counter()
-        outcome = call_whole(call, [self.whole(s) for s in call.srcs])
+        operands = {s: self.whole(s) for s in dict.fromkeys(call.srcs)}
+        outcome = call_whole(call, [operands[s] for s in call.srcs])
         self.keep(call, outcome, perf_counter() - begun)
 
     def keep(self, call: Expr, outcome: Outcome, seconds: float) -> None:
@@ -128,7 +130,7 @@ class Evaluator:
             return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[_key(piece.box)]
         assert e.kernel is not None
         if e.kernel.elementwise:
-            made = call_elementwise(e, [np.asarray(x).reshape(-1) for x in operands])
+            made = _in_blocks(e, [np.asarray(x).reshape(-1) for x in operands])
             return made if piece.box is None else np.asarray(made).reshape(piece.shape)
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
@@ -137,6 +139,14 @@ class Evaluator:
 
 def _key(box: Box) -> tuple[slice, ...]:
     return tuple(slice(*span) for span in box)
+
+
+def _in_blocks(e: Expr, operands: Sequence[Any]) -> Any:
+    """An elementwise kernel on flat operands; they are longer than a block where a box spans far more than it holds."""
+    n = operands[0].shape[0]
+    if n <= blocks.BLOCK:
+        return call_elementwise(e, operands)
+    return np.concatenate([np.asarray(call_elementwise(e, [x[at:end] for x in operands])) for at, end in cuts(0, n)])
 
 
 def _blocks(e: Expr, start: int, stop: int) -> Any:

@@ -12,12 +12,12 @@ from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.batches import batches, computed
 from brainsurgery_jax.engine.blas import one_thread
 from brainsurgery_jax.engine.blocks import cuts
-from brainsurgery_jax.engine.budget import Budget, default_budget
+from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.devices import accelerated
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Published, Started, Wrote, ignore
 from brainsurgery_jax.engine.kernels import exact, runs_on_host
-from brainsurgery_jax.engine.memory import stream_peak
+from brainsurgery_jax.engine.memory import projection, stream_peak
 from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Asked, Task, Written, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
@@ -46,6 +46,7 @@ class Job(NamedTuple):
 def execute(program: Program, budget: Budget, tell: Listener) -> None:
     """Run a program: checks, outputs, publication. Raises PlanError or StoreError; then nothing was published."""
     tasks = schedule(list(roots_of(program)))
+    _refuse_too_large(projection(tasks, budget).largest, budget)
     tell(Started(sum(p.nbytes for p in program.publications), len(tasks)))
     verdicts = Verdicts(program.checks, tell)
     with Staging(program.publications, durable=budget.durable) as staging:
@@ -58,12 +59,14 @@ def execute(program: Program, budget: Budget, tell: Listener) -> None:
         tell(Published(p.path, p.nbytes, len(p.tensors)))
 
 
-def numbers(exprs: Sequence[Expr]) -> Mapping[Expr, int]:
+def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:
     """The values of integer scalars that steps need before they can be lowered."""
     keep = Reduction(lambda x: int(x[0]), max, int, 0)
     questions = {e: Pending((e,), keep, lambda value: Known(True)) for e in exprs}
     verdicts = Verdicts((), ignore)
-    _run(schedule([Asked(q) for q in questions.values()]), default_budget(), Outlet([], verdicts, ignore))
+    tasks = schedule([Asked(q) for q in questions.values()])
+    _refuse_too_large(projection(tasks, budget).largest, budget)
+    _run(tasks, budget, Outlet([], verdicts, ignore))
     return {e: verdicts.answers[q] for e, q in questions.items()}
 
 
@@ -76,12 +79,10 @@ class Outlet(NamedTuple):
 
 
 def _run(tasks: Sequence[Task], budget: Budget, outlet: Outlet) -> None:
-    jobs = list(jobs_of(tasks, outlet))
-    _refuse_too_large(jobs, budget)
     context = _context(tasks)
     blas = one_thread() if any(any(task.compute) for task in tasks) else nullcontext()
     with blas, Pool(budget.threads, budget.host_bytes) as pool:
-        for job in jobs:
+        for job in jobs_of(tasks, outlet):
             pool.submit(job.nbytes, partial(_within, context, job.do), job.then)
         pool.drain()
 
@@ -91,8 +92,7 @@ def _within(context: Callable[[], AbstractContextManager[Any]], do: Callable[[],
         return do()
 
 
-def _refuse_too_large(jobs: Iterable[Job], budget: Budget) -> None:
-    worst = max((job.nbytes for job in jobs), default=0)
+def _refuse_too_large(worst: int, budget: Budget) -> None:
     if worst > budget.host_bytes:
         found = f"the largest task needs {show_size(worst)} of memory, the budget is {show_size(budget.host_bytes)}"
         raise PlanError([Diagnostic("budget-exceeded", found, hint="Give more with `--memory`, or narrow the step.")])
@@ -148,7 +148,8 @@ def _lane_stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
     for stream in streams:
         ranges = list(cuts(stream[0].start, stream[0].stop))
         largest = max(ranges, key=lambda r: r[1] - r[0])
-        need = stream_peak([e for flow in stream for e in flow.exprs], *largest)
+        questions = [flow.exprs for flow in stream if flow.lane is None]
+        need = stream_peak([e for flow in stream for e in flow.exprs], *largest, questions)
         for start, stop in ranges:
             if batch and size + stop - start > blocks.BLOCK:
                 yield _stream_job(batch, peak)

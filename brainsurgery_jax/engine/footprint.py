@@ -16,7 +16,7 @@ from brainsurgery_jax.store.boxes import GROUP
 
 Node = TypeVar("Node")
 
-HOLES = 8
+HOLES = 6
 """One part in so many is lost in holes, between arrays of some tens of megabytes that the allocator places."""
 
 LATE = 8
@@ -62,7 +62,7 @@ def making_block(e: Expr, elements: int) -> int:
     if e.kernel is None or is_whole(e):
         return size
     if e.kernel.elementwise and runs_on_host(e):
-        return 2 * size + _on_the_way(e, min(elements, PIECE))  # in pieces, then in one
+        return size + _on_the_way(e, min(elements, PIECE))
     if e.kernel.elementwise or e.kernel.blocks:
         wide = max(4, item_bytes(e)) if e.kernel.blocks else item_bytes(e)
         length = max(elements, padded_length(elements))

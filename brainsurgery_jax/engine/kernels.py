@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.devices import accelerated, turn
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -74,12 +75,12 @@ def _in_pieces(e: Expr, operands: Sequence[Any]) -> Any:
     """A kernel on numpy arrays, in pieces that stay in the cache with all that is made on the way."""
     assert e.kernel is not None
     n, function, numbers = operands[0].shape[0], pure(e.kernel, e.static), numbers_of(e)
+    out = np.empty(n, to_numpy(e.aval.dtype))
     with np.errstate(all="ignore"):  # NaN and infinity are values like others
-        made = [
-            checked(e, function([x[at : at + blocks.PIECE] for x in operands], numbers))
-            for at in range(0, n, blocks.PIECE)
-        ]
-    return made[0] if len(made) == 1 else np.concatenate(made)
+        for at in range(0, n, blocks.PIECE):
+            piece = slice(at, at + blocks.PIECE)
+            out[piece] = checked(e, function([x[piece] for x in operands], numbers))
+    return out
 
 
 def _padded(x: Any, length: int) -> Any:

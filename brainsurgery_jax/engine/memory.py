@@ -3,8 +3,8 @@ shapes alone.
 
 In all, at most as many jobs run at a time as there are threads, each with a peak of its own, and never more together
 than the budget: so the projection is the sum of the largest ones, so many as there are threads, or the budget. It
-counts tensors and what is made on the way. The process itself comes on top, as does what JAX loads and compiles where a
-step needs it, and memory that was freed, but not given back to the system (`cli/environment.py` bounds that).
+counts anonymous memory: tensors and what is made on the way. The process itself comes on top, with JAX and what it
+compiles where a step needs it, and freed memory that a thread keeps for its next block (`cli/environment.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import nlargest
 from itertools import repeat
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.budget import Budget
@@ -25,14 +25,14 @@ from brainsurgery_jax.engine.streams import Flow, Stream, joined
 from brainsurgery_jax.graph.expr import Expr
 
 
-def stream_peak(roots: Sequence[Expr], start: int, stop: int, asked: Sequence[Sequence[Expr]] = ()) -> int:
+def stream_peak(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> int:
     """Bytes held while a block of each root is made, by going through its pieces as the evaluator does.
 
-    `asked` are the tensors of each question about the stream.
+    `questions`: the tensors that each question about the stream compares.
     """
     _, order = plan_pieces([Piece(e, start, stop) for e in roots])
-    questions = (comparing(exprs, stop - start) for exprs in asked)
-    return worst_moment(order, _nbytes, _making) + max(questions, default=0)
+    looking = max((comparing(exprs, stop - start) for exprs in questions), default=0)
+    return worst_moment(order, _nbytes, _making) + looking
 
 
 def _nbytes(piece: Piece) -> int:
@@ -44,14 +44,18 @@ def _making(piece: Piece) -> int:
     return making_block(piece.expr, prod(piece.shape)) + (reading_gaps(piece.expr) if gaps else 0)
 
 
-def largest_task(tasks: Iterable[Task]) -> int:
-    """Bytes that the most demanding task holds: what is copied as bytes holds none."""
-    return max(job_peaks(tasks), default=0)
+class Projection(NamedTuple):
+    """Bytes held at most: by the most demanding job, and by all that run at a time."""
+
+    largest: int
+    in_all: int
 
 
-def in_all(tasks: Iterable[Task], budget: Budget) -> int:
-    """Bytes that all jobs that run at a time hold at most."""
-    return min(sum(nlargest(budget.threads, job_peaks(tasks))), budget.host_bytes)
+def projection(tasks: Iterable[Task], budget: Budget) -> Projection:
+    """What a run of these tasks holds. Copying bytes from file to file takes none."""
+    largest = nlargest(budget.threads, job_peaks(tasks))
+    most = max(largest, default=0)
+    return Projection(most, max(most, min(sum(largest), budget.host_bytes)))
 
 
 def job_peaks(tasks: Iterable[Task]) -> Iterator[int]:
@@ -69,8 +73,8 @@ def job_peaks(tasks: Iterable[Task]) -> Iterator[int]:
 def _stream_peaks(stream: Stream) -> Iterator[int]:
     ranges = list(cuts(stream[0].start, stream[0].stop))
     largest = max(ranges, key=lambda r: r[1] - r[0])
-    asked = [flow.exprs for flow in stream if flow.take is _ask]
-    return repeat(stream_peak([e for flow in stream for e in flow.exprs], *largest, asked), len(ranges))
+    questions = [flow.exprs for flow in stream if flow.take is _ask]
+    return repeat(stream_peak([e for flow in stream for e in flow.exprs], *largest, questions), len(ranges))
 
 
 def _flows(root: Root) -> Iterator[Flow]:

@@ -29,6 +29,9 @@ PROBE = 8, 3
 SLAB = 1024
 """Rows that are widened at a time, so that a large matrix is never held whole in a wider dtype."""
 
+LOOKED_AT = 1 << 20
+"""Elements at most that are compared with their approximation at a time."""
+
 WIDENED = 1 << 25
 """Elements of a matrix that is widened once and for all: each product would else do it again."""
 
@@ -108,7 +111,12 @@ def _left(x: Array, xv: Array, v: Array) -> Array:
     """Squared norm of what the span of v misses, in slabs that stay in the cache."""
     if on_host(x) and x.flags.f_contiguous:  # a wide matrix, seen from its other side
         x, xv, v = x.T, v, xv
-    return sum(_squared(rows - xv[at] @ v.T) for at, rows in _slabs(x, SLAB // 2))
+    return sum(_squared(rows - xv[at] @ v.T) for at, rows in _slabs(x, left_rows(x.shape)))
+
+
+def left_rows(shape: tuple[int, ...]) -> int:
+    """Rows in such a slab."""
+    return max(1, min(SLAB // 2, LOOKED_AT // shape[1]))
 
 
 # --- Certain methods --------------------------------------------------------------------------------------------------

@@ -32,17 +32,20 @@ def widen(x: Any) -> Any:
     return x.astype(np.float32) if kind(x) == "float" and x.dtype.itemsize < 4 else x
 
 
-def rounded(fn: Callable[..., Any], x: Any, *others: Any) -> Any:
-    """`fn(x, *others)`, computed in at least float32 and rounded once to the dtype of `x`.
+def rounded(name: str, x: Any, *others: Any) -> Any:
+    """`xp.name(x, *others)`, computed in at least float32 and rounded once to the dtype of `x`.
 
     XLA's CPU code takes subnormal numbers for zero. There, what other tools compute in float32 is computed in float64,
     in which no float32 is subnormal, then rounded to float32: for sums, differences and products the bits are the same.
     numpy keeps subnormal numbers by itself.
     """
+    if on_host(x):
+        wide = widen(x)
+        own = {} if wide is x else {"out": wide}  # made here, and small enough to be still in the cache
+        return getattr(np, name)(wide, *map(widen, others), **own).astype(x.dtype, copy=False)
+    fn = getattr(jnp, name)
     if kind(x) != "float" or x.dtype.itemsize > 4:
         return fn(x, *others).astype(x.dtype)
-    if on_host(x):
-        return fn(*map(widen, (x, *others))).astype(x.dtype)
     return jax.lax.platform_dependent(
         x, *others,
         cpu=lambda *xs: to_float32(fn(*map(to_float64, xs))).astype(x.dtype),

@@ -45,4 +45,4 @@ def matmul(a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
 
     Example: `matmul: {from_a: '(.*)\\.B', from_b: '\\1.A', to: '\\1.delta'}`
     """
-    return a.__array_namespace__().matmul(widen(a), widen(b)).astype(a.dtype)
+    return a.__array_namespace__().matmul(widen(a), widen(b)).astype(a.dtype, copy=False)

@@ -23,6 +23,7 @@ from brainsurgery_jax.ops._factor import (
     bounded_excess,
     exact,
     gram,
+    left_rows,
     lengths,
     product,
     quick_gram,
@@ -173,15 +174,17 @@ def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) 
     if any(rung.name == "exact" for rung in ladder):
         return svd_workspace(x)
     item, sides, rows = max(4, x.dtype.bits // 8), long + short, min(SLAB, long)
+    narrow, whole = x.dtype.bits < 32, x.size <= WIDENED
+    slabs = 8 * rows * short if narrow and not whole else 0  # a widened one, and the next
     space = max(rung.static["blocks"] for rung in ladder) * block_width(rank)
-    lanczos = _lanczos_workspace(x, space + PROBE[0] * PROBE[1], block_width(rank), item) if space else 0
+    lanczos = _lanczos_workspace(x, space + PROBE[0] * PROBE[1], block_width(rank), item) + slabs if space else 0
     state = sides * space * item  # of a rung that was rejected
-    slabs = 0 if x.dtype.bits >= 32 else 4 * x.size if x.size <= WIDENED else 8 * rows * short  # one, and the next
     product = max(2 * short + rows, 5 * short, short + slabs // (8 * short)) * short * 8
     gram = product + state if ladder[-1].name == "gram" else 0
     result = min(SLAB, x.shape[0]) * x.shape[1] * item if finish == "matrix" else 0  # the slab that is rounded
     packed = _PACKED * rows + long * min(space, 384) * item
-    return max(x.size, lanczos + slabs, gram, result) + packed + 6 * sides * rank * item
+    widened = 4 * x.size if narrow and whole else 0
+    return widened + max(x.size, lanczos, gram, result) + packed + 6 * sides * rank * item
 
 
 def _lanczos_workspace(x: Aval, space: int, width: int, item: int) -> int:
@@ -192,9 +195,10 @@ def _lanczos_workspace(x: Aval, space: int, width: int, item: int) -> int:
 
 
 def _left_workspace(x: Aval, item: int) -> int:
-    """Bytes for a slab of the longer side's rows, twice if widened, of its approximation and of their difference."""
+    """Bytes for a slab of rows of the matrix, twice if it is widened, of its approximation and of their difference."""
     first, second = x.shape if x.shape[0] < x.shape[1] else (max(x.shape), min(x.shape))
-    return (4 if x.dtype.bits < 32 else 2) * min(SLAB // 2, first) * second * item
+    slabs = 4 if x.dtype.bits < 32 and x.size > WIDENED else 2
+    return slabs * min(left_rows((first, second)), first) * second * item
 
 
 def _anywhere(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:

@@ -5,7 +5,6 @@ A run that is killed leaves only `.NAME.brainsurgery-partial-PID-START`; the nex
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
@@ -138,6 +137,8 @@ def _renameat2(source: str, target: str, flag: int) -> bool:
     """Whether Linux did the rename; False where kernel, library or file system do not know it."""
     if sys.platform != "linux":
         return False
+    import ctypes  # only who publishes should wait for it
+
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import sys
@@ -126,10 +125,17 @@ def begin_flush(fd: int, offset: int, nbytes: int) -> None:
     left to do. Only advice: it does nothing for short runs, or where the system has no such call."""
     call = _sync_file_range()
     if call is not None and nbytes >= EARLY:
-        call(fd, ctypes.c_int64(offset), ctypes.c_int64(nbytes), ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+        call(fd, offset, nbytes, _SYNC_FILE_RANGE_WRITE)
 
 
 @cache
 def _sync_file_range() -> Any:
     """Linux's call; unlike `posix_fadvise` it leaves the bytes in memory for whoever reads the file next."""
-    return getattr(ctypes.CDLL(None), "sync_file_range", None) if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return None
+    import ctypes  # only who writes should wait for it
+
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is not None:
+        call.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
+    return call

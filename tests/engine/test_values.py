@@ -124,3 +124,13 @@ def test_a_contraction_without_elements_can_be_asserted_and_dumped(tmp_path: Pat
     ]
     out = run_plan(tmp_path, {"a": np.zeros((0, 3), np.float32), "b": np.zeros((3, 4), np.float32)}, steps)
     assert out["c"].shape == (0, 4)
+
+
+def test_a_box_that_spans_more_than_a_block_is_computed_block_by_block(tmp_path: Path):
+    x = np.arange(3 * BLOCK // 2 + 4, dtype=np.float32)[: 2 * (3 * BLOCK // 4)].reshape(2, -1)
+    steps = [
+        {"scale_": {"target": "w", "by": 0.5}},
+        {"reshape_": {"target": "w", "shape": [x.shape[1], 2]}},
+        {"permute": {"from": "w", "to": "t", "order": [1, 0]}},
+    ]
+    assert same(run_plan(tmp_path, {"w": x}, steps)["t"], (x * np.float32(0.5)).reshape(-1, 2).T)

@@ -48,7 +48,7 @@ def test_only_long_runs_are_worth_a_call(monkeypatch: pytest.MonkeyPatch) -> Non
     calls: list[tuple[int, ...]] = []
 
     def call(fd: int, offset: Any, nbytes: Any, flags: Any) -> None:
-        calls.append((fd, offset.value, nbytes.value, flags.value))
+        calls.append((fd, offset, nbytes, flags))
 
     monkeypatch.setattr(positioned, "_sync_file_range", lambda: call)
     positioned.begin_flush(5, 7, positioned.EARLY - 1)

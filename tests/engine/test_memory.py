@@ -1,0 +1,168 @@
+"""Memory is projected from shapes alone: no run holds more, the figure is near, and it does not grow with the model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.world import Files
+from tests.checkpoints import Tensors, normal, plan_of
+from tests.measured import Measured, measured
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous memory apart")
+
+BF16 = ml_dtypes.bfloat16
+WORTH_IT = 30 << 20
+"""Bytes held from which on a projection must be near: below, constants weigh as much as tensors."""
+
+Steps = Sequence[Mapping[str, Any]]
+
+
+def model(dtype: Any, layers: int = 4) -> Tensors:
+    """Some tens of megabytes: an embedding of many blocks, layers of one or two."""
+    some = normal((1 << 20,)).astype(dtype)
+    return {"e": np.resize(some, (9000, 1024))} | {f"h.{i}.w": np.resize(some, (1024, 1500)) for i in range(layers)}
+
+
+def tiny(tensors: Tensors) -> Tensors:
+    return {name: np.ascontiguousarray(x[:40, :30]) for name, x in tensors.items()}
+
+
+def run_of(folder: Path, tensors: Mapping[str, Any], steps: Steps, **how: Any) -> Measured:
+    """What a run of these steps holds. `tensors` as for `plan_of`."""
+    several = isinstance(next(iter(tensors.values())), Mapping)
+    small = {alias: tiny(group) for alias, group in tensors.items()} if several else tiny(tensors)
+    return measured(plan_of(folder, tensors, steps), plan_of(folder, small, steps), **how)
+
+
+def check(found: Measured) -> None:
+    assert found.anonymous <= found.in_all, found
+    assert found.anonymous < WORTH_IT or found.in_all <= 3 * found.anonymous, found
+    assert found.mapped < 8 << 20, found  # code of libraries that tiny tensors did not need, never the checkpoint
+
+
+CHAIN: Steps = [
+    {"scale_": {"target": ".*", "by": 0.5}},
+    {"cast_": {"target": ".*", "to": "float32"}},
+    {"clamp_": {"target": ".*", "max": 1}},
+    {"cast_": {"target": ".*", "to": "bfloat16"}},
+]
+STREAMED: dict[str, Steps] = {
+    "scale": [{"scale_": {"target": ".*", "by": 0.5}}],
+    "cast": [{"cast_": {"target": ".*", "to": "float16"}}],
+    "chain": CHAIN,
+    "permute": [{"permute": {"from": "e", "to": "t", "order": [1, 0]}}],
+    "concat": [{"concat": {"from": ["e", "e"], "to": "c", "dim": 1}}, {"scale_": {"target": "c", "by": 2}}],
+    "assert": [{"assert": {"not": {"iszero": {"of": ".*", "eps": 1e-3}}}}, {"scale_": {"target": ".*", "by": 0.5}}],
+    "dump": [{"dump": {"verbosity": "stat"}}],
+    "rand": [{"rand": {"target": "noise", "shape": [5000, 1000], "seed": 1}}],
+}
+
+
+@pytest.mark.parametrize("steps", STREAMED.values(), ids=STREAMED)
+def test_what_is_streamed_holds_no_more_than_projected(tmp_path: Path, steps: Steps):
+    check(run_of(tmp_path, model(BF16), steps))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"add_": {"from": "b::(.*)", "to": r"a::\1"}},
+        {"assert": {"equal": {"left": "a::(.*)", "right": r"b::\1"}}},
+        {"assert": {"equal": {"left": "a::(.*)", "right": r"b::\1", "eps": 1e-3}}},
+    ],
+    ids=["add", "equal", "equal within eps"],
+)
+def test_two_checkpoints_hold_no_more_than_projected(tmp_path: Path, step: dict[str, Any]):
+    both = {alias: model(np.float32, layers=2) for alias in "ab"}
+    check(run_of(tmp_path, both, [step, {"scale_": {"target": "a::.*", "by": 0.5}}]))
+
+
+# --- Whole matrices ---------------------------------------------------------------------------------------------------
+
+PHLORA = {"phlora": {"target": "(.*)", "target_a": r"\1.A", "target_b": r"\1.B", "rank": 16}}
+SHAPES = {"square": (1300, 1300), "tall": (12000, 600), "wide": (600, 12000)}
+
+
+def falling(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """A matrix whose singular values fall fast, for which the quick methods do; those of noise fall back."""
+    rng = np.random.default_rng(seed)
+    left, right = (rng.standard_normal((n, 64)) / np.sqrt(n) for n in shape)
+    return ((left * 0.9 ** np.arange(64)) @ right.T).astype(np.float32)
+
+
+def matrices(shape: tuple[int, int], dtype: Any) -> Tensors:
+    made = {"noise": normal(shape), "falling": falling(shape), "noise.2": normal(shape, seed=1)}
+    return {name: x.astype(dtype) for name, x in made.items()}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_factorization_holds_no_more_than_projected(tmp_path: Path, shape: tuple[int, int], dtype: Any):
+    check(run_of(tmp_path, matrices(shape, dtype), [PHLORA]))
+
+
+@pytest.mark.parametrize("shape", [(700, 700), (6000, 300), (300, 6000)], ids=SHAPES)
+def test_an_exact_factorization_holds_no_more_than_projected(tmp_path: Path, shape: tuple[int, int]):
+    exactly = {"phlora": PHLORA["phlora"] | {"method": "exact"}}
+    check(run_of(tmp_path, matrices(shape, np.float32), [exactly]))
+
+
+def test_a_rewrite_holds_no_more_than_projected(tmp_path: Path):
+    steps = [
+        {"copy": {"from": "(.*)", "to": r"before.\1"}},
+        {"phlora_": {"target": "noise.*|falling", "rank": 32}},
+        {"add_": {"from": r"before\.(.*)", "to": r"\1"}},
+        {"cast_": {"target": "noise.*|falling", "to": "bfloat16"}},
+        {"delete": {"target": "before.*"}},
+    ]
+    check(run_of(tmp_path, matrices((1300, 1300), np.float32), steps))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
+def test_a_product_of_a_permuted_matrix_holds_no_more_than_projected(tmp_path: Path, dtype: Any):
+    steps = [
+        {"permute": {"from": "(.*)", "to": r"turned.\1", "order": [1, 0]}},
+        {"matmul": {"from_a": r"turned\.(.*)", "from_b": r"\1", "to": r"product.\1"}},
+        {"delete": {"target": "(turned|noise|falling).*"}},
+    ]
+    check(run_of(tmp_path, matrices((6000, 800), dtype), steps))
+
+
+# --- The model, and the budget ----------------------------------------------------------------------------------------
+
+
+def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path):
+    steps = [{"scale_": {"target": ".*", "by": 0.5}}, PHLORA]
+    layers = {f"h.{i}.w": falling((900, 800), seed=i) for i in range(24)}
+    few, many = (run_of(tmp_path, dict(list(layers.items())[:n]), steps) for n in (8, 24))
+    assert (few.largest, few.in_all) == (many.largest, many.in_all)
+    assert many.anonymous <= 1.2 * few.anonymous
+
+
+def test_a_budget_of_the_largest_task_is_enough_and_is_kept(tmp_path: Path):
+    tensors = {f"h.{i}.w": falling((2100, 2100), seed=i) for i in range(3)}
+    plan, small = (plan_of(tmp_path, group, [PHLORA]) for group in (tensors, tiny(tensors)))
+    budget = bs.load(plan).explain().peak
+    assert measured(plan, small, memory=budget).anonymous <= budget
+
+
+def test_a_budget_below_the_largest_task_is_refused_with_both_figures_before_anything_is_read(tmp_path: Path):
+    plan = bs.load(plan_of(tmp_path, {"w": normal((1000, 500))}, [PHLORA]))
+    largest = plan.explain().peak
+    files = Files()
+    with pytest.raises(bs.PlanError, match=r"the largest task needs [\d.]+ MB of memory, the budget is [\d.]+ MB"):
+        plan.run(memory=largest - 1, world=files)
+    assert files.bytes_read == 0
+
+
+def test_what_is_copied_as_bytes_is_projected_to_take_no_memory(tmp_path: Path):
+    plan = plan_of(tmp_path, {"w": normal((1000, 500))}, [{"move": {"from": "w", "to": "v"}}])
+    assert bs.load(plan).explain().peak == 0

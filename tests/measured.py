@@ -1,0 +1,73 @@
+"""A run as a process of its own: the memory that it projected, and what it held at its worst moment.
+
+The process is arranged like the command's. What it holds after a run of the same steps on tiny tensors is its own (the
+interpreter, libraries); what it holds above that is the run's. The kernel keeps the highest count of resident pages by
+itself, so that no peak is too short to be seen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+Plan = Mapping[str, Any]
+
+
+class Measured(NamedTuple):
+    """Bytes: projected for the largest task and in all; held at the worst moment, without pages of mapped files; these,
+    by how much they grew."""
+
+    largest: int
+    in_all: int
+    anonymous: int
+    mapped: int
+
+
+def measured(plan: Plan, tiny: Plan, *, threads: int = 2, memory: int | None = None) -> Measured:
+    """What a run of `plan` takes after one of `tiny`."""
+    line = [sys.executable, "-m", "tests.measured", json.dumps([plan, tiny, threads, memory])]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Measured(*json.loads(done.stdout))
+
+
+def _measure(plan: Plan, tiny: Plan, threads: int, memory: int | None) -> Measured:
+    import brainsurgery_jax as bs
+    from brainsurgery_jax.cli.environment import keep_freed_memory
+
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    keep_freed_memory()
+    bs.load(tiny).run(durable=False)
+    projected = bs.load(plan).explain()
+    largest, in_all = projected.peak, projected.peak_in_all
+    del projected
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the highest count starts again from what is held now
+    before = _status()
+    bs.load(plan).run(durable=False, memory=memory)
+    after = _status()
+    return Measured(
+        largest,
+        in_all,
+        after["VmHWM"] - after["RssFile"] - before["RssAnon"],
+        after["RssFile"] - before["RssFile"],
+    )
+
+
+def _status() -> dict[str, int]:
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) << 10 for words in lines if words[-1] == "kB"}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(*json.loads(sys.argv[1]))))
