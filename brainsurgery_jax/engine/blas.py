@@ -15,8 +15,7 @@ def one_thread() -> AbstractContextManager[Any]:
     """
     if os.environ.get("OPENBLAS_NUM_THREADS") == "1":
         return nullcontext()
-    import numpy as np  # its BLAS must be there to be told
+    import numpy  # noqa: F401  (its BLAS must be there to be told)
     from threadpoolctl import threadpool_limits
 
-    assert np
     return threadpool_limits(1, user_api="blas")

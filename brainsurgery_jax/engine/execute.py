@@ -204,6 +204,7 @@ def _served(task: Task, evaluator: Evaluator, outlet: Outlet) -> Iterator[tuple[
 
 
 def _copy_jobs(copies: Iterable[tuple[Writer, str, Segment, FileRun]], tell: Listener) -> Iterator[Job]:
+    """Byte runs from file to file, the lanes in turn."""
     lanes: dict[Lane, list[tuple[Writer, str, Segment, FileRun]]] = {}
     for copy in copies:
         writer, name, *_ = copy

@@ -313,27 +313,29 @@ def bounded_excess(found: Ritz, total: Array) -> Array:
     return xp.where((total > SANE[0]) & (total < SANE[1]), bound, xp.asarray(np.inf))
 
 
-def truncation(x: Array, state: Lanczos, rank: int, probe: Array | None) -> Truncation:
-    """The best approximation within the space reached.
+def truncation(x: Array, state: Lanczos, found: Ritz, probe: Array | None) -> Truncation:
+    """The best approximation within the space reached, of which `found` is known.
 
     `probe` [n, p] starts a second, unrelated Lanczos process besides: had the first missed a singular value, the best
     approximation would now keep more. What it does keep more counts as excess.
     """
     xp, total = state.v.__array_namespace__(), state.norm2
-    found = ritz(state, rank)
-    excess = bounded_excess(found, total)
+    excess = xp.where(_unexhausted(state), bounded_excess(found, total), xp.asarray(np.inf))
     if probe is not None:
         state = probed(x, state, probe)
-        first, found = found, ritz(state, rank)
+        first, found = found, ritz(state, found.theta.shape[0])
         gain = xp.maximum(xp.sum(found.theta) - xp.sum(first.theta), xp.asarray(0.0))
         missed = xp.maximum(total - xp.sum(found.theta), ROUNDING**2 * total)
         excess = xp.maximum(excess, xp.sqrt(1 + gain / missed) - 1)
     v = state.v @ found.vectors.astype(state.v.dtype)
     xv = times(x, v)
     left = _left(x, xv, v)
-    unexhausted = xp.sum(xp.square(state.onward), dtype=np.float64) > state.onward.shape[1] - 0.5
-    excess = xp.where(left <= ROUNDING**2 * total, xp.asarray(0.0), xp.where(unexhausted, excess, xp.asarray(np.inf)))
-    return Truncation(xv, v, total, total - left, excess)
+    return Truncation(xv, v, total, total - left, xp.where(left <= ROUNDING**2 * total, xp.asarray(0.0), excess))
+
+
+def _unexhausted(state: Lanczos) -> Array:
+    """Whether the process still finds as many directions as a block has columns: else there may be others it cannot."""
+    return state.v.__array_namespace__().sum(state.onward**2, dtype=np.float64) > state.onward.shape[1] - 0.5
 
 
 def probed(x: Array, state: Lanczos, probe: Array) -> Lanczos:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import ceil, inf
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
@@ -13,17 +12,12 @@ from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Number, Pattern, Role, Rung, control, kernel
 from brainsurgery_jax.ops._factor import (
-    OVERSAMPLE,
-    PROBE,
-    SLAB,
     WIDENED,
     Lanczos,
     Truncation,
-    block_width,
     bounded_excess,
     exact,
     gram,
-    left_rows,
     lengths,
     product,
     quick_gram,
@@ -32,6 +26,7 @@ from brainsurgery_jax.ops._factor import (
     ritz,
     truncation,
 )
+from brainsurgery_jax.ops._ladder import attempts, svd_workspace, workspace
 from brainsurgery_jax.ops._math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, Expr, View
 from brainsurgery_jax.select import Ref
@@ -76,19 +71,6 @@ Rank = Annotated[
 ]
 
 
-SMALL = 256
-"""Matrices with a side of at most this are always factorized exactly: nothing is faster."""
-
-_SPACES = (2, 2.5, 3, 3.5, 4, 5, 6, 8)
-"""Sizes of the Lanczos space to look at, as multiples of the rank (and some columns more)."""
-
-_TALL = 8
-"""From this ratio of the sides on, most of the work for a Gram matrix is in its products: float32 halves it."""
-
-_RISK = 0.6
-"""How much of the certain method's cost may be spent on a quick one that is then rejected."""
-
-
 def _check_matrix(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     matrix(avals, "a low-rank factorization")
 
@@ -99,106 +81,12 @@ def _factor_avals(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[A
 
 
 def _ladder(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> tuple[Rung, ...]:
-    """The ways to factorize a matrix, cheapest first, the last one certain."""
-    (x,) = avals
-    rank, method = params["rank"], params["method"]
-    long, short = max(x.shape), min(x.shape)
-
-    def rung(way: str, blocks: int = 0, *, sure: bool = False) -> Rung:
-        name = f"lanczos-{blocks}" if blocks else way
-        return Rung(name, factorize, {"way": way, "blocks": blocks, "finish": finish, "sure": sure})
-
-    if method == "exact" or short <= SMALL or x.dtype.kind != "float":
-        return (rung("exact", sure=True),)
-    if method == "randomized":
-        looks = _blocks(long, short, rank, most=inf)
-        last = rung("lanczos", looks.pop(), sure=True) if looks else rung("gram", sure=True)
-        return *(rung("lanczos", n) for n in looks), last
-    if long >= _TALL * short and _quick_gram_cost(long, short) < _lanczos_cost(long, short, _likely_space(rank)):
-        return rung("quick-gram"), rung("gram", sure=True)
-    looks = _blocks(long, short, rank, most=_RISK * _gram_cost(long, short))
-    return *(rung("lanczos", n) for n in looks), rung("gram", sure=True)
-
-
-def _blocks(long: int, short: int, rank: int, *, most: float) -> list[int]:
-    """How many blocks to go to before each look at the result, at most for that cost."""
-    width = block_width(rank)
-    counts = sorted({max(3, ceil(ratio * (rank + OVERSAMPLE) / width)) for ratio in _SPACES})
-    return [n for n in counts if 2 * n * width <= short and _lanczos_cost(long, short, n * width) <= most]
-
-
-# Costs in operations of a large product in float32, as measured on one core.
-
-
-def _lanczos_cost(long: int, short: int, space: float) -> float:
-    """Two narrow products with the basis, two orthogonalizations, eigenvalues of the small matrix."""
-    return 9 * long * short * space + 8 * (long + short) * space**2 + 40 * space**3
-
-
-def _likely_space(rank: int) -> float:
-    """The size of the space that did for most matrices tried."""
-    return 2.5 * (rank + OVERSAMPLE) + 40
-
-
-def _gram_cost(long: int, short: int) -> float:
-    """The Gram matrix in float64 and its eigenvectors."""
-    return 1.7 * long * short**2 + 17 * short**3
-
-
-def _quick_gram_cost(long: int, short: int) -> float:
-    """The Gram matrix in float32 and its eigenvectors."""
-    return 0.85 * long * short**2 + 17 * short**3
-
-
-_PACKED = 2 << 10
-"""Bytes that BLAS packs operands into for each row of a product."""
-
-
-def svd_workspace(x: Aval) -> int:
-    """Bytes that the full SVD needs besides the matrix.
-
-    numpy has LAPACK work in double precision whatever the dtype: on a copy of the matrix in it, and another one to be
-    overwritten, with both sets of vectors twice and LAPACK's own workspace.
-    """
-    short, wide = min(x.shape), 16 if x.dtype.kind == "complex" else 8
-    widened = 4 * x.size if x.dtype.bits < 32 else 0
-    converted = wide * x.size if x.dtype.bits < 8 * wide else 0
-    return widened + converted + wide * (x.size + 2 * short * sum(x.shape) + 4 * short**2) + _PACKED // 4 * max(x.shape)
+    tries = attempts(avals[0], params["rank"], params["method"])
+    return tuple(Rung(t.name, factorize, {**t._asdict(), "finish": finish}) for t in tries)
 
 
 def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> int:
-    """Bytes that the hungriest of the ways needs besides the matrix and the result."""
-    (x,) = avals
-    rank, long, short = params["rank"], max(x.shape), min(x.shape)
-    ladder = _ladder(avals, params, finish)
-    if any(rung.name == "exact" for rung in ladder):
-        return svd_workspace(x)
-    item, sides, rows = max(4, x.dtype.bits // 8), long + short, min(SLAB, long)
-    narrow, whole = x.dtype.bits < 32, x.size <= WIDENED
-    slabs = 8 * rows * short if narrow and not whole else 0  # a widened one, and the next
-    space = max(rung.static["blocks"] for rung in ladder) * block_width(rank)
-    lanczos = _lanczos_workspace(x, space + PROBE[0] * PROBE[1], block_width(rank), item) + slabs if space else 0
-    state = sides * space * item  # of a rung that was rejected
-    product = max(2 * short + rows, 5 * short, short + slabs // (8 * short)) * short * 8
-    gram = product + state if ladder[-1].name == "gram" else 0
-    result = min(SLAB, x.shape[0]) * x.shape[1] * item if finish == "matrix" else 0  # the slab that is rounded
-    packed = _PACKED * rows + long * min(space, 384) * item
-    widened = 4 * x.size if narrow and whole else 0
-    return widened + max(x.size, lanczos, gram, result) + packed + 6 * sides * rank * item
-
-
-def _lanczos_workspace(x: Aval, space: int, width: int, item: int) -> int:
-    """Bytes for a space of so many columns: both bases, the longer ones that replace them, those of the rung before,
-    the blocks that are made orthonormal, the small matrix in float64, and the look at the error."""
-    sides = sum(x.shape)
-    return 3 * sides * space * item + sides * width * (4 * item + 8) + 64 * space**2 + _left_workspace(x, item)
-
-
-def _left_workspace(x: Aval, item: int) -> int:
-    """Bytes for a slab of rows of the matrix, twice if it is widened, of its approximation and of their difference."""
-    first, second = x.shape if x.shape[0] < x.shape[1] else (max(x.shape), min(x.shape))
-    slabs = 4 if x.dtype.bits < 32 and x.size > WIDENED else 2
-    return slabs * min(left_rows((first, second)), first) * second * item
+    return workspace(avals[0], params["rank"], params["method"], rebuilt=finish == "matrix")
 
 
 def _anywhere(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
@@ -234,9 +122,10 @@ def factorize(
     if way == "lanczos":
         normal, probe = random_blocks(tall, rank, (key_high, key_low))
         state = reached(tall, state, normal, blocks)
-        if on_host(x) and not sure and bounded_excess(ritz(state, rank), state.norm2) > tol:
+        found = ritz(state, rank)
+        if on_host(x) and not sure and bounded_excess(found, state.norm2) > tol:
             return None, np.False_, {}, state
-        t = truncation(tall, state, rank, probe)
+        t = truncation(tall, state, found, probe)
     else:
         t = {"exact": exact, "gram": gram, "quick-gram": quick_gram}[way](tall, rank)
     xp = t.v.__array_namespace__()

@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "protocol": "errors dtypes select",
     "op": "errors dtypes select moves _lazy protocol",
     "ops": "errors dtypes select moves _lazy op protocol",
-    "ops.*": "errors dtypes select moves _lazy nametree op protocol ops._math ops._compare ops._factor ops._fields",
+    "ops.*": "errors dtypes select moves _lazy nametree op protocol ops._math ops._compare "
+    "ops._factor ops._fields ops._ladder",
     "plan": "errors dtypes select op protocol",
     "graph": "errors dtypes select moves _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.base store.detect",
