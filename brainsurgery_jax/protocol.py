@@ -135,7 +135,8 @@ class Reduction(NamedTuple):
     """A one-pass summary of one or several equally shaped tensors, by blocks in row-major order.
 
     `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the
-    answer; `empty` is the answer for tensors without elements. `traced` serves `apply` under `jax.jit`, where no answer
+    answer; `empty` is the answer for tensors without elements. A partial result equal to `decisive` settles the answer
+    whatever the other blocks hold: they need not be read. `traced` serves `apply` under `jax.jit`, where no answer
     can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
     skipped there.
     """
@@ -145,6 +146,7 @@ class Reduction(NamedTuple):
     finish: Callable[[Any], Any]
     empty: Any
     traced: Callable[..., Any] | None = None
+    decisive: Any = None
 
 
 class Known(NamedTuple):

@@ -15,7 +15,8 @@ def one_thread() -> AbstractContextManager[Any]:
     """
     if os.environ.get("OPENBLAS_NUM_THREADS") == "1":
         return nullcontext()
-    import numpy  # noqa: F401  (its BLAS must be there to be told)
+    import numpy  # noqa: F401  (a BLAS must be there to be told, and scipy has one of its own)
+    import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1, user_api="blas")

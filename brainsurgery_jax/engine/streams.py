@@ -29,7 +29,8 @@ Lane = tuple[Writer, int]
 
 class Flow(NamedTuple):
     """Elements `start:stop` of `exprs`. `take(start, blocks)` is called for each block on any thread, `done` with its
-    result on the main thread, in block order. `lane` is where it writes to, if it does."""
+    result on the main thread, in block order. `lane` is where it writes to, if it does; `known` gives what stands for a
+    result once the rest need not be looked at, else None."""
 
     exprs: tuple[Expr, ...]
     start: int
@@ -37,6 +38,7 @@ class Flow(NamedTuple):
     take: Callable[[int, Sequence[Any]], Any]
     done: Callable[[Any], None]
     lane: Lane | None = None
+    known: Callable[[], Any] = lambda: None
 
 
 Stream = tuple[Flow, ...]
@@ -62,6 +64,13 @@ def asked(question: Pending, verdicts: Verdicts) -> Flow:
     size = exprs[0].aval.size
     left = len(list(cuts(0, size)))
     partial: list[Any] = []
+    decisive: list[Any] = []  # set on any thread: who does not see it yet only does more than is needed
+
+    def take(start: int, blocks: Sequence[Any]) -> Any:
+        part = reduction.block(*map(np.asarray, blocks))
+        if reduction.decisive is not None and part == reduction.decisive:
+            decisive.append(part)
+        return part
 
     def done(part: Any) -> None:
         nonlocal left
@@ -70,11 +79,14 @@ def asked(question: Pending, verdicts: Verdicts) -> Flow:
         if not left:
             verdicts.answer(question, reduction.finish(partial[0]))
 
-    return Flow(exprs, 0, size, lambda start, blocks: reduction.block(*map(np.asarray, blocks)), done)
+    return Flow(exprs, 0, size, take, done, known=lambda: decisive[0] if decisive else None)
 
 
 def pass_through(stream: Stream, start: int, stop: int, evaluator: Evaluator) -> list[Any]:
     """Let one block of a stream go by: what each flow's `take` gave."""
+    known = [flow.known() for flow in stream]
+    if all(result is not None for result in known):
+        return known
     roots = [e for flow in stream for e in flow.exprs]
     blocks = evaluator.blocks(roots, start, stop)
     return [flow.take(start, [next(blocks) for _ in flow.exprs]) for flow in stream]

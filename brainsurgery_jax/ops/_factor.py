@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.ops._lapack import svd, top_eigenvectors
 from brainsurgery_jax.ops._math import on_host, widen
 
 Array = Any
@@ -125,7 +126,7 @@ def left_rows(shape: tuple[int, ...]) -> int:
 def exact(x: Array, rank: int) -> Truncation:
     """By LAPACK's (or the accelerator's) full thin SVD."""
     xp = x.__array_namespace__()
-    u, s, vh = xp.linalg.svd(widen(x), full_matrices=False)
+    u, s, vh = svd(widen(x))
     squares = xp.square(s.astype(np.float64))
     v = xp.conj(vh[:rank]).T
     return Truncation(
@@ -142,28 +143,30 @@ def gram(x: Array, rank: int) -> Truncation:
 
     Squaring loses singular values below 1e-8 of the largest, which carry less than 1e-16 of the energy.
     """
-    t, _ = _by_gram(x, rank, np.float64)
-    return t
+    _, vectors = top_eigenvectors(_gram_matrix(x, np.float64), rank)
+    return _spanned(x, vectors, norm2(x))
 
 
 def quick_gram(x: Array, rank: int) -> Truncation:
-    """By the eigenvectors of `x^T x`, its products in float32, with the bound of the Lanczos method."""
-    t, below = _by_gram(x, rank, widen(x[:0]).dtype)
-    xp = t.v.__array_namespace__()
+    """By the eigenvectors of `x^T x` in the dtype of `x`, with the bound of the Lanczos method."""
+    xp, total = x.__array_namespace__(), norm2(x)
+    if on_host(x) and not SANE[0] < total < SANE[1]:  # LAPACK has trouble with infinity
+        return Truncation(x[:, :rank], x[:rank].T, total, total, np.asarray(np.inf))
+    dtype = widen(x[:0]).dtype
+    theta, vectors = top_eigenvectors(_gram_matrix(x, dtype).astype(dtype), min(rank + 1, x.shape[1]))
+    t = _spanned(x, vectors[:, :rank], total)
+    below = theta[rank].astype(np.float64) if rank < x.shape[1] else xp.zeros((), dtype=np.float64)
     theta = xp.sum(xp.square(t.xv), axis=0, dtype=np.float64)
     pulled = transposed_times(x, t.xv)
     residual = xp.linalg.vector_norm(pulled - t.v @ (t.v.T @ pulled), axis=0).astype(np.float64)
-    return t._replace(excess=bounded_excess(Ritz(t.v, theta, below, residual), t.norm2))
+    return t._replace(excess=bounded_excess(Ritz(t.v, theta, below, residual), total))
 
 
-def _by_gram(x: Array, rank: int, dtype: Any) -> tuple[Truncation, Array]:
-    """The best approximation, and the squared singular value that follows those it keeps."""
-    xp = x.__array_namespace__()
-    theta, vectors = xp.linalg.eigh(_gram_matrix(x, dtype))
-    v = vectors[:, ::-1][:, :rank].astype(widen(x[:0]).dtype)
+def _spanned(x: Array, vectors: Array, total: Array) -> Truncation:
+    """The truncation to the span of `vectors`, taken for the best one."""
+    xp, v = x.__array_namespace__(), vectors.astype(widen(x[:0]).dtype)
     xv = times(x, v)
-    below = theta[-1 - rank] if rank < theta.shape[0] else xp.zeros((), dtype=np.float64)
-    return Truncation(xv, v, norm2(x), norm2(xv), xp.zeros((), dtype=np.float64)), below
+    return Truncation(xv, v, total, norm2(xv), xp.zeros((), dtype=np.float64))
 
 
 def _gram_matrix(x: Array, dtype: Any) -> Array:
@@ -183,8 +186,8 @@ def _gram_matrix(x: Array, dtype: Any) -> Array:
     total = jax.numpy.zeros((n, n), np.float64)
     cut = jax.lax.dynamic_slice_in_dim
     if whole:
-        total = jax.lax.fori_loop(0, whole, lambda k, acc: acc + slab(cut(x, k * SLAB, SLAB)), total)
-    return total + slab(x[whole * SLAB :]) if rest else total
+        total = jax.lax.fori_loop(0, whole, lambda k, acc: acc + slab(cut(x, k * SLAB, SLAB)).astype(np.float64), total)
+    return total + slab(x[whole * SLAB :]).astype(np.float64) if rest else total
 
 
 # --- Block Lanczos ----------------------------------------------------------------------------------------------------

@@ -14,9 +14,6 @@ SMALL = 256
 _SPACES = (2, 2.5, 3, 3.5, 4, 5, 6, 8)
 """Sizes of the Lanczos space to look at, as multiples of the rank (and some columns more)."""
 
-_TALL = 8
-"""From this ratio of the sides on, most of the work for a Gram matrix is in its products: float32 halves it."""
-
 _RISK = 0.6
 """How much of the certain method's cost may be spent on a quick one that is then rejected."""
 
@@ -43,7 +40,7 @@ def attempts(x: Aval, rank: int, method: str) -> list[Attempt]:
         looks = _blocks(long, short, rank, most=inf)
         last = Attempt("lanczos", looks.pop(), sure=True) if looks else Attempt("gram", sure=True)
         return [*(Attempt("lanczos", n) for n in looks), last]
-    if long >= _TALL * short and _quick_gram_cost(long, short) < _lanczos_cost(long, short, _likely_space(rank)):
+    if _quick_gram_cost(long, short) < _lanczos_cost(long, short, _likely_space(rank)):
         return [Attempt("quick-gram"), Attempt("gram", sure=True)]
     looks = _blocks(long, short, rank, most=_RISK * _gram_cost(long, short))
     return [*(Attempt("lanczos", n) for n in looks), Attempt("gram", sure=True)]
@@ -66,17 +63,17 @@ def _lanczos_cost(long: int, short: int, space: float) -> float:
 
 def _likely_space(rank: int) -> float:
     """The size of the space that did for most matrices tried."""
-    return 2.5 * (rank + OVERSAMPLE) + 40
+    return 3 * (rank + OVERSAMPLE) + 40
 
 
 def _gram_cost(long: int, short: int) -> float:
-    """The Gram matrix in float64 and its eigenvectors."""
-    return 1.7 * long * short**2 + 17 * short**3
+    """The Gram matrix in float64 and some of its eigenvectors."""
+    return 1.7 * long * short**2 + 11 * short**3
 
 
 def _quick_gram_cost(long: int, short: int) -> float:
-    """The Gram matrix in float32 and its eigenvectors."""
-    return 0.85 * long * short**2 + 17 * short**3
+    """The Gram matrix in float32 and some of its eigenvectors."""
+    return 0.85 * long * short**2 + 5 * short**3
 
 
 _PACKED = 2 << 10
@@ -84,15 +81,11 @@ _PACKED = 2 << 10
 
 
 def svd_workspace(x: Aval) -> int:
-    """Bytes that the full SVD needs besides the matrix.
-
-    numpy has LAPACK work in double precision whatever the dtype: on a copy of the matrix in it, and another one to be
-    overwritten, with both sets of vectors twice and LAPACK's own workspace.
-    """
-    short, wide = min(x.shape), 16 if x.dtype.kind == "complex" else 8
-    widened = 4 * x.size if x.dtype.bits < 32 else 0
-    converted = wide * x.size if x.dtype.bits < 8 * wide else 0
-    return widened + converted + wide * (x.size + 2 * short * sum(x.shape) + 4 * short**2) + _PACKED // 4 * max(x.shape)
+    """Bytes that the full SVD needs besides the matrix: it, widened, once more to be overwritten, both sets of vectors
+    twice, and LAPACK's own workspace."""
+    short, item = min(x.shape), max(4, x.dtype.bits // 8)
+    widened = item * x.size if x.dtype.bits < 32 else 0
+    return widened + item * (x.size + 2 * short * sum(x.shape) + 4 * short**2) + _PACKED // 4 * max(x.shape)
 
 
 def workspace(x: Aval, rank: int, method: str, *, rebuilt: bool) -> int:

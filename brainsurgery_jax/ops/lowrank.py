@@ -27,6 +27,7 @@ from brainsurgery_jax.ops._factor import (
     truncation,
 )
 from brainsurgery_jax.ops._ladder import attempts, svd_workspace, workspace
+from brainsurgery_jax.ops._lapack import svd
 from brainsurgery_jax.ops._math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, Expr, View
 from brainsurgery_jax.select import Ref
@@ -128,6 +129,8 @@ def factorize(
         t = truncation(tall, state, found, probe)
     else:
         t = {"exact": exact, "gram": gram, "quick-gram": quick_gram}[way](tall, rank)
+        if on_host(x) and not sure and not t.excess <= tol:
+            return None, np.False_, {}, None
     xp = t.v.__array_namespace__()
     facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
     value = _low(t, x, wide) if finish == "matrix" else _split(t, x, wide)
@@ -216,7 +219,7 @@ def truncated_by_energy(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Ar
     xp, finite = x.__array_namespace__(), _finite(x)
     if on_host(x) and not finite:
         return x, finite
-    u, s, vh = xp.linalg.svd(widen(x), full_matrices=False)
+    u, s, vh = svd(widen(x))
     kept = xp.arange(s.size, dtype=np.int64) < _rank_of_energy(s, energy)
     return product(u * xp.where(kept, s, xp.zeros_like(s)).astype(u.dtype)[None, :], vh, x.dtype), finite
 
@@ -237,10 +240,10 @@ def _rank_of_energy(s: Array, energy: Number) -> Array:
 )
 def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Any, Array]:
     """The least rank that keeps the share `energy` of the squared singular values, as an int64 scalar."""
-    xp, finite = x.__array_namespace__(), _finite(x)
+    finite = _finite(x)
     if on_host(x) and not finite:
         return np.asarray(0), finite
-    s = xp.linalg.svd(widen(x), full_matrices=False, compute_uv=False)
+    _, s, _ = svd(widen(x))
     return _rank_of_energy(s, energy), finite
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import isnan
 from typing import Annotated, Any, Literal
 
 from brainsurgery_jax import nametree
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import SlicedPattern, sink
-from brainsurgery_jax.ops._compare import Eps, as64, pair, quiet
+from brainsurgery_jax.ops._compare import Eps, gap, pair, quiet
 from brainsurgery_jax.ops._fields import Text, Word
 from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Report, View, settle
 from brainsurgery_jax.select import Ref
@@ -177,8 +178,8 @@ def _difference(
 
 
 def _largest_block(x: Any, y: Any) -> float:
-    gap = np.abs(as64(x) - as64(y))
-    return float("inf") if np.isnan(gap).any() else float(gap.max())
+    largest = float(gap(x, y).max())  # NaN, if there is one
+    return float("inf") if isnan(largest) else largest
 
 
 LARGEST = Reduction(quiet(_largest_block), max, float, 0.0)

@@ -73,14 +73,14 @@ def test_a_matrix_has_the_same_factors_alone_and_in_company(tmp_path: Path):
 def test_a_member_that_is_rejected_goes_on_while_the_others_keep_what_they_have(tmp_path: Path):
     tensors = {"steep": falling(1, power=2.0), "noise": noise(2), "gentle": falling(3, power=0.5)}
     events: list[object] = []
-    plan = plan_of(tmp_path, tensors, phlora(16))
+    plan = plan_of(tmp_path, tensors, phlora(8))
     bs.load(plan).run(durable=False, listen=events.append)
     out = read(plan["output"]["path"])
     methods = {e.names[0]: e.method for e in events if isinstance(e, Factorized)}
     assert methods["noise"] == "gram"
     assert methods["steep"].startswith("lanczos")
     for name, x in tensors.items():
-        assert excess(x, out[f"{name}.B"] @ out[f"{name}.A"], 16) <= 1e-4
+        assert excess(x, out[f"{name}.B"] @ out[f"{name}.A"], 8) <= 1e-4
 
 
 def test_numpy_and_compiled_code_agree_within_the_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,10 +17,10 @@ from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.kernels import compiled
 from brainsurgery_jax.ops import elementwise, lowrank
 from brainsurgery_jax.world import Files
-from tests.checkpoints import normal, plan_of, read, run_plan, write
+from tests.checkpoints import normal, plan_of, read, run_plan, set_block, write
 
 
-def bytes_read(folder: Path, tensors: dict[str, np.ndarray], transforms: Any) -> int:
+def bytes_read(folder: Path, tensors: dict[str, Any], transforms: Any) -> int:
     """Tensor bytes that a run reads into memory (not those copied from file to file)."""
     files = Files()
     run(bs.load(plan_of(folder, tensors, transforms)), world=files, durable=False)
@@ -131,3 +131,13 @@ def test_the_suite_runs_jax_strictly() -> None:
     config: Any = jax.config
     assert config.jax_numpy_dtype_promotion == "strict"
     assert config.jax_numpy_rank_promotion == "raise"
+
+
+def test_a_comparison_stops_reading_a_tensor_at_the_first_block_that_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_block(monkeypatch, 1 << 10)
+    long = np.zeros(64 << 10, np.float32)
+    steps = [{"diff": {"left": "a::w", "right": "b::w"}}]
+    assert bytes_read(tmp_path, {"a": {"w": long}, "b": {"w": long + 1}}, steps) <= 2 * long.nbytes // 4
+    assert bytes_read(tmp_path, {"a": {"w": long}, "b": {"w": long}}, steps) == 2 * long.nbytes

@@ -46,3 +46,24 @@ def test_diff_measures_without_a_warning(tmp_path: Path, x: np.ndarray) -> None:
 @HARD
 def test_dump_takes_statistics_without_a_warning(tmp_path: Path, x: np.ndarray) -> None:
     assert "nan" in said(tmp_path, {"x": x}, {"dump": {"verbosity": "stat"}}).lower()
+
+
+FLOATS = [ml_dtypes.bfloat16, np.float16, np.float32, np.float64, ml_dtypes.float8_e5m2]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(
+    ("left", "right", "equal"),
+    [([0.0, 1], [-0.0, 1], True), ([np.nan], [np.nan], False), ([np.inf], [np.inf], True), ([1, 2], [1, -2], False)],
+    ids=["zeros of both signs", "NaN", "infinity", "another sign"],
+)
+def test_equality_is_that_of_values_not_of_bits(tmp_path: Path, dtype: Any, left: Any, right: Any, equal: bool) -> None:
+    pair = {"a": {"x": np.array(left, dtype)}, "b": {"x": np.array(right, dtype)}}
+    assert ("no difference" in said(tmp_path, pair, {"diff": {"left": "a::x", "right": "b::x"}})) is equal
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("values", "zero"), [([0.0, -0.0], True), ([np.nan], False), ([2.0**-14], False)])
+def test_iszero_takes_zeros_of_both_signs_and_no_nan(tmp_path: Path, dtype: Any, values: Any, zero: bool) -> None:
+    step = {"assert": {"iszero": {"of": "x"}}} if zero else {"assert": {"not": {"iszero": {"of": "x"}}}}
+    run_plan(tmp_path, {"x": np.array(values, dtype)}, step)
