@@ -135,11 +135,13 @@ def _edited(state: State, step: Step, view: StepView) -> State:
     moves: list[Move] = []
     written = set(state.written)
     for edit in edits:
+        if type(edit) is Bind:  # nearly all of 20,000 are, and patterns are slow
+            alias, name, expr, dest = edit
+            replaced = view.bind(alias, name, expr, dest)
+            (changed if replaced else created).append(f"{alias}::{name}")
+            written.add(alias)
+            continue
         match edit:
-            case Bind(alias, name, expr, dest):
-                replaced = view.bind(alias, name, expr, dest)
-                (changed if replaced else created).append(f"{alias}::{name}")
-                written.add(alias)
             case Drop(alias, name):
                 view.drop(alias, name)
                 deleted.append(f"{alias}::{name}")
@@ -210,14 +212,15 @@ def _form_edits(op: TensorOp, params: Mapping[str, Any], view: StepView) -> Iter
     recipe = view.graph.recipe(op.kernel, given)
     # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
     counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
+    slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
     reads = [(keys.index(key), refs[key], key) for key in form.reads]
     at = keys.index(form.writes[0])
     write = refs[keys[at]]
     for name, targets in view.rename(refs[form.matched], {key: refs[key] for key in keys[1:]}):
         names = (name, *targets)
         whole: list[Any] = [
-            view.fetch(refs[key].alias, n, key, count) if count else None
-            for key, n, count in zip(keys, names, counts, strict=True)
+            view.fetch(alias, n, key, count) if count else None
+            for (alias, key, count), n in zip(slots, names, strict=True)
         ]
         try:
             made = view.graph.made(recipe, tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))

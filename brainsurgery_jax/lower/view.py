@@ -291,7 +291,8 @@ class StepView:
             if expr.aval != old.aval:
                 raise Refusal("dest-differs", f"'{name}' is {old.aval}, but the result is {expr.aval}")
         space.names[name] = expr
-        space.unknown -= {name} if space.unknown else frozenset()
+        if space.unknown:
+            space.unknown -= {name}
         if old is None:
             space.reads.pop(name, None)
             space.writes.pop(name, None)
@@ -315,10 +316,12 @@ class StepView:
 
     def move(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
         """Rename tensors, all at once; within an alias they keep their places."""
-        values = {(a, n): self.fetch(a, n) for a, n, _, _ in moves}
-        leaving = {(a, n) for a, n, _, _ in moves}
+        arriving = [(to_alias, to_name, self.fetch(alias, name)) for alias, name, to_alias, to_name in moves]
+        leaving: dict[str, dict[str, str | None]] = {}  # by alias, the new name of each tensor that stays there
+        for alias, name, to_alias, to_name in moves:
+            leaving.setdefault(alias, {})[name] = to_name if alias == to_alias else None
         for _, name, to_alias, to_name in moves:
-            if (to_alias, to_name) not in leaving and to_name in self.space(to_alias).names:
+            if to_name in self.space(to_alias).names and to_name not in leaving.get(to_alias, ()):
                 hint = "Delete or move it first."
                 raise Refusal(
                     "dest-exists",
@@ -326,21 +329,17 @@ class StepView:
                     key="to",
                     hint=hint,
                 )
-        inside = {(a, n): t for a, n, b, t in moves if a == b}
-        for alias in dict.fromkeys(a for a, _, _, _ in moves):
+        for alias, renamed in leaving.items():
             space = self.space(alias)
-            space.names = {
-                inside.get((alias, n), n): e
-                for n, e in space.names.items()
-                if (alias, n) not in leaving or (alias, n) in inside
-            }
-            for a, n, _, _ in moves:
-                if a == alias:
-                    space.reads.pop(n, None)
-                    space.writes.pop(n, None)
-        for alias, name, to_alias, to_name in moves:
-            self.space(to_alias).names[to_name] = values[alias, name]
-            self.space(to_alias).reads[to_name] = 1
+            named = [(renamed.get(n, n), e) for n, e in space.names.items()]
+            space.names = {n: e for n, e in named if n is not None}
+            for name in renamed:
+                space.reads.pop(name, None)
+                space.writes.pop(name, None)
+        for alias, name, expr in arriving:
+            space = self.space(alias)
+            space.names[name] = expr
+            space.reads[name] = 1
 
     def add_alias(self, alias: str, tensors: Mapping[str, Any] | None, path: str | None) -> None:
         """Make an alias, empty or filled."""

@@ -83,7 +83,10 @@ def product(a: Array, b: Array, dtype: Any) -> Array:
         return (a @ b).astype(dtype)
     out = np.empty((a.shape[0], b.shape[1]), dtype)
     for at, rows in _slabs(a):
-        out[at] = rows @ b
+        if out.dtype == rows.dtype:
+            np.matmul(rows, b, out=out[at])
+        else:
+            out[at] = rows @ b
     return out
 
 
@@ -179,8 +182,9 @@ def _gram_matrix(x: Array, dtype: Any) -> Array:
     n = x.shape[1]
     if on_host(x):
         total = np.zeros((n, n))
-        for start in range(0, x.shape[0], SLAB):
-            total += slab(x[start : start + SLAB])
+        step = 4 * SLAB if x.dtype == dtype else SLAB  # fewer sums, where that takes no more memory
+        for start in range(0, x.shape[0], step):
+            total += slab(x[start : start + step])
         return total
     whole, rest = divmod(x.shape[0], SLAB)
     total = jax.numpy.zeros((n, n), np.float64)

@@ -86,7 +86,8 @@ def _call(name: str, arguments: tuple[Any, ...]) -> None:
     places = [_address(a) for a in held]
     _routine(name, len(places))(*places, ctypes.addressof(info))
     if info.value:
-        raise np.linalg.LinAlgError(f"LAPACK's {name} returned {info.value}: it did not converge")
+        why = "it did not converge" if info.value > 0 else "it cannot take the matrix"
+        raise np.linalg.LinAlgError(f"LAPACK's {name} returned {info.value}: {why}")
 
 
 def _address(argument: Any) -> Any:
