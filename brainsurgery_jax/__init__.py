@@ -17,9 +17,12 @@ from brainsurgery_jax.version import __version__
 
 if TYPE_CHECKING:
     from brainsurgery_jax.api import Checkpoint, Explanation, Plan, Report, check, explain, load, open, run
+    from brainsurgery_jax.conversion import convert
     from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
+    from brainsurgery_jax.interop import save
 
 _ERRORS = ("Diagnostic", "PlanError", "StoreError")
+_PLACES = {**dict.fromkeys(_ERRORS, "errors"), "convert": "conversion", "save": "interop"}
 
 __all__ = [
     "Checkpoint",
@@ -31,10 +34,12 @@ __all__ = [
     "StoreError",
     "__version__",
     "check",
+    "convert",
     "explain",
     "load",
     "open",
     "run",
+    "save",
 ]
 
 
@@ -44,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module 'brainsurgery_jax' has no attribute '{name}'")
-    return getattr(import_module(f"brainsurgery_jax.{'errors' if name in _ERRORS else 'api'}"), name)
+    return getattr(import_module(f"brainsurgery_jax.{_PLACES.get(name, 'api')}"), name)
 
 
 def __dir__() -> list[str]:

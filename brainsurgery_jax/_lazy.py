@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import jax.core
     import jax.numpy as jnp
     import numpy as np
+    from flax import nnx as nnx
     from jaxtyping import Array as Array
     from jaxtyping import Float as Float
     from jaxtyping import Inexact as Inexact
@@ -43,5 +44,6 @@ else:
             return getattr(jaxtyping, self.__name)[Any, shape]
 
     jax, jnp, np = LazyModule("jax"), LazyModule("jax.numpy"), LazyModule("numpy")
+    nnx = LazyModule("flax.nnx")
     Float, Inexact, Num, Shaped = (LazyType(n) for n in ("Float", "Inexact", "Num", "Shaped"))
     Array = object

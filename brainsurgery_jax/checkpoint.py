@@ -59,6 +59,35 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
         """Nested dicts along the dots of the names, of numpy arrays. Raises ValueError if `a` stands beside `a.b`."""
         return nested({name: self[name] for name in self})
 
+    def to_nnx(
+        self, model: Any, *, layout: str | None = None, config: Any = None, options: Any = None, cast: bool = False
+    ) -> Any:
+        """A Flax NNX module like `model`, an `nnx.Module` or what `nnx.eval_shape` makes of one, with these tensors.
+
+        Names are matched along key paths; of random streams the module's own state stays. With `layout` these are
+        Hugging Face names, and the model is in that layout (`config`: the content or path of config.json, if it
+        does not lie beside the checkpoint; `options`: those of the layout). `cast` lets dtypes differ.
+        Raises PlanError with everything that is missing, not expected, or of another shape or dtype.
+        """
+        from brainsurgery_jax.interop import laid_out, to_nnx
+
+        return to_nnx(laid_out(self, layout, config, options) if layout else self, model, cast=cast)
+
+    def to_linen(
+        self,
+        template: Any = None,
+        *,
+        layout: str | None = None,
+        config: Any = None,
+        options: Any = None,
+        cast: bool = False,
+    ) -> Any:
+        """The variables of a Flax Linen module: nested dicts of jax Arrays, or the structure of `template`, which is
+        checked. The other arguments are those of `to_nnx`."""
+        from brainsurgery_jax.interop import laid_out, to_linen
+
+        return to_linen(laid_out(self, layout, config, options) if layout else self, template, cast=cast)
+
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._avals:
             raise KeyError(f"'{name}' is not in {self.path}.{did_you_mean(name, self._avals)}")

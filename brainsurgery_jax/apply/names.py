@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
 from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.store.key_paths import Index, Path
 
 BOXES = ("Variable", "VariableState", "AxisMetadata")
 """Classes of Flax that wrap a leaf (or a small tree) and add a key of their own to its path."""
@@ -30,33 +31,38 @@ class Named(NamedTuple):
 
 def named(alias: str, tree: Any) -> Named:
     """A pytree with its leaves named. Raises PlanError where two leaves have one name."""
-    boxes = {p for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0] if _is_box(node)}
-    found, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    names = tuple(".".join(_segments(path, boxes)) for path, _ in found)
+    paths = key_paths(tree)
+    found, treedef = jax.tree_util.tree_flatten(tree)
+    names = tuple(".".join(map(str, path)) for path in paths)
     _refuse_doubles(alias, names)
-    leaves = dict(zip(names, (leaf for _, leaf in found), strict=True))
+    leaves = dict(zip(names, found, strict=True))
     tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
     others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
-    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted([p for p, _ in found]))
+    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths))
+
+
+def key_paths(tree: Any) -> list[Path]:
+    """The keys to each leaf, in order, without those that Flax's boxes add."""
+    boxes = {p for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0] if _is_box(node)}
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return [tuple(_key(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
 
 
 def _is_box(node: Any) -> bool:
     return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in type(node).__mro__)
 
 
-def _segments(path: tuple[Any, ...], boxes: set[tuple[Any, ...]]) -> Iterator[str]:
-    for depth, key in enumerate(path):
-        if path[:depth] not in boxes:
-            yield _segment(key)
+def _key(key: Any) -> str | int:
+    """A key as a name has it: a place in a sequence, an integer key of a dict, else text."""
+    if isinstance(key, jax.tree_util.SequenceKey):
+        return Index(key.idx)
+    found = next((getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)), key)
+    return found if type(found) is int else str(found)
 
 
-def _segment(key: Any) -> str:
-    return str(next((getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)), key))
-
-
-def _is_dotted(paths: list[tuple[Any, ...]]) -> bool:
+def _is_dotted(paths: list[Path]) -> bool:
     """Whether this is a flat mapping whose keys hold dots themselves, like a state dict."""
-    return all(len(p) == 1 for p in paths) and any("." in _segment(p[0]) for p in paths)
+    return all(len(p) == 1 for p in paths) and any("." in str(p[0]) for p in paths)
 
 
 def _refuse_doubles(alias: str, names: tuple[str, ...]) -> None:

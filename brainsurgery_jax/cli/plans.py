@@ -84,7 +84,7 @@ def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:
 
 
 def _given(output: Any) -> dict[str, Any]:
-    keys = ("path", "alias", "format", "shard", "overwrite", "metadata")
+    keys = ("path", "alias", "format", "shard", "overwrite", "metadata", "options")
     out = {k: v for k in keys if (v := getattr(output, k))}
     return out if output.sidecars else out | {"sidecars": False}
 

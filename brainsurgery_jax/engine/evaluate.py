@@ -18,6 +18,7 @@ from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.blocks import cuts, padded_length
 from brainsurgery_jax.engine.events import Factorized
 from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise, call_whole
+from brainsurgery_jax.engine.order import in_order
 from brainsurgery_jax.engine.schedule import Root, Task
 from brainsurgery_jax.graph.expr import Expr, is_whole, walk
 from brainsurgery_jax.moves import Reshape
@@ -50,7 +51,9 @@ class Evaluator:
 
     def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
         """Elements `start:stop` of each root, flat, in turn; what they share is made once. At most one block."""
-        wanted = [Piece(e, start, stop) for e in roots]
+        yield from self._pieces([Piece(e, start, stop) for e in roots])
+
+    def _pieces(self, wanted: Sequence[Piece]) -> Iterator[Any]:
         values: dict[Piece, Any] = {}
         uses, order = plan_pieces(wanted)
         made = iter(order)
@@ -63,6 +66,10 @@ class Evaluator:
             block = values[root]
             _release(root, uses, values)
             yield block
+
+    def box(self, e: Expr, box: Box) -> Any:
+        """A box of `e`, in row-major order."""
+        return in_order(np.asarray(next(self._pieces([Piece(e, 0, 0, box)]))).reshape(box_shape(box)))
 
     def tile(self, e: Expr, start: int, stop: int) -> Any:
         """Elements `start:stop` of `e`, flat; at most one block."""
@@ -223,7 +230,7 @@ def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
     """A piece of a structural op from the pieces of its operands."""
     e = piece.expr
     if piece.box is None:
-        flat = [x.reshape(-1) for x in operands]
+        flat = [in_order(x).reshape(-1) for x in operands]
         return flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.empty(0, numpy_dtype(e.aval.dtype))
     if e.moves is None or isinstance(e.moves, Reshape):
         return _picked(e.aval.shape, piece.box, operands[0])

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import zip_longest
+from math import prod
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.batches import batches, computed
 from brainsurgery_jax.engine.blas import one_thread
@@ -17,12 +19,13 @@ from brainsurgery_jax.engine.devices import accelerated
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Published, Started, Wrote, ignore
 from brainsurgery_jax.engine.kernels import exact, runs_on_host
-from brainsurgery_jax.engine.memory import projection, stream_peak
+from brainsurgery_jax.engine.memory import box_peak, projection, stream_peak
 from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Asked, Task, Written, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.staging import Staging
 from brainsurgery_jax.engine.streams import Flow, Lane, Stream, asked, hand_over, joined, pass_through, written
+from brainsurgery_jax.engine.tiles import is_tiled, rows, tiles
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
@@ -102,30 +105,77 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet) -> Iterator[Job]:
     """The jobs of a program: what only looks first, so that most failing asserts stop the run before it writes."""
     flows: list[Flow] = []
     copies: list[tuple[Writer, str, Segment, FileRun]] = []
+    tiled: list[tuple[Writer, str, Segment]] = []
     wholes: list[Task] = []
     for task in sorted(tasks, key=lambda t: any(isinstance(r, Written) for r in t.roots)):
         if any(task.compute):
             wholes.append(task)
             continue
         for root in task.roots:
-            made, runs = _flows(root, outlet)
+            made, runs = _flows(root, outlet, tiled)
             flows += made
             copies += runs
     yield from _stream_jobs(joined(flows))
+    yield from _tile_jobs(tiled, outlet.tell)
     # The largest first, or the last to begin would keep one thread busy alone.
     wholes.sort(key=lambda task: -task.peak)
     yield from (_whole_job(batch, outlet) for batch in (batches(wholes) if accelerated() else zip(wholes)))
     yield from _copy_jobs(copies, outlet.tell)
 
 
-def _flows(root: Written | Asked, outlet: Outlet) -> tuple[list[Flow], list[tuple[Writer, str, Segment, FileRun]]]:
-    """What of a root is streamed through memory, and what is copied from file to file."""
+def _flows(
+    root: Written | Asked, outlet: Outlet, tiled: list[tuple[Writer, str, Segment]] | None = None
+) -> tuple[list[Flow], list[tuple[Writer, str, Segment, FileRun]]]:
+    """What of a root is streamed through memory, and what is copied from file to file; what is better made in boxes
+    goes to `tiled`, if given."""
     if isinstance(root, Asked):
         return [asked(root.question, outlet.verdicts)], []
     writer = outlet.writers[root.publication]
-    parts = list(segments(root.expr))
-    flows = [written(s, root.name, writer, outlet.tell) for s in parts if s.run is None]
-    return flows, [(writer, root.name, s, s.run) for s in parts if s.run is not None]
+    flows, runs = [], []
+    for s in segments(root.expr):
+        if s.run is not None:
+            runs.append((writer, root.name, s, s.run))
+        elif tiled is not None and is_tiled(s):
+            tiled.append((writer, root.name, s))
+        else:
+            flows.append(written(s, root.name, writer, outlet.tell))
+    return flows, runs
+
+
+def _tile_jobs(tiled: Iterable[tuple[Writer, str, Segment]], tell: Listener) -> Iterator[Job]:
+    """Boxes of tensors, those of different lanes in turn; small ones together."""
+    lanes: dict[Lane, list[tuple[Writer, str, Segment]]] = {}
+    for writer, name, segment in tiled:
+        lanes.setdefault((writer, writer.lane(name)), []).append((writer, name, segment))
+    yield from _in_turn(_lane_tile_jobs(lane, tell) for lane in lanes.values())
+
+
+def _lane_tile_jobs(tiled: Iterable[tuple[Writer, str, Segment]], tell: Listener) -> Iterator[Job]:
+    batch: list[tuple[Writer, str, Segment, Box]] = []
+    size = peak = 0
+    for writer, name, segment in tiled:
+        for box in tiles(segment.expr):
+            if batch and size + prod(box_shape(box)) > blocks.BLOCK:
+                yield _tile_job(batch, peak, tell)
+                batch, size, peak = [], 0, 0
+            batch.append((writer, name, segment, box))
+            size, peak = size + prod(box_shape(box)), max(peak, box_peak(segment.expr, box))
+    if batch:
+        yield _tile_job(batch, peak, tell)
+
+
+def _tile_job(batch: Sequence[tuple[Writer, str, Segment, Box]], peak: int, tell: Listener) -> Job:
+    def do() -> None:
+        evaluator = Evaluator()
+        for writer, name, segment, box in batch:
+            for start, row in rows(segment.expr.aval.shape, box, evaluator.box(segment.expr, box)):
+                writer.put(name, segment.at + start, row.reshape(-1))
+
+    def then(_: None) -> None:
+        for _writer, name, segment, box in batch:
+            tell(Wrote(name, prod(box_shape(box)) * segment.expr.aval.dtype.bits // 8))
+
+    return Job(peak, do, then)
 
 
 def _stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:

@@ -15,6 +15,7 @@ from itertools import repeat
 from math import prod
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.evaluate import Piece, plan_pieces
@@ -22,6 +23,7 @@ from brainsurgery_jax.engine.footprint import comparing, item_bytes, making_bloc
 from brainsurgery_jax.engine.schedule import Asked, Root, Task
 from brainsurgery_jax.engine.segments import segments
 from brainsurgery_jax.engine.streams import Flow, Stream, joined
+from brainsurgery_jax.engine.tiles import is_tiled, tiles
 from brainsurgery_jax.graph.expr import Expr
 
 
@@ -33,6 +35,17 @@ def stream_peak(roots: Sequence[Expr], start: int, stop: int, questions: Sequenc
     _, order = plan_pieces([Piece(e, start, stop) for e in roots])
     looking = max((comparing(exprs, stop - start) for exprs in questions), default=0)
     return worst_moment(order, _nbytes, _making) + looking
+
+
+def box_peak(e: Expr, box: Box) -> int:
+    """Bytes held while a box of a tensor is made and brought into order."""
+    wanted = Piece(e, 0, 0, box)
+    return worst_moment(plan_pieces([wanted])[1], _nbytes, _making_of_box) + _nbytes(wanted)
+
+
+def _making_of_box(piece: Piece) -> int:
+    """As for any piece, but that axes are put in another order by looking at the same elements in another way."""
+    return _making(piece) - (_nbytes(piece) if piece.expr.moves is not None else 0)
 
 
 def _nbytes(piece: Piece) -> int:
@@ -66,6 +79,7 @@ def job_peaks(tasks: Iterable[Task]) -> Iterator[int]:
             yield task.peak
         else:
             flows += [flow for root in task.roots for flow in _flows(root)]
+            yield from (box_peak(e, box) for root in task.roots for e in _tiled(root) for box in tiles(e))
     for stream in joined(flows):
         yield from _stream_peaks(stream)
 
@@ -83,8 +97,13 @@ def _flows(root: Root) -> Iterator[Flow]:
         yield Flow(root.exprs, 0, root.exprs[0].aval.size, _ask, _done)
         return
     for s in segments(root.expr):
-        if s.run is None:
+        if s.run is None and not is_tiled(s):
             yield Flow((s.expr,), s.start, s.stop, _write, _done)
+
+
+def _tiled(root: Root) -> list[Expr]:
+    """What of a root is made in boxes."""
+    return [] if isinstance(root, Asked) else [s.expr for s in segments(root.expr) if is_tiled(s)]
 
 
 def _ask(start: int, blocks: Sequence[Any]) -> None:

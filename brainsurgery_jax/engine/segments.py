@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Expr, is_whole
+from brainsurgery_jax.moves import Permute, Run
 from brainsurgery_jax.store.base import FileRun
 
 
@@ -30,7 +31,7 @@ def segments(root: Expr) -> Iterator[Segment]:
             yield Segment(at, e.source.file_run(e.name, start, stop), e, start, stop)
             continue
         runs = e.moves.runs(tuple(s.aval for s in e.srcs), start, stop) if e.moves is not None else None
-        if runs is None:
+        if runs is None or (stop - start == e.aval.size and _scattered(e, runs)):
             yield Segment(at, None, e, start, stop)
             continue
         inner = []
@@ -38,3 +39,25 @@ def segments(root: Expr) -> Iterator[Segment]:
             inner.append((e.srcs[run.src], run.start, run.stop, at))
             at += run.stop - run.start
         stack.extend(reversed(inner))
+
+
+def _scattered(e: Expr, runs: Sequence[Run]) -> bool:
+    """Whether a tensor is made of parts of what has its axes in another order: better made in boxes (`tiles`)."""
+    return any(r.stop - r.start != e.srcs[r.src].aval.size for r in runs) and mixes(e)
+
+
+def mixes(e: Expr) -> bool:
+    """Whether anything that a block of `e` is made of puts axes in another order."""
+    seen: set[Expr] = set()
+    stack = [e]
+    while stack:
+        node = stack.pop()
+        if node in seen or node.kind != "call" or is_whole(node):
+            continue
+        seen.add(node)
+        if isinstance(node.moves, Permute):
+            aval = node.srcs[0].aval
+            if node.moves.runs((aval,), 0, aval.size) is None:
+                return True
+        stack.extend(node.srcs)
+    return False

@@ -8,8 +8,7 @@ from types import TracebackType
 
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.atomic import Staged, publish, stage
-from brainsurgery_jax.store.base import Source, Writer
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter, plan_shards
+from brainsurgery_jax.store.base import Held, WriteOptions, Writer
 from brainsurgery_jax.store.sidecars import copy_sidecars, sidecar_folder
 
 
@@ -25,7 +24,10 @@ class Staging:
         with ExitStack() as on_failure:
             on_failure.callback(self._abort)
             for p in self.publications:
-                self.writers.append(_writer(p, durable=self._durable))
+                staged = stage(p.path, overwrite=p.overwrite)
+                self.writers.append(_writer(p, staged, durable=self._durable))
+                if p.sidecars_from is not None and (folder := sidecar_folder(p.sidecars_from)) is not None:
+                    copy_sidecars(folder, staged.staging)
             on_failure.pop_all()
         return self
 
@@ -46,24 +48,12 @@ class Staging:
             writer.abort()
 
 
-def _writer(p: Publication, *, durable: bool) -> Writer:
+def _writer(p: Publication, staged: Staged, *, durable: bool) -> Writer:
     avals = {name: e.aval for name, e in p.tensors.items()}
-    sharded = p.directory and len(plan_shards(avals, p.shard_bytes)) > 1
-    staged: Staged = stage(p.path, overwrite=p.overwrite)
-    writer = SafetensorsWriter(
-        staged,
-        avals,
-        single_file=not p.directory,
-        shard_bytes=p.shard_bytes if sharded else None,
-        metadata=p.metadata,
-        durable=durable,
-        unchanged=_unchanged(p),
-    )
-    if p.sidecars_from is not None and (folder := sidecar_folder(p.sidecars_from)) is not None:
-        copy_sidecars(folder, staged.staging)
-    return writer
+    options = WriteOptions(p.directory, p.metadata, p.shard_bytes, durable, _unchanged(p), p.options)
+    return p.format.write(staged, avals, options)
 
 
-def _unchanged(p: Publication) -> dict[str, Source]:
-    """The tensors that are written as a checkpoint holds them, under the same name, and that checkpoint."""
-    return {name: e.source for name, e in p.tensors.items() if e.kind == "leaf" and e.name == name}
+def _unchanged(p: Publication) -> dict[str, Held]:
+    """The tensors that are written as a checkpoint holds them."""
+    return {name: Held(e.source, e.name) for name, e in p.tensors.items() if e.kind == "leaf"}

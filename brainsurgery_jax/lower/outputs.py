@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
@@ -12,6 +13,7 @@ from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
 from brainsurgery_jax.protocol import Publish
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
+from brainsurgery_jax.store.formats import named, read_options
 
 
 def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
@@ -85,16 +87,34 @@ def _publication(
         raise Refusal(
             "output-empty", f"'{output.alias or 'the alias'}' holds no tensor to write", key="path", hint=hint
         )
-    for name, expr in tensors.items():
-        if not expr.aval.dtype.tag:
-            found = f"'{name}' is {expr.aval}, which safetensors cannot hold"
-            raise Refusal("dtype-unsavable", found, key="path", hint="Cast it, or delete it before the output.")
-    shard = kind.shard_bytes
-    beside = origin if output.sidecars and kind.directory else None
-    every = {**metadata, **output.metadata}
-    made = Publication(kind.path, kind.directory, tensors, every, shard, beside, output.overwrite, span)
-    _check_destination(made.path, made.nbytes, output.overwrite, world)
+    _check_storable(kind, tensors)
+    made = Publication(
+        path=kind.path,
+        directory=kind.directory,
+        tensors=tensors,
+        metadata={**metadata, **output.metadata},
+        shard_bytes=kind.shard_bytes,
+        sidecars_from=origin if output.sidecars and kind.directory else None,
+        overwrite=output.overwrite,
+        span=span,
+        format=kind.format,
+        options=kind.options,
+    )
+    _check_destination(made.path, made.disk_bytes, output.overwrite, world)
     return made
+
+
+def _check_storable(kind: OutputKind, tensors: Mapping[str, Expr]) -> None:
+    """Whether the format can hold the tensors. What a failed step would have made is nobody's fault."""
+    avals = {name: expr.aval for name, expr in tensors.items() if expr.kind != "poison"}
+    try:
+        kind.format.check(kind.path, avals)
+    except StoreError as bad:
+        raise Refusal("dtype-unsavable", _about(bad), key="path", hint=bad.remedy) from bad
+
+
+def _about(bad: StoreError) -> str:
+    return bad.problem if bad.tensor is None else f"tensor '{bad.tensor}': {bad.problem}"
 
 
 def _check_destination(path: str, nbytes: int, overwrite: bool, world: World) -> None:
@@ -105,18 +125,26 @@ def _check_destination(path: str, nbytes: int, overwrite: bool, world: World) ->
 
 
 def _kind(output: Output, default_shard: str) -> OutputKind:
+    with _refusing("format"):
+        format = None if output.format is None else named(output.format)
+    with _refusing("shard"):
+        shard_bytes = None if output.shard is None else parse_size(output.shard)
+    with _refusing("path"):
+        kind = output_kind(output.path, format, output.shard)
+    with _refusing("options"):
+        kind = kind._replace(shard_bytes=shard_bytes, options=read_options(kind.format, output.options))
+    if output.shard is None and kind.directory and kind.format.shards:
+        return kind._replace(shard_bytes=parse_size(default_shard))
+    return kind
+
+
+@contextmanager
+def _refusing(key: str) -> Iterator[None]:
+    """Makes a store's refusal of what stands under a key of the output one of the plan."""
     try:
-        if output.shard is not None:
-            parse_size(output.shard)
+        yield
     except ValueError as bad:
-        raise _refused("output-shard", bad, "shard") from bad
-    try:
-        kind = output_kind(output.path, output.format, output.shard)
-        if output.shard is None and kind.directory:
-            return output_kind(output.path, output.format, default_shard)
-        return kind
-    except ValueError as bad:
-        raise _refused("output-path", bad, "path") from bad
+        raise _refused(f"output-{key}", bad, key) from bad
 
 
 def _refused(code: str, bad: ValueError, key: str) -> Refusal:

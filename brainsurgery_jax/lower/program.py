@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import Pending, Report, Verdict, pendings
+from brainsurgery_jax.store.formats import SAFETENSORS, Format
 
 
 class Check(NamedTuple):
@@ -36,11 +37,19 @@ class Publication(NamedTuple):
     sidecars_from: str | None
     overwrite: bool
     span: Span | None
+    format: Format = SAFETENSORS
+    options: Mapping[str, Any] = {}
 
     @property
     def nbytes(self) -> int:
         """Tensor bytes that will be written."""
         return sum(e.aval.nbytes for e in self.tensors.values())
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes that it takes on disk at most while it is written: a scratch file holds what no input file does."""
+        scratch = sum(e.aval.nbytes for e in self.tensors.values() if e.kind != "leaf") if self.format.encoded else 0
+        return self.nbytes + scratch
 
 
 class Effect(NamedTuple):

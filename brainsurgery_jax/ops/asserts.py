@@ -9,8 +9,8 @@ from pydantic import Field, StrictInt
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import AssertionKey, AssertionsKey, DTypeName, SlicedPattern, SlicedTemplate, assertion, sink
-from brainsurgery_jax.ops._compare import Eps, both, pair, within
-from brainsurgery_jax.protocol import Every, Item, Known, Negated, Pending, Some, Verdict, View
+from brainsurgery_jax.ops._compare import Eps, alike, pair, zero
+from brainsurgery_jax.protocol import Every, Expr, Item, Known, Negated, Pending, Some, Verdict, View
 from brainsurgery_jax.select import Ref
 
 Bound = Annotated[StrictInt, Field(ge=0)]
@@ -179,7 +179,7 @@ def iszero(view: View, *, of: SlicedPattern, eps: Eps | None = None) -> Verdict:
 
     Example: `assert: {iszero: {of: '.*\\.delta', eps: 1e-6}}`
     """
-    reduction, limit = both(within(eps)), "zero" if eps is None else f"within {eps:g} of zero"
+    reduction, limit = zero(eps), "zero" if eps is None else f"within {eps:g} of zero"
 
     def judge(i: Item) -> Verdict:
         why = f"'{i.name}' is not {limit} everywhere"
@@ -195,6 +195,10 @@ def equal(view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | 
     NaN differs from NaN.
     Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
+    return _paired(view, left, right, lambda here, there, name: pair(here, there, name, eps))
+
+
+def _paired(view: View, left: Ref, right: Ref, compare: Callable[[Expr, Expr, str], Verdict]) -> Verdict:
     if not view.match(left, "left"):
         return Known(False, f"no tensor matches '{left}'")
     parts: list[Verdict] = []
@@ -204,8 +208,18 @@ def equal(view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | 
             continue
         here = view.slice(view.fetch(left.alias, name), left, "left")
         there = view.slice(view.fetch(right.alias, other), right, "right")
-        parts.append(pair(here, there, name, eps))
+        parts.append(compare(here, there, name))
     return Every(tuple(parts))
+
+
+@assertion()
+def identical(view: View, *, left: SlicedPattern, right: SlicedTemplate) -> Verdict:
+    """Every tensor on the left has the bytes of the one whose name `right` makes of it.
+
+    Unlike `equal` this tells zeros of either sign apart, and takes a NaN for itself.
+    Example: `assert: {identical: {left: 'a::.+', right: 'b::\\g<0>'}}`
+    """
+    return _paired(view, left, right, alike)
 
 
 @assertion("all", bare="of")

@@ -74,7 +74,7 @@ def load(
     path: PathText,
     alias: Text | None = None,
     to: Annotated[Ref, Role("name", beside="alias", fallback="model")] | None = None,
-    format: Literal["auto", "safetensors"] = "auto",
+    format: Literal["auto", "safetensors", "torch", "numpy"] = "auto",
 ) -> Iterator[Edit]:
     """Open a checkpoint under a new alias, or one tensor of a file under a literal name (`to`).
 
@@ -102,7 +102,7 @@ def save(
     path: PathText,
     alias: Text | None = None,
     target: Annotated[Ref, Role("name", beside="alias")] | None = None,
-    format: Literal["safetensors"] | None = None,
+    format: Text | None = None,
     shard: Text | None = None,
     overwrite: StrictBool = False,
 ) -> Iterator[Edit]:

@@ -37,7 +37,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A checkpoint to write. `alias` None: inferred from what the steps wrote."""
+    """A checkpoint to write. `alias` None: inferred from what the steps wrote. `options`: for its format alone."""
 
     path: str
     alias: str | None = None
@@ -46,6 +46,7 @@ class Output:
     overwrite: bool = False
     sidecars: bool = True
     metadata: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     span: Span | None = None
     spans: Mapping[Location, Span] = field(default_factory=dict)
 

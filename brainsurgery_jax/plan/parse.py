@@ -10,10 +10,10 @@ from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan.model import Input, Location, Output, Plan, Step
 from brainsurgery_jax.plan.payload import Payload, parse_payload
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, plain, spans
+from brainsurgery_jax.store.formats import NAMES
 
 KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
-OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "metadata")
-FORMATS = ("safetensors",)
+OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "metadata", "options")
 _OUTPUT_HINTS = {
     "path": "Write where to, such as `path: out.safetensors` for a file or `path: out` for a folder.",
     "alias": "Write the alias to save, such as `alias: model`.",
@@ -174,9 +174,13 @@ class Parser:
                 self.complain(
                     "value-type", f"{label}.{key}: expected true or false, got {found!r}", at, f"Write `{key}: true`."
                 )
-            elif key == "format" and found not in FORMATS:
-                hint = f"Write `format: {FORMATS[0]}`, or leave it out: the suffix of the path decides."
-                self.complain("output-format", f"{label}.format: unknown format {found!r}", at, hint)
+            elif key == "format" and found is not None and found not in NAMES:
+                near = did_you_mean(found, NAMES) if isinstance(found, str) else ""
+                hint = f"There are: {', '.join(NAMES)}. Left out, the suffix of the path decides."
+                self.complain("output-format", f"{label}.format: unknown format {found!r}.{near}", at, hint)
+            elif key == "options" and not _is_options(found):
+                self.complain("value-type", f"{label}.options: expected a mapping of names to values, got {found!r}",
+                              at, "Write them as keys, such as `options: {compression: true}`.")  # fmt: skip
             elif key == "metadata" and not _is_text_map(found):
                 self.complain("value-type", f"{label}.metadata: expected a mapping of text to text, got {found!r}", at,
                               "Quote numbers and words such as true: `metadata: {epoch: '3'}`.")  # fmt: skip
@@ -207,6 +211,10 @@ def _key_hint(variable: str) -> str:
 
 def _is_text_map(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
+def _is_options(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and all(isinstance(k, str) for k in value))
 
 
 def _plain(node: Node | None) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 
 from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role
-from brainsurgery_jax.plan.parse import FORMATS, KEYS, OUTPUT_KEYS
+from brainsurgery_jax.plan.parse import KEYS, OUTPUT_KEYS
 from brainsurgery_jax.plan.payload import adapter
+from brainsurgery_jax.store.formats import NAMES
 
 Schema = dict[str, Any]
 
@@ -81,9 +82,12 @@ _TOP: Mapping[str, Schema] = {
 }
 
 _OUTPUT: Mapping[str, Schema] = {
-    "path": {"type": "string", "minLength": 1, "description": "A .safetensors file, or a folder."},
+    "path": {"type": "string", "minLength": 1, "description": "A file, whose suffix tells the format, or a folder."},
     "alias": {"type": ["string", "null"], "description": "Whose tensors to write; may be left out where it is clear."},
-    "format": {"anyOf": [{"enum": [*FORMATS, None]}, _VARIABLE], "description": "The format of a folder."},
+    "format": {
+        "anyOf": [{"enum": [*NAMES, None]}, _VARIABLE],
+        "description": "The format, where the path does not tell.",
+    },
     "shard": {"type": ["string", "null"], "description": "Largest file of a folder, such as 5GB, or none."},
     "overwrite": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Replace what is there."},
     "sidecars": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Copy config and tokenizer files."},
@@ -92,6 +96,7 @@ _OUTPUT: Mapping[str, Schema] = {
         "additionalProperties": {"type": "string"},
         "description": "Text for the header of the file.",
     },
+    "options": {"type": ["object", "null"], "description": "What the format alone knows."},
 }
 
 

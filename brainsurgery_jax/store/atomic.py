@@ -1,6 +1,7 @@
 """Outputs appear whole or not at all: staged beside their destination, then renamed into place. All renames are here.
 
-A run that is killed leaves only `.NAME.brainsurgery-partial-PID-START`; the next one to that destination removes it.
+A run that is killed leaves only `.NAME.brainsurgery-partial-PID-START`, and beside it perhaps the same name with
+`.scratch` at its end; the next run to that destination removes them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures, remedy_for
 from brainsurgery_jax.store.folder import holds_checkpoint
 from brainsurgery_jax.store.sizes import show_size
+
+SCRATCH = ".scratch"
+"""Ends the name of what an output is made from, while it is made."""
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _AT_FDCWD = -100
@@ -181,7 +185,9 @@ def _refuse_to_delete(folder: str) -> None:
 
 def _leftovers(folder: str, name: str) -> list[tuple[str, str, int, int]]:
     """Paths beside the destination that runs made, with their kind, and process id and start time of the run."""
-    pattern = re.compile(rf"\.{re.escape(name)}\.brainsurgery-(partial|old)-([1-9][0-9]{{0,9}})-([0-9]+)")
+    pattern = re.compile(
+        rf"\.{re.escape(name)}\.brainsurgery-(partial|old)-([1-9][0-9]{{0,9}})-([0-9]+)({re.escape(SCRATCH)})?"
+    )
     found = sorted(filter(None, map(pattern.fullmatch, os.listdir(folder))), key=lambda match: match[0])
     return [(os.path.join(folder, m[0]), m[1], int(m[2]), int(m[3])) for m in found]
 
@@ -244,3 +250,15 @@ def fsync_path(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def fsync_tree(path: str) -> None:
+    """Flushes a file, or a folder with all that lies in it, sidecars too; links are not followed."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            inner = os.path.join(folder, name)
+            if not os.path.islink(inner):
+                fsync_path(inner)
+        fsync_path(folder)
+    if os.path.isfile(path):
+        fsync_path(path)

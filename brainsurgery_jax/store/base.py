@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import Aval
@@ -56,6 +56,25 @@ class FileRun(NamedTuple):
     file: int
     offset: int
     nbytes: int
+
+
+class Held(NamedTuple):
+    """A tensor as a checkpoint holds it: the checkpoint, and the name there."""
+
+    source: Source
+    name: str
+
+
+class WriteOptions(NamedTuple):
+    """How a checkpoint is to be written. `unchanged` are the tensors that are written as a checkpoint holds them,
+    `options` what the plan says for this format alone, checked already."""
+
+    directory: bool
+    metadata: Mapping[str, str]
+    shard_bytes: int | None = None
+    durable: bool = True
+    unchanged: Mapping[str, Held] = {}
+    options: Mapping[str, Any] = {}
 
 
 class Source(Protocol):

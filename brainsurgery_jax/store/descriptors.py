@@ -27,6 +27,24 @@ class Fingerprint(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+class Watch:
+    """The files of a checkpoint that somebody else opens: what they were like at the start."""
+
+    def __init__(self, paths: Sequence[str]):
+        self._seen = {path: _look(path) for path in paths}
+
+    def verify_unchanged(self) -> None:
+        """Raises StoreError if a file is no longer what it was."""
+        for path, seen in self._seen.items():
+            if _look(path, " again") != seen:
+                raise _changed(path)
+
+
+def _look(path: str, more: str = "") -> Fingerprint:
+    with os_failures(path, f"look at the file{more}"):
+        return Fingerprint.of(os.stat(path))
+
+
 class Descriptors:
     """Descriptors of `paths`, at most `limit` open beside those in use; the least recently used is closed first.
 
@@ -83,9 +101,7 @@ class Descriptors:
         """Raises StoreError if the file behind a path is no longer the one that was opened."""
         for file, seen in sorted(self._seen.items()):
             path = self._paths[file]
-            with os_failures(path, "look at the file again"):
-                found = Fingerprint.of(os.stat(path))
-            if found != seen:
+            if _look(path, " again") != seen:
                 raise _changed(path)
 
     def close(self) -> None:

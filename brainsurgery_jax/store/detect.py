@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, did_you_mean
+from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.base import Source
-from brainsurgery_jax.store.folder import TORCH_SUFFIXES, WEIGHT_SUFFIXES, suffix_of
-from brainsurgery_jax.store.safetensors import SafetensorsSource
-from brainsurgery_jax.store.safetensors_folder import TO_CONVERT
+from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
+from brainsurgery_jax.store.formats import FORMATS, SAFETENSORS, Format
 from brainsurgery_jax.store.sizes import parse_size as parse_size
-
-_OTHER_FORMATS = ("torch", "dcp", "orbax", "npz", "npy", "numpy")
 
 
 def open_source(path: str) -> Source:
@@ -21,19 +21,39 @@ def open_source(path: str) -> Source:
     if not os.path.exists(path):
         raise _missing(path)
     if os.path.isdir(path):
-        return SafetensorsSource(path)
-    suffix = suffix_of(path)
+        return _format_of_folder(path).open(path)
     if not os.path.isfile(path):
-        raise StoreError(path, "is neither a file nor a folder", remedy="Name a .safetensors file or a folder of them.")
-    if suffix in TORCH_SUFFIXES:
-        raise StoreError(path, "is a torch checkpoint", remedy=TO_CONVERT)
-    if path.endswith(".safetensors.index.json"):
+        raise StoreError(path, "is neither a file nor a folder", remedy=f"Name a folder, or {_some_file()}.")
+    if path.endswith(".index.json"):
         remedy = f"Name its folder instead: {os.path.dirname(path) or '.'}"
         raise StoreError(path, "is the index of a checkpoint, not the checkpoint", remedy=remedy)
-    if suffix != ".safetensors":
-        remedy = "This version reads safetensors. If it is such a file, give it a name that ends in .safetensors."
+    suffix = suffix_of(path)
+    format = formats.of_suffix(suffix)
+    if format is None:
+        remedy = f"Name {_some_file()}. If it is one of these, give it that suffix."
         raise StoreError(path, f"has the suffix '{suffix}', which tells no format that can be read", remedy=remedy)
-    return SafetensorsSource(path)
+    return format.open(path)
+
+
+def _some_file() -> str:
+    suffixes = [suffix for format in FORMATS for suffix in format.suffixes]
+    return "a file that ends in " + " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+
+
+def _format_of_folder(folder: str) -> Format:
+    with os_failures(folder, "list the folder"):
+        names = sorted(os.listdir(folder))
+    format = formats.of_folder(folder, names)
+    if format is None:
+        found = f"it holds {_some(names)}" if names else "it is empty"
+        known = ", ".join(format.name for format in FORMATS if format.folder)
+        remedy = f"Name a folder with a checkpoint at its top ({known}), or one file."
+        raise StoreError(folder, f"holds no checkpoint: {found}", remedy=remedy)
+    return format
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _missing(path: str) -> StoreError:
@@ -48,56 +68,68 @@ def _missing(path: str) -> StoreError:
 
 
 class OutputKind(NamedTuple):
-    """What an output path means: where, one file or a folder, the format, and the shard size if one was given."""
+    """What an output path means: where, one file or a folder, the format with its own options, and the shard size if
+    one was given."""
 
     path: str
     directory: bool
-    format: str = "safetensors"
+    format: Format = SAFETENSORS
     shard_bytes: int | None = None
+    options: Mapping[str, Any] = {}
 
 
-def output_kind(path: str, format: str | None = None, shard: str | None = None) -> OutputKind:
+def output_kind(path: str, format: Format | None = None, shard: str | None = None) -> OutputKind:
     """The one path rule: the suffix decides; without one, at an existing folder, or with a final slash it is a folder.
 
-    A folder whose name has a dot (`llama-3.1`) needs the slash or `format: safetensors`. ValueError says what is wrong.
+    A folder whose name has a dot (`llama-3.1`) needs the slash or `format`. ValueError says what is wrong.
     """
-    _check_format(format)
     if not path.strip():
-        raise ValueError("the output path is empty. Name a folder, or a file that ends in .safetensors.")
-    directory = _is_directory(os.path.expanduser(path), explicit=format is not None)
+        raise ValueError(f"the output path is empty. Name a folder, or {_some_file()}.")
+    place = os.path.expanduser(path)
+    directory = _is_directory(place, explicit=format is not None)
+    made = format or (SAFETENSORS if directory else formats.of_suffix(suffix_of(place)))
+    assert made is not None, "a file has a suffix that tells the format"
+    _check_shape(path, directory, made)
     shard_bytes = None if shard is None else parse_size(shard)
-    if shard_bytes is not None and not directory:
-        raise ValueError(
-            f"'{path}' is one file, and a shard size needs a folder. "
-            f"Drop `shard`, or write to '{path[: -len('.safetensors')]}/'."
-        )
-    return OutputKind(os.path.expanduser(path), directory, "safetensors", shard_bytes)
+    if shard_bytes is not None:
+        _check_sharded(path, directory, made)
+    return OutputKind(place, directory, made, shard_bytes)
 
 
-def _check_format(format: str | None) -> None:
-    if format in _OTHER_FORMATS:
-        raise ValueError(
-            f"format '{format}' cannot be written by this version. Write `format: safetensors`, or drop it."
-        )
-    if format not in (None, "safetensors"):
-        near = did_you_mean(format, ("safetensors", *_OTHER_FORMATS))
-        raise ValueError(f"unknown format '{format}'.{near} This version writes safetensors.")
+def _check_shape(path: str, directory: bool, format: Format) -> None:
+    """Whether the format can be a folder, or a file of that suffix."""
+    if directory and not format.folder:
+        name = f"{path.rstrip('/')}{format.suffixes[0]}"
+        raise ValueError(f"'{path}' would be a folder, and {format.name} is one file. Write to '{name}'.")
+    suffix = suffix_of(path)
+    if not directory and suffix not in format.suffixes:
+        stem = path[: -len(suffix)]
+        other = f"'{stem}{format.suffixes[0]}'" if format.suffixes else f"the folder '{stem}/'"
+        raise ValueError(f"'{path}' ends in {suffix}, and the format is {format.name}. Write to {other}.")
+
+
+def _check_sharded(path: str, directory: bool, format: Format) -> None:
+    if not directory:
+        stem = path[: -len(suffix_of(path))]
+        raise ValueError(f"'{path}' is one file, and a shard size needs a folder. Drop `shard`, or write to '{stem}/'.")
+    if not format.shards:
+        raise ValueError(f"{format.name} is not cut into shards by size. Drop `shard`.")
 
 
 def _is_directory(path: str, *, explicit: bool) -> bool:
     suffix = suffix_of(path)
     if path.endswith(("/", os.sep)) or os.path.isdir(path) or not suffix:
         return True
-    if suffix == ".safetensors":
+    if formats.of_suffix(suffix) is not None:
         return False
     if suffix in WEIGHT_SUFFIXES:
+        stem = path[: -len(suffix)]
         raise ValueError(
-            f"'{path}' ends in {suffix}, and this version writes safetensors. "
-            f"Write to '{path[: -len(suffix)]}.safetensors', or to a folder."
+            f"'{path}' ends in {suffix}, which cannot be written. Write to '{stem}.safetensors', or to a folder."
         )
     if explicit:
         return True
     raise ValueError(
         f"'{path}' ends in '{suffix}', which tells no format. For a folder of that name write '{path}/' or add "
-        "`format: safetensors`; for a file use the suffix .safetensors."
+        f"`format: safetensors`; for a file use {_some_file().removeprefix('a file that ends in ')}."
     )

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth"})
 WEIGHT_SUFFIXES = TORCH_SUFFIXES | {
     ".safetensors", ".ckpt", ".distcp", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy",
 }  # fmt: skip
 ORBAX_MARKS = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"})
+ORBAX_FILES = ORBAX_MARKS | {"_sharding", "_strings.json", "commit_success.txt", "orbax.checkpoint"}
+"""Small files that orbax puts beside the tensors."""
+
+ADAPTER_CONFIG, ADAPTER, OLD_ADAPTER = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+"""The files of a PEFT adapter."""
+
 LOCKFILE = "brainsurgery.lock.json"
 
 
@@ -20,8 +27,13 @@ def suffix_of(path: str) -> str:
 def holds_checkpoint(folder: str) -> bool:
     """Whether anything at the top of the folder says that a checkpoint lives there."""
     names = os.listdir(folder)
-    marks = ORBAX_MARKS | {"config.json", "adapter_config.json", LOCKFILE, ".metadata"}
+    marks = ORBAX_MARKS | {"config.json", ADAPTER_CONFIG, LOCKFILE, ".metadata"}
     return any(name in marks or suffix_of(name) in WEIGHT_SUFFIXES for name in names)
+
+
+def holds_adapter(names: Collection[str]) -> bool:
+    """Whether these are the files of a PEFT adapter."""
+    return ADAPTER_CONFIG in names and (ADAPTER in names or OLD_ADAPTER in names)
 
 
 def stays_inside(folder: str, path: str) -> bool:

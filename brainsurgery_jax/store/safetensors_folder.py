@@ -11,15 +11,11 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.base import TensorInfo
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.folder import ORBAX_MARKS, TORCH_SUFFIXES, stays_inside, suffix_of
+from brainsurgery_jax.store.folder import stays_inside, suffix_of
 from brainsurgery_jax.store.safetensors_header import MAX_HEADER, json_object
 
 INDEX = "model.safetensors.index.json"
-REINDEX = "Fetch the checkpoint again; or, if the shards are right, delete the index, and all *.safetensors are read."
-TO_CONVERT = (
-    "This version does not read torch checkpoints. Convert it once, where torch is installed: "
-    "`safetensors.torch.save_file(torch.load(PATH, weights_only=True), 'model.safetensors')`."
-)
+REINDEX = "Fetch the checkpoint again; or, if the shards are right, delete the index, and all files are read."
 
 
 def checkpoint_files(folder: str) -> tuple[list[str], dict[str, str] | None]:
@@ -27,32 +23,19 @@ def checkpoint_files(folder: str) -> tuple[list[str], dict[str, str] | None]:
     with os_failures(folder, "list the folder"):
         names = sorted(os.listdir(folder))
     if INDEX in names:
-        weight_map = _read_index(os.path.join(folder, INDEX))
-        shards = {shard: _shard_path(folder, shard) for shard in set(weight_map.values())}
-        return sorted(set(shards.values())), {name: shards[shard] for name, shard in weight_map.items()}
+        return indexed_files(folder, INDEX)
     files = [os.path.join(folder, name) for name in names if suffix_of(name) == ".safetensors"]
     if not files:
-        raise _nothing_usable(folder, names)
+        remedy = f"Name a folder with *.safetensors files or with {INDEX}, or one .safetensors file."
+        raise StoreError(folder, "holds no safetensors file", remedy=remedy)
     return files, None
 
 
-def _nothing_usable(folder: str, names: Sequence[str]) -> StoreError:
-    if not ORBAX_MARKS.isdisjoint(names):
-        remedy = "This version reads safetensors only; save the parameters with safetensors.flax.save_file first."
-        return StoreError(folder, "is an orbax checkpoint", remedy=remedy)
-    if any(suffix_of(name) == ".distcp" for name in names):
-        remedy = "This version reads safetensors; convert it with torch.distributed.checkpoint.format_utils first."
-        return StoreError(folder, "is a torch distributed checkpoint", remedy=remedy)
-    torch_files = [name for name in names if suffix_of(name) in TORCH_SUFFIXES]
-    if torch_files:
-        return StoreError(folder, f"holds torch files only ({_some(torch_files)})", remedy=TO_CONVERT)
-    found = f"it holds {_some(names)}" if names else "it is empty"
-    remedy = f"Name a folder with *.safetensors files or with {INDEX}, or one .safetensors file."
-    return StoreError(folder, f"holds no checkpoint: {found}", remedy=remedy)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def indexed_files(folder: str, index: str) -> tuple[list[str], dict[str, str]]:
+    """The files that an index of that name lists, by name, and the file of every tensor."""
+    weight_map = _read_index(os.path.join(folder, index))
+    shards = {shard: shard_path(folder, shard, index) for shard in set(weight_map.values())}
+    return sorted(set(shards.values())), {name: shards[shard] for name, shard in weight_map.items()}
 
 
 def _read_index(path: str) -> dict[str, str]:
@@ -70,9 +53,9 @@ def _read_index(path: str) -> dict[str, str]:
     return weight_map
 
 
-def _shard_path(folder: str, shard: str) -> str:
+def shard_path(folder: str, shard: str, index: str) -> str:
     """The path of a shard that an index names. An index comes from strangers: it may not point out of its folder."""
-    index, path = os.path.join(folder, INDEX), os.path.join(folder, os.path.normpath(shard))
+    index, path = os.path.join(folder, index), os.path.join(folder, os.path.normpath(shard))
     remedy = "An index may only name files inside its own folder; move the shard there and correct the index."
     if os.path.isabs(shard) or ".." in shard.replace("\\", "/").split("/"):
         raise StoreError(index, f"names the shard '{shard}', which is outside of its folder", remedy=remedy)
@@ -85,10 +68,9 @@ def _shard_path(folder: str, shard: str) -> str:
 
 
 def check_placement(
-    folder: str, files: Sequence[str], weight_map: Mapping[str, str], shards: Sequence[Mapping[str, TensorInfo]]
+    index: str, files: Sequence[str], weight_map: Mapping[str, str], shards: Sequence[Mapping[str, TensorInfo]]
 ) -> None:
     """Raises StoreError unless every tensor is in the file that the index says, and the index lists every tensor."""
-    index = os.path.join(folder, INDEX)
     holds = dict(zip(files, shards, strict=True))
     for name, path in weight_map.items():
         if name not in holds[path]:
@@ -105,13 +87,15 @@ def check_placement(
                 raise StoreError(index, problem, tensor=name, remedy=REINDEX)
 
 
-def merge(files: Sequence[str], shards: Sequence[Mapping[str, TensorInfo]]) -> dict[str, TensorInfo]:
+def merge(
+    files: Sequence[str], shards: Sequence[Mapping[str, TensorInfo]], index: str = INDEX
+) -> dict[str, TensorInfo]:
     """All tensors of all files; a name that two files hold is a StoreError."""
     tensors: dict[str, TensorInfo] = {}
     for path, shard in zip(files, shards, strict=True):
         if twice := tensors.keys() & shard.keys():
             name = min(twice)
-            problem = f"is also in {files[tensors[name].file]}, and no {INDEX} says which one counts"
+            problem = f"is also in {files[tensors[name].file]}, and no {index} says which one counts"
             remedy = "Name one of the files instead of the folder, or move the file that does not belong there."
             raise StoreError(path, problem, tensor=name, remedy=remedy)
         tensors.update(shard)

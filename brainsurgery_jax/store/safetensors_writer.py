@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.arrays import byte_view, numpy_dtype
-from brainsurgery_jax.store.atomic import Staged, fsync_path
-from brainsurgery_jax.store.base import FileRun, Source, TensorInfo
-from brainsurgery_jax.store.descriptors import Descriptors
+from brainsurgery_jax.store.atomic import Staged, fsync_tree
+from brainsurgery_jax.store.base import FileRun, Source, TensorInfo, WriteOptions
+from brainsurgery_jax.store.byte_sink import ByteSink
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.positioned import allocate, begin_flush, clone, copy_range, read_bytes, write_all
+from brainsurgery_jax.store.positioned import allocate, clone, read_bytes, write_all
 from brainsurgery_jax.store.safetensors_folder import INDEX, encode_index, shard_name
 from brainsurgery_jax.store.safetensors_header import MAX_HEADER, METADATA, encode_header
 from brainsurgery_jax.store.unchanged import Original, original_of
@@ -89,9 +86,7 @@ class SafetensorsWriter:
         self._paths = [os.path.join(staged.staging, name) if name else staged.staging for name in self._names]
         self._places: dict[str, TensorInfo] = {}
         self._clones: set[int] = set()
-        self._written: Counter[str] = Counter()
-        self._lock = Lock()
-        self._descriptors = Descriptors(self._paths, os.O_RDWR, watch=False)
+        self._sink = ByteSink(staged.destination, self._paths, self._places, flush=durable)
         with ExitStack() as on_failure, os_failures(staged.destination, "create the partial output"):
             _reserve(staged.staging, single_file)
             on_failure.callback(self.abort)
@@ -136,35 +131,16 @@ class SafetensorsWriter:
 
     def put(self, name: str, start: int, data: np.ndarray) -> None:
         """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
-        import numpy as np
-
-        aval = self._places[name].aval
-        dtype = numpy_dtype(aval.dtype, path=self._staged.destination, tensor=name)
-        assert data.dtype == dtype, f"'{name}' is {aval}, the data are {data.dtype}"
-        view = byte_view(np.ascontiguousarray(data))
-        position = self._position(name, start, len(view))
-        with self._descriptors.lease(self._places[name].file) as fd, self._failures():
-            write_all(fd, view, position)
-            self._flush_soon(fd, position, len(view))
-        self._count(name, len(view))
+        self._sink.put(name, start, data)
 
     def copy(self, name: str, start: int, run: FileRun) -> None:
         """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
-        position = self._position(name, start, run.nbytes)
-        file = self._places[name].file
-        source_path = run.fd_source.header.files[run.file]
-        if file in self._clones:
-            assert run.offset == position, f"'{name}' is a clone: it has its bytes from {run.offset} already"
-            self._count(name, run.nbytes)
+        if self._places[name].file not in self._clones:
+            self._sink.copy(name, start, run)
             return
-        with (
-            run.fd_source.fileno(run.file) as source,
-            self._descriptors.lease(file) as fd,
-            self._failures(f" from {source_path}"),
-        ):
-            copy_range(source, run.offset, fd, position, run.nbytes, path=source_path)
-            self._flush_soon(fd, position, run.nbytes)
-        self._count(name, run.nbytes)
+        position = self._sink.position(name, start, run.nbytes)
+        assert run.offset == position, f"'{name}' is a clone: it has its bytes from {run.offset} already"
+        self._sink.count(name, run.nbytes)
 
     def lane(self, name: str) -> int:
         """The number of the tensor's file: writes to one file take turns, those to different files do not."""
@@ -172,21 +148,18 @@ class SafetensorsWriter:
 
     def finish(self) -> Staged:
         """The complete checkpoint, ready for `atomic.publish`; a StoreError while bytes are missing."""
-        for name, aval in self._avals.items():
-            if self._written[name] != aval.nbytes:
-                problem = f"{self._written[name]} of {aval.nbytes} bytes were written: a fault of this program"
-                raise StoreError(self._staged.destination, problem, tensor=name, remedy="Nothing was published.")
-        self._descriptors.close()
-        with self._failures():
+        self._sink.check_complete()
+        self._sink.close()
+        with os_failures(self._staged.destination, "write the partial output"):
             if self._sharded:
                 self._write_index()
             if self._durable:
-                _fsync_all(self._staged.staging)
+                fsync_tree(self._staged.staging)
         return self._staged
 
     def abort(self) -> None:
         """Removes what was written. May be called at any time, and twice."""
-        self._descriptors.close()
+        self._sink.close()
         with os_failures(self._staged.staging, "remove the partial output"):
             if os.path.isdir(self._staged.staging):
                 shutil.rmtree(self._staged.staging)
@@ -198,22 +171,18 @@ class SafetensorsWriter:
         with open(os.path.join(self._staged.staging, INDEX), "xb") as file:
             file.write(encode_index(self._avals, weight_map))
 
-    def _position(self, name: str, start: int, nbytes: int) -> int:
-        aval, _, offset = self._places[name]
-        first, odd = divmod(start * aval.dtype.bits, 8)
-        assert not odd and 0 <= first <= first + nbytes <= aval.nbytes, f"'{name}' is {aval}: {nbytes} bytes at {start}"
-        return offset + first
 
-    def _flush_soon(self, fd: int, position: int, nbytes: int) -> None:
-        if self._durable:
-            begin_flush(fd, position, nbytes)
-
-    def _count(self, name: str, nbytes: int) -> None:
-        with self._lock:
-            self._written[name] += nbytes
-
-    def _failures(self, more: str = ""):
-        return os_failures(self._staged.destination, f"write the partial output{more}")
+def write(staged: Staged, avals: Mapping[str, Aval], options: WriteOptions) -> SafetensorsWriter:
+    """The writer for an output: a folder of one file is not sharded, whatever the limit."""
+    return SafetensorsWriter(
+        staged,
+        avals,
+        single_file=not options.directory,
+        shard_bytes=options.shard_bytes if len(plan_shards(avals, options.shard_bytes)) > 1 else None,
+        metadata=options.metadata,
+        durable=options.durable,
+        unchanged={name: held.source for name, held in options.unchanged.items() if held.name == name},
+    )
 
 
 def _reserve(staging: str, single_file: bool) -> None:
@@ -235,12 +204,3 @@ def _new_file(path: str) -> Iterator[int]:
 
 def _file_names(shards: int, sharded: bool) -> list[str]:
     return [shard_name(n, shards) for n in range(1, shards + 1)] if sharded else ["model.safetensors"]
-
-
-def _fsync_all(path: str) -> None:
-    """Flushes a file, or a folder with all that lies at its top: also sidecars that others put there."""
-    if os.path.isdir(path):
-        for entry in os.scandir(path):
-            if entry.is_file(follow_symlinks=False):
-                fsync_path(entry.path)
-    fsync_path(path)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.folder import LOCKFILE, WEIGHT_SUFFIXES, stays_inside, suffix_of
+from brainsurgery_jax.store.folder import LOCKFILE, ORBAX_FILES, WEIGHT_SUFFIXES, stays_inside, suffix_of
 
 MAX_SIDECAR = 64 << 20
 """Bytes; larger files are weights in some format that we do not know."""
@@ -25,7 +25,9 @@ def find_sidecars(directory: str | os.PathLike[str]) -> list[Path]:
 
 def _is_sidecar(path: Path) -> bool:
     name = path.name
-    if name.startswith(".") or name == LOCKFILE or name.endswith(".index.json") or suffix_of(name) in WEIGHT_SUFFIXES:
+    if name.startswith(".") or name.endswith(".index.json") or suffix_of(name) in WEIGHT_SUFFIXES:
+        return False
+    if name == LOCKFILE or name in ORBAX_FILES:
         return False
     return path.is_file() and path.stat().st_size <= MAX_SIDECAR and stays_inside(str(path.parent), str(path))
 

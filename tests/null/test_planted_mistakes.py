@@ -199,7 +199,7 @@ MISTAKES = {
     "assert: an unequal pair": two("assert: {equal: {left: 'm::wte.weight', right: 'o::wte.weight'}}"),
     # --- outputs
     "output: a suffix that tells no format": output("out.v2"),
-    "output: a torch suffix": output("out.pt"),
+    "output: a suffix that cannot be written": output("out.gguf"),
     "output: a shard size for one file": output("{path: out.safetensors, shard: 1GB}"),
     "output: a shard size of zero": output("{path: out, shard: 0GB}"),
     "output: an unknown format": output("{path: out, format: safetensor}"),

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.detect import OutputKind, open_source, output_kind, parse_size
+from brainsurgery_jax.store.formats import SAFETENSORS, named
 from brainsurgery_jax.store.sizes import show_size
 
 
@@ -41,8 +42,6 @@ def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch)
     [
         ("modle.safetensors", r"does not exist. Did you mean 'model.safetensors'\?\n.*start at the current folder"),
         ("none/x.safetensors", r"does not exist, nor does the folder .*none"),
-        ("a.pt", r"is a torch checkpoint\n.*safetensors.torch.save_file"),
-        ("a.BIN", "is a torch checkpoint"),
         ("a.gguf", "has the suffix '.gguf', which tells no format"),
         ("plain", "has the suffix '', which tells no format"),
         ("model.safetensors.index.json", r"is the index of a checkpoint, not the checkpoint\n.*its folder instead: \."),
@@ -51,7 +50,7 @@ def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_cannot_be_opened_says_why(here: Path, path: str, message: str) -> None:
-    for name in ("model.safetensors", "a.pt", "a.BIN", "a.gguf", "plain", "model.safetensors.index.json"):
+    for name in ("model.safetensors", "a.gguf", "plain", "model.safetensors.index.json"):
         (here / name).touch()
     os.mkfifo(here / "pipe")
     (here / "broken").symlink_to("nowhere")
@@ -79,7 +78,9 @@ def test_the_suffix_decides_between_a_file_and_a_folder(
     here: Path, path: str, format: str | None, directory: bool
 ) -> None:
     (here / "here.bin").mkdir()
-    assert output_kind(path, format) == OutputKind(path, directory, "safetensors", None)
+    assert output_kind(path, None if format is None else named(format)) == OutputKind(
+        path, directory, SAFETENSORS, None
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,11 +92,11 @@ def test_the_suffix_decides_between_a_file_and_a_folder(
             None,
             r"ends in '.1', which tells no format.*write 'llama-3.1/' or add `format: safetensors`",
         ),
-        ("x.pt", None, None, r"ends in .pt, and this version writes safetensors. Write to 'x.safetensors'"),
-        ("x.bin", "safetensors", None, "ends in .bin, and this version writes safetensors"),
-        ("x.npz", None, None, "ends in .npz"),
-        ("x", "torch", None, "format 'torch' cannot be written by this version"),
+        ("x.gguf", None, None, r"ends in .gguf, which cannot be written. Write to 'x.safetensors', or to a folder"),
+        ("x.h5", "safetensors", None, "ends in .h5, which cannot be written"),
+        ("x.safetensors", "orbax", None, "ends in .safetensors, and the format is orbax. Write to the folder 'x/'"),
         ("x", "safetensor", None, "unknown format 'safetensor'. Did you mean 'safetensors'"),
+        ("x", "orbax", "5GB", "orbax is not cut into shards by size. Drop `shard`"),
         ("", None, None, "the output path is empty"),
         ("x.safetensors", None, "5GB", "is one file, and a shard size needs a folder. Drop `shard`, or write to 'x/'"),
         ("x", None, "5", "expected a size such as 5GB or 500MB, or none; got '5'"),
@@ -105,7 +106,7 @@ def test_an_output_that_makes_no_sense_says_what_to_write(
     path: str, format: str | None, shard: str | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        output_kind(path, format, shard)
+        output_kind(path, None if format is None else named(format), shard)
 
 
 def test_no_shards_is_fine_for_a_file_and_a_size_for_a_folder(here: Path) -> None:

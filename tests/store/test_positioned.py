@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from brainsurgery_jax.dtypes import BY_NAME, Aval
-from brainsurgery_jax.store import positioned, safetensors_writer
+from brainsurgery_jax.store import byte_sink, positioned
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.safetensors import SafetensorsSource
 from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
@@ -19,7 +19,7 @@ from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
 def ranges_begun(patch: pytest.MonkeyPatch, folder: Path, *, durable: bool) -> tuple[list[tuple[int, int]], int]:
     """The ranges that a writer begins to flush while one tensor is put and one is copied, and where its data start."""
     begun: list[tuple[int, int]] = []
-    patch.setattr(safetensors_writer, "begin_flush", lambda fd, offset, nbytes: begun.append((offset, nbytes)))
+    patch.setattr(byte_sink, "begin_flush", lambda fd, offset, nbytes: begun.append((offset, nbytes)))
     avals = {"x": Aval((3,), BY_NAME["i64"]), "y": Aval((2,), BY_NAME["i64"])}
     for name in ("in", "out"):
         path = str(folder / f"{name}.safetensors")

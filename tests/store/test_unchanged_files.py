@@ -18,7 +18,7 @@ from brainsurgery_jax.api import run
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.engine.events import Event, Started, Wrote
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store import positioned, safetensors_writer
+from brainsurgery_jax.store import byte_sink, positioned, safetensors_writer
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.safetensors import SafetensorsSource
 from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
@@ -230,7 +230,7 @@ def test_of_a_clone_no_byte_is_copied(model: Path, monkeypatch: pytest.MonkeyPat
         raise AssertionError("a byte was copied")
 
     clones(monkeypatch)
-    monkeypatch.setattr(safetensors_writer, "copy_range", refuse)
+    monkeypatch.setattr(byte_sink, "copy_range", refuse)
     out = surgery(model)
     assert (out / TWO).read_bytes() == (model / "z.safetensors").read_bytes()
 

@@ -1,0 +1,152 @@
+"""Checkpoints and the trees of JAX programs: Flax modules filled from files, pytrees written to files.
+
+Names are key paths joined by dots, as everywhere: what `plan.apply` calls a leaf is what a file calls it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+from brainsurgery_jax._lazy import jax, jnp, nnx
+from brainsurgery_jax.api import Report, load
+from brainsurgery_jax.apply.names import Named, aval_of, key_paths, named
+from brainsurgery_jax.checkpoint import Checkpoint, nested
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.store.in_memory import MemorySource
+from brainsurgery_jax.store.key_paths import notes_of
+from brainsurgery_jax.world import Files
+
+TREE = "<pytree>"
+"""What messages call a tree that has no path."""
+
+Config = Mapping[str, Any] | str | None
+"""A config.json: its content, or its path."""
+
+
+def to_nnx(checkpoint: Checkpoint, model: Any, *, cast: bool = False) -> Any:
+    """A module like `model`, which may be abstract (`nnx.eval_shape`), with the leaves of a checkpoint."""
+    graph, random, state = nnx.split(model, nnx.RngState, ...)
+    return nnx.merge(graph, random, _filled(checkpoint, named("model", state), "model", cast=cast))
+
+
+def to_linen(checkpoint: Checkpoint, template: Any = None, *, cast: bool = False) -> Any:
+    """The variables of a Linen module: nested dicts, or the structure of `template`."""
+    if template is None:
+        return nested({name: _put(checkpoint[name], None) for name in checkpoint})
+    return _filled(checkpoint, named("template", template), "template", cast=cast)
+
+
+def _filled(checkpoint: Checkpoint, tree: Named, what: str, *, cast: bool) -> Any:
+    """The tree with the leaves of the checkpoint. Raises PlanError with every leaf that does not fit."""
+    avals = checkpoint.avals
+    names = {name: name if name in avals else f"{name}.value" for name in tree.tensors}  # as older Flax saved variables
+    problems = [*_misfits(checkpoint, tree, names, what, cast=cast)]
+    if problems:
+        raise PlanError([Diagnostic("tree-differs", f"{checkpoint.path}: {p}") for p in problems])
+    leaves = [
+        tree.others[name] if name in tree.others else _put(checkpoint[names[name]], tree.tensors[name])
+        for name in tree.names
+    ]
+    return tree.treedef.unflatten(leaves)
+
+
+def _misfits(checkpoint: Checkpoint, tree: Named, names: Mapping[str, str], what: str, *, cast: bool) -> Iterator[str]:
+    avals = checkpoint.avals
+    for name, leaf in tree.tensors.items():
+        wanted, found = aval_of(leaf), avals.get(names[name])
+        if found is None:
+            yield f"has no tensor '{name}', for which the {what} has a leaf.{did_you_mean(name, avals)}"
+        elif wanted.shape != found.shape:
+            yield f"'{name}' is {found}, but {wanted} in the {what}"
+        elif wanted.dtype != found.dtype and not cast:
+            yield f"'{name}' is {found}, but {wanted} in the {what}. With `cast=True` it would be made so"
+    taken = set(names.values())
+    for name in avals:
+        if name not in taken:
+            yield f"'{name}' is a tensor for which the {what} has no leaf.{did_you_mean(name, tree.tensors)}"
+
+
+def _put(array: Any, leaf: Any) -> Any:
+    """An array where the leaf is that it replaces, and of its dtype."""
+    with jax.enable_x64(True):  # a float64 tensor stays one, whatever the caller's flag
+        if leaf is None:
+            return jnp.asarray(array)
+        array = array if array.dtype == leaf.dtype else array.astype(leaf.dtype)
+        chosen = isinstance(leaf, jax.ShapeDtypeStruct) or (isinstance(leaf, jax.Array) and leaf.committed)
+        sharding = leaf.sharding if chosen else None
+        return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
+
+
+def laid_out(checkpoint: Checkpoint, layout: str, config: Config, options: Mapping[str, Any] | None) -> Checkpoint:
+    """The checkpoint, which has Hugging Face names, as a layout arranges it."""
+    beside = os.path.join(checkpoint.path, "config.json")
+    found = config if config is not None or not os.path.exists(beside) else beside
+    step = {"name": layout, "config": found, "options": options}
+    plan = load({"inputs": [f"model::{checkpoint.path}"], "transforms": [_step(step)]})
+    whole = len(checkpoint) == len(checkpoint.source.header.tensors)
+    tree = named("model", plan.apply() if whole else plan.apply(dict(checkpoint)))
+    arrays = {name: tree.tensors[name] for name in tree.names}
+    return Checkpoint(MemorySource(checkpoint.path, arrays, tree.avals, checkpoint.metadata), tree.avals)
+
+
+def save(
+    path: str,
+    tree: Any,
+    *,
+    format: str | None = None,
+    layout: str | None = None,
+    config: Config = None,
+    layout_options: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    shard: str | None = None,
+    overwrite: bool = False,
+    durable: bool = True,
+) -> Report:
+    """Write a pytree of arrays to a checkpoint, whole or not at all, as the output of a plan is written.
+
+    **Arguments**: the path and `format`, `shard`, `metadata`, `options`, `overwrite` mean what they mean in a plan's
+    output. `layout` names the layout that the tree is in; it is then written with Hugging Face names and shapes, for
+    which `config` tells the model's config.json (if it is a path, the files beside it come along into a folder).
+    **Raises** PlanError for a leaf that is no array, a dtype that the format has not, a tree that does not fit the
+    layout; StoreError for what cannot be written.
+    """
+    found = named(TREE, tree)
+    if found.others:
+        raise PlanError([_no_array(name, leaf) for name, leaf in found.others.items()])
+    if not found.names:
+        raise PlanError([Diagnostic("output-empty", "save: the tree has no leaves")])
+    notes = notes_of(key_paths(tree)).encode() if layout is None else {}
+    place = os.path.dirname(os.path.abspath(config)) if layout is not None and isinstance(config, str) else TREE
+    step = {"name": layout, "inverse": True, "config": config, "options": layout_options}
+    output = {"path": path, "format": format, "shard": shard, "options": options, "overwrite": overwrite}
+    plan = {
+        "inputs": [f"model::{place}"],
+        "transforms": [] if layout is None else [_step(step)],
+        "output": _given(output) | {"sidecars": place != TREE, "metadata": {**notes, **(metadata or {})}},
+    }
+    source = MemorySource(place, found.tensors, _ordered(found), {})
+    with closing(Files(overwrite=overwrite, sources={os.path.realpath(place): source})) as world:
+        return load(plan).run(overwrite=overwrite, durable=durable, world=world)
+
+
+def _ordered(tree: Named) -> dict[str, Aval]:
+    return {name: aval_of(tree.tensors[name]) for name in tree.names}
+
+
+def _step(layout: Mapping[str, Any]) -> dict[str, Any]:
+    return {"layout": _given(layout)}
+
+
+def _given(keys: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in keys.items() if value is not None}
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in found.items()}
+
+
+def _no_array(name: str, leaf: Any) -> Diagnostic:
+    hint = "Leave it out, or make it an array: `jnp.asarray(...)`."
+    return Diagnostic("tree-leaf", f"save: '{name}' is a {type(leaf).__name__}, no array", hint=hint)

@@ -1,0 +1,89 @@
+"""Files of known layout in the making: tensors are put at their byte offsets in any order, by any thread."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.arrays import byte_view, numpy_dtype
+from brainsurgery_jax.store.base import FileRun, TensorInfo
+from brainsurgery_jax.store.descriptors import Descriptors
+from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.positioned import begin_flush, copy_range, write_all
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class ByteSink:
+    """Takes the bytes of tensors to their `places` in the files at `paths`, which exist already, and counts them.
+
+    `destination` is what errors name. With `flush`, written bytes are sent to the disk at once.
+    """
+
+    def __init__(self, destination: str, paths: Sequence[str], places: Mapping[str, TensorInfo], *, flush: bool):
+        self._destination, self._places, self._flush = destination, places, flush
+        self._written: Counter[str] = Counter()
+        self._lock = Lock()
+        self._descriptors = Descriptors(paths, os.O_RDWR, watch=False)
+
+    def put(self, name: str, start: int, data: np.ndarray) -> None:
+        """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
+        import numpy as np
+
+        aval = self._places[name].aval
+        dtype = numpy_dtype(aval.dtype, path=self._destination, tensor=name)
+        assert data.dtype == dtype, f"'{name}' is {aval}, the data are {data.dtype}"
+        view = byte_view(np.ascontiguousarray(data))
+        position = self.position(name, start, len(view))
+        with self._descriptors.lease(self._places[name].file) as fd, self._failures():
+            write_all(fd, view, position)
+            self._flush_soon(fd, position, len(view))
+        self.count(name, len(view))
+
+    def copy(self, name: str, start: int, run: FileRun) -> None:
+        """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
+        position = self.position(name, start, run.nbytes)
+        source_path = run.fd_source.header.files[run.file]
+        with (
+            run.fd_source.fileno(run.file) as source,
+            self._descriptors.lease(self._places[name].file) as fd,
+            self._failures(f" from {source_path}"),
+        ):
+            copy_range(source, run.offset, fd, position, run.nbytes, path=source_path)
+            self._flush_soon(fd, position, run.nbytes)
+        self.count(name, run.nbytes)
+
+    def position(self, name: str, start: int, nbytes: int) -> int:
+        """The byte offset of element `start` in the tensor's file, where `nbytes` bytes have room."""
+        aval, _, offset = self._places[name]
+        first, odd = divmod(start * aval.dtype.bits, 8)
+        assert not odd and 0 <= first <= first + nbytes <= aval.nbytes, f"'{name}' is {aval}: {nbytes} bytes at {start}"
+        return offset + first
+
+    def count(self, name: str, nbytes: int) -> None:
+        """Notes bytes of a tensor that are where they belong."""
+        with self._lock:
+            self._written[name] += nbytes
+
+    def check_complete(self) -> None:
+        """Raises StoreError while bytes are missing."""
+        for name, (aval, _, _) in self._places.items():
+            if self._written[name] != aval.nbytes:
+                problem = f"{self._written[name]} of {aval.nbytes} bytes were written: a fault of this program"
+                raise StoreError(self._destination, problem, tensor=name, remedy="Nothing was published.")
+
+    def close(self) -> None:
+        """Gives all descriptors back. May be called twice."""
+        self._descriptors.close()
+
+    def _flush_soon(self, fd: int, position: int, nbytes: int) -> None:
+        if self._flush:
+            begin_flush(fd, position, nbytes)
+
+    def _failures(self, more: str = ""):
+        return os_failures(self._destination, f"write the partial output{more}")

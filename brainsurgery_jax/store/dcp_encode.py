@@ -1,0 +1,31 @@
+"""Writing folders of `torch.distributed.checkpoint` from memory maps. The extra `[torch]`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from brainsurgery_jax.store.base import WriteOptions
+from brainsurgery_jax.store.torch_encode import tensors
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def encode_dcp(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    """Writes the state dict to a folder that is there already, as one process does."""
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.metadata import StorageMeta
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    class Writer(FileSystemWriter):
+        """Without the path of the partial output and the random ids that torch would note in the metadata."""
+
+        def storage_meta(self) -> StorageMeta:
+            return StorageMeta()
+
+    writer = Writer(path, sync_files=False)  # flushed with all else at the end, if that is wanted
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        save(tensors(arrays), storage_writer=writer, no_dist=True)

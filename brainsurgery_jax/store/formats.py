@@ -1,0 +1,213 @@
+"""The table of formats. Nothing else in the package knows one format from another: what differs stands in a row here.
+
+To add a format, write its source and its writer (or an encoder for `encoded.EncodedWriter`), and add a row. Rows import
+what they need when they are used, so that the table costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.store.atomic import Staged
+from brainsurgery_jax.store.base import Source, WriteOptions, Writer
+from brainsurgery_jax.store.folder import TORCH_SUFFIXES, holds_adapter, suffix_of
+from brainsurgery_jax.store.sizes import parse_size
+
+
+class Option(NamedTuple):
+    """A key of an output's `options:`. `read` gives its value; it raises ValueError, saying what was expected."""
+
+    doc: str
+    example: str
+    read: Callable[[Any], Any]
+
+
+class Format(NamedTuple):
+    """A checkpoint format.
+
+    - `suffixes` of its single files (none if it has only folders), and whether it may be a `folder`;
+    - `recognises(folder, names)`: whether a folder with these names in it is such a checkpoint;
+    - `open`, `write`: its source and its writer; `check` raises StoreError for the first tensor that it cannot hold;
+    - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
+    - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    folder: bool
+    recognises: Callable[[str, Sequence[str]], bool]
+    open: Callable[[str], Source]
+    write: Callable[[Staged, Mapping[str, Aval], WriteOptions], Writer]
+    check: Callable[[str, Mapping[str, Aval]], None]
+    options: Mapping[str, Option] = {}
+    shards: bool = False
+    encoded: bool = False
+
+
+def _later(place: str) -> Callable[..., Any]:
+    """A function of this package, `module.name`, that is imported when it is called."""
+    module, name = place.split(".")
+    return lambda *given: getattr(import_module(f"brainsurgery_jax.store.{module}"), name)(*given)
+
+
+def _encoded(place: str) -> Callable[[Staged, Mapping[str, Aval], WriteOptions], Writer]:
+    """The `write` of a format that has an encoder, `module.name`."""
+
+    def write(staged: Staged, avals: Mapping[str, Aval], options: WriteOptions) -> Writer:
+        from brainsurgery_jax.store.encoded import EncodedWriter
+
+        return EncodedWriter(staged, avals, options, _later(place))
+
+    return write
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, got {value!r}")
+    return value
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping, got {value!r}")
+    return value
+
+
+def _version(value: Any) -> str:
+    if value not in ("v0", "v1"):
+        raise ValueError(f"expected v0 or v1, got {value!r}")
+    return value
+
+
+def _chunk(value: Any) -> int | None:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a size, got {value!r}")
+    return parse_size(value)
+
+
+SAFETENSORS = Format(
+    name="safetensors",
+    suffixes=(".safetensors",),
+    folder=True,
+    recognises=lambda folder, names: any(suffix_of(name) == ".safetensors" for name in names),
+    open=_later("safetensors.SafetensorsSource"),
+    write=_later("safetensors_writer.write"),
+    check=_later("safetensors_writer.check_storable"),
+    shards=True,
+)
+
+TORCH = Format(
+    name="torch",
+    suffixes=(".pt", ".pth", ".bin", ".ckpt"),
+    folder=True,
+    recognises=lambda folder, names: any(suffix_of(name) in TORCH_SUFFIXES for name in names),
+    open=_later("torch_files.open_torch"),
+    write=_encoded("torch_encode.encode_torch"),
+    check=_later("torch_encode.check_torch"),
+    encoded=True,
+)
+
+PEFT = Format(
+    name="peft",
+    suffixes=(),
+    folder=True,
+    recognises=lambda folder, names: holds_adapter(names),
+    open=_later("peft.open_peft"),
+    write=_later("peft.PeftWriter"),
+    check=_later("safetensors_writer.check_storable"),
+    options={"config": Option("What to set in adapter_config.json.", "{r: 8}", _mapping)},
+)
+
+DCP = Format(
+    name="dcp",
+    suffixes=(),
+    folder=True,
+    recognises=_later("dcp.recognises"),
+    open=_later("dcp.open_dcp"),
+    write=_encoded("dcp_encode.encode_dcp"),
+    check=_later("torch_encode.check_torch"),
+    encoded=True,
+)
+
+NPY = Format(
+    name="npy",
+    suffixes=(".npy",),
+    folder=False,
+    recognises=lambda folder, names: False,
+    open=_later("npy.open_npy"),
+    write=_encoded("npy_encode.encode_npy"),
+    check=_later("npy_encode.check_npy"),
+    encoded=True,
+)
+
+NPZ = Format(
+    name="npz",
+    suffixes=(".npz",),
+    folder=False,
+    recognises=lambda folder, names: False,
+    open=_later("npy.open_npz"),
+    write=_encoded("npy_encode.encode_npz"),
+    check=_later("npy_encode.check_npz"),
+    options={"compression": Option("Whether the arrays are compressed.", "true", _flag)},
+    encoded=True,
+)
+
+ORBAX = Format(
+    name="orbax",
+    suffixes=(),
+    folder=True,
+    recognises=_later("orbax_folder.recognises"),
+    open=_later("orbax.OrbaxSource"),
+    write=_encoded("orbax_encode.encode"),
+    check=_later("orbax_encode.check"),
+    options={
+        "version": Option("The API whose layout is written: v1, or v0 with the tree at the top.", "v0", _version),
+        "compression": Option("Whether chunks are compressed.", "true", _flag),
+        "chunk": Option("Largest chunk of a tensor.", "64MB", _chunk),
+    },
+    encoded=True,
+)
+
+FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, ORBAX, DCP, TORCH, NPZ, NPY)
+"""Every format. Of those that recognise a folder the first one opens it."""
+
+NAMES = tuple(format.name for format in FORMATS)
+_OTHER_NAMES = {"numpy": "npy"}
+
+
+def named(name: str) -> Format:
+    """The format of that name, or that the reference calls so. ValueError says which there are."""
+    for format in FORMATS:
+        if format.name == _OTHER_NAMES.get(name, name):
+            return format
+    raise ValueError(f"unknown format '{name}'.{did_you_mean(name, NAMES)} There are: {', '.join(NAMES)}.")
+
+
+def of_suffix(suffix: str) -> Format | None:
+    """The format whose single files have this suffix."""
+    return next((format for format in FORMATS if suffix in format.suffixes), None)
+
+
+def of_folder(folder: str, names: Sequence[str]) -> Format | None:
+    """The format of the checkpoint in a folder that holds `names`."""
+    return next((format for format in FORMATS if format.folder and format.recognises(folder, names)), None)
+
+
+def read_options(format: Format, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a format's own options. ValueError says which key is wrong, and why."""
+    values = {}
+    for key, value in given.items():
+        if key not in format.options:
+            known = ", ".join(format.options)
+            what = f"Those of {format.name} are: {known}." if known else f"{format.name} has none."
+            raise ValueError(f"unknown option '{key}'.{did_you_mean(key, format.options)} {what}")
+        option = format.options[key]
+        try:
+            values[key] = option.read(value)
+        except ValueError as bad:
+            raise ValueError(f"option '{key}': {bad}. Write for example `{key}: {option.example}`.") from bad
+    return values

@@ -1,0 +1,154 @@
+"""Names of tensors and the trees they stand for: `params.layers.0.w` is `{"params": {"layers": [{"w": ...}]}}`.
+
+A name alone does not tell a list from a dict, or `a.b` from `a` and `b`. What it leaves open travels beside the tensors
+as notes, in the metadata under `brainsurgery.keys`, so that a tree comes back as it was. Without notes every segment of
+a name is a key of a dict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+NOTES = "brainsurgery.keys"
+"""The metadata key of the notes."""
+
+
+class Index(int):
+    """A place in a list, in a key path; a plain `int` is a key of a dict."""
+
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What names leave open. Containers go by the name that a tensor in their place would have; the root's is empty.
+
+    - `lists`, `tuples`: the containers that are sequences; `integers`: dicts whose keys are integers
+    - `dotted`: how many dots the last key of a name holds, where there are any
+    - `strings`: leaves that are text; `scalars`: tensors that are Python numbers; `empty`: what holds nothing, by kind
+    - `json`: metadata whose text is JSON, since it was no text
+    """
+
+    lists: tuple[str, ...] = ()
+    tuples: tuple[str, ...] = ()
+    integers: tuple[str, ...] = ()
+    dotted: Mapping[str, int] = field(default_factory=dict)
+    strings: Mapping[str, str] = field(default_factory=dict)
+    scalars: tuple[str, ...] = ()
+    empty: Mapping[str, str] = field(default_factory=dict)
+    json: tuple[str, ...] = ()
+
+    def encode(self) -> dict[str, str]:
+        """The metadata entry; nothing where names leave nothing open."""
+        table = {key: value for key in self.__slots__ if (value := getattr(self, key))}
+        return {NOTES: json.dumps(table, sort_keys=True)} if table else {}
+
+
+def read_notes(metadata: Mapping[str, str]) -> Notes:
+    """The notes in a checkpoint's metadata. What is not understood there means nothing."""
+    try:
+        table = json.loads(metadata.get(NOTES, "{}"))
+    except ValueError:
+        return Notes()
+    if not isinstance(table, dict):
+        return Notes()
+    return Notes(
+        lists=_words(table, "lists"),
+        tuples=_words(table, "tuples"),
+        integers=_words(table, "integers"),
+        dotted={k: v for k, v in _items(table, "dotted") if isinstance(v, int) and v > 0},
+        strings={k: str(v) for k, v in _items(table, "strings")},
+        scalars=_words(table, "scalars"),
+        empty={k: str(v) for k, v in _items(table, "empty")},
+        json=_words(table, "json"),
+    )
+
+
+def _words(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = table.get(key)
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _items(table: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]:
+    value = table.get(key)
+    return value.items() if isinstance(value, dict) else ()
+
+
+def name_of(path: Path) -> str:
+    """The name of the tensor at a key path."""
+    return ".".join(map(str, path))
+
+
+def notes_of(paths: Iterable[Path], *, tuples: Iterable[str] = ()) -> Notes:
+    """What the names of these key paths leave open; `tuples` are the containers that are tuples, not lists."""
+    lists: dict[str, None] = {}
+    integers: dict[str, None] = {}
+    dotted: dict[str, int] = {}
+    for path in paths:
+        for depth, key in enumerate(path):
+            if isinstance(key, Index):
+                lists[name_of(path[:depth])] = None
+            elif isinstance(key, int):
+                integers[name_of(path[:depth])] = None
+            elif dots := key.count("."):
+                dotted[name_of(path[: depth + 1])] = dots
+    known = tuple(name for name in tuples if name in lists)
+    return Notes(tuple(name for name in lists if name not in known), known, tuple(integers), dotted)
+
+
+def path_of(name: str, dotted: Mapping[str, int]) -> tuple[str, ...]:
+    """The keys that a name is made of, all as text."""
+    keys: list[str] = []
+    segments = name.split(".")
+    at = 0
+    while at < len(segments):
+        keys.append(".".join(segments[at : _end(segments, at, dotted)]))
+        at = _end(segments, at, dotted)
+    return tuple(keys)
+
+
+def _end(segments: Sequence[str], at: int, dotted: Mapping[str, int]) -> int:
+    """Where the key ends that begins at a segment."""
+    for end in range(len(segments), at + 1, -1):
+        if dotted.get(".".join(segments[:end])) == end - at - 1:
+            return end
+    return at + 1
+
+
+def clash(names: Iterable[str], dotted: Mapping[str, int]) -> tuple[str, str] | None:
+    """A name and another that it is the prefix of, so that no tree holds both; None if there are none."""
+    paths = {path_of(name, dotted): name for name in names}
+    for path, name in paths.items():
+        for depth in range(1, len(path)):
+            if path[:depth] in paths:
+                return paths[path[:depth]], name
+    return None
+
+
+def nest(values: Mapping[str, Any], notes: Notes) -> Any:
+    """The tree of these leaves. What the notes call a list stays a dict if its indices are no longer 0, 1, 2, ..."""
+    root: dict[str, Any] = {}
+    for name, value in values.items():
+        *parents, last = path_of(name, notes.dotted)
+        node = root
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = value
+    kinds = {name: list for name in notes.lists} | {name: tuple for name in notes.tuples}
+    return _typed_tree(root, "", kinds | {name: dict for name in notes.integers})
+
+
+def _typed_tree(node: Any, name: str, kinds: Mapping[str, type]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    inner = {key: _typed_tree(value, f"{name}.{key}" if name else key, kinds) for key, value in node.items()}
+    kind = kinds.get(name)
+    if kind is dict and all(key.removeprefix("-").isdecimal() for key in inner):
+        return {int(key): value for key, value in inner.items()}
+    if kind in (list, tuple) and set(inner) == {str(n) for n in range(len(inner))}:
+        return kind(inner[str(n)] for n in range(len(inner)))
+    return inner

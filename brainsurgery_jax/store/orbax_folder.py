@@ -1,0 +1,187 @@
+"""The folder of an orbax checkpoint: where in it the tree of tensors lies, whether it is complete, what it says.
+
+A tree is a folder with `_METADATA`. It may be the checkpoint itself (the first API of orbax), lie in it as `state` (the
+second), as `items` or `default` (checkpoint managers), and these in a folder named by the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.folder import ORBAX_MARKS
+from brainsurgery_jax.store.key_paths import Index, Notes, Path, name_of, notes_of, read_notes
+
+TREE = "_METADATA"
+CHECKPOINT = "_CHECKPOINT_METADATA"
+DONE = "commit_success.txt"
+MANIFEST = "manifest.ocdbt"
+STRINGS = "_strings.json"
+STATE = "state"
+_UNDONE = (".orbax-checkpoint-tmp", ".partial_save")
+_AGAIN = "Its save was cut off, or a copy of it is incomplete: save or copy it again, or name an earlier step."
+
+
+class Tree(NamedTuple):
+    """What the folder of a tree says of it: the leaves' key paths in order, how they are stored, and the metadata.
+
+    `filled`: every chunk is stored, also one of zeros, so that one that is missing is lost.
+    """
+
+    folder: str
+    paths: tuple[Path, ...]
+    drivers: tuple[str, ...]
+    ocdbt: bool
+    filled: bool
+    metadata: Mapping[str, str]
+
+
+def recognises(folder: str, names: Sequence[str]) -> bool:
+    """Whether a folder with these names in it is an orbax checkpoint, or holds steps that are."""
+    if not ORBAX_MARKS.isdisjoint(names):
+        return True
+    return any(_is_tree(os.path.join(folder, name)) or _items(os.path.join(folder, name)) for name in names)
+
+
+def find(path: str) -> str:
+    """The folder of the tree that a path means. A StoreError lists those there are, where it might be several."""
+    with os_failures(path, "list the folder"):
+        found = [path] if _is_tree(path) else _items(path) or _of_steps(path)
+        if not found:
+            raise _nothing(path)
+        if len(found) > 1:
+            raise _ambiguous(path, found, "trees of tensors")
+        _refuse_undone(os.path.dirname(os.path.abspath(found[0])))
+        _refuse_undone(found[0])
+    return found[0]
+
+
+def _of_steps(path: str) -> list[str]:
+    """The trees of the only step in a folder of steps."""
+    steps = [step for step in _folders(path) if _items(step)]
+    if len(steps) > 1:
+        raise _ambiguous(path, steps, "steps")
+    return [tree for step in steps for tree in _items(step)]
+
+
+def _is_tree(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, TREE))
+
+
+def _folders(path: str) -> list[str]:
+    """The folders in a folder, those of unfinished saves left out; steps in order of their numbers."""
+    if not os.path.isdir(path):
+        return []
+    inner = [entry.path for entry in os.scandir(path) if entry.is_dir() and not _is_undone(entry.name)]
+    return sorted(inner, key=_by_number)
+
+
+def _by_number(path: str) -> tuple[int, str]:
+    name = os.path.basename(path)
+    return (int(name) if name.isdecimal() else -1), name
+
+
+def _items(path: str) -> list[str]:
+    return [folder for folder in _folders(path) if _is_tree(folder)]
+
+
+def _is_undone(name: str) -> bool:
+    return any(mark in name for mark in _UNDONE)
+
+
+def _refuse_undone(folder: str) -> None:
+    """Raises StoreError if a checkpoint says of itself that its save did not come to its end."""
+    if _is_undone(os.path.basename(os.path.abspath(folder))):
+        raise StoreError(folder, "is an orbax checkpoint of which only a part was written", remedy=_AGAIN)
+    table = _json(os.path.join(folder, CHECKPOINT))
+    committed = os.path.exists(os.path.join(folder, DONE)) or table is None or table.get("commit_timestamp_nsecs")
+    if not committed:
+        problem = f"is an orbax checkpoint of which only a part was written: it has no {DONE}"
+        raise StoreError(folder, problem, remedy=_AGAIN)
+
+
+def _ambiguous(path: str, found: Sequence[str], what: str) -> StoreError:
+    shown = ", ".join(os.path.relpath(folder, path) for folder in found[-8:])
+    problem = f"holds {len(found)} {what}: {'... ' if len(found) > 8 else ''}{shown}"
+    usual = [folder for folder in found if os.path.basename(folder) in (STATE, "items", "default")]
+    return StoreError(path, problem, remedy=f"Name one, for example {(usual or found)[-1]}.")
+
+
+def _nothing(path: str) -> StoreError:
+    undone = [name for name in sorted(os.listdir(path)) if _is_undone(name)]
+    if undone:
+        return StoreError(path, f"holds only what an unfinished save left: {undone[-1]}", remedy=_AGAIN)
+    problem = f"is an orbax checkpoint without a tree of tensors: no {TREE} in it, nor in a folder of it"
+    return StoreError(path, problem, remedy=_AGAIN)
+
+
+def read_tree(folder: str) -> Tree:
+    """All that the small files of a tree's folder say."""
+    path = os.path.join(folder, TREE)
+    table = _json(path)
+    try:
+        assert table is not None, "it was there"
+        entries = [(_path(entry["key_metadata"]), entry["value_metadata"]) for entry in table["tree_metadata"].values()]
+        kinds = {name_of(path): str(value["value_type"]) for path, value in entries}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise StoreError(path, f"is not the metadata of a tree: {error!r}", remedy=_AGAIN) from error
+    if len(kinds) < len(entries):
+        problem = "holds two leaves of one name: keys with a dot in them beside nested ones"
+        raise StoreError(folder, problem, remedy="Restore it with orbax, and save it with other keys.")
+    ocdbt = bool(table.get("use_ocdbt", os.path.exists(os.path.join(folder, MANIFEST))))
+    if ocdbt and not os.path.exists(os.path.join(folder, MANIFEST)):
+        raise StoreError(folder, f"its {MANIFEST} is missing, without which no tensor can be found", remedy=_AGAIN)
+    paths = tuple(path for path, value in entries if _is_array(str(value["value_type"])))
+    drivers = ("zarr3",) if table.get("use_zarr3") else ("zarr",) if "use_zarr3" in table else ("zarr", "zarr3")
+    filled = bool(table.get("store_array_data_equal_to_fill_value", False))
+    metadata = _metadata(folder, table, [path for path, _ in entries], kinds)
+    return Tree(folder, paths, drivers, ocdbt, filled, metadata)
+
+
+def _path(keys: Sequence[Mapping[str, Any]]) -> Path:
+    return tuple(Index(k["key"]) if k["key_type"] == 1 else str(k["key"]) for k in keys)
+
+
+def _is_array(kind: str) -> bool:
+    return kind not in ("string", "None", "Dict", "List", "Tuple", "NamedTuple")
+
+
+def _metadata(folder: str, table: Mapping[str, Any], paths: list[Path], kinds: Mapping[str, str]) -> dict[str, str]:
+    """The custom metadata, as text; and notes of all that names and tensors do not tell."""
+    given: dict[str, Any] = {}
+    for place in (os.path.dirname(folder), folder):
+        given |= (_json(os.path.join(place, CHECKPOINT)) or {}).get("custom_metadata") or {}
+    given |= table.get("custom_metadata") or {}
+    metadata = {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    before = read_notes(metadata)
+    found = notes_of(paths, tuples=before.tuples)
+    strings = _json(os.path.join(folder, STRINGS)) or {}
+    notes = Notes(
+        lists=found.lists,
+        tuples=found.tuples,
+        integers=before.integers,
+        dotted=found.dotted,
+        strings={name: str(strings.get(name, "")) for name, kind in kinds.items() if kind == "string"},
+        scalars=tuple(name for name, kind in kinds.items() if kind == "scalar"),
+        empty={name: kind for name, kind in kinds.items() if not _is_array(kind) and kind != "string"},
+        json=tuple(str(key) for key, value in given.items() if not isinstance(value, str)),
+    )
+    return metadata | notes.encode()
+
+
+def _json(path: str) -> dict[str, Any] | None:
+    """A JSON object from a file; None if there is no such file."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        with os_failures(path, "read the file"), open(path, encoding="utf-8") as file:
+            table = json.load(file)
+    except ValueError as error:
+        raise StoreError(path, f"is not valid JSON: {error}", remedy=_AGAIN) from error
+    if not isinstance(table, dict):
+        raise StoreError(path, f"is a JSON {type(table).__name__}, expected an object", remedy=_AGAIN)
+    return table

@@ -1,0 +1,116 @@
+"""Folders of PEFT: an adapter's tensors in `adapter_model.safetensors` (or `.bin`), its kind in `adapter_config.json`.
+
+The config travels as text in the metadata, so that an adapter that went through another format can be written back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.atomic import Staged, fsync_tree
+from brainsurgery_jax.store.base import FileRun, Source, WriteOptions
+from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER
+from brainsurgery_jax.store.safetensors import SafetensorsSource
+from brainsurgery_jax.store.safetensors_header import json_object
+from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
+from brainsurgery_jax.store.torch_files import open_torch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+IN_METADATA = "peft.adapter_config"
+"""The key of the metadata that holds the text of the config."""
+
+
+def open_peft(path: str) -> Source:
+    """The tensors of an adapter, its config among the metadata."""
+    config = os.path.join(path, ADAPTER_CONFIG)
+    with os_failures(config, "read the config"), open(config, "rb") as file:
+        text = file.read()
+    json_object(text, config, "config")
+    weights = os.path.join(path, ADAPTER)
+    source = SafetensorsSource(weights) if os.path.exists(weights) else open_torch(os.path.join(path, OLD_ADAPTER))
+    metadata = {**source.header.metadata, IN_METADATA: text.decode()}
+    source.header = replace(source.header, path=path, metadata=metadata)
+    return source
+
+
+class PeftWriter:
+    """An adapter's folder in the making; see `base.Writer`. Its config is the one among the side files of the input, or
+    else in the metadata, with what the option `config` changes."""
+
+    def __init__(self, staged: Staged, avals: Mapping[str, Aval], options: WriteOptions):
+        self._staged, self._durable = staged, options.durable
+        self._config = options.metadata.get(IN_METADATA, "")
+        self._patch: Mapping[str, Any] = options.options.get("config") or {}
+        with os_failures(staged.destination, "create the partial output"):
+            os.mkdir(staged.staging)
+        with ExitStack() as on_failure:
+            on_failure.callback(shutil.rmtree, staged.staging)
+            self._file = SafetensorsWriter(
+                Staged(os.path.join(staged.staging, ADAPTER), staged.destination),
+                avals,
+                single_file=True,
+                metadata={key: text for key, text in options.metadata.items() if key != IN_METADATA},
+                durable=options.durable,
+                unchanged={name: held.source for name, held in options.unchanged.items() if held.name == name},
+            )
+            on_failure.pop_all()
+
+    def put(self, name: str, start: int, data: np.ndarray) -> None:
+        """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
+        self._file.put(name, start, data)
+
+    def copy(self, name: str, start: int, run: FileRun) -> None:
+        """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
+        self._file.copy(name, start, run)
+
+    def lane(self, name: str) -> int:
+        """All tensors go to one file."""
+        return 0
+
+    def finish(self) -> Staged:
+        """The complete adapter, ready for `atomic.publish`; a StoreError while bytes or its config are missing."""
+        self._file.finish()
+        path = os.path.join(self._staged.staging, ADAPTER_CONFIG)
+        with os_failures(self._staged.destination, "write the config"):
+            config = _patched(self._found(path), self._patch)
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(config, file, indent=2, ensure_ascii=False)
+            if self._durable:
+                fsync_tree(self._staged.staging)
+        return self._staged
+
+    def abort(self) -> None:
+        """Removes what was written. May be called at any time, and twice."""
+        self._file.abort()
+        with os_failures(self._staged.staging, "remove the partial output"):
+            if os.path.isdir(self._staged.staging):
+                shutil.rmtree(self._staged.staging)
+
+    def _found(self, path: str) -> dict[str, Any]:
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                return json_object(file.read(), path, "config")
+        if self._config:
+            return json_object(self._config.encode(), self._staged.destination, f"metadata '{IN_METADATA}'")
+        if self._patch:
+            return {}
+        problem = f"has no {ADAPTER_CONFIG}: the input is no adapter"
+        remedy = "Give it in the output, `options: {config: {peft_type: LORA, r: 8, ...}}`; or write safetensors."
+        raise StoreError(self._staged.destination, problem, remedy=remedy)
+
+
+def _patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with what the patch sets, key by key at every depth."""
+    both = {key for key, value in patch.items() if isinstance(value, dict) and isinstance(config.get(key), dict)}
+    return {**config, **patch, **{key: _patched(config[key], patch[key]) for key in both}}

@@ -1,0 +1,152 @@
+"""Zarr metadata, versions 2 and 3: what an array is, and where the bytes of plain ones lie.
+
+Formats: https://zarr-specs.readthedocs.io/en/latest/v3/core/index.html and .../v2/v2.0.html; the `sharding_indexed`
+codec keeps many chunks in one value, with a table of their places at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.dtypes import DTYPES, Aval, DType
+
+METADATA = {"zarr": ".zarray", "zarr3": "zarr.json"}
+"""The key of an array's metadata, by tensorstore's name of the zarr version."""
+
+_BY_NAME = {dtype.name: dtype for dtype in DTYPES}
+_WIDER = {
+    "int4": "int8", "int2": "int8", "uint4": "uint8", "uint2": "uint8", "float4_e2m1fn": "float8_e4m3fn",
+}  # fmt: skip
+"""Element types that we have no word for, and what holds all their values."""
+
+_KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex", "b": "bool"}
+
+
+class Run(NamedTuple):
+    """Consecutive elements in one chunk: the chunk's key, its number in the value there (None if it is all of it), the
+    first element in the chunk, and how many there are."""
+
+    key: str
+    inner: int | None
+    start: int
+    length: int
+
+
+class ZarrArray(NamedTuple):
+    """An array by its metadata. `stored` is the element type on disk, of which the aval's may be a wider one.
+
+    Values hold chunks of `outer` elements, cut into `inner` ones. `plain`: little-endian bytes without compression, cut
+    along the first axis only, so that a range of elements is a few ranges of bytes; `indexed`: by way of a table.
+    """
+
+    driver: str
+    aval: Aval
+    stored: str
+    outer: tuple[int, ...]
+    inner: tuple[int, ...]
+    plain: bool
+    indexed: bool
+    separator: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of the chunks that hold the first row: what must be decoded to go through the tensor in order."""
+        return prod(self.outer[:1]) * prod(self.aval.shape[1:]) * self.aval.dtype.bits // 8
+
+    @property
+    def inner_chunks(self) -> int:
+        """How many chunks a value holds."""
+        return prod(-(-a // b) for a, b in zip(self.outer, self.inner, strict=True))
+
+    def key(self, row: int) -> str:
+        """The key of the value with the chunks of that row of chunks, all others being whole."""
+        indices = [str(row), *("0" for _ in self.outer[1:])] if self.outer else []
+        if self.driver == "zarr3":
+            return self.separator.join(["c", *indices])
+        return self.separator.join(indices) or "0"
+
+    def runs(self, start: int, stop: int, most: int) -> Iterator[Run]:
+        """Where elements `start` to `stop` of a plain array lie, at most `most` in a run."""
+        row = prod(self.aval.shape[1:])
+        outer, inner = (row * prod(shape[:1]) for shape in (self.outer, self.inner))
+        while start < stop:
+            value, within = divmod(start, outer)
+            chunk, first = divmod(within, inner)
+            length = min(stop - start, inner - first, most)
+            yield Run(self.key(value), chunk if self.indexed else None, first, length)
+            start += length
+
+
+def parse(driver: str, raw: bytes) -> ZarrArray:
+    """The array that a metadata document describes. ValueError, KeyError or TypeError: it is none that we know."""
+    table = json.loads(raw)
+    return _version_3(table) if driver == "zarr3" else _version_2(table)
+
+
+def _version_2(table: Mapping[str, Any]) -> ZarrArray:
+    stored = _stored(table["dtype"])
+    shape, chunks = tuple(table["shape"]), tuple(table["chunks"])
+    plain = (
+        table["compressor"] is None and not table.get("filters") and table["order"] == "C" and _little(table["dtype"])
+    )
+    separator = table.get("dimension_separator", ".")
+    return _array("zarr", shape, stored, chunks, chunks, plain, indexed=False, separator=separator)
+
+
+def _version_3(table: Mapping[str, Any]) -> ZarrArray:
+    shape, outer = tuple(table["shape"]), tuple(table["chunk_grid"]["configuration"]["chunk_shape"])
+    codecs, inner, indexed = table["codecs"], outer, False
+    at_end = True
+    if codecs and codecs[0]["name"] == "sharding_indexed":
+        settings = codecs[0]["configuration"]
+        inner, indexed = tuple(settings["chunk_shape"]), True
+        at_end = settings.get("index_location", "end") == "end" and _is_checked_index(settings["index_codecs"])
+        codecs = [*settings["codecs"], *codecs[1:]]
+    plain = at_end and len(codecs) == 1 and _is_plain(codecs[0])
+    encoding = table["chunk_key_encoding"]
+    separator = encoding.get("configuration", {}).get("separator", "/" if encoding["name"] == "default" else ".")
+    plain = plain and encoding["name"] == "default"
+    return _array("zarr3", shape, table["data_type"], outer, inner, plain, indexed=indexed, separator=separator)
+
+
+def _is_plain(codec: Mapping[str, Any]) -> bool:
+    return codec["name"] == "bytes" and codec.get("configuration", {}).get("endian", "little") == "little"
+
+
+def _is_checked_index(codecs: Any) -> bool:
+    """Whether the table of places is 16 bytes a chunk and a checksum of 4."""
+    return len(codecs) == 2 and _is_plain(codecs[0]) and codecs[1]["name"] == "crc32c"
+
+
+def _array(
+    driver: str, shape: tuple[int, ...], stored: str, outer: tuple[int, ...], inner: tuple[int, ...], plain: bool, *,
+    indexed: bool, separator: str,
+) -> ZarrArray:  # fmt: skip
+    dtype = _dtype(stored)
+    by_rows = outer[1:] == inner[1:] == shape[1:] and stored == dtype.name
+    return ZarrArray(driver, Aval(shape, dtype), stored, outer, inner, plain and by_rows, indexed, separator)
+
+
+def _dtype(stored: str) -> DType:
+    dtype = _BY_NAME.get(_WIDER.get(stored, stored))
+    if dtype is None or dtype.numpy is None:
+        raise ValueError(f"the element type '{stored}' is not known")
+    return dtype
+
+
+def _stored(dtype: Any) -> str:
+    """The name of an element type of version 2: numpy's code, such as `<f4`, or a name of its own."""
+    if not isinstance(dtype, str):
+        raise ValueError("its elements are records")
+    match = re.fullmatch(r"[<>|]([fiucb])([0-9]+)", dtype)
+    if match is None:
+        return dtype
+    return "bool" if match[1] == "b" else f"{_KINDS[match[1]]}{8 * int(match[2])}"
+
+
+def _little(dtype: str) -> bool:
+    return not dtype.startswith(">")
