@@ -215,6 +215,79 @@ def inspect(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint file or folder.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="Where to write: a folder, or a file.")],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A layout, the library it is for (tunix), or none; else recognised.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="safetensors, orbax, torch, npz, ...", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="Cast floating tensors to this.", show_default=False)
+    ] = None,
+    scan: Annotated[
+        bool | None, typer.Option("--scan/--no-scan", help="Stack layers, or keep them apart.", show_default=False)
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another option of the layout.", show_default=False)
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="config.json, if not beside SRC.", show_default=False)
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read the result back and compare every byte.")] = False,
+    with_opt_state: Annotated[
+        bool, typer.Option("--with-opt-state", help="Convert an optimizer's moments, too.")
+    ] = False,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, and write nothing.")] = False,
+    fsync: Annotated[bool, typer.Option("--fsync/--no-fsync", help="Flush files to disk before publishing.")] = True,
+    shard_size: Annotated[
+        str | None, typer.Option("--shard-size", metavar="SIZE", help="Largest file of a folder.", show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Hold no more than this (default: a quarter of what is free).")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+) -> None:
+    """Convert a checkpoint between formats, and between Hugging Face's names and JAX libraries' trees.
+
+    The model and the direction are recognised from config.json and from the names. `layouts` lists what is known.
+    """
+    arrange(os.environ, compile_cache=True)
+    from brainsurgery_jax.cli import convert as pages
+
+    options = pages.options_of(option or ()) | ({} if scan is None else {"scan": scan})
+    wishes = pages.Wishes(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size)
+    pages.convert(source, destination, wishes, memory=memory, fsync=fsync, dry_run=dry_run, quiet=quiet)
+
+
+@app.command()
+def layouts(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[check] [NAME]", help="One layout; or `check`, to prove one or all.", show_default=False
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the layouts that `convert` knows, show one, or prove them.
+
+    The proof: names go one to one, shapes close, every op has an inverse; rules that lose bits are named.
+    """
+    from brainsurgery_jax.cli import convert as pages
+
+    raise typer.Exit(pages.layouts(words or [], json=json))
+
+
+@app.command()
 def ops(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="An op, or an operator of assert (assert.NAME).")
@@ -252,9 +325,8 @@ def demo(
 
 def main() -> None:
     """Run the command line of this process."""
-    gc.set_threshold(
-        200_000
-    )  # what we make has no cycles and lives to the end; to look for them took a tenth of the time
+    # What we make has no cycles and lives to the end; to look for them took a tenth of the time.
+    gc.set_threshold(1_000_000)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure

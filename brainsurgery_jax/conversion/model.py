@@ -1,0 +1,91 @@
+"""What a conversion is asked to do, and what it looks at."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
+from brainsurgery_jax.layout.config import read_config
+from brainsurgery_jax.layout.expressions import Value
+from brainsurgery_jax.store.detect import open_source
+
+LAYOUT, CONFIG = "brainsurgery.layout", "brainsurgery.config"
+"""Metadata of a converted checkpoint: how it came about, and the model's config.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the caller asks for. None: to be recognised, or as it is."""
+
+    layout: str | None = None
+    to: str | None = None
+    dtype: str | None = None
+    options: Mapping[str, Value] = field(default_factory=dict)
+    config: str | None = None
+    overwrite: bool = False
+    verify: bool = False
+    with_opt_state: bool = False
+    shard: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a checkpoint tells without its tensors' values."""
+
+    path: str
+    avals: Mapping[str, Aval]
+    metadata: Mapping[str, str]
+    config: Mapping[str, Any] | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its tensors, in order."""
+        return tuple(self.avals)
+
+    @property
+    def made_by(self) -> Mapping[str, Any]:
+        """What an earlier conversion noted of itself: the layout's name, options, tied copies that were there."""
+        return _mapping(self.metadata.get(LAYOUT)) or {}
+
+    @property
+    def model(self) -> str | None:
+        """The `model_type` of config.json."""
+        named = (self.config or {}).get("model_type")
+        return named if isinstance(named, str) else None
+
+
+def look(path: str, config: str | None) -> Found:
+    """What is at a path. Raises StoreError, or PlanError for a config.json that cannot be read."""
+    with closing(open_source(path)) as source:
+        avals = {name: info.aval for name, info in source.header.tensors.items()}
+        metadata = source.header.metadata
+    try:
+        return Found(path, avals, metadata, _config(path, config, metadata))
+    except Refusal as bad:
+        raise PlanError([Diagnostic(bad.code, bad.message, hint=bad.hint)]) from bad
+
+
+def _config(path: str, given: str | None, metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """The config.json that was named, that stands in the checkpoint's folder, or that it carries along."""
+    if given is not None:
+        return read_config(given)
+    place = Path(os.path.expanduser(path))
+    beside = (place if place.is_dir() else place.parent) / "config.json"
+    return read_config(str(beside)) if beside.is_file() else _mapping(metadata.get(CONFIG))
+
+
+def _mapping(text: str | None) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None

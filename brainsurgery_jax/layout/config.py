@@ -1,0 +1,87 @@
+"""The numbers of a layout, worked out from config.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from brainsurgery_jax.errors import Refusal, did_you_mean
+from brainsurgery_jax.layout.expressions import Expression, Value
+from brainsurgery_jax.layout.model import Layout
+
+
+class Dims(Mapping[str, Value]):
+    """The dims and options of a layout. A dim that config.json does not tell is missed only when it is asked for."""
+
+    def __init__(self, layout: Layout, config: Mapping[str, Any], options: Mapping[str, Value]):
+        self.fields = Fields(config, layout.places)
+        self.known: dict[str, Value] = {**layout.options, **options}
+        self.missing: dict[str, Refusal] = {}
+        for name, alternatives in layout.dims.items():
+            self._work_out(name, alternatives)
+
+    def _work_out(self, name: str, alternatives: tuple[Expression, ...]) -> None:
+        lacking: dict[str, None] = {}
+        for formula in alternatives:
+            absent = [n for n in sorted(formula.names) if self._of(n) is None]
+            if not absent:
+                self.known[name] = formula.value({n: self._of(n) for n in formula.names})
+                return
+            lacking.update(dict.fromkeys(absent))
+        earlier = next((self.missing[n] for n in lacking if n in self.missing), None)
+        self.missing[name] = earlier or self._lacks(name, list(lacking))
+
+    def _of(self, name: str) -> Any:
+        return self.known[name] if name in self.known else self.fields.get(name)
+
+    def _lacks(self, name: str, fields: list[str]) -> Refusal:
+        wanted = " or ".join(f"'{f}'" for f in fields)
+        near = next((told for f in fields if (told := did_you_mean(f, self.fields))), "")
+        hint = "Copy the config.json of the model, or add the field to it."
+        return Refusal("layout-config", f"config.json has no {wanted}, from which {name} is known.{near}", hint=hint)
+
+    def __getitem__(self, name: str) -> Value:
+        if name in self.missing:
+            raise self.missing[name]
+        return self.known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*self.known, *self.missing))
+
+    def __len__(self) -> int:
+        return len(self.known) + len(self.missing)
+
+
+class Fields(Mapping[str, Any]):
+    """The fields of config.json: those of its parts named in `places` first, then its own."""
+
+    def __init__(self, config: Mapping[str, Any], places: tuple[str, ...]):
+        parts = [part for place in places if isinstance(part := config.get(place), Mapping)]
+        self.all: dict[str, Any] = {
+            k: v for part in (config, *reversed(parts)) for k, v in part.items() if v is not None
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self.all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.all)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The mapping that a config.json holds. Raises Refusal."""
+    try:
+        found = json.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refusal("layout-config", f"{path} cannot be read: {error.strerror}", key="config") from error
+    except ValueError as error:
+        raise Refusal("layout-config", f"{path} is no JSON: {error}", key="config") from error
+    if not isinstance(found, dict):
+        raise Refusal("layout-config", f"{path} holds no mapping", key="config")
+    return found

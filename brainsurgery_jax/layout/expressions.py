@@ -1,0 +1,121 @@
+"""Small formulas in layout files: integers, comparisons and square roots over named sizes. Never run as Python."""
+
+from __future__ import annotations
+
+import ast
+import operator
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+from brainsurgery_jax.errors import Refusal
+
+Value = bool | int | float | str | None
+
+ALLOWED = "Allowed are names, numbers, + - * // %, comparisons, and, or, not, and sqrt, min, max, bfloat16."
+
+
+def bfloat16(x: float) -> float:
+    """The bfloat16 nearest to `x`, ties to even."""
+    (bits,) = struct.unpack("<I", struct.pack("<f", x))
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return struct.unpack("<f", struct.pack("<I", rounded))[0]
+
+
+_BINARY: Mapping[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod, ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
+    ast.Gt: operator.gt, ast.GtE: operator.ge,
+}  # fmt: skip
+_UNARY: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.Not: operator.not_}
+_CALLS: Mapping[str, Callable[..., Any]] = {"sqrt": sqrt, "min": min, "max": max, "bfloat16": bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A formula, and the names that it asks for."""
+
+    text: str
+    names: frozenset[str]
+    tree: ast.expr = field(compare=False, repr=False)
+
+    def value(self, names: Mapping[str, Value]) -> Value:
+        """The formula's value. Raises Refusal where it has none."""
+        try:
+            return _value(self.tree, names)
+        except (TypeError, ValueError, ArithmeticError) as bad:
+            known = ", ".join(f"{n} = {names[n]!r}" for n in sorted(self.names))
+            raise Refusal("layout-value", f"'{self.text}' has no value for {known}: {bad}") from bad
+
+    def integer(self, names: Mapping[str, Value]) -> int:
+        """The value of a formula that must give a whole number, not negative."""
+        value = self.value(names)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            known = ", ".join(f"{n} = {names[n]!r}" for n in sorted(self.names))
+            found = f"'{self.text}' must be a whole number of at least 0, but is {value!r}"
+            raise Refusal("layout-value", found + (f" ({known})" if known else ""))
+        return value
+
+
+def parse_expression(text: str) -> Expression:
+    """The formula that a text spells. Raises Refusal."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise Refusal("layout-expression", f"'{text}' is not a formula", hint=ALLOWED) from None
+    names: set[str] = set()
+    for node in _parts(tree):
+        _check(node, text)
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+    return Expression(text.strip(), frozenset(names), tree)
+
+
+def _parts(tree: ast.expr) -> list[ast.expr]:
+    """Every expression in a tree but the names of functions."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    return [node for node in ast.walk(tree) if isinstance(node, ast.expr) and id(node) not in called]
+
+
+def _check(node: ast.expr, text: str) -> None:
+    match node:
+        case ast.Name() | ast.BoolOp():
+            return
+        case ast.Constant(value=value) if isinstance(value, bool | int | float | str | None):
+            return
+        case ast.BinOp(op=op) | ast.Compare(ops=[op]) if type(op) in _BINARY:
+            return
+        case ast.UnaryOp(op=op) if type(op) in _UNARY:
+            return
+        case ast.Call(func=ast.Name(id=name), keywords=[]) if name in _CALLS:
+            return
+    hint = "Sizes are divided by `//`." if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else ALLOWED
+    raise Refusal("layout-expression", f"'{ast.unparse(node)}' cannot stand in the formula '{text}'", hint=hint)
+
+
+def _value(node: ast.expr, names: Mapping[str, Value]) -> Any:
+    match node:
+        case ast.Name(id=name):
+            return names[name]
+        case ast.Constant(value=value):
+            return value
+        case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
+            return _BINARY[type(op)](_value(left, names), _value(right, names))
+        case ast.UnaryOp(op=op, operand=operand):
+            return _UNARY[type(op)](_value(operand, names))
+        case ast.BoolOp(op=op, values=values):
+            return _decided(values, names, stop=isinstance(op, ast.Or))
+        case ast.Call(func=ast.Name(id=name), args=args):
+            return _CALLS[name](*(_value(a, names) for a in args))
+    raise AssertionError(node)
+
+
+def _decided(values: list[ast.expr], names: Mapping[str, Value], *, stop: bool) -> Any:
+    found: Any = not stop
+    for value in values:
+        found = _value(value, names)
+        if bool(found) is stop:
+            break
+    return found

@@ -1,0 +1,327 @@
+"""From the text of a layout file to a `Layout`: every mistake of the file, at once, each with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
+from brainsurgery_jax.layout.blocks import PLACE_KEYS, Places, expanded
+from brainsurgery_jax.layout.expressions import Expression, Value, parse_expression
+from brainsurgery_jax.layout.model import Condition, Drop, Layout, OpUse, Rule, Tie
+from brainsurgery_jax.layout.ops import LIST, Use, read_formulas, read_op
+from brainsurgery_jax.layout.templates import Template, parse_template
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
+
+T = TypeVar("T")
+
+KEYS = (
+    "layout", "doc", "source", "target", "models", "config", "dims", "options", "ranges", "base", "blocks", "rules",
+    "rest", "example",
+)  # fmt: skip
+RULE_KEYS = ("hf", "to", "shape", "ops", "ranges", "when", "unless", "optional")
+DROP_KEYS = ("drop", "ranges", "when", "unless")
+TIE_KEYS = ("tie", "when", "unless")
+TARGET_KEYS = ("format", "options", "prefix")
+
+
+def parse_layout(text: str, file: str) -> Layout:
+    """The layout that a text spells. Raises one PlanError with every mistake."""
+    root = compose(text, file)
+    parser = _Parser(file)
+    if not isinstance(root, Map):
+        parser.complain("layout-form", "a layout is a mapping with the keys layout, dims and rules", Span(file))
+        raise PlanError(parser.problems)
+    layout = parser.layout(root)
+    if parser.problems:
+        raise PlanError(sorted(parser.problems, key=lambda d: d.span or Span("")))
+    return layout
+
+
+class _Parser:
+    """Reads one layout; what is wrong collects in `problems`."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.problems: list[Diagnostic] = []
+        self.dims: dict[str, tuple[Expression, ...]] = {}
+        self.options: dict[str, Value] = {}
+        self.ranges: dict[str, Expression] = {}
+
+    def complain(self, code: str, message: str, span: Span, hint: str = "") -> None:
+        found = Diagnostic(code, message, span, hint)
+        if found not in self.problems:  # a rule of a block is read once for each place
+            self.problems.append(found)
+
+    def read(self, label: str, node: Node, read: Callable[[Any], T]) -> T | None:
+        """What a reader makes of a node's data; a refusal becomes a mistake at its place."""
+        try:
+            return read(plain(node))
+        except Refusal as bad:
+            self.complain(bad.code, f"{label}: {bad.message}", node.span, bad.hint)
+            return None
+
+    # --- the file
+
+    def layout(self, root: Map) -> Layout:
+        self.keys(root, KEYS, "layout")
+        for key in ("layout", "doc", "rules"):
+            if get(root, key) is None and not (key == "rules" and get(root, "rest")):
+                self.complain("layout-form", f"missing key '{key}'", root.span)
+        target = self.map(root, "target")
+        self.keys(target, TARGET_KEYS, "target")
+        bases = self.texts(root, "base")
+        self.options = {"base": bases[0]} if bases else {}
+        self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries}
+        self.dims = {k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}
+        self.ranges = self.range_map(root, self.dims)
+        rules: list[Rule] = []
+        drops: list[Drop] = []
+        ties: list[Tie] = []
+        blocks = {k.text: self.places(k, v) for k, v in self.map(root, "blocks").entries}
+        for node in (n for item in self.items(root, "rules") for n in self.expanded(item, blocks)):
+            match self.entry(node):
+                case Rule() as rule:
+                    rules.append(rule)
+                case Drop() as drop:
+                    drops.append(drop)
+                case Tie() as tie:
+                    ties.append(tie)
+        return Layout(
+            name=self.text(root, "layout"),
+            doc=self.text(root, "doc"),
+            source=self.text(root, "source"),
+            format=self.text(target, "format") or "orbax",
+            format_options=plain(self.map(target, "options")),
+            prefix=self.text(target, "prefix"),
+            models=self.texts(root, "models"),
+            places=self.texts(root, "config"),
+            dims=self.dims,
+            options=self.options,
+            ranges=self.ranges,
+            bases=bases,
+            rules=tuple(rules),
+            drops=tuple(drops),
+            ties=tuple(ties),
+            rest=self.flag(root, "rest"),
+            example=plain(self.map(root, "example")),
+            span=root.span,
+        )
+
+    def keys(self, node: Map, known: Iterable[str], label: str) -> None:
+        for key, _ in node.entries:
+            if key.text not in known:
+                hint = f"Keys: {', '.join(known)}."
+                self.complain(
+                    "layout-key", f"{label}: unknown key '{key.text}'.{did_you_mean(key.text, known)}", key.span, hint
+                )
+
+    def map(self, root: Map, key: str) -> Map:
+        node = get(root, key)
+        if node is None or isinstance(node, Map):
+            return node or Map((), root.span)
+        self.complain("layout-form", f"{key}: expected a mapping, got {describe(node)}", node.span)
+        return Map((), node.span)
+
+    def items(self, root: Map, key: str) -> tuple[Node, ...]:
+        node = get(root, key)
+        if node is None or isinstance(node, List):
+            return node.items if node else ()
+        self.complain("layout-form", f"{key}: expected a list, got {describe(node)}", node.span)
+        return ()
+
+    def text(self, root: Map, key: str) -> str:
+        node = get(root, key)
+        if node is None or isinstance(node, Scalar):
+            return node.text if node else ""
+        self.complain("layout-form", f"{key}: expected text, got {describe(node)}", node.span)
+        return ""
+
+    def texts(self, root: Map, key: str) -> tuple[str, ...]:
+        node = get(root, key)
+        nodes = node.items if isinstance(node, List) else (node,) if node else ()
+        if all(isinstance(n, Scalar) for n in nodes):
+            return tuple(str(plain(n)) for n in nodes)
+        assert node is not None
+        self.complain("layout-form", f"{key}: expected a list of texts, got {describe(node)}", node.span)
+        return ()
+
+    def flag(self, root: Map, key: str) -> bool:
+        node = get(root, key)
+        value = None if node is None else plain(node)
+        if node is not None and not isinstance(value, bool):
+            self.complain("layout-form", f"{key}: expected true or false, got {describe(node)}", node.span)
+        return value is True
+
+    def option(self, key: Scalar, node: Node) -> Value:
+        value = plain(node)
+        if isinstance(value, bool | int | str):
+            return value
+        found = f"expected true, false, a number or text, got {describe(node)}"
+        self.complain("layout-form", f"options.{key.text}: {found}", node.span)
+        return None
+
+    # --- formulas
+
+    def alternatives(self, key: Scalar, node: Node) -> tuple[Expression, ...]:
+        nodes = node.items if isinstance(node, List) else (node,)
+        read = (self.read(f"dims.{key.text}", n, lambda v: parse_expression(_written(v))) for n in nodes)
+        return tuple(e for e in read if e is not None)
+
+    def range_map(self, root: Map, known: Iterable[str]) -> dict[str, Expression]:
+        found = {}
+        for key, node in self.map(root, "ranges").entries:
+            formula = self.read(f"ranges.{key.text}", node, lambda v: parse_expression(_written(v)))
+            if formula is not None and self.known(formula, node.span, f"ranges.{key.text}"):
+                found[key.text] = formula
+        return found
+
+    def known(self, formula: Expression, span: Span, label: str, indices: Iterable[str] = ()) -> bool:
+        """Whether a formula asks for dims, options (and indices) only; else complains."""
+        there = [*self.dims, *self.options, *indices]
+        for name in sorted(formula.names.difference(there)):
+            hint = f"Known: {', '.join(there)}. Fields of config.json get a name under `dims`."
+            self.complain("layout-dim", f"{label}: unknown name '{name}'.{did_you_mean(name, there)}", span, hint)
+        return not formula.names.difference(there)
+
+    def conditions(self, node: Map) -> tuple[Condition, ...]:
+        found = []
+        for key, value in node.entries:
+            if key.text in ("when", "unless"):
+                formula = self.read(key.text, value, lambda v: parse_expression(_written(v)))
+                if formula is not None and self.known(formula, value.span, key.text):
+                    found.append(Condition(formula, negated=key.text == "unless"))
+        return tuple(found)
+
+    # --- blocks
+
+    def places(self, key: Scalar, node: Node) -> tuple[Map, ...]:
+        nodes = node.items if isinstance(node, List) else (node,)
+        found = [n for n in nodes if isinstance(n, Map)]
+        if len(found) < len(nodes):
+            message = f"blocks.{key.text}: expected a list of places, each a mapping with `hf` and `to`"
+            self.complain("layout-form", message, node.span)
+        for place in found:
+            self.keys(place, PLACE_KEYS, f"blocks.{key.text}")
+        return tuple(found)
+
+    def expanded(self, node: Node, blocks: Places) -> Iterator[Node]:
+        if isinstance(node, Map):
+            yield from expanded(node, blocks)
+        else:
+            yield node
+
+    # --- rules
+
+    def entry(self, node: Node) -> Rule | Drop | Tie | None:
+        if not isinstance(node, Map):
+            message = f"a rule is a mapping with `hf` and `to`, or `drop`, or `tie`; got {describe(node)}"
+            self.complain("layout-form", message, node.span)
+            return None
+        before = len(self.problems)
+        if get(node, "drop") is not None:
+            made = self.drop(node)
+        elif get(node, "tie") is not None:
+            made = self.tie(node)
+        else:
+            made = self.rule(node)
+        return made if len(self.problems) == before else None
+
+    def rule(self, node: Map) -> Rule:
+        self.keys(node, RULE_KEYS, "rule")
+        for key in ("hf", "to", "shape"):
+            if get(node, key) is None:
+                self.complain("layout-form", f"rule: missing key '{key}'", node.span)
+        own = self.range_map(node, self.dims)
+        ranges = {**self.ranges, **own}
+        hf, to = self.templates(node, "hf", ranges), self.templates(node, "to", ranges)
+        uses = [self.use(item) for item in self.items(node, "ops")]
+        ops = [(u, n.span) for u, n in zip(uses, self.items(node, "ops"), strict=True) if u is not None]
+        if hf and to and len(ops) == len(uses):
+            self.accounts(node, _indices(hf, ranges), _indices(to, ranges), [u for u, _ in ops])
+        shapes = self.shapes(node, len(hf))
+        return Rule(
+            hf, to, shapes, tuple(OpUse(u.op.name, u.args, s) for u, s in ops), node.span, ranges,
+            self.conditions(node), self.flag(node, "optional"),
+        )  # fmt: skip
+
+    def templates(self, node: Map, key: str, indices: Iterable[str]) -> tuple[Template, ...]:
+        value = get(node, key)
+        nodes = value.items if isinstance(value, List) else (value,) if value else ()
+        found = []
+        for n in nodes:
+            template = self.read(key, n, lambda v: parse_template(_written(v)))
+            if template is not None:
+                formulas = [p for p in template.parts if isinstance(p, Expression)]
+                if all([self.known(f, n.span, key, indices) for f in formulas]):
+                    found.append(template)
+        return tuple(found) if len(found) == len(nodes) else ()
+
+    def shapes(self, node: Map, count: int) -> tuple[tuple[Expression, ...], ...]:
+        """One shape for all names of the Hugging Face side, or a list of one for each."""
+        value = get(node, "shape")
+        if not isinstance(value, List):
+            if value is not None:
+                self.complain("layout-form", f"shape: expected a list of sizes, got {describe(value)}", value.span)
+            return ()
+        several = bool(value.items) and all(isinstance(i, List) for i in value.items)
+        nodes = value.items if several else (value,)
+        if several and len(nodes) != count:
+            self.complain("layout-form", f"shape: {len(nodes)} shapes for {count} names", value.span)
+        read = [self.sizes("shape", n) for n in nodes]
+        return tuple(read) if several else tuple(read) * count
+
+    def sizes(self, key: str, node: Node) -> tuple[Expression, ...]:
+        found = self.read(key, node, read_formulas) or ()
+        for formula in found:
+            self.known(formula, node.span, key)
+        return found
+
+    def use(self, node: Node) -> Use | None:
+        use = self.read("ops", node, read_op)
+        if use is not None:
+            ok = [self.known(f, node.span, use.op.name) for f in use.op.formulas(use.args)]
+            return use if all(ok) else None
+        return None
+
+    def accounts(self, node: Map, left: set[str], right: set[str], ops: list[Use]) -> None:
+        """Complain of an index that only one side has and no op joins or makes."""
+        joined, made = {u.op.joins(u.args) for u in ops}, {u.op.makes(u.args) for u in ops}
+        for label in sorted(left - right - joined):
+            hint = f"Join over it, as by `{{stack: {{{_over(label)}axis: 0}}}}`, or let it run on the other side, too."
+            message = f"rule: {label} runs on the side of `hf` alone, and no op joins over it"
+            self.complain("layout-family", message, node.span, hint)
+        for label in sorted(right - left - made):
+            message = f"rule: {label} runs on the side of `to` alone, and no op makes it"
+            hint = f"Cut for it, as by `{{split: {{{_over(label)}axis: 0}}}}`."
+            self.complain("layout-family", message, node.span, hint)
+
+    def drop(self, node: Map) -> Drop:
+        self.keys(node, DROP_KEYS, "drop")
+        ranges = {**self.ranges, **self.range_map(node, self.dims)}
+        return Drop(self.templates(node, "drop", ranges), ranges, self.conditions(node), node.span)
+
+    def tie(self, node: Map) -> Tie:
+        self.keys(node, TIE_KEYS, "tie")
+        value = get(node, "tie")
+        if not isinstance(value, List) or len(value.items) != 2:
+            self.complain("layout-form", "tie: expected two names, [copy, original]", node.span)
+            return Tie(Template("", ()), Template("", ()), (), node.span)
+        copy, original = self.templates(node, "tie", ()) or (Template("", ()), Template("", ()))
+        return Tie(copy, original, self.conditions(node), node.span)
+
+
+def _written(value: Any) -> str:
+    """A scalar as text. Raises Refusal for lists and mappings."""
+    if isinstance(value, list | dict) or value is None:
+        raise Refusal("layout-form", f"expected text, got {value!r}")
+    return str(value)
+
+
+def _over(label: str) -> str:
+    return "" if label == LIST else f"over: {label}, "
+
+
+def _indices(side: tuple[Template, ...], ranges: Mapping[str, Expression]) -> set[str]:
+    """The indices that names differ in, and the list itself if there are several."""
+    return {n for t in side for n in t.names if n in ranges} | ({LIST} if len(side) > 1 else set())

@@ -1,0 +1,262 @@
+"""`convert`: what it recognises, what it refuses, what comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.cli.convert import options_of
+from brainsurgery_jax.errors import PlanError, StoreError
+from tests.checkpoints import bits, normal, read, write
+
+GPT2 = {"model_type": "gpt2", "n_embd": 4, "n_layer": 2, "n_head": 2, "n_positions": 3, "vocab_size": 5}
+LLAMA = {
+    "model_type": "llama", "hidden_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 4,
+    "num_key_value_heads": 1, "intermediate_size": 5, "vocab_size": 7, "tie_word_embeddings": True,
+}  # fmt: skip
+
+
+def gpt2() -> dict[str, np.ndarray]:
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (5, 4), "wpe.weight": (3, 4)}
+    for i in range(2):
+        h = {"ln_1.weight": (4,), "ln_1.bias": (4,), "attn.c_attn.weight": (4, 12), "attn.c_attn.bias": (12,),
+             "attn.c_proj.weight": (4, 4), "attn.c_proj.bias": (4,), "ln_2.weight": (4,), "ln_2.bias": (4,),
+             "mlp.c_fc.weight": (4, 16), "mlp.c_fc.bias": (16,), "mlp.c_proj.weight": (16, 4),
+             "mlp.c_proj.bias": (4,)}  # fmt: skip
+        shapes |= {f"h.{i}.{name}": shape for name, shape in h.items()}
+    return made(shapes | {"ln_f.weight": (4,), "ln_f.bias": (4,)})
+
+
+def llama() -> dict[str, np.ndarray]:
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (7, 6), "model.norm.weight": (6,)}
+    for i in range(2):
+        layer = {"input_layernorm": (6,), "post_attention_layernorm": (6,), "self_attn.q_proj": (8, 6),
+                 "self_attn.k_proj": (4, 6), "self_attn.v_proj": (4, 6), "self_attn.o_proj": (6, 8),
+                 "mlp.gate_proj": (5, 6), "mlp.up_proj": (5, 6), "mlp.down_proj": (6, 5)}  # fmt: skip
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+    return made(shapes)
+
+
+def made(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    return {name: normal(shape, seed=at) for at, (name, shape) in enumerate(shapes.items())}
+
+
+def model(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None) -> str:
+    folder.mkdir()
+    write(folder / "model.safetensors", tensors)
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def same(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
+    assert found.keys() == wanted.keys()
+    assert all(bits(found[name]) == bits(x) for name, x in wanted.items())
+
+
+def convert(source: str, target: Path, **wishes: Any) -> dict[str, np.ndarray]:
+    """What a conversion to safetensors files writes."""
+    bs.convert(source, str(target), durable=False, **wishes)
+    return read(target)
+
+
+# --- There and back ---------------------------------------------------------------------------------------------------
+
+
+def test_the_only_layout_for_a_model_is_recognised_and_so_is_the_way_back(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    bs.convert(source, str(tmp_path / "flax"), verify=True, durable=False)
+    assert bs.open(str(tmp_path / "flax")).avals["params.h.1.attn.c_attn.kernel"].shape == (4, 12)
+    bs.convert(str(tmp_path / "flax"), str(tmp_path / "back"), verify=True, durable=False)
+    same(read(tmp_path / "back" / "model.safetensors"), gpt2())
+    assert json.loads((tmp_path / "back" / "config.json").read_text()) == GPT2
+    assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_the_name_of_a_library_takes_the_layout_for_the_model(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama(), LLAMA)
+    found = convert(source, tmp_path / "t.safetensors", layout="tunix")
+    np.testing.assert_array_equal(
+        found["layers.1.attn.q_proj.w"], llama()["model.layers.1.self_attn.q_proj.weight"].T.reshape(6, 2, 4)
+    )
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_the_way_back_finds_out_whether_layers_are_stacked(scan: bool, tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama(), LLAMA)
+    there = tmp_path / "m.safetensors"
+    convert(source, there, layout="maxtext", scan=scan, options={"pairs": False})
+    raw = write(tmp_path / "bare.safetensors", read(there))  # without the notes of the first conversion
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    found = convert(
+        str(raw), tmp_path / "back.safetensors", layout="maxtext", options={"pairs": False}, to="safetensors"
+    )
+    assert found.keys() == llama().keys()
+
+
+def test_without_a_layout_a_change_of_format_keeps_all_names(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama(), LLAMA)
+    same(convert(source, tmp_path / "copy.safetensors"), llama())
+
+
+def test_a_tied_copy_is_left_out_and_comes_back(tmp_path: Path) -> None:
+    tensors = llama() | {"lm_head.weight": llama()["model.embed_tokens.weight"]}
+    source = model(tmp_path / "hf", tensors, LLAMA)
+    bs.convert(source, str(tmp_path / "tunix"), layout="tunix", durable=False)
+    assert len(bs.open(str(tmp_path / "tunix"))) == len(llama())
+    bs.convert(str(tmp_path / "tunix"), str(tmp_path / "back"), durable=False)
+    same(read(tmp_path / "back" / "model.safetensors"), tensors)
+
+
+def test_a_tied_copy_that_differs_stops_the_conversion(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama() | {"lm_head.weight": normal((7, 6), seed=99)}, LLAMA)
+    refused(source, tmp_path, r"'lm_head\.weight' differs in its bytes", layout="tunix")
+
+
+def test_floating_tensors_are_cast_and_config_says_so(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2() | {"h.0.attn.bias": np.ones((1, 1), np.uint8)}, GPT2 | {"dtype": "float32"})
+    bs.convert(source, str(tmp_path / "out"), dtype="bfloat16", durable=False, verify=True)
+    assert {str(a.dtype) for a in bs.open(str(tmp_path / "out")).avals.values()} == {"bfloat16"}
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    bs.convert(source, str(tmp_path / "out"), dry_run=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]
+
+
+# --- Optimizer states -------------------------------------------------------------------------------------------------
+
+
+def test_moments_follow_the_weights(tmp_path: Path) -> None:
+    weights = {f"params.{n}": x for n, x in gpt2().items()}
+    moments = {f"opt_state.0.{m}.{n}": x * 2 for m in ("mu", "nu") for n, x in gpt2().items()}
+    state = write(tmp_path / "state.safetensors", weights | moments | {"opt_state.0.count": np.array(3)})
+    found = convert(str(state), tmp_path / "out.safetensors", layout="flax", with_opt_state=True)
+    assert {"opt_state.0.mu.wte.weight", "opt_state.0.nu.ln_f.bias", "opt_state.0.count", "wte.weight"} <= found.keys()
+
+
+def test_what_scales_a_weight_scales_its_moments_the_other_way(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama(), LLAMA)
+    weights = convert(source, tmp_path / "m.safetensors", layout="maxtext")
+    tree = {n.removeprefix("params."): x for n, x in weights.items()}
+    moments = {f"opt_state.0.{m}.{n}": np.ones_like(x) for m in ("mu", "nu") for n, x in tree.items()}
+    state = write(tmp_path / "state.safetensors", weights | moments)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    found = convert(str(state), tmp_path / "back.safetensors", layout="maxtext", with_opt_state=True)
+    query = "params.model.layers.0.self_attn.q_proj.weight"
+    # The head has 4 elements, so the query is divided by 2 on the way there: its gradient is twice as large.
+    assert np.unique(found[f"opt_state.0.mu.{query}"]).tolist() == [0.5]
+    assert np.unique(found[f"opt_state.0.nu.{query}"]).tolist() == [0.25]
+    assert np.unique(found["opt_state.0.mu.params.model.layers.0.self_attn.v_proj.weight"]).tolist() == [1]
+
+
+def test_without_the_wish_an_optimizer_state_is_left_out(tmp_path: Path) -> None:
+    tensors = {f"params.{n}": x for n, x in gpt2().items()} | {"step": np.array(3), "opt_state.0.count": np.array(3)}
+    found = convert(str(write(tmp_path / "s.safetensors", tensors)), tmp_path / "out.safetensors", layout="flax")
+    same(found, gpt2())
+
+
+# --- Mistakes ---------------------------------------------------------------------------------------------------------
+
+
+def refused(source: str, tmp_path: Path, match: str, **wishes: Any) -> PlanError:
+    """The error of a conversion that must write nothing."""
+    with pytest.raises(PlanError, match=match) as caught:
+        bs.convert(source, str(tmp_path / "out"), durable=False, **wishes)
+    assert not (tmp_path / "out").exists()
+    return caught.value
+
+
+def test_a_missing_config_is_asked_for(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), None)
+    refused(
+        source, tmp_path, r"'flax-gpt2' needs the model's config.json, and there is none beside", layout="flax-gpt2"
+    )
+
+
+def test_a_config_elsewhere_is_named(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), None)
+    (tmp_path / "c.json").write_text(json.dumps(GPT2))
+    bs.convert(source, str(tmp_path / "out"), layout="flax-gpt2", config=str(tmp_path / "c.json"), durable=False)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == GPT2
+
+
+def test_a_field_that_config_lacks_is_named_with_its_rule(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), {k: v for k, v in GPT2.items() if k != "n_positions"})
+    match = r"the rule of '\{base\}wpe.weight': config.json has no 'n_positions', from which P is known"
+    refused(source, tmp_path, match, layout="flax-gpt2")
+
+
+def test_an_unknown_layout_has_a_suggestion(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    refused(source, tmp_path, r"unknown layout 'tunx'. Did you mean 'tunix'\?", layout="tunx")
+
+
+def test_a_layout_for_another_model_is_refused_with_those_that_fit(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    error = refused(source, tmp_path, "'tunix-llama' is for .*, and config.json says model_type 'gpt2'",
+                    layout="tunix-llama")  # fmt: skip
+    assert error.diagnostics[0].hint == "For this model there is: flax-gpt2."
+
+
+def test_a_library_without_a_layout_for_the_model_is_refused(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    refused(source, tmp_path, "no layout of 'tunix' is for model_type 'gpt2'", layout="tunix")
+
+
+def test_several_layouts_for_a_model_are_listed(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama(), LLAMA)
+    error = refused(source, tmp_path, "2 layouts are for model_type 'llama'", to="orbax")
+    assert (
+        error.diagnostics[0].hint == "Say which by `--layout`: maxtext-llama, tunix-llama; flax keeps names and shapes."
+    )
+
+
+def test_a_model_without_a_layout_is_told_what_there_is(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), {"model_type": "strange"})
+    error = refused(source, tmp_path, "no layout is known for model_type 'strange'", to="orbax")
+    assert "`--layout flax` keeps all names and shapes" in error.diagnostics[0].hint
+
+
+def test_tensors_that_are_missing_unknown_or_of_another_shape_are_told_at_once(tmp_path: Path) -> None:
+    tensors = gpt2() | {"h.0.ln_3.weight": normal((4,)), "h.1.ln_1.bias": normal((5,))}
+    del tensors["ln_f.bias"]
+    error = refused(
+        model(tmp_path / "hf", tensors, GPT2), tmp_path, "are not those of the Hugging Face side of flax-gpt2"
+    )
+    assert error.diagnostics[0].hint.splitlines() == [
+        "missing (1): 'ln_f.bias' (Did you mean 'h.1.ln_2.bias'?)",
+        "not known to the layout (1): 'h.0.ln_3.weight' (Did you mean 'h.0.ln_2.weight'?)",
+        "'h.1.ln_1.bias' is f32[5], but config.json tells [4]",
+    ]
+
+
+def test_an_option_that_a_layout_has_not_is_refused(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    refused(source, tmp_path, "flax-gpt2 has no option 'scan'", scan=True)
+
+
+def test_an_existing_destination_is_left_alone(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept.txt").write_text("kept")
+    with pytest.raises(PlanError, match="exists"):
+        bs.convert(source, str(tmp_path / "out"), durable=False)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["kept.txt"]
+
+
+def test_a_source_that_is_not_there_is_a_store_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="does not exist"):
+        bs.convert(str(tmp_path / "none"), str(tmp_path / "out"))
+
+
+def test_options_of_the_command_are_read_by_their_kind() -> None:
+    assert options_of(["scan=false", "n=3", "base=model."]) == {"scan": False, "n": 3, "base": "model."}
