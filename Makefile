@@ -18,7 +18,18 @@ SETUP := pyproject.toml setup.py brainsurgery_jax/version.py
 # pyright comes whole from its wheel; this keeps it from asking the network for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test lint types test-only format bench schema venv clean
+# The libraries whose models judge our layouts want Python 3.12 and environments of their own. DeepMind's gemma and
+# MaxText are installed without what their training needs.
+PYTHON312 ?= python3.12
+TUNIX := google-tunix==0.1.7
+GEMMA := gemma==4.0.1 kauldron==1.4.4
+GEMMA_NEEDS := chex dialog einops etils[epath,epy] immutabledict lark mediapy tensorboard tensorflow typeguard
+MAXTEXT := maxtext==0.2.5
+MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax grain huggingface_hub jinja2 \
+    jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
+    tokamax tqdm transformers
+
+.PHONY: help demo test lint types test-only behaviour format bench schema venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -26,6 +37,7 @@ help:
 	@echo 'make lint       ruff check, ruff format --check'
 	@echo 'make types      pyright'
 	@echo 'make test-only  the tests alone; ARGS="tests/null -x" chooses'
+	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
 	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
@@ -48,6 +60,9 @@ types: $(VENV)/installed-dev
 test-only: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
+behaviour: $(VENV)/installed-dev .venv-tunix/installed .venv-maxtext/installed
+	$(BIN)/python -m pytest -rP tests/behaviour/with_models.py
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -63,7 +78,7 @@ schema: $(VENV)/installed
 venv: $(VENV)/installed-dev
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tunix .venv-maxtext build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run, be new enough, and be able to make an environment (Debian packs that part by itself).
@@ -91,4 +106,21 @@ $(VENV)/installed-dev: $(SETUP) | $(BIN)/python
 
 $(VENV)/installed-bench: $(VENV)/installed-dev
 	@$(PIP) --editable '.[bench]'
+	@touch $@
+
+.venv-tunix/installed:
+	@echo 'installing $(TUNIX) and $(GEMMA) into .venv-tunix; that takes some minutes'
+	@$(PYTHON312) -m venv .venv-tunix
+	@.venv-tunix/bin/python -m pip install -qq --upgrade pip
+	@.venv-tunix/bin/python -m pip install -qq $(TUNIX)
+	@.venv-tunix/bin/python -m pip install -qq $(GEMMA_NEEDS)
+	@.venv-tunix/bin/python -m pip install -qq --no-deps $(GEMMA)
+	@touch $@
+
+.venv-maxtext/installed:
+	@echo 'installing $(MAXTEXT) into .venv-maxtext; that takes some minutes'
+	@$(PYTHON312) -m venv .venv-maxtext
+	@.venv-maxtext/bin/python -m pip install -qq --upgrade pip
+	@.venv-maxtext/bin/python -m pip install -qq $(MAXTEXT_NEEDS)
+	@.venv-maxtext/bin/python -m pip install -qq --no-deps $(MAXTEXT)
 	@touch $@

@@ -140,6 +140,11 @@ GOALS: Mapping[str, list[Goal]] = {
     "rewrite": [Faster("ours", "torch script", 6)],
     "rewrite_llama": [Faster("ours", "torch script", 10), Memory("ours", 2000)],
     "check_20k": [Seconds("ours", 2)],
+    "orbax": [
+        *(Seconds(job, 5) for job in ("ours, to orbax", "ours, back")),  # 0.5 GB/s
+        *(Memory(job, 300, over="check") for job in ("ours, to orbax", "ours, back")),
+        Seconds("ours, listing", 0.4),
+    ],
     "sweep": [goal for job in ("rename", "scale", "cast", "low rank") for goal in (Linear(job), Flat(job))],
 }
 
