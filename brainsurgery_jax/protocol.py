@@ -138,7 +138,7 @@ class Reduction(NamedTuple):
     answer; `empty` is the answer for tensors without elements. A partial result equal to `decisive` settles the answer
     whatever the other blocks hold: they need not be read. `traced` serves `apply` under `jax.jit`, where no answer
     can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
-    skipped there.
+    skipped there. `unordered`: `block` and `merge` give the same for elements in any order, if all tensors have it.
     """
 
     block: Callable[..., Any]
@@ -146,6 +146,7 @@ class Reduction(NamedTuple):
     finish: Callable[[Any], Any]
     empty: Any
     traced: Callable[..., Any] | None = None
+    unordered: bool = False
     decisive: Any = None
 
 

@@ -19,13 +19,13 @@ from brainsurgery_jax.engine.devices import accelerated
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Published, Started, Wrote, ignore
 from brainsurgery_jax.engine.kernels import exact, runs_on_host
-from brainsurgery_jax.engine.memory import box_peak, projection, stream_peak
+from brainsurgery_jax.engine.memory import asked_peak, box_peak, projection, stream_peak
 from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Asked, Task, Written, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.staging import Staging
 from brainsurgery_jax.engine.streams import Flow, Lane, Stream, asked, hand_over, joined, pass_through, written
-from brainsurgery_jax.engine.tiles import is_tiled, rows, tiles
+from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, rows, tiles
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
@@ -112,6 +112,9 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet) -> Iterator[Job]:
             wholes.append(task)
             continue
         for root in task.roots:
+            if isinstance(root, Asked) and (boxes := boxes_to_ask(root.question)):
+                yield from _asking_jobs(root.question, boxes, outlet.verdicts)
+                continue
             made, runs = _flows(root, outlet, tiled)
             flows += made
             copies += runs
@@ -162,6 +165,20 @@ def _lane_tile_jobs(tiled: Iterable[tuple[Writer, str, Segment]], tell: Listener
             size, peak = size + prod(box_shape(box)), max(peak, box_peak(segment.expr, box))
     if batch:
         yield _tile_job(batch, peak, tell)
+
+
+def _asking_jobs(question: Pending, boxes: Sequence[Box], verdicts: Verdicts) -> Iterator[Job]:
+    """A question about tensors whose axes are put in another order, box by box: it does not ask for theirs."""
+    flow = asked(question, verdicts, len(boxes))
+
+    def look(box: Box) -> Any:
+        if (known := flow.known()) is not None:
+            return known
+        evaluator = Evaluator()
+        return flow.take(0, [evaluator.box(e, box).reshape(-1) for e in flow.exprs])
+
+    for box in boxes:
+        yield Job(asked_peak(question, box), partial(look, box), flow.done)
 
 
 def _tile_job(batch: Sequence[tuple[Writer, str, Segment, Box]], peak: int, tell: Listener) -> Job:

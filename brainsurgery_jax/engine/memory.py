@@ -15,16 +15,17 @@ from itertools import repeat
 from math import prod
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.boxes import Box
-from brainsurgery_jax.engine.blocks import cuts
+from brainsurgery_jax.boxes import Box, box_shape
+from brainsurgery_jax.engine.blocks import BLOCK, cuts
 from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.evaluate import Piece, plan_pieces
 from brainsurgery_jax.engine.footprint import comparing, item_bytes, making_block, reading_gaps, worst_moment
 from brainsurgery_jax.engine.schedule import Asked, Root, Task
 from brainsurgery_jax.engine.segments import segments
 from brainsurgery_jax.engine.streams import Flow, Stream, joined
-from brainsurgery_jax.engine.tiles import is_tiled, tiles
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, tiles
+from brainsurgery_jax.graph.expr import Expr, asked_of
+from brainsurgery_jax.protocol import Pending
 
 
 def stream_peak(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> int:
@@ -79,7 +80,7 @@ def job_peaks(tasks: Iterable[Task]) -> Iterator[int]:
             yield task.peak
         else:
             flows += [flow for root in task.roots for flow in _flows(root)]
-            yield from (box_peak(e, box) for root in task.roots for e in _tiled(root) for box in tiles(e))
+            yield from (peak for root in task.roots for peak in _box_peaks(root))
     for stream in joined(flows):
         yield from _stream_peaks(stream)
 
@@ -94,16 +95,27 @@ def _stream_peaks(stream: Stream) -> Iterator[int]:
 def _flows(root: Root) -> Iterator[Flow]:
     """What of a root goes through memory."""
     if isinstance(root, Asked):
-        yield Flow(root.exprs, 0, root.exprs[0].aval.size, _ask, _done)
+        if not boxes_to_ask(root.question):
+            yield Flow(root.exprs, 0, root.exprs[0].aval.size, _ask, _done)
         return
     for s in segments(root.expr):
         if s.run is None and not is_tiled(s):
             yield Flow((s.expr,), s.start, s.stop, _write, _done)
 
 
-def _tiled(root: Root) -> list[Expr]:
-    """What of a root is made in boxes."""
-    return [] if isinstance(root, Asked) else [s.expr for s in segments(root.expr) if is_tiled(s)]
+def _box_peaks(root: Root) -> Iterator[int]:
+    """What the boxes of a root hold, for what is made or looked at in boxes."""
+    if isinstance(root, Asked):
+        yield from (asked_peak(root.question, box) for box in boxes_to_ask(root.question))
+    else:
+        made = [s.expr for s in segments(root.expr) if is_tiled(s)]
+        yield from (box_peak(e, box) for e in made for box in tiles(e))
+
+
+def asked_peak(question: Pending, box: Box) -> int:
+    """Bytes held while a box of each tensor of a question is made and compared."""
+    exprs = asked_of(question)
+    return sum(box_peak(e, box) for e in exprs) + comparing(exprs, min(BLOCK, prod(box_shape(box))))
 
 
 def _ask(start: int, blocks: Sequence[Any]) -> None:

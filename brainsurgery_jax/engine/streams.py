@@ -58,11 +58,12 @@ def written(segment: Segment, name: str, writer: Writer, tell: Listener) -> Flow
     return Flow((segment.expr,), segment.start, segment.stop, take, done, (writer, writer.lane(name)))
 
 
-def asked(question: Pending, verdicts: Verdicts) -> Flow:
-    """The flow of tensors into a reduction: partial results are merged in block order, so threads change no bit."""
+def asked(question: Pending, verdicts: Verdicts, parts: int | None = None) -> Flow:
+    """The flow of tensors into a reduction: partial results are merged in block order, so threads change no bit.
+    `parts`: how many there are, if not one for each block."""
     exprs, reduction = asked_of(question), question.reduction
     size = exprs[0].aval.size
-    left = len(list(cuts(0, size)))
+    left = len(list(cuts(0, size))) if parts is None else parts
     partial: list[Any] = []
     decisive: list[Any] = []  # set on any thread: who does not see it yet only does more than is needed
 

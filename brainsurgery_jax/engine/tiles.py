@@ -15,8 +15,9 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, flat_range, whole
 from brainsurgery_jax.engine.footprint import item_bytes
 from brainsurgery_jax.engine.segments import Segment, mixes
-from brainsurgery_jax.graph.expr import Expr, is_whole
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole
 from brainsurgery_jax.moves import Concat, Permute, Reshape
+from brainsurgery_jax.protocol import Pending
 
 LIMIT = 32 << 20
 """Bytes of a box: what is read for it is held once more, in two orders."""
@@ -25,6 +26,12 @@ LIMIT = 32 << 20
 def is_tiled(s: Segment) -> bool:
     """Whether a segment is made in boxes: all of a tensor with axes in another order below it."""
     return s.run is None and s.start == 0 and s.stop == s.expr.aval.size and mixes(s.expr)
+
+
+def boxes_to_ask(question: Pending) -> list[Box]:
+    """The boxes in which the tensors of a question are looked at; none where they go by in flat blocks."""
+    mixed = [e for e in asked_of(question) if mixes(e)] if question.reduction.unordered else []
+    return list(tiles(mixed[0])) if mixed else []
 
 
 def tiles(e: Expr) -> Iterator[Box]:

@@ -27,7 +27,8 @@ def both(holds: Callable[..., Any], traced: Callable[..., Any] | None = None) ->
     """Whether `holds` is true of all blocks: numpy arrays, under a trace one whole JAX array (so methods, no `np`, or
     another function `traced`)."""
     block = quiet(lambda *xs: bool(holds(*xs)))
-    return Reduction(block, lambda a, b: a and b, bool, True, traced=traced or holds, decisive=False)
+    traced = traced or holds
+    return Reduction(block, lambda a, b: a and b, bool, True, traced=traced, decisive=False, unordered=True)
 
 
 def zero(eps: float | None) -> Reduction:

@@ -14,6 +14,7 @@ from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.engine import tiles
 from brainsurgery_jax.engine.order import TILE, in_order
 from brainsurgery_jax.engine.segments import mixes
+from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.world import Files
@@ -116,3 +117,24 @@ def test_a_stack_of_transposed_layers_is_what_numpy_says_and_reads_little(
 def test_a_box_may_have_no_elements_to_cut() -> None:
     assert whole(()) == ()
     assert [box_shape(b) for b in tiles.tiles(leaf(Graph(), "scalar"))] == [()]
+
+
+def test_a_comparison_of_a_transposed_tensor_reads_it_once(tmp_path: Path) -> None:
+    x = normal((1200, 1000))
+    turn = {"permute": {"from": r"a::w", "to": "a::t", "order": [1, 0]}}
+    equal = {"assert": {"identical": {"left": "a::t", "right": "b::t"}}}
+    plan = plan_of(tmp_path, {"a": {"w": x}, "b": {"t": np.ascontiguousarray(x.T)}}, [turn, equal])
+    world = Files()
+    bs.run(bs.load({key: plan[key] for key in ("inputs", "transforms")}), world=world)
+    assert world.bytes_read == 2 * x.nbytes
+
+
+def test_a_comparison_of_a_transposed_tensor_notices_one_element(tmp_path: Path) -> None:
+    x = normal((1200, 1000))
+    other = np.ascontiguousarray(x.T)
+    other[999, 1199] += 1
+    turn = {"permute": {"from": r"a::w", "to": "a::t", "order": [1, 0]}}
+    equal = {"assert": {"identical": {"left": "a::t", "right": "b::t"}}}
+    plan = plan_of(tmp_path, {"a": {"w": x}, "b": {"t": other}}, [turn, equal])
+    with pytest.raises(PlanError, match="'t' differs in its bytes"):
+        bs.load(plan).run(durable=False)
