@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "layout": "errors plan.source",
-    "ops.layout": "errors dtypes _lazy op protocol layout ops._fields ops._math ops.create ops.elementwise ops.shape",
+    "ops.layout": "op protocol ops._fields ops._layouts",
+    "ops._layouts": "errors dtypes _lazy op protocol layout ops._math ops.create ops.elementwise ops.shape",
     "ops.*": "errors dtypes select moves _lazy nametree op protocol ops._math ops._compare "
     "ops._factor ops._fields ops._ladder ops._lapack",
     "plan": "errors dtypes select op protocol store.formats",

@@ -1,0 +1,262 @@
+"""A layout at work: the tensors of an alias held against it, and what the engine runs to get to the other side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from brainsurgery_jax._lazy import Array, Num, np
+from brainsurgery_jax.dtypes import Aval, to_numpy
+from brainsurgery_jax.errors import PlanError, Refusal, did_you_mean
+from brainsurgery_jax.layout.actions import Shape
+from brainsurgery_jax.layout.adapters import adapted, is_adapter, weights_of
+from brainsurgery_jax.layout.bind import Bound, Correspondence, bind
+from brainsurgery_jax.layout.config import read_config
+from brainsurgery_jax.layout.expressions import Value
+from brainsurgery_jax.layout.library import load_layout
+from brainsurgery_jax.layout.model import Layout
+from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, Tree, moment_trees
+from brainsurgery_jax.op import Number, kernel
+from brainsurgery_jax.ops._math import rounded
+from brainsurgery_jax.ops.create import broadcast
+from brainsurgery_jax.ops.elementwise import scale
+from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
+from brainsurgery_jax.protocol import Bind, Drop, Edit, Expr, Say, View
+
+SHOWN = 8
+"""How many names of a kind a refusal lists."""
+
+
+def _floats(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+    if avals[0].dtype.kind != "float":
+        raise Refusal("dtype-unsupported", f"this layout adds numbers to floating tensors, got {avals[0]}")
+
+
+@kernel(elementwise=True, check=_floats, host=lambda avals, params: avals[0].dtype.name != "float16")
+def shift(x: Num[Array, "..."], *, number: Number) -> Array:
+    """`x + number`, in at least float32 and rounded once."""
+    return rounded("add", x, number.astype(np.float64 if x.dtype == np.float64 else np.float32))
+
+
+class Exprs:
+    """Expressions in the place of tensors: what the ops of a layout do becomes what the engine runs.
+
+    `power` is 1 for weights. Of a gradient's moments it is what a factor on the weight does to them: if `w' = s w`,
+    then `dL/dw' = (dL/dw) / s`, so that `mu` takes `s**-1` and `nu`, a mean of squares, `s**-2`; a sum leaves both.
+    """
+
+    def __init__(self, view: View, power: int = 1) -> None:
+        self.view, self.power = view, power
+
+    def permute(self, x: Expr, order: tuple[int, ...]) -> Expr:
+        return x if order == tuple(range(len(order))) else self.view.apply(permute, x, order=order)
+
+    def reshape(self, x: Expr, shape: Shape) -> Expr:
+        return self.view.apply(reshape, x, shape=shape)
+
+    def join(self, xs: Sequence[Expr], axis: int) -> Expr:
+        return xs[0] if len(xs) == 1 else self.view.apply(concatenate, *xs, axis=axis)
+
+    def cut(self, x: Expr, axis: int, start: int, stop: int) -> Expr:
+        whole = stop - start == x.aval.shape[axis]
+        return x if whole else self.view.apply(section, x, axis=axis, start=start, stop=stop)
+
+    def extend(self, x: Expr, axis: int, size: int) -> Expr:
+        shape = x.aval.shape
+        if size == shape[axis]:
+            return x
+        zero = self.view.constant(np.zeros((1,) * len(shape), to_numpy(x.aval.dtype)), x.aval.dtype)
+        rest = (*shape[:axis], size - shape[axis], *shape[axis + 1 :])
+        return self.join([x, self.view.apply(broadcast, zero, shape=rest)], axis)
+
+    def multiply(self, x: Expr, by: float) -> Expr:
+        return x if by == 1 else self.view.apply(scale, x, by=by**self.power)
+
+    def add(self, x: Expr, number: float) -> Expr:
+        return x if number == 0 or self.power != 1 else self.view.apply(shift, x, number=number)
+
+
+def edits(
+    view: View,
+    name: str,
+    config: Mapping[str, Any] | str | None,
+    options: Mapping[str, Value] | None,
+    restore: Sequence[str],
+    alias: str | None,
+    *,
+    inverse: bool,
+    moments: bool,
+) -> Iterator[Edit]:
+    """What the op `layout` does. Raises Refusal."""
+    where = _alias(view, alias)
+    found = _load(name)
+    bound = _bound(found, _config(found, config), options or {}, view, where, inverse=inverse)
+    work = _Work(bound, view, where, inverse=inverse, moments=moments)
+    work.check(restore)
+    if not inverse and (lossy := bound.lossy()):
+        lines = [f"{found.name} does not give every bit back:", *(f"  {rule.hf[0].text}: {why}" for rule, why in lossy)]
+        yield Say("\n".join(lines))
+    made = list(work.made(restore))
+    for old in work.names:
+        yield Drop(where, old)
+    for new, expr in made:
+        yield Bind(where, new, expr)
+
+
+def _alias(view: View, alias: str | None) -> str:
+    known = view.aliases()
+    chosen = alias or view.default_alias or (known[0] if len(known) == 1 else None)
+    if chosen is None:
+        names = ", ".join(f"'{a}'" for a in known)
+        raise Refusal("layout-alias", f"which alias is to be converted? There are {names or 'none'}", key="alias",
+                      hint="Add `alias: NAME`.")  # fmt: skip
+    return chosen
+
+
+def _load(name: str) -> Layout:
+    try:
+        return load_layout(name)
+    except PlanError as bad:
+        raise _refusal(bad, f"the layout '{name}' cannot be used", "name") from bad
+
+
+def _refusal(bad: PlanError, what: str, key: str) -> Refusal:
+    """The diagnostics of a layout as one refusal of the step: a single one as it is, several as a list."""
+    first = bad.diagnostics[0]
+    if len(bad.diagnostics) == 1:
+        place = f" ({first.span})" if first.span else ""
+        return Refusal(first.code, f"{first.message}{place}", key=key, hint=first.hint)
+    return Refusal(first.code, f"{what}: {len(bad.diagnostics)} mistakes", key=key, hint=str(bad))
+
+
+def _config(found: Layout, config: Mapping[str, Any] | str | None) -> Mapping[str, Any]:
+    if config is None and found.dims:
+        hint = "Give its path, `config: model/config.json`, or its content as a mapping."
+        raise Refusal("layout-config", f"'{found.name}' needs the config.json of the model", key="name", hint=hint)
+    return read_config(config) if isinstance(config, str) else config or {}
+
+
+def _bound(
+    found: Layout, config: Mapping[str, Any], options: Mapping[str, Value], view: View, alias: str, *, inverse: bool
+) -> Bound:
+    names = view.names(alias)
+    adapter = is_adapter(names)
+    try:
+        bound = bind(found, config, options, present=weights_of(names), inverse=inverse)
+    except PlanError as bad:
+        raise _refusal(bad, f"'{found.name}' does not fit this config.json", "name") from bad
+    if not adapter or found.rest:
+        return bound
+    bound = adapted(bound, {n: view.fetch(alias, n).aval.shape for n in names}, inverse=inverse)
+    if not bound.pairs:
+        hint = "Factors of stacked layers are not known: without stacking (`options: {scan: false}`) they are."
+        raise Refusal(
+            "layout-adapter", f"'{found.name}' has no place for the factors of this adapter", key="name", hint=hint
+        )
+    return bound
+
+
+class _Work:
+    """A bound layout held against the tensors of an alias."""
+
+    def __init__(self, bound: Bound, view: View, alias: str, *, inverse: bool, moments: bool) -> None:
+        self.bound, self.view, self.alias, self.inverse = bound, view, alias, inverse
+        self.names = list(view.names(alias))
+        self.there = set(self.names)
+        known = {n for pair in bound.pairs for n in (pair.target if inverse else pair.hf)}
+        self.trees = [
+            WEIGHTS,
+            *(moment_trees(self.names, known, bound.layout.prefix if inverse else "") if moments else ()),
+        ]
+        self.kept = {n for n in self.names if moments and n.partition(".")[0] in OPTIMIZER} - self.expected.keys()
+
+    def names_of(self, pair: Correspondence, tree: Tree, *, target: bool) -> tuple[str, ...]:
+        """The names of one side of a correspondence in a tree."""
+        return tuple(
+            tree.target(n, self._prefix) if target else tree.head + n for n in (pair.target if target else pair.hf)
+        )
+
+    def made(self, restore: Sequence[str]) -> Iterator[tuple[str, Expr]]:
+        """The new names, each with its value."""
+        copies = {t.original: t.copy for t in self.bound.ties if self.inverse and t.copy in restore}
+        for tree in self.trees:
+            on = Exprs(self.view, tree.power)
+            for pair in self.bound.pairs:
+                sources = [self.view.fetch(self.alias, n) for n in self.names_of(pair, tree, target=self.inverse)]
+                results = pair.chain.inverse(sources, on) if self.inverse else pair.chain.forward(sources, on)
+                for name, expr in zip(self.names_of(pair, tree, target=not self.inverse), results, strict=True):
+                    yield name, expr
+                    if name in copies:
+                        yield copies[name], expr
+        for name in self.names:
+            if name in self.rest or name in self.kept:
+                yield self._renamed(name) if name in self.rest else name, self.view.fetch(self.alias, name)
+
+    @cached_property
+    def expected(self) -> dict[str, Shape]:
+        """The shape that every tensor of the rules must have."""
+        return {
+            n: shape
+            for tree in self.trees
+            for pair in self.bound.pairs
+            for n, shape in zip(
+                self.names_of(pair, tree, target=self.inverse),
+                pair.target_shapes if self.inverse else pair.hf_shapes,
+                strict=True,
+            )
+        }
+
+    @cached_property
+    def rest(self) -> frozenset[str]:
+        """What keeps its name, in a layout that says so."""
+        if not self.bound.layout.rest:
+            return frozenset()
+        known = self.expected.keys() | self.dropped | self.kept
+        return frozenset(n for n in self.there - known if not self.inverse or n.startswith(self._prefix))
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.bound.layout.prefix}." if self.bound.layout.prefix else ""
+
+    def _renamed(self, name: str) -> str:
+        return name.removeprefix(self._prefix) if self.inverse else self._prefix + name
+
+    @cached_property
+    def dropped(self) -> frozenset[str]:
+        """What may be there and is left out."""
+        return frozenset() if self.inverse else self.bound.drops | {t.copy for t in self.bound.ties}
+
+    def check(self, restore: Sequence[str]) -> None:
+        """Refuse tensors that are missing, not known, or in another shape, all at once."""
+        missing = [n for n in self.expected if n not in self.there]
+        unknown = sorted(self.there - self.expected.keys() - self.dropped - self.rest - self.kept)
+        lines = [*_list("missing", missing, self.there), *_list("not known to the layout", unknown, self.expected)]
+        lines += self._shapes()
+        lines += [f"there is no tied '{n}' to restore" for n in restore if n not in {t.copy for t in self.bound.ties}]
+        if lines:
+            side = "target" if self.inverse else "Hugging Face"
+            found = f"the {len(self.names)} tensors of '{self.alias}' are not those of the {side} side"
+            raise Refusal("layout-tensors", f"{found} of {self.bound.layout.name}", key="name", hint="\n".join(lines))
+
+    def _shapes(self) -> list[str]:
+        wrong = []
+        for name, shape in self.expected.items():
+            if name in self.there and (aval := self.view.fetch(self.alias, name).aval).shape != shape:
+                wrong.append(f"'{name}' is {aval}, but config.json tells [{', '.join(map(str, shape))}]")
+        return _few(wrong)
+
+
+def _list(what: str, names: Sequence[str], others: Iterable[str]) -> list[str]:
+    """Names under a heading, the first of them with what may have been meant."""
+    if not names:
+        return []
+    near = did_you_mean(names[0], set(others))
+    return [
+        f"{what} ({len(names)}): '{names[0]}'{f' ({near.strip()})' if near else ''}",
+        *_few([f"  '{n}'" for n in names[1:]]),
+    ]
+
+
+def _few(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= SHOWN else [*lines[: SHOWN - 1], f"  and {len(lines) - SHOWN + 1} more"]
