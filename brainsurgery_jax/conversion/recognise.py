@@ -56,11 +56,19 @@ def _named(wanted: str, found: Found) -> Layout:
     family = [layout for layout in layouts() if layout.family == wanted]
     if not family:
         raise _unknown(wanted)
+    if found.model is None and any(layout.models for layout in family):
+        raise _no_model(found)
     fitting = [layout for layout in family if found.model in layout.models]
     if len(fitting) == 1:
         return fitting[0]
     hint = f"There are: {', '.join(f'{layout.name} for {_models(layout)}' for layout in family)}."
     raise _refused("convert-layout", f"{_which(fitting)} layout of '{wanted}' is for {_model(found)}", hint)
+
+
+def _no_model(found: Found) -> PlanError:
+    hint = "Name the model's config.json with `--config PATH`; or keep all names and shapes by `--layout flax`."
+    lacks = "its config.json names no model_type" if found.config else "there is no config.json beside it"
+    return _refused("convert-config", f"{found.path}: {lacks}, which would tell the model", hint)
 
 
 def _which(fitting: Sequence[Layout]) -> str:
@@ -110,6 +118,8 @@ def _forward(found: Found, wishes: Wishes, target: str) -> Way | None:
     if len(candidates) == 1:
         return _best(candidates[0], found, wishes.options)
     if not candidates:
+        if found.model is None:
+            raise _no_model(found)
         hint = "`--layout flax` keeps all names and shapes; `--layout none` writes the names as they are."
         raise _refused("convert-layout", f"no layout is known for {_model(found)}", hint)
     names = ", ".join(layout.name for layout in candidates)

@@ -92,7 +92,7 @@ def _publication(
         path=kind.path,
         directory=kind.directory,
         tensors=tensors,
-        metadata={**metadata, **output.metadata},
+        metadata={k: v for k, v in {**metadata, **output.metadata}.items() if output.metadata.get(k) != ""},
         shard_bytes=kind.shard_bytes,
         sidecars_from=origin if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,

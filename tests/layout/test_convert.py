@@ -226,6 +226,19 @@ def test_a_model_without_a_layout_is_told_what_there_is(tmp_path: Path) -> None:
     assert "`--layout flax` keeps all names and shapes" in error.diagnostics[0].hint
 
 
+@pytest.mark.parametrize("wish", [{"layout": "tunix"}, {"to": "orbax"}], ids=["a library", "a format"])
+def test_a_model_that_nothing_names_is_asked_for(tmp_path: Path, wish: dict[str, str]) -> None:
+    refused(model(tmp_path / "no", gpt2(), None), tmp_path, "there is no config.json beside it", **wish)
+    refused(model(tmp_path / "hf", gpt2(), {"n_embd": 4}), tmp_path, "its config.json names no model_type", **wish)
+
+
+def test_the_way_back_leaves_no_note_of_itself(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    bs.convert(source, str(tmp_path / "there"), layout="flax-gpt2")
+    bs.convert(str(tmp_path / "there"), str(tmp_path / "back"))
+    assert not [key for key in bs.open(str(tmp_path / "back")).metadata if key.startswith("brainsurgery.")]
+
+
 def test_tensors_that_are_missing_unknown_or_of_another_shape_are_told_at_once(tmp_path: Path) -> None:
     tensors = gpt2() | {"h.0.ln_3.weight": normal((4,)), "h.1.ln_1.bias": normal((5,))}
     del tensors["ln_f.bias"]
