@@ -3,7 +3,7 @@
 Layers that one library keeps apart and another stacks need the same rules with other names and one more op. A block
 `layer` with two places (one `when: scan`, one `unless: scan`) spares writing them twice: `{layer}` in the names of a
 rule stands for the place's own `hf` and `to`, its `ops` come after those of the rule, its `ranges` and conditions are
-added. `names` of a place fill further braces.
+added. `names` of a place fill further braces. What is dropped takes no ops.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _placed(rule: Map, block: str, place: Map) -> Map:
         if key.text in _SIDES:
             value = _filled(value, _words(block, place, _SIDES[key.text]))
         entries.append((key, value))
-    for key in ("ops", "ranges"):
+    for key in ("ranges",) if get(rule, "drop") is not None else ("ops", "ranges"):
         if (more := get(place, key)) is not None:
             entries = _joined(entries, key, more)
     entries += [(key, value) for key, value in place.entries if key.text in ("when", "unless")]
