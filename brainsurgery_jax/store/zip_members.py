@@ -44,6 +44,11 @@ class Window(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
+    def bytes_at(self, offset: int, nbytes: int) -> bytes:
+        """Bytes at a position, fewer at the end. Does not seek: a buffered reader of this window would not know."""
+        count = max(0, min(nbytes, self.nbytes - offset))
+        return read_bytes(self._fd, count, self.start + offset, path=self._path)
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         count = max(0, min(len(buffer), self.nbytes - self._at))
         buffer[:count] = read_bytes(self._fd, count, self.start + self._at, path=self._path)
@@ -62,15 +67,14 @@ def zip_failures(path: str, what: str) -> Iterator[None]:
 
 def data_offset(window: Window, member: zipfile.ZipInfo, *, path: str) -> int:
     """Where the data of a member begin. What is not compressed must lie inside the window as a whole."""
-    window.seek(member.header_offset)
-    header = window.read(_LOCAL_HEADER)
-    if header is None or len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
+    header = window.bytes_at(member.header_offset, _LOCAL_HEADER)
+    if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
         raise StoreError(path, f"the member '{member.filename}' is not where the archive says", remedy=AGAIN)
     if member.flag_bits & 1:
         raise StoreError(path, f"the member '{member.filename}' is encrypted", remedy="Unpack the archive first.")
     name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
     start = member.header_offset + _LOCAL_HEADER + name + extra
-    if start + member.compress_size > window.seek(0, os.SEEK_END):
+    if start + member.compress_size > window.nbytes:
         raise StoreError(path, f"is cut off inside the member '{member.filename}'", remedy=AGAIN)
     return start
 

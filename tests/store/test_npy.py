@@ -10,6 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.boxes import box_shape
@@ -191,3 +193,19 @@ def test_a_name_in_the_archive_twice_is_refused(tmp_path: Path) -> None:
         archive.writestr("x", b"the same name to numpy")
     with pytest.raises(StoreError, match=r"tensor 'x': is in the archive twice"):
         open_source(str(tmp_path / "m.npz"))
+
+
+@given(st.lists(st.integers(0, 6000), min_size=1, max_size=6), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_members_of_any_length_are_found(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], mixed: bool):
+    arrays: dict[str, Any] = {f"x{at}": np.arange(n, dtype=np.float32) + at for at, n in enumerate(lengths)}
+    path = tmp_path_factory.mktemp("npz") / "m.npz"
+    numpy_saves(path, arrays)
+    if mixed:  # one more member, compressed
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("packed.npy", "w") as file:
+            np.lib.format.write_array(file, np.arange(999))
+        arrays["packed"] = np.arange(999)
+    source = open_source(str(path))
+    assert list(source.header.tensors) == list(arrays)
+    for name, array in arrays.items():
+        assert bits(source.read(name)) == bits(array)
