@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ from brainsurgery_jax.conversion.model import Found, Wishes, look
 from brainsurgery_jax.conversion.plans import plan_of, verification_of
 from brainsurgery_jax.conversion.recognise import Way, recognised
 from brainsurgery_jax.conversion.side_files import settle
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.dtypes import parse_dtype
+from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.store import formats
@@ -39,12 +41,26 @@ class Conversion(NamedTuple):
 
 def prepare(source: str, destination: str, wishes: Wishes) -> Conversion:
     """What a conversion would do. Reads headers and config.json. Raises PlanError or StoreError."""
+    _check(source, destination, wishes)
     found = look(source, wishes.config)
     by_suffix = formats.of_suffix(suffix_of(destination))
     hint = wishes.to or (by_suffix.name if by_suffix is not None else None)
     way = recognised(found, wishes, hint or "orbax")
     target = hint or (way.layout.format if way is not None and not way.inverse else "safetensors")
     return Conversion(found, destination, way, wishes, plan_of(found, destination, way, wishes, target))
+
+
+def _check(source: str, destination: str, wishes: Wishes) -> None:
+    """Refuse wishes that contradict each other."""
+    dtype = parse_dtype(wishes.dtype) if wishes.dtype is not None else None
+    if dtype is not None and dtype.kind != "float":
+        hint = "Cast integers in a plan, where you can scale first."
+        found = f"'{wishes.dtype}' is no floating dtype: weights would be cut to whole numbers"
+        raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])
+    if wishes.verify and os.path.realpath(source) == os.path.realpath(destination):
+        hint = "Write to another path, or leave `verify` out."
+        found = f"{source} would be replaced, so that nothing is left to compare the result with"
+        raise PlanError([Diagnostic("convert-verify", found, hint=hint)])
 
 
 def convert(

@@ -123,7 +123,7 @@ def _forward(found: Found, wishes: Wishes, target: str) -> Way | None:
         hint = "`--layout flax` keeps all names and shapes; `--layout none` writes the names as they are."
         raise _refused("convert-layout", f"no layout is known for {_model(found)}", hint)
     names = ", ".join(layout.name for layout in candidates)
-    hint = f"Say which by `--layout`: {names}; flax keeps names and shapes."
+    hint = f"Say which by `--layout`: {names}; flax keeps names and shapes, none changes the format alone."
     raise _refused("convert-layout", f"{len(candidates)} layouts are for {_model(found)}", hint)
 
 

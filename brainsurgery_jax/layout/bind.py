@@ -103,7 +103,8 @@ def _options(layout: Layout, options: Mapping[str, Value]) -> Mapping[str, Value
             near = did_you_mean(name, layout.options)
             problems.append(Diagnostic("layout-option", f"{layout.name} has no option '{name}'.{near}", hint=hint))
         elif type(value) is not type(layout.options[name]):
-            found = f"the option '{name}' of {layout.name} is like {layout.options[name]!r}, got {value!r}"
+            kind = {bool: "true or false", int: "a whole number"}.get(type(layout.options[name]), "a text")
+            found = f"the option '{name}' of {layout.name} is {kind}, got {value!r}"
             problems.append(Diagnostic("layout-option", found))
     if problems:
         raise PlanError(problems)

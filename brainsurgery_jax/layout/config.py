@@ -75,9 +75,10 @@ class Fields(Mapping[str, Any]):
 
 
 def read_config(path: str) -> dict[str, Any]:
-    """The mapping that a config.json holds. Raises Refusal."""
+    """The mapping that a config.json holds, or the one in a model's folder. Raises Refusal."""
+    place = Path(os.path.expanduser(path))
     try:
-        found = json.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
+        found = json.loads((place / "config.json" if place.is_dir() else place).read_text(encoding="utf-8"))
     except OSError as error:
         raise Refusal("layout-config", f"{path} cannot be read: {error.strerror}", key="config") from error
     except ValueError as error:

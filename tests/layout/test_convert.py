@@ -216,7 +216,9 @@ def test_several_layouts_for_a_model_are_listed(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", llama(), LLAMA)
     error = refused(source, tmp_path, "2 layouts are for model_type 'llama'", to="orbax")
     assert (
-        error.diagnostics[0].hint == "Say which by `--layout`: maxtext-llama, tunix-llama; flax keeps names and shapes."
+        error.diagnostics[0].hint
+        == "Say which by `--layout`: maxtext-llama, tunix-llama; flax keeps names and shapes, "
+        "none changes the format alone."
     )
 
 
@@ -230,6 +232,25 @@ def test_a_model_without_a_layout_is_told_what_there_is(tmp_path: Path) -> None:
 def test_a_model_that_nothing_names_is_asked_for(tmp_path: Path, wish: dict[str, str]) -> None:
     refused(model(tmp_path / "no", gpt2(), None), tmp_path, "there is no config.json beside it", **wish)
     refused(model(tmp_path / "hf", gpt2(), {"n_embd": 4}), tmp_path, "its config.json names no model_type", **wish)
+
+
+def test_weights_are_not_cut_to_integers(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    refused(source, tmp_path, "'int8' is no floating dtype", layout="flax-gpt2", dtype="int8")
+
+
+def test_what_replaces_its_source_cannot_be_verified(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    with pytest.raises(PlanError, match="would be replaced, so that nothing is left to compare"):
+        bs.convert(source, source + "/", layout="flax-gpt2", overwrite=True, verify=True)
+    assert bs.open(source)["ln_f.bias"].shape == (4,)
+
+
+def test_the_config_may_be_named_by_its_folder(tmp_path: Path) -> None:
+    model(tmp_path / "hf", gpt2(), GPT2)
+    source = model(tmp_path / "bare", gpt2(), None)
+    bs.convert(source, str(tmp_path / "out"), layout="flax-gpt2", config=str(tmp_path / "hf"))
+    assert "params.wte.embedding" in bs.open(str(tmp_path / "out"))
 
 
 def test_the_way_back_leaves_no_note_of_itself(tmp_path: Path) -> None:

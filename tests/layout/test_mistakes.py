@@ -103,7 +103,7 @@ def test_an_option_that_does_not_exist_is_refused() -> None:
 
 
 def test_an_option_of_another_kind_is_refused() -> None:
-    with pytest.raises(PlanError, match="the option 'scan' of mine is like True, got 'yes'"):
+    with pytest.raises(PlanError, match="the option 'scan' of mine is true or false, got 'yes'"):
         bind(layout("- {hf: a, to: b, shape: [D]}"), CONFIG, {"scan": "yes"})
 
 
