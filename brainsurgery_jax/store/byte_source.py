@@ -10,12 +10,11 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.boxes import Box, whole
-from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.arrays import aligned_empty, byte_view, numpy_dtype
 from brainsurgery_jax.store.base import FileRun, Header, TensorInfo
 from brainsurgery_jax.store.box_reads import read_box
 from brainsurgery_jax.store.descriptors import Descriptors
-from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.failures import no_tensor, os_failures
 from brainsurgery_jax.store.positioned import read_into
 
 if TYPE_CHECKING:
@@ -82,8 +81,7 @@ class ByteSource:
     def _info(self, name: str) -> TensorInfo:
         info = self.header.tensors.get(name)
         if info is None:
-            near = did_you_mean(name, self.header.tensors)
-            raise StoreError(self.header.path, f"has no tensor '{name}' ({len(self.header.tensors)} tensors).{near}")
+            raise no_tensor(self.header.path, name, self.header.tensors)
         return info
 
     def _numpy_dtype(self, name: str, info: TensorInfo) -> np.dtype:

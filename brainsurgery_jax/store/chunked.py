@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.boxes import Box, Span1, box_shape, cover, whole
-from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.arrays import aligned_empty, numpy_dtype
 from brainsurgery_jax.store.base import FileRun, Header, Source
+from brainsurgery_jax.store.failures import no_tensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,8 +87,7 @@ class ChunkedSource:
 
     def _of(self, name: str) -> Sequence[Chunk]:
         if name not in self._chunks:
-            near = did_you_mean(name, self._chunks)
-            raise StoreError(self.header.path, f"has no tensor '{name}' ({len(self._chunks)} tensors).{near}")
+            raise no_tensor(self.header.path, name, self._chunks)
         return self._chunks[name]
 
     def _dtype(self, name: str) -> np.dtype:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, did_you_mean
 
 
 def remedy_for(error: OSError) -> str:
@@ -32,3 +32,8 @@ def os_failures(path: object, doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(path, f"could not {doing}: {error.strerror or error}", remedy=remedy_for(error)) from error
+
+
+def no_tensor(path: str, name: str, names: Collection[str]) -> StoreError:
+    """The error that a checkpoint with these names has no such tensor."""
+    return StoreError(path, f"has no tensor '{name}' ({len(names)} tensors).{did_you_mean(name, names)}")

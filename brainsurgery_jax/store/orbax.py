@@ -19,12 +19,12 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.boxes import Box, box_shape, cover, whole
-from brainsurgery_jax.errors import StoreError, did_you_mean
+from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.arrays import aligned_empty, byte_view, numpy_dtype
 from brainsurgery_jax.store.base import Header, TensorInfo
 from brainsurgery_jax.store.box_reads import read_box
 from brainsurgery_jax.store.descriptors import Descriptors, Watch
-from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.failures import no_tensor, os_failures
 from brainsurgery_jax.store.key_paths import name_of
 from brainsurgery_jax.store.orbax_folder import Tree, find, read_tree
 from brainsurgery_jax.store.zarr import METADATA, ZarrArray, parse
@@ -110,8 +110,7 @@ class OrbaxSource:
     def _array(self, name: str) -> ZarrArray:
         array = self._arrays.get(name)
         if array is None:
-            near = did_you_mean(name, self._arrays)
-            raise StoreError(self.header.path, f"has no tensor '{name}' ({len(self._arrays)} tensors).{near}")
+            raise no_tensor(self.header.path, name, self._arrays)
         return array
 
     def _fill(self, name: str, view: memoryview, start: int) -> None:
