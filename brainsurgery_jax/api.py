@@ -9,27 +9,30 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.checkpoint import Checkpoint
-from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.errors import MAPPING, Diagnostic, PlanError
 from brainsurgery_jax.lower import Demand, Program, State, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
 from brainsurgery_jax.plan.model import in_order
 from brainsurgery_jax.plan.overrides import read_plan_files
 from brainsurgery_jax.plan.parse import parse
-from brainsurgery_jax.plan.source import Map, compose, dump_yaml
+from brainsurgery_jax.plan.source import Map, Node, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
+from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
+    from brainsurgery_jax.store.atomic import Staged
 
 
 class Report(NamedTuple):
-    """What a run did: what its steps said, the checkpoints that it published, as (path, bytes, tensors), and the steps
-    that ran, as plain data."""
+    """What a run did: what its steps said, the checkpoints that it published, as (path, bytes, tensors), the steps that
+    ran, as plain data, and whether it ended as a dry run."""
 
     said: tuple[str, ...]
     published: tuple[tuple[str, int, int], ...]
     steps: tuple[Any, ...] = ()
+    dry_run: bool = False
 
 
 class Explanation(NamedTuple):
@@ -47,10 +50,11 @@ class Explanation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan, ready to be checked, explained, run, or applied to pytrees. Made by `load`."""
+    """A plan, ready to be checked, explained, run, or applied to pytrees. Made by `load`. `variables`: its `vars`."""
 
     data: PlanData
     problems: tuple[Diagnostic, ...] = ()
+    variables: Node | None = None
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -77,12 +81,14 @@ class Plan:
         durable: bool = True,
         dry_run: bool = False,
         memory: int | None = None,
+        flags: Flags = NO_FLAGS,
         world: Files | None = None,
     ) -> Report:
         """Check, then execute. See `run`."""
         return run(
-            self, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory, world=world
-        )
+            self, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory, flags=flags,
+            world=world,
+        )  # fmt: skip
 
     def apply(
         self,
@@ -114,7 +120,7 @@ def load(*items: Any, **variables: Any) -> Plan:
 
 
 def _composed(mapping: Mapping[str, Any]) -> Map:
-    root = compose(dump_yaml(dict(mapping)), "<mapping>")
+    root = compose(dump_yaml(dict(mapping)), MAPPING)
     assert isinstance(root, Map)
     return root
 
@@ -123,7 +129,7 @@ def parsed(root: Map) -> Plan:
     """The plan of a composed document."""
     filled, problems = with_variables(root)
     plan, more = parse(filled, frozenset(d.span for d in problems if d.span))
-    return Plan(plan, (*problems, *more))
+    return Plan(plan, (*problems, *more), get(root, "vars"))
 
 
 def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
@@ -175,13 +181,16 @@ def run(
     durable: bool = True,
     dry_run: bool = False,
     memory: int | None = None,
+    flags: Flags = NO_FLAGS,
     world: Files | None = None,
+    look: Callable[[Staged], None] | None = None,
 ) -> Report:
     """Check a plan, execute it, publish its outputs.
 
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
     `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the
-    budget in bytes (default: a quarter of what is available).
+    budget in bytes (default: a quarter of what is available); `flags` are on from the start, as the op `set` turns
+    them on; `look` is called with each complete output before any is published, and may raise.
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published.
     """
     from brainsurgery_jax.engine.budget import default_budget
@@ -202,20 +211,21 @@ def run(
 
     with closing(world or Files(overwrite=overwrite or dry_run)) as files:  # a dry run has nothing in its way
         budget = default_budget(host_bytes=memory, durable=durable)
-        program = _definite(plan, files, budget)
+        program = _definite(plan, files, budget, flags)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         if overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell)
-    return Report(tuple(said), tuple(published), tuple(e.step.text for e in program.effects))
+        execute(program, budget, tell, look)
+    steps = tuple(e.step.text for e in program.effects if not e.nested)
+    return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run)
 
 
-def _definite(plan: Plan, files: Files, budget: Budget) -> Program:
+def _definite(plan: Plan, files: Files, budget: Budget, flags: Flags) -> Program:
     """The program, numbers that steps need computed on the way. Nothing is computed for a plan with mistakes."""
-    state, steps = start(plan.data, files), plan.data.steps
+    state, steps = start(plan.data, files, flags), plan.data.steps
     while True:
         program = lower(state, plan.data, files, steps)
         if not isinstance(program, Demand):

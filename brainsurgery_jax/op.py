@@ -11,8 +11,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from types import UnionType
+from functools import cache, cached_property
+from types import MappingProxyType, UnionType
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -29,11 +29,8 @@ from typing import (
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.moves import Moves
-from brainsurgery_jax.protocol import Dest, Edit, Report, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, Placed, Report, Verdict, View
 from brainsurgery_jax.select import Ref
-
-if TYPE_CHECKING:
-    pass
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,12 +46,19 @@ class Role(NamedTuple):
     """How a payload key is read: as a pattern over names, a template for names, one literal name, or a nested assert.
 
     `slices`: a slice may follow. `beside`: without an alias, the alias of that other key is meant, else `fallback`.
+    Operands are a mapping of names to references, the first a pattern, the others templates.
+    The last four hold steps of their own, as a list, a plan, its YAML text, or the path of a file.
+    `plain`: the annotation of the key in a payload without `over`, where a step is about sets of tensors only with it.
     """
 
-    kind: Literal["pattern", "template", "name", "assert", "asserts", "number", "dtype"]
+    kind: Literal[
+        "pattern", "template", "name", "operands", "assert", "asserts", "number", "dtype",
+        "steps", "plan", "plan-text", "plan-file",
+    ]  # fmt: skip
     slices: bool = False
     beside: str = ""
     fallback: str | None = None
+    plain: Any = None
 
 
 Pattern = Annotated[Ref, Role("pattern")]
@@ -62,6 +66,8 @@ SlicedPattern = Annotated[Ref, Role("pattern", slices=True)]
 Template = Annotated[Ref, Role("template")]
 SlicedTemplate = Annotated[Ref, Role("template", slices=True)]
 Name = Annotated[Ref, Role("name")]
+Operands = Annotated[Mapping[str, Ref], Role("operands", slices=True)]
+"""References by name: the first a pattern, the others templates filled from its match."""
 DTypeName = Annotated[DType, Role("dtype")]
 if TYPE_CHECKING:
     # A float of the plan, as control ops get it; inside a compiled kernel a float64 scalar, with `astype`.
@@ -142,6 +148,7 @@ class Keyword(NamedTuple):
         return self.default is inspect.Parameter.empty
 
 
+@cache
 def _keywords(fn: Callable) -> tuple[Keyword, ...]:
     out = []
     for p in inspect.signature(fn).parameters.values():
@@ -164,6 +171,12 @@ def element_role(annotation: Any) -> Role | None:
     """The role of the elements, where an annotation is a tuple of references."""
     inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     return role_of(get_args(inner)[0]) if get_origin(inner) is tuple else None
+
+
+def fewest(annotation: Any) -> int:
+    """How many elements a list of references has at least: as its annotation says, else one."""
+    facts = (m for info in getattr(annotation, "__metadata__", ()) for m in getattr(info, "metadata", ()))
+    return next((least for fact in facts if (least := getattr(fact, "min_length", None)) is not None), 1)
 
 
 # --- Forms and records ------------------------------------------------------------------------------------------------
@@ -202,6 +215,16 @@ class Field(NamedTuple):
     default: Any
     role: Role | None
 
+    @property
+    def without_over(self) -> Field:
+        """How the key is read in a payload that has no `over`."""
+        plain = self.role.plain if self.role else None
+        return self if plain is None else self._replace(annotation=plain, role=role_of(plain))
+
+
+IF_MISSING = Field("if_missing", "if_missing", Literal["error", "skip"], "error", None)
+"""What a step does where a pattern matches nothing, or a tensor that it needs is not there: fail, or leave it out."""
+
 
 @dataclass(frozen=True)
 class Op:
@@ -214,6 +237,12 @@ class Op:
     """The key that a payload stands for which is no mapping (`load: path`)."""
     bare: str = ""
     """The key that the whole payload stands for (`assert: {exists: x}`)."""
+
+    def step_fields(self) -> tuple[Field, ...]:
+        """The keys of a step: the op's own, and those that every step with a pattern has."""
+        own = self.fields()
+        roles = [r for f in own for r in (f.role or element_role(f.annotation),) if r is not None]
+        return (*own, IF_MISSING) if any(r.kind in ("pattern", "operands") for r in roles) and not self.bare else own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +269,14 @@ class SinkOp(Op):
     fn: Callable[..., Verdict | Report]
 
 
+class NameTaken(Exception):
+    """Raised for a second op of one name."""
+
+    def __init__(self, first: Op, second: Op):
+        self.first, self.second = first, second
+        super().__init__(f"two ops are called '{second.name}'")
+
+
 OPS: dict[str, Op] = {}
 ASSERTS: dict[str, SinkOp] = {}
 
@@ -261,11 +298,13 @@ def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     return register
 
 
-def control(name: str = "", shorthand: str = "", makes: str = "") -> Callable[[ControlFn], ControlFn]:
-    """Register a function `(view, *, keys...) -> edits` as an op on names."""
+def control(
+    name: str = "", shorthand: str = "", makes: str = "", keys: Mapping[str, str] | None = None
+) -> Callable[[ControlFn], ControlFn]:
+    """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters."""
 
     def register(fn: ControlFn) -> ControlFn:
-        _add(OPS, ControlOp(_name(name, fn), lambda: _fields(fn), _doc(fn), shorthand, fn=fn, makes=makes))
+        _add(OPS, ControlOp(_name(name, fn), lambda: _fields(fn, keys or {}), _doc(fn), shorthand, fn=fn, makes=makes))
         return fn
 
     return register
@@ -307,12 +346,15 @@ def _doc_of(form: Form, fn: Callable[..., Any]) -> str:
 
 
 def _add(registry: dict[str, Any], record: Op) -> None:
-    assert record.name not in registry, f"two ops are called {record.name}"
+    if record.name in registry:
+        raise NameTaken(registry[record.name], record)
     registry[record.name] = record
 
 
-def _fields(fn: Callable) -> tuple[Field, ...]:
-    return tuple(Field(k.name.rstrip("_"), k.name, k.annotation, k.default, k.role) for k in _keywords(fn))
+def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tuple[Field, ...]:
+    return tuple(
+        Field(keys.get(k.name, k.name.rstrip("_")), k.name, k.annotation, k.default, k.role) for k in _keywords(fn)
+    )
 
 
 def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
@@ -328,15 +370,16 @@ def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """A parsed operator of `assert`, ready to be asked: `ask(view)`."""
+    """A parsed operator of `assert`, ready to be asked: `ask(view)`. `at`: its place among several of one step."""
 
     op: SinkOp
     params: Mapping[str, Any]
+    at: tuple[str | int, ...] = ()
 
     def ask(self, view: View) -> Verdict:
         verdict = self.op.fn(view, **self.params)
         assert not isinstance(verdict, Report)
-        return verdict
+        return Placed(verdict, self.at) if self.at else verdict
 
 
 AssertionKey = Annotated[Assertion, Role("assert")]

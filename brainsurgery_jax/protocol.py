@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from brainsurgery_jax.dtypes import Aval, DType
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.select import Match, Pattern, Ref
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,22 +37,28 @@ class View(Protocol):
     def default_alias(self) -> str | None: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def flags(self) -> Flags: ...
     def aliases(self) -> Sequence[str]: ...
     def names(self, alias: str) -> Sequence[str]: ...
     def fetch(self, alias: str, name: str, key: str = "") -> Expr: ...
     def has(self, alias: str, name: str) -> bool: ...
     def count(self, alias: str, name: str) -> tuple[int, int]: ...
     def match(self, ref: Ref, key: str = "") -> list[str]: ...
+    def captures(self, ref: Ref, key: str = "") -> tuple[Pattern, list[Match]]: ...
     def select(self, ref: Ref, key: str = "", required: bool = True) -> list[Item]: ...
-    def rename(self, source: Ref, targets: Mapping[str, Ref]) -> list[tuple[str, tuple[str, ...]]]: ...
+    def rename(
+        self, source: Ref, targets: Mapping[str, Ref], shared: Collection[str] = ()
+    ) -> list[tuple[str, tuple[str, ...]]]: ...
     def one(self, ref: Ref, key: str = "") -> Item: ...
+    def original(self, alias: str, key: str = "") -> Mapping[str, Expr]: ...
     def literal(self, ref: Ref, key: str = "") -> str: ...
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr: ...
     def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr: ...
     def apply(self, kernel: Any, *srcs: Expr, **params: Any) -> Any: ...
     def constant(self, value: np.ndarray, dtype: DType) -> Expr: ...
     def number(self, expr: Expr, bound: int) -> int: ...
-    def open(self, path: str, key: str = "") -> Mapping[str, Expr]: ...
+    def open(self, path: str, key: str = "", format: str | None = None) -> Mapping[str, Expr]: ...
 
 
 # --- Edits ---
@@ -125,7 +131,47 @@ class Say(NamedTuple):
     text: str
 
 
-Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say
+class Describe(NamedTuple):
+    """Print the page of an op (or of an operator of assert), or the list of all ops."""
+
+    op: str | None = None
+    operator: str | None = None
+
+
+class SetFlags(NamedTuple):
+    """Turn flags of the session on or off; None leaves one as it is."""
+
+    dry_run: bool | None = None
+    preview: bool | None = None
+    verbose: bool | None = None
+
+
+class Inline(NamedTuple):
+    """Do other steps here, with a default alias of their own."""
+
+    plans: tuple[SubPlan, ...]
+    default_alias: str | None
+
+
+Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say | Describe | SetFlags | Inline
+
+
+class SubPlan(NamedTuple):
+    """Steps within a step, as YAML nodes: what they mean is known when they are reached. `alias`: of their one input."""
+
+    steps: tuple[Any, ...]
+    alias: str | None = None
+
+
+class Flags(NamedTuple):
+    """How a session works: whether it writes, tells what a step will do, and tells each tensor."""
+
+    dry_run: bool = False
+    preview: bool = False
+    verbose: bool = False
+
+
+NO_FLAGS = Flags()
 
 
 # --- Verdicts and reports ---
@@ -151,10 +197,11 @@ class Reduction(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A verdict that headers settle, and the sentence that explains it."""
+    """A verdict that headers settle, and the sentence that explains it. `at`: its place in the payload, if not all."""
 
     holds: bool
     why: str = ""
+    at: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,7 +231,14 @@ class Negated(NamedTuple):
     part: Verdict
 
 
-Verdict = Known | Pending | Every | Some | Negated
+class Placed(NamedTuple):
+    """The verdict of one part of an assert, with the place of that part in the payload."""
+
+    part: Verdict
+    at: tuple[str | int, ...]
+
+
+Verdict = Known | Pending | Every | Some | Negated | Placed
 
 
 class Report(NamedTuple):
@@ -208,6 +262,9 @@ def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | N
                 if inner is None
                 else Known(not inner.holds, "" if not inner.holds else "the assert inside it holds, and should not")
             )
+        case Placed(part, at):
+            known = settle(part, answers)
+            return known if known is None or known.at else known._replace(at=at)
         case Every(parts):
             return _first(parts, answers, stop=False)
         case Some(parts):
@@ -232,7 +289,7 @@ def pendings(verdict: Verdict) -> Iterator[Pending]:
     match verdict:
         case Pending():
             yield verdict
-        case Negated(part):
+        case Negated(part) | Placed(part):
             yield from pendings(part)
         case Every(parts) | Some(parts):
             for p in parts:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
+from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.sidecars import sidecar_folder
 
 DEFAULT_SHARD = "5GB"
 
@@ -23,25 +26,49 @@ class Files:
         overwrite: bool = False,
         default_shard: str = DEFAULT_SHARD,
         sources: Mapping[str, Source] | None = None,
+        opens: bool = True,
     ):
         self.graph = Graph()
         self.provisional, self.overwrite, self.default_shard = provisional, overwrite, default_shard
         self._sources: dict[str, Source] = dict(sources or {})
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
+        self._opens = opens
+        self.unopened: dict[str, None] = {}
+        """Paths that were asked for and not opened, since this is only a glance."""
 
     def provisional_twin(self) -> Files:
         """A world with the same choices, to check in."""
         return Files(provisional=True, overwrite=self.overwrite, default_shard=self.default_shard)
 
+    def glance(self) -> Files:
+        """A world to look ahead in: it has the checkpoints that are open here, opens no others, and what is made in it
+        goes with it."""
+        twin = Files(provisional=True, overwrite=self.overwrite, default_shard=self.default_shard,
+                     sources=self._sources, opens=False)  # fmt: skip
+        twin.graph = self.graph.fork()
+        return twin
+
+    @property
+    def opened(self) -> tuple[str, ...]:
+        """The checkpoints that are open, each by its `key`."""
+        return tuple(self._sources)
+
+    def settle(self) -> None:
+        """Forget what was to be written: it is, and the space that is left tells so."""
+        self._wanted.clear()
+
     def key(self, path: str) -> str:
         """One spelling for every way to write a path."""
         return os.path.realpath(os.path.expanduser(path))
 
-    def open(self, path: str) -> Source:
+    def open(self, path: str, format: str | None = None) -> Source:
         """The checkpoint at a path; its header is read the first time only."""
         key = self.key(path)
         if key not in self._sources:
-            self._sources[key] = open_source(path)
+            if not self._opens:
+                self.unopened[path] = None
+                raise StoreError(path, "is not open yet")
+            self._sources[key] = open_source(path, format)
         return self._sources[key]
 
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None:
@@ -50,6 +77,15 @@ class Files:
         self._wanted[self.key(path)] = disk, nbytes
         total = sum(n for d, n in self._wanted.values() if d == disk)
         atomic.check_destination(path, total, overwrite or self.overwrite)
+
+    def side_file(self, checkpoint: str, name: str) -> bytes | None:
+        """What a small file beside the weights of a checkpoint holds; None if it has no such file."""
+        folder = sidecar_folder(checkpoint)
+        place = None if folder is None else folder / name
+        if place is None or not place.is_file():
+            return None
+        with os_failures(place, "read the file"):
+            return place.read_bytes()
 
     @property
     def bytes_read(self) -> int:

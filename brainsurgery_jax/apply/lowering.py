@@ -32,11 +32,11 @@ class Trees(Files):
         """A world with the same trees, to check in."""
         return Trees(self.given, readable=self.readable, provisional=True)
 
-    def open(self, path: str) -> Source:
+    def open(self, path: str, format: str | None = None) -> Source:
         """The checkpoint at a path. Raises StoreError, under a trace always."""
         if not self.readable:
             raise StoreError(path, "files are not read while JAX traces", remedy=NOT_READ)
-        return super().open(path)
+        return super().open(path, format)
 
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None:
         """Accept every destination: outputs and saves are not executed."""
@@ -160,7 +160,7 @@ def _read_again(step: Step, alias: str) -> tuple[Step, list[Diagnostic]]:
 def _returned_alias(plan: Plan, state: State, first: str | None) -> str:
     """The alias whose tree is returned: that of the (first) output; where no step wrote anything, the first tree."""
     output = plan.outputs[0] if plan.outputs else Output("")
-    if output.alias is None and not state.written and first is not None:
+    if output.alias is None and not (state.written or state.written_within) and first is not None:
         return first
     try:
         return alias_of(output, state)

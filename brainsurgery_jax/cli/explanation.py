@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from brainsurgery_jax.api import Explanation
@@ -16,7 +16,9 @@ _CHANGES = ("created", "changed", "deleted")
 def as_text(found: Explanation, most: int | None) -> list[str]:
     """The steps with what each does to names (at most so many of them), outputs, and what it all costs."""
     program = found.program
-    lines = [line for number, effect in enumerate(program.effects, 1) for line in _step(number, effect, found, most)]
+    lines: list[str] = []
+    for number, effect in _numbered(program.effects):
+        lines += _step(number, effect, found, most)
     lines += [""] if lines else []
     for p in program.publications:
         dtypes = Counter(e.aval.dtype.name for e in p.tensors.values())
@@ -33,23 +35,35 @@ def as_text(found: Explanation, most: int | None) -> list[str]:
     return lines
 
 
-def _step(number: int, effect: Any, found: Explanation, most: int | None) -> Iterator[str]:
+def _numbered(effects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """The steps with their numbers; those of a plan within the plan have none, and stand further in."""
+    number = 0
+    for effect in effects:
+        number += not effect.nested
+        yield "       " if effect.nested else f"{number:>3}", effect
+
+
+def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Iterator[str]:
     step = effect.step
     place = f"  {step.span}" if step.span else ""
-    yield f"{number:>3}  {step.op.name}{place}"
-    nothing = True
+    yield f"{number}  {step.op.name}{place}"
+    margin, nothing = " " * (len(number) + 4), True
     for word in _CHANGES:
         if names := getattr(effect, word):
             nothing = False
-            yield from hanging(f"       {word} {len(names):,}: ", few(names, most))
+            yield from hanging(f"{margin}{word} {len(names):,}: ", few(names, most))
+    if effect.skipped:
+        yield f"{margin}left out, since a tensor is missing: {effect.skipped:,}"
+    if effect.staged:
+        yield f"{margin}chooses its sizes from the values: a run computes them first; shown here at most"
     if _waits(effect, found):
-        yield "       waits for values: judged or printed in the run"
+        yield f"{margin}waits for values: judged or printed in the run"
     elif nothing and step.op.name == "assert":
-        yield "       holds, by the headers"
+        yield f"{margin}holds, by the headers"
 
 
 def _waits(effect: Any, found: Explanation) -> bool:
-    return any(c.step is effect.step for c in found.program.checks)
+    return any(c.step is effect.step and not isinstance(c.says, str) for c in found.program.checks)
 
 
 def as_json(found: Explanation) -> dict[str, Any]:
@@ -60,6 +74,8 @@ def as_json(found: Explanation) -> dict[str, Any]:
             "place": str(effect.step.span) if effect.step.span else None,
             **{word: list(getattr(effect, word)) for word in _CHANGES},
             "waits_for_values": _waits(effect, found),
+            "sizes_from_values": effect.staged,
+            "nested": effect.nested,
         }
         for effect in found.program.effects
     ]

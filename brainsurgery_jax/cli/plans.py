@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from brainsurgery_jax import api
+from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
@@ -28,6 +28,7 @@ class Choices:
     fsync: bool = True
     shard_size: str = "5GB"
     memory: str | None = None
+    preview: bool = False
     verbose: bool = False
     quiet: bool = False
     summarize: bool = False
@@ -42,27 +43,29 @@ def run(items: Sequence[str], choices: Choices) -> None:
 
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
-    world = _world(choices.overwrite or choices.dry_run, choices.shard_size, provisional=False)
-    memory = None if choices.memory is None else _size(choices.memory, "--memory")
+    files = files_of(choices.overwrite or choices.dry_run, choices.shard_size, provisional=False)
+    memory = None if choices.memory is None else size_of(choices.memory, "--memory")
     plan = api.load(*items)
     show.diagnostics(d for d in plan.problems if d.severity == "note")
     with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
         report = api.run(
             plan, listen=listen, overwrite=choices.overwrite, durable=choices.fsync, dry_run=choices.dry_run,
-            memory=memory, world=world,
+            memory=memory, flags=api.Flags(preview=choices.preview, verbose=choices.verbose), world=files,
         )  # fmt: skip
     if not report.published and not choices.quiet:
-        show.remark("dry run: nothing was written" if choices.dry_run else "done: the plan writes no output", "green")
+        show.remark("dry run: nothing was written" if report.dry_run else "done: the plan writes no output", "green")
     if choices.summarize:
-        _summarize(summary(plan, report, resolve=choices.resolve), choices)
+        summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
 
 
-def _world(overwrite: bool, shard_size: str, *, provisional: bool) -> Files:
-    _size(shard_size, "--shard-size")
+def files_of(overwrite: bool, shard_size: str, *, provisional: bool) -> Files:
+    """The world that the options of a command speak of."""
+    size_of(shard_size, "--shard-size")
     return Files(provisional=provisional, overwrite=overwrite, default_shard=shard_size)
 
 
-def _size(text: str, option: str) -> int | None:
+def size_of(text: str, option: str) -> int | None:
+    """The bytes that the value of an option stands for. Raises BadParameter."""
     try:
         return parse_size(text)
     except ValueError as bad:
@@ -78,21 +81,16 @@ def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:
         whole |= {"seed": data.seed} if data.seed else {}
     whole["transforms"] = list(report.steps)
     if resolve and data.outputs:
-        outputs = [_given(o) for o in data.outputs]
+        outputs = [o.plain() for o in data.outputs]
         whole |= {"output": outputs[0]} if len(outputs) == 1 else {"outputs": outputs}
     return dump_yaml(whole)
 
 
-def _given(output: Any) -> dict[str, Any]:
-    keys = ("path", "alias", "format", "shard", "overwrite", "metadata", "options")
-    out = {k: v for k in keys if (v := getattr(output, k))}
-    return out if output.sidecars else out | {"sidecars": False}
-
-
-def _summarize(text: str, choices: Choices) -> None:
+def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
+    """Print a summary, or write it to the file that was named (after a dry run, to none)."""
     if choices.summarize_path is None:
         show.result(text.rstrip("\n"))
-    elif not choices.dry_run:
+    elif not dry_run:
         path = Path(choices.summarize_path).expanduser()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,18 +100,19 @@ def _summarize(text: str, choices: Choices) -> None:
             raise StoreError(path, problem, remedy="The outputs of the plan are in place.") from error
 
 
-def check(items: Sequence[str], *, overwrite: bool, shard_size: str, json: bool) -> int:
+def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, shard_size: str, json: bool) -> int:
     """Print every mistake of a plan, or what it does if there is none; yields the exit code."""
-    world = _world(overwrite, shard_size, provisional=True)
+    files = files_of(overwrite, shard_size, provisional=True)
     try:
+        plugins.register(*ops)
         plan = api.load(*items)
-        program = api.lowered(plan, world)
+        program = api.lowered(plan, files)
     except PlanError as error:
         plan, program, found = None, None, error.diagnostics
     else:
         found = program.diagnostics
     code = show.exit_code(found)
-    reads = {i.alias: len(world.open(i.path).header.tensors) for i in plan.data.inputs} if plan and not code else {}
+    reads = {i.alias: len(files.open(i.path).header.tensors) for i in plan.data.inputs} if plan and not code else {}
     if json:
         show.result(_json(ok=not code, diagnostics=[_as_json(d) for d in show.in_order(found)]))
         return code
@@ -148,7 +147,7 @@ def _json(**keys: Any) -> str:
 def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool) -> None:
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
-    found = api.explain(plan, _world(True, shard_size, provisional=True))
+    found = api.explain(plan, files_of(True, shard_size, provisional=True))
     if json:
         show.result(_json(**as_json(found)))
         return

@@ -18,21 +18,27 @@ from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.outputs import inside, publication, publications
 from brainsurgery_jax.lower.program import Check, Demand, Effect, Program, Publication
 from brainsurgery_jax.lower.state import Space, State, World
+from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView, Unknown
 from brainsurgery_jax.op import OPS, ControlOp, Role, SinkOp, TensorOp, element_role
+from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.model import Plan, Step
+from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
     AddAlias,
     Bind,
+    Describe,
     Drop,
     DropAlias,
     Edit,
+    Inline,
     Known,
     Move,
     Publish,
     RenameAlias,
     Report,
     Say,
+    SetFlags,
     Stop,
     Verdict,
     settle,
@@ -52,9 +58,14 @@ def lower_step(state: State, step: Step, world: World) -> State | Demand:
     except Unknown:
         return _failed(state, step, world)
     except Refusal as bad:
-        after = _failed(state.complain(_refused(step, bad, provisional=view.provisional)), step, world)
+        if step.lenient and bad.code in _MISSING:
+            after = replace(state, effects=(*state.effects, Effect(step, skipped=1, nested=state.nested)))
+        else:
+            after = _failed(state.complain(_refused(step, bad, provisional=view.provisional)), step, world)
     if view.wanted and not world.provisional:
         return Demand(tuple(view.wanted), step)
+    if view.wanted and isinstance(after, State) and after.effects:
+        after = replace(after, effects=(*after.effects[:-1], after.effects[-1]._replace(staged=True)))
     return after
 
 
@@ -65,9 +76,15 @@ def lower(state: State, plan: Plan, world: World, steps: Sequence[Step] | None =
             after = lower_step(state, step, world)
             if isinstance(after, Demand):
                 return after
-            state = after
+            state = previewed(state, after, step, plan) if state.flags.preview and not state.stopped else after
         made, problems = publications(state, plan, world)
-    return Program(state.checks, made, state.effects, state.diagnostics + problems)
+    if state.flags.preview and plan.steps:
+        state = state.with_checks((*state.checks, Check(plan.steps[-1], session_line(state))))
+    return Program(state.checks, made, state.effects, state.diagnostics + problems, state.flags)
+
+
+_MISSING = ("no-match", "tensor-missing")
+"""Codes of the refusals that `if_missing: skip` is about."""
 
 
 @contextmanager
@@ -108,33 +125,39 @@ def _label(step: Step) -> str:
 def _sink(state: State, step: Step, view: StepView) -> State:
     assert isinstance(step.op, SinkOp)
     says: Verdict | Report = step.op.fn(view, **step.params)
-    after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step)))
+    after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step, nested=state.nested)))
     verdict = None if isinstance(says, Report) else settle(says, None)
+    told = (Check(step, f"{_label(step)}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
     if verdict is None:
-        return replace(after, checks=(*after.checks, Check(step, says)))
+        return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:
-        return after
+        return replace(after, checks=(*after.checks, *told))
     return after.complain(failed_assert(step, verdict, provisional=view.provisional))
 
 
 def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> Diagnostic:
     """The diagnostic of an assert that does not hold."""
     severity = "note" if provisional else "error"
-    return Diagnostic("assert-failed", f"{_label(step)}: {verdict.why}", step.span, severity=severity)
+    return Diagnostic("assert-failed", f"{_label(step)}: {verdict.why}", step.place(*verdict.at), severity=severity)
 
 
 # --- Edits ------------------------------------------------------------------------------------------------------------
 
 
-def _edited(state: State, step: Step, view: StepView) -> State:
-    op = step.op
-    edits = _form_edits(op, step.params, view) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
+def _edited(state: State, step: Step, view: StepView) -> State | Demand:
+    op, skipped = step.op, []
+    edits = _form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
+    lines = Lines(step, dry_run=state.flags.dry_run) if state.flags.verbose else None
+    last: Inline | SetFlags | None = None
     created: list[str] = []
     changed: list[str] = []
     deleted: list[str] = []
     moves: list[Move] = []
-    written = set(state.written)
+    written = set(state.writes)
     for edit in edits:
+        if lines is not None:
+            lines.note(edit, view.fetched)
+            view.fetched = []
         if type(edit) is Bind:  # nearly all of 20,000 are, and patterns are slow
             alias, name, expr, dest = edit
             replaced = view.bind(alias, name, expr, dest)
@@ -159,6 +182,8 @@ def _edited(state: State, step: Step, view: StepView) -> State:
             case RenameAlias(alias, to):
                 view.rename_alias(alias, to)
                 written = (written - {alias}) | {to}
+            case Inline() | SetFlags():
+                last = edit
             case _:
                 state = _say(state, step, view, edit)
     if moves:
@@ -166,8 +191,34 @@ def _edited(state: State, step: Step, view: StepView) -> State:
         deleted.extend(f"{m.alias}::{m.name}" for m in moves)
         created.extend(f"{m.to_alias}::{m.to_name}" for m in moves)
         written.update(m.to_alias for m in moves)
-    effect = Effect(step, tuple(created), tuple(changed), tuple(deleted))
-    return replace(state, spaces=view.spaces(), written=frozenset(written), effects=(*state.effects, effect))
+    effect = Effect(step, tuple(created), tuple(changed), tuple(deleted), len(skipped), state.nested)
+    after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
+    if lines is not None and (told := "\n".join(lines)):
+        after = after.with_checks((*after.checks, Check(step, told)))
+    match last:
+        case SetFlags():
+            given = {key: value for key, value in last._asdict().items() if value is not None}
+            return after.with_flags(after.flags._replace(**given))
+        case Inline():
+            return _inlined(after, last, view)
+    return after
+
+
+def _inlined(state: State, inline: Inline, view: StepView) -> State | Demand:
+    """The state after the steps of plans within the plan, which have a default alias of their own."""
+    if state.nested:
+        raise Refusal("execute-nested", "a plan within a plan cannot execute another",
+                      hint="Put its steps here, or execute both from the outer plan.")  # fmt: skip
+    if state.doubtful and inline.default_alias is None:
+        raise Unknown
+    inner = replace(state, default_alias=inline.default_alias, nested=True)
+    for node in (node for plan in inline.plans for node in plan.steps):
+        step, problems = parse_step(node, inline.default_alias)
+        after = lower_step(inner.complain(*problems), step, view.world)
+        if isinstance(after, Demand):
+            return after
+        inner = after
+    return replace(inner, default_alias=state.default_alias, nested=False)
 
 
 def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
@@ -176,14 +227,24 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             return replace(state, stopped=True)
         case Say(text):
             return replace(state, checks=(*state.checks, Check(step, text)))
+        case Describe(name, operator):
+            return replace(state, checks=(*state.checks, Check(step, _page(name, operator))))
         case Publish(path, alias, names):
             space = view.space(alias, "alias").names
             tensors = {n: view.fetch(alias, n) for n in (names or list(space))}
             made = publication(edit, tensors, state.spaces.get(alias), step, view.world)
             _refuse_second_save(made, state, view)
             images = {**state.images, view.world.key(path): tensors}
-            return replace(state, publications=(*state.publications, made), images=images)
+            made_too = () if state.flags.dry_run else (made,)
+            return replace(state, publications=(*state.publications, *made_too), images=images)
     raise AssertionError(edit)
+
+
+def _page(name: str | None, operator: str | None) -> str:
+    """The text of `help`."""
+    if name is None:
+        return "\n".join(pages.overview())
+    return "\n".join(pages.page(pages.find(name if operator is None else f"{name}.{operator}")))
 
 
 def _refuse_second_save(made: Publication, state: State, view: StepView) -> None:
@@ -203,9 +264,9 @@ def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterab
     return op.fn(view, **params)
 
 
-def _form_edits(op: TensorOp, params: Mapping[str, Any], view: StepView) -> Iterator[Edit]:
+def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
     """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
-    form = op.form
+    form, params = op.form, step.params
     keys = tuple(dict.fromkeys((form.matched, *form.reads, *form.writes)))
     refs: dict[str, Ref] = {key: params[key] for key in keys}
     given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in refs}
@@ -216,12 +277,19 @@ def _form_edits(op: TensorOp, params: Mapping[str, Any], view: StepView) -> Iter
     reads = [(keys.index(key), refs[key], key) for key in form.reads]
     at = keys.index(form.writes[0])
     write = refs[keys[at]]
-    for name, targets in view.rename(refs[form.matched], {key: refs[key] for key in keys[1:]}):
+    only_read = [key for key in keys if key not in form.writes]
+    for name, targets in view.rename(refs[form.matched], {key: refs[key] for key in keys[1:]}, shared=only_read):
         names = (name, *targets)
-        whole: list[Any] = [
-            view.fetch(alias, n, key, count) if count else None
-            for (alias, key, count), n in zip(slots, names, strict=True)
-        ]
+        try:
+            whole: list[Any] = [
+                view.fetch(alias, n, key, count) if count else None
+                for (alias, key, count), n in zip(slots, names, strict=True)
+            ]
+        except Refusal as bad:
+            if not (step.lenient and bad.code in _MISSING):
+                raise
+            skipped.append(name)
+            continue
         try:
             made = view.graph.made(recipe, tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
             if form.dest == "existing":
@@ -281,7 +349,7 @@ def _failed(state: State, step: Step, world: World) -> State:
     assert step.op is not None
     if isinstance(step.op, SinkOp):
         return state
-    spaces, written = dict(state.spaces), set(state.written)
+    spaces, written = dict(state.spaces), set(state.writes)
     refs = list(_refs(step))
     source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
     sources = None if source is None else state.spaces.get(source.alias)
@@ -291,9 +359,13 @@ def _failed(state: State, step: Step, world: World) -> State:
         if ref.alias in spaces and not kept:
             spaces[ref.alias] = _unknown(spaces[ref.alias], role.kind, ref, source, sources, creates=creates)
             written.add(ref.alias)
-    makes = isinstance(step.op, ControlOp) and bool(step.op.makes)
+    makes = step.op.makes if isinstance(step.op, ControlOp) else ""
+    alias = step.params.get(makes) or ("" if "to" in step.params else state.default_alias or "model")
+    if makes and alias in spaces:  # there is one already; later steps mean the one that could not be made
+        spaces[alias] = replace(spaces[alias], tainted=True)
     images = _unsaved(state, step.params.get("path"), world)
-    return replace(state, spaces=spaces, written=frozenset(written), images=images, doubtful=state.doubtful or makes)
+    after = replace(state, spaces=spaces, images=images, doubtful=state.doubtful or bool(makes))
+    return after.with_writes(written)
 
 
 def _refs(step: Step) -> Iterator[tuple[str, Role, Ref]]:
@@ -302,6 +374,8 @@ def _refs(step: Step) -> Iterator[tuple[str, Role, Ref]]:
     for f in step.op.fields():
         value = step.params.get(f.param)
         role = f.role or element_role(f.annotation)
+        if role is not None and role.kind == "operands" and value:  # only the first can be replaced
+            role, value = Role("pattern"), next(iter(value.values()))
         for ref in value if isinstance(value, tuple) else (value,):
             if isinstance(ref, Ref) and role is not None:
                 yield f.key, role, ref

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.lower.state import Draft
 
 
-def of_pattern(text: str, space: Draft) -> str:
-    """What to do about a pattern that was meant otherwise than patterns are read."""
+def of_pattern(text: str, space: Draft, tokens: Sequence[str] = ()) -> str:
+    """What to do about a pattern (that of a list of `tokens`) that was meant otherwise than patterns are read."""
     plain = text.replace("\\", "")
     head, bracket, tail = plain.partition("[")
     if bracket and tail.endswith("]") and head in space.names:
         return f"A slice is set off by '::': '{head}::[{tail}'."
+    if any(token in space.names or "." in token for token in tokens):
+        return "A list is one name in parts, such as [h, '0', bias]; for several names write 'one|another'."
     if any(plain in name for name in space.names):
         return f"A pattern must match the whole name; for names that contain it write '.*{text}.*'."
     return ""
@@ -39,6 +42,8 @@ def refuse_collisions(sources: Sequence[str], names: Sequence[str], key: str) ->
     for source, name in zip(sources, names, strict=True):
         if name in first:
             hint = "Keep what tells them apart in a capture: `(...)` in the pattern, `\\1` in the template."
+            if re.search(r"\{\d\}", name):
+                hint = "A capture is written \\1, not {1}."
             raise Refusal(
                 "names-collide", f"'{first[name]}' and '{source}' would both become '{name}'", key=key, hint=hint
             )

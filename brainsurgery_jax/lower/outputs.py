@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.configs import changed_files
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
@@ -23,7 +25,7 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
     for output in plan.outputs:
         try:
             p = _output(output, state, world)
-            if p is not None:
+            if p is not None and not state.flags.dry_run:
                 _refuse_second(p, made, world)
                 made[world.key(p.path)] = p
         except Refusal as bad:
@@ -69,6 +71,8 @@ def publication(
 ) -> Publication:
     """What a `save` step will write. Raises Refusal."""
     output = Output(edit.path, edit.alias, edit.format, edit.shard, edit.overwrite, sidecars=edit.names is None)
+    if edit.names is not None and "bare" in _kind(output, world.default_shard).format.options:
+        output = replace(output, options={"bare": True})
     origin, metadata = (space.origin, space.metadata) if space else (None, {})
     return _publication(output, tensors, origin, metadata, world, step.span)
 
@@ -99,6 +103,7 @@ def _publication(
         span=span,
         format=kind.format,
         options=kind.options,
+        side_files=changed_files(output, kind, tensors, origin, world),
     )
     _check_destination(made.path, made.disk_bytes, output.overwrite, world)
     return made
@@ -159,7 +164,8 @@ def _origin(space: Space, state: State) -> str | None:
 
 
 def alias_of(output: Output, state: State) -> str:
-    """The alias to save: named, or the only one that steps wrote to, or the only one there is."""
+    """The alias to save: named, or the only one that steps wrote to, or the only one there is. What steps within
+    `execute` wrote to counts where no others wrote."""
     filled = [a for a, s in state.spaces.items() if s.names or s.tainted or s.unknown]
     if output.alias is not None:
         if output.alias not in state.spaces:
@@ -171,7 +177,8 @@ def alias_of(output: Output, state: State) -> str:
                 hint=f"There are: {', '.join(filled)}.",
             )
         return output.alias
-    written = [a for a in filled if a in state.written]
+    own, within = ([a for a in filled if a in wrote] for wrote in (state.written, state.written_within))
+    written = own or within
     candidates = written or filled
     if len(candidates) == 1:
         return candidates[0]

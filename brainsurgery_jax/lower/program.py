@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import Pending, Report, Verdict, pendings
+from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, Report, Verdict, pendings
 from brainsurgery_jax.store.formats import SAFETENSORS, Format
 
 
@@ -39,6 +39,7 @@ class Publication(NamedTuple):
     span: Span | None
     format: Format = SAFETENSORS
     options: Mapping[str, Any] = {}
+    side_files: Mapping[str, bytes] = {}  # by name in the folder; in place of those that come from `sidecars_from`
 
     @property
     def nbytes(self) -> int:
@@ -53,12 +54,19 @@ class Publication(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What a step did to the names, as `alias::name`."""
+    """What a step did to the names, as `alias::name`.
+
+    `skipped`: matches that it left out, since something that it needs is missing (`if_missing: skip`); `nested`: it is
+    a step of a plan within the plan; `staged`: its shapes depend on values that a run computes before it.
+    """
 
     step: Step
     created: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+    skipped: int = 0
+    nested: bool = False
+    staged: bool = False
 
 
 class Demand(NamedTuple):
@@ -75,6 +83,8 @@ class Program(NamedTuple):
     publications: tuple[Publication, ...]
     effects: tuple[Effect, ...]
     diagnostics: tuple[Diagnostic, ...]
+    flags: Flags = NO_FLAGS
+    """As they are after the last step."""
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:

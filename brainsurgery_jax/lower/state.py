@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
 from brainsurgery_jax.plan.model import Plan
+from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.store.base import Source
 
 
@@ -19,7 +20,7 @@ class Space:
 
     `origin` is the checkpoint that the alias came from. `tainted`: an earlier step on it failed, so what it holds is
     not known, and what seems to be missing may not be. `unknown` names what failed steps would have made
-    or changed.
+    or changed. `original` is what the alias was made with (None: nothing has changed since).
     """
 
     names: Mapping[str, Expr]
@@ -29,37 +30,47 @@ class Space:
     writes: Mapping[str, int] = field(default_factory=dict)
     tainted: bool = False
     unknown: frozenset[str] = frozenset()
+    original: Mapping[str, Expr] | None = None
 
 
 class Draft:
     """A space being edited: its own copies of what changes."""
 
-    __slots__ = ("metadata", "names", "origin", "reads", "tainted", "unknown", "writes")
+    __slots__ = ("metadata", "names", "origin", "original", "reads", "tainted", "unknown", "writes")
 
     def __init__(self, space: Space):
         self.names, self.reads, self.writes = dict(space.names), dict(space.reads), dict(space.writes)
         self.origin, self.metadata, self.tainted, self.unknown = (
             space.origin, space.metadata, space.tainted, space.unknown,
         )  # fmt: skip
+        self.original = space.names if space.original is None else space.original
 
     def freeze(self) -> Space:
-        return Space(self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted, self.unknown)
+        return Space(
+            self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted, self.unknown, self.original
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """Everything that is so after some steps.
 
-    - `known` holds numbers computed for steps whose shapes depend on data, `written` the aliases that steps wrote to.
+    - `known` holds numbers computed for steps whose shapes depend on data.
+    - `written` are the aliases that the plan's own steps wrote to, `written_within` those that plans within it did.
     - `images` are what was saved under which path (None: a step failed that may have saved it).
     - `doubtful`: a part of the plan that makes aliases is wrong, so there may be others than it seems.
+    - `before_dry_run` is what the state goes back to when a dry run is turned off; `nested`: inside `execute`.
     """
 
     spaces: Mapping[str, Space]
     default_alias: str | None = None
     seed: int = 0
+    flags: Flags = NO_FLAGS
+    before_dry_run: State | None = None
+    nested: bool = False
     known: Mapping[Expr, int] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
+    written_within: frozenset[str] = frozenset()
     images: Mapping[str, Mapping[str, Expr] | None] = field(default_factory=dict)
     stopped: bool = False
     doubtful: bool = False
@@ -71,6 +82,33 @@ class State:
     def complain(self, *found: Diagnostic) -> State:
         """This state with more diagnostics."""
         return replace(self, diagnostics=self.diagnostics + found)
+
+    @property
+    def writes(self) -> frozenset[str]:
+        """The aliases that steps of the plan at work wrote to: of the plan itself, or of one within it."""
+        return self.written_within if self.nested else self.written
+
+    def with_writes(self, aliases: Iterable[str]) -> State:
+        """This state with other `writes`."""
+        if self.nested:
+            return replace(self, written_within=frozenset(aliases))
+        return replace(self, written=frozenset(aliases))
+
+    def with_checks(self, checks: tuple[Check, ...]) -> State:
+        """This state with other checks in place of its own."""
+        return replace(self, checks=checks)
+
+    def with_flags(self, flags: Flags) -> State:
+        """This state with other flags. A dry run that is turned on remembers the state; turned off, it goes back."""
+        if flags.dry_run == self.flags.dry_run:
+            return replace(self, flags=flags)
+        if flags.dry_run:
+            return replace(self, flags=flags, before_dry_run=self)
+        assert self.before_dry_run is not None
+        return replace(
+            self.before_dry_run, flags=flags, known=self.known, nested=self.nested, default_alias=self.default_alias,
+            checks=self.checks, effects=self.effects, diagnostics=self.diagnostics,
+        )  # fmt: skip
 
 
 class World(Protocol):
@@ -84,20 +122,21 @@ class World(Protocol):
     provisional: bool
     default_shard: str
 
-    def open(self, path: str) -> Source: ...
+    def open(self, path: str, format: str | None = None) -> Source: ...
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None: ...
     def key(self, path: str) -> str: ...
+    def side_file(self, checkpoint: str, name: str) -> bytes | None: ...
 
 
-def opened(world: World, path: str) -> Space:
+def opened(world: World, path: str, format: str | None = None) -> Space:
     """The space of a checkpoint: one leaf per tensor, from its header. Raises StoreError."""
-    source = world.open(path)
+    source = world.open(path, format)
     header = source.header
     names = {name: world.graph.leaf(source, name, info.aval) for name, info in header.tensors.items()}
     return Space(names, path, header.metadata)
 
 
-def start(plan: Plan, world: World) -> State:
+def start(plan: Plan, world: World, flags: Flags = NO_FLAGS) -> State:
     """The state before the first step: the plan's inputs, their headers read."""
     spaces: dict[str, Space] = {}
     problems: list[Diagnostic] = []
@@ -110,10 +149,14 @@ def start(plan: Plan, world: World) -> State:
         except StoreError as bad:
             spaces[entry.alias] = Space({}, tainted=True)
             problems.append(unreadable(bad, entry))
-    return State(spaces, plan.default_alias, plan.seed, doubtful=plan.doubtful, diagnostics=tuple(problems))
+    begun = State(spaces, plan.default_alias, plan.seed, doubtful=plan.doubtful, diagnostics=tuple(problems))
+    return begun.with_flags(flags)
 
 
 def unreadable(bad: StoreError, entry: object) -> Diagnostic:
     """A store's bad news as a diagnostic at the place in the plan that names the checkpoint."""
     where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path
-    return Diagnostic("io-input", f"{where}: {bad.problem}", getattr(entry, "span", None), bad.remedy)
+    head, colon, rest = bad.path.partition(":")
+    single = colon and head.isidentifier() and not rest.startswith((":", "\\", "/"))
+    remedy = f"An alias is set off by two colons: '{head}::{rest}'." if single else bad.remedy
+    return Diagnostic("io-input", f"{where}: {bad.problem}", getattr(entry, "span", None), remedy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.state import Draft, Space, State, World, opened
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import Dest, Item
-from brainsurgery_jax.select import Pattern, Ref, Template, compile_pattern, compile_template, resolve
+from brainsurgery_jax.protocol import Dest, Flags, Item
+from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_pattern, compile_template, resolve
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,7 @@ class StepView:
         self.wanted: dict[Expr, None] = {}
         self.provisional = False
         self.gone: set[str] = set()
+        self.fetched: list[str] = []  # names, for the lines that `verbose` prints
         self.graph.span = step.span
 
     # --- aliases and names
@@ -67,6 +68,10 @@ class StepView:
     @property
     def seed(self) -> int:
         return self.state.seed
+
+    @property
+    def flags(self) -> Flags:
+        return self.state.flags
 
     def aliases(self) -> list[str]:
         """Aliases in the order in which they came to be."""
@@ -112,16 +117,27 @@ class StepView:
             raise Unknown
         return found
 
+    def captures(self, ref: Ref, key: str = "") -> tuple[Pattern, list[Match]]:
+        """A pattern, and the names that it matches with what it captures of each, sorted; at least one."""
+        found = self._matches(ref, key)
+        if not found:
+            raise self._nothing(ref, key)
+        return _pattern(ref.name), found
+
     def _nothing(self, ref: Ref, key: str) -> Refusal:
         space = self.space(ref.alias, key)
         text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
-        shown = text if isinstance(ref.name, str) else str(list(ref.name))
+        shown = f"'{text}'" if isinstance(ref.name, str) else str(list(ref.name))
+        tokens = () if isinstance(ref.name, str) else ref.name
         near = did_you_mean(text.replace("\\", ""), space.names)
-        message = f"no tensor matches '{shown}' in '{ref.alias}' ({hints.count(space)}).{near}"
-        return Refusal("no-match", message, key=key, hint=hints.of_pattern(text, space) or hints.where(space))
+        message = f"no tensor matches {shown} in '{ref.alias}' ({hints.count(space)}).{near}"
+        return Refusal("no-match", message, key=key, hint=hints.of_pattern(text, space, tokens) or hints.where(space))
 
-    def rename(self, source: Ref, targets: Mapping[str, Ref]) -> list[tuple[str, tuple[str, ...]]]:
-        """For every match of `source`, sorted: its name, and the names that the templates make of it."""
+    def rename(
+        self, source: Ref, targets: Mapping[str, Ref], shared: Collection[str] = ()
+    ) -> list[tuple[str, tuple[str, ...]]]:
+        """For every match of `source`, sorted: its name, and the names that the templates make of it. Under the keys
+        that are `shared` several matches may have one name: it is only read."""
         key = self._key(source)
         matches = self._matches(source, key)
         if not matches:
@@ -132,7 +148,8 @@ class StepView:
             with at_key(target_key):
                 template = _template(target.name, _pattern(source.name))
                 names = [template.fill(name, binding) for name, binding in matches]
-            hints.refuse_collisions([name for name, _ in matches], names, target_key)
+            if target_key not in shared:
+                hints.refuse_collisions([name for name, _ in matches], names, target_key)
             filled.append(names)
         return list(
             zip(
@@ -143,7 +160,8 @@ class StepView:
         )
 
     def _key(self, ref: Ref) -> str:
-        return next((k.rstrip("_") for k, v in self.step.params.items() if v is ref), "")
+        inner = (item for v in self.step.params.values() if isinstance(v, Mapping) for item in v.items())
+        return next((k.rstrip("_") for k, v in (*self.step.params.items(), *inner) if v is ref), "")
 
     def literal(self, ref: Ref, key: str = "") -> str:
         """The name of a reference that is taken literally."""
@@ -166,6 +184,8 @@ class StepView:
         if expr.kind == "poison":
             raise Unknown
         self.provisional |= expr.provisional
+        if self.state.flags.verbose:
+            self.fetched.append(name)
         space.reads[name] = space.reads.get(name, 0) + reads
         return expr
 
@@ -201,6 +221,13 @@ class StepView:
                 hint="Name one of them in full; a dot that is just a dot is written `\\.`.",
             )  # fmt: skip
         return self.select(ref, key)[0]
+
+    def original(self, alias: str, key: str = "") -> Mapping[str, Expr]:
+        """The tensors that an alias had when it was made: those of its checkpoint, of its tree, or none."""
+        space = self.space(alias, key)
+        if space.tainted or space.unknown:
+            raise Unknown
+        return space.original
 
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr:
         """A value, or the part of it that the reference's slice selects."""
@@ -257,7 +284,7 @@ class StepView:
         self.provisional = True
         return Bound(bound)
 
-    def open(self, path: str, key: str = "") -> Mapping[str, Expr]:
+    def open(self, path: str, key: str = "", format: str | None = None) -> Mapping[str, Expr]:
         """The tensors of a checkpoint, or of what an earlier `save` of this plan will write there."""
         place = self.world.key(path)
         if place in self.state.images:
@@ -270,7 +297,7 @@ class StepView:
                 hint = "Load what was saved as a whole, by its own path; or load it in a plan of its own, afterwards."
                 raise Refusal("load-inside-save", message, key=key, hint=hint)
         try:
-            return opened(self.world, path).names
+            return opened(self.world, path, format).names
         except StoreError as bad:
             where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path
             raise Refusal("io-input", f"{where}: {bad.problem}", key=key, hint=bad.remedy) from bad

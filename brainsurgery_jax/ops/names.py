@@ -10,7 +10,7 @@ from pydantic import Field, StrictBool
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Pattern, Role, Template, control
 from brainsurgery_jax.ops._fields import Text
-from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Publish, RenameAlias, Say, Stop, View
+from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Publish, RenameAlias, Say, View
 from brainsurgery_jax.select import Ref
 
 PathText = Annotated[Text, Field(description="path, relative to the working directory")]
@@ -78,9 +78,10 @@ def load(
 ) -> Iterator[Edit]:
     """Open a checkpoint under a new alias, or one tensor of a file under a literal name (`to`).
 
+    `format` is for a file whose suffix does not tell what it is.
     Example: `load: {path: tuned.safetensors, alias: tuned}`
     """
-    tensors = view.open(path, "path")
+    tensors = view.open(path, "path", None if format == "auto" else format)
     if to is None:
         yield AddAlias(alias or view.default_alias or "model", tensors, path)
         return
@@ -124,12 +125,3 @@ def save(
             hint="Add `alias: NAME`.",
         )  # fmt: skip
     yield Publish(path, chosen, None, format, shard, overwrite)
-
-
-@control("exit")
-def leave(view: View) -> Iterator[Edit]:
-    """Leave out the steps that follow; the output is still written.
-
-    Example: `exit: {}`
-    """
-    yield Stop()

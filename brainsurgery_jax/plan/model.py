@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span
@@ -22,13 +22,17 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: an op with its checked parameters. `op` is None where the step could not be understood."""
+    """One step: an op with its checked parameters. `op` is None where the step could not be understood.
+
+    `lenient`: where nothing matches, or a tensor that it needs is missing, it does nothing (`if_missing: skip`).
+    """
 
     op: Op | None
     params: Mapping[str, Any]
     span: Span | None
     spans: Mapping[Location, Span] = field(default_factory=dict)
     text: Any = None
+    lenient: bool = False
 
     def place(self, *key: str | int) -> Span | None:
         """Where a key of the payload stands, or the step itself."""
@@ -37,7 +41,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A checkpoint to write. `alias` None: inferred from what the steps wrote. `options`: for its format alone."""
+    """A checkpoint to write. `alias` None: inferred from what the steps wrote. `config`: changes to its config.json, a
+    JSON merge patch (RFC 7396). `options`: for its format alone."""
 
     path: str
     alias: str | None = None
@@ -45,10 +50,18 @@ class Output:
     shard: str | None = None
     overwrite: bool = False
     sidecars: bool = True
+    config: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     span: Span | None = None
     spans: Mapping[Location, Span] = field(default_factory=dict)
+
+    def plain(self) -> Any:
+        """The output as a plan writes it: its path, and what is not as it would be anyway."""
+        usual = Output(self.path)
+        keys = (f.name for f in fields(self) if f.name not in ("path", "span", "spans"))
+        changed = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(usual, key)}
+        return {"path": self.path, **changed} if changed else self.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +89,10 @@ def in_order(plan: Plan, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
         return tuple(sorted(listed, key=lambda d: d.span or Span("")))
     steps = {s: i for i, step in enumerate(plan.steps) for s in (step.span, *step.spans.values())}
     outputs = {s: len(plan.steps) for out in plan.outputs for s in (out.span, *out.spans.values())}
-    return tuple(sorted(listed, key=lambda d: (steps | outputs).get(d.span, -1)))
+    own = {s.file for s in (*steps, *outputs) if s}  # what stands in no file of the plan stands in a plan within it
+    return tuple(
+        sorted(
+            listed,
+            key=lambda d: (steps | outputs).get(d.span, -1 if not d.span or d.span.file in own else len(plan.steps)),
+        )
+    )

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
-from brainsurgery_jax.op import OPS
+from brainsurgery_jax.op import IF_MISSING, OPS
 from brainsurgery_jax.plan.model import Input, Location, Output, Plan, Step
 from brainsurgery_jax.plan.payload import Payload, parse_payload
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, plain, spans
 from brainsurgery_jax.store.formats import NAMES
 
 KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
-OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "metadata", "options")
+OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "config", "metadata", "options")
 _OUTPUT_HINTS = {
     "path": "Write where to, such as `path: out.safetensors` for a file or `path: out` for a folder.",
     "alias": "Write the alias to save, such as `alias: model`.",
@@ -36,8 +37,10 @@ class Parser:
     def plan(self, root: Map) -> Plan:
         for key, _ in root.entries:
             if key.text not in KEYS:
-                near = did_you_mean(key.text, KEYS)
-                hint = _key_hint("" if near else key.text)
+                meant = _OTHER_KEYS.get(key.text.lower())
+                near = f" Did you mean '{meant}'?" if meant else did_you_mean(key.text, KEYS)
+                overridden = key.span.file.startswith("override ")
+                hint = _key_hint(key.text if overridden and not near else "")
                 self.complain("key-unknown", f"unknown top-level key '{key.text}'.{near}", key.span, hint)
         version = _plain(get(root, "version"))
         if version not in (None, 1):
@@ -106,19 +109,24 @@ class Parser:
         if named is None:
             return Step(None, {}, node.span, text=_plain(node))
         name, span, payload = named
-        text = {name: _plain(payload) if payload is not None else {}}
+        text = {name: {} if _plain(payload) is None else _plain(payload)}
         places = {(): span} | ({} if payload is None else {k: s for k, s in spans(payload).items() if k})
         if self.unfilled.intersection((*places.values(), *([payload.span] if payload else []))):
             return Step(None, {}, span, text=text)
-        if (op := OPS.get(name)) is None:
+        if (op := plugins.find(OPS, name)) is None:
             near = f" Did you mean '{_OTHER_WORDS[name]}'?" if name in _OTHER_WORDS else did_you_mean(name, OPS)
+            hint = "`brainsurgery-jax ops` lists them all."
+            if name.startswith("-") and (dashed := name.lstrip("-")) in OPS:
+                near, hint = "", f"Put a space behind the dash of a step: `- {dashed}: ...`."
             self.complain("op-unknown", f"unknown op '{name}'.{near}", span,
-                          "`brainsurgery-jax ops` lists them all.")  # fmt: skip
+                          "\n".join([hint, *plugins.left_out()]))  # fmt: skip
             return Step(None, {}, span, text=text)
-        reading = Payload(places, (), name, default)
-        params = parse_payload(op, _plain(payload), reading)
-        self.problems.extend(reading.problems)
-        return Step(None if reading.problems else op, params, span, places, text)
+        reading = Payload(places, (), name, default, payload)
+        params = parse_payload(op, _plain(payload), reading, op.step_fields())
+        # Where inputs cannot be read, nobody knows whether there is a default alias.
+        self.problems.extend(d for d in reading.problems if not (self.doubtful and d.code == "ref-no-alias"))
+        lenient = params.pop(IF_MISSING.param, IF_MISSING.default) == "skip"
+        return Step(None if reading.problems else op, params, span, places, text, lenient)
 
     def named(self, node: Node) -> tuple[str, Span, Node | None] | None:
         """The op's name, its place, and the payload of a step."""
@@ -175,9 +183,14 @@ class Parser:
                     "value-type", f"{label}.{key}: expected true or false, got {found!r}", at, f"Write `{key}: true`."
                 )
             elif key == "format" and found is not None and found not in NAMES:
-                near = did_you_mean(found, NAMES) if isinstance(found, str) else ""
+                meant = _OTHER_FORMATS.get(str(found).lower().lstrip("."))
+                known = did_you_mean(found, NAMES) if isinstance(found, str) else ""
+                near = f" Did you mean '{meant}'?" if meant else known
                 hint = f"There are: {', '.join(NAMES)}. Left out, the suffix of the path decides."
                 self.complain("output-format", f"{label}.format: unknown format {found!r}.{near}", at, hint)
+            elif key == "config" and not _is_options(found):
+                self.complain("value-type", f"{label}.config: expected a mapping of keys to values, got {found!r}", at,
+                              "Write what is to change in config.json: `config: {num_hidden_layers: 9}`.")  # fmt: skip
             elif key == "options" and not _is_options(found):
                 self.complain("value-type", f"{label}.options: expected a mapping of names to values, got {found!r}",
                               at, "Write them as keys, such as `options: {compression: true}`.")  # fmt: skip
@@ -189,10 +202,22 @@ class Parser:
 
 
 _OTHER_WORDS = {
-    "rename": "move", "remove": "delete", "drop": "delete", "concatenate": "concat", "transpose": "permute",
-    "mul": "multiply", "sub": "subtract", "svd": "phlora", "print": "dump", "zeros": "zeroes", "to": "cast_",
+    "rename": "move", "remove": "delete", "drop": "delete", "concatenate": "concat", "cat": "concat", "chunk": "split",
+    "mul": "multiply", "sub": "subtract", "div": "divide", "svd": "phlora", "print": "dump", "zeros": "zeroes",
+    "to": "cast_", "interpolate": "lerp", "index_select": "take", "gather": "take", "tile": "repeat",
+    "unbind": "unstack", "mean": "reduce", "sum": "reduce", "norm": "reduce",
 }  # fmt: skip
 """What other tools call our ops."""
+
+_OTHER_KEYS = {
+    "models": "inputs", "model": "inputs", "sources": "inputs", "checkpoints": "inputs", "base_model": "inputs",
+    "steps": "transforms", "ops": "transforms", "operations": "transforms", "edits": "transforms", "plan": "transforms",
+    "destination": "output", "save": "output", "target": "output", "out": "output", "variables": "vars",
+}  # fmt: skip
+"""What others call the keys of a plan."""
+
+_OTHER_FORMATS = {"pt": "torch", "pth": "torch", "bin": "torch", "ckpt": "torch", "hf": "safetensors", "numpy": "npz"}
+"""What others call our formats."""
 
 
 def _several_keys_hint(entries: Sequence[tuple[Scalar, Node]]) -> str:
@@ -230,6 +255,13 @@ def _items(node: Node | None) -> tuple[Node, ...]:
     if node is None or _plain(node) is None:
         return ()
     return node.items if isinstance(node, List) else (node,)
+
+
+def parse_step(node: Node, default_alias: str | None) -> tuple[Step, tuple[Diagnostic, ...]]:
+    """The one step that a node spells, and everything that is wrong with it."""
+    parser = Parser(frozenset())
+    step = parser.step(node, default_alias)
+    return step, tuple(parser.problems)
 
 
 def parse(root: Map, unfilled: frozenset[Span] = frozenset()) -> tuple[Plan, tuple[Diagnostic, ...]]:

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from brainsurgery_jax import plugins
 from brainsurgery_jax.dtypes import DTYPES, parse_dtype
-from brainsurgery_jax.errors import Diagnostic, Refusal, Span, did_you_mean
-from brainsurgery_jax.op import ASSERTS, Assertion, Field, Op, Role, element_role
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
+from brainsurgery_jax.op import ASSERTS, OPS, Assertion, Field, Op, Role, element_role, fewest
 from brainsurgery_jax.plan.model import Location
+from brainsurgery_jax.plan.source import Map, Node, get
+from brainsurgery_jax.plan.subplans import sub_plan
 from brainsurgery_jax.select import Ref, parse_ref
 
 
 class Payload:
     """One payload being read: collects diagnostics, each at the place of the key it is about."""
 
-    def __init__(self, places: Mapping[Location, Span], at: Location, label: str, default_alias: str | None):
+    def __init__(
+        self,
+        places: Mapping[Location, Span],
+        at: Location,
+        label: str,
+        default_alias: str | None,
+        node: Node | None = None,
+    ):
         self.places, self.at, self.label, self.default_alias = places, at, label, default_alias
+        self.node = node  # the payload as it was composed, for keys that hold steps of their own
         self.problems: list[Diagnostic] = []
 
     def complain(self, code: str, message: str, *key: str | int, hint: str = "") -> None:
@@ -28,23 +40,27 @@ class Payload:
         self.problems.append(Diagnostic(code, f"{'.'.join([self.label, *map(str, key)])}: {message}", where, hint))
 
 
-def parse_payload(op: Op, payload: Any, reading: Payload) -> dict[str, Any]:
-    """The parameters of `op` that a payload spells; mistakes go to `reading.problems`."""
-    fields = {f.key: f for f in op.fields()}
+def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field] | None = None) -> dict[str, Any]:
+    """The parameters of `op` that a payload spells; mistakes go to `reading.problems`. `known`: its keys, if not just
+    the op's own."""
+    fields = {f.key: f for f in (op.fields() if known is None else known)}
     given = _as_mapping(op, payload, fields, reading)
     if given is None:
         return {}
+    if given.get("over") is None:
+        fields = {key: f.without_over for key, f in fields.items()}
     meant: set[str] = set()
     for key in given:
         if key not in fields:
             near = did_you_mean(key, [k for k in fields if k not in given])
-            meant.update(k for k in fields if near.endswith(f"'{k}'?"))
-            known = ", ".join(fields) or "none"
+            meant.update(k for k in fields if near.endswith(f"'{k}'?") or key.startswith(f"{k}:"))
+            meant.update(fields if _fits(sibling_of(op), given) else ())
+            words = ", ".join(fields) or "none"
             reading.complain(
                 "key-unknown",
                 f"unknown key '{key}'.{near}",
                 key,
-                hint=f"Keys of {op.name}: {known}.",
+                hint=_unknown_key_hint(op, key, f"Keys of {op.name}: {words}."),
             )
     for f in fields.values():
         if f.default is inspect.Parameter.empty and f.key not in given and f.key not in meant:
@@ -55,7 +71,9 @@ def parse_payload(op: Op, payload: Any, reading: Payload) -> dict[str, Any]:
         try:
             params[f.param] = _value(f, given[f.key], params, reading, at)
         except Refusal as bad:
-            reading.complain(bad.code, bad.message, *at, hint=bad.hint or _example(op))
+            reading.complain(bad.code, bad.message, *at, hint=bad.hint or _over_hint(op, f, given) or _example(op))
+        except PlanError as bad:  # of a plan within this one, with places of its own
+            reading.problems.extend(bad.diagnostics)
     return params
 
 
@@ -73,8 +91,37 @@ def _as_mapping(op: Op, payload: Any, fields: Mapping[str, Field], reading: Payl
     return None
 
 
+def sibling_of(op: Op) -> Op | None:
+    """The op that does the same in place, or into new names: `cast_` of `cast`, and the reverse."""
+    return OPS.get(op.name[:-1] if op.name.endswith("_") else f"{op.name}_")
+
+
+def _fits(op: Op | None, given: Mapping[str, Any]) -> bool:
+    return op is not None and set(given) <= {f.key for f in op.step_fields()}
+
+
+def _unknown_key_hint(op: Op, key: str, known: str) -> str:
+    """Which keys there are; or that a space is missing, or that the op's sibling has such a key."""
+    head, colon, tail = key.partition(":")
+    if colon and head in {f.key for f in op.step_fields()}:
+        return f"Put a space behind the colon: `{head}: {tail}`."
+    sibling = sibling_of(op)
+    if sibling is None or key not in {f.key for f in sibling.fields()}:
+        return known
+    how = "works in place" if sibling.name.endswith("_") else "makes new tensors"
+    return f"{known} `{sibling.name}`, which {how}, has '{key}'."
+
+
 def _example(op: Op) -> str:
     return next((line.strip() for line in op.doc.splitlines() if line.strip().startswith("Example:")), "")
+
+
+def _over_hint(op: Op, f: Field, given: Mapping[str, Any]) -> str:
+    """For one pattern where a list is expected: a set of tensors goes by the key `over`."""
+    sets = next((own.role for own in op.fields() if own.key == f.key and own != f), None)
+    if sets is None or not isinstance(given[f.key], str):
+        return ""
+    return "One pattern or template stands for several tensors with `over: NAME`, the number in their names."
 
 
 def _value(f: Field, value: Any, params: Mapping[str, Any], reading: Payload, at: Location) -> Any:
@@ -93,20 +140,41 @@ def _value(f: Field, value: Any, params: Mapping[str, Any], reading: Payload, at
             return _assertion(value, reading, at)
         case "asserts":
             return _assertions(value, reading, at)
+        case "operands":
+            return _operands(f, value, params, reading)
+        case "steps" | "plan" | "plan-text" | "plan-file" as kind:
+            node = get(reading.node, f.key) if isinstance(reading.node, Map) else None
+            assert node is not None
+            return sub_plan(kind, node)
     return _reference(f.role, value, params, reading)
 
 
 def _references(f: Field, role: Role, value: Any, params: Mapping[str, Any], reading: Payload) -> tuple[Ref, ...]:
-    least = 2
-    if not isinstance(value, list) or len(value) < least:
+    least = fewest(f.annotation)
+    items = [value] if isinstance(value, str) and least < 2 else value
+    if not isinstance(items, list) or len(items) < least:
         raise Refusal("value-type", f"expected a list of at least {least} references, got {value!r}")
     out = []
-    for at, item in enumerate(value):
+    for at, item in enumerate(items):
         try:
             out.append(_reference(role, item, params, reading))
         except Refusal as bad:
             reading.complain(bad.code, bad.message, f.key, at, hint=bad.hint)
     return tuple(out)
+
+
+def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload) -> dict[str, Ref]:
+    """References by name, the first a pattern, the others templates."""
+    if not isinstance(value, dict) or not value:
+        hint = f"Name each tensor that is meant: `{f.key}: {{w: PATTERN, v: NAME}}`."
+        raise Refusal("value-type", f"expected a mapping of names to references, got {_found(value)}", hint=hint)
+    out = {}
+    for name, item in value.items():
+        try:
+            out[name] = _reference(Role("template" if out else "pattern", slices=True), item, params, reading)
+        except Refusal as bad:
+            reading.complain(bad.code, bad.message, f.key, name, hint=bad.hint)
+    return out
 
 
 def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Payload) -> Ref:
@@ -122,7 +190,7 @@ def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Paylo
 def _number(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Refusal("value-type", f"expected a number, got {_found(value)}") from None
 
 
@@ -130,9 +198,19 @@ def _dtype(value: Any) -> Any:
     found = parse_dtype(value) if isinstance(value, str) else None
     if found is None or found.numpy is None:
         names = [d.name for d in DTYPES if d.numpy]
-        near = did_you_mean(str(value), [*names, *(a for d in DTYPES for a in d.aliases)])
+        near = _near_dtype(str(value), names)
         raise Refusal("dtype-unknown", f"unknown dtype {value!r}.{near}", hint=f"Known: {', '.join(names)}.")
     return found
+
+
+def _near_dtype(word: str, names: Sequence[str]) -> str:
+    """`" Did you mean 'bfloat16'?"`: for `bf-16` and `torch.bfloat16` that, for `float8` all that start so."""
+    plain = word.lower().rpartition(".")[2].replace("-", "").replace("_", "")
+    if (same := parse_dtype(plain)) is not None:
+        return f" Did you mean '{same.name}'?"
+    if longer := [name for name in names if name.startswith(word.lower()) and word]:
+        return f" Did you mean {' or '.join(map(repr, longer[:2]))}?"
+    return did_you_mean(word, [*names, *(a for d in DTYPES for a in d.aliases)])
 
 
 def _assertion(value: Any, reading: Payload, at: Location) -> Assertion:
@@ -141,7 +219,7 @@ def _assertion(value: Any, reading: Payload, at: Location) -> Assertion:
         hint = f"Operators: {', '.join(ASSERTS)}. Several conditions go under `all: [...]`."
         raise Refusal("assert-form", f"expected a mapping with exactly one operator, got {shown}", hint=hint)
     ((name, payload),) = value.items()
-    if (op := ASSERTS.get(name)) is None:
+    if (op := plugins.find(ASSERTS, name)) is None:
         hint = f"Operators: {', '.join(ASSERTS)}."
         raise Refusal("assert-unknown", f"unknown assert operator '{name}'.{did_you_mean(name, ASSERTS)}", hint=hint)
     inner = Payload(reading.places, (*reading.at, *at, name), f"{reading.label}.{name}", reading.default_alias)
@@ -153,7 +231,8 @@ def _assertion(value: Any, reading: Payload, at: Location) -> Assertion:
 def _assertions(value: Any, reading: Payload, at: Location) -> tuple[Assertion, ...]:
     if not isinstance(value, list) or not value:
         raise Refusal("assert-form", f"expected a non-empty list of asserts, got {value!r}")
-    return tuple(_assertion(item, reading, (*at, i)) for i, item in enumerate(value))
+    parts = [_assertion(item, reading, (*at, i)) for i, item in enumerate(value)]
+    return tuple(replace(part, at=(*reading.at, *at, i)) for i, part in enumerate(parts))
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainsurgery_jax.dtypes import DTYPES
-from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role
+from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role, fewest
 from brainsurgery_jax.plan.parse import KEYS, OUTPUT_KEYS
 from brainsurgery_jax.plan.payload import adapter
 from brainsurgery_jax.store.formats import NAMES
@@ -54,8 +54,8 @@ def _definitions() -> Schema:
             "description": "One operator and what it asks.",
             "oneOf": [{"$ref": f"#/$defs/assert.{name}"} for name in ASSERTS],
         },
-        **{f"op.{name}": _single(op) for name, op in OPS.items()},
-        **{f"assert.{name}": _single(op) for name, op in ASSERTS.items()},
+        **{f"op.{name}": _single(op, op.step_fields()) for name, op in OPS.items()},
+        **{f"assert.{name}": _single(op, op.fields()) for name, op in ASSERTS.items()},
     }
 
 
@@ -91,6 +91,10 @@ _OUTPUT: Mapping[str, Schema] = {
     "shard": {"type": ["string", "null"], "description": "Largest file of a folder, such as 5GB, or none."},
     "overwrite": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Replace what is there."},
     "sidecars": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Copy config and tokenizer files."},
+    "config": {
+        "type": ["object", "null"],
+        "description": "What to change in config.json, merged key by key; null removes a key.",
+    },
     "metadata": {
         "type": "object",
         "additionalProperties": {"type": "string"},
@@ -129,19 +133,19 @@ def _required(op: Op) -> list[str]:
     return [f.key for f in op.fields() if f.default is inspect.Parameter.empty]
 
 
-def _single(op: Op) -> Schema:
+def _single(op: Op, fields: tuple[Field, ...]) -> Schema:
     """A mapping whose one key is the op's name."""
     return {
         "type": "object",
         "description": op.doc.split("\n\n")[0],
-        "properties": {op.name: _payload(op)},
+        "properties": {op.name: _payload(op, fields)},
         "required": [op.name],
         "additionalProperties": False,
     }
 
 
-def _payload(op: Op) -> Schema:
-    fields = {f.key: field_schema(f) for f in op.fields()}
+def _payload(op: Op, known: tuple[Field, ...]) -> Schema:
+    fields = {f.key: field_schema(f) for f in known}
     if op.bare:
         return {**fields[op.bare], "description": op.doc}
     mapping: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
@@ -155,31 +159,58 @@ _ROLES: Mapping[str, tuple[str, str]] = {
     "pattern": ("reference", "A regex over whole names (or a list of tokens) that chooses tensors."),
     "template": ("reference", r"The name made from each match: \1, \g<name> and ${name} stand for what was captured."),
     "name": ("name", "One tensor's name, taken literally."),
+    "operands": ("", "Tensors by name: the first reference a pattern, the others names made from each match."),
     "number": ("number", "A number."),
     "dtype": ("dtype", "An element type."),
     "assert": ("assert", "One assert."),
     "asserts": ("assert", "Asserts."),
+    "steps": ("", "Steps, as under the plan's own `transforms`."),
+    "plan": ("", "A plan: its inputs are loaded first, its output is saved last."),
+    "plan-text": ("", "The YAML text of a plan."),
+    "plan-file": ("", "The path of a plan file, relative to the working directory."),
+}
+_SUB_PLANS: Mapping[str, Schema] = {
+    "steps": _or_list({"$ref": "#/$defs/step"}),
+    "plan": {"type": ["object", "array", "null"]},
+    "plan-text": {"type": "string"},
+    "plan-file": {"type": "string", "minLength": 1},
 }
 
 
 def field_schema(field: Field) -> Schema:
     """The schema of one key of a payload."""
+    if (plain := field.without_over) != field:
+        return {"anyOf": [field_schema(plain), field_schema(field._replace(role=_with_over(field)))]}
     if (element := element_role(field.annotation)) is not None and element.kind != "assert":
-        return {"type": "array", "items": _role_schema(element), "minItems": 2, "description": "References, in order."}
+        least = fewest(field.annotation)
+        listed = {"type": "array", "items": _role_schema(element), "minItems": least}
+        one = {} if least > 1 else {"type": "string"}
+        return ({"anyOf": [listed, one]} if one else listed) | {"description": "References, in order."}
     if field.role is None:
         made = _clean(adapter(field.annotation).json_schema())
-        made = made if _takes_text(made) else {"anyOf": [made, _VARIABLE]}
+        made = _or_variable(made)
     else:
         made = _role_schema(field.role)
         made = made if field.default is not None else {"anyOf": [made, {"type": "null"}]}
-    told = field.default is not inspect.Parameter.empty and field.default is not None
-    return made | ({"default": field.default} if told else {})
+    told = field.default not in (inspect.Parameter.empty, None, ())
+    default = list(field.default) if isinstance(field.default, tuple) else field.default
+    return made | ({"default": default} if told else {})
+
+
+def _with_over(field: Field) -> Role:
+    assert field.role is not None
+    return field.role._replace(plain=None)
 
 
 def _role_schema(role: Role) -> Schema:
     target, words = _ROLES[role.kind]
     if target == "reference":
         return {"$ref": "#/$defs/reference" if role.slices else "#/$defs/whole", "description": words}
+    if role.kind == "operands":
+        each = {"$ref": "#/$defs/reference"}
+        return {"type": "object", "additionalProperties": each, "minProperties": 1, "description": words}
+    if role.kind in _SUB_PLANS:
+        return _SUB_PLANS[role.kind] | {"description": words}
     if role.kind == "asserts":
         return {"type": "array", "items": {"$ref": "#/$defs/assert"}, "minItems": 1, "description": words}
     return {"$ref": f"#/$defs/{target}", "description": words}
@@ -191,6 +222,13 @@ def _clean(made: Any) -> Any:
     if isinstance(made, dict):
         return {names.get(key, key): _clean(value) for key, value in made.items()}
     return [_clean(m) for m in made] if isinstance(made, list) else made
+
+
+def _or_variable(made: Schema) -> Schema:
+    """What a value is, or a variable in its place, or in the place of an element."""
+    if "items" in made:
+        made = made | {"items": _or_variable(made["items"])}
+    return made if _takes_text(made) else {"anyOf": [made, _VARIABLE]}
 
 
 def _takes_text(made: Schema) -> bool:

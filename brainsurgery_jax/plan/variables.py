@@ -1,34 +1,74 @@
-"""Plan variables: `${vars.NAME}` anywhere in a plan stands for what the top-level `vars:` says."""
+"""Plan variables: `${vars.NAME}` anywhere in a plan stands for what the top-level `vars:` says, `${env.NAME}` for a
+variable of the environment. `${oc.env:NAME}` and `${oc.env:NAME,DEFAULT}`, which the reference takes, mean the same."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from brainsurgery_jax.errors import Diagnostic, did_you_mean
+from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get
 
 _VARIABLE = re.compile(r"\$\{vars\.([A-Za-z_][A-Za-z0-9_]*)\}")
+_ENVIRONMENT = re.compile(r"\$\{(?:env\.(\w+)|oc\.env:\s*(\w+)\s*(?:,([^}]*))?)\}")
 
 
-def with_variables(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
+def with_variables(root: Map, environment: Mapping[str, str] = os.environ) -> tuple[Map, tuple[Diagnostic, ...]]:
     """The plan with its variables filled in, and what is wrong with them.
 
     A scalar that is a variable and nothing else takes its value as it is (a number stays a number); inside longer text
-    its text is put in. Only scalars can be variables.
+    its text is put in. Only scalars can be variables. Those of the environment are texts, filled in first, also in the
+    values under `vars`.
     """
+    unset: list[Diagnostic] = []
+    filled = _from_environment(root, environment, unset)
+    assert isinstance(filled, Map)
+    made, problems = _with_vars(filled)
+    return made, (*unset, *problems)
+
+
+def _from_environment(node: Node, environment: Mapping[str, str], problems: list[Diagnostic]) -> Node:
+    match node:
+        case Map(entries):
+            return replace(node, entries=tuple((k, _from_environment(v, environment, problems)) for k, v in entries))
+        case List(items):
+            return replace(node, items=tuple(_from_environment(i, environment, problems) for i in items))
+        case Scalar(value=str(text)) if "${env." in text or "${oc.env:" in text:
+            put = _ENVIRONMENT.sub(lambda m: _environment_value(m, node.span, environment, problems), text)
+            return replace(node, value=put, text=put)
+    return node
+
+
+def _environment_value(
+    found: re.Match[str], span: Span, environment: Mapping[str, str], problems: list[Diagnostic]
+) -> str:
+    name, default = found[1] or found[2], found[3]
+    if name in environment:
+        return environment[name]
+    if default is not None:
+        return default.strip()
+    message = f"the environment has no variable '{name}'.{did_you_mean(name, environment)}"
+    hint = f"Set it, as in `{name}=... brainsurgery-jax ...`, or write a variable of the plan, ${{vars.NAME}}."
+    problems.append(Diagnostic("env-unknown", message, span, hint))
+    return found[0]
+
+
+def _with_vars(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
     table = get(root, "vars")
     if table is None:
         values: dict[str, Scalar] = {}
     elif isinstance(table, Map) and all(isinstance(v, Scalar) for _, v in table.entries):
         values = {k.text: v for k, v in table.entries if isinstance(v, Scalar)}
     else:
-        return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span),)
+        hint = "Write `vars: {rank: 8}`; a value is a text, a number, true or false."
+        return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span, hint),)
     problems: list[Diagnostic] = []
     used = set(_VARIABLE.findall(" ".join(_texts(root))))
+    unknown = used - values.keys()
     for key, _ in table.entries if isinstance(table, Map) else ():
-        if key.text not in used:
+        if key.text not in used and not did_you_mean(key.text, unknown):  # else the misspelling tells it all
             hint = "Use it in the plan as ${vars." + key.text + "}, or remove it."
             message = f"vars: '{key.text}' is used nowhere in the plan.{did_you_mean(key.text, used)}"
             problems.append(Diagnostic("vars-unused", message, key.span, hint))

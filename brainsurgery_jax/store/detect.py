@@ -15,8 +15,9 @@ from brainsurgery_jax.store.formats import FORMATS, SAFETENSORS, Format
 from brainsurgery_jax.store.sizes import parse_size as parse_size
 
 
-def open_source(path: str) -> Source:
-    """The source for a checkpoint file or folder; `~` is the home folder."""
+def open_source(path: str, format: str | None = None) -> Source:
+    """The source for a checkpoint file or folder; `~` is the home folder. `format` names that of a file whose suffix
+    does not tell it. ValueError if there is none of that name."""
     path = os.path.expanduser(path)
     if not os.path.exists(path):
         raise _missing(path)
@@ -28,11 +29,13 @@ def open_source(path: str) -> Source:
         remedy = f"Name its folder instead: {os.path.dirname(path) or '.'}"
         raise StoreError(path, "is the index of a checkpoint, not the checkpoint", remedy=remedy)
     suffix = suffix_of(path)
-    format = formats.of_suffix(suffix)
-    if format is None:
+    told = formats.of_suffix(suffix)
+    if format is not None and (told is None or format not in formats.called(told)):
+        told = formats.named(format)
+    if told is None:
         remedy = f"Name {_some_file()}. If it is one of these, give it that suffix."
         raise StoreError(path, f"has the suffix '{suffix}', which tells no format that can be read", remedy=remedy)
-    return format.open(path)
+    return told.open(path)
 
 
 def _some_file() -> str:

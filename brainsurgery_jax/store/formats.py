@@ -108,6 +108,7 @@ TORCH = Format(
     open=_later("torch_files.open_torch"),
     write=_encoded("torch_encode.encode_torch"),
     check=_later("torch_encode.check_torch"),
+    options={"bare": Option("Whether the file is its one tensor, without a dict around it.", "true", _flag)},
     encoded=True,
 )
 
@@ -177,6 +178,11 @@ FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, ORBAX, DCP, TORCH, NPZ, NPY)
 
 NAMES = tuple(format.name for format in FORMATS)
 _OTHER_NAMES = {"numpy": "npy"}
+
+
+def called(format: Format) -> tuple[str, ...]:
+    """The names of a format: its own, and what the reference calls it."""
+    return (format.name, "numpy") if format.name in ("npy", "npz") else (format.name,)
 
 
 def named(name: str) -> Format:

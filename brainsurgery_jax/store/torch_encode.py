@@ -23,12 +23,18 @@ _CARRIERS = {1: "uint8", 2: "uint16"}
 
 def encode_torch(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes a dict of tensors, which `torch.load(path, weights_only=True)` gives back; in a folder as
-    `pytorch_model.bin`."""
+    `pytorch_model.bin`. With the option `bare` the one tensor itself. Raises StoreError if there are several."""
     import torch
+
+    made = tensors(arrays)
+    if options.options.get("bare"):
+        if len(made) != 1:
+            raise StoreError(path, f"cannot hold {len(made)} tensors without a dict", remedy="Drop `bare`.")
+        (made,) = made.values()
 
     # Given a path, torch would write its name into the file, which here is that of the partial output.
     with open(os.path.join(path, WEIGHTS) if options.directory else path, "xb") as file:
-        torch.save(tensors(arrays), file)
+        torch.save(made, file)
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

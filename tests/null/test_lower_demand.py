@@ -67,3 +67,7 @@ def provisional(*steps: object) -> Program:
     lowered = lower(state, plan, files)
     assert isinstance(lowered, Program)
     return lowered
+
+
+def test_the_effect_of_a_step_tells_whether_its_sizes_wait_for_values():
+    assert [e.staged for e in provisional(PHLORA, {"delete": {"target": "ids"}}).effects] == [True, False]

@@ -164,3 +164,8 @@ def test_several_mistakes_are_told_in_the_order_of_the_plan():
     assert [d.code for d in wrong] == ["no-match", "alias-unknown", "dest-exists", "output-path"]
     places = [d.span.line for d in wrong if d.span]
     assert places == sorted(places)
+
+
+def test_a_second_operand_may_serve_several_matches():
+    state = after({"add": {"from_a": "(w|v)", "from_b": "w", "to": r"\1"}})
+    assert tensor(state, "v").kind == "call"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.null.world import MODEL, Headers, after, complaints, found, program, tensor
@@ -108,3 +110,70 @@ def test_a_dtype_that_safetensors_lacks_is_refused():
     (refused,) = found({"cast_": {"target": "w", "to": "complex128"}}, output="out.safetensors")
     assert refused.code == "dtype-unsavable"
     assert "tensor 'w': safetensors has no dtype complex128" in refused.message
+
+
+# --- config.json -----------------------------------------------------------------------------------------------------
+
+CONFIG = b'{"n_layer": 12, "rope": {"theta": 1e4, "kind": "x"}, "keep": [1]}'
+
+
+def with_config(content: bytes = CONFIG) -> Headers:
+    world = Headers({"m.safetensors": MODEL})
+    world.side_files["m.safetensors/config.json"] = content
+    return world
+
+
+def patched(config: dict[str, object], content: bytes = CONFIG) -> object:
+    (written,) = program(output={"path": "out", "config": config}, world=with_config(content)).publications
+    return json.loads(written.side_files["config.json"])
+
+
+def test_a_config_patch_changes_what_it_names_and_keeps_the_rest():
+    made = patched({"n_layer": 9, "rope": {"kind": "y"}, "new": None})
+    assert made == {"n_layer": 9, "rope": {"theta": 1e4, "kind": "y"}, "keep": [1], "new": None}
+
+
+def test_a_list_in_a_config_patch_replaces_the_list():
+    assert patched({"keep": []}) == {"n_layer": 12, "rope": {"theta": 1e4, "kind": "x"}, "keep": []}
+
+
+def test_a_config_patch_makes_the_file_where_there_was_none():
+    (written,) = program(output={"path": "out", "config": {"n_layer": 9}}).publications
+    assert json.loads(written.side_files["config.json"]) == {"n_layer": 9}
+
+
+def test_a_config_patch_that_changes_nothing_leaves_the_file_as_it_was_to_the_byte():
+    (written,) = program(output={"path": "out", "config": {"n_layer": 12}}, world=with_config()).publications
+    assert written.side_files["config.json"] == CONFIG
+
+
+def test_a_config_patch_of_a_single_file_is_refused():
+    (refused,) = found(output={"path": "out.safetensors", "config": {"n_layer": 9}})
+    assert refused.code == "output-config"
+    assert "is a single file, which has no config.json" in refused.message
+
+
+def test_a_config_that_is_not_json_is_refused_before_anything_is_written():
+    (refused,) = found(output={"path": "out", "config": {"n_layer": 9}}, world=with_config(b"{n_layer: 12}"))
+    assert (refused.code, "is not JSON" in refused.message) == ("output-config", True)
+
+
+def cast_model(content: str, to: str = "bfloat16") -> dict[str, object]:
+    world = Headers({"m.safetensors": {"w": "f32[2]", "ids": "i64[2]"}})
+    world.side_files["m.safetensors/config.json"] = content.encode()
+    (written,) = program({"cast_": {"target": "w", "to": to}}, output="out", world=world).publications
+    return {name: json.loads(text) for name, text in written.side_files.items()}
+
+
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+def test_the_dtype_in_the_config_follows_a_cast_of_the_whole_model(key: str):
+    assert cast_model(f'{{"{key}": "float32"}}') == {"config.json": {key: "bfloat16"}}
+
+
+@pytest.mark.parametrize("content", ['{"torch_dtype": "float16"}', '{"n": 1}', "{not json"])
+def test_a_config_that_named_another_dtype_or_none_is_copied_as_it_is(content: str):
+    assert cast_model(content) == {}
+
+
+def test_a_cast_to_a_dtype_that_models_are_not_loaded_in_leaves_the_config():
+    assert cast_model('{"torch_dtype": "float32"}', "float8_e4m3fn") == {}

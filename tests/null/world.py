@@ -65,17 +65,21 @@ class Headers:
         self.provisional, self.default_shard = provisional, "5GB"
         self.sources = {path: HeaderOnly(path, tensors) for path, tensors in files.items()}
         self.destinations: list[str] = []
+        self.side_files: dict[str, bytes] = {}
 
     def key(self, path: str) -> str:
         return path.rstrip("/")
 
-    def open(self, path: str) -> HeaderOnly:
+    def open(self, path: str, format: str | None = None) -> HeaderOnly:
         if path not in self.sources:
             raise StoreError(path, "does not exist")
         return self.sources[path]
 
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None:
         self.destinations.append(path)
+
+    def side_file(self, checkpoint: str, name: str) -> bytes | None:
+        return self.side_files.get(f"{checkpoint}/{name}")
 
 
 MODEL = {"w": "f32[4,3]", "v": "f32[4,3]", "b": "bf16[3]", "ids": "i64[6]"}

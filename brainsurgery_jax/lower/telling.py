@@ -1,0 +1,96 @@
+"""What a session says on the way: the impact of a step (`preview`), and a line for each tensor (`verbose`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from brainsurgery_jax.lower.program import Check, Effect
+from brainsurgery_jax.lower.state import State
+from brainsurgery_jax.plan.model import Plan, Step
+from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Inline, Move, Publish, RenameAlias
+
+MOST_NAMES = 8
+MOST_SOURCES = 2
+
+
+def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
+    """What steps do to names: how many each kind of change has, and the first of them, sorted."""
+    parts = []
+    for word in ("changed", "created", "deleted"):
+        if names := sorted({name for effect in effects for name in getattr(effect, word)}):
+            shown = names if most is None else names[:most]
+            more = f", and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
+            parts.append(f"{word} {len(names):,}: {', '.join(shown)}{more}")
+    return "; ".join(parts) or "no tensor changes"
+
+
+def previewed(before: State, after: State, step: Step, plan: Plan) -> State:
+    """The state after a step, in which its impact is said before all that the step itself says."""
+    done = sum(not e.nested for e in before.effects)
+    new = after.effects[len(before.effects) :]
+    line = f"preview {done + 1}/{len(plan.steps)} {_name(step)}: {impact(new)}"
+    checks = (*before.checks, Check(step, line), *after.checks[len(before.checks) :])
+    return after.with_checks(checks)
+
+
+def session_line(state: State) -> str:
+    """The sizes of the unions of all changes."""
+    sizes = (
+        (word, len({n for e in state.effects for n in getattr(e, word)})) for word in ("changed", "created", "deleted")
+    )
+    return "preview, all steps: " + ", ".join(f"{word} {size:,}" for word, size in sizes)
+
+
+def _name(step: Step) -> str:
+    return "" if step.op is None else step.op.name
+
+
+class Lines:
+    """The lines of one step: `note` takes its edits, each with the names that the op fetched for it."""
+
+    def __init__(self, step: Step, *, dry_run: bool):
+        self.step, self.head = step, f"{'dry-run ' if dry_run else ''}{_name(step)}: "
+        self.items: list[tuple[list[str], list[str]]] = []  # what was read, what was written
+        self.others: list[str] = []
+
+    def note(self, edit: Edit, fetched: list[str]) -> None:
+        """Add what an edit says."""
+        match edit:
+            case Bind(name=name):
+                self._item(fetched, [name])
+            case Drop(name=name):
+                if not any(name in read and written for read, written in self.items):
+                    self.items.append(([], [name]))
+            case Move(name=name, to_name=to):
+                self._item([name], [to])
+            case AddAlias(alias, _, path):
+                self.others.append(f"add {alias}" if path is None else f"{path} -> alias {alias}")
+            case DropAlias(alias):
+                self.others.append(f"remove {alias}")
+            case RenameAlias(alias, to):
+                self.others.append(f"rename {alias} -> {to}")
+            case Publish(path, alias, names):
+                self.others.append(f"{alias if names is None else '::'.join((alias, *names))} -> {path}")
+            case Inline(plans):
+                self.others.append(f"{sum(len(p.steps) for p in plans)} steps")
+            case _:
+                pass
+
+    def _item(self, read: list[str], written: list[str]) -> None:
+        if read or not self.items:
+            self.items.append((read, written))
+        else:
+            self.items[-1][1].extend(written)
+
+    def __iter__(self) -> Iterator[str]:
+        for text in (*self.others, *(self._shown(*item) for item in self.items)):
+            yield self.head + text
+
+    def _shown(self, read: list[str], written: list[str]) -> str:
+        sources = [name for name in dict.fromkeys(read) if name not in written]
+        if not read and isinstance(path := self.step.params.get("path"), str):
+            sources = [path]
+        if not sources or not written:
+            return ", ".join(written or sources)
+        told = ", ".join(sources) if len(sources) <= MOST_SOURCES else f"{len(sources)} tensors"
+        return f"{told} -> {', '.join(written)}"

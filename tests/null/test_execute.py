@@ -1,0 +1,109 @@
+"""`execute`: plans within the plan, from each of four sources, with a default alias of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brainsurgery_jax.plan.source import dump_yaml
+from tests.null.world import Headers, after, complaints, found, program
+
+TWO = {"m.safetensors": {"w": "f32[4,3]"}, "n.safetensors": {"x": "f32[2]"}}
+
+
+def world() -> Headers:
+    return Headers(TWO)
+
+
+def copied(name: str) -> dict[str, object]:
+    return {"copy": {"from": "w", "to": name}}
+
+
+def test_the_sources_run_in_a_fixed_order_whatever_the_order_in_the_file(tmp_path: Path):
+    file = tmp_path / "sub.yaml"
+    file.write_text(dump_yaml({"transforms": [copied("w4")]}))
+    text = dump_yaml([copied("w3")])
+    step = {"path": str(file), "plan-yaml": text, "plan": [copied("w2")], "transforms": copied("w1")}
+    assert list(after({"execute": step}).spaces["m"].names)[-4:] == ["w1", "w2", "w3", "w4"]
+
+
+def test_inputs_of_a_plan_within_are_loaded_and_its_output_is_saved():
+    sub = {"inputs": ["n::n.safetensors"], "transforms": [{"scale_": {"target": "x", "by": 2}}], "output": "n::o/"}
+    made = program({"execute": {"plan": sub}}, world=world())
+    assert [(p.path, list(p.tensors)) for p in made.publications] == [("o/", ["x"])]
+
+
+def test_the_default_alias_within_is_that_of_its_own_input():
+    sub = {"inputs": ["n::n.safetensors"], "transforms": [{"assert": {"exists": "x"}}]}
+    assert not complaints({"execute": {"plan": sub}}, world=world())
+
+
+def test_without_an_input_of_its_own_the_only_alias_is_meant():
+    assert not complaints({"execute": {"transforms": [{"assert": {"exists": "w"}}]}})
+
+
+def test_with_several_aliases_and_no_input_of_its_own_references_need_an_alias():
+    steps = ({"prefixes": {"mode": "add", "alias": "x"}}, {"execute": {"transforms": [{"assert": {"exists": "w"}}]}})
+    assert complaints(*steps) == ["ref-no-alias"]
+
+
+def test_aliases_made_within_are_known_after_it():
+    sub = {"inputs": ["n::n.safetensors"]}
+    assert not complaints({"execute": {"plan": sub}}, {"assert": {"exists": "n::x"}}, world=world())
+
+
+def test_exit_within_ends_the_whole_plan():
+    assert not complaints({"execute": {"transforms": ["exit"]}}, {"delete": {"target": "nowhere"}})
+
+
+def test_the_summary_has_it_as_one_step():
+    made = program({"execute": {"transforms": [copied("a"), copied("b")]}})
+    assert [e.step.op.name for e in made.effects if e.step.op and not e.nested] == ["execute"]
+
+
+def test_a_mistake_within_is_told_where_it_stands(tmp_path: Path):
+    file = tmp_path / "sub.yaml"
+    file.write_text("- delete: {target: w}\n- delete: {target: w}\n")
+    (problem,) = found({"execute": {"path": str(file)}})
+    assert problem.code == "no-match"
+    assert str(problem.span) == f"{file}:2:20"
+
+
+def test_a_mistake_in_the_text_of_a_plan_is_told_by_its_line():
+    (problem,) = found({"execute": {"plan-yaml": "- delete: {target: w}\n- delet: {target: v}\n"}})
+    assert problem.code == "op-unknown"
+    assert str(problem.span).endswith("(plan-yaml):2:3")
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "text"),
+    [
+        ({}, "execute-empty", "no step to execute"),
+        ({"plan-yaml": ""}, "execute-empty", "no step to execute"),
+        ({"transforms": [{"execute": {"transforms": ["exit"]}}]}, "execute-nested", "cannot execute another"),
+        ({"plan": {"transform": []}}, "key-unknown", "no key 'transform'. Did you mean 'transforms'"),
+        ({"plan": {"inputs": ["a", "b::b"]}}, "inputs-form", "'a' needs an alias"),
+        ({"plan": {"output": {"path": "x", "config": {}}}}, "key-unknown", "no key 'config'"),
+        ({"plan": 3}, "value-type", "expected a plan or a list of steps"),
+        ({"plan-yaml": 3}, "value-type", "expected the text of a plan"),
+        ({"path": "nowhere.yaml"}, "plan-file-missing", "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_executed_is_refused(payload: object, code: str, text: str):
+    from brainsurgery_jax import api
+
+    plan = api.load({"inputs": ["m::m.safetensors"], "transforms": [{"execute": payload}]})
+    problems = plan.problems or found({"execute": payload})
+    assert [p.code for p in problems] == [code]
+    assert text in problems[0].message
+
+
+def test_a_number_from_data_is_asked_for_within_as_elsewhere():
+    from brainsurgery_jax.lower import Demand, lower
+    from tests.null.world import before, planned
+
+    plan = planned({"execute": {"transforms": [{"phlora": {"target": "w", "target_a": "a", "target_b": "b",
+                                                           "rank": {"energy": 0.5}}}]}})  # fmt: skip
+    state, there = before(plan, Headers(TWO, provisional=False))
+    assert isinstance(lower(state, plan, there), Demand)
