@@ -235,11 +235,11 @@ def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
     if e.moves is None or isinstance(e.moves, Reshape):
         return _picked(e.aval.shape, piece.box, operands[0])
     parts = e.moves.parts(tuple(s.aval for s in e.srcs), piece.box)
-    if len(parts) == 1 and box_shape(parts[0].at) == piece.shape:
-        return e.moves.arrange(operands[0], piece.shape)
+    if len(parts) == 1 and parts[0].shape == piece.shape:
+        return e.moves.arrange(operands[0], parts[0])
     out = np.empty(piece.shape, operands[0].dtype)
     for part, x in zip(parts, operands, strict=True):
-        out[_key(part.at)] = e.moves.arrange(x, box_shape(part.at))
+        out[_key(part.at)] = e.moves.arrange(x, part)
     return out
 
 

@@ -31,6 +31,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Known, Pending, Reduction
+from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import FileRun, Source, Writer
 from brainsurgery_jax.store.sizes import show_size
 
@@ -46,8 +47,11 @@ class Job(NamedTuple):
     then: Callable[[Any], None]
 
 
-def execute(program: Program, budget: Budget, tell: Listener) -> None:
-    """Run a program: checks, outputs, publication. Raises PlanError or StoreError; then nothing was published."""
+def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[Staged], None] | None = None) -> None:
+    """Run a program: checks, outputs, publication. Raises PlanError or StoreError; then nothing was published.
+
+    `look` is called with each complete output before any is published.
+    """
     tasks = schedule(list(roots_of(program)))
     _refuse_too_large(projection(tasks, budget).largest, budget)
     tell(Started(sum(p.nbytes for p in program.publications), len(tasks)))
@@ -57,7 +61,7 @@ def execute(program: Program, budget: Budget, tell: Listener) -> None:
         assert verdicts.settled
         for source in _sources(tasks):
             source.verify_unchanged()
-        staging.publish()
+        staging.publish(look)
     for p in program.publications:
         tell(Published(p.path, p.nbytes, len(p.tensors)))
 
@@ -98,7 +102,7 @@ def _within(context: Callable[[], AbstractContextManager[Any]], do: Callable[[],
 def _refuse_too_large(worst: int, budget: Budget) -> None:
     if worst > budget.host_bytes:
         found = f"the largest task needs {show_size(worst)} of memory, the budget is {show_size(budget.host_bytes)}"
-        raise PlanError([Diagnostic("budget-exceeded", found, hint="Give more with `--memory`, or narrow the step.")])
+        raise PlanError([Diagnostic("budget-exceeded", found, hint="Give more: `--memory`, or `memory=` in Python.")])
 
 
 def jobs_of(tasks: Sequence[Task], outlet: Outlet) -> Iterator[Job]:
@@ -185,8 +189,8 @@ def _tile_job(batch: Sequence[tuple[Writer, str, Segment, Box]], peak: int, tell
     def do() -> None:
         evaluator = Evaluator()
         for writer, name, segment, box in batch:
-            for start, row in rows(segment.expr.aval.shape, box, evaluator.box(segment.expr, box)):
-                writer.put(name, segment.at + start, row.reshape(-1))
+            starts, made = rows(segment.expr.aval.shape, box, evaluator.box(segment.expr, box))
+            writer.put_rows(name, segment.at + starts, made)
 
     def then(_: None) -> None:
         for _writer, name, segment, box in batch:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.atomic import Staged, publish, stage
 from brainsurgery_jax.store.base import Held, WriteOptions, Writer
-from brainsurgery_jax.store.sidecars import copy_sidecars, sidecar_folder
+from brainsurgery_jax.store.sidecars import copy_sidecars, put_sidecars, sidecar_folder
 
 
 class Staging:
@@ -28,12 +28,17 @@ class Staging:
                 self.writers.append(_writer(p, staged, durable=self._durable))
                 if p.sidecars_from is not None and (folder := sidecar_folder(p.sidecars_from)) is not None:
                     copy_sidecars(folder, staged.staging)
+                put_sidecars(staged.staging, p.side_files)
             on_failure.pop_all()
         return self
 
-    def publish(self) -> None:
-        """Complete all outputs and put them in their places."""
+    def publish(self, look: Callable[[Staged], None] | None = None) -> None:
+        """Complete all outputs and put them in their places. `look` is called with each before any is there; what it
+        raises keeps them all away."""
         staged = [w.finish() for w in self.writers]
+        if look is not None:
+            for item in staged:
+                look(item)
         publish(staged, durable=self._durable)
         self._published = True
 

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, flat_range, whole
+from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, flat_range, strides, whole
 from brainsurgery_jax.engine.footprint import item_bytes
 from brainsurgery_jax.engine.segments import Segment, mixes
 from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole
@@ -88,11 +88,12 @@ def _cut(box: Box, most: int, axis: int) -> Iterator[Box]:
         yield from _cut(part, most, axis + 1)
 
 
-def rows(shape: Sequence[int], box: Box, array: Any) -> Iterator[tuple[int, Any]]:
-    """The runs that a box is in a tensor of that shape: where each begins, and its elements."""
+def rows(shape: Sequence[int], box: Box, array: Any) -> tuple[Any, Any]:
+    """The runs that a box is in a tensor of that shape: where each begins, and its elements, a row each."""
     axis = contiguous_from(shape, box)
-    for at in np.ndindex(*box_shape(box[:axis])):
-        spans = tuple((span[0] + i, span[0] + i + 1, 1) for span, i in zip(box, at, strict=False))
-        run = flat_range(shape, (*spans, *box[axis:]))
-        assert run is not None
-        yield run[0], array[at]
+    inner = flat_range(shape[axis:], box[axis:])
+    assert inner is not None
+    starts = np.full((), inner[0])
+    for (start, stop, step), stride in zip(box[:axis], strides(shape), strict=False):
+        starts = starts[..., None] + np.arange(start, stop, step) * stride
+    return starts.reshape(-1), array.reshape(starts.size, -1)

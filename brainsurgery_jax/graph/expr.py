@@ -85,7 +85,8 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
     kernel, params = recipe.kernel, dict(recipe.static + recipe.numbers)
     for aval in avals:
         if aval.dtype.kind == "opaque" and kernel.moves is None:
-            raise Refusal("dtype-opaque", f"{aval.dtype} tensors can be named, copied and moved, but not computed on")
+            found = f"{aval.dtype} tensors can be named, copied and moved, but not computed on"
+            raise Refusal("dtype-opaque", found, hint="Narrow the pattern, so that it leaves such tensors out.")
     if kernel.noop is not None and kernel.noop(avals, params):
         return Rule(None, None)
     moves = kernel.moves(avals, **params) if kernel.moves else None
@@ -99,6 +100,12 @@ class Graph:
         self._nodes: dict[Hashable, Expr] = {}
         self._recipes: dict[Hashable, Recipe] = {}
         self.span: Span | None = None  # of the step at work, kept in new nodes to say later where a value came from
+
+    def fork(self) -> Graph:
+        """A graph that knows all of these expressions, and keeps new ones to itself."""
+        twin = Graph()
+        twin._nodes, twin._recipes = dict(self._nodes), dict(self._recipes)
+        return twin
 
     def _node(
         self, key: Hashable, kind: str, avals: tuple[Aval, ...], srcs: tuple[Expr, ...] = (), *,

@@ -1,5 +1,35 @@
 """Every built-in op, by family. Importing this package fills the registry; it loads neither JAX nor numpy."""
 
-from brainsurgery_jax.ops import asserts, create, elementwise, layout, linalg, lowrank, names, report, shape
+from brainsurgery_jax.ops import (
+    asserts,
+    compute,
+    create,
+    elementwise,
+    layout,
+    linalg,
+    lowrank,
+    names,
+    reduce,
+    report,
+    session,
+    sets,
+    shape,
+    value_asserts,
+)
 
-__all__ = ["asserts", "create", "elementwise", "layout", "linalg", "lowrank", "names", "report", "shape"]
+__all__ = [
+    "asserts",
+    "compute",
+    "create",
+    "elementwise",
+    "layout",
+    "linalg",
+    "lowrank",
+    "names",
+    "reduce",
+    "report",
+    "session",
+    "sets",
+    "shape",
+    "value_asserts",
+]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
+from math import isnan, prod
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StrictFloat, StrictInt
 
@@ -31,11 +34,37 @@ def both(holds: Callable[..., Any], traced: Callable[..., Any] | None = None) ->
     return Reduction(block, lambda a, b: a and b, bool, True, traced=traced, decisive=False, unordered=True)
 
 
-def zero(eps: float | None) -> Reduction:
-    """Whether all is zero, or at most `eps` in magnitude."""
-    if eps is None:
-        return both(_all_zero, lambda x: (x == 0).all())
-    return both(lambda x: (abs(as64(x)) <= eps).all())
+def largest(sizes: Callable[..., Any], traced: Callable[..., Any] | None = None) -> Reduction:
+    """The largest of the magnitudes that `sizes` makes of blocks; infinity where one is NaN."""
+
+    def block(*xs: Any) -> float:
+        found = float(sizes(*xs).max())
+        return float("inf") if isnan(found) else found
+
+    return Reduction(quiet(block), max, float, 0.0, traced=traced, unordered=True)
+
+
+def magnitude(eps: float) -> Reduction:
+    """The largest magnitude of a tensor; traced, whether it is at most `eps`."""
+    return largest(lambda x: abs(as64(x)), lambda x: (abs(as64(x)) <= eps).all())
+
+
+def difference(eps: float) -> Reduction:
+    """The largest difference of two tensors; traced, whether it is at most `eps`."""
+    return largest(gap, lambda x, y: (abs(as64(x) - as64(y)) <= eps).all())
+
+
+PIECE = 1 << 16
+"""Elements that are looked at together, where that takes several arrays of their size in double precision."""
+
+
+def in_pieces(block: Callable[..., Any], merge: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """`block` on short pieces of blocks, one after the other."""
+
+    def pieced(*xs: Any) -> Any:
+        return reduce(merge, (block(*(x[at : at + PIECE] for x in xs)) for at in range(0, xs[0].size, PIECE)))
+
+    return quiet(pieced)
 
 
 def as64(x: Any) -> Any:
@@ -49,11 +78,9 @@ def gap(x: Any, y: Any) -> Any:
     return np.abs(difference) if x.dtype.kind == "c" else np.abs(difference, out=difference)
 
 
-def agreement(eps: float | None) -> Reduction:
-    """Whether all of two tensors is equal, or differs by at most `eps`."""
-    if eps is None:
-        return both(_all_equal, lambda x, y: (x == y).all())
-    return both(lambda x, y: (gap(x, y) <= eps).all(), lambda x, y: (abs(as64(x) - as64(y)) <= eps).all())
+def agreement() -> Reduction:
+    """Whether all of two tensors is equal."""
+    return both(_all_equal, lambda x, y: (x == y).all())
 
 
 _INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
@@ -90,15 +117,131 @@ def _words(x: Any) -> Any:
 
 def pair(left: Expr, right: Expr, name: str, eps: float | None) -> Verdict:
     """Whether two tensors agree: shape and dtype from headers, values by a reduction."""
-    if left.aval != right.aval:
-        return Known(False, f"'{name}' is {left.aval} on the left and {right.aval} on the right")
-    why = f"'{name}' differs in value" + ("" if eps is None else f" by more than {eps:g}")
-    return Pending((left, right), agreement(eps), lambda holds: Known(holds, "" if holds else why))
+    if (known := unlike(left, right, name)) is not None:
+        return known
+    if eps is None:
+        why = f"'{name}' differs in value"
+        return Pending((left, right), agreement(), lambda holds: Known(holds, "" if holds else why))
+    why = f"'{name}' differs in value by more than {eps:g}"
+    return Pending((left, right), difference(eps), lambda most: at_most(eps, most, why))
 
 
-def alike(left: Expr, right: Expr, name: str) -> Verdict:
-    """Whether two tensors have the same bytes. Under a trace, where there are none, it cannot be told."""
-    if left.aval != right.aval:
-        return Known(False, f"'{name}' is {left.aval} on the left and {right.aval} on the right")
+def zero(expr: Expr, name: str, eps: float | None) -> Verdict:
+    """Whether all of a tensor is zero, or at most `eps` in magnitude."""
+    if eps is None:
+        why = f"'{name}' is not zero everywhere"
+        reduction = both(_all_zero, lambda x: (x == 0).all())
+        return Pending((expr,), reduction, lambda holds: Known(holds, "" if holds else why))
+    why = f"'{name}' is not within {eps:g} of zero everywhere"
+    return Pending((expr,), magnitude(eps), lambda most: at_most(eps, most, why))
+
+
+def unlike(left: Expr, right: Expr, name: str) -> Known | None:
+    """That two tensors differ in shape or dtype, if they do."""
+    if left.aval == right.aval:
+        return None
+    return Known(False, f"'{name}' is {left.aval} on the left and {right.aval} on the right")
+
+
+def at_most(eps: float, most: float, why: str) -> Known:
+    """Whether a largest magnitude is at most `eps`; if not, what it is."""
+    return Known(most <= eps, "" if most <= eps else f"{why}, the largest is {most:.6g}")
+
+
+def alike(left: Expr, right: Expr, why: str) -> Verdict:
+    """Whether two tensors of one shape and dtype have the same bytes. Under a trace, where there are none, it cannot be
+    told."""
     same = both(lambda x, y: np.array_equal(_words(x), _words(y)))._replace(traced=None)
-    return Pending((left, right), same, lambda holds: Known(holds, "" if holds else f"'{name}' differs in its bytes"))
+    return Pending((left, right), same, lambda holds: Known(holds, "" if holds else why))
+
+
+# --- Counts of what is wrong, and where the first or worst is ---------------------------------------------------------
+
+
+class Faults(NamedTuple):
+    """Of `size` elements in row-major order `number` are wrong; the first of them, or the worst, is the one `at`.
+
+    `excess` and `values` tell how wrong it is, where one is worse than another.
+    """
+
+    size: int
+    number: int
+    at: int = -1
+    excess: float = 0.0
+    values: tuple[Any, ...] = ()
+
+
+NONE = Faults(0, 0)
+
+
+def _joined(a: Faults, b: Faults) -> Faults:
+    """The faults of two neighbours: of equally bad ones the first is told."""
+    told, shift = (b, a.size) if b.number and (not a.number or b.excess > a.excess) else (a, 0)
+    return Faults(
+        a.size + b.size, a.number + b.number, told.at + shift if told.number else -1, told.excess, told.values
+    )
+
+
+def _counted(wrong: Any) -> Faults:
+    count = int(np.count_nonzero(wrong))
+    return Faults(wrong.size, count, int(wrong.argmax()) if count else -1)
+
+
+def _is_infinite(x: Any) -> Any:
+    if (most := _INFINITY.get(x.dtype.name)) is not None:
+        return _magnitudes(x) >= 2 * most
+    if x.dtype.name == "float64":
+        return ~np.isfinite(x)
+    return ~np.isfinite(x.astype(np.complex128 if x.dtype.kind == "c" else np.float32))
+
+
+INFINITE = Reduction(
+    in_pieces(lambda x: _counted(_is_infinite(x)), _joined), _joined, lambda found: found, NONE,
+    traced=lambda x: (abs(as64(x)) < float("inf")).all(),
+)  # fmt: skip
+"""How many elements are infinite or NaN, and which is the first."""
+
+
+def closeness(rtol: float, atol: float) -> Reduction:
+    """Where two tensors differ by more than `atol + rtol * |right|`, and where by most."""
+
+    def block(x: Any, y: Any) -> Faults:
+        x, y = as64(x), as64(y)
+        excess = np.abs(x - y) - (atol + rtol * np.abs(y))
+        same = x == y
+        wrong = ~(same | ((excess <= 0) & np.isfinite(y)))
+        found = _counted(wrong)
+        if not found.number:
+            return found
+        # NaN, and infinity against a number, are the worst there is
+        ranked = np.where(wrong, np.where(np.isfinite(excess), excess, np.inf), -1.0)
+        at = int(ranked.argmax())
+        return found._replace(at=at, excess=float(ranked[at]), values=(x[at].item(), y[at].item()))
+
+    def traced(x: Any, y: Any) -> Any:
+        x, y = as64(x), as64(y)
+        bound = abs(y)
+        return ((x == y) | ((abs(x - y) <= atol + rtol * bound) & (bound < float("inf")))).all()
+
+    return Reduction(in_pieces(block, _joined), _joined, lambda found: found, NONE, traced=traced)
+
+
+def place(at: int, shape: Sequence[int]) -> str:
+    """The index of an element, as a reference's slice writes it."""
+    return str([at // prod(shape[axis + 1 :]) % size for axis, size in enumerate(shape)])
+
+
+# --- Norms ------------------------------------------------------------------------------------------------------------
+
+Norm = Literal["fro", "max"]
+
+
+def normed(kind: Norm, holds: Callable[[Any], Any]) -> Reduction:
+    """The Frobenius norm of a tensor, or its largest magnitude, in float64; traced, whether `holds` is true of it."""
+    if kind == "max":
+        return largest(lambda x: abs(as64(x)), lambda x: holds(abs(as64(x)).max()))
+    squares = in_pieces(lambda x: float(np.sum(abs(as64(x)) ** 2)), operator.add)
+    return Reduction(
+        squares, operator.add, lambda total: total**0.5, 0.0,
+        traced=lambda x: holds((abs(as64(x)) ** 2).sum() ** 0.5),
+    )  # fmt: skip

@@ -14,12 +14,12 @@ from brainsurgery_jax.layout.adapters import adapted, is_adapter, weights_of
 from brainsurgery_jax.layout.bind import Bound, Correspondence, bind
 from brainsurgery_jax.layout.config import read_config
 from brainsurgery_jax.layout.expressions import Value
-from brainsurgery_jax.layout.library import load_layout
+from brainsurgery_jax.layout.library import layout_for
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, Tree, moment_trees
 from brainsurgery_jax.op import Number, kernel
+from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._math import rounded
-from brainsurgery_jax.ops.create import broadcast
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.protocol import Bind, Drop, Edit, Expr, Say, View
@@ -90,8 +90,8 @@ def edits(
 ) -> Iterator[Edit]:
     """What the op `layout` does. Raises Refusal."""
     where = _alias(view, alias)
-    found = _load(name)
-    bound = _bound(found, _config(found, config), options or {}, view, where, inverse=inverse)
+    found, content = _load(name, config)
+    bound = _bound(found, content, options or {}, view, where, inverse=inverse)
     work = _Work(bound, view, where, inverse=inverse, moments=moments)
     work.check(restore)
     if not inverse and (lossy := bound.lossy()):
@@ -114,11 +114,17 @@ def _alias(view: View, alias: str | None) -> str:
     return chosen
 
 
-def _load(name: str) -> Layout:
+def _load(name: str, config: Mapping[str, Any] | str | None) -> tuple[Layout, Mapping[str, Any]]:
+    """The layout, and the content of config.json."""
+    content = read_config(config) if isinstance(config, str) else config
     try:
-        return load_layout(name)
+        found = layout_for(name, content)
     except PlanError as bad:
         raise _refusal(bad, f"the layout '{name}' cannot be used", "name") from bad
+    if content is None and found.dims:
+        hint = "Give its path, `config: model/config.json`, or its content as a mapping."
+        raise Refusal("layout-config", f"'{found.name}' needs the config.json of the model", key="name", hint=hint)
+    return found, content or {}
 
 
 def _refusal(bad: PlanError, what: str, key: str) -> Refusal:
@@ -130,31 +136,21 @@ def _refusal(bad: PlanError, what: str, key: str) -> Refusal:
     return Refusal(first.code, f"{what}: {len(bad.diagnostics)} mistakes", key=key, hint=str(bad))
 
 
-def _config(found: Layout, config: Mapping[str, Any] | str | None) -> Mapping[str, Any]:
-    if config is None and found.dims:
-        hint = "Give its path, `config: model/config.json`, or its content as a mapping."
-        raise Refusal("layout-config", f"'{found.name}' needs the config.json of the model", key="name", hint=hint)
-    return read_config(config) if isinstance(config, str) else config or {}
-
-
 def _bound(
     found: Layout, config: Mapping[str, Any], options: Mapping[str, Value], view: View, alias: str, *, inverse: bool
 ) -> Bound:
     names = view.names(alias)
     adapter = is_adapter(names)
     try:
-        bound = bind(found, config, options, present=weights_of(names), inverse=inverse)
+        bound = bind(found, config, options, present=weights_of(names, found), inverse=inverse)
     except PlanError as bad:
         raise _refusal(bad, f"'{found.name}' does not fit this config.json", "name") from bad
     if not adapter or found.rest:
         return bound
-    bound = adapted(bound, {n: view.fetch(alias, n).aval.shape for n in names}, inverse=inverse)
-    if not bound.pairs:
-        hint = "Factors of stacked layers are not known: without stacking (`options: {scan: false}`) they are."
-        raise Refusal(
-            "layout-adapter", f"'{found.name}' has no place for the factors of this adapter", key="name", hint=hint
-        )
-    return bound
+    try:
+        return adapted(bound, {n: view.fetch(alias, n).aval.shape for n in names}, inverse=inverse)
+    except Refusal as bad:
+        raise Refusal(bad.code, bad.message, key="name", hint=bad.hint) from bad
 
 
 class _Work:
@@ -242,8 +238,13 @@ class _Work:
     def _shapes(self) -> list[str]:
         wrong = []
         for name, shape in self.expected.items():
-            if name in self.there and (aval := self.view.fetch(self.alias, name).aval).shape != shape:
+            if name not in self.there:
+                continue
+            aval = self.view.fetch(self.alias, name).aval
+            if aval.shape != shape:
                 wrong.append(f"'{name}' is {aval}, but config.json tells [{', '.join(map(str, shape))}]")
+            elif aval.dtype.kind != "float":
+                wrong.append(f"'{name}' is {aval}, and weights are floating")
         return _few(wrong)
 
 

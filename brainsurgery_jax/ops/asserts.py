@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import AssertionKey, AssertionsKey, DTypeName, SlicedPattern, SlicedTemplate, assertion, sink
-from brainsurgery_jax.ops._compare import Eps, alike, pair, zero
-from brainsurgery_jax.protocol import Every, Expr, Item, Known, Negated, Pending, Some, Verdict, View
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.op import (
+    AssertionKey,
+    AssertionsKey,
+    DTypeName,
+    Pattern,
+    Role,
+    SlicedPattern,
+    assertion,
+    sink,
+)
+from brainsurgery_jax.ops._compare import alike
+from brainsurgery_jax.ops._verdicts import bounded, check_bounds, of_each
+from brainsurgery_jax.protocol import Every, Expr, Known, Negated, Some, Verdict, View
+from brainsurgery_jax.select import Ref, compile_pattern
 
 Bound = Annotated[StrictInt, Field(ge=0)]
+Patterns = tuple[Pattern, ...]
+_NAMES = Role("pattern", fallback="")
+
+MOST_NAMES = 4
+"""Names that a message lists."""
 
 
 @sink("assert", bare="operator")
@@ -23,11 +38,6 @@ def assert_(view: View, *, operator: AssertionKey) -> Verdict:
     Example: `assert: {all: [{exists: 'ln_f\\..*'}, {dtype: {of: '.*', is: bfloat16}}]}`
     """
     return operator.ask(view)
-
-
-def _of(view: View, ref: Ref, judge: Callable[[Item], Verdict]) -> Verdict:
-    items = view.select(ref, "of", required=False)
-    return Every(tuple(judge(i) for i in items)) if items else Known(False, f"no tensor matches '{ref}'")
 
 
 def _compare(label: str, found: Any, wanted: Any) -> Known:
@@ -60,7 +70,7 @@ def shape(view: View, *, of: SlicedPattern, is_: tuple[StrictInt, ...]) -> Verdi
 
     Example: `assert: {shape: {of: wte.weight, is: [50257, 768]}}`
     """
-    return _of(view, of, lambda i: _compare(f"the shape of '{i.name}'", list(i.expr.aval.shape), list(is_)))
+    return of_each(view, of, lambda i: _compare(f"the shape of '{i.name}'", list(i.expr.aval.shape), list(is_)))
 
 
 @assertion()
@@ -69,26 +79,7 @@ def dtype(view: View, *, of: SlicedPattern, is_: DTypeName) -> Verdict:
 
     Example: `assert: {dtype: {of: '.*', is: bfloat16}}`
     """
-    return _of(view, of, lambda i: _compare(f"'{i.name}'", str(i.expr.aval.dtype), str(is_)))
-
-
-def _bounded(label: str, found: int, bounds: dict[str, int | None]) -> Known:
-    holds = {"is": found.__eq__, "ge": found.__ge__, "gt": found.__gt__, "le": found.__le__, "lt": found.__lt__}
-    words = {"is": "exactly", "ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    broken = [f"{words[k]} {b}" for k, b in bounds.items() if b is not None and not holds[k](b)]
-    return Known(not broken, f"{label} is {found}, expected {' and '.join(broken)}" if broken else "")
-
-
-def _check_bounds(bounds: dict[str, int | None]) -> None:
-    given = {k: b for k, b in bounds.items() if b is not None}
-    if not given:
-        raise Refusal("bounds-missing", "give at least one of is, ge, gt, le, lt",
-                      hint="Write, for example, `is: 2`, or `ge: 1` and `le: 3`.")  # fmt: skip
-    low = max([given[k] + (k == "gt") for k in ("ge", "gt", "is") if k in given], default=0)
-    high = min([given[k] - (k == "lt") for k in ("le", "lt", "is") if k in given], default=low)
-    if low > high:
-        text = ", ".join(f"{k}: {b}" for k, b in given.items())
-        raise Refusal("bounds-contradict", f"no number satisfies {text}", hint="Loosen one of them, or leave it out.")
+    return of_each(view, of, lambda i: _compare(f"'{i.name}'", str(i.expr.aval.dtype), str(is_)))
 
 
 @assertion()
@@ -107,8 +98,8 @@ def dimensions(
     Example: `assert: {dimensions: {of: '.*\\.bias', is: 1}}`
     """
     bounds = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
-    _check_bounds(bounds)
-    return _of(view, of, lambda i: _bounded(f"the number of axes of '{i.name}'", len(i.expr.aval.shape), bounds))
+    check_bounds(bounds)
+    return of_each(view, of, lambda i: bounded(f"the number of axes of '{i.name}'", len(i.expr.aval.shape), bounds))
 
 
 def _synonyms(key: str, a: int | None, b: int | None) -> int | None:
@@ -122,10 +113,10 @@ def _counter(
 ) -> Verdict:
     low, high = _synonyms("at_least", given["ge"], at_least), _synonyms("at_most", given["le"], at_most)
     bounds = given | {"ge": low, "le": high}
-    _check_bounds(bounds)
+    check_bounds(bounds)
 
     def judge(name: str) -> Known:
-        return _bounded(f"the number of {word} of '{name}'", view.count(of.alias, name)[which], bounds)
+        return bounded(f"the number of {word} of '{name}'", view.count(of.alias, name)[which], bounds)
 
     names = view.match(of, "of")
     return Every(tuple(map(judge, names))) if names else Known(False, f"no tensor matches '{of}'")
@@ -173,53 +164,78 @@ def writes(
     return _counter(view, of, 1, "writes", given, at_least, at_most)
 
 
-@assertion(shorthand="of")
-def iszero(view: View, *, of: SlicedPattern, eps: Eps | None = None) -> Verdict:
-    """All elements are zero, or at most `eps` in magnitude. NaN never is.
+@assertion()
+def same_names(view: View, *, left: Annotated[Ref, _NAMES], right: Annotated[Ref, _NAMES]) -> Verdict:
+    """Two sets of tensors have the same names. An alias alone stands for all its tensors.
 
-    Example: `assert: {iszero: {of: '.*\\.delta', eps: 1e-6}}`
+    Example: `assert: {same_names: {left: 'a::h\\..+', right: 'b::h\\..+'}}`
     """
-    reduction, limit = zero(eps), "zero" if eps is None else f"within {eps:g} of zero"
+    ours, theirs = (_names(view, ref, key) for ref, key in ((left, "left"), (right, "right")))
+    if not ours and not theirs:
+        return Known(False, "no tensor matches on either side")
+    sides = ((ours, theirs, "left"), (theirs, ours, "right"))
+    parts = [f"only on the {side}: {_listed(a - b)}" for a, b, side in sides if a - b]
+    return Known(not parts, "names differ, " + "; ".join(parts) if parts else "")
 
-    def judge(i: Item) -> Verdict:
-        why = f"'{i.name}' is not {limit} everywhere"
-        return Pending((i.expr,), reduction, lambda holds: Known(holds, "" if holds else why))
 
-    return _of(view, of, judge)
+def _names(view: View, ref: Ref, key: str) -> set[str]:
+    """The names that a pattern matches, or all of an alias."""
+    if isinstance(ref.name, str) and ref.name in view.aliases() and not (ref.alias and view.match(ref, key)):
+        return set(view.names(ref.name))
+    if not ref.alias:
+        known = ", ".join(view.aliases()) or "none"
+        hint = f"Write an alias ({known}), or a pattern with its alias: `ALIAS::.+`."
+        raise Refusal("alias-unknown", f"unknown alias '{ref.name}'", key=key, hint=hint)
+    return set(view.match(ref, key))
+
+
+def _listed(names: Collection[str]) -> str:
+    """How many names there are, and the first few."""
+    shown = ", ".join(f"'{n}'" for n in sorted(names)[:MOST_NAMES])
+    more = len(names) - MOST_NAMES
+    return shown + (f" and {more:,} more" if more > 0 else "")
 
 
 @assertion()
-def equal(view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | None = None) -> Verdict:
-    """Every tensor on the left equals the one whose name `right` makes of it, exactly or within `eps`.
+def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdict:
+    """Every tensor is as it came in, byte for byte: those that `of` matches, or all but those that `except` matches.
 
-    NaN differs from NaN.
-    Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
+    None of them was changed, removed, renamed or added. With neither key all tensors of all aliases are meant that came
+    from a checkpoint; with `except`, those of the aliases that it names. What no step touched is known from headers;
+    what was changed and changed back is compared.
+    Example: `assert: {unchanged: {except: ['h\\.5\\.attn\\..+', 'lm_head\\.weight']}}`
     """
-    return _paired(view, left, right, lambda here, there, name: pair(here, there, name, eps))
-
-
-def _paired(view: View, left: Ref, right: Ref, compare: Callable[[Expr, Expr, str], Verdict]) -> Verdict:
-    if not view.match(left, "left"):
-        return Known(False, f"no tensor matches '{left}'")
+    if of and except_:
+        raise Refusal("unchanged-keys", "give either `of` or `except`, not both", key="except",
+                      hint="`of` says what is unchanged, `except` what may have changed.")  # fmt: skip
+    given = of or except_
+    aliases = dict.fromkeys(r.alias for r in given) or [a for a in view.aliases() if view.original(a)]
     parts: list[Verdict] = []
-    for name, (other,) in view.rename(left, {"right": right}):
-        if not view.has(right.alias, other):
-            parts.append(Known(False, f"there is no '{other}' in '{right.alias}' to compare '{name}' with"))
-            continue
-        here = view.slice(view.fetch(left.alias, name), left, "left")
-        there = view.slice(view.fetch(right.alias, other), right, "right")
-        parts.append(compare(here, there, name))
+    for alias in aliases:
+        names = {*view.original(alias), *view.names(alias)}
+        found = {r: {n for n, _ in compile_pattern(r.name).matches(names)} for r in given if r.alias == alias}
+        parts += [Known(False, f"no tensor matches '{r}'") for r in found if of and not found[r]]
+        chosen = set().union(*found.values())
+        parts.append(_kept(view, alias, chosen if of else names - chosen))
     return Every(tuple(parts))
 
 
-@assertion()
-def identical(view: View, *, left: SlicedPattern, right: SlicedTemplate) -> Verdict:
-    """Every tensor on the left has the bytes of the one whose name `right` makes of it.
+def _kept(view: View, alias: str, meant: Collection[str]) -> Verdict:
+    """That tensors of an alias are what they were when it was made."""
+    before, after = view.original(alias), set(view.names(alias))
+    lost = [n for n in before if n in meant and n not in after]
+    new = [n for n in after if n in meant and n not in before]
+    if lost or new:
+        what = [f"removed or renamed: {_listed(lost)}"] * bool(lost) + [f"added: {_listed(new)}"] * bool(new)
+        return Known(False, f"'{alias}' is not as it came in; {'; '.join(what)}")
+    values = [(n, before[n], view.fetch(alias, n)) for n in before if n in meant]
+    return Every(tuple(_as_before(old, now, n) for n, old, now in values if now is not old))
 
-    Unlike `equal` this tells zeros of either sign apart, and takes a NaN for itself.
-    Example: `assert: {identical: {left: 'a::.+', right: 'b::\\g<0>'}}`
-    """
-    return _paired(view, left, right, alike)
+
+def _as_before(old: Expr, now: Expr, name: str) -> Verdict:
+    if old.aval != now.aval:
+        return Known(False, f"'{name}' came in as {old.aval}, and is {now.aval} now")
+    return alike(old, now, f"'{name}' is not as it came in")
 
 
 @assertion("all", bare="of")

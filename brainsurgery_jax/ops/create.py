@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt
 
-from brainsurgery_jax._lazy import Array, jax, jnp, np
-from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, to_numpy
+from brainsurgery_jax._lazy import Array, jax, jnp
+from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.moves import Broadcast
 from brainsurgery_jax.op import Name, Number, SlicedPattern, Template, control, kernel
+from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import fold_seed
 from brainsurgery_jax.protocol import Bind, Edit, Expr, View
@@ -21,12 +21,6 @@ Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_lengt
 Mode = Annotated[Literal["constant", "rand", "tensor"], Word]
 Distribution = Annotated[Literal["uniform", "normal"], Word]
 Seed = Annotated[StrictInt, Field(description="integer; without it the plan's `seed` serves")]
-
-
-@kernel(moves=lambda avals, *, shape: Broadcast(tuple(shape)))
-def broadcast(x: Array, *, shape: tuple[int, ...]) -> Array:
-    """The input repeated to a larger shape."""
-    return jnp.broadcast_to(x, shape)
 
 
 def _random_aval(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
@@ -79,45 +73,8 @@ def _random(
     )  # fmt: skip
 
 
-def _constant(value: Any, dtype: DType, key: str) -> np.ndarray:
-    """The value as a numpy array of `dtype`, refused if the dtype cannot hold it."""
-    if dtype.numpy is None:
-        raise Refusal("dtype-opaque", f"{dtype} tensors can be named, copied and moved, but not filled", key=key)
-    try:
-        wide = np.asarray(value)
-    except ValueError as error:
-        hint = "Give every row as many numbers as the first one."
-        ragged = "the nested lists of values are ragged: rows must have equal lengths"
-        raise Refusal("fill-values", ragged, key=key, hint=hint) from error
-    if wide.dtype.kind not in "biuf":
-        raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key,
-                      hint="Give a number, or nested lists of numbers.")  # fmt: skip
-    return _converted(wide, dtype, key)
-
-
-def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
-    target = to_numpy(dtype)
-    if dtype.kind in ("int", "uint"):
-        info = np.iinfo(target)
-        whole = np.trunc(wide)
-        if not (np.isfinite(wide).all() and (whole >= info.min).all() and (whole <= info.max).all()):
-            raise Refusal(
-                "fill-range", f"a value of {wide.tolist()} does not fit {dtype} ({info.min} to {info.max})", key=key,
-                hint="Choose a value in that range, or cast the tensor to a wider dtype first.",
-            )  # fmt: skip
-        return whole.astype(target)
-    if dtype.kind == "bool":
-        return wide != 0
-    with np.errstate(over="ignore"):
-        narrow = wide.astype(target)
-    if (np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float64 if dtype.kind == "float" else np.complex128))).any():
-        raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key,
-                      hint="Choose a smaller value, or cast the tensor to a wider dtype first.")  # fmt: skip
-    return narrow
-
-
 def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:
-    array = _constant(value, aval.dtype, key)
+    array = constant(value, aval.dtype, key)
     tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
     if tail is None or any(n not in (1, m) for n, m in zip(array.shape, tail, strict=True)):
         raise Refusal("fill-shape", f"values of shape {list(array.shape)} cannot be repeated to {aval}", key=key,

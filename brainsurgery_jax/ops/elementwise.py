@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from brainsurgery_jax._lazy import Array, Num, Shaped, jax, np
+from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
 from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import DTypeName, Form, Number, op
@@ -74,14 +74,75 @@ def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     return rounded("subtract", x, y)
 
 
-@op(_into("multiply"), elementwise=True, host=_arithmetic)
+@op(_into("multiply"), _onto("multiply_"), elementwise=True, host=_arithmetic)
 def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     """Multiply two tensors of equal shape and dtype. Integers wrap, booleans are and-ed.
 
-    `to` must exist, and is overwritten.
+    `multiply` writes into `to`, which must exist; `multiply_` multiplies `to` by `from`.
     Example: `multiply: {from_a: '(.*)\\.w', from_b: '\\1.mask', to: '\\1.w'}`
+    Example: `multiply_: {from: 'mask::(.*)', to: 'base::\\1'}`
     """
     return rounded("multiply", x, y)
+
+
+@op(
+    _into("divide"),
+    _onto("divide_"),
+    elementwise=True,
+    check=_no_bool,
+    host=_arithmetic,
+    guarded=True,
+    refusal="dividing these integer tensors is not exact. Cast them to a floating dtype first",
+)
+def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
+    """Divide the first tensor by the second (`divide_`: `to` by `from`).
+
+    Floats by zero give infinity or NaN. Integers are divided where every result is an exact integer of their dtype, and
+    refused otherwise. `divide` writes into `to`, which must exist.
+    Example: `divide: {from_a: '(.*)\\.w', from_b: '\\1.scales', to: '\\1.w'}`
+    Example: `divide_: {from: 'counts::(.*)', to: 'sums::\\1'}`
+    """
+    xp = x.__array_namespace__()
+    if kind(x) not in ("int", "uint"):
+        return rounded("divide", x, y), xp.ones((), dtype=np.bool_)
+    divisor = xp.where(y == 0, xp.ones_like(y), y)
+    quotient = x // divisor
+    exact = (y != 0) & (quotient * divisor == x)
+    if kind(x) == "int":
+        exact &= (x != np.iinfo(x.dtype).min) | (y != -1)  # whose quotient is one too large
+    return quotient, xp.all(exact)
+
+
+def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+    if avals[0].dtype.kind not in ("float", "complex"):
+        hint = "Cast both first: `cast_: {target: ..., to: float32}`."
+        raise Refusal("dtype-unsupported", f"lerp needs floating-point tensors, got {avals[0]}", hint=hint)
+
+
+@op(_into("lerp"), _onto("lerp_"), elementwise=True, check=_continuous, host=_arithmetic)
+def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Array:
+    """Linear interpolation, `(1 - t) from_a + t from_b` (`lerp_`: `(1 - t) to + t from`).
+
+    `t: 0` gives the first and `t: 1` the second, exactly, and equal values stay as they are; `t` outside of 0 to 1
+    extrapolates. Computed in the next wider dtype and rounded once. `lerp` writes into `to`, which must exist.
+    Example: `lerp: {from_a: 'base::(.*)', from_b: 'tuned::\\1', to: 'work::\\1', t: 0.3}`
+    Example: `lerp_: {from: 'tuned::(.*)', to: 'base::\\1', t: 0.3}`
+    """
+    if kind(x) == "complex" or x.dtype == np.float64 or on_host(x):
+        wide = np.complex128 if kind(x) == "complex" else np.float32 if x.dtype.itemsize < 4 else np.float64
+        return _between(x.astype(wide), y.astype(wide), t).astype(x.dtype)
+    return jax.lax.platform_dependent(
+        x, y, t,
+        cpu=lambda x, y, t: to_float32(_between(to_float64(x), to_float64(y), t)).astype(x.dtype),
+        default=lambda x, y, t: _between(x.astype(jnp.float32), y.astype(jnp.float32), t).astype(x.dtype),
+    )  # fmt: skip
+
+
+def _between(x: Array, y: Array, t: Any) -> Array:
+    """From the nearer of the two, so that both ends are exact."""
+    near = t < 0.5
+    choose = (lambda a, b: a if near else b) if on_host(x) else (lambda a, b: jnp.where(near, a, b))
+    return choose(x, y) + choose(t, t - 1).astype(x.dtype) * (y - x)
 
 
 @op(
@@ -125,7 +186,7 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}")
     if avals[0].dtype.kind in ("int", "uint"):
         for key, bound in (("min", low), ("max", high)):
-            if bound is not None and bound != round(bound):
+            if bound is not None and abs(bound) != float("inf") and not float(bound).is_integer():
                 hint = "Use a whole number, or cast to a floating dtype first."
                 raise Refusal(
                     "inexact",

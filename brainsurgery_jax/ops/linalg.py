@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Annotated, Any
 
-from brainsurgery_jax._lazy import Array, Num
+from pydantic import Field
+
+from brainsurgery_jax._lazy import Array, Inexact, Num, jnp, np
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Form, op
-from brainsurgery_jax.ops._math import widen
+from brainsurgery_jax.op import Form, Role, SlicedPattern, Template, control, kernel, op
+from brainsurgery_jax.ops._fields import Text
+from brainsurgery_jax.ops._math import on_host, widen
+from brainsurgery_jax.protocol import Bind, Edit, View
+from brainsurgery_jax.select import Ref
 
 
 def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -46,3 +53,102 @@ def matmul(a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
     Example: `matmul: {from_a: '(.*)\\.B', from_b: '\\1.A', to: '\\1.delta'}`
     """
     return a.__array_namespace__().matmul(widen(a), widen(b)).astype(a.dtype, copy=False)
+
+
+_EQUATION = re.compile(r"[A-Za-z]*(,[A-Za-z]*)*->[A-Za-z]*")
+_BLAS = 2 << 20
+"""Bytes that BLAS packs operands into."""
+
+
+def _terms(equation: str) -> tuple[list[str], str]:
+    """The axes of each operand, and of the result."""
+    plain = equation.replace(" ", "")
+    if not _EQUATION.fullmatch(plain):
+        hint = "Give each axis a letter, the result after '->', no dots: 'oi,ir->or', 'bij,bjk->bik', 'ij->i'."
+        raise Refusal("einsum-equation", f"'{equation}' is no equation of einsum", key="equation", hint=hint)
+    operands, result = plain.split("->")
+    return operands.split(","), result
+
+
+def _sizes(avals: tuple[Aval, ...], equation: str) -> dict[str, int]:
+    """The size of each letter, all of them checked against the operands."""
+    terms, result = _terms(equation)
+    if len(terms) != len(avals):
+        found = f"'{equation}' is about {len(terms)} operand{'s' * (len(terms) != 1)}, and there are {len(avals)}"
+        hint = "Of one operand give `from_a` alone, of two `from_a` and `from_b`."
+        raise Refusal("einsum-equation", found, key="equation", hint=hint)
+    sizes: dict[str, int] = {}
+    for term, aval in zip(terms, avals, strict=True):
+        if len(term) != len(aval.shape):
+            found = f"'{term}' has {len(term)} axes, but {aval} has {len(aval.shape)}"
+            raise Refusal("einsum-equation", found, key="equation", hint="Write one letter for each axis.")
+        for letter, size in zip(term, aval.shape, strict=True):
+            if sizes.setdefault(letter, size) != size:
+                found = f"'{letter}' is {sizes[letter]} and {size} in '{equation}' ({', '.join(map(str, avals))})"
+                raise Refusal("shapes-differ", found, key="equation", hint="Axes with one letter have one size.")
+    odd = [letter for letter in result if letter not in sizes or result.count(letter) > 1]
+    if odd:
+        found = f"'{odd[0]}' stands twice in" if odd[0] in sizes else f"no operand has the axis '{odd[0]}' of"
+        hint = "Each axis of the result is one of the operands', and comes once."
+        raise Refusal("einsum-equation", f"{found} the result of '{equation}'", key="equation", hint=hint)
+    return sizes
+
+
+def _contracted(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+    for aval in avals:
+        if aval.dtype != avals[0].dtype:
+            hint = "Nothing is promoted. Cast one of them first."
+            raise Refusal("dtypes-differ", f"dtypes differ: {avals[0]} and {aval}", hint=hint)
+        if aval.dtype.kind not in ("float", "complex"):
+            hint = "Sums of integers may not fit. Cast first: `cast_: {target: ..., to: float32}`."
+            raise Refusal("dtype-unsupported", f"einsum needs floating-point tensors, got {aval}", hint=hint)
+    sizes = _sizes(avals, params["equation"])
+    return (Aval(tuple(sizes[letter] for letter in _terms(params["equation"])[1]), avals[0].dtype),)
+
+
+def _plain_product(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+    """Whether numpy does it by BLAS, which is as fast as compiled code: no axis that all three share, none twice."""
+    terms, result = _terms(params["equation"])
+    once = all(len(set(term)) == len(term) for term in terms)
+    return once and (len(terms) == 1 or not set(terms[0]) & set(terms[1]) & set(result))
+
+
+def _contracting(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    """Bytes besides operands and result: operands widened and with their axes in another order, the result widened."""
+    sizes = _sizes(avals, params["equation"])
+    made = prod(sizes[letter] for letter in _terms(params["equation"])[1])
+    return _BLAS + sum((2 * a.size + made) * max(4, a.dtype.bits // 8) for a in avals)
+
+
+@kernel(result=_contracted, host=_plain_product, workspace=_contracting)
+def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
+    """`einsum(equation, *xs)` in at least float32, rounded once."""
+    plain = equation.replace(" ", "")
+    if on_host(xs[0]):
+        return np.einsum(plain, *map(widen, xs), optimize=True).astype(xs[0].dtype, copy=False)
+    return jnp.einsum(plain, *map(widen, xs)).astype(xs[0].dtype)
+
+
+Second = Annotated[Ref, Role("template", slices=True)]
+
+
+@control()
+def einsum(
+    view: View,
+    *,
+    equation: Annotated[Text, Field(description="a letter for each axis: `oi,ir->or`")],
+    from_a: SlicedPattern,
+    from_b: Second | None = None,
+    to: Template,
+) -> Iterator[Edit]:
+    """Sum products over shared axes, as `numpy.einsum` does: one or two tensors, `equation` names their axes.
+
+    Axes that the result does not have are summed over. Computed in at least float32, rounded once.
+    Example: `einsum: {from_a: '(.*)\\.B', from_b: '\\1.A', to: '\\1.delta', equation: 'or,ri->oi'}`
+    """
+    sources = {"from_a": from_a} if from_b is None else {"from_a": from_a, "from_b": from_b}
+    others = {key: ref for key, ref in sources.items() if key != "from_a"}
+    for name, (*more, target) in view.rename(from_a, {**others, "to": to}, shared=others):
+        wholes = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(sources.items(), (name, *more), strict=True)]
+        operands = [view.slice(x, ref, key) for (key, ref), x in zip(sources.items(), wholes, strict=True)]
+        yield Bind(to.alias, target, view.apply(contraction, *operands, equation=equation))

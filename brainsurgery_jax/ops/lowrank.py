@@ -50,7 +50,7 @@ def _rank(value: Any) -> int | float | Energy:
             raise ValueError(f"expected an energy above 0 and at most 1, got {share!r}")
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{wanted}, got {value!r}") from None
     if number.is_integer() and number > 0:
         return int(number)
@@ -302,10 +302,10 @@ def phlora(
         how = _how(method, tol, fold_seed(view.seed, name))
         b, a = view.apply(factors, x, rank=_resolved(view, name, x, rank), **how)
         made = {(target_a.alias, name_a), (target_b.alias, name_b)}
-        if delete_original and (target.alias, name) not in made:
-            yield Drop(target.alias, name)
         yield Bind(target_a.alias, name_a, a, dest)
         yield Bind(target_b.alias, name_b, b, dest)
+        if delete_original and (target.alias, name) not in made:
+            yield Drop(target.alias, name)
 
 
 @control("phlora_")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import isnan
 from typing import Annotated, Any, Literal
 
 from brainsurgery_jax import nametree
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import SlicedPattern, sink
-from brainsurgery_jax.ops._compare import Eps, gap, pair, quiet
+from brainsurgery_jax.ops._compare import Eps, gap, largest, pair, quiet
 from brainsurgery_jax.ops._fields import Text, Word
 from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Report, View, settle
 from brainsurgery_jax.select import Ref
@@ -93,7 +92,8 @@ def dump(
         filled = [
             (a, [(n, leaf if q is None else _answered(leaf, answers[q])) for n, leaf, q in rows]) for a, rows in leaves
         ]
-        return "\n".join(_drawn(filled, format, named=target is None))
+        lines = "\n".join(_drawn(filled, format, named=target is None))
+        return "{}" if format == "json" and not filled else lines
 
     return Report(tuple(asked), text)
 
@@ -133,21 +133,35 @@ def diff(
     given = {"left": left, "right": right, "left_alias": left_alias, "right_alias": right_alias}
     needed = ("left", "right") if mode == "refs" else ("left_alias", "right_alias")
     if {k for k, v in given.items() if v is not None} != set(needed):
-        raise Refusal("diff-keys", f"mode '{mode}' takes the keys {needed[0]} and {needed[1]}", key="mode")
+        got = " and ".join(k for k, v in given.items() if v is not None) or "none"
+        hint = "`left` and `right` are patterns; with `mode: aliases` whole aliases, `left_alias` and `right_alias`."
+        found = f"mode '{mode}' takes the keys {needed[0]} and {needed[1]}, got {got}"
+        raise Refusal("diff-keys", found, key="mode", hint=hint)
     if mode == "aliases":
         left, right = (Ref(str(a), ".*", None) for a in (left_alias, right_alias))
     assert left is not None and right is not None
-    ours, theirs = (dict(view.select(r, k, required=False)) for r, k in ((left, "left"), (right, "right")))
-    return _difference(str(left), str(right), ours, theirs, eps)
+    ours, theirs = view.match(left, "left"), view.match(right, "right")
+    shared = sorted({*ours} & {*theirs})  # only these are fetched, and count as read
+    pairs = {n: (_sliced(view, left, n, "left"), _sliced(view, right, n, "right")) for n in shared}
+    missing = [n for n in theirs if n not in pairs], [n for n in ours if n not in pairs]
+    return _difference(str(left), str(right), pairs, missing, eps)
+
+
+def _sliced(view: View, ref: Ref, name: str, key: str) -> Expr:
+    return view.slice(view.fetch(ref.alias, name, key), ref, key)
 
 
 def _difference(
-    left: str, right: str, ours: Mapping[str, Expr], theirs: Mapping[str, Expr], eps: float | None
+    left: str,
+    right: str,
+    pairs: Mapping[str, tuple[Expr, Expr]],
+    missing: tuple[list[str], list[str]],
+    eps: float | None,
 ) -> Report:
     asked: list[Pending] = []
     findings: list[tuple[str, str | int]] = []
-    for name in [n for n in ours if n in theirs]:
-        verdict = pair(ours[name], theirs[name], name, eps)
+    for name, (ours, theirs) in pairs.items():
+        verdict = pair(ours, theirs, name, eps)
         if (known := settle(verdict, None)) is not None:
             findings.extend([(name, known.why)] if not known.holds else [])
         elif isinstance(verdict, Pending):
@@ -163,12 +177,8 @@ def _difference(
 
     def text(answers: list[Any]) -> str:
         differing = [w for name, f in findings if (w := why(name, f, answers)) is not None]
-        missing_left, missing_right = [n for n in theirs if n not in ours], [n for n in ours if n not in theirs]
-        sections = (
-            (f"missing in {left}", missing_left),
-            (f"missing in {right}", missing_right),
-            ("differing", differing),
-        )
+        titles = (f"missing in {left}", f"missing in {right}", "differing")
+        sections = tuple(zip(titles, (*missing, differing), strict=True))
         lines = [f"diff {left} {right}"]
         for title, found in sections:
             lines += [f"{title}:", *(f"  - {f}" for f in found or ["none"])]
@@ -177,9 +187,4 @@ def _difference(
     return Report(tuple(asked), text)
 
 
-def _largest_block(x: Any, y: Any) -> float:
-    largest = float(gap(x, y).max())  # NaN, if there is one
-    return float("inf") if isnan(largest) else largest
-
-
-LARGEST = Reduction(quiet(_largest_block), max, float, 0.0)
+LARGEST = largest(gap)

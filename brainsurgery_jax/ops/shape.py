@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, Shaped, jnp
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, resolve_shape
-from brainsurgery_jax.op import Form, Name, SlicedPattern, control, kernel, op
-from brainsurgery_jax.protocol import Bind, Edit, View
-from brainsurgery_jax.select import Index, Ref
+from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Take, Update, resolve_shape
+from brainsurgery_jax.op import Form, Number, Pattern, SlicedPattern, Template, control, kernel, op
+from brainsurgery_jax.ops._constants import broadcast, constant
+from brainsurgery_jax.ops._fields import Word
+from brainsurgery_jax.protocol import Bind, Edit, Expr, View
+from brainsurgery_jax.select import Index
 
 Dim = Annotated[StrictInt, Field(description="axis; negative counts from the end")]
+Axes = Annotated[tuple[StrictInt, ...], Field(min_length=2, max_length=2, description="the two axes to swap")]
 _FROM = frozenset({"from"})
+
+MOST_COPIES = 1 << 40
+"""Longer axes are no tensor's."""
 
 
 @op(
@@ -63,13 +70,47 @@ def _permuted(avals: tuple[Aval, ...], *, order: tuple[int, ...]) -> Permute:
     return Permute(tuple(order))
 
 
-@op(Form("permute", ("from",), ("to",), "new", slices=_FROM), moves=_permuted)
+@op(
+    Form("permute", ("from",), ("to",), "new", slices=_FROM),
+    Form("permute_", ("target",), ("target",), "rebind"),
+    moves=_permuted,
+    noop=lambda avals, params: params["order"] == tuple(range(len(avals[0].shape))),
+)
 def permute(x: Shaped[Array, "..."], *, order: Annotated[tuple[StrictInt, ...], Field(min_length=1)]) -> Array:
     """Reorder axes: axis `i` of the result is axis `order[i]` of the source.
 
     Example: `permute: {from: w, to: w_t, order: [1, 0]}`
+    Example: `permute_: {target: '.*\\.conv\\.w', order: [2, 1, 0]}`
     """
     return jnp.transpose(x, order)
+
+
+def _transposed(avals: tuple[Aval, ...], *, axes: tuple[int, ...]) -> Permute:
+    rank = len(avals[0].shape)
+    if rank < 2:
+        hint = "Narrow the pattern, or reshape it to two axes first."
+        raise Refusal("axis-range", f"{avals[0]} has no two axes to swap", key="axes", hint=hint)
+    a, b = (axis_of(axis, avals[0], key="axes") for axis in axes)
+    if a == b:
+        raise Refusal("axis-range", f"axes {list(axes)} of {avals[0]} are the same one", key="axes",
+                      hint="Name two different ones.")  # fmt: skip
+    order = list(range(rank))
+    order[a], order[b] = b, a
+    return Permute(tuple(order))
+
+
+@op(
+    Form("transpose", ("from",), ("to",), "new", slices=_FROM),
+    Form("transpose_", ("target",), ("target",), "rebind"),
+    moves=_transposed,
+)
+def transpose(x: Shaped[Array, "..."], *, axes: Axes = (-2, -1)) -> Array:
+    """Swap two axes, the last two if nothing else is said; negative ones count from the end.
+
+    Example: `transpose: {from: '(.*)\\.kernel', to: '\\1.weight'}`
+    Example: `transpose_: {target: '.*\\.kernel', axes: [0, 1]}`
+    """
+    return jnp.swapaxes(x, *axes)
 
 
 def _concatenated(avals: tuple[Aval, ...], *, axis: int) -> Concat:
@@ -93,28 +134,16 @@ def concatenate(*xs: Shaped[Array, "..."], axis: int) -> Array:
     return jnp.concatenate(xs, axis)
 
 
-def _axis(dim: int, aval: Aval) -> int:
+def axis_of(dim: int, aval: Aval, key: str = "dim") -> int:
+    """The axis that a plan names, counted from 0."""
     rank = len(aval.shape)
     if not -rank <= dim < rank:
-        raise Refusal("axis-range", f"dim {dim} is out of range for {aval}", key="dim", hint=_axes(rank))
+        raise Refusal("axis-range", f"{key.rstrip('s')} {dim} is out of range for {aval}", key=key, hint=_axes(rank))
     return dim % rank
 
 
 def _axes(rank: int) -> str:
     return f"Valid are {-rank} to {rank - 1}." if rank else "A scalar has no axes. Reshape it to [1] first."
-
-
-@control()
-def concat(
-    view: View, *, from_: Annotated[tuple[SlicedPattern, ...], Field(min_length=2)], to: Name, dim: Dim = 0
-) -> Iterator[Edit]:
-    """Join tensors along an axis. Each source must match exactly one tensor.
-
-    Example: `concat: {from: [q.weight, k.weight, v.weight], to: qkv.weight, dim: 0}`
-    """
-    parts = [view.one(ref, "from").expr for ref in from_]
-    joined = view.apply(concatenate, *parts, axis=_axis(dim, parts[0].aval))
-    yield Bind(to.alias, view.literal(to, "to"), joined)
 
 
 def _sliced(avals: tuple[Aval, ...], *, axis: int, start: int, stop: int) -> Moves:
@@ -130,34 +159,165 @@ def section(x: Shaped[Array, "..."], *, axis: int, start: int, stop: int) -> Arr
     return jnp.take(x, jnp.arange(start, stop, dtype=jnp.int64), axis=axis)
 
 
+def _taken(avals: tuple[Aval, ...], *, dim: int, indices: tuple[int, ...]) -> Take:
+    axis = axis_of(dim, avals[0])
+    size = avals[0].shape[axis]
+    for index in indices:
+        if not -size <= index < size:
+            hint = f"Valid are {-size} to {size - 1}." if size else "That axis is empty: no index is valid."
+            found = f"index {index} is out of range for axis {axis} of {avals[0]}"
+            raise Refusal("index-range", found, key="indices", hint=hint)
+    return Take(axis, tuple(index % size for index in indices))
+
+
+@op(
+    Form("take", ("from",), ("to",), "new", slices=_FROM),
+    Form("take_", ("target",), ("target",), "rebind"),
+    moves=_taken,
+)
+def take(
+    x: Shaped[Array, "..."], *, indices: Annotated[tuple[StrictInt, ...], Field(min_length=1)], dim: Dim = 0
+) -> Array:
+    """Take entries along an axis by their numbers, in the order given.
+
+    Numbers may repeat; negative ones count from the end.
+    Example: `take: {from: wte.weight, to: small.weight, indices: [0, 1, 2, -1]}`
+    Example: `take_: {target: '.*\\.router\\.weight', indices: [3, 0], dim: 0}`
+    """
+    entries = jnp.asarray(indices, jnp.int64) % x.shape[dim]
+    return jnp.take(x, entries, axis=dim)
+
+
+MAX_REPEATED = 10_000_000  # each is listed by its number, in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Copies(Sequence[int]):
+    """The entries of an axis, each or all of them so many times; never written out."""
+
+    size: int
+    times: int
+    mode: str
+
+    def __len__(self) -> int:
+        return self.size * self.times
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return tuple(map(self._entry, range(len(self))[at]))
+        return self._entry(range(len(self))[at])
+
+    def _entry(self, number: int) -> int:
+        return number % self.size if self.mode == "tile" else number // self.times
+
+
+def _repeated(avals: tuple[Aval, ...], *, times: int, mode: str, dim: int) -> Take:
+    axis = axis_of(dim, avals[0])
+    size = avals[0].shape[axis]
+    if size * times > MOST_COPIES:
+        found = f"{times:,} times the {size:,} entries of axis {axis} of {avals[0]} are too many"
+        raise Refusal("repeat-size", found, key="times", hint="Lower `times`.")
+    return Take(axis, Copies(size, times, mode))
+
+
+@op(
+    Form("repeat", ("from",), ("to",), "new", slices=_FROM),
+    Form("repeat_", ("target",), ("target",), "rebind"),
+    moves=_repeated,
+)
+def repeat(
+    x: Shaped[Array, "..."],
+    *,
+    times: Annotated[StrictInt, Field(gt=0, description="copies")],
+    mode: Annotated[Literal["each", "tile"], Word],
+    dim: Dim = 0,
+) -> Array:
+    """Repeat along an axis: `mode: each` repeats every entry (a, a, b, b), `mode: tile` the whole (a, b, a, b).
+
+    Example: `repeat: {from: kv_heads, to: heads, times: 4, mode: each, dim: 0}`
+    Example: `repeat_: {target: '.*\\.bias', times: 2, mode: tile}`
+    """
+    if mode == "each":
+        return jnp.repeat(x, times, axis=dim)
+    return jnp.concatenate([x] * times, axis=dim)
+
+
+Amount = Annotated[StrictInt, Field(ge=0)]
+Widths = Annotated[
+    tuple[Amount | tuple[Amount, Amount], ...],
+    Field(min_length=1, description="entries added to each axis: `n` at its end, or `[before, after]`"),
+]
+PaddedShape = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=-1)], ...], Field(min_length=1, description="new sizes; -1 keeps one")
+]
+
+
+@kernel(moves=lambda avals, *, index: Update(index))
+def place(base: Shaped[Array, "..."], x: Shaped[Array, "..."], *, index: Index) -> Array:
+    """`base` with `x` at `index`."""
+    return base.at[index.key].set(x)
+
+
+def _margins(
+    aval: Aval, width: Sequence[int | tuple[int, int]] | None, shape: Sequence[int] | None
+) -> list[tuple[int, int]]:
+    """What is added before and after each axis."""
+    if width is not None and shape is None:
+        _one_each("width", width, aval)
+        return [(0, w) if isinstance(w, int) else w for w in width]
+    if shape is not None and width is None:
+        _one_each("shape", shape, aval)
+        wanted = [n if m == -1 else m for n, m in zip(aval.shape, shape, strict=True)]
+        if any(m < n for n, m in zip(aval.shape, wanted, strict=True)):
+            hint = "Padding only adds; a slice (`copy` with `::[:n]`) takes away."
+            raise Refusal("pad-shape", f"{aval} cannot be padded to the smaller shape {wanted}", key="shape", hint=hint)
+        return [(0, m - n) for n, m in zip(aval.shape, wanted, strict=True)]
+    hint = "`width: [[0, 47], 0]` says what is added, `shape: [50304, -1]` what comes out."
+    raise Refusal("pad-keys", "give either `width` or `shape`", key="width", hint=hint)
+
+
+def _one_each(key: str, given: Sequence[object], aval: Aval) -> None:
+    if len(given) != len(aval.shape):
+        hint = "Give one for each axis; 0 in `width`, and -1 in `shape`, leaves one as it is."
+        found = f"`{key}` is for {len(given)} axes, but {aval} has {len(aval.shape)}"
+        raise Refusal("pad-axes", found, key=key, hint=hint)
+
+
+def _padded(view: View, x: Expr, margins: Sequence[tuple[int, int]], value: float) -> Expr:
+    if not any(map(any, margins)):
+        return x
+    shape = tuple(a + n + b for (a, b), n in zip(margins, x.aval.shape, strict=True))
+    starts, stops = zip(*((a, a + n) for (a, _), n in zip(margins, x.aval.shape, strict=True)), strict=True)
+    base = view.apply(broadcast, view.constant(constant(value, x.aval.dtype, "value"), x.aval.dtype), shape=shape)
+    return view.apply(place, base, x, index=Index(starts, stops, (1,) * len(shape), (), shape))
+
+
 @control()
-def split(
+def pad(
     view: View,
     *,
     from_: SlicedPattern,
-    to: Annotated[tuple[Name, ...], Field(min_length=2)],
-    sizes: Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=2)],
-    dim: Dim = 0,
+    to: Template,
+    width: Widths | None = None,
+    shape: PaddedShape | None = None,
+    value: Number = 0.0,
 ) -> Iterator[Edit]:
-    """Cut one tensor along an axis into new tensors of the given sizes. The source is kept.
+    """Make tensors larger: `width` says what is added to each axis, or `shape` what comes out (added at the end).
 
-    Example: `split: {from: qkv.weight, to: [q.weight, k.weight, v.weight], sizes: [64, 64, 64], dim: 0}`
+    Example: `pad: {from: wte.weight, to: padded.weight, shape: [50304, -1]}`
     """
-    source = view.one(from_, "from").expr
-    axis = _axis(dim, source.aval)
-    _matching(to, sizes, source.aval, axis)
-    start = 0
-    for ref, size in zip(to, sizes, strict=True):
-        part = view.apply(section, source, axis=axis, start=start, stop=start + size)
-        yield Bind(ref.alias, view.literal(ref, "to"), part)
-        start += size
+    for name, (target,) in view.rename(from_, {"to": to}):
+        x = view.slice(view.fetch(from_.alias, name, "from"), from_, "from")
+        yield Bind(to.alias, target, _padded(view, x, _margins(x.aval, width, shape), value))
 
 
-def _matching(to: tuple[Ref, ...], sizes: tuple[int, ...], aval: Aval, axis: int) -> None:
-    if len(to) != len(sizes):
-        raise Refusal("split-sizes", f"{len(to)} names in `to`, but {len(sizes)} sizes", key="sizes",
-                      hint="Give one size for each name.")  # fmt: skip
-    if sum(sizes) != aval.shape[axis]:
-        found = f"the sizes add up to {sum(sizes)}, but axis {axis} of {aval} has {aval.shape[axis]}"
-        hint = "The sizes must cover the whole axis; `copy` with a slice takes a part of it."
-        raise Refusal("split-sizes", found, key="sizes", hint=hint)
+@control("pad_")
+def pad_in_place(
+    view: View, *, target: Pattern, width: Widths | None = None, shape: PaddedShape | None = None, value: Number = 0.0
+) -> Iterator[Edit]:
+    """Make tensors larger under their own names: `width` says what is added to each axis, or `shape` what comes out.
+
+    Example: `pad_: {target: wte.weight, width: [[0, 47], 0], value: 0}`
+    """
+    for name, x in view.select(target, "target"):
+        yield Bind(target.alias, name, _padded(view, x, _margins(x.aval, width, shape), value), "rebind")

@@ -1,14 +1,17 @@
 """Patterns over tensor names, templates for new names, slices: pure functions, no arrays and no files."""
 
 from brainsurgery_jax.select.error import RefError
-from brainsurgery_jax.select.pattern import Binding, Pattern, compile_pattern
+from brainsurgery_jax.select.groups import Group, gather, scatter
+from brainsurgery_jax.select.pattern import Binding, Match, Pattern, compile_pattern
 from brainsurgery_jax.select.ref import Ref, parse_ref
 from brainsurgery_jax.select.slices import Index, Range, SliceSpec, parse_slice, resolve
 from brainsurgery_jax.select.template import Template, compile_template
 
 __all__ = [
     "Binding",
+    "Group",
     "Index",
+    "Match",
     "Pattern",
     "Range",
     "Ref",
@@ -17,7 +20,9 @@ __all__ = [
     "Template",
     "compile_pattern",
     "compile_template",
+    "gather",
     "parse_ref",
     "parse_slice",
     "resolve",
+    "scatter",
 ]

@@ -33,7 +33,7 @@ class Sum(NamedTuple):
         return str(result)
 
     def _integer(self, value: object) -> int:
-        if isinstance(value, str) and _is_integer(value):
+        if isinstance(value, str) and is_integer(value):
             return int(value)
         message = f"'${{{self.text}}}' computes with the capture '{value}', which is not a whole number"
         raise RefError(
@@ -51,12 +51,13 @@ def parse_sum(text: str, position: Callable[[str], int]) -> int | Sum:
     found = [(-1 if sign == "-" else 1, word) for sign, word in _TERM.findall(text)]
     terms = tuple((sign, position(word)) for sign, word in found if not word[0].isdigit())
     numbers = [(sign, word) for sign, word in found if word[0].isdigit()]
-    if not terms or not all(_is_integer(word) for _, word in numbers):
+    if not terms or not all(is_integer(word) for _, word in numbers):
         raise RefError("template-syntax", f"'${{{text}}}' is not a sum of captures", SUM_HINT)
     if len(found) == 1 and terms[0][0] == 1:
         return terms[0][1]
     return Sum(text, sum(sign * int(word) for sign, word in numbers), terms)
 
 
-def _is_integer(text: str) -> bool:
+def is_integer(text: str) -> bool:
+    """Whether a text is a whole number that names count with."""
     return text.isdecimal() and text.isascii() and len(text) <= MAX_DIGITS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -24,6 +25,8 @@ Finder = Callable[[Collection[str], float], list[Match]]
 TIME_LIMIT = 2.0
 # Names between two looks at the clock where a single name cannot take long.
 BATCH = 512
+# Names longer than this are matched under the clock, however harmless the pattern looks.
+LONG_NAME = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +73,7 @@ def _regex_pattern(text: str) -> Pattern:
     if facts.literal is not None:
         find = _finds_one(facts.literal)
     else:
-        find = _finds_plain(compiled) if facts.safe else _finds_guarded(_guarded(text, facts.guarded))
+        find = _finds_plain(compiled, facts.guarded) if facts.safe else _finds_guarded(_guarded(text, facts.guarded))
     names = {name: group - 1 for name, group in compiled.groupindex.items()}
     return Pattern(text, MappingProxyType(names), compiled.groups, facts.literal, find)
 
@@ -105,7 +108,7 @@ def _finds_one(literal: str) -> Finder:
 def _finds_runs(compiled: re.Pattern[str], tokens: tuple[Token, ...]) -> Finder:
     """The finder of structured tokens that `as_regex` could translate: a run's group starts with a dot, or is empty."""
     runs = [token.kind == "many" for token in tokens if token.names]
-    find_groups = _finds_plain(compiled)
+    find_groups = _finds_plain(compiled, compiled.pattern)
 
     def find(names: Collection[str], deadline: float) -> list[Match]:
         return [
@@ -116,14 +119,18 @@ def _finds_runs(compiled: re.Pattern[str], tokens: tuple[Token, ...]) -> Finder:
     return find
 
 
-def _finds_plain(compiled: re.Pattern[str]) -> Finder:
+def _finds_plain(compiled: re.Pattern[str], spelling: str) -> Finder:
     fullmatch = compiled.fullmatch
 
     def find(names: Collection[str], deadline: float) -> list[Match]:
         found: list[Match] = []
         listed = list(names)
         for start in range(0, len(listed), BATCH):
-            found += [(name, m.groups("")) for name in listed[start : start + BATCH] if (m := fullmatch(name))]
+            batch = listed[start : start + BATCH]
+            if max(map(len, batch)) > LONG_NAME:
+                found += _finds_guarded(_guarded(compiled.pattern, spelling))(batch, deadline)
+            else:
+                found += [(name, m.groups("")) for name in batch if (m := fullmatch(name))]
             if monotonic() > deadline:
                 raise TimeoutError
         return found
@@ -149,12 +156,14 @@ def _finds_structured(tokens: tuple[Token, ...], variables: tuple[str, ...]) -> 
 
 def _segment_regex(text: str) -> SegmentRegex:
     compiled, facts = check_regex(text), scan(text)
-    find = _unguarded(compiled) if facts.safe else _guarded(text, facts.guarded)
+    find = _unguarded(compiled, facts.guarded) if facts.safe else _guarded(text, facts.guarded)
     return SegmentRegex(compiled.groups, bool(compiled.groupindex), find)
 
 
-def _unguarded(compiled: re.Pattern[str]) -> Groups:
-    def groups_of(text: str, _: float) -> tuple[str | None, ...] | None:
+def _unguarded(compiled: re.Pattern[str], spelling: str) -> Groups:
+    def groups_of(text: str, deadline: float) -> tuple[str | None, ...] | None:
+        if len(text) > LONG_NAME:
+            return _guarded(compiled.pattern, spelling)(text, deadline)
         matched = compiled.fullmatch(text)
         return None if matched is None else matched.groups()
 
@@ -166,9 +175,12 @@ def _guarded(text: str, spelling: str) -> Groups:
     import regex  # 16 ms, and few patterns need it
 
     try:
-        fullmatch = regex.compile(spelling, regex.V0).fullmatch
-    except regex.error as error:
-        message = f"'{text}' cannot be matched under a time limit: {error}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fullmatch = regex.compile(spelling, regex.V0).fullmatch
+    except (regex.error, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        message = f"'{text}' cannot be matched under a time limit: {reason}"
         raise RefError("regex-syntax", message, "Write it without rarer constructs, such as look-around.") from error
 
     def groups_of(name: str, deadline: float) -> tuple[str | None, ...] | None:

@@ -94,6 +94,9 @@ def _alias(alias: str, default: str | None, found: object) -> str:
 
 def _alias_hint(found: object) -> str:
     if isinstance(found, str):
+        head, colon, rest = found.partition(":")
+        if colon and head.isidentifier() and not rest.startswith(":"):
+            return f"An alias is set off by two colons: '{head}::{rest}'."
         return f"Write which input is meant: 'ALIAS::{found.removeprefix('::')}'."
     return "Write which input is meant, in the mapping form: {alias: ALIAS, name: ...}."
 

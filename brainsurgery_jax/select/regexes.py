@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import warnings
 from itertools import pairwise
 from typing import NamedTuple
 
 from brainsurgery_jax.select.error import RefError
 
-# With at most this much freedom a name of 100 characters takes `re` milliseconds in the worst case.
-MAX_UNBOUNDED, MAX_CHOICES = 3, 10
+# Ways in which so many repetitions without end can share a name of 100 characters, and how many ways in all, with those
+# to choose between alternatives, take `re` milliseconds.
+SHARINGS, MAX_WAYS = (1, 100, 5_000, 170_000), 1_000_000
+# Pieces that exact counts may add, as `(ab){1000}` does: the guarded matcher writes them out one by one, and dies of
+# some hundred thousand. No name is as long as that.
+MAX_COPIES = 2000
+MAX_TEXT = 100_000
 
 _PIECE = re.compile(
     r"""
@@ -34,11 +40,24 @@ class Scan(NamedTuple):
 
 def check_regex(text: str) -> re.Pattern[str]:
     """The compiled regex, or a RefError that says at which position it breaks."""
+    if len(text) > MAX_TEXT:
+        message = f"'{text[:60]}...' is too long for a regular expression: {len(text):,} characters"
+        raise RefError("regex-syntax", message, f"At most {MAX_TEXT:,} are taken; say what the names have in common.")
     try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        message = f"'{text}' is not a regular expression: {str(error) or 'nested too deeply'}"
+        with warnings.catch_warnings():  # of what may mean something else to Python some day
+            warnings.simplefilter("ignore")
+            compiled = re.compile(text)
+    except (re.error, ValueError, OverflowError, RecursionError) as error:  # a count of 5000 digits is a ValueError
+        message = f"'{text}' is not a regular expression: {_reason(error)}"
         raise RefError("regex-syntax", message, _syntax_hint(text)) from error
+    if (copies := _copies(list(_PIECE.finditer(text)))) > MAX_COPIES:
+        message = f"'{text}' repeats something at least {copies:,} times, and no name is that long"
+        raise RefError("regex-syntax", message, f"Counts may ask for {MAX_COPIES:,} in all; '+' asks for any number.")
+    return compiled
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def scan(text: str) -> Scan:
@@ -72,8 +91,39 @@ def _is_safe(pieces: list[re.Match[str]]) -> bool:
         return False
     if any(left["close"] and right["repeat"] for left, right in pairwise(pieces)):
         return False
-    choices = sum(piece["repeat"] == "?" or piece["char"] == "|" for piece in pieces)
-    return choices <= MAX_CHOICES and sum(map(_is_unbounded, pieces)) <= MAX_UNBOUNDED
+    unbounded = sum(map(_is_unbounded, pieces))
+    return unbounded < len(SHARINGS) and _choices(pieces) * SHARINGS[unbounded] <= MAX_WAYS
+
+
+def _choices(pieces: list[re.Match[str]]) -> int:
+    """In how many ways optional parts and alternatives can be chosen."""
+    ways, branches = 1, [1]
+    for piece in pieces:
+        if piece["open"] is not None:
+            branches.append(1)
+        elif piece["char"] == "|":
+            branches[-1] += 1
+        elif piece["close"]:
+            ways *= branches.pop()
+        elif piece["repeat"] == "?":
+            ways *= 2
+    return ways * branches[0]
+
+
+def _copies(pieces: list[re.Match[str]]) -> int:
+    """How many pieces there are more once everything stands as often as its count asks for at least."""
+    sizes, last = [0], 0
+    for piece in pieces:
+        if piece["open"] is not None:
+            sizes.append(0)
+        elif piece["repeat"]:
+            least = int(piece["low"]) if piece["low"] else 1
+            sizes[-1] += last * max(least - 1, 0)
+            last *= max(least, 1)
+        else:
+            last = sizes.pop() + 1 if piece["close"] else 1
+            sizes[-1] += last
+    return sizes[0] - sum(not piece["repeat"] and piece["open"] is None for piece in pieces)
 
 
 def _refers_back(piece: re.Match[str]) -> bool:

@@ -77,7 +77,8 @@ def resolve(spec: SliceSpec | None, shape: tuple[int, ...]) -> Index:
     if len(parts) > len(shape):
         raise RefError(
             "slice-range",
-            f"slice {spec} has {len(parts)} components, but the tensor has {len(shape)} dimensions ({list(shape)})",
+            f"slice {spec} has {len(parts)} components, but the tensor has {len(shape)} "
+            f"dimension{'s' * (len(shape) != 1)} ({list(shape)})",
             f"Leave out the last {len(parts) - len(shape)}; dimensions without a component are taken whole.",
         )
     padded = (*parts, *[Range()] * (len(shape) - len(parts)))

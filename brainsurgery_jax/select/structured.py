@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Literal, NamedTuple
 
 from brainsurgery_jax.select.error import RefError
-from brainsurgery_jax.select.regexes import MAX_UNBOUNDED
+from brainsurgery_jax.select.regexes import SHARINGS
 
 # What a variable holds: one segment, or a run of them.
 Value = str | tuple[str, ...]
@@ -76,7 +76,7 @@ def as_regex(tokens: tuple[Token, ...]) -> str | None:
     names = [name for token in tokens for name in token.names]
     plain = all(token.kind != "regex" and token.fault is None for token in tokens)
     stars = sum(token.kind == "many" for token in tokens)
-    if not plain or len(set(names)) < len(names) or stars > MAX_UNBOUNDED:
+    if not plain or len(set(names)) < len(names) or stars >= len(SHARINGS):
         return None
     return "".join(_SEGMENTS.get(token.kind) or r"\." + _escaped(token.text) for token in tokens)
 

@@ -33,6 +33,10 @@ _STRUCTURED_ESCAPE = re.compile(r"\\?\$\{(?P<sum>[^}]*)(?P<end>\})?")
 TOKENS_HINT = "Write '$x' for a segment, '*xs' for a run of segments, and '${x}' within text."
 
 
+# Beyond any name, and short enough that a plan which doubles all names in every step ends soon.
+MAX_NAME = 4096
+
+
 @dataclass(frozen=True, slots=True)
 class Splice:
     """A run of segments, at this position among (name, *binding)."""
@@ -59,6 +63,9 @@ class Template:
         if self.literal is not None:
             return self.literal
         filled = self.render((name, *binding))
+        if len(filled) > MAX_NAME:
+            message = f"the template {shown(self.source)} gives a name of {len(filled):,} characters for '{name}'"
+            raise RefError("template-length", message, f"Names that a template makes have {MAX_NAME:,} at most.")
         if not filled:
             message = f"the template {shown(self.source)} gives an empty name for '{name}'"
             raise RefError("template-empty", message, "Add text to it, or match fewer names.")

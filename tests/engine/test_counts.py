@@ -37,6 +37,34 @@ def test_computing_on_a_slice_reads_that_slice_only(tmp_path: Path) -> None:
     assert bytes_read(tmp_path, {"w": normal((64, 100))}, steps) == 2 * 100 * 4
 
 
+EXPERTS = {f"e.{k}": normal((100, 64), seed=k) for k in range(4)}
+MOVED = [
+    ({"stack": {"from": r"e\.(?P<k>\d)", "to": "new", "over": "k"}}, EXPERTS),
+    ({"concat": {"from": r"e\.(?P<k>\d)", "to": "new", "over": "k"}}, EXPERTS),
+    ({"unstack": {"from": "w", "to": "new.${k}", "over": "k"}}, {"w": normal((4, 100, 64))}),
+    ({"split": {"from": "w", "to": "new.${k}", "over": "k", "sizes": [1, 3]}}, {"w": normal((4, 100, 64))}),
+    ({"take": {"from": "w", "to": "new", "indices": [3, 0, 0, -2]}}, {"w": normal((4, 200, 128))}),
+    ({"repeat": {"from": "w", "to": "new", "times": 3, "mode": "tile"}}, {"w": normal((200, 128))}),
+    ({"repeat": {"from": "w", "to": "new", "times": 2, "mode": "each"}}, {"w": normal((3, 200, 128))}),
+    ({"transpose": {"from": "w", "to": "new", "axes": [0, 1]}}, {"w": normal((1, 200, 128))}),
+    ({"pad": {"from": "w", "to": "new", "width": [[1, 2], 0]}}, {"w": normal((200, 128))}),
+]
+
+
+@pytest.mark.parametrize(("step", "tensors"), MOVED, ids=[next(iter(step)) for step, _ in MOVED])
+def test_pieces_that_lie_together_are_copied_without_reading_anything(
+    tmp_path: Path, step: dict, tensors: dict[str, Any]
+) -> None:
+    assert bytes_read(tmp_path, tensors, [step, *({"delete": {"target": name}} for name in tensors)]) == 0
+
+
+def test_taking_columns_reads_the_matrix_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_block(monkeypatch, 1 << 10)
+    w = normal((200, 64))
+    steps = [{"take_": {"target": "w", "indices": [*range(63, -1, -1)], "dim": 1}}]
+    assert bytes_read(tmp_path, {"w": w}, steps) == w.nbytes
+
+
 def test_a_tensor_that_nothing_needs_is_not_read(tmp_path: Path) -> None:
     steps = [{"scale": {"from": "w", "to": "v", "by": 2}}, {"delete": {"target": "v"}}]
     assert bytes_read(tmp_path, {"w": normal((64, 100))}, steps) == 0
@@ -60,6 +88,16 @@ def test_renaming_never_loads_jax(tmp_path: Path) -> None:
         {"scale_": {"target": "w", "by": 0.5}},
         {"cast_": {"target": "w", "to": "bfloat16"}},
         {"add_": {"from": "v", "to": "w"}},
+        {"divide_": {"from": "v", "to": "w"}},
+        {"lerp_": {"from": "v", "to": "w", "t": 0.5}},
+        {"transpose_": {"target": "w"}},
+        {"pad_": {"target": "w", "shape": [-1, 512], "value": 1}},
+        {"take_": {"target": "w", "indices": [3, 3, -1], "dim": 1}},
+        {"repeat_": {"target": "w", "times": 2, "mode": "each", "dim": 1}},
+        {"reduce": {"from": "w", "to": "norms", "mode": "norm", "dim": 1}},
+        {"einsum": {"from_a": "w", "from_b": "v", "to": "new", "equation": "ij,kj->ik"}},
+        {"stack": {"from": ["w", "v"], "to": "new", "dim": -1}},
+        {"unstack": {"from": "w", "to": "new.${k}", "over": "k", "dim": 1}},
         {"phlora": {"target": "w", "target_a": "A", "target_b": "B", "rank": 4}},
         {"assert": {"equal": {"left": "w", "right": "w"}}},
     ],

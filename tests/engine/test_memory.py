@@ -61,7 +61,17 @@ STREAMED: dict[str, Steps] = {
     "permute": [{"permute": {"from": "e", "to": "t", "order": [1, 0]}}],
     "concat": [{"concat": {"from": ["e", "e"], "to": "c", "dim": 1}}, {"scale_": {"target": "c", "by": 2}}],
     "assert": [{"assert": {"not": {"iszero": {"of": ".*", "eps": 1e-3}}}}, {"scale_": {"target": ".*", "by": 0.5}}],
+    "asserts": [{"assert": {"all": [{"finite": ".*"}, {"norm": {"of": ".*", "ge": 1}}]}}],
+    "expression": [{"compute": {"from": {"x": ".*"}, "expr": "where(abs(x) > 0.5, x * 2, tanh(x) + x ** 2)"}}],
     "dump": [{"dump": {"verbosity": "stat"}}],
+    "transpose": [{"transpose_": {"target": "e"}}],
+    "take": [{"take_": {"target": ".*", "indices": [*range(29, -1, -1)] * 30, "dim": 1}}],
+    "repeat": [{"repeat_": {"target": "h.*", "times": 2, "mode": "each", "dim": 1}}],
+    "pad": [{"pad_": {"target": ".*", "width": [0, [3, 5]], "value": 1}}],
+    "stack": [{"stack": {"from": r"h\.(?P<i>\d)\.w", "to": "h", "over": "i", "dim": 1}}],
+    "unstack": [{"unstack": {"from": "e::[:, :30]", "to": "e.${k}", "over": "k", "dim": 1}}],
+    "reduce": [{"reduce": {"from": "(.*)", "to": r"\1.norm", "mode": "norm", "dim": 1}}],
+    "reduce rows": [{"reduce": {"from": "(.*)", "to": r"\1.mean", "mode": "mean", "dim": 0}}],
     "rand": [{"rand": {"target": "noise", "shape": [5000, 1000], "seed": 1}}],
 }
 
@@ -75,10 +85,14 @@ def test_what_is_streamed_holds_no_more_than_projected(tmp_path: Path, steps: St
     "step",
     [
         {"add_": {"from": "b::(.*)", "to": r"a::\1"}},
+        {"divide_": {"from": "b::(.*)", "to": r"a::\1"}},
+        {"lerp_": {"from": "b::(.*)", "to": r"a::\1", "t": 0.3}},
         {"assert": {"equal": {"left": "a::(.*)", "right": r"b::\1"}}},
         {"assert": {"equal": {"left": "a::(.*)", "right": r"b::\1", "eps": 1e-3}}},
+        {"assert": {"close": {"left": "a::(.*)", "right": r"b::\1"}}},
+        {"compute": {"from": {"x": "a::(.*)", "y": r"b::\1"}, "expr": "x + 0.5 * (y - x)"}},
     ],
-    ids=["add", "equal", "equal within eps"],
+    ids=["add", "divide", "lerp", "equal", "equal within eps", "close", "expression"],
 )
 def test_two_checkpoints_hold_no_more_than_projected(tmp_path: Path, step: dict[str, Any]):
     both = {alias: model(np.float32, layers=2) for alias in "ab"}
@@ -127,6 +141,16 @@ def test_a_rewrite_holds_no_more_than_projected(tmp_path: Path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("equation", ["ij,ik->jk", "ij,ij->j"])
+def test_a_contraction_holds_no_more_than_projected(tmp_path: Path, dtype: Any, equation: str):
+    steps = [
+        {"einsum": {"from_a": "(.*)", "from_b": r"\1", "to": r"product.\1", "equation": equation}},
+        {"delete": {"target": "(noise|falling).*"}},
+    ]
+    check(run_of(tmp_path, matrices((6000, 800), dtype), steps))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
 def test_a_product_of_a_permuted_matrix_holds_no_more_than_projected(tmp_path: Path, dtype: Any):
     steps = [
         {"permute": {"from": "(.*)", "to": r"turned.\1", "order": [1, 0]}},
@@ -134,6 +158,23 @@ def test_a_product_of_a_permuted_matrix_holds_no_more_than_projected(tmp_path: P
         {"delete": {"target": "(turned|noise|falling).*"}},
     ]
     check(run_of(tmp_path, matrices((6000, 800), dtype), steps))
+
+
+EXPRESSIONS = [
+    "x - outer(r, r @ x)",
+    "x / norm(x, axis=1, keepdims=True)",
+    "where(abs(x) > quantile(abs(x), 0.5), x, 0)",
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("expr", EXPRESSIONS)
+def test_an_expression_on_whole_matrices_holds_no_more_than_projected(tmp_path: Path, expr: str, dtype: Any):
+    used = {"x": "noise.*", "r": "r"} if "r @" in expr else {"x": "noise.*"}
+    tensors = matrices((2000, 2400), dtype) | {"r": normal((2000,)).astype(dtype)}
+    plan, small = tensors, {name: x[:40] if x.ndim == 1 else x[:40, :30] for name, x in tensors.items()}
+    steps = [{"compute": {"from": used, "expr": expr}}]
+    check(measured(plan_of(tmp_path, plan, steps), plan_of(tmp_path, small, steps)))
 
 
 # --- The model, and the budget ----------------------------------------------------------------------------------------

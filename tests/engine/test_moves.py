@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from brainsurgery_jax import moves
 from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.dtypes import BY_NAME, Aval
-from brainsurgery_jax.moves import Broadcast, Concat, Moves, Permute, Reshape, Slice, Update
+from brainsurgery_jax.moves import Broadcast, Concat, Moves, Permute, Reshape, Slice, Take, Update
 from brainsurgery_jax.select.slices import Range, SliceSpec, resolve
 from tests.checkpoints import counting
 
@@ -86,7 +86,15 @@ def repeated(draw: st.DrawFn) -> Case:
     return Case(Broadcast(shape), (x,), np.broadcast_to(x, shape))
 
 
-cases = st.one_of(sliced(), updated(), permuted(), concatenated(), repeated())
+@st.composite
+def taken(draw: st.DrawFn) -> Case:
+    x = counting(draw(shapes.filter(all)), np.int32)
+    axis = draw(st.integers(0, x.ndim - 1))
+    entries = draw(st.lists(st.integers(0, x.shape[axis] - 1), min_size=1, max_size=9))
+    return Case(Take(axis, tuple(entries)), (x,), x.take(entries, axis))
+
+
+cases = st.one_of(sliced(), updated(), permuted(), concatenated(), repeated(), taken())
 
 
 @st.composite
@@ -113,7 +121,7 @@ def by_parts(case: Case, box: Box) -> np.ndarray:
         piece = case.inputs[part.src][tuple(slice(*s) for s in part.box)]
         assert piece.shape == box_shape(part.box), "a part asks for what its input does not have"
         at = tuple(slice(*s) for s in part.at)
-        out[at] = case.op.arrange(piece, box_shape(part.at))
+        out[at] = case.op.arrange(piece, part)
     return out
 
 
@@ -135,10 +143,18 @@ def test_flat_runs_of_inputs_make_any_flat_range_of_the_result(case: Case, data:
 
 
 @settings(max_examples=600, deadline=None, derandomize=True)
-@given(case=cases.filter(lambda c: c.result.size > 0), data=st.data())
-def test_boxes_of_inputs_make_any_box_of_the_result(case: Case, data: st.DataObject) -> None:
+@given(
+    case=cases.filter(lambda c: c.result.size > 0),
+    data=st.data(),
+    limits=st.sampled_from([(1 << 16, 1 << 20), (8, 1 << 20), (1 << 16, 8), (0, 0)]),
+)
+def test_boxes_of_inputs_make_any_box_of_the_result(case: Case, data: st.DataObject, limits: tuple[int, int]) -> None:
     box = data.draw(boxes(case.result.shape))
-    assert by_parts(case, box).tolist() == case.result[tuple(slice(*s) for s in box)].tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moves, "LEAST_RUN", limits[0])
+        patch.setattr(moves, "TOGETHER", limits[1])
+        moves._chunks.cache_clear()
+        assert by_parts(case, box).tolist() == case.result[tuple(slice(*s) for s in box)].tolist()
 
 
 def test_every_row_may_be_a_run_of_its_own_if_rows_are_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:

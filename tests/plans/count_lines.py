@@ -23,6 +23,10 @@ EXAMPLES = {
     "phlora_delta": "PHLoRA of a fine-tuned delta",
     "moe_upcycle": "dense to mixture of experts",
     "moe_lowrank": "in-place low-rank experts",
+    "head_pruning": "head pruning, validated by asserts",
+    "drop_layers": "dropped layers, the others renumbered",
+    "lora_fold": "LoRA folded into its base",
+    "abliteration": "a direction removed from the residual stream",
 }
 _NOT_CODE = {
     tokenize.COMMENT,

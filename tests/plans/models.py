@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     GPT2Config,
+    GPT2LMHeadModel,
     GPT2Model,
     LlamaConfig,
     LlamaForCausalLM,
@@ -82,3 +84,33 @@ def trained(folder: Path, target: Path) -> Path:
     moved = {n: (t + 0.1 * torch.randn_like(t, dtype=torch.float32)).to(t.dtype) for n, t in tensors.items()}
     save_file(moved, target / "model.safetensors", metadata={"format": "pt"})
     return target
+
+
+def narrow_gpt2() -> GPT2LMHeadModel:
+    """GPT-2 with 12 layers of 12 heads, as the real one has, but narrow; every parameter at random."""
+    torch.manual_seed(5)
+    config = GPT2Config(vocab_size=40, n_positions=16, n_embd=24, n_layer=12, n_head=12)
+    model = GPT2LMHeadModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def adapted(folder: Path, dtype: torch.dtype) -> Path:
+    """A Llama in `dtype`, and beside it (`adapter`) a LoRA of rank 4 and alpha 8 on two projections of each layer."""
+    base, _ = llama_pair(folder)
+    model = LlamaForCausalLM.from_pretrained(base, dtype=dtype)
+    model.save_pretrained(base)
+    lora = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
+    for name, parameter in lora.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    lora.save_pretrained(folder / "adapter")
+    return base
+
+
+def direction(folder: Path) -> Path:
+    """A file with a vector of the width of the models."""
+    r = torch.randn(WIDTH, generator=torch.Generator().manual_seed(6))
+    save_file({"r": r}, folder / "direction.safetensors")
+    return folder / "direction.safetensors"

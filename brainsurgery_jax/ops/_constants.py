@@ -1,0 +1,54 @@
+"""Numbers that a plan spells out, as arrays of a tensor's dtype, and repeated to its shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from brainsurgery_jax._lazy import Array, jnp, np
+from brainsurgery_jax.dtypes import DType, to_numpy
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.moves import Broadcast
+from brainsurgery_jax.op import kernel
+
+
+@kernel(moves=lambda avals, *, shape: Broadcast(tuple(shape)))
+def broadcast(x: Array, *, shape: tuple[int, ...]) -> Array:
+    """The input repeated to a larger shape."""
+    return jnp.broadcast_to(x, shape)
+
+
+def constant(value: Any, dtype: DType, key: str) -> np.ndarray:
+    """The value as a numpy array of `dtype`, refused if the dtype cannot hold it."""
+    if dtype.numpy is None:
+        raise Refusal("dtype-opaque", f"{dtype} tensors can be named, copied and moved, but not filled", key=key)
+    try:
+        wide = np.asarray(value)
+    except ValueError as error:
+        hint = "Give every row as many numbers as the first one."
+        ragged = "the nested lists of values are ragged: rows must have equal lengths"
+        raise Refusal("fill-values", ragged, key=key, hint=hint) from error
+    if wide.dtype.kind not in "biuf":
+        raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key,
+                      hint="Give a number, or nested lists of numbers.")  # fmt: skip
+    return _converted(wide, dtype, key)
+
+
+def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
+    target = to_numpy(dtype)
+    if dtype.kind in ("int", "uint"):
+        info = np.iinfo(target)
+        whole = np.trunc(wide)
+        if not (np.isfinite(wide).all() and (whole >= info.min).all() and (whole <= info.max).all()):
+            raise Refusal(
+                "fill-range", f"a value of {wide.tolist()} does not fit {dtype} ({info.min} to {info.max})", key=key,
+                hint="Choose a value in that range, or cast the tensor to a wider dtype first.",
+            )  # fmt: skip
+        return whole.astype(target)
+    if dtype.kind == "bool":
+        return wide != 0
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(target)
+    if (np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float64 if dtype.kind == "float" else np.complex128))).any():
+        raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key,
+                      hint="Choose a smaller value, or cast the tensor to a wider dtype first.")  # fmt: skip
+    return narrow

@@ -1,0 +1,106 @@
+"""The functions that an expression of `compute` may call: named and meant as numpy's, on JAX arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from brainsurgery_jax._lazy import jax, jnp
+
+
+class Function(NamedTuple):
+    """A function: how a call of it is written, what computes it, how many arguments stand without a name (at least,
+    at most), the names of the others, whether it works element by element, and whether it takes lists among them."""
+
+    usage: str
+    fn: Callable[..., Any]
+    tensors: tuple[int, int] = (1, 1)
+    keywords: tuple[str, ...] = ()
+    elementwise: bool = False
+    lists: bool = False
+
+
+MANY = 99
+_AXES = ("axis", "keepdims")
+
+
+def _of(name: str) -> Callable[..., Any]:
+    """A function of `jax.numpy`, looked up when it is called."""
+    return lambda *xs, **keywords: getattr(jnp, name)(*xs, **keywords)
+
+
+def _each(name: str, arguments: str, fn: Callable[..., Any] | None = None) -> Function:
+    count = arguments.count(",") + 1
+    return Function(f"{name}({arguments})", fn or _of(name), (count, count), elementwise=True)
+
+
+def _reduce(name: str, fn: Callable[..., Any] | None = None, extra: str = "") -> Function:
+    return Function(f"{name}(x, axis=None, keepdims=False){extra}", fn or _of(name), keywords=_AXES)
+
+
+def _norm(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x)), axis=axis, keepdims=keepdims))
+
+
+def _outer(x: Any, y: Any) -> Any:
+    if (jnp.ndim(x), jnp.ndim(y)) != (1, 1):
+        raise ValueError("outer takes two vectors")
+    return x[:, None] * y[None, :]
+
+
+def _joining(fn: str) -> Callable[..., Any]:
+    """A function of several tensors, given one by one or as a list."""
+
+    def joined(*xs: Any, axis: int = 0) -> Any:
+        return getattr(jnp, fn)(list(xs[0]) if len(xs) == 1 and isinstance(xs[0], tuple) else list(xs), axis=axis)
+
+    return joined
+
+
+def _softmax(x: Any, axis: Any = -1) -> Any:
+    return jax.nn.softmax(x * 1.0, axis=axis)
+
+
+def _counts(*numbers: Any) -> tuple[int, ...]:
+    if not all(isinstance(n, int) for n in numbers):
+        raise ValueError("takes whole numbers")
+    return numbers
+
+
+def _reshape(x: Any, *shape: Any) -> Any:
+    return jnp.reshape(x, shape[0] if len(shape) == 1 else shape)
+
+
+FUNCTIONS: dict[str, Function] = {
+    **{name: _each(name, "x") for name in ("abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "sign", "round",
+                                           "floor", "ceil", "isfinite", "isnan", "zeros_like", "ones_like")},
+    "sigmoid": _each("sigmoid", "x", lambda x: jax.nn.sigmoid(x)),
+    "minimum": _each("minimum", "x, y"),
+    "maximum": _each("maximum", "x, y"),
+    "clip": _each("clip", "x, low, high"),
+    "where": _each("where", "condition, x, y"),
+    "sum": _reduce("sum"),
+    "mean": _reduce("mean"),
+    "std": _reduce("std"),
+    "var": _reduce("var"),
+    "min": _reduce("min", extra="` or, of two, `minimum(x, y)"),
+    "max": _reduce("max", extra="` or, of two, `maximum(x, y)"),
+    "norm": _reduce("norm", _norm),
+    "median": _reduce("median"),
+    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _of("quantile"), (2, 2), _AXES),
+    "softmax": Function("softmax(x, axis=-1)", _softmax, keywords=("axis",)),
+    "matmul": Function("matmul(x, y)", _of("matmul"), (2, 2)),
+    "dot": Function("dot(x, y)", _of("dot"), (2, 2)),
+    "outer": Function("outer(x, y)", _outer, (2, 2)),
+    "transpose": Function("transpose(x, (1, 0))", _of("transpose"), (1, 2), lists=True),
+    "reshape": Function("reshape(x, (2, -1))", _reshape, (2, 9), lists=True),
+    "concat": Function("concat(x, y, axis=0)", _joining("concatenate"), (1, MANY), ("axis",), lists=True),
+    "stack": Function("stack(x, y, axis=0)", _joining("stack"), (1, MANY), ("axis",), lists=True),
+    "repeat": Function("repeat(x, 2, axis=0)", _of("repeat"), (2, 2), ("axis",)),
+    "flip": Function("flip(x, axis=0)", _of("flip"), keywords=("axis",)),
+    "diag": Function("diag(x)", _of("diag")),
+    "tril": Function("tril(x, k=0)", _of("tril"), keywords=("k",)),
+    "triu": Function("triu(x, k=0)", _of("triu"), keywords=("k",)),
+    "eye": Function("eye(4)", lambda *n: jnp.eye(*_counts(*n), dtype=jnp.float32), (1, 2)),
+    "arange": Function("arange(4)", lambda *n: jnp.arange(*_counts(*n), dtype=jnp.int64), (1, 3)),
+}  # fmt: skip

@@ -1,0 +1,49 @@
+"""What operators of assert share: verdicts on each match, on pairs, and on bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.protocol import Every, Expr, Item, Known, Verdict, View
+from brainsurgery_jax.select import Ref
+
+WORDS = {"is": "exactly", "ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+def bounded(label: str, found: int, bounds: dict[str, int | None]) -> Known:
+    holds = {"is": found.__eq__, "ge": found.__ge__, "gt": found.__gt__, "le": found.__le__, "lt": found.__lt__}
+    broken = [f"{WORDS[k]} {b}" for k, b in bounds.items() if b is not None and not holds[k](b)]
+    return Known(not broken, f"{label} is {found}, expected {' and '.join(broken)}" if broken else "")
+
+
+def check_bounds(bounds: Mapping[str, float | None], *, whole: bool = True) -> None:
+    """Refuse bounds that nothing satisfies, among `whole` numbers or among all."""
+    given = {k: b for k, b in bounds.items() if b is not None}
+    if not given:
+        raise Refusal("bounds-missing", "give at least one of is, ge, gt, le, lt",
+                      hint="Write, for example, `is: 2`, or `ge: 1` and `le: 3`.")  # fmt: skip
+    low = max([given[k] + (whole and k == "gt") for k in ("ge", "gt", "is") if k in given], default=0)
+    high = min([given[k] - (whole and k == "lt") for k in ("le", "lt", "is") if k in given], default=low)
+    if low > high:
+        text = ", ".join(f"{k}: {b}" for k, b in given.items())
+        raise Refusal("bounds-contradict", f"no number satisfies {text}", hint="Loosen one of them, or leave it out.")
+
+
+def of_each(view: View, ref: Ref, judge: Callable[[Item], Verdict]) -> Verdict:
+    items = view.select(ref, "of", required=False)
+    return Every(tuple(judge(i) for i in items)) if items else Known(False, f"no tensor matches '{ref}'")
+
+
+def paired(view: View, left: Ref, right: Ref, compare: Callable[[Expr, Expr, str], Verdict]) -> Verdict:
+    if not view.match(left, "left"):
+        return Known(False, f"no tensor matches '{left}'")
+    parts: list[Verdict] = []
+    for name, (other,) in view.rename(left, {"right": right}, shared=("right",)):
+        if not view.has(right.alias, other):
+            parts.append(Known(False, f"there is no '{other}' in '{right.alias}' to compare '{name}' with"))
+            continue
+        here = view.slice(view.fetch(left.alias, name), left, "left")
+        there = view.slice(view.fetch(right.alias, other), right, "right")
+        parts.append(compare(here, there, name))
+    return Every(tuple(parts))

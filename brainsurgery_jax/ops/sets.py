@@ -1,0 +1,206 @@
+"""Joining tensors and cutting them up: named one by one, or over a number in the names of whole sets (`over`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, StrictInt
+
+from brainsurgery_jax._lazy import Array, Shaped, jax
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.moves import Moves, Slice
+from brainsurgery_jax.op import Name, Role, SlicedPattern, control, kernel
+from brainsurgery_jax.ops._fields import Text
+from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, reshape, section
+from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
+from brainsurgery_jax.select import Index, gather, scatter
+
+GroupNumber = BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v)
+Along = Annotated[
+    Text, GroupNumber, Field(description="the capture to join along, in numeric order; the others tell sets apart")
+]
+Numbered = Annotated[Text, Field(description="name for the number of each part, from 0 on: `${NAME}` in `to`")]
+Sources = Annotated[Any, Role("pattern", slices=True, plain=Annotated[tuple[SlicedPattern, ...], Field(min_length=2)])]
+Target = Annotated[Any, Role("template", plain=Name)]
+Targets = Annotated[Any, Role("template", plain=Annotated[tuple[Name, ...], Field(min_length=2)])]
+Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="size of each part")]
+Parts = Annotated[StrictInt, Field(gt=0, description="how many equal parts")]
+
+MOST_PARTS = 1_000_000
+
+
+# --- Joining ----------------------------------------------------------------------------------------------------------
+
+
+def _sets(view: View, from_: Any, to: Any, over: str | None) -> Iterator[tuple[str, list[Item]]]:
+    """The name of each result, and what it is joined of."""
+    if over is None:
+        yield view.literal(to, "to"), [view.one(ref, "from") for ref in from_]
+        return
+    for target, names in gather(*view.captures(from_, "from"), over, to.name):
+        wholes = [view.fetch(from_.alias, name, "from") for name in names]
+        parts = [view.slice(whole, from_, "from") for whole in wholes]
+        yield target, [Item(name, part) for name, part in zip(names, parts, strict=True)]
+
+
+def _refuse_unlike(items: Sequence[Item], axis: int | None) -> None:
+    """Refuse tensors that differ in dtype, or in shape outside of the axis along which they are joined."""
+    first = items[0]
+    for other in items[1:]:
+        a, b = first.expr.aval, other.expr.aval
+        about = f" ('{first.name}', '{other.name}')"
+        if a.dtype != b.dtype:
+            hint = "Nothing is promoted. Cast one of them first."
+            raise Refusal("dtypes-differ", f"dtypes differ: {a} and {b}{about}", key="from", hint=hint)
+        if _outside(a.shape, axis) != _outside(b.shape, axis):
+            if axis is None:
+                message, hint = f"{a} and {b} cannot be stacked", "All shapes must be equal."
+            else:
+                message, hint = f"{a} and {b} cannot be joined along axis {axis}", "The other sizes must agree."
+            raise Refusal("shapes-differ", message + about, key="from", hint=hint)
+
+
+def _outside(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    return shape if axis is None else shape[:axis] + shape[axis + 1 :]
+
+
+def _joined(view: View, parts: Sequence[Expr], axis: int) -> Expr:
+    return parts[0] if len(parts) == 1 else view.apply(concatenate, *parts, axis=axis)
+
+
+@control()
+def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None, dim: Dim = 0) -> Iterator[Edit]:
+    """Join tensors along an axis: a list of them, or with `over` all that a pattern matches.
+
+    Of a list, each source must match exactly one tensor, and `to` is one literal name. With `over: e`, those names that
+    differ in the capture `e` alone are joined in numeric order, and `to` is a template of the other captures:
+    `concat: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`.
+    Example: `concat: {from: [q.weight, k.weight, v.weight], to: qkv.weight, dim: 0}`
+    """
+    for target, items in _sets(view, from_, to, over):
+        axis = axis_of(dim, items[0].expr.aval)
+        _refuse_unlike(items, axis)
+        yield Bind(to.alias, target, _joined(view, [item.expr for item in items], axis))
+
+
+@control()
+def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, dim: Dim = 0) -> Iterator[Edit]:
+    """Join tensors of one shape along a new axis: a list of them, or with `over` all that a pattern matches.
+
+    `dim` is the place of the new axis in the result. `over` is as for `concat`:
+    `stack: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`. The sources stay.
+    Example: `stack: {from: [head.0.w, head.1.w], to: heads.w, dim: 0}`
+    """
+    for target, items in _sets(view, from_, to, over):
+        shape = items[0].expr.aval.shape
+        _refuse_unlike(items, None)
+        axis = axis_of(dim, Aval((*shape, 1), items[0].expr.aval.dtype))
+        layer = (*shape[:axis], 1, *shape[axis:])
+        yield Bind(to.alias, target, _joined(view, [view.apply(reshape, i.expr, shape=layer) for i in items], axis))
+
+
+# --- Cutting ----------------------------------------------------------------------------------------------------------
+
+
+def _wholes(view: View, from_: Any, over: str | None) -> list[Item]:
+    """The tensors to cut: one, or with `over` all that match."""
+    return [view.one(from_, "from")] if over is None else view.select(from_, "from")
+
+
+def _targets(
+    view: View, from_: Any, to: Any, over: str | None, counts: Sequence[int], what: str
+) -> list[list[tuple[str, str]]]:
+    """For each of the tensors to cut, alias and name of every part."""
+    if sum(counts) > MOST_PARTS:
+        hint = "Cut into fewer, larger parts: `split` with `sizes` or `parts`."
+        raise Refusal("split-sizes", f"{sum(counts):,} parts are too many, at most {MOST_PARTS:,} are made", hint=hint)
+    if over is not None:
+        made = scatter(*view.captures(from_, "from"), over, to.name, counts)
+        return [[(to.alias, name) for name in names] for names in made]
+    if len(to) != counts[0]:
+        raise Refusal("split-sizes", f"{len(to)} names in `to`, but {counts[0]} {what}", key="to",
+                      hint="Give one name for each part, or a template with `over`.")  # fmt: skip
+    return [[(ref.alias, view.literal(ref, "to")) for ref in to]]
+
+
+def _cuts(aval: Aval, axis: int, sizes: Sequence[int] | None, parts: int | None) -> Sequence[int]:
+    """The size of each part along the axis."""
+    if (sizes is None) == (parts is None):
+        raise Refusal("split-keys", "give either `sizes` or `parts`", key="sizes",
+                      hint="`sizes: [64, 64]` cuts into parts of these sizes, `parts: 2` into equal ones.")  # fmt: skip
+    found = aval.shape[axis]
+    if parts is not None:
+        if found % parts:
+            raise Refusal("split-sizes", f"axis {axis} of {aval} has {found}, which makes no {parts} equal parts",
+                          key="parts", hint="Say how large each part is: `sizes: [...]`.")  # fmt: skip
+        return [found // parts] * parts
+    assert sizes is not None
+    if sum(sizes) != found:
+        hint = "The sizes must cover the whole axis; `copy` with a slice takes a part of it."
+        message = f"the sizes add up to {sum(sizes)}, but axis {axis} of {aval} has {found}"
+        raise Refusal("split-sizes", message, key="sizes", hint=hint)
+    return sizes
+
+
+@control()
+def split(
+    view: View,
+    *,
+    from_: SlicedPattern,
+    to: Targets,
+    over: Numbered | None = None,
+    sizes: Sizes | None = None,
+    parts: Parts | None = None,
+    dim: Dim = 0,
+) -> Iterator[Edit]:
+    """Cut tensors along an axis into new ones, of given `sizes` or in so many equal `parts`. The source is kept.
+
+    One tensor is cut into parts with the names in `to`. With `over: e`, all that match are, and `to` is a template in
+    which `${e}` is the number of the part:
+    `split: {from: 'h\\.(?P<i>\\d+)\\.experts', to: 'h.\\g<i>.expert.${e}', over: e, parts: 8}`.
+    Example: `split: {from: qkv.weight, to: [q.weight, k.weight, v.weight], sizes: [64, 64, 64], dim: 0}`
+    """
+    items = _wholes(view, from_, over)
+    axes = [axis_of(dim, item.expr.aval) for item in items]
+    cuts = [_cuts(item.expr.aval, axis, sizes, parts) for item, axis in zip(items, axes, strict=True)]
+    named = _targets(view, from_, to, over, list(map(len, cuts)), "sizes" if sizes else "parts")
+    for item, axis, own, targets in zip(items, axes, cuts, named, strict=True):
+        start = 0
+        for (alias, name), size in zip(targets, own, strict=True):
+            yield Bind(alias, name, view.apply(section, item.expr, axis=axis, start=start, stop=start + size))
+            start += size
+
+
+def _entry(avals: tuple[Aval, ...], *, axis: int, at: int) -> Moves:
+    shape = avals[0].shape
+    starts, stops = [0] * len(shape), list(shape)
+    starts[axis], stops[axis] = at, at + 1
+    return Slice(Index(tuple(starts), tuple(stops), (1,) * len(shape), (axis,), shape))
+
+
+@kernel(moves=_entry)
+def entry(x: Shaped[Array, "..."], *, axis: int, at: int) -> Array:
+    """Number `at` along one axis, which goes away."""
+    return jax.lax.index_in_dim(x, at, axis, keepdims=False)
+
+
+@control()
+def unstack(
+    view: View, *, from_: SlicedPattern, to: Targets, over: Numbered | None = None, dim: Dim = 0
+) -> Iterator[Edit]:
+    """Make one tensor of each entry along an axis, which goes away. The source is kept.
+
+    One tensor gives those with the names in `to`. With `over: e`, all that match are unstacked, and `to` is a template
+    in which `${e}` is the number of the entry:
+    `unstack: {from: 'h\\.(?P<i>\\d+)\\.experts', to: 'h.\\g<i>.expert.${e}', over: e}`.
+    Example: `unstack: {from: heads.w, to: [head.0.w, head.1.w], dim: 0}`
+    """
+    items = _wholes(view, from_, over)
+    axes = [axis_of(dim, item.expr.aval) for item in items]
+    counts = [item.expr.aval.shape[axis] for item, axis in zip(items, axes, strict=True)]
+    what = f"entries along axis {axes[0]} of {items[0].expr.aval}"
+    for item, axis, targets in zip(items, axes, _targets(view, from_, to, over, counts, what), strict=True):
+        for at, (alias, name) in enumerate(targets):
+            yield Bind(alias, name, view.apply(entry, item.expr, axis=axis, at=at))

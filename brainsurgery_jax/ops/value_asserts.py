@@ -1,0 +1,148 @@
+"""Operators of `assert` that look at values, each in one pass over blocks."""
+
+from __future__ import annotations
+
+import operator
+from functools import reduce
+from typing import Annotated, Any
+
+from pydantic import Field, StrictFloat, StrictInt
+
+from brainsurgery_jax.op import SlicedPattern, SlicedTemplate, assertion
+from brainsurgery_jax.ops._compare import (
+    INFINITE,
+    Eps,
+    Faults,
+    Norm,
+    alike,
+    closeness,
+    normed,
+    pair,
+    place,
+    unlike,
+    zero,
+)
+from brainsurgery_jax.ops._fields import Word
+from brainsurgery_jax.ops._verdicts import WORDS, check_bounds, of_each, paired
+from brainsurgery_jax.protocol import Expr, Item, Known, Pending, Verdict, View
+
+Measure = Annotated[StrictFloat | StrictInt, Field(ge=0)]
+
+
+@assertion(shorthand="of")
+def iszero(view: View, *, of: SlicedPattern, eps: Eps | None = None) -> Verdict:
+    """All elements are zero, or at most `eps` in magnitude. NaN never is.
+
+    Example: `assert: {iszero: {of: '.*\\.delta', eps: 1e-6}}`
+    """
+
+    return of_each(view, of, lambda i: zero(i.expr, i.name, eps))
+
+
+@assertion(shorthand="of")
+def finite(view: View, *, of: SlicedPattern) -> Verdict:
+    """No element is NaN or infinite.
+
+    Example: `assert: {finite: '.*'}`
+    """
+
+    def judge(i: Item) -> Verdict:
+        if i.expr.aval.dtype.kind not in ("float", "complex"):
+            return Known(True)
+        return Pending((i.expr,), INFINITE, lambda found: _faulty(i, found, "not finite", "first"))
+
+    return of_each(view, of, judge)
+
+
+def _faulty(item: Item, found: Faults, what: str, told: str) -> Known:
+    """That no element is wrong, or how many are, and where one of them is."""
+    if not found.number:
+        return Known(True)
+    count = "1 value that is" if found.number == 1 else f"{found.number:,} values that are"
+    return Known(False, f"'{item.name}' has {count} {what}, {told} at {place(found.at, item.expr.aval.shape)}")
+
+
+@assertion()
+def norm(
+    view: View,
+    *,
+    of: SlicedPattern,
+    is_: Measure | None = None,
+    ge: Measure | None = None,
+    gt: Measure | None = None,
+    le: Measure | None = None,
+    lt: Measure | None = None,
+    ord: Annotated[Norm, Word] = "fro",
+    eps: Eps = 1e-6,
+) -> Verdict:
+    """The norm of every match satisfies all bounds; `is` within `eps`. NaN satisfies none.
+
+    `ord: fro` is the root of the sum of squares, `ord: max` the largest magnitude; in float64.
+    Example: `assert: {norm: {of: 'direction', is: 1, eps: 1e-3}}`
+    """
+    bounds = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
+    check_bounds(bounds, whole=False)
+    tests = {"is": lambda n, b: abs(n - b) <= eps, "ge": operator.ge, "gt": operator.gt, "le": operator.le,
+             "lt": operator.lt}  # fmt: skip
+    given = {k: b for k, b in bounds.items() if b is not None}
+
+    def holds(n: Any) -> Any:
+        return reduce(operator.and_, (tests[k](n, b) for k, b in given.items()))
+
+    def judge(i: Item) -> Verdict:
+        def verdict(n: float) -> Known:
+            broken = [f"{WORDS[k]} {b:g}" for k, b in given.items() if not tests[k](n, b)]
+            why = f"the {ord} norm of '{i.name}' is {n:.6g}, expected {' and '.join(broken)}"
+            return Known(not broken, why if broken else "")
+
+        if i.expr.aval.dtype.kind == "opaque":
+            return Known(False, f"'{i.name}' is {i.expr.aval}, whose values cannot be computed with")
+        return Pending((i.expr,), normed(ord, holds), verdict)
+
+    return of_each(view, of, judge)
+
+
+@assertion()
+def equal(view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | None = None) -> Verdict:
+    """Every tensor on the left equals the one whose name `right` makes of it, exactly or within `eps`.
+
+    NaN differs from NaN.
+    Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
+    """
+    return paired(view, left, right, lambda here, there, name: pair(here, there, name, eps))
+
+
+@assertion()
+def close(view: View, *, left: SlicedPattern, right: SlicedTemplate, rtol: Eps = 1e-5, atol: Eps = 1e-8) -> Verdict:
+    """Every tensor on the left is close to the one on the right: they differ by at most `atol + rtol * |right|`.
+
+    Compared in float64, so the dtypes may differ. NaN is close to nothing, infinity to itself.
+    Example: `assert: {close: {left: 'a::.+', right: 'b::\\g<0>', rtol: 1e-3}}`
+    """
+
+    def compare(here: Expr, there: Expr, name: str) -> Verdict:
+        if here.aval.shape != there.aval.shape or "opaque" in (here.aval.dtype.kind, there.aval.dtype.kind):
+            return Known(False, f"'{name}' is {here.aval} on the left and {there.aval} on the right")
+
+        def judge(found: Faults) -> Known:
+            known = _faulty(Item(name, here), found, f"not close (rtol {rtol:g}, atol {atol:g})", "the worst")
+            one, other = (*found.values, None, None)[:2]
+            return known if known.holds else known._replace(why=f"{known.why}: {one:.8g} against {other:.8g}")
+
+        return Pending((here, there), closeness(rtol, atol), judge)
+
+    return paired(view, left, right, compare)
+
+
+@assertion()
+def identical(view: View, *, left: SlicedPattern, right: SlicedTemplate) -> Verdict:
+    """Every tensor on the left has the bytes of the one whose name `right` makes of it.
+
+    Unlike `equal` this tells zeros of either sign apart, and takes a NaN for itself.
+    Example: `assert: {identical: {left: 'a::.+', right: 'b::\\g<0>'}}`
+    """
+
+    def compare(here: Expr, there: Expr, name: str) -> Verdict:
+        return unlike(here, there, name) or alike(here, there, f"'{name}' differs in its bytes")
+
+    return paired(view, left, right, compare)
