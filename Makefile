@@ -9,6 +9,8 @@ TORCH ?= torch==2.13.0
 ROWS ?=
 # What `make test-only` runs, and how: `make test-only ARGS='tests/null -x'`.
 ARGS ?= -n 2
+# How `make fuzz` goes: `make fuzz FUZZ='--cases 1000000 --seed 7'`.
+FUZZ ?= --cases 20000 --seed 1
 
 BIN := $(VENV)/bin
 # Errors alone are shown.
@@ -29,7 +31,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint types test-only behaviour format bench schema venv clean
+.PHONY: help demo test lint types test-only fuzz behaviour format bench schema docs venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -37,10 +39,12 @@ help:
 	@echo 'make lint       ruff check, ruff format --check'
 	@echo 'make types      pyright'
 	@echo 'make test-only  the tests alone; ARGS="tests/null -x" chooses'
+	@echo 'make fuzz       load and check random plans; FUZZ="--cases 1000000 --seed 7" chooses'
 	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
 	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
+	@echo 'make docs       write what is generated in docs/ and README.md: the ops, and what the examples give'
 	@echo 'make venv       only set up $(VENV) for development'
 	@echo 'make clean      remove $(VENV), caches and builds'
 
@@ -60,6 +64,9 @@ types: $(VENV)/installed-dev
 test-only: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
+fuzz: $(VENV)/installed-dev
+	$(BIN)/python -m tests.fuzz_plans $(FUZZ)
+
 behaviour: $(VENV)/installed-dev .venv-tunix/installed .venv-maxtext/installed
 	$(BIN)/python -m pytest -rP tests/behaviour/with_models.py
 
@@ -74,6 +81,9 @@ schema: $(VENV)/installed
 	@mkdir -p plans
 	$(BIN)/brainsurgery-jax schema > plans/schema.json.new
 	mv plans/schema.json.new plans/schema.json
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m tests.docs.write
 
 venv: $(VENV)/installed-dev
 

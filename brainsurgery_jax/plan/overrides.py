@@ -172,7 +172,7 @@ def _parse(item: str) -> _Override:
     path, equals, value = item.partition("=")
     if not equals:
         message = f"'{item}' is neither a plan file (.yaml or .yml) nor an override (path=value).{_nearest(item)}"
-        hint = "The name of a plan file ends in .yaml or .yml; an override looks like transforms[0].scale.by=2."
+        hint = "A plan file ends in .yaml or .yml; an override, without spaces, is like transforms[0].scale.by=2."
         raise PlanError([Diagnostic("plan-item", message, None, hint)])
     name = f"override '{item}'"
     return _Override(parse_path(path, name), _value(value, name, len(path) + 1))

@@ -51,7 +51,7 @@ def _refused(path: str, at: int, name: str) -> PlanError:
 def _what_is_wrong(path: str, rest: str) -> tuple[str, str]:
     """Message and hint for the place where the grammar stopped; `rest` is what follows there."""
     if not path:
-        return "there is no key before the '='", "Write path=value, such as output=out."
+        return "there is no key before the '='", "Write path=value without spaces, such as output=out."
     if bracket := re.match(r"\.?\[([^\[\]]*)(\]?)", rest):
         return _what_is_wrong_with_index(path, bracket[1], closed=bool(bracket[2]), first=rest == path)
     if re.match(r"\.?\s", rest):
@@ -111,7 +111,7 @@ def _unfit(old: Node, segment: Segment, above: str) -> PlanError:
     wanted = f"index [{segment.at}]" if isinstance(segment.at, int) else f"key '{segment.at}'"
     match old:
         case List():
-            hint = _indices(len(old.items))
+            hint = f"Write {above}[{segment.at}]." if str(segment.at).isdecimal() else _indices(len(old.items))
         case Map():
             hint = f"Go on with a key, as in {above}.{old.entries[0][0].text if old.entries else 'name'}."
         case Scalar():

@@ -24,32 +24,40 @@ MAY_IMPORT = {
     "select": "errors dtypes",
     "protocol": "errors dtypes select",
     "op": "errors dtypes select moves _lazy protocol",
+    "plugins": "errors op ops",
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "layout": "errors plan.source",
     "ops.layout": "op protocol ops._fields ops._layouts",
-    "ops._layouts": "errors dtypes _lazy op protocol layout ops._math ops.create ops.elementwise ops.shape",
-    "ops.*": "errors dtypes select moves _lazy nametree op protocol ops._math ops._compare "
-    "ops._factor ops._fields ops._ladder ops._lapack",
-    "plan": "errors dtypes select op protocol store.formats",
+    "ops._layouts": "errors dtypes _lazy op protocol layout ops._constants ops._math ops.elementwise ops.shape",
+    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
+    "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
+    "ops.*": "errors dtypes select moves _lazy nametree op protocol ops._constants ops._math ops._compare "
+    "ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack ops._verdicts",
+    "plan": "errors dtypes select op protocol plugins store.formats",
     "graph": "errors dtypes select moves _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats",
     "engine": "errors dtypes boxes moves _lazy op protocol graph store lower.program lower.fold",
-    "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api",
+    "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api world",
     "checkpoint": "errors dtypes select store interop",
     "interop": "errors dtypes _lazy store checkpoint world apply.names api",
-    "world": "graph store",
+    "world": "errors graph store",
     "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint",
     "api": "errors dtypes moves _lazy select op protocol ops plan graph lower "
     "store engine session world checkpoint apply",
-    "cli": "errors dtypes version nametree op session api checkpoint world plan.schema plan.source "
+    "cli": "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
     "engine.events store.sizes",
-    "cli.ops": "errors op protocol ops plan.schema cli.show",
-    "conversion": "errors dtypes layout api world store.detect store.formats store.folder",
+    "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
+    "conversion": "errors dtypes layout api world store.atomic store.detect store.formats store.folder store.peft",
+    # Completion asks the registry what may stand where, and the two languages how it is written there.
+    "cli.partial": "plan.oly_words",
+    "cli.slots": "op plan.pages plan.schema select cli.partial",
+    "cli.complete": "dtypes op plan.pages plan.oly_words plan.schema plan.source session cli.partial cli.slots",
+    "cli.desk": "errors op plan.pages plan.source session cli",
     "cli.convert": "errors layout conversion world store.sizes cli.show cli.progress",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
-    "__init__": "errors version op protocol session api checkpoint conversion interop",
+    "__init__": "errors version op plugins protocol session api checkpoint conversion interop",
     "__main__": "cli",
 }
 

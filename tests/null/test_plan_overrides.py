@@ -167,6 +167,37 @@ def test_every_key_of_either_mapping_is_in_the_merged_one(base: Any, later: Any)
     assert set(plain(merge(tree(base), tree(later)))) == set(base) | set(later)
 
 
+def merged(base: Any, later: Any) -> Any:
+    """What merging plain data should give, told anew."""
+    if isinstance(base, dict) and isinstance(later, dict):
+        both = {key: merged(base[key], later[key]) for key in base if key in later}
+        return {**base, **both, **{key: value for key, value in later.items() if key not in base}}
+    if isinstance(base, list) and isinstance(later, list):
+        short = min(len(base), len(later))
+        items = [base[i] if later[i] is None else merged(base[i], later[i]) for i in range(short)]
+        return items + base[short:] + later[short:]
+    return later
+
+
+@given(nested, nested)
+def test_nodes_merge_as_their_data_does(base: Any, later: Any) -> None:
+    assert plain(merge(tree(base), tree(later))) == merged(base, later)
+
+
+@given(mappings, mappings)
+def test_merging_keeps_the_order_of_keys_with_new_ones_behind(base: Any, later: Any) -> None:
+    assert list(plain(merge(tree(base), tree(later)))) == list({**base, **later})
+
+
+@given(st.lists(mappings, max_size=3))
+def test_files_on_a_command_line_merge_from_left_to_right(plans: list[Any]) -> None:
+    files = {f"{at}": dump_yaml(data) for at, data in enumerate(plans)}
+    expected: Any = {}
+    for data in plans:
+        expected = merged(expected, data)
+    assert plan(*[f"{name}.yaml" for name in files], **files) == expected
+
+
 @given(nested, values)
 def test_a_later_scalar_wins(base: Any, later: Any) -> None:
     assert plain(merge(tree(base), tree(later))) == later

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brainsurgery_jax import api
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.errors import PlanError, Span
+from brainsurgery_jax.op import ASSERTS, OPS
 from brainsurgery_jax.plan.model import Output, Plan, Step
-from brainsurgery_jax.plan.source import Map, compose
+from brainsurgery_jax.plan.source import Map, Scalar, compose, dump_yaml, plain
 
 
 def load(text: str, **variables: object) -> api.Plan:
@@ -337,6 +343,11 @@ def test_what_is_no_plan_at_all_is_refused_by_load(tmp_path: Path, monkeypatch: 
         api.load("plan.yaml")
 
 
+def test_a_misspelt_variable_is_not_unused_too():
+    text = "inputs: [p]\nvars: {rank: 2}\ntransforms: [{scale_: {target: w, by: '${vars.rnk}'}}]"
+    assert codes(text) == ["vars-unknown"]
+
+
 def test_a_misspelt_key_is_not_missing_too():
     assert codes("inputs: [p]\ntransforms: [{delete: {targt: w}}]") == ["key-unknown"]
 
@@ -365,3 +376,58 @@ def test_the_keys_of_an_op_that_are_not_indented_are_named():
 def test_ops_are_found_by_the_words_of_other_tools():
     (problem,) = load("inputs: [p]\ntransforms: [{rename: {from: a, to: b}}]").problems
     assert "Did you mean 'move'?" in problem.message
+
+
+# --- there and back
+
+EXAMPLES = [
+    plain(compose(text, "example") or Scalar("help", "help", Span("")))
+    for op in (*OPS.values(), *ASSERTS.values())
+    for text in re.findall(r"Example: `(.+?)`\s*(?:\n|$)", op.doc)
+]
+OUTPUTS = st.fixed_dictionaries(
+    {"path": st.sampled_from(["out", "out.safetensors", "a b", "1", "~/x"])},
+    optional={
+        "alias": st.sampled_from(["m", "a"]), "overwrite": st.booleans(), "shard": st.just("2GB"),
+        "metadata": st.dictionaries(st.text("ab:", max_size=3), st.text("1e-6 #", max_size=4), max_size=2),
+    },
+)  # fmt: skip
+PLANS = st.fixed_dictionaries(
+    {
+        "inputs": st.lists(st.sampled_from(["a", "b", "c"]), unique=True).map(
+            lambda all: [f"{a}::{a}.pt" for a in all]
+        ),
+        "transforms": st.lists(st.sampled_from(EXAMPLES), max_size=5),
+    },
+    optional={"outputs": st.lists(OUTPUTS, max_size=2), "seed": st.integers(), "version": st.just(1)},
+)
+
+
+def told(step: Step) -> str:
+    """The parameters in print; those of `execute` hold nodes, which know where they stand."""
+    return re.sub(r"Span\([^)]*\)", "", repr(step.params))
+
+
+def without_places(plan: api.Plan) -> tuple[Plan, list[tuple[str, str]]]:
+    """The plan and its mistakes, wherever they stand."""
+    data = replace(
+        plan.data,
+        inputs=tuple(i._replace(span=None) for i in plan.data.inputs),
+        steps=tuple(replace(step, span=None, spans={}, params={"": told(step)}) for step in plan.data.steps),
+        outputs=tuple(replace(out, span=None, spans={}) for out in plan.data.outputs),
+    )
+    return data, [(d.code, d.message) for d in plan.problems]
+
+
+@given(PLANS)
+def test_a_plan_that_is_written_as_yaml_and_read_again_is_the_same_plan(document: dict[str, object]):
+    once = load(dump_yaml(document))
+    flow = load(yaml.safe_dump(document, default_flow_style=True, sort_keys=False, width=40))
+    assert without_places(once) == without_places(api.load(document)) == without_places(flow)
+
+
+@given(PLANS)
+def test_the_steps_of_a_plan_as_data_make_the_same_steps_again(document: dict[str, object]):
+    steps = load(dump_yaml(document)).data.steps
+    again = load(dump_yaml({**document, "transforms": [step.text for step in steps]})).data.steps
+    assert [(s.op, told(s), s.text) for s in again] == [(s.op, told(s), s.text) for s in steps]

@@ -91,7 +91,7 @@ def test_a_lone_star_is_explained():
         compile_pattern("*.weight")
 
 
-@pytest.mark.parametrize("text", ["a{99999999999999999999}", "(" * 5000 + ")" * 5000])
+@pytest.mark.parametrize("text", ["a{99999999999999999999}", f"a{{{'9' * 5000}}}", "(" * 5000 + ")" * 5000])
 def test_an_absurd_regex_is_an_error_of_the_plan(text: str):
     with pytest.raises(RefError, match="is not a regular expression"):
         compile_pattern(text)
@@ -183,8 +183,9 @@ def test_extensions_of_the_guarded_matcher_mean_nothing(text: str, name: str):
         "(?=a)a",
         "(?i)a",
         "a*b*c*d*",
-        "a?" * 11,
-        "a|" * 11,
+        "a?" * 20,
+        "a?" * 3 + "a*a*a*",
+        "(?:a|b)" * 20,
         "a{0,9}" * 4,
     ],
 )
@@ -197,6 +198,50 @@ def test_a_regex_that_might_explode_is_not_safe(text: str):
 )
 def test_a_regex_of_few_plain_repetitions_is_safe(text: str):
     assert scan(text).safe
+
+
+@pytest.mark.parametrize(
+    "text", ["a{2002}", "(?:a|bc){300000}", "(?:(?:a{1000}){1000}){1000}", "(?:a{99}b){99}", "(?=)(?:ab){5000,}"]
+)
+def test_counts_that_ask_for_more_than_any_name_has_are_refused(text: str):
+    with pytest.raises(RefError, match=r"repeats something at least [\d,]+ times, and no name is that long") as caught:
+        compile_pattern(text)
+    assert caught.value.code == "regex-syntax"
+
+
+@pytest.mark.parametrize("text", ["a{1,99999999}", "(?:a{1,9999}){1,9999}", "a{2000}", "a{0,}", "(?:a{10}){10}"])
+def test_counts_without_a_high_minimum_are_taken(text: str):
+    assert compile_pattern(text).match("b") is None
+
+
+def test_a_regex_of_a_million_characters_is_refused():
+    with pytest.raises(RefError, match="is too long for a regular expression: 1,000,000 characters"):
+        compile_pattern("a" * 1_000_000)
+
+
+def test_a_regex_that_only_the_guarded_matcher_finds_too_deep_is_refused():
+    with pytest.raises(RefError, match="cannot be matched under a time limit: it is nested too deeply"):
+        compile_pattern("(?:" * 250 + "a" + ")*" * 250)
+
+
+@pytest.mark.parametrize("source", ["a*a*a*b", ("~a*a*a*b",), ("*x", "*y", "*z", "b")])
+def test_a_harmless_pattern_on_a_name_without_end_is_stopped_too(
+    source: str | tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pattern_module, "TIME_LIMIT", 0.1)
+    name = ".".join("a" * 3000) if len(source) == 4 else "a" * 30_000 + "c"
+    started = monotonic()
+    try:
+        assert compile_pattern(source).match(name) is None
+    except RefError as error:
+        assert error.code == "regex-timeout"
+    assert monotonic() - started < 2
+
+
+def test_long_names_match_as_short_ones_do():
+    long = "a" * 300
+    assert compile_pattern("(a*)(b)?").match(long) == (long, "")
+    assert compile_pattern(("h", "~x::a*", "*rest")).match(f"h.{long}.b") == (long, ("b",))
 
 
 @pytest.mark.parametrize("regex", ["(a+)+b", "(a|aa)+b", "(a*)*b", "(.*a){30}b"])

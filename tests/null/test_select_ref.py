@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from brainsurgery_jax.select import Ref, RefError, parse_ref, parse_slice
+from brainsurgery_jax.select import Range, Ref, RefError, SliceSpec, parse_ref, parse_slice
+
+ALIASES = st.text("ab :", min_size=1, max_size=3).filter(lambda text: "::" not in text and not text.endswith(":"))
+NAMES = st.text("ab.[]:(*) ", min_size=1, max_size=5).filter(lambda text: "::" not in text and text[0] not in "[:")
+BOUNDS = st.none() | st.integers(-9, 9)
+INDICES = st.lists(st.integers(-9, 9) | st.builds(Range, BOUNDS, BOUNDS, BOUNDS), max_size=3).map(SliceSpec)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +128,18 @@ def test_a_literal_name_is_no_list(value: object):
 @pytest.mark.parametrize("text", ["a::w", "a::w::[0, ::2]", "a::h\\.(.*)::[]"])
 def test_a_printed_reference_parses_to_itself(text: str):
     assert str(parse_ref(text, None)) == text
+
+
+@given(ALIASES, NAMES, st.none() | INDICES)
+def test_alias_name_and_slice_come_back_from_the_text_they_print_as(alias: str, name: str, index: SliceSpec | None):
+    ref = Ref(alias, name.rstrip(":") or "x", index)
+    assert parse_ref(str(ref), None) == ref
+
+
+@given(ALIASES, st.text(min_size=1), st.none() | INDICES)
+def test_a_mapping_can_say_every_reference(alias: str, name: str, index: SliceSpec | None):
+    value = {"alias": alias, "name": name, "slice": None if index is None else str(index)}
+    assert parse_ref(value, None) == Ref(alias, name, index)
 
 
 def test_a_structured_reference_prints_its_tokens():

@@ -222,6 +222,23 @@ def test_sums_are_exact(i: int, by: int):
     assert renamed(("$i",), (f"${{i+{by}}}",), str(i)) == str(i + by)
 
 
+TERMS = st.sampled_from("in") | st.integers(0, 99).map(str)
+SUMS = st.lists(st.tuples(st.sampled_from("+-"), TERMS), min_size=1, max_size=5)
+
+
+@given(SUMS, st.integers(0, 999), st.integers(0, 999))
+def test_sums_are_what_python_makes_of_them(terms: list[tuple[str, str]], i: int, n: int):
+    text = "".join(sign + word for sign, word in terms)
+    assume("i" in text or "n" in text)
+    values = {"i": i, "n": n}
+    total = sum(
+        (-1 if sign == "-" else 1) * values.get(word, int(word) if word.isdigit() else 0) for sign, word in terms
+    )
+    assume(total >= 0)
+    assume(len(terms) > 1)  # alone, a capture is put in as it was written
+    assert renamed(("$i", "$n"), (f"x_${{{text}}}",), f"{i}.{n}") == f"x_{total}"
+
+
 @pytest.mark.parametrize("text", ["", "i*2", "i+", "+", "1+4", "1", "i 4", "i+4x", "(i)", "i+9999999999999999999"])
 def test_nothing_but_sums_of_captures_is_computed(text: str):
     with pytest.raises(RefError, match="is not a sum of captures") as caught:
@@ -248,3 +265,9 @@ def test_only_whole_numbers_are_computed_with(name: str):
 def test_a_negative_number_is_no_name():
     with pytest.raises(RefError, match=r"'\$\{i-4\}' gives -1 for the name 'h\.3'"):
         renamed(("h", "$i"), ("h", "${i-4}"), "h.3")
+
+
+def test_a_name_that_doubles_in_every_step_ends():
+    with pytest.raises(RefError, match=r"gives a name of 8,192 characters for 'a+'") as caught:
+        renamed("(.*)", r"\1\1", "a" * 4096)
+    assert caught.value.code == "template-length"
