@@ -10,9 +10,10 @@ import gc
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
@@ -22,7 +23,16 @@ from brainsurgery_jax.version import __version__
 
 # The commands import what they need when they are called: `--help` and `inspect` must not wait for the ops.
 
+_COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
 _OWN_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+
+
+class _Word(NamedTuple):
+    """What the formatters of completions ask for."""
+
+    value: str
+    help: str
+    type: str = "plain"
 
 
 class Commands(TyperGroup):
@@ -30,10 +40,14 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in _OWN_OPTIONS:
-            if not _may_be_of_a_plan(args[0]):
+            if not _may_be_of_a_plan(args[0]) and not ctx.resilient_parsing:
                 ctx.fail(_unknown(args[0], list(self.commands)))
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        plans = _completing("first word")(ctx, incomplete)
+        return [*super().shell_complete(ctx, incomplete), *(_Word(word, note) for word, note in plans)]
 
     def invoke(self, ctx: Any) -> Any:
         from brainsurgery_jax.cli import show
@@ -63,7 +77,9 @@ def _unknown(word: str, commands: list[str]) -> str:
 
     if os.path.exists(os.path.expanduser(word)):
         return f"'{word}' is neither a command nor a plan (.yaml or .yml). To look into a checkpoint: inspect {word}"
-    return f"'{word}' is neither a command nor a plan (.yaml or .yml).{did_you_mean(word, commands)}"
+    plans = [word + suffix for suffix in (".yaml", ".yml") if os.path.isfile(os.path.expanduser(word + suffix))]
+    near = f" Did you mean '{plans[0]}'?" if plans else did_you_mean(word, commands)
+    return f"'{word}' is neither a command nor a plan (.yaml or .yml).{near}"
 
 
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -92,13 +108,38 @@ def _app(
     """
 
 
+def _completing(what: str) -> Callable[[Any, str], list[tuple[str, str]]]:
+    """What completes an argument in a shell; loads no more than that needs."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+        from brainsurgery_jax.cli import completion
+
+        return completion.complete(what, ctx.params | {completion.REST: ctx.args}, incomplete)
+
+    return complete
+
+
 Items = Annotated[
     list[str],
-    typer.Argument(metavar="PLAN.yaml [PATH=VALUE]", help="Plan files, merged in order, and overrides."),
+    typer.Argument(
+        metavar="PLAN.yaml [PATH=VALUE]",
+        help="Plan files, merged in order, and overrides.",
+        autocompletion=_completing("items"),
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let outputs replace what is there.")]
 Shard = Annotated[
     str, typer.Option("--shard-size", metavar="SIZE", help="Largest file of an output folder, if the plan says none.")
+]
+Ops = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ops",
+        metavar="FILE.py",
+        help="Make the ops of this file known.",
+        show_default=False,
+        autocompletion=_completing("python"),
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Lost = Annotated[str | None, typer.Option(hidden=True)]
@@ -119,9 +160,18 @@ class TreeFormat(StrEnum):
     json = "json"
 
 
+def _know(ops: Sequence[str] | None) -> None:
+    """Register the ops of the user's files; not before `arrange`, since they may import JAX."""
+    if ops:
+        from brainsurgery_jax import plugins
+
+        plugins.register(*ops)
+
+
 @app.command("run")
 def run_(
     items: Items,
+    ops: Ops = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Compute what asserts and dumps need, and write nothing.")
@@ -146,7 +196,11 @@ def run_(
     summary_mode: Annotated[
         SummaryMode, typer.Option(help="raw: the steps; resolve: inputs and output too.")
     ] = SummaryMode.raw,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="A line for every tensor written.")] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; then write the output.")
+    ] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Before each step, tell what it will change.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every tensor that a step makes.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
     compile_cache: Annotated[
         bool, typer.Option("--compile-cache/--no-compile-cache", help="Keep compiled kernels in your cache folder.")
@@ -159,33 +213,82 @@ def run_(
 ) -> None:
     """Check a plan, then execute it. Nothing is published unless all of it succeeds."""
     arrange(os.environ, compile_cache=compile_cache)
+    _know(ops)
     from brainsurgery_jax.cli import plans
 
     lost = {"provider": provider, "arena-root": arena_root, "arena-segment-size": arena_segment_size,
             "num-workers": num_workers, "log-level": log_level}  # fmt: skip
     choices = plans.Choices(
-        overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, verbose=verbose,
+        overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, preview=preview,
+        verbose=verbose,
         quiet=quiet,        summarize=summarize if summarize is not None else summarize_path is not None,
         summarize_path=summarize_path, resolve=summary_mode is SummaryMode.resolve,
         lost=tuple(name for name, value in lost.items() if value is not None),
     )  # fmt: skip
-    plans.run(items, choices)
+    if interactive:
+        from brainsurgery_jax.cli import repl as prompt
+
+        prompt.repl(items, choices)
+    else:
+        plans.run(items, choices)
 
 
 @app.command()
-def check(items: Items, overwrite: Overwrite = False, shard_size: Shard = "5GB", json: Json = False) -> None:
+def repl(
+    items: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PLAN.yaml | CKPT] [PATH=VALUE]",
+            help="A plan to start from, or checkpoints to open.",
+            autocompletion=_completing("items"),
+            show_default=False,
+        ),
+    ] = None,
+    ops: Ops = None,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compute, and write nothing.")] = False,
+    fsync: Annotated[bool, typer.Option("--fsync/--no-fsync", help="Flush files to disk before publishing.")] = True,
+    shard_size: Shard = "5GB",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Hold no more than this (default: a quarter of what is free).")
+    ] = None,
+    preview: Annotated[bool, typer.Option("--preview", help="Before each step, tell what it does, and ask.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell every tensor that a step makes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")] = False,
+) -> None:
+    """Open the prompt: type steps, see at once what they do, undo them, keep them as a plan.
+
+    A plan is run first; its output is written when you leave. Without a terminal, steps are read from the pipe.
+    """
+    arrange(os.environ, compile_cache=True)
+    _know(ops)
+    from brainsurgery_jax.cli import plans
+    from brainsurgery_jax.cli import repl as prompt
+
+    choices = plans.Choices(
+        overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, preview=preview,
+        verbose=verbose, quiet=quiet,
+    )  # fmt: skip
+    prompt.repl(items or [], choices)
+
+
+@app.command()
+def check(
+    items: Items, ops: Ops = None, overwrite: Overwrite = False, shard_size: Shard = "5GB", json: Json = False
+) -> None:
     """Find every mistake, from headers alone.
 
     The exit code is 1 if there is any, 3 if checkpoints cannot be read or written and that is all.
     """
     from brainsurgery_jax.cli import plans
 
-    raise typer.Exit(plans.check(items, overwrite=overwrite, shard_size=shard_size, json=json))
+    raise typer.Exit(plans.check(items, ops or (), overwrite=overwrite, shard_size=shard_size, json=json))
 
 
 @app.command()
 def explain(
     items: Items,
+    ops: Ops = None,
     overwrite: Overwrite = False,
     shard_size: Shard = "5GB",
     everything: Annotated[bool, typer.Option("--all", help="Every name, not the first few.")] = False,
@@ -195,6 +298,7 @@ def explain(
 
     What each step matches, what is written, how much is computed, how much memory it takes.
     """
+    _know(ops)
     from brainsurgery_jax.cli import plans
 
     plans.explain(items, overwrite=overwrite, shard_size=shard_size, everything=everything, json=json)
@@ -203,7 +307,10 @@ def explain(
 @app.command()
 def inspect(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint file or folder.")],
-    target: Annotated[str | None, typer.Option(metavar="REGEX", help="Only names that match in full.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Only names that match in full.", autocompletion=_completing("tensor")),
+    ] = None,
     format: Annotated[TreeFormat, typer.Option("--format", help="How to draw the names.")] = TreeFormat.compact,
     stats: Annotated[bool, typer.Option("--stats", help="Read the tensors: least, greatest and mean value.")] = False,
     json: Json = False,
@@ -224,13 +331,26 @@ def convert(
             metavar="NAME",
             help="A layout, the library it is for (tunix), or none; else recognised.",
             show_default=False,
+            autocompletion=_completing("layout"),
         ),
     ] = None,
     to: Annotated[
-        str | None, typer.Option(metavar="FORMAT", help="safetensors, orbax, torch, npz, ...", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="safetensors, orbax, torch, npz, ...",
+            show_default=False,
+            autocompletion=_completing("format"),
+        ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="Cast floating tensors to this.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="Cast floating tensors to this.",
+            show_default=False,
+            autocompletion=_completing("dtype"),
+        ),
     ] = None,
     scan: Annotated[
         bool | None, typer.Option("--scan/--no-scan", help="Stack layers, or keep them apart.", show_default=False)
@@ -273,7 +393,10 @@ def layouts(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[check] [NAME]", help="One layout; or `check`, to prove one or all.", show_default=False
+            metavar="[check] [NAME]",
+            help="One layout; or `check`, to prove one or all.",
+            show_default=False,
+            autocompletion=_completing("layouts"),
         ),
     ] = None,
     json: Json = False,
@@ -287,22 +410,30 @@ def layouts(
     raise typer.Exit(pages.layouts(words or [], json=json))
 
 
-@app.command()
-def ops(
+@app.command("ops")
+def ops_(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="An op, or an operator of assert (assert.NAME).")
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="An op, or an operator of assert (assert.NAME).",
+            autocompletion=_completing("op"),
+        ),
     ] = None,
+    ops: Ops = None,
     json: Json = False,
 ) -> None:
     """List all ops, or tell all about one."""
+    _know(ops)
     from brainsurgery_jax.cli import ops as pages
 
     pages.ops(name, json=json)
 
 
 @app.command()
-def schema() -> None:
+def schema(ops: Ops = None) -> None:
     """Print the JSON Schema of plans, for editors."""
+    _know(ops)
     from brainsurgery_jax.cli import ops as pages
 
     pages.schema()
@@ -323,6 +454,12 @@ def demo(
     worked.demo(keep)
 
 
+def _in_ops_of_the_user(defect: Exception) -> object:
+    """What to say of an exception that a user's own op raised; None of any other."""
+    plugins = sys.modules.get("brainsurgery_jax.plugins")
+    return None if plugins is None else plugins.blamed(defect)
+
+
 def main() -> None:
     """Run the command line of this process."""
     # What we make has no cycles and lives to the end; to look for them took a tenth of the time.
@@ -330,12 +467,21 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
+    if _COMPLETES in os.environ:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         app(prog_name="brainsurgery-jax")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as defect:
+        if _COMPLETES in os.environ:  # a shell would show the error in the line that is typed
+            sys.exit(1)
         # The one place that catches everything: a user gets a sentence, and a traceback for the asking.
+        if (own := _in_ops_of_the_user(defect)) is not None:
+            print(own, file=sys.stderr)
+            if os.environ.get("BRAINSURGERY_TRACEBACK"):
+                traceback.print_exception(defect)
+            sys.exit(1)
         print(
             f"Sorry, this is a defect of brainsurgery-jax {__version__}: {type(defect).__name__}: {defect}",
             file=sys.stderr,

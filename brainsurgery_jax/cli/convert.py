@@ -10,9 +10,9 @@ import typer
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.conversion import Wishes, execute, prepare
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.errors import PlanError, did_you_mean
 from brainsurgery_jax.layout.expressions import Value
-from brainsurgery_jax.layout.library import layout_names, load_layout
+from brainsurgery_jax.layout.library import family_names, layout_names, layouts_of, unknown_layout
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.proof import Proof, proofs
 from brainsurgery_jax.store.sizes import parse_size
@@ -31,6 +31,8 @@ def convert(
     made = prepare(source, destination, wishes)
     if not quiet:
         show.remark(f"{source} -> {destination}: {made}")
+        if made.remark:
+            show.remark(f"note: {made.remark}", "yellow")
     world = Files(overwrite=wishes.overwrite or dry_run, default_shard=DEFAULT_SHARD)
     with watching(quiet=quiet, verbose=False) as listen:
         execute(made, listen=listen, memory=budget, durable=fsync, dry_run=dry_run, world=world)
@@ -62,16 +64,18 @@ def options_of(words: Iterable[str]) -> dict[str, Value]:
 
 
 def layouts(words: Sequence[str], *, json: bool) -> int:
-    """Print all layouts, one of them, or (`check`) what they prove; yields the exit code."""
+    """Print all layouts, one of them, those of a library, or (`check`) what they prove; yields the exit code."""
     if words[:1] == ["check"]:
         return _check(words[1:] or layout_names(), json=json)
-    named = [load_layout(name) for name in words or layout_names()]
+    if words and words[0] not in (*layout_names(), *family_names()) and did_you_mean(words[0], ["check"]):
+        raise unknown_layout(words[0], "check")
+    found = [layout for word in words or layout_names() for layout in layouts_of(word)]
     if json:
-        show.result(jsonlib.dumps({"schema_version": 1, "layouts": list(map(_as_json, named))}, indent=2))
-    elif words:
-        show.result("\n".join(line for layout in named for line in _page(layout)))
+        show.result(jsonlib.dumps({"schema_version": 1, "layouts": list(map(_as_json, found))}, indent=2))
+    elif words and len(found) == len(words):
+        show.result("\n".join(line for layout in found for line in _page(layout)))
     else:
-        rows = [(layout.name, ", ".join(layout.models) or "every model", layout.doc) for layout in named]
+        rows = [(layout.name, ", ".join(layout.models) or "every model", layout.doc) for layout in found]
         show.result("\n".join(show.aligned(rows)))
     return 0
 
@@ -101,7 +105,7 @@ def _check(names: Iterable[str], *, json: bool) -> int:
     broken: list[tuple[str, PlanError]] = []
     for name in names:
         try:
-            found += proofs(load_layout(name))
+            found += (proof for layout in layouts_of(name) for proof in proofs(layout))
         except PlanError as error:
             broken.append((name, error))
     if json:

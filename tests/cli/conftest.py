@@ -70,7 +70,8 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-heavy = [m for m in ("jax", "numpy", "yaml", "pydantic", "torch", "brainsurgery_jax.ops") if m in sys.modules]
+names = ("jax", "numpy", "yaml", "pydantic", "torch", "prompt_toolkit", "brainsurgery_jax.ops")
+heavy = [m for m in names if m in sys.modules]
 bridge = sys.modules.get("jax._src.xla_bridge")
 print("LOADED", *heavy, *(["backend"] if bridge is not None and bridge._backends else []))
 """

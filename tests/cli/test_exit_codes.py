@@ -181,3 +181,9 @@ def test_the_shard_size_counts_where_the_plan_says_nothing(command: Command, pla
     assert command("plan.yaml", "output=parts/", "--shard-size", "40B", "-q").code == 0
     index = json.loads((place / "parts/model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 1
+
+
+def test_a_plan_that_ends_as_a_dry_run_writes_neither_output_nor_summary(command: Command, place: Path):
+    done = command("plan.yaml", "transforms=[{set: {dry-run: true}}]", "--summarize-path", "summary.yaml")
+    assert (done.code, done.err) == (0, "dry run: nothing was written\n")
+    assert not (place / "summary.yaml").exists()

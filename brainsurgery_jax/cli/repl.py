@@ -1,0 +1,140 @@
+"""`repl` and `run -i`: a plan is taken as far as it goes, then steps come from the prompt, or from a pipe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from brainsurgery_jax import api
+from brainsurgery_jax.cli import plans, show
+from brainsurgery_jax.cli.desk import Desk, is_talking, unfinished
+from brainsurgery_jax.cli.partial import is_open
+from brainsurgery_jax.cli.progress import watching
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.plan.source import dump_yaml
+from brainsurgery_jax.session import Session
+from brainsurgery_jax.world import Files
+
+
+def repl(items: Sequence[str], choices: plans.Choices) -> None:
+    """Take the steps of a plan, then those that are typed or piped in, then write the outputs. Raises PlanError or
+    StoreError for what is wrong with the plan, and for what is piped in; at a prompt one tries again."""
+    for option in choices.lost:
+        show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
+    plan = api.load(*_sorted_out(items))
+    with closing(plans.files_of(choices.overwrite, choices.shard_size, provisional=False)) as world:
+        _check(plan, world)
+        flags = api.Flags(dry_run=choices.dry_run, preview=choices.preview, verbose=choices.verbose)
+        memory = None if choices.memory is None else plans.size_of(choices.memory, "--memory")
+        session = Session.begin(plan, world, memory=memory, durable=choices.fsync, flags=flags)
+        desk = Desk(_advanced(session, plan, choices), quiet=choices.quiet, talks=is_talking())
+        _converse(desk, choices)
+        if choices.summarize:
+            dry_run = choices.dry_run or desk.session.state.flags.dry_run
+            plans.summarize(_summary(desk.session, resolve=choices.resolve), choices, dry_run=dry_run)
+
+
+def _converse(desk: Desk, choices: plans.Choices) -> None:
+    if desk.session.state.stopped:
+        desk.leave()
+    elif desk.talks:
+        from brainsurgery_jax.cli.terminal import converse
+
+        _warn_of_outputs(desk.session)
+        converse(desk)
+    else:
+        take_lines(desk, sys.stdin)
+
+
+def _sorted_out(items: Sequence[str]) -> list[str | dict[str, list[str]]]:
+    """The items of a plan; checkpoints among them become its inputs."""
+    checkpoints = [i for i in items if _is_checkpoint(i)]
+    rest = [i for i in items if i not in checkpoints]
+    if not checkpoints:
+        return list(rest)
+    if any(i.lower().endswith((".yaml", ".yml")) for i in rest):
+        raise typer.BadParameter("give either plans or checkpoints; a plan names its inputs itself", param_hint="PLAN")
+    aliased = checkpoints if len(checkpoints) == 1 else [_with_alias(c) for c in checkpoints]
+    return [{"inputs": aliased}, *rest]
+
+
+def _is_checkpoint(item: str) -> bool:
+    path = os.path.expanduser(item.partition("::")[2] or item)
+    return os.path.exists(path) and not item.lower().endswith((".yaml", ".yml"))
+
+
+def _with_alias(item: str) -> str:
+    """A checkpoint under an alias: the one given, else the name of its file or folder."""
+    return item if "::" in item else f"{Path(item).resolve().name.partition('.')[0]}::{item}"
+
+
+def _check(plan: api.Plan, world: Files) -> None:
+    """Raise PlanError with every mistake of a plan's steps. What they make may change yet, so outputs wait."""
+    if plan.data.steps:
+        known = tuple(d for d in plan.problems if d.code != "vars-unused")
+        steps = replace(plan, data=replace(plan.data, outputs=()), problems=known)
+        if found := [d for d in api.check(steps, world.provisional_twin()) if d.severity == "error"]:
+            raise PlanError(found)
+
+
+def _advanced(session: Session, plan: api.Plan, choices: plans.Choices) -> Session:
+    """The session after the plan's own steps."""
+    if not plan.data.steps:
+        return session
+    with watching(quiet=choices.quiet, verbose=False) as listen:
+        return session.step(*plan.data.steps).run(listen)
+
+
+def _warn_of_outputs(session: Session) -> None:
+    """Say early what will stand in the way of the outputs, whatever is typed."""
+    try:
+        session.finish()
+    except PlanError as bad:
+        show.diagnostics(replace(d, severity="note") for d in bad.diagnostics if d.code == "io-output")
+
+
+def take_lines(desk: Desk, lines: Iterable[str], file: str = "<stdin>") -> None:
+    """Take steps and commands from lines, each when it is whole; then write the outputs. A line with a `#` at its start
+    is skipped. Raises PlanError or StoreError at the first that is wrong."""
+    for first, text in _texts(lines):
+        if desk.take(text, first, file) == "end":
+            return
+    desk.leave()
+
+
+def _texts(lines: Iterable[str]) -> Iterable[tuple[int, str]]:
+    """Steps and commands as they stand in lines, with the number of their first line. A block goes on while lines are
+    indented, or are items as its first line is, or a bracket is open."""
+    block: list[str] = []
+    first = 1
+    for number, line in enumerate((line.rstrip("\r\n") for line in lines), 1):
+        if block and not _goes_on(block, line):
+            yield first, "\n".join(block)
+            block = []
+        if block:
+            block.append(line)
+        elif line.strip() and not line.lstrip().startswith("#"):
+            if unfinished(line):
+                block, first = [line], number
+            else:
+                yield number, line
+    if block:
+        yield first, "\n".join(block)
+
+
+def _goes_on(block: Sequence[str], line: str) -> bool:
+    if is_open("\n".join(block)):
+        return True
+    return bool(line.strip()) and (line[0] in " \t]})" or (line.startswith("- ") and block[0].startswith("- ")))
+
+
+def _summary(session: Session, *, resolve: bool) -> str:
+    """The steps that stand, as a plan; with `resolve` one that reads and writes what this session did."""
+    plan = session.to_plan(everything=True)
+    return dump_yaml(plan if resolve else {"transforms": plan["transforms"]})

@@ -1,0 +1,338 @@
+"""An interactive session as a value: a checkpoint's state after some steps, and the states before them.
+
+Nothing is changed in place: a step yields another session, a step that fails yields none, and to undo is to go back to
+the value before. Lowering tells what a step does; only what must be known at once is computed: text, asserts, numbers
+that shapes depend on, and checkpoints that a `save` writes, which are published at the end of their step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from brainsurgery_jax import api
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
+from brainsurgery_jax.lower import Check, Demand, Effect, Program, Publication, State, lower_step, start
+from brainsurgery_jax.lower.outputs import inside, publications
+from brainsurgery_jax.op import OPS, Assertion, Field, Op, SinkOp, element_role
+from brainsurgery_jax.plan.model import Input, Plan, Step
+from brainsurgery_jax.plan.oly import parse_oly
+from brainsurgery_jax.plan.parse import parse_step
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, get
+from brainsurgery_jax.plan.variables import with_variables
+from brainsurgery_jax.protocol import NO_FLAGS, Flags, Report
+from brainsurgery_jax.select import Ref, compile_pattern
+from brainsurgery_jax.world import Files
+
+PROMPT = "<prompt>"
+"""The file that places in typed text are said to be in."""
+
+
+class Outcome(NamedTuple):
+    """A step that is understood and not carried out yet: the session after it, what it does to the names, and what must
+    be computed for it."""
+
+    session: Session
+    effects: tuple[Effect, ...]
+    program: Program
+
+    def run(self, listen: Callable[[Any], None] | None = None) -> Session:
+        """Compute and publish what the step asks for; the session after it. Raises PlanError (a failed assert) or
+        StoreError: then nothing was published, and the session before the step is as good as ever."""
+        if self.program.checks or self.program.publications:
+            from brainsurgery_jax.engine.events import ignore
+            from brainsurgery_jax.engine.execute import execute
+
+            execute(self.program, self.session.budget(), listen or ignore)
+            self.session.world.settle()
+        return self.session
+
+
+class Preview(NamedTuple):
+    """What a step would do, told without doing it. `matches` are the names that its patterns match, by key; `opens` the
+    checkpoints that it would read first, without which the rest is not known; `writes` those that it would publish."""
+
+    matches: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    created: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    problems: tuple[Diagnostic, ...] = ()
+    opens: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """The state after `steps`, on top of the inputs, seed and outputs of `plan`. Made by `begin`.
+
+    `before` is the session before the last step, `after` the one that an undo left. `memory` is the budget of a step in
+    bytes, `durable` whether published files are flushed to disk.
+    """
+
+    plan: Plan
+    state: State
+    world: Files
+    variables: Node | None = None
+    memory: int | None = None
+    durable: bool = True
+    steps: tuple[Step, ...] = ()
+    only_told: frozenset[int] = frozenset()
+    """Positions of the steps that changed nothing and only printed."""
+    before: Session | None = None
+    after: Session | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session: {len(self.state.spaces)} aliases, {len(self.steps)} steps>"
+
+    @classmethod
+    def begin(
+        cls,
+        plan: api.Plan | None = None,
+        world: Files | None = None,
+        *,
+        memory: int | None = None,
+        durable: bool = True,
+        flags: Flags = NO_FLAGS,
+    ) -> Session:
+        """The session before the steps of a plan, its inputs opened. Raises PlanError.
+
+        The plan's own steps are not taken: `session.step(*plan.data.steps)` does that.
+        """
+        plan = plan or api.Plan(Plan())
+        files = world or Files()
+        data = replace(plan.data, steps=())
+        state = start(data, files, flags)
+        if found := (*(d for d in plan.errors if d.code != "vars-unused"), *_errors(state.diagnostics)):
+            raise PlanError(found)
+        return cls(data, state, files, plan.variables, memory, durable)
+
+    def close(self) -> None:
+        """Close the checkpoints that this session, and all before it, opened."""
+        self.world.close()
+
+    def budget(self) -> Any:
+        """What a step may use."""
+        from brainsurgery_jax.engine.budget import default_budget
+
+        return default_budget(host_bytes=self.memory, durable=self.durable)
+
+    # --- text
+
+    def parse(self, text: str) -> tuple[Step, ...]:
+        """The steps that a text spells. Raises PlanError."""
+        return tuple(self.understand(node) for node in nodes(text))
+
+    def understand(self, node: Node) -> Step:
+        """The step that a node spells, as things stand in this session. Raises PlanError."""
+        step, problems = self._read(node)
+        if problems:
+            raise PlanError(problems)
+        return step
+
+    def _read(self, node: Node) -> tuple[Step, tuple[Diagnostic, ...]]:
+        filled, unfilled = self._filled(node)
+        if unfilled:
+            return Step(None, {}, node.span), unfilled
+        return parse_step(filled, self.state.default_alias)
+
+    def _filled(self, node: Node) -> tuple[Node, tuple[Diagnostic, ...]]:
+        """A node with the plan's variables filled in."""
+        entries = (("vars", self.variables), ("step", node))
+        root = Map(tuple((Scalar(k, k, node.span), v) for k, v in entries if v is not None), node.span)
+        filled, problems = with_variables(root)
+        return get(filled, "step") or node, tuple(d for d in problems if d.code != "vars-unused")
+
+    # --- steps
+
+    def step(self, *steps: Step) -> Outcome:
+        """What comes of steps, all or none of them. Reads headers; computes only the numbers that shapes depend on.
+        Raises PlanError."""
+        last = self
+        for step in steps:
+            last = last._next(step)
+        old, new = self.state, last.state
+        made = tuple(p for p in new.publications if not any(p is q for q in old.publications))
+        for p in made:
+            self._refuse_open(p)
+        program = Program(new.checks[len(old.checks) :], self._forced(made), (), ())
+        return Outcome(last, new.effects[len(old.effects) :], program)
+
+    def _next(self, step: Step) -> Session:
+        state = self._lowered(step)
+        if found := _errors(state.diagnostics[len(self.state.diagnostics) :]):
+            raise PlanError(found)
+        if (entry := self._first_input(state)) is not None:
+            plan = replace(self.plan, inputs=(entry,))
+            state = replace(state, default_alias=entry.alias, written=self.state.written)
+            return replace(self, plan=plan, state=state, before=self, after=None)
+        told = {len(self.steps)} if _only_tells(step, self.state, state) else set()
+        return replace(
+            self, state=state, steps=(*self.steps, step), only_told=self.only_told | told, before=self, after=None
+        )
+
+    def _lowered(self, step: Step) -> State:
+        state = self.state
+        while isinstance(after := lower_step(state, step, self.world), Demand):
+            from brainsurgery_jax.engine.execute import numbers
+
+            state = replace(state, known={**state.known, **numbers(after.exprs, self.budget())})
+        return after
+
+    def _first_input(self, after: State) -> Input | None:
+        """The checkpoint that a session without any opened just now: from then on it is the plan's input, so that
+        references need no alias."""
+        if self.state.spaces or self.steps or len(after.spaces) != 1 or after.flags.dry_run:
+            return None
+        ((alias, space),) = after.spaces.items()
+        alone = len(after.effects) - len(self.state.effects) == 1
+        return Input(alias, space.origin, after.effects[-1].step.span) if alone and space.origin else None
+
+    def _forced(self, made: Sequence[Publication]) -> tuple[Publication, ...]:
+        return tuple(p._replace(overwrite=True) if self.world.overwrite else p for p in made)
+
+    def _refuse_open(self, p: Publication) -> None:
+        """Refuse to replace a checkpoint that later steps still read."""
+        for path in self.world.opened:
+            if inside(self.world.key(p.path), path):
+                message = f"save: '{p.path}' is or holds a checkpoint that this session reads"
+                hint = "Save to another path. The plan's output may replace an input: it is written at the very end."
+                raise PlanError([Diagnostic("output-inside", message, p.span, hint)])
+
+    def undo(self) -> Session:
+        """The session before the last step; this one if there was none. Files that were saved stay."""
+        return self if self.before is None else replace(self.before, after=self)
+
+    def redo(self) -> Session:
+        """The session that the last undo left; this one if there was none. Nothing is computed or saved again."""
+        return self if self.after is None else self.after
+
+    def finish(self) -> Outcome:
+        """The outputs of the plan, ready to be written. Raises PlanError."""
+        self.world.settle()
+        made, problems = publications(self.state, self.plan, self.world)
+        if found := _errors(problems):
+            raise PlanError(found)
+        own = tuple(p for p in made if not any(p is q for q in self.state.publications))
+        return Outcome(self, (), Program((), self._forced(own), (), ()))
+
+    # --- looking
+
+    def to_plan(self, *, everything: bool = False) -> dict[str, Any]:
+        """Plain data of a plan that reproduces the session: inputs, seed, the steps that stand, outputs.
+
+        Steps that only printed are left out, unless `everything` is wanted.
+        """
+        whole: dict[str, Any] = {}
+        if self.plan.inputs:
+            whole["inputs"] = [f"{i.alias}::{i.path}" for i in self.plan.inputs]
+        if self.plan.seed:
+            whole["seed"] = self.plan.seed
+        whole["transforms"] = [s.text for at, s in enumerate(self.steps) if everything or at not in self.only_told]
+        outputs = [o.plain() for o in self.plan.outputs]
+        if outputs:
+            whole |= {"output": outputs[0]} if len(outputs) == 1 else {"outputs": outputs}
+        return whole
+
+    def preview(self, text: str) -> Preview:
+        """What the steps of a text would do, as far as headers tell. Nothing is computed, opened or kept."""
+        try:
+            found = nodes(text)
+        except PlanError as bad:
+            return Preview(problems=bad.diagnostics)
+        world, state, matches = self.world.glance(), self.state, []
+        problems: list[Diagnostic] = []
+        for node in found:
+            step, wrong = self._read(node)
+            problems += wrong
+            matches += _matches(step, state)
+            if step.op is not None:
+                after = lower_step(state, step, world)
+                assert not isinstance(after, Demand)
+                state = after
+        old = self.state
+        effects = state.effects[len(old.effects) :]
+        created, changed, deleted = (
+            tuple(name for e in effects for name in getattr(e, word)) for word in ("created", "changed", "deleted")
+        )
+        if world.unopened:
+            return Preview(tuple(matches), opens=tuple(world.unopened))
+        problems += _errors(state.diagnostics[len(old.diagnostics) :])
+        writes = tuple(p.path for p in state.publications[len(old.publications) :])
+        return Preview(tuple(matches), created, changed, deleted, tuple(problems), writes=writes)
+
+
+def nodes(text: str, file: str = PROMPT) -> tuple[Node, ...]:
+    """The steps that a text holds, as nodes. Raises PlanError.
+
+    One rule: lines that all start at the margin with a word are OLY, a step each; anything else (indented lines, a text
+    that starts with a dash or a bracket) is YAML, one step or a list of them. A single line that is no OLY may also
+    be YAML, such as one with a comment at its end.
+    """
+    lines = [(at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not all(_is_word(line[0]) for _, line in lines) or not lines:
+        return _of_yaml(text, file)
+    try:
+        return tuple(parse_oly(line.rstrip(), file, at) for at, line in lines)
+    except PlanError:
+        try:
+            found = _of_yaml(text, file) if len(lines) == 1 else ()
+        except PlanError:
+            found = ()
+        if any(isinstance(node, Scalar) for node in found) or not found:
+            raise
+        return found
+
+
+def _is_word(character: str) -> bool:
+    return character.isalpha() or character == "_"
+
+
+def _of_yaml(text: str, file: str) -> tuple[Node, ...]:
+    root = compose(text, file)
+    if isinstance(root, Map) and len(root.entries) == 1 and root.entries[0][0].text == "transforms":
+        root = root.entries[0][1]
+    return root.items if isinstance(root, List) else () if root is None else (root,)
+
+
+def _errors(found: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
+    return tuple(d for d in found if d.severity == "error")
+
+
+def _only_tells(step: Step, before: State, after: State) -> bool:
+    """Whether a step printed something and did nothing else."""
+    said = [c.says for c in after.checks[len(before.checks) :] if isinstance(c, Check)]
+    if isinstance(step.op, SinkOp):
+        return any(isinstance(s, Report) for s in said)
+    same = after.flags == before.flags and len(after.publications) == len(before.publications)
+    return bool(said) and same and _names(after) == _names(before)
+
+
+def _names(state: State) -> dict[str, Any]:
+    return {alias: space.names for alias, space in state.spaces.items()}
+
+
+def _matches(step: Step, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """By key, the names that the patterns of a step match, also of a step that is not complete yet."""
+    name = next(iter(step.text), "") if isinstance(step.text, dict) else ""
+    op = step.op or OPS.get(name)
+    if op is not None:
+        yield from _matched(op, step.params, state)
+
+
+def _matched(op: Op, params: Any, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for f in op.fields():
+        value = params.get(f.param)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Assertion):
+                yield from _matched(item.op, item.params, state)
+            elif isinstance(item, Ref) and _is_pattern(f) and (space := state.spaces.get(item.alias)) is not None:
+                try:
+                    yield f.key, tuple(n for n, _ in compile_pattern(item.name).matches(space.names))
+                except Refusal:
+                    continue
+
+
+def _is_pattern(field: Field) -> bool:
+    role = field.role or element_role(field.annotation)
+    return role is not None and role.kind == "pattern"
