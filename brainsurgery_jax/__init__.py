@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     from brainsurgery_jax.conversion import convert
     from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
     from brainsurgery_jax.interop import save
+    from brainsurgery_jax.plugins import register
+    from brainsurgery_jax.session import Session
 
 _ERRORS = ("Diagnostic", "PlanError", "StoreError")
-_PLACES = {**dict.fromkeys(_ERRORS, "errors"), "convert": "conversion", "save": "interop"}
+_PLACES = {
+    **dict.fromkeys(_ERRORS, "errors"), "convert": "conversion", "save": "interop", "register": "plugins",
+    "Session": "session",
+}  # fmt: skip
 
 __all__ = [
     "Checkpoint",
@@ -31,6 +36,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Report",
+    "Session",
     "StoreError",
     "__version__",
     "check",
@@ -38,6 +44,7 @@ __all__ = [
     "explain",
     "load",
     "open",
+    "register",
     "run",
     "save",
 ]

@@ -1,0 +1,319 @@
+"""A mergekit configuration as a plan that gives the same model.
+
+Linear combinations are `compute` steps, which take all models at once, compute in float32 and round once (mergekit
+rounds task vectors on the way). Layers that are stacked are `copy` steps with renumbering. Parameters that differ by
+layer or by name become a step for each value, over the names that it is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.dtypes import BY_NAME
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
+from brainsurgery_jax.importers.merge_models import Model, refused
+from brainsurgery_jax.importers.mergekit_config import FORM, Config, Slice, Source, read_config
+from brainsurgery_jax.importers.patterns import Stack, selections
+from brainsurgery_jax.plan.source import read_scalar
+from brainsurgery_jax.version import __version__
+
+_FRONT = ("embed", "wte", "wpe")
+_BACK = ("norm", "lm_head", "ln_f", "embed_out")
+_MERGED = "merged"
+
+
+def plan_of(path: str) -> str:
+    """The plan, as YAML with comments. Raises PlanError for what cannot be said, StoreError for unreadable models."""
+    config = read_config(path)
+    problems = []
+    models: dict[str, Model] = {}
+    for (model, span), alias in zip(config.models.items(), _aliases(config), strict=False):
+        try:
+            models[model] = Model.find(model, alias, span)
+        except PlanError as error:
+            problems += error.diagnostics
+    if problems:
+        raise PlanError(problems)
+    return "\n".join(_Writer(config, models).lines()) + "\n"
+
+
+def _aliases(config: Config) -> Iterator[str]:
+    if config.base is not None and config.method == "task_arithmetic":
+        yield "base"
+    yield from (chr(ord("a") + i) if i < 26 else f"m{i}" for i in range(len(config.models)))
+
+
+class _Piece(NamedTuple):
+    """A part of the result. `names` are those in the first source; of layers of a slice, `start` is the first's place
+    in the result."""
+
+    slice: Slice
+    names: tuple[str, ...]
+    start: int | None = None
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the plan of one configuration."""
+
+    config: Config
+    models: Mapping[str, Model]
+
+    def lines(self) -> Iterator[str]:
+        steps = list(self.steps())
+        yield f"# From {self.config.file} (mergekit, {self.config.method}), by brainsurgery-jax {__version__}."
+        yield from (f"# {note}" for note in dict.fromkeys(self.config.notes))
+        yield "inputs:"
+        for model in self.models.values():
+            yield f"  - {flow(f'{model.alias}::{model.path}')}" + (f"  # {model.fetch}" if model.fetch else "")
+        yield from ["transforms:", *steps] if steps else ["transforms: []"]
+        yield f"output: {flow(self.output())}"
+
+    # --- The result as a whole ---
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether the result has the tensors of whole models, under their names."""
+        if not self.config.sliced:
+            return True
+        sources = self.config.slices[0].sources
+        return len(self.config.slices) == 1 and all(s.layers == range(self.stack(s).count) for s in sources)
+
+    @property
+    def first(self) -> Model:
+        """The model whose side files the result has."""
+        return next(iter(self.models.values()))
+
+    @property
+    def alias(self) -> str:
+        return self.first.alias if self.whole else _MERGED
+
+    @property
+    def dtype(self) -> str | None:
+        """The dtype of the result, if it is one and known."""
+        kinds = frozenset().union(*(model.kinds for model in self.models.values()))
+        return self.config.out_dtype or self.config.dtype or (next(iter(kinds)) if len(kinds) == 1 else None)
+
+    def output(self) -> Mapping[str, Any]:
+        patch = dict(self.patch())
+        return {"path": "merged/", "alias": self.alias} | ({"config": patch} if patch else {})
+
+    def patch(self) -> Iterator[tuple[str, Any]]:
+        """What the result's config.json has otherwise than that of the first model."""
+        config = self.first.config
+        if not self.whole:
+            sources = [piece.sources[0] for piece in self.config.slices]
+            if (key := self.first.count_key) is None:
+                message = f"config.json of '{self.first.path}' does not tell the number of layers"
+                raise refused(message, self.first.span, "It says num_hidden_layers, or n_layer.")
+            yield key, sum(len(self.layers(source)) for source in sources)
+            for name, value in config.items():
+                if isinstance(value, list) and len(value) == self.first.stack.count:
+                    lists = [(self.models[s.model].config.get(name) or value, self.layers(s)) for s in sources]
+                    yield name, [items[at] for items, layers in lists for at in layers]
+        key = "dtype" if "dtype" in config else "torch_dtype"
+        if self.dtype is not None and config and config.get(key) != self.dtype:
+            yield key, self.dtype
+
+    # --- Steps ---
+
+    def steps(self) -> Iterator[str]:
+        for model in self.models.values():
+            if self.config.dtype is not None and not self.rounds_later(model):
+                yield _step("cast_", {"target": f"{model.alias}::.*", "to": self.config.dtype})
+        if not self.whole:
+            yield _step("prefixes", {"mode": "add", "alias": _MERGED})
+        for piece in self.pieces():
+            yield from self.told(piece)
+            yield from self.piece_steps(piece)
+        if (dtype := self.last_cast()) is not None:
+            yield _step("cast_", {"target": f"{self.alias}::.*", "to": dtype})
+
+    def told(self, piece: _Piece) -> Iterator[str]:
+        """A comment that says which layers a piece is, where they are stacked."""
+        if self.whole or piece.start is None:
+            return
+        layers = [(self.of(source).alias, self.layers(source)) for source in piece.slice.sources]
+        sources = ", ".join(f"{alias} {_span(at)}" for alias, at in layers)
+        yield f"  # layers {_span(range(piece.start, piece.start + len(layers[0][1])))}: {sources}"
+
+    def last_cast(self) -> str | None:
+        """The dtype that the result has yet to be cast to."""
+        out = self.config.out_dtype or (self.config.dtype if self.copies else None)
+        before = None if self.copies else self.config.dtype
+        has = {before} if before is not None else set().union(*(m.kinds for m in self.models.values()))
+        return None if has == {out} else out
+
+    @property
+    def copies(self) -> bool:
+        """Whether nothing is computed, so that one cast at the end will do."""
+        return self.config.method == "passthrough" and not any(True for p in self.config.slices for _ in self.scales(p))
+
+    def scales(self, piece: Slice) -> Iterator[object]:
+        yield from (p for p in (self.config, piece, *piece.sources) if "scale" in p.parameters)
+
+    def rounds_later(self, model: Model) -> bool:
+        """Whether a cast of the model to the dtype would change nothing that its results are not cast to anyway."""
+        if model.kinds == {self.config.dtype} or self.copies:
+            return True
+        small = all(BY_NAME[kind].kind == "float" and BY_NAME[kind].bits <= 32 for kind in model.kinds)
+        return self.config.method != "passthrough" and self.config.dtype == "float32" and small and bool(model.kinds)
+
+    def stack(self, source: Source) -> Stack:
+        return self.models[source.model].stack
+
+    def layers(self, source: Source) -> range:
+        layers, count = source.layers, self.stack(source).count
+        assert layers is not None
+        if layers.stop > count:
+            message = f"layer_range [{layers.start}, {layers.stop}] goes beyond '{source.model}', which has {count} layers"
+            raise refused(message, source.span, f"END is {count} at most.", FORM)
+        return layers
+
+    def pieces(self) -> Iterator[_Piece]:
+        head, tail = self.config.slices[0], self.config.slices[-1]
+        names = self.models[head.sources[0].model].dtypes or ()
+        if self.whole:
+            yield _Piece(head, tuple(names))
+            return
+        alike = [s.model for s in head.sources] == [s.model for s in tail.sources]
+        yield _Piece(head, tuple(self.outside(head.sources[0], front=True, back=alike)))
+        start = 0
+        for piece in self.config.slices:
+            source, layers = piece.sources[0], self.layers(piece.sources[0])
+            places = ((name, self.stack(source).place(name)) for name in self.models[source.model].names)
+            yield _Piece(piece, tuple(n for n, place in places if place and place[0] in layers), start)
+            start += len(layers)
+        if not alike:
+            yield _Piece(tail, tuple(self.outside(tail.sources[0], front=False, back=True)))
+
+    def outside(self, source: Source, *, front: bool, back: bool) -> Iterator[str]:
+        """The tensors before the layers and behind them."""
+        for name in self.models[source.model].names:
+            if self.stack(source).place(name) is not None:
+                continue
+            in_front = any(text in name for text in _FRONT) and "embed_out" not in name
+            behind = not in_front and any(text in name for text in _BACK)
+            if (front and back) or (front and in_front) or (back and behind):
+                yield name
+            elif not in_front and not behind:
+                message = f"does '{name}' of '{source.model}' belong before its layers, or behind them?"
+                raise refused(message, source.span)
+
+    def depth(self, piece: _Piece, name: str) -> float:
+        """How deep in the slice (or the whole model) a layer lies, from 0 to 1; 0 for what is in no layer."""
+        source = piece.slice.sources[0]
+        if not name or (self.whole and not self.spread(piece)) or (place := self.stack(source).place(name)) is None:
+            return 0.0
+        layers = self.layers(source) if self.config.sliced else range(self.stack(source).count)
+        return (place[0] - layers.start) / max(len(layers) - 1, 1)
+
+    def spread(self, piece: _Piece) -> bool:
+        """Whether any parameter differs by layer."""
+        return any(len(condition.values) > 1 for condition in self.conditions(piece))
+
+    def conditions(self, piece: _Piece) -> Iterator[Any]:
+        levels = (self.config.parameters, piece.slice.parameters, *(s.parameters for s in piece.slice.sources))
+        yield from (condition for level in levels for setting in level.values() for condition in setting)
+
+    def filters(self, piece: _Piece) -> list[str]:
+        return list(dict.fromkeys(c.filter for c in self.conditions(piece) if c.filter is not None))
+
+    def piece_steps(self, piece: _Piece) -> Iterator[str]:
+        if not piece.names and (self.filters(piece) or self.spread(piece)):
+            assert self.models[piece.slice.sources[0].model].names, "it is not here, which is refused"
+        groups: dict[tuple[str, float | None], tuple[Mix, list[str]]] = {}
+        for name in piece.names or ("",):
+            mix = mix_of(self.config, self.models, piece.slice, name, self.depth(piece, name))
+            groups.setdefault((mix.expr, mix.by), (mix, []))[1].append(name)
+        for mix, names in groups.values():
+            yield from self.mix_steps(piece, mix, names)
+
+    def mix_steps(self, piece: _Piece, mix: Mix, names: Iterable[str]) -> Iterator[str]:
+        """The steps that make tensors of one mix: led by the model that is changed in place, if it is among them."""
+        mix = mix._replace(sources=tuple(sorted(mix.sources, key=lambda s: self.of(s).alias != self.alias)))
+        if mix.by == 1 and self.of(mix.sources[0]).alias == self.alias:
+            return
+        shifts = [self.shift(piece, source) for source in mix.sources]
+        out = None if piece.start is None else piece.start - self.layers(mix.sources[0]).start
+        for pattern in self.patterns(piece, mix, names, renumber=any((*shifts, out))):
+            refs = [f"{self.of(mix.sources[0]).alias}::{pattern}"]
+            for source, shift in zip(mix.sources[1:], shifts[1:], strict=True):
+                refs.append(f"{self.of(source).alias}::{self.template(source, pattern, shift - shifts[0])}")
+            yield self.step(mix, refs, f"{self.alias}::{self.template(mix.sources[0], pattern, out or 0)}")
+
+    def of(self, source: Source) -> Model:
+        return self.models[source.model]
+
+    def shift(self, piece: _Piece, source: Source) -> int:
+        """How far the layers of a source lie behind those of the first source."""
+        if piece.start is None:
+            return 0
+        return self.layers(source).start - self.layers(piece.slice.sources[0]).start
+
+    def patterns(self, piece: _Piece, mix: Mix, names: Iterable[str], *, renumber: bool) -> Iterator[str]:
+        leader = self.of(mix.sources[0])
+        if leader.dtypes is None or not piece.names:
+            yield ".*"
+            return
+        stack = leader.stack if piece.start is not None or self.spread(piece) else None
+        by = self.shift(piece, mix.sources[0])
+        own = [_shifted(name, self.stack(piece.slice.sources[0]), by) for name in names]
+        yield from selections(own, leader.names, stack, self.filters(piece), renumber=renumber)
+
+    def template(self, source: Source, pattern: str, shift: int) -> str:
+        if "(?P<i>" not in pattern:
+            return r"\g<0>"
+        return f"{self.stack(source).prefix}.${{i{f'{shift:+d}' if shift else ''}}}.\\g<rest>"
+
+    def step(self, mix: Mix, refs: list[str], to: str) -> str:
+        """One step: of one model a copy or a multiple, of several an expression."""
+        source, *others = refs
+        own = self.of(mix.sources[0]).alias == self.alias
+        if mix.by is not None and own:
+            return _step("scale_", {"target": source, "by": mix.by})
+        if mix.by == 1:
+            return _step("assign" if self.whole else "copy", {"from": source, "to": to})
+        if mix.by is not None and not self.whole:
+            return _step("scale", {"from": source, "to": to, "by": mix.by})
+        expr = mix.expr if mix.by is None else f"{mix.by!r}*{mix.expr}"
+        operands = {self.of(s).alias: ref for s, ref in zip(mix.sources, [source, *others], strict=True)}
+        payload = {"from": operands, "expr": expr} | ({} if own else {"to": to})
+        dtype = self.config.dtype
+        kinds = self.of(mix.sources[0]).kinds
+        return _step("compute", payload | ({"dtype": dtype} if dtype and kinds != {dtype} and kinds else {}))
+
+
+def _span(layers: range) -> str:
+    return f"{layers.start} to {layers.stop - 1}" if len(layers) > 1 else str(layers.start)
+
+
+def _shifted(name: str, stack: Stack, by: int) -> str:
+    place = stack.place(name) if by else None
+    return name if place is None else f"{stack.prefix}.{place[0] + by}.{place[1]}"
+
+
+def _step(op: str, payload: Mapping[str, Any]) -> str:
+    return f"  - {op}: {flow(payload)}"
+
+
+def flow(value: Any) -> str:
+    """A value in YAML's flow style, with quotes only where they are needed."""
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(map(flow, value)) + "]"
+        case str():
+            plain = re.fullmatch(r"[A-Za-z./~][\w./~:-]*", value) and not value.endswith(":")
+            return value if plain and isinstance(read_scalar(value), str) else "'" + value.replace("'", "''") + "'"
+        case bool() | None:
+            return {True: "true", False: "false", None: "null"}[value]
+        case float() if value == int(value):
+            return str(int(value))
+    return repr(value)

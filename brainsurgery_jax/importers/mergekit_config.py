@@ -1,0 +1,290 @@
+"""What a mergekit configuration says: models, slices, parameters. Whatever is not understood is refused, at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
+from brainsurgery_jax.plan.overrides import read_yaml
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
+
+FORM = "import-form"
+UNSUPPORTED = "import-unsupported"
+
+PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "linear": ("weight", "normalize"),
+    "task_arithmetic": ("weight", "lambda", "normalize", "density", "int8_mask", "rescale"),
+    "passthrough": ("scale",),
+}
+"""The methods that plans can say, and their parameters."""
+OTHER_METHODS = (
+    "slerp", "nuslerp", "multislerp", "karcher", "ties", "dare_ties", "dare_linear", "della", "della_linear",
+    "breadcrumbs", "breadcrumbs_ties", "model_stock", "sce", "arcee_fusion", "nearswap", "ram", "ramplus_tl",
+)  # fmt: skip
+_KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
+         "tokenizer")  # fmt: skip
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+class Condition(NamedTuple):
+    """A value for the tensors whose names contain a text (None: for all); several are spread over the layers."""
+
+    filter: str | None
+    values: tuple[float, ...]
+
+
+Setting = tuple[Condition, ...]
+Parameters = Mapping[str, Setting]
+
+
+def value_at(setting: Setting, name: str, depth: float) -> float | None:
+    """The value for a tensor at a relative depth from 0 to 1: of the first condition that its name meets."""
+    for condition in setting:
+        if condition.filter is None or condition.filter in name:
+            return _between(condition.values, depth)
+    return None
+
+
+def _between(values: Sequence[float], depth: float) -> float:
+    """Where a polygon through equally spaced values stands."""
+    at = depth * (len(values) - 1)
+    left = min(int(at), len(values) - 2)
+    if left < 0 or at == left:
+        return values[max(left, 0)]
+    return values[left] + (at - left) * (values[left + 1] - values[left])
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model, or some of its layers, with parameters of its own."""
+
+    model: str
+    span: Span
+    parameters: Parameters
+    layers: range | None = None
+
+
+class Slice(NamedTuple):
+    """Layers of the result, made of as many layers of each source."""
+
+    sources: tuple[Source, ...]
+    parameters: Parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A configuration. `sliced`: its slices take layers out of models; else the only one takes models as a whole."""
+
+    file: str
+    method: str
+    slices: tuple[Slice, ...]
+    sliced: bool
+    base: str | None
+    parameters: Parameters
+    dtype: str | None
+    out_dtype: str | None
+    notes: tuple[str, ...]
+    spans: Mapping[str, Span]
+
+    @property
+    def models(self) -> Mapping[str, Span]:
+        """Every model, the base first, and where it is named first."""
+        found = {} if self.base is None else {self.base: self.spans["base_model"]}
+        for piece in self.slices:
+            for source in piece.sources:
+                found.setdefault(source.model, source.span)
+        return found
+
+    def value(self, parameter: str, piece: Slice, source: Source | None, name: str, depth: float) -> float | None:
+        """What a parameter is for a tensor; what is nearest to it counts."""
+        levels = (source.parameters if source else {}, piece.parameters, self.parameters)
+        found = (value_at(level[parameter], name, depth) for level in levels if parameter in level)
+        return next((value for value in found if value is not None), None)
+
+
+def read_config(path: str) -> Config:
+    """The configuration in a file. Raises PlanError with everything that is wrong, or cannot be said in a plan."""
+    root = read_yaml(path)
+    reader = _Reader()
+    if not isinstance(root, Map):
+        found = describe(root) if root else "nothing"
+        raise PlanError([Diagnostic(FORM, f"expected a mergekit configuration, got {found}", Span(path, 1, 1))])
+    config = reader.config(root, path)
+    if reader.problems:
+        raise PlanError(reader.problems)
+    return config
+
+
+class _Reader:
+    """Reads one configuration; what is wrong collects in `problems`."""
+
+    def __init__(self) -> None:
+        self.problems: list[Diagnostic] = []
+        self.notes: list[str] = []
+        self.method = ""
+
+    def complain(self, message: str, node: Node, hint: str = "", code: str = FORM) -> None:
+        self.problems.append(Diagnostic(code, message, node.span, hint))
+
+    def config(self, root: Map, path: str) -> Config:
+        self.known(root, _KEYS, "configuration")
+        self.method = self.method_of(root)
+        base = get(root, "base_model")
+        slices, sliced = self.slices(root)
+        if self.method == "task_arithmetic" and base is None:
+            self.complain("task_arithmetic needs a base model", root, "Add `base_model: PATH`.")
+        base_path = None if base is None else self.model(base)
+        self.tokenizer(root, base_path or next((s.model for p in slices for s in p.sources), ""))
+        return Config(
+            path, self.method, slices, sliced, base_path, self.parameters(get(root, "parameters")),
+            self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), tuple(self.notes),
+            {key.text: value.span for key, value in root.entries},
+        )  # fmt: skip
+
+    def known(self, node: Map, keys: Sequence[str], where: str) -> None:
+        for key, _ in node.entries:
+            if key.text not in keys:
+                message = f"the key '{key.text}' of a {where} is not understood.{did_you_mean(key.text, keys)}"
+                self.complain(message, key, f"Understood are: {', '.join(keys)}.", UNSUPPORTED)
+
+    def method_of(self, root: Map) -> str:
+        node = get(root, "merge_method")
+        method = node.value if isinstance(node, Scalar) else None
+        if method in PARAMETERS:
+            return str(method)
+        hint = f"There are: {', '.join(PARAMETERS)}."
+        if method in OTHER_METHODS:
+            message = f"the merge method '{method}' cannot be said in a plan yet; an op for it is to come"
+            self.complain(message, node or root, f"What can be said: {', '.join(PARAMETERS)}.", UNSUPPORTED)
+        elif node is None:
+            self.complain("there is no merge_method", root, hint)
+        else:
+            near = did_you_mean(str(method), (*PARAMETERS, *OTHER_METHODS))
+            self.complain(f"unknown merge method: {describe(node)}.{near}", node, hint)
+        return ""
+
+    def slices(self, root: Map) -> tuple[tuple[Slice, ...], bool]:
+        models, slices = get(root, "models"), get(root, "slices")
+        if (models is None) == (slices is None):
+            found = "both" if models else "neither"
+            self.complain(f"expected either `models` or `slices`, got {found}", models or root)
+            return (), False
+        if models is not None:
+            return (Slice(tuple(self.source(n, ranged=False) for n in self.items(models, "models")), {}),), False
+        assert slices is not None
+        return tuple(self.slice(n) for n in self.items(slices, "slices")), True
+
+    def items(self, node: Node, where: str) -> Iterator[Map]:
+        if not isinstance(node, List) or not node.items:
+            self.complain(f"{where}: expected a list, got {describe(node)}", node)
+            return
+        for item in node.items:
+            if isinstance(item, Map):
+                yield item
+            else:
+                self.complain(f"{where}: expected a mapping, got {describe(item)}", item)
+
+    def slice(self, node: Map) -> Slice:
+        self.known(node, ("sources", "parameters"), "slice")
+        sources = tuple(self.source(n, ranged=True) for n in self.items(get(node, "sources") or node, "sources"))
+        if len({len(s.layers) for s in sources if s.layers is not None}) > 1:
+            self.complain("the sources of a slice have different numbers of layers", node)
+        return Slice(sources, self.parameters(get(node, "parameters")))
+
+    def source(self, node: Map, *, ranged: bool) -> Source:
+        self.known(node, ("model", "layer_range", "parameters") if ranged else ("model", "parameters"), "model")
+        model = get(node, "model")
+        if model is None:
+            self.complain("a model is missing here", node, "Add `model: PATH`.")
+        layers = self.layers(get(node, "layer_range"), node) if ranged else None
+        return Source(self.model(model) if model else "", node.span, self.parameters(get(node, "parameters")), layers)
+
+    def layers(self, node: Node | None, source: Map) -> range | None:
+        bounds = [i.value for i in node.items if isinstance(i, Scalar)] if isinstance(node, List) else []
+        match bounds:
+            case [int(start), int(stop)] if 0 <= start < stop:
+                return range(start, stop)
+        found = describe(node) if node else "nothing"
+        self.complain(f"layer_range: expected [FIRST, END] with FIRST < END, got {found}", node or source)
+        return None
+
+    def model(self, node: Node) -> str:
+        if not isinstance(node, Scalar) or not isinstance(node.value, str):
+            hint = "Only paths can be imported: no revisions, no overrides."
+            self.complain(f"expected the path of a model, got {describe(node)}", node, hint, UNSUPPORTED)
+            return ""
+        if "+" in node.value:
+            hint = "Merge the adapter into its model first, and name the result."
+            message = f"'{node.value}' adds a LoRA adapter to a model, which cannot be imported"
+            self.complain(message, node, hint, UNSUPPORTED)
+        return node.value
+
+    def dtype(self, root: Map, key: str) -> str | None:
+        node = get(root, key)
+        if node is None or (isinstance(node, Scalar) and node.value is None):
+            return None
+        if isinstance(node, Scalar) and node.value in _DTYPES:
+            return str(node.value)
+        self.complain(f"{key}: expected one of {', '.join(_DTYPES)}, got {describe(node)}", node)
+        return None
+
+    def tokenizer(self, root: Map, kept: str) -> None:
+        node = get(root, "tokenizer_source")
+        if (table := get(root, "tokenizer")) is not None:
+            if not isinstance(table, Map) or node is not None:
+                self.complain("expected a mapping under `tokenizer`, and no `tokenizer_source` beside it", table)
+                return
+            self.known(table, ("source",), "tokenizer")
+            node = get(table, "source")
+        if node is None:
+            return
+        wanted = node.value if isinstance(node, Scalar) else None
+        if wanted in ("base", kept):
+            self.notes.append(f"The tokenizer is that of {kept}, whose files are copied.")
+            return
+        hint = "Only the tokenizer of the base (or first) model can be kept: `tokenizer_source: base`."
+        self.complain(f"a tokenizer from {describe(node)} cannot be imported", node, hint, UNSUPPORTED)
+
+    # --- Parameters ---
+
+    def parameters(self, node: Node | None) -> Parameters:
+        if node is None or (isinstance(node, Scalar) and node.value is None):
+            return {}
+        if not isinstance(node, Map):
+            self.complain(f"parameters: expected a mapping, got {describe(node)}", node)
+            return {}
+        if self.method:
+            self.known(node, PARAMETERS[self.method], f"{self.method} merge's parameters")
+        for key, _ in node.entries:
+            if key.text in ("density", "int8_mask", "rescale"):
+                self.notes.append(f"{key.text} ({key.span.file}:{key.span.line}) has no effect on {self.method}.")
+        return {key.text: self.setting(key.text, value) for key, value in node.entries}
+
+    def setting(self, name: str, node: Node) -> Setting:
+        """A number, a list of numbers, a mapping of a filter and a value, or a list of such mappings."""
+        if isinstance(node, List) and any(isinstance(item, Map) for item in node.items):
+            return tuple(self.condition(name, item) for item in node.items)
+        return (self.condition(name, node),)
+
+    def condition(self, name: str, node: Node) -> Condition:
+        if not isinstance(node, Map):
+            return Condition(None, self.values(name, node))
+        self.known(node, ("filter", "value"), "condition")
+        chosen, value = get(node, "filter"), get(node, "value")
+        if value is None:
+            self.complain(f"{name}: there is no `value` here", node)
+            return Condition(None, (0.0,))
+        text = None if chosen is None or not isinstance(chosen, Scalar) or chosen.text == "*" else chosen.text
+        return Condition(text, self.values(name, value))
+
+    def values(self, name: str, node: Node) -> tuple[float, ...]:
+        nodes = node.items if isinstance(node, List) else (node,)
+        numbers = [n.value for n in nodes if isinstance(n, Scalar) and isinstance(n.value, (int, float))]
+        if len(numbers) < len(nodes) or not numbers:
+            self.complain(f"{name}: expected a number or a list of numbers, got {describe(node)}", node)
+            return (0.0,)
+        if name == "normalize" and any(not isinstance(n, bool) for n in numbers):
+            self.complain(f"normalize: expected true or false, got {describe(node)}", node)
+        return tuple(float(n) for n in numbers)
