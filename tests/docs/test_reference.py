@@ -1,0 +1,19 @@
+"""The page of ops is what the registry tells."""
+
+from __future__ import annotations
+
+from tests.docs import reference
+from tests.docs.write import ROOT
+
+
+def test_the_committed_page_of_ops_is_the_one_that_the_registry_gives() -> None:
+    committed = (ROOT / "docs" / "ops.md").read_text(encoding="utf-8")
+    assert reference.page() == committed, "`make docs` writes it anew"
+
+
+def test_every_op_and_operator_has_a_section_with_an_example() -> None:
+    told = reference.told()
+    parts = reference.page().split("\n### ")[1:]
+    wanted = {*told["ops"], *(f"assert.{name}" for name in told["asserts"])}
+    assert {part.partition("\n")[0] for part in parts} == wanted
+    assert [part.partition("\n")[0] for part in parts if "```yaml\n- " not in part] == []
