@@ -72,13 +72,18 @@ def _once(job: Job) -> dict[str, Any]:
 
 def _kept(row: str, name: str, job: Job) -> dict[str, Any] | None:
     """A slow peer's figure from an earlier day on a machine like this; BENCH_AGAIN measures it anew."""
-    path = RECORDS / "performance.json"
-    if job.kind != "peer" or os.environ.get("BENCH_AGAIN") or not path.exists():
+    if job.kind != "peer" or os.environ.get("BENCH_AGAIN"):
         return None
-    record = json.loads(path.read_text())["rows"].get(row, {})
+    return earlier(row).get("jobs", {}).get(name)
+
+
+def earlier(row: str) -> dict[str, Any]:
+    """What was recorded of a row on a machine like this; empty if nothing was."""
+    path = RECORDS / "performance.json"
+    record = json.loads(path.read_text())["rows"].get(row, {}) if path.exists() else {}
     here, there = facts(), record.get("machine", {})
-    same = all(here[fact] == there.get(fact) for fact in _SAME) and record["small"] == SMALL
-    return record["jobs"].get(name) if same else None
+    same = all(here[fact] == there.get(fact) for fact in _SAME) and record.get("small") == SMALL
+    return record if same else {}
 
 
 def _today() -> str:

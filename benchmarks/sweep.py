@@ -1,15 +1,17 @@
 """Does time follow the size of a model, and memory not?
 
 Models differ in their number of layers alone. One size at a time is on the disk, 16 GB with the output of the largest.
+BENCH_SIZES chooses sizes ("2 GB,8 GB"); the figures of the others are kept.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from _answer import conclude, measure_all
+from _answer import conclude, earlier, measure_all
 from _checkpoints import SMALL, count, layered
 from _jobs import Job, copy_job, plan_job
 
@@ -26,9 +28,15 @@ def jobs_of(size: str, base: Path) -> dict[str, Job]:
 
 
 def main() -> None:
+    chosen = os.environ.get("BENCH_SIZES", ",".join(SIZES)).split(",")
+    record = earlier("sweep")
     measured: dict[str, Any] = {}
     profiles: dict[str, Any] = {}
     for size, nbytes in SIZES.items():
+        if size not in chosen:
+            for kept, figures in ((measured, record.get("jobs", {})), (profiles, record.get("profiles", {}))):
+                kept |= {name: value for name, value in figures.items() if name.endswith(f", {size}")}
+            continue
         base = layered(int(nbytes))
         try:
             figures, shares = measure_all("sweep", jobs_of(size, base))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
+
+MAPPING = "<mapping>"
+"""The file of places in a plan that came as a mapping."""
 
 
 class Span(NamedTuple):
@@ -41,6 +44,10 @@ class PlanError(Exception):
     def __init__(self, diagnostics: Iterable[Diagnostic]):
         self.diagnostics = tuple(diagnostics)
         super().__init__("\n".join(map(str, self.diagnostics)))
+
+    def without_places(self) -> PlanError:
+        """The same for a plan that nobody wrote: places in its text tell nothing, only those in files do."""
+        return PlanError(replace(d, span=None) if d.span and d.span.file == MAPPING else d for d in self.diagnostics)
 
 
 class Refusal(Exception):

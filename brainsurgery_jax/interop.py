@@ -88,7 +88,10 @@ def laid_out(checkpoint: Checkpoint, layout: str, config: Config, options: Mappi
     step = {"name": layout, "config": found, "options": options}
     plan = load({"inputs": [f"model::{checkpoint.path}"], "transforms": [_step(step)]})
     whole = len(checkpoint) == len(checkpoint.source.header.tensors)
-    tree = named("model", plan.apply() if whole else plan.apply(dict(checkpoint)))
+    try:
+        tree = named("model", plan.apply() if whole else plan.apply(dict(checkpoint)))
+    except PlanError as bad:
+        raise bad.without_places() from bad
     arrays = {name: tree.tensors[name] for name in tree.names}
     return Checkpoint(MemorySource(checkpoint.path, arrays, tree.avals, checkpoint.metadata), tree.avals)
 
@@ -116,8 +119,9 @@ def save(
     layout; StoreError for what cannot be written.
     """
     found = named(TREE, tree)
-    if found.others:
-        raise PlanError([_no_array(name, leaf) for name, leaf in found.others.items()])
+    keys = {name: leaf for name, leaf in found.tensors.items() if _is_key(leaf)}
+    if others := {**found.others, **keys}:
+        raise PlanError([_no_array(name, leaf) for name, leaf in others.items()])
     if not found.names:
         raise PlanError([Diagnostic("output-empty", "save: the tree has no leaves")])
     notes = notes_of(key_paths(tree)).encode() if layout is None else {}
@@ -131,7 +135,10 @@ def save(
     }
     source = MemorySource(place, found.tensors, _ordered(found), {})
     with closing(Files(overwrite=overwrite, sources={os.path.realpath(place): source})) as world:
-        return load(plan).run(overwrite=overwrite, durable=durable, world=world)
+        try:
+            return load(plan).run(overwrite=overwrite, durable=durable, world=world)
+        except PlanError as bad:
+            raise bad.without_places() from bad
 
 
 def _ordered(tree: Named) -> dict[str, Aval]:
@@ -147,6 +154,17 @@ def _given(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in found.items()}
 
 
+def _is_key(leaf: Any) -> bool:
+    """Whether a leaf is a key of random numbers."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _no_array(name: str, leaf: Any) -> Diagnostic:
+    if hasattr(leaf, "dtype") and _is_key(leaf):
+        hint = (
+            "A module with Dropout holds one. Save the parameters alone, `nnx.state(model, nnx.Param)`, or the key's "
+            "numbers, `jax.random.key_data(key)`."
+        )
+        return Diagnostic("tree-leaf", f"save: '{name}' is a key of random numbers, no array", hint=hint)
     hint = "Leave it out, or make it an array: `jnp.asarray(...)`."
     return Diagnostic("tree-leaf", f"save: '{name}' is a {type(leaf).__name__}, no array", hint=hint)

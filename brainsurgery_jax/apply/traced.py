@@ -14,7 +14,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.op import Kernel
-from brainsurgery_jax.protocol import Every, Known, Negated, Pending, Report, Some, Verdict
+from brainsurgery_jax.protocol import Every, Known, Negated, Pending, Placed, Report, Some, Verdict
 
 if TYPE_CHECKING:
     from brainsurgery_jax.apply.lowering import Applied
@@ -100,6 +100,8 @@ def verdict_of(verdict: Verdict, values: Values) -> Any:
         case Pending(_, reduction):
             assert reduction.traced is not None
             return jnp.asarray(reduction.traced(*(values.of(e) for e in asked_of(verdict))))
+        case Placed(part):
+            return verdict_of(part, values)
         case Negated(part):
             return ~verdict_of(part, values)
         case Every(parts):

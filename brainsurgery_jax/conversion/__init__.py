@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Found, Wishes, look
-from brainsurgery_jax.conversion.plans import plan_of, verification_of
+from brainsurgery_jax.conversion.plans import plan_of
 from brainsurgery_jax.conversion.recognise import Way, recognised
-from brainsurgery_jax.conversion.side_files import settle
+from brainsurgery_jax.conversion.verification import verified
 from brainsurgery_jax.dtypes import parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
+from brainsurgery_jax.layout.library import layouts
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.folder import suffix_of
+from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.world import Files
+
+NOT_KNOWN = (
+    "nothing tells which layout this tree has, so its names and shapes stay as they are. For those of Hugging Face say "
+    "the layout and config.json: --layout maxtext --config PATH; --layout none if this is meant."
+)
 
 
 class Conversion(NamedTuple):
@@ -29,6 +36,14 @@ class Conversion(NamedTuple):
     way: Way | None
     wishes: Wishes
     plan: dict[str, Any]
+
+    @property
+    def remark(self) -> str:
+        """What the caller should know of a tree that nothing tells the layout of; empty if there is nothing."""
+        trees = {layout.format for layout in layouts()}
+        if self.way is not None or self.wishes.layout is not None or self.plan["output"]["format"] in trees:
+            return ""
+        return NOT_KNOWN if _format_of(self.found.path) in trees else ""
 
     def __str__(self) -> str:
         if self.way is None:
@@ -46,8 +61,20 @@ def prepare(source: str, destination: str, wishes: Wishes) -> Conversion:
     by_suffix = formats.of_suffix(suffix_of(destination))
     hint = wishes.to or (by_suffix.name if by_suffix is not None else None)
     way = recognised(found, wishes, hint or "orbax")
-    target = hint or (way.layout.format if way is not None and not way.inverse else "safetensors")
+    target = hint or (way.layout.format if way is not None and not way.inverse else _plain_format(found))
     return Conversion(found, destination, way, wishes, plan_of(found, destination, way, wishes, target))
+
+
+def _format_of(path: str) -> str | None:
+    """The format of a checkpoint's folder."""
+    place = os.path.expanduser(path)
+    found = formats.of_folder(place, sorted(os.listdir(place))) if os.path.isdir(place) else None
+    return None if found is None else found.name
+
+
+def _plain_format(found: Found) -> str:
+    """The format of what has Hugging Face's names: that of PEFT for an adapter whose config came along."""
+    return "peft" if is_adapter(found.names) and IN_METADATA in found.metadata else "safetensors"
 
 
 def _check(source: str, destination: str, wishes: Wishes) -> None:
@@ -57,6 +84,11 @@ def _check(source: str, destination: str, wishes: Wishes) -> None:
         hint = "Cast integers in a plan, where you can scale first."
         found = f"'{wishes.dtype}' is no floating dtype: weights would be cut to whole numbers"
         raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])
+    if wishes.to is not None:
+        try:
+            formats.named(wishes.to)
+        except ValueError as bad:
+            raise PlanError([Diagnostic("output-format", str(bad))]) from bad
     if wishes.verify and os.path.realpath(source) == os.path.realpath(destination):
         hint = "Write to another path, or leave `verify` out."
         found = f"{source} would be replaced, so that nothing is left to compare the result with"
@@ -87,7 +119,8 @@ def convert(
     **Arguments**: `layout` is a layout's name, the first word of one (`tunix`: the one for this model), a path, or
     `none`; left out, it is recognised, and so is the direction. `to` is a format (`orbax`, `safetensors`, ...).
     `scan` and `options` set options of the layout. `config` is the path of a config.json that is not beside the
-    source. `verify` reads the result back and compares every byte. `with_opt_state` takes an optimizer's moments along.
+    source. `verify` reads the result back before it is published, and compares every byte. `with_opt_state` takes an
+    optimizer's moments along.
     **Raises** PlanError or StoreError; then nothing was published.
     """
     chosen = {**(options or {}), **({} if scan is None else {"scan": scan})}
@@ -105,28 +138,22 @@ def execute(
     dry_run: bool = False,
     world: Files | None = None,
 ) -> api.Report:
-    """Run a conversion, and verify it if that was asked for."""
-    plan = api.load(made.plan)
-    overwrite = made.wishes.overwrite
-    report = api.run(
-        plan, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory, world=world
-    )
-    if dry_run:
-        return report
-    if not is_adapter(made.found.names):  # whose config.json is that of its base
-        settle(made.destination, made.found.config, made.wishes.dtype)
-    if made.wishes.verify:
-        _verify(made, memory)
-    return report
-
-
-def _verify(made: Conversion, memory: int | None) -> None:
-    check = verification_of(made.found, made.destination, made.way, made.wishes)
+    """Run a conversion. If it is to be verified, nothing is published before every byte was compared."""
+    look = partial(verified, made, memory=memory) if made.wishes.verify else None
     try:
-        api.run(api.load(check), memory=memory)
+        report = api.run(
+            api.load(made.plan),
+            listen=listen,
+            overwrite=made.wishes.overwrite,
+            durable=durable,
+            dry_run=dry_run,
+            memory=memory,
+            world=world,
+            look=look,
+        )
     except PlanError as bad:
-        hint = f"{made.destination} was written, and is not what it should be: do not use it."
-        raise PlanError([replace(d, hint=f"{d.hint}\n{hint}".lstrip()) for d in bad.diagnostics]) from bad
+        raise bad.without_places() from bad
+    return report._replace(said=(made.remark, *report.said)) if made.remark else report
 
 
 __all__ = ("Conversion", "Wishes", "convert", "execute", "prepare")

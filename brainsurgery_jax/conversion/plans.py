@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from brainsurgery_jax.conversion.model import CONFIG, LAYOUT, Found, Wishes
 from brainsurgery_jax.conversion.recognise import Way
+from brainsurgery_jax.dtypes import parse_dtype
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.layout.adapters import weights_of
+from brainsurgery_jax.layout.adapters import is_adapter, weights_of
 from brainsurgery_jax.layout.bind import Bound, TiedPair, bind
 from brainsurgery_jax.layout.moments import OPTIMIZER
+from brainsurgery_jax.store.folder import suffix_of
+from brainsurgery_jax.store.formats import named
+
+DTYPE_KEYS = ("dtype", "torch_dtype")
+"""What config.json calls the dtype of the weights."""
 
 SOURCE, WRITTEN = "source", "written"
 """Aliases of what is read, and of what was written when it is verified."""
@@ -22,12 +29,26 @@ def plan_of(found: Found, destination: str, way: Way | None, wishes: Wishes, tar
     output: dict[str, Any] = {"path": destination, "format": target, "overwrite": wishes.overwrite}
     if wishes.shard is not None:
         output["shard"] = wishes.shard
+    if patch := _config(found, wishes, destination, target):
+        output["config"] = patch
     if way is not None:
         output["metadata"] = _notes(way, found)
         if not way.inverse and target == way.layout.format:
             output["options"] = dict(way.layout.format_options)
     steps = [*_ties(found, way), *_steps(found, way, wishes)]
     return {"inputs": [f"{SOURCE}::{found.path}"], "transforms": steps, "output": output}
+
+
+def _config(found: Found, wishes: Wishes, destination: str, target: str) -> Mapping[str, Any]:
+    """What the config.json in the output says beyond the one that comes along with the source: all of it where none
+    does, and the dtype that was cast to. That of an adapter is its base's, and stays there."""
+    format = named(target)
+    single = suffix_of(destination) in format.suffixes and not os.path.isdir(os.path.expanduser(destination))
+    if found.config is None or single or not format.folder or is_adapter(found.names):
+        return {}
+    dtype = parse_dtype(wishes.dtype) if wishes.dtype is not None else None
+    changed = {key: dtype.name for key in DTYPE_KEYS if dtype is not None and key in found.config}
+    return {**found.config, **changed}
 
 
 def verification_of(found: Found, destination: str, way: Way | None, wishes: Wishes) -> dict[str, Any]:
@@ -82,7 +103,8 @@ def _bound(way: Way | None, found: Found) -> Bound | None:
     if way is None:
         return None
     try:
-        return bind(way.layout, found.config or {}, way.options, present=weights_of(found.names), inverse=way.inverse)
+        present = weights_of(found.names, way.layout)
+        return bind(way.layout, found.config or {}, way.options, present=present, inverse=way.inverse)
     except PlanError:
         return None
 

@@ -7,11 +7,20 @@ from itertools import product
 from typing import NamedTuple
 
 from brainsurgery_jax.conversion.model import Found, Wishes
-from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
-from brainsurgery_jax.layout.adapters import adapted, is_adapter, weights_of
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
+from brainsurgery_jax.layout.adapters import adapted, is_adapter, of_peft, weights_of
 from brainsurgery_jax.layout.bind import bind
 from brainsurgery_jax.layout.expressions import Value
-from brainsurgery_jax.layout.library import SUFFIXES, layout_names, layouts, load_layout
+from brainsurgery_jax.layout.library import (
+    SUFFIXES,
+    family_names,
+    layout_for,
+    layout_names,
+    layouts,
+    load_layout,
+    told_model,
+    unknown_layout,
+)
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER
 
@@ -53,16 +62,11 @@ def _named(wanted: str, found: Found) -> Layout:
         return load_layout(wanted)
     if wanted in layout_names():
         return _for_model(load_layout(wanted), found)
-    family = [layout for layout in layouts() if layout.family == wanted]
-    if not family:
-        raise _unknown(wanted)
-    if found.model is None and any(layout.models for layout in family):
+    if wanted not in family_names():
+        raise unknown_layout(wanted, NONE)
+    if found.model is None:
         raise _no_model(found)
-    fitting = [layout for layout in family if found.model in layout.models]
-    if len(fitting) == 1:
-        return fitting[0]
-    hint = f"There are: {', '.join(f'{layout.name} for {_models(layout)}' for layout in family)}."
-    raise _refused("convert-layout", f"{_which(fitting)} layout of '{wanted}' is for {_model(found)}", hint)
+    return layout_for(wanted, found.config)
 
 
 def _no_model(found: Found) -> PlanError:
@@ -71,31 +75,12 @@ def _no_model(found: Found) -> PlanError:
     return _refused("convert-config", f"{found.path}: {lacks}, which would tell the model", hint)
 
 
-def _which(fitting: Sequence[Layout]) -> str:
-    return "more than one" if fitting else "no"
-
-
-def _unknown(wanted: str) -> PlanError:
-    known = [*layout_names(), *dict.fromkeys(name.partition("-")[0] for name in layout_names()), NONE]
-    near = did_you_mean(wanted, known)
-    hint = f"Known: {', '.join(layout_names())}; the first word of a name takes the one for your model."
-    return _refused("layout-unknown", f"unknown layout '{wanted}'.{near}", hint)
-
-
 def _for_model(layout: Layout, found: Found) -> Layout:
     if not layout.models or found.config is None or found.model in layout.models:
         return layout
     others = ", ".join(other.name for other in _candidates(found)) or "flax, which is for all"
-    problem = f"'{layout.name}' is for {_models(layout)}, and config.json says {_model(found)}"
+    problem = f"'{layout.name}' is for {layout.models_told}, and config.json says {told_model(found.model)}"
     raise _refused("convert-model", problem, f"For this model there is: {others}.")
-
-
-def _models(layout: Layout) -> str:
-    return " and ".join(layout.models) or "every model"
-
-
-def _model(found: Found) -> str:
-    return f"model_type '{found.model}'" if found.model else "no model_type"
 
 
 # --- By what is there -------------------------------------------------------------------------------------------------
@@ -121,10 +106,10 @@ def _forward(found: Found, wishes: Wishes, target: str) -> Way | None:
         if found.model is None:
             raise _no_model(found)
         hint = "`--layout flax` keeps all names and shapes; `--layout none` writes the names as they are."
-        raise _refused("convert-layout", f"no layout is known for {_model(found)}", hint)
+        raise _refused("convert-layout", f"no layout is known for {told_model(found.model)}", hint)
     names = ", ".join(layout.name for layout in candidates)
     hint = f"Say which by `--layout`: {names}; flax keeps names and shapes, none changes the format alone."
-    raise _refused("convert-layout", f"{len(candidates)} layouts are for {_model(found)}", hint)
+    raise _refused("convert-layout", f"{len(candidates)} layouts are for {told_model(found.model)}", hint)
 
 
 def _looks_like_hf(found: Found, candidates: Sequence[Layout]) -> bool:
@@ -145,11 +130,16 @@ def _best(layout: Layout, found: Found, options: Mapping[str, Value]) -> Way:
         hint = "Name it with `--config PATH`; it comes with the model on the hub."
         lacks = f"'{layout.name}' needs the model's config.json, and there is none beside {found.path}"
         raise _refused("convert-config", lacks, hint)
-    ahead = Way(layout, False, dict(options))
-    fits = [*_fits(layout, found, options, inverse=False), *_fits(layout, found, options, inverse=True)]
+    # The names of an adapter tell the direction, also where its factors have no form on the other side.
+    directions = (not of_peft(found.names),) if is_adapter(found.names) else (False, True)
+    fits = [fit for inverse in directions for fit in _fits(layout, found, options, inverse=inverse)]
     exact = [fit for fit in fits if fit.known and not fit.wrong]
     # Of equally good ones the first: the way to the target, switches as the layout has them.
-    return max(exact or fits, key=lambda fit: fit.known - fit.wrong).way if fits else ahead
+    return (
+        max(exact or fits, key=lambda fit: fit.known - fit.wrong).way
+        if fits
+        else Way(layout, directions[0], dict(options))
+    )
 
 
 def _fits(layout: Layout, found: Found, options: Mapping[str, Value], *, inverse: bool) -> Iterator[Fit]:
@@ -175,11 +165,12 @@ def _switches(
 def _fit(way: Way, found: Found) -> Fit | None:
     """How well the names fit; None where the layout cannot be bound at all."""
     try:
-        bound = bind(way.layout, found.config or {}, way.options, present=weights_of(found.names), inverse=way.inverse)
-    except PlanError:
+        present = weights_of(found.names, way.layout)
+        bound = bind(way.layout, found.config or {}, way.options, present=present, inverse=way.inverse)
+        if is_adapter(found.names) and not way.layout.rest:
+            bound = adapted(bound, {name: aval.shape for name, aval in found.avals.items()}, inverse=way.inverse)
+    except (PlanError, Refusal):
         return None
-    if is_adapter(found.names) and not way.layout.rest:
-        bound = adapted(bound, {name: aval.shape for name, aval in found.avals.items()}, inverse=way.inverse)
     expected = {n for pair in bound.pairs for n in (pair.target if way.inverse else pair.hf)}
     spare = set() if way.inverse else bound.drops | {t.copy for t in bound.ties}
     prefix = f"{way.layout.prefix}." if way.layout.prefix else ""

@@ -212,6 +212,20 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """Members that are one and the same in each group; back, every one of the group is that."""
+
+    groups: tuple[tuple[int, ...], ...]
+
+    def forward(self, xs: Sequence[T], on: Arrays[T]) -> list[T]:
+        return [xs[group[0]] for group in self.groups]
+
+    def inverse(self, xs: Sequence[T], on: Arrays[T]) -> list[T]:
+        whole = {at: x for x, group in zip(xs, self.groups, strict=True) for at in group}
+        return [whole[at] for at in range(len(whole))]
+
+
+@dataclass(frozen=True, slots=True)
 class Flipped:
     """An action the other way round."""
 

@@ -11,8 +11,9 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import Chain, Shape, Shapes
 from brainsurgery_jax.layout.config import Dims
 from brainsurgery_jax.layout.expressions import Value
+from brainsurgery_jax.layout.families import LIST, Axis, Bind, Family
 from brainsurgery_jax.layout.model import Condition, Drop, Layout, OpUse, Rule, Tie
-from brainsurgery_jax.layout.ops import LIST, OPS, Axis, Bind, Family
+from brainsurgery_jax.layout.ops import OPS
 from brainsurgery_jax.layout.templates import Template
 
 
@@ -26,6 +27,7 @@ class Correspondence:
     hf_shapes: tuple[Shape, ...]
     target_shapes: tuple[Shape, ...]
     rule: Rule
+    axes: tuple[Axis, ...] = ()  # along which the tensors of the Hugging Face side lie, in row-major order
 
 
 class TiedPair(NamedTuple):
@@ -210,7 +212,7 @@ def _pairs(rule: Rule, dims: Dims, prefix: str) -> Iterator[Correspondence]:
         yield Correspondence(
             tuple(_named(rule.hf, family.axes, dims, place)),
             tuple(prefix + "." + n if prefix else n for n in _named(rule.to, after.axes, dims, place)),
-            chain, family.shapes, after.shapes, rule,
+            chain, family.shapes, after.shapes, rule, family.axes,
         )  # fmt: skip
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.model import Layout
@@ -30,17 +31,58 @@ def layout_names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".yaml") for f in _folder().iterdir() if f.name.endswith(".yaml")))
 
 
+def family_names() -> tuple[str, ...]:
+    """The libraries that there are layouts for, by the first words of the layouts' names."""
+    return tuple(dict.fromkeys(name.partition("-")[0] for name in layout_names()))
+
+
 def load_layout(name: str) -> Layout:
     """The layout of a name, or of a path that ends in .yaml. Raises PlanError."""
     if name.endswith(SUFFIXES):
         return _from_file(os.path.expanduser(name))
-    known = layout_names()
-    if name not in known:
-        hint = f"Known: {', '.join(known)}. A layout of your own is named by its path, such as ./mine.yaml."
-        raise PlanError(
-            [Diagnostic("layout-unknown", f"unknown layout '{name}'.{did_you_mean(name, known)}", hint=hint)]
-        )
+    if name not in layout_names():
+        raise unknown_layout(name)
     return _packaged(name)
+
+
+def unknown_layout(name: str, *others: str) -> PlanError:
+    """That there is no such layout, and what may have been meant; `others` are words that would do as well."""
+    hint = (
+        f"Known: {', '.join(layout_names())}; the first word of a name takes the one for the model. "
+        "A layout of your own is named by its path, such as ./mine.yaml."
+    )
+    near = did_you_mean(name, [*layout_names(), *family_names(), *others])
+    return PlanError([Diagnostic("layout-unknown", f"unknown layout '{name}'.{near}", hint=hint)])
+
+
+def layouts_of(name: str) -> tuple[Layout, ...]:
+    """The layout of a name or path, or all those of a library. Raises PlanError."""
+    if name in layout_names() or name.endswith(SUFFIXES):
+        return (load_layout(name),)
+    found = tuple(_packaged(n) for n in layout_names() if n.partition("-")[0] == name)
+    if not found:
+        raise unknown_layout(name)
+    return found
+
+
+def layout_for(name: str, config: Mapping[str, Any] | None) -> Layout:
+    """The layout of a name or path, or that of a library for the model that a config.json names. Raises PlanError."""
+    family = layouts_of(name)
+    if len(family) == 1:
+        return family[0]
+    model = (config or {}).get("model_type")
+    fitting = [layout for layout in family if model in layout.models]
+    if len(fitting) == 1:
+        return fitting[0]
+    which = "more than one" if fitting else "no"
+    hint = f"There are: {', '.join(f'{each.name} for {each.models_told}' for each in family)}."
+    found = f"{which} layout of '{name}' is for {told_model(model)}"
+    raise PlanError([Diagnostic("convert-layout", found, hint=hint)])
+
+
+def told_model(model: Any) -> str:
+    """A model_type as messages tell it."""
+    return f"model_type '{model}'" if model else "no model_type"
 
 
 @lru_cache(maxsize=256)

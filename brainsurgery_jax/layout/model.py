@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Span
 from brainsurgery_jax.layout.expressions import Expression, Value
@@ -62,6 +62,18 @@ class Tie:
     span: Span
 
 
+class Adapters(NamedTuple):
+    """How the library keeps the factors of LoRA: below which prefix, under which last key, and whether all axes of the
+    inputs (or the outputs) are one in them."""
+
+    prefix: str = ""
+    leaf: str = ""
+    flat: bool = False
+
+
+NO_ADAPTERS = Adapters()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """A layout file. `models` empty: it is for every model. `rest`: what no rule names keeps its name.
@@ -89,8 +101,14 @@ class Layout:
     example: Mapping[str, Any]
     span: Span
     file: str = ""
+    adapters: Adapters = NO_ADAPTERS
 
     @property
     def family(self) -> str:
         """The library that it is for: the first word of its name."""
         return self.name.partition("-")[0]
+
+    @property
+    def models_told(self) -> str:
+        """The models that it is for, as messages tell them."""
+        return " and ".join(self.models) or "every model"

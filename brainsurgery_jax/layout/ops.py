@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import product
 from math import frexp
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import (
-    Action,
     Added,
     Chain,
     Extended,
@@ -26,65 +23,21 @@ from brainsurgery_jax.layout.actions import (
     Step,
     check_axis,
 )
-from brainsurgery_jax.layout.expressions import Expression, Value, parse_expression
-
-Names = Mapping[str, Value]
-
-LIST = "the list"
-"""The label of the axis along which the names of a list lie."""
-
-
-class Axis(NamedTuple):
-    """An axis of a family: the index that runs along it, and how far."""
-
-    label: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """The tensors that a rule works on at once: their shapes, in row-major order of the axes."""
-
-    axes: tuple[Axis, ...]
-    shapes: tuple[Shape, ...]
-
-    def groups(self, label: str) -> tuple[tuple[int, ...], ...]:
-        """The members that differ in one index alone, for every choice of the others."""
-        at = self._place(label)
-        places = list(product(*(range(a.size) for a in self.axes)))
-        found: dict[tuple[int, ...], list[int]] = {}
-        for number, place in enumerate(places):
-            found.setdefault((*place[:at], *place[at + 1 :]), []).append(number)
-        return tuple(map(tuple, found.values()))
-
-    def without(self, label: str) -> tuple[Axis, ...]:
-        """The axes but one."""
-        at = self._place(label)
-        return (*self.axes[:at], *self.axes[at + 1 :])
-
-    def _place(self, label: str) -> int:
-        labels = [a.label for a in self.axes]
-        if label not in labels:
-            there = ", ".join(labels) or "none: each tensor stands alone"
-            raise Refusal(
-                "layout-family", f"there is nothing to join over {label}", hint=f"Left to join over: {there}."
-            )
-        return labels.index(label)
-
-
-class Bind(NamedTuple):
-    """What an op is bound with: the family before it, the sizes, and how many tensors lie along an axis to be made."""
-
-    family: Family
-    names: Names
-    sizes: Mapping[str, int]
-
-
-class Bound(NamedTuple):
-    """An op at known sizes, and the family after it."""
-
-    action: Action
-    family: Family
+from brainsurgery_jax.layout.arguments import (
+    JoinArgs,
+    SizeArgs,
+    read_formula,
+    read_formulas,
+    read_integer,
+    read_join,
+    read_nothing,
+    read_order,
+    read_resize,
+    read_split,
+    wrong,
+)
+from brainsurgery_jax.layout.expressions import Expression
+from brainsurgery_jax.layout.families import LIST, Axis, Bind, Bound, Family, Names, axis_of, members
 
 
 class LayoutOp(NamedTuple):
@@ -100,100 +53,12 @@ class LayoutOp(NamedTuple):
     makes: Callable[[Any], str] = lambda args: ""
 
 
-# --- Reading arguments ------------------------------------------------------------------------------------------------
-
-
-class JoinArgs(NamedTuple):
-    """Along which axis, over which index (the list of names without one), and in which sizes."""
-
-    axis: int
-    over: str
-    sizes: tuple[Expression, ...] = ()
-
-
-class SizeArgs(NamedTuple):
-    """An axis and its new length."""
-
-    axis: int
-    to: Expression
-
-
-def _wrong(what: str, found: Any) -> Refusal:
-    return Refusal("layout-op", f"expected {what}, got {found!r}")
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong("a whole number", value)
-    return value
-
-
-def _formula(value: Any) -> Expression:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise _wrong("a formula", value)
-    return parse_expression(str(value))
-
-
-def read_formulas(value: Any) -> tuple[Expression, ...]:
-    """A list of formulas, as a shape is written."""
-    if not isinstance(value, list):
-        raise _wrong("a list of sizes", value)
-    return tuple(map(_formula, value))
-
-
-def _nothing(value: Any) -> None:
-    if value is not None:
-        raise _wrong("no argument", value)
-
-
-def _order(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise _wrong("a list of axes", value)
-    return tuple(map(_integer, value))
-
-
-def _keys(value: Any, required: Sequence[str], optional: Sequence[str] = ()) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong(f"a mapping with {' and '.join(required)}", value)
-    known = (*required, *optional)
-    for key in value:
-        if key not in known:
-            raise Refusal(
-                "layout-op", f"unknown key '{key}'.{did_you_mean(key, known)}", hint=f"Keys: {', '.join(known)}."
-            )
-    for key in required:
-        if key not in value:
-            raise Refusal("layout-op", f"missing key '{key}'")
-    return value
-
-
-def _join(value: Any) -> JoinArgs:
-    keys = _keys(value, ("axis",), ("over",))
-    return JoinArgs(_integer(keys["axis"]), str(keys.get("over", LIST)))
-
-
-def _split(value: Any) -> JoinArgs:
-    keys = _keys(value, ("axis",), ("over", "sizes"))
-    sizes = read_formulas(keys["sizes"]) if "sizes" in keys else ()
-    return JoinArgs(_integer(keys["axis"]), str(keys.get("over", LIST)), sizes)
-
-
-def _resize(value: Any) -> SizeArgs:
-    keys = _keys(value, ("axis", "to"))
-    return SizeArgs(_integer(keys["axis"]), _formula(keys["to"]))
-
-
 # --- Ops on every member ----------------------------------------------------------------------------------------------
-
-
-def _members(family: Family, steps: Sequence[Sequence[Step]]) -> Bound:
-    action = Members(tuple(map(tuple, steps)))
-    return Bound(action, Family(family.axes, tuple(action.forward(family.shapes, Shapes()))))
 
 
 def _alike(step: Callable[[Any, Shape, Names], Sequence[Step]]) -> Callable[[Any, Bind], Bound]:
     """The binding of an op that treats each member by itself."""
-    return lambda args, b: _members(b.family, [step(args, shape, b.names) for shape in b.family.shapes])
+    return lambda args, b: members(b.family, [step(args, shape, b.names) for shape in b.family.shapes])
 
 
 def _transposed(args: None, shape: Shape, names: Names) -> Sequence[Step]:
@@ -212,7 +77,7 @@ def _reshaped(sizes: tuple[Expression, ...], shape: Shape, names: Names) -> Sequ
 
 
 def _interleaved(axis: int, shape: Shape, names: Names) -> Sequence[Step]:
-    at = _at(axis, shape)
+    at = axis_of(axis, shape)
     if shape[at] % 2:
         raise Refusal("layout-shape", f"axis {axis} of {list(shape)} has no two halves")
     halves = (*shape[:at], 2, shape[at] // 2, *shape[at + 1 :])
@@ -221,19 +86,13 @@ def _interleaved(axis: int, shape: Shape, names: Names) -> Sequence[Step]:
     return [Reshaped(shape, halves), Permuted(order), Reshaped(pairs, shape)]
 
 
-def _at(axis: int, shape: Shape) -> int:
-    at = axis + len(shape) if axis < 0 else axis
-    check_axis(at, len(shape), shape)
-    return at
-
-
 def _padded(args: SizeArgs, shape: Shape, names: Names) -> Sequence[Step]:
-    at = _at(args.axis, shape)
+    at = axis_of(args.axis, shape)
     return [Extended(at, shape[at], args.to.integer(names))]
 
 
 def _shortened(args: SizeArgs, shape: Shape, names: Names) -> Sequence[Step]:
-    at = _at(args.axis, shape)
+    at = axis_of(args.axis, shape)
     return [Shortened(at, shape[at], args.to.integer(names))]
 
 
@@ -277,7 +136,7 @@ def _confirmed(sizes: tuple[Expression, ...], shape: Shape, names: Names) -> Seq
 def _concatenated(args: JoinArgs, b: Bind) -> Bound:
     groups = b.family.groups(args.over)
     shapes = b.family.shapes
-    axis = _at(args.axis, shapes[0])
+    axis = axis_of(args.axis, shapes[0])
     sizes = tuple(tuple(shapes[at][axis] for at in group) for group in groups)
     action = Joined(groups, sizes, axis)
     return Bound(action, Family(b.family.without(args.over), tuple(action.forward(shapes, Shapes()))))
@@ -287,7 +146,7 @@ def _stacked(args: JoinArgs, b: Bind) -> Bound:
     rank = len(b.family.shapes[0])
     at = args.axis + rank + 1 if args.axis < 0 else args.axis
     check_axis(at, rank + 1, b.family.shapes[0])
-    single = _members(b.family, [[Reshaped(s, (*s[:at], 1, *s[at:]))] for s in b.family.shapes])
+    single = members(b.family, [[Reshaped(s, (*s[:at], 1, *s[at:]))] for s in b.family.shapes])
     joined = _concatenated(JoinArgs(at, args.over), b._replace(family=single.family))
     return Bound(Chain((single.action, joined.action)), joined.family)
 
@@ -296,7 +155,7 @@ def _cut(args: JoinArgs, b: Bind) -> Bound:
     count = _count(args, b)
     shapes = []
     for shape in b.family.shapes:
-        axis = _at(args.axis, shape)
+        axis = axis_of(args.axis, shape)
         sizes = [s.integer(b.names) for s in args.sizes] or _equal(shape[axis], count, axis, shape)
         if sum(sizes) != shape[axis] or len(sizes) != count:
             found = (
@@ -325,12 +184,12 @@ def _count(args: JoinArgs, b: Bind) -> int:
 def _unstacked(args: JoinArgs, b: Bind) -> Bound:
     cut = _cut(args, b)
     shapes = cut.family.shapes
-    at = _at(args.axis, shapes[0])
+    at = axis_of(args.axis, shapes[0])
     if any(s[at] != 1 for s in shapes):
         raise Refusal(
             "layout-shape", f"axis {args.axis} of {list(b.family.shapes[0])} has not {_count(args, b)} entries"
         )
-    single = _members(cut.family, [[Reshaped(s, (*s[:at], *s[at + 1 :]))] for s in shapes])
+    single = members(cut.family, [[Reshaped(s, (*s[:at], *s[at + 1 :]))] for s in shapes])
     return Bound(Chain((cut.action, single.action)), single.family)
 
 
@@ -351,7 +210,7 @@ def read_op(value: Any) -> Use:
     elif isinstance(value, dict) and len(value) == 1:
         ((name, args),) = value.items()
     else:
-        raise _wrong("an op, such as `transpose` or `{reshape: [D, N, H]}`", value)
+        raise wrong("an op, such as `transpose` or `{reshape: [D, N, H]}`", value)
     if (op := OPS.get(name)) is None:
         raise Refusal(
             "layout-op-unknown", f"unknown op '{name}'.{did_you_mean(name, OPS)}", hint=f"Ops: {', '.join(OPS)}."
@@ -364,7 +223,7 @@ def read_op(value: Any) -> Use:
 
 def _read_each(value: Any) -> tuple[tuple[Use, ...], ...]:
     if not isinstance(value, list) or not all(isinstance(v, list) for v in value):
-        raise _wrong("a list of lists of ops, one for each name in the list", value)
+        raise wrong("a list of lists of ops, one for each name in the list", value)
     return tuple(tuple(map(read_op, ops)) for ops in value)
 
 
@@ -382,7 +241,7 @@ def _bind_each(args: tuple[tuple[Use, ...], ...], b: Bind) -> Bound:
             own += bound.action.steps[0]
             (shape,) = bound.family.shapes
         steps.append(own)
-    return _members(b.family, steps)
+    return members(b.family, steps)
 
 
 def _each_formulas(args: tuple[tuple[Use, ...], ...]) -> Sequence[Expression]:
@@ -423,21 +282,21 @@ def _size_formulas(args: SizeArgs) -> Sequence[Expression]:
 OPS: Mapping[str, LayoutOp] = {
     op.name: op
     for op in (
-        LayoutOp("transpose", "transpose", _nothing, _alike(_transposed)),
-        LayoutOp("permute", "permute: [0, 2, 1]", _order, _alike(_permuted)),
+        LayoutOp("transpose", "transpose", read_nothing, _alike(_transposed)),
+        LayoutOp("permute", "permute: [0, 2, 1]", read_order, _alike(_permuted)),
         LayoutOp("reshape", "reshape: [D, N, H]", read_formulas, _alike(_reshaped), formulas=lambda args: args),
         LayoutOp("is", "is: [D, N, H]", read_formulas, _alike(_confirmed), formulas=lambda args: args),
-        LayoutOp("interleave", "interleave: 2", _integer, _alike(_interleaved)),
-        LayoutOp("stack", "stack: {over: i, axis: 1}", _join, _stacked, joins=lambda args: args.over),
-        LayoutOp("concat", "concat: {axis: 0}", _join, _concatenated, joins=lambda args: args.over),
-        LayoutOp("unstack", "unstack: {axis: 0}", _join, _unstacked, makes=lambda args: args.over),
-        LayoutOp("split", "split: {axis: 0, sizes: [D, D, D]}", _split, _cut, formulas=lambda args: args.sizes,
+        LayoutOp("interleave", "interleave: 2", read_integer, _alike(_interleaved)),
+        LayoutOp("stack", "stack: {over: i, axis: 1}", read_join, _stacked, joins=lambda args: args.over),
+        LayoutOp("concat", "concat: {axis: 0}", read_join, _concatenated, joins=lambda args: args.over),
+        LayoutOp("unstack", "unstack: {axis: 0}", read_join, _unstacked, makes=lambda args: args.over),
+        LayoutOp("split", "split: {axis: 0, sizes: [D, D, D]}", read_split, _cut, formulas=lambda args: args.sizes,
                  makes=lambda args: args.over),
         LayoutOp("each", "each: [[transpose], [{reshape: [D]}]]", _read_each, _bind_each, _each_loses, _each_formulas),
-        LayoutOp("multiply", "multiply: sqrt(D)", _formula, _alike(_multiplied), _scale_loses, lambda args: (args,)),
-        LayoutOp("divide", "divide: sqrt(H)", _formula, _alike(_divided), _scale_loses, lambda args: (args,)),
-        LayoutOp("add", "add: 1", _formula, _alike(_added), _add_loses, lambda args: (args,)),
-        LayoutOp("pad", "pad: {axis: 0, to: V}", _resize, _alike(_padded), _pad_loses, _size_formulas),
-        LayoutOp("cut", "cut: {axis: 0, to: V}", _resize, _alike(_shortened), _cut_loses, _size_formulas),
+        LayoutOp("multiply", "multiply: 2", read_formula, _alike(_multiplied), _scale_loses, lambda args: (args,)),
+        LayoutOp("divide", "divide: sqrt(H)", read_formula, _alike(_divided), _scale_loses, lambda args: (args,)),
+        LayoutOp("add", "add: 1", read_formula, _alike(_added), _add_loses, lambda args: (args,)),
+        LayoutOp("pad", "pad: {axis: 0, to: V}", read_resize, _alike(_padded), _pad_loses, _size_formulas),
+        LayoutOp("cut", "cut: {axis: 0, to: V}", read_resize, _alike(_shortened), _cut_loses, _size_formulas),
     )
 }  # fmt: skip

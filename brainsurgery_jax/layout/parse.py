@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
+from brainsurgery_jax.layout.arguments import read_formulas
+from brainsurgery_jax.layout.bind import bind
 from brainsurgery_jax.layout.blocks import PLACE_KEYS, Places, expanded
 from brainsurgery_jax.layout.expressions import Expression, Value, parse_expression
-from brainsurgery_jax.layout.model import Condition, Drop, Layout, OpUse, Rule, Tie
-from brainsurgery_jax.layout.ops import LIST, Use, read_formulas, read_op
+from brainsurgery_jax.layout.families import LIST
+from brainsurgery_jax.layout.model import Adapters, Condition, Drop, Layout, OpUse, Rule, Tie
+from brainsurgery_jax.layout.ops import Use, read_op
 from brainsurgery_jax.layout.templates import Template, parse_template
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
 
@@ -17,11 +20,12 @@ T = TypeVar("T")
 
 KEYS = (
     "layout", "doc", "source", "target", "models", "config", "dims", "options", "ranges", "base", "blocks", "rules",
-    "rest", "example",
+    "rest", "adapters", "example",
 )  # fmt: skip
 RULE_KEYS = ("hf", "to", "shape", "ops", "ranges", "when", "unless", "optional")
 DROP_KEYS = ("drop", "ranges", "when", "unless")
 TIE_KEYS = ("tie", "when", "unless")
+ADAPTER_KEYS = ("prefix", "leaf", "flat")
 TARGET_KEYS = ("format", "options", "prefix")
 
 
@@ -34,8 +38,19 @@ def parse_layout(text: str, file: str) -> Layout:
         raise PlanError(parser.problems)
     layout = parser.layout(root)
     if parser.problems:
-        raise PlanError(sorted(parser.problems, key=lambda d: d.span or Span("")))
+        found = [*parser.problems, *_mistakes_of_the_rest(layout)]
+        raise PlanError(sorted(found, key=lambda d: d.span or Span("")))
     return layout
+
+
+def _mistakes_of_the_rest(layout: Layout) -> Iterator[Diagnostic]:
+    """What is wrong with the rules that can be read, for the own example: so that it is told in the same run."""
+    try:
+        if layout.example:
+            bind(layout, layout.example)
+    except PlanError as bad:
+        # What config.json lacks may be what could not be read.
+        yield from (d for d in bad.diagnostics if d.code != "layout-config")
 
 
 class _Parser:
@@ -106,7 +121,14 @@ class _Parser:
             rest=self.flag(root, "rest"),
             example=plain(self.map(root, "example")),
             span=root.span,
+            adapters=self.adapters(root, self.text(target, "prefix")),
         )
+
+    def adapters(self, root: Map, prefix: str) -> Adapters:
+        node = self.map(root, "adapters")
+        self.keys(node, ADAPTER_KEYS, "adapters")
+        own = prefix if get(node, "prefix") is None else self.text(node, "prefix")
+        return Adapters(own, self.text(node, "leaf"), self.flag(node, "flat"))
 
     def keys(self, node: Map, known: Iterable[str], label: str) -> None:
         for key, _ in node.entries:

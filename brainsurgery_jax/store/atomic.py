@@ -164,7 +164,8 @@ def _refuse_existing(path: str, overwrite: bool) -> None:
         return
     if not overwrite:
         remedy = (
-            "Write to another path, or replace it as a whole with `overwrite: true` in the output, or with --overwrite."
+            "Write to another path, or replace it as a whole: `overwrite: true` in the output of a plan, --overwrite, "
+            "or `overwrite=True` in Python."
         )
         raise StoreError(path, "exists already", remedy=remedy)
     if os.path.isdir(path):

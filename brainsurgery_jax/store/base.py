@@ -116,10 +116,15 @@ class Source(Protocol):
 
 
 class Writer(Protocol):
-    """A checkpoint being written to its staging path. `put` and `copy` come in any order, from any thread."""
+    """A checkpoint being written to its staging path. `put`, `put_rows` and `copy` come in any order, from any
+    thread."""
 
     def put(self, name: str, start: int, data: np.ndarray) -> None:
         """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
+        ...
+
+    def put_rows(self, name: str, starts: np.ndarray, rows: np.ndarray) -> None:
+        """Writes each row of `rows`, which are in row-major order, at its own flat element offset of the tensor."""
         ...
 
     def copy(self, name: str, start: int, run: FileRun) -> None:

@@ -13,7 +13,7 @@ from brainsurgery_jax.store.arrays import byte_view, numpy_dtype
 from brainsurgery_jax.store.base import FileRun, TensorInfo
 from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.positioned import begin_flush, copy_range, write_all
+from brainsurgery_jax.store.positioned import begin_flush, copy_range, write_all, write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +43,22 @@ class ByteSink:
         with self._descriptors.lease(self._places[name].file) as fd, self._failures():
             write_all(fd, view, position)
             self._flush_soon(fd, position, len(view))
+        self.count(name, len(view))
+
+    def put_rows(self, name: str, starts: np.ndarray, rows: np.ndarray) -> None:
+        """Writes each row of `rows`, which are in row-major order, at its own flat element offset of the tensor."""
+        aval = self._places[name].aval
+        dtype = numpy_dtype(aval.dtype, path=self._destination, tensor=name)
+        assert rows.dtype == dtype and rows.flags.c_contiguous, f"'{name}' is {aval}, the data are {rows.dtype}"
+        if not rows.size:
+            return
+        view = byte_view(rows)
+        nbytes = len(view) // len(rows)
+        first = self.position(name, 0, 0)
+        self.position(name, int(starts.min()), nbytes)
+        self.position(name, int(starts.max()), nbytes)
+        with self._descriptors.lease(self._places[name].file) as fd, self._failures():
+            write_rows(fd, view, (starts * rows.itemsize + first).tolist(), nbytes)
         self.count(name, len(view))
 
     def copy(self, name: str, start: int, run: FileRun) -> None:

@@ -9,6 +9,7 @@ the widest leaf: a leaf that is one chunk is decoded once, however small the pie
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -147,13 +148,16 @@ class OrbaxSource:
 
     def _value(self, name: str, key: str, future: Any, nbytes: int) -> bytes:
         """What tensorstore found under a key; a StoreError unless it is `nbytes` long."""
-        with _failures(self.header.path, name):
+        with _failures(self.header.path, name, self._tree.folder):
             found = future.result()
+        place = f"{key} in {self._tree.folder}" if self._tree.ocdbt else os.path.join(self._tree.folder, key)
         if found.state != "value":
-            raise StoreError(self.header.path, f"its data are missing: there is no {key}", tensor=name, remedy=_DAMAGED)
+            problem = f"its data are missing: there is no {place}"
+            raise StoreError(self.header.path, problem, tensor=name, remedy=_DAMAGED)
         data = found.value
         if len(data) != nbytes:
-            raise StoreError(self.header.path, f"{key} is cut off", tensor=name, remedy=_DAMAGED)
+            problem = f"{place} is cut off" if data else f"the data file with {place} is missing"
+            raise StoreError(self.header.path, problem, tensor=name, remedy=_DAMAGED)
         return data
 
     def _decoded(self, name: str, boxes: Sequence[Box]) -> np.ndarray:
@@ -163,7 +167,7 @@ class OrbaxSource:
         sizes = [prod(box_shape(box)) for box in boxes]
         result = aligned_empty((sum(sizes),), dtype)
         at = 0
-        with _failures(self.header.path, name):
+        with _failures(self.header.path, name, self._tree.folder):
             store = self._opened(name)
             for box, size in zip(boxes, sizes, strict=True):
                 part = store[tuple(slice(*span) for span in box)].read().result()
@@ -243,10 +247,23 @@ def _parsed(path: str, name: str, driver: str, raw: bytes) -> ZarrArray:
 
 
 @contextmanager
-def _failures(path: str, name: str | None = None) -> Iterator[None]:
-    """Makes what tensorstore raises a StoreError with the first sentence of its reasons."""
+def _failures(path: str, name: str | None = None, folder: str = "") -> Iterator[None]:
+    """Makes what tensorstore raises a StoreError with the first sentence of its reasons. `folder` holds the tree."""
     try:
         yield
     except (ValueError, KeyError, OSError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).split(" [", 1)[0]
-        raise StoreError(path, f"cannot be read: {reason}", tensor=name, remedy=_DAMAGED) from error
+        problem = _short(str(error), folder) or f"cannot be read: {str(error).split(' [', 1)[0]}"
+        raise StoreError(path, problem, tensor=name, remedy=_DAMAGED) from error
+
+
+def _short(reason: str, folder: str) -> str:
+    """That a file is missing or ends too early, by its name: tensorstore tells only how long it is. Empty for other
+    reasons."""
+    found = re.search(r"not valid for value of size (\d+)|Existing shard has size of (0) bytes", reason)
+    if not folder or found is None:
+        return ""
+    if found[2]:
+        return f"a data file is missing in {folder}"
+    short = [path for path in _files_of(folder) if os.path.getsize(path) == int(found[1])]
+    place = short[0] if len(short) == 1 else f"a data file in {folder}"
+    return f"{place} is cut off: it ends after {found[1]} bytes"

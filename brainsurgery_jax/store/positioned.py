@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -59,6 +60,15 @@ def write_all(fd: int, view: memoryview, offset: int) -> None:
         if not count:
             raise OSError(errno.EIO, "the system accepted no more bytes")
         done += count
+
+
+def write_rows(fd: int, view: memoryview, offsets: Sequence[int], nbytes: int) -> None:
+    """Writes each `nbytes` bytes of `view` at an offset of its own."""
+    at = 0
+    for offset in offsets:  # a call each, with as little around it as can be: rows may be a few kilobytes
+        if os.pwrite(fd, view[at : at + nbytes], offset) != nbytes:
+            write_all(fd, view[at : at + nbytes], offset)
+        at += nbytes
 
 
 def allocate(fd: int, nbytes: int) -> None:

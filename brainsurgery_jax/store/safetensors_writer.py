@@ -133,6 +133,10 @@ class SafetensorsWriter:
         """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
         self._sink.put(name, start, data)
 
+    def put_rows(self, name: str, starts: np.ndarray, rows: np.ndarray) -> None:
+        """Writes each row of `rows` at its own flat element offset of the tensor."""
+        self._sink.put_rows(name, starts, rows)
+
     def copy(self, name: str, start: int, run: FileRun) -> None:
         """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
         if self._places[name].file not in self._clones:

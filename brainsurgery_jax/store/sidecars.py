@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from brainsurgery_jax.store.failures import os_failures
@@ -42,6 +43,14 @@ def copy_sidecars(source_dir: str | os.PathLike[str], staging_dir: str | os.Path
                 shutil.copyfile(path, target)
             copied.append(path.name)
     return copied
+
+
+def put_sidecars(staging_dir: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
+    """Writes files by name into a folder, also over those that are there."""
+    for name, content in files.items():
+        target = Path(staging_dir, name)
+        with os_failures(target, "write the file"):
+            target.write_bytes(content)
 
 
 def sidecar_folder(checkpoint: str | os.PathLike[str]) -> Path | None:

@@ -134,9 +134,13 @@ def save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     return folder
 
 
-def logits(name: str) -> np.ndarray:
-    """What the model of that name says to `TOKENS`."""
+def logits(name: str, tensors: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    """What the model of that name says to `TOKENS`, with its own weights or with others."""
     tokens = torch.from_numpy(TOKENS.astype(np.int64))
     more = {"decoder_input_ids": tokens} if name.startswith("t5") else {}
+    made = model(name)
+    if tensors is not None:
+        missing, _ = made.load_state_dict({n: torch.tensor(x) for n, x in tensors.items()}, strict=False)
+        assert set(missing) <= {"lm_head.weight"}, missing
     with torch.no_grad():
-        return model(name)(input_ids=tokens, **more).logits.numpy()
+        return made(input_ids=tokens, **more).logits.numpy()

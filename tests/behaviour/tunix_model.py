@@ -1,7 +1,8 @@
 """What Tunix makes of a configuration and a checkpoint. Runs where `google-tunix` is installed.
 
 `python -m tests.behaviour.tunix_model tree CONFIG OUT` writes the key paths and shapes that the model expects; `...
-logits CONFIG CHECKPOINT TOKENS OUT` restores an orbax checkpoint and writes what the model says to the tokens.
+logits CONFIG CHECKPOINT TOKENS OUT` restores an orbax checkpoint and writes what the model says to the tokens; `...
+adapted CONFIG CHECKPOINT ADAPTER TOKENS OUT` gives it an adapter before, as qwix keeps one.
 """
 
 # pyright: reportMissingImports=false
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import qwix
 from flax import nnx
 from tunix.models.gemma import model as gemma
 from tunix.models.gemma3 import model as gemma3
@@ -110,14 +112,25 @@ def tree(model: Any) -> dict[str, Any]:
     return flat(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
 
 
-def logits(config: Config, checkpoint: str, tokens: np.ndarray) -> np.ndarray:
-    """What the model says to the tokens with the checkpoint's parameters, every one of which it must expect."""
-    model = built(config)
-    state = nnx.state(model, nnx.Param)
-    expected, found = tree(model), leaves(checkpoint)
-    if wrong := mismatches(found, expected):
+def restored(model: Any, checkpoint: str, kind: Any) -> Any:
+    """The model with the checkpoint's leaves for its variables of a kind, every one of which it must expect."""
+    state, found = nnx.state(model, kind), leaves(checkpoint)
+    if wrong := mismatches(found, flat(nnx.to_pure_dict(state))):
         raise SystemExit("\n".join(wrong))
     nnx.update(model, jax.tree.map_with_path(lambda path, _: jnp.asarray(found[_dotted(path)]), state))
+    return model
+
+
+def adapted(model: Any, adapter: str) -> Any:
+    """The model with an adapter of rank 3 on the modules that it has factors for, scaled by one."""
+    modules = {name.rpartition(".")[0].replace(".", "/") for name in leaves(adapter)}
+    provider = qwix.LoraProvider(module_path="|".join(sorted(modules)), rank=3, alpha=3.0)
+    made = qwix.apply_lora_to_model(model, provider, **model.get_model_input(), rngs=nnx.Rngs(1))
+    return restored(made, adapter, nnx.LoRAParam)
+
+
+def logits(model: Any, tokens: np.ndarray) -> np.ndarray:
+    """What the model says to the tokens."""
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     causal = jnp.broadcast_to(jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool)), (*tokens.shape, tokens.shape[1]))
     with jax.default_matmul_precision("highest"):
@@ -133,9 +146,12 @@ def main(verb: str, config: str, *rest: str) -> None:
     settings = json.loads(Path(config).read_text())
     if verb == "tree":
         Path(rest[0]).write_text(json.dumps({n: list(x.shape) for n, x in tree(built(settings)).items()}))
-    else:
-        checkpoint, tokens, out = rest
-        np.save(out, logits(settings, checkpoint, np.load(tokens)))
+        return
+    checkpoint, *adapter, tokens, out = rest
+    model = restored(built(settings), checkpoint, nnx.Param)
+    if verb == "adapted":
+        model = adapted(model, *adapter)
+    np.save(out, logits(model, np.load(tokens)))
 
 
 if __name__ == "__main__":

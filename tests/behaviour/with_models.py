@@ -14,6 +14,7 @@ import pytest
 import brainsurgery_jax as bs
 from tests.behaviour import tiny
 from tests.behaviour.homes import ask
+from tests.checkpoints import normal, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
 
@@ -88,3 +89,37 @@ def test_the_converted_model_says_what_the_original_says(row: Row, tmp_path: Pat
     found = difference(row, tmp_path)
     print(f"{row}: largest difference {found:.1e}")
     assert found <= row.within
+
+
+# The modules of a layer that are adapted; Gemma 3 holds keys and values as one tensor, which has no factors in common.
+MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+ADAPTED = {
+    "llama": ("tunix-llama", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", *MLP)),
+    "gemma3": ("tunix-gemma3", ("self_attn.q_proj", "self_attn.o_proj", *MLP)),
+}
+
+
+@pytest.mark.parametrize("model", ADAPTED)
+def test_tunix_with_a_converted_adapter_says_what_the_merged_original_says(model: str, tmp_path: Path) -> None:
+    layout, modules = ADAPTED[model]
+    source, merged = tiny.save(model, tmp_path / "hf"), dict(tiny.tensors(model))
+    factors = {}
+    for at, (name, x) in enumerate(merged.items()):
+        if name.removesuffix(".weight").endswith(modules):
+            out, in_ = x.shape
+            down, up = normal((3, in_), seed=at) / in_**0.5, normal((out, 3), seed=100 + at) / 2
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            factors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+            merged[name] = x + up @ down
+    adapter = write(tmp_path / "adapter.safetensors", factors)
+    asked = {"layout": layout, "config": str(source), "durable": False}
+    bs.convert(str(source), str(tmp_path / "base"), **asked)
+    bs.convert(str(adapter), str(tmp_path / "factors"), **asked)
+    tokens, said = tmp_path / "tokens.npy", tmp_path / "said.npy"
+    np.save(tokens, tiny.TOKENS)
+    places = (source / "config.json", tmp_path / "base", tmp_path / "factors", tokens, said)
+    ask("tunix", "adapted", *map(str, places))
+    found = float(np.abs(np.load(said) - tiny.logits(model, merged)).max())
+    assert float(np.abs(tiny.logits(model, merged) - tiny.logits(model)).max()) > 0.1, "the adapter is heard"
+    print(f"adapter of {model}: largest difference {found:.1e}")
+    assert found <= 1e-4

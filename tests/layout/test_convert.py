@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,11 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.cli.convert import options_of
+from brainsurgery_jax.conversion import NOT_KNOWN, verification
+from brainsurgery_jax.engine import staging
 from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.store.atomic import Staged, publish
+from brainsurgery_jax.store.detect import open_source
 from tests.checkpoints import bits, normal, read, write
 
 GPT2 = {"model_type": "gpt2", "n_embd": 4, "n_layer": 2, "n_head": 2, "n_positions": 3, "vocab_size": 5}
@@ -130,6 +134,61 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", gpt2(), GPT2)
     bs.convert(source, str(tmp_path / "out"), dry_run=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hf"]
+
+
+# --- Before anything is published -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["one.safetensors", "shards/", "x.npz", "x.pt", "dcp/", "orbax/"])
+def test_every_format_is_verified_before_it_is_published(name: str, tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    to = {"dcp/": "dcp", "orbax/": "orbax"}.get(name)
+    bs.convert(source, str(tmp_path / name), layout="none", to=to, verify=True, durable=False)
+    assert set(bs.open(str(tmp_path / name))) == set(gpt2())
+
+
+def test_a_file_that_is_named_like_its_tensor_is_verified_too(tmp_path: Path) -> None:
+    source = write(tmp_path / "one.safetensors", {"w": normal((2, 3))})
+    bs.convert(str(source), str(tmp_path / "w.npy"), verify=True, durable=False)
+    np.testing.assert_array_equal(np.load(tmp_path / "w.npy"), normal((2, 3)))
+
+
+def test_what_fails_its_verification_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    bs.convert(source, str(tmp_path / "good"), durable=False)
+    other = write(tmp_path / "other.safetensors", {n: x + 1 for n, x in gpt2().items()})
+    bs.convert(str(other), str(tmp_path / "bad"), layout="flax-gpt2", config=source, durable=False)
+    monkeypatch.setattr(verification, "open_source", lambda path: open_source(str(tmp_path / "bad")))
+    before = sorted(p.name for p in tmp_path.iterdir())
+    with pytest.raises(PlanError, match="differs in its bytes") as caught:
+        bs.convert(source, str(tmp_path / "new"), verify=True, durable=False)
+    assert "was not published" in caught.value.diagnostics[0].hint
+    with pytest.raises(PlanError, match="differs in its bytes"):
+        bs.convert(source, str(tmp_path / "good"), verify=True, overwrite=True, durable=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    np.testing.assert_array_equal(bs.open(str(tmp_path / "good"))["params.ln_f.bias"], gpt2()["ln_f.bias"])
+
+
+def test_config_is_published_together_with_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = model(tmp_path / "hf", gpt2(), None)
+    (tmp_path / "c.json").write_text(json.dumps(GPT2 | {"dtype": "float32"}))
+    staged: list[str] = []
+
+    def published(items: Sequence[Staged], **how: Any) -> None:
+        staged.extend((Path(items[0].staging) / "config.json").read_text() for _ in items)
+        publish(items, **how)
+
+    monkeypatch.setattr(staging, "publish", published)
+    bs.convert(source, str(tmp_path / "out"), dtype="bfloat16", config=str(tmp_path / "c.json"), durable=False)
+    assert [json.loads(text) for text in staged] == [GPT2 | {"dtype": "bfloat16"}]
+
+
+def test_a_config_that_says_the_same_keeps_its_bytes(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2(), None)
+    text = json.dumps(GPT2, indent=1) + "\n\n"
+    (tmp_path / "hf" / "config.json").write_text(text)
+    bs.convert(source, str(tmp_path / "out"), durable=False)
+    assert (tmp_path / "out" / "config.json").read_text() == text
 
 
 # --- Optimizer states -------------------------------------------------------------------------------------------------
@@ -271,6 +330,32 @@ def test_tensors_that_are_missing_unknown_or_of_another_shape_are_told_at_once(t
         "not known to the layout (1): 'h.0.ln_3.weight' (Did you mean 'h.0.ln_2.weight'?)",
         "'h.1.ln_1.bias' is f32[5], but config.json tells [4]",
     ]
+
+
+def test_a_conversion_tells_no_places_in_a_plan_that_nobody_wrote(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", gpt2() | {"more": normal((2,))}, GPT2)
+    assert "<mapping>" not in str(refused(source, tmp_path, "are not those of the Hugging Face side of flax-gpt2"))
+
+
+def test_weights_that_are_integers_are_told(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama() | {"model.norm.weight": np.arange(6, dtype=np.int32)}, LLAMA)
+    error = refused(source, tmp_path, "not those of the Hugging Face side", layout="tunix")
+    assert error.diagnostics[0].hint == "'model.norm.weight' is i32[6], and weights are floating"
+
+
+def test_a_tree_of_others_that_nothing_tells_the_layout_of_is_said_to_stay_as_it_is(tmp_path: Path) -> None:
+    bs.save(str(tmp_path / "theirs"), {"params": {"w": normal((2,))}}, format="orbax", durable=False)
+    report = bs.convert(str(tmp_path / "theirs"), str(tmp_path / "out"), durable=False)
+    assert report.said == (NOT_KNOWN,)
+    assert bs.convert(str(tmp_path / "theirs"), str(tmp_path / "meant"), layout="none", durable=False).said == ()
+
+
+def test_the_word_of_a_library_will_do_in_a_plan(tmp_path: Path) -> None:
+    source = model(tmp_path / "hf", llama(), LLAMA)
+    step = {"layout": {"name": "tunix", "config": f"{source}/config.json"}}
+    bs.load({"inputs": [source], "transforms": [step], "output": str(tmp_path / "t.npz")}).run(durable=False)
+    assert "layers.1.attn.q_proj.w" in bs.open(str(tmp_path / "t.npz"))
+    assert "layers" in bs.open(source).to_linen(layout="tunix")
 
 
 def test_an_option_that_a_layout_has_not_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainsurgery_jax.layout.actions import Action, Chain
-from brainsurgery_jax.layout.ops import LIST, Axis, Bind, Family, read_op
+from brainsurgery_jax.layout.families import LIST, Axis, Bind, Family
+from brainsurgery_jax.layout.ops import read_op
 
 Made = tuple[Any, Callable[[list[np.ndarray]], list[np.ndarray]]]
 """An op as a layout writes it, and what numpy does instead."""
