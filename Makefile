@@ -26,12 +26,13 @@ PYTHON312 ?= python3.12
 TUNIX := google-tunix==0.1.7
 GEMMA := gemma==4.0.1 kauldron==1.4.4
 GEMMA_NEEDS := chex dialog einops etils[epath,epy] immutabledict lark mediapy tensorboard tensorflow typeguard
+MERGEKIT := mergekit==0.1.5
 MAXTEXT := maxtext==0.2.5
 MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax grain huggingface_hub jinja2 \
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint types test-only fuzz behaviour format bench schema docs venv clean
+.PHONY: help demo test lint types test-only fuzz behaviour mergekit format bench schema docs venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -41,6 +42,7 @@ help:
 	@echo 'make test-only  the tests alone; ARGS="tests/null -x" chooses'
 	@echo 'make fuzz       load and check random plans; FUZZ="--cases 1000000 --seed 7" chooses'
 	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
+	@echo 'make mergekit   run mergekit beside the plans that are imported from it; installs it, for ten minutes'
 	@echo 'make format     let ruff mend what it can'
 	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
 	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
@@ -70,6 +72,9 @@ fuzz: $(VENV)/installed-dev
 behaviour: $(VENV)/installed-dev .venv-tunix/installed .venv-maxtext/installed
 	$(BIN)/python -m pytest -rP tests/behaviour/with_models.py
 
+mergekit: $(VENV)/installed-dev .venv-mergekit/installed
+	$(BIN)/python -m pytest -rP tests/behaviour/with_mergekit.py
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -88,7 +93,7 @@ docs: $(VENV)/installed-dev
 venv: $(VENV)/installed-dev
 
 clean:
-	rm -rf $(VENV) .venv-tunix .venv-maxtext build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tunix .venv-maxtext .venv-mergekit build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run, be new enough, and be able to make an environment (Debian packs that part by itself).
@@ -125,6 +130,12 @@ $(VENV)/installed-bench: $(VENV)/installed-dev
 	@.venv-tunix/bin/python -m pip install -qq $(TUNIX)
 	@.venv-tunix/bin/python -m pip install -qq $(GEMMA_NEEDS)
 	@.venv-tunix/bin/python -m pip install -qq --no-deps $(GEMMA)
+	@touch $@
+
+.venv-mergekit/installed: | $(BIN)/python
+	@echo 'installing $(MERGEKIT) into .venv-mergekit; that takes some minutes'
+	@$(BIN)/python -m venv .venv-mergekit
+	@.venv-mergekit/bin/python -m pip install -qq '$(TORCH)' $(MERGEKIT)
 	@touch $@
 
 .venv-maxtext/installed:

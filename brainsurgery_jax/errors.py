@@ -67,7 +67,7 @@ class StoreError(Exception):
         super().__init__(f"{where}: {problem}" + (f"\n    {remedy}" if remedy else ""))
 
 
-def did_you_mean(word: str, known: Iterable[str], *, limit: int = 4000) -> str:
+def did_you_mean(word: str, known: Iterable[str], *, limit: int = 500) -> str:
     """`" Did you mean 'x'?"` for the nearest known word, or an empty string.
 
     Of very many words only the `limit` that share the longest prefix or suffix with `word` are compared.

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 from math import gcd, prod
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -32,14 +30,6 @@ class Run(NamedTuple):
     src: int
     start: int
     stop: int
-
-
-TOGETHER = 32 << 20
-"""Bytes: no more than this is read at a time of what lies between entries that are taken one by one."""
-
-
-MOST_ENTRIES = 1 << 20
-"""So many entries are looked at, at most, to find those that lie together."""
 
 
 class Part(NamedTuple):
@@ -111,11 +101,12 @@ def _rows(shape: tuple[int, ...], box: Box, itemsize: int) -> Rows | None:
     return rows if rows.count == 1 or rows.length * itemsize >= LEAST_RUN else None
 
 
-def _itemsize(aval: Aval) -> int:
+def itemsize(aval: Aval) -> int:
+    """Bytes of an element; a packed one counts as a byte."""
     return max(1, aval.dtype.bits // 8)
 
 
-def _clip(pieces: Iterator[Run], start: int, stop: int) -> list[Run]:
+def clipped(pieces: Iterator[Run], start: int, stop: int) -> list[Run]:
     """The part of consecutive pieces that lies in `start:stop` of their concatenation."""
     out, at = [], 0
     for src, a, b in pieces:
@@ -139,12 +130,12 @@ class Slice:
         return Aval(tuple(kept), avals[0].dtype)
 
     def runs(self, avals: tuple[Aval, ...], start: int, stop: int) -> list[Run] | None:
-        rows = _rows(avals[0].shape, index_box(self.index), _itemsize(avals[0]))
+        rows = _rows(avals[0].shape, index_box(self.index), itemsize(avals[0]))
         if rows is None or start >= stop:
             return rows and []
         first = start // rows.length
         pieces = (Run(0, *rows[k]) for k in range(first, -(-stop // rows.length)))
-        return _clip(pieces, start - first * rows.length, stop - first * rows.length)
+        return clipped(pieces, start - first * rows.length, stop - first * rows.length)
 
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
         wanted = iter(box)
@@ -212,11 +203,11 @@ class Concat:
     def runs(self, avals: tuple[Aval, ...], start: int, stop: int) -> list[Run] | None:
         rows = [prod(a.shape[self.axis :]) for a in avals]
         outer = prod(avals[0].shape[: self.axis])
-        if start >= stop or (outer > 1 and max(rows) * _itemsize(avals[0]) < LEAST_RUN):
+        if start >= stop or (outer > 1 and max(rows) * itemsize(avals[0]) < LEAST_RUN):
             return None if start < stop else []
         first, skipped = start // sum(rows), start // sum(rows) * sum(rows)
         pieces = (Run(s, i * n, i * n + n) for i in range(first, outer) for s, n in enumerate(rows))
-        return _clip(pieces, start - skipped, stop - skipped)
+        return clipped(pieces, start - skipped, stop - skipped)
 
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
         out, offset, within = [], 0, whole(box_shape(box))
@@ -224,7 +215,7 @@ class Concat:
             size = aval.shape[self.axis]
             if (hit := _meet(box[self.axis], (offset, offset + size, 1))) is not None:
                 at, inside = hit
-                out.append(Part(src, _with(box, self.axis, inside), _with(within, self.axis, at)))
+                out.append(Part(src, with_span(box, self.axis, inside), with_span(within, self.axis, at)))
             offset += size
         return out
 
@@ -243,8 +234,8 @@ class Update:
 
     def runs(self, avals: tuple[Aval, ...], start: int, stop: int) -> list[Run] | None:
         base = avals[0]
-        rows = _rows(base.shape, index_box(self.index), _itemsize(base))
-        return None if rows is None else _clip(self._weave(rows, base.size), start, stop)
+        rows = _rows(base.shape, index_box(self.index), itemsize(base))
+        return None if rows is None else clipped(self._weave(rows, base.size), start, stop)
 
     def _weave(self, rows: Rows, size: int) -> Iterator[Run]:
         at = taken = 0
@@ -291,113 +282,8 @@ class Broadcast:
         return broadcast_to(piece, part.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
-    """Entries of one axis by their numbers, in any order, each as often as it is named. `entries` can be hashed."""
-
-    axis: int
-    entries: Sequence[int]
-
-    def aval(self, avals: tuple[Aval, ...]) -> Aval:
-        shape = avals[0].shape
-        return Aval((*shape[: self.axis], len(self.entries), *shape[self.axis + 1 :]), avals[0].dtype)
-
-    def runs(self, avals: tuple[Aval, ...], start: int, stop: int) -> list[Run] | None:
-        if start >= stop:
-            return []
-        shape = avals[0].shape
-        row = prod(shape[self.axis + 1 :])
-        made = len(self.entries) * row  # of each row before the axis
-        first, last = start // made, (stop - 1) // made
-        low, high = ((start % made) // row, (stop - 1) % made // row + 1) if first == last else (0, len(self.entries))
-        if high - low > MOST_ENTRIES and row * _itemsize(avals[0]) < LEAST_RUN:
-            return None
-        ranges = list(_ranges(self.entries[low:high]))
-        count = len(ranges) * (last + 1 - first)
-        if count > 1 and (stop - start) * _itemsize(avals[0]) < count * LEAST_RUN:
-            return None
-        bases = range(first * shape[self.axis] * row, (last + 1) * shape[self.axis] * row, shape[self.axis] * row)
-        pieces = (Run(0, base + a * row, base + b * row) for base in bases for a, b in ranges)
-        skipped = first * made + low * row
-        return _clip(pieces, start - skipped, stop - skipped)
-
-    def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
-        within = whole(box_shape(box))
-        inner = prod(box_shape(box[self.axis + 1 :])) * _itemsize(avals[0])
-        chunks = _chunks(self.entries, box[self.axis], inner)
-        rows = prod(box_shape(box[: self.axis]))
-        if any(c.high - c.low > c.count and (c.high - c.low) * inner * rows > TOGETHER for c in chunks):
-            return self._in_halves(avals, box)
-        out, at = [], 0
-        for c in chunks:
-            source, place = _with(box, self.axis, (c.low, c.high, 1)), _with(within, self.axis, (at, at + c.count, 1))
-            out.append(Part(0, source, place, c.picks))
-            at += c.count
-        return out
-
-    def _in_halves(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
-        axis = next(a for a, span in enumerate(box) if extent(span) > 1)
-        start, stop, step = box[axis]
-        half = extent(box[axis]) // 2
-        left = self.parts(avals, _with(box, axis, (start, start + (half - 1) * step + 1, step)))
-        right = self.parts(avals, _with(box, axis, (start + half * step, stop, step)))
-        return [*left, *(p._replace(at=_with(p.at, axis, _moved(p.at[axis], half))) for p in right)]
-
-    def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
-        return piece.take(part.picks, self.axis) if part.picks else piece
-
-
-def _ranges(entries: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The ranges that consecutive entries make."""
-    start = 0
-    for at in range(1, len(entries) + 1):
-        if at == len(entries) or entries[at] != entries[at - 1] + 1:
-            yield entries[start], entries[at - 1] + 1
-            start = at
-
-
-class Chunk(NamedTuple):
-    """Entries `low:high`, of which so many are wanted: number `picks` of them, or just these."""
-
-    low: int
-    high: int
-    count: int
-    picks: tuple[int, ...]
-
-
-@lru_cache(maxsize=64)
-def _chunks(entries: Sequence[int], span: Span1, inner: int) -> tuple[Chunk, ...]:
-    """The wanted entries in the order named, each chunk to be read together with what lies between, `inner` bytes an
-    entry in each row: that is cheaper than a seek. (Cached, since every block of a matrix asks the same.)"""
-    wanted = tuple(entries[slice(*span)])
-    cuts = [0, *_jumps(wanted, LEAST_RUN // max(1, inner)), len(wanted)]
-    if (max(wanted) + 1 - min(wanted)) * inner <= (len(cuts) - 1) * LEAST_RUN:
-        cuts = [0, len(wanted)]  # all at once is cheaper than a seek for each
-    return tuple(_chunk(wanted[a:b]) for a, b in pairwise(cuts))
-
-
-def _chunk(wanted: tuple[int, ...]) -> Chunk:
-    low, high = min(wanted), max(wanted) + 1
-    plain = wanted == tuple(range(low, high))
-    return Chunk(low, high, len(wanted), () if plain else tuple(n - low for n in wanted))
-
-
-def _jumps(entries: Sequence[int], most: int) -> Iterator[int]:
-    """Where entries leave, by more than so many, what those before them span."""
-    low, high = entries[0], entries[0] + 1
-    for at, n in enumerate(entries):
-        lower, higher = min(low, n), max(high, n + 1)
-        if higher - lower - (high - low) > most:
-            yield at
-            lower, higher = n, n + 1
-        low, high = lower, higher
-
-
-def _moved(span: Span1, by: int) -> Span1:
-    return span[0] + by, span[1] + by, span[2]
-
-
-def _with(box: Box, axis: int, span: Span1) -> Box:
+def with_span(box: Box, axis: int, span: Span1) -> Box:
+    """A box with another span along one axis."""
     return (*box[:axis], span, *box[axis + 1 :])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from brainsurgery_jax.dtypes import Aval, DType
@@ -156,10 +156,15 @@ class Inline(NamedTuple):
 Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say | Describe | SetFlags | Inline
 
 
-class SubPlan(NamedTuple):
-    """Steps within a step, as YAML nodes: what they mean is known when they are reached. `alias`: of their one input."""
+@dataclass(frozen=True, slots=True)
+class SubPlan:
+    """Steps within a step, as YAML nodes: what they mean is known when they are reached.
 
-    steps: tuple[Any, ...]
+    `data` is what they say, wherever it stands; `alias` is that of their one input.
+    """
+
+    steps: tuple[Any, ...] = field(compare=False, repr=False)
+    data: tuple[Any, ...]
     alias: str | None = None
 
 

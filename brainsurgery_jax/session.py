@@ -134,7 +134,8 @@ class Session:
         filled, unfilled = self._filled(node)
         if unfilled:
             return Step(None, {}, node.span), unfilled
-        return parse_step(filled, self.state.default_alias)
+        step, problems = parse_step(filled, self.state.default_alias)
+        return step, problems if self.state.spaces else _without_checkpoint(problems)
 
     def _filled(self, node: Node) -> tuple[Node, tuple[Diagnostic, ...]]:
         """A node with the plan's variables filled in."""
@@ -266,8 +267,8 @@ def nodes(text: str, file: str = PROMPT) -> tuple[Node, ...]:
     """The steps that a text holds, as nodes. Raises PlanError.
 
     One rule: lines that all start at the margin with a word are OLY, a step each; anything else (indented lines, a text
-    that starts with a dash or a bracket) is YAML, one step or a list of them. A single line that is no OLY may also
-    be YAML, such as one with a comment at its end.
+    that starts with a dash or a bracket) is YAML, one step or a list of them. Lines that are no OLY may still be one
+    step of YAML, such as one with a comment at its end, or with a bracket that is closed in another line.
     """
     lines = [(at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not all(_is_word(line[0]) for _, line in lines) or not lines:
@@ -275,13 +276,18 @@ def nodes(text: str, file: str = PROMPT) -> tuple[Node, ...]:
     try:
         return tuple(parse_oly(line.rstrip(), file, at) for at, line in lines)
     except PlanError:
-        try:
-            found = _of_yaml(text, file) if len(lines) == 1 else ()
-        except PlanError:
-            found = ()
-        if any(isinstance(node, Scalar) for node in found) or not found:
-            raise
-        return found
+        if found := _one_step_of_yaml(text, file):
+            return found
+        raise
+
+
+def _one_step_of_yaml(text: str, file: str) -> tuple[Node, ...]:
+    """The step that a text is in YAML, if it is one."""
+    try:
+        found = _of_yaml(text, file)
+    except PlanError:
+        return ()
+    return found if len(found) == 1 and isinstance(found[0], Map) and len(found[0].entries) == 1 else ()
 
 
 def _is_word(character: str) -> bool:
@@ -293,6 +299,16 @@ def _of_yaml(text: str, file: str) -> tuple[Node, ...]:
     if isinstance(root, Map) and len(root.entries) == 1 and root.entries[0][0].text == "transforms":
         root = root.entries[0][1]
     return root.items if isinstance(root, List) else () if root is None else (root,)
+
+
+def _without_checkpoint(problems: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
+    """The mistakes of a step, where there is no checkpoint yet that names without an alias could be in."""
+    others = [d for d in problems if d.code != "ref-no-alias"]
+    if len(others) == len(problems):
+        return tuple(problems)
+    first = next(d for d in problems if d.code == "ref-no-alias")
+    told = "there is no checkpoint yet that this could be about"
+    return (*others, replace(first, message=told, hint="Open one first: `load: model.safetensors`."))
 
 
 def _errors(found: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:

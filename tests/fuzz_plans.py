@@ -114,23 +114,26 @@ class Fuzzer:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TooSlow once so much time of the processor has been spent: how busy the machine is does not matter."""
+
     def stop(*_: Any) -> NoReturn:
         raise TooSlow(f"more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def limit_memory(mebibytes: int) -> None:
-    """Makes a MemoryError of what would take so much more memory than there is in use."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    most = used + (mebibytes << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    """Makes a MemoryError of what would take so much more memory than there is in use, where that is told (Linux)."""
+    usage = Path("/proc/self/statm")
+    if usage.exists():
+        most = int(usage.read_text().split()[0]) * resource.getpagesize() + (mebibytes << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:

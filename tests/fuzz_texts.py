@@ -136,5 +136,5 @@ BOMBS: list[Callable[[int, str], str]] = [
     lambda n, head: STEPS + "- copy: {from: '(.*)', to: 'x.\\1'}\n" * min(n, 12),
     lambda n, head: STEPS + f"- {'y' * n}: {{from: a}}\n- copy: {{from: {'z' * n}, to: {'(' * n}}}\n",
     lambda n, head: f"vars: {{x: '{'${vars.x}' * n}'}}\n" + STEPS + "- delete: '${vars.x}'",
-    lambda n, head: STEPS + "- delete: {target: nothing}\n" * n,
+    lambda n, head: STEPS + "- delete: {target: nothing}\n" * (n // 10),
 ]

@@ -439,6 +439,26 @@ def schema(ops: Ops = None) -> None:
     pages.schema()
 
 
+@app.command("import-mergekit")
+def import_mergekit(
+    config: Annotated[
+        str,
+        typer.Argument(metavar="CONFIG.yml", help="A configuration of mergekit.", autocompletion=_completing("plan")),
+    ],
+    out: Annotated[
+        str | None, typer.Option(metavar="PLAN.yaml", help="Write the plan there, not to stdout.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let the plan replace what is there.")] = False,
+) -> None:
+    """Print the plan that does what a mergekit configuration says.
+
+    Linear merges, task arithmetic and stacked layers; what a plan cannot say is an error that names it.
+    """
+    from brainsurgery_jax.cli import importing
+
+    importing.import_mergekit(config, out, overwrite=overwrite)
+
+
 @app.command()
 def demo(
     keep: Annotated[

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.oly_words import quoted
 from brainsurgery_jax.plan.schema import field_schema
 from brainsurgery_jax.plan.source import read_scalar
+from brainsurgery_jax.select import RefError
+from brainsurgery_jax.select.regexes import check_regex
 from brainsurgery_jax.session import Session
 
 MOST = 24
@@ -265,8 +268,8 @@ class _Asked:
             if not word:
                 yield Found(source, "as in the pattern")
             try:
-                groups = regex.compile(source.rpartition("::")[2] or source)
-            except regex.error:
+                groups = check_regex(source.rpartition("::")[2] or source)
+            except RefError:
                 return
             named = {at: name for name, at in groups.groupindex.items()}
             for at in range(1, groups.groups + 1):
@@ -287,7 +290,9 @@ class _Asked:
         assert field.role is not None
         if field.role.kind == "template":
             source = self._source(slot.value)
-            bound = [t for t in source if t[:1] in "$*"] if isinstance(source, list) else []
+            bound = (
+                [t for t in source if isinstance(t, str) and t[:1] in ("$", "*")] if isinstance(source, list) else []
+            )
             yield from (Found(t, "captured by the pattern") for t in bound if t.startswith(word))
         alias = self.session.state.default_alias
         if alias is None:
@@ -332,34 +337,36 @@ def _tails(typed: str, names: Iterable[str], *, pattern: bool) -> list[str]:
     if not pattern or not re.search(r"[\\()\[\]{}*+?|^$]", plain):
         return [name[len(plain) :] for name in names if name.startswith(plain)]
     try:
+        check_regex(typed)
         begun = regex.compile(typed)
         found = (begun.match(name, timeout=REGEX_TIMEOUT_S) for name in names)
         return [m.string[m.end() :] for m in found if m is not None]
-    except (regex.error, TimeoutError):
+    except (RefError, regex.error, RecursionError, TimeoutError):
         return []
 
 
 def folded(tails: Iterable[str], head: str = "") -> list[tuple[str, int, bool]]:
     """What may follow `head`, how many names each end stands for, and whether it is a whole one. Where they are many,
     all that share the same next segments are one."""
-    counts: dict[str, int] = {}
-    for tail in tails:
-        counts[tail] = counts.get(tail, 0) + 1
-    whole = sorted(counts, key=lambda tail: _natural(head + tail))
-    if len(whole) <= MOST:
-        return [(tail, counts[tail], True) for tail in whole]
-    shared = _shared_segments(whole)
+    counts = Counter(tails)
+    each = ((tail, count, True) for tail, count in counts.items())
+    ends = each if len(counts) <= MOST else _groups(counts)
+    return sorted(ends, key=lambda end: _natural(head + end[0]))
+
+
+def _groups(counts: Mapping[str, int]) -> Iterator[tuple[str, int, bool]]:
+    """Texts by the first segment in which they differ; one that is alone stands for itself."""
+    shared = _shared_segments(counts)
     groups: dict[str, list[str]] = {}
-    for tail in whole:
+    for tail in counts:
         segment, dot, _ = tail[len(shared) :].partition(".")
         groups.setdefault(shared + segment + dot, []).append(tail)
-    return [
-        (group[0], counts[group[0]], True) if len(group) == 1 else (text, sum(counts[t] for t in group), text in counts)
-        for text, group in groups.items()
-    ]
+    for text, group in groups.items():
+        alone = len(group) == 1
+        yield group[0] if alone else text, sum(counts[tail] for tail in group), alone or text in counts
 
 
-def _shared_segments(texts: Sequence[str]) -> str:
+def _shared_segments(texts: Collection[str]) -> str:
     """The segments that all texts begin with, with their dots."""
     first, last = min(texts), max(texts)
     same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))

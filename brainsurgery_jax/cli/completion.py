@@ -47,12 +47,9 @@ def complete(what: str, params: Mapping[str, Any], incomplete: str) -> Words:
 def paths(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:
     """The files with one of these suffixes, and the folders, whose path starts as typed. A folder that is alone is
     opened, as long as there is something in it."""
-    for _ in range(20):
-        found = sorted(_beside(incomplete, suffixes))
-        if len(found) != 1 or not found[0].endswith("/"):
-            break
-        incomplete = found[0]
-    yield from found
+    found = sorted(_beside(incomplete, suffixes))
+    opens = len(found) == 1 and found[0].endswith("/") and found[0] != incomplete
+    yield from paths(found[0], suffixes) if opens else found
 
 
 def _beside(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -83,7 +80,7 @@ def _first_word(params: Mapping[str, Any], incomplete: str) -> Words:
 
 def _items(params: Mapping[str, Any], incomplete: str) -> Words:
     """Plan files and overrides of those that stand on the line already."""
-    items = list(params.get("items") or ())
+    items: list[str] = list(params.get("items") or ())
     plans = [item for at, item in enumerate(items) if item.endswith(PLANS) and items[at - 1 : at] != ["="]]
     key, mark, _ = incomplete.partition("=")
     if mark:

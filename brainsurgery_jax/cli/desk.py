@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from shutil import get_terminal_size
+from typing import Any, Literal
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.complete import Command
 from brainsurgery_jax.cli.partial import is_open
 from brainsurgery_jax.cli.progress import watching
 from brainsurgery_jax.cli.slots import is_required
-from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, StoreError
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, StoreError
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import dump_yaml
@@ -49,7 +50,7 @@ class Desk:
         before it stand."""
         name, _, rest = text.strip().partition(" ")
         if "\n" not in text.strip() and (name in COMMANDS and not rest.startswith(":")):
-            return self.command(name, rest.strip())
+            return self.command(name, rest.strip(), Span(file, first_line, len(text) - len(text.lstrip()) + 1))
         self.warned = False
         for node in nodes("\n" * (first_line - 1) + text, file):
             self.carry_out(self.session.step(self.session.understand(node)))
@@ -60,8 +61,9 @@ class Desk:
     def carry_out(self, outcome: Outcome) -> None:
         """Do a step that is understood, unless the user is asked first and says no."""
         flags = self.session.state.flags
-        if flags.preview and (moves := _impact(outcome)):
-            show.remark(f"preview: {moves}")
+        writes = [f"writes {p.path}" for p in outcome.program.publications]
+        if flags.preview and (told := "; ".join(filter(None, [impact(outcome.effects), *writes]))):
+            show.remark(f"preview: {told}")
             if self.ask is not None and not self.ask("go?"):
                 show.remark("left out")
                 return
@@ -74,7 +76,7 @@ class Desk:
     def answer(self, outcome: Outcome, before: Session) -> None:
         """Say in a line what a step did."""
         made = tuple(p for p in outcome.session.plan.inputs if p not in before.plan.inputs)
-        moves = _impact(outcome, self.session.state.default_alias)
+        moves = impact(outcome.effects, self.session.state.default_alias)
         if made:
             show.remark(f"opened {made[0].path}: {counts(self.session)}", "green")
         elif moves:
@@ -84,10 +86,10 @@ class Desk:
 
     # --- commands
 
-    def command(self, name: str, rest: str) -> Next:
-        """Do one of COMMANDS."""
+    def command(self, name: str, rest: str, span: Span) -> Next:
+        """Do one of COMMANDS, which stands at a place."""
         if rest and not COMMANDS[name].takes:
-            raise _mistake("command-form", f"{name} takes nothing, got '{rest}'", f"Write `{name}`.")
+            raise _mistake("command-form", f"{name} takes nothing, got '{rest}'", span, f"Write `{name}`.")
         match name:
             case "undo":
                 self.undo()
@@ -96,9 +98,9 @@ class Desk:
             case "show":
                 show.result(f"# {counts(self.session)}\n{dump_yaml(self.session.to_plan()).rstrip()}")
             case "save-plan":
-                self.save_plan(rest)
+                self.save_plan(rest, span)
             case "help":
-                show.result("\n".join(_help(rest)))
+                show.result("\n".join(_help(rest, span)))
             case "exit":
                 return self.leave()
             case _:
@@ -122,9 +124,9 @@ class Desk:
         else:
             show.remark(f"done again: {_last_step(self.session)}", "green")
 
-    def save_plan(self, file: str) -> None:
+    def save_plan(self, file: str, span: Span) -> None:
         if not file:
-            raise _mistake("command-form", "save-plan needs the name of a file", "Write `save-plan plan.yaml`.")
+            raise _mistake("command-form", "save-plan needs the name of a file", span, "Write `save-plan plan.yaml`.")
         path = Path(file).expanduser()
         plan = self.session.to_plan()
         try:
@@ -150,26 +152,36 @@ class Desk:
             return "go"
         with watching(quiet=self.quiet, verbose=False) as listen:
             self.session.finish().run(listen)
+        if self.session.state.flags.dry_run and not self.quiet:
+            show.remark("dry run: nothing was written", "green")
         return "end"
 
     def _lost(self) -> int:
         """Steps since the last plan or checkpoint was written."""
-        state, kept = self.session.state, self.kept
-        if self.session is kept or len(state.publications) > len(kept.state.publications):
+        now, kept = self.session, self.kept
+        if len(now.state.publications) > len(kept.state.publications):
             return 0
-        return max(0, len(self.session.steps) - len(kept.steps) - self._told() + len(kept.only_told))
+        known = set(map(id, kept.steps))
+        return sum(id(step) not in known and at not in now.only_told for at, step in enumerate(now.steps))
 
 
 def unfinished(text: str) -> bool:
     """Whether more lines belong to a text before it is a step: an empty line ends every text."""
-    lines = text.split("\n")
-    if not text.strip() or (len(lines) > 1 and not lines[-1].strip()):
+    first, *others = text.split("\n")
+    if not text.strip() or (others and not others[-1].strip()):
         return False
-    if is_open(text) or len(lines) > 1 or text.lstrip().startswith("- "):
-        return True
-    opens = re.fullmatch(r"\s*([\w-]+)\s*:\s*", text)
-    op = OPS.get(opens[1]) if opens else None
-    return text.strip() == "transforms:" or (op is not None and any(map(is_required, op.fields())))
+    if is_open(first) and not first.startswith("- "):
+        return is_open(text)  # brackets over several lines end with the last of them
+    if others and all(line[:1].isalpha() and not unfinished(line) for line in (first, *others)):
+        return False  # a step on each line, as it was pasted
+    return bool(others) or is_open(text) or first.startswith("- ") or _opens_block(first)
+
+
+def _opens_block(line: str) -> bool:
+    """Whether a line is the name of an op whose keys must follow below."""
+    name = line.strip().removesuffix(":").rstrip()
+    op = OPS.get(name) if line.rstrip().endswith(":") else None
+    return line.strip() == "transforms:" or (op is not None and any(map(is_required, op.fields())))
 
 
 def tell(error: PlanError | StoreError, text: str = "", indent: int = 0) -> int:
@@ -182,8 +194,22 @@ def tell(error: PlanError | StoreError, text: str = "", indent: int = 0) -> int:
             for line in caret(text, found, indent):
                 show.remark(line)
             found = replace(found, span=None)
-        show.diagnostics([found])
+        show.diagnostics([_folded(found)])
     return show.exit_code(error.diagnostics)
+
+
+def _folded(found: Diagnostic) -> Diagnostic:
+    """A diagnostic whose lines break between words, if they go to a terminal."""
+    if not sys.stderr.isatty():
+        return found
+    width = max(get_terminal_size().columns, 60) - 1
+    message = "\n".join(_wrapped(f"{found.message} [{found.code}]", width))
+    hint = "\n".join(_wrapped(found.hint, width - 4))
+    return replace(found, message=message.removesuffix(f"[{found.code}]").removesuffix(" "), hint=hint)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def caret(text: str, found: Diagnostic, indent: int, width: int = 0) -> list[str]:
@@ -198,20 +224,18 @@ def caret(text: str, found: Diagnostic, indent: int, width: int = 0) -> list[str
     return [f"    {line}", " " * (4 + column) + "^"]
 
 
-def _mistake(code: str, message: str, hint: str) -> PlanError:
-    return PlanError([Diagnostic(code, message, None, hint)])
+def _mistake(code: str, message: str, span: Span, hint: str) -> PlanError:
+    return PlanError([Diagnostic(code, message, span, hint)])
 
 
-def _impact(outcome: Outcome, default: str | None = None) -> str:
-    """What an outcome does to the names and to files."""
+def impact(effects: Sequence[Any], default: str | None = None) -> str:
+    """What steps do to the names, those of the default alias without it."""
     head = f"{default}::" if default else ""
     parts = []
     for word in ("created", "changed", "deleted"):
-        if names := list(dict.fromkeys(name for effect in outcome.effects for name in getattr(effect, word))):
+        if names := list(dict.fromkeys(name for effect in effects for name in getattr(effect, word))):
             shown = show.few([n.removeprefix(head) for n in names], MOST_NAMES)
             parts.append(f"{word} {len(names):,}: {shown}")
-    if not default:
-        parts += [f"writes {p.path}" for p in outcome.program.publications]
     return "; ".join(parts)
 
 
@@ -230,12 +254,12 @@ def _last_step(session: Session) -> str:
     return op.name if op is not None else ""
 
 
-def _help(name: str) -> list[str]:
+def _help(name: str, span: Span) -> list[str]:
     if name:
         try:
             return pages.page(pages.find(name), show.hanging)
         except Refusal as bad:
-            raise _mistake(bad.code, bad.message, "`help` alone lists them all.") from bad
+            raise _mistake(bad.code, bad.message, span, "`help` alone lists them all.") from bad
     width = max(map(len, COMMANDS))
     return [
         *pages.overview(show.hanging)[:-1],

@@ -8,7 +8,7 @@ from typing import Literal
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.desk import COMMANDS
-from brainsurgery_jax.cli.partial import mended
+from brainsurgery_jax.cli.partial import mended, place_of
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.session import Preview, Session
 
@@ -27,10 +27,12 @@ def glance(text: str, session: Session) -> tuple[Mood, str]:
         return ("", "") if near else ("bad", f"there is no op '{word}'")
     if word.strip(":") == text.strip(" :") and (op := OPS.get(word.strip(":"))) is not None:
         return "dim", op.doc.partition("\n")[0]
+    place = place_of(text)
+    begun = place is not None and place.kind == "entry"  # a key, perhaps, of which more is to come
     for at, attempt in enumerate(mended(text.rstrip())):
         found = session.preview(attempt)
         if not any(d.code.startswith(SYNTAX) for d in found.problems):
-            return _line(found, session, whole=at == 0)
+            return _line(found, session, whole=at == 0 and not begun)
     return "", ""
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
-from brainsurgery_jax.plan.oly_words import bare_end
+from brainsurgery_jax.plan.oly_words import MAX_DEPTH, bare_end
 
 Kind = Literal["key", "value", "entry", "after"]
 Path = tuple[str | int, ...]
@@ -209,6 +209,8 @@ class _Reader:
 
     def value(self, path: Path, keep: Callable[[Any], None]) -> None:
         """A value of any kind; the place is here if the text ends in it."""
+        if len(self.opened) >= MAX_DEPTH:
+            raise _Lost
         match self.next:
             case "":
                 self.here("value", path)

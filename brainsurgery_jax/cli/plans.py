@@ -53,7 +53,8 @@ def run(items: Sequence[str], choices: Choices) -> None:
             memory=memory, flags=api.Flags(preview=choices.preview, verbose=choices.verbose), world=files,
         )  # fmt: skip
     if not report.published and not choices.quiet:
-        show.remark("dry run: nothing was written" if report.dry_run else "done: the plan writes no output", "green")
+        nothing = "dry run: nothing was written" if report.dry_run else "done: no output, so nothing was written"
+        show.remark(nothing, "green")
     if choices.summarize:
         summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
 

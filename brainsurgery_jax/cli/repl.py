@@ -13,7 +13,7 @@ import typer
 
 from brainsurgery_jax import api
 from brainsurgery_jax.cli import plans, show
-from brainsurgery_jax.cli.desk import Desk, is_talking, unfinished
+from brainsurgery_jax.cli.desk import Desk, impact, is_talking, unfinished
 from brainsurgery_jax.cli.partial import is_open
 from brainsurgery_jax.cli.progress import watching
 from brainsurgery_jax.errors import PlanError
@@ -87,8 +87,13 @@ def _advanced(session: Session, plan: api.Plan, choices: plans.Choices) -> Sessi
     """The session after the plan's own steps."""
     if not plan.data.steps:
         return session
+    outcome = session.step(*plan.data.steps)
+    own = [effect for effect in outcome.effects if not effect.nested]
+    for at, effect in enumerate(own if choices.preview else (), 1):
+        name = effect.step.op.name if effect.step.op else ""
+        show.remark(f"preview {at}/{len(own)} {name}: {impact([effect]) or 'no tensor changes'}")
     with watching(quiet=choices.quiet, verbose=False) as listen:
-        return session.step(*plan.data.steps).run(listen)
+        return outcome.run(listen)
 
 
 def _warn_of_outputs(session: Session) -> None:

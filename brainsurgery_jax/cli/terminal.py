@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,13 +17,15 @@ from shutil import get_terminal_size
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, get_common_complete_suffix
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import is_dumb_terminal
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.cli import show
@@ -51,10 +54,9 @@ def converse(desk: Desk) -> None:
     show.remark(_first_words(desk))
     looking = ThreadPoolExecutor(1, "brainsurgery-look")
     try:
-        line = Line(desk, looking)
-        while (text := line.read()) is not None:
-            if text.strip() and not _goes_on(desk, text):
-                return
+        line = PlainLine() if is_dumb_terminal() else Line(desk, looking)
+        while _goes_on(desk, line):
+            pass
     finally:
         looking.shutdown(wait=False, cancel_futures=True)
 
@@ -64,20 +66,24 @@ def _first_words(desk: Desk) -> str:
     return f"{start}. Tab completes, `help` tells more, Ctrl-D leaves."
 
 
-def _goes_on(desk: Desk, text: str) -> bool:
-    """Do what was typed; whether another line is to be read. Whatever goes wrong, the session is as it was before the
+def _goes_on(desk: Desk, line: Line | PlainLine) -> bool:
+    """Read a text and do it; whether there is to be another. Whatever goes wrong, the session is as it was before the
     step."""
+    text = ""
     try:
-        return (desk.leave() if text == LEAVE else desk.take(text.rstrip())) == "go"
+        text = line.read()
+        return not text or (desk.leave() if text == LEAVE else desk.take(text)) == "go"
     except (PlanError, StoreError) as error:
         tell(error, text, len(NAME))
     except KeyboardInterrupt:
-        show.remark("interrupted: the session is as it was before the step", "yellow")
+        if text:
+            show.remark("interrupted: the session is as it was before the step", "yellow")
     except Exception as defect:  # a session is worth more than one step: it outlives our defects, and drivers'
-        show.remark(f"Sorry, this step failed in a way that was not foreseen: {type(defect).__name__}: {defect}", "red")
-        show.remark("The session is as it was before it. BRAINSURGERY_TRACEBACK=1 shows where.")
+        blamed = plugins.blamed(defect)  # an op that the user wrote
+        show.remark(str(blamed or f"Sorry, this is a defect: {type(defect).__name__}: {defect}"), "red")
+        show.remark("The session is as it was before the step.")
         if os.environ.get("BRAINSURGERY_TRACEBACK"):
-            raise
+            traceback.print_exception(defect)
     return True
 
 
@@ -89,12 +95,29 @@ def _asked(question: str) -> bool:
     """Ask go or no-go; nothing, the end of input and Ctrl-C are no."""
     words = {"go": True, "g": True, "yes": True, "y": True, "": False, "no-go": False, "nogo": False, "no": False,
              "n": False}  # fmt: skip
-    session: PromptSession[str] = PromptSession()
     with suppress(EOFError, KeyboardInterrupt):
-        while (answer := session.prompt(f"{question} [go / no-go] ").strip().lower()) not in words:
+        while (answer := input(f"{question} [go / no-go] ").strip().lower()) not in words:
             show.remark("Answer go or no-go.")
         return words[answer]
     return False
+
+
+class PlainLine:
+    """A line on a terminal that can do nothing but print: no completion, no history, no colours."""
+
+    def read(self) -> str:
+        """The next text; `LEAVE` after Ctrl-D. Raises KeyboardInterrupt after Ctrl-C."""
+        try:
+            text = input(NAME)
+            while unfinished(text):
+                text += "\n" + input("... ".rjust(len(NAME)))
+        except EOFError:
+            print()
+            return LEAVE
+        except KeyboardInterrupt:
+            print()
+            raise
+        return text.rstrip()
 
 
 class Line:
@@ -112,13 +135,11 @@ class Line:
         )  # fmt: skip
         self.session.default_buffer.on_text_changed += lambda _: self.changed.set() if self.changed else None
 
-    def read(self) -> str | None:
-        """The next text; empty after Ctrl-C, `LEAVE` after Ctrl-D."""
+    def read(self) -> str:
+        """The next text; `LEAVE` after Ctrl-D. Raises KeyboardInterrupt after Ctrl-C."""
         self.below = self.idle()
         try:
-            return self.session.prompt(pre_run=self.begin)
-        except KeyboardInterrupt:
-            return ""
+            return self.session.prompt(pre_run=self.begin).rstrip()
         except EOFError:
             return LEAVE
 
@@ -161,8 +182,8 @@ class Line:
         on = [f"[{name.replace('_', '-')}] " for name, value in flags._asdict().items() if value]
         outputs = ", ".join(o.path for o in self.desk.session.plan.outputs)
         leaving = f"Ctrl-D writes {outputs} and leaves" if outputs else "Ctrl-D leaves"
-        words = "Tab completes | Alt-Enter new line | undo redo show save-plan help | "
-        return [("class:bad", "".join(on)), ("class:dim", words + leaving)]
+        words = " | Tab completes | Alt-Enter new line | undo redo show save-plan help"
+        return [("class:bad", "".join(on)), ("class:dim", leaving + words)]
 
 
 def _continued(width: int, line: int, wrapped: int) -> StyleAndTextTuples:
@@ -183,11 +204,39 @@ def _keys() -> KeyBindings:
         else:
             buffer.validate_and_handle()
 
+    @keys.add("tab")
+    def _(event: KeyPressEvent) -> None:
+        _complete(event.current_buffer)
+
     @keys.add("escape", "enter")
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n" + _indent(event.current_buffer.document))
 
     return keys
+
+
+def _complete(buffer: Buffer) -> None:
+    """Go on as far as there is one way to; then walk through the ways there are.
+
+    Candidates are asked for at once, not when the menu comes up: Tab may be pressed before.
+    """
+    state = buffer.complete_state
+    if state is not None and len(state.completions) == 1:
+        buffer.complete_state = state = None  # a choice of one is no circle: what may follow it comes next
+    if state is not None and state.current_completion is not None:
+        buffer.complete_next()
+        return
+    found = list(buffer.completer.get_completions(buffer.document, CompleteEvent(completion_requested=True)))
+    if len(found) == 1:
+        buffer.apply_completion(found[0])
+        buffer.start_completion()
+    elif common := get_common_complete_suffix(buffer.document, found):
+        buffer.insert_text(common)
+        buffer.start_completion()
+    elif state is not None:
+        buffer.complete_next()
+    else:
+        buffer.start_completion()
 
 
 def _indent(document: Document) -> str:
@@ -207,9 +256,9 @@ class Completing(Completer):
         self.desk = desk
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        text = document.text_before_cursor
-        if not text.strip() and not complete_event.completion_requested:
-            return
+        text, line = document.text_before_cursor, document.current_line_before_cursor
+        if not complete_event.completion_requested and (not line or not text.strip()):
+            return  # every op there is would be no help
         for found in complete(text, self.desk.session, COMMANDS):
             yield Completion(found.text, found.start, display=found.display, display_meta=found.meta)
 
@@ -262,7 +311,7 @@ def open_history(folder: Path, tell_why: Callable[[str], None]) -> History:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "rb") as opened:
-            os.fchmod(opened.fileno(), 0o600)
+            os.chmod(file, 0o600)
             if bad := _damage(opened.read()):
                 tell_why(f"what you type is not kept: {file} is no history ({bad}). Remove it to begin anew.")
                 return InMemoryHistory()

@@ -26,16 +26,17 @@ SOURCE, WRITTEN = "source", "written"
 
 def plan_of(found: Found, destination: str, way: Way | None, wishes: Wishes, target: str) -> dict[str, Any]:
     """The plan, as a mapping that could as well be written to a file."""
+    bound = _bound(way, found)
     output: dict[str, Any] = {"path": destination, "format": target, "overwrite": wishes.overwrite}
     if wishes.shard is not None:
         output["shard"] = wishes.shard
     if patch := _config(found, wishes, destination, target):
         output["config"] = patch
     if way is not None:
-        output["metadata"] = _notes(way, found)
+        output["metadata"] = _notes(way, bound, found)
         if not way.inverse and target == way.layout.format:
             output["options"] = dict(way.layout.format_options)
-    steps = [*_ties(found, way), *_steps(found, way, wishes)]
+    steps = [*_ties(found, way, bound), *_steps(found, way, bound, wishes)]
     return {"inputs": [f"{SOURCE}::{found.path}"], "transforms": steps, "output": output}
 
 
@@ -58,15 +59,16 @@ def verification_of(found: Found, destination: str, way: Way | None, wishes: Wis
     bound = _bound(way, found)
     if way is None or bound is None or wishes.dtype is not None or bound.lossy():
         compared = {"left": f"{SOURCE}::(.+)", "right": rf"{WRITTEN}::\1"}
-        return {"inputs": inputs, "transforms": [*_steps(found, way, wishes), {"assert": {"identical": compared}}]}
-    back = _layout(way._replace(inverse=not way.inverse, options=bound.options), found, wishes, WRITTEN)
+        steps = [*_steps(found, way, bound, wishes), {"assert": {"identical": compared}}]
+        return {"inputs": inputs, "transforms": steps}
+    back = _layout(way._replace(inverse=not way.inverse), bound, found, wishes, WRITTEN)
     compared = {"left": f"{WRITTEN}::(.+)", "right": rf"{SOURCE}::\1"}
     return {"inputs": inputs, "transforms": [{"layout": back}, {"assert": {"identical": compared}}]}
 
 
-def _ties(found: Found, way: Way | None) -> list[dict[str, Any]]:
+def _ties(found: Found, way: Way | None, bound: Bound | None) -> list[dict[str, Any]]:
     """Asserts that what is left out as a copy is one."""
-    pairs = [] if way is None or way.inverse else _tied(way, found)
+    pairs = [] if way is None or way.inverse else _tied(bound, found)
     return [{"assert": {"identical": {"left": f"{SOURCE}::{_exactly(t.copy)}", "right": _of_source(t)}}} for t in pairs]
 
 
@@ -75,26 +77,25 @@ def _of_source(pair: TiedPair) -> str:
     return f"{SOURCE}::" + pair.original.replace("\\", r"\\")
 
 
-def _steps(found: Found, way: Way | None, wishes: Wishes) -> list[dict[str, Any]]:
+def _steps(found: Found, way: Way | None, bound: Bound | None, wishes: Wishes) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = []
     if way is not None and not wishes.with_opt_state and any(map(_of_optimizer, found.names)):
         steps.append({"delete": {"target": rf"{SOURCE}::({'|'.join(OPTIMIZER)})(\..*)?"}})
     if wishes.dtype is not None:
         steps.append({"cast_": {"target": f"{SOURCE}::{_floats(found)}", "to": wishes.dtype}})
     if way is not None:
-        restored = _restored(way, found)
-        steps.append({"layout": _layout(way, found, wishes, SOURCE) | ({"restore": restored} if restored else {})})
+        step = _layout(way, bound, found, wishes, SOURCE)
+        restored = _restored(bound, found) if way.inverse else []
+        steps.append({"layout": step | ({"restore": restored} if restored else {})})
     return steps
 
 
-def _tied(way: Way, found: Found) -> list[TiedPair]:
-    bound = _bound(way, found)
+def _tied(bound: Bound | None, found: Found) -> list[TiedPair]:
     return [t for t in bound.ties if t.copy in found.names] if bound else []
 
 
-def _restored(way: Way, found: Found) -> list[str]:
+def _restored(bound: Bound | None, found: Found) -> list[str]:
     """The tied copies that the checkpoint had before it was converted."""
-    bound = _bound(way, found) if way.inverse else None
     return [t.copy for t in bound.ties if t.copy in found.made_by.get("tied", ())] if bound else []
 
 
@@ -124,8 +125,7 @@ def _floats(found: Found) -> str:
     return f"(?!(?:{'|'.join(map(_exactly, others))})$).*" if others else ".*"
 
 
-def _layout(way: Way, found: Found, wishes: Wishes, alias: str) -> dict[str, Any]:
-    bound = _bound(way, found)
+def _layout(way: Way, bound: Bound | None, found: Found, wishes: Wishes, alias: str) -> dict[str, Any]:
     step: dict[str, Any] = {"name": way.layout.file or way.layout.name, "alias": alias}
     if way.layout.dims:
         step["config"] = dict(found.config or {})
@@ -134,12 +134,11 @@ def _layout(way: Way, found: Found, wishes: Wishes, alias: str) -> dict[str, Any
     return step | ({"inverse": True} if way.inverse else {}) | ({"moments": True} if wishes.with_opt_state else {})
 
 
-def _notes(way: Way, found: Found) -> Mapping[str, str]:
+def _notes(way: Way, bound: Bound | None, found: Found) -> Mapping[str, str]:
     """What the way back will need. On the way back it is taken out again."""
     if way.inverse:
         return {key: "" for key in (LAYOUT, CONFIG) if key in found.metadata}
-    bound = _bound(way, found)
-    tied = [t.copy for t in _tied(way, found)]
+    tied = [t.copy for t in _tied(bound, found)]
     made = {"layout": way.layout.name, "options": dict(bound.options if bound else way.options), "tied": tied}
     notes = {LAYOUT: json.dumps(made, sort_keys=True)}
     return notes if found.config is None else notes | {CONFIG: json.dumps(found.config, sort_keys=True)}

@@ -81,6 +81,9 @@ class Recipe:
         self.rules: dict[tuple[Aval, ...], Rule] = {}
 
 
+MAX_BYTES = 1 << 60  # of a tensor: far beyond any disk, and so far below 2**63 that no size or place overflows
+
+
 def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
     kernel, params = recipe.kernel, dict(recipe.static + recipe.numbers)
     for aval in avals:
@@ -90,7 +93,11 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
     if kernel.noop is not None and kernel.noop(avals, params):
         return Rule(None, None)
     moves = kernel.moves(avals, **params) if kernel.moves else None
-    return Rule(infer(kernel, avals, recipe.static, recipe.numbers, moves), moves)
+    made = infer(kernel, avals, recipe.static, recipe.numbers, moves)
+    if (large := next((aval for aval in made if aval.nbytes > MAX_BYTES), None)) is not None:
+        hint = "Correct the numbers that it is made with: a width, a shape, a count."
+        raise Refusal("tensor-too-large", f"the result would be {large}, of {large.nbytes:.1e} bytes", hint=hint)
+    return Rule(made, moves)
 
 
 class Graph:

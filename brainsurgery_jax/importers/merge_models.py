@@ -71,13 +71,13 @@ class Model:
             case []:
                 raise refused(f"no tensor of '{self.path}' is named like that of a layer", self.span)
             case several:
-                known = ", ".join(f"{s.prefix}.0 to {s.count - 1}" for s in several)
+                known = ", ".join(f"{s.prefix}.0 to {s.size - 1}" for s in several)
                 raise refused(f"'{self.path}' has several stacks of layers: {known}", self.span)
 
     @property
     def count_key(self) -> str | None:
         """The key of config.json that holds the number of layers."""
-        return next((key for key in _COUNTS if self.config.get(key) == self.stack.count), None)
+        return next((key for key in _COUNTS if self.config.get(key) == self.stack.size), None)
 
 
 def _read_json(path: str) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ from brainsurgery_jax.version import __version__
 _FRONT = ("embed", "wte", "wpe")
 _BACK = ("norm", "lm_head", "ln_f", "embed_out")
 _MERGED = "merged"
+_WIDTH = 110
 
 
 def plan_of(path: str) -> str:
@@ -82,7 +83,7 @@ class _Writer:
         if not self.config.sliced:
             return True
         sources = self.config.slices[0].sources
-        return len(self.config.slices) == 1 and all(s.layers == range(self.stack(s).count) for s in sources)
+        return len(self.config.slices) == 1 and all(s.layers == range(self.stack(s).size) for s in sources)
 
     @property
     def first(self) -> Model:
@@ -93,11 +94,26 @@ class _Writer:
     def alias(self) -> str:
         return self.first.alias if self.whole else _MERGED
 
+    @cached_property
+    def working(self) -> str | None:
+        """The dtype that is computed in, if it is one and known: of models of different ones, the wider."""
+        if self.config.dtype is not None:
+            return self.config.dtype
+        models = [model for model in self.models.values() if model.dtypes is not None]
+        kinds = frozenset().union(*(model.kinds for model in models))
+        if len(kinds) <= 1:
+            return next(iter(kinds), None)
+        if all(len(model.kinds) == 1 for model in models) and self.config.method != "passthrough":
+            return "float64" if "float64" in kinds else "float32"
+        if any(model.dtypes != models[0].dtypes for model in models):
+            message = f"the models mix dtypes ({', '.join(sorted(kinds))}), each in its own way"
+            raise refused(message, None, "Add `dtype: float32`, or another, to the configuration.", FORM)
+        return None
+
     @property
     def dtype(self) -> str | None:
         """The dtype of the result, if it is one and known."""
-        kinds = frozenset().union(*(model.kinds for model in self.models.values()))
-        return self.config.out_dtype or self.config.dtype or (next(iter(kinds)) if len(kinds) == 1 else None)
+        return self.config.out_dtype or self.working
 
     def output(self) -> Mapping[str, Any]:
         patch = dict(self.patch())
@@ -106,6 +122,14 @@ class _Writer:
     def patch(self) -> Iterator[tuple[str, Any]]:
         """What the result's config.json has otherwise than that of the first model."""
         config = self.first.config
+        yield from ((key, value) for key, value in self.stacked() if config.get(key) != value)
+        key = "dtype" if "dtype" in config else "torch_dtype"
+        if self.dtype is not None and config and config.get(key) != self.dtype:
+            yield key, self.dtype
+
+    def stacked(self) -> Iterator[tuple[str, Any]]:
+        """What config.json says of layers that are stacked."""
+        config = self.first.config
         if not self.whole:
             sources = [piece.sources[0] for piece in self.config.slices]
             if (key := self.first.count_key) is None:
@@ -113,24 +137,22 @@ class _Writer:
                 raise refused(message, self.first.span, "It says num_hidden_layers, or n_layer.")
             yield key, sum(len(self.layers(source)) for source in sources)
             for name, value in config.items():
-                if isinstance(value, list) and len(value) == self.first.stack.count:
+                if isinstance(value, list) and len(value) == self.first.stack.size:
                     lists = [(self.models[s.model].config.get(name) or value, self.layers(s)) for s in sources]
                     yield name, [items[at] for items, layers in lists for at in layers]
-        key = "dtype" if "dtype" in config else "torch_dtype"
-        if self.dtype is not None and config and config.get(key) != self.dtype:
-            yield key, self.dtype
 
     # --- Steps ---
 
     def steps(self) -> Iterator[str]:
         for model in self.models.values():
-            if self.config.dtype is not None and not self.rounds_later(model):
-                yield _step("cast_", {"target": f"{model.alias}::.*", "to": self.config.dtype})
+            if self.working is not None and not self.rounds_later(model):
+                yield _step("cast_", {"target": f"{model.alias}::.*", "to": self.working})
         if not self.whole:
             yield _step("prefixes", {"mode": "add", "alias": _MERGED})
-        for piece in self.pieces():
+        for piece, groups in self.groups:
             yield from self.told(piece)
-            yield from self.piece_steps(piece)
+            for mix, names in groups:
+                yield from self.mix_steps(piece, mix, names)
         if (dtype := self.last_cast()) is not None:
             yield _step("cast_", {"target": f"{self.alias}::.*", "to": dtype})
 
@@ -145,7 +167,7 @@ class _Writer:
     def last_cast(self) -> str | None:
         """The dtype that the result has yet to be cast to."""
         out = self.config.out_dtype or (self.config.dtype if self.copies else None)
-        before = None if self.copies else self.config.dtype
+        before = None if self.copies else self.working
         has = {before} if before is not None else set().union(*(m.kinds for m in self.models.values()))
         return None if has == {out} else out
 
@@ -159,19 +181,22 @@ class _Writer:
 
     def rounds_later(self, model: Model) -> bool:
         """Whether a cast of the model to the dtype would change nothing that its results are not cast to anyway."""
-        if model.kinds == {self.config.dtype} or self.copies:
+        if model.kinds == {self.working} or self.copies:
             return True
         small = all(BY_NAME[kind].kind == "float" and BY_NAME[kind].bits <= 32 for kind in model.kinds)
-        return self.config.method != "passthrough" and self.config.dtype == "float32" and small and bool(model.kinds)
+        computed = all(mix.by is None for _, groups in self.groups for mix, _ in groups)
+        return computed and self.working == "float32" and small and bool(model.kinds)
 
     def stack(self, source: Source) -> Stack:
         return self.models[source.model].stack
 
     def layers(self, source: Source) -> range:
-        layers, count = source.layers, self.stack(source).count
+        layers, count = source.layers, self.stack(source).size
         assert layers is not None
         if layers.stop > count:
-            message = f"layer_range [{layers.start}, {layers.stop}] goes beyond '{source.model}', which has {count} layers"
+            message = (
+                f"layer_range [{layers.start}, {layers.stop}] goes beyond '{source.model}', which has {count} layers"
+            )
             raise refused(message, source.span, f"END is {count} at most.", FORM)
         return layers
 
@@ -181,7 +206,7 @@ class _Writer:
         if self.whole:
             yield _Piece(head, tuple(names))
             return
-        alike = [s.model for s in head.sources] == [s.model for s in tail.sources]
+        alike = _without_layers(head) == _without_layers(tail)
         yield _Piece(head, tuple(self.outside(head.sources[0], front=True, back=alike)))
         start = 0
         for piece in self.config.slices:
@@ -210,7 +235,7 @@ class _Writer:
         source = piece.slice.sources[0]
         if not name or (self.whole and not self.spread(piece)) or (place := self.stack(source).place(name)) is None:
             return 0.0
-        layers = self.layers(source) if self.config.sliced else range(self.stack(source).count)
+        layers = self.layers(source) if self.config.sliced else range(self.stack(source).size)
         return (place[0] - layers.start) / max(len(layers) - 1, 1)
 
     def spread(self, piece: _Piece) -> bool:
@@ -224,15 +249,19 @@ class _Writer:
     def filters(self, piece: _Piece) -> list[str]:
         return list(dict.fromkeys(c.filter for c in self.conditions(piece) if c.filter is not None))
 
-    def piece_steps(self, piece: _Piece) -> Iterator[str]:
+    @cached_property
+    def groups(self) -> list[tuple[_Piece, list[tuple[Mix, list[str]]]]]:
+        """The tensors of each piece, by what they are made of."""
+        return [(piece, list(self.mixes(piece))) for piece in self.pieces()]
+
+    def mixes(self, piece: _Piece) -> Iterator[tuple[Mix, list[str]]]:
         if not piece.names and (self.filters(piece) or self.spread(piece)):
             assert self.models[piece.slice.sources[0].model].names, "it is not here, which is refused"
         groups: dict[tuple[str, float | None], tuple[Mix, list[str]]] = {}
         for name in piece.names or ("",):
             mix = mix_of(self.config, self.models, piece.slice, name, self.depth(piece, name))
             groups.setdefault((mix.expr, mix.by), (mix, []))[1].append(name)
-        for mix, names in groups.values():
-            yield from self.mix_steps(piece, mix, names)
+        yield from groups.values()
 
     def mix_steps(self, piece: _Piece, mix: Mix, names: Iterable[str]) -> Iterator[str]:
         """The steps that make tensors of one mix: led by the model that is changed in place, if it is among them."""
@@ -284,13 +313,16 @@ class _Writer:
         expr = mix.expr if mix.by is None else f"{mix.by!r}*{mix.expr}"
         operands = {self.of(s).alias: ref for s, ref in zip(mix.sources, [source, *others], strict=True)}
         payload = {"from": operands, "expr": expr} | ({} if own else {"to": to})
-        dtype = self.config.dtype
-        kinds = self.of(mix.sources[0]).kinds
+        dtype, kinds = self.working, self.of(mix.sources[0]).kinds
         return _step("compute", payload | ({"dtype": dtype} if dtype and kinds != {dtype} and kinds else {}))
 
 
 def _span(layers: range) -> str:
     return f"{layers.start} to {layers.stop - 1}" if len(layers) > 1 else str(layers.start)
+
+
+def _without_layers(piece: Slice) -> object:
+    return [(s.model, s.parameters) for s in piece.sources], piece.parameters
 
 
 def _shifted(name: str, stack: Stack, by: int) -> str:
@@ -299,7 +331,10 @@ def _shifted(name: str, stack: Stack, by: int) -> str:
 
 
 def _step(op: str, payload: Mapping[str, Any]) -> str:
-    return f"  - {op}: {flow(payload)}"
+    line = f"  - {op}: {flow(payload)}"
+    if len(line) <= _WIDTH:
+        return line
+    return "\n".join([f"  - {op}:", *(f"      {key}: {flow(value)}" for key, value in payload.items())])
 
 
 def flow(value: Any) -> str:

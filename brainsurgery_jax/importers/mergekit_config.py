@@ -1,4 +1,4 @@
-"""What a mergekit configuration says: models, slices, parameters. Whatever is not understood is refused, at its place."""
+"""What a mergekit configuration says: models, slices, parameters. What is not understood is refused, at its place."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ OTHER_METHODS = (
 )  # fmt: skip
 _KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
          "tokenizer")  # fmt: skip
+_SWITCHES = ("normalize", "int8_mask", "rescale")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -168,7 +169,7 @@ class _Reader:
     def slices(self, root: Map) -> tuple[tuple[Slice, ...], bool]:
         models, slices = get(root, "models"), get(root, "slices")
         if (models is None) == (slices is None):
-            found = "both" if models else "neither"
+            found = "neither" if models is None else "both"
             self.complain(f"expected either `models` or `slices`, got {found}", models or root)
             return (), False
         if models is not None:
@@ -282,9 +283,12 @@ class _Reader:
     def values(self, name: str, node: Node) -> tuple[float, ...]:
         nodes = node.items if isinstance(node, List) else (node,)
         numbers = [n.value for n in nodes if isinstance(n, Scalar) and isinstance(n.value, (int, float))]
-        if len(numbers) < len(nodes) or not numbers:
-            self.complain(f"{name}: expected a number or a list of numbers, got {describe(node)}", node)
+        if name in _SWITCHES:
+            fits, wanted = isinstance(node, Scalar) and isinstance(node.value, bool), "true or false"
+        else:
+            fits = len(numbers) == len(nodes) > 0 and not any(isinstance(n, bool) for n in numbers)
+            wanted = "a number or a list of numbers"
+        if not fits:
+            self.complain(f"{name}: expected {wanted}, got {describe(node)}", node)
             return (0.0,)
-        if name == "normalize" and any(not isinstance(n, bool) for n in numbers):
-            self.complain(f"normalize: expected true or false, got {describe(node)}", node)
         return tuple(float(n) for n in numbers)

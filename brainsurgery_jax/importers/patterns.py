@@ -14,7 +14,7 @@ class Stack(NamedTuple):
     """The layers of a model: what their names start with, and how many there are."""
 
     prefix: str
-    count: int
+    size: int
 
     def place(self, name: str) -> tuple[int, str] | None:
         """Number and rest of the name of a tensor of a layer."""
@@ -27,7 +27,7 @@ def stacks(names: Iterable[str]) -> list[Stack]:
     found: dict[str, int] = {}
     for match in filter(None, map(_LAYER.fullmatch, names)):
         found[match["stack"]] = max(found.get(match["stack"], 0), int(match["at"]) + 1)
-    return sorted((Stack(*item) for item in found.items()), key=lambda stack: -stack.count)
+    return sorted((Stack(*item) for item in found.items()), key=lambda stack: -stack.size)
 
 
 def numbers(chosen: Collection[int], count: int) -> str:
@@ -70,6 +70,8 @@ def _candidates(filters: Sequence[str]) -> Iterator[str]:
     yield ".*"
     for text in texts:
         yield f".*{text}.*"
+    if len(texts) > 1:
+        yield f".*({'|'.join(texts)}).*"
     for upto in range(1, len(texts) + 1):
         without = f"(?!.*({'|'.join(texts[:upto])}))" if upto > 1 else f"(?!.*{texts[0]})"
         yield f"{without}.*"
@@ -108,7 +110,7 @@ def selections(
     for layers, rests in rectangles(inside):
         assert stack is not None
         others = {place[1] for place in places.values() if place is not None and place[0] in layers}
-        number = numbers(layers, stack.count)
+        number = numbers(layers, stack.size)
         rest = choose(rests, others, filters) or listed(rests)
         prefix = re.escape(stack.prefix)
         if renumber:

@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.failure import failed, misunderstood
 from brainsurgery_jax.lower.outputs import inside, publication, publications
 from brainsurgery_jax.lower.program import Check, Demand, Effect, Program, Publication
-from brainsurgery_jax.lower.state import Space, State, World
+from brainsurgery_jax.lower.state import State, World
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView, Unknown
-from brainsurgery_jax.op import OPS, ControlOp, Role, SinkOp, TensorOp, element_role
+from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.plan.parse import parse_step
@@ -43,7 +43,7 @@ from brainsurgery_jax.protocol import (
     Verdict,
     settle,
 )
-from brainsurgery_jax.select import Ref, compile_pattern, compile_template, parse_ref
+from brainsurgery_jax.select import Ref
 
 
 def lower_step(state: State, step: Step, world: World) -> State | Demand:
@@ -51,17 +51,18 @@ def lower_step(state: State, step: Step, world: World) -> State | Demand:
     if state.stopped:
         return state
     if step.op is None:
-        return _misunderstood(state, step, world)
+        return misunderstood(state, step, world)
     view = StepView(state, step, world)
     try:
         after = _sink(state, step, view) if isinstance(step.op, SinkOp) else _edited(state, step, view)
     except Unknown:
-        return _failed(state, step, world)
+        return failed(state, step, world)
     except Refusal as bad:
         if step.lenient and bad.code in _MISSING:
             after = replace(state, effects=(*state.effects, Effect(step, skipped=1, nested=state.nested)))
         else:
-            after = _failed(state.complain(_refused(step, bad, provisional=view.provisional)), step, world)
+            told = state.complain(_refused(step, bad, provisional=view.provisional))
+            after = failed(told, step, world, slow=bad.code == "regex-timeout")
     if view.wanted and not world.provisional:
         return Demand(tuple(view.wanted), step)
     if view.wanted and isinstance(after, State) and after.effects:
@@ -191,7 +192,7 @@ def _edited(state: State, step: Step, view: StepView) -> State | Demand:
         deleted.extend(f"{m.alias}::{m.name}" for m in moves)
         created.extend(f"{m.to_alias}::{m.to_name}" for m in moves)
         written.update(m.to_alias for m in moves)
-    effect = Effect(step, tuple(created), tuple(changed), tuple(deleted), len(skipped), state.nested)
+    effect = Effect(step, tuple(created), tuple(changed), tuple(deleted), len(skipped) + view.skipped, state.nested)
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
     if lines is not None and (told := "\n".join(lines)):
         after = after.with_checks((*after.checks, Check(step, told)))
@@ -303,110 +304,3 @@ def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys
     """The refusal of one item of a step, with the tensors that it is about, operands first."""
     about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in dict.fromkeys(keys))
     return Refusal(bad.code, f"{bad.message} ({about})", key=bad.key, hint=bad.hint)
-
-
-# --- Failure ----------------------------------------------------------------------------------------------------------
-
-
-def _misunderstood(state: State, step: Step, world: World) -> State:
-    """The state after a step that the parser refused: what any text in its payload may name is unknown."""
-    name, payload = next(iter(step.text.items())) if isinstance(step.text, dict) and step.text else ("", None)
-    if isinstance(OPS.get(name), SinkOp):  # it would have changed nothing
-        return state
-    spaces = {a: replace(s, tainted=True) for a, s in state.spaces.items()}
-    for value in _references(step.text):
-        for alias, space in spaces.items():
-            try:
-                ref = parse_ref(value, alias)
-            except Refusal:
-                continue
-            if ref.alias == alias:
-                spaces[alias] = _unknown(_unknown(space, "pattern", ref, None, None), "name", ref, None, None)
-    path = payload.get("path") if isinstance(payload, dict) else payload
-    return replace(state, spaces=spaces, images=_unsaved(state, path, world), doubtful=True)
-
-
-def _references(value: Any) -> Iterator[Any]:
-    """Everything in plain data that may be a reference: texts, and lists of texts."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        yield value
-        for item in value:
-            yield from _references(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _references(item)
-
-
-def _unsaved(state: State, path: Any, world: World) -> Mapping[str, Mapping[str, Expr] | None]:
-    """What was saved, after a step failed that may have been to save something at this path."""
-    return {world.key(path): None, **state.images} if isinstance(path, str) and path else state.images
-
-
-def _failed(state: State, step: Step, world: World) -> State:
-    """The state after a step that failed: what it would have made or changed is known to be unknown."""
-    assert step.op is not None
-    if isinstance(step.op, SinkOp):
-        return state
-    spaces, written = dict(state.spaces), set(state.writes)
-    refs = list(_refs(step))
-    source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
-    sources = None if source is None else state.spaces.get(source.alias)
-    creates = not (isinstance(step.op, TensorOp) and step.op.form.dest == "existing")
-    for key, role, ref in refs:
-        kept = isinstance(step.op, TensorOp) and key not in step.op.form.writes
-        if ref.alias in spaces and not kept:
-            spaces[ref.alias] = _unknown(spaces[ref.alias], role.kind, ref, source, sources, creates=creates)
-            written.add(ref.alias)
-    makes = step.op.makes if isinstance(step.op, ControlOp) else ""
-    alias = step.params.get(makes) or ("" if "to" in step.params else state.default_alias or "model")
-    if makes and alias in spaces:  # there is one already; later steps mean the one that could not be made
-        spaces[alias] = replace(spaces[alias], tainted=True)
-    images = _unsaved(state, step.params.get("path"), world)
-    after = replace(state, spaces=spaces, images=images, doubtful=state.doubtful or bool(makes))
-    return after.with_writes(written)
-
-
-def _refs(step: Step) -> Iterator[tuple[str, Role, Ref]]:
-    """Every reference of a step, with its key and role."""
-    assert step.op is not None
-    for f in step.op.fields():
-        value = step.params.get(f.param)
-        role = f.role or element_role(f.annotation)
-        if role is not None and role.kind == "operands" and value:  # only the first can be replaced
-            role, value = Role("pattern"), next(iter(value.values()))
-        for ref in value if isinstance(value, tuple) else (value,):
-            if isinstance(ref, Ref) and role is not None:
-                yield f.key, role, ref
-
-
-def _unknown(
-    space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None, *, creates: bool = True
-) -> Space:
-    """A space in which the tensors that `ref` names are unknown; where the names of what a step would have created are
-    not known either, all that seems to be missing is doubtful."""
-    try:
-        names = _named(space, kind, ref, source, sources)
-    except Refusal:
-        names = None
-    if names is None:
-        return replace(space, tainted=space.tainted or creates)
-    left = {n: e for n, e in space.names.items() if n not in names}
-    return replace(space, names=left, unknown=space.unknown | names)
-
-
-def _named(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
-    """The names that a reference of a failed step stands for, as far as they can be told."""
-    if kind == "pattern":
-        return frozenset(name for name, _ in compile_pattern(ref.name).matches(space.names))
-    if kind == "name":
-        return frozenset((ref.name,)) if isinstance(ref.name, str) else None
-    if source is None or sources is None:
-        return None
-    pattern = compile_pattern(source.name)
-    template = compile_template(ref.name, pattern)
-    if template.literal is not None:
-        return frozenset((template.literal,))
-    made = frozenset(template.fill(name, binding) for name, binding in pattern.matches(sources.names))
-    return made or None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.lower.state import Draft
+from brainsurgery_jax.op import Op, TensorOp
 
 
 def of_pattern(text: str, space: Draft, tokens: Sequence[str] = ()) -> str:
@@ -20,6 +21,13 @@ def of_pattern(text: str, space: Draft, tokens: Sequence[str] = ()) -> str:
     if any(plain in name for name in space.names):
         return f"A pattern must match the whole name; for names that contain it write '.*{text}.*'."
     return ""
+
+
+def of_destination(op: Op | None, key: str) -> str:
+    """What to do where an op that writes into tensors finds none under a name."""
+    if not isinstance(op, TensorOp) or op.form.dest != "existing" or key not in op.form.writes:
+        return ""
+    return f"`{op.name}` writes into a tensor that is there: `copy` one to that name first, or use `compute`."
 
 
 def count(space: Draft) -> str:

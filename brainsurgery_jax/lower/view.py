@@ -56,6 +56,7 @@ class StepView:
         self.wanted: dict[Expr, None] = {}
         self.provisional = False
         self.gone: set[str] = set()
+        self.skipped = 0  # matches that a lenient step left out
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
         self.graph.span = step.span
 
@@ -137,7 +138,8 @@ class StepView:
         self, source: Ref, targets: Mapping[str, Ref], shared: Collection[str] = ()
     ) -> list[tuple[str, tuple[str, ...]]]:
         """For every match of `source`, sorted: its name, and the names that the templates make of it. Under the keys
-        that are `shared` several matches may have one name: it is only read."""
+        that are `shared` several matches may have one name: it is only read. A lenient step leaves out the matches for
+        which there is nothing to read."""
         key = self._key(source)
         matches = self._matches(source, key)
         if not matches:
@@ -147,17 +149,22 @@ class StepView:
             self.space(target.alias, target_key)
             with at_key(target_key):
                 template = _template(target.name, _pattern(source.name))
-                names = [template.fill(name, binding) for name, binding in matches]
+                filled.append([template.fill(name, binding) for name, binding in matches])
+        rows = list(zip((name for name, _ in matches), *filled, strict=True))
+        if shared and self.step.lenient:
+            read = [(at, targets[k].alias) for at, k in enumerate(targets, 1) if k in shared]
+            there = [row for row in rows if all(self._may_exist(alias, row[at]) for at, alias in read)]
+            self.skipped += len(rows) - len(there)
+            rows = there
+        for at, target_key in enumerate(targets, 1):
             if target_key not in shared:
-                hints.refuse_collisions([name for name, _ in matches], names, target_key)
-            filled.append(names)
-        return list(
-            zip(
-                (name for name, _ in matches),
-                zip(*filled, strict=True) if filled else ((),) * len(matches),
-                strict=True,
-            )
-        )
+                hints.refuse_collisions([row[0] for row in rows], [row[at] for row in rows], target_key)
+        return [(row[0], row[1:]) for row in rows]
+
+    def _may_exist(self, alias: str, name: str) -> bool:
+        """Whether a tensor exists, or might, had no step failed."""
+        space = self.space(alias)
+        return name in space.names or space.tainted or name in space.unknown
 
     def _key(self, ref: Ref) -> str:
         inner = (item for v in self.step.params.values() if isinstance(v, Mapping) for item in v.items())
@@ -180,7 +187,8 @@ class StepView:
                 raise Unknown
             near = did_you_mean(name, space.names)
             message = f"'{name}' does not exist in '{alias}' ({hints.count(space)}).{near}"
-            raise Refusal("tensor-missing", message, key=key, hint=hints.where(space))
+            hint = hints.of_destination(self.step.op, key) or hints.where(space)
+            raise Refusal("tensor-missing", message, key=key, hint=hint)
         if expr.kind == "poison":
             raise Unknown
         self.provisional |= expr.provisional

@@ -35,7 +35,8 @@ class Values:
 
     def __init__(self, expression: Expression, arrays: Mapping[str, Any]):
         self.expression, self.arrays = expression, arrays
-        self.nbytes: list[int] = []  # of what was made on the way
+        self.kept: list[int] = [0]  # bytes of what contractions and reductions make, and sort
+        self.passing: list[int] = [0]  # bytes of what is made element by element: compiled code makes it as it is used
 
     def of(self, node: ast.expr) -> Any:
         """The value of a node: an array, a number, or what a function takes beside them."""
@@ -71,10 +72,23 @@ class Values:
         except (TypeError, ValueError, LookupError, ArithmeticError, NotImplementedError) as bad:
             raise self._refused(node, bad, args) from bad
         if _is_array(made):
-            self.nbytes.append(made.size * made.dtype.itemsize)
+            self._count(node, made, args)
         elif isinstance(made, int | float) and not _is_sane(made):
             raise self.expression.refused(node, f"'{self.expression.source(node)}' is too large a number")
         return made
+
+    def _count(self, node: ast.expr, made: Any, args: Sequence[Any]) -> None:
+        function = FUNCTIONS[node.func.id] if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else None
+        product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
+        kept = product or (function is not None and not (function.elementwise or function.fused))
+        (self.kept if kept else self.passing).append(_nbytes(made))
+        if function is not None and function.sorts:
+            self.kept.extend(2 * _nbytes(x) for x in args if _is_array(x))
+
+    @property
+    def workspace(self) -> int:
+        """Bytes that it takes at most, from above, besides operands and result."""
+        return sum(self.kept) + min(sum(self.passing), 2 * max(self.passing))
 
     def _refused(self, node: ast.expr, bad: Exception, args: Sequence[Any]) -> Refusal:
         shapes = [_shown(x) for x in args if _is_array(x)]
@@ -90,6 +104,10 @@ def _is_sane(x: float) -> bool:
 
 def _is_array(x: Any) -> bool:
     return hasattr(x, "dtype") and hasattr(x, "shape")
+
+
+def _nbytes(x: Any) -> int:
+    return x.size * x.dtype.itemsize
 
 
 def _shown(x: Any) -> str:

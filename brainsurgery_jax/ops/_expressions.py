@@ -209,7 +209,10 @@ class _Reading:
             raise self.refused(node, found, usage)
         for argument in node.args:
             self.argument(argument)
-        for keyword in node.keywords:
+        given = [keyword.arg for keyword in node.keywords]
+        for at, keyword in enumerate(node.keywords):
+            if keyword.arg in given[:at]:
+                raise self.refused(keyword.value, f"'{name}' is given '{keyword.arg}' twice", usage)
             if keyword.arg not in function.keywords:
                 near = did_you_mean(str(keyword.arg), function.keywords)
                 raise self.refused(keyword.value, f"'{name}' has no argument '{keyword.arg}'.{near}", usage)

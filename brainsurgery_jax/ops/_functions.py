@@ -9,8 +9,12 @@ from brainsurgery_jax._lazy import jax, jnp
 
 
 class Function(NamedTuple):
-    """A function: how a call of it is written, what computes it, how many arguments stand without a name (at least,
-    at most), the names of the others, whether it works element by element, and whether it takes lists among them."""
+    """A function: how a call of it is written, and what computes it.
+
+    `tensors`: how many arguments stand without a name, at least and at most; `lists`: there may be lists among them.
+    `keywords`: the names of the others. `elementwise`: it treats each element by itself. `sorts`: it sorts copies.
+    `fused`: like those, compiled code makes its result as it is used, not as a whole.
+    """
 
     usage: str
     fn: Callable[..., Any]
@@ -18,6 +22,8 @@ class Function(NamedTuple):
     keywords: tuple[str, ...] = ()
     elementwise: bool = False
     lists: bool = False
+    sorts: bool = False
+    fused: bool = False
 
 
 MANY = 99
@@ -86,12 +92,12 @@ FUNCTIONS: dict[str, Function] = {
     "min": _reduce("min", extra="` or, of two, `minimum(x, y)"),
     "max": _reduce("max", extra="` or, of two, `maximum(x, y)"),
     "norm": _reduce("norm", _norm),
-    "median": _reduce("median"),
-    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _of("quantile"), (2, 2), _AXES),
+    "median": _reduce("median")._replace(sorts=True),
+    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _of("quantile"), (2, 2), _AXES, sorts=True),
     "softmax": Function("softmax(x, axis=-1)", _softmax, keywords=("axis",)),
     "matmul": Function("matmul(x, y)", _of("matmul"), (2, 2)),
     "dot": Function("dot(x, y)", _of("dot"), (2, 2)),
-    "outer": Function("outer(x, y)", _outer, (2, 2)),
+    "outer": Function("outer(x, y)", _outer, (2, 2), fused=True),
     "transpose": Function("transpose(x, (1, 0))", _of("transpose"), (1, 2), lists=True),
     "reshape": Function("reshape(x, (2, -1))", _reshape, (2, 9), lists=True),
     "concat": Function("concat(x, y, axis=0)", _joining("concatenate"), (1, MANY), ("axis",), lists=True),
@@ -99,8 +105,8 @@ FUNCTIONS: dict[str, Function] = {
     "repeat": Function("repeat(x, 2, axis=0)", _of("repeat"), (2, 2), ("axis",)),
     "flip": Function("flip(x, axis=0)", _of("flip"), keywords=("axis",)),
     "diag": Function("diag(x)", _of("diag")),
-    "tril": Function("tril(x, k=0)", _of("tril"), keywords=("k",)),
-    "triu": Function("triu(x, k=0)", _of("triu"), keywords=("k",)),
+    "tril": Function("tril(x, k=0)", _of("tril"), keywords=("k",), fused=True),
+    "triu": Function("triu(x, k=0)", _of("triu"), keywords=("k",), fused=True),
     "eye": Function("eye(4)", lambda *n: jnp.eye(*_counts(*n), dtype=jnp.float32), (1, 2)),
     "arange": Function("arange(4)", lambda *n: jnp.arange(*_counts(*n), dtype=jnp.int64), (1, 3)),
 }  # fmt: skip

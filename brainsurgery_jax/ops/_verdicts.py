@@ -12,6 +12,7 @@ WORDS = {"is": "exactly", "ge": "at least", "gt": "more than", "le": "at most", 
 
 
 def bounded(label: str, found: int, bounds: dict[str, int | None]) -> Known:
+    """That a number satisfies all bounds, or which it breaks."""
     holds = {"is": found.__eq__, "ge": found.__ge__, "gt": found.__gt__, "le": found.__le__, "lt": found.__lt__}
     broken = [f"{WORDS[k]} {b}" for k, b in bounds.items() if b is not None and not holds[k](b)]
     return Known(not broken, f"{label} is {found}, expected {' and '.join(broken)}" if broken else "")
@@ -31,11 +32,13 @@ def check_bounds(bounds: Mapping[str, float | None], *, whole: bool = True) -> N
 
 
 def of_each(view: View, ref: Ref, judge: Callable[[Item], Verdict]) -> Verdict:
+    """That what `judge` asks holds of every match, of which there must be one."""
     items = view.select(ref, "of", required=False)
     return Every(tuple(judge(i) for i in items)) if items else Known(False, f"no tensor matches '{ref}'")
 
 
 def paired(view: View, left: Ref, right: Ref, compare: Callable[[Expr, Expr, str], Verdict]) -> Verdict:
+    """That what `compare` asks holds of every match on the left and the tensor that `right` names for it."""
     if not view.match(left, "left"):
         return Known(False, f"no tensor matches '{left}'")
     parts: list[Verdict] = []

@@ -1,8 +1,9 @@
-"""`assert` and its operators. What headers settle is settled by `check`; the rest are one-pass reductions."""
+"""`assert`, with the operators that headers settle and those that join others."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field, StrictInt
@@ -180,13 +181,15 @@ def same_names(view: View, *, left: Annotated[Ref, _NAMES], right: Annotated[Ref
 
 def _names(view: View, ref: Ref, key: str) -> set[str]:
     """The names that a pattern matches, or all of an alias."""
-    if isinstance(ref.name, str) and ref.name in view.aliases() and not (ref.alias and view.match(ref, key)):
+    alias = ref.alias or view.default_alias
+    found = set(view.match(replace(ref, alias=alias), key)) if alias else set()
+    if not found and isinstance(ref.name, str) and ref.name in view.aliases():
         return set(view.names(ref.name))
-    if not ref.alias:
+    if not alias:
         known = ", ".join(view.aliases()) or "none"
         hint = f"Write an alias ({known}), or a pattern with its alias: `ALIAS::.+`."
         raise Refusal("alias-unknown", f"unknown alias '{ref.name}'", key=key, hint=hint)
-    return set(view.match(ref, key))
+    return found
 
 
 def _listed(names: Collection[str]) -> str:

@@ -35,10 +35,10 @@ def _computed(xs: Sequence[Any], expression: Expression, names: Sequence[str], d
 
 
 class _Made(NamedTuple):
-    """What an expression gives before it is rounded, and the bytes of all that is made on the way."""
+    """What an expression gives before it is rounded, and the bytes that it takes on the way."""
 
     aval: Aval
-    nbytes: int
+    workspace: int
 
 
 @lru_cache(maxsize=4096)
@@ -51,12 +51,12 @@ def _abstract(expression: Expression, names: tuple[str, ...], avals: tuple[Aval,
         made = values.of(expression.tree)
         if isinstance(made, tuple):
             raise expression.refused(expression.tree, "the expression is a shape, no tensor")
-        held.extend(values.nbytes)
+        held.append(values.workspace)
         return jnp.asarray(made)
 
     with jax.enable_x64(True), freely():
         out: Any = jax.eval_shape(traced, *(jax.ShapeDtypeStruct(a.shape, to_numpy(a.dtype)) for a in avals))
-    return _Made(Aval(tuple(out.shape), BY_NAME[out.dtype.name]), sum(held))
+    return _Made(Aval(tuple(out.shape), BY_NAME[out.dtype.name]), max(held))
 
 
 def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
@@ -65,9 +65,9 @@ def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, .
 
 
 def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
-    """Bytes, from above: operands widened, and all that is made on the way."""
-    widened = sum(a.size * max(4, a.dtype.bits // 8) for a in avals)
-    return widened + _abstract(params["expression"], params["names"], avals).nbytes
+    """Bytes, from above: operands widened, and what is made on the way."""
+    widened = sum(4 * a.size for a in avals if a.dtype.bits < 32)
+    return widened + _abstract(params["expression"], params["names"], avals).workspace
 
 
 @kernel("compute", result=_result, workspace=_workspace)
@@ -101,9 +101,13 @@ def compute(
     names filled from its match (one tensor may serve for all). The result replaces the first tensor, whose shape it
     must have; with `to` it is stored there, whatever was there before. It is rounded once, to `dtype`, or else to the
     dtype of the tensor that it replaces, or of the first. Small floats are computed in float32, float64 stays, and
-    shapes broadcast as in numpy. What works element by element is computed in blocks, the rest on whole tensors.
-    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~, slices, .T, .shape and functions such as
-    abs, sqrt, where, clip, sum, mean, norm (with `axis`), outer, concat, reshape, eye, diag, softmax.
+    shapes broadcast as in numpy. Magnitudes below 1.2e-38 may become zero on the way. What works element by element is
+    computed in blocks, the rest on whole tensors.
+
+    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~, slices, .T, .shape, and functions as in
+    numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where isfinite
+    isnan zeros_like ones_like. With `axis` and `keepdims`: sum mean std var min max norm median quantile. Others:
+    softmax matmul dot outer transpose reshape concat stack repeat flip diag tril triu eye arange.
     Example: `compute: {from: {w: '(.*)\\.weight', r: direction}, expr: 'w - outer(r, r @ w)'}`
     """
     assert isinstance(expr, Expression)
@@ -114,9 +118,9 @@ def compute(
     targets = read if to is None else {**read, "to": to}
     for name, made_of_it in view.rename(first, targets, shared=read):
         found = (name, *made_of_it)
-        whole_ = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(from_.items(), found, strict=False)]
-        operands = [view.slice(e, ref, key) for (key, ref), e in zip(from_.items(), whole_, strict=True)]
-        place = Item(name, whole_[0]) if to is None else _old(view, to, found[-1])
+        wholes = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(from_.items(), found, strict=False)]
+        operands = [view.slice(e, ref, key) for (key, ref), e in zip(from_.items(), wholes, strict=True)]
+        place = Item(name, wholes[0]) if to is None else _old(view, to, found[-1])
         kept = operands[0] if place is None else place.expr
         try:
             made = _made_of(view, expr, names, operands, dtype, kept.aval.dtype)

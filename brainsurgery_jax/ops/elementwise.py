@@ -139,10 +139,14 @@ def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Ar
 
 
 def _between(x: Array, y: Array, t: Any) -> Array:
-    """From the nearer of the two, so that both ends are exact."""
+    """From the nearer of the two, so that both ends are exact. The arrays are the callee's to overwrite."""
     near = t < 0.5
     choose = (lambda a, b: a if near else b) if on_host(x) else (lambda a, b: jnp.where(near, a, b))
-    return choose(x, y) + choose(t, t - 1).astype(x.dtype) * (y - x)
+    start, other = choose(x, y), choose(y, x)
+    other -= start
+    other *= choose(t, 1 - t).astype(x.dtype)
+    other += start
+    return other
 
 
 @op(

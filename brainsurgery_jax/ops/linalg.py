@@ -114,10 +114,14 @@ def _plain_product(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
 
 
 def _contracting(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
-    """Bytes besides operands and result: operands widened and with their axes in another order, the result widened."""
+    """Bytes besides operands and result: operands widened, or with axes in an order that BLAS does not take, and the
+    result widened."""
     sizes = _sizes(avals, params["equation"])
     made = prod(sizes[letter] for letter in _terms(params["equation"])[1])
-    return _BLAS + sum((2 * a.size + made) * max(4, a.dtype.bits // 8) for a in avals)
+    wide = max(4, avals[0].dtype.bits // 8)
+    taken = _plain_product(avals, params) and all(len(a.shape) <= 2 for a in avals)
+    copied = sum(a.size for a in avals if not taken or a.dtype.bits < 32)
+    return _BLAS + wide * (copied + made)
 
 
 @kernel(result=_contracted, host=_plain_product, workspace=_contracting)

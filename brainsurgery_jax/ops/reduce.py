@@ -14,7 +14,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import SlicedPattern, Template, control, kernel
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import kind, on_host, to_float32, to_float64, widen
-from brainsurgery_jax.ops.shape import axis_of, concatenate, reshape, section
+from brainsurgery_jax.ops.shape import axis_of, concatenate, section, with_shape
 from brainsurgery_jax.protocol import Bind, Edit, Expr, View
 
 Mode = Annotated[Literal["mean", "sum", "min", "max", "norm"], Word]
@@ -41,10 +41,18 @@ def _partial_aval(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[A
     return (Aval(tuple(1 if axis in params["axes"] else n for axis, n in enumerate(x.shape)), dtype),)
 
 
+def _working(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    """Bytes of a part in the dtype that is computed in, and of its magnitudes."""
+    (x,) = avals
+    if params["mode"] in ("min", "max"):
+        return 4 * x.size
+    return x.size * {"complex": 40, "float": 8}.get(x.dtype.kind, 16)
+
+
 @kernel(
     result=_partial_aval,
     host=lambda avals, params: True,
-    workspace=lambda avals, params: 32 * avals[0].size,
+    workspace=_working,
     guarded=True,
     refusal=UNFIT,
 )
@@ -55,8 +63,10 @@ def partial(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[
     if mode in ("min", "max"):
         return getattr(xp, mode)(widen(x), axis=axes, keepdims=True).astype(x.dtype), exact
     wide = _widened(x)
-    if mode == "squares":
-        wide = wide.real**2 + wide.imag**2 if kind(wide) == "complex" else wide * wide
+    if mode == "squares" and kind(wide) == "complex":
+        wide = wide.real**2 + wide.imag**2
+    elif mode == "squares":
+        wide *= wide
     elif kind(x) in ("int", "uint") and x.dtype.itemsize == 8:
         exact = xp.sum(xp.abs(x.astype(np.float64))) < 2.0**62
     return xp.sum(wide, axis=axes, keepdims=True), exact
@@ -159,4 +169,4 @@ def reduce(
             count = prod(x.aval.shape[axis] for axis in axes)
             made = view.apply(finished, made, mode=mode, count=count, dtype=_result_dtype(x.aval.dtype, mode))
         kept = tuple(n for axis, n in enumerate(x.aval.shape) if axis not in axes)
-        yield Bind(to.alias, target, made if keepdims else view.apply(reshape, made, shape=kept))
+        yield Bind(to.alias, target, made if keepdims else view.apply(with_shape, made, shape=kept))

@@ -13,7 +13,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Moves, Slice
 from brainsurgery_jax.op import Name, Role, SlicedPattern, control, kernel
 from brainsurgery_jax.ops._fields import Text
-from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, reshape, section
+from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, section, with_shape
 from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
 from brainsurgery_jax.select import Index, gather, scatter
 
@@ -72,7 +72,7 @@ def _joined(view: View, parts: Sequence[Expr], axis: int) -> Expr:
 
 @control()
 def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None, dim: Dim = 0) -> Iterator[Edit]:
-    """Join tensors along an axis: a list of them, or with `over` all that a pattern matches.
+    """Join tensors along an axis: a list of them, or with `over` all that a pattern matches. The sources stay.
 
     Of a list, each source must match exactly one tensor, and `to` is one literal name. With `over: e`, those names that
     differ in the capture `e` alone are joined in numeric order, and `to` is a template of the other captures:
@@ -87,10 +87,10 @@ def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None,
 
 @control()
 def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, dim: Dim = 0) -> Iterator[Edit]:
-    """Join tensors of one shape along a new axis: a list of them, or with `over` all that a pattern matches.
+    """Join tensors of one shape along a new axis: a list, or with `over` all that a pattern matches. The sources stay.
 
     `dim` is the place of the new axis in the result. `over` is as for `concat`:
-    `stack: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`. The sources stay.
+    `stack: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`.
     Example: `stack: {from: [head.0.w, head.1.w], to: heads.w, dim: 0}`
     """
     for target, items in _sets(view, from_, to, over):
@@ -98,7 +98,7 @@ def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, 
         _refuse_unlike(items, None)
         axis = axis_of(dim, Aval((*shape, 1), items[0].expr.aval.dtype))
         layer = (*shape[:axis], 1, *shape[axis:])
-        yield Bind(to.alias, target, _joined(view, [view.apply(reshape, i.expr, shape=layer) for i in items], axis))
+        yield Bind(to.alias, target, _joined(view, [view.apply(with_shape, i.expr, shape=layer) for i in items], axis))
 
 
 # --- Cutting ----------------------------------------------------------------------------------------------------------

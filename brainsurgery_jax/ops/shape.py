@@ -11,12 +11,13 @@ from pydantic import Field, StrictInt
 from brainsurgery_jax._lazy import Array, Shaped, jnp
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Take, Update, resolve_shape
+from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
 from brainsurgery_jax.op import Form, Number, Pattern, SlicedPattern, Template, control, kernel, op
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.protocol import Bind, Edit, Expr, View
 from brainsurgery_jax.select import Index
+from brainsurgery_jax.taking import Take
 
 Dim = Annotated[StrictInt, Field(description="axis; negative counts from the end")]
 Axes = Annotated[tuple[StrictInt, ...], Field(min_length=2, max_length=2, description="the two axes to swap")]
@@ -58,6 +59,15 @@ def reshape(x: Shaped[Array, "..."], *, shape: Annotated[tuple[StrictInt, ...], 
     Example: `reshape: {from: w, to: w_heads, shape: [12, 64, -1]}`
     Example: `reshape_: {target: '.*bias', shape: [1, -1]}`
     """
+    return jnp.reshape(x, shape)
+
+
+@kernel(
+    moves=lambda avals, *, shape: Reshape(shape),
+    noop=lambda avals, params: avals[0].shape == params["shape"],
+)
+def with_shape(x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Array:
+    """The elements under another shape, which is known to fit, empty or not."""
     return jnp.reshape(x, shape)
 
 
@@ -216,7 +226,7 @@ def _repeated(avals: tuple[Aval, ...], *, times: int, mode: str, dim: int) -> Ta
     size = avals[0].shape[axis]
     if size * times > MOST_COPIES:
         found = f"{times:,} times the {size:,} entries of axis {axis} of {avals[0]} are too many"
-        raise Refusal("repeat-size", found, key="times", hint="Lower `times`.")
+        raise Refusal("tensor-too-large", found, key="times", hint="Lower `times`.")
     return Take(axis, Copies(size, times, mode))
 
 

@@ -24,6 +24,7 @@ from brainsurgery_jax.plan.oly_words import (
     ESCAPES,
     HEX_DIGITS,
     KEY,
+    MAX_DEPTH,
     NAME,
     PAIR,
     UNWRITABLE,
@@ -33,8 +34,6 @@ from brainsurgery_jax.plan.oly_words import (
     written,
 )
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, shorten
-
-MAX_DEPTH = 50  # brackets in brackets: reading recurses five calls a level
 
 _BRACES = "A nested mapping needs braces, as in `assert: equal: {left: a, right: b}`."
 
@@ -49,7 +48,7 @@ def parse_oly(text: str, file: str = "<line>", line: int = 1) -> Node:
 def to_oly(step: Any) -> str:
     """The line that reads back as this step: the name of an op, or a mapping of one to its payload.
 
-    Raises a ValueError for what the form cannot say: other data, integers of over 1000 digits, half characters.
+    Raises a ValueError for what the form cannot say: other data, integers of over 1000 digits, half characters, U+0000.
     """
     if isinstance(step, str):
         return _key(step, NAME)
@@ -260,7 +259,7 @@ class _Line:
         width = HEX_DIGITS[word]
         digits = self.text[self.at + 1 : self.at + 1 + width]
         code = int(digits, 16) if re.fullmatch(rf"[0-9a-fA-F]{{{width}}}", digits) else -1
-        if not (0 <= code < 0xD800 or 0xDFFF < code <= 0x10FFFF):
+        if not (0 < code < 0xD800 or 0xDFFF < code <= 0x10FFFF):
             hint = rf"Write '\{word}' with the {width} hexadecimal digits of a character."
             self.fail(f"'\\{word}{digits}' stands for no character", hint, start)
         self.at += width
@@ -294,7 +293,7 @@ class _Line:
         return Scalar(found[0], found[0], span)
 
     def word(self) -> str:
-        return re.split(r"[ \t,:]", self.rest, maxsplit=1)[0]
+        return re.split(r"[ \t,:\]}]", self.rest, maxsplit=1)[0]
 
     def found(self) -> str:
         return f"'{self.word() or self.next}'" if self.rest else "the end of the line"
@@ -317,6 +316,9 @@ class _Line:
         if self.next in ("]", "}"):
             hint = "Remove it, or quote the text that it belongs to."
             self.fail(f"nothing is open that this '{self.next}' could close", hint)
+        if last.endswith(":") and self.text[start] == "[":
+            hint = f"Close the list with ']' before it, or put it in braces: {{{last} {self.word()}}}."
+            self.fail(f"'{last} {self.word()}' stands in the list that is opened in column {start + 1}", hint)
         if last.endswith(":"):
             self.fail(f"the text '{last}' is a value here, but {self.found()} follows it", _BRACES)
         if PAIR.match(self.text, self.at) is not None:

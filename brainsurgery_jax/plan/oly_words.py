@@ -15,10 +15,11 @@ PAIR = re.compile(rf"(?:{KEY.pattern})[ \t]*:(?!:)")  # `base::x` is a reference
 UNWRITABLE = re.compile(r"[^\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 ESCAPES = {
-    "0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b", '"': '"',
+    "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b", '"': '"',
     "/": "/", "\\": "\\", " ": " ", "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
 }  # fmt: skip
 HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
+MAX_DEPTH = 50  # brackets in brackets: reading recurses five calls a level
 
 _WORDS: Mapping[str, Plain] = {
     "null": None, "NULL": None, "~": None, ".inf": math.inf, "-.inf": -math.inf, ".nan": math.nan,
@@ -83,8 +84,8 @@ def written(value: Any) -> str:
 
 def quoted(text: str) -> str:
     """The text in single quotes; in double ones if it holds what must be escaped."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"one line cannot say half a character, as in {shorten(ascii(text))}")
+    if any("\ud800" <= character <= "\udfff" or not ord(character) for character in text):
+        raise ValueError(f"one line cannot say half a character or U+0000, as in {shorten(ascii(text))}")
     if not UNWRITABLE.search(text):
         return "'" + text.replace("'", "''") + "'"
     return '"' + UNWRITABLE.sub(_escaped, re.sub(r'["\\]', r"\\\g<0>", text)) + '"'

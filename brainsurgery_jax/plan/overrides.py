@@ -18,10 +18,16 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.plan.paths import Segment, parse_path, put
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, read_scalar
 
+MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory
+
 
 def read_text(path: str) -> str:
     """The text of a UTF-8 file, with line ends as they are; `~` is the home directory."""
-    return Path(os.path.expanduser(path)).read_bytes().decode("utf-8")
+    with open(os.path.expanduser(path), "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it holds more than {MAX_BYTES:,} bytes, too many for a plan")
+    return data.decode("utf-8")
 
 
 def read_plan_files(

@@ -35,13 +35,15 @@ class Parser:
             self.problems.append(Diagnostic(code, message, span, hint))
 
     def plan(self, root: Map) -> Plan:
-        for key, _ in root.entries:
+        given = get(root, "inputs")
+        for key, value in root.entries:
             if key.text not in KEYS:
                 meant = _OTHER_KEYS.get(key.text.lower())
                 near = f" Did you mean '{meant}'?" if meant else did_you_mean(key.text, KEYS)
                 overridden = key.span.file.startswith("override ")
                 hint = _key_hint(key.text if overridden and not near else "")
                 self.complain("key-unknown", f"unknown top-level key '{key.text}'.{near}", key.span, hint)
+                given = given or (value if near.endswith("'inputs'?") else None)  # lest all references lack an alias
         version = _plain(get(root, "version"))
         if version not in (None, 1):
             self.complain(
@@ -50,7 +52,7 @@ class Parser:
                 _span(get(root, "version")),
                 "Write `version: 1` or leave it out; a newer plan needs a newer brainsurgery-jax.",
             )
-        inputs = self.inputs(get(root, "inputs"))
+        inputs = self.inputs(given)
         default = inputs[0].alias if len(inputs) == 1 else None
         steps = tuple(self.step(n, default) for n in _items(get(root, "transforms")))
         return Plan(inputs, steps, self.outputs(root), self.seed(get(root, "seed")), self.doubtful)

@@ -40,6 +40,15 @@ class Payload:
         self.problems.append(Diagnostic(code, f"{'.'.join([self.label, *map(str, key)])}: {message}", where, hint))
 
 
+_OTHER_KEYS: Mapping[str, tuple[str, ...]] = {
+    "axis": ("dim", "axes"), "axes": ("dim", "order"), "dims": ("axes", "dim", "order", "shape"), "weight": ("t",),
+    "alpha": ("t", "by"), "by": ("t",), "index": ("indices",), "keepdim": ("keepdims",), "op": ("mode",),
+    "reduction": ("mode",), "size": ("shape", "sizes"), "pad_width": ("width",), "repeats": ("times",),
+    "chunks": ("parts",), "factor": ("by",), "name": ("target",),
+}  # fmt: skip
+"""What other tools call our keys."""
+
+
 def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field] | None = None) -> dict[str, Any]:
     """The parameters of `op` that a payload spells; mistakes go to `reading.problems`. `known`: its keys, if not just
     the op's own."""
@@ -52,7 +61,9 @@ def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field]
     meant: set[str] = set()
     for key in given:
         if key not in fields:
-            near = did_you_mean(key, [k for k in fields if k not in given])
+            free = [k for k in fields if k not in given]
+            known_as = next((k for k in _OTHER_KEYS.get(key, ()) if k in free), "")
+            near = f" Did you mean '{known_as}'?" if known_as else did_you_mean(key, free)
             meant.update(k for k in fields if near.endswith(f"'{k}'?") or key.startswith(f"{k}:"))
             meant.update(fields if _fits(sibling_of(op), given) else ())
             words = ", ".join(fields) or "none"
@@ -86,8 +97,8 @@ def _as_mapping(op: Op, payload: Any, fields: Mapping[str, Field], reading: Payl
         return {}
     if op.shorthand:
         return {op.shorthand: payload}
-    keys = ", ".join(fields)
-    reading.complain("payload-type", f"expected a mapping with the keys {keys}, got {payload!r}", hint=_example(op))
+    wanted = f"a mapping with the keys {', '.join(fields)}" if fields else "no payload"
+    reading.complain("payload-type", f"expected {wanted}, got {payload!r}", hint=_example(op))
     return None
 
 
@@ -262,6 +273,7 @@ _SENTENCES: dict[str, Callable[[Any], str]] = {
     "string_type": lambda e: f"expected text, got {e['input']!r}. Quote it if it is text",
     "string_too_short": lambda e: "expected text, got an empty one",
     "too_short": lambda e: f"expected a list of at least {e['ctx']['min_length']}, got {e['ctx']['actual_length']}",
+    "too_long": lambda e: f"expected a list of at most {e['ctx']['max_length']}, got {e['ctx']['actual_length']}",
 }
 
 

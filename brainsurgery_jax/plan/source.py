@@ -213,7 +213,7 @@ class _Composer:
         if isinstance(event, ev.AliasEvent):
             return self.alias(event, depth)
         before = self.total
-        self.count(1, depth, event)
+        self.count(1 + len(getattr(event, "value", "")) // 64, depth, event)  # a long text counts as several values
         built, height = self.untagged(event, depth)
         if event.anchor is not None:
             self.anchors[event.anchor] = _Anchored(built, height, self.total - before)
@@ -301,6 +301,9 @@ class _Composer:
             message = "an escape in this text is half a character (a surrogate)"
             hint = r'Write characters beyond U+FFFF as themselves, or with eight digits: "\U0001f600".'
             self.complain("yaml-syntax", message, self.span(event), hint)
+        if "\0" in event.value:
+            hint = r"Remove the '\0' (or '\x00'): no name, path or number holds one."
+            self.complain("yaml-syntax", "an escape in this text is the character U+0000", self.span(event), hint)
         return read_scalar(event.value) if event.implicit[0] else event.value
 
     def check_tag(self, event: Any, allowed: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
 from brainsurgery_jax.plan.overrides import read_text, read_yaml
-from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
 from brainsurgery_jax.plan.variables import with_variables
 from brainsurgery_jax.protocol import SubPlan
 
@@ -19,7 +19,7 @@ def sub_plan(kind: str, node: Node, read: Callable[[str], str] = read_text) -> S
     or the path of its file ("plan-file"). Raises PlanError or Refusal."""
     match kind, node:
         case "steps", _:
-            return SubPlan(_items(node))
+            return _of(_items(node))
         case "plan", _:
             return _plan(node)
         case "plan-text", Scalar(value=str(text)):
@@ -28,6 +28,10 @@ def sub_plan(kind: str, node: Node, read: Callable[[str], str] = read_text) -> S
             return _plan(read_yaml(path, read, node.span))
     what = "the text of a plan" if kind == "plan-text" else "the path of a plan file"
     raise Refusal("value-type", f"expected {what}, got {describe(node)}", hint="Quote it if it is text.")
+
+
+def _of(steps: tuple[Node, ...], alias: str | None = None) -> SubPlan:
+    return SubPlan(steps, tuple(map(plain, steps)), alias)
 
 
 def _items(node: Node | None) -> tuple[Node, ...]:
@@ -43,9 +47,9 @@ def _is_null(node: Node | None) -> bool:
 
 def _plan(node: Node | None) -> SubPlan:
     if node is None or _is_null(node):
-        return SubPlan(())
+        return _of(())
     if isinstance(node, List):
-        return SubPlan(node.items)
+        return _of(node.items)
     if not isinstance(node, Map):
         raise Refusal("value-type", f"expected a plan or a list of steps, got {describe(node)}",
                       hint="Write `transforms: [...]`, with `inputs` and `output` where needed.")  # fmt: skip
@@ -57,7 +61,7 @@ def _plan(node: Node | None) -> SubPlan:
     loads, aliases = _loads(inputs)
     saves = [_save(out) for key in ("output", "outputs") for out in _items(get(filled, key)) if _is_given(out)]
     alone = aliases[0] if len(aliases) == 1 else None
-    return SubPlan((*loads, *_items(get(filled, "transforms")), *saves), alone)
+    return _of((*loads, *_items(get(filled, "transforms")), *saves), alone)
 
 
 def _is_given(output: Node) -> bool:

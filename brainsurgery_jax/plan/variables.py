@@ -13,6 +13,7 @@ from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get
 
 _VARIABLE = re.compile(r"\$\{vars\.([A-Za-z_][A-Za-z0-9_]*)\}")
 _ENVIRONMENT = re.compile(r"\$\{(?:env\.(\w+)|oc\.env:\s*(\w+)\s*(?:,([^}]*))?)\}")
+MAX_FILLED = 10_000_000  # a text of a megabyte, used a thousand times, would fill the memory
 
 
 def with_variables(root: Map, environment: Mapping[str, str] = os.environ) -> tuple[Map, tuple[Diagnostic, ...]]:
@@ -66,6 +67,10 @@ def _with_vars(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
         return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span, hint),)
     problems: list[Diagnostic] = []
     used = set(_VARIABLE.findall(" ".join(_texts(root))))
+    if sum(len(values[n].text) for text in _texts(root) for n in _VARIABLE.findall(text) if n in values) > MAX_FILLED:
+        message = f"vars: filled in everywhere, they make more than {MAX_FILLED:,} characters"
+        hint = "Use long texts less often, or write them where they are used."
+        return replace(root, entries=()), (Diagnostic("yaml-too-large", message, table.span if table else None, hint),)
     unknown = used - values.keys()
     for key, _ in table.entries if isinstance(table, Map) else ():
         if key.text not in used and not did_you_mean(key.text, unknown):  # else the misspelling tells it all

@@ -60,6 +60,10 @@ def _position(pattern: Pattern, over: str) -> int:
     """Where a binding holds the capture that `over` names; of a regex a number will do, too."""
     if isinstance(pattern.source, str) and over.isdecimal() and 1 <= int(over) <= pattern.width:
         return int(over) - 1
+    if isinstance(pattern.source, str) and over.isdecimal():
+        count = f"{pattern.width} group{'s' * (pattern.width != 1)}"
+        message = f"the pattern {shown(pattern.source)} has {count}, no number {over}"
+        raise _wrong("over", "over-capture", message, "Groups are what stands in parentheses, counted from 1.")
     if over not in pattern.names:
         known = ", ".join(pattern.names) or "nothing by name"
         how = f"(?P<{over}>[0-9]+)" if isinstance(pattern.source, str) else f"${over}"

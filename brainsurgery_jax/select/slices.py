@@ -77,7 +77,7 @@ def resolve(spec: SliceSpec | None, shape: tuple[int, ...]) -> Index:
     if len(parts) > len(shape):
         raise RefError(
             "slice-range",
-            f"slice {spec} has {len(parts)} components, but the tensor has {len(shape)} "
+            f"slice {spec} has {len(parts)} component{'s' * (len(parts) != 1)}, but the tensor has {len(shape)} "
             f"dimension{'s' * (len(shape) != 1)} ({list(shape)})",
             f"Leave out the last {len(parts) - len(shape)}; dimensions without a component are taken whole.",
         )

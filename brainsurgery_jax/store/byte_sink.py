@@ -54,11 +54,12 @@ class ByteSink:
             return
         view = byte_view(rows)
         nbytes = len(view) // len(rows)
-        first = self.position(name, 0, 0)
-        self.position(name, int(starts.min()), nbytes)
-        self.position(name, int(starts.max()), nbytes)
+        first, last = (self.position(name, int(at), nbytes) for at in (starts.min(), starts.max()))
+        offsets = ((starts - starts.min()) * aval.dtype.bits // 8 + first).tolist()
         with self._descriptors.lease(self._places[name].file) as fd, self._failures():
-            write_rows(fd, view, (starts * rows.itemsize + first).tolist(), nbytes)
+            write_rows(fd, view, offsets, nbytes)
+            if last - first < len(view):  # they lie one after the other
+                self._flush_soon(fd, first, last + nbytes - first)
         self.count(name, len(view))
 
     def copy(self, name: str, start: int, run: FileRun) -> None:

@@ -147,8 +147,15 @@ ASSERTS = [
     {"equal": {"left": "small", "right": "zero", "eps": 0.05}},
     {"any": [{"iszero": "small"}, {"equal": {"left": "zero", "right": "zero"}}]},
     {"all": [{"exists": "zero"}, {"iszero": "zero"}, {"iszero": "small"}]},
+    {"finite": "small"},
+    {"finite": "nan"},
+    {"close": {"left": "small", "right": "zero", "atol": 0.2}},
+    {"close": {"left": "nan", "right": "nan", "rtol": 9}},
+    {"norm": {"of": "small", "ge": 0.09, "lt": 0.2}},
+    {"norm": {"of": "small", "ord": "max", "le": 0.05}},
+    {"norm": {"of": "nan", "ge": 0}},
 ]
-HOLD = [True, True, False, True, False, True, False]
+HOLD = [True, True, False, True, False, True, False, True, False, True, False, True, False, False]
 VALUES = {"zero": np.zeros(3), "small": np.array([0.0, 0.1, 0.0]), "nan": np.array([0.0, np.nan, 0.0])}
 
 

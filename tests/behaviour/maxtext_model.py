@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -133,6 +134,13 @@ def tables(config: Config, scan: bool, tensors: Mapping[str, np.ndarray]) -> dic
     return made
 
 
+def adapter(config: Config, scan: bool, factors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An adapter of PEFT as MaxText's own conversion makes it, by its dotted key paths."""
+    theirs, name = settings(config, scan), RELEASED[config["model_type"]]
+    to_maxtext.HF_MODEL_CONFIGS[name] = SimpleNamespace(to_dict=lambda: dict(config))  # of the tiny model's sizes
+    return flat(to_maxtext.convert_lora_to_maxtext_adapter(theirs, dict(factors), "float32"))
+
+
 def logits(config: Config, scan: bool, checkpoint: str, tokens: np.ndarray) -> np.ndarray:
     """What the model says to the tokens with the checkpoint's parameters, every one of which it must expect."""
     theirs = settings(config, scan)
@@ -164,6 +172,8 @@ def main(verb: str, config: str, scan: str, *rest: str) -> None:
         Path(rest[0]).write_text(json.dumps(shapes))
     elif verb == "tables":
         np.savez(rest[1], **tables(described, scanned, load_file(rest[0])))  # pyright: ignore[reportArgumentType]
+    elif verb == "adapter":
+        np.savez(rest[1], **adapter(described, scanned, load_file(rest[0])))  # pyright: ignore[reportArgumentType]
     else:
         np.save(rest[2], logits(described, scanned, rest[0], np.load(rest[1])))
 

@@ -14,12 +14,18 @@ from flax import linen as nn
 
 import brainsurgery_jax as bs
 from tests.behaviour import tiny
+from tests.behaviour.flax_decoders import Decoder
 from tests.behaviour.flax_models import Bert, Gpt2
+from tests.behaviour.flax_t5 import T5
 from tests.behaviour.restored import flat, tree
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
 
-EACH = pytest.mark.parametrize(("name", "module"), [("gpt2", Gpt2), ("bert", Bert)])
+EACH = pytest.mark.parametrize(
+    ("name", "module"),
+    [("gpt2", Gpt2), ("bert", Bert), ("olmo2", Decoder), ("olmoe", Decoder), ("mixtral", Decoder), ("t5", T5)],
+    ids=lambda value: value if isinstance(value, str) else "module",
+)
 
 
 @pytest.fixture(autouse=True)

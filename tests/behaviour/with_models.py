@@ -14,7 +14,7 @@ import pytest
 import brainsurgery_jax as bs
 from tests.behaviour import tiny
 from tests.behaviour.homes import ask
-from tests.checkpoints import normal, write
+from tests.checkpoints import normal, read, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
 
@@ -99,18 +99,31 @@ ADAPTED = {
 }
 
 
+def factors_of(model: str, modules: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """An adapter of rank 3 on modules of every layer, as PEFT names it."""
+    found = {}
+    for at, (name, x) in enumerate(tiny.tensors(model).items()):
+        if name.removesuffix(".weight").endswith(modules):
+            out, in_ = x.shape
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            found[f"{stem}.lora_A.weight"] = normal((3, in_), seed=at) / in_**0.5
+            found[f"{stem}.lora_B.weight"] = normal((out, 3), seed=100 + at) / 2
+    return {name: x.astype(np.float32) for name, x in found.items()}
+
+
+def merged_with(model: str, factors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights of a tiny model with an adapter added."""
+    weights = dict(tiny.tensors(model))
+    for name in (n for n in factors if ".lora_A." in n):
+        weight = name.removeprefix("base_model.model.").replace(".lora_A", "")
+        weights[weight] = weights[weight] + factors[name.replace("lora_A", "lora_B")] @ factors[name]
+    return weights
+
+
 @pytest.mark.parametrize("model", ADAPTED)
 def test_tunix_with_a_converted_adapter_says_what_the_merged_original_says(model: str, tmp_path: Path) -> None:
     layout, modules = ADAPTED[model]
-    source, merged = tiny.save(model, tmp_path / "hf"), dict(tiny.tensors(model))
-    factors = {}
-    for at, (name, x) in enumerate(merged.items()):
-        if name.removesuffix(".weight").endswith(modules):
-            out, in_ = x.shape
-            down, up = normal((3, in_), seed=at) / in_**0.5, normal((out, 3), seed=100 + at) / 2
-            stem = f"base_model.model.{name.removesuffix('.weight')}"
-            factors |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
-            merged[name] = x + up @ down
+    source, factors = tiny.save(model, tmp_path / "hf"), factors_of(model, modules)
     adapter = write(tmp_path / "adapter.safetensors", factors)
     asked = {"layout": layout, "config": str(source), "durable": False}
     bs.convert(str(source), str(tmp_path / "base"), **asked)
@@ -119,7 +132,22 @@ def test_tunix_with_a_converted_adapter_says_what_the_merged_original_says(model
     np.save(tokens, tiny.TOKENS)
     places = (source / "config.json", tmp_path / "base", tmp_path / "factors", tokens, said)
     ask("tunix", "adapted", *map(str, places))
-    found = float(np.abs(np.load(said) - tiny.logits(model, merged)).max())
-    assert float(np.abs(tiny.logits(model, merged) - tiny.logits(model)).max()) > 0.1, "the adapter is heard"
+    wanted = tiny.logits(model, merged_with(model, factors))
+    assert float(np.abs(wanted - tiny.logits(model)).max()) > 0.1, "the adapter is heard"
+    found = float(np.abs(np.load(said) - wanted).max())
     print(f"adapter of {model}: largest difference {found:.1e}")
     assert found <= 1e-4
+
+
+@pytest.mark.parametrize("scan", ["scan", "unscanned"])
+def test_a_converted_adapter_is_what_maxtext_makes_of_it(scan: str, tmp_path: Path) -> None:
+    source, factors = tiny.save("llama", tmp_path / "hf"), factors_of("llama", ADAPTED["llama"][1])
+    adapter, theirs = write(tmp_path / "adapter.safetensors", factors), tmp_path / "theirs.npz"
+    made = tmp_path / "made.safetensors"
+    bs.convert(str(adapter), str(made), layout="maxtext", config=str(source), scan=scan == "scan", durable=False)
+    ask("maxtext", "adapter", str(source / "config.json"), scan, str(adapter), str(theirs))
+    with np.load(theirs) as wanted:
+        found = read(made)
+        assert set(found) == set(wanted.files)
+        for name, x in found.items():
+            np.testing.assert_allclose(x, wanted[name], rtol=2e-7, err_msg=name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pyte
 
-PATIENCE_S = 60.0
+PATIENCE_S = 12.0
 
 
 class Screen:
@@ -42,7 +42,7 @@ class Screen:
         holds = seen if callable(seen) else lambda text: re.search(seen, text, re.MULTILINE) is not None
         deadline = time.monotonic() + PATIENCE_S
         while not holds(self.text):
-            assert time.monotonic() < deadline, f"waited for {seen!r}, saw:\n{self.text}"
+            assert time.monotonic() < deadline, f"waited for {seen!r}, saw:\n{self.text}\nlast: {self.raw[-200:]!r}"
             self._read()
         return self.text
 

@@ -289,7 +289,20 @@ def test_these_texts_ask_for_another_line(text: str):
     assert unfinished(text)
 
 
-@pytest.mark.parametrize("text", ["", "dump", "dump:", "delete: target: x", "undo", "copy:\n  from: a\n", "nonsense:"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "dump",
+        "dump:",
+        "delete: target: x",
+        "undo",
+        "copy:\n  from: a\n",
+        "nonsense:",
+        "dump\ncopy: from: a, to: b",
+        "copy: {\nfrom: a}",
+    ],
+)
 def test_these_texts_are_whole(text: str):
     assert not unfinished(text)
 

@@ -111,6 +111,27 @@ def test_a_session_from_the_first_key_to_the_same_bytes_from_its_plan(prompt: Op
     assert (place / "one.safetensors").read_bytes() == (place / "before.safetensors").read_bytes()
 
 
+def test_tab_goes_on_as_far_as_there_is_one_way_to(prompt: Open):
+    screen = prompt("base.safetensors")
+    screen.keys("dele" + TAB)
+    screen.until("brainsurgery> delete:")
+    screen.until(r"target +tensors, by pattern")
+    screen.keys("t" + TAB + "i" + TAB)
+    screen.until("deletes 1: ids")
+    screen.keys(ENTER)
+    screen.until("deleted 1: ids")
+
+
+def test_tab_inserts_what_all_candidates_share_then_walks_through_them(prompt: Open):
+    screen = prompt("base.safetensors")
+    screen.keys("delete: target: h" + TAB)
+    screen.until(r"target: h\.$")
+    screen.keys(TAB)
+    screen.until(r"target: h\.0\.w$")
+    screen.keys(TAB)
+    screen.until(r"target: h\.1\.w$")
+
+
 def test_ctrl_c_stops_the_step_that_runs_and_nothing_else(prompt: Open, place: Path):
     (place / "slow.py").write_text(SLOW)
     screen = prompt("base.safetensors", "--ops", "slow.py")
@@ -141,6 +162,14 @@ def test_a_block_of_several_lines_ends_with_an_empty_one(prompt: Open):
     screen.keys("target: ids" + ENTER)
     screen.until("deletes 1: ids")
     screen.keys(ENTER)
+    screen.until("deleted 1: ids")
+
+
+def test_brackets_may_go_over_several_lines(prompt: Open):
+    screen = prompt("base.safetensors")
+    screen.keys("delete: {" + ENTER)
+    screen.until(r"^ +\.\.\.")
+    screen.keys("target: ids}" + ENTER)
     screen.until("deleted 1: ids")
 
 
@@ -288,7 +317,7 @@ def test_steps_from_a_pipe_are_done_without_a_prompt(place: Path):
         ("copy:\n  from: ids\n  too: x\n", "<stdin>:3:8:", 1),
         ("dump\nload: path: none.safetensors, alias: x\n", "<stdin>:2:13:", 3),
         ("assert: iszero: ids", "<stdin>:1:1:", 1),
-        ("undo it\n", "undo takes nothing", 1),
+        ("dump\nundo it\n", "<stdin>:2:1: undo takes nothing", 1),
     ],
 )
 def test_the_first_mistake_in_a_pipe_ends_it_and_nothing_is_written(
@@ -305,6 +334,22 @@ def test_mistakes_of_the_plan_itself_are_all_told_before_anything_is_read(place:
     assert (done.returncode, done.stdout) == (1, "")
     assert "no tensor matches 'none'" in done.stderr
     assert "unknown op 'nonsense'" in done.stderr
+
+
+def test_a_preview_tells_each_step_of_the_plan_and_each_that_is_piped_in(place: Path):
+    done = piped(place, "delete: target: ids\nsave: x.safetensors\n", "plan.yaml", "--preview", "-q")
+    assert done.stderr.splitlines() == [
+        "preview 1/2 move: created 2: base::layer.0.w, base::layer.1.w; deleted 2: base::h.0.w, base::h.1.w",
+        "preview 2/2 assert: no tensor changes",
+        "preview: deleted 1: base::ids",
+        "preview: writes x.safetensors",
+    ]
+
+
+def test_a_dry_run_computes_and_writes_nothing(place: Path):
+    done = piped(place, "save: x.safetensors\nassert: iszero: layer.1.w\n", "plan.yaml", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "dry run: nothing was written\n")
+    assert not list(place.glob("[ox]*.safetensors"))
 
 
 def test_several_checkpoints_are_opened_under_the_names_of_their_files(place: Path):

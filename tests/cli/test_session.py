@@ -193,6 +193,7 @@ def test_a_line_is_oly_and_a_block_is_yaml():
         "- delete: {target: ids}",
         "delete: {target: ids}  # a comment",
         "delete:\n  target: ids",
+        "delete: {\ntarget: ids\n}",
         "- delete:\n    target: ids",
         "transforms:\n  - delete: {target: ids}",
     ],

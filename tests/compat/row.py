@@ -208,7 +208,8 @@ def expect(found: Any, wanted: Any, within: float = 0.0) -> None:
     for name, x in wanted.items():
         if within:
             assert (found[name].shape, found[name].dtype) == (x.shape, x.dtype), name
-            np.testing.assert_allclose(found[name].astype(np.float64), x.astype(np.float64), 0, within, err_msg=name)
+            wide = np.complex128 if x.dtype.kind == "c" else np.float64
+            np.testing.assert_allclose(found[name].astype(wide), x.astype(wide), 0, within, err_msg=name)
         else:
             assert same(found[name], x), f"{name}: {found[name]!r} instead of {x!r}"
 

@@ -68,6 +68,13 @@ def test_a_failed_assert_is_1_without_output_or_summary(here: Path):
     assert not Path("ran.yaml").exists()
 
 
+def test_a_dry_run_that_the_plan_turns_on_writes_no_summary_file(here: Path):
+    done = command("plan.yaml", "transforms[2].set.dry-run=true", "--summarize-path", "ran.yaml")
+    assert done.code == 0
+    assert not Path("ran.yaml").exists()
+    assert not Path("out.safetensors").exists()
+
+
 def test_overrides_are_merged_into_the_plan(here: Path):
     assert command("plan.yaml", "output=other.safetensors", "transforms[1].move.to=n").code == 0
     expect(read("other.safetensors"), {"n": W})

@@ -48,7 +48,7 @@ EXIT = (
              "[scale_: { target: w, by: 2 }, exit, scale_: { target: w, by: 3 }]", ONE, {"w": W * 2}),
     accepted("exit", "also with an empty payload", "[exit: {}, delete: { target: none }]", ONE, {}),
     refused("exit", "it has no payload", "exit: { code: 1 }", ONE, "key-unknown", "unknown key 'code'"),
-    refused("exit", "neither text", "exit: now", ONE, "payload-type", "now"),
+    refused("exit", "neither text", "exit: now", ONE, "payload-type", "expected no payload, got 'now'"),
     refused("exit", "later steps are still read", "[exit, delete: {}]", ONE, "key-missing", "missing key 'target'"),
 )  # fmt: skip
 

@@ -15,12 +15,14 @@ from tests.compat.row import Row, accepted, check, refused, run
 
 F32 = np.float32
 W, V = normal((5, 4)), normal((3, 6), seed=1)
+Z = (normal((4, 5), seed=2) + 1j * normal((4, 5), seed=3)).astype(np.complex64)
 M = {"a.w": W, "b.w": V, "bias": normal((4,))}
 
 
 def best(x: np.ndarray, rank: int) -> np.ndarray:
-    """The best approximation of that rank, by numpy in float64."""
-    u, s, v = np.linalg.svd(x.astype(np.float64), full_matrices=False)
+    """The best approximation of that rank, by numpy in 64 bits."""
+    wide = np.complex128 if x.dtype.kind == "c" else np.float64
+    u, s, v = np.linalg.svd(x.astype(wide), full_matrices=False)
     return ((u[:, :rank] * s[:rank]) @ v[:rank]).astype(x.dtype)
 
 
@@ -31,6 +33,10 @@ ROWS = (
              within=1e-5),
     accepted("phlora_", "float64 stays float64", "phlora_: { target: w, rank: 1 }", {"w": W.astype(np.float64)},
              {"w": best(W.astype(np.float64), 1)}, within=1e-12),
+    accepted("phlora_", "complex matrices, too", "phlora_: { target: z, rank: 2 }", {"z": Z}, {"z": best(Z, 2)},
+             within=1e-5),
+    accepted("phlora_", "the pattern may be a list of tokens", "phlora_: { target: [a, $x], rank: 1 }", M,
+             {"a.w": best(W, 1)}, within=1e-5),
     refused("phlora_", "the target is a matrix", "phlora_: { target: bias, rank: 1 }", M, "not-a-matrix", "bias"),
     refused("phlora_", "the target takes no slice", r"phlora_: { target: 'a\.w::[:2]', rank: 1 }", M,
             "slice-not-allowed", "a slice is not allowed here"),
@@ -53,6 +59,11 @@ ROWS = (
     refused("phlora", "the two factors have two names",
             r"phlora: { target: 'a\.w', target_a: N, target_b: N, rank: 1 }",
             M, "names-collide", "'N'"),
+    *(refused("phlora", f"`{key}` takes no slice",
+              f"phlora: {{ {', '.join(f'{k}: {v}' for k, v in keys.items())}, rank: 1 }}",
+              M, "slice-not-allowed", "a slice is not allowed here")
+      for key in ("target", "target_a", "target_b")
+      for keys in [{"target": "bias", "target_a": "A", "target_b": "B"} | {key: "'A::[0]'"}]),
     refused("phlora", "two sources cannot have one factor",
             r"phlora: { target: '(.)\.w', target_a: N, target_b: '\1B', rank: 1 }",
             M, "names-collide", "'N'"),
@@ -114,6 +125,12 @@ def test_the_matrix_stays_if_told_so(here: Path):
 def test_factors_may_replace_what_is_there_if_told_so(here: Path):
     out, _ = run(r"phlora: { target: 'a\.w', target_a: bias, target_b: B, rank: 1, require_missing_dest: false }", M)
     assert out["bias"].shape == (1, 4)
+
+
+def test_both_factors_may_have_one_name_in_two_aliases(here: Path):
+    step = "phlora: { target: 'base::w', target_a: 'a::n', target_b: 'b::n', rank: 1 }"
+    out, _ = run(step, {"base": {"w": W, "v": V}, "a": {"x": V}, "b": {"x": V}})
+    assert (out["a::n"].shape, out["b::n"].shape) == ((1, 4), (5, 1))
 
 
 def test_factors_go_to_the_alias_of_the_matrix_unless_they_name_another(here: Path):

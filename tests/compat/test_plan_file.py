@@ -51,6 +51,9 @@ INPUTS = (
     accepted("1.2", "the alias of an only input is the default", "inputs: ['x::model.safetensors']\n" + SCALED + OUT,
              ONE,
              {"w": W * 2}),
+    accepted("1.2", "an alias is any text, and not trimmed",
+             "inputs: [' x ::model.safetensors']\ntransforms: { scale_: { target: ' x ::w', by: 2 } }\n" + OUT,
+             ONE, {"w": W * 2}),
     refused("1.2", "of several inputs each needs an alias", "inputs: ['a::a.safetensors', b.safetensors]", TWO,
             "inputs-form", "needs an alias"),
     refused("1.2", "the path is not empty", "inputs: ['a::']", NONE, "inputs-form", "has no path"),
@@ -90,6 +93,8 @@ OUTPUT = (
     accepted("1.4", "also where the format is said", body("output: { path: out, format: safetensors, shard: none }"),
              ONE,
              leaves={"out/model.safetensors": ANY}),
+    accepted("1.4", "`none` is no shard size, so a file takes it",
+             body("output: { path: out.safetensors, shard: none }"), ONE, ANY),
     accepted("1.4", "a shard size, in a folder", body("output: { path: out, shard: 96B }"), ONE,
              leaves={"out/model-00001-of-00002.safetensors": {"v": V},
                      "out/model-00002-of-00002.safetensors": {"w": W * 2}}),
@@ -204,6 +209,7 @@ def test_a_later_null_in_a_mapping_replaces(here: Path):
 
 
 OVERRIDES = {
+    "transforms[0].scale_.by.=3": 3,
     "transforms[0].scale_.by=3": 3,
     "transforms[0].scale_.by=1e-1": np.float32(0.1),
     "transforms.[0].scale_.by=3": 3,
@@ -254,6 +260,25 @@ def test_keys_stand_once_in_a_mapping(here: Path):
 
 
 # --- 1.7 Dialects -----------------------------------------------------------------------------------------------------
+
+
+def test_a_variable_of_the_environment_stands_for_its_value(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WHERE", str(here))
+    lay_out(ONE, {"plan.yaml": "inputs: ['${oc.env:WHERE}/model.safetensors']\n" + OUT})
+    bs.load("plan.yaml").run(durable=False)
+    expect(read("out.safetensors"), ONE)
+
+
+def test_a_plan_may_be_overrides_alone(here: Path):
+    lay_out(ONE)
+    bs.load("inputs[0]=model.safetensors", "transforms[0].save=snap.safetensors").run(durable=False)
+    expect(read("snap.safetensors"), ONE)
+
+
+def test_the_suffix_of_a_plan_file_may_be_in_capitals(here: Path):
+    lay_out(ONE, {"PLAN.YML": FIRST})
+    bs.load("PLAN.YML").run(durable=False)
+    expect(read("out.safetensors"), {"w": W * 2, "v": V})
 
 
 def test_words_and_numbers_are_those_of_yaml_1_1(here: Path):

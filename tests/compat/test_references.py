@@ -65,6 +65,9 @@ TEXT = (
     refused("2.1", "four parts are too many", "copy: { from: 'a::b::c::d', to: n }", S, "ref-parts", "4 parts"),
     refused("2.1", "a pattern cannot hold `::`", "delete: { target: 'model::a::b' }", S, "ref-parts",
             "'b', is not a slice"),
+    refused("2.1", "with one input, a character class after `::` is read as a slice",
+            "delete: { target: 'model::[wt]' }", S,
+            "slice-syntax", "neither an integer nor a range"),
     refused("2.1", "the name is not empty", "delete: { target: 'model::' }", S, "ref-empty", "the name is empty"),
     refused("2.1", "nothing is trimmed", "delete: { target: 'model ::w' }", S, "alias-unknown",
             "unknown alias 'model '"),
@@ -157,6 +160,11 @@ REGEX = (
                  ├── [1-2]  shape=[4, 6]
                  └── [10]  shape=[4, 6]
              """),
+    *(accepted("2.3", f"a regex may have {what}", f"delete: {{ target: '{regex}' }}", {"aa.W": W, "ab.w": V},
+               {gone: None})
+      for what, regex, gone in (
+          ("flags of its own", r"(?i)A[A]\.w", "aa.W"), ("back-references", r"(?P<x>a)(?P=x)\..", "aa.W"),
+          ("look-around", r"a(?!a).\.w", "ab.w"), ("named groups and classes", r"(?P<n>[b-z]|ab)\.\w", "ab.w"))),
     refused("2.3", "the regex must compile", "delete: { target: '(w' }", S, "regex-syntax", r"\(w"),
     accepted("2.5", r"`\1`, `\g<0>` and `\g<name>` put in captures",
              r"copy: { from: 'h\.(0)\.(?P<kind>\w+)\.w', to: '\g<kind>.\1.of.\g<0>' }", GPT,

@@ -62,6 +62,8 @@ EXECUTE = (
              "execute: { plan-yaml: '', transforms: [scale_: { target: w, by: 2 }] }", ONE, {"w": W * 2}),
     accepted("execute", "a file may be a list of steps", "execute: { path: sub.yaml }", ONE, {"w": W * 2},
              files={"sub.yaml": "- scale_: { target: w, by: 2 }\n"}),
+    accepted("execute", "`${x}` in the text of a plan is a capture there",
+             """execute: { plan-yaml: 'transforms: [{ copy: { from: ["$x"], to: ["n_${x}"] } }]' }""", ONE, {"n_w": W}),
     accepted("execute", "inputs of a plan are loaded, its output is saved",
              "execute: { plan: { inputs: ['t::tuned.safetensors'], transforms: [scale_: { target: v, by: 2 }],"
              " output: 't::snap.safetensors' } }", TWO, {}, files=TUNED, leaves={"snap.safetensors": {"v": V * 2}}),

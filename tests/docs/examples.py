@@ -41,6 +41,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.cli.app import main
 from brainsurgery_jax.dtypes import BY_NAME, DType
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.select import pattern
 from tests.checkpoints import np_dtype, read, write_raw
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
@@ -48,6 +49,7 @@ _FILE = re.compile(r"^<!-- (\S+\.\w+)\n(.*?)^-->\n", re.MULTILINE | re.DOTALL)
 _RUN = re.compile(r"^<!-- \$ (.*) -->$", re.MULTILINE)
 _NAMED = re.compile(r"# (\S+\.\w+)\n")
 _ALIAS = re.compile(r"(?<![\w.])([a-z]\w*)::")
+SOON, LIMIT = 0.125, pattern.TIME_LIMIT  # seconds after which a regex is stopped: here, and for users
 SHOWN = 12  # elements of a tensor that are shown
 
 
@@ -141,8 +143,9 @@ class Folder:
         """What became of a plan: what its steps said and what changed, or why it was refused."""
         Path("plan.yaml").write_text(whole(text), encoding="utf-8")
         try:
-            plan = bs.load("plan.yaml")
-            report = plan.run(durable=False)
+            with mock.patch.object(pattern, "TIME_LIMIT", SOON):
+                plan = bs.load("plan.yaml")
+                report = plan.run(durable=False)
         except (bs.PlanError, StoreError) as error:
             assert "# refused" in text, f"the plan is refused:\n{text}\n{error}"
             return _tidy(f"{error}\n")
@@ -275,5 +278,6 @@ def _command(line: str) -> str:
 def _tidy(text: str) -> str:
     """Without what differs from run to run."""
     text = text.replace(os.path.realpath("."), "/home/me/work").rstrip("\n") + "\n"
+    text = text.replace(f"more than {SOON:g} s", f"more than {LIMIT:g} s")
     text = re.sub(r", [^,\n]+ in all on \d+ threads?", "", text)
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())

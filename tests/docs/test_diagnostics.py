@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,29 +19,38 @@ STORES = {f"output-{key}" for key in ("format", "shard", "path", "options")}
 """Codes made of a key, in `lower.outputs`: what a store says of that key."""
 
 
-def codes() -> set[str]:
+@cache
+def codes() -> frozenset[str]:
     """Every code that the package can print: whatever is given as a parameter or a field of that name."""
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
-    places: dict[str, int] = {}
-    found = STORES | {text for tree in trees for node in tree.body for text in _constant(node)}
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    constants = {name: text for tree in trees for node in tree.body for name, text in _constant(node)}
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    owners = {f: c.name for c in nodes if isinstance(c, ast.ClassDef) for f in c.body if _is_init(f)}
+    places: dict[str, set[int]] = {}
+    found = set(STORES)
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             names, defaults = _parameters(node)
             if "code" in names:
-                places[_owner(node, trees)] = names.index("code")
-                found |= {*_texts(defaults.get("code"))}
-    for node in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
-        if (at := places.get(_name(node.func))) is not None:
+                places.setdefault(owners.get(node, node.name), set()).add(names.index("code"))
+                found |= {*_texts(defaults.get("code"), constants)}
+    for node in (node for node in nodes if isinstance(node, ast.Call)):
+        for at in places.get(_name(node.func), ()):
             given = [node.args[at]] if len(node.args) > at else []
             given += [k.value for k in node.keywords if k.arg == "code"]
-            found |= {text for value in given for text in _texts(value)}
-    return found
+            found |= {text for value in given for text in _texts(value, constants)}
+    return frozenset(found)
 
 
-def _constant(node: ast.stmt) -> Iterator[str]:
-    """A code that a module calls CODE."""
-    if isinstance(node, ast.Assign) and [_name(t) for t in node.targets] == ["CODE"]:
-        yield from _texts(node.value)
+def _is_init(node: ast.stmt) -> bool:
+    """Whether it is the function by whose parameters a class is called."""
+    return isinstance(node, ast.FunctionDef) and node.name == "__init__"
+
+
+def _constant(node: ast.stmt) -> Iterator[tuple[str, str]]:
+    """A text that a module gives a name."""
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+        yield from ((_name(target), text) for target in node.targets for text in _texts(node.value, {}))
 
 
 def _parameters(node: ast.FunctionDef | ast.ClassDef) -> tuple[list[str], dict[str, ast.expr]]:
@@ -53,25 +63,19 @@ def _parameters(node: ast.FunctionDef | ast.ClassDef) -> tuple[list[str], dict[s
     return [name for name in names if name != "self"], defaults
 
 
-def _owner(node: ast.FunctionDef | ast.ClassDef, trees: list[ast.Module]) -> str:
-    """How it is called: by its name, or for `__init__` by that of its class."""
-    if node.name != "__init__":
-        return node.name
-    classes = (c for tree in trees for c in ast.walk(tree) if isinstance(c, ast.ClassDef))
-    return next(c.name for c in classes if node in c.body)
-
-
 def _name(func: ast.expr) -> str:
     return func.attr if isinstance(func, ast.Attribute) else func.id if isinstance(func, ast.Name) else ""
 
 
-def _texts(value: ast.expr | None) -> Iterator[str]:
-    """The texts that an expression can be: of a constant, or of both arms of a choice."""
-    if isinstance(value, ast.IfExp):
-        yield from _texts(value.body)
-        yield from _texts(value.orelse)
-    if isinstance(value, ast.Constant) and isinstance(value.value, str) and CODE.fullmatch(value.value):
-        yield value.value
+def _texts(value: ast.expr | None, constants: dict[str, str]) -> Iterator[str]:
+    """The texts that an expression can be: of a constant, by its name or not, or of both arms of a choice."""
+    match value:
+        case ast.IfExp(body=body, orelse=orelse):
+            yield from (*_texts(body, constants), *_texts(orelse, constants))
+        case ast.Name(id=name) if name in constants:
+            yield constants[name]
+        case ast.Constant(value=str(text)) if CODE.fullmatch(text):
+            yield text
 
 
 def told() -> dict[str, str]:

@@ -42,3 +42,9 @@ def anchors(page: Path) -> set[str]:
 def test_the_readme_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [p.name for p in (ROOT / "docs").glob("*.md") if f"(docs/{p.name})" not in text] == []
+
+
+def test_every_first_mistake_has_a_verdict() -> None:
+    mistakes, quality = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("mistakes", "quality"))
+    judged = re.findall(r"^\| [^:|]+: (.*?) \| (?:yes|with a thought)", quality, re.MULTILINE)
+    assert judged == re.findall(r"^### (.*)$", mistakes, re.MULTILINE)

@@ -9,8 +9,15 @@ from tests.docs import reference
 from tests.docs.examples import Section, rendered, sections
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("docs/language.md", "docs/diagnostics.md", "docs/mistakes.md", "docs/from-brainsurgery.md", "docs/from-mergekit.md",
-         "docs/from-a-script.md", "README.md")  # fmt: skip
+PAGES = (
+    "README.md",
+    "docs/language.md",
+    "docs/diagnostics.md",
+    "docs/mistakes.md",
+    "docs/from-brainsurgery.md",
+    "docs/from-mergekit.md",
+    "docs/from-a-script.md",
+)
 """Pages whose examples are run, and their outcome written below them."""
 
 

@@ -141,13 +141,11 @@ def test_a_rewrite_holds_no_more_than_projected(tmp_path: Path):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("equation", ["ij,ik->jk", "ij,ij->j"])
-def test_a_contraction_holds_no_more_than_projected(tmp_path: Path, dtype: Any, equation: str):
-    steps = [
-        {"einsum": {"from_a": "(.*)", "from_b": r"\1", "to": r"product.\1", "equation": equation}},
-        {"delete": {"target": "(noise|falling).*"}},
-    ]
-    check(run_of(tmp_path, matrices((6000, 800), dtype), steps))
+def test_a_contraction_holds_no_more_than_projected(tmp_path: Path, dtype: Any):
+    step = {"from_a": "noise", "from_b": "noise.2", "to": "product", "equation": "ij,ik->kj"}
+    check(
+        run_of(tmp_path, matrices((6000, 800), dtype), [{"einsum": step}, {"delete": {"target": "(noise|falling).*"}}])
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
@@ -171,7 +169,7 @@ EXPRESSIONS = [
 @pytest.mark.parametrize("expr", EXPRESSIONS)
 def test_an_expression_on_whole_matrices_holds_no_more_than_projected(tmp_path: Path, expr: str, dtype: Any):
     used = {"x": "noise.*", "r": "r"} if "r @" in expr else {"x": "noise.*"}
-    tensors = matrices((2000, 2400), dtype) | {"r": normal((2000,)).astype(dtype)}
+    tensors = {**matrices((2000, 2400), dtype), "r": normal((2000,)).astype(dtype)}
     plan, small = tensors, {name: x[:40] if x.ndim == 1 else x[:40, :30] for name, x in tensors.items()}
     steps = [{"compute": {"from": used, "expr": expr}}]
     check(measured(plan_of(tmp_path, plan, steps), plan_of(tmp_path, small, steps)))

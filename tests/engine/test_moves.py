@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainsurgery_jax import moves
+from brainsurgery_jax import moves, taking
 from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.dtypes import BY_NAME, Aval
-from brainsurgery_jax.moves import Broadcast, Concat, Moves, Permute, Reshape, Slice, Take, Update
+from brainsurgery_jax.moves import Broadcast, Concat, Moves, Permute, Reshape, Slice, Update
 from brainsurgery_jax.select.slices import Range, SliceSpec, resolve
+from brainsurgery_jax.taking import Take
 from tests.checkpoints import counting
 
 
@@ -152,8 +153,8 @@ def test_boxes_of_inputs_make_any_box_of_the_result(case: Case, data: st.DataObj
     box = data.draw(boxes(case.result.shape))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moves, "LEAST_RUN", limits[0])
-        patch.setattr(moves, "TOGETHER", limits[1])
-        moves._chunks.cache_clear()
+        patch.setattr(taking, "TOGETHER", limits[1])
+        taking._chunks.cache_clear()
         assert by_parts(case, box).tolist() == case.result[tuple(slice(*s) for s in box)].tolist()
 
 

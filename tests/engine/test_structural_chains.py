@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainsurgery_jax import moves
+from brainsurgery_jax import moves, taking
 from tests.checkpoints import bits, counting, run_plan, set_block
 
 
@@ -69,7 +69,8 @@ def links(draw: st.DrawFn, made: dict[str, np.ndarray], new: str) -> tuple[list[
     x = made[name]
     text, key = draw(slices(x.shape))
     part, source = np.asarray(x[key]), f"{name}::[{text}]"
-    kind = draw(st.sampled_from(["copy", "permute", "reshape", "concat", "split", "assign", "shift"]))
+    kinds = ["copy", "permute", "reshape", "concat", "split", "assign", "shift", "take", "repeat", "pad", "stack"]
+    kind = draw(st.sampled_from([*kinds, "unstack"]))
     if kind == "permute" and part.ndim:
         order = list(draw(st.permutations(range(part.ndim))))
         return [{"permute": {"from": source, "to": new, "order": order}}], part.transpose(order)
@@ -85,6 +86,15 @@ def links(draw: st.DrawFn, made: dict[str, np.ndarray], new: str) -> tuple[list[
         names = [new, f"{new}.rest"] if draw(st.booleans()) else [f"{new}.rest", new]
         step = {"split": {"from": source, "to": names, "sizes": sizes, "dim": -1}}
         return [step], np.split(part, [sizes[0]], -1)[names.index(new)]
+    if kind in ("take", "repeat", "unstack") and part.ndim and part.size:
+        return draw(picked(kind, source, part, new))
+    if kind == "stack":
+        axis = draw(st.integers(-part.ndim - 1, part.ndim))
+        return [{"stack": {"from": [source] * 2, "to": new, "dim": axis}}], np.stack([part] * 2, axis)
+    if kind == "pad" and part.ndim:
+        width = [draw(st.tuples(st.integers(0, 2), st.integers(0, 2))) for _ in part.shape]
+        step = {"pad": {"from": source, "to": new, "width": [list(w) for w in width], "value": 7}}
+        return [step], np.pad(part, width, constant_values=7)
     if kind == "assign":
         value = x.copy()
         value[key] = part * 3
@@ -98,6 +108,28 @@ def links(draw: st.DrawFn, made: dict[str, np.ndarray], new: str) -> tuple[list[
             {"assign": {"from": f"{name}::[:-1]", "to": f"{new}::[1:]"}},
         ], value
     return [{"copy": {"from": source, "to": new}}], part
+
+
+@st.composite
+def picked(
+    draw: st.DrawFn, kind: str, source: str, part: np.ndarray, new: str
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """A step that makes `new` of entries of `source` along an axis, and its value."""
+    axis = draw(st.integers(-part.ndim, part.ndim - 1))
+    size = part.shape[axis]
+    if kind == "take":
+        entries = draw(st.lists(st.integers(-size, size - 1), min_size=1, max_size=8))
+        return [{"take": {"from": source, "to": new, "indices": entries, "dim": axis}}], part.take(entries, axis)
+    if kind == "unstack":
+        step = {"unstack": {"from": source, "to": f"{new}.${{k}}", "over": "k", "dim": axis}}
+        last = {"copy": {"from": rf"{new}\.{size - 1}", "to": new}}
+        return [step, last], part.take(-1, axis)
+    times = draw(st.integers(1, 3))
+    if draw(st.booleans()):
+        step = {"from": source, "to": new, "times": times, "mode": "each", "dim": axis}
+        return [{"repeat": step}], np.repeat(part, times, axis)
+    step = {"from": source, "to": new, "times": times, "mode": "tile", "dim": axis}
+    return [{"repeat": step}], np.concatenate([part] * times, axis)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +146,8 @@ def test_a_chain_of_structural_steps_is_what_numpy_makes_of_it(
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         set_block(patch, block, least)
         patch.setattr(moves, "LEAST_RUN", least_run)
+        patch.setattr(taking, "TOGETHER", 16 * least_run)
+        taking._chunks.cache_clear()
         written = run_plan(Path(folder), {"t0": first}, steps)
     for name, value in made.items():
         assert written[name].shape == value.shape, name

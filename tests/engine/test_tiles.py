@@ -73,7 +73,7 @@ def test_rows_of_a_box_lie_where_the_tensor_has_them() -> None:
         ((0, 3, 1), (2, 4, 1), (0, 5, 1)),
         ((0, 3, 1), (0, 1, 1), (0, 5, 1)),
     ):
-        for start, row in tiles.rows(x.shape, box, x[tuple(slice(*s) for s in box)]):
+        for start, row in zip(*tiles.rows(x.shape, box, x[tuple(slice(*s) for s in box)]), strict=True):
             flat[start : start + row.size] = row.reshape(-1)
     assert flat.tolist() == list(range(60))
 

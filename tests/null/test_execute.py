@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from brainsurgery_jax import api
+from brainsurgery_jax.lower import Demand, lower
 from brainsurgery_jax.plan.source import dump_yaml
-from tests.null.world import Headers, after, complaints, found, program
+from tests.null.world import Headers, after, before, complaints, found, planned, program
 
 TWO = {"m.safetensors": {"w": "f32[4,3]"}, "n.safetensors": {"x": "f32[2]"}}
 
@@ -91,8 +93,6 @@ def test_a_mistake_in_the_text_of_a_plan_is_told_by_its_line():
     ],
 )
 def test_what_cannot_be_executed_is_refused(payload: object, code: str, text: str):
-    from brainsurgery_jax import api
-
     plan = api.load({"inputs": ["m::m.safetensors"], "transforms": [{"execute": payload}]})
     problems = plan.problems or found({"execute": payload})
     assert [p.code for p in problems] == [code]
@@ -100,9 +100,6 @@ def test_what_cannot_be_executed_is_refused(payload: object, code: str, text: st
 
 
 def test_a_number_from_data_is_asked_for_within_as_elsewhere():
-    from brainsurgery_jax.lower import Demand, lower
-    from tests.null.world import before, planned
-
     plan = planned({"execute": {"transforms": [{"phlora": {"target": "w", "target_a": "a", "target_b": "b",
                                                            "rank": {"energy": 0.5}}}]}})  # fmt: skip
     state, there = before(plan, Headers(TWO, provisional=False))

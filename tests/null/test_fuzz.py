@@ -46,3 +46,16 @@ def test_a_plan_without_a_mistake_counts_as_clean() -> None:
     fuzzer = Fuzzer(1)
     fuzzer.check(Case(b"inputs: [m::m.safetensors]\ntransforms: [{scale_: {target: wte.weight, by: 2}}]\noutput: o.pt"))
     assert (fuzzer.clean, dict(fuzzer.seen)) == (1, {})
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "pad: {from: wte.weight, to: x, width: [2, 9223372036854775808]}",
+        "ones: {target: x, shape: [4000000000, 4000000000]}",
+        "repeat: {from: wte.weight, to: x, times: 1000000000000000000000, mode: each}",
+    ],
+)
+def test_a_tensor_that_no_disk_could_hold_is_refused(step: str) -> None:
+    (found,) = Fuzzer(1).check(Case(f"inputs: [m::m.safetensors]\ntransforms: [{{{step}}}]".encode()))
+    assert found.code == "tensor-too-large"

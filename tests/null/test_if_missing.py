@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from brainsurgery_jax import api
 from tests.null.world import after, complaints, found, program
 
 
@@ -33,15 +34,11 @@ def test_what_it_says_elsewhere_stays_a_mistake():
 
 @pytest.mark.parametrize("step", [{"zeroes": {"target": "z", "shape": [2], "if_missing": "skip"}}])
 def test_a_step_without_a_pattern_does_not_have_it(step: object):
-    from brainsurgery_jax import api
-
     problems = api.load({"inputs": ["m::m.safetensors"], "transforms": [step]}).problems
     assert [p.code for p in problems] == ["key-unknown"]
 
 
 def test_any_other_word_is_refused():
-    from brainsurgery_jax import api
-
     step = {"delete": {"target": "w", "if_missing": "ignore"}}
     (problem,) = api.load({"inputs": ["m::m.safetensors"], "transforms": [step]}).problems
     assert "expected 'error' or 'skip', got 'ignore'" in problem.message

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "nametree": "",
     "boxes": "",
     "moves": "errors dtypes boxes select",
+    "taking": "dtypes boxes moves",
     "store": "errors dtypes boxes",
     "select": "errors dtypes",
     "protocol": "errors dtypes select",
@@ -32,13 +33,14 @@ MAY_IMPORT = {
     "ops._layouts": "errors dtypes _lazy op protocol layout ops._constants ops._math ops.elementwise ops.shape",
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "errors dtypes select moves _lazy nametree op protocol ops._constants ops._math ops._compare "
+    "ops.*": "errors dtypes select moves taking _lazy nametree op protocol ops._constants ops._math ops._compare "
     "ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack ops._verdicts",
     "plan": "errors dtypes select op protocol plugins store.formats",
     "graph": "errors dtypes select moves _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats",
     "engine": "errors dtypes boxes moves _lazy op protocol graph store lower.program lower.fold",
-    "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api world",
+    "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
+    "world",
     "checkpoint": "errors dtypes select store interop",
     "interop": "errors dtypes _lazy store checkpoint world apply.names api",
     "world": "errors graph store",
@@ -52,8 +54,11 @@ MAY_IMPORT = {
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "cli.partial": "plan.oly_words",
     "cli.slots": "op plan.pages plan.schema select cli.partial",
-    "cli.complete": "dtypes op plan.pages plan.oly_words plan.schema plan.source session cli.partial cli.slots",
+    "cli.complete": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session cli.partial cli.slots",
     "cli.desk": "errors op plan.pages plan.source session cli",
+    "cli.importing": "errors importers cli.show",
+    "cli.completion": "op plugins ops dtypes plan.overrides plan.source layout store.formats store.detect",
+    "importers": "errors dtypes version plan.source plan.overrides store.detect",
     "cli.convert": "errors layout conversion world store.sizes cli.show cli.progress",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",

@@ -16,7 +16,8 @@ from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.op import ASSERTS, OPS
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.plan.oly import MAX_DEPTH, parse_oly, to_oly
+from brainsurgery_jax.plan.oly import parse_oly, to_oly
+from brainsurgery_jax.plan.oly_words import MAX_DEPTH
 from brainsurgery_jax.plan.overrides import read_plan_files
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, dump_yaml, get, plain, spans
 
@@ -24,8 +25,9 @@ PLANS = sorted((Path(__file__).parents[2] / "plans").glob("*.yaml"))
 RECORDS = [*OPS.values(), *ASSERTS.values()]
 EXAMPLES = sorted({text for op in RECORDS for text in re.findall(r"Example: `(.+?)`\s*(?:\n|$)", op.doc)})
 
+characters = st.characters(codec="utf-8", exclude_characters="\0")
 names = st.sampled_from(["copy", "assert", "é", "x-1", "_"])
-keys = st.sampled_from(["from", "to", "a b", "", "1", "a.b", "it's", "x::y", "-"]) | st.text(max_size=4)
+keys = st.sampled_from(["from", "to", "a b", "", "1", "a.b", "it's", "x::y", "-"]) | st.text(characters, max_size=4)
 tricky = st.sampled_from(
     [
         "1e-6", ".5", "1.", "007", "+1", "1_000", "0x10", "true", "NULL", "Null", "~", "~x::[0-9]+", ".inf", "a:",
@@ -34,7 +36,7 @@ tricky = st.sampled_from(
         "\x07", "${i}", "*xs", "-",
     ]
 )  # fmt: skip
-texts = st.text(st.characters(codec="utf-8"), max_size=8) | st.text("ab()[]{},:'\"\\ \t", max_size=8) | tricky
+texts = st.text(characters, max_size=8) | st.text("ab()[]{},:'\"\\ \t", max_size=8) | tricky
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
 data = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=8
@@ -215,6 +217,8 @@ def test_a_mistake_in_a_step_is_shown_in_its_line() -> None:
         ("copy: {from: x,}", 15, "nothing follows this comma", "Remove it"),
         ("a: k: [1, 2,]", 12, "nothing follows this comma", "Remove it"),
         ("assert: equal: left: a, right: b", 22, "'left:' is a value here", "needs braces"),
+        ("assert: all: [exists: a]", 23, "'exists: a' stands in the list that is opened in column 14", "{exists: a}"),
+        ("copy: from: [a, to: b", 21, "'to: b' stands in the list that is opened in column 13", "Close the list"),
         ("a: k:", 6, "'k' needs a value, but found the end of the line", "`null`"),
         ("a: k:, l: 1", 6, "'k' needs a value, but found ','", "`null`"),
         ("a: k: [,1]", 8, "'k' needs a value, but found ','", "`null`"),
@@ -235,6 +239,8 @@ def test_a_mistake_in_a_step_is_shown_in_its_line() -> None:
         ("a: b, c: 1", 5, "', c: 1' follows the value 'b'", "keys with their values"),
         (r'a: k: "h\.0"', 9, r"'\.' is no escape", "In single quotes a backslash is a backslash"),
         (r'a: k: "\ud800"', 8, r"'\ud800' stands for no character", "hexadecimal digits"),
+        (r'a: k: "\x00"', 8, r"'\x00' stands for no character", "of a character"),
+        (r'a: k: "\0"', 8, r"'\0' is no escape", "write it twice"),
         (r'a: k: "\x4"', 8, "stands for no character", "the 2 hexadecimal digits"),
         ("copy: from: a\nto: b", 14, "U+000A cannot stand in a line", "A step is one line"),
         ("copy: from: a\x07", 14, "U+0007 cannot stand in a line", "Remove it"),
@@ -314,6 +320,7 @@ def test_characters_that_do_not_print_are_written_as_escapes() -> None:
         ({"a": {1: 2}}, "a key must be a text, not 1"),
         ({"a": object}, "one line cannot say"),
         ({"a": "\ud800"}, "half a character"),
+        ({"a": "\0"}, r"U\+0000"),
         ({"a": 10**1000}, "one line cannot say"),
         ({"a": 10**5000}, "."),
     ],

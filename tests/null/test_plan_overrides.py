@@ -135,6 +135,13 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
         read_plan_files([str(tmp_path / "a.yaml")])
 
 
+def test_a_file_too_large_to_be_a_plan_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    with (tmp_path / "a.yaml").open("wb") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(PlanError, match=r"cannot be read: it holds more than 67,108,864 bytes.*plan-file-unreadable"):
+        read_plan_files([str(tmp_path / "a.yaml")])
+
+
 def test_a_missing_file_that_a_plan_names_is_reported_at_its_place(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"^outer\.yaml:3:5: the plan file"):
         read_yaml(str(tmp_path / "sub.yaml"), span=Span("outer.yaml", 3, 5))

@@ -16,7 +16,7 @@ from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, dump_
 LOADERS = [yaml.SafeLoader] + ([yaml.CSafeLoader] if yaml.__with_libyaml__ else [])
 both_loaders = pytest.mark.parametrize("loader", LOADERS)
 
-characters = st.characters(codec="utf-8")
+characters = st.characters(codec="utf-8", exclude_characters="\0")
 tricky = st.sampled_from(
     [
         "1e-6", "1E5", ".5", "1.", "-.5", "010", "0o17", "0x_", "0b1", "1_000", "12:30", "2020-01-01", ".inf", "-.Inf",
@@ -238,6 +238,13 @@ def test_a_message_names_the_column_of_the_unquoted_text() -> None:
     )
 
 
+@both_loaders
+def test_an_escape_that_ends_a_text_in_other_languages_is_refused(loader: Any) -> None:
+    (mistake,) = mistakes('x: "a\\0b"', loader=loader)
+    assert mistake.code == "yaml-syntax"
+    assert "U+0000" in mistake.message
+
+
 def test_an_escape_beyond_unicode_is_refused_by_either_loader() -> None:
     for loader in LOADERS:
         assert mistakes('x: "\\Uffffffff"', loader=loader)[0].code == "yaml-syntax"
@@ -281,6 +288,12 @@ def test_an_alias_bomb_is_refused_without_unpacking_it() -> None:
     assert mistake.code == "yaml-too-large"
     assert mistake.span is not None
     assert mistake.span.line == 7
+
+
+def test_a_long_text_that_many_aliases_repeat_is_refused() -> None:
+    text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 1000)}]"
+    (mistake,) = mistakes(text)
+    assert mistake.code == "yaml-too-large"
 
 
 def test_aliases_that_nest_line_by_line_are_refused() -> None:

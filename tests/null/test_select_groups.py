@@ -43,6 +43,11 @@ def test_a_group_of_a_regex_may_be_named_by_its_number() -> None:
     assert gather(EACH, EACH.matches(names(1, 2)), "2", r"x.\1") == [("x.0", ("h.0.0", "h.0.1"))]
 
 
+def test_a_group_that_the_pattern_does_not_have_is_told_by_its_number() -> None:
+    with pytest.raises(RefError, match="has 2 groups, no number 3"):
+        gather(EACH, EACH.matches(names(1, 2)), "3", r"x.\1")
+
+
 def test_a_number_is_no_name_of_a_token() -> None:
     tokens = compile_pattern(("h", "$i", "$e"))
     with pytest.raises(RefError, match="does not capture '2'"):

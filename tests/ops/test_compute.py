@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.errors import PlanError, Refusal
 from brainsurgery_jax.graph.expr import is_whole
+from brainsurgery_jax.op import OPS
 from brainsurgery_jax.ops._expressions import MOST_CHARACTERS, MOST_LEVELS, parse_expression
 from brainsurgery_jax.ops._functions import FUNCTIONS
 from tests.checkpoints import counting, normal, plan_of, problems, run_plan, set_block
@@ -85,6 +87,10 @@ def test_an_expression_means_what_numpy_means_by_it(expr: str, tmp_path: Path) -
 def test_every_function_is_tried_above() -> None:
     used = {name for expr in MEANINGS for name in FUNCTIONS if f"{name}(" in expr}
     assert used == set(FUNCTIONS)
+
+
+def test_every_function_is_named_in_the_documentation() -> None:
+    assert set(FUNCTIONS) <= set(re.findall(r"\w+", OPS["compute"].doc))
 
 
 WORDS = (
@@ -208,6 +214,15 @@ def test_to_may_replace_a_tensor_by_one_of_another_shape(tmp_path: Path) -> None
     assert run_plan(tmp_path, {"w": W}, formula("w[:2]", to="w"))["w"].shape == (2, 6)
 
 
+def test_a_match_without_the_others_is_left_out_where_the_plan_says_so(tmp_path: Path) -> None:
+    tensors = {"0.w": W, "1.w": W, "1.d": W}
+    step = {"compute": {"from": {"w": r"(.)\.w", "d": r"\1.d"}, "expr": "w - d"}}
+    (error,) = problems(tmp_path, tensors, step)
+    assert error.code == "tensor-missing"
+    found = run_plan(tmp_path, tensors, {"compute": step["compute"] | {"if_missing": "skip"}})
+    assert (found["0.w"].any(), found["1.w"].any()) == (True, False)
+
+
 def test_two_results_cannot_have_one_name(tmp_path: Path) -> None:
     step = {"compute": {"from": {"x": "[ab]"}, "to": "c", "expr": "x + 1"}}
     (error,) = problems(tmp_path, {"a": W, "b": W}, step)
@@ -270,6 +285,7 @@ def test_of_a_long_expression_the_part_around_the_mistake_is_shown(tmp_path: Pat
         ("min(w, 0)", "or, of two, `minimum(x, y)`."),
         ("w[[0, 1]]", "An expression has names, numbers"),
         ("sum(*w)", "Write `sum(x, axis=None, keepdims=False)`."),
+        ("sum(w, axis=0, axis=1)", "Write `sum(x, axis=None, keepdims=False)`."),
     ],
 )
 def test_what_is_written_otherwise_elsewhere_is_corrected(expr: str, advice: str, tmp_path: Path) -> None:

@@ -82,6 +82,10 @@ def test_the_part_of_a_tensor_that_a_slice_names_is_reduced(tmp_path: Path) -> N
     assert same(found["new"], x[1:3, ::2].sum(0))
 
 
+def test_empty_axes_that_are_not_reduced_stay(tmp_path: Path) -> None:
+    assert reduced(tmp_path, np.zeros((3, 0), np.float32), mode="sum", dim=0).shape == (0,)
+
+
 def test_a_large_tensor_is_never_held_whole(tmp_path: Path) -> None:
     """16 parts of 16 MB: the projection is that of one of them, widened and squared."""
     x = np.zeros((1 << 14, 1 << 12), np.float32)

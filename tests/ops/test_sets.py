@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.op import OPS
 from tests.checkpoints import counting, plan_of, problems, run_plan, same
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -156,3 +157,12 @@ def test_a_mistake_is_told_at_the_key_that_it_is_about(tmp_path: Path, key: str)
     payload = {"from": EACH, "to": r"h.\g<i>", "over": "e"} | {key: wrong}
     (found,) = problems(tmp_path, experts(1, 2), {"stack": payload})
     assert found.message.startswith(f"stack.{key}: ")
+
+
+@pytest.mark.parametrize("name", ["concat", "stack", "split", "unstack"])
+def test_the_documented_step_on_a_set_is_one(name: str, tmp_path: Path) -> None:
+    (step,) = [line.strip("`.") for line in OPS[name].doc.splitlines() if line.startswith(f"`{name}: ")]
+    file = tmp_path / "plan.yaml"
+    file.write_text(f"inputs: [model::x.safetensors]\ntransforms:\n  - {step}\n")
+    assert [str(p) for p in bs.load(str(file)).problems] == []
+    assert "over: e" in step

@@ -86,8 +86,8 @@ def trained(folder: Path, target: Path) -> Path:
     return target
 
 
-def narrow_gpt2() -> GPT2LMHeadModel:
-    """GPT-2 with 12 layers of 12 heads, as the real one has, but narrow; every parameter at random."""
+def narrow_gpt2() -> Any:
+    """A GPT2LMHeadModel with 12 layers of 12 heads, as the real one has, but narrow; every parameter at random."""
     torch.manual_seed(5)
     config = GPT2Config(vocab_size=40, n_positions=16, n_embd=24, n_layer=12, n_head=12)
     model = GPT2LMHeadModel(config).eval()
@@ -105,7 +105,7 @@ def adapted(folder: Path, dtype: torch.dtype) -> Path:
     for name, parameter in lora.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter)
-    lora.save_pretrained(folder / "adapter")
+    lora.save_pretrained(str(folder / "adapter"))
     return base
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ HEADS, WIDTH, EMBED = 12, 2, 24
 PRUNED = (2, 5)
 
 
-def run(name: str, **settings: object) -> bs.Report:
+def run(name: str, **settings: Any) -> bs.Report:
     given = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     return bs.load(PLANS / f"{name}.yaml", **given).run(durable=False)
 
@@ -35,7 +36,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 # --- Head pruning -----------------------------------------------------------------------------------------------------
 
 
-def prune(folder: Path) -> tuple[GPT2LMHeadModel, dict[str, torch.Tensor]]:
+def prune(folder: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     """The model, and its tensors after the plan."""
     model = models.narrow_gpt2()
     save_file(model.transformer.state_dict(), folder / "model.safetensors")
@@ -43,7 +44,7 @@ def prune(folder: Path) -> tuple[GPT2LMHeadModel, dict[str, torch.Tensor]]:
     return model, load_file(folder / "out.safetensors")
 
 
-def silenced(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
+def silenced(model: Any) -> Any:
     """The model with what the pruned heads give to the residual stream set to zero."""
     for block in model.transformer.h:
         for head in PRUNED:
@@ -51,7 +52,7 @@ def silenced(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
     return model
 
 
-def narrowed(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
+def narrowed(model: Any) -> Any:
     """The model with attention for as many heads as are left, its weights still to be loaded."""
     left = (HEADS - len(PRUNED)) * WIDTH
     for block in model.transformer.h:
@@ -93,7 +94,7 @@ def test_a_model_without_layers_3_to_5_loads_and_computes_what_the_others_do(tmp
     whole.save_pretrained(tmp_path / "whole")
     run("drop_layers", model=tmp_path / "whole", out=tmp_path / "out")
     model.transformer.h = torch.nn.ModuleList([*model.transformer.h[:3], *model.transformer.h[6:]])
-    found = (GPT2Model if bare else GPT2LMHeadModel).from_pretrained(tmp_path / "out").eval()
+    found: Any = (GPT2Model if bare else GPT2LMHeadModel).from_pretrained(tmp_path / "out").eval()
     assert found.config.n_layer == len(found.h if bare else found.transformer.h) == 9
     with torch.no_grad():
         assert torch.equal(found(models.TOKENS)[0], whole(models.TOKENS)[0])

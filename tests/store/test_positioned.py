@@ -63,3 +63,17 @@ def test_a_system_without_the_call_or_a_file_that_takes_no_advice_is_fine(monkey
     positioned.begin_flush(into, 0, 1 << 30)
     os.close(out)
     os.close(into)
+
+
+def test_rows_go_to_places_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(
+        os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:3], offset)
+    )  # a system that takes little
+    path = str(tmp_path / "out.safetensors")
+    made = SafetensorsWriter(Staged(path, path), {"x": Aval((3, 2, 2), BY_NAME["f32"])}, single_file=True)
+    for layer in range(2):
+        starts = np.arange(3) * 4 + 2 * layer
+        made.put_rows("x", starts[::-1], np.array([[n, n + 1] for n in starts[::-1]], np.float32))
+    made.finish()
+    assert SafetensorsSource(path).read("x").reshape(-1).tolist() == list(range(12))

@@ -1,0 +1,125 @@
+"""The state after a step that failed: what it would have made is known to be unknown, so that one mistake gives one
+message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.state import Space, State, World
+from brainsurgery_jax.op import OPS, ControlOp, Role, SinkOp, TensorOp, element_role
+from brainsurgery_jax.plan.model import Step
+from brainsurgery_jax.select import Ref, compile_pattern, compile_template, parse_ref
+
+
+def misunderstood(state: State, step: Step, world: World) -> State:
+    """The state after a step that the parser refused: what any text in its payload may name is unknown."""
+    name, payload = next(iter(step.text.items())) if isinstance(step.text, dict) and step.text else ("", None)
+    if isinstance(OPS.get(name), SinkOp):  # it would have changed nothing
+        return state
+    spaces = {a: replace(s, tainted=True) for a, s in state.spaces.items()}
+    for value in _references(step.text):
+        for alias in spaces:
+            try:
+                ref = parse_ref(value, alias)
+            except Refusal:
+                continue
+            if ref.alias == alias:
+                for kind in ("pattern", "name"):
+                    found = _named(spaces[alias], kind, ref, None, None)
+                    spaces[alias] = _without(spaces[alias], found, creates=True)
+    path = payload.get("path") if isinstance(payload, dict) else payload
+    return replace(state, spaces=spaces, images=_unsaved(state, path, world), doubtful=True)
+
+
+def _references(value: Any) -> Iterator[Any]:
+    """Everything in plain data that may be a reference: texts, and lists of texts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        yield value
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _references(item)
+
+
+def _unsaved(state: State, path: Any, world: World) -> Mapping[str, Mapping[str, Expr] | None]:
+    """What was saved, after a step failed that may have been to save something at this path."""
+    return {world.key(path): None, **state.images} if isinstance(path, str) and path else state.images
+
+
+def failed(state: State, step: Step, world: World, *, slow: bool = False) -> State:
+    """The state after a step that failed: what it would have made or changed is known to be unknown. `slow`: it failed
+    for a pattern that takes too long, so that it is not tried again."""
+    assert step.op is not None
+    if isinstance(step.op, SinkOp):
+        return state
+    spaces, written = dict(state.spaces), set(state.writes)
+    refs = list(_refs(step))
+    source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
+    sources = None if source is None else state.spaces.get(source.alias)
+    creates = not (isinstance(step.op, TensorOp) and step.op.form.dest == "existing")
+    for key, role, ref in refs:
+        kept = isinstance(step.op, TensorOp) and key not in step.op.form.writes
+        if ref.alias in spaces and not kept:
+            space = spaces[ref.alias]
+            found = None if slow else _named(space, role.kind, ref, source, sources)
+            spaces[ref.alias] = _without(space, found, creates=creates)
+            written.add(ref.alias)
+    makes = step.op.makes if isinstance(step.op, ControlOp) else ""
+    alias = step.params.get(makes) or ("" if "to" in step.params else state.default_alias or "model")
+    if makes and alias in spaces:  # there is one already; later steps mean the one that could not be made
+        spaces[alias] = replace(spaces[alias], tainted=True)
+    images = _unsaved(state, step.params.get("path"), world)
+    after = replace(state, spaces=spaces, images=images, doubtful=state.doubtful or bool(makes))
+    return after.with_writes(written)
+
+
+def _refs(step: Step) -> Iterator[tuple[str, Role, Ref]]:
+    """Every reference of a step, with its key and role."""
+    assert step.op is not None
+    for f in step.op.fields():
+        value = step.params.get(f.param)
+        role = f.role or element_role(f.annotation)
+        if role is not None and role.kind == "operands" and value:  # only the first can be replaced
+            role, value = Role("pattern"), next(iter(value.values()))
+        for ref in value if isinstance(value, tuple) else (value,):
+            if isinstance(ref, Ref) and role is not None:
+                yield f.key, role, ref
+
+
+def _without(space: Space, names: frozenset[str] | None, *, creates: bool) -> Space:
+    """A space in which some tensors are unknown; where the names of what a step would have created are not known either
+    (None), all that seems to be missing is doubtful."""
+    if names is None:
+        return replace(space, tainted=space.tainted or creates)
+    left = {n: e for n, e in space.names.items() if n not in names}
+    return replace(space, names=left, unknown=space.unknown | names)
+
+
+def _named(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
+    """The names that a reference of a failed step stands for; None if they cannot be told."""
+    try:
+        return _told(space, kind, ref, source, sources)
+    except Refusal:
+        return None
+
+
+def _told(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
+    if kind == "pattern":
+        return frozenset(name for name, _ in compile_pattern(ref.name).matches(space.names))
+    if kind == "name":
+        return frozenset((ref.name,)) if isinstance(ref.name, str) else None
+    if source is None or sources is None:
+        return None
+    pattern = compile_pattern(source.name)
+    template = compile_template(ref.name, pattern)
+    if template.literal is not None:
+        return frozenset((template.literal,))
+    made = frozenset(template.fill(name, binding) for name, binding in pattern.matches(sources.names))
+    return made or None

@@ -1,0 +1,56 @@
+"""What mergekit itself makes of the configurations that are imported, beside what our plans make of them.
+
+`make mergekit` runs these: mergekit wants an environment of its own, and a missing one is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.importers.mergekit import plan_of
+from tests.behaviour.homes import ROOT
+from tests.checkpoints import read
+from tests.importers.merges import CASES, put_config, put_models
+
+
+def mergekit(config: Path) -> dict[str, np.ndarray]:
+    """The tensors that mergekit writes."""
+    program = ROOT / os.environ.get("BEHAVIOUR_MERGEKIT", ".venv-mergekit/bin/mergekit-yaml")
+    if not program.exists():
+        raise FileNotFoundError(f"no mergekit at {program}: `make mergekit` installs it and runs the tests")
+    done = subprocess.run([program, config.name, "theirs"], cwd=config.parent, capture_output=True, text=True,
+                          env=os.environ | {"HF_HUB_OFFLINE": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return read(config.parent / "theirs" / "model.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", CASES)
+def test_mergekit_makes_the_same(here: Path, case: str, dtype: str):
+    put_models(here, dtype)
+    # mergekit takes a bare name for one on the hub.
+    text = json.dumps(CASES[case].config)
+    config = put_config(here, json.loads(re.sub(r'"([abc])"', r'"./\1"', text)))
+    theirs = mergekit(config)
+    (here / "plan.yaml").write_text(plan_of(config.name))
+    bs.load("plan.yaml").run(durable=False)
+    ours = read(here / "merged" / "model.safetensors")
+    assert {name: x.dtype for name, x in ours.items()} == {name: x.dtype for name, x in theirs.items()}
+    # mergekit takes the difference to the base in the dtype of the tensors; we round once, at the end.
+    steps = 3 if "task" in case else 1
+    rounding = 2.0**-7 if dtype == "bfloat16" else 2.0**-22
+    worst = {"": 0.0}
+    for name, x in theirs.items():
+        scale = np.abs(x.astype(np.float64)).max() if "task" in case else np.abs(x.astype(np.float64))
+        off = np.abs(ours[name].astype(np.float64) - x.astype(np.float64))
+        worst[name] = float(off.max())
+        assert np.all(off <= steps * rounding * scale + 1e-6), (name, off.max())
+    print(f"{case} in {dtype}: at most {max(worst.values()):.3g} apart")

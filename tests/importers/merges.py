@@ -1,0 +1,293 @@
+"""Tiny models to merge, configurations of merges, and what NumPy says comes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import yaml
+
+from tests.checkpoints import normal, write
+
+LAYERS, WIDTH, INNER, WORDS = 4, 16, 24, 32
+CONFIG: Mapping[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH, "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": WORDS,
+    "max_position_embeddings": 32, "tie_word_embeddings": False, "dtype": "float32",
+}  # fmt: skip
+
+Tensors = dict[str, np.ndarray]
+Models = Mapping[str, Tensors]
+"""Tensors in float64, by the letter of the model."""
+
+
+def shapes(layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
+    """The tensors of a tiny Llama."""
+    outside: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (WORDS, WIDTH), "model.norm.weight": (WIDTH,), "lm_head.weight": (WORDS, WIDTH)
+    }  # fmt: skip
+    layer: dict[str, tuple[int, ...]] = {f"self_attn.{x}_proj.weight": (WIDTH, WIDTH) for x in "qkvo"}
+    layer |= {f"mlp.{x}_proj.weight": (INNER, WIDTH) for x in ("gate", "up")} | {
+        "mlp.down_proj.weight": (WIDTH, INNER), "input_layernorm.weight": (WIDTH,),
+        "post_attention_layernorm.weight": (WIDTH,),
+    }  # fmt: skip
+    return outside | {f"model.layers.{i}.{name}": shape for i in range(layers) for name, shape in layer.items()}
+
+
+def put_models(folder: Path, dtype: str | Mapping[str, str] = "float32", **config: Any) -> Models:
+    """Models `a`, `b` and `c`, as folders; yields what they hold."""
+    held = {}
+    for seed, letter in enumerate("abc"):
+        own = dtype if isinstance(dtype, str) else dtype[letter]
+        stored = np.dtype(getattr(ml_dtypes, own, own))
+        tensors = {name: normal(shape, seed=97 * seed + at).astype(stored) for at, (name, shape) in
+                   enumerate(shapes().items())}  # fmt: skip
+        (folder / letter).mkdir()
+        write(folder / letter / "model.safetensors", tensors, {"format": "pt"})
+        (folder / letter / "config.json").write_text(json.dumps({**CONFIG, "dtype": own, **config}))
+        held[letter] = {name: x.astype(np.float64) for name, x in tensors.items()}
+    return held
+
+
+def layer_of(name: str) -> int | None:
+    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
+
+
+def in_layer(name: str, layer: int) -> str:
+    _, _, _, rest = name.split(".", 3)
+    return f"model.layers.{layer}.{rest}"
+
+
+class Case(NamedTuple):
+    """A configuration, and the tensors that it gives."""
+
+    config: Mapping[str, Any]
+    result: Callable[[Models], Tensors]
+    layers: int = LAYERS
+
+
+def models(**weights: Any) -> list[dict[str, Any]]:
+    """The `models` of a configuration, each with a weight (None: with none)."""
+    return [{"model": m} | ({} if w is None else {"parameters": {"weight": w}}) for m, w in weights.items()]
+
+
+def each(fn: Callable[..., np.ndarray], *letters: str) -> Callable[[Models], Tensors]:
+    """Tensor by tensor, `fn(name, *values)`."""
+    return lambda held: {name: fn(name, *(held[m][name] for m in letters)) for name in held["a"]}
+
+
+def _by_layer(first: float, last: float) -> Callable[[str], float]:
+    return lambda name: first + (last - first) * (layer_of(name) or 0) / (LAYERS - 1)
+
+
+def _filtered(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    w = 0.8 if "self_attn" in name else 0.25
+    return w * a + (1 - w) * b
+
+
+def _spread(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    w = _by_layer(0, 1)(name)
+    u = _by_layer(2, 5)(name) if "mlp" in name else 1
+    return (w * a + u * b) / (w + u)
+
+
+def _tasks(name: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    w = _by_layer(0.1, 0.7)(name) if "mlp" in name else 0.3
+    return a + 0.7 * (w * (b - a) + 0.9 * (c - a)) / (w + 0.9)
+
+
+def _stacked(held: Models) -> Tensors:
+    out = {"model.embed_tokens.weight": held["a"]["model.embed_tokens.weight"]}
+    out |= {name: held["b"][name] for name in ("model.norm.weight", "lm_head.weight")}
+    places = [("a", 0), ("a", 1), ("a", 2), ("b", 1), ("b", 2), ("b", 3)]
+    for at, (letter, layer) in enumerate(places):
+        for name, x in held[letter].items():
+            if layer_of(name) == layer:
+                out[in_layer(name, at)] = 0 * x if letter == "b" and ("o_proj" in name or "down" in name) else x
+    return out
+
+
+def _sliced(held: Models) -> Tensors:
+    a, b, c = (held[m] for m in "abc")
+    out = {}
+    for name, x in a.items():
+        match layer_of(name):
+            case None if "embed" in name:
+                out[name] = (0.2 * x + 0.3 * b[name]) / 0.5
+            case None:
+                out[name] = (0.5 * c[name] + b[name]) / 1.5
+            case 0 | 1 as layer:
+                w = 0.2 if layer == 0 else 0.8
+                out[name] = (w * x + 0.3 * b[in_layer(name, layer + 1)]) / (w + 0.3)
+        if (layer := layer_of(name)) in (1, 2, 3):
+            w = 0.1 if "self_attn" in name else 1
+            out[in_layer(name, layer + 1)] = (0.5 * c[name] + w * b[name]) / (0.5 + w)
+    return out
+
+
+def _uneven(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    layer = layer_of(name)
+    return (a + b) * ((0.5 if "embed" in name else 2) if layer is None else (0.5, 1, 2, 3)[layer])
+
+
+CASES: Mapping[str, Case] = {
+    "linear": Case(
+        {"merge_method": "linear", "models": models(a=0.3, b=0.7)}, each(lambda n, a, b: 0.3 * a + 0.7 * b, *"ab")
+    ),
+    "normalized": Case(
+        {"merge_method": "linear", "models": models(a=1, b=2, c=0.5)},
+        each(lambda n, a, b, c: (a + 2 * b + 0.5 * c) / 3.5, *"abc"),
+    ),
+    "not normalized": Case(
+        {"merge_method": "linear", "models": models(a=1, b=-0.5), "parameters": {"normalize": False}},
+        each(lambda n, a, b: a - 0.5 * b, *"ab"),
+    ),
+    "mean": Case(
+        {"merge_method": "linear", "models": models(a=None, b=None, c=None), "parameters": {"weight": 1}},
+        each(lambda n, a, b, c: (a + b + c) / 3, *"abc"),
+    ),
+    "base that is not merged": Case(
+        {"merge_method": "linear", "base_model": "c", "models": models(a=0.5, b=0.5)},
+        each(lambda n, a, b: (a + b) / 2, *"ab"),
+    ),
+    "filters": Case(
+        {
+            "merge_method": "linear",
+            "models": models(
+                a=[{"filter": "self_attn", "value": 0.8}, {"value": 0.25}],
+                b=[{"filter": "self_attn", "value": 0.2}, {"value": 0.75}],
+            ),
+        },
+        each(_filtered, *"ab"),
+    ),
+    "gradients": Case(
+        {"merge_method": "linear", "models": models(a=[0, 1], b=[{"filter": "mlp", "value": [2, 5]}, {"value": 1}])},
+        each(_spread, *"ab"),
+    ),
+    "one slice over all": Case(
+        {
+            "merge_method": "linear",
+            "slices": [
+                {
+                    "sources": [
+                        {"model": "a", "layer_range": [0, 4], "parameters": {"weight": 1}},
+                        {"model": "b", "layer_range": [0, 4], "parameters": {"weight": 3}},
+                    ]
+                }
+            ],
+        },
+        each(lambda n, a, b: (a + 3 * b) / 4, *"ab"),
+    ),
+    "slices": Case(
+        {
+            "merge_method": "linear",
+            "slices": [
+                {
+                    "sources": [
+                        {"model": "a", "layer_range": [0, 2], "parameters": {"weight": [0.2, 0.8]}},
+                        {"model": "b", "layer_range": [1, 3], "parameters": {"weight": 0.3}},
+                    ]
+                },
+                {
+                    "sources": [
+                        {"model": "c", "layer_range": [1, 4], "parameters": {"weight": 0.5}},
+                        {"model": "b", "layer_range": [1, 4]},
+                    ],
+                    "parameters": {"weight": [{"filter": "self_attn", "value": 0.1}, {"value": 1}]},
+                },
+            ],
+        },
+        _sliced,
+        layers=5,
+    ),
+    "slices of other weights": Case(
+        {
+            "merge_method": "linear",
+            "slices": [
+                {
+                    "sources": [{"model": m, "layer_range": [2 * at, 2 * at + 2]} for m in "ab"],
+                    "parameters": {"weight": [first, second]},
+                }
+                for at, (first, second) in enumerate([(0.5, 1), (2, 3)])
+            ],
+            "parameters": {"normalize": False},
+        },
+        each(_uneven, *"ab"),
+    ),
+    "task arithmetic": Case(
+        {"merge_method": "task_arithmetic", "base_model": "a", "models": models(a=None, b=0.3, c=0.9)},
+        each(lambda n, a, b, c: a + 0.3 * (b - a) + 0.9 * (c - a), *"abc"),
+    ),
+    "task arithmetic with everything": Case(
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": "a",
+            "models": models(b=[{"filter": "mlp", "value": [0.1, 0.7]}], c=0.9),
+            "parameters": {"weight": 0.3, "lambda": 0.7, "normalize": True},
+        },
+        each(_tasks, *"abc"),
+    ),
+    "negated task": Case(
+        {"merge_method": "task_arithmetic", "base_model": "a", "models": models(b=-0.5)},
+        each(lambda n, a, b: a - 0.5 * (b - a), *"ab"),
+    ),
+    "stacked": Case(
+        {
+            "merge_method": "passthrough",
+            "slices": [
+                {"sources": [{"model": "a", "layer_range": [0, 3]}]},
+                {
+                    "sources": [
+                        {
+                            "model": "b",
+                            "layer_range": [1, 4],
+                            "parameters": {
+                                "scale": [
+                                    {"filter": "o_proj", "value": 0},
+                                    {"filter": "down_proj", "value": 0},
+                                    {"value": 1},
+                                ]
+                            },
+                        }
+                    ]
+                },
+            ],
+        },
+        _stacked,
+        layers=6,
+    ),
+    "a model doubled by itself": Case(
+        {
+            "merge_method": "passthrough",
+            "slices": [
+                {"sources": [{"model": "a", "layer_range": [0, 4]}]},
+                {"sources": [{"model": "a", "layer_range": [0, 4]}]},
+            ],
+        },
+        lambda held: (
+            {n: x for n, x in held["a"].items()}
+            | {in_layer(n, 4 + at): x for n, x in held["a"].items() if (at := layer_of(n)) is not None}
+        ),
+        layers=8,
+    ),
+    "a model passed through": Case(
+        {"merge_method": "passthrough", "models": [{"model": "a"}]}, each(lambda n, a: a, "a")
+    ),
+    "a model scaled": Case(
+        {
+            "merge_method": "passthrough",
+            "models": [{"model": "a", "parameters": {"scale": [{"filter": "norm", "value": 2}]}}],
+        },
+        each(lambda n, a: 2 * a if "norm" in n else a, "a"),
+    ),
+}
+
+
+def put_config(folder: Path, config: Mapping[str, Any]) -> Path:
+    path = folder / "merge.yml"
+    path.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+    return path

@@ -1,0 +1,290 @@
+"""Configurations of mergekit become plans that give what NumPy computes from the published formulas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.importers.mergekit import plan_of
+from brainsurgery_jax.importers.patterns import choose, numbers
+from tests.checkpoints import normal, read, write
+from tests.importers.merges import CASES, CONFIG, LAYERS, WORDS, Models, models, put_config, put_models
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+def merged(folder: Path, config: Any) -> dict[str, np.ndarray]:
+    """What the plan of a configuration writes into `merged`."""
+    (folder / "plan.yaml").write_text(plan_of(put_config(folder, config).name))
+    bs.load("plan.yaml").run(durable=False)
+    return read(folder / "merged" / "model.safetensors")
+
+
+def close(found: np.ndarray, exact: np.ndarray) -> None:
+    """As exact as float32 can compute it, rounded once to its dtype."""
+    rounding = 2.0**-8 if found.dtype.name == "bfloat16" else 2.0**-24
+    np.testing.assert_allclose(found.astype(np.float64), exact, rtol=1.001 * rounding, atol=1e-6)
+
+
+def compare(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, dtype: str) -> None:
+    assert set(found) == set(expected)
+    for name, exact in expected.items():
+        assert found[name].dtype.name == dtype
+        close(found[name], exact)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_plan_gives_what_the_formula_gives(here: Path, case: str, dtype: str):
+    held = put_models(here, dtype)
+    compare(merged(here, CASES[case].config), CASES[case].result(held), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("case", ["linear", "slices", "stacked", "task arithmetic"])
+def test_transformers_loads_the_result(here: Path, case: str, dtype: str):
+    import torch
+    from transformers import LlamaForCausalLM
+
+    put_models(here, dtype)
+    merged(here, CASES[case].config)
+    model, said = cast("tuple[Any, Any]", LlamaForCausalLM.from_pretrained("merged", output_loading_info=True))
+    assert not (said["missing_keys"] or said["unexpected_keys"] or said["mismatched_keys"])
+    assert (model.config.num_hidden_layers, model.dtype) == (CASES[case].layers, getattr(torch, dtype))
+    with torch.no_grad():
+        assert torch.isfinite(model(torch.arange(8)[None]).logits).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_plan_passes_the_check_and_reads_back(here: Path, case: str):
+    put_models(here)
+    (here / "plan.yaml").write_text(plan_of(put_config(here, CASES[case].config).name))
+    assert [d for d in bs.check(bs.load("plan.yaml")) if d.severity == "error"] == []
+
+
+@pytest.mark.parametrize("case", ["gradients", "slices", "stacked", "task arithmetic with everything"])
+def test_plans_read_as_if_written_by_hand(here: Path, case: str):
+    put_models(here)
+    found = plan_of(put_config(here, CASES[case].config).name).partition("\n")[2]
+    path = SNAPSHOTS / f"{case.replace(' ', '_')}.yaml"
+    if not path.exists():
+        SNAPSHOTS.mkdir(exist_ok=True)
+        path.write_text(found)
+        pytest.fail(f"{path.name} was not there and is written now: read it, and run again")
+    assert found == path.read_text()
+
+
+# --- Dtypes -----------------------------------------------------------------------------------------------------------
+
+
+def test_inputs_are_cast_before_they_are_merged(here: Path):
+    held = put_models(here)
+    rounded: Models = {m: {n: x.astype("bfloat16").astype(np.float64) for n, x in t.items()} for m, t in held.items()}
+    case = CASES["linear"]
+    compare(merged(here, {**case.config, "dtype": "bfloat16"}), case.result(rounded), dtype="bfloat16")
+
+
+def test_the_output_may_have_a_dtype_of_its_own(here: Path):
+    held = put_models(here, "bfloat16")
+    case = CASES["linear"]
+    found = merged(here, {**case.config, "dtype": "float32", "out_dtype": "bfloat16"})
+    compare(found, case.result(held), dtype="bfloat16")
+    assert json.loads((here / "merged" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("case", ["gradients", "stacked", "slices", "a model scaled"])
+def test_tensors_of_one_model_have_the_dtype_too(here: Path, case: str):
+    held = put_models(here, "bfloat16")
+    compare(merged(here, {**CASES[case].config, "dtype": "float32"}), CASES[case].result(held), dtype="float32")
+
+
+@pytest.mark.parametrize("case", ["linear", "task arithmetic"])
+def test_models_of_different_dtypes_are_merged_in_the_wider(here: Path, case: str):
+    held = put_models(here, {"a": "bfloat16", "b": "float32", "c": "bfloat16"})
+    compare(merged(here, CASES[case].config), CASES[case].result(held), dtype="float32")
+    assert json.loads((here / "merged" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_dtype_that_the_models_have_costs_no_step(here: Path):
+    put_models(here, "bfloat16")
+    config = CASES["linear"].config
+    plans = [plan_of(put_config(here, {**config, **more}).name) for more in ({}, {"dtype": "bfloat16"})]
+    assert plans[0] == plans[1]
+
+
+# --- Beside the tensors -----------------------------------------------------------------------------------------------
+
+
+def test_lists_of_one_entry_a_layer_are_stacked_with_the_layers(here: Path):
+    put_models(here, layer_types=["full", "sliding", "full", "last"])
+    merged(here, CASES["stacked"].config)
+    config = json.loads((here / "merged" / "config.json").read_text())
+    assert config["num_hidden_layers"] == 6
+    assert config["layer_types"] == ["full", "sliding", "full", "sliding", "full", "last"]
+
+
+def test_the_side_files_are_those_of_the_base(here: Path):
+    put_models(here)
+    for letter in "abc":
+        (here / letter / "tokenizer.json").write_text(letter)
+    merged(here, {**CASES["base that is not merged"].config, "tokenizer_source": "base"})
+    assert (here / "merged" / "tokenizer.json").read_text() == "c"
+
+
+def test_tied_heads_stay_tied(here: Path):
+    for letter in "ab":
+        (here / letter).mkdir()
+        write(here / letter / "model.safetensors", {"model.embed_tokens.weight": normal((WORDS, 4)),
+                                                    "model.layers.0.w": normal((4, 4))})  # fmt: skip
+    assert set(merged(here, CASES["linear"].config)) == {"model.embed_tokens.weight", "model.layers.0.w"}
+
+
+def test_what_has_no_effect_is_noted(here: Path):
+    put_models(here)
+    config = {"merge_method": "task_arithmetic", "base_model": "a", "models": models(b=1), "tokenizer_source": "base"}
+    text = plan_of(put_config(here, {**config, "parameters": {"density": 0.5, "int8_mask": True}}).name)
+    assert "# density (merge.yml:9) has no effect on task_arithmetic.\n" in text
+    assert "# int8_mask (merge.yml:10) has no effect on task_arithmetic.\n" in text
+    assert "# The tokenizer is that of a, whose files are copied.\n" in text
+
+
+def test_a_model_of_the_hub_comes_with_how_to_fetch_it(here: Path):
+    config = {
+        "merge_method": "linear",
+        "models": [
+            {"model": "org/one", "parameters": {"weight": 0.5}},
+            {"model": "org/two", "parameters": {"weight": 0.5}},
+        ],
+    }
+    text = plan_of(put_config(here, config).name)
+    assert "  - a::org/one  # hf download org/one --local-dir org/one\n" in text
+    assert "compute: {from: {a: 'a::.*', b: 'b::\\g<0>'}, expr: '(a + b) / 2'}" in text
+
+
+# --- What cannot be said ----------------------------------------------------------------------------------------------
+
+STACK = {"sources": [{"model": "a", "layer_range": [0, 2]}]}
+LINEAR = {"merge_method": "linear", "models": models(a=0.5, b=0.5)}
+REFUSED = {
+    "slerp": ({**LINEAR, "merge_method": "slerp"}, r"merge\.yml:1:15: the merge method 'slerp' cannot be said"),
+    "ties": ({**LINEAR, "merge_method": "ties"}, "'ties' cannot be said in a plan yet"),
+    "unknown method": ({**LINEAR, "merge_method": "linera"}, "unknown merge method: .* Did you mean 'linear'"),
+    "no method": ({"models": models(a=1)}, "there is no merge_method"),
+    "unknown key": ({**LINEAR, "chat_template": "auto"}, "the key 'chat_template' of a configuration is not"),
+    "unknown parameter": ({**LINEAR, "parameters": {"t": 1}}, "the key 't' of a linear merge's parameters is not"),
+    "key of a model": ({**LINEAR, "models": [{"model": "a", "weight": 1}]}, "the key 'weight' of a model is not"),
+    "neither": ({"merge_method": "linear"}, "expected either `models` or `slices`, got neither"),
+    "both": ({**LINEAR, "slices": [STACK]}, "expected either `models` or `slices`, got both"),
+    "no list": ({"merge_method": "linear", "models": "a"}, "models: expected a list, got the text 'a'"),
+    "no model": ({"merge_method": "linear", "models": [{}]}, "a model is missing here"),
+    "adapter": ({**LINEAR, "models": models(**{"a+lora": 1})}, r"'a\+lora' adds a LoRA adapter"),
+    "revision": ({**LINEAR, "models": [{"model": {"path": "a", "revision": "x"}}]}, "expected the path of a model"),
+    "missing model": ({**LINEAR, "models": models(a=1, none=1)}, r"merge\.yml:6:3: there is no model at 'none'"),
+    "no weight": ({**LINEAR, "models": models(a=1, b=None)}, r"merge\.yml:6:3: 'b' has no weight"),
+    "no weight for some": (
+        {**LINEAR, "models": models(a=1, b=[{"filter": "mlp", "value": 1}])},
+        "'b' has no weight for 'model.embed_tokens.weight'",
+    ),
+    "weights of sum 0": ({**LINEAR, "models": models(a=1, b=-1)}, "the weights add up to 0"),
+    "text for a weight": ({**LINEAR, "models": models(a="x")}, "weight: expected a number or a list of numbers"),
+    "truth for a weight": ({**LINEAR, "models": models(a=True)}, "weight: expected a number"),
+    "number for a switch": ({**LINEAR, "parameters": {"normalize": 3}}, "normalize: expected true or false"),
+    "condition without value": ({**LINEAR, "models": models(a=[{"filter": "x"}])}, "weight: there is no `value` here"),
+    "dtype": ({**LINEAR, "dtype": "int8"}, "dtype: expected one of float16, bfloat16, .* got the text 'int8'"),
+    "tokenizer": ({**LINEAR, "tokenizer_source": "union"}, "a tokenizer from the text 'union' cannot be imported"),
+    "tokens": ({**LINEAR, "tokenizer": {"source": "base", "tokens": {}}}, "the key 'tokens' of a tokenizer is not"),
+    "no base": ({"merge_method": "task_arithmetic", "models": models(a=1)}, "task_arithmetic needs a base model"),
+    "two for passthrough": (
+        {"merge_method": "passthrough", "models": [{"model": "a"}, {"model": "b"}]},
+        "passthrough takes one model for each layer, got 2",
+    ),
+    "range": (
+        {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [2, 1]}]}]},
+        r"layer_range: expected \[FIRST, END\] with FIRST < END, got a list",
+    ),
+    "no range": (
+        {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a"}]}]},
+        "layer_range: .* got nothing",
+    ),
+    "beyond": (
+        {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [0, 9]}]}]},
+        rf"layer_range \[0, 9\] goes beyond 'a', which has {LAYERS} layers",
+    ),
+    "unequal": (
+        {
+            "merge_method": "linear",
+            "slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}, {"model": "b", "layer_range": [0, 3]}]}],
+        },
+        "different numbers of layers",
+    ),
+    "base not in a slice": (
+        {"merge_method": "task_arithmetic", "base_model": "c", "slices": [STACK]},
+        "the base model is no source of this slice",
+    ),
+    "hub for slices": (
+        {"merge_method": "passthrough", "slices": [{"sources": [{"model": "org/one", "layer_range": [0, 2]}]}]},
+        "'org/one' is not here, .* depends on its names",
+    ),
+    "hub for filters": (
+        {**LINEAR, "models": models(**{"org/one": [{"filter": "mlp", "value": 1}], "b": 1})},
+        "'org/one' is not here",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_imported_is_an_error_that_names_it(here: Path, kind: str):
+    put_models(here)
+    config, message = REFUSED[kind]
+    with pytest.raises(bs.PlanError, match=message):
+        plan_of(put_config(here, config).name)
+
+
+def test_all_mistakes_are_told_at_once(here: Path):
+    config = {"merge_method": "linear", "models": [{"modle": "a"}, {"model": "b", "parameters": {"weigth": 1}}], "x": 1}
+    with pytest.raises(bs.PlanError) as caught:
+        plan_of(put_config(here, config).name)
+    assert [d.span.line for d in caught.value.diagnostics if d.span] == [7, 3, 3, 6]
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "text\n", "a: [\n"])
+def test_what_is_no_configuration_is_told(here: Path, text: str):
+    (here / "merge.yml").write_text(text)
+    with pytest.raises(bs.PlanError):
+        plan_of("merge.yml")
+
+
+def test_a_model_whose_ends_cannot_be_told_apart_is_refused(here: Path):
+    for letter in "ab":
+        (here / letter).mkdir()
+        (here / letter / "config.json").write_text(json.dumps(dict(CONFIG)))
+        write(here / letter / "model.safetensors", {f"model.layers.{i}.w": normal((2, 2)) for i in range(LAYERS)} |
+              {"mystery": normal((2, 2))})  # fmt: skip
+    slices = [{"sources": [{"model": m, "layer_range": [0, 2]}]} for m in "ab"]
+    with pytest.raises(bs.PlanError, match="does 'mystery' of 'a' belong before its layers, or behind them"):
+        plan_of(put_config(here, {"merge_method": "passthrough", "slices": slices}).name)
+
+
+# --- Patterns ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "pattern"),
+    [(range(8, 24), r"[89]|1\d|2[0-3]"), (range(32), r"\d+"), (range(3), "[0-2]"), ([5], "5"), ([1, 4], "[14]"),
+     (range(10, 30), r"[12]\d"), ([0, 11, 21, 31], "0|[1-3]1"), (range(95, 105), r"9[5-9]|10[0-4]")],
+)  # fmt: skip
+def test_numbers_are_chosen_by_a_short_pattern(chosen: range, pattern: str):
+    assert numbers(chosen, 32) == pattern
+
+
+def test_names_are_chosen_by_the_simplest_filter_that_will_do():
+    names = ["a.mlp.w", "a.attn.w", "norm"]
+    assert choose(names, names, ["mlp"]) == ".*"
+    assert choose(["a.mlp.w"], names, ["mlp"]) == ".*mlp.*"
+    assert choose(["a.attn.w", "norm"], names, ["mlp"]) == "(?!.*mlp).*"
+    assert choose(["norm"], names, ["mlp"]) is None
