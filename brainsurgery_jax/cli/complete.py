@@ -107,7 +107,10 @@ def _quoted(text: str, place: Place) -> str:
     unfinished = text.endswith("::")
     if unfinished or (_SAFE.fullmatch(text) and not odd and isinstance(read_scalar(text), str)):
         return text
-    return quoted(text)
+    try:
+        return quoted(text)
+    except ValueError:  # what is typed holds a character that nothing can hold
+        return text
 
 
 def _first_line(op: Op) -> str:
@@ -341,7 +344,7 @@ def _tails(typed: str, names: Iterable[str], *, pattern: bool) -> list[str]:
         begun = regex.compile(typed)
         found = (begun.match(name, timeout=REGEX_TIMEOUT_S) for name in names)
         return [m.string[m.end() :] for m in found if m is not None]
-    except (RefError, regex.error, RecursionError, TimeoutError):
+    except (ValueError, regex.error, RecursionError, TimeoutError):  # RefError is a ValueError
         return []
 
 
@@ -375,7 +378,7 @@ def _shared_segments(texts: Collection[str]) -> str:
 
 def _natural(text: str) -> list[Any]:
     """A key to sort by: numbers in texts by their size."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+    return [(0, int(part[:99]), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def _segments(before: list[Any], names: Iterable[str]) -> dict[str, int]:

@@ -68,7 +68,8 @@ class Desk:
                 show.remark("left out")
                 return
         before = self.session
-        with watching(quiet=self.quiet or not self.talks, verbose=False) as listen:
+        silent = self.quiet or not (outcome.program.checks or outcome.program.publications)
+        with watching(quiet=silent, verbose=False) as listen:  # no bar flashes up where there is nothing to wait for
             self.session = outcome.run(listen)
         if self.talks and not outcome.session.state.stopped:
             self.answer(outcome, before)

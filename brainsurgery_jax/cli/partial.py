@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn
 
-from brainsurgery_jax.plan.oly_words import MAX_DEPTH, bare_end
+from brainsurgery_jax.plan.oly_words import MAX_DEPTH, PAIR, bare_end
 
 Kind = Literal["key", "value", "entry", "after"]
 Path = tuple[str | int, ...]
@@ -139,16 +139,12 @@ class _Reader:
 
     def pair(self, path: Path, into: dict[str, Any], *, first: bool = False) -> None:
         """A key, its colon and its value. `first`: the key is the op's name, whose payload needs no braces."""
-        start, key = self.at, self.word(path)
+        key = self.word(path)
         self.blanks()
-        if self.at >= len(self.text) and self.text[-1:].isspace():
-            raise _Lost
         if self.next != ":":
             raise _Lost
         self.at += 1
         into[key] = None
-        if not self.text[start:]:
-            raise _Lost
         self.blanks()
         if first:
             self.payload((*path, key), into)
@@ -157,8 +153,7 @@ class _Reader:
 
     def word(self, path: Path) -> str:
         """A key; the place is here if the text ends in it."""
-        quote = self.next if self.next in ("'", '"') and self.next else ""
-        if quote:
+        if self.next in ("'", '"'):
             return self.quoted(path, "key")
         found = _WORD.match(self.text, self.at)
         assert found is not None
@@ -172,7 +167,7 @@ class _Reader:
     def payload(self, path: Path, into: dict[str, Any]) -> None:
         """What follows the name of an op: keys with values, or a value."""
         key = str(path[-1])
-        if self.next in ("{", "[", "'", '"') and self.next:
+        if self.next in ("{", "[", "'", '"'):
             self.value(path, lambda value: into.__setitem__(key, value))
             self.after(path[:-1])
             raise _Lost
@@ -180,7 +175,7 @@ class _Reader:
         assert found is not None
         if found.end() >= len(self.text):
             self.here("entry", path, self.at)
-        if _KEY.match(self.text, self.at) or re.match(r"[\w-]+[ \t]*:(?!:)", self.text[self.at :]):
+        if PAIR.match(self.text, self.at):
             inner = into[key] = {}
             self.pairs(path, inner, "")
         self.value(path, lambda value: into.__setitem__(key, value))
@@ -280,7 +275,7 @@ class _Reader:
         return self.text[start : self.at].strip()
 
     def blanks(self) -> None:
-        while self.next in (" ", "\t") and self.next:
+        while self.next in (" ", "\t"):
             self.at += 1
 
     def space(self) -> None:
@@ -294,7 +289,6 @@ class _Frame:
 
     column: int
     key: str | int
-    holder: Any
 
 
 class _Block:
@@ -345,7 +339,7 @@ class _Block:
         holder = self.holder()
         if isinstance(holder, dict):
             holder[key] = None
-        self.frames.append(_Frame(column, key, None))
+        self.frames.append(_Frame(column, key))
         r.blanks()
         if r.at >= len(r.text):
             r.here("value", self.path)
@@ -365,24 +359,20 @@ class _Block:
             gone = self.frames.pop()
             if gone.column == column and isinstance(gone.key, int):
                 before = gone.key
-        self.frames.append(_Frame(column, before + 1, None))
+        self.frames.append(_Frame(column, before + 1))
         if len(self.frames) == 1:  # the list of steps: each begins anew
             self.reader.given = {}
 
     def holder(self) -> Any:
         """The mapping that the next key goes into, made where there is none."""
         found: Any = self.reader.given
-        for key in self.path:
+        for key in map(str, self.path):
             if not isinstance(found, dict):
                 return None
-            found = found.setdefault(str(key), {}) if found.get(str(key)) is not None else self._made(found, str(key))
+            if found.get(key) is None:
+                found[key] = {}
+            found = found[key]
         return found
-
-    @staticmethod
-    def _made(holder: dict[str, Any], key: str) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        holder[key] = made
-        return made
 
     def scalar(self) -> None:
         """A line that is no key with its colon: an item, a bracket, or a word at the end of the text."""
@@ -401,7 +391,7 @@ class _Block:
         path = self.path
 
         def keep(value: Any) -> None:
-            if not path or not isinstance(path[-1], int):
+            if len(path) < 2 or not isinstance(path[-1], int):
                 return
             found: Any = self.reader.given
             for key in path[:-2]:

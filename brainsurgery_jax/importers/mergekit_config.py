@@ -25,6 +25,8 @@ OTHER_METHODS = (
 )  # fmt: skip
 _KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
          "tokenizer")  # fmt: skip
+_MOST_LAYERS = 100_000
+_MOST = 1e30
 _SWITCHES = ("normalize", "int8_mask", "rescale")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -118,6 +120,13 @@ def read_config(path: str) -> Config:
     return config
 
 
+def _with_base(models: Slice, base: str, span: Span) -> Slice:
+    """Whole models, of which the base is one, whether it is listed or not."""
+    if any(source.model == base for source in models.sources):
+        return models
+    return models._replace(sources=(*models.sources, Source(base, span, {})))
+
+
 class _Reader:
     """Reads one configuration; what is wrong collects in `problems`."""
 
@@ -133,10 +142,12 @@ class _Reader:
         self.known(root, _KEYS, "configuration")
         self.method = self.method_of(root)
         base = get(root, "base_model")
+        base_path = None if base is None else self.model(base)
         slices, sliced = self.slices(root)
+        if base is not None and base_path and slices and not sliced and self.method == "linear":
+            slices = (_with_base(slices[0], base_path, base.span),)
         if self.method == "task_arithmetic" and base is None:
             self.complain("task_arithmetic needs a base model", root, "Add `base_model: PATH`.")
-        base_path = None if base is None else self.model(base)
         self.tokenizer(root, base_path or next((s.model for p in slices for s in p.sources), ""))
         return Config(
             path, self.method, slices, sliced, base_path, self.parameters(get(root, "parameters")),
@@ -173,7 +184,9 @@ class _Reader:
             self.complain(f"expected either `models` or `slices`, got {found}", models or root)
             return (), False
         if models is not None:
-            return (Slice(tuple(self.source(n, ranged=False) for n in self.items(models, "models")), {}),), False
+            sources = tuple(self.source(n, ranged=False) for n in self.items(models, "models"))
+            self.distinct(sources)
+            return (Slice(sources, {}),), False
         assert slices is not None
         return tuple(self.slice(n) for n in self.items(slices, "slices")), True
 
@@ -190,9 +203,19 @@ class _Reader:
     def slice(self, node: Map) -> Slice:
         self.known(node, ("sources", "parameters"), "slice")
         sources = tuple(self.source(n, ranged=True) for n in self.items(get(node, "sources") or node, "sources"))
+        self.distinct(sources)
         if len({len(s.layers) for s in sources if s.layers is not None}) > 1:
             self.complain("the sources of a slice have different numbers of layers", node)
         return Slice(sources, self.parameters(get(node, "parameters")))
+
+    def distinct(self, sources: Sequence[Source]) -> None:
+        seen: set[str] = set()
+        for source in sources:
+            if source.model and source.model in seen:
+                message = f"'{source.model}' is merged with itself, which cannot be imported"
+                hint = "Write the step by hand: `compute` takes any tensors by name."
+                self.problems.append(Diagnostic(UNSUPPORTED, message, source.span, hint))
+            seen.add(source.model)
 
     def source(self, node: Map, *, ranged: bool) -> Source:
         self.known(node, ("model", "layer_range", "parameters") if ranged else ("model", "parameters"), "model")
@@ -205,7 +228,7 @@ class _Reader:
     def layers(self, node: Node | None, source: Map) -> range | None:
         bounds = [i.value for i in node.items if isinstance(i, Scalar)] if isinstance(node, List) else []
         match bounds:
-            case [int(start), int(stop)] if 0 <= start < stop:
+            case [int(start), int(stop)] if 0 <= start < stop <= _MOST_LAYERS:
                 return range(start, stop)
         found = describe(node) if node else "nothing"
         self.complain(f"layer_range: expected [FIRST, END] with FIRST < END, got {found}", node or source)
@@ -286,7 +309,8 @@ class _Reader:
         if name in _SWITCHES:
             fits, wanted = isinstance(node, Scalar) and isinstance(node.value, bool), "true or false"
         else:
-            fits = len(numbers) == len(nodes) > 0 and not any(isinstance(n, bool) for n in numbers)
+            numbers = [n for n in numbers if not isinstance(n, bool) and abs(n) < _MOST]  # which NaN is not, either
+            fits = len(numbers) == len(nodes) > 0
             wanted = "a number or a list of numbers"
         if not fits:
             self.complain(f"{name}: expected {wanted}, got {describe(node)}", node)

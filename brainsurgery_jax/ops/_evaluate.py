@@ -14,7 +14,7 @@ from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.ops._expressions import Expression
-from brainsurgery_jax.ops._functions import FUNCTIONS
+from brainsurgery_jax.ops._functions import FUNCTIONS, Function
 from brainsurgery_jax.ops._math import nonzero
 
 MOST_EXPONENT = 64
@@ -35,6 +35,7 @@ class Values:
 
     def __init__(self, expression: Expression, arrays: Mapping[str, Any]):
         self.expression, self.arrays = expression, arrays
+        self.own = {id(x) for x in arrays.values()}
         self.kept: list[int] = [0]  # bytes of what contractions and reductions make, and sort
         self.passing: list[int] = [0]  # bytes of what is made element by element: compiled code makes it as it is used
 
@@ -82,19 +83,27 @@ class Values:
         product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
         kept = product or (function is not None and not (function.elementwise or function.fused))
         (self.kept if kept else self.passing).append(_nbytes(made))
-        if function is not None and function.sorts:
-            self.kept.extend(2 * _nbytes(x) for x in args if _is_array(x))
+        if kept:
+            copies = _copies(function)
+            self.kept.extend(copies * _nbytes(x) for x in args if _is_array(x) and id(x) not in self.own)
 
     @property
     def workspace(self) -> int:
         """Bytes that it takes at most, from above, besides operands and result."""
-        return sum(self.kept) + min(sum(self.passing), 2 * max(self.passing))
+        return sum(self.kept) + max(self.passing)
 
     def _refused(self, node: ast.expr, bad: Exception, args: Sequence[Any]) -> Refusal:
         shapes = [_shown(x) for x in args if _is_array(x)]
         about = f"'{self.expression.source(node)}'" + (f" of {' and '.join(shapes)}" if shapes else "")
         why = str(bad).splitlines()[0].strip().rstrip(".") if str(bad) else "has no value"
         return self.expression.refused(node, f"{about}: {why[:160]}")
+
+
+def _copies(function: Function | None) -> int:
+    """How often an operand that was computed is held: sorting takes a copy, reductions read it as it is made."""
+    if function is None:  # a product
+        return 1
+    return 2 if function.sorts else int("axis" not in function.keywords)
 
 
 def _is_sane(x: float) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pyte
 
-PATIENCE_S = 12.0
+PATIENCE_S = 60.0
 
 
 class Screen:

@@ -332,3 +332,23 @@ def test_these_texts_are_whole(text: str):
 def test_the_line_below_tells_what_the_text_would_do(model: Session, text: str, mood: str, told: str):
     found = glance(text, model)
     assert (found[0], found[1][: len(told)]) == (mood, told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "delete: target: (?:a|bc){300000}",
+        "delete: target: " + "(?:" * 250 + "a",
+        "copy: from: " + "(?:" * 250 + "a" + ")*" * 250 + ", to: x",
+        "assert: " + "{not: " * 300,
+        "[" * 3000,
+    ],
+)
+def test_a_text_that_would_be_refused_offers_nothing_and_breaks_nothing(model: Session, text: str):
+    assert words(model, text) == []
+    unfinished(text)
+    glance(text, model)
+
+
+def test_a_pattern_that_is_no_list_of_texts_captures_nothing(model: Session):
+    assert all(not text.startswith(("$", "*")) for text in words(model, "copy: from: [1, [2]], to: [h, "))

@@ -15,7 +15,7 @@ from tests.checkpoints import read
 from tests.cli.conftest import Command, environment
 from tests.cli.screen import Screen
 
-IDLE = "Tab completes"
+IDLE = "| Tab completes |"  # in the line below a prompt with nothing typed
 ENTER, TAB, CTRL_C, CTRL_D, UP = "\r", "\t", "\x03", "\x04", "\x1b[A"
 
 # An assert that takes as long as a file is missing, so that nothing here depends on the speed of the machine.

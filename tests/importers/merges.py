@@ -150,8 +150,22 @@ CASES: Mapping[str, Case] = {
         {"merge_method": "linear", "models": models(a=None, b=None, c=None), "parameters": {"weight": 1}},
         each(lambda n, a, b, c: (a + b + c) / 3, *"abc"),
     ),
+    "base that is not listed": Case(
+        {
+            "merge_method": "linear",
+            "base_model": "c",
+            "models": models(a=0.5, b=0.5),
+            "parameters": {"weight": 2},
+        },
+        each(lambda n, a, b, c: (0.5 * a + 0.5 * b + 2 * c) / 3, *"abc"),
+    ),
     "base that is not merged": Case(
-        {"merge_method": "linear", "base_model": "c", "models": models(a=0.5, b=0.5)},
+        {
+            "merge_method": "linear",
+            "base_model": "c",
+            "slices": [{"sources": [{"model": m, "layer_range": [0, 4]} for m in "ab"]}],
+            "parameters": {"weight": 1},
+        },
         each(lambda n, a, b: (a + b) / 2, *"ab"),
     ),
     "filters": Case(

@@ -186,6 +186,7 @@ REFUSED = {
     "revision": ({**LINEAR, "models": [{"model": {"path": "a", "revision": "x"}}]}, "expected the path of a model"),
     "missing model": ({**LINEAR, "models": models(a=1, none=1)}, r"merge\.yml:6:3: there is no model at 'none'"),
     "no weight": ({**LINEAR, "models": models(a=1, b=None)}, r"merge\.yml:6:3: 'b' has no weight"),
+    "no weight for the base": ({**LINEAR, "base_model": "c"}, r"merge\.yml:\d+:13: 'c' has no weight"),
     "no weight for some": (
         {**LINEAR, "models": models(a=1, b=[{"filter": "mlp", "value": 1}])},
         "'b' has no weight for 'model.embed_tokens.weight'",
@@ -193,6 +194,8 @@ REFUSED = {
     "weights of sum 0": ({**LINEAR, "models": models(a=1, b=-1)}, "the weights add up to 0"),
     "text for a weight": ({**LINEAR, "models": models(a="x")}, "weight: expected a number or a list of numbers"),
     "truth for a weight": ({**LINEAR, "models": models(a=True)}, "weight: expected a number"),
+    "twice": ({**LINEAR, "models": [{"model": "a"}, {"model": "a"}]}, "'a' is merged with itself, which cannot"),
+    "no finite weight": ({**LINEAR, "models": models(a=float("inf"))}, "weight: expected a number"),
     "number for a switch": ({**LINEAR, "parameters": {"normalize": 3}}, "normalize: expected true or false"),
     "condition without value": ({**LINEAR, "models": models(a=[{"filter": "x"}])}, "weight: there is no `value` here"),
     "dtype": ({**LINEAR, "dtype": "int8"}, "dtype: expected one of float16, bfloat16, .* got the text 'int8'"),
@@ -206,6 +209,10 @@ REFUSED = {
     "range": (
         {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [2, 1]}]}]},
         r"layer_range: expected \[FIRST, END\] with FIRST < END, got a list",
+    ),
+    "vast range": (
+        {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a", "layer_range": [0, 10**30]}]}]},
+        r"layer_range: expected \[FIRST, END\]",
     ),
     "no range": (
         {"merge_method": "passthrough", "slices": [{"sources": [{"model": "a"}]}]},
