@@ -96,7 +96,7 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
     made = infer(kernel, avals, recipe.static, recipe.numbers, moves)
     if (large := next((aval for aval in made if aval.nbytes > MAX_BYTES), None)) is not None:
         hint = "Correct the numbers that it is made with: a width, a shape, a count."
-        raise Refusal("tensor-too-large", f"the result would be {large}, of {large.nbytes:.1e} bytes", hint=hint)
+        raise Refusal("tensor-too-large", f"the result would be {large}, more than any disk can hold", hint=hint)
     return Rule(made, moves)
 
 

@@ -8,12 +8,20 @@ from functools import reduce
 from math import isnan, prod
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, StrictFloat, StrictInt
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Verdict
 
-Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute tolerance")]
+
+def _as_float(eps: float) -> float:
+    try:
+        return float(eps)
+    except OverflowError:
+        raise ValueError("expected a number that a float can hold") from None
+
+
+Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute tolerance"), AfterValidator(_as_float)]
 
 
 def quiet(block: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import shutil
 import stat
 import subprocess
@@ -232,34 +231,39 @@ class Shell:
         with (desk / "script").open("w") as script:
             subprocess.run([desk / "bin/brainsurgery-jax"], env=asking, stdout=script, check=True)
         self.called = desk / "called.json"
-        self.pid, self.terminal = pty.fork()
         options, start = START[name]
-        if self.pid == 0:
-            os.chdir(desk)
-            os.execvpe(name, [name, *options], variables)
-        os.write(self.terminal, start.encode())
+        # A terminal is made by a process of its own: this one may have loaded JAX, and must not fork.
+        line = [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", name, *options]
+        self.process = subprocess.Popen(line, cwd=desk, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.type(start)
         self.wait(
             lambda shown: shown.endswith(f"\r{PROMPT} ") or f"\r{PROMPT} \x1b" in shown or f"\n{PROMPT} " in shown
         )
+
+    def type(self, keys: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(keys.encode())
+        self.process.stdin.flush()
 
     def wait(self, done: Callable[[str], bool]) -> None:
         shown, end = "", time.monotonic() + 60
         while not done(shown):
             assert time.monotonic() < end, shown
-            if select([self.terminal], [], [], 0.02)[0]:
-                shown += os.read(self.terminal, 65536).decode(errors="replace")
+            assert self.process.stdout is not None
+            if select([self.process.stdout], [], [], 0.02)[0]:
+                shown += os.read(self.process.stdout.fileno(), 65536).decode(errors="replace")
 
     def after_tab(self, line: str) -> list[str]:
         """The arguments with which the command is called by `line`, a Tab, and Enter."""
-        os.write(self.terminal, f"brainsurgery-jax {line}\t\r".encode())
+        self.type(f"brainsurgery-jax {line}\t\r")
         self.wait(lambda _: self.called.exists())
         arguments = json.loads(self.called.read_text())
         self.called.unlink()
         return arguments
 
     def close(self) -> None:
-        os.close(self.terminal)
-        os.waitpid(self.pid, 0)
+        self.process.kill()
+        self.process.communicate()
 
 
 @pytest.mark.parametrize("name", START)
