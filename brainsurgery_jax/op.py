@@ -93,7 +93,7 @@ class Kernel(Generic[P, R]):
     - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
     - `host`: (avals, params) -> whether it also runs on numpy arrays, as fast as compiled for the CPU: written to the
       array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
-    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results.
+    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise: for a piece).
     """
 
     name: str

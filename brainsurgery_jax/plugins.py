@@ -271,12 +271,12 @@ def _look_up() -> Iterator[Diagnostic]:
 
 @contextmanager
 def scope() -> Iterator[None]:
-    """Within it ops may be registered; after it they are forgotten."""
+    """Within it ops may be registered, and installed packages are looked up anew; after it all that is forgotten."""
     import brainsurgery_jax.ops  # noqa: F401  (they stay)
 
     global _loaded
     before, loaded = _registry(), _loaded
-    _loaded = _Loaded(dict(loaded.files), loaded.looked_up, loaded.troubles)
+    _loaded = _Loaded(dict(loaded.files))
     try:
         yield
     finally:

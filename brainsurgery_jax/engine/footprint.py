@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.blocks import PIECE, padded_length
 from brainsurgery_jax.engine.kernels import runs_on_host
 from brainsurgery_jax.graph.expr import Expr, is_whole
@@ -77,7 +78,11 @@ def reading_gaps(e: Expr) -> int:
 
 
 def _on_the_way(e: Expr, elements: int) -> int:
-    """Of a piece: each operand in the dtype that is computed in, a result, and one or two more."""
+    """Of a piece: what its kernel says, else each operand in the dtype that is computed in, a result, and one or two
+    more."""
+    if e.kernel is not None and e.kernel.workspace is not None:
+        pieces = tuple(Aval((elements,), s.aval.dtype) for s in e.srcs)
+        return e.kernel.workspace(pieces, dict(e.static))
     float_like = all(s.aval.dtype.kind in ("float", "complex") for s in (e, *e.srcs))
     wide = max(4 if float_like else 8, *(item_bytes(s) for s in (e, *e.srcs)))
     return (len(e.srcs) + 3) * elements * wide

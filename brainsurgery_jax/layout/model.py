@@ -30,7 +30,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """Tensors on the one side, tensors on the other, and the ops that lead there and back."""
+    """Tensors on the one side, tensors on the other, and the ops that lead there and back.
+
+    `integer`: they are buffers of whole numbers, no weights.
+    """
 
     hf: tuple[Template, ...]
     to: tuple[Template, ...]
@@ -40,6 +43,7 @@ class Rule:
     ranges: Mapping[str, Expression] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     optional: bool = False
+    integer: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ KEYS = (
     "layout", "doc", "source", "target", "models", "config", "dims", "options", "ranges", "base", "blocks", "rules",
     "rest", "adapters", "example",
 )  # fmt: skip
-RULE_KEYS = ("hf", "to", "shape", "ops", "ranges", "when", "unless", "optional")
+RULE_KEYS = ("hf", "to", "shape", "ops", "ranges", "when", "unless", "optional", "integer")
 DROP_KEYS = ("drop", "ranges", "when", "unless")
 TIE_KEYS = ("tie", "when", "unless")
 ADAPTER_KEYS = ("prefix", "leaf", "flat")
@@ -264,7 +264,7 @@ class _Parser:
         shapes = self.shapes(node, len(hf))
         return Rule(
             hf, to, shapes, tuple(OpUse(u.op.name, u.args, s) for u, s in ops), node.span, ranges,
-            self.conditions(node), self.flag(node, "optional"),
+            self.conditions(node), self.flag(node, "optional"), self.flag(node, "integer"),
         )  # fmt: skip
 
     def templates(self, node: Map, key: str, indices: Iterable[str]) -> tuple[Template, ...]:

@@ -204,6 +204,13 @@ class _Work:
         }
 
     @cached_property
+    def _buffers(self) -> frozenset[str]:
+        """Tensors that may hold whole numbers."""
+        pairs = [pair for pair in self.bound.pairs if pair.rule.integer]
+        names = (self.names_of(p, tree, target=self.inverse) for tree in self.trees for p in pairs)
+        return frozenset(n for group in names for n in group)
+
+    @cached_property
     def rest(self) -> frozenset[str]:
         """What keeps its name, in a layout that says so."""
         if not self.bound.layout.rest:
@@ -243,7 +250,7 @@ class _Work:
             aval = self.view.fetch(self.alias, name).aval
             if aval.shape != shape:
                 wrong.append(f"'{name}' is {aval}, but config.json tells [{', '.join(map(str, shape))}]")
-            elif aval.dtype.kind != "float":
+            elif aval.dtype.kind != "float" and name not in self._buffers:
                 wrong.append(f"'{name}' is {aval}, and weights are floating")
         return _few(wrong)
 

@@ -36,9 +36,8 @@ def rounded(name: str, x: Any, *others: Any) -> Any:
     """`xp.name(x, *others)`, computed in at least float32 and rounded once to the dtype of `x`.
 
     XLA's CPU code takes subnormal numbers for zero. There, what other tools compute in float32 is computed in float64,
-    in which no float32 is subnormal, then rounded to float32: for sums, differences, products and quotients the bits are
-    the same.
-    numpy keeps subnormal numbers by itself.
+    in which no float32 is subnormal, then rounded to float32: sums, differences, products and quotients have the same
+    bits. numpy keeps subnormal numbers by itself.
     """
     if on_host(x):
         wide = widen(x)

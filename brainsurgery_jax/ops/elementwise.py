@@ -119,7 +119,12 @@ def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal("dtype-unsupported", f"lerp needs floating-point tensors, got {avals[0]}", hint=hint)
 
 
-@op(_into("lerp"), _onto("lerp_"), elementwise=True, check=_continuous, host=_arithmetic)
+def _widened_twice(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    """Both operands, a product and a result on its way, in the next wider dtype."""
+    return 4 * sum(max(8, 2 * a.dtype.bits // 8) * a.size for a in avals[:1])
+
+
+@op(_into("lerp"), _onto("lerp_"), elementwise=True, check=_continuous, host=_arithmetic, workspace=_widened_twice)
 def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Array:
     """Linear interpolation, `(1 - t) from_a + t from_b` (`lerp_`: `(1 - t) to + t from`).
 
