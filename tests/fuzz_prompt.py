@@ -21,9 +21,9 @@ from time import monotonic
 
 import brainsurgery_jax as bs
 import brainsurgery_jax.select.pattern as pattern_module
-from brainsurgery_jax.cli.complete import complete
-from brainsurgery_jax.cli.desk import COMMANDS, Desk, tell, unfinished
-from brainsurgery_jax.cli.glance import glance
+from brainsurgery_jax.cli.prompt.desk import COMMANDS, Desk, tell, unfinished
+from brainsurgery_jax.cli.prompt.glance import glance
+from brainsurgery_jax.completion.candidates import complete
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.session import Session
 from tests import fuzz_texts

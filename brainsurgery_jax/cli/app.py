@@ -112,9 +112,9 @@ def _completing(what: str) -> Callable[[Any, str], list[tuple[str, str]]]:
     """What completes an argument in a shell; loads no more than that needs."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-        from brainsurgery_jax.cli import completion
+        from brainsurgery_jax.cli import shells
 
-        return completion.complete(what, ctx.params | {completion.REST: ctx.args}, incomplete)
+        return shells.complete(what, ctx.params | {shells.REST: ctx.args}, incomplete)
 
     return complete
 
@@ -226,7 +226,7 @@ def run_(
         lost=tuple(name for name, value in lost.items() if value is not None),
     )  # fmt: skip
     if interactive:
-        from brainsurgery_jax.cli import repl as prompt
+        from brainsurgery_jax.cli.prompt import repl as prompt
 
         prompt.repl(items, choices)
     else:
@@ -263,7 +263,7 @@ def repl(
     arrange(os.environ, compile_cache=True)
     _know(ops)
     from brainsurgery_jax.cli import plans
-    from brainsurgery_jax.cli import repl as prompt
+    from brainsurgery_jax.cli.prompt import repl as prompt
 
     choices = plans.Choices(
         overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, preview=preview,

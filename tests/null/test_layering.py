@@ -47,17 +47,15 @@ MAY_IMPORT = {
     "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint",
     "api": "errors dtypes moves _lazy select op protocol ops plan graph lower "
     "store engine session world checkpoint apply",
+    # Completion asks the registry what may stand where, and the two languages how it is written there.
+    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
     "cli": "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
     "engine.events store.sizes",
+    "cli.prompt": "errors version op plugins plan.pages plan.source session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "conversion": "errors dtypes layout api world store.atomic store.detect store.formats store.folder store.peft",
-    # Completion asks the registry what may stand where, and the two languages how it is written there.
-    "cli.partial": "plan.oly_words",
-    "cli.slots": "op plan.pages plan.schema select cli.partial",
-    "cli.complete": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session cli.partial cli.slots",
-    "cli.desk": "errors op plan.pages plan.source session cli",
     "cli.importing": "errors importers cli.show",
-    "cli.completion": "op plugins ops dtypes plan.overrides plan.source layout store.formats store.detect",
+    "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",
     "cli.convert": "errors layout conversion world store.sizes cli.show cli.progress",
     "web": "errors version nametree op protocol session api",

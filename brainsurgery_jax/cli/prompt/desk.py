@@ -11,10 +11,10 @@ from shutil import get_terminal_size
 from typing import Any, Literal
 
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.complete import Command
-from brainsurgery_jax.cli.partial import is_open
 from brainsurgery_jax.cli.progress import watching
-from brainsurgery_jax.cli.slots import is_required
+from brainsurgery_jax.completion.candidates import Command
+from brainsurgery_jax.completion.partial import is_open
+from brainsurgery_jax.completion.slots import is_required
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, StoreError
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan import pages

@@ -13,9 +13,9 @@ import typer
 
 from brainsurgery_jax import api
 from brainsurgery_jax.cli import plans, show
-from brainsurgery_jax.cli.desk import Desk, impact, is_talking, unfinished
-from brainsurgery_jax.cli.partial import is_open
 from brainsurgery_jax.cli.progress import watching
+from brainsurgery_jax.cli.prompt.desk import Desk, impact, is_talking, unfinished
+from brainsurgery_jax.completion.partial import is_open
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.plan.source import dump_yaml
 from brainsurgery_jax.session import Session
@@ -44,7 +44,7 @@ def _converse(desk: Desk, choices: plans.Choices) -> None:
     if desk.session.state.stopped:
         desk.leave()
     elif desk.talks:
-        from brainsurgery_jax.cli.terminal import converse
+        from brainsurgery_jax.cli.prompt.terminal import converse
 
         _warn_of_outputs(desk.session)
         converse(desk)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import regex
 
-from brainsurgery_jax.cli import slots
-from brainsurgery_jax.cli.partial import Place, place_of
-from brainsurgery_jax.cli.slots import REFERENCES, Keys, Plain, Slot, Steps, Token, Value
+from brainsurgery_jax.completion import slots
+from brainsurgery_jax.completion.partial import Place, place_of
+from brainsurgery_jax.completion.slots import REFERENCES, Keys, Plain, Slot, Steps, Token, Value
 from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op
 from brainsurgery_jax.plan import pages

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.desk import COMMANDS
-from brainsurgery_jax.cli.partial import mended, place_of
+from brainsurgery_jax.cli.prompt.desk import COMMANDS
+from brainsurgery_jax.completion.partial import mended, place_of
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.session import Preview, Session
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brainsurgery_jax.cli.partial import Path, Place
+from brainsurgery_jax.completion.partial import Path, Place
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.schema import field_schema

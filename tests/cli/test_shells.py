@@ -190,8 +190,8 @@ def test_words_that_a_shell_would_read_otherwise_are_left_out(ask: Ask, desk: Pa
 
 LOADED = """
 import sys
-from brainsurgery_jax.cli import completion
-completion.complete(sys.argv[1], {"items": ["plan.yaml"], "checkpoint": "base.safetensors"}, "")
+from brainsurgery_jax.cli import shells
+shells.complete(sys.argv[1], {"items": ["plan.yaml"], "checkpoint": "base.safetensors"}, "")
 print(*[m for m in ("jax", "numpy", "pydantic", "torch") if m in sys.modules])
 """
 

@@ -29,9 +29,9 @@ from prompt_toolkit.utils import is_dumb_terminal
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.complete import complete
-from brainsurgery_jax.cli.desk import COMMANDS, Desk, counts, tell, unfinished
-from brainsurgery_jax.cli.glance import glance
+from brainsurgery_jax.cli.prompt.desk import COMMANDS, Desk, counts, tell, unfinished
+from brainsurgery_jax.cli.prompt.glance import glance
+from brainsurgery_jax.completion.candidates import complete
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.op import ASSERTS, OPS
 from brainsurgery_jax.version import __version__
