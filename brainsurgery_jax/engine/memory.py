@@ -28,6 +28,10 @@ from brainsurgery_jax.graph.expr import Expr, asked_of
 from brainsurgery_jax.protocol import Pending
 
 
+BOOKKEEPING = 128 << 10
+"""Bytes of Python's own that a job holds: its closure, its place in the queue, arrays of a few elements."""
+
+
 def stream_peak(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> int:
     """Bytes held while a block of each root is made, by going through its pieces as the evaluator does.
 
@@ -35,7 +39,7 @@ def stream_peak(roots: Sequence[Expr], start: int, stop: int, questions: Sequenc
     """
     _, order = plan_pieces([Piece(e, start, stop) for e in roots])
     looking = max((comparing(exprs, stop - start) for exprs in questions), default=0)
-    return worst_moment(order, _nbytes, _making) + looking
+    return worst_moment(order, _nbytes, _making) + looking + BOOKKEEPING
 
 
 def box_peak(e: Expr, box: Box) -> int:
