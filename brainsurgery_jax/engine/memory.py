@@ -27,7 +27,6 @@ from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, tiles
 from brainsurgery_jax.graph.expr import Expr, asked_of
 from brainsurgery_jax.protocol import Pending
 
-
 BOOKKEEPING = 128 << 10
 """Bytes of Python's own that a job holds: its closure, its place in the queue, arrays of a few elements."""
 
