@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 class Report(NamedTuple):
     """What a run did: what its steps said, the checkpoints that it published, as (path, bytes, tensors), the steps that
-    ran, as plain data, and whether it ended as a dry run."""
+    ran, as plain data, whether it ended as a dry run, and notes on what may surprise."""
 
     said: tuple[str, ...]
     published: tuple[tuple[str, int, int], ...]
     steps: tuple[Any, ...] = ()
     dry_run: bool = False
+    notes: tuple[Diagnostic, ...] = ()
 
 
 class Explanation(NamedTuple):
@@ -64,9 +65,12 @@ class Plan:
     def __repr__(self) -> str:
         return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
 
-    def check(self) -> None:
-        """Raise PlanError with every mistake that the plan and the headers of its checkpoints tell."""
-        if found := tuple(d for d in check(self) if d.severity == "error"):
+    def check(self, *, overwrite: bool = False) -> None:
+        """Raise PlanError with every mistake that the plan and the headers of its checkpoints tell. With `overwrite`
+        what stands where an output goes is none."""
+        if found := tuple(
+            d for d in check(self, Files(provisional=True, overwrite=overwrite)) if d.severity == "error"
+        ):
             raise PlanError(found)
 
     def explain(self) -> Explanation:
@@ -220,7 +224,8 @@ def run(
             program = program._replace(publications=())
         execute(program, budget, tell, look)
     steps = tuple(e.step.text for e in program.effects if not e.nested)
-    return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run)
+    notes = tuple(d for d in program.diagnostics if d.severity == "note")
+    return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run, notes)
 
 
 def _definite(plan: Plan, files: Files, budget: Budget, flags: Flags) -> Program:

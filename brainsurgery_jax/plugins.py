@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from inspect import Parameter, signature, unwrap
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.op import ASSERTS, OPS, ControlOp, NameTaken, Op, SinkOp, TensorOp, element_role
+from brainsurgery_jax.protocol import Dest
 
 GROUP = "brainsurgery_jax.ops"
 CODE = "ops-file"
@@ -203,6 +204,9 @@ def _examine(record: Op) -> None:
 
 
 def _examine_form(record: TensorOp, file: str, line: int) -> None:
+    if record.form.dest not in get_args(Dest):
+        message = f"the form '{record.form.name}' has the destination '{record.form.dest}'"
+        raise _refused(file, message, f"There are: {', '.join(get_args(Dest))}.", line)
     form, kinds = record.form, [p.kind for p in signature(record.kernel.fn).parameters.values()]
     tensors = sum(k in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for k in kinds)
     if tensors != len(form.reads) and Parameter.VAR_POSITIONAL not in kinds:

@@ -52,6 +52,7 @@ def run(items: Sequence[str], choices: Choices) -> None:
             plan, listen=listen, overwrite=choices.overwrite, durable=choices.fsync, dry_run=choices.dry_run,
             memory=memory, flags=api.Flags(preview=choices.preview, verbose=choices.verbose), world=files,
         )  # fmt: skip
+    show.diagnostics(report.notes)
     if not report.published and not choices.quiet:
         nothing = "dry run: nothing was written" if report.dry_run else "done: no output, so nothing was written"
         show.remark(nothing, "green")

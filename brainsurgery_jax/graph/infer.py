@@ -56,4 +56,10 @@ def evaluate(kernel: Kernel, avals: tuple[Aval, ...], static: Static, numbers: t
         out: Any = jax.eval_shape(lambda xs, ns: kernel.fn(*xs, **dict(static), **ns), args, values)
     value = out[0] if kernel.guarded else out
     results = value if isinstance(value, tuple) else (value,)
+    for made in results:
+        if not hasattr(made, "dtype"):
+            message = f"the function of '{kernel.name}' returns {type(made).__name__} where an array is wanted"
+            raise Refusal(
+                "op-result", message, hint="Return the array, or a tuple of arrays, at the end of the function."
+            )
     return tuple(Aval(tuple(o.shape), BY_NAME[o.dtype.name]) for o in results)

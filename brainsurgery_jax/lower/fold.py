@@ -63,6 +63,8 @@ def lower_step(state: State, step: Step, world: World) -> State | Demand:
         else:
             told = state.complain(_refused(step, bad, provisional=view.provisional))
             after = failed(told, step, world, slow=bad.code == "regex-timeout")
+    if view.notes and isinstance(after, State):
+        after = after.complain(*view.notes)
     if view.wanted and not world.provisional:
         return Demand(tuple(view.wanted), step)
     if view.wanted and isinstance(after, State) and after.effects:

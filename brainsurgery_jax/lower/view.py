@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
-from brainsurgery_jax.errors import Refusal, StoreError, did_you_mean
+from brainsurgery_jax.errors import Diagnostic, Refusal, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Bound, Expr
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower import hints
@@ -57,6 +57,7 @@ class StepView:
         self.provisional = False
         self.gone: set[str] = set()
         self.skipped = 0  # matches that a lenient step left out
+        self.notes: list[Diagnostic] = []
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
         self.graph.span = step.span
 
@@ -73,6 +74,15 @@ class StepView:
     @property
     def flags(self) -> Flags:
         return self.state.flags
+
+    def given(self, key: str) -> bool:
+        """Whether the plan says this key of the step."""
+        return (key,) in self.step.spans
+
+    def note(self, code: str, message: str, key: str = "", hint: str = "") -> None:
+        """Say something that is no mistake, but may surprise."""
+        label = "" if self.step.op is None else ".".join(filter(None, (self.step.op.name, key)))
+        self.notes.append(Diagnostic(code, f"{label}: {message}", self.step.place(key), hint, "note"))
 
     def aliases(self) -> list[str]:
         """Aliases in the order in which they came to be."""

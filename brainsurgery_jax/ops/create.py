@@ -73,6 +73,25 @@ def _random(
     )  # fmt: skip
 
 
+_KEYS_OF = {"constant": {"value"}, "tensor": {"values"}, "uniform": {"low", "high"}, "normal": {"mean", "std"}}
+
+
+def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
+    """Say which keys are of another mode or distribution: the reference takes them, and they do nothing."""
+    kind = distribution if mode == "rand" else mode
+    used = _KEYS_OF[kind] | ({"distribution", "seed"} if mode == "rand" else set())
+    others = {key: other for other, keys in _KEYS_OF.items() for key in keys} | {"distribution": "rand", "seed": "rand"}
+    for key, other in others.items():
+        if key not in used and view.given(key):
+            change = "distribution" if mode == "rand" and other in ("uniform", "normal") else "mode"
+            meant = other if change == "distribution" or other not in ("uniform", "normal") else "rand"
+            message = f"'{key}' has no effect on {'numbers' if mode == 'rand' else 'values'} that are {_WORDS[kind]}"
+            view.note("key-idle", message, key, f"Write `{change}: {meant}` with it, or leave it out.")
+
+
+_WORDS = {"constant": "constant", "tensor": "given", "uniform": "drawn uniformly", "normal": "drawn normally"}
+
+
 def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:
     array = constant(value, aval.dtype, key)
     tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
@@ -117,6 +136,7 @@ def fill(
     Example: `fill: {from: '(.*)\\.bias', to: '\\1.zeros', mode: constant, value: 0}`
     """
     rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
+    _tell_idle_keys(view, mode, distribution)
     seed = view.seed if seed is None else seed
     for source, (target,) in view.rename(from_, {"to": to}):
         like = view.slice(view.fetch(from_.alias, source), from_, "from").aval
@@ -144,6 +164,7 @@ def fill_in_place(
     Example: `fill_: {target: '.*\\.bias', mode: constant, value: 0}`
     """
     rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
+    _tell_idle_keys(view, mode, distribution)
     seed = view.seed if seed is None else seed
     for name, whole in view.select(replace(target, index=None), "target"):
         part = view.slice(whole, target, "target")
@@ -187,6 +208,7 @@ def rand(
     Example: `rand: {target: 'work::noise', shape: [16], distribution: normal, std: 0.02, seed: 7}`
     """
     bounds = {"low": low, "high": high, "mean": mean, "std": std}
+    _tell_idle_keys(view, "rand", distribution)
     seed = view.seed if seed is None else seed
     made = _random(view, Aval(shape, FLOAT32), seed, distribution=distribution, **bounds)
     yield Bind(target.alias, view.literal(target, "target"), made)

@@ -113,7 +113,8 @@ class _Line:
             return name
         if not self.takes(":"):
             found = shorten(self.rest)
-            self.fail(f"a ':' is missing between '{name.text}' and '{found}'", f"Write `{name.text}: {found}`.")
+            keyed = found if ":" in found or name.text in ("help", "load", "save") else f"KEY: {found}"
+            self.fail(f"a ':' is missing between '{name.text}' and '{found}'", f"Write `{name.text}: {keyed}`.")
         self.blanks()
         return Map(((name, Scalar(None, "", name.span) if self.ended else self.payload(name.text)),), name.span)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
-from brainsurgery_jax.op import IF_MISSING, OPS
+from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS
 from brainsurgery_jax.plan.model import Input, Location, Output, Plan, Step
 from brainsurgery_jax.plan.payload import Payload, parse_payload
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, plain, spans
@@ -120,6 +120,10 @@ class Parser:
             hint = "`brainsurgery-jax ops` lists them all."
             if name.startswith("-") and (dashed := name.lstrip("-")) in OPS:
                 near, hint = "", f"Put a space behind the dash of a step: `- {dashed}: ...`."
+            if name in ASSERTS:
+                near, hint = "", f"'{name}' is an operator of assert: write `assert: {{{name}: ...}}`."
+            if (first := name.partition(" ")[0]) in OPS:
+                near, hint = "", f"Write `{first}:` and its keys. `brainsurgery-jax ops {first}` tells which there are."
             self.complain("op-unknown", f"unknown op '{name}'.{near}", span,
                           "\n".join([hint, *plugins.left_out()]))  # fmt: skip
             return Step(None, {}, span, text=text)

@@ -59,11 +59,15 @@ def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field]
     if given.get("over") is None:
         fields = {key: f.without_over for key, f in fields.items()}
     meant: set[str] = set()
+    unknown = [key for key in given if key not in fields]
+    missing = [f.key for f in fields.values() if f.default is inspect.Parameter.empty and f.key not in given]
     for key in given:
         if key not in fields:
             free = [k for k in fields if k not in given]
             known_as = next((k for k in _OTHER_KEYS.get(key, ()) if k in free), "")
             near = f" Did you mean '{known_as}'?" if known_as else did_you_mean(key, free)
+            if not near and len(unknown) == len(missing) == 1 and not _fits(sibling_of(op), given):
+                near = f" Did you mean '{missing[0]}'?"
             meant.update(k for k in fields if near.endswith(f"'{k}'?") or key.startswith(f"{k}:"))
             meant.update(fields if _fits(sibling_of(op), given) else ())
             words = ", ".join(fields) or "none"
@@ -73,9 +77,9 @@ def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field]
                 key,
                 hint=_unknown_key_hint(op, key, f"Keys of {op.name}: {words}."),
             )
-    for f in fields.values():
-        if f.default is inspect.Parameter.empty and f.key not in given and f.key not in meant:
-            reading.complain("key-missing", f"missing key '{f.key}'", hint=_example(op))
+    for key in missing:
+        if key not in meant:
+            reading.complain("key-missing", f"missing key '{key}'", hint=_example(op))
     params: dict[str, Any] = {}
     for f in sorted((fields[k] for k in given if k in fields), key=lambda f: bool(f.role and f.role.beside)):
         at = () if op.bare else (f.key,)

@@ -258,6 +258,24 @@ def test_steps_that_would_be_lost_are_told_once(prompt: Open):
     assert screen.end() == 0
 
 
+def test_the_step_exit_leaves_as_the_command_does_and_the_session_goes_on_till_then(prompt: Open):
+    screen = prompt("base.safetensors")
+    said(screen, "delete: target: ids", "deleted 1: ids")
+    screen.keys("exit: {}" + ENTER)
+    screen.until("1 step would be lost")
+    said(screen, "undo", "undone: delete")
+
+
+def test_no_plan_is_written_over_a_file_that_was_there(prompt: Open, place: Path):
+    before = (place / "base.safetensors").read_bytes()
+    screen = prompt("base.safetensors")
+    said(screen, "save-plan base.safetensors", "exists already, and no plan is written over it")
+    assert (place / "base.safetensors").read_bytes() == before
+    said(screen, "save-plan mine.yaml", "wrote mine.yaml: 0 steps")
+    said(screen, "delete: target: ids", "deleted 1: ids")
+    said(screen, "save-plan mine.yaml", "wrote mine.yaml: 1 step")
+
+
 @pytest.mark.parametrize(("answer", "left"), [("go", 2), ("", 3), ("no-go", 3)])
 def test_with_preview_each_step_asks_first(prompt: Open, answer: str, left: int):
     screen = prompt("base.safetensors", "--preview")

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "select": "errors dtypes",
     "protocol": "errors dtypes select",
     "op": "errors dtypes select moves _lazy protocol",
-    "plugins": "errors op ops",
+    "plugins": "errors op protocol ops",
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "layout": "errors plan.source",

@@ -147,12 +147,17 @@ def test_any_other_op_needs_a_mapping():
 
 
 def test_every_mistake_of_a_payload_is_told_at_its_own_place():
-    problems = load("inputs: [p]\ntransforms:\n  - scale_:\n      form: w\n      by: x\n").problems
+    problems = load("inputs: [p]\ntransforms:\n  - scale:\n      form: w\n      by: x\n").problems
     assert [(d.code, d.span.line) for d in problems if d.span] == [
         ("key-unknown", 4),
         ("key-missing", 3),
         ("value-type", 5),
     ]
+
+
+def test_the_one_unknown_key_is_taken_for_the_one_that_is_missing():
+    (problem,) = load("inputs: [p]\ntransforms: [cast_: {target: w, dtype: bfloat16}]\n").problems
+    assert problem.message == "cast_.dtype: unknown key 'dtype'. Did you mean 'to'?"
 
 
 def test_every_mistake_of_every_step_is_told_in_order():

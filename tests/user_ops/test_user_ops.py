@@ -164,6 +164,7 @@ WRONG = {
         simple().replace("(x)", "(x, y)"),
         r"a\.py:4:1: the function takes 2 tensors, and its form 'mine' reads 1",
     ),
+    "destination": (simple().replace('"new"', '"nwe"'), r"a\.py:4:1: the form 'mine' has the destination 'nwe'"),
     "annotation": (simple().replace("(x)", "(x, *, by: Nubmer)"), r"a\.py.*NameError: name 'Nubmer' is not defined"),
     "untyped key": (simple().replace("(x)", "(x, *, by: OPS)"), r"a\.py.*NameError: name 'OPS' is not defined"),
     "type": (

@@ -44,6 +44,7 @@ class Desk:
         self.session, self.quiet, self.talks, self.ask = session, quiet, talks, ask
         self.kept = session  # what a plan file or an output holds of it
         self.warned = False
+        self.plan_files: set[Path] = set()  # written by this session, so that it may write them again
 
     def take(self, text: str, first_line: int = 1, file: str = PROMPT) -> Next:
         """Do a command, or steps one after another. Raises PlanError or StoreError at the first that fails: those
@@ -51,10 +52,15 @@ class Desk:
         name, _, rest = text.strip().partition(" ")
         if "\n" not in text.strip() and (name in COMMANDS and not rest.startswith(":")):
             return self.command(name, rest.strip(), Span(file, first_line, len(text) - len(text.lstrip()) + 1))
-        self.warned = False
+        warned, self.warned = self.warned, False
         for node in nodes("\n" * (first_line - 1) + text, file):
-            self.carry_out(self.session.step(self.session.understand(node)))
+            before = self.session
+            self.carry_out(before.step(before.understand(node)))
             if self.session.state.stopped:
+                after, self.session, self.warned = self.session, before, warned
+                if self._stays():  # until it is said once more nothing has ended
+                    return "go"
+                self.session = after
                 return self.leave()
         return "go"
 
@@ -129,6 +135,9 @@ class Desk:
         if not file:
             raise _mistake("command-form", "save-plan needs the name of a file", span, "Write `save-plan plan.yaml`.")
         path = Path(file).expanduser()
+        if path.exists() and path.resolve() not in self.plan_files and not self.session.world.overwrite:
+            remedy = "Name another file; `repl --overwrite` lets files be replaced."
+            raise StoreError(path, "exists already, and no plan is written over it", remedy=remedy)
         plan = self.session.to_plan()
         try:
             path.write_text(dump_yaml(plan), encoding="utf-8")
@@ -136,6 +145,7 @@ class Desk:
             raise StoreError(path, f"the plan cannot be written: {error.strerror}") from error
         told = f" ({show.counted(out, 'step')} that only printed left out)" if (out := self._told()) else ""
         show.remark(f"wrote {file}: {show.counted(len(plan['transforms']), 'step')}{told}", "green")
+        self.plan_files.add(path.resolve())
         self.kept = self.session
 
     def _told(self) -> int:
@@ -145,17 +155,23 @@ class Desk:
 
     def leave(self) -> Next:
         """Write the outputs and end; where there is no output and steps would be lost, say so once, and stay."""
-        if self.ask is not None and not self.warned and not self.session.plan.outputs and (lost := self._lost()):
-            self.warned = True
-            told = f"{show.counted(lost, 'step')} would be lost: there is no output. Once more to leave."
-            show.remark(told, "yellow")
-            show.remark("`save: out.safetensors` writes the tensors, `save-plan plan.yaml` the steps.", "yellow")
+        if self._stays():
             return "go"
         with watching(quiet=self.quiet, verbose=False) as listen:
             self.session.finish().run(listen)
         if self.session.state.flags.dry_run and not self.quiet:
             show.remark("dry run: nothing was written", "green")
         return "end"
+
+    def _stays(self) -> bool:
+        """Whether leaving would lose steps, and the user is told of it for the first time."""
+        if self.ask is None or self.warned or self.session.plan.outputs or not (lost := self._lost()):
+            return False
+        self.warned = True
+        told = f"{show.counted(lost, 'step')} would be lost: there is no output. Once more to leave."
+        show.remark(told, "yellow")
+        show.remark("`save: out.safetensors` writes the tensors, `save-plan plan.yaml` the steps.", "yellow")
+        return True
 
     def _lost(self) -> int:
         """Steps since the last plan or checkpoint was written."""
