@@ -38,6 +38,7 @@ import jax  # noqa: F401  (before a command can name a cache of compiled kernels
 import numpy as np
 
 import brainsurgery_jax as bs
+from brainsurgery_jax import plugins
 from brainsurgery_jax.cli.app import main
 from brainsurgery_jax.dtypes import BY_NAME, DType
 from brainsurgery_jax.errors import StoreError
@@ -114,6 +115,7 @@ class Folder:
         self.stack.close()
         place = self.stack.enter_context(tempfile.TemporaryDirectory())
         self.stack.enter_context(contextlib.chdir(place))
+        self.stack.enter_context(plugins.scope())
         try:
             for name, text in self.files.items():
                 make(name, text)
