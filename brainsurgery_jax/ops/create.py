@@ -73,13 +73,13 @@ def _random(
     )  # fmt: skip
 
 
-_KEYS_OF = {"constant": {"value"}, "tensor": {"values"}, "uniform": {"low", "high"}, "normal": {"mean", "std"}}
+_KEYS_OF = {"constant": ("value",), "tensor": ("values",), "uniform": ("low", "high"), "normal": ("mean", "std")}
 
 
 def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
     """Say which keys are of another mode or distribution: the reference takes them, and they do nothing."""
     kind = distribution if mode == "rand" else mode
-    used = _KEYS_OF[kind] | ({"distribution", "seed"} if mode == "rand" else set())
+    used = (*_KEYS_OF[kind], *(("distribution", "seed") if mode == "rand" else ()))
     others = {key: other for other, keys in _KEYS_OF.items() for key in keys} | {"distribution": "rand", "seed": "rand"}
     for key, other in others.items():
         if key not in used and view.given(key):
