@@ -225,6 +225,7 @@ def test_the_output_of_the_plan_is_written_at_the_end(prompt: Open, place: Path)
 
 def test_run_with_i_opens_the_prompt_after_the_plan(prompt: Open, place: Path):
     screen = prompt("-i", "plan.yaml", verb="run")
+    idle(screen)
     screen.keys("exit" + ENTER)
     assert screen.end() == 0
     assert set(read(place / "out.safetensors")) == {"layer.0.w", "layer.1.w", "ids"}
@@ -232,6 +233,7 @@ def test_run_with_i_opens_the_prompt_after_the_plan(prompt: Open, place: Path):
 
 def test_abort_leaves_without_writing(prompt: Open, place: Path):
     screen = prompt("plan.yaml")
+    idle(screen)
     screen.keys("abort" + ENTER)
     assert screen.end() == 0
     assert not (place / "out.safetensors").exists()
@@ -243,7 +245,7 @@ def test_an_output_that_cannot_be_written_keeps_the_session_open(prompt: Open, p
     idle(screen)
     assert "exists" in screen.text
     screen.keys(CTRL_D)
-    screen.until(lambda seen: seen.count("brainsurgery>") == 2)
+    screen.until(lambda seen: seen.count("brainsurgery>") == 2 and IDLE in seen)
     screen.keys("abort" + ENTER)
     assert screen.end() == 0
     assert (place / "out.safetensors").read_bytes() == b"precious"
@@ -253,7 +255,7 @@ def test_steps_that_would_be_lost_are_told_once(prompt: Open):
     screen = prompt("base.safetensors")
     said(screen, "delete: target: ids", "deleted 1: ids")
     screen.keys(CTRL_D)
-    screen.until("1 step would be lost")
+    screen.until(lambda seen: "1 step would be lost" in seen and seen.count("brainsurgery>") == 3 and IDLE in seen)
     screen.keys(CTRL_D)
     assert screen.end() == 0
 
@@ -262,7 +264,7 @@ def test_the_step_exit_leaves_as_the_command_does_and_the_session_goes_on_till_t
     screen = prompt("base.safetensors")
     said(screen, "delete: target: ids", "deleted 1: ids")
     screen.keys("exit: {}" + ENTER)
-    screen.until("1 step would be lost")
+    screen.until(lambda seen: "1 step would be lost" in seen and IDLE in seen)
     said(screen, "undo", "undone: delete")
 
 
@@ -279,6 +281,7 @@ def test_no_plan_is_written_over_a_file_that_was_there(prompt: Open, place: Path
 @pytest.mark.parametrize(("answer", "left"), [("go", 2), ("", 3), ("no-go", 3)])
 def test_with_preview_each_step_asks_first(prompt: Open, answer: str, left: int):
     screen = prompt("base.safetensors", "--preview")
+    idle(screen)
     screen.keys("delete: target: ids" + ENTER)
     screen.until(r"preview: deleted 1: model::ids\n.*go\?")
     screen.keys(answer + ENTER)
