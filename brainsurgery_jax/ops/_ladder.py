@@ -6,6 +6,7 @@ from math import ceil, inf
 from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.ops import _leading
 from brainsurgery_jax.ops._factor import OVERSAMPLE, PROBE, SLAB, WIDENED, block_width, left_rows
 
 SMALL = 256
@@ -40,7 +41,7 @@ def attempts(x: Aval, rank: int, method: str) -> list[Attempt]:
         looks = _blocks(long, short, rank, most=inf)
         last = Attempt("lanczos", looks.pop(), sure=True) if looks else Attempt("gram", sure=True)
         return [*(Attempt("lanczos", n) for n in looks), last]
-    if _quick_gram_cost(long, short) < _lanczos_cost(long, short, _likely_space(rank)):
+    if _quick_gram_cost(long, short, rank) < _lanczos_cost(long, short, _likely_space(rank)):
         return [Attempt("quick-gram"), Attempt("gram", sure=True)]
     looks = _blocks(long, short, rank, most=_RISK * _gram_cost(long, short))
     return [*(Attempt("lanczos", n) for n in looks), Attempt("gram", sure=True)]
@@ -71,9 +72,9 @@ def _gram_cost(long: int, short: int) -> float:
     return 1.7 * long * short**2 + 11 * short**3
 
 
-def _quick_gram_cost(long: int, short: int) -> float:
+def _quick_gram_cost(long: int, short: int, rank: int) -> float:
     """The Gram matrix in float32 and some of its eigenvectors."""
-    return 0.85 * long * short**2 + 5 * short**3
+    return 0.75 * long * short**2 + _leading.cost(short, rank)
 
 
 _PACKED = 2 << 10
@@ -101,7 +102,8 @@ def workspace(x: Aval, rank: int, method: str, *, rebuilt: bool) -> int:
     lanczos = _lanczos_workspace(x, space + PROBE[0] * PROBE[1], block_width(rank), item) + slabs if space else 0
     state = sides * space * item  # of a rung that was rejected
     product = max(2 * short + rows, 5 * short, short + slabs // (8 * short)) * short * 8
-    gram = product + state if ladder[-1].way == "gram" else 0
+    quick = _leading.workspace(short, item) + 2 * item * short**2 if ladder[0].way == "quick-gram" else 0
+    gram = max(product + state, quick) if ladder[-1].way == "gram" else 0
     result = min(SLAB, x.shape[0]) * x.shape[1] * item if rebuilt else 0  # the slab that is rounded
     packed = _PACKED * rows + long * min(space, 384) * item
     widened = 4 * x.size if narrow and whole else 0

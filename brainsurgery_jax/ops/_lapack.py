@@ -43,6 +43,12 @@ def top_eigenvectors(x: Array, count: int) -> tuple[Array, Array]:
     return values[::-1][:count], vectors[:, ::-1][:, :count]
 
 
+def is_positive_definite(x: Any) -> bool:
+    """Whether a symmetric matrix on the host has a Cholesky factorization; it is overwritten."""
+    n = x.shape[0]
+    return _info(f"{_LETTERS[x.dtype.name]}potrf", (b"L", n, x, n)) == 0
+
+
 def _gesdd(x: Any) -> tuple[Any, Any, Any]:
     """By divide and conquer. LAPACK counts along columns: what it takes for a matrix is the transpose of ours."""
     (m, n), k, dtype = x.shape, min(x.shape), x.dtype
@@ -80,14 +86,19 @@ def _with_workspace(name: str, dtype: Any, arguments: Callable[[Any, int], tuple
 
 
 def _call(name: str, arguments: tuple[Any, ...]) -> None:
-    """Call a routine of LAPACK, to which everything goes by address; other threads run on meanwhile."""
+    """Call a routine of LAPACK that is to succeed."""
+    if info := _info(name, arguments):
+        why = "it did not converge" if info > 0 else "it cannot take the matrix"
+        raise np.linalg.LinAlgError(f"LAPACK's {name} returned {info}: {why}")
+
+
+def _info(name: str, arguments: tuple[Any, ...]) -> int:
+    """Call a routine of LAPACK, to which everything goes by address; other threads run on meanwhile. Its verdict."""
     info = ctypes.c_int(0)
     held = [ctypes.c_int(a) if isinstance(a, int) else a for a in arguments]
     places = [_address(a) for a in held]
     _routine(name, len(places))(*places, ctypes.addressof(info))
-    if info.value:
-        why = "it did not converge" if info.value > 0 else "it cannot take the matrix"
-        raise np.linalg.LinAlgError(f"LAPACK's {name} returned {info.value}: {why}")
+    return info.value
 
 
 def _address(argument: Any) -> Any:

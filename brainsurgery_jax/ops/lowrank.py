@@ -114,27 +114,35 @@ def factorize(
     Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
     """
     wide = x.shape[0] < x.shape[1]
-    tall = x.T if wide else x
-    if x.size <= WIDENED:
-        tall = widen(tall)
-    finite = _finite(tall)
+    tall = _tall(x.T if wide else x, state)
+    key = key_high, key_low
+    # What is continued was looked at before; of what is not finite, no Gram matrix is taken.
+    trusted = on_host(x) and (state is not None or way == "quick-gram")
+    finite = np.True_ if trusted else _finite(tall)
     if on_host(x) and not finite:  # LAPACK on numpy raises for these
         return None, finite, {}, None
     if way == "lanczos":
-        normal, probe = random_blocks(tall, rank, (key_high, key_low))
+        normal, probe = random_blocks(tall, rank, key)
         state = reached(tall, state, normal, blocks)
         found = ritz(state, rank)
         if on_host(x) and not sure and bounded_excess(found, state.norm2) > tol:
             return None, np.False_, {}, state
         t = truncation(tall, state, found, probe)
     else:
-        t = {"exact": exact, "gram": gram, "quick-gram": quick_gram}[way](tall, rank)
+        t = quick_gram(tall, rank, tol, key) if way == "quick-gram" else {"exact": exact, "gram": gram}[way](tall, rank)
         if on_host(x) and not sure and not t.excess <= tol:
             return None, np.False_, {}, None
     xp = t.v.__array_namespace__()
     facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
     value = _low(t, x, wide) if finish == "matrix" else _split(t, x, wide)
     return value, finite if sure else finite & (t.excess <= tol), facts, state
+
+
+def _tall(x: Array, state: Lanczos | None) -> Array:
+    """The tall matrix, widened if that is done once and for all."""
+    if state is not None and state.x is not None:
+        return state.x
+    return widen(x) if x.size <= WIDENED else x
 
 
 def _finite(x: Array) -> Array:

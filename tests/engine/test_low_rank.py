@@ -55,9 +55,16 @@ def test_the_certified_bound_holds_and_keeps_the_tolerance(tmp_path: Path, rank:
         assert event.facts["excess"] <= 1e-4, event
 
 
-def test_a_falling_spectrum_is_done_by_block_lanczos(tmp_path: Path):
-    ((event, _),) = told(tmp_path, {"w": matrix(SIDE, SIDE, 1.0)}, rank=8)
+def test_a_large_square_matrix_with_a_falling_spectrum_is_done_by_block_lanczos(tmp_path: Path):
+    ((event, excess),) = told(tmp_path, {"w": matrix(900, 900, 1.0)}, rank=8)
     assert event.method.startswith("lanczos")
+    assert excess <= event.facts["excess"] + 1e-6
+
+
+def test_a_tall_matrix_with_a_falling_spectrum_is_done_by_its_gram_matrix(tmp_path: Path):
+    ((event, excess),) = told(tmp_path, {"w": matrix(2000, SIDE, 1.0)}, rank=8)
+    assert event.method == "quick-gram"
+    assert excess <= event.facts["excess"] + 1e-6
 
 
 def test_a_spectrum_without_a_fall_is_done_by_the_gram_matrix(tmp_path: Path):

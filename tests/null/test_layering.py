@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "dtypes": "",
     "version": "",
     "_lazy": "",
+    "_lookup": "_lazy",
     "nametree": "",
     "boxes": "",
     "moves": "errors dtypes boxes select",
@@ -33,12 +34,13 @@ MAY_IMPORT = {
     "ops._layouts": "errors dtypes _lazy op protocol layout ops._constants ops._math ops.elementwise ops.shape",
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "errors dtypes select moves taking _lazy nametree op protocol ops._constants ops._math ops._compare "
-    "ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack ops._verdicts",
+    "ops.*": "errors dtypes select moves taking _lazy _lookup nametree op protocol ops._constants ops._math "
+    "ops._compare ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack ops._leading ops._orthonormal "
+    "ops._rounding ops._verdicts",
     "plan": "errors dtypes select op protocol plugins store.formats",
     "graph": "errors dtypes select moves _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats",
-    "engine": "errors dtypes boxes moves _lazy op protocol graph store lower.program lower.fold",
+    "engine": "errors dtypes boxes moves _lazy _lookup op protocol graph store lower.program lower.fold",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",
     "checkpoint": "errors dtypes select store interop",
@@ -53,6 +55,8 @@ MAY_IMPORT = {
     "engine.events store.sizes",
     "cli.prompt": "errors version op plugins plan.pages plan.source session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
+    "comparison": "errors dtypes _lazy protocol checkpoint graph.expr engine store.base store.positioned",
+    "cli.diff": "errors dtypes comparison cli.show store.sizes",
     "conversion": "errors dtypes layout api world store.atomic store.detect store.formats store.folder store.peft",
     "cli.importing": "errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.formats store.detect",
@@ -60,7 +64,7 @@ MAY_IMPORT = {
     "cli.convert": "errors layout conversion world store.sizes cli.show cli.progress",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
-    "__init__": "errors version op plugins protocol session api checkpoint conversion interop",
+    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop",
     "__main__": "cli",
 }
 
