@@ -1,7 +1,8 @@
-"""Calls of one signature as one batch on an accelerator: vectorised, and spread over the local devices.
+"""Calls of one signature as one batch on accelerators: vectorised, and spread over the devices in use.
 
-A matrix alone rarely fills an accelerator. The size of a batch follows from shapes alone, and a batch that is not full
-is filled up, so that no result depends on what else is in the plan.
+A matrix alone rarely fills an accelerator. How many calls each device gets follows from their shapes and dtypes and
+from the device's memory, and a batch that is not full is filled up, so that no result depends on what else is in the
+plan, or on the budget: compiled code for another number of calls may round otherwise.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
-from brainsurgery_jax.engine.devices import accelerated, turn
+from brainsurgery_jax.engine.devices import accelerated, in_use
 from brainsurgery_jax.engine.evaluate import Evaluator
-from brainsurgery_jax.engine.kernels import Outcome, Static, Way, attempt, numbers_of, outcome, precise, refused, ways
+from brainsurgery_jax.engine.footprint import on_device
+from brainsurgery_jax.engine.gifts import attempt_of_parts, consuming, gifts
+from brainsurgery_jax.engine.kernels import Outcome, Static, Way, numbers_of, outcome, refused, ways
 from brainsurgery_jax.engine.schedule import Task
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 MOST = 8
 """Calls in a batch per device, at most."""
 
-FULL = 1 << 26
-"""Elements of operands that keep a device busy: a batch holds no more calls than that takes."""
+FULL = 4 << 30
+"""Bytes, of operands and all that is made of them, that keep a device busy: its share of a batch takes no more. (On the
+16 matrices of the benchmark, 4096 x 4096 in float32, that is no bound.)"""
 
 
 class Signature(NamedTuple):
@@ -37,17 +41,35 @@ class Signature(NamedTuple):
     avals: tuple[Any, ...]
 
 
-def batches(tasks: Iterable[Task]) -> list[tuple[Task, ...]]:
-    """Tasks that can go together, in the order of their first; a task with several whole calls goes alone."""
+def batches(tasks: Iterable[Task], host_bytes: int) -> list[tuple[Task, ...]]:
+    """Tasks that can go together, in the order of their first; a task with several whole calls goes alone.
+
+    Fewer than a full batch do where the host has no more room: it is filled up on the devices.
+    """
     groups: dict[Any, list[Task]] = {}
     for task in tasks:
         calls = _calls(task)
         groups.setdefault(_signature(calls[0]) if len(calls) == 1 else task.roots, []).append(task)
-    out = []
-    for group in groups.values():
-        size = batch_size(group[0])
-        out += [tuple(group[at : at + size]) for at in range(0, len(group), size)]
-    return out
+    return [batch for group in groups.values() for batch in _parted(group, host_bytes)]
+
+
+def _parted(group: Sequence[Task], host_bytes: int) -> Iterator[tuple[Task, ...]]:
+    size, batch = batch_size(group[0]), []
+    for task in group:
+        if batch and (len(batch) == size or batch_peak([*batch, task]) > host_bytes):
+            yield tuple(batch)
+            batch = []
+        batch.append(task)
+    yield tuple(batch)
+
+
+def batch_peak(batch: Sequence[Task]) -> int:
+    """Bytes of the host that a batch takes: its tasks as if computed there, and one device's share on its way."""
+    peak = sum(task.peak for task in batch)
+    if not accelerated() or (size := batch_size(batch[0])) == 1:
+        return peak
+    each = sum(s.aval.nbytes for s in _calls(batch[0])[0].srcs)
+    return peak + size // len(in_use().devices) * each
 
 
 def _calls(task: Task) -> list[Expr]:
@@ -61,11 +83,10 @@ def _signature(call: Expr) -> Signature:
 
 def batch_size(task: Task) -> int:
     """Calls that one batch holds, a multiple of the number of devices; one for a task that goes alone."""
-    calls = _calls(task)
-    if len(calls) != 1:
+    own, calls = in_use(), _calls(task)
+    if len(calls) != 1 or (need := on_device(calls[0])) > own.bytes_each:
         return 1
-    elements = sum(s.aval.size for s in calls[0].srcs)
-    return min(MOST, max(1, FULL // elements)) * jax.local_device_count()
+    return max(1, min(MOST, min(FULL, own.bytes_each) // need)) * len(own.devices)
 
 
 def computed(batch: Sequence[Task]) -> Iterator[tuple[Task, Evaluator]]:
@@ -73,7 +94,7 @@ def computed(batch: Sequence[Task]) -> Iterator[tuple[Task, Evaluator]]:
     evaluators = [Evaluator() for _ in batch]
     if accelerated() and (size := batch_size(batch[0])) > 1:
         calls = [_calls(task)[0] for task in batch]
-        operands = [[own.whole(s) for s in call.srcs] for own, call in zip(evaluators, calls, strict=True)]
+        operands = [[np.asarray(own.whole(s)) for s in call.srcs] for own, call in zip(evaluators, calls, strict=True)]
         begun = perf_counter()
         outcomes = call_batch(calls, operands, size)
         seconds = (perf_counter() - begun) / len(batch)
@@ -84,23 +105,29 @@ def computed(batch: Sequence[Task]) -> Iterator[tuple[Task, Evaluator]]:
 
 def call_batch(calls: Sequence[Expr], operands: Sequence[Sequence[Any]], size: int) -> list[Outcome]:
     """The outcome of each call. Of a ladder, a member keeps the first result that was accepted of its own."""
-    spare = size - len(calls)
-    filled = [*operands, *[operands[0]] * spare]
-    stacked = [_spread(np.stack([np.asarray(x) for x in column])) for column in zip(*filled, strict=True)]
-    every = [numbers_of(call) for call in [*calls, *[calls[0]] * spare]]
-    numbers = {name: _spread(np.stack([n[name] for n in every])) for name in every[0]}
-    with turn:
-        return _climbed(calls, stacked, numbers)
+    own, spare = in_use(), size - len(calls)
+    need = on_device(calls[0]) * (size // len(own.devices))
+    with own.all(need):
+        filled = [*operands, *[operands[0]] * spare]
+        arrays = [_spread(column) for column in zip(*filled, strict=True)]
+        every = [numbers_of(call) for call in [*calls, *[calls[0]] * spare]]
+        numbers = {name: _spread([n[name] for n in every]) for name in every[0]}
+        with own.turn():
+            return _climbed(calls, arrays, numbers)
 
 
-def _climbed(calls: Sequence[Expr], arrays: list[Any], numbers: Mapping[str, Any]) -> list[Outcome]:
+def _climbed(calls: Sequence[Expr], arrays: Sequence[Any], numbers: Mapping[str, Any]) -> list[Outcome]:
     found: dict[int, Outcome] = {}
     state: Any = None
-    for way in ways(calls[0]):
-        value, accepted, facts, state = vectorised(way)(arrays, numbers, state)
-        for i in range(len(calls)):
-            if i not in found and bool(accepted[i]):
-                found[i] = outcome(way, *jax.tree.map(lambda x, i=i: np.asarray(x[i]), (value, facts)))
+    tried = ways(calls[0])
+    for way in tried:
+        given = gifts(calls[0], way, tried)
+        value, accepted, facts, state = vectorised(way)(arrays, numbers, state, given)
+        new = [i for i, good in enumerate(np.asarray(accepted)[: len(calls)]) if good and i not in found]
+        if new:
+            value, facts = jax.tree.map(np.asarray, (value, facts))
+        for i in new:
+            found[i] = outcome(way, *jax.tree.map(lambda x, i=i: x[i], (value, facts)))
         if len(found) == len(calls):
             return [found[i] for i in range(len(calls))]
     raise PlanError([refused(call) for i, call in enumerate(calls) if i not in found])
@@ -108,8 +135,8 @@ def _climbed(calls: Sequence[Expr], arrays: list[Any], numbers: Mapping[str, Any
 
 @lru_cache(maxsize=4096)
 def vectorised(way: Way) -> Callable[..., Any]:
-    """A way to make a call, compiled over a leading batch axis: `f(arrays, numbers, state)`."""
-    return jax.jit(over_batch(precise(attempt(way))))
+    """A way to make a call, compiled over a leading batch axis: `f(arrays, numbers, state, given)`."""
+    return consuming(over_batch(attempt_of_parts(way)))
 
 
 def over_batch(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +144,12 @@ def over_batch(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.vmap(function)
 
 
-def _spread(stacked: Any) -> Any:
-    """A stacked array on the devices, each with its share of the batch."""
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("batch",))
-    return jax.device_put(stacked, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch")))
+def _spread(members: Sequence[Any]) -> Any:
+    """Arrays as one with a leading axis, each device with its share. The host stacks one share at a time."""
+    mesh = jax.sharding.Mesh(np.array(in_use().devices), ("batch",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+
+    def share(at: tuple[slice, ...] | None) -> Any:
+        return np.stack(members[at[0]] if at else members)
+
+    return jax.make_array_from_callback((len(members), *members[0].shape), sharding, share)

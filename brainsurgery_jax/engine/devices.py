@@ -1,25 +1,163 @@
-"""Whether there is an accelerator to compute on, and whose turn it is there."""
+"""The accelerators that are computed on: which, how much memory they have, and who has it just now."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
-from threading import Lock
+from threading import Condition, Lock
+from typing import Any, Literal
 
 from brainsurgery_jax._lazy import jax
+from brainsurgery_jax.errors import Diagnostic, PlanError
 
 _PLUGINS = "jax_plugins", "libtpu"
 """Packages by which JAX reaches anything but the CPU; without them there is no need to import it and ask."""
 
+Choice = int | Literal["all", "cpu"]
+"""How many accelerators to use; `cpu`: none."""
+
+ASSUMED = 8 << 30
+"""Bytes of an accelerator that does not tell how many it has."""
+
+USABLE = 7, 8
+"""The share of a device's memory that we count on: the rest goes to holes, and to libraries that ask for themselves."""
+
 turn = Lock()
-"""Held while a compiled call on whole operands runs. One at a time may have the device's memory, while other threads
-read and write."""
+"""Held while a compiled call on whole operands runs on the CPU: one has all of its processors."""
 
 
 @cache
-def accelerated() -> bool:
-    """Whether JAX's default device is not a CPU."""
+def found() -> tuple[Any, ...]:
+    """The accelerators of this process, or none. Asking starts them."""
     if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(find_spec(name) for name in _PLUGINS):
-        return False
-    return jax.default_backend() != "cpu"
+        return ()
+    return () if jax.default_backend() == "cpu" else tuple(jax.local_devices())
+
+
+def memory_of(device: Any) -> int:
+    """Bytes of a device that may be used. They are a property of the device, not of what is free at the moment: where
+    something is computed must not depend on what else runs."""
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return ASSUMED if limit is None else limit * USABLE[0] // USABLE[1]
+
+
+class Accelerators:
+    """Devices that are computed on, the bytes that may be held on each, and a count of those that are free."""
+
+    def __init__(self, devices: Sequence[Any]):
+        self.devices = tuple(devices)
+        self.bytes_each = min(map(memory_of, devices), default=0)
+        self._free = [self.bytes_each for _ in devices]
+        self._turns = [Lock() for _ in devices]
+        self._changed = Condition()
+
+    @contextmanager
+    def one(self, nbytes: int) -> Iterator[int]:
+        """The number of the device that has most room, with so many bytes of it, once there are as many."""
+        wanted = min(nbytes, self.bytes_each)
+        with self._changed:
+            self._changed.wait_for(lambda: max(self._free) >= wanted)
+            at = self._free.index(max(self._free))
+            self._free[at] -= wanted
+        try:
+            yield at
+        finally:
+            self._give_back([at], wanted)
+
+    @contextmanager
+    def all(self, nbytes: int) -> Iterator[None]:
+        """So many bytes of every device, once they are free on all."""
+        wanted = min(nbytes, self.bytes_each)
+        with self._changed:
+            self._changed.wait_for(lambda: min(self._free) >= wanted)
+            self._free = [free - wanted for free in self._free]
+        try:
+            yield
+        finally:
+            self._give_back(range(len(self.devices)), wanted)
+
+    def _give_back(self, places: Sequence[int], nbytes: int) -> None:
+        with self._changed:
+            for at in places:
+                self._free[at] += nbytes
+            self._changed.notify_all()
+
+    @contextmanager
+    def turn(self, at: int | None = None) -> Iterator[None]:
+        """Held while a device computes, or all of them do: programs for several devices wait for one another for ever
+        if they begin in another order on each. Sending operands and fetching results needs no turn."""
+        with ExitStack() as held:
+            for lock in self._turns if at is None else [self._turns[at]]:
+                held.enter_context(lock)
+            yield
+
+
+def accelerators(choice: Choice = "all") -> Accelerators:
+    """The accelerators that a choice means, one object for all runs of the process. Raises PlanError."""
+    with _ASKING:
+        return _accelerators(choice)
+
+
+@cache
+def _accelerators(choice: Choice) -> Accelerators:
+    there = () if choice == "cpu" else found()
+    if choice in ("cpu", "all"):
+        return Accelerators(there)
+    if not isinstance(choice, int) or choice < 1:
+        raise _refused(f"expected a number above 0, 'all' or 'cpu', got {choice!r}", there)
+    if choice > len(there):
+        names = ": " + ", ".join(map(str, there)) if there else ""
+        raise _refused(f"{choice} asked for, this process has {len(there) or 'no accelerator'}{names}", there)
+    return Accelerators(there[:choice])
+
+
+def _refused(problem: str, there: Sequence[Any]) -> PlanError:
+    fitting = f"`all`, `cpu`, or a number up to {len(there)}" if there else "`cpu`, or leave it out"
+    return PlanError([Diagnostic("devices-absent", f"devices: {problem}", hint=f"Write {fitting}.")])
+
+
+_ASKING = Lock()
+_CHOSEN: ContextVar[Choice] = ContextVar("devices", default="all")
+
+
+@contextmanager
+def using(choice: Choice) -> Iterator[None]:
+    """Within, this thread computes on these devices. A wrong number is refused; `all` and `cpu` start nothing yet."""
+    if choice not in ("all", "cpu"):
+        accelerators(choice)
+    token = _CHOSEN.set(choice)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
+
+
+def in_use() -> Accelerators:
+    """The accelerators that this thread computes on."""
+    return accelerators(_CHOSEN.get())
+
+
+def accelerated() -> bool:
+    """Whether there are any."""
+    return bool(in_use().devices)
+
+
+def compiling() -> AbstractContextManager[Any]:
+    """The context in which compiled code runs where it should: on the CPU where accelerators are left alone."""
+    if accelerated() or not found():
+        return nullcontext()
+    return jax.default_device(_cpu())
+
+
+def _cpu() -> Any:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        hint = "Add it, as in `JAX_PLATFORMS=cuda,cpu`."
+        raise PlanError(
+            [Diagnostic("devices-absent", "JAX_PLATFORMS leaves no CPU to compute on", hint=hint)]
+        ) from error

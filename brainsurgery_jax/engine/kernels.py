@@ -7,15 +7,17 @@ power of two, so that a checkpoint of any shapes needs a handful of compilations
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, wraps
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax._lookup import look_up, patterns
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.engine import blocks
-from brainsurgery_jax.engine.devices import accelerated, turn
+from brainsurgery_jax.engine.devices import accelerated, compiling, turn
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
 
@@ -77,10 +79,35 @@ def _in_pieces(e: Expr, operands: Sequence[Any]) -> Any:
     n, function, numbers = operands[0].shape[0], pure(e.kernel, e.static), numbers_of(e)
     out = np.empty(n, to_numpy(e.aval.dtype))
     with np.errstate(all="ignore"):  # NaN and infinity are values like others
+        if (table := _table_for(e, operands)) is not None:
+            look_up(table, operands[0].view(f"u{operands[0].itemsize}"), out)
+            return out
         for at in range(0, n, blocks.PIECE):
             piece = slice(at, at + blocks.PIECE)
             out[piece] = checked(e, function([x[piece] for x in operands], numbers))
     return out
+
+
+def _table_for(e: Expr, operands: Sequence[Any]) -> Any:
+    """What a call makes of each value of a short float, if that is worth knowing; else None."""
+    x = operands[0]
+    if len(operands) > 1 or e.srcs[0].aval.dtype.kind != "float" or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
+        return None
+    if e.srcs[0].aval.dtype.name == "bfloat16" and (e.aval.dtype.bits > 16 or e.aval.dtype == e.srcs[0].aval.dtype):
+        return None  # numpy widens and rounds it as fast as it looks up
+    if e.aval.dtype.bits > 64:
+        return None
+    assert e.kernel is not None
+    bits = tuple((name, value.tobytes()) for name, value in numbers_of(e).items())  # 0.0 and -0.0 are equal
+    return _table(e.kernel, e.static, bits, x.dtype)
+
+
+@lru_cache(maxsize=32)
+def _table(kernel: Kernel, static: Static, numbers: tuple[tuple[str, bytes], ...], dtype: np.dtype[Any]) -> Any:
+    """What a kernel makes of each value of a dtype, in the order of their bits; None if it refuses one."""
+    result = pure(kernel, static)([patterns(dtype)], {name: np.frombuffer(b)[0] for name, b in numbers})
+    value, accepted = result if kernel.guarded else (result, True)
+    return value if bool(accepted) else None
 
 
 def _padded(x: Any, length: int) -> Any:
@@ -100,11 +127,12 @@ def call_block(e: Expr, block: int) -> Any:
 
 
 class Outcome(NamedTuple):
-    """The results of a call, and what is known about them: the rung that was taken, and its facts."""
+    """The results of a call, and what is known about them: the rung that was taken, its facts, and a surprise."""
 
     values: tuple[Any, ...]
     rung: str = ""
     facts: Mapping[str, float] = MappingProxyType({})
+    note: Diagnostic | None = None
 
 
 class Way(NamedTuple):
@@ -192,6 +220,8 @@ def refused(e: Expr) -> Diagnostic:
     )
 
 
-def exact() -> Any:
-    """The context in which everything runs: 64-bit types stay 64-bit."""
-    return jax.enable_x64(True)
+@contextmanager
+def exact() -> Iterator[None]:
+    """The context in which everything runs: 64-bit types stay 64-bit, and devices that are not wanted idle."""
+    with jax.enable_x64(True), compiling():
+        yield

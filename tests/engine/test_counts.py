@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -110,14 +111,23 @@ def test_what_numpy_does_on_a_machine_without_accelerator_never_loads_jax(tmp_pa
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float8_e4m3fn"])
+def test_casting_bfloat16_never_loads_jax(tmp_path: Path, dtype: str) -> None:
+    w = normal((400, 300)).astype(ml_dtypes.bfloat16)
+    plan = plan_of(tmp_path, {"w": w}, [{"cast_": {"target": "w", "to": dtype}}])
+    code = f"import sys, brainsurgery_jax as bs; bs.load({plan!r}).run(); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout.strip() == "False"
+
+
 def test_forty_layers_and_any_number_share_one_compilation(tmp_path: Path) -> None:
     layers = {f"h.{i}.w": normal((30, 20), seed=i).astype(np.float16) for i in range(40)}
     compiled.cache_clear()
-    for by in (0.1, 0.2, 0.3):
-        run_plan(tmp_path, layers, {"scale_": {"target": ".*", "by": by}})
-    scale: Any = compiled(elementwise.scale, ())
+    for t in (0.1, 0.2, 0.3):
+        run_plan(tmp_path, layers, {"lerp": {"from_a": "(.*)", "from_b": "h.0.w", "to": r"\1", "t": t}})
+    lerp: Any = compiled(elementwise.lerp, ())
     assert compiled.cache_info().misses == 1
-    assert scale._cache_size() == 1  # jit's own count of what it compiled
+    assert lerp._cache_size() == 1  # jit's own count of what it compiled
 
 
 def test_both_factors_come_of_one_factorization(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

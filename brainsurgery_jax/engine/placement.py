@@ -1,0 +1,61 @@
+"""Where a call on whole operands is computed: by one accelerator, by all of them together, or on the host.
+
+Which one follows from shapes, dtypes and the memory that the devices have, and from nothing else: not from the rest of
+the plan, nor from what is free at the moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.engine.devices import accelerated, compiling, in_use, using
+from brainsurgery_jax.engine.footprint import on_device
+from brainsurgery_jax.engine.gifts import compiled_attempt, gifts
+from brainsurgery_jax.engine.kernels import Outcome, call_whole, numbers_of, outcome, refused, runs_on_host, ways
+from brainsurgery_jax.engine.sharding import call_sharded
+from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.store.sizes import show_size
+
+
+def call_placed(e: Expr, operands: Sequence[Any]) -> Outcome:
+    """A kernel on whole operands, computed where there is room for it; of accelerators only results on the host."""
+    if runs_on_host(e) or not accelerated():
+        return call_whole(e, operands)
+    own, need = in_use(), on_device(e)
+    if need <= own.bytes_each:
+        with own.one(need) as at:
+            arrays = [jax.device_put(x, own.devices[at]) for x in operands]
+            with own.turn(at):
+                made = _climbed(e, arrays)
+            return _fetched(made)
+    made = call_sharded(e, operands)
+    return _on_host(e, operands, need) if made is None else _fetched(made)
+
+
+def _climbed(e: Expr, arrays: Sequence[Any]) -> Outcome:
+    state, tried = None, ways(e)
+    for way in tried:
+        given = gifts(e, way, tried)
+        value, accepted, facts, state = compiled_attempt(way)(arrays, numbers_of(e), state, given)
+        if bool(accepted):
+            return outcome(way, value, facts)
+    raise PlanError([refused(e)])
+
+
+def _fetched(made: Outcome) -> Outcome:
+    return made._replace(values=tuple(np.asarray(x) for x in made.values))
+
+
+def _on_host(e: Expr, operands: Sequence[Any], need: int) -> Outcome:
+    own, kernel = in_use(), e.kernel
+    assert kernel is not None
+    of = " and ".join(dict.fromkeys(str(s.aval) for s in e.srcs))
+    there = f"{len(own.devices)} accelerators have {show_size(own.bytes_each)} each"
+    if len(own.devices) == 1:
+        there = f"the accelerator has {show_size(own.bytes_each)}"
+    told = f"{kernel.name} of {of} needs {show_size(need)}, {there}: computed on the host"
+    with using("cpu"), compiling():
+        return call_whole(e, operands)._replace(note=Diagnostic("device-full", told, severity="note"))
