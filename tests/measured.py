@@ -46,7 +46,7 @@ def _measure(plan: Plan, tiny: Plan, threads: int, memory: int | None) -> Measur
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     keep_freed_memory()
-    bs.load(tiny).run(durable=False)
+    bs.load(tiny).run(durable=False, overwrite=True)
     projected = bs.load(plan).explain()
     largest, in_all = projected.peak, projected.peak_in_all
     del projected
@@ -54,7 +54,7 @@ def _measure(plan: Plan, tiny: Plan, threads: int, memory: int | None) -> Measur
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the highest count starts again from what is held now
     before = _status()
-    bs.load(plan).run(durable=False, memory=memory)
+    bs.load(plan).run(durable=False, memory=memory, overwrite=True)
     after = _status()
     return Measured(
         largest,

@@ -16,9 +16,10 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, box_shape, cover, flat_range, strides
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.blocks import cuts, padded_length
-from brainsurgery_jax.engine.events import Factorized
-from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise, call_whole
+from brainsurgery_jax.engine.events import Factorized, Noted
+from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise
 from brainsurgery_jax.engine.order import in_order
+from brainsurgery_jax.engine.placement import call_placed
 from brainsurgery_jax.engine.schedule import Root, Task
 from brainsurgery_jax.graph.expr import Expr, is_whole, walk
 from brainsurgery_jax.moves import Reshape
@@ -41,13 +42,30 @@ class Piece(NamedTuple):
         return (self.stop - self.start,) if self.box is None else box_shape(self.box)
 
 
+class Span(NamedTuple):
+    """Elements `start:stop` of a tensor in row-major order."""
+
+    start: int
+    stop: int
+
+    def holds(self, piece: Piece) -> bool:
+        """Whether a piece of the tensor lies in it."""
+        first, last = _range(piece)
+        return self.start <= first and last <= self.stop
+
+
 class Evaluator:
     """Computes pieces. `given` are arrays for leaves that do not come from a store."""
 
     def __init__(self, given: Mapping[Expr, Any] | None = None):
         self.given = given or {}
         self.wholes: dict[Expr, tuple[Any, ...]] = {}
-        self.told: list[Factorized] = []
+        self.told: list[Factorized | Noted] = []
+        self._near: dict[Expr, tuple[Span, Any]] = {}
+
+    def hold(self, leaf: Expr, span: Span) -> None:
+        """Read a part of a leaf and keep it: pieces that lie in it are taken from it."""
+        self._near[leaf] = span, leaf.source.read_range(leaf.name, *span)
 
     def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
         """Elements `start:stop` of each root, flat, in turn; what they share is made once. At most one block."""
@@ -106,7 +124,7 @@ class Evaluator:
         """Run a call that cannot be cut, and keep its results in `wholes`."""
         begun = perf_counter()
         operands = {s: self.whole(s) for s in dict.fromkeys(call.srcs)}
-        outcome = call_whole(call, [operands[s] for s in call.srcs])
+        outcome = call_placed(call, [operands[s] for s in call.srcs])
         self.keep(call, outcome, perf_counter() - begun)
 
     def keep(self, call: Expr, outcome: Outcome, seconds: float) -> None:
@@ -115,6 +133,8 @@ class Evaluator:
         if outcome.rung:
             names = tuple(e.name for e in walk([call]) if e.kind == "leaf")
             self.told.append(Factorized(names, call.srcs[0].aval.shape, outcome.rung, outcome.facts, seconds))
+        if outcome.note is not None:
+            self.told.append(Noted(outcome.note))
 
     def _held(self, e: Expr) -> Any:
         """The array of a node that is held whole, or None."""
@@ -129,6 +149,8 @@ class Evaluator:
     def _make(self, piece: Piece, operands: Sequence[Any]) -> Any:
         e = piece.expr
         if e.kind == "leaf":
+            if e in self._near and self._near[e][0].holds(piece):
+                return _taken(piece, *self._near[e])
             if piece.box is None:
                 return e.source.read_range(e.name, piece.start, piece.stop)
             return e.source.read(e.name, piece.box)
@@ -142,6 +164,18 @@ class Evaluator:
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
         return _assembled(piece, [np.asarray(x) for x in operands])
+
+
+def _range(piece: Piece) -> tuple[int, int]:
+    """The flat range that a piece spans."""
+    return (piece.start, piece.stop) if piece.box is None else _spanned(piece.expr.aval.shape, piece.box)
+
+
+def _taken(piece: Piece, span: Span, flat: Any) -> Any:
+    """A piece out of the elements of a span that holds it."""
+    first, last = _range(piece)
+    part = flat[first - span.start : last - span.start]
+    return part if piece.box is None else _picked(piece.expr.aval.shape, piece.box, part)
 
 
 def _key(box: Box) -> tuple[slice, ...]:
@@ -248,4 +282,5 @@ def _picked(shape: Sequence[int], box: Box, flat: Any) -> Any:
     if flat.size == prod(box_shape(box)):
         return flat.reshape(box_shape(box))
     steps = [s[2] * st * flat.itemsize for s, st in zip(box, strides(shape), strict=True)]
-    return np.lib.stride_tricks.as_strided(flat, box_shape(box), steps, writeable=False).copy()
+    known = flat.view(np.uint8) if flat.itemsize == 1 else flat  # numpy has no name for every dtype of one byte
+    return np.lib.stride_tricks.as_strided(known, box_shape(box), steps, writeable=False).copy().view(flat.dtype)

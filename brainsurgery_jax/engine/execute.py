@@ -9,22 +9,23 @@ from itertools import zip_longest
 from math import prod
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.boxes import Box, box_shape
+from brainsurgery_jax.boxes import Box, box_shape, flat_range
 from brainsurgery_jax.engine import blocks
-from brainsurgery_jax.engine.batches import batches, computed
+from brainsurgery_jax.engine.batches import batch_peak, batches, computed
 from brainsurgery_jax.engine.blas import one_thread
 from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.budget import Budget
-from brainsurgery_jax.engine.devices import accelerated
+from brainsurgery_jax.engine.devices import Choice, accelerated, using
 from brainsurgery_jax.engine.evaluate import Evaluator
-from brainsurgery_jax.engine.events import Factorized, Listener, Published, Started, Wrote, ignore
+from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Published, Started, Wrote, ignore
 from brainsurgery_jax.engine.kernels import exact, runs_on_host
-from brainsurgery_jax.engine.memory import asked_peak, box_peak, projection, stream_peak
+from brainsurgery_jax.engine.memory import asked_peak, box_peak, projection, stream_peak, sweep_peak
 from brainsurgery_jax.engine.pool import Pool
-from brainsurgery_jax.engine.schedule import Asked, Task, Written, roots_of, schedule
+from brainsurgery_jax.engine.schedule import Asked, Task, Written, is_empty, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.staging import Staging
 from brainsurgery_jax.engine.streams import Flow, Lane, Stream, asked, hand_over, joined, pass_through, written
+from brainsurgery_jax.engine.sweeps import Sweep, box_of, span_of, sweeps
 from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, rows, tiles
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -70,11 +71,25 @@ def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:
     """The values of integer scalars that steps need before they can be lowered."""
     keep = Reduction(lambda x: int(x[0]), max, int, 0)
     questions = {e: Pending((e,), keep, lambda value: Known(True)) for e in exprs}
+    found = answers(list(questions.values()), budget)
+    return {e: found[q] for e, q in questions.items()}
+
+
+def answers(questions: Sequence[Pending], budget: Budget) -> Mapping[Pending, Any]:
+    """The answers to questions that are not about a program. Raises PlanError for a budget that is too small."""
     verdicts = Verdicts((), ignore)
-    tasks = schedule([Asked(q) for q in questions.values()])
+    tasks = schedule([Asked(q) for q in questions if not is_empty(q)])
     _refuse_too_large(projection(tasks, budget).largest, budget)
     _run(tasks, budget, Outlet([], verdicts, ignore))
-    return {e: verdicts.answers[q] for e, q in questions.items()}
+    return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
+
+
+class Made(NamedTuple):
+    """A segment of an output tensor, and where it is written."""
+
+    writer: Writer
+    name: str
+    segment: Segment
 
 
 class Outlet(NamedTuple):
@@ -86,16 +101,21 @@ class Outlet(NamedTuple):
 
 
 def _run(tasks: Sequence[Task], budget: Budget, outlet: Outlet) -> None:
+    with using(budget.devices):
+        _run_there(tasks, budget, outlet)
+
+
+def _run_there(tasks: Sequence[Task], budget: Budget, outlet: Outlet) -> None:
     context = _context(tasks)
     blas = one_thread() if any(any(task.compute) for task in tasks) else nullcontext()
     with blas, Pool(budget.threads, budget.host_bytes) as pool:
-        for job in jobs_of(tasks, outlet):
-            pool.submit(job.nbytes, partial(_within, context, job.do), job.then)
+        for job in jobs_of(tasks, outlet, budget.host_bytes):
+            pool.submit(job.nbytes, partial(_within, budget.devices, context, job.do), job.then)
         pool.drain()
 
 
-def _within(context: Callable[[], AbstractContextManager[Any]], do: Callable[[], Any]) -> Any:
-    with context():
+def _within(devices: Choice, context: Callable[[], AbstractContextManager[Any]], do: Callable[[], Any]) -> Any:
+    with using(devices), context():
         return do()
 
 
@@ -105,11 +125,14 @@ def _refuse_too_large(worst: int, budget: Budget) -> None:
         raise PlanError([Diagnostic("budget-exceeded", found, hint="Give more: `--memory`, or `memory=` in Python.")])
 
 
-def jobs_of(tasks: Sequence[Task], outlet: Outlet) -> Iterator[Job]:
-    """The jobs of a program: what only looks first, so that most failing asserts stop the run before it writes."""
+def jobs_of(tasks: Sequence[Task], outlet: Outlet, host_bytes: int) -> Iterator[Job]:
+    """The jobs of a program: what only looks first, so that most failing asserts stop the run before it writes.
+
+    `host_bytes`: what those that are computed as one batch may take together.
+    """
     flows: list[Flow] = []
     copies: list[tuple[Writer, str, Segment, FileRun]] = []
-    tiled: list[tuple[Writer, str, Segment]] = []
+    made: list[Made] = []
     wholes: list[Task] = []
     for task in sorted(tasks, key=lambda t: any(isinstance(r, Written) for r in t.roots)):
         if any(task.compute):
@@ -119,54 +142,90 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet) -> Iterator[Job]:
             if isinstance(root, Asked) and (boxes := boxes_to_ask(root.question)):
                 yield from _asking_jobs(root.question, boxes, outlet.verdicts)
                 continue
-            made, runs = _flows(root, outlet, tiled)
-            flows += made
-            copies += runs
+            if isinstance(root, Asked):
+                flows.append(asked(root.question, outlet.verdicts))
+                continue
+            for m in _segments(root, outlet):
+                if (run := m.segment.run) is not None:
+                    copies.append((m.writer, m.name, m.segment, run))
+                else:
+                    made.append(m)
+    together = sweeps([m.segment for m in made])
+    swept = {taker.number for sweep in together for taker in sweep.takers}
+    tiled: list[Made] = []
+    for m in (m for number, m in enumerate(made) if number not in swept):
+        if is_tiled(m.segment):
+            tiled.append(m)
+        else:
+            flows.append(written(m.segment, m.name, m.writer, outlet.tell))
     yield from _stream_jobs(joined(flows))
+    yield from _sweep_jobs(together, made, outlet.tell)
     yield from _tile_jobs(tiled, outlet.tell)
     # The largest first, or the last to begin would keep one thread busy alone.
     wholes.sort(key=lambda task: -task.peak)
-    yield from (_whole_job(batch, outlet) for batch in (batches(wholes) if accelerated() else zip(wholes)))
+    yield from (_whole_job(batch, outlet) for batch in (batches(wholes, host_bytes) if accelerated() else zip(wholes)))
     yield from _copy_jobs(copies, outlet.tell)
 
 
-def _flows(
-    root: Written | Asked, outlet: Outlet, tiled: list[tuple[Writer, str, Segment]] | None = None
-) -> tuple[list[Flow], list[tuple[Writer, str, Segment, FileRun]]]:
-    """What of a root is streamed through memory, and what is copied from file to file; what is better made in boxes
-    goes to `tiled`, if given."""
-    if isinstance(root, Asked):
-        return [asked(root.question, outlet.verdicts)], []
+def _segments(root: Written, outlet: Outlet) -> Iterator[Made]:
+    """The segments of an output."""
     writer = outlet.writers[root.publication]
-    flows, runs = [], []
-    for s in segments(root.expr):
-        if s.run is not None:
-            runs.append((writer, root.name, s, s.run))
-        elif tiled is not None and is_tiled(s):
-            tiled.append((writer, root.name, s))
-        else:
-            flows.append(written(s, root.name, writer, outlet.tell))
-    return flows, runs
+    yield from (Made(writer, root.name, s) for s in segments(root.expr))
 
 
-def _tile_jobs(tiled: Iterable[tuple[Writer, str, Segment]], tell: Listener) -> Iterator[Job]:
+def _sweep_jobs(together: Iterable[Sweep], made: Sequence[Made], tell: Listener) -> Iterator[Job]:
+    """Boxes of leaves, and what is made of each."""
+    for sweep in together:
+        yield from (_sweep_job(sweep, box, made, tell) for box in sweep.boxes)
+
+
+def _sweep_job(sweep: Sweep, box: Box, made: Sequence[Made], tell: Listener) -> Job:
+    def do() -> None:
+        evaluator = Evaluator()
+        evaluator.hold(sweep.leaf, span_of(sweep.leaf, box))
+        for taker in sweep.takers:
+            _put_box(made[taker.number], box_of(taker, sweep.leaf, box), evaluator)
+
+    def then(_: None) -> None:
+        for taker in sweep.takers:
+            tell(_wrote_box(made[taker.number], box_of(taker, sweep.leaf, box)))
+
+    return Job(sweep_peak(sweep), do, then)
+
+
+def _put_box(m: Made, box: Box, evaluator: Evaluator) -> None:
+    """Makes a box of a tensor, and writes it."""
+    e, at = m.segment.expr, m.segment.at
+    array = evaluator.box(e, box)
+    if (run := flat_range(e.aval.shape, box)) is not None:
+        m.writer.put(m.name, at + run[0], array)
+        return
+    starts, made = rows(e.aval.shape, box, array)
+    m.writer.put_rows(m.name, at + starts, made)
+
+
+def _wrote_box(m: Made, box: Box) -> Wrote:
+    return Wrote(m.name, prod(box_shape(box)) * m.segment.expr.aval.dtype.bits // 8)
+
+
+def _tile_jobs(tiled: Iterable[Made], tell: Listener) -> Iterator[Job]:
     """Boxes of tensors, those of different lanes in turn; small ones together."""
-    lanes: dict[Lane, list[tuple[Writer, str, Segment]]] = {}
-    for writer, name, segment in tiled:
-        lanes.setdefault((writer, writer.lane(name)), []).append((writer, name, segment))
+    lanes: dict[Lane, list[Made]] = {}
+    for m in tiled:
+        lanes.setdefault((m.writer, m.writer.lane(m.name)), []).append(m)
     yield from _in_turn(_lane_tile_jobs(lane, tell) for lane in lanes.values())
 
 
-def _lane_tile_jobs(tiled: Iterable[tuple[Writer, str, Segment]], tell: Listener) -> Iterator[Job]:
-    batch: list[tuple[Writer, str, Segment, Box]] = []
+def _lane_tile_jobs(tiled: Iterable[Made], tell: Listener) -> Iterator[Job]:
+    batch: list[tuple[Made, Box]] = []
     size = peak = 0
-    for writer, name, segment in tiled:
-        for box in tiles(segment.expr):
+    for m in tiled:
+        for box in tiles(m.segment.expr):
             if batch and size + prod(box_shape(box)) > blocks.BLOCK:
                 yield _tile_job(batch, peak, tell)
                 batch, size, peak = [], 0, 0
-            batch.append((writer, name, segment, box))
-            size, peak = size + prod(box_shape(box)), max(peak, box_peak(segment.expr, box))
+            batch.append((m, box))
+            size, peak = size + prod(box_shape(box)), max(peak, box_peak(m.segment.expr, box))
     if batch:
         yield _tile_job(batch, peak, tell)
 
@@ -185,16 +244,15 @@ def _asking_jobs(question: Pending, boxes: Sequence[Box], verdicts: Verdicts) ->
         yield Job(asked_peak(question, box), partial(look, box), flow.done)
 
 
-def _tile_job(batch: Sequence[tuple[Writer, str, Segment, Box]], peak: int, tell: Listener) -> Job:
+def _tile_job(batch: Sequence[tuple[Made, Box]], peak: int, tell: Listener) -> Job:
     def do() -> None:
         evaluator = Evaluator()
-        for writer, name, segment, box in batch:
-            starts, made = rows(segment.expr.aval.shape, box, evaluator.box(segment.expr, box))
-            writer.put_rows(name, segment.at + starts, made)
+        for m, box in batch:
+            _put_box(m, box, evaluator)
 
     def then(_: None) -> None:
-        for _writer, name, segment, box in batch:
-            tell(Wrote(name, prod(box_shape(box)) * segment.expr.aval.dtype.bits // 8))
+        for m, box in batch:
+            tell(_wrote_box(m, box))
 
     return Job(peak, do, then)
 
@@ -246,29 +304,35 @@ def _stream_job(batch: Sequence[tuple[Stream, int, int]], peak: int) -> Job:
 def _whole_job(batch: Sequence[Task], outlet: Outlet) -> Job:
     """Tasks with contractions or factorizations: computed by one thread, each result dropped after its last use."""
 
-    def do() -> tuple[list[Factorized], list[tuple[Stream, list[Any]]]]:
-        told: list[Factorized] = []
+    def do() -> tuple[list[Factorized | Noted], list[tuple[Stream, list[Any]]]]:
+        told: list[Factorized | Noted] = []
         results: list[tuple[Stream, list[Any]]] = []
         for task, evaluator in computed(batch):
             results += _served(task, evaluator, outlet)
             told += evaluator.told
         return told, results
 
-    def then(done: tuple[list[Factorized], list[tuple[Stream, list[Any]]]]) -> None:
+    def then(done: tuple[list[Factorized | Noted], list[tuple[Stream, list[Any]]]]) -> None:
         told, results = done
         for fact in told:
             outlet.tell(fact)
         for stream, result in results:
             hand_over(stream, result)
 
-    return Job(sum(task.peak for task in batch), do, then)
+    return Job(batch_peak(batch), do, then)
 
 
 def _served(task: Task, evaluator: Evaluator, outlet: Outlet) -> Iterator[tuple[Stream, list[Any]]]:
     for root in evaluator.served(task):
-        flows, runs = _flows(root, outlet)
-        for writer, name, segment, run in runs:
-            writer.copy(name, segment.at, run)
+        flows: list[Flow] = []
+        if isinstance(root, Asked):
+            flows.append(asked(root.question, outlet.verdicts))
+        else:
+            for m in _segments(root, outlet):
+                if m.segment.run is not None:
+                    m.writer.copy(m.name, m.segment.at, m.segment.run)
+                else:
+                    flows.append(written(m.segment, m.name, m.writer, outlet.tell))
         for flow in flows:
             for start, stop in cuts(flow.start, flow.stop):
                 yield (flow,), pass_through((flow,), start, stop, evaluator)

@@ -20,15 +20,19 @@ from brainsurgery_jax.engine.blocks import BLOCK, cuts
 from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.evaluate import Piece, plan_pieces
 from brainsurgery_jax.engine.footprint import comparing, item_bytes, making_block, reading_gaps, worst_moment
-from brainsurgery_jax.engine.schedule import Asked, Root, Task
-from brainsurgery_jax.engine.segments import segments
+from brainsurgery_jax.engine.schedule import Task, Written
+from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.streams import Flow, Stream, joined
+from brainsurgery_jax.engine.sweeps import Sweep, sweeps
 from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, tiles
 from brainsurgery_jax.graph.expr import Expr, asked_of
 from brainsurgery_jax.protocol import Pending
 
 BOOKKEEPING = 128 << 10
 """Bytes of Python's own that a job holds: its closure, its place in the queue, arrays of a few elements."""
+
+TAKER = 2 << 10
+"""Bytes of Python's own for each tensor that is made in a sweep: there are thousands, with an expression each."""
 
 
 def stream_peak(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> int:
@@ -61,6 +65,11 @@ def _making(piece: Piece) -> int:
     return making_block(piece.expr, prod(piece.shape)) + (reading_gaps(piece.expr) if gaps else 0)
 
 
+def sweep_peak(sweep: Sweep) -> int:
+    """Bytes held while a box of a sweep goes by."""
+    return sweep.peak + BOOKKEEPING + len(sweep.takers) * TAKER
+
+
 class Projection(NamedTuple):
     """Bytes held at most: by the most demanding job, and by all that run at a time."""
 
@@ -78,12 +87,26 @@ def projection(tasks: Iterable[Task], budget: Budget) -> Projection:
 def job_peaks(tasks: Iterable[Task]) -> Iterator[int]:
     """Bytes that each job holds at its worst moment: a task with something to compute whole, or a block of a stream."""
     flows: list[Flow] = []
+    made: list[Segment] = []
     for task in tasks:
         if any(task.compute):
             yield task.peak
+            continue
+        for root in task.roots:
+            if isinstance(root, Written):
+                made += [s for s in segments(root.expr) if s.run is None]
+            elif boxes := boxes_to_ask(root.question):
+                yield from (asked_peak(root.question, box) for box in boxes)
+            else:
+                flows.append(Flow(root.exprs, 0, root.exprs[0].aval.size, _ask, _done))
+    together = sweeps(made)
+    swept = {taker.number for sweep in together for taker in sweep.takers}
+    yield from (sweep_peak(sweep) for sweep in together for _ in sweep.boxes)
+    for s in (s for number, s in enumerate(made) if number not in swept):
+        if is_tiled(s):
+            yield from (box_peak(s.expr, box) for box in tiles(s.expr))
         else:
-            flows += [flow for root in task.roots for flow in _flows(root)]
-            yield from (peak for root in task.roots for peak in _box_peaks(root))
+            flows.append(Flow((s.expr,), s.start, s.stop, _write, _done))
     for stream in joined(flows):
         yield from _stream_peaks(stream)
 
@@ -93,26 +116,6 @@ def _stream_peaks(stream: Stream) -> Iterator[int]:
     largest = max(ranges, key=lambda r: r[1] - r[0])
     questions = [flow.exprs for flow in stream if flow.take is _ask]
     return repeat(stream_peak([e for flow in stream for e in flow.exprs], *largest, questions), len(ranges))
-
-
-def _flows(root: Root) -> Iterator[Flow]:
-    """What of a root goes through memory."""
-    if isinstance(root, Asked):
-        if not boxes_to_ask(root.question):
-            yield Flow(root.exprs, 0, root.exprs[0].aval.size, _ask, _done)
-        return
-    for s in segments(root.expr):
-        if s.run is None and not is_tiled(s):
-            yield Flow((s.expr,), s.start, s.stop, _write, _done)
-
-
-def _box_peaks(root: Root) -> Iterator[int]:
-    """What the boxes of a root hold, for what is made or looked at in boxes."""
-    if isinstance(root, Asked):
-        yield from (asked_peak(root.question, box) for box in boxes_to_ask(root.question))
-    else:
-        made = [s.expr for s in segments(root.expr) if is_tiled(s)]
-        yield from (box_peak(e, box) for e in made for box in tiles(e))
 
 
 def asked_peak(question: Pending, box: Box) -> int:

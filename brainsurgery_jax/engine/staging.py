@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
+from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.atomic import Staged, publish, stage
-from brainsurgery_jax.store.base import Held, WriteOptions, Writer
+from brainsurgery_jax.store.base import Cut, Held, WriteOptions, Writer
 from brainsurgery_jax.store.sidecars import copy_sidecars, put_sidecars, sidecar_folder
 
 
@@ -54,9 +55,20 @@ class Staging:
 
 
 def _writer(p: Publication, staged: Staged, *, durable: bool) -> Writer:
-    avals = {name: e.aval for name, e in p.tensors.items()}
-    options = WriteOptions(p.directory, p.metadata, p.shard_bytes, durable, _unchanged(p), p.options)
-    return p.format.write(staged, avals, options)
+    return p.format.write(staged, _avals(p), _options(p, durable=durable))
+
+
+def cut(p: Publication) -> Cut | None:
+    """The files that an output will have, where its format tells."""
+    return None if p.format.cut is None else p.format.cut(_avals(p), _options(p, durable=False))
+
+
+def _avals(p: Publication) -> dict[str, Aval]:
+    return {name: e.aval for name, e in p.tensors.items()}
+
+
+def _options(p: Publication, *, durable: bool) -> WriteOptions:
+    return WriteOptions(p.directory, p.metadata, p.shard_bytes, durable, _unchanged(p), p.options, p.keep_files)
 
 
 def _unchanged(p: Publication) -> dict[str, Held]:

@@ -37,7 +37,7 @@ def boxes_to_ask(question: Pending) -> list[Box]:
 def tiles(e: Expr) -> Iterator[Box]:
     """Boxes that make up a tensor: one for each source that is joined in it, large ones cut."""
     for box in _natural(e):
-        yield from _cut(box, max(1, LIMIT // item_bytes(e)), 0)
+        yield from cut(box, max(1, LIMIT // item_bytes(e)), 0)
 
 
 def _natural(e: Expr) -> list[Box]:
@@ -75,7 +75,7 @@ def _reshaped(box: Box, before: Sequence[int], after: Sequence[int]) -> Box:
     return tuple((0, 1, 1) if n == 1 else next(spans) for n in after)
 
 
-def _cut(box: Box, most: int, axis: int) -> Iterator[Box]:
+def cut(box: Box, most: int, axis: int) -> Iterator[Box]:
     """The box, or parts of it of at most so many elements, cut along the first axes."""
     size = prod(box_shape(box))
     if size <= most or axis == len(box):
@@ -85,7 +85,7 @@ def _cut(box: Box, most: int, axis: int) -> Iterator[Box]:
     rows = max(1, most * (stop - start) // size)
     for first in range(start, stop, rows):
         part = (*box[:axis], (first, min(stop, first + rows), 1), *box[axis + 1 :])
-        yield from _cut(part, most, axis + 1)
+        yield from cut(part, most, axis + 1)
 
 
 def rows(shape: Sequence[int], box: Box, array: Any) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.configs import changed_files
+from brainsurgery_jax.lower.configs import changed_files, look_alikes
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
@@ -28,6 +28,7 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
             if p is not None and not state.flags.dry_run:
                 _refuse_second(p, made, world)
                 made[world.key(p.path)] = p
+            problems += _look_alikes(output, state, world) if p is not None else ()
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
             problems.append(Diagnostic(bad.code, f"output.{bad.key or 'path'}: {bad.message}", place, bad.hint))
@@ -48,6 +49,15 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
         _check_destination(kind.path, 0, output.overwrite, world)
         return None
     return _publication(output, dict(space.names), _origin(space, state), space.metadata, world, output.span)
+
+
+def _look_alikes(output: Output, state: State, world: World) -> Iterator[Diagnostic]:
+    """Notes on keys of an output's `config` that seem to be misspelt."""
+    origin = _origin(state.spaces[alias_of(output, state)], state)
+    for place, near in look_alikes(output, origin, world):
+        message = f"output.config: '{'.'.join(place)}' is added: config.json has no such key. Did you mean '{near}'?"
+        span = output.spans.get(("config", *place), output.span)
+        yield Diagnostic("config-key", message, span, "A key that is to be new is right as it is.", "note")
 
 
 def _refuse_second(p: Publication, made: Mapping[str, Publication], world: World) -> None:
@@ -103,6 +113,7 @@ def _publication(
         span=span,
         format=kind.format,
         options=kind.options,
+        keep_files=output.shard is None,
         side_files=changed_files(output, kind, tensors, origin, world),
     )
     _check_destination(made.path, made.disk_bytes, output.overwrite, world)

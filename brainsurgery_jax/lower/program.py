@@ -39,6 +39,7 @@ class Publication(NamedTuple):
     span: Span | None
     format: Format = SAFETENSORS
     options: Mapping[str, Any] = {}
+    keep_files: bool = False  # those of sharded inputs may stay what they are: the plan asks for no size
     side_files: Mapping[str, bytes] = {}  # by name in the folder; in place of those that come from `sidecars_from`
 
     @property

@@ -67,7 +67,8 @@ class Held(NamedTuple):
 
 class WriteOptions(NamedTuple):
     """How a checkpoint is to be written. `unchanged` are the tensors that are written as a checkpoint holds them,
-    `options` what the plan says for this format alone, checked already."""
+    `options` what the plan says for this format alone, checked already. `keep_files`: files of a sharded checkpoint
+    that go out unchanged may stay files of their own; else `shard_bytes` alone says where files end."""
 
     directory: bool
     metadata: Mapping[str, str]
@@ -75,6 +76,16 @@ class WriteOptions(NamedTuple):
     durable: bool = True
     unchanged: Mapping[str, Held] = {}
     options: Mapping[str, Any] = {}
+    keep_files: bool = False
+
+
+class Cut(NamedTuple):
+    """How many files an output has; how many of them are files of a checkpoint as they stand, and the tensor bytes that
+    these hold."""
+
+    files: int
+    kept: int
+    kept_bytes: int
 
 
 class Source(Protocol):

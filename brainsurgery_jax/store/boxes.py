@@ -38,14 +38,30 @@ def pieces(shape: tuple[int, ...], box: Box, itemsize: int) -> Iterator[Piece]:
     apart = strides(shape)
     pitch = tuple(stride * step for stride, (_, _, step) in zip(apart, box, strict=True))
     origin = sum(start * stride for (start, _, _), stride in zip(box, apart, strict=True))
-    run = contiguous_from(shape, box)
-    near = next((axis for axis, p in enumerate(pitch) if p * itemsize <= NEAR), len(shape))
+    run, near = contiguous_from(shape, box), _near(pitch, itemsize)
     for index in product(*map(range, size[: min(run, near)])):
         start = origin + sum(i * p for i, p in zip(index, pitch, strict=False))
         if run <= near:
             yield Piece(start, prod(size[run:]), index, size[run:], None)
         else:
             yield from _groups(start, index, size[near:], pitch[near:], itemsize)
+
+
+def elements_read(shape: tuple[int, ...], box: Box, itemsize: int) -> int:
+    """How many elements the reads of a box bring at most, gaps included."""
+    size = box_shape(box)
+    if 0 in size:
+        return 0
+    pitch = tuple(stride * step for stride, (_, _, step) in zip(strides(shape), box, strict=True))
+    run, near = contiguous_from(shape, box), _near(pitch, itemsize)
+    if run <= near:
+        return prod(size)
+    return prod(size[:near]) * (1 + sum((n - 1) * p for n, p in zip(size[near:], pitch[near:], strict=True)))
+
+
+def _near(pitch: tuple[int, ...], itemsize: int) -> int:
+    """The first axis whose rows are read together."""
+    return next((axis for axis, p in enumerate(pitch) if p * itemsize <= NEAR), len(pitch))
 
 
 def _groups(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.store.atomic import Staged
-from brainsurgery_jax.store.base import Source, WriteOptions, Writer
+from brainsurgery_jax.store.base import Cut, Source, WriteOptions, Writer
 from brainsurgery_jax.store.folder import TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.sizes import parse_size
 
@@ -33,7 +33,8 @@ class Format(NamedTuple):
     - `recognises(folder, names)`: whether a folder with these names in it is such a checkpoint;
     - `open`, `write`: its source and its writer; `check` raises StoreError for the first tensor that it cannot hold;
     - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
-    - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made.
+    - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
+    - `cut`: into how many files it will be written, and how many of these a source holds as they stand.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Format(NamedTuple):
     options: Mapping[str, Option] = {}
     shards: bool = False
     encoded: bool = False
+    cut: Callable[[Mapping[str, Aval], WriteOptions], Cut] | None = None
 
 
 def _later(place: str) -> Callable[..., Any]:
@@ -98,6 +100,7 @@ SAFETENSORS = Format(
     write=_later("safetensors_writer.write"),
     check=_later("safetensors_writer.check_storable"),
     shards=True,
+    cut=_later("safetensors_shards.cut_of"),
 )
 
 TORCH = Format(

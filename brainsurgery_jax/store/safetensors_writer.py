@@ -17,26 +17,14 @@ from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.positioned import allocate, clone, read_bytes, write_all
 from brainsurgery_jax.store.safetensors_folder import INDEX, encode_index, shard_name
 from brainsurgery_jax.store.safetensors_header import MAX_HEADER, METADATA, encode_header
-from brainsurgery_jax.store.unchanged import Original, original_of
+from brainsurgery_jax.store.safetensors_shards import header_metadata, planned, same_named, shards_of
+from brainsurgery_jax.store.unchanged import Original
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 _FILE_MODE = 0o644  # less the umask; the stock library leaves 0600, which others cannot read
-
-
-def plan_shards(avals: Mapping[str, Aval], shard_bytes: int | None) -> list[list[str]]:
-    """Names by shard, filled greedily in the order given; a tensor above the limit has a shard of its own."""
-    shards: list[list[str]] = [[]]
-    used = 0
-    for name, aval in avals.items():
-        if shard_bytes is not None and shards[-1] and used + aval.nbytes > shard_bytes:
-            shards.append([])
-            used = 0
-        shards[-1].append(name)
-        used += aval.nbytes
-    return shards
 
 
 def check_storable(path: str, avals: Mapping[str, Aval]) -> None:
@@ -63,7 +51,8 @@ class SafetensorsWriter:
     the reference writes them, without it `model.safetensors` alone.
 
     `unchanged` are the tensors that a source holds just so, under the same name. An output file that gets all tensors
-    of one source file takes over its header, too: it becomes the same file byte for byte, a clone where it can.
+    of one source file takes over its header, too: it becomes the same file byte for byte, a clone where it can. With
+    `keep_files` shards end where that makes such files, too.
     """
 
     def __init__(
@@ -76,12 +65,14 @@ class SafetensorsWriter:
         metadata: Mapping[str, str] | None = None,
         durable: bool = True,
         unchanged: Mapping[str, Source] | None = None,
+        keep_files: bool = False,
     ):
         assert not (single_file and shard_bytes), "a single file has no shards"
         check_storable(staged.destination, avals)
         self._staged, self._avals, self._durable = staged, dict(avals), durable
         self._sharded = shard_bytes is not None
-        shards = plan_shards(avals, shard_bytes)
+        metadata = header_metadata(metadata or {})
+        shards = shards_of(avals, shard_bytes, unchanged or {}, metadata, keep_files=keep_files)
         self._names = [""] if single_file else _file_names(len(shards), self._sharded)
         self._paths = [os.path.join(staged.staging, name) if name else staged.staging for name in self._names]
         self._places: dict[str, TensorInfo] = {}
@@ -90,9 +81,7 @@ class SafetensorsWriter:
         with ExitStack() as on_failure, os_failures(staged.destination, "create the partial output"):
             _reserve(staged.staging, single_file)
             on_failure.callback(self.abort)
-            metadata = {"format": "pt", **(metadata or {})}
-            for file, names in enumerate(shards):
-                original = original_of(names, unchanged or {}, metadata)
+            for file, (names, original) in enumerate(shards):
                 if original is not None:
                     self._take_over(file, names, original)
                 else:
@@ -182,10 +171,11 @@ def write(staged: Staged, avals: Mapping[str, Aval], options: WriteOptions) -> S
         staged,
         avals,
         single_file=not options.directory,
-        shard_bytes=options.shard_bytes if len(plan_shards(avals, options.shard_bytes)) > 1 else None,
+        shard_bytes=options.shard_bytes if len(planned(avals, options)) > 1 else None,
         metadata=options.metadata,
         durable=options.durable,
-        unchanged={name: held.source for name, held in options.unchanged.items() if held.name == name},
+        unchanged=same_named(options),
+        keep_files=options.keep_files,
     )
 
 

@@ -1,4 +1,8 @@
-"""Memory is projected from shapes alone: no run holds more, the figure is near, and it does not grow with the model."""
+"""Memory is projected from shapes alone: no run holds more, the figure is near, and it does not grow with the model.
+
+Two threads hold as much as was projected only if their jobs meet at their worst moments, which is a matter of timing.
+So a figure that is far from what two threads held is compared with what one holds, which runs one job at a time.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,13 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.world import Files
 from tests.checkpoints import Tensors, normal, plan_of
-from tests.measured import Measured, measured
+from tests.measured import Measured, Plan, measured
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous memory apart")
 
 BF16 = ml_dtypes.bfloat16
-WORTH_IT = 30 << 20
-"""Bytes held from which on a projection must be near: below, constants weigh as much as tensors."""
+WORTH_IT = 15 << 20
+"""Bytes held by a thread from which on a projection must be near: below, constants weigh as much as tensors."""
 
 Steps = Sequence[Mapping[str, Any]]
 
@@ -35,17 +39,29 @@ def tiny(tensors: Tensors) -> Tensors:
     return {name: np.ascontiguousarray(x[:40, :30]) for name, x in tensors.items()}
 
 
-def run_of(folder: Path, tensors: Mapping[str, Any], steps: Steps, **how: Any) -> Measured:
-    """What a run of these steps holds. `tensors` as for `plan_of`."""
+Plans = tuple[Plan, Plan]
+"""A plan, and the same steps on tiny tensors."""
+
+
+def plans_of(folder: Path, tensors: Mapping[str, Any], steps: Steps) -> Plans:
+    """These steps on these tensors, and on tiny ones. `tensors` as for `plan_of`."""
     several = isinstance(next(iter(tensors.values())), Mapping)
     small = {alias: tiny(group) for alias, group in tensors.items()} if several else tiny(tensors)
-    return measured(plan_of(folder, tensors, steps), plan_of(folder, small, steps), **how)
+    return plan_of(folder, tensors, steps), plan_of(folder, small, steps)
 
 
-def check(found: Measured) -> None:
+def check(plans: Plans) -> None:
+    found = measured(*plans)
     assert found.anonymous <= found.in_all, found
-    assert found.anonymous < WORTH_IT or found.in_all <= 3 * found.anonymous, found
     assert found.mapped < 8 << 20, found  # code of libraries that tiny tensors did not need, never the checkpoint
+    if not is_near(found, threads=2):
+        alone = measured(*plans, threads=1)
+        assert is_near(alone, threads=1), (alone, found)
+
+
+def is_near(found: Measured, *, threads: int) -> bool:
+    """Whether a projection is at most three times what so many threads held, or what they held too little to tell."""
+    return found.anonymous < threads * WORTH_IT or found.in_all <= 3 * found.anonymous
 
 
 CHAIN: Steps = [
@@ -70,6 +86,7 @@ STREAMED: dict[str, Steps] = {
     "pad": [{"pad_": {"target": ".*", "width": [0, [3, 5]], "value": 1}}],
     "stack": [{"stack": {"from": r"h\.(?P<i>\d)\.w", "to": "h", "over": "i", "dim": 1}}],
     "unstack": [{"unstack": {"from": "e::[:, :30]", "to": "e.${k}", "over": "k", "dim": 1}}],
+    "columns": [{"unstack": {"from": "e", "to": "e.${k}", "over": "k", "dim": 1}}],
     "reduce": [{"reduce": {"from": "(.*)", "to": r"\1.norm", "mode": "norm", "dim": 1}}],
     "reduce rows": [{"reduce": {"from": "(.*)", "to": r"\1.mean", "mode": "mean", "dim": 0}}],
     "rand": [{"rand": {"target": "noise", "shape": [5000, 1000], "seed": 1}}],
@@ -78,7 +95,14 @@ STREAMED: dict[str, Steps] = {
 
 @pytest.mark.parametrize("steps", STREAMED.values(), ids=STREAMED)
 def test_what_is_streamed_holds_no_more_than_projected(tmp_path: Path, steps: Steps):
-    check(run_of(tmp_path, model(BF16), steps))
+    check(plans_of(tmp_path, model(BF16), steps))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("job", ["permute", "reduce"])
+def test_a_projection_four_times_as_large_would_be_told(tmp_path: Path, job: str, threads: int):
+    found = measured(*plans_of(tmp_path, model(BF16), STREAMED[job]), threads=threads)
+    assert not is_near(found._replace(in_all=4 * found.in_all), threads=threads)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +120,7 @@ def test_what_is_streamed_holds_no_more_than_projected(tmp_path: Path, steps: St
 )
 def test_two_checkpoints_hold_no_more_than_projected(tmp_path: Path, step: dict[str, Any]):
     both = {alias: model(np.float32, layers=2) for alias in "ab"}
-    check(run_of(tmp_path, both, [step, {"scale_": {"target": "a::.*", "by": 0.5}}]))
+    check(plans_of(tmp_path, both, [step, {"scale_": {"target": "a::.*", "by": 0.5}}]))
 
 
 # --- Whole matrices ---------------------------------------------------------------------------------------------------
@@ -120,13 +144,13 @@ def matrices(shape: tuple[int, int], dtype: Any) -> Tensors:
 @pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_a_factorization_holds_no_more_than_projected(tmp_path: Path, shape: tuple[int, int], dtype: Any):
-    check(run_of(tmp_path, matrices(shape, dtype), [PHLORA]))
+    check(plans_of(tmp_path, matrices(shape, dtype), [PHLORA]))
 
 
 @pytest.mark.parametrize("shape", [(700, 700), (6000, 300), (300, 6000)], ids=SHAPES)
 def test_an_exact_factorization_holds_no_more_than_projected(tmp_path: Path, shape: tuple[int, int]):
     exactly = {"phlora": PHLORA["phlora"] | {"method": "exact"}}
-    check(run_of(tmp_path, matrices(shape, np.float32), [exactly]))
+    check(plans_of(tmp_path, matrices(shape, np.float32), [exactly]))
 
 
 def test_a_rewrite_holds_no_more_than_projected(tmp_path: Path):
@@ -137,14 +161,16 @@ def test_a_rewrite_holds_no_more_than_projected(tmp_path: Path):
         {"cast_": {"target": "noise.*|falling", "to": "bfloat16"}},
         {"delete": {"target": "before.*"}},
     ]
-    check(run_of(tmp_path, matrices((1300, 1300), np.float32), steps))
+    check(plans_of(tmp_path, matrices((1300, 1300), np.float32), steps))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
 def test_a_contraction_holds_no_more_than_projected(tmp_path: Path, dtype: Any):
     step = {"from_a": "noise", "from_b": "noise.2", "to": "product", "equation": "ij,ik->kj"}
     check(
-        run_of(tmp_path, matrices((6000, 800), dtype), [{"einsum": step}, {"delete": {"target": "(noise|falling).*"}}])
+        plans_of(
+            tmp_path, matrices((6000, 800), dtype), [{"einsum": step}, {"delete": {"target": "(noise|falling).*"}}]
+        )
     )
 
 
@@ -155,7 +181,7 @@ def test_a_product_of_a_permuted_matrix_holds_no_more_than_projected(tmp_path: P
         {"matmul": {"from_a": r"turned\.(.*)", "from_b": r"\1", "to": r"product.\1"}},
         {"delete": {"target": "(turned|noise|falling).*"}},
     ]
-    check(run_of(tmp_path, matrices((6000, 800), dtype), steps))
+    check(plans_of(tmp_path, matrices((6000, 800), dtype), steps))
 
 
 EXPRESSIONS = [
@@ -172,7 +198,7 @@ def test_an_expression_on_whole_matrices_holds_no_more_than_projected(tmp_path: 
     tensors = {**matrices((2000, 2400), dtype), "r": normal((2000,)).astype(dtype)}
     plan, small = tensors, {name: x[:40] if x.ndim == 1 else x[:40, :30] for name, x in tensors.items()}
     steps = [{"compute": {"from": used, "expr": expr}}]
-    check(measured(plan_of(tmp_path, plan, steps), plan_of(tmp_path, small, steps)))
+    check((plan_of(tmp_path, plan, steps), plan_of(tmp_path, small, steps)))
 
 
 # --- The model, and the budget ----------------------------------------------------------------------------------------
@@ -181,7 +207,7 @@ def test_an_expression_on_whole_matrices_holds_no_more_than_projected(tmp_path: 
 def test_memory_does_not_grow_with_the_number_of_layers(tmp_path: Path):
     steps = [{"scale_": {"target": ".*", "by": 0.5}}, PHLORA]
     layers = {f"h.{i}.w": falling((900, 800), seed=i) for i in range(24)}
-    few, many = (run_of(tmp_path, dict(list(layers.items())[:n]), steps) for n in (8, 24))
+    few, many = (measured(*plans_of(tmp_path, dict(list(layers.items())[:n]), steps)) for n in (8, 24))
     assert (few.largest, few.in_all) == (many.largest, many.in_all)
     assert many.anonymous <= 1.2 * few.anonymous
 

@@ -28,7 +28,8 @@ from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.safetensors import SafetensorsSource
 from brainsurgery_jax.store.safetensors_folder import INDEX
 from brainsurgery_jax.store.safetensors_header import encode_header
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter, plan_shards
+from brainsurgery_jax.store.safetensors_shards import plan_shards
+from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
 
 F32, BF16, I8, I64 = (BY_NAME[name] for name in ("f32", "bf16", "i8", "i64"))
 NUMBERS = [d for d in DTYPES if d.tag and d.numpy]
