@@ -1,0 +1,165 @@
+"""`diff`: what differs between two checkpoints, for people and as JSON. Exit codes as those of the Unix command."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import typer
+
+from brainsurgery_jax.cli import show
+from brainsurgery_jax.comparison import Difference, Figures, TensorDifference
+from brainsurgery_jax.comparison import diff as compared
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.store.sizes import parse_size
+
+SAME, DIFFERENT, TROUBLE = range(3)
+
+
+class Wishes(NamedTuple):
+    """What is compared, and how."""
+
+    target: str | None = None
+    eps: float = 0.0
+    rtol: float = 0.0
+    ignore_dtype: bool = False
+    quick: bool = False
+    memory: str | None = None
+
+
+def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
+    """Print what differs; yields the exit code: 0 nothing, 1 something, 2 it could not be told."""
+    try:
+        found = _compared(left, right, wishes)
+    except StoreError as error:
+        show.store_error(error)
+        return TROUBLE
+    except PlanError as error:
+        show.diagnostics(error.diagnostics)
+        return TROUBLE
+    show.result(jsonlib.dumps(_as_json(found, wishes), indent=2) if json else "\n".join(_page(found)))
+    return SAME if found.same else DIFFERENT
+
+
+def _compared(left: str, right: str, wishes: Wishes) -> Difference:
+    memory = None
+    try:
+        if wishes.memory is not None:
+            memory = parse_size(wishes.memory)
+        return compared(
+            left, right, target=wishes.target, eps=wishes.eps, rtol=wishes.rtol, ignore_dtype=wishes.ignore_dtype,
+            figures=not wishes.quick, memory=memory,
+        )  # fmt: skip
+    except ValueError as bad:
+        raise typer.BadParameter(str(bad)) from bad
+
+
+# --- For people -------------------------------------------------------------------------------------------------------
+
+
+def _page(found: Difference) -> list[str]:
+    avals = [one for one in found.differing if one.left != one.right]
+    values = [one for one in found.differing if one.left == one.right]
+    return [
+        *_section(f"only in {found.left}", ((n, str(a)) for n, a in found.only_left.items())),
+        *_section(f"only in {found.right}", ((n, str(a)) for n, a in found.only_right.items())),
+        *_section("other shape or dtype", (_row(one, f"{one.left} -> {one.right}") for one in avals)),
+        *_section("other values", (_row(one, str(one.left)) for one in values)),
+        _summary(found, avals, values),
+    ]
+
+
+def _section(title: str, rows: Iterable[tuple[str, ...]]) -> list[str]:
+    listed = [tuple(cell.replace("\n", "\\n").replace("\t", "\\t") for cell in row) for row in rows]
+    most = max(map(len, listed), default=0)
+    padded = [(*row, *[""] * (most - len(row))) for row in listed]
+    return [f"{title}:", *(f"  {line}" for line in show.aligned(padded)), ""] if listed else []
+
+
+def _row(one: TensorDifference, kind: str) -> tuple[str, ...]:
+    if (figures := one.figures) is None:
+        return one.name, kind
+    if not figures.differing:
+        return one.name, kind, "no value differs" if not figures.sums.difference else "values within the tolerance"
+    left, right = map(_number, figures.values)
+    worst = f"largest {figures.largest:.4g} at {list(one.index or ())}: {left} -> {right}"
+    ratios = (("relative", figures.relative), ("cosine", figures.cosine))
+    told = (f"{name} {value:.{4 if name == 'relative' else 6}g}" for name, value in ratios if value is not None)
+    return one.name, kind, _share(figures), worst, ", ".join(told), _nans(figures)
+
+
+def _share(figures: Figures) -> str:
+    return f"{figures.differing:,} of {figures.size:,} differ"
+
+
+def _nans(figures: Figures) -> str:
+    left, right = figures.nans
+    return f"NaN: {left:,} -> {right:,}" if left or right else ""
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _summary(found: Difference, avals: list[TensorDifference], values: list[TensorDifference]) -> str:
+    counts = [
+        (found.close, "within the tolerance"),
+        (len(values), "of other values"),
+        (len(avals), "of another shape or dtype"),
+        (len(found.only_left), "only on the left"),
+        (len(found.only_right), "only on the right"),
+    ]
+    told = ", ".join(f"{number:,} {what}" for number, what in counts if number)
+    equal = show.counted(found.equal, "tensor")
+    return f"{'same' if found.same else 'different'}: {equal} equal{', ' + told if told else ''}"
+
+
+# --- For scripts ------------------------------------------------------------------------------------------------------
+
+
+def _as_json(found: Difference, wishes: Wishes) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "same": found.same,
+        "left": found.left,
+        "right": found.right,
+        "eps": wishes.eps,
+        "rtol": wishes.rtol,
+        "equal": found.equal,
+        "close": found.close,
+        "only_left": _avals_json(found.only_left),
+        "only_right": _avals_json(found.only_right),
+        "differing": {one.name: _difference_json(one) for one in found.differing},
+    }
+
+
+def _avals_json(avals: Mapping[str, Aval]) -> dict[str, Any]:
+    return {name: _aval_json(aval) for name, aval in avals.items()}
+
+
+def _aval_json(aval: Aval) -> dict[str, Any]:
+    return {"shape": list(aval.shape), "dtype": aval.dtype.name}
+
+
+def _difference_json(one: TensorDifference) -> dict[str, Any]:
+    sides = {"left": _aval_json(one.left), "right": _aval_json(one.right)}
+    if (figures := one.figures) is None:
+        return sides
+    left, right = figures.values or (None, None)
+    return sides | {
+        "elements": figures.size,
+        "differing": figures.differing,
+        "largest": _plain(figures.largest),
+        "index": None if one.index is None else list(one.index),
+        "values": None if one.index is None else [_plain(left), _plain(right)],
+        "relative": figures.relative,
+        "cosine": figures.cosine,
+        "nans": list(figures.nans),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can tell it: NaN, infinity and complex numbers as text."""
+    return str(value) if isinstance(value, complex) or value - value != 0 else value

@@ -1,0 +1,174 @@
+"""Two checkpoints beside each other: which names only one has, which tensors differ, and by how much.
+
+First all pairs are read until they are known to differ: equal ones once, others up to their first difference. Then
+those that differ are read for figures. Nothing is held but blocks, on every thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Any
+
+from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.comparison.figures import APART, CLOSE, EQUAL, Figures, Tolerance, likeness, measuring
+from brainsurgery_jax.comparison.packed import same_bytes
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.engine.budget import Budget, default_budget
+from brainsurgery_jax.engine.execute import answers
+from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.graph.expr import Graph
+from brainsurgery_jax.protocol import Known, Pending, Reduction
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDifference:
+    """A tensor that both have and that is not the same: in shape, in dtype, or in value. `figures` are None where no
+    elements stand beside each other, or none were asked for."""
+
+    name: str
+    left: Aval
+    right: Aval
+    figures: Figures | None = None
+
+    @property
+    def index(self) -> tuple[int, ...] | None:
+        """The place of the largest difference."""
+        if self.figures is None or not self.figures.differing:
+            return None
+        shape, at = self.left.shape, self.figures.at
+        return tuple(at // prod(shape[axis + 1 :]) % size for axis, size in enumerate(shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What two checkpoints have and have not in common; names in order, numbers in them by value.
+
+    Of the tensors that both have `differing` differ, `equal` hold the same values, and `close` others are within the
+    tolerance.
+    """
+
+    left: str
+    right: str
+    only_left: Mapping[str, Aval]
+    only_right: Mapping[str, Aval]
+    differing: tuple[TensorDifference, ...]
+    equal: int
+    close: int
+
+    @property
+    def same(self) -> bool:
+        """Whether there is no difference."""
+        return not (self.only_left or self.only_right or self.differing)
+
+
+def diff(
+    left: str | os.PathLike[str] | Checkpoint,
+    right: str | os.PathLike[str] | Checkpoint,
+    *,
+    target: str | list[str] | None = None,
+    eps: float = 0.0,
+    rtol: float = 0.0,
+    ignore_dtype: bool = False,
+    figures: bool = True,
+    memory: int | None = None,
+) -> Difference:
+    """What differs between two checkpoints of any format.
+
+    **Arguments**: `target` chooses names, on both sides. Values may differ by `eps + rtol * |left|`; without either
+    they are to be equal, where NaN is equal to NaN and zeros of both signs are. With `ignore_dtype` values alone
+    count. Without `figures` a tensor is read up to its first difference and no further. `memory` is the budget in
+    bytes (default: a quarter of what is available).
+    **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing.
+    """
+    if not all(isfinite(given) and given >= 0 for given in (eps, rtol)):
+        raise ValueError(f"tolerances are finite and not negative, got eps={eps} and rtol={rtol}")
+    with ExitStack() as opened:
+        pair = [_opened(side, opened) for side in (left, right)]
+        ours, theirs = pair if target is None else _chosen(pair, target)
+        found = _Comparison(ours, theirs, default_budget(host_bytes=memory))
+        result = found.compared(Tolerance(eps, rtol), measure=figures, ignore_dtype=ignore_dtype)
+        for side in pair:
+            side.source.verify_unchanged()
+        return result
+
+
+def _opened(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack) -> Checkpoint:
+    if isinstance(side, Checkpoint):
+        return side
+    checkpoint = Checkpoint.open(os.fspath(side))
+    opened.callback(checkpoint.source.close)
+    return checkpoint
+
+
+def _chosen(pair: Sequence[Checkpoint], target: str | list[str]) -> list[Checkpoint]:
+    chosen = [side.select(target) for side in pair]
+    if not any(chosen):
+        names = dict.fromkeys(name for side in pair for name in side)
+        near = did_you_mean(target, names) if isinstance(target, str) else ""
+        raise ValueError(f"no tensor of {pair[0].path} or {pair[1].path} matches '{target}'.{near}")
+    return chosen
+
+
+class _Comparison:
+    """Two checkpoints, and the questions about pairs of their tensors."""
+
+    def __init__(self, left: Checkpoint, right: Checkpoint, budget: Budget):
+        self._left, self._right, self._budget = left, right, budget
+        self._ours, self._theirs = left.avals, right.avals
+        self._graph = Graph()
+
+    def compared(self, tolerance: Tolerance, *, measure: bool, ignore_dtype: bool) -> Difference:
+        shared = in_order(self._ours.keys() & self._theirs.keys())
+        unlike = [name for name in shared if self._unlike(name, ignore_dtype=ignore_dtype)]
+        levels = dict.fromkeys(unlike, APART)
+        packed = [name for name in shared if name not in levels and self._opaque(name)]
+        levels |= {n: EQUAL if same_bytes(self._left.source, self._right.source, n) else APART for n in packed}
+        levels |= self._asked([name for name in shared if name not in levels], likeness(tolerance))
+        apart = [name for name in shared if levels[name] == APART]
+        measured = self._asked(filter(self._measurable, apart), measuring(tolerance)) if measure else {}
+        found = (TensorDifference(n, self._ours[n], self._theirs[n], measured.get(n)) for n in apart)
+        counts = list(levels.values())
+        only_left, only_right = self._only(self._ours, self._theirs), self._only(self._theirs, self._ours)
+        return Difference(self._left.path, self._right.path, only_left, only_right, tuple(found), counts.count(EQUAL),
+                          counts.count(CLOSE))  # fmt: skip
+
+    def _only(self, ours: Mapping[str, Aval], theirs: Mapping[str, Aval]) -> dict[str, Aval]:
+        return {name: ours[name] for name in in_order(ours.keys() - theirs.keys())}
+
+    def _unlike(self, name: str, *, ignore_dtype: bool) -> bool:
+        """Whether the headers tell that a tensor differs."""
+        left, right = self._ours[name], self._theirs[name]
+        if left.shape != right.shape:
+            return True
+        return left.dtype != right.dtype and (not ignore_dtype or self._opaque(name))
+
+    def _opaque(self, name: str) -> bool:
+        return "opaque" in (self._ours[name].dtype.kind, self._theirs[name].dtype.kind)
+
+    def _measurable(self, name: str) -> bool:
+        return self._ours[name].shape == self._theirs[name].shape and not self._opaque(name)
+
+    def _asked(self, names: Iterable[str], reduction: Reduction) -> dict[str, Any]:
+        questions = {name: self._question(name, reduction) for name in names}
+        found = answers(list(questions.values()), self._budget)
+        return {name: found[question] for name, question in questions.items()}
+
+    def _question(self, name: str, reduction: Reduction) -> Pending:
+        left = self._graph.leaf(self._left.source, name, self._ours[name])
+        right = self._graph.leaf(self._right.source, name, self._theirs[name])
+        return Pending((left, right), reduction, lambda answer: Known(True))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names sorted, numbers in them by their value: layer 2 before layer 10."""
+    return sorted(names, key=lambda name: [(int(p), "") if p.isdecimal() else (-1, p) for p in _PARTS.split(name)])
+
+
+_PARTS = re.compile(r"(\d+)")
+
+__all__ = ("Difference", "Figures", "TensorDifference", "diff")

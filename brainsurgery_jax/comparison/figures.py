@@ -1,0 +1,217 @@
+"""How two tensors compare, block by block: whether they agree, and in figures how far they differ.
+
+NaN is equal to NaN at the same place, zeros of both signs are equal: what is asked is whether two checkpoints hold the
+same values, and a checkpoint does hold those of its copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import reduce
+from math import isfinite, sqrt
+from typing import Any, NamedTuple
+
+from brainsurgery_jax._lazy import np
+from brainsurgery_jax.protocol import Reduction
+
+EQUAL, CLOSE, APART = range(3)
+"""Of a pair: equal values, all within the tolerance, or some beyond it."""
+
+PIECE = 1 << 17
+"""Elements that are looked at together: few enough to hold several arrays of them in double precision, enough that
+threads do not wait for the interpreter between calls (32,000 take twice as long)."""
+
+
+class Tolerance(NamedTuple):
+    """Values may differ by `eps + rtol * |left|`."""
+
+    eps: float = 0.0
+    rtol: float = 0.0
+
+
+class Sums(NamedTuple):
+    """Over the elements that are finite on both sides: squares of left and right, their products, squares of the
+    difference."""
+
+    left: float = 0.0
+    right: float = 0.0
+    products: float = 0.0
+    difference: float = 0.0
+
+
+class Figures(NamedTuple):
+    """How far two tensors of `size` elements differ.
+
+    `differing` elements are beyond the tolerance. `largest` is the largest difference among them (infinite where NaN
+    or infinity stands against something else), first found at element `at` in row-major order, with `values` there.
+    `nans` counts NaN on the left and on the right, `sums` gives the norms.
+    """
+
+    size: int
+    differing: int = 0
+    at: int = -1
+    largest: float = 0.0
+    values: tuple[Any, ...] = ()
+    nans: tuple[int, int] = (0, 0)
+    sums: Sums = Sums()
+
+    @property
+    def relative(self) -> float | None:
+        """The norm of the difference over the norm of the left tensor; None where that is 0."""
+        return _ratio(sqrt(self.sums.difference), sqrt(self.sums.left))
+
+    @property
+    def cosine(self) -> float | None:
+        """The cosine of the angle between the two; None where one of them is 0."""
+        found = _ratio(self.sums.products, sqrt(self.sums.left) * sqrt(self.sums.right))
+        return None if found is None else max(-1.0, min(1.0, found))
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return a / b if b and isfinite(a) and isfinite(b) else None
+
+
+def likeness(tolerance: Tolerance) -> Reduction:
+    """Whether two tensors are EQUAL, CLOSE or APART; the first difference beyond the tolerance settles it."""
+
+    def block(x: Any, y: Any) -> int:
+        found = EQUAL
+        for a, b in () if _same_bits(x, y) else _pieces(x, y):
+            found = max(found, _likeness(_widened(a), _widened(b), tolerance))
+            if found == APART:
+                break
+        return found
+
+    return Reduction(_quiet(block), max, int, EQUAL, decisive=APART, unordered=True)
+
+
+def measuring(tolerance: Tolerance) -> Reduction:
+    """The Figures of two tensors."""
+
+    def block(x: Any, y: Any) -> Figures:
+        return reduce(_joined, (_measured(a, b, tolerance) for a, b in _pieces(x, y)))
+
+    return Reduction(_quiet(block), _joined, lambda found: found, Figures(0))
+
+
+def _quiet(block: Callable[..., Any]) -> Callable[..., Any]:
+    """`block` without warnings: NaN, infinity and sums that overflow are dealt with."""
+
+    def silenced(*xs: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return block(*xs)
+
+    return silenced
+
+
+def _pieces(x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
+    return ((x[at : at + PIECE], y[at : at + PIECE]) for at in range(0, x.size, PIECE))
+
+
+def _same_bits(x: Any, y: Any) -> bool:
+    word = np.uint64 if x.nbytes % 8 == 0 else np.uint8
+    return x.dtype == y.dtype and np.array_equal(x.view(word), y.view(word))
+
+
+def _widened(x: Any) -> Any:
+    """Short floats as float32, which holds all their values and which numpy is quick with; else the same."""
+    if x.dtype.name == "bfloat16":
+        return (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return x.astype(np.float32) if x.itemsize < 4 and x.dtype.kind not in "biu" else x
+
+
+def _as64(x: Any) -> Any:
+    return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
+
+
+def _likeness(x: Any, y: Any, tolerance: Tolerance) -> int:
+    unequal = _unequal(x, y)
+    if not unequal.any():
+        return EQUAL
+    return APART if _beyond(unequal, x, y, tolerance).any() else CLOSE
+
+
+def _unequal(x: Any, y: Any) -> Any:
+    unequal = x != y
+    return unequal & ((x == x) | (y == y)) if unequal.any() else unequal
+
+
+def _beyond(unequal: Any, x: Any, y: Any, tolerance: Tolerance) -> Any:
+    """Which of the unequal elements differ by more than the tolerance; where one is infinite, they do."""
+    if tolerance == Tolerance():
+        return unequal
+    left = _as64(x)
+    within = np.abs(left - _as64(y)) <= tolerance.eps + tolerance.rtol * np.abs(left)
+    return unequal & ~(within & np.isfinite(left))
+
+
+def _measured(x: Any, y: Any, tolerance: Tolerance) -> Figures:
+    """The figures of a piece."""
+    if _same_bits(x, y):
+        return _of_equal(_as64(_widened(x)))
+    x, y = _widened(x), _widened(y)
+    left, right = _as64(x), _as64(y)
+    gaps = left - right
+    nans, sums = (0, 0), _sums(left, right, gaps)
+    ordinary = all(map(isfinite, sums))
+    if not ordinary:
+        nans, sums = _nans(left, right), _finite_sums(left, right)
+    unequal = x != y if ordinary else _unequal(x, y)
+    wrong = _beyond(unequal, x, y, tolerance)
+    count = int(np.count_nonzero(wrong))
+    if not count:
+        return Figures(x.size, nans=nans, sums=sums)
+    at, largest = _largest(np.abs(gaps), wrong, all_told=ordinary and wrong is unequal)
+    return Figures(x.size, count, at, largest, (x[at].item(), y[at].item()), nans, sums)
+
+
+def _largest(sizes: Any, wrong: Any, *, all_told: bool) -> tuple[int, float]:
+    """Where the largest of the differences that are wrong is, and how large. `all_told`: the others are 0, none NaN."""
+    if not all_told:
+        sizes = np.where(wrong, np.where(np.isnan(sizes), np.inf, sizes), -1.0)
+    at = int(sizes.argmax())
+    at = at if wrong[at] else int(wrong.argmax())  # integers that are the same in double precision
+    return at, float(sizes[at])
+
+
+def _of_equal(x: Any) -> Figures:
+    square = _sum(x, x)
+    if isfinite(square):
+        return Figures(x.size, sums=Sums(square, square, square))
+    return Figures(x.size, nans=_nans(x, x), sums=_finite_sums(x, x))
+
+
+def _nans(x: Any, y: Any) -> tuple[int, int]:
+    return int(np.count_nonzero(np.isnan(x))), int(np.count_nonzero(np.isnan(y)))
+
+
+def _finite_sums(x: Any, y: Any) -> Sums:
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = np.where(finite, x, 0), np.where(finite, y, 0)
+    return _sums(x, y, x - y)
+
+
+def _sums(x: Any, y: Any, gaps: Any) -> Sums:
+    if x.dtype != y.dtype:  # a real tensor beside a complex one
+        x, y = x.astype(np.complex128), y.astype(np.complex128)
+    return Sums(_sum(x, x), _sum(y, y), _sum(x, y), _sum(gaps, gaps))
+
+
+def _sum(x: Any, y: Any) -> float:
+    """The sum of products; of complex numbers the real part, one side conjugated. Not by BLAS, whose threads change
+    the order."""
+    return float(np.einsum("i,i->", x.view(np.float64), y.view(np.float64)))
+
+
+def _joined(a: Figures, b: Figures) -> Figures:
+    """The figures of two neighbours; of equally large differences the first is told."""
+    told, shift = (b, a.size) if b.differing and (not a.differing or b.largest > a.largest) else (a, 0)
+    return Figures(
+        a.size + b.size,
+        a.differing + b.differing,
+        told.at + shift if told.differing else -1,
+        told.largest,
+        told.values,
+        (a.nans[0] + b.nans[0], a.nans[1] + b.nans[1]),
+        Sums(*(i + j for i, j in zip(a.sums, b.sums, strict=True))),
+    )
