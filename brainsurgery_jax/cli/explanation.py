@@ -20,11 +20,13 @@ def as_text(found: Explanation, most: int | None) -> list[str]:
     for number, effect in _numbered(program.effects):
         lines += _step(number, effect, found, most)
     lines += [""] if lines else []
-    for p in program.publications:
+    for p, cut in zip(program.publications, found.cuts, strict=True):
         dtypes = Counter(e.aval.dtype.name for e in p.tensors.values())
         kinds = ", ".join(f"{n:,} {d}" for d, n in dtypes.most_common())
         lines.append(f"writes {p.path}{'/' if p.directory and not p.path.endswith('/') else ''}")
         lines.append(f"    {counted(len(p.tensors), 'tensor')} ({kinds}), {show_size(p.nbytes)}")
+        if cut is not None and (cut.files > 1 or cut.kept):
+            lines.append(f"    {_files(cut)}")
     if not program.publications:
         lines.append("writes nothing")
     copied, computed = show_size(found.bytes_copied), show_size(found.bytes_computed)
@@ -33,6 +35,13 @@ def as_text(found: Explanation, most: int | None) -> list[str]:
     peaks = f"{show_size(found.peak)} for the largest task, {show_size(found.peak_in_all)} {threads}"
     lines.append(f"projected peak memory: {peaks}")
     return lines
+
+
+def _files(cut: Any) -> str:
+    if not cut.kept:
+        return counted(cut.files, "file")
+    which = f"{cut.kept:,} of them" if cut.kept < cut.files else "each" if cut.files > 1 else "which is"
+    return f"{counted(cut.files, 'file')}, {which} a file of an input as it stands: {show_size(cut.kept_bytes)}"
 
 
 def _numbered(effects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -84,11 +93,12 @@ def as_json(found: Explanation) -> dict[str, Any]:
             "path": p.path,
             "directory": p.directory,
             "bytes": p.nbytes,
+            **({} if cut is None else {"files": cut.files, "files_kept": cut.kept, "bytes_kept": cut.kept_bytes}),
             "tensors": {
                 name: {"shape": list(e.aval.shape), "dtype": e.aval.dtype.name} for name, e in p.tensors.items()
             },
         }
-        for p in found.program.publications
+        for p, cut in zip(found.program.publications, found.cuts, strict=True)
     ]
     costs = {"bytes_copied": found.bytes_copied, "bytes_computed": found.bytes_computed, "tasks": found.tasks,
              "projected_peak_bytes": found.peak, "projected_peak_bytes_in_all": found.peak_in_all,

@@ -28,6 +28,7 @@ class Choices:
     fsync: bool = True
     shard_size: str = "5GB"
     memory: str | None = None
+    devices: str = "all"
     preview: bool = False
     verbose: bool = False
     quiet: bool = False
@@ -50,7 +51,8 @@ def run(items: Sequence[str], choices: Choices) -> None:
     with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
         report = api.run(
             plan, listen=listen, overwrite=choices.overwrite, durable=choices.fsync, dry_run=choices.dry_run,
-            memory=memory, flags=api.Flags(preview=choices.preview, verbose=choices.verbose), world=files,
+            memory=memory, devices=devices_of(choices.devices), world=files,
+            flags=api.Flags(preview=choices.preview, verbose=choices.verbose),
         )  # fmt: skip
     show.diagnostics(report.notes)
     if not report.published and not choices.quiet:
@@ -72,6 +74,15 @@ def size_of(text: str, option: str) -> int | None:
         return parse_size(text)
     except ValueError as bad:
         raise typer.BadParameter(str(bad), param_hint=option) from bad
+
+
+def devices_of(text: str) -> api.Devices:
+    """The accelerators that the value of `--devices` stands for. Raises BadParameter."""
+    if text == "all" or text == "cpu":
+        return text
+    if text.isascii() and text.isdigit() and int(text):
+        return int(text)
+    raise typer.BadParameter(f"expected a number above 0, all or cpu, got '{text}'", param_hint="--devices")
 
 
 def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:

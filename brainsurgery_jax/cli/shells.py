@@ -197,7 +197,7 @@ def _dtypes(params: Mapping[str, Any], incomplete: str) -> Words:
 def _tensors(params: Mapping[str, Any], incomplete: str) -> Words:
     from brainsurgery_jax.store.detect import open_source
 
-    path = next(iter([*filter(None, [params.get("checkpoint")]), *params.get(REST, ())]), None)
+    path = next(iter([*filter(None, [params.get("checkpoint"), params.get("left")]), *params.get(REST, ())]), None)
     if path is None or not Path(path).expanduser().exists():
         return []
     tensors = open_source(path).header.tensors

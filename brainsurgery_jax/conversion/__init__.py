@@ -12,8 +12,8 @@ from brainsurgery_jax.conversion.model import Found, Wishes, look
 from brainsurgery_jax.conversion.plans import plan_of
 from brainsurgery_jax.conversion.recognise import Way, recognised
 from brainsurgery_jax.conversion.verification import verified
-from brainsurgery_jax.dtypes import parse_dtype
-from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
+from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import layouts
@@ -80,6 +80,11 @@ def _plain_format(found: Found) -> str:
 def _check(source: str, destination: str, wishes: Wishes) -> None:
     """Refuse wishes that contradict each other."""
     dtype = parse_dtype(wishes.dtype) if wishes.dtype is not None else None
+    if wishes.dtype is not None and dtype is None:
+        names = [d.name for d in DTYPES if d.kind == "float"]
+        near = did_you_mean(wishes.dtype, names) or did_you_mean(wishes.dtype, BY_NAME)
+        found = f"unknown dtype '{wishes.dtype}'.{near}"
+        raise PlanError([Diagnostic("dtype-unknown", found, hint=f"Floating dtypes: {', '.join(names)}.")])
     if dtype is not None and dtype.kind != "float":
         hint = "Cast integers in a plan, where you can scale first."
         found = f"'{wishes.dtype}' is no floating dtype: weights would be cut to whole numbers"

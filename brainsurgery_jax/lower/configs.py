@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from brainsurgery_jax.dtypes import Aval, DType, parse_dtype
-from brainsurgery_jax.errors import Refusal, StoreError
+from brainsurgery_jax.errors import Refusal, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.state import World
 from brainsurgery_jax.plan.model import Output
@@ -41,6 +41,29 @@ def changed_files(
     if patched == base:
         return {CONFIG: found} if output.config and found is not None else {}
     return {CONFIG: (json.dumps(patched, indent=2) + "\n").encode()}
+
+
+def look_alikes(output: Output, origin: str | None, world: World) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The paths of the keys that an output's `config` adds beside one that is nearly the same; with that one."""
+    found = _read(origin, world) if output.config else None
+    return _look_alikes(json.loads(found), output.config, ()) if found is not None else iter(())
+
+
+def _look_alikes(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    for key, value in patch.items() if isinstance(base, dict) else ():
+        if key in base and isinstance(value, Mapping):
+            yield from _look_alikes(base[key], value, (*place, key))
+        elif key not in base and (near := next((known for known in base if _is_like(key, known)), "")):
+            yield (*place, key), near
+
+
+def _is_like(key: str, known: str) -> bool:
+    """Whether two keys have the same words but for letters: `bos_token_id` is not misspelt for `eos_token_id`."""
+    words, others = key.lower().split("_"), known.lower().split("_")
+    if len(words) != len(others):
+        return "".join(words) == "".join(others)
+    pairs = zip(words, others, strict=True)
+    return all(a == b or (min(len(a), len(b)) > 3 and bool(did_you_mean(a, [b]))) for a, b in pairs)
 
 
 def _read(origin: str | None, world: World) -> bytes | None:

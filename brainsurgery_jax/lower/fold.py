@@ -209,19 +209,30 @@ def _edited(state: State, step: Step, view: StepView) -> State | Demand:
 
 def _inlined(state: State, inline: Inline, view: StepView) -> State | Demand:
     """The state after the steps of plans within the plan, which have a default alias of their own."""
-    if state.nested:
-        raise Refusal("execute-nested", "a plan within a plan cannot execute another",
-                      hint="Put its steps here, or execute both from the outer plan.")  # fmt: skip
     if state.doubtful and inline.default_alias is None:
         raise Unknown
+    parsed = [parse_step(node, inline.default_alias) for plan in inline.plans for node in plan.steps]
+    if nested := [_refused(step, _NESTED, provisional=False) for step, _ in parsed if _inlines(step)]:
+        return misunderstood(state.complain(*nested), view.step, view.world)
     inner = replace(state, default_alias=inline.default_alias, nested=True)
-    for node in (node for plan in inline.plans for node in plan.steps):
-        step, problems = parse_step(node, inline.default_alias)
+    for step, problems in parsed:
         after = lower_step(inner.complain(*problems), step, view.world)
         if isinstance(after, Demand):
             return after
         inner = after
     return replace(inner, default_alias=state.default_alias, nested=False)
+
+
+_NESTED = Refusal(
+    "execute-nested", "a plan within a plan cannot execute another",
+    hint="Put its steps here, or execute both from the outer plan.",
+)  # fmt: skip
+
+
+def _inlines(step: Step) -> bool:
+    """Whether a step holds plans."""
+    roles = () if step.op is None else [f.role for f in step.op.fields() if f.role is not None]
+    return any(role.kind in ("steps", "plan", "plan-text", "plan-file") for role in roles)
 
 
 def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:

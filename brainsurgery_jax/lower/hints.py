@@ -8,14 +8,20 @@ from collections.abc import Sequence
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.lower.state import Draft
 from brainsurgery_jax.op import Op, TensorOp
+from brainsurgery_jax.select import Index, SliceSpec
+
+_ONE_COLON = re.compile(r"(.*[^:]):(\[[-\d:, ]*\])")
 
 
-def of_pattern(text: str, space: Draft, tokens: Sequence[str] = ()) -> str:
-    """What to do about a pattern (that of a list of `tokens`) that was meant otherwise than patterns are read."""
+def of_pattern(text: str, space: Draft, tokens: Sequence[str] = (), alias: str = "") -> str:
+    """What to do about a pattern (that of a list of `tokens`) that was meant otherwise than patterns are read.
+    `alias`: what must stand before a name here."""
     plain = text.replace("\\", "")
+    if (sliced := _ONE_COLON.fullmatch(text)) is not None:
+        return f"A slice is set off by two colons: '{alias}{sliced[1]}::{sliced[2]}'."
     head, bracket, tail = plain.partition("[")
     if bracket and tail.endswith("]") and head in space.names:
-        return f"A slice is set off by '::': '{head}::[{tail}'."
+        return f"A slice is set off by '::': '{alias}{head}::[{tail}'."
     if any(token in space.names or "." in token for token in tokens):
         return "A list is one name in parts, such as [h, '0', bias]; for several names write 'one|another'."
     if any(plain in name for name in space.names):
@@ -28,6 +34,13 @@ def of_destination(op: Op | None, key: str) -> str:
     if not isinstance(op, TensorOp) or op.form.dest != "existing" or key not in op.form.writes:
         return ""
     return f"`{op.name}` writes into a tensor that is there: `copy` one to that name first, or use `compute`."
+
+
+def of_empty(spec: SliceSpec, index: Index) -> tuple[str, str]:
+    """What to say of a slice that selects nothing of a tensor that has elements, and what it could select."""
+    axis = next(axis for axis, start in enumerate(index.starts) if start == index.stops[axis])
+    hint = f"Dimension {axis} has the indices 0 to {index.source[axis] - 1}; a range ends before its second number."
+    return f"slice {spec} selects nothing of shape {list(index.source)}", hint
 
 
 def count(space: Draft) -> str:

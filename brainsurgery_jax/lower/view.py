@@ -57,7 +57,7 @@ class StepView:
         self.provisional = False
         self.gone: set[str] = set()
         self.skipped = 0  # matches that a lenient step left out
-        self.notes: list[Diagnostic] = []
+        self.notes: dict[Diagnostic, None] = {}
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
         self.graph.span = step.span
 
@@ -82,7 +82,7 @@ class StepView:
     def note(self, code: str, message: str, key: str = "", hint: str = "") -> None:
         """Say something that is no mistake, but may surprise."""
         label = "" if self.step.op is None else ".".join(filter(None, (self.step.op.name, key)))
-        self.notes.append(Diagnostic(code, f"{label}: {message}", self.step.place(key), hint, "note"))
+        self.notes[Diagnostic(code, f"{label}: {message}", self.step.place(key), hint, "note")] = None
 
     def aliases(self) -> list[str]:
         """Aliases in the order in which they came to be."""
@@ -142,7 +142,9 @@ class StepView:
         tokens = () if isinstance(ref.name, str) else ref.name
         near = did_you_mean(text.replace("\\", ""), space.names)
         message = f"no tensor matches {shown} in '{ref.alias}' ({hints.count(space)}).{near}"
-        return Refusal("no-match", message, key=key, hint=hints.of_pattern(text, space, tokens) or hints.where(space))
+        alias = "" if ref.alias == self.default_alias else f"{ref.alias}::"
+        hint = hints.of_pattern(text, space, tokens, alias) or hints.where(space)
+        return Refusal("no-match", message, key=key, hint=hint)
 
     def rename(
         self, source: Ref, targets: Mapping[str, Ref], shared: Collection[str] = ()
@@ -255,7 +257,11 @@ class StepView:
 
     def _index(self, ref: Ref, aval: Aval, key: str) -> Any:
         with at_key(key):
-            return resolve(ref.index, aval.shape)
+            index = resolve(ref.index, aval.shape)
+        if ref.index is not None and aval.size and 0 in index.shape:
+            message, hint = hints.of_empty(ref.index, index)
+            self.note("slice-empty", message, key, hint)
+        return index
 
     def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr:
         """`whole` with `value` in the place that the reference's slice selects (everywhere without one)."""

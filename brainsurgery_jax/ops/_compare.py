@@ -22,6 +22,7 @@ def _as_float(eps: float) -> float:
 
 
 Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute tolerance"), AfterValidator(_as_float)]
+Rtol = Annotated[StrictFloat | StrictInt, Field(ge=0, description="relative tolerance"), AfterValidator(_as_float)]
 
 
 def quiet(block: Callable[..., Any]) -> Callable[..., Any]:

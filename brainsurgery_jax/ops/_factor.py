@@ -32,6 +32,9 @@ PROBE = 8, 3
 SLAB = 1024
 """Rows that are widened at a time, so that a large matrix is never held whole in a wider dtype."""
 
+FEW = 16
+"""Slabs whose Gram matrices may be added in float32 without more error than each has."""
+
 LOOKED_AT = 1 << 20
 """Elements at most that are compared with their approximation at a time."""
 
@@ -197,7 +200,7 @@ def _spanned(x: Array, vectors: Array, total: Array) -> Truncation:
 
 
 def _gram_matrix(x: Array, dtype: Any) -> Array:
-    """`x^T x`, its products computed in `dtype`, summed over slabs of rows in float64 if there are several."""
+    """`x^T x`, its products computed in `dtype`, summed over slabs of rows in float64 if there are many."""
 
     def slab(rows: Array) -> Array:
         wide = rows.astype(dtype)
@@ -206,9 +209,7 @@ def _gram_matrix(x: Array, dtype: Any) -> Array:
     n = x.shape[1]
     if on_host(x):
         step = 4 * SLAB if x.dtype == dtype else SLAB  # fewer sums, where that takes no more memory
-        if x.shape[0] <= step:
-            return slab(x)
-        total = np.zeros((n, n))
+        total = np.zeros((n, n), dtype if x.shape[0] <= FEW * step else np.float64)
         for start in range(0, x.shape[0], step):
             total += slab(x[start : start + step])
         return total

@@ -31,7 +31,7 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal("shapes-differ", f"matmul needs at least one axis on both sides, got {a} and {b}")
     inner = b.shape[-2:][0]  # a vector's only axis
     if a.shape[-1] != inner:
-        hint = "The last axis of `from_a` must equal the last but one of `from_b`; `permute` transposes."
+        hint = "The last axis of `from_a` must equal the last but one of `from_b`; `transpose` swaps the two."
         raise Refusal("shapes-differ", f"{a} and {b} cannot be multiplied: {a.shape[-1]} against {inner}", hint=hint)
     batch = zip(reversed(a.shape[:-2]), reversed(b.shape[:-2]), strict=False)
     if any(n != m and 1 not in (n, m) for n, m in batch):

@@ -14,6 +14,7 @@ from brainsurgery_jax.ops._compare import (
     Eps,
     Faults,
     Norm,
+    Rtol,
     alike,
     closeness,
     normed,
@@ -113,7 +114,7 @@ def equal(view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | 
 
 
 @assertion()
-def close(view: View, *, left: SlicedPattern, right: SlicedTemplate, rtol: Eps = 1e-5, atol: Eps = 1e-8) -> Verdict:
+def close(view: View, *, left: SlicedPattern, right: SlicedTemplate, rtol: Rtol = 1e-5, atol: Eps = 1e-8) -> Verdict:
     """Every tensor on the left is close to the one on the right: they differ by at most `atol + rtol * |right|`.
 
     Compared in float64, so the dtypes may differ. NaN is close to nothing, infinity to itself.

@@ -41,8 +41,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A checkpoint to write. `alias` None: inferred from what the steps wrote. `config`: changes to its config.json, a
-    JSON merge patch (RFC 7396). `options`: for its format alone."""
+    """A checkpoint to write. `alias` None: inferred from what the steps wrote. `config`: changes to its config.json,
+    mappings key by key. `options`: for its format alone."""
 
     path: str
     alias: str | None = None

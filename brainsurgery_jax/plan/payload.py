@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -86,7 +87,8 @@ def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field]
         try:
             params[f.param] = _value(f, given[f.key], params, reading, at)
         except Refusal as bad:
-            reading.complain(bad.code, bad.message, *at, hint=bad.hint or _over_hint(op, f, given) or _example(op))
+            hint = bad.hint or _variable_hint(given[f.key]) or _over_hint(op, f, given) or _example(op)
+            reading.complain(bad.code, bad.message, *at, hint=hint)
         except PlanError as bad:  # of a plan within this one, with places of its own
             reading.problems.extend(bad.diagnostics)
     return params
@@ -129,6 +131,12 @@ def _unknown_key_hint(op: Op, key: str, known: str) -> str:
 
 def _example(op: Op) -> str:
     return next((line.strip() for line in op.doc.splitlines() if line.strip().startswith("Example:")), "")
+
+
+def _variable_hint(value: Any) -> str:
+    """For a text that stands for a variable elsewhere."""
+    found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
+    return f"A variable of the plan is written ${{vars.{found[1]}}}." if found is not None else ""
 
 
 def _over_hint(op: Op, f: Field, given: Mapping[str, Any]) -> str:

@@ -72,8 +72,11 @@ def _with_vars(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
         hint = "Use long texts less often, or write them where they are used."
         return replace(root, entries=()), (Diagnostic("yaml-too-large", message, table.span if table else None, hint),)
     unknown = used - values.keys()
+    alone = {text for text in _texts(root) if text.startswith("${")}
     for key, _ in table.entries if isinstance(table, Map) else ():
-        if key.text not in used and not did_you_mean(key.text, unknown):  # else the misspelling tells it all
+        if key.text in used or f"${{{key.text}}}" in alone:  # the latter is told where a value is expected
+            continue
+        if not did_you_mean(key.text, unknown):  # else the misspelling tells it all
             hint = "Use it in the plan as ${vars." + key.text + "}, or remove it."
             message = f"vars: '{key.text}' is used nowhere in the plan.{did_you_mean(key.text, used)}"
             problems.append(Diagnostic("vars-unused", message, key.span, hint))

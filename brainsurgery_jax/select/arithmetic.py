@@ -14,6 +14,8 @@ _TERM = re.compile(r"([+-]?)\s*(\w+)")
 MAX_DIGITS = 18
 SUM_HINT = "Between the braces write a capture, '+', '-' and whole numbers: '${i}', '${i+4}', '${n-1-i}'."
 
+NUMBERS_HINT = "Digits are numbers here. Name the capture, as '(?P<i>[0-9]+)' or '~i::[0-9]+', and write '${i-1}'."
+
 
 class Sum(NamedTuple):
     """A constant plus and minus captures: pairs of sign and position among the values."""
@@ -52,7 +54,8 @@ def parse_sum(text: str, position: Callable[[str], int]) -> int | Sum:
     terms = tuple((sign, position(word)) for sign, word in found if not word[0].isdigit())
     numbers = [(sign, word) for sign, word in found if word[0].isdigit()]
     if not terms or not all(is_integer(word) for _, word in numbers):
-        raise RefError("template-syntax", f"'${{{text}}}' is not a sum of captures", SUM_HINT)
+        hint = SUM_HINT if terms else NUMBERS_HINT
+        raise RefError("template-syntax", f"'${{{text}}}' is not a sum of captures", hint)
     if len(found) == 1 and terms[0][0] == 1:
         return terms[0][1]
     return Sum(text, sum(sign * int(word) for sign, word in numbers), terms)

@@ -95,6 +95,8 @@ def _alias(alias: str, default: str | None, found: object) -> str:
 def _alias_hint(found: object) -> str:
     if isinstance(found, str):
         head, colon, rest = found.partition(":")
+        if colon and rest.startswith("[") and rest.endswith("]"):
+            return f"Write which input is meant, and two colons before a slice: 'ALIAS::{head}::{rest}'."
         if colon and head.isidentifier() and not rest.startswith(":"):
             return f"An alias is set off by two colons: '{head}::{rest}'."
         return f"Write which input is meant: 'ALIAS::{found.removeprefix('::')}'."

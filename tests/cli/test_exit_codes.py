@@ -187,3 +187,18 @@ def test_a_plan_that_ends_as_a_dry_run_writes_neither_output_nor_summary(command
     done = command("plan.yaml", "transforms=[{set: {dry-run: true}}]", "--summarize-path", "summary.yaml")
     assert (done.code, done.err) == (0, "dry run: nothing was written\n")
     assert not (place / "summary.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["plan.yaml", "--seed=3"], "seed=3"),
+        (["check", "plan.yaml", "--vars.rank=8"], "vars.rank=8"),
+        (["run", "plan.yaml", "--output"], "output=..."),
+        (["plan.yaml", "--transforms[0].move.to=x"], "transforms[0].move.to=x"),
+    ],
+)
+def test_an_override_with_dashes_is_refused_with_the_one_that_is_meant(command: Command, words: list[str], meant: str):
+    done = command(*words)
+    assert done.code == 2
+    assert f"is set without dashes: {meant}\n" in done.err

@@ -339,6 +339,8 @@ def test_steps_from_a_pipe_are_done_without_a_prompt(place: Path):
         ("dump\nload: path: none.safetensors, alias: x\n", "<stdin>:2:13:", 3),
         ("assert: iszero: ids", "<stdin>:1:1:", 1),
         ("dump\nundo it\n", "<stdin>:2:1: undo takes nothing", 1),
+        ("dump\nquit\n", "<stdin>:2:1: 'quit' is neither an op nor a command. Did you mean 'exit'?", 1),
+        (" undoo\n", "<stdin>:1:2: 'undoo' is neither an op nor a command. Did you mean 'undo'?", 1),
     ],
 )
 def test_the_first_mistake_in_a_pipe_ends_it_and_nothing_is_written(

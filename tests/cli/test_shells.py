@@ -157,6 +157,7 @@ def test_formats_and_dtypes_are_completed(ask: Ask):
 
 def test_tensors_of_the_checkpoint_are_completed(ask: Ask):
     assert ask("inspect base.safetensors --target h.") == ["h.0.w", "h.1.w"]
+    assert ask("diff base.safetensors none --target h.") == ["h.0.w", "h.1.w"]
 
 
 def test_of_very_many_tensors_the_next_parts_of_their_names_are_offered(ask: Ask, desk: Path):

@@ -104,3 +104,15 @@ def test_a_number_from_data_is_asked_for_within_as_elsewhere():
                                                            "rank": {"energy": 0.5}}}]}})  # fmt: skip
     state, there = before(plan, Headers(TWO, provisional=False))
     assert isinstance(lower(state, plan, there), Demand)
+
+
+def test_a_plan_that_executes_itself_is_one_mistake(tmp_path: Path):
+    file = tmp_path / "self.yaml"
+    file.write_text(f"inputs: [m.safetensors]\ntransforms:\n  - execute: {{path: {file}}}\n")
+    (problem,) = found({"execute": {"path": str(file)}})
+    assert (problem.code, str(problem.span)) == ("execute-nested", f"{file}:3:5")
+
+
+def test_nothing_is_said_of_what_a_refused_plan_would_have_made():
+    inner = [copied("w9"), {"execute": {"transforms": ["exit"]}}]
+    assert complaints({"execute": {"transforms": inner}}, {"delete": {"target": "w9"}}) == ["execute-nested"]

@@ -46,3 +46,14 @@ def test_any_other_word_is_refused():
 
 def test_without_it_the_step_fails():
     assert [d.code for d in found({"delete": {"target": "tmp.*"}})] == ["no-match"]
+
+
+def test_a_step_that_makes_one_tensor_of_several_is_left_out_as_a_whole():
+    made = program({"concat": {"from": ["w", "nowhere"], "to": "x", "if_missing": "skip"}})
+    assert [(e.created, e.skipped) for e in made.effects] == [((), 1)]
+
+
+def test_compute_leaves_out_the_matches_without_their_second_operand():
+    step = {"compute": {"from": {"x": "(w|v)", "y": r"\g<1>2"}, "to": r"\1.c", "expr": "x + y", "if_missing": "skip"}}
+    made = program({"copy": {"from": "w", "to": "w2"}}, step)
+    assert (made.effects[1].created, made.effects[1].skipped) == (("m::w.c",), 1)

@@ -34,9 +34,9 @@ MAY_IMPORT = {
     "ops._layouts": "errors dtypes _lazy op protocol layout ops._constants ops._math ops.elementwise ops.shape",
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "errors dtypes select moves taking _lazy _lookup nametree op protocol ops._constants ops._math "
-    "ops._compare ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack ops._leading ops._orthonormal "
-    "ops._rounding ops._verdicts",
+    "ops.*": "errors dtypes select moves taking _lazy nametree op protocol ops._constants ops._math "
+    "ops._compare ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack "
+    "ops._leading ops._orthonormal ops._rounding ops._verdicts",
     "plan": "errors dtypes select op protocol plugins store.formats",
     "graph": "errors dtypes select moves _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats",

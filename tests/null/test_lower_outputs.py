@@ -158,6 +158,42 @@ def test_a_config_that_is_not_json_is_refused_before_anything_is_written():
     assert (refused.code, "is not JSON" in refused.message) == ("output-config", True)
 
 
+def told_of_config(patch: dict[str, object], content: bytes) -> list[str]:
+    told = found(output={"path": "out", "config": patch}, world=with_config(content))
+    assert {(d.code, d.severity) for d in told} <= {("config-key", "note")}
+    return [d.message for d in told]
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("num_hiden_layers", "num_hidden_layers"),
+        ("num_hidden_layer", "num_hidden_layers"),
+        ("numHiddenLayers", "num_hidden_layers"),
+        ("rope_tehta", "rope_theta"),
+    ],
+)
+def test_a_config_key_that_seems_misspelt_is_told_with_the_one_that_is_meant(key: str, near: str):
+    message = f"output.config: '{key}' is added: config.json has no such key. Did you mean '{near}'?"
+    assert told_of_config({key: 1}, b'{"num_hidden_layers": 2, "rope_theta": 1}') == [message]
+
+
+@pytest.mark.parametrize("key", ["bos_token_id", "num_key_value_heads", "hidden_act", "num_local_experts", "q_dim"])
+def test_a_config_key_that_is_only_related_to_others_is_new(key: str):
+    have = b'{"eos_token_id": 2, "num_attention_heads": 2, "hidden_size": 8, "num_experts": 4, "k_dim": 1}'
+    assert told_of_config({key: 1}, have) == []
+
+
+def test_a_config_key_that_is_there_is_told_of_never():
+    assert told_of_config({"n_layer": 1, "n_layers": 1}, b'{"n_layer": 2, "n_layers": 2}') == []
+
+
+def test_a_misspelt_key_within_a_config_is_told_with_its_path():
+    (message,) = told_of_config({"rope": {"thetta": 1}}, CONFIG)
+    assert message.startswith("output.config: 'rope.thetta' is added")
+    assert message.endswith("Did you mean 'theta'?")
+
+
 def cast_model(content: str, to: str = "bfloat16") -> dict[str, object]:
     world = Headers({"m.safetensors": {"w": "f32[2]", "ids": "i64[2]"}})
     world.side_files["m.safetensors/config.json"] = content.encode()

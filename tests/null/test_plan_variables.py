@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from brainsurgery_jax import api
 from brainsurgery_jax.plan.source import Map, compose, dump_yaml, plain
 from brainsurgery_jax.plan.variables import with_variables
 
@@ -59,3 +60,9 @@ def test_a_variable_that_the_environment_lacks_is_an_error_with_a_suggestion():
 def test_captures_of_a_template_are_left_alone():
     step = {"move": {"from": "h.(?P<i>[0-9]+)", "to": "x.${i}"}}
     assert filled({"transforms": [step]}) == ({"transforms": [step]}, [])
+
+
+def test_a_variable_without_vars_before_its_name_is_told_where_the_value_is_wanted_and_only_there():
+    step = {"scale_": {"target": "w", "by": "${x}"}}
+    (problem,) = api.load({"inputs": ["m::m.safetensors"], "vars": {"x": 2}, "transforms": [step]}).problems
+    assert (problem.code, problem.hint) == ("value-type", "A variable of the plan is written ${vars.x}.")

@@ -119,6 +119,8 @@ MISTAKES = {
     "reference: an unknown alias": step("delete: {target: 'n::ids'}"),
     "reference: no alias with two inputs": two("delete: {target: ids}"),
     "reference: too many parts": step("delete: {target: 'm::ids::0::1'}"),
+    "reference: one colon before a slice": step("scale_: {target: 'wte.weight:[0:2]', by: 2}"),
+    "reference: one colon before a slice, two inputs": two("scale_: {target: 'wte.weight:[0:2]', by: 2}"),
     "reference: an empty name": step("delete: {target: 'm::'}"),
     "slice: not a slice": step("scale_: {target: 'wte.weight::[0:a]', by: 2}"),
     "slice: an index out of range": step("scale_: {target: 'wte.weight::[10]', by: 2}"),

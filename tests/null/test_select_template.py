@@ -246,6 +246,13 @@ def test_nothing_but_sums_of_captures_is_computed(text: str):
     assert caught.value.code == "template-syntax"
 
 
+@pytest.mark.parametrize("text", ["1", "1-1", "2+3"])
+def test_that_a_digit_is_no_capture_is_told_with_what_is(text: str):
+    with pytest.raises(RefError, match="is not a sum of captures") as caught:
+        compile_template(f"x.${{{text}}}", compile_pattern("h.([0-9])"))
+    assert caught.value.hint.startswith("Digits are numbers here. Name the capture")
+
+
 @pytest.mark.parametrize(("source", "target"), [("(?P<i>.)", "a${i"), (("$i",), ("a${i",))])
 def test_a_brace_must_be_closed(source: Source, target: Source):
     with pytest.raises(RefError, match=r"has a '\$\{' without its '\}'"):

@@ -10,12 +10,13 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, Literal
 
+from brainsurgery_jax import plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.progress import watching
 from brainsurgery_jax.completion.candidates import Command
 from brainsurgery_jax.completion.partial import is_open
 from brainsurgery_jax.completion.slots import is_required
-from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, StoreError
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, StoreError, did_you_mean
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import dump_yaml
@@ -32,6 +33,12 @@ COMMANDS: Mapping[str, Command] = {
     "exit": Command("write the plan's output, if it has one, and leave (also Ctrl-D)"),
     "abort": Command("leave without writing the output"),
 }
+
+_OTHER_WORDS = {
+    "quit": "exit", "q": "exit", ":q": "exit", "bye": "exit", "history": "show", "print": "show", "list": "show",
+    "plan": "show", "write": "save-plan", "back": "undo",
+}  # fmt: skip
+"""What other prompts call our commands."""
 
 MOST_NAMES = 4
 
@@ -52,6 +59,9 @@ class Desk:
         name, _, rest = text.strip().partition(" ")
         if "\n" not in text.strip() and (name in COMMANDS and not rest.startswith(":")):
             return self.command(name, rest.strip(), Span(file, first_line, len(text) - len(text.lstrip()) + 1))
+        if not rest and "\n" not in text.strip() and (hint := _command_hint(name)):
+            place = Span(file, first_line, len(text) - len(text.lstrip()) + 1)
+            raise _mistake("op-unknown", f"'{name}' is neither an op nor a command.{hint}", place, "`help` lists them.")
         warned, self.warned = self.warned, False
         for node in nodes("\n" * (first_line - 1) + text, file):
             before = self.session
@@ -117,7 +127,7 @@ class Desk:
     def undo(self) -> None:
         old, new = self.session, self.session.undo()
         if new is old:
-            show.remark("there is nothing to undo", "yellow")
+            show.remark("there is nothing to undo: no step is left", "yellow")
             return
         self.session = new
         show.remark(f"undone: {_last_step(old)}; {show.counted(len(new.steps), 'step')} left", "green")
@@ -127,7 +137,7 @@ class Desk:
     def redo(self) -> None:
         old, self.session = self.session, self.session.redo()
         if self.session is old:
-            show.remark("there is nothing to redo", "yellow")
+            show.remark("there is nothing to redo: no step was undone last", "yellow")
         else:
             show.remark(f"done again: {_last_step(self.session)}", "green")
 
@@ -260,6 +270,14 @@ def counts(session: Session) -> str:
     """The aliases, and how many tensors each holds."""
     spaces = session.state.spaces
     return ", ".join(f"{a}:: {show.counted(len(s.names), 'tensor')}" for a, s in spaces.items()) or "no checkpoint yet"
+
+
+def _command_hint(word: str) -> str:
+    """`" Did you mean 'exit'?"` for a word that is no op, and like a command; or nothing."""
+    if plugins.find(OPS, word) is not None:
+        return ""
+    meant = _OTHER_WORDS.get(word)
+    return f" Did you mean '{meant}'?" if meant else did_you_mean(word, COMMANDS)
 
 
 def _last_step(session: Session) -> str:

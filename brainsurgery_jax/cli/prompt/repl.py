@@ -32,7 +32,8 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
         _check(plan, world)
         flags = api.Flags(dry_run=choices.dry_run, preview=choices.preview, verbose=choices.verbose)
         memory = None if choices.memory is None else plans.size_of(choices.memory, "--memory")
-        session = Session.begin(plan, world, memory=memory, durable=choices.fsync, flags=flags)
+        devices = plans.devices_of(choices.devices)
+        session = Session.begin(plan, world, memory=memory, durable=choices.fsync, devices=devices, flags=flags)
         desk = Desk(_advanced(session, plan, choices), quiet=choices.quiet, talks=is_talking())
         _converse(desk, choices)
         if choices.summarize:

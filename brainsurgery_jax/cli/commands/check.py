@@ -1,0 +1,19 @@
+"""`check`."""
+
+from __future__ import annotations
+
+import typer
+
+from brainsurgery_jax.cli.options import Items, Json, Ops, Overwrite, Shard
+
+
+def check(
+    items: Items, ops: Ops = None, overwrite: Overwrite = False, shard_size: Shard = "5GB", json: Json = False
+) -> None:
+    """Find every mistake, from headers alone.
+
+    The exit code is 1 if there is any, 3 if checkpoints cannot be read or written and that is all.
+    """
+    from brainsurgery_jax.cli import plans
+
+    raise typer.Exit(plans.check(items, ops or (), overwrite=overwrite, shard_size=shard_size, json=json))

@@ -1,0 +1,34 @@
+"""`inspect`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from brainsurgery_jax.cli.options import Json, completing
+
+
+class TreeFormat(StrEnum):
+    """How `inspect` draws names."""
+
+    compact = "compact"
+    tree = "tree"
+    json = "json"
+
+
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint file or folder.")],
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="REGEX", help="Only names that match in full.", autocompletion=completing("tensor")),
+    ] = None,
+    format: Annotated[TreeFormat, typer.Option("--format", help="How to draw the names.")] = TreeFormat.compact,
+    stats: Annotated[bool, typer.Option("--stats", help="Read the tensors: least, greatest and mean value.")] = False,
+    json: Json = False,
+) -> None:
+    """List what a checkpoint holds, from its headers."""
+    from brainsurgery_jax.cli import inspect_ as pages
+
+    raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats))

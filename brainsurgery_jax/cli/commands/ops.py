@@ -1,0 +1,36 @@
+"""`ops` and `schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from brainsurgery_jax.cli.options import Json, Ops, completing, know
+
+
+def ops_(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="An op, or an operator of assert (assert.NAME).",
+            autocompletion=completing("op"),
+        ),
+    ] = None,
+    ops: Ops = None,
+    json: Json = False,
+) -> None:
+    """List all ops, or tell all about one."""
+    know(ops)
+    from brainsurgery_jax.cli import ops as pages
+
+    pages.ops(name, json=json)
+
+
+def schema(ops: Ops = None) -> None:
+    """Print the JSON Schema of plans, for editors."""
+    know(ops)
+    from brainsurgery_jax.cli import ops as pages
+
+    pages.schema()

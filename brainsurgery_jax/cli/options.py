@@ -1,0 +1,59 @@
+"""The options that several commands take, and what completes arguments in a shell. Loads nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+
+def completing(what: str) -> Callable[[Any, str], list[tuple[str, str]]]:
+    """What completes an argument in a shell; loads no more than that needs."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+        from brainsurgery_jax.cli import shells
+
+        return shells.complete(what, ctx.params | {shells.REST: ctx.args}, incomplete)
+
+    return complete
+
+
+def know(ops: Sequence[str] | None) -> None:
+    """Register the ops of the user's files; not before `arrange`, since they may import JAX."""
+    if ops:
+        from brainsurgery_jax import plugins
+
+        plugins.register(*ops)
+
+
+Items = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PLAN.yaml [PATH=VALUE]",
+        help="Plan files, merged in order, and overrides.",
+        autocompletion=completing("items"),
+    ),
+]
+Ops = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ops",
+        metavar="FILE.py",
+        help="Make the ops of this file known.",
+        show_default=False,
+        autocompletion=completing("python"),
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let outputs replace what is there.")]
+Shard = Annotated[
+    str, typer.Option("--shard-size", metavar="SIZE", help="Largest file of an output folder, if the plan says none.")
+]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Hold no more than this (default: a quarter of what is free).")
+]
+Devices = Annotated[str, typer.Option(metavar="N|all|cpu", help="How many accelerators to compute on; cpu: none.")]
+Fsync = Annotated[bool, typer.Option("--fsync/--no-fsync", help="Flush files to disk before publishing.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every tensor that a step makes.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
