@@ -17,6 +17,7 @@ from brainsurgery_jax.version import __version__
 
 if TYPE_CHECKING:
     from brainsurgery_jax.api import Checkpoint, Explanation, Plan, Report, check, explain, load, open, run
+    from brainsurgery_jax.comparison import Difference, diff
     from brainsurgery_jax.conversion import convert
     from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
     from brainsurgery_jax.interop import save
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 
 _ERRORS = ("Diagnostic", "PlanError", "StoreError")
 _PLACES = {
-    **dict.fromkeys(_ERRORS, "errors"), "convert": "conversion", "save": "interop", "register": "plugins",
-    "Session": "session",
+    **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison", "convert": "conversion",
+    "save": "interop", "register": "plugins", "Session": "session",
 }  # fmt: skip
 
 __all__ = [
     "Checkpoint",
     "Diagnostic",
+    "Difference",
     "Explanation",
     "Plan",
     "PlanError",
@@ -41,6 +43,7 @@ __all__ = [
     "__version__",
     "check",
     "convert",
+    "diff",
     "explain",
     "load",
     "open",

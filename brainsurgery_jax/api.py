@@ -23,6 +23,11 @@ from brainsurgery_jax.world import Files
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
     from brainsurgery_jax.store.atomic import Staged
+    from brainsurgery_jax.store.base import Cut
+
+
+Devices = int | Literal["all", "cpu"]
+"""How many accelerators to compute on; `cpu`: none."""
 
 
 class Report(NamedTuple):
@@ -38,7 +43,7 @@ class Report(NamedTuple):
 
 class Explanation(NamedTuple):
     """A lowered plan and its schedule, for printing. `peak` is the memory projected for the largest task, `peak_in_all`
-    that for as many as run at a time, on `threads` threads."""
+    that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells."""
 
     program: Program
     bytes_copied: int
@@ -47,6 +52,7 @@ class Explanation(NamedTuple):
     peak: int
     peak_in_all: int
     threads: int
+    cuts: tuple[Cut | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +91,14 @@ class Plan:
         durable: bool = True,
         dry_run: bool = False,
         memory: int | None = None,
+        devices: Devices = "all",
         flags: Flags = NO_FLAGS,
         world: Files | None = None,
     ) -> Report:
         """Check, then execute. See `run`."""
         return run(
-            self, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory, flags=flags,
-            world=world,
+            self, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory,
+            devices=devices, flags=flags, world=world,
         )  # fmt: skip
 
     def apply(
@@ -160,6 +167,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     from brainsurgery_jax.engine.memory import projection
     from brainsurgery_jax.engine.schedule import roots_of, schedule
     from brainsurgery_jax.engine.segments import segments
+    from brainsurgery_jax.engine.staging import cut
 
     # Nothing is written, so what is there is not in the way.
     with closing(world or Files(provisional=True, overwrite=True)) as files:
@@ -174,7 +182,9 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
                     copied, computed = (copied + size, computed) if s.run else (copied, computed + size)
         tasks = schedule(list(roots_of(program)))
         budget = default_budget()
-        return Explanation(program, copied, computed, len(tasks), *projection(tasks, budget), budget.threads)
+        memory = projection(tasks, budget)
+        cuts = tuple(map(cut, program.publications))
+        return Explanation(program, copied, computed, len(tasks), *memory, budget.threads, cuts)
 
 
 def run(
@@ -185,6 +195,7 @@ def run(
     durable: bool = True,
     dry_run: bool = False,
     memory: int | None = None,
+    devices: Devices = "all",
     flags: Flags = NO_FLAGS,
     world: Files | None = None,
     look: Callable[[Staged], None] | None = None,
@@ -193,28 +204,32 @@ def run(
 
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
     `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the
-    budget in bytes (default: a quarter of what is available); `flags` are on from the start, as the op `set` turns
+    budget in bytes (default: a quarter of what is available); `devices` says how many of the accelerators there are to
+    use, "cpu" none; `flags` are on from the start, as the op `set` turns
     them on; `look` is called with each complete output before any is published, and may raise.
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published.
     """
     from brainsurgery_jax.engine.budget import default_budget
-    from brainsurgery_jax.engine.events import Published, Said
+    from brainsurgery_jax.engine.events import Noted, Published, Said
     from brainsurgery_jax.engine.execute import execute
 
     said: list[str] = []
+    noted: dict[str, Diagnostic] = {}  # by message: one for all layers
     published: list[tuple[str, int, int]] = []
 
     def tell(event: Any) -> None:
         match event:
             case Said(text):
                 said.append(text)
+            case Noted(diagnostic):
+                noted.setdefault(diagnostic.message, diagnostic)
             case Published(path, nbytes, tensors):
                 published.append((path, nbytes, tensors))
         if listen is not None:
             listen(event)
 
     with closing(world or Files(overwrite=overwrite or dry_run)) as files:  # a dry run has nothing in its way
-        budget = default_budget(host_bytes=memory, durable=durable)
+        budget = default_budget(host_bytes=memory, durable=durable, devices=devices)
         program = _definite(plan, files, budget, flags)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
@@ -224,7 +239,7 @@ def run(
             program = program._replace(publications=())
         execute(program, budget, tell, look)
     steps = tuple(e.step.text for e in program.effects if not e.nested)
-    notes = tuple(d for d in program.diagnostics if d.severity == "note")
+    notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run, notes)
 
 

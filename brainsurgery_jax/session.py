@@ -67,7 +67,7 @@ class Session:
     """The state after `steps`, on top of the inputs, seed and outputs of `plan`. Made by `begin`.
 
     `before` is the session before the last step, `after` the one that an undo left. `memory` is the budget of a step in
-    bytes, `durable` whether published files are flushed to disk.
+    bytes, `durable` whether published files are flushed to disk, `devices` the accelerators to compute on.
     """
 
     plan: Plan
@@ -76,6 +76,7 @@ class Session:
     variables: Node | None = None
     memory: int | None = None
     durable: bool = True
+    devices: api.Devices = "all"
     steps: tuple[Step, ...] = ()
     only_told: frozenset[int] = frozenset()
     """Positions of the steps that changed nothing and only printed."""
@@ -93,6 +94,7 @@ class Session:
         *,
         memory: int | None = None,
         durable: bool = True,
+        devices: api.Devices = "all",
         flags: Flags = NO_FLAGS,
     ) -> Session:
         """The session before the steps of a plan, its inputs opened. Raises PlanError.
@@ -105,7 +107,7 @@ class Session:
         state = start(data, files, flags)
         if found := (*(d for d in plan.errors if d.code != "vars-unused"), *_errors(state.diagnostics)):
             raise PlanError(found)
-        return cls(data, state, files, plan.variables, memory, durable)
+        return cls(data, state, files, plan.variables, memory, durable, devices)
 
     def close(self) -> None:
         """Close the checkpoints that this session, and all before it, opened."""
@@ -115,7 +117,7 @@ class Session:
         """What a step may use."""
         from brainsurgery_jax.engine.budget import default_budget
 
-        return default_budget(host_bytes=self.memory, durable=self.durable)
+        return default_budget(host_bytes=self.memory, durable=self.durable, devices=self.devices)
 
     # --- text
 

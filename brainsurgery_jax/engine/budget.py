@@ -1,24 +1,28 @@
-"""What a run may use: memory, threads, and whether files are flushed to disk."""
+"""What a run may use: memory, threads, devices, and whether files are flushed to disk."""
 
 from __future__ import annotations
 
 import os
 from typing import NamedTuple
 
+from brainsurgery_jax.engine.devices import Choice
+
 LEAST = 256 << 20
 
 
 class Budget(NamedTuple):
-    """Bytes of host memory that may be held at once, threads that read, compute and write, and durability."""
+    """Bytes of host memory that may be held at once, threads that read, compute and write, durability, and accelerators
+    to compute on."""
 
     host_bytes: int
     threads: int
     durable: bool = True
+    devices: Choice = "all"
 
 
-def default_budget(*, host_bytes: int | None = None, durable: bool = True) -> Budget:
+def default_budget(*, host_bytes: int | None = None, durable: bool = True, devices: Choice = "all") -> Budget:
     """A quarter of the memory that this process may use, and a thread per processor that it may run on."""
-    return Budget(host_bytes or max(LEAST, available_bytes() // 4), _processors(), durable)
+    return Budget(host_bytes or max(LEAST, available_bytes() // 4), _processors(), durable, devices)
 
 
 def _processors() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from brainsurgery_jax.errors import Diagnostic
+
 
 class Started(NamedTuple):
     """The work is planned: bytes to write, and how many tensors need computing or checking."""
@@ -37,6 +39,12 @@ class Factorized(NamedTuple):
     seconds: float
 
 
+class Noted(NamedTuple):
+    """Something that may surprise came up while the plan ran."""
+
+    diagnostic: Diagnostic
+
+
 class Published(NamedTuple):
     """A checkpoint stands at its destination."""
 
@@ -45,7 +53,7 @@ class Published(NamedTuple):
     tensors: int
 
 
-Event = Started | Wrote | Said | Factorized | Published
+Event = Started | Wrote | Said | Factorized | Noted | Published
 Listener = Callable[[Event], None]
 
 

@@ -109,3 +109,14 @@ def calling(e: Expr) -> int:
     packed = min(rows * PACKED + BLAS, sum(a.size * max(4, a.dtype.bits // 8) for a in avals))
     on_host = e.kernel.host is not None and e.kernel.host(avals, static)  # not asking for accelerators: that starts JAX
     return results + widened + made + packed + (0 if on_host else made + COMPILED)
+
+
+def on_device(e: Expr) -> int:
+    """Bytes that a call on whole operands takes of an accelerator: these and the results, both in at least float32 too,
+    what the kernel says that it needs besides, and an intermediate result of the largest size."""
+    assert e.kernel is not None
+    avals = tuple(s.aval for s in e.srcs)
+    held = sum(a.nbytes for a in (*avals, *e.avals))
+    wide = [a.size * max(4, a.dtype.bits // 8) for a in (*avals, *e.avals)]
+    workspace = e.kernel.workspace(avals, dict(e.static)) if e.kernel.workspace is not None else 0
+    return held + sum(wide) + max(wide) + workspace

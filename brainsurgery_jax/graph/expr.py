@@ -8,6 +8,7 @@ so that long chains neither overflow the stack nor take exponential time.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from math import copysign
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from brainsurgery_jax.dtypes import Aval, DType
@@ -159,7 +160,8 @@ class Graph:
         numbers = tuple((k, v) for k, v in params.items() if k in kernel.numbers and v is not None)
         static = tuple((k, v) for k, v in params.items() if k not in kernel.numbers or v is None)
         provisional = any(isinstance(v, Bound) for v in params.values())
-        key = (kernel, static, numbers, provisional)
+        signs = tuple(copysign(1, v) for _, v in numbers if isinstance(v, float))  # 0.0 and -0.0 are equal
+        key = (kernel, static, numbers, signs, provisional)
         if (known := self._recipes.get(key)) is None:
             known = self._recipes[key] = Recipe(kernel, static, numbers, provisional)
         return known

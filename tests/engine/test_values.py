@@ -134,3 +134,14 @@ def test_a_box_that_spans_more_than_a_block_is_computed_block_by_block(tmp_path:
         {"permute": {"from": "w", "to": "t", "order": [1, 0]}},
     ]
     assert same(run_plan(tmp_path, {"w": x}, steps)["t"], (x * np.float32(0.5)).reshape(-1, 2).T)
+
+
+def test_zero_and_minus_zero_are_different_numbers(tmp_path: Path):
+    steps = [
+        {"copy": {"from": "x", "to": "y"}},
+        {"scale_": {"target": "x", "by": 0.0}},
+        {"scale_": {"target": "y", "by": -0.0}},
+    ]
+    out = run_plan(tmp_path, {"x": np.ones(3, np.float32)}, steps)
+    assert not np.signbit(out["x"]).any()
+    assert np.signbit(out["y"]).all()

@@ -1,0 +1,314 @@
+"""Which accelerators are used, what fits on them, and what becomes of the rest.
+
+No accelerator is needed: the engine is told that the CPU is one, and how much memory it has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.dtypes import FLOAT32, Aval, parse_dtype
+from brainsurgery_jax.engine import batches, devices, gifts, placement
+from brainsurgery_jax.engine.devices import Accelerators
+from brainsurgery_jax.engine.footprint import on_device
+from brainsurgery_jax.engine.kernels import exact, numbers_of, ways
+from brainsurgery_jax.graph.expr import Expr, Graph
+from brainsurgery_jax.op import Kernel
+from brainsurgery_jax.ops.linalg import contraction
+from brainsurgery_jax.ops.lowrank import truncated
+from tests.checkpoints import plan_of, read, run_plan, same
+
+Memory = Callable[[int], None]
+
+
+@pytest.fixture(autouse=True)
+def device_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
+    """Pretends that the CPU is an accelerator with so many bytes."""
+    monkeypatch.setattr(devices, "found", lambda: tuple(jax.local_devices()[:1]))
+    # On the CPU of jaxlib 0.10.2, two batched LAPACK calls in one program may wait for each other for ever: one by one.
+    monkeypatch.setattr(batches, "over_batch", lambda f: lambda *xs: jax.lax.map(lambda x: f(*x), xs))
+    batches.vectorised.cache_clear()
+
+    def device_of(nbytes: int) -> None:
+        monkeypatch.setattr(devices, "ASSUMED", nbytes)
+        devices._accelerators.cache_clear()
+
+    device_of(1 << 30)
+    yield device_of
+    devices._accelerators.cache_clear()
+
+
+def matrix(seed: int, rows: int = 320, columns: int = 320) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+
+
+PRODUCT = {"matmul": {"from_a": "(w.*)", "from_b": r"\1", "to": r"\1.square"}}
+
+
+# --- Which ---------------------------------------------------------------------------------------------------------
+
+
+def test_more_devices_than_there_are_is_refused_with_what_there_is(tmp_path: Path):
+    plan = plan_of(tmp_path, {"w": matrix(0)}, PRODUCT)
+    with pytest.raises(bs.PlanError, match=r"devices: 2 asked for, this process has 1: .*"):
+        bs.load(plan).run(durable=False, devices=2)
+    assert not Path(plan["output"]["path"]).exists()
+
+
+def test_a_number_of_devices_is_refused_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(devices, "found", lambda: ())
+    with pytest.raises(bs.PlanError, match=r"1 asked for, this process has no accelerator \[devices-absent\]"):
+        bs.load(plan_of(tmp_path, {"w": matrix(0)}, PRODUCT)).run(durable=False, devices=1)
+
+
+def test_a_word_that_means_no_devices_is_refused(tmp_path: Path):
+    with pytest.raises(bs.PlanError, match="expected a number above 0, 'all' or 'cpu', got 0"):
+        bs.load(plan_of(tmp_path, {"w": matrix(0)}, PRODUCT)).run(durable=False, devices=0)
+
+
+def test_without_accelerators_a_run_computes_what_it_does_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    tensors, step = {"w": matrix(0)}, {"phlora_": {"target": "w", "rank": 8}}
+    left_alone = plan_of(tmp_path / "a", tensors, step)
+    bs.load(left_alone).run(durable=False, devices="cpu")
+    monkeypatch.setattr(devices, "found", lambda: ())
+    devices._accelerators.cache_clear()
+    assert same(read(left_alone["output"]["path"])["w"], run_plan(tmp_path / "b", tensors, step)["w"])
+
+
+def test_a_device_tells_how_much_memory_it_has_and_some_is_left_to_others():
+    class Told:
+        def memory_stats(self) -> dict[str, int]:
+            return {"bytes_limit": 800, "bytes_in_use": 700}
+
+    assert devices.memory_of(Told()) == 700
+
+
+# --- Room ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_goes_to_the_device_with_most_room(device_of: Memory):
+    device_of(100)
+    own = Accelerators(jax.local_devices()[:1] * 3)
+    with own.one(50) as first, own.one(20) as second, own.one(20) as third, own.one(20) as fourth:
+        assert (first, second, third, fourth) == (0, 1, 2, 1)
+
+
+def test_a_call_waits_for_the_memory_that_others_have(device_of: Memory):
+    device_of(100)
+    own, begun = Accelerators(jax.local_devices()[:1]), Event()
+
+    def want() -> None:
+        with own.all(60):
+            begun.set()
+
+    with own.one(50):
+        waiting = Thread(target=want)
+        waiting.start()
+        assert not begun.wait(0.05)
+    waiting.join()
+    assert begun.is_set()
+
+
+def test_operands_are_read_and_sent_while_a_device_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sent, other, climbed = [], Event(), batches._climbed
+
+    def spread(members: Any) -> Any:
+        sent.append(members[0].shape)
+        if len(set(sent)) == 2:
+            other.set()
+        return jax.device_put(np.stack(members))
+
+    def computing(*args: Any) -> Any:
+        assert other.wait(60), "nobody reads while this computes"
+        return climbed(*args)
+
+    monkeypatch.setattr(batches, "_spread", spread)
+    monkeypatch.setattr(batches, "_climbed", computing)
+    monkeypatch.setattr("brainsurgery_jax.engine.budget._processors", lambda: 2)
+    out = run_plan(tmp_path, {"w0": matrix(0, 8, 8), "w1": matrix(1, 9, 9)}, PRODUCT)
+    assert set(out) == {"w0", "w1", "w0.square", "w1.square"}
+
+
+# --- What fits -----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_takes_no_more_than_a_device_has(device_of: Memory):
+    task = square(matrix(0))
+    need = on_device(task.compute[0][0])
+    device_of(3 * need + 1)
+    assert batches.batch_size(task) == 3
+
+
+def test_a_batch_takes_no_more_of_the_host_than_it_may_and_is_filled_up(tmp_path: Path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    tensors = {f"w{i}": matrix(i) for i in range(6)}
+    wide = run_plan(tmp_path / "a", tensors, PRODUCT)
+    plan = plan_of(tmp_path / "b", tensors, PRODUCT)
+    bs.load(plan).run(durable=False, memory=12 << 20)
+    narrow = read(plan["output"]["path"])
+    assert all(same(narrow[name], x) for name, x in wide.items())
+    assert [len(b) for b in batches.batches([square(x) for x in tensors.values()], 12 << 20)] != [6]
+
+
+def test_what_is_too_large_for_the_device_goes_to_the_host_with_one_note(tmp_path: Path, device_of: Memory):
+    tensors = {f"w{i}": matrix(i) for i in range(3)}
+    device_of(1 << 20)
+    plan = plan_of(tmp_path, tensors, PRODUCT)
+    report = bs.load(plan).run(durable=False)
+    (note,) = report.notes
+    assert note.code == "device-full"
+    assert "the accelerator has 1.0 MB: computed on the host" in note.message
+    out = read(plan["output"]["path"])
+    for name, x in tensors.items():
+        np.testing.assert_allclose(out[f"{name}.square"], x @ x, rtol=1e-4, atol=1e-4)
+
+
+def call(kernel: Kernel, *avals: Aval, **params: Any) -> Expr:
+    graph = Graph()
+    return graph.call(kernel, tuple(graph.given("m", f"x{i}", aval) for i, aval in enumerate(avals)), params)
+
+
+def square(x: np.ndarray) -> Any:
+    from brainsurgery_jax.engine.schedule import Task
+
+    aval = Aval(x.shape, FLOAT32)
+    return Task((), ((call(contraction, aval, aval, equation="ij,jk->ik"),),), ((),), 4 * x.nbytes)
+
+
+def half(*shape: int) -> Aval:
+    dtype = parse_dtype("bfloat16")
+    assert dtype is not None
+    return Aval(shape, dtype)
+
+
+LOW = partial(call, truncated, method="auto", tol=1e-4, key_high=0.0, key_low=1.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: call(contraction, Aval((512, 256), FLOAT32), Aval((256, 384), FLOAT32), equation="ij,jk->ik"),
+        lambda: call(contraction, half(512, 256), half(256, 384), equation="ij,jk->ik"),
+        lambda: LOW(Aval((1024, 512), FLOAT32), rank=8),
+        lambda: LOW(half(512, 1024), rank=8),
+    ],
+)
+def test_a_device_is_projected_to_need_no_less_than_its_compiled_programs_say(make: Callable[[], Expr]):
+    e = make()
+    arrays = [jax.ShapeDtypeStruct(s.aval.shape, s.aval.dtype.numpy) for s in e.srcs]
+    with exact():
+        state = None
+        for way in ways(e):
+            function = gifts.attempt_of_parts(way)
+            arguments = ({}, dict(enumerate(arrays)), numbers_of(e), state)
+            told = jax.jit(function).lower(*arguments).compile().memory_analysis()
+            assert told is not None
+            used = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
+            assert used <= on_device(e), way.name
+            state = jax.eval_shape(function, *arguments)[3]
+
+
+# --- Operands given away ---------------------------------------------------------------------------------------------
+
+
+def test_an_operand_is_given_away_where_the_result_can_take_its_place(monkeypatch: pytest.MonkeyPatch):
+    sent = kept_track_of(monkeypatch)
+    aval = Aval((16, 16), FLOAT32)
+    with exact():
+        placement.call_placed(call(contraction, aval, aval, equation="ij,jk->ik"), [matrix(0, 16, 16)] * 2)
+        placement.call_placed(call(contraction, aval, Aval((16, 4), FLOAT32), equation="ij,jk->ik"),
+                              [matrix(0, 16, 16), matrix(0, 16, 4)])  # fmt: skip
+    assert [x.is_deleted() for x in sent] == [True, False, False, True]
+
+
+def test_an_operand_is_kept_for_the_ways_that_may_still_be_tried():
+    e = LOW(Aval((1024, 512), FLOAT32), rank=8)
+    tried = ways(e)
+    assert len(tried) > 1
+    assert [gifts.gifts(e, way, tried) for way in tried] == [frozenset()] * (len(tried) - 1) + [frozenset({0})]
+
+
+def kept_track_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is sent to devices from now on."""
+    sent, put = [], jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda *args: sent.append(put(*args)) or sent[-1])
+    return sent
+
+
+# --- Several devices -------------------------------------------------------------------------------------------------
+
+FOUR = """
+import json, sys
+import jax
+import brainsurgery_jax as bs
+from brainsurgery_jax.engine import devices, sharding
+
+devices.found = lambda: tuple(jax.local_devices())
+devices.ASSUMED = int(sys.argv[2])
+made, shards = sharding._program, []
+
+def watched(*args):
+    program = made(*args)
+    def call(*operands):
+        results = program(*operands)
+        for x in jax.tree.leaves((operands[:2], results[0])):
+            shards.append(max(s.data.nbytes for s in x.addressable_shards) if not x.is_deleted() else 0)
+        return results
+    call.memory_analysis = program.memory_analysis
+    return call
+
+sharding._program = watched
+report = bs.load(sys.argv[1]).run(durable=False)
+print(json.dumps([max(shards), [n.message for n in report.notes]]))
+"""
+
+
+def on_four(plan: dict[str, Any], folder: Path, nbytes: int) -> tuple[int, list[str]]:
+    """Bytes of the largest part of a matrix that one of four devices held, and the notes of the run."""
+    (folder / "plan.yaml").write_text(json.dumps(plan))
+    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", FOUR, str(folder / "plan.yaml"), str(nbytes)]
+    done = subprocess.run(command, env={**os.environ, **four}, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    largest, notes = json.loads(done.stdout)
+    return largest, notes
+
+
+def test_what_is_too_large_for_one_device_is_cut_over_all_of_them(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    u, v = (np.linalg.qr(rng.standard_normal((n, 512)))[0] for n in (1536, 512))
+    x = ((u * np.arange(1.0, 513) ** -2) @ v.T).astype(np.float32)
+    tensors = {"w": x, "a": matrix(1, 1536, 384), "full": x + matrix(2, 1536, 512)}
+    steps = [
+        {"phlora_": {"target": "w", "rank": 8, "method": "randomized"}},
+        {"einsum": {"from_a": "a", "from_b": "a", "equation": "ij,ik->jk", "to": "gram"}},
+        {"phlora_": {"target": "full", "rank": 8, "method": "exact"}},
+    ]
+    plan = plan_of(tmp_path, tensors, steps)
+    largest, notes = on_four(plan, tmp_path, x.nbytes - 1)
+    assert largest < x.nbytes // 2
+    assert len(notes) == 1
+    assert "4 accelerators have" in notes[0]
+    out = read(plan["output"]["path"])
+    np.testing.assert_allclose(out["gram"], tensors["a"].T @ tensors["a"], rtol=1e-3, atol=1e-3)
+    for name in ("w", "full"):
+        best = np.sqrt((np.linalg.svd(tensors[name].astype(np.float64), compute_uv=False)[8:] ** 2).sum())
+        assert np.linalg.norm(tensors[name] - out[name].astype(np.float64)) / best - 1 <= 1e-4
