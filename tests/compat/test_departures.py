@@ -543,6 +543,16 @@ def test_departure_a_folder_of_one_file_has_no_index(here: Path):
     assert [p.name for p in Path("out").glob("model*")] == ["model.safetensors"]
 
 
+def test_departure_unchanged_files_of_a_sharded_input_stay_files_unless_the_plan_names_a_size(here: Path):
+    """A model in many files is not written anew for one layer; the limit on files holds as ever."""
+    lay_out({"w": W, "v": V}, {"plan.yaml": f"{MODEL}output: {{ path: in, shard: 8B }}"})
+    bs.load("plan.yaml").run(durable=False)
+    for shard, expected in (("", 2), (", shard: 5GB", 1)):
+        store("plan.yaml", f"inputs: [in]\noutput: {{ path: out{expected}{shard} }}")
+        bs.load("plan.yaml").run(durable=False)
+        assert len(list(Path(f"out{expected}").glob("*.safetensors"))) == expected
+
+
 def test_departure_the_mean_of_a_dump_is_not_rounded_to_the_dtype(here: Path):
     """Statistics are of the values as they are, in float64: a bfloat16 mean has more than three digits."""
     x = np.array([1, 2, 4.5], ml_dtypes.bfloat16)

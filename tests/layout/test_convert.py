@@ -259,6 +259,12 @@ def test_an_unknown_layout_has_a_suggestion(tmp_path: Path) -> None:
     refused(source, tmp_path, r"unknown layout 'tunx'. Did you mean 'tunix'\?", layout="tunx")
 
 
+@pytest.mark.parametrize(("dtype", "near"), [("bf17", "bf16"), ("bfloat", "bfloat16"), ("float23", "float32")])
+def test_a_dtype_that_there_is_not_is_one_message_with_the_nearest(tmp_path: Path, dtype: str, near: str) -> None:
+    source = model(tmp_path / "hf", gpt2(), GPT2)
+    refused(source, tmp_path, rf"^unknown dtype '{dtype}'\. Did you mean '{near}'\?", dtype=dtype)
+
+
 def test_a_layout_for_another_model_is_refused_with_those_that_fit(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", gpt2(), GPT2)
     error = refused(source, tmp_path, "'tunix-llama' is for .*, and config.json says model_type 'gpt2'",
