@@ -125,10 +125,20 @@ def _as64(x: Any) -> Any:
 
 
 def _likeness(x: Any, y: Any, tolerance: Tolerance) -> int:
+    if tolerance.eps and not tolerance.rtol and x.dtype.kind == y.dtype.kind == "f":
+        most = _largest_gap(x, y)
+        if isfinite(most) and most <= tolerance.eps:
+            return CLOSE if most else EQUAL
     unequal = _unequal(x, y)
     if not unequal.any():
         return EQUAL
     return APART if _beyond(unequal, x, y, tolerance).any() else CLOSE
+
+
+def _largest_gap(x: Any, y: Any) -> float:
+    gaps = x.astype(np.float64)
+    gaps -= y
+    return float(np.abs(gaps, out=gaps).max())
 
 
 def _unequal(x: Any, y: Any) -> Any:
