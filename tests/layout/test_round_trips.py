@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,13 +84,15 @@ ROWS = (
     Row("flax-t5", "t5-tied"),
 )
 
+Saved = Callable[[str, str], Path]
+
 EACH = pytest.mark.parametrize("row", ROWS, ids=str)
 
 
-@cache
-def saved(model: str, dtype: str) -> Path:
-    """A folder with a tiny model, made once."""
-    return tiny.save(model, Path(mkdtemp(prefix="tiny-")), DTYPES[dtype])
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A folder with a tiny model of a name and dtype, made once."""
+    return cache(lambda model, dtype: tiny.save(model, tmp_path_factory.mktemp("tiny"), DTYPES[dtype]))
 
 
 def carried(row: Row, source: Path, out: Path, config: Path, *, inverse: bool) -> dict[str, np.ndarray]:
@@ -103,7 +104,7 @@ def carried(row: Row, source: Path, out: Path, config: Path, *, inverse: bool) -
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @EACH
-def test_a_model_comes_back_from_its_target(row: Row, dtype: str, tmp_path: Path) -> None:
+def test_a_model_comes_back_from_its_target(row: Row, dtype: str, tmp_path: Path, saved: Saved) -> None:
     folder = saved(row.model, dtype)
     there, back = tmp_path / "there.safetensors", tmp_path / "back.safetensors"
     carried(row, folder, there, folder / "config.json", inverse=False)
@@ -121,7 +122,7 @@ def test_a_model_comes_back_from_its_target(row: Row, dtype: str, tmp_path: Path
 
 
 @EACH
-def test_only_the_rules_that_say_so_lose_bits(row: Row) -> None:
+def test_only_the_rules_that_say_so_lose_bits(row: Row, saved: Saved) -> None:
     folder = saved(row.model, "float32")
     bound = bind(load_layout(row.layout), read_config(str(folder / "config.json")), row.options)
     assert (not bound.lossy()) is row.exact
