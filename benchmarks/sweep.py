@@ -16,15 +16,14 @@ from _checkpoints import SMALL, count, layered
 from _jobs import Job, copy_job, plan_job
 
 SIZES = {"2 MB": 2e6, "4 MB": 4e6, "8 MB": 8e6} if SMALL else {"0.1 GB": 1e8, "0.5 GB": 5e8, "2 GB": 2e9, "8 GB": 8e9}
-SLOW_MOST = 2e9
 
 
 def jobs_of(size: str, base: Path) -> dict[str, Job]:
-    """The jobs at one size; low rank, which takes a minute for 2 GB, up to that."""
+    """The jobs at one size."""
     given = {"base": base, "tensors": count(base)}
     jobs = {f"cp + sync, {size}": copy_job(base, sync=True)}
     jobs |= {f"{plan}, {size}": plan_job(plan, **given) for plan in ("rename", "scale", "cast")}
-    return jobs | ({f"low rank, {size}": plan_job("lowrank", **given)} if SIZES[size] <= SLOW_MOST else {})
+    return jobs | {f"low rank, {size}": plan_job("lowrank", **given)}
 
 
 def main() -> None:
