@@ -39,7 +39,7 @@ def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
     except PlanError as error:
         show.diagnostics(error.diagnostics)
         return TROUBLE
-    show.result(jsonlib.dumps(_as_json(found, wishes), indent=2) if json else "\n".join(_page(found)))
+    show.result(jsonlib.dumps(_as_json(found, wishes), indent=2) if json else "\n".join(_page(found, wishes)))
     return SAME if found.same else DIFFERENT
 
 
@@ -59,14 +59,14 @@ def _compared(left: str, right: str, wishes: Wishes) -> Difference:
 # --- For people -------------------------------------------------------------------------------------------------------
 
 
-def _page(found: Difference) -> list[str]:
-    avals = [one for one in found.differing if one.left != one.right]
-    values = [one for one in found.differing if one.left == one.right]
+def _page(found: Difference, wishes: Wishes) -> list[str]:
+    avals = [one for one in found.differing if _unlike(one, wishes)]
+    values = [one for one in found.differing if not _unlike(one, wishes)]
     return [
         *_section(f"only in {found.left}", ((n, str(a)) for n, a in found.only_left.items())),
         *_section(f"only in {found.right}", ((n, str(a)) for n, a in found.only_right.items())),
-        *_section("other shape or dtype", (_row(one, f"{one.left} -> {one.right}") for one in avals)),
-        *_section("other values", (_row(one, str(one.left)) for one in values)),
+        *_section("other shape or dtype", map(_row, avals)),
+        *_section("other values", map(_row, values)),
         _summary(found, avals, values),
     ]
 
@@ -78,7 +78,13 @@ def _section(title: str, rows: Iterable[tuple[str, ...]]) -> list[str]:
     return [f"{title}:", *(f"  {line}" for line in show.aligned(padded)), ""] if listed else []
 
 
-def _row(one: TensorDifference, kind: str) -> tuple[str, ...]:
+def _unlike(one: TensorDifference, wishes: Wishes) -> bool:
+    """Whether shapes differ, or dtypes, where they count."""
+    return one.left != one.right and not (wishes.ignore_dtype and one.left.shape == one.right.shape)
+
+
+def _row(one: TensorDifference) -> tuple[str, ...]:
+    kind = str(one.left) if one.left == one.right else f"{one.left} -> {one.right}"
     if (figures := one.figures) is None:
         return one.name, kind
     if not figures.differing:
@@ -127,6 +133,8 @@ def _as_json(found: Difference, wishes: Wishes) -> dict[str, Any]:
         "right": found.right,
         "eps": wishes.eps,
         "rtol": wishes.rtol,
+        "target": wishes.target,
+        "ignore_dtype": wishes.ignore_dtype,
         "equal": found.equal,
         "close": found.close,
         "only_left": _avals_json(found.only_left),

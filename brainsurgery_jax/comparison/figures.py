@@ -11,6 +11,7 @@ from functools import reduce
 from math import isfinite, sqrt
 from typing import Any, NamedTuple
 
+from brainsurgery_jax._doubles import as64, corrected, unequal
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.protocol import Reduction
 
@@ -120,19 +121,15 @@ def _widened(x: Any) -> Any:
     return x.astype(np.float32) if x.itemsize < 4 and x.dtype.kind not in "biu" else x
 
 
-def _as64(x: Any) -> Any:
-    return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
-
-
 def _likeness(x: Any, y: Any, tolerance: Tolerance) -> int:
     if tolerance.eps and not tolerance.rtol and x.dtype.kind == y.dtype.kind == "f":
         most = _largest_gap(x, y)
         if isfinite(most) and most <= tolerance.eps:
             return CLOSE if most else EQUAL
-    unequal = _unequal(x, y)
-    if not unequal.any():
+    apart = _differing(x, y)
+    if not apart.any():
         return EQUAL
-    return APART if _beyond(unequal, x, y, tolerance).any() else CLOSE
+    return APART if _beyond(apart, x, y, tolerance).any() else CLOSE
 
 
 def _largest_gap(x: Any, y: Any) -> float:
@@ -141,37 +138,38 @@ def _largest_gap(x: Any, y: Any) -> float:
     return float(np.abs(gaps, out=gaps).max())
 
 
-def _unequal(x: Any, y: Any) -> Any:
-    unequal = x != y
-    return unequal & ((x == x) | (y == y)) if unequal.any() else unequal
+def _differing(x: Any, y: Any) -> Any:
+    """Which elements are unequal, but for NaN beside NaN."""
+    apart = unequal(x, y)
+    return apart & ((x == x) | (y == y)) if apart.any() else apart
 
 
-def _beyond(unequal: Any, x: Any, y: Any, tolerance: Tolerance) -> Any:
-    """Which of the unequal elements differ by more than the tolerance; where one is infinite, they do."""
+def _beyond(apart: Any, x: Any, y: Any, tolerance: Tolerance) -> Any:
+    """Which of the elements that are `apart` differ by more than the tolerance; where one is infinite, they do."""
     if tolerance == Tolerance():
-        return unequal
-    left = _as64(x)
-    within = np.abs(left - _as64(y)) <= tolerance.eps + tolerance.rtol * np.abs(left)
-    return unequal & ~(within & np.isfinite(left))
+        return apart
+    left = as64(x)
+    within = np.abs(corrected(left - as64(y), x, y)) <= tolerance.eps + tolerance.rtol * np.abs(left)
+    return apart & ~(within & np.isfinite(left))
 
 
 def _measured(x: Any, y: Any, tolerance: Tolerance) -> Figures:
     """The figures of a piece."""
     if _same_bits(x, y):
-        return _of_equal(_as64(_widened(x)))
+        return _of_equal(as64(_widened(x)))
     x, y = _widened(x), _widened(y)
-    left, right = _as64(x), _as64(y)
-    gaps = left - right
+    left, right = as64(x), as64(y)
+    gaps = corrected(left - right, x, y)
     nans, sums = (0, 0), _sums(left, right, gaps)
     ordinary = all(map(isfinite, sums))
     if not ordinary:
         nans, sums = _nans(left, right), _finite_sums(left, right)
-    unequal = x != y if ordinary else _unequal(x, y)
-    wrong = _beyond(unequal, x, y, tolerance)
+    apart = unequal(x, y) if ordinary else _differing(x, y)
+    wrong = _beyond(apart, x, y, tolerance)
     count = int(np.count_nonzero(wrong))
     if not count:
         return Figures(x.size, nans=nans, sums=sums)
-    at, largest = _largest(np.abs(gaps), wrong, all_told=ordinary and wrong is unequal)
+    at, largest = _largest(np.abs(gaps), wrong, all_told=ordinary and wrong is apart)
     return Figures(x.size, count, at, largest, (x[at].item(), y[at].item()), nans, sums)
 
 
@@ -180,7 +178,6 @@ def _largest(sizes: Any, wrong: Any, *, all_told: bool) -> tuple[int, float]:
     if not all_told:
         sizes = np.where(wrong, np.where(np.isnan(sizes), np.inf, sizes), -1.0)
     at = int(sizes.argmax())
-    at = at if wrong[at] else int(wrong.argmax())  # integers that are the same in double precision
     return at, float(sizes[at])
 
 

@@ -98,6 +98,9 @@ class Accelerators:
 
 def accelerators(choice: Choice = "all") -> Accelerators:
     """The accelerators that a choice means, one object for all runs of the process. Raises PlanError."""
+    if choice not in ("cpu", "all") and (not isinstance(choice, int) or isinstance(choice, bool) or choice < 1):
+        problem = f"devices: expected a number above 0, 'all' or 'cpu', got {choice!r}"
+        raise PlanError([Diagnostic("devices-absent", problem, hint="Leave it out to use all there are.")])
     with _ASKING:
         return _accelerators(choice)
 
@@ -107,8 +110,6 @@ def _accelerators(choice: Choice) -> Accelerators:
     there = () if choice == "cpu" else found()
     if choice in ("cpu", "all"):
         return Accelerators(there)
-    if not isinstance(choice, int) or choice < 1:
-        raise _refused(f"expected a number above 0, 'all' or 'cpu', got {choice!r}", there)
     if choice > len(there):
         names = ": " + ", ".join(map(str, there)) if there else ""
         raise _refused(f"{choice} asked for, this process has {len(there) or 'no accelerator'}{names}", there)

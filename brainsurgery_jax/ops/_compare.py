@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
+from brainsurgery_jax._doubles import as64, differences, is_long, unequal
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Verdict
 
@@ -76,12 +77,10 @@ def in_pieces(block: Callable[..., Any], merge: Callable[[Any, Any], Any]) -> Ca
     return quiet(pieced)
 
 
-def as64(x: Any) -> Any:
-    return x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
-
-
 def gap(x: Any, y: Any) -> Any:
     """The magnitude of the difference, in 64 bits."""
+    if is_long(x):
+        return np.abs(differences(x, y))
     difference = as64(x)
     difference -= y
     return np.abs(difference) if x.dtype.kind == "c" else np.abs(difference, out=difference)
@@ -215,10 +214,10 @@ def closeness(rtol: float, atol: float) -> Reduction:
     """Where two tensors differ by more than `atol + rtol * |right|`, and where by most."""
 
     def block(x: Any, y: Any) -> Faults:
-        x, y = as64(x), as64(y)
-        excess = np.abs(x - y) - (atol + rtol * np.abs(y))
-        same = x == y
-        wrong = ~(same | ((excess <= 0) & np.isfinite(y)))
+        x, y = (one if is_long(one) else as64(one) for one in (x, y))
+        gaps, bound = np.abs(differences(x, y)), np.abs(as64(y))
+        excess = gaps - (atol + rtol * bound)
+        wrong = unequal(x, y) & ~((excess <= 0) & np.isfinite(bound))
         found = _counted(wrong)
         if not found.number:
             return found

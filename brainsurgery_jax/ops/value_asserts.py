@@ -127,8 +127,10 @@ def close(view: View, *, left: SlicedPattern, right: SlicedTemplate, rtol: Rtol 
 
         def judge(found: Faults) -> Known:
             known = _faulty(Item(name, here), found, f"not close (rtol {rtol:g}, atol {atol:g})", "the worst")
-            one, other = (*found.values, None, None)[:2]
-            return known if known.holds else known._replace(why=f"{known.why}: {one:.8g} against {other:.8g}")
+            if known.holds:
+                return known
+            one, other = (str(x) if isinstance(x, int) else f"{x:.8g}" for x in found.values)
+            return known._replace(why=f"{known.why}: {one} against {other}")
 
         return Pending((here, there), closeness(rtol, atol), judge)
 

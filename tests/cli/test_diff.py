@@ -84,6 +84,12 @@ def test_another_dtype_is_no_difference_where_it_is_ignored(command: Command, tw
     assert [command(*words).code, command(*words, "--ignore-dtype").code] == [1, 0]
 
 
+def test_where_dtypes_are_ignored_values_are_what_differs(command: Command, two: Path):
+    done = command("diff", "left.safetensors", "right.safetensors", "--target", "cast", "--ignore-dtype")
+    assert done.out.startswith("other values:\n  cast  f32[2] -> bf16[2]")
+    assert done.out.endswith("different: 0 tensors equal, 1 of other values\n")
+
+
 def test_a_checkpoint_that_is_missing_is_2(command: Command):
     done = command("diff", "base.safetensors", "basis.safetensors")
     assert (done.code, done.out) == (2, "")

@@ -284,3 +284,36 @@ def test_a_large_tensor_is_never_held_as_a_whole_and_jax_not_loaded(here: Path):
     assert done.returncode == 0, done.stderr
     blocks_of_threads = (2 * 4 + 24) * (1 << 20) * len(os.sched_getaffinity(0))
     assert int(done.stdout) < min(2 * blocks_of_threads, 128 << 20)
+
+
+# --- Integers that no double holds ------------------------------------------------------------------------------------
+
+LONG = [2**53 + 1, -(2**53) - 1, 2**55 + 3, 2**63 - 1, -(2**63), 2**62 + 1, 0, 7]
+
+
+@pytest.mark.parametrize(("step", "eps"), [(1, 0.5), (3, 2.0), (5, 4.0)])
+def test_long_integers_are_as_far_apart_as_they_are(here: Path, step: int, eps: float):
+    right = np.array([2**55 + step, 5])
+    found = figures_of(here, np.array([2**55, 5]), right, eps=eps)
+    assert (found.differing, found.largest, found.at) == (1, step, 0)
+    assert compared(here, {"w": np.array([2**55, 5])}, {"w": right}, eps=step).close == 1
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_a_cast_to_float_that_lost_digits_is_told(here: Path, dtype: type):
+    left = np.array([x for x in [*LONG, 2**64 - 1] if np.iinfo(dtype).min <= x <= np.iinfo(dtype).max], dtype)
+    found = figures_of(here, left, left.astype(np.float64), ignore_dtype=True)
+    gaps = [abs(int(x) - int(float(x))) for x in left.tolist()]
+    assert (found.differing, found.largest) == (np.count_nonzero(gaps), max(gaps))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(pairs=st.lists(st.tuples(*[st.integers(-(2**63), 2**63 - 1)] * 2), min_size=1, max_size=5), near=st.booleans())
+def test_differences_of_long_integers_are_those_of_python(here: Path, pairs: list[tuple[int, int]], near: bool):
+    pairs = [(x, max(-(2**63), x - y % 9) if near else y) for x, y in pairs]
+    left, right = (np.array(side, np.int64) for side in zip(*pairs, strict=True))
+    most = max(abs(x - y) for x, y in pairs)
+    if not most:
+        assert compared(here, {"w": left}, {"w": right}).same
+    else:
+        assert figures_of(here, left, right).largest == pytest.approx(most, rel=1e-15)

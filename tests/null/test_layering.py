@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "version": "",
     "_lazy": "",
     "_lookup": "_lazy",
+    "_doubles": "_lazy",
     "nametree": "",
     "boxes": "",
     "moves": "errors dtypes boxes select",
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "ops._layouts": "errors dtypes _lazy op protocol layout ops._constants ops._math ops.elementwise ops.shape",
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "errors dtypes select moves taking _lazy nametree op protocol ops._constants ops._math "
+    "ops.*": "errors dtypes select moves taking _doubles _lazy nametree op protocol ops._constants ops._math "
     "ops._compare ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack "
     "ops._leading ops._orthonormal ops._rounding ops._verdicts",
     "plan": "errors dtypes select op protocol plugins store.formats",
@@ -55,7 +56,7 @@ MAY_IMPORT = {
     "engine.events store.sizes",
     "cli.prompt": "errors version op plugins plan.pages plan.source session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy protocol checkpoint graph.expr engine store.base store.positioned",
+    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
     "cli.diff": "errors dtypes comparison cli.show store.sizes",
     "conversion": "errors dtypes layout api world store.atomic store.detect store.formats store.folder store.peft",
     "cli.importing": "errors importers cli.show",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,17 @@ def test_norms_are_those_of_numpy_in_double_precision(tmp_path: Path, dtype: Any
     wide = x.astype(np.complex128 if x.dtype.kind == "c" else np.float64)
     wanted = float(np.linalg.norm(wide) if kind == "fro" else np.abs(wide).max())
     run_plan(tmp_path, {"x": x}, {"assert": {"norm": {"of": "x", "ord": kind, "is": wanted, "eps": 1e-9 * wanted}}})
+
+
+@pytest.mark.parametrize("given", [{"equal": {"eps": 2}}, {"close": {"atol": 2, "rtol": 0}}])
+def test_integers_that_are_the_same_double_are_not_the_same(tmp_path: Path, given: dict[str, Any]) -> None:
+    x = np.array([2**55, 5])
+    ((name, wishes),) = given.items()
+    step = {name: {"left": "x", "right": "y"} | wishes}
+    run_plan(tmp_path, {"x": x, "y": x + 2}, {"assert": step})
+    assert re.search(r"the largest is 3$|36028797018963968 against 36028797018963971$", failing(
+        tmp_path, {"x": x, "y": x + 3}, step
+    ))  # fmt: skip
 
 
 def test_what_exceeds_eps_is_told_by_how_much(tmp_path: Path) -> None:
