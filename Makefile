@@ -13,9 +13,13 @@ ARGS ?= -n 2
 FUZZ ?= --cases 20000 --seed 1
 
 BIN := $(VENV)/bin
-# Errors alone are shown.
-PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
-SETUP := pyproject.toml setup.py brainsurgery_jax/version.py
+# Versions that are known to work together, one file a Python version; a Python without a file gets the newest of all.
+CONSTRAINTS ?= constraints/python$(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+# The Pythons for which `make constraints` writes a file.
+CONSTRAINED ?= python3.11 python3.12 python3.13
+# Errors alone are shown. A constraints file that is not there constrains nothing.
+PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check $(addprefix --constraint=,$(wildcard $(CONSTRAINTS)))
+SETUP := pyproject.toml setup.py brainsurgery_jax/version.py $(wildcard constraints/*.txt)
 
 # pyright comes whole from its wheel; this keeps it from asking the network for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -32,7 +36,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint types test-only fuzz behaviour mergekit format bench schema docs venv clean
+.PHONY: help demo test lint types test-only test-newest test-oldest constraints fuzz behaviour mergekit format bench schema docs venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -40,6 +44,9 @@ help:
 	@echo 'make lint       ruff check, ruff format --check'
 	@echo 'make types      pyright'
 	@echo 'make test-only  the tests alone; ARGS="tests/null -x" chooses'
+	@echo 'make test-newest  all tests with the newest versions of all that is installed, in .venv-newest'
+	@echo 'make test-oldest  the tests with the oldest versions that pyproject.toml allows, in .venv-oldest'
+	@echo 'make constraints  write constraints/, the versions that `make test` installs, one file a Python'
 	@echo 'make fuzz       load and check random plans; FUZZ="--cases 1000000 --seed 7" chooses'
 	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
 	@echo 'make mergekit   run mergekit beside the plans that are imported from it; installs it, for ten minutes'
@@ -65,6 +72,22 @@ types: $(VENV)/installed-dev
 
 test-only: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+test-newest:
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=
+
+test-oldest:
+	@mkdir -p build
+	python3 tools/lower_bounds.py > build/oldest.txt
+	$(MAKE) test-only VENV=.venv-oldest CONSTRAINTS=build/oldest.txt TORCH=torch
+
+# An environment for each Python, with the newest of all; what it holds then, but for us and for builds of one machine.
+constraints: $(CONSTRAINED:%=constraints-of-%)
+
+constraints-of-%:
+	$(MAKE) venv VENV=.venv-newest-$* PYTHON=$* CONSTRAINTS=
+	@(echo "# The versions that make test installs with Python $(subst python,,$*). Written by make constraints."; \
+	    .venv-newest-$*/bin/python -m pip freeze --exclude-editable | sed 's/+[^+]*$$//') > constraints/$*.txt
 
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python -m tests.fuzz_plans $(FUZZ)
@@ -93,7 +116,7 @@ docs: $(VENV)/installed-dev
 venv: $(VENV)/installed-dev
 
 clean:
-	rm -rf $(VENV) .venv-tunix .venv-maxtext .venv-mergekit build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest* .venv-oldest .venv-tunix .venv-maxtext .venv-mergekit build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A candidate must run, be new enough, and be able to make an environment (Debian packs that part by itself).

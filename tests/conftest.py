@@ -1,4 +1,4 @@
-"""What every test runs under: one BLAS thread, JAX on the CPU, and no silent promotion of dtypes or ranks.
+"""What every test runs under: one BLAS thread, JAX on the CPU, no silent promotion of dtypes or ranks, no clock.
 
 All of it is said in the environment, before anything loads JAX, so that a test which never needs JAX never loads it.
 """
@@ -9,6 +9,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# No test depends on time. `default` tries the same cases in every run; `search` tries new ones, and more of them
+# (`make test-only ARGS='--hypothesis-profile search'`).
+_UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", _UNTIMED, derandomize=True, database=None)
+settings.register_profile("search", _UNTIMED, max_examples=1000, print_blob=True)
+settings.load_profile("default")
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -34,6 +34,7 @@ from brainsurgery_jax.lower import Program, lower, start
 from brainsurgery_jax.plan.oly import parse_oly
 from brainsurgery_jax.plan.overrides import read_plan_files
 from brainsurgery_jax.plan.source import List, Map, Scalar
+from brainsurgery_jax.select.limit import TimeLimit
 from tests import fuzz_texts
 from tests.fuzz_values import FILES
 from tests.null.world import Headers
@@ -154,7 +155,7 @@ def main(given: Sequence[str] | None = None) -> int:
     fuzzer = Fuzzer(options.seed, limit_s=options.limit)
     fuzzer.failure(0)  # imports what is imported on first use
     limit_memory(options.memory)
-    pattern_module.TIME_LIMIT = 0.05  # seconds; many texts run into it
+    pattern_module.TIME_LIMIT = TimeLimit(0.05)  # seconds; many texts run into it
     warnings.simplefilter("error")
     failures, done, started = 0, 0, monotonic()
     with tempfile.TemporaryDirectory() as empty:

@@ -25,6 +25,7 @@ from brainsurgery_jax.cli.prompt.desk import COMMANDS, Desk, tell, unfinished
 from brainsurgery_jax.cli.prompt.glance import glance
 from brainsurgery_jax.completion.candidates import complete
 from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.session import Session
 from tests import fuzz_texts
 from tests.fuzz_plans import TooSlow, time_limit
@@ -84,7 +85,7 @@ def main() -> int:
     parser.add_argument("--save", type=Path, default=Path("fuzz-failures"))
     options = parser.parse_args()
     save, until = options.save.absolute(), monotonic() + options.seconds
-    pattern_module.TIME_LIMIT = 0.05
+    pattern_module.TIME_LIMIT = TimeLimit(0.05)
     warnings.simplefilter("error")
     seen, broken, number = Counter[str](), 0, 0
     with tempfile.TemporaryDirectory() as folder:

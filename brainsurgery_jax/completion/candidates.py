@@ -25,13 +25,14 @@ from brainsurgery_jax.plan.oly_words import quoted
 from brainsurgery_jax.plan.schema import field_schema
 from brainsurgery_jax.plan.source import read_scalar
 from brainsurgery_jax.select import RefError
+from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.select.regexes import check_regex
 from brainsurgery_jax.session import Session
 
 MOST = 24
 """Names that are offered one by one; more are folded at their next dot."""
 MOST_FILES = 200
-REGEX_TIMEOUT_S = 0.3
+PATIENCE = TimeLimit(0.3)
 
 
 class Candidate(NamedTuple):
@@ -342,7 +343,8 @@ def _tails(typed: str, names: Iterable[str], *, pattern: bool) -> list[str]:
     try:
         check_regex(typed)
         begun = regex.compile(typed)
-        found = (begun.match(name, timeout=REGEX_TIMEOUT_S) for name in names)
+        deadline = PATIENCE.start()
+        found = (begun.match(name, timeout=deadline.left()) for name in names)
         return [m.string[m.end() :] for m in found if m is not None]
     except (ValueError, regex.error, RecursionError, TimeoutError):  # RefError is a ValueError
         return []

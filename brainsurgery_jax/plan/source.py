@@ -18,7 +18,7 @@ import yaml
 from yaml import events as ev
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
-from brainsurgery_jax.plan.yaml_errors import explain_yaml_error
+from brainsurgery_jax.plan.yaml_errors import LESS_DEEP, explain_yaml_error
 
 Plain: TypeAlias = bool | int | float | str | None
 
@@ -316,7 +316,7 @@ class _Composer:
         if self.total <= MAX_NODES and depth <= MAX_DEPTH:
             return
         if depth > MAX_DEPTH:
-            message, hint = f"lists and mappings are nested more than {MAX_DEPTH} deep", "Nest less deeply."
+            message, hint = f"lists and mappings are nested more than {MAX_DEPTH} deep", LESS_DEEP
         else:
             message = f"this YAML stands for more than {MAX_NODES:,} values"
             hint = "Aliases count as what they stand for: avoid aliases to what itself holds aliases."

@@ -27,11 +27,14 @@ class _Trap(NamedTuple):
 _CLOSE = "Close it, or quote the bracket if it belongs to a text."
 _LINE_UP = "Line up the keys of a mapping and the dashes of a list; quote a text as a whole, such as '[a-z]+'."
 
+LESS_DEEP = "Nest less deeply."
+
 # Tried from the top, each against "CONTEXT: PROBLEM: CHAR"; CHAR is `end` behind the last character of the file.
 _TRAPS = (
     _Trap(
         r"\t$", "a tab stands where YAML allows only spaces", "Indent, and separate a key from its value, with spaces."
     ),
+    _Trap(r"nesting depth", "lists and mappings are nested too deeply", LESS_DEEP, code="yaml-too-large"),
     _Trap(r"start any token", "a text cannot start with '$char'", "Put it into single quotes."),
     _Trap(r"an alias", "'*' starts a YAML alias, and no name follows it", "Quote a text that starts with *.", True),
     _Trap(r"an anchor", "'&' starts a YAML anchor, and no name follows it", "Quote a text that starts with &.", True),

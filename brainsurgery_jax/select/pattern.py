@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from time import monotonic
 from types import MappingProxyType
 
 from brainsurgery_jax.select.error import RefError, shown
+from brainsurgery_jax.select.limit import Deadline, TimeLimit
 from brainsurgery_jax.select.regexes import check_regex, scan
 from brainsurgery_jax.select.structured import SegmentRegex, Token, Value, as_regex, parse_token, solve
 
@@ -18,11 +18,11 @@ from brainsurgery_jax.select.structured import SegmentRegex, Token, Value, as_re
 Binding = tuple[Value, ...]
 Match = tuple[str, Binding]
 # The groups of a full match found before a deadline.
-Groups = Callable[[str, float], "tuple[str | None, ...] | None"]
-Finder = Callable[[Collection[str], float], list[Match]]
+Groups = Callable[[str, Deadline], "tuple[str | None, ...] | None"]
+Finder = Callable[[Collection[str], Deadline], list[Match]]
 
-# Seconds that one pattern may spend on all the names it is given.
-TIME_LIMIT = 2.0
+# What one pattern may spend on all the names it is given.
+TIME_LIMIT = TimeLimit()
 # Names between two looks at the clock where a single name cannot take long.
 BATCH = 512
 # Names longer than this are matched under the clock, however harmless the pattern looks.
@@ -45,18 +45,18 @@ class Pattern:
     lists: frozenset[str] = frozenset()
     fault: RefError | None = None
 
-    def match(self, name: str) -> Binding | None:
+    def match(self, name: str, limit: TimeLimit | None = None) -> Binding | None:
         """What the pattern captures of the whole name, or None if it does not match."""
-        found = self.matches((name,))
+        found = self.matches((name,), limit)
         return found[0][1] if found else None
 
-    def matches(self, names: Iterable[str]) -> list[Match]:
-        """The matching names with what each binds, in lexicographic order."""
-        sized = names if isinstance(names, Collection) else list(names)
+    def matches(self, names: Iterable[str], limit: TimeLimit | None = None) -> list[Match]:
+        """The matching names with what each binds, in lexicographic order. `limit` is `TIME_LIMIT` if not given."""
+        sized, limit = names if isinstance(names, Collection) else list(names), limit or TIME_LIMIT
         try:
-            found = self.find(sized, monotonic() + TIME_LIMIT)
+            found = self.find(sized, limit.start())
         except TimeoutError as error:
-            spent = f"took more than {TIME_LIMIT:g} s on {len(sized)} name{'s' * (len(sized) != 1)} and was stopped"
+            spent = f"took more than {limit.seconds:g} s on {len(sized)} name{'s' * (len(sized) != 1)} and was stopped"
             hint = "Avoid repeating a repetition, as '(a+)+' and '(a|aa)*' do; say what stands between repeated parts."
             raise RefError("regex-timeout", f"the pattern {shown(self.source)} {spent}", hint) from error
         found.sort(key=itemgetter(0))
@@ -99,7 +99,7 @@ def _only_name(tokens: tuple[Token, ...]) -> str | None:
 
 
 def _finds_one(literal: str) -> Finder:
-    def find(names: Collection[str], _: float) -> list[Match]:
+    def find(names: Collection[str], _: Deadline) -> list[Match]:
         return [(literal, ())] if literal in names else []
 
     return find
@@ -110,7 +110,7 @@ def _finds_runs(compiled: re.Pattern[str], tokens: tuple[Token, ...]) -> Finder:
     runs = [token.kind == "many" for token in tokens if token.names]
     find_groups = _finds_plain(compiled, compiled.pattern)
 
-    def find(names: Collection[str], deadline: float) -> list[Match]:
+    def find(names: Collection[str], deadline: Deadline) -> list[Match]:
         return [
             (dotted[1:], tuple(tuple(str(g).split(".")[1:]) if run else g for g, run in zip(groups, runs, strict=True)))
             for dotted, groups in find_groups(["." + name for name in names], deadline)
@@ -122,7 +122,7 @@ def _finds_runs(compiled: re.Pattern[str], tokens: tuple[Token, ...]) -> Finder:
 def _finds_plain(compiled: re.Pattern[str], spelling: str) -> Finder:
     fullmatch = compiled.fullmatch
 
-    def find(names: Collection[str], deadline: float) -> list[Match]:
+    def find(names: Collection[str], deadline: Deadline) -> list[Match]:
         found: list[Match] = []
         listed = list(names)
         for start in range(0, len(listed), BATCH):
@@ -131,15 +131,14 @@ def _finds_plain(compiled: re.Pattern[str], spelling: str) -> Finder:
                 found += _finds_guarded(_guarded(compiled.pattern, spelling))(batch, deadline)
             else:
                 found += [(name, m.groups("")) for name in batch if (m := fullmatch(name))]
-            if monotonic() > deadline:
-                raise TimeoutError
+            deadline.left()
         return found
 
     return find
 
 
 def _finds_guarded(groups_of: Groups) -> Finder:
-    def find(names: Collection[str], deadline: float) -> list[Match]:
+    def find(names: Collection[str], deadline: Deadline) -> list[Match]:
         matched = ((name, groups_of(name, deadline)) for name in names)
         return [(name, tuple(group or "" for group in groups)) for name, groups in matched if groups is not None]
 
@@ -147,7 +146,7 @@ def _finds_guarded(groups_of: Groups) -> Finder:
 
 
 def _finds_structured(tokens: tuple[Token, ...], variables: tuple[str, ...]) -> Finder:
-    def find(names: Collection[str], deadline: float) -> list[Match]:
+    def find(names: Collection[str], deadline: Deadline) -> list[Match]:
         solved = ((name, solve(tokens, name.split("."), deadline)) for name in names)
         return [(name, tuple(map(bound.__getitem__, variables))) for name, bound in solved if bound is not None]
 
@@ -161,7 +160,7 @@ def _segment_regex(text: str) -> SegmentRegex:
 
 
 def _unguarded(compiled: re.Pattern[str], spelling: str) -> Groups:
-    def groups_of(text: str, deadline: float) -> tuple[str | None, ...] | None:
+    def groups_of(text: str, deadline: Deadline) -> tuple[str | None, ...] | None:
         if len(text) > LONG_NAME:
             return _guarded(compiled.pattern, spelling)(text, deadline)
         matched = compiled.fullmatch(text)
@@ -183,11 +182,8 @@ def _guarded(text: str, spelling: str) -> Groups:
         message = f"'{text}' cannot be matched under a time limit: {reason}"
         raise RefError("regex-syntax", message, "Write it without rarer constructs, such as look-around.") from error
 
-    def groups_of(name: str, deadline: float) -> tuple[str | None, ...] | None:
-        left = deadline - monotonic()
-        if left <= 0:  # which `regex` would take for no limit
-            raise TimeoutError
-        matched = fullmatch(name, timeout=left)
+    def groups_of(name: str, deadline: Deadline) -> tuple[str | None, ...] | None:
+        matched = fullmatch(name, timeout=deadline.left())
         return None if matched is None else matched.groups()
 
     return groups_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
 from typing import Literal, NamedTuple
 
 from brainsurgery_jax.select.error import RefError
+from brainsurgery_jax.select.limit import Deadline
 from brainsurgery_jax.select.regexes import SHARINGS
 
 # What a variable holds: one segment, or a run of them.
@@ -20,7 +20,7 @@ class SegmentRegex(NamedTuple):
 
     groups: int
     named: bool
-    find: Callable[[str, float], Sequence[str | None] | None]
+    find: Callable[[str, Deadline], Sequence[str | None] | None]
 
 
 class Token(NamedTuple):
@@ -38,7 +38,7 @@ class Search(NamedTuple):
 
     tokens: tuple[Token, ...]
     segments: tuple[str, ...]
-    deadline: float
+    deadline: Deadline
     dead: set[tuple[object, ...]]
 
 
@@ -60,7 +60,7 @@ def parse_token(text: str, compile_regex: Callable[[str], SegmentRegex]) -> Toke
         return Token(kind, text, fault=fault)
 
 
-def solve(tokens: tuple[Token, ...], segments: Sequence[str], deadline: float) -> Mapping[str, Value] | None:
+def solve(tokens: tuple[Token, ...], segments: Sequence[str], deadline: Deadline) -> Mapping[str, Value] | None:
     """The variables of the first solution, each `*` taking the longest run that leads to one; None if there is none.
 
     Raises TimeoutError past the deadline: with a variable used twice the problem is NP-complete.
@@ -133,8 +133,7 @@ def _spread(search: Search, at: int, place: int, bound: dict[str, Value]) -> dic
     state = (at, place, *(bound.get(name) for later in search.tokens[at:] for name in later.names))
     if state in search.dead:
         return None
-    if monotonic() > search.deadline:
-        raise TimeoutError
+    search.deadline.left()
     for end in range(len(search.segments), place - 1, -1):
         extended = _bind(bound, token.names, (search.segments[place:end],))
         if extended is not None and (found := _walk(search, at + 1, end, extended)) is not None:
@@ -152,7 +151,7 @@ def _bind(bound: dict[str, Value], names: Sequence[str], values: Sequence[Value]
     return extended
 
 
-def _take(token: Token, segment: str, deadline: float) -> Sequence[str] | None:
+def _take(token: Token, segment: str, deadline: Deadline) -> Sequence[str] | None:
     """The values of the token's variables on this segment, or None if it does not match."""
     _raise_fault(token)
     if token.regex is not None:

@@ -13,7 +13,7 @@ from select import select
 
 import pyte
 
-PATIENCE_S = 60.0
+PATIENCE_S = 900.0  # a guard against a program that hangs; a busy machine may take minutes
 # The terminal is made by a process of its own: this one may have loaded JAX, and must not fork.
 BRIDGE = """\
 import os, pty, sys

@@ -18,6 +18,7 @@ import pytest
 
 from tests.checkpoints import write
 from tests.cli.conftest import ROOT, environment
+from tests.cli.screen import PATIENCE_S
 
 PLAN = """\
 inputs: [base::base.safetensors]
@@ -247,7 +248,7 @@ class Shell:
         self.process.stdin.flush()
 
     def wait(self, done: Callable[[str], bool]) -> None:
-        shown, end = "", time.monotonic() + 60
+        shown, end = "", time.monotonic() + PATIENCE_S
         while not done(shown):
             assert time.monotonic() < end, shown
             assert self.process.stdout is not None

@@ -181,7 +181,7 @@ def test_every_dtype_that_can_be_computed_with_is_among_them():
     assert {d.name for d in COMPUTABLE} - {d.name for d in SAVABLE} == {"complex128"}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_one_changed_element_is_found_wherever_it_is(here: Path, data: st.DataObject):
     names, shape = st.text("ab.01", min_size=1), st.lists(st.integers(1, 5), max_size=3)
@@ -307,7 +307,7 @@ def test_a_cast_to_float_that_lost_digits_is_told(here: Path, dtype: type):
     assert (found.differing, found.largest) == (np.count_nonzero(gaps), max(gaps))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(pairs=st.lists(st.tuples(*[st.integers(-(2**63), 2**63 - 1)] * 2), min_size=1, max_size=5), near=st.booleans())
 def test_differences_of_long_integers_are_those_of_python(here: Path, pairs: list[tuple[int, int]], near: bool):
     pairs = [(x, max(-(2**63), x - y % 9) if near else y) for x, y in pairs]

@@ -20,6 +20,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.plan.oly import parse_oly
 from brainsurgery_jax.plan.source import plain
 from brainsurgery_jax.select import pattern
+from brainsurgery_jax.select.limit import TimeLimit
 from tests.checkpoints import counting, normal, write
 from tests.compat.row import NO_FILES, Files, Tensors, expect, lay_out, mistakes, read, run, store
 
@@ -87,7 +88,7 @@ def test_departure_slices_may_leave_out_the_stop(here: Path):
 
 def test_departure_a_regex_that_takes_for_ever_is_stopped(here: Path, monkeypatch: pytest.MonkeyPatch):
     """A time limit tells; the reference would not come back."""
-    monkeypatch.setattr(pattern, "TIME_LIMIT", 0.1)
+    monkeypatch.setattr(pattern, "TIME_LIMIT", TimeLimit(0.1))
     assert codes(in_model("[delete: { target: '(a|aa)+c' }]"), {"a" * 60: W}) == ["regex-timeout"]
 
 

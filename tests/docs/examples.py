@@ -43,6 +43,7 @@ from brainsurgery_jax.cli.app import main
 from brainsurgery_jax.dtypes import BY_NAME, DType
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.select import pattern
+from brainsurgery_jax.select.limit import TimeLimit
 from tests.checkpoints import np_dtype, read, write_raw
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
@@ -50,7 +51,7 @@ _FILE = re.compile(r"^<!-- (\S+\.\w+)\n(.*?)^-->\n", re.MULTILINE | re.DOTALL)
 _RUN = re.compile(r"^<!-- \$ (.*) -->$", re.MULTILINE)
 _NAMED = re.compile(r"# (\S+\.\w+)\n")
 _ALIAS = re.compile(r"(?<![\w.])([a-z]\w*)::")
-SOON, LIMIT = 0.125, pattern.TIME_LIMIT  # seconds after which a regex is stopped: here, and for users
+SOON, LIMIT = 0.125, pattern.TIME_LIMIT.seconds  # seconds after which a regex is stopped: here, and for users
 SHOWN = 12  # elements of a tensor that are shown
 
 
@@ -145,7 +146,7 @@ class Folder:
         """What became of a plan: what its steps said and what changed, or why it was refused."""
         Path("plan.yaml").write_text(whole(text), encoding="utf-8")
         try:
-            with mock.patch.object(pattern, "TIME_LIMIT", SOON):
+            with mock.patch.object(pattern, "TIME_LIMIT", TimeLimit(SOON)):
                 plan = bs.load("plan.yaml")
                 report = plan.run(durable=False)
         except (bs.PlanError, StoreError) as error:

@@ -126,13 +126,13 @@ def by_parts(case: Case, box: Box) -> np.ndarray:
     return out
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(case=cases)
 def test_the_shape_rule_of_a_move_is_numpys(case: Case) -> None:
     assert case.op.aval(case.avals).shape == case.result.shape
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=600)
 @given(case=cases, data=st.data(), least=st.sampled_from([1, 16, 1 << 16]))
 def test_flat_runs_of_inputs_make_any_flat_range_of_the_result(case: Case, data: st.DataObject, least: int) -> None:
     start = data.draw(st.integers(0, case.result.size))
@@ -143,7 +143,7 @@ def test_flat_runs_of_inputs_make_any_flat_range_of_the_result(case: Case, data:
     assert found is None or found.tolist() == case.result.reshape(-1)[start:stop].tolist()
 
 
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=600)
 @given(
     case=cases.filter(lambda c: c.result.size > 0),
     data=st.data(),

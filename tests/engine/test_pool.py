@@ -41,7 +41,7 @@ def test_the_error_of_the_earliest_job_is_the_one_that_is_raised():
     late = threading.Event()
 
     def first() -> None:
-        late.wait(5)
+        late.wait()
         raise ValueError("first")
 
     def second() -> None:

@@ -137,7 +137,7 @@ def picked(
     [(1 << 20, 1 << 10, 1 << 16), (8, 8, 1), (16, 4, 16), (4, 4, 1 << 16)],
     ids=["real", "byte-runs-everywhere", "small", "boxes-everywhere"],
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(chain=chains())
 def test_a_chain_of_structural_steps_is_what_numpy_makes_of_it(
     chain: tuple[np.ndarray, list[dict[str, Any]], dict[str, np.ndarray]], block: int, least: int, least_run: int

@@ -27,7 +27,7 @@ def picked(shape: tuple[int, ...], box: Box) -> list[int]:
     return np.arange(prod(shape)).reshape(shape)[tuple(slice(*span) for span in box)].reshape(-1).tolist()
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(shape=shapes, data=st.data())
 def test_a_box_is_a_flat_range_exactly_if_its_elements_are_neighbours(
     shape: tuple[int, ...], data: st.DataObject
@@ -47,7 +47,7 @@ def test_whole_axes_after_a_range_are_one_run_with_it() -> None:
     assert contiguous_from((5, 4, 3), ((0, 5, 2), (1, 3, 1), (0, 3, 1))) == 1
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(shape=shapes.filter(lambda shape: prod(shape) > 0), data=st.data())
 def test_a_flat_range_is_covered_by_few_boxes_in_order(shape: tuple[int, ...], data: st.DataObject) -> None:
     start = data.draw(st.integers(0, prod(shape)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import brainsurgery_jax.select.pattern as pattern_module
+from brainsurgery_jax.select.limit import TimeLimit
 from tests.fuzz_plans import Case, Fuzzer, TooSlow, time_limit
 
 CASES, SEED = 300, 2026
@@ -15,7 +16,7 @@ CASES, SEED = 300, 2026
 
 def test_random_plans_give_nothing_but_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # plans name files
-    monkeypatch.setattr(pattern_module, "TIME_LIMIT", 0.05)
+    monkeypatch.setattr(pattern_module, "TIME_LIMIT", TimeLimit(0.05))
     fuzzer = Fuzzer(SEED, limit_s=60.0)
     failed = {number: trace for number in range(CASES) if (trace := fuzzer.failure(number))}
     assert not failed, next(iter(failed.values()))

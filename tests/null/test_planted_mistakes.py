@@ -17,6 +17,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.select import pattern
+from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.world import Files
 from tests.null.world import write_zeros
 
@@ -240,7 +241,7 @@ def run(text: str, folder: Path) -> Refused:
     before, world = set(os.listdir(folder)), Files()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pattern, "TIME_LIMIT", 0.25)  # for the regex that never ends
+            patch.setattr(pattern, "TIME_LIMIT", TimeLimit(0.25))  # for the regex that never ends
             bs.load("plan.yaml").run(world=world)
         error = None
     except bs.PlanError as refused:

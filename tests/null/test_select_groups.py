@@ -15,7 +15,7 @@ def names(layers: int, count: int) -> list[str]:
     return [f"h.{i}.{e}" for i in range(layers) for e in range(count)]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(layers=st.integers(1, 12), count=st.integers(1, 12), data=st.data())
 def test_every_name_is_in_one_group_in_numeric_order(layers: int, count: int, data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(names(layers, count)))
@@ -25,7 +25,7 @@ def test_every_name_is_in_one_group_in_numeric_order(layers: int, count: int, da
     }
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(layers=st.integers(1, 5), count=st.integers(1, 12))
 def test_parts_are_named_as_groups_are_found(layers: int, count: int) -> None:
     whole = compile_pattern(r"x\.(\d+)")

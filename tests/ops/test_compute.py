@@ -118,7 +118,7 @@ SOUP = st.lists(st.sampled_from(WORDS), max_size=12).map("".join)
 NESTED = st.recursive(st.sampled_from(["w", "r", "v", "0", "-1", "0.5", "2", "1e30", "True"]), nested, max_leaves=6)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(SOUP | NESTED | st.text(max_size=40))
 def test_any_text_is_an_expression_or_refused(text: str) -> None:
     try:
@@ -173,7 +173,7 @@ def by_numpy(term: Any) -> Any:
     return np.asarray(term.value, np.float64)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.recursive(LEAVES, grown, max_leaves=8))
 def test_a_random_expression_gives_what_numpy_gives(term: Term) -> None:
     text = f"0 * (sum(w) + sum(r) + sum(v)) + 1.0 * ({term.text})"

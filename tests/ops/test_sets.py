@@ -35,7 +35,7 @@ def sets(draw: st.DrawFn) -> tuple[int, int, tuple[int, ...], int]:
     return draw(st.integers(1, 3)), draw(st.integers(2, 12)), shape, draw(st.integers(-len(shape) - 1, len(shape)))
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(case=sets(), structured=st.booleans())
 def test_to_unstack_what_was_stacked_gives_it_back(case: tuple, structured: bool) -> None:
     layers, count, shape, dim = case
@@ -54,7 +54,7 @@ def test_to_unstack_what_was_stacked_gives_it_back(case: tuple, structured: bool
     assert all(same(made[name], x) for name, x in tensors.items())
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=12), rest=st.lists(st.integers(1, 3), max_size=2),
     axis=st.integers(0, 2),

@@ -196,7 +196,7 @@ def test_a_name_in_the_archive_twice_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(0, 6000), min_size=1, max_size=6), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_members_of_any_length_are_found(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], mixed: bool):
     arrays: dict[str, Any] = {f"x{at}": np.arange(n, dtype=np.float32) + at for at, n in enumerate(lengths)}
     path = tmp_path_factory.mktemp("npz") / "m.npz"

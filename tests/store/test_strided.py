@@ -57,7 +57,7 @@ def limits(request: pytest.FixtureRequest):
         yield
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.data())
 def test_every_box_of_every_layout_is_what_numpy_sees(limits: None, data: st.DataObject) -> None:
     shape, strides = data.draw(layouts())
@@ -69,7 +69,7 @@ def test_every_box_of_every_layout_is_what_numpy_sees(limits: None, data: st.Dat
     assert found.flags.c_contiguous and (not found.size or found.ctypes.data % 64 == 0)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.data())
 def test_every_range_of_every_layout_is_what_numpy_sees(limits: None, data: st.DataObject) -> None:
     shape, strides = data.draw(layouts())
@@ -80,7 +80,7 @@ def test_every_range_of_every_layout_is_what_numpy_sees(limits: None, data: st.D
     assert bits(found) == bits(flat[start:stop])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_layout_is_plain_only_if_it_is_row_by_row(data: st.DataObject) -> None:
     shape, strides = data.draw(layouts())
