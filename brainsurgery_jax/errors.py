@@ -68,7 +68,13 @@ class StoreError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str], *, limit: int = 500) -> str:
-    """`" Did you mean 'x'?"` for the nearest known word, or an empty string.
+    """`" Did you mean 'x'?"` for the nearest known word, or an empty string. See `nearest_word`."""
+    near = nearest_word(word, known, limit=limit)
+    return "" if near is None else f" Did you mean '{near}'?"
+
+
+def nearest_word(word: str, known: Iterable[str], *, limit: int = 500) -> str | None:
+    """The known word that is most like `word`, if one is like it.
 
     Of very many words only the `limit` that share the longest prefix or suffix with `word` are compared.
     """
@@ -77,8 +83,7 @@ def did_you_mean(word: str, known: Iterable[str], *, limit: int = 500) -> str:
     words = list(known)
     if len(words) > limit:
         words = sorted(words, key=lambda w: -_shared_ends(word, w))[:limit]
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.6)), None)
 
 
 def _shared_ends(a: str, b: str) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import regex
 
-from brainsurgery_jax.completion import slots
+from brainsurgery_jax.completion import captures, slots
 from brainsurgery_jax.completion.partial import Place, place_of
 from brainsurgery_jax.completion.slots import REFERENCES, Keys, Plain, Slot, Steps, Token, Value
 from brainsurgery_jax.dtypes import DTYPES
@@ -24,7 +24,6 @@ from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.oly_words import quoted
 from brainsurgery_jax.plan.schema import field_schema
 from brainsurgery_jax.plan.source import read_scalar
-from brainsurgery_jax.select import RefError
 from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.select.regexes import check_regex
 from brainsurgery_jax.session import Session
@@ -105,7 +104,7 @@ _SAFE = re.compile(r"[\w./\\$~^+*-][\w./\\$~^+|?()*:<>-]*")
 def _quoted(text: str, place: Place) -> str:
     """A value as it must be written there: in quotes if it would be read as something else, or cut short."""
     odd = place.yaml and (text[:1] in "*&!%@`~-?" or ": " in text or text.endswith(":"))
-    unfinished = text.endswith("::")
+    unfinished = text.endswith("::") or captures.is_open(text)
     if unfinished or (_SAFE.fullmatch(text) and not odd and isinstance(read_scalar(text), str)):
         return text
     try:
@@ -237,7 +236,9 @@ class _Asked:
                 yield from (Found(f"{a}::", self._count(a), raw=True) for a in aliases)
         alias = alias or state.default_alias or ""
         if slot.field.role is not None and slot.field.role.kind == "template":
-            yield from self.captures(slot, word)
+            source = self._source(slot)
+            offers = captures.of_regex(source, word) if isinstance(source, str) else ()
+            yield from (Found(o.text, o.meta, o.display) for o in offers)
         if alias in state.spaces and not name.startswith("["):
             yield from self.names(slot, alias, name, word[: len(word) - len(name)])
 
@@ -265,21 +266,6 @@ class _Asked:
         missing = [f.key for f in slots.keys(slot.op) if slots.is_required(f) and f.key not in given]
         return missing[0] if missing and inside else ""
 
-    def captures(self, slot: Value, word: str) -> Iterator[Found]:
-        """What the pattern of the step captured, to go on with; before anything is typed, the pattern itself."""
-        source = self._source(slot)
-        if isinstance(source, str):
-            if not word:
-                yield Found(source, "as in the pattern")
-            try:
-                groups = check_regex(source.rpartition("::")[2] or source)
-            except RefError:
-                return
-            named = {at: name for name, at in groups.groupindex.items()}
-            for at in range(1, groups.groups + 1):
-                text = f"\\g<{named[at]}>" if at in named else f"\\{at}"
-                yield Found(word + text, f"group {at} of the pattern", text)
-
     def _source(self, slot: Value) -> Any:
         """What was given for the key whose pattern is matched."""
         given = self.place.value(slot.beside)
@@ -293,11 +279,8 @@ class _Asked:
         before = before if isinstance(before, list) else []
         assert field.role is not None
         if field.role.kind == "template":
-            source = self._source(slot.value)
-            bound = (
-                [t for t in source if isinstance(t, str) and t[:1] in ("$", "*")] if isinstance(source, list) else []
-            )
-            yield from (Found(t, "captured by the pattern") for t in bound if t.startswith(word))
+            offers = captures.of_tokens(self._source(slot.value), word)
+            yield from (Found(o.text, o.meta, o.display) for o in offers)
         alias = self.session.state.default_alias
         if alias is None:
             return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word
 from brainsurgery_jax.lower.state import Draft
 from brainsurgery_jax.op import Op, TensorOp
-from brainsurgery_jax.select import Index, SliceSpec
+from brainsurgery_jax.select import Index, SliceSpec, compile_pattern, shown
 
 _ONE_COLON = re.compile(r"(.*[^:]):(\[[-\d:, ]*\])")
 
@@ -27,6 +27,53 @@ def of_pattern(text: str, space: Draft, tokens: Sequence[str] = (), alias: str =
     if any(plain in name for name in space.names):
         return f"A pattern must match the whole name; for names that contain it write '.*{text}.*'."
     return ""
+
+
+_WILD = r"\(?\.[*+]\??\)?"
+_DOT = r"(?:\\?\.(?![*+]))?"
+_BETWEEN = re.compile(rf"(?P<head>{_WILD}{_DOT})?(?P<core>.*?)(?P<tail>{_DOT}{_WILD})?", re.DOTALL)
+_SPECIAL = re.compile(r"[][.\\(){}*+?|^$]")
+
+
+def nearest(pattern: str | tuple[str, ...], names: Collection[str]) -> str:
+    """`" Did you mean ...?"` for a pattern that matches nothing: the nearest name, or behind `.*` (and before it) the
+    nearest part of a name."""
+    head, core, tail = _ends(pattern)
+    length = core.count(".") + 1
+    if core and (head or tail):
+        parts = dict.fromkeys(_parts(names, length, anywhere=bool(head and tail), at_end=bool(head)))
+        if (near := nearest_word(core, parts)) is not None:
+            meant = _with_ends(pattern, head, near, tail)
+            if compile_pattern(meant).matches(names):
+                return f" Did you mean {shown(meant)}?"
+    return did_you_mean(pattern.replace("\\", "") if isinstance(pattern, str) else ".".join(pattern), names)
+
+
+def _ends(pattern: str | tuple[str, ...]) -> tuple[str, str, str]:
+    """What a pattern begins and ends with that stands for any text, and the text between."""
+    if isinstance(pattern, str):
+        found = _BETWEEN.fullmatch(pattern)
+        assert found is not None, "every text fits"
+        return found["head"] or "", found["core"].replace("\\", ""), found["tail"] or ""
+    head, tail = ((token if token.startswith("*") else "") for token in (pattern[0], pattern[-1]))
+    return head, ".".join(pattern[bool(head) : len(pattern) - bool(tail)]), tail
+
+
+def _with_ends(pattern: str | tuple[str, ...], head: str, name: str, tail: str) -> str | tuple[str, ...]:
+    """A pattern like that one, with another text between its ends."""
+    if isinstance(pattern, str):
+        return head + _SPECIAL.sub(r"\\\g<0>", name) + tail
+    return tuple(filter(None, (head, *name.split("."), tail)))
+
+
+def _parts(names: Iterable[str], length: int, *, anywhere: bool, at_end: bool) -> Iterator[str]:
+    """Runs of so many segments of names: at their end, at their start, or anywhere."""
+    for name in names:
+        segments = name.split(".")
+        last = len(segments) - length
+        if last >= 0:
+            starts = range(last + 1) if anywhere else (last,) if at_end else (0,)
+            yield from (".".join(segments[at : at + length]) for at in starts)
 
 
 def of_destination(op: Op | None, key: str) -> str:

@@ -17,7 +17,7 @@ from brainsurgery_jax.lower.state import Draft, Space, State, World, opened
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import Dest, Flags, Item
-from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_pattern, compile_template, resolve
+from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_pattern, compile_template, resolve, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,10 +138,9 @@ class StepView:
     def _nothing(self, ref: Ref, key: str) -> Refusal:
         space = self.space(ref.alias, key)
         text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
-        shown = f"'{text}'" if isinstance(ref.name, str) else str(list(ref.name))
         tokens = () if isinstance(ref.name, str) else ref.name
-        near = did_you_mean(text.replace("\\", ""), space.names)
-        message = f"no tensor matches {shown} in '{ref.alias}' ({hints.count(space)}).{near}"
+        near = hints.nearest(ref.name, space.names)
+        message = f"no tensor matches {shown(ref.name)} in '{ref.alias}' ({hints.count(space)}).{near}"
         alias = "" if ref.alias == self.default_alias else f"{ref.alias}::"
         hint = hints.of_pattern(text, space, tokens, alias) or hints.where(space)
         return Refusal("no-match", message, key=key, hint=hint)

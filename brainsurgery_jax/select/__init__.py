@@ -1,6 +1,7 @@
 """Patterns over tensor names, templates for new names, slices: pure functions, no arrays and no files."""
 
-from brainsurgery_jax.select.error import RefError
+from brainsurgery_jax.select.error import RefError, shown
+from brainsurgery_jax.select.formula import FUNCTIONS
 from brainsurgery_jax.select.groups import Group, gather, scatter
 from brainsurgery_jax.select.pattern import Binding, Match, Pattern, compile_pattern
 from brainsurgery_jax.select.ref import Ref, parse_ref
@@ -8,6 +9,7 @@ from brainsurgery_jax.select.slices import Index, Range, SliceSpec, parse_slice,
 from brainsurgery_jax.select.template import Template, compile_template
 
 __all__ = [
+    "FUNCTIONS",
     "Binding",
     "Group",
     "Index",
@@ -25,4 +27,5 @@ __all__ = [
     "parse_slice",
     "resolve",
     "scatter",
+    "shown",
 ]

@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import did_you_mean
-from brainsurgery_jax.select.arithmetic import is_integer
 from brainsurgery_jax.select.error import RefError, shown
+from brainsurgery_jax.select.formula import is_integer
 from brainsurgery_jax.select.pattern import Binding, Match, Pattern
 from brainsurgery_jax.select.structured import is_variable
 from brainsurgery_jax.select.template import Template, compile_template

@@ -10,31 +10,29 @@ from operator import itemgetter
 from typing import Any
 
 from brainsurgery_jax.errors import did_you_mean
-from brainsurgery_jax.select.arithmetic import SUM_HINT, Sum, parse_sum
 from brainsurgery_jax.select.error import RefError, shown
+from brainsurgery_jax.select.formula import FORMULA_HINT, MAX_NAME, Formula, parse_formula
 from brainsurgery_jax.select.pattern import Binding, Pattern
 from brainsurgery_jax.select.structured import Value, is_variable
 
-# Text, the position of a capture among (name, *binding), or a sum of captures.
-Part = str | int | Sum
+# Text, the position of a capture among (name, *binding), or a formula of captures.
+Part = str | int | Formula
+
+_BRACES = r"""\{ (?P<formula> (?: [^}'"] | '[^']*' | "[^"]*" )* ) (?P<end> \} )?"""
 
 _REGEX_ESCAPE = re.compile(
-    r"""
+    rf"""
       \\ (?P<backslash> \\ )
-    | \\? \$ \{ (?P<sum> [^}]* ) (?P<end> \} )?
-    | \\ (?P<octal> 0 | [0-7]{3} )
+    | \\? \$ {_BRACES}
+    | \\ (?P<octal> 0 | [0-7]{{3}} )
     | \\ (?P<number> [1-9][0-9]? )
-    | \\ g < (?P<group> [0-9]{1,6} | [^\W\d]\w* ) >
+    | \\ g < (?P<group> [0-9]{{1,6}} | [^\W\d]\w* ) >
     | \\ (?P<bad> g<[^>]*>? | . | \Z )
     """,
     re.VERBOSE | re.DOTALL,
 )
-_STRUCTURED_ESCAPE = re.compile(r"\\?\$\{(?P<sum>[^}]*)(?P<end>\})?")
+_STRUCTURED_ESCAPE = re.compile(rf"\\? \$ {_BRACES}", re.VERBOSE | re.DOTALL)
 TOKENS_HINT = "Write '$x' for a segment, '*xs' for a run of segments, and '${x}' within text."
-
-
-# Beyond any name, and short enough that a plan which doubles all names in every step ends soon.
-MAX_NAME = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def compile_template(target: str | tuple[str, ...], pattern: Pattern) -> Templat
             raise RefError("template-empty", "the template is empty", "Write the name of the destination.")
         case ((str(text),),):
             return Template(target, text, lambda _: text)
-        case (tuple(parts),) if not any(isinstance(part, Sum) for part in parts):
+        case (tuple(parts),) if not any(isinstance(part, Formula) for part in parts):
             return Template(target, None, _formatter(parts))
         case _:
             return Template(target, None, partial(_joined, pieces))
@@ -135,8 +133,8 @@ def _regex_part(escape: re.Match[str], target: str, pattern: Pattern) -> Part:
             return "\\"
         case "number" | "group":
             return _group(escape["number"] or escape["group"], target, pattern)
-        case "end" | "sum":
-            return _sum(escape, target, pattern)
+        case "end" | "formula":
+            return _formula(escape, target, pattern)
         case "octal":
             hint = r"'\g<0>' is the whole name, '\g<10>' group 10, '\g<1>0' group 1 followed by a 0."
         case _:
@@ -153,10 +151,23 @@ def _group(word: str, target: str, pattern: Pattern) -> int:
     raise RefError("template-group", message, r"Put what is to be kept in parentheses: 'h\.(.*)' and 'x.\1'.")
 
 
-def _sum(escape: re.Match[str], target: str, pattern: Pattern) -> int | Sum:
+def _formula(escape: re.Match[str], target: str, pattern: Pattern) -> int | Formula:
     if escape["end"] is None:
-        raise RefError("template-syntax", f"the template '{target}' has a '${{' without its '}}'", SUM_HINT)
-    return parse_sum(escape["sum"], partial(_variable, target=target, pattern=pattern))
+        quoted = target.startswith(("'", '"'), escape.end())
+        what = "quote that is not closed" if quoted else "'${' without its '}'"
+        raise RefError("template-syntax", f"the template '{target}' has a {what}", FORMULA_HINT)
+    formula = parse_formula(escape["formula"], partial(_captured, target=target, pattern=pattern))
+    return formula if formula.capture is None else formula.capture
+
+
+def _captured(word: str, run: bool, *, target: str, pattern: Pattern) -> int:
+    """The place of the capture that a word of a formula names, among the values."""
+    if not word.isdigit():
+        return _position(word, target, pattern) if run else _variable(word, target, pattern)
+    if not isinstance(pattern.source, str):
+        message = f"'{target}' asks for group {word}, and a list of tokens has no groups"
+        raise RefError("template-group", message, "Capture it by name: '$x', '~x::REGEX'; and write 'x' here.")
+    return _group(word, target, pattern)
 
 
 def _pieces(segments: Sequence[Piece]) -> tuple[Piece, ...]:
@@ -187,7 +198,7 @@ def _interpolated(token: str, pattern: Pattern) -> Iterator[Part]:
     place = 0
     for escape in _STRUCTURED_ESCAPE.finditer(token):
         yield token[place : escape.start()]
-        yield _sum(escape, token, pattern)
+        yield _formula(escape, token, pattern)
         place = escape.end()
     yield token[place:]
 

@@ -103,6 +103,17 @@ def test_a_template_offers_what_the_pattern_captured(model: Session):
     assert words(model, r"copy: from: h.(\d+).ln_1.weight, to: ")[0] == r"h.(\d+).ln_1.weight"
 
 
+def test_behind_a_brace_of_a_template_the_words_of_a_formula_are_offered(model: Session):
+    step = r"copy: from: h.(\d+).(?P<n>.*), to: x.${"
+    assert words(model, step) == [r"x.${\1", "x.${n", "x.${replace(", "x.${lower(", "x.${upper("]
+    assert words(model, step + "lower(n") == ["x.${lower(n)", "x.${lower(n"]
+    assert words(model, step + "n") == ["'x.${n}'", "x.${n"]
+    assert words(model, step + "lo") == ["x.${lower("]
+    assert r"x.${\1+n" in words(model, step + r"\1+")
+    assert words(model, step + "n}.")[:2] == [r"'x.${n}.\1'", r"'x.${n}.\g<n>'"]
+    assert words(model, "copy: from: [h, $i, '~a,b::(.)_(.)'], to: [x, ${")[:3] == ["${i", "${a", "${b"]
+
+
 def test_segments_of_a_structured_reference_fit_those_before_them(model: Session):
     assert words(model, "copy: from: [") == ["h", "ln_f", "wte", "$i", "*rest"]
     assert words(model, "copy: from: [h, $i, ") == ["attn", "ln_1", "mlp", "$j", "*rest"]

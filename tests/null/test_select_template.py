@@ -239,20 +239,6 @@ def test_sums_are_what_python_makes_of_them(terms: list[tuple[str, str]], i: int
     assert renamed(("$i", "$n"), (f"x_${{{text}}}",), f"{i}.{n}") == f"x_{total}"
 
 
-@pytest.mark.parametrize("text", ["", "i*2", "i+", "+", "1+4", "1", "i 4", "i+4x", "(i)", "i+9999999999999999999"])
-def test_nothing_but_sums_of_captures_is_computed(text: str):
-    with pytest.raises(RefError, match="is not a sum of captures") as caught:
-        compile_template((f"${{{text}}}",), compile_pattern(("$i",)))
-    assert caught.value.code == "template-syntax"
-
-
-@pytest.mark.parametrize("text", ["1", "1-1", "2+3"])
-def test_that_a_digit_is_no_capture_is_told_with_what_is(text: str):
-    with pytest.raises(RefError, match="is not a sum of captures") as caught:
-        compile_template(f"x.${{{text}}}", compile_pattern("h.([0-9])"))
-    assert caught.value.hint.startswith("Digits are numbers here. Name the capture")
-
-
 @pytest.mark.parametrize(("source", "target"), [("(?P<i>.)", "a${i"), (("$i",), ("a${i",))])
 def test_a_brace_must_be_closed(source: Source, target: Source):
     with pytest.raises(RefError, match=r"has a '\$\{' without its '\}'"):
@@ -262,9 +248,7 @@ def test_a_brace_must_be_closed(source: Source, target: Source):
 @pytest.mark.parametrize("name", ["q", "", "-1", "1.5", "²", "٣", "9" * 5000])
 def test_only_whole_numbers_are_computed_with(name: str):
     template = compile_template("${i+1}", compile_pattern("(?P<i>.*)"))
-    with pytest.raises(
-        RefError, match=r"'\$\{i\+1\}' computes with the capture .*, which is not a whole number"
-    ) as caught:
+    with pytest.raises(RefError, match=r"'\$\{i\+1\}' computes with .*, which is not a whole number") as caught:
         template.fill(name, (name,))
     assert caught.value.code == "template-arithmetic"
 
