@@ -12,9 +12,8 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Space, State, lower_step, start
 from brainsurgery_jax.lower.outputs import alias_of
-from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan.model import Output, Plan, Step
-from brainsurgery_jax.plan.payload import Payload, parse_payload
+from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.world import Files
 
@@ -139,19 +138,11 @@ def _with_alias(plan: Loaded, given: Mapping[str, Named]) -> tuple[Plan, tuple[D
         return data, problems
     steps, found = [], [p for p in problems if p.code != "ref-no-alias"]
     for step in data.steps:
-        read, more = (step, []) if step.op else _read_again(step, next(iter(given)))
+        understood = step.op is not None or step.node is None
+        read, more = (step, ()) if understood else parse_step(step.node, next(iter(given)))
         steps.append(read)
         found += [p for p in more if p not in found]
     return replace(data, steps=tuple(steps)), tuple(found)
-
-
-def _read_again(step: Step, alias: str) -> tuple[Step, list[Diagnostic]]:
-    """A step that was not understood, read once more with a default alias."""
-    if not isinstance(step.text, dict) or (op := OPS.get(next(iter(step.text), ""))) is None:
-        return step, []
-    reading = Payload(step.spans, (), op.name, alias)
-    params = parse_payload(op, step.text[op.name], reading)
-    return replace(step, op=None if reading.problems else op, params=params), reading.problems
 
 
 # --- What is returned -------------------------------------------------------------------------------------------------

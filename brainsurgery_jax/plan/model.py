@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.op import Op
+from brainsurgery_jax.plan.source import Node
 
 Location = tuple[str | int, ...]
 
@@ -25,6 +26,7 @@ class Step:
     """One step: an op with its checked parameters. `op` is None where the step could not be understood.
 
     `lenient`: where nothing matches, or a tensor that it needs is missing, it does nothing (`if_missing: skip`).
+    `node`: what it was read from, to read it again with another default alias.
     """
 
     op: Op | None
@@ -33,6 +35,7 @@ class Step:
     spans: Mapping[Location, Span] = field(default_factory=dict)
     text: Any = None
     lenient: bool = False
+    node: Node | None = field(default=None, compare=False, repr=False)
 
     def place(self, *key: str | int) -> Span | None:
         """Where a key of the payload stands, or the step itself."""

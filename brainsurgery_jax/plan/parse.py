@@ -132,7 +132,7 @@ class Parser:
         # Where inputs cannot be read, nobody knows whether there is a default alias.
         self.problems.extend(d for d in reading.problems if not (self.doubtful and d.code == "ref-no-alias"))
         lenient = params.pop(IF_MISSING.param, IF_MISSING.default) == "skip"
-        return Step(None if reading.problems else op, params, span, places, text, lenient)
+        return Step(None if reading.problems else op, params, span, places, text, lenient, node)
 
     def named(self, node: Node) -> tuple[str, Span, Node | None] | None:
         """The op's name, its place, and the payload of a step."""

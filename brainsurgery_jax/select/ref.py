@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -11,6 +12,10 @@ from brainsurgery_jax.select.error import RefError
 from brainsurgery_jax.select.slices import SliceSpec, parse_slice
 
 FORMS_HINT = "Write 'alias::name', 'alias::name::[slice]', a list of tokens, or {alias: ..., name: ..., slice: ...}."
+
+
+# Without a default alias `a::[bc]` is a regex, a set of characters; a slice is what is written like one.
+_SLICE = re.compile(r"\[[-+\d:,\s]*\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ def _from_text(text: str, default: str | None) -> Ref:
     match _split(text):
         case [name]:
             return _ref("", name, None, default, text)
-        case [head, tail] if _bracketed(tail) and (default is not None or "::" in tail):
+        case [head, tail] if _bracketed(tail) and (default is not None or _SLICE.fullmatch(tail)):
             return _ref("", head, tail, default, text)
         case [alias, name]:
             return _ref(alias, name, None, default, text)

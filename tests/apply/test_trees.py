@@ -161,6 +161,34 @@ def test_a_plan_without_inputs_calls_the_positional_tree_model():
     assert sorted(bare.apply({"a": np.ones(1)})) == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("step", "changed"),
+    [
+        ({"scale_": {"target": "w::[:, :2]", "by": 2}}, [[2, 2, 1], [2, 2, 1]]),
+        ({"scale_": {"target": "w::[0]", "by": 2}}, [[2, 2, 2], [1, 1, 1]]),
+        ({"scale_": {"target": "w::[::2]", "by": 2}}, [[2, 2, 2], [1, 1, 1]]),
+        ({"scale_": {"target": {"name": "w", "slice": "[0]"}, "by": 2}}, [[2, 2, 2], [1, 1, 1]]),
+        ({"assign": {"from": "v::[0]", "to": "w::[1]"}}, [[1, 1, 1], [0, 0, 0]]),
+        ({"compute": {"from": {"x": "w::[0]"}, "expr": "x * 3"}}, [[3, 3, 3], [1, 1, 1]]),
+    ],
+)
+def test_slices_need_no_alias_in_a_plan_without_inputs(step: Any, changed: Any):
+    out = bs.load({"transforms": [step]}).apply({"w": np.ones((2, 3)), "v": np.zeros((2, 3))})
+    assert same(out["w"], np.array(changed, float))
+
+
+def test_a_plan_without_inputs_asserts_on_slices():
+    checked = bs.load({"transforms": [{"assert": {"iszero": "w::[:, 1:]"}}]})
+    checked.apply({"w": np.eye(2)[:1]})
+    with pytest.raises(bs.PlanError, match="not all zero|is not zero|largest magnitude"):
+        checked.apply({"w": np.eye(2)})
+
+
+def test_keys_that_every_step_has_are_known_in_a_plan_without_inputs():
+    steps = [{"delete": {"target": "gone", "if_missing": "skip"}}, {"scale_": {"target": "w", "by": 2}}]
+    assert same(bs.load({"transforms": steps}).apply({"w": np.ones(2)})["w"], np.full(2, 2.0))
+
+
 def test_a_plan_that_writes_nothing_returns_the_tree():
     tree = {"a": np.ones(1)}
     assert plan({"assert": {"exists": "a"}}).apply(tree)["a"] is tree["a"]

@@ -44,8 +44,17 @@ def test_brackets_after_one_double_colon_are_a_slice_if_there_is_a_default_alias
         parse_ref("base::[abc]", "m")
 
 
-def test_brackets_after_one_double_colon_are_a_regex_if_there_is_no_default_alias():
-    assert parse_ref("w::[0]", None) == Ref("w", "[0]")
+@pytest.mark.parametrize("text", ["[abc]", "[a-z]", r"[\d]", "[0-9]+", "[^0]"])
+def test_a_set_of_characters_behind_an_alias_is_a_regex_if_there_is_no_default_alias(text: str):
+    assert parse_ref(f"w::{text}", None) == Ref("w", text)
+
+
+@pytest.mark.parametrize("text", ["[0]", "[:, :32]", "[::2]", "[-1]", "[]", "[1:, 0]"])
+def test_what_is_written_like_a_slice_is_one_with_or_without_a_default_alias(text: str):
+    assert parse_ref(f"w::{text}", "m") == Ref("m", "w", parse_slice(text))
+    with pytest.raises(RefError, match="says no alias") as caught:
+        parse_ref(f"w::{text}", None)
+    assert f"'ALIAS::w::{text}'" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", ["w", "::w", "::w::[0]", "w::[::2]", ["h", "$i"], {"name": "w"}])
