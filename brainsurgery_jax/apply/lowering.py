@@ -138,8 +138,8 @@ def _with_alias(plan: Loaded, given: Mapping[str, Named]) -> tuple[Plan, tuple[D
         return data, problems
     steps, found = [], [p for p in problems if p.code != "ref-no-alias"]
     for step in data.steps:
-        understood = step.op is not None or step.node is None
-        read, more = (step, ()) if understood else parse_step(step.node, next(iter(given)))
+        alias = next(iter(given))
+        read, more = (step, ()) if step.op or step.node is None else parse_step(step.node, alias)
         steps.append(read)
         found += [p for p in more if p not in found]
     return replace(data, steps=tuple(steps)), tuple(found)

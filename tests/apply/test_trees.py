@@ -180,7 +180,7 @@ def test_slices_need_no_alias_in_a_plan_without_inputs(step: Any, changed: Any):
 def test_a_plan_without_inputs_asserts_on_slices():
     checked = bs.load({"transforms": [{"assert": {"iszero": "w::[:, 1:]"}}]})
     checked.apply({"w": np.eye(2)[:1]})
-    with pytest.raises(bs.PlanError, match="not all zero|is not zero|largest magnitude"):
+    with pytest.raises(bs.PlanError, match="'w' is not zero"):
         checked.apply({"w": np.eye(2)})
 
 
