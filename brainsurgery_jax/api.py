@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -125,9 +125,9 @@ def load(*items: Any, **variables: Any) -> Plan:
     texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else str(i) for i in items]
     if variables:
         texts.append(_composed({"vars": variables}))
-    notes: list[Diagnostic] = []
-    plan = parsed(read_plan_files(texts, notes=notes))
-    return replace(plan, problems=(*notes, *plan.problems))
+    merged = read_plan_files(texts)
+    plan = parsed(merged.root, merged.variables)
+    return replace(plan, problems=(*merged.notes, *plan.problems))
 
 
 def _composed(mapping: Mapping[str, Any]) -> Map:
@@ -136,9 +136,9 @@ def _composed(mapping: Mapping[str, Any]) -> Map:
     return root
 
 
-def parsed(root: Map) -> Plan:
-    """The plan of a composed document."""
-    filled, problems = with_variables(root)
+def parsed(root: Map, replaced: Collection[str] = ()) -> Plan:
+    """The plan of a composed document. `replaced`: see `with_variables`."""
+    filled, problems = with_variables(root, replaced=replaced)
     plan, more = parse(filled, frozenset(d.span for d in problems if d.span))
     return Plan(plan, (*problems, *more), get(root, "vars"))
 

@@ -92,7 +92,7 @@ class Fuzzer:
         return found
 
     def diagnostics(self, case: Case) -> tuple[Diagnostic, ...]:
-        root = read_plan_files(["plan.yaml", *case.overrides], lambda _: case.plan.decode("utf-8"))
+        root = read_plan_files(["plan.yaml", *case.overrides], lambda _: case.plan.decode("utf-8")).root
         if case.line is not None:
             node = parse_oly(case.line)
             key = Scalar("transforms", "transforms", node.span)

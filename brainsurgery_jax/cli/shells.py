@@ -109,7 +109,7 @@ def overrides(plans: Iterable[str]) -> dict[str, str]:
     """The path of every single value that the plans hold, or that they have a use for, and its text."""
     from brainsurgery_jax.plan.overrides import read_plan_files
 
-    root = read_plan_files(list(plans))
+    root = read_plan_files(list(plans)).root
     found = dict(_leaves(root, ""))
     top = ("seed", "output") if plans else ()
     used = (f"vars.{name}" for text in list(found.values()) for name in _VARIABLE.findall(text))

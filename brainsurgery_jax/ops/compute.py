@@ -113,6 +113,10 @@ def compute(
     assert isinstance(expr, Expression)
     names = tuple(from_)
     _check_names(expr, names)
+    for name in names:
+        if name not in expr.names:
+            message = f"the expression does not use '{name}', which is only looked for"
+            view.note("operand-unused", message, "from", "Leave it out of `from` unless it is to be there.")
     first, *others = from_.values()
     read = dict(zip(names[1:], others, strict=True))
     targets = read if to is None else {**read, "to": to}
@@ -132,7 +136,7 @@ def compute(
 
 
 def _check_names(expression: Expression, names: Sequence[str]) -> None:
-    """Refuse names that cannot stand in an expression, that it does not use, or that it uses and nobody gives."""
+    """Refuse names that cannot stand in an expression, or that it uses and nobody gives."""
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name) or name in FUNCTIONS or name in _KEYS:
             why = "is a function" if name in FUNCTIONS else "is a key of this step" if name in _KEYS else "is no name"
@@ -144,9 +148,6 @@ def _check_names(expression: Expression, names: Sequence[str]) -> None:
                 f"'{node.id}' is not among the names under `from` ({', '.join(names)}).{did_you_mean(node.id, names)}"
             )
             raise expression.refused(node, message, code="expression-name")
-    if unused := [name for name in names if name not in expression.names]:
-        hint = "Use it, or leave it out of `from`."
-        raise Refusal("expression-name", f"the expression does not use '{unused[0]}'", key="from", hint=hint)
 
 
 def _old(view: View, to: Ref, name: str) -> Item | None:
@@ -160,6 +161,8 @@ def _made_of(
     view: View, expr: Expression, names: tuple[str, ...], operands: Sequence[Expr], dtype: DType | None, kept: DType
 ) -> Expr:
     """The result, rounded to `dtype`, or to the dtype of what it stands for: in blocks, or made as a whole."""
+    used = [at for at, name in enumerate(names) if name in expr.names] or [0]
+    names, operands = tuple(names[at] for at in used), [operands[at] for at in used]
     avals = tuple(e.aval for e in operands)
     dtypes = (*(a.dtype for a in avals), dtype or kept)
     if (opaque := next((d for d in dtypes if d.kind == "opaque"), None)) is not None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.plan.paths import Segment, parse_path, put
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, read_scalar
+from brainsurgery_jax.plan.variables import used_variables
 
 MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory
 
@@ -30,13 +31,17 @@ def read_text(path: str) -> str:
     return data.decode("utf-8")
 
 
-def read_plan_files(
-    items: Sequence[str | Map], read: Callable[[str], str] = read_text, notes: list[Diagnostic] | None = None
-) -> Map:
-    """The one mapping that plan files, composed plans and overrides make. Raises one PlanError with every mistake.
+class Merged(NamedTuple):
+    """The one mapping that plan files, composed plans and overrides make. `notes`: what is no mistake, but may surprise,
+    as steps of several files that became one. `variables`: those that some plan used, before anything replaced it."""
 
-    `notes` takes what is no mistake, but may surprise: steps of several files that became one.
-    """
+    root: Map
+    notes: tuple[Diagnostic, ...]
+    variables: frozenset[str]
+
+
+def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = read_text) -> Merged:
+    """What plan files, composed plans and overrides make. Raises one PlanError with every mistake."""
     problems: list[Diagnostic] = []
     roots: list[Map] = []
     overrides: list[_Override] = []
@@ -50,12 +55,13 @@ def read_plan_files(
                 overrides.append(_parse(item))
         except PlanError as error:
             problems += error.diagnostics
-    plan = _merge_all(roots, [] if notes is None else notes)
+    notes: list[Diagnostic] = []
+    plan = _merge_all(roots, notes)
     if not problems:  # where a file is missing, an override that does not fit would be a mistake too many
         plan = _apply_all(plan, overrides, problems)
     if problems:
         raise PlanError(problems)
-    return plan
+    return Merged(plan, tuple(notes), frozenset().union(*map(used_variables, roots)))
 
 
 def read_yaml(path: str, read: Callable[[str], str] = read_text, span: Span | None = None) -> Node | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
@@ -16,7 +16,14 @@ _ENVIRONMENT = re.compile(r"\$\{(?:env\.(\w+)|oc\.env:\s*(\w+)\s*(?:,([^}]*))?)\
 MAX_FILLED = 10_000_000  # a text of a megabyte, used a thousand times, would fill the memory
 
 
-def with_variables(root: Map, environment: Mapping[str, str] = os.environ) -> tuple[Map, tuple[Diagnostic, ...]]:
+def used_variables(root: Node) -> frozenset[str]:
+    """The names of all variables that a plan uses."""
+    return frozenset(name for text in _texts(root) for name in _VARIABLE.findall(text))
+
+
+def with_variables(
+    root: Map, environment: Mapping[str, str] = os.environ, replaced: Collection[str] = ()
+) -> tuple[Map, tuple[Diagnostic, ...]]:
     """The plan with its variables filled in, and what is wrong with them.
 
     A scalar that is a variable and nothing else takes its value as it is (a number stays a number); inside longer text
@@ -26,7 +33,7 @@ def with_variables(root: Map, environment: Mapping[str, str] = os.environ) -> tu
     unset: list[Diagnostic] = []
     filled = _from_environment(root, environment, unset)
     assert isinstance(filled, Map)
-    made, problems = _with_vars(filled)
+    made, problems = _with_vars(filled, replaced)
     return made, (*unset, *problems)
 
 
@@ -56,7 +63,7 @@ def _environment_value(
     return found[0]
 
 
-def _with_vars(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
+def _with_vars(root: Map, replaced: Collection[str]) -> tuple[Map, tuple[Diagnostic, ...]]:
     table = get(root, "vars")
     if table is None:
         values: dict[str, Scalar] = {}
@@ -66,22 +73,31 @@ def _with_vars(root: Map) -> tuple[Map, tuple[Diagnostic, ...]]:
         hint = "Write `vars: {rank: 8}`; a value is a text, a number, true or false."
         return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span, hint),)
     problems: list[Diagnostic] = []
-    used = set(_VARIABLE.findall(" ".join(_texts(root))))
+    used = used_variables(root)
     if sum(len(values[n].text) for text in _texts(root) for n in _VARIABLE.findall(text) if n in values) > MAX_FILLED:
         message = f"vars: filled in everywhere, they make more than {MAX_FILLED:,} characters"
         hint = "Use long texts less often, or write them where they are used."
         return replace(root, entries=()), (Diagnostic("yaml-too-large", message, table.span if table else None, hint),)
-    unknown = used - values.keys()
-    alone = {text for text in _texts(root) if text.startswith("${")}
-    for key, _ in table.entries if isinstance(table, Map) else ():
-        if key.text in used or f"${{{key.text}}}" in alone:  # the latter is told where a value is expected
-            continue
-        if not did_you_mean(key.text, unknown):  # else the misspelling tells it all
-            hint = "Use it in the plan as ${vars." + key.text + "}, or remove it."
-            message = f"vars: '{key.text}' is used nowhere in the plan.{did_you_mean(key.text, used)}"
-            problems.append(Diagnostic("vars-unused", message, key.span, hint))
+    if isinstance(table, Map):
+        problems += _unused(table, root, used, replaced)
     entries = tuple((k, v if k.text == "vars" else _filled(v, values, problems)) for k, v in root.entries)
     return replace(root, entries=entries), tuple(problems)
+
+
+def _unused(table: Map, root: Map, used: Collection[str], replaced: Collection[str]) -> Iterator[Diagnostic]:
+    """What to say of variables that nothing uses."""
+    names = {key.text for key, _ in table.entries}
+    alone = {text for text in _texts(root) if text.startswith("${")}
+    for key, _ in table.entries:
+        if key.text in used or f"${{{key.text}}}" in alone:  # the latter is told where a value is expected
+            continue
+        if key.text in replaced:
+            message = f"vars: '{key.text}' has no effect: what used it was replaced by an override or a later file"
+            yield Diagnostic("vars-unused", message, key.span, severity="note")
+        elif not did_you_mean(key.text, set(used) - names):  # else the misspelling tells it all
+            hint = "Use it in the plan as ${vars." + key.text + "}, or remove it."
+            message = f"vars: '{key.text}' is used nowhere in the plan.{did_you_mean(key.text, used)}"
+            yield Diagnostic("vars-unused", message, key.span, hint)
 
 
 def _texts(node: Node) -> Iterator[str]:

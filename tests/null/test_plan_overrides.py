@@ -26,7 +26,7 @@ def tree(data: Any, file: str = "a.yaml") -> Node:
 
 
 def plan(*items: str, **files: str) -> Any:
-    return plain(read_plan_files(items, read=lambda path: files[path.removesuffix(".yaml")]))
+    return plain(read_plan_files(items, read=lambda path: files[path.removesuffix(".yaml")]).root)
 
 
 def mistakes(*items: str, **files: str) -> tuple[Diagnostic, ...]:
@@ -81,20 +81,20 @@ def test_no_items_are_an_empty_plan() -> None:
 
 def test_merged_nodes_keep_the_file_that_they_come_from() -> None:
     texts = {"a.yaml": "transforms:\n  - scale: {by: 1}", "b.yaml": "transforms: [{move: {to: x}}]"}
-    places = spans(read_plan_files(["a.yaml", "b.yaml"], texts.__getitem__))
+    places = spans(read_plan_files(["a.yaml", "b.yaml"], texts.__getitem__).root)
     assert places["transforms", 0, "@key", "scale"] == Span("a.yaml", 2, 5)
     assert places["transforms", 0, "@key", "move"] == Span("b.yaml", 1, 15)
 
 
 def test_a_key_that_a_later_file_sets_stands_in_that_file() -> None:
     texts = {"a.yaml": "x: 1", "b.yaml": "\nx: 2"}
-    places = spans(read_plan_files(["a.yaml", "b.yaml"], texts.__getitem__))
+    places = spans(read_plan_files(["a.yaml", "b.yaml"], texts.__getitem__).root)
     assert places["@key", "x"] == Span("b.yaml", 2, 1)
 
 
 def test_a_plan_is_read_from_disk(tmp_path: Path) -> None:
     (tmp_path / "p.YML").write_bytes(b"\xef\xbb\xbfx: \xc3\xa9\r\n")
-    assert plain(read_plan_files([str(tmp_path / "p.YML")])) == {"x": "é"}
+    assert plain(read_plan_files([str(tmp_path / "p.YML")]).root) == {"x": "é"}
 
 
 def test_a_root_that_is_a_list_is_told_where_steps_go() -> None:
@@ -321,10 +321,10 @@ def test_a_text_that_starts_with_a_bracket_needs_quotes_that_the_shell_leaves() 
 
 
 def test_an_override_has_a_place_that_prints_well() -> None:
-    places = spans(read_plan_files(["x.by= 2"]))
+    places = spans(read_plan_files(["x.by= 2"]).root)
     assert str(places["x", "by"]) == "override 'x.by= 2':1:7"
     assert str(places["x", "@key", "by"]) == "override 'x.by= 2':1:3"
-    assert spans(read_plan_files(["x=[a, b]"]))["x", 1].col == 7
+    assert spans(read_plan_files(["x=[a, b]"]).root)["x", 1].col == 7
 
 
 def test_an_item_that_is_neither_file_nor_override_is_refused() -> None:
@@ -339,6 +339,6 @@ def test_any_items_make_a_plan_or_a_plan_error(items: list[str]) -> None:
         raise FileNotFoundError(path)
 
     try:
-        assert isinstance(plain(read_plan_files(items, nothing)), dict)
+        assert isinstance(plain(read_plan_files(items, nothing).root), dict)
     except PlanError as error:
         assert error.diagnostics

@@ -371,6 +371,30 @@ def test_a_variable_that_is_used_nowhere_is_a_mistake():
     assert "Did you mean 'by'?" in problem.message
 
 
+BY = {"inputs": ["p"], "vars": {"by": 2}, "transforms": [{"scale_": {"target": "w", "by": "${vars.by}"}}]}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "transforms[0].scale_.by=3",
+        "transforms[0]={delete: {target: w}}",
+        "transforms=[]",
+        {"transforms": [{"scale_": {"by": 3}}]},
+    ],
+)
+def test_a_variable_whose_use_was_replaced_is_noted(override: Any):
+    (note,) = (p for p in api.load(BY, override).problems if p.code != "steps-merged")
+    assert (note.code, note.severity) == ("vars-unused", "note")
+    assert "what used it was replaced by an override or a later file" in note.message
+
+
+@pytest.mark.parametrize("override", ["vars.bye=3", {"vars": {"bye": 3}}])
+def test_a_variable_that_an_override_adds_and_nothing_uses_is_a_mistake(override: Any):
+    (problem,) = api.load(BY, override).problems
+    assert (problem.code, problem.severity) == ("vars-unused", "error")
+
+
 def test_a_step_that_two_files_make_together_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "one.yaml").write_text("inputs: [p]\ntransforms:\n  - delete: {target: v}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ from brainsurgery_jax.graph.expr import is_whole
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.ops._expressions import MOST_CHARACTERS, MOST_LEVELS, parse_expression
 from brainsurgery_jax.ops._functions import FUNCTIONS
-from tests.checkpoints import counting, normal, plan_of, problems, run_plan, set_block
+from brainsurgery_jax.world import Files
+from tests.checkpoints import counting, normal, plan_of, problems, read, run_plan, set_block
 
 BF16 = ml_dtypes.bfloat16
 W, R = normal((4, 6), np.float64), normal((4,), np.float64, seed=1)
@@ -369,3 +371,29 @@ def test_gradients_pass_through_an_expression() -> None:
     w, r = W.astype(np.float32), R.astype(np.float32)
     found = jax.grad(lambda w: jnp.sum(plan.apply({"w": w, "r": r})["w"]))(jnp.asarray(w))
     np.testing.assert_allclose(found, np.broadcast_to(r[:, None] ** 2, w.shape), rtol=1e-6)
+
+
+# --- Names that the expression does not use ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("expr", "expected"), [("2 * w", 2 * W), ("w @ w.T", W @ W.T)])
+def test_a_name_that_the_expression_does_not_use_is_noted_and_nothing_of_it_is_read(
+    tmp_path: Path, expr: str, expected: np.ndarray
+):
+    step = {"compute": {"from": {"w": "w", "unused": "v"}, "to": "out", "expr": expr}}
+    plan = bs.load(plan_of(tmp_path, {"w": W, "v": normal((9, 9))}, [step, {"delete": {"target": "[vw]"}}]))
+    with closing(Files()) as world:
+        report = plan.run(durable=False, world=world)
+        assert world.bytes_read == W.nbytes
+    assert [(n.code, n.severity) for n in report.notes] == [("operand-unused", "note")]
+    np.testing.assert_allclose(read(report.published[0][0])["out"], expected, rtol=1e-12)
+
+
+def test_an_expression_of_no_name_is_a_constant(tmp_path: Path):
+    step = {"compute": {"from": {"w": "w"}, "to": "out", "expr": "3 * eye(2)"}}
+    assert run_plan(tmp_path, {"w": W}, step)["out"].tolist() == [[3, 0], [0, 3]]
+
+
+def test_a_name_that_is_not_used_must_be_there(tmp_path: Path):
+    step = {"compute": {"from": {"w": "w", "v": "nowhere"}, "expr": "2 * w"}}
+    assert [p.code for p in problems(tmp_path, {"w": W}, step) if p.severity == "error"] == ["tensor-missing"]
