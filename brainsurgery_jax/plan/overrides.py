@@ -32,8 +32,11 @@ def read_text(path: str) -> str:
 
 
 class Merged(NamedTuple):
-    """The one mapping that plan files, composed plans and overrides make. `notes`: what is no mistake, but may surprise,
-    as steps of several files that became one. `variables`: those that some plan used, before anything replaced it."""
+    """The one mapping that plan files, composed plans and overrides make.
+
+    `notes`: what is no mistake, but may surprise, as steps of several files that became one. `variables`: those that
+    some plan used, before anything replaced it.
+    """
 
     root: Map
     notes: tuple[Diagnostic, ...]
