@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from brainsurgery_jax.dtypes import Aval, DType
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.select import Match, Pattern, Ref
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class View(Protocol):
     def one(self, ref: Ref, key: str = "") -> Item: ...
     def original(self, alias: str, key: str = "") -> Mapping[str, Expr]: ...
     def literal(self, ref: Ref, key: str = "") -> str: ...
+    def nothing(self, ref: Ref, key: str = "") -> Refusal: ...
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr: ...
     def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr: ...
     def apply(self, kernel: Any, *srcs: Expr, **params: Any) -> Any: ...
@@ -203,12 +205,19 @@ class Reduction(NamedTuple):
     decisive: Any = None
 
 
+NO_MATCH = "no-match"
+"""The code of what is about tensors of which there are none."""
+
+
 class Known(NamedTuple):
-    """A verdict that headers settle, and the sentence that explains it. `at`: its place in the payload, if not all."""
+    """A verdict that headers settle, and the sentence that explains it. `at`: its place in the payload, if not all.
+    `code` and `hint` are those of its diagnostic."""
 
     holds: bool
     why: str = ""
     at: tuple[str | int, ...] = ()
+    code: str = "assert-failed"
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -285,7 +285,7 @@ ROWS: tuple[Row, ...] = (
     Row("phlora_", {"target": "w", "rank": 1}, {"w": normal((5, 4))}, lambda t: {"w": _low_rank(t["w"], 1)},
         (Refused({"target": "w", "rank": 2.5}, "value-type", "positive integer"),), within=2e-6),
     Row("assert", {"exists": "w"}, W, lambda t: {},
-        (Refused({"exists": "none"}, "assert-failed", "no tensor matches 'model::none'"),
+        (Refused({"exists": "none"}, "assert-failed", "no tensor matches 'none' in 'model'"),
          Refused({"wishes": "w"}, "assert-unknown|key-unknown|value", "wishes"))),
     Row("dump", {"target": "w", "verbosity": "stat"}, W, lambda t: {},
         (Refused({"target": "none"}, "no-match", "no tensor matches"),
@@ -550,7 +550,7 @@ LOOKED_AT: Tensors = {
 }
 
 ASSERTED: tuple[Asserted, ...] = (
-    Asserted("exists", ("w", "n.*"), (("absent", "no tensor matches 'model::absent'"),), (("(", "regex|pattern"),)),
+    Asserted("exists", ("w", "n.*"), (("absent", "no tensor matches 'absent' in 'model'"),), (("(", "regex|pattern"),)),
     Asserted("count", ({"of": "n.*", "is": 3}, {"of": "absent", "is": 0}),
              (({"of": ".*", "is": 3}, "6 tensors match 'model::.*', not 3"),), (({"of": "w", "is": -1}, "is"),)),
     Asserted("shape", ({"of": "w", "is": [2, 3]}, {"of": "w::[0, 0]", "is": []}),
@@ -604,7 +604,7 @@ ASSERTED: tuple[Asserted, ...] = (
               ({"left": "absent", "right": "gone"}, "no tensor matches on either side")),
              (({"left": "w"}, "right"), ({"left": "model", "right": "other::.*"}, "unknown alias 'other'"))),
     Asserted("unchanged", ({}, {"of": "w"}, {"except": "w"}, {"except": ["absent"]}),
-             (({"of": "absent"}, "no tensor matches 'model::absent'"),),
+             (({"of": "absent"}, "no tensor matches 'absent' in 'model'"),),
              (({"of": "w", "except": ["i"]}, "either `of` or `except`"), ({"except": ["("]}, "regex|pattern"))),
     Asserted("reads", ({"of": "w", "is": 0}, {"of": "w", "at_most": 1}), (({"of": "w", "gt": 0}, "is 0, expected"),),
              (({"of": "w", "ge": 1, "at_least": 2}, "given twice"), ({"of": "w"}, "at least one"))),

@@ -25,6 +25,7 @@ from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
+    NO_MATCH,
     AddAlias,
     Bind,
     Describe,
@@ -86,7 +87,7 @@ def lower(state: State, plan: Plan, world: World, steps: Sequence[Step] | None =
     return Program(state.checks, made, state.effects, state.diagnostics + problems, state.flags)
 
 
-_MISSING = ("no-match", "tensor-missing")
+_MISSING = (NO_MATCH, "tensor-missing")
 """Codes of the refusals that `if_missing: skip` is about."""
 
 
@@ -141,7 +142,8 @@ def _sink(state: State, step: Step, view: StepView) -> State:
 def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> Diagnostic:
     """The diagnostic of an assert that does not hold."""
     severity = "note" if provisional else "error"
-    return Diagnostic("assert-failed", f"{_label(step)}: {verdict.why}", step.place(*verdict.at), severity=severity)
+    place = step.place(*verdict.at)
+    return Diagnostic(verdict.code, f"{_label(step)}: {verdict.why}", place, verdict.hint, severity)
 
 
 # --- Edits ------------------------------------------------------------------------------------------------------------

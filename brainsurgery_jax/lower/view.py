@@ -16,7 +16,7 @@ from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.state import Draft, Space, State, World, opened
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import Dest, Flags, Item
+from brainsurgery_jax.protocol import NO_MATCH, Dest, Flags, Item
 from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_pattern, compile_template, resolve, shown
 
 if TYPE_CHECKING:
@@ -132,10 +132,11 @@ class StepView:
         """A pattern, and the names that it matches with what it captures of each, sorted; at least one."""
         found = self._matches(ref, key)
         if not found:
-            raise self._nothing(ref, key)
+            raise self.nothing(ref, key)
         return _pattern(ref.name), found
 
-    def _nothing(self, ref: Ref, key: str) -> Refusal:
+    def nothing(self, ref: Ref, key: str = "") -> Refusal:
+        """What to say of a pattern that matches nothing."""
         space = self.space(ref.alias, key)
         text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
         tokens = () if isinstance(ref.name, str) else ref.name
@@ -143,7 +144,7 @@ class StepView:
         message = f"no tensor matches {shown(ref.name)} in '{ref.alias}' ({hints.count(space)}).{near}"
         alias = "" if ref.alias == self.default_alias else f"{ref.alias}::"
         hint = hints.of_pattern(text, space, tokens, alias) or hints.where(space)
-        return Refusal("no-match", message, key=key, hint=hint)
+        return Refusal(NO_MATCH, message, key=key, hint=hint)
 
     def rename(
         self, source: Ref, targets: Mapping[str, Ref], shared: Collection[str] = ()
@@ -154,7 +155,7 @@ class StepView:
         key = self._key(source)
         matches = self._matches(source, key)
         if not matches:
-            raise self._nothing(source, key)
+            raise self.nothing(source, key)
         filled = []
         for target_key, target in targets.items():
             self.space(target.alias, target_key)
@@ -227,7 +228,7 @@ class StepView:
         """The tensors that a pattern matches, sorted by name, sliced as the reference says."""
         names = self.match(ref, key)
         if not names and required:
-            raise self._nothing(ref, key)
+            raise self.nothing(ref, key)
         return [Item(name, self.slice(self.fetch(ref.alias, name, key), ref, key)) for name in names]
 
     def one(self, ref: Ref, key: str = "") -> Item:

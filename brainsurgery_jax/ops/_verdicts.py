@@ -34,13 +34,19 @@ def check_bounds(bounds: Mapping[str, float | None], *, whole: bool = True) -> N
 def of_each(view: View, ref: Ref, judge: Callable[[Item], Verdict]) -> Verdict:
     """That what `judge` asks holds of every match, of which there must be one."""
     items = view.select(ref, "of", required=False)
-    return Every(tuple(judge(i) for i in items)) if items else Known(False, f"no tensor matches '{ref}'")
+    return Every(tuple(judge(i) for i in items)) if items else absent(view, ref)
+
+
+def absent(view: View, ref: Ref) -> Known:
+    """The verdict on tensors of which there are none: it does not hold, whatever is asked of each."""
+    bad = view.nothing(ref)
+    return Known(False, bad.message, code=bad.code, hint=bad.hint)
 
 
 def paired(view: View, left: Ref, right: Ref, compare: Callable[[Expr, Expr, str], Verdict]) -> Verdict:
     """That what `compare` asks holds of every match on the left and the tensor that `right` names for it."""
     if not view.match(left, "left"):
-        return Known(False, f"no tensor matches '{left}'")
+        return absent(view, left)
     parts: list[Verdict] = []
     for name, (other,) in view.rename(left, {"right": right}, shared=("right",)):
         if not view.has(right.alias, other):

@@ -20,8 +20,8 @@ from brainsurgery_jax.op import (
     sink,
 )
 from brainsurgery_jax.ops._compare import alike
-from brainsurgery_jax.ops._verdicts import bounded, check_bounds, of_each
-from brainsurgery_jax.protocol import Every, Expr, Known, Negated, Some, Verdict, View
+from brainsurgery_jax.ops._verdicts import absent, bounded, check_bounds, of_each
+from brainsurgery_jax.protocol import NO_MATCH, Every, Expr, Known, Negated, Some, Verdict, View, settle
 from brainsurgery_jax.select import Ref, compile_pattern
 
 Bound = Annotated[StrictInt, Field(ge=0)]
@@ -52,7 +52,7 @@ def exists(view: View, *, target: SlicedPattern) -> Verdict:
     Example: `assert: {exists: 'ln_f\\.weight'}`
     """
     found = view.match(target, "target")
-    return Known(bool(found), "" if found else f"no tensor matches '{target}'")
+    return Known(True) if found else absent(view, target)._replace(code="assert-failed")
 
 
 @assertion()
@@ -120,7 +120,7 @@ def _counter(
         return bounded(f"the number of {word} of '{name}'", view.count(of.alias, name)[which], bounds)
 
     names = view.match(of, "of")
-    return Every(tuple(map(judge, names))) if names else Known(False, f"no tensor matches '{of}'")
+    return Every(tuple(map(judge, names))) if names else absent(view, of)
 
 
 @assertion()
@@ -173,7 +173,7 @@ def same_names(view: View, *, left: Annotated[Ref, _NAMES], right: Annotated[Ref
     """
     ours, theirs = (_names(view, ref, key) for ref, key in ((left, "left"), (right, "right")))
     if not ours and not theirs:
-        return Known(False, "no tensor matches on either side")
+        return Known(False, "no tensor matches on either side", code=NO_MATCH)
     sides = ((ours, theirs, "left"), (theirs, ours, "right"))
     parts = [f"only on the {side}: {_listed(a - b)}" for a, b, side in sides if a - b]
     return Known(not parts, "names differ, " + "; ".join(parts) if parts else "")
@@ -217,9 +217,11 @@ def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdi
     for alias in aliases:
         names = {*view.original(alias), *view.names(alias)}
         found = {r: {n for n, _ in compile_pattern(r.name).matches(names)} for r in given if r.alias == alias}
-        parts += [Known(False, f"no tensor matches '{r}'") for r in found if of and not found[r]]
+        parts += [absent(view, r) for r in found if of and not found[r]]
         chosen = set().union(*found.values())
         parts.append(_kept(view, alias, chosen if of else names - chosen))
+    if not parts and view.aliases():
+        return Known(False, "no alias came from a checkpoint", code=NO_MATCH)
     return Every(tuple(parts))
 
 
@@ -263,6 +265,10 @@ def any_(view: View, *, of: AssertionsKey) -> Verdict:
 def not_(view: View, *, of: AssertionKey) -> Verdict:
     """The inner assert does not hold. A mistake in the inner assert itself stays an error.
 
+    It holds where the inner assert is about tensors that do not exist, with a note: `not: {exists: ...}` asks for that.
     Example: `assert: {not: {exists: '.*\\.inv_freq'}}`
     """
-    return Negated(of.ask(view))
+    verdict = of.ask(view)
+    if (known := settle(verdict, None)) is not None and known.code == NO_MATCH:
+        view.note(NO_MATCH, f"holds only since {known.why}", hint=known.hint)
+    return Negated(verdict)

@@ -128,6 +128,7 @@ def diff(
 ) -> Report:
     """Print what differs between two sets of tensors of the same names: missing ones, shapes, dtypes, values.
 
+    A mistake where neither set has a tensor; where one is empty, all of the other are missing in it.
     Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
     """
     given = {"left": left, "right": right, "left_alias": left_alias, "right_alias": right_alias}
@@ -141,6 +142,8 @@ def diff(
         left, right = (Ref(str(a), ".*", None) for a in (left_alias, right_alias))
     assert left is not None and right is not None
     ours, theirs = view.match(left, "left"), view.match(right, "right")
+    if not ours and not theirs:
+        raise view.nothing(left, needed[0])
     shared = sorted({*ours} & {*theirs})  # only these are fetched, and count as read
     pairs = {n: (_sliced(view, left, n, "left"), _sliced(view, right, n, "right")) for n in shared}
     missing = [n for n in theirs if n not in pairs], [n for n in ours if n not in pairs]

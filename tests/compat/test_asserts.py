@@ -45,6 +45,13 @@ def fails(operator: str, rule: str, condition: str, text: str, tensors: dict = T
     return _refused(f"assert {operator}", rule, f"assert: {condition}", tensors, "assert-failed", text, late=late)
 
 
+def lacks(operator: str, condition: str) -> Row:
+    """An assert about tensors of which there are none."""
+    return _refused(
+        f"assert {operator}", "nothing matches", f"assert: {condition}", T, "no-match", "no tensor matches 'none'"
+    )
+
+
 def wrong(operator: str, rule: str, condition: str, code: str, text: str, tensors: dict = T) -> Row:
     """An assert that makes no sense."""
     return _refused(f"assert {operator}", rule, f"assert: {condition}", tensors, code, text)
@@ -78,14 +85,14 @@ HEADERS = (
     fails("shape", "one match has another shape", "{ shape: { of: 'w|z', is: [4, 6] } }",
           r"'z' is \[2, 2\], not \[4, 6\]"),
     fails("shape", "-1 stands for nothing", "{ shape: { of: w, is: [4, -1] } }", r"not \[4, -1\]"),
-    fails("shape", "nothing matches", "{ shape: { of: none, is: [1] } }", "no tensor matches"),
+    lacks("shape", "{ shape: { of: none, is: [1] } }"),
     wrong("shape", "sizes are integers", "{ shape: { of: w, is: ['4', 6] } }", "value-type", "expected an integer"),
     wrong("shape", "a slice must fit", "{ shape: { of: 'w::[9]', is: [6] } }", "slice-range", "index 9"),
     holds("dimensions", "the number of axes is within all bounds",
           "{ dimensions: { of: 'w|z', ge: 1, lt: 3, is: 2 } }"),
     holds("dimensions", "after slicing; null counts as left out", "{ dimensions: { of: 'w::[0]', is: 1, ge: ~ } }"),
     fails("dimensions", "one match has another number", "{ dimensions: { of: 'w|h.*', gt: 1 } }", "more than 1"),
-    fails("dimensions", "nothing matches", "{ dimensions: { of: none, is: 1 } }", "no tensor matches"),
+    lacks("dimensions", "{ dimensions: { of: none, is: 1 } }"),
     wrong("dimensions", "at least one bound", "{ dimensions: { of: w } }", "bounds-missing", "at least one of"),
     wrong("dimensions", "bounds must not contradict", "{ dimensions: { of: w, ge: 3, le: 2 } }", "bounds-contradict",
           "ge: 3, le: 2"),
@@ -99,7 +106,7 @@ HEADERS = (
     holds("dtype", "every match has the dtype, whatever its spelling", r"{ dtype: { of: 'w|h\..*', is: fp32 } }"),
     fails("dtype", "one match has another dtype", "{ dtype: { of: 'w|half', is: float32 } }",
           "'half' is bfloat16, not float32"),
-    fails("dtype", "nothing matches", "{ dtype: { of: none, is: float32 } }", "no tensor matches"),
+    lacks("dtype", "{ dtype: { of: none, is: float32 } }"),
     wrong("dtype", "the dtype must be known", "{ dtype: { of: w, is: real } }", "dtype-unknown",
           "unknown dtype 'real'"),
 )  # fmt: skip
@@ -127,7 +134,7 @@ VALUES = (
     fails("equal", "a right side is missing", r"{ equal: { left: '(w|z)', right: '\1x' } }", "no 'wx'"),
     fails("equal", "what only the left side has is missed", r"{ equal: { left: 'b::.+', right: 'a::\g<0>' } }",
           "no 'more' in 'a'", TWO),
-    fails("equal", "nothing matches", "{ equal: { left: none, right: w } }", "no tensor matches"),
+    lacks("equal", "{ equal: { left: none, right: w } }"),
     fails("equal", "`right` is no pattern", "{ equal: { left: 'a::x.w', right: 'b::.*' } }", r"no '\.\*'", TWO),
     wrong("equal", "the tolerance is a number", "{ equal: { left: w, right: v, eps: '1' } }", "value-type", "'1'"),
     wrong("equal", "the tolerance is not negative", "{ equal: { left: w, right: v, eps: -1 } }", "value-type", "-1"),
@@ -141,7 +148,7 @@ VALUES = (
     fails("iszero", "NaN is not", "{ iszero: nan }", "'nan' is not zero", late=True),
     fails("iszero", "NaN is not within any tolerance", "{ iszero: { of: nan, eps: 9 } }", "within 9 of zero",
           late=True),
-    fails("iszero", "nothing matches", "{ iszero: none }", "no tensor matches"),
+    lacks("iszero", "{ iszero: none }"),
 )  # fmt: skip
 
 COUNTERS = (
@@ -151,7 +158,7 @@ COUNTERS = (
               f"{{ {operator}: {{ of: w, at_least: 0, at_most: 1 }} }}"),
         holds(operator, "both spellings may agree", f"{{ {operator}: {{ of: w, le: 1, at_most: 1 }} }}"),
         fails(operator, "out of bounds", f"{{ {operator}: {{ of: w, gt: 5 }} }}", "more than 5"),
-        fails(operator, "nothing matches", f"{{ {operator}: {{ of: none, ge: 0 }} }}", "no tensor matches"),
+        lacks(operator, f"{{ {operator}: {{ of: none, ge: 0 }} }}"),
         wrong(operator, "at least one bound", f"{{ {operator}: {{ of: w }} }}", "bounds-missing", "at least one of"),
         wrong(operator, "both spellings must not differ", f"{{ {operator}: {{ of: w, ge: 1, at_least: 2 }} }}",
               "bounds-contradict", "at_least"),

@@ -112,6 +112,8 @@ differing:
              BOTH, prints=re.compile("differing:\n  - none\nno difference$")),
     accepted("diff", "no match on a side is no mistake", "diff: { left: 'a::none', right: 'b::same' }", BOTH,
              prints=re.compile(r"missing in a::none:\n  - same\n")),
+    refused("diff", "no match on either side is one", "diff: { left: 'a::none', right: 'b::nil' }", BOTH, "no-match",
+            "no tensor matches 'none' in 'a'"),
     accepted("diff", "nothing is changed", "diff: { left: 'a::.*', right: 'b::.*' }", BOTH, {}),
     refused("diff", "references need both sides", "diff: { left: 'a::.*' }", BOTH, "diff-keys", "left and right"),
     refused("diff", "keys of the other mode are refused", "diff: { left: 'a::.*', right: 'b::.*', left_alias: a }",

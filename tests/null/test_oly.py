@@ -352,7 +352,7 @@ def test_the_example_of_every_op_is_the_same_step_in_either_form(text: str) -> N
 
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)
 def test_the_steps_of_every_plan_are_the_same_in_either_form(path: Path) -> None:
-    steps = get(read_plan_files([str(path)]), "transforms")
+    steps = get(read_plan_files([str(path)]).root, "transforms")
     for node in steps.items if isinstance(steps, List) else ():
         assert_same_step(parse_oly(to_oly(plain(node))), node)
 
