@@ -14,12 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
+from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
 from brainsurgery_jax.lower.outputs import inside, publication, publications
 from brainsurgery_jax.lower.program import Check, Demand, Effect, Program, Publication
 from brainsurgery_jax.lower.state import State, World
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
-from brainsurgery_jax.lower.view import StepView, Unknown
+from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.model import Plan, Step

@@ -1,0 +1,167 @@
+"""The draft of the state that one step makes: its aliases and names, and the edits that are applied to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from brainsurgery_jax.errors import Refusal, did_you_mean
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower import hints
+from brainsurgery_jax.lower.state import Draft, Space, State, World
+from brainsurgery_jax.plan.model import Step
+from brainsurgery_jax.protocol import Dest
+from brainsurgery_jax.select import Ref
+
+
+class Unknown(Exception):
+    """The step depends on what an earlier, failed step would have made: it fails too, silently."""
+
+
+class Drafts:
+    """The aliases as a step changes them; the state itself stays as it is."""
+
+    def __init__(self, state: State, step: Step, world: World):
+        self.state, self.step, self.world = state, step, world
+        self.drafts: dict[str, Draft] = {}
+        self.gone: set[str] = set()
+        self.provisional = False  # something of the step depends on numbers that are not known yet
+        self.fetched: list[str] = []  # names, for the lines that `verbose` prints
+
+    def aliases(self) -> list[str]:
+        """Aliases in the order in which they came to be."""
+        return [a for a in dict.fromkeys((*self.state.spaces, *self.drafts)) if a not in self.gone]
+
+    def space(self, alias: str, key: str = "") -> Draft:
+        """The draft of an alias."""
+        if (draft := self.drafts.get(alias)) is not None:
+            return draft
+        if alias in self.gone or (space := self.state.spaces.get(alias)) is None:
+            if self.state.doubtful:
+                raise Unknown
+            known = self.aliases()
+            there = self._alias_hint(alias, known)
+            raise Refusal("alias-unknown", f"unknown alias '{alias}'.{did_you_mean(alias, known)}", key=key, hint=there)
+        draft = self.drafts[alias] = Draft(space)
+        return draft
+
+    def _alias_hint(self, alias: str, known: Sequence[str]) -> str:
+        if not known:
+            return "The plan has no inputs yet; `load` and `prefixes` make aliases."
+        if any(alias in self.space(a).names for a in known):
+            return f"'{alias}' is a tensor; a slice of it stands in brackets, such as '{alias}::[0:4]'."
+        plain = " An alias is plain text, no pattern." if set(alias) & set("|*+?()[]\\") else ""
+        return f"Known: {', '.join(known)}.{plain}"
+
+    def fetch(self, alias: str, name: str, key: str = "", reads: int = 1) -> Expr:
+        """The value of a tensor; counts as a read (or as several)."""
+        space = self.drafts.get(alias) or self.space(alias, key)
+        expr = space.names.get(name)
+        if expr is None:
+            if space.tainted or name in space.unknown:
+                raise Unknown
+            near = did_you_mean(name, space.names)
+            message = f"'{name}' does not exist in '{alias}' ({hints.count(space)}).{near}"
+            hint = hints.of_destination(self.step.op, key) or hints.where(space)
+            raise Refusal("tensor-missing", message, key=key, hint=hint)
+        if expr.kind == "poison":
+            raise Unknown
+        self.provisional |= expr.provisional
+        if self.state.flags.verbose:
+            self.fetched.append(name)
+        space.reads[name] = space.reads.get(name, 0) + reads
+        return expr
+
+    def bind(self, alias: str, name: str, expr: Any, dest: Dest) -> bool:
+        """Give a tensor its name, if the destination is as it should be; whether it replaced one. Counts as a write."""
+        space = self.drafts.get(alias) or self.space(alias)
+        old = space.names.get(name)
+        if dest == "new" and old is not None:
+            hint = "Delete or move it first, or write to another name."
+            raise Refusal(
+                "dest-exists", f"'{name}' exists already in '{alias}'", key=self._dest_key(alias, name), hint=hint
+            )
+        if dest == "existing":
+            assert old is not None
+            if expr.aval != old.aval:
+                raise Refusal("dest-differs", f"'{name}' is {old.aval}, but the result is {expr.aval}")
+        space.names[name] = expr
+        if space.unknown:
+            space.unknown -= {name}
+        if old is None:
+            space.reads.pop(name, None)
+            space.writes.pop(name, None)
+        else:
+            space.writes[name] = space.writes.get(name, 1) + 1
+        return old is not None
+
+    def _dest_key(self, alias: str, name: str) -> str:
+        """The key that a destination comes from; empty where two keys could have made it."""
+        keys = [k for k in ("to", "target_a", "target_b", "target") if k in self.step.params]
+        refs = {k: self.step.params[k] for k in keys if k != "target" or len(keys) == 1}
+        named = [k for k, ref in refs.items() if isinstance(ref, Ref) and ref.name == name]
+        return (named or [*refs, ""])[0] if named or len(refs) == 1 else ""
+
+    def drop(self, alias: str, name: str) -> None:
+        """Forget a tensor."""
+        space = self.space(alias)
+        space.names.pop(name)
+        space.reads.pop(name, None)
+        space.writes.pop(name, None)
+
+    def move(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
+        """Rename tensors, all at once; within an alias they keep their places."""
+        arriving = [(to_alias, to_name, self.fetch(alias, name)) for alias, name, to_alias, to_name in moves]
+        leaving: dict[str, dict[str, str | None]] = {}  # by alias, the new name of each tensor that stays there
+        for alias, name, to_alias, to_name in moves:
+            leaving.setdefault(alias, {})[name] = to_name if alias == to_alias else None
+        for _, name, to_alias, to_name in moves:
+            if to_name in self.space(to_alias).names and to_name not in leaving.get(to_alias, ()):
+                hint = "Delete or move it first."
+                raise Refusal(
+                    "dest-exists",
+                    f"'{to_name}' exists already in '{to_alias}', so '{name}' cannot take it",
+                    key="to",
+                    hint=hint,
+                )
+        for alias, renamed in leaving.items():
+            space = self.space(alias)
+            named = [(renamed.get(n, n), e) for n, e in space.names.items()]
+            space.names = {n: e for n, e in named if n is not None}
+            for name in renamed:
+                space.reads.pop(name, None)
+                space.writes.pop(name, None)
+        for alias, name, expr in arriving:
+            space = self.space(alias)
+            space.names[name] = expr
+            space.reads[name] = 1
+
+    def add_alias(self, alias: str, tensors: Mapping[str, Any] | None, path: str | None) -> None:
+        """Make an alias, empty or filled."""
+        if alias in self.aliases():
+            hint = "Choose another with `alias: NAME`, or remove the old one with `prefixes`."
+            raise Refusal("alias-exists", f"alias '{alias}' exists already", key="alias", hint=hint)
+        metadata: Mapping[str, str] = {}
+        if path is not None and self.world.key(path) not in self.state.images:
+            metadata = self.world.open(path).header.metadata
+        self.drafts[alias] = Draft(Space(tensors or {}, path, metadata))
+        self.gone.discard(alias)
+
+    def drop_alias(self, alias: str, key: str = "alias") -> None:
+        """Forget an alias."""
+        self.space(alias, key)
+        self.drafts.pop(alias)
+        self.gone.add(alias)
+
+    def rename_alias(self, alias: str, to: str) -> None:
+        """Give an alias another name."""
+        draft = self.space(alias, "from")
+        if to in self.aliases():
+            raise Refusal("alias-exists", f"alias '{to}' exists already", key="to",
+                          hint="Choose another name, or remove that one first.")  # fmt: skip
+        self.drop_alias(alias)
+        self.drafts[to] = draft
+
+    def spaces(self) -> dict[str, Space]:
+        """The spaces after the step."""
+        return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
