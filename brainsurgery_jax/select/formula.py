@@ -46,7 +46,7 @@ class Formula(NamedTuple):
     """A compiled formula.
 
     `numeric`: it gives a number, of at least `width` digits. `capture`: it is the capture at this place and nothing
-    else.
+    else. `places`: those of all captures in it.
     """
 
     text: str
@@ -54,6 +54,7 @@ class Formula(NamedTuple):
     numeric: bool
     width: int = 0
     capture: int | None = None
+    places: frozenset[int] = frozenset()
 
     def of(self, values: Sequence[Value]) -> str:
         """What the formula gives for the values (name, *binding)."""
@@ -66,6 +67,16 @@ class Formula(NamedTuple):
             message = f"'${{{self.text}}}' gives {number} for the name '{values[0]}', and names count from 0"
             raise RefError("template-arithmetic", message, "Match fewer names, or correct the formula.")
         return f"{number:0{self.width}d}" if self.numeric else str(found)
+
+    def inverse(self, number: int) -> str | None:
+        """What its one capture may have been where it gave this number; None if that cannot be told."""
+        try:
+            first, second, third = (_integer(self.node([str(n)] * (max(self.places) + 1))) for n in range(3))
+        except RefError:
+            return None
+        slope = second - first
+        linear = len(self.places) == 1 and slope and third - second == slope
+        return str((number - first) // slope) if linear else None
 
 
 def parse_formula(text: str, position: Position) -> Formula:
@@ -178,7 +189,8 @@ class _Parser:
 
     def __init__(self, text: str, position: Position):
         self.source, self.position = text, position
-        self.captures = self.depth = self.calls = self.at = 0
+        self.depth = self.calls = self.at = 0
+        self.places: set[int] = set()
         if len(text) > MAX_FORMULA:
             message = f"'${{{text[:40]}...' has {len(text):,} characters between its braces"
             raise RefError("template-length", message, f"A formula has {MAX_FORMULA:,} at most.")
@@ -224,9 +236,10 @@ class _Parser:
             width = self.width()
         elif self.next.kind != "end":
             raise self.expected("an operator")
-        if not self.captures:
+        if not self.places:
             raise self.wrong("it holds no capture", NUMBERS_HINT)
-        return Formula(self.source, term.node, term.numeric or width > 0, width, None if width else term.capture)
+        capture = None if width else term.capture
+        return Formula(self.source, term.node, term.numeric or width > 0, width, capture, frozenset(self.places))
 
     def width(self) -> int:
         found = _FORMAT.fullmatch(self.next.text)
@@ -270,8 +283,9 @@ class _Parser:
         raise self.expected("a capture or a number" if token.kind != "number" else f"at most {MAX_DIGITS} digits")
 
     def capture(self, word: str) -> _Term:
-        self.at, self.captures = self.at + 1, self.captures + 1
+        self.at += 1
         place = self.position(word, self.calls > 0)
+        self.places.add(place)
         return _Term(lambda values: _dotted(values[place]), capture=place)
 
     def nested(self, inner: Callable[[], _Term]) -> _Term:

@@ -17,7 +17,8 @@ SHARINGS, MAX_WAYS = (1, 100, 5_000, 170_000), 1_000_000
 MAX_COPIES = 2000
 MAX_TEXT = 100_000
 
-_PIECE = re.compile(
+# A regex piece by piece: an escape, a class, a bracket, a repetition, or a character.
+PIECE = re.compile(
     r"""
       \\ (?P<escape> N\{ [^}]* \} | . )
     | (?P<klass> \[ \^? \]? (?: \\. | [^\]\\] )* \] )
@@ -50,7 +51,7 @@ def check_regex(text: str) -> re.Pattern[str]:
     except (re.error, ValueError, OverflowError, RecursionError) as error:  # a count of 5000 digits is a ValueError
         message = f"'{text}' is not a regular expression: {_reason(error)}"
         raise RefError("regex-syntax", message, _syntax_hint(text)) from error
-    if (copies := _copies(list(_PIECE.finditer(text)))) > MAX_COPIES:
+    if (copies := _copies(list(PIECE.finditer(text)))) > MAX_COPIES:
         message = f"'{text}' repeats something at least {copies:,} times, and no name is that long"
         raise RefError("regex-syntax", message, f"Counts may ask for {MAX_COPIES:,} in all; '+' asks for any number.")
     return compiled
@@ -62,7 +63,7 @@ def _reason(error: Exception) -> str:
 
 def scan(text: str) -> Scan:
     """The facts about a regex that `check_regex` accepts."""
-    pieces = list(_PIECE.finditer(text))
+    pieces = list(PIECE.finditer(text))
     return Scan(_literal(pieces), _is_safe(pieces), "".join(map(_guarded, pieces)))
 
 

@@ -49,12 +49,13 @@ Piece = tuple[Part, ...] | Splice
 class Template:
     """A compiled template. `literal` is the name it always gives, None if captures decide.
 
-    `render` makes the name of the values (name, *binding).
+    `render` makes the name of the values (name, *binding), of the `pieces` with dots between them.
     """
 
     source: str | tuple[str, ...]
     literal: str | None
     render: Callable[[tuple[Value, ...]], str]
+    pieces: tuple[Piece, ...]
 
     def fill(self, name: str, binding: Binding) -> str:
         """The destination's name for a source `name` and what the pattern bound on it."""
@@ -84,11 +85,11 @@ def compile_template(target: str | tuple[str, ...], pattern: Pattern) -> Templat
         case ((),):
             raise RefError("template-empty", "the template is empty", "Write the name of the destination.")
         case ((str(text),),):
-            return Template(target, text, lambda _: text)
+            return Template(target, text, lambda _: text, pieces)
         case (tuple(parts),) if not any(isinstance(part, Formula) for part in parts):
-            return Template(target, None, _formatter(parts))
+            return Template(target, None, _formatter(parts), pieces)
         case _:
-            return Template(target, None, partial(_joined, pieces))
+            return Template(target, None, partial(_joined, pieces), pieces)
 
 
 def _formatter(parts: tuple[Part, ...]) -> Callable[[tuple[Value, ...]], str]:
