@@ -46,7 +46,8 @@ class Role(NamedTuple):
     """How a payload key is read: as a pattern over names, a template for names, one literal name, or a nested assert.
 
     `slices`: a slice may follow. `beside`: without an alias, the alias of that other key is meant, else `fallback`.
-    Operands are a mapping of names to references, the first a pattern, the others templates.
+    Operands are a mapping of names to references, the first a pattern, the others templates. `read`: what a template
+    names is read beside the match.
     The last four hold steps of their own, as a list, a plan, its YAML text, or the path of a file.
     `plain`: the annotation of the key in a payload without `over`, where a step is about sets of tensors only with it.
     """
@@ -59,6 +60,7 @@ class Role(NamedTuple):
     beside: str = ""
     fallback: str | None = None
     plain: Any = None
+    read: bool = False
 
 
 Pattern = Annotated[Ref, Role("pattern")]
@@ -222,6 +224,9 @@ class Field(NamedTuple):
         return self if plain is None else self._replace(annotation=plain, role=role_of(plain))
 
 
+UNMATCHED = Field("unmatched", "unmatched", Literal["error", "keep", "drop"] | None, None, None)
+"""What a step over several sets of tensors does with those that stand on one side alone: refuse, keep them as they are,
+or leave them out. Not said: refuse where whole checkpoints are paired."""
 IF_MISSING = Field("if_missing", "if_missing", Literal["error", "skip"], "error", None)
 """What a step does where a pattern matches nothing, or a tensor that it needs is not there: fail, or leave it out."""
 
@@ -242,7 +247,9 @@ class Op:
         """The keys of a step: the op's own, and those that every step with a pattern has."""
         own = self.fields()
         roles = [r for f in own for r in (f.role or element_role(f.annotation),) if r is not None]
-        return (*own, IF_MISSING) if any(r.kind in ("pattern", "operands") for r in roles) and not self.bare else own
+        if self.bare or not any(r.kind in ("pattern", "operands") for r in roles):
+            return own
+        return (*own, *([UNMATCHED] if any(r.read or r.kind == "operands" for r in roles) else []), IF_MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,7 +367,12 @@ def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tup
 def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
     keys = dict.fromkeys((form.matched, *form.reads, *form.writes))
-    roles = {key: Role("pattern" if key == form.matched else "template", key in form.slices) for key in keys}
+    roles = {
+        key: Role("pattern", key in form.slices)
+        if key == form.matched
+        else Role("template", key in form.slices, read=key in form.reads)
+        for key in keys
+    }
     refs = (Field(key, key, Ref, empty, role) for key, role in roles.items())
     params = (
         Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in k.keywords

@@ -31,6 +31,29 @@ class Item(NamedTuple):
     expr: Expr
 
 
+Row = tuple[str, tuple[str, ...]]
+"""The name of a match, and the names that templates make of it."""
+
+
+class Alone(NamedTuple):
+    """A tensor that the template under `key` could have named, and that no match goes with. `source`: the name of the
+    match that it would go with, if that is known."""
+
+    key: str
+    alias: str
+    name: str
+    source: str | None
+
+
+class Pairing(NamedTuple):
+    """Sets of tensors beside each other: matches with a partner under every key, other matches, and tensors under the
+    keys that are no match's partner."""
+
+    rows: list[Row]
+    alone: list[Row]
+    others: tuple[Alone, ...]
+
+
 class View(Protocol):
     """What an op may ask of the state. Every method raises `Refusal` for what the plan got wrong."""
 
@@ -51,10 +74,17 @@ class View(Protocol):
     def captures(self, ref: Ref, key: str = "") -> tuple[Pattern, list[Match]]: ...
     def select(self, ref: Ref, key: str = "", required: bool = True) -> list[Item]: ...
     def rename(
-        self, source: Ref, targets: Mapping[str, Ref], shared: Collection[str] = ()
-    ) -> list[tuple[str, tuple[str, ...]]]: ...
+        self,
+        source: Ref,
+        targets: Mapping[str, Ref],
+        *,
+        read: Collection[str] = (),
+        written: Collection[str] | None = None,
+    ) -> list[Row]: ...
+    def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing: ...
     def one(self, ref: Ref, key: str = "") -> Item: ...
     def original(self, alias: str, key: str = "") -> Mapping[str, Expr]: ...
+    def config(self, alias: str, key: str = "") -> tuple[str, Any] | None: ...
     def literal(self, ref: Ref, key: str = "") -> str: ...
     def nothing(self, ref: Ref, key: str = "") -> Refusal: ...
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr: ...

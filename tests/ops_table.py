@@ -550,6 +550,8 @@ LOOKED_AT: Tensors = {
 }
 
 ASSERTED: tuple[Asserted, ...] = (
+    Asserted("config", (), (({"of": "n_layer", "is": 2}, "'model' came without a config.json"),),
+             (({"is": 2}, "of"), ({"of": "n_layer", "in": 2}, "expected a list"), ({"of": "x::n_layer"}, "alias 'x'"))),
     Asserted("exists", ("w", "n.*"), (("absent", "no tensor matches 'absent' in 'model'"),), (("(", "regex|pattern"),)),
     Asserted("count", ({"of": "n.*", "is": 3}, {"of": "absent", "is": 0}),
              (({"of": ".*", "is": 3}, "6 tensors match 'model::.*', not 3"),), (({"of": "w", "is": -1}, "is"),)),

@@ -12,9 +12,23 @@ from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.state import World
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.store.detect import OutputKind
+from brainsurgery_jax.store.peft import ADAPTER_CONFIG, IN_METADATA
 
 CONFIG = "config.json"
 DTYPE_KEYS = ("torch_dtype", "dtype")
+
+
+def read_config(metadata: Mapping[str, str], origin: str | None, world: World) -> tuple[str, Any] | None:
+    """What the config of a checkpoint holds, and the name of its file: of an adapter its own, which travels with the
+    metadata, else that of a model. None if there is none. Raises Refusal."""
+    found = (ADAPTER_CONFIG, metadata.get(IN_METADATA)) if IN_METADATA in metadata else (CONFIG, _read(origin, world))
+    if found[1] is None:
+        found = (ADAPTER_CONFIG, _read(origin, world, ADAPTER_CONFIG))
+    file, text = found
+    try:
+        return None if text is None else (file, json.loads(text))
+    except ValueError as error:
+        raise Refusal("io-input", f"the {file} of '{origin}' is not JSON: {error}", hint="Mend the file.") from error
 
 
 def changed_files(
@@ -66,11 +80,11 @@ def _is_like(key: str, known: str) -> bool:
     return all(a == b or (min(len(a), len(b)) > 3 and bool(did_you_mean(a, [b]))) for a, b in pairs)
 
 
-def _read(origin: str | None, world: World) -> bytes | None:
+def _read(origin: str | None, world: World, name: str = CONFIG) -> bytes | None:
     if origin is None:
         return None
     try:
-        return world.side_file(origin, CONFIG)
+        return world.side_file(origin, name)
     except StoreError as bad:
         raise Refusal("io-input", f"{bad.path}: {bad.problem}", key="config", hint=bad.remedy) from bad
 

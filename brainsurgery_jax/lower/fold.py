@@ -11,6 +11,7 @@ import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
@@ -160,7 +161,7 @@ def _edited(state: State, step: Step, view: StepView) -> State | Demand:
     deleted: list[str] = []
     moves: list[Move] = []
     written = set(state.writes)
-    for edit in edits:
+    for edit in chain(edits, _kept(view)):
         if lines is not None:
             lines.note(edit, view.fetched)
             view.fetched = []
@@ -208,6 +209,11 @@ def _edited(state: State, step: Step, view: StepView) -> State | Demand:
         case Inline():
             return _inlined(after, last, view)
     return after
+
+
+def _kept(view: StepView) -> Iterator[Edit]:
+    """What a step takes along as it is, once its op has said all."""
+    yield from view.kept
 
 
 def _inlined(state: State, inline: Inline, view: StepView) -> State | Demand:
@@ -294,9 +300,11 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     reads = [(keys.index(key), refs[key], key) for key in form.reads]
     at = keys.index(form.writes[0])
     write = refs[keys[at]]
-    only_read = [key for key in keys if key not in form.writes]
-    for name, targets in view.rename(refs[form.matched], {key: refs[key] for key in keys[1:]}, shared=only_read):
-        names = (name, *targets)
+    partners = [key for key in keys[1:] if key in form.reads]
+    written = [key for key in keys[1:] if key in form.writes]
+    targets = {key: refs[key] for key in keys[1:]}
+    for name, others in view.rename(refs[form.matched], targets, read=partners, written=written):
+        names = (name, *others)
         try:
             whole: list[Any] = [
                 view.fetch(alias, n, key, count) if count else None

@@ -11,13 +11,15 @@ from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Diagnostic, Refusal, StoreError
 from brainsurgery_jax.graph.expr import Bound, Expr
 from brainsurgery_jax.graph.structure import put, take
-from brainsurgery_jax.lower import hints
+from brainsurgery_jax.lower import hints, pairing
+from brainsurgery_jax.lower.configs import read_config
 from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
+from brainsurgery_jax.lower.pairing import Sets
 from brainsurgery_jax.lower.state import State, World, opened
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import NO_MATCH, Flags, Item
+from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
 from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_pattern, compile_template, resolve, shown
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class StepView(Drafts):
         super().__init__(state, step, world)
         self.graph = world.graph
         self.wanted: dict[Expr, None] = {}
-        self.skipped = 0  # matches that a lenient step left out
+        self.skipped = 0  # matches that a step left out
+        self.kept: list[Bind] = []  # what a step takes along as it is
         self.notes: dict[Diagnostic, None] = {}
         self.graph.span = step.span
 
@@ -116,36 +119,49 @@ class StepView(Drafts):
         return Refusal(NO_MATCH, message, key=key, hint=hint)
 
     def rename(
-        self, source: Ref, targets: Mapping[str, Ref], shared: Collection[str] = ()
-    ) -> list[tuple[str, tuple[str, ...]]]:
-        """For every match of `source`, sorted: its name, and the names that the templates make of it. Under the keys
-        that are `shared` several matches may have one name: it is only read. A lenient step leaves out the matches for
-        which there is nothing to read."""
-        key = self._key(source)
-        matches = self._matches(source, key)
-        if not matches:
-            raise self.nothing(source, key)
-        filled = []
-        for target_key, target in targets.items():
-            self.space(target.alias, target_key)
-            with at_key(target_key):
-                template = _template(target.name, _pattern(source.name))
-                filled.append([template.fill(name, binding) for name, binding in matches])
-        rows = list(zip((name for name, _ in matches), *filled, strict=True))
-        if shared and self.step.lenient:
-            read = [(at, targets[k].alias) for at, k in enumerate(targets, 1) if k in shared]
-            there = [row for row in rows if all(self._may_exist(alias, row[at]) for at, alias in read)]
-            self.skipped += len(rows) - len(there)
-            rows = there
-        for at, target_key in enumerate(targets, 1):
-            if target_key not in shared:
-                hints.refuse_collisions([row[0] for row in rows], [row[at] for row in rows], target_key)
-        return [(row[0], row[1:]) for row in rows]
+        self,
+        source: Ref,
+        targets: Mapping[str, Ref],
+        *,
+        read: Collection[str] = (),
+        written: Collection[str] | None = None,
+    ) -> list[Row]:
+        """For every match of `source`, sorted: its name, and the names that the templates make of it.
 
-    def _may_exist(self, alias: str, name: str) -> bool:
-        """Whether a tensor exists, or might, had no step failed."""
-        space = self.space(alias)
-        return name in space.names or space.tainted or name in space.unknown
+        Under the keys that are `read` a tensor must be there; what stands alone on one side is left out, kept or
+        refused, as the step says. Names under those that are `written` (all others, if not said) must differ.
+        """
+        sets, rows = self._sets(source, targets, read, written)
+        if sets.read:
+            settled = pairing.settle(self, sets, pairing.pair(self, sets, rows))
+            rows, self.skipped = settled.rows, self.skipped + settled.skipped
+            self.kept += settled.kept
+            if settled.note:
+                hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
+                self.note(pairing.UNMATCHED, settled.note, hint=hint)
+        for key in sets.written:
+            hints.refuse_collisions([row[0] for row in rows], [sets.name(row, key) for row in rows], key)
+        return rows
+
+    def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing:
+        """Every match of `source` beside the tensors that the templates name for it. Nothing is refused."""
+        return pairing.pair(self, *self._sets(source, targets, tuple(targets), ()))
+
+    def _sets(
+        self, source: Ref, targets: Mapping[str, Ref], read: Collection[str], written: Collection[str] | None
+    ) -> tuple[Sets, list[Row]]:
+        """What a step works on, and what its templates make of each match."""
+        pattern, matches = self.captures(source, self._key(source))
+        templates: dict[str, Template] = {}
+        filled: list[list[str]] = []
+        for key, target in targets.items():
+            self.space(target.alias, key)
+            with at_key(key):
+                templates[key] = _template(target.name, pattern)
+                filled.append([templates[key].fill(name, binding) for name, binding in matches])
+        writes = tuple(key for key in targets if key not in read) if written is None else tuple(written)
+        rows = [(name, names) for (name, _), *names in zip(matches, *filled, strict=True)]
+        return Sets(source, pattern, targets, templates, tuple(read), writes), [(n, tuple(x)) for n, x in rows]
 
     def _key(self, ref: Ref) -> str:
         inner = (item for v in self.step.params.values() if isinstance(v, Mapping) for item in v.items())
@@ -198,6 +214,14 @@ class StepView(Drafts):
         if space.tainted or space.unknown:
             raise Unknown
         return space.original
+
+    def config(self, alias: str, key: str = "") -> tuple[str, Any] | None:
+        """What the config beside the checkpoint of an alias holds, and the name of its file; None if there is none."""
+        space = self.space(alias, key)
+        if space.tainted and space.origin is None:
+            raise Unknown
+        with at_key(key):
+            return read_config(space.metadata, space.origin, self.world)
 
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr:
         """A value, or the part of it that the reference's slice selects."""

@@ -14,6 +14,7 @@ from brainsurgery_jax.ops import (
     session,
     sets,
     shape,
+    side_files,
     value_asserts,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "session",
     "sets",
     "shape",
+    "side_files",
     "value_asserts",
 ]

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import Every, Expr, Item, Known, Verdict, View
+from brainsurgery_jax.protocol import NO_MATCH, Every, Expr, Item, Known, Verdict, View
 from brainsurgery_jax.select import Ref
+
+Unmatched = Annotated[
+    Literal["error", "drop"] | None,
+    Field(description="tensors on one side alone: error, or drop (leave them out); else those on the right are noted"),
+]
+MOST_NAMES = 4
+"""Names that a message lists."""
 
 WORDS = {"is": "exactly", "ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
@@ -43,12 +53,25 @@ def absent(view: View, ref: Ref) -> Known:
     return Known(False, bad.message, code=bad.code, hint=bad.hint)
 
 
-def paired(view: View, left: Ref, right: Ref, compare: Callable[[Expr, Expr, str], Verdict]) -> Verdict:
-    """That what `compare` asks holds of every match on the left and the tensor that `right` names for it."""
+def paired(
+    view: View, left: Ref, right: Ref, unmatched: Unmatched, compare: Callable[[Expr, Expr, str], Verdict]
+) -> Verdict:
+    """That what `compare` asks holds of every match on the left and the tensor that `right` names for it; what becomes
+    of those on one side alone says `unmatched`."""
     if not view.match(left, "left"):
         return absent(view, left)
+    found = view.pair(left, {"right": right})
+    alone = list(dict.fromkeys(other.name for other in found.others))
+    if alone and unmatched == "error":
+        return Known(False, f"{named(alone)} of '{right.alias}' is compared with nothing on the left")
+    if alone and unmatched is None and left.alias != right.alias:
+        hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
+        view.note("unmatched", f"{named(alone)} of '{right.alias}' is compared with nothing on the left", hint=hint)
+    if unmatched == "drop" and not found.rows:
+        return Known(False, f"no match of '{left}' has a partner", code=NO_MATCH)
     parts: list[Verdict] = []
-    for name, (other,) in view.rename(left, {"right": right}, shared=("right",)):
+    rows = found.rows if unmatched == "drop" else sorted([*found.rows, *found.alone])
+    for name, (other,) in rows:
         if not view.has(right.alias, other):
             parts.append(Known(False, f"there is no '{other}' in '{right.alias}' to compare '{name}' with"))
             continue
@@ -56,3 +79,10 @@ def paired(view: View, left: Ref, right: Ref, compare: Callable[[Expr, Expr, str
         there = view.slice(view.fetch(right.alias, other), right, "right")
         parts.append(compare(here, there, name))
     return Every(tuple(parts))
+
+
+def named(names: Collection[str]) -> str:
+    """The first few of some names, sorted, and how many more there are."""
+    shown = ", ".join(f"'{n}'" for n in sorted(names)[:MOST_NAMES])
+    more = len(names) - MOST_NAMES
+    return shown + (f" and {more:,} more" if more > 0 else "")

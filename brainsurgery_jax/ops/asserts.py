@@ -20,16 +20,13 @@ from brainsurgery_jax.op import (
     sink,
 )
 from brainsurgery_jax.ops._compare import alike
-from brainsurgery_jax.ops._verdicts import absent, bounded, check_bounds, of_each
+from brainsurgery_jax.ops._verdicts import absent, bounded, check_bounds, named, of_each
 from brainsurgery_jax.protocol import NO_MATCH, Every, Expr, Known, Negated, Some, Verdict, View, settle
 from brainsurgery_jax.select import Ref, compile_pattern
 
 Bound = Annotated[StrictInt, Field(ge=0)]
 Patterns = tuple[Pattern, ...]
 _NAMES = Role("pattern", fallback="")
-
-MOST_NAMES = 4
-"""Names that a message lists."""
 
 
 @sink("assert", bare="operator")
@@ -175,7 +172,7 @@ def same_names(view: View, *, left: Annotated[Ref, _NAMES], right: Annotated[Ref
     if not ours and not theirs:
         return Known(False, "no tensor matches on either side", code=NO_MATCH)
     sides = ((ours, theirs, "left"), (theirs, ours, "right"))
-    parts = [f"only on the {side}: {_listed(a - b)}" for a, b, side in sides if a - b]
+    parts = [f"only on the {side}: {named(a - b)}" for a, b, side in sides if a - b]
     return Known(not parts, "names differ, " + "; ".join(parts) if parts else "")
 
 
@@ -190,13 +187,6 @@ def _names(view: View, ref: Ref, key: str) -> set[str]:
         hint = f"Write an alias ({known}), or a pattern with its alias: `ALIAS::.+`."
         raise Refusal("alias-unknown", f"unknown alias '{ref.name}'", key=key, hint=hint)
     return found
-
-
-def _listed(names: Collection[str]) -> str:
-    """How many names there are, and the first few."""
-    shown = ", ".join(f"'{n}'" for n in sorted(names)[:MOST_NAMES])
-    more = len(names) - MOST_NAMES
-    return shown + (f" and {more:,} more" if more > 0 else "")
 
 
 @assertion()
@@ -231,7 +221,7 @@ def _kept(view: View, alias: str, meant: Collection[str]) -> Verdict:
     lost = [n for n in before if n in meant and n not in after]
     new = [n for n in after if n in meant and n not in before]
     if lost or new:
-        what = [f"removed or renamed: {_listed(lost)}"] * bool(lost) + [f"added: {_listed(new)}"] * bool(new)
+        what = [f"removed or renamed: {named(lost)}"] * bool(lost) + [f"added: {named(new)}"] * bool(new)
         return Known(False, f"'{alias}' is not as it came in; {'; '.join(what)}")
     values = [(n, before[n], view.fetch(alias, n)) for n in before if n in meant]
     return Every(tuple(_as_before(old, now, n) for n, old, now in values if now is not old))

@@ -120,7 +120,7 @@ def compute(
     first, *others = from_.values()
     read = dict(zip(names[1:], others, strict=True))
     targets = read if to is None else {**read, "to": to}
-    for name, made_of_it in view.rename(first, targets, shared=read):
+    for name, made_of_it in view.rename(first, targets, read=read):
         found = (name, *made_of_it)
         wholes = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(from_.items(), found, strict=False)]
         operands = [view.slice(e, ref, key) for (key, ref), e in zip(from_.items(), wholes, strict=True)]

@@ -133,7 +133,7 @@ def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     return jnp.einsum(plain, *map(widen, xs)).astype(xs[0].dtype)
 
 
-Second = Annotated[Ref, Role("template", slices=True)]
+Second = Annotated[Ref, Role("template", slices=True, read=True)]
 
 
 @control()
@@ -152,7 +152,7 @@ def einsum(
     """
     sources = {"from_a": from_a} if from_b is None else {"from_a": from_a, "from_b": from_b}
     others = {key: ref for key, ref in sources.items() if key != "from_a"}
-    for name, (*more, target) in view.rename(from_a, {**others, "to": to}, shared=others):
+    for name, (*more, target) in view.rename(from_a, {**others, "to": to}, read=others):
         wholes = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(sources.items(), (name, *more), strict=True)]
         operands = [view.slice(x, ref, key) for (key, ref), x in zip(sources.items(), wholes, strict=True)]
         yield Bind(to.alias, target, view.apply(contraction, *operands, equation=equation))

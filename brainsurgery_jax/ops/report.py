@@ -11,6 +11,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import SlicedPattern, sink
 from brainsurgery_jax.ops._compare import Eps, gap, largest, pair, quiet
 from brainsurgery_jax.ops._fields import Text, Word
+from brainsurgery_jax.ops._verdicts import named
 from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Report, View, settle
 from brainsurgery_jax.select import Ref
 
@@ -125,10 +126,12 @@ def diff(
     left_alias: Text | None = None,
     right_alias: Text | None = None,
     eps: Eps | None = None,
+    unmatched: Literal["error", "keep", "drop"] = "keep",
 ) -> Report:
     """Print what differs between two sets of tensors of the same names: missing ones, shapes, dtypes, values.
 
-    A mistake where neither set has a tensor; where one is empty, all of the other are missing in it.
+    Names that one set alone has are listed; with `unmatched: drop` they are not, with `unmatched: error` they are a
+    mistake, and so is it where neither set has a tensor.
     Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
     """
     given = {"left": left, "right": right, "left_alias": left_alias, "right_alias": right_alias}
@@ -147,6 +150,14 @@ def diff(
     shared = sorted({*ours} & {*theirs})  # only these are fetched, and count as read
     pairs = {n: (_sliced(view, left, n, "left"), _sliced(view, right, n, "right")) for n in shared}
     missing = [n for n in theirs if n not in pairs], [n for n in ours if n not in pairs]
+    if unmatched == "error" and any(missing):
+        sides = zip((right, left), missing, strict=True)
+        told = "; ".join(f"only '{ref}' has {named(names)}" for ref, names in sides if names)
+        hint = "`unmatched: keep` lists them, `unmatched: drop` leaves them out."
+        raise Refusal("unmatched", f"the sets do not pair up: {told}", hint=hint)
+    if unmatched == "drop" and not shared:
+        raise Refusal("unmatched", "no name is in both sets", hint="Compare the names on both sides.")
+    missing = missing if unmatched == "keep" else ([], [])
     return _difference(str(left), str(right), pairs, missing, eps)
 
 

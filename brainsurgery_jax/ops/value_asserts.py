@@ -24,7 +24,7 @@ from brainsurgery_jax.ops._compare import (
     zero,
 )
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.ops._verdicts import WORDS, check_bounds, of_each, paired
+from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, of_each, paired
 from brainsurgery_jax.protocol import Expr, Item, Known, Pending, Verdict, View
 
 Measure = Annotated[StrictFloat | StrictInt, Field(ge=0)]
@@ -104,17 +104,27 @@ def norm(
 
 
 @assertion()
-def equal(view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | None = None) -> Verdict:
+def equal(
+    view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | None = None, unmatched: Unmatched = None
+) -> Verdict:
     """Every tensor on the left equals the one whose name `right` makes of it, exactly or within `eps`.
 
     NaN differs from NaN.
     Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
-    return paired(view, left, right, lambda here, there, name: pair(here, there, name, eps))
+    return paired(view, left, right, unmatched, lambda here, there, name: pair(here, there, name, eps))
 
 
 @assertion()
-def close(view: View, *, left: SlicedPattern, right: SlicedTemplate, rtol: Rtol = 1e-5, atol: Eps = 1e-8) -> Verdict:
+def close(
+    view: View,
+    *,
+    left: SlicedPattern,
+    right: SlicedTemplate,
+    rtol: Rtol = 1e-5,
+    atol: Eps = 1e-8,
+    unmatched: Unmatched = None,
+) -> Verdict:
     """Every tensor on the left is close to the one on the right: they differ by at most `atol + rtol * |right|`.
 
     Compared in float64, so the dtypes may differ. NaN is close to nothing, infinity to itself.
@@ -134,11 +144,11 @@ def close(view: View, *, left: SlicedPattern, right: SlicedTemplate, rtol: Rtol 
 
         return Pending((here, there), closeness(rtol, atol), judge)
 
-    return paired(view, left, right, compare)
+    return paired(view, left, right, unmatched, compare)
 
 
 @assertion()
-def identical(view: View, *, left: SlicedPattern, right: SlicedTemplate) -> Verdict:
+def identical(view: View, *, left: SlicedPattern, right: SlicedTemplate, unmatched: Unmatched = None) -> Verdict:
     """Every tensor on the left has the bytes of the one whose name `right` makes of it.
 
     Unlike `equal` this tells zeros of either sign apart, and takes a NaN for itself.
@@ -148,4 +158,4 @@ def identical(view: View, *, left: SlicedPattern, right: SlicedTemplate) -> Verd
     def compare(here: Expr, there: Expr, name: str) -> Verdict:
         return unlike(here, there, name) or alike(here, there, f"'{name}' differs in its bytes")
 
-    return paired(view, left, right, compare)
+    return paired(view, left, right, unmatched, compare)

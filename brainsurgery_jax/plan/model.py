@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.op import Op
@@ -26,6 +26,7 @@ class Step:
     """One step: an op with its checked parameters. `op` is None where the step could not be understood.
 
     `lenient`: where nothing matches, or a tensor that it needs is missing, it does nothing (`if_missing: skip`).
+    `unmatched`: what it does with tensors that stand on one side alone, if the plan says so (see `op.UNMATCHED`).
     `node`: what it was read from, to read it again with another default alias.
     """
 
@@ -35,6 +36,7 @@ class Step:
     spans: Mapping[Location, Span] = field(default_factory=dict)
     text: Any = None
     lenient: bool = False
+    unmatched: Literal["error", "keep", "drop"] | None = None
     node: Node | None = field(default=None, compare=False, repr=False)
 
     def place(self, *key: str | int) -> Span | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
-from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS
+from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS, UNMATCHED
 from brainsurgery_jax.plan.model import Input, Location, Output, Plan, Step
 from brainsurgery_jax.plan.payload import Payload, parse_payload
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, plain, spans
@@ -132,7 +132,8 @@ class Parser:
         # Where inputs cannot be read, nobody knows whether there is a default alias.
         self.problems.extend(d for d in reading.problems if not (self.doubtful and d.code == "ref-no-alias"))
         lenient = params.pop(IF_MISSING.param, IF_MISSING.default) == "skip"
-        return Step(None if reading.problems else op, params, span, places, text, lenient, node)
+        unmatched = params.pop(UNMATCHED.param, UNMATCHED.default) if UNMATCHED in op.step_fields() else None
+        return Step(None if reading.problems else op, params, span, places, text, lenient, unmatched, node)
 
     def named(self, node: Node) -> tuple[str, Span, Node | None] | None:
         """The op's name, its place, and the payload of a step."""

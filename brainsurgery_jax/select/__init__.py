@@ -4,6 +4,7 @@ from brainsurgery_jax.select.error import RefError, shown
 from brainsurgery_jax.select.formula import FUNCTIONS
 from brainsurgery_jax.select.groups import Group, gather, scatter
 from brainsurgery_jax.select.pattern import Binding, Match, Pattern, compile_pattern
+from brainsurgery_jax.select.reach import Origin, Reach, reach_of
 from brainsurgery_jax.select.ref import Ref, parse_ref
 from brainsurgery_jax.select.slices import Index, Range, SliceSpec, parse_slice, resolve
 from brainsurgery_jax.select.template import Template, compile_template
@@ -14,8 +15,10 @@ __all__ = [
     "Group",
     "Index",
     "Match",
+    "Origin",
     "Pattern",
     "Range",
+    "Reach",
     "Ref",
     "RefError",
     "SliceSpec",
@@ -25,6 +28,7 @@ __all__ = [
     "gather",
     "parse_ref",
     "parse_slice",
+    "reach_of",
     "resolve",
     "scatter",
     "shown",

@@ -1,0 +1,205 @@
+"""Steps over several sets of tensors: which tensors pair up, and what becomes of those that do not (`unmatched`).
+
+The first reference of such a step is a pattern; every other one that it reads is a template, which gives each match its
+partner. A match without a partner stands alone. So does a tensor that a template could have named (it is in reach, see
+`select/reach.py`) and that is no match's partner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.lower import hints
+from brainsurgery_jax.lower.edits import Drafts
+from brainsurgery_jax.lower.state import Draft
+from brainsurgery_jax.op import TensorOp
+from brainsurgery_jax.protocol import Alone, Bind, Pairing, Row
+from brainsurgery_jax.select import Pattern, Ref, Template, reach_of
+
+UNMATCHED = "unmatched"
+"""The code of what is said of tensors that stand alone."""
+
+
+class Sets(NamedTuple):
+    """What a step works on: its pattern, the templates that are filled from each match, and the keys of those that it
+    reads and of the one that it writes (none: the match itself is written)."""
+
+    source: Ref
+    pattern: Pattern
+    targets: Mapping[str, Ref]
+    templates: Mapping[str, Template]
+    read: tuple[str, ...]
+    written: tuple[str, ...]
+
+    @property
+    def destination(self) -> str:
+        """The alias that is written to."""
+        return self.targets[self.written[0]].alias if self.written else self.source.alias
+
+    def name(self, row: Row, key: str) -> str:
+        """The name that a template gives for a match."""
+        return row[1][list(self.targets).index(key)]
+
+    @property
+    def sliced(self) -> bool:
+        """Whether the step is about parts of tensors."""
+        return any(ref.index is not None for ref in (self.source, *self.targets.values()))
+
+
+def pair(drafts: Drafts, sets: Sets, rows: Sequence[Row]) -> Pairing:
+    """The matches that have a partner under every key that is read, those that have not, and the tensors that stand
+    alone under such a key."""
+    complete = [row for row in rows if all(_may_exist(drafts, sets, row, key) for key in sets.read)]
+    whole = set(map(id, complete))
+    rest = [row for row in rows if id(row) not in whole]
+    return Pairing(complete, rest, tuple(o for key in sets.read for o in _others(drafts, sets, rows, key)))
+
+
+def _may_exist(drafts: Drafts, sets: Sets, row: Row, key: str) -> bool:
+    """Whether a match has its partner, or might, had no step failed."""
+    space, name = drafts.space(sets.targets[key].alias), sets.name(row, key)
+    return name in space.names or space.tainted or name in space.unknown
+
+
+def _others(drafts: Drafts, sets: Sets, rows: Sequence[Row], key: str) -> Iterator[Alone]:
+    """The tensors that a template could have named, and that no match goes with."""
+    alias, template = sets.targets[key].alias, sets.templates[key]
+    space = drafts.space(alias, key)
+    if template.literal is not None or space.tainted or space.unknown:
+        return
+    keys = [k for k, ref in sets.targets.items() if ref.alias == alias]
+    named = {sets.name(row, k) for row in rows for k in keys}
+    named |= {row[0] for row in rows} if alias == sets.source.alias else set()
+    if left := [name for name in space.names if name not in named]:
+        yield from (Alone(key, alias, o.name, o.source) for o in reach_of(template, sets.pattern).of(left))
+
+
+# --- What becomes of them ---------------------------------------------------------------------------------------------
+
+
+class Settled(NamedTuple):
+    """The matches that a step works on, the tensors that it takes along as they are, and what to note."""
+
+    rows: list[Row]
+    skipped: int = 0
+    kept: tuple[Bind, ...] = ()
+    note: str = ""
+
+
+def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
+    """What a step does with its pairing. Raises Refusal."""
+    step, rows, alone, others = drafts.step, pairing.rows, pairing.alone, pairing.others
+    match step.unmatched:
+        case "keep" | "drop" if not rows:
+            message = f"no match of '{sets.source}' has a partner, so there is nothing to do"
+            raise Refusal(UNMATCHED, f"{message}: {_told(sets, pairing)}", hint="Compare the names on both sides.")
+        case "keep":
+            return Settled(rows, kept=tuple(_kept(drafts, sets, pairing)))
+        case "drop":
+            return Settled(rows, skipped=len(alone))
+        case "error" if alone or others:
+            raise _refusal(drafts, sets, pairing)
+    given = rows if step.lenient else [*rows, *alone]  # what is missing is refused when it is looked for
+    if any(_is_whole_pair(drafts, sets, pairing, other) for other in others):
+        raise _refusal(drafts, sets, pairing._replace(alone=[] if step.lenient else alone))
+    lost = tuple(o for o in others if o.alias not in (sets.source.alias, sets.destination))
+    note = f"{_told(sets, Pairing(rows, [], lost))}: left out" if lost else ""
+    return Settled(sorted(given), len(rows) + len(alone) - len(given), note=note)
+
+
+def _is_whole_pair(drafts: Drafts, sets: Sets, pairing: Pairing, other: Alone) -> bool:
+    """Whether a tensor stands alone where whole checkpoints are paired: the pattern matches all of one, and the other
+    is another."""
+    ours = drafts.space(sets.source.alias)
+    everything = len(pairing.rows) + len(pairing.alone) == len(ours.names)
+    return everything and other.alias != sets.source.alias and all(map(_is_whole, (ours, drafts.space(other.alias))))
+
+
+def _is_whole(space: Draft) -> bool:
+    """Whether an alias came from a checkpoint, or a tree, and has lost nothing since."""
+    return 0 < len(space.original) <= len(space.names)
+
+
+def _told(sets: Sets, pairing: Pairing) -> str:
+    """Which tensors stand alone, by alias: how many, and the first."""
+    parts = []
+    if pairing.alone:
+        partners = " and ".join(dict.fromkeys(f"'{sets.targets[key].alias}'" for key in sets.read))
+        parts.append(_counted([row[0] for row in pairing.alone], sets.source.alias, f"no partner in {partners}"))
+    for alias in dict.fromkeys(other.alias for other in pairing.others):
+        names = list(dict.fromkeys(other.name for other in pairing.others if other.alias == alias))
+        parts.append(_counted(names, alias, f"no partner in '{sets.source.alias}'"))
+    return "; ".join(parts)
+
+
+def _counted(names: Sequence[str], alias: str, what: str) -> str:
+    number = f"{len(names):,} tensors" if len(names) > 1 else "1 tensor"
+    return f"{number} of '{alias}' {'have' if len(names) > 1 else 'has'} {what} ({hints.listed(names)})"
+
+
+def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
+    """The refusal of a step whose sets do not pair up, with the ways that are open."""
+    ways = [f"`unmatched: drop` leaves them out of this step: what is in '{sets.destination}' stays as it is"]
+    try:
+        list(_kept(drafts, sets, pairing))
+    except Refusal:
+        pass
+    else:
+        ways.insert(0, f"`unmatched: keep` takes them into '{sets.destination}' as they are")
+    return Refusal(UNMATCHED, f"the sets do not pair up: {_told(sets, pairing)}", hint=f"{', '.join(ways)}.")
+
+
+# --- Keeping ----------------------------------------------------------------------------------------------------------
+
+
+def _kept(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[Bind]:
+    """The tensors that stand alone, under the names where their results would be. Raises Refusal where that is not
+    clear."""
+    if sets.sliced and (pairing.alone or pairing.others):
+        raise _unclear("it takes whole tensors, and this step is about slices")
+    taken = {name: "" for row in pairing.rows for name in (_result(sets, row),)}
+    for alias, name, target in (*_alone(drafts, sets, pairing.alone), *_from_others(sets, pairing.others)):
+        if target in taken:
+            raise _unclear(f"'{alias}::{name}' and another tensor would both become '{target}'")
+        taken[target] = name
+        if (alias, name) != (sets.destination, target):
+            yield Bind(sets.destination, target, drafts.fetch(alias, name), _dest(drafts, sets, target))
+
+
+def _result(sets: Sets, row: Row) -> str:
+    return sets.name(row, sets.written[0]) if sets.written else row[0]
+
+
+def _alone(drafts: Drafts, sets: Sets, rows: Iterable[Row]) -> Iterator[tuple[str, str, str]]:
+    """Alias, name and new name of the matches that stand alone."""
+    for row in rows:
+        if there := [key for key in sets.read if _may_exist(drafts, sets, row, key)]:
+            partner = f"{sets.targets[there[0]].alias}::{sets.name(row, there[0])}"
+            raise _unclear(f"'{sets.source.alias}::{row[0]}' has a partner, '{partner}', but not all")
+        yield sets.source.alias, row[0], _result(sets, row)
+
+
+def _from_others(sets: Sets, others: Iterable[Alone]) -> Iterator[tuple[str, str, str]]:
+    """Alias, name and new name of the tensors that no match goes with."""
+    for other in others:
+        if other.source is None:
+            raise _unclear(f"which name '{other.alias}::{other.name}' should get cannot be told from the references")
+        binding = sets.pattern.match(other.source)
+        assert binding is not None, "the source of a name in reach is matched"
+        template = sets.templates[sets.written[0]] if sets.written else None
+        yield other.alias, other.name, template.fill(other.source, binding) if template else other.source
+
+
+def _unclear(why: str) -> Refusal:
+    hint = "Copy such tensors in a step of their own, and say `unmatched: drop` here."
+    return Refusal(UNMATCHED, f"`unmatched: keep` is not possible: {why}", key="unmatched", hint=hint)
+
+
+def _dest(drafts: Drafts, sets: Sets, target: str) -> Literal["new", "existing", "rebind"]:
+    """What must be true of the name that a kept tensor gets: what the step asks of its results, if there is such."""
+    if target not in drafts.space(sets.destination).names:
+        return "new"
+    op = drafts.step.op
+    return op.form.dest if isinstance(op, TensorOp) else "rebind"
