@@ -113,11 +113,14 @@ def _counter(
     bounds = given | {"ge": low, "le": high}
     check_bounds(bounds)
 
-    def judge(name: str) -> Known:
-        return bounded(f"the number of {word} of '{name}'", view.count(of.alias, name)[which], bounds)
-
     names = view.match(of, "of")
-    return Every(tuple(map(judge, names))) if names else absent(view, of)
+    if not names:
+        return absent(view, of)
+    told = {name: bounded(f"the number of {word} of '{name}'", view.count(of.alias, name)[which], bounds)
+            for name in names}  # fmt: skip
+    broken = [name for name, known in told.items() if not known.holds]
+    others = f"; so it is with {named(broken[1:])}" if broken[1:] else ""
+    return Known(False, told[broken[0]].why + others) if broken else Known(True)
 
 
 @assertion()

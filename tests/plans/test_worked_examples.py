@@ -264,6 +264,75 @@ def test_a_wrong_number_of_layers_stops_the_surgery_before_it_writes(tmp_path: P
     assert not (tmp_path / "out.safetensors").exists()
 
 
+def _with(path: Path, target: Path, extra: Tensors) -> Path:
+    """A checkpoint with tensors besides its own."""
+    target.mkdir()
+    save_file({**tensors(path), **extra}, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+LAYER = "model.layers.9.mlp.up_proj.weight"
+
+
+def _deeper(folder: Path) -> Settings:
+    settings = _delta(folder)
+    return settings | {"tuned": _with(settings["tuned"], folder / "deeper", {LAYER: torch.ones(4, 4)})}
+
+
+def _shallower(folder: Path) -> Settings:
+    settings = _delta(folder)
+    return settings | {"base": _with(settings["base"], folder / "deeper", {LAYER: torch.ones(4, 4)})}
+
+
+def _more_experts(folder: Path) -> Settings:
+    settings, name = _experts(folder), "model.layers.0.mlp.experts.9.up_proj.weight"
+    return settings | {"moe": _with(settings["moe"], folder / "more", {name: torch.ones(4, 4)})}
+
+
+def _biased(folder: Path) -> Settings:
+    settings, name = _removing(folder), "model.layers.0.self_attn.o_proj.bias"
+    return settings | {"model": _with(settings["model"], folder / "biased", {name: torch.ones(4)})}
+
+
+def _two_directions(folder: Path) -> Settings:
+    settings = _removing(folder)
+    both = {"r": tensors(settings["direction"])["r"], "r2": torch.ones(4)}
+    save_file(both, folder / "both.safetensors")
+    return settings | {"direction": folder / "both.safetensors"}
+
+
+def _headed(folder: Path) -> Settings:
+    model = models.gpt2(folder)
+    save_file({**tensors(model), "lm_head.weight": torch.ones(4)}, folder / "headed.safetensors")
+    return {"model": folder / "headed.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "why"),
+    [
+        ("phlora_delta", _deeper, r"1 tensor of 'tuned' has no partner in 'base' \('model\.layers\.9\."),
+        ("phlora_delta", _shallower, r"1 tensor of 'base' has no partner in 'tuned' \('model\.layers\.9\."),
+        ("moe_lowrank", _more_experts, r"1 tensor of 'moe' has no partner in 'start' \('\S+experts\.9\."),
+        ("abliteration", _biased, "the assert inside it holds, and should not"),
+        ("abliteration", _two_directions, "2 tensors match 'direction::.*', not 1"),
+        ("prefix_rewrite", _headed, "the assert inside it holds, and should not"),
+    ],
+    ids=["a layer too many", "a layer too few", "an expert too many", "a bias", "two directions", "a head of its own"],
+)
+def test_what_a_plan_would_leave_out_stops_it(
+    name: str, settings: Callable[[Path], Settings], why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PlanError, match=why):
+        run(name, settings(tmp_path) | {"out": tmp_path / "out.safetensors"})
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_what_else_was_trained_is_printed_beside_the_adapter(tmp_path: Path) -> None:
+    report = run("phlora_delta", _delta(tmp_path) | {"out": tmp_path / "adapter.safetensors"})
+    assert "'model.norm.weight' differs in value" in report.said[0]
+    assert "up_proj.weight' differs" not in report.said[0]
+
+
 def _rewritten(folder: Path) -> tuple[Path, Path]:
     before, after = models.gpt2(folder), folder / "after.safetensors"
     run("prefix_rewrite", {"model": before, "out": after})

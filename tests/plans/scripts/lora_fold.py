@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -15,12 +16,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--base", required=True)
     parser.add_argument("--adapter", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--scale", type=float, default=2)
+    parser.add_argument("--alpha", type=float, default=8)
     args = parser.parse_args(argv)
 
     source, target = Path(args.base), Path(args.out)
     base = load_file(source / "model.safetensors")
     adapter = load_file(Path(args.adapter) / "adapter_model.safetensors")
+    config = json.loads((Path(args.adapter) / "adapter_config.json").read_text())
+    if config.get("lora_alpha") != args.alpha:
+        raise SystemExit(f"lora_alpha is {config.get('lora_alpha')}")
+    for key in ("alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out"):
+        if config.get(key):
+            raise SystemExit(f"{key} is {config[key]}")
+    if config.get("init_lora_weights") not in (True, False, "gaussian", None):
+        raise SystemExit(f"init_lora_weights is {config['init_lora_weights']}")
+    used = set()
     for name, a in adapter.items():
         if not name.endswith(".lora_A.weight"):
             continue
@@ -28,7 +38,10 @@ def main(argv: list[str] | None = None) -> None:
         b = adapter[f"{stem}.lora_B.weight"]
         weight = f"{stem.removeprefix('base_model.model.')}.weight"
         old = base[weight]
-        base[weight] = (old.float() + args.scale * b.float() @ a.float()).to(old.dtype)
+        base[weight] = (old.float() + args.alpha / len(a) * b.float() @ a.float()).to(old.dtype)
+        used |= {name, f"{stem}.lora_B.weight"}
+    if left := sorted(adapter.keys() - used):
+        raise SystemExit(f"{left[0]} is not used")
     for name, tensor in base.items():
         if not torch.isfinite(tensor).all():
             raise SystemExit(f"{name} is not finite")
