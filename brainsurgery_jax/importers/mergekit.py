@@ -8,7 +8,7 @@ layer or by name become a step for each value, over the names that it is for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -149,12 +149,26 @@ class _Writer:
                 yield _step("cast_", {"target": f"{model.alias}::.*", "to": self.working})
         if not self.whole:
             yield _step("prefixes", {"mode": "add", "alias": _MERGED})
+        if self.in_parts:
+            yield from self.names_agree()
         for piece, groups in self.groups:
             yield from self.told(piece)
             for mix, names in groups:
                 yield from self.mix_steps(piece, mix, names)
         if (dtype := self.last_cast()) is not None:
             yield _step("cast_", {"target": f"{self.alias}::.*", "to": dtype})
+
+    @cached_property
+    def in_parts(self) -> bool:
+        """Whether whole models are merged by several steps, each about a part of their tensors."""
+        return self.whole and sum(len(groups) for _, groups in self.groups) > 1
+
+    def names_agree(self) -> Iterator[str]:
+        """Asserts that the models which are merged have the same tensors."""
+        used = {source.model for _, groups in self.groups for mix, _ in groups for source in mix.sources}
+        for model in self.models.values():
+            if model.path in used and model is not self.first:
+                yield _step("assert", {"same_names": {"left": self.first.alias, "right": model.alias}})
 
     def told(self, piece: _Piece) -> Iterator[str]:
         """A comment that says which layers a piece is, where they are stacked."""
@@ -202,20 +216,48 @@ class _Writer:
 
     def pieces(self) -> Iterator[_Piece]:
         head, tail = self.config.slices[0], self.config.slices[-1]
-        names = self.models[head.sources[0].model].dtypes or ()
         if self.whole:
-            yield _Piece(head, tuple(names))
+            yield _Piece(head, tuple(self.first.dtypes or ()))
             return
         alike = _without_layers(head) == _without_layers(tail)
-        yield _Piece(head, tuple(self.outside(head.sources[0], front=True, back=alike)))
+        if not alike:
+            self.refuse_other_ends(head.sources[0], tail.sources[0])
+        yield _Piece(head, self.shared(head, lambda source: self.outside(source, front=True, back=alike)))
         start = 0
         for piece in self.config.slices:
-            source, layers = piece.sources[0], self.layers(piece.sources[0])
-            places = ((name, self.stack(source).place(name)) for name in self.models[source.model].names)
-            yield _Piece(piece, tuple(n for n, place in places if place and place[0] in layers), start)
-            start += len(layers)
+            yield _Piece(piece, self.shared(piece, lambda source, piece=piece: self.inside(piece, source)), start)
+            start += len(self.layers(piece.sources[0]))
         if not alike:
-            yield _Piece(tail, tuple(self.outside(tail.sources[0], front=False, back=True)))
+            yield _Piece(tail, self.shared(tail, lambda source: self.outside(source, front=False, back=True)))
+
+    def inside(self, piece: Slice, source: Source) -> Iterator[str]:
+        """The tensors of a source's layers, by the names that they have in the first source."""
+        by = self.layers(piece.sources[0]).start - self.layers(source).start
+        for name in self.models[source.model].names:
+            if (place := self.stack(source).place(name)) is not None and place[0] in self.layers(source):
+                yield f"{self.stack(piece.sources[0]).prefix}.{place[0] + by}.{place[1]}"
+
+    def shared(self, piece: Slice, names_of: Callable[[Source], Iterable[str]]) -> tuple[str, ...]:
+        """The names of what is merged, which must be the same in all sources."""
+        first, *others = piece.sources
+        names = tuple(names_of(first))
+        for other in others:
+            self.refuse_unlike(first, other, set(names), set(names_of(other)))
+        return names
+
+    def refuse_other_ends(self, head: Source, tail: Source) -> None:
+        """Refuse to take what stands before the layers from one model and what stands behind them from another, if one
+        of them has more there: it would be lost, or config.json would not tell of it."""
+        ends = [set(self.outside(source, front=True, back=True)) for source in (head, tail)]
+        self.refuse_unlike(head, tail, *ends)
+
+    def refuse_unlike(self, one: Source, other: Source, ours: set[str], theirs: set[str]) -> None:
+        if ours == theirs:
+            return
+        has, lacks, more = (one, other, ours - theirs) if ours - theirs else (other, one, theirs - ours)
+        count = f" and {len(more) - 1:,} more tensors" if len(more) > 1 else ""
+        message = f"'{has.model}' has '{min(more)}'{count} that '{lacks.model}' has not, so they cannot be merged"
+        raise refused(message, other.span, "Merge models of one architecture: equal layers, heads and biases.")
 
     def outside(self, source: Source, *, front: bool, back: bool) -> Iterator[str]:
         """The tensors before the layers and behind them."""
@@ -313,6 +355,7 @@ class _Writer:
         expr = mix.expr if mix.by is None else f"{mix.by!r}*{mix.expr}"
         operands = {self.of(s).alias: ref for s, ref in zip(mix.sources, [source, *others], strict=True)}
         payload = {"from": operands, "expr": expr} | ({} if own else {"to": to})
+        payload |= {"unmatched": "error"} if others and not self.in_parts else {}
         dtype, kinds = self.working, self.of(mix.sources[0]).kinds
         return _step("compute", payload | ({"dtype": dtype} if dtype and kinds != {dtype} and kinds else {}))
 

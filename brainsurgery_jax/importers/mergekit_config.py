@@ -15,7 +15,7 @@ UNSUPPORTED = "import-unsupported"
 
 PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "linear": ("weight", "normalize"),
-    "task_arithmetic": ("weight", "lambda", "normalize", "density", "int8_mask", "rescale"),
+    "task_arithmetic": ("weight", "lambda", "normalize"),
     "passthrough": ("scale",),
 }
 """The methods that plans can say, and their parameters."""
@@ -25,10 +25,15 @@ OTHER_METHODS = (
 )  # fmt: skip
 _KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
          "tokenizer")  # fmt: skip
+_PARTS = ("sources", "model", "layer_range", "filter", "value", "source")
 _MOST_LAYERS = 100_000
 _MOST = 1e30
-_SWITCHES = ("normalize", "int8_mask", "rescale")
+_SWITCHES = ("normalize",)
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+_WORDS = frozenset((*_KEYS, *_PARTS, *(word for words in PARAMETERS.values() for word in words)))
+"""All keys that mean something: others are helpers, which may stand several times."""
 
 
 class Condition(NamedTuple):
@@ -109,7 +114,7 @@ class Config:
 
 def read_config(path: str) -> Config:
     """The configuration in a file. Raises PlanError with everything that is wrong, or cannot be said in a plan."""
-    root = read_yaml(path)
+    root = read_yaml(path, repeatable=lambda key: key not in _WORDS)
     reader = _Reader()
     if not isinstance(root, Map):
         found = describe(root) if root else "nothing"
@@ -118,6 +123,16 @@ def read_config(path: str) -> Config:
     if reader.problems:
         raise PlanError(reader.problems)
     return config
+
+
+_FREE = ("configuration", "slice", "model")
+"""Mappings in which mergekit ignores the keys that it does not know."""
+
+
+def _given(node: Map, key: str) -> Node | None:
+    """The value of a key, if there is one."""
+    found = get(node, key)
+    return None if isinstance(found, Scalar) and found.value is None else found
 
 
 def _with_base(models: Slice, base: str, span: Span) -> Slice:
@@ -141,7 +156,7 @@ class _Reader:
     def config(self, root: Map, path: str) -> Config:
         self.known(root, _KEYS, "configuration")
         self.method = self.method_of(root)
-        base = get(root, "base_model")
+        base = _given(root, "base_model")
         base_path = None if base is None else self.model(base)
         slices, sliced = self.slices(root)
         if base is not None and base_path and slices and not sliced and self.method == "linear":
@@ -156,10 +171,21 @@ class _Reader:
         )  # fmt: skip
 
     def known(self, node: Map, keys: Sequence[str], where: str) -> None:
+        """Refuse a key that is misspelt or in the wrong place, and note any other that mergekit ignores."""
         for key, _ in node.entries:
-            if key.text not in keys:
-                message = f"the key '{key.text}' of a {where} is not understood.{did_you_mean(key.text, keys)}"
+            if key.text in keys:
+                continue
+            near = did_you_mean(key.text, keys)
+            if near or key.text in _WORDS or where not in _FREE:
+                message = f"the key '{key.text}' of a {where} is not understood.{near}"
                 self.complain(message, key, f"Understood are: {', '.join(keys)}.", UNSUPPORTED)
+            elif key.text == "chat_template":
+                self.note(key, "is not applied: the files of the tokenizer are copied as they are")
+            else:
+                self.note(key, "is ignored")
+
+    def note(self, key: Scalar, what: str) -> None:
+        self.notes.append(f"{key.text} ({key.span.file}:{key.span.line}) {what}.")
 
     def method_of(self, root: Map) -> str:
         node = get(root, "merge_method")
@@ -279,12 +305,15 @@ class _Reader:
         if not isinstance(node, Map):
             self.complain(f"parameters: expected a mapping, got {describe(node)}", node)
             return {}
-        if self.method:
-            self.known(node, PARAMETERS[self.method], f"{self.method} merge's parameters")
+        used = PARAMETERS.get(self.method, ())
         for key, _ in node.entries:
-            if key.text in ("density", "int8_mask", "rescale"):
-                self.notes.append(f"{key.text} ({key.span.file}:{key.span.line}) has no effect on {self.method}.")
-        return {key.text: self.setting(key.text, value) for key, value in node.entries}
+            if self.method and key.text not in used:
+                if near := did_you_mean(key.text, used):
+                    message = f"the key '{key.text}' of a {self.method} merge's parameters is not understood.{near}"
+                    self.complain(message, key, f"Understood are: {', '.join(used)}.", UNSUPPORTED)
+                else:
+                    self.note(key, f"has no effect on {self.method}")
+        return {key.text: self.setting(key.text, value) for key, value in node.entries if key.text in used}
 
     def setting(self, name: str, node: Node) -> Setting:
         """A number, a list of numbers, a mapping of a filter and a value, or a list of such mappings."""
@@ -307,7 +336,7 @@ class _Reader:
         nodes = node.items if isinstance(node, List) else (node,)
         numbers = [n.value for n in nodes if isinstance(n, Scalar) and isinstance(n.value, (int, float))]
         if name in _SWITCHES:
-            fits, wanted = isinstance(node, Scalar) and isinstance(node.value, bool), "true or false"
+            fits, wanted = isinstance(node, Scalar) and node.value in (True, False), "true or false"
         else:
             numbers = [n for n in numbers if not isinstance(n, bool) and abs(n) < _MOST]  # which NaN is not, either
             fits = len(numbers) == len(nodes) > 0

@@ -67,8 +67,15 @@ def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = rea
     return Merged(plan, tuple(notes), frozenset().union(*map(used_variables, roots)))
 
 
-def read_yaml(path: str, read: Callable[[str], str] = read_text, span: Span | None = None) -> Node | None:
-    """The tree of a YAML file, or None if it is empty. `span` is where a plan names the file, if one does."""
+def read_yaml(
+    path: str,
+    read: Callable[[str], str] = read_text,
+    span: Span | None = None,
+    *,
+    repeatable: Callable[[str], bool] = lambda key: False,
+) -> Node | None:
+    """The tree of a YAML file, or None if it is empty. `span` is where a plan names the file, if one does; for
+    `repeatable` see `compose`."""
     try:
         text = read(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -81,7 +88,7 @@ def read_yaml(path: str, read: Callable[[str], str] = read_text, span: Span | No
         raise PlanError(
             [Diagnostic("plan-file-unreadable", f"the plan file '{path}' cannot be read: {reason}", span)]
         ) from error
-    return compose(text, path)
+    return compose(text, path, repeatable=repeatable)
 
 
 def merge(base: Node, later: Node) -> Node:

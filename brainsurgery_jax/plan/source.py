@@ -10,7 +10,7 @@ differ in what they refuse at the fringes (tabs behind a colon, `?` and `:` at t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -153,12 +153,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def compose(text: str, file: str, *, loader: type[Any] = LOADER) -> Node | None:
-    """The tree of a YAML text, or None if it holds nothing. Raises one PlanError with every mistake found."""
+def compose(
+    text: str, file: str, *, loader: type[Any] = LOADER, repeatable: Callable[[str], bool] = lambda key: False
+) -> Node | None:
+    """The tree of a YAML text, or None if it holds nothing. Raises one PlanError with every mistake found.
+
+    `repeatable`: keys that may stand several times in one mapping; the last counts.
+    """
     text = text.removeprefix("\ufeff")
     if bad := _UNPRINTABLE.search(text):
         raise PlanError([_unprintable(text, bad.start(), file)])
-    composer = _Composer(text, file, loader)
+    composer = _Composer(text, file, loader, repeatable)
     root = None
     try:
         root = composer.document()
@@ -190,9 +195,9 @@ _STR, _SEQ, _MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"
 class _Composer:
     """Builds the nodes of one document from its events, and collects the mistakes that need not stop it."""
 
-    def __init__(self, text: str, file: str, loader: type[Any]):
+    def __init__(self, text: str, file: str, loader: type[Any], repeatable: Callable[[str], bool]):
         self.events: Iterator[Any] = iter(yaml.parse(text, Loader=loader))
-        self.file = file
+        self.file, self.repeatable = file, repeatable
         self.problems: list[Diagnostic] = []
         self.anchors: dict[str, _Anchored] = {}
         self.total = 0
@@ -264,7 +269,7 @@ class _Composer:
         return None
 
     def check_unique(self, key: Scalar, seen: dict[str, tuple[Scalar, Node]]) -> None:
-        if key.text not in seen:
+        if key.text not in seen or self.repeatable(key.text):
             return
         first = seen[key.text][0].span
         hint = "Remove one of them; steps of the same name go into a list, each with a dash."

@@ -13,7 +13,18 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.importers.mergekit import plan_of
 from brainsurgery_jax.importers.patterns import choose, numbers
 from tests.checkpoints import normal, read, write
-from tests.importers.merges import CASES, CONFIG, LAYERS, WORDS, Models, models, put_config, put_models
+from tests.importers.merges import (
+    CASES,
+    CONFIG,
+    LAYERS,
+    WORDS,
+    Models,
+    in_layer,
+    layer_of,
+    models,
+    put_config,
+    put_models,
+)  # fmt: skip
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
@@ -163,7 +174,139 @@ def test_a_model_of_the_hub_comes_with_how_to_fetch_it(here: Path):
     }
     text = plan_of(put_config(here, config).name)
     assert "  - a::org/one  # hf download org/one --local-dir org/one\n" in text
-    assert "compute: {from: {a: 'a::.*', b: 'b::\\g<0>'}, expr: '(a + b) / 2'}" in text
+    assert "compute: {from: {a: 'a::.*', b: 'b::\\g<0>'}, expr: '(a + b) / 2', unmatched: error}" in text
+
+
+# --- Models that differ in what they have -----------------------------------------------------------------------------
+
+HEAD, BIAS = "lm_head.weight", "model.layers.1.self_attn.q_proj.bias"
+
+
+def change(here: Path, letter: str, without: str = "", **more: tuple[int, ...]) -> None:
+    """Rewrite a model without a tensor, or with more."""
+    path = here / letter / "model.safetensors"
+    held = {name: x for name, x in read(path).items() if name != without}
+    write(path, held | {name: normal(shape) for name, shape in more.items()}, {"format": "pt"})
+
+
+FIFTH = {f"model.layers.{LAYERS}.{n}": (2,) for n in ("mlp.up_proj.weight", "input_layernorm.weight")}
+DIFFERENT: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a layer more in the second": ("b", FIFTH, "model.layers.4.input_layernorm.weight"),
+    "a layer more in the first": ("a", FIFTH, "model.layers.4.input_layernorm.weight"),
+    "a tied second": ("b", {"without": HEAD}, HEAD),
+    "a tied first": ("a", {"without": HEAD}, HEAD),
+    "a bias in the second": ("b", {BIAS: (4,)}, BIAS),
+    "a bias in the first": ("a", {BIAS: (4,)}, BIAS),
+}
+WHOLE = ("linear", "filters", "gradients", "task arithmetic", "task arithmetic with everything")
+
+
+@pytest.mark.parametrize("case", WHOLE)
+@pytest.mark.parametrize("how", DIFFERENT)
+def test_models_that_do_not_have_the_same_tensors_are_not_merged(here: Path, case: str, how: str):
+    letter, changes, name = DIFFERENT[how]
+    put_models(here)
+    change(here, letter, **changes)
+    with pytest.raises(bs.PlanError, match=name.replace(".", r"\.")):
+        merged(here, CASES[case].config)
+    assert not (here / "merged").exists()
+
+
+def piece(*ranges: tuple[str, int, int]) -> dict[str, Any]:
+    return {"sources": [{"model": m, "layer_range": [start, stop]} for m, start, stop in ranges]}
+
+
+@pytest.mark.parametrize("how", ["a tied second", "a tied first", "a bias in the second", "a bias in the first"])
+def test_slices_that_do_not_have_the_same_tensors_are_not_imported(here: Path, how: str):
+    letter, changes, name = DIFFERENT[how]
+    put_models(here)
+    change(here, letter, **changes)
+    slices = [piece(("a", 0, 2), ("b", 1, 3)), piece(("a", 1, 2), ("b", 0, 1))]
+    config = {"merge_method": "linear", "parameters": {"weight": 1}, "slices": slices}
+    with pytest.raises(bs.PlanError, match=rf"{name[-9:]}' that '[ab]' has not, so they cannot be merged"):
+        merged(here, config)
+
+
+@pytest.mark.parametrize("how", ["a tied second", "a tied first"])
+def test_a_stack_whose_ends_come_from_unlike_models_is_not_imported(here: Path, how: str):
+    letter, changes, _ = DIFFERENT[how]
+    put_models(here)
+    change(here, letter, **changes)
+    with pytest.raises(bs.PlanError, match=r"has 'lm_head\.weight' that '[ab]' has not"):
+        merged(here, CASES["stacked"].config)
+
+
+def test_a_model_in_the_middle_of_a_stack_gives_its_layers_alone(here: Path):
+    held = put_models(here)
+    change(here, "b", without=HEAD)
+    slices = [piece(("a", 0, 2)), piece(("b", 1, 2)), piece(("a", 2, 4))]
+    found = merged(here, {"merge_method": "passthrough", "slices": slices})
+    np.testing.assert_array_equal(found[HEAD], held["a"][HEAD].astype(np.float32))
+    assert sum(name.endswith("up_proj.weight") for name in found) == 5
+
+
+# --- Files from the wild ----------------------------------------------------------------------------------------------
+
+WILD = """
+# helper keys at the top, one of them used three times; anchors and merge keys
+const_tag: &A a
+const_tag: &B b
+const_tag: &QK 0.8408964
+scaled-env: &scaled
+  parameters:
+    scale:
+      - {filter: q_proj, value: *QK}
+      - {filter: k_proj, value: *QK}
+      - value: 1.0
+name: a-stack
+chat_template: auto
+slices:
+  - sources:
+      - {model: *A, layer_range: [0, 2]}
+  - sources:
+      - model: *B
+        layer_range: [1, 3]
+        note: the middle
+        <<: *scaled
+  - sources:
+      - {model: *A, layer_range: [2, 4]}
+merge_method: passthrough
+base_model:
+parameters: {t: 0.5}
+dtype: float32
+"""
+
+
+def test_what_mergekit_ignores_is_ignored_with_a_note(here: Path):
+    held = put_models(here)
+    (here / "merge.yml").write_text(WILD)
+    text = plan_of("merge.yml")
+    for note in (
+        "const_tag (merge.yml:5) is ignored.",
+        "scaled-env (merge.yml:6) is ignored.",
+        "name (merge.yml:12) is ignored.",
+        "chat_template (merge.yml:13) is not applied: the files of the tokenizer are copied as they are.",
+        "note (merge.yml:20) is ignored.",
+        "t (merge.yml:26) has no effect on passthrough.",
+    ):
+        assert f"# {note}\n" in text
+    (here / "plan.yaml").write_text(text)
+    bs.load("plan.yaml").run(durable=False)
+    a, b = held["a"], held["b"]
+    expected = {n: x for n, x in a.items() if layer_of(n) is None}
+    for at, (model, layer) in enumerate([(a, 0), (a, 1), (b, 1), (b, 2), (a, 2), (a, 3)]):
+        by = {"q_proj": 0.8408964, "k_proj": 0.8408964} if model is b else {}
+        for name, x in model.items():
+            if layer_of(name) == layer:
+                expected[in_layer(name, at)] = x * next((v for k, v in by.items() if k in name), 1)
+    compare(read(here / "merged" / "model.safetensors"), expected, dtype="float32")
+
+
+def test_a_key_that_means_something_stands_once(here: Path):
+    put_models(here)
+    (here / "merge.yml").write_text("merge_method: linear\nmodels: []\nmodels: []\n")
+    with pytest.raises(bs.PlanError, match="the key 'models' stands twice"):
+        plan_of("merge.yml")
 
 
 # --- What cannot be said ----------------------------------------------------------------------------------------------
@@ -175,8 +318,9 @@ REFUSED = {
     "ties": ({**LINEAR, "merge_method": "ties"}, "'ties' cannot be said in a plan yet"),
     "unknown method": ({**LINEAR, "merge_method": "linera"}, "unknown merge method: .* Did you mean 'linear'"),
     "no method": ({"models": models(a=1)}, "there is no merge_method"),
-    "unknown key": ({**LINEAR, "chat_template": "auto"}, "the key 'chat_template' of a configuration is not"),
-    "unknown parameter": ({**LINEAR, "parameters": {"t": 1}}, "the key 't' of a linear merge's parameters is not"),
+    "misspelt key": ({**LINEAR, "dtypes": "float32"}, "'dtypes' of a configuration is not .* Did you mean 'dtype'"),
+    "misspelt parameter": ({**LINEAR, "parameters": {"weigth": 1}}, "'weigth' of a linear .* Did you mean 'weight'"),
+    "misplaced parameter": ({**LINEAR, "weight": 1}, "the key 'weight' of a configuration is not understood"),
     "key of a model": ({**LINEAR, "models": [{"model": "a", "weight": 1}]}, "the key 'weight' of a model is not"),
     "neither": ({"merge_method": "linear"}, "expected either `models` or `slices`, got neither"),
     "both": ({**LINEAR, "slices": [STACK]}, "expected either `models` or `slices`, got both"),
@@ -253,7 +397,11 @@ def test_what_cannot_be_imported_is_an_error_that_names_it(here: Path, kind: str
 
 
 def test_all_mistakes_are_told_at_once(here: Path):
-    config = {"merge_method": "linear", "models": [{"modle": "a"}, {"model": "b", "parameters": {"weigth": 1}}], "x": 1}
+    config = {
+        "merge_method": "linear",
+        "models": [{"modle": "a"}, {"model": "b", "parameters": {"weigth": 1}}],
+        "dtyp": 1,
+    }
     with pytest.raises(bs.PlanError) as caught:
         plan_of(put_config(here, config).name)
     assert [d.span.line for d in caught.value.diagnostics if d.span] == [7, 3, 3, 6]
