@@ -69,7 +69,9 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
         if ref.alias in spaces and not kept:
             space = spaces[ref.alias]
             found = None if slow else _named(space, role.kind, ref, source, sources)
-            spaces[ref.alias] = _without(space, found, creates=creates)
+            left = _without(space, found, creates=creates)
+            # what it would have taken along is not known
+            spaces[ref.alias] = replace(left, tainted=True) if step.unmatched == "keep" else left
             written.add(ref.alias)
     makes = step.op.makes if isinstance(step.op, ControlOp) else ""
     alias = step.params.get(makes) or ("" if "to" in step.params else state.default_alias or "model")

@@ -136,6 +136,7 @@ class StepView(Drafts):
             settled = pairing.settle(self, sets, pairing.pair(self, sets, rows))
             rows, self.skipped = settled.rows, self.skipped + settled.skipped
             self.kept += settled.kept
+            self.fetched = []  # what is kept speaks for itself
             if settled.note:
                 hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)

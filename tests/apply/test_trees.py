@@ -150,6 +150,20 @@ def test_several_trees_are_given_by_alias_and_the_written_one_is_returned():
     assert out["w"].tolist() == [4, 4]
 
 
+@pytest.mark.parametrize(("word", "names"), [("keep", ["v", "w", "x"]), ("drop", ["v", "w"])])
+def test_trees_that_do_not_pair_up_need_a_word(word: str, names: list[str]):
+    step = {"from": {"a": "base::.*", "b": r"tuned::\g<0>"}, "expr": "a + b"}
+    base, tuned = {"w": np.ones(2), "v": np.ones(2)}, {"w": np.full(2, 5.0), "x": np.full(2, 7.0)}
+    inputs = {"inputs": ["base::a", "tuned::b"]}
+    with pytest.raises(bs.PlanError, match="the sets do not pair up"):
+        bs.load({**inputs, "transforms": [{"compute": step}]}).apply(base, tuned=tuned)
+    plan = bs.load({**inputs, "transforms": [{"compute": {**step, "unmatched": word}}]})
+    for out in (plan.apply(base, tuned=tuned), jax.jit(lambda a, b: plan.apply(a, tuned=b))(base, tuned)):
+        assert sorted(out) == names
+        assert out["w"].tolist() == [6, 6]
+        assert out["v"].tolist() == [1, 1]
+
+
 def test_the_alias_of_the_output_is_returned():
     steps = [{"copy": {"from": "base::w", "to": "tuned::v"}}, {"copy": {"from": "base::w", "to": "base::u"}}]
     both = bs.load({"inputs": ["base::a", "tuned::b"], "transforms": steps, "output": {"path": "x", "alias": "base"}})

@@ -350,6 +350,11 @@ def test_the_example_of_every_op_is_the_same_step_in_either_form(text: str) -> N
     assert_same_step(parse_oly(to_oly(plain(node))), node)
 
 
+def test_a_formula_needs_no_quotes() -> None:
+    node = parse_oly(r'move: from: h.(\d+).(.*), to: g.${\1+1}.${replace(\2, ".", "_")}')
+    assert plain(node) == {"move": {"from": r"h.(\d+).(.*)", "to": r'g.${\1+1}.${replace(\2, ".", "_")}'}}
+
+
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.name)
 def test_the_steps_of_every_plan_are_the_same_in_either_form(path: Path) -> None:
     steps = get(read_plan_files([str(path)]).root, "transforms")

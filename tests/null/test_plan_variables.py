@@ -57,6 +57,17 @@ def test_a_variable_that_the_environment_lacks_is_an_error_with_a_suggestion():
     assert "HOMES=... brainsurgery-jax" in problem
 
 
+def test_a_variable_may_stand_in_a_formula():
+    (step,) = api.load(
+        {
+            "inputs": ["p"],
+            "vars": {"shift": 4},
+            "transforms": [{"move": {"from": "h.(?P<i>.)", "to": "${i+${vars.shift}}"}}],
+        }
+    ).data.steps
+    assert step.params["to"].name == "${i+4}"
+
+
 def test_captures_of_a_template_are_left_alone():
     step = {"move": {"from": "h.(?P<i>[0-9]+)", "to": "x.${i}"}}
     assert filled({"transforms": [step]}) == ({"transforms": [step]}, [])

@@ -244,6 +244,12 @@ def test_after_a_failed_step_nothing_is_told_of_what_may_be_missing():
     assert told(bad, compute("same::.*", r"more::\g<0>")).errors == ["no-match"]
 
 
+def test_after_a_step_that_would_have_kept_and_failed_nothing_is_told_of_what_is_kept():
+    bad = compute("same::.*", r"more::\g<0>", unmatched="keep")
+    bad["compute"]["expr"] = "a @ b @ a"
+    assert told(bad, {"scale_": {"target": "same::z", "by": 2}}, alias="same").errors == ["expression-value"]
+
+
 # --- Asserts and diff -------------------------------------------------------------------------------------------------
 
 
