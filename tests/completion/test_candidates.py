@@ -334,7 +334,7 @@ def test_these_texts_are_whole(text: str):
         ("copy: from: wte.weight, to: x", "good", "creates 1: x"),
         ("copy: from: [wte, weight", "dim", "from matches 1: wte.weight; still needs to"),
         ("dump: target: wte.*", "good", "target matches 1: wte.weight"),
-        ("assert: exists: nothing", "bad", "assert.exists: no tensor matches 'gpt::nothing'"),
+        ("assert: exists: nothing", "bad", "assert.exists: no tensor matches 'nothing' in 'gpt'"),
         ("save: x.safetensors", "good", "writes x.safetensors"),
         ("load: path: none, alias: b", "dim", "there is no none"),
         ("delete: target: h.*", "good", "deletes 48: "),
