@@ -397,3 +397,11 @@ def test_an_expression_of_no_name_is_a_constant(tmp_path: Path):
 def test_a_name_that_is_not_used_must_be_there(tmp_path: Path):
     step = {"compute": {"from": {"w": "w", "v": "nowhere"}, "expr": "2 * w"}}
     assert [p.code for p in problems(tmp_path, {"w": W}, step) if p.severity == "error"] == ["tensor-missing"]
+
+
+def test_averages_under_names_without_dots_are_taken_in_one_step(tmp_path: Path):
+    live = {f"model.{name}": normal((2, 3), seed=at) for at, name in enumerate(("in.0.weight", "out.bias", "a.b.c.d"))}
+    ema = {f"model_ema.{n[6:].replace('.', '')}": 2 * x for n, x in live.items()}
+    step = {"lerp": {"from_a": r"model\.(.*)", "from_b": r'model_ema.${replace(\1, ".", "")}', "to": r"\g<0>", "t": 1}}
+    made = run_plan(tmp_path, live | ema, [step, {"delete": {"target": r"model_ema\..*"}}])
+    assert {n: x.tolist() for n, x in made.items()} == {n: (2 * x).tolist() for n, x in live.items()}
