@@ -92,6 +92,8 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
     """What a step does with its pairing. Raises Refusal."""
     step, rows, alone, others = drafts.step, pairing.rows, pairing.alone, pairing.others
     match step.unmatched:
+        case "keep" | "drop" if not rows and step.lenient:
+            return Settled([], skipped=len(alone))
         case "keep" | "drop" if not rows:
             message = f"no match of '{sets.source}' has a partner, so there is nothing to do"
             raise Refusal(UNMATCHED, f"{message}: {_told(sets, pairing)}", hint="Compare the names on both sides.")

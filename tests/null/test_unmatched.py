@@ -195,6 +195,7 @@ def test_a_step_in_which_nothing_pairs_up_is_a_mistake(word: str):
     (problem,) = told(compute("same::.*", r"deep::\g<0>", unmatched=word)).said
     assert problem.code == "unmatched"
     assert "no match of 'same::.*' has a partner" in problem.message
+    assert told(compute("same::.*", r"deep::\g<0>", unmatched=word, if_missing="skip"), alias="same").errors == []
 
 
 # --- Where keep is not clear ------------------------------------------------------------------------------------------
