@@ -59,10 +59,13 @@ class Refusal(Exception):
 
 
 class StoreError(Exception):
-    """A checkpoint could not be read or written: which file, which tensor, what is wrong, what to do."""
+    """A checkpoint could not be read or written: which file, which tensor, what is wrong, what to do.
 
-    def __init__(self, path: object, problem: str, *, tensor: str | None = None, remedy: str = ""):
-        self.path, self.problem, self.tensor, self.remedy = str(path), problem, tensor, remedy
+    `code` is that of the diagnostic which it becomes in a plan, if it is one of its own.
+    """
+
+    def __init__(self, path: object, problem: str, *, tensor: str | None = None, remedy: str = "", code: str = ""):
+        self.path, self.problem, self.tensor, self.remedy, self.code = str(path), problem, tensor, remedy, code
         where = f"{path}: tensor '{tensor}'" if tensor is not None else str(path)
         super().__init__(f"{where}: {problem}" + (f"\n    {remedy}" if remedy else ""))
 

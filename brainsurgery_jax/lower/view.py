@@ -13,7 +13,7 @@ from brainsurgery_jax.graph.expr import Bound, Expr
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.outputs import inside
-from brainsurgery_jax.lower.state import Draft, Space, State, World, opened
+from brainsurgery_jax.lower.state import Draft, Space, State, World, left_out, opened
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import Dest, Flags, Item
@@ -321,6 +321,8 @@ class StepView:
                 hint = "Load what was saved as a whole, by its own path; or load it in a plan of its own, afterwards."
                 raise Refusal("load-inside-save", message, key=key, hint=hint)
         try:
+            if told := left_out(self.world.open(path, format).header):
+                self.note("input-left-out", told, key)
             return opened(self.world, path, format).names
         except StoreError as bad:
             where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path
