@@ -13,7 +13,7 @@ from brainsurgery_jax.store.sizes import show_size
 _CHANGES = ("created", "changed", "deleted")
 
 
-def as_text(found: Explanation, most: int | None, *, overwrite: bool) -> list[str]:
+def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) -> list[str]:
     """The steps with what each does to names (at most so many of them), outputs, and what it all costs. `overwrite`:
     outputs may replace what is there, whatever the plan says."""
     program = found.program

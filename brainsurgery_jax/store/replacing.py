@@ -6,6 +6,7 @@ is ever removed.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Collection, Iterator, Mapping
@@ -22,6 +23,7 @@ from brainsurgery_jax.store.sizes import show_size
 KIND, PLACE, FOREIGN, INPUT = "io-output-kind", "io-output-place", "io-output-foreign", "io-output-input"
 """Codes of what is refused with `overwrite`, too."""
 
+_OCTAL = re.compile(rb"\\([0-7]{3})")  # how mountinfo spells spaces
 _ELSEWHERE = "Write to another path."
 
 
@@ -97,7 +99,7 @@ def check_destination(
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
-        raise StoreError(place, f"cannot be created: {folder} is a file, not a folder", remedy=_ELSEWHERE)
+        raise StoreError(place, f"cannot be created: {folder} is a file, not a folder", remedy="Choose another path.")
     if not os.access(folder, os.W_OK | os.X_OK):
         remedy = "Choose another path, or change the permissions."
         raise StoreError(place, f"cannot be created: the folder {folder} is not writable", remedy=remedy)
@@ -185,11 +187,11 @@ def _refuse_places(place: str, known: Machine, status: os.stat_result) -> None:
         raise _is_place(place, f"{inner}, which is in it, is a mount point")
     if not stat.S_ISDIR(status.st_mode):
         return
+    if _lies_in(known.current, place):
+        raise _is_place(place, f"{'it is' if known.current == place else 'it holds'} the current folder")
     for home in known.homes:
         if _lies_in(home, place):
             raise _is_place(place, "it is a home folder" if home == place else f"the home folder {home} is in it")
-    if _lies_in(known.current, place):
-        raise _is_place(place, f"{'it is' if known.current == place else 'it holds'} the current folder")
 
 
 def _is_place(place: str, why: str) -> StoreError:
@@ -219,7 +221,7 @@ def _mounts() -> frozenset[str]:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
         return frozenset()
-    return frozenset(os.fsdecode(line.split()[4].decode("unicode_escape").encode("latin-1")) for line in lines)
+    return frozenset(os.fsdecode(_OCTAL.sub(lambda m: bytes([int(m[1], 8)]), line.split()[4])) for line in lines)
 
 
 # --- Inputs -----------------------------------------------------------------------------------------------------------
@@ -311,11 +313,11 @@ def _upwards(path: str) -> Iterator[str]:
 
 def _foreign(place: str, parts: Parts) -> StoreError:
     if not parts.whole:
-        problem = f"will not be overwritten: it holds no checkpoint, but {few((*parts.foreign, *parts.files))}"
+        problem = f"exists, and cannot be overwritten: it holds no checkpoint, but {few((*parts.foreign, *parts.files))}"
         return StoreError(place, problem, remedy=_ELSEWHERE, code=FOREIGN)
     one = len(parts.foreign) == 1
     which = "which is no part" if one else "which are no parts"
-    problem = f"will not be overwritten: it holds {few(parts.foreign)}, {which} of the checkpoint"
+    problem = f"exists, and cannot be overwritten: it holds {few(parts.foreign)}, {which} of the checkpoint"
     remedy = (
         f"An output replaces a folder as a whole. Write to another path, or move {'it' if one else 'them'} away first."
     )
