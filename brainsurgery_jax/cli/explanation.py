@@ -35,7 +35,7 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
             lines.append(f"    header metadata: {few(carried, most)}")
         if replaced(p):
             needed = "" if overwrite or p.overwrite else "; needs `overwrite: true` or --overwrite"
-            lines.append(f"    {replaces(p)}{needed}")
+            lines.append(f"    replaces {p.replaces}{needed}")
     if not program.publications:
         lines.append("writes nothing")
     copied, computed = show_size(found.bytes_copied), show_size(found.bytes_computed)
@@ -53,9 +53,8 @@ def replaced(p: Any) -> bool:
 
 def replaces(p: Any) -> str:
     """What an output takes the place of, in words."""
-    if p.replaces.directory:
-        return f"replaces {p.path}: {p.replaces}"
-    return f"replaces {p.path} ({show_size(p.replaces.nbytes)})"
+    where = f"{p.path.rstrip('/')}/: " if p.replaces.directory else ""
+    return f"replaces {where}{p.replaces}"
 
 
 def replaced_as_json(p: Any) -> dict[str, Any] | None:

@@ -313,7 +313,9 @@ def _upwards(path: str) -> Iterator[str]:
 
 def _foreign(place: str, parts: Parts) -> StoreError:
     if not parts.whole:
-        problem = f"exists, and cannot be overwritten: it holds no checkpoint, but {few((*parts.foreign, *parts.files))}"
+        problem = (
+            f"exists, and cannot be overwritten: it holds no checkpoint, but {few((*parts.foreign, *parts.files))}"
+        )
         return StoreError(place, problem, remedy=_ELSEWHERE, code=FOREIGN)
     one = len(parts.foreign) == 1
     which = "which is no part" if one else "which are no parts"
