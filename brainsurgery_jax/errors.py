@@ -70,6 +70,17 @@ class StoreError(Exception):
         super().__init__(f"{where}: {problem}" + (f"\n    {remedy}" if remedy else ""))
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What lies behind an error that a library raised while it cleaned up: a failure of the system, or a signal that
+    stops the process; the error itself if there is neither."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, OSError | KeyboardInterrupt | SystemExit):
+            return at
+        at = at.__cause__ or at.__context__
+    return error
+
+
 def did_you_mean(word: str, known: Iterable[str], *, limit: int = 500) -> str:
     """`" Did you mean 'x'?"` for the nearest known word, or an empty string.
 

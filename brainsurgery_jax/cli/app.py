@@ -147,6 +147,18 @@ def _in_ops_of_the_user(defect: Exception) -> object:
     return None if plugins is None else plugins.blamed(defect)
 
 
+def _stopped_within(defect: Exception) -> object:
+    """The exit code of a command that was stopped in the middle of something that made an error of it, such as the
+    import of a library; None if it was not."""
+    from brainsurgery_jax.errors import cause_of
+
+    stop = cause_of(defect)
+    if not isinstance(stop, KeyboardInterrupt | SystemExit):
+        return None
+    print("interrupted", file=sys.stderr)
+    return 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+
+
 def main() -> None:
     """Run the command line of this process."""
     # What we make has no cycles and lives to the end; to look for them took a tenth of the time.
@@ -164,6 +176,8 @@ def main() -> None:
     except Exception as defect:
         if _COMPLETES in os.environ:  # a shell would show the error in the line that is typed
             sys.exit(1)
+        if (code := _stopped_within(defect)) is not None:
+            sys.exit(code)
         # The one place that catches everything: a user gets a sentence, and a traceback for the asking.
         if (own := _in_ops_of_the_user(defect)) is not None:
             print(own, file=sys.stderr)

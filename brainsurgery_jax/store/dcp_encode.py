@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from brainsurgery_jax.errors import cause_of
 from brainsurgery_jax.store.base import WriteOptions
-from brainsurgery_jax.store.failures import cause_of
 from brainsurgery_jax.store.torch_encode import tensors
 
 if TYPE_CHECKING:

@@ -34,17 +34,6 @@ def os_failures(path: object, doing: str) -> Iterator[None]:
         raise StoreError(path, f"could not {doing}: {error.strerror or error}", remedy=remedy_for(error)) from error
 
 
-def cause_of(error: BaseException) -> BaseException:
-    """What lies behind an error that a library raised while it cleaned up: a failure of the system, or a signal that
-    stops the process; the error itself if there is neither."""
-    at: BaseException | None = error
-    while at is not None:
-        if isinstance(at, OSError | KeyboardInterrupt | SystemExit):
-            return at
-        at = at.__cause__ or at.__context__
-    return error
-
-
 def no_tensor(path: str, name: str, names: Collection[str]) -> StoreError:
     """The error that a checkpoint with these names has no such tensor."""
     return StoreError(path, f"has no tensor '{name}' ({len(names)} tensors).{did_you_mean(name, names)}")

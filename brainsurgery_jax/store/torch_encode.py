@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, cause_of
 from brainsurgery_jax.store.base import WriteOptions
-from brainsurgery_jax.store.failures import cause_of
 from brainsurgery_jax.store.torch_files import WEIGHTS
 
 if TYPE_CHECKING:

@@ -117,6 +117,34 @@ def test_what_is_said_of_the_output_is_true_whenever_the_signal_comes(
     assert sorted(os.listdir(folder)) == before
 
 
+@SIGNALS
+def test_a_signal_inside_of_a_library_that_catches_everything_is_not_lost(folder: Path, number: signal.Signals) -> None:
+    (folder / "plan.yaml").write_text("inputs: [model]\noutput: {path: out, format: dcp}\n")
+    code = PROGRAM.format(number=int(number), moment="library._write_item = around(library._write_item)", exchange="")
+    code = "import torch.distributed.checkpoint.filesystem as library\n" + code
+    before = sorted(os.listdir(folder))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (CODES[number], f"{WORDS[number]}: nothing was published\n")
+    assert sorted(os.listdir(folder)) == before
+
+
+def test_a_signal_within_an_import_that_fails_of_it_is_no_defect(folder: Path) -> None:
+    """As extension modules do: `ImportError: initialization failed`."""
+    code = """
+from brainsurgery_jax.cli import app, plans
+def run(*given):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as stop:
+        raise ImportError("initialization failed") from stop
+plans.run = run
+app.main()
+"""
+    line = [sys.executable, "-c", code, "plan.yaml"]
+    done = subprocess.run(line, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_a_signal_that_the_caller_ignores_stays_ignored(folder: Path) -> None:
     code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)" + PROGRAM.format(
         number=int(signal.SIGHUP), moment=MOMENTS["when it is complete"], exchange=""
