@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,10 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.key_paths import NOTES, Notes, Path, clash, nest, read_notes
+from brainsurgery_jax.store.leftovers import remove
 from brainsurgery_jax.store.orbax import OrbaxSource
 from brainsurgery_jax.store.orbax_folder import CHECKPOINT, STATE
+from brainsurgery_jax.store.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +60,32 @@ def check(path: str, avals: Mapping[str, Aval]) -> None:
 
 
 def encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
-    """Writes a checkpoint into the folder `path`."""
+    """Writes a checkpoint into the folder `path`.
+
+    orbax works in a thread of its own: its threads go on when it is interrupted, and would put back what is removed.
+    So what stops us only shuts it out, and waits until it has given up.
+    """
+    with ThreadPoolExecutor(1, "orbax") as thread:
+        work = thread.submit(_encode, path, arrays, options)
+        try:
+            work.result()
+        except (KeyboardInterrupt, SystemExit):
+            with uninterrupted():
+                _shut_out(path, work)
+            raise
+
+
+def _shut_out(path: str, work: Future[None]) -> None:
+    """Makes all that is still to be written to a folder fail, and removes the folder when nobody writes any more."""
+    aside = f"{path}-1"  # a name that the next run would clear, too
+    os.rename(path, aside)
+    with open(path, "x"):
+        wait([work])
+    os.remove(path)
+    remove(aside)
+
+
+def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     notes = read_notes(options.metadata)
     made = os.path.join(path, "saving")
     leaves = _leaves(arrays, notes)
