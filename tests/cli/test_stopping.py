@@ -128,6 +128,36 @@ def test_a_signal_inside_of_a_library_that_catches_everything_is_not_lost(folder
     assert sorted(os.listdir(folder)) == before
 
 
+def test_orbax_has_stopped_writing_before_what_it_wrote_is_removed(folder: Path) -> None:
+    """Its threads go on when it is interrupted."""
+    write(folder / "model" / "model.safetensors", {f"w{n}": np.ones((64, 1024), np.float32) for n in range(60)})
+    (folder / "plan.yaml").write_text("inputs: [model]\noutput: {path: out, format: orbax}\n")
+    code = """
+import os, signal, sys, threading, time
+from brainsurgery_jax.cli.app import main
+from brainsurgery_jax.store import orbax_encode
+
+orbax_encode.GRACE_S = 600
+save = orbax_encode._save
+
+def slowly(path, leaves, *rest, **more):
+    def stop():
+        while not os.path.isdir(path + ".orbax-checkpoint-tmp"):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=stop).start()
+    save(path, leaves, *rest, **more)
+
+orbax_encode._save = slowly
+sys.argv = ["brainsurgery-jax", "plan.yaml"]
+main()
+"""
+    before = sorted(os.listdir(folder))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "terminated: nothing was published\n")
+    assert sorted(os.listdir(folder)) == before
+
+
 def test_a_signal_within_an_import_that_fails_of_it_is_no_defect(folder: Path) -> None:
     """As extension modules do: `ImportError: initialization failed`."""
     code = """
