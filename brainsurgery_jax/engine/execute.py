@@ -73,8 +73,13 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
 
 
 def _left(old: Left) -> Diagnostic:
-    message = f"{old.destination}: the new output is in place, but what it replaced could not be removed: {old.reason}"
-    return Diagnostic("io-left", message, hint=f"Delete it: {old.path}", severity="note")
+    if old.kept:
+        why, hint = "something appeared there at the last moment, and was kept", f"It is in {old.path}"
+    else:
+        why, hint = f"what it replaced could not be removed: {old.reason}", f"Delete it: {old.path}"
+    return Diagnostic(
+        "io-left", f"{old.destination}: the new output is in place, but {why}", hint=hint, severity="note"
+    )
 
 
 def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:

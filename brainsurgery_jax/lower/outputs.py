@@ -47,7 +47,8 @@ def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
     )
     for sidecars, span in {p.sidecars: p.span for p in reversed([*made]) if p.sidecars and p.sidecars.left}.items():
         files = "a file" if len(sidecars.left) == 1 else f"{len(sidecars.left)} files"
-        message = f"output: {files} of {sidecars.folder} will not be copied: {few(sidecars.left)}"
+        verb = "is" if len(sidecars.left) == 1 else "are"
+        message = f"output: {files} of {sidecars.folder} {verb} not copied: {few(sidecars.left)}"
         yield Diagnostic("sidecars-left", message, span, hint, "note")
 
 
@@ -174,8 +175,8 @@ def _check_destination(kind: OutputKind, nbytes: int, overwrite: bool, world: Wo
     try:
         return world.check_destination(kind.path, nbytes, overwrite=overwrite, directory=kind.directory)
     except StoreError as bad:
-        code = bad.code or "io-output"
-        raise Refusal(code, f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
+        found = f"{bad.path}: {bad.problem}"
+        raise Refusal(bad.code if bad.code else "io-output", found, key="path", hint=bad.remedy) from bad
 
 
 def _kind(output: Output, default_shard: str) -> OutputKind:

@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import count
 from operator import and_
 from typing import NamedTuple
 
@@ -34,11 +35,13 @@ class Staged(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What an output has replaced and could not be removed: where it is now, and why."""
+    """What an output has replaced and was not removed: where it is now, and why. `kept`: it holds something else, that
+    appeared there at the last moment."""
 
     destination: str
     path: str
     reason: str
+    kept: bool = False
 
 
 def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = ()) -> Staged:
@@ -154,7 +157,12 @@ def _removed(old: _Aside) -> Left | None:
     try:
         remove_replaced(old.path, old.was)
     except OSError as error:
-        return Left(old.was.path, old.path, error.strerror or str(error))
+        reason = error.strerror or str(error)
+        if error.errno != errno.ENOTEMPTY:
+            return Left(old.was.path, old.path, reason)
+        kept = next(path for n in count(1) if not os.path.lexists(path := f"{old.was.path}.kept-{n}"))
+        os.rename(old.path, kept)  # a name that no run clears
+        return Left(old.was.path, kept, reason, kept=True)
     return None
 
 

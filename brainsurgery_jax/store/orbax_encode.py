@@ -104,7 +104,7 @@ def _shut_out(path: str, work: Future[None]) -> None:
 
 
 def _blocked(path: str) -> Iterator[str]:
-    """Puts a file where a folder is; yields where the folder is now, and those that were made in its place meanwhile."""
+    """Puts a file where a folder is; yields where that folder is now, and any that was made in its place meanwhile."""
     for number in count(1):
         aside = f"{path}-{number}"  # a name that the next run would clear, too
         os.rename(path, aside)

@@ -20,8 +20,11 @@ from brainsurgery_jax.store.folder import is_weights
 from brainsurgery_jax.store.parts import Parts, parts_of
 from brainsurgery_jax.store.sizes import show_size
 
-KIND, PLACE, FOREIGN, INPUT = "io-output-kind", "io-output-place", "io-output-foreign", "io-output-input"
-"""Codes of what is refused with `overwrite`, too."""
+# Codes of what is refused with `overwrite`, too.
+KIND = "io-output-kind"
+PLACE = "io-output-place"
+FOREIGN = "io-output-foreign"
+INPUT = "io-output-input"
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")  # how mountinfo spells spaces
 _ELSEWHERE = "Write to another path."
@@ -247,7 +250,8 @@ def _own_files(place: str, reads: Reads, *, directory: bool) -> frozenset[str]:
 def _held(place: str, name: str, what: str, *, directory: bool) -> StoreError:
     holds = f"it holds {name}" if directory else "it is"
     shown = f"{holds}, {what}," if directory else f"{holds} {what},"
-    return StoreError(place, f"cannot be written: {shown} which this run reads", remedy=_ELSEWHERE, code=INPUT)
+    remedy = "Write to another folder."
+    return StoreError(place, f"cannot be written: {shown} which this run reads", remedy=remedy, code=INPUT)
 
 
 def _is_all(place: str, within: Collection[str], files: Collection[str]) -> bool:
@@ -318,8 +322,10 @@ def _foreign(place: str, parts: Parts) -> StoreError:
         )
         return StoreError(place, problem, remedy=_ELSEWHERE, code=FOREIGN)
     one = len(parts.foreign) == 1
-    which = "which is no part" if one else "which are no parts"
-    problem = f"exists, and cannot be overwritten: it holds {few(parts.foreign)}, {which} of the checkpoint"
+    problem = (
+        f"exists, and cannot be overwritten: it holds {few(parts.foreign)}, "
+        f"which {'is' if one else 'are'} not part of the checkpoint"
+    )
     remedy = (
         f"An output replaces a folder as a whole. Write to another path, or move {'it' if one else 'them'} away first."
     )

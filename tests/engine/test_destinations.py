@@ -468,12 +468,12 @@ def complaint(case: Case, *, overwrite: bool = True) -> str:
 def test_what_is_in_the_way_is_named_with_what_to_do(root: Path) -> None:
     message = complaint(a_clone_of_a_repository(root))
     assert message == (
-        f"output.path: {root}/repo: exists, and cannot be overwritten: it holds .git/, .gitattributes, which are no "
-        "parts of the checkpoint\n"
+        f"output.path: {root}/repo: exists, and cannot be overwritten: it holds .git/, .gitattributes, which are "
+        "not part of the checkpoint\n"
         "An output replaces a folder as a whole. Write to another path, or move them away first."
     )
     (root / "repo" / ".git").rename(root / "git")
-    assert "it holds .gitattributes, which is no part of the checkpoint" in complaint(Case("repo", ("", "")))
+    assert "it holds .gitattributes, which is not part of the checkpoint" in complaint(Case("repo", ("", "")))
     (root / "repo" / ".gitattributes").rename(root / "gitattributes")
     assert bs.check(plan_of(Case("repo", ("", "")), overwrite=True)) == ()
 

@@ -194,8 +194,11 @@ def test_what_appears_at_the_very_last_moment_is_not_removed_with_the_old_checkp
 
     monkeypatch.setattr(atomic, "_renameat2", racing)
     (left,) = publish([item])
-    assert os.listdir(tmp_path / "out") == ["new.safetensors"]
-    assert (left.reason, os.listdir(left.path)) == ("Directory not empty", ["notes.txt"])
+    monkeypatch.undo()
+    publish([staged_folder(tmp_path / "out", "newer.safetensors", overwrite=True)])
+    assert os.listdir(tmp_path / "out") == ["newer.safetensors"]
+    assert (left.kept, left.path) == (True, str(tmp_path / "out.kept-1"))
+    assert os.listdir(left.path) == ["notes.txt"]
 
 
 KILLED = """

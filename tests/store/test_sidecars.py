@@ -223,7 +223,7 @@ def test_a_private_file_beside_a_model_stays_there_and_a_note_says_so_once(here:
     assert sorted(os.listdir(here / "one")) == ["config.json", "model.safetensors", "tokenizer.json"]
     (note,) = report.notes
     assert note.code == "sidecars-left"
-    assert note.message == "output: a file of model will not be copied: token.txt"
+    assert note.message == "output: a file of model is not copied: token.txt"
 
 
 def test_an_output_without_side_files_has_nothing_to_say_of_them(here: Path) -> None:
