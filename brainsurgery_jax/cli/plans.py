@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def run(items: Sequence[str], choices: Choices) -> None:
     files = files_of(choices.overwrite or choices.dry_run, choices.shard_size, provisional=False)
     memory = None if choices.memory is None else size_of(choices.memory, "--memory")
     plan = api.load(*items)
+    refuse_summary_over_input(plan, choices)
     show.diagnostics(d for d in plan.problems if d.severity == "note")
     with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
         report = api.run(
@@ -99,6 +101,16 @@ def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:
         outputs = [o.plain() for o in data.outputs]
         whole |= {"output": outputs[0]} if len(outputs) == 1 else {"outputs": outputs}
     return dump_yaml(whole)
+
+
+def refuse_summary_over_input(plan: api.Plan, choices: Choices) -> None:
+    """Raise BadParameter if the summary would be written over a file that the run reads."""
+    wanted = os.path.realpath(os.path.expanduser(choices.summarize_path or ""))
+    for path in (*plan.files, *plugins.files(), *(i.path for i in plan.data.inputs)):
+        place = os.path.realpath(os.path.expanduser(path))
+        if choices.summarize_path and wanted in (place, os.path.join(place, os.path.basename(wanted))):
+            message = f"'{choices.summarize_path}' is or lies in what this run reads. Name another file."
+            raise typer.BadParameter(message, param_hint="--summarize-path")
 
 
 def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:

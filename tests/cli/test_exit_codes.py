@@ -193,6 +193,16 @@ def test_a_resolved_summary_can_be_run_again(command: Command, place: Path):
     assert set(read(place / "out.safetensors")) == set(before)
 
 
+@pytest.mark.parametrize("path", ["plan.yaml", "./base.safetensors"])
+def test_a_summary_is_not_written_over_what_the_run_reads(command: Command, place: Path, path: str):
+    before = (place / path).read_bytes()
+    done = command("plan.yaml", "--summarize-path", path)
+    assert done.code == 2
+    assert "is or lies in what this run reads" in done.err
+    assert (place / path).read_bytes() == before
+    assert not (place / "out.safetensors").exists()
+
+
 def test_the_shard_size_counts_where_the_plan_says_nothing(command: Command, place: Path):
     assert command("plan.yaml", "output=parts/", "--shard-size", "40B", "-q").code == 0
     index = json.loads((place / "parts/model.safetensors.index.json").read_text())
