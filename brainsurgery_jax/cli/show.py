@@ -62,10 +62,10 @@ def store_error(error: StoreError) -> None:
     remark(str(error), "red")
 
 
-def stopped(word: str, stop: BaseException) -> None:
-    """Print that a command was stopped from outside, and the notes that say what it published."""
+def stopped(what: str, stop: BaseException) -> None:
+    """Print that something was stopped from outside, and the notes that say what it had published."""
     with suppress(OSError):  # the terminal may have gone away first
-        remark(": ".join([word, *getattr(stop, "__notes__", ())]))
+        remark(("; " if ":" in what else ": ").join([what, *getattr(stop, "__notes__", ())]), "yellow")
 
 
 def counted(number: int, thing: str) -> str:

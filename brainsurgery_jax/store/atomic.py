@@ -132,16 +132,19 @@ def _into_place(item: Staged, overwrite: bool) -> Iterator[_Aside]:
     elif not was.directory or not os.listdir(destination):
         os.replace(staging, destination)
     else:
+        exchanged = _renameat2(staging, destination, _EXCHANGE)
+        aside = staging if exchanged else _swap_by_two_renames(staging, destination)
         stale = beside(destination, STALE)
-        if _renameat2(staging, destination, _EXCHANGE):
-            os.rename(staging, stale)
-        else:
-            _swap_by_two_renames(staging, destination, stale)
+        try:
+            os.rename(aside, stale)
+        except OSError:  # it goes from where it is
+            stale = aside
         yield _Aside(stale, was)
 
 
-def _swap_by_two_renames(staging: str, destination: str, stale: str) -> None:
-    """For file systems that cannot exchange: for a moment nothing is there, and `recover` mends a run killed in it."""
+def _swap_by_two_renames(staging: str, destination: str) -> str:
+    """Where the old is now. For file systems that cannot exchange: for a moment nothing is there, and `recover` mends a
+    run that is killed in it."""
     aside = beside(destination, OLD)
     os.rename(destination, aside)
     try:
@@ -149,7 +152,7 @@ def _swap_by_two_renames(staging: str, destination: str, stale: str) -> None:
     except OSError:
         os.rename(aside, destination)
         raise
-    os.rename(aside, stale)
+    return aside
 
 
 def _removed(old: _Aside) -> Left | None:

@@ -103,7 +103,7 @@ def _warn_of_outputs(session: Session) -> None:
     try:
         session.finish()
     except PlanError as bad:
-        show.diagnostics(replace(d, severity="note") for d in bad.diagnostics if d.code == "io-output")
+        show.diagnostics(replace(d, severity="note") for d in bad.diagnostics if d.code.startswith("io-output"))
 
 
 def take_lines(desk: Desk, lines: Iterable[str], file: str = "<stdin>") -> None:
