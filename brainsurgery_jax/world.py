@@ -92,7 +92,7 @@ class Files:
         """What is read: checkpoints that are open, and files that were named by `also_reads`."""
         for key, source in self._sources.items():
             if key not in self._files:
-                self._files[key] = tuple(map(self.key, source.header.files))
+                self._files[key] = tuple(map(_entry, source.header.files))
         return Reads(dict(self._files), tuple(map(self.key, self._also)))
 
     def also_reads(self, *files: str) -> None:
@@ -122,6 +122,12 @@ class Files:
         """Close all sources."""
         for source in self._sources.values():
             source.close()
+
+
+def _entry(path: str) -> str:
+    """The path of a file in its real folder; a link stays one."""
+    folder, name = os.path.split(os.path.expanduser(path))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _device(path: str) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.folder import is_weights
+from brainsurgery_jax.store.folder import is_weights, suffix_of
 from brainsurgery_jax.store.parts import Parts, parts_of
 from brainsurgery_jax.store.sizes import show_size
 
@@ -31,7 +31,8 @@ _ELSEWHERE = "Write to another path."
 
 
 class Reads(NamedTuple):
-    """What a run reads, by real paths: `checkpoints` with their files, and other `files` (plans, ops, configs)."""
+    """What a run reads: `checkpoints` by their real paths, with their files (links among them as they are), and other
+    `files` (plans, ops, configs)."""
 
     checkpoints: Mapping[str, tuple[str, ...]] = {}
     files: tuple[str, ...] = ()
@@ -262,8 +263,9 @@ def _is_all(place: str, within: Collection[str], files: Collection[str]) -> bool
 
 
 def _refuse_inside(place: str, checkpoint: str, files: Collection[str], *, directory: bool) -> None:
-    """StoreError for a destination in the folder of an input that would become part of what is read there."""
-    if checkpoint == place or not _lies_in(place, checkpoint):
+    """StoreError for a destination in the folder of an input that would become part of what is read there. In no folder
+    numpy's files are."""
+    if checkpoint == place or not _lies_in(place, checkpoint) or suffix_of(place) in (".npz", ".npy"):
         return
     first = os.path.relpath(place, checkpoint).partition(os.sep)[0]
     among = not directory and os.path.dirname(place) == checkpoint
@@ -280,16 +282,18 @@ def _refuse_linked(place: str, parts: Parts, reads: Reads) -> None:
     gone = {_identity(os.path.join(place, path)): path for path in (*parts.files, *parts.folders)}
     inputs = [(file, f"a file of the checkpoint {c}") for c, files in reads.checkpoints.items() for file in files]
     for file, what in (*inputs, *((file, file) for file in reads.files)):
-        if _within(place, file) is None and (found := [gone[i] for i in map(_identity, _upwards(file)) if i in gone]):
+        real = os.path.realpath(file)
+        if _within(place, file) is None and (found := [gone[i] for i in map(_identity, _upwards(real)) if i in gone]):
             raise _held(place, found[0], what, directory=True)
 
 
 def _within(place: str, file: str) -> str | None:
     """The path of a file relative to a folder that holds it, by whatever path; its name if it is the place itself."""
     wanted = _identity(place)
-    for above in _upwards(file):
-        if above == place or (wanted is not None and _identity(above) == wanted):
-            return os.path.basename(file) if above == file else os.path.relpath(file, above)
+    for path in dict.fromkeys((file, os.path.realpath(file))):
+        for above in _upwards(path):
+            if above == place or (wanted is not None and _identity(above) == wanted):
+                return os.path.basename(path) if above == path else os.path.relpath(path, above)
     return None
 
 

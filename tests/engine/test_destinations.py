@@ -330,6 +330,29 @@ def a_new_folder_in_the_folder_of_an_input(root: Path) -> Case:
     return Case("source/edited/", (FINE, FINE))
 
 
+def a_file_that_no_reader_of_the_input_folder_takes(root: Path) -> Case:
+    return Case("source/edited.npz", (FINE, FINE))
+
+
+def an_input_that_is_a_link_in_the_destination(root: Path) -> Case:
+    model(root / "out")
+    (root / "out" / "pytorch_model.safetensors").symlink_to(weights(root / "far" / "x.safetensors"))
+    return Case("out", (INPUT, INPUT), ("out/pytorch_model.safetensors",))
+
+
+def a_snapshot_in_the_cache_of_the_hub(root: Path) -> Case:
+    """An edit in place of links to `blobs/`, under names that nobody would expect; the blobs stay."""
+    snapshot = root / "models--x" / "snapshots" / "12ab"
+    snapshot.mkdir(parents=True)
+    for number, name in enumerate(("one.safetensors", "two.safetensors")):
+        blob = root / "models--x" / "blobs" / name[:3]
+        blob.parent.mkdir(exist_ok=True)
+        write(blob, {f"w{number}": np.ones(3, np.float32)})
+        (snapshot / name).symlink_to(f"../../blobs/{name[:3]}")
+    place = str(snapshot.relative_to(root))
+    return Case(place, (EXISTS, FINE), (place,))
+
+
 def an_input_folder_itself(root: Path) -> Case:
     model(root / "out")
     return Case("out", (EXISTS, FINE), ("out",))
@@ -390,6 +413,8 @@ TABLE: tuple[Maker, ...] = (
     an_input_inside_by_a_link, an_input_file_linked_into_the_destination, a_hard_link_to_an_input,
     the_parent_of_an_input, one_of_two_inputs_inside, a_shard_of_an_input, a_new_file_among_those_of_an_input,
     a_folder_that_belongs_to_an_input, a_new_folder_in_an_orbax_input, a_new_folder_in_the_folder_of_an_input,
+    a_file_that_no_reader_of_the_input_folder_takes, an_input_that_is_a_link_in_the_destination,
+    a_snapshot_in_the_cache_of_the_hub,
     an_input_folder_itself, an_input_folder_by_a_link, an_input_of_files_by_names_of_their_own, an_input_file_itself,
     the_only_file_of_an_input_folder, the_folder_of_the_only_input_file, the_folder_of_an_input_file_among_others,
     the_home_folder, what_holds_the_home_folder,
