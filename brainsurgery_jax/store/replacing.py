@@ -279,7 +279,8 @@ def _refuse_inside(place: str, checkpoint: str, files: Collection[str], *, direc
 def _refuse_linked(place: str, parts: Parts, reads: Reads) -> None:
     """StoreError if an input is one of the files that would go, or lies in one of the folders, by another path: a hard
     link, or a mount of that folder."""
-    gone = {_identity(os.path.join(place, path)): path for path in (*parts.files, *parts.folders)}
+    goes = ((_identity(os.path.join(place, path)), path) for path in (*parts.files, *parts.folders))
+    gone = {identity: path for identity, path in goes if identity is not None}
     inputs = [(file, f"a file of the checkpoint {c}") for c, files in reads.checkpoints.items() for file in files]
     for file, what in (*inputs, *((file, file) for file in reads.files)):
         real = os.path.realpath(file)
