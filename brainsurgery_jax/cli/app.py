@@ -147,16 +147,16 @@ def _in_ops_of_the_user(defect: Exception) -> object:
     return None if plugins is None else plugins.blamed(defect)
 
 
-def _stopped_within(defect: Exception) -> object:
+def _stopped_within(defect: Exception) -> int | None:
     """The exit code of a command that was stopped in the middle of something that made an error of it, such as the
     import of a library; None if it was not."""
     from brainsurgery_jax.errors import cause_of
 
     stop = cause_of(defect)
-    if not isinstance(stop, KeyboardInterrupt | SystemExit):
+    if not isinstance(stop, KeyboardInterrupt | Stopped):
         return None
     print("interrupted", file=sys.stderr)
-    return 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+    return stop.exit_code if isinstance(stop, Stopped) else 130
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ class Stopped(SystemExit):
     """The process was told to stop by a signal. Its exit code is 128 and the number, as shells have it."""
 
     def __init__(self, number: int):
-        super().__init__(128 + number)
+        self.exit_code = 128 + number
+        super().__init__(self.exit_code)
         self.word = _WORDS[signal.Signals(number).name]
 
 

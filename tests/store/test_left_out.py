@@ -36,7 +36,7 @@ def numpy_archive(place: Path) -> str:
 
 
 def distributed(place: Path) -> str:
-    from torch.distributed.checkpoint import save
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     save({"w": torch.ones(2, 3), "token": SECRET}, checkpoint_id=place / "dcp", no_dist=True)
     return "dcp"
