@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -570,12 +571,15 @@ def test_the_places_of_this_process_are_known(root: Path) -> None:
 
 
 MOUNTED = """
-mount -t tmpfs none {place}/out/d && echo precious > {place}/out/d/file &&
+mount -t tmpfs none {place}/out/d || exit 0
+echo mounted
+echo precious > {place}/out/d/file
 {python} -c "
 import brainsurgery_jax as bs
 try: bs.load({plan!r}).run()
 except bs.PlanError as error: print(error)
-" && cat {place}/out/d/file
+"
+cat {place}/out/d/file
 """
 
 
@@ -585,14 +589,14 @@ def test_a_file_system_mounted_inside_keeps_its_files(root: Path) -> None:
     plan = {"inputs": ["source"], "output": {"path": "out", "overwrite": True}}
     script = MOUNTED.format(place=root, python=sys.executable, plan=plan)
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], cwd=root, env=env, capture_output=True, text=True)
-    if done.returncode:
-        known = ELSEWHERE._replace(mounts=frozenset({str(root / "out" / "d")}))
-        with pytest.raises(StoreError, match="is a mount point"):
-            replacement("out", known, directory=True)
-    else:
+    line = [shutil.which("unshare") or "true", "-rm", "sh", "-c", script]
+    done = subprocess.run(line, cwd=root, env=env, capture_output=True, text=True)
+    if done.stdout.startswith("mounted\n"):
         assert "[io-output-place]" in done.stdout
         assert done.stdout.endswith("\nprecious\n")
+    known = ELSEWHERE._replace(mounts=frozenset({str(root / "out" / "d")}))
+    with pytest.raises(StoreError, match="is a mount point"):
+        replacement("out", known, directory=True)
 
 
 # --- Other files that are read ----------------------------------------------------------------------------------------
