@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ from brainsurgery_jax.errors import MAPPING, Diagnostic, PlanError
 from brainsurgery_jax.lower import Demand, Program, State, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
 from brainsurgery_jax.plan.model import in_order
-from brainsurgery_jax.plan.overrides import read_plan_files
+from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.source import Map, Node, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
@@ -57,11 +57,13 @@ class Explanation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A plan, ready to be checked, explained, run, or applied to pytrees. Made by `load`. `variables`: its `vars`."""
+    """A plan, ready to be checked, explained, run, or applied to pytrees. Made by `load`. `variables`: its `vars`;
+    `files`: those that it was read from."""
 
     data: PlanData
     problems: tuple[Diagnostic, ...] = ()
     variables: Node | None = None
+    files: tuple[str, ...] = ()
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -125,9 +127,10 @@ def load(*items: Any, **variables: Any) -> Plan:
     texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else str(i) for i in items]
     if variables:
         texts.append(_composed({"vars": variables}))
+    files = tuple(text for text in texts if isinstance(text, str) and is_plan_file(text))
     merged = read_plan_files(texts)
     plan = parsed(merged.root, merged.variables)
-    return replace(plan, problems=(*merged.notes, *plan.problems))
+    return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
 
 
 def _composed(mapping: Mapping[str, Any]) -> Map:
@@ -151,6 +154,7 @@ def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
 def lowered(plan: Plan, world: Files | None = None) -> Program:
     """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
     with closing(world or Files(provisional=True)) as files:
+        files.also_reads(*plan.files)
         program = _lowered(plan, files)
     return program._replace(diagnostics=in_order(plan.data, (*plan.problems, *program.diagnostics)))
 
@@ -171,6 +175,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
 
     # Nothing is written, so what is there is not in the way.
     with closing(world or Files(provisional=True, overwrite=True)) as files:
+        files.also_reads(*plan.files)
         program = _lowered(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
@@ -207,7 +212,8 @@ def run(
     budget in bytes (default: a quarter of what is available); `devices` says how many of the accelerators there are to
     use, "cpu" none; `flags` are on from the start, as the op `set` turns
     them on; `look` is called with each complete output before any is published, and may raise.
-    **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published.
+    **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
+    stops it from outside (KeyboardInterrupt) carries a note that says what was published.
     """
     from brainsurgery_jax.engine.budget import default_budget
     from brainsurgery_jax.engine.events import Noted, Published, Said
@@ -223,12 +229,14 @@ def run(
                 said.append(text)
             case Noted(diagnostic):
                 noted.setdefault(diagnostic.message, diagnostic)
-            case Published(path, nbytes, tensors):
+            case Published(path, nbytes, tensors, _):
                 published.append((path, nbytes, tensors))
         if listen is not None:
             listen(event)
 
-    with closing(world or Files(overwrite=overwrite or dry_run)) as files:  # a dry run has nothing in its way
+    files = world or Files(overwrite=overwrite or dry_run)  # a dry run has nothing in its way
+    with closing(files), stops_told(published):
+        files.also_reads(*plan.files)
         budget = default_budget(host_bytes=memory, durable=durable, devices=devices)
         program = _definite(plan, files, budget, flags)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
@@ -241,6 +249,18 @@ def run(
     steps = tuple(e.step.text for e in program.effects if not e.nested)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run, notes)
+
+
+@contextmanager
+def stops_told(published: Sequence[tuple[str, int, int]]) -> Iterator[None]:
+    """A block in which checkpoints are published: what stops it from outside gets a note of those that are."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if not getattr(stop, "__notes__", ()):
+            paths = ", ".join(path for path, _, _ in published)
+            stop.add_note(f"published already: {paths}" if published else "nothing was published")
+        raise
 
 
 def _definite(plan: Plan, files: Files, budget: Budget, flags: Flags) -> Program:

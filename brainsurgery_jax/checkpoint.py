@@ -40,6 +40,11 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
         return self._source.header.metadata
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names of what it holds beside tensors, which is not read."""
+        return tuple(self._source.header.left_out)
+
+    @property
     def path(self) -> str:
         """The path that was opened."""
         return self._source.header.path

@@ -59,12 +59,26 @@ class Refusal(Exception):
 
 
 class StoreError(Exception):
-    """A checkpoint could not be read or written: which file, which tensor, what is wrong, what to do."""
+    """A checkpoint could not be read or written: which file, which tensor, what is wrong, what to do.
 
-    def __init__(self, path: object, problem: str, *, tensor: str | None = None, remedy: str = ""):
-        self.path, self.problem, self.tensor, self.remedy = str(path), problem, tensor, remedy
+    `code` is that of the diagnostic which it becomes in a plan, if it is one of its own.
+    """
+
+    def __init__(self, path: object, problem: str, *, tensor: str | None = None, remedy: str = "", code: str = ""):
+        self.path, self.problem, self.tensor, self.remedy, self.code = str(path), problem, tensor, remedy, code
         where = f"{path}: tensor '{tensor}'" if tensor is not None else str(path)
         super().__init__(f"{where}: {problem}" + (f"\n    {remedy}" if remedy else ""))
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What lies behind an error that a library raised while it cleaned up: a failure of the system, or a signal that
+    stops the process; the error itself if there is neither."""
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, OSError | KeyboardInterrupt | SystemExit):
+            return at
+        at = at.__cause__ or at.__context__
+    return error
 
 
 def did_you_mean(word: str, known: Iterable[str], *, limit: int = 500) -> str:

@@ -64,6 +64,11 @@ def register(*paths: str | os.PathLike[str]) -> None:
         raise PlanError(problems)
 
 
+def files() -> tuple[str, ...]:
+    """The files that were registered."""
+    return tuple(_loaded.files)
+
+
 def _register(path: str) -> None:
     text, key = _read(path), os.path.realpath(os.path.expanduser(path))
     known = _loaded.files.get(key)

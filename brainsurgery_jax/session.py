@@ -41,10 +41,18 @@ class Outcome(NamedTuple):
         """Compute and publish what the step asks for; the session after it. Raises PlanError (a failed assert) or
         StoreError: then nothing was published, and the session before the step is as good as ever."""
         if self.program.checks or self.program.publications:
-            from brainsurgery_jax.engine.events import ignore
+            from brainsurgery_jax.engine.events import Published, ignore
             from brainsurgery_jax.engine.execute import execute
 
-            execute(self.program, self.session.budget(), listen or ignore)
+            published: list[tuple[str, int, int]] = []
+
+            def tell(event: Any) -> None:
+                if isinstance(event, Published):
+                    published.append((event.path, event.nbytes, event.tensors))
+                (listen or ignore)(event)
+
+            with api.stops_told(published):
+                execute(self.program, self.session.budget(), tell)
             self.session.world.settle()
         return self.session
 
@@ -103,6 +111,7 @@ class Session:
         """
         plan = plan or api.Plan(Plan())
         files = world or Files()
+        files.also_reads(*plan.files)
         data = replace(plan.data, steps=())
         state = start(data, files, flags)
         if found := (*(d for d in plan.errors if d.code != "vars-unused"), *_errors(state.diagnostics)):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
-from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.sidecars import sidecar_folder
+from brainsurgery_jax.store.replacing import Reads, Replacement, check_destination
+from brainsurgery_jax.store.sidecars import SideFiles, find_side_files, sidecar_folder
 
 DEFAULT_SHARD = "5GB"
 
@@ -33,18 +34,24 @@ class Files:
         self._sources: dict[str, Source] = dict(sources or {})
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
         self._opens = opens
+        self._files: dict[str, tuple[str, ...]] = {}  # of the sources, by their keys
+        self._also: dict[str, None] = {}
         self.unopened: dict[str, None] = {}
         """Paths that were asked for and not opened, since this is only a glance."""
 
     def provisional_twin(self) -> Files:
         """A world with the same choices, to check in."""
-        return Files(provisional=True, overwrite=self.overwrite, default_shard=self.default_shard)
+        return self._twin()
+
+    def _twin(self, **more: Any) -> Files:
+        twin = Files(provisional=True, overwrite=self.overwrite, default_shard=self.default_shard, **more)
+        twin.also_reads(*self._also)
+        return twin
 
     def glance(self) -> Files:
         """A world to look ahead in: it has the checkpoints that are open here, opens no others, and what is made in it
         goes with it."""
-        twin = Files(provisional=True, overwrite=self.overwrite, default_shard=self.default_shard,
-                     sources=self._sources, opens=False)  # fmt: skip
+        twin = self._twin(sources=self._sources, opens=False)
         twin.graph = self.graph.fork()
         return twin
 
@@ -71,12 +78,31 @@ class Files:
             self._sources[key] = open_source(path, format)
         return self._sources[key]
 
-    def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None:
-        """Refuse what cannot be written, or does not fit beside what else this plan writes to the same disk."""
+    def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None:
+        """What an output would replace. Refuse what cannot be written, or does not fit beside what else this plan
+        writes to the same disk."""
         disk = _device(path)
         self._wanted[self.key(path)] = disk, nbytes
         total = sum(n for d, n in self._wanted.values() if d == disk)
-        atomic.check_destination(path, total, overwrite or self.overwrite)
+        return check_destination(
+            path, total, overwrite or self.overwrite, directory=directory, reads=self.reads()
+        )  # fmt: skip
+
+    def reads(self) -> Reads:
+        """What is read: checkpoints that are open, and files that were named by `also_reads`."""
+        for key, source in self._sources.items():
+            if key not in self._files:
+                self._files[key] = tuple(map(_entry, source.header.files))
+        return Reads(dict(self._files), tuple(map(self.key, self._also)))
+
+    def also_reads(self, *files: str) -> None:
+        """Note files that are read beside checkpoints (plans, ops, configs), which no output may replace."""
+        self._also.update(dict.fromkeys(files))
+
+    def side_files(self, checkpoint: str) -> SideFiles | None:
+        """The side files of a checkpoint that go with its tensors; None if there is no folder of them."""
+        folder = sidecar_folder(checkpoint)
+        return None if folder is None or not folder.is_dir() else find_side_files(folder)
 
     def side_file(self, checkpoint: str, name: str) -> bytes | None:
         """What a small file beside the weights of a checkpoint holds; None if it has no such file."""
@@ -96,6 +122,12 @@ class Files:
         """Close all sources."""
         for source in self._sources.values():
             source.close()
+
+
+def _entry(path: str) -> str:
+    """The path of a file in its real folder; a link stays one."""
+    folder, name = os.path.split(os.path.expanduser(path))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _device(path: str) -> int:

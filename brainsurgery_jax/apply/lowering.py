@@ -37,7 +37,7 @@ class Trees(Files):
             raise StoreError(path, "files are not read while JAX traces", remedy=NOT_READ)
         return super().open(path, format)
 
-    def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None:
+    def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> None:
         """Accept every destination: outputs and saves are not executed."""
 
     def spaces(self) -> dict[str, Space]:

@@ -1,7 +1,7 @@
 """The command `brainsurgery-jax`: what it takes, which exit code comes of what. Loads nothing heavy before it must.
 
 Exit codes: 0 done; 1 the plan is wrong or a check failed; 2 wrong usage; 3 input or output could not be read or
-written; 70 a defect of this tool; 130 interrupted.
+written; 70 a defect of this tool; 130 interrupted; 143 terminated (SIGTERM), 129 hung up (SIGHUP).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from brainsurgery_jax.cli.commands.ops import ops_, schema
 from brainsurgery_jax.cli.commands.repl import repl
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.options import completing
+from brainsurgery_jax.cli.stopping import Stopped, stopping
 from brainsurgery_jax.version import __version__
 
 _COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
@@ -72,9 +73,12 @@ class Commands(TyperGroup):
         except StoreError as error:
             show.store_error(error)
             raise typer.Exit(3) from error
-        except KeyboardInterrupt:
-            show.remark("interrupted: nothing was published")
+        except KeyboardInterrupt as stop:
+            show.stopped("interrupted", stop)
             raise typer.Exit(130) from None
+        except Stopped as stop:
+            show.stopped(stop.word, stop)
+            raise
 
 
 _OVERRIDE = re.compile(r"--((?:seed|vars|inputs|transforms|outputs?)\b[^=]*)(=.*)?")
@@ -143,6 +147,18 @@ def _in_ops_of_the_user(defect: Exception) -> object:
     return None if plugins is None else plugins.blamed(defect)
 
 
+def _stopped_within(defect: Exception) -> int | None:
+    """The exit code of a command that was stopped in the middle of something that made an error of it, such as the
+    import of a library; None if it was not."""
+    from brainsurgery_jax.errors import cause_of
+
+    stop = cause_of(defect)
+    if not isinstance(stop, KeyboardInterrupt | Stopped):
+        return None
+    print("interrupted", file=sys.stderr)
+    return stop.exit_code if isinstance(stop, Stopped) else 130
+
+
 def main() -> None:
     """Run the command line of this process."""
     # What we make has no cycles and lives to the end; to look for them took a tenth of the time.
@@ -153,12 +169,15 @@ def main() -> None:
     if _COMPLETES in os.environ:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
-        app(prog_name="brainsurgery-jax")
+        with stopping():
+            app(prog_name="brainsurgery-jax")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as defect:
         if _COMPLETES in os.environ:  # a shell would show the error in the line that is typed
             sys.exit(1)
+        if (code := _stopped_within(defect)) is not None:
+            sys.exit(code)
         # The one place that catches everything: a user gets a sentence, and a traceback for the asking.
         if (own := _in_ops_of_the_user(defect)) is not None:
             print(own, file=sys.stderr)

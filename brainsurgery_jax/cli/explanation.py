@@ -7,14 +7,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from brainsurgery_jax.api import Explanation
-from brainsurgery_jax.cli.show import counted, few, hanging
+from brainsurgery_jax.cli.show import counted, few, few_or_counted, hanging
 from brainsurgery_jax.store.sizes import show_size
 
 _CHANGES = ("created", "changed", "deleted")
 
 
-def as_text(found: Explanation, most: int | None) -> list[str]:
-    """The steps with what each does to names (at most so many of them), outputs, and what it all costs."""
+def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) -> list[str]:
+    """The steps with what each does to names (at most so many of them), outputs, and what it all costs. `overwrite`:
+    outputs may replace what is there, whatever the plan says."""
     program = found.program
     lines: list[str] = []
     for number, effect in _numbered(program.effects):
@@ -27,6 +28,14 @@ def as_text(found: Explanation, most: int | None) -> list[str]:
         lines.append(f"    {counted(len(p.tensors), 'tensor')} ({kinds}), {show_size(p.nbytes)}")
         if cut is not None and (cut.files > 1 or cut.kept):
             lines.append(f"    {_files(cut)}")
+        if p.side_names:
+            named = few(p.side_names, None) if most is None else few_or_counted(p.side_names, "side file")
+            lines.append(f"    with {named}")
+        if carried := [key for key in p.metadata if key != "format"]:
+            lines.append(f"    header metadata: {few(carried, most)}")
+        if replaced(p):
+            needed = "" if overwrite or p.overwrite else "; needs `overwrite: true` or --overwrite"
+            lines.append(f"    replaces {p.replaces}{needed}")
     if not program.publications:
         lines.append("writes nothing")
     copied, computed = show_size(found.bytes_copied), show_size(found.bytes_computed)
@@ -35,6 +44,22 @@ def as_text(found: Explanation, most: int | None) -> list[str]:
     peaks = f"{show_size(found.peak)} for the largest task, {show_size(found.peak_in_all)} {threads}"
     lines.append(f"projected peak memory: {peaks}")
     return lines
+
+
+def replaced(p: Any) -> bool:
+    """Whether an output takes the place of something."""
+    return p.replaces is not None and bool(p.replaces.files)
+
+
+def replaces(p: Any) -> str:
+    """What an output takes the place of, in words."""
+    where = f"{p.path.rstrip('/')}/: " if p.replaces.directory else ""
+    return f"replaces {where}{p.replaces}"
+
+
+def replaced_as_json(p: Any) -> dict[str, Any] | None:
+    """The same for scripts, with all names."""
+    return {"files": list(p.replaces.files), "bytes": p.replaces.nbytes} if replaced(p) else None
 
 
 def _files(cut: Any) -> str:
@@ -93,6 +118,9 @@ def as_json(found: Explanation) -> dict[str, Any]:
             "path": p.path,
             "directory": p.directory,
             "bytes": p.nbytes,
+            "side_files": list(p.side_names),
+            "metadata_keys": list(p.metadata),
+            "replaces": replaced_as_json(p),
             **({} if cut is None else {"files": cut.files, "files_kept": cut.kept, "bytes_kept": cut.kept_bytes}),
             "tensors": {
                 name: {"shape": list(e.aval.shape), "dtype": e.aval.dtype.name} for name, e in p.tensors.items()

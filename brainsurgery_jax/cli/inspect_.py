@@ -33,7 +33,10 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
     if format == "json":
         show.result(json.dumps(_as_json(chosen, numbers), indent=2))
         return 0
-    show.result("\n".join([path, *_tree(chosen.avals, numbers, compact=format == "compact"), "", _totals(chosen)]))
+    lines = [path, *_tree(chosen.avals, numbers, compact=format == "compact"), "", _totals(chosen)]
+    if whole.left_out:
+        lines.append(f"left out, since they are no tensors: {show.few(whole.left_out, 8)}")
+    show.result("\n".join(lines))
     return 0
 
 
@@ -72,6 +75,7 @@ def _as_json(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dic
         "path": chosen.path,
         "files": list(chosen.source.header.files),
         "metadata": dict(chosen.metadata),
+        "left_out": list(chosen.left_out),
         "parameters": sum(a.size for a in chosen.avals.values()),
         "bytes": sum(a.nbytes for a in chosen.avals.values()),
         "tensors": tensors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.explanation import as_json, as_text
+from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replaced_as_json, replaces
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import dump_yaml
 from brainsurgery_jax.store.sizes import parse_size, show_size
@@ -47,6 +48,7 @@ def run(items: Sequence[str], choices: Choices) -> None:
     files = files_of(choices.overwrite or choices.dry_run, choices.shard_size, provisional=False)
     memory = None if choices.memory is None else size_of(choices.memory, "--memory")
     plan = api.load(*items)
+    refuse_summary_over_input(plan, choices)
     show.diagnostics(d for d in plan.problems if d.severity == "note")
     with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
         report = api.run(
@@ -65,7 +67,9 @@ def run(items: Sequence[str], choices: Choices) -> None:
 def files_of(overwrite: bool, shard_size: str, *, provisional: bool) -> Files:
     """The world that the options of a command speak of."""
     size_of(shard_size, "--shard-size")
-    return Files(provisional=provisional, overwrite=overwrite, default_shard=shard_size)
+    files = Files(provisional=provisional, overwrite=overwrite, default_shard=shard_size)
+    files.also_reads(*plugins.files())
+    return files
 
 
 def size_of(text: str, option: str) -> int | None:
@@ -99,6 +103,16 @@ def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:
     return dump_yaml(whole)
 
 
+def refuse_summary_over_input(plan: api.Plan, choices: Choices) -> None:
+    """Raise BadParameter if the summary would be written over a file that the run reads."""
+    wanted = os.path.realpath(os.path.expanduser(choices.summarize_path or ""))
+    for path in (*plan.files, *plugins.files(), *(i.path for i in plan.data.inputs)):
+        place = os.path.realpath(os.path.expanduser(path))
+        if choices.summarize_path and wanted in (place, os.path.join(place, os.path.basename(wanted))):
+            message = f"'{choices.summarize_path}' is or lies in what this run reads. Name another file."
+            raise typer.BadParameter(message, param_hint="--summarize-path")
+
+
 def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
     """Print a summary, or write it to the file that was named (after a dry run, to none)."""
     if choices.summarize_path is None:
@@ -126,14 +140,18 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
         found = program.diagnostics
     code = show.exit_code(found)
     reads = {i.alias: len(files.open(i.path).header.tensors) for i in plan.data.inputs} if plan and not code else {}
+    publications = program.publications if program is not None and not code else ()
     if json:
-        show.result(_json(ok=not code, diagnostics=[_as_json(d) for d in show.in_order(found)]))
+        outputs = [{"path": p.path, "replaces": replaced_as_json(p)} for p in publications]
+        show.result(_json(ok=not code, diagnostics=[_as_json(d) for d in show.in_order(found)], outputs=outputs))
         return code
     show.diagnostics(found)
     if code:
         show.remark(show.counted(sum(d.severity == "error" for d in found), "mistake"))
-    elif plan is not None and program is not None:
-        show.result(_fine(len(plan.data.steps), reads, program.publications))
+    elif plan is not None:
+        show.result(_fine(len(plan.data.steps), reads, publications))
+        for p in filter(replaced, publications):
+            show.result(replaces(p))
     return code
 
 
@@ -165,4 +183,4 @@ def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everythin
         show.result(_json(**as_json(found)))
         return
     show.diagnostics(d for d in found.program.diagnostics if d.severity == "note")
-    show.result("\n".join(as_text(found, most=None if everything else 3)))
+    show.result("\n".join(as_text(found, None if everything else 3, overwrite=overwrite)))

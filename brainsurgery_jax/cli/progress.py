@@ -36,8 +36,9 @@ class Plain:
                 show.remark(f"{show.counted(tasks, 'task')}, {show_size(nbytes)} to write")
             case Wrote(name, nbytes) if self.verbose:
                 show.remark(f"{name}: {show_size(nbytes)}")
-            case Published(path, nbytes, tensors) if not self.quiet:
-                show.remark(f"wrote {path}: {show.counted(tensors, 'tensor')}, {show_size(nbytes)}", "green")
+            case Published(path, nbytes, tensors, side_files) if not self.quiet:
+                more = f", with {show.few_or_counted(side_files, 'side file')}" if side_files else ""
+                show.remark(f"wrote {path}: {show.counted(tensors, 'tensor')}, {show_size(nbytes)}{more}", "green")
 
 
 class Bar:

@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from shutil import get_terminal_size
 from typing import TextIO
 
@@ -61,6 +62,12 @@ def store_error(error: StoreError) -> None:
     remark(str(error), "red")
 
 
+def stopped(what: str, stop: BaseException) -> None:
+    """Print that something was stopped from outside, and the notes that say what it had published."""
+    with suppress(OSError):  # the terminal may have gone away first
+        remark(("; " if ":" in what else ": ").join([what, *getattr(stop, "__notes__", ())]), "yellow")
+
+
 def counted(number: int, thing: str) -> str:
     """`1 step`, `12 steps`."""
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
@@ -71,6 +78,13 @@ def few(names: Sequence[str], most: int | None = 3) -> str:
     shown = names if most is None else names[:most]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f", and {more:,} more" if more else "")
+
+
+def few_or_counted(names: Sequence[str], thing: str, most: int = 4) -> str:
+    """The names where they are few, else how many there are."""
+    if len(names) > most:
+        return counted(len(names), thing)
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:

@@ -145,6 +145,8 @@ def execute(
 ) -> api.Report:
     """Run a conversion. If it is to be verified, nothing is published before every byte was compared."""
     look = partial(verified, made, memory=memory) if made.wishes.verify else None
+    files = world or Files(overwrite=made.wishes.overwrite or dry_run)
+    files.also_reads(*filter(None, [made.wishes.config, made.way.layout.file if made.way else None]))
     try:
         report = api.run(
             api.load(made.plan),
@@ -153,7 +155,7 @@ def execute(
             durable=durable,
             dry_run=dry_run,
             memory=memory,
-            world=world,
+            world=files,
             look=look,
         )
     except PlanError as bad:

@@ -46,11 +46,12 @@ class Noted(NamedTuple):
 
 
 class Published(NamedTuple):
-    """A checkpoint stands at its destination."""
+    """A checkpoint stands at its destination, with these side files."""
 
     path: str
     nbytes: int
     tensors: int
+    side_files: tuple[str, ...] = ()
 
 
 Event = Started | Wrote | Said | Factorized | Noted | Published

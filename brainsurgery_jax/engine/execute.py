@@ -32,9 +32,10 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Known, Pending, Reduction
-from brainsurgery_jax.store.atomic import Staged
+from brainsurgery_jax.store.atomic import Left, Staged
 from brainsurgery_jax.store.base import FileRun, Source, Writer
 from brainsurgery_jax.store.sizes import show_size
+from brainsurgery_jax.store.uninterrupted import uninterrupted
 
 COPY_BYTES = 64 << 20
 """Bytes that one job copies: large enough to be worth a job, small enough to keep all threads busy."""
@@ -62,9 +63,23 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
         assert verdicts.settled
         for source in _sources(tasks):
             source.verify_unchanged()
-        staging.publish(look)
-    for p in program.publications:
-        tell(Published(p.path, p.nbytes, len(p.tensors)))
+        staging.complete(look)
+        with uninterrupted():  # what is published is told, whatever comes then
+            left = staging.publish()
+            for p in program.publications:
+                tell(Published(p.path, p.nbytes, len(p.tensors), p.side_names))
+    for old in left:
+        tell(Noted(_left(old)))
+
+
+def _left(old: Left) -> Diagnostic:
+    if old.kept:
+        why, hint = "something appeared there at the last moment, and was kept", f"It is in {old.path}"
+    else:
+        why, hint = f"what it replaced could not be removed: {old.reason}", f"Delete it: {old.path}"
+    return Diagnostic(
+        "io-left", f"{old.destination}: the new output is in place, but {why}", hint=hint, severity="note"
+    )
 
 
 def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:

@@ -8,9 +8,10 @@ from types import TracebackType
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.lower.program import Publication
-from brainsurgery_jax.store.atomic import Staged, publish, stage
+from brainsurgery_jax.store.atomic import Left, Staged, discard, keep_private, publish, stage
 from brainsurgery_jax.store.base import Cut, Held, WriteOptions, Writer
-from brainsurgery_jax.store.sidecars import copy_sidecars, put_sidecars, sidecar_folder
+from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
+from brainsurgery_jax.store.uninterrupted import uninterrupted
 
 
 class Staging:
@@ -19,29 +20,37 @@ class Staging:
     def __init__(self, publications: Sequence[Publication], *, durable: bool):
         self.publications, self._durable = publications, durable
         self.writers: list[Writer] = []
+        self._staged: list[Staged] = []
         self._published = False
 
     def __enter__(self) -> Staging:
         with ExitStack() as on_failure:
             on_failure.callback(self._abort)
             for p in self.publications:
-                staged = stage(p.path, overwrite=p.overwrite)
+                staged = stage(p.path, overwrite=p.overwrite, own=p.replaces.own if p.replaces else ())
+                self._staged.append(staged)
                 self.writers.append(_writer(p, staged, durable=self._durable))
-                if p.sidecars_from is not None and (folder := sidecar_folder(p.sidecars_from)) is not None:
-                    copy_sidecars(folder, staged.staging)
+                keep_private(staged)
+                if p.sidecars is not None:
+                    copy_side_files(p.sidecars, staged.staging)
                 put_sidecars(staged.staging, p.side_files)
             on_failure.pop_all()
         return self
 
-    def publish(self, look: Callable[[Staged], None] | None = None) -> None:
-        """Complete all outputs and put them in their places. `look` is called with each before any is there; what it
-        raises keeps them all away."""
-        staged = [w.finish() for w in self.writers]
+    def complete(self, look: Callable[[Staged], None] | None = None) -> None:
+        """Complete all outputs. `look` is called with each before any is in its place; what it raises keeps them all
+        away."""
+        for writer in self.writers:
+            writer.finish()
         if look is not None:
-            for item in staged:
-                look(item)
-        publish(staged, durable=self._durable)
+            for staged in self._staged:
+                look(staged)
+
+    def publish(self) -> tuple[Left, ...]:
+        """Put all outputs, which are complete, in their places; what they replaced and could not be removed."""
+        left = publish(self._staged, durable=self._durable)
         self._published = True
+        return left
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -50,8 +59,11 @@ class Staging:
             self._abort()
 
     def _abort(self) -> None:
-        for writer in self.writers:
-            writer.abort()
+        with uninterrupted(), ExitStack() as everything:
+            for staged in self._staged:
+                everything.callback(discard, staged)
+            for writer in self.writers:
+                everything.callback(writer.abort)
 
 
 def _writer(p: Publication, staged: Staged, *, durable: bool) -> Writer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,7 +15,10 @@ from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
 from brainsurgery_jax.protocol import Publish
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
-from brainsurgery_jax.store.formats import named, read_options
+from brainsurgery_jax.store.formats import carried, named, read_options
+from brainsurgery_jax.store.key_paths import read_notes
+from brainsurgery_jax.store.replacing import Replacement, few
+from brainsurgery_jax.store.sidecars import SideFiles
 
 
 def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
@@ -29,10 +32,32 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
                 _refuse_second(p, made, world)
                 made[world.key(p.path)] = p
             problems += _look_alikes(output, state, world) if p is not None else ()
+            problems += _dropped_texts(output, p, state) if p is not None else ()
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
             problems.append(Diagnostic(bad.code, f"output.{bad.key or 'path'}: {bad.message}", place, bad.hint))
-    return tuple(made.values()), tuple(problems)
+    return tuple(made.values()), (*problems, *_not_copied(made.values()))
+
+
+def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
+    """A note on the side files of each folder that no output gets."""
+    hint = (
+        "Only files that model repositories use travel with a checkpoint; docs/formats.md lists them. Copy others "
+        "yourself."
+    )
+    for sidecars, span in {p.sidecars: p.span for p in reversed([*made]) if p.sidecars and p.sidecars.left}.items():
+        files = "a file" if len(sidecars.left) == 1 else f"{len(sidecars.left)} files"
+        verb = "is" if len(sidecars.left) == 1 else "are"
+        message = f"output: {files} of {sidecars.folder} {verb} not copied: {few(sidecars.left)}"
+        yield Diagnostic("sidecars-left", message, span, hint, "note")
+
+
+def _dropped_texts(output: Output, p: Publication, state: State) -> Iterator[Diagnostic]:
+    """A note on leaves of an input's tree that are text, where the output holds tensors alone."""
+    texts = read_notes(state.spaces[alias_of(output, state)].metadata).strings
+    if texts and not p.format.texts:
+        message = f"output: {p.format.name} holds tensors alone; left out, since they are text: {few([*texts])}"
+        yield Diagnostic("input-left-out", message, output.span, "An output of the format orbax keeps them.", "note")
 
 
 def _output(output: Output, state: State, world: World) -> Publication | None:
@@ -46,7 +71,7 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
         raise
     space = state.spaces[alias]
     if space.tainted or space.unknown:
-        _check_destination(kind.path, 0, output.overwrite, world)
+        _check_destination(kind, 0, output.overwrite, world)
         return None
     return _publication(output, dict(space.names), _origin(space, state), space.metadata, world, output.span)
 
@@ -106,9 +131,13 @@ def _publication(
         path=kind.path,
         directory=kind.directory,
         tensors=tensors,
-        metadata={k: v for k, v in {**metadata, **output.metadata}.items() if output.metadata.get(k) != ""},
+        metadata={
+            k: v
+            for k, v in {**carried(kind.format, metadata), **output.metadata}.items()
+            if output.metadata.get(k) != ""
+        },
         shard_bytes=kind.shard_bytes,
-        sidecars_from=origin if output.sidecars and kind.directory else None,
+        sidecars=_side_files(origin, world) if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,
         span=span,
         format=kind.format,
@@ -116,8 +145,16 @@ def _publication(
         keep_files=output.shard is None,
         side_files=changed_files(output, kind, tensors, origin, world),
     )
-    _check_destination(made.path, made.disk_bytes, output.overwrite, world)
-    return made
+    return made._replace(replaces=_check_destination(kind, made.disk_bytes, output.overwrite, world))
+
+
+def _side_files(origin: str | None, world: World) -> SideFiles | None:
+    if origin is None:
+        return None
+    try:
+        return world.side_files(origin)
+    except StoreError as bad:
+        raise Refusal("io-input", f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
 
 
 def _check_storable(kind: OutputKind, tensors: Mapping[str, Expr]) -> None:
@@ -133,11 +170,13 @@ def _about(bad: StoreError) -> str:
     return bad.problem if bad.tensor is None else f"tensor '{bad.tensor}': {bad.problem}"
 
 
-def _check_destination(path: str, nbytes: int, overwrite: bool, world: World) -> None:
+def _check_destination(kind: OutputKind, nbytes: int, overwrite: bool, world: World) -> Replacement | None:
+    """What an output will replace. Refused if it cannot be written."""
     try:
-        world.check_destination(path, nbytes, overwrite=overwrite)
+        return world.check_destination(kind.path, nbytes, overwrite=overwrite, directory=kind.directory)
     except StoreError as bad:
-        raise Refusal("io-output", f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
+        found = f"{bad.path}: {bad.problem}"
+        raise Refusal(bad.code if bad.code else "io-output", found, key="path", hint=bad.remedy) from bad
 
 
 def _kind(output: Output, default_shard: str) -> OutputKind:

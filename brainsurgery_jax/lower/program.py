@@ -10,6 +10,8 @@ from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, Report, Verdict, pendings
 from brainsurgery_jax.store.formats import SAFETENSORS, Format
+from brainsurgery_jax.store.replacing import Replacement
+from brainsurgery_jax.store.sidecars import SideFiles
 
 
 class Check(NamedTuple):
@@ -34,13 +36,19 @@ class Publication(NamedTuple):
     tensors: Mapping[str, Expr]
     metadata: Mapping[str, str]
     shard_bytes: int | None
-    sidecars_from: str | None
+    sidecars: SideFiles | None
     overwrite: bool
     span: Span | None
     format: Format = SAFETENSORS
     options: Mapping[str, Any] = {}
     keep_files: bool = False  # those of sharded inputs may stay what they are: the plan asks for no size
-    side_files: Mapping[str, bytes] = {}  # by name in the folder; in place of those that come from `sidecars_from`
+    side_files: Mapping[str, bytes] = {}  # by name in the folder; in place of those that are copied (`sidecars`)
+    replaces: Replacement | None = None  # what stands at the path now
+
+    @property
+    def side_names(self) -> tuple[str, ...]:
+        """The side files that the output will have, as relative paths."""
+        return tuple(dict.fromkeys((*(self.sidecars.copied if self.sidecars else ()), *self.side_files)))
 
     @property
     def nbytes(self) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
-from brainsurgery_jax.plan.model import Plan
+from brainsurgery_jax.plan.model import Input, Plan
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
-from brainsurgery_jax.store.base import Source
+from brainsurgery_jax.store.base import Header, Source
+from brainsurgery_jax.store.replacing import Replacement, few
+from brainsurgery_jax.store.sidecars import SideFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +125,10 @@ class World(Protocol):
     default_shard: str
 
     def open(self, path: str, format: str | None = None) -> Source: ...
-    def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None: ...
+    def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> Replacement | None: ...
     def key(self, path: str) -> str: ...
     def side_file(self, checkpoint: str, name: str) -> bytes | None: ...
+    def side_files(self, checkpoint: str) -> SideFiles | None: ...
 
 
 def opened(world: World, path: str, format: str | None = None) -> Space:
@@ -146,11 +149,23 @@ def start(plan: Plan, world: World, flags: Flags = NO_FLAGS) -> State:
             continue
         try:
             spaces[entry.alias] = opened(world, entry.path)
+            problems += _left_out(world.open(entry.path).header, entry)
         except StoreError as bad:
             spaces[entry.alias] = Space({}, tainted=True)
             problems.append(unreadable(bad, entry))
     begun = State(spaces, plan.default_alias, plan.seed, doubtful=plan.doubtful, diagnostics=tuple(problems))
     return begun.with_flags(flags)
+
+
+def left_out(header: Header) -> str:
+    """What a checkpoint holds beside tensors, by its names; empty if there is nothing. Values are never shown."""
+    names = few([*header.left_out])
+    return f"{header.path} holds entries that are no tensors; they are left out: {names}" if names else ""
+
+
+def _left_out(header: Header, entry: Input) -> Iterator[Diagnostic]:
+    if told := left_out(header):
+        yield Diagnostic("input-left-out", told, entry.span, severity="note")
 
 
 def unreadable(bad: StoreError, entry: object) -> Diagnostic:

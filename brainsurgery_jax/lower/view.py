@@ -16,7 +16,7 @@ from brainsurgery_jax.lower.configs import read_config
 from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
-from brainsurgery_jax.lower.state import State, World, opened
+from brainsurgery_jax.lower.state import State, World, left_out, opened
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
@@ -296,6 +296,8 @@ class StepView(Drafts):
                 hint = "Load what was saved as a whole, by its own path; or load it in a plan of its own, afterwards."
                 raise Refusal("load-inside-save", message, key=key, hint=hint)
         try:
+            if told := left_out(self.world.open(path, format).header):
+                self.note("input-left-out", told, key)
             return opened(self.world, path, format).names
         except StoreError as bad:
             where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path

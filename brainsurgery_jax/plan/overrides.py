@@ -52,7 +52,7 @@ def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = rea
         try:
             if isinstance(item, Map):
                 roots.append(item)
-            elif _is_yaml(item) and ("=" not in item or os.path.isfile(os.path.expanduser(item))):
+            elif is_plan_file(item):
                 roots.append(_root(read_yaml(item, read), item))
             else:
                 overrides.append(_parse(item))
@@ -139,6 +139,11 @@ def _merged_steps(base: Node | None, later: Node | None) -> Iterator[Diagnostic]
 
 def _is_null(node: Node) -> bool:
     return isinstance(node, Scalar) and node.value is None
+
+
+def is_plan_file(item: str) -> bool:
+    """Whether an item of a command line names a plan file; else it is an override."""
+    return _is_yaml(item) and ("=" not in item or os.path.isfile(os.path.expanduser(item)))
 
 
 def _is_yaml(path: str) -> bool:

@@ -1,90 +1,89 @@
 """Outputs appear whole or not at all: staged beside their destination, then renamed into place. All renames are here.
 
-A run that is killed leaves only `.NAME.brainsurgery-partial-PID-START`, and beside it perhaps the same name with
-`.scratch` at its end; the next run to that destination removes them.
+What may be replaced is decided in `replacing`; what killed runs leave is cleared in `leftovers`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
-import shutil
+import stat
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import count
+from operator import and_
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures, remedy_for
-from brainsurgery_jax.store.folder import holds_checkpoint
-from brainsurgery_jax.store.sizes import show_size
-
-SCRATCH = ".scratch"
-"""Ends the name of what an output is made from, while it is made."""
+from brainsurgery_jax.store.leftovers import OLD, PARTIAL, SCRATCH, STALE, beside, clear, remove, remove_replaced
+from brainsurgery_jax.store.replacing import Replacement, allowed, resolved
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _AT_FDCWD = -100
 
 
 class Staged(NamedTuple):
-    """An output on its way: where it is written, where it will appear, and whether it may replace what is there."""
+    """An output on its way: where it is written, where it will appear, whether it may replace what is there, and the
+    files there that are known to belong to what it replaces."""
 
     staging: str
     destination: str
     overwrite: bool = False
+    own: frozenset[str] = frozenset()
 
 
-def stage(destination: str, *, overwrite: bool = False) -> Staged:
+class Left(NamedTuple):
+    """What an output has replaced and was not removed: where it is now, and why. `kept`: it holds something else, that
+    appeared there at the last moment."""
+
+    destination: str
+    path: str
+    reason: str
+    kept: bool = False
+
+
+def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = ()) -> Staged:
     """A free staging path beside the destination, whose parent folders are made; removes what a dead run left there.
 
     Links are followed, so that an output named through a link replaces what the link points to.
     """
-    path = _resolved(destination)
-    folder, name = os.path.split(path)
+    path = resolved(destination)
+    folder = os.path.dirname(path)
     with os_failures(folder, "prepare the folder of the output"):
         os.makedirs(folder, exist_ok=True)
-        for left, kind, pid, start in _leftovers(folder, name):
-            _clear(left, kind, pid, start, path)
-    return Staged(_beside(path, "partial"), path, overwrite)
+    clear(path)
+    return Staged(beside(path, PARTIAL), path, overwrite, frozenset(own))
 
 
-def check_destination(path: str, nbytes: int, overwrite: bool) -> None:
-    """Raises StoreError if an output of `nbytes` bytes could not be published at `path`. Writes nothing.
-
-    `nbytes` is the caller's sum over all outputs of the plan on this file system.
-    """
-    path = _resolved(path)
-    _refuse_existing(path, overwrite)
-    folder = os.path.dirname(path)
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder):
-        raise StoreError(path, f"cannot be created: {folder} is a file, not a folder", remedy="Choose another path.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        remedy = "Choose another path, or change the permissions."
-        raise StoreError(path, f"cannot be created: the folder {folder} is not writable", remedy=remedy)
-    free = shutil.disk_usage(folder).free
-    if nbytes > free:
-        problem = (
-            f"too little space: {show_size(nbytes)} to be written, {show_size(free)} free ({nbytes} and {free} bytes)"
-        )
-        raise StoreError(path, problem, remedy="Free some space there, or write to another disk.")
+def keep_private(staged: Staged) -> None:
+    """Hides an output in the making from others, where it will replace something; it gets the modes of that in the
+    end."""
+    if os.path.lexists(staged.destination) and os.path.lexists(staged.staging):
+        os.chmod(staged.staging, 0o700 if os.path.isdir(staged.staging) else 0o600)
 
 
-def publish(staged: Sequence[Staged], *, overwrite: bool = False, durable: bool = True) -> None:
+def discard(staged: Staged) -> None:
+    """Removes an output in the making. May be called at any time, and twice."""
+    with os_failures(staged.staging, "remove the partial output"):
+        for path in (staged.staging, staged.staging + SCRATCH):
+            remove(path)
+
+
+def publish(staged: Sequence[Staged], *, overwrite: bool = False, durable: bool = True) -> tuple[Left, ...]:
     """Renames every output into place; each is atomic. If one fails, the error says which are published already.
 
-    All destinations are checked before the first rename. What is replaced is swapped whole and removed at the end.
+    All destinations are looked at before the first rename. What is replaced is swapped whole and removed at the end;
+    what of it cannot be removed is returned, and is in nobody's way.
     """
     for item in staged:
-        _refuse_existing(item.destination, overwrite or item.overwrite)
-    replaced: list[str] = []
+        _keep_modes(item.staging, _replaced(item, overwrite))
+    aside: list[_Aside] = []
     try:
         for number, item in enumerate(staged):
             try:
-                replaced += _into_place(item, overwrite or item.overwrite)
+                aside += _into_place(item, overwrite)
             except (OSError, StoreError) as error:
                 raise _half_way(staged, number, error) from error
         if durable:
@@ -92,9 +91,14 @@ def publish(staged: Sequence[Staged], *, overwrite: bool = False, durable: bool 
                 with os_failures(folder, "flush the folder to disk (the outputs are in place)"):
                     fsync_path(folder)
     finally:
-        for old in replaced:
-            with os_failures(old, "remove what was replaced (the new output is in place)"):
-                _remove(old)
+        left = tuple(found for old in aside if (found := _removed(old)) is not None)
+    return left
+
+
+def _replaced(item: Staged, overwrite: bool) -> Replacement | None:
+    """What an output will replace, as things are now."""
+    may = overwrite or item.overwrite
+    return allowed(item.destination, may, directory=os.path.isdir(item.staging), own=item.own)
 
 
 def _half_way(staged: Sequence[Staged], number: int, error: OSError | StoreError) -> StoreError:
@@ -108,26 +112,40 @@ def _half_way(staged: Sequence[Staged], number: int, error: OSError | StoreError
     return StoreError(staged[number].destination, f"could not be published: {reason}", remedy=remedy)
 
 
-def _into_place(item: Staged, overwrite: bool) -> Iterator[str]:
-    """Puts one output into place, and yields the path of what it replaced, if that is still there."""
-    staging, destination, _ = item
-    if not os.path.lexists(destination):
+# --- Renaming ---------------------------------------------------------------------------------------------------------
+
+
+class _Aside(NamedTuple):
+    """What was replaced and is still there, under another name."""
+
+    path: str
+    was: Replacement
+
+
+def _into_place(item: Staged, overwrite: bool) -> Iterator[_Aside]:
+    """Puts one output into place, and yields what it replaced, if that is still there."""
+    staging, destination = item.staging, item.destination
+    was = _replaced(item, overwrite)  # again: something may have appeared since
+    if was is None:
         if not _renameat2(staging, destination, _NOREPLACE):
             os.rename(staging, destination)
-        return
-    _refuse_existing(destination, overwrite)  # again: it may have appeared since
-    both_files = os.path.isfile(destination) and os.path.isfile(staging)
-    if both_files or (os.path.isdir(staging) and _is_empty(destination)):
+    elif not was.directory or not os.listdir(destination):
         os.replace(staging, destination)
-    elif _renameat2(staging, destination, _EXCHANGE):
-        yield staging
     else:
-        yield _swap_by_two_renames(staging, destination)
+        exchanged = _renameat2(staging, destination, _EXCHANGE)
+        aside = staging if exchanged else _swap_by_two_renames(staging, destination)
+        stale = beside(destination, STALE)
+        try:
+            os.rename(aside, stale)
+        except OSError:  # it goes from where it is
+            stale = aside
+        yield _Aside(stale, was)
 
 
 def _swap_by_two_renames(staging: str, destination: str) -> str:
-    """For file systems that cannot exchange: for a moment nothing is there, and `stage` mends a run killed in it."""
-    aside = _beside(destination, "old")
+    """Where the old is now. For file systems that cannot exchange: for a moment nothing is there, and `recover` mends a
+    run that is killed in it."""
+    aside = beside(destination, OLD)
     os.rename(destination, aside)
     try:
         os.rename(staging, destination)
@@ -135,6 +153,20 @@ def _swap_by_two_renames(staging: str, destination: str) -> str:
         os.rename(aside, destination)
         raise
     return aside
+
+
+def _removed(old: _Aside) -> Left | None:
+    """Removes what was replaced; yields what is left of it."""
+    try:
+        remove_replaced(old.path, old.was)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno != errno.ENOTEMPTY:
+            return Left(old.was.path, old.path, reason)
+        kept = next(path for n in count(1) if not os.path.lexists(path := f"{old.was.path}.kept-{n}"))
+        os.rename(old.path, kept)  # a name that no run clears
+        return Left(old.was.path, kept, reason, kept=True)
+    return None
 
 
 def _renameat2(source: str, target: str, flag: int) -> bool:
@@ -154,94 +186,35 @@ def _renameat2(source: str, target: str, flag: int) -> bool:
     raise OSError(code, os.strerror(code), target)
 
 
-def _refuse_existing(path: str, overwrite: bool) -> None:
-    if not os.path.lexists(path):
+# --- Modes ------------------------------------------------------------------------------------------------------------
+
+
+def _keep_modes(staging: str, was: Replacement | None) -> None:
+    """Gives an output the modes of what it replaces: of the file of the same name, else what all files there allow. So
+    nobody may read the new who might not read the old."""
+    if was is None:
         return
-    if os.path.ismount(path):
-        remedy = f"Write to a folder inside of it, for example {os.path.join(path, 'model')}."
-        raise StoreError(path, "is a mount point, which cannot be replaced as a whole", remedy=remedy)
-    if _is_empty(path):
-        return
-    if not overwrite:
-        remedy = (
-            "Write to another path, or replace it as a whole: `overwrite: true` in the output of a plan, --overwrite, "
-            "or `overwrite=True` in Python."
-        )
-        raise StoreError(path, "exists already", remedy=remedy)
-    if os.path.isdir(path):
-        _refuse_to_delete(path)
+    with os_failures(was.path, "keep its mode"):
+        if not was.directory:
+            os.chmod(staging, _mode(was.path))
+            return
+        files = {name: _mode(os.path.join(was.path, name)) for name in was.files}
+        folders = {name: _mode(os.path.join(was.path, name)) for name in ("", *was.folders)}
+        for folder, _, names in os.walk(staging, topdown=False):
+            inner = "" if folder == staging else os.path.relpath(folder, staging)
+            for name in names:
+                _set_mode(os.path.join(folder, name), files, os.path.join(inner, name))
+            _set_mode(folder, folders, inner)
 
 
-def _refuse_to_delete(folder: str) -> None:
-    """Overwriting removes a folder with all its files, so it must look like a checkpoint, and not like a mistake."""
-    remedy = "Overwriting removes the folder with everything in it. Write to another path, or to a folder inside of it."
-    for place, what in ((os.getcwd(), "the current folder"), (os.path.expanduser("~"), "your home folder")):
-        if os.path.commonpath([os.path.realpath(place), folder]) == folder:
-            raise StoreError(folder, f"will not be overwritten: {what} is in it", remedy=remedy)
-    if not holds_checkpoint(folder):
-        entries = len(os.listdir(folder))
-        problem = f"will not be overwritten: it holds {entries} files or folders, but none of a checkpoint"
-        raise StoreError(folder, problem, remedy=remedy)
+def _set_mode(path: str, modes: Mapping[str, int], name: str) -> None:
+    if modes:
+        os.chmod(path, modes.get(name, reduce(and_, modes.values())))
 
 
-def _leftovers(folder: str, name: str) -> list[tuple[str, str, int, int]]:
-    """Paths beside the destination that runs made, with their kind, and process id and start time of the run."""
-    pattern = re.compile(
-        rf"\.{re.escape(name)}\.brainsurgery-(partial|old)-([1-9][0-9]{{0,9}})-([0-9]+)({re.escape(SCRATCH)})?"
-    )
-    found = sorted(filter(None, map(pattern.fullmatch, os.listdir(folder))), key=lambda match: match[0])
-    return [(os.path.join(folder, m[0]), m[1], int(m[2]), int(m[3])) for m in found]
-
-
-def _clear(left: str, kind: str, pid: int, start: int, destination: str) -> None:
-    if _alive(pid, start):
-        who = "this process" if pid == os.getpid() else f"process {pid}"
-        remedy = f"Wait until it is done, or stop it. If you know that nothing runs, delete {left}."
-        raise StoreError(destination, f"is being written by {who} already", remedy=remedy)
-    if kind == "old" and not os.path.lexists(destination):
-        os.rename(left, destination)  # killed between the two renames of a swap
-    else:
-        _remove(left)
-
-
-def _alive(pid: int, start: int) -> bool:
-    """Whether the process runs that had this id and start time; ids are used again, in containers at once."""
-    try:
-        with suppress(PermissionError):  # it exists, and is somebody else's
-            os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    now = _start_of(pid)
-    return not start or not now or start == now
-
-
-def _start_of(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if the system does not tell, -1 for a dead zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return -1 if fields[0] == "Z" else int(fields[19])
-
-
-def _beside(path: str, kind: str) -> str:
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.brainsurgery-{kind}-{os.getpid()}-{_start_of(os.getpid())}")
-
-
-def _resolved(path: str) -> str:
-    return os.path.realpath(os.path.expanduser(path))
-
-
-def _is_empty(path: str) -> bool:
-    return os.path.isdir(path) and not os.listdir(path)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        os.remove(path)
+def _mode(path: str) -> int:
+    """The mode of a file or folder, links followed; of a link to nowhere everything is allowed."""
+    return stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else 0o777
 
 
 def fsync_path(path: str) -> None:

@@ -39,7 +39,9 @@ class Header:
     """All that a checkpoint tells before a tensor byte is read.
 
     `tensors` is in state-dict order: by data offset within a file, files by name. `path` is what the user named,
-    `files` are the paths behind it, `plain` tells of those that are safetensors files by their index.
+    `files` are the paths behind it, `plain` tells of those that are safetensors files by their index. `left_out` names
+    what it holds beside tensors, and says of what kind each is: what trainers note of a run may be private, so its
+    values go no further than the reader.
     """
 
     path: str
@@ -47,6 +49,7 @@ class Header:
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     plain: Mapping[int, PlainFile] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 class FileRun(NamedTuple):

@@ -7,7 +7,6 @@ by a table of names that are known (see `pickles.py`); torch is not needed.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,6 @@ from brainsurgery_jax.store.chunked import Chunk, ChunkedSource
 from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import suffix_of
-from brainsurgery_jax.store.npy import LEFT_OUT
 from brainsurgery_jax.store.pickles import Names, Tensor, first, unpickled
 from brainsurgery_jax.store.safetensors_folder import shard_path
 from brainsurgery_jax.store.safetensors_header import AGAIN
@@ -110,9 +108,8 @@ def open_dcp(path: str) -> Source:
         inner = Header(path, tuple(files.values()), {key: p.info for key, p in kept.items()}, {})
         source = StridedSource(inner, descriptors, {key: p.laid for key, p in kept.items()})
         infos = {name: kept[chunks[name][0].key].info._replace(aval=aval) for name, aval in avals.items()}
-        metadata = {LEFT_OUT: json.dumps(left_out)} if left_out else {}
         on_failure.pop_all()
-    return ChunkedSource(Header(path, inner.files, infos, metadata), source, chunks)
+    return ChunkedSource(Header(path, inner.files, infos, {}, left_out=left_out), source, chunks)
 
 
 def _read_metadata(folder: str) -> tuple[dict[str, Aval], list[Stored], dict[str, str]]:
@@ -129,7 +126,7 @@ def _read_metadata(folder: str) -> tuple[dict[str, Aval], list[Stored], dict[str
         stored = list(_stored(vars(root)["storage_data"], avals))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(path, f"is not metadata of a checkpoint: {error!r}", remedy=AGAIN) from error
-    others = {name: "<object>" for name in entries if name not in avals}
+    others = {name: "object" for name in entries if name not in avals}
     if others and avals and all(name.startswith(_WRAPPER) for name in avals):
         avals = {name.removeprefix(_WRAPPER): aval for name, aval in avals.items()}
         stored = [chunk._replace(name=chunk.name.removeprefix(_WRAPPER)) for chunk in stored]

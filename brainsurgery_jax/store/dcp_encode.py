@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from brainsurgery_jax.errors import cause_of
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.torch_encode import tensors
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def encode_dcp(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes the state dict to a folder that is there already, as one process does."""
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.metadata import StorageMeta
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -28,4 +30,7 @@ def encode_dcp(path: str, arrays: Mapping[str, np.ndarray], options: WriteOption
     writer = Writer(path, sync_files=False)  # flushed with all else at the end, if that is wanted
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        save(tensors(arrays), storage_writer=writer, no_dist=True)
+        try:
+            save(tensors(arrays), storage_writer=writer, no_dist=True)
+        except CheckpointException as error:  # of whatever was raised within, Ctrl-C too
+            raise cause_of(next(failure for failure, _ in error.failures.values())) from error

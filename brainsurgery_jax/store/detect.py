@@ -12,6 +12,7 @@ from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
 from brainsurgery_jax.store.formats import FORMATS, SAFETENSORS, Format
+from brainsurgery_jax.store.leftovers import recover
 from brainsurgery_jax.store.sizes import parse_size as parse_size
 
 
@@ -19,6 +20,7 @@ def open_source(path: str, format: str | None = None) -> Source:
     """The source for a checkpoint file or folder; `~` is the home folder. `format` names that of a file whose suffix
     does not tell it. ValueError if there is none of that name."""
     path = os.path.expanduser(path)
+    recover(path)
     if not os.path.exists(path):
         raise _missing(path)
     if os.path.isdir(path):
@@ -89,6 +91,7 @@ def output_kind(path: str, format: Format | None = None, shard: str | None = Non
     if not path.strip():
         raise ValueError(f"the output path is empty. Name a folder, or {_some_file()}.")
     place = os.path.expanduser(path)
+    recover(place)
     directory = _is_directory(place, explicit=format is not None)
     made = format or (SAFETENSORS if directory else formats.of_suffix(suffix_of(place)))
     assert made is not None, "a file has a suffix that tells the format"

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.arrays import ALIGNMENT, numpy_dtype
-from brainsurgery_jax.store.atomic import SCRATCH, Staged, fsync_tree
+from brainsurgery_jax.store.atomic import Staged, discard, fsync_tree
 from brainsurgery_jax.store.base import FileRun, Held, TensorInfo, WriteOptions
 from brainsurgery_jax.store.byte_sink import ByteSink
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.leftovers import SCRATCH
 from brainsurgery_jax.store.positioned import allocate
 
 if TYPE_CHECKING:
@@ -85,13 +85,7 @@ class EncodedWriter:
     def abort(self) -> None:
         """Removes what was written. May be called at any time, and twice."""
         self._sink.close()
-        with os_failures(self._staged.staging, "remove the partial output"):
-            for path in (self._scratch, self._staged.staging):
-                if os.path.isdir(path):
-                    shutil.rmtree(path)
-                else:
-                    with suppress(FileNotFoundError):
-                        os.remove(path)
+        discard(self._staged)
 
     def _encoded(self, staging: str) -> None:
         try:

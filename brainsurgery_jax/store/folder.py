@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 
 TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth"})
 WEIGHT_SUFFIXES = TORCH_SUFFIXES | {
     ".safetensors", ".ckpt", ".distcp", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy",
 }  # fmt: skip
+TRAINER_FILES = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
+"""How files begin that trainers leave beside the weights."""
+
+_STEMS = (
+    "model", "pytorch_model", "tf_model", "flax_model", "diffusion_pytorch_model", "diffusion_flax_model",
+    "open_clip_model", "open_clip_pytorch_model", "adapter_model", "adapter", "adapters", "consolidated", "weights",
+)  # fmt: skip
+_STOCK = re.compile(rf"(?:{'|'.join(_STEMS)})(?:\.\w+)*(?:-\d+-of-\d+)?")
+
 ORBAX_MARKS = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"})
 ORBAX_FILES = ORBAX_MARKS | {"_sharding", "_strings.json", "commit_success.txt", "orbax.checkpoint"}
 """Small files that orbax puts beside the tensors."""
@@ -24,11 +34,14 @@ def suffix_of(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def holds_checkpoint(folder: str) -> bool:
-    """Whether anything at the top of the folder says that a checkpoint lives there."""
-    names = os.listdir(folder)
-    marks = ORBAX_MARKS | {"config.json", ADAPTER_CONFIG, LOCKFILE, ".metadata"}
-    return any(name in marks or suffix_of(name) in WEIGHT_SUFFIXES for name in names)
+def is_weights(name: str) -> bool:
+    """Whether a file may hold the weights of a model, by its name: what trainers keep beside them does not count."""
+    return suffix_of(name) in WEIGHT_SUFFIXES and not name.startswith(TRAINER_FILES)
+
+
+def is_stock_weights(name: str) -> bool:
+    """Whether a file has one of the names under which libraries write the weights of a model."""
+    return is_weights(name) and _STOCK.fullmatch(os.path.splitext(name)[0]) is not None
 
 
 def holds_adapter(names: Collection[str]) -> bool:

@@ -15,6 +15,7 @@ from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import Cut, Source, WriteOptions, Writer
 from brainsurgery_jax.store.folder import TORCH_SUFFIXES, holds_adapter, suffix_of
+from brainsurgery_jax.store.key_paths import without_texts
 from brainsurgery_jax.store.sizes import parse_size
 
 
@@ -34,7 +35,8 @@ class Format(NamedTuple):
     - `open`, `write`: its source and its writer; `check` raises StoreError for the first tensor that it cannot hold;
     - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
-    - `cut`: into how many files it will be written, and how many of these a source holds as they stand.
+    - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
+    - `texts`: whether it holds leaves that are text.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Format(NamedTuple):
     shards: bool = False
     encoded: bool = False
     cut: Callable[[Mapping[str, Aval], WriteOptions], Cut] | None = None
+    texts: bool = False
 
 
 def _later(place: str) -> Callable[..., Any]:
@@ -174,12 +177,14 @@ ORBAX = Format(
         "chunk": Option("Largest chunk of a tensor.", "64MB", _chunk),
     },
     encoded=True,
+    texts=True,
 )
 
 FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, ORBAX, DCP, TORCH, NPZ, NPY)
 """Every format. Of those that recognise a folder the first one opens it."""
 
 NAMES = tuple(format.name for format in FORMATS)
+_LEFT_OUT = "brainsurgery.left_out"  # what versions before 1.0 copied of an input, values included
 _OTHER_NAMES = {"numpy": "npy"}
 
 
@@ -204,6 +209,13 @@ def of_suffix(suffix: str) -> Format | None:
 def of_folder(folder: str, names: Sequence[str]) -> Format | None:
     """The format of the checkpoint in a folder that holds `names`."""
     return next((format for format in FORMATS if format.folder and format.recognises(folder, names)), None)
+
+
+def carried(format: Format, metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of an input as an output takes it over. What the input holds beside tensors may be private (a run's
+    arguments, a key), so of its values none is copied to a header."""
+    kept = {key: text for key, text in metadata.items() if key != _LEFT_OUT}
+    return kept if format.texts else without_texts(kept)
 
 
 def read_options(format: Format, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 NOTES = "brainsurgery.keys"
@@ -66,6 +66,12 @@ def read_notes(metadata: Mapping[str, str]) -> Notes:
         empty={k: str(v) for k, v in _items(table, "empty")},
         json=_words(table, "json"),
     )
+
+
+def without_texts(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata without the values of leaves that are text."""
+    notes = read_notes(metadata)
+    return {key: text for key, text in metadata.items() if key != NOTES} | replace(notes, strings={}).encode()
 
 
 def _words(table: Mapping[str, Any], key: str) -> tuple[str, ...]:

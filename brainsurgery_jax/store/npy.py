@@ -12,7 +12,6 @@ the comment of the archive is the checkpoint's metadata, as JSON. Other programs
 from __future__ import annotations
 
 import io
-import json
 import os
 import zipfile
 from collections.abc import Iterator
@@ -34,9 +33,6 @@ from brainsurgery_jax.store.zipped import ZippedSource
 
 if TYPE_CHECKING:
     import numpy as np
-
-LEFT_OUT = "brainsurgery.left_out"
-"""The key of a header's metadata that names what a file holds beside tensors."""
 
 _NO_TENSOR = {"O": "Python objects", "U": "text", "S": "text", "M": "dates", "m": "times"}
 
@@ -100,9 +96,7 @@ def _archive(fd: int, path: str, descriptors: Descriptors) -> Source:
             tensors[name], laid[name] = TensorInfo(found.aval, 0, begin + found.start), found.laid
             if not is_stored(member):
                 packed[name] = member
-    if left_out:
-        metadata[LEFT_OUT] = json.dumps(left_out)
-    header = Header(path, (path,), tensors, metadata)
+    header = Header(path, (path,), tensors, metadata, left_out=left_out)
     source = StridedSource(header, descriptors, laid)
     return ZippedSource(source, laid, packed) if packed else source
 

@@ -10,24 +10,35 @@ tree lies at the top, where the older API looks for it.
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
+import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.key_paths import NOTES, Notes, Path, clash, nest, read_notes
+from brainsurgery_jax.store.leftovers import remove
 from brainsurgery_jax.store.orbax import OrbaxSource
 from brainsurgery_jax.store.orbax_folder import CHECKPOINT, STATE
+from brainsurgery_jax.store.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     import numpy as np
 
 GROUP = 128 << 20
 """Bytes of tensors that are saved at a time where orbax compresses or cuts them, and so holds what it makes of them."""
+
+GRACE_S = 5.0
+"""How long orbax may finish what it is writing when we are stopped, in seconds."""
 
 DATA_FILE = 128 << 20
 """Bytes of a data file, after which the next one is begun, so that one is written while the next is filled. As large as
@@ -57,7 +68,68 @@ def check(path: str, avals: Mapping[str, Aval]) -> None:
 
 
 def encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
-    """Writes a checkpoint into the folder `path`."""
+    """Writes a checkpoint into the folder `path`.
+
+    orbax works in a thread of its own, where no signal disturbs it: interrupted, its threads would go on, and put back
+    what is removed. Whoever stops us waits until it is done.
+    """
+    with ThreadPoolExecutor(1, "orbax") as thread:
+        work = thread.submit(_encode, path, arrays, options)
+        try:
+            work.result()
+        except (KeyboardInterrupt, SystemExit):
+            with uninterrupted():
+                _end(path, work)
+            raise
+
+
+def _end(path: str, work: Future[None]) -> None:
+    """Waits until nobody writes to a folder any more. Some time after orbax has made its folders it is shut out;
+    earlier its threads would wait for minutes for a folder that could not be made."""
+    begun = False
+    while not wait([work], GRACE_S).done:
+        if begun:
+            _shut_out(path, work)
+            return
+        begun = bool(os.listdir(path))
+
+
+def _shut_out(path: str, work: Future[None]) -> None:
+    """Makes all that is still to be written to a folder fail, and removes it."""
+    with _complaints_dropped():
+        asides = list(_blocked(path))
+        wait([work])
+        for place in (path, *asides):
+            remove(place)
+
+
+def _blocked(path: str) -> Iterator[str]:
+    """Puts a file where a folder is; yields where that folder is now, and any that was made in its place meanwhile."""
+    for number in count(1):
+        aside = f"{path}-{number}"  # a name that the next run would clear, too
+        os.rename(path, aside)
+        yield aside
+        with suppress(FileExistsError), open(path, "x"):
+            return
+
+
+@contextmanager
+def _complaints_dropped() -> Iterator[None]:
+    """A block in which libraries fail as they should, of which nobody needs to hear."""
+    level, hook = logging.root.manager.disable, sys.unraisablehook
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+            gc.collect()  # while what is never awaited is no news
+    finally:
+        logging.disable(level)
+        sys.unraisablehook = hook
+
+
+def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     notes = read_notes(options.metadata)
     made = os.path.join(path, "saving")
     leaves = _leaves(arrays, notes)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.atomic import Staged, fsync_tree
+from brainsurgery_jax.store.atomic import Staged, discard, fsync_tree
 from brainsurgery_jax.store.base import FileRun, Source, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER
@@ -55,7 +54,7 @@ class PeftWriter:
         with os_failures(staged.destination, "create the partial output"):
             os.mkdir(staged.staging)
         with ExitStack() as on_failure:
-            on_failure.callback(shutil.rmtree, staged.staging)
+            on_failure.callback(discard, staged)
             self._file = SafetensorsWriter(
                 Staged(os.path.join(staged.staging, ADAPTER), staged.destination),
                 avals,
@@ -97,9 +96,7 @@ class PeftWriter:
     def abort(self) -> None:
         """Removes what was written. May be called at any time, and twice."""
         self._file.abort()
-        with os_failures(self._staged.staging, "remove the partial output"):
-            if os.path.isdir(self._staged.staging):
-                shutil.rmtree(self._staged.staging)
+        discard(self._staged)
 
     def _found(self, path: str) -> dict[str, Any]:
         if os.path.exists(path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.atomic import Staged, fsync_tree
+from brainsurgery_jax.store.atomic import Staged, discard, fsync_tree
 from brainsurgery_jax.store.base import FileRun, Source, TensorInfo, WriteOptions
 from brainsurgery_jax.store.byte_sink import ByteSink
 from brainsurgery_jax.store.failures import os_failures
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-_FILE_MODE = 0o644  # less the umask; the stock library leaves 0600, which others cannot read
+_FILE_MODE = 0o666  # less the umask; the stock library leaves 0600, which others cannot read
 
 
 def check_storable(path: str, avals: Mapping[str, Aval]) -> None:
@@ -153,11 +152,7 @@ class SafetensorsWriter:
     def abort(self) -> None:
         """Removes what was written. May be called at any time, and twice."""
         self._sink.close()
-        with os_failures(self._staged.staging, "remove the partial output"):
-            if os.path.isdir(self._staged.staging):
-                shutil.rmtree(self._staged.staging)
-            elif os.path.lexists(self._staged.staging):
-                os.remove(self._staged.staging)
+        discard(self._staged)
 
     def _write_index(self) -> None:
         weight_map = {name: self._names[self._places[name].file] for name in self._avals}

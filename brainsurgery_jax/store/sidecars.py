@@ -1,48 +1,208 @@
-"""The small files beside the weights (config, tokenizer, licence ...) that make a folder of tensors a model."""
+"""Side files: what lies beside the weights (config, tokenizer, licence ...) and makes a folder of tensors a model.
+
+Only names that model repositories use count, so that nothing private travels because it lies in the same folder:
+`SIDE_FILES`, files and folders that side files name themselves, and code that a config names. docs/formats.md lists
+them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.folder import LOCKFILE, ORBAX_FILES, WEIGHT_SUFFIXES, stays_inside, suffix_of
+from brainsurgery_jax.store.folder import (
+    ADAPTER_CONFIG,
+    LOCKFILE,
+    ORBAX_FILES,
+    WEIGHT_SUFFIXES,
+    holds_adapter,
+    is_stock_weights,
+    stays_inside,
+    suffix_of,
+)
 
 MAX_SIDECAR = 64 << 20
-"""Bytes; larger files are weights in some format that we do not know."""
+"""Bytes; larger files are left out, whatever their name."""
+
+SIDE_FILES: Mapping[str, tuple[str, ...]] = {
+    "model": (
+        "config.json", "configuration.json", "generation_config.json", "params.json", "model_index.json",
+        "scheduler_config.json", "open_clip_config.json", "quantize_config.json", "quant_config.json",
+        "quantization_config.json", "hf_quant_config.json",
+    ),
+    "tokenizer": (
+        "tokenizer*.json", "tokenizer.model*", "tekken.json", "*.tiktoken", "vocab.*", "vocab-*.json", "merges.txt",
+        "special_tokens_map.json", "added_tokens.json", "chat_template.*", "spiece.model", "spm.model",
+        "sentencepiece*.model", "*.spm", "bpe.codes", "dict.txt", "encoder.json", "normalizer.json", "emoji.json",
+        "entity_vocab.json",
+    ),
+    "processor": ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
+    "sentence-transformers": (
+        "modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "router_config.json",
+        "config_setfit.json",
+    ),
+}  # fmt: skip
+"""Patterns of the names of side files, by what they are for. `adapter_config.json` counts where an adapter lies."""
+
+DOCUMENTS = ("readme", "license", "licence", "notice", "copying", "citation", "model_card", "use_policy")
+"""Names of documents, in any case; what may follow is a suffix, or a dash and more."""
+
+TEMPLATES = "additional_chat_templates"
+"""A folder of chat templates."""
+
+_DOCUMENT = re.compile(rf"(?:{'|'.join(DOCUMENTS)})(?:[.-].*)?", re.IGNORECASE)
+_NAMING = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+           "tokenizer_config.json", "video_preprocessor_config.json")  # fmt: skip
+"""Configs that may name code, in `auto_map`."""
+_CODE = re.compile(r"(?:(?:\w|[-./])+--)?(\w+)\.\w+")
+_RELATIVE_IMPORT = re.compile(r"^\s*(?:from\s+\.(\w+)\s+import|import\s+\.(\w+)|from\s+\.\s+import\s+([\w, ]+))", re.M)
 
 
-def find_sidecars(directory: str | os.PathLike[str]) -> list[Path]:
-    """The regular files at the top of a checkpoint that are neither weights, nor an index, nor hidden, nor large.
+class SideFiles(NamedTuple):
+    """The side files of a folder, as relative paths: those that travel, and visible small files that do not."""
 
-    Links that lead out of the checkpoint are left alone, so that a stranger's model cannot pull in private files. The
-    provenance file of another run is left out: it would not be true of the new output.
+    folder: str
+    copied: tuple[str, ...]
+    left: tuple[str, ...] = ()
+
+
+def find_side_files(folder: str | os.PathLike[str]) -> SideFiles:
+    """What travels with the checkpoint in a folder, and what is left out.
+
+    Links that lead out of the folder are left alone, so that a stranger's model cannot pull in private files. Weights,
+    indexes, hidden files, and the provenance file of another run are neither.
     """
-    with os_failures(directory, "list the folder"):
-        return [path for path in sorted(Path(directory).iterdir()) if _is_sidecar(path)]
+    place = os.fspath(folder)
+    with os_failures(place, "list the folder"):
+        top = sorted(os.listdir(place))
+        ours = side_names(place, top)
+        inner = [f"{f}/{n}" for f in side_folders(place) for n in sorted(os.listdir(os.path.join(place, f)))]
+        travel = [*(n for n in top if n in ours), *(p for p in inner if in_side_folder(os.path.basename(p)))]
+        others = [*(n for n in top if n not in ours and _is_candidate(n)), *(p for p in inner if p not in travel)]
+        copied = [path for path in travel if _is_small(place, path)]
+        left = [path for path in others if _is_small(place, path)]
+        too_large = [path for path in travel if path not in copied and _is_inner_file(place, path)]
+    return SideFiles(place, tuple(copied), (*left, *too_large))
 
 
-def _is_sidecar(path: Path) -> bool:
-    name = path.name
+def side_names(folder: str, names: Iterable[str]) -> frozenset[str]:
+    """Those of the names at the top of a folder that are side files, by their names or since a config names them."""
+    listed = frozenset(names)
+    adapter = {ADAPTER_CONFIG} if holds_adapter(listed) else set()
+    return frozenset(n for n in listed if is_side_name(n)) | (listed & (adapter | _code_of(folder, listed)))
+
+
+def is_side_name(name: str) -> bool:
+    """Whether model repositories have a side file of that name."""
+    if name.startswith(".") or suffix_of(name) in WEIGHT_SUFFIXES or name.endswith(".index.json"):
+        return False
+    listed = (pattern for patterns in SIDE_FILES.values() for pattern in patterns)
+    return _DOCUMENT.fullmatch(name) is not None or any(fnmatchcase(name, pattern) for pattern in listed)
+
+
+def in_side_folder(name: str) -> bool:
+    """Whether a file belongs in a folder that a side file names: its own side files, weights, and templates."""
+    return is_side_name(name) or is_stock_weights(name) or suffix_of(name) == ".jinja"
+
+
+def side_folders(folder: str) -> tuple[str, ...]:
+    """The folders that the side files of a folder name, as relative paths: the modules of sentence-transformers, the
+    parts of a diffusers pipeline, and more chat templates."""
+    modules = _json(folder, "modules.json")
+    named = [m.get("path") for m in modules if isinstance(m, dict)] if isinstance(modules, list) else []
+    index = _json(folder, "model_index.json")
+    named += [key for key, value in index.items() if isinstance(value, list)] if isinstance(index, dict) else []
+    return tuple(sorted({n for n in (*named, TEMPLATES) if isinstance(n, str) and _is_inner_folder(folder, n)}))
+
+
+def _is_inner_folder(folder: str, name: str) -> bool:
+    path = os.path.join(folder, name)
+    if not name or name != os.path.normpath(name) or os.path.isabs(name) or ".." in name.split(os.sep):
+        return False
+    return os.path.isdir(path) and not os.path.islink(path) and stays_inside(folder, path) and name != "."
+
+
+def _is_candidate(name: str) -> bool:
+    """Whether a file of that name could be taken for a side file: it is visible, and no part of a checkpoint."""
     if name.startswith(".") or name.endswith(".index.json") or suffix_of(name) in WEIGHT_SUFFIXES:
         return False
-    if name == LOCKFILE or name in ORBAX_FILES:
-        return False
-    return path.is_file() and path.stat().st_size <= MAX_SIDECAR and stays_inside(str(path.parent), str(path))
+    return name != LOCKFILE and name not in ORBAX_FILES
 
 
-def copy_sidecars(source_dir: str | os.PathLike[str], staging_dir: str | os.PathLike[str]) -> list[str]:
-    """The names that were copied; a file that is in `staging_dir` already stays as it is."""
-    copied: list[str] = []
-    for path in find_sidecars(source_dir):
-        target = Path(staging_dir, path.name)
+def _is_small(folder: str, name: str) -> bool:
+    return _is_inner_file(folder, name) and Path(folder, name).stat().st_size <= MAX_SIDECAR
+
+
+def _is_inner_file(folder: str, name: str) -> bool:
+    path = Path(folder, name)
+    return path.is_file() and stays_inside(folder, str(path))
+
+
+# --- Code that a config names -----------------------------------------------------------------------------------------
+
+
+def _code_of(folder: str, names: frozenset[str]) -> set[str]:
+    """The Python files that configs name, and those that these import from beside them, as transformers looks for
+    them."""
+    waiting = [f"{module}.py" for module in _named_modules(folder)]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in names and name not in found and _is_small(folder, name):
+            found.add(name)
+            waiting += [f"{module}.py" for module in _imported(Path(folder, name))]
+    return found
+
+
+def _named_modules(folder: str) -> Iterator[str]:
+    for config in _NAMING:
+        table = _json(folder, config)
+        mapped = table.get("auto_map") if isinstance(table, dict) else None
+        values = mapped.values() if isinstance(mapped, dict) else [mapped]
+        for value in (v for entry in values for v in (entry if isinstance(entry, list) else [entry])):
+            if isinstance(value, str) and (named := _CODE.fullmatch(value)) and "--" not in value:
+                yield named[1]
+    modules = _json(folder, "modules.json")
+    for module in modules if isinstance(modules, list) else ():
+        kind = module.get("type") if isinstance(module, dict) else None
+        if isinstance(kind, str) and (named := _CODE.fullmatch(kind)):
+            yield named[1]
+
+
+def _imported(path: Path) -> Iterator[str]:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for groups in _RELATIVE_IMPORT.findall(text):
+        yield from (name.strip() for group in groups for name in group.split(",") if name.strip())
+
+
+def _json(folder: str, name: str) -> Any:
+    """What a small JSON file says; None if it is not there, or is none."""
+    if not _is_small(folder, name):
+        return None
+    try:
+        return json.loads(Path(folder, name).read_bytes())
+    except (ValueError, RecursionError):
+        return None
+
+
+# --- Copying ----------------------------------------------------------------------------------------------------------
+
+
+def copy_side_files(found: SideFiles, staging: str | os.PathLike[str]) -> None:
+    """Copies the side files that travel; a file that is in `staging` already stays as it is."""
+    for name in found.copied:
+        source, target = Path(found.folder, name), Path(staging, name)
         if not target.exists():
-            with os_failures(path, f"copy the file to {target}"):
-                shutil.copyfile(path, target)
-            copied.append(path.name)
-    return copied
+            with os_failures(source, f"copy the file to {target}"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
 
 
 def put_sidecars(staging_dir: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:

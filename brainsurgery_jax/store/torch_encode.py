@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, cause_of
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.torch_files import WEIGHTS
 
@@ -34,7 +34,10 @@ def encode_torch(path: str, arrays: Mapping[str, np.ndarray], options: WriteOpti
 
     # Given a path, torch would write its name into the file, which here is that of the partial output.
     with open(os.path.join(path, WEIGHTS) if options.directory else path, "xb") as file:
-        torch.save(made, file)
+        try:
+            torch.save(made, file)
+        except RuntimeError as error:  # that the archive has no end; why it has none is what counts
+            raise cause_of(error) from error
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -5,14 +5,13 @@ torch nor memory for the whole is needed. That goes for the zip archives that to
 what it wrote before.
 
 Nested containers give dotted names (`optimizer.state.0.exp_avg`). If the outermost has a key `state_dict`, as trainers
-write it, its tensors go by their names in there, and all else is left out. The header's metadata name what was left
-out, with values where they are plain.
+write it, its tensors go by their names in there, and all else is left out. The header names what was left out, without
+its values.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +23,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Header, TensorInfo
 from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.folder import TORCH_SUFFIXES, suffix_of
-from brainsurgery_jax.store.npy import LEFT_OUT
+from brainsurgery_jax.store.folder import TORCH_SUFFIXES, TRAINER_FILES, suffix_of
 from brainsurgery_jax.store.pickles import Storage, Tensor, unpickled
 from brainsurgery_jax.store.positioned import read_bytes
 from brainsurgery_jax.store.safetensors_folder import check_placement, indexed_files, merge
@@ -37,8 +35,6 @@ INDEX = "pytorch_model.bin.index.json"
 WEIGHTS = "pytorch_model.bin"
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
 _DEEPEST, _MOST = 100, 1_000_000  # what is deeper or more is no checkpoint, but a trap for its readers
-_TRAINING = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
-"""How files begin that trainers leave beside the weights."""
 
 
 class Placed(NamedTuple):
@@ -52,7 +48,7 @@ class File(NamedTuple):
     """What one file tells: its tensors, in its order, and what it holds beside them."""
 
     tensors: Mapping[str, Placed]
-    left_out: Mapping[str, Any]
+    left_out: Mapping[str, str]
 
 
 def open_torch(path: str) -> StridedSource:
@@ -66,8 +62,7 @@ def open_torch(path: str) -> StridedSource:
         if weight_map is not None:
             check_placement(os.path.join(path, INDEX), files, weight_map, shards)
         left_out = {name: value for file in found for name, value in file.left_out.items()}
-        metadata = {LEFT_OUT: json.dumps(left_out)} if left_out else {}
-        header = Header(path, tuple(files), merge(files, shards, INDEX), metadata)
+        header = Header(path, tuple(files), merge(files, shards, INDEX), {}, left_out=left_out)
         laid = {name: placed.laid for file in found for name, placed in file.tensors.items()}
         source = StridedSource(header, descriptors, laid)
         on_failure.pop_all()
@@ -83,7 +78,7 @@ def torch_files(folder: str) -> tuple[list[str], dict[str, str] | None]:
         return indexed_files(folder, INDEX)
     if WEIGHTS in names:
         return [os.path.join(folder, WEIGHTS)], None
-    files = [n for n in names if suffix_of(n) in TORCH_SUFFIXES and not n.startswith(_TRAINING)]
+    files = [n for n in names if suffix_of(n) in TORCH_SUFFIXES and not n.startswith(TRAINER_FILES)]
     if not files:
         raise StoreError(folder, "holds what a trainer keeps beside a model, but no model", remedy="Name a file of it.")
     return [os.path.join(folder, name) for name in files], None
@@ -192,7 +187,7 @@ def _big_endian(path: str) -> StoreError:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def _flat(root: Any, stem: str, path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _flat(root: Any, stem: str, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, and what is none."""
     if isinstance(root, Tensor):
         return {stem: root}, {}
@@ -200,14 +195,14 @@ def _flat(root: Any, stem: str, path: str) -> tuple[dict[str, Tensor], dict[str,
         raise StoreError(path, f"holds a {type(root).__name__}, no tensors by name", remedy="Save a dict of tensors.")
     wrapped = isinstance(root.get("state_dict"), Mapping)
     tensors: dict[str, Tensor] = {}
-    left_out: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
     if wrapped:
-        left_out = {str(key): _shown(value) for key, value in root.items() if key != "state_dict"}
+        left_out = {str(key): type(value).__name__ for key, value in root.items() if key != "state_dict"}
     for name, leaf in _leaves(root["state_dict"] if wrapped else root, (), path):
         if len(tensors) + len(left_out) > _MOST:
             raise StoreError(path, f"holds more than {_MOST} things", remedy=AGAIN)
         if not isinstance(leaf, Tensor):
-            left_out[name] = _shown(leaf)
+            left_out[name] = type(leaf).__name__
         elif name in tensors:
             raise StoreError(path, "two tensors have this name, once the keys are joined by dots", tensor=name)
         else:
@@ -228,12 +223,3 @@ def _leaves(node: Any, keys: tuple[str, ...], path: str) -> Iterator[tuple[str, 
         return
     for key, value in below:
         yield from _leaves(value, (*keys, str(key)), path)
-
-
-def _shown(value: Any) -> Any:
-    """A value as JSON can hold it; of others what they are."""
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    if type(value) in (list, tuple) and all(isinstance(item, str | int | float | bool | None) for item in value):
-        return list(value)
-    return f"<{type(value).__name__}>"

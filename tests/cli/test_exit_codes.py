@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,21 @@ def test_an_output_that_exists_is_3_until_it_may_be_replaced(command: Command):
 
 def test_an_unreadable_checkpoint_is_3_for_inspect(command: Command):
     assert command("inspect", "none.safetensors").code == 3
+
+
+@pytest.mark.parametrize("format", ["safetensors", "torch", "dcp"])
+def test_a_file_that_may_not_grow_is_3_and_leaves_nothing(place: Path, format: str):
+    write(place / "big.safetensors", {"w": np.ones((100, 100), np.float32)})
+    before = sorted(p.name for p in place.iterdir())
+    words = ["convert", "big.safetensors", "out/", "--to", format, "-q"]
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        f"sys.argv[1:] = {words}; from brainsurgery_jax.cli.app import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 3
+    assert re.fullmatch(r"\S*/out: could not \w+ the partial output: File too large\n", done.stderr)
+    assert sorted(p.name for p in place.iterdir()) == before
 
 
 def test_an_unknown_command_is_2_and_the_nearest_one_is_told(command: Command):
@@ -175,6 +191,16 @@ def test_a_resolved_summary_can_be_run_again(command: Command, place: Path):
     before = read(place / "out.safetensors")
     assert command("again.yaml", "--overwrite").code == 0
     assert set(read(place / "out.safetensors")) == set(before)
+
+
+@pytest.mark.parametrize("path", ["plan.yaml", "./base.safetensors"])
+def test_a_summary_is_not_written_over_what_the_run_reads(command: Command, place: Path, path: str):
+    before = (place / path).read_bytes()
+    done = command("plan.yaml", "--summarize-path", path)
+    assert done.code == 2
+    assert "is or lies in what this run reads" in done.err
+    assert (place / path).read_bytes() == before
+    assert not (place / "out.safetensors").exists()
 
 
 def test_the_shard_size_counts_where_the_plan_says_nothing(command: Command, place: Path):

@@ -150,7 +150,7 @@ def test_schema_prints_json_schema(command: Command):
 def test_demo_runs_to_its_end(command: Command):
     done = command("demo")
     assert (done.code, "What next:" in done.out) == (0, True)
-    assert done.err == "wrote small/: 32 tensors, 123.5 KB\n"
+    assert done.err == "wrote small/: 32 tensors, 123.5 KB, with config.json\n"
 
 
 def test_demo_leaves_its_files_where_they_are_wanted(command: Command, place: Path):

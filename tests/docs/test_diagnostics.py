@@ -60,7 +60,9 @@ def _parameters(node: ast.FunctionDef | ast.ClassDef) -> tuple[list[str], dict[s
         return list(fields), {name: value for name, value in fields.items() if value is not None}
     names = [a.arg for a in node.args.args]
     defaults = dict(zip(reversed(names), reversed(node.args.defaults), strict=False))
-    return [name for name in names if name != "self"], defaults
+    keywords = [a.arg for a in node.args.kwonlyargs]
+    defaults |= {k: v for k, v in zip(keywords, node.args.kw_defaults, strict=True) if v is not None}
+    return [name for name in (*names, *keywords) if name != "self"], defaults
 
 
 def _name(func: ast.expr) -> str:

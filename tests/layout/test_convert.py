@@ -174,9 +174,9 @@ def test_config_is_published_together_with_the_weights(tmp_path: Path, monkeypat
     (tmp_path / "c.json").write_text(json.dumps(GPT2 | {"dtype": "float32"}))
     staged: list[str] = []
 
-    def published(items: Sequence[Staged], **how: Any) -> None:
+    def published(items: Sequence[Staged], **how: Any) -> Any:
         staged.extend((Path(items[0].staging) / "config.json").read_text() for _ in items)
-        publish(items, **how)
+        return publish(items, **how)
 
     monkeypatch.setattr(staging, "publish", published)
     bs.convert(source, str(tmp_path / "out"), dtype="bfloat16", config=str(tmp_path / "c.json"), durable=False)

@@ -24,7 +24,7 @@ CONFIG = {
 def said(asked: Any, **files: Any) -> tuple[Diagnostic, ...]:
     world = Headers({"m": {"w": "f32[2]"}, "ad": {"w": "f32[2]"}})
     given = files or {"m/config.json": json.dumps(CONFIG)}
-    world.side_files = {path: text.encode() for path, text in given.items()}
+    world.contents = {path: text.encode() for path, text in given.items()}
     return found({"assert": asked}, world=world, inputs=("m::m", "ad::ad"))
 
 

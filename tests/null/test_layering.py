@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "ops._leading ops._orthonormal ops._rounding ops._verdicts",
     "plan": "errors dtypes select op protocol plugins store.formats",
     "graph": "errors dtypes select moves _lazy op protocol",
-    "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats store.peft",
+    "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats store.key_paths "
+    "store.peft store.replacing store.sidecars",
     "engine": "errors dtypes boxes moves _lazy _lookup op protocol graph store lower.program lower.fold",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",

@@ -119,7 +119,7 @@ CONFIG = b'{"n_layer": 12, "rope": {"theta": 1e4, "kind": "x"}, "keep": [1]}'
 
 def with_config(content: bytes = CONFIG) -> Headers:
     world = Headers({"m.safetensors": MODEL})
-    world.side_files["m.safetensors/config.json"] = content
+    world.contents["m.safetensors/config.json"] = content
     return world
 
 
@@ -196,7 +196,7 @@ def test_a_misspelt_key_within_a_config_is_told_with_its_path():
 
 def cast_model(content: str, to: str = "bfloat16") -> dict[str, object]:
     world = Headers({"m.safetensors": {"w": "f32[2]", "ids": "i64[2]"}})
-    world.side_files["m.safetensors/config.json"] = content.encode()
+    world.contents["m.safetensors/config.json"] = content.encode()
     (written,) = program({"cast_": {"target": "w", "to": to}}, output="out", world=world).publications
     return {name: json.loads(text) for name, text in written.side_files.items()}
 

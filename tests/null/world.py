@@ -65,7 +65,7 @@ class Headers:
         self.provisional, self.default_shard = provisional, "5GB"
         self.sources = {path: HeaderOnly(path, tensors) for path, tensors in files.items()}
         self.destinations: list[str] = []
-        self.side_files: dict[str, bytes] = {}
+        self.contents: dict[str, bytes] = {}
 
     def key(self, path: str) -> str:
         return path.rstrip("/")
@@ -75,11 +75,14 @@ class Headers:
             raise StoreError(path, "does not exist")
         return self.sources[path]
 
-    def check_destination(self, path: str, nbytes: int, *, overwrite: bool) -> None:
+    def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> None:
         self.destinations.append(path)
 
     def side_file(self, checkpoint: str, name: str) -> bytes | None:
-        return self.side_files.get(f"{checkpoint}/{name}")
+        return self.contents.get(f"{checkpoint}/{name}")
+
+    def side_files(self, checkpoint: str) -> None:
+        pass
 
 
 MODEL = {"w": "f32[4,3]", "v": "f32[4,3]", "b": "bf16[3]", "ids": "i64[6]"}

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import brainsurgery_jax as bs
+from brainsurgery_jax.engine.events import Wrote
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import atomic
-from brainsurgery_jax.store.atomic import Staged, check_destination, publish, stage
+from brainsurgery_jax.store.atomic import Staged, publish, stage
+from brainsurgery_jax.store.leftovers import OLD, beside, recover
+from tests.checkpoints import read, write
 
 
 def staged_file(destination: Path, text: str = "new", *, overwrite: bool = False) -> Staged:
@@ -40,6 +47,28 @@ def folder(path: Path, *names: str) -> Path:
 
 def without_renameat2(source: str, target: str, flag: int) -> bool:
     return False
+
+
+def published_by_nobody(out: Path) -> str:
+    """What `publish` returns where a folder replaces `out`, as a user who may not do everything, even if we may."""
+    code = f"""
+import ctypes, os, pwd  # whose files the other user may not be able to read
+from brainsurgery_jax.store.atomic import publish, stage
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+item = stage({str(out)!r}, overwrite=True)
+os.mkdir(item.staging)
+open(os.path.join(item.staging, "new.safetensors"), "w").close()
+print(publish([item]))
+"""
+    if os.getuid() == 0:
+        for path in (out.parent, out, *out.iterdir()):
+            os.chown(path, 65534, 65534)
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 SWAPS = pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
@@ -79,20 +108,6 @@ def test_overwriting_swaps_the_folder_whole_so_that_stale_shards_vanish(
     assert os.listdir(tmp_path) == ["out"]
 
 
-@SWAPS
-def test_a_file_and_a_folder_may_replace_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
-) -> None:
-    if not exchange:
-        monkeypatch.setattr(atomic, "_renameat2", without_renameat2)
-    (tmp_path / "out").write_text("a file")
-    publish([staged_folder(tmp_path / "out", "model.safetensors")], overwrite=True)
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-    publish([staged_file(tmp_path / "out")], overwrite=True)
-    assert (tmp_path / "out").read_text() == "new"
-    assert os.listdir(tmp_path) == ["out"]
-
-
 def test_an_output_named_through_a_link_replaces_what_the_link_points_to(tmp_path: Path) -> None:
     folder(tmp_path / "disk", "model.safetensors")
     (tmp_path / "out").symlink_to("disk")
@@ -112,7 +127,7 @@ def test_a_destination_that_appears_during_the_run_is_not_lost(tmp_path: Path, m
     first, second = staged_file(tmp_path / "1"), staged_file(tmp_path / "2")
     place = atomic._into_place
 
-    def racing(item: Staged, overwrite: bool):
+    def racing(item: Staged, overwrite: bool) -> Any:
         (tmp_path / "2").write_text("somebody else's")
         return place(item, overwrite)
 
@@ -140,36 +155,50 @@ def test_a_failure_half_way_says_what_was_published(tmp_path: Path) -> None:
 
 
 def test_a_swap_that_fails_in_the_middle_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "_renameat2", without_renameat2)
     folder(tmp_path / "out", "model.safetensors")
     item = staged_folder(tmp_path / "out", "new.safetensors", overwrite=True)
-    shutil.rmtree(item.staging)
-    with pytest.raises(StoreError, match="could not be published: No such file"):
+    rename = os.rename
+
+    def failing(source: str, target: str) -> None:
+        if source == item.staging:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(atomic, "_renameat2", without_renameat2)
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(StoreError, match="could not be published: Input/output error"):
         publish([item])
     assert os.listdir(tmp_path / "out") == ["model.safetensors"]
 
 
-def test_overwriting_refuses_a_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
-    folder(tmp_path / "thesis", "chapter1.tex", "chapter2.tex")
-    with pytest.raises(StoreError, match=r"thesis: will not be overwritten: it holds 2 files .* none of a checkpoint"):
-        publish([staged_folder(tmp_path / "thesis", "model.safetensors")], overwrite=True)
+def test_a_folder_that_became_something_else_during_the_run_is_kept(tmp_path: Path) -> None:
+    folder(tmp_path / "out", "model.safetensors")
+    item = staged_folder(tmp_path / "out", "model.safetensors", overwrite=True)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match=r"out: exists, and cannot be overwritten: it holds notes\.txt, which is no"):
+        publish([item])
+    assert sorted(os.listdir(tmp_path / "out")) == ["model.safetensors", "notes.txt"]
 
 
-def test_overwriting_refuses_the_folder_that_we_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder(tmp_path / "model", "model.safetensors", "plan.yaml")
-    monkeypatch.chdir(tmp_path / "model")
-    with pytest.raises(StoreError, match="will not be overwritten: the current folder is in it"):
-        check_destination(".", 0, overwrite=True)
-    monkeypatch.chdir("/")
-    monkeypatch.setenv("HOME", str(tmp_path / "model" / "me"))
-    with pytest.raises(StoreError, match="will not be overwritten: your home folder is in it"):
-        check_destination(str(tmp_path / "model"), 0, overwrite=True)
+@SWAPS
+def test_what_appears_at_the_very_last_moment_is_not_removed_with_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    folder(tmp_path / "out", "model.safetensors")
+    item = staged_folder(tmp_path / "out", "new.safetensors", overwrite=True)
+    rename = atomic._renameat2 if exchange else without_renameat2
 
+    def racing(source: str, target: str, flag: int) -> bool:
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        return rename(source, target, flag)
 
-def test_a_mount_point_is_refused_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "ismount", lambda path: path == str(tmp_path))
-    with pytest.raises(StoreError, match=r"is a mount point, .*\n.*for example .*/model"):
-        check_destination(str(tmp_path), 0, overwrite=True)
+    monkeypatch.setattr(atomic, "_renameat2", racing)
+    (left,) = publish([item])
+    monkeypatch.undo()
+    publish([staged_folder(tmp_path / "out", "newer.safetensors", overwrite=True)])
+    assert os.listdir(tmp_path / "out") == ["newer.safetensors"]
+    assert (left.kept, left.path) == (True, str(tmp_path / "out.kept-1"))
+    assert os.listdir(left.path) == ["notes.txt"]
 
 
 KILLED = """
@@ -234,38 +263,166 @@ def test_a_partial_of_an_earlier_process_with_our_id_is_removed(tmp_path: Path) 
     assert os.listdir(tmp_path) == []
 
 
+# --- What is left, and mended ----------------------------------------------------------------------------------------
+
+
 def test_a_run_killed_between_the_two_renames_is_mended_by_the_next(tmp_path: Path) -> None:
     folder(tmp_path / ".out.brainsurgery-old-99999999-1", "model.safetensors")
     stage(str(tmp_path / "out"))
     assert os.listdir(tmp_path / "out") == ["model.safetensors"]
 
 
-def test_checking_a_destination_writes_nothing(tmp_path: Path) -> None:
-    check_destination(str(tmp_path / "a" / "b" / "m.safetensors"), 1000, overwrite=False)
-    assert os.listdir(tmp_path) == []
+def test_whoever_opens_what_such_a_run_had_set_aside_finds_it(tmp_path: Path) -> None:
+    aside = tmp_path / ".out.brainsurgery-old-99999999-1"
+    aside.mkdir()
+    write(aside / "model.safetensors", {"w": np.ones(3, np.float32)})
+    assert list(bs.open(str(tmp_path / "out" / "model.safetensors"))) == ["w"]
+    assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_parent_that_is_a_file_is_found_before_the_run(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("a file")
-    with pytest.raises(StoreError, match=r"cannot be created: .*/a is a file, not a folder"):
-        check_destination(str(tmp_path / "a" / "b" / "out"), 0, overwrite=False)
+def test_what_a_run_that_is_alive_has_set_aside_is_left_to_it(tmp_path: Path) -> None:
+    aside = folder(Path(beside(str(tmp_path / "out"), OLD)), "model.safetensors")
+    recover(str(tmp_path / "out"))
+    assert os.listdir(tmp_path) == [aside.name]
 
 
-def test_a_parent_that_cannot_be_written_is_found_before_the_run(
+def test_an_edit_in_place_that_was_killed_between_the_two_renames_can_be_repeated(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    write(tmp_path / "model" / "model.safetensors", {"w": np.ones(3, np.float32)})
+    plan = {"inputs": ["model"], "transforms": [{"scale_": {"target": "w", "by": 2}}],
+            "output": {"path": "model", "overwrite": True}}  # fmt: skip
+    code = f"""
+import os, signal
+import brainsurgery_jax as bs
+from brainsurgery_jax.store import atomic
+atomic._renameat2 = lambda *given: False
+rename = os.rename
+def killed(source, target):
+    if "-old-" in source or "-old-" not in target:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+os.rename = killed
+bs.load({plan!r}).run()
+"""
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=os.environ | path, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "model").exists()
+    with contextlib.chdir(tmp_path):
+        bs.load(plan).run()
+    assert (read(tmp_path / "model" / "model.safetensors")["w"] == 2).all()
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_an_old_checkpoint_in_a_read_only_folder_is_removed() -> None:
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folders are closed to others
+        out = folder(Path(place) / "out", "model.safetensors")
+        out.chmod(0o555)
+        assert published_by_nobody(out) == "()"
+        assert (os.listdir(place), os.listdir(out), mode(out)) == (["out"], ["new.safetensors"], 0o555)
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_reported_and_is_in_nobodys_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(StoreError, match=r"cannot be created: the folder .* is not writable"):
-        check_destination(str(tmp_path / "out"), 0, overwrite=False)
+    folder(tmp_path / "out", "model.safetensors")
+
+    def denied(*given: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "remove_replaced", denied)
+        (left,) = publish([staged_folder(tmp_path / "out", "new.safetensors", overwrite=True)])
+        (again,) = publish([staged_folder(tmp_path / "out", "newer.safetensors", overwrite=True)])
+    assert (left.reason, os.listdir(tmp_path / "out")) == ("Permission denied", ["newer.safetensors"])
+    assert again.reason == "Permission denied"
+    publish([staged_folder(tmp_path / "out", "newest.safetensors", overwrite=True)])
+    assert os.listdir(tmp_path) == ["out"]
 
 
-def test_too_little_space_is_told_in_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 3 << 20))
-    with pytest.raises(
-        StoreError, match=r"too little space: 5.0 GB to be written, 3.0 MB free \(5368709120 and 3145728"
-    ):
-        check_destination(str(tmp_path / "out"), 5 << 30, overwrite=False)
+def test_what_cannot_be_removed_becomes_a_note_of_a_run_that_did_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*given: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for name in ("base", "out"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "model.safetensors", {"w": np.ones(3, np.float32)})
+    monkeypatch.setattr(atomic, "remove_replaced", denied)
+    plan = {"inputs": [str(tmp_path / "base")], "output": {"path": str(tmp_path / "out"), "overwrite": True}}
+    report = bs.load(plan).run()
+    assert [path for path, _, _ in report.published] == [str(tmp_path / "out")]
+    (note,) = report.notes
+    assert note.code == "io-left"
+    assert "out: the new output is in place, but what it replaced could not be removed: Permission denied" in str(note)
+
+
+# --- Modes -----------------------------------------------------------------------------------------------------------
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("old", [0o600, 0o640, 0o664, 0o444])
+def test_a_file_keeps_the_mode_of_the_one_that_it_replaces(tmp_path: Path, old: int) -> None:
+    (tmp_path / "m.safetensors").write_text("old")
+    (tmp_path / "m.safetensors").chmod(old)
+    publish([staged_file(tmp_path / "m.safetensors", overwrite=True)])
+    assert (mode(tmp_path / "m.safetensors"), (tmp_path / "m.safetensors").read_text()) == (old, "new")
+
+
+def test_a_folder_and_its_files_keep_their_modes_and_new_names_get_no_more_than_all_old_files_had(
+    tmp_path: Path,
+) -> None:
+    old = folder(tmp_path / "out", "config.json", "model.safetensors", "pytorch_model.bin")
+    for name, bits in (("config.json", 0o644), ("model.safetensors", 0o600), ("pytorch_model.bin", 0o640)):
+        (old / name).chmod(bits)
+    old.chmod(0o2750)
+    publish([staged_folder(old, "config.json", "model.safetensors", "model-2.safetensors", overwrite=True)])
+    found = {path.name: mode(path) for path in old.iterdir()}
+    assert found == {"config.json": 0o644, "model.safetensors": 0o600, "model-2.safetensors": 0o600}
+    assert mode(old) == 0o2750
+
+
+def test_an_empty_folder_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o700)
+    publish([staged_folder(tmp_path / "out", "model.safetensors")])
+    assert mode(tmp_path / "out") == 0o700
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_new_outputs_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    source = write(tmp_path / "m.safetensors", {"w": np.ones(3, np.float32)})
+    before = os.umask(umask)
+    try:
+        outputs = [str(tmp_path / "file.safetensors"), str(tmp_path / "folder/")]
+        bs.load({"inputs": [str(source)], "outputs": outputs}).run()
+    finally:
+        os.umask(before)
+    found = [mode(tmp_path / name) for name in ("file.safetensors", "folder", "folder/model.safetensors")]
+    assert found == [0o666 & ~umask, 0o777 & ~umask, 0o666 & ~umask]
+
+
+def test_what_will_replace_something_private_is_private_while_it_is_written(tmp_path: Path) -> None:
+    source = write(tmp_path / "m.safetensors", {"w": np.ones((300, 300), np.float32)})
+    old = write(tmp_path / "old.safetensors", {"w": np.ones(3, np.float32)})
+    old.chmod(0o600)
+    seen: list[int] = []
+
+    def look(event: Any) -> None:
+        if isinstance(event, Wrote):
+            seen.extend(mode(path) for path in tmp_path.glob(".old*"))
+
+    plan = {"inputs": [str(source)], "transforms": [{"scale_": {"target": "w", "by": 2}}],
+            "output": {"path": str(old), "overwrite": True}}  # fmt: skip
+    bs.load(plan).run(listen=look)
+    assert set(seen) == {0o600}
+    assert mode(old) == 0o600
+
+
+# --- Details ---------------------------------------------------------------------------------------------------------
 
 
 def test_durable_publishing_flushes_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

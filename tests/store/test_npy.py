@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -129,8 +128,7 @@ def test_text_and_objects_are_left_out_by_name_and_never_unpickled(tmp_path: Pat
     np.savez(tmp_path / "m.npz", x=SMALL["a"], config=np.array("{}"), list=np.array([1, "x", None], object))
     checkpoint = bs.open(str(tmp_path / "m.npz"))
     assert list(checkpoint) == ["x"]
-    left_out = json.loads(checkpoint.metadata["brainsurgery.left_out"])
-    assert left_out == {"config": "text", "list": "Python objects"}
+    assert checkpoint.source.header.left_out == {"config": "text", "list": "Python objects"}
     np.save(tmp_path / "o.npy", np.array([None], object))
     with pytest.raises(StoreError, match=r"o\.npy: holds Python objects, not numbers"):
         open_source(str(tmp_path / "o.npy"))

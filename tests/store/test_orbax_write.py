@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,23 @@ def test_an_nnx_model_restores_its_state(tmp_path: Path) -> None:
 def test_metadata_becomes_custom_metadata(tmp_path: Path) -> None:
     path = converted(tmp_path, input_metadata={"epoch": "3"}, metadata={"made": "here"})
     assert new.metadata(str(path)).custom_metadata == {"epoch": "3", "made": "here"}
+
+
+def test_who_writes_on_after_a_stop_is_shut_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "partial"
+    path.mkdir()
+    monkeypatch.setattr(orbax_encode, "GRACE_S", 0)
+
+    def write_on() -> None:
+        for number in itertools.count():
+            path.mkdir(exist_ok=True)  # as a key-value store does
+            (path / f"chunk{number % 10}").write_text("x")
+
+    with ThreadPoolExecutor(1) as thread:
+        work = thread.submit(write_on)
+        orbax_encode._end(str(path), work)
+        assert isinstance(work.exception(), FileExistsError)
+    assert os.listdir(tmp_path) == []
 
 
 def test_readers_ignore_the_side_files(tmp_path: Path) -> None:

@@ -83,14 +83,14 @@ def test_nested_containers_give_dotted_names_and_other_values_are_listed(tmp_pat
     root = {"model": {"w": tensor(2)}, "opt": [{"m": tensor(1)}, None], "epoch": 3, "betas": (0.9, 0.95), 7: tensor(1)}
     checkpoint = bs.open(save(tmp_path / "m.pt", root))
     assert list(checkpoint) == ["model.w", "opt.0.m", "7"]
-    left_out = json.loads(checkpoint.metadata["brainsurgery.left_out"])
-    assert left_out == {"opt.1": None, "epoch": 3, "betas": [0.9, 0.95]}
+    assert checkpoint.left_out == ("opt.1", "epoch", "betas")
+    assert checkpoint.source.header.left_out == {"opt.1": "NoneType", "epoch": "int", "betas": "tuple"}
 
 
 def test_what_trainers_wrap_in_state_dict_goes_by_its_own_names(tmp_path: Path) -> None:
     checkpoint = bs.open(save(tmp_path / "m.pt", {"state_dict": {"w": tensor(2)}, "optimizer": {"m": tensor(1)}}))
     assert list(checkpoint) == ["w"]
-    assert json.loads(checkpoint.metadata["brainsurgery.left_out"]) == {"optimizer": "<dict>"}
+    assert checkpoint.left_out == ("optimizer",)
 
 
 def test_the_state_dict_and_the_optimizer_of_a_real_module_are_read(tmp_path: Path) -> None:

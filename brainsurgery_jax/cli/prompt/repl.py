@@ -28,6 +28,7 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
     plan = api.load(*_sorted_out(items))
+    plans.refuse_summary_over_input(plan, choices)
     with closing(plans.files_of(choices.overwrite, choices.shard_size, provisional=False)) as world:
         _check(plan, world)
         flags = api.Flags(dry_run=choices.dry_run, preview=choices.preview, verbose=choices.verbose)
@@ -102,7 +103,7 @@ def _warn_of_outputs(session: Session) -> None:
     try:
         session.finish()
     except PlanError as bad:
-        show.diagnostics(replace(d, severity="note") for d in bad.diagnostics if d.code == "io-output")
+        show.diagnostics(replace(d, severity="note") for d in bad.diagnostics if d.code.startswith("io-output"))
 
 
 def take_lines(desk: Desk, lines: Iterable[str], file: str = "<stdin>") -> None:

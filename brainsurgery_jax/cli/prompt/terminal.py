@@ -75,9 +75,9 @@ def _goes_on(desk: Desk, line: Line | PlainLine) -> bool:
         return not text or (desk.leave() if text == LEAVE else desk.take(text)) == "go"
     except (PlanError, StoreError) as error:
         tell(error, text, len(NAME))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if text:
-            show.remark("interrupted: the session is as it was before the step", "yellow")
+            show.stopped("interrupted: the session is as it was before the step", stop)
     except Exception as defect:  # a session is worth more than one step: it outlives our defects, and drivers'
         blamed = plugins.blamed(defect)  # an op that the user wrote
         show.remark(str(blamed or f"Sorry, this is a defect: {type(defect).__name__}: {defect}"), "red")
