@@ -155,7 +155,7 @@ def test_who_writes_on_after_a_stop_is_shut_out(tmp_path: Path, monkeypatch: pyt
     with ThreadPoolExecutor(1) as thread:
         work = thread.submit(write_on)
         orbax_encode._end(str(path), work)
-        assert isinstance(work.exception(), FileExistsError)
+        assert isinstance(work.exception(), FileExistsError | NotADirectoryError)  # by where the stop met it
     assert os.listdir(tmp_path) == []
 
 
