@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
+from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.failure import failed, misunderstood
 from brainsurgery_jax.lower.outputs import inside, publication, publications
 from brainsurgery_jax.lower.program import Check, Demand, Effect, Program, Publication
@@ -250,7 +251,8 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             _refuse_second_save(made, state, view)
             images = {**state.images, view.world.key(path): tensors}
             made_too = () if state.flags.dry_run else (made,)
-            return replace(state, publications=(*state.publications, *made_too), images=images)
+            after = replace(state, publications=(*state.publications, *made_too), images=images)
+            return after.complain(*consistency_notes(made, None, view.world))
     raise AssertionError(edit)
 
 

@@ -9,12 +9,15 @@ from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.configs import changed_files, look_alikes
+from brainsurgery_jax.lower.adapters import adapter_config
+from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
+from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
 from brainsurgery_jax.protocol import Publish
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
+from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.formats import named, read_options
 
 
@@ -28,7 +31,7 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
             if p is not None and not state.flags.dry_run:
                 _refuse_second(p, made, world)
                 made[world.key(p.path)] = p
-            problems += _look_alikes(output, state, world) if p is not None else ()
+            problems += _notes(output, p, state, world) if p is not None else ()
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
             problems.append(Diagnostic(bad.code, f"output.{bad.key or 'path'}: {bad.message}", place, bad.hint))
@@ -51,13 +54,13 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
     return _publication(output, dict(space.names), _origin(space, state), space.metadata, world, output.span)
 
 
-def _look_alikes(output: Output, state: State, world: World) -> Iterator[Diagnostic]:
-    """Notes on keys of an output's `config` that seem to be misspelt."""
+def _notes(output: Output, made: Publication, state: State, world: World) -> Iterator[Diagnostic]:
+    """Notes on an output: what its `config` may not mean, and where config.json and the tensors differ."""
     origin = _origin(state.spaces[alias_of(output, state)], state)
-    for place, near in look_alikes(output, origin, world):
-        message = f"output.config: '{'.'.join(place)}' is added: config.json has no such key. Did you mean '{near}'?"
+    for place, message, hint in doubts(output, origin, world):
         span = output.spans.get(("config", *place), output.span)
-        yield Diagnostic("config-key", message, span, "A key that is to be new is right as it is.", "note")
+        yield Diagnostic("config-key", f"output.config: {message}", span, hint, "note")
+    yield from consistency_notes(made, output, world)
 
 
 def _refuse_second(p: Publication, made: Mapping[str, Publication], world: World) -> None:
@@ -114,9 +117,27 @@ def _publication(
         format=kind.format,
         options=kind.options,
         keep_files=output.shard is None,
-        side_files=changed_files(output, kind, tensors, origin, world),
+        side_files=_side_files(output, kind, tensors, origin, metadata, world),
     )
     _check_destination(made.path, made.disk_bytes, output.overwrite, world)
+    return made
+
+
+def _side_files(
+    output: Output,
+    kind: OutputKind,
+    tensors: Mapping[str, Expr],
+    origin: str | None,
+    metadata: Mapping[str, str],
+    world: World,
+) -> dict[str, bytes]:
+    """The small files of an output that differ from those of the checkpoint it comes from. Raises Refusal."""
+    config = changed_config(output, kind, tensors, origin, world)
+    made = {} if config is None else {CONFIG: config}
+    if kind.format.config_file == ADAPTER_CONFIG:
+        avals = {name: expr.aval for name, expr in tensors.items()}
+        copied = origin if output.sidecars else None
+        made[ADAPTER_CONFIG] = adapter_config(kind.options.get("config") or {}, avals, copied, metadata, world)
     return made
 
 

@@ -14,7 +14,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import Cut, Source, WriteOptions, Writer
-from brainsurgery_jax.store.folder import TORCH_SUFFIXES, holds_adapter, suffix_of
+from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.sizes import parse_size
 
 
@@ -34,7 +34,8 @@ class Format(NamedTuple):
     - `open`, `write`: its source and its writer; `check` raises StoreError for the first tensor that it cannot hold;
     - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
-    - `cut`: into how many files it will be written, and how many of these a source holds as they stand.
+    - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
+    - `config_file`: the file beside the tensors that must be there for others to load them.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Format(NamedTuple):
     shards: bool = False
     encoded: bool = False
     cut: Callable[[Mapping[str, Aval], WriteOptions], Cut] | None = None
+    config_file: str = ""
 
 
 def _later(place: str) -> Callable[..., Any]:
@@ -124,6 +126,7 @@ PEFT = Format(
     write=_later("peft.PeftWriter"),
     check=_later("safetensors_writer.check_storable"),
     options={"config": Option("What to set in adapter_config.json.", "{r: 8}", _mapping)},
+    config_file=ADAPTER_CONFIG,
 )
 
 DCP = Format(

@@ -31,6 +31,9 @@ MAY_IMPORT = {
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "layout": "errors plan.source",
+    # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
+    "config_patch": "errors",
+    "families": "errors dtypes config_patch layout.expressions",
     "ops.layout": "op protocol ops._fields ops._layouts",
     "ops._layouts": "errors dtypes _lazy op protocol layout ops._constants ops._math ops.elementwise ops.shape",
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
@@ -38,9 +41,10 @@ MAY_IMPORT = {
     "ops.*": "errors dtypes select moves taking _doubles _lazy nametree op protocol ops._constants ops._math "
     "ops._compare ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack "
     "ops._leading ops._orthonormal ops._rounding ops._verdicts",
-    "plan": "errors dtypes select op protocol plugins store.formats",
+    "plan": "errors dtypes select op protocol plugins store.formats config_patch",
     "graph": "errors dtypes select moves _lazy op protocol",
-    "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats",
+    "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats store.folder "
+    "store.peft store.safetensors_header config_patch families",
     "engine": "errors dtypes boxes moves _lazy _lookup op protocol graph store lower.program lower.fold",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",
