@@ -18,8 +18,8 @@ KEYS = ("from", "remove", "patch")
 """The keys of a change that is written in full."""
 
 FULL_FORM = (
-    "A change in full is `config: {from: PART, remove: [KEY, ...], patch: {KEY: VALUE}}`, or some of these three. A key "
-    "of the config that has such a name is set by `patch`."
+    "A change in full is `config: {from: PART, remove: [KEY, ...], patch: {KEY: VALUE}}`, or some of these three. "
+    "A key of the config that has such a name is set by `patch`."
 )
 
 
