@@ -16,6 +16,7 @@ from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
 from brainsurgery_jax.protocol import Publish
+from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.formats import named, read_options
@@ -104,7 +105,6 @@ def _publication(
         raise Refusal(
             "output-empty", f"'{output.alias or 'the alias'}' holds no tensor to write", key="path", hint=hint
         )
-    _check_storable(kind, tensors)
     made = Publication(
         path=kind.path,
         directory=kind.directory,
@@ -119,6 +119,7 @@ def _publication(
         keep_files=output.shard is None,
         side_files=_side_files(output, kind, tensors, origin, metadata, world),
     )
+    _check_storable(made)
     _check_destination(made.path, made.disk_bytes, output.overwrite, world)
     return made
 
@@ -141,11 +142,12 @@ def _side_files(
     return made
 
 
-def _check_storable(kind: OutputKind, tensors: Mapping[str, Expr]) -> None:
+def _check_storable(made: Publication) -> None:
     """Whether the format can hold the tensors. What a failed step would have made is nobody's fault."""
-    avals = {name: expr.aval for name, expr in tensors.items() if expr.kind != "poison"}
+    avals = {name: expr.aval for name, expr in made.tensors.items() if expr.kind != "poison"}
+    options = WriteOptions(made.directory, made.metadata, made.shard_bytes, options=made.options)
     try:
-        kind.format.check(kind.path, avals)
+        made.format.check(made.path, avals, options)
     except StoreError as bad:
         raise Refusal("dtype-unsavable", _about(bad), key="path", hint=bad.remedy) from bad
 

@@ -198,7 +198,7 @@ class Parser:
             elif key == "config" and not _is_options(found):
                 self.complain("value-type", f"{label}.config: expected a mapping of keys to values, got {found!r}", at,
                               "Write what is to change in config.json: `config: {num_hidden_layers: 9}`.")  # fmt: skip
-            elif key == "config" and (wrong := _wrong_change(found or {})):
+            elif key == "config" and (wrong := _wrong_change(found)):
                 self.complain("value-type", f"{label}.config.{wrong}", at, FULL_FORM)
             elif key == "options" and not _is_options(found):
                 self.complain("value-type", f"{label}.options: expected a mapping of names to values, got {found!r}",
@@ -251,10 +251,10 @@ def _is_options(value: Any) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(k, str) for k in value))
 
 
-def _wrong_change(value: Mapping[str, Any]) -> str:
+def _wrong_change(value: Any) -> str:
     """What is wrong with a change to a config, if anything is."""
     try:
-        read_change(value)
+        read_change(value or {})
     except ValueError as bad:
         return str(bad)
     return ""

@@ -31,7 +31,8 @@ class Format(NamedTuple):
 
     - `suffixes` of its single files (none if it has only folders), and whether it may be a `folder`;
     - `recognises(folder, names)`: whether a folder with these names in it is such a checkpoint;
-    - `open`, `write`: its source and its writer; `check` raises StoreError for the first tensor that it cannot hold;
+    - `open`, `write`: its source and its writer; `check` raises StoreError for whatever would stop the writer and is
+      known beforehand: a tensor, a name, metadata or an option that it cannot hold;
     - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
     - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
@@ -44,7 +45,7 @@ class Format(NamedTuple):
     recognises: Callable[[str, Sequence[str]], bool]
     open: Callable[[str], Source]
     write: Callable[[Staged, Mapping[str, Aval], WriteOptions], Writer]
-    check: Callable[[str, Mapping[str, Aval]], None]
+    check: Callable[[str, Mapping[str, Aval], WriteOptions], None]
     options: Mapping[str, Option] = {}
     shards: bool = False
     encoded: bool = False
