@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
     "ops.layout": "op protocol ops._fields ops._layouts",
-    "ops._layouts": "errors dtypes _lazy op protocol layout ops._constants ops._math ops.elementwise ops.shape",
+    "ops._layouts": "errors dtypes prefixes _lazy op protocol layout ops._constants ops._math ops.elementwise "
+    "ops.shape",
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
     "ops.*": "errors dtypes select moves taking _doubles _lazy nametree op protocol ops._constants ops._math "
@@ -48,10 +49,11 @@ MAY_IMPORT = {
     "engine": "errors dtypes boxes moves _lazy _lookup op protocol graph store lower.program lower.fold",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",
+    "prefixes": "",
     "checkpoint": "errors dtypes select store interop",
-    "interop": "errors dtypes _lazy store checkpoint world apply.names api",
+    "interop": "errors dtypes _lazy store checkpoint world apply.names api prefixes",
     "world": "errors graph store",
-    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint",
+    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint prefixes",
     "api": "errors dtypes moves _lazy select op protocol ops plan graph lower "
     "store engine session world checkpoint apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
