@@ -43,10 +43,10 @@ def test_rotary_pairs_are_asked_for_where_config_does_not_settle_them(rope: str,
     (found,) = caught.value.diagnostics
     assert (found.code, "`--option pairs=true` or `--option pairs=false`" in found.hint) == ("layout-open", True)
     assert not (tmp_path / "a" / "m.safetensors").exists()
-    apart = [
-        query(tmp_path / str(pairs), DEFAULT | UNSETTLED[rope], options={"pairs": pairs}) for pairs in (True, False)
-    ]
-    assert not np.array_equal(*apart)
+    neighbours, halves = (
+        query(tmp_path / str(p), DEFAULT | UNSETTLED[rope], options={"pairs": p}) for p in (True, False)
+    )
+    assert not np.array_equal(neighbours, halves)
 
 
 @pytest.mark.parametrize(

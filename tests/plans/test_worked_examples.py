@@ -251,7 +251,8 @@ def test_the_rewritten_prefixes_are_those_that_the_language_model_loads(tmp_path
 def test_the_upcycled_mixture_computes_what_the_dense_model_did(tmp_path: Path) -> None:
     settings = _upcycling(tmp_path)
     run("moe_upcycle", settings | {"out": tmp_path / "moe"})
-    mixture, told = Qwen3MoeForCausalLM.from_pretrained(tmp_path / "moe", dtype=torch.float32, output_loading_info=True)
+    loaded: Any = Qwen3MoeForCausalLM.from_pretrained(tmp_path / "moe", dtype=torch.float32, output_loading_info=True)
+    mixture, told = loaded
     assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     original = Qwen3ForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
     with torch.no_grad():

@@ -37,13 +37,18 @@ Make = Callable[[], Any]
 
 def llama() -> Any:
     torch.manual_seed(0)
-    sizes = {"vocab_size": WORDS, "hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": LAYERS}
+    sizes: dict[str, Any] = {
+        "vocab_size": WORDS,
+        "hidden_size": WIDTH,
+        "intermediate_size": 24,
+        "num_hidden_layers": LAYERS,
+    }
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_attention_heads=HEADS)).eval()
 
 
 def gpt2() -> Any:
     torch.manual_seed(0)
-    sizes = {"vocab_size": WORDS, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 8}
+    sizes: dict[str, Any] = {"vocab_size": WORDS, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 8}
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)).eval()
 
 
