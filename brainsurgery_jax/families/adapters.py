@@ -92,7 +92,7 @@ def derived_config(adapter: Adapter) -> dict[str, Any]:
         "r": usual,
         "target_modules": words_for(ranks),
         "modules_to_save": words_for(adapter.whole),
-        "rank_pattern": rank_pattern(ranks, usual),
+        "rank_pattern": pattern_of(ranks, usual),
         "use_dora": bool(adapter.dora),
         "lora_bias": bool(adapter.biased),
         "fan_in_fan_out": all(module.endswith(CONV1D) for module in ranks),
@@ -102,18 +102,22 @@ def derived_config(adapter: Adapter) -> dict[str, Any]:
 
 def usual_rank(ranks: Mapping[str, int]) -> int:
     """The rank of most modules; of equally many the largest."""
-    counts = Counter(ranks.values())
-    return max(counts, key=lambda rank: (counts[rank], rank))
+    return _usual(ranks.values())
 
 
-def rank_pattern(ranks: Mapping[str, int], usual: int) -> dict[str, int]:
-    """The ranks that differ from the usual one, by patterns of modules: one for all layers where these agree."""
-    by_word: dict[str, set[int]] = {}
-    for module, rank in ranks.items():
-        by_word.setdefault(_tail(module), set()).add(rank)
+def _usual(values: Iterable[Any]) -> Any:
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], value))
+
+
+def pattern_of(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """The values of modules that are not the usual one, by patterns: one for all layers where these agree."""
+    by_word: dict[str, set[Any]] = {}
+    for module, value in values.items():
+        by_word.setdefault(_tail(module), set()).add(value)
     alike = {word for word, found in by_word.items() if len(found) == 1}
-    words = {module: _tail(module) if _tail(module) in alike else module for module in ranks}
-    return {words[module]: rank for module, rank in ranks.items() if rank != usual}
+    words = {module: _tail(module) if _tail(module) in alike else module for module in values}
+    return {words[module]: value for module, value in values.items() if value != usual}
 
 
 def words_for(modules: Iterable[str]) -> list[str]:
@@ -186,24 +190,34 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> dict[str, Any]:
-    """The ranks that there are; with `whole` one for all, and the alpha that keeps the scale of the product."""
-    pattern = {key: _rank_of(key, adapter) for key in config.get("rank_pattern") or {}}
-    ranks, before = adapter.ranks, config["r"]
-    usual = usual_rank(ranks) if whole else before
-    pattern |= rank_pattern(ranks, usual)
-    patch: dict[str, Any] = {"r": usual} if whole else {}
-    patch |= {"rank_pattern": pattern} if pattern else {}
-    alpha = config.get("lora_alpha", 8)
-    if whole and not config.get("alpha_pattern") and isinstance(alpha, int | float):
-        scaled = alpha * (sqrt(usual / before) if config.get("use_rslora") else usual / before)
-        patch["lora_alpha"] = int(scaled) if scaled == int(scaled) else scaled
-    return patch
+    """The ranks that there are, with `whole` another usual one; and the alphas that keep the scale of every product."""
+    ranks = adapter.ranks
+    usual = usual_rank(ranks) if whole else config["r"]
+    alphas = {module: _kept_alpha(config, module, rank) for module, rank in ranks.items()}
+    alpha = _usual(alphas[m] for m, rank in ranks.items() if rank == usual) if whole else config.get("lora_alpha", 8)
+    new = {
+        "r": usual,
+        "rank_pattern": _pattern(config, "rank_pattern", ranks, usual),
+        "lora_alpha": alpha,
+        "alpha_pattern": _pattern(config, "alpha_pattern", alphas, alpha),
+    }
+    return {key: value for key, value in new.items() if value != config.get(key, 8 if key == "lora_alpha" else {})}
 
 
-def _rank_of(pattern: str, adapter: Adapter) -> int:
-    """The rank of the modules that a pattern chooses; that of most, if it chooses none."""
-    ranks = {m: r for m, r in adapter.ranks.items() if _matches(rf"(.*\.)?({pattern})", m)}
-    return usual_rank(ranks or adapter.ranks)
+def _kept_alpha(config: Mapping[str, Any], module: str, rank: int) -> Any:
+    """The alpha by which the product of a module of a rank is scaled as the config says."""
+    before = _patterned(module, config.get("rank_pattern") or {}, config["r"])
+    alpha = _patterned(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
+    scaled = alpha * (sqrt(rank / before) if config.get("use_rslora") else rank / before)
+    return int(scaled) if scaled == int(scaled) else scaled
+
+
+def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """The patterns of a config with the values that there are now, and those of modules that none of them chooses."""
+    there = config.get(key) or {}
+    chosen = {word: [v for m, v in values.items() if _matches(rf"(.*\.)?({word})", m)] for word in there}
+    kept = {word: _usual(found or [usual]) for word, found in chosen.items()}
+    return kept | pattern_of({m: v for m, v in values.items() if _patterned(m, kept, usual) != v}, None)
 
 
 def _targets(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:

@@ -12,7 +12,7 @@ from brainsurgery_jax.families.encoders import ENCODERS
 from brainsurgery_jax.families.evidence import Seen, key_text, modules_of, seen
 from brainsurgery_jax.families.model import PARTS, UNLIKE, WHOLE, Difference, Family, Place
 from brainsurgery_jax.families.names import Kin, kin_of
-from brainsurgery_jax.families.presence import dtypes, experts, flags, gaps, heads, lists
+from brainsurgery_jax.families.presence import chosen, dtypes, experts, flags, gaps, heads, lists
 from brainsurgery_jax.families.solve import Solved, solve
 
 FAMILIES: tuple[Family, ...] = (*DECODERS, *ENCODERS)
@@ -78,6 +78,7 @@ def _of_place(place: Place, kin: Mapping[str, Kin], origins: Mapping[str, str]) 
     yield from heads(place, kin, origins)
     yield from flags(place, kin)
     yield from experts(place, kin, modules)
+    yield from chosen(place, result.config)
 
 
 def _solved(place: Place, change: Solved) -> Difference:

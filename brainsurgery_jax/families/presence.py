@@ -9,11 +9,12 @@ from typing import Any
 
 from brainsurgery_jax.config_patch import DTYPE_KEYS, patched
 from brainsurgery_jax.dtypes import Aval, parse_dtype
-from brainsurgery_jax.families.evidence import Modules, shape_table
+from brainsurgery_jax.families.evidence import Modules, shape_table, sizes_of
 from brainsurgery_jax.families.model import HEADED, LISTS, Difference, Place
 from brainsurgery_jax.families.names import NUMBER, Kin
 
 TIED = "tie_word_embeddings"
+CHOSEN = "num_experts_per_tok"
 
 MIXTRAL: Mapping[str, Any] = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
 """What names the one class whose experts are called `block_sparse_moe`."""
@@ -91,6 +92,14 @@ def experts(place: Place, kin: Mapping[str, Kin], modules: Iterable[Modules]) ->
         named = place.base + "layers.*.block_sparse_moe.experts.*.w1.weight" in kin
         patch = {**MIXTRAL, "num_local_experts": count} if named and not place.part else {}
         yield Difference(f"{kind} has no experts, but there is '{_first(found)}'", patch, classes=not patch)
+
+
+def chosen(place: Place, after: Mapping[str, Any]) -> Iterator[Difference]:
+    """More experts to choose for a token than there are."""
+    there, wanted = sizes_of(place.family, after).values.get("E"), place.config.get(CHOSEN)
+    if there is not None and isinstance(wanted, int) and wanted > there:
+        found = f"{place.said(CHOSEN)}, and there are {there} experts: models fail when they run"
+        yield Difference(found, place.patch({CHOSEN: there}))
 
 
 def lists(

@@ -13,6 +13,7 @@ from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.families.adapters import Adapter, derived_config, read_adapter
 from brainsurgery_jax.lower.configs import side_file
 from brainsurgery_jax.lower.state import World
+from brainsurgery_jax.plan.source import flow_yaml
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.store.safetensors_header import json_object
@@ -37,9 +38,12 @@ def adapter_config(
         raise Refusal("output-options", f"option 'config': {bad.message}", key="options", hint=bad.hint) from bad
     if config.get("peft_type", "LORA") == "LORA":
         derived = _derived(read_adapter(avals), config)
-        config |= {k: v for k, v in derived.items() if config.get(k) is None and k not in asked.patch}
+        added = {k: v for k, v in derived.items() if config.get(k) is None and k not in asked.patch}
+        config |= added
         if "lora_alpha" not in config and not base:
             raise _lacks_alpha(config)
+        if "rank_pattern" in added and "alpha_pattern" not in config:
+            raise _lacks_pattern(config)
     if config == base:
         return found
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
@@ -61,12 +65,30 @@ def _derived(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lacks_alpha(config: Mapping[str, Any]) -> Refusal:
     """That the scale of the product is not known, with what would leave it as it is."""
-    rank, pattern = config.get("r"), config.get("rank_pattern") or {}
     message = "lora_alpha is not known: PEFT multiplies the product of the factors by lora_alpha / r"
-    plain: dict[str, Any] = {"lora_alpha": rank} | ({"alpha_pattern": pattern} if pattern else {})
-    spelled = json.dumps(plain).replace('"', "") if not pattern else json.dumps(plain)
     hint = (
         f"For factors whose product is the change itself, as `phlora` makes them, write "
-        f"`options: {{config: {spelled}}}`: a scale of 1."
+        f"`options: {{config: {flow_yaml(_scales(config, config.get('r')))}}}`: a scale of 1."
     )
     return Refusal("adapter-config", message, key="options", hint=hint)
+
+
+def _lacks_pattern(config: Mapping[str, Any]) -> Refusal:
+    """That one lora_alpha scales modules of several ranks differently, with what would scale all alike."""
+    alpha, rank = config.get("lora_alpha", 8), config["r"]
+    shown = ", ".join(f"{r} ({word})" for word, r in list(config["rank_pattern"].items())[:3])
+    message = (
+        f"alpha_pattern is not known: beside the rank {rank} there are {shown}, and PEFT multiplies by lora_alpha / r"
+    )
+    hint = (
+        f"To scale all modules alike write `options: {{config: {flow_yaml(_scales(config, alpha))}}}` in the output; "
+        f"`alpha_pattern: {{}}` if lora_alpha is to be {alpha} for all."
+    )
+    return Refusal("adapter-config", message, key="options", hint=hint)
+
+
+def _scales(config: Mapping[str, Any], alpha: Any) -> dict[str, Any]:
+    """The alphas by which all modules are scaled as those of the usual rank are by `alpha`."""
+    pattern = {word: alpha * rank / config["r"] for word, rank in (config.get("rank_pattern") or {}).items()}
+    whole = {word: int(a) if a == int(a) else a for word, a in pattern.items()}
+    return {"lora_alpha": alpha} | ({"alpha_pattern": whole} if whole else {})

@@ -201,6 +201,12 @@ def test_an_expert_that_is_gone_with_its_row_of_the_router_is_told(name: str) ->
     assert mended(found._replace(avals=routers)) == {EXPERTS[name]: 3}
 
 
+def test_more_experts_for_a_token_than_there_are_left_is_told() -> None:
+    found = without(saved("mixtral"), ".experts.1.", ".experts.2.", ".experts.3.")
+    routers = {n: Aval((1, *a.shape[1:]), a.dtype) if n.endswith(".gate.weight") else a for n, a in found.avals.items()}
+    assert mended(found._replace(avals=routers)) == {"num_local_experts": 1, "num_experts_per_tok": 1}
+
+
 def test_an_expert_that_is_gone_while_the_router_stays_has_no_patch() -> None:
     differs = told(without(saved("mixtral"), ".experts.3."))
     assert differs and all(not each.patch for each in differs)

@@ -208,6 +208,24 @@ def test_the_scale_is_asked_for_and_what_is_proposed_leaves_the_product_as_it_is
     torch.testing.assert_close(loaded(llama, tmp_path / "out"), said(llama, adapter, dict.fromkeys(ranks, 1.0)))
 
 
+def test_one_alpha_for_modules_of_several_ranks_is_asked_about(tmp_path: Path) -> None:
+    ranks = everywhere(4, *ATTENTION) | everywhere(2, "mlp.up_proj")
+    adapter = factors(llama, ranks)
+    asked = plan(write(tmp_path / "m.safetensors", adapter), tmp_path / "out", lora_alpha=6)
+    found = refusal(asked)
+    assert found.message.endswith(
+        "alpha_pattern is not known: beside the rank 4 there are 2 (mlp.up_proj), and PEFT multiplies by lora_alpha / r"
+    )
+    mended = pasted(asked, found)
+    assert mended["output"]["options"] == {"config": {"lora_alpha": 6, "alpha_pattern": {"mlp.up_proj": 3}}}
+    bs.load(mended).run(durable=False)
+    torch.testing.assert_close(loaded(llama, tmp_path / "out"), said(llama, adapter, dict.fromkeys(ranks, 1.5)))
+    one = plan(tmp_path / "m.safetensors", tmp_path / "one", lora_alpha=6, alpha_pattern={})
+    bs.load(one).run(durable=False)
+    scales = {module: 6 / rank for module, rank in ranks.items()}
+    torch.testing.assert_close(loaded(llama, tmp_path / "one"), said(llama, adapter, scales))
+
+
 def test_the_scale_of_an_adapter_that_comes_with_a_config_is_known(tmp_path: Path) -> None:
     out = written(tmp_path, factors(llama, everywhere(3, *ATTENTION)), lora_alpha=6)
     (out / "adapter_config.json").write_text('{"peft_type": "LORA"}')  # PEFT then takes its own default
@@ -289,7 +307,22 @@ def test_one_module_of_another_rank_becomes_a_pattern(theirs: Path, tmp_path: Pa
     steps[2] = {"delete": {"target": r".*v_proj\.lora_.*"}}
     cut = plan(theirs, tmp_path / "out", *steps)
     mended = pasted(cut, notes(cut)[0])
-    assert mended["output"]["options"] == {"config": {"rank_pattern": {"self_attn.v_proj": 2}}}
+    assert mended["output"]["options"] == {
+        "config": {"rank_pattern": {"self_attn.v_proj": 2}, "alpha_pattern": {"self_attn.v_proj": 4}}
+    }
+    assert notes(mended) == []
+    bs.load(mended).run(durable=False)
+    adapter = dict(bs.open(str(tmp_path / "out")))
+    expected = said(llama, adapter, dict.fromkeys(everywhere(2, *ATTENTION), 2.0))
+    torch.testing.assert_close(loaded(llama, tmp_path / "out"), expected)
+
+
+def test_patterns_that_are_there_follow_the_ranks_and_keep_the_scales(theirs: Path, tmp_path: Path) -> None:
+    config = {"rank_pattern": {"v_proj": 8}, "alpha_pattern": {"v_proj": 24}}  # as if v_proj had been wider
+    stale = plan(theirs, tmp_path / "out", **config)
+    (note,) = notes(stale)
+    mended = pasted(stale, note)
+    assert mended["output"]["options"]["config"] == {"rank_pattern": {"v_proj": 4}, "alpha_pattern": {"v_proj": 12}}
     assert notes(mended) == []
 
 
