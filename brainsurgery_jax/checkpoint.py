@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class Checkpoint(Mapping[str, "np.ndarray"]):
     """Names to arrays, in state-dict order. Opening reads headers; `checkpoint[name]` reads that tensor anew."""
 
-    __slots__ = ("_avals", "_source")
+    __slots__ = ("_avals", "_prefix", "_source")
 
-    def __init__(self, source: Source, avals: Mapping[str, Aval]):
-        self._source, self._avals = source, avals
+    def __init__(self, source: Source, avals: Mapping[str, Aval], prefix: str = ""):
+        """`avals` are by the names here, `prefix` stands in front of these in the source."""
+        self._source, self._avals, self._prefix = source, avals, prefix
 
     @classmethod
     def open(cls, path: str) -> Checkpoint:
@@ -58,7 +59,19 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
         """The part whose names match a regex (in full) or a structured pattern. Raises ValueError for a bad one."""
         compiled = compile_pattern(tuple(pattern) if isinstance(pattern, list) else pattern)
         chosen = {name for name, _ in compiled.matches(self._avals)}
-        return Checkpoint(self._source, {n: a for n, a in self._avals.items() if n in chosen})
+        return Checkpoint(self._source, {n: a for n, a in self._avals.items() if n in chosen}, self._prefix)
+
+    def below(self, key: str) -> Checkpoint:
+        """The part below a key such as `params` or `model.layers.0`, under the names that it has there. Raises KeyError
+        if there is none."""
+        head = f"{key}."
+        part = {name[len(head) :]: aval for name, aval in self._avals.items() if name.startswith(head)}
+        if not part:
+            keys = {
+                ".".join(name.split(".")[:depth]) for name in self._avals for depth in range(1, name.count(".") + 1)
+            }
+            raise KeyError(f"nothing lies below '{key}' in {self.path}.{did_you_mean(key, keys)}")
+        return Checkpoint(self._source, part, self._prefix + head)
 
     def to_pytree(self) -> dict[str, Any]:
         """Nested dicts along the dots of the names, of numpy arrays. Raises ValueError if `a` stands beside `a.b`."""
@@ -70,13 +83,14 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
         """A Flax NNX module like `model`, an `nnx.Module` or what `nnx.eval_shape` makes of one, with these tensors.
 
         Names are matched along key paths; of random streams the module's own state stays. With `layout` these are
-        Hugging Face names, and the model is in that layout (`config`: the content or path of config.json, if it
-        does not lie beside the checkpoint; `options`: those of the layout). `cast` lets dtypes differ.
+        Hugging Face names, and the model is in that layout, with or without the collection `params` at its top
+        (`config`: the content or path of config.json, if it does not lie beside the checkpoint; `options`: those of
+        the layout). `cast` lets dtypes differ.
         Raises PlanError with everything that is missing, not expected, or of another shape or dtype.
         """
         from brainsurgery_jax.interop import laid_out, to_nnx
 
-        return to_nnx(laid_out(self, layout, config, options) if layout else self, model, cast=cast)
+        return to_nnx(laid_out(self, layout, config, options) if layout else self, model, cast=cast, lift=bool(layout))
 
     def to_linen(
         self,
@@ -91,12 +105,13 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
         checked. The other arguments are those of `to_nnx`."""
         from brainsurgery_jax.interop import laid_out, to_linen
 
-        return to_linen(laid_out(self, layout, config, options) if layout else self, template, cast=cast)
+        found = laid_out(self, layout, config, options) if layout else self
+        return to_linen(found, template, cast=cast, lift=bool(layout))
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._avals:
             raise KeyError(f"'{name}' is not in {self.path}.{did_you_mean(name, self._avals)}")
-        return self._source.read(name)
+        return self._source.read(self._prefix + name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._avals)

@@ -6,7 +6,7 @@ Names are key paths joined by dots, as everywhere: what `plan.apply` calls a lea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -16,6 +16,7 @@ from brainsurgery_jax.apply.names import Named, aval_of, key_paths, named
 from brainsurgery_jax.checkpoint import Checkpoint, nested
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.prefixes import Shift, shift_between
 from brainsurgery_jax.store.in_memory import MemorySource
 from brainsurgery_jax.store.key_paths import notes_of
 from brainsurgery_jax.world import Files
@@ -27,21 +28,27 @@ Config = Mapping[str, Any] | str | None
 """A config.json: its content, or its path."""
 
 
-def to_nnx(checkpoint: Checkpoint, model: Any, *, cast: bool = False) -> Any:
-    """A module like `model`, which may be abstract (`nnx.eval_shape`), with the leaves of a checkpoint."""
+def to_nnx(checkpoint: Checkpoint, model: Any, *, cast: bool = False, lift: bool = False) -> Any:
+    """A module like `model`, which may be abstract (`nnx.eval_shape`), with the leaves of a checkpoint. `lift`: these
+    may lie below keys that the model does not have."""
     graph, random, state = nnx.split(model, nnx.RngState, ...)
-    return nnx.merge(graph, random, _filled(checkpoint, named("model", state), "model", cast=cast))
+    return nnx.merge(graph, random, _filled(checkpoint, named("model", state), "model", cast=cast, lift=lift))
 
 
-def to_linen(checkpoint: Checkpoint, template: Any = None, *, cast: bool = False) -> Any:
-    """The variables of a Linen module: nested dicts, or the structure of `template`."""
+def to_linen(checkpoint: Checkpoint, template: Any = None, *, cast: bool = False, lift: bool = False) -> Any:
+    """The variables of a Linen module: nested dicts, or the structure of `template`; `lift` as in `to_nnx`."""
     if template is None:
         return nested({name: _put(checkpoint[name], None) for name in checkpoint})
-    return _filled(checkpoint, named("template", template), "template", cast=cast)
+    return _filled(checkpoint, named("template", template), "template", cast=cast, lift=lift)
 
 
-def _filled(checkpoint: Checkpoint, tree: Named, what: str, *, cast: bool) -> Any:
+def _filled(checkpoint: Checkpoint, tree: Named, what: str, *, cast: bool, lift: bool) -> Any:
     """The tree with the leaves of the checkpoint. Raises PlanError with every leaf that does not fit."""
+    found = shift_between(checkpoint.avals, tree.tensors)
+    if found is not None and lift and not found.add:
+        checkpoint = checkpoint.below(found.drop.removesuffix("."))
+    elif found is not None:
+        raise PlanError([_apart(checkpoint, tree, what, found)])
     avals = checkpoint.avals
     names = {name: name if name in avals else f"{name}.value" for name in tree.tensors}  # as older Flax saved variables
     problems = [*_misfits(checkpoint, tree, names, what, cast=cast)]
@@ -54,20 +61,52 @@ def _filled(checkpoint: Checkpoint, tree: Named, what: str, *, cast: bool) -> An
     return tree.treedef.unflatten(leaves)
 
 
+def _apart(checkpoint: Checkpoint, tree: Named, what: str, found: Shift) -> Diagnostic:
+    """That all names begin otherwise than all leaves, and what to call instead."""
+    names = f"begin with '{found.drop}'" if found.drop else "do not"
+    leaves = f"begin with '{found.add}'" if found.add else "do not"
+    keys = found.add.split(".")[:-1]
+    part = what + "".join(f".{key}" if what == "model" else f"[{key!r}]" for key in keys)
+    below = f".below({found.drop.removesuffix('.')!r})" if found.drop else ""
+    verb = "to_nnx" if what == "model" else "to_linen"
+    text = f"the names of its {len(checkpoint)} tensors {names}, those of the {len(tree.tensors)} leaves of the {what} "
+    hint = f"Take the parts that fit: `checkpoint{below}.{verb}({part})`."
+    return Diagnostic("tree-differs", f"{checkpoint.path}: {text}{leaves}", hint=hint)
+
+
 def _misfits(checkpoint: Checkpoint, tree: Named, names: Mapping[str, str], what: str, *, cast: bool) -> Iterator[str]:
+    """What keeps the leaves from being filled: one message for all that differ in the same way."""
     avals = checkpoint.avals
-    for name, leaf in tree.tensors.items():
-        wanted, found = aval_of(leaf), avals.get(names[name])
-        if found is None:
-            yield f"has no tensor '{name}', for which the {what} has a leaf.{did_you_mean(name, avals)}"
-        elif wanted.shape != found.shape:
-            yield f"'{name}' is {found}, but {wanted} in the {what}"
-        elif wanted.dtype != found.dtype and not cast:
-            yield f"'{name}' is {found}, but {wanted} in the {what}. With `cast=True` it would be made so"
+    wanted = {name: aval_of(leaf) for name, leaf in tree.tensors.items()}
+    missing = [name for name in wanted if names[name] not in avals]
+    for first, more in _alike(missing, _starred):
+        yield f"has no tensor '{first}'{more}, for which the {what} has a leaf.{did_you_mean(first, avals)}"
+    found = {name: avals[names[name]] for name in wanted if names[name] in avals}
+    for name, aval in found.items():
+        if aval.shape != wanted[name].shape:
+            yield f"'{name}' is {aval}, but {wanted[name]} in the {what}"
+    other = [n for n, a in found.items() if a.shape == wanted[n].shape and a.dtype != wanted[n].dtype and not cast]
+    for first, more in _alike(other, lambda name: (found[name].dtype, wanted[name].dtype)):
+        told = f"'{first}' is {found[first]}, but {wanted[first]} in the {what}"
+        yield f"{told}{more}. With `cast=True` {'they are' if more else 'it is'} cast"
     taken = set(names.values())
-    for name in avals:
-        if name not in taken:
-            yield f"'{name}' is a tensor for which the {what} has no leaf.{did_you_mean(name, tree.tensors)}"
+    spare = [name for name in avals if name not in taken]
+    for first, more in _alike(spare, _starred):
+        yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
+
+
+def _alike(names: Iterable[str], kind: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
+    """The first name of each kind, and how many more there are."""
+    kinds: dict[Any, list[str]] = {}
+    for name in names:
+        kinds.setdefault(kind(name), []).append(name)
+    for first, *rest in kinds.values():
+        yield first, f" (and {len(rest)} more alike)" if rest else ""
+
+
+def _starred(name: str) -> str:
+    """A name without its numbers."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def _put(array: Any, leaf: Any) -> Any:
@@ -87,7 +126,7 @@ def laid_out(checkpoint: Checkpoint, layout: str, config: Config, options: Mappi
     found = config if config is not None or not os.path.exists(beside) else beside
     step = {"name": layout, "config": found, "options": options}
     plan = load({"inputs": [f"model::{checkpoint.path}"], "transforms": [_step(step)]})
-    whole = len(checkpoint) == len(checkpoint.source.header.tensors)
+    whole = set(checkpoint) == set(checkpoint.source.header.tensors)
     try:
         tree = named("model", plan.apply() if whole else plan.apply(dict(checkpoint)))
     except PlanError as bad:

@@ -167,7 +167,8 @@ class Session:
         made = tuple(p for p in new.publications if not any(p is q for q in old.publications))
         for p in made:
             self._refuse_open(p)
-        program = Program(new.checks[len(old.checks) :], self._forced(made), (), ())
+        notes = new.diagnostics[len(old.diagnostics) :]
+        program = Program(new.checks[len(old.checks) :], self._forced(made), (), notes)
         return Outcome(last, new.effects[len(old.effects) :], program)
 
     def _next(self, step: Step) -> Session:
@@ -226,7 +227,7 @@ class Session:
         if found := _errors(problems):
             raise PlanError(found)
         own = tuple(p for p in made if not any(p is q for q in self.state.publications))
-        return Outcome(self, (), Program((), self._forced(own), (), ()))
+        return Outcome(self, (), Program((), self._forced(own), (), problems))
 
     # --- looking
 

@@ -8,6 +8,7 @@ from typing import Any
 from brainsurgery_jax.apply.names import Named, aval_of, named
 from brainsurgery_jax.checkpoint import nested
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.prefixes import Shift, shift_between
 
 
 def rebuilt(values: Mapping[str, Any], came: Named | None, like: Any) -> Any:
@@ -40,6 +41,8 @@ def _unflattened(shape: Named, values: Mapping[str, Any]) -> Any:
 
 def _filled(like: Named, values: Mapping[str, Any]) -> Any:
     """The structure of `like` with these values. Raises PlanError with every leaf that does not fit."""
+    if (found := shift_between(values, like.tensors)) is not None:
+        raise PlanError([_apart(like, values, found)])
     problems = [p for name, leaf in like.tensors.items() if (p := _misfit(name, leaf, values))]
     for name in values:
         if name not in like.tensors:
@@ -49,6 +52,14 @@ def _filled(like: Named, values: Mapping[str, Any]) -> Any:
         hint = "Rename, delete or cast in the plan until names, shapes and dtypes agree."
         raise PlanError([Diagnostic("like-differs", f"apply: {p}", hint=hint) for p in problems])
     return _unflattened(like, values)
+
+
+def _apart(like: Named, values: Mapping[str, Any], found: Shift) -> Diagnostic:
+    """That all names begin otherwise than all leaves, and the step that renames them."""
+    made = f"begin with '{found.drop}'" if found.drop else "do not"
+    wanted = f"begin with '{found.add}'" if found.add else "do not"
+    text = f"the names of the {len(values)} tensors that the plan makes {made}, those of the leaves of `like` {wanted}"
+    return Diagnostic("like-differs", f"apply: {text}", hint=f"Add the step `{found.step}`.")
 
 
 def _misfit(name: str, leaf: Any, values: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def convert(
     if dry_run and not quiet:
         show.remark("dry run: nothing was written", "green")
     elif wishes.verify and not quiet:
-        show.remark("verified: every byte is as it should be", "green")
+        show.remark(made.verified, "green")
 
 
 def _size(text: str, option: str) -> int | None:
@@ -83,12 +83,15 @@ def layouts(words: Sequence[str], *, json: bool) -> int:
 def _as_json(layout: Layout) -> dict[str, Any]:
     return {
         "name": layout.name, "doc": layout.doc, "source": layout.source, "models": list(layout.models),
-        "format": layout.format, "options": dict(layout.options),
+        "format": layout.format, "options": {name: layout.defaults.get(name) for name in layout.options},
     }  # fmt: skip
 
 
 def _page(layout: Layout) -> list[str]:
-    options = ", ".join(f"{name}={value}" for name, value in layout.options.items())
+    options = ", ".join([
+        *(f"{name}={value}" for name, value in layout.defaults.items()),
+        *(f"{name} (to be given where config.json does not settle it)" for name in layout.choices),
+    ])  # fmt: skip
     rows = [("for", ", ".join(layout.models) or "every model"), ("options", options or "none"), ("see", layout.source)]
     rules = [(rule.hf[0].text, "<->", rule.to[0].text, _ops(rule.ops)) for rule in layout.rules]
     head = [layout.name, "", layout.doc, "", *show.aligned([row for row in rows if row[1]])]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Found, Wishes, look
-from brainsurgery_jax.conversion.plans import plan_of
+from brainsurgery_jax.conversion.plans import goes_back, plan_of
 from brainsurgery_jax.conversion.recognise import Way, recognised
 from brainsurgery_jax.conversion.verification import verified
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
@@ -45,10 +45,32 @@ class Conversion(NamedTuple):
             return ""
         return NOT_KNOWN if _format_of(self.found.path) in trees else ""
 
+    @property
+    def verified(self) -> str:
+        """What a verification has shown, and what it has not."""
+        count = f"all {len(self.found.names):,} tensors" if len(self.found.names) > 1 else "the tensor"
+        cast = f" cast to {self.wishes.dtype}" if self.wishes.dtype is not None else ""
+        if self.way is None:
+            return f"verified: what was written holds the bytes of {count} of the source{cast}"
+        name, choices = self.way.layout.name, self.way.layout.choices
+        if goes_back(self.found, self.way, self.wishes):
+            shown = f"taken back by {name}, what was written holds the bytes of {count} of the source"
+        else:
+            shown = f"what was written holds the bytes that {name} makes of the source{cast}, computed again"
+        options = {**self.way.layout.options, **self.plan_options}
+        also = "".join(f", and that it expects {option}={str(options[option]).lower()}" for option in choices)
+        return f"verified: {shown}. Not verified: what a model computes with them{also}"
+
+    @property
+    def plan_options(self) -> Mapping[str, Value]:
+        """The options of the layout that the plan says."""
+        steps = [step["layout"] for step in self.plan["transforms"] if "layout" in step]
+        return steps[0].get("options", {}) if steps else {}
+
     def __str__(self) -> str:
         if self.way is None:
             return f"{self.plan['output']['format']}, names as they are"
-        name, options = self.way.layout.name, {**self.way.layout.options, **self.way.options}
+        name, options = self.way.layout.name, {**self.way.layout.defaults, **self.way.options}
         told = ", ".join(f"{k}={v}" for k, v in options.items() if k != "base")
         back = f"Hugging Face names from {name}" if self.way.inverse else name
         return f"{back}{f' ({told})' if told else ''}, {self.plan['output']['format']}"
@@ -124,8 +146,8 @@ def convert(
     **Arguments**: `layout` is a layout's name, the first word of one (`tunix`: the one for this model), a path, or
     `none`; left out, it is recognised, and so is the direction. `to` is a format (`orbax`, `safetensors`, ...).
     `scan` and `options` set options of the layout. `config` is the path of a config.json that is not beside the
-    source. `verify` reads the result back before it is published, and compares every byte. `with_opt_state` takes an
-    optimizer's moments along.
+    source. `verify` reads the result back before it is published, and compares every byte; the report's last `said`
+    tells what that has shown, and what not. `with_opt_state` takes an optimizer's moments along.
     **Raises** PlanError or StoreError; then nothing was published.
     """
     chosen = {**(options or {}), **({} if scan is None else {"scan": scan})}
@@ -160,7 +182,9 @@ def execute(
         )
     except PlanError as bad:
         raise bad.without_places() from bad
-    return report._replace(said=(made.remark, *report.said)) if made.remark else report
+    told = (made.verified,) if made.wishes.verify and not dry_run else ()
+    remarks = (made.remark,) if made.remark else ()
+    return report._replace(said=(*remarks, *report.said, *told))
 
 
 __all__ = ("Conversion", "Wishes", "convert", "execute", "prepare")

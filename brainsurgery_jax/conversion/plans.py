@@ -52,12 +52,18 @@ def _config(found: Found, wishes: Wishes, destination: str, target: str) -> Mapp
     return {**found.config, **changed}
 
 
+def goes_back(found: Found, way: Way | None, wishes: Wishes) -> bool:
+    """Whether what was written is compared with its source by the way back, which gives every bit; else the layout is
+    applied to the source once more."""
+    bound = _bound(way, found)
+    return bound is not None and wishes.dtype is None and not bound.lossy()
+
+
 def verification_of(found: Found, destination: str, way: Way | None, wishes: Wishes) -> dict[str, Any]:
-    """The plan that compares what was written with its source, byte by byte: by the way back where that gives every
-    bit, else by going there once more."""
+    """The plan that compares what was written with its source, byte by byte."""
     inputs = [f"{SOURCE}::{found.path}", f"{WRITTEN}::{destination}"]
     bound = _bound(way, found)
-    if way is None or bound is None or wishes.dtype is not None or bound.lossy():
+    if way is None or not goes_back(found, way, wishes):
         compared = {"left": f"{SOURCE}::(.+)", "right": rf"{WRITTEN}::\1"}
         steps = [*_steps(found, way, bound, wishes), {"assert": {"identical": compared}}]
         return {"inputs": inputs, "transforms": steps}

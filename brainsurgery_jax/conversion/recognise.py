@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.conversion.model import Found, Wishes
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.layout.adapters import adapted, is_adapter, of_peft, weights_of
-from brainsurgery_jax.layout.bind import bind
+from brainsurgery_jax.layout.bind import bind, settled
+from brainsurgery_jax.layout.config import Dims
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import (
     SUFFIXES,
@@ -156,7 +157,7 @@ def _switches(
     """The options to try: what is asked for, what was noted, and on the way back every setting of the others."""
     noted = found.made_by.get("options") if found.made_by.get("layout") == layout.name and inverse else None
     given = {**(noted if isinstance(noted, dict) else {}), **options}
-    free = [n for n, v in layout.options.items() if isinstance(v, bool) and n not in given] if inverse else []
+    free = [n for n, v in layout.defaults.items() if isinstance(v, bool) and n not in given] if inverse else []
     choices = [(layout.options[n], not layout.options[n]) for n in free]
     for values in product(*choices):
         yield {**given, **dict(zip(free, values, strict=True))}
@@ -166,7 +167,8 @@ def _fit(way: Way, found: Found) -> Fit | None:
     """How well the names fit; None where the layout cannot be bound at all."""
     try:
         present = weights_of(found.names, way.layout)
-        bound = bind(way.layout, found.config or {}, way.options, present=present, inverse=way.inverse)
+        options = {**_any(way.layout, found.config or {}, way.options), **way.options}
+        bound = bind(way.layout, found.config or {}, options, present=present, inverse=way.inverse)
         if is_adapter(found.names) and not way.layout.rest:
             bound = adapted(bound, {name: aval.shape for name, aval in found.avals.items()}, inverse=way.inverse)
     except (PlanError, Refusal):
@@ -178,6 +180,12 @@ def _fit(way: Way, found: Found) -> Fit | None:
     if way.layout.rest:
         expected |= {n for n in there - spare if n.startswith(prefix) is (way.inverse and bool(prefix))}
     return Fit(way, len(expected & there), len(expected - there) + len(there - expected - spare))
+
+
+def _any(layout: Layout, config: Mapping[str, Any], options: Mapping[str, Value]) -> dict[str, Value]:
+    """Some value for each option that nothing settles: names do not depend on it, and numbers are not looked at."""
+    known = settled(layout, Dims(layout, config, options))
+    return {name: layout.options[name] for name in layout.choices if name not in known and name not in options}
 
 
 def _refused(code: str, message: str, hint: str = "") -> PlanError:

@@ -75,6 +75,9 @@ def bind(
     if layout.bases and present is not None and not inverse:
         given.setdefault("base", likely_base(layout, present))
     dims = Dims(layout, config, given)
+    given |= settled(layout, dims)
+    if unsettled := [name for name in layout.choices if name not in given]:
+        raise PlanError([_open(layout, name) for name in unsettled])
     binder = _Binder(layout, dims, None if present is None else frozenset(present), inverse)
     pairs = tuple(p for rule in layout.rules for p in binder.rule(rule))
     drops = frozenset(n for drop in layout.drops for n in binder.drop(drop))
@@ -82,7 +85,36 @@ def bind(
     problems = [*binder.problems, *_collisions(pairs, layout)]
     if problems:
         raise PlanError(problems)
-    return Bound(layout, {**layout.options, **given}, dims, pairs, drops, ties)
+    return Bound(layout, {**layout.defaults, **given}, dims, pairs, drops, ties)
+
+
+def settled(layout: Layout, dims: Dims) -> dict[str, Value]:
+    """The values of options that have no default and were not given, as far as config.json settles them."""
+    found: dict[str, Value] = {}
+    for name, choice in layout.choices.items():
+        if name not in dims.known:
+            values = [value for condition, value in choice.known if _holds(condition, dims)]
+            found |= {name: values[0]} if values else {}
+    for name, value in found.items():
+        dims.settle(name, value)
+    return found
+
+
+def _holds(condition: Condition, dims: Dims) -> bool:
+    """Whether a condition holds. One about what config.json does not tell does not."""
+    try:
+        return in_force([condition], dims)
+    except Refusal:
+        return False
+
+
+def _open(layout: Layout, name: str) -> Diagnostic:
+    asked = layout.choices[name].ask
+    found = f"{layout.name}: config.json does not settle the option '{name}', which changes numbers. {asked}"
+    values = ("true", "false") if isinstance(layout.options[name], bool) else ("VALUE",)
+    said = " or ".join(f"`--option {name}={value}`" for value in values)
+    written = " or ".join(f"`options: {{{name}: {value}}}`" for value in values)
+    return Diagnostic("layout-open", found, hint=f"Say {said}; in a plan {written}.")
 
 
 def likely_base(layout: Layout, present: Collection[str]) -> str:

@@ -18,7 +18,7 @@ class Dims(Mapping[str, Value]):
 
     def __init__(self, layout: Layout, config: Mapping[str, Any], options: Mapping[str, Value]):
         self.fields = Fields(config, layout.places)
-        self.known: dict[str, Value] = {**layout.options, **options}
+        self.known: dict[str, Value] = {**layout.defaults, **options}
         self.missing: dict[str, Refusal] = {}
         for name, alternatives in layout.dims.items():
             self._work_out(name, alternatives)
@@ -42,6 +42,10 @@ class Dims(Mapping[str, Value]):
         near = next((told for f in fields if (told := did_you_mean(f, self.fields))), "")
         hint = "Copy the config.json of the model, or add the field to it."
         return Refusal("layout-config", f"config.json has no {wanted}, from which {name} is known.{near}", hint=hint)
+
+    def settle(self, name: str, value: Value) -> None:
+        """Give an option the value that follows from the others."""
+        self.known[name] = value
 
     def __getitem__(self, name: str) -> Value:
         if name in self.missing:

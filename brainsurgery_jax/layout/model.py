@@ -66,6 +66,14 @@ class Tie:
     span: Span
 
 
+class Choice(NamedTuple):
+    """What settles an option that changes numbers: the value of the first condition that holds. If none does, the user
+    must say, and `ask` tells what it is about."""
+
+    known: tuple[tuple[Condition, Value], ...]
+    ask: str
+
+
 class Adapters(NamedTuple):
     """How the library keeps the factors of LoRA: below which prefix, under which last key, and whether all axes of the
     inputs (or the outputs) are one in them."""
@@ -83,6 +91,7 @@ class Layout:
     """A layout file. `models` empty: it is for every model. `rest`: what no rule names keeps its name.
     `file` is its path, if it is no layout of ours.
 
+    `choices` are the options that have no default; in `options` stands a value of their kind.
     `bases` are the texts that `{base}` may stand for on the Hugging Face side; the first is an option's default.
     """
 
@@ -106,11 +115,17 @@ class Layout:
     span: Span
     file: str = ""
     adapters: Adapters = NO_ADAPTERS
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
         """The library that it is for: the first word of its name."""
         return self.name.partition("-")[0]
+
+    @property
+    def defaults(self) -> Mapping[str, Value]:
+        """The values of the options that nobody has to give."""
+        return {name: value for name, value in self.options.items() if name not in self.choices}
 
     @property
     def models_told(self) -> str:

@@ -11,7 +11,7 @@ from brainsurgery_jax.layout.bind import bind
 from brainsurgery_jax.layout.blocks import PLACE_KEYS, Places, expanded
 from brainsurgery_jax.layout.expressions import Expression, Value, parse_expression
 from brainsurgery_jax.layout.families import LIST
-from brainsurgery_jax.layout.model import Adapters, Condition, Drop, Layout, OpUse, Rule, Tie
+from brainsurgery_jax.layout.model import Adapters, Choice, Condition, Drop, Layout, OpUse, Rule, Tie
 from brainsurgery_jax.layout.ops import Use, read_op
 from brainsurgery_jax.layout.templates import Template, parse_template
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
@@ -25,6 +25,8 @@ KEYS = (
 RULE_KEYS = ("hf", "to", "shape", "ops", "ranges", "when", "unless", "optional", "integer")
 DROP_KEYS = ("drop", "ranges", "when", "unless")
 TIE_KEYS = ("tie", "when", "unless")
+CHOICE_KEYS = ("known", "ask")
+KNOWN_KEYS = ("when", "unless", "is")
 ADAPTER_KEYS = ("prefix", "leaf", "flat")
 TARGET_KEYS = ("format", "options", "prefix")
 
@@ -61,6 +63,7 @@ class _Parser:
         self.problems: list[Diagnostic] = []
         self.dims: dict[str, tuple[Expression, ...]] = {}
         self.options: dict[str, Value] = {}
+        self.choices: dict[str, Choice] = {}
         self.ranges: dict[str, Expression] = {}
 
     def complain(self, code: str, message: str, span: Span, hint: str = "") -> None:
@@ -87,8 +90,11 @@ class _Parser:
         self.keys(target, TARGET_KEYS, "target")
         bases = self.texts(root, "base")
         self.options = {"base": bases[0]} if bases else {}
-        self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries}
+        asked = [(k, v) for k, v in self.map(root, "options").entries if isinstance(v, Map)]
+        self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries if (k, v) not in asked}
         self.dims = {k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}
+        for key, node in asked:
+            self.choose(key, node)
         self.ranges = self.range_map(root, self.dims)
         rules: list[Rule] = []
         drops: list[Drop] = []
@@ -122,6 +128,7 @@ class _Parser:
             example=plain(self.map(root, "example")),
             span=root.span,
             adapters=self.adapters(root, self.text(target, "prefix")),
+            choices=self.choices,
         )
 
     def adapters(self, root: Map, prefix: str) -> Adapters:
@@ -182,6 +189,27 @@ class _Parser:
         found = f"expected true, false, a number or text, got {describe(node)}"
         self.complain("layout-form", f"options.{key.text}: {found}", node.span)
         return None
+
+    def choose(self, key: Scalar, node: Map) -> None:
+        """An option without a default: what settles it, and what is asked where nothing does."""
+        label = f"options.{key.text}"
+        self.keys(node, CHOICE_KEYS, label)
+        known: list[tuple[Condition, Value]] = []
+        for item in self.items(node, "known"):
+            entry = item if isinstance(item, Map) else Map((), item.span)
+            self.keys(entry, KNOWN_KEYS, f"{label}.known")
+            value = get(entry, "is")
+            if value is None or sum(get(entry, key) is not None for key in ("when", "unless")) != 1:
+                hint = "Write what settles it, `{when: rope == 'llama3', is: true}`."
+                self.complain("layout-form", f"{label}.known: expected a condition and `is`", item.span, hint)
+                continue
+            known += ((condition, self.option(key, value)) for condition in self.conditions(entry))
+        if not known or not (ask := self.text(node, "ask")):
+            hint = f"Write `{key.text}: {{known: [{{when: FORMULA, is: VALUE}}], ask: WHAT IT IS ABOUT}}`."
+            self.complain("layout-form", f"{label}: expected `known` and `ask`", node.span, hint)
+            ask = ""
+        self.options[key.text] = known[0][1] if known else None
+        self.choices[key.text] = Choice(tuple(known), ask)
 
     # --- formulas
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from brainsurgery_jax.config_patch import DTYPE_KEYS, KEYS, Change, apply_change, read_change
 from brainsurgery_jax.dtypes import Aval, DType, parse_dtype
 from brainsurgery_jax.errors import Refusal, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
@@ -15,15 +16,18 @@ from brainsurgery_jax.store.detect import OutputKind
 from brainsurgery_jax.store.peft import ADAPTER_CONFIG, IN_METADATA
 
 CONFIG = "config.json"
-DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
 def read_config(metadata: Mapping[str, str], origin: str | None, world: World) -> tuple[str, Any] | None:
     """What the config of a checkpoint holds, and the name of its file: of an adapter its own, which travels with the
     metadata, else that of a model. None if there is none. Raises Refusal."""
-    found = (ADAPTER_CONFIG, metadata.get(IN_METADATA)) if IN_METADATA in metadata else (CONFIG, _read(origin, world))
+    found = (
+        (ADAPTER_CONFIG, metadata.get(IN_METADATA))
+        if IN_METADATA in metadata
+        else (CONFIG, side_file(origin, CONFIG, world))
+    )
     if found[1] is None:
-        found = (ADAPTER_CONFIG, _read(origin, world, ADAPTER_CONFIG))
+        found = (ADAPTER_CONFIG, side_file(origin, ADAPTER_CONFIG, world))
     file, text = found
     try:
         return None if text is None else (file, json.loads(text))
@@ -31,36 +35,60 @@ def read_config(metadata: Mapping[str, str], origin: str | None, world: World) -
         raise Refusal("io-input", f"the {file} of '{origin}' is not JSON: {error}", hint="Mend the file.") from error
 
 
-def changed_files(
+def changed_config(
     output: Output, kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, world: World
-) -> dict[str, bytes]:
-    """The small files of an output that differ from those of the checkpoint it comes from. Raises Refusal."""
+) -> bytes | None:
+    """The config.json of an output, where it differs from that of the checkpoint it comes from. Raises Refusal."""
     if not kind.directory:
         if output.config:
             message = f"'{kind.path}' is a single file, which has no {CONFIG}"
             hint = "Write to a folder: a path without suffix, or one that ends in a slash."
             raise Refusal("output-config", message, key="config", hint=hint)
-        return {}
-    found = _read(origin, world) if output.config or output.sidecars else None
+        return None
+    found = side_file(origin, CONFIG, world) if output.config or output.sidecars else None
     try:
         base = {} if found is None else json.loads(found)
     except ValueError as error:
         if not output.config:  # copied as it is
-            return {}
+            return None
         hint = "Mend the file, or write the output without `config`."
         raise Refusal(
             "output-config", f"the {CONFIG} of '{origin}' is not JSON: {error}", key="config", hint=hint
         ) from error
-    patched = _patched(_with_dtype(base, tensors, origin, world) if output.sidecars else base, output.config)
-    if patched == base:
-        return {CONFIG: found} if output.config and found is not None else {}
-    return {CONFIG: (json.dumps(patched, indent=2) + "\n").encode()}
+    followed = _with_dtype(base, tensors, origin, world) if output.sidecars else base
+    changed = apply_change(followed, change_of(output, base)) if output.config else followed
+    if changed == base:
+        return found if output.config else None
+    return (json.dumps(changed, indent=2) + "\n").encode()
 
 
-def look_alikes(output: Output, origin: str | None, world: World) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The paths of the keys that an output's `config` adds beside one that is nearly the same; with that one."""
-    found = _read(origin, world) if output.config else None
-    return _look_alikes(json.loads(found), output.config, ()) if found is not None else iter(())
+def change_of(output: Output, base: Any) -> Change:
+    """The change that an output's `config` writes. Raises Refusal where it is half in full and half not."""
+    mixed = [key for key in KEYS if key in output.config and not set(output.config) <= set(KEYS) and key not in base]
+    if mixed:
+        others = ", ".join(f"'{key}'" for key in output.config if key not in KEYS)
+        message = f"'{mixed[0]}' stands beside {others}: a change in full has no keys but {', '.join(KEYS)}"
+        hint = "Put the values to set under `patch`: `config: {remove: [...], patch: {KEY: VALUE}}`."
+        raise Refusal("output-config", message, key="config", hint=hint)
+    return read_change(output.config)
+
+
+def doubts(output: Output, origin: str | None, world: World) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """What may not be meant in an output's `config`: the path of a key, what is told of it, and what to do."""
+    found = side_file(origin, CONFIG, world) if output.config else None
+    if found is None:
+        return
+    base = json.loads(found)
+    change = change_of(output, base)
+    whole = apply_change(base, change._replace(patch={}))
+    lead = ("patch",) if change != Change(patch=output.config) else ()
+    for place, near in _look_alikes(whole, change.patch, ()):
+        message = f"'{'.'.join(place)}' is added: {CONFIG} has no such key. Did you mean '{near}'?"
+        yield (*lead, *place), message, "A key that is to be new is right as it is."
+    for place in _emptied(whole, change.patch, ()):
+        key = ".".join(place)
+        message = f"'{key}' is set to null, and stays in {CONFIG}: loaders may ask for its parts"
+        yield (*lead, *place), message, f"To remove it write `config: {{remove: [{key}]}}`."
 
 
 def _look_alikes(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -80,7 +108,18 @@ def _is_like(key: str, known: str) -> bool:
     return all(a == b or (min(len(a), len(b)) > 3 and bool(did_you_mean(a, [b]))) for a, b in pairs)
 
 
-def _read(origin: str | None, world: World, name: str = CONFIG) -> bytes | None:
+def _emptied(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The keys that a patch sets to null, and that hold a mapping."""
+    for key, value in patch.items() if isinstance(base, dict) else ():
+        if isinstance(base.get(key), dict):
+            if value is None:
+                yield (*place, key)
+            elif isinstance(value, Mapping):
+                yield from _emptied(base[key], value, (*place, key))
+
+
+def side_file(origin: str | None, name: str, world: World) -> bytes | None:
+    """What a small file of a checkpoint holds; None if there is none. Raises Refusal."""
     if origin is None:
         return None
     try:
@@ -94,24 +133,32 @@ def _with_dtype(base: Any, tensors: Mapping[str, Expr], origin: str | None, worl
 
     Loaders take a model in the dtype that its config names: after a cast, a stale one would undo it.
     """
-    keys = [key for key in DTYPE_KEYS if isinstance(base, dict) and isinstance(base.get(key), str)]
-    if not keys or origin is None:
+    if origin is None or not any(True for _ in _dtypes(base)):
         return base
     after = _only_float(e.aval for e in tensors.values() if e.kind != "poison")
     before = _only_float(info.aval for info in world.open(origin).header.tensors.values())
-    if after is None or before is None or after == before:
-        return base
-    return base | {key: after.name for key in keys if parse_dtype(base[key]) == before}
+    return base if after is None or before is None or after == before else _renamed(base, before, after)
+
+
+def _dtypes(base: Any) -> Iterator[str]:
+    """The dtypes that a config and its parts name."""
+    if isinstance(base, dict):
+        yield from (base[key] for key in DTYPE_KEYS if isinstance(base.get(key), str))
+        for part in _parts(base):
+            yield from _dtypes(base[part])
+
+
+def _parts(base: Mapping[str, Any]) -> list[str]:
+    """The keys of the parts of a config that describe a model within the model."""
+    return [key for key, value in base.items() if key.endswith("_config") and isinstance(value, dict)]
+
+
+def _renamed(base: Mapping[str, Any], before: DType, after: DType) -> dict[str, Any]:
+    own = {key: after.name for key in DTYPE_KEYS if isinstance(base.get(key), str) and parse_dtype(base[key]) == before}
+    return {**base, **own, **{key: _renamed(base[key], before, after) for key in _parts(base)}}
 
 
 def _only_float(avals: Iterable[Aval]) -> DType | None:
     """The one floating dtype of a model's tensors, if there is just one that models are loaded in."""
     found = {aval.dtype for aval in avals if aval.dtype.kind == "float"}
     return found.pop() if len(found) == 1 and min(d.bits for d in found) >= 16 else None
-
-
-def _patched(base: Any, patch: Any) -> Any:
-    """A config with a plan's changes in it: mappings key by key, anything else replaced."""
-    if not (isinstance(base, dict) and isinstance(patch, Mapping)):
-        return patch
-    return {**base, **{key: _patched(base.get(key, {}), value) for key, value in patch.items()}}

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
+from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
 from brainsurgery_jax.lower.outputs import inside, publication, publications
@@ -259,7 +260,8 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             _refuse_second_save(made, state, view)
             images = {**state.images, view.world.key(path): tensors}
             made_too = () if state.flags.dry_run else (made,)
-            return replace(state, publications=(*state.publications, *made_too), images=images)
+            after = replace(state, publications=(*state.publications, *made_too), images=images)
+            return after.complain(*consistency_notes(made, None, view.world))
     raise AssertionError(edit)
 
 

@@ -9,12 +9,16 @@ from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.configs import changed_files, look_alikes
+from brainsurgery_jax.lower.adapters import adapter_config
+from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
+from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
 from brainsurgery_jax.protocol import Publish
+from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
+from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.formats import carried, named, read_options
 from brainsurgery_jax.store.key_paths import read_notes
 from brainsurgery_jax.store.replacing import Replacement, few
@@ -31,7 +35,7 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
             if p is not None and not state.flags.dry_run:
                 _refuse_second(p, made, world)
                 made[world.key(p.path)] = p
-            problems += _look_alikes(output, state, world) if p is not None else ()
+            problems += _notes(output, p, state, world) if p is not None else ()
             problems += _dropped_texts(output, p, state) if p is not None else ()
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
@@ -76,13 +80,13 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
     return _publication(output, dict(space.names), _origin(space, state), space.metadata, world, output.span)
 
 
-def _look_alikes(output: Output, state: State, world: World) -> Iterator[Diagnostic]:
-    """Notes on keys of an output's `config` that seem to be misspelt."""
+def _notes(output: Output, made: Publication, state: State, world: World) -> Iterator[Diagnostic]:
+    """Notes on an output: what its `config` may not mean, and where config.json and the tensors differ."""
     origin = _origin(state.spaces[alias_of(output, state)], state)
-    for place, near in look_alikes(output, origin, world):
-        message = f"output.config: '{'.'.join(place)}' is added: config.json has no such key. Did you mean '{near}'?"
+    for place, message, hint in doubts(output, origin, world):
         span = output.spans.get(("config", *place), output.span)
-        yield Diagnostic("config-key", message, span, "A key that is to be new is right as it is.", "note")
+        yield Diagnostic("config-key", f"output.config: {message}", span, hint, "note")
+    yield from consistency_notes(made, output, world)
 
 
 def _refuse_second(p: Publication, made: Mapping[str, Publication], world: World) -> None:
@@ -126,7 +130,6 @@ def _publication(
         raise Refusal(
             "output-empty", f"'{output.alias or 'the alias'}' holds no tensor to write", key="path", hint=hint
         )
-    _check_storable(kind, tensors)
     made = Publication(
         path=kind.path,
         directory=kind.directory,
@@ -137,18 +140,19 @@ def _publication(
             if output.metadata.get(k) != ""
         },
         shard_bytes=kind.shard_bytes,
-        sidecars=_side_files(origin, world) if output.sidecars and kind.directory else None,
+        sidecars=_copied_files(origin, world) if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,
         span=span,
         format=kind.format,
         options=kind.options,
         keep_files=output.shard is None,
-        side_files=changed_files(output, kind, tensors, origin, world),
+        side_files=_side_files(output, kind, tensors, origin, metadata, world),
     )
+    _check_storable(made)
     return made._replace(replaces=_check_destination(kind, made.disk_bytes, output.overwrite, world))
 
 
-def _side_files(origin: str | None, world: World) -> SideFiles | None:
+def _copied_files(origin: str | None, world: World) -> SideFiles | None:
     if origin is None:
         return None
     try:
@@ -157,11 +161,30 @@ def _side_files(origin: str | None, world: World) -> SideFiles | None:
         raise Refusal("io-input", f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
 
 
-def _check_storable(kind: OutputKind, tensors: Mapping[str, Expr]) -> None:
+def _side_files(
+    output: Output,
+    kind: OutputKind,
+    tensors: Mapping[str, Expr],
+    origin: str | None,
+    metadata: Mapping[str, str],
+    world: World,
+) -> dict[str, bytes]:
+    """The small files of an output that differ from those of the checkpoint it comes from. Raises Refusal."""
+    config = changed_config(output, kind, tensors, origin, world)
+    made = {} if config is None else {CONFIG: config}
+    if kind.format.config_file == ADAPTER_CONFIG:
+        avals = {name: expr.aval for name, expr in tensors.items()}
+        copied = origin if output.sidecars else None
+        made[ADAPTER_CONFIG] = adapter_config(kind.options.get("config") or {}, avals, copied, metadata, world)
+    return made
+
+
+def _check_storable(made: Publication) -> None:
     """Whether the format can hold the tensors. What a failed step would have made is nobody's fault."""
-    avals = {name: expr.aval for name, expr in tensors.items() if expr.kind != "poison"}
+    avals = {name: expr.aval for name, expr in made.tensors.items() if expr.kind != "poison"}
+    options = WriteOptions(made.directory, made.metadata, made.shard_bytes, options=made.options)
     try:
-        kind.format.check(kind.path, avals)
+        made.format.check(made.path, avals, options)
     except StoreError as bad:
         raise Refusal("dtype-unsavable", _about(bad), key="path", hint=bad.remedy) from bad
 

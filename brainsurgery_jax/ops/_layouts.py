@@ -22,6 +22,7 @@ from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._math import rounded
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
+from brainsurgery_jax.prefixes import Shift, shift_between
 from brainsurgery_jax.protocol import Bind, Drop, Edit, Expr, Say, View
 
 SHOWN = 8
@@ -234,7 +235,13 @@ class _Work:
         """Refuse tensors that are missing, not known, or in another shape, all at once."""
         missing = [n for n in self.expected if n not in self.there]
         unknown = sorted(self.there - self.expected.keys() - self.dropped - self.rest - self.kept)
-        lines = [*_list("missing", missing, self.there), *_list("not known to the layout", unknown, self.expected)]
+        lines: list[str] = []
+        if (shift := shift_between(unknown, missing)) is not None and len(unknown) > 1:
+            lines = [_shifted(shift, len(unknown))]
+            renamed = {shift.renamed(name) for name in unknown}
+            unknown = [name for name in unknown if shift.renamed(name) not in set(missing)]
+            missing = [name for name in missing if name not in renamed]
+        lines += [*_list("missing", missing, self.there), *_list("not known to the layout", unknown, self.expected)]
         lines += self._shapes()
         lines += [f"there is no tied '{n}' to restore" for n in restore if n not in {t.copy for t in self.bound.ties}]
         if lines:
@@ -253,6 +260,13 @@ class _Work:
             elif aval.dtype.kind != "float" and name not in self._buffers:
                 wrong.append(f"'{name}' is {aval}, and weights are floating")
         return _few(wrong)
+
+
+def _shifted(shift: Shift, count: int) -> str:
+    """That names begin otherwise than the layout has them, and the step that renames them."""
+    drop = f"begin with '{shift.drop}'" if shift.drop else "lack a prefix"
+    add = f"'{shift.add}' is expected" if shift.add else "none is expected"
+    return f"{count} names {drop}, where {add}: in a plan, `{shift.step}` before this step"
 
 
 def _list(what: str, names: Sequence[str], others: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax import plugins
+from brainsurgery_jax.config_patch import FULL_FORM, read_change
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
 from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS, UNMATCHED
 from brainsurgery_jax.plan.model import Input, Location, Output, Plan, Step
@@ -198,6 +199,8 @@ class Parser:
             elif key == "config" and not _is_options(found):
                 self.complain("value-type", f"{label}.config: expected a mapping of keys to values, got {found!r}", at,
                               "Write what is to change in config.json: `config: {num_hidden_layers: 9}`.")  # fmt: skip
+            elif key == "config" and (wrong := _wrong_change(found)):
+                self.complain("value-type", f"{label}.config.{wrong}", at, FULL_FORM)
             elif key == "options" and not _is_options(found):
                 self.complain("value-type", f"{label}.options: expected a mapping of names to values, got {found!r}",
                               at, "Write them as keys, such as `options: {compression: true}`.")  # fmt: skip
@@ -247,6 +250,15 @@ def _is_text_map(value: Any) -> bool:
 
 def _is_options(value: Any) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(k, str) for k in value))
+
+
+def _wrong_change(value: Any) -> str:
+    """What is wrong with a change to a config, if anything is."""
+    try:
+        read_change(value or {})
+    except ValueError as bad:
+        return str(bad)
+    return ""
 
 
 def _plain(node: Node | None) -> Any:

@@ -93,7 +93,8 @@ _OUTPUT: Mapping[str, Schema] = {
     "sidecars": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Copy config and tokenizer files."},
     "config": {
         "type": ["object", "null"],
-        "description": "What to change in config.json, merged key by key; null removes a key.",
+        "description": "What to change in config.json: values, merged key by key; or a mapping of nothing but `from` "
+        "(a part to lift out), `remove` (keys) and `patch` (values).",
     },
     "metadata": {
         "type": "object",

@@ -371,3 +371,9 @@ _Dumper.add_representer(str, _represent_str)
 def dump_yaml(data: Any) -> str:
     """Block-style YAML of plain data, in its own order, which `compose` reads back to the same data."""
     return yaml.dump(data, Dumper=_Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True, width=1 << 30)
+
+
+def flow_yaml(data: Any) -> str:
+    """The same on one line, as it may stand behind a key."""
+    text = yaml.dump(data, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1 << 30)
+    return text.rstrip("\n")

@@ -96,10 +96,22 @@ def output_kind(path: str, format: Format | None = None, shard: str | None = Non
     made = format or (SAFETENSORS if directory else formats.of_suffix(suffix_of(place)))
     assert made is not None, "a file has a suffix that tells the format"
     _check_shape(path, directory, made)
+    _check_name(os.path.basename(place.rstrip("/" + os.sep)))
     shard_bytes = None if shard is None else parse_size(shard)
     if shard_bytes is not None:
         _check_sharded(path, directory, made)
     return OutputKind(place, directory, made, shard_bytes)
+
+
+MOST_NAME = 200
+"""Bytes of the name of an output: file systems hold 255, and it is written under a longer one beside its place."""
+
+
+def _check_name(name: str) -> None:
+    if (size := len(os.fsencode(name))) > MOST_NAME:
+        raise ValueError(
+            f"the name '{name[:40]}...' has {size} bytes, and an output can have {MOST_NAME}. Choose a shorter one."
+        )
 
 
 def _check_shape(path: str, directory: bool, format: Format) -> None:

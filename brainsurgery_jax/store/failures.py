@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from brainsurgery_jax.errors import StoreError, did_you_mean
@@ -37,3 +37,13 @@ def os_failures(path: object, doing: str) -> Iterator[None]:
 def no_tensor(path: str, name: str, names: Collection[str]) -> StoreError:
     """The error that a checkpoint with these names has no such tensor."""
     return StoreError(path, f"has no tensor '{name}' ({len(names)} tensors).{did_you_mean(name, names)}")
+
+
+def check_unicode(path: str, texts: Iterable[str]) -> None:
+    """Raises StoreError for a text that no file can hold in UTF-8: one with half a surrogate pair."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            remedy = "Rename the tensor, or drop that metadata."
+            raise StoreError(path, f"{text[:80]!r} is not valid Unicode: {error.reason}", remedy=remedy) from error

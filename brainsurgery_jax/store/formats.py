@@ -14,7 +14,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import Cut, Source, WriteOptions, Writer
-from brainsurgery_jax.store.folder import TORCH_SUFFIXES, holds_adapter, suffix_of
+from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.key_paths import without_texts
 from brainsurgery_jax.store.sizes import parse_size
 
@@ -32,11 +32,13 @@ class Format(NamedTuple):
 
     - `suffixes` of its single files (none if it has only folders), and whether it may be a `folder`;
     - `recognises(folder, names)`: whether a folder with these names in it is such a checkpoint;
-    - `open`, `write`: its source and its writer; `check` raises StoreError for the first tensor that it cannot hold;
+    - `open`, `write`: its source and its writer; `check` raises StoreError for whatever would stop the writer and is
+      known beforehand: a tensor, a name, metadata or an option that it cannot hold;
     - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
     - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
-    - `texts`: whether it holds leaves that are text.
+    - `texts`: whether it holds leaves that are text;
+    - `config_file`: the file beside the tensors that must be there for others to load them.
     """
 
     name: str
@@ -45,12 +47,13 @@ class Format(NamedTuple):
     recognises: Callable[[str, Sequence[str]], bool]
     open: Callable[[str], Source]
     write: Callable[[Staged, Mapping[str, Aval], WriteOptions], Writer]
-    check: Callable[[str, Mapping[str, Aval]], None]
+    check: Callable[[str, Mapping[str, Aval], WriteOptions], None]
     options: Mapping[str, Option] = {}
     shards: bool = False
     encoded: bool = False
     cut: Callable[[Mapping[str, Aval], WriteOptions], Cut] | None = None
     texts: bool = False
+    config_file: str = ""
 
 
 def _later(place: str) -> Callable[..., Any]:
@@ -127,6 +130,7 @@ PEFT = Format(
     write=_later("peft.PeftWriter"),
     check=_later("safetensors_writer.check_storable"),
     options={"config": Option("What to set in adapter_config.json.", "{r: 8}", _mapping)},
+    config_file=ADAPTER_CONFIG,
 )
 
 DCP = Format(

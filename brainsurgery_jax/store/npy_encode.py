@@ -12,6 +12,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.arrays import byte_view
 from brainsurgery_jax.store.base import WriteOptions
+from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.positioned import CHUNK
 
 if TYPE_CHECKING:
@@ -32,13 +33,9 @@ def encode_npy(path: str, arrays: Mapping[str, np.ndarray], options: WriteOption
 
 def encode_npz(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes an archive, uncompressed, or compressed if the options say so."""
-    metadata = json.dumps(dict(options.metadata)).encode() if options.metadata else b""
-    if len(metadata) > _MAX_TEXT:
-        problem = f"the metadata take {len(metadata)} bytes, a zip archive holds {_MAX_TEXT}"
-        raise StoreError(path, problem, remedy="Write safetensors, or give less `metadata`.")
     kind = zipfile.ZIP_DEFLATED if options.options.get("compression") else zipfile.ZIP_STORED
     with zipfile.ZipFile(path, "x", kind) as archive:
-        archive.comment = metadata
+        archive.comment = _comment(options.metadata)
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy", _DATE)
             member.compress_type = kind
@@ -47,7 +44,12 @@ def encode_npz(path: str, arrays: Mapping[str, np.ndarray], options: WriteOption
                 _write(file, array)
 
 
-def check_npy(path: str, avals: Mapping[str, Aval]) -> None:
+def _comment(metadata: Mapping[str, str]) -> bytes:
+    """The comment of an archive that holds these metadata."""
+    return json.dumps(dict(metadata)).encode() if metadata else b""
+
+
+def check_npy(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
     """Raises StoreError unless there is one tensor, of a dtype that can be told from its bytes alone."""
     if len(avals) > 1:
         problem = f"npy holds one array, and there are {len(avals)} tensors"
@@ -59,12 +61,19 @@ def check_npy(path: str, avals: Mapping[str, Aval]) -> None:
             raise StoreError(path, f"npy cannot tell {aval.dtype} from other bytes", tensor=name, remedy=remedy)
 
 
-def check_npz(path: str, avals: Mapping[str, Aval]) -> None:
-    """Raises StoreError for the first tensor that an archive cannot hold."""
+def check_npz(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
+    """Raises StoreError for the first tensor that an archive cannot hold, or metadata that are too long for it."""
     _check_dtypes(path, avals)
+    check_unicode(path, avals)
     for name in avals:
-        if "\0" in name or len(name.encode(errors="surrogatepass")) > _MAX_TEXT - len(".npy"):
+        if "\0" in name or len(name.encode()) > _MAX_TEXT - len(".npy"):
             raise StoreError(path, "a zip archive cannot hold such a name", tensor=name[:80], remedy="Rename it.")
+        if name.endswith(".npy") and name.removesuffix(".npy") in avals:
+            problem = f"numpy cannot tell it from '{name.removesuffix('.npy')}', whose member is called '{name}'"
+            raise StoreError(path, problem, tensor=name, remedy="Rename it.")
+    if (size := len(_comment(options.metadata))) > _MAX_TEXT:
+        problem = f"the metadata take {size} bytes, a zip archive holds {_MAX_TEXT}"
+        raise StoreError(path, problem, remedy="Write safetensors, or give less `metadata`.")
 
 
 def _check_dtypes(path: str, avals: Mapping[str, Aval]) -> None:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
+from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.key_paths import NOTES, Notes, Path, clash, nest, read_notes
 from brainsurgery_jax.store.leftovers import remove
 from brainsurgery_jax.store.orbax import OrbaxSource
@@ -49,7 +50,7 @@ _PATTERN = "*?["  # orbax takes the path for a pattern when it joins what its pr
 _INDICATOR = "orbax.checkpoint"  # the file that marks a checkpoint of the second API
 
 
-def check(path: str, avals: Mapping[str, Aval]) -> None:
+def check(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
     """Raises StoreError for the first tensor that an orbax checkpoint cannot hold, or for a path that orbax cannot."""
     if found := next((c for c in os.path.abspath(path) if c in _PATTERN), None):
         remedy = "Write to another folder, and move the checkpoint afterwards."
@@ -62,6 +63,7 @@ def check(path: str, avals: Mapping[str, Aval]) -> None:
             raise StoreError(path, f"orbax has no dtype {aval.dtype}", tensor=name, remedy="Write safetensors instead.")
         if "" in name.split("."):
             raise StoreError(path, "a key of the tree would be empty", tensor=name, remedy="Rename it.")
+    check_unicode(path, [*avals, *options.metadata, *options.metadata.values()])
     if two := clash(avals, {}):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
         raise StoreError(path, problem, tensor=two[0], remedy="Rename one of the two.")

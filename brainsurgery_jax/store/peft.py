@@ -5,15 +5,13 @@ The config travels as text in the metadata, so that an adapter that went through
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.atomic import Staged, discard, fsync_tree
 from brainsurgery_jax.store.base import FileRun, Source, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
@@ -44,13 +42,10 @@ def open_peft(path: str) -> Source:
 
 
 class PeftWriter:
-    """An adapter's folder in the making; see `base.Writer`. Its config is the one among the side files of the input, or
-    else in the metadata, with what the option `config` changes."""
+    """An adapter's folder in the making; see `base.Writer`. Its config is one of the small files of the output."""
 
     def __init__(self, staged: Staged, avals: Mapping[str, Aval], options: WriteOptions):
         self._staged, self._durable = staged, options.durable
-        self._config = options.metadata.get(IN_METADATA, "")
-        self._patch: Mapping[str, Any] = options.options.get("config") or {}
         with os_failures(staged.destination, "create the partial output"):
             os.mkdir(staged.staging)
         with ExitStack() as on_failure:
@@ -82,13 +77,9 @@ class PeftWriter:
         return 0
 
     def finish(self) -> Staged:
-        """The complete adapter, ready for `atomic.publish`; a StoreError while bytes or its config are missing."""
+        """The complete adapter, ready for `atomic.publish`; a StoreError while bytes are missing."""
         self._file.finish()
-        path = os.path.join(self._staged.staging, ADAPTER_CONFIG)
-        with os_failures(self._staged.destination, "write the config"):
-            config = _patched(self._found(path), self._patch)
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(config, file, indent=2, ensure_ascii=False)
+        with os_failures(self._staged.destination, "write the partial output"):
             if self._durable:
                 fsync_tree(self._staged.staging)
         return self._staged
@@ -97,21 +88,3 @@ class PeftWriter:
         """Removes what was written. May be called at any time, and twice."""
         self._file.abort()
         discard(self._staged)
-
-    def _found(self, path: str) -> dict[str, Any]:
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                return json_object(file.read(), path, "config")
-        if self._config:
-            return json_object(self._config.encode(), self._staged.destination, f"metadata '{IN_METADATA}'")
-        if self._patch:
-            return {}
-        problem = f"has no {ADAPTER_CONFIG}: the input is no adapter"
-        remedy = "Give it in the output, `options: {config: {peft_type: LORA, r: 8, ...}}`; or write safetensors."
-        raise StoreError(self._staged.destination, problem, remedy=remedy)
-
-
-def _patched(config: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with what the patch sets, key by key at every depth."""
-    both = {key for key, value in patch.items() if isinstance(value, dict) and isinstance(config.get(key), dict)}
-    return {**config, **patch, **{key: _patched(config[key], patch[key]) for key in both}}

@@ -12,22 +12,25 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.atomic import Staged, discard, fsync_tree
 from brainsurgery_jax.store.base import FileRun, Source, TensorInfo, WriteOptions
 from brainsurgery_jax.store.byte_sink import ByteSink
-from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.failures import check_unicode, os_failures
 from brainsurgery_jax.store.positioned import allocate, clone, read_bytes, write_all
 from brainsurgery_jax.store.safetensors_folder import INDEX, encode_index, shard_name
 from brainsurgery_jax.store.safetensors_header import MAX_HEADER, METADATA, encode_header
-from brainsurgery_jax.store.safetensors_shards import header_metadata, planned, same_named, shards_of
+from brainsurgery_jax.store.safetensors_shards import header_metadata, plan_shards, planned, same_named, shards_of
 from brainsurgery_jax.store.unchanged import Original
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+_MOST_ENTRY = 200
+"""Bytes that an entry of the header takes beside its name, generously."""
+
 _FILE_MODE = 0o666  # less the umask; the stock library leaves 0600, which others cannot read
 
 
-def check_storable(path: str, avals: Mapping[str, Aval]) -> None:
-    """Raises StoreError for the first tensor that a safetensors file cannot hold."""
+def check_storable(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
+    """Raises StoreError for the first tensor that a safetensors file cannot hold, and for a header that is too long."""
     for name, aval in avals.items():
         if not aval.dtype.tag:
             remedy = "Cast it first, for example to complex64, or save real and imaginary parts."
@@ -36,6 +39,17 @@ def check_storable(path: str, avals: Mapping[str, Aval]) -> None:
             raise StoreError(path, f"{aval} does not fill whole bytes", tensor=name, remedy="Pad it to whole bytes.")
         if name == METADATA:
             raise StoreError(path, "this name is reserved by the safetensors format", tensor=name, remedy="Rename it.")
+    check_unicode(path, [*avals, *options.metadata, *options.metadata.values()])
+    if sum(map(len, [*avals, *options.metadata.values()])) + _MOST_ENTRY * len(avals) > MAX_HEADER:
+        for names in plan_shards(avals, options.shard_bytes):
+            check_header(path, encode_header(_layout(names, avals), header_metadata(options.metadata)))
+
+
+def check_header(path: str, header: bytes) -> None:
+    """Raises StoreError for a header that readers would refuse."""
+    if len(header) - 8 > MAX_HEADER:
+        problem = f"the header would take {len(header)} bytes, more than readers accept ({MAX_HEADER})"
+        raise StoreError(path, problem, remedy="Write a folder with a smaller shard size.")
 
 
 def _layout(names: list[str], avals: Mapping[str, Aval]) -> list[tuple[str, Aval]]:
@@ -67,7 +81,7 @@ class SafetensorsWriter:
         keep_files: bool = False,
     ):
         assert not (single_file and shard_bytes), "a single file has no shards"
-        check_storable(staged.destination, avals)
+        check_storable(staged.destination, avals, WriteOptions(not single_file, metadata or {}, shard_bytes))
         self._staged, self._avals, self._durable = staged, dict(avals), durable
         self._sharded = shard_bytes is not None
         metadata = header_metadata(metadata or {})
@@ -88,16 +102,8 @@ class SafetensorsWriter:
             on_failure.pop_all()
 
     def _create(self, file: int, layout: list[tuple[str, Aval]], metadata: Mapping[str, str]) -> None:
-        try:
-            header = encode_header(layout, metadata)
-        except UnicodeEncodeError as error:
-            remedy = "Rename the tensor, or drop that metadata."
-            raise StoreError(
-                self._staged.destination, f"a name is not valid Unicode: {error}", remedy=remedy
-            ) from error
-        if len(header) - 8 > MAX_HEADER:
-            problem = f"the header would take {len(header)} bytes, more than readers accept ({MAX_HEADER})"
-            raise StoreError(self._staged.destination, problem, remedy="Write a folder with a smaller shard size.")
+        header = encode_header(layout, metadata)
+        check_header(self._staged.destination, header)  # again: files that are kept may be cut otherwise
         position = len(header)
         for name, aval in layout:
             self._places[name] = TensorInfo(aval, file, position)

@@ -23,13 +23,11 @@ _CARRIERS = {1: "uint8", 2: "uint16"}
 
 def encode_torch(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes a dict of tensors, which `torch.load(path, weights_only=True)` gives back; in a folder as
-    `pytorch_model.bin`. With the option `bare` the one tensor itself. Raises StoreError if there are several."""
+    `pytorch_model.bin`. With the option `bare` the one tensor itself."""
     import torch
 
     made = tensors(arrays)
     if options.options.get("bare"):
-        if len(made) != 1:
-            raise StoreError(path, f"cannot hold {len(made)} tensors without a dict", remedy="Drop `bare`.")
         (made,) = made.values()
 
     # Given a path, torch would write its name into the file, which here is that of the partial output.
@@ -57,8 +55,11 @@ def _tensor(array: np.ndarray) -> Any:
     return carried.view(getattr(torch, array.dtype.name))
 
 
-def check_torch(path: str, avals: Mapping[str, Aval]) -> None:
-    """Raises StoreError if torch is missing, and for the first tensor that it has no dtype for."""
+def check_torch(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
+    """Raises StoreError if torch is missing, for the first tensor that it has no dtype for, and for several tensors
+    where there is room for one."""
+    if options.options.get("bare") and len(avals) != 1:
+        raise StoreError(path, f"cannot hold {len(avals)} tensors without a dict", remedy="Drop the option `bare`.")
     if find_spec("torch") is None:
         raise StoreError(path, "needs torch, which is not installed", remedy=_INSTALL)
     for name, aval in avals.items():

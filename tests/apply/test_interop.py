@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import yaml
 from flax import linen, nnx
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from tests.checkpoints import bits, counting, normal, read, write
 
 
@@ -91,7 +92,7 @@ def test_dtypes_differ_only_if_that_is_asked_for(tmp_path: Path) -> None:
     write(tmp_path / "m.safetensors", {"w": counting((3,), np.float64)})
     checkpoint = bs.open(str(tmp_path / "m.safetensors"))
     template = {"w": jnp.zeros(3, jnp.bfloat16)}
-    with pytest.raises(PlanError, match=r"'w' is f64\[3\], but bf16\[3\] in the template. With `cast=True`"):
+    with pytest.raises(PlanError, match=r"'w' is f64\[3\], but bf16\[3\] in the template. With `cast=True` it is cast"):
         checkpoint.to_linen(template)
     assert checkpoint.to_linen(template, cast=True)["w"].dtype == jnp.bfloat16
     assert checkpoint.to_linen()["w"].dtype == np.float64
@@ -224,3 +225,115 @@ def test_a_layout_leads_from_a_file_into_a_tree_and_back(tmp_path: Path) -> None
     part = checkpoint.select(r"(?!ln_f\.bias).*")
     with pytest.raises(PlanError, match=r"missing \(1\): 'ln_f\.bias'"):
         part.to_linen(layout="flax-gpt2")
+
+
+# --- One mistake, one message -----------------------------------------------------------------------------------------
+
+
+def hf(folder: Path) -> bs.Checkpoint:
+    """A small GPT-2 with its config.json."""
+    (folder / "hf").mkdir()
+    write(folder / "hf" / "model.safetensors", dict(gpt2()))
+    (folder / "hf" / "config.json").write_text(json.dumps(CONFIG))
+    return bs.open(str(folder / "hf"))
+
+
+def complaint(call: Callable[[], Any]) -> Diagnostic:
+    """The one message of a call that is refused."""
+    with pytest.raises(PlanError) as caught:
+        call()
+    (found,) = caught.value.diagnostics
+    return found
+
+
+def test_a_layout_fills_variables_with_their_collection_and_without(tmp_path: Path) -> None:
+    checkpoint = hf(tmp_path)
+    variables = checkpoint.to_linen(layout="flax-gpt2")
+    for template in (variables, variables["params"]):
+        found = checkpoint.to_linen(template, layout="flax-gpt2")
+        assert jax.tree.structure(found) == jax.tree.structure(template)
+        assert jax.tree.all(jax.tree.map(np.array_equal, found, template))
+
+
+def test_names_below_a_key_that_the_module_does_not_have_are_one_mistake(tmp_path: Path, model: Model) -> None:
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    bs.save(str(tmp_path / "m.npz"), {"params": state}, durable=False)
+    checkpoint = bs.open(str(tmp_path / "m.npz"))
+    found = complaint(lambda: checkpoint.to_nnx(model))
+    assert found.message.endswith(
+        "the names of its 8 tensors begin with 'params.', those of the 8 leaves of the model do not"
+    )
+    assert found.hint == "Take the parts that fit: `checkpoint.below('params').to_nnx(model)`."
+    x = jnp.ones((2, 3))
+    np.testing.assert_array_equal(checkpoint.below("params").to_nnx(model)(x), model(x))
+
+
+def test_a_module_around_the_one_that_was_saved_is_one_mistake(tmp_path: Path, model: Model) -> None:
+    bs.save(str(tmp_path / "m.npz"), nnx.state(model, (nnx.Param, nnx.BatchStat)), durable=False)
+    checkpoint = bs.open(str(tmp_path / "m.npz"))
+    outer = nnx.Dict(backbone=model)
+    found = complaint(lambda: checkpoint.to_nnx(outer))
+    assert found.message.endswith("8 tensors do not, those of the 8 leaves of the model begin with 'backbone.'")
+    assert found.hint == "Take the parts that fit: `checkpoint.to_nnx(model.backbone)`."
+    assert isinstance(checkpoint.to_nnx(outer.backbone), Model)
+
+
+def test_the_template_of_another_collection_is_one_mistake(tmp_path: Path) -> None:
+    variables = linen.Dense(4).init(jax.random.key(0), jnp.ones((1, 3)))
+    bs.save(str(tmp_path / "m.npz"), {"old": variables["params"]}, durable=False)
+    found = complaint(lambda: bs.open(str(tmp_path / "m.npz")).to_linen(variables))
+    assert found.hint == "Take the parts that fit: `checkpoint.below('old').to_linen(template['params'])`."
+    assert set(bs.open(str(tmp_path / "m.npz")).below("old").to_linen(variables["params"])) == {"kernel", "bias"}
+
+
+def test_a_dtype_that_all_leaves_lack_is_one_mistake(tmp_path: Path, model: Model) -> None:
+    state = jax.tree.map(lambda x: x.astype(jnp.bfloat16), nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    bs.save(str(tmp_path / "m.npz"), state, durable=False)
+    found = complaint(lambda: bs.open(str(tmp_path / "m.npz")).to_nnx(model))
+    assert "is bf16[3], but f32[3] in the model (and 7 more alike). With `cast=True` they are cast" in found.message
+
+
+def test_layers_that_are_missing_are_one_message_for_each_kind_of_tensor(tmp_path: Path) -> None:
+    layer = {"kernel": normal((3, 3)), "bias": normal((3,))}
+    write(tmp_path / "m.safetensors", {f"h.{i}.{name}": x for i in range(2) for name, x in layer.items()})
+    template = {"h": [layer] * 5}
+    with pytest.raises(PlanError) as caught:
+        bs.open(str(tmp_path / "m.safetensors")).to_linen(template)
+    assert [d.message.partition(": ")[2].partition(", for")[0] for d in caught.value.diagnostics] == [
+        "has no tensor 'h.2.bias' (and 2 more alike)", "has no tensor 'h.2.kernel' (and 2 more alike)",
+    ]  # fmt: skip
+
+
+def test_a_part_of_a_checkpoint_has_the_names_that_it_has_there(tmp_path: Path) -> None:
+    write(tmp_path / "m.safetensors", {"a.b.w": normal((2,)), "a.b.v": normal((3,)), "a.c": normal((1,))})
+    checkpoint = bs.open(str(tmp_path / "m.safetensors"))
+    part = checkpoint.below("a").below("b")
+    assert list(part) == ["w", "v"]
+    assert bits(part["w"]) == bits(part.select("w")["w"]) == bits(normal((2,)))
+    with pytest.raises(KeyError, match=r"nothing lies below 'a\.d' in .*Did you mean 'a\.b'\?"):
+        checkpoint.below("a.d")
+
+
+def test_a_result_below_other_keys_than_like_has_is_one_mistake() -> None:
+    tree = {"a": {"w": normal((2,)), "v": normal((2,))}}
+    plan: dict[str, Any] = {"inputs": ["m::x"], "transforms": []}
+    like = {"b": {"c": tree["a"]}}
+    found = complaint(lambda: bs.load(plan).apply(tree, like=like))
+    assert found.message.endswith("the plan makes begin with 'a.', those of the leaves of `like` begin with 'b.c.'")
+    (step,) = yaml.safe_load(found.hint.removeprefix("Add the step `").removesuffix("`."))
+    made = bs.load(plan | {"transforms": [step]}).apply(tree, like=like)
+    assert bits(made["b"]["c"]["w"]) == bits(normal((2,)))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.module."])
+def test_a_layout_tells_of_a_prefix_once_and_how_to_take_it_away(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    source = str(write(tmp_path / "m.safetensors", {f"{prefix}{name}": x for name, x in gpt2()}))
+    layout = {"layout": {"name": "flax-gpt2", "config": str(tmp_path / "config.json")}}
+    plan = {"inputs": [source], "transforms": [layout], "output": str(tmp_path / "out.npz")}
+    found = complaint(bs.load(plan).check)
+    assert found.hint.startswith(f"28 names begin with '{prefix}', where none is expected: in a plan, `- move: ")
+    assert len(found.hint.splitlines()) == 1
+    (step,) = yaml.safe_load(found.hint.partition("`")[2].partition("`")[0])
+    bs.load(plan | {"transforms": [step, layout]}).run(durable=False)
+    assert "params.wte.embedding" in bs.open(str(tmp_path / "out.npz"))

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 import brainsurgery_jax as bs
-from tests.behaviour import tiny
+from tests.behaviour import nnx_models, tiny
 from tests.behaviour.flax_decoders import Decoder
 from tests.behaviour.flax_models import Bert, Gpt2
 from tests.behaviour.flax_t5 import T5
@@ -56,3 +57,12 @@ def test_a_converted_model_has_the_tree_that_the_module_makes(
     fresh = jax.eval_shape(module(tiny.config(name)).init, jax.random.key(0), jnp.asarray(tiny.TOKENS))
     found = converted(name, tmp_path)
     assert {n: x.shape for n, x in flat(found).items()} == {n: x.shape for n, x in flat(fresh).items()}
+
+
+def test_a_plain_module_of_nnx_is_filled_by_one_call(tmp_path: Path) -> None:
+    source = tiny.save("gpt2", tmp_path / "hf")
+    abstract = nnx.eval_shape(lambda: nnx_models.Gpt2(tiny.config("gpt2"), nnx.Rngs(0)))
+    model = bs.open(str(source)).to_nnx(abstract, layout="flax-gpt2")
+    with jax.default_matmul_precision("highest"):
+        said = model(jnp.asarray(tiny.TOKENS))
+    np.testing.assert_allclose(np.asarray(said), tiny.logits("gpt2"), atol=1e-4, rtol=0)

@@ -37,7 +37,8 @@ class Row(NamedTuple):
     @property
     def options(self) -> dict[str, Any]:
         """The options of the layout."""
-        return {"scan": self.more == "scan"} if self.library == "maxtext" else {}
+        pairs = {"pairs": True} if self.layout == "maxtext-llama" and self.model != "mistral" else {}
+        return ({"scan": self.more == "scan"} if self.library == "maxtext" else {}) | pairs
 
 
 ROWS = (
@@ -144,7 +145,8 @@ def test_a_converted_adapter_is_what_maxtext_makes_of_it(scan: str, tmp_path: Pa
     source, factors = tiny.save("llama", tmp_path / "hf"), factors_of("llama", ADAPTED["llama"][1])
     adapter, theirs = write(tmp_path / "adapter.safetensors", factors), tmp_path / "theirs.npz"
     made = tmp_path / "made.safetensors"
-    bs.convert(str(adapter), str(made), layout="maxtext", config=str(source), scan=scan == "scan", durable=False)
+    options = {"scan": scan == "scan", "pairs": True}
+    bs.convert(str(adapter), str(made), layout="maxtext", config=str(source), options=options, durable=False)
     ask("maxtext", "adapter", str(source / "config.json"), scan, str(adapter), str(theirs))
     with np.load(theirs) as wanted:
         found = read(made)

@@ -265,3 +265,17 @@ def test_a_preview_of_nonsense_is_a_list_of_problems(begun: Session):
     for text in ("", "{", "nonsense: 1", "copy: from: [", "- ", "copy: from: '"):
         begun.preview(text)
     assert [d.code for d in begun.preview("nonsense: x: 1").problems] == ["op-unknown"]
+
+
+def test_what_is_noted_of_a_checkpoint_comes_with_the_step_that_saves_it(here: Path):
+    (here / "model").mkdir()
+    write(here / "model/model.safetensors", {"model.embed_tokens.weight": counting((4, 2)),
+                                             "model.layers.0.mlp.down_proj.weight": counting((2, 3))})  # fmt: skip
+    (here / "model/config.json").write_text('{"model_type": "llama", "num_hidden_layers": 2}')
+    plan = bs.load({"inputs": ["model"], "output": "out/"})
+    with closing(Session.begin(plan)) as session:
+        (step,) = session.parse("save: saved/")
+        saved, finished = session.step(step), session.finish()
+    for outcome, place in ((saved, "save: saved/"), (finished, "output: out/")):
+        (note,) = outcome.program.diagnostics
+        assert note.message.startswith(f"{place}: config.json says num_hidden_layers 2, but the tensors say 1")

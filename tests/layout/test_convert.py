@@ -23,6 +23,7 @@ GPT2 = {"model_type": "gpt2", "n_embd": 4, "n_layer": 2, "n_head": 2, "n_positio
 LLAMA = {
     "model_type": "llama", "hidden_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 4,
     "num_key_value_heads": 1, "intermediate_size": 5, "vocab_size": 7, "tie_word_embeddings": True,
+    "rope_scaling": {"rope_type": "llama3"},
 }  # fmt: skip
 
 
@@ -151,6 +152,30 @@ def test_a_file_that_is_named_like_its_tensor_is_verified_too(tmp_path: Path) ->
     source = write(tmp_path / "one.safetensors", {"w": normal((2, 3))})
     bs.convert(str(source), str(tmp_path / "w.npy"), verify=True, durable=False)
     np.testing.assert_array_equal(np.load(tmp_path / "w.npy"), normal((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("config", "wishes", "shown", "also"),
+    [
+        (GPT2, {"layout": "none"}, "what was written holds the bytes of all 28 tensors of the source", None),
+        (GPT2, {"layout": "none", "dtype": "bfloat16"}, "all 28 tensors of the source cast to bfloat16", None),
+        (GPT2, {}, "taken back by flax-gpt2, what was written holds the bytes of all 28 tensors of the source", ""),
+        (GPT2, {"dtype": "bfloat16"}, "the bytes that flax-gpt2 makes of the source cast to bfloat16", ""),
+        (LLAMA, {"layout": "maxtext", "options": {"pairs": False}}, "taken back by maxtext-llama",
+         ", and that it expects pairs=false"),
+        (LLAMA | {"head_dim": 2, "num_attention_heads": 4, "num_key_value_heads": 2}, {"layout": "maxtext"},
+         "the bytes that maxtext-llama makes of the source, computed again", ", and that it expects pairs=true"),
+    ],
+)  # fmt: skip
+def test_a_verification_tells_what_it_has_shown_and_what_not(
+    tmp_path: Path, config: dict[str, Any], wishes: dict[str, Any], shown: str, also: str | None
+) -> None:
+    source = model(tmp_path / "hf", gpt2() if config is GPT2 else llama(), config)
+    told = bs.convert(source, str(tmp_path / "out"), verify=True, durable=False, to="orbax", **wishes).said[-1]
+    assert told.startswith("verified: ")
+    assert shown in told
+    unshown = "Not verified: what a model computes with them"
+    assert told.endswith(unshown + also) if also is not None else "Not verified" not in told
 
 
 def test_what_fails_its_verification_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

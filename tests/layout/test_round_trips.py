@@ -36,6 +36,7 @@ class Row(NamedTuple):
 
 
 SCANNED, UNSCANNED = {"scan": True}, {"scan": False}
+PAIRS = {"pairs": True}
 
 ROWS = (
     Row("flax", "llama"),
@@ -49,8 +50,8 @@ ROWS = (
     Row("tunix-llama", "qwen3"),
     Row("tunix-llama", "qwen3-untied"),
     # Scaling the query by sqrt(head_dim) rounds.
-    Row("maxtext-llama", "llama", SCANNED, exact=False),
-    Row("maxtext-llama", "llama", UNSCANNED, exact=False),
+    Row("maxtext-llama", "llama", SCANNED | PAIRS, exact=False),
+    Row("maxtext-llama", "llama", UNSCANNED | PAIRS, exact=False),
     Row("maxtext-llama", "mistral", SCANNED, exact=False),
     Row("maxtext-qwen3", "qwen3", SCANNED),
     Row("maxtext-qwen3", "qwen3", UNSCANNED),

@@ -31,24 +31,29 @@ MAY_IMPORT = {
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "layout": "errors plan.source",
+    # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
+    "config_patch": "errors",
+    "families": "errors dtypes config_patch layout.expressions",
     "ops.layout": "op protocol ops._fields ops._layouts",
-    "ops._layouts": "errors dtypes _lazy op protocol layout ops._constants ops._math ops.elementwise ops.shape",
+    "ops._layouts": "errors dtypes prefixes _lazy op protocol layout ops._constants ops._math ops.elementwise "
+    "ops.shape",
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
     "ops.*": "errors dtypes select moves taking _doubles _lazy nametree op protocol ops._constants ops._math "
     "ops._compare ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack "
     "ops._leading ops._orthonormal ops._rounding ops._verdicts",
-    "plan": "errors dtypes select op protocol plugins store.formats",
+    "plan": "errors dtypes select op protocol plugins store.formats config_patch",
     "graph": "errors dtypes select moves _lazy op protocol",
-    "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.formats store.key_paths "
-    "store.peft store.replacing store.sidecars",
+    "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.folder store.formats "
+    "store.key_paths store.peft store.replacing store.safetensors_header store.sidecars config_patch families",
     "engine": "errors dtypes boxes moves _lazy _lookup op protocol graph store lower.program lower.fold",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",
+    "prefixes": "",
     "checkpoint": "errors dtypes select store interop",
-    "interop": "errors dtypes _lazy store checkpoint world apply.names api",
+    "interop": "errors dtypes _lazy store checkpoint world apply.names api prefixes",
     "world": "errors graph store",
-    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint",
+    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint prefixes",
     "api": "errors dtypes moves _lazy select op protocol ops plan graph lower "
     "store engine session world checkpoint apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.

@@ -158,6 +158,65 @@ def test_a_config_that_is_not_json_is_refused_before_anything_is_written():
     assert (refused.code, "is not JSON" in refused.message) == ("output-config", True)
 
 
+# --- A change in full -------------------------------------------------------------------------------------------------
+
+NESTED = b'{"model_type": "vlm", "auto_map": {"AutoModel": "x.Y"}, "text_config": {"n_layer": 12, "rope": {"a": 1}}}'
+
+
+def test_keys_are_removed_at_any_depth():
+    made = patched({"remove": ["auto_map", "text_config.rope.a"]}, NESTED)
+    assert made == {"model_type": "vlm", "text_config": {"n_layer": 12, "rope": {}}}
+
+
+def test_a_part_is_lifted_out_and_changed():
+    made = patched({"from": "text_config", "remove": ["rope"], "patch": {"n_layer": 9, "model_type": "lm"}}, NESTED)
+    assert made == {"n_layer": 9, "model_type": "lm"}
+
+
+def test_a_key_that_is_removed_and_set_is_replaced_as_a_whole():
+    made = patched({"remove": ["text_config"], "patch": {"text_config": {"b": 2}}}, NESTED)
+    assert made == {"model_type": "vlm", "auto_map": {"AutoModel": "x.Y"}, "text_config": {"b": 2}}
+
+
+def test_a_key_with_a_dot_in_it_is_found():
+    assert patched({"remove": ["task.a"]}, b'{"task.a": 1, "task": {"b": 2}}') == {"task": {"b": 2}}
+
+
+@pytest.mark.parametrize("key", ["patch", "remove", "from"])
+def test_a_key_of_the_config_that_is_called_like_one_of_the_change_is_set_by_patch(key: str):
+    assert patched({"patch": {key: 1}}, f'{{"{key}": 0, "n": 1}}'.encode()) == {key: 1, "n": 1}
+    assert patched({key: 1, "n": 2}, f'{{"{key}": 0, "n": 1}}'.encode()) == {key: 1, "n": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"remove": ["auto_mapp"]}, "remove: the config has no key 'auto_mapp'. Did you mean 'auto_map'?"),
+        ({"remove": ["text_config.ropes"]}, "has no key 'text_config.ropes'. Did you mean 'text_config.rope'?"),
+        ({"from": "vision_config"}, "from: the config has no part 'vision_config'"),
+        ({"from": "model_type"}, "from: the config has no part 'model_type', which is a single value"),
+        ({"remove": ["auto_map"], "n_layer": 9}, "'remove' stands beside 'n_layer'"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused(change: dict[str, object], message: str):
+    (refused,) = found(output={"path": "out", "config": change}, world=with_config(NESTED))
+    assert (refused.code, refused.severity) == ("output-config", "error")
+    assert message in refused.message
+
+
+def test_a_mapping_that_is_set_to_null_is_told_how_to_be_removed():
+    (note,) = found(output={"path": "out", "config": {"auto_map": None}}, world=with_config(NESTED))
+    assert (note.code, note.severity) == ("config-key", "note")
+    assert "`config: {remove: [auto_map]}`" in note.hint
+    assert found(output={"path": "out", "config": {"model_type": None}}, world=with_config(NESTED)) == ()
+
+
+def test_the_dtype_of_a_part_follows_a_cast_too():
+    content = '{"dtype": "float32", "text_config": {"dtype": "float32", "n": 1}, "vision_config": {"dtype": "float16"}}'
+    parts = {"text_config": {"dtype": "bfloat16", "n": 1}, "vision_config": {"dtype": "float16"}}
+    assert cast_model(content) == {"config.json": {"dtype": "bfloat16", **parts}}
+
+
 def told_of_config(patch: dict[str, object], content: bytes) -> list[str]:
     told = found(output={"path": "out", "config": patch}, world=with_config(content))
     assert {(d.code, d.severity) for d in told} <= {("config-key", "note")}

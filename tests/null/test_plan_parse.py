@@ -468,3 +468,18 @@ def test_the_steps_of_a_plan_as_data_make_the_same_steps_again(document: dict[st
     steps = load(dump_yaml(document)).data.steps
     again = load(dump_yaml({**document, "transforms": [step.text for step in steps]})).data.steps
     assert [(s.op, told(s), s.text) for s in again] == [(s.op, told(s), s.text) for s in steps]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("{remove: 3}", "output.config.remove: expected a list of keys, got 3"),
+        ("{remove: [3]}", "output.config.remove: expected a list of keys, got [3]"),
+        ("{from: [a]}", "output.config.from: expected the name of a part of the config, got ['a']"),
+        ("{patch: 16}", "output.config.patch: expected a mapping of keys to values, got 16"),
+    ],
+)
+def test_a_change_in_full_that_is_none_is_a_mistake_at_its_place(change: str, message: str):
+    (problem,) = load(f"output: {{path: out, config: {change}}}").problems
+    assert (problem.code, problem.message) == ("value-type", message)
+    assert problem.span == Span("plan.yaml", 1, 29)

@@ -16,11 +16,9 @@ from transformers import (
     LlamaForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
-    Qwen3MoeConfig,
 )
 
 LAYERS, WIDTH, HEADS = 3, 16, 4
-EXPERTS = 4
 SIZES: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": WIDTH,
@@ -62,18 +60,6 @@ def dense(folder: Path) -> Path:
         torch.nn.init.normal_(parameter, std=0.3)
     model.bfloat16().save_pretrained(folder / "dense")
     return folder / "dense"
-
-
-def mixture_config() -> Qwen3MoeConfig:
-    """The config of `dense` with experts in place of its MLPs; the weights of the chosen ones add up to 1."""
-    return Qwen3MoeConfig(
-        **SIZES,
-        moe_intermediate_size=SIZES["intermediate_size"],
-        num_experts=EXPERTS,
-        num_experts_per_tok=2,
-        norm_topk_prob=True,
-        tie_word_embeddings=False,
-    )
 
 
 def trained(folder: Path, target: Path) -> Path:

@@ -47,8 +47,12 @@ def _delta(folder: Path) -> Settings:
     return {"base": base, "tuned": tuned, "rank": 4}
 
 
+def _upcycling(folder: Path) -> Settings:
+    return {"model": models.dense(folder), "mlp": models.SIZES["intermediate_size"]}
+
+
 def _experts(folder: Path) -> Settings:
-    run("moe_upcycle", {"model": models.dense(folder), "out": folder / "start"})
+    run("moe_upcycle", _upcycling(folder) | {"out": folder / "start"})
     return {"start": folder / "start", "moe": models.trained(folder / "start", folder / "moe"), "rank": 3}
 
 
@@ -77,7 +81,7 @@ EXAMPLES = (
     Example("bulk_regex", _rescaling, "out.safetensors"),
     Example("prefix_rewrite", lambda folder: {"model": models.gpt2(folder)}, "out.safetensors"),
     DELTA,
-    Example("moe_upcycle", lambda folder: {"model": models.dense(folder)}, "out"),
+    Example("moe_upcycle", _upcycling, "out"),
     LOW_RANK,
     Example("head_pruning", _pruning, "out.safetensors"),
     Example("drop_layers", _dropping, "out"),
@@ -245,13 +249,14 @@ def test_the_rewritten_prefixes_are_those_that_the_language_model_loads(tmp_path
 
 
 def test_the_upcycled_mixture_computes_what_the_dense_model_did(tmp_path: Path) -> None:
-    source = models.dense(tmp_path)
-    run("moe_upcycle", {"model": source, "out": tmp_path / "moe"})
-    models.mixture_config().save_pretrained(tmp_path / "moe")
-    mixture = Qwen3MoeForCausalLM.from_pretrained(tmp_path / "moe", dtype=torch.float32).eval()
-    original = Qwen3ForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    settings = _upcycling(tmp_path)
+    run("moe_upcycle", settings | {"out": tmp_path / "moe"})
+    loaded: Any = Qwen3MoeForCausalLM.from_pretrained(tmp_path / "moe", dtype=torch.float32, output_loading_info=True)
+    mixture, told = loaded
+    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    original = Qwen3ForCausalLM.from_pretrained(settings["model"], dtype=torch.float32).eval()
     with torch.no_grad():
-        torch.testing.assert_close(mixture(models.TOKENS).logits, original(models.TOKENS).logits)
+        torch.testing.assert_close(mixture.eval()(models.TOKENS).logits, original(models.TOKENS).logits)
 
 
 # --- What the asserts of the plans catch ------------------------------------------------------------------------------

@@ -84,6 +84,7 @@ class Desk:
                 show.remark("left out")
                 return
         before = self.session
+        show.diagnostics(outcome.program.diagnostics)
         silent = self.quiet or not (outcome.program.checks or outcome.program.publications)
         with watching(quiet=silent, verbose=False) as listen:  # no bar flashes up where there is nothing to wait for
             self.session = outcome.run(listen)
@@ -167,8 +168,10 @@ class Desk:
         """Write the outputs and end; where there is no output and steps would be lost, say so once, and stay."""
         if self._stays():
             return "go"
+        outcome = self.session.finish()
+        show.diagnostics(outcome.program.diagnostics)
         with watching(quiet=self.quiet, verbose=False) as listen:
-            self.session.finish().run(listen)
+            outcome.run(listen)
         if self.session.state.flags.dry_run and not self.quiet:
             show.remark("dry run: nothing was written", "green")
         return "end"

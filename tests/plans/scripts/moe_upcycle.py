@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--mlp", type=int, default=3072)
     parser.add_argument("--router-scale", type=float, default=0.01)
     args = parser.parse_args(argv)
 
@@ -40,6 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     for file in Path(args.model).glob("*.json"):
         if not file.name.endswith(".index.json"):
             shutil.copy(file, out)
+    config = json.loads((out / "config.json").read_text())
+    config |= {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "num_experts": EXPERTS}
+    config |= {"num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": args.mlp}
+    (out / "config.json").write_text(json.dumps(config, indent=2))
 
 
 if __name__ == "__main__":

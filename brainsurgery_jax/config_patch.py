@@ -1,0 +1,127 @@
+"""What a plan changes in a JSON config, as a value: a part to lift out, keys to remove, values to set. Pure functions.
+
+A change is written as the values to set, `{num_hidden_layers: 9}`, or in full, as a mapping of nothing but `from`,
+`remove` and `patch`: `{from: text_config, remove: [auto_map], patch: {num_hidden_layers: 9}}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.errors import Refusal, did_you_mean
+
+DTYPE_KEYS = ("dtype", "torch_dtype")
+"""What config.json calls the dtype of the weights."""
+
+KEYS = ("from", "remove", "patch")
+"""The keys of a change that is written in full."""
+
+FULL_FORM = (
+    "A change in full is `config: {from: PART, remove: [KEY, ...], patch: {KEY: VALUE}}`, or some of these three. "
+    "A key of the config that has such a name is set by `patch`."
+)
+
+
+class Change(NamedTuple):
+    """A change to a config. First `part` is lifted out (empty: the whole), then keys are removed, then values set."""
+
+    part: str = ""
+    remove: tuple[str, ...] = ()
+    patch: Mapping[str, Any] = {}
+
+
+def read_change(value: Mapping[str, Any]) -> Change:
+    """The change that a plan writes. Raises ValueError for a change in full that is not one."""
+    if not value or not set(value) <= set(KEYS):
+        return Change(patch=value)
+    part, remove, patch = value.get("from", ""), value.get("remove", []), value.get("patch", {})
+    if not isinstance(part, str):
+        raise ValueError(f"from: expected the name of a part of the config, got {part!r}")
+    removed = [remove] if isinstance(remove, str) else remove
+    if not isinstance(removed, list) or not all(isinstance(key, str) for key in removed):
+        raise ValueError(f"remove: expected a list of keys, got {remove!r}")
+    if not isinstance(patch, Mapping):
+        raise ValueError(f"patch: expected a mapping of keys to values, got {patch!r}")
+    return Change(part, tuple(removed), patch)
+
+
+def write_change(change: Change) -> dict[str, Any]:
+    """The change as a plan writes it; the values alone where that says the same."""
+    full = {"from": change.part, "remove": list(change.remove), "patch": dict(change.patch)}
+    needed = {key: value for key, value in full.items() if value}
+    return dict(change.patch) if set(needed) <= {"patch"} and not set(change.patch) <= set(KEYS) else needed
+
+
+def merge_changes(first: Change, patch: Mapping[str, Any]) -> Change:
+    """A change that also sets what a patch sets."""
+    return first._replace(patch=patched(dict(first.patch), patch))
+
+
+def apply_change(config: Mapping[str, Any], change: Change) -> dict[str, Any]:
+    """The config after a change. Raises Refusal for a part or a key that it does not have."""
+    made: Any = config
+    if change.part:
+        made = _part(config, change.part)
+    for key in change.remove:
+        made = _without(made, key)
+    return patched(made, change.patch)
+
+
+def patched(base: Any, patch: Any) -> Any:
+    """A config with other values in it: mappings key by key, anything else replaced."""
+    if not (isinstance(base, Mapping) and isinstance(patch, Mapping)):
+        return patch
+    return {**base, **{key: patched(base.get(key, {}), value) for key, value in patch.items()}}
+
+
+def find(config: Any, key: str) -> tuple[str, ...] | None:
+    """The place of a key such as `a.b`: `b` in the part `a`, or a key with a dot in it; None if there is none."""
+    if not isinstance(config, Mapping):
+        return None
+    if key in config:
+        return (key,)
+    for head, rest in _splits(key):
+        if head in config and (inner := find(config[head], rest)) is not None:
+            return head, *inner
+    return None
+
+
+def _splits(key: str) -> Iterator[tuple[str, str]]:
+    yield from ((key[:at], key[at + 1 :]) for at, letter in enumerate(key) if letter == ".")
+
+
+def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    place = find(config, key)
+    found = config if place is not None else None
+    for step in place or ():
+        found = found[step]  # type: ignore[index]
+    if not isinstance(found, Mapping):
+        parts = [name for name, value in config.items() if isinstance(value, Mapping)]
+        problem = f"from: the config has no part '{key}'" + (", which is a single value" if place else "")
+        known = f"Its parts: {', '.join(parts)}." if parts else "It has no parts."
+        raise Refusal("output-config", f"{problem}.{did_you_mean(key, parts)}", key="config", hint=known)
+    return found
+
+
+def _without(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    place = find(config, key)
+    if place is None:
+        near = did_you_mean(key, list(_paths(config)))
+        problem = f"remove: the config has no key '{key}'.{near}"
+        raise Refusal("output-config", problem, key="config", hint="Leave it out of `remove`, or correct it.")
+    return _pruned(config, place)
+
+
+def _pruned(config: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
+    head, *rest = place
+    if not rest:
+        return {key: value for key, value in config.items() if key != head}
+    return {**config, head: _pruned(config[head], tuple(rest))}
+
+
+def _paths(config: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in config.items():
+        yield key
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{inner}" for inner in _paths(value))

@@ -1,0 +1,270 @@
+"""adapter_config.json against the tensors of a LoRA adapter, and what of it follows from their names and shapes.
+
+PEFT holds `B A` of a module `m` as `base_model.model.m.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank];
+for a table as `lora_embedding_A` [rank, words] and `lora_embedding_B` [width, rank]. Whole tensors are those of modules
+that were trained in full. Format: https://huggingface.co/docs/peft/developer_guides/checkpoint
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.families.model import Difference
+
+HEAD = "base_model.model."
+_FACTOR = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
+_RANK_AXIS = {"lora_A.weight": 0, "lora_B.weight": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
+_EXTRA = re.compile(r"(.+)\.(lora_magnitude_vector(?:\.weight)?|lora_B\.bias)")
+_WHOLE = re.compile(r"(.+)\.(?:weight|bias)")
+_NUMBER = re.compile(r"(.*?)(?:^|\.)(\d+)\.(.+)")
+
+WRAPPED = (".base_layer.", ".original_module.", "trainable_tokens_")
+"""Parts of names of what PEFT saves beside an adapter, in no module of its own."""
+
+TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "shared", "word_embeddings")
+"""Modules that PEFT saves whole where the vocabulary was resized, whatever its config says."""
+
+CONV1D = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+"""Modules of GPT-2 that hold their weights as [in, out]."""
+
+
+class Factor(NamedTuple):
+    """A tensor that tells the rank of a module."""
+
+    rank: int
+    name: str
+    aval: Aval
+
+
+class Adapter(NamedTuple):
+    """What an adapter holds by module: factors, whole tensors; `dora` and `biased` are a tensor of that kind, if there
+    is one, `others` are names that LoRA does not know."""
+
+    factors: Mapping[str, tuple[Factor, ...]]
+    whole: Mapping[str, str]
+    dora: str
+    biased: str
+    others: tuple[str, ...]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each module, from its first factor."""
+        return {module: found[0].rank for module, found in self.factors.items()}
+
+
+def read_adapter(avals: Mapping[str, Aval]) -> Adapter:
+    """The adapter that tensors make up."""
+    factors: dict[str, list[Factor]] = {}
+    whole: dict[str, str] = {}
+    extras = {"lora_magnitude_vector": "", "lora_B.bias": ""}
+    others: list[str] = []
+    for name, aval in avals.items():
+        short = name.removeprefix(HEAD)
+        if short == name:
+            others.append(name)
+        elif (found := _FACTOR.fullmatch(short)) and len(aval.shape) > _RANK_AXIS[found[2]]:
+            factors.setdefault(found[1], []).append(Factor(aval.shape[_RANK_AXIS[found[2]]], name, aval))
+        elif found := _EXTRA.fullmatch(short):
+            extras[found[2].removesuffix(".weight")] = name
+        elif "lora_" in short:
+            others.append(name)
+        elif (found := _WHOLE.fullmatch(short)) and not any(part in short for part in WRAPPED):
+            whole.setdefault(found[1], name)
+    kept = {module: tuple(found) for module, found in factors.items()}
+    return Adapter(kept, whole, extras["lora_magnitude_vector"], extras["lora_B.bias"], tuple(others))
+
+
+# --- What follows -----------------------------------------------------------------------------------------------------
+
+
+def derived_config(adapter: Adapter) -> dict[str, Any]:
+    """What names and shapes say of the config, where that is not what PEFT takes for granted: all that it needs but
+    `lora_alpha`."""
+    ranks = adapter.ranks
+    usual = usual_rank(ranks)
+    made: dict[str, Any] = {
+        "peft_type": "LORA",
+        "r": usual,
+        "target_modules": words_for(ranks),
+        "modules_to_save": words_for(adapter.whole),
+        "rank_pattern": pattern_of(ranks, usual),
+        "use_dora": bool(adapter.dora),
+        "lora_bias": bool(adapter.biased),
+        "fan_in_fan_out": all(module.endswith(CONV1D) for module in ranks),
+    }
+    return {key: value for key, value in made.items() if value}
+
+
+def usual_rank(ranks: Mapping[str, int]) -> int:
+    """The rank of most modules; of equally many the largest."""
+    return _usual(ranks.values())
+
+
+def _usual(values: Iterable[Any]) -> Any:
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], value))
+
+
+def pattern_of(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """The values of modules that are not the usual one, by patterns: one for all layers where these agree."""
+    by_word: dict[str, set[Any]] = {}
+    for module, value in values.items():
+        by_word.setdefault(_tail(module), set()).add(value)
+    alike = {word for word, found in by_word.items() if len(found) == 1}
+    words = {module: _tail(module) if _tail(module) in alike else module for module in values}
+    return {words[module]: value for module, value in values.items() if value != usual}
+
+
+def words_for(modules: Iterable[str]) -> list[str]:
+    """The words that choose these modules and no others: what follows the number of a layer where all layers have it,
+    whole names where only some do."""
+    by_word: dict[str, list[str]] = {}
+    for module in modules:
+        by_word.setdefault(_tail(module), []).append(module)
+    return [word for tail, members in by_word.items() for word in ([tail] if _is_everywhere(members) else members)]
+
+
+def _tail(module: str) -> str:
+    found = _NUMBER.fullmatch(module)
+    return module if found is None else found[3]
+
+
+def _is_everywhere(members: Sequence[str]) -> bool:
+    """Whether modules of one tail are those of the layers 0, 1, 2, ..."""
+    numbers: dict[str, set[int]] = {}
+    for module in members:
+        if (found := _NUMBER.fullmatch(module)) is not None:
+            numbers.setdefault(found[1], set()).add(int(found[2]))
+    return all(found == set(range(len(found))) for found in numbers.values())
+
+
+# --- What differs -----------------------------------------------------------------------------------------------------
+
+
+def adapter_differences(config: Mapping[str, Any], adapter: Adapter) -> tuple[Difference, ...]:
+    """Where an adapter_config.json says otherwise than the tensors. Nothing is said of adapters other than LoRA."""
+    if config.get("peft_type") != "LORA" or not adapter.factors or config.get("target_parameters"):
+        return ()
+    return (
+        *_ranks(config, adapter),
+        *_targets(config, adapter),
+        *_saved(config, adapter),
+        *_kinds(config, adapter),
+    )
+
+
+def _ranks(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
+    for module, (first, *rest) in adapter.factors.items():
+        other = next((f for f in rest if f.rank != first.rank), None)
+        if other is not None:
+            yield Difference(f"the factors of '{module}' do not fit: '{first.name}' is {first.aval}, '{other.name}' is "
+                             f"{other.aval}")  # fmt: skip
+            return
+    usual, pattern = config.get("r"), config.get("rank_pattern") or {}
+    if type(usual) is not int or not isinstance(pattern, Mapping):
+        return
+    wrong = [m for m, rank in adapter.ranks.items() if rank != _patterned(m, pattern, usual)]
+    if not wrong:
+        return
+    shown = adapter.factors[wrong[0]][0]
+    said = _patterned(wrong[0], pattern, usual)
+    key = "r" if said == usual and len(wrong) == len(adapter.ranks) else "rank_pattern"
+    message = f"adapter_config.json says rank {said} for '{wrong[0]}', but the tensors say {shown.rank}: "
+    yield Difference(f"{message}'{shown.name}' is {shown.aval}", _rank_patch(config, adapter, whole=key == "r"))
+
+
+def _patterned(module: str, pattern: Mapping[str, Any], usual: int) -> Any:
+    return next((rank for key, rank in pattern.items() if _matches(rf"(.*\.)?({key})", module)), usual)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return re.fullmatch(pattern, text) is not None
+    except re.error:
+        return False
+
+
+def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> dict[str, Any]:
+    """The ranks that there are, with `whole` another usual one; and the alphas that keep the scale of every product."""
+    ranks = adapter.ranks
+    usual = usual_rank(ranks) if whole else config["r"]
+    alphas = {module: _kept_alpha(config, module, rank) for module, rank in ranks.items()}
+    alpha = _usual(alphas[m] for m, rank in ranks.items() if rank == usual) if whole else config.get("lora_alpha", 8)
+    new = {
+        "r": usual,
+        "rank_pattern": _pattern(config, "rank_pattern", ranks, usual),
+        "lora_alpha": alpha,
+        "alpha_pattern": _pattern(config, "alpha_pattern", alphas, alpha),
+    }
+    return {key: value for key, value in new.items() if value != config.get(key, 8 if key == "lora_alpha" else {})}
+
+
+def _kept_alpha(config: Mapping[str, Any], module: str, rank: int) -> Any:
+    """The alpha by which the product of a module of a rank is scaled as the config says."""
+    before = _patterned(module, config.get("rank_pattern") or {}, config["r"])
+    alpha = _patterned(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
+    scaled = alpha * (sqrt(rank / before) if config.get("use_rslora") else rank / before)
+    return int(scaled) if scaled == int(scaled) else scaled
+
+
+def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
+    """The patterns of a config with the values that there are now, and those of modules that none of them chooses."""
+    there = config.get(key) or {}
+    chosen = {word: [v for m, v in values.items() if _matches(rf"(.*\.)?({word})", m)] for word in there}
+    kept = {word: _usual(found or [usual]) for word, found in chosen.items()}
+    return kept | pattern_of({m: v for m, v in values.items() if _patterned(m, kept, usual) != v}, None)
+
+
+def _targets(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
+    targets = config.get("target_modules")
+    if targets == "all-linear" or not isinstance(targets, str | list):
+        return
+    missed = [m for m in adapter.factors if not _is_target(m, targets)]
+    listed = targets if isinstance(targets, list) else []
+    idle = [t for t in listed if not any(_is_target(m, [t]) for m in adapter.factors)]
+    patch = {"target_modules": [*(t for t in listed if t not in idle), *words_for(missed)]}
+    if isinstance(targets, str):
+        patch = {"target_modules": words_for(adapter.factors)}
+    if missed:
+        found = f"does not list '{missed[0]}' among target_modules, but there is '{adapter.factors[missed[0]][0].name}'"
+        yield Difference(f"adapter_config.json {found}: PEFT ignores it", patch)
+    elif idle and not config.get("layers_to_transform"):
+        yield Difference(f"adapter_config.json lists '{idle[0]}' among target_modules, but there are no factors of it",
+                         patch)  # fmt: skip
+
+
+def _is_target(module: str, targets: str | Sequence[Any]) -> bool:
+    if isinstance(targets, str):
+        return _matches(targets, module)
+    return any(module == target or module.endswith(f".{target}") for target in targets)
+
+
+def _saved(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
+    listed = config.get("modules_to_save") or []
+    if not isinstance(listed, list):
+        return
+    missed = [m for m in adapter.whole if not m.endswith((*map(str, listed), *TABLES))]
+    idle = [t for t in listed if not any(m.endswith(str(t)) for m in adapter.whole)]
+    patch = {"modules_to_save": [*(t for t in listed if t not in idle), *words_for(missed)] or None}
+    if missed:
+        found = f"does not list '{missed[0]}' among modules_to_save, but there is '{adapter.whole[missed[0]]}'"
+        yield Difference(f"adapter_config.json {found}", patch)
+    elif idle:
+        found = f"lists '{idle[0]}' among modules_to_save, but there is no tensor of it"
+        yield Difference(f"adapter_config.json {found}", patch)
+
+
+def _kinds(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
+    for key, name, what in (
+        ("use_dora", adapter.dora, "no magnitude vector"),
+        ("lora_bias", adapter.biased, "no bias of a factor"),
+    ):
+        said = bool(config.get(key, False))
+        if said != bool(name):
+            found = f"there is '{name}'" if name else f"there is {what}"
+            yield Difference(f"adapter_config.json says {key} {str(said).lower()}, but {found}", {key: not said})

@@ -1,0 +1,94 @@
+"""The adapter_config.json of an output that PEFT is to load: the input's, what the plan sets in it, and what follows
+from names and shapes where neither says it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from brainsurgery_jax.config_patch import apply_change, read_change
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Refusal, StoreError
+from brainsurgery_jax.families.adapters import Adapter, derived_config, read_adapter
+from brainsurgery_jax.lower.configs import side_file
+from brainsurgery_jax.lower.state import World
+from brainsurgery_jax.plan.source import flow_yaml
+from brainsurgery_jax.store.folder import ADAPTER_CONFIG
+from brainsurgery_jax.store.peft import IN_METADATA
+from brainsurgery_jax.store.safetensors_header import json_object
+
+
+def adapter_config(
+    change: Mapping[str, Any], avals: Mapping[str, Aval], origin: str | None, metadata: Mapping[str, str], world: World
+) -> bytes:
+    """The adapter_config.json of an output. `change` is the option `config`, `origin` the checkpoint whose side files
+    come along. Raises Refusal for what is needed and cannot be known."""
+    found = side_file(origin, ADAPTER_CONFIG, world) or metadata.get(IN_METADATA, "").encode()
+    try:
+        base = json_object(found, origin or ADAPTER_CONFIG, "config") if found else {}
+    except StoreError as bad:
+        raise Refusal("adapter-config", f"{bad.path}: {bad.problem}", key="options", hint=bad.remedy) from bad
+    try:
+        asked = read_change(change)
+        config = apply_change(base, asked)
+    except ValueError as bad:
+        raise Refusal("output-options", f"option 'config': {bad}", key="options") from bad
+    except Refusal as bad:
+        raise Refusal("output-options", f"option 'config': {bad.message}", key="options", hint=bad.hint) from bad
+    if config.get("peft_type", "LORA") == "LORA":
+        derived = _derived(read_adapter(avals), config)
+        added = {k: v for k, v in derived.items() if config.get(k) is None and k not in asked.patch}
+        config |= added
+        if "lora_alpha" not in config and not base:
+            raise _lacks_alpha(config)
+        if "rank_pattern" in added and "alpha_pattern" not in config:
+            raise _lacks_pattern(config)
+    if config == base:
+        return found
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _derived(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What names and shapes say. Raises Refusal where they are not those of LoRA and the config does not say enough."""
+    if adapter.factors and not adapter.others:
+        return derived_config(adapter)
+    if config.get("peft_type") is not None:
+        return {}
+    what = f"'{adapter.others[0]}' is no tensor of a LoRA adapter" if adapter.others else "there are no factors of LoRA"
+    hint = (
+        "LoRA's are called base_model.model.MODULE.lora_A.weight and ...lora_B.weight. Rename them; for another kind "
+        "of adapter give its whole config: `options: {config: {peft_type: ..., ...}}`; or write safetensors."
+    )
+    raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be made: {what}", key="format", hint=hint)
+
+
+def _lacks_alpha(config: Mapping[str, Any]) -> Refusal:
+    """That the scale of the product is not known, with what would leave it as it is."""
+    message = "lora_alpha is not known: PEFT multiplies the product of the factors by lora_alpha / r"
+    hint = (
+        f"For factors whose product is the change itself, as `phlora` makes them, write "
+        f"`options: {{config: {flow_yaml(_scales(config, config.get('r')))}}}`: a scale of 1."
+    )
+    return Refusal("adapter-config", message, key="options", hint=hint)
+
+
+def _lacks_pattern(config: Mapping[str, Any]) -> Refusal:
+    """That one lora_alpha scales modules of several ranks differently, with what would scale all alike."""
+    alpha, rank = config.get("lora_alpha", 8), config["r"]
+    shown = ", ".join(f"{r} ({word})" for word, r in list(config["rank_pattern"].items())[:3])
+    message = (
+        f"alpha_pattern is not known: beside the rank {rank} there are {shown}, and PEFT multiplies by lora_alpha / r"
+    )
+    hint = (
+        f"To scale all modules alike write `options: {{config: {flow_yaml(_scales(config, alpha))}}}` in the output; "
+        f"`alpha_pattern: {{}}` if lora_alpha is to be {alpha} for all."
+    )
+    return Refusal("adapter-config", message, key="options", hint=hint)
+
+
+def _scales(config: Mapping[str, Any], alpha: Any) -> dict[str, Any]:
+    """The alphas by which all modules are scaled as those of the usual rank are by `alpha`."""
+    pattern = {word: alpha * rank / config["r"] for word, rank in (config.get("rank_pattern") or {}).items()}
+    whole = {word: int(a) if a == int(a) else a for word, a in pattern.items()}
+    return {"lora_alpha": alpha} | ({"alpha_pattern": whole} if whole else {})

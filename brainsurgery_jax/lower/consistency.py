@@ -1,0 +1,81 @@
+"""Notes on a checkpoint that is to be written: where its config says otherwise than the names and shapes beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from brainsurgery_jax.config_patch import Change, merge_changes, patched, read_change, write_change
+from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
+from brainsurgery_jax.families.compare import differences
+from brainsurgery_jax.families.model import Difference
+from brainsurgery_jax.lower.configs import CONFIG
+from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.lower.state import World
+from brainsurgery_jax.plan.model import Output
+from brainsurgery_jax.plan.source import flow_yaml
+from brainsurgery_jax.store.folder import ADAPTER_CONFIG
+
+
+def consistency_notes(made: Publication, output: Output | None, world: World) -> Iterator[Diagnostic]:
+    """The notes on a publication; `output` is what the plan says of it, None for a step `save`."""
+    if not made.directory or any(expr.kind == "poison" for expr in made.tensors.values()):
+        return
+    avals = {name: expr.aval for name, expr in made.tensors.items()}
+    if (config := _config(made, CONFIG, world)) is not None:
+        origins = {name: expr.name for name, expr in made.tensors.items() if expr.kind == "leaf"}
+        change = None if output is None else read_change(output.config)
+        yield from _notes(differences(config, avals, origins), change, "config", made, output)
+    if (config := _config(made, ADAPTER_CONFIG, world)) is not None:
+        own = made.format.config_file == ADAPTER_CONFIG
+        change = read_change(made.options.get("config") or {}) if own and output is not None else None
+        yield from _notes(adapter_differences(config, read_adapter(avals)), change, "options", made, output)
+
+
+def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | None:
+    """What a config of the output will hold; None if there will be none, or none that is understood."""
+    text = made.side_files.get(name)
+    if text is None and made.sidecars is not None and name in made.sidecars.copied:
+        text = world.side_file(made.sidecars.folder, name)
+    try:
+        found = None if text is None else json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _notes(
+    found: Iterable[Difference], change: Change | None, key: str, made: Publication, output: Output | None
+) -> Iterator[Diagnostic]:
+    """A note for each difference, with the change that settles all of them."""
+    patch: Mapping[str, Any] = {}
+    for each in (found := tuple(found)):
+        patch = patched(patch, each.patch)
+    label = "save" if output is None else f"output.{key}" if (key,) in output.spans else "output"
+    span = made.span if output is None else output.spans.get((key,), output.span)
+    for each in found:
+        hint = _remedy(each, patch, change, key, alone=len(found) == 1)
+        yield Diagnostic("config-differs", f"{label}: {made.path}: {each.message}", span, hint, "note")
+
+
+def _remedy(each: Difference, patch: Mapping[str, Any], change: Change | None, key: str, *, alone: bool) -> str:
+    """What to write; of a patch all of it, so that one change settles every difference."""
+    if each.moves:
+        steps = [f"- move: {flow_yaml({'from': old, 'to': new})}" for old, new in each.moves]
+        return "\n".join(["Number them anew, as the last steps before it is written:", *steps])
+    if not each.patch:
+        return _CLASSES if each.classes else _NO_VALUE
+    if change is None:
+        return f"A step `save` copies the config as it is: write an output with `config: {flow_yaml(dict(patch))}`."
+    config = f"config: {flow_yaml(write_change(merge_changes(change, patch)))}"
+    spelled = config if key == "config" else f"options: {{{config}}}"
+    return f"Write `{spelled}` in the output" + ("." if alone else ", which settles all that can be settled so.")
+
+
+_CLASSES = (
+    "Write `model_type`, `architectures` and the keys of a class that has them into `config`, and name the tensors as "
+    "that class does."
+)
+_NO_VALUE = "No value of the config says so: change the tensors."
