@@ -69,7 +69,7 @@ def test_no_output_holds_what_was_left_out(here: Path, make: Any, format: str) -
     source = make(here)
     assert holds_secret(here / source)
     path = "out.npz" if format == "npz" else "out/"
-    options = {"config": {"peft_type": "LORA", "r": 1}} if format == "peft" else {}
+    options = {"config": {"peft_type": "LORA", "r": 1, "lora_alpha": 1}} if format == "peft" else {}
     output = {"path": path, "format": format, "options": options}
     bs.load({"inputs": [source], "transforms": [{"scale_": {"target": "w", "by": 2}}], "output": output}).run()
     assert (bs.open(path)["w"] == 2 * W).all()
