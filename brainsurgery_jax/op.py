@@ -29,6 +29,7 @@ from typing import (
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.moves import Moves
+from brainsurgery_jax.parts import Cuts
 from brainsurgery_jax.protocol import Dest, Edit, Placed, Report, Verdict, View
 from brainsurgery_jax.select import Ref
 
@@ -93,7 +94,9 @@ class Kernel(Generic[P, R]):
     - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
     - `host`: (avals, params) -> whether it also runs on numpy arrays, as fast as compiled for the CPU: written to the
       array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
-    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise: for a piece).
+    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise, and where the
+      result is made in parts: for operands of these shapes, which are those of a piece or part).
+    - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
     """
 
     name: str
@@ -109,6 +112,7 @@ class Kernel(Generic[P, R]):
     check: Callable[[tuple[Aval, ...], Mapping[str, Any]], None] | None = None
     host: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
     workspace: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
+    parts: Callable[[tuple[Aval, ...], Mapping[str, Any]], Cuts] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)

@@ -19,14 +19,15 @@ from brainsurgery_jax.engine.devices import Choice, accelerated, using
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Published, Started, Wrote, ignore
 from brainsurgery_jax.engine.kernels import exact, runs_on_host
-from brainsurgery_jax.engine.memory import asked_peak, box_peak, projection, stream_peak, sweep_peak
+from brainsurgery_jax.engine.memory import asked_peak, projection, sweep_peak
+from brainsurgery_jax.engine.peaks import box_peak, stream_peak
 from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Asked, Task, Written, is_empty, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.staging import Staging
 from brainsurgery_jax.engine.streams import Flow, Lane, Stream, asked, hand_over, joined, pass_through, written
 from brainsurgery_jax.engine.sweeps import Sweep, box_of, span_of, sweeps
-from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, rows, tiles
+from brainsurgery_jax.engine.tiles import boxes_to_ask, has_parts, is_tiled, rows, tiles
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
@@ -233,15 +234,14 @@ def _lane_tile_jobs(tiled: Iterable[Made], tell: Listener) -> Iterator[Job]:
 def _asking_jobs(question: Pending, boxes: Sequence[Box], verdicts: Verdicts) -> Iterator[Job]:
     """A question about tensors whose axes are put in another order, box by box: it does not ask for theirs."""
     flow = asked(question, verdicts, len(boxes))
-
-    def look(box: Box) -> Any:
-        if (known := flow.known()) is not None:
-            return known
-        evaluator = Evaluator()
-        return flow.take(0, [evaluator.box(e, box).reshape(-1) for e in flow.exprs])
-
     for box in boxes:
-        yield Job(asked_peak(question, box), partial(look, box), flow.done)
+        yield Job(asked_peak(question, box), lambda box=box: _look(flow, box, Evaluator()), flow.done)
+
+
+def _look(flow: Flow, box: Box, evaluator: Evaluator) -> Any:
+    if (known := flow.known()) is not None:
+        return known
+    return flow.take(0, [evaluator.box(e, box).reshape(-1) for e in flow.exprs])
 
 
 def _tile_job(batch: Sequence[tuple[Made, Box]], peak: int, tell: Listener) -> Job:
@@ -326,16 +326,29 @@ def _served(task: Task, evaluator: Evaluator, outlet: Outlet) -> Iterator[tuple[
     for root in evaluator.served(task):
         flows: list[Flow] = []
         if isinstance(root, Asked):
+            if has_parts(root.exprs[0]) and (boxes := boxes_to_ask(root.question)):
+                flow = asked(root.question, outlet.verdicts, len(boxes))
+                yield from (((flow,), [_look(flow, box, evaluator)]) for box in boxes)
+                continue
             flows.append(asked(root.question, outlet.verdicts))
         else:
             for m in _segments(root, outlet):
                 if m.segment.run is not None:
                     m.writer.copy(m.name, m.segment.at, m.segment.run)
+                elif is_tiled(m.segment) and has_parts(m.segment.expr):
+                    yield from (_put_flow(m, box, evaluator, outlet.tell) for box in tiles(m.segment.expr))
                 else:
                     flows.append(written(m.segment, m.name, m.writer, outlet.tell))
         for flow in flows:
             for start, stop in cuts(flow.start, flow.stop):
                 yield (flow,), pass_through((flow,), start, stop, evaluator)
+
+
+def _put_flow(m: Made, box: Box, evaluator: Evaluator, tell: Listener) -> tuple[Stream, list[Any]]:
+    """Makes and writes a box of a tensor; the stream that tells so afterwards."""
+    _put_box(m, box, evaluator)
+    flow = Flow((m.segment.expr,), 0, 0, lambda start, blocks: None, lambda _: tell(_wrote_box(m, box)))
+    return (flow,), [None]
 
 
 def _copy_jobs(copies: Iterable[tuple[Writer, str, Segment, FileRun]], tell: Listener) -> Iterator[Job]:

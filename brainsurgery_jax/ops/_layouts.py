@@ -19,7 +19,7 @@ from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, Tree, moment_trees
 from brainsurgery_jax.op import Number, kernel
 from brainsurgery_jax.ops._constants import broadcast
-from brainsurgery_jax.ops._math import rounded
+from brainsurgery_jax.ops._rounding import rounded
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.protocol import Bind, Drop, Edit, Expr, Say, View

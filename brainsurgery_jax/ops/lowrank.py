@@ -29,6 +29,7 @@ from brainsurgery_jax.ops._factor import (
 from brainsurgery_jax.ops._ladder import attempts, svd_workspace, workspace
 from brainsurgery_jax.ops._lapack import svd
 from brainsurgery_jax.ops._math import fold_seed, matrix, on_host, widen
+from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, Expr, View
 from brainsurgery_jax.select import Ref
 
@@ -166,7 +167,7 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     top = xp.take_along_axis(b, xp.argmax(xp.abs(b), axis=0, keepdims=True), axis=0)
     there = top != 0
     phase = xp.where(there, top / xp.where(there, xp.abs(top), xp.ones_like(root)), xp.ones_like(top))
-    return (b * phase.conj()).astype(x.dtype), (a * phase.reshape(-1, 1)).astype(x.dtype)
+    return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
 
 
 def _exactly(x: Array, finish: str, **params: Any) -> tuple[Any, Array]:
