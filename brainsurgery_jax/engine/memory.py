@@ -25,7 +25,7 @@ from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.streams import Flow, Stream, joined
 from brainsurgery_jax.engine.sweeps import Sweep, sweeps
 from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, tiles
-from brainsurgery_jax.graph.expr import Expr, asked_of
+from brainsurgery_jax.graph.expr import asked_of
 from brainsurgery_jax.protocol import Pending
 
 TAKER = 2 << 10

@@ -33,6 +33,7 @@ from brainsurgery_jax.store.sizes import show_size
 
 def call_part(e: Expr, operands: Sequence[Any]) -> Any:
     """A part of the result of a call, of parts of its operands, computed where the call would be."""
+    assert e.kernel is not None
     if runs_on_host(e) or not accelerated():
         with np.errstate(all="ignore"):
             return checked(e, pure(e.kernel, e.static)(operands, numbers_of(e)))

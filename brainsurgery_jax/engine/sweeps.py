@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax.boxes import Box, flat_range, whole
 from brainsurgery_jax.engine import tiles
-from brainsurgery_jax.engine.pieces import Piece, Span, plan_pieces
 from brainsurgery_jax.engine.footprint import item_bytes, making_block, worst_moment
+from brainsurgery_jax.engine.pieces import Piece, Span, plan_pieces
 from brainsurgery_jax.engine.segments import Segment
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, walk
 from brainsurgery_jax.moves import Concat, Permute, Reshape, Slice

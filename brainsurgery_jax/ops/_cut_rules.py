@@ -19,9 +19,7 @@ Rule = Callable[[Node, Shapes, int], Axes | None]
 def elementwise(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Each element by itself: axes are matched from the last one on; what is repeated along one is not cut."""
     from_last = len(node.aval.shape) - axis
-    return tuple(
-        None if len(s) < from_last or s[len(s) - from_last] == 1 else len(s) - from_last for s in shapes
-    )
+    return tuple(None if len(s) < from_last or s[len(s) - from_last] == 1 else len(s) - from_last for s in shapes)
 
 
 def reduction(node: Node, shapes: Shapes, axis: int) -> Axes | None:
@@ -41,6 +39,8 @@ def normalized(node: Node, shapes: Shapes, axis: int) -> Axes | None:
 def product(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Rows of the first, columns of the second, and leading axes of both."""
     x, y = shapes
+    if not x or not y:  # of a number
+        return elementwise(node, shapes, axis)
     if node.op == "dot" and (len(x) > 2 or len(y) > 2):
         return None
     rank = len(node.aval.shape)
@@ -82,7 +82,8 @@ def stack(node: Node, shapes: Shapes, axis: int) -> Axes | None:
 
 def repeat(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Also the axis along which each entry is repeated."""
-    return (axis,) if node.get("axis") is not None or len(shapes[0]) == 1 else None
+    known = len(shapes[0]) == 1 or (node.get("axis") is not None and shapes[0])
+    return (axis,) if known else None
 
 
 def flip(node: Node, shapes: Shapes, axis: int) -> Axes | None:
@@ -113,7 +114,7 @@ def item(node: Node, shapes: Shapes, axis: int) -> Axes | None:
 
 def take(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Axes of the indices, and those of the table that are not looked up along."""
-    table, indices = shapes
+    _, indices = shapes
     along = node.get("axis")
     if along is None:
         return None, axis

@@ -18,9 +18,7 @@ from brainsurgery_jax.ops._typing import freely
 
 Shape = tuple[int, ...]
 
-REFUSAL = "an integer is divided by zero, does not fit the dtype it is cast to, or is no place of a table"
-
-UNCAST = {"where": (0,), "take": (1,), "quantile": (1,)}
+UNCAST = {"cast": (0,), "where": (0,), "take": (1,), "quantile": (1,)}
 """Operands that are not cast to the dtype in which an operation computes."""
 
 
@@ -51,7 +49,7 @@ def _step(xp: Any, node: Node, shape: Shape, held: dict[int, Any], *, guarded: b
     xs = [_operand(xp, node, at, held) for at in range(len(node.operands))]
     if node.op == "cast":
         made, fits = cast_to(xs[0], node.aval.dtype, node.get("overflow"))
-        return made, fits if guarded else None
+        return xp.asarray(made), fits if guarded else None
     fits = _fits(xp, node, xs) if guarded else None
     operation = OPERATIONS[node.op]
     made = xp.asarray(operation.compute(xp, node, shape, xs))
@@ -69,7 +67,9 @@ def _operand(xp: Any, node: Node, at: int, held: dict[int, Any]) -> Any:
         return x
     if kind(x) == "complex" and node.work.kind != "complex":
         return x.real.astype(to_numpy(node.work))
-    return x.astype(to_numpy(node.work))
+    wide = x.astype(to_numpy(node.work))
+    # XLA takes the product with a boolean for a choice, in which NaN times zero is zero.
+    return sealed(wide) if kind(x) == "bool" and xp is not np else wide
 
 
 def _fits(xp: Any, node: Node, xs: Sequence[Any]) -> Any:

@@ -46,7 +46,11 @@ def _each(name: str, arguments: str, fn: Callable[..., Any] | None = None) -> Fu
 
 
 def _cast(name: str) -> Function:
-    return _each(name, "x", lambda x: jnp.asarray(x).astype(name))
+    return _each(name, "x", lambda x: _real(jnp.asarray(x)).astype(name))
+
+
+def _real(x: Any) -> Any:
+    return x.real if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
 
 
 def _reduce(name: str, fn: Callable[..., Any] | None = None, extra: str = "") -> Function:

@@ -28,23 +28,39 @@ def nbytes(shape: Shape, dtype: DType) -> int:
     return prod(shape) * max(1, dtype.bits // 8)
 
 
-def peak(program: Program, shapes: Sequence[Shape] | None = None) -> int:
-    """Bytes held at most, besides operands and the result. `shapes`: of each node, where operands are parts."""
+def peak(program: Program, shapes: Sequence[Shape] | None = None, *, fused: bool = False) -> int:
+    """Bytes held at most, besides operands and the result. `shapes`: of each node, where operands are parts.
+
+    `fused`: as a compiler does it, which makes what is elementwise as it is used, unless something needs it whole.
+    """
     sizes = [node.aval.shape for node in program.nodes] if shapes is None else shapes
-    freed, held, worst = _freed(program, sizes), 0, 0
-    for number, node in enumerate(program.nodes):
-        own = 0 if node.op == "leaf" or _is_view(program, sizes, number) else nbytes(sizes[number], node.aval.dtype)
-        worst = max(worst, held + own + _on_the_way(program, sizes, number))
-        held += own
-        held -= sum(freed[number])
-    return max(0, worst - nbytes(sizes[-1], program.aval.dtype))
+    made = [_made(program, sizes, number, fused=fused) for number in range(len(program.nodes))]
+    freed, held, worst = _freed(program, sizes, made), 0, 0
+    for number in range(len(program.nodes)):
+        way = 0 if fused else _on_the_way(program, sizes, number)
+        worst = max(worst, held + made[number] + way)
+        held += made[number] - sum(freed[number])
+    return max(0, worst - made[-1])
+
+
+WHOLE = frozenset({"matmul", "dot", "median", "quantile", "concat", "stack", "take", "softmax"})
+"""Operations whose operands and results compiled code makes as a whole."""
+
+
+def _made(program: Program, shapes: Sequence[Shape], number: int, *, fused: bool) -> int:
+    """Bytes that a node's result takes of its own."""
+    node = program.nodes[number]
+    if node.op == "leaf" or _is_view(program, shapes, number):
+        return 0
+    used = any(number in other.sources and other.op in WHOLE for other in program.nodes) if fused else True
+    return nbytes(shapes[number], node.aval.dtype) if used or node.op in WHOLE else 0
 
 
 _ORDERING = frozenset({"concat", "stack", "repeat", "take", "matmul", "dot"})
 """Operations whose results lie in row-major order whatever their operands do."""
 
 
-def _freed(program: Program, shapes: Sequence[Shape]) -> list[list[int]]:
+def _freed(program: Program, shapes: Sequence[Shape], made: Sequence[int]) -> list[list[int]]:
     """For each node the bytes of those that nothing needs after it. What looks at the elements of another keeps it."""
     owner = list(range(len(program.nodes)))
     last = list(range(len(program.nodes)))
@@ -58,7 +74,7 @@ def _freed(program: Program, shapes: Sequence[Shape]) -> list[list[int]]:
     gone: list[list[int]] = [[] for _ in owner]
     for number, node in enumerate(program.nodes):
         if owner[number] == number and node.op != "leaf" and last[number] < len(owner) - 1:
-            gone[max(last[number], number)].append(nbytes(shapes[number], node.aval.dtype))
+            gone[max(last[number], number)].append(made[number])
     return gone
 
 
@@ -84,7 +100,7 @@ def _on_the_way(program: Program, shapes: Sequence[Shape], number: int) -> int:
     if node.op == "leaf":
         return 0
     xs = [(shapes[x.number], program.nodes[x.number].aval.dtype) for x in node.operands if isinstance(x, At)]
-    cast = [at not in UNCAST.get(node.op, ()) and node.op != "cast" for at in range(len(node.operands))]
+    cast = [at not in UNCAST.get(node.op, ()) for at in range(len(node.operands))]
     copies = sum(
         nbytes(shapes[x.number], node.work)
         for x, is_cast in zip(node.operands, cast, strict=True)
@@ -98,7 +114,7 @@ def _passing(node: Node, xs: Sequence[tuple[Shape, DType]], shape: Shape) -> int
     result = nbytes(shape, node.aval.dtype)
     match node.op:
         case "cast":
-            return _casting(xs[0], node.aval.dtype)
+            return _casting(xs[0], node.aval.dtype) if xs else 0
         case "power":
             fast = isinstance(node.operands[1], Literal) and node.operands[1].value in (2, 0.5, -1)
             return result if fast else int(OPERATIONS["power"].passing * result)
@@ -114,7 +130,7 @@ def _passing(node: Node, xs: Sequence[tuple[Shape, DType]], shape: Shape) -> int
 
 def _casting(x: tuple[Shape, DType], target: DType) -> int:
     """As `_rounding` does it."""
-    (shape, source), size = x, prod(x[0])
+    source, size = x[1], prod(x[0])
     wide = max(4, source.bits // 8)
     match source.kind, target.kind:
         case _ if source == target:

@@ -20,7 +20,7 @@ def wide(dtype: DType) -> DType:
 
 def on_host(x: Any) -> bool:
     """Whether an array is numpy's: then it is computed on as it stands, else by JAX, perhaps under a trace."""
-    return isinstance(x, np.ndarray)
+    return isinstance(x, np.ndarray | np.generic)
 
 
 def kind(x: Any) -> Kind:

@@ -11,9 +11,8 @@ from math import prod
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, jnp, np
-from brainsurgery_jax.dtypes import BY_NAME, to_numpy
+from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.ops import _cut_rules as cut
-from brainsurgery_jax.ops._functions import CASTS
 from brainsurgery_jax.ops._math import kind, on_host, quotient, sealed
 from brainsurgery_jax.ops._program import Literal, Node, Operand
 from brainsurgery_jax.ops._rounding import cast_to
@@ -71,7 +70,7 @@ def _power(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
                 return quotient(xp.ones_like(x), x)
     if x.dtype == np.float32 and isinstance(exponent, int) and on_host(x):
         return _whole_power(x.astype(np.float64), abs(exponent), exponent < 0)
-    return xp.power(x, y)
+    return xp.power(x, xp.maximum(y, 0) if kind(y) == "int" else y)  # negative ones were told apart (`_ranges`)
 
 
 def _whole_power(x: Any, exponent: int, inverse: bool) -> Any:
@@ -179,12 +178,12 @@ def _reduced(fn: Callable[[Any, Any, Any], Any]) -> Compute:
     """A reduction `fn(xp, x, keywords)` of floats in double precision, on accelerators in their own."""
 
     def compute(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
-        (x,) = xs
+        (x,), made = xs, to_numpy(node.aval.dtype)
         keywords = {"axis": node.get("axes"), "keepdims": node.get("keepdims")}
-        plain = lambda x: fn(xp, x, keywords | {"dtype": _double(x)})  # noqa: E731
+        plain = lambda x: fn(xp, x, keywords | {"dtype": _double(x)}).astype(made)  # noqa: E731
         if on_host(x) or kind(x) not in ("float", "complex"):
             return plain(x)
-        narrow = lambda x: fn(xp, x, keywords | {"dtype": x.dtype}).astype(_double(x))  # noqa: E731
+        narrow = lambda x: fn(xp, x, keywords | {"dtype": x.dtype}).astype(made)  # noqa: E731
         return jax.lax.platform_dependent(x, cpu=plain, default=narrow)
 
     return compute
@@ -220,14 +219,19 @@ def _norm(xp: Any, x: Any, keywords: Any) -> Any:
     return xp.sqrt(xp.sum(squares, axis=keywords["axis"], keepdims=keywords["keepdims"]))
 
 
-def _ordered(name: str) -> Compute:
-    """The least, the largest, or the middle."""
+def _extreme(name: str) -> Compute:
     return lambda xp, node, shape, xs: getattr(xp, name)(xs[0], axis=node.get("axes"), keepdims=node.get("keepdims"))
 
 
-def _quantile(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
-    x, q = xs
-    return xp.quantile(x, q, axis=node.get("axes"), keepdims=node.get("keepdims"))
+def _ordered(name: str) -> Compute:
+    """The middle, or another place in the order of the elements."""
+
+    def compute(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+        x = xs[0].astype(to_numpy(node.aval.dtype), copy=False)
+        made = getattr(xp, name)(x, *xs[1:], axis=node.get("axes"), keepdims=node.get("keepdims"))
+        return made.reshape(shape)
+
+    return compute
 
 
 def _softmax(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
@@ -235,7 +239,7 @@ def _softmax(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     if not on_host(x):
         return jax.nn.softmax(x, axis=axes)
     made = np.exp(x - np.max(x, axis=axes, keepdims=True))
-    return made / np.sum(made, axis=axes, keepdims=True, dtype=np.float64).astype(x.dtype)
+    return made / np.sum(made, axis=axes, keepdims=True, dtype=_double(x)).astype(x.dtype)
 
 
 # --- Contractions, and what moves elements ----------------------------------------------------------------------------
@@ -278,12 +282,22 @@ def _moved(compute: Compute, rule: cut.Rule, *, view: bool = False) -> Operation
     return Operation(compute, rule, view=view, sealed=False)
 
 
+_NAMED = (
+    "subtract", "multiply", "negative", "invert", "bitwise_and", "bitwise_or", "left_shift", "right_shift",
+    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "abs", "sqrt", "exp", "log", "sin", "cos",
+    "tanh", "round", "floor", "ceil", "isfinite", "isnan", "minimum", "maximum",
+)  # fmt: skip
+"""Operations that numpy and `jax.numpy` have under these names."""
+
+
+def _repeat(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+    return xp.repeat(xs[0], node.get("times"), axis=node.get("axis"))
+
+
 OPERATIONS: Mapping[str, Operation] = {
-    **{name: Operation(_named(name)) for name in (
-        "subtract", "multiply", "negative", "positive", "invert", "bitwise_and", "bitwise_or", "left_shift", "right_shift",
-        "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "abs", "sqrt", "exp", "log", "sin", "cos",
-        "tanh", "round", "floor", "ceil", "isfinite", "isnan", "minimum", "maximum")},
+    **{name: Operation(_named(name)) for name in _NAMED},
     "add": Operation(_add),
+    "positive": Operation(lambda xp, node, shape, xs: xs[0], sealed=False),
     "divide": Operation(_divide),
     "power": Operation(_power, passing=4),
     "floor_divide": Operation(_floor_divide),
@@ -301,10 +315,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "std": Operation(_reduced(_deviation), cut.reduction, passing=4),
     "var": Operation(_reduced(_variance), cut.reduction, passing=4),
     "norm": Operation(_reduced(_norm), cut.reduction, passing=4),
-    "min": Operation(_ordered("min"), cut.reduction),
-    "max": Operation(_ordered("max"), cut.reduction),
+    "min": Operation(_extreme("min"), cut.reduction),
+    "max": Operation(_extreme("max"), cut.reduction),
     "median": Operation(_ordered("median"), cut.reduction, passing=2),
-    "quantile": Operation(_quantile, cut.reduction, passing=2),
+    "quantile": Operation(_ordered("quantile"), cut.reduction, passing=2),
     "softmax": Operation(_softmax, cut.normalized, passing=1),
     "matmul": Operation(_named("matmul"), cut.product),
     "dot": Operation(_named("dot"), cut.product),
@@ -313,7 +327,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "reshape": _moved(lambda xp, node, shape, xs: xp.reshape(xs[0], shape), cut.reshape, view=True),
     "concat": _moved(lambda xp, node, shape, xs: xp.concatenate(xs, axis=node.get("axis")), cut.concat),
     "stack": _moved(lambda xp, node, shape, xs: xp.stack(xs, axis=node.get("axis")), cut.stack),
-    "repeat": _moved(lambda xp, node, shape, xs: xp.repeat(xs[0], node.get("times"), axis=node.get("axis")), cut.repeat),
+    "repeat": _moved(_repeat, cut.repeat),
     "flip": _moved(lambda xp, node, shape, xs: xp.flip(xs[0], node.get("axes")), cut.flip, view=True),
     "diag": _moved(lambda xp, node, shape, xs: xp.diag(xs[0]), cut.none),
     "tril": _moved(lambda xp, node, shape, xs: xp.tril(xs[0], node.get("k")), cut.triangle),

@@ -114,7 +114,8 @@ def _cut_along(program: Program, axis: int) -> Along | None:
     From the result on, each node is cut as its uses need it. Where an operation cannot be cut, where a node is needed
     along two axes or whole, its value is an operand.
     """
-    nodes, wanted, inside, uses = program.nodes, {len(program.nodes) - 1: {axis}}, {}, dict[Use, None]()
+    nodes, inside, uses = program.nodes, dict[int, int | None](), dict[Use, None]()
+    wanted: dict[int, set[int | None]] = {len(nodes) - 1: {axis}}
     for number in range(len(nodes) - 1, -1, -1):
         if number not in wanted:
             continue
@@ -214,9 +215,7 @@ def _cut_further(program: Program, cuts: Cuts, after: int) -> tuple[Program, tup
 # --- Where operands come from -----------------------------------------------------------------------------------------
 
 
-def _sourced(
-    original: Program, along: Along, program: Program, operands: Sequence[int], cuts: Cuts
-) -> Partition:
+def _sourced(original: Program, along: Along, program: Program, operands: Sequence[int], cuts: Cuts) -> Partition:
     """A partition whose operands are those of the original, where they can be read part by part, or what is kept."""
     kept: dict[Program, int] = {}
     sources = []

@@ -9,7 +9,6 @@ from math import prod
 from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import DType
-from brainsurgery_jax.ops._functions import CASTS
 from brainsurgery_jax.ops._program import Literal, Node, Operand, Program
 from brainsurgery_jax.ops._rounding import bounds
 
@@ -105,7 +104,9 @@ _SELECTING = frozenset({
     "min", "max", "transpose", "reshape", "concat", "stack", "repeat", "flip", "item", "positive", "round", "floor",
     "ceil", "diag", "tril", "triu", "median",
 })  # fmt: skip
-_ARITHMETIC = frozenset({"add", "subtract", "multiply", "negative", "left_shift", "power", "abs", "matmul", "dot", "outer"})
+_ARITHMETIC = frozenset(
+    {"add", "subtract", "multiply", "negative", "left_shift", "power", "abs", "matmul", "dot", "outer"}
+)
 
 
 def _union(ranges: Sequence[Range]) -> Range:
@@ -213,7 +214,11 @@ def _may_stop(node: Node, program: Program, exact: Sequence[Range | None]) -> bo
         case "power":
             return whole and (xs[1] is None or xs[1].low < 0)
         case "cast":
-            return whole and node.get("overflow") is None and (xs[0] is None or not xs[0].within(range_of(node.aval.dtype)))
+            return (
+                whole
+                and node.get("overflow") is None
+                and (xs[0] is None or not xs[0].within(range_of(node.aval.dtype)))
+            )
         case "take":
             size = table_size(node, program)
             return xs[1] is None or not xs[1].within(Range(-size, size - 1))
@@ -222,6 +227,28 @@ def _may_stop(node: Node, program: Program, exact: Sequence[Range | None]) -> bo
 
 def table_size(node: Node, program: Program) -> int:
     """How many entries a look-up chooses from."""
-    table = node.operands[0]
-    shape = () if isinstance(table, Literal) else program.nodes[table.number].aval.shape
-    return prod(shape) if node.get("axis") is None else shape[node.get("axis")]
+    table, axis = node.operands[0], node.get("axis")
+    if isinstance(table, Literal):
+        return 1
+    shape = program.nodes[table.number].aval.shape
+    return prod(shape) if axis is None else shape[axis]
+
+
+def reasons(program: Program) -> str:
+    """What values stop a program, in words."""
+    guarded = guarded_nodes(program)
+    found = dict.fromkeys(_reason(program.nodes[number], program) for number in sorted(guarded))
+    return "; or ".join(found)
+
+
+def _reason(node: Node, program: Program) -> str:
+    match node.op:
+        case "cast":
+            return (
+                f"a value does not fit {node.aval.dtype}, or is NaN. `clip`, or `overflow: saturate`, keeps it within"
+            )
+        case "take":
+            return f"an index is out of range for the {table_size(node, program):,} entries of what `take` picks from"
+        case "power":
+            return "an integer has a negative exponent. Write `float32(x)` in place of the integer"
+    return "an integer is divided by zero. Write `float32(x)` in place of the integer"

@@ -19,6 +19,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.ops._expressions import Expression
 from brainsurgery_jax.ops._functions import CASTS, FUNCTIONS
 from brainsurgery_jax.ops._program import At, Literal, Node, Program, Static, below, excerpt, leaf
+from brainsurgery_jax.ops._rounding import bounds
 
 MOST_EXPONENT = 64
 
@@ -190,7 +191,12 @@ class _Typing:
     # --- nodes
 
     def _emit(
-        self, node: ast.expr, op: str, fn: Callable[..., Any], *operands: Any, static: Callable[[Any], Static] | None = None
+        self,
+        node: ast.expr,
+        op: str,
+        fn: Callable[..., Any],
+        *operands: Any,
+        static: Callable[[Any], Static] | None = None,
     ) -> Any:
         """The result of an operation: a tensor, or a number where only numbers went in."""
         made = self._tried(node, fn, operands)
@@ -203,7 +209,18 @@ class _Typing:
         aval = Aval(tuple(made.shape), BY_NAME[made.dtype.name])
         places = tuple(x.at if isinstance(x, Value) else Literal.of(x) for x in operands)
         work = _work(op, [x.traced if isinstance(x, Value) else x for x in operands], aval.dtype)
-        return self._added(Node(op, places, aval, work, static(made) if static else ()), made, self.expression.source(node))
+        self._refuse_unfit(node, operands, work)
+        return self._added(
+            Node(op, places, aval, work, static(made) if static else ()), made, self.expression.source(node)
+        )
+
+    def _refuse_unfit(self, node: ast.expr, operands: Sequence[Any], work: DType) -> None:
+        """Refuse a number that the integers beside it cannot be; JAX takes its lowest bits."""
+        if work.kind in ("int", "uint"):
+            low, high = bounds(work)
+            for x in operands:
+                if type(x) is int and not low <= x <= high:
+                    raise self._refused(node, ValueError(f"{x} does not fit {work} ({low} to {high})"), ())
 
     def _added(self, node: Node, traced: Any, text: str) -> Value:
         if (known := self.values.get(node)) is None:
@@ -242,8 +259,8 @@ _TENSORS = {"transpose": 1, "reshape": 1, "repeat": 1}
 
 def _static_of(name: str, keywords: Mapping[str, Any], args: Sequence[Any], made: Any) -> Static:
     """The parameters of a call that are no tensors, spelled in one way."""
-    x = next((a.traced for a in _flat(args) if isinstance(a, Value)), None)
-    rank = 0 if x is None else x.ndim
+    first = next((a for a in _flat(args)), None)
+    rank = first.traced.ndim if isinstance(first, Value) else 0
     axis = keywords.get("axis")
     match name:
         case _ if name in REDUCTIONS:
@@ -258,9 +275,9 @@ def _static_of(name: str, keywords: Mapping[str, Any], args: Sequence[Any], made
         case "stack":
             return (("axis", keywords.get("axis", 0) % (rank + 1)),)
         case "repeat":
-            return ("times", args[1]), ("axis", None if axis is None else axis % rank)
+            return ("times", args[1]), ("axis", None if axis is None else axis % max(1, rank))
         case "take":
-            return (("axis", None if axis is None else axis % rank),)
+            return (("axis", None if axis is None else axis % max(1, rank)),)
         case "flip":
             return (("axes", _axes(axis, rank)),)
         case "tril" | "triu":
@@ -275,7 +292,7 @@ def _static_of(name: str, keywords: Mapping[str, Any], args: Sequence[Any], made
 def _axes(axis: Any, rank: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(rank))
-    return tuple(sorted(a % rank for a in (axis if isinstance(axis, tuple) else (axis,))))
+    return tuple(sorted(a % max(1, rank) for a in (axis if isinstance(axis, tuple) else (axis,))))
 
 
 def _flat(args: Sequence[Any]) -> Iterator[Any]:
@@ -285,9 +302,7 @@ def _flat(args: Sequence[Any]) -> Iterator[Any]:
 
 def _with_traced(args: Sequence[Any]) -> list[Any]:
     """Arguments, tensors in lists too, as JAX traces them."""
-    return [
-        a.traced if isinstance(a, Value) else tuple(_with_traced(a)) if isinstance(a, tuple) else a for a in args
-    ]
+    return [a.traced if isinstance(a, Value) else tuple(_with_traced(a)) if isinstance(a, tuple) else a for a in args]
 
 
 def _is_sane(x: float) -> bool:

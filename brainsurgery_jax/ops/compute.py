@@ -15,14 +15,14 @@ from brainsurgery_jax.dtypes import Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control, kernel
 from brainsurgery_jax.ops._constants import broadcast
-from brainsurgery_jax.ops._evaluate import REFUSAL, evaluate
+from brainsurgery_jax.ops._evaluate import evaluate
 from brainsurgery_jax.ops._expressions import Expression, parse_expression, walk_names
 from brainsurgery_jax.ops._functions import FUNCTIONS
-from brainsurgery_jax.ops._liveness import peak
+from brainsurgery_jax.ops._liveness import nbytes, peak
 from brainsurgery_jax.ops._math import on_host
 from brainsurgery_jax.ops._partition import Partition, part_bytes, part_shapes, partition
 from brainsurgery_jax.ops._program import At, Program, followed_by, leaf
-from brainsurgery_jax.ops._ranges import exact_ranges, wrapping_nodes
+from brainsurgery_jax.ops._ranges import exact_ranges, reasons, wrapping_nodes
 from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
 from brainsurgery_jax.ops._typing import Typed, typed, work_dtype
 from brainsurgery_jax.parts import Cuts, operand_box, parts
@@ -48,6 +48,15 @@ def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, .
     return (params["program"].aval,)
 
 
+def _refusal(params: Mapping[str, Any]) -> str:
+    return reasons(params["program"])
+
+
+def _on_device(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    """Bytes on an accelerator besides operands and result: what compiled code makes as a whole."""
+    return peak(params["program"], fused=True)
+
+
 def _on_numpy(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
     return True
 
@@ -64,7 +73,15 @@ def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     return max(kept, held + part_bytes(cut.program, cut.cuts))
 
 
-@kernel("compute", result=_result, workspace=_workspace, host=_on_numpy, guarded=True, refusal=REFUSAL)
+@kernel(
+    "compute",
+    result=_result,
+    workspace=_workspace,
+    on_device=_on_device,
+    host=_on_numpy,
+    guarded=True,
+    refusal=_refusal,
+)
 def whole(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
     """An expression over whole tensors of any shapes."""
     cut = partition(program)
@@ -81,8 +98,8 @@ def _in_parts(aval: Aval, cut: Partition, xs: Sequence[Any]) -> tuple[Any, Any]:
     out = np.empty(aval.shape, to_numpy(aval.dtype))
     for box in parts(aval.shape, cut.cuts):
         boxes = [operand_box(aval.shape, cut.cuts, box, at, x.shape) for at, x in enumerate(operands)]
-        own = [x[_slices(b)] for x, b in zip(operands, boxes, strict=True)]
-        value, fits = part(*own, program=cut.program, cuts=cut.cuts)
+        own = [np.asarray(x[_slices(b)]) for x, b in zip(operands, boxes, strict=True)]
+        value, fits = _part_of(own, cut.program, cut.cuts)
         out[_slices(box)] = value
         accepted &= bool(fits)
     return out, np.bool_(accepted)
@@ -109,11 +126,15 @@ def _part_peak(program: Program, cuts: Cuts, units: tuple[int, ...]) -> int:
     workspace=_part_workspace,
     host=_on_numpy,
     guarded=True,
-    refusal=REFUSAL,
+    refusal=_refusal,
     parts=lambda avals, params: params["cuts"],
 )
 def part(*xs: Num[Array, "..."], program: Program, cuts: Cuts) -> tuple[Array, Array]:
     """An expression over the same part of every operand that is cut."""
+    return _part_of(xs, program, cuts)
+
+
+def _part_of(xs: Sequence[Any], program: Program, cuts: Cuts) -> tuple[Any, Any]:
     return evaluate(program, xs, part_shapes(program, cuts, _units(program, cuts, [x.shape for x in xs])))
 
 
@@ -127,15 +148,33 @@ def _units(program: Program, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> l
     return found
 
 
-@kernel("compute", result=lambda avals, params: (Aval(avals[0].shape, params["program"].aval.dtype),),
-        workspace=lambda avals, params: peak(params["program"], [(a.size,) for a in avals[:1]] * len(params["program"].nodes)),
-        elementwise=True, host=_on_numpy, guarded=True, refusal=REFUSAL)  # fmt: skip
+def _same_shape(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+    return (Aval(avals[0].shape, params["program"].aval.dtype),)
+
+
+def _piece_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    """Bytes for a piece: what is made on the way, a result on its way, and twice as much again that is freed late."""
+    program: Program = params["program"]
+    return peak(program, [avals[0].shape] * len(program.nodes)) + 3 * nbytes(avals[0].shape, program.aval.dtype)
+
+
+@kernel(
+    "compute",
+    result=_same_shape,
+    workspace=_piece_workspace,
+    elementwise=True,
+    host=_on_numpy,
+    guarded=True,
+    refusal=_refusal,
+)
 def by_element(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
     """An expression that treats each element by itself, over tensors of one shape and dtype: it runs in blocks."""
     return evaluate(program, xs)
 
 
-@kernel("compute", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), elementwise=True, host=_on_numpy)
+@kernel(
+    "compute", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), elementwise=True, host=_on_numpy
+)
 def widened(x: Num[Array, "..."], *, dtype: DType) -> Array:
     """A float in the dtype that is computed in."""
     return cast_to(x, dtype)[0]
