@@ -8,7 +8,7 @@ from math import prod
 
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.ops._evaluate import UNCAST
-from brainsurgery_jax.ops._operations import OPERATIONS
+from brainsurgery_jax.ops._operations import OPERATIONS, SLAB
 from brainsurgery_jax.ops._program import At, Literal, Node, Program
 from brainsurgery_jax.ops._ranges import guarded_nodes
 
@@ -118,12 +118,15 @@ def _passing(node: Node, xs: Sequence[tuple[Shape, DType]], shape: Shape) -> int
         case "power":
             fast = isinstance(node.operands[1], Literal) and node.operands[1].value in (2, 0.5, -1)
             return result if fast else int(OPERATIONS["power"].passing * result)
+        case "std" | "var" | "norm":
+            return min(max(prod(s) for s, _ in xs), SLAB) * 24 if xs else 0
         case "take":
             indices, dtype = xs[1] if len(xs) > 1 else ((), node.aval.dtype)
             return prod(indices) * (PLACE + (2 * dtype.bits // 8 + 1 if dtype.kind == "int" else 0))
         case "matmul" | "dot":
-            rows = max((s[-2] for s in (*(s for s, _ in xs), shape) if len(s) > 1), default=0)
-            return min(rows * PACKED + BLAS, sum(nbytes(s, node.work) for s, _ in xs))
+            if len(shape) < 2 or len(xs) < 2:
+                return 0
+            return min(shape[-2] * PACKED + BLAS, sum(nbytes(s, node.work) for s, _ in xs))
     largest = max([result, *(prod(s) * max(1, node.work.bits // 8) for s, _ in xs)])
     return int(OPERATIONS[node.op].passing * largest)
 

@@ -17,6 +17,9 @@ from brainsurgery_jax.ops._math import kind, on_host, quotient, sealed
 from brainsurgery_jax.ops._program import Literal, Node, Operand
 from brainsurgery_jax.ops._rounding import cast_to
 
+SLAB = 1 << 20
+"""Elements of which squares are summed at a time."""
+
 Shape = tuple[int, ...]
 Compute = Callable[[Any, Node, Shape, Sequence[Any]], Any]
 """`(numpy or jax.numpy, node, shape of the result, operands) -> result`."""
@@ -204,8 +207,9 @@ def _mean(xp: Any, x: Any, keywords: Any) -> Any:
 
 
 def _variance(xp: Any, x: Any, keywords: Any) -> Any:
-    wide = np.complex128 if kind(x) == "complex" else keywords["dtype"] or np.float64
-    return xp.var(x.astype(wide), axis=keywords["axis"], keepdims=keywords["keepdims"])
+    mean = _mean(xp, x, keywords | {"keepdims": True})
+    total = _squares(xp, x, keywords, mean)
+    return quotient(total, xp.asarray(prod(x.shape[a] for a in keywords["axis"]), total.dtype))
 
 
 def _deviation(xp: Any, x: Any, keywords: Any) -> Any:
@@ -213,10 +217,25 @@ def _deviation(xp: Any, x: Any, keywords: Any) -> Any:
 
 
 def _norm(xp: Any, x: Any, keywords: Any) -> Any:
-    wide = keywords["dtype"] or np.float64
-    squares = x.real.astype(np.float64) ** 2 + x.imag.astype(np.float64) ** 2 if kind(x) == "complex" else None
-    squares = xp.square(x.astype(wide)) if squares is None else squares
-    return xp.sqrt(xp.sum(squares, axis=keywords["axis"], keepdims=keywords["keepdims"]))
+    return xp.sqrt(_squares(xp, x, keywords, None))
+
+
+def _squares(xp: Any, x: Any, keywords: Any, less: Any) -> Any:
+    """The sum of squared magnitudes, of what is less a mean. Of numpy arrays some at a time, which makes no wider copy
+    of all of them."""
+    axes, wide = keywords["axis"], keywords["dtype"] or np.float64
+    cut = next((a for a in axes if x.shape[a] > 1), None)
+    if not on_host(x) or cut is None or x.size <= SLAB:
+        return _squared(xp, x, wide, less, keywords)
+    step = max(1, SLAB * x.shape[cut] // x.size)
+    slabs = (x[(slice(None),) * cut + (slice(at, at + step),)] for at in range(0, x.shape[cut], step))
+    return sum(_squared(xp, slab, wide, less, keywords) for slab in slabs)
+
+
+def _squared(xp: Any, x: Any, wide: Any, less: Any, keywords: Any) -> Any:
+    x = x.astype(wide) if less is None else x.astype(wide) - less
+    squares = xp.square(x.real) + xp.square(x.imag) if kind(x) == "complex" else xp.square(x)
+    return xp.sum(squares, axis=keywords["axis"], keepdims=keywords["keepdims"])
 
 
 def _extreme(name: str) -> Compute:
@@ -299,7 +318,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "add": Operation(_add),
     "positive": Operation(lambda xp, node, shape, xs: xs[0], sealed=False),
     "divide": Operation(_divide),
-    "power": Operation(_power, passing=4),
+    "power": Operation(_power, passing=8),
     "floor_divide": Operation(_floor_divide),
     "remainder": Operation(_remainder),
     "sign": Operation(_sign),
@@ -312,13 +331,13 @@ OPERATIONS: Mapping[str, Operation] = {
     "number": Operation(lambda xp, node, shape, xs: xs[0], cut.none, sealed=False),
     "sum": Operation(_reduced(_sum), cut.reduction),
     "mean": Operation(_reduced(_mean), cut.reduction),
-    "std": Operation(_reduced(_deviation), cut.reduction, passing=4),
-    "var": Operation(_reduced(_variance), cut.reduction, passing=4),
-    "norm": Operation(_reduced(_norm), cut.reduction, passing=4),
+    "std": Operation(_reduced(_deviation), cut.reduction),
+    "var": Operation(_reduced(_variance), cut.reduction),
+    "norm": Operation(_reduced(_norm), cut.reduction),
     "min": Operation(_extreme("min"), cut.reduction),
     "max": Operation(_extreme("max"), cut.reduction),
-    "median": Operation(_ordered("median"), cut.reduction, passing=2),
-    "quantile": Operation(_ordered("quantile"), cut.reduction, passing=2),
+    "median": Operation(_ordered("median"), cut.reduction, passing=1),
+    "quantile": Operation(_ordered("quantile"), cut.reduction, passing=1),
     "softmax": Operation(_softmax, cut.normalized, passing=1),
     "matmul": Operation(_named("matmul"), cut.product),
     "dot": Operation(_named("dot"), cut.product),

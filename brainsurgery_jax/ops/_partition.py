@@ -8,7 +8,8 @@ from functools import lru_cache
 from math import gcd, prod
 from typing import NamedTuple
 
-from brainsurgery_jax.boxes import box_shape, contiguous_from
+from brainsurgery_jax.boxes import Box, box_shape, contiguous_from
+from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.ops._liveness import nbytes, peak
 from brainsurgery_jax.ops._operations import OPERATIONS
 from brainsurgery_jax.ops._program import At, Node, Program, below, excerpt, leaf
@@ -186,10 +187,19 @@ def _most(program: Program) -> int:
 
 
 def part_bytes(program: Program, cuts: Cuts) -> int:
-    """Bytes that a part takes: operands, result, and what is made on the way."""
+    """Bytes that a part takes: of operands what is cut, the result, and what is made on the way."""
     shapes = part_shapes(program, cuts, [cut.step for cut in cuts])
-    ends = [n for n, node in enumerate(program.nodes) if node.op == "leaf" or n == len(shapes) - 1]
-    return peak(program, shapes) + sum(nbytes(shapes[n], program.nodes[n].aval.dtype) for n in ends)
+    leaves = [n for n, node in enumerate(program.nodes) if node.op == "leaf" and shapes[n] != node.aval.shape]
+    return _making(program, shapes) + sum(nbytes(shapes[n], program.nodes[n].aval.dtype) for n in leaves)
+
+
+def making_bytes(program: Program, cuts: Cuts) -> int:
+    """The same where operands are looked at where they are."""
+    return _making(program, part_shapes(program, cuts, [cut.step for cut in cuts]))
+
+
+def _making(program: Program, shapes: Sequence[Shape]) -> int:
+    return peak(program, shapes) + nbytes(shapes[-1], program.aval.dtype)
 
 
 def _cut_further(program: Program, cuts: Cuts, after: int) -> tuple[Program, tuple[int, ...], Cuts]:
@@ -237,6 +247,14 @@ def _is_read_well(program: Program, cuts: Cuts, operand: int) -> bool:
     if all(cut.operands[operand] is None for cut in cuts):
         return aval.nbytes <= AGAIN
     first = next(parts(program.aval.shape, cuts))
-    box = operand_box(program.aval.shape, cuts, first, operand, aval.shape)
+    return _lies_well(aval, operand_box(program.aval.shape, cuts, first, operand, aval.shape))
+
+
+def is_written_well(cut: Partition) -> bool:
+    """Whether the parts of a result can be written one by one: each is one run, or long ones."""
+    return _lies_well(cut.program.aval, next(parts(cut.program.aval.shape, cut.cuts)))
+
+
+def _lies_well(aval: Aval, box: Box) -> bool:
     run = contiguous_from(aval.shape, box)
     return run == 0 or prod(box_shape(box)[run:]) * max(1, aval.dtype.bits // 8) >= RUN

@@ -20,7 +20,7 @@ from brainsurgery_jax.ops._expressions import Expression, parse_expression, walk
 from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.ops._liveness import nbytes, peak
 from brainsurgery_jax.ops._math import on_host
-from brainsurgery_jax.ops._partition import Partition, part_bytes, part_shapes, partition
+from brainsurgery_jax.ops._partition import Partition, is_written_well, making_bytes, part_shapes, partition
 from brainsurgery_jax.ops._program import At, Program, followed_by, leaf
 from brainsurgery_jax.ops._ranges import exact_ranges, reasons, wrapping_nodes
 from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
@@ -62,15 +62,18 @@ def _on_numpy(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
 
 
 def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
-    """Bytes besides operands and result: of what is kept and of one part, or of all if it is not cut."""
+    """Bytes besides operands and result: of what is kept and of one part, or of all if it is not cut. Of what is an
+    operand itself less than none: the result takes no place of its own."""
     program: Program = params["program"]
+    if len(program.nodes) == 1:
+        return -program.aval.nbytes
     if (cut := partition(program)) is None:
         return peak(program)
     kept = held = 0
     for before in cut.kept:
-        kept = max(kept, held + before.aval.nbytes + _workspace((), {"program": before}))
-        held += before.aval.nbytes
-    return max(kept, held + part_bytes(cut.program, cut.cuts))
+        made = before.aval.nbytes + _workspace((), {"program": before})
+        kept, held = max(kept, held + made), held + (before.aval.nbytes if len(before.nodes) > 1 else 0)
+    return max(kept, held + making_bytes(cut.program, cut.cuts))
 
 
 @kernel(
@@ -198,14 +201,15 @@ def compute(
     `from` names the tensors of the expression. The first reference is the pattern that is matched, the others are
     names filled from its match (one tensor may serve for all). The result replaces the first tensor, whose shape it
     must have; with `to` it is stored there, whatever was there before. It is rounded once, to `dtype`, or else to the
-    dtype of the tensor that it replaces, or of the first. Small floats are computed in float32, float64 stays, and
-    shapes broadcast as in numpy. Magnitudes below 1.2e-38 may become zero on the way. What works element by element is
-    computed in blocks, the rest on whole tensors.
+    dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are computed in
+    float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in numpy; sums
+    are kept in double precision. Large results are made part by part, along axes that no operation mixes.
 
-    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~, slices, .T, .shape, and functions as in
-    numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where isfinite
-    isnan zeros_like ones_like. With `axis` and `keepdims`: sum mean std var min max norm median quantile. Others:
-    softmax matmul dot outer transpose reshape concat stack repeat flip diag tril triu eye arange.
+    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
+    as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where
+    isfinite isnan zeros_like ones_like, and casts: int8 int16 int32 int64 uint8 uint16 uint32 uint64 float32 float64.
+    With `axis` and `keepdims`: sum mean std var min max norm median quantile. Others: softmax matmul dot outer
+    transpose reshape concat stack repeat take flip diag tril triu eye arange.
     Example: `compute: {from: {w: '(.*)\\.weight', r: direction}, expr: 'w - outer(r, r @ w)'}`
     """
     assert isinstance(expr, Expression)
@@ -305,7 +309,7 @@ def _streamed(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
     """A result that goes by in parts if it is large and can be cut, else made as a whole."""
     cut = partition(program)
     size = program.aval.nbytes + sum(e.aval.nbytes for e in operands)
-    if cut is None or size <= STREAMED:
+    if cut is None or size <= STREAMED or not is_written_well(cut):
         return view.apply(whole, *operands, program=program)
     kept = [view.apply(whole, *_used(before, operands), program=_renumbered(before)) for before in cut.kept]
     sources = [operands[at] if at >= 0 else kept[-1 - at] for at in cut.sources]
