@@ -290,6 +290,8 @@ def _take(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     size = table.size if axis is None else table.shape[axis]
     if kind(indices) == "int":
         indices = xp.where(indices < 0, indices + size, indices)
+    if not on_host(indices) and size < 1 << 31:
+        indices = indices.astype(np.int32)  # of 64 bits, the backward pass in JAX's default configuration has none
     return xp.take(table, indices, axis=axis, mode="clip")
 
 
