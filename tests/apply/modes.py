@@ -49,8 +49,8 @@ LIMITS: tuple[Limit, ...] = (
           ("i",), lifted=True),
     Limit(("cast_",), ("grad",), "integers have no gradient", "grad requires real-valued outputs", ("f",)),
     Limit(
-        ("matmul", "einsum", "einsum-batched", "take", "take_", "phlora*", "phlora_", "compute-w.T @ r + quantile(w, 0.3)",
-         "compute-take(w, 3) * r + maximum(r, 0.1) // 0.3 + r % 0.7"),
+        ("matmul", "einsum", "einsum-batched", "take", "take_", "phlora*", "phlora_",
+         "compute-w.T @ r + quantile(w, 0.3)", "compute-take(w, 3) * r + maximum(r, 0.1) // 0.3 + r % 0.7"),
         ("grad",), BACKWARD, "Explicitly requested dtype float64", ("d",),
     ),
 )  # fmt: skip

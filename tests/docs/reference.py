@@ -123,13 +123,13 @@ def _parted(doc: str) -> tuple[list[str], list[str], list[str]]:
 def _limits() -> Iterator[str]:
     """What ops lack under JAX's transformations: the rows of the tests."""
     for limit in LIMITS:
-        ops = ", ".join(_row_name(name) for name in limit.ops)
+        ops = ", ".join(dict.fromkeys(_row_name(name) for name in limit.ops))
         yield f"| {ops} | {', '.join(limit.modes)} | {', '.join(KINDS[k] for k in limit.kinds)} | {limit.why} |"
 
 
 def _row_name(row: str) -> str:
     op, _, label = row.removesuffix("*").partition("-")
-    return f"`{op}`" + (f" (`{label}`)" if label else "")
+    return f"`{label}`" if op == "compute" else f"`{op}`"
 
 
 def _stripped(lines: Iterable[str]) -> list[str]:

@@ -106,7 +106,7 @@ CASES = [
     Case(GPTQ, gptq, dtype="float16"),
 ]
 NAMES = [c.expr[:40] if c.tensors is matrices else c.tensors.__name__ for c in CASES]
-TINY = {matrices: 128, mxfp4: 64, nf4: 4, fp8: 56, gptq: 128}
+TINY: dict[Callable[[int], Tensors], int] = {matrices: 128, mxfp4: 64, nf4: 4, fp8: 56, gptq: 128}
 
 
 def plan(folder: Path, tensors: Tensors, case: Case) -> dict[str, Any]:

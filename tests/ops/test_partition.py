@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -176,7 +178,7 @@ def assert_parts_give_the_whole(expr: str, dtypes: dict[str, str]) -> bool:
         made = typed(parse_expression(expr), names, avals).program
     except Refusal:
         return False
-    xs = [values(a.shape, a.dtype.name, seed) for seed, a in enumerate(avals)]
+    xs: list[Any] = [values(a.shape, a.dtype.name, seed) for seed, a in enumerate(avals)]
     with np.errstate(all="ignore"):
         value, accepted = evaluate(made, xs)
         assert (value.shape, value.dtype) == (made.aval.shape, np_dtype(made.aval.dtype))
