@@ -4,7 +4,6 @@ that parts give what the whole gives."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-
 from typing import Any
 
 import numpy as np
