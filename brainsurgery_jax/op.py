@@ -29,6 +29,7 @@ from typing import (
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.moves import Moves
+from brainsurgery_jax.parts import Cuts
 from brainsurgery_jax.protocol import Dest, Edit, Placed, Report, Verdict, View
 from brainsurgery_jax.select import Ref
 
@@ -88,14 +89,18 @@ class Kernel(Generic[P, R]):
     - `elementwise`: operands share shape and dtype, the result has that shape; may be run on any cut of them.
     - `moves`: params -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
     - `blocks`: makes values from nothing, block by block; called with the block's number and length.
-    - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` where accepted is false.
+    - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` (which may be made of the parameters)
+      where accepted is false.
     - `rungs`: (avals, params) -> a ladder of ways to do it, cheapest first; the engine takes the first accepted one.
     - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
     - `noop`: (avals, params) -> whether the result is the first operand itself.
     - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
     - `host`: (avals, params) -> whether it also runs on numpy arrays, as fast as compiled for the CPU: written to the
       array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
-    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise: for a piece).
+    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise, and where the
+      result is made in parts: for operands of these shapes, which are those of a piece or part).
+    - `on_device`: the same on an accelerator, where it differs.
+    - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
     """
 
     name: str
@@ -104,16 +109,22 @@ class Kernel(Generic[P, R]):
     moves: Callable[..., Moves] | None = None
     blocks: bool = False
     guarded: bool = False
-    refusal: str = ""
+    refusal: str | Callable[[Mapping[str, Any]], str] = ""
     rungs: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Rung, ...]] | None = None
     result: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Aval, ...]] | None = None
     noop: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
     check: Callable[[tuple[Aval, ...], Mapping[str, Any]], None] | None = None
     host: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
     workspace: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
+    on_device: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
+    parts: Callable[[tuple[Aval, ...], Mapping[str, Any]], Cuts] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)
+
+    def why_refused(self, params: Mapping[str, Any]) -> str:
+        """What is wrong with values that it does not accept."""
+        return self.refusal if isinstance(self.refusal, str) else self.refusal(params)
 
     @cached_property
     def keywords(self) -> tuple[Keyword, ...]:

@@ -66,9 +66,12 @@ def wide(x: np.ndarray) -> np.ndarray:
 
 
 def computed(fn: Callable[..., np.ndarray], x: np.ndarray, *others: np.ndarray) -> np.ndarray:
-    """`fn` in the wide dtype, rounded once."""
+    """`fn` in the wide dtype, rounded once. A bare exponent has no zero, but a least value."""
     with np.errstate(all="ignore"):
-        return fn(wide(x), *map(wide, others)).astype(x.dtype)
+        made = fn(wide(x), *map(wide, others))
+        if x.dtype.name == "float8_e8m0fnu":
+            made = np.where(made == 0, np.float32(2.0**-127), made)
+        return made.astype(x.dtype)
 
 
 def scaled(x: np.ndarray, by: float) -> np.ndarray:

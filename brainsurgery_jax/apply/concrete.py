@@ -12,6 +12,8 @@ from brainsurgery_jax.apply.traced import Values, guards, roots_of
 from brainsurgery_jax.engine.blas import one_thread
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.schedule import Asked, Written, schedule
+from brainsurgery_jax.engine.streams import summarize
+from brainsurgery_jax.engine.tiles import boxes_to_ask
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.fold import failed_assert
@@ -93,9 +95,12 @@ def _answer(question: Pending, evaluator: Evaluator) -> Any:
     exprs, reduction = asked_of(question), question.reduction
     if not exprs[0].aval.size:
         return reduction.empty
-    blocks = zip(*(evaluator.tiles(e, 0, e.aval.size) for e in exprs), strict=True)
-    partial = (reduction.block(*(np.asarray(block) for _, block in tiles)) for tiles in blocks)
-    return reduction.finish(reduce(reduction.merge, partial))
+    if boxes := boxes_to_ask(question):
+        looked_at: Iterable[Sequence[Any]] = ([evaluator.box(e, box).reshape(-1) for e in exprs] for box in boxes)
+    else:
+        runs = zip(*(evaluator.runs(e, 0, e.aval.size) for e in exprs), strict=True)
+        looked_at = ([np.asarray(block) for _, block in blocks] for blocks in runs)
+    return reduction.finish(reduce(reduction.merge, (summarize(reduction, blocks) for blocks in looked_at)))
 
 
 def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:

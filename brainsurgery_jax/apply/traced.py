@@ -136,7 +136,8 @@ def _refuse_raising(asserts: Iterable[Check], refusing: Iterable[Expr]) -> None:
         assert e.kernel is not None
         if (key := (e.kernel.name, e.span)) not in seen:
             seen.add(key)
-            text = f"{e.kernel.name}: cannot stop a traced function for values that it refuses ({e.kernel.refusal})"
+            why = e.kernel.why_refused(dict(e.static))
+            text = f"{e.kernel.name}: cannot stop a traced function for values that it refuses ({why})"
             found.append(Diagnostic("apply-values", text, e.span, RETURNED))
     if found:
         raise PlanError(found)

@@ -28,6 +28,9 @@ NOT_KNOWN = (
 )
 
 
+OVERFLOWS = ("saturate", "nan")
+
+
 class Conversion(NamedTuple):
     """A conversion that is known from headers: the layout (None: names stay), its direction, and the plan."""
 
@@ -111,6 +114,12 @@ def _check(source: str, destination: str, wishes: Wishes) -> None:
         hint = "Cast integers in a plan, where you can scale first."
         found = f"'{wishes.dtype}' is no floating dtype: weights would be cut to whole numbers"
         raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])
+    if wishes.overflow is not None and (dtype is None or wishes.overflow not in OVERFLOWS):
+        found = f"overflow '{wishes.overflow}' " + (
+            "is none that there is" if dtype else "is about a dtype, and none is given"
+        )
+        hint = f"Give a dtype, and as its overflow {' or '.join(OVERFLOWS)}."
+        raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])
     if wishes.to is not None:
         try:
             formats.named(wishes.to)
@@ -129,6 +138,7 @@ def convert(
     layout: str | None = None,
     to: str | None = None,
     dtype: str | None = None,
+    overflow: str | None = None,
     scan: bool | None = None,
     options: Mapping[str, Value] | None = None,
     config: str | None = None,
@@ -145,13 +155,15 @@ def convert(
 
     **Arguments**: `layout` is a layout's name, the first word of one (`tunix`: the one for this model), a path, or
     `none`; left out, it is recognised, and so is the direction. `to` is a format (`orbax`, `safetensors`, ...).
+    `dtype` is what floating tensors are cast to; `overflow` says what becomes of values beyond its largest: "saturate"
+    (the largest) or "nan" (infinity, or NaN where there is none), left out what torch does.
     `scan` and `options` set options of the layout. `config` is the path of a config.json that is not beside the
     source. `verify` reads the result back before it is published, and compares every byte; the report's last `said`
     tells what that has shown, and what not. `with_opt_state` takes an optimizer's moments along.
     **Raises** PlanError or StoreError; then nothing was published.
     """
     chosen = {**(options or {}), **({} if scan is None else {"scan": scan})}
-    wishes = Wishes(layout, to, dtype, chosen, config, overwrite, verify, with_opt_state, shard)
+    wishes = Wishes(layout, to, dtype, chosen, config, overwrite, verify, with_opt_state, shard, overflow)
     made = prepare(source, destination, wishes)
     return execute(made, listen=listen, memory=memory, durable=durable, dry_run=dry_run)
 

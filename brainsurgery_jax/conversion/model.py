@@ -33,6 +33,7 @@ class Wishes:
     verify: bool = False
     with_opt_state: bool = False
     shard: str | None = None
+    overflow: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,8 @@ def _steps(found: Found, way: Way | None, bound: Bound | None, wishes: Wishes) -
     if way is not None and not wishes.with_opt_state and any(map(_of_optimizer, found.names)):
         steps.append({"delete": {"target": rf"{SOURCE}::({'|'.join(OPTIMIZER)})(\..*)?"}})
     if wishes.dtype is not None:
-        steps.append({"cast_": {"target": f"{SOURCE}::{_floats(found)}", "to": wishes.dtype}})
+        cast = {"target": f"{SOURCE}::{_floats(found)}", "to": wishes.dtype}
+        steps.append({"cast_": cast if wishes.overflow is None else cast | {"overflow": wishes.overflow}})
     if way is not None:
         step = _layout(way, bound, found, wishes, SOURCE)
         restored = _restored(bound, found) if way.inverse else []

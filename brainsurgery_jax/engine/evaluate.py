@@ -1,8 +1,7 @@
 """Values of expressions, piece by piece: what a piece of the output needs of its operands, and how it is made of them.
 
-A piece is a flat range of a tensor, or a box where an op mixes axes. Pieces are planned and computed without recursion,
-each at most once per tile. What cannot be cut (a contraction, a factorization) is computed whole, kept in `wholes`, and
-dropped when the schedule says so.
+Pieces are planned (`pieces.py`) and computed without recursion, each at most once per tile. What cannot be cut (a
+contraction, a factorization) is computed whole, kept in `wholes`, and dropped when the schedule says so.
 """
 
 from __future__ import annotations
@@ -10,48 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.boxes import Box, box_shape, cover, flat_range, strides
+from brainsurgery_jax.boxes import Box, box_shape, strides
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.blocks import cuts, padded_length
 from brainsurgery_jax.engine.events import Factorized, Noted
 from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise
 from brainsurgery_jax.engine.order import in_order
-from brainsurgery_jax.engine.placement import call_placed
+from brainsurgery_jax.engine.pieces import Piece, Span, is_part, plan_pieces, range_of
+from brainsurgery_jax.engine.placement import call_part, call_placed
 from brainsurgery_jax.engine.schedule import Root, Task
-from brainsurgery_jax.graph.expr import Expr, is_whole, walk
+from brainsurgery_jax.engine.tiles import has_parts, tiles
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, walk
 from brainsurgery_jax.moves import Reshape
+from brainsurgery_jax.parts import parts_around
 from brainsurgery_jax.store.arrays import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class Piece(NamedTuple):
-    """Elements `start:stop` of an expression in row-major order, or a box of it."""
-
-    expr: Expr
-    start: int
-    stop: int
-    box: Box | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.stop - self.start,) if self.box is None else box_shape(self.box)
-
-
-class Span(NamedTuple):
-    """Elements `start:stop` of a tensor in row-major order."""
-
-    start: int
-    stop: int
-
-    def holds(self, piece: Piece) -> bool:
-        """Whether a piece of the tensor lies in it."""
-        first, last = _range(piece)
-        return self.start <= first and last <= self.stop
 
 
 class Evaluator:
@@ -93,7 +70,7 @@ class Evaluator:
         """Elements `start:stop` of `e`, flat; at most one block."""
         return next(self.blocks([e], start, stop))
 
-    def tiles(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    def runs(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """`(offset, block)` over a range, cut at multiples of BLOCK."""
         for at, end in cuts(start, stop):
             yield at, self.tile(e, at, end)
@@ -105,8 +82,13 @@ class Evaluator:
         if (held := self._held(e)) is not None:
             return held
         assert e.aval.dtype.numpy is not None
+        if has_parts(e):
+            parted = np.empty(e.aval.shape, numpy_dtype(e.aval.dtype))
+            for box in tiles(e):
+                parted[_key(box)] = self.box(e, box)
+            return parted
         out = np.empty(e.aval.size, numpy_dtype(e.aval.dtype))
-        for offset, block in self.tiles(e, 0, e.aval.size):
+        for offset, block in self.runs(e, 0, e.aval.size):
             out[offset : offset + len(block)] = block
         return out.reshape(e.aval.shape)
 
@@ -163,17 +145,14 @@ class Evaluator:
             return made if piece.box is None else np.asarray(made).reshape(piece.shape)
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
+        if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
+            return call_part(e, [np.asarray(x) for x in operands])
         return _assembled(piece, [np.asarray(x) for x in operands])
-
-
-def _range(piece: Piece) -> tuple[int, int]:
-    """The flat range that a piece spans."""
-    return (piece.start, piece.stop) if piece.box is None else _spanned(piece.expr.aval.shape, piece.box)
 
 
 def _taken(piece: Piece, span: Span, flat: Any) -> Any:
     """A piece out of the elements of a span that holds it."""
-    first, last = _range(piece)
+    first, last = range_of(piece)
     part = flat[first - span.start : last - span.start]
     return part if piece.box is None else _picked(piece.expr.aval.shape, piece.box, part)
 
@@ -205,67 +184,14 @@ def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Any]) -> 
         del values[piece]
 
 
-def plan_pieces(roots: Sequence[Piece]) -> tuple[dict[Piece, int], list[tuple[Piece, list[Piece]]]]:
-    """How often each piece below the roots is used (roots once more), and the order to make them in, operands first."""
-    uses: dict[Piece, int] = {}
-    order: list[tuple[Piece, list[Piece]]] = []
-    for root in roots:
-        stack: list[tuple[Piece, list[Piece] | None]] = [(root, None)]
-        while stack:
-            piece, needs = stack.pop()
-            if needs is not None:
-                order.append((piece, needs))
-            elif piece not in uses:
-                uses[piece] = 0
-                needs = _needs(piece)
-                stack.append((piece, needs))
-                stack.extend((n, None) for n in reversed(needs) if n not in uses)
-    for piece in (*roots, *(n for _, needs in order for n in needs)):
-        uses[piece] += 1
-    return uses, order
-
-
-def _needs(piece: Piece) -> list[Piece]:
-    """The pieces that a piece is made of."""
-    e = piece.expr
-    if e.kind != "call" or is_whole(e):
-        return []
-    assert e.kernel is not None
-    if e.kernel.elementwise:
-        return [Piece(s, piece.start, piece.stop, piece.box) for s in e.srcs]
-    if e.kernel.blocks or isinstance(e.moves, Reshape):
-        return _needs_flat(piece)
-    assert e.moves is not None
-    avals = tuple(s.aval for s in e.srcs)
-    if piece.box is not None:
-        return [Piece(e.srcs[p.src], 0, 0, p.box) for p in e.moves.parts(avals, piece.box)]
-    if (runs := e.moves.runs(avals, piece.start, piece.stop)) is not None:
-        return [Piece(e.srcs[r.src], r.start, r.stop) for r in runs]
-    return [Piece(e, 0, 0, box) for box in cover(e.aval.shape, piece.start, piece.stop)]
-
-
-def _needs_flat(piece: Piece) -> list[Piece]:
-    """For what is made in row-major order only: a box with gaps is picked out of the range that it spans."""
-    e = piece.expr
-    if piece.box is not None:
-        return [Piece(e, *_spanned(e.aval.shape, piece.box))]
-    return [Piece(s, piece.start, piece.stop) for s in e.srcs]
-
-
-def _spanned(shape: Sequence[int], box: Box) -> tuple[int, int]:
-    if (run := flat_range(shape, box)) is not None:
-        return run
-    first = sum(s[0] * st for s, st in zip(box, strides(shape), strict=True))
-    last = sum((range(*s)[-1]) * st for s, st in zip(box, strides(shape), strict=True))
-    return first, last + 1
-
-
 def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
     """A piece of a structural op from the pieces of its operands."""
     e = piece.expr
     if piece.box is None:
         flat = [in_order(x).reshape(-1) for x in operands]
         return flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.empty(0, numpy_dtype(e.aval.dtype))
+    if (cuts := cuts_of(e)) is not None:
+        return _joined(piece, parts_around(e.aval.shape, cuts, piece.box), operands)
     if e.moves is None or isinstance(e.moves, Reshape):
         return _picked(e.aval.shape, piece.box, operands[0])
     parts = e.moves.parts(tuple(s.aval for s in e.srcs), piece.box)
@@ -274,6 +200,21 @@ def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
     out = np.empty(piece.shape, operands[0].dtype)
     for part, x in zip(parts, operands, strict=True):
         out[_key(part.at)] = e.moves.arrange(x, part)
+    return out
+
+
+def _joined(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
+    """A box out of the parts that it has elements of, which have no gaps."""
+    assert piece.box is not None
+    out = np.empty(piece.shape, parts[0].dtype)
+    for box, part in zip(boxes, parts, strict=True):
+        at, of = [], []
+        for (start, stop, step), (low, high, _) in zip(piece.box, box, strict=True):
+            first = max(0, -(-(low - start) // step))
+            last = max(first, min(len(range(start, stop, step)), -(-(high - start) // step)))
+            at.append(slice(first, last))
+            of.append(slice(start + first * step - low, start + last * step - low, step))
+        out[tuple(at)] = part[tuple(of)]
     return out
 
 

@@ -5,28 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import zip_longest
-from math import prod
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.boxes import Box, box_shape, flat_range
+from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.batches import batch_peak, batches, computed
 from brainsurgery_jax.engine.blas import one_thread
 from brainsurgery_jax.engine.blocks import cuts
+from brainsurgery_jax.engine.boxed import (
+    Job,
+    Made,
+    asking_jobs,
+    in_turn,
+    look_at,
+    look_while_writing,
+    put_flow,
+    sweep_jobs,
+    tile_jobs,
+)
 from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.devices import Choice, accelerated, using
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Published, Started, Wrote, ignore
 from brainsurgery_jax.engine.kernels import exact, runs_on_host
-from brainsurgery_jax.engine.memory import asked_peak, box_peak, projection, stream_peak, sweep_peak
+from brainsurgery_jax.engine.memory import projection
+from brainsurgery_jax.engine.peaks import stream_peak
 from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Asked, Task, Written, is_empty, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.staging import Staging
 from brainsurgery_jax.engine.streams import Flow, Lane, Stream, asked, hand_over, joined, pass_through, written
-from brainsurgery_jax.engine.sweeps import Sweep, box_of, span_of, sweeps
-from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, rows, tiles
+from brainsurgery_jax.engine.sweeps import sweeps
+from brainsurgery_jax.engine.tiles import boxes_to_ask, has_parts, is_tiled, tiles
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
@@ -39,14 +49,6 @@ from brainsurgery_jax.store.uninterrupted import uninterrupted
 
 COPY_BYTES = 64 << 20
 """Bytes that one job copies: large enough to be worth a job, small enough to keep all threads busy."""
-
-
-class Job(NamedTuple):
-    """A piece of work: the memory that it needs, what to do on a thread, and what to do with the result afterwards."""
-
-    nbytes: int
-    do: Callable[[], Any]
-    then: Callable[[Any], None]
 
 
 def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[Staged], None] | None = None) -> None:
@@ -99,14 +101,6 @@ def answers(questions: Sequence[Pending], budget: Budget) -> Mapping[Pending, An
     return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
 
 
-class Made(NamedTuple):
-    """A segment of an output tensor, and where it is written."""
-
-    writer: Writer
-    name: str
-    segment: Segment
-
-
 class Outlet(NamedTuple):
     """Where results go: writers by publication, verdicts, and who is told."""
 
@@ -148,6 +142,7 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet, host_bytes: int) -> Iterator[
     flows: list[Flow] = []
     copies: list[tuple[Writer, str, Segment, FileRun]] = []
     made: list[Made] = []
+    boxed: list[tuple[Pending, Sequence[Box]]] = []
     wholes: list[Task] = []
     for task in sorted(tasks, key=lambda t: any(isinstance(r, Written) for r in t.roots)):
         if any(task.compute):
@@ -155,7 +150,7 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet, host_bytes: int) -> Iterator[
             continue
         for root in task.roots:
             if isinstance(root, Asked) and (boxes := boxes_to_ask(root.question)):
-                yield from _asking_jobs(root.question, boxes, outlet.verdicts)
+                boxed.append((root.question, boxes))
                 continue
             if isinstance(root, Asked):
                 flows.append(asked(root.question, outlet.verdicts))
@@ -173,9 +168,12 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet, host_bytes: int) -> Iterator[
             tiled.append(m)
         else:
             flows.append(written(m.segment, m.name, m.writer, outlet.tell))
+    apart = look_while_writing(tiled, boxed, outlet.verdicts)
+    for question, boxes in apart:
+        yield from asking_jobs(question, boxes, outlet.verdicts)
     yield from _stream_jobs(joined(flows))
-    yield from _sweep_jobs(together, made, outlet.tell)
-    yield from _tile_jobs(tiled, outlet.tell)
+    yield from sweep_jobs(together, made, outlet.tell)
+    yield from tile_jobs(tiled, outlet.tell)
     # The largest first, or the last to begin would keep one thread busy alone.
     wholes.sort(key=lambda task: -task.peak)
     yield from (_whole_job(batch, outlet) for batch in (batches(wholes, host_bytes) if accelerated() else zip(wholes)))
@@ -188,101 +186,13 @@ def _segments(root: Written, outlet: Outlet) -> Iterator[Made]:
     yield from (Made(writer, root.name, s) for s in segments(root.expr))
 
 
-def _sweep_jobs(together: Iterable[Sweep], made: Sequence[Made], tell: Listener) -> Iterator[Job]:
-    """Boxes of leaves, and what is made of each."""
-    for sweep in together:
-        yield from (_sweep_job(sweep, box, made, tell) for box in sweep.boxes)
-
-
-def _sweep_job(sweep: Sweep, box: Box, made: Sequence[Made], tell: Listener) -> Job:
-    def do() -> None:
-        evaluator = Evaluator()
-        evaluator.hold(sweep.leaf, span_of(sweep.leaf, box))
-        for taker in sweep.takers:
-            _put_box(made[taker.number], box_of(taker, sweep.leaf, box), evaluator)
-
-    def then(_: None) -> None:
-        for taker in sweep.takers:
-            tell(_wrote_box(made[taker.number], box_of(taker, sweep.leaf, box)))
-
-    return Job(sweep_peak(sweep), do, then)
-
-
-def _put_box(m: Made, box: Box, evaluator: Evaluator) -> None:
-    """Makes a box of a tensor, and writes it."""
-    e, at = m.segment.expr, m.segment.at
-    array = evaluator.box(e, box)
-    if (run := flat_range(e.aval.shape, box)) is not None:
-        m.writer.put(m.name, at + run[0], array)
-        return
-    starts, made = rows(e.aval.shape, box, array)
-    m.writer.put_rows(m.name, at + starts, made)
-
-
-def _wrote_box(m: Made, box: Box) -> Wrote:
-    return Wrote(m.name, prod(box_shape(box)) * m.segment.expr.aval.dtype.bits // 8)
-
-
-def _tile_jobs(tiled: Iterable[Made], tell: Listener) -> Iterator[Job]:
-    """Boxes of tensors, those of different lanes in turn; small ones together."""
-    lanes: dict[Lane, list[Made]] = {}
-    for m in tiled:
-        lanes.setdefault((m.writer, m.writer.lane(m.name)), []).append(m)
-    yield from _in_turn(_lane_tile_jobs(lane, tell) for lane in lanes.values())
-
-
-def _lane_tile_jobs(tiled: Iterable[Made], tell: Listener) -> Iterator[Job]:
-    batch: list[tuple[Made, Box]] = []
-    size = peak = 0
-    for m in tiled:
-        for box in tiles(m.segment.expr):
-            if batch and size + prod(box_shape(box)) > blocks.BLOCK:
-                yield _tile_job(batch, peak, tell)
-                batch, size, peak = [], 0, 0
-            batch.append((m, box))
-            size, peak = size + prod(box_shape(box)), max(peak, box_peak(m.segment.expr, box))
-    if batch:
-        yield _tile_job(batch, peak, tell)
-
-
-def _asking_jobs(question: Pending, boxes: Sequence[Box], verdicts: Verdicts) -> Iterator[Job]:
-    """A question about tensors whose axes are put in another order, box by box: it does not ask for theirs."""
-    flow = asked(question, verdicts, len(boxes))
-
-    def look(box: Box) -> Any:
-        if (known := flow.known()) is not None:
-            return known
-        evaluator = Evaluator()
-        return flow.take(0, [evaluator.box(e, box).reshape(-1) for e in flow.exprs])
-
-    for box in boxes:
-        yield Job(asked_peak(question, box), partial(look, box), flow.done)
-
-
-def _tile_job(batch: Sequence[tuple[Made, Box]], peak: int, tell: Listener) -> Job:
-    def do() -> None:
-        evaluator = Evaluator()
-        for m, box in batch:
-            _put_box(m, box, evaluator)
-
-    def then(_: None) -> None:
-        for m, box in batch:
-            tell(_wrote_box(m, box))
-
-    return Job(peak, do, then)
-
-
 def _stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
     """First what only looks, then what writes, the lanes in turn."""
     lanes: dict[Lane | None, list[Stream]] = {None: []}
     for stream in streams:
         lanes.setdefault(next((flow.lane for flow in stream if flow.lane is not None), None), []).append(stream)
     yield from _lane_stream_jobs(lanes.pop(None))
-    yield from _in_turn(map(_lane_stream_jobs, lanes.values()))
-
-
-def _in_turn(lanes: Iterable[Iterable[Job]]) -> Iterator[Job]:
-    yield from (job for turn in zip_longest(*lanes) for job in turn if job is not None)
+    yield from in_turn(map(_lane_stream_jobs, lanes.values()))
 
 
 def _lane_stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
@@ -341,11 +251,17 @@ def _served(task: Task, evaluator: Evaluator, outlet: Outlet) -> Iterator[tuple[
     for root in evaluator.served(task):
         flows: list[Flow] = []
         if isinstance(root, Asked):
+            if has_parts(root.exprs[0]) and (boxes := boxes_to_ask(root.question)):
+                flow = asked(root.question, outlet.verdicts, len(boxes))
+                yield from (((flow,), [look_at(flow, box, evaluator)]) for box in boxes)
+                continue
             flows.append(asked(root.question, outlet.verdicts))
         else:
             for m in _segments(root, outlet):
                 if m.segment.run is not None:
                     m.writer.copy(m.name, m.segment.at, m.segment.run)
+                elif is_tiled(m.segment) and has_parts(m.segment.expr):
+                    yield from (put_flow(m, box, evaluator, outlet.tell) for box in tiles(m.segment.expr))
                 else:
                     flows.append(written(m.segment, m.name, m.writer, outlet.tell))
         for flow in flows:
@@ -359,7 +275,7 @@ def _copy_jobs(copies: Iterable[tuple[Writer, str, Segment, FileRun]], tell: Lis
     for copy in copies:
         writer, name, *_ = copy
         lanes.setdefault((writer, writer.lane(name)), []).append(copy)
-    yield from _in_turn(_lane_copy_jobs(lane, tell) for lane in lanes.values())
+    yield from in_turn(_lane_copy_jobs(lane, tell) for lane in lanes.values())
 
 
 def _lane_copy_jobs(copies: Iterable[tuple[Writer, str, Segment, FileRun]], tell: Listener) -> Iterator[Job]:

@@ -118,5 +118,6 @@ def on_device(e: Expr) -> int:
     avals = tuple(s.aval for s in e.srcs)
     held = sum(a.nbytes for a in (*avals, *e.avals))
     wide = [a.size * max(4, a.dtype.bits // 8) for a in (*avals, *e.avals)]
-    workspace = e.kernel.workspace(avals, dict(e.static)) if e.kernel.workspace is not None else 0
+    needs = e.kernel.on_device or e.kernel.workspace
+    workspace = needs(avals, dict(e.static)) if needs is not None else 0
     return held + sum(wide) + max(wide) + workspace

@@ -214,10 +214,9 @@ def checked(e: Expr, result: Any) -> Any:
 def refused(e: Expr) -> Diagnostic:
     """What to say when a guarded kernel finds its input impossible."""
     assert e.kernel is not None
+    why = e.kernel.why_refused(dict(e.static))
     leaves = ", ".join(f"'{s.name}'" for s in e.srcs if s.name)
-    return Diagnostic(
-        "refused-by-values", f"{e.kernel.name}: {e.kernel.refusal}" + (f" (input {leaves})" if leaves else ""), e.span
-    )
+    return Diagnostic("refused-by-values", f"{e.kernel.name}: {why}" + (f" (input {leaves})" if leaves else ""), e.span)
 
 
 @contextmanager

@@ -18,51 +18,18 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.engine.blocks import BLOCK, cuts
 from brainsurgery_jax.engine.budget import Budget
-from brainsurgery_jax.engine.evaluate import Piece, plan_pieces
-from brainsurgery_jax.engine.footprint import comparing, item_bytes, making_block, reading_gaps, worst_moment
+from brainsurgery_jax.engine.footprint import comparing
+from brainsurgery_jax.engine.peaks import BOOKKEEPING, box_peak, stream_peak
 from brainsurgery_jax.engine.schedule import Task, Written
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.streams import Flow, Stream, joined
 from brainsurgery_jax.engine.sweeps import Sweep, sweeps
 from brainsurgery_jax.engine.tiles import boxes_to_ask, is_tiled, tiles
-from brainsurgery_jax.graph.expr import Expr, asked_of
+from brainsurgery_jax.graph.expr import asked_of
 from brainsurgery_jax.protocol import Pending
-
-BOOKKEEPING = 128 << 10
-"""Bytes of Python's own that a job holds: its closure, its place in the queue, arrays of a few elements."""
 
 TAKER = 2 << 10
 """Bytes of Python's own for each tensor that is made in a sweep: there are thousands, with an expression each."""
-
-
-def stream_peak(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> int:
-    """Bytes held while a block of each root is made, by going through its pieces as the evaluator does.
-
-    `questions`: the tensors that each question about the stream compares.
-    """
-    _, order = plan_pieces([Piece(e, start, stop) for e in roots])
-    looking = max((comparing(exprs, stop - start) for exprs in questions), default=0)
-    return worst_moment(order, _nbytes, _making) + looking + BOOKKEEPING
-
-
-def box_peak(e: Expr, box: Box) -> int:
-    """Bytes held while a box of a tensor is made and brought into order."""
-    wanted = Piece(e, 0, 0, box)
-    return worst_moment(plan_pieces([wanted])[1], _nbytes, _making_of_box) + _nbytes(wanted)
-
-
-def _making_of_box(piece: Piece) -> int:
-    """As for any piece, but that axes are put in another order by looking at the same elements in another way."""
-    return _making(piece) - (_nbytes(piece) if piece.expr.moves is not None else 0)
-
-
-def _nbytes(piece: Piece) -> int:
-    return prod(piece.shape) * item_bytes(piece.expr)
-
-
-def _making(piece: Piece) -> int:
-    gaps = piece.box is not None and piece.expr.kind == "leaf"
-    return making_block(piece.expr, prod(piece.shape)) + (reading_gaps(piece.expr) if gaps else 0)
 
 
 def sweep_peak(sweep: Sweep) -> int:

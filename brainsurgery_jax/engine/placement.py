@@ -13,11 +13,34 @@ from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.devices import accelerated, compiling, in_use, using
 from brainsurgery_jax.engine.footprint import on_device
 from brainsurgery_jax.engine.gifts import compiled_attempt, gifts
-from brainsurgery_jax.engine.kernels import Outcome, call_whole, numbers_of, outcome, refused, runs_on_host, ways
+from brainsurgery_jax.engine.kernels import (
+    Outcome,
+    call_whole,
+    checked,
+    compiled,
+    numbers_of,
+    outcome,
+    pure,
+    refused,
+    runs_on_host,
+    ways,
+)
 from brainsurgery_jax.engine.sharding import call_sharded
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.store.sizes import show_size
+
+
+def call_part(e: Expr, operands: Sequence[Any]) -> Any:
+    """A part of the result of a call, of parts of its operands, computed where the call would be."""
+    assert e.kernel is not None
+    if runs_on_host(e) or not accelerated():
+        with np.errstate(all="ignore"):
+            return checked(e, pure(e.kernel, e.static)(operands, numbers_of(e)))
+    own, need = in_use(), 4 * sum(x.nbytes for x in operands)
+    with own.one(need) as at, own.turn(at):
+        arrays = [jax.device_put(x, own.devices[at]) for x in operands]
+        return np.asarray(checked(e, compiled(e.kernel, e.static)(arrays, numbers_of(e))))
 
 
 def call_placed(e: Expr, operands: Sequence[Any]) -> Outcome:

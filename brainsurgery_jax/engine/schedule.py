@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.footprint import (
     HOLES,
@@ -15,6 +16,8 @@ from brainsurgery_jax.engine.footprint import (
     reading_gaps,
     worst_moment,
 )
+from brainsurgery_jax.engine.peaks import box_peak
+from brainsurgery_jax.engine.tiles import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
@@ -130,7 +133,10 @@ def _reading(call: Expr) -> int:
 
 
 def _passing(exprs: Sequence[Expr]) -> int:
-    """Bytes that a block of each tensor takes, with what it is made of, down to leaves and what is held whole."""
+    """Bytes that a block, or part, of each tensor takes, with what it is made of, down to leaves and what is held
+    whole."""
+    if any(map(has_parts, exprs)):
+        return sum(max(box_peak(e, box) for box in _unlike(tiles(e))) for e in exprs)
     made_of: dict[Expr, tuple[Expr, ...]] = {}
     stack = list(exprs)
     while stack:
@@ -140,6 +146,11 @@ def _passing(exprs: Sequence[Expr]) -> int:
             stack.extend(made_of[e])
     order = [(e, made_of[e]) for e in walk(exprs) if e in made_of]
     return worst_moment(order, lambda e: _length(e) * item_bytes(e), _taking)
+
+
+def _unlike(boxes: Iterable[Box]) -> Iterable[Box]:
+    """One box of each shape."""
+    return {box_shape(box): box for box in boxes}.values()
 
 
 def _taking(e: Expr) -> int:

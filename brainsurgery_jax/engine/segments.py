@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.graph.expr import Expr, is_whole
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole
 from brainsurgery_jax.moves import Permute, Run
 from brainsurgery_jax.store.base import FileRun
 
@@ -47,7 +47,18 @@ def _scattered(e: Expr, runs: Sequence[Run]) -> bool:
 
 
 def mixes(e: Expr) -> bool:
-    """Whether anything that a block of `e` is made of puts axes in another order."""
+    """Whether anything that a block of `e` is made of puts axes in another order, or is made in parts of its own."""
+    return any(_mixes(node) for node in streamed_below(e))
+
+
+def _mixes(e: Expr) -> bool:
+    if isinstance(e.moves, Permute):
+        return e.moves.runs((e.srcs[0].aval,), 0, e.aval.size) is None
+    return cuts_of(e) is not None
+
+
+def streamed_below(e: Expr) -> Iterator[Expr]:
+    """The calls that a block of a tensor is made of, down to leaves and what is held whole."""
     seen: set[Expr] = set()
     stack = [e]
     while stack:
@@ -55,9 +66,5 @@ def mixes(e: Expr) -> bool:
         if node in seen or node.kind != "call" or is_whole(node):
             continue
         seen.add(node)
-        if isinstance(node.moves, Permute):
-            aval = node.srcs[0].aval
-            if node.moves.runs((aval,), 0, aval.size) is None:
-                return True
+        yield node
         stack.extend(node.srcs)
-    return False

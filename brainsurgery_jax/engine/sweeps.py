@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from brainsurgery_jax.boxes import Box, flat_range, whole
 from brainsurgery_jax.engine import tiles
-from brainsurgery_jax.engine.evaluate import Piece, Span, plan_pieces
 from brainsurgery_jax.engine.footprint import item_bytes, making_block, worst_moment
+from brainsurgery_jax.engine.pieces import Piece, Span, plan_pieces
 from brainsurgery_jax.engine.segments import Segment
-from brainsurgery_jax.graph.expr import Expr, is_whole, walk
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, walk
 from brainsurgery_jax.moves import Concat, Permute, Reshape, Slice
 from brainsurgery_jax.store.boxes import elements_read
 
@@ -82,6 +82,7 @@ def _leaf_of(s: Segment) -> Expr | None:
     if len(leaves) != 1 or leaves[0].aval.size <= e.aval.size:
         return None
     streamed = all(n.kind in ("leaf", "const") or (n.kind == "call" and not is_whole(n)) for n in nodes)
+    streamed = streamed and not any(cuts_of(n) for n in nodes)
     return leaves[0] if streamed else None
 
 

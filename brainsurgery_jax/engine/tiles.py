@@ -2,21 +2,23 @@
 
 A flat block of a transposed matrix needs a part of every row, so that reading block by block would read all of the
 matrix for each. A box that covers a whole source needs that source once: a stack of transposed layers is made layer by
-layer, each written in rows at its place, and is never held as a whole. Boxes follow from shape and dtype alone.
+layer, each written in rows at its place, and is never held as a whole. What is made in parts (`Kernel.parts`) is made
+in just these. Boxes follow from shape and dtype alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, flat_range, strides, whole
 from brainsurgery_jax.engine.footprint import item_bytes
-from brainsurgery_jax.engine.segments import Segment, mixes
-from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole
+from brainsurgery_jax.engine.segments import Segment, mixes, streamed_below
+from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole
 from brainsurgery_jax.moves import Concat, Permute, Reshape
+from brainsurgery_jax.parts import parts
 from brainsurgery_jax.protocol import Pending
 
 LIMIT = 32 << 20
@@ -30,38 +32,67 @@ def is_tiled(s: Segment) -> bool:
 
 def boxes_to_ask(question: Pending) -> list[Box]:
     """The boxes in which the tensors of a question are looked at; none where they go by in flat blocks."""
-    mixed = [e for e in asked_of(question) if mixes(e)] if question.reduction.unordered else []
-    return list(tiles(mixed[0])) if mixed else []
+    mixed = [e for e in asked_of(question) if mixes(e)]
+    if not mixed:
+        return []
+    boxes = list(tiles(mixed[0]))
+    in_order = has_parts(mixed[0]) and _follow(mixed[0].aval.shape, boxes)
+    return boxes if question.reduction.unordered or in_order else []
+
+
+def _follow(shape: Sequence[int], boxes: Sequence[Box]) -> bool:
+    """Whether boxes are runs of a tensor, one after the other."""
+    runs = [flat_range(shape, box) for box in boxes]
+    ends = [0, *(run[1] for run in runs if run is not None)]
+    return len(ends) == len(runs) + 1 and all(run[0] == end for run, end in zip(runs, ends, strict=False) if run)
+
+
+def has_parts(e: Expr) -> bool:
+    """Whether anything that a tensor is made of is made in parts."""
+    return any(cuts_of(node) is not None for node in streamed_below(e))
 
 
 def tiles(e: Expr) -> Iterator[Box]:
-    """Boxes that make up a tensor: one for each source that is joined in it, large ones cut."""
-    for box in _natural(e):
-        yield from cut(box, max(1, LIMIT // item_bytes(e)), 0)
+    """Boxes that make up a tensor: one for each source that is joined in it, large ones cut, and the parts of what is
+    made in parts."""
+    for tile in _natural(e):
+        yield from (tile.box,) if tile.is_part else cut(tile.box, max(1, LIMIT // item_bytes(e)), 0)
 
 
-def _natural(e: Expr) -> list[Box]:
-    """A box for each of the tensors that are joined in this one."""
+class Tile(NamedTuple):
+    """A box, and whether it is a part of something that is made in parts."""
+
+    box: Box
+    is_part: bool = False
+
+
+def _natural(e: Expr) -> list[Tile]:
+    """A box for each of the tensors that are joined in this one, or for each part."""
     if e.kind == "call" and not is_whole(e):
         assert e.kernel is not None
+        if (cuts := cuts_of(e)) is not None:
+            return [Tile(box, True) for box in parts(e.aval.shape, cuts)]
         if isinstance(e.moves, Concat):
             return list(_joined(e, e.moves.axis))
         if isinstance(e.moves, Permute):
             order = e.moves.order
-            return [tuple(box[axis] for axis in order) for box in _natural(e.srcs[0])]
+            return [Tile(tuple(t.box[axis] for axis in order), t.is_part) for t in _natural(e.srcs[0])]
         if isinstance(e.moves, Reshape) and _sizes(e.aval.shape) == _sizes(e.srcs[0].aval.shape):
-            return [_reshaped(box, e.srcs[0].aval.shape, e.aval.shape) for box in _natural(e.srcs[0])]
-        if e.kernel.elementwise and len(e.srcs) == 1:
-            return _natural(e.srcs[0])
-    return [whole(e.aval.shape)]
+            before, after = e.srcs[0].aval.shape, e.aval.shape
+            return [Tile(_reshaped(t.box, before, after), t.is_part) for t in _natural(e.srcs[0])]
+        if e.kernel.elementwise:
+            source = e.srcs[0] if len(e.srcs) == 1 else next((s for s in e.srcs if has_parts(s)), None)
+            return [Tile(whole(e.aval.shape))] if source is None else _natural(source)
+    return [Tile(whole(e.aval.shape))]
 
 
-def _joined(e: Expr, axis: int) -> Iterator[Box]:
+def _joined(e: Expr, axis: int) -> Iterator[Tile]:
     offset = 0
     for src in e.srcs:
-        for box in _natural(src):
+        for (*box,), is_part in _natural(src):
             start, stop, step = box[axis]
-            yield (*box[:axis], (start + offset, stop + offset, step), *box[axis + 1 :])
+            box[axis] = (start + offset, stop + offset, step)
+            yield Tile(tuple(box), is_part)
         offset += src.aval.shape[axis]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from brainsurgery_jax.moves import Moves
+    from brainsurgery_jax.parts import Cuts
 
 
 class Expr:
@@ -214,4 +215,13 @@ def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
 
 def is_whole(e: Expr) -> bool:
     """Whether a node's value is computed as one piece and kept, not streamed: contractions, factorizations."""
-    return e.kind == "call" and e.kernel is not None and not (e.kernel.elementwise or e.moves or e.kernel.blocks)
+    kernel = e.kernel
+    streamed = kernel is None or kernel.elementwise or e.moves is not None or kernel.blocks or kernel.parts is not None
+    return e.kind == "call" and not streamed
+
+
+def cuts_of(e: Expr) -> Cuts | None:
+    """Along which axes a node is made in parts, each of the same part of its operands; None if it is not."""
+    if e.kernel is None or e.kernel.parts is None:
+        return None
+    return e.kernel.parts(tuple(s.aval for s in e.srcs), dict(e.static))

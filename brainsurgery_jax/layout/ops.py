@@ -10,6 +10,7 @@ from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import (
     Added,
     Chain,
+    Divided,
     Extended,
     Flipped,
     Joined,
@@ -110,13 +111,11 @@ def _factor(formula: Expression, names: Names) -> float:
 
 
 def _multiplied(formula: Expression, shape: Shape, names: Names) -> Sequence[Step]:
-    by = _factor(formula, names)
-    return [Multiplied(by, 1 / by)]
+    return [Multiplied(_factor(formula, names))]
 
 
 def _divided(formula: Expression, shape: Shape, names: Names) -> Sequence[Step]:
-    by = _factor(formula, names)
-    return [Multiplied(1 / by, by)]
+    return [Divided(_factor(formula, names))]
 
 
 def _added(formula: Expression, shape: Shape, names: Names) -> Sequence[Step]:

@@ -23,13 +23,14 @@ WINDOW = 72
 """Characters of an expression that a message shows."""
 
 ALLOWED = (
-    "An expression has names, numbers, + - * / // % ** @, comparisons, & | ~, slices, .T, .shape and functions:\n"
+    "An expression has names, numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape and functions:\n"
     + "\n".join(wrap(", ".join(FUNCTIONS) + ".", 100))
 )  # fmt: skip
 
 _STRANGE = re.compile(r"[^A-Za-z0-9_\s.,+\-*/%@()\[\]:<>=!&|~]")
 _BINARY = (
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult, ast.BitAnd, ast.BitOr,
+    ast.LShift, ast.RShift,
 )  # fmt: skip
 _UNARY = (ast.USub, ast.UAdd, ast.Invert)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)

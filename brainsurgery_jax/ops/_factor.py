@@ -15,6 +15,7 @@ from brainsurgery_jax.ops import _leading
 from brainsurgery_jax.ops._lapack import svd, top_eigenvectors
 from brainsurgery_jax.ops._math import on_host, widen
 from brainsurgery_jax.ops._orthonormal import or_one, orthonormal
+from brainsurgery_jax.ops._rounding import round_to
 
 Array = Any
 """numpy's or JAX's."""
@@ -89,13 +90,13 @@ def transposed_times(x: Array, u: Array) -> Array:
 def product(a: Array, b: Array, dtype: Any) -> Array:
     """`a @ b`, rounded to a dtype."""
     if not on_host(a):
-        return (a @ b).astype(dtype)
+        return round_to(a @ b, dtype)
     out = np.empty((a.shape[0], b.shape[1]), dtype)
     for at, rows in _slabs(a):
         if out.dtype == rows.dtype:
             np.matmul(rows, b, out=out[at])
         else:
-            out[at] = rows @ b
+            out[at] = round_to(rows @ b, dtype)
     return out
 
 

@@ -1,4 +1,7 @@
-"""The functions that an expression of `compute` may call: named and meant as numpy's, on JAX arrays."""
+"""The functions that an expression of `compute` may call: how they are written, and what `jax.numpy` makes of types.
+
+What computes them, on numpy or JAX arrays, is in `_operations.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,10 @@ from brainsurgery_jax._lazy import jax, jnp
 
 
 class Function(NamedTuple):
-    """A function: how a call of it is written, and what computes it.
+    """A function: how a call of it is written, and what gives the shape and dtype of its result.
 
     `tensors`: how many arguments stand without a name, at least and at most; `lists`: there may be lists among them.
-    `keywords`: the names of the others. `elementwise`: it treats each element by itself. `sorts`: it sorts copies.
-    `fused`: like those, compiled code makes its result as it is used, not as a whole.
+    `keywords`: the names of the others. `elementwise`: it treats each element by itself.
     """
 
     usage: str
@@ -22,12 +24,15 @@ class Function(NamedTuple):
     keywords: tuple[str, ...] = ()
     elementwise: bool = False
     lists: bool = False
-    sorts: bool = False
-    fused: bool = False
 
 
 MANY = 99
 _AXES = ("axis", "keepdims")
+
+CASTS = (
+    "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64",
+)  # fmt: skip
+"""Functions named after the dtypes that are computed in: they cast, and refuse what does not fit."""
 
 
 def _of(name: str) -> Callable[..., Any]:
@@ -38,6 +43,14 @@ def _of(name: str) -> Callable[..., Any]:
 def _each(name: str, arguments: str, fn: Callable[..., Any] | None = None) -> Function:
     count = arguments.count(",") + 1
     return Function(f"{name}({arguments})", fn or _of(name), (count, count), elementwise=True)
+
+
+def _cast(name: str) -> Function:
+    return _each(name, "x", lambda x: _real(jnp.asarray(x)).astype(name))
+
+
+def _real(x: Any) -> Any:
+    return x.real if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
 
 
 def _reduce(name: str, fn: Callable[..., Any] | None = None, extra: str = "") -> Function:
@@ -77,6 +90,18 @@ def _reshape(x: Any, *shape: Any) -> Any:
     return jnp.reshape(x, shape[0] if len(shape) == 1 else shape)
 
 
+def _repeat(x: Any, times: Any, axis: Any = None) -> Any:
+    if not isinstance(times, int) or times < 0:
+        raise ValueError("takes a whole number of times")
+    return jnp.repeat(x, times, axis=axis)
+
+
+def _take(x: Any, indices: Any, axis: Any = None) -> Any:
+    if not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
+        raise ValueError("takes whole numbers as indices")
+    return jnp.take(x, indices, axis=axis)
+
+
 FUNCTIONS: dict[str, Function] = {
     **{name: _each(name, "x") for name in ("abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "sign", "round",
                                            "floor", "ceil", "isfinite", "isnan", "zeros_like", "ones_like")},
@@ -92,21 +117,23 @@ FUNCTIONS: dict[str, Function] = {
     "min": _reduce("min", extra="` or, of two, `minimum(x, y)"),
     "max": _reduce("max", extra="` or, of two, `maximum(x, y)"),
     "norm": _reduce("norm", _norm),
-    "median": _reduce("median")._replace(sorts=True),
-    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _of("quantile"), (2, 2), _AXES, sorts=True),
+    "median": _reduce("median"),
+    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _of("quantile"), (2, 2), _AXES),
     "softmax": Function("softmax(x, axis=-1)", _softmax, keywords=("axis",)),
     "matmul": Function("matmul(x, y)", _of("matmul"), (2, 2)),
     "dot": Function("dot(x, y)", _of("dot"), (2, 2)),
-    "outer": Function("outer(x, y)", _outer, (2, 2), fused=True),
+    "outer": Function("outer(x, y)", _outer, (2, 2)),
     "transpose": Function("transpose(x, (1, 0))", _of("transpose"), (1, 2), lists=True),
     "reshape": Function("reshape(x, (2, -1))", _reshape, (2, 9), lists=True),
     "concat": Function("concat(x, y, axis=0)", _joining("concatenate"), (1, MANY), ("axis",), lists=True),
     "stack": Function("stack(x, y, axis=0)", _joining("stack"), (1, MANY), ("axis",), lists=True),
-    "repeat": Function("repeat(x, 2, axis=0)", _of("repeat"), (2, 2), ("axis",)),
+    "repeat": Function("repeat(x, 2, axis=0)", _repeat, (2, 2), ("axis",)),
+    "take": Function("take(x, indices, axis=None)", _take, (2, 2), ("axis",)),
     "flip": Function("flip(x, axis=0)", _of("flip"), keywords=("axis",)),
     "diag": Function("diag(x)", _of("diag")),
-    "tril": Function("tril(x, k=0)", _of("tril"), keywords=("k",), fused=True),
-    "triu": Function("triu(x, k=0)", _of("triu"), keywords=("k",), fused=True),
+    "tril": Function("tril(x, k=0)", _of("tril"), keywords=("k",)),
+    "triu": Function("triu(x, k=0)", _of("triu"), keywords=("k",)),
     "eye": Function("eye(4)", lambda *n: jnp.eye(*_counts(*n), dtype=jnp.float32), (1, 2)),
     "arange": Function("arange(4)", lambda *n: jnp.arange(*_counts(*n), dtype=jnp.int64), (1, 3)),
+    **{name: _cast(name) for name in CASTS},
 }  # fmt: skip

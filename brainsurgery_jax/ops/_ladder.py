@@ -82,11 +82,22 @@ _PACKED = 2 << 10
 
 
 def svd_workspace(x: Aval) -> int:
-    """Bytes that the full SVD needs besides the matrix: it, widened, once more to be overwritten, both sets of vectors
-    twice, and LAPACK's own workspace."""
-    short, item = min(x.shape), max(4, x.dtype.bits // 8)
+    """Bytes that the full SVD needs besides the matrix: it, widened, both sets of vectors, and either the matrix once
+    more to be overwritten with LAPACK's own workspace, which is larger for tall ones, or a scaled set of vectors."""
+    long, short, item = max(x.shape), min(x.shape), max(4, x.dtype.bits // 8)
     widened = item * x.size if x.dtype.bits < 32 else 0
-    return widened + item * (x.size + 2 * short * sum(x.shape) + 4 * short**2) + _PACKED // 4 * max(x.shape)
+    own = short**2 * (5 if long > 1.5 * short else 3.5)
+    vectors = short * sum(x.shape)
+    return widened + int(item * (vectors + max(x.size + own, vectors))) + _PACKED // 4 * long
+
+
+def values_workspace(x: Aval) -> int:
+    """Bytes that singular values alone need besides the matrix: it, widened and once more to be overwritten, and
+    LAPACK's own workspace, with a triangle for tall matrices."""
+    long, short, item = max(x.shape), min(x.shape), max(4, x.dtype.bits // 8)
+    widened = item * x.size if x.dtype.bits < 32 else 0
+    triangle = short**2 if long > 1.5 * short else 0
+    return widened + item * (x.size + triangle + 100 * sum(x.shape)) + _PACKED // 4 * long
 
 
 def workspace(x: Aval, rank: int, method: str, *, rebuilt: bool) -> int:
@@ -101,13 +112,14 @@ def workspace(x: Aval, rank: int, method: str, *, rebuilt: bool) -> int:
     space = max(attempt.blocks for attempt in ladder) * block_width(rank)
     lanczos = _lanczos_workspace(x, space + PROBE[0] * PROBE[1], block_width(rank), item) + slabs if space else 0
     state = sides * space * item  # of a rung that was rejected
-    product = max(2 * short + rows, 5 * short, short + slabs // (8 * short)) * short * 8
+    product = max(2 * short + rows, 3 * short + 64, short + slabs // (8 * short)) * short * 8
     quick = _leading.workspace(short, item) + 2 * item * short**2 if ladder[0].way == "quick-gram" else 0
     gram = max(product + state, quick) if ladder[-1].way == "gram" else 0
     result = min(SLAB, x.shape[0]) * x.shape[1] * item if rebuilt else 0  # the slab that is rounded
     packed = _PACKED * rows + long * min(space, 384) * item
     widened = 4 * x.size if narrow and whole else 0
-    return widened + max(x.size, lanczos, gram, result) + packed + 6 * sides * rank * item
+    factors = (2 * sides + long) * rank * item + 8 * short * rank + result  # found, shared out, and their magnitudes
+    return widened + max(x.size, lanczos, gram, factors) + packed + 2 * sides * min(rank, 64) * item
 
 
 def _lanczos_workspace(x: Aval, space: int, width: int, item: int) -> int:

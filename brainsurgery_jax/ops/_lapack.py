@@ -35,6 +35,13 @@ def svd(x: Array) -> tuple[Array, Array, Array]:
     return x.__array_namespace__().linalg.svd(x, full_matrices=False)
 
 
+def singular_values(x: Array) -> Array:
+    """The singular values, falling."""
+    if on_host(x) and x.dtype.name in _LETTERS:
+        return _gesdd_values(x)
+    return x.__array_namespace__().linalg.svd(x, compute_uv=False)
+
+
 def top_eigenvectors(x: Array, count: int) -> tuple[Array, Array]:
     """The `count` largest eigenvalues, falling, and their eigenvectors [n, count], of a real symmetric matrix."""
     if on_host(x):
@@ -59,6 +66,17 @@ def _gesdd(x: Any) -> tuple[Any, Any, Any]:
         lambda work, size: (b"S", n, m, a, n, s, vh, n, u, k, work, size, integers),
     )  # fmt: skip
     return u, s, vh
+
+
+def _gesdd_values(x: Any) -> Any:
+    """By divide and conquer, without the vectors."""
+    (m, n), k, dtype = x.shape, min(x.shape), x.dtype
+    a, s, none, integers = np.array(x, order="C"), np.empty(k, dtype), np.empty(1, dtype), np.empty(8 * k, np.int32)
+    _with_workspace(
+        f"{_LETTERS[dtype.name]}gesdd", dtype,
+        lambda work, size: (b"N", n, m, a, n, s, none, 1, none, 1, work, size, integers),
+    )  # fmt: skip
+    return s
 
 
 def _syevr(x: Any, count: int) -> tuple[Any, Any]:

@@ -5,87 +5,182 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from brainsurgery_jax._lazy import Array, Num, jax, jnp
-from brainsurgery_jax.dtypes import BY_NAME, Aval, DType, to_numpy
+from brainsurgery_jax._lazy import Array, Num, np
+from brainsurgery_jax.boxes import Box
+from brainsurgery_jax.dtypes import Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control, kernel
 from brainsurgery_jax.ops._constants import broadcast
-from brainsurgery_jax.ops._evaluate import freely, rounded_to, values_of, work_dtype
+from brainsurgery_jax.ops._evaluate import evaluate
 from brainsurgery_jax.ops._expressions import Expression, parse_expression, walk_names
 from brainsurgery_jax.ops._functions import FUNCTIONS
+from brainsurgery_jax.ops._liveness import nbytes, peak
+from brainsurgery_jax.ops._math import on_host
+from brainsurgery_jax.ops._partition import Partition, is_written_well, making_bytes, part_shapes, partition
+from brainsurgery_jax.ops._program import At, Program, followed_by, leaf
+from brainsurgery_jax.ops._ranges import exact_ranges, reasons, wrapping_nodes
+from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
+from brainsurgery_jax.ops._typing import Typed, typed, work_dtype
+from brainsurgery_jax.parts import Cuts, operand_box, parts
 from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
 from brainsurgery_jax.select import Ref
 
 Formula = Annotated[str, AfterValidator(parse_expression)]
 
-_KEYS = ("from", "to", "expr", "dtype")
+_KEYS = ("from", "to", "expr", "dtype", "overflow")
 _ORDER = ("bool", "uint", "int", "float", "complex")
 
+STREAMED = 64 << 20
+"""Bytes of operands and result from which on an expression is made in parts that go from file to file."""
 
-def _computed(xs: Sequence[Any], expression: Expression, names: Sequence[str], dtype: DType) -> Array:
-    with freely():
-        return rounded_to(values_of(expression, names, xs).of(expression.tree), dtype)
+NARROW = 16
+"""Bits of integers whose arithmetic is looked at for values that leave their range."""
 
 
 # --- Kernels ----------------------------------------------------------------------------------------------------------
 
 
-class _Made(NamedTuple):
-    """What an expression gives before it is rounded, and the bytes that it takes on the way."""
-
-    aval: Aval
-    workspace: int
-
-
-@lru_cache(maxsize=4096)
-def _abstract(expression: Expression, names: tuple[str, ...], avals: tuple[Aval, ...]) -> _Made:
-    """An expression over shapes and dtypes. Raises Refusal at the part that does not fit."""
-    held: list[int] = []
-
-    def traced(*xs: Any) -> Any:
-        values = values_of(expression, names, xs)
-        made = values.of(expression.tree)
-        if isinstance(made, tuple):
-            raise expression.refused(expression.tree, "the expression is a shape, no tensor")
-        held.append(values.workspace)
-        return jnp.asarray(made)
-
-    with jax.enable_x64(True), freely():
-        out: Any = jax.eval_shape(traced, *(jax.ShapeDtypeStruct(a.shape, to_numpy(a.dtype)) for a in avals))
-    return _Made(Aval(tuple(out.shape), BY_NAME[out.dtype.name]), max(held))
-
-
 def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
-    made = _abstract(params["expression"], params["names"], avals)
-    return (Aval(made.aval.shape, params["dtype"]),)
+    return (params["program"].aval,)
+
+
+def _refusal(params: Mapping[str, Any]) -> str:
+    return reasons(params["program"])
+
+
+def _on_device(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    """Bytes on an accelerator besides operands and result: what compiled code makes as a whole."""
+    return peak(params["program"], fused=True)
+
+
+def _on_numpy(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+    return True
 
 
 def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
-    """Bytes, from above: operands widened, and what is made on the way."""
-    widened = sum(4 * a.size for a in avals if a.dtype.bits < 32)
-    return widened + _abstract(params["expression"], params["names"], avals).workspace
+    """Bytes besides operands and result: of what is kept and of one part, or of all if it is not cut. Of what is an
+    operand itself less than none: the result takes no place of its own."""
+    program: Program = params["program"]
+    if len(program.nodes) == 1:
+        return -program.aval.nbytes
+    if (cut := partition(program)) is None:
+        return peak(program)
+    kept = held = 0
+    for before in cut.kept:
+        made = before.aval.nbytes + _workspace((), {"program": before})
+        kept, held = max(kept, held + made), held + (before.aval.nbytes if len(before.nodes) > 1 else 0)
+    return max(kept, held + making_bytes(cut.program, cut.cuts))
 
 
-@kernel("compute", result=_result, workspace=_workspace)
-def whole(*xs: Num[Array, "..."], expression: Expression, names: tuple[str, ...], dtype: DType) -> Array:
+@kernel(
+    "compute",
+    result=_result,
+    workspace=_workspace,
+    on_device=_on_device,
+    host=_on_numpy,
+    guarded=True,
+    refusal=_refusal,
+)
+def whole(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
     """An expression over whole tensors of any shapes."""
-    return _computed(xs, expression, names, dtype)
+    cut = partition(program)
+    if cut is None or not all(map(on_host, xs)):
+        return evaluate(program, xs)
+    return _in_parts(program.aval, cut, xs)
 
 
-@kernel("compute", result=_result, elementwise=True)
-def by_element(*xs: Num[Array, "..."], expression: Expression, names: tuple[str, ...], dtype: DType) -> Array:
+def _in_parts(aval: Aval, cut: Partition, xs: Sequence[Any]) -> tuple[Any, Any]:
+    """A result on numpy arrays, made part by part: what a part takes stays small, and near."""
+    made = [whole(*xs, program=before) for before in cut.kept]
+    accepted = all(fits for _, fits in made)
+    operands = [xs[at] if at >= 0 else made[-1 - at][0] for at in cut.sources]
+    out = np.empty(aval.shape, to_numpy(aval.dtype))
+    for box in parts(aval.shape, cut.cuts):
+        boxes = [operand_box(aval.shape, cut.cuts, box, at, x.shape) for at, x in enumerate(operands)]
+        own = [np.asarray(x[_slices(b)]) for x, b in zip(operands, boxes, strict=True)]
+        value, fits = _part_of(own, cut.program, cut.cuts)
+        out[_slices(box)] = value
+        accepted &= bool(fits)
+    return out, np.bool_(accepted)
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(*span) for span in box)
+
+
+def _part_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    """Bytes besides operands and result, where `avals` are those of parts."""
+    program, cuts = params["program"], params["cuts"]
+    return _part_peak(program, cuts, tuple(_units(program, cuts, [a.shape for a in avals])))
+
+
+@lru_cache(maxsize=4096)
+def _part_peak(program: Program, cuts: Cuts, units: tuple[int, ...]) -> int:
+    return peak(program, part_shapes(program, cuts, units))
+
+
+@kernel(
+    "compute",
+    result=_result,
+    workspace=_part_workspace,
+    host=_on_numpy,
+    guarded=True,
+    refusal=_refusal,
+    parts=lambda avals, params: params["cuts"],
+)
+def part(*xs: Num[Array, "..."], program: Program, cuts: Cuts) -> tuple[Array, Array]:
+    """An expression over the same part of every operand that is cut."""
+    return _part_of(xs, program, cuts)
+
+
+def _part_of(xs: Sequence[Any], program: Program, cuts: Cuts) -> tuple[Any, Any]:
+    return evaluate(program, xs, part_shapes(program, cuts, _units(program, cuts, [x.shape for x in xs])))
+
+
+def _units(program: Program, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """How many units of each cut there are in a part whose operands have these shapes."""
+    full = {node.get("index"): node.aval.shape for node in program.nodes if node.op == "leaf"}
+    found = []
+    for cut in cuts:
+        at, axis = next((i, a) for i, a in enumerate(cut.operands) if a is not None)
+        found.append(shapes[at][axis] * cut.units // full[at][axis])
+    return found
+
+
+def _same_shape(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+    return (Aval(avals[0].shape, params["program"].aval.dtype),)
+
+
+def _piece_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+    """Bytes for a piece: what is made on the way, a result on its way, and twice as much again that is freed late."""
+    program: Program = params["program"]
+    return peak(program, [avals[0].shape] * len(program.nodes)) + 3 * nbytes(avals[0].shape, program.aval.dtype)
+
+
+@kernel(
+    "compute",
+    result=_same_shape,
+    workspace=_piece_workspace,
+    elementwise=True,
+    host=_on_numpy,
+    guarded=True,
+    refusal=_refusal,
+)
+def by_element(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
     """An expression that treats each element by itself, over tensors of one shape and dtype: it runs in blocks."""
-    return _computed(xs, expression, names, dtype)
+    return evaluate(program, xs)
 
 
-@kernel("compute", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), elementwise=True)
+@kernel(
+    "compute", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), elementwise=True, host=_on_numpy
+)
 def widened(x: Num[Array, "..."], *, dtype: DType) -> Array:
     """A float in the dtype that is computed in."""
-    return x.astype(to_numpy(dtype))
+    return cast_to(x, dtype)[0]
 
 
 # --- The op -----------------------------------------------------------------------------------------------------------
@@ -93,21 +188,28 @@ def widened(x: Num[Array, "..."], *, dtype: DType) -> Array:
 
 @control()
 def compute(
-    view: View, *, from_: Operands, expr: Formula, to: SlicedTemplate | None = None, dtype: DTypeName | None = None
+    view: View,
+    *,
+    from_: Operands,
+    expr: Formula,
+    to: SlicedTemplate | None = None,
+    dtype: DTypeName | None = None,
+    overflow: Overflow | None = None,
 ) -> Iterator[Edit]:
     """Compute an expression over named tensors, for each match of the first name's pattern.
 
     `from` names the tensors of the expression. The first reference is the pattern that is matched, the others are
     names filled from its match (one tensor may serve for all). The result replaces the first tensor, whose shape it
     must have; with `to` it is stored there, whatever was there before. It is rounded once, to `dtype`, or else to the
-    dtype of the tensor that it replaces, or of the first. Small floats are computed in float32, float64 stays, and
-    shapes broadcast as in numpy. Magnitudes below 1.2e-38 may become zero on the way. What works element by element is
-    computed in blocks, the rest on whole tensors.
+    dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are computed in
+    float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in numpy; sums
+    are kept in double precision. Large results are made part by part, along axes that no operation mixes.
 
-    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~, slices, .T, .shape, and functions as in
-    numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where isfinite
-    isnan zeros_like ones_like. With `axis` and `keepdims`: sum mean std var min max norm median quantile. Others:
-    softmax matmul dot outer transpose reshape concat stack repeat flip diag tril triu eye arange.
+    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
+    as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where
+    isfinite isnan zeros_like ones_like, and casts: int8 int16 int32 int64 uint8 uint16 uint32 uint64 float32 float64.
+    With `axis` and `keepdims`: sum mean std var min max norm median quantile. Others: softmax matmul dot outer
+    transpose reshape concat stack repeat take flip diag tril triu eye arange.
     Example: `compute: {from: {w: '(.*)\\.weight', r: direction}, expr: 'w - outer(r, r @ w)'}`
     """
     assert isinstance(expr, Expression)
@@ -127,7 +229,7 @@ def compute(
         place = Item(name, wholes[0]) if to is None else _old(view, to, found[-1])
         kept = operands[0] if place is None else place.expr
         try:
-            made = _made_of(view, expr, names, operands, dtype, kept.aval.dtype)
+            made = _made_of(view, expr, names, operands, dtype, overflow, kept.aval.dtype)
             made = _placed(view, made, first if to is None else to, place, same_shape=to is None)
         except Refusal as bad:
             about = ", ".join(f"{key} '{ref.alias}::{n}'" for (key, ref), n in zip(from_.items(), found, strict=False))
@@ -158,31 +260,87 @@ def _old(view: View, to: Ref, name: str) -> Item | None:
 
 
 def _made_of(
-    view: View, expr: Expression, names: tuple[str, ...], operands: Sequence[Expr], dtype: DType | None, kept: DType
+    view: View,
+    expr: Expression,
+    names: tuple[str, ...],
+    operands: Sequence[Expr],
+    dtype: DType | None,
+    overflow: str | None,
+    kept: DType,
 ) -> Expr:
-    """The result, rounded to `dtype`, or to the dtype of what it stands for: in blocks, or made as a whole."""
+    """The result, rounded to `dtype`, or to the dtype of what it replaces."""
     used = [at for at, name in enumerate(names) if name in expr.names] or [0]
     names, operands = tuple(names[at] for at in used), [operands[at] for at in used]
     avals = tuple(e.aval for e in operands)
     dtypes = (*(a.dtype for a in avals), dtype or kept)
     if (opaque := next((d for d in dtypes if d.kind == "opaque"), None)) is not None:
         raise Refusal("dtype-opaque", f"{opaque} tensors can be named, copied and moved, but not computed on")
-    made = _abstract(expr, names, avals).aval
+    found = typed(expr, names, avals)
+    made = found.program.aval
     if dtype is None and _ORDER.index(made.dtype.kind) > _ORDER.index(kept.kind):
         hint = f"Say what to round it to: `dtype: {kept}`, or `dtype: {made.dtype}`."
-        found = f"the result is {made}, and would be stored as {kept}"
-        raise Refusal("dtypes-differ", found, key="expr", hint=hint)
-    params = {"expression": expr, "names": names, "dtype": dtype or kept}
-    if not expr.elementwise:
-        return view.apply(whole, *operands, **params)
-    work = work_dtype([a.dtype for a in avals])
-    alike = len({work if a.dtype.kind == "float" else a.dtype for a in avals}) == 1
-    if not alike:
-        return view.apply(whole, *operands, **params)
-    if len({a.dtype for a in avals}) > 1:
+        raise Refusal("dtypes-differ", f"the result is {made}, and would be stored as {kept}", key="expr", hint=hint)
+    check_overflow(made.dtype, dtype or kept, overflow)
+    _note_wrapping(view, found)
+    alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.kind == "float" else a.dtype for a in avals}) == 1
+    if expr.elementwise and alike:
+        return _by_element(view, expr, names, operands, made.shape, dtype or kept, overflow)
+    return _streamed(view, _rounded(found.program, dtype or kept, overflow), operands)
+
+
+def _rounded(program: Program, dtype: DType, overflow: str | None) -> Program:
+    if program.aval.dtype == dtype and overflow is None:
+        return program
+    return followed_by(program, "cast", Aval(program.aval.shape, dtype), (("overflow", overflow),))
+
+
+def _by_element(
+    view: View, expr: Expression, names: tuple[str, ...], operands: Sequence[Expr], shape: tuple[int, ...],
+    dtype: DType, overflow: str | None,
+) -> Expr:  # fmt: skip
+    """A result of operands that are one by one widened and repeated to its shape: then it is made in flat blocks."""
+    work = work_dtype([e.aval.dtype for e in operands])
+    if len({e.aval.dtype for e in operands}) > 1:
         operands = [e if e.aval.dtype == work else view.apply(widened, e, dtype=work) for e in operands]
-    full = [e if e.aval.shape == made.shape else view.apply(broadcast, e, shape=made.shape) for e in operands]
-    return view.apply(by_element, *full, **params)
+    full = [e if e.aval.shape == shape else view.apply(broadcast, e, shape=shape) for e in operands]
+    # One program for all shapes, since it knows of none.
+    program = typed(expr, names, tuple(Aval((1,), e.aval.dtype) for e in operands)).program
+    return view.apply(by_element, *full, program=_rounded(program, dtype, overflow))
+
+
+def _streamed(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
+    """A result that goes by in parts if it is large and can be cut, else made as a whole."""
+    cut = partition(program)
+    size = program.aval.nbytes + sum(e.aval.nbytes for e in operands)
+    if cut is None or size <= STREAMED or not is_written_well(cut):
+        return view.apply(whole, *operands, program=program)
+    kept = [view.apply(whole, *_used(before, operands), program=_renumbered(before)) for before in cut.kept]
+    sources = [operands[at] if at >= 0 else kept[-1 - at] for at in cut.sources]
+    return view.apply(part, *sources, program=cut.program, cuts=cut.cuts)
+
+
+def _used(program: Program, operands: Sequence[Expr]) -> list[Expr]:
+    return [operands[node.get("index")] for node in program.nodes if node.op == "leaf"]
+
+
+def _renumbered(program: Program) -> Program:
+    """A program whose operands are those that it uses, in the order of its nodes."""
+    numbers = iter(range(len(program.nodes)))
+    return Program(tuple(leaf(next(numbers), n.aval) if n.op == "leaf" else n for n in program.nodes))
+
+
+def _note_wrapping(view: View, found: Typed) -> None:
+    """Say where integers of one or two bytes may leave the range of their dtype."""
+    for number in wrapping_nodes(found.program, NARROW):
+        node, own = found.program.nodes[number], exact_ranges(found.program)[number]
+        first = next(x.number for x in node.operands if isinstance(x, At))
+        assert own is not None
+        message = (
+            f"'{found.texts[number]}' is computed in {node.aval.dtype} and wraps: its values go from {own.low:,} to "
+            f"{own.high:,}"
+        )
+        hint = f"Compute it in a wider dtype: `int32({found.texts[first]})` in place of `{found.texts[first]}`."
+        view.note("integer-wraps", message, "expr", hint)
 
 
 def _placed(view: View, made: Expr, ref: Ref, old: Item | None, *, same_shape: bool) -> Expr:

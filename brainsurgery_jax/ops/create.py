@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, jax, jnp
-from brainsurgery_jax.dtypes import FLOAT32, Aval, DType
+from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Name, Number, SlicedPattern, Template, control, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import fold_seed
+from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.protocol import Bind, Edit, Expr, View
 
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
@@ -50,7 +51,7 @@ def random_block(
     wide = jnp.float64 if dtype.bits == 64 else jnp.float32
     draw = jax.random.uniform if distribution == "uniform" else jax.random.normal
     scale = (second - first if distribution == "uniform" else second).astype(wide)
-    return (draw(key, (size,), wide) * scale + first.astype(wide)).astype(dtype.numpy)
+    return round_to(draw(key, (size,), wide) * scale + first.astype(wide), to_numpy(dtype))
 
 
 def _random(

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
-from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import DTypeName, Form, Number, op
-from brainsurgery_jax.ops._math import kind, nonzero, on_host, rounded, to_float32, to_float64
-from brainsurgery_jax.ops._rounding import converted
+from brainsurgery_jax.op import DTypeName, Form, Number, kernel, op
+from brainsurgery_jax.ops._math import kind, on_host, quotient, sealed, to_float32, to_float64
+from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow, round_to, rounded
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
 _BOTH = frozenset({"from", "to"})
@@ -139,11 +139,11 @@ def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Ar
     """
     if kind(x) == "complex" or x.dtype == np.float64 or on_host(x):
         wide = np.complex128 if kind(x) == "complex" else np.float32 if x.dtype.itemsize < 4 else np.float64
-        return _between(x.astype(wide), y.astype(wide), t).astype(x.dtype)
+        return round_to(_between(x.astype(wide), y.astype(wide), t), x.dtype)
     return jax.lax.platform_dependent(
         x, y, t,
-        cpu=lambda x, y, t: to_float32(_between(to_float64(x), to_float64(y), t)).astype(x.dtype),
-        default=lambda x, y, t: _between(x.astype(jnp.float32), y.astype(jnp.float32), t).astype(x.dtype),
+        cpu=lambda x, y, t: round_to(to_float32(_between(to_float64(x), to_float64(y), t)), x.dtype),
+        default=lambda x, y, t: round_to(_between(x.astype(jnp.float32), y.astype(jnp.float32), t), x.dtype),
     )  # fmt: skip
 
 
@@ -154,8 +154,12 @@ def _between(x: Array, y: Array, t: Any) -> Array:
     start, other = choose(x, y), choose(y, x)
     other -= start
     other *= choose(t, 1 - t).astype(x.dtype)
+    other = other if on_host(x) else sealed(other)
     other += start
-    return other
+    return other if on_host(x) else sealed(other)
+
+
+_INEXACT = "scaling this integer tensor is not exact. Cast it to a floating dtype first"
 
 
 @op(
@@ -165,7 +169,7 @@ def _between(x: Array, y: Array, t: Any) -> Array:
     check=_no_bool,
     host=_arithmetic,
     guarded=True,
-    refusal="scaling this integer tensor is not exact. Cast it to a floating dtype first",
+    refusal=_INEXACT,
 )
 def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     """Multiply by a number. Integer tensors are scaled where every result is an exact integer of their dtype.
@@ -173,9 +177,19 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     Example: `scale: {from: delta, to: half_delta, by: 0.5}`
     Example: `scale_: {target: '.*bias', by: 0.5}`
     """
+    return _scaled("multiply", x, by)
+
+
+@kernel(elementwise=True, check=_no_bool, host=_arithmetic, guarded=True, refusal=_INEXACT)
+def unscale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
+    """The quotient by a number, for layouts, which undo `scale`."""
+    return _scaled("divide", x, by)
+
+
+def _scaled(name: str, x: Array, by: Any) -> tuple[Array, Array]:
     xp = x.__array_namespace__()
     if kind(x) in ("int", "uint"):
-        y = x.astype(np.float64) * by
+        y = quotient(x.astype(np.float64), by) if name == "divide" else x.astype(np.float64) * by
         info = np.iinfo(x.dtype)
         # Beyond 2**53 a float64 no longer tells neighbouring integers apart.
         low, high = max(float(info.min), -(2.0**53)), min(float(info.max), 2.0**53)
@@ -184,7 +198,7 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     factor = by.astype(np.float64 if x.dtype.name in ("float64", "complex128") else np.float32)
     if kind(x) == "complex":
         factor = factor.astype(x.dtype)
-    return rounded("multiply", x, factor), xp.ones((), dtype=np.bool_)
+    return rounded(name, x, factor), xp.ones((), dtype=np.bool_)
 
 
 def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -239,12 +253,15 @@ def _to_dtype(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval,
 
 
 def _convertible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
-    """Whether numpy converts about as fast as compiled code, and rounds as we want: floats, short ones by table.
+    """Whether numpy converts about as fast as compiled code, and rounds as we want: real numbers to integers, floats to
+    floats, short ones by table.
 
-    From float32 to float16 it takes 2 ns an element, and 60 where the result is subnormal; to eight bits 6 ns.
+    From float32 to float16 it takes 2 ns an element, and 60 where the result is subnormal.
     """
     source, target = avals[0].dtype, params["dtype"]
-    slow = source.bits > 16 and (target.bits < 16 or target.name == "float16")
+    slow = source.bits > 16 and target.name == "float16"
+    if target.kind in ("int", "uint"):
+        return source.kind != "complex"
     return source.kind == target.kind == "float" and not slow
 
 
@@ -253,6 +270,7 @@ def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal(
             "dtype-unsupported", f"cannot cast to {params['dtype']}: there is no arithmetic for it", key="dtype"
         )
+    check_overflow(avals[0].dtype, params["dtype"], params.get("overflow"))
 
 
 @op(
@@ -262,34 +280,18 @@ def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     result=_to_dtype,
     check=_computable,
     host=_convertible,
+    guarded=True,
+    refusal="a value does not fit the integer dtype, or is NaN. `overflow: saturate` takes the nearest value instead",
     noop=lambda avals, params: avals[0].dtype == params["dtype"],
 )
-def cast(x: Num[Array, "..."], *, dtype: DTypeName) -> Array:
+def cast(x: Num[Array, "..."], *, dtype: DTypeName, overflow: Overflow | None = None) -> tuple[Array, Array]:
     """Convert to another dtype: to floats by rounding to nearest even, to integers towards zero, to bool by `!= 0`.
 
-    What an integer dtype cannot hold becomes its nearest value, and NaN becomes 0. Of complex numbers the real part is
-    taken.
+    Of complex numbers the real part is taken. A value that an integer dtype cannot hold stops the run. What is beyond
+    the largest value of a float dtype becomes infinity, or NaN where there is none; in float8_e4m3fn, as in torch, the
+    largest value. `overflow` says otherwise: `saturate` takes the nearest value (of an integer dtype 0 for NaN), `nan`
+    takes infinity or NaN, `wrap` keeps the lowest bits of integers.
     Example: `cast: {from: w, to: w_half, dtype: float16}`
     Example: `cast_: {target: '.*', to: bfloat16}`
     """
-    if dtype.kind == "bool":
-        return nonzero(x)
-    if kind(x) != "complex":
-        return _converted(x, dtype)
-    if dtype.kind != "complex":
-        return _converted(x.real, dtype)
-    part = FLOAT64 if dtype.bits == 128 else FLOAT32
-    return jax.lax.complex(_converted(x.real, part), _converted(x.imag, part))
-
-
-def _converted(x: Array, dtype: DType) -> Array:
-    """A real array in another dtype. Between float64 and smaller floats always by way of float32, as elsewhere."""
-    if on_host(x) and kind(x) == dtype.kind == "float":
-        return converted(x, to_numpy(dtype))
-    if kind(x) == "float" and dtype.kind in ("float", "complex"):
-        wide = dtype.name in ("float64", "complex128")
-        if x.dtype == np.float64 and not wide:
-            x = x.astype(np.float32) if on_host(x) else to_float32(x)
-        elif x.dtype != np.float64 and wide:
-            x = x.astype(np.float64) if on_host(x) else to_float64(x)
-    return x.astype(to_numpy(dtype))
+    return cast_to(x, dtype, overflow)

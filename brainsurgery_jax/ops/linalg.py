@@ -15,6 +15,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Form, Role, SlicedPattern, Template, control, kernel, op
 from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.ops._math import on_host, widen
+from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.protocol import Bind, Edit, View
 from brainsurgery_jax.select import Ref
 
@@ -52,7 +53,7 @@ def matmul(a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
 
     Example: `matmul: {from_a: '(.*)\\.B', from_b: '\\1.A', to: '\\1.delta'}`
     """
-    return a.__array_namespace__().matmul(widen(a), widen(b)).astype(a.dtype, copy=False)
+    return round_to(a.__array_namespace__().matmul(widen(a), widen(b)), a.dtype)
 
 
 _EQUATION = re.compile(r"[A-Za-z]*(,[A-Za-z]*)*->[A-Za-z]*")
@@ -129,8 +130,8 @@ def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     """`einsum(equation, *xs)` in at least float32, rounded once."""
     plain = equation.replace(" ", "")
     if on_host(xs[0]):
-        return np.einsum(plain, *map(widen, xs), optimize=True).astype(xs[0].dtype, copy=False)
-    return jnp.einsum(plain, *map(widen, xs)).astype(xs[0].dtype)
+        return round_to(np.einsum(plain, *map(widen, xs), optimize=True), xs[0].dtype)
+    return round_to(jnp.einsum(plain, *map(widen, xs)), xs[0].dtype)
 
 
 Second = Annotated[Ref, Role("template", slices=True, read=True)]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 
-from brainsurgery_jax._lazy import Array, Inexact, np
+from brainsurgery_jax._lazy import Array, Inexact, jax, np
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Number, Pattern, Role, Rung, control, kernel
@@ -26,9 +26,10 @@ from brainsurgery_jax.ops._factor import (
     ritz,
     truncation,
 )
-from brainsurgery_jax.ops._ladder import attempts, svd_workspace, workspace
-from brainsurgery_jax.ops._lapack import svd
+from brainsurgery_jax.ops._ladder import attempts, svd_workspace, values_workspace, workspace
+from brainsurgery_jax.ops._lapack import singular_values, svd
 from brainsurgery_jax.ops._math import fold_seed, matrix, on_host, widen
+from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, Expr, View
 from brainsurgery_jax.select import Ref
 
@@ -163,10 +164,24 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     safe = xp.where(root > 0, root, xp.ones_like(root))
     long, short = t.xv / safe[None, :], t.v * root[None, :]
     b, a = (short.conj(), long.T) if wide else (long, short.conj().T)
-    top = xp.take_along_axis(b, xp.argmax(xp.abs(b), axis=0, keepdims=True), axis=0)
+    top = _largest_entries(b)
     there = top != 0
     phase = xp.where(there, top / xp.where(there, xp.abs(top), xp.ones_like(root)), xp.ones_like(top))
-    return (b * phase.conj()).astype(x.dtype), (a * phase.reshape(-1, 1)).astype(x.dtype)
+    return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
+
+
+def _largest_entries(x: Any) -> Any:
+    """The entry of largest magnitude in each column, the first of several [1, n].
+
+    By comparisons: under a `jit` in JAX's default configuration `argmax` can be lowered neither for float64 nor with
+    indices of 64 bits.
+    """
+    if on_host(x):
+        return np.take_along_axis(x, np.argmax(np.abs(x), axis=0)[None, :], axis=0)
+    rows = jax.lax.broadcasted_iota(np.int32, x.shape, 0)
+    size = abs(x)
+    largest = jax.numpy.where(size == size.max(axis=0, keepdims=True), rows, x.shape[0])
+    return jax.numpy.where(rows == largest.min(axis=0, keepdims=True), x, 0).sum(axis=0, keepdims=True)
 
 
 def _exactly(x: Array, finish: str, **params: Any) -> tuple[Any, Array]:
@@ -244,15 +259,14 @@ def _rank_of_energy(s: Array, energy: Number) -> Array:
     guarded=True,
     refusal=_NOT_FINITE,
     host=_anywhere,
-    workspace=_exact_workspace,
+    workspace=lambda avals, params: values_workspace(avals[0]),
 )
 def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Any, Array]:
     """The least rank that keeps the share `energy` of the squared singular values, as an int64 scalar."""
     finite = _finite(x)
     if on_host(x) and not finite:
         return np.asarray(0), finite
-    _, s, _ = svd(widen(x))
-    return _rank_of_energy(s, energy), finite
+    return _rank_of_energy(singular_values(widen(x)), energy), finite
 
 
 def _resolved(view: View, name: str, x: Expr, rank: int | float | Energy) -> int:

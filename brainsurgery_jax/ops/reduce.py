@@ -13,7 +13,8 @@ from brainsurgery_jax.dtypes import BY_NAME, FLOAT64, INT64, Aval, DType, to_num
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import SlicedPattern, Template, control, kernel
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.ops._math import kind, on_host, to_float32, to_float64, widen
+from brainsurgery_jax.ops._math import kind, on_host, quotient, to_float64, widen
+from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.ops.shape import axis_of, concatenate, section, with_shape
 from brainsurgery_jax.protocol import Bind, Edit, Expr, View
 
@@ -95,10 +96,8 @@ def finished(x: Num[Array, "..."], *, mode: str, count: int, dtype: DType) -> tu
     if dtype.kind in ("int", "uint"):
         low, high = (np.asarray(n, x.dtype) for n in (np.iinfo(to_numpy(dtype)).min, np.iinfo(to_numpy(dtype)).max))
         return x.astype(to_numpy(dtype)), xp.all((x >= low) & (x <= high))
-    value: Any = x / count if mode == "mean" else xp.sqrt(x) if mode == "norm" else x
-    if dtype.kind == "float" and dtype.bits <= 32 and not on_host(x):
-        value = to_float32(value)
-    return value.astype(to_numpy(dtype)), xp.ones((), dtype=np.bool_)
+    value: Any = quotient(x, np.asarray(count, x.dtype)) if mode == "mean" else xp.sqrt(x) if mode == "norm" else x
+    return round_to(value, to_numpy(dtype)), xp.ones((), dtype=np.bool_)
 
 
 def _reduced(view: View, x: Expr, mode: str, axes: tuple[int, ...]) -> Expr:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt
 
-from brainsurgery_jax._lazy import Array, Shaped, jnp
+from brainsurgery_jax._lazy import Array, Shaped, jax, jnp
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
@@ -166,7 +166,7 @@ def _sliced(avals: tuple[Aval, ...], *, axis: int, start: int, stop: int) -> Mov
 @kernel(moves=_sliced)
 def section(x: Shaped[Array, "..."], *, axis: int, start: int, stop: int) -> Array:
     """`start:stop` along one axis."""
-    return jnp.take(x, jnp.arange(start, stop, dtype=jnp.int64), axis=axis)
+    return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 
 
 def _taken(avals: tuple[Aval, ...], *, dim: int, indices: tuple[int, ...]) -> Take:

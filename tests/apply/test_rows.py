@@ -28,7 +28,8 @@ def after(row: Row) -> dict[str, np.ndarray]:
 def test_a_step_does_to_a_traced_tree_what_it_does_to_a_checkpoint(row: Row) -> None:
     plan = bs.load({"inputs": ["model::given-as-a-tree"], "transforms": [{row.op: row.payload}]})
     tree: dict[str, Any] = dict(row.tensors)
-    traced = jax.jit(plan.apply)(tree)
+    # What values of a whole kind are refused for is another matter (`test_modes.py`).
+    traced = jax.jit(lambda tree: plan.apply(tree, checks="skip"))(tree)
     wanted = after(row)
     assert set(traced) == set(wanted)
     for name, x in wanted.items():

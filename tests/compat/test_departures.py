@@ -181,10 +181,12 @@ def test_departure_small_floats_cast_scale_and_print(here: Path):
     expect(read("out.safetensors"), {"x": np.array([0.25, 0.5, 224], F32)})
 
 
-def test_departure_numbers_that_an_integer_cannot_hold_become_the_nearest(here: Path):
-    """The reference leaves open what comes out of such a cast; here it is the same on every device, and NaN is 0."""
+def test_departure_numbers_that_an_integer_cannot_hold_stop_the_run(here: Path):
+    """The reference leaves open what comes out of such a cast; here a plan says what it wants, or learns of it."""
     x = np.array([300, -300, np.nan, np.inf, 2.9], F32)
-    out, _ = run("cast_: { target: x, to: int8 }", {"x": x})
+    with pytest.raises(bs.PlanError, match="a value does not fit the integer dtype, or is NaN"):
+        run("cast_: { target: x, to: int8 }", {"x": x})
+    out, _ = run("cast_: { target: x, to: int8, overflow: saturate }", {"x": x})
     expect(out, {"x": np.array([127, -128, 0, 127, 2], np.int8)})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from brainsurgery_jax.cli.ops import ops
 from brainsurgery_jax.op import ASSERTS, OPS, Op, TensorOp
+from tests.apply.modes import KINDS, LIMITS
 
 FAMILIES = {
     "names": "Names, aliases, files",
@@ -42,6 +43,17 @@ each match of the pattern; *name* is one name, taken literally. *Sliced*: `::[..
 """
 
 
+MODES_HEAD = """\
+## Under jit, vmap and grad
+
+`plan.apply` works inside `jax.jit`, `jax.vmap` and `jax.grad`, in JAX's default configuration and with 64-bit types.
+Every op is tested in each of them, on floats and integers: it gives what it gives outside of them, and its gradient is
+that of finite differences. The exceptions:
+
+| op | under | on | why |
+|---|---|---|---|"""
+
+
 def page() -> str:
     """The text of `docs/ops.md`."""
     every = told()
@@ -55,7 +67,8 @@ def page() -> str:
         parts += [_section(op, every["ops"][op.name], op.name) for op in sorted(families[family], key=lambda o: o.name)]
     parts.append("## Operators of assert\n")
     parts += [_section(op, every["asserts"][name], f"assert.{name}") for name, op in sorted(ASSERTS.items())]
-    return "\n".join(parts)
+    parts += [MODES_HEAD, *_limits()]
+    return "\n".join(parts) + "\n"
 
 
 def told() -> Mapping[str, Any]:
@@ -105,6 +118,18 @@ def _parted(doc: str) -> tuple[list[str], list[str], list[str]]:
     text = [line for line in lines if not line.startswith("Example: `")]
     at = next((i for i, line in enumerate(text) if line.startswith("Reference")), len(text))
     return _stripped(text[:at]), examples, _stripped(text[at:])
+
+
+def _limits() -> Iterator[str]:
+    """What ops lack under JAX's transformations: the rows of the tests."""
+    for limit in LIMITS:
+        ops = ", ".join(dict.fromkeys(_row_name(name) for name in limit.ops))
+        yield f"| {ops} | {', '.join(limit.modes)} | {', '.join(KINDS[k] for k in limit.kinds)} | {limit.why} |"
+
+
+def _row_name(row: str) -> str:
+    op, _, label = row.removesuffix("*").partition("-")
+    return f"`{label}`" if op == "compute" else f"`{op}`"
 
 
 def _stripped(lines: Iterable[str]) -> list[str]:

@@ -21,12 +21,13 @@ MAY_IMPORT = {
     "_doubles": "_lazy",
     "nametree": "",
     "boxes": "",
+    "parts": "boxes",
     "moves": "errors dtypes boxes select",
     "taking": "dtypes boxes moves",
     "store": "errors dtypes boxes",
     "select": "errors dtypes",
     "protocol": "errors dtypes select",
-    "op": "errors dtypes select moves _lazy protocol",
+    "op": "errors dtypes select moves parts _lazy protocol",
     "plugins": "errors op protocol ops",
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
@@ -35,18 +36,19 @@ MAY_IMPORT = {
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
     "ops.layout": "op protocol ops._fields ops._layouts",
-    "ops._layouts": "errors dtypes prefixes _lazy op protocol layout ops._constants ops._math ops.elementwise "
+    "ops._layouts": "errors dtypes prefixes _lazy op protocol layout ops._constants ops._rounding ops.elementwise "
     "ops.shape",
-    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops.shape",
+    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "errors dtypes select moves taking _doubles _lazy nametree op protocol ops._constants ops._math "
-    "ops._compare ops._evaluate ops._expressions ops._factor ops._fields ops._functions ops._ladder ops._lapack "
-    "ops._leading ops._orthonormal ops._rounding ops._verdicts",
+    "ops.*": "errors dtypes boxes parts select moves taking _doubles _lookup _lazy nametree op protocol ops._constants "
+    "ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields ops._functions "
+    "ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal ops._partition ops._program "
+    "ops._ranges ops._rounding ops._typing ops._verdicts",
     "plan": "errors dtypes select op protocol plugins store.formats config_patch",
-    "graph": "errors dtypes select moves _lazy op protocol",
+    "graph": "errors dtypes select moves parts _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.folder store.formats "
     "store.key_paths store.peft store.replacing store.safetensors_header store.sidecars config_patch families",
-    "engine": "errors dtypes boxes moves _lazy _lookup op protocol graph store lower.program lower.fold",
+    "engine": "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",
     "prefixes": "",

@@ -74,6 +74,15 @@ MEANINGS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     "floor(w) + ceil(w) + round(w) + sin(w) * cos(w) + maximum(w, minimum(r[0], 1))": lambda w, r: (
         np.floor(w) + np.ceil(w) + np.round(w) + np.sin(w) * np.cos(w) + np.maximum(w, min(r[0], 1))
     ),
+    "take(w, arange(6) % 4, axis=0) * take(r, 3) + take(w, 1 + arange(6))": lambda w, r: (
+        w[[0, 1, 2, 3, 0, 1]] * r[3] + w.reshape(-1)[1:7]
+    ),
+    "float32(r) + float64(r) + int8(r * 9) + int16(r * 9) + int32(r * 9) + int64(r * 9) + 0 * sum(w)": lambda w, r: (
+        r.astype(np.float32) + r + 4 * (r * 9).astype(np.int8)
+    ),
+    "uint8(r * r) + uint16(r * r) + uint32(r * r) + (uint64(r * r * 9) << 3 >> 1) + 0 * sum(w)": lambda w, r: (
+        3 * np.trunc(r * r) + 4 * np.trunc(r * r * 9)
+    ),
     "matmul(w, w.T) - zeros_like(w) @ ones_like(w).T + isfinite(r) - isnan(r)": lambda w, r: w @ w.T + 1,
 }  # fmt: skip
 
@@ -98,13 +107,13 @@ def test_every_function_is_named_in_the_documentation() -> None:
 WORDS = (
     "w", "r", "v", "1", "2", "-3", "0.5", "9", "None", "True", "...", " ", "+", "-", "*", "/", "//", "%", "**", "@",
     "(", ")", "[", "]", ",", ":", "<", "==", "&", "~", ".T", ".shape", ".real", "axis=", "k=", "lambda", "if", "else",
-    "for", "in", "__class__", "{", "'", "#", "\\", "\n", "\x00", "é", *(f"{name}(" for name in FUNCTIONS),
+    "for", "in", "<<", ">>", "__class__", "{", "'", "#", "\\", "\n", "\x00", "é", *(f"{name}(" for name in FUNCTIONS),
 )  # fmt: skip
 SHAPES = {"w": (2, 3), "r": (3,), "v": (2, 1)}
 ABSTRACT = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in SHAPES.items()}
 
 
-OPERATORS = ("+", "-", "/", "//", "%", "**", "@", "<", "==", "&", "|")
+OPERATORS = ("+", "-", "/", "//", "%", "**", "@", "<", "==", "&", "|", "<<", ">>")
 
 
 def nested(terms: st.SearchStrategy[str]) -> st.SearchStrategy[str]:

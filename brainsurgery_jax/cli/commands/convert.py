@@ -41,6 +41,14 @@ def convert(
             autocompletion=completing("dtype"),
         ),
     ] = None,
+    overflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="What becomes of values beyond the dtype's largest: saturate, or nan; else as in torch.",
+            show_default=False,
+        ),
+    ] = None,
     scan: Annotated[
         bool | None, typer.Option("--scan/--no-scan", help="Stack layers, or keep them apart.", show_default=False)
     ] = None,
@@ -71,7 +79,7 @@ def convert(
     from brainsurgery_jax.cli import convert as pages
 
     options = pages.options_of(option or ()) | ({} if scan is None else {"scan": scan})
-    wishes = pages.Wishes(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size)
+    wishes = pages.Wishes(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
     pages.convert(source, destination, wishes, memory=memory, fsync=fsync, dry_run=dry_run, quiet=quiet)
 
 

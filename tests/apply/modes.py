@@ -1,0 +1,73 @@
+"""What every op does under `jax.jit`, `jax.vmap` and `jax.grad`: all of it, unless a row below says otherwise.
+
+The rows are tests (`test_modes.py`) and a table of the documentation (`docs/ops.md`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Mode = Literal["jit", "vmap", "grad"]
+MODES: tuple[Mode, ...] = ("jit", "vmap", "grad")
+
+
+class Limit(NamedTuple):
+    """What an op needs or lacks in some modes, and the words by which it says so.
+
+    `ops`: rows of the table of ops (`diff-values`), with a star all of an op.
+    `kinds`: what it is about: "f" floats, "i" integers, "l" only int64, "d" float64 in JAX's default configuration.
+    `lifted`: giving `checks="skip"` or `"return"` lifts it.
+    """
+
+    ops: tuple[str, ...]
+    modes: tuple[Mode, ...]
+    why: str
+    match: str
+    kinds: tuple[str, ...] = ("f", "i")
+    lifted: bool = False
+
+
+CHECKS = "cannot stop a traced function for values that it refuses"
+
+BACKWARD = "JAX's own backward pass lacks 64-bit types there: needs `jax.enable_x64(True)`"
+
+LIMITS: tuple[Limit, ...] = (
+    Limit(
+        ("phlora*", "phlora_"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
+        f"(factors|truncated): {CHECKS}", ("f",), lifted=True,
+    ),
+    Limit(
+        ("cast_",), MODES, "values may not fit an integer dtype: needs `checks=` or `overflow: saturate`",
+        f"cast: {CHECKS}", ("f", "l"), lifted=True,
+    ),
+    Limit(
+        ("scale", "scale_", "divide", "divide_"), ("jit", "vmap"), "integers may have no exact result: needs `checks=`",
+        f"(scale|divide): {CHECKS}", ("i",), lifted=True,
+    ),
+    Limit(("dump", "diff-values"), MODES, "values cannot be printed", "cannot print values while JAX traces"),
+    Limit(("reduce",), ("jit", "vmap"), "a sum of integers may not fit: needs `checks=`", f"partial|finished: {CHECKS}",
+          ("i",), lifted=True),
+    Limit(("cast_",), ("grad",), "integers have no gradient", "grad requires real-valued outputs", ("f",)),
+    Limit(
+        ("matmul", "einsum", "einsum-batched", "take", "take_", "phlora*", "phlora_",
+         "compute-w.T @ r + quantile(w, 0.3)", "compute-take(w, 3) * r + maximum(r, 0.1) // 0.3 + r % 0.7"),
+        ("grad",), BACKWARD, "Explicitly requested dtype float64", ("d",),
+    ),
+)  # fmt: skip
+
+
+KINDS = {"f": "floats", "i": "integers", "l": "int64", "d": "float64 in JAX's default configuration"}
+_WIDER = {"d": "f", "l": "i"}
+
+
+def limit_of(row: str, mode: Mode, kind: str, *, checks: bool) -> Limit | None:
+    """What stands in the way of a row on tensors of a kind; `checks`: `checks="skip"` is given."""
+    known = (
+        limit
+        for limit in LIMITS
+        if {row, row.partition("-")[0] + "*"} & {*limit.ops}
+        and mode in limit.modes
+        and {kind, _WIDER.get(kind, kind)} & {*limit.kinds}
+        and not (checks and limit.lifted)
+    )
+    return next(known, None)

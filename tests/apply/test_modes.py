@@ -1,0 +1,246 @@
+"""Every op under `jax.jit`, `jax.vmap` and `jax.grad`, in JAX's default configuration and with 64-bit types.
+
+It gives what it gives outside, and a gradient that finite differences confirm; or it is refused, and says why
+(`modes.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+import brainsurgery_jax.ops  # fills the registry
+from brainsurgery_jax import plugins
+from brainsurgery_jax.errors import PlanError, StoreError
+from tests.apply.modes import LIMITS, MODES, Mode, limit_of
+from tests.checkpoints import counting, normal
+from tests.ops_table import ROWS, Refused, Row
+
+Tree = dict[str, Any]
+
+MY_OPS = Path(__file__).parents[1] / "user_ops" / "my_ops.py"
+MORE = (
+    Row("soft_cap_", {"target": "w", "cap": 3}, {"w": counting((4, 6)) - 7}, lambda t: {}, ()),
+    Row("reverse_axes", {"from": "w", "to": "v"}, {"w": counting((4, 6)) - 7}, lambda t: {}, ()),
+    Row("diff", {"left": "w", "right": "w"}, {"w": counting((2,))}, lambda t: {}, (), label="values"),
+    Row("rand", {"target": "n", "shape": [5], "distribution": "normal"}, {"w": counting((3,))}, lambda t: {}, (),
+        label="normal"),
+    Row("phlora", {"target": "w", "target_a": "A", "target_b": "B", "rank": 3}, {"w": normal((9, 5))},
+        lambda t: {}, (), label="tall"),
+    Row("phlora", {"target": "w", "target_a": "A", "target_b": "B", "rank": 3}, {"w": normal((5, 9))},
+        lambda t: {}, (), label="wide"),
+    *(Row("compute", {"from": {"w": "w", "r": "r"}, "expr": expr, "to": "e"},
+          {"w": normal((4, 6)), "r": normal((4,), seed=1)}, lambda t: {}, (), label=expr)
+      for expr in ("w / 448 + r[:, None]", "norm(w, axis=1) * r", "softmax(w, axis=0) * 0.3 + std(w) + 0 * r[0]",
+                   "where(abs(w) > median(abs(w)), w ** 3, 0) / (1 + r[0] ** 2)", "w.T @ r + quantile(w, 0.3)",
+                   "take(w, 3) * r + maximum(r, 0.1) // 0.3 + r % 0.7")),
+)  # fmt: skip
+TABLE = [*(row for row in ROWS if not row.before), *MORE]
+EACH = pytest.mark.parametrize("row", TABLE, ids=str)
+
+ROUGH = {"cast", "cast_", "soft_cap_", "compute-new"}
+"""Rows that round to a narrow dtype, so that differences of float64 say nothing."""
+
+Within = Callable[[], AbstractContextManager[Any]]
+X32, X64 = nullcontext, lambda: jax.enable_x64(True)
+"""JAX's default configuration, and that with 64-bit types."""
+
+KINDS = [
+    pytest.param(np.float32, X32, id="float32-default"),
+    pytest.param(np.float64, X32, id="float64-default"),
+    pytest.param(np.float64, X64, id="float64-x64"),
+    pytest.param(np.int32, X32, id="int32-default"),
+    pytest.param(np.int64, X32, id="int64-default"),
+    pytest.param(np.int64, X64, id="int64-x64"),
+]
+
+
+@pytest.fixture(autouse=True)
+def my_ops() -> Iterator[None]:
+    """Ops of a user's own beside ours."""
+    with plugins.scope():
+        bs.register(MY_OPS)
+        yield
+
+
+def plan_of(row: Row) -> bs.Plan:
+    return bs.load({"inputs": ["model::given-as-a-tree"], "transforms": [{row.op: row.payload}]})
+
+
+def tree_of(row: Row, dtype: Any, factor: float = 1) -> Tree:
+    """The tensors of a row as JAX arrays, floats in `dtype`."""
+    with jax.enable_x64(True):
+        return {
+            name: jnp.asarray(x.astype(dtype) * np.asarray(factor, dtype)) if x.dtype.kind == "f" else jnp.asarray(x)
+            for name, x in row.tensors.items()
+        }
+
+
+def assert_near(found: Mapping[str, Any], wanted: Mapping[str, Any], within: float) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert one.dtype == other.dtype
+        a, b = (np.asarray(y).astype(np.complex128) for y in (one, other))
+        np.testing.assert_allclose(a, b, rtol=within, atol=within)
+
+
+def no_step_for(plan: bs.Plan, tree: Tree) -> bool:
+    """Whether shapes and dtypes alone are refused, under a trace or not."""
+    try:
+        plan.apply({name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in tree.items()}, checks="skip")
+    except PlanError:
+        return True
+    return False
+
+
+def as_outside(plan: bs.Plan, tree: Tree) -> Tree:
+    return plan.apply(tree, checks="skip")
+
+
+# --- Under jit and vmap -----------------------------------------------------------------------------------------------
+
+
+def by_jit(plan: bs.Plan, checks: Any, one: Tree, other: Tree) -> list[Tree]:
+    return [jax.jit(lambda tree: plan.apply(tree, checks=checks))(one)]
+
+
+def by_vmap(plan: bs.Plan, checks: Any, one: Tree, other: Tree) -> list[Tree]:
+    with jax.enable_x64(True):
+        both = {name: jnp.stack([one[name], other[name]]) for name in one}
+    made = jax.vmap(lambda tree: plan.apply(tree, checks=checks))(both)
+    return [jax.tree.map(lambda x, at=at: x[at], made) for at in range(2)]
+
+
+@pytest.mark.parametrize(("mode", "by"), [("jit", by_jit), ("vmap", by_vmap)], ids=["jit", "vmap"])
+@pytest.mark.parametrize(("dtype", "within"), KINDS)
+@EACH
+def test_an_op_gives_under_jit_and_vmap_what_it_gives_outside_or_says_why_not(
+    row: Row, dtype: Any, within: Within, mode: Mode, by: Callable[..., list[Tree]]
+) -> None:
+    plan, (one, other) = plan_of(row), (tree_of(row, dtype, factor) for factor in (1, 2))
+    if no_step_for(plan, one):
+        assert np.dtype(dtype).kind == "i", "every row is about floats"
+        with within(), pytest.raises(PlanError) as caught:
+            by(plan, "raise", one, other)
+        assert "apply-values" not in {d.code for d in caught.value.diagnostics}
+        return
+    wanted = [as_outside(plan, one), as_outside(plan, other)]
+    kind = "f" if any(x.dtype.kind == "f" for x in one.values()) else "l" if dtype == np.int64 else "i"
+    limit = limit_of(str(row), mode, kind, checks=False)
+    with within():
+        if limit is not None:
+            with pytest.raises(PlanError, match=limit.match) as caught:
+                by(plan, "raise", one, other)
+            assert {d.code for d in caught.value.diagnostics} == {"apply-values"}
+            if not limit.lifted:
+                return
+        for found, outside in zip(by(plan, "skip" if limit else "raise", one, other), wanted, strict=False):
+            assert_near(found, outside, 1e-5 if dtype == np.float32 or str(row) in ROUGH else 1e-9)
+
+
+# --- Gradients --------------------------------------------------------------------------------------------------------
+
+
+def total(made: Tree) -> Any:
+    """One number of all floats that a step makes: the sum of their squares, each with a weight of its own."""
+    floats = [x.astype(jnp.result_type(float)) for x in jax.tree.leaves(made) if x.dtype.kind == "f"]
+    if not floats:
+        return jnp.sum(jax.tree.leaves(made)[0])  # which JAX refuses to differentiate
+    weights = (jnp.cos(jnp.arange(x.size, dtype=jnp.int32).astype(x.dtype)).reshape(x.shape) for x in floats)
+    return sum(jnp.sum(w * x * x) for w, x in zip(weights, floats, strict=True))
+
+
+def slope(f: Callable[[Tree], Any], tree: Tree, along: Tree) -> float:
+    """The derivative of a function along a direction, by differences of what it gives outside of any trace."""
+    step = 1e-5
+    ahead, back = ({n: tree[n] + s * along[n] for n in tree} for s in (step, -step))
+    return float((f(ahead) - f(back)) / (2 * step))
+
+
+@pytest.mark.parametrize(("dtype", "within"), KINDS[:3])
+@EACH
+def test_the_gradient_of_an_op_is_its_slope_or_it_says_why_there_is_none(row: Row, dtype: Any, within: Within) -> None:
+    plan, tree = plan_of(row), tree_of(row, dtype)
+    floats = {name: x for name, x in tree.items() if x.dtype.kind == "f"}
+
+    def gradient(checks: Any) -> Tree:
+        return jax.grad(lambda fs: total(plan.apply(tree | fs, checks=checks)))(floats)
+
+    kind = "d" if (dtype, within) == (np.float64, X32) else "f"
+    limits = [limit_of(str(row), "grad", kind, checks=checks) for checks in (False, True)]
+    with within():
+        for limit, checks in zip(limits, ("raise", "skip"), strict=True):
+            if limit is not None:
+                with pytest.raises((PlanError, TypeError, UserWarning), match=limit.match):
+                    gradient(checks)
+        if limits[1] is not None:
+            return
+        found = gradient("skip" if limits[0] else "raise")
+    assert all(np.isfinite(np.asarray(x)).all() for x in found.values())
+    if str(row) in ROUGH or dtype == np.float32:
+        return
+    with jax.enable_x64(True):
+        along = {n: jnp.asarray(np.random.default_rng(1).standard_normal(x.shape)) for n, x in floats.items()}
+        sloped = slope(lambda fs: _total64(as_outside(plan, tree | fs)), floats, along)
+        known = sum(float(jnp.sum(found[n] * along[n])) for n in floats)
+    np.testing.assert_allclose(known, sloped, rtol=1e-4, atol=1e-3)
+
+
+def _total64(made: Tree) -> float:
+    floats = [np.asarray(x, np.float64) for x in jax.tree.leaves(made) if x.dtype.kind == "f"]
+    weights = (np.cos(np.arange(x.size)).reshape(x.shape) for x in floats)
+    return float(sum(np.sum(w * x * x) for w, x in zip(weights, floats, strict=True)))
+
+
+# --- What no row says -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("within", [X32, X64], ids=["default", "x64"])
+@pytest.mark.parametrize("shape", [(5, 4), (300, 280), (280, 700)])
+def test_low_rank_compiles_under_jit_at_any_shape(shape: tuple[int, int], within: Within) -> None:
+    plan = bs.load({"transforms": [{"phlora": {"target": "w", "target_a": "A", "target_b": "B", "rank": 4}}]})
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(True):
+            w = jnp.asarray(normal(shape, dtype))
+        with within():
+            found = jax.jit(lambda tree: plan.apply(tree, checks="skip"))({"w": w})
+        u, s, v = np.linalg.svd(normal(shape, dtype).astype(np.float64), full_matrices=False)
+        best = (u[:, :4] * s[:4]) @ v[:4]
+        made = np.asarray(found["B"], np.float64) @ np.asarray(found["A"], np.float64)
+        assert found["A"].dtype == dtype
+        np.testing.assert_allclose(made, best, atol=1e-4 if dtype == np.float32 else 1e-10)
+
+
+def test_a_rank_that_values_choose_is_refused_under_a_trace() -> None:
+    step = {"phlora": {"target": "w", "target_a": "A", "target_b": "B", "rank": {"energy": 0.9}}}
+    with pytest.raises(PlanError, match="the shape of its result depends on values") as caught:
+        jax.jit(lambda tree: bs.load({"transforms": [step]}).apply(tree, checks="skip"))({"w": normal((5, 4))})
+    assert [d.code for d in caught.value.diagnostics] == ["apply-values"]
+
+
+def test_a_file_is_not_read_under_a_trace(tmp_path: Path) -> None:
+    step = {"load": {"path": str(tmp_path / "x.safetensors"), "alias": "more"}}
+    with pytest.raises((PlanError, StoreError), match="files are not read while JAX traces"):
+        jax.jit(bs.load({"inputs": ["m::tree"], "transforms": [step]}).apply)({"w": normal((5, 4))})
+
+
+def test_an_assert_on_values_needs_checks() -> None:
+    plan = bs.load({"transforms": [{"assert": {"finite": "w"}}]})
+    with pytest.raises(PlanError, match=r"assert\.finite: an assert on values cannot stop a traced function"):
+        jax.jit(plan.apply)({"w": normal((5, 4))})
+    _, verdicts = jax.jit(lambda tree: plan.apply(tree, checks="return"))({"w": normal((5, 4))})
+    assert [bool(v) for v in verdicts.values()] == [True]
+
+
+def test_every_limit_is_about_an_op_of_the_table() -> None:
+    assert {op for limit in LIMITS for op in limit.ops} <= {n for row in TABLE for n in (f"{row.op}*", str(row))}
+    assert {mode for limit in LIMITS for mode in limit.modes} <= set(MODES)
+    assert all(isinstance(r, Refused) for row in TABLE for r in row.refused)
