@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.store.base import WriteOptions
-from brainsurgery_jax.store.torch_encode import tensors
+from brainsurgery_jax.store.torch_encode import contents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,4 +28,4 @@ def encode_dcp(path: str, arrays: Mapping[str, np.ndarray], options: WriteOption
     writer = Writer(path, sync_files=False)  # flushed with all else at the end, if that is wanted
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
-        save(tensors(arrays), storage_writer=writer, no_dist=True)
+        save(contents(arrays, options), storage_writer=writer, no_dist=True)
