@@ -146,6 +146,7 @@ def start(plan: Plan, world: World, flags: Flags = NO_FLAGS) -> State:
             continue
         try:
             spaces[entry.alias] = opened(world, entry.path)
+            problems += (note.at(entry.span) for note in world.open(entry.path).header.notes)
         except StoreError as bad:
             spaces[entry.alias] = Space({}, tainted=True)
             problems.append(unreadable(bad, entry))
