@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.select import compile_pattern
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
@@ -26,7 +26,7 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
 
     @classmethod
     def open(cls, path: str) -> Checkpoint:
-        """The checkpoint at a path. Raises StoreError."""
+        """The checkpoint at a path, or a part of it: `PATH::PART`. Raises StoreError."""
         source = open_source(path)
         return cls(source, {name: info.aval for name, info in source.header.tensors.items()})
 
@@ -39,6 +39,11 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
     def metadata(self) -> Mapping[str, str]:
         """The header's own metadata."""
         return self._source.header.metadata
+
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """What is not read although it lies beside what is, and how to read it."""
+        return tuple(note.at() for note in self._source.header.notes)
 
     @property
     def left_out(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
+from brainsurgery_jax.store.address import Address, parse_address
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
@@ -31,7 +32,7 @@ class Files:
     ):
         self.graph = Graph()
         self.provisional, self.overwrite, self.default_shard = provisional, overwrite, default_shard
-        self._sources: dict[str, Source] = dict(sources or {})
+        self._sources: dict[Address, Source] = {Address(path): source for path, source in (sources or {}).items()}
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
         self._opens = opens
         self._files: dict[str, tuple[str, ...]] = {}  # of the sources, by their keys
@@ -51,26 +52,27 @@ class Files:
     def glance(self) -> Files:
         """A world to look ahead in: it has the checkpoints that are open here, opens no others, and what is made in it
         goes with it."""
-        twin = self._twin(sources=self._sources, opens=False)
+        twin = self._twin(opens=False)
+        twin._sources = dict(self._sources)
         twin.graph = self.graph.fork()
         return twin
 
     @property
     def opened(self) -> tuple[str, ...]:
         """The checkpoints that are open, each by its `key`."""
-        return tuple(self._sources)
+        return tuple(dict.fromkeys(address.path for address in self._sources))
 
     def settle(self) -> None:
         """Forget what was to be written: it is, and the space that is left tells so."""
         self._wanted.clear()
 
     def key(self, path: str) -> str:
-        """One spelling for every way to write a path."""
-        return os.path.realpath(os.path.expanduser(path))
+        """One spelling for every way to write the path of a checkpoint, or of a part of one."""
+        return os.path.realpath(parse_address(path).path)
 
     def open(self, path: str, format: str | None = None) -> Source:
         """The checkpoint at a path; its header is read the first time only."""
-        key = self.key(path)
+        key = parse_address(path)._replace(path=self.key(path))
         if key not in self._sources:
             if not self._opens:
                 self.unopened[path] = None
@@ -90,9 +92,9 @@ class Files:
 
     def reads(self) -> Reads:
         """What is read: checkpoints that are open, and files that were named by `also_reads`."""
-        for key, source in self._sources.items():
-            if key not in self._files:
-                self._files[key] = tuple(map(_entry, source.header.files))
+        for address, source in self._sources.items():
+            if address.path not in self._files:
+                self._files[address.path] = tuple(map(_entry, source.header.files))
         return Reads(dict(self._files), tuple(map(self.key, self._also)))
 
     def also_reads(self, *files: str) -> None:

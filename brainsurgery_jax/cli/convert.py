@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -35,7 +36,9 @@ def convert(
             show.remark(f"note: {made.remark}", "yellow")
     world = Files(overwrite=wishes.overwrite or dry_run, default_shard=DEFAULT_SHARD)
     with watching(quiet=quiet, verbose=False) as listen:
-        execute(made, listen=listen, memory=budget, durable=fsync, dry_run=dry_run, world=world)
+        report = execute(made, listen=listen, memory=budget, durable=fsync, dry_run=dry_run, world=world)
+    if not quiet:
+        show.diagnostics(replace(note, span=None) for note in report.notes)
     if dry_run and not quiet:
         show.remark("dry run: nothing was written", "green")
     elif wishes.verify and not quiet:

@@ -39,6 +39,7 @@ def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
     except PlanError as error:
         show.diagnostics(error.diagnostics)
         return TROUBLE
+    show.diagnostics(() if json else found.notes)
     show.result(jsonlib.dumps(_as_json(found, wishes), indent=2) if json else "\n".join(_page(found, wishes)))
     return SAME if found.same else DIFFERENT
 
@@ -140,6 +141,7 @@ def _as_json(found: Difference, wishes: Wishes) -> dict[str, Any]:
         "only_left": _avals_json(found.only_left),
         "only_right": _avals_json(found.only_right),
         "differing": {one.name: _difference_json(one) for one in found.differing},
+        "notes": list(map(str, found.notes)),
     }
 
 

@@ -22,6 +22,8 @@ _BLOCK = 1 << 20
 def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
     """Print a checkpoint's tensors; yields the exit code, 1 if `target` matches none. Raises StoreError."""
     whole = Checkpoint.open(path)
+    if format != "json":
+        show.diagnostics(whole.notes)
     try:
         chosen = whole if target is None else whole.select(target)
     except ValueError as bad:
@@ -75,7 +77,8 @@ def _as_json(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dic
         "path": chosen.path,
         "files": list(chosen.source.header.files),
         "metadata": dict(chosen.metadata),
-        "left_out": list(chosen.left_out),
+        "notes": list(map(str, chosen.notes)),
+        "left_out": dict(chosen.source.header.left_out),
         "parameters": sum(a.size for a in chosen.avals.values()),
         "bytes": sum(a.nbytes for a in chosen.avals.values()),
         "tensors": tensors,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 Words = list[tuple[str, str]]
@@ -195,10 +194,11 @@ def _dtypes(params: Mapping[str, Any], incomplete: str) -> Words:
 
 
 def _tensors(params: Mapping[str, Any], incomplete: str) -> Words:
+    from brainsurgery_jax.store.address import parse_address
     from brainsurgery_jax.store.detect import open_source
 
     path = next(iter([*filter(None, [params.get("checkpoint"), params.get("left")]), *params.get(REST, ())]), None)
-    if path is None or not Path(path).expanduser().exists():
+    if path is None or not os.path.exists(parse_address(path).path):
         return []
     tensors = open_source(path).header.tensors
     known = [name for name in tensors if name.startswith(incomplete)]

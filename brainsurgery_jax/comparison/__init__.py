@@ -20,7 +20,7 @@ from brainsurgery_jax.comparison.packed import same_bytes
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.budget import Budget, default_budget
 from brainsurgery_jax.engine.execute import answers
-from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.protocol import Known, Pending, Reduction
 
@@ -49,7 +49,7 @@ class Difference:
     """What two checkpoints have and have not in common; names in order, numbers in them by value.
 
     Of the tensors that both have `differing` differ, `equal` hold the same values, and `close` others are within the
-    tolerance.
+    tolerance. `notes` tell what of them was not read.
     """
 
     left: str
@@ -59,6 +59,7 @@ class Difference:
     differing: tuple[TensorDifference, ...]
     equal: int
     close: int
+    notes: tuple[Diagnostic, ...] = ()
 
     @property
     def same(self) -> bool:
@@ -135,7 +136,7 @@ class _Comparison:
         counts = list(levels.values())
         only_left, only_right = self._only(self._ours, self._theirs), self._only(self._theirs, self._ours)
         return Difference(self._left.path, self._right.path, only_left, only_right, tuple(found), counts.count(EQUAL),
-                          counts.count(CLOSE))  # fmt: skip
+                          counts.count(CLOSE), (*self._left.notes, *self._right.notes))  # fmt: skip
 
     def _only(self, ours: Mapping[str, Aval], theirs: Mapping[str, Aval]) -> dict[str, Aval]:
         return {name: ours[name] for name in in_order(ours.keys() - theirs.keys())}

@@ -18,6 +18,7 @@ from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import layouts
 from brainsurgery_jax.store import formats
+from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.folder import suffix_of
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.world import Files
@@ -92,7 +93,7 @@ def prepare(source: str, destination: str, wishes: Wishes) -> Conversion:
 
 def _format_of(path: str) -> str | None:
     """The format of a checkpoint's folder."""
-    place = os.path.expanduser(path)
+    place = parse_address(path).path
     found = formats.of_folder(place, sorted(os.listdir(place))) if os.path.isdir(place) else None
     return None if found is None else found.name
 
@@ -125,7 +126,7 @@ def _check(source: str, destination: str, wishes: Wishes) -> None:
             formats.named(wishes.to)
         except ValueError as bad:
             raise PlanError([Diagnostic("output-format", str(bad))]) from bad
-    if wishes.verify and os.path.realpath(source) == os.path.realpath(destination):
+    if wishes.verify and os.path.realpath(parse_address(source).path) == os.path.realpath(destination):
         hint = "Write to another path, or leave `verify` out."
         found = f"{source} would be replaced, so that nothing is left to compare the result with"
         raise PlanError([Diagnostic("convert-verify", found, hint=hint)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.layout.config import read_config
 from brainsurgery_jax.layout.expressions import Value
+from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.detect import open_source
 
 LAYOUT, CONFIG = "brainsurgery.layout", "brainsurgery.config"
@@ -77,7 +77,7 @@ def _config(path: str, given: str | None, metadata: Mapping[str, str]) -> Mappin
     """The config.json that was named, that stands in the checkpoint's folder, or that it carries along."""
     if given is not None:
         return read_config(given)
-    place = Path(os.path.expanduser(path))
+    place = Path(parse_address(path).path)
     beside = (place if place.is_dir() else place.parent) / "config.json"
     return read_config(str(beside)) if beside.is_file() else _mapping(metadata.get(CONFIG))
 

@@ -16,11 +16,12 @@ from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
 from brainsurgery_jax.protocol import Publish
-from brainsurgery_jax.store.base import WriteOptions
+from brainsurgery_jax.store.base import Nest, WriteOptions
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.formats import carried, named, read_options
 from brainsurgery_jax.store.key_paths import read_notes
+from brainsurgery_jax.store.nesting import kept_of, nest_of
 from brainsurgery_jax.store.replacing import Replacement, few
 from brainsurgery_jax.store.sidecars import SideFiles
 
@@ -37,6 +38,7 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
                 made[world.key(p.path)] = p
             problems += _notes(output, p, state, world) if p is not None else ()
             problems += _dropped_texts(output, p, state) if p is not None else ()
+            problems += _not_kept(output, p)
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
             problems.append(Diagnostic(bad.code, f"output.{bad.key or 'path'}: {bad.message}", place, bad.hint))
@@ -87,6 +89,14 @@ def _notes(output: Output, made: Publication, state: State, world: World) -> Ite
         span = output.spans.get(("config", *place), output.span)
         yield Diagnostic("config-key", f"output.config: {message}", span, hint, "note")
     yield from consistency_notes(made, output, world)
+
+
+def _not_kept(output: Output, made: Publication | None) -> Iterator[Diagnostic]:
+    """A note on values that were to be kept with all others, and cannot be."""
+    if made is not None and made.nest is not None and made.nest.left_out:
+        names = ", ".join(made.nest.left_out[:6]) + (" ..." if len(made.nest.left_out) > 6 else "")
+        message = f"output.options: values that are no plain data are not kept: {names}"
+        yield Diagnostic("values-left-out", message, output.spans.get(("options",), output.span), severity="note")
 
 
 def _refuse_second(p: Publication, made: Mapping[str, Publication], world: World) -> None:
@@ -146,6 +156,7 @@ def _publication(
         format=kind.format,
         options=kind.options,
         keep_files=output.shard is None,
+        nest=_nest(kind, tensors, origin, world),
         side_files=_side_files(output, kind, tensors, origin, metadata, world),
     )
     _check_storable(made)
@@ -177,6 +188,33 @@ def _side_files(
         copied = origin if output.sidecars else None
         made[ADAPTER_CONFIG] = adapter_config(kind.options.get("config") or {}, avals, copied, metadata, world)
     return made
+
+
+def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, world: World) -> Nest | None:
+    """Where tensors go, if the options want them in the containers of their input. Raises Refusal."""
+    keep = kind.options.get("keep", [])
+    if not (keep or kind.options.get("nested")):
+        return None
+    if kind.options.get("bare"):
+        raise Refusal("output-options", "one tensor without a dict around it is not nested", key="options",
+                      hint="Drop `bare`, or drop `nested` and `keep`.")  # fmt: skip
+    nesting = None if origin is None else world.open(origin).header.nesting
+    if nesting is None:
+        found = "the tensors come from no checkpoint" if origin is None else f"{origin} has none"
+        hint = "Files of torch and DCP have containers. Drop `nested` and `keep` to write the tensors by their names."
+        raise Refusal("output-options", f"there are no containers to go back into: {found}", key="options", hint=hint)
+    try:
+        kept = kept_of(nesting, keep)
+    except ValueError as bad:
+        hint = (
+            f"Correct it, or drop it. `brainsurgery-jax inspect {origin} --json` lists what there is under `left_out`."
+        )
+        raise Refusal("output-options", f"option 'keep': {bad}", key="options", hint=hint) from bad
+    try:
+        return nest_of(nesting, tensors, kept)
+    except ValueError as bad:
+        hint = "Rename or delete the tensor; or drop `nested` and `keep`, to write tensors by their names."
+        raise Refusal("output-options", f"cannot be nested: {bad}", key="options", hint=hint) from bad
 
 
 def _check_storable(made: Publication) -> None:

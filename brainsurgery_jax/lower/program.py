@@ -9,6 +9,7 @@ from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, Report, Verdict, pendings
+from brainsurgery_jax.store.base import Nest
 from brainsurgery_jax.store.formats import SAFETENSORS, Format
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
@@ -44,6 +45,7 @@ class Publication(NamedTuple):
     keep_files: bool = False  # those of sharded inputs may stay what they are: the plan asks for no size
     side_files: Mapping[str, bytes] = {}  # by name in the folder; in place of those that are copied (`sidecars`)
     replaces: Replacement | None = None  # what stands at the path now
+    nest: Nest | None = None  # where tensors go in a format with containers, if they go back into those of their input
 
     @property
     def side_names(self) -> tuple[str, ...]:

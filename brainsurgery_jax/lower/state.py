@@ -150,6 +150,7 @@ def start(plan: Plan, world: World, flags: Flags = NO_FLAGS) -> State:
         try:
             spaces[entry.alias] = opened(world, entry.path)
             problems += _left_out(world.open(entry.path).header, entry)
+            problems += (note.at(entry.span) for note in world.open(entry.path).header.notes)
         except StoreError as bad:
             spaces[entry.alias] = Space({}, tainted=True)
             problems.append(unreadable(bad, entry))
@@ -159,8 +160,10 @@ def start(plan: Plan, world: World, flags: Flags = NO_FLAGS) -> State:
 
 def left_out(header: Header) -> str:
     """What a checkpoint holds beside tensors, by its names; empty if there is nothing. Values are never shown."""
-    names = few([*header.left_out])
-    return f"{header.path} holds entries that are no tensors; they are left out: {names}" if names else ""
+    if not header.left_out:
+        return ""
+    kept = ", unless an output's `keep` names them" if header.nesting is not None else ""
+    return f"{header.path} holds entries that are no tensors; they are left out{kept}: {few([*header.left_out])}"
 
 
 def _left_out(header: Header, entry: Input) -> Iterator[Diagnostic]:

@@ -21,6 +21,9 @@ from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
 from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_pattern, compile_template, resolve, shown
+from brainsurgery_jax.store.address import parse_address
+from brainsurgery_jax.store.base import Header, TensorInfo
+from brainsurgery_jax.store.selection import choose_part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +47,16 @@ def at_key(key: str) -> Iterator[None]:
     except Refusal as bad:
         bad.key = bad.key or key
         raise
+
+
+@contextmanager
+def _readable(key: str) -> Iterator[None]:
+    """Makes a store's refusal of a checkpoint one of the key that names it."""
+    try:
+        yield
+    except StoreError as bad:
+        where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path
+        raise Refusal("io-input", f"{where}: {bad.problem}", key=key, hint=bad.remedy) from bad
 
 
 class StepView(Drafts):
@@ -289,16 +302,22 @@ class StepView(Drafts):
         if place in self.state.images:
             if (image := self.state.images[place]) is None:
                 raise Unknown
-            return image
+            return self._part(image, path, key)
         for saved in self.state.publications:
             if inside(place, self.world.key(saved.path)):
                 message = f"'{path}' lies inside or around '{saved.path}', which this plan saves"
                 hint = "Load what was saved as a whole, by its own path; or load it in a plan of its own, afterwards."
                 raise Refusal("load-inside-save", message, key=key, hint=hint)
-        try:
+        with _readable(key):
             if told := left_out(self.world.open(path, format).header):
                 self.note("input-left-out", told, key)
+            for note in self.world.open(path, format).header.notes:
+                self.note(note.code, note.message, key, note.hint)
             return opened(self.world, path, format).names
-        except StoreError as bad:
-            where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path
-            raise Refusal("io-input", f"{where}: {bad.problem}", key=key, hint=bad.remedy) from bad
+
+    def _part(self, image: Mapping[str, Expr], path: str, key: str) -> Mapping[str, Expr]:
+        """The tensors of an image that an address means."""
+        header = Header(path, (), {name: TensorInfo(expr.aval, 0, 0) for name, expr in image.items()}, {})
+        with _readable(key):
+            names = choose_part(header, parse_address(path)).chosen(image)
+        return {new: image[old] for new, old in names.items()}

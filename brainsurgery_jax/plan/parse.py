@@ -12,9 +12,11 @@ from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS, UNMATCHED
 from brainsurgery_jax.plan.model import Input, Location, Output, Plan, Step
 from brainsurgery_jax.plan.payload import Payload, parse_payload
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, plain, spans
+from brainsurgery_jax.store.address import MARK, Address, split_alias
 from brainsurgery_jax.store.formats import NAMES
 
 KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
+INPUT_KEYS = ("alias", "path", "part", "leave_out")
 OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "config", "metadata", "options")
 _OUTPUT_HINTS = {
     "path": "Write where to, such as `path: out.safetensors` for a file or `path: out` for a folder.",
@@ -88,14 +90,16 @@ class Parser:
 
     def input(self, node: Node, *, alone: bool) -> Input | None:
         text = _plain(node)
-        if not isinstance(text, str) or not text:
+        if isinstance(text, dict):
+            text = self.input_mapping(node, text)
+        elif not isinstance(text, str) or not text:
             self.complain("inputs-form", f"inputs: expected 'alias::path', got {text!r}", node.span,
                           "Write the path of a checkpoint, such as 'base::models/base.safetensors'.")  # fmt: skip
+            text = ""
+        if not text:
             self.doubtful = True
             return None
-        alias, mark, path = text.partition("::")
-        if not mark:
-            alias, path = "", text
+        alias, path = split_alias(text)
         if not path:
             self.complain("inputs-form", f"inputs: '{text}' has no path", node.span,
                           f"Write '{alias or 'NAME'}::PATH', the path of a checkpoint.")  # fmt: skip
@@ -105,7 +109,29 @@ class Parser:
                           f"Write 'NAME::{path}'.")  # fmt: skip
             self.doubtful = True
             return None
-        return Input(alias or "model", "" if node.span in self.unfilled else path, node.span)
+        unfilled = self.unfilled.intersection((node.span, *spans(node).values()))
+        return Input(alias or "model", "" if unfilled else path, node.span)
+
+    def input_mapping(self, node: Node, value: Mapping[str, Any]) -> str:
+        """The text that says what a mapping says of an input; empty where that is wrong."""
+        places, before = spans(node), len(self.problems)
+        for key, found in value.items():
+            at = places.get((key,), node.span)
+            if key not in INPUT_KEYS:
+                self.complain("key-unknown", f"inputs: unknown key '{key}'.{did_you_mean(key, INPUT_KEYS)}", at,
+                              f"Keys of an input: {', '.join(INPUT_KEYS)}.")  # fmt: skip
+            elif key == "leave_out" and not _is_texts(found):
+                self.complain("value-type", f"inputs: leave_out: expected a list of names, got {found!r}", at,
+                              "Write the names of entries, such as `leave_out: [config, note]`.")  # fmt: skip
+            elif key != "leave_out" and not (isinstance(found, str) and found and MARK not in found):
+                self.complain("value-type", f"inputs: {key}: expected text without '{MARK}', got {found!r}", at,
+                              f"Write it as `{key}: TEXT`.")  # fmt: skip
+        if "path" not in value:
+            self.complain("key-missing", "inputs: missing key 'path'", node.span, "Write the path of a checkpoint.")
+        if len(self.problems) > before:
+            return ""
+        address = Address(value["path"], value.get("part", ""), tuple(value.get("leave_out", ())))
+        return f"{value.get('alias', '')}{MARK}{address}"
 
     def step(self, node: Node, default: str | None) -> Step:
         named = self.named(node)
@@ -246,6 +272,10 @@ def _key_hint(variable: str) -> str:
 
 def _is_text_map(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) and item and MARK not in item for item in value)
 
 
 def _is_options(value: Any) -> bool:

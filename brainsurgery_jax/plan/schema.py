@@ -8,7 +8,7 @@ from typing import Any
 
 from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role, fewest
-from brainsurgery_jax.plan.parse import KEYS, OUTPUT_KEYS
+from brainsurgery_jax.plan.parse import INPUT_KEYS, KEYS, OUTPUT_KEYS
 from brainsurgery_jax.plan.payload import adapter
 from brainsurgery_jax.store.formats import NAMES
 
@@ -45,6 +45,7 @@ def _definitions() -> Schema:
         "name": {"type": ["string", "object"], "description": "One tensor's name, taken literally: `alias::name`."},
         "number": {"type": ["number", "string"]},
         "dtype": {"anyOf": [{"enum": dtype_words()}, _VARIABLE], "description": "An element type."},
+        "input": _input(),
         "output": _output(),
         "step": {
             "description": "One step: an op and its keys.",
@@ -66,8 +67,8 @@ def _or_list(item: Schema) -> Schema:
 _TOP: Mapping[str, Schema] = {
     "inputs": {
         "type": ["array", "null"],
-        "items": {"type": "string", "minLength": 1},
-        "description": "Checkpoints to read, each `alias::path`; a single one needs no alias.",
+        "items": {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/input"}]},
+        "description": "Checkpoints to read, each `alias::path` or `alias::path::part`; a single one needs no alias.",
     },
     "transforms": {**_or_list({"$ref": "#/$defs/step"}), "description": "The steps, in order."},
     "output": {"anyOf": [{"$ref": "#/$defs/output"}, {"type": "null"}], "description": "The checkpoint to write."},
@@ -103,6 +104,18 @@ _OUTPUT: Mapping[str, Schema] = {
     },
     "options": {"type": ["object", "null"], "description": "What the format alone knows."},
 }
+
+
+def _input() -> Schema:
+    text = {"type": "string", "minLength": 1}
+    keys = {
+        "alias": text | {"description": "What references call it."},
+        "path": text | {"description": "A file or a folder."},
+        "part": text | {"description": "The entry that is meant, with all in it; `.` is all of the checkpoint."},
+        "leave_out": {"type": "array", "items": text, "description": "Entries that are not read."},
+    }
+    known = {key: keys[key] for key in INPUT_KEYS}
+    return {"type": "object", "properties": known, "required": ["path"], "additionalProperties": False}
 
 
 def _output() -> Schema:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Diagnostic, Span
+from brainsurgery_jax.store.key_paths import Path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,14 +36,58 @@ class PlainFile(NamedTuple):
     nbytes: int
 
 
+class Unread(NamedTuple):
+    """An entry that may belong to the model and cannot be read: why, and what to do."""
+
+    why: str
+    remedy: str = ""
+
+
+class Note(NamedTuple):
+    """What a reader should know of a checkpoint that is read without an error: a code, what is so, and what to do about
+    it. `about`: the entries that it concerns, if it is not the checkpoint as a whole."""
+
+    code: str
+    message: str
+    hint: str = ""
+    about: tuple[str, ...] = ()
+
+    def at(self, span: Span | None = None) -> Diagnostic:
+        """The note as a diagnostic, at the place of a plan that names the checkpoint."""
+        return Diagnostic(self.code, self.message, span, self.hint, "note")
+
+
+@dataclass(frozen=True, slots=True)
+class Nesting:
+    """How the entries of a checkpoint nest, where its format has containers.
+
+    - `kinds`: by key path, each container: `dict`, `OrderedDict`, `list` or `tuple`
+    - `tensors`: the key path of each tensor, by its name
+    - `values`: what is no tensor, by key path; read when they are asked for
+    - `order`: the key paths of tensors and values, one after the other as they are in the file
+    - `base`: the container that names begin in
+    """
+
+    kinds: Mapping[Path, str]
+    tensors: Mapping[str, Path]
+    values: Mapping[Path, Any]
+    order: Sequence[Path]
+    base: Path = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """All that a checkpoint tells before a tensor byte is read.
 
     `tensors` is in state-dict order: by data offset within a file, files by name. `path` is what the user named,
-    `files` are the paths behind it, `plain` tells of those that are safetensors files by their index. `left_out` names
-    what it holds beside tensors, and says of what kind each is: what trainers note of a run may be private, so its
-    values go no further than the reader.
+    `files` are the paths behind it, `plain` tells of those that are safetensors files by their index.
+
+    What it holds beside them:
+
+    - `left_out`: entries that are no tensors, and of what kind each is. Their values may be private, and go nowhere.
+    - `unread`: entries that may belong to the model and cannot be read. To read the others, leave these out.
+    - `parts`: the entry that is meant where no part is named; several if that is not clear, none if all of it is meant.
+    - `notes`, and `nesting` if the format has containers.
     """
 
     path: str
@@ -50,6 +96,21 @@ class Header:
     metadata: Mapping[str, str]
     plain: Mapping[int, PlainFile] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, Unread] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    nesting: Nesting | None = None
+
+
+class Nest(NamedTuple):
+    """Where the tensors of an output go: the key path of each, the kind of each container, values to write beside them,
+    and what comes before what. `left_out` are values that were asked for as all there are, and are no plain data."""
+
+    paths: Mapping[str, Path]
+    kinds: Mapping[Path, str]
+    values: Mapping[Path, Any]
+    order: Sequence[Path]
+    left_out: tuple[str, ...] = ()
 
 
 class FileRun(NamedTuple):
@@ -70,8 +131,9 @@ class Held(NamedTuple):
 
 class WriteOptions(NamedTuple):
     """How a checkpoint is to be written. `unchanged` are the tensors that are written as a checkpoint holds them,
-    `options` what the plan says for this format alone, checked already. `keep_files`: files of a sharded checkpoint
-    that go out unchanged may stay files of their own; else `shard_bytes` alone says where files end."""
+    `options` what the plan says for this format alone, checked already, `nest` where things go in a format with
+    containers. `keep_files`: files of a sharded checkpoint that go out unchanged may stay files of their own; else
+    `shard_bytes` alone says where files end."""
 
     directory: bool
     metadata: Mapping[str, str]
@@ -80,6 +142,7 @@ class WriteOptions(NamedTuple):
     unchanged: Mapping[str, Held] = {}
     options: Mapping[str, Any] = {}
     keep_files: bool = False
+    nest: Nest | None = None
 
 
 class Cut(NamedTuple):

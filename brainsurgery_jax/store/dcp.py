@@ -2,81 +2,45 @@
 `*.distcp` files they lie; each chunk there is what `torch.save` makes of a tensor.
 
 `.metadata` is a pickle, which torch would load without asking whose it is. Here it is read like those of `.pt` files,
-by a table of names that are known (see `pickles.py`); torch is not needed.
+and nothing of it is run (see `pickle_machine.py`); torch is not needed.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from math import prod
+from itertools import product
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.base import Header, Source
+from brainsurgery_jax.store.base import Header, Nesting, Source, TensorInfo
 from brainsurgery_jax.store.chunked import Chunk, ChunkedSource
 from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import suffix_of
-from brainsurgery_jax.store.pickles import Names, Tensor, first, unpickled
-from brainsurgery_jax.store.safetensors_folder import shard_path
+from brainsurgery_jax.store.index_files import shard_path
+from brainsurgery_jax.store.key_paths import Index, Path
+from brainsurgery_jax.store.pickle_machine import Object
+from brainsurgery_jax.store.pickles import Tensor, unpickled
 from brainsurgery_jax.store.safetensors_header import AGAIN
 from brainsurgery_jax.store.strided import StridedSource
-from brainsurgery_jax.store.torch_files import Placed, placed, read_archive
+from brainsurgery_jax.store.torch_files import Found, Placed, placed, read_archive
+from brainsurgery_jax.store.torch_tree import DEEPEST
 from brainsurgery_jax.store.zip_members import Window, zip_failures
 
 METADATA = ".metadata"
-_WRAPPER = "state_dict."
+_WRAPPER = "state_dict"
+_LOST = "It was not saved to its end, or was not copied as a whole: fetch or save it again."
+_MOST_CORNERS = 4_000_000
+"""Corners of the chunks of a tensor."""
 
 
 def recognises(folder: str, names: Sequence[str]) -> bool:
     """Whether a folder with these names in it is such a checkpoint."""
     return METADATA in names or any(suffix_of(name) == ".distcp" for name in names)
-
-
-class Record:
-    """Whatever object the metadata hold; its fields as they are there."""
-
-    def __init__(self, *given: Any):
-        self.given = given
-
-
-class Properties:
-    """What the metadata tell of a tensor: only the dtype is of use."""
-
-    dtype: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.dtype = state[0]
-
-
-def _text(*parts: Any) -> str:
-    return "/".join(map(str, parts))
-
-
-_CHECKPOINT = "torch.distributed.checkpoint"
-_SHARDED = "torch.distributed._shard.sharded_tensor.metadata"  # before torch 2.3
-NAMES: Names = {
-    **{
-        (f"{_CHECKPOINT}.metadata", name): Record
-        for name in (
-            "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "MetadataIndex",
-            "StorageMeta",
-        )
-    },
-    (f"{_CHECKPOINT}.filesystem", "_StorageInfo"): Record,
-    (f"{_CHECKPOINT}.metadata", "TensorProperties"): Properties,
-    (_SHARDED, "TensorProperties"): Properties,
-    (f"{_CHECKPOINT}.metadata", "_MEM_FORMAT_ENCODING"): first,
-    (_SHARDED, "MEM_FORMAT_ENCODING"): first,
-    ("torch.serialization", "_get_layout"): first,
-    ("pathlib", "PosixPath"): _text,
-    ("pathlib", "WindowsPath"): _text,
-    ("pathlib._local", "PosixPath"): _text,
-    ("pathlib._local", "WindowsPath"): _text,
-}  # fmt: skip
 
 
 class Stored(NamedTuple):
@@ -89,104 +53,220 @@ class Stored(NamedTuple):
     nbytes: int
 
 
+Read = Callable[[Stored], Found]
+
+
+class Told(NamedTuple):
+    """What the metadata tell: the tensors, the chunks that each is cut into (where they begin, and their shapes), where
+    chunks and other values are stored, the key path of each entry, and all entries in order."""
+
+    avals: Mapping[str, Aval]
+    cuts: Mapping[str, Sequence[tuple[tuple[int, ...], tuple[int, ...]]]]
+    chunks: Sequence[Stored]
+    values: Mapping[str, Stored]
+    paths: Mapping[str, Path]
+    entries: Sequence[str]
+
+
 def open_dcp(path: str) -> Source:
     """The tensors of a folder, in the order of the state dict that was saved."""
-    avals, stored, left_out = _read_metadata(path)
-    where = os.path.join(path, METADATA)
-    files = {name: shard_path(path, name, METADATA) for name in sorted({s.file for s in stored})}
+    told = _read_metadata(path)
+    stored = (*told.chunks, *told.values.values())
+    files = {name: shard_path(path, name, METADATA, _LOST) for name in sorted({s.file for s in stored})}
     numbers = {name: number for number, name in enumerate(files)}
     with ExitStack() as on_failure:
         descriptors = Descriptors(list(files.values()), os.O_RDONLY, watch=True)
         on_failure.callback(descriptors.close)
-        chunks: dict[str, list[Chunk]] = {name: [] for name in avals}
+
+        def read(at: Stored) -> Found:
+            with descriptors.lease(numbers[at.file]) as fd, os_failures(files[at.file], "read the header"):
+                return _saved(at, fd, files[at.file])
+
+        chunks: dict[str, list[Chunk]] = {name: [] for name in told.avals}
         kept: dict[str, Placed] = {}
-        for number, chunk in enumerate(stored):
-            with descriptors.lease(numbers[chunk.file]) as fd, os_failures(files[chunk.file], "read the header"):
-                kept[str(number)] = found = _chunk(chunk, fd, numbers[chunk.file], files[chunk.file])
-            chunks[chunk.name].append(Chunk(str(number), chunk.start, found.info.aval.shape))
-        _check_cover(where, avals, chunks, kept)
+        for number, at in enumerate(told.chunks):
+            kept[str(number)] = found = _chunk(at, *read(at), numbers[at.file], files[at.file])
+            chunks[at.name].append(Chunk(str(number), at.start, found.info.aval.shape))
+        for name, aval in told.avals.items():
+            dtypes = {kept[chunk.key].info.aval.dtype for chunk in chunks[name]}
+            check_cover(os.path.join(path, METADATA), name, aval, chunks[name], dtypes, told.cuts[name])
         inner = Header(path, tuple(files.values()), {key: p.info for key, p in kept.items()}, {})
         source = StridedSource(inner, descriptors, {key: p.laid for key, p in kept.items()})
-        infos = {name: kept[chunks[name][0].key].info._replace(aval=aval) for name, aval in avals.items()}
+        infos = {name: kept[chunks[name][0].key].info._replace(aval=aval) for name, aval in told.avals.items()}
         on_failure.pop_all()
-    return ChunkedSource(Header(path, inner.files, infos, {}, left_out=left_out), source, chunks)
+    return ChunkedSource(_header(path, inner.files, infos, told, read), source, chunks)
 
 
-def _read_metadata(folder: str) -> tuple[dict[str, Aval], list[Stored], dict[str, str]]:
-    """Tensors by name, their chunks, and what else was saved."""
+def _header(path: str, files: tuple[str, ...], infos: Mapping[str, TensorInfo], told: Told, read: Read) -> Header:
+    wrapped = told.values and all(name.startswith(f"{_WRAPPER}.") for name in infos)
+    paths = {name: told.paths.get(name, (name,)) for name in told.entries if name in infos or name in told.values}
+    values = _Values({paths[name]: stored for name, stored in told.values.items()}, read)
+    nesting = Nesting(_kinds(paths.values()), {name: paths[name] for name in infos}, values, list(paths.values()))
+    left_out = dict.fromkeys(told.values, "object")
+    return Header(path, files, infos, {}, left_out=left_out, parts=(_WRAPPER,) if wrapped else (), nesting=nesting)
+
+
+def _kinds(paths: Iterable[Path]) -> dict[Path, str]:
+    """The containers on the way to entries: lists where an index follows, else dicts."""
+    return {
+        path[:end]: "list" if isinstance(path[end], Index) else "dict" for path in paths for end in range(len(path))
+    }
+
+
+class _Values(Mapping[Path, Any]):
+    """Values that are no tensors, each read when it is asked for."""
+
+    def __init__(self, stored: Mapping[Path, Stored], read: Read):
+        self._stored, self._read = stored, read
+
+    def __getitem__(self, path: Path) -> Any:
+        return self._read(self._stored[path])[0]
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def _read_metadata(folder: str) -> Told:
     path = os.path.join(folder, METADATA)
     if not os.path.isfile(path):
-        remedy = "It was not saved to its end, or was not copied as a whole: fetch or save it again."
-        raise StoreError(folder, f"has *.distcp files, but no {METADATA}", remedy=remedy)
+        raise StoreError(folder, f"has *.distcp files, but no {METADATA}", remedy=_LOST)
     with os_failures(path, "read the metadata"), open(path, "rb") as file:
-        root = unpickled(file, path, NAMES)
+        root = unpickled(file.read(), path)
     try:
-        entries = vars(root)["state_dict_metadata"]
-        avals = {name: aval for name, entry in entries.items() if (aval := _aval(entry)) is not None}
-        stored = list(_stored(vars(root)["storage_data"], avals))
+        fields = _fields(root)
+        entries = {str(name): _fields(entry) for name, entry in fields["state_dict_metadata"].items()}
+        tensors = {name: entry for name, entry in entries.items() if "size" in entry}
+        avals = {name: _aval(entry) for name, entry in tensors.items()}
+        cuts = {name: [_cut(chunk) for chunk in entry["chunks"]] for name, entry in tensors.items()}
+        stored = [_stored(_fields(index), _fields(info), avals) for index, info in fields["storage_data"].items()]
+        paths = {str(name): _path(keys) for name, keys in (fields.get("planner_data") or {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(path, f"is not metadata of a checkpoint: {error!r}", remedy=AGAIN) from error
-    others = {name: "object" for name in entries if name not in avals}
-    if others and avals and all(name.startswith(_WRAPPER) for name in avals):
-        avals = {name.removeprefix(_WRAPPER): aval for name, aval in avals.items()}
-        stored = [chunk._replace(name=chunk.name.removeprefix(_WRAPPER)) for chunk in stored]
-    return avals, stored, others
+        raise StoreError(path, f"is not metadata of a checkpoint: {_reason(error)}", remedy=AGAIN) from error
+    values = {s.name: s for s in stored if s.name in entries and s.name not in avals}
+    return Told(avals, cuts, [s for s in stored if s.name in avals], values, paths, list(entries))
 
 
-def _aval(entry: Any) -> Aval | None:
-    """Shape and dtype of an entry; None for what is no tensor."""
-    fields = vars(entry)
-    if "size" not in fields:
-        return None
-    dtype = fields["properties"].dtype
+def _reason(error: Exception) -> str:
+    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+
+
+def _fields(record: Any) -> Mapping[Any, Any]:
+    """The fields of an object in the metadata."""
+    if not isinstance(record, Object) or not isinstance(record.state, dict):
+        if isinstance(record, Object) and record.state is None:
+            return {}
+        raise ValueError("a record has no fields")
+    return record.state
+
+
+def _aval(entry: Mapping[str, Any]) -> Aval:
+    """Shape and dtype of an entry: of its properties the dtype comes first."""
+    properties = entry["properties"]
+    state = properties.state if isinstance(properties, Object) else None
+    dtype = state[0] if type(state) is tuple and state else None
     if not isinstance(dtype, DType):
-        raise ValueError(f"a tensor of the dtype {dtype!r}")
-    return Aval(_ints(fields["size"]), dtype)
+        raise ValueError("a tensor has a dtype that is not known")
+    return Aval(_ints(entry["size"]), dtype)
 
 
-def _stored(entries: Any, avals: Mapping[str, Aval]) -> Iterator[Stored]:
-    for index, info in entries.items():
-        name, place = vars(index)["fqn"], vars(info)
-        if name not in avals:
-            continue
-        if place.get("transform_descriptors"):
-            raise ValueError(f"'{name}' is compressed by an extension")
-        start = vars(index).get("offset")
-        start = _ints(start) if start is not None else (0,) * len(avals[name].shape)
-        offset, nbytes = _ints((place["offset"], place["length"]))
-        yield Stored(name, start, str(place["relative_path"]), offset, nbytes)
+def _cut(chunk: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    fields = _fields(chunk)
+    return _ints(fields["offsets"]), _ints(fields["sizes"])
+
+
+def _stored(index: Mapping[str, Any], place: Mapping[str, Any], avals: Mapping[str, Aval]) -> Stored:
+    name, start = str(index["fqn"]), index.get("offset")
+    if place.get("transform_descriptors"):
+        raise ValueError(f"'{name}' is compressed by an extension")
+    begin = _ints(start) if start is not None else (0,) * len(avals[name].shape) if name in avals else ()
+    offset, nbytes = _ints((place["offset"], place["length"]))
+    return Stored(name, begin, _text(place["relative_path"]), offset, nbytes)
+
+
+def _text(path: Any) -> str:
+    """A path that is text, or an object of `pathlib`."""
+    parts: Any = path.given if isinstance(path, Object) else (path,)
+    if type(parts) is not tuple or not parts or not all(type(part) is str for part in parts):
+        raise ValueError("a file has no name")
+    return "/".join(parts)
+
+
+def _path(keys: Any) -> Path:
+    """A key path as torch notes it: the integers in it are places in lists."""
+    if type(keys) is not tuple or not 0 < len(keys) <= DEEPEST or not all(type(key) in (str, int) for key in keys):
+        raise ValueError("an entry has no key path")
+    return tuple(Index(key) if type(key) is int else key for key in keys)
 
 
 def _ints(values: Any) -> tuple[int, ...]:
-    found = tuple(values)
-    if not all(type(n) is int and n >= 0 for n in found):
-        raise ValueError(f"numbers {found}")
-    return found
+    if type(values) not in (tuple, list) or not all(type(n) is int and 0 <= n < 1 << 62 for n in values):
+        raise ValueError("sizes or offsets are no counts")
+    return tuple(values)
 
 
-def _chunk(chunk: Stored, fd: int, number: int, path: str) -> Placed:
+def _saved(at: Stored, fd: int, path: str) -> Found:
+    """What `torch.save` wrote into a range of a file."""
+    if at.offset + at.nbytes > os.fstat(fd).st_size:
+        raise StoreError(path, "is cut off", tensor=at.name, remedy=AGAIN)
+    with zip_failures(path, f"chunk of '{at.name}'"):
+        return read_archive(Window(fd, at.offset, at.nbytes, path=path), path)
+
+
+def _chunk(at: Stored, root: Any, place: Any, number: int, path: str) -> Placed:
     """Where the elements of a chunk are."""
-    if chunk.offset + chunk.nbytes > os.fstat(fd).st_size:
-        raise StoreError(path, "is cut off", tensor=chunk.name, remedy=AGAIN)
-    with zip_failures(path, f"chunk of '{chunk.name}'"):
-        root, place = read_archive(Window(fd, chunk.offset, chunk.nbytes, path=path), path)
     if not isinstance(root, Tensor):
-        raise StoreError(path, f"its chunk holds a {type(root).__name__}", tensor=chunk.name, remedy=AGAIN)
-    return placed(chunk.name, root, place, number, path)
+        raise StoreError(path, f"its chunk holds a {type(root).__name__}", tensor=at.name, remedy=AGAIN)
+    return placed(at.name, root, place, number, path)
 
 
-def _check_cover(
-    path: str, avals: Mapping[str, Aval], chunks: Mapping[str, Sequence[Chunk]], kept: Mapping[str, Placed]
+def check_cover(
+    path: str,
+    name: str,
+    aval: Aval,
+    chunks: Sequence[Chunk],
+    dtypes: Collection[DType],
+    cuts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> None:
-    """Raises StoreError unless the chunks of each tensor are of its dtype, lie inside of it and make it up."""
-    for name, aval in avals.items():
-        inside = all(
-            kept[key].info.aval.dtype == aval.dtype
-            and len(start) == len(shape) == len(aval.shape)
-            and all(low + n <= size for low, n, size in zip(start, shape, aval.shape, strict=True))
-            for key, start, shape in chunks[name]
-        )
-        found = sum(prod(chunk.shape) for chunk in chunks[name])
-        if not inside or not chunks[name] or found != aval.size:
-            problem = f"{aval} is not made up by its {len(chunks[name])} chunks, of {found} elements"
-            raise StoreError(path, problem, tensor=name, remedy=AGAIN)
+    """Raises StoreError unless the chunks are of the tensor's dtype, are those that the metadata list, and each element
+    of the tensor lies in just one of them."""
+    rank = len(aval.shape)
+    if not chunks or any(len(chunk.start) != rank or len(chunk.shape) != rank for chunk in chunks):
+        problem = f"{aval} has no chunk of {rank} dimensions"
+    elif set(dtypes) != {aval.dtype}:
+        problem = f"{aval} has chunks of another dtype: {', '.join(sorted(d.name for d in dtypes))}"
+    elif sorted((chunk.start, chunk.shape) for chunk in chunks) != sorted(cuts):
+        problem = f"{aval} is stored in other chunks than the {len(cuts)} that are listed"
+    elif not tiles(aval.shape, chunks):
+        problem = f"{aval} is not made up by its {len(chunks)} chunks: they overlap, leave a gap or go beyond it"
+    else:
+        return
+    raise StoreError(path, problem, tensor=name, remedy=AGAIN)
+
+
+def tiles(shape: tuple[int, ...], chunks: Sequence[Chunk]) -> bool:
+    """Whether each element of a tensor lies in just one chunk, and no chunk goes beyond it. False if that would take
+    more than `_MOST_CORNERS` to tell. Boxes without elements count for nothing.
+
+    A box is given by its corners: sign a corner by how many of its coordinates are ends of the box, and the sum over
+    boxes of their signed corners is the (discrete) mixed derivative of how often each element is covered. So it is
+    that of the whole tensor if and only if each element is covered once. That takes 2**axes steps a chunk.
+    """
+    cut = [a for a, n in enumerate(shape) if any(c.start[a] != 0 or c.shape[a] != n for c in chunks)]
+    if len(chunks) << len(cut) > _MOST_CORNERS:
+        return False
+    corners: Counter[tuple[int, ...]] = Counter()
+    for start, size, sign in ((c.start, c.shape, 1) for c in chunks):
+        _add_corners(corners, start, size, cut, sign)
+    _add_corners(corners, (0,) * len(shape), shape, cut, -1)
+    return not any(corners.values())
+
+
+def _add_corners(
+    corners: Counter[tuple[int, ...]], start: Sequence[int], size: Sequence[int], axes: Sequence[int], sign: int
+) -> None:
+    for ends in product((0, 1), repeat=len(axes)) if 0 not in size else ():
+        at = tuple(start[axis] + end * size[axis] for axis, end in zip(axes, ends, strict=True))
+        corners[at] += sign * (-1) ** sum(ends)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from brainsurgery_jax.errors import cause_of
 from brainsurgery_jax.store.base import WriteOptions
-from brainsurgery_jax.store.torch_encode import tensors
+from brainsurgery_jax.store.torch_encode import contents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,6 @@ def encode_dcp(path: str, arrays: Mapping[str, np.ndarray], options: WriteOption
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         try:
-            save(tensors(arrays), storage_writer=writer, no_dist=True)
+            save(contents(arrays, options), storage_writer=writer, no_dist=True)
         except CheckpointException as error:  # of whatever was raised within, Ctrl-C too
             raise cause_of(next(failure for failure, _ in error.failures.values())) from error

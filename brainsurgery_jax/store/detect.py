@@ -4,40 +4,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store import formats
+from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
 from brainsurgery_jax.store.formats import FORMATS, SAFETENSORS, Format
 from brainsurgery_jax.store.leftovers import recover
+from brainsurgery_jax.store.selection import select
 from brainsurgery_jax.store.sizes import parse_size as parse_size
 
 
-def open_source(path: str, format: str | None = None) -> Source:
-    """The source for a checkpoint file or folder; `~` is the home folder. `format` names that of a file whose suffix
-    does not tell it. ValueError if there is none of that name."""
-    path = os.path.expanduser(path)
-    recover(path)
+def open_source(text: str, format: str | None = None) -> Source:
+    """The source for a checkpoint file or folder, or a part of it (see `address.py`); `~` is the home folder. `format`
+    names that of a file whose suffix does not tell it. ValueError if there is none of that name."""
+    address = parse_address(text)
+    recover(address.path)
+    source = _format_of(address.path, format).open(address.path)
+    with ExitStack() as on_failure:
+        on_failure.callback(source.close)
+        selected = select(source, address)
+        on_failure.pop_all()
+    return selected
+
+
+def _format_of(path: str, format: str | None) -> Format:
     if not os.path.exists(path):
         raise _missing(path)
     if os.path.isdir(path):
-        return _format_of_folder(path).open(path)
+        return _format_of_folder(path)
     if not os.path.isfile(path):
         raise StoreError(path, "is neither a file nor a folder", remedy=f"Name a folder, or {_some_file()}.")
-    if path.endswith(".index.json"):
-        remedy = f"Name its folder instead: {os.path.dirname(path) or '.'}"
-        raise StoreError(path, "is the index of a checkpoint, not the checkpoint", remedy=remedy)
     suffix = suffix_of(path)
-    told = formats.of_suffix(suffix)
+    told = formats.of_index(os.path.basename(path)) or formats.of_suffix(suffix)
     if format is not None and (told is None or format not in formats.called(told)):
         told = formats.named(format)
     if told is None:
         remedy = f"Name {_some_file()}. If it is one of these, give it that suffix."
         raise StoreError(path, f"has the suffix '{suffix}', which tells no format that can be read", remedy=remedy)
-    return told.open(path)
+    return told
 
 
 def _some_file() -> str:
@@ -51,10 +60,21 @@ def _format_of_folder(folder: str) -> Format:
     format = formats.of_folder(folder, names)
     if format is None:
         found = f"it holds {_some(names)}" if names else "it is empty"
+        below = [place for name in names if _holds_one(place := os.path.join(folder, name))]
         known = ", ".join(format.name for format in FORMATS if format.folder)
         remedy = f"Name a folder with a checkpoint at its top ({known}), or one file."
-        raise StoreError(folder, f"holds no checkpoint: {found}", remedy=remedy)
+        if below:
+            remedy = f"There are checkpoints in folders below. Name one: {_some(below)}."
+        raise StoreError(folder, f"holds no checkpoint at its top: {found}", remedy=remedy)
     return format
+
+
+def _holds_one(folder: str) -> bool:
+    """Whether a path is a folder with a checkpoint in it."""
+    if not os.path.isdir(folder):
+        return False
+    with os_failures(folder, "list the folder"):
+        return formats.of_folder(folder, sorted(os.listdir(folder))) is not None
 
 
 def _some(names: Sequence[str]) -> str:

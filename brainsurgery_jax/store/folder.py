@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Collection
 
-TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth"})
+_TWO_PARTS = (".pth.tar", ".pt.tar")
+TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", *_TWO_PARTS})
 WEIGHT_SUFFIXES = TORCH_SUFFIXES | {
     ".safetensors", ".ckpt", ".distcp", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy",
 }  # fmt: skip
-TRAINER_FILES = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")
+TRAINER_FILES = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 """How files begin that trainers leave beside the weights."""
 
 _STEMS = (
@@ -30,8 +31,9 @@ LOCKFILE = "brainsurgery.lock.json"
 
 
 def suffix_of(path: str) -> str:
-    """The suffix in lower case with its dot, or an empty string."""
-    return os.path.splitext(path)[1].lower()
+    """The suffix in lower case with its dot, or an empty string; of files of torch also `.pth.tar`."""
+    both = next((suffix for suffix in _TWO_PARTS if path.lower().endswith(suffix)), "")
+    return both or os.path.splitext(path)[1].lower()
 
 
 def is_weights(name: str) -> bool:

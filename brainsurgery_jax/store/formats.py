@@ -6,7 +6,8 @@ what they need when they are used, so that the table costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -97,11 +98,27 @@ def _chunk(value: Any) -> int | None:
     return parse_size(value)
 
 
+def _is_file_of(name: str, suffixes: Collection[str]) -> bool:
+    """Whether a file has one of these suffixes, or is an index of such files."""
+    return suffix_of(name) in suffixes or any(name.endswith(f"{suffix}.index.json") for suffix in suffixes)
+
+
+def _kept(value: Any) -> Any:
+    if value != "all" and not (isinstance(value, list) and all(isinstance(name, str) and name for name in value)):
+        raise ValueError(f"expected a list of names, or all, got {value!r}")
+    return value
+
+
+_NESTED = {
+    "nested": Option("Whether tensors go back into the containers that their input has.", "true", _flag),
+    "keep": Option("Values of the input to write beside them, by name, or all; implies nested.", "[epoch]", _kept),
+}
+
 SAFETENSORS = Format(
     name="safetensors",
     suffixes=(".safetensors",),
     folder=True,
-    recognises=lambda folder, names: any(suffix_of(name) == ".safetensors" for name in names),
+    recognises=lambda folder, names: any(_is_file_of(name, {".safetensors"}) for name in names),
     open=_later("safetensors.SafetensorsSource"),
     write=_later("safetensors_writer.write"),
     check=_later("safetensors_writer.check_storable"),
@@ -111,13 +128,13 @@ SAFETENSORS = Format(
 
 TORCH = Format(
     name="torch",
-    suffixes=(".pt", ".pth", ".bin", ".ckpt"),
+    suffixes=(".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar"),
     folder=True,
-    recognises=lambda folder, names: any(suffix_of(name) in TORCH_SUFFIXES for name in names),
+    recognises=lambda folder, names: any(_is_file_of(name, TORCH_SUFFIXES) for name in names),
     open=_later("torch_files.open_torch"),
     write=_encoded("torch_encode.encode_torch"),
     check=_later("torch_encode.check_torch"),
-    options={"bare": Option("Whether the file is its one tensor, without a dict around it.", "true", _flag)},
+    options={"bare": Option("Whether the file is its one tensor, without a dict around it.", "true", _flag), **_NESTED},
     encoded=True,
 )
 
@@ -141,6 +158,7 @@ DCP = Format(
     open=_later("dcp.open_dcp"),
     write=_encoded("dcp_encode.encode_dcp"),
     check=_later("torch_encode.check_torch"),
+    options=_NESTED,
     encoded=True,
 )
 
@@ -208,6 +226,12 @@ def named(name: str) -> Format:
 def of_suffix(suffix: str) -> Format | None:
     """The format whose single files have this suffix."""
     return next((format for format in FORMATS if suffix in format.suffixes), None)
+
+
+def of_index(name: str) -> Format | None:
+    """The format of the files that an index of this name lists."""
+    listed = re.fullmatch(r".+(\.\w+)\.index(?:\.\w+)?\.json", name)
+    return None if listed is None else of_suffix(listed[1])
 
 
 def of_folder(folder: str, names: Sequence[str]) -> Format | None:

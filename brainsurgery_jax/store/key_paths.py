@@ -20,6 +20,10 @@ class Index(int):
     """A place in a list, in a key path; a plain `int` is a key of a dict."""
 
 
+class Spelled(str):
+    """The text of a key of a dict that is neither text nor an integer, in a key path."""
+
+
 Path = tuple[str | int, ...]
 
 

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from brainsurgery_jax.boxes import strides
 from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.base import Header, Source, TensorInfo
+from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread
 from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.safetensors_header import AGAIN, json_object
@@ -34,7 +34,10 @@ from brainsurgery_jax.store.zipped import ZippedSource
 if TYPE_CHECKING:
     import numpy as np
 
-_NO_TENSOR = {"O": "Python objects", "U": "text", "S": "text", "M": "dates", "m": "times"}
+_NO_TENSOR = {"U": "text", "S": "text", "M": "dates", "m": "times"}
+
+
+_PICKLED = "If you trust it, load it with `numpy.load(PATH, allow_pickle=True)`, and save the arrays in it by name."
 
 
 class Array(NamedTuple):
@@ -56,6 +59,8 @@ def open_npy(path: str) -> Source:
             found = _head(io.BufferedReader(Window(fd, 0, size, path=path)), path, name, "")
         if isinstance(found, str):
             raise StoreError(path, f"holds {found}, not numbers", remedy="Only arrays of numbers can be read.")
+        if isinstance(found, Unread):
+            raise StoreError(path, found.why, tensor=name, remedy=found.remedy)
         _check_size(found, size, path, name)
         header = Header(path, (path,), {name: TensorInfo(found.aval, 0, found.start)}, {})
         source = StridedSource(header, descriptors, {name: found.laid})
@@ -80,23 +85,27 @@ def _archive(fd: int, path: str, descriptors: Descriptors) -> Source:
     laid: dict[str, Laid] = {}
     packed: dict[str, zipfile.ZipInfo] = {}
     left_out: dict[str, str] = {}
+    unread: dict[str, Unread] = {}
     with zipfile.ZipFile(io.BufferedReader(window)) as archive:
         metadata = _metadata(archive.comment)
         for name, member in _members(archive, path):
             if name == member.filename:
-                left_out[name] = "no array"
+                unread[name] = Unread("it is a file that is no array")
                 continue
             with archive.open(member) as file:
                 found = _head(file, path, name, member.comment.decode(errors="replace"))
             if isinstance(found, str):
                 left_out[name] = found
                 continue
+            if isinstance(found, Unread):
+                unread[name] = found
+                continue
             _check_size(found, member.file_size, path, name)
             begin = data_offset(window, member, path=path) if is_stored(member) else 0
             tensors[name], laid[name] = TensorInfo(found.aval, 0, begin + found.start), found.laid
             if not is_stored(member):
                 packed[name] = member
-    header = Header(path, (path,), tensors, metadata, left_out=left_out)
+    header = Header(path, (path,), tensors, metadata, left_out=left_out, unread=unread)
     source = StridedSource(header, descriptors, laid)
     return ZippedSource(source, laid, packed) if packed else source
 
@@ -112,7 +121,7 @@ def _members(archive: zipfile.ZipFile, path: str) -> Iterator[tuple[str, zipfile
         yield name, member
 
 
-def _head(file: IO[bytes], path: str, name: str, told: str) -> Array | str:
+def _head(file: IO[bytes], path: str, name: str, told: str) -> Array | Unread | str:
     """What stands before the elements of an array, or what it holds if that is no tensor. `told` is the name of its
     dtype, if something beside the head tells it."""
     from numpy.lib import format as npy
@@ -127,10 +136,11 @@ def _head(file: IO[bytes], path: str, name: str, told: str) -> Array | str:
         raise StoreError(path, f"its npy header is damaged: {error}", tensor=name, remedy=AGAIN) from error
     if dtype.kind in _NO_TENSOR:
         return _NO_TENSOR[dtype.kind]
+    if dtype.kind == "O":
+        return Unread("it holds pickled Python objects, which may be arrays; nothing is unpickled", _PICKLED)
     ours = _dtype(dtype, told)
     if ours is None:
-        remedy = "Save it as numbers of another type."
-        raise StoreError(path, f"its elements are of numpy's type {dtype}", tensor=name, remedy=remedy)
+        return Unread(f"its elements are of numpy's type {dtype}", "Save it as numbers of another type.")
     if any(n < 0 for n in shape):
         raise StoreError(path, f"has the shape {shape}", tensor=name, remedy=AGAIN)
     apart = strides(shape[::-1])[::-1] if fortran else strides(shape)

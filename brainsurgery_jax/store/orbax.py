@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain, repeat
 from math import prod
@@ -186,7 +186,7 @@ class OrbaxSource:
             if name not in self._open:
                 array = self._arrays[name]
                 spec = {"driver": array.driver, "kvstore": _spec(self._tree, f"{name}/"), "recheck_cached_data": "open"}
-                if self._tree.filled:
+                if array.filled:
                     spec["fill_missing_data_reads"] = False
                 self._open[name] = ts.open(spec, open=True, read=True, context=self._context).result()
             return self._open[name]
@@ -233,9 +233,22 @@ def _arrays(path: str, tree: Tree, store: Any) -> dict[str, ZarrArray]:
         if name not in arrays:
             problem = "is listed, but its data are missing"
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)
-    if not tree.filled:  # then a chunk that is not there is one of zeros, which tensorstore makes
-        arrays = {name: array._replace(plain=False) for name, array in arrays.items()}
-    return {name: arrays[name] for name in names}
+    if tree.filled:
+        arrays = {name: array._replace(filled=True) for name, array in arrays.items()}
+    _check_chunks(path, arrays, store)
+    # Where a chunk that is not there is one of zeros, tensorstore makes it.
+    return {name: arrays[name]._replace(plain=arrays[name].plain and arrays[name].filled) for name in names}
+
+
+def _check_chunks(path: str, arrays: Mapping[str, ZarrArray], store: Any) -> None:
+    """Raises StoreError if a chunk is missing of an array that is stored as a whole."""
+    with _failures(path):
+        keys = set(store.list().result())
+    for name, array in arrays.items():
+        lost = (key for key in array.chunk_keys() if f"{name}/{key}".encode() not in keys) if array.filled else ()
+        for key in lost:
+            problem = f"its data are missing: there is no chunk {key}"
+            raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)
 
 
 def _parsed(path: str, name: str, driver: str, raw: bytes) -> ZarrArray:

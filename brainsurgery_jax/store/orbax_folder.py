@@ -29,7 +29,7 @@ _AGAIN = "Its save was cut off, or a copy of it is incomplete: save or copy it a
 class Tree(NamedTuple):
     """What the folder of a tree says of it: the leaves' key paths in order, how they are stored, and the metadata.
 
-    `filled`: every chunk is stored, also one of zeros, so that one that is missing is lost.
+    `filled`: every chunk is said to be stored, also one of zeros, so that one that is missing is lost.
     """
 
     folder: str

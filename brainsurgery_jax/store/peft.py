@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.atomic import Staged, discard, fsync_tree
 from brainsurgery_jax.store.base import FileRun, Source, WriteOptions
+from brainsurgery_jax.store.completeness import adapter_notes
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER
 from brainsurgery_jax.store.safetensors import SafetensorsSource
@@ -34,10 +35,12 @@ def open_peft(path: str) -> Source:
     with os_failures(config, "read the config"), open(config, "rb") as file:
         text = file.read()
     json_object(text, config, "config")
-    weights = os.path.join(path, ADAPTER)
-    source = SafetensorsSource(weights) if os.path.exists(weights) else open_torch(os.path.join(path, OLD_ADAPTER))
+    name = ADAPTER if os.path.exists(os.path.join(path, ADAPTER)) else OLD_ADAPTER
+    notes = adapter_notes(path, name)
+    weights = os.path.join(path, name)
+    source = SafetensorsSource(weights) if name == ADAPTER else open_torch(weights)
     metadata = {**source.header.metadata, IN_METADATA: text.decode()}
-    source.header = replace(source.header, path=path, metadata=metadata)
+    source.header = replace(source.header, path=path, metadata=metadata, notes=(*notes, *source.header.notes))
     return source
 
 

@@ -104,6 +104,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _metadata(value: Any, path: str) -> dict[str, str]:
+    if value is None:  # which some writers put where there are none
+        return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         remedy = "Write the file again with text values only."
         raise StoreError(path, f"{METADATA} must map names to text, found {_shown(value)}", remedy=remedy)

@@ -13,8 +13,8 @@ from brainsurgery_jax.store.atomic import Staged, discard, fsync_tree
 from brainsurgery_jax.store.base import FileRun, Source, TensorInfo, WriteOptions
 from brainsurgery_jax.store.byte_sink import ByteSink
 from brainsurgery_jax.store.failures import check_unicode, os_failures
+from brainsurgery_jax.store.index_files import INDEX, encode_index, shard_name
 from brainsurgery_jax.store.positioned import allocate, clone, read_bytes, write_all
-from brainsurgery_jax.store.safetensors_folder import INDEX, encode_index, shard_name
 from brainsurgery_jax.store.safetensors_header import MAX_HEADER, METADATA, encode_header
 from brainsurgery_jax.store.safetensors_shards import header_metadata, plan_shards, planned, same_named, shards_of
 from brainsurgery_jax.store.unchanged import Original

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import (
     ADAPTER_CONFIG,
@@ -216,7 +217,7 @@ def put_sidecars(staging_dir: str | os.PathLike[str], files: Mapping[str, bytes]
 def sidecar_folder(checkpoint: str | os.PathLike[str]) -> Path | None:
     """The folder whose side files belong to a checkpoint: the folder itself, or the one that a single file lies in if a
     `config.json` marks it as a model's (what lies beside any other file need not belong to it)."""
-    path = Path(os.path.expanduser(checkpoint))
+    path = Path(parse_address(os.fspath(checkpoint)).path)
     if path.is_dir():
         return path
     return path.parent if (path.parent / "config.json").is_file() else None

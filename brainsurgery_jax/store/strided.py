@@ -1,5 +1,6 @@
-"""Tensors in files whose elements do not lie row by row: Fortran order, transposes and slices as torch saves them, and
-numbers in the other byte order. They are read by their strides, few bytes at a time.
+"""Tensors in files whose elements do not lie row by row: Fortran order, transposes and slices as torch saves them;
+numbers in the other byte order; conjugates and negatives that torch has noted by a flag. They are read by their
+strides, few bytes at a time.
 """
 
 from __future__ import annotations
@@ -39,14 +40,17 @@ class Slab(NamedTuple):
 
 
 class Laid(NamedTuple):
-    """How the elements of a tensor lie: `strides` in elements, none negative, and whether their bytes are swapped."""
+    """How the elements of a tensor lie: `strides` in elements, none negative, and whether their bytes are swapped; and
+    whether the tensor is the conjugate or the negative of what lies there."""
 
     strides: tuple[int, ...]
     swapped: bool = False
+    conjugated: bool = False
+    negated: bool = False
 
     def is_plain(self, shape: tuple[int, ...]) -> bool:
         """Whether they lie row by row as this machine wants them."""
-        if self.swapped:
+        if self.swapped or self.conjugated or self.negated:
             return False
         apart = zip(shape, self.strides, strides(shape), strict=True)
         return 0 in shape or all(n == 1 or found == plain for n, found, plain in apart)
@@ -146,12 +150,18 @@ def gather_range(fetch: Fetch, how: Laid, shape: tuple[int, ...], start: int, st
 
 def gather(fetch: Fetch, how: Laid, box: Box, dtype: np.dtype) -> np.ndarray:
     """A box of a tensor, its elements collected from where they lie, row by row in fresh memory."""
+    import numpy as np
+
     result = aligned_empty(box_shape(box), dtype)
     origin = sum(first * stride for (first, _, _), stride in zip(box, how.strides, strict=True))
     pitch = tuple(stride * step for stride, (_, _, step) in zip(how.strides, box, strict=True))
     if result.size:
         _collect(fetch, result, origin, pitch)
-    return result.byteswap(inplace=True) if how.swapped else result
+    if how.swapped:
+        result.byteswap(inplace=True)
+    if how.conjugated:
+        np.conjugate(result, out=result)
+    return np.negative(result, out=result) if how.negated else result
 
 
 def _collect(fetch: Fetch, result: np.ndarray, origin: int, pitch: tuple[int, ...]) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import StoreError, cause_of
 from brainsurgery_jax.store.base import WriteOptions
+from brainsurgery_jax.store.nesting import Device, build
 from brainsurgery_jax.store.torch_files import WEIGHTS
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def encode_torch(path: str, arrays: Mapping[str, np.ndarray], options: WriteOpti
     `pytorch_model.bin`. With the option `bare` the one tensor itself."""
     import torch
 
-    made = tensors(arrays)
+    made: Any = contents(arrays, options)
     if options.options.get("bare"):
         (made,) = made.values()
 
@@ -36,6 +37,31 @@ def encode_torch(path: str, arrays: Mapping[str, np.ndarray], options: WriteOpti
             torch.save(made, file)
         except RuntimeError as error:  # that the archive has no end; why it has none is what counts
             raise cause_of(error) from error
+
+
+def contents(arrays: Mapping[str, np.ndarray], options: WriteOptions) -> Any:
+    """The tensors by name; or in the containers of their input, with values beside them, if that is wanted."""
+    made = tensors(arrays)
+    if options.nest is None:
+        return made
+    values = {path: _of_torch(value) for path, value in options.nest.values.items()}
+    return build(options.nest._replace(values=values), made)
+
+
+def _of_torch(value: Any) -> Any:
+    """A plain value with torch's own dtypes and devices in it."""
+    import torch
+
+    match value:
+        case DType():
+            return getattr(torch, value.name)
+        case Device():
+            return torch.device(str(value))
+        case dict():
+            return type(value)({key: _of_torch(item) for key, item in value.items()})
+        case list() | tuple():
+            return type(value)(_of_torch(item) for item in value)
+    return value
 
 
 def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -5,8 +5,7 @@ torch nor memory for the whole is needed. That goes for the zip archives that to
 what it wrote before.
 
 Nested containers give dotted names (`optimizer.state.0.exp_avg`). If the outermost has a key `state_dict`, as trainers
-write it, its tensors go by their names in there, and all else is left out. The header names what was left out, without
-its values.
+write it, that is the part which is read unless another is named (see `address.py`).
 """
 
 from __future__ import annotations
@@ -14,27 +13,37 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.base import Header, TensorInfo
+from brainsurgery_jax.store.base import Header, Nesting, Note, TensorInfo, Unread
+from brainsurgery_jax.store.completeness import Chosen, choose, is_index
 from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.folder import TORCH_SUFFIXES, TRAINER_FILES, suffix_of
-from brainsurgery_jax.store.pickles import Storage, Tensor, unpickled
+from brainsurgery_jax.store.folder import TORCH_SUFFIXES
+from brainsurgery_jax.store.index_files import merge, place
+from brainsurgery_jax.store.key_paths import Path as KeyPath
+from brainsurgery_jax.store.key_paths import name_of
+from brainsurgery_jax.store.pickle_machine import Name, Object
+from brainsurgery_jax.store.pickles import Storage, Tensor, Unpickler, unpickled
 from brainsurgery_jax.store.positioned import read_bytes
-from brainsurgery_jax.store.safetensors_folder import check_placement, indexed_files, merge
 from brainsurgery_jax.store.safetensors_header import AGAIN
 from brainsurgery_jax.store.strided import Laid, StridedSource
-from brainsurgery_jax.store.zip_members import Window, data_offset, is_stored, zip_failures
+from brainsurgery_jax.store.torch_tree import Leaf, Tree, grow
+from brainsurgery_jax.store.zip_members import Window, WindowBytes, data_offset, is_stored, zip_failures
 
-INDEX = "pytorch_model.bin.index.json"
 WEIGHTS = "pytorch_model.bin"
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
-_DEEPEST, _MOST = 100, 1_000_000  # what is deeper or more is no checkpoint, but a trap for its readers
+_WRAPPER = "state_dict"
+_MODELS = ("model", "model_state_dict", "module", "net", "network", "weights")
+"""What else trainers call the state dict of a model."""
+
+_OTHER_KEYS = "Load it with torch, and save it with other keys."
+_STATE_DICT = "Load it where its classes are known, and save its tensors alone: `torch.save(model.state_dict(), PATH)`."
 
 
 class Placed(NamedTuple):
@@ -45,43 +54,56 @@ class Placed(NamedTuple):
 
 
 class File(NamedTuple):
-    """What one file tells: its tensors, in its order, and what it holds beside them."""
+    """What one file tells: its tensors, in its order, those that cannot be read, and what a header says beside them."""
 
     tensors: Mapping[str, Placed]
+    nesting: Nesting
     left_out: Mapping[str, str]
+    unread: Mapping[str, Unread]
+    parts: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def open_torch(path: str) -> StridedSource:
-    """The tensors of a file, or of a folder."""
-    files, weight_map = torch_files(path) if os.path.isdir(path) else ([path], None)
+    """The tensors of a file, or of a folder, or of the files that an index lists."""
+    several = os.path.isdir(path) or is_index(os.path.basename(path))
+    chosen = choose(path, TORCH_SUFFIXES) if several else Chosen([path])
+    files, notes = chosen.files, chosen.notes
     with ExitStack() as on_failure:
         descriptors = Descriptors(files, os.O_RDONLY, watch=True)
         on_failure.callback(descriptors.close)
         found = [_read(descriptors, number, file) for number, file in enumerate(files)]
-        shards = [{name: placed.info for name, placed in file.tensors.items()} for file in found]
-        if weight_map is not None:
-            check_placement(os.path.join(path, INDEX), files, weight_map, shards)
-        left_out = {name: value for file in found for name, value in file.left_out.items()}
-        header = Header(path, tuple(files), merge(files, shards, INDEX), {}, left_out=left_out)
-        laid = {name: placed.laid for file in found for name, placed in file.tensors.items()}
-        source = StridedSource(header, descriptors, laid)
+        shards: Sequence[Mapping[str, TensorInfo]] = [{n: p.info for n, p in file.tensors.items()} for file in found]
+        if chosen.listed is not None:
+            shards, more = place(chosen.listed, files, shards)
+            notes = (*notes, *more)
+        header = _header(path, files, merge(files, shards), found)
+        laid = {name: p.laid for file in found for name, p in file.tensors.items() if name in header.tensors}
+        source = StridedSource(replace(header, notes=(*notes, *header.notes)), descriptors, laid)
         on_failure.pop_all()
     return source
 
 
-def torch_files(folder: str) -> tuple[list[str], dict[str, str] | None]:
-    """The torch files of a folder by name, and the file of every tensor if there is an index. What trainers keep beside
-    the weights does not count."""
-    with os_failures(folder, "list the folder"):
-        names = sorted(os.listdir(folder))
-    if INDEX in names:
-        return indexed_files(folder, INDEX)
-    if WEIGHTS in names:
-        return [os.path.join(folder, WEIGHTS)], None
-    files = [n for n in names if suffix_of(n) in TORCH_SUFFIXES and not n.startswith(TRAINER_FILES)]
-    if not files:
-        raise StoreError(folder, "holds what a trainer keeps beside a model, but no model", remedy="Name a file of it.")
-    return [os.path.join(folder, name) for name in files], None
+def _header(path: str, files: Sequence[str], tensors: Mapping[str, TensorInfo], found: Sequence[File]) -> Header:
+    def joined(of: Callable[[File], Mapping[Any, Any]]) -> dict[Any, Any]:
+        return {key: value for file in found for key, value in of(file).items()}
+
+    return Header(
+        path,
+        tuple(files),
+        tensors,
+        {},
+        left_out=joined(lambda file: file.left_out),
+        unread=joined(lambda file: file.unread),
+        parts=found[0].parts if all(file.parts == found[0].parts for file in found) else (),
+        notes=tuple(note for file in found for note in file.notes),
+        nesting=Nesting(
+            joined(lambda file: file.nesting.kinds),
+            joined(lambda file: file.nesting.tensors),
+            joined(lambda file: file.nesting.values),
+            [path for file in found for path in file.nesting.order],
+        ),
+    )
 
 
 def _read(descriptors: Descriptors, number: int, path: str) -> File:
@@ -89,8 +111,7 @@ def _read(descriptors: Descriptors, number: int, path: str) -> File:
         window = Window(fd, 0, os.fstat(fd).st_size, path=path)
         saved = read_archive if read_bytes(fd, min(4, window.nbytes), 0, path=path) == b"PK\x03\x04" else _read_old
         root, place = saved(window, path)
-    tensors, left_out = _flat(root, Path(path).stem, path)
-    return File({name: placed(name, t, place, number, path) for name, t in tensors.items()}, left_out)
+    return _file(_tree(root, path), path, lambda name, tensor: placed(name, tensor, place, number, path))
 
 
 def placed(name: str, tensor: Tensor, place: Callable[[Storage], tuple[int, int]], number: int, path: str) -> Placed:
@@ -123,36 +144,40 @@ def read_archive(window: Window, path: str) -> Found:
             raise StoreError(path, "is a TorchScript program, not a checkpoint", remedy=remedy)
         if f"{base}byteorder" in members and archive.read(f"{base}byteorder") != b"little":
             raise _big_endian(path)
-        with archive.open(pickles[0]) as file:
-            root = unpickled(io.BytesIO(file.read()), path)
+        if not is_stored(members[pickles[0]]):
+            raise _compressed(path, "pickle")
+        root = unpickled(archive.read(pickles[0]), path)
 
     def place(storage: Storage) -> tuple[int, int]:
         member = members.get(f"{base}data/{storage.key}")
         if member is None:
             raise StoreError(path, f"lacks the storage '{storage.key}'", remedy=AGAIN)
         if not is_stored(member):
-            remedy = "Unpack the archive, and pack it again without compression: `zip -0 -r`."
-            raise StoreError(path, f"the storage '{storage.key}' is compressed, which torch never does", remedy=remedy)
+            raise _compressed(path, f"storage '{storage.key}'")
         return window.start + data_offset(window, member, path=path), member.file_size
 
     return root, place
 
 
+def _compressed(path: str, what: str) -> StoreError:
+    remedy = "Unpack the archive, and pack it again without compression: `zip -0 -r`."
+    return StoreError(path, f"the {what} is compressed, which torch never does", remedy=remedy)
+
+
 def _read_old(window: Window, path: str) -> Found:
     """What torch wrote before version 1.6: pickles one after the other, then each storage with its size before it."""
-    file = io.BufferedReader(window)
-    if file.peek(1)[:1] != b"\x80" or unpickled(file, path) != _OLD_MAGIC:
+    pickles = Unpickler(WindowBytes(window), path)
+    if window.bytes_at(0, 1) != b"\x80" or pickles.load() != _OLD_MAGIC:
         raise StoreError(
             path, "is not a file of torch.save", remedy="Give it the suffix of its format, or save it again."
         )
-    unpickled(file, path)  # the version of the format
-    system = unpickled(file, path)
+    pickles.load()  # the version of the format
+    system = pickles.load()
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise _big_endian(path)
-    storages: list[Storage] = []
-    root = unpickled(file, path, storages=storages)
-    keys = unpickled(file, path)
-    places = _places(window, file.tell(), keys, {s.key: s for s in storages}, path)
+    root = pickles.load()
+    keys = pickles.load()
+    places = _places(window, pickles.position, keys, {s.key: s for s in pickles.storages}, path)
 
     def place(storage: Storage) -> tuple[int, int]:
         if storage.key not in places:
@@ -167,7 +192,7 @@ def _places(
 ) -> dict[str, tuple[int, int]]:
     """Offset and size of each storage: they come in the order of the keys, the number of elements before each."""
     places: dict[str, tuple[int, int]] = {}
-    for key in map(str, keys if isinstance(keys, list) else ()):
+    for key in map(str, keys if type(keys) is list and all(type(key) in (str, int) for key in keys) else ()):
         window.seek(at)
         numel = int.from_bytes(window.read(8) or b"", "little")
         if key not in storages or storages[key].numel != numel:
@@ -187,39 +212,93 @@ def _big_endian(path: str) -> StoreError:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def _flat(root: Any, stem: str, path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name, and what is none."""
-    if isinstance(root, Tensor):
-        return {stem: root}, {}
-    if not isinstance(root, Mapping):
+def _tree(root: Any, path: str) -> Tree:
+    """The entries of what was saved. A tensor alone is called like its file."""
+    if isinstance(root, Tensor | Unread):
+        return Tree([Leaf((Path(path).stem,), root)])
+    if isinstance(root, Object) and root.entries is None and root.items is None:
+        problem = f"holds an object of '{root}', no tensors by name; nothing was run"
+        raise StoreError(path, problem, remedy=_STATE_DICT)
+    if type(root) not in (dict, list, tuple, Object):
         raise StoreError(path, f"holds a {type(root).__name__}, no tensors by name", remedy="Save a dict of tensors.")
-    wrapped = isinstance(root.get("state_dict"), Mapping)
-    tensors: dict[str, Tensor] = {}
-    left_out: dict[str, str] = {}
-    if wrapped:
-        left_out = {str(key): type(value).__name__ for key, value in root.items() if key != "state_dict"}
-    for name, leaf in _leaves(root["state_dict"] if wrapped else root, (), path):
-        if len(tensors) + len(left_out) > _MOST:
-            raise StoreError(path, f"holds more than {_MOST} things", remedy=AGAIN)
-        if not isinstance(leaf, Tensor):
-            left_out[name] = type(leaf).__name__
-        elif name in tensors:
-            raise StoreError(path, "two tensors have this name, once the keys are joined by dots", tensor=name)
+    return grow(root, path)
+
+
+def _file(tree: Tree, path: str, place: Callable[[str, Tensor], Placed]) -> File:
+    """What a header tells of a tree."""
+    tensors: dict[str, Placed] = {}
+    paths: dict[str, KeyPath] = {}
+    unread: dict[str, Unread] = {}
+    values: dict[KeyPath, Any] = {}
+    for at, leaf in tree.leaves:
+        name = name_of(at)
+        if not isinstance(leaf, Tensor | Unread):
+            values[at] = leaf
+            continue
+        if name in paths:
+            unread[name] = Unread("two tensors have this name, once the keys are joined by dots", _OTHER_KEYS)
+        paths[name] = at
+        if isinstance(leaf, Unread):
+            unread[name] = leaf
         else:
-            tensors[name] = leaf
-    return tensors, left_out
+            tensors[name] = place(name, leaf)
+    beside, unread = _split_unread(tensors, unread, paths)
+    notes = (*_unread_notes(beside, path), *_hidden_notes(tree.hidden, path))
+    if not tensors and not unread and (tree.hidden or _objects(values)):
+        classes = sorted({str(value) for value in (*tree.hidden.values(), *_objects(values))})
+        problem = f"holds no tensor, but objects, which are not made: {', '.join(classes[:6])}. Nothing was run"
+        raise StoreError(path, problem, remedy=_STATE_DICT)
+    left_out = {name_of(at): _described(value) for at, value in values.items()}
+    return File(
+        tensors,
+        Nesting(tree.kinds, paths, values, [at for at, _ in tree.leaves]),
+        left_out,
+        unread,
+        _parts(paths),
+        notes,
+    )
 
 
-def _leaves(node: Any, keys: tuple[str, ...], path: str) -> Iterator[tuple[str, Any]]:
-    """Tensors with their names, and what holds none as one leaf."""
-    if len(keys) > _DEEPEST:
-        raise StoreError(path, f"is nested deeper than {_DEEPEST} levels", remedy=AGAIN)
-    if isinstance(node, Mapping):
-        below = node.items()
-    elif type(node) in (list, tuple) and any(isinstance(item, Mapping | list | tuple) for item in node):
-        below = enumerate(node)
-    else:
-        yield ".".join(keys), node
-        return
-    for key, value in below:
-        yield from _leaves(value, (*keys, str(key)), path)
+def _objects(values: Mapping[KeyPath, Any]) -> list[Object]:
+    return [value for value in values.values() if isinstance(value, Object) and isinstance(value.kind, Name)]
+
+
+def _described(value: Any) -> str:
+    return str(value) if isinstance(value, Object) else "name" if isinstance(value, Name) else type(value).__name__
+
+
+def _split_unread(
+    tensors: Mapping[str, Placed], unread: Mapping[str, Unread], paths: Mapping[str, KeyPath]
+) -> tuple[dict[str, Unread], dict[str, Unread]]:
+    """The tensors that cannot be read: those that stand alone, and those that stand beside others, which are a part of
+    a model."""
+    homes = {paths[name][:-1] for name in tensors}
+    alone = {name: why for name, why in unread.items() if paths[name][:-1] not in homes}
+    return alone, {name: why for name, why in unread.items() if name not in alone}
+
+
+def _unread_notes(unread: Mapping[str, Unread], path: str) -> Iterable[Note]:
+    """A note for each reason why tensors are not read."""
+    for why in dict.fromkeys(unread.values()):
+        names = tuple(name for name, other in unread.items() if other == why)
+        yield Note("input-unread", f"{path}: not read: {_few(names)}: {why.why}", why.remedy, names)
+
+
+def _hidden_notes(hidden: Mapping[KeyPath, str], path: str) -> Iterable[Note]:
+    """A note on objects with tensors inside."""
+    if hidden:
+        found = [f"'{name_of(at)}' ({kind})" for at, kind in hidden.items()]
+        message = f"{path}: the tensors inside of objects are not read: {_few(found)}"
+        yield Note("input-unread", message, _STATE_DICT, tuple(map(name_of, hidden)))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _parts(paths: Mapping[str, KeyPath]) -> tuple[str, ...]:
+    """The entries that may be the model, if one is called as trainers call a state dict; else all of it is read."""
+    found = list(dict.fromkeys(at[0] for at in paths.values() if len(at) > 1))
+    if _WRAPPER not in found:
+        return ()
+    return (_WRAPPER, *(str(key) for key in found if key in _MODELS))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.boxes import strides
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType
 
 METADATA = {"zarr": ".zarray", "zarr3": "zarr.json"}
@@ -41,6 +42,7 @@ class ZarrArray(NamedTuple):
 
     Values hold chunks of `outer` elements, cut into `inner` ones. `plain`: little-endian bytes without compression, cut
     along the first axis only, so that a range of elements is a few ranges of bytes; `indexed`: by way of a table.
+    `filled`: every value is stored, so that one that is not there is lost; else it stands for zeros.
     """
 
     driver: str
@@ -51,6 +53,13 @@ class ZarrArray(NamedTuple):
     plain: bool
     indexed: bool
     separator: str
+    filled: bool = False
+
+    def chunk_keys(self) -> Iterator[str]:
+        """The keys of all values, one by one: there may be more than memory holds."""
+        counts = [-(-n // size) for n, size in zip(self.aval.shape, self.outer, strict=True)]
+        for number in range(prod(counts)):
+            yield self._key([str(number // apart % n) for n, apart in zip(counts, strides(counts), strict=True)])
 
     @property
     def row_bytes(self) -> int:
@@ -64,7 +73,9 @@ class ZarrArray(NamedTuple):
 
     def key(self, row: int) -> str:
         """The key of the value with the chunks of that row of chunks, all others being whole."""
-        indices = [str(row), *("0" for _ in self.outer[1:])] if self.outer else []
+        return self._key([str(row), *("0" for _ in self.outer[1:])] if self.outer else [])
+
+    def _key(self, indices: Iterable[str]) -> str:
         if self.driver == "zarr3":
             return self.separator.join(["c", *indices])
         return self.separator.join(indices) or "0"
@@ -94,7 +105,8 @@ def _version_2(table: Mapping[str, Any]) -> ZarrArray:
         table["compressor"] is None and not table.get("filters") and table["order"] == "C" and _little(table["dtype"])
     )
     separator = table.get("dimension_separator", ".")
-    return _array("zarr", shape, stored, chunks, chunks, plain, indexed=False, separator=separator)
+    array = _array("zarr", shape, stored, chunks, chunks, plain, indexed=False, separator=separator)
+    return array._replace(filled=table.get("fill_value") is None)
 
 
 def _version_3(table: Mapping[str, Any]) -> ZarrArray:
@@ -127,6 +139,9 @@ def _array(
     indexed: bool, separator: str,
 ) -> ZarrArray:  # fmt: skip
     dtype = _dtype(stored)
+    for sizes, least in ((shape, 0), (outer, 1), (inner, 1)):
+        if len(sizes) != len(shape) or not all(type(n) is int and n >= least for n in sizes):
+            raise ValueError("its shape or its chunks are no sizes")
     by_rows = outer[1:] == inner[1:] == shape[1:] and stored == dtype.name
     return ZarrArray(driver, Aval(shape, dtype), stored, outer, inner, plain and by_rows, indexed, separator)
 

@@ -16,6 +16,9 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.positioned import read_bytes
 from brainsurgery_jax.store.safetensors_header import AGAIN
 
+_AHEAD = 1 << 18
+"""Bytes of a pickle that are read at a time."""
+
 _LOCAL_HEADER = 30
 """Bytes before the name of a member, which stands before its data once more."""
 
@@ -54,6 +57,19 @@ class Window(io.RawIOBase):
         buffer[:count] = read_bytes(self._fd, count, self.start + self._at, path=self._path)
         self._at += count
         return count
+
+
+class WindowBytes:
+    """Pickles in a window, one after the other; see `pickle_machine.Bytes`."""
+
+    def __init__(self, window: Window):
+        self._window, self._at, self.nbytes = window, 0, window.nbytes
+
+    def next(self, nbytes: int) -> bytes:
+        """The next bytes, at least so many if there are."""
+        found = self._window.bytes_at(self._at, max(nbytes, _AHEAD))
+        self._at += len(found)
+        return found
 
 
 @contextmanager

@@ -44,10 +44,11 @@ MAY_IMPORT = {
     "ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields ops._functions "
     "ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal ops._partition ops._program "
     "ops._ranges ops._rounding ops._typing ops._verdicts",
-    "plan": "errors dtypes select op protocol plugins store.formats config_patch",
+    "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select moves parts _lazy op protocol",
-    "lower": "errors dtypes moves select op protocol plan graph store.base store.detect store.folder store.formats "
-    "store.key_paths store.peft store.replacing store.safetensors_header store.sidecars config_patch families",
+    "lower": "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
+    "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors_header store.selection "
+    "store.sidecars config_patch families",
     "engine": "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",
@@ -62,13 +63,14 @@ MAY_IMPORT = {
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
     "cli": "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
     "engine.events store.sizes",
-    "cli.prompt": "errors version op plugins plan.pages plan.source session api world completion cli",
+    "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
     "cli.diff": "errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world store.atomic store.detect store.formats store.folder store.peft",
+    "conversion": "errors dtypes layout api world store.address store.atomic store.detect store.formats store.folder "
+    "store.peft",
     "cli.importing": "errors importers cli.show",
-    "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.formats store.detect",
+    "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",
     "cli.convert": "errors layout conversion world store.sizes cli.show cli.progress",
     "web": "errors version nametree op protocol session api",

@@ -25,12 +25,13 @@ def saved(path: Path, root: dict[str, Any]) -> str:
     return str(path)
 
 
-def sharded(path: Path, array: np.ndarray, cuts: list[tuple[slice, ...]]) -> Source:
-    """A folder with one tensor 'x' in chunks, arranged as several processes leave it: a file each."""
+def sharded(path: Path, array: np.ndarray, cuts: list[tuple[slice, ...]], rows: int | None = None) -> Source:
+    """A folder with one tensor 'x' in chunks, arranged as several processes leave it: a file each. With `rows` every
+    chunk has that many, wherever it is said to begin."""
     path.mkdir()
     chunks, places = [], {}
     for rank, cut in enumerate(cuts):
-        piece = torch.from_numpy(array[cut].copy())
+        piece = torch.from_numpy((array[cut] if rows is None else array[:rows]).copy())
         name = f"__{rank}_0.distcp"
         torch.save(piece, path / name)
         start = torch.Size([span.start for span in cut])
@@ -102,21 +103,66 @@ def test_chunks_of_rows_are_runs_of_their_files(tmp_path: Path) -> None:
         assert os.pread(fd, run.nbytes, run.offset) == bits(x.reshape(-1)[7:11])
 
 
-def test_chunks_that_leave_a_gap_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"tensor 'x': f32\[6,3\] is not made up by its 2 chunks, of 12 elements"):
-        sharded(tmp_path / "d", normal((6, 3)), [(slice(a, a + 2), slice(0, 3)) for a in (0, 4)])
+@pytest.mark.parametrize(
+    "starts", [(0, 4), (0, 2, 3), (0, 1, 4), (0, 2, 5)], ids=["gap", "overlap and gap at the end", "both", "beyond"]
+)
+def test_chunks_that_leave_a_gap_or_overlap_are_refused(tmp_path: Path, starts: tuple[int, ...]) -> None:
+    """Chunks of two rows of six. In all cases but the first they hold as many elements as the tensor."""
+    with pytest.raises(StoreError, match=r"'x': f32\[6,3\] is not made up by its \d chunks: they overlap, leave a gap"):
+        sharded(tmp_path / "d", normal((6, 3)), [(slice(a, a + 2), slice(0, 3)) for a in starts], rows=2)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda table: table.pop(), lambda table: table.append(table[0])], ids=["one less", "one more"]
+)
+def test_chunks_that_the_metadata_do_not_list_are_refused(tmp_path: Path, spoil: Any) -> None:
+    sharded(tmp_path / "d", normal((6, 3)), [(slice(a, a + 2), slice(0, 3)) for a in (0, 2, 4)])
+    place = tmp_path / "d" / ".metadata"
+    whole = pickle.loads(place.read_bytes())
+    spoil(whole.state_dict_metadata["x"].chunks)
+    place.write_bytes(pickle.dumps(whole))
+    with pytest.raises(
+        StoreError, match=r"tensor 'x': f32\[6,3\] is stored in other chunks than the \d that are listed"
+    ):
+        open_source(str(tmp_path / "d"))
+
+
+def test_a_missing_file_is_to_be_fetched_and_nothing_deleted(tmp_path: Path) -> None:
+    path = saved(tmp_path / "d", {"x": torch.zeros(2)})
+    Path(path, "__0_0.distcp").unlink()
+    with pytest.raises(StoreError, match=r"'__0_0.distcp', which is not there.*\n.*fetch or save it again") as caught:
+        open_source(path)
+    assert "delete" not in str(caught.value)
+
+
+class Attack:
+    def __init__(self, victim: Path):
+        self.victim = victim
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.victim}",)
 
 
 def test_malicious_metadata_are_refused_and_not_run(tmp_path: Path) -> None:
-    class Attack:
-        def __reduce__(self) -> Any:
-            return os.system, (f"touch {tmp_path / 'victim'}",)
-
     path = saved(tmp_path / "d", {"x": torch.zeros(2)})
-    Path(path, ".metadata").write_bytes(pickle.dumps({"state_dict_metadata": Attack()}))
-    with pytest.raises(StoreError, match=r"names 'posix\.system', and only tensors"):
+    Path(path, ".metadata").write_bytes(pickle.dumps({"state_dict_metadata": Attack(tmp_path / "victim")}))
+    with pytest.raises(StoreError, match=r"\.metadata: is not metadata of a checkpoint: a record has no fields"):
         open_source(path)
     assert not (tmp_path / "victim").exists()
+
+
+def test_a_state_that_a_pickle_gives_to_a_class_changes_nothing_of_ours(tmp_path: Path) -> None:
+    """BUILD on a class that metadata name: what it sets would else hold for all later checkpoints of the process."""
+    path = saved(tmp_path / "d", {"x": torch.zeros(2)})
+    good = Path(path, ".metadata").read_bytes()
+    for name in ("TensorProperties", "Metadata", "MetadataIndex"):
+        state = b"}(X\x05\x00\x00\x00dtypeX\x03\x00\x00\x00bad" + b"X\x0c\x00\x00\x00__setstate__Nu"
+        module = b"ctorch.distributed.checkpoint.metadata\n" + name.encode() + b"\n"
+        Path(path, ".metadata").write_bytes(b"\x80\x02" + module + state + b"b.")
+        with pytest.raises(StoreError, match="is not metadata of a checkpoint"):
+            open_source(path)
+    Path(path, ".metadata").write_bytes(good)
+    assert list(open_source(path).header.tensors) == ["x"]
 
 
 def test_files_outside_of_the_folder_are_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from brainsurgery_jax.api import explain
 from brainsurgery_jax.cli.explanation import as_json, as_text
 from brainsurgery_jax.store import byte_sink, safetensors_writer
 from brainsurgery_jax.store.byte_sink import ByteSink
-from brainsurgery_jax.store.safetensors_folder import INDEX, shard_name
+from brainsurgery_jax.store.index_files import INDEX, shard_name
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, read, write
 
@@ -127,8 +127,8 @@ def test_a_file_above_the_limit_is_cut(model: Path) -> None:
 
 def test_a_file_of_one_tensor_above_the_limit_stays(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    for name in "ab":
-        write(tmp_path / f"model/{name}.safetensors", {name: normal((9,))}, PT)
+    for number, name in enumerate("ab", 1):
+        write(tmp_path / "model" / shard_name(number, 2), {name: normal((9,))}, PT)
     out = surgery(tmp_path / "model", world=Files(default_shard="8B"))
     assert len(kept(tmp_path / "model", out)) == 2
 

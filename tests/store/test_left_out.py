@@ -86,7 +86,8 @@ def test_a_note_of_check_and_run_names_what_is_left_out(here: Path, make: Any) -
     assert plan.run().notes == (note,)
     assert (note.code, note.severity) == ("input-left-out", "note")
     names = ", ".join(bs.open(source).left_out)
-    assert note.message == f"{source} holds entries that are no tensors; they are left out: {names}"
+    kept = "" if make is numpy_archive else ", unless an output's `keep` names them"
+    assert note.message == f"{source} holds entries that are no tensors; they are left out{kept}: {names}"
     assert names
     assert SECRET not in str(note)
 
@@ -95,7 +96,10 @@ def test_a_checkpoint_that_is_loaded_by_a_step_gets_that_note_too(here: Path) ->
     write(here / "base.safetensors", {"w": W})
     step = {"load": {"path": torch_file(here), "alias": "more"}}
     (note,) = bs.check(bs.load({"inputs": ["base::base.safetensors"], "transforms": [step]}))
-    assert note.message == "load.path: in.pt holds entries that are no tensors; they are left out: epoch, args"
+    assert (
+        note.message
+        == "load.path: in.pt holds entries that are no tensors; they are left out, unless an output's `keep` names them: epoch, args"
+    )
 
 
 @pytest.mark.parametrize("json_wanted", [False, True], ids=["text", "json"])
@@ -106,7 +110,7 @@ def test_inspect_shows_names_and_no_values(here: Path, capsys: pytest.CaptureFix
     shown = capsys.readouterr().out
     assert SECRET not in shown
     if json_wanted:
-        assert json.loads(shown)["left_out"] == ["epoch", "args"]
+        assert json.loads(shown)["left_out"] == {"epoch": "int", "args": "dict"}
         assert json.loads(shown)["metadata"] == {}
     else:
         assert shown.endswith("\nleft out, since they are no tensors: epoch, args\n")

@@ -328,18 +328,34 @@ def unfilled(path: Path) -> None:
     (path / "_METADATA").write_text(json.dumps(table | {"store_array_data_equal_to_fill_value": False}))
 
 
-@pytest.mark.parametrize("writer", ["v0 one folder a leaf", "v0 one folder a leaf, zarr 3"])
-def test_a_chunk_that_was_left_out_is_zeros_where_orbax_leaves_out_zeros(
-    folder: Path, tmp_path: Path, writer: str
-) -> None:
-    path = Path(shutil.copytree(folder / writer, tmp_path / "model"))
+def without_chunks(folder: Path, writer: str, place: Path) -> Path:
+    """A checkpoint in which all data of one leaf are missing, and its metadata are there."""
+    path = Path(shutil.copytree(folder / writer, place))
     for chunk in ("0", "c"):
-        place = path / "params.scale" / chunk
-        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
-    with pytest.raises(StoreError, match=r"tensor 'params.scale': "):
-        OrbaxSource(str(path)).read("params.scale")
+        part = path / "params.scale" / chunk
+        shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+    return path
+
+
+@pytest.mark.parametrize("writer", ["v0 one folder a leaf", "v0 one folder a leaf, zarr 3"])
+def test_a_chunk_that_is_missing_is_an_error_before_anything_is_read(folder: Path, tmp_path: Path, writer: str) -> None:
+    path = without_chunks(folder, writer, tmp_path / "model")
+    with pytest.raises(StoreError, match=r"tensor 'params.scale': its data are missing: there is no chunk (c/)?0"):
+        OrbaxSource(str(path))
+
+
+def test_where_orbax_left_out_zeros_a_missing_chunk_is_zeros(folder: Path, tmp_path: Path) -> None:
+    path = without_chunks(folder, "v0 one folder a leaf, zarr 3", tmp_path / "model")
     unfilled(path)
     assert OrbaxSource(str(path)).read("params.scale").tolist() == [0] * 7
+
+
+def test_an_array_without_a_fill_value_has_all_its_chunks_or_has_lost_some(folder: Path, tmp_path: Path) -> None:
+    path = without_chunks(folder, "v0 one folder a leaf", tmp_path / "model")
+    unfilled(path)
+    assert json.loads((path / "params.scale" / ".zarray").read_text())["fill_value"] is None
+    with pytest.raises(StoreError, match=r"tensor 'params.scale': its data are missing: there is no chunk 0"):
+        OrbaxSource(str(path))
 
 
 # --- what is imported

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.detect import open_source
+from brainsurgery_jax.store.index_files import INDEX
 from brainsurgery_jax.store.safetensors import SafetensorsSource
-from brainsurgery_jax.store.safetensors_folder import INDEX
 
 
 def shards(folder: Path, **files: list[str]) -> Path:
@@ -29,9 +29,12 @@ def index(folder: Path, weight_map: object) -> Path:
     return folder
 
 
-def test_without_an_index_all_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
-    source = SafetensorsSource(str(shards(tmp_path, z=["a"], b=["c"])))
-    assert [os.path.basename(path) for path in source.header.files] == ["b.safetensors", "z.safetensors"]
+FIRST, SECOND = "model-00001-of-00002", "model-00002-of-00002"
+
+
+def test_without_an_index_all_shards_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    source = SafetensorsSource(str(shards(tmp_path, **{SECOND: ["a"], FIRST: ["c"]})))
+    assert [os.path.basename(path) for path in source.header.files] == [f"{FIRST}.safetensors", f"{SECOND}.safetensors"]
     assert list(source.header.tensors) == ["c", "a"]
     assert source.read("a")[0] == 0
 
@@ -52,8 +55,8 @@ def test_an_index_may_name_files_in_folders_below(tmp_path: Path) -> None:
 
 
 def test_metadata_of_the_first_file_wins(tmp_path: Path) -> None:
-    save_file({"a": np.ones(1)}, tmp_path / "1.safetensors", metadata={"format": "pt", "who": "first"})
-    save_file({"b": np.ones(1)}, tmp_path / "2.safetensors", metadata={"who": "second", "more": "yes"})
+    save_file({"a": np.ones(1)}, tmp_path / f"{FIRST}.safetensors", metadata={"format": "pt", "who": "first"})
+    save_file({"b": np.ones(1)}, tmp_path / f"{SECOND}.safetensors", metadata={"who": "second", "more": "yes"})
     metadata = SafetensorsSource(str(tmp_path)).header.metadata
     assert metadata == {"format": "pt", "who": "first", "more": "yes"}
 
@@ -65,8 +68,10 @@ def test_training_args_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_name_in_two_files_without_an_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"two.safetensors: tensor 'a': is also in .*one.safetensors, and no model"):
-        SafetensorsSource(str(shards(tmp_path, one=["a"], two=["a"])))
+    with pytest.raises(
+        StoreError, match=rf"{SECOND}.safetensors: tensor 'a': is also in .*{FIRST}.safetensors, and no i"
+    ):
+        SafetensorsSource(str(shards(tmp_path, **{FIRST: ["a"], SECOND: ["a"]})))
 
 
 ONE, TWO = "one.safetensors", "two.safetensors"
@@ -132,8 +137,8 @@ def test_the_cache_of_the_hub_is_made_of_links_to_its_blobs(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["config.json", "notes.txt"], "holds no checkpoint: it holds config.json, notes.txt"),
-        ([], "holds no checkpoint: it is empty"),
+        (["config.json", "notes.txt"], "holds no checkpoint at its top: it holds config.json, notes.txt"),
+        ([], "holds no checkpoint at its top: it is empty"),
         ([f"{n}.txt" for n in range(12)], "and 4 more"),
     ],
 )
@@ -145,7 +150,7 @@ def test_a_folder_without_a_checkpoint_says_what_it_holds(tmp_path: Path, names:
 
 
 def test_hundreds_of_shards_take_few_descriptors(tmp_path: Path) -> None:
-    shards(tmp_path, **{f"s{n:03}": [f"t{n}"] for n in range(100)})
+    shards(tmp_path, **{f"model-{n:05}-of-00100": [f"t{n}"] for n in range(100)})
     before = len(os.listdir("/dev/fd"))
     source = SafetensorsSource(str(tmp_path), open_files=5)
     assert [source.read(f"t{n}")[0] for n in range(100)] == list(range(100))

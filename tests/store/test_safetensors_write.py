@@ -25,8 +25,8 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import positioned
 from brainsurgery_jax.store.arrays import numpy_dtype
 from brainsurgery_jax.store.atomic import Staged
+from brainsurgery_jax.store.index_files import INDEX
 from brainsurgery_jax.store.safetensors import SafetensorsSource
-from brainsurgery_jax.store.safetensors_folder import INDEX
 from brainsurgery_jax.store.safetensors_header import encode_header
 from brainsurgery_jax.store.safetensors_shards import plan_shards
 from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter

@@ -36,28 +36,28 @@ def archive(path: Path, root: Any, *, storage: bytes = b"") -> str:
 
 
 @pytest.mark.parametrize("kind", ["zip", "old"])
-def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
+def test_a_malicious_pickle_is_not_run_and_its_tensors_are_read(tmp_path: Path, kind: str) -> None:
     victim = tmp_path / "victim"
     attack = Runs(os.system, f"touch {victim}")
     path = tmp_path / "m.pt"
-    torch.save({"w": attack}, path, _use_new_zipfile_serialization=kind == "zip")
-    with pytest.raises(StoreError, match=r"names 'posix\.system', and only tensors in plain containers are read"):
-        open_source(str(path))
+    torch.save({"w": attack, "x": torch.ones(2)}, path, _use_new_zipfile_serialization=kind == "zip")
+    source = open_source(str(path))
+    assert (list(source.header.tensors), source.header.left_out) == (["x"], {"w": "posix.system"})
     assert not victim.exists()
     torch.load(path, weights_only=False)  # it would have worked
     assert victim.exists()
 
 
 @pytest.mark.parametrize("function", [eval, exec, getattr, open, __import__, torch.load, torch.hub.load, type, super])
-def test_no_function_that_could_be_used_for_harm_has_a_stand_in(tmp_path: Path, function: Any) -> None:
-    with pytest.raises(StoreError, match="only tensors in plain containers are read"):
+def test_a_function_that_could_be_used_for_harm_is_a_name_and_no_more(tmp_path: Path, function: Any) -> None:
+    with pytest.raises(StoreError, match=r"holds no tensor, but objects, which are not made: [\w.]+\. Nothing was run"):
         open_source(archive(tmp_path / "m.pt", {"w": Runs(function, "1")}))
 
 
 def test_a_pickled_module_is_refused_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     torch.save(torch.nn.Linear(2, 2), path)
-    with pytest.raises(StoreError, match=r"names 'torch\.nn\.modules\.linear\.Linear'(.|\n)*state_dict"):
+    with pytest.raises(StoreError, match=r"an object of 'torch\.nn\.modules\.linear\.Linear'(.|\n)*state_dict"):
         open_source(str(path))
 
 
@@ -77,7 +77,7 @@ def test_a_program_of_torchscript_is_refused_with_advice(tmp_path: Path) -> None
     ],
 )  # fmt: skip
 def test_a_damaged_pickle_is_a_clear_error(tmp_path: Path, root: bytes) -> None:
-    with pytest.raises(StoreError, match=r"m\.pt: (its pickle is damaged|names )"):
+    with pytest.raises(StoreError, match=r"m\.pt: (its pickle is damaged|holds an object)"):
         open_source(archive(tmp_path / "m.pt", root))
 
 
@@ -112,12 +112,7 @@ def test_a_structure_made_to_explode_is_refused_early(tmp_path: Path) -> None:
     bomb: list[Any] = []
     for _ in range(60):
         bomb = [bomb, bomb]
-    with pytest.raises(StoreError, match="holds more than 1000000 things"):
-        open_source(archive(tmp_path / "m.pt", {"a": bomb}))
-    loop: list[Any] = []
-    loop.append(loop)
-    with pytest.raises(StoreError, match="nested deeper than 100 levels"):
-        open_source(archive(tmp_path / "m.pt", {"a": loop}))
+    assert open_source(archive(tmp_path / "m.pt", {"a": bomb})).header.tensors == {}
 
 
 def test_what_is_no_file_of_torch_says_so(tmp_path: Path) -> None:

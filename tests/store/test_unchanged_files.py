@@ -42,8 +42,8 @@ def model(tmp_path: Path) -> Path:
     """Two files of 80 bytes each, narrow tensors first, as we never write them."""
     folder = tmp_path / "model"
     folder.mkdir()
-    padded(write(folder / "a.safetensors", {"b": counting((40,), np.int8), "w": normal((5, 2))}, PT))
-    padded(write(folder / "z.safetensors", {"c": counting((8,), np.int8), "v": normal((9, 2))}, PT))
+    padded(write(folder / ONE, {"b": counting((40,), np.int8), "w": normal((5, 2))}, PT))
+    padded(write(folder / TWO, {"c": counting((8,), np.int8), "v": normal((9, 2))}, PT))
     return folder
 
 
@@ -82,11 +82,11 @@ def test_a_file_of_which_every_tensor_stays_is_passed_on_byte_for_byte(
 ) -> None:
     way(monkeypatch)
     out = surgery(model, {"scale_": {"target": "v", "by": 2}})
-    assert (out / ONE).read_bytes() == (model / "a.safetensors").read_bytes()
-    assert (out / TWO).read_bytes()[:200] != (model / "z.safetensors").read_bytes()[:200]
+    assert (out / ONE).read_bytes() == (model / ONE).read_bytes()
+    assert (out / TWO).read_bytes()[:200] != (model / TWO).read_bytes()[:200]
     found = safetensors.numpy.load_file(out / ONE) | safetensors.numpy.load_file(out / TWO)
-    np.testing.assert_array_equal(found["w"], read(model / "a.safetensors")["w"])
-    np.testing.assert_array_equal(found["v"], 2 * read(model / "z.safetensors")["v"])
+    np.testing.assert_array_equal(found["w"], read(model / ONE)["w"])
+    np.testing.assert_array_equal(found["v"], 2 * read(model / TWO)["v"])
 
 
 CHANGES: Mapping[str, Any] = {
@@ -108,7 +108,7 @@ CHANGES: Mapping[str, Any] = {
 def test_a_file_with_any_change_is_written_anew_and_its_neighbour_passed_on(model: Path, change: str) -> None:
     steps = CHANGES[change]
     out = surgery(model, *(steps if isinstance(steps, list) else [steps]))
-    assert (out / ONE).read_bytes() == (model / "a.safetensors").read_bytes()
+    assert (out / ONE).read_bytes() == (model / ONE).read_bytes()
     assert ODD not in (out / TWO).read_bytes()
 
 
@@ -131,8 +131,8 @@ def test_other_metadata_make_it_another_file(model: Path) -> None:
 
 def test_metadata_that_only_one_file_has_make_that_file_alone_the_same(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    a = padded(write(tmp_path / "model/a.safetensors", {"w": normal((10, 2))}, PT | {"who": "we"}))
-    padded(write(tmp_path / "model/z.safetensors", {"v": normal((10, 2))}, PT))
+    a = padded(write(tmp_path / "model" / ONE, {"w": normal((10, 2))}, PT | {"who": "we"}))
+    padded(write(tmp_path / "model" / TWO, {"v": normal((10, 2))}, PT))
     out = surgery(tmp_path / "model")
     assert (out / ONE).read_bytes() == a.read_bytes()
     assert ODD not in (out / TWO).read_bytes()
@@ -205,10 +205,10 @@ def test_an_original_that_changes_during_the_run_is_noticed_and_nothing_left(
 
     def meddle(told: Event) -> None:
         if isinstance(told, Started):
-            (model / "a.safetensors").write_bytes(b"x" * (model / "a.safetensors").stat().st_size)
+            (model / ONE).write_bytes(b"x" * (model / ONE).stat().st_size)
 
     plan = {"inputs": [str(model)], "output": {"path": f"{model.parent}/out/", "shard": "80B"}}
-    with pytest.raises(StoreError, match=r"a.safetensors: changed while running"):
+    with pytest.raises(StoreError, match=rf"{ONE}: changed while running"):
         run(bs.load(plan), listen=meddle, durable=False)
     assert os.listdir(model.parent) == ["model"]
 
@@ -232,7 +232,7 @@ def test_of_a_clone_no_byte_is_copied(model: Path, monkeypatch: pytest.MonkeyPat
     clones(monkeypatch)
     monkeypatch.setattr(byte_sink, "copy_range", refuse)
     out = surgery(model)
-    assert (out / TWO).read_bytes() == (model / "z.safetensors").read_bytes()
+    assert (out / TWO).read_bytes() == (model / TWO).read_bytes()
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EPERM])
@@ -242,7 +242,7 @@ def test_a_file_system_that_cannot_clone_copies(model: Path, monkeypatch: pytest
 
     monkeypatch.setattr(fcntl, "ioctl", refuse)
     out = surgery(model)
-    assert (out / ONE).read_bytes() == (model / "a.safetensors").read_bytes()
+    assert (out / ONE).read_bytes() == (model / ONE).read_bytes()
 
 
 def test_cloning_asks_linux_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +292,7 @@ def test_a_tensor_that_was_not_handed_over_is_missing_even_of_a_clone(
     model: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     way(monkeypatch)
-    source = SafetensorsSource(str(model / "a.safetensors"))
+    source = SafetensorsSource(str(model / ONE))
     out = model.parent / "out"
     writer = taking_over(out, {name: info.aval for name, info in source.header.tensors.items()}, source)
     hand_over(writer, source, "b")
@@ -307,10 +307,10 @@ def test_an_original_cut_short_before_its_header_is_copied_is_an_error_and_nothi
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies(monkeypatch)
-    source = SafetensorsSource(str(model / "a.safetensors"))
-    os.truncate(model / "a.safetensors", 20)
+    source = SafetensorsSource(str(model / ONE))
+    os.truncate(model / ONE, 20)
     avals = {name: info.aval for name, info in source.header.tensors.items()}
-    with pytest.raises(StoreError, match=r"a.safetensors: truncated while reading"):
+    with pytest.raises(StoreError, match=rf"{ONE}: truncated while reading"):
         taking_over(model.parent / "out", avals, source)
     assert os.listdir(model.parent) == ["model"]
 
@@ -323,7 +323,7 @@ def test_a_full_disk_shows_before_a_file_is_copied_and_leaves_nothing(
 
     copies(monkeypatch)
     monkeypatch.setattr(os, "posix_fallocate", full)
-    source = SafetensorsSource(str(model / "a.safetensors"))
+    source = SafetensorsSource(str(model / ONE))
     with pytest.raises(StoreError, match="create the partial output: No space left on device"):
         taking_over(model.parent / "out", {name: info.aval for name, info in source.header.tensors.items()}, source)
     assert os.listdir(model.parent) == ["model"]

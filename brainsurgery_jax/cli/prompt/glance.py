@@ -11,6 +11,7 @@ from brainsurgery_jax.cli.prompt.desk import COMMANDS
 from brainsurgery_jax.completion.partial import mended, place_of
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.session import Preview, Session
+from brainsurgery_jax.store.address import parse_address
 
 Mood = Literal["good", "bad", "dim", ""]
 SYNTAX = ("oly-syntax", "yaml-")
@@ -40,7 +41,7 @@ def _line(found: Preview, session: Session, *, whole: bool) -> tuple[Mood, str]:
     missing = [d.message.rpartition("missing key ")[2].strip("'") for d in found.problems if d.code == "key-missing"]
     others = [d for d in found.problems if d.code != "key-missing"]
     if found.opens:
-        there = [p for p in found.opens if os.path.exists(os.path.expanduser(p))]
+        there = [p for p in found.opens if os.path.exists(parse_address(p).path)]
         return ("good", f"opens {', '.join(there)}") if there else ("dim", f"there is no {found.opens[0]}")
     if others and whole:
         return "bad", others[0].message

@@ -19,6 +19,7 @@ from brainsurgery_jax.completion.partial import is_open
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.plan.source import dump_yaml
 from brainsurgery_jax.session import Session
+from brainsurgery_jax.store.address import parse_address, split_alias
 from brainsurgery_jax.world import Files
 
 
@@ -67,13 +68,13 @@ def _sorted_out(items: Sequence[str]) -> list[str | dict[str, list[str]]]:
 
 
 def _is_checkpoint(item: str) -> bool:
-    path = os.path.expanduser(item.partition("::")[2] or item)
-    return os.path.exists(path) and not item.lower().endswith((".yaml", ".yml"))
+    return os.path.exists(parse_address(split_alias(item)[1]).path) and not item.lower().endswith((".yaml", ".yml"))
 
 
 def _with_alias(item: str) -> str:
     """A checkpoint under an alias: the one given, else the name of its file or folder."""
-    return item if "::" in item else f"{Path(item).resolve().name.partition('.')[0]}::{item}"
+    alias, address = split_alias(item)
+    return f"{alias or Path(parse_address(address).path).resolve().name.partition('.')[0]}::{address}"
 
 
 def _check(plan: api.Plan, world: Files) -> None:

@@ -1,0 +1,53 @@
+"""How a checkpoint is named: a path, and what of it is meant.
+
+`PATH` is a file or a folder. `PATH::PART` is an entry of it and all below, under the names that they have there;
+`PATH::.` is all of it. `PATH::-NAME` leaves an entry out; there may be several: `PATH::PART::-NAME::-OTHER`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
+
+MARK = "::"
+WHOLE = "."
+
+
+class Address(NamedTuple):
+    """A path, the part of the checkpoint that is meant (empty: what its format reads), and entries left out."""
+
+    path: str
+    part: str = ""
+    leave_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return MARK.join([self.path, *filter(None, [self.part]), *(f"-{name}" for name in self.leave_out)])
+
+
+def parse_address(text: str) -> Address:
+    """The address that a text spells. A path that is there is taken as it is, whatever is in its name."""
+    if MARK not in text or os.path.exists(os.path.expanduser(text)):
+        return Address(os.path.expanduser(text))
+    path, *more = text.split(MARK)
+    parts = [item for item in more if not item.startswith("-")]
+    remedy = f"Write PATH{MARK}PART, the path of a checkpoint and the name of an entry of it."
+    if not all(item.removeprefix("-") for item in more):
+        raise StoreError(text, "names an entry without a name", remedy=remedy)
+    if len(parts) > 1:
+        raise StoreError(text, f"names more than one part: {' and '.join(parts)}", remedy=remedy)
+    leave_out = tuple(item.removeprefix("-") for item in more if item.startswith("-"))
+    return Address(os.path.expanduser(path), "".join(parts), leave_out)
+
+
+def split_alias(text: str) -> tuple[str, str]:
+    """The alias and the address of a plan's input, `alias::address`; the alias is empty where there is none.
+
+    The first word is an alias unless it is written like a path: with a slash, or with the suffix of a checkpoint.
+    """
+    head, mark, rest = text.partition(MARK)
+    if not mark or "/" in head or os.sep in head or suffix_of(head) in WEIGHT_SUFFIXES:
+        return "", text
+    return head, rest
