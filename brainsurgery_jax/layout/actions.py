@@ -26,7 +26,6 @@ class Arrays(Protocol[T]):
     def cut(self, x: T, axis: int, start: int, stop: int) -> T: ...
     def extend(self, x: T, axis: int, size: int) -> T: ...
     def multiply(self, x: T, by: float) -> T: ...
-    def divide(self, x: T, by: float) -> T: ...
     def add(self, x: T, number: float) -> T: ...
 
 
@@ -64,9 +63,6 @@ class Shapes:
         return (*x[:axis], size, *x[axis + 1 :])
 
     def multiply(self, x: Shape, by: float) -> Shape:
-        return x
-
-    def divide(self, x: Shape, by: float) -> Shape:
         return x
 
     def add(self, x: Shape, number: float) -> Shape:
@@ -119,27 +115,16 @@ class Reshaped(NamedTuple):
 
 
 class Multiplied(NamedTuple):
-    """A product, in float32 and rounded once; back by a quotient."""
+    """A product, in float32 and rounded once; back by the number that undoes it."""
 
     by: float
+    back: float
 
     def forward(self, x: T, on: Arrays[T]) -> T:
         return on.multiply(x, self.by)
 
     def inverse(self, x: T, on: Arrays[T]) -> T:
-        return on.divide(x, self.by)
-
-
-class Divided(NamedTuple):
-    """A quotient, in float32 and rounded once; back by a product."""
-
-    by: float
-
-    def forward(self, x: T, on: Arrays[T]) -> T:
-        return on.divide(x, self.by)
-
-    def inverse(self, x: T, on: Arrays[T]) -> T:
-        return on.multiply(x, self.by)
+        return on.multiply(x, self.back)
 
 
 class Added(NamedTuple):

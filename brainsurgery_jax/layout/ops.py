@@ -10,7 +10,6 @@ from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import (
     Added,
     Chain,
-    Divided,
     Extended,
     Flipped,
     Joined,
@@ -111,11 +110,13 @@ def _factor(formula: Expression, names: Names) -> float:
 
 
 def _multiplied(formula: Expression, shape: Shape, names: Names) -> Sequence[Step]:
-    return [Multiplied(_factor(formula, names))]
+    by = _factor(formula, names)
+    return [Multiplied(by, 1 / by)]
 
 
 def _divided(formula: Expression, shape: Shape, names: Names) -> Sequence[Step]:
-    return [Divided(_factor(formula, names))]
+    by = _factor(formula, names)
+    return [Multiplied(1 / by, by)]  # as compiled code divides by a number, the libraries' own conversions among it
 
 
 def _added(formula: Expression, shape: Shape, names: Names) -> Sequence[Step]:

@@ -20,7 +20,7 @@ from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, Tree, moment_tre
 from brainsurgery_jax.op import Number, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._rounding import rounded
-from brainsurgery_jax.ops.elementwise import scale, unscale
+from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.prefixes import Shift, shift_between
 from brainsurgery_jax.protocol import Bind, Drop, Edit, Expr, Say, View
@@ -72,15 +72,7 @@ class Exprs:
         return self.join([x, self.view.apply(broadcast, zero, shape=rest)], axis)
 
     def multiply(self, x: Expr, by: float) -> Expr:
-        return self._scaled(x, by, self.power)
-
-    def divide(self, x: Expr, by: float) -> Expr:
-        return self._scaled(x, by, -self.power)
-
-    def _scaled(self, x: Expr, by: float, power: int) -> Expr:
-        if by == 1:
-            return x
-        return self.view.apply(scale if power > 0 else unscale, x, by=by ** abs(power))
+        return x if by == 1 else self.view.apply(scale, x, by=by**self.power)
 
     def add(self, x: Expr, number: float) -> Expr:
         return x if number == 0 or self.power != 1 else self.view.apply(shift, x, number=number)

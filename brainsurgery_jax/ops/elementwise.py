@@ -8,8 +8,8 @@ from typing import Any
 from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import DTypeName, Form, Number, kernel, op
-from brainsurgery_jax.ops._math import kind, on_host, quotient, sealed, to_float32, to_float64
+from brainsurgery_jax.op import DTypeName, Form, Number, op
+from brainsurgery_jax.ops._math import kind, on_host, sealed, to_float32, to_float64
 from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow, round_to, rounded
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
@@ -177,19 +177,9 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     Example: `scale: {from: delta, to: half_delta, by: 0.5}`
     Example: `scale_: {target: '.*bias', by: 0.5}`
     """
-    return _scaled("multiply", x, by)
-
-
-@kernel(elementwise=True, check=_no_bool, host=_arithmetic, guarded=True, refusal=_INEXACT)
-def unscale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
-    """The quotient by a number, for layouts, which undo `scale`."""
-    return _scaled("divide", x, by)
-
-
-def _scaled(name: str, x: Array, by: Any) -> tuple[Array, Array]:
     xp = x.__array_namespace__()
     if kind(x) in ("int", "uint"):
-        y = quotient(x.astype(np.float64), by) if name == "divide" else x.astype(np.float64) * by
+        y = x.astype(np.float64) * by
         info = np.iinfo(x.dtype)
         # Beyond 2**53 a float64 no longer tells neighbouring integers apart.
         low, high = max(float(info.min), -(2.0**53)), min(float(info.max), 2.0**53)
@@ -198,7 +188,7 @@ def _scaled(name: str, x: Array, by: Any) -> tuple[Array, Array]:
     factor = by.astype(np.float64 if x.dtype.name in ("float64", "complex128") else np.float32)
     if kind(x) == "complex":
         factor = factor.astype(x.dtype)
-    return rounded(name, x, factor), xp.ones((), dtype=np.bool_)
+    return rounded("multiply", x, factor), xp.ones((), dtype=np.bool_)
 
 
 def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:

@@ -36,9 +36,6 @@ class Numpy:
     def extend(self, x: np.ndarray, axis: int, size: int) -> np.ndarray:
         return np.pad(x, [(0, size - n if a == axis else 0) for a, n in enumerate(x.shape)])
 
-    def divide(self, x: np.ndarray, by: float) -> np.ndarray:
-        return x / by
-
     def multiply(self, x: np.ndarray, by: float) -> np.ndarray:
         return x * by
 
