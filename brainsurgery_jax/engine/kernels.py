@@ -215,9 +215,9 @@ def refused(e: Expr) -> Diagnostic:
     """What to say when a guarded kernel finds its input impossible."""
     assert e.kernel is not None
     leaves = ", ".join(f"'{s.name}'" for s in e.srcs if s.name)
-    return Diagnostic(
-        "refused-by-values", f"{e.kernel.name}: {e.kernel.refusal}" + (f" (input {leaves})" if leaves else ""), e.span
-    )
+    problem, _, hint = e.kernel.refusal.partition(". ")
+    about = f" (input {leaves})" if leaves else ""
+    return Diagnostic("refused-by-values", f"{e.kernel.name}: {problem}{about}", e.span, hint and f"{hint}.")
 
 
 @contextmanager

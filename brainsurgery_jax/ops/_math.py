@@ -105,7 +105,8 @@ def matrix(avals: tuple[Aval, ...], what: str) -> None:
         raise Refusal("not-a-matrix", f"{what} needs a matrix with elements, got {x}", hint="Narrow the pattern.")
     if x.dtype.kind not in ("float", "complex"):
         hint = "Cast it first: `cast_: {target: ..., to: float32}`."
-        raise Refusal("dtype-unsupported", f"{what} needs a floating-point matrix, got {x}", hint=hint)
+        raise Refusal("dtype-unsupported", f"{what} needs a floating-point matrix, got {x}", hint=hint,
+                      kinds=("float", "complex"))  # fmt: skip
 
 
 def fold_seed(seed: int, name: str) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator
 
 from brainsurgery_jax._lazy import Array, Num, jax, jnp
-from brainsurgery_jax.dtypes import BY_NAME, Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import BY_NAME, DTYPES, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control, kernel
 from brainsurgery_jax.ops._constants import broadcast
@@ -18,7 +18,7 @@ from brainsurgery_jax.ops._evaluate import freely, rounded_to, values_of, work_d
 from brainsurgery_jax.ops._expressions import Expression, parse_expression, walk_names
 from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.select import Ref, kind_of
 
 Formula = Annotated[str, AfterValidator(parse_expression)]
 
@@ -131,7 +131,7 @@ def compute(
             made = _placed(view, made, first if to is None else to, place, same_shape=to is None)
         except Refusal as bad:
             about = ", ".join(f"{key} '{ref.alias}::{n}'" for (key, ref), n in zip(from_.items(), found, strict=False))
-            raise Refusal(bad.code, f"{bad.message} ({about})", key=bad.key, hint=bad.hint) from bad
+            raise _with_one_dtype(view, first, bad).about(f" ({about})") from bad
         yield Bind((to or first).alias, found[-1] if to else name, made, "rebind")
 
 
@@ -169,9 +169,9 @@ def _made_of(
         raise Refusal("dtype-opaque", f"{opaque} tensors can be named, copied and moved, but not computed on")
     made = _abstract(expr, names, avals).aval
     if dtype is None and _ORDER.index(made.dtype.kind) > _ORDER.index(kept.kind):
-        hint = f"Say what to round it to: `dtype: {kept}`, or `dtype: {made.dtype}`."
         found = f"the result is {made}, and would be stored as {kept}"
-        raise Refusal("dtypes-differ", found, key="expr", hint=hint)
+        hint = f"To store it as {made.dtype} say `dtype: {made.dtype}`."
+        raise Refusal("dtypes-differ", found, key="expr", hint=hint, kinds=_able(made.dtype, kept))  # fmt: skip
     params = {"expression": expr, "names": names, "dtype": dtype or kept}
     if not expr.elementwise:
         return view.apply(whole, *operands, **params)
@@ -183,6 +183,19 @@ def _made_of(
         operands = [e if e.aval.dtype == work else view.apply(widened, e, dtype=work) for e in operands]
     full = [e if e.aval.shape == made.shape else view.apply(broadcast, e, shape=made.shape) for e in operands]
     return view.apply(by_element, *full, **params)
+
+
+def _able(dtype: DType, kept: DType) -> tuple[str, ...]:
+    """The kinds of tensors that can hold what is of this dtype, which `kept` cannot."""
+    kinds = dict.fromkeys(kind_of(d) for d in DTYPES if d.kind in _ORDER[_ORDER.index(dtype.kind) :])
+    return tuple(kind for kind in kinds if kind != kind_of(kept))
+
+
+def _with_one_dtype(view: View, first: Ref, bad: Refusal) -> Refusal:
+    """The refusal, whose hint says one dtype for all results, where the pattern matches tensors of several."""
+    if bad.code == "dtypes-differ" and bad.kinds and len({item.expr.aval.dtype for item in view.select(first)}) > 1:
+        bad.hint = f"{bad.hint} That is meant of all results: match tensors of one dtype alone."
+    return bad
 
 
 def _placed(view: View, made: Expr, ref: Ref, old: Item | None, *, same_shape: bool) -> Expr:

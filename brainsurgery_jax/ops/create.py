@@ -58,7 +58,7 @@ def _random(
 ) -> Expr:
     if aval.dtype.kind != "float":
         raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode",
-                      hint="Cast the tensor first: `cast_: {target: ..., to: float32}`.")  # fmt: skip
+                      hint="Cast the tensor first: `cast_: {target: ..., to: float32}`.", kinds=("float",))  # fmt: skip
     if distribution == "uniform" and not low < high:
         raise Refusal("rand-range", f"low {low:g} is not below high {high:g}", key="low",
                       hint="Values are drawn from low up to, but without, high.")  # fmt: skip

@@ -61,10 +61,16 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     return rounded("add", x, y)
 
 
+_NO_INTEGERS = (
+    "`{name: PATTERN, kind: float}` leaves integers as they are; or cast the tensor, if it is to become a float"
+)
+
+
 def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if avals[0].dtype.kind == "bool":
         hint = "Cast first: `cast_: {target: ..., to: int8}`."
-        raise Refusal("dtype-unsupported", f"this step cannot compute on booleans, got {avals[0]}", hint=hint)
+        found = f"this step cannot compute on booleans, got {avals[0]}"
+        raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "integer", "complex"))
 
 
 @op(_into("subtract"), _onto("subtract_"), elementwise=True, check=_no_bool, host=_arithmetic)
@@ -96,7 +102,7 @@ def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     check=_no_bool,
     host=_arithmetic,
     guarded=True,
-    refusal="dividing these integer tensors is not exact. Cast them to a floating dtype first",
+    refusal=f"dividing these integer tensors is not exact. {_NO_INTEGERS}",
 )
 def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
     """Divide the first tensor by the second (`divide_`: `to` by `from`).
@@ -120,7 +126,8 @@ def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
 def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if avals[0].dtype.kind not in ("float", "complex"):
         hint = "Cast both first: `cast_: {target: ..., to: float32}`."
-        raise Refusal("dtype-unsupported", f"lerp needs floating-point tensors, got {avals[0]}", hint=hint)
+        found = f"lerp needs floating-point tensors, got {avals[0]}"
+        raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "complex"))
 
 
 def _widened_twice(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
@@ -165,7 +172,7 @@ def _between(x: Array, y: Array, t: Any) -> Array:
     check=_no_bool,
     host=_arithmetic,
     guarded=True,
-    refusal="scaling this integer tensor is not exact. Cast it to a floating dtype first",
+    refusal=f"scaling this integer tensor is not exact. {_NO_INTEGERS}",
 )
 def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     """Multiply by a number. Integer tensors are scaled where every result is an exact integer of their dtype.
@@ -196,7 +203,9 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if low is not None and high is not None and low > high:
         raise Refusal("clamp-bounds", f"min {low:g} is greater than max {high:g}", key="min", hint="Swap them.")
     if avals[0].dtype.kind == "complex":
-        raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}")
+        hint = "Clamp the real and the imaginary part apart."
+        raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}", hint=hint,
+                      kinds=("float", "integer"))  # fmt: skip
     if avals[0].dtype.kind in ("int", "uint"):
         for key, bound in (("min", low), ("max", high)):
             if bound is not None and abs(bound) != float("inf") and not float(bound).is_integer():
@@ -206,6 +215,7 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
                     f"the bound {bound:g} is not an integer, but the tensor is {avals[0]}",
                     key=key,
                     hint=hint,
+                    kinds=("float",),
                 )
 
 
