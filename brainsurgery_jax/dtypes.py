@@ -82,6 +82,8 @@ def holds_all(wide: DType, narrow: DType) -> bool:
         return True
     if "opaque" in (wide.kind, narrow.kind) or _KIND_ORDER.index(wide.kind) < _KIND_ORDER.index(narrow.kind):
         return False
+    if wide.kind == "float" and wide.bits < 16:  # some of which have no infinity, or not even a zero
+        return False
     if narrow.kind == "bool":
         return True
     if wide.kind in ("int", "uint"):
@@ -110,6 +112,11 @@ def common_dtype_hint(a: DType, b: DType) -> str:
         return "Nothing is promoted, and no dtype holds all values of both. Leave such tensors out, or cast on purpose."
     which = "both" if fitting[0] not in (a, b) else f"what is {b if fitting[0] == a else a}"
     return f"Nothing is promoted. Cast {which} first: `cast_: {{target: ..., to: {fitting[0]}}}`."
+
+
+def float_hint(dtype: DType) -> str:
+    """How to make floats of what is none, whose values stay what they are where a float holds them."""
+    return f"Cast first: `cast_: {{target: ..., to: {FLOAT32 if holds_all(FLOAT32, dtype) else FLOAT64}}}`."
 
 
 class Aval(NamedTuple):

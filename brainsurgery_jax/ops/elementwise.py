@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
-from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import FLOAT32, FLOAT64, Aval, DType, float_hint, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import DTypeName, Form, Number, op
 from brainsurgery_jax.ops._math import kind, nonzero, on_host, rounded, to_float32, to_float64
@@ -61,9 +61,7 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     return rounded("add", x, y)
 
 
-_NO_INTEGERS = (
-    "`{name: PATTERN, kind: float}` leaves integers as they are; or cast the tensor, if it is to become a float"
-)
+_NO_INTEGERS = "`{alias: ALIAS, name: PATTERN, kind: float}` leaves integers as they are; or cast the tensor, if it is to become a float"
 
 
 def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -125,7 +123,7 @@ def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
 
 def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if avals[0].dtype.kind not in ("float", "complex"):
-        hint = "Cast both first: `cast_: {target: ..., to: float32}`."
+        hint = float_hint(avals[0].dtype)
         found = f"lerp needs floating-point tensors, got {avals[0]}"
         raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "complex"))
 

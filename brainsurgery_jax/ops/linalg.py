@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from brainsurgery_jax._lazy import Array, Inexact, Num, jnp, np
-from brainsurgery_jax.dtypes import Aval, common_dtype_hint
+from brainsurgery_jax.dtypes import Aval, common_dtype_hint, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Form, Partner, SlicedPattern, Template, control, kernel, op
 from brainsurgery_jax.ops._fields import Text
@@ -23,7 +23,7 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if a.dtype != b.dtype:
         raise Refusal("dtypes-differ", f"dtypes differ: {a} and {b}", hint=common_dtype_hint(a.dtype, b.dtype))
     if a.dtype.kind == "bool":
-        hint = "Cast first: `cast_: {target: ..., to: float32}`."
+        hint = float_hint(a.dtype)
         raise Refusal("dtype-unsupported", f"matmul cannot compute on booleans, got {a}", hint=hint,
                       kinds=("float", "integer", "complex"))  # fmt: skip
     if not a.shape or not b.shape:
@@ -99,7 +99,7 @@ def _contracted(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Ava
             hint = common_dtype_hint(avals[0].dtype, aval.dtype)
             raise Refusal("dtypes-differ", f"dtypes differ: {avals[0]} and {aval}", hint=hint)
         if aval.dtype.kind not in ("float", "complex"):
-            hint = "Sums of integers may not fit. Cast first: `cast_: {target: ..., to: float32}`."
+            hint = float_hint(aval.dtype)
             raise Refusal("dtype-unsupported", f"einsum needs floating-point tensors, got {aval}", hint=hint,
                           kinds=("float", "complex"))  # fmt: skip
     sizes = _sizes(avals, params["equation"])

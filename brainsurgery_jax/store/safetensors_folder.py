@@ -15,7 +15,7 @@ from brainsurgery_jax.store.folder import stays_inside, suffix_of
 from brainsurgery_jax.store.safetensors_header import MAX_HEADER, json_object
 
 INDEX = "model.safetensors.index.json"
-REINDEX = "Fetch the checkpoint again; or, if the shards are right, delete the index, and all files are read."
+REINDEX = "Fetch the checkpoint again, whole: index and shards must be of one save."
 
 
 def checkpoint_files(folder: str) -> tuple[list[str], dict[str, str] | None]:
