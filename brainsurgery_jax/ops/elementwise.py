@@ -61,7 +61,7 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     return rounded("add", x, y)
 
 
-_NO_INTEGERS = "`{alias: ALIAS, name: PATTERN, kind: float}` leaves integers as they are; or cast the tensor, if it is to become a float"
+_NO_INTEGERS = "`{alias: ALIAS, name: PATTERN, kind: float}` leaves integers as they are; or cast them to a float first"
 
 
 def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
