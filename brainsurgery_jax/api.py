@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.checkpoint import Checkpoint
-from brainsurgery_jax.errors import MAPPING, Diagnostic, PlanError
+from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Demand, Program, State, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
 from brainsurgery_jax.plan.model import in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
-from brainsurgery_jax.plan.source import Map, Node, compose, dump_yaml, get
+from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.world import Files
@@ -126,15 +126,15 @@ def load(*items: Any, **variables: Any) -> Plan:
     """
     texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else str(i) for i in items]
     if variables:
-        texts.append(_composed({"vars": variables}))
+        texts.append(_composed({"vars": variables}, "keyword ", below="vars."))
     files = tuple(text for text in texts if isinstance(text, str) and is_plan_file(text))
     merged = read_plan_files(texts)
     plan = parsed(merged.root, merged.variables)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
 
 
-def _composed(mapping: Mapping[str, Any]) -> Map:
-    root = compose(dump_yaml(dict(mapping)), MAPPING)
+def _composed(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
+    root = by_path(compose(dump_yaml(dict(mapping)), "the mapping"), head, below)
     assert isinstance(root, Map)
     return root
 

@@ -76,6 +76,49 @@ def to_numpy(dtype: DType) -> np.dtype:
         return np.dtype(getattr(ml_dtypes, dtype.numpy, dtype.numpy))
 
 
+def holds_all(wide: DType, narrow: DType) -> bool:
+    """Whether every value of `narrow` is a value of `wide`."""
+    if wide == narrow:
+        return True
+    if "opaque" in (wide.kind, narrow.kind) or _KIND_ORDER.index(wide.kind) < _KIND_ORDER.index(narrow.kind):
+        return False
+    if wide.kind == "float" and wide.bits < 16:  # some of which have no infinity, or not even a zero
+        return False
+    if narrow.kind == "bool":
+        return True
+    if wide.kind in ("int", "uint"):
+        return wide.bits - (wide.kind == "int") >= narrow.bits - (narrow.kind == "int")
+    digits, most = _precision(wide)
+    if narrow.kind in ("int", "uint"):
+        return narrow.bits - (narrow.kind == "int") <= digits and most >= narrow.bits
+    return digits >= _precision(narrow)[0] and most >= _precision(narrow)[1]
+
+
+_KIND_ORDER = ("bool", "uint", "int", "float", "complex")
+
+
+def _precision(dtype: DType) -> tuple[int, int]:
+    """Binary digits of a float (of both parts of a complex number), and the exponent of its largest value."""
+    import ml_dtypes
+
+    found = ml_dtypes.finfo(to_numpy(dtype))
+    return int(found.nmant) + 1, int(found.maxexp)
+
+
+def common_dtype_hint(a: DType, b: DType) -> str:
+    """What to do about two dtypes that differ: a cast that changes no value, if there is one."""
+    fitting = [d for d in (a, b, *sorted(DTYPES, key=lambda d: d.bits)) if holds_all(d, a) and holds_all(d, b)]
+    if not fitting:
+        return "Nothing is promoted, and no dtype holds all values of both. Leave such tensors out, or cast on purpose."
+    which = "both" if fitting[0] not in (a, b) else f"what is {b if fitting[0] == a else a}"
+    return f"Nothing is promoted. Cast {which} first: `cast_: {{target: ..., to: {fitting[0]}}}`."
+
+
+def float_hint(dtype: DType) -> str:
+    """How to make floats of what is none, whose values stay what they are where a float holds them."""
+    return f"Cast first: `cast_: {{target: ..., to: {FLOAT32 if holds_all(FLOAT32, dtype) else FLOAT64}}}`."
+
+
 class Aval(NamedTuple):
     """An abstract value: shape and dtype. Ours, not `jax.ShapeDtypeStruct`, so that checking a plan needs no JAX."""
 

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-MAPPING = "<mapping>"
-"""The file of places in a plan that came as a mapping."""
+Surface = Literal["python", "shell"]
+_surface: ContextVar[Surface] = ContextVar("surface", default="python")
+
+
+@contextmanager
+def speaking(surface: Surface) -> Iterator[None]:
+    """A block whose messages are read there: by who calls our functions, or in a shell."""
+    before = _surface.set(surface)
+    try:
+        yield
+    finally:
+        _surface.reset(before)
+
+
+def worded(*, shell: str, python: str) -> str:
+    """What to do, for who reads it: by a command or an option, or by a call or an argument."""
+    return shell if _surface.get() == "shell" else python
 
 
 class Span(NamedTuple):
-    """A place in a plan: file name as the user gave it, 1-based line and column (0: unknown)."""
+    """A place in a plan: file name as the user gave it, 1-based line and column (0: unknown).
+
+    In a plan that came as a mapping: the keys and indices that lead there, and its number among all places as `col`.
+    """
 
     file: str
     line: int = 0
@@ -19,6 +40,16 @@ class Span(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.col}" if self.line else self.file
+
+    @property
+    def row(self) -> str:
+        """The place without its column."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+    @property
+    def in_mapping(self) -> bool:
+        """Whether it is a place in a mapping."""
+        return not self.line and self.col > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +76,35 @@ class PlanError(Exception):
         self.diagnostics = tuple(diagnostics)
         super().__init__("\n".join(map(str, self.diagnostics)))
 
-    def without_places(self) -> PlanError:
-        """The same for a plan that nobody wrote: places in its text tell nothing, only those in files do."""
-        return PlanError(replace(d, span=None) if d.span and d.span.file == MAPPING else d for d in self.diagnostics)
+    def of_call(self, call: str) -> PlanError:
+        """The same for a plan that a function made, which nobody wrote: its places tell nothing, and its keys are the
+        arguments of the function."""
+        return PlanError(_of_call(d, call) if d.span and d.span.in_mapping else d for d in self.diagnostics)
+
+
+_ARGUMENTS = re.compile(r"(?:output|layout)\.(\w+): ")
+
+
+def _of_call(found: Diagnostic, call: str) -> Diagnostic:
+    message = _ARGUMENTS.sub(
+        lambda m: f"{call}({'layout' if m[1] == 'name' else m[1]}=...): ", found.message, count=1
+    ) if _surface.get() == "python" else found.message  # fmt: skip
+    return replace(found, span=None, message=message)
 
 
 class Refusal(Exception):
-    """Raised inside an op or a pattern: a mistake whose place in the plan the caller knows (`key` in the payload)."""
+    """Raised inside an op or a pattern: a mistake whose place in the plan the caller knows (`key` in the payload).
 
-    def __init__(self, code: str, message: str, *, key: str = "", hint: str = ""):
-        self.code, self.message, self.key, self.hint = code, message, key, hint
+    `kinds`: of a tensor whose dtype does not do, the kinds of dtypes (`select.KINDS`) that would.
+    """
+
+    def __init__(self, code: str, message: str, *, key: str = "", hint: str = "", kinds: tuple[str, ...] = ()):
+        self.code, self.message, self.key, self.hint, self.kinds = code, message, key, hint, kinds
         super().__init__(message)
+
+    def about(self, more: str) -> Refusal:
+        """The same refusal, with more at the end of its message."""
+        return Refusal(self.code, self.message + more, key=self.key, hint=self.hint, kinds=self.kinds)
 
 
 class StoreError(Exception):
@@ -81,14 +130,17 @@ def cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def did_you_mean(word: str, known: Iterable[str], *, limit: int = 500) -> str:
+def did_you_mean(word: str, known: Iterable[str], *, limit: int = 500, ours: bool = False) -> str:
     """`" Did you mean 'x'?"` for the nearest known word, or an empty string. See `nearest_word`."""
-    near = nearest_word(word, known, limit=limit)
+    near = nearest_word(word, known, limit=limit, ours=ours)
     return "" if near is None else f" Did you mean '{near}'?"
 
 
-def nearest_word(word: str, known: Iterable[str], *, limit: int = 500) -> str | None:
+def nearest_word(word: str, known: Iterable[str], *, limit: int = 500, ours: bool = False) -> str | None:
     """The known word that is most like `word`, if one is like it.
+
+    Of `ours`, ops and functions, the shorter a word the nearer it must be: of four letters none may be another, since
+    `sort` is no misspelt `sqrt`.
 
     Of very many words only the `limit` that share the longest prefix or suffix with `word` are compared.
     """
@@ -97,7 +149,18 @@ def nearest_word(word: str, known: Iterable[str], *, limit: int = 500) -> str | 
     words = list(known)
     if len(words) > limit:
         words = sorted(words, key=lambda w: -_shared_ends(word, w))[:limit]
-    return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=0.6)), None)
+    cutoff = 0.75 if ours and len(word) < _SHORT else 0.6
+    close = difflib.get_close_matches(word, words, n=3, cutoff=cutoff)
+    return next((other for other in close if not ours or len(word) > _TINY or _has_the_letters(word, other)), None)
+
+
+_TINY, _SHORT = 4, 8  # letters
+
+
+def _has_the_letters(word: str, other: str) -> bool:
+    """Whether two words differ in their case, in the order of their letters, or in one that is missing."""
+    short, long = sorted((word.lower(), other.lower()), key=len)
+    return sorted(short) == sorted(long) or any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
 
 
 def _shared_ends(a: str, b: str) -> int:

@@ -130,7 +130,7 @@ def laid_out(checkpoint: Checkpoint, layout: str, config: Config, options: Mappi
     try:
         tree = named("model", plan.apply() if whole else plan.apply(dict(checkpoint)))
     except PlanError as bad:
-        raise bad.without_places() from bad
+        raise bad.of_call("to_nnx") from bad
     arrays = {name: tree.tensors[name] for name in tree.names}
     return Checkpoint(MemorySource(checkpoint.path, arrays, tree.avals, checkpoint.metadata), tree.avals)
 
@@ -177,7 +177,7 @@ def save(
         try:
             return load(plan).run(overwrite=overwrite, durable=durable, world=world)
         except PlanError as bad:
-            raise bad.without_places() from bad
+            raise bad.of_call("save") from bad
 
 
 def _ordered(tree: Named) -> dict[str, Aval]:

@@ -68,6 +68,8 @@ Pattern = Annotated[Ref, Role("pattern")]
 SlicedPattern = Annotated[Ref, Role("pattern", slices=True)]
 Template = Annotated[Ref, Role("template")]
 SlicedTemplate = Annotated[Ref, Role("template", slices=True)]
+Partner = Annotated[Ref, Role("template", slices=True, read=True)]
+"""A template for the names of tensors that are there."""
 Name = Annotated[Ref, Role("name")]
 Operands = Annotated[Mapping[str, Ref], Role("operands", slices=True)]
 """References by name: the first a pattern, the others templates filled from its match."""

@@ -15,6 +15,7 @@ from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.lower import Check, Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.outputs import inside, publications
+from brainsurgery_jax.lower.state import matching
 from brainsurgery_jax.op import OPS, Assertion, Field, Op, SinkOp, element_role
 from brainsurgery_jax.plan.model import Input, Plan, Step
 from brainsurgery_jax.plan.oly import parse_oly
@@ -22,7 +23,7 @@ from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, get
 from brainsurgery_jax.plan.variables import with_variables
 from brainsurgery_jax.protocol import NO_FLAGS, Flags, Report
-from brainsurgery_jax.select import Ref, compile_pattern
+from brainsurgery_jax.select import Ref
 from brainsurgery_jax.world import Files
 
 PROMPT = "<prompt>"
@@ -356,7 +357,7 @@ def _matched(op: Op, params: Any, state: State) -> Iterator[tuple[str, tuple[str
                 yield from _matched(item.op, item.params, state)
             elif isinstance(item, Ref) and _is_pattern(f) and (space := state.spaces.get(item.alias)) is not None:
                 try:
-                    yield f.key, tuple(n for n, _ in compile_pattern(item.name).matches(space.names))
+                    yield f.key, tuple(n for n, _ in matching(item, space.names))
                 except Refusal:
                     continue
 

@@ -50,5 +50,5 @@ def _number(plan: Plan, step: Step) -> int:
 
 
 def _label(number: int, name: str, span: Span | None) -> str:
-    place = f" ({span.file}:{span.line})" if span and span.line else ""
+    place = f" ({span.row})" if span and (span.line or span.in_mapping) else ""
     return (f"step {number}: " if number else "") + name + place

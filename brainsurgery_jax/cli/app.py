@@ -61,10 +61,11 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         from brainsurgery_jax.cli import show
-        from brainsurgery_jax.errors import PlanError, StoreError
+        from brainsurgery_jax.errors import PlanError, StoreError, speaking
 
         try:
-            answer = super().invoke(ctx)
+            with speaking("shell"):
+                answer = super().invoke(ctx)
             show.flush()
             return answer
         except PlanError as error:

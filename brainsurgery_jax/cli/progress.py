@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,15 +28,20 @@ class Plain:
 
     def __init__(self, *, quiet: bool, verbose: bool):
         self.quiet, self.verbose = quiet, verbose
+        self.left: dict[str, int] = {}  # bytes of each tensor that are not written yet
+        self.sizes: Mapping[str, int] = {}
 
     def __call__(self, event: Event, /) -> None:
         match event:
             case Said(text):
                 show.result(text)
-            case Started(nbytes, tasks) if self.verbose:
+            case Started(nbytes, tasks, sizes) if self.verbose:
+                self.sizes, self.left = sizes, dict(sizes)
                 show.remark(f"{show.counted(tasks, 'task')}, {show_size(nbytes)} to write")
             case Wrote(name, nbytes) if self.verbose:
-                show.remark(f"{name}: {show_size(nbytes)}")
+                self.left[name] -= nbytes
+                if not self.left[name]:
+                    show.remark(f"{name}: {show_size(self.sizes[name])}")
             case Published(path, nbytes, tensors, side_files) if not self.quiet:
                 more = f", with {show.few_or_counted(side_files, 'side file')}" if side_files else ""
                 show.remark(f"wrote {path}: {show.counted(tensors, 'tensor')}, {show_size(nbytes)}{more}", "green")
@@ -50,7 +56,7 @@ class Bar:
 
     def __call__(self, event: Event, /) -> None:
         match event:
-            case Started(nbytes, _):
+            case Started(nbytes):
                 self.bar.update(self.task, total=nbytes or None, label="checking values")
             case Wrote(name, nbytes):
                 self.bar.update(self.task, advance=nbytes, label=_end_of(name))

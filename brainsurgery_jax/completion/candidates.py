@@ -161,8 +161,7 @@ class _Asked:
                 yield from ((name, _first_line(op), ": ") for name, op in ASSERTS.items())
             case Value(field) if field.role is not None and field.role.kind in REFERENCES:
                 if self.place.kind == "key":
-                    parts = ("alias", "name", "slice") if field.role.slices else ("alias", "name")
-                    yield from ((part, "a part of the reference", ": ") for part in parts)
+                    yield from ((part, "a part of the reference", ": ") for part in slots.parts(field.role))
             case Value(field) if field.role is None:
                 yield from ((key, meta, ": ") for key, meta in slots.properties(field_schema(field)))
             case Plain(schema):

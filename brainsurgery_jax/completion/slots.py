@@ -11,7 +11,7 @@ from brainsurgery_jax.completion.partial import Path, Place
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.schema import field_schema
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.select import KINDS, Ref
 
 REFERENCES = ("pattern", "template", "name")
 
@@ -132,12 +132,23 @@ def _inside(value: Value, part: str | int, path: Path) -> Slot | None:
     return None
 
 
+def parts(role: Role) -> Iterator[str]:
+    """The keys of a reference that is written as a mapping."""
+    yield from ("alias", "name")
+    if role.slices:
+        yield "slice"
+    if role.kind == "pattern" or role.read:
+        yield "kind"
+
+
 def _part_of_reference(value: Value, part: str | int) -> Slot | None:
     match part:
         case "name":
             return value
         case "alias":
             return Plain({"description": "an alias"}, "alias")
+        case "kind":
+            return Plain({"enum": list(KINDS)}, "kind")
     return None
 
 

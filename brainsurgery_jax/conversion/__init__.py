@@ -194,7 +194,7 @@ def execute(
             look=look,
         )
     except PlanError as bad:
-        raise bad.without_places() from bad
+        raise bad.of_call("convert") from bad
     told = (made.verified,) if made.wishes.verify and not dry_run else ()
     remarks = (made.remark,) if made.remark else ()
     return report._replace(said=(*remarks, *report.said, *told))

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.conversion.model import Found, Wishes
-from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, worded
 from brainsurgery_jax.layout.adapters import adapted, is_adapter, of_peft, weights_of
 from brainsurgery_jax.layout.bind import bind, settled
 from brainsurgery_jax.layout.config import Dims
@@ -71,9 +71,16 @@ def _named(wanted: str, found: Found) -> Layout:
 
 
 def _no_model(found: Found) -> PlanError:
-    hint = "Name the model's config.json with `--config PATH`; or keep all names and shapes by `--layout flax`."
+    config, flax = _said("config", "PATH"), _said("layout", "flax")
+    hint = f"Name the model's config.json with {config}; or keep all names and shapes by {flax}."
     lacks = "its config.json names no model_type" if found.config else "there is no config.json beside it"
     return _refused("convert-config", f"{found.path}: {lacks}, which would tell the model", hint)
+
+
+def _said(option: str, value: str = "") -> str:
+    """An option of a conversion, as it is given."""
+    python = f"`{option}={value if value == 'PATH' else repr(value)}`" if value else f"`{option}=`"
+    return worded(shell=f"`--{option} {value}`".replace(" `", "`"), python=python)
 
 
 def _for_model(layout: Layout, found: Found) -> Layout:
@@ -106,10 +113,11 @@ def _forward(found: Found, wishes: Wishes, target: str) -> Way | None:
     if not candidates:
         if found.model is None:
             raise _no_model(found)
-        hint = "`--layout flax` keeps all names and shapes; `--layout none` writes the names as they are."
+        flax, none = _said("layout", "flax"), _said("layout", "none")
+        hint = f"{flax} keeps all names and shapes; {none} writes the names as they are."
         raise _refused("convert-layout", f"no layout is known for {told_model(found.model)}", hint)
     names = ", ".join(layout.name for layout in candidates)
-    hint = f"Say which by `--layout`: {names}; flax keeps names and shapes, none changes the format alone."
+    hint = f"Say which by {_said('layout')}: {names}; flax keeps names and shapes, none changes the format alone."
     raise _refused("convert-layout", f"{len(candidates)} layouts are for {told_model(found.model)}", hint)
 
 
@@ -128,7 +136,7 @@ def _candidates(found: Found) -> list[Layout]:
 def _best(layout: Layout, found: Found, options: Mapping[str, Value]) -> Way:
     """The direction and switches that the names fit best."""
     if layout.dims and found.config is None:
-        hint = "Name it with `--config PATH`; it comes with the model on the hub."
+        hint = f"Name it with {_said('config', 'PATH')}; it comes with the model on the hub."
         lacks = f"'{layout.name}' needs the model's config.json, and there is none beside {found.path}"
         raise _refused("convert-config", lacks, hint)
     # The names of an adapter tell the direction, also where its factors have no form on the other side.

@@ -9,14 +9,16 @@ from brainsurgery_jax.errors import Diagnostic
 
 
 class Started(NamedTuple):
-    """The work is planned: bytes to write, and how many tensors need computing or checking."""
+    """The work is planned: bytes to write, how many tensors need computing or checking, and the bytes of each tensor
+    that is written, by name (of all outputs together)."""
 
     nbytes: int
     tasks: int
+    sizes: Mapping[str, int]
 
 
 class Wrote(NamedTuple):
-    """Bytes of an output tensor are in their place."""
+    """Bytes of an output tensor are in their place: all, or some of them."""
 
     name: str
     nbytes: int

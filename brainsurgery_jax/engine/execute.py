@@ -38,7 +38,7 @@ from brainsurgery_jax.engine.streams import Flow, Lane, Stream, asked, hand_over
 from brainsurgery_jax.engine.sweeps import sweeps
 from brainsurgery_jax.engine.tiles import boxes_to_ask, has_parts, is_tiled, tiles
 from brainsurgery_jax.engine.verdicts import Verdicts
-from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Known, Pending, Reduction
@@ -58,7 +58,7 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
     """
     tasks = schedule(list(roots_of(program)))
     _refuse_too_large(projection(tasks, budget).largest, budget)
-    tell(Started(sum(p.nbytes for p in program.publications), len(tasks)))
+    tell(Started(sum(p.nbytes for p in program.publications), len(tasks), program.sizes))
     verdicts = Verdicts(program.checks, tell)
     with Staging(program.publications, durable=budget.durable) as staging:
         _run(tasks, budget, Outlet(staging.writers, verdicts, tell))
@@ -131,7 +131,8 @@ def _within(devices: Choice, context: Callable[[], AbstractContextManager[Any]],
 def _refuse_too_large(worst: int, budget: Budget) -> None:
     if worst > budget.host_bytes:
         found = f"the largest task needs {show_size(worst)} of memory, the budget is {show_size(budget.host_bytes)}"
-        raise PlanError([Diagnostic("budget-exceeded", found, hint="Give more: `--memory`, or `memory=` in Python.")])
+        hint = f"Give more: {worded(shell='`--memory`', python='`memory=`')}."
+        raise PlanError([Diagnostic("budget-exceeded", found, hint=hint)])
 
 
 def jobs_of(tasks: Sequence[Task], outlet: Outlet, host_bytes: int) -> Iterator[Job]:

@@ -216,7 +216,9 @@ def refused(e: Expr) -> Diagnostic:
     assert e.kernel is not None
     why = e.kernel.why_refused(dict(e.static))
     leaves = ", ".join(f"'{s.name}'" for s in e.srcs if s.name)
-    return Diagnostic("refused-by-values", f"{e.kernel.name}: {why}" + (f" (input {leaves})" if leaves else ""), e.span)
+    problem, _, hint = why.partition(". ")
+    about = f" (input {leaves})" if leaves else ""
+    return Diagnostic("refused-by-values", f"{e.kernel.name}: {problem}{about}", e.span, hint and f"{hint}.")
 
 
 @contextmanager

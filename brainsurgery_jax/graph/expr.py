@@ -91,7 +91,8 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
     for aval in avals:
         if aval.dtype.kind == "opaque" and kernel.moves is None:
             found = f"{aval.dtype} tensors can be named, copied and moved, but not computed on"
-            raise Refusal("dtype-opaque", found, hint="Narrow the pattern, so that it leaves such tensors out.")
+            raise Refusal("dtype-opaque", found, hint="Narrow the pattern, so that it leaves such tensors out.",
+                          kinds=("integer", "bool", "complex"))  # fmt: skip
     if kernel.noop is not None and kernel.noop(avals, params):
         return Rule(None, None)
     moves = kernel.moves(avals, **params) if kernel.moves else None

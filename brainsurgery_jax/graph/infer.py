@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax._lazy import jax, jnp
-from brainsurgery_jax.dtypes import BY_NAME, Aval
+from brainsurgery_jax.dtypes import BY_NAME, Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Kernel
 
@@ -43,7 +43,7 @@ def _same(kernel: Kernel, avals: tuple[Aval, ...]) -> None:
             hint = "Nothing is broadcast. Slice the larger one, or reshape."
             raise Refusal("shapes-differ", f"shapes differ: {avals[0]} and {other}", hint=hint)
         if other.dtype != avals[0].dtype:
-            hint = f"Nothing is promoted. Cast one of them first: `cast_: {{target: ..., to: {avals[0].dtype}}}`."
+            hint = common_dtype_hint(avals[0].dtype, other.dtype)
             raise Refusal("dtypes-differ", f"dtypes differ: {avals[0]} and {other}", hint=hint)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, did_you_mean
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, did_you_mean, worded
 from brainsurgery_jax.layout.actions import Chain, Shape, Shapes
 from brainsurgery_jax.layout.config import Dims
 from brainsurgery_jax.layout.expressions import Value
@@ -112,7 +112,8 @@ def _open(layout: Layout, name: str) -> Diagnostic:
     asked = layout.choices[name].ask
     found = f"{layout.name}: config.json does not settle the option '{name}', which changes numbers. {asked}"
     values = ("true", "false") if isinstance(layout.options[name], bool) else ("VALUE",)
-    said = " or ".join(f"`--option {name}={value}`" for value in values)
+    ways = [worded(shell=f"--option {name}={v}", python=f"options={{'{name}': {v.capitalize()}}}") for v in values]
+    said = " or ".join(f"`{way}`" for way in ways)
     written = " or ".join(f"`options: {{{name}: {value}}}`" for value in values)
     return Diagnostic("layout-open", found, hint=f"Say {said}; in a plan {written}.")
 

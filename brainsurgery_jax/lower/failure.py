@@ -9,10 +9,10 @@ from typing import Any
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.state import Space, State, World
+from brainsurgery_jax.lower.state import Space, State, World, matching, pattern_of
 from brainsurgery_jax.op import OPS, ControlOp, Role, SinkOp, TensorOp, element_role
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.select import Ref, compile_pattern, compile_template, parse_ref
+from brainsurgery_jax.select import Ref, compile_template, parse_ref
 
 
 def misunderstood(state: State, step: Step, world: World) -> State:
@@ -60,7 +60,7 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
     if isinstance(step.op, SinkOp):
         return state
     spaces, written = dict(state.spaces), set(state.writes)
-    refs = list(_refs(step))
+    refs = list(refs_of(step))
     source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
     sources = None if source is None else state.spaces.get(source.alias)
     creates = not (isinstance(step.op, TensorOp) and step.op.form.dest == "existing")
@@ -82,7 +82,7 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
     return after.with_writes(written)
 
 
-def _refs(step: Step) -> Iterator[tuple[str, Role, Ref]]:
+def refs_of(step: Step) -> Iterator[tuple[str, Role, Ref]]:
     """Every reference of a step, with its key and role."""
     assert step.op is not None
     for f in step.op.fields():
@@ -114,14 +114,13 @@ def _named(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space
 
 def _told(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
     if kind == "pattern":
-        return frozenset(name for name, _ in compile_pattern(ref.name).matches(space.names))
+        return frozenset(name for name, _ in matching(ref, space.names))
     if kind == "name":
         return frozenset((ref.name,)) if isinstance(ref.name, str) else None
     if source is None or sources is None:
         return None
-    pattern = compile_pattern(source.name)
-    template = compile_template(ref.name, pattern)
+    template = compile_template(ref.name, pattern_of(source.name))
     if template.literal is not None:
         return frozenset((template.literal,))
-    made = frozenset(template.fill(name, binding) for name, binding in pattern.matches(sources.names))
+    made = frozenset(template.fill(name, binding) for name, binding in matching(source, sources.names))
     return made or None

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
+from brainsurgery_jax.lower import kinds
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
@@ -65,6 +66,7 @@ def lower_step(state: State, step: Step, world: World) -> State | Demand:
         if step.lenient and bad.code in _MISSING:
             after = replace(state, effects=(*state.effects, Effect(step, skipped=1, nested=state.nested)))
         else:
+            bad.hint = kinds.remedy(view, bad) or bad.hint
             told = state.complain(_refused(step, bad, provisional=view.provisional))
             after = failed(told, step, world, slow=bad.code == "regex-timeout")
     if view.notes and isinstance(after, State):
@@ -329,4 +331,4 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:
     """The refusal of one item of a step, with the tensors that it is about, operands first."""
     about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in dict.fromkeys(keys))
-    return Refusal(bad.code, f"{bad.message} ({about})", key=bad.key, hint=bad.hint)
+    return bad.about(f" ({about})")

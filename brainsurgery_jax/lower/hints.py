@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word
+from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word, worded
 from brainsurgery_jax.lower.state import Draft
 from brainsurgery_jax.op import Op, TensorOp
-from brainsurgery_jax.select import Index, SliceSpec, compile_pattern, shown
+from brainsurgery_jax.select import Index, SliceSpec, compile_pattern, kind_of, shown
 
 _ONE_COLON = re.compile(r"(.*[^:]):(\[[-\d:, ]*\])")
 
@@ -76,6 +78,13 @@ def _parts(names: Iterable[str], length: int, *, anywhere: bool, at_end: bool) -
             yield from (".".join(segments[at : at + length]) for at in starts)
 
 
+def of_kind(dtypes: Iterable[DType]) -> str:
+    """What a pattern matches whose kind leaves out all that it matches."""
+    counts = Counter(map(kind_of, dtypes))
+    found = [f"{n:,} tensor{'s' * (n != 1)} of kind {kind}" for kind, n in counts.most_common()]
+    return f"Without `kind` it matches {' and '.join(found)}."
+
+
 def of_destination(op: Op | None, key: str) -> str:
     """What to do where an op that writes into tensors finds none under a name."""
     if not isinstance(op, TensorOp) or op.form.dest != "existing" or key not in op.form.writes:
@@ -104,7 +113,8 @@ def count(space: Draft) -> str:
 def where(space: Draft) -> str:
     """Where the names can be looked up."""
     if space.origin:
-        return f"`brainsurgery-jax inspect {space.origin}` lists the names that it started with."
+        look = worded(shell=f"brainsurgery-jax inspect {space.origin}", python=f"list(bs.open({space.origin!r}))")
+        return f"`{look}` lists the names that it started with."
     return "A step `dump: {}` before this one lists the names."
 
 

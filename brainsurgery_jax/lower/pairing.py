@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.edits import Drafts
-from brainsurgery_jax.lower.state import Draft
+from brainsurgery_jax.lower.state import Draft, is_meant
 from brainsurgery_jax.op import TensorOp
 from brainsurgery_jax.protocol import Alone, Bind, Pairing, Row
 from brainsurgery_jax.select import Pattern, Ref, Template, reach_of
@@ -59,21 +60,34 @@ def pair(drafts: Drafts, sets: Sets, rows: Sequence[Row]) -> Pairing:
 
 def _may_exist(drafts: Drafts, sets: Sets, row: Row, key: str) -> bool:
     """Whether a match has its partner, or might, had no step failed."""
-    space, name = drafts.space(sets.targets[key].alias), sets.name(row, key)
-    return name in space.names or space.tainted or name in space.unknown
+    ref = sets.targets[key]
+    space, name = drafts.space(ref.alias), sets.name(row, key)
+    if name in space.names:
+        return is_meant(ref, space.names[name])
+    return space.tainted or name in space.unknown
+
+
+def _is_of_other_kind(drafts: Drafts, sets: Sets, row: Row, key: str) -> bool:
+    """Whether a match would have its partner, were it not for the `kind` of the reference."""
+    names, name = drafts.space(sets.targets[key].alias).names, sets.name(row, key)
+    return name in names and not is_meant(sets.targets[key], names[name])
 
 
 def _others(drafts: Drafts, sets: Sets, rows: Sequence[Row], key: str) -> Iterator[Alone]:
-    """The tensors that a template could have named, and that no match goes with."""
-    alias, template = sets.targets[key].alias, sets.templates[key]
+    """The tensors that a template could have named, and that no match goes with. Where a name is matched and the `kind`
+    of the pattern leaves its tensor out, that is meant of its partner, too."""
+    ref, template = sets.targets[key], sets.templates[key]
+    alias, ours = ref.alias, drafts.space(sets.source.alias).names
     space = drafts.space(alias, key)
     if template.literal is not None or space.tainted or space.unknown:
         return
     keys = [k for k, ref in sets.targets.items() if ref.alias == alias]
     named = {sets.name(row, k) for row in rows for k in keys}
     named |= {row[0] for row in rows} if alias == sets.source.alias else set()
-    if left := [name for name in space.names if name not in named]:
-        yield from (Alone(key, alias, o.name, o.source) for o in reach_of(template, sets.pattern).of(left))
+    if left := [name for name, e in space.names.items() if name not in named and is_meant(ref, e)]:
+        for o in reach_of(template, sets.pattern).of(left):
+            if o.source not in ours or is_meant(sets.source, ours[o.source]):
+                yield Alone(key, alias, o.name, o.source)
 
 
 # --- What becomes of them ---------------------------------------------------------------------------------------------
@@ -103,6 +117,8 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
             return Settled(rows, skipped=len(alone))
         case "error" if alone or others:
             raise _refusal(drafts, sets, pairing)
+    if not step.lenient and any(_is_of_other_kind(drafts, sets, row, key) for row in alone for key in sets.read):
+        raise _refusal(drafts, sets, pairing)
     given = rows if step.lenient else [*rows, *alone]  # what is missing is refused when it is looked for
     if any(_is_whole_pair(drafts, sets, pairing, other) for other in others):
         raise _refusal(drafts, sets, pairing._replace(alone=[] if step.lenient else alone))
@@ -115,7 +131,8 @@ def _is_whole_pair(drafts: Drafts, sets: Sets, pairing: Pairing, other: Alone) -
     """Whether a tensor stands alone where whole checkpoints are paired: the pattern matches all of one, and the other
     is another."""
     ours = drafts.space(sets.source.alias)
-    everything = len(pairing.rows) + len(pairing.alone) == len(ours.names)
+    meant = sum(is_meant(sets.source, e) for e in ours.names.values())
+    everything = len(pairing.rows) + len(pairing.alone) == meant
     return everything and other.alias != sets.source.alias and all(map(_is_whole, (ours, drafts.space(other.alias))))
 
 
@@ -165,9 +182,16 @@ def _kept(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[Bind]:
     for alias, name, target in (*_alone(drafts, sets, pairing.alone), *_from_others(sets, pairing.others)):
         if target in taken:
             raise _unclear(f"'{alias}::{name}' and another tensor would both become '{target}'")
+        if (old := drafts.space(sets.destination).names.get(target)) is not None and not _all_mean(sets, old):
+            raise _unclear(f"'{sets.destination}::{target}' is {old.aval}, which `kind` leaves out of this step")
         taken[target] = name
         if (alias, name) != (sets.destination, target):
             yield Bind(sets.destination, target, drafts.fetch(alias, name), _dest(drafts, sets, target))
+
+
+def _all_mean(sets: Sets, expr: Expr) -> bool:
+    """Whether a tensor of the destination is of the kind that every reference to that alias takes."""
+    return all(is_meant(ref, expr) for ref in (sets.source, *sets.targets.values()) if ref.alias == sets.destination)
 
 
 def _result(sets: Sets, row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -100,3 +101,12 @@ class Program(NamedTuple):
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
         return tuple(d for d in self.diagnostics if d.severity == "error")
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The bytes that are written of each tensor, by name, those of all outputs together."""
+        sizes: Counter[str] = Counter()
+        for p in self.publications:
+            for name, e in p.tensors.items():
+                sizes[name] += e.aval.nbytes
+        return sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
@@ -11,6 +12,7 @@ from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
 from brainsurgery_jax.plan.model import Input, Plan
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
+from brainsurgery_jax.select import Match, Pattern, Ref, compile_pattern
 from brainsurgery_jax.store.base import Header, Source
 from brainsurgery_jax.store.replacing import Replacement, few
 from brainsurgery_jax.store.sidecars import SideFiles
@@ -33,6 +35,24 @@ class Space:
     tainted: bool = False
     unknown: frozenset[str] = frozenset()
     original: Mapping[str, Expr] | None = None
+
+
+@lru_cache(maxsize=4096)
+def pattern_of(name: str | tuple[str, ...]) -> Pattern:
+    """The pattern that the name of a reference spells, compiled once. Raises Refusal."""
+    return compile_pattern(name)
+
+
+def matching(ref: Ref, names: Mapping[str, Expr]) -> list[Match]:
+    """The tensors that a reference matches, by name and by kind, sorted, with what is captured of each name. What a
+    failed step would have made may be of any kind. Raises Refusal."""
+    found = pattern_of(ref.name).matches(names)
+    return found if ref.kind is None else [match for match in found if is_meant(ref, names[match[0]])]
+
+
+def is_meant(ref: Ref, expr: Expr) -> bool:
+    """Whether a tensor is of the kind that a reference takes."""
+    return expr.kind == "poison" or ref.takes(expr.aval.dtype)
 
 
 class Draft:

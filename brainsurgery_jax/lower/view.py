@@ -16,22 +16,17 @@ from brainsurgery_jax.lower.configs import read_config
 from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
-from brainsurgery_jax.lower.state import State, World, left_out, opened
+from brainsurgery_jax.lower.state import State, World, left_out, matching, opened, pattern_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
-from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_pattern, compile_template, resolve, shown
+from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_template, resolve, shown
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Header, TensorInfo
 from brainsurgery_jax.store.selection import choose_part
 
 if TYPE_CHECKING:
     import numpy as np
-
-
-@lru_cache(maxsize=4096)
-def _pattern(name: str | tuple[str, ...]) -> Pattern:
-    return compile_pattern(name)
 
 
 @lru_cache(maxsize=4096)
@@ -107,9 +102,9 @@ class StepView(Drafts):
         another op goes on with the rest, if there is any."""
         space = self.space(ref.alias, key)
         with at_key(key):
-            found = _pattern(ref.name).matches(space.names)
+            found = matching(ref, space.names)
         doubted = space.unknown and (not found or isinstance(self.step.op, SinkOp))
-        if (doubted and _pattern(ref.name).matches(space.unknown)) or (not found and space.tainted):
+        if (doubted and pattern_of(ref.name).matches(space.unknown)) or (not found and space.tainted):
             raise Unknown
         return found
 
@@ -118,7 +113,7 @@ class StepView(Drafts):
         found = self._matches(ref, key)
         if not found:
             raise self.nothing(ref, key)
-        return _pattern(ref.name), found
+        return pattern_of(ref.name), found
 
     def nothing(self, ref: Ref, key: str = "") -> Refusal:
         """What to say of a pattern that matches nothing."""
@@ -126,9 +121,12 @@ class StepView(Drafts):
         text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
         tokens = () if isinstance(ref.name, str) else ref.name
         near = hints.nearest(ref.name, space.names)
-        message = f"no tensor matches {shown(ref.name)} in '{ref.alias}' ({hints.count(space)}).{near}"
         alias = "" if ref.alias == self.default_alias else f"{ref.alias}::"
         hint = hints.of_pattern(text, space, tokens, alias) or hints.where(space)
+        kind = "" if ref.kind is None else f" of kind {ref.kind}"
+        if kind and (others := pattern_of(ref.name).matches(space.names)):
+            near, hint = "", hints.of_kind([space.names[name].aval.dtype for name, _ in others])
+        message = f"no tensor{kind} matches {shown(ref.name)} in '{ref.alias}' ({hints.count(space)}).{near}"
         return Refusal(NO_MATCH, message, key=key, hint=hint)
 
     def rename(
@@ -272,7 +270,7 @@ class StepView(Drafts):
         except Refusal as bad:
             names = [name for src in srcs if (name := self._name(src))]
             about = f" ({', '.join(names)})" if names else ""
-            raise Refusal(bad.code, bad.message + about, key=bad.key, hint=bad.hint) from bad
+            raise bad.about(about) from bad
         return tuple(self.graph.pick(call, i) for i in range(len(call.avals))) if len(call.avals) > 1 else call
 
     def _call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:

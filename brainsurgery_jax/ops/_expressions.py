@@ -193,7 +193,7 @@ class _Reading:
             raise self._not_allowed(node)
         name = node.func.id
         if (function := FUNCTIONS.get(name)) is None:
-            near = did_you_mean(name, FUNCTIONS)
+            near = did_you_mean(name, FUNCTIONS, ours=True)
             raise self.refused(node.func, f"there is no function '{name}'.{near}")
         self.elementwise &= function.elementwise
         self.arguments(node, name, function)

@@ -9,7 +9,7 @@ from typing import Any
 
 from brainsurgery_jax._lazy import jax, jnp, np
 from brainsurgery_jax._lookup import look_up, patterns
-from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, Kind
+from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, Kind, float_hint
 from brainsurgery_jax.errors import Refusal
 
 
@@ -154,8 +154,9 @@ def matrix(avals: tuple[Aval, ...], what: str) -> None:
     if len(x.shape) != 2 or 0 in x.shape:
         raise Refusal("not-a-matrix", f"{what} needs a matrix with elements, got {x}", hint="Narrow the pattern.")
     if x.dtype.kind not in ("float", "complex"):
-        hint = "Cast it first: `cast_: {target: ..., to: float32}`."
-        raise Refusal("dtype-unsupported", f"{what} needs a floating-point matrix, got {x}", hint=hint)
+        hint = float_hint(x.dtype)
+        raise Refusal("dtype-unsupported", f"{what} needs a floating-point matrix, got {x}", hint=hint,
+                      kinds=("float", "complex"))  # fmt: skip
 
 
 def fold_seed(seed: int, name: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -184,7 +184,7 @@ def _names(view: View, ref: Ref, key: str) -> set[str]:
     alias = ref.alias or view.default_alias
     found = set(view.match(replace(ref, alias=alias), key)) if alias else set()
     if not found and isinstance(ref.name, str) and ref.name in view.aliases():
-        return set(view.names(ref.name))
+        return set(view.match(Ref(ref.name, ".*", kind=ref.kind), key))
     if not alias:
         known = ", ".join(view.aliases()) or "none"
         hint = f"Write an alias ({known}), or a pattern with its alias: `ALIAS::.+`."
@@ -209,13 +209,21 @@ def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdi
     parts: list[Verdict] = []
     for alias in aliases:
         names = {*view.original(alias), *view.names(alias)}
-        found = {r: {n for n, _ in compile_pattern(r.name).matches(names)} for r in given if r.alias == alias}
+        found = {r: set(_meant(view, r, names)) for r in given if r.alias == alias}
         parts += [absent(view, r) for r in found if of and not found[r]]
         chosen = set().union(*found.values())
         parts.append(_kept(view, alias, chosen if of else names - chosen))
     if not parts and view.aliases():
         return Known(False, "no alias came from a checkpoint", code=NO_MATCH)
     return Every(tuple(parts))
+
+
+def _meant(view: View, ref: Ref, names: Collection[str]) -> Iterator[str]:
+    """The names that a reference matches, by the kind of what came in, or was added."""
+    before = view.original(ref.alias)
+    for name, _ in compile_pattern(ref.name).matches(names):
+        if ref.kind is None or ref.takes((before.get(name) or view.fetch(ref.alias, name)).aval.dtype):
+            yield name
 
 
 def _kept(view: View, alias: str, meant: Collection[str]) -> Verdict:

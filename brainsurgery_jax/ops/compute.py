@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from brainsurgery_jax._lazy import Array, Num, np
 from brainsurgery_jax.boxes import Box
-from brainsurgery_jax.dtypes import Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import DTYPES, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control, kernel
 from brainsurgery_jax.ops._constants import broadcast
@@ -27,7 +27,7 @@ from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
 from brainsurgery_jax.ops._typing import Typed, typed, work_dtype
 from brainsurgery_jax.parts import Cuts, operand_box, parts
 from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.select import Ref, kind_of
 
 Formula = Annotated[str, AfterValidator(parse_expression)]
 
@@ -233,7 +233,7 @@ def compute(
             made = _placed(view, made, first if to is None else to, place, same_shape=to is None)
         except Refusal as bad:
             about = ", ".join(f"{key} '{ref.alias}::{n}'" for (key, ref), n in zip(from_.items(), found, strict=False))
-            raise Refusal(bad.code, f"{bad.message} ({about})", key=bad.key, hint=bad.hint) from bad
+            raise _with_one_dtype(view, first, bad).about(f" ({about})") from bad
         yield Bind((to or first).alias, found[-1] if to else name, made, "rebind")
 
 
@@ -278,8 +278,9 @@ def _made_of(
     found = typed(expr, names, avals)
     made = found.program.aval
     if dtype is None and _ORDER.index(made.dtype.kind) > _ORDER.index(kept.kind):
-        hint = f"Say what to round it to: `dtype: {kept}`, or `dtype: {made.dtype}`."
-        raise Refusal("dtypes-differ", f"the result is {made}, and would be stored as {kept}", key="expr", hint=hint)
+        why = f"the result is {made}, and would be stored as {kept}"
+        hint = f"To store it as {made.dtype} say `dtype: {made.dtype}`."
+        raise Refusal("dtypes-differ", why, key="expr", hint=hint, kinds=_able(made.dtype, kept))
     check_overflow(made.dtype, dtype or kept, overflow)
     _note_wrapping(view, found)
     alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.kind == "float" else a.dtype for a in avals}) == 1
@@ -341,6 +342,19 @@ def _note_wrapping(view: View, found: Typed) -> None:
         )
         hint = f"Compute it in a wider dtype: `int32({found.texts[first]})` in place of `{found.texts[first]}`."
         view.note("integer-wraps", message, "expr", hint)
+
+
+def _able(dtype: DType, kept: DType) -> tuple[str, ...]:
+    """The kinds of tensors that can hold what is of this dtype, which `kept` cannot."""
+    kinds = dict.fromkeys(kind_of(d) for d in DTYPES if d.kind in _ORDER[_ORDER.index(dtype.kind) :])
+    return tuple(kind for kind in kinds if kind != kind_of(kept))
+
+
+def _with_one_dtype(view: View, first: Ref, bad: Refusal) -> Refusal:
+    """The refusal, whose hint says one dtype for all results, where the pattern matches tensors of several."""
+    if bad.code == "dtypes-differ" and bad.kinds and len({item.expr.aval.dtype for item in view.select(first)}) > 1:
+        bad.hint = f"{bad.hint} That is meant of all results: match tensors of one dtype alone."
+    return bad
 
 
 def _placed(view: View, made: Expr, ref: Ref, old: Item | None, *, same_shape: bool) -> Expr:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, jax, jnp
-from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, float_hint, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Name, Number, SlicedPattern, Template, control, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
@@ -59,7 +59,7 @@ def _random(
 ) -> Expr:
     if aval.dtype.kind != "float":
         raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode",
-                      hint="Cast the tensor first: `cast_: {target: ..., to: float32}`.")  # fmt: skip
+                      hint=float_hint(aval.dtype), kinds=("float",))  # fmt: skip
     if distribution == "uniform" and not low < high:
         raise Refusal("rand-range", f"low {low:g} is not below high {high:g}", key="low",
                       hint="Values are drawn from low up to, but without, high.")  # fmt: skip

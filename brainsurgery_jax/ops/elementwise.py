@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.dtypes import Aval, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import DTypeName, Form, Number, op
 from brainsurgery_jax.ops._math import kind, on_host, sealed, to_float32, to_float64
@@ -61,10 +61,14 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     return rounded("add", x, y)
 
 
+_NO_INTEGERS = "`{alias: ALIAS, name: PATTERN, kind: float}` leaves integers as they are; or cast them to a float first"
+
+
 def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if avals[0].dtype.kind == "bool":
         hint = "Cast first: `cast_: {target: ..., to: int8}`."
-        raise Refusal("dtype-unsupported", f"this step cannot compute on booleans, got {avals[0]}", hint=hint)
+        found = f"this step cannot compute on booleans, got {avals[0]}"
+        raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "integer", "complex"))
 
 
 @op(_into("subtract"), _onto("subtract_"), elementwise=True, check=_no_bool, host=_arithmetic)
@@ -96,7 +100,7 @@ def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     check=_no_bool,
     host=_arithmetic,
     guarded=True,
-    refusal="dividing these integer tensors is not exact. Cast them to a floating dtype first",
+    refusal=f"dividing these integer tensors is not exact. {_NO_INTEGERS}",
 )
 def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
     """Divide the first tensor by the second (`divide_`: `to` by `from`).
@@ -119,8 +123,9 @@ def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
 
 def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if avals[0].dtype.kind not in ("float", "complex"):
-        hint = "Cast both first: `cast_: {target: ..., to: float32}`."
-        raise Refusal("dtype-unsupported", f"lerp needs floating-point tensors, got {avals[0]}", hint=hint)
+        hint = float_hint(avals[0].dtype)
+        found = f"lerp needs floating-point tensors, got {avals[0]}"
+        raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "complex"))
 
 
 def _widened_twice(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
@@ -159,7 +164,7 @@ def _between(x: Array, y: Array, t: Any) -> Array:
     return other if on_host(x) else sealed(other)
 
 
-_INEXACT = "scaling this integer tensor is not exact. Cast it to a floating dtype first"
+_INEXACT = f"scaling this integer tensor is not exact. {_NO_INTEGERS}"
 
 
 @op(
@@ -200,7 +205,9 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if low is not None and high is not None and low > high:
         raise Refusal("clamp-bounds", f"min {low:g} is greater than max {high:g}", key="min", hint="Swap them.")
     if avals[0].dtype.kind == "complex":
-        raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}")
+        hint = "Clamp the real and the imaginary part apart."
+        raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}", hint=hint,
+                      kinds=("float", "integer"))  # fmt: skip
     if avals[0].dtype.kind in ("int", "uint"):
         for key, bound in (("min", low), ("max", high)):
             if bound is not None and abs(bound) != float("inf") and not float(bound).is_integer():
@@ -210,6 +217,7 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
                     f"the bound {bound:g} is not an integer, but the tensor is {avals[0]}",
                     key=key,
                     hint=hint,
+                    kinds=("float",),
                 )
 
 

@@ -10,24 +10,23 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from brainsurgery_jax._lazy import Array, Inexact, Num, jnp, np
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.dtypes import Aval, common_dtype_hint, float_hint
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Form, Role, SlicedPattern, Template, control, kernel, op
+from brainsurgery_jax.op import Form, Partner, SlicedPattern, Template, control, kernel, op
 from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.ops._math import on_host, widen
 from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.protocol import Bind, Edit, View
-from brainsurgery_jax.select import Ref
 
 
 def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     a, b = avals
     if a.dtype != b.dtype:
-        raise Refusal(
-            "dtypes-differ", f"dtypes differ: {a} and {b}", hint="Nothing is promoted. Cast one of them first."
-        )
+        raise Refusal("dtypes-differ", f"dtypes differ: {a} and {b}", hint=common_dtype_hint(a.dtype, b.dtype))
     if a.dtype.kind == "bool":
-        raise Refusal("dtype-unsupported", f"matmul cannot compute on booleans, got {a}", hint="Cast first.")
+        hint = float_hint(a.dtype)
+        raise Refusal("dtype-unsupported", f"matmul cannot compute on booleans, got {a}", hint=hint,
+                      kinds=("float", "integer", "complex"))  # fmt: skip
     if not a.shape or not b.shape:
         raise Refusal("shapes-differ", f"matmul needs at least one axis on both sides, got {a} and {b}")
     inner = b.shape[-2:][0]  # a vector's only axis
@@ -98,11 +97,12 @@ def _sizes(avals: tuple[Aval, ...], equation: str) -> dict[str, int]:
 def _contracted(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
     for aval in avals:
         if aval.dtype != avals[0].dtype:
-            hint = "Nothing is promoted. Cast one of them first."
+            hint = common_dtype_hint(avals[0].dtype, aval.dtype)
             raise Refusal("dtypes-differ", f"dtypes differ: {avals[0]} and {aval}", hint=hint)
         if aval.dtype.kind not in ("float", "complex"):
-            hint = "Sums of integers may not fit. Cast first: `cast_: {target: ..., to: float32}`."
-            raise Refusal("dtype-unsupported", f"einsum needs floating-point tensors, got {aval}", hint=hint)
+            hint = float_hint(aval.dtype)
+            raise Refusal("dtype-unsupported", f"einsum needs floating-point tensors, got {aval}", hint=hint,
+                          kinds=("float", "complex"))  # fmt: skip
     sizes = _sizes(avals, params["equation"])
     return (Aval(tuple(sizes[letter] for letter in _terms(params["equation"])[1]), avals[0].dtype),)
 
@@ -134,16 +134,13 @@ def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     return round_to(jnp.einsum(plain, *map(widen, xs)), xs[0].dtype)
 
 
-Second = Annotated[Ref, Role("template", slices=True, read=True)]
-
-
 @control()
 def einsum(
     view: View,
     *,
     equation: Annotated[Text, Field(description="a letter for each axis: `oi,ir->or`")],
     from_a: SlicedPattern,
-    from_b: Second | None = None,
+    from_b: Partner | None = None,
     to: Template,
 ) -> Iterator[Edit]:
     """Sum products over shared axes, as `numpy.einsum` does: one or two tensors, `equation` names their axes.

@@ -136,7 +136,8 @@ def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
     number = aval.dtype.kind == "float" or (aval.dtype.kind == "complex" and mode not in ("min", "max"))
     if not (whole or number):
         hint = "Cast it first: `cast_: {target: ..., to: float64}`."
-        raise Refusal("dtype-unsupported", f"the {mode} of {aval} has no value in its dtype", hint=hint)
+        fitting = ("float",) if mode in ("min", "max") else ("float", "complex")
+        raise Refusal("dtype-unsupported", f"the {mode} of {aval} has no value in its dtype", hint=hint, kinds=fitting)
 
 
 def _result_dtype(x: DType, mode: str) -> DType:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, Shaped, jax
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Moves, Slice
 from brainsurgery_jax.op import Name, Role, SlicedPattern, control, kernel
@@ -52,7 +52,7 @@ def _refuse_unlike(items: Sequence[Item], axis: int | None) -> None:
         a, b = first.expr.aval, other.expr.aval
         about = f" ('{first.name}', '{other.name}')"
         if a.dtype != b.dtype:
-            hint = "Nothing is promoted. Cast one of them first."
+            hint = common_dtype_hint(a.dtype, b.dtype)
             raise Refusal("dtypes-differ", f"dtypes differ: {a} and {b}{about}", key="from", hint=hint)
         if _outside(a.shape, axis) != _outside(b.shape, axis):
             if axis is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, Shaped, jax, jnp
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
 from brainsurgery_jax.op import Form, Number, Pattern, SlicedPattern, Template, control, kernel, op
@@ -127,7 +127,8 @@ def _concatenated(avals: tuple[Aval, ...], *, axis: int) -> Concat:
     first = avals[0]
     for other in avals[1:]:
         if other.dtype != first.dtype:
-            raise Refusal("dtypes-differ", f"dtypes differ: {first} and {other}", hint="Cast one of them first.")
+            raise Refusal("dtypes-differ", f"dtypes differ: {first} and {other}",
+                          hint=common_dtype_hint(first.dtype, other.dtype))  # fmt: skip
         if _without(other.shape, axis) != _without(first.shape, axis):
             hint = "Sizes must agree on every other axis."
             raise Refusal("shapes-differ", f"{first} and {other} cannot be joined along axis {axis}", hint=hint)

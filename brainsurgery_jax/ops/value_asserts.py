@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictFloat, StrictInt
 
-from brainsurgery_jax.op import SlicedPattern, SlicedTemplate, assertion
+from brainsurgery_jax.op import Partner, SlicedPattern, assertion
 from brainsurgery_jax.ops._compare import (
     INFINITE,
     Eps,
@@ -105,7 +105,7 @@ def norm(
 
 @assertion()
 def equal(
-    view: View, *, left: SlicedPattern, right: SlicedTemplate, eps: Eps | None = None, unmatched: Unmatched = None
+    view: View, *, left: SlicedPattern, right: Partner, eps: Eps | None = None, unmatched: Unmatched = None
 ) -> Verdict:
     """Every tensor on the left equals the one whose name `right` makes of it, exactly or within `eps`.
 
@@ -120,7 +120,7 @@ def close(
     view: View,
     *,
     left: SlicedPattern,
-    right: SlicedTemplate,
+    right: Partner,
     rtol: Rtol = 1e-5,
     atol: Eps = 1e-8,
     unmatched: Unmatched = None,
@@ -148,7 +148,7 @@ def close(
 
 
 @assertion()
-def identical(view: View, *, left: SlicedPattern, right: SlicedTemplate, unmatched: Unmatched = None) -> Verdict:
+def identical(view: View, *, left: SlicedPattern, right: Partner, unmatched: Unmatched = None) -> Verdict:
     """Every tensor on the left has the bytes of the one whose name `right` makes of it.
 
     Unlike `equal` this tells zeros of either sign apart, and takes a NaN for itself.

@@ -90,8 +90,8 @@ class Plan:
 def in_order(plan: Plan, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """Diagnostics in the order of the plan: by line where all stand in one file, else by the step they belong to."""
     listed = list(found)
-    if len({d.span.file for d in listed if d.span}) <= 1:
-        return tuple(sorted(listed, key=lambda d: d.span or Span("")))
+    if len({d.span.file if d.span.line else "" for d in listed if d.span}) <= 1:
+        return tuple(sorted(listed, key=lambda d: (d.span.line, d.span.col) if d.span else (-1, 0)))
     steps = {s: i for i, step in enumerate(plan.steps) for s in (step.span, *step.spans.values())}
     outputs = {s: len(plan.steps) for out in plan.outputs for s in (out.span, *out.spans.values())}
     own = {s.file for s in (*steps, *outputs) if s}  # what stands in no file of the plan stands in a plan within it

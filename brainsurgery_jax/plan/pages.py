@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from brainsurgery_jax import plugins
-from brainsurgery_jax.errors import Refusal, did_you_mean
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import ASSERTS, OPS, ControlOp, Field, Op, SinkOp, TensorOp, element_role
+from brainsurgery_jax.plan.parse import nearest_op, ops_hint
 from brainsurgery_jax.plan.schema import field_schema
 
 Fold = Callable[[str, str], list[str]]
@@ -27,8 +28,8 @@ def find(name: str) -> Op:
     if found is not None:
         return found
     known = [*OPS, *ASSERTS, *(f"assert.{a}" for a in ASSERTS)]
-    hint = "\n".join(["`brainsurgery-jax ops` lists them all.", *plugins.left_out()])
-    raise Refusal("op-unknown", f"there is no op '{name}'.{did_you_mean(name, known)}", hint=hint)
+    hint = "\n".join([ops_hint(), *plugins.left_out()])
+    raise Refusal("op-unknown", f"there is no op '{name}'.{nearest_op(name, known)}", hint=hint)
 
 
 def family(op: Op) -> str:

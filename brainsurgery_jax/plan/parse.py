@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.config_patch import FULL_FORM, read_change
-from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
+from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
 from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS, UNMATCHED
 from brainsurgery_jax.plan.model import Input, Location, Output, Plan, Step
 from brainsurgery_jax.plan.payload import Payload, parse_payload
@@ -143,14 +143,14 @@ class Parser:
         if self.unfilled.intersection((*places.values(), *([payload.span] if payload else []))):
             return Step(None, {}, span, text=text)
         if (op := plugins.find(OPS, name)) is None:
-            near = f" Did you mean '{_OTHER_WORDS[name]}'?" if name in _OTHER_WORDS else did_you_mean(name, OPS)
-            hint = "`brainsurgery-jax ops` lists them all."
+            near = nearest_op(name, OPS)
+            hint = ops_hint()
             if name.startswith("-") and (dashed := name.lstrip("-")) in OPS:
                 near, hint = "", f"Put a space behind the dash of a step: `- {dashed}: ...`."
             if name in ASSERTS:
                 near, hint = "", f"'{name}' is an operator of assert: write `assert: {{{name}: ...}}`."
             if (first := name.partition(" ")[0]) in OPS:
-                near, hint = "", f"Write `{first}:` and its keys. `brainsurgery-jax ops {first}` tells which there are."
+                near, hint = "", f"Write `{first}:` and its keys. {ops_hint(first)}"
             self.complain("op-unknown", f"unknown op '{name}'.{near}", span,
                           "\n".join([hint, *plugins.left_out()]))  # fmt: skip
             return Step(None, {}, span, text=text)
@@ -170,7 +170,7 @@ class Parser:
             case Map(entries=((key, payload),)):
                 return key.text, key.span, payload
             case Map(entries=entries) if entries:
-                keys = " and ".join(f"'{k.text}' ({k.span.file}:{k.span.line})" for k, _ in entries)
+                keys = " and ".join(f"'{k.text}' ({k.span.row})" for k, _ in entries)
                 hint = _several_keys_hint(entries)
                 self.complain("step-form", f"a step has exactly one key, got {keys}", entries[1][0].span, hint)
             case _:
@@ -241,9 +241,22 @@ _OTHER_WORDS = {
     "rename": "move", "remove": "delete", "drop": "delete", "concatenate": "concat", "cat": "concat", "chunk": "split",
     "mul": "multiply", "sub": "subtract", "div": "divide", "svd": "phlora", "print": "dump", "zeros": "zeroes",
     "to": "cast_", "interpolate": "lerp", "index_select": "take", "gather": "take", "tile": "repeat",
-    "unbind": "unstack", "mean": "reduce", "sum": "reduce", "norm": "reduce",
+    "unbind": "unstack", "mean": "reduce", "sum": "reduce", "norm": "reduce", "max": "reduce", "min": "reduce",
+    "mv": "move", "cp": "copy", "clone": "copy", "duplicate": "copy", "rm": "delete", "del": "delete",
+    "prune": "delete",
+    "ls": "dump", "show": "dump", "inspect": "dump", "list": "dump", "compare": "diff", "write": "save", "read": "load",
+    "open": "load", "import": "load", "view": "reshape", "astype": "cast_", "convert": "cast_", "half": "cast_",
+    "swapaxes": "permute", "dot": "matmul", "mm": "matmul", "bmm": "matmul", "average": "lerp", "blend": "lerp",
+    "clip": "clamp", "full": "fill", "slice": "copy", "eval": "compute", "expr": "compute", "include": "execute",
 }  # fmt: skip
 """What other tools call our ops."""
+
+
+def nearest_op(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"`: what we call what others call so, or the nearest name of an op."""
+    meant = _OTHER_WORDS.get(name.lower().rstrip("_"))
+    return f" Did you mean '{meant}'?" if meant in OPS else did_you_mean(name, known, ours=True)
+
 
 _OTHER_KEYS = {
     "models": "inputs", "model": "inputs", "sources": "inputs", "checkpoints": "inputs", "base_model": "inputs",
@@ -254,6 +267,14 @@ _OTHER_KEYS = {
 
 _OTHER_FORMATS = {"pt": "torch", "pth": "torch", "bin": "torch", "ckpt": "torch", "hf": "safetensors", "numpy": "npz"}
 """What others call our formats."""
+
+
+def ops_hint(op: str = "") -> str:
+    """Where the ops are listed, or one is described."""
+    if not op:
+        return worded(shell="`brainsurgery-jax ops` lists them all.", python="The step `help` prints a list of them.")
+    page = worded(shell=f"brainsurgery-jax ops {op}", python=f"help: {{command: {op}}}")
+    return f"`{page}` describes them."
 
 
 def _several_keys_hint(entries: Sequence[tuple[Scalar, Node]]) -> str:
@@ -267,7 +288,12 @@ def _several_keys_hint(entries: Sequence[tuple[Scalar, Node]]) -> str:
 
 def _key_hint(variable: str) -> str:
     """The keys of a plan, and how to set what may have been meant as a variable."""
-    return f"Keys of a plan: {', '.join(KEYS)}." + f" A variable is set as `vars.{variable}=...`." * bool(variable)
+    return f"Keys of a plan: {', '.join(KEYS)}." + _variable_hint(variable)
+
+
+def _variable_hint(name: str) -> str:
+    how = worded(shell=f"vars.{name}=...", python=f"load(..., {name}=...)")
+    return f" A variable is set as `{how}`." if name else ""
 
 
 def _is_text_map(value: Any) -> bool:

@@ -194,7 +194,9 @@ def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload)
     out = {}
     for name, item in value.items():
         try:
-            out[name] = _reference(Role("template" if out else "pattern", slices=True), item, params, reading)
+            out[name] = _reference(
+                Role("template" if out else "pattern", slices=True, read=True), item, params, reading
+            )
         except Refusal as bad:
             reading.complain(bad.code, bad.message, f.key, name, hint=bad.hint)
     return out
@@ -207,6 +209,9 @@ def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Paylo
     if ref.index is not None and not role.slices:
         hint = "Copy the slice to a name of its own first." if role.kind == "pattern" else ""
         raise Refusal("slice-not-allowed", f"a slice is not allowed here, got '{ref}'", hint=hint)
+    if ref.kind is not None and not (role.kind in ("pattern", "operands") or role.read):
+        hint = "Say it of the reference that is matched."
+        raise Refusal("kind-not-allowed", f"a `kind` is not allowed here, where names are made, got '{ref}'", hint=hint)
     return ref
 
 
@@ -244,7 +249,9 @@ def _assertion(value: Any, reading: Payload, at: Location) -> Assertion:
     ((name, payload),) = value.items()
     if (op := plugins.find(ASSERTS, name)) is None:
         hint = f"Operators: {', '.join(ASSERTS)}."
-        raise Refusal("assert-unknown", f"unknown assert operator '{name}'.{did_you_mean(name, ASSERTS)}", hint=hint)
+        raise Refusal(
+            "assert-unknown", f"unknown assert operator '{name}'.{did_you_mean(name, ASSERTS, ours=True)}", hint=hint
+        )
     inner = Payload(reading.places, (*reading.at, *at, name), f"{reading.label}.{name}", reading.default_alias)
     params = parse_payload(op, payload, inner)
     reading.problems.extend(inner.problems)

@@ -10,6 +10,7 @@ from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role, fewest
 from brainsurgery_jax.plan.parse import INPUT_KEYS, KEYS, OUTPUT_KEYS
 from brainsurgery_jax.plan.payload import adapter
+from brainsurgery_jax.select import KINDS
 from brainsurgery_jax.store.formats import NAMES
 
 Schema = dict[str, Any]
@@ -40,8 +41,10 @@ def _definitions() -> Schema:
             "pattern": r"\$\{vars\.[A-Za-z_][A-Za-z0-9_]*\}",
             "description": "Stands for what the top-level `vars` says.",
         },
-        "reference": _reference(sliced=True),
-        "whole": _reference(sliced=False),
+        "reference": _reference(sliced=True, chosen=True),
+        "whole": _reference(sliced=False, chosen=True),
+        "made": _reference(sliced=False, chosen=False),
+        "made-part": _reference(sliced=True, chosen=False),
         "name": {"type": ["string", "object"], "description": "One tensor's name, taken literally: `alias::name`."},
         "number": {"type": ["number", "string"]},
         "dtype": {"anyOf": [{"enum": dtype_words()}, _VARIABLE], "description": "An element type."},
@@ -124,10 +127,14 @@ def _output() -> Schema:
     return {"anyOf": [{"type": "string", "minLength": 1}, mapping]}
 
 
-def _reference(*, sliced: bool) -> Schema:
+def _reference(*, sliced: bool, chosen: bool) -> Schema:
     text: Schema = {"type": "string", "minLength": 1}
     name = {"anyOf": [text, {"type": "array", "items": text, "minItems": 1}]}
-    keys: Schema = {"alias": {"type": "string"}, "name": name} | ({"slice": {"type": "string"}} if sliced else {})
+    kinds: Schema = {"enum": list(KINDS), "description": "Only tensors whose dtype is of this kind."}
+    keys: Schema = {"alias": {"type": "string"}, "name": name}
+    keys |= ({"slice": {"type": "string"}} if sliced else {}) | (
+        {"kind": {"anyOf": [kinds, _VARIABLE]}} if chosen else {}
+    )
     return {
         "anyOf": [
             text,
@@ -219,7 +226,9 @@ def _with_over(field: Field) -> Role:
 def _role_schema(role: Role) -> Schema:
     target, words = _ROLES[role.kind]
     if target == "reference":
-        return {"$ref": "#/$defs/reference" if role.slices else "#/$defs/whole", "description": words}
+        chosen = role.kind == "pattern" or role.read
+        defined = ("reference" if role.slices else "whole") if chosen else ("made-part" if role.slices else "made")
+        return {"$ref": f"#/$defs/{defined}", "description": words}
     if role.kind == "operands":
         each = {"$ref": "#/$defs/reference"}
         return {"type": "object", "additionalProperties": each, "minProperties": 1, "description": words}

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, NamedTuple, TypeAlias
 
 import yaml
@@ -91,6 +92,35 @@ def _places(node: Node, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str
                 yield from _places(value, (*path, key.text))
         case Scalar():
             pass
+
+
+def by_path(node: Node | None, head: str = "", below: str = "") -> Node | None:
+    """A node that came as plain data, each place in it named by the keys and indices that lead there: `head`, and what
+    follows `below`."""
+    numbers = count(1)
+
+    def span_of(path: str) -> Span:
+        return Span(head + path.removeprefix(below) or "the plan", 0, next(numbers))
+
+    return None if node is None else _by_path(node, "", span_of)
+
+
+def _by_path(node: Node, path: str, span_of: Callable[[str], Span]) -> Node:
+    span = span_of(path)
+    match node:
+        case List(items):
+            return List(tuple(_by_path(n, f"{path}[{i}]", span_of) for i, n in enumerate(items)), span)
+        case Map(entries):
+            paths = [f"{path}.{key.text}".lstrip(".") for key, _ in entries]
+            return Map(
+                tuple(
+                    (replace(key, span=span_of(to)), _by_path(value, to, span_of))
+                    for (key, value), to in zip(entries, paths, strict=True)
+                ),
+                span,
+            )
+        case Scalar():
+            return replace(node, span=span)
 
 
 def describe(node: Node) -> str:

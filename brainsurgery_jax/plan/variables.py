@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
+from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get
 
 _VARIABLE = re.compile(r"\$\{vars\.([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -58,7 +58,8 @@ def _environment_value(
     if default is not None:
         return default.strip()
     message = f"the environment has no variable '{name}'.{did_you_mean(name, environment)}"
-    hint = f"Set it, as in `{name}=... brainsurgery-jax ...`, or write a variable of the plan, ${{vars.NAME}}."
+    way = worded(shell=f"{name}=... brainsurgery-jax ...", python=f"os.environ[{name!r}] = ...")
+    hint = f"Set it, as in `{way}`, or write a variable of the plan, ${{vars.NAME}}."
     problems.append(Diagnostic("env-unknown", message, span, hint))
     return found[0]
 
@@ -96,7 +97,8 @@ def _unused(table: Map, root: Map, used: Collection[str], replaced: Collection[s
             yield Diagnostic("vars-unused", message, key.span, severity="note")
         elif not did_you_mean(key.text, set(used) - names):  # else the misspelling tells it all
             hint = "Use it in the plan as ${vars." + key.text + "}, or remove it."
-            message = f"vars: '{key.text}' is used nowhere in the plan.{did_you_mean(key.text, used)}"
+            head = "" if key.span.file.startswith("keyword ") else "vars: "
+            message = f"{head}'{key.text}' is used nowhere in the plan.{did_you_mean(key.text, used)}"
             yield Diagnostic("vars-unused", message, key.span, hint)
 
 
@@ -127,7 +129,10 @@ def _filled(node: Node, values: Mapping[str, Scalar], problems: list[Diagnostic]
 def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar], problems: list[Diagnostic]) -> Scalar:
     for name in _VARIABLE.findall(text):
         if name not in values:
-            hint = f"Add it under `vars:`, or on the command line: `vars.{name}=...`."
+            given = worded(
+                shell=f"on the command line: `vars.{name}=...`", python=f"as a keyword: `load(..., {name}=...)`"
+            )
+            hint = f"Add it under `vars:`, or {given}."
             problems.append(
                 Diagnostic("vars-unknown", f"unknown variable '{name}'.{did_you_mean(name, values)}", node.span, hint)
             )

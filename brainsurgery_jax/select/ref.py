@@ -5,13 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import cast
 
+from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.select.error import RefError
 from brainsurgery_jax.select.slices import SliceSpec, parse_slice
 
 FORMS_HINT = "Write 'alias::name', 'alias::name::[slice]', a list of tokens, or {alias: ..., name: ..., slice: ...}."
+
+KINDS: Mapping[str, frozenset[str]] = MappingProxyType({
+    "float": frozenset({"float", "opaque"}),
+    "integer": frozenset({"int", "uint"}),
+    "bool": frozenset({"bool"}),
+    "complex": frozenset({"complex"}),
+})  # fmt: skip
+"""What a reference calls a kind of dtypes, and the kinds of `dtypes` that it stands for. What is opaque are floats of
+fewer than 8 bits."""
+
+_OTHER_KINDS = {
+    "int": "integer", "integers": "integer", "uint": "integer", "floating": "float", "floats": "float", "real": "float",
+    "boolean": "bool",
+}  # fmt: skip
+"""What others call them."""
 
 
 # Without a default alias `a::[bc]` is a regex, a set of characters; a slice is what is written like one.
@@ -20,15 +37,27 @@ _SLICE = re.compile(r"\[[-+\d:,\s]*\]")
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Where to look (`alias`), for what (`name`, as written: text, or structured tokens), and which part of it."""
+    """Where to look (`alias`), for what (`name`, as written: text, or structured tokens), which part of it, and of what
+    `kind` its dtype is (None: any)."""
 
     alias: str
     name: str | tuple[str, ...]
     index: SliceSpec | None = None
+    kind: str | None = None
 
     def __str__(self) -> str:
         name = self.name if isinstance(self.name, str) else f"[{', '.join(self.name)}]"
-        return f"{self.alias}::{name}" + ("" if self.index is None else f"::{self.index}")
+        kind = "" if self.kind is None else f" ({self.kind})"
+        return f"{self.alias}::{name}" + ("" if self.index is None else f"::{self.index}") + kind
+
+    def takes(self, dtype: DType) -> bool:
+        """Whether a tensor of this dtype is of the kind that is meant."""
+        return self.kind is None or dtype.kind in KINDS[self.kind]
+
+
+def kind_of(dtype: DType) -> str:
+    """What references call the kind of a dtype."""
+    return next(word for word, kinds in KINDS.items() if dtype.kind in kinds)
 
 
 def parse_ref(value: object, default_alias: str | None, *, literal: bool = False) -> Ref:
@@ -113,11 +142,11 @@ def _shown(found: object) -> str:
 
 
 def _from_mapping(value: Mapping[object, object], default: str | None, literal: bool) -> Ref:
-    known = ("alias", "name", "slice")
+    known = ("alias", "name", "slice", "kind")
     for key in value:
         if key not in known:
             message = f"a reference has no key '{key}'.{did_you_mean(str(key), known)}"
-            raise RefError("ref-key", message, "Its keys are 'name' and, if needed, 'alias' and 'slice'.")
+            raise RefError("ref-key", message, "Its keys are 'name' and, if needed, 'alias', 'slice' and 'kind'.")
     name, alias, tail = (value.get(key) for key in ("name", "alias", "slice"))
     if isinstance(name, list | tuple):
         name = _tokens(cast("list[object]", name), literal)
@@ -125,7 +154,16 @@ def _from_mapping(value: Mapping[object, object], default: str | None, literal: 
         raise RefError(
             "ref-empty", f"the reference {dict(value)!r} has no 'name' (text or a list of tokens)", FORMS_HINT
         )
-    return Ref(_alias(_text("alias", alias), default, dict(value)), name, None if tail is None else _slice(tail))
+    index = None if tail is None else _slice(tail)
+    return Ref(_alias(_text("alias", alias), default, dict(value)), name, index, _kind(value.get("kind")))
+
+
+def _kind(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value in KINDS):
+        return value
+    word = str(value).lower()
+    near = f" Did you mean '{_OTHER_KINDS[word]}'?" if word in _OTHER_KINDS else did_you_mean(word, KINDS)
+    raise RefError("ref-kind", f"unknown kind {value!r} of dtypes.{near}", f"Kinds: {', '.join(KINDS)}.")
 
 
 def _text(key: str, value: object) -> str:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, worded
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import is_weights, suffix_of
 from brainsurgery_jax.store.parts import Parts, parts_of
@@ -124,8 +124,8 @@ def allowed(
     if found is None or not found.files or overwrite:
         return found
     remedy = (
-        "Write to another path, or replace it as a whole: `overwrite: true` in the output of a plan, --overwrite, "
-        "or `overwrite=True` in Python."
+        "Write to another path, or replace it as a whole: `overwrite: true` in the output of a plan, or "
+        f"{worded(shell='`--overwrite`', python='`overwrite=True`')}."
     )
     raise StoreError(found.path, f"exists already{f': {found}' if found.directory else ''}", remedy=remedy)
 

@@ -33,7 +33,7 @@ def check_storable(path: str, avals: Mapping[str, Aval], options: WriteOptions) 
     """Raises StoreError for the first tensor that a safetensors file cannot hold, and for a header that is too long."""
     for name, aval in avals.items():
         if not aval.dtype.tag:
-            remedy = "Cast it first, for example to complex64, or save real and imaginary parts."
+            remedy = "Write .npz or .pt, which hold it; or cast it to complex64, which rounds."
             raise StoreError(path, f"safetensors has no dtype {aval.dtype}", tensor=name, remedy=remedy)
         if aval.size * aval.dtype.bits % 8:
             raise StoreError(path, f"{aval} does not fill whole bytes", tensor=name, remedy="Pad it to whole bytes.")

@@ -183,7 +183,7 @@ def test_aliases_are_offered_where_an_alias_is_asked_for(two: Session):
 
 
 def test_the_mapping_form_of_a_reference_is_known(two: Session):
-    assert words(two, "copy: {from: {") == ["alias: ", "name: ", "slice: "]
+    assert words(two, "copy: {from: {") == ["alias: ", "name: ", "slice: ", "kind: "]
     assert words(two, "copy: {from: {alias: b, name: x") == ["x.y"]
 
 

@@ -41,7 +41,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax import plugins
 from brainsurgery_jax.cli.app import main
 from brainsurgery_jax.dtypes import BY_NAME, DType
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, speaking
 from brainsurgery_jax.select import pattern
 from brainsurgery_jax.select.limit import TimeLimit
 from tests.checkpoints import np_dtype, read, write_raw
@@ -146,7 +146,7 @@ class Folder:
         """What became of a plan: what its steps said and what changed, or why it was refused."""
         Path("plan.yaml").write_text(whole(text), encoding="utf-8")
         try:
-            with mock.patch.object(pattern, "TIME_LIMIT", TimeLimit(SOON)):
+            with mock.patch.object(pattern, "TIME_LIMIT", TimeLimit(SOON)), speaking("shell"):
                 plan = bs.load("plan.yaml")
                 report = plan.run(durable=False)
         except (bs.PlanError, StoreError) as error:

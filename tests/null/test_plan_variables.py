@@ -54,7 +54,7 @@ def test_what_the_environment_puts_in_is_not_filled_again():
 def test_a_variable_that_the_environment_lacks_is_an_error_with_a_suggestion():
     _, (problem,) = filled({"inputs": ["${env.HOMES}"]})
     assert "the environment has no variable 'HOMES'. Did you mean 'HOME'?" in problem
-    assert "HOMES=... brainsurgery-jax" in problem
+    assert "`os.environ['HOMES'] = ...`" in problem
 
 
 def test_a_variable_may_stand_in_a_formula():

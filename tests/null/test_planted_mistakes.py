@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.errors import speaking
 from brainsurgery_jax.select import pattern
 from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.world import Files
@@ -240,7 +241,7 @@ def run(text: str, folder: Path) -> Refused:
     (folder / "plan.yaml").write_text(text)
     before, world = set(os.listdir(folder)), Files()
     try:
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, speaking("shell"):
             patch.setattr(pattern, "TIME_LIMIT", TimeLimit(0.25))  # for the regex that never ends
             bs.load("plan.yaml").run(world=world)
         error = None

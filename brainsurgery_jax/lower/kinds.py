@@ -1,0 +1,79 @@
+"""What to do about a step that meets a tensor whose dtype does not do, among others whose dtypes do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.edits import Drafts
+from brainsurgery_jax.lower.failure import refs_of
+from brainsurgery_jax.lower.state import matching
+from brainsurgery_jax.op import TensorOp
+from brainsurgery_jax.select import KINDS, Ref, kind_of
+
+
+def remedy(drafts: Drafts, bad: Refusal) -> str:
+    """How to leave out what the step cannot take, with what becomes of it; empty where that is not the remedy: the
+    pattern says a kind already, or matches nothing but such tensors."""
+    key, ref = next(_patterns(drafts), ("", None))
+    if not bad.kinds or ref is None or ref.kind is not None:
+        return ""
+    space = drafts.state.spaces[ref.alias].names if ref.alias in drafts.state.spaces else {}
+    counts = _counts(ref, space)
+    fitting = [kind for kind in KINDS if counts[kind] and kind in bad.kinds]  # floats first: buffers are rarely meant
+    rest = [kind for kind in counts if kind not in bad.kinds]
+    if not fitting or not rest:
+        return ""
+    default = drafts.state.default_alias
+    chosen = f"Write `{as_mapping(ref, default, fitting[0])}` for `{key}`"
+    if (to := _written_elsewhere(drafts, ref)) is None:
+        return f"{chosen}: what is of another kind stays as it is."
+    if ref.index is not None:
+        return f"{chosen}: what is of another kind is left out."
+    others = [kind for kind in counts if kind != fitting[0]]
+    steps = (f"`copy: {{from: {as_mapping(ref, default, kind)}, to: {_as_text(to, default)}}}`" for kind in others)
+    return f"{chosen}, and take the others along by {' and '.join(steps)}."
+
+
+def _patterns(drafts: Drafts) -> Iterator[tuple[str, Ref]]:
+    """The patterns of a step, each with its key; of named operands the first, with its name."""
+    for key, role, ref in refs_of(drafts.step):
+        if role.kind == "pattern":
+            named = [n for v in drafts.step.params.values() if isinstance(v, Mapping) for n, r in v.items() if r is ref]
+            yield (named[0] if named else key), ref
+
+
+def _counts(ref: Ref, names: Mapping[str, Expr]) -> Counter[str]:
+    found = (names[name] for name, _ in matching(ref, names))
+    return Counter(kind_of(e.aval.dtype) for e in found if e.kind != "poison")
+
+
+def _written_elsewhere(drafts: Drafts, ref: Ref) -> Ref | None:
+    """The template of what a step makes, if that are tensors that were not there."""
+    to, op = drafts.step.params.get("to"), drafts.step.op
+    if not isinstance(to, Ref) or (isinstance(op, TensorOp) and op.form.dest == "existing"):
+        return None
+    return to
+
+
+def as_mapping(ref: Ref, default: str | None, kind: str) -> str:
+    """A reference as a plan writes it, with a kind."""
+    alias = "" if ref.alias == default else f"alias: {ref.alias}, "
+    part = "" if ref.index is None else f", slice: {_quoted(str(ref.index))}"
+    return f"{{{alias}name: {_name(ref)}{part}, kind: {kind}}}"
+
+
+def _as_text(ref: Ref, default: str | None) -> str:
+    if isinstance(ref.name, str):
+        return _quoted(ref.name if ref.alias == default else f"{ref.alias}::{ref.name}")
+    return _name(ref) if ref.alias == default else f"{{alias: {ref.alias}, name: {_name(ref)}}}"
+
+
+def _name(ref: Ref) -> str:
+    return _quoted(ref.name) if isinstance(ref.name, str) else f"[{', '.join(map(_quoted, ref.name))}]"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,62 @@
+"""Every hint of the package is tried, or is listed with the reason why there is nothing to try."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hints.cases import CASES
+from tests.hints.catalogue import Hint, catalogue
+from tests.hints.test_hints import hint_of
+
+LISTED = Path(__file__).parent / "not_tried.txt"
+DATA = re.compile(r"\b(delet|remov|overwrit|drop|dtype|cast|allow|force|unmatched|leave|replace|move)", re.IGNORECASE)
+"""Words of hints that propose to change data."""
+
+
+def listed() -> dict[Hint, str]:
+    """The hints that are not tried, and their reasons."""
+    found, reason = {}, ""
+    for line in LISTED.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            reason = line[2:]
+        elif line:
+            file, _, text = line.partition(": ")
+            found[Hint(file, text.encode().decode("unicode_escape") if "\\n" in text else text)] = reason
+    return found
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """What the cases print."""
+    return tuple(_printed(tmp_path_factory.mktemp("hints")))
+
+
+def _printed(folder: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        for at, case in enumerate(CASES):
+            (place := folder / str(at)).mkdir()
+            patch.chdir(place)
+            yield hint_of(case)
+
+
+def test_every_hint_is_tried_or_listed(printed: tuple[str, ...]) -> None:
+    tried = {hint for hint in catalogue() if any(map(hint.is_in, printed))}
+    assert sorted(catalogue() - tried - set(listed())) == []
+    assert sorted(set(listed()) & tried) == [], "tried: not to be listed"
+    assert sorted(set(listed()) - catalogue()) == [], "no longer a hint"
+
+
+def test_what_is_listed_has_one_of_the_reasons() -> None:
+    assert set(listed().values()) == {
+        "names what there is, or what is read how: nothing is proposed that changes data",
+        "writes the text of a plan, an override or a layout otherwise: its own page of diagnostics shows it",
+        "asks for another path, or for the user's own decision",
+        "fetches or saves damaged data again",
+        "leaves something out of the call or the step: no tensor changes",
+        "gives a value or an option that the mistake lacks",
+        "proposes a change that the user alone can decide on, in words: no value is filled in",
+    }
