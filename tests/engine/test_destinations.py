@@ -345,11 +345,11 @@ def a_snapshot_in_the_cache_of_the_hub(root: Path) -> Case:
     """An edit in place of links to `blobs/`, under names that nobody would expect; the blobs stay."""
     snapshot = root / "models--x" / "snapshots" / "12ab"
     snapshot.mkdir(parents=True)
-    for number, name in enumerate(("one.safetensors", "two.safetensors")):
-        blob = root / "models--x" / "blobs" / name[:3]
+    for number in (1, 2):
+        blob = root / "models--x" / "blobs" / f"b{number}"
         blob.parent.mkdir(exist_ok=True)
         write(blob, {f"w{number}": np.ones(3, np.float32)})
-        (snapshot / name).symlink_to(f"../../blobs/{name[:3]}")
+        (snapshot / f"odd-{number:05d}-of-00002.safetensors").symlink_to(f"../../blobs/b{number}")
     place = str(snapshot.relative_to(root))
     return Case(place, (EXISTS, FINE), (place,))
 
@@ -366,8 +366,8 @@ def an_input_folder_by_a_link(root: Path) -> Case:
 
 
 def an_input_of_files_by_names_of_their_own(root: Path) -> Case:
-    weights(root / "out" / "one.safetensors")
-    write(root / "out" / "two.safetensors", {"v": np.ones(2, np.float32)})
+    weights(root / "out" / "odd-00001-of-00002.safetensors")
+    write(root / "out" / "odd-00002-of-00002.safetensors", {"v": np.ones(2, np.float32)})
     return Case("out", (EXISTS, FINE), ("out",))
 
 
