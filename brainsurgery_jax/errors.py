@@ -139,8 +139,8 @@ def did_you_mean(word: str, known: Iterable[str], *, limit: int = 500, ours: boo
 def nearest_word(word: str, known: Iterable[str], *, limit: int = 500, ours: bool = False) -> str | None:
     """The known word that is most like `word`, if one is like it.
 
-    Of `ours`, ops and functions, the shorter a word the nearer it must be: of four letters none may be another, since
-    `sort` is no misspelt `sqrt`.
+    Of `ours`, ops and functions, the shorter a word the nearer it must be: of four letters none but the
+    last may be another, since `sort` is no misspelt `sqrt`.
 
     Of very many words only the `limit` that share the longest prefix or suffix with `word` are compared.
     """
@@ -158,9 +158,11 @@ _TINY, _SHORT = 4, 8  # letters
 
 
 def _has_the_letters(word: str, other: str) -> bool:
-    """Whether two words differ in their case, in the order of their letters, or in one that is missing."""
+    """Whether two words differ in their case, in the order of their letters, in the last or in one that is missing."""
     short, long = sorted((word.lower(), other.lower()), key=len)
-    return sorted(short) == sorted(long) or any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
+    if short[:-1] == long[:-1] or sorted(short) == sorted(long):
+        return True
+    return any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
 
 
 def _shared_ends(a: str, b: str) -> int:

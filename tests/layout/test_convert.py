@@ -306,8 +306,7 @@ def test_several_layouts_for_a_model_are_listed(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", llama(), LLAMA)
     error = refused(source, tmp_path, "2 layouts are for model_type 'llama'", to="orbax")
     assert (
-        error.diagnostics[0].hint
-        == "Say which by `--layout`: maxtext-llama, tunix-llama; flax keeps names and shapes, "
+        error.diagnostics[0].hint == "Say which by `layout=`: maxtext-llama, tunix-llama; flax keeps names and shapes, "
         "none changes the format alone."
     )
 
@@ -315,7 +314,7 @@ def test_several_layouts_for_a_model_are_listed(tmp_path: Path) -> None:
 def test_a_model_without_a_layout_is_told_what_there_is(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", gpt2(), {"model_type": "strange"})
     error = refused(source, tmp_path, "no layout is known for model_type 'strange'", to="orbax")
-    assert "`--layout flax` keeps all names and shapes" in error.diagnostics[0].hint
+    assert "`layout='flax'` keeps all names and shapes" in error.diagnostics[0].hint
 
 
 @pytest.mark.parametrize("wish", [{"layout": "tunix"}, {"to": "orbax"}], ids=["a library", "a format"])

@@ -41,7 +41,10 @@ def test_rotary_pairs_are_asked_for_where_config_does_not_settle_them(rope: str,
     with pytest.raises(PlanError, match=OPEN) as caught:
         query(tmp_path / "a", DEFAULT | UNSETTLED[rope])
     (found,) = caught.value.diagnostics
-    assert (found.code, "`--option pairs=true` or `--option pairs=false`" in found.hint) == ("layout-open", True)
+    assert (found.code, "`options={'pairs': True}` or `options={'pairs': False}`" in found.hint) == (
+        "layout-open",
+        True,
+    )
     assert not (tmp_path / "a" / "m.safetensors").exists()
     neighbours, halves = (
         query(tmp_path / str(p), DEFAULT | UNSETTLED[rope], options={"pairs": p}) for p in (True, False)

@@ -118,7 +118,7 @@ def test_an_output_named_through_a_link_replaces_what_the_link_points_to(tmp_pat
 
 def test_an_existing_destination_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_text("old")
-    with pytest.raises(StoreError, match=r"m.safetensors: exists already\n.*overwrite: true.*--overwrite"):
+    with pytest.raises(StoreError, match=r"m.safetensors: exists already\n.*overwrite: true.*overwrite=True"):
         publish([staged_file(tmp_path / "m.safetensors")])
     assert (tmp_path / "m.safetensors").read_text() == "old"
 
