@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean
+from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config
 from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
@@ -206,9 +206,8 @@ def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, wor
     try:
         kept = kept_of(nesting, keep)
     except ValueError as bad:
-        hint = (
-            f"Correct it, or drop it. `brainsurgery-jax inspect {origin} --json` lists what there is under `left_out`."
-        )
+        look = worded(shell=f"brainsurgery-jax inspect {origin} --json", python=f"bs.open({origin!r}).left_out")
+        hint = f"Correct it, or drop it. `{look}` lists what there is."
         raise Refusal("output-options", f"option 'keep': {bad}", key="options", hint=hint) from bad
     try:
         return nest_of(nesting, tensors, kept)

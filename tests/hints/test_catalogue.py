@@ -1,4 +1,5 @@
-"""Every hint of the package is tried, or is listed with the reason why there is nothing to try."""
+"""Every hint of the package is tried here, or is listed with the test that tries it, or with the reason why there is
+nothing to try."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from tests.hints.cases import CASES
 from tests.hints.catalogue import Hint, catalogue
 from tests.hints.test_hints import hint_of
 
+ROOT = Path(__file__).parents[2]
 LISTED = Path(__file__).parent / "not_tried.txt"
 DATA = re.compile(r"\b(delet|remov|overwrit|drop|dtype|cast|allow|force|unmatched|leave|replace|move)", re.IGNORECASE)
 """Words of hints that propose to change data."""
@@ -51,7 +53,8 @@ def test_every_hint_is_tried_or_listed(printed: tuple[str, ...]) -> None:
 
 
 def test_what_is_listed_has_one_of_the_reasons() -> None:
-    assert set(listed().values()) == {
+    reasons = {reason for reason in listed().values() if not reason.startswith("tried by ")}
+    assert reasons == {
         "names what there is, or what is read how: nothing is proposed that changes data",
         "writes the text of a plan, an override or a layout otherwise: its own page of diagnostics shows it",
         "asks for another path, or for the user's own decision",
@@ -60,3 +63,9 @@ def test_what_is_listed_has_one_of_the_reasons() -> None:
         "gives a value or an option that the mistake lacks",
         "proposes a change that the user alone can decide on, in words: no value is filled in",
     }
+
+
+def test_a_test_that_tries_a_hint_elsewhere_exists() -> None:
+    for reason in {reason for reason in listed().values() if reason.startswith("tried by ")}:
+        path, _, name = reason.removeprefix("tried by ").partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), reason

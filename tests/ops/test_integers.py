@@ -118,7 +118,7 @@ def test_every_value_lies_in_the_range_that_is_known_of_it(op: str, dtypes: tupl
 @pytest.mark.parametrize(
     ("expr", "q", "why"),
     [
-        ("7 // q", [1, 0], "an integer is divided by zero. Write `float32"),
+        ("7 // q", [1, 0], "an integer is divided by zero(?s:.*)Write `float32"),
         ("7 % q", [1, 0], "an integer is divided by zero"),
         ("2 ** q", [1, -1], "an integer has a negative exponent"),
         ("uint8(q)", [1, 256], "a value does not fit uint8, or is NaN"),

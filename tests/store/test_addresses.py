@@ -198,7 +198,7 @@ def test_side_files_of_a_part_are_those_of_its_file(timm: str, here: Path) -> No
 def test_a_summary_and_hints_name_the_part(timm: str) -> None:
     plan = {"inputs": [f"{timm}::state_dict_ema"], "transforms": [{"delete": {"target": "none"}}]}
     (found,) = bs.check(bs.load(plan))
-    assert f"inspect {timm}::state_dict_ema" in found.hint.replace("'", "")
+    assert f"`list(bs.open('{timm}::state_dict_ema'))`" in found.hint
 
 
 # --- At the command line ----------------------------------------------------------------------------------------------
