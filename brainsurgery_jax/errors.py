@@ -66,7 +66,14 @@ class Diagnostic:
         place = f"{self.span}: " if self.span else ""
         note = "note: " if self.severity == "note" else ""
         hint = "".join(f"\n    {line}" for line in self.hint.splitlines())
-        return f"{place}{note}{self.message} [{self.code}]{hint}"
+        return f"{place}{note}{self._unlabelled} [{self.code}]{hint}"
+
+    @property
+    def _unlabelled(self) -> str:
+        """The message without the keys at its beginning, where the place says them already."""
+        label, colon, rest = self.message.partition(": ")
+        said = self.span is not None and self.span.in_mapping and f".{self.span.file}".endswith(f".{label}")
+        return rest if colon and said else self.message
 
 
 class PlanError(Exception):
