@@ -109,8 +109,7 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
         case "keep" | "drop" if not rows and step.lenient:
             return Settled([], skipped=len(alone))
         case "keep" | "drop" if not rows:
-            message = f"no match of '{sets.source}' has a partner, so there is nothing to do"
-            raise Refusal(UNMATCHED, f"{message}: {_told(sets, pairing)}", hint="Compare the names on both sides.")
+            raise _nothing_pairs(sets, pairing)
         case "keep":
             return Settled(rows, kept=tuple(_kept(drafts, sets, pairing)))
         case "drop":
@@ -160,6 +159,8 @@ def _counted(names: Sequence[str], alias: str, what: str) -> str:
 
 def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
     """The refusal of a step whose sets do not pair up, with the ways that are open."""
+    if not pairing.rows and not drafts.step.lenient:
+        return _nothing_pairs(sets, pairing)
     ways = [f"`unmatched: drop` leaves them out of this step: what is in '{sets.destination}' stays as it is"]
     try:
         list(_kept(drafts, sets, pairing))
@@ -168,6 +169,12 @@ def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
     else:
         ways.insert(0, f"`unmatched: keep` takes them into '{sets.destination}' as they are")
     return Refusal(UNMATCHED, f"the sets do not pair up: {_told(sets, pairing)}", hint=f"{', '.join(ways)}.")
+
+
+def _nothing_pairs(sets: Sets, pairing: Pairing) -> Refusal:
+    """The refusal of a step in which no tensor has a partner: no way to leave tensors out mends that."""
+    message = f"no match of '{sets.source}' has a partner, so there is nothing to do"
+    return Refusal(UNMATCHED, f"{message}: {_told(sets, pairing)}", hint="Compare the names on both sides.")
 
 
 # --- Keeping ----------------------------------------------------------------------------------------------------------

@@ -198,6 +198,12 @@ def test_a_step_in_which_nothing_pairs_up_is_a_mistake(word: str):
     assert told(compute("same::.*", r"deep::\g<0>", unmatched=word, if_missing="skip"), alias="same").errors == []
 
 
+def test_no_word_is_proposed_where_nothing_pairs_up():
+    (problem,) = told(compute("same::.*", r"deep::\g<0>", unmatched="error")).said
+    assert problem.message.startswith("compute: no match of 'same::.*' has a partner, so there is nothing to do: ")
+    assert problem.hint == "Compare the names on both sides."
+
+
 # --- Where keep is not clear ------------------------------------------------------------------------------------------
 
 
