@@ -139,6 +139,7 @@ def test_ctrl_c_stops_the_step_that_runs_and_nothing_else(prompt: Open, place: P
     screen.keys("assert: waits: {of: ids}" + ENTER)
     screen.until(lambda _: (place / "started").exists())
     screen.keys(CTRL_C)
+    screen.until(r"\^C")  # the terminal echoes it as it sends the signal: the step may not end before
     (place / "go").touch()
     screen.until("interrupted: the session is as it was before the step")
     seen = said(screen, "show", "# model:: 2 tensors")
