@@ -60,7 +60,11 @@ class Case:
     output: Mapping[str, Any] = field(default_factory=lambda: {"path": "out.safetensors", "alias": "a"})
     at_run: bool = False
     """Only data tell that it is wrong."""
+    note: bool = False
+    """It is no mistake: the plan runs, and says so."""
     plan: Mapping[str, Any] = field(default_factory=dict)
+    world: Callable[[], object] = lambda: None
+    """What else is in the folder of the plan."""
 
 
 # --- Ways to follow a hint --------------------------------------------------------------------------------------------
@@ -117,12 +121,12 @@ def chosen(plan: Plan, hint: str, name: str) -> Plan:
     return plan
 
 
-def inserted(*steps: Any, says: str) -> Mend:
-    """Do steps of one's own first, as the hint says in words."""
+def inserted(*steps: Any, says: str, instead: bool = False) -> Mend:
+    """Do steps of one's own first (or `instead` of all), as the hint says in words."""
 
     def mend(plan: Plan, hint: str) -> Plan:
         assert says in hint
-        plan["transforms"][:0] = deepcopy(list(steps))
+        plan["transforms"][: None if instead else 0] = deepcopy(list(steps))
         return plan
 
     return mend

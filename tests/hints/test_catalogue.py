@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hints.cases import CASES
 from tests.hints.catalogue import Hint, catalogue
-from tests.hints.test_hints import hint_of
+from tests.hints.test_hints import ALL, hint_of
 
 ROOT = Path(__file__).parents[2]
 LISTED = Path(__file__).parent / "not_tried.txt"
@@ -39,7 +38,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 def _printed(folder: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        for at, case in enumerate(CASES):
+        for at, case in enumerate(ALL):
             (place := folder / str(at)).mkdir()
             patch.chdir(place)
             yield hint_of(case)
