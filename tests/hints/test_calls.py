@@ -101,7 +101,7 @@ ASSERT = {"assert": {"equal": {"left": "w", "right": "v"}}}
 
 
 @pytest.mark.parametrize(("checks", "verdicts"), [("return", [True]), ("skip", None)])
-def test_an_assert_on_traced_values_is_returned_or_skipped(checks: str, verdicts: Any) -> None:
+def test_an_assert_on_traced_values_is_returned_or_skipped(checks: Any, verdicts: Any) -> None:
     plan, tree = bs.load({**PLAN, "transforms": [ASSERT]}), {"w": W, "v": W}
     hint = hint_of(lambda: jax.jit(plan.apply)(tree), "to get the verdicts as arrays")
     assert f'checks="{checks}"' in hint

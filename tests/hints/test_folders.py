@@ -104,14 +104,16 @@ def test_what_is_not_there_is_not_left_out() -> None:
 
 
 def test_a_part_that_is_not_there_is_one_of_those_there_are() -> None:
-    np.savez("n.npz", **{"a.x": W, "b.x": W + 1})
+    arrays: dict[str, Any] = {"a.x": W, "b.x": W + 1}
+    np.savez("n.npz", **arrays)
     hint = hint_of(lambda: bs.open("n.npz::c"), "There are: ")
     assert "a" in hint
     assert bs.open("n.npz::a")["x"].tolist() == W.tolist()
 
 
 def test_a_part_has_a_path_and_a_name() -> None:
-    np.savez("n.npz", **{"a.x": W, "b.x": W + 1})
+    arrays: dict[str, Any] = {"a.x": W, "b.x": W + 1}
+    np.savez("n.npz", **arrays)
     hint_of(lambda: bs.open("n.npz::"), "Write PATH::PART")
     assert bs.open("n.npz::b")["x"].tolist() == (W + 1).tolist()
 
