@@ -48,8 +48,9 @@ class Drafts:
     def _alias_hint(self, alias: str, known: Sequence[str]) -> str:
         if not known:
             return "The plan has no inputs yet; `load` and `prefixes` make aliases."
-        if any(alias in self.space(a).names for a in known):
-            return f"'{alias}' is a tensor; a slice of it stands in brackets, such as '{alias}::[0:4]'."
+        if holders := [a for a in known if alias in self.space(a).names]:
+            name = alias if len(known) == 1 else f"{holders[0]}::{alias}"
+            return f"'{alias}' is a tensor; a slice of it stands in brackets, such as '{name}::[0:4]'."
         plain = " An alias is plain text, no pattern." if set(alias) & set("|*+?()[]\\") else ""
         return f"Known: {', '.join(known)}.{plain}"
 

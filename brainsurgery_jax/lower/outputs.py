@@ -25,6 +25,8 @@ from brainsurgery_jax.store.nesting import kept_of, nest_of
 from brainsurgery_jax.store.replacing import Replacement, few
 from brainsurgery_jax.store.sidecars import SideFiles
 
+_WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."
+
 
 def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
     """Everything that a run will write, `save` steps first; and what is wrong with it."""
@@ -280,12 +282,8 @@ def alias_of(output: Output, state: State) -> str:
     if output.alias is not None:
         if output.alias not in state.spaces:
             near = did_you_mean(output.alias, filled)
-            raise Refusal(
-                "alias-unknown",
-                f"unknown alias '{output.alias}'.{near}",
-                key="alias",
-                hint=f"There are: {', '.join(filled)}.",
-            )
+            hint = f"There are: {', '.join(filled)}." if filled else _WITHOUT_INPUT
+            raise Refusal("alias-unknown", f"unknown alias '{output.alias}'.{near}", key="alias", hint=hint)
         return output.alias
     own, within = ([a for a in filled if a in wrote] for wrote in (state.written, state.written_within))
     written = own or within
@@ -293,7 +291,7 @@ def alias_of(output: Output, state: State) -> str:
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        hint = "The steps delete every tensor." if state.spaces else "Give the plan `inputs:`, or `load` a checkpoint."
+        hint = "The steps delete every tensor." if state.spaces else _WITHOUT_INPUT
         raise Refusal("output-empty", "no alias holds any tensor at the end of the plan", key="path", hint=hint)
     names = ", ".join(f"'{a}'" for a in candidates)
     why = "steps wrote to each of them" if written else "no step wrote to any of them"

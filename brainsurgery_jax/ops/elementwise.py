@@ -205,7 +205,7 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     if low is not None and high is not None and low > high:
         raise Refusal("clamp-bounds", f"min {low:g} is greater than max {high:g}", key="min", hint="Swap them.")
     if avals[0].dtype.kind == "complex":
-        hint = "Clamp the real and the imaginary part apart."
+        hint = "Leave them out of this step."
         raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}", hint=hint,
                       kinds=("float", "integer"))  # fmt: skip
     if avals[0].dtype.kind in ("int", "uint"):

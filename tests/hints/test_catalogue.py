@@ -4,14 +4,14 @@ nothing to try."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hints.cases import CASES
 from tests.hints.catalogue import Hint, catalogue
-from tests.hints.test_hints import hint_of
+from tests.hints.test_hints import ALL, hint_of
 
 ROOT = Path(__file__).parents[2]
 LISTED = Path(__file__).parent / "not_tried.txt"
@@ -32,21 +32,32 @@ def listed() -> dict[Hint, str]:
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """What the cases print."""
+def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...]:
+    """What the cases print, and of which file it is where several files have such words."""
     return tuple(_printed(tmp_path_factory.mktemp("hints")))
 
 
-def _printed(folder: Path) -> Iterator[str]:
+def tried_by(printed: Iterable[tuple[str, str]]) -> set[Hint]:
+    """The hints that stand in what is printed."""
+    files = Counter(hint.text for hint in catalogue())
+    return {
+        hint
+        for text, file in printed
+        for hint in catalogue()
+        if hint.is_in(text) and (files[hint.text] == 1 or hint.file == file)
+    }
+
+
+def _printed(folder: Path) -> Iterator[tuple[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
-        for at, case in enumerate(CASES):
+        for at, case in enumerate(ALL):
             (place := folder / str(at)).mkdir()
             patch.chdir(place)
-            yield hint_of(case)
+            yield hint_of(case), case.of
 
 
-def test_every_hint_is_tried_or_listed(printed: tuple[str, ...]) -> None:
-    tried = {hint for hint in catalogue() if any(map(hint.is_in, printed))}
+def test_every_hint_is_tried_or_listed(printed: tuple[tuple[str, str], ...]) -> None:
+    tried = tried_by(printed)
     assert sorted(catalogue() - tried - set(listed())) == []
     assert sorted(set(listed()) & tried) == [], "tried: not to be listed"
     assert sorted(set(listed()) - catalogue()) == [], "no longer a hint"
