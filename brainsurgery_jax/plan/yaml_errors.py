@@ -28,6 +28,7 @@ _CLOSE = "Close it, or quote the bracket if it belongs to a text."
 _LINE_UP = "Line up the keys of a mapping and the dashes of a list; quote a text as a whole, such as '[a-z]+'."
 
 LESS_DEEP = "Nest less deeply."
+BY_EIGHT_DIGITS = r'Write characters beyond U+FFFF as themselves, or with eight digits: "\U0001f600".'
 
 # Tried from the top, each against "CONTEXT: PROBLEM: CHAR"; CHAR is `end` behind the last character of the file.
 _TRAPS = (
@@ -38,6 +39,7 @@ _TRAPS = (
     _Trap(r"start any token", "a text cannot start with '$char'", "Put it into single quotes."),
     _Trap(r"an alias", "'*' starts a YAML alias, and no name follows it", "Quote a text that starts with *.", True),
     _Trap(r"an anchor", "'&' starts a YAML anchor, and no name follows it", "Quote a text that starts with &.", True),
+    _Trap(r"Unicode character escape", "an escape in this text stands for no character", BY_EIGHT_DIGITS),
     _Trap(
         r"escape|hexadecimal|hexdecimal",
         "this backslash escape is not one that double quotes know",

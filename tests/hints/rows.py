@@ -1,0 +1,114 @@
+"""Texts with a mistake, what the hint puts in its place, and what comes of the text as it is then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.errors import Diagnostic, speaking
+from brainsurgery_jax.plan.oly import parse_oly
+from brainsurgery_jax.plan.source import plain
+from tests import checkpoints
+
+Arrays = Mapping[str, np.ndarray]
+Follow = Callable[[str], Arrays]
+"""Does what a text says. Raises PlanError for what is wrong with it."""
+
+M = {
+    "w": np.arange(4, dtype=np.float32), "v": np.array([[1, 2], [3, 4]], np.float32), "ids": np.array([29, 3, 7]),
+    "tmp.x": np.array([5], np.float32),
+    **{f"h.{i}.w": np.array([i, i + 1], np.float32) for i in range(3)},
+}  # fmt: skip
+"""The model that texts are about."""
+
+NO_W: Mapping[str, Any] = {"w": None}
+W2 = {"w": M["w"] * 2}
+HEAD = "inputs: [a::model.safetensors]\n"
+TAIL = "\noutput: out.safetensors\n"
+
+
+class Row(NamedTuple):
+    """A text, the code of what is wrong with it, and the place that the hint is about: what stands there, and what the
+    hint puts there. `says`: words of the hint where it does not have that literally; `expect`: the tensors that differ
+    from those of the model in what comes out (None: not there)."""
+
+    follow: Follow
+    code: str
+    text: str
+    old: str
+    new: str
+    says: str = ""
+    expect: Mapping[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        words = f"{self.follow.__name__} {self.code} {self.old} {self.new}"
+        return words if len(words) < 90 and words.isprintable() else words[:60].encode("unicode_escape").decode()
+
+    @property
+    def mended(self) -> str:
+        assert self.text.count(self.old) == 1, "the text has one place that is wrong"
+        return self.text.replace(self.old, self.new)
+
+
+def found(row: Row) -> Diagnostic:
+    """The one mistake of a text, in the current folder."""
+    lay_out()
+    with pytest.raises(bs.PlanError) as refused:
+        row.follow(row.text)
+    (mistake,) = (d for d in refused.value.diagnostics if d.severity == "error")
+    return mistake
+
+
+def lay_out() -> None:
+    """Write the models, as a file and as a folder with its config, and make an empty folder."""
+    for folder in ("whole", "empty"):
+        Path(folder).mkdir(exist_ok=True)
+    checkpoints.write("whole/model.safetensors", M)
+    Path("whole/config.json").write_text('{"num_hidden_layers": 3}')
+    for name in ("model", "other"):
+        checkpoints.write(f"{name}.safetensors", M)
+
+
+def ran(*items: Any) -> Arrays:
+    """What a plan writes."""
+    bs.load(*items).run(durable=False)
+    return bs.open("out.safetensors") if Path("out.safetensors").exists() else M
+
+
+def plan(text: str) -> Arrays:
+    """A plan file."""
+    Path("plan.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    return ran("plan.yaml")
+
+
+def step(text: str) -> Arrays:
+    """A step of a plan file, after its dash."""
+    return plan(f"{HEAD}transforms:\n  - {text}{TAIL}")
+
+
+def line(text: str) -> Arrays:
+    """A step as one line."""
+    return ran({**yaml.safe_load(HEAD + TAIL), "transforms": [plain(parse_oly(text))]})
+
+
+def expression(text: str) -> Arrays:
+    """An expression over the tensor `w`."""
+    return ran({**yaml.safe_load(HEAD + TAIL), "transforms": [{"compute": {"from": {"w": "w"}, "expr": text}}]})
+
+
+def command(text: str) -> Arrays:
+    """A command line, an item on each line of the text; the plan scales `w` by the variable `factor`, and other files
+    have a first or a second step alone."""
+    Path("first.yaml").write_text("transforms: [{delete: {target: v}}]")
+    Path("second.yaml").write_text("transforms: [null, {delete: {target: v}}]")
+    scale = "{scale_: {target: w, by: '${vars.factor}'}}"
+    Path("plan.yaml").write_text(f"vars: {{factor: 2}}\n{HEAD}transforms: [{scale}]{TAIL}")
+    with speaking("shell"):
+        return ran(*text.splitlines())

@@ -1,0 +1,7 @@
+"""All texts with a mistake."""
+
+from __future__ import annotations
+
+from tests.hints import texts_of_plans
+
+ROWS = [*texts_of_plans.ROWS]
