@@ -12,9 +12,15 @@ import yaml
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import Diagnostic, speaking
+from brainsurgery_jax.importers.mergekit import plan_of
+from brainsurgery_jax.layout.bind import bind
+from brainsurgery_jax.layout.parse import parse_layout
+from brainsurgery_jax.layout.proof import prove
 from brainsurgery_jax.plan.oly import parse_oly
 from brainsurgery_jax.plan.source import plain
 from tests import checkpoints
+from tests.importers.merges import put_models, shapes
+from tests.layout.test_convert import GPT2, gpt2, model
 
 Arrays = Mapping[str, np.ndarray]
 Follow = Callable[[str], Arrays]
@@ -24,9 +30,28 @@ M = {
     "w": np.arange(4, dtype=np.float32), "v": np.array([[1, 2], [3, 4]], np.float32), "ids": np.array([29, 3, 7]),
     "tmp.x": np.array([5], np.float32),
     **{f"h.{i}.w": np.array([i, i + 1], np.float32) for i in range(3)},
+    **{f"k.{i}.b": np.array([7, i], np.float32) for i in range(2)}, "m[0": np.array([6], np.float32),
+    "a" * 60: np.array([8], np.float32),
 }  # fmt: skip
 """The model that texts are about."""
 
+_NORM = "model.norm.weight"
+NORMS = {
+    letter: checkpoints.normal(shapes()[_NORM], seed=97 * at + list(shapes()).index(_NORM)).astype(np.float32)
+    for at, letter in enumerate("abc")
+}
+"""A tensor of each of the models to merge."""
+
+MINE = """
+layout: mine
+doc: for tests
+dims: {D: width, L: layers, K: kind}
+options: {pairs: {known: [{when: "K == 'pairs'", is: true}], ask: Are there pairs?}}
+ranges: {i: L}
+rest: true
+rules:
+  - {hf: 'h.{i}.w', to: 'g.{i}', shape: [D], when: pairs}
+"""
 NO_W: Mapping[str, Any] = {"w": None}
 W2 = {"w": M["w"] * 2}
 HEAD = "inputs: [a::model.safetensors]\n"
@@ -67,10 +92,11 @@ def found(row: Row) -> Diagnostic:
 
 
 def lay_out() -> None:
-    """Write the models, as a file and as a folder with its config, and make an empty folder."""
+    """Write the models, as a file and as a folder with its config, a layout, and an empty folder."""
     for folder in ("whole", "empty"):
         Path(folder).mkdir(exist_ok=True)
     checkpoints.write("whole/model.safetensors", M)
+    Path("mine.yaml").write_text(MINE)
     Path("whole/config.json").write_text('{"num_hidden_layers": 3}')
     for name in ("model", "other"):
         checkpoints.write(f"{name}.safetensors", M)
@@ -112,3 +138,40 @@ def command(text: str) -> Arrays:
     Path("plan.yaml").write_text(f"vars: {{factor: 2}}\n{HEAD}transforms: [{scale}]{TAIL}")
     with speaking("shell"):
         return ran(*text.splitlines())
+
+
+def layout(text: str) -> Arrays:
+    """A layout file."""
+    config = {"width": 12, "head": 3, "layers": 2}
+    made = parse_layout(text, "mine.yaml")
+    bind(made, config)
+    assert prove(made, config).holds
+    return M
+
+
+def converted(text: str) -> Arrays:
+    """The name of the layout by which a model is converted."""
+    if not Path("gpt2").exists():
+        model(Path("gpt2"), gpt2(), {**GPT2, "model_type": "ours"})
+    bs.convert("gpt2", "converted", layout=text, durable=False)
+    assert len(bs.open("converted")) == len(gpt2())
+    return M
+
+
+def merge(text: str) -> Arrays:
+    """A configuration of mergekit, of whose result one tensor counts."""
+    if not Path("a").exists():
+        held = put_models(Path())
+        single = {name: array.astype(np.float32) for name, array in held["b"].items()}
+        for folder, tensors in {
+            "unlike": {name: array for name, array in single.items() if "k_proj" not in name},
+            "mixed": {
+                name: array.astype(np.float16 if "k_proj" in name else np.float32) for name, array in single.items()
+            },
+        }.items():
+            Path(folder).mkdir()
+            checkpoints.write(f"{folder}/model.safetensors", tensors)
+    Path("merge.yml").write_text(text)
+    Path("plan.yaml").write_text(plan_of("merge.yml"))
+    ran("plan.yaml")
+    return {**M, "norm": bs.open("merged")[_NORM]}
