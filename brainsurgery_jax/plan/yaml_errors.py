@@ -63,11 +63,15 @@ _TRAPS = (
         "a ':' cannot stand inside a text that is not quoted here",
         "Quote references as a whole: 'wte.weight::[0, :8]'.",
     ),
-    _Trap(r"node content", "a value cannot start with '$char'", "Quote a text that starts with it."),
+    _Trap(
+        r"node content",
+        "a value cannot start with '$char'",
+        "Quote a text that starts with it; or leave out a comma or a bracket that is one too many.",
+    ),
     _Trap(
         r"mapping values",
         "there is a key here, but a key cannot stand in this place",
-        "Quote a text that contains ': '; line up the keys of a mapping; end the line above with ':' if it is a key.",
+        "Quote a text that contains ': '; line up the keys of a mapping; give the line above its ':' if it starts with a key.",
     ),
     _Trap(
         r"sequence entries",

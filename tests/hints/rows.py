@@ -20,7 +20,7 @@ from brainsurgery_jax.plan.oly import parse_oly
 from brainsurgery_jax.plan.source import plain
 from tests import checkpoints
 from tests.importers.merges import put_models, shapes
-from tests.layout.test_convert import GPT2, gpt2, model
+from tests.layout.test_convert import LLAMA, llama, model
 
 Arrays = Mapping[str, np.ndarray]
 Follow = Callable[[str], Arrays]
@@ -151,10 +151,10 @@ def layout(text: str) -> Arrays:
 
 def converted(text: str) -> Arrays:
     """The name of the layout by which a model is converted."""
-    if not Path("gpt2").exists():
-        model(Path("gpt2"), gpt2(), {**GPT2, "model_type": "ours"})
-    bs.convert("gpt2", "converted", layout=text, durable=False)
-    assert len(bs.open("converted")) == len(gpt2())
+    if not Path("llama").exists():
+        model(Path("llama"), llama(), {**LLAMA, "model_type": "ours"})
+    bs.convert("llama", "converted", layout=text, durable=False)
+    assert len(bs.open("converted")) == len(llama())
     return M
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hints.rows import M, NORMS, Row, converted, layout, merge, step
+from tests.hints.rows import NORMS, M, Row, converted, layout, merge, step
 
 HEAD = """
 layout: mine
@@ -31,10 +31,13 @@ LAYOUTS = [
         "D], ops: [{split: {over: i, axis: 0}}]}", "`{split: {over: i, axis: 0}}`"),
     Row(layout, "layout-family", HEAD + "{hf: a, to: b, shape: [D], ops: [{stack: {axis: 0}}]}",
         ", ops: [{stack: {axis: 0}}]", "", "Left to join over: none: each tensor stands alone."),
+    Row(layout, "layout-family", HEAD + "{hf: a, to: 'b.{i}', shape: [L, D], ops: [{split: {over: i, axis: 0}}, "
+        "{split: {over: e, axis: 0}}]}", ", {split: {over: e, axis: 0}}", "", "The names under `to` differ in: i."),
     Row(layout, "layout-op-unknown", HEAD + "{hf: a, to: b, shape: [D, H], ops: [transpse]}", "transpse", "transpose"),
     Row(layout, "layout-op", HEAD + "{hf: a, to: b, shape: [D, H], ops: [{reshape: D}]}", "reshape: D",
         "reshape: [H, D]", "Write `reshape: [D, N, H]`."),
-    Row(layout, "layout-key", HEAD + "{hf: a, to: b, shape: [D], shapes: [D]}", ", shapes: [D]", "", "Keys: hf, to, shape"),
+    Row(layout, "layout-key", HEAD + "{hf: a, to: b, shape: [D], shapes: [D]}", ", shapes: [D]", "",
+        "Keys: hf, to, shape"),
     Row(layout, "layout-form", HEAD.replace("{scan: true}", "{rope: {known: [{is: true}], ask: About rope.}}") + PLAIN,
         "{is: true}", "{when: H == 3, is: true}", "Write what settles it, `{when: "),
     Row(layout, "layout-form", HEAD.replace("{scan: true}", "{rope: {ask: About rope.}}") + PLAIN,
@@ -49,7 +52,7 @@ NAMED = [
         "add the field to it", G),
     Row(step, "layout-unknown", MINE.replace("mine", "mein"), "mein", "mine", "Give the path of a YAML file.", G),
     Row(step, "layout-unknown", MINE.replace("./mine.yaml", "mine"), "mine", "./mine.yaml", expect=G),
-    Row(converted, "convert-layout", "flax", "flax", "flax-gpt2"),
+    Row(converted, "convert-layout", "tunix", "tunix", "flax", "For any model: flax."),
 ]  # fmt: skip
 
 AB = "models:\n- {model: a, parameters: {weight: 1}}\n- {model: b, parameters: {weight: 1}}\n"
@@ -66,7 +69,8 @@ THREE = (
 MERGES = [
     Row(merge, "import-form", LINEAR.replace("b, parameters: {weight: 1}", "b"), "b}", "b, parameters: {weight: 1}}",
         "`parameters: {weight: ...}`", MEAN),
-    Row(merge, "import-form", f"{TASK}slices:\n- sources: [{{model: b, layer_range: [0, 4], parameters: {{weight: 1}}}}]\n",
+    Row(merge, "import-form",
+        f"{TASK}slices:\n- sources: [{{model: b, layer_range: [0, 4], parameters: {{weight: 1}}}}]\n",
         "[{", "[{model: a, layer_range: [0, 4]}, {", "Add it to the sources, with its layer_range.",
         {"norm": NORMS["a"] + (NORMS["b"] - NORMS["a"])}),
     Row(merge, "import-form", SLICES.replace("4]}", "4]}, {model: b, layer_range: [0, 4]}"), ", {model: b",
@@ -77,7 +81,8 @@ MERGES = [
     Row(merge, "import-form", SLICES.replace("[0, 4]", "[0, 9]"), "9", "4", "END is 4 at most.", A_ALONE),
     Row(merge, "import-unsupported", THREE.replace("model: b", "model: unlike"), "unlike", "b",
         "Merge models of one architecture", MEAN),
-    Row(merge, "import-form", f"{LINEAR}dtype: null\n".replace("model: b", "model: mixed"), "dtype: null", "dtype: float32",
+    Row(merge, "import-form", f"{LINEAR}dtype: null\n".replace("model: b", "model: mixed"), "dtype: null",
+        "dtype: float32",
         expect=MEAN),
     Row(merge, "import-unsupported", LINEAR.replace("model: b", "model: b+lora"), "b+lora", "b",
         "Merge the adapter into its model first, and name the result.", MEAN),
@@ -87,16 +92,21 @@ MERGES = [
         "tokenizer_source: base", expect=MEAN),
     Row(merge, "import-form", LINEAR.replace("linear", "lineer"), "lineer", "linear", "There are: linear", MEAN),
     Row(merge, "import-form", AB, "models:", "merge_method: linear\nmodels:", "There are: linear", MEAN),
-    Row(merge, "import-unsupported", LINEAR.replace("linear", "slerp"), "slerp", "linear", "What can be said: linear", MEAN),
-    Row(merge, "import-form", TASK.replace("base_model: a\n", "") + AB.replace("- {model: a, parameters: {weight: 1}}\n", ""),
-        "models:", "base_model: a\nmodels:", "Add `base_model: PATH`.", {"norm": NORMS["a"] + (NORMS["b"] - NORMS["a"])}),
-    Row(merge, "import-form", LINEAR.replace("model: b, ", ""), "{parameters", "{model: b, parameters", "Add `model: PATH`.",
+    Row(merge, "import-unsupported", LINEAR.replace("linear", "slerp"), "slerp", "linear", "What can be said: linear",
+        MEAN),
+    Row(merge, "import-form", TASK.replace("base_model: a\n",
+        "") + AB.replace("- {model: a, parameters: {weight: 1}}\n", ""),
+        "models:", "base_model: a\nmodels:", "Add `base_model: PATH`.",
+        {"norm": NORMS["a"] + (NORMS["b"] - NORMS["a"])}),
+    Row(merge, "import-form", LINEAR.replace("model: b, ", ""), "{parameters", "{model: b, parameters",
+        "Add `model: PATH`.",
         MEAN),
     Row(merge, "import-unsupported", LINEAR.replace("weight: 1}}\n- {model: b", "wieght: 1, weight: 1}}\n- {model: b"),
         "wieght: 1, ", "", "Understood are: weight, normalize.", MEAN),
     Row(merge, "import-unsupported", f"{LINEAR}merge_metod: linear\n", "merge_metod: linear\n", "",
         "Understood are: merge_method, models", MEAN),
-    Row(merge, "import-unsupported", LINEAR.replace("1}}\n- {model: b", "1}}\n- {model: a, parameters: {weight: 1}}\n- {model: b"),
+    Row(merge, "import-unsupported", LINEAR.replace("1}}\n- {model: b",
+        "1}}\n- {model: a, parameters: {weight: 1}}\n- {model: b"),
         "{weight: 1}}\n- {model: a, parameters: {weight: 1}}", "{weight: 2}}", "once, with the sum of its weights",
         {"norm": (2 * NORMS["a"] + NORMS["b"]) / 3}),
 ]  # fmt: skip

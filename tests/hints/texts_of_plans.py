@@ -45,7 +45,8 @@ LINES = [
 ]  # fmt: skip
 
 COMMANDS = [
-    Row(command, "step-form", "plan.yaml\nfirst.yaml", "first.yaml", "second.yaml", "are merged by their place in the list",
+    Row(command, "step-form", "plan.yaml\nfirst.yaml", "first.yaml", "second.yaml",
+        "are merged by their place in the list",
         W2 | {"v": None}),
     Row(command, "override-syntax", f"plan.yaml\ntransforms[1].assert{'.not' * NOTS}.exists=w",
         f"{'.not' * NOTS}.exists=w", f"={'{not: ' * NOTS}{{exists: w}}{'}' * NOTS}", "as in 'a={b: {c: 1}}'", W2),
@@ -57,7 +58,8 @@ COMMANDS = [
     Row(command, "plan-file-missing", "empty/plan.yaml", "empty/", "", "There is no .yaml or .yml file in 'empty'.",
         W2),
     Row(command, "key-unknown", "plan.yaml\nfactor=2", "factor=2", "vars.factor=2", "`vars.factor=...`", W2),
-    Row(command, "override-path", "plan.yaml\ntransforms[0].scale_[0]=w", "[0]=", ".target=", "transforms[0].scale_.target",
+    Row(command, "override-path", "plan.yaml\ntransforms[0].scale_[0]=w", "[0]=", ".target=",
+        "transforms[0].scale_.target",
         W2),
     Row(command, "override-path", "plan.yaml\ntransforms.0.scale_.by=2", "transforms.0", "transforms[0]", expect=W2),
     Row(command, "override-path", "plan.yaml\noutput.path=out.safetensors", "output.path=out.safetensors",
@@ -71,7 +73,8 @@ COMMANDS = [
 ]  # fmt: skip
 
 PLANS = [
-    Row(plan, "yaml-key", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, metadata: {{[run]: third}}}}", "[run]", "'[run]'",
+    Row(plan, "yaml-key", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, metadata: {{[run]: third}}}}", "[run]",
+        "'[run]'",
         "Quote a text that starts with { or [", W2),
     Row(plan, "value-type", f"inputs: [whole]\n{SCALE}\noutputs: [out.safetensors, {{path: made/, config: 9}}]",
         "config: 9", "config: {num_hidden_layers: 9}", expect=W2),
@@ -115,7 +118,8 @@ PLANS = [
         "overwrite: true", expect=W2),
     Row(plan, "value-type", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, alias: 1}}", "alias: 1", "alias: a",
         "Write the alias to save, such as `alias: ", W2),
-    Row(plan, "output-format", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, format: numbers}}", ", format: numbers",
+    Row(plan, "output-format", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, format: numbers}}",
+        ", format: numbers",
         "", "Left out, the suffix of the path decides.", W2),
     Row(plan, "output-format", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, format: numbers}}", "numbers",
         "safetensors", "There are: ", W2),
@@ -131,7 +135,8 @@ PLANS = [
     Row(plan, "env-unknown", f"{HEAD}{SCALE}\noutput: '${{env.NO_SUCH_NAME}}.safetensors'",
         "'${env.NO_SUCH_NAME}.safetensors'", "'${vars.NAME}.safetensors'\nvars: {NAME: out}",
         "or write a variable of the plan, ${vars.NAME}", W2),
-    Row(plan, "step-form", f"{HEAD}transforms:\n  - scale_:\n    target: w\n    by: 2{TAIL}", "    target: w\n    by: 2",
+    Row(plan, "step-form", f"{HEAD}transforms:\n  - scale_:\n    target: w\n    by: 2{TAIL}",
+        "    target: w\n    by: 2",
         "      target: w\n      by: 2", "Indent the keys of 'scale_' deeper than 'scale_' itself.", W2),
     Row(plan, "step-form", f"{HEAD}transforms:\n  - scale_: {{target: w, by: 2}}\n    delete: {{target: v}}{TAIL}",
         "    delete", "  - delete", "Start each step with its own `- `.", W2 | {"v": None}),
@@ -160,7 +165,8 @@ STEPS = [
         "'${vars.factor}'}\nvars: {factor: 2}", "Add it under `vars:`", W2),
     Row(step, "value-type", "scale_: {target: w, by: '${factor}'}", "'${factor}'}",
         "'${vars.factor}'}\nvars: {factor: 2}", "${vars.factor}", W2),
-    Row(step, "value-type", "compute: {from: w, expr: w * 2}", "from: w", "from: {w: w}", "`from: {w: PATTERN, v: NAME}`",
+    Row(step, "value-type", "compute: {from: w, expr: w * 2}", "from: w", "from: {w: w}",
+        "`from: {w: PATTERN, v: NAME}`",
         W2),
     Row(step, "value-type", "split: {from: w, to: 'x.${i}', parts: 2}", "parts: 2", "parts: 2, over: i", "`over: NAME`",
         {"x.0": M["w"][:2], "x.1": M["w"][2:]}),
