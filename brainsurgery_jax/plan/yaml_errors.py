@@ -71,7 +71,8 @@ _TRAPS = (
     _Trap(
         r"mapping values",
         "there is a key here, but a key cannot stand in this place",
-        "Quote a text that contains ': '; line up the keys of a mapping; give the line above its ':' if it starts with a key.",
+        "Quote a text that contains ': '; line up the keys of a mapping; "
+        "give the line above its ':' if it starts with a key.",
     ),
     _Trap(
         r"sequence entries",

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import brainsurgery_jax as bs
+from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Diagnostic, speaking
 from brainsurgery_jax.importers.mergekit import plan_of
 from brainsurgery_jax.layout.bind import bind
@@ -52,6 +53,16 @@ rest: true
 rules:
   - {hf: 'h.{i}.w', to: 'g.{i}', shape: [D], when: pairs}
 """
+HALF = '''
+from brainsurgery_jax.op import Form, op
+
+@op(Form("half_", ("target",), ("target",), "existing"))
+def half(x):
+    """Half of a tensor."""
+    return x / 2
+'''
+"""A file with an op."""
+
 NO_W: Mapping[str, Any] = {"w": None}
 W2 = {"w": M["w"] * 2}
 HEAD = "inputs: [a::model.safetensors]\n"
@@ -160,6 +171,40 @@ def converted(text: str) -> Arrays:
 
 def merge(text: str) -> Arrays:
     """A configuration of mergekit, of whose result one tensor counts."""
+    put_more_models()
+    Path("merge.yml").write_text(text)
+    Path("plan.yaml").write_text(plan_of("merge.yml"))
+    ran("plan.yaml")
+    return {**M, "norm": bs.open("merged")[_NORM]}
+
+
+def stacked(text: str) -> Arrays:
+    """The config.json of a model whose layers are stacked."""
+    put_more_models()
+    Path("a/config.json").write_text(text)
+    return merge("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, 3]}]}]")
+
+
+def operation(text: str) -> Arrays:
+    """A file with an op `half_`, which a plan uses."""
+    return operations("mine.py", text)
+
+
+def operations(text: str, file: str = HALF) -> Arrays:
+    """The path of a file with an op `half_`."""
+    Path(text).write_text(file)
+    with plugins.scope():
+        plugins.register(text)
+        try:
+            return step("half_: {target: w}")
+        except NameError as bad:
+            mistake = plugins.blamed(bad)
+            assert mistake is not None
+            raise bs.PlanError([mistake]) from bad
+
+
+def put_more_models() -> None:
+    """The models to merge, one that lacks tensors, and one of two dtypes."""
     if not Path("a").exists():
         held = put_models(Path())
         single = {name: array.astype(np.float32) for name, array in held["b"].items()}
@@ -171,7 +216,3 @@ def merge(text: str) -> Arrays:
         }.items():
             Path(folder).mkdir()
             checkpoints.write(f"{folder}/model.safetensors", tensors)
-    Path("merge.yml").write_text(text)
-    Path("plan.yaml").write_text(plan_of("merge.yml"))
-    ran("plan.yaml")
-    return {**M, "norm": bs.open("merged")[_NORM]}

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from tests.hints.rows import NORMS, M, Row, converted, layout, merge, step
+from tests.hints.rows import (
+    HALF,
+    NORMS,
+    W2,
+    M,
+    Row,
+    converted,
+    layout,
+    merge,
+    operation,
+    operations,
+    plan,
+    stacked,
+    step,
+)
 
 HEAD = """
 layout: mine
@@ -111,4 +125,35 @@ MERGES = [
         {"norm": (2 * NORMS["a"] + NORMS["b"]) / 3}),
 ]  # fmt: skip
 
-ROWS = [*LAYOUTS, *NAMED, *MERGES]
+CONFIGS = [
+    Row(stacked, "import-unsupported", '{"model_type": "llama"}', "{", '{"num_hidden_layers": 4, ',
+        "Add it there, as `num_hidden_layers`", A_ALONE),
+    Row(plan, "output-config", "inputs: [whole]\ntransforms: [{scale_: {target: w, by: 2}}]\n"
+        "outputs: [out.safetensors, {path: made/, config: {remove: [num_layers]}}]", "[num_layers]", "[]",
+        "Leave it out of `remove`", W2),
+]  # fmt: skip
+
+HALVED = {"w": M["w"] / 2}
+
+OPS = [
+    Row(operation, "ops-file", HALF.replace('"half_"', '"scale_"') + HALF, '"scale_"', '"quarter_"',
+        "Give yours another name.", HALVED),
+    Row(operation, "ops-file", HALF.replace("@op", "# @op"), "# @op", "@op",
+        "Decorate a function with `@op(Form(...))`",
+        HALVED),
+    Row(operation, "ops-file", HALF.replace('    """Half of a tensor."""\n', ""), "(x):",
+        '(x):\n    """Half of a tensor."""',
+        "Write one: its first line is the help of the op.", HALVED),
+    Row(operation, "ops-file", HALF.replace("existing", "there"), "there", "existing", "There are: ", HALVED),
+    Row(operation, "ops-file", HALF.replace("(x)", "(x, by: int = 2)"), "(x, by", "(x, *, by",
+        "parameters behind a `*` are keys of the plan", HALVED),
+    Row(operation, "ops-file", HALF.replace("(x)", "(x, *, by: object.__init__ = 2)"), "object.__init__", "int",
+        "Annotate keys of the plan with int", HALVED),
+    Row(operation, "ops-file", HALF.replace("x / 2", "x / two"), "x / two", "x / 2", "BRAINSURGERY_TRACEBACK=1",
+        HALVED),
+    Row(operation, "ops-file", f"{HALF}half(two)\n", "half(two)\n", "", "It is run as a module, as by `import`.",
+        HALVED),
+    Row(operations, "ops-file", "mine.txt", "mine.txt", "mine.py", "name a file that ends in .py", HALVED),
+]  # fmt: skip
+
+ROWS = [*LAYOUTS, *NAMED, *MERGES, *CONFIGS, *OPS]
