@@ -134,7 +134,7 @@ class _Writer:
             sources = [piece.sources[0] for piece in self.config.slices]
             if (key := self.first.count_key) is None:
                 message = f"config.json of '{self.first.path}' does not tell the number of layers"
-                raise refused(message, self.first.span, "It says num_hidden_layers, or n_layer.")
+                raise refused(message, self.first.span, "Add it there, as `num_hidden_layers` or `n_layer`.")
             yield key, sum(len(self.layers(source)) for source in sources)
             for name, value in config.items():
                 if isinstance(value, list) and len(value) == self.first.stack.size:

@@ -240,6 +240,8 @@ class _Reader:
             if source.model and source.model in seen:
                 message = f"'{source.model}' is merged with itself, which cannot be imported"
                 hint = "Write the step by hand: `compute` takes any tensors by name."
+                if source.layers is None:
+                    hint = "Name it once, with the sum of its weights."
                 self.problems.append(Diagnostic(UNSUPPORTED, message, source.span, hint))
             seen.add(source.model)
 

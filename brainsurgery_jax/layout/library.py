@@ -76,6 +76,8 @@ def layout_for(name: str, config: Mapping[str, Any] | None) -> Layout:
         return fitting[0]
     which = "more than one" if fitting else "no"
     hint = f"There are: {', '.join(f'{each.name} for {each.models_told}' for each in family)}."
+    if not fitting:
+        hint += f" For any model: {', '.join(each.name for each in layouts() if not each.models)}."
     found = f"{which} layout of '{name}' is for {told_model(model)}"
     raise PlanError([Diagnostic("convert-layout", found, hint=hint)])
 

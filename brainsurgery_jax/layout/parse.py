@@ -204,7 +204,7 @@ class _Parser:
                 self.complain("layout-form", f"{label}.known: expected a condition and `is`", item.span, hint)
                 continue
             known += ((condition, self.option(key, value)) for condition in self.conditions(entry))
-        if not known or not (ask := self.text(node, "ask")):
+        if not self.items(node, "known") or not (ask := self.text(node, "ask")):
             hint = f"Write `{key.text}: {{known: [{{when: FORMULA, is: VALUE}}], ask: WHAT IT IS ABOUT}}`."
             self.complain("layout-form", f"{label}: expected `known` and `ask`", node.span, hint)
             ask = ""

@@ -236,7 +236,11 @@ class _Line:
         while self.takes("'"):
             self.at = self.text.find("'", self.at) + 1
             if not self.at:
-                self.fail("the quote ' that is opened here is never closed", "Inside, write a quote as ''.", start - 1)
+                self.fail(
+                    "the quote ' that is opened here is never closed",
+                    "Close it; inside, write a quote as ''.",
+                    start - 1,
+                )
         return self.text[start : self.at - 1].replace("''", "'")
 
     def double(self) -> str:
@@ -244,7 +248,9 @@ class _Line:
         self.at += 1
         while not self.takes('"'):
             if self.rest in ("", "\\"):
-                self.fail('the quote " that is opened here is never closed', r"Inside, write a quote as \".", start)
+                self.fail(
+                    'the quote " that is opened here is never closed', r"Close it; inside, write a quote as \".", start
+                )
             parts.append(self.escape() if self.takes("\\") else self.next)
             self.at += 1
         return "".join(parts)

@@ -19,7 +19,7 @@ import yaml
 from yaml import events as ev
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
-from brainsurgery_jax.plan.yaml_errors import LESS_DEEP, explain_yaml_error
+from brainsurgery_jax.plan.yaml_errors import BY_EIGHT_DIGITS, LESS_DEEP, explain_yaml_error
 
 Plain: TypeAlias = bool | int | float | str | None
 
@@ -334,8 +334,7 @@ class _Composer:
     def value(self, event: Any) -> Plain:
         if not event.value.isascii() and _SURROGATE.search(event.value):  # libyaml refuses them, PyYAML lets them pass
             message = "an escape in this text is half a character (a surrogate)"
-            hint = r'Write characters beyond U+FFFF as themselves, or with eight digits: "\U0001f600".'
-            self.complain("yaml-syntax", message, self.span(event), hint)
+            self.complain("yaml-syntax", message, self.span(event), BY_EIGHT_DIGITS)
         if "\0" in event.value:
             hint = r"Remove the '\0' (or '\x00'): no name, path or number holds one."
             self.complain("yaml-syntax", "an escape in this text is the character U+0000", self.span(event), hint)

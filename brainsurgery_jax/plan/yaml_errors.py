@@ -28,6 +28,7 @@ _CLOSE = "Close it, or quote the bracket if it belongs to a text."
 _LINE_UP = "Line up the keys of a mapping and the dashes of a list; quote a text as a whole, such as '[a-z]+'."
 
 LESS_DEEP = "Nest less deeply."
+BY_EIGHT_DIGITS = r'Write characters beyond U+FFFF as themselves, or with eight digits: "\U0001f600".'
 
 # Tried from the top, each against "CONTEXT: PROBLEM: CHAR"; CHAR is `end` behind the last character of the file.
 _TRAPS = (
@@ -38,6 +39,7 @@ _TRAPS = (
     _Trap(r"start any token", "a text cannot start with '$char'", "Put it into single quotes."),
     _Trap(r"an alias", "'*' starts a YAML alias, and no name follows it", "Quote a text that starts with *.", True),
     _Trap(r"an anchor", "'&' starts a YAML anchor, and no name follows it", "Quote a text that starts with &.", True),
+    _Trap(r"Unicode character escape", "an escape in this text stands for no character", BY_EIGHT_DIGITS),
     _Trap(
         r"escape|hexadecimal|hexdecimal",
         "this backslash escape is not one that double quotes know",
@@ -61,11 +63,16 @@ _TRAPS = (
         "a ':' cannot stand inside a text that is not quoted here",
         "Quote references as a whole: 'wte.weight::[0, :8]'.",
     ),
-    _Trap(r"node content", "a value cannot start with '$char'", "Quote a text that starts with it."),
+    _Trap(
+        r"node content",
+        "a value cannot start with '$char'",
+        "Quote a text that starts with it; or leave out a comma or a bracket that is one too many.",
+    ),
     _Trap(
         r"mapping values",
         "there is a key here, but a key cannot stand in this place",
-        "Quote a text that contains ': '; line up the keys of a mapping; end the line above with ':' if it is a key.",
+        "Quote a text that contains ': '; line up the keys of a mapping; "
+        "give the line above its ':' if it starts with a key.",
     ),
     _Trap(
         r"sequence entries",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[2] / "brainsurgery_jax"
 NAMES = ("hint", "remedy")
-POSITIONS = {"RefError": 2, "Diagnostic": 3, "complain": 3, "_refused": 2, "refused": 2, "note": 3, "fail": 1}
+POSITIONS: Mapping[str, tuple[int, ...]] = {
+    "RefError": (2,), "Diagnostic": (3,), "complain": (2, 3), "_refused": (2,), "refused": (2,), "note": (3,),
+    "fail": (1,), "_wrong": (3,), "wrong": (1,), "_Trap": (2,),
+}  # fmt: skip
 """Calls whose hint may be given without its name, and where."""
 
 
@@ -37,7 +40,7 @@ def catalogue() -> frozenset[Hint]:
         Hint(str(path.relative_to(PACKAGE)), text)
         for path in PACKAGE.rglob("*.py")
         for text in _hints(ast.parse(path.read_text(encoding="utf-8")))
-        if " " in text.replace("{}", "").strip(" .:`")
+        if " " in text.replace("{}", "").strip(" .:`") and not text.startswith("the ")  # what a complaint is about
     )
 
 
@@ -59,13 +62,18 @@ def _given(node: ast.AST) -> Iterator[ast.expr]:
     match node:
         case ast.Call(func=func, args=args, keywords=keywords):
             yield from (k.value for k in keywords if k.arg in NAMES)
-            at = POSITIONS.get(func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", ""))
-            yield from args[at : at + 1] if at is not None else ()
+            places = POSITIONS.get(func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", ""), ())
+            yield from (args[at] for at in places if at < len(args))
         case ast.Assign(targets=[ast.Name(id=name)], value=value) if name in NAMES:
             yield value
         case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
             yield from (v for t, v in zip(targets, values, strict=True) if getattr(t, "id", "") in NAMES)
-        case ast.FunctionDef(name=name) if name.endswith("_hint") or name in ("remedy", "of_kind", "of_pattern"):
+        case ast.FunctionDef(name=name) if name.endswith("_hint") or name in (
+            "remedy",
+            "of_kind",
+            "of_pattern",
+            "after",
+        ):
             yield from (n.value for n in ast.walk(node) if isinstance(n, ast.Return) and n.value is not None)
 
 

@@ -7,11 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.hints.catalogue import Hint, catalogue
+from tests.hints.rows import found
 from tests.hints.test_hints import ALL, hint_of
+from tests.hints.texts import ROWS
 
 ROOT = Path(__file__).parents[2]
 LISTED = Path(__file__).parent / "not_tried.txt"
@@ -21,42 +24,57 @@ DATA = re.compile(r"\b(delet|remov|overwrit|drop|dtype|cast|allow|force|unmatche
 
 def listed() -> dict[Hint, str]:
     """The hints that are not tried, and their reasons."""
-    found, reason = {}, ""
+    hints, reason = {}, ""
     for line in LISTED.read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
             reason = line[2:]
         elif line:
             file, _, text = line.partition(": ")
-            found[Hint(file, text.encode().decode("unicode_escape") if "\\n" in text else text)] = reason
-    return found
+            hints[Hint(file, text.encode().decode("unicode_escape") if "\\n" in text else text)] = reason
+    return hints
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, str], ...]:
-    """What the cases print, and of which file it is where several files have such words."""
-    return tuple(_printed(tmp_path_factory.mktemp("hints")))
+TEXTS = ("plan/", "select/", "layout/", "importers/", "ops/_expressions.py", "config_patch.py", "plugins.py")
+"""The files whose hints are about the text that is read; a hint of another may sound like one of theirs."""
 
 
-def tried_by(printed: Iterable[tuple[str, str]]) -> set[Hint]:
+class Printed(NamedTuple):
+    """A hint that was printed, and the files that it may come from; None: any, if no other has such words."""
+
+    text: str
+    files: tuple[str, ...] | None
+
+
+def tried_by(printed: Iterable[Printed]) -> set[Hint]:
     """The hints that stand in what is printed."""
-    files = Counter(hint.text for hint in catalogue())
+    number = Counter(hint.text for hint in catalogue())
     return {
         hint
-        for text, file in printed
+        for text, files in printed
         for hint in catalogue()
-        if hint.is_in(text) and (files[hint.text] == 1 or hint.file == file)
+        if hint.is_in(text) and (number[hint.text] == 1 if files is None else hint.file.startswith(files))
     }
 
 
-def _printed(folder: Path) -> Iterator[tuple[str, str]]:
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Printed, ...]:
+    """What the cases and the texts print."""
+    return tuple(_printed(tmp_path_factory.mktemp("hints")))
+
+
+def _printed(folder: Path) -> Iterator[Printed]:
     with pytest.MonkeyPatch.context() as patch:
         for at, case in enumerate(ALL):
             (place := folder / str(at)).mkdir()
             patch.chdir(place)
-            yield hint_of(case), case.of
+            yield Printed(hint_of(case), (case.of,) if case.of else None)
+        for at, row in enumerate(ROWS):
+            (place := folder / f"text {at}").mkdir()
+            patch.chdir(place)
+            yield Printed(found(row).hint, TEXTS)
 
 
-def test_every_hint_is_tried_or_listed(printed: tuple[tuple[str, str], ...]) -> None:
+def test_every_hint_is_tried_or_listed(printed: tuple[Printed, ...]) -> None:
     tried = tried_by(printed)
     assert sorted(catalogue() - tried - set(listed())) == []
     assert sorted(set(listed()) & tried) == [], "tried: not to be listed"
