@@ -1,4 +1,5 @@
-"""What every test runs under: one BLAS thread, JAX on the CPU, no silent promotion of dtypes or ranks, no clock.
+"""What every test runs under: one BLAS thread, JAX on the CPU, no silent promotion of dtypes or ranks, no clock, and
+signals that arrive.
 
 All of it is said in the environment, before anything loads JAX, so that a test which never needs JAX never loads it.
 """
@@ -6,6 +7,7 @@ All of it is said in the environment, before anything loads JAX, so that a test 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,12 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUMPY_DTYPE_PROMOTION"] = "strict"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+
+# A shell starts what runs in the background with signals ignored, and a program keeps that: here Ctrl-C stops programs.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -88,7 +88,6 @@ def test_what_is_listed_has_one_of_the_reasons() -> None:
         "writes the text of a plan, an override or a layout otherwise: its own page of diagnostics shows it",
         "asks for another path, or for the user's own decision",
         "fetches or saves damaged data again",
-        "leaves something out of the call or the step: no tensor changes",
         "gives a value or an option that the mistake lacks",
         "proposes a change that the user alone can decide on, in words: no value is filled in",
     }
