@@ -95,7 +95,8 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
         """
         from brainsurgery_jax.interop import laid_out, to_nnx
 
-        return to_nnx(laid_out(self, layout, config, options) if layout else self, model, cast=cast, lift=bool(layout))
+        found = laid_out(self, "to_nnx", layout, config, options) if layout else self
+        return to_nnx(found, model, cast=cast, lift=bool(layout))
 
     def to_linen(
         self,
@@ -110,7 +111,7 @@ class Checkpoint(Mapping[str, "np.ndarray"]):
         checked. The other arguments are those of `to_nnx`."""
         from brainsurgery_jax.interop import laid_out, to_linen
 
-        found = laid_out(self, layout, config, options) if layout else self
+        found = laid_out(self, "to_linen", layout, config, options) if layout else self
         return to_linen(found, template, cast=cast, lift=bool(layout))
 
     def __getitem__(self, name: str) -> np.ndarray:

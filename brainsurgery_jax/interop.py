@@ -120,8 +120,10 @@ def _put(array: Any, leaf: Any) -> Any:
         return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
 
 
-def laid_out(checkpoint: Checkpoint, layout: str, config: Config, options: Mapping[str, Any] | None) -> Checkpoint:
-    """The checkpoint, which has Hugging Face names, as a layout arranges it."""
+def laid_out(
+    checkpoint: Checkpoint, call: str, layout: str, config: Config, options: Mapping[str, Any] | None
+) -> Checkpoint:
+    """The checkpoint, which has Hugging Face names, as a layout arranges it; for a call of this name."""
     beside = os.path.join(checkpoint.path, "config.json")
     found = config if config is not None or not os.path.exists(beside) else beside
     step = {"name": layout, "config": found, "options": options}
@@ -130,7 +132,7 @@ def laid_out(checkpoint: Checkpoint, layout: str, config: Config, options: Mappi
     try:
         tree = named("model", plan.apply() if whole else plan.apply(dict(checkpoint)))
     except PlanError as bad:
-        raise bad.of_call("to_nnx") from bad
+        raise bad.of_call(call) from bad
     arrays = {name: tree.tensors[name] for name in tree.names}
     return Checkpoint(MemorySource(checkpoint.path, arrays, tree.avals, checkpoint.metadata), tree.avals)
 

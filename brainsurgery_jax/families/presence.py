@@ -51,10 +51,13 @@ def heads(place: Place, kin: Mapping[str, Kin], origins: Mapping[str, str]) -> I
     # Some checkpoints hold a copy of the table beside it: what was not touched is not ours to judge.
     untouched = head is not None and (origins.get(head), origins.get(table)) == (head, table)
     if holder[TIED] and head is not None and not untouched and not place.part:
-        found = f"config.json says {TIED} true, but there is '{head}', which loaders ignore"
+        found = f"config.json says {TIED} true, but there is '{head}', which some loaders ignore and others take"
         yield Difference(found, _flag(place, TIED, False))
     if not holder[TIED] and head is None and _is_headed(place) and not any("head" in starred for starred in kin):
-        found = f"config.json says {TIED} false, but there is no '{outputs[0]}', which loaders then make up at random"
+        found = (
+            f"config.json says {TIED} false, but there is no '{outputs[0]}', which loaders then make up at random; "
+            f"tied, '{table}' takes its place, as in a model that was tied before"
+        )
         yield Difference(found, _flag(place, TIED, True))
 
 

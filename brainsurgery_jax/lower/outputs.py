@@ -53,11 +53,11 @@ def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
         "Only files that model repositories use travel with a checkpoint; docs/formats.md lists them. Copy others "
         "yourself."
     )
-    for sidecars, span in {p.sidecars: p.span for p in reversed([*made]) if p.sidecars and p.sidecars.left}.items():
-        files = "a file" if len(sidecars.left) == 1 else f"{len(sidecars.left)} files"
-        verb = "is" if len(sidecars.left) == 1 else "are"
-        message = f"output: {files} of {sidecars.folder} {verb} not copied: {few(sidecars.left)}"
-        yield Diagnostic("sidecars-left", message, span, hint, "note")
+    for sidecars, p in {p.sidecars: p for p in reversed([*made]) if p.sidecars}.items():
+        if left := [name for name in sidecars.left if name not in p.side_files]:
+            files, verb = ("a file", "is") if len(left) == 1 else (f"{len(left)} files", "are")
+            message = f"output: {files} of {sidecars.folder} {verb} not copied: {few(left)}"
+            yield Diagnostic("sidecars-left", message, p.span, hint, "note")
 
 
 def _dropped_texts(output: Output, p: Publication, state: State) -> Iterator[Diagnostic]:

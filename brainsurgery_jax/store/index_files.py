@@ -55,7 +55,7 @@ def shard_path(folder: str, shard: str, index: str, lost: str = _SHARD_AGAIN) ->
     if not stays_inside(folder, path):
         raise StoreError(index, f"names the shard '{shard}', a link that leads out of its folder", remedy=remedy)
     if not os.path.isfile(path):
-        near = did_you_mean(shard, os.listdir(folder or "."))
+        near = "" if "-of-" in shard else did_you_mean(shard, os.listdir(folder or "."))  # another number is no typo
         raise StoreError(index, f"names the shard '{shard}', which is not there.{near}", remedy=lost)
     return path
 
