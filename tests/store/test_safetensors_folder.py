@@ -94,7 +94,7 @@ def test_of_a_missing_shard_no_other_number_is_suggested(tmp_path: Path) -> None
     save_file({"a": np.ones(1, np.float32)}, tmp_path / "model-00001-of-00002.safetensors")
     names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    with pytest.raises(StoreError, match=r"which is not there\n +Fetch that file, too"):
+    with pytest.raises(StoreError, match=r"which is not there\.\n +Fetch that file, too"):
         open_source(str(tmp_path))
 
 
