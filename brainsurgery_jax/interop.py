@@ -32,6 +32,10 @@ def to_nnx(checkpoint: Checkpoint, model: Any, *, cast: bool = False, lift: bool
     """A module like `model`, which may be abstract (`nnx.eval_shape`), with the leaves of a checkpoint. `lift`: these
     may lie below keys that the model does not have."""
     graph, random, state = nnx.split(model, nnx.RngState, ...)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree_util.tree_leaves(random)):
+        found = "the module is abstract, and so would its random streams stay: no checkpoint of parameters holds them"
+        hint = "Give a module with streams of its own, `to_nnx(make())`, not `nnx.eval_shape(make)`."
+        raise PlanError([Diagnostic("tree-differs", found, hint=hint)])
     return nnx.merge(graph, random, _filled(checkpoint, named("model", state), "model", cast=cast, lift=lift))
 
 

@@ -30,12 +30,14 @@ class Named(NamedTuple):
 
 
 def named(alias: str, tree: Any) -> Named:
-    """A pytree with its leaves named. Raises PlanError where two leaves have one name."""
+    """A pytree with its leaves named. Raises PlanError where two leaves have one name, and for a leaf that is
+    an array of another library."""
     paths = key_paths(tree)
     found, treedef = jax.tree_util.tree_flatten(tree)
     names = tuple(".".join(map(str, path)) for path in paths)
     _refuse_doubles(alias, names)
     leaves = dict(zip(names, found, strict=True))
+    _refuse_foreign(alias, leaves)
     tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
     others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
     return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths))
@@ -72,6 +74,24 @@ def _refuse_doubles(alias: str, names: tuple[str, ...]) -> None:
         hint = "Rename one of them: a key with a dot reads like a nested one."
         text = f"two leaves of the tree '{alias}' are called '{doubles[0]}'"
         raise PlanError([Diagnostic("names-collide", text, hint=hint)])
+
+
+def _refuse_foreign(alias: str, leaves: Mapping[str, Any]) -> None:
+    """Refuse leaves that hold tensors and are no arrays of numpy or JAX: plans would pass them by without a word."""
+    foreign = {name: leaf for name, leaf in leaves.items() if _is_foreign(leaf)}
+    for name, leaf in foreign.items():
+        kind = f"{type(leaf).__module__.partition('.')[0]}.{type(leaf).__name__}"
+        where = f"leaf '{name}' of the tree '{alias}'" if name else f"the tree '{alias}'"
+        hint = "Give a dict of arrays by name." if isinstance(leaf, Mapping) else "Make it one: `np.asarray(...)`."
+        if hasattr(leaf, "to_pytree"):
+            hint = "Give its tensors: `.to_pytree()`."
+        raise PlanError([Diagnostic("tree-leaf", f"{where} is a {kind}, no array of numpy or JAX", hint=hint)])
+
+
+def _is_foreign(leaf: Any) -> bool:
+    """Whether a leaf is like an array, or a mapping of some."""
+    known = isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)
+    return not known and (isinstance(leaf, Mapping) or (hasattr(leaf, "shape") and hasattr(leaf, "dtype")))
 
 
 def is_tensor(leaf: Any) -> bool:

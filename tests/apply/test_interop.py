@@ -169,6 +169,17 @@ def test_a_module_with_dropout_is_told_to_leave_its_key_out(tmp_path: Path, mode
     assert {"nnx.state(model, nnx.Param)" in d.hint for d in caught.value.diagnostics} == {True}
 
 
+def test_an_abstract_module_with_dropout_is_refused_and_a_real_one_keeps_its_stream(tmp_path: Path) -> None:
+    def make() -> nnx.Module:
+        return nnx.Sequential(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
+
+    bs.save(str(tmp_path / "m.safetensors"), nnx.state(make(), nnx.Param))
+    checkpoint = bs.open(str(tmp_path / "m.safetensors"))
+    with pytest.raises(bs.PlanError, match=r"random streams(.|\n)*`to_nnx\(make\(\)\)`"):
+        checkpoint.to_nnx(nnx.eval_shape(make))
+    assert checkpoint.to_nnx(make())(jnp.ones((1, 2))).shape == (1, 2)
+
+
 def test_messages_about_a_tree_tell_no_places_in_a_plan_that_nobody_wrote(tmp_path: Path) -> None:
     with pytest.raises(PlanError) as caught:
         bs.save(str(tmp_path / "out/"), {"w": np.ones(2)}, layout="flax-gpt2", config=CONFIG)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import brainsurgery_jax as bs
+from tests import checkpoints
 
 
 def plan(*steps: Any, **keys: Any) -> bs.Plan:
@@ -35,6 +39,28 @@ def test_a_matrix_with_nan_is_refused_by_the_factorization_of_it():
 def test_two_leaves_of_one_name_are_refused():
     with pytest.raises(bs.PlanError, match=r"two leaves of the tree 'model' are called 'a\.b'"):
         plan(COPY).apply({"a": {"b": np.ones(1)}, "a.b": np.ones(1)})
+
+
+@pytest.mark.parametrize("leaf", [torch.ones(1), {"c": torch.ones(1)}])
+def test_an_array_of_another_library_is_not_passed_by(leaf: object):
+    with pytest.raises(bs.PlanError, match=r"leaf 'b(\.c)?' of the tree 'model' is a torch\.Tensor(.|\n)*np\.asarray"):
+        plan(COPY).apply({"a": np.ones(1), "b": leaf})
+    assert sorted(plan(COPY).apply({"a": np.ones(1), "c": np.asarray(torch.ones(1))})) == ["a", "b", "c"]
+
+
+def test_a_mapping_that_is_no_pytree_becomes_a_dict():
+    tree = MappingProxyType({"a": np.ones(1)})
+    with pytest.raises(bs.PlanError, match=r"is a builtins\.mappingproxy(.|\n)*Give a dict of arrays by name"):
+        plan(COPY).apply(tree)
+    assert sorted(plan(COPY).apply(dict(tree))) == ["a", "b"]
+
+
+def test_a_checkpoint_is_no_tree_but_gives_one(tmp_path: Path):
+    checkpoints.write(tmp_path / "m.safetensors", {"a": np.ones(1, np.float32)})
+    checkpoint = bs.open(str(tmp_path / "m.safetensors"))
+    with pytest.raises(bs.PlanError, match=r"the tree 'model' is a brainsurgery_jax\.Checkpoint(.|\n)*\.to_pytree\(\)"):
+        plan(COPY).apply(checkpoint)
+    assert sorted(plan(COPY).apply(checkpoint.to_pytree())) == ["a", "b"]
 
 
 def test_a_tensor_beside_a_group_of_its_name_is_refused():
