@@ -30,6 +30,7 @@ def encode_dcp(path: str, arrays: Mapping[str, np.ndarray], options: WriteOption
     writer = Writer(path, sync_files=False)  # flushed with all else at the end, if that is wanted
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)  # torch 2.9 warns of itself
         try:
             save(contents(arrays, options), storage_writer=writer, no_dist=True)
         except CheckpointException as error:  # of whatever was raised within, Ctrl-C too
