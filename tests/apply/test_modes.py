@@ -28,7 +28,7 @@ Tree = dict[str, Any]
 
 MY_OPS = Path(__file__).parents[1] / "user_ops" / "my_ops.py"
 MORE = (
-    Row("soft_cap_", {"target": "w", "cap": 3}, {"w": counting((4, 6)) - 7}, lambda t: {}, ()),
+    Row("soft_cap_", {"target": "w", "cap": 100}, {"w": counting((4, 6)) - 7}, lambda t: {}, ()),
     Row("reverse_axes", {"from": "w", "to": "v"}, {"w": counting((4, 6)) - 7}, lambda t: {}, ()),
     Row("diff", {"left": "w", "right": "w"}, {"w": counting((2,))}, lambda t: {}, (), label="values"),
     Row("rand", {"target": "n", "shape": [5], "distribution": "normal"}, {"w": counting((3,))}, lambda t: {}, (),
