@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.lower import Demand, Program, State, lower, start
+from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
 from brainsurgery_jax.plan.model import in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
@@ -22,6 +23,7 @@ from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
+    from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.store.atomic import Staged
     from brainsurgery_jax.store.base import Cut
 
@@ -76,9 +78,7 @@ class Plan:
     def check(self, *, overwrite: bool = False) -> None:
         """Raise PlanError with every mistake that the plan and the headers of its checkpoints tell. With `overwrite`
         what stands where an output goes is none."""
-        if found := tuple(
-            d for d in check(self, Files(provisional=True, overwrite=overwrite)) if d.severity == "error"
-        ):
+        if found := _errors(check(self, Files(overwrite=overwrite))):
             raise PlanError(found)
 
     def explain(self) -> Explanation:
@@ -153,16 +153,14 @@ def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
 
 def lowered(plan: Plan, world: Files | None = None) -> Program:
     """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
-    with closing(world or Files(provisional=True)) as files:
+    with closing(world or Files()) as files:
         files.also_reads(*plan.files)
         program = _lowered(plan, files)
     return program._replace(diagnostics=in_order(plan.data, (*plan.problems, *program.diagnostics)))
 
 
 def _lowered(plan: Plan, files: Files) -> Program:
-    program = lower(start(plan.data, files), plan.data, files)
-    assert isinstance(program, Program), "a provisional world demands nothing"
-    return program
+    return lower(start(plan.data, files), plan.data, files)
 
 
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
@@ -174,7 +172,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     from brainsurgery_jax.engine.staging import cut
 
     # Nothing is written, so what is there is not in the way.
-    with closing(world or Files(provisional=True, overwrite=True)) as files:
+    with closing(world or Files(overwrite=True)) as files:
         files.also_reads(*plan.files)
         program = _lowered(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
@@ -238,7 +236,7 @@ def run(
     with closing(files), stops_told(published):
         files.also_reads(*plan.files)
         budget = default_budget(host_bytes=memory, durable=durable, devices=devices)
-        program = _definite(plan, files, budget, flags)
+        program = lower(start(plan.data, files, flags), plan.data, files, _answer(plan, files, budget))
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         if overwrite:
@@ -263,26 +261,22 @@ def stops_told(published: Sequence[tuple[str, int, int]]) -> Iterator[None]:
         raise
 
 
-def _definite(plan: Plan, files: Files, budget: Budget, flags: Flags) -> Program:
-    """The program, numbers that steps need computed on the way. Nothing is computed for a plan with mistakes."""
-    state, steps = start(plan.data, files, flags), plan.data.steps
-    while True:
-        program = lower(state, plan.data, files, steps)
-        if not isinstance(program, Demand):
-            return program
-        if plan.errors or state.diagnostics or _mistaken(plan, files):
-            return _lowered(plan, files.provisional_twin())
-        state = _told(state, program, budget)
+def _answer(plan: Plan, files: Files, budget: Budget) -> Answer:
+    """Computes the numbers that steps need; none for a plan with mistakes, which is checked once, at the first."""
+    has_mistakes = cache(lambda: bool(plan.errors or _errors(check(plan, files.twin()))))
+
+    def answer(demand: Demand) -> Mapping[Expr, int]:
+        from brainsurgery_jax.engine.execute import numbers
+
+        if _errors(demand.state.diagnostics) or has_mistakes():
+            return {}
+        return numbers(demand.exprs, budget)
+
+    return answer
 
 
-def _mistaken(plan: Plan, files: Files) -> bool:
-    return any(d.severity == "error" for d in check(plan, files.provisional_twin()))
-
-
-def _told(state: State, demand: Demand, budget: Budget) -> State:
-    from brainsurgery_jax.engine.execute import numbers
-
-    return replace(state, known={**state.known, **numbers(demand.exprs, budget)})
+def _errors(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    return [d for d in found if d.severity == "error"]
 
 
 def open(path: str) -> Checkpoint:

@@ -7,12 +7,13 @@ that shapes depend on, and checkpoints that a `save` writes, which are published
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
+from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Check, Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.state import matching
@@ -173,7 +174,7 @@ class Session:
         return Outcome(last, new.effects[len(old.effects) :], program)
 
     def _next(self, step: Step) -> Session:
-        state = self._lowered(step)
+        state = lower_step(self.state, step, self.world, self._answer)
         if found := _errors(state.diagnostics[len(self.state.diagnostics) :]):
             raise PlanError(found)
         if (entry := self._first_input(state)) is not None:
@@ -185,13 +186,11 @@ class Session:
             self, state=state, steps=(*self.steps, step), only_told=self.only_told | told, before=self, after=None
         )
 
-    def _lowered(self, step: Step) -> State:
-        state = self.state
-        while isinstance(after := lower_step(state, step, self.world), Demand):
-            from brainsurgery_jax.engine.execute import numbers
+    def _answer(self, demand: Demand) -> Mapping[Expr, int]:
+        """The numbers that a step needs, computed now."""
+        from brainsurgery_jax.engine.execute import numbers
 
-            state = replace(state, known={**state.known, **numbers(after.exprs, self.budget())})
-        return after
+        return numbers(demand.exprs, self.budget())
 
     def _first_input(self, after: State) -> Input | None:
         """The checkpoint that a session without any opened just now: from then on it is the plan's input, so that
@@ -261,9 +260,7 @@ class Session:
             problems += wrong
             matches += _matches(step, state)
             if step.op is not None:
-                after = lower_step(state, step, world)
-                assert not isinstance(after, Demand)
-                state = after
+                state = lower_step(state, step, world)
         old = self.state
         effects = state.effects[len(old.effects) :]
         created, changed, deleted = (

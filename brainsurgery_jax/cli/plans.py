@@ -45,7 +45,7 @@ def run(items: Sequence[str], choices: Choices) -> None:
 
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
-    files = files_of(choices.overwrite or choices.dry_run, choices.shard_size, provisional=False)
+    files = files_of(choices.overwrite or choices.dry_run, choices.shard_size)
     memory = None if choices.memory is None else size_of(choices.memory, "--memory")
     plan = api.load(*items)
     refuse_summary_over_input(plan, choices)
@@ -64,10 +64,10 @@ def run(items: Sequence[str], choices: Choices) -> None:
         summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
 
 
-def files_of(overwrite: bool, shard_size: str, *, provisional: bool) -> Files:
+def files_of(overwrite: bool, shard_size: str) -> Files:
     """The world that the options of a command speak of."""
     size_of(shard_size, "--shard-size")
-    files = Files(provisional=provisional, overwrite=overwrite, default_shard=shard_size)
+    files = Files(overwrite=overwrite, default_shard=shard_size)
     files.also_reads(*plugins.files())
     return files
 
@@ -129,7 +129,7 @@ def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
 
 def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, shard_size: str, json: bool) -> int:
     """Print every mistake of a plan, or what it does if there is none; yields the exit code."""
-    files = files_of(overwrite, shard_size, provisional=True)
+    files = files_of(overwrite, shard_size)
     try:
         plugins.register(*ops)
         plan = api.load(*items)
@@ -178,7 +178,7 @@ def _json(**keys: Any) -> str:
 def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool) -> None:
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
-    found = api.explain(plan, files_of(True, shard_size, provisional=True))
+    found = api.explain(plan, files_of(True, shard_size))
     if json:
         show.result(_json(**as_json(found)))
         return
