@@ -1,4 +1,4 @@
-"""The verbs: load, check, explain, run, apply, open. All that front ends and libraries call."""
+"""The verbs: load, check, explain, run, apply. All that front ends and libraries call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
-from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
@@ -279,9 +278,4 @@ def _errors(found: Iterable[Diagnostic]) -> list[Diagnostic]:
     return [d for d in found if d.severity == "error"]
 
 
-def open(path: str) -> Checkpoint:
-    """A lazy, immutable checkpoint: names, shapes and dtypes from its header; values when asked for."""
-    return Checkpoint.open(path)
-
-
-__all__: Sequence[str] = ("Checkpoint", "Explanation", "Plan", "Report", "check", "explain", "load", "open", "run")
+__all__: Sequence[str] = ("Explanation", "Plan", "Report", "check", "explain", "load", "run")

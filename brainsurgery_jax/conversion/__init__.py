@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Found, Wishes, look
-from brainsurgery_jax.conversion.plans import goes_back, plan_of
+from brainsurgery_jax.conversion.plans import goes_back, plan_of, verification_of
 from brainsurgery_jax.conversion.recognise import Way, recognised
-from brainsurgery_jax.conversion.verification import verified
+from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.adapters import is_adapter
@@ -19,6 +19,7 @@ from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import layouts
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import parse_address
+from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.folder import suffix_of
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.world import Files
@@ -179,7 +180,7 @@ def execute(
     world: Files | None = None,
 ) -> api.Report:
     """Run a conversion. If it is to be verified, nothing is published before every byte was compared."""
-    look = partial(verified, made, memory=memory) if made.wishes.verify else None
+    look = _verification(made, memory) if made.wishes.verify else None
     files = world or Files(overwrite=made.wishes.overwrite or dry_run)
     files.also_reads(*filter(None, [made.wishes.config, made.way.layout.file if made.way else None]))
     try:
@@ -198,6 +199,12 @@ def execute(
     told = (made.verified,) if made.wishes.verify and not dry_run else ()
     remarks = (made.remark,) if made.remark else ()
     return report._replace(said=(*remarks, *report.said, *told))
+
+
+def _verification(made: Conversion, memory: int | None) -> Callable[[Staged], None]:
+    """Reads back what was written, before it is published."""
+    comparison = verification_of(made.found, made.destination, made.way, made.wishes)
+    return partial(verify, comparison, made.destination, memory=memory)
 
 
 __all__ = ("Conversion", "Wishes", "convert", "execute", "prepare")

@@ -8,6 +8,9 @@ from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 
+from tools.figures import circles, read_modules
+from tools.figures import imports as graph_of
+
 ROOT = Path(__file__).parents[2]
 
 # Row: what its modules may import of ours, beside their own row. The longest row that fits a module counts; `ops.*` are
@@ -53,12 +56,12 @@ MAY_IMPORT = {
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",
     "prefixes": "",
-    "checkpoint": "errors dtypes select store interop",
-    "interop": "errors dtypes _lazy store checkpoint world apply.names api prefixes",
+    "tensors": "errors dtypes nametree select store",
+    "checkpoint": "tensors interop",
+    "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint prefixes",
-    "api": "errors dtypes moves _lazy select op protocol ops plan graph lower "
-    "store engine session world checkpoint apply",
+    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
+    "api": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine session world apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
     "cli": "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
@@ -103,6 +106,10 @@ def test_no_import_statement_outside_the_engine_loads_jax():
         if within(name, LOADS_JAX)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_modules_import_one_another_not_even_lazily_or_for_types():
+    assert circles(graph_of(read_modules(ROOT / "brainsurgery_jax"))) == []
 
 
 def within(name: str, packages: str) -> bool:
