@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -17,18 +17,13 @@ from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
-from brainsurgery_jax.protocol import NO_FLAGS, Flags
+from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
     from brainsurgery_jax.graph.expr import Expr
-    from brainsurgery_jax.store.atomic import Staged
     from brainsurgery_jax.store.base import Cut
-
-
-Devices = int | Literal["all", "cpu"]
-"""How many accelerators to compute on; `cpu`: none."""
 
 
 class Report(NamedTuple):
@@ -84,23 +79,9 @@ class Plan:
         """What a run would do. Raises PlanError where it could not."""
         return explain(self)
 
-    def run(
-        self,
-        *,
-        listen: Callable[[Any], None] | None = None,
-        overwrite: bool = False,
-        durable: bool = True,
-        dry_run: bool = False,
-        memory: int | None = None,
-        devices: Devices = "all",
-        flags: Flags = NO_FLAGS,
-        world: Files | None = None,
-    ) -> Report:
+    def run(self, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
         """Check, then execute. See `run`."""
-        return run(
-            self, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory,
-            devices=devices, flags=flags, world=world,
-        )  # fmt: skip
+        return run(self, world=world, **options)
 
     def apply(
         self,
@@ -189,19 +170,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         return Explanation(program, copied, computed, len(tasks), *memory, budget.threads, cuts)
 
 
-def run(
-    plan: Plan,
-    *,
-    listen: Callable[[Any], None] | None = None,
-    overwrite: bool = False,
-    durable: bool = True,
-    dry_run: bool = False,
-    memory: int | None = None,
-    devices: Devices = "all",
-    flags: Flags = NO_FLAGS,
-    world: Files | None = None,
-    look: Callable[[Staged], None] | None = None,
-) -> Report:
+def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
     """Check a plan, execute it, publish its outputs.
 
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
@@ -212,7 +181,11 @@ def run(
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
     stops it from outside (KeyboardInterrupt) carries a note that says what was published.
     """
-    from brainsurgery_jax.engine.budget import default_budget
+    return run_with(plan, RunOptions(**options), world)
+
+
+def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Report:
+    """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import Noted, Published, Said
     from brainsurgery_jax.engine.execute import execute
 
@@ -228,24 +201,24 @@ def run(
                 noted.setdefault(diagnostic.message, diagnostic)
             case Published(path, nbytes, tensors, _):
                 published.append((path, nbytes, tensors))
-        if listen is not None:
-            listen(event)
+        if options.listen is not None:
+            options.listen(event)
 
-    files = world or Files(overwrite=overwrite or dry_run)  # a dry run has nothing in its way
+    files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     with closing(files), stops_told(published):
         files.also_reads(*plan.files)
-        budget = default_budget(host_bytes=memory, durable=durable, devices=devices)
-        program = lower(start(plan.data, files, flags), plan.data, files, _answer(plan, files, budget))
+        budget = options.budget()
+        program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget))
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
-        if overwrite:
+        if options.overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
-        if dry_run:
+        if options.dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, look)
+        execute(program, budget, tell, options.look)
     steps = tuple(e.step.text for e in program.effects if not e.nested)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
-    return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run, notes)
+    return Report(tuple(said), tuple(published), steps, options.dry_run or program.flags.dry_run, notes)
 
 
 @contextmanager

@@ -54,28 +54,30 @@ MAY_IMPORT = {
     "store.sidecars config_patch families",
     "engine": "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
-    "world",
+    "world run_options",
     "prefixes": "",
     "tensors": "errors dtypes nametree select store",
     "checkpoint": "tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
+    "run_options": "protocol engine.budget store.atomic",
     "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
-    "api": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine session world apply",
+    "api": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine session world run_options "
+    "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
-    "cli": "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
-    "engine.events store.sizes",
+    "cli": "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
+    "engine.events store.sizes protocol",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
     "cli.diff": "errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world store.address store.atomic store.detect store.formats store.folder "
-    "store.peft",
+    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.formats "
+    "store.folder store.peft",
     "cli.importing": "errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",
-    "cli.convert": "errors layout conversion world store.sizes cli.show cli.progress",
+    "cli.convert": "errors layout conversion world run_options store.sizes cli.show cli.progress",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop",

@@ -32,10 +32,7 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
     plans.refuse_summary_over_input(plan, choices)
     with closing(plans.files_of(choices.overwrite, choices.shard_size)) as world:
         _check(plan, world)
-        flags = api.Flags(dry_run=choices.dry_run, preview=choices.preview, verbose=choices.verbose)
-        memory = None if choices.memory is None else plans.size_of(choices.memory, "--memory")
-        devices = plans.devices_of(choices.devices)
-        session = Session.begin(plan, world, memory=memory, durable=choices.fsync, devices=devices, flags=flags)
+        session = Session.begin_with(plan, world, plans.options_of(choices))
         desk = Desk(_advanced(session, plan, choices), quiet=choices.quiet, talks=is_talking())
         _converse(desk, choices)
         if choices.summarize:
