@@ -29,8 +29,8 @@ def verified(made: Conversion, staged: Staged, *, memory: int | None) -> None:
             try:
                 api.run(api.load(check), memory=memory, world=world)
             except PlanError as bad:
-                hint = "What was written is not what it should be, and was not published."
-                raise PlanError([replace(d, hint=f"{d.hint}\n{hint}".lstrip()) for d in bad.diagnostics]) from bad
+                why = "what was written is not what it should be, and was not published"
+                raise PlanError([replace(d, message=f"{d.message}; {why}") for d in bad.diagnostics]) from bad
 
 
 def _called(staged: Staged, folder: str, destination: str) -> str:
