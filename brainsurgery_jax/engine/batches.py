@@ -20,7 +20,7 @@ from brainsurgery_jax.engine.gifts import attempt_of_parts, consuming, gifts
 from brainsurgery_jax.engine.kernels import Outcome, Static, Way, numbers_of, outcome, refused, ways
 from brainsurgery_jax.engine.schedule import Task
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Expr, is_fold
 
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel
@@ -84,7 +84,7 @@ def _signature(call: Expr) -> Signature:
 def batch_size(task: Task) -> int:
     """Calls that one batch holds, a multiple of the number of devices; one for a task that goes alone."""
     own, calls = in_use(), _calls(task)
-    if len(calls) != 1 or (need := on_device(calls[0])) > own.bytes_each:
+    if len(calls) != 1 or is_fold(calls[0]) or (need := on_device(calls[0])) > own.bytes_each:
         return 1
     return max(1, min(MOST, min(FULL, own.bytes_each) // need)) * len(own.devices)
 

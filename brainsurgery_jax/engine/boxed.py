@@ -11,6 +11,7 @@ from brainsurgery_jax.boxes import Box, box_shape, flat_range
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Listener, Wrote
+from brainsurgery_jax.engine.folds import place_of
 from brainsurgery_jax.engine.footprint import comparing
 from brainsurgery_jax.engine.memory import asked_peak, sweep_peak
 from brainsurgery_jax.engine.peaks import box_peak
@@ -70,7 +71,7 @@ def _put_box(m: Made, box: Box, evaluator: Evaluator) -> list[Any]:
     else:
         starts, made = rows(e.aval.shape, box, array)
         m.writer.put_rows(m.name, at + starts, made)
-    return [flow.take(0, [array.reshape(-1)]) for flow in m.looks]
+    return [flow.take(place_of(e, box), [array.reshape(-1)]) for flow in m.looks]
 
 
 def _wrote_box(m: Made, box: Box) -> Wrote:
@@ -135,7 +136,7 @@ def look_at(flow: Flow, box: Box, evaluator: Evaluator) -> Any:
     """The partial result of a question for one box."""
     if (known := flow.known()) is not None:
         return known
-    return flow.take(0, [evaluator.box(e, box).reshape(-1) for e in flow.exprs])
+    return flow.take(place_of(flow.exprs[0], box), [evaluator.box(e, box).reshape(-1) for e in flow.exprs])
 
 
 def _tile_job(batch: Sequence[tuple[Made, Box]], peak: int, tell: Listener) -> Job:

@@ -27,6 +27,7 @@ from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.devices import Choice, accelerated, using
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Published, Started, Wrote, ignore
+from brainsurgery_jax.engine.folds import INTEGER, question_of
 from brainsurgery_jax.engine.kernels import exact, runs_on_host
 from brainsurgery_jax.engine.memory import projection
 from brainsurgery_jax.engine.peaks import stream_peak
@@ -41,7 +42,7 @@ from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.program import Program
-from brainsurgery_jax.protocol import Known, Pending, Reduction
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.atomic import Left, Staged
 from brainsurgery_jax.store.base import FileRun, Source, Writer
 from brainsurgery_jax.store.sizes import show_size
@@ -86,8 +87,7 @@ def _left(old: Left) -> Diagnostic:
 
 def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:
     """The values of integer scalars that steps need before they can be lowered."""
-    keep = Reduction(lambda x: int(x[0]), max, int, 0)
-    questions = {e: Pending((e,), keep, lambda value: Known(True)) for e in exprs}
+    questions = {e: question_of((e,), INTEGER) for e in exprs}
     found = answers(list(questions.values()), budget)
     return {e: found[q] for e, q in questions.items()}
 
