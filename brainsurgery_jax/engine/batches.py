@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.devices import accelerated, in_use
 from brainsurgery_jax.engine.evaluate import Evaluator
+from brainsurgery_jax.engine.folds import Values
 from brainsurgery_jax.engine.footprint import on_device
 from brainsurgery_jax.engine.gifts import attempt_of_parts, consuming, gifts
 from brainsurgery_jax.engine.kernels import Outcome, Static, Way, numbers_of, outcome, refused, ways
@@ -89,9 +90,9 @@ def batch_size(task: Task) -> int:
     return max(1, min(MOST, min(FULL, own.bytes_each) // need)) * len(own.devices)
 
 
-def computed(batch: Sequence[Task]) -> Iterator[tuple[Task, Evaluator]]:
+def computed(batch: Sequence[Task], known: Values) -> Iterator[tuple[Task, Evaluator]]:
     """The tasks of a batch, each with an evaluator that has made its whole call, or will."""
-    evaluators = [Evaluator() for _ in batch]
+    evaluators = [Evaluator(known=known) for _ in batch]
     if accelerated() and (size := batch_size(batch[0])) > 1:
         calls = [_calls(task)[0] for task in batch]
         operands = [[np.asarray(own.whole(s)) for s in call.srcs] for own, call in zip(evaluators, calls, strict=True)]

@@ -6,19 +6,28 @@ whose places follow from shapes alone, merged in their order. So threads and bud
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, Protocol
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, flat_range
 from brainsurgery_jax.engine.blocks import cuts
+from brainsurgery_jax.engine.kernels import checked
 from brainsurgery_jax.engine.tiles import boxes_to_ask
-from brainsurgery_jax.graph.expr import Expr, asked_of, passes_of
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, passes_of, walk
 from brainsurgery_jax.protocol import Known, Pending, Reduction
 
 INTEGER = Reduction(lambda x: int(x[0]), max, int, 0)
 """The value of an integer scalar."""
+
+
+EARLY = 64 << 20
+"""Bytes of operands from which on all threads compute a fold together. Smaller ones are computed by the task that needs
+them, which finds what it read once more where the system keeps files."""
+
+Values = Mapping[Expr, tuple[Any, ...]]
+"""Results of calls that are computed already."""
 
 
 class Reader(Protocol):
@@ -62,10 +71,41 @@ def answer(question: Pending, reader: Reader) -> Any:
     return reduction.finish(reduce(reduction.merge, (summarize(reduction, *seen) for seen in looked_at)))
 
 
-def compute_fold(call: Expr, reader: Reader) -> Any:
-    """What a fold's kernel would return on whole operands: each pass goes over them once."""
-    found, passes = None, passes_of(call)
+def early_folds(exprs: Iterable[Expr]) -> list[list[Expr]]:
+    """The folds of large tensors that need nothing held whole but folds before them, in levels: all threads go over
+    their blocks before anything else is made. Other folds are computed by the task that needs them."""
+    levels: dict[Expr, int | None] = {}
+    found: dict[int, list[Expr]] = {}
+    for e in walk(exprs):
+        below = [levels[s] for s in e.srcs]
+        level = None if None in below else max((n for n in below if n is not None), default=0)
+        if is_fold(e) and level is not None and sum(s.aval.nbytes for s in e.srcs) > EARLY:
+            found.setdefault(level, []).append(e)
+            level += 1
+        elif is_whole(e):
+            level = None
+        levels[e] = level
+    return [found[level] for level in sorted(found)]
+
+
+def first_question(call: Expr) -> Pending:
+    """What the first pass of a fold asks. The other passes go over the same blocks."""
+    passes = passes_of(call)
     assert passes is not None
-    for make in passes:
-        found = answer(question_of(call.srcs, make(found)), reader)
-    return found
+    return question_of(call.srcs, passes[0](None))
+
+
+def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapping[Pending, Any]]) -> Values:
+    """The values of folds that do not need each other: pass by pass, what all of them ask at a time."""
+    passes = {call: made for call in calls if (made := passes_of(call)) is not None}
+    found: dict[Expr, Any] = dict.fromkeys(passes)
+    for number in range(max(map(len, passes.values()), default=0)):
+        now = {e: question_of(e.srcs, made[number](found[e])) for e, made in passes.items() if number < len(made)}
+        answers = ask(list(now.values()))
+        found |= {e: answers[question] for e, question in now.items()}
+    return {e: (checked(e, value),) for e, value in found.items()}
+
+
+def compute_fold(call: Expr, reader: Reader) -> tuple[Any, ...]:
+    """The value of one fold, block by block."""
+    return compute_folds([call], lambda questions: {q: answer(q, reader) for q in questions})[call]

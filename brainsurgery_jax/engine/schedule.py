@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.boxes import Box, box_shape
@@ -78,9 +78,10 @@ def is_empty(question: Pending) -> bool:
     return not asked_of(question)[0].aval.size
 
 
-def schedule(roots: Sequence[Root]) -> list[Task]:
-    """Tasks in the order of their first root; the roots of a task share a call that is computed whole."""
-    calls = [tuple(e for e in walk(r.exprs) if is_whole(e)) for r in roots]
+def schedule(roots: Sequence[Root], known: Collection[Expr] = ()) -> list[Task]:
+    """Tasks in the order of their first root; the roots of a task share a call that is computed whole. `known`: calls
+    that are computed already."""
+    calls = [tuple(e for e in walk(r.exprs) if is_whole(e) and e not in known) for r in roots]
     groups = _joined(calls)
     return [_task([roots[i] for i in g], [calls[i] for i in g]) for g in groups]
 
