@@ -16,7 +16,7 @@ def test_each_edit_has_a_row_with_its_passes_and_its_memory() -> None:
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
-    assert [(row[0], row[2]) for row in rows] == [
+    assert [(row[0], row[3]) for row in rows] == [
         ("| quantile trim, 20 %", "3"), ("| row norms", "1"), ("| clip by global norm", "2"),
     ]  # fmt: skip
     assert all("MB (goal 300 MB)" in row[-1] for row in rows)

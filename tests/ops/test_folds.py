@@ -175,3 +175,23 @@ def test_folds_of_one_tensor_read_it_together(tmp_path: Path, monkeypatch: pytes
     step = {"compute": {"from": {"w": "w"}, "expr": "w * mean(w) + norm(w)"}}
     run_plan(tmp_path, {"w": w}, step)
     assert sum(read) == w.size
+
+
+@pytest.mark.parametrize("early", [0, 1 << 60])
+@pytest.mark.parametrize("reduction", ["norm(w)", "norm(w, axis=0)", "norm(w, axis=1, keepdims=True)"])
+def test_what_a_step_reduces_is_an_operand_of_the_next_that_is_repeated(
+    reduction: str, early: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number, a row, a column: `w / n` goes by in flat blocks, and `n` is a fold."""
+    monkeypatch.setattr(engine_folds, "EARLY", early)
+    w = normal((40, 30))
+    steps = [
+        {"compute": {"from": {"w": "w"}, "expr": reduction, "to": "n"}},
+        {"compute": {"from": {"w": "w", "n": "n"}, "expr": "w / n"}},
+    ]
+    axis = {"norm(w)": None, "norm(w, axis=0)": 0}.get(reduction, 1)
+    wanted = w / np.linalg.norm(w.astype(np.float64), axis=axis, keepdims=True).astype(np.float32)
+    np.testing.assert_allclose(run_plan(tmp_path, {"w": w}, steps)["w"], wanted, rtol=1e-6)
+    plan = bs.load({"transforms": steps})
+    np.testing.assert_allclose(plan.apply({"w": w})["w"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(plan.apply)({"w": w})["w"], wanted, rtol=1e-5)
