@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
 from brainsurgery_jax.apply.traced import Values, guards, roots_of
 from brainsurgery_jax.engine.blas import one_thread
@@ -17,9 +18,6 @@ from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.protocol import Pending, Report, settle
-
-if TYPE_CHECKING:
-    from brainsurgery_jax.apply.lowering import Applied
 
 Result = tuple[dict[str, Any], dict[str, Any]]
 

@@ -24,7 +24,6 @@ from brainsurgery_jax.engine.placement import call_part, call_placed
 from brainsurgery_jax.engine.schedule import Root, Task
 from brainsurgery_jax.engine.tiles import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, walk
-from brainsurgery_jax.moves import Reshape
 from brainsurgery_jax.parts import parts_around
 from brainsurgery_jax.store.arrays import numpy_dtype
 
@@ -196,7 +195,7 @@ def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
         return flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.empty(0, numpy_dtype(e.aval.dtype))
     if (cuts := cuts_of(e)) is not None:
         return _joined(piece, parts_around(e.aval.shape, cuts, piece.box), operands)
-    if e.moves is None or isinstance(e.moves, Reshape):
+    if e.moves is None or e.moves.flat_only:
         return _picked(e.aval.shape, piece.box, operands[0])
     parts = e.moves.parts(tuple(s.aval for s in e.srcs), piece.box)
     if len(parts) == 1 and parts[0].shape == piece.shape:

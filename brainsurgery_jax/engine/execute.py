@@ -79,7 +79,10 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
 
 def _left(old: Left) -> Diagnostic:
     if old.kept:
-        why, hint = "something appeared there at the last moment, and was kept", f"It is in {old.path}"
+        why, hint = (
+            "something appeared there at the last moment, and was kept",
+            f"Move it to a place of its own: {old.path}",
+        )
     else:
         why, hint = f"what it replaced could not be removed: {old.reason}", f"Delete it: {old.path}"
     return Diagnostic(

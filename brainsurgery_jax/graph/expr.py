@@ -214,6 +214,11 @@ def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
                 stack.extend((s, False) for s in reversed(node.srcs) if s not in seen)
 
 
+def operand_avals(e: Expr) -> tuple[Aval, ...]:
+    """Shapes and dtypes of what a node is made of."""
+    return tuple(s.aval for s in e.srcs)
+
+
 def is_whole(e: Expr) -> bool:
     """Whether a node's value is computed as one piece and kept, not streamed: contractions, factorizations, and
     the small values of folds."""
