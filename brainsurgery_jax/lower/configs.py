@@ -36,7 +36,7 @@ def read_config(extras: Extras, world: World) -> tuple[str, Any] | None:
         return None if text is None else (file, json.loads(text))
     except ValueError as error:
         message = f"the {file} of '{extras.origin}' is not JSON: {error}"
-        raise Refusal("io-input", message, hint="Mend the file.") from error
+        raise Refusal("io-input", message, hint="Correct its text.") from error
 
 
 def _last_changed(extras: Extras) -> tuple[str, Any] | None:

@@ -54,7 +54,7 @@ def change_config(
     file, base = view.config(chosen, "alias") or ("config.json", {})
     if not isinstance(base, Mapping):
         raise Refusal("output-config", f"the {file} of '{chosen}' holds no mapping of keys to values", key="alias",
-                      hint="Mend the file.")  # fmt: skip
+                      hint="Correct its text.")  # fmt: skip
     changed = apply_change(base, change)
     for doubt in find_doubts(base, change, file):
         view.note("config-key", doubt.message, "patch", doubt.hint)

@@ -148,7 +148,7 @@ def test_of_a_config_step_that_is_misspelt_nothing_is_asserted():
     plan = api.load({"inputs": ["m::m"], "transforms": steps})
     world = Folders()
     assert [d.code for d in plan.problems] == ["key-unknown"]
-    assert lower(start(plan.data, world), plan.data, world).diagnostics == ()  # type: ignore[union-attr]
+    assert lower(start(plan.data, world), plan.data, world).diagnostics == ()
 
 
 def test_the_note_on_a_config_that_the_tensors_contradict_is_settled_by_a_step():
