@@ -256,6 +256,11 @@ class Op:
     bare: str = ""
     """The key that the whole payload stands for (`assert: {exists: x}`)."""
 
+    @property
+    def written(self) -> tuple[Field, ...]:
+        """The keys that name what it creates: templates and literal names that are not read."""
+        return tuple(f for f in self.fields() if f.role and f.role.kind in ("template", "name") and not f.role.read)
+
     def step_fields(self) -> tuple[Field, ...]:
         """The keys of a step: the op's own, and those that every step with a pattern has."""
         own = self.fields()
@@ -273,13 +278,24 @@ class TensorOp(Op):
     form: Form
 
 
+class Makes(NamedTuple):
+    """The alias that an op creates: the one under `key`, without it the default alias, else `fallback`. With the key
+    `unless` it creates none."""
+
+    key: str
+    unless: str = ""
+    fallback: str = "model"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ControlOp(Op):
     """Names to edits; sees the state before the step."""
 
     fn: Callable[..., Iterable[Edit]]
-    makes: str = ""
-    """The key that names the alias it makes: if the step fails, that alias is known to be unknown."""
+    makes: Makes | None = None
+    """If the step fails, that alias is known to be unknown."""
+    checkpoint: str = ""
+    """The key of the path of the checkpoint that it reads or writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,12 +335,18 @@ def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
 
 
 def control(
-    name: str = "", shorthand: str = "", makes: str = "", keys: Mapping[str, str] | None = None
+    name: str = "",
+    shorthand: str = "",
+    makes: Makes | None = None,
+    checkpoint: str = "",
+    keys: Mapping[str, str] | None = None,
 ) -> Callable[[ControlFn], ControlFn]:
-    """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters."""
+    """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters; the other facts
+    are those of `ControlOp`."""
 
     def register(fn: ControlFn) -> ControlFn:
-        _add(OPS, ControlOp(_name(name, fn), lambda: _fields(fn, keys or {}), _doc(fn), shorthand, fn=fn, makes=makes))
+        own, fields = _name(name, fn), lambda: _fields(fn, keys or {})
+        _add(OPS, ControlOp(own, fields, _doc(fn), shorthand, fn=fn, makes=makes, checkpoint=checkpoint))
         return fn
 
     return register

@@ -128,7 +128,7 @@ def _switch_collector(*, on: bool) -> None:
 
 def _refused(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
     assert step.op is not None
-    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else _label(step)
+    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else step.label
     severity = "note" if provisional else "error"
     return Diagnostic(bad.code, f"{label}: {bad.message}", _place(step, bad.key), bad.hint, severity)
 
@@ -139,13 +139,6 @@ def _place(step: Step, key: str) -> Span | None:
     return step.spans[found[0]] if len(found) == 1 else step.place(key)
 
 
-def _label(step: Step) -> str:
-    """The op's name, for an assert with its operator."""
-    assert step.op is not None
-    operator = getattr(step.params.get("operator"), "op", None)
-    return f"{step.op.name}.{operator.name}" if operator else step.op.name
-
-
 # --- Sinks ------------------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +147,7 @@ def _sink(state: State, step: Step, view: StepView) -> State:
     says: Verdict | Report = step.op.fn(view, **step.params)
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step, nested=state.nested)))
     verdict = None if isinstance(says, Report) else settle(says, None)
-    told = (Check(step, f"{_label(step)}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
+    told = (Check(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
     if verdict is None:
         return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:
@@ -166,7 +159,7 @@ def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> D
     """The diagnostic of an assert that does not hold."""
     severity = "note" if provisional else "error"
     place = step.place(*verdict.at)
-    return Diagnostic(verdict.code, f"{_label(step)}: {verdict.why}", place, verdict.hint, severity)
+    return Diagnostic(verdict.code, f"{step.label}: {verdict.why}", place, verdict.hint, severity)
 
 
 # --- Edits ------------------------------------------------------------------------------------------------------------
@@ -291,14 +284,15 @@ def _page(name: str | None, operator: str | None) -> str:
 
 def _refuse_second_save(made: Publication, state: State, view: StepView) -> None:
     place = view.world.key(made.path)
+    key = view.step.op.checkpoint if isinstance(view.step.op, ControlOp) else ""
     for earlier in state.publications:
         other = view.world.key(earlier.path)
         if place == other and not made.overwrite:
             hint = "Write to another path, or add `overwrite: true` here, and only this one will be kept."
-            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key="path", hint=hint)
+            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key=key, hint=hint)
         if inside(place, other) and place != other:
             message = f"'{made.path}' lies inside or around '{earlier.path}', which an earlier step saves"
-            raise Refusal("output-inside", message, key="path", hint="Write to a path of its own.")
+            raise Refusal("output-inside", message, key=key, hint="Write to a path of its own.")
 
 
 def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterable[Edit]:
