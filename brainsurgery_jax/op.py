@@ -30,11 +30,12 @@ from typing import (
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.moves import Moves
 from brainsurgery_jax.parts import Cuts
-from brainsurgery_jax.protocol import Dest, Edit, Placed, Report, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, Expr, Placed, Report, Verdict, View
 from brainsurgery_jax.select import Ref
 
 P = ParamSpec("P")
 R = TypeVar("R")
+BuildFn = TypeVar("BuildFn", bound="Callable[..., Expr]")
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | Report]")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
@@ -137,6 +138,20 @@ class Kernel(Generic[P, R]):
     def numbers(self) -> frozenset[str]:
         """Names of the parameters that compiled code takes as values, so that a new number needs no new code."""
         return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
+
+
+@dataclass(frozen=True, eq=False)
+class Builder:
+    """Builds what a form makes out of calls of kernels: `fn(view, name, *operands, keys...)` gives the expression that
+    is bound to `name`. Matching, slices, `if_missing` and destinations stay with the form."""
+
+    name: str
+    fn: Callable[..., Expr]
+
+    @cached_property
+    def keywords(self) -> tuple[Keyword, ...]:
+        """The keyword-only parameters, as those of a kernel."""
+        return _keywords(self.fn)
 
 
 class Rung(NamedTuple):
@@ -274,7 +289,7 @@ class Op:
 class TensorOp(Op):
     """Arrays to arrays: lowered item by item over the matches of its pattern."""
 
-    kernel: Kernel
+    maker: Kernel | Builder
     form: Form
 
 
@@ -326,12 +341,27 @@ def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function and register it under each of its forms. Facts as in `Kernel`."""
 
     def register(fn: Callable[P, R]) -> Kernel[P, R]:
-        k = Kernel(fn.__name__, fn, **facts)
-        for form in forms:
-            _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(k, f), _doc_of(form, fn), kernel=k, form=form))
-        return k
+        made = Kernel(fn.__name__, fn, **facts)
+        _add_forms(forms, made)
+        return made
 
     return register
+
+
+def build(*forms: Form) -> Callable[[BuildFn], BuildFn]:
+    """Register a function `(view, name, *operands, keys...) -> expression` under each of its forms. See `Builder`."""
+
+    def register(fn: BuildFn) -> BuildFn:
+        _add_forms(forms, Builder(fn.__name__, fn))
+        return fn
+
+    return register
+
+
+def _add_forms(forms: Iterable[Form], maker: Kernel | Builder) -> None:
+    for form in forms:
+        doc = _doc_of(form, maker.fn)
+        _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(maker, f), doc, maker=maker, form=form))
 
 
 def control(
@@ -399,7 +429,7 @@ def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tup
     )
 
 
-def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
+def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
     keys = dict.fromkeys((form.matched, *form.reads, *form.writes))
     roles = {
@@ -410,7 +440,7 @@ def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
     }
     refs = (Field(key, key, Ref, empty, role) for key, role in roles.items())
     params = (
-        Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in k.keywords
+        Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in maker.keywords
     )
     return (*refs, *params)
 

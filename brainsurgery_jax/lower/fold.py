@@ -8,7 +8,7 @@ gives one message.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -26,7 +26,7 @@ from brainsurgery_jax.lower.program import Check, Effect, Program, Publication
 from brainsurgery_jax.lower.state import Answer, Demand, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
-from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp
+from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.plan.parse import parse_step
@@ -306,7 +306,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     keys = tuple(dict.fromkeys((form.matched, *form.reads, *form.writes)))
     refs: dict[str, Ref] = {key: params[key] for key in keys}
     given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in refs}
-    recipe = view.graph.recipe(op.kernel, given)
+    make = _maker(op.maker, given, view)
     # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
     counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
     slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
@@ -329,12 +329,24 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             skipped.append(name)
             continue
         try:
-            made = view.graph.made(recipe, tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
+            made = make(names[at], tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
             if form.dest == "existing":
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
+            if isinstance(op.maker, Builder):  # the calls that it builds say what they are about
+                raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
         yield Bind(write.alias, names[at], made, form.dest)
+
+
+def _maker(
+    maker: Kernel | Builder, params: Mapping[str, Any], view: StepView
+) -> Callable[[str, tuple[Expr, ...]], Any]:
+    """What a form makes of operands, for a name."""
+    if isinstance(maker, Builder):
+        return lambda name, operands: maker.fn(view, name, *operands, **params)
+    recipe = view.graph.recipe(maker, params)
+    return lambda name, operands: view.graph.made(recipe, operands)
 
 
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:

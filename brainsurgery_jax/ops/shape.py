@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,10 +12,10 @@ from brainsurgery_jax._lazy import Array, Shaped, jax, jnp
 from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
-from brainsurgery_jax.op import Form, Number, Pattern, SlicedPattern, Template, control, kernel, op
+from brainsurgery_jax.op import Form, Number, build, kernel, op
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.protocol import Bind, Edit, Expr, View
+from brainsurgery_jax.protocol import Expr, View
 from brainsurgery_jax.select import Index
 from brainsurgery_jax.taking import Take
 
@@ -303,32 +303,22 @@ def _padded(view: View, x: Expr, margins: Sequence[tuple[int, int]], value: floa
     return view.apply(place, base, x, index=Index(starts, stops, (1,) * len(shape), (), shape))
 
 
-@control()
+@build(
+    Form("pad", ("from",), ("to",), "new", slices=_FROM),
+    Form("pad_", ("target",), ("target",), "rebind"),
+)
 def pad(
     view: View,
+    name: str,
+    x: Expr,
     *,
-    from_: SlicedPattern,
-    to: Template,
     width: Widths | None = None,
     shape: PaddedShape | None = None,
     value: Number = 0.0,
-) -> Iterator[Edit]:
+) -> Expr:
     """Make tensors larger: `width` says what is added to each axis, or `shape` what comes out (added at the end).
 
     Example: `pad: {from: wte.weight, to: padded.weight, shape: [50304, -1]}`
-    """
-    for name, (target,) in view.rename(from_, {"to": to}):
-        x = view.slice(view.fetch(from_.alias, name, "from"), from_, "from")
-        yield Bind(to.alias, target, _padded(view, x, _margins(x.aval, width, shape), value))
-
-
-@control("pad_")
-def pad_in_place(
-    view: View, *, target: Pattern, width: Widths | None = None, shape: PaddedShape | None = None, value: Number = 0.0
-) -> Iterator[Edit]:
-    """Make tensors larger under their own names: `width` says what is added to each axis, or `shape` what comes out.
-
     Example: `pad_: {target: wte.weight, width: [[0, 47], 0], value: 0}`
     """
-    for name, x in view.select(target, "target"):
-        yield Bind(target.alias, name, _padded(view, x, _margins(x.aval, width, shape), value), "rebind")
+    return _padded(view, x, _margins(x.aval, width, shape), value)
