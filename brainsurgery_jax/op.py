@@ -21,8 +21,10 @@ from typing import (
     Literal,
     NamedTuple,
     ParamSpec,
+    TypedDict,
     TypeVar,
     Union,
+    Unpack,
     get_args,
     get_origin,
 )
@@ -85,12 +87,35 @@ else:
 # --- Kernels ----------------------------------------------------------------------------------------------------------
 
 
+Avals = tuple[Aval, ...]
+Params = Mapping[str, Any]
+"""The keys of a step by name, as a kernel takes them."""
+
+
+class Facts(TypedDict, total=False):
+    """The facts of a kernel as keywords: a misspelt one is a type error. See `Kernel`."""
+
+    elementwise: bool
+    moves: Callable[[Avals, Params], Moves]
+    blocks: bool
+    guarded: bool
+    refusal: str | Callable[[Params], str]
+    rungs: Callable[[Avals, Params], tuple[Rung, ...]]
+    result: Callable[[Avals, Params], tuple[Aval, ...]]
+    noop: Callable[[Avals, Params], bool]
+    check: Callable[[Avals, Params], None]
+    host: Callable[[Avals, Params], bool]
+    workspace: Callable[[Avals, Params], int]
+    on_device: Callable[[Avals, Params], int]
+    parts: Callable[[Avals, Params], Cuts]
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel(Generic[P, R]):
     """A pure function of arrays, with what the engine must know to run it.
 
     - `elementwise`: operands share shape and dtype, the result has that shape; may be run on any cut of them.
-    - `moves`: params -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
+    - `moves`: (avals, params) -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
     - `blocks`: makes values from nothing, block by block; called with the block's number and length.
     - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` (which may be made of the parameters)
       where accepted is false.
@@ -109,23 +134,23 @@ class Kernel(Generic[P, R]):
     name: str
     fn: Callable[P, R]
     elementwise: bool = False
-    moves: Callable[..., Moves] | None = None
+    moves: Callable[[Avals, Params], Moves] | None = None
     blocks: bool = False
     guarded: bool = False
-    refusal: str | Callable[[Mapping[str, Any]], str] = ""
-    rungs: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Rung, ...]] | None = None
-    result: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Aval, ...]] | None = None
-    noop: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
-    check: Callable[[tuple[Aval, ...], Mapping[str, Any]], None] | None = None
-    host: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
-    workspace: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
-    on_device: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
-    parts: Callable[[tuple[Aval, ...], Mapping[str, Any]], Cuts] | None = None
+    refusal: str | Callable[[Params], str] = ""
+    rungs: Callable[[Avals, Params], tuple[Rung, ...]] | None = None
+    result: Callable[[Avals, Params], tuple[Aval, ...]] | None = None
+    noop: Callable[[Avals, Params], bool] | None = None
+    check: Callable[[Avals, Params], None] | None = None
+    host: Callable[[Avals, Params], bool] | None = None
+    workspace: Callable[[Avals, Params], int] | None = None
+    on_device: Callable[[Avals, Params], int] | None = None
+    parts: Callable[[Avals, Params], Cuts] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)
 
-    def why_refused(self, params: Mapping[str, Any]) -> str:
+    def why_refused(self, params: Params) -> str:
         """What is wrong with values that it does not accept."""
         return self.refusal if isinstance(self.refusal, str) else self.refusal(params)
 
@@ -332,12 +357,12 @@ OPS: dict[str, Op] = {}
 ASSERTS: dict[str, SinkOp] = {}
 
 
-def kernel(name: str = "", **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def kernel(name: str = "", **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function that no plan names itself."""
     return lambda fn: Kernel(name or fn.__name__, fn, **facts)
 
 
-def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def op(*forms: Form, **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function and register it under each of its forms. Facts as in `Kernel`."""
 
     def register(fn: Callable[P, R]) -> Kernel[P, R]:
