@@ -146,8 +146,8 @@ def _lowered(plan: Plan, files: Files) -> Program:
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
     """What a run would do: effects of the steps, bytes copied and computed, the projected peak."""
     from brainsurgery_jax.engine.budget import default_budget
-    from brainsurgery_jax.engine.memory import projection
-    from brainsurgery_jax.engine.schedule import roots_of, schedule
+    from brainsurgery_jax.engine.memory import plan_memory
+    from brainsurgery_jax.engine.schedule import roots_of
     from brainsurgery_jax.engine.segments import segments
     from brainsurgery_jax.engine.staging import cut
 
@@ -163,9 +163,8 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
                 for s in segments(e):
                     size = (s.stop - s.start) * e.aval.dtype.bits // 8
                     copied, computed = (copied + size, computed) if s.run else (copied, computed + size)
-        tasks = schedule(list(roots_of(program)))
         budget = default_budget()
-        memory = projection(tasks, budget)
+        tasks, memory = plan_memory(list(roots_of(program)), budget)
         cuts = tuple(map(cut, program.publications))
         return Explanation(program, copied, computed, len(tasks), *memory, budget.threads, cuts)
 

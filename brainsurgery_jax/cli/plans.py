@@ -133,8 +133,9 @@ def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            problem = f"the summary cannot be written: {error.strerror}"
-            raise StoreError(path, problem, remedy="The outputs of the plan are in place.") from error
+            show.result(text.rstrip("\n"))
+            problem = f"the summary cannot be written, and was printed: {error.strerror}"
+            raise StoreError(path, f"{problem}. The outputs of the plan are in place") from error
 
 
 def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, shard_size: str, json: bool) -> int:

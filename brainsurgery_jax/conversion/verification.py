@@ -26,8 +26,8 @@ def verify(comparison: Mapping[str, Any], destination: str, staged: Staged, *, m
             try:
                 api.run(api.load(comparison), memory=memory, world=world)
             except PlanError as bad:
-                hint = "What was written is not what it should be, and was not published."
-                raise PlanError([replace(d, hint=f"{d.hint}\n{hint}".lstrip()) for d in bad.diagnostics]) from bad
+                why = "what was written is not what it should be, and was not published"
+                raise PlanError([replace(d, message=f"{d.message}; {why}") for d in bad.diagnostics]) from bad
 
 
 def _called(staged: Staged, folder: str, destination: str) -> str:
