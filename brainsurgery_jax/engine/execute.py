@@ -63,6 +63,8 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
     tell(Started(sum(p.nbytes for p in program.publications), len(tasks), program.sizes))
     verdicts = Verdicts(program.checks, tell)
     with Staging(program.publications, durable=budget.durable) as staging:
+        for note in staging.notes:
+            tell(Noted(note))
         known = _fold(roots, budget)
         _run(tasks, budget, Outlet(staging.writers, verdicts, tell, known))
         assert verdicts.settled

@@ -45,10 +45,11 @@ MAY_IMPORT = {
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops._sums "
     "ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "errors dtypes boxes parts select moves taking _doubles _lookup _lazy nametree op protocol ops._constants "
-    "ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields ops._functions "
-    "ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal ops._partition "
-    "ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts summaries",
+    "ops.*": "errors dtypes config_patch boxes parts select moves taking _doubles _lookup _lazy nametree op protocol "
+    "ops._constants ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields "
+    "ops._functions ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal "
+    "ops._partition ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts "
+    "summaries",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select moves parts _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
