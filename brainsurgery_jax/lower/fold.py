@@ -18,12 +18,11 @@ from typing import Any
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
-from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
-from brainsurgery_jax.lower.outputs import inside, publication, publications
+from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication
-from brainsurgery_jax.lower.state import Answer, Demand, State, World, take_bounds
+from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
@@ -270,15 +269,16 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             return replace(state, checks=(*state.checks, Check(step, text)))
         case Describe(name, operator):
             return replace(state, checks=(*state.checks, Check(step, _page(name, operator))))
-        case Publish(path, alias, names):
-            space = view.space(alias, "alias").names
-            tensors = {n: view.fetch(alias, n) for n in (names or list(space))}
+        case Publish(path=path, alias=alias, names=names):
+            space = view.space(alias, "alias")
+            extras = Extras() if names else space.extras
+            tensors = {n: view.fetch(alias, n) for n in (names or list(space.names))}
             made = publication(edit, tensors, state.spaces.get(alias), step, view.world)
             _refuse_second_save(made, state, view)
             images = {**state.images, view.world.key(path): tensors}
             made_too = () if state.flags.dry_run else (made,)
             after = replace(state, publications=(*state.publications, *made_too), images=images)
-            return after.complain(*consistency_notes(made, None, view.world))
+            return after.complain(*config_notes(made, output_of(edit, step), extras, view.world, "save"))
     raise AssertionError(edit)
 
 

@@ -82,7 +82,7 @@ class Lines:
                 self.others.append(f"rename {alias} -> {to}")
             case SetConfig(alias):
                 self.others.append(f"config of {alias}")
-            case Publish(path, alias, names):
+            case Publish(path=path, alias=alias, names=names):
                 self.others.append(f"{alias if names is None else '::'.join((alias, *names))} -> {path}")
             case Inline(plans):
                 self.others.append(f"{sum(len(p.steps) for p in plans)} steps")
