@@ -22,8 +22,8 @@ from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.store.atomic import Staged
     from brainsurgery_jax.store.base import Cut
+    from brainsurgery_jax.store.files import StagedOutput
 
 
 Devices = int | Literal["all", "cpu"]
@@ -203,7 +203,7 @@ def run(
     devices: Devices = "all",
     flags: Flags = NO_FLAGS,
     world: Files | None = None,
-    look: Callable[[Staged], None] | None = None,
+    look: Callable[[StagedOutput], None] | None = None,
 ) -> Report:
     """Check a plan, execute it, publish its outputs.
 
@@ -245,7 +245,7 @@ def run(
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, look)
+        execute(program, budget, tell, look, files.commit)
     steps = tuple(e.step.text for e in program.effects if not e.nested)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run, notes)

@@ -13,14 +13,16 @@ from brainsurgery_jax.conversion.plans import verification_of
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.detect import open_source
+from brainsurgery_jax.store.files import StagedOutput
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.conversion import Conversion
 
 
-def verified(made: Conversion, staged: Staged, *, memory: int | None) -> None:
+def verified(made: Conversion, staged: StagedOutput, *, memory: int | None) -> None:
     """Compare what was written, which is not published yet. Raises PlanError where it differs."""
+    assert isinstance(staged, Staged), "a conversion writes to the file system"
     check = verification_of(made.found, made.destination, made.way, made.wishes)
     with TemporaryDirectory() as folder:
         place = _called(staged, folder, made.destination)

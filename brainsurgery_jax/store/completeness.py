@@ -35,7 +35,7 @@ _MODELS = ("model", "pytorch_model", _ORIGINAL)
 _FEW = 6  # names in a message
 
 
-class File(NamedTuple):
+class WeightFile(NamedTuple):
     """What the name of a weight file tells. `total`: it is one of so many shards. `digits` is where its number stands
     in the name, None where the name has the form of a shard's and no number."""
 
@@ -96,7 +96,7 @@ def weight_names(folder: str) -> list[str]:
     ]
 
 
-def read_name(name: str) -> File:
+def read_name(name: str) -> WeightFile:
     """What the name of a weight file tells."""
     bare = name[: len(name) - len(suffix_of(name))]
     exact = _SHARD.fullmatch(bare)
@@ -105,13 +105,13 @@ def read_name(name: str) -> File:
     assert stem is not None, "a name has a stem"
     variant = stem["variant"] or (exact and exact["variant"]) or ""
     total = None if shard is None else int(shard["total"])
-    return File(name, stem["stem"], variant, total, None if exact is None else exact.span("number"))
+    return WeightFile(name, stem["stem"], variant, total, None if exact is None else exact.span("number"))
 
 
 # --- By an index ------------------------------------------------------------------------------------------------------
 
 
-def _index_of(folder: str, suffixes: Collection[str], files: Sequence[File]) -> str:
+def _index_of(folder: str, suffixes: Collection[str], files: Sequence[WeightFile]) -> str:
     """The name of the index that counts; empty if there is none."""
     found = [m for m in map(_INDEX.fullmatch, sorted(os.listdir(folder))) if m and m["suffix"] in suffixes]
     plain = [m for m in found if not (m["variant"] or m["other"])]
@@ -124,7 +124,7 @@ def _index_of(folder: str, suffixes: Collection[str], files: Sequence[File]) -> 
     return "".join(several)
 
 
-def _by_index(folder: str, name: str, files: Sequence[File]) -> Chosen:
+def _by_index(folder: str, name: str, files: Sequence[WeightFile]) -> Chosen:
     index = os.path.join(folder, name)
     listed, weight_map = indexed_files(index)
     names = {os.path.relpath(file, folder) for file in listed}
@@ -137,7 +137,7 @@ def _by_index(folder: str, name: str, files: Sequence[File]) -> Chosen:
 # --- By names alone ---------------------------------------------------------------------------------------------------
 
 
-def _by_names(folder: str, files: Sequence[File]) -> Chosen:
+def _by_names(folder: str, files: Sequence[WeightFile]) -> Chosen:
     groups = _groups(files)
     stems = {stem for (stem, variant, _) in groups if not variant}
     groups = {key: group for key, group in groups.items() if not key[1] or key[0] not in stems}
@@ -159,10 +159,10 @@ def _by_names(folder: str, files: Sequence[File]) -> Chosen:
     return Chosen([os.path.join(folder, file.name) for file in group])
 
 
-_Groups = dict[tuple[str, str, int | None], list[File]]
+_Groups = dict[tuple[str, str, int | None], list[WeightFile]]
 
 
-def _groups(files: Iterable[File]) -> _Groups:
+def _groups(files: Iterable[WeightFile]) -> _Groups:
     """Files that belong together by their names: shards of one total, files that are numbered without a gap, and each
     other file by itself."""
     groups: _Groups = {}
@@ -179,7 +179,7 @@ def _groups(files: Iterable[File]) -> _Groups:
     return groups
 
 
-def _check_complete(folder: str, group: Sequence[File]) -> None:
+def _check_complete(folder: str, group: Sequence[WeightFile]) -> None:
     """Raises StoreError unless shards are all there, each once."""
     total = group[0].total
     if total is None:
@@ -199,7 +199,7 @@ def _check_complete(folder: str, group: Sequence[File]) -> None:
         raise StoreError(folder, f"has no index, and holds a shard twice: {_few(twice)}", remedy=alone)
 
 
-def _shown(group: Sequence[File]) -> str:
+def _shown(group: Sequence[WeightFile]) -> str:
     if len(group) == 1:
         return group[0].name
     return f"{group[0].name} and {len(group) - 1} more of that name"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +14,7 @@ from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.address import WHOLE, Address
 from brainsurgery_jax.store.base import FileRun, Header, Nesting, Note, Source, Unread
 from brainsurgery_jax.store.failures import no_tensor
+from brainsurgery_jax.store.forwarding import SourceOver
 from brainsurgery_jax.store.key_paths import name_of
 
 if TYPE_CHECKING:
@@ -179,17 +179,12 @@ def _nesting(nesting: Nesting | None, part: str, tensors: Mapping[str, str]) -> 
     return replace(nesting, base=base, tensors={new: nesting.tensors[old] for new, old in tensors.items()})
 
 
-class SelectedSource:
+class SelectedSource(SourceOver):
     """Some tensors of another source, under names of their own; see `base.Source`."""
 
     def __init__(self, source: Source, names: Mapping[str, str], header: Header):
-        self.header = header
-        self._source, self._names = source, names
-
-    @property
-    def bytes_read(self) -> int:
-        """Tensor bytes read so far, headers not."""
-        return self._source.bytes_read
+        super().__init__(header, source)
+        self._names = names
 
     def read(self, name: str, box: Box | None = None) -> np.ndarray:
         """The box, or the whole tensor, as a fresh C-contiguous array that starts at a multiple of 64 bytes."""
@@ -202,18 +197,6 @@ class SelectedSource:
     def file_run(self, name: str, start: int, stop: int) -> FileRun | None:
         """The bytes of elements `start` to `stop`; None if they do not lie one after the other."""
         return self._source.file_run(self._of(name), start, stop)
-
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
-        return self._source.fileno(file)
-
-    def verify_unchanged(self) -> None:
-        """Raises StoreError if a file was replaced, resized or written to since it was opened."""
-        self._source.verify_unchanged()
-
-    def close(self) -> None:
-        """Gives all descriptors back."""
-        self._source.close()
 
     def _of(self, name: str) -> str:
         if name not in self._names:

@@ -65,10 +65,10 @@ MAY_IMPORT = {
     "engine.events store.sizes",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
+    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.files",
     "cli.diff": "errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world store.address store.atomic store.detect store.formats store.folder "
-    "store.peft",
+    "conversion": "errors dtypes layout api world store.address store.atomic store.detect store.files store.formats "
+    "store.folder store.peft",
     "cli.importing": "errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",

@@ -23,7 +23,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.atomic import Staged, publish, stage
 from brainsurgery_jax.store.leftovers import OLD, PARTIAL, SCRATCH, STALE, beside, recover, show_age
-from brainsurgery_jax.store.runs import Run, this_run
+from brainsurgery_jax.store.runs import RunId, this_run
 from tests.checkpoints import read, write
 
 
@@ -266,7 +266,7 @@ def test_a_partial_of_an_earlier_process_with_our_id_is_removed(tmp_path: Path) 
 
 # --- Other hosts ------------------------------------------------------------------------------------------------------
 
-ELSEWHERE = Run(99999999, 1, "node7_3fa91c0b", "5d0c8e1f")
+ELSEWHERE = RunId(99999999, 1, "node7_3fa91c0b", "5d0c8e1f")
 """A run of another host, whose process id no process of this one has."""
 
 
