@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from itertools import count
 from typing import NamedTuple
+from zlib import crc32
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures
@@ -27,6 +28,8 @@ SCRATCH = ".scratch"
 """Ends the name of what an output is made from, while it is made."""
 
 PARTIAL, OLD, STALE = "partial", "old", "stale"
+
+_MOST_STEM = 120  # bytes
 
 _WORDS = {
     PARTIAL: "an unfinished output",
@@ -82,10 +85,17 @@ def beside(destination: str, kind: str, run: RunId | None = None) -> str:
     """A path beside a destination that is a run's own (default: this process's); of stale things there may be
     several."""
     folder, name = os.path.split(destination)
-    path = os.path.join(folder, f".{name}.brainsurgery-{kind}-{run or this_run()}")
+    path = os.path.join(folder, f".{_stem(name)}.brainsurgery-{kind}-{run or this_run()}")
     if kind != STALE or not os.path.lexists(path):
         return path
     return next(other for n in count(2) if not os.path.lexists(other := f"{path}-{n}"))
+
+
+def _stem(name: str) -> str:
+    """What a name begins with that stands for the name of a destination: that name, cut where it is long, since file
+    systems take 255 bytes in all."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= _MOST_STEM else f"{raw[: _MOST_STEM - 20].decode(errors='ignore')}~{crc32(raw):08x}"
 
 
 def clear(destination: str, run: RunId | None = None) -> tuple[Leftover, ...]:
@@ -126,7 +136,7 @@ def recover(path: str, run: RunId | None = None) -> None:
 
 def _leftovers(folder: str, name: str) -> list[Leftover]:
     pattern = re.compile(
-        rf"\.{re.escape(name)}\.brainsurgery-({PARTIAL}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
+        rf"\.{re.escape(_stem(name))}\.brainsurgery-({PARTIAL}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
         rf"(?:-(\w+)-(\w*))??(?:{re.escape(SCRATCH)}|-[0-9]+)?"
     )
     found = filter(None, map(pattern.fullmatch, sorted(os.listdir(folder))))

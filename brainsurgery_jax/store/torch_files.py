@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, few
 from brainsurgery_jax.store.base import Header, Nesting, Note, TensorInfo, Unread
 from brainsurgery_jax.store.completeness import Chosen, choose, is_index
 from brainsurgery_jax.store.failures import os_failures
@@ -283,19 +283,15 @@ def _unread_notes(unread: Mapping[str, Unread], path: str) -> Iterable[Note]:
     """A note for each reason why tensors are not read."""
     for why in dict.fromkeys(unread.values()):
         names = tuple(name for name, other in unread.items() if other == why)
-        yield Note("input-unread", f"{path}: not read: {_few(names)}: {why.why}", why.remedy, names)
+        yield Note("input-unread", f"{path}: not read: {few(names)}: {why.why}", why.remedy, names)
 
 
 def _hidden_notes(hidden: Mapping[KeyPath, str], path: str) -> Iterable[Note]:
     """A note on objects with tensors inside."""
     if hidden:
         found = [f"'{name_of(at)}' ({kind})" for at, kind in hidden.items()]
-        message = f"{path}: the tensors inside of objects are not read: {_few(found)}"
+        message = f"{path}: the tensors inside of objects are not read: {few(found)}"
         yield Note("input-unread", message, _STATE_DICT, tuple(map(name_of, hidden)))
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _parts(paths: Mapping[str, KeyPath]) -> tuple[str, ...]:

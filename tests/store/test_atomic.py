@@ -276,6 +276,14 @@ def test_two_runs_of_one_host_and_process_id_have_names_of_their_own() -> None:
     assert len({beside("/out", PARTIAL, run) for run in (ours, *others)}) == 4
 
 
+@pytest.mark.parametrize("name", ["x" * 200, "é" * 100, "x" * 120])
+def test_a_long_name_fits_beside_its_destination_with_run_and_host(tmp_path: Path, name: str) -> None:
+    longest = RunId(2**22, 10**12, "x" * 24 + "_3fa91c0b", "5d0c8e1f")
+    Path(stage(str(tmp_path / name), run=longest).staging + SCRATCH).write_text("tensors")
+    assert [left.run for left in stage(str(tmp_path / name)).foreign] == [longest]
+    assert not stage(str(tmp_path / f"{name[:-1]}y")).foreign
+
+
 def test_a_partial_of_another_host_is_left_and_named(tmp_path: Path) -> None:
     theirs = Path(stage(str(tmp_path / "out"), run=ELSEWHERE).staging)
     folder(theirs, "model.safetensors")
