@@ -10,9 +10,10 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -149,12 +150,75 @@ def hollow(path: Path, tensors: int, shape: tuple[int, int] = (64, 64)) -> Path:
         }
         for i in range(tensors)
     }  # fmt: skip
+    _hollow_file(path, header)
+    return path
+
+
+def mixture() -> Path:
+    """The headers of DeepSeek-V3 (671B, float8 with scales): about 90,000 tensors in 163 shards with an index, no
+    values on disk. Layer 61 is its multi-token prediction."""
+    folder = DATA / "mixture"
+    shards: list[dict[str, Any]] = [{}]
+    size, largest = 0, 688 * 10**9 // 162
+    for name, (dtype, shape) in _deepseek(4 if SMALL else 256).items():
+        nbytes = prod(shape) * _WIDTHS[dtype]
+        if size + nbytes > largest:
+            shards.append({})
+            size = 0
+        shards[-1][name] = {"dtype": dtype, "shape": shape, "data_offsets": [size, size + nbytes]}
+        size += nbytes
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"model-{at:05d}-of-{len(shards):06d}.safetensors" for at in range(1, len(shards) + 1)]
+    for name, header in zip(names, shards, strict=True):
+        _hollow_file(folder / name, header)
+    where = {tensor: name for name, header in zip(names, shards, strict=True) for tensor in header}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder
+
+
+_WIDTHS = {"F8_E4M3": 1, "BF16": 2, "F32": 4}
+
+
+def _deepseek(experts: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Names, dtypes and shapes of a DeepSeek-V3."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {
+        f"{name}.weight": ("BF16", (129280, 7168)) for name in ("model.embed_tokens", "lm_head")
+    } | {"model.norm.weight": ("BF16", (7168,))}
+    for i in range(62):
+        p = f"model.layers.{i}"
+        norms = {"input_layernorm": 7168, "post_attention_layernorm": 7168}
+        norms |= {"self_attn.q_a_layernorm": 1536, "self_attn.kv_a_layernorm": 512}
+        tensors |= {f"{p}.{norm}.weight": ("BF16", (width,)) for norm, width in norms.items()}
+        matrices = {
+            "self_attn.q_a_proj": (1536, 7168), "self_attn.q_b_proj": (24576, 1536),
+            "self_attn.kv_a_proj_with_mqa": (576, 7168), "self_attn.kv_b_proj": (32768, 512),
+            "self_attn.o_proj": (7168, 16384),
+        }  # fmt: skip
+        if i < 3:
+            matrices |= _gated("mlp", 18432)
+        else:
+            tensors[f"{p}.mlp.gate.weight"] = ("BF16", (experts, 7168))
+            tensors[f"{p}.mlp.gate.e_score_correction_bias"] = ("F32", (experts,))
+            for block in ("shared_experts", *(f"experts.{expert}" for expert in range(experts))):
+                matrices |= _gated(f"mlp.{block}", 2048)
+        for name, shape in matrices.items():
+            tensors[f"{p}.{name}.weight"] = ("F8_E4M3", shape)
+            tensors[f"{p}.{name}.weight_scale_inv"] = ("F32", tuple(-(-size // 128) for size in shape))
+    return tensors
+
+
+def _gated(block: str, width: int) -> Shapes:
+    ways = {"gate": (width, 7168), "up": (width, 7168), "down": (7168, width)}
+    return {f"{block}.{way}_proj": shape for way, shape in ways.items()}
+
+
+def _hollow_file(path: Path, header: Mapping[str, Any]) -> None:
+    """A safetensors file of a header and a hole."""
     encoded = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
-        file.truncate(8 + len(encoded) + tensors * size)
-    return path
+        file.truncate(8 + len(encoded) + max(entry["data_offsets"][1] for entry in header.values()))
 
 
 def files(checkpoint: Path) -> list[Path]:

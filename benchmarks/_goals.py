@@ -72,6 +72,17 @@ class Seconds:
 
 
 @dataclass(frozen=True)
+class CpuSeconds:
+    """A job takes at most so much processor time."""
+
+    job: str
+    most: float
+
+    def judged(self, jobs: Jobs) -> Verdict:
+        return _at_most(self.job, f"{self.most:g} s of processor time", jobs[self.job]["cpu_s"], self.most, "s")
+
+
+@dataclass(frozen=True)
 class Memory:
     """A job's peak of anonymous memory is at most so large; `over` names a job whose own is taken off first."""
 
@@ -140,6 +151,7 @@ GOALS: Mapping[str, list[Goal]] = {
     "rewrite": [Faster("ours", "torch script", 6)],
     "rewrite_llama": [Faster("ours", "torch script", 10), Memory("ours", 2000)],
     "check_20k": [Seconds("ours", 2)],
+    "mixture": [CpuSeconds("listing", 1.5), CpuSeconds("check, 5 steps", 2)],
     "orbax": [
         *(Seconds(job, 5) for job in ("ours, to orbax", "ours, back")),  # 0.5 GB/s
         *(Memory(job, 300, over="check") for job in ("ours, to orbax", "ours, back")),

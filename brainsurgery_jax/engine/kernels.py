@@ -19,7 +19,7 @@ from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.devices import accelerated, compiling, turn
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Expr, walk
 
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel
@@ -212,13 +212,24 @@ def checked(e: Expr, result: Any) -> Any:
 
 
 def refused(e: Expr) -> Diagnostic:
-    """What to say when a guarded kernel finds its input impossible."""
+    """The diagnostic of a guarded kernel that does not accept its input: it names the tensors of the inputs that the
+    operands come from, and with the remedy an earlier step that needs it, too."""
     assert e.kernel is not None
     why = e.kernel.why_refused(dict(e.static))
-    leaves = ", ".join(f"'{s.name}'" for s in e.srcs if s.name)
+    leaves = ", ".join(dict.fromkeys(f"'{s.name}'" for s in walk(e.srcs) if s.name))
+    computed = next((s for s in e.srcs if s.kind == "call"), None)
     problem, _, hint = why.partition(". ")
-    about = f" (input {leaves})" if leaves else ""
-    return Diagnostic("refused-by-values", f"{e.kernel.name}: {problem}{about}", e.span, hint and f"{hint}.")
+    about = f" ({'input' if computed is None else 'computed from'} {leaves})" if leaves else ""
+    return Diagnostic("refused-by-values", f"{e.kernel.name}: {problem}{about}", e.span, _as_hint(hint, computed))
+
+
+def _as_hint(remedy: str, computed: Expr | None) -> str:
+    """A remedy as a sentence. Where an earlier step computed the operand, the remedy in this step alone would keep what
+    that step has made of it: integers that were added are then never divided."""
+    if not remedy or computed is None:
+        return remedy and f"{remedy}."
+    place = f" ({computed.span.row})" if computed.span and computed.span.line else ""
+    return f"{remedy}. Do the same in the earlier step{place} that changed the tensor."
 
 
 @contextmanager

@@ -71,8 +71,8 @@ def _encoded(place: str) -> Callable[[StagedOutput, Mapping[str, Aval], WriteOpt
         from brainsurgery_jax.store.encoded import EncodedWriter
 
         if not isinstance(staged, Staged):
-            problem = "this format is written to local files only"
-            raise StoreError(staged.destination, problem, remedy="Write safetensors.")
+            problem = "this format is written to local files only, safetensors to any place"
+            raise StoreError(staged.destination, problem)
         return EncodedWriter(staged, avals, options, _later(place))
 
     return write

@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import DType
@@ -41,6 +42,30 @@ def test_integers_without_an_exact_quotient_stop_the_run(x: int, y: int, tmp_pat
     ):
         bs.load(plan).run(durable=False)
     assert not Path(plan["output"]["path"]).exists()
+
+
+def test_the_remedy_for_integers_names_the_earlier_step_that_needs_it_too(tmp_path: Path) -> None:
+    """Averaging two models step by step: `kind: float` in the last step alone would leave the integers as sums."""
+    save_file({"ids": np.array([1, 2]), "w": np.ones(2, np.float32)}, tmp_path / "a.safetensors")
+    save_file({"ids": np.array([2, 2]), "w": np.zeros(2, np.float32)}, tmp_path / "b.safetensors")
+    text = (
+        f"inputs: [a::{tmp_path}/a.safetensors, b::{tmp_path}/b.safetensors]\ntransforms:\n"
+        "- add_: {from: 'b::(.*)', to: 'a::\\1'}\n- scale_: {target: 'a::.*', by: 0.5}\n"
+        f"output: {{path: {tmp_path}/out.safetensors, alias: a}}\n"
+    )
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(PlanError) as caught:
+        bs.load(path).run(durable=False)
+    assert "(computed from 'ids')" in str(caught.value)
+    assert f"Do the same in the earlier step ({path}:3) that changed the tensor." in str(caught.value)
+    mended = text.replace("from: 'b::(.*)'", "from: {alias: b, name: '(.*)', kind: float}").replace(
+        "target: 'a::.*'", "target: {alias: a, name: '.*', kind: float}"
+    )
+    path.write_text(mended)
+    bs.load(path).run(durable=False)
+    found = load_file(tmp_path / "out.safetensors")
+    assert found["ids"].tolist() == [1, 2] and found["w"].tolist() == [0.5, 0.5]
 
 
 def test_floats_are_divided_by_zero_as_everywhere(tmp_path: Path) -> None:

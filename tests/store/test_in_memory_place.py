@@ -123,5 +123,5 @@ def test_a_format_that_is_encoded_is_refused(model: Path, monkeypatch: pytest.Mo
     world = InBucketWorld(bucket, uploaded(model, bucket))
     path = "out.npz" if format == "npz" else "out/"
     plan = {"inputs": [str(model)], "output": {"path": path, "format": format}}
-    with pytest.raises(StoreError, match=r"is written to local files only\n.*Write safetensors"):
+    with pytest.raises(StoreError, match="is written to local files only"):
         run(load(plan), world=world)
