@@ -287,6 +287,8 @@ class ControlOp(Op):
     fn: Callable[..., Iterable[Edit]]
     makes: str = ""
     """The key that names the alias it makes: if the step fails, that alias is known to be unknown."""
+    configures: bool = False
+    """Whether it changes configs: if the step fails, they are known to be unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,12 +328,17 @@ def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
 
 
 def control(
-    name: str = "", shorthand: str = "", makes: str = "", keys: Mapping[str, str] | None = None
+    name: str = "",
+    shorthand: str = "",
+    makes: str = "",
+    keys: Mapping[str, str] | None = None,
+    configures: bool = False,
 ) -> Callable[[ControlFn], ControlFn]:
     """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters."""
 
     def register(fn: ControlFn) -> ControlFn:
-        _add(OPS, ControlOp(_name(name, fn), lambda: _fields(fn, keys or {}), _doc(fn), shorthand, fn=fn, makes=makes))
+        facts = {"makes": makes, "configures": configures}
+        _add(OPS, ControlOp(_name(name, fn), lambda: _fields(fn, keys or {}), _doc(fn), shorthand, fn=fn, **facts))
         return fn
 
     return register

@@ -155,6 +155,13 @@ class Publish(NamedTuple):
     overwrite: bool
 
 
+class SetConfig(NamedTuple):
+    """Give an alias another config (config.json; of an adapter adapter_config.json). See `View.config`."""
+
+    alias: str
+    config: Mapping[str, Any]
+
+
 class Stop(NamedTuple):
     """Leave out the steps that follow."""
 
@@ -187,7 +194,21 @@ class Inline(NamedTuple):
     default_alias: str | None
 
 
-Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say | Describe | SetFlags | Inline
+Edit = (
+    Bind
+    | Move
+    | Drop
+    | AddAlias
+    | DropAlias
+    | RenameAlias
+    | SetConfig
+    | Publish
+    | Stop
+    | Say
+    | Describe
+    | SetFlags
+    | Inline
+)
 
 
 @dataclass(frozen=True, slots=True)

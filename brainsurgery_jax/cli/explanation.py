@@ -10,7 +10,7 @@ from brainsurgery_jax.api import Explanation
 from brainsurgery_jax.cli.show import counted, few, few_or_counted, hanging
 from brainsurgery_jax.store.sizes import show_size
 
-_CHANGES = ("created", "changed", "deleted")
+_CHANGES = ("created", "changed", "deleted", "configured")
 
 
 def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) -> list[str]:

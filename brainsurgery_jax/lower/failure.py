@@ -10,7 +10,7 @@ from typing import Any
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.state import Space, State, World, matching, pattern_of
-from brainsurgery_jax.op import OPS, ControlOp, Role, SinkOp, TensorOp, element_role
+from brainsurgery_jax.op import OPS, ControlOp, Op, Role, SinkOp, TensorOp, element_role
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.select import Ref, compile_template, parse_ref
 
@@ -20,7 +20,7 @@ def misunderstood(state: State, step: Step, world: World) -> State:
     name, payload = next(iter(step.text.items())) if isinstance(step.text, dict) and step.text else ("", None)
     if isinstance(OPS.get(name), SinkOp):  # it would have changed nothing
         return state
-    spaces = {a: replace(s, tainted=True) for a, s in state.spaces.items()}
+    spaces = {a: replace(s, tainted=True) for a, s in _doubted(state, OPS.get(name)).items()}
     for value in _references(step.text):
         for alias in spaces:
             try:
@@ -33,6 +33,13 @@ def misunderstood(state: State, step: Step, world: World) -> State:
                     spaces[alias] = _without(spaces[alias], found, creates=True)
     path = payload.get("path") if isinstance(payload, dict) else payload
     return replace(state, spaces=spaces, images=_unsaved(state, path, world), doubtful=True)
+
+
+def _doubted(state: State, op: Op | None) -> dict[str, Space]:
+    """The spaces after an op failed; their configs are unknown if it may have been to change them."""
+    if isinstance(op, Op) and not (isinstance(op, ControlOp) and op.configures):
+        return dict(state.spaces)
+    return {a: replace(s, extras=replace(s.extras, doubtful=True)) for a, s in state.spaces.items()}
 
 
 def _references(value: Any) -> Iterator[Any]:
@@ -59,7 +66,7 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
     assert step.op is not None
     if isinstance(step.op, SinkOp):
         return state
-    spaces, written = dict(state.spaces), set(state.writes)
+    spaces, written = _doubted(state, step.op), set(state.writes)
     refs = list(refs_of(step))
     source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
     sources = None if source is None else state.spaces.get(source.alias)

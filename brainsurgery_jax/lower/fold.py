@@ -45,6 +45,7 @@ from brainsurgery_jax.protocol import (
     RenameAlias,
     Report,
     Say,
+    SetConfig,
     SetFlags,
     Stop,
     Verdict,
@@ -180,6 +181,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
     created: list[str] = []
     changed: list[str] = []
     deleted: list[str] = []
+    configured: list[str] = []
     moves: list[Move] = []
     written = set(state.writes)
     for edit in chain(edits, _kept(view)):
@@ -210,6 +212,8 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
             case RenameAlias(alias, to):
                 view.rename_alias(alias, to)
                 written = (written - {alias}) | {to}
+            case SetConfig(alias, config):
+                configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
             case Inline() | SetFlags():
                 last = edit
             case _:
@@ -219,7 +223,10 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
         deleted.extend(f"{m.alias}::{m.name}" for m in moves)
         created.extend(f"{m.to_alias}::{m.to_name}" for m in moves)
         written.update(m.to_alias for m in moves)
-    effect = Effect(step, tuple(created), tuple(changed), tuple(deleted), len(skipped) + view.skipped, state.nested)
+    effect = Effect(
+        step, tuple(created), tuple(changed), tuple(deleted), tuple(configured), len(skipped) + view.skipped,
+        state.nested,
+    )  # fmt: skip
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
     if lines is not None and (told := "\n".join(lines)):
         after = after.with_checks((*after.checks, Check(step, told)))
