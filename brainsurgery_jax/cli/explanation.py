@@ -8,6 +8,7 @@ from typing import Any
 
 from brainsurgery_jax.api import Explanation
 from brainsurgery_jax.cli.show import counted, few, few_or_counted, hanging
+from brainsurgery_jax.op import SinkOp
 from brainsurgery_jax.store.sizes import show_size
 
 _CHANGES = ("created", "changed", "deleted")
@@ -97,7 +98,8 @@ def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Ite
 
 
 def _waits(effect: Any, found: Explanation) -> bool:
-    return any(c.step is effect.step and not isinstance(c.says, str) for c in found.program.checks)
+    sink = isinstance(effect.step.op, SinkOp)
+    return any(c.step is effect.step and (c.questions or (sink and not c.logged)) for c in found.program.checks)
 
 
 def as_json(found: Explanation) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool
 
+from brainsurgery_jax import documents
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Pattern, Role, Template, control
 from brainsurgery_jax.ops._fields import Text
@@ -64,7 +65,7 @@ def prefixes(
         case "rename":
             yield RenameAlias(str(from_), str(to))
         case "list":
-            yield Say("Aliases:\n" + "\n".join(f"  {a}::" for a in sorted(view.aliases())))
+            yield Say(documents.Text("Aliases:\n" + "\n".join(f"  {a}::" for a in sorted(view.aliases()))))
 
 
 @control(shorthand="path", makes="alias")
