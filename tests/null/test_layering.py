@@ -68,7 +68,8 @@ MAY_IMPORT = {
     "store engine session world checkpoint apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
-    "cli": "errors documents rendering dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
+    "cli": "documents rendering "
+    "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
     "engine.events store.sizes",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
