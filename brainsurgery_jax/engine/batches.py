@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.devices import accelerated, in_use
 from brainsurgery_jax.engine.evaluate import Evaluator
+from brainsurgery_jax.engine.folds import Values
 from brainsurgery_jax.engine.footprint import on_device
 from brainsurgery_jax.engine.gifts import attempt_of_parts, consuming, gifts
 from brainsurgery_jax.engine.kernels import Outcome, Static, Way, numbers_of, outcome, refused, ways
 from brainsurgery_jax.engine.schedule import Task
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Expr, is_fold
 
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel
@@ -84,14 +85,14 @@ def _signature(call: Expr) -> Signature:
 def batch_size(task: Task) -> int:
     """Calls that one batch holds, a multiple of the number of devices; one for a task that goes alone."""
     own, calls = in_use(), _calls(task)
-    if len(calls) != 1 or (need := on_device(calls[0])) > own.bytes_each:
+    if len(calls) != 1 or is_fold(calls[0]) or (need := on_device(calls[0])) > own.bytes_each:
         return 1
     return max(1, min(MOST, min(FULL, own.bytes_each) // need)) * len(own.devices)
 
 
-def computed(batch: Sequence[Task]) -> Iterator[tuple[Task, Evaluator]]:
+def computed(batch: Sequence[Task], known: Values) -> Iterator[tuple[Task, Evaluator]]:
     """The tasks of a batch, each with an evaluator that has made its whole call, or will."""
-    evaluators = [Evaluator() for _ in batch]
+    evaluators = [Evaluator(known=known) for _ in batch]
     if accelerated() and (size := batch_size(batch[0])) > 1:
         calls = [_calls(task)[0] for task in batch]
         operands = [[np.asarray(own.whole(s)) for s in call.srcs] for own, call in zip(evaluators, calls, strict=True)]

@@ -11,6 +11,7 @@ from brainsurgery_jax.boxes import Box, box_shape, flat_range
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Listener, Wrote
+from brainsurgery_jax.engine.folds import Values, place_of
 from brainsurgery_jax.engine.footprint import comparing
 from brainsurgery_jax.engine.memory import asked_peak, sweep_peak
 from brainsurgery_jax.engine.peaks import box_peak
@@ -70,33 +71,33 @@ def _put_box(m: Made, box: Box, evaluator: Evaluator) -> list[Any]:
     else:
         starts, made = rows(e.aval.shape, box, array)
         m.writer.put_rows(m.name, at + starts, made)
-    return [flow.take(0, [array.reshape(-1)]) for flow in m.looks]
+    return [flow.take(place_of(e, box), [array.reshape(-1)]) for flow in m.looks]
 
 
 def _wrote_box(m: Made, box: Box) -> Wrote:
     return Wrote(m.name, prod(box_shape(box)) * m.segment.expr.aval.dtype.bits // 8)
 
 
-def tile_jobs(tiled: Iterable[Made], tell: Listener) -> Iterator[Job]:
+def tile_jobs(tiled: Iterable[Made], tell: Listener, known: Values) -> Iterator[Job]:
     """Boxes of tensors, those of different lanes in turn; small ones together."""
     lanes: dict[Lane, list[Made]] = {}
     for m in tiled:
         lanes.setdefault((m.writer, m.writer.lane(m.name)), []).append(m)
-    yield from in_turn(_lane_tile_jobs(lane, tell) for lane in lanes.values())
+    yield from in_turn(_lane_tile_jobs(lane, tell, known) for lane in lanes.values())
 
 
-def _lane_tile_jobs(tiled: Iterable[Made], tell: Listener) -> Iterator[Job]:
+def _lane_tile_jobs(tiled: Iterable[Made], tell: Listener, known: Values) -> Iterator[Job]:
     batch: list[tuple[Made, Box]] = []
     size = peak = 0
     for m in tiled:
         for box in tiles(m.segment.expr):
             if batch and size + prod(box_shape(box)) > blocks.BLOCK:
-                yield _tile_job(batch, peak, tell)
+                yield _tile_job(batch, peak, tell, known)
                 batch, size, peak = [], 0, 0
             batch.append((m, box))
             size, peak = size + prod(box_shape(box)), max(peak, _peak(m, box))
     if batch:
-        yield _tile_job(batch, peak, tell)
+        yield _tile_job(batch, peak, tell, known)
 
 
 def _peak(m: Made, box: Box) -> int:
@@ -124,23 +125,23 @@ def look_while_writing(
     return others
 
 
-def asking_jobs(question: Pending, boxes: Sequence[Box], verdicts: Verdicts) -> Iterator[Job]:
+def asking_jobs(question: Pending, boxes: Sequence[Box], verdicts: Verdicts, known: Values) -> Iterator[Job]:
     """A question about tensors whose axes are put in another order, box by box: it does not ask for theirs."""
     flow = asked(question, verdicts, len(boxes))
     for box in boxes:
-        yield Job(asked_peak(question, box), lambda box=box: look_at(flow, box, Evaluator()), flow.done)
+        yield Job(asked_peak(question, box), lambda box=box: look_at(flow, box, Evaluator(known=known)), flow.done)
 
 
 def look_at(flow: Flow, box: Box, evaluator: Evaluator) -> Any:
     """The partial result of a question for one box."""
     if (known := flow.known()) is not None:
         return known
-    return flow.take(0, [evaluator.box(e, box).reshape(-1) for e in flow.exprs])
+    return flow.take(place_of(flow.exprs[0], box), [evaluator.box(e, box).reshape(-1) for e in flow.exprs])
 
 
-def _tile_job(batch: Sequence[tuple[Made, Box]], peak: int, tell: Listener) -> Job:
+def _tile_job(batch: Sequence[tuple[Made, Box]], peak: int, tell: Listener, known: Values) -> Job:
     def do() -> list[list[Any]]:
-        evaluator = Evaluator()
+        evaluator = Evaluator(known=known)
         return [_put_box(m, box, evaluator) for m, box in batch]
 
     def then(results: list[list[Any]]) -> None:

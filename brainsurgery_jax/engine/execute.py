@@ -27,11 +27,12 @@ from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.devices import Choice, accelerated, using
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Published, Started, Wrote, ignore
+from brainsurgery_jax.engine.folds import INTEGER, Values, compute_folds, early_folds, question_of
 from brainsurgery_jax.engine.kernels import exact, runs_on_host
-from brainsurgery_jax.engine.memory import projection
+from brainsurgery_jax.engine.memory import plan_memory
 from brainsurgery_jax.engine.peaks import stream_peak
 from brainsurgery_jax.engine.pool import Pool
-from brainsurgery_jax.engine.schedule import Asked, Task, Written, is_empty, roots_of, schedule
+from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written, is_empty, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.staging import Staging
 from brainsurgery_jax.engine.streams import Flow, Lane, Stream, asked, hand_over, joined, pass_through, written
@@ -41,7 +42,7 @@ from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.program import Program
-from brainsurgery_jax.protocol import Known, Pending, Reduction
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.atomic import Left, Staged
 from brainsurgery_jax.store.base import FileRun, Source, Writer
 from brainsurgery_jax.store.sizes import show_size
@@ -56,12 +57,16 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
 
     `look` is called with each complete output before any is published.
     """
-    tasks = schedule(list(roots_of(program)))
-    _refuse_too_large(projection(tasks, budget).largest, budget)
+    roots = list(roots_of(program))
+    tasks, projected = plan_memory(roots, budget)
+    _refuse_too_large(projected.largest, budget)
     tell(Started(sum(p.nbytes for p in program.publications), len(tasks), program.sizes))
     verdicts = Verdicts(program.checks, tell)
     with Staging(program.publications, durable=budget.durable) as staging:
-        _run(tasks, budget, Outlet(staging.writers, verdicts, tell))
+        for note in staging.notes:
+            tell(Noted(note))
+        known = _fold(roots, budget)
+        _run(tasks, budget, Outlet(staging.writers, verdicts, tell, known))
         assert verdicts.settled
         for source in _sources(tasks):
             source.verify_unchanged()
@@ -76,7 +81,10 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
 
 def _left(old: Left) -> Diagnostic:
     if old.kept:
-        why, hint = "something appeared there at the last moment, and was kept", f"It is in {old.path}"
+        why, hint = (
+            "something appeared there at the last moment, and was kept",
+            f"Move it to a place of its own: {old.path}",
+        )
     else:
         why, hint = f"what it replaced could not be removed: {old.reason}", f"Delete it: {old.path}"
     return Diagnostic(
@@ -86,27 +94,40 @@ def _left(old: Left) -> Diagnostic:
 
 def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:
     """The values of integer scalars that steps need before they can be lowered."""
-    keep = Reduction(lambda x: int(x[0]), max, int, 0)
-    questions = {e: Pending((e,), keep, lambda value: Known(True)) for e in exprs}
+    questions = {e: question_of((e,), INTEGER) for e in exprs}
     found = answers(list(questions.values()), budget)
     return {e: found[q] for e, q in questions.items()}
 
 
 def answers(questions: Sequence[Pending], budget: Budget) -> Mapping[Pending, Any]:
     """The answers to questions that are not about a program. Raises PlanError for a budget that is too small."""
+    roots = [Asked(q) for q in questions if not is_empty(q)]
+    _refuse_too_large(plan_memory(roots, budget)[1].largest, budget)
+    return _answers(questions, budget, _fold(roots, budget))
+
+
+def _answers(questions: Sequence[Pending], budget: Budget, known: Values) -> Mapping[Pending, Any]:
     verdicts = Verdicts((), ignore)
-    tasks = schedule([Asked(q) for q in questions if not is_empty(q)])
-    _refuse_too_large(projection(tasks, budget).largest, budget)
-    _run(tasks, budget, Outlet([], verdicts, ignore))
+    tasks = schedule([Asked(q) for q in questions if not is_empty(q)], known)
+    _run(tasks, budget, Outlet([], verdicts, ignore, known))
     return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
 
 
+def _fold(roots: Sequence[Root], budget: Budget) -> Values:
+    """The values of large folds, level by level."""
+    known: Values = {}
+    for level in early_folds(e for root in roots for e in root.exprs):
+        known = {**known, **compute_folds(level, partial(_answers, budget=budget, known=known))}
+    return known
+
+
 class Outlet(NamedTuple):
-    """Where results go: writers by publication, verdicts, and who is told."""
+    """Where results go: writers by publication, verdicts, and who is told. `known`: folds that are computed."""
 
     writers: Sequence[Writer]
     verdicts: Verdicts
     tell: Listener
+    known: Values
 
 
 def _run(tasks: Sequence[Task], budget: Budget, outlet: Outlet) -> None:
@@ -171,10 +192,10 @@ def jobs_of(tasks: Sequence[Task], outlet: Outlet, host_bytes: int) -> Iterator[
             flows.append(written(m.segment, m.name, m.writer, outlet.tell))
     apart = look_while_writing(tiled, boxed, outlet.verdicts)
     for question, boxes in apart:
-        yield from asking_jobs(question, boxes, outlet.verdicts)
-    yield from _stream_jobs(joined(flows))
+        yield from asking_jobs(question, boxes, outlet.verdicts, outlet.known)
+    yield from _stream_jobs(joined(flows), outlet.known)
     yield from sweep_jobs(together, made, outlet.tell)
-    yield from tile_jobs(tiled, outlet.tell)
+    yield from tile_jobs(tiled, outlet.tell, outlet.known)
     # The largest first, or the last to begin would keep one thread busy alone.
     wholes.sort(key=lambda task: -task.peak)
     yield from (_whole_job(batch, outlet) for batch in (batches(wholes, host_bytes) if accelerated() else zip(wholes)))
@@ -187,16 +208,16 @@ def _segments(root: Written, outlet: Outlet) -> Iterator[Made]:
     yield from (Made(writer, root.name, s) for s in segments(root.expr))
 
 
-def _stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
+def _stream_jobs(streams: Iterable[Stream], known: Values) -> Iterator[Job]:
     """First what only looks, then what writes, the lanes in turn."""
     lanes: dict[Lane | None, list[Stream]] = {None: []}
     for stream in streams:
         lanes.setdefault(next((flow.lane for flow in stream if flow.lane is not None), None), []).append(stream)
-    yield from _lane_stream_jobs(lanes.pop(None))
-    yield from in_turn(map(_lane_stream_jobs, lanes.values()))
+    yield from _lane_stream_jobs(lanes.pop(None), known)
+    yield from in_turn(_lane_stream_jobs(lane, known) for lane in lanes.values())
 
 
-def _lane_stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
+def _lane_stream_jobs(streams: Iterable[Stream], known: Values) -> Iterator[Job]:
     """Jobs of one block, or of many small tensors that make up one."""
     batch: list[tuple[Stream, int, int]] = []
     size = peak = 0
@@ -207,17 +228,17 @@ def _lane_stream_jobs(streams: Iterable[Stream]) -> Iterator[Job]:
         need = stream_peak([e for flow in stream for e in flow.exprs], *largest, questions)
         for start, stop in ranges:
             if batch and size + stop - start > blocks.BLOCK:
-                yield _stream_job(batch, peak)
+                yield _stream_job(batch, peak, known)
                 batch, size, peak = [], 0, 0
             batch.append((stream, start, stop))
             size, peak = size + stop - start, max(peak, need)
     if batch:
-        yield _stream_job(batch, peak)
+        yield _stream_job(batch, peak, known)
 
 
-def _stream_job(batch: Sequence[tuple[Stream, int, int]], peak: int) -> Job:
+def _stream_job(batch: Sequence[tuple[Stream, int, int]], peak: int, known: Values) -> Job:
     def do() -> list[list[Any]]:
-        evaluator = Evaluator()
+        evaluator = Evaluator(known=known)
         return [pass_through(stream, start, stop, evaluator) for stream, start, stop in batch]
 
     def then(results: list[list[Any]]) -> None:
@@ -233,7 +254,7 @@ def _whole_job(batch: Sequence[Task], outlet: Outlet) -> Job:
     def do() -> tuple[list[Factorized | Noted], list[tuple[Stream, list[Any]]]]:
         told: list[Factorized | Noted] = []
         results: list[tuple[Stream, list[Any]]] = []
-        for task, evaluator in computed(batch):
+        for task, evaluator in computed(batch, outlet.known):
             results += _served(task, evaluator, outlet)
             told += evaluator.told
         return told, results

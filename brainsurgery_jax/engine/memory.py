@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.engine.blocks import BLOCK, cuts
 from brainsurgery_jax.engine.budget import Budget
-from brainsurgery_jax.engine.footprint import comparing
+from brainsurgery_jax.engine.folds import early_folds, first_question
+from brainsurgery_jax.engine.footprint import FOLDS, comparing
 from brainsurgery_jax.engine.peaks import BOOKKEEPING, box_peak, stream_peak
-from brainsurgery_jax.engine.schedule import Task, Written
+from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.streams import Flow, Stream, joined
 from brainsurgery_jax.engine.sweeps import Sweep, sweeps
@@ -49,6 +50,17 @@ def projection(tasks: Iterable[Task], budget: Budget) -> Projection:
     largest = nlargest(budget.threads, job_peaks(tasks))
     most = max(largest, default=0)
     return Projection(most, max(most, min(sum(largest), budget.host_bytes)))
+
+
+def plan_memory(roots: Sequence[Root], budget: Budget) -> tuple[list[Task], Projection]:
+    """The tasks of a run, and what it holds at its worst moment: while folds go over their tensors, or afterwards."""
+    levels = early_folds(e for root in roots for e in root.exprs)
+    known = {e for level in levels for e in level}
+    tasks = schedule(roots, known)
+    stages = [tasks, *(schedule([Asked(first_question(e)) for e in level], known) for level in levels)]
+    held = FOLDS * sum(e.aval.nbytes for e in known)
+    found = [projection(stage, budget) for stage in stages]
+    return tasks, Projection(max(p.largest for p in found) + held, max(p.in_all for p in found) + held)
 
 
 def job_peaks(tasks: Iterable[Task]) -> Iterator[int]:

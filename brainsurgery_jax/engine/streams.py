@@ -7,17 +7,17 @@ tensor go by together as one *stream*, so that an assert and an output read it o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Listener, Wrote
+from brainsurgery_jax.engine.folds import summarize
 from brainsurgery_jax.engine.segments import Segment
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
-from brainsurgery_jax.protocol import Pending, Reduction
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.base import Writer
 
 MOST_JOINED = 16
@@ -69,7 +69,7 @@ def asked(question: Pending, verdicts: Verdicts, parts: int | None = None) -> Fl
     decisive: list[Any] = []  # set on any thread: who does not see it yet only does more than is needed
 
     def take(start: int, blocks: Sequence[Any]) -> Any:
-        part = summarize(reduction, blocks)
+        part = summarize(reduction, start, blocks)
         if reduction.decisive is not None and part == reduction.decisive:
             decisive.append(part)
         return part
@@ -82,13 +82,6 @@ def asked(question: Pending, verdicts: Verdicts, parts: int | None = None) -> Fl
             verdicts.answer(question, reduction.finish(partial[0]))
 
     return Flow(exprs, 0, size, take, done, known=lambda: decisive[0] if decisive else None)
-
-
-def summarize(reduction: Reduction, blocks: Sequence[Any]) -> Any:
-    """The partial result of blocks of any length."""
-    arrays = [np.asarray(block) for block in blocks]
-    parts = (reduction.block(*(x[at:end] for x in arrays)) for at, end in cuts(0, len(arrays[0])))
-    return reduce(reduction.merge, parts)
 
 
 def pass_through(stream: Stream, start: int, stop: int, evaluator: Evaluator) -> list[Any]:
