@@ -153,6 +153,10 @@ class Publish(NamedTuple):
     format: str | None
     shard: str | None
     overwrite: bool
+    sidecars: bool = True
+    config: Mapping[str, Any] = {}
+    metadata: Mapping[str, str] = {}
+    options: Mapping[str, Any] = {}
 
 
 class SetConfig(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.gradients import with_wide_gradient
-from brainsurgery_jax.apply.labels import assert_name, asserts_of, guard_label, verdict_in
+from brainsurgery_jax.apply.labels import asserts_of, guard_label, verdict_in
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -130,7 +130,7 @@ def _speak(checks: Sequence[Check]) -> None:
 
 
 def _diagnostics(checks: Iterable[Check], text: str, hint: str) -> list[Diagnostic]:
-    names = [(assert_name(c.step), c.step.span) for c in checks]
+    names = [(c.step.label, c.step.span) for c in checks]
     return [Diagnostic("apply-values", f"{name}: {text}", span, hint) for name, span in names]
 
 

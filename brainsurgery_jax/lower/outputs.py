@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
+from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, few, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
 from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
@@ -23,7 +23,7 @@ from brainsurgery_jax.store.formats import carried, named, read_options
 from brainsurgery_jax.store.key_paths import read_notes
 from brainsurgery_jax.store.nesting import kept_of, nest_of
 from brainsurgery_jax.store.peft import IN_METADATA
-from brainsurgery_jax.store.replacing import Replacement, few
+from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
 
 _WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."
@@ -39,7 +39,8 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
             if p is not None and not state.flags.dry_run:
                 _refuse_second(p, made, world)
                 made[world.key(p.path)] = p
-            problems += _notes(output, p, state, world) if p is not None else ()
+            extras = None if p is None else _extras(state.spaces[alias_of(output, state)], state)
+            problems += config_notes(p, output, extras, world) if p is not None and extras is not None else ()
             problems += _dropped_texts(output, p, state) if p is not None else ()
             problems += _not_kept(output, p)
         except Refusal as bad:
@@ -88,17 +89,19 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
     return _publication(output, dict(space.names), extras, world, output.span)
 
 
-def _notes(output: Output, made: Publication, state: State, world: World) -> Iterator[Diagnostic]:
-    """Notes on an output: what its `config` may not mean, and where config.json and the tensors differ."""
-    extras = _extras(state.spaces[alias_of(output, state)], state)
+def config_notes(
+    made: Publication, output: Output, extras: Extras, world: World, label: str = "output"
+) -> Iterator[Diagnostic]:
+    """Notes on an output or a step `save` (`label`): what its `config` may not mean, and where config.json and the
+    tensors differ."""
     for place, message, hint in doubts(output, extras, world):
         span = output.spans.get(("config", *place), output.span)
-        yield Diagnostic("config-key", f"output.config: {message}", span, hint, "note")
+        yield Diagnostic("config-key", f"{label}.config: {message}", span, hint, "note")
     if not made.directory and CONFIG in extras.configs:
-        message = f"output: '{made.path}' is a single file, which has no {CONFIG}: what steps changed in it is not kept"
+        message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
-    yield from consistency_notes(made, output, world)
+    yield from consistency_notes(made, output, world, label)
 
 
 def _not_kept(output: Output, made: Publication | None) -> Iterator[Diagnostic]:
@@ -125,13 +128,21 @@ def inside(place: str, other: str) -> bool:
     return place == other or place.startswith(other + "/") or other.startswith(place + "/")
 
 
+def output_of(edit: Publish, step: Step) -> Output:
+    """The output that a `save` step stands for."""
+    return Output(
+        edit.path, edit.alias, edit.format, edit.shard, edit.overwrite, edit.sidecars, edit.config, edit.metadata,
+        edit.options, step.span, step.spans,
+    )  # fmt: skip
+
+
 def publication(
     edit: Publish, tensors: Mapping[str, Expr], space: Space | None, step: Step, world: World
 ) -> Publication:
     """What a `save` step will write. Raises Refusal."""
-    output = Output(edit.path, edit.alias, edit.format, edit.shard, edit.overwrite, sidecars=edit.names is None)
+    output = output_of(edit, step)
     if edit.names is not None and "bare" in _kind(output, world.default_shard).format.options:
-        output = replace(output, options={"bare": True})
+        output = replace(output, options={"bare": True, **output.options})
     extras = space.extras if space else Extras()
     if edit.names is not None:  # of a single tensor no config says anything
         extras = replace(extras, configs={})

@@ -82,7 +82,7 @@ class Lines:
                 self.others.append(f"rename {alias} -> {to}")
             case SetConfig(alias):
                 self.others.append(f"config of {alias}")
-            case Publish(path, alias, names):
+            case Publish(path=path, alias=alias, names=names):
                 self.others.append(f"{alias if names is None else '::'.join((alias, *names))} -> {path}")
             case Inline(plans):
                 self.others.append(f"{sum(len(p.steps) for p in plans)} steps")
@@ -101,7 +101,7 @@ class Lines:
 
     def _shown(self, read: list[str], written: list[str]) -> str:
         sources = [name for name in dict.fromkeys(read) if name not in written]
-        if not read and isinstance(path := self.step.params.get("path"), str):
+        if not read and (path := self.step.checkpoint) is not None:
             sources = [path]
         if not sources or not written:
             return ", ".join(written or sources)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Annotated, Any, Literal
 
@@ -11,13 +11,13 @@ from pydantic import Field, StrictBool, StrictInt
 from brainsurgery_jax._lazy import Array, Num, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT64, INT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Passes, SlicedPattern, Template, control, kernel
+from brainsurgery_jax.op import Form, Passes, build, kernel
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import kind, on_host, quotient, to_float64, wide, widen
 from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.ops._sums import Key, Total, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.ops.shape import axis_of, with_shape
-from brainsurgery_jax.protocol import Bind, Edit, Reduction, View
+from brainsurgery_jax.protocol import Expr, Reduction, View
 
 Mode = Annotated[Literal["mean", "sum", "min", "max", "norm"], Word]
 Dims = Annotated[
@@ -139,25 +139,17 @@ def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
         raise Refusal("dtype-unsupported", f"the {mode} of {aval} has no value in its dtype", hint=hint, kinds=fitting)
 
 
-@control()
+@build(Form("reduce", ("from",), ("to",), "new", slices=frozenset({"from"})))
 def reduce(
-    view: View,
-    *,
-    from_: SlicedPattern,
-    to: Template,
-    mode: Mode,
-    dim: Dims | None = None,
-    keepdims: StrictBool = False,
-) -> Iterator[Edit]:
+    view: View, name: str, x: Expr, *, mode: Mode, dim: Dims | None = None, keepdims: StrictBool = False
+) -> Expr:
     """Reduce tensors over axes: `mean`, `sum`, `min`, `max`, or `norm` (the root of the sum of squares).
 
     Sums are kept in double precision and rounded once to the tensor's dtype; NaN stays. Sums of integers must fit.
     Example: `reduce: {from: '(.*)\\.weight', to: '\\1.norms', mode: norm, dim: 1}`
     """
-    for name, (target,) in view.rename(from_, {"to": to}):
-        x = view.slice(view.fetch(from_.alias, name, "from"), from_, "from")
-        axes = _axes(dim, x.aval)
-        _refuse(x.aval, axes, mode)
-        made = view.apply(reduced, x, mode=mode, axes=axes)
-        kept = tuple(n for axis, n in enumerate(x.aval.shape) if axis not in axes)
-        yield Bind(to.alias, target, made if keepdims else view.apply(with_shape, made, shape=kept))
+    axes = _axes(dim, x.aval)
+    _refuse(x.aval, axes, mode)
+    made = view.apply(reduced, x, mode=mode, axes=axes)
+    kept = tuple(n for axis, n in enumerate(x.aval.shape) if axis not in axes)
+    return made if keepdims else view.apply(with_shape, made, shape=kept)

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "checkpoint": "tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "run_options": "protocol engine.budget store.atomic",
+    "run_options": "protocol engine.budget store.files",
     "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
@@ -73,11 +73,11 @@ MAY_IMPORT = {
     "engine.events store.sizes protocol",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
+    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.files",
     "cli.inspect_": "errors dtypes nametree checkpoint graph.expr engine store.sizes summaries cli.show",
     "cli.diff": "errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.formats "
-    "store.folder store.peft",
+    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.files "
+    "store.formats store.folder store.peft",
     "cli.importing": "errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",
