@@ -30,7 +30,9 @@ MAY_IMPORT = {
     "store": "errors dtypes boxes",
     "select": "errors dtypes",
     "protocol": "errors dtypes select",
-    "op": "errors dtypes select moves parts _lazy protocol",
+    "keys": "dtypes select",
+    "kernel": "dtypes keys moves parts protocol",
+    "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
