@@ -33,7 +33,9 @@ MAY_IMPORT = {
     "select": "errors dtypes",
     "protocol": "errors documents dtypes select",
     "summaries": "_lazy protocol",
-    "op": "errors dtypes select moves parts _lazy protocol",
+    "keys": "dtypes select",
+    "kernel": "dtypes keys moves parts protocol",
+    "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
