@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures, remedy_for
-from brainsurgery_jax.store.files import Left, StagedOutput
+from brainsurgery_jax.store.io.files import Left, StagedOutput
+from brainsurgery_jax.store.io.local import LocalPlace, fsync_path
 from brainsurgery_jax.store.leftovers import (
     OLD,
     PARTIAL,
@@ -30,7 +31,6 @@ from brainsurgery_jax.store.leftovers import (
     remove,
     remove_replaced,
 )
-from brainsurgery_jax.store.local import LocalPlace, fsync_path
 from brainsurgery_jax.store.replacing import Replacement, allowed, resolved
 from brainsurgery_jax.store.runs import RunId
 

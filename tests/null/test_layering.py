@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "graph": "errors dtypes select moves parts _lazy op protocol",
     "lower": "documents "
     "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
-    "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors_header store.selection "
+    "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors.header store.selection "
     "store.sidecars config_patch families",
     "engine": "documents "
     "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
@@ -71,7 +71,7 @@ MAY_IMPORT = {
     "checkpoint": "tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "run_options": "protocol engine.budget store.files",
+    "run_options": "protocol engine.budget store.io.files",
     "apply": "documents rendering "
     "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "documents rendering "
@@ -84,11 +84,11 @@ MAY_IMPORT = {
     "engine.events store.sizes protocol",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.files",
+    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.io.files",
     "cli.inspect_": "documents rendering errors dtypes nametree checkpoint graph.expr engine store.sizes summaries "
     "cli.show",
     "cli.diff": "rendering documents errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.files "
+    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
@@ -102,7 +102,7 @@ MAY_IMPORT = {
 
 # To import one of these is to load JAX, and `--help`, `inspect` and plans that only rename must not wait for it.
 LOADS_JAX = "jax jaxlib flax orbax"
-MAY_LOAD_JAX = "_lazy engine store.orbax_encode"
+MAY_LOAD_JAX = "_lazy engine store.orbax.encode"
 
 
 def test_every_module_imports_only_what_its_row_of_the_table_allows():
