@@ -10,6 +10,7 @@ from brainsurgery_jax._lazy import jax, jnp, np
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
 from brainsurgery_jax.apply.traced import Values, guards, roots_of
 from brainsurgery_jax.engine.blas import one_thread
+from brainsurgery_jax.engine.devices import accelerators
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.schedule import Asked, Written, schedule
 from brainsurgery_jax.engine.streams import summarize
@@ -105,7 +106,7 @@ def _answer(question: Pending, evaluator: Evaluator) -> Any:
 
 def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:
     """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
-    evaluator = Evaluator(leaves)
+    evaluator = Evaluator(leaves, accelerators())
     for task in schedule(roots):
         yield from ((root, evaluator) for root in evaluator.served(task))
 

@@ -14,6 +14,7 @@ import typer
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replaced_as_json, replaces
+from brainsurgery_jax.cli.work import work_as_json, work_as_text
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import dump_yaml
 from brainsurgery_jax.store.sizes import parse_size, show_size
@@ -175,12 +176,16 @@ def _json(**keys: Any) -> str:
     return jsonlib.dumps({"schema_version": 1, **keys}, indent=2)
 
 
-def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool) -> None:
+def explain(
+    items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool, work: bool = False
+) -> None:
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
     found = api.explain(plan, files_of(True, shard_size, provisional=True))
     if json:
-        show.result(_json(**as_json(found)))
+        show.result(_json(**as_json(found), **(work_as_json(found) if work else {})))
         return
     show.diagnostics(d for d in found.program.diagnostics if d.severity == "note")
-    show.result("\n".join(as_text(found, None if everything else 3, overwrite=overwrite)))
+    most = None if everything else 3
+    lines = as_text(found, most, overwrite=overwrite)
+    show.result("\n".join([*lines, *(work_as_text(found, most) if work else [])]))

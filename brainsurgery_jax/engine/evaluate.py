@@ -15,6 +15,7 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, box_shape, strides
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.blocks import cuts, padded_length
+from brainsurgery_jax.engine.devices import NONE, Accelerators
 from brainsurgery_jax.engine.events import Factorized, Noted
 from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise
 from brainsurgery_jax.engine.order import in_order
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class Evaluator:
-    """Computes pieces. `given` are arrays for leaves that do not come from a store."""
+    """Computes pieces. `given` are arrays for leaves that do not come from a store, `own` are accelerators."""
 
-    def __init__(self, given: Mapping[Expr, Any] | None = None):
-        self.given = given or {}
+    def __init__(self, given: Mapping[Expr, Any] | None = None, own: Accelerators = NONE):
+        self.given, self.own = given or {}, own
         self.wholes: dict[Expr, tuple[Any, ...]] = {}
         self.told: list[Factorized | Noted] = []
         self._near: dict[Expr, tuple[Span, Any]] = {}
@@ -106,7 +107,7 @@ class Evaluator:
         """Run a call that cannot be cut, and keep its results in `wholes`."""
         begun = perf_counter()
         operands = {s: self.whole(s) for s in dict.fromkeys(call.srcs)}
-        outcome = call_placed(call, [operands[s] for s in call.srcs])
+        outcome = call_placed(call, [operands[s] for s in call.srcs], self.own)
         self.keep(call, outcome, perf_counter() - begun)
 
     def keep(self, call: Expr, outcome: Outcome, seconds: float) -> None:
@@ -146,7 +147,7 @@ class Evaluator:
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
-            return call_part(e, [np.asarray(x) for x in operands])
+            return call_part(e, [np.asarray(x) for x in operands], self.own)
         return _assembled(piece, [np.asarray(x) for x in operands])
 
 

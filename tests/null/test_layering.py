@@ -50,6 +50,9 @@ MAY_IMPORT = {
     "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors_header store.selection "
     "store.sidecars config_patch families",
     "engine": "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
+    # What a run does is decided from the program alone; IMPURE below says what that must not touch.
+    "engine.plan": "errors dtypes boxes protocol graph lower.program store.base store.sizes op engine.blocks "
+    "engine.footprint engine.peaks engine.schedule engine.segments engine.sweeps engine.tiles",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world",
     "prefixes": "",
@@ -63,6 +66,7 @@ MAY_IMPORT = {
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
     "cli": "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
     "engine.events store.sizes",
+    "cli.work": "api cli.show engine.plan.work engine.schedule store.sizes",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
@@ -81,6 +85,10 @@ MAY_IMPORT = {
 
 # To import one of these is to load JAX, and `--help`, `inspect` and plans that only rename must not wait for it.
 LOADS_JAX = "jax jaxlib flax orbax"
+# What plans the work of a run, and what it calls in the engine, has nothing to do with these.
+IMPURE = (
+    "numpy jax threading concurrent contextvars os io asyncio brainsurgery_jax._lazy brainsurgery_jax.store.positioned"
+)
 MAY_LOAD_JAX = "_lazy engine store.orbax_encode"
 
 
@@ -103,6 +111,26 @@ def test_no_import_statement_outside_the_engine_loads_jax():
         if within(name, LOADS_JAX)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_work_of_a_run_is_planned_without_arrays_threads_and_open_files():
+    reached, wrong = set[str](), list[str]()
+    stack = [module for module in modules() if within(module, "engine.plan")]
+    while stack:
+        if (module := stack.pop()) in reached:
+            continue
+        reached.add(module)
+        wrong += [f"{place}: {name}" for place, name in imports(module) if within(name, IMPURE)]
+        stack += [
+            m for _, target in our_imports(module) if (m := module_of(target)) is not None and within(m, "engine")
+        ]
+    assert not wrong, "\n".join(["engine.plan may not depend on:", *wrong])
+    assert len(reached) > 10
+
+
+def module_of(target: str) -> str | None:
+    """The module that a name is imported from."""
+    return next((m for m in (target, target.rpartition(".")[0]) if m in modules()), None)
 
 
 def within(name: str, packages: str) -> bool:
