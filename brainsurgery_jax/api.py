@@ -1,30 +1,29 @@
-"""The verbs: load, check, explain, run, apply, open. All that front ends and libraries call."""
+"""The verbs: load, check, explain, run, apply. All that front ends and libraries call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
-from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.lower import Demand, Program, State, lower, start
+from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
 from brainsurgery_jax.plan.model import in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
-from brainsurgery_jax.protocol import NO_FLAGS, Flags
+from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.engine.devices import Devices
     from brainsurgery_jax.engine.plan.work import Item, Machine
-    from brainsurgery_jax.store.atomic import Staged
+    from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.store.base import Cut
 
 
@@ -77,32 +76,16 @@ class Plan:
     def check(self, *, overwrite: bool = False) -> None:
         """Raise PlanError with every mistake that the plan and the headers of its checkpoints tell. With `overwrite`
         what stands where an output goes is none."""
-        if found := tuple(
-            d for d in check(self, Files(provisional=True, overwrite=overwrite)) if d.severity == "error"
-        ):
+        if found := _errors(check(self, Files(overwrite=overwrite))):
             raise PlanError(found)
 
     def explain(self) -> Explanation:
         """What a run would do. Raises PlanError where it could not."""
         return explain(self)
 
-    def run(
-        self,
-        *,
-        listen: Callable[[Any], None] | None = None,
-        overwrite: bool = False,
-        durable: bool = True,
-        dry_run: bool = False,
-        memory: int | None = None,
-        devices: Devices = "all",
-        flags: Flags = NO_FLAGS,
-        world: Files | None = None,
-    ) -> Report:
+    def run(self, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
         """Check, then execute. See `run`."""
-        return run(
-            self, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory,
-            devices=devices, flags=flags, world=world,
-        )  # fmt: skip
+        return run(self, world=world, **options)
 
     def apply(
         self,
@@ -154,16 +137,14 @@ def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
 
 def lowered(plan: Plan, world: Files | None = None) -> Program:
     """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
-    with closing(world or Files(provisional=True)) as files:
+    with closing(world or Files()) as files:
         files.also_reads(*plan.files)
         program = _lowered(plan, files)
     return program._replace(diagnostics=in_order(plan.data, (*plan.problems, *program.diagnostics)))
 
 
 def _lowered(plan: Plan, files: Files) -> Program:
-    program = lower(start(plan.data, files), plan.data, files)
-    assert isinstance(program, Program), "a provisional world demands nothing"
-    return program
+    return lower(start(plan.data, files), plan.data, files)
 
 
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
@@ -176,7 +157,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     from brainsurgery_jax.engine.staging import cut
 
     # Nothing is written, so what is there is not in the way.
-    with closing(world or Files(provisional=True, overwrite=True)) as files:
+    with closing(world or Files(overwrite=True)) as files:
         files.also_reads(*plan.files)
         program = _lowered(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
@@ -192,19 +173,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         )
 
 
-def run(
-    plan: Plan,
-    *,
-    listen: Callable[[Any], None] | None = None,
-    overwrite: bool = False,
-    durable: bool = True,
-    dry_run: bool = False,
-    memory: int | None = None,
-    devices: Devices = "all",
-    flags: Flags = NO_FLAGS,
-    world: Files | None = None,
-    look: Callable[[Staged], None] | None = None,
-) -> Report:
+def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
     """Check a plan, execute it, publish its outputs.
 
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
@@ -215,7 +184,11 @@ def run(
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
     stops it from outside (KeyboardInterrupt) carries a note that says what was published.
     """
-    from brainsurgery_jax.engine.budget import default_budget
+    return run_with(plan, RunOptions(**options), world)
+
+
+def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Report:
+    """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import Noted, Published, Said
     from brainsurgery_jax.engine.execute import execute
 
@@ -231,24 +204,24 @@ def run(
                 noted.setdefault(diagnostic.message, diagnostic)
             case Published(path, nbytes, tensors, _):
                 published.append((path, nbytes, tensors))
-        if listen is not None:
-            listen(event)
+        if options.listen is not None:
+            options.listen(event)
 
-    files = world or Files(overwrite=overwrite or dry_run)  # a dry run has nothing in its way
+    files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     with closing(files), stops_told(published):
         files.also_reads(*plan.files)
-        budget = default_budget(host_bytes=memory, durable=durable, devices=devices)
-        program = _definite(plan, files, budget, flags)
+        budget = options.budget()
+        program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget))
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
-        if overwrite:
+        if options.overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
-        if dry_run:
+        if options.dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, look)
+        execute(program, budget, tell, options.look)
     steps = tuple(e.step.text for e in program.effects if not e.nested)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
-    return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run, notes)
+    return Report(tuple(said), tuple(published), steps, options.dry_run or program.flags.dry_run, notes)
 
 
 @contextmanager
@@ -263,31 +236,22 @@ def stops_told(published: Sequence[tuple[str, int, int]]) -> Iterator[None]:
         raise
 
 
-def _definite(plan: Plan, files: Files, budget: Budget, flags: Flags) -> Program:
-    """The program, numbers that steps need computed on the way. Nothing is computed for a plan with mistakes."""
-    state, steps = start(plan.data, files, flags), plan.data.steps
-    while True:
-        program = lower(state, plan.data, files, steps)
-        if not isinstance(program, Demand):
-            return program
-        if plan.errors or state.diagnostics or _mistaken(plan, files):
-            return _lowered(plan, files.provisional_twin())
-        state = _told(state, program, budget)
+def _answer(plan: Plan, files: Files, budget: Budget) -> Answer:
+    """Computes the numbers that steps need; none for a plan with mistakes, which is checked once, at the first."""
+    has_mistakes = cache(lambda: bool(plan.errors or _errors(check(plan, files.twin()))))
+
+    def answer(demand: Demand) -> Mapping[Expr, int]:
+        from brainsurgery_jax.engine.execute import numbers
+
+        if _errors(demand.state.diagnostics) or has_mistakes():
+            return {}
+        return numbers(demand.exprs, budget)
+
+    return answer
 
 
-def _mistaken(plan: Plan, files: Files) -> bool:
-    return any(d.severity == "error" for d in check(plan, files.provisional_twin()))
+def _errors(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    return [d for d in found if d.severity == "error"]
 
 
-def _told(state: State, demand: Demand, budget: Budget) -> State:
-    from brainsurgery_jax.engine.execute import numbers
-
-    return replace(state, known={**state.known, **numbers(demand.exprs, budget)})
-
-
-def open(path: str) -> Checkpoint:
-    """A lazy, immutable checkpoint: names, shapes and dtypes from its header; values when asked for."""
-    return Checkpoint.open(path)
-
-
-__all__: Sequence[str] = ("Checkpoint", "Explanation", "Plan", "Report", "check", "explain", "load", "open", "run")
+__all__: Sequence[str] = ("Explanation", "Plan", "Report", "check", "explain", "load", "run")

@@ -30,11 +30,14 @@ from typing import (
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.moves import Moves
 from brainsurgery_jax.parts import Cuts
-from brainsurgery_jax.protocol import Dest, Edit, Placed, Report, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, Placed, Reduction, Report, Verdict, View
 from brainsurgery_jax.select import Ref
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Passes = tuple["Callable[[Any], Reduction]", ...]
+"""What computes a small value by going over tensors: each pass is made of the answer of the one before."""
+
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | Report]")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
@@ -103,6 +106,9 @@ class Kernel(Generic[P, R]):
       result is made in parts: for operands of these shapes, which are those of a piece or part).
     - `on_device`: the same on an accelerator, where it differs.
     - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
+    - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
+      whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
+      the operands; the last answer is the result, with `guarded` a pair `(result, accepted)`.
     """
 
     name: str
@@ -120,6 +126,7 @@ class Kernel(Generic[P, R]):
     workspace: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
     on_device: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
     parts: Callable[[tuple[Aval, ...], Mapping[str, Any]], Cuts] | None = None
+    fold: Callable[[tuple[Aval, ...], Mapping[str, Any]], Passes] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)

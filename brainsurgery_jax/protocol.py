@@ -224,6 +224,7 @@ class Reduction(NamedTuple):
     whatever the other blocks hold: they need not be read. `traced` serves `apply` under `jax.jit`, where no answer
     can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
     skipped there. `unordered`: `block` and `merge` give the same for elements in any order, if all tensors have it.
+    `placed`: `block` gets the place of its first element before the blocks: `block(start, *blocks)`.
     """
 
     block: Callable[..., Any]
@@ -233,6 +234,11 @@ class Reduction(NamedTuple):
     traced: Callable[..., Any] | None = None
     unordered: bool = False
     decisive: Any = None
+    placed: bool = False
+
+    def summarize(self, start: int, blocks: Sequence[Any]) -> Any:
+        """The partial result of blocks, the first elements of which are number `start` of their tensors."""
+        return self.block(start, *blocks) if self.placed else self.block(*blocks)
 
 
 NO_MATCH = "no-match"

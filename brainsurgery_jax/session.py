@@ -7,12 +7,13 @@ that shapes depend on, and checkpoints that a `save` writes, which are published
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Unpack
 
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
+from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Check, Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.state import matching
@@ -22,7 +23,8 @@ from brainsurgery_jax.plan.oly import parse_oly
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, get
 from brainsurgery_jax.plan.variables import with_variables
-from brainsurgery_jax.protocol import NO_FLAGS, Flags, Report
+from brainsurgery_jax.protocol import Report
+from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.world import Files
 
@@ -53,7 +55,7 @@ class Outcome(NamedTuple):
                 (listen or ignore)(event)
 
             with api.stops_told(published):
-                execute(self.program, self.session.budget(), tell)
+                execute(self.program, self.session.options.budget(), tell)
             self.session.world.settle()
         return self.session
 
@@ -75,17 +77,14 @@ class Preview(NamedTuple):
 class Session:
     """The state after `steps`, on top of the inputs, seed and outputs of `plan`. Made by `begin`.
 
-    `before` is the session before the last step, `after` the one that an undo left. `memory` is the budget of a step in
-    bytes, `durable` whether published files are flushed to disk, `devices` the accelerators to compute on.
+    `before` is the session before the last step, `after` the one that an undo left. `options` are those of each step.
     """
 
     plan: Plan
     state: State
     world: Files
     variables: Node | None = None
-    memory: int | None = None
-    durable: bool = True
-    devices: api.Devices = "all"
+    options: RunOptions = field(default_factory=RunOptions)
     steps: tuple[Step, ...] = ()
     only_told: frozenset[int] = frozenset()
     """Positions of the steps that changed nothing and only printed."""
@@ -96,38 +95,29 @@ class Session:
         return f"<Session: {len(self.state.spaces)} aliases, {len(self.steps)} steps>"
 
     @classmethod
-    def begin(
-        cls,
-        plan: api.Plan | None = None,
-        world: Files | None = None,
-        *,
-        memory: int | None = None,
-        durable: bool = True,
-        devices: api.Devices = "all",
-        flags: Flags = NO_FLAGS,
-    ) -> Session:
+    def begin(cls, plan: api.Plan | None = None, world: Files | None = None, **options: Unpack[RunKeywords]) -> Session:
         """The session before the steps of a plan, its inputs opened. Raises PlanError.
 
-        The plan's own steps are not taken: `session.step(*plan.data.steps)` does that.
+        The plan's own steps are not taken: `session.step(*plan.data.steps)` does that. `options` are the keywords of
+        `run`, for every step; `dry_run` is turned off by `set` again.
         """
-        plan = plan or api.Plan(Plan())
-        files = world or Files()
+        return cls.begin_with(plan or api.Plan(Plan()), world, RunOptions(**options))
+
+    @classmethod
+    def begin_with(cls, plan: api.Plan, world: Files | None, options: RunOptions) -> Session:
+        """The session before the steps of a plan. See `begin`."""
+        files = world or Files(overwrite=options.overwrite)
         files.also_reads(*plan.files)
         data = replace(plan.data, steps=())
+        flags = options.flags._replace(dry_run=options.dry_run or options.flags.dry_run)
         state = start(data, files, flags)
         if found := (*(d for d in plan.errors if d.code != "vars-unused"), *_errors(state.diagnostics)):
             raise PlanError(found)
-        return cls(data, state, files, plan.variables, memory, durable, devices)
+        return cls(data, state, files, plan.variables, options)
 
     def close(self) -> None:
         """Close the checkpoints that this session, and all before it, opened."""
         self.world.close()
-
-    def budget(self) -> Any:
-        """What a step may use."""
-        from brainsurgery_jax.engine.budget import default_budget
-
-        return default_budget(host_bytes=self.memory, durable=self.durable, devices=self.devices)
 
     # --- text
 
@@ -173,7 +163,7 @@ class Session:
         return Outcome(last, new.effects[len(old.effects) :], program)
 
     def _next(self, step: Step) -> Session:
-        state = self._lowered(step)
+        state = lower_step(self.state, step, self.world, self._answer)
         if found := _errors(state.diagnostics[len(self.state.diagnostics) :]):
             raise PlanError(found)
         if (entry := self._first_input(state)) is not None:
@@ -185,13 +175,11 @@ class Session:
             self, state=state, steps=(*self.steps, step), only_told=self.only_told | told, before=self, after=None
         )
 
-    def _lowered(self, step: Step) -> State:
-        state = self.state
-        while isinstance(after := lower_step(state, step, self.world), Demand):
-            from brainsurgery_jax.engine.execute import numbers
+    def _answer(self, demand: Demand) -> Mapping[Expr, int]:
+        """The numbers that a step needs, computed now."""
+        from brainsurgery_jax.engine.execute import numbers
 
-            state = replace(state, known={**state.known, **numbers(after.exprs, self.budget())})
-        return after
+        return numbers(demand.exprs, self.options.budget())
 
     def _first_input(self, after: State) -> Input | None:
         """The checkpoint that a session without any opened just now: from then on it is the plan's input, so that
@@ -261,9 +249,7 @@ class Session:
             problems += wrong
             matches += _matches(step, state)
             if step.op is not None:
-                after = lower_step(state, step, world)
-                assert not isinstance(after, Demand)
-                state = after
+                state = lower_step(state, step, world)
         old = self.state
         effects = state.effects[len(old.effects) :]
         created, changed, deleted = (

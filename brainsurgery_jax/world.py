@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
@@ -24,14 +23,13 @@ class Files:
     def __init__(
         self,
         *,
-        provisional: bool = False,
         overwrite: bool = False,
         default_shard: str = DEFAULT_SHARD,
         sources: Mapping[str, Source] | None = None,
         opens: bool = True,
     ):
         self.graph = Graph()
-        self.provisional, self.overwrite, self.default_shard = provisional, overwrite, default_shard
+        self.overwrite, self.default_shard = overwrite, default_shard
         self._sources: dict[Address, Source] = {Address(path): source for path, source in (sources or {}).items()}
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
         self._opens = opens
@@ -40,19 +38,16 @@ class Files:
         self.unopened: dict[str, None] = {}
         """Paths that were asked for and not opened, since this is only a glance."""
 
-    def provisional_twin(self) -> Files:
+    def twin(self, *, opens: bool = True) -> Files:
         """A world with the same choices, to check in."""
-        return self._twin()
-
-    def _twin(self, **more: Any) -> Files:
-        twin = Files(provisional=True, overwrite=self.overwrite, default_shard=self.default_shard, **more)
+        twin = Files(overwrite=self.overwrite, default_shard=self.default_shard, opens=opens)
         twin.also_reads(*self._also)
         return twin
 
     def glance(self) -> Files:
         """A world to look ahead in: it has the checkpoints that are open here, opens no others, and what is made in it
         goes with it."""
-        twin = self._twin(opens=False)
+        twin = self.twin(opens=False)
         twin._sources = dict(self._sources)
         twin.graph = self.graph.fork()
         return twin

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from brainsurgery_jax._lazy import jax, jnp
+from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.labels import assert_name, asserts_of, guard_label, verdict_in
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of
@@ -15,9 +16,6 @@ from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.protocol import Every, Known, Negated, Pending, Placed, Report, Some, Verdict
-
-if TYPE_CHECKING:
-    from brainsurgery_jax.apply.lowering import Applied
 
 Static = tuple[tuple[str, Any], ...]
 Result = tuple[dict[str, Any], dict[str, Any]]

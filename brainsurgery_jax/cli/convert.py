@@ -16,36 +16,35 @@ from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import family_names, layout_names, layouts_of, unknown_layout
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.proof import Proof, proofs
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size
 from brainsurgery_jax.world import DEFAULT_SHARD, Files
 
 
-def convert(
-    source: str, destination: str, wishes: Wishes, *, memory: str | None, fsync: bool, dry_run: bool, quiet: bool
-) -> None:
+def convert(source: str, destination: str, wishes: Wishes, options: RunOptions, *, quiet: bool) -> None:
     """Convert a checkpoint; what is done goes to stderr. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 
-    budget = None if memory is None else _size(memory, "--memory")
     if wishes.shard is not None:
-        _size(wishes.shard, "--shard-size")
+        size_of(wishes.shard, "--shard-size")
     made = prepare(source, destination, wishes)
     if not quiet:
         show.remark(f"{source} -> {destination}: {made}")
         if made.remark:
             show.remark(f"note: {made.remark}", "yellow")
-    world = Files(overwrite=wishes.overwrite or dry_run, default_shard=DEFAULT_SHARD)
+    world = Files(overwrite=wishes.overwrite or options.dry_run, default_shard=DEFAULT_SHARD)
     with watching(quiet=quiet, verbose=False) as listen:
-        report = execute(made, listen=listen, memory=budget, durable=fsync, dry_run=dry_run, world=world)
+        report = execute(made, replace(options, listen=listen), world)
     if not quiet:
         show.diagnostics(replace(note, span=None) for note in report.notes)
-    if dry_run and not quiet:
+    if options.dry_run and not quiet:
         show.remark("dry run: nothing was written", "green")
     elif wishes.verify and not quiet:
         show.remark(made.verified, "green")
 
 
-def _size(text: str, option: str) -> int | None:
+def size_of(text: str, option: str) -> int | None:
+    """The bytes that the value of an option stands for. Raises BadParameter."""
     try:
         return parse_size(text)
     except ValueError as bad:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json as jsonlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,8 +17,13 @@ from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replace
 from brainsurgery_jax.cli.work import work_as_json, work_as_text
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import dump_yaml
+from brainsurgery_jax.protocol import Flags
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size, show_size
 from brainsurgery_jax.world import Files
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.engine.devices import Devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +51,13 @@ def run(items: Sequence[str], choices: Choices) -> None:
 
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
-    files = files_of(choices.overwrite or choices.dry_run, choices.shard_size, provisional=False)
-    memory = None if choices.memory is None else size_of(choices.memory, "--memory")
+    files = files_of(choices.overwrite or choices.dry_run, choices.shard_size)
+    options = options_of(choices)
     plan = api.load(*items)
     refuse_summary_over_input(plan, choices)
     show.diagnostics(d for d in plan.problems if d.severity == "note")
     with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
-        report = api.run(
-            plan, listen=listen, overwrite=choices.overwrite, durable=choices.fsync, dry_run=choices.dry_run,
-            memory=memory, devices=devices_of(choices.devices), world=files,
-            flags=api.Flags(preview=choices.preview, verbose=choices.verbose),
-        )  # fmt: skip
+        report = api.run_with(plan, replace(options, listen=listen), files)
     show.diagnostics(report.notes)
     if not report.published and not choices.quiet:
         nothing = "dry run: nothing was written" if report.dry_run else "done: no output, so nothing was written"
@@ -65,10 +66,22 @@ def run(items: Sequence[str], choices: Choices) -> None:
         summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
 
 
-def files_of(overwrite: bool, shard_size: str, *, provisional: bool) -> Files:
+def options_of(choices: Choices) -> RunOptions:
+    """How to run, by the options of a command. Raises BadParameter."""
+    return RunOptions(
+        memory=None if choices.memory is None else size_of(choices.memory, "--memory"),
+        devices=devices_of(choices.devices),
+        durable=choices.fsync,
+        overwrite=choices.overwrite,
+        dry_run=choices.dry_run,
+        flags=Flags(preview=choices.preview, verbose=choices.verbose),
+    )
+
+
+def files_of(overwrite: bool, shard_size: str) -> Files:
     """The world that the options of a command speak of."""
     size_of(shard_size, "--shard-size")
-    files = Files(provisional=provisional, overwrite=overwrite, default_shard=shard_size)
+    files = Files(overwrite=overwrite, default_shard=shard_size)
     files.also_reads(*plugins.files())
     return files
 
@@ -81,7 +94,7 @@ def size_of(text: str, option: str) -> int | None:
         raise typer.BadParameter(str(bad), param_hint=option) from bad
 
 
-def devices_of(text: str) -> api.Devices:
+def devices_of(text: str) -> Devices:
     """The accelerators that the value of `--devices` stands for. Raises BadParameter."""
     if text == "all" or text == "cpu":
         return text
@@ -124,13 +137,14 @@ def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            problem = f"the summary cannot be written: {error.strerror}"
-            raise StoreError(path, problem, remedy="The outputs of the plan are in place.") from error
+            show.result(text.rstrip("\n"))
+            problem = f"the summary cannot be written, and was printed: {error.strerror}"
+            raise StoreError(path, f"{problem}. The outputs of the plan are in place") from error
 
 
 def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, shard_size: str, json: bool) -> int:
     """Print every mistake of a plan, or what it does if there is none; yields the exit code."""
-    files = files_of(overwrite, shard_size, provisional=True)
+    files = files_of(overwrite, shard_size)
     try:
         plugins.register(*ops)
         plan = api.load(*items)
@@ -181,7 +195,7 @@ def explain(
 ) -> None:
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
-    found = api.explain(plan, files_of(True, shard_size, provisional=True))
+    found = api.explain(plan, files_of(True, shard_size))
     if json:
         show.result(_json(**as_json(found), **(work_as_json(found) if work else {})))
         return

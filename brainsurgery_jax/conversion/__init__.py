@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Found, Wishes, look
-from brainsurgery_jax.conversion.plans import goes_back, plan_of
+from brainsurgery_jax.conversion.plans import goes_back, plan_of, verification_of
 from brainsurgery_jax.conversion.recognise import Way, recognised
-from brainsurgery_jax.conversion.verification import verified
+from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import layouts
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import parse_address
+from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.folder import suffix_of
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.world import Files
@@ -166,38 +169,28 @@ def convert(
     chosen = {**(options or {}), **({} if scan is None else {"scan": scan})}
     wishes = Wishes(layout, to, dtype, chosen, config, overwrite, verify, with_opt_state, shard, overflow)
     made = prepare(source, destination, wishes)
-    return execute(made, listen=listen, memory=memory, durable=durable, dry_run=dry_run)
+    return execute(made, RunOptions(memory=memory, durable=durable, dry_run=dry_run, listen=listen))
 
 
-def execute(
-    made: Conversion,
-    *,
-    listen: Callable[[Any], None] | None = None,
-    memory: int | None = None,
-    durable: bool = True,
-    dry_run: bool = False,
-    world: Files | None = None,
-) -> api.Report:
+def execute(made: Conversion, options: RunOptions, world: Files | None = None) -> api.Report:
     """Run a conversion. If it is to be verified, nothing is published before every byte was compared."""
-    look = partial(verified, made, memory=memory) if made.wishes.verify else None
-    files = world or Files(overwrite=made.wishes.overwrite or dry_run)
+    look = _verification(made, options.memory) if made.wishes.verify else None
+    options = replace(options, overwrite=made.wishes.overwrite, look=look)
+    files = world or Files(overwrite=options.overwrite or options.dry_run)
     files.also_reads(*filter(None, [made.wishes.config, made.way.layout.file if made.way else None]))
     try:
-        report = api.run(
-            api.load(made.plan),
-            listen=listen,
-            overwrite=made.wishes.overwrite,
-            durable=durable,
-            dry_run=dry_run,
-            memory=memory,
-            world=files,
-            look=look,
-        )
+        report = api.run_with(api.load(made.plan), options, files)
     except PlanError as bad:
         raise bad.of_call("convert") from bad
-    told = (made.verified,) if made.wishes.verify and not dry_run else ()
+    told = (made.verified,) if made.wishes.verify and not options.dry_run else ()
     remarks = (made.remark,) if made.remark else ()
     return report._replace(said=(*remarks, *report.said, *told))
+
+
+def _verification(made: Conversion, memory: int | None) -> Callable[[Staged], None]:
+    """Reads back what was written, before it is published."""
+    comparison = verification_of(made.found, made.destination, made.way, made.wishes)
+    return partial(verify, comparison, made.destination, memory=memory)
 
 
 __all__ = ("Conversion", "Wishes", "convert", "execute", "prepare")

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any
 
 from brainsurgery_jax import api
-from brainsurgery_jax.conversion.plans import verification_of
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.world import Files
 
-if TYPE_CHECKING:
-    from brainsurgery_jax.conversion import Conversion
 
-
-def verified(made: Conversion, staged: Staged, *, memory: int | None) -> None:
-    """Compare what was written, which is not published yet. Raises PlanError where it differs."""
-    check = verification_of(made.found, made.destination, made.way, made.wishes)
+def verify(comparison: Mapping[str, Any], destination: str, staged: Staged, *, memory: int | None) -> None:
+    """Compare what was written, which is not published yet, by a plan that reads `destination`. Raises PlanError where
+    it differs."""
     with TemporaryDirectory() as folder:
-        place = _called(staged, folder, made.destination)
+        place = _called(staged, folder, destination)
         written = open_source(place)
         with closing(Files(sources={staged.destination: written})) as world:
             try:
-                api.run(api.load(check), memory=memory, world=world)
+                api.run(api.load(comparison), memory=memory, world=world)
             except PlanError as bad:
-                hint = "What was written is not what it should be, and was not published."
-                raise PlanError([replace(d, hint=f"{d.hint}\n{hint}".lstrip()) for d in bad.diagnostics]) from bad
+                why = "what was written is not what it should be, and was not published"
+                raise PlanError([replace(d, message=f"{d.message}; {why}") for d in bad.diagnostics]) from bad
 
 
 def _called(staged: Staged, folder: str, destination: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.devices import Accelerators
 from brainsurgery_jax.engine.evaluate import Evaluator
+from brainsurgery_jax.engine.folds import Values
 from brainsurgery_jax.engine.footprint import on_device
 from brainsurgery_jax.engine.gifts import attempt_of_parts, consuming, gifts
 from brainsurgery_jax.engine.kernels import Outcome, Way, numbers_of, outcome, refused, ways
@@ -22,9 +23,9 @@ from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr
 
 
-def call_tasks(tasks: Sequence[Task], size: int, own: Accelerators) -> Iterator[tuple[Task, Evaluator]]:
+def call_tasks(tasks: Sequence[Task], size: int, own: Accelerators, known: Values) -> Iterator[tuple[Task, Evaluator]]:
     """The tasks of a batch of `size` calls, each with an evaluator that has made its whole call, or will."""
-    evaluators = [Evaluator(own=own) for _ in tasks]
+    evaluators = [Evaluator(own=own, known=known) for _ in tasks]
     if size > 1:
         calls = [calls_of(task)[0] for task in tasks]
         operands = [[np.asarray(ev.whole(s)) for s in call.srcs] for ev, call in zip(evaluators, calls, strict=True)]

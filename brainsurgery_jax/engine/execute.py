@@ -12,19 +12,34 @@ from brainsurgery_jax.engine.blas import one_thread
 from brainsurgery_jax.engine.budget import Budget
 from brainsurgery_jax.engine.devices import NONE, Accelerators, Devices, accelerators
 from brainsurgery_jax.engine.events import Listener, Noted, Published, Started, ignore
+from brainsurgery_jax.engine.folds import INTEGER, Values, compute_folds
 from brainsurgery_jax.engine.kernels import exact
 from brainsurgery_jax.engine.perform import Bench, Done, perform, settle
-from brainsurgery_jax.engine.plan.planner import plan_roots, plan_work
+from brainsurgery_jax.engine.plan.folds import question_of
+from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
-from brainsurgery_jax.engine.plan.work import Boxes, Copy, Item, Machine, Put, Stream, Transfer, Whole, Work, parts_of
+from brainsurgery_jax.engine.plan.work import (
+    Boxes,
+    Copy,
+    Fold,
+    Item,
+    Light,
+    Machine,
+    Put,
+    Stream,
+    Transfer,
+    Whole,
+    Work,
+    parts_of,
+)
 from brainsurgery_jax.engine.pool import Pool
 from brainsurgery_jax.engine.schedule import Root, asked, is_empty, roots_of
 from brainsurgery_jax.engine.staging import Staging
 from brainsurgery_jax.engine.verdicts import Verdicts
 from brainsurgery_jax.errors import Diagnostic
-from brainsurgery_jax.graph.expr import Expr, runs_on_numpy, walk
+from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_numpy, walk
 from brainsurgery_jax.lower.program import Program
-from brainsurgery_jax.protocol import Known, Pending, Reduction
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.atomic import Left, Staged
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.uninterrupted import uninterrupted
@@ -43,7 +58,10 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
     tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes))
     verdicts = Verdicts(program.checks, tell)
     with Staging(program.publications, durable=budget.durable) as staging:
-        _run(roots, items, machine, Bench(staging.writers, verdicts, tell, own))
+        for note in staging.notes:
+            tell(Noted(note))
+        known = _fold(items, machine, own)
+        _run(roots, items, machine, Bench(staging.writers, verdicts, tell, own, known))
         assert verdicts.settled
         for source in _sources(roots):
             source.verify_unchanged()
@@ -58,7 +76,10 @@ def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[St
 
 def _left(old: Left) -> Diagnostic:
     if old.kept:
-        why, hint = "something appeared there at the last moment, and was kept", f"It is in {old.path}"
+        why, hint = (
+            "something appeared there at the last moment, and was kept",
+            f"Move it to a place of its own: {old.path}",
+        )
     else:
         why, hint = f"what it replaced could not be removed: {old.reason}", f"Delete it: {old.path}"
     return Diagnostic(
@@ -68,8 +89,7 @@ def _left(old: Left) -> Diagnostic:
 
 def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:
     """The values of integer scalars that steps need before they can be lowered."""
-    keep = Reduction(lambda x: int(x[0]), max, int, 0)
-    questions = {e: Pending((e,), keep, lambda value: Known(True)) for e in exprs}
+    questions = {e: question_of((e,), INTEGER) for e in exprs}
     found = answers(list(questions.values()), budget)
     return {e: found[q] for e, q in questions.items()}
 
@@ -81,9 +101,23 @@ def answers(questions: Sequence[Pending], budget: Budget) -> Mapping[Pending, An
     machine = machine_of(budget, own)
     items = plan_roots(roots, machine)
     refuse_too_large(items, machine)
-    verdicts = Verdicts((), ignore)
-    _run(roots, items, machine, Bench([], verdicts, ignore, own))
+    return _answers(questions, machine, own, _fold(items, machine, own))
+
+
+def _answers(questions: Sequence[Pending], machine: Machine, own: Accelerators, known: Values) -> Mapping[Pending, Any]:
+    roots, verdicts = list(asked(questions)), Verdicts((), ignore)
+    _run(roots, plan_stage(roots, machine, known), machine, Bench([], verdicts, ignore, own, known))
     return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
+
+
+def _fold(items: Iterable[Item], machine: Machine, own: Accelerators) -> Values:
+    """The values of large folds, level by level."""
+    known: Values = {}
+    for item in items:
+        if isinstance(item.work, Fold):
+            ask = partial(_answers, machine=machine, own=own, known=known)
+            known = {**known, **compute_folds(item.work.calls, ask)}
+    return known
 
 
 def equipment(roots: Sequence[Root], choice: Devices) -> Accelerators:
@@ -105,7 +139,7 @@ def _calls(roots: Iterable[Root]) -> Iterator[Expr]:
 
 def _may_compile(e: Expr) -> bool:
     assert e.kernel is not None
-    return not (e.kernel.elementwise and runs_on_numpy(e))
+    return not (is_fold(e) or (e.kernel.elementwise and runs_on_numpy(e)))
 
 
 def count_tasks(roots: Sequence[Root], items: Iterable[Item]) -> int:
@@ -118,6 +152,8 @@ def count_tasks(roots: Sequence[Root], items: Iterable[Item]) -> int:
 
 
 def _run(roots: Sequence[Root], items: Sequence[Item], machine: Machine, bench: Bench) -> None:
+    """All items but folds, which are in `bench.known`."""
+    items = [item for item in items if not isinstance(item.work, Fold)]
     context = _context(roots, bench.own)
     blas = one_thread() if any(isinstance(item.work, Whole) for item in items) else nullcontext()
     with blas, Pool(machine.threads, machine.host_bytes) as pool:
@@ -126,12 +162,14 @@ def _run(roots: Sequence[Root], items: Sequence[Item], machine: Machine, bench: 
         pool.drain()
 
 
-def _within(context: Callable[[], AbstractContextManager[Any]], work: Work, bench: Bench) -> Done:
+def _within(context: Callable[[], AbstractContextManager[Any]], work: Light | Whole, bench: Bench) -> Done:
     with context():
         return perform(work, bench)
 
 
-def _parts_in_turn(items: Iterable[Item], bench: Bench, wait: Callable[[], None]) -> Iterator[tuple[Item, Work]]:
+def _parts_in_turn(
+    items: Iterable[Item], bench: Bench, wait: Callable[[], None]
+) -> Iterator[tuple[Item, Light | Whole]]:
     """The parts of items in the order in which they begin. Of items of one kind, those that write to different files
     take turns, one part of each at a time: threads that write to one file wait for each other.
 
@@ -163,7 +201,7 @@ def _lane(work: Work, bench: Bench) -> tuple[int, int] | None:
 
 def _context(roots: Sequence[Root], own: Accelerators) -> Callable[[], AbstractContextManager[Any]]:
     """The 64-bit context, entered only if anything is compiled: what numpy does never imports JAX."""
-    on_numpy = all(runs_on_numpy(e) and not (own.devices and _may_compile(e)) for e in _calls(roots))
+    on_numpy = all(is_fold(e) or (runs_on_numpy(e) and not (own.devices and _may_compile(e))) for e in _calls(roots))
     return nullcontext if on_numpy else partial(exact, own)
 
 

@@ -26,6 +26,9 @@ rarely used again."""
 COMPILED = 16 << 20
 """Bytes that a compiled kernel takes however short its blocks are."""
 
+FOLDS = 8
+"""Times the bytes of its result that a fold holds: totals in double precision, and those of blocks to be joined."""
+
 PACKED = 2 << 10
 """Bytes that BLAS packs operands into for each row of a product, and what it takes in any case."""
 

@@ -10,9 +10,10 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, flat_range, strides
 from brainsurgery_jax.engine.batches import call_tasks
 from brainsurgery_jax.engine.blocks import cuts
-from brainsurgery_jax.engine.devices import NONE, Accelerators
+from brainsurgery_jax.engine.devices import Accelerators
 from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Wrote
+from brainsurgery_jax.engine.folds import Values, place_of
 from brainsurgery_jax.engine.plan.work import (
     Ask,
     Boxes,
@@ -25,7 +26,6 @@ from brainsurgery_jax.engine.plan.work import (
     Stream,
     Transfer,
     Whole,
-    Work,
 )
 from brainsurgery_jax.engine.streams import Tally
 from brainsurgery_jax.engine.sweeps import span_of
@@ -34,10 +34,11 @@ from brainsurgery_jax.store.base import Writer
 
 
 class Bench:
-    """What work is performed with: writers by publication, verdicts, a listener, and accelerators."""
+    """What work is performed with: writers by publication, verdicts, a listener, accelerators, and folds that are
+    computed."""
 
-    def __init__(self, writers: Sequence[Writer], verdicts: Verdicts, tell: Listener, own: Accelerators = NONE):
-        self.writers, self.verdicts, self.tell, self.own = writers, verdicts, tell, own
+    def __init__(self, writers: Sequence[Writer], verdicts: Verdicts, tell: Listener, own: Accelerators, known: Values):
+        self.writers, self.verdicts, self.tell, self.own, self.known = writers, verdicts, tell, own, known
         self._tallies: dict[int, Tally] = {}
 
     def tally(self, ask: Ask) -> Tally:
@@ -56,11 +57,11 @@ class Done(NamedTuple):
     results: tuple[Result, ...]
 
 
-def perform(work: Work, bench: Bench) -> Done:
+def perform(work: Light | Whole, bench: Bench) -> Done:
     """Do a piece of work. Called on any thread."""
     if isinstance(work, Whole):
         return _call(work, bench)
-    return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own))))
+    return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
 
 
 def settle(done: Done, bench: Bench) -> None:
@@ -80,7 +81,7 @@ def _call(work: Whole, bench: Bench) -> Done:
     """Tasks with contractions or factorizations: by one thread, each result dropped after its last use."""
     told: list[Factorized | Noted] = []
     results: list[Result] = []
-    called = call_tasks(work.tasks, work.size, bench.own)
+    called = call_tasks(work.tasks, work.size, bench.own, bench.known)
     for (task, evaluator), work_by_root in zip(called, work.work, strict=True):
         for _, light in zip(evaluator.served(task), work_by_root, strict=True):
             results += (result for w in light for result in _pass(w, bench, evaluator))
@@ -131,7 +132,7 @@ def _pass_box(p: Portion, bench: Bench, evaluator: Evaluator) -> Iterator[Result
                 _put_box(sink, p.box, arrays[0], bench.writers[sink.publication])
                 yield sink, prod(box_shape(p.box)) * sink.expr.aval.dtype.bits // 8
             case Ask():
-                yield sink, bench.tally(sink).look(0, [x.reshape(-1) for x in arrays])
+                yield sink, bench.tally(sink).look(place_of(p.exprs[0], p.box), [x.reshape(-1) for x in arrays])
 
 
 def _known(sinks: Sequence[Sink], bench: Bench) -> list[Result] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.footprint import (
+    FOLDS,
     HOLES,
     calling,
     comparing,
@@ -18,7 +19,7 @@ from brainsurgery_jax.engine.footprint import (
 )
 from brainsurgery_jax.engine.peaks import box_cost
 from brainsurgery_jax.engine.tiles import has_parts, tiles
-from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, walk
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
 
@@ -79,9 +80,10 @@ def is_empty(question: Pending) -> bool:
     return not asked_of(question)[0].aval.size
 
 
-def schedule(roots: Sequence[Root]) -> list[Task]:
-    """Tasks in the order of their first root; the roots of a task share a call that is computed whole."""
-    calls = [tuple(e for e in walk(r.exprs) if is_whole(e)) for r in roots]
+def schedule(roots: Sequence[Root], known: Collection[Expr] = ()) -> list[Task]:
+    """Tasks in the order of their first root; the roots of a task share a call that is computed whole. `known`: calls
+    that are computed already."""
+    calls = [tuple(e for e in walk(r.exprs) if is_whole(e) and e not in known) for r in roots]
     groups = _joined(calls)
     return [_task([roots[i] for i in g], [calls[i] for i in g]) for g in groups]
 
@@ -121,7 +123,7 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
     held = worst = 0
     for root, made, gone in zip(roots, compute, release, strict=True):
         for call in made:
-            worst = max(worst, held + _reading(call) + calling(call))
+            worst = max(worst, held + (_folding(call) if is_fold(call) else _reading(call) + calling(call)))
             held += sum(a.nbytes for a in call.avals)
         worst = max(worst, held + _passing(root.exprs) + _asking(root))
         held -= sum(a.nbytes for call in gone for a in call.avals)
@@ -132,6 +134,11 @@ def _reading(call: Expr) -> int:
     """Bytes of the operands of a call that are not held already, and of the blocks that they are assembled from."""
     fresh = [s for s in call.srcs if s.kind == "leaf" or (s.kind == "call" and not is_whole(s))]
     return sum(s.aval.nbytes for s in fresh) + max((_passing((s,)) for s in fresh if s.kind == "call"), default=0)
+
+
+def _folding(call: Expr) -> int:
+    """Bytes that a fold takes: a block of each operand on its way, what is made of it, and the results."""
+    return _passing(call.srcs) + comparing(call.srcs, _length(call.srcs[0])) + FOLDS * sum(a.nbytes for a in call.avals)
 
 
 def _passing(exprs: Sequence[Expr]) -> int:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.atomic import Left, Staged, discard, keep_private, publish, stage
 from brainsurgery_jax.store.base import Cut, Held, WriteOptions, Writer
@@ -36,6 +37,11 @@ class Staging:
                 put_sidecars(staged.staging, p.side_files)
             on_failure.pop_all()
         return self
+
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """What to report of the destinations: runs of other hosts may be writing to them."""
+        return tuple(left.note(staged.destination) for staged in self._staged for left in staged.foreign)
 
     def complete(self, look: Callable[[Staged], None] | None = None) -> None:
         """Complete all outputs. `look` is called with each before any is in its place; what it raises keeps them all

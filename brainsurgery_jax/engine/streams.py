@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
-from brainsurgery_jax._lazy import np
-from brainsurgery_jax.engine.blocks import cuts
+from brainsurgery_jax.engine.folds import summarize
 from brainsurgery_jax.engine.plan.work import Ask
-from brainsurgery_jax.protocol import Reduction
 
 
 class Tally:
@@ -27,7 +24,7 @@ class Tally:
 
     def look(self, start: int, blocks: Sequence[Any]) -> Any:
         """The partial result of a block of each tensor, from element `start` on. Called on any thread."""
-        part = summarize(self._reduction, blocks)
+        part = summarize(self._reduction, start, blocks)
         if self._reduction.decisive is not None and part == self._reduction.decisive:
             self._decisive.append(part)
         return part
@@ -41,10 +38,3 @@ class Tally:
     def answer(self) -> Any:
         """The answer, once all partial results are there."""
         return self._reduction.finish(self._merged[0])
-
-
-def summarize(reduction: Reduction, blocks: Sequence[Any]) -> Any:
-    """The partial result of blocks of any length."""
-    arrays = [np.asarray(block) for block in blocks]
-    parts = (reduction.block(*(x[at:end] for x in arrays)) for at, end in cuts(0, len(arrays[0])))
-    return reduce(reduction.merge, parts)

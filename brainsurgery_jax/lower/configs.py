@@ -32,7 +32,7 @@ def read_config(metadata: Mapping[str, str], origin: str | None, world: World) -
     try:
         return None if text is None else (file, json.loads(text))
     except ValueError as error:
-        raise Refusal("io-input", f"the {file} of '{origin}' is not JSON: {error}", hint="Mend the file.") from error
+        raise Refusal("io-input", f"the {file} of '{origin}' is not JSON: {error}", hint="Correct its text.") from error
 
 
 def changed_config(

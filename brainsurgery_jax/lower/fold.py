@@ -8,20 +8,22 @@ gives one message.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from itertools import chain
 from typing import Any
 
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
+from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
 from brainsurgery_jax.lower.outputs import inside, publication, publications
-from brainsurgery_jax.lower.program import Check, Demand, Effect, Program, Publication
-from brainsurgery_jax.lower.state import State, World
+from brainsurgery_jax.lower.program import Check, Effect, Program, Publication
+from brainsurgery_jax.lower.state import Answer, Demand, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp
@@ -51,15 +53,18 @@ from brainsurgery_jax.protocol import (
 from brainsurgery_jax.select import Ref
 
 
-def lower_step(state: State, step: Step, world: World) -> State | Demand:
-    """The state after one step, or the numbers that it needs first. Reads headers only."""
+def lower_step(state: State, step: Step, world: World, answer: Answer = take_bounds) -> State:
+    """The state after one step. Reads headers only; `answer` computes the numbers that only data can tell.
+
+    This is the one place that drives the fold through a demand: the step alone is lowered again, and its state goes on.
+    """
     if state.stopped:
         return state
     if step.op is None:
         return misunderstood(state, step, world)
     view = StepView(state, step, world)
     try:
-        after = _sink(state, step, view) if isinstance(step.op, SinkOp) else _edited(state, step, view)
+        after = _sink(state, step, view) if isinstance(step.op, SinkOp) else _edited(state, step, view, answer)
     except Unknown:
         return failed(state, step, world)
     except Refusal as bad:
@@ -69,22 +74,31 @@ def lower_step(state: State, step: Step, world: World) -> State | Demand:
             bad.hint = kinds.remedy(view, bad) or bad.hint
             told = state.complain(_refused(step, bad, provisional=view.provisional))
             after = failed(told, step, world, slow=bad.code == "regex-timeout")
-    if view.notes and isinstance(after, State):
+    if view.notes:
         after = after.complain(*view.notes)
-    if view.wanted and not world.provisional:
-        return Demand(tuple(view.wanted), step)
-    if view.wanted and isinstance(after, State) and after.effects:
+    if view.wanted and (found := answer(Demand(tuple(view.wanted), step, state))):
+        return lower_step(replace(state, known={**state.known, **found}), step, world, answer)
+    if view.wanted and after.effects:
         after = replace(after, effects=(*after.effects[:-1], after.effects[-1]._replace(staged=True)))
     return after
 
 
-def lower(state: State, plan: Plan, world: World, steps: Sequence[Step] | None = None) -> Program | Demand:
-    """The program of a plan, from a state before its steps (or before the `steps` that are left)."""
-    with _uncollected():
-        for step in plan.steps if steps is None else steps:
-            after = lower_step(state, step, world)
-            if isinstance(after, Demand):
-                return after
+def lower_steps(state: State, steps: Iterable[Step], world: World, answer: Answer = take_bounds) -> State:
+    """The state after several steps. See `lower_step`."""
+    return reduce(lambda before, step: lower_step(before, step, world, answer), steps, state)
+
+
+def lower(state: State, plan: Plan, world: World, answer: Answer = take_bounds) -> Program:
+    """The program of a plan, from a state before its steps. See `lower_step`."""
+    was_on = gc.isenabled()
+
+    def compute(demand: Demand) -> Mapping[Expr, int]:
+        with _collection(on=was_on):
+            return answer(demand)
+
+    with _collection(on=False):
+        for step in plan.steps:
+            after = lower_step(state, step, world, compute)
             state = previewed(state, after, step, plan) if state.flags.preview and not state.stopped else after
         made, problems = publications(state, plan, world)
     if state.flags.preview and plan.steps:
@@ -97,15 +111,19 @@ _MISSING = (NO_MATCH, "tensor-missing")
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keeps the garbage collector from walking a growing graph, which stays, again and again: a quarter of the time."""
+def _collection(*, on: bool) -> Iterator[None]:
+    """A block with the garbage collector on or off. While a plan is lowered it would walk a growing graph, which stays,
+    again and again: a quarter of the time."""
     was_on = gc.isenabled()
-    gc.disable()
+    _switch_collector(on=on)
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        _switch_collector(on=was_on)
+
+
+def _switch_collector(*, on: bool) -> None:
+    gc.enable() if on else gc.disable()
 
 
 def _refused(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
@@ -154,7 +172,7 @@ def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> D
 # --- Edits ------------------------------------------------------------------------------------------------------------
 
 
-def _edited(state: State, step: Step, view: StepView) -> State | Demand:
+def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
     op, skipped = step.op, []
     edits = _form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
     lines = Lines(step, dry_run=state.flags.dry_run) if state.flags.verbose else None
@@ -210,7 +228,7 @@ def _edited(state: State, step: Step, view: StepView) -> State | Demand:
             given = {key: value for key, value in last._asdict().items() if value is not None}
             return after.with_flags(after.flags._replace(**given))
         case Inline():
-            return _inlined(after, last, view)
+            return _inlined(after, last, view, answer)
     return after
 
 
@@ -219,7 +237,7 @@ def _kept(view: StepView) -> Iterator[Edit]:
     yield from view.kept
 
 
-def _inlined(state: State, inline: Inline, view: StepView) -> State | Demand:
+def _inlined(state: State, inline: Inline, view: StepView, answer: Answer) -> State:
     """The state after the steps of plans within the plan, which have a default alias of their own."""
     if state.doubtful and inline.default_alias is None:
         raise Unknown
@@ -228,10 +246,7 @@ def _inlined(state: State, inline: Inline, view: StepView) -> State | Demand:
         return misunderstood(state.complain(*nested), view.step, view.world)
     inner = replace(state, default_alias=inline.default_alias, nested=True)
     for step, problems in parsed:
-        after = lower_step(inner.complain(*problems), step, view.world)
-        if isinstance(after, Demand):
-            return after
-        inner = after
+        inner = lower_step(inner.complain(*problems), step, view.world, answer)
     return replace(inner, default_alias=state.default_alias, nested=False)
 
 

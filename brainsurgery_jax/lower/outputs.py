@@ -65,7 +65,9 @@ def _dropped_texts(output: Output, p: Publication, state: State) -> Iterator[Dia
     texts = read_notes(state.spaces[alias_of(output, state)].metadata).strings
     if texts and not p.format.texts:
         message = f"output: {p.format.name} holds tensors alone; left out, since they are text: {few([*texts])}"
-        yield Diagnostic("input-left-out", message, output.span, "An output of the format orbax keeps them.", "note")
+        yield Diagnostic(
+            "input-left-out", message, output.span, "Write `format: orbax` in the output to keep them.", "note"
+        )
 
 
 def _output(output: Output, state: State, world: World) -> Publication | None:

@@ -81,13 +81,6 @@ class Effect(NamedTuple):
     staged: bool = False
 
 
-class Demand(NamedTuple):
-    """Numbers that must be computed before `step` can be lowered."""
-
-    exprs: tuple[Expr, ...]
-    step: Step
-
-
 class Program(NamedTuple):
     """A lowered plan. With errors among the diagnostics it must not run."""
 

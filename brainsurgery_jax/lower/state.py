@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
-from brainsurgery_jax.plan.model import Input, Plan
+from brainsurgery_jax.plan.model import Input, Plan, Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.select import Match, Pattern, Ref, compile_pattern
 from brainsurgery_jax.store.base import Header, Source
@@ -133,15 +133,31 @@ class State:
         )  # fmt: skip
 
 
+class Demand(NamedTuple):
+    """Numbers that only data can tell, and that `step` needs. `state`: the state before that step, all that comes
+    before it lowered."""
+
+    exprs: tuple[Expr, ...]
+    step: Step
+    state: State
+
+
+Answer = Callable[[Demand], Mapping[Expr, int]]
+"""Computes all numbers of a demand, or none: then the step takes their bounds. May raise."""
+
+
+def take_bounds(demand: Demand) -> Mapping[Expr, int]:
+    """Compute nothing: the answer of `check` and `explain`."""
+    return {}
+
+
 class World(Protocol):
     """All that lowering may ask of the outside: headers of checkpoints, and whether a destination can be written.
 
-    `provisional`: numbers that only data can tell are taken at their bounds (check, explain) instead of being demanded.
     `default_shard`: the largest file of an output folder whose plan gives no size.
     """
 
     graph: Graph
-    provisional: bool
     default_shard: str
 
     def open(self, path: str, format: str | None = None) -> Source: ...

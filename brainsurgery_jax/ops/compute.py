@@ -13,15 +13,16 @@ from brainsurgery_jax._lazy import Array, Num, np
 from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal, did_you_mean
-from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control, kernel
+from brainsurgery_jax.op import DTypeName, Operands, Passes, SlicedTemplate, control, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._evaluate import evaluate
 from brainsurgery_jax.ops._expressions import Expression, parse_expression, walk_names
+from brainsurgery_jax.ops._folds import can_fold, passes_of
 from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.ops._liveness import nbytes, peak
 from brainsurgery_jax.ops._math import on_host
 from brainsurgery_jax.ops._partition import Partition, is_written_well, making_bytes, part_shapes, partition
-from brainsurgery_jax.ops._program import At, Program, followed_by, leaf
+from brainsurgery_jax.ops._program import At, Program, below, excerpt, followed_by, leaf
 from brainsurgery_jax.ops._ranges import exact_ranges, reasons, wrapping_nodes
 from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
 from brainsurgery_jax.ops._typing import Typed, typed, work_dtype
@@ -149,6 +150,16 @@ def _units(program: Program, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> l
         at, axis = next((i, a) for i, a in enumerate(cut.operands) if a is not None)
         found.append(shapes[at][axis] * cut.units // full[at][axis])
     return found
+
+
+def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
+    return passes_of(params["program"].nodes[-1], avals[0].shape)
+
+
+@kernel("compute", result=_result, host=_on_numpy, fold=_passes)
+def folded(x: Num[Array, "..."], *, program: Program) -> Array:
+    """A reduction of a tensor that goes by in blocks."""
+    return evaluate(program, [x])[0]
 
 
 def _same_shape(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
@@ -310,14 +321,61 @@ def _by_element(
 
 
 def _streamed(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
-    """A result that goes by in parts if it is large and can be cut, else made as a whole."""
-    cut = partition(program)
-    size = program.aval.nbytes + sum(e.aval.nbytes for e in operands)
-    if cut is None or size <= STREAMED or not is_written_well(cut):
+    """A result that goes by in parts if it is large and can be cut, or is made of folds, else made as a whole."""
+    if len(program.nodes) == 1:
+        return operands[0]
+    if program.aval.nbytes + sum(e.aval.nbytes for e in operands) <= STREAMED:
         return view.apply(whole, *operands, program=program)
-    kept = [view.apply(whole, *_used(before, operands), program=_renumbered(before)) for before in cut.kept]
+    cut = partition(program)
+    if cut is None or not is_written_well(cut):
+        rest, sources = _folded(view, program, operands)
+        return view.apply(whole, *sources, program=rest) if rest is program else _streamed(view, rest, sources)
+    kept = [_kept(view, _renumbered(before), _used(before, operands)) for before in cut.kept]
     sources = [operands[at] if at >= 0 else kept[-1 - at] for at in cut.sources]
     return view.apply(part, *sources, program=cut.program, cuts=cut.cuts)
+
+
+def _kept(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
+    """A value that all parts of a result need: held, and computed of folds where it has some."""
+    rest, sources = _folded(view, program, operands)
+    return sources[0] if len(rest.nodes) == 1 else view.apply(whole, *sources, program=rest)
+
+
+def _folded(view: View, program: Program, operands: Sequence[Expr]) -> tuple[Program, Sequence[Expr]]:
+    """A program whose outermost reductions of large tensors are operands, and its operands; itself if it has none."""
+    nodes, last = program.nodes, len(program.nodes) - 1
+    if not (folds := _outermost_folds(program)):
+        return program, operands
+    leaves = [n for n in below(nodes, [last], folds) if nodes[n].op == "leaf"]
+    made = [_fold(view, program, number, operands) for number in folds]
+    sources = [*made, *(operands[nodes[n].get("index")] for n in leaves)]
+    return excerpt(nodes, last, [*folds, *leaves]), sources
+
+
+def _outermost_folds(program: Program) -> list[int]:
+    """The nodes that are folds of large tensors and are not in the operand of another."""
+    nodes, found = program.nodes, list[int]()
+    for number in reversed(range(len(nodes))):
+        source = next(iter(nodes[number].sources), None)
+        if (
+            source is None
+            or nodes[source].aval.nbytes <= STREAMED
+            or not can_fold(nodes[number], nodes[source].aval.shape)
+        ):
+            continue
+        if number in below(nodes, [len(nodes) - 1], found):
+            found.append(number)
+    return found
+
+
+def _fold(view: View, program: Program, number: int, operands: Sequence[Expr]) -> Expr:
+    """The fold that a node of a program is, of an operand that goes by in parts."""
+    node = program.nodes[number]
+    (source,) = node.sources
+    inner = excerpt(program.nodes, source, ())
+    x = _streamed(view, _renumbered(inner), _used(inner, operands))
+    own = tuple(At(0) if isinstance(operand, At) else operand for operand in node.operands)
+    return view.apply(folded, x, program=Program((leaf(0, x.aval), node._replace(operands=own))))
 
 
 def _used(program: Program, operands: Sequence[Expr]) -> list[Expr]:

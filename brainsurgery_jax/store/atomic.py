@@ -17,8 +17,19 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures, remedy_for
-from brainsurgery_jax.store.leftovers import OLD, PARTIAL, SCRATCH, STALE, beside, clear, remove, remove_replaced
+from brainsurgery_jax.store.leftovers import (
+    OLD,
+    PARTIAL,
+    SCRATCH,
+    STALE,
+    Leftover,
+    beside,
+    clear,
+    remove,
+    remove_replaced,
+)
 from brainsurgery_jax.store.replacing import Replacement, allowed, resolved
+from brainsurgery_jax.store.runs import Run
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _AT_FDCWD = -100
@@ -26,12 +37,13 @@ _AT_FDCWD = -100
 
 class Staged(NamedTuple):
     """An output on its way: where it is written, where it will appear, whether it may replace what is there, and the
-    files there that are known to belong to what it replaces."""
+    files there that are known to belong to what it replaces, and what runs of other hosts left there."""
 
     staging: str
     destination: str
     overwrite: bool = False
     own: frozenset[str] = frozenset()
+    foreign: tuple[Leftover, ...] = ()
 
 
 class Left(NamedTuple):
@@ -44,8 +56,9 @@ class Left(NamedTuple):
     kept: bool = False
 
 
-def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = ()) -> Staged:
-    """A free staging path beside the destination, whose parent folders are made; removes what a dead run left there.
+def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = (), run: Run | None = None) -> Staged:
+    """A free staging path beside the destination, whose parent folders are made; removes what a dead run of this host
+    left there. `run` is the run that writes (default: this process).
 
     Links are followed, so that an output named through a link replaces what the link points to.
     """
@@ -53,8 +66,8 @@ def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = (
     folder = os.path.dirname(path)
     with os_failures(folder, "prepare the folder of the output"):
         os.makedirs(folder, exist_ok=True)
-    clear(path)
-    return Staged(beside(path, PARTIAL), path, overwrite, frozenset(own))
+    foreign = clear(path, run)
+    return Staged(beside(path, PARTIAL, run), path, overwrite, frozenset(own), foreign)
 
 
 def keep_private(staged: Staged) -> None:

@@ -91,8 +91,9 @@ class ByteSink:
         """Raises StoreError while bytes are missing."""
         for name, (aval, _, _) in self._places.items():
             if self._written[name] != aval.nbytes:
-                problem = f"{self._written[name]} of {aval.nbytes} bytes were written: a fault of this program"
-                raise StoreError(self._destination, problem, tensor=name, remedy="Nothing was published.")
+                done = f"{self._written[name]} of {aval.nbytes} bytes were written"
+                problem = f"{done}: a fault of this program; nothing was published"
+                raise StoreError(self._destination, problem, tensor=name)
 
     def close(self) -> None:
         """Gives all descriptors back. May be called twice."""

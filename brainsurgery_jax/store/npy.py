@@ -28,7 +28,7 @@ from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.safetensors_header import AGAIN, json_object
 from brainsurgery_jax.store.strided import Laid, StridedSource
-from brainsurgery_jax.store.zip_members import Window, data_offset, is_stored, zip_failures
+from brainsurgery_jax.store.zip_members import Window, data_offset, is_stored, refuse_encrypted, zip_failures
 from brainsurgery_jax.store.zipped import ZippedSource
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def _archive(fd: int, path: str, descriptors: Descriptors) -> Source:
     left_out: dict[str, str] = {}
     unread: dict[str, Unread] = {}
     with zipfile.ZipFile(io.BufferedReader(window)) as archive:
+        refuse_encrypted(archive, path)
         metadata = _metadata(archive.comment)
         for name, member in _members(archive, path):
             if name == member.filename:

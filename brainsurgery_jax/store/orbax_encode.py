@@ -140,8 +140,8 @@ def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) 
         with _context(options.options, max(array.nbytes for array in arrays.values())):
             _save(made, leaves, notes, custom, in_groups=any(map(options.options.get, ("compression", "chunk"))))
     except (ValueError, RuntimeError, NotImplementedError) as error:  # tensorstore's; an OSError is told by the caller
-        problem = f"could not be written: {str(error).splitlines()[0]}"
-        raise StoreError(path, problem, remedy="Is the disk full? Nothing was published.") from error
+        problem = f"could not be written, and nothing was published: {str(error).splitlines()[0]}"
+        raise StoreError(path, problem, remedy="If the disk is full, write to another disk.") from error
     _refuse_incomplete(made, arrays)
     if options.options.get("version") == "v0":
         _lift(made)
@@ -156,7 +156,7 @@ def _refuse_incomplete(path: str, arrays: Mapping[str, Any]) -> None:
     for name, array in arrays.items():
         info = source.header.tensors.get(name)
         if info is None or info.aval.shape != array.shape:
-            raise StoreError(path, "was not written by orbax", tensor=name, remedy="Nothing was published.")
+            raise StoreError(path, "was not written by orbax, so nothing was published", tensor=name)
     source.close()
 
 

@@ -36,7 +36,8 @@ def check_storable(path: str, avals: Mapping[str, Aval], options: WriteOptions) 
             remedy = "Write .npz or .pt, which hold it; or cast it to complex64, which rounds."
             raise StoreError(path, f"safetensors has no dtype {aval.dtype}", tensor=name, remedy=remedy)
         if aval.size * aval.dtype.bits % 8:
-            raise StoreError(path, f"{aval} does not fill whole bytes", tensor=name, remedy="Pad it to whole bytes.")
+            remedy = "Cut it where its elements fill whole bytes."
+            raise StoreError(path, f"{aval} does not fill whole bytes", tensor=name, remedy=remedy)
         if name == METADATA:
             raise StoreError(path, "this name is reserved by the safetensors format", tensor=name, remedy="Rename it.")
     check_unicode(path, [*avals, *options.metadata, *options.metadata.values()])

@@ -34,7 +34,14 @@ from brainsurgery_jax.store.positioned import read_bytes
 from brainsurgery_jax.store.safetensors_header import AGAIN
 from brainsurgery_jax.store.strided import Laid, StridedSource
 from brainsurgery_jax.store.torch_tree import Leaf, Tree, grow
-from brainsurgery_jax.store.zip_members import Window, WindowBytes, data_offset, is_stored, zip_failures
+from brainsurgery_jax.store.zip_members import (
+    Window,
+    WindowBytes,
+    data_offset,
+    is_stored,
+    refuse_encrypted,
+    zip_failures,
+)
 
 WEIGHTS = "pytorch_model.bin"
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
@@ -134,6 +141,7 @@ Found = tuple[Any, Callable[[Storage], tuple[int, int]]]
 def read_archive(window: Window, path: str) -> Found:
     """A zip archive: a pickle, and a member for each storage."""
     with zipfile.ZipFile(io.BufferedReader(window)) as archive:
+        refuse_encrypted(archive, path)
         members = {member.filename: member for member in archive.infolist()}
         pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
@@ -205,7 +213,7 @@ def _places(
 
 
 def _big_endian(path: str) -> StoreError:
-    remedy = "Load it and save it again on a machine of today."
+    remedy = "Load it with torch, and save it again: `torch.save(torch.load(PATH), 'model.pt')`."
     return StoreError(path, "was written on a machine of the other byte order", remedy=remedy)
 
 

@@ -81,13 +81,19 @@ def zip_failures(path: str, what: str) -> Iterator[None]:
         raise StoreError(path, f"the {what} is damaged: {error}", remedy=AGAIN) from error
 
 
+def refuse_encrypted(archive: zipfile.ZipFile, path: str) -> None:
+    """Raises StoreError for an archive that only a password opens."""
+    for member in archive.infolist():
+        if member.flag_bits & 1:
+            remedy = "Unpack the archive with its password, and pack it again without one: `zip -0 -r`."
+            raise StoreError(path, f"the member '{member.filename}' is encrypted", remedy=remedy)
+
+
 def data_offset(window: Window, member: zipfile.ZipInfo, *, path: str) -> int:
     """Where the data of a member begin. What is not compressed must lie inside the window as a whole."""
     header = window.bytes_at(member.header_offset, _LOCAL_HEADER)
     if len(header) < _LOCAL_HEADER or not header.startswith(b"PK\x03\x04"):
         raise StoreError(path, f"the member '{member.filename}' is not where the archive says", remedy=AGAIN)
-    if member.flag_bits & 1:
-        raise StoreError(path, f"the member '{member.filename}' is encrypted", remedy="Unpack the archive first.")
     name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
     start = member.header_offset + _LOCAL_HEADER + name + extra
     if start + member.compress_size > window.nbytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.events import Said
 from brainsurgery_jax.plan.source import plain
+from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.session import Session, nodes
 from tests.checkpoints import bits, counting, read, write
 
@@ -279,3 +281,14 @@ def test_what_is_noted_of_a_checkpoint_comes_with_the_step_that_saves_it(here: P
     for outcome, place in ((saved, "save: saved/"), (finished, "output: out/")):
         (note,) = outcome.program.diagnostics
         assert note.message.startswith(f"{place}: config.json says num_hidden_layers 2, but the tensors say 1")
+
+
+def test_a_session_begun_as_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "m.safetensors", {"w": np.ones(2, np.float32)})
+    with closing(Session.begin(bs.load({"inputs": [str(tmp_path / "m.safetensors")]}), dry_run=True)) as session:
+        session.step(*session.parse(f"save: {{path: {tmp_path / 'out.safetensors'}}}")).run()
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_run_keywords_are_the_fields_of_run_options() -> None:
+    assert RunKeywords.__annotations__.keys() == {field.name for field in fields(RunOptions)}

@@ -187,7 +187,7 @@ def test_what_fails_its_verification_is_not_published(tmp_path: Path, monkeypatc
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(PlanError, match="differs in its bytes") as caught:
         bs.convert(source, str(tmp_path / "new"), verify=True, durable=False)
-    assert "was not published" in caught.value.diagnostics[0].hint
+    assert "was not published" in caught.value.diagnostics[0].message
     with pytest.raises(PlanError, match="differs in its bytes"):
         bs.convert(source, str(tmp_path / "good"), verify=True, overwrite=True, durable=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == before

@@ -102,8 +102,10 @@ def test_what_cannot_be_executed_is_refused(payload: object, code: str, text: st
 def test_a_number_from_data_is_asked_for_within_as_elsewhere():
     plan = planned({"execute": {"transforms": [{"phlora": {"target": "w", "target_a": "a", "target_b": "b",
                                                            "rank": {"energy": 0.5}}}]}})  # fmt: skip
-    state, there = before(plan, Headers(TWO, provisional=False))
-    assert isinstance(lower(state, plan, there), Demand)
+    state, there = before(plan, Headers(TWO))
+    asked: list[Demand] = []
+    lower(state, plan, there, lambda demand: asked.append(demand) or dict.fromkeys(demand.exprs, 1))
+    assert [str(e.aval) for demand in asked for e in demand.exprs] == ["i64[]"]
 
 
 def test_a_plan_that_executes_itself_is_one_mistake(tmp_path: Path):

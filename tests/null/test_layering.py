@@ -8,6 +8,9 @@ from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 
+from tools.figures import circles, read_modules
+from tools.figures import imports as graph_of
+
 ROOT = Path(__file__).parents[2]
 
 # Row: what its modules may import of ours, beside their own row. The longest row that fits a module counts; `ops.*` are
@@ -42,8 +45,8 @@ MAY_IMPORT = {
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
     "ops.*": "errors dtypes boxes parts select moves taking _doubles _lookup _lazy nametree op protocol ops._constants "
     "ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields ops._functions "
-    "ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal ops._partition ops._program "
-    "ops._ranges ops._rounding ops._typing ops._verdicts",
+    "ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal ops._partition "
+    "ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select moves parts _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
@@ -54,29 +57,31 @@ MAY_IMPORT = {
     "engine.plan": "errors dtypes boxes protocol graph lower.program store.base store.sizes op engine.blocks "
     "engine.footprint engine.peaks engine.schedule engine.segments engine.sweeps engine.tiles",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
-    "world",
+    "world run_options",
     "prefixes": "",
-    "checkpoint": "errors dtypes select store interop",
-    "interop": "errors dtypes _lazy store checkpoint world apply.names api prefixes",
+    "tensors": "errors dtypes nametree select store",
+    "checkpoint": "tensors interop",
+    "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint prefixes",
-    "api": "errors dtypes moves _lazy select op protocol ops plan graph lower "
-    "store engine session world checkpoint apply",
+    "run_options": "protocol engine.budget engine.devices store.atomic",
+    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
+    "api": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine session world run_options "
+    "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
-    "cli": "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
-    "engine.events store.sizes",
+    "cli": "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
+    "engine.devices engine.events store.sizes protocol",
     "cli.work": "api cli.show engine.plan.work engine.schedule store.sizes",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
     "cli.diff": "errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world store.address store.atomic store.detect store.formats store.folder "
-    "store.peft",
+    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.formats "
+    "store.folder store.peft",
     "cli.importing": "errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",
-    "cli.convert": "errors layout conversion world store.sizes cli.show cli.progress",
+    "cli.convert": "errors layout conversion world run_options store.sizes cli.show cli.progress",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop",
@@ -131,6 +136,10 @@ def test_the_work_of_a_run_is_planned_without_arrays_threads_and_open_files():
 def module_of(target: str) -> str | None:
     """The module that a name is imported from."""
     return next((m for m in (target, target.rpartition(".")[0]) if m in modules()), None)
+
+
+def test_no_modules_import_one_another_not_even_lazily_or_for_types():
+    assert circles(graph_of(read_modules(ROOT / "brainsurgery_jax"))) == []
 
 
 def within(name: str, packages: str) -> bool:

@@ -13,8 +13,18 @@ from brainsurgery_jax.engine.footprint import on_device
 from brainsurgery_jax.engine.plan.planner import COPY_BYTES, plan_work
 from brainsurgery_jax.engine.plan.projection import projection, refuse_too_large
 from brainsurgery_jax.engine.plan.sites import MOST, batch_size, calls_of
-from brainsurgery_jax.engine.plan.work import Boxes, Copy, Item, Machine, Put, Site, Stream, Whole, parts_of
-from brainsurgery_jax.engine.schedule import Written
+from brainsurgery_jax.engine.plan.work import (
+    Boxes,
+    Copy,
+    Fold,
+    Item,
+    Machine,
+    Site,
+    Stream,
+    Whole,
+    parts_of,
+    tensors_of,
+)
 from brainsurgery_jax.errors import PlanError
 from tests.null.world import Headers, program
 
@@ -38,16 +48,8 @@ def kinds(items: Sequence[Item]) -> list[type]:
 
 
 def names(item: Item) -> list[str]:
-    """The tensors that an item writes."""
-    match item.work:
-        case Copy(transfers):
-            return [t.name for t in transfers]
-        case Stream(passages):
-            return [sink.name for p in passages for sink in p.sinks if isinstance(sink, Put)]
-        case Boxes(_, portions):
-            return [sink.name for p in portions for sink in p.sinks if isinstance(sink, Put)]
-        case Whole(tasks):
-            return [root.name for task in tasks for root in task.roots if isinstance(root, Written)]
+    """The tensors that an item writes, each once."""
+    return [name for _, name in tensors_of(item.work)]
 
 
 # --- Kinds ------------------------------------------------------------------------------------------------------------
@@ -116,7 +118,18 @@ def test_factorizations_are_whole_and_the_largest_comes_first():
     assert [names(item) for item in items] == [["b"], ["a"]]
 
 
-def test_nothing_needs_anything_else_first_today():
+def test_a_fold_of_a_large_tensor_comes_first_and_all_else_needs_it():
+    clip = {"compute": {"from": {"x": "a"}, "expr": "x / sqrt(sum(x ** 2))"}}
+    fold, *others = items_of({"a": "f32[8192,4096]"}, clip)
+    assert isinstance(fold.work, Fold)
+    assert len(parts_of(fold.work)) > 8
+    assert fold.needs == ()
+    assert {item.needs for item in others} == {(fold.key,)}
+    assert (fold.reads, fold.writes) == (1 << 27, 0)
+    assert sum(item.writes for item in others) == 1 << 27
+
+
+def test_without_folds_nothing_needs_anything_first():
     assert not any(item.needs for item in items_of({"a": "f32[400,300]"}, MOVED, LOW))
 
 

@@ -13,7 +13,7 @@ from brainsurgery_jax import api
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.graph.expr import Expr, Graph
-from brainsurgery_jax.lower import Demand, Program, State, lower, lower_step, start
+from brainsurgery_jax.lower import Program, State, lower, lower_steps, start
 from brainsurgery_jax.plan.model import Plan
 from brainsurgery_jax.store.base import FileRun, Header, TensorInfo
 
@@ -60,9 +60,9 @@ class HeaderOnly:
 class Headers:
     """A world of checkpoints by path: `Headers({"m.safetensors": {"w": "f32[4,3]"}})`. Notes destinations."""
 
-    def __init__(self, files: Mapping[str, Mapping[str, str]], *, provisional: bool = True):
+    def __init__(self, files: Mapping[str, Mapping[str, str]]):
         self.graph = Graph()
-        self.provisional, self.default_shard = provisional, "5GB"
+        self.default_shard = "5GB"
         self.sources = {path: HeaderOnly(path, tensors) for path, tensors in files.items()}
         self.destinations: list[str] = []
         self.contents: dict[str, bytes] = {}
@@ -105,11 +105,7 @@ def after(*steps: object, world: Headers | None = None, inputs: Iterable[str] = 
     """The state after the steps."""
     plan = planned(*steps, inputs=inputs)
     state, world = before(plan, world)
-    for step in plan.steps:
-        moved = lower_step(state, step, world)
-        assert not isinstance(moved, Demand)
-        state = moved
-    return state
+    return lower_steps(state, plan.steps, world)
 
 
 def program(
@@ -121,9 +117,7 @@ def program(
     """The program of the steps, whatever is wrong with it."""
     plan = planned(*steps, output=output, inputs=inputs)
     state, world = before(plan, world)
-    lowered = lower(state, plan, world)
-    assert isinstance(lowered, Program)
-    return lowered
+    return lower(state, plan, world)
 
 
 def complaints(*steps: object, **rest: Any) -> list[str]:

@@ -22,7 +22,8 @@ from brainsurgery_jax.engine.events import Wrote
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.atomic import Staged, publish, stage
-from brainsurgery_jax.store.leftovers import OLD, beside, recover
+from brainsurgery_jax.store.leftovers import OLD, PARTIAL, SCRATCH, STALE, beside, recover, show_age
+from brainsurgery_jax.store.runs import Run, this_run
 from tests.checkpoints import read, write
 
 
@@ -261,6 +262,81 @@ def test_a_partial_of_an_earlier_process_with_our_id_is_removed(tmp_path: Path) 
     (tmp_path / f".out.brainsurgery-partial-{os.getpid()}-1").write_text("from before the container restarted")
     stage(str(tmp_path / "out"))
     assert os.listdir(tmp_path) == []
+
+
+# --- Other hosts ------------------------------------------------------------------------------------------------------
+
+ELSEWHERE = Run(99999999, 1, "node7_3fa91c0b", "5d0c8e1f")
+"""A run of another host, whose process id no process of this one has."""
+
+
+def test_two_runs_of_one_host_and_process_id_have_names_of_their_own() -> None:
+    ours = this_run()
+    others = [ours._replace(start=1), ours._replace(host="node7_3fa91c0b"), ours._replace(boot="5d0c8e1f")]
+    assert len({beside("/out", PARTIAL, run) for run in (ours, *others)}) == 4
+
+
+def test_a_partial_of_another_host_is_left_and_named(tmp_path: Path) -> None:
+    theirs = Path(stage(str(tmp_path / "out"), run=ELSEWHERE).staging)
+    folder(theirs, "model.safetensors")
+    hours_ago = time.time() - 3 * 3600 - 60
+    os.utime(theirs, (hours_ago, hours_ago))
+    item = stage(str(tmp_path / "out"))
+    assert os.listdir(theirs) == ["model.safetensors"]
+    (left,) = item.foreign
+    assert str(left.note(item.destination)) == (
+        f"note: {tmp_path}/out: an unfinished output of process 99999999 on another host, node7_3fa91c0b, lies beside "
+        "it, last changed 3 hours ago [io-foreign-run]\n"
+        f"    It was left alone. When that run is over, delete it by hand: {theirs}"
+    )
+
+
+def test_each_of_two_hosts_publishes_its_own_output(tmp_path: Path) -> None:
+    theirs = stage(str(tmp_path / "out"), run=ELSEWHERE, overwrite=True)
+    folder(Path(theirs.staging), "theirs.safetensors")
+    publish([staged_folder(tmp_path / "out", "ours.safetensors")])
+    assert os.listdir(tmp_path / "out") == ["ours.safetensors"]
+    publish([theirs])
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["theirs.safetensors"]
+
+
+@pytest.mark.parametrize("kind", [PARTIAL, OLD, STALE])
+def test_nothing_of_another_host_is_removed_or_put_back(tmp_path: Path, kind: str) -> None:
+    theirs = folder(Path(beside(str(tmp_path / "out"), kind, ELSEWHERE)), "model.safetensors")
+    (left,) = stage(str(tmp_path / "out")).foreign
+    recover(str(tmp_path / "out"))
+    assert (left.kind, os.listdir(tmp_path)) == (kind, [theirs.name])
+
+
+def test_a_scratch_file_of_another_host_is_left(tmp_path: Path) -> None:
+    theirs = Path(beside(str(tmp_path / "out"), PARTIAL, ELSEWHERE) + SCRATCH)
+    theirs.write_text("tensors")
+    assert [left.path for left in stage(str(tmp_path / "out")).foreign] == [str(theirs)]
+    assert theirs.exists()
+
+
+def test_a_partial_of_this_host_from_before_it_was_booted_is_removed(tmp_path: Path) -> None:
+    before = this_run()._replace(boot="00000000")
+    Path(beside(str(tmp_path / "out"), PARTIAL, before)).write_text("half")
+    assert stage(str(tmp_path / "out"), run=this_run()._replace(boot="11111111")).foreign == ()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_reports_the_partial_of_another_host_and_does_its_work(tmp_path: Path) -> None:
+    write(tmp_path / "in.safetensors", {"w": np.ones(3, np.float32)})
+    theirs = Path(stage(str(tmp_path / "out.safetensors"), run=ELSEWHERE).staging)
+    theirs.write_text("half")
+    report = bs.load({"inputs": [str(tmp_path / "in.safetensors")], "output": str(tmp_path / "out.safetensors")}).run()
+    assert [note.code for note in report.notes] == ["io-foreign-run"]
+    assert read(tmp_path / "out.safetensors").keys() == {"w"} and theirs.read_text() == "half"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "age"),
+    [(0, "less than a minute"), (60, "1 minute"), (7200, "2 hours"), (86400, "1 day"), (10**6, "11 days")],
+)
+def test_an_age_is_shown_in_its_largest_unit(seconds: int, age: str) -> None:
+    assert show_age(seconds) == age
 
 
 # --- What is left, and mended ----------------------------------------------------------------------------------------

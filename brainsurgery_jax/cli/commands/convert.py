@@ -77,10 +77,13 @@ def convert(
     """
     arrange(os.environ, compile_cache=True)
     from brainsurgery_jax.cli import convert as pages
+    from brainsurgery_jax.run_options import RunOptions
 
     options = pages.options_of(option or ()) | ({} if scan is None else {"scan": scan})
     wishes = pages.Wishes(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
-    pages.convert(source, destination, wishes, memory=memory, fsync=fsync, dry_run=dry_run, quiet=quiet)
+    budget = None if memory is None else pages.size_of(memory, "--memory")
+    chosen = RunOptions(memory=budget, durable=fsync, dry_run=dry_run)
+    pages.convert(source, destination, wishes, chosen, quiet=quiet)
 
 
 def layouts(

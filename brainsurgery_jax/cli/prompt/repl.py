@@ -30,12 +30,9 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
         show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
     plan = api.load(*_sorted_out(items))
     plans.refuse_summary_over_input(plan, choices)
-    with closing(plans.files_of(choices.overwrite, choices.shard_size, provisional=False)) as world:
+    with closing(plans.files_of(choices.overwrite, choices.shard_size)) as world:
         _check(plan, world)
-        flags = api.Flags(dry_run=choices.dry_run, preview=choices.preview, verbose=choices.verbose)
-        memory = None if choices.memory is None else plans.size_of(choices.memory, "--memory")
-        devices = plans.devices_of(choices.devices)
-        session = Session.begin(plan, world, memory=memory, durable=choices.fsync, devices=devices, flags=flags)
+        session = Session.begin_with(plan, world, plans.options_of(choices))
         desk = Desk(_advanced(session, plan, choices), quiet=choices.quiet, talks=is_talking())
         _converse(desk, choices)
         if choices.summarize:
@@ -82,7 +79,7 @@ def _check(plan: api.Plan, world: Files) -> None:
     if plan.data.steps:
         known = tuple(d for d in plan.problems if d.code != "vars-unused")
         steps = replace(plan, data=replace(plan.data, outputs=()), problems=known)
-        if found := [d for d in api.check(steps, world.provisional_twin()) if d.severity == "error"]:
+        if found := [d for d in api.check(steps, world.twin()) if d.severity == "error"]:
             raise PlanError(found)
 
 

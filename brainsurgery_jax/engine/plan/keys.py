@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 
-from brainsurgery_jax.engine.plan.work import Boxes, Copy, Put, Sink, Stream, Whole, Work
+from brainsurgery_jax.engine.plan.work import Boxes, Copy, Fold, Put, Sink, Stream, Whole, Work
 from brainsurgery_jax.engine.schedule import Root, Written
 
 
-def key_of(work: Work) -> str:
-    """The digest of the targets of a piece of work, and of its kind."""
-    digest = blake2b(type(work).__name__.encode(), digest_size=8)
+def key_of(work: Work, needs: tuple[str, ...] = ()) -> str:
+    """The digest of the targets of a piece of work, of its kind, and of what it needs."""
+    digest = blake2b("".join((type(work).__name__, *needs)).encode(), digest_size=8)
     for target in _targets(work):
         digest.update(repr(target).encode())
     return digest.hexdigest()
@@ -19,6 +19,8 @@ def key_of(work: Work) -> str:
 
 def _targets(work: Work) -> Iterator[tuple[object, ...]]:
     match work:
+        case Fold(calls):
+            yield from ((number, call.kernel.name if call.kernel else "") for number, call in enumerate(calls))
         case Copy(transfers):
             yield from ((t.publication, t.name, t.at, t.run.nbytes) for t in transfers)
         case Stream(passages):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.footprint import comparing
 from brainsurgery_jax.engine.peaks import BOOKKEEPING, Cost, block_cost, box_cost
+from brainsurgery_jax.engine.plan.folds import early_folds, first_question
 from brainsurgery_jax.engine.plan.keys import key_of
 from brainsurgery_jax.engine.plan.passages import join
 from brainsurgery_jax.engine.plan.sites import Batch, batches, sites_of
@@ -18,6 +19,7 @@ from brainsurgery_jax.engine.plan.work import (
     Ask,
     Boxes,
     Copy,
+    Fold,
     Item,
     Light,
     Machine,
@@ -28,12 +30,13 @@ from brainsurgery_jax.engine.plan.work import (
     Transfer,
     Whole,
     Work,
+    results_held,
 )
-from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written, roots_of, schedule
+from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written, asked, roots_of, schedule
 from brainsurgery_jax.engine.segments import Segment, segments
 from brainsurgery_jax.engine.sweeps import Sweep, box_of, span_of, sweeps
 from brainsurgery_jax.engine.tiles import boxes_to_ask, has_parts, is_tiled, tiles
-from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.graph.expr import Expr, passes_of, walk
 from brainsurgery_jax.lower.program import Program
 
 COPY_BYTES = 64 << 20
@@ -50,8 +53,28 @@ def plan_work(program: Program, machine: Machine) -> tuple[Item, ...]:
 
 
 def plan_roots(roots: Sequence[Root], machine: Machine) -> tuple[Item, ...]:
-    """The same for some questions and outputs."""
-    tasks = schedule(roots)
+    """The same for some questions and outputs. All that is not a fold of a large tensor needs these to be computed."""
+    levels = early_folds(e for root in roots for e in root.exprs)
+    known = frozenset(e for level in levels for e in level)
+    folds: list[Item] = []
+    for level in levels:
+        folds.append(_fold_item(level, known, machine, tuple(item.key for item in folds[-1:])))
+    needs = tuple(item.key for item in folds[-1:])
+    return (*folds, *(item._replace(needs=needs) for item in plan_stage(roots, machine, known)))
+
+
+def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine, needs: tuple[str, ...]) -> Item:
+    """The first pass of some folds. The others go over the same blocks."""
+    items = plan_stage(list(asked(map(first_question, calls))), machine, known)
+    passes = max(len(passes_of(call) or ()) for call in calls)
+    work = Fold(tuple(calls), passes, items)
+    held = max((item.host_bytes for item in items), default=0) + results_held(work)
+    return Item(work, key_of(work, needs), held, 0, passes * sum(item.reads for item in items), 0, needs)
+
+
+def plan_stage(roots: Sequence[Root], machine: Machine, known: Collection[Expr] = ()) -> tuple[Item, ...]:
+    """The work for questions and outputs, where the folds `known` are computed already."""
+    tasks = schedule(roots, known)
     light = [root for task in tasks if not any(task.compute) for root in task.roots]
     outputs = list(_outputs(root for root in light if isinstance(root, Written)))
     items = (

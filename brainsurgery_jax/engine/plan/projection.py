@@ -13,7 +13,7 @@ from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.plan.work import Copy, Item, Light, Machine, Whole, Work, parts_of
+from brainsurgery_jax.engine.plan.work import Copy, Fold, Item, Light, Machine, Whole, Work, parts_of, results_held
 from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.store.sizes import show_size
 
@@ -25,8 +25,19 @@ class Projection(NamedTuple):
     in_all: int
 
 
-def projection(items: Iterable[Item], machine: Machine) -> Projection:
-    """What a run of these items holds."""
+def projection(items: Sequence[Item], machine: Machine) -> Projection:
+    """What a run of these items holds at its worst moment: while folds go over their tensors, or afterwards.
+
+    The results of the folds stay to the end.
+    """
+    folds = [item.work for item in items if isinstance(item.work, Fold)]
+    stages = [_stage([item for item in items if not isinstance(item.work, Fold)], machine)]
+    stages += [_stage(fold.items, machine) for fold in folds]
+    held = sum(map(results_held, folds))
+    return Projection(max(p.largest for p in stages) + held, max(p.in_all for p in stages) + held)
+
+
+def _stage(items: Iterable[Item], machine: Machine) -> Projection:
     largest = nlargest(machine.threads, _peaks(items, machine.threads))
     most = max(largest, default=0)
     return Projection(most, max(most, min(sum(largest), machine.host_bytes)))
@@ -56,5 +67,5 @@ def count_copied(items: Iterable[Item]) -> int:
 def _lights(work: Work) -> Iterator[Light]:
     if isinstance(work, Whole):
         yield from (w for roots in work.work for root in roots for w in root)
-    else:
+    elif not isinstance(work, Fold):
         yield work

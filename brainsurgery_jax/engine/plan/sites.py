@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from brainsurgery_jax.engine.footprint import on_device
 from brainsurgery_jax.engine.plan.work import Machine, Site
 from brainsurgery_jax.engine.schedule import Task
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Expr, is_fold
 
 if TYPE_CHECKING:
     from brainsurgery_jax.dtypes import Aval
@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 def site_of(call: Expr, devices: int, bytes_each: int) -> Site:
     """Where a call is computed that is in no batch."""
-    if not devices:
+    if not devices or is_fold(call):
         return Site.HOST
     if on_device(call) <= bytes_each:
         return Site.DEVICE
@@ -129,6 +129,11 @@ def _signature(task: Task) -> Signature | None:
 def batch_size(task: Task, machine: Machine) -> int:
     """Calls that one batch holds, a multiple of the number of devices; one for a task that goes alone."""
     calls = calls_of(task)
-    if not machine.devices or len(calls) != 1 or (need := on_device(calls[0])) > machine.bytes_each:
+    if (
+        not machine.devices
+        or len(calls) != 1
+        or is_fold(calls[0])
+        or (need := on_device(calls[0])) > machine.bytes_each
+    ):
         return 1
     return max(1, min(MOST, min(FULL, machine.bytes_each) // need)) * machine.devices

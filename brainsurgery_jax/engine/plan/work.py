@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.engine.blocks import cuts
+from brainsurgery_jax.engine.footprint import FOLDS
 from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written
 from brainsurgery_jax.graph.expr import Expr, asked_of
 from brainsurgery_jax.protocol import Pending
@@ -140,7 +141,17 @@ class Whole:
     size: int = 1
 
 
-Work = Light | Whole
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Small values of large tensors, none of which needs another of them. `items`: what is done in each of so many
+    passes."""
+
+    calls: tuple[Expr, ...]
+    passes: int
+    items: tuple[Item, ...]
+
+
+Work = Light | Whole | Fold
 
 
 class Item(NamedTuple):
@@ -162,9 +173,15 @@ class Item(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-def parts_of(work: Work) -> tuple[Work, ...]:
+def parts_of(work: Work) -> tuple[Light | Whole, ...]:
     """The parts of a piece of work that may be performed at the same time."""
-    return work.blocks() if isinstance(work, Stream) else (work,)
+    match work:
+        case Stream():
+            return work.blocks()
+        case Fold():
+            return tuple(part for item in work.items for part in parts_of(item.work))
+        case _:
+            return (work,)
 
 
 def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
@@ -180,6 +197,8 @@ def questions_of(work: Work) -> tuple[int, ...]:
 
 def _ends(work: Work) -> Iterator[Sink | Transfer | Root]:
     match work:
+        case Fold():
+            pass
         case Copy(transfers):
             yield from transfers
         case Stream(passages):
@@ -188,3 +207,8 @@ def _ends(work: Work) -> Iterator[Sink | Transfer | Root]:
             yield from (sink for p in portions for sink in p.sinks)
         case Whole(tasks):
             yield from (root for task in tasks for root in task.roots)
+
+
+def results_held(fold: Fold) -> int:
+    """Bytes that the results of folds take while they are computed and afterwards."""
+    return FOLDS * sum(a.nbytes for call in fold.calls for a in call.avals)
