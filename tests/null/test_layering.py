@@ -64,6 +64,9 @@ MAY_IMPORT = {
     "store.sidecars config_patch families",
     "engine": "documents "
     "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
+    # What a run does is decided from the program alone; IMPURE below says what that must not touch.
+    "engine.plan": "errors dtypes boxes protocol graph lower.program store.base store.sizes op engine.blocks "
+    "engine.footprint engine.peaks engine.schedule engine.segments engine.sweeps engine.tiles",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world run_options",
     "prefixes": "",
@@ -71,7 +74,7 @@ MAY_IMPORT = {
     "checkpoint": "tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "run_options": "protocol engine.budget store.io.files",
+    "run_options": "protocol engine.budget engine.devices store.io.files",
     "apply": "documents rendering "
     "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "documents rendering "
@@ -81,7 +84,8 @@ MAY_IMPORT = {
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
     "cli": "documents rendering "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
-    "engine.events store.sizes protocol",
+    "engine.devices engine.events store.sizes protocol",
+    "cli.work": "api cli.show engine.plan.work engine.schedule store.sizes",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.io.files",
@@ -102,6 +106,9 @@ MAY_IMPORT = {
 
 # To import one of these is to load JAX, and `--help`, `inspect` and plans that only rename must not wait for it.
 LOADS_JAX = "jax jaxlib flax orbax"
+# What plans the work of a run, and what it calls in the engine, has nothing to do with these.
+IMPURE = "numpy jax threading concurrent contextvars os io asyncio brainsurgery_jax._lazy "
+    "brainsurgery_jax.store.io.positioned"
 MAY_LOAD_JAX = "_lazy engine store.orbax.encode"
 
 
@@ -144,6 +151,26 @@ def _prints(node: ast.AST) -> bool:
         case ast.ImportFrom(module="sys", names=names):
             return any(alias.name in ("stdout", "stderr") for alias in names)
     return False
+
+
+def test_the_work_of_a_run_is_planned_without_arrays_threads_and_open_files():
+    reached, wrong = set[str](), list[str]()
+    stack = [module for module in modules() if within(module, "engine.plan")]
+    while stack:
+        if (module := stack.pop()) in reached:
+            continue
+        reached.add(module)
+        wrong += [f"{place}: {name}" for place, name in imports(module) if within(name, IMPURE)]
+        stack += [
+            m for _, target in our_imports(module) if (m := module_of(target)) is not None and within(m, "engine")
+        ]
+    assert not wrong, "\n".join(["engine.plan may not depend on:", *wrong])
+    assert len(reached) > 10
+
+
+def module_of(target: str) -> str | None:
+    """The module that a name is imported from."""
+    return next((m for m in (target, target.rpartition(".")[0]) if m in modules()), None)
 
 
 def test_no_modules_import_one_another_not_even_lazily_or_for_types():
