@@ -108,8 +108,8 @@ MAY_IMPORT = {
 LOADS_JAX = "jax jaxlib flax orbax"
 # What plans the work of a run, and what it calls in the engine, has nothing to do with these.
 IMPURE = (
-    "numpy jax threading concurrent contextvars os io asyncio "
-    "brainsurgery_jax._lazy brainsurgery_jax.store.io.positioned"
+    "numpy jax threading concurrent contextvars os io asyncio brainsurgery_jax._lazy "
+    "brainsurgery_jax.store.io.positioned"
 )
 MAY_LOAD_JAX = "_lazy engine store.orbax.encode"
 
