@@ -107,10 +107,8 @@ MAY_IMPORT = {
 # To import one of these is to load JAX, and `--help`, `inspect` and plans that only rename must not wait for it.
 LOADS_JAX = "jax jaxlib flax orbax"
 # What plans the work of a run, and what it calls in the engine, has nothing to do with these.
-IMPURE = (
-    "numpy jax threading concurrent contextvars os io asyncio brainsurgery_jax._lazy "
-    "brainsurgery_jax.store.io.positioned"
-)
+FILES = "os io asyncio brainsurgery_jax.store.io.positioned"
+IMPURE = f"numpy jax brainsurgery_jax._lazy threading concurrent contextvars {FILES}"
 MAY_LOAD_JAX = "_lazy engine store.orbax.encode"
 
 
