@@ -215,7 +215,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         if options.dry_run:
             program = program._replace(publications=())
         execute(program, budget, tell, options.look)
-    steps = tuple(e.step.text for e in program.effects if not e.nested)
+    steps = tuple(e.step.text for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     return Report(tuple(said), tuple(published), steps, options.dry_run or program.flags.dry_run, notes)
 
