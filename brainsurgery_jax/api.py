@@ -214,7 +214,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if options.dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, options.look)
+        execute(program, budget, tell, options.look, files.commit)
     steps = tuple(e.step.text for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     return Report(tuple(said), tuple(published), steps, options.dry_run or program.flags.dry_run, notes)

@@ -91,7 +91,7 @@ def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Ite
         yield f"{margin}chooses its sizes from the values: a run computes them first; shown here at most"
     if _waits(effect, found):
         yield f"{margin}waits for values: judged or printed in the run"
-    elif nothing and step.op.name == "assert":
+    elif nothing and step.operator is not None:
         yield f"{margin}holds, by the headers"
 
 

@@ -104,8 +104,8 @@ class Drafts:
 
     def _dest_key(self, alias: str, name: str) -> str:
         """The key that a destination comes from; empty where two keys could have made it."""
-        keys = [k for k in ("to", "target_a", "target_b", "target") if k in self.step.params]
-        refs = {k: self.step.params[k] for k in keys if k != "target" or len(keys) == 1}
+        fields = () if self.step.op is None else self.step.op.written
+        refs = {f.key: self.step.params[f.param] for f in fields if f.param in self.step.params}
         named = [k for k, ref in refs.items() if isinstance(ref, Ref) and ref.name == name]
         return (named or [*refs, ""])[0] if named or len(refs) == 1 else ""
 
@@ -128,7 +128,7 @@ class Drafts:
                 raise Refusal(
                     "dest-exists",
                     f"'{to_name}' exists already in '{to_alias}', so '{name}' cannot take it",
-                    key="to",
+                    key=self._dest_key(to_alias, to_name),
                     hint=hint,
                 )
         for alias, renamed in leaving.items():

@@ -8,7 +8,7 @@ gives one message.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -25,7 +25,7 @@ from brainsurgery_jax.lower.program import Check, Effect, Program, Publication
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
-from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp
+from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.build import build_step
 from brainsurgery_jax.plan.model import Plan, Step
@@ -133,7 +133,7 @@ def _switch_collector(*, on: bool) -> None:
 
 def _refused(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
     assert step.op is not None
-    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else _label(step)
+    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else step.label
     severity = "note" if provisional else "error"
     return Diagnostic(bad.code, f"{label}: {bad.message}", _place(step, bad.key), bad.hint, severity)
 
@@ -144,13 +144,6 @@ def _place(step: Step, key: str) -> Span | None:
     return step.spans[found[0]] if len(found) == 1 else step.place(key)
 
 
-def _label(step: Step) -> str:
-    """The op's name, for an assert with its operator."""
-    assert step.op is not None
-    operator = getattr(step.params.get("operator"), "op", None)
-    return f"{step.op.name}.{operator.name}" if operator else step.op.name
-
-
 # --- Sinks ------------------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +152,7 @@ def _sink(state: State, step: Step, view: StepView) -> State:
     says: Verdict | Report = step.op.fn(view, **step.params)
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step)))
     verdict = None if isinstance(says, Report) else settle(says, None)
-    told = (Check(step, f"{_label(step)}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
+    told = (Check(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
     if verdict is None:
         return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:
@@ -171,7 +164,7 @@ def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> D
     """The diagnostic of an assert that does not hold."""
     severity = "note" if provisional else "error"
     place = step.place(*verdict.at)
-    return Diagnostic(verdict.code, f"{_label(step)}: {verdict.why}", place, verdict.hint, severity)
+    return Diagnostic(verdict.code, f"{step.label}: {verdict.why}", place, verdict.hint, severity)
 
 
 # --- Edits ------------------------------------------------------------------------------------------------------------
@@ -348,14 +341,15 @@ def _page(name: str | None, operator: str | None) -> str:
 
 def _refuse_second_save(made: Publication, state: State, view: StepView) -> None:
     place = view.world.key(made.path)
+    key = view.step.op.checkpoint if isinstance(view.step.op, ControlOp) else ""
     for earlier in state.publications:
         other = view.world.key(earlier.path)
         if place == other and not made.overwrite:
             hint = "Write to another path, or add `overwrite: true` here, and only this one will be kept."
-            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key="path", hint=hint)
+            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key=key, hint=hint)
         if inside(place, other) and place != other:
             message = f"'{made.path}' lies inside or around '{earlier.path}', which an earlier step saves"
-            raise Refusal("output-inside", message, key="path", hint="Write to a path of its own.")
+            raise Refusal("output-inside", message, key=key, hint="Write to a path of its own.")
 
 
 def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterable[Edit]:
@@ -369,7 +363,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     keys = tuple(dict.fromkeys((form.matched, *form.reads, *form.writes)))
     refs: dict[str, Ref] = {key: params[key] for key in keys}
     given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in refs}
-    recipe = view.graph.recipe(op.kernel, given)
+    make = _maker(op.maker, given, view)
     # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
     counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
     slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
@@ -392,12 +386,24 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             skipped.append(name)
             continue
         try:
-            made = view.graph.made(recipe, tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
+            made = make(names[at], tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
             if form.dest == "existing":
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
+            if isinstance(op.maker, Builder):  # the calls that it builds say what they are about
+                raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
         yield Bind(write.alias, names[at], made, form.dest)
+
+
+def _maker(
+    maker: Kernel | Builder, params: Mapping[str, Any], view: StepView
+) -> Callable[[str, tuple[Expr, ...]], Any]:
+    """What a form makes of operands, for a name."""
+    if isinstance(maker, Builder):
+        return lambda name, operands: maker.fn(view, name, *operands, **params)
+    recipe = view.graph.recipe(maker, params)
+    return lambda name, operands: view.graph.made(recipe, operands)
 
 
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
+from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, few, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
 from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
@@ -23,7 +23,7 @@ from brainsurgery_jax.store.formats import carried, named, read_options
 from brainsurgery_jax.store.key_paths import read_notes
 from brainsurgery_jax.store.nesting import kept_of, nest_of
 from brainsurgery_jax.store.peft import IN_METADATA
-from brainsurgery_jax.store.replacing import Replacement, few
+from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
 
 _WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."

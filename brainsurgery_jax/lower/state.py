@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from brainsurgery_jax.errors import Diagnostic, StoreError
+from brainsurgery_jax.errors import Diagnostic, StoreError, few
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
 from brainsurgery_jax.plan.model import Input, Plan, Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.select import Match, Pattern, Ref, compile_pattern
 from brainsurgery_jax.store.base import Header, Source
-from brainsurgery_jax.store.replacing import Replacement, few
+from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
 
 

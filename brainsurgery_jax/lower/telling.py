@@ -103,7 +103,7 @@ class Lines:
 
     def _shown(self, read: list[str], written: list[str]) -> str:
         sources = [name for name in dict.fromkeys(read) if name not in written]
-        if not read and isinstance(path := self.step.params.get("path"), str):
+        if not read and (path := self.step.checkpoint) is not None:
             sources = [path]
         if not sources or not written:
             return ", ".join(written or sources)

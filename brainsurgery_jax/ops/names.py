@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StrictBool, StrictStr
 
 from brainsurgery_jax.config_patch import read_change
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Pattern, Role, Template, control
+from brainsurgery_jax.op import Makes, Pattern, Role, Template, control
 from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Publish, RenameAlias, Say, View
 from brainsurgery_jax.select import Ref
@@ -47,7 +47,7 @@ def delete(view: View, *, target: Pattern) -> Iterator[Edit]:
         yield Drop(target.alias, name)
 
 
-@control(makes="alias")
+@control(makes=Makes("alias", unless="to"))
 def prefixes(
     view: View,
     *,
@@ -78,7 +78,7 @@ def prefixes(
             yield Say("Aliases:\n" + "\n".join(f"  {a}::" for a in sorted(view.aliases())))
 
 
-@control(shorthand="path", makes="alias")
+@control(shorthand="path", makes=Makes("alias", unless="to"), checkpoint="path")
 def load(
     view: View,
     *,
@@ -107,7 +107,7 @@ def load(
     yield Bind(to.alias, view.literal(to, "to"), next(iter(tensors.values())))
 
 
-@control(shorthand="path")
+@control(shorthand="path", checkpoint="path")
 def save(
     view: View,
     *,

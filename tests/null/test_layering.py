@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "store": "errors dtypes boxes",
     "select": "errors dtypes",
     "protocol": "errors dtypes select",
+    "summaries": "_lazy protocol",
     "op": "errors dtypes select moves parts _lazy protocol",
     "plugins": "errors op protocol ops",
     "ops": "errors dtypes select moves _lazy op protocol",
@@ -41,12 +42,14 @@ MAY_IMPORT = {
     "ops.layout": "op protocol ops._fields ops._layouts",
     "ops._layouts": "errors dtypes prefixes _lazy op protocol layout ops._constants ops._rounding ops.elementwise "
     "ops.shape",
-    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops.shape",
+    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops._sums "
+    "ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
     "ops.*": "errors dtypes config_patch boxes parts select moves taking _doubles _lookup _lazy nametree op protocol "
     "ops._constants ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields "
     "ops._functions ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal "
-    "ops._partition ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts",
+    "ops._partition ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts "
+    "summaries",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select moves parts _lazy op protocol",
     "lower": "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
@@ -60,7 +63,7 @@ MAY_IMPORT = {
     "checkpoint": "tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "run_options": "protocol engine.budget store.atomic",
+    "run_options": "protocol engine.budget store.files",
     "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
@@ -70,10 +73,11 @@ MAY_IMPORT = {
     "engine.events store.sizes protocol",
     "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
+    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.files",
+    "cli.inspect_": "errors dtypes nametree checkpoint graph.expr engine store.sizes summaries cli.show",
     "cli.diff": "errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.formats "
-    "store.folder store.peft",
+    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.files "
+    "store.formats store.folder store.peft",
     "cli.importing": "errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",
