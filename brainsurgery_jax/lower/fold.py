@@ -8,7 +8,7 @@ gives one message.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -234,7 +234,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
             after = _inlined(after, last, view, answer)
         case Expand(steps):
             after = _expanded(after, steps, view, answer)
-    return _without_scratch(after, view.scratches)
+    return after.drop_scratch(frozenset(view.scratches))
 
 
 def _kept(view: StepView) -> Iterator[Edit]:
@@ -280,16 +280,6 @@ def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer:
     return replace(inner, effects=(*earlier, own._replace(inner=inner.effects)), within=state.within)
 
 
-def _without_scratch(state: State, scratch: Sequence[str]) -> State:
-    """The state without the aliases that end with the last step."""
-    if not scratch:
-        return state
-    *earlier, own = state.effects
-    kept = {alias: space for alias, space in state.spaces.items() if alias not in scratch}
-    after = replace(state, spaces=kept, effects=(*earlier, own.without(scratch)))
-    return after.with_writes(after.writes - frozenset(scratch))
-
-
 _TOO_DEEP = Refusal(
     "execute-nested", f"steps expand to steps more than {MAX_DEPTH} levels deep",
     hint="Mend the op, which may expand to itself.",
@@ -315,7 +305,7 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
         case Say(text):
             return replace(state, checks=(*state.checks, Check(step, text)))
         case Describe(name, operator):
-            return replace(state, checks=(*state.checks, Check(step, _page(name, operator))))
+            return replace(state, checks=(*state.checks, Check(step, pages.text_of(name, operator))))
         case Publish(alias=alias) if alias in (*state.scratch, *view.scratches):
             raise Refusal("alias-unknown", f"'{alias}' ends with the step that created it, and is never saved",
                           key="alias", hint="Save another alias.")  # fmt: skip
@@ -330,13 +320,6 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             after = replace(state, publications=(*state.publications, *made_too), images=images)
             return after.complain(*config_notes(made, output_of(edit, step), extras, view.world, "save"))
     raise AssertionError(edit)
-
-
-def _page(name: str | None, operator: str | None) -> str:
-    """The text of `help`."""
-    if name is None:
-        return "\n".join(pages.overview())
-    return "\n".join(pages.page(pages.find(name if operator is None else f"{name}.{operator}")))
 
 
 def _refuse_second_save(made: Publication, state: State, view: StepView) -> None:

@@ -145,6 +145,15 @@ class State:
             return replace(self, written_within=frozenset(aliases))
         return replace(self, written=frozenset(aliases))
 
+    def drop_scratch(self, scratch: frozenset[str]) -> State:
+        """This state without the aliases that end with its last step."""
+        if not scratch:
+            return self
+        *earlier, own = self.effects
+        kept = {alias: space for alias, space in self.spaces.items() if alias not in scratch}
+        after = replace(self, spaces=kept, effects=(*earlier, own.without(scratch)))
+        return after.with_writes(after.writes - scratch)
+
     def with_checks(self, checks: tuple[Check, ...]) -> State:
         """This state with other checks in place of its own."""
         return replace(self, checks=checks)
