@@ -10,7 +10,7 @@ from brainsurgery_jax.protocol import NO_FLAGS, Flags
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.store.files import StagedOutput
+    from brainsurgery_jax.store.io.files import StagedOutput
 
 Devices = int | Literal["all", "cpu"]
 """How many accelerators to compute on; `cpu`: none."""

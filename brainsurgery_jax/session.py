@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Unpack
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower import Check, Demand, Effect, Program, Publication, State, lower_step, start
+from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.program import flatten
 from brainsurgery_jax.lower.state import matching
@@ -320,9 +320,9 @@ def _errors(found: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
 
 def _only_tells(step: Step, before: State, after: State) -> bool:
     """Whether a step printed something and did nothing else."""
-    said = [c.says for c in after.checks[len(before.checks) :] if isinstance(c, Check)]
+    said = after.checks[len(before.checks) :]
     if isinstance(step.op, SinkOp):
-        return any(isinstance(s, Report) for s in said)
+        return any(isinstance(check.says, Report) and not check.logged for check in said)
     same = after.flags == before.flags and len(after.publications) == len(before.publications)
     return bool(said) and same and _held(after) == _held(before)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,9 @@ from brainsurgery_jax import nametree
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.errors import Diagnostic, did_you_mean
+from brainsurgery_jax.rendering.data import diagnostic_data
+from brainsurgery_jax.rendering.text import aligned
 from brainsurgery_jax.store.sizes import show_size
 
 
@@ -27,11 +28,15 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
     except ValueError as bad:
         raise typer.BadParameter(str(bad), param_hint="--target") from bad
     if target is not None and not chosen:
-        show.remark(f"no tensor of {path} matches '{target}' (of {len(whole):,}).{did_you_mean(target, whole)}", "red")
+        message = f"no tensor of {path} matches '{target}' (of {len(whole):,}).{did_you_mean(target, whole)}"
+        if format == "json":
+            show.failure([diagnostic_data(Diagnostic("no-match", message))], 1)
+        else:
+            show.remark(message, "red")
         return 1
     numbers = _stats(chosen) if stats else {}
     if format == "json":
-        show.result(json.dumps(_as_json(chosen, numbers), indent=2))
+        show.json(**_data_of(chosen, numbers))
         return 0
     lines = [path, *_tree(chosen.avals, numbers, compact=format == "compact"), "", _totals(chosen)]
     if whole.left_out:
@@ -46,7 +51,7 @@ def _tree(avals: Mapping[str, Aval], numbers: Mapping[str, dict[str, float]], *,
     rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=compact)]
     most = max(map(len, rows), default=1)
     padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]
-    return show.aligned(padded, right=frozenset({3}))
+    return aligned(padded, right=frozenset({3}))
 
 
 def _cells(aval: Aval, numbers: dict[str, float] | None) -> str:
@@ -64,18 +69,18 @@ def _totals(chosen: Checkpoint) -> str:
     return f"{show.counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
 
 
-def _as_json(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+def _data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
     tensors = {
         name: {"shape": list(a.shape), "dtype": a.dtype.name, "bytes": a.nbytes}
         | {k: v if v - v == 0 else str(v) for k, v in numbers.get(name, {}).items()}  # JSON knows no NaN or infinity
         for name, a in chosen.avals.items()
     }
     return {
-        "schema_version": 1,
         "path": chosen.path,
         "files": list(chosen.source.header.files),
         "metadata": dict(chosen.metadata),
         "notes": list(map(str, chosen.notes)),
+        "diagnostics": list(map(diagnostic_data, chosen.notes)),
         "left_out": dict(chosen.source.header.left_out),
         "parameters": sum(a.size for a in chosen.avals.values()),
         "bytes": sum(a.nbytes for a in chosen.avals.values()),

@@ -25,7 +25,7 @@ from brainsurgery_jax.engine.schedule import Root, Task
 from brainsurgery_jax.engine.tiles import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, walk
 from brainsurgery_jax.parts import parts_around
-from brainsurgery_jax.store.arrays import numpy_dtype
+from brainsurgery_jax.store.io.arrays import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -45,7 +45,7 @@ from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import FileRun, Source, Writer
-from brainsurgery_jax.store.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.store.uninterrupted import uninterrupted
 

@@ -13,7 +13,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.blocks import PIECE, padded_length
 from brainsurgery_jax.engine.kernels import runs_on_host
 from brainsurgery_jax.graph.expr import Expr, is_whole
-from brainsurgery_jax.store.boxes import GROUP
+from brainsurgery_jax.store.io.boxes import GROUP
 
 Node = TypeVar("Node")
 

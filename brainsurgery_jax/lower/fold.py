@@ -15,13 +15,14 @@ from functools import reduce
 from itertools import chain
 from typing import Any
 
+from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
 from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
-from brainsurgery_jax.lower.program import Check, Effect, Program, Publication
+from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
@@ -51,6 +52,7 @@ from brainsurgery_jax.protocol import (
     Stop,
     Substep,
     Verdict,
+    report,
     settle,
 )
 from brainsurgery_jax.select import Ref
@@ -105,7 +107,7 @@ def lower(state: State, plan: Plan, world: World, answer: Answer = take_bounds) 
             state = previewed(state, after, step, plan) if state.flags.preview and not state.stopped else after
         made, problems = publications(state, plan, world)
     if state.flags.preview and plan.steps:
-        state = state.with_checks((*state.checks, Check(plan.steps[-1], session_line(state))))
+        state = state.with_checks((*state.checks, log(plan.steps[-1], session_line(state))))
     return Program(state.checks, made, state.effects, state.diagnostics + problems, state.flags)
 
 
@@ -152,7 +154,7 @@ def _sink(state: State, step: Step, view: StepView) -> State:
     says: Verdict | Report = step.op.fn(view, **step.params)
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step)))
     verdict = None if isinstance(says, Report) else settle(says, None)
-    told = (Check(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
+    told = (log(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
     if verdict is None:
         return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:
@@ -225,7 +227,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
     )  # fmt: skip
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
     if lines is not None and (told := "\n".join(lines)):
-        after = after.with_checks((*after.checks, Check(step, told)))
+        after = after.with_checks((*after.checks, log(step, told)))
     match last:
         case SetFlags():
             given = {key: value for key, value in last._asdict().items() if value is not None}
@@ -302,10 +304,10 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
     match edit:
         case Stop():
             return replace(state, stopped=True)
-        case Say(text):
-            return replace(state, checks=(*state.checks, Check(step, text)))
+        case Say(document):
+            return replace(state, checks=(*state.checks, Check(step, report(document))))
         case Describe(name, operator):
-            return replace(state, checks=(*state.checks, Check(step, pages.text_of(name, operator))))
+            return replace(state, checks=(*state.checks, Check(step, report(Text(pages.text_of(name, operator))))))
         case Publish(alias=alias) if alias in (*state.scratch, *view.scratches):
             raise Refusal("alias-unknown", f"'{alias}' ends with the step that created it, and is never saved",
                           key="alias", hint="Save another alias.")  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from brainsurgery_jax.lower.program import Check, Effect, flatten
+from brainsurgery_jax.lower.program import Effect, flatten, log
 from brainsurgery_jax.lower.state import State
 from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.protocol import (
@@ -41,7 +41,7 @@ def previewed(before: State, after: State, step: Step, plan: Plan) -> State:
     done = len(before.effects)
     new = after.effects[len(before.effects) :]
     line = f"preview {done + 1}/{len(plan.steps)} {_name(step)}: {impact(new)}"
-    checks = (*before.checks, Check(step, line), *after.checks[len(before.checks) :])
+    checks = (*before.checks, log(step, line), *after.checks[len(before.checks) :])
     return after.with_checks(checks)
 
 

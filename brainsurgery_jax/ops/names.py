@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictStr
 
+from brainsurgery_jax import documents
 from brainsurgery_jax.config_patch import read_change
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Makes, Pattern, Role, Template, control
@@ -75,7 +76,7 @@ def prefixes(
         case "rename":
             yield RenameAlias(str(from_), str(to))
         case "list":
-            yield Say("Aliases:\n" + "\n".join(f"  {a}::" for a in sorted(view.aliases())))
+            yield Say(documents.Text("Aliases:\n" + "\n".join(f"  {a}::" for a in sorted(view.aliases()))))
 
 
 @control(shorthand="path", makes=Makes("alias", unless="to"), checkpoint="path")
