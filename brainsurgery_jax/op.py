@@ -21,8 +21,10 @@ from typing import (
     Literal,
     NamedTuple,
     ParamSpec,
+    TypedDict,
     TypeVar,
     Union,
+    Unpack,
     get_args,
     get_origin,
 )
@@ -30,11 +32,12 @@ from typing import (
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.moves import Moves
 from brainsurgery_jax.parts import Cuts
-from brainsurgery_jax.protocol import Dest, Edit, Placed, Reduction, Report, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, Expr, Placed, Reduction, Report, Verdict, View
 from brainsurgery_jax.select import Ref
 
 P = ParamSpec("P")
 R = TypeVar("R")
+BuildFn = TypeVar("BuildFn", bound="Callable[..., Expr]")
 Passes = tuple["Callable[[Any], Reduction]", ...]
 """What computes a small value by going over tensors: each pass is made of the answer of the one before."""
 
@@ -87,12 +90,36 @@ else:
 # --- Kernels ----------------------------------------------------------------------------------------------------------
 
 
+Avals = tuple[Aval, ...]
+Params = Mapping[str, Any]
+"""The keys of a step by name, as a kernel takes them."""
+
+
+class Facts(TypedDict, total=False):
+    """The facts of a kernel as keywords: a misspelt one is a type error. See `Kernel`."""
+
+    elementwise: bool
+    moves: Callable[[Avals, Params], Moves]
+    blocks: bool
+    guarded: bool
+    refusal: str | Callable[[Params], str]
+    rungs: Callable[[Avals, Params], tuple[Rung, ...]]
+    result: Callable[[Avals, Params], tuple[Aval, ...]]
+    noop: Callable[[Avals, Params], bool]
+    check: Callable[[Avals, Params], None]
+    host: Callable[[Avals, Params], bool]
+    workspace: Callable[[Avals, Params], int]
+    on_device: Callable[[Avals, Params], int]
+    parts: Callable[[Avals, Params], Cuts]
+    fold: Callable[[Avals, Params], Passes]
+
+
 @dataclass(frozen=True, eq=False)
 class Kernel(Generic[P, R]):
     """A pure function of arrays, with what the engine must know to run it.
 
     - `elementwise`: operands share shape and dtype, the result has that shape; may be run on any cut of them.
-    - `moves`: params -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
+    - `moves`: (avals, params) -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
     - `blocks`: makes values from nothing, block by block; called with the block's number and length.
     - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` (which may be made of the parameters)
       where accepted is false.
@@ -114,24 +141,24 @@ class Kernel(Generic[P, R]):
     name: str
     fn: Callable[P, R]
     elementwise: bool = False
-    moves: Callable[..., Moves] | None = None
+    moves: Callable[[Avals, Params], Moves] | None = None
     blocks: bool = False
     guarded: bool = False
-    refusal: str | Callable[[Mapping[str, Any]], str] = ""
-    rungs: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Rung, ...]] | None = None
-    result: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Aval, ...]] | None = None
-    noop: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
-    check: Callable[[tuple[Aval, ...], Mapping[str, Any]], None] | None = None
-    host: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
-    workspace: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
-    on_device: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
-    parts: Callable[[tuple[Aval, ...], Mapping[str, Any]], Cuts] | None = None
-    fold: Callable[[tuple[Aval, ...], Mapping[str, Any]], Passes] | None = None
+    refusal: str | Callable[[Params], str] = ""
+    rungs: Callable[[Avals, Params], tuple[Rung, ...]] | None = None
+    result: Callable[[Avals, Params], tuple[Aval, ...]] | None = None
+    noop: Callable[[Avals, Params], bool] | None = None
+    check: Callable[[Avals, Params], None] | None = None
+    host: Callable[[Avals, Params], bool] | None = None
+    workspace: Callable[[Avals, Params], int] | None = None
+    on_device: Callable[[Avals, Params], int] | None = None
+    parts: Callable[[Avals, Params], Cuts] | None = None
+    fold: Callable[[Avals, Params], Passes] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)
 
-    def why_refused(self, params: Mapping[str, Any]) -> str:
+    def why_refused(self, params: Params) -> str:
         """What is wrong with values that it does not accept."""
         return self.refusal if isinstance(self.refusal, str) else self.refusal(params)
 
@@ -144,6 +171,20 @@ class Kernel(Generic[P, R]):
     def numbers(self) -> frozenset[str]:
         """Names of the parameters that compiled code takes as values, so that a new number needs no new code."""
         return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
+
+
+@dataclass(frozen=True, eq=False)
+class Builder:
+    """Builds what a form makes out of calls of kernels: `fn(view, name, *operands, keys...)` gives the expression that
+    is bound to `name`. Matching, slices, `if_missing` and destinations stay with the form."""
+
+    name: str
+    fn: Callable[..., Expr]
+
+    @cached_property
+    def keywords(self) -> tuple[Keyword, ...]:
+        """The keyword-only parameters, as those of a kernel."""
+        return _keywords(self.fn)
 
 
 class Rung(NamedTuple):
@@ -263,6 +304,11 @@ class Op:
     bare: str = ""
     """The key that the whole payload stands for (`assert: {exists: x}`)."""
 
+    @property
+    def written(self) -> tuple[Field, ...]:
+        """The keys that name what it creates: templates and literal names that are not read."""
+        return tuple(f for f in self.fields() if f.role and f.role.kind in ("template", "name") and not f.role.read)
+
     def step_fields(self) -> tuple[Field, ...]:
         """The keys of a step: the op's own, and those that every step with a pattern has."""
         own = self.fields()
@@ -276,8 +322,17 @@ class Op:
 class TensorOp(Op):
     """Arrays to arrays: lowered item by item over the matches of its pattern."""
 
-    kernel: Kernel
+    maker: Kernel | Builder
     form: Form
+
+
+class Makes(NamedTuple):
+    """The alias that an op creates: the one under `key`, without it the default alias, else `fallback`. With the key
+    `unless` it creates none."""
+
+    key: str
+    unless: str = ""
+    fallback: str = "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,8 +340,12 @@ class ControlOp(Op):
     """Names to edits; sees the state before the step."""
 
     fn: Callable[..., Iterable[Edit]]
-    makes: str = ""
-    """The key that names the alias it makes: if the step fails, that alias is known to be unknown."""
+    makes: Makes | None = None
+    """If the step fails, that alias is known to be unknown."""
+    checkpoint: str = ""
+    """The key of the path of the checkpoint that it reads or writes."""
+    configures: bool = False
+    """Whether it changes configs: if the step fails, they are known to be unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,30 +367,53 @@ OPS: dict[str, Op] = {}
 ASSERTS: dict[str, SinkOp] = {}
 
 
-def kernel(name: str = "", **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def kernel(name: str = "", **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function that no plan names itself."""
     return lambda fn: Kernel(name or fn.__name__, fn, **facts)
 
 
-def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def op(*forms: Form, **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function and register it under each of its forms. Facts as in `Kernel`."""
 
     def register(fn: Callable[P, R]) -> Kernel[P, R]:
-        k = Kernel(fn.__name__, fn, **facts)
-        for form in forms:
-            _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(k, f), _doc_of(form, fn), kernel=k, form=form))
-        return k
+        made = Kernel(fn.__name__, fn, **facts)
+        _add_forms(forms, made)
+        return made
 
     return register
 
 
+def build(*forms: Form) -> Callable[[BuildFn], BuildFn]:
+    """Register a function `(view, name, *operands, keys...) -> expression` under each of its forms. See `Builder`."""
+
+    def register(fn: BuildFn) -> BuildFn:
+        _add_forms(forms, Builder(fn.__name__, fn))
+        return fn
+
+    return register
+
+
+def _add_forms(forms: Iterable[Form], maker: Kernel | Builder) -> None:
+    for form in forms:
+        doc = _doc_of(form, maker.fn)
+        _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(maker, f), doc, maker=maker, form=form))
+
+
 def control(
-    name: str = "", shorthand: str = "", makes: str = "", keys: Mapping[str, str] | None = None
+    name: str = "",
+    shorthand: str = "",
+    makes: Makes | None = None,
+    checkpoint: str = "",
+    keys: Mapping[str, str] | None = None,
+    configures: bool = False,
 ) -> Callable[[ControlFn], ControlFn]:
-    """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters."""
+    """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters; the other facts
+    are those of `ControlOp`."""
 
     def register(fn: ControlFn) -> ControlFn:
-        _add(OPS, ControlOp(_name(name, fn), lambda: _fields(fn, keys or {}), _doc(fn), shorthand, fn=fn, makes=makes))
+        own, fields = _name(name, fn), lambda: _fields(fn, keys or {})
+        facts = {"makes": makes, "checkpoint": checkpoint, "configures": configures}
+        _add(OPS, ControlOp(own, fields, _doc(fn), shorthand, fn=fn, **facts))
         return fn
 
     return register
@@ -384,7 +466,7 @@ def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tup
     )
 
 
-def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
+def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
     keys = dict.fromkeys((form.matched, *form.reads, *form.writes))
     roles = {
@@ -395,7 +477,7 @@ def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
     }
     refs = (Field(key, key, Ref, empty, role) for key, role in roles.items())
     params = (
-        Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in k.keywords
+        Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in maker.keywords
     )
     return (*refs, *params)
 

@@ -154,6 +154,17 @@ class Publish(NamedTuple):
     format: str | None
     shard: str | None
     overwrite: bool
+    sidecars: bool = True
+    config: Mapping[str, Any] = {}
+    metadata: Mapping[str, str] = {}
+    options: Mapping[str, Any] = {}
+
+
+class SetConfig(NamedTuple):
+    """Give an alias another config (config.json; of an adapter adapter_config.json). See `View.config`."""
+
+    alias: str
+    config: Mapping[str, Any]
 
 
 class Stop(NamedTuple):
@@ -188,7 +199,21 @@ class Inline(NamedTuple):
     default_alias: str | None
 
 
-Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say | Describe | SetFlags | Inline
+Edit = (
+    Bind
+    | Move
+    | Drop
+    | AddAlias
+    | DropAlias
+    | RenameAlias
+    | SetConfig
+    | Publish
+    | Stop
+    | Say
+    | Describe
+    | SetFlags
+    | Inline
+)
 
 
 @dataclass(frozen=True, slots=True)

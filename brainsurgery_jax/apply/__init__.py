@@ -10,8 +10,8 @@ value is left out. Leaves that are no arrays pass through. Three kinds of call a
   leaves come back abstract, asserts on values are not decided.
 - *Traced* leaves anywhere: shapes, dtypes and header asserts are checked at trace time, and files are not read. Steps
   agree with `run` within rounding, since XLA may fuse them. A float64 result becomes float32 at the caller's next
-  operation, or when it leaves their `jit`, if their x64 flag is off. The backward pass of `grad` runs after
-  ours is over: differentiate a factorization under `jax.enable_x64(True)`, or JAX warns of 64-bit indices.
+  operation, or when it leaves their `jit`, if their x64 flag is off. `grad` keeps 64-bit types in
+  any configuration (`gradients.py`); forward mode (`jax.jvp`) of a product or a gather of float64 needs theirs.
 
 Outputs and `save` steps are not executed. The reports of `dump` and `diff` go to `listen` as documents: under a trace
 at trace time, and only those that need no values. Without `listen` their text goes to the logger `brainsurgery_jax`,
@@ -28,9 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any, Literal
 
-from brainsurgery_jax._lazy import jax
+from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.concrete import concrete
 from brainsurgery_jax.apply.listening import Show, log
 from brainsurgery_jax.apply.lowering import Loaded, Trees, lowered
@@ -68,8 +69,9 @@ def apply(
     leaves = [leaf for n in given.values() for leaf in n.tensors.values()]
     is_traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
     is_abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
+    narrow = jnp.result_type(float).itemsize < 8
     with closing(Trees(given, readable=not is_traced)) as world, jax.enable_x64(True):
-        evaluate = traced if is_traced else abstract if is_abstract else concrete
+        evaluate = partial(traced, narrow=narrow) if is_traced else abstract if is_abstract else concrete
         applied = lowered(plan, given, world, values=evaluate is concrete)
         values, verdicts = evaluate(applied, checks, listen or log)
     result = rebuilt(values, given.get(applied.alias), like)

@@ -8,7 +8,8 @@ from typing import Any
 
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.applied import Applied
-from brainsurgery_jax.apply.labels import assert_name, asserts_of, guard_label, verdict_in
+from brainsurgery_jax.apply.gradients import with_wide_gradient
+from brainsurgery_jax.apply.labels import asserts_of, guard_label, verdict_in
 from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of
@@ -25,9 +26,13 @@ RETURNED = 'Use checks="return" to get the verdicts as arrays, or checks="skip" 
 
 
 class Values:
-    """Values of nodes, each made once; what guarded kernels say of their inputs collects in `accepted`."""
+    """Values of nodes, each made once; what guarded kernels say of their inputs collects in `accepted`.
 
-    def __init__(self, given: Mapping[Expr, Any]):
+    `narrow`: the caller's configuration has no 64-bit types.
+    """
+
+    def __init__(self, given: Mapping[Expr, Any], *, narrow: bool = False):
+        self.narrow = narrow
         self.made: dict[Expr, Any] = dict(given)
         self.accepted: dict[Expr, Any] = {}
 
@@ -48,7 +53,10 @@ class Values:
         assert e.kernel is not None, e
         if e.kernel.blocks:
             return _from_blocks(e)
-        result = compiled(e.kernel, e.static)([self.made[s] for s in e.srcs], numbers_of(e))
+        call, operands = compiled(e.kernel, e.static), [self.made[s] for s in e.srcs]
+        if self.narrow:
+            call = with_wide_gradient(call, e)
+        result = call(operands, numbers_of(e))
         if e.kernel.guarded:
             result, self.accepted[e] = result
         return result
@@ -121,7 +129,7 @@ def _report(checks: Sequence[Check], show: Show) -> None:
 
 
 def _diagnostics(checks: Iterable[Check], text: str, hint: str) -> list[Diagnostic]:
-    names = [(assert_name(c.step), c.step.span) for c in checks]
+    names = [(c.step.label, c.step.span) for c in checks]
     return [Diagnostic("apply-values", f"{name}: {text}", span, hint) for name, span in names]
 
 
@@ -149,8 +157,9 @@ def _refuse_untraceable(asserts: Mapping[str, Check]) -> None:
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-def traced(applied: Applied, checks: str, show: Show) -> Result:
-    """Leaves by name and verdicts by label, as traced values; `show` gets the reports, at trace time."""
+def traced(applied: Applied, checks: str, show: Show, *, narrow: bool) -> Result:
+    """Leaves by name and verdicts by label, as traced values; `show` gets the reports, at trace time. `narrow`: see
+    `Values`."""
     asserts = asserts_of(applied.plan, applied.state.checks)
     refusing = guards(roots_of(applied, asserts if checks == "return" else {}))
     if checks == "raise":
@@ -158,7 +167,7 @@ def traced(applied: Applied, checks: str, show: Show) -> Result:
     if checks == "return":
         _refuse_untraceable(asserts)
     _report(applied.state.checks, show)
-    values = Values(applied.given)
+    values = Values(applied.given, narrow=narrow)
     leaves = {name: values.of(e) for name, e in applied.names.items()}
     if checks != "return":
         return leaves, {}

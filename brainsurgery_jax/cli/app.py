@@ -35,7 +35,7 @@ _COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
 _OWN_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 
 
-USAGE_ERROR = typer.BadParameter.__bases__[0]
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """The `UsageError` of the click that this typer uses: another package, or its own copy."""
 
 _JSON = "brainsurgery_jax.json"

@@ -13,7 +13,7 @@ from brainsurgery_jax.rendering.data import diagnostic_data
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted, few, few_or_counted
 
-_CHANGES = ("created", "changed", "deleted")
+_CHANGES = ("created", "changed", "deleted", "configured")
 
 
 def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) -> list[str]:
@@ -95,7 +95,7 @@ def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Ite
         yield f"{margin}chooses its sizes from the values: a run computes them first; shown here at most"
     if _waits(effect, found):
         yield f"{margin}waits for values: judged or printed in the run"
-    elif nothing and step.op.name == "assert":
+    elif nothing and step.operator is not None:
         yield f"{margin}holds, by the headers"
 
 

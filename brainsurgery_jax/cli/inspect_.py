@@ -1,4 +1,4 @@
-"""`inspect`: a checkpoint from its headers. Loads neither JAX nor the ops; numpy for statistics only."""
+"""`inspect`: a checkpoint from its headers. Loads neither JAX nor the ops; the engine for statistics only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from brainsurgery_jax.rendering.text import aligned
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted, few
 
-_BLOCK = 1 << 20
-
 
 def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
     """Print a checkpoint's tensors; yields the exit code, 1 if `target` matches none. Raises StoreError."""
@@ -37,7 +35,7 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
         else:
             show.remark(message, "red")
         return 1
-    numbers = {name: _stats(chosen, name, aval) for name, aval in chosen.avals.items()} if stats else {}
+    numbers = _stats(chosen) if stats else {}
     if format == "json":
         show.json(**_data_of(chosen, numbers))
         return 0
@@ -91,14 +89,19 @@ def _data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dic
     }
 
 
-def _stats(chosen: Checkpoint, name: str, aval: Aval) -> dict[str, float]:
-    """Least, greatest and mean value, one block in memory at a time; nothing for complex and opaque tensors."""
-    if aval.dtype.kind in ("opaque", "complex") or not aval.size:
-        return {}
-    import numpy as np
+def _stats(chosen: Checkpoint) -> dict[str, dict[str, float]]:
+    """The least, greatest and mean value of each tensor; nothing for complex, opaque and empty ones."""
+    from brainsurgery_jax.engine.budget import default_budget
+    from brainsurgery_jax.engine.execute import answers
+    from brainsurgery_jax.engine.folds import question_of
+    from brainsurgery_jax.graph.expr import Graph
+    from brainsurgery_jax.summaries import STATISTICS
 
-    low, high, total = np.inf, -np.inf, 0.0
-    for start in range(0, aval.size, _BLOCK):
-        block = chosen.source.read_range(name, start, min(start + _BLOCK, aval.size)).astype(np.float64)
-        low, high, total = np.minimum(low, block.min()), np.maximum(high, block.max()), total + block.sum()
-    return {"min": float(low), "max": float(high), "mean": float(total / aval.size)}
+    graph = Graph()
+    asked = {
+        name: question_of((graph.leaf(chosen.source, name, aval),), STATISTICS)
+        for name, aval in chosen.avals.items()
+        if aval.dtype.kind not in ("opaque", "complex") and aval.size
+    }
+    found = answers(list(asked.values()), default_budget())
+    return {name: found[question] for name, question in asked.items()}

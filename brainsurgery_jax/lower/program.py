@@ -74,14 +74,16 @@ class Publication(NamedTuple):
 class Effect(NamedTuple):
     """What a step did to the names, as `alias::name`.
 
-    `skipped`: matches that it left out, since something that it needs is missing (`if_missing: skip`); `nested`: it is
-    a step of a plan within the plan; `staged`: its shapes depend on values that a run computes before it.
+    `configured`: the keys of configs that it changed, as `alias::key`, with dots to inner keys; `skipped`: matches that
+    it left out, since something that it needs is missing (`if_missing: skip`); `nested`: it is a step of a plan within
+    the plan; `staged`: its shapes depend on values that a run computes before it.
     """
 
     step: Step
     created: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+    configured: tuple[str, ...] = ()
     skipped: int = 0
     nested: bool = False
     staged: bool = False

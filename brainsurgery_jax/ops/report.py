@@ -9,11 +9,12 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.documents import Document, Facts, NameTree, Parts
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import SlicedPattern, sink
-from brainsurgery_jax.ops._compare import Eps, gap, largest, pair, quiet
+from brainsurgery_jax.ops._compare import Eps, gap, largest, pair
 from brainsurgery_jax.ops._fields import Text, Word
 from brainsurgery_jax.ops._verdicts import named
 from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Report, View, settle
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.summaries import STATISTICS
 
 Layout = Annotated[Literal["compact", "tree", "json"], Word]
 Verbosity = Annotated[Literal["shape", "stat", "full"], Word]
@@ -21,23 +22,6 @@ Verbosity = Annotated[Literal["shape", "stat", "full"], Word]
 MOST_VALUES = 1 << 16
 
 
-def _stat_block(x: Any) -> tuple[float, float, float, int]:
-    if x.dtype.kind == "c":
-        return (float("nan"), float("nan"), float("nan"), x.size)
-    y = x.astype(np.float64)
-    return float(y.min()), float(y.max()), float(y.sum()), y.size
-
-
-def _stat_merge(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
-    return float(np.minimum(a[0], b[0])), float(np.maximum(a[1], b[1])), a[2] + b[2], a[3] + b[3]
-
-
-STATS = Reduction(
-    quiet(_stat_block),
-    _stat_merge,
-    lambda s: {"min": s[0], "max": s[1], "mean": s[2] / s[3]},
-    {"min": None, "max": None, "mean": None},
-)
 VALUES = Reduction(lambda x: [x], lambda a, b: a + b, lambda xs: np.concatenate(xs), None)
 
 
@@ -59,7 +43,7 @@ def _ask(expr: Expr, name: str, verbosity: str) -> Pending | None:
         raise Refusal(
             "dump-size", f"'{name}' has {expr.aval.size:,} values; at most {MOST_VALUES:,} are printed", hint=hint
         )
-    return Pending((expr,), VALUES if verbosity == "full" else STATS, lambda answer: Known(True))
+    return Pending((expr,), VALUES if verbosity == "full" else STATISTICS, lambda answer: Known(True))
 
 
 def _answered(leaf: dict[str, Any], answer: Any) -> dict[str, Any]:

@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "taking": "dtypes boxes moves",
     "store": "errors dtypes boxes",
     "select": "errors dtypes",
-    "protocol": "errors documents dtypes select",
+    "protocol": "documents errors dtypes select",
+    "summaries": "_lazy protocol",
     "op": "errors dtypes select moves parts _lazy protocol",
     "plugins": "errors op protocol ops",
     "ops": "errors dtypes select moves _lazy op protocol",
@@ -44,13 +45,15 @@ MAY_IMPORT = {
     "ops._layouts": "documents "
     "errors dtypes prefixes _lazy op protocol layout ops._constants ops._rounding ops.elementwise "
     "ops.shape",
-    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops.shape",
+    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops._sums "
+    "ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
     "ops.*": "documents "
-    "errors dtypes boxes parts select moves taking _doubles _lookup _lazy nametree op protocol ops._constants "
-    "ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields ops._functions "
-    "ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal ops._partition "
-    "ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts",
+    "errors dtypes config_patch boxes parts select moves taking _doubles _lookup _lazy nametree op protocol "
+    "ops._constants ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields "
+    "ops._functions ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal "
+    "ops._partition ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts "
+    "summaries",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select moves parts _lazy op protocol",
     "lower": "documents "
@@ -66,7 +69,7 @@ MAY_IMPORT = {
     "checkpoint": "tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "run_options": "protocol engine.budget store.atomic",
+    "run_options": "protocol engine.budget store.files",
     "apply": "documents rendering "
     "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "documents rendering "
@@ -82,10 +85,12 @@ MAY_IMPORT = {
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
+    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.files",
+    "cli.inspect_": "wording rendering documents "
+    "errors dtypes nametree checkpoint graph.expr engine store.sizes summaries cli.show",
     "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.formats "
-    "store.folder store.peft",
+    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.files "
+    "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",
