@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
@@ -17,6 +18,7 @@ from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
+from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
 
@@ -27,14 +29,15 @@ if TYPE_CHECKING:
 
 
 class Report(NamedTuple):
-    """What a run did: what its steps said, the checkpoints that it published, as (path, bytes, tensors), the steps that
-    ran, as plain data, whether it ended as a dry run, and notes on what may surprise."""
+    """What a run did: the text of its reports, the checkpoints that it published, as (path, bytes, tensors), the steps
+    that ran, as plain data, whether it ended as a dry run, notes on what may surprise, and the reports as data."""
 
     said: tuple[str, ...]
     published: tuple[tuple[str, int, int], ...]
     steps: tuple[Any, ...] = ()
     dry_run: bool = False
     notes: tuple[Diagnostic, ...] = ()
+    documents: tuple[Document, ...] = ()
 
 
 class Explanation(NamedTuple):
@@ -90,12 +93,13 @@ class Plan:
         *,
         like: Any = None,
         checks: Literal["raise", "return", "skip"] = "raise",
+        listen: Callable[[Document], None] | None = None,
         **trees: Any,
     ) -> Any:
         """The plan as a pure function of pytrees. See `brainsurgery_jax.apply`."""
         from brainsurgery_jax.apply import apply
 
-        return apply(self, tree, like=like, checks=checks, trees=trees)
+        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
@@ -188,14 +192,14 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     from brainsurgery_jax.engine.events import Noted, Published, Said
     from brainsurgery_jax.engine.execute import execute
 
-    said: list[str] = []
+    reports: list[Document] = []
     noted: dict[str, Diagnostic] = {}  # by message: one for all layers
     published: list[tuple[str, int, int]] = []
 
     def tell(event: Any) -> None:
         match event:
-            case Said(text):
-                said.append(text)
+            case Said(document):
+                reports.append(document)
             case Noted(diagnostic):
                 noted.setdefault(diagnostic.message, diagnostic)
             case Published(path, nbytes, tensors, _):
@@ -214,10 +218,12 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if options.dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, options.look)
+        execute(program, budget, tell, options.look, files.commit)
     steps = tuple(e.step.text for e in program.effects if not e.nested)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
-    return Report(tuple(said), tuple(published), steps, options.dry_run or program.flags.dry_run, notes)
+    said = tuple(map(as_text, reports))
+    dry_run = options.dry_run or program.flags.dry_run
+    return Report(said, tuple(published), steps, dry_run, notes, tuple(reports))
 
 
 @contextmanager

@@ -143,6 +143,8 @@ class ControlOp(Op):
     """If the step fails, that alias is known to be unknown."""
     checkpoint: str = ""
     """The key of the path of the checkpoint that it reads or writes."""
+    configures: bool = False
+    """Whether it changes configs: if the step fails, they are known to be unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,13 +204,15 @@ def control(
     makes: Makes | None = None,
     checkpoint: str = "",
     keys: Mapping[str, str] | None = None,
+    configures: bool = False,
 ) -> Callable[[ControlFn], ControlFn]:
     """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters; the other facts
     are those of `ControlOp`."""
 
     def register(fn: ControlFn) -> ControlFn:
         own, fields = _name(name, fn), lambda: _fields(fn, keys or {})
-        _add(OPS, ControlOp(own, fields, _doc(fn), shorthand, fn=fn, makes=makes, checkpoint=checkpoint))
+        facts = {"makes": makes, "checkpoint": checkpoint, "configures": configures}
+        _add(OPS, ControlOp(own, fields, _doc(fn), shorthand, fn=fn, **facts))
         return fn
 
     return register

@@ -10,7 +10,7 @@ from brainsurgery_jax.protocol import NO_FLAGS, Flags
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.store.atomic import Staged
+    from brainsurgery_jax.store.files import StagedOutput
 
 Devices = int | Literal["all", "cpu"]
 """How many accelerators to compute on; `cpu`: none."""
@@ -37,7 +37,7 @@ class RunOptions:
     dry_run: bool = False
     flags: Flags = NO_FLAGS
     listen: Callable[[Any], None] | None = None
-    look: Callable[[Staged], None] | None = None
+    look: Callable[[StagedOutput], None] | None = None
 
     def budget(self) -> Budget:
         """What the engine may use."""
@@ -56,4 +56,4 @@ class RunKeywords(TypedDict, total=False):
     dry_run: bool
     flags: Flags
     listen: Callable[[Any], None] | None
-    look: Callable[[Staged], None] | None
+    look: Callable[[StagedOutput], None] | None

@@ -43,8 +43,9 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
-from brainsurgery_jax.store.atomic import Left, Staged
+from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import FileRun, Source, Writer
+from brainsurgery_jax.store.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.store.uninterrupted import uninterrupted
 
@@ -52,17 +53,23 @@ COPY_BYTES = 64 << 20
 """Bytes that one job copies: large enough to be worth a job, small enough to keep all threads busy."""
 
 
-def execute(program: Program, budget: Budget, tell: Listener, look: Callable[[Staged], None] | None = None) -> None:
+def execute(
+    program: Program,
+    budget: Budget,
+    tell: Listener,
+    look: Callable[[StagedOutput], None] | None = None,
+    commit: Commit = BY_RENAME,
+) -> None:
     """Run a program: checks, outputs, publication. Raises PlanError or StoreError; then nothing was published.
 
-    `look` is called with each complete output before any is published.
+    `look` is called with each complete output before any is published, `commit` is how outputs appear.
     """
     roots = list(roots_of(program))
     tasks, projected = plan_memory(roots, budget)
     _refuse_too_large(projected.largest, budget)
     tell(Started(sum(p.nbytes for p in program.publications), len(tasks), program.sizes))
     verdicts = Verdicts(program.checks, tell)
-    with Staging(program.publications, durable=budget.durable) as staging:
+    with Staging(program.publications, commit, durable=budget.durable) as staging:
         for note in staging.notes:
             tell(Noted(note))
         known = _fold(roots, budget)

@@ -11,7 +11,7 @@ from typing import Any
 from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.state import Space, State, World, matching, pattern_of
-from brainsurgery_jax.op import OPS, ControlOp, Makes, Role, SinkOp, TensorOp, element_role
+from brainsurgery_jax.op import OPS, ControlOp, Makes, Op, Role, SinkOp, TensorOp, element_role
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.select import Ref, compile_template, parse_ref
 
@@ -21,7 +21,7 @@ def misunderstood(state: State, step: Step, world: World) -> State:
     name = next(iter(step.text), "") if isinstance(step.text, dict) else ""
     if isinstance(OPS.get(name), SinkOp):  # it would have changed nothing
         return state
-    spaces = {a: replace(s, tainted=True) for a, s in state.spaces.items()}
+    spaces = {a: replace(s, tainted=True) for a, s in _doubted(state, OPS.get(name)).items()}
     for value in _references(step.text):
         for alias in spaces:
             try:
@@ -34,6 +34,13 @@ def misunderstood(state: State, step: Step, world: World) -> State:
                     spaces[alias] = _without(spaces[alias], found, creates=True)
     texts = [text for text in _references(step.text) if isinstance(text, str)]
     return replace(state, spaces=spaces, images=_unsaved(state, texts, world), doubtful=True)
+
+
+def _doubted(state: State, op: Op | None) -> dict[str, Space]:
+    """The spaces after an op failed; their configs are unknown if it may have been to change them."""
+    if isinstance(op, Op) and not (isinstance(op, ControlOp) and op.configures):
+        return dict(state.spaces)
+    return {a: replace(s, extras=replace(s.extras, doubtful=True)) for a, s in state.spaces.items()}
 
 
 def _references(value: Any) -> Iterator[Any]:
@@ -64,7 +71,7 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
     assert step.op is not None
     if isinstance(step.op, SinkOp):
         return state
-    spaces, written = dict(state.spaces), set(state.writes)
+    spaces, written = _doubted(state, step.op), set(state.writes)
     refs = list(refs_of(step))
     source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
     sources = None if source is None else state.spaces.get(source.alias)

@@ -15,15 +15,15 @@ from functools import reduce
 from itertools import chain
 from typing import Any
 
+from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
-from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
-from brainsurgery_jax.lower.outputs import inside, publication, publications
-from brainsurgery_jax.lower.program import Check, Effect, Program, Publication
-from brainsurgery_jax.lower.state import Answer, Demand, State, World, take_bounds
+from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
+from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
+from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
@@ -45,9 +45,11 @@ from brainsurgery_jax.protocol import (
     RenameAlias,
     Report,
     Say,
+    SetConfig,
     SetFlags,
     Stop,
     Verdict,
+    report,
     settle,
 )
 from brainsurgery_jax.select import Ref
@@ -102,7 +104,7 @@ def lower(state: State, plan: Plan, world: World, answer: Answer = take_bounds) 
             state = previewed(state, after, step, plan) if state.flags.preview and not state.stopped else after
         made, problems = publications(state, plan, world)
     if state.flags.preview and plan.steps:
-        state = state.with_checks((*state.checks, Check(plan.steps[-1], session_line(state))))
+        state = state.with_checks((*state.checks, log(plan.steps[-1], session_line(state))))
     return Program(state.checks, made, state.effects, state.diagnostics + problems, state.flags)
 
 
@@ -147,7 +149,7 @@ def _sink(state: State, step: Step, view: StepView) -> State:
     says: Verdict | Report = step.op.fn(view, **step.params)
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step, nested=state.nested)))
     verdict = None if isinstance(says, Report) else settle(says, None)
-    told = (Check(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
+    told = (log(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
     if verdict is None:
         return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:
@@ -173,6 +175,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
     created: list[str] = []
     changed: list[str] = []
     deleted: list[str] = []
+    configured: list[str] = []
     moves: list[Move] = []
     written = set(state.writes)
     for edit in chain(edits, _kept(view)):
@@ -203,6 +206,8 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
             case RenameAlias(alias, to):
                 view.rename_alias(alias, to)
                 written = (written - {alias}) | {to}
+            case SetConfig(alias, config):
+                configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
             case Inline() | SetFlags():
                 last = edit
             case _:
@@ -212,10 +217,13 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
         deleted.extend(f"{m.alias}::{m.name}" for m in moves)
         created.extend(f"{m.to_alias}::{m.to_name}" for m in moves)
         written.update(m.to_alias for m in moves)
-    effect = Effect(step, tuple(created), tuple(changed), tuple(deleted), len(skipped) + view.skipped, state.nested)
+    effect = Effect(
+        step, tuple(created), tuple(changed), tuple(deleted), tuple(configured), len(skipped) + view.skipped,
+        state.nested,
+    )  # fmt: skip
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
     if lines is not None and (told := "\n".join(lines)):
-        after = after.with_checks((*after.checks, Check(step, told)))
+        after = after.with_checks((*after.checks, log(step, told)))
     match last:
         case SetFlags():
             given = {key: value for key, value in last._asdict().items() if value is not None}
@@ -259,19 +267,20 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
     match edit:
         case Stop():
             return replace(state, stopped=True)
-        case Say(text):
-            return replace(state, checks=(*state.checks, Check(step, text)))
+        case Say(document):
+            return replace(state, checks=(*state.checks, Check(step, report(document))))
         case Describe(name, operator):
-            return replace(state, checks=(*state.checks, Check(step, _page(name, operator))))
-        case Publish(path, alias, names):
-            space = view.space(alias, "alias").names
-            tensors = {n: view.fetch(alias, n) for n in (names or list(space))}
+            return replace(state, checks=(*state.checks, Check(step, report(Text(_page(name, operator))))))
+        case Publish(path=path, alias=alias, names=names):
+            space = view.space(alias, "alias")
+            extras = Extras() if names else space.extras
+            tensors = {n: view.fetch(alias, n) for n in (names or list(space.names))}
             made = publication(edit, tensors, state.spaces.get(alias), step, view.world)
             _refuse_second_save(made, state, view)
             images = {**state.images, view.world.key(path): tensors}
             made_too = () if state.flags.dry_run else (made,)
             after = replace(state, publications=(*state.publications, *made_too), images=images)
-            return after.complain(*consistency_notes(made, None, view.world))
+            return after.complain(*config_notes(made, output_of(edit, step), extras, view.world, "save"))
     raise AssertionError(edit)
 
 

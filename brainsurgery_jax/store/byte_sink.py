@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from threading import Lock
@@ -11,25 +10,23 @@ from typing import TYPE_CHECKING
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.arrays import byte_view, numpy_dtype
 from brainsurgery_jax.store.base import FileRun, TensorInfo
-from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.positioned import begin_flush, copy_range, write_all, write_rows
+from brainsurgery_jax.store.files import NewFile
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 class ByteSink:
-    """Takes the bytes of tensors to their `places` in the files at `paths`, which exist already, and counts them.
+    """Takes the bytes of tensors to their `places` in `files`, and counts them.
 
     `destination` is what errors name. With `flush`, written bytes are sent to the disk at once.
     """
 
-    def __init__(self, destination: str, paths: Sequence[str], places: Mapping[str, TensorInfo], *, flush: bool):
-        self._destination, self._places, self._flush = destination, places, flush
+    def __init__(self, destination: str, files: Sequence[NewFile], places: Mapping[str, TensorInfo], *, flush: bool):
+        self._destination, self._files, self._places, self._flush = destination, files, places, flush
         self._written: Counter[str] = Counter()
         self._lock = Lock()
-        self._descriptors = Descriptors(paths, os.O_RDWR, watch=False)
 
     def put(self, name: str, start: int, data: np.ndarray) -> None:
         """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
@@ -40,9 +37,10 @@ class ByteSink:
         assert data.dtype == dtype, f"'{name}' is {aval}, the data are {data.dtype}"
         view = byte_view(np.ascontiguousarray(data))
         position = self.position(name, start, len(view))
-        with self._descriptors.lease(self._places[name].file) as fd, self._failures():
-            write_all(fd, view, position)
-            self._flush_soon(fd, position, len(view))
+        file = self._files[self._places[name].file]
+        with self._failures():
+            file.write(view, position)
+            self._flush_soon(file, position, len(view))
         self.count(name, len(view))
 
     def put_rows(self, name: str, starts: np.ndarray, rows: np.ndarray) -> None:
@@ -56,23 +54,20 @@ class ByteSink:
         nbytes = len(view) // len(rows)
         first, last = (self.position(name, int(at), nbytes) for at in (starts.min(), starts.max()))
         offsets = ((starts - starts.min()) * aval.dtype.bits // 8 + first).tolist()
-        with self._descriptors.lease(self._places[name].file) as fd, self._failures():
-            write_rows(fd, view, offsets, nbytes)
+        file = self._files[self._places[name].file]
+        with self._failures():
+            file.write_rows(view, offsets, nbytes)
             if last - first < len(view):  # they lie one after the other
-                self._flush_soon(fd, first, last + nbytes - first)
+                self._flush_soon(file, first, last + nbytes - first)
         self.count(name, len(view))
 
     def copy(self, name: str, start: int, run: FileRun) -> None:
         """Copies the bytes of `run` to flat element offset `start` of the tensor, by the operating system if it can."""
         position = self.position(name, start, run.nbytes)
-        source_path = run.fd_source.header.files[run.file]
-        with (
-            run.fd_source.fileno(run.file) as source,
-            self._descriptors.lease(self._places[name].file) as fd,
-            self._failures(f" from {source_path}"),
-        ):
-            copy_range(source, run.offset, fd, position, run.nbytes, path=source_path)
-            self._flush_soon(fd, position, run.nbytes)
+        file = self._files[self._places[name].file]
+        with self._failures(f" from {run.file.name}"):
+            file.copy(run.file, run.offset, position, run.nbytes)
+            self._flush_soon(file, position, run.nbytes)
         self.count(name, run.nbytes)
 
     def position(self, name: str, start: int, nbytes: int) -> int:
@@ -96,12 +91,13 @@ class ByteSink:
                 raise StoreError(self._destination, problem, tensor=name)
 
     def close(self) -> None:
-        """Gives all descriptors back. May be called twice."""
-        self._descriptors.close()
+        """Closes all files. May be called twice."""
+        for file in self._files:
+            file.close()
 
-    def _flush_soon(self, fd: int, position: int, nbytes: int) -> None:
+    def _flush_soon(self, file: NewFile, position: int, nbytes: int) -> None:
         if self._flush:
-            begin_flush(fd, position, nbytes)
+            file.begin_flush(position, nbytes)
 
     def _failures(self, more: str = ""):
         return os_failures(self._destination, f"write the partial output{more}")

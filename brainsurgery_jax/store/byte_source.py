@@ -5,29 +5,28 @@ Elements come by `pread` into fresh memory, not from a memory map: a file trunca
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.boxes import Box, whole
 from brainsurgery_jax.store.arrays import aligned_empty, byte_view, numpy_dtype
-from brainsurgery_jax.store.base import FileRun, Header, TensorInfo
+from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.box_reads import read_box
-from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import no_tensor, os_failures
-from brainsurgery_jax.store.positioned import read_into
+from brainsurgery_jax.store.files import File
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 class ByteSource:
-    """A checkpoint whose tensors lie in its files as plain little-endian bytes; see `base.Source`. `descriptors` are
-    those of `header.files`."""
+    """A checkpoint whose tensors lie in its files as plain little-endian bytes; see `base.Source`. `files` are those
+    that `header.files` names."""
 
-    def __init__(self, header: Header, descriptors: Descriptors):
+    def __init__(self, header: Header, files: Sequence[File]):
         self.header = header
-        self._descriptors = descriptors
+        self._files = files
         self._lock = Lock()
         self._bytes_read = 0
 
@@ -52,10 +51,9 @@ class ByteSource:
         return result
 
     def _fill(self, name: str, info: TensorInfo, view: memoryview, start: int) -> None:
-        path = self.header.files[info.file]
-        offset = info.offset + start * info.aval.dtype.bits // 8
-        with self._descriptors.lease(info.file) as fd, os_failures(path, f"read tensor '{name}'"):
-            read_into(fd, view, offset, path=path, tensor=name)
+        file = self._files[info.file]
+        with os_failures(file.name, f"read tensor '{name}'"):
+            file.read_into(view, info.offset + start * info.aval.dtype.bits // 8, tensor=name)
         with self._lock:
             self._bytes_read += len(view)
 
@@ -64,19 +62,22 @@ class ByteSource:
         info = self._info(name)
         assert 0 <= start <= stop <= info.aval.size, (name, start, stop)
         (first, odd), (last, rest) = (divmod(n * info.aval.dtype.bits, 8) for n in (start, stop))
-        return None if odd or rest else FileRun(self, info.file, info.offset + first, last - first)
+        return None if odd or rest else FileRun(self._files[info.file], info.offset + first, last - first)
 
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
-        return self._descriptors.lease(file)
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The stamps of the files, and a digest of the header."""
+        return fingerprint_of(self.header, {file.name: file.stamp for file in self._files})
 
     def verify_unchanged(self) -> None:
         """Raises StoreError if a file was replaced, resized or written to since it was opened."""
-        self._descriptors.verify_unchanged()
+        for file in self._files:
+            file.verify_unchanged()
 
     def close(self) -> None:
-        """Gives all descriptors back."""
-        self._descriptors.close()
+        """Closes all files."""
+        for file in self._files:
+            file.close()
 
     def _info(self, name: str) -> TensorInfo:
         info = self.header.tensors.get(name)

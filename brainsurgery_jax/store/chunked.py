@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.boxes import Box, Span1, box_shape, cover, whole
 from brainsurgery_jax.store.arrays import aligned_empty, numpy_dtype
 from brainsurgery_jax.store.base import FileRun, Header, Source
 from brainsurgery_jax.store.failures import no_tensor
+from brainsurgery_jax.store.forwarding import SourceOver
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,18 +23,13 @@ class Chunk(NamedTuple):
     shape: tuple[int, ...]
 
 
-class ChunkedSource:
+class ChunkedSource(SourceOver):
     """A checkpoint whose tensors are put together from those of another source; see `base.Source`. The chunks of a
     tensor cover it, and no two of them overlap."""
 
     def __init__(self, header: Header, source: Source, chunks: Mapping[str, Sequence[Chunk]]):
-        self.header = header
-        self._source, self._chunks = source, chunks
-
-    @property
-    def bytes_read(self) -> int:
-        """Tensor bytes read so far, gaps of strided reads included, headers not."""
-        return self._source.bytes_read
+        super().__init__(header, source)
+        self._chunks = chunks
 
     def read(self, name: str, box: Box | None = None) -> np.ndarray:
         """The box, or the whole tensor, as a fresh C-contiguous array that starts at a multiple of 64 bytes."""
@@ -72,18 +67,6 @@ class ChunkedSource:
             if first <= start and stop <= first + size:
                 return self._source.file_run(chunk.key, start - first, stop - first)
         return None
-
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
-        return self._source.fileno(file)
-
-    def verify_unchanged(self) -> None:
-        """Raises StoreError if a file was replaced, resized or written to since it was opened."""
-        self._source.verify_unchanged()
-
-    def close(self) -> None:
-        """Gives all descriptors back."""
-        self._source.close()
 
     def _of(self, name: str) -> Sequence[Chunk]:
         if name not in self._chunks:

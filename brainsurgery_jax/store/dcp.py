@@ -18,11 +18,12 @@ from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Header, Nesting, Source, TensorInfo
 from brainsurgery_jax.store.chunked import Chunk, ChunkedSource
-from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.files import File
 from brainsurgery_jax.store.folder import suffix_of
 from brainsurgery_jax.store.index_files import shard_path
 from brainsurgery_jax.store.key_paths import Index, Path
+from brainsurgery_jax.store.local import open_files
 from brainsurgery_jax.store.pickle_machine import Object
 from brainsurgery_jax.store.pickles import Tensor, unpickled
 from brainsurgery_jax.store.safetensors_header import AGAIN
@@ -75,12 +76,13 @@ def open_dcp(path: str) -> Source:
     files = {name: shard_path(path, name, METADATA, _LOST) for name in sorted({s.file for s in stored})}
     numbers = {name: number for number, name in enumerate(files)}
     with ExitStack() as on_failure:
-        descriptors = Descriptors(list(files.values()), os.O_RDONLY, watch=True)
-        on_failure.callback(descriptors.close)
+        opened = open_files(list(files.values()))
+        for one in opened:
+            on_failure.callback(one.close)
 
         def read(at: Stored) -> Found:
-            with descriptors.lease(numbers[at.file]) as fd, os_failures(files[at.file], "read the header"):
-                return _saved(at, fd, files[at.file])
+            with os_failures(files[at.file], "read the header"):
+                return _saved(at, opened[numbers[at.file]])
 
         chunks: dict[str, list[Chunk]] = {name: [] for name in told.avals}
         kept: dict[str, Placed] = {}
@@ -91,7 +93,7 @@ def open_dcp(path: str) -> Source:
             dtypes = {kept[chunk.key].info.aval.dtype for chunk in chunks[name]}
             check_cover(os.path.join(path, METADATA), name, aval, chunks[name], dtypes, told.cuts[name])
         inner = Header(path, tuple(files.values()), {key: p.info for key, p in kept.items()}, {})
-        source = StridedSource(inner, descriptors, {key: p.laid for key, p in kept.items()})
+        source = StridedSource(inner, opened, {key: p.laid for key, p in kept.items()})
         infos = {name: kept[chunks[name][0].key].info._replace(aval=aval) for name, aval in told.avals.items()}
         on_failure.pop_all()
     return ChunkedSource(_header(path, inner.files, infos, told, read), source, chunks)
@@ -207,12 +209,13 @@ def _ints(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _saved(at: Stored, fd: int, path: str) -> Found:
+def _saved(at: Stored, opened: File) -> Found:
     """What `torch.save` wrote into a range of a file."""
-    if at.offset + at.nbytes > os.fstat(fd).st_size:
+    path = opened.name
+    if at.offset + at.nbytes > opened.size:
         raise StoreError(path, "is cut off", tensor=at.name, remedy=AGAIN)
     with zip_failures(path, f"chunk of '{at.name}'"):
-        return read_archive(Window(fd, at.offset, at.nbytes, path=path), path)
+        return read_archive(Window(opened, at.offset, at.nbytes), path)
 
 
 def _chunk(at: Stored, root: Any, place: Any, number: int, path: str) -> Placed:

@@ -7,42 +7,38 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures
-
-
-class Fingerprint(NamedTuple):
-    """What tells a file from a changed or another one, short of reading it."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Fingerprint:
-        """The fingerprint in a stat result."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+from brainsurgery_jax.store.files import Stamp
 
 
 class Watch:
     """The files of a checkpoint that somebody else opens: what they were like at the start."""
 
     def __init__(self, paths: Sequence[str]):
-        self._seen = {path: _look(path) for path in paths}
+        self.stamps = {path: stamp_of(path) for path in paths}
 
     def verify_unchanged(self) -> None:
         """Raises StoreError if a file is no longer what it was."""
-        for path, seen in self._seen.items():
-            if _look(path, " again") != seen:
-                raise _changed(path)
+        for path, seen in self.stamps.items():
+            verify(path, seen)
 
 
-def _look(path: str, more: str = "") -> Fingerprint:
+def stamp_of(path: str, more: str = "") -> Stamp:
+    """The stamp of the file at a path, links followed."""
     with os_failures(path, f"look at the file{more}"):
-        return Fingerprint.of(os.stat(path))
+        return _stamp(os.stat(path))
+
+
+def verify(path: str, seen: Stamp) -> None:
+    """Raises StoreError if the file at a path is not the one that was seen."""
+    if stamp_of(path, " again") != seen:
+        raise _changed(path)
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_size, f"{status.st_dev:x}-{status.st_ino}-{status.st_mtime_ns}")
 
 
 class Descriptors:
@@ -52,12 +48,18 @@ class Descriptors:
     """
 
     def __init__(self, paths: Sequence[str], flags: int, *, watch: bool, limit: int = 64):
-        self._paths, self._flags, self._watch, self._limit = tuple(paths), flags, watch, limit
+        self._paths, self._flags, self._watch, self._limit = list(paths), flags, watch, limit
         self._open: OrderedDict[int, int] = OrderedDict()
         self._leases: Counter[int] = Counter()
-        self._seen: dict[int, Fingerprint] = {}
+        self._seen: dict[int, Stamp] = {}
         self._lock = Lock()
-        self._closed = False
+        self._closed: set[int] = set()
+
+    def add(self, path: str) -> int:
+        """Takes in another file, and returns its number."""
+        with self._lock:
+            self._paths.append(path)
+            return len(self._paths) - 1
 
     @contextmanager
     def lease(self, file: int) -> Iterator[int]:
@@ -71,11 +73,11 @@ class Descriptors:
         finally:
             with self._lock:
                 self._leases[file] -= 1
-                if self._closed:
-                    self._close_idle(0)
+                if file in self._closed:
+                    self._close_if_idle(file)
 
     def _descriptor(self, file: int) -> int:
-        if self._closed:
+        if file in self._closed:
             raise StoreError(self._paths[file], "was closed, and is used again", remedy="Open the checkpoint anew.")
         if file not in self._open:
             self._open[file] = self._opened(file)
@@ -86,8 +88,7 @@ class Descriptors:
         path = self._paths[file]
         with os_failures(path, "open the file"):
             fd = os.open(path, self._flags | getattr(os, "O_CLOEXEC", 0))
-        found = Fingerprint.of(os.fstat(fd))
-        if self._watch and self._seen.setdefault(file, found) != found:
+        if self._watch and self._seen.setdefault(file, found := _stamp(os.fstat(fd))) != found:
             os.close(fd)
             raise _changed(path)
         return fd
@@ -97,18 +98,28 @@ class Descriptors:
         for file in idle[: len(self._open) - limit]:
             os.close(self._open.pop(file))
 
-    def verify_unchanged(self) -> None:
-        """Raises StoreError if the file behind a path is no longer the one that was opened."""
-        for file, seen in sorted(self._seen.items()):
-            path = self._paths[file]
-            if _look(path, " again") != seen:
-                raise _changed(path)
+    def _close_if_idle(self, file: int) -> None:
+        if file in self._open and not self._leases[file]:
+            os.close(self._open.pop(file))
 
-    def close(self) -> None:
-        """Closes all descriptors; one in use is closed at the end of its lease."""
+    def stamp(self, file: int) -> Stamp:
+        """What a file was when it was first opened, which is now if it was not yet."""
+        if file not in self._seen:
+            with self.lease(file):
+                pass
+        return self._seen[file]
+
+    def verify_unchanged(self, file: int) -> None:
+        """Raises StoreError if the file behind a path is no longer the one that was opened."""
+        if file in self._seen:
+            verify(self._paths[file], self._seen[file])
+
+    def close(self, file: int | None = None) -> None:
+        """Closes one file, or all; one in use is closed at the end of its lease."""
         with self._lock:
-            self._closed = True
-            self._close_idle(0)
+            for number in range(len(self._paths)) if file is None else (file,):
+                self._closed.add(number)
+                self._close_if_idle(number)
 
 
 def _changed(path: str) -> StoreError:

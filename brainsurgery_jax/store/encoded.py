@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.arrays import ALIGNMENT, numpy_dtype
-from brainsurgery_jax.store.atomic import Staged, discard, fsync_tree
+from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import FileRun, Held, TensorInfo, WriteOptions
 from brainsurgery_jax.store.byte_sink import ByteSink
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.leftovers import SCRATCH
-from brainsurgery_jax.store.positioned import allocate
+from brainsurgery_jax.store.local import LocalFile, LocalPlace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,19 +35,19 @@ class EncodedWriter:
 
     def __init__(self, staged: Staged, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode):
         self._staged, self._avals, self._options, self._encode = staged, dict(avals), options, encode
-        self._scratch = staged.staging + SCRATCH
-        self._mapped = {name: run for name, held in options.unchanged.items() if (run := _plain_run(held, avals[name]))}
+        self._scratch = LocalPlace(staged.staging + SCRATCH, private=True)
+        self._mapped = {
+            name: found
+            for name, held in options.unchanged.items()
+            if (found := _usable_place(held, avals[name])) is not None
+        }
         self._places, size = _layout({name: aval for name, aval in avals.items() if name not in self._mapped})
-        self._sink = ByteSink(staged.destination, [self._scratch], self._places, flush=False)
         with ExitStack() as on_failure, os_failures(staged.destination, "create the partial output"):
-            on_failure.callback(self.abort)
-            fd = os.open(self._scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                allocate(fd, size)
-            finally:
-                os.close(fd)
+            on_failure.callback(staged.abandon)
+            self._sink = ByteSink(staged.destination, [self._scratch.create("", size)], self._places, flush=False)
+            on_failure.callback(self._sink.close)
             if options.directory:
-                os.mkdir(staged.staging)
+                staged.place.create_folder()
             on_failure.pop_all()
 
     def put(self, name: str, start: int, data: np.ndarray) -> None:
@@ -69,23 +69,27 @@ class EncodedWriter:
         return 0
 
     def finish(self) -> Staged:
-        """The complete checkpoint, ready for `atomic.publish`; a StoreError while bytes are missing."""
+        """The complete checkpoint, ready for `Commit.publish`; a StoreError while bytes are missing."""
         self._sink.check_complete()
         self._sink.close()
         staging = self._staged.staging
         with os_failures(self._staged.destination, "write the partial output"):
             self._encoded(staging)
-            for source in {id(run.fd_source): run.fd_source for run in self._mapped.values()}.values():
-                source.verify_unchanged()
-            os.remove(self._scratch)
+            for file in self._mapped_files().values():
+                file.verify_unchanged()
+            os.remove(self._scratch.path)
             if self._options.durable:
-                fsync_tree(staging)
+                self._staged.place.flush()
         return self._staged
 
     def abort(self) -> None:
         """Removes what was written. May be called at any time, and twice."""
         self._sink.close()
-        discard(self._staged)
+        self._staged.abandon()
+
+    def _mapped_files(self) -> dict[int, LocalFile]:
+        """The files of inputs that are used in place, by their identity."""
+        return {id(file): file for file, _ in self._mapped.values()}
 
     def _encoded(self, staging: str) -> None:
         try:
@@ -96,29 +100,33 @@ class EncodedWriter:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """All tensors as views of memory maps, one map a file."""
-        maps: dict[tuple[int, int], mmap.mmap] = {}
+        maps = {key: _map(file) for key, file in self._mapped_files().items()}
         if any(aval.size for aval, _, _ in self._places.values()):
-            with open(self._scratch, "rb") as file:
+            with open(self._scratch.path, "rb") as file:
                 scratch = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         else:
             scratch = b""
         arrays = {}
         for name, aval in self._avals.items():
-            if (run := self._mapped.get(name)) is None:
+            if (found := self._mapped.get(name)) is None:
                 arrays[name] = _view(scratch, self._places[name].offset, aval)
-                continue
-            key = id(run.fd_source), run.file
-            if key not in maps:
-                with run.fd_source.fileno(run.file) as fd:
-                    maps[key] = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-            arrays[name] = _view(maps[key], run.offset, aval)
+            else:
+                file, offset = found
+                arrays[name] = _view(maps[id(file)], offset, aval)
         return arrays
 
 
-def _plain_run(held: Held, aval: Aval) -> FileRun | None:
-    """The bytes of a tensor in a file, if there are any, and they can be used in place."""
+def _map(file: LocalFile) -> mmap.mmap:
+    with file.lease() as fd:
+        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+
+
+def _usable_place(held: Held, aval: Aval) -> tuple[LocalFile, int] | None:
+    """The file and offset of a tensor, if it has elements, and they can be used in place."""
     run = held.source.file_run(held.name, 0, aval.size) if aval.size else None
-    return None if run is None or run.offset % _item_bytes(aval) else run
+    if run is None or not isinstance(run.file, LocalFile) or run.offset % _item_bytes(aval):
+        return None
+    return run.file, run.offset
 
 
 def _item_bytes(aval: Aval) -> int:

@@ -12,9 +12,10 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import Cut, Source, WriteOptions, Writer
+from brainsurgery_jax.store.files import StagedOutput
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.key_paths import without_texts
 from brainsurgery_jax.store.sizes import parse_size
@@ -47,7 +48,7 @@ class Format(NamedTuple):
     folder: bool
     recognises: Callable[[str, Sequence[str]], bool]
     open: Callable[[str], Source]
-    write: Callable[[Staged, Mapping[str, Aval], WriteOptions], Writer]
+    write: Callable[[StagedOutput, Mapping[str, Aval], WriteOptions], Writer]
     check: Callable[[str, Mapping[str, Aval], WriteOptions], None]
     options: Mapping[str, Option] = {}
     shards: bool = False
@@ -63,12 +64,15 @@ def _later(place: str) -> Callable[..., Any]:
     return lambda *given: getattr(import_module(f"brainsurgery_jax.store.{module}"), name)(*given)
 
 
-def _encoded(place: str) -> Callable[[Staged, Mapping[str, Aval], WriteOptions], Writer]:
+def _encoded(place: str) -> Callable[[StagedOutput, Mapping[str, Aval], WriteOptions], Writer]:
     """The `write` of a format that has an encoder, `module.name`."""
 
-    def write(staged: Staged, avals: Mapping[str, Aval], options: WriteOptions) -> Writer:
+    def write(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> Writer:
         from brainsurgery_jax.store.encoded import EncodedWriter
 
+        if not isinstance(staged, Staged):
+            problem = "this format is written to local files only, safetensors to any place"
+            raise StoreError(staged.destination, problem)
         return EncodedWriter(staged, avals, options, _later(place))
 
     return write
@@ -119,9 +123,9 @@ SAFETENSORS = Format(
     suffixes=(".safetensors",),
     folder=True,
     recognises=lambda folder, names: any(_is_file_of(name, {".safetensors"}) for name in names),
-    open=_later("safetensors.SafetensorsSource"),
+    open=_later("safetensors.open_safetensors"),
     write=_later("safetensors_writer.write"),
-    check=_later("safetensors_writer.check_storable"),
+    check=_later("safetensors_layout.check_storable"),
     shards=True,
     cut=_later("safetensors_shards.cut_of"),
 )
@@ -144,8 +148,8 @@ PEFT = Format(
     folder=True,
     recognises=lambda folder, names: holds_adapter(names),
     open=_later("peft.open_peft"),
-    write=_later("peft.PeftWriter"),
-    check=_later("safetensors_writer.check_storable"),
+    write=_later("peft.write"),
+    check=_later("safetensors_layout.check_storable"),
     options={"config": Option("What to set in adapter_config.json.", "{r: 8}", _mapping)},
     config_file=ADAPTER_CONFIG,
 )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.boxes import Box, box_shape, whole
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.arrays import aligned_empty, numpy_dtype
-from brainsurgery_jax.store.base import Header, TensorInfo
+from brainsurgery_jax.store.base import Fingerprint, Header, TensorInfo, fingerprint_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,9 +59,10 @@ class MemorySource:
     def file_run(self, name: str, start: int, stop: int) -> None:
         """None: there is no file."""
 
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """Never called: no run names a file."""
-        return _no_file(file)
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """A digest of names and avals: values in memory have no stamp."""
+        return fingerprint_of(self.header, {})
 
     def verify_unchanged(self) -> None:
         """Arrays are not looked at again: whoever gave them does not change them meanwhile."""
@@ -70,7 +70,3 @@ class MemorySource:
     def close(self) -> None:
         """Lets go of the arrays."""
         self._arrays = {}
-
-
-def _no_file(file: int) -> NoReturn:
-    raise AssertionError(f"arrays in memory have no file {file}")

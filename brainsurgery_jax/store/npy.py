@@ -12,7 +12,6 @@ the comment of the archive is the checkpoint's metadata, as JSON. Other programs
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,8 +23,8 @@ from brainsurgery_jax.boxes import strides
 from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread
-from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.local import LocalFile, open_files
 from brainsurgery_jax.store.safetensors_header import AGAIN, json_object
 from brainsurgery_jax.store.strided import Laid, StridedSource
 from brainsurgery_jax.store.zip_members import Window, data_offset, is_stored, refuse_encrypted, zip_failures
@@ -52,18 +51,17 @@ def open_npy(path: str) -> Source:
     """The one array of a `.npy` file, called like the file without its suffix."""
     name = Path(path).stem
     with ExitStack() as on_failure:
-        descriptors = Descriptors([path], os.O_RDONLY, watch=True)
-        on_failure.callback(descriptors.close)
-        with descriptors.lease(0) as fd, os_failures(path, "read the header"):
-            size = os.fstat(fd).st_size
-            found = _head(io.BufferedReader(Window(fd, 0, size, path=path)), path, name, "")
+        (opened,) = files = open_files([path])
+        on_failure.callback(opened.close)
+        with os_failures(path, "read the header"):
+            found = _head(io.BufferedReader(Window(opened)), path, name, "")
         if isinstance(found, str):
             raise StoreError(path, f"holds {found}, not numbers", remedy="Only arrays of numbers can be read.")
         if isinstance(found, Unread):
             raise StoreError(path, found.why, tensor=name, remedy=found.remedy)
-        _check_size(found, size, path, name)
+        _check_size(found, opened.size, path, name)
         header = Header(path, (path,), {name: TensorInfo(found.aval, 0, found.start)}, {})
-        source = StridedSource(header, descriptors, {name: found.laid})
+        source = StridedSource(header, files, {name: found.laid})
         on_failure.pop_all()
     return source
 
@@ -71,16 +69,16 @@ def open_npy(path: str) -> Source:
 def open_npz(path: str) -> Source:
     """The arrays of a `.npz` archive, in the order of the archive."""
     with ExitStack() as on_failure:
-        descriptors = Descriptors([path], os.O_RDONLY, watch=True)
-        on_failure.callback(descriptors.close)
-        with descriptors.lease(0) as fd, os_failures(path, "read the archive"), zip_failures(path, "archive"):
-            source = _archive(fd, path, descriptors)
+        (opened,) = open_files([path])
+        on_failure.callback(opened.close)
+        with os_failures(path, "read the archive"), zip_failures(path, "archive"):
+            source = _archive(opened)
         on_failure.pop_all()
     return source
 
 
-def _archive(fd: int, path: str, descriptors: Descriptors) -> Source:
-    window = Window(fd, 0, os.fstat(fd).st_size, path=path)
+def _archive(opened: LocalFile) -> Source:
+    path, window = opened.name, Window(opened)
     tensors: dict[str, TensorInfo] = {}
     laid: dict[str, Laid] = {}
     packed: dict[str, zipfile.ZipInfo] = {}
@@ -107,7 +105,7 @@ def _archive(fd: int, path: str, descriptors: Descriptors) -> Source:
             if not is_stored(member):
                 packed[name] = member
     header = Header(path, (path,), tensors, metadata, left_out=left_out, unread=unread)
-    source = StridedSource(header, descriptors, laid)
+    source = StridedSource(header, [opened], laid)
     return ZippedSource(source, laid, packed) if packed else source
 
 

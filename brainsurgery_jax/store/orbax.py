@@ -12,7 +12,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import chain, repeat
 from math import prod
 from struct import unpack
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from brainsurgery_jax.boxes import Box, box_shape, cover, whole
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.arrays import aligned_empty, byte_view, numpy_dtype
-from brainsurgery_jax.store.base import Header, TensorInfo
+from brainsurgery_jax.store.base import Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.box_reads import read_box
-from brainsurgery_jax.store.descriptors import Descriptors, Watch
+from brainsurgery_jax.store.descriptors import Watch
 from brainsurgery_jax.store.failures import no_tensor, os_failures
 from brainsurgery_jax.store.key_paths import name_of
 from brainsurgery_jax.store.orbax_folder import Tree, find, read_tree
@@ -56,7 +56,6 @@ class OrbaxSource:
         tree = read_tree(find(path))
         files = _files_of(tree.folder)
         self._tree, self._watch = tree, Watch(files)
-        self._descriptors = Descriptors(files, os.O_RDONLY, watch=True)
         self._lock = Lock()
         self._bytes_read = 0
         self._store = _key_value_store(tree)
@@ -94,17 +93,17 @@ class OrbaxSource:
     def file_run(self, name: str, start: int, stop: int) -> None:
         """None: where chunks lie in the files of a key-value store is known to tensorstore alone."""
 
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
-        return self._descriptors.lease(file)
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The stamps of the files, and a digest of what the header comes to."""
+        return fingerprint_of(self.header, self._watch.stamps)
 
     def verify_unchanged(self) -> None:
         """Raises StoreError if a file was replaced, resized or written to since it was opened."""
         self._watch.verify_unchanged()
 
     def close(self) -> None:
-        """Gives descriptors and cached chunks back."""
-        self._descriptors.close()
+        """Gives cached chunks back."""
         self._open.clear()
         self._context = None
 

@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from brainsurgery_jax.errors import StoreError
-
-CHUNK = 8 << 20
-"""Bytes in memory at once where a copy must go through memory."""
+from brainsurgery_jax.store.files import CHUNK, truncated
 
 EARLY = 1 << 20
 """Bytes; shorter runs are not sent to the disk before the end."""
@@ -29,11 +26,7 @@ def read_into(fd: int, view: memoryview, offset: int, *, path: str, tensor: str 
     while done < len(view):
         count = _pread(fd, view[done:], offset + done)
         if not count:
-            problem = (
-                f"truncated while reading: the file ends at byte {offset + done}, {len(view) - done} bytes too early"
-            )
-            remedy = "Something shortened the file while it was in use; restore it and run again."
-            raise StoreError(path, problem, tensor=tensor, remedy=remedy)
+            raise truncated(path, offset + done, len(view) - done, tensor=tensor)
         done += count
 
 
@@ -43,13 +36,6 @@ def _pread(fd: int, view: memoryview, offset: int) -> int:
     data = os.pread(fd, min(len(view), CHUNK), offset)
     view[: len(data)] = data
     return len(data)
-
-
-def read_bytes(fd: int, nbytes: int, offset: int, *, path: str) -> bytes:
-    """Exactly `nbytes` bytes of the file from `offset` on."""
-    buffer = bytearray(nbytes)
-    read_into(fd, memoryview(buffer), offset, path=path)
-    return bytes(buffer)
 
 
 def write_all(fd: int, view: memoryview, offset: int) -> None:

@@ -7,7 +7,6 @@ overlap or gap, and ends where the last one ends.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from operator import itemgetter
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.dtypes import BY_TAG, Aval
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.base import PlainFile, TensorInfo
-from brainsurgery_jax.store.positioned import read_bytes
+from brainsurgery_jax.store.files import File, read_bytes
 
 MAX_HEADER = 100_000_000
 """Bytes; the limit of the safetensors library."""
@@ -38,12 +37,12 @@ class FileHeader(NamedTuple):
     plain: PlainFile | None
 
 
-def read_header(fd: int, path: str, file: int = 0) -> FileHeader:
+def read_header(source: File, file: int = 0) -> FileHeader:
     """The checked header of an open file; `file` is the index that its `TensorInfo`s carry."""
-    size = os.fstat(fd).st_size
+    path, size = source.name, source.size
     if size < 8:
         raise StoreError(path, f"is {size} bytes long, too short for a safetensors file", remedy=AGAIN)
-    prefix = read_bytes(fd, 8, 0, path=path)
+    prefix = read_bytes(source, 8, 0)
     length = int.from_bytes(prefix, "little")
     if prefix == b"version ":
         raise StoreError(path, "is a git-lfs pointer, not the file itself", remedy="Fetch the file: `git lfs pull`.")
@@ -52,7 +51,7 @@ def read_header(fd: int, path: str, file: int = 0) -> FileHeader:
         raise StoreError(path, f"claims a header of {length} bytes (at most {MAX_HEADER} are allowed)", remedy=remedy)
     if length > size - 8:
         raise StoreError(path, f"claims a header of {length} bytes, but only {size - 8} follow", remedy=AGAIN)
-    return parse_header(read_bytes(fd, length, 8, path=path), path, size, file)
+    return parse_header(read_bytes(source, length, 8), path, size, file)
 
 
 def parse_header(raw: bytes, path: str, file_size: int, file: int = 0) -> FileHeader:

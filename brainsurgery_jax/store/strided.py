@@ -5,8 +5,7 @@ strides, few bytes at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from threading import Lock
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from brainsurgery_jax.boxes import Box, box_shape, cover, strides, whole
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.arrays import aligned_empty, numpy_dtype
-from brainsurgery_jax.store.base import FileRun, Header, TensorInfo
+from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo
 from brainsurgery_jax.store.boxes import GROUP, NEAR
 from brainsurgery_jax.store.byte_source import ByteSource
-from brainsurgery_jax.store.descriptors import Descriptors
+from brainsurgery_jax.store.files import File
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,11 +62,11 @@ class Laid(NamedTuple):
 class StridedSource:
     """A checkpoint of tensors at byte offsets of files, those in `laid` not row by row; see `base.Source`."""
 
-    def __init__(self, header: Header, descriptors: Descriptors, laid: Mapping[str, Laid]):
+    def __init__(self, header: Header, files: Sequence[File], laid: Mapping[str, Laid]):
         self.header = header
         self._laid = {n: how for n, how in laid.items() if not how.is_plain(header.tensors[n].aval.shape)}
         spans = {name: _span(header.tensors[name], how) for name, how in self._laid.items()}
-        self._bytes = ByteSource(replace(header, tensors={**header.tensors, **spans}), descriptors)
+        self._bytes = ByteSource(replace(header, tensors={**header.tensors, **spans}), files)
         self._lock = Lock()
         self._slab: Slab | None = None
 
@@ -118,9 +117,10 @@ class StridedSource:
         """The bytes of elements `start` to `stop`; None if they do not lie one after the other."""
         return None if name in self._laid else self._bytes.file_run(name, start, stop)
 
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
-        return self._bytes.fileno(file)
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """That of the files that are read."""
+        return self._bytes.fingerprint
 
     def verify_unchanged(self) -> None:
         """Raises StoreError if a file was replaced, resized or written to since it was opened."""

@@ -19,18 +19,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, few
 from brainsurgery_jax.store.base import Header, Nesting, Note, TensorInfo, Unread
 from brainsurgery_jax.store.completeness import Chosen, choose, is_index
-from brainsurgery_jax.store.descriptors import Descriptors
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.files import File
 from brainsurgery_jax.store.folder import TORCH_SUFFIXES
 from brainsurgery_jax.store.index_files import merge, place
 from brainsurgery_jax.store.key_paths import Path as KeyPath
 from brainsurgery_jax.store.key_paths import name_of
+from brainsurgery_jax.store.local import open_files
 from brainsurgery_jax.store.pickle_machine import Name, Object
 from brainsurgery_jax.store.pickles import Storage, Tensor, Unpickler, unpickled
-from brainsurgery_jax.store.positioned import read_bytes
 from brainsurgery_jax.store.safetensors_header import AGAIN
 from brainsurgery_jax.store.strided import Laid, StridedSource
 from brainsurgery_jax.store.torch_tree import Leaf, Tree, grow
@@ -60,7 +60,7 @@ class Placed(NamedTuple):
     laid: Laid
 
 
-class File(NamedTuple):
+class TorchFile(NamedTuple):
     """What one file tells: its tensors, in its order, those that cannot be read, and what a header says beside them."""
 
     tensors: Mapping[str, Placed]
@@ -77,22 +77,23 @@ def open_torch(path: str) -> StridedSource:
     chosen = choose(path, TORCH_SUFFIXES) if several else Chosen([path])
     files, notes = chosen.files, chosen.notes
     with ExitStack() as on_failure:
-        descriptors = Descriptors(files, os.O_RDONLY, watch=True)
-        on_failure.callback(descriptors.close)
-        found = [_read(descriptors, number, file) for number, file in enumerate(files)]
+        opened = open_files(files)
+        for one in opened:
+            on_failure.callback(one.close)
+        found = [_read(number, one) for number, one in enumerate(opened)]
         shards: Sequence[Mapping[str, TensorInfo]] = [{n: p.info for n, p in file.tensors.items()} for file in found]
         if chosen.listed is not None:
             shards, more = place(chosen.listed, files, shards)
             notes = (*notes, *more)
         header = _header(path, files, merge(files, shards), found)
         laid = {name: p.laid for file in found for name, p in file.tensors.items() if name in header.tensors}
-        source = StridedSource(replace(header, notes=(*notes, *header.notes)), descriptors, laid)
+        source = StridedSource(replace(header, notes=(*notes, *header.notes)), opened, laid)
         on_failure.pop_all()
     return source
 
 
-def _header(path: str, files: Sequence[str], tensors: Mapping[str, TensorInfo], found: Sequence[File]) -> Header:
-    def joined(of: Callable[[File], Mapping[Any, Any]]) -> dict[Any, Any]:
+def _header(path: str, files: Sequence[str], tensors: Mapping[str, TensorInfo], found: Sequence[TorchFile]) -> Header:
+    def joined(of: Callable[[TorchFile], Mapping[Any, Any]]) -> dict[Any, Any]:
         return {key: value for file in found for key, value in of(file).items()}
 
     return Header(
@@ -113,10 +114,11 @@ def _header(path: str, files: Sequence[str], tensors: Mapping[str, TensorInfo], 
     )
 
 
-def _read(descriptors: Descriptors, number: int, path: str) -> File:
-    with descriptors.lease(number) as fd, os_failures(path, "read the header"), zip_failures(path, "archive"):
-        window = Window(fd, 0, os.fstat(fd).st_size, path=path)
-        saved = read_archive if read_bytes(fd, min(4, window.nbytes), 0, path=path) == b"PK\x03\x04" else _read_old
+def _read(number: int, opened: File) -> TorchFile:
+    path = opened.name
+    with os_failures(path, "read the header"), zip_failures(path, "archive"):
+        window = Window(opened)
+        saved = read_archive if window.bytes_at(0, 4) == b"PK\x03\x04" else _read_old
         root, place = saved(window, path)
     return _file(_tree(root, path), path, lambda name, tensor: placed(name, tensor, place, number, path))
 
@@ -232,7 +234,7 @@ def _tree(root: Any, path: str) -> Tree:
     return grow(root, path)
 
 
-def _file(tree: Tree, path: str, place: Callable[[str, Tensor], Placed]) -> File:
+def _file(tree: Tree, path: str, place: Callable[[str, Tensor], Placed]) -> TorchFile:
     """What a header tells of a tree."""
     tensors: dict[str, Placed] = {}
     paths: dict[str, KeyPath] = {}
@@ -257,7 +259,7 @@ def _file(tree: Tree, path: str, place: Callable[[str, Tensor], Placed]) -> File
         problem = f"holds no tensor, but objects, which are not made: {', '.join(classes[:6])}. Nothing was run"
         raise StoreError(path, problem, remedy=_STATE_DICT)
     left_out = {name_of(at): _described(value) for at, value in values.items()}
-    return File(
+    return TorchFile(
         tensors,
         Nesting(tree.kinds, paths, values, [at for at, _ in tree.leaves]),
         left_out,
@@ -289,19 +291,15 @@ def _unread_notes(unread: Mapping[str, Unread], path: str) -> Iterable[Note]:
     """A note for each reason why tensors are not read."""
     for why in dict.fromkeys(unread.values()):
         names = tuple(name for name, other in unread.items() if other == why)
-        yield Note("input-unread", f"{path}: not read: {_few(names)}: {why.why}", why.remedy, names)
+        yield Note("input-unread", f"{path}: not read: {few(names)}: {why.why}", why.remedy, names)
 
 
 def _hidden_notes(hidden: Mapping[KeyPath, str], path: str) -> Iterable[Note]:
     """A note on objects with tensors inside."""
     if hidden:
         found = [f"'{name_of(at)}' ({kind})" for at, kind in hidden.items()]
-        message = f"{path}: the tensors inside of objects are not read: {_few(found)}"
+        message = f"{path}: the tensors inside of objects are not read: {few(found)}"
         yield Note("input-unread", message, _STATE_DICT, tuple(map(name_of, hidden)))
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _parts(paths: Mapping[str, KeyPath]) -> tuple[str, ...]:

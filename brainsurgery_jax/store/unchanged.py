@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.store.base import PlainFile, Source
+from brainsurgery_jax.store.base import FileRun, PlainFile, Source
 
 
 class Original(NamedTuple):
-    """A file of a source that an output file can be made a copy of."""
+    """A file of a source that an output file can be made a copy of, and the name of a tensor in it."""
 
     source: Source
     file: int
     plain: PlainFile
+    tensor: str
+
+    @property
+    def run(self) -> FileRun:
+        """All of the file."""
+        run = self.source.file_run(self.tensor, 0, 0)
+        assert run is not None, "a plain file has runs"
+        return run._replace(offset=0, nbytes=self.plain.nbytes)
 
 
 def original_of(names: Sequence[str], unchanged: Mapping[str, Source], metadata: Mapping[str, str]) -> Original | None:
@@ -31,4 +39,4 @@ def original_of(names: Sequence[str], unchanged: Mapping[str, Source], metadata:
         return None
     if any(unchanged.get(name) is not source or tensors[name].file != file for name in names):
         return None
-    return Original(source, file, plain)
+    return Original(source, file, plain, names[0])

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.positioned import read_bytes
+from brainsurgery_jax.store.files import File, read_bytes
 from brainsurgery_jax.store.safetensors_header import AGAIN
 
 _AHEAD = 1 << 18
@@ -24,11 +24,11 @@ _LOCAL_HEADER = 30
 
 
 class Window(io.RawIOBase):
-    """Bytes `start` to `start + nbytes` of an open file as a file of their own, read by position."""
+    """Bytes `start` to `start + nbytes` of a file (default: all of it) as a file of their own, read by position."""
 
-    def __init__(self, fd: int, start: int, nbytes: int, *, path: str):
-        self.start, self.nbytes = start, nbytes
-        self._fd, self._path = fd, path
+    def __init__(self, file: File, start: int = 0, nbytes: int | None = None):
+        self.start, self.nbytes = start, file.size - start if nbytes is None else nbytes
+        self._file = file
         self._at = 0
 
     def readable(self) -> bool:
@@ -50,11 +50,11 @@ class Window(io.RawIOBase):
     def bytes_at(self, offset: int, nbytes: int) -> bytes:
         """Bytes at a position, fewer at the end. Does not seek: a buffered reader of this window would not know."""
         count = max(0, min(nbytes, self.nbytes - offset))
-        return read_bytes(self._fd, count, self.start + offset, path=self._path)
+        return read_bytes(self._file, count, self.start + offset)
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         count = max(0, min(len(buffer), self.nbytes - self._at))
-        buffer[:count] = read_bytes(self._fd, count, self.start + self._at, path=self._path)
+        buffer[:count] = read_bytes(self._file, count, self.start + self._at)
         self._at += count
         return count
 

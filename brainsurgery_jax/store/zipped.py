@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.boxes import Box, whole
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.arrays import aligned_empty, byte_view, numpy_dtype
-from brainsurgery_jax.store.base import FileRun
+from brainsurgery_jax.store.base import FileRun, Fingerprint
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.safetensors_header import AGAIN
 from brainsurgery_jax.store.strided import Laid, StridedSource, gather, gather_range
@@ -78,9 +77,10 @@ class ZippedSource:
         """The bytes of elements `start` to `stop`; None if they do not lie one after the other, or are compressed."""
         return None if name in self._streams else self._stored.file_run(name, start, stop)
 
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
-        return self._stored.fileno(file)
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """That of the files that are read."""
+        return self._stored.fingerprint
 
     def verify_unchanged(self) -> None:
         """Raises StoreError if a file was replaced, resized or written to since it was opened."""

@@ -160,7 +160,7 @@ FILES = [
     Case("less metadata", "dtype-unsavable", DOUBLE, output("or give less `metadata`", metadata={"x": "y"}),
          DOUBLED, output=to("out.npz", metadata={"x": "y" * 65_536})),
     Case("a tensor called like the metadata", "dtype-unsavable", [{"move": {"from": "a::w", "to": "a::__metadata__"}}],
-         put("Rename it.", to="a::x"), {"x": A["w"], "w": None}, of="store/safetensors_writer.py"),
+         put("Rename it.", to="a::x"), {"x": A["w"], "w": None}, of="store/safetensors_layout.py"),
     Case("one tensor without a dict, of several", "dtype-unsavable", DOUBLE,
          output("Drop the option `bare`.", options=None), DOUBLED, output=to("out.pt", options={"bare": True})),
     Case("orbax and a tensor of nothing", "dtype-unsavable", DOUBLE,
