@@ -104,7 +104,7 @@ def table(found: dict[str, Run], size: int) -> list[str]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     arguments.add_argument("--size", type=float, default=2.0, help="gigabytes of the tensor")
     arguments.add_argument("--repetitions", type=int, default=3)
     given = arguments.parse_args()

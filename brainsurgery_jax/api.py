@@ -24,6 +24,7 @@ from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
+    from brainsurgery_jax.engine.plan.work import Item, Machine
     from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.store.base import Cut
 
@@ -42,7 +43,8 @@ class Report(NamedTuple):
 
 class Explanation(NamedTuple):
     """A lowered plan and its schedule, for printing. `peak` is the memory projected for the largest task, `peak_in_all`
-    that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells."""
+    that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells.
+    `items`: the work of a run on this machine."""
 
     program: Program
     bytes_copied: int
@@ -52,6 +54,8 @@ class Explanation(NamedTuple):
     peak_in_all: int
     threads: int
     cuts: tuple[Cut | None, ...] = ()
+    machine: Machine | None = None
+    items: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +154,10 @@ def _lowered(plan: Plan, files: Files) -> Program:
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
     """What a run would do: effects of the steps, bytes copied and computed, the projected peak."""
     from brainsurgery_jax.engine.budget import default_budget
-    from brainsurgery_jax.engine.memory import plan_memory
+    from brainsurgery_jax.engine.execute import count_tasks, equipment, machine_of
+    from brainsurgery_jax.engine.plan.planner import plan_work
+    from brainsurgery_jax.engine.plan.projection import count_copied, projection
     from brainsurgery_jax.engine.schedule import roots_of
-    from brainsurgery_jax.engine.segments import segments
     from brainsurgery_jax.engine.staging import cut
 
     # Nothing is written, so what is there is not in the way.
@@ -161,16 +166,15 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         program = _lowered(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
-        copied = computed = 0
-        for p in program.publications:
-            for e in p.tensors.values():
-                for s in segments(e):
-                    size = (s.stop - s.start) * e.aval.dtype.bits // 8
-                    copied, computed = (copied + size, computed) if s.run else (copied, computed + size)
-        budget = default_budget()
-        tasks, memory = plan_memory(list(roots_of(program)), budget)
-        cuts = tuple(map(cut, program.publications))
-        return Explanation(program, copied, computed, len(tasks), *memory, budget.threads, cuts)
+        budget, roots = default_budget(), list(roots_of(program))
+        machine = machine_of(budget, equipment(roots, budget.devices))
+        items = plan_work(program, machine)
+        copied, cuts = count_copied(items), tuple(map(cut, program.publications))
+        computed = sum(p.nbytes for p in program.publications) - copied
+        memory = projection(items, machine)
+        return Explanation(
+            program, copied, computed, count_tasks(roots, items), *memory, budget.threads, cuts, machine, items
+        )
 
 
 def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
@@ -179,7 +183,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
     `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the
     budget in bytes (default: a quarter of what is available); `devices` says how many of the accelerators there are to
-    use, "cpu" none; `flags` are on from the start, as the op `set` turns
+    use ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns
     them on; `look` is called with each complete output before any is published, and may raise.
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
     stops it from outside (KeyboardInterrupt) carries a note that says what was published.

@@ -11,235 +11,34 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from types import MappingProxyType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    NamedTuple,
-    ParamSpec,
-    TypedDict,
-    TypeVar,
-    Union,
-    Unpack,
-    get_args,
-    get_origin,
-)
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Unpack
 
-from brainsurgery_jax.dtypes import Aval, DType
-from brainsurgery_jax.moves import Moves
-from brainsurgery_jax.parts import Cuts
-from brainsurgery_jax.protocol import Dest, Edit, Expr, Placed, Reduction, Report, Verdict, View
+from brainsurgery_jax.kernel import Avals, Builder, Facts, Kernel, P, Params, Passes, R, Rung
+from brainsurgery_jax.keys import (
+    DTypeName,
+    Keyword,
+    Name,
+    Number,
+    Operands,
+    Partner,
+    Pattern,
+    Role,
+    SlicedPattern,
+    SlicedTemplate,
+    Template,
+    element_role,
+    fewest,
+    read_keywords,
+    role_of,
+)
+from brainsurgery_jax.protocol import Dest, Edit, Expr, Placed, Report, Verdict, View
 from brainsurgery_jax.select import Ref
 
-P = ParamSpec("P")
-R = TypeVar("R")
 BuildFn = TypeVar("BuildFn", bound="Callable[..., Expr]")
-Passes = tuple["Callable[[Any], Reduction]", ...]
-"""What computes a small value by going over tensors: each pass is made of the answer of the one before."""
-
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | Report]")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
-
-
-# --- Payload keys -----------------------------------------------------------------------------------------------------
-
-
-class Role(NamedTuple):
-    """How a payload key is read: as a pattern over names, a template for names, one literal name, or a nested assert.
-
-    `slices`: a slice may follow. `beside`: without an alias, the alias of that other key is meant, else `fallback`.
-    Operands are a mapping of names to references, the first a pattern, the others templates. `read`: what a template
-    names is read beside the match.
-    The last four hold steps of their own, as a list, a plan, its YAML text, or the path of a file.
-    `plain`: the annotation of the key in a payload without `over`, where a step is about sets of tensors only with it.
-    """
-
-    kind: Literal[
-        "pattern", "template", "name", "operands", "assert", "asserts", "number", "dtype",
-        "steps", "plan", "plan-text", "plan-file",
-    ]  # fmt: skip
-    slices: bool = False
-    beside: str = ""
-    fallback: str | None = None
-    plain: Any = None
-    read: bool = False
-
-
-Pattern = Annotated[Ref, Role("pattern")]
-SlicedPattern = Annotated[Ref, Role("pattern", slices=True)]
-Template = Annotated[Ref, Role("template")]
-SlicedTemplate = Annotated[Ref, Role("template", slices=True)]
-Partner = Annotated[Ref, Role("template", slices=True, read=True)]
-"""A template for the names of tensors that are there."""
-Name = Annotated[Ref, Role("name")]
-Operands = Annotated[Mapping[str, Ref], Role("operands", slices=True)]
-"""References by name: the first a pattern, the others templates filled from its match."""
-DTypeName = Annotated[DType, Role("dtype")]
-if TYPE_CHECKING:
-    # A float of the plan, as control ops get it; inside a compiled kernel a float64 scalar, with `astype`.
-    Number = Annotated[Any, Role("number")]
-else:
-    Number = Annotated[float, Role("number")]
-
-
-# --- Kernels ----------------------------------------------------------------------------------------------------------
-
-
-Avals = tuple[Aval, ...]
-Params = Mapping[str, Any]
-"""The keys of a step by name, as a kernel takes them."""
-
-
-class Facts(TypedDict, total=False):
-    """The facts of a kernel as keywords: a misspelt one is a type error. See `Kernel`."""
-
-    elementwise: bool
-    moves: Callable[[Avals, Params], Moves]
-    blocks: bool
-    guarded: bool
-    refusal: str | Callable[[Params], str]
-    rungs: Callable[[Avals, Params], tuple[Rung, ...]]
-    result: Callable[[Avals, Params], tuple[Aval, ...]]
-    noop: Callable[[Avals, Params], bool]
-    check: Callable[[Avals, Params], None]
-    host: Callable[[Avals, Params], bool]
-    workspace: Callable[[Avals, Params], int]
-    on_device: Callable[[Avals, Params], int]
-    parts: Callable[[Avals, Params], Cuts]
-    fold: Callable[[Avals, Params], Passes]
-
-
-@dataclass(frozen=True, eq=False)
-class Kernel(Generic[P, R]):
-    """A pure function of arrays, with what the engine must know to run it.
-
-    - `elementwise`: operands share shape and dtype, the result has that shape; may be run on any cut of them.
-    - `moves`: (avals, params) -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
-    - `blocks`: makes values from nothing, block by block; called with the block's number and length.
-    - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` (which may be made of the parameters)
-      where accepted is false.
-    - `rungs`: (avals, params) -> a ladder of ways to do it, cheapest first; the engine takes the first accepted one.
-    - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
-    - `noop`: (avals, params) -> whether the result is the first operand itself.
-    - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
-    - `host`: (avals, params) -> whether it also runs on numpy arrays, as fast as compiled for the CPU: written to the
-      array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
-    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise, and where the
-      result is made in parts: for operands of these shapes, which are those of a piece or part).
-    - `on_device`: the same on an accelerator, where it differs.
-    - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
-    - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
-      whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
-      the operands; the last answer is the result, with `guarded` a pair `(result, accepted)`.
-    """
-
-    name: str
-    fn: Callable[P, R]
-    elementwise: bool = False
-    moves: Callable[[Avals, Params], Moves] | None = None
-    blocks: bool = False
-    guarded: bool = False
-    refusal: str | Callable[[Params], str] = ""
-    rungs: Callable[[Avals, Params], tuple[Rung, ...]] | None = None
-    result: Callable[[Avals, Params], tuple[Aval, ...]] | None = None
-    noop: Callable[[Avals, Params], bool] | None = None
-    check: Callable[[Avals, Params], None] | None = None
-    host: Callable[[Avals, Params], bool] | None = None
-    workspace: Callable[[Avals, Params], int] | None = None
-    on_device: Callable[[Avals, Params], int] | None = None
-    parts: Callable[[Avals, Params], Cuts] | None = None
-    fold: Callable[[Avals, Params], Passes] | None = None
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.fn(*args, **kwargs)
-
-    def why_refused(self, params: Params) -> str:
-        """What is wrong with values that it does not accept."""
-        return self.refusal if isinstance(self.refusal, str) else self.refusal(params)
-
-    @cached_property
-    def keywords(self) -> tuple[Keyword, ...]:
-        """The keyword-only parameters, their annotations evaluated (and nobody else's)."""
-        return _keywords(self.fn)
-
-    @cached_property
-    def numbers(self) -> frozenset[str]:
-        """Names of the parameters that compiled code takes as values, so that a new number needs no new code."""
-        return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
-
-
-@dataclass(frozen=True, eq=False)
-class Builder:
-    """Builds what a form makes out of calls of kernels: `fn(view, name, *operands, keys...)` gives the expression that
-    is bound to `name`. Matching, slices, `if_missing` and destinations stay with the form."""
-
-    name: str
-    fn: Callable[..., Expr]
-
-    @cached_property
-    def keywords(self) -> tuple[Keyword, ...]:
-        """The keyword-only parameters, as those of a kernel."""
-        return _keywords(self.fn)
-
-
-class Rung(NamedTuple):
-    """One way to do what a kernel does: another kernel, with static parameters of its own.
-
-    It returns `(result, accepted, facts, state)`: what it reached is the next rung's `state`.
-    """
-
-    name: str
-    kernel: Kernel
-    static: Mapping[str, Any]
-
-
-class Keyword(NamedTuple):
-    """One keyword-only parameter of an op's function."""
-
-    name: str
-    annotation: Any
-    default: Any
-    role: Role | None
-
-    @property
-    def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
-
-
-@cache
-def _keywords(fn: Callable) -> tuple[Keyword, ...]:
-    out = []
-    for p in inspect.signature(fn).parameters.values():
-        if p.kind is inspect.Parameter.KEYWORD_ONLY:
-            # Only these: the tensors' annotations would import jaxtyping, and with it JAX.
-            annotation = eval(p.annotation, fn.__globals__) if isinstance(p.annotation, str) else p.annotation
-            out.append(Keyword(p.name, annotation, p.default, role_of(annotation)))
-    return tuple(out)
-
-
-def role_of(annotation: Any) -> Role | None:
-    """The role that an annotation (or a member of its union) carries."""
-    own = next((m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Role)), None)
-    if own is not None or (not isinstance(annotation, UnionType) and get_origin(annotation) is not Union):
-        return own
-    return next((r for a in get_args(annotation) if (r := role_of(a)) is not None), None)
-
-
-def element_role(annotation: Any) -> Role | None:
-    """The role of the elements, where an annotation is a tuple of references."""
-    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    return role_of(get_args(inner)[0]) if get_origin(inner) is tuple else None
-
-
-def fewest(annotation: Any) -> int:
-    """How many elements a list of references has at least: as its annotation says, else one."""
-    facts = (m for info in getattr(annotation, "__metadata__", ()) for m in getattr(info, "metadata", ()))
-    return next((least for fact in facts if (least := getattr(fact, "min_length", None)) is not None), 1)
 
 
 # --- Forms and records ------------------------------------------------------------------------------------------------
@@ -462,7 +261,7 @@ def _add(registry: dict[str, Any], record: Op) -> None:
 
 def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tuple[Field, ...]:
     return tuple(
-        Field(keys.get(k.name, k.name.rstrip("_")), k.name, k.annotation, k.default, k.role) for k in _keywords(fn)
+        Field(keys.get(k.name, k.name.rstrip("_")), k.name, k.annotation, k.default, k.role) for k in read_keywords(fn)
     )
 
 
@@ -498,3 +297,50 @@ class Assertion:
 
 AssertionKey = Annotated[Assertion, Role("assert")]
 AssertionsKey = Annotated[tuple[Assertion, ...], Role("asserts")]
+
+
+__all__ = [
+    "ASSERTS",
+    "IF_MISSING",
+    "OPS",
+    "UNMATCHED",
+    "Assertion",
+    "AssertionKey",
+    "AssertionsKey",
+    "Avals",
+    "Builder",
+    "ControlOp",
+    "DTypeName",
+    "Facts",
+    "Field",
+    "Form",
+    "Kernel",
+    "Keyword",
+    "Makes",
+    "Name",
+    "NameTaken",
+    "Number",
+    "Op",
+    "Operands",
+    "Params",
+    "Partner",
+    "Passes",
+    "Pattern",
+    "Role",
+    "Rung",
+    "SinkOp",
+    "SlicedPattern",
+    "SlicedTemplate",
+    "Template",
+    "TensorOp",
+    "assertion",
+    "build",
+    "control",
+    "element_role",
+    "fewest",
+    "kernel",
+    "op",
+    "role_of",
+    "sink",
+]
+"""All that ops, and what reads their records, import from here: keys and kernels as well."""

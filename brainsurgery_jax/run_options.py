@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.store.files import StagedOutput
-
-Devices = int | Literal["all", "cpu"]
-"""How many accelerators to compute on; `cpu`: none."""
+    from brainsurgery_jax.engine.devices import Devices
+    from brainsurgery_jax.store.io.files import StagedOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,7 @@ class RunOptions:
     """How to run, not what: the same plan has the same result under all of them.
 
     - `memory`: budget in bytes (None: a quarter of the available memory)
-    - `devices`: how many of the available accelerators to use; "cpu": none
+    - `devices`: how many of the available accelerators to use ("cpu": none), or which (`engine.devices.Accelerators`)
     - `durable`: flush files to disk before publishing them
     - `overwrite`: outputs may replace existing files
     - `dry_run`: check, compute what asserts and reports need, and write nothing

@@ -14,7 +14,7 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.protocol import Reduction
 
 
-class Sums(NamedTuple):
+class Statistics(NamedTuple):
     """The least and greatest value of a part of a tensor, their sum and number."""
 
     least: float
@@ -23,17 +23,17 @@ class Sums(NamedTuple):
     size: int
 
 
-def _sums(x: Any) -> Sums:
+def _sums(x: Any) -> Statistics:
     if x.dtype.kind == "c":  # which have no order
-        return Sums(np.nan, np.nan, np.nan, x.size)
+        return Statistics(np.nan, np.nan, np.nan, x.size)
     with np.errstate(invalid="ignore"):
         y = x.astype(np.float64)
-        return Sums(float(y.min()), float(y.max()), float(y.sum()), y.size)
+        return Statistics(float(y.min()), float(y.max()), float(y.sum()), y.size)
 
 
-def _join(a: Sums, b: Sums) -> Sums:
+def _join(a: Statistics, b: Statistics) -> Statistics:
     least, greatest = float(np.minimum(a.least, b.least)), float(np.maximum(a.greatest, b.greatest))
-    return Sums(least, greatest, a.total + b.total, a.size + b.size)
+    return Statistics(least, greatest, a.total + b.total, a.size + b.size)
 
 
 STATISTICS = Reduction(

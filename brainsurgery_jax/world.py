@@ -12,7 +12,7 @@ from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.files import Commit
+from brainsurgery_jax.store.io.files import Commit
 from brainsurgery_jax.store.replacing import Reads, Replacement, check_destination
 from brainsurgery_jax.store.sidecars import SideFiles, find_side_files, sidecar_folder
 

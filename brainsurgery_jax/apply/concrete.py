@@ -11,8 +11,10 @@ from brainsurgery_jax.apply.labels import asserts_of, guard_label
 from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.apply.traced import Values, guards, roots_of
 from brainsurgery_jax.engine.blas import one_thread
+from brainsurgery_jax.engine.devices import accelerators
 from brainsurgery_jax.engine.evaluate import Evaluator
-from brainsurgery_jax.engine.folds import INTEGER, answer, question_of
+from brainsurgery_jax.engine.folds import INTEGER, answer
+from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.schedule import Asked, Written, schedule
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
@@ -90,7 +92,7 @@ def _answers(questions: Sequence[Pending], leaves: Mapping[Expr, Any]) -> dict[P
 
 def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:
     """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
-    evaluator = Evaluator(leaves)
+    evaluator = Evaluator(leaves, accelerators())
     for task in schedule(roots):
         yield from ((root, evaluator) for root in evaluator.served(task))
 

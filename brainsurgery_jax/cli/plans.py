@@ -6,21 +6,25 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replaced_as_json, replaces
+from brainsurgery_jax.cli.work import work_as_json, work_as_text
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
 from brainsurgery_jax.rendering.data import diagnostic_data, document_data
-from brainsurgery_jax.run_options import Devices, RunOptions
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size, show_size
 from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.engine.devices import Devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,12 +208,16 @@ def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> 
     return ", ".join([*parts, *(writes or ["writes nothing"])])
 
 
-def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool) -> None:
+def explain(
+    items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool, work: bool = False
+) -> None:
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
     found = api.explain(plan, files_of(True, shard_size))
     if json:
-        show.json(**as_json(found))
+        show.json(**as_json(found), **(work_as_json(found) if work else {}))
         return
     show.diagnostics(d for d in found.program.diagnostics if d.severity == "note")
-    show.result("\n".join(as_text(found, None if everything else 3, overwrite=overwrite)))
+    most = None if everything else 3
+    lines = as_text(found, most, overwrite=overwrite)
+    show.result("\n".join([*lines, *(work_as_text(found, most) if work else [])]))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Source
-from brainsurgery_jax.store.files import CHUNK, read_bytes
+from brainsurgery_jax.store.io.files import CHUNK, read_bytes
 
 
 def same_bytes(left: Source, right: Source, name: str) -> bool:

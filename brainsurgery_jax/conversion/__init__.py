@@ -21,8 +21,8 @@ from brainsurgery_jax.layout.library import layouts
 from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import parse_address
-from brainsurgery_jax.store.files import StagedOutput
 from brainsurgery_jax.store.folder import suffix_of
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.world import Files
 

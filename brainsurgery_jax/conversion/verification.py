@@ -13,7 +13,7 @@ from brainsurgery_jax import api
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.detect import open_source
-from brainsurgery_jax.store.files import StagedOutput
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.world import Files
 
 

@@ -10,7 +10,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.base import Cut, Held, WriteOptions, Writer
-from brainsurgery_jax.store.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
 from brainsurgery_jax.store.uninterrupted import uninterrupted
 

@@ -244,3 +244,9 @@ def cuts_of(e: Expr) -> Cuts | None:
     if e.kernel is None or e.kernel.parts is None:
         return None
     return e.kernel.parts(tuple(s.aval for s in e.srcs), dict(e.static))
+
+
+def runs_on_numpy(e: Expr) -> bool:
+    """Whether a call runs on numpy arrays as fast as compiled for the CPU."""
+    kernel = e.kernel
+    return kernel is not None and kernel.host is not None and kernel.host(tuple(s.aval for s in e.srcs), dict(e.static))

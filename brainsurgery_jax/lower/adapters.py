@@ -16,7 +16,7 @@ from brainsurgery_jax.lower.state import Extras, World
 from brainsurgery_jax.plan.source import flow_yaml
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.peft import IN_METADATA
-from brainsurgery_jax.store.safetensors_header import json_object
+from brainsurgery_jax.store.safetensors.header import json_object
 
 
 def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras: Extras, world: World) -> bytes:

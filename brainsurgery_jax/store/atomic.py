@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from itertools import count
 from operator import and_
@@ -17,7 +18,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures, remedy_for
-from brainsurgery_jax.store.files import Left, StagedOutput
+from brainsurgery_jax.store.io.files import Left, StagedOutput
+from brainsurgery_jax.store.io.local import LocalPlace, fsync_path
 from brainsurgery_jax.store.leftovers import (
     OLD,
     PARTIAL,
@@ -29,7 +31,6 @@ from brainsurgery_jax.store.leftovers import (
     remove,
     remove_replaced,
 )
-from brainsurgery_jax.store.local import LocalPlace, fsync_path
 from brainsurgery_jax.store.replacing import Replacement, allowed, resolved
 from brainsurgery_jax.store.runs import RunId
 
@@ -39,13 +40,15 @@ _AT_FDCWD = -100
 
 class Staged(NamedTuple):
     """An output on its way: where it is written, where it will appear, whether it may replace what is there, and the
-    files there that are known to belong to what it replaces, and what runs of other hosts left there."""
+    files there that are known to belong to what it replaces, what runs of other hosts left there, and the parent
+    folders that were created for it, innermost first."""
 
     staging: str
     destination: str
     overwrite: bool = False
     own: frozenset[str] = frozenset()
     foreign: tuple[Leftover, ...] = ()
+    created: tuple[str, ...] = ()
 
     @property
     def place(self) -> LocalPlace:
@@ -59,10 +62,12 @@ class Staged(NamedTuple):
         return tuple(left.note(self.destination) for left in self.foreign)
 
     def abandon(self) -> None:
-        """Removes what was written. May be called at any time, and twice."""
+        """Removes what was written, and the folders created for it that are empty then. May be called at any time,
+        and twice."""
         with os_failures(self.staging, "remove the partial output"):
             for path in (self.staging, self.staging + SCRATCH):
                 remove(path)
+        _remove_empty(self.created)
 
 
 class ByRename:
@@ -81,17 +86,41 @@ BY_RENAME = ByRename()
 
 
 def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = (), run: RunId | None = None) -> Staged:
-    """A free staging path beside the destination, whose parent folders are made; removes what a dead run of this host
-    left there. `run` is the run that writes (default: this process).
+    """A free staging path beside the destination, whose parent folders are created; removes what a dead run of this
+    host left there. `run` is the run that writes (default: this process).
 
     Links are followed, so that an output named through a link replaces what the link points to.
     """
     path = resolved(destination)
-    folder = os.path.dirname(path)
-    with os_failures(folder, "prepare the folder of the output"):
-        os.makedirs(folder, exist_ok=True)
+    created = _create_folders(os.path.dirname(path))
     foreign = clear(path, run)
-    return Staged(beside(path, PARTIAL, run), path, overwrite, frozenset(own), foreign)
+    return Staged(beside(path, PARTIAL, run), path, overwrite, frozenset(own), foreign, created)
+
+
+def _create_folders(folder: str) -> tuple[str, ...]:
+    """Creates a folder and its parents where they are missing; returns those that it created, innermost first."""
+    missing = [folder]
+    while not os.path.lexists(missing[-1]):
+        missing.append(os.path.dirname(missing[-1]))
+    created: list[str] = []
+    with os_failures(folder, "prepare the folder of the output"):
+        try:
+            for place in reversed(missing):
+                with suppress(FileExistsError):  # also if another run has just created it
+                    os.mkdir(place)
+                    created.insert(0, place)
+            os.makedirs(folder, exist_ok=True)  # the error of a file where a folder should be
+        except OSError:
+            _remove_empty(created)
+            raise
+    return tuple(created)
+
+
+def _remove_empty(folders: Sequence[str]) -> None:
+    """Removes folders, innermost first, up to one that holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            os.rmdir(folder)
 
 
 def publish(staged: Sequence[Staged], *, overwrite: bool = False, durable: bool = True) -> tuple[Left, ...]:

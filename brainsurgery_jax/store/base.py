@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Span
-from brainsurgery_jax.store.files import File, StagedOutput, Stamp
+from brainsurgery_jax.store.io.files import File, StagedOutput, Stamp
 from brainsurgery_jax.store.key_paths import Path
 
 if TYPE_CHECKING:

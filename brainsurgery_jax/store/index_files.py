@@ -14,7 +14,7 @@ from brainsurgery_jax.errors import StoreError, did_you_mean, few
 from brainsurgery_jax.store.base import Note, TensorInfo
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import stays_inside
-from brainsurgery_jax.store.safetensors_header import MAX_HEADER, json_object
+from brainsurgery_jax.store.safetensors.header import MAX_HEADER, json_object
 from brainsurgery_jax.store.weight_names import is_shard
 
 INDEX = "model.safetensors.index.json"

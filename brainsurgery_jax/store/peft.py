@@ -13,13 +13,13 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.base import Source, WriteOptions
 from brainsurgery_jax.store.completeness import adapter_notes
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.files import StagedOutput
 from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER
-from brainsurgery_jax.store.safetensors import open_safetensors
-from brainsurgery_jax.store.safetensors_header import json_object
-from brainsurgery_jax.store.safetensors_layout import layout_of
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
-from brainsurgery_jax.store.torch_files import open_torch
+from brainsurgery_jax.store.io.files import StagedOutput
+from brainsurgery_jax.store.safetensors.header import json_object
+from brainsurgery_jax.store.safetensors.layout import layout_of
+from brainsurgery_jax.store.safetensors.source import open_safetensors
+from brainsurgery_jax.store.safetensors.writer import SafetensorsWriter
+from brainsurgery_jax.store.torch.source import open_torch
 
 IN_METADATA = "peft.adapter_config"
 """The key of the metadata that holds the text of the config."""

@@ -14,7 +14,7 @@ from brainsurgery_jax.errors import StoreError, did_you_mean, few
 from brainsurgery_jax.store.address import WHOLE, Address
 from brainsurgery_jax.store.base import FileRun, Header, Nesting, Note, Source, Unread
 from brainsurgery_jax.store.failures import no_tensor
-from brainsurgery_jax.store.forwarding import SourceOver
+from brainsurgery_jax.store.io.forwarding import SourceOver
 from brainsurgery_jax.store.key_paths import name_of
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.files import Place
 from brainsurgery_jax.store.folder import (
     ADAPTER_CONFIG,
     LOCKFILE,
@@ -28,6 +27,7 @@ from brainsurgery_jax.store.folder import (
     stays_inside,
     suffix_of,
 )
+from brainsurgery_jax.store.io.files import Place
 
 MAX_SIDECAR = 64 << 20
 """Bytes; larger files are left out, whatever their name."""

@@ -18,8 +18,11 @@ from brainsurgery_jax import desk, plugins
 from brainsurgery_jax.cli import demo
 from brainsurgery_jax.engine import devices
 from brainsurgery_jax.session import Session
-from brainsurgery_jax.store import atomic, orbax_encode, replacing, safetensors_layout, torch_encode
+from brainsurgery_jax.store import atomic, replacing
 from brainsurgery_jax.store.key_paths import read_notes
+from brainsurgery_jax.store.orbax import encode as orbax_encode
+from brainsurgery_jax.store.safetensors import layout as safetensors_layout
+from brainsurgery_jax.store.torch import encode as torch_encode
 from tests import checkpoints
 from tests.hints.calls import DOUBLE, WTE, W, gpt2, hint_of, run
 from tests.hints.cases import quoted

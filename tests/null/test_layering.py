@@ -31,9 +31,11 @@ MAY_IMPORT = {
     "taking": "dtypes boxes moves",
     "store": "errors dtypes boxes",
     "select": "errors dtypes",
-    "protocol": "documents errors dtypes select",
+    "protocol": "errors documents dtypes select",
     "summaries": "_lazy protocol",
-    "op": "errors dtypes select moves parts _lazy protocol",
+    "keys": "dtypes select",
+    "kernel": "dtypes keys moves parts protocol",
+    "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
@@ -48,8 +50,8 @@ MAY_IMPORT = {
     "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops._sums "
     "ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "documents "
-    "errors dtypes config_patch boxes parts select moves taking _doubles _lookup _lazy nametree op protocol "
+    "ops.*": "documents errors dtypes config_patch boxes parts select moves taking _doubles _lookup _lazy nametree op "
+    "protocol "
     "ops._constants ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields "
     "ops._functions ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal "
     "ops._partition ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts "
@@ -58,10 +60,13 @@ MAY_IMPORT = {
     "graph": "errors dtypes select moves parts _lazy op protocol",
     "lower": "documents "
     "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
-    "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors_header store.selection "
+    "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors.header store.selection "
     "store.sidecars config_patch families",
     "engine": "documents "
     "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
+    # What a run does is decided from the program alone; IMPURE below says what that must not touch.
+    "engine.plan": "errors dtypes boxes protocol graph lower.program store.base store.sizes op engine.blocks "
+    "engine.footprint engine.peaks engine.schedule engine.segments engine.sweeps engine.tiles",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world run_options",
     "prefixes": "",
@@ -69,7 +74,7 @@ MAY_IMPORT = {
     "checkpoint": "tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "run_options": "protocol engine.budget store.files",
+    "run_options": "protocol engine.budget engine.devices store.io.files",
     "apply": "documents rendering "
     "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "documents rendering "
@@ -79,17 +84,19 @@ MAY_IMPORT = {
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
     "cli": "documents rendering wording desk "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
-    "engine.events store.sizes protocol",
+    "engine.devices engine.events store.sizes protocol",
+    "cli.work": "wording api cli.show engine.plan.work engine.schedule store.sizes",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source session completion engine.events",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.files",
-    "cli.inspect_": "wording rendering documents "
-    "errors dtypes nametree checkpoint graph.expr engine store.sizes summaries cli.show",
+    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.io.files",
+    "cli.inspect_": "wording "
+    "documents rendering errors dtypes nametree checkpoint graph.expr engine store.sizes summaries "
+    "cli.show",
     "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.files "
+    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
@@ -103,7 +110,12 @@ MAY_IMPORT = {
 
 # To import one of these is to load JAX, and `--help`, `inspect` and plans that only rename must not wait for it.
 LOADS_JAX = "jax jaxlib flax orbax"
-MAY_LOAD_JAX = "_lazy engine store.orbax_encode"
+# What plans the work of a run, and what it calls in the engine, has nothing to do with these.
+IMPURE = (
+    "numpy jax threading concurrent contextvars os io asyncio brainsurgery_jax._lazy "
+    "brainsurgery_jax.store.io.positioned"
+)
+MAY_LOAD_JAX = "_lazy engine store.orbax.encode"
 
 
 def test_every_module_imports_only_what_its_row_of_the_table_allows():
@@ -145,6 +157,26 @@ def _prints(node: ast.AST) -> bool:
         case ast.ImportFrom(module="sys", names=names):
             return any(alias.name in ("stdout", "stderr") for alias in names)
     return False
+
+
+def test_the_work_of_a_run_is_planned_without_arrays_threads_and_open_files():
+    reached, wrong = set[str](), list[str]()
+    stack = [module for module in modules() if within(module, "engine.plan")]
+    while stack:
+        if (module := stack.pop()) in reached:
+            continue
+        reached.add(module)
+        wrong += [f"{place}: {name}" for place, name in imports(module) if within(name, IMPURE)]
+        stack += [
+            m for _, target in our_imports(module) if (m := module_of(target)) is not None and within(m, "engine")
+        ]
+    assert not wrong, "\n".join(["engine.plan may not depend on:", *wrong])
+    assert len(reached) > 10
+
+
+def module_of(target: str) -> str | None:
+    """The module that a name is imported from."""
+    return next((m for m in (target, target.rpartition(".")[0]) if m in modules()), None)
 
 
 def test_no_modules_import_one_another_not_even_lazily_or_for_types():

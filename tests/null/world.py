@@ -15,7 +15,7 @@ from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower import Program, State, lower, lower_steps, start
 from brainsurgery_jax.plan.model import Plan
 from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo, fingerprint_of
-from brainsurgery_jax.store.files import Stamp
+from brainsurgery_jax.store.io.files import Stamp
 
 
 def aval(text: str) -> Aval:

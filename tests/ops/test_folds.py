@@ -16,7 +16,7 @@ from brainsurgery_jax.engine import folds as engine_folds
 from brainsurgery_jax.graph.expr import is_fold, walk
 from brainsurgery_jax.ops import _partition, compute
 from brainsurgery_jax.ops._ranks import find_places
-from brainsurgery_jax.store.safetensors import SafetensorsSource
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource
 from tests.checkpoints import normal, plan_of, run_plan, same, set_block
 
 X = normal((7, 6, 5)) * 50

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
-from brainsurgery_jax.store.files import File, Left, NewFile, StagedOutput, Stamp, copy_through_memory, truncated
+from brainsurgery_jax.store.io.files import File, Left, NewFile, StagedOutput, Stamp, copy_through_memory, truncated
 
 MARKER = "_COMMITTED"
 

@@ -506,6 +506,35 @@ def test_what_will_replace_something_private_is_private_while_it_is_written(tmp_
     assert mode(old) == 0o600
 
 
+# --- Folders that are created ---------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_removes_the_empty_folders_that_it_created(tmp_path: Path) -> None:
+    write(tmp_path / "m.safetensors", {"w": np.ones(2, np.float32)})
+    outputs = [{"path": str(tmp_path / "new" / place)} for place in ("deep/a.safetensors", "b", "c.npz")]
+    plan = {"inputs": [str(tmp_path / "m.safetensors")], "transforms": [{"assert": {"iszero": {"of": "w"}}}],
+            "outputs": outputs}  # fmt: skip
+    with pytest.raises(bs.PlanError):
+        bs.load(plan).run()
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_a_discarded_output_leaves_folders_that_were_there_or_hold_something(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    items = [staged_file(tmp_path / "there" / "x"), staged_file(tmp_path / "new" / "deep" / "x")]
+    (tmp_path / "new" / "other").touch()
+    for item in items:
+        atomic.discard(item)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["new", "new/other", "there"]
+
+
+def test_a_file_where_a_folder_should_be_leaves_no_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError):
+        stage(str(tmp_path / "file" / "deep" / "x"))
+    assert os.listdir(tmp_path) == ["file"]
+
+
 # --- Details ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from brainsurgery_jax.boxes import Box
-from brainsurgery_jax.store import boxes
-from brainsurgery_jax.store.boxes import Piece, pieces
-from brainsurgery_jax.store.safetensors import open_safetensors
+from brainsurgery_jax.store.io import boxes
+from brainsurgery_jax.store.io.boxes import Piece, pieces
+from brainsurgery_jax.store.safetensors.source import open_safetensors
 
 
 @st.composite

@@ -17,7 +17,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
-from brainsurgery_jax.store.files import read_bytes
+from brainsurgery_jax.store.io.files import read_bytes
 from tests.checkpoints import OPAQUE, SAVABLE, bits, counting, normal, np_dtype, write, write_raw
 
 

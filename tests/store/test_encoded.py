@@ -14,8 +14,8 @@ from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.atomic import Staged, publish, stage
 from brainsurgery_jax.store.base import Held, WriteOptions
-from brainsurgery_jax.store.encoded import EncodedWriter
-from brainsurgery_jax.store.safetensors import SafetensorsSource, open_safetensors
+from brainsurgery_jax.store.io.encoded import EncodedWriter
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource, open_safetensors
 from tests.checkpoints import counting, write
 
 AVALS = {"a": Aval((2, 3), BY_NAME["float32"]), "none": Aval((0, 2), BY_NAME["int8"]), "b": Aval((5,), BY_NAME["bf16"])}

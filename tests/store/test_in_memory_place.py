@@ -13,8 +13,8 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.api import load, run
 from brainsurgery_jax.engine.events import Event, Started
 from brainsurgery_jax.errors import PlanError, StoreError
-from brainsurgery_jax.store.files import CHUNK
-from brainsurgery_jax.store.safetensors import SafetensorsSource
+from brainsurgery_jax.store.io.files import CHUNK
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource
 from brainsurgery_jax.world import Files
 from tests.checkpoints import counting, normal, write
 from tests.store.in_memory_place import MARKER, Bucket, BucketPlace, ByMarker

@@ -17,9 +17,9 @@ import safetensors.numpy
 import brainsurgery_jax as bs
 from brainsurgery_jax.api import explain
 from brainsurgery_jax.cli.explanation import as_json, as_text
-from brainsurgery_jax.store import local
-from brainsurgery_jax.store.byte_sink import ByteSink
 from brainsurgery_jax.store.index_files import INDEX, shard_name
+from brainsurgery_jax.store.io import local
+from brainsurgery_jax.store.io.byte_sink import ByteSink
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, read, write
 

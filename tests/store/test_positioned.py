@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from brainsurgery_jax.dtypes import BY_NAME, Aval
-from brainsurgery_jax.store import local, positioned
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import WriteOptions
-from brainsurgery_jax.store.safetensors import open_safetensors
-from brainsurgery_jax.store.safetensors_layout import layout_of
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
+from brainsurgery_jax.store.io import local, positioned
+from brainsurgery_jax.store.safetensors.layout import layout_of
+from brainsurgery_jax.store.safetensors.source import open_safetensors
+from brainsurgery_jax.store.safetensors.writer import SafetensorsWriter
 
 
 def ranges_begun(patch: pytest.MonkeyPatch, folder: Path, *, durable: bool) -> tuple[list[tuple[int, int]], int]:

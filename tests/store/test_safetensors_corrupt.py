@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from brainsurgery_jax.dtypes import BY_NAME, BY_TAG, Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.safetensors import SafetensorsSource, open_safetensors
-from brainsurgery_jax.store.safetensors_header import encode_header, parse_header
+from brainsurgery_jax.store.safetensors.header import encode_header, parse_header
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource, open_safetensors
 
 
 def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.index_files import INDEX
-from brainsurgery_jax.store.safetensors import open_safetensors
+from brainsurgery_jax.store.safetensors.source import open_safetensors
 
 
 def shards(folder: Path, **files: list[str]) -> Path:

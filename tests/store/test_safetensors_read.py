@@ -16,9 +16,9 @@ import torch
 
 from brainsurgery_jax.dtypes import BY_TAG, DTYPES, Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.files import read_bytes
-from brainsurgery_jax.store.safetensors import open_safetensors
-from brainsurgery_jax.store.safetensors_header import encode_header
+from brainsurgery_jax.store.io.files import read_bytes
+from brainsurgery_jax.store.safetensors.header import encode_header
+from brainsurgery_jax.store.safetensors.source import open_safetensors
 
 TORCH_DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,

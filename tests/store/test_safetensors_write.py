@@ -22,16 +22,16 @@ from hypothesis import strategies as st
 
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store import positioned
-from brainsurgery_jax.store.arrays import numpy_dtype
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.index_files import INDEX
-from brainsurgery_jax.store.safetensors import open_safetensors
-from brainsurgery_jax.store.safetensors_header import encode_header
-from brainsurgery_jax.store.safetensors_layout import layout_of
-from brainsurgery_jax.store.safetensors_shards import plan_shards
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
+from brainsurgery_jax.store.io import positioned
+from brainsurgery_jax.store.io.arrays import numpy_dtype
+from brainsurgery_jax.store.safetensors.header import encode_header
+from brainsurgery_jax.store.safetensors.layout import layout_of
+from brainsurgery_jax.store.safetensors.shards import plan_shards
+from brainsurgery_jax.store.safetensors.source import open_safetensors
+from brainsurgery_jax.store.safetensors.writer import SafetensorsWriter
 
 F32, BF16, I8, I64 = (BY_NAME[name] for name in ("f32", "bf16", "i8", "i64"))
 NUMBERS = [d for d in DTYPES if d.tag and d.numpy]

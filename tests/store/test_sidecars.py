@@ -14,7 +14,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import sidecars
-from brainsurgery_jax.store.local import LocalPlace
+from brainsurgery_jax.store.io.local import LocalPlace
 from brainsurgery_jax.store.sidecars import (
     DOCUMENTS,
     SIDE_FILES,

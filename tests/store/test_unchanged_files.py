@@ -18,12 +18,12 @@ from brainsurgery_jax.api import run
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.engine.events import Event, Started, Wrote
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store import local, positioned
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import Held, WriteOptions
-from brainsurgery_jax.store.safetensors import SafetensorsSource, open_safetensors
-from brainsurgery_jax.store.safetensors_layout import layout_of
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
+from brainsurgery_jax.store.io import local, positioned
+from brainsurgery_jax.store.safetensors.layout import layout_of
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource, open_safetensors
+from brainsurgery_jax.store.safetensors.writer import SafetensorsWriter
 from tests.checkpoints import counting, normal, read, write, write_raw
 
 PT = {"format": "pt"}
