@@ -60,8 +60,8 @@ class Left(NamedTuple):
 
 
 def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = (), run: Run | None = None) -> Staged:
-    """A free staging path beside the destination, whose parent folders are created; removes what a dead run of this host
-    left there. `run` is the run that writes (default: this process).
+    """A free staging path beside the destination, whose parent folders are created; removes what a dead run of this
+    host left there. `run` is the run that writes (default: this process).
 
     Links are followed, so that an output named through a link replaces what the link points to.
     """
