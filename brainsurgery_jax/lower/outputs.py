@@ -154,7 +154,7 @@ def _publication(
             if output.metadata.get(k) != ""
         },
         shard_bytes=kind.shard_bytes,
-        sidecars=_copied_files(origin, world) if output.sidecars and kind.directory else None,
+        sidecars=_copied_files(origin, kind, world) if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,
         span=span,
         format=kind.format,
@@ -167,11 +167,16 @@ def _publication(
     return made._replace(replaces=_check_destination(kind, made.disk_bytes, output.overwrite, world))
 
 
-def _copied_files(origin: str | None, world: World) -> SideFiles | None:
+def _copied_files(origin: str | None, kind: OutputKind, world: World) -> SideFiles | None:
+    """The side files that an output gets from the checkpoint it comes from. An adapter gets no config.json of its base,
+    which would make a model of its folder."""
     if origin is None:
         return None
     try:
-        return world.side_files(origin)
+        found = world.side_files(origin)
+        if found is None or kind.format.config_file != ADAPTER_CONFIG or ADAPTER_CONFIG in found.copied:
+            return found
+        return found._replace(copied=tuple(name for name in found.copied if name != CONFIG))
     except StoreError as bad:
         raise Refusal("io-input", f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
 
@@ -185,9 +190,10 @@ def _side_files(
     world: World,
 ) -> dict[str, bytes]:
     """The small files of an output that differ from those of the checkpoint it comes from. Raises Refusal."""
-    config = changed_config(output, kind, tensors, origin, world)
+    adapter = kind.format.config_file == ADAPTER_CONFIG
+    config = changed_config(output, kind, tensors, origin, world) if output.config or not adapter else None
     made = {} if config is None else {CONFIG: config}
-    if kind.format.config_file == ADAPTER_CONFIG:
+    if adapter:
         avals = {name: expr.aval for name, expr in tensors.items()}
         copied = origin if output.sidecars else None
         made[ADAPTER_CONFIG] = adapter_config(kind.options.get("config") or {}, avals, copied, metadata, world)
