@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
@@ -18,29 +19,33 @@ from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.python_data import plain_data, read_item
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
+from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
+    from brainsurgery_jax.engine.plan.work import Item, Machine
     from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.store.base import Cut
 
 
 class Report(NamedTuple):
-    """What a run did: what its steps said, the checkpoints that it published, as (path, bytes, tensors), the steps that
-    ran, as plain data, whether it ended as a dry run, and notes on what may surprise."""
+    """What a run did: the text of its reports, the checkpoints that it published, as (path, bytes, tensors), the steps
+    that ran, as plain data, whether it ended as a dry run, notes on what may surprise, and the reports as data."""
 
     said: tuple[str, ...]
     published: tuple[tuple[str, int, int], ...]
     steps: tuple[Any, ...] = ()
     dry_run: bool = False
     notes: tuple[Diagnostic, ...] = ()
+    documents: tuple[Document, ...] = ()
 
 
 class Explanation(NamedTuple):
     """A lowered plan and its schedule, for printing. `peak` is the memory projected for the largest task, `peak_in_all`
-    that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells."""
+    that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells.
+    `items`: the work of a run on this machine."""
 
     program: Program
     bytes_copied: int
@@ -50,6 +55,8 @@ class Explanation(NamedTuple):
     peak_in_all: int
     threads: int
     cuts: tuple[Cut | None, ...] = ()
+    machine: Machine | None = None
+    items: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +98,13 @@ class Plan:
         *,
         like: Any = None,
         checks: Literal["raise", "return", "skip"] = "raise",
+        listen: Callable[[Document], None] | None = None,
         **trees: Any,
     ) -> Any:
         """The plan as a pure function of pytrees. See `brainsurgery_jax.apply`."""
         from brainsurgery_jax.apply import apply
 
-        return apply(self, tree, like=like, checks=checks, trees=trees)
+        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
@@ -147,9 +155,10 @@ def _lowered(plan: Plan, files: Files) -> Program:
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
     """What a run would do: effects of the steps, bytes copied and computed, the projected peak."""
     from brainsurgery_jax.engine.budget import default_budget
-    from brainsurgery_jax.engine.memory import plan_memory
+    from brainsurgery_jax.engine.execute import count_tasks, equipment, machine_of
+    from brainsurgery_jax.engine.plan.planner import plan_work
+    from brainsurgery_jax.engine.plan.projection import count_copied, projection
     from brainsurgery_jax.engine.schedule import roots_of
-    from brainsurgery_jax.engine.segments import segments
     from brainsurgery_jax.engine.staging import cut
 
     # Nothing is written, so what is there is not in the way.
@@ -158,16 +167,15 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
         program = _lowered(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
-        copied = computed = 0
-        for p in program.publications:
-            for e in p.tensors.values():
-                for s in segments(e):
-                    size = (s.stop - s.start) * e.aval.dtype.bits // 8
-                    copied, computed = (copied + size, computed) if s.run else (copied, computed + size)
-        budget = default_budget()
-        tasks, memory = plan_memory(list(roots_of(program)), budget)
-        cuts = tuple(map(cut, program.publications))
-        return Explanation(program, copied, computed, len(tasks), *memory, budget.threads, cuts)
+        budget, roots = default_budget(), list(roots_of(program))
+        machine = machine_of(budget, equipment(roots, budget.devices))
+        items = plan_work(program, machine)
+        copied, cuts = count_copied(items), tuple(map(cut, program.publications))
+        computed = sum(p.nbytes for p in program.publications) - copied
+        memory = projection(items, machine)
+        return Explanation(
+            program, copied, computed, count_tasks(roots, items), *memory, budget.threads, cuts, machine, items
+        )
 
 
 def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
@@ -176,7 +184,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
     `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the
     budget in bytes (default: a quarter of what is available); `devices` says how many of the accelerators there are to
-    use, "cpu" none; `flags` are on from the start, as the op `set` turns
+    use ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns
     them on; `look` is called with each complete output before any is published, and may raise.
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
     stops it from outside (KeyboardInterrupt) carries a note that says what was published.
@@ -189,14 +197,14 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     from brainsurgery_jax.engine.events import Noted, Published, Said
     from brainsurgery_jax.engine.execute import execute
 
-    said: list[str] = []
+    reports: list[Document] = []
     noted: dict[str, Diagnostic] = {}  # by message: one for all layers
     published: list[tuple[str, int, int]] = []
 
     def tell(event: Any) -> None:
         match event:
-            case Said(text):
-                said.append(text)
+            case Said(document):
+                reports.append(document)
             case Noted(diagnostic):
                 noted.setdefault(diagnostic.message, diagnostic)
             case Published(path, nbytes, tensors, _):
@@ -215,10 +223,12 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if options.dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, options.look)
+        execute(program, budget, tell, options.look, files.commit)
     steps = tuple(e.step.text for e in program.effects if not e.nested)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
-    return Report(tuple(said), tuple(published), steps, options.dry_run or program.flags.dry_run, notes)
+    said = tuple(map(as_text, reports))
+    dry_run = options.dry_run or program.flags.dry_run
+    return Report(said, tuple(published), steps, dry_run, notes, tuple(reports))
 
 
 @contextmanager

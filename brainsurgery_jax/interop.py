@@ -17,7 +17,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
-from brainsurgery_jax.store.in_memory import MemorySource
+from brainsurgery_jax.store.io.in_memory import MemorySource
 from brainsurgery_jax.store.key_paths import notes_of
 from brainsurgery_jax.tensors import Tensors
 from brainsurgery_jax.world import Files

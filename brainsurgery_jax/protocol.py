@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.select import Match, Pattern, Ref
@@ -153,6 +154,17 @@ class Publish(NamedTuple):
     format: str | None
     shard: str | None
     overwrite: bool
+    sidecars: bool = True
+    config: Mapping[str, Any] = {}
+    metadata: Mapping[str, str] = {}
+    options: Mapping[str, Any] = {}
+
+
+class SetConfig(NamedTuple):
+    """Give an alias another config (config.json; of an adapter adapter_config.json). See `View.config`."""
+
+    alias: str
+    config: Mapping[str, Any]
 
 
 class Stop(NamedTuple):
@@ -160,9 +172,9 @@ class Stop(NamedTuple):
 
 
 class Say(NamedTuple):
-    """Print text when the step is reached."""
+    """Report a document when the step is reached."""
 
-    text: str
+    document: Document
 
 
 class Describe(NamedTuple):
@@ -187,7 +199,21 @@ class Inline(NamedTuple):
     default_alias: str | None
 
 
-Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say | Describe | SetFlags | Inline
+Edit = (
+    Bind
+    | Move
+    | Drop
+    | AddAlias
+    | DropAlias
+    | RenameAlias
+    | SetConfig
+    | Publish
+    | Stop
+    | Say
+    | Describe
+    | SetFlags
+    | Inline
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +320,19 @@ Verdict = Known | Pending | Every | Some | Negated | Placed
 
 
 class Report(NamedTuple):
-    """Text for the user: `text` gets the answers of the pending reductions, in order."""
+    """A document for the user: `show` makes it from the answers of the pending reductions, in order."""
 
     pending: tuple[Pending, ...]
-    text: Callable[[list[Any]], str]
+    show: Callable[[Sequence[Any]], Document]
+
+    def document(self, answers: Mapping[Pending, Any]) -> Document:
+        """The document, once every question has its answer."""
+        return self.show([answers[question] for question in self.pending])
+
+
+def report(document: Document) -> Report:
+    """The report of a document that waits for no answer."""
+    return Report((), lambda answers: document)
 
 
 def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | None:

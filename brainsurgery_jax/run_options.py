@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.store.atomic import Staged
-
-Devices = int | Literal["all", "cpu"]
-"""How many accelerators to compute on; `cpu`: none."""
+    from brainsurgery_jax.engine.devices import Devices
+    from brainsurgery_jax.store.io.files import StagedOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,7 @@ class RunOptions:
     """How to run, not what: the same plan has the same result under all of them.
 
     - `memory`: budget in bytes (None: a quarter of the available memory)
-    - `devices`: how many of the available accelerators to use; "cpu": none
+    - `devices`: how many of the available accelerators to use ("cpu": none), or which (`engine.devices.Accelerators`)
     - `durable`: flush files to disk before publishing them
     - `overwrite`: outputs may replace existing files
     - `dry_run`: check, compute what asserts and reports need, and write nothing
@@ -37,7 +35,7 @@ class RunOptions:
     dry_run: bool = False
     flags: Flags = NO_FLAGS
     listen: Callable[[Any], None] | None = None
-    look: Callable[[Staged], None] | None = None
+    look: Callable[[StagedOutput], None] | None = None
 
     def budget(self) -> Budget:
         """What the engine may use."""
@@ -56,4 +54,4 @@ class RunKeywords(TypedDict, total=False):
     dry_run: bool
     flags: Flags
     listen: Callable[[Any], None] | None
-    look: Callable[[Staged], None] | None
+    look: Callable[[StagedOutput], None] | None

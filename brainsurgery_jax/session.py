@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Unpack
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower import Check, Demand, Effect, Program, Publication, State, lower_step, start
+from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.state import matching
 from brainsurgery_jax.op import OPS, Assertion, Field, Op, SinkOp, element_role
@@ -68,6 +68,7 @@ class Preview(NamedTuple):
     created: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+    configured: tuple[str, ...] = ()
     problems: tuple[Diagnostic, ...] = ()
     opens: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
@@ -187,8 +188,8 @@ class Session:
         if self.state.spaces or self.steps or len(after.spaces) != 1 or after.flags.dry_run:
             return None
         ((alias, space),) = after.spaces.items()
-        alone = len(after.effects) - len(self.state.effects) == 1
-        return Input(alias, space.origin, after.effects[-1].step.span) if alone and space.origin else None
+        alone, origin = len(after.effects) - len(self.state.effects) == 1, space.extras.origin
+        return Input(alias, origin, after.effects[-1].step.span) if alone and origin else None
 
     def _forced(self, made: Sequence[Publication]) -> tuple[Publication, ...]:
         return tuple(p._replace(overwrite=True) if self.world.overwrite else p for p in made)
@@ -252,14 +253,15 @@ class Session:
                 state = lower_step(state, step, world)
         old = self.state
         effects = state.effects[len(old.effects) :]
-        created, changed, deleted = (
-            tuple(name for e in effects for name in getattr(e, word)) for word in ("created", "changed", "deleted")
+        created, changed, deleted, configured = (
+            tuple(name for e in effects for name in getattr(e, word))
+            for word in ("created", "changed", "deleted", "configured")
         )
         if world.unopened:
             return Preview(tuple(matches), opens=tuple(world.unopened))
         problems += _errors(state.diagnostics[len(old.diagnostics) :])
         writes = tuple(p.path for p in state.publications[len(old.publications) :])
-        return Preview(tuple(matches), created, changed, deleted, tuple(problems), writes=writes)
+        return Preview(tuple(matches), created, changed, deleted, configured, tuple(problems), writes=writes)
 
 
 def nodes(text: str, file: str = PROMPT) -> tuple[Node, ...]:
@@ -316,15 +318,16 @@ def _errors(found: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
 
 def _only_tells(step: Step, before: State, after: State) -> bool:
     """Whether a step printed something and did nothing else."""
-    said = [c.says for c in after.checks[len(before.checks) :] if isinstance(c, Check)]
+    said = after.checks[len(before.checks) :]
     if isinstance(step.op, SinkOp):
-        return any(isinstance(s, Report) for s in said)
+        return any(isinstance(check.says, Report) and not check.logged for check in said)
     same = after.flags == before.flags and len(after.publications) == len(before.publications)
-    return bool(said) and same and _names(after) == _names(before)
+    return bool(said) and same and _held(after) == _held(before)
 
 
-def _names(state: State) -> dict[str, Any]:
-    return {alias: space.names for alias, space in state.spaces.items()}
+def _held(state: State) -> dict[str, Any]:
+    """What the aliases hold."""
+    return {alias: (space.names, space.extras) for alias, space in state.spaces.items()}
 
 
 def _matches(step: Step, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.store.address import Address, parse_address
+from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.io.files import Commit
 from brainsurgery_jax.store.replacing import Reads, Replacement, check_destination
 from brainsurgery_jax.store.sidecars import SideFiles, find_side_files, sidecar_folder
 
@@ -18,7 +20,10 @@ DEFAULT_SHARD = "5GB"
 
 
 class Files:
-    """The file system. Holds every source that a run opened; `close` gives their descriptors back."""
+    """The file system. Holds every source that a run opened; `close` gives their descriptors back. `commit` is how its
+    outputs appear."""
+
+    commit: Commit = BY_RENAME
 
     def __init__(
         self,

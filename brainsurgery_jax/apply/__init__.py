@@ -13,8 +13,9 @@ value is left out. Leaves that are no arrays pass through. Three kinds of call a
   operation, or when it leaves their `jit`, if their x64 flag is off. `grad` keeps 64-bit types in
   any configuration (`gradients.py`); forward mode (`jax.jvp`) of a product or a gather of float64 needs theirs.
 
-Outputs and `save` steps are not executed. `dump` and `diff` print to standard output: under a trace at trace time, and
-only what needs no values.
+Outputs and `save` steps are not executed. The reports of `dump` and `diff` go to `listen` as documents: under a trace
+at trace time, and only those that need no values. Without `listen` their text goes to the logger `brainsurgery_jax`,
+and so to stderr unless the program configures logging.
 
 `checks` says what happens to asserts on values. `"raise"`: a failing one raises PlanError; under a trace, where nothing
 can be raised, a plan that has any is refused. `"skip"`: they are left out. `"return"`: the result is
@@ -32,6 +33,7 @@ from typing import Any, Literal
 
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.concrete import concrete
+from brainsurgery_jax.apply.listening import Show, log
 from brainsurgery_jax.apply.lowering import Loaded, Trees, lowered
 from brainsurgery_jax.apply.names import named
 from brainsurgery_jax.apply.result import rebuilt
@@ -49,11 +51,13 @@ def apply(
     like: Any = None,
     checks: Checks = "raise",
     trees: Mapping[str, Any] | None = None,
+    listen: Show | None = None,
 ) -> Any:
     """The tree that a plan makes of trees.
 
     **Arguments**: `tree` is bound to the plan's only or first input (alias `model` for a plan without inputs), `trees`
-    to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name.
+    to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name. `listen` gets the
+    report of each step that has one.
     **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
     came in if the names are still the same (or of `like`), else as nested dicts along the dots of the names. A flat
     dict with dotted keys stays flat.
@@ -69,7 +73,7 @@ def apply(
     with closing(Trees(given, readable=not is_traced)) as world, jax.enable_x64(True):
         evaluate = partial(traced, narrow=narrow) if is_traced else abstract if is_abstract else concrete
         applied = lowered(plan, given, world, values=evaluate is concrete)
-        values, verdicts = evaluate(applied, checks)
+        values, verdicts = evaluate(applied, checks, listen or log)
     result = rebuilt(values, given.get(applied.alias), like)
     return (result, verdicts) if checks == "return" else result
 

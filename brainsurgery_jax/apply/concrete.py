@@ -8,10 +8,13 @@ from typing import Any
 from brainsurgery_jax._lazy import jax, jnp, np
 from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
+from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.apply.traced import Values, guards, roots_of
 from brainsurgery_jax.engine.blas import one_thread
+from brainsurgery_jax.engine.devices import accelerators
 from brainsurgery_jax.engine.evaluate import Evaluator
-from brainsurgery_jax.engine.folds import INTEGER, answer, question_of
+from brainsurgery_jax.engine.folds import INTEGER, answer
+from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.schedule import Asked, Written, schedule
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
@@ -22,15 +25,18 @@ from brainsurgery_jax.protocol import Pending, Report, settle
 Result = tuple[dict[str, Any], dict[str, Any]]
 
 
-def concrete(applied: Applied, checks: str) -> Result:
-    """Leaves by name, and verdicts by label. Raises PlanError (a failed assert) or StoreError (a file)."""
+def concrete(applied: Applied, checks: str, show: Show) -> Result:
+    """Leaves by name, and verdicts by label; `show` gets the reports.
+
+    Raises PlanError (a failed assert) or StoreError (a file).
+    """
     # Under an outer trace that has nothing to do with our leaves, we still compute now.
     with jax.ensure_compile_time_eval(), one_thread():
         asserts = asserts_of(applied.plan, applied.state.checks)
         wanted = [c for c in applied.state.checks if checks != "skip" or all(c is not a for a in asserts.values())]
         roots = [*applied.names.values(), *(e for c in wanted for q in c.questions for e in asked_of(q))]
         leaves = host(applied.given, roots)
-        verdicts = _judged(wanted, leaves, raises=checks == "raise")
+        verdicts = _judge(wanted, leaves, show, raises=checks == "raise")
         values = _values(applied, leaves)
         _verify_unchanged(roots)
         found = {label: jnp.asarray(verdicts[id(check)]) for label, check in asserts.items() if id(check) in verdicts}
@@ -62,16 +68,14 @@ def _native(leaf: Any) -> Any:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 
-def _judged(checks: Sequence[Check], leaves: Mapping[Expr, Any], *, raises: bool) -> dict[int, bool]:
-    """Text is printed, verdicts are found, in the order of the plan."""
+def _judge(checks: Sequence[Check], leaves: Mapping[Expr, Any], show: Show, *, raises: bool) -> dict[int, bool]:
+    """Hand over reports and find verdicts, in the order of the plan."""
     answers = _answers([q for c in checks for q in c.questions], leaves)
     out = {}
     for check in checks:
         match check.says:
-            case str(text):
-                print(text)
-            case Report(questions, text):
-                print(text([answers[q] for q in questions]))
+            case Report() as report:
+                show(report.document(answers))
             case verdict:
                 known = settle(verdict, answers)
                 assert known is not None
@@ -88,7 +92,7 @@ def _answers(questions: Sequence[Pending], leaves: Mapping[Expr, Any]) -> dict[P
 
 def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:
     """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
-    evaluator = Evaluator(leaves)
+    evaluator = Evaluator(leaves, accelerators())
     for task in schedule(roots):
         yield from ((root, evaluator) for root in evaluator.served(task))
 

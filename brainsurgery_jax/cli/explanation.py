@@ -8,9 +8,11 @@ from typing import Any
 
 from brainsurgery_jax.api import Explanation
 from brainsurgery_jax.cli.show import counted, few, few_or_counted, hanging
+from brainsurgery_jax.op import SinkOp
+from brainsurgery_jax.rendering.data import diagnostic_data
 from brainsurgery_jax.store.sizes import show_size
 
-_CHANGES = ("created", "changed", "deleted")
+_CHANGES = ("created", "changed", "deleted", "configured")
 
 
 def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) -> list[str]:
@@ -92,12 +94,13 @@ def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Ite
         yield f"{margin}chooses its sizes from the values: a run computes them first; shown here at most"
     if _waits(effect, found):
         yield f"{margin}waits for values: judged or printed in the run"
-    elif nothing and step.op.name == "assert":
+    elif nothing and step.operator is not None:
         yield f"{margin}holds, by the headers"
 
 
 def _waits(effect: Any, found: Explanation) -> bool:
-    return any(c.step is effect.step and not isinstance(c.says, str) for c in found.program.checks)
+    sink = isinstance(effect.step.op, SinkOp)
+    return any(c.step is effect.step and (c.questions or (sink and not c.logged)) for c in found.program.checks)
 
 
 def as_json(found: Explanation) -> dict[str, Any]:
@@ -131,5 +134,6 @@ def as_json(found: Explanation) -> dict[str, Any]:
     costs = {"bytes_copied": found.bytes_copied, "bytes_computed": found.bytes_computed, "tasks": found.tasks,
              "projected_peak_bytes": found.peak, "projected_peak_bytes_in_all": found.peak_in_all,
              "threads": found.threads}  # fmt: skip
-    notes = [str(d) for d in found.program.diagnostics if d.severity == "note"]
-    return {"steps": steps, "outputs": outputs, **costs, "notes": notes}
+    noted = [d for d in found.program.diagnostics if d.severity == "note"]
+    notes = {"notes": list(map(str, noted)), "diagnostics": list(map(diagnostic_data, noted))}
+    return {"steps": steps, "outputs": outputs, **costs, **notes}

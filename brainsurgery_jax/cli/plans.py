@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replaced_as_json, replaces
+from brainsurgery_jax.cli.work import work_as_json, work_as_text
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
-from brainsurgery_jax.plan.source import dump_yaml
+from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
+from brainsurgery_jax.rendering.data import diagnostic_data, document_data
 from brainsurgery_jax.run_options import Devices, RunOptions
 from brainsurgery_jax.store.sizes import parse_size, show_size
 from brainsurgery_jax.world import Files
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.engine.devices import Devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,12 @@ class Choices:
     summarize: bool = False
     summarize_path: str | None = None
     resolve: bool = False
+    json: bool = False
     lost: tuple[str, ...] = ()
 
 
 def run(items: Sequence[str], choices: Choices) -> None:
-    """Run a plan; what its steps say goes to stdout. Raises PlanError or StoreError."""
+    """Run a plan; its reports go to stdout. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 
     for option in choices.lost:
@@ -51,7 +56,12 @@ def run(items: Sequence[str], choices: Choices) -> None:
     options = options_of(choices)
     plan = api.load(*items)
     refuse_summary_over_input(plan, choices)
-    show.diagnostics(d for d in plan.problems if d.severity == "note")
+    notes = [d for d in plan.problems if d.severity == "note"]
+    if choices.json:
+        report = api.run_with(plan, options, files)
+        show.json(**_run_json(plan, report, notes, choices))
+        return
+    show.diagnostics(notes)
     with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
         report = api.run_with(plan, replace(options, listen=listen), files)
     show.diagnostics(report.notes)
@@ -60,6 +70,29 @@ def run(items: Sequence[str], choices: Choices) -> None:
         show.remark(nothing, "green")
     if choices.summarize:
         summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
+
+
+def _run_json(plan: api.Plan, report: api.Report, notes: Sequence[Diagnostic], choices: Choices) -> Mapping[str, Any]:
+    """What a run did, for programs. With `--summarize-path` the summary is written as well."""
+    text = summary(plan, report, resolve=choices.resolve)
+    if choices.summarize and choices.summarize_path is not None:
+        summarize(text, choices, dry_run=report.dry_run)
+    found = {
+        "ok": True, "dry_run": report.dry_run, "reports": list(map(document_data, report.documents)),
+        "published": published_data(report), "diagnostics": list(map(diagnostic_data, (*notes, *report.notes))),
+    }  # fmt: skip
+    return found | ({"summary": plain_yaml(text)} if choices.summarize else {})
+
+
+def plain_yaml(text: str) -> Any:
+    """YAML text of ours as plain data."""
+    root = compose(text, "<summary>")
+    return None if root is None else plain(root)
+
+
+def published_data(report: api.Report) -> list[dict[str, Any]]:
+    """The checkpoints that a run wrote, for programs."""
+    return [{"path": path, "bytes": nbytes, "tensors": count} for path, nbytes, count in report.published]
 
 
 def options_of(choices: Choices) -> RunOptions:
@@ -154,7 +187,7 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
     publications = program.publications if program is not None and not code else ()
     if json:
         outputs = [{"path": p.path, "replaces": replaced_as_json(p)} for p in publications]
-        show.result(_json(ok=not code, diagnostics=[_as_json(d) for d in show.in_order(found)], outputs=outputs))
+        show.json(ok=not code, diagnostics=[diagnostic_data(d) for d in show.in_order(found)], outputs=outputs)
         return code
     show.diagnostics(found)
     if code:
@@ -176,22 +209,16 @@ def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> 
     return ", ".join([*parts, *(writes or ["writes nothing"])])
 
 
-def _as_json(found: Diagnostic) -> dict[str, Any]:
-    place = found.span and {"file": found.span.file, "line": found.span.line, "column": found.span.col}
-    told = {"code": found.code, "severity": found.severity, "message": found.message, "hint": found.hint}
-    return told | {"place": place}
-
-
-def _json(**keys: Any) -> str:
-    return jsonlib.dumps({"schema_version": 1, **keys}, indent=2)
-
-
-def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool) -> None:
+def explain(
+    items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool, work: bool = False
+) -> None:
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
     found = api.explain(plan, files_of(True, shard_size))
     if json:
-        show.result(_json(**as_json(found)))
+        show.json(**as_json(found), **(work_as_json(found) if work else {}))
         return
     show.diagnostics(d for d in found.program.diagnostics if d.severity == "note")
-    show.result("\n".join(as_text(found, None if everything else 3, overwrite=overwrite)))
+    most = None if everything else 3
+    lines = as_text(found, most, overwrite=overwrite)
+    show.result("\n".join([*lines, *(work_as_text(found, most) if work else [])]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.engine.events import Event, Published, Said, Started, Wrote
+from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.store.sizes import show_size
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Plain:
 
     def __call__(self, event: Event, /) -> None:
         match event:
-            case Said(text):
-                show.result(text)
+            case Said(document):
+                show.result(as_text(document))
             case Started(nbytes, tasks, sizes) if self.verbose:
                 self.sizes, self.left = sizes, dict(sizes)
                 show.remark(f"{show.counted(tasks, 'task')}, {show_size(nbytes)} to write")

@@ -21,8 +21,8 @@ from brainsurgery_jax.layout.library import layouts
 from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import parse_address
-from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.folder import suffix_of
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.world import Files
 
@@ -193,7 +193,7 @@ def execute(made: Conversion, options: RunOptions, world: Files | None = None) -
     return report._replace(said=(*remarks, *report.said, *told))
 
 
-def _verification(made: Conversion, memory: int | None) -> Callable[[Staged], None]:
+def _verification(made: Conversion, memory: int | None) -> Callable[[StagedOutput], None]:
     """Reads back what was written, before it is published."""
     comparison = verification_of(made.found, made.destination, made.way, made.wishes)
     return partial(verify, comparison, made.destination, memory=memory)

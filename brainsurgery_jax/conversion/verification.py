@@ -13,12 +13,14 @@ from brainsurgery_jax import api
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.detect import open_source
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.world import Files
 
 
-def verify(comparison: Mapping[str, Any], destination: str, staged: Staged, *, memory: int | None) -> None:
+def verify(comparison: Mapping[str, Any], destination: str, staged: StagedOutput, *, memory: int | None) -> None:
     """Compare what was written, which is not published yet, by a plan that reads `destination`. Raises PlanError where
     it differs."""
+    assert isinstance(staged, Staged), "a conversion writes to the file system"
     with TemporaryDirectory() as folder:
         place = _called(staged, folder, destination)
         written = open_source(place)

@@ -14,17 +14,14 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, flat_range
 from brainsurgery_jax.engine.blocks import cuts
 from brainsurgery_jax.engine.kernels import checked
+from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.tiles import boxes_to_ask
-from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, passes_of, walk
-from brainsurgery_jax.protocol import Known, Pending, Reduction
+from brainsurgery_jax.graph.expr import Expr, asked_of, passes_of
+from brainsurgery_jax.protocol import Pending, Reduction
 
 INTEGER = Reduction(lambda x: int(x[0]), max, int, 0)
 """The value of an integer scalar."""
 
-
-EARLY = 64 << 20
-"""Bytes of operands from which on all threads compute a fold together. Smaller ones are computed by the task that needs
-them, which finds what it read once more where the system keeps files."""
 
 Values = Mapping[Expr, tuple[Any, ...]]
 """Results of calls that are computed already."""
@@ -36,11 +33,6 @@ class Reader(Protocol):
     def box(self, e: Expr, box: Box) -> Any: ...
 
     def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]: ...
-
-
-def question_of(exprs: tuple[Expr, ...], reduction: Reduction) -> Pending:
-    """A question whose answer is wanted itself, not a verdict on it."""
-    return Pending(exprs, reduction, lambda answer: Known(True))
 
 
 def summarize(reduction: Reduction, start: int, blocks: Sequence[Any]) -> Any:
@@ -69,30 +61,6 @@ def answer(question: Pending, reader: Reader) -> Any:
     else:
         looked_at = ((start, list(reader.blocks(exprs, start, stop))) for start, stop in cuts(0, size))
     return reduction.finish(reduce(reduction.merge, (summarize(reduction, *seen) for seen in looked_at)))
-
-
-def early_folds(exprs: Iterable[Expr]) -> list[list[Expr]]:
-    """The folds of large tensors that need nothing held whole but folds before them, in levels: all threads go over
-    their blocks before anything else is made. Other folds are computed by the task that needs them."""
-    levels: dict[Expr, int | None] = {}
-    found: dict[int, list[Expr]] = {}
-    for e in walk(exprs):
-        below = [levels[s] for s in e.srcs]
-        level = None if None in below else max((n for n in below if n is not None), default=0)
-        if is_fold(e) and level is not None and sum(s.aval.nbytes for s in e.srcs) > EARLY:
-            found.setdefault(level, []).append(e)
-            level += 1
-        elif is_whole(e):
-            level = None
-        levels[e] = level
-    return [found[level] for level in sorted(found)]
-
-
-def first_question(call: Expr) -> Pending:
-    """What the first pass of a fold asks. The other passes go over the same blocks."""
-    passes = passes_of(call)
-    assert passes is not None
-    return question_of(call.srcs, passes[0](None))
 
 
 def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapping[Pending, Any]]) -> Values:

@@ -17,7 +17,7 @@ from brainsurgery_jax.engine.footprint import (
     reading_gaps,
     worst_moment,
 )
-from brainsurgery_jax.engine.peaks import box_peak
+from brainsurgery_jax.engine.peaks import box_cost
 from brainsurgery_jax.engine.tiles import has_parts, tiles
 from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, walk
 from brainsurgery_jax.lower.program import Program
@@ -37,9 +37,10 @@ class Written(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A root that is summarised for an assert or a report."""
+    """A root that is summarised for an assert or a report: question number `number` of all."""
 
     question: Pending
+    number: int = 0
 
     @property
     def exprs(self) -> tuple[Expr, ...]:
@@ -53,7 +54,7 @@ class Task(NamedTuple):
     """Roots in order; before each, the calls to compute whole; after each, the calls that nothing needs any more.
 
     `peak` is the projected memory in bytes at the worst moment, operands and blocks included; 0 where nothing is held
-    whole: then each block is a job of its own (`memory.stream_peak`).
+    whole: then each block has a peak of its own (`peaks.block_cost`).
     """
 
     roots: tuple[Root, ...]
@@ -63,14 +64,15 @@ class Task(NamedTuple):
 
 
 def roots_of(program: Program) -> Iterator[Root]:
-    """Everything that a program looks at or writes: questions in plan order, then tensors in output order.
-
-    Questions about tensors without elements are answered already.
-    """
-    for check in program.checks:
-        yield from (Asked(q) for q in check.questions if not is_empty(q))
+    """Everything that a program looks at or writes: questions in plan order, then tensors in output order."""
+    yield from asked(q for check in program.checks for q in check.questions)
     for number, publication in enumerate(program.publications):
         yield from (Written(number, name, e) for name, e in publication.tensors.items())
+
+
+def asked(questions: Iterable[Pending]) -> Iterator[Asked]:
+    """Questions as roots. Those about tensors without elements are answered already."""
+    yield from (Asked(q, number) for number, q in enumerate(q for q in questions if not is_empty(q)))
 
 
 def is_empty(question: Pending) -> bool:
@@ -143,7 +145,7 @@ def _passing(exprs: Sequence[Expr]) -> int:
     """Bytes that a block, or part, of each tensor takes, with what it is made of, down to leaves and what is held
     whole."""
     if any(map(has_parts, exprs)):
-        return sum(max(box_peak(e, box) for box in _unlike(tiles(e))) for e in exprs)
+        return sum(max(box_cost(e, box).peak for box in _unlike(tiles(e))) for e in exprs)
     made_of: dict[Expr, tuple[Expr, ...]] = {}
     stack = list(exprs)
     while stack:

@@ -17,7 +17,7 @@ from brainsurgery_jax.engine.pieces import Piece, Span, plan_pieces
 from brainsurgery_jax.engine.segments import Segment
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals, walk
 from brainsurgery_jax.moves import Axes
-from brainsurgery_jax.store.boxes import elements_read
+from brainsurgery_jax.store.io.boxes import elements_read
 
 
 class Taker(NamedTuple):

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from brainsurgery_jax._lazy import np
-from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, flat_range, strides, whole
+from brainsurgery_jax.boxes import Box, box_shape, flat_range, whole
 from brainsurgery_jax.engine.footprint import item_bytes
 from brainsurgery_jax.engine.segments import Segment, mixes, streamed_below
 from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals
@@ -104,14 +103,3 @@ def cut(box: Box, most: int, axis: int) -> Iterator[Box]:
     for first in range(start, stop, rows):
         part = (*box[:axis], (first, min(stop, first + rows), 1), *box[axis + 1 :])
         yield from cut(part, most, axis + 1)
-
-
-def rows(shape: Sequence[int], box: Box, array: Any) -> tuple[Any, Any]:
-    """The runs that a box is in a tensor of that shape: where each begins, and its elements, a row each."""
-    axis = contiguous_from(shape, box)
-    inner = flat_range(shape[axis:], box[axis:])
-    assert inner is not None
-    starts = np.full((), inner[0])
-    for (start, stop, step), stride in zip(box[:axis], strides(shape), strict=False):
-        starts = starts[..., None] + np.arange(start, stop, step) * stride
-    return starts.reshape(-1), array.reshape(starts.size, -1)

@@ -95,7 +95,7 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
                           kinds=("integer", "bool", "complex"))  # fmt: skip
     if kernel.noop is not None and kernel.noop(avals, params):
         return Rule(None, None)
-    moves = kernel.moves(avals, **params) if kernel.moves else None
+    moves = kernel.moves(avals, params) if kernel.moves else None
     made = infer(kernel, avals, recipe.static, recipe.numbers, moves)
     if (large := next((aval for aval in made if aval.nbytes > MAX_BYTES), None)) is not None:
         hint = "Correct the numbers that it is made with: a width, a shape, a count."
@@ -244,3 +244,9 @@ def cuts_of(e: Expr) -> Cuts | None:
     if e.kernel is None or e.kernel.parts is None:
         return None
     return e.kernel.parts(tuple(s.aval for s in e.srcs), dict(e.static))
+
+
+def runs_on_numpy(e: Expr) -> bool:
+    """Whether a call runs on numpy arrays as fast as compiled for the CPU."""
+    kernel = e.kernel
+    return kernel is not None and kernel.host is not None and kernel.host(tuple(s.aval for s in e.srcs), dict(e.static))

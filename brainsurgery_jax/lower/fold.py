@@ -8,25 +8,25 @@ gives one message.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
 from typing import Any
 
+from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
-from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
-from brainsurgery_jax.lower.outputs import inside, publication, publications
-from brainsurgery_jax.lower.program import Check, Effect, Program, Publication
-from brainsurgery_jax.lower.state import Answer, Demand, State, World, take_bounds
+from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
+from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
+from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
-from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp
+from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.plan.parse import parse_step
@@ -45,9 +45,11 @@ from brainsurgery_jax.protocol import (
     RenameAlias,
     Report,
     Say,
+    SetConfig,
     SetFlags,
     Stop,
     Verdict,
+    report,
     settle,
 )
 from brainsurgery_jax.select import Ref
@@ -102,7 +104,7 @@ def lower(state: State, plan: Plan, world: World, answer: Answer = take_bounds) 
             state = previewed(state, after, step, plan) if state.flags.preview and not state.stopped else after
         made, problems = publications(state, plan, world)
     if state.flags.preview and plan.steps:
-        state = state.with_checks((*state.checks, Check(plan.steps[-1], session_line(state))))
+        state = state.with_checks((*state.checks, log(plan.steps[-1], session_line(state))))
     return Program(state.checks, made, state.effects, state.diagnostics + problems, state.flags)
 
 
@@ -128,7 +130,7 @@ def _switch_collector(*, on: bool) -> None:
 
 def _refused(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
     assert step.op is not None
-    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else _label(step)
+    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else step.label
     severity = "note" if provisional else "error"
     return Diagnostic(bad.code, f"{label}: {bad.message}", _place(step, bad.key), bad.hint, severity)
 
@@ -139,13 +141,6 @@ def _place(step: Step, key: str) -> Span | None:
     return step.spans[found[0]] if len(found) == 1 else step.place(key)
 
 
-def _label(step: Step) -> str:
-    """The op's name, for an assert with its operator."""
-    assert step.op is not None
-    operator = getattr(step.params.get("operator"), "op", None)
-    return f"{step.op.name}.{operator.name}" if operator else step.op.name
-
-
 # --- Sinks ------------------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +149,7 @@ def _sink(state: State, step: Step, view: StepView) -> State:
     says: Verdict | Report = step.op.fn(view, **step.params)
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step, nested=state.nested)))
     verdict = None if isinstance(says, Report) else settle(says, None)
-    told = (Check(step, f"{_label(step)}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
+    told = (log(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
     if verdict is None:
         return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:
@@ -166,7 +161,7 @@ def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> D
     """The diagnostic of an assert that does not hold."""
     severity = "note" if provisional else "error"
     place = step.place(*verdict.at)
-    return Diagnostic(verdict.code, f"{_label(step)}: {verdict.why}", place, verdict.hint, severity)
+    return Diagnostic(verdict.code, f"{step.label}: {verdict.why}", place, verdict.hint, severity)
 
 
 # --- Edits ------------------------------------------------------------------------------------------------------------
@@ -180,6 +175,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
     created: list[str] = []
     changed: list[str] = []
     deleted: list[str] = []
+    configured: list[str] = []
     moves: list[Move] = []
     written = set(state.writes)
     for edit in chain(edits, _kept(view)):
@@ -210,6 +206,8 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
             case RenameAlias(alias, to):
                 view.rename_alias(alias, to)
                 written = (written - {alias}) | {to}
+            case SetConfig(alias, config):
+                configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
             case Inline() | SetFlags():
                 last = edit
             case _:
@@ -219,10 +217,13 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
         deleted.extend(f"{m.alias}::{m.name}" for m in moves)
         created.extend(f"{m.to_alias}::{m.to_name}" for m in moves)
         written.update(m.to_alias for m in moves)
-    effect = Effect(step, tuple(created), tuple(changed), tuple(deleted), len(skipped) + view.skipped, state.nested)
+    effect = Effect(
+        step, tuple(created), tuple(changed), tuple(deleted), tuple(configured), len(skipped) + view.skipped,
+        state.nested,
+    )  # fmt: skip
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
     if lines is not None and (told := "\n".join(lines)):
-        after = after.with_checks((*after.checks, Check(step, told)))
+        after = after.with_checks((*after.checks, log(step, told)))
     match last:
         case SetFlags():
             given = {key: value for key, value in last._asdict().items() if value is not None}
@@ -266,19 +267,20 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
     match edit:
         case Stop():
             return replace(state, stopped=True)
-        case Say(text):
-            return replace(state, checks=(*state.checks, Check(step, text)))
+        case Say(document):
+            return replace(state, checks=(*state.checks, Check(step, report(document))))
         case Describe(name, operator):
-            return replace(state, checks=(*state.checks, Check(step, _page(name, operator))))
-        case Publish(path, alias, names):
-            space = view.space(alias, "alias").names
-            tensors = {n: view.fetch(alias, n) for n in (names or list(space))}
+            return replace(state, checks=(*state.checks, Check(step, report(Text(_page(name, operator))))))
+        case Publish(path=path, alias=alias, names=names):
+            space = view.space(alias, "alias")
+            extras = Extras() if names else space.extras
+            tensors = {n: view.fetch(alias, n) for n in (names or list(space.names))}
             made = publication(edit, tensors, state.spaces.get(alias), step, view.world)
             _refuse_second_save(made, state, view)
             images = {**state.images, view.world.key(path): tensors}
             made_too = () if state.flags.dry_run else (made,)
             after = replace(state, publications=(*state.publications, *made_too), images=images)
-            return after.complain(*consistency_notes(made, None, view.world))
+            return after.complain(*config_notes(made, output_of(edit, step), extras, view.world, "save"))
     raise AssertionError(edit)
 
 
@@ -291,14 +293,15 @@ def _page(name: str | None, operator: str | None) -> str:
 
 def _refuse_second_save(made: Publication, state: State, view: StepView) -> None:
     place = view.world.key(made.path)
+    key = view.step.op.checkpoint if isinstance(view.step.op, ControlOp) else ""
     for earlier in state.publications:
         other = view.world.key(earlier.path)
         if place == other and not made.overwrite:
             hint = "Write to another path, or add `overwrite: true` here, and only this one will be kept."
-            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key="path", hint=hint)
+            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key=key, hint=hint)
         if inside(place, other) and place != other:
             message = f"'{made.path}' lies inside or around '{earlier.path}', which an earlier step saves"
-            raise Refusal("output-inside", message, key="path", hint="Write to a path of its own.")
+            raise Refusal("output-inside", message, key=key, hint="Write to a path of its own.")
 
 
 def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterable[Edit]:
@@ -312,7 +315,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     keys = tuple(dict.fromkeys((form.matched, *form.reads, *form.writes)))
     refs: dict[str, Ref] = {key: params[key] for key in keys}
     given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in refs}
-    recipe = view.graph.recipe(op.kernel, given)
+    make = _maker(op.maker, given, view)
     # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
     counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
     slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
@@ -335,12 +338,24 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             skipped.append(name)
             continue
         try:
-            made = view.graph.made(recipe, tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
+            made = make(names[at], tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
             if form.dest == "existing":
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
+            if isinstance(op.maker, Builder):  # the calls that it builds say what they are about
+                raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
         yield Bind(write.alias, names[at], made, form.dest)
+
+
+def _maker(
+    maker: Kernel | Builder, params: Mapping[str, Any], view: StepView
+) -> Callable[[str, tuple[Expr, ...]], Any]:
+    """What a form makes of operands, for a name."""
+    if isinstance(maker, Builder):
+        return lambda name, operands: maker.fn(view, name, *operands, **params)
+    recipe = view.graph.recipe(maker, params)
+    return lambda name, operands: view.graph.made(recipe, operands)
 
 
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:

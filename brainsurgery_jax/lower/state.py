@@ -5,31 +5,60 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from brainsurgery_jax.errors import Diagnostic, StoreError
+from brainsurgery_jax.errors import Diagnostic, StoreError, few
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
 from brainsurgery_jax.plan.model import Input, Plan, Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.select import Match, Pattern, Ref, compile_pattern
 from brainsurgery_jax.store.base import Header, Source
-from brainsurgery_jax.store.replacing import Replacement, few
+from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What an alias holds beside its tensors.
+
+    - `origin`: the checkpoint whose side files belong to the alias; None if the alias was created empty.
+    - `metadata`: the header metadata.
+    - `configs`: the configs that steps changed, by file name. Other configs are as they lie beside `origin`, and are
+      read when they are asked for.
+    - `doubtful`: a step that changes configs failed, so their values are unknown.
+    """
+
+    origin: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    doubtful: bool = False
+
+    def borrow(self, others: Iterable[Extras]) -> Extras:
+        """These extras as outputs see them: an alias without a checkpoint of its own takes the side files and configs
+        of the first of `others` that has one. Its own configs win."""
+        donor = None if self.origin is not None else next((e for e in others if e.origin is not None), None)
+        if donor is None:
+            return self
+        return replace(
+            self,
+            origin=donor.origin,
+            configs={**donor.configs, **self.configs},
+            doubtful=self.doubtful or donor.doubtful,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
     """The tensors of one alias, in state-dict order, with how often each was read and written.
 
-    `origin` is the checkpoint that the alias came from. `tainted`: an earlier step on it failed, so what it holds is
+    `extras` is what the alias holds beside them. `tainted`: an earlier step on it failed, so what it holds is
     not known, and what seems to be missing may not be. `unknown` names what failed steps would have made
     or changed. `original` is what the alias was made with (None: nothing has changed since).
     """
 
     names: Mapping[str, Expr]
-    origin: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    extras: Extras = Extras()
     reads: Mapping[str, int] = field(default_factory=dict)
     writes: Mapping[str, int] = field(default_factory=dict)
     tainted: bool = False
@@ -58,19 +87,15 @@ def is_meant(ref: Ref, expr: Expr) -> bool:
 class Draft:
     """A space being edited: its own copies of what changes."""
 
-    __slots__ = ("metadata", "names", "origin", "original", "reads", "tainted", "unknown", "writes")
+    __slots__ = ("extras", "names", "original", "reads", "tainted", "unknown", "writes")
 
     def __init__(self, space: Space):
         self.names, self.reads, self.writes = dict(space.names), dict(space.reads), dict(space.writes)
-        self.origin, self.metadata, self.tainted, self.unknown = (
-            space.origin, space.metadata, space.tainted, space.unknown,
-        )  # fmt: skip
+        self.extras, self.tainted, self.unknown = space.extras, space.tainted, space.unknown
         self.original = space.names if space.original is None else space.original
 
     def freeze(self) -> Space:
-        return Space(
-            self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted, self.unknown, self.original
-        )
+        return Space(self.names, self.extras, self.reads, self.writes, self.tainted, self.unknown, self.original)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +197,7 @@ def opened(world: World, path: str, format: str | None = None) -> Space:
     source = world.open(path, format)
     header = source.header
     names = {name: world.graph.leaf(source, name, info.aval) for name, info in header.tensors.items()}
-    return Space(names, path, header.metadata)
+    return Space(names, Extras(path, header.metadata))
 
 
 def start(plan: Plan, world: World, flags: Flags = NO_FLAGS) -> State:

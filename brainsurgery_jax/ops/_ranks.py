@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
     place: int
 
 
-class Search(NamedTuple):
+class Narrowing(NamedTuple):
     """What is known after some passes. `nan`: the tensor holds NaN, and no place means anything."""
 
     wanted: tuple[Wanted, ...]
@@ -45,21 +45,21 @@ class Count(NamedTuple):
 
 def find_places(
     dtype: Any, places: Sequence[int], finish: Callable[[Any], Any], nan: Any
-) -> tuple[Callable[[Search | None], Reduction], ...]:
+) -> tuple[Callable[[Narrowing | None], Reduction], ...]:
     """The passes that find the elements of a tensor at `places` of the sorted order, -0 before 0.
 
     `dtype`: a numpy dtype of real numbers of 8, 16, 32 or 64 bits. The last pass answers `finish(elements)`, or `nan`
     where a tensor holds NaN.
     """
     digits = max(1, dtype.itemsize * 8 // DIGIT)
-    start = Search(tuple(Wanted(0, place) for place in places))
+    start = Narrowing(tuple(Wanted(0, place) for place in places))
 
-    def answer(found: Search) -> Any:
+    def answer(found: Narrowing) -> Any:
         if found.nan:
             return nan
         return finish(np.array([w.digits for w in found.wanted], f"u{dtype.itemsize}").view(dtype))
 
-    def search(number: int, before: Search | None) -> Reduction:
+    def search(number: int, before: Narrowing | None) -> Reduction:
         known = start if before is None else before
 
         def done(count: Count) -> Any:
@@ -71,7 +71,7 @@ def find_places(
     return tuple(partial(search, number) for number in range(digits))
 
 
-def _count(number: int, known: Search, x: Any) -> Count:
+def _count(number: int, known: Narrowing, x: Any) -> Count:
     """The counts of digit `number` from the top in a block."""
     bits = min(DIGIT, x.itemsize * 8)
     left = x.itemsize * 8 - (number + 1) * bits
@@ -117,10 +117,10 @@ def _merge(a: Count, b: Count) -> Count:
     return Count({digits: a.tables[digits] + b.tables[digits] for digits in a.tables}, a.nan or b.nan)
 
 
-def _narrow(dtype: Any, number: int, known: Search, count: Count) -> Search:
+def _narrow(dtype: Any, number: int, known: Narrowing, count: Count) -> Narrowing:
     """The search after a pass."""
     if known.nan or count.nan:
-        return Search((), nan=True)
+        return Narrowing((), nan=True)
     wanted = []
     for digits, place in known.wanted:
         table = count.tables[digits]
@@ -129,7 +129,7 @@ def _narrow(dtype: Any, number: int, known: Search, count: Count) -> Search:
         at = int(np.searchsorted(up_to, place, side="right"))
         own = int(order[at])
         wanted.append(Wanted(digits * table.size + own, place - int(up_to[at] - table[own])))
-    return Search(tuple(wanted))
+    return Narrowing(tuple(wanted))
 
 
 def _order(dtype: Any, number: int, digits: int, size: int) -> Any:

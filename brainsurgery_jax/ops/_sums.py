@@ -19,7 +19,7 @@ Key = tuple[slice, ...]
 Values = tuple[Any, ...]
 
 
-class Part(NamedTuple):
+class Contribution(NamedTuple):
     """Partial values of a part of a tensor, and where they are in the result, whose reduced axes have size 1."""
 
     key: Key
@@ -62,14 +62,14 @@ def reduce_axes(
     """
     kept = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
 
-    def block(start: int, x: Any) -> list[Part]:
+    def block(start: int, x: Any) -> list[Contribution]:
         with np.errstate(all="ignore"):
-            return [Part(key, step(part, key)) for part, key in _parts(shape, axes, start, x)]
+            return [Contribution(key, step(part, key)) for part, key in _parts(shape, axes, start, x)]
 
     def fresh() -> Values:
         return tuple(np.full(kept, total.start, total.dtype) for total in totals)
 
-    def add(into: Values, parts: Sequence[Part]) -> Values:
+    def add(into: Values, parts: Sequence[Contribution]) -> Values:
         with np.errstate(all="ignore"):
             for key, values in parts:
                 for total, whole, value in zip(totals, into, values, strict=True):
@@ -77,7 +77,7 @@ def reduce_axes(
         return into
 
     def merge(a: Any, b: Any) -> Any:
-        return add(a if isinstance(a, tuple) else add(fresh(), a), [Part((), b)] if isinstance(b, tuple) else b)
+        return add(a if isinstance(a, tuple) else add(fresh(), a), [Contribution((), b)] if isinstance(b, tuple) else b)
 
     def done(found: Any) -> Any:
         with np.errstate(all="ignore"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -77,15 +77,11 @@ def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     return max(kept, held + making_bytes(cut.program, cut.cuts))
 
 
-@kernel(
-    "compute",
-    result=_result,
-    workspace=_workspace,
-    on_device=_on_device,
-    host=_on_numpy,
-    guarded=True,
-    refusal=_refusal,
-)
+_formula = partial(kernel, "compute", host=_on_numpy, guarded=True, refusal=_refusal)
+"""A kernel that evaluates an expression, with what all such kernels have in common."""
+
+
+@_formula(result=_result, workspace=_workspace, on_device=_on_device)
 def whole(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
     """An expression over whole tensors of any shapes."""
     cut = partition(program)
@@ -124,15 +120,7 @@ def _part_peak(program: Program, cuts: Cuts, units: tuple[int, ...]) -> int:
     return peak(program, part_shapes(program, cuts, units))
 
 
-@kernel(
-    "compute",
-    result=_result,
-    workspace=_part_workspace,
-    host=_on_numpy,
-    guarded=True,
-    refusal=_refusal,
-    parts=lambda avals, params: params["cuts"],
-)
+@_formula(result=_result, workspace=_part_workspace, parts=lambda avals, params: params["cuts"])
 def part(*xs: Num[Array, "..."], program: Program, cuts: Cuts) -> tuple[Array, Array]:
     """An expression over the same part of every operand that is cut."""
     return _part_of(xs, program, cuts)
@@ -172,15 +160,7 @@ def _piece_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     return peak(program, [avals[0].shape] * len(program.nodes)) + 3 * nbytes(avals[0].shape, program.aval.dtype)
 
 
-@kernel(
-    "compute",
-    result=_same_shape,
-    workspace=_piece_workspace,
-    elementwise=True,
-    host=_on_numpy,
-    guarded=True,
-    refusal=_refusal,
-)
+@_formula(result=_same_shape, workspace=_piece_workspace, elementwise=True)
 def by_element(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
     """An expression that treats each element by itself, over tensors of one shape and dtype: it runs in blocks."""
     return evaluate(program, xs)
@@ -214,7 +194,8 @@ def compute(
     must have; with `to` it is stored there, whatever was there before. It is rounded once, to `dtype`, or else to the
     dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are computed in
     float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in numpy; sums
-    are kept in double precision. Large results are made part by part, along axes that no operation mixes.
+    are kept in double precision. Large results are made part by part, along axes that no operation mixes; reductions of
+    all of a large tensor go over it in blocks before.
 
     In an expression there are numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
     as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where

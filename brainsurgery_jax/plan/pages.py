@@ -35,8 +35,8 @@ def find(name: str) -> Op:
 def family(op: Op) -> str:
     """The module that an op is written in: one family, one module."""
     match op:
-        case TensorOp(kernel=k):
-            return k.fn.__module__.rpartition(".")[2]
+        case TensorOp(maker=maker):
+            return maker.fn.__module__.rpartition(".")[2]
         case ControlOp(fn=fn) | SinkOp(fn=fn):
             return fn.__module__.rpartition(".")[2]
     raise AssertionError(op)

@@ -17,16 +17,19 @@ import time
 from contextlib import suppress
 from itertools import count
 from typing import NamedTuple
+from zlib import crc32
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.replacing import Replacement, resolved
-from brainsurgery_jax.store.runs import Run, start_of, this_run
+from brainsurgery_jax.store.runs import RunId, start_of, this_run
 
 SCRATCH = ".scratch"
 """Ends the name of what an output is made from, while it is made."""
 
 PARTIAL, OLD, STALE = "partial", "old", "stale"
+
+_MOST_STEM = 120  # bytes
 
 _WORDS = {
     PARTIAL: "an unfinished output",
@@ -40,14 +43,14 @@ class Leftover(NamedTuple):
 
     path: str
     kind: str
-    run: Run
+    run: RunId
 
-    def is_foreign(self, ours: Run) -> bool:
+    def is_foreign(self, ours: RunId) -> bool:
         """Whether a run of another host left it, of which we cannot see whether it goes on. Names without a host were
         given by versions that did not note it, and count as ours."""
         return self.run.host not in ("", ours.host)
 
-    def is_alive(self, ours: Run) -> bool:
+    def is_alive(self, ours: RunId) -> bool:
         """Whether the run that made it, which is one of our host, goes on. Process ids are used again, in containers at
         once."""
         if "" not in (self.run.boot, ours.boot) and self.run.boot != ours.boot:
@@ -78,17 +81,24 @@ def show_age(seconds: float) -> str:
     return "less than a minute"
 
 
-def beside(destination: str, kind: str, run: Run | None = None) -> str:
+def beside(destination: str, kind: str, run: RunId | None = None) -> str:
     """A path beside a destination that is a run's own (default: this process's); of stale things there may be
     several."""
     folder, name = os.path.split(destination)
-    path = os.path.join(folder, f".{name}.brainsurgery-{kind}-{run or this_run()}")
+    path = os.path.join(folder, f".{_stem(name)}.brainsurgery-{kind}-{run or this_run()}")
     if kind != STALE or not os.path.lexists(path):
         return path
     return next(other for n in count(2) if not os.path.lexists(other := f"{path}-{n}"))
 
 
-def clear(destination: str, run: Run | None = None) -> tuple[Leftover, ...]:
+def _stem(name: str) -> str:
+    """What a name begins with that stands for the name of a destination: that name, cut where it is long, since file
+    systems take 255 bytes in all."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= _MOST_STEM else f"{raw[: _MOST_STEM - 20].decode(errors='ignore')}~{crc32(raw):08x}"
+
+
+def clear(destination: str, run: RunId | None = None) -> tuple[Leftover, ...]:
     """Removes what dead runs of this host left beside a destination, as far as that is possible: it is in nobody's way.
     Returns what runs of other hosts left, which stays. StoreError if a run of this host that is alive writes to the
     destination. `run`: the run that asks (default: this process)."""
@@ -109,7 +119,7 @@ def clear(destination: str, run: Run | None = None) -> tuple[Leftover, ...]:
     return foreign
 
 
-def recover(path: str, run: Run | None = None) -> None:
+def recover(path: str, run: RunId | None = None) -> None:
     """Puts back what a run of this host that was killed between the two renames of a swap had set aside, at a path that
     is not there or at a folder above it. So a run can be repeated even if it reads what it replaces."""
     place, ours = resolved(path), run or this_run()
@@ -126,12 +136,12 @@ def recover(path: str, run: Run | None = None) -> None:
 
 def _leftovers(folder: str, name: str) -> list[Leftover]:
     pattern = re.compile(
-        rf"\.{re.escape(name)}\.brainsurgery-({PARTIAL}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
+        rf"\.{re.escape(_stem(name))}\.brainsurgery-({PARTIAL}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
         rf"(?:-(\w+)-(\w*))??(?:{re.escape(SCRATCH)}|-[0-9]+)?"
     )
     found = filter(None, map(pattern.fullmatch, sorted(os.listdir(folder))))
     return [
-        Leftover(os.path.join(folder, m[0]), m[1], Run(int(m[2]), int(m[3]), m[4] or "", m[5] or "")) for m in found
+        Leftover(os.path.join(folder, m[0]), m[1], RunId(int(m[2]), int(m[3]), m[4] or "", m[5] or "")) for m in found
     ]
 
 

@@ -13,7 +13,7 @@ from zlib import crc32
 _SHOWN = 24  # letters of a host name in a file name, which may have 255 in all
 
 
-class Run(NamedTuple):
+class RunId(NamedTuple):
     """A run: process id, start time of the process in clock ticks since boot (0 if the system does not report it), the
     host, and its boot (empty if unknown).
 
@@ -30,19 +30,19 @@ class Run(NamedTuple):
         return f"{self.pid}-{self.start}-{self.host}-{self.boot}"
 
 
-def this_run() -> Run:
+def this_run() -> RunId:
     """The run of this process."""
     return _run_of(os.getpid())
 
 
 @cache
-def _run_of(pid: int) -> Run:
+def _run_of(pid: int) -> RunId:
     """By the process id, which a fork changes."""
     name = os.uname().nodename
     apart = f"{name} {_first_line('/etc/machine-id')} {_namespace()}"
     shown = re.sub(r"[^A-Za-z0-9]", "_", name)[:_SHOWN] or "host"
     host = f"{shown}_{crc32(apart.encode()):08x}"
-    return Run(pid, start_of(pid), host, _first_line("/proc/sys/kernel/random/boot_id")[:8])
+    return RunId(pid, start_of(pid), host, _first_line("/proc/sys/kernel/random/boot_id")[:8])
 
 
 def start_of(pid: int) -> int:

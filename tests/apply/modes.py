@@ -43,7 +43,7 @@ LIMITS: tuple[Limit, ...] = (
         f"(scale|divide): {CHECKS}", ("i",), lifted=True,
     ),
     Limit(("dump", "diff-values"), MODES, "values cannot be printed", "cannot print values while JAX traces"),
-    Limit(("reduce",), ("jit", "vmap"), "a sum of integers may not fit: needs `checks=`", f"partial|finished: {CHECKS}",
+    Limit(("reduce",), ("jit", "vmap"), "a sum of integers may not fit: needs `checks=`", f"reduce: {CHECKS}",
           ("i",), lifted=True),
     Limit(("cast_",), ("grad",), "integers have no gradient", "grad requires real-valued outputs", ("f",)),
 )  # fmt: skip

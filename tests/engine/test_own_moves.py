@@ -44,7 +44,7 @@ class Turned(Moves):
         return ((1, 0),)
 
 
-@kernel(moves=lambda avals: Turned())
+@kernel(moves=lambda avals, params: Turned())
 def turn(x: Any) -> Any:
     """`x.T`."""
     return x.T
@@ -54,7 +54,7 @@ def turn(x: Any) -> Any:
 def turn_op() -> Iterator[None]:
     """The op `own_turn`, for one test."""
 
-    @op(Form("own_turn", ("from",), ("to",), "new", slices=frozenset({"from"})), moves=lambda avals: Turned())
+    @op(Form("own_turn", ("from",), ("to",), "new", slices=frozenset({"from"})), moves=lambda avals, params: Turned())
     def own_turn(x: Any) -> Any:
         """Turn a matrix."""
         return x.T

@@ -99,10 +99,10 @@ def test_a_partial_of_a_run_that_is_known_to_be_over_is_deleted(here: Path) -> N
 
 def test_a_partial_of_another_host_whose_run_is_over_is_deleted_by_hand(here: Path) -> None:
     from brainsurgery_jax.store.atomic import stage
-    from brainsurgery_jax.store.runs import Run
+    from brainsurgery_jax.store.runs import RunId
 
     out = here / "out.safetensors"
-    item = stage(str(out), run=Run(1, 1, "node7_3fa91c0b", ""))
+    item = stage(str(out), run=RunId(1, 1, "node7_3fa91c0b", ""))
     Path(item.staging).write_text("half")
     (note,) = bs.load({"inputs": ["m.safetensors"], "output": str(out)}).run(durable=False).notes
     assert note.hint.startswith("It was left alone. When that run is over, delete it by hand: ")

@@ -19,8 +19,11 @@ from brainsurgery_jax.cli import demo
 from brainsurgery_jax.cli.prompt import desk
 from brainsurgery_jax.engine import devices
 from brainsurgery_jax.session import Session
-from brainsurgery_jax.store import atomic, orbax_encode, replacing, safetensors_writer, torch_encode
+from brainsurgery_jax.store import atomic, replacing
 from brainsurgery_jax.store.key_paths import read_notes
+from brainsurgery_jax.store.orbax.source import encode as orbax_encode
+from brainsurgery_jax.store.safetensors.source import layout as safetensors_layout
+from brainsurgery_jax.store.torch import encode as torch_encode
 from tests import checkpoints
 from tests.hints.calls import DOUBLE, WTE, W, gpt2, hint_of, run
 from tests.hints.cases import quoted
@@ -124,7 +127,7 @@ def test_packed_numbers_are_cut_where_they_fill_whole_bytes() -> None:
 
 def test_a_header_that_is_too_long_is_cut_into_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.write("m.safetensors", {f"w{i}": W for i in range(8)})
-    monkeypatch.setattr(safetensors_writer, "MAX_HEADER", 300)
+    monkeypatch.setattr(safetensors_layout, "MAX_HEADER", 300)
     hint_of(lambda: run(), "Write a folder with a smaller shard size.")
     made = run(output={"path": "out/", "shard": "32B"})
     assert made == {f"w{i}": W.tolist() for i in range(8)}

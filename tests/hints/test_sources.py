@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.store import arrays as store_arrays
-from brainsurgery_jax.store import pickle_opcodes
+from brainsurgery_jax.store.io import arrays as store_arrays
+from brainsurgery_jax.store.torch import pickle_opcodes
 from tests import checkpoints
 from tests.hints.calls import DOUBLE, W, hint_of, run
 from tests.hints.cases import quoted

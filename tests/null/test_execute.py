@@ -86,7 +86,8 @@ def test_a_mistake_in_the_text_of_a_plan_is_told_by_its_line():
         ({"transforms": [{"execute": {"transforms": ["exit"]}}]}, "execute-nested", "cannot execute another"),
         ({"plan": {"transform": []}}, "key-unknown", "no key 'transform'. Did you mean 'transforms'"),
         ({"plan": {"inputs": ["a", "b::b"]}}, "inputs-form", "'a' needs an alias"),
-        ({"plan": {"output": {"path": "x", "config": {}}}}, "key-unknown", "no key 'config'"),
+        ({"plan": {"output": {"path": "x", "confg": {}}}}, "key-unknown", "unknown key 'confg'. Did you mean 'config'"),
+        ({"plan": {"output": {"path": "x", "metadata": {"n": 1}}}}, "value-type", "a mapping of text to text"),
         ({"plan": 3}, "value-type", "expected a plan or a list of steps"),
         ({"plan-yaml": 3}, "value-type", "expected the text of a plan"),
         ({"path": "nowhere.yaml"}, "plan-file-missing", "nowhere.yaml"),
@@ -118,3 +119,18 @@ def test_a_plan_that_executes_itself_is_one_mistake(tmp_path: Path):
 def test_nothing_is_said_of_what_a_refused_plan_would_have_made():
     inner = [copied("w9"), {"execute": {"transforms": ["exit"]}}]
     assert complaints({"execute": {"transforms": inner}}, {"delete": {"target": "w9"}}) == ["execute-nested"]
+
+
+def test_the_output_of_a_plan_within_takes_every_key_of_an_output():
+    there = world()
+    there.contents = {"m.safetensors/config.json": b'{"n_layer": 2}'}
+    output = {"path": "o/", "alias": "m", "format": "safetensors", "shard": "1MB", "overwrite": True,
+              "sidecars": False, "config": {"n_layer": 1}, "metadata": {"epoch": "3"}, "options": {}}  # fmt: skip
+    (made,) = program({"execute": {"plan": {"output": output}}}, world=there).publications
+    assert (made.path, made.directory, made.shard_bytes, made.overwrite) == ("o/", True, 1 << 20, True)
+    assert (made.metadata["epoch"], made.side_files) == ("3", {"config.json": b'{\n  "n_layer": 1\n}\n'})
+
+
+def test_an_input_of_a_plan_within_may_be_a_mapping():
+    sub = {"inputs": [{"alias": "n", "path": "n.safetensors"}], "transforms": [{"assert": {"exists": "x"}}]}
+    assert not complaints({"execute": {"plan": sub}}, world=world())

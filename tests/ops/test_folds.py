@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.engine import folds as engine_folds
 from brainsurgery_jax.graph.expr import is_fold, walk
 from brainsurgery_jax.ops import _partition, compute
 from brainsurgery_jax.ops._ranks import find_places
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource
 from tests.checkpoints import normal, plan_of, run_plan, same, set_block
 
 X = normal((7, 6, 5)) * 50
@@ -134,3 +136,62 @@ def test_folds_stand_where_an_operation_needs_all_of_a_tensor(
     np.testing.assert_allclose(made, jax.jit(bs.load({"transforms": [step]}).apply)({"w": w})["out"], rtol=1e-5)
     monkeypatch.setattr(compute, "STREAMED", 1 << 60)
     np.testing.assert_allclose(made, run_plan(tmp_path, {"w": w}, step)["out"], rtol=1e-6)
+
+
+def test_folds_of_large_tensors_have_the_bits_of_small_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether all threads compute them before, or the task that needs them."""
+    w = normal((40, 30))
+    step = {"compute": {"from": {"w": "w"}, "expr": "(w - mean(w)) / norm(w - mean(w)) + quantile(w, 0.3)"}}
+    alone = run_plan(tmp_path, {"w": w}, step)["w"]
+    monkeypatch.setattr(engine_folds, "EARLY", 0)
+    assert same(run_plan(tmp_path, {"w": w}, step)["w"], alone)
+
+
+def test_large_folds_are_computed_in_levels_and_others_by_their_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = {"w": normal((40, 30)), "v": normal((30,))}
+    step = {"compute": {"from": {"w": "w", "v": "v"}, "expr": "w * norm(w - mean(w)) + sum(w @ v)", "to": "out"}}
+    (out,) = bs.load(plan_of(tmp_path, tensors, step)).explain().program.publications
+    root = out.tensors["out"]
+    assert engine_folds.early_folds([root]) == []
+    monkeypatch.setattr(engine_folds, "EARLY", 0)
+    levels = engine_folds.early_folds([root])
+    assert [[dict(e.static)["program"].nodes[-1].op for e in level] for level in levels] == [["mean"], ["norm"]]
+
+
+def test_folds_of_one_tensor_read_it_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean and the norm go by together; the edit then reads parts, not ranges."""
+    monkeypatch.setattr(engine_folds, "EARLY", 0)
+    w = normal((40, 30))
+    read: list[int] = []
+    original = SafetensorsSource.read_range
+
+    def counted(self: Any, name: str, start: int, stop: int) -> Any:
+        read.append(stop - start)
+        return original(self, name, start, stop)
+
+    monkeypatch.setattr(SafetensorsSource, "read_range", counted)
+    step = {"compute": {"from": {"w": "w"}, "expr": "w * mean(w) + norm(w)"}}
+    run_plan(tmp_path, {"w": w}, step)
+    assert sum(read) == w.size
+
+
+@pytest.mark.parametrize("early", [0, 1 << 60])
+@pytest.mark.parametrize("reduction", ["norm(w)", "norm(w, axis=0)", "norm(w, axis=1, keepdims=True)"])
+def test_what_a_step_reduces_is_an_operand_of_the_next_that_is_repeated(
+    reduction: str, early: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number, a row, a column: `w / n` goes by in flat blocks, and `n` is a fold."""
+    monkeypatch.setattr(engine_folds, "EARLY", early)
+    w = normal((40, 30))
+    steps = [
+        {"compute": {"from": {"w": "w"}, "expr": reduction, "to": "n"}},
+        {"compute": {"from": {"w": "w", "n": "n"}, "expr": "w / n"}},
+    ]
+    axis = {"norm(w)": None, "norm(w, axis=0)": 0}.get(reduction, 1)
+    wanted = w / np.linalg.norm(w.astype(np.float64), axis=axis, keepdims=True).astype(np.float32)
+    np.testing.assert_allclose(run_plan(tmp_path, {"w": w}, steps)["w"], wanted, rtol=1e-6)
+    plan = bs.load({"transforms": steps})
+    np.testing.assert_allclose(plan.apply({"w": w})["w"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(plan.apply)({"w": w})["w"], wanted, rtol=1e-5)

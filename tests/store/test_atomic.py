@@ -23,7 +23,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.atomic import Staged, publish, stage
 from brainsurgery_jax.store.leftovers import OLD, PARTIAL, SCRATCH, STALE, beside, recover, show_age
-from brainsurgery_jax.store.runs import Run, this_run
+from brainsurgery_jax.store.runs import RunId, this_run
 from tests.checkpoints import read, write
 
 
@@ -266,7 +266,7 @@ def test_a_partial_of_an_earlier_process_with_our_id_is_removed(tmp_path: Path) 
 
 # --- Other hosts ------------------------------------------------------------------------------------------------------
 
-ELSEWHERE = Run(99999999, 1, "node7_3fa91c0b", "5d0c8e1f")
+ELSEWHERE = RunId(99999999, 1, "node7_3fa91c0b", "5d0c8e1f")
 """A run of another host, whose process id no process of this one has."""
 
 
@@ -274,6 +274,14 @@ def test_two_runs_of_one_host_and_process_id_have_names_of_their_own() -> None:
     ours = this_run()
     others = [ours._replace(start=1), ours._replace(host="node7_3fa91c0b"), ours._replace(boot="5d0c8e1f")]
     assert len({beside("/out", PARTIAL, run) for run in (ours, *others)}) == 4
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "é" * 100, "x" * 120])
+def test_a_long_name_fits_beside_its_destination_with_run_and_host(tmp_path: Path, name: str) -> None:
+    longest = RunId(2**22, 10**12, "x" * 24 + "_3fa91c0b", "5d0c8e1f")
+    Path(stage(str(tmp_path / name), run=longest).staging + SCRATCH).write_text("tensors")
+    assert [left.run for left in stage(str(tmp_path / name)).foreign] == [longest]
+    assert not stage(str(tmp_path / f"{name[:-1]}y")).foreign
 
 
 def test_a_partial_of_another_host_is_left_and_named(tmp_path: Path) -> None:
@@ -516,7 +524,7 @@ def test_a_discarded_output_leaves_folders_that_were_there_or_hold_something(tmp
     items = [staged_file(tmp_path / "there" / "x"), staged_file(tmp_path / "new" / "deep" / "x")]
     (tmp_path / "new" / "other").touch()
     for item in items:
-        atomic.discard(item)
+        item.abandon()
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["new", "new/other", "there"]
 
 

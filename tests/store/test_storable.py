@@ -13,8 +13,8 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.store import safetensors_writer
-from brainsurgery_jax.store.in_memory import MemorySource
+from brainsurgery_jax.store.io.in_memory import MemorySource
+from brainsurgery_jax.store.safetensors.source import layout as safetensors_layout
 from brainsurgery_jax.world import Files
 
 ONE = np.ones((2, 3), np.float32)
@@ -86,7 +86,7 @@ def test_every_other_name_comes_back_from_every_format(output: Mapping[str, Any]
 
 
 def test_a_header_that_readers_would_refuse_is_told_by_check(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safetensors_writer, "MAX_HEADER", 400)
+    monkeypatch.setattr(safetensors_layout, "MAX_HEADER", 400)
     names = tuple(f"layers.{at}.weight" for at in range(8))
     single = bs.load({"inputs": ["m::<tensors>"], "output": "m.safetensors"})
     (found,) = bs.check(single, world(names))

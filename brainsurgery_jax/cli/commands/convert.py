@@ -70,6 +70,7 @@ def convert(
     ] = None,
     memory: Memory = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    json: Json = False,
 ) -> None:
     """Convert a checkpoint between formats, and between Hugging Face's names and JAX libraries' trees.
 
@@ -83,7 +84,7 @@ def convert(
     wishes = pages.Wishes(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
     budget = None if memory is None else pages.size_of(memory, "--memory")
     chosen = RunOptions(memory=budget, durable=fsync, dry_run=dry_run)
-    pages.convert(source, destination, wishes, chosen, quiet=quiet)
+    pages.convert(source, destination, wishes, chosen, quiet=quiet, json=json)
 
 
 def layouts(

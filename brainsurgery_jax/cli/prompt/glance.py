@@ -54,7 +54,8 @@ def _line(found: Preview, session: Session, *, whole: bool) -> tuple[Mood, str]:
 
 
 def _effects(found: Preview, default: str | None) -> list[str]:
-    words = (("creates", found.created), ("changes", found.changed), ("deletes", found.deleted))
+    words = (("creates", found.created), ("changes", found.changed), ("deletes", found.deleted),
+             ("configures", found.configured))  # fmt: skip
     told = [f"{does} {len(names):,}: {_few(names, default)}" for does, names in words if names]
     return told + [f"writes {path}" for path in found.writes]
 
