@@ -93,6 +93,7 @@ class View(Protocol):
     def apply(self, kernel: Any, *srcs: Expr, **params: Any) -> Any: ...
     def constant(self, value: np.ndarray, dtype: DType) -> Expr: ...
     def number(self, expr: Expr, bound: int) -> int: ...
+    def scratch(self) -> str: ...
     def open(self, path: str, key: str = "", format: str | None = None) -> Mapping[str, Expr]: ...
 
 
@@ -192,6 +193,20 @@ class SetFlags(NamedTuple):
     verbose: bool | None = None
 
 
+class Substep(NamedTuple):
+    """A step that another one expands to, as plain data: the name of an op and its payload. The payload may hold
+    references (`Ref`) as they are."""
+
+    op: str
+    payload: Mapping[str, Any]
+
+
+class Expand(NamedTuple):
+    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 8."""
+
+    steps: tuple[Substep, ...]
+
+
 class Inline(NamedTuple):
     """Do other steps here, with a default alias of their own."""
 
@@ -213,6 +228,7 @@ Edit = (
     | Describe
     | SetFlags
     | Inline
+    | Expand
 )
 
 

@@ -16,6 +16,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.outputs import inside, publications
+from brainsurgery_jax.lower.program import flatten
 from brainsurgery_jax.lower.state import matching
 from brainsurgery_jax.op import OPS, Assertion, Field, Op, SinkOp, element_role
 from brainsurgery_jax.plan.model import Input, Plan, Step
@@ -188,7 +189,8 @@ class Session:
         if self.state.spaces or self.steps or len(after.spaces) != 1 or after.flags.dry_run:
             return None
         ((alias, space),) = after.spaces.items()
-        alone, origin = len(after.effects) - len(self.state.effects) == 1, space.extras.origin
+        alone = len(after.effects) - len(self.state.effects) == 1 and not after.effects[-1].inner
+        origin = space.extras.origin
         return Input(alias, origin, after.effects[-1].step.span) if alone and origin else None
 
     def _forced(self, made: Sequence[Publication]) -> tuple[Publication, ...]:
@@ -252,7 +254,7 @@ class Session:
             if step.op is not None:
                 state = lower_step(state, step, world)
         old = self.state
-        effects = state.effects[len(old.effects) :]
+        effects = tuple(flatten(state.effects[len(old.effects) :]))
         created, changed, deleted, configured = (
             tuple(name for e in effects for name in getattr(e, word))
             for word in ("created", "changed", "deleted", "configured")

@@ -72,11 +72,10 @@ def _files(cut: Any) -> str:
 
 
 def _numbered(effects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """The steps with their numbers; those of a plan within the plan have none, and stand further in."""
-    number = 0
-    for effect in effects:
-        number += not effect.nested
-        yield "       " if effect.nested else f"{number:>3}", effect
+    """The steps with their numbers; steps within a step have none, and stand further in."""
+    for number, outer in enumerate(effects, 1):
+        for depth, effect in outer.walk():
+            yield " " * (3 + 4 * depth) if depth else f"{number:>3}", effect
 
 
 def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Iterator[str]:
@@ -112,9 +111,11 @@ def as_json(found: Explanation) -> dict[str, Any]:
             **{word: list(getattr(effect, word)) for word in _CHANGES},
             "waits_for_values": _waits(effect, found),
             "sizes_from_values": effect.staged,
-            "nested": effect.nested,
+            "nested": depth > 0,
+            "depth": depth,
         }
-        for effect in found.program.effects
+        for outer in found.program.effects
+        for depth, effect in outer.walk()
     ]
     outputs = [
         {

@@ -18,7 +18,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
 from brainsurgery_jax.rendering.data import diagnostic_data, document_data
-from brainsurgery_jax.run_options import Devices, RunOptions
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size, show_size
 from brainsurgery_jax.world import Files
 

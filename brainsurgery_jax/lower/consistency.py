@@ -19,8 +19,8 @@ from brainsurgery_jax.lower.state import World
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.plan.source import flow_yaml
 from brainsurgery_jax.store.address import parse_address
-from brainsurgery_jax.store.completeness import File, read_name
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
+from brainsurgery_jax.store.weight_names import WeightFile, read_name
 
 
 def consistency_notes(made: Publication, output: Output, world: World, label: str = "output") -> Iterator[Diagnostic]:
@@ -54,7 +54,7 @@ def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | N
     return found if isinstance(found, dict) else None
 
 
-def _lone_shard(made: Publication) -> tuple[str, File] | None:
+def _lone_shard(made: Publication) -> tuple[str, WeightFile] | None:
     """The path of the only file that the tensors come from, and what its name tells, if it is one of several shards."""
     paths = {e.source.header.path for e in walk(made.tensors.values()) if e.source is not None}
     if len(paths) != 1:
@@ -64,7 +64,7 @@ def _lone_shard(made: Publication) -> tuple[str, File] | None:
     return (path, file) if file.number is not None and file.total != 1 else None
 
 
-def _part_note(made: Publication, path: str, file: File, label: str) -> Diagnostic:
+def _part_note(made: Publication, path: str, file: WeightFile, label: str) -> Diagnostic:
     """The note on a part of a model, whose tensors do not say how large the whole is."""
     message = f"'{file.name}' is one of {file.total} shards: this is a part of the model that config.json describes"
     hint = f"Name the folder with all shards as the input to write the whole model: '{os.path.dirname(path) or '.'}'."

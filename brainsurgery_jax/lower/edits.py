@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from brainsurgery_jax.config_patch import differing_keys
@@ -29,6 +30,7 @@ class Drafts:
         self.state, self.step, self.world = state, step, world
         self.drafts: dict[str, Draft] = {}
         self.gone: set[str] = set()
+        self.scratches: list[str] = []  # aliases that end with the step
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
 
@@ -166,6 +168,14 @@ class Drafts:
                           hint="Choose another name, or remove that one first.")  # fmt: skip
         self.drop_alias(alias)
         self.drafts[to] = draft
+
+    def scratch(self) -> str:
+        """An alias without tensors that ends with the step: it is never saved, and nothing in it counts as created."""
+        name = next(name for n in count(1) if (name := f"scratch{n}") not in self.aliases())
+        self.drafts[name] = Draft(Space({}))
+        self.gone.discard(name)
+        self.scratches.append(name)
+        return name
 
     def extras(self, alias: str, key: str = "") -> Extras:
         """What an alias holds beside its tensors, or borrows from the first alias that came from a checkpoint."""

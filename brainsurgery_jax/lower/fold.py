@@ -28,6 +28,7 @@ from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
+from brainsurgery_jax.plan.build import build_step
 from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
@@ -38,6 +39,7 @@ from brainsurgery_jax.protocol import (
     Drop,
     DropAlias,
     Edit,
+    Expand,
     Inline,
     Known,
     Move,
@@ -48,6 +50,7 @@ from brainsurgery_jax.protocol import (
     SetConfig,
     SetFlags,
     Stop,
+    Substep,
     Verdict,
     report,
     settle,
@@ -71,7 +74,7 @@ def lower_step(state: State, step: Step, world: World, answer: Answer = take_bou
         return failed(state, step, world)
     except Refusal as bad:
         if step.lenient and bad.code in _MISSING:
-            after = replace(state, effects=(*state.effects, Effect(step, skipped=1, nested=state.nested)))
+            after = replace(state, effects=(*state.effects, Effect(step, skipped=1)))
         else:
             bad.hint = kinds.remedy(view, bad) or bad.hint
             told = state.complain(_refused(step, bad, provisional=view.provisional))
@@ -108,6 +111,8 @@ def lower(state: State, plan: Plan, world: World, answer: Answer = take_bounds) 
     return Program(state.checks, made, state.effects, state.diagnostics + problems, state.flags)
 
 
+Parsed = tuple[Step, tuple[Diagnostic, ...]]
+"""A step, and what is wrong with it."""
 _MISSING = (NO_MATCH, "tensor-missing")
 """Codes of the refusals that `if_missing: skip` is about."""
 
@@ -147,7 +152,7 @@ def _place(step: Step, key: str) -> Span | None:
 def _sink(state: State, step: Step, view: StepView) -> State:
     assert isinstance(step.op, SinkOp)
     says: Verdict | Report = step.op.fn(view, **step.params)
-    after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step, nested=state.nested)))
+    after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step)))
     verdict = None if isinstance(says, Report) else settle(says, None)
     told = (log(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
     if verdict is None:
@@ -171,7 +176,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
     op, skipped = step.op, []
     edits = _form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
     lines = Lines(step, dry_run=state.flags.dry_run) if state.flags.verbose else None
-    last: Inline | SetFlags | None = None
+    last: Inline | Expand | SetFlags | None = None
     created: list[str] = []
     changed: list[str] = []
     deleted: list[str] = []
@@ -208,7 +213,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
                 written = (written - {alias}) | {to}
             case SetConfig(alias, config):
                 configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
-            case Inline() | SetFlags():
+            case Inline() | Expand() | SetFlags():
                 last = edit
             case _:
                 state = _say(state, step, view, edit)
@@ -218,8 +223,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
         created.extend(f"{m.to_alias}::{m.to_name}" for m in moves)
         written.update(m.to_alias for m in moves)
     effect = Effect(
-        step, tuple(created), tuple(changed), tuple(deleted), tuple(configured), len(skipped) + view.skipped,
-        state.nested,
+        step, tuple(created), tuple(changed), tuple(deleted), tuple(configured), len(skipped) + view.skipped
     )  # fmt: skip
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
     if lines is not None and (told := "\n".join(lines)):
@@ -229,8 +233,10 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
             given = {key: value for key, value in last._asdict().items() if value is not None}
             return after.with_flags(after.flags._replace(**given))
         case Inline():
-            return _inlined(after, last, view, answer)
-    return after
+            after = _inlined(after, last, view, answer)
+        case Expand(steps):
+            after = _expanded(after, steps, view, answer)
+    return after.drop_scratch(frozenset(view.scratches))
 
 
 def _kept(view: StepView) -> Iterator[Edit]:
@@ -245,10 +251,41 @@ def _inlined(state: State, inline: Inline, view: StepView, answer: Answer) -> St
     parsed = [parse_step(node, inline.default_alias) for plan in inline.plans for node in plan.steps]
     if nested := [_refused(step, _NESTED, provisional=False) for step, _ in parsed if _inlines(step)]:
         return misunderstood(state.complain(*nested), view.step, view.world)
-    inner = replace(state, default_alias=inline.default_alias, nested=True)
-    for step, problems in parsed:
-        inner = lower_step(inner.complain(*problems), step, view.world, answer)
+    inner = _lower_within(replace(state, default_alias=inline.default_alias, nested=True), parsed, view, answer)
     return replace(inner, default_alias=state.default_alias, nested=False)
+
+
+MAX_DEPTH = 8
+"""Levels of steps within steps."""
+
+
+def _expanded(state: State, steps: tuple[Substep, ...], view: StepView, answer: Answer) -> State:
+    """The state after the steps that an op expands to. What is wrong with them is said of the op."""
+    step = view.step
+    assert step.op is not None
+    if len(state.within) >= MAX_DEPTH:
+        return misunderstood(state.complain(_refused(step, _TOO_DEEP, provisional=False)), step, view.world)
+    scratch = state.scratch | frozenset(view.scratches)
+    built = [build_step(one, step.span, state.default_alias) for one in steps]
+    after = _lower_within(replace(state, scratch=scratch), built, view, answer)
+    told, found = after.diagnostics[: len(state.diagnostics)], after.diagnostics[len(state.diagnostics) :]
+    named = (replace(d, message=f"{step.op.name}: {d.message}") for d in found)
+    return replace(after, diagnostics=(*told, *named), scratch=state.scratch)
+
+
+def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer: Answer) -> State:
+    """The state after steps within the step of a view, whose effect gets theirs."""
+    *earlier, own = state.effects
+    inner = replace(state, effects=(), within=(*state.within, view.step))
+    for step, problems in steps:
+        inner = lower_step(inner.complain(*problems), step, view.world, answer)
+    return replace(inner, effects=(*earlier, own._replace(inner=inner.effects)), within=state.within)
+
+
+_TOO_DEEP = Refusal(
+    "execute-nested", f"steps expand to steps more than {MAX_DEPTH} levels deep",
+    hint="Mend the op, which may expand to itself.",
+)  # fmt: skip
 
 
 _NESTED = Refusal(
@@ -270,7 +307,10 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
         case Say(document):
             return replace(state, checks=(*state.checks, Check(step, report(document))))
         case Describe(name, operator):
-            return replace(state, checks=(*state.checks, Check(step, report(Text(_page(name, operator))))))
+            return replace(state, checks=(*state.checks, Check(step, report(Text(pages.text_of(name, operator))))))
+        case Publish(alias=alias) if alias in (*state.scratch, *view.scratches):
+            raise Refusal("alias-unknown", f"'{alias}' ends with the step that created it, and is never saved",
+                          key="alias", hint="Save another alias.")  # fmt: skip
         case Publish(path=path, alias=alias, names=names):
             space = view.space(alias, "alias")
             extras = Extras() if names else space.extras
@@ -282,13 +322,6 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             after = replace(state, publications=(*state.publications, *made_too), images=images)
             return after.complain(*config_notes(made, output_of(edit, step), extras, view.world, "save"))
     raise AssertionError(edit)
-
-
-def _page(name: str | None, operator: str | None) -> str:
-    """The text of `help`."""
-    if name is None:
-        return "\n".join(pages.overview())
-    return "\n".join(pages.page(pages.find(name if operator is None else f"{name}.{operator}")))
 
 
 def _refuse_second_save(made: Publication, state: State, view: StepView) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.documents import Text
@@ -75,8 +75,8 @@ class Effect(NamedTuple):
     """What a step did to the names, as `alias::name`.
 
     `configured`: the keys of configs that it changed, as `alias::key`, with dots to inner keys; `skipped`: matches that
-    it left out, since something that it needs is missing (`if_missing: skip`); `nested`: it is a step of a plan within
-    the plan; `staged`: its shapes depend on values that a run computes before it.
+    it left out, since something that it needs is missing (`if_missing: skip`); `staged`: its shapes depend on values
+    that a run computes before it; `inner`: what the steps did that it expanded to, or that stand in a plan within it.
     """
 
     step: Step
@@ -85,8 +85,30 @@ class Effect(NamedTuple):
     deleted: tuple[str, ...] = ()
     configured: tuple[str, ...] = ()
     skipped: int = 0
-    nested: bool = False
     staged: bool = False
+    inner: tuple[Effect, ...] = ()
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Effect]]:
+        """This effect and all within it, outer ones first, each with its depth."""
+        yield depth, self
+        for effect in self.inner:
+            yield from effect.walk(depth + 1)
+
+    def without(self, aliases: Collection[str]) -> Effect:
+        """This effect, and all within it, as if it had done nothing to these aliases."""
+
+        def keep(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names if name.partition("::")[0] not in aliases)
+
+        return self._replace(
+            created=keep(self.created), changed=keep(self.changed), deleted=keep(self.deleted),
+            configured=keep(self.configured), inner=tuple(effect.without(aliases) for effect in self.inner),
+        )  # fmt: skip
+
+
+def flatten(effects: Iterable[Effect]) -> Iterator[Effect]:
+    """Effects and all within them, in order."""
+    return (effect for outer in effects for _, effect in outer.walk())
 
 
 class Program(NamedTuple):

@@ -107,6 +107,8 @@ class State:
     - `images` are what was saved under which path (None: a step failed that may have saved it).
     - `doubtful`: a part of the plan that makes aliases is wrong, so there may be others than it seems.
     - `before_dry_run` is what the state goes back to when a dry run is turned off; `nested`: inside `execute`.
+    - `within` are the steps that the steps at work belong to, outermost first; `scratch` the aliases that end with one
+      of them.
     """
 
     spaces: Mapping[str, Space]
@@ -115,6 +117,8 @@ class State:
     flags: Flags = NO_FLAGS
     before_dry_run: State | None = None
     nested: bool = False
+    within: tuple[Step, ...] = ()
+    scratch: frozenset[str] = frozenset()
     known: Mapping[Expr, int] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
     written_within: frozenset[str] = frozenset()
@@ -141,6 +145,15 @@ class State:
             return replace(self, written_within=frozenset(aliases))
         return replace(self, written=frozenset(aliases))
 
+    def drop_scratch(self, scratch: frozenset[str]) -> State:
+        """This state without the aliases that end with its last step."""
+        if not scratch:
+            return self
+        *earlier, own = self.effects
+        kept = {alias: space for alias, space in self.spaces.items() if alias not in scratch}
+        after = replace(self, spaces=kept, effects=(*earlier, own.without(scratch)))
+        return after.with_writes(after.writes - scratch)
+
     def with_checks(self, checks: tuple[Check, ...]) -> State:
         """This state with other checks in place of its own."""
         return replace(self, checks=checks)
@@ -153,7 +166,8 @@ class State:
             return replace(self, flags=flags, before_dry_run=self)
         assert self.before_dry_run is not None
         return replace(
-            self.before_dry_run, flags=flags, known=self.known, nested=self.nested, default_alias=self.default_alias,
+            self.before_dry_run, flags=flags, known=self.known, nested=self.nested, within=self.within,
+            scratch=self.scratch, default_alias=self.default_alias,
             checks=self.checks, effects=self.effects, diagnostics=self.diagnostics,
         )  # fmt: skip
 

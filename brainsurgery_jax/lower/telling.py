@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from brainsurgery_jax.lower.program import Effect, log
+from brainsurgery_jax.lower.program import Effect, flatten, log
 from brainsurgery_jax.lower.state import State
 from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.protocol import (
@@ -13,6 +13,7 @@ from brainsurgery_jax.protocol import (
     Drop,
     DropAlias,
     Edit,
+    Expand,
     Inline,
     Move,
     Publish,
@@ -28,7 +29,7 @@ def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
     """What steps do to names: how many each kind of change has, and the first of them, sorted."""
     parts = []
     for word in ("changed", "created", "deleted", "configured"):
-        if names := sorted({name for effect in effects for name in getattr(effect, word)}):
+        if names := sorted({name for effect in flatten(effects) for name in getattr(effect, word)}):
             shown = names if most is None else names[:most]
             more = f", and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
             parts.append(f"{word} {len(names):,}: {', '.join(shown)}{more}")
@@ -37,7 +38,7 @@ def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
 
 def previewed(before: State, after: State, step: Step, plan: Plan) -> State:
     """The state after a step, in which its impact is said before all that the step itself says."""
-    done = sum(not e.nested for e in before.effects)
+    done = len(before.effects)
     new = after.effects[len(before.effects) :]
     line = f"preview {done + 1}/{len(plan.steps)} {_name(step)}: {impact(new)}"
     checks = (*before.checks, log(step, line), *after.checks[len(before.checks) :])
@@ -46,9 +47,8 @@ def previewed(before: State, after: State, step: Step, plan: Plan) -> State:
 
 def session_line(state: State) -> str:
     """The sizes of the unions of all changes."""
-    sizes = (
-        (word, len({n for e in state.effects for n in getattr(e, word)})) for word in ("changed", "created", "deleted")
-    )
+    every = tuple(flatten(state.effects))
+    sizes = ((word, len({n for e in every for n in getattr(e, word)})) for word in ("changed", "created", "deleted"))
     return "preview, all steps: " + ", ".join(f"{word} {size:,}" for word, size in sizes)
 
 
@@ -86,6 +86,8 @@ class Lines:
                 self.others.append(f"{alias if names is None else '::'.join((alias, *names))} -> {path}")
             case Inline(plans):
                 self.others.append(f"{sum(len(p.steps) for p in plans)} steps")
+            case Expand(steps):
+                self.others.append(f"{len(steps)} steps")
             case _:
                 pass
 

@@ -136,7 +136,7 @@ def test_orbax_has_stopped_writing_before_what_it_wrote_is_removed(folder: Path)
     code = """
 import os, signal, sys, threading, time
 from brainsurgery_jax.cli.app import main
-from brainsurgery_jax.store.orbax.source import encode as orbax_encode
+from brainsurgery_jax.store.orbax import encode as orbax_encode
 
 orbax_encode.GRACE_S = 600
 save = orbax_encode._save

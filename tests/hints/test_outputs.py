@@ -21,8 +21,8 @@ from brainsurgery_jax.engine import devices
 from brainsurgery_jax.session import Session
 from brainsurgery_jax.store import atomic, replacing
 from brainsurgery_jax.store.key_paths import read_notes
-from brainsurgery_jax.store.orbax.source import encode as orbax_encode
-from brainsurgery_jax.store.safetensors.source import layout as safetensors_layout
+from brainsurgery_jax.store.orbax import encode as orbax_encode
+from brainsurgery_jax.store.safetensors import layout as safetensors_layout
 from brainsurgery_jax.store.torch import encode as torch_encode
 from tests import checkpoints
 from tests.hints.calls import DOUBLE, WTE, W, gpt2, hint_of, run

@@ -61,7 +61,7 @@ def test_exit_within_ends_the_whole_plan():
 
 def test_the_summary_has_it_as_one_step():
     made = program({"execute": {"transforms": [copied("a"), copied("b")]}})
-    assert [e.step.op.name for e in made.effects if e.step.op and not e.nested] == ["execute"]
+    assert [e.step.op.name for e in made.effects if e.step.op] == ["execute"]
 
 
 def test_a_mistake_within_is_told_where_it_stands(tmp_path: Path):

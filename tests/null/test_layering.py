@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "lower": "documents "
     "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
     "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors.header store.selection "
-    "store.sidecars config_patch families",
+    "store.sidecars store.weight_names config_patch families",
     "engine": "documents "
     "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
@@ -107,8 +107,8 @@ MAY_IMPORT = {
 # To import one of these is to load JAX, and `--help`, `inspect` and plans that only rename must not wait for it.
 LOADS_JAX = "jax jaxlib flax orbax"
 # What plans the work of a run, and what it calls in the engine, has nothing to do with these.
-IMPURE = "numpy jax threading concurrent contextvars os io asyncio brainsurgery_jax._lazy "
-    "brainsurgery_jax.store.io.positioned"
+FILES = "os io asyncio brainsurgery_jax.store.io.positioned"
+IMPURE = f"numpy jax brainsurgery_jax._lazy threading concurrent contextvars {FILES}"
 MAY_LOAD_JAX = "_lazy engine store.orbax.encode"
 
 

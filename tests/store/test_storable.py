@@ -14,7 +14,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.store.io.in_memory import MemorySource
-from brainsurgery_jax.store.safetensors.source import layout as safetensors_layout
+from brainsurgery_jax.store.safetensors import layout as safetensors_layout
 from brainsurgery_jax.world import Files
 
 ONE = np.ones((2, 3), np.float32)

@@ -262,8 +262,9 @@ def impact(effects: Sequence[Any], default: str | None = None) -> str:
     """What steps do to the names, those of the default alias without it."""
     head = f"{default}::" if default else ""
     parts = []
-    for word in ("created", "changed", "deleted"):
-        if names := list(dict.fromkeys(name for effect in effects for name in getattr(effect, word))):
+    every = [effect for outer in effects for _, effect in outer.walk()]
+    for word in ("created", "changed", "deleted", "configured"):
+        if names := list(dict.fromkeys(name for effect in every for name in getattr(effect, word))):
             shown = show.few([n.removeprefix(head) for n in names], MOST_NAMES)
             parts.append(f"{word} {len(names):,}: {shown}")
     return "; ".join(parts)

@@ -88,7 +88,7 @@ def _advanced(session: Session, plan: api.Plan, choices: plans.Choices) -> Sessi
     if not plan.data.steps:
         return session
     outcome = session.step(*plan.data.steps)
-    own = [effect for effect in outcome.effects if not effect.nested]
+    own = outcome.effects
     for at, effect in enumerate(own if choices.preview else (), 1):
         name = effect.step.op.name if effect.step.op else ""
         show.remark(f"preview {at}/{len(own)} {name}: {impact([effect]) or 'no tensor changes'}")
