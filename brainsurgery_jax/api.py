@@ -16,6 +16,7 @@ from brainsurgery_jax.plan.model import Plan as PlanData
 from brainsurgery_jax.plan.model import in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
+from brainsurgery_jax.plan.python_data import plain_data, read_item
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
 from brainsurgery_jax.rendering.text import as_text
@@ -112,7 +113,7 @@ def load(*items: Any, **variables: Any) -> Plan:
     Keywords set the plan's variables: `load("plan.yaml", rank=16)` fills `${vars.rank}`. Raises PlanError for what is
     not a plan at all; mistakes in its steps wait for `check`, so that all are told at once.
     """
-    texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else str(i) for i in items]
+    texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else read_item(i) for i in items]
     if variables:
         texts.append(_composed({"vars": variables}, "keyword ", below="vars."))
     files = tuple(text for text in texts if isinstance(text, str) and is_plan_file(text))
@@ -122,7 +123,7 @@ def load(*items: Any, **variables: Any) -> Plan:
 
 
 def _composed(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
-    root = by_path(compose(dump_yaml(dict(mapping)), "the mapping"), head, below)
+    root = by_path(compose(dump_yaml(plain_data(mapping, head, below)), "the mapping"), head, below)
     assert isinstance(root, Map)
     return root
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Found, Wishes, look
 from brainsurgery_jax.conversion.plans import goes_back, plan_of, verification_of
-from brainsurgery_jax.conversion.recognise import Way, recognised
+from brainsurgery_jax.conversion.recognise import Way, overridden, recognised
 from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
@@ -46,7 +46,13 @@ class Conversion(NamedTuple):
 
     @property
     def remark(self) -> str:
-        """What the caller should know of a tree that nothing tells the layout of; empty if there is nothing."""
+        """What the caller should know: of a tree that nothing tells the layout of, or of options that are asked for and
+        differ from those that the source was made with; empty if there is nothing."""
+        if other := overridden(self.way, self.found, self.wishes.options):
+            noted, asked = (
+                ", ".join(f"{key}={str(values[at]).lower()}" for key, values in other.items()) for at in (0, 1)
+            )
+            return f"the source notes that it was made with {noted}; it is read with {asked}, as asked for"
         trees = {layout.format for layout in layouts()}
         if self.way is not None or self.wishes.layout is not None or self.plan["output"]["format"] in trees:
             return ""

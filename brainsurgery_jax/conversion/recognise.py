@@ -163,12 +163,23 @@ def _switches(
     layout: Layout, found: Found, options: Mapping[str, Value], *, inverse: bool
 ) -> Iterator[dict[str, Value]]:
     """The options to try: what is asked for, what was noted, and on the way back every setting of the others."""
-    noted = found.made_by.get("options") if found.made_by.get("layout") == layout.name and inverse else None
-    given = {**(noted if isinstance(noted, dict) else {}), **options}
+    given = {**(_noted(layout, found) if inverse else {}), **options}
     free = [n for n, v in layout.defaults.items() if isinstance(v, bool) and n not in given] if inverse else []
     choices = [(layout.options[n], not layout.options[n]) for n in free]
     for values in product(*choices):
         yield {**given, **dict(zip(free, values, strict=True))}
+
+
+def _noted(layout: Layout, found: Found) -> Mapping[str, Any]:
+    """The options that a conversion to this layout noted in what it made."""
+    noted = found.made_by.get("options") if found.made_by.get("layout") == layout.name else None
+    return noted if isinstance(noted, dict) else {}
+
+
+def overridden(way: Way | None, found: Found, options: Mapping[str, Value]) -> dict[str, tuple[Any, Value]]:
+    """The options that are asked for in place of those that the checkpoint notes: the noted value and the new one."""
+    noted = _noted(way.layout, found) if way is not None and way.inverse else {}
+    return {n: (noted[n], value) for n, value in options.items() if n in noted and noted[n] != value}
 
 
 def _fit(way: Way, found: Found) -> Fit | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,12 +12,15 @@ from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
 from brainsurgery_jax.families.model import Difference
+from brainsurgery_jax.graph.expr import walk
 from brainsurgery_jax.lower.configs import CONFIG
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import World
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.plan.source import flow_yaml
+from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
+from brainsurgery_jax.store.weight_names import WeightFile, read_name
 
 
 def consistency_notes(made: Publication, output: Output, world: World, label: str = "output") -> Iterator[Diagnostic]:
@@ -27,7 +31,11 @@ def consistency_notes(made: Publication, output: Output, world: World, label: st
     if (config := _config(made, CONFIG, world)) is not None:
         origins = {name: expr.name for name, expr in made.tensors.items() if expr.kind == "leaf"}
         change = read_change(output.config)
-        yield from _notes(differences(config, avals, origins), change, "config", made, output, label)
+        found = differences(config, avals, origins)
+        if found and (shard := _lone_shard(made)):
+            yield _part_note(made, *shard, label)
+        else:
+            yield from _notes(found, change, "config", made, output, label)
     if (config := _config(made, ADAPTER_CONFIG, world)) is not None:
         own = made.format.config_file == ADAPTER_CONFIG
         change = read_change(made.options.get("config") or {}) if own else None
@@ -44,6 +52,23 @@ def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | N
     except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _lone_shard(made: Publication) -> tuple[str, WeightFile] | None:
+    """The path of the only file that the tensors come from, and what its name tells, if it is one of several shards."""
+    paths = {e.source.header.path for e in walk(made.tensors.values()) if e.source is not None}
+    if len(paths) != 1:
+        return None
+    path = parse_address(paths.pop()).path
+    file = read_name(os.path.basename(path))
+    return (path, file) if file.number is not None and file.total != 1 else None
+
+
+def _part_note(made: Publication, path: str, file: WeightFile, label: str) -> Diagnostic:
+    """The note on a part of a model, whose tensors do not say how large the whole is."""
+    message = f"'{file.name}' is one of {file.total} shards: this is a part of the model that config.json describes"
+    hint = f"Name the folder with all shards as the input to write the whole model: '{os.path.dirname(path) or '.'}'."
+    return Diagnostic("config-differs", f"{label}: {made.path}: {message}", made.span, hint, "note")
 
 
 def _notes(

@@ -169,7 +169,7 @@ def _publication(
             if output.metadata.get(k) != ""
         },
         shard_bytes=kind.shard_bytes,
-        sidecars=_copied_files(origin, world) if output.sidecars and kind.directory else None,
+        sidecars=_copied_files(origin, kind, world) if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,
         span=span,
         format=kind.format,
@@ -189,11 +189,16 @@ def _metadata(extras: Extras) -> Mapping[str, str]:
     return {**extras.metadata, IN_METADATA: dump_adapter_config(extras.configs[ADAPTER_CONFIG]).decode()}
 
 
-def _copied_files(origin: str | None, world: World) -> SideFiles | None:
+def _copied_files(origin: str | None, kind: OutputKind, world: World) -> SideFiles | None:
+    """The side files that an output gets from the checkpoint it comes from. An adapter gets no config.json of its base,
+    which would make a model of its folder."""
     if origin is None:
         return None
     try:
-        return world.side_files(origin)
+        found = world.side_files(origin)
+        if found is None or kind.format.config_file != ADAPTER_CONFIG or ADAPTER_CONFIG in found.copied:
+            return found
+        return found._replace(copied=tuple(name for name in found.copied if name != CONFIG))
     except StoreError as bad:
         raise Refusal("io-input", f"{bad.path}: {bad.problem}", key="path", hint=bad.remedy) from bad
 
@@ -202,11 +207,13 @@ def _side_files(
     output: Output, kind: OutputKind, tensors: Mapping[str, Expr], extras: Extras, world: World
 ) -> dict[str, bytes]:
     """The small files of an output that differ from those of the checkpoint it comes from. Raises Refusal."""
-    config = changed_config(output, kind, tensors, extras, world)
+    adapter = kind.format.config_file == ADAPTER_CONFIG
+    wanted = output.config or CONFIG in extras.configs or not adapter
+    config = changed_config(output, kind, tensors, extras, world) if wanted else None
     made = {} if config is None else {CONFIG: config}
     if kind.directory and ADAPTER_CONFIG in extras.configs:
         made[ADAPTER_CONFIG] = dump_adapter_config(extras.configs[ADAPTER_CONFIG])
-    if kind.format.config_file == ADAPTER_CONFIG:
+    if adapter:
         avals = {name: expr.aval for name, expr in tensors.items()}
         copied = extras if output.sidecars else replace(extras, origin=None)
         made[ADAPTER_CONFIG] = adapter_config(kind.options.get("config") or {}, avals, copied, world)

@@ -15,6 +15,7 @@ from brainsurgery_jax import plugins
 from brainsurgery_jax.dtypes import DTYPES, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
 from brainsurgery_jax.op import ASSERTS, OPS, Assertion, Field, Op, Role, element_role, fewest
+from brainsurgery_jax.plan.cut_texts import cut_texts
 from brainsurgery_jax.plan.model import Location
 from brainsurgery_jax.plan.source import Map, Node, get
 from brainsurgery_jax.plan.subplans import sub_plan
@@ -59,9 +60,10 @@ def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field]
         return {}
     if given.get("over") is None:
         fields = {key: f.without_over for key, f in fields.items()}
-    meant: set[str] = set()
+    given, meant = _without_cut_texts(given, fields, reading)
     unknown = [key for key in given if key not in fields]
-    missing = [f.key for f in fields.values() if f.default is inspect.Parameter.empty and f.key not in given]
+    needed = [f.key for f in fields.values() if f.default is inspect.Parameter.empty and f.key not in meant]
+    missing = [key for key in needed if key not in given]
     for key in given:
         if key not in fields:
             free = [k for k in fields if k not in given]
@@ -92,6 +94,19 @@ def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field]
         except PlanError as bad:  # of a plan within this one, with places of its own
             reading.problems.extend(bad.diagnostics)
     return params
+
+
+def _without_cut_texts(
+    given: Mapping[str, Any], fields: Mapping[str, Field], reading: Payload
+) -> tuple[dict[str, Any], set[str]]:
+    """A payload without the texts that a comma has cut, each of which is one mistake; and the keys of these."""
+    left, meant = dict(given), set[str]()
+    for cut in cut_texts(given, fields):
+        message = "the text ends at a comma, since it is not quoted and stands inside { }"
+        reading.complain("yaml-syntax", message, cut.key, hint=f"Quote it: `{cut.quoted}`.")
+        left = {key: value for key, value in left.items() if key not in (cut.key, *cut.rest)}
+        meant.add(cut.key)
+    return left, meant
 
 
 def _as_mapping(op: Op, payload: Any, fields: Mapping[str, Field], reading: Payload) -> dict[str, Any] | None:

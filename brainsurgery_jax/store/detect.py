@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, did_you_mean, few
 from brainsurgery_jax.store import formats
-from brainsurgery_jax.store.address import parse_address
+from brainsurgery_jax.store.address import MARK, parse_address
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
@@ -83,6 +83,9 @@ def _missing(path: str) -> StoreError:
         return StoreError(path, "is a link to a file that is not there", remedy="Restore the file, or fix the link.")
     if not os.path.isdir(folder):
         return StoreError(path, f"does not exist, nor does the folder {folder}", remedy="Check the path.")
+    head, colon, part = path.rpartition(":")
+    if colon and part and os.path.exists(head):
+        return StoreError(path, f"does not exist. Did you mean '{head}{MARK}{part}'?")
     near = did_you_mean(name, (other for other in os.listdir(folder) if not other.startswith(".")))
     remedy = "" if os.path.isabs(path) else f"Relative paths start at the current folder, {os.getcwd()}."
     return StoreError(path, f"does not exist.{near}", remedy=remedy)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
+from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,6 +42,68 @@ def test_mistakes_in_a_mapping_come_in_its_order(model: str) -> None:
     assert [line.partition(":")[0] for line in lines] == [
         *(f"transforms[{n}].delete.target" for n in range(12)), "nonsense",
     ]  # fmt: skip
+
+
+def scaled(by: Any) -> dict[str, Any]:
+    return {"inputs": ["m.safetensors"], "transforms": [{"scale_": {"target": "w", "by": by}}]}
+
+
+@pytest.mark.parametrize(
+    "number",
+    [np.float32(2), np.float64(2), np.int8(2), np.array(2), jnp.bfloat16(2), jnp.float32(2)],
+    ids=lambda x: f"{type(x).__name__} {x.dtype}",
+)
+def test_a_number_of_numpy_or_jax_is_a_number_in_a_mapping(model: str, number: Any) -> None:
+    assert bs.load(scaled(number)).apply({"w": np.ones(2)})["w"].tolist() == [2, 2]
+    assert bs.load(scaled("${vars.by}"), by=number).apply({"w": np.ones(2)})["w"].tolist() == [2, 2]
+
+
+def test_texts_and_mappings_of_classes_of_their_own_are_taken_as_such(model: str) -> None:
+    class Op(StrEnum):
+        SCALE = "scale_"
+
+    steps = (OrderedDict({Op.SCALE: MappingProxyType({"target": np.str_("w"), "by": True + 1})}),)
+    assert bs.load({"transforms": steps}).apply({"w": np.ones(2)})["w"].tolist() == [2, 2]
+
+
+def test_an_object_in_a_mapping_is_refused_with_its_place(model: str) -> None:
+    found = message(scaled(np.ones(2)))
+    assert found.startswith("transforms[0].scale_.by: a plan holds texts, numbers, lists and mappings, ")
+    assert "found an object of type numpy.ndarray [value-type]" in found
+    assert "numpy.longdouble" in message(scaled(np.longdouble(2)))
+    assert "pathlib." in message({"inputs": [Path(model)]})
+    assert message({"inputs": []}, rank=object()).startswith("keyword rank: a plan holds")
+    assert message({("inputs", 1): []}).startswith("the plan: a key must be a text, found ('inputs', 1)")
+
+
+@pytest.mark.parametrize(("mend", "value"), [("str(path)", Path("w")), ("array.tolist()", np.array([[0]]))])
+def test_what_the_refusal_of_an_object_proposes_makes_it_plain(model: str, mend: str, value: Any) -> None:
+    plan = {"transforms": [], "vars": {"x": value}}
+    assert f"`{mend}`" in message(plan)
+    plan["vars"] = {"x": eval(mend, {"path": value, "array": value})}
+    bs.load(plan)
+
+
+def test_a_list_of_steps_is_answered_with_the_form_of_a_plan(model: str) -> None:
+    steps = [{"scale_": {"target": "w", "by": 2}}]
+    found = message(steps)
+    assert "a plan must be a mapping, but this is a list [plan-not-a-mapping]" in found
+    mended = found.split("`")[1].replace("PATH]", f"'{model}']").replace("PATH", "'out'")
+    eval(f"bs.{mended}", {"bs": bs, "steps": steps}).check()
+
+
+def test_a_list_of_paths_is_to_be_unpacked(model: str) -> None:
+    Path("plan.yaml").write_text(json.dumps(scaled(2)))
+    items = ["plan.yaml", "seed=1"]
+    found = message(items)
+    assert "`load(*items)`" in found
+    bs.load(*items).check()
+
+
+def test_what_cannot_be_a_plan_is_refused_with_what_can(model: str) -> None:
+    found = message(2)
+    assert "this is an object of type int" in found
+    bs.load(scaled(1), found.split("'")[1])
 
 
 def test_a_variable_that_is_not_used_is_a_keyword(model: str) -> None:

@@ -141,3 +141,37 @@ def test_a_stale_config_is_no_mistake(models: Path, here: Path) -> None:
     bs.load(plan(models / "llama", DELETE_HEAD)).check()
     with pytest.raises(PlanError, match="no tensor matches"):
         bs.load(plan(models / "llama", {"delete": {"target": "x"}})).check()
+
+
+# --- A part of a model ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sharded(models: Path, here: Path) -> list[str]:
+    """The shards of a model."""
+    model = transformers.LlamaForCausalLM.from_pretrained(models / "llama")
+    model.save_pretrained("sharded", max_shard_size="20KB")
+    return sorted(map(str, Path("sharded").glob("*.safetensors")))
+
+
+def test_of_a_single_shard_no_smaller_model_is_proposed(sharded: list[str]) -> None:
+    (note,) = noted(plan(Path(sharded[1]), {"scale_": {"target": ".*", "by": 2}}))
+    assert f"'{Path(sharded[1]).name}' is one of {len(sharded)} shards" in note.message
+    assert "num_hidden_layers" not in note.message + note.hint
+
+
+def test_the_folder_that_the_note_on_a_shard_names_is_the_whole_model(sharded: list[str]) -> None:
+    (note,) = noted(plan(Path(sharded[1])))
+    (folder,) = re.findall(r"'(.*)'", note.hint)
+    whole = plan(Path(folder))
+    assert noted(whole) == []
+    bs.load(whole).run(durable=False)
+    assert loads_whole(transformers.LlamaForCausalLM, "out")
+
+
+def test_all_shards_named_one_by_one_are_no_part(sharded: list[str]) -> None:
+    inputs = [f"a{i}::{path}" for i, path in enumerate(sharded)]
+    steps = [{"move": {"from": f"a{i}::(.*)", "to": r"a0::\1"}} for i in range(1, len(sharded))]
+    steps.append({"delete": {"target": r"a0::model\.layers\.2\..*"}})
+    (note,) = noted({"inputs": inputs, "transforms": steps, "output": {"path": "out/", "alias": "a0"}})
+    assert "says num_hidden_layers 3, but the tensors say 2" in note.message

@@ -154,6 +154,9 @@ PLANS = [
 
 STEPS = [
     Row(step, "key-unknown", "scale_: {target: w, by:2}", "by:2", "by: 2", expect=W2),
+    Row(step, "yaml-syntax", "compute: {from: {w: w}, expr: maximum(w, 2 * w), to: u}",
+        "expr: maximum(w, 2 * w)",
+        "expr: 'maximum(w, 2 * w)'", "Quote it: `expr: 'maximum(w, 2 * w)'`.", {"u": M["w"] * 2}),
     Row(step, "key-unknown", "scale: {target: w, by: 2}", "scale:", "scale_:", "`scale_`, which works in place", W2),
     Row(step, "yaml-syntax", r'copy: {from: w, to: "\ud83d\ude00"}', r"\ud83d\ude00", r"\U0001f600",
         r'with eight digits: "\U0001f600".', {"\U0001f600": M["w"]}),

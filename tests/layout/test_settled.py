@@ -70,6 +70,17 @@ def test_what_the_user_says_counts_before_what_config_says(tmp_path: Path) -> No
     assert bits(found) == bits(query(tmp_path / "b", DEFAULT, options={"pairs": False}))
 
 
+@pytest.mark.parametrize(("asked", "expected"), [({}, False), ({"pairs": True}, False), ({"pairs": False}, True)])
+def test_an_option_that_differs_from_what_was_noted_is_remarked(
+    asked: dict[str, bool], expected: bool, tmp_path: Path
+) -> None:
+    source = model(tmp_path / "hf", llama(), DEFAULT)
+    bs.convert(source, str(tmp_path / "there"), layout="maxtext", options={"pairs": True}, durable=False)
+    said = bs.convert(str(tmp_path / "there"), str(tmp_path / "back"), options=asked, durable=False).said
+    remark = "the source notes that it was made with pairs=true; it is read with pairs=false, as asked for"
+    assert (remark in said) is expected
+
+
 @pytest.mark.parametrize("pairs", [True, False])
 def test_the_way_back_takes_what_was_noted(pairs: bool, tmp_path: Path) -> None:
     source = model(tmp_path / "hf", llama(), DEFAULT)

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "lower": "documents "
     "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
     "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors.header store.selection "
-    "store.sidecars config_patch families",
+    "store.sidecars store.weight_names config_patch families",
     "engine": "documents "
     "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.

@@ -483,3 +483,28 @@ def test_a_change_in_full_that_is_none_is_a_mistake_at_its_place(change: str, me
     (problem,) = load(f"output: {{path: out, config: {change}}}").problems
     assert (problem.code, problem.message) == ("value-type", message)
     assert problem.span == Span("plan.yaml", 1, 29)
+
+
+# --- Texts that a comma cuts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "quoted"),
+    [
+        ("compute: {from: {a: a, b: b}, expr: maximum(a, b), to: c}", "expr: 'maximum(a, b)'"),
+        ("compute: {from: {a: a}, expr: a + clip(a, 0, 1), to: c}", "expr: 'a + clip(a, 0, 1)'"),
+        ("compute: {from: {a: a, b: b}, to: c, expr: f(a, b) - f(a, 1)}", "expr: 'f(a, b) - f(a, 1)'"),
+        ("compute: {from: {a: a}, expr: where(a == 'x', a, 0), to: c}", "expr: 'where(a == ''x'', a, 0)'"),
+        ("delete: {target: h.(a, b)}", "target: 'h.(a, b)'"),
+    ],
+)
+def test_a_text_that_a_comma_cuts_is_one_mistake(step: str, quoted: str) -> None:
+    (problem,) = load(f"inputs: [p]\ntransforms: [{step}]").problems
+    assert (problem.code, problem.hint) == ("yaml-syntax", f"Quote it: `{quoted}`.")
+
+
+def test_keys_that_close_no_bracket_stay_unknown() -> None:
+    problems = load("inputs: [p]\ntransforms: [{delete: {target: h.(a, b, c}}]").problems
+    assert [p.code for p in problems] == ["key-unknown", "key-unknown"]
+    (problem,) = load("inputs: [p]\ntransforms: [{delete: {target: h.(a, b): 1}}]").problems[:1]
+    assert problem.code == "key-unknown"

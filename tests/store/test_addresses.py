@@ -87,6 +87,14 @@ def test_an_address_of_nothing_is_explained(timm: str, text: str, message: str) 
         bs.open(text)
 
 
+def test_one_colon_before_a_part_is_answered_with_two(timm: str) -> None:
+    with pytest.raises(StoreError) as caught:
+        bs.open(f"{timm}:state_dict_ema")
+    mended = str(caught.value).partition("Did you mean '")[2].partition("'")[0]
+    assert mended == f"{timm}::state_dict_ema"
+    assert list(bs.open(mended)) == list(bs.open(f"{timm}::state_dict_ema"))
+
+
 def test_a_part_is_an_entry_and_all_below_under_the_names_that_they_have_there(timm: str) -> None:
     assert {n: float(t[..., 0].max()) for n, t in bs.open(f"{timm}::state_dict_ema").items()} == {"h.w": 2, "h.n": 2}
     assert list(bs.open(f"{timm}::.")) == ["state_dict.h.w", "state_dict_ema.h.w", "state_dict_ema.h.n", "opt.m"]

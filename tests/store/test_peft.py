@@ -72,6 +72,24 @@ def test_an_option_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
         converted(adapter(tmp_path / "a"), tmp_path / "b", format="peft", options={"config": 3})
 
 
+@pytest.mark.parametrize(("output", "names"), [({}, []), ({"config": {"made_by": "me"}}, ["config.json"])])
+def test_an_adapter_of_a_base_gets_the_config_of_the_base_only_on_request(
+    tmp_path: Path, output: dict[str, Any], names: list[str]
+) -> None:
+    (base := tmp_path / "base").mkdir()
+    (base / "config.json").write_text(json.dumps({"model_type": "llama", "dtype": "float32"}))
+    write(base / "model.safetensors", {"w": counting((6, 6)), "v": counting((2,))})
+    factors = {"A": "base_model.model.w.lora_A.weight", "B": "base_model.model.w.lora_B.weight"}
+    steps = (
+        {"phlora": {"target": "w", "rank": 2, "target_a": factors["A"], "target_b": factors["B"]}},
+        {"delete": {"target": "w|v"}},
+    )
+    target = converted(base, tmp_path / "lora", steps, format="peft", options={"config": {"lora_alpha": 2}}, **output)
+    assert sorted(p.name for p in target.iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", *names,
+    ]  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_peft_loads_what_is_written(tmp_path: Path) -> None:
     import peft
