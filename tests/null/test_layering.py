@@ -87,7 +87,7 @@ MAY_IMPORT = {
     "engine.devices engine.events store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source session completion engine.events",
-    "cli.work": "api cli.show engine.plan.work engine.schedule store.sizes",
+    "cli.work": "api wording cli.show engine.plan.work engine.schedule store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
