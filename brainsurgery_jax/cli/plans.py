@@ -14,7 +14,6 @@ from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replaced_as_json, replaces
 from brainsurgery_jax.cli.work import work_as_json, work_as_text
-from brainsurgery_jax.engine.devices import Devices
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
