@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.conversion import Wishes, execute, prepare
+from brainsurgery_jax.conversion import Request, execute, prepare
 from brainsurgery_jax.errors import PlanError, did_you_mean
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import family_names, layout_names, layouts_of, unknown_layout
@@ -21,28 +21,28 @@ from brainsurgery_jax.world import DEFAULT_SHARD, Files
 
 
 def convert(
-    source: str, destination: str, wishes: Wishes, *, memory: str | None, fsync: bool, dry_run: bool, quiet: bool
+    source: str, destination: str, request: Request, *, memory: str | None, fsync: bool, dry_run: bool, quiet: bool
 ) -> None:
     """Convert a checkpoint; what is done goes to stderr. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 
     budget = None if memory is None else _size(memory, "--memory")
-    if wishes.shard is not None:
-        _size(wishes.shard, "--shard-size")
-    made = prepare(source, destination, wishes)
+    if request.shard is not None:
+        _size(request.shard, "--shard-size")
+    made = prepare(source, destination, request)
     if not quiet:
         show.remark(f"{source} -> {destination}: {made}")
         if made.remark:
             show.remark(f"note: {made.remark}", "yellow")
-    world = Files(overwrite=wishes.overwrite or dry_run, default_shard=DEFAULT_SHARD)
+    world = Files(overwrite=request.overwrite or dry_run, default_shard=DEFAULT_SHARD)
     with watching(quiet=quiet, verbose=False) as listen:
         report = execute(made, listen=listen, memory=budget, durable=fsync, dry_run=dry_run, world=world)
     if not quiet:
         show.diagnostics(replace(note, span=None) for note in report.notes)
     if dry_run and not quiet:
         show.remark("dry run: nothing was written", "green")
-    elif wishes.verify and not quiet:
-        show.remark(made.verified, "green")
+    elif request.verify and not quiet:
+        show.remark(made.verification, "green")
 
 
 def _size(text: str, option: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Reading a conversion back before it is published: every byte is compared with the source, or nothing appears."""
+"""Read a conversion back before it is published, and compare every byte with the source."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from brainsurgery_jax.conversion import Conversion
 
 
-def verified(made: Conversion, staged: Staged, *, memory: int | None) -> None:
-    """Compare what was written, which is not published yet. Raises PlanError where it differs."""
-    check = verification_of(made.found, made.destination, made.way, made.wishes)
+def verify(conversion: Conversion, staged: Staged, *, memory: int | None) -> None:
+    """Compare the staged output with its source. Raises PlanError if they differ."""
+    check = verification_of(conversion.found, conversion.destination, conversion.route, conversion.request)
     with TemporaryDirectory() as folder:
-        place = _called(staged, folder, made.destination)
+        place = _named_path(staged, folder, conversion.destination)
         written = open_source(place)
         with closing(Files(sources={staged.destination: written})) as world:
             try:
                 api.run(api.load(check), memory=memory, world=world)
             except PlanError as bad:
-                hint = "What was written is not what it should be, and was not published."
+                hint = "The output is wrong, and was not published."
                 raise PlanError([replace(d, hint=f"{d.hint}\n{hint}".lstrip()) for d in bad.diagnostics]) from bad
 
 
-def _called(staged: Staged, folder: str, destination: str) -> str:
-    """A path to what is staged; a single file must have the name that it will have, which tells what is in it."""
+def _named_path(staged: Staged, folder: str, destination: str) -> str:
+    """A path to the staged output. A single file gets its final name, whose suffix determines its format."""
     if os.path.isdir(staged.staging):
         return staged.staging
     place = os.path.join(folder, os.path.basename(destination))

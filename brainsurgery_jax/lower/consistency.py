@@ -10,7 +10,7 @@ from brainsurgery_jax.config_patch import Change, merge_changes, patched, read_c
 from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
-from brainsurgery_jax.families.model import Difference
+from brainsurgery_jax.families.model import ConfigDifference
 from brainsurgery_jax.lower.configs import CONFIG
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import World
@@ -47,7 +47,7 @@ def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | N
 
 
 def _notes(
-    found: Iterable[Difference], change: Change | None, key: str, made: Publication, output: Output | None
+    found: Iterable[ConfigDifference], change: Change | None, key: str, made: Publication, output: Output | None
 ) -> Iterator[Diagnostic]:
     """A note for each difference, with the change that settles all of them."""
     patch: Mapping[str, Any] = {}
@@ -60,7 +60,7 @@ def _notes(
         yield Diagnostic("config-differs", f"{label}: {made.path}: {each.message}", span, hint, "note")
 
 
-def _remedy(each: Difference, patch: Mapping[str, Any], change: Change | None, key: str, *, alone: bool) -> str:
+def _remedy(each: ConfigDifference, patch: Mapping[str, Any], change: Change | None, key: str, *, alone: bool) -> str:
     """What to write; of a patch all of it, so that one change settles every difference."""
     if each.moves:
         steps = [f"- move: {flow_yaml({'from': old, 'to': new})}" for old, new in each.moves]

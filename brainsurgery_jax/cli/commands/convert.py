@@ -79,8 +79,8 @@ def convert(
     from brainsurgery_jax.cli import convert as pages
 
     options = pages.options_of(option or ()) | ({} if scan is None else {"scan": scan})
-    wishes = pages.Wishes(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
-    pages.convert(source, destination, wishes, memory=memory, fsync=fsync, dry_run=dry_run, quiet=quiet)
+    request = pages.Request(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
+    pages.convert(source, destination, request, memory=memory, fsync=fsync, dry_run=dry_run, quiet=quiet)
 
 
 def layouts(
