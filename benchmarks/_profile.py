@@ -31,7 +31,7 @@ OURS = {
     f"{PACKAGE}.api": {"load": "planning"},
     f"{PACKAGE}.lower": {"start": "planning", "lower": "planning"},
     f"{PACKAGE}.engine.kernels": {"call_elementwise": "kernels", "call_block": "kernels", "call_whole": "whole calls"},
-    f"{PACKAGE}.store.positioned": {"read_into": "reading", "write_all": "writing", "copy_range": "copying"},
+    f"{PACKAGE}.store.io.positioned": {"read_into": "reading", "write_all": "writing", "copy_range": "copying"},
 }
 """Functions by module, and what their time is called. One that its module has not is an error."""
 

@@ -29,9 +29,10 @@ from _jobs import plan_job
 from _measure import say
 
 from brainsurgery_jax.dtypes import FLOAT32, Aval
-from brainsurgery_jax.engine.batches import MOST, vectorised
-from brainsurgery_jax.engine.devices import accelerated
+from brainsurgery_jax.engine.batches import vectorised
+from brainsurgery_jax.engine.devices import accelerators
 from brainsurgery_jax.engine.kernels import Way, attempt
+from brainsurgery_jax.engine.plan.sites import MOST
 from brainsurgery_jax.ops.lowrank import factors
 
 TOL = 1e-4
@@ -40,7 +41,7 @@ REPETITIONS = 3
 
 def main() -> None:
     """Measure, and print one JSON line a question."""
-    small = "--small" in sys.argv or not accelerated()
+    small = "--small" in sys.argv or not accelerators().devices
     count, side, rank = (4, 768, 16) if small else (16, 4096, 64)
     stacked = np.stack([value_like((side, side), np.random.default_rng(seed)) for seed in range(count)])
     cuda = torch.cuda.is_available()
@@ -80,7 +81,7 @@ def ours(stacked: np.ndarray, rank: int) -> tuple[float, tuple[np.ndarray, np.nd
     assert factors.rungs is not None
     rungs = factors.rungs((Aval(stacked.shape[1:], FLOAT32),), dict(static))
     ways = [Way(rung.name, rung.kernel, (*static, *rung.static.items()), rung=True) for rung in rungs]
-    if accelerated():
+    if accelerators().devices:
         with jax.enable_x64(True):
             groups = [jnp.asarray(stacked[at : at + MOST]) for at in range(0, len(stacked), MOST)]  # as the engine does
             seconds, made = timed(
@@ -102,7 +103,7 @@ def _numbers(count: int | None, first: int = 0) -> dict[str, Any]:
 def _batched(ways: Sequence[Way], stacked: Any) -> tuple[Any, str]:
     state, numbers = None, _numbers(len(stacked))
     for way in ways:
-        value, accepted, _, state = vectorised(way)([stacked], numbers, state)
+        value, accepted, _, state = vectorised(way, accelerators().backend)([stacked], numbers, state)
         if bool(accepted.all()):
             return value, way.name
     raise AssertionError("the last rung accepts")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from brainsurgery_jax.version import __version__
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.api import Checkpoint, Explanation, Plan, Report, check, explain, load, open, run
+    from brainsurgery_jax.api import Explanation, Plan, Report, check, explain, load, run
+    from brainsurgery_jax.checkpoint import Checkpoint, open
     from brainsurgery_jax.comparison import Difference, diff
     from brainsurgery_jax.conversion import convert
     from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _ERRORS = ("Diagnostic", "PlanError", "StoreError")
 _PLACES = {
     **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison", "convert": "conversion",
-    "save": "interop", "register": "plugins", "Session": "session",
+    "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
 }  # fmt: skip
 
 __all__ = [

@@ -1,49 +1,50 @@
-"""The verbs: load, check, explain, run, apply, open. All that front ends and libraries call."""
+"""The verbs: load, check, explain, run, apply. All that front ends and libraries call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
-from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.lower import Demand, Program, State, lower, start
+from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.plan.model import Plan as PlanData
 from brainsurgery_jax.plan.model import in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import with_variables
-from brainsurgery_jax.protocol import NO_FLAGS, Flags
+from brainsurgery_jax.rendering.text import as_text
+from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.store.atomic import Staged
+    from brainsurgery_jax.engine.plan.work import Item, Machine
+    from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.store.base import Cut
 
 
-Devices = int | Literal["all", "cpu"]
-"""How many accelerators to compute on; `cpu`: none."""
-
-
 class Report(NamedTuple):
-    """What a run did: what its steps said, the checkpoints that it published, as (path, bytes, tensors), the steps that
-    ran, as plain data, whether it ended as a dry run, and notes on what may surprise."""
+    """What a run did: the text of its reports, the checkpoints that it published, as (path, bytes, tensors), the steps
+    that ran, as plain data, whether it ended as a dry run, notes on what may surprise, and the reports as data."""
 
     said: tuple[str, ...]
     published: tuple[tuple[str, int, int], ...]
     steps: tuple[Any, ...] = ()
     dry_run: bool = False
     notes: tuple[Diagnostic, ...] = ()
+    documents: tuple[Document, ...] = ()
 
 
 class Explanation(NamedTuple):
     """A lowered plan and its schedule, for printing. `peak` is the memory projected for the largest task, `peak_in_all`
-    that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells."""
+    that for as many as run at a time, on `threads` threads. `cuts`: the files of each output, if its format tells.
+    `items`: the work of a run on this machine."""
 
     program: Program
     bytes_copied: int
@@ -53,6 +54,8 @@ class Explanation(NamedTuple):
     peak_in_all: int
     threads: int
     cuts: tuple[Cut | None, ...] = ()
+    machine: Machine | None = None
+    items: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +79,16 @@ class Plan:
     def check(self, *, overwrite: bool = False) -> None:
         """Raise PlanError with every mistake that the plan and the headers of its checkpoints tell. With `overwrite`
         what stands where an output goes is none."""
-        if found := tuple(
-            d for d in check(self, Files(provisional=True, overwrite=overwrite)) if d.severity == "error"
-        ):
+        if found := _errors(check(self, Files(overwrite=overwrite))):
             raise PlanError(found)
 
     def explain(self) -> Explanation:
         """What a run would do. Raises PlanError where it could not."""
         return explain(self)
 
-    def run(
-        self,
-        *,
-        listen: Callable[[Any], None] | None = None,
-        overwrite: bool = False,
-        durable: bool = True,
-        dry_run: bool = False,
-        memory: int | None = None,
-        devices: Devices = "all",
-        flags: Flags = NO_FLAGS,
-        world: Files | None = None,
-    ) -> Report:
+    def run(self, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
         """Check, then execute. See `run`."""
-        return run(
-            self, listen=listen, overwrite=overwrite, durable=durable, dry_run=dry_run, memory=memory,
-            devices=devices, flags=flags, world=world,
-        )  # fmt: skip
+        return run(self, world=world, **options)
 
     def apply(
         self,
@@ -110,12 +97,13 @@ class Plan:
         *,
         like: Any = None,
         checks: Literal["raise", "return", "skip"] = "raise",
+        listen: Callable[[Document], None] | None = None,
         **trees: Any,
     ) -> Any:
         """The plan as a pure function of pytrees. See `brainsurgery_jax.apply`."""
         from brainsurgery_jax.apply import apply
 
-        return apply(self, tree, like=like, checks=checks, trees=trees)
+        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
@@ -153,102 +141,93 @@ def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
 
 def lowered(plan: Plan, world: Files | None = None) -> Program:
     """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
-    with closing(world or Files(provisional=True)) as files:
+    with closing(world or Files()) as files:
         files.also_reads(*plan.files)
         program = _lowered(plan, files)
     return program._replace(diagnostics=in_order(plan.data, (*plan.problems, *program.diagnostics)))
 
 
 def _lowered(plan: Plan, files: Files) -> Program:
-    program = lower(start(plan.data, files), plan.data, files)
-    assert isinstance(program, Program), "a provisional world demands nothing"
-    return program
+    return lower(start(plan.data, files), plan.data, files)
 
 
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
     """What a run would do: effects of the steps, bytes copied and computed, the projected peak."""
     from brainsurgery_jax.engine.budget import default_budget
-    from brainsurgery_jax.engine.memory import projection
-    from brainsurgery_jax.engine.schedule import roots_of, schedule
-    from brainsurgery_jax.engine.segments import segments
+    from brainsurgery_jax.engine.execute import count_tasks, equipment, machine_of
+    from brainsurgery_jax.engine.plan.planner import plan_work
+    from brainsurgery_jax.engine.plan.projection import count_copied, projection
+    from brainsurgery_jax.engine.schedule import roots_of
     from brainsurgery_jax.engine.staging import cut
 
     # Nothing is written, so what is there is not in the way.
-    with closing(world or Files(provisional=True, overwrite=True)) as files:
+    with closing(world or Files(overwrite=True)) as files:
         files.also_reads(*plan.files)
         program = _lowered(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
-        copied = computed = 0
-        for p in program.publications:
-            for e in p.tensors.values():
-                for s in segments(e):
-                    size = (s.stop - s.start) * e.aval.dtype.bits // 8
-                    copied, computed = (copied + size, computed) if s.run else (copied, computed + size)
-        tasks = schedule(list(roots_of(program)))
-        budget = default_budget()
-        memory = projection(tasks, budget)
-        cuts = tuple(map(cut, program.publications))
-        return Explanation(program, copied, computed, len(tasks), *memory, budget.threads, cuts)
+        budget, roots = default_budget(), list(roots_of(program))
+        machine = machine_of(budget, equipment(roots, budget.devices))
+        items = plan_work(program, machine)
+        copied, cuts = count_copied(items), tuple(map(cut, program.publications))
+        computed = sum(p.nbytes for p in program.publications) - copied
+        memory = projection(items, machine)
+        return Explanation(
+            program, copied, computed, count_tasks(roots, items), *memory, budget.threads, cuts, machine, items
+        )
 
 
-def run(
-    plan: Plan,
-    *,
-    listen: Callable[[Any], None] | None = None,
-    overwrite: bool = False,
-    durable: bool = True,
-    dry_run: bool = False,
-    memory: int | None = None,
-    devices: Devices = "all",
-    flags: Flags = NO_FLAGS,
-    world: Files | None = None,
-    look: Callable[[Staged], None] | None = None,
-) -> Report:
+def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
     """Check a plan, execute it, publish its outputs.
 
     **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
     `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the
     budget in bytes (default: a quarter of what is available); `devices` says how many of the accelerators there are to
-    use, "cpu" none; `flags` are on from the start, as the op `set` turns
+    use ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns
     them on; `look` is called with each complete output before any is published, and may raise.
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
     stops it from outside (KeyboardInterrupt) carries a note that says what was published.
     """
-    from brainsurgery_jax.engine.budget import default_budget
+    return run_with(plan, RunOptions(**options), world)
+
+
+def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Report:
+    """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import Noted, Published, Said
     from brainsurgery_jax.engine.execute import execute
 
-    said: list[str] = []
+    reports: list[Document] = []
     noted: dict[str, Diagnostic] = {}  # by message: one for all layers
     published: list[tuple[str, int, int]] = []
 
     def tell(event: Any) -> None:
         match event:
-            case Said(text):
-                said.append(text)
+            case Said(document):
+                reports.append(document)
             case Noted(diagnostic):
                 noted.setdefault(diagnostic.message, diagnostic)
             case Published(path, nbytes, tensors, _):
                 published.append((path, nbytes, tensors))
-        if listen is not None:
-            listen(event)
+        if options.listen is not None:
+            options.listen(event)
 
-    files = world or Files(overwrite=overwrite or dry_run)  # a dry run has nothing in its way
+    files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     with closing(files), stops_told(published):
         files.also_reads(*plan.files)
-        budget = default_budget(host_bytes=memory, durable=durable, devices=devices)
-        program = _definite(plan, files, budget, flags)
-        if errors := in_order(plan.data, (*plan.errors, *program.errors)):
-            raise PlanError(errors)
-        if overwrite:
+        budget = options.budget()
+        program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget))
+        if plan.errors or program.errors:  # notes of the same plan may explain them
+            raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
+        if options.overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
-        if dry_run:
+        if options.dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, look)
-    steps = tuple(e.step.text for e in program.effects if not e.nested)
+        execute(program, budget, tell, options.look, files.commit)
+    steps = tuple(e.step.text for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
-    return Report(tuple(said), tuple(published), steps, dry_run or program.flags.dry_run, notes)
+    said = tuple(map(as_text, reports))
+    dry_run = options.dry_run or program.flags.dry_run
+    return Report(said, tuple(published), steps, dry_run, notes, tuple(reports))
 
 
 @contextmanager
@@ -263,31 +242,22 @@ def stops_told(published: Sequence[tuple[str, int, int]]) -> Iterator[None]:
         raise
 
 
-def _definite(plan: Plan, files: Files, budget: Budget, flags: Flags) -> Program:
-    """The program, numbers that steps need computed on the way. Nothing is computed for a plan with mistakes."""
-    state, steps = start(plan.data, files, flags), plan.data.steps
-    while True:
-        program = lower(state, plan.data, files, steps)
-        if not isinstance(program, Demand):
-            return program
-        if plan.errors or state.diagnostics or _mistaken(plan, files):
-            return _lowered(plan, files.provisional_twin())
-        state = _told(state, program, budget)
+def _answer(plan: Plan, files: Files, budget: Budget) -> Answer:
+    """Computes the numbers that steps need; none for a plan with mistakes, which is checked once, at the first."""
+    has_mistakes = cache(lambda: bool(plan.errors or _errors(check(plan, files.twin()))))
+
+    def answer(demand: Demand) -> Mapping[Expr, int]:
+        from brainsurgery_jax.engine.execute import numbers
+
+        if _errors(demand.state.diagnostics) or has_mistakes():
+            return {}
+        return numbers(demand.exprs, budget)
+
+    return answer
 
 
-def _mistaken(plan: Plan, files: Files) -> bool:
-    return any(d.severity == "error" for d in check(plan, files.provisional_twin()))
+def _errors(found: Iterable[Diagnostic]) -> list[Diagnostic]:
+    return [d for d in found if d.severity == "error"]
 
 
-def _told(state: State, demand: Demand, budget: Budget) -> State:
-    from brainsurgery_jax.engine.execute import numbers
-
-    return replace(state, known={**state.known, **numbers(demand.exprs, budget)})
-
-
-def open(path: str) -> Checkpoint:
-    """A lazy, immutable checkpoint: names, shapes and dtypes from its header; values when asked for."""
-    return Checkpoint.open(path)
-
-
-__all__: Sequence[str] = ("Checkpoint", "Explanation", "Plan", "Report", "check", "explain", "load", "open", "run")
+__all__: Sequence[str] = ("Explanation", "Plan", "Report", "check", "explain", "load", "run")

@@ -1,7 +1,8 @@
 """What a plan changes in a JSON config, as a value: a part to lift out, keys to remove, values to set. Pure functions.
 
-A change is written as the values to set, `{num_hidden_layers: 9}`, or in full, as a mapping of nothing but `from`,
-`remove` and `patch`: `{from: text_config, remove: [auto_map], patch: {num_hidden_layers: 9}}`.
+The op `config`, the key `config` of an output, and the option `config` of PEFT adapters write such a change. It is
+written as the values to set, `{num_hidden_layers: 9}`, or in full, as a mapping of nothing but `from`, `remove` and
+`patch`: `{from: text_config, remove: [auto_map], patch: {num_hidden_layers: 9}}`.
 """
 
 from __future__ import annotations
@@ -53,13 +54,25 @@ def write_change(change: Change) -> dict[str, Any]:
     return dict(change.patch) if set(needed) <= {"patch"} and not set(change.patch) <= set(KEYS) else needed
 
 
+def read_for(value: Mapping[str, Any], base: Any) -> Change:
+    """The change that a plan writes for a config. Raises Refusal where it is half in full and half not."""
+    mixed = [key for key in KEYS if key in value and not set(value) <= set(KEYS) and key not in base]
+    if mixed:
+        others = ", ".join(f"'{key}'" for key in value if key not in KEYS)
+        message = f"'{mixed[0]}' stands beside {others}: a change in full has no keys but {', '.join(KEYS)}"
+        hint = "Put the values to set under `patch`: `config: {remove: [...], patch: {KEY: VALUE}}`."
+        raise Refusal("output-config", message, key="config", hint=hint)
+    return read_change(value)
+
+
 def merge_changes(first: Change, patch: Mapping[str, Any]) -> Change:
     """A change that also sets what a patch sets."""
     return first._replace(patch=patched(dict(first.patch), patch))
 
 
 def apply_change(config: Mapping[str, Any], change: Change) -> dict[str, Any]:
-    """The config after a change. Raises Refusal for a part or a key that it does not have."""
+    """The config after a change. Raises Refusal for a part or a key that it does not have; `key` of the refusal is
+    `from` or `remove`."""
     made: Any = config
     if change.part:
         made = _part(config, change.part)
@@ -98,9 +111,9 @@ def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         found = found[step]  # type: ignore[index]
     if not isinstance(found, Mapping):
         parts = [name for name, value in config.items() if isinstance(value, Mapping)]
-        problem = f"from: the config has no part '{key}'" + (", which is a single value" if place else "")
+        problem = f"the config has no part '{key}'" + (", which is a single value" if place else "")
         known = f"Its parts: {', '.join(parts)}." if parts else "It has no parts."
-        raise Refusal("output-config", f"{problem}.{did_you_mean(key, parts)}", key="config", hint=known)
+        raise Refusal("output-config", f"{problem}.{did_you_mean(key, parts)}", key="from", hint=known)
     return found
 
 
@@ -108,8 +121,8 @@ def _without(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     place = find(config, key)
     if place is None:
         near = did_you_mean(key, list(_paths(config)))
-        problem = f"remove: the config has no key '{key}'.{near}"
-        raise Refusal("output-config", problem, key="config", hint="Leave it out of `remove`, or correct it.")
+        problem = f"the config has no key '{key}'.{near}"
+        raise Refusal("output-config", problem, key="remove", hint="Leave it out of `remove`, or correct it.")
     return _pruned(config, place)
 
 
@@ -125,3 +138,60 @@ def _paths(config: Mapping[str, Any]) -> Iterator[str]:
         yield key
         if isinstance(value, Mapping):
             yield from (f"{key}.{inner}" for inner in _paths(value))
+
+
+def differing_keys(before: Any, after: Any) -> Iterator[str]:
+    """The keys of two configs that differ, with dots to those of inner mappings."""
+    for key in dict.fromkeys((*before, *after)):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from (f"{key}.{inner}" for inner in differing_keys(old, new))
+        elif key not in before or key not in after or old != new:
+            yield key
+
+
+class Doubt(NamedTuple):
+    """What may not be meant in a change: the keys that lead to it in the values to set, and what to say of it."""
+
+    place: tuple[str, ...]
+    message: str
+    hint: str
+
+
+def find_doubts(base: Any, change: Change, file: str) -> Iterator[Doubt]:
+    """Doubts about a change to the config in a file: keys that look misspelt, and parts that are set to null."""
+    whole = apply_change(base, change._replace(patch={}))
+    for place, near in _look_alikes(whole, change.patch, ()):
+        message = f"'{'.'.join(place)}' is added: {file} has no such key. Did you mean '{near}'?"
+        yield Doubt(place, message, "A key that is to be new is right as it is.")
+    for place in _emptied(whole, change.patch, ()):
+        key = ".".join(place)
+        message = f"'{key}' is set to null, and stays in {file}: loaders may ask for its parts"
+        yield Doubt(place, message, f"To remove it write `config: {{remove: [{key}]}}`.")
+
+
+def _look_alikes(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    for key, value in patch.items() if isinstance(base, dict) else ():
+        if key in base and isinstance(value, Mapping):
+            yield from _look_alikes(base[key], value, (*place, key))
+        elif key not in base and (near := next((known for known in base if _is_like(key, known)), "")):
+            yield (*place, key), near
+
+
+def _is_like(key: str, known: str) -> bool:
+    """Whether two keys have the same words but for letters: `bos_token_id` is not misspelt for `eos_token_id`."""
+    words, others = key.lower().split("_"), known.lower().split("_")
+    if len(words) != len(others):
+        return "".join(words) == "".join(others)
+    pairs = zip(words, others, strict=True)
+    return all(a == b or (min(len(a), len(b)) > 3 and bool(did_you_mean(a, [b]))) for a, b in pairs)
+
+
+def _emptied(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The keys that a patch sets to null, and that hold a mapping."""
+    for key, value in patch.items() if isinstance(base, dict) else ():
+        if isinstance(base.get(key), dict):
+            if value is None:
+                yield (*place, key)
+            elif isinstance(value, Mapping):
+                yield from _emptied(base[key], value, (*place, key))

@@ -13,12 +13,13 @@ from typing import Any
 from brainsurgery_jax._lazy import jax, jnp, nnx
 from brainsurgery_jax.api import Report, load
 from brainsurgery_jax.apply.names import Named, aval_of, key_paths, named
-from brainsurgery_jax.checkpoint import Checkpoint, nested
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
-from brainsurgery_jax.store.in_memory import MemorySource
+from brainsurgery_jax.store.io.in_memory import MemorySource
 from brainsurgery_jax.store.key_paths import notes_of
+from brainsurgery_jax.tensors import Tensors
 from brainsurgery_jax.world import Files
 
 TREE = "<pytree>"
@@ -28,7 +29,7 @@ Config = Mapping[str, Any] | str | None
 """A config.json: its content, or its path."""
 
 
-def to_nnx(checkpoint: Checkpoint, model: Any, *, cast: bool = False, lift: bool = False) -> Any:
+def to_nnx(checkpoint: Tensors, model: Any, *, cast: bool = False, lift: bool = False) -> Any:
     """A module like `model`, which may be abstract (`nnx.eval_shape`), with the leaves of a checkpoint. `lift`: these
     may lie below keys that the model does not have."""
     graph, random, state = nnx.split(model, nnx.RngState, ...)
@@ -39,14 +40,14 @@ def to_nnx(checkpoint: Checkpoint, model: Any, *, cast: bool = False, lift: bool
     return nnx.merge(graph, random, _filled(checkpoint, named("model", state), "model", cast=cast, lift=lift))
 
 
-def to_linen(checkpoint: Checkpoint, template: Any = None, *, cast: bool = False, lift: bool = False) -> Any:
+def to_linen(checkpoint: Tensors, template: Any = None, *, cast: bool = False, lift: bool = False) -> Any:
     """The variables of a Linen module: nested dicts, or the structure of `template`; `lift` as in `to_nnx`."""
     if template is None:
-        return nested({name: _put(checkpoint[name], None) for name in checkpoint})
+        return nest({name: _put(checkpoint[name], None) for name in checkpoint})
     return _filled(checkpoint, named("template", template), "template", cast=cast, lift=lift)
 
 
-def _filled(checkpoint: Checkpoint, tree: Named, what: str, *, cast: bool, lift: bool) -> Any:
+def _filled(checkpoint: Tensors, tree: Named, what: str, *, cast: bool, lift: bool) -> Any:
     """The tree with the leaves of the checkpoint. Raises PlanError with every leaf that does not fit."""
     found = shift_between(checkpoint.avals, tree.tensors)
     if found is not None and lift and not found.add:
@@ -65,7 +66,7 @@ def _filled(checkpoint: Checkpoint, tree: Named, what: str, *, cast: bool, lift:
     return tree.treedef.unflatten(leaves)
 
 
-def _apart(checkpoint: Checkpoint, tree: Named, what: str, found: Shift) -> Diagnostic:
+def _apart(checkpoint: Tensors, tree: Named, what: str, found: Shift) -> Diagnostic:
     """That all names begin otherwise than all leaves, and what to call instead."""
     names = f"begin with '{found.drop}'" if found.drop else "do not"
     leaves = f"begin with '{found.add}'" if found.add else "do not"
@@ -78,7 +79,7 @@ def _apart(checkpoint: Checkpoint, tree: Named, what: str, found: Shift) -> Diag
     return Diagnostic("tree-differs", f"{checkpoint.path}: {text}{leaves}", hint=hint)
 
 
-def _misfits(checkpoint: Checkpoint, tree: Named, names: Mapping[str, str], what: str, *, cast: bool) -> Iterator[str]:
+def _misfits(checkpoint: Tensors, tree: Named, names: Mapping[str, str], what: str, *, cast: bool) -> Iterator[str]:
     """What keeps the leaves from being filled: one message for all that differ in the same way."""
     avals = checkpoint.avals
     wanted = {name: aval_of(leaf) for name, leaf in tree.tensors.items()}
@@ -124,9 +125,7 @@ def _put(array: Any, leaf: Any) -> Any:
         return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
 
 
-def laid_out(
-    checkpoint: Checkpoint, call: str, layout: str, config: Config, options: Mapping[str, Any] | None
-) -> Checkpoint:
+def laid_out(checkpoint: Tensors, call: str, layout: str, config: Config, options: Mapping[str, Any] | None) -> Tensors:
     """The checkpoint, which has Hugging Face names, as a layout arranges it; for a call of this name."""
     beside = os.path.join(checkpoint.path, "config.json")
     found = config if config is not None or not os.path.exists(beside) else beside
@@ -138,7 +137,7 @@ def laid_out(
     except PlanError as bad:
         raise bad.of_call(call) from bad
     arrays = {name: tree.tensors[name] for name in tree.names}
-    return Checkpoint(MemorySource(checkpoint.path, arrays, tree.avals, checkpoint.metadata), tree.avals)
+    return Tensors(MemorySource(checkpoint.path, arrays, tree.avals, checkpoint.metadata), tree.avals)
 
 
 def save(

@@ -2,15 +2,17 @@
 
 Each `Moves` answers three questions without arrays. `aval`: the shape of the result. `runs`: which flat (row-major)
 ranges of the inputs, in order, make a flat range of the output; this is what lets bytes be copied from file to file.
-`parts`: which boxes of the inputs make a box of the output, for everything that is not contiguous.
+`parts`: which boxes of the inputs make a box of the output, for everything that is not contiguous. What else the engine
+asks (`axes`, `mixes`, `place`) follows from where each axis of an input is found; a plugin's own moves say that, too.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd, prod
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from brainsurgery_jax.boxes import Box, Span1, box_shape, contiguous_from, extent, flat_range, strides, whole
 from brainsurgery_jax.dtypes import Aval
@@ -47,13 +49,49 @@ class Part(NamedTuple):
         return box_shape(self.at)
 
 
-class Moves(Protocol):
-    """Index arithmetic of one op with its parameters filled in: hashable, so that equal calls are one node."""
+Axes = tuple[int | None, ...]
+"""Of each axis of an input, where it is found in the result, all of it and in order; None: nowhere."""
 
+
+class Moves(Protocol):
+    """Index arithmetic of one op with its parameters filled in: hashable, so that equal calls are one node.
+
+    A subclass defines the first four methods. With `axes` the engine also knows how to stream it: the others follow.
+    """
+
+    __slots__ = ()
+    flat_only: ClassVar[bool] = False
+    """Whether all elements keep their row-major order, so that `parts` is never asked."""
+
+    @abstractmethod
     def aval(self, avals: tuple[Aval, ...]) -> Aval: ...
+    @abstractmethod
     def runs(self, avals: tuple[Aval, ...], start: int, stop: int) -> list[Run] | None: ...
+    @abstractmethod
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]: ...
+    @abstractmethod
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray: ...
+
+    def axes(self, avals: tuple[Aval, ...]) -> tuple[Axes, ...]:
+        """Of each input, where its axes are found: a box of the result along such an axis needs no more of the input
+        than the same box of it. Not known, unless a subclass says so."""
+        return tuple((None,) * len(aval.shape) for aval in avals)
+
+    def mixes(self, avals: tuple[Aval, ...]) -> bool:
+        """Whether axes are put in another order: a flat block of the result then needs a part of every row."""
+        order = [at for at, n in zip(self.axes(avals)[0], avals[0].shape, strict=True) if n != 1 and at is not None]
+        return order != sorted(order)
+
+    def place(self, avals: tuple[Aval, ...], src: int, box: Box) -> Box | None:
+        """The box of the result that a box of input number `src` makes; None if it is not known to make one."""
+        result, source = self.aval(avals), avals[src]
+        made = list(whole(result.shape))
+        for at, span, n in zip(self.axes(avals)[src], box, source.shape, strict=True):
+            if at is not None:
+                made[at] = span
+            elif n != 1:
+                return None
+        return tuple(made) if result.size == source.size else None
 
 
 def index_box(index: Index) -> Box:
@@ -120,7 +158,7 @@ def clipped(pieces: Iterator[Run], start: int, stop: int) -> list[Run]:
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(Moves):
     """`x[index]`: basic indexing with positive steps."""
 
     index: Index
@@ -148,12 +186,22 @@ class Slice:
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
         return piece.reshape(part.shape)
 
+    def axes(self, avals: tuple[Aval, ...]) -> tuple[Axes, ...]:
+        spans, dropped = zip(index_box(self.index), avals[0].shape, strict=True), self.index.dropped
+        return (
+            tuple(
+                at - sum(gone < at for gone in dropped) if at not in dropped and span == (0, n, 1) else None
+                for at, (span, n) in enumerate(spans)
+            ),
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class Reshape:
+class Reshape(Moves):
     """The same elements in row-major order under another shape (already resolved, no -1)."""
 
     shape: tuple[int, ...]
+    flat_only = True
 
     def aval(self, avals: tuple[Aval, ...]) -> Aval:
         return Aval(self.shape, avals[0].dtype)
@@ -167,9 +215,12 @@ class Reshape:
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
         return piece.reshape(part.shape)
 
+    def axes(self, avals: tuple[Aval, ...]) -> tuple[Axes, ...]:
+        return (tuple(_same_axis(at, avals[0].shape, self.shape) for at in range(len(avals[0].shape))),)
+
 
 @dataclass(frozen=True, slots=True)
-class Permute:
+class Permute(Moves):
     """Axis `i` of the result is axis `order[i]` of the input."""
 
     order: tuple[int, ...]
@@ -188,9 +239,12 @@ class Permute:
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
         return piece.transpose(self.order)
 
+    def axes(self, avals: tuple[Aval, ...]) -> tuple[Axes, ...]:
+        return (tuple(map(self.order.index, range(len(self.order)))),)
+
 
 @dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(Moves):
     """Inputs one after another along an existing axis."""
 
     axis: int
@@ -222,9 +276,17 @@ class Concat:
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
         return piece.reshape(part.shape)
 
+    def axes(self, avals: tuple[Aval, ...]) -> tuple[Axes, ...]:
+        return (tuple(at if at != self.axis else None for at in range(len(avals[0].shape))),) * len(avals)
+
+    def place(self, avals: tuple[Aval, ...], src: int, box: Box) -> Box | None:
+        start, stop, step = box[self.axis]
+        offset = sum(aval.shape[self.axis] for aval in avals[:src])
+        return with_span(box, self.axis, (start + offset, stop + offset, step))
+
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class Update(Moves):
     """`base.at[index].set(value)`: the base, with what the index selects replaced by the value."""
 
     index: Index
@@ -258,9 +320,15 @@ class Update:
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
         return piece.reshape(part.shape)
 
+    def axes(self, avals: tuple[Aval, ...]) -> tuple[Axes, ...]:
+        spans = list(zip(index_box(self.index), avals[0].shape, strict=True))
+        kept = [at for at in range(len(spans)) if at not in self.index.dropped]
+        value = tuple(at if spans[at][0] == (0, spans[at][1], 1) else None for at in kept)
+        return tuple(range(len(spans))), value
+
 
 @dataclass(frozen=True, slots=True)
-class Broadcast:
+class Broadcast(Moves):
     """The input repeated to a larger shape, by the trailing-dimension rules of numpy."""
 
     shape: tuple[int, ...]
@@ -280,6 +348,17 @@ class Broadcast:
         from numpy import broadcast_to
 
         return broadcast_to(piece, part.shape)
+
+    def axes(self, avals: tuple[Aval, ...]) -> tuple[Axes, ...]:
+        source = avals[0].shape
+        new = len(self.shape) - len(source)
+        return (tuple(at + new if n == self.shape[at + new] else None for at, n in enumerate(source)),)
+
+
+def _same_axis(at: int, before: Sequence[int], after: Sequence[int]) -> int | None:
+    """The axis of the same size with as many elements before it."""
+    same = (q for q, n in enumerate(after) if n == before[at] and prod(after[:q]) == prod(before[:at]))
+    return next(same, None)
 
 
 def with_span(box: Box, axis: int, span: Span1) -> Box:

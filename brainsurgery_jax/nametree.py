@@ -132,3 +132,22 @@ def _said(leaf: Any) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts along the dots of the names. Raises ValueError where a name is also the prefix of another."""
+    root: dict[str, Any] = {}
+    leaves: set[tuple[str, ...]] = set()
+    for name, value in flat.items():
+        *parents, last = name.split(".")
+        node = root
+        for depth, segment in enumerate(parents):
+            if (*parents[: depth + 1],) in leaves:
+                prefix = ".".join(parents[: depth + 1])
+                raise ValueError(f"'{prefix}' is a tensor and the prefix of '{name}'; a tree cannot hold both")
+            node = node.setdefault(segment, {})
+        if last in node:
+            raise ValueError(f"'{name}' is a tensor and the prefix of others; a tree cannot hold both")
+        node[last] = value
+        leaves.add((*parents, last))
+    return root

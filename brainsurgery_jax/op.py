@@ -11,187 +11,34 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from types import MappingProxyType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    NamedTuple,
-    ParamSpec,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-)
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Unpack
 
-from brainsurgery_jax.dtypes import Aval, DType
-from brainsurgery_jax.moves import Moves
-from brainsurgery_jax.parts import Cuts
-from brainsurgery_jax.protocol import Dest, Edit, Placed, Report, Verdict, View
+from brainsurgery_jax.kernel import Avals, Builder, Facts, Kernel, P, Params, Passes, R, Rung
+from brainsurgery_jax.keys import (
+    DTypeName,
+    Keyword,
+    Name,
+    Number,
+    Operands,
+    Partner,
+    Pattern,
+    Role,
+    SlicedPattern,
+    SlicedTemplate,
+    Template,
+    element_role,
+    fewest,
+    read_keywords,
+    role_of,
+)
+from brainsurgery_jax.protocol import Dest, Edit, Expr, Placed, Report, Verdict, View
 from brainsurgery_jax.select import Ref
 
-P = ParamSpec("P")
-R = TypeVar("R")
+BuildFn = TypeVar("BuildFn", bound="Callable[..., Expr]")
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | Report]")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
-
-
-# --- Payload keys -----------------------------------------------------------------------------------------------------
-
-
-class Role(NamedTuple):
-    """How a payload key is read: as a pattern over names, a template for names, one literal name, or a nested assert.
-
-    `slices`: a slice may follow. `beside`: without an alias, the alias of that other key is meant, else `fallback`.
-    Operands are a mapping of names to references, the first a pattern, the others templates. `read`: what a template
-    names is read beside the match.
-    The last four hold steps of their own, as a list, a plan, its YAML text, or the path of a file.
-    `plain`: the annotation of the key in a payload without `over`, where a step is about sets of tensors only with it.
-    """
-
-    kind: Literal[
-        "pattern", "template", "name", "operands", "assert", "asserts", "number", "dtype",
-        "steps", "plan", "plan-text", "plan-file",
-    ]  # fmt: skip
-    slices: bool = False
-    beside: str = ""
-    fallback: str | None = None
-    plain: Any = None
-    read: bool = False
-
-
-Pattern = Annotated[Ref, Role("pattern")]
-SlicedPattern = Annotated[Ref, Role("pattern", slices=True)]
-Template = Annotated[Ref, Role("template")]
-SlicedTemplate = Annotated[Ref, Role("template", slices=True)]
-Partner = Annotated[Ref, Role("template", slices=True, read=True)]
-"""A template for the names of tensors that are there."""
-Name = Annotated[Ref, Role("name")]
-Operands = Annotated[Mapping[str, Ref], Role("operands", slices=True)]
-"""References by name: the first a pattern, the others templates filled from its match."""
-DTypeName = Annotated[DType, Role("dtype")]
-if TYPE_CHECKING:
-    # A float of the plan, as control ops get it; inside a compiled kernel a float64 scalar, with `astype`.
-    Number = Annotated[Any, Role("number")]
-else:
-    Number = Annotated[float, Role("number")]
-
-
-# --- Kernels ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Kernel(Generic[P, R]):
-    """A pure function of arrays, with what the engine must know to run it.
-
-    - `elementwise`: operands share shape and dtype, the result has that shape; may be run on any cut of them.
-    - `moves`: params -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
-    - `blocks`: makes values from nothing, block by block; called with the block's number and length.
-    - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` (which may be made of the parameters)
-      where accepted is false.
-    - `rungs`: (avals, params) -> a ladder of ways to do it, cheapest first; the engine takes the first accepted one.
-    - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
-    - `noop`: (avals, params) -> whether the result is the first operand itself.
-    - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
-    - `host`: (avals, params) -> whether it also runs on numpy arrays, as fast as compiled for the CPU: written to the
-      array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
-    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise, and where the
-      result is made in parts: for operands of these shapes, which are those of a piece or part).
-    - `on_device`: the same on an accelerator, where it differs.
-    - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
-    """
-
-    name: str
-    fn: Callable[P, R]
-    elementwise: bool = False
-    moves: Callable[..., Moves] | None = None
-    blocks: bool = False
-    guarded: bool = False
-    refusal: str | Callable[[Mapping[str, Any]], str] = ""
-    rungs: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Rung, ...]] | None = None
-    result: Callable[[tuple[Aval, ...], Mapping[str, Any]], tuple[Aval, ...]] | None = None
-    noop: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
-    check: Callable[[tuple[Aval, ...], Mapping[str, Any]], None] | None = None
-    host: Callable[[tuple[Aval, ...], Mapping[str, Any]], bool] | None = None
-    workspace: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
-    on_device: Callable[[tuple[Aval, ...], Mapping[str, Any]], int] | None = None
-    parts: Callable[[tuple[Aval, ...], Mapping[str, Any]], Cuts] | None = None
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.fn(*args, **kwargs)
-
-    def why_refused(self, params: Mapping[str, Any]) -> str:
-        """What is wrong with values that it does not accept."""
-        return self.refusal if isinstance(self.refusal, str) else self.refusal(params)
-
-    @cached_property
-    def keywords(self) -> tuple[Keyword, ...]:
-        """The keyword-only parameters, their annotations evaluated (and nobody else's)."""
-        return _keywords(self.fn)
-
-    @cached_property
-    def numbers(self) -> frozenset[str]:
-        """Names of the parameters that compiled code takes as values, so that a new number needs no new code."""
-        return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
-
-
-class Rung(NamedTuple):
-    """One way to do what a kernel does: another kernel, with static parameters of its own.
-
-    It returns `(result, accepted, facts, state)`: what it reached is the next rung's `state`.
-    """
-
-    name: str
-    kernel: Kernel
-    static: Mapping[str, Any]
-
-
-class Keyword(NamedTuple):
-    """One keyword-only parameter of an op's function."""
-
-    name: str
-    annotation: Any
-    default: Any
-    role: Role | None
-
-    @property
-    def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
-
-
-@cache
-def _keywords(fn: Callable) -> tuple[Keyword, ...]:
-    out = []
-    for p in inspect.signature(fn).parameters.values():
-        if p.kind is inspect.Parameter.KEYWORD_ONLY:
-            # Only these: the tensors' annotations would import jaxtyping, and with it JAX.
-            annotation = eval(p.annotation, fn.__globals__) if isinstance(p.annotation, str) else p.annotation
-            out.append(Keyword(p.name, annotation, p.default, role_of(annotation)))
-    return tuple(out)
-
-
-def role_of(annotation: Any) -> Role | None:
-    """The role that an annotation (or a member of its union) carries."""
-    own = next((m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Role)), None)
-    if own is not None or (not isinstance(annotation, UnionType) and get_origin(annotation) is not Union):
-        return own
-    return next((r for a in get_args(annotation) if (r := role_of(a)) is not None), None)
-
-
-def element_role(annotation: Any) -> Role | None:
-    """The role of the elements, where an annotation is a tuple of references."""
-    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    return role_of(get_args(inner)[0]) if get_origin(inner) is tuple else None
-
-
-def fewest(annotation: Any) -> int:
-    """How many elements a list of references has at least: as its annotation says, else one."""
-    facts = (m for info in getattr(annotation, "__metadata__", ()) for m in getattr(info, "metadata", ()))
-    return next((least for fact in facts if (least := getattr(fact, "min_length", None)) is not None), 1)
 
 
 # --- Forms and records ------------------------------------------------------------------------------------------------
@@ -256,6 +103,11 @@ class Op:
     bare: str = ""
     """The key that the whole payload stands for (`assert: {exists: x}`)."""
 
+    @property
+    def written(self) -> tuple[Field, ...]:
+        """The keys that name what it creates: templates and literal names that are not read."""
+        return tuple(f for f in self.fields() if f.role and f.role.kind in ("template", "name") and not f.role.read)
+
     def step_fields(self) -> tuple[Field, ...]:
         """The keys of a step: the op's own, and those that every step with a pattern has."""
         own = self.fields()
@@ -269,8 +121,17 @@ class Op:
 class TensorOp(Op):
     """Arrays to arrays: lowered item by item over the matches of its pattern."""
 
-    kernel: Kernel
+    maker: Kernel | Builder
     form: Form
+
+
+class Makes(NamedTuple):
+    """The alias that an op creates: the one under `key`, without it the default alias, else `fallback`. With the key
+    `unless` it creates none."""
+
+    key: str
+    unless: str = ""
+    fallback: str = "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,8 +139,12 @@ class ControlOp(Op):
     """Names to edits; sees the state before the step."""
 
     fn: Callable[..., Iterable[Edit]]
-    makes: str = ""
-    """The key that names the alias it makes: if the step fails, that alias is known to be unknown."""
+    makes: Makes | None = None
+    """If the step fails, that alias is known to be unknown."""
+    checkpoint: str = ""
+    """The key of the path of the checkpoint that it reads or writes."""
+    configures: bool = False
+    """Whether it changes configs: if the step fails, they are known to be unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,30 +166,53 @@ OPS: dict[str, Op] = {}
 ASSERTS: dict[str, SinkOp] = {}
 
 
-def kernel(name: str = "", **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def kernel(name: str = "", **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function that no plan names itself."""
     return lambda fn: Kernel(name or fn.__name__, fn, **facts)
 
 
-def op(*forms: Form, **facts: Any) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def op(*forms: Form, **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function and register it under each of its forms. Facts as in `Kernel`."""
 
     def register(fn: Callable[P, R]) -> Kernel[P, R]:
-        k = Kernel(fn.__name__, fn, **facts)
-        for form in forms:
-            _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(k, f), _doc_of(form, fn), kernel=k, form=form))
-        return k
+        made = Kernel(fn.__name__, fn, **facts)
+        _add_forms(forms, made)
+        return made
 
     return register
 
 
+def build(*forms: Form) -> Callable[[BuildFn], BuildFn]:
+    """Register a function `(view, name, *operands, keys...) -> expression` under each of its forms. See `Builder`."""
+
+    def register(fn: BuildFn) -> BuildFn:
+        _add_forms(forms, Builder(fn.__name__, fn))
+        return fn
+
+    return register
+
+
+def _add_forms(forms: Iterable[Form], maker: Kernel | Builder) -> None:
+    for form in forms:
+        doc = _doc_of(form, maker.fn)
+        _add(OPS, TensorOp(form.name, lambda f=form: _form_fields(maker, f), doc, maker=maker, form=form))
+
+
 def control(
-    name: str = "", shorthand: str = "", makes: str = "", keys: Mapping[str, str] | None = None
+    name: str = "",
+    shorthand: str = "",
+    makes: Makes | None = None,
+    checkpoint: str = "",
+    keys: Mapping[str, str] | None = None,
+    configures: bool = False,
 ) -> Callable[[ControlFn], ControlFn]:
-    """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters."""
+    """Register a function `(view, *, keys...) -> edits` as an op on names. `keys` renames parameters; the other facts
+    are those of `ControlOp`."""
 
     def register(fn: ControlFn) -> ControlFn:
-        _add(OPS, ControlOp(_name(name, fn), lambda: _fields(fn, keys or {}), _doc(fn), shorthand, fn=fn, makes=makes))
+        own, fields = _name(name, fn), lambda: _fields(fn, keys or {})
+        facts = {"makes": makes, "checkpoint": checkpoint, "configures": configures}
+        _add(OPS, ControlOp(own, fields, _doc(fn), shorthand, fn=fn, **facts))
         return fn
 
     return register
@@ -373,11 +261,11 @@ def _add(registry: dict[str, Any], record: Op) -> None:
 
 def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tuple[Field, ...]:
     return tuple(
-        Field(keys.get(k.name, k.name.rstrip("_")), k.name, k.annotation, k.default, k.role) for k in _keywords(fn)
+        Field(keys.get(k.name, k.name.rstrip("_")), k.name, k.annotation, k.default, k.role) for k in read_keywords(fn)
     )
 
 
-def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
+def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
     keys = dict.fromkeys((form.matched, *form.reads, *form.writes))
     roles = {
@@ -388,7 +276,7 @@ def _form_fields(k: Kernel, form: Form) -> tuple[Field, ...]:
     }
     refs = (Field(key, key, Ref, empty, role) for key, role in roles.items())
     params = (
-        Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in k.keywords
+        Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in maker.keywords
     )
     return (*refs, *params)
 
@@ -409,3 +297,50 @@ class Assertion:
 
 AssertionKey = Annotated[Assertion, Role("assert")]
 AssertionsKey = Annotated[tuple[Assertion, ...], Role("asserts")]
+
+
+__all__ = [
+    "ASSERTS",
+    "IF_MISSING",
+    "OPS",
+    "UNMATCHED",
+    "Assertion",
+    "AssertionKey",
+    "AssertionsKey",
+    "Avals",
+    "Builder",
+    "ControlOp",
+    "DTypeName",
+    "Facts",
+    "Field",
+    "Form",
+    "Kernel",
+    "Keyword",
+    "Makes",
+    "Name",
+    "NameTaken",
+    "Number",
+    "Op",
+    "Operands",
+    "Params",
+    "Partner",
+    "Passes",
+    "Pattern",
+    "Role",
+    "Rung",
+    "SinkOp",
+    "SlicedPattern",
+    "SlicedTemplate",
+    "Template",
+    "TensorOp",
+    "assertion",
+    "build",
+    "control",
+    "element_role",
+    "fewest",
+    "kernel",
+    "op",
+    "role_of",
+    "sink",
+]
+"""All that ops, and what reads their records, import from here: keys and kernels as well."""

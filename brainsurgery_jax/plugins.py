@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
-from brainsurgery_jax.op import ASSERTS, OPS, ControlOp, NameTaken, Op, SinkOp, TensorOp, element_role
+from brainsurgery_jax.op import ASSERTS, OPS, Builder, ControlOp, NameTaken, Op, SinkOp, TensorOp, element_role
 from brainsurgery_jax.protocol import Dest
 
 GROUP = "brainsurgery_jax.ops"
@@ -179,8 +179,8 @@ def _explained(path: str, error: BaseException) -> Diagnostic:
 def _place(record: Op) -> tuple[str, int]:
     """The file and line of an op's function."""
     match record:
-        case TensorOp(kernel=kernel):
-            fn: Any = kernel.fn
+        case TensorOp(maker=maker):
+            fn: Any = maker.fn
         case ControlOp(fn=fn) | SinkOp(fn=fn):
             pass
         case _:
@@ -212,8 +212,9 @@ def _examine_form(record: TensorOp, file: str, line: int) -> None:
     if record.form.dest not in get_args(Dest):
         message = f"the form '{record.form.name}' has the destination '{record.form.dest}'"
         raise _refused(file, message, f"There are: {', '.join(get_args(Dest))}.", line)
-    form, kinds = record.form, [p.kind for p in signature(record.kernel.fn).parameters.values()]
+    form, kinds = record.form, [p.kind for p in signature(record.maker.fn).parameters.values()]
     tensors = sum(k in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for k in kinds)
+    tensors -= 2 * isinstance(record.maker, Builder)  # the view, and the name of the result
     if tensors != len(form.reads) and Parameter.VAR_POSITIONAL not in kinds:
         message = f"the function takes {tensors} tensors, and its form '{form.name}' reads {len(form.reads)}"
         hint = "Each key in `reads` is one positional parameter; parameters behind a `*` are keys of the plan."

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.select import Match, Pattern, Ref
@@ -92,6 +93,7 @@ class View(Protocol):
     def apply(self, kernel: Any, *srcs: Expr, **params: Any) -> Any: ...
     def constant(self, value: np.ndarray, dtype: DType) -> Expr: ...
     def number(self, expr: Expr, bound: int) -> int: ...
+    def scratch(self) -> str: ...
     def open(self, path: str, key: str = "", format: str | None = None) -> Mapping[str, Expr]: ...
 
 
@@ -153,6 +155,17 @@ class Publish(NamedTuple):
     format: str | None
     shard: str | None
     overwrite: bool
+    sidecars: bool = True
+    config: Mapping[str, Any] = {}
+    metadata: Mapping[str, str] = {}
+    options: Mapping[str, Any] = {}
+
+
+class SetConfig(NamedTuple):
+    """Give an alias another config (config.json; of an adapter adapter_config.json). See `View.config`."""
+
+    alias: str
+    config: Mapping[str, Any]
 
 
 class Stop(NamedTuple):
@@ -160,9 +173,9 @@ class Stop(NamedTuple):
 
 
 class Say(NamedTuple):
-    """Print text when the step is reached."""
+    """Report a document when the step is reached."""
 
-    text: str
+    document: Document
 
 
 class Describe(NamedTuple):
@@ -180,6 +193,20 @@ class SetFlags(NamedTuple):
     verbose: bool | None = None
 
 
+class Substep(NamedTuple):
+    """A step that another one expands to, as plain data: the name of an op and its payload. The payload may hold
+    references (`Ref`) as they are."""
+
+    op: str
+    payload: Mapping[str, Any]
+
+
+class Expand(NamedTuple):
+    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 8."""
+
+    steps: tuple[Substep, ...]
+
+
 class Inline(NamedTuple):
     """Do other steps here, with a default alias of their own."""
 
@@ -187,7 +214,22 @@ class Inline(NamedTuple):
     default_alias: str | None
 
 
-Edit = Bind | Move | Drop | AddAlias | DropAlias | RenameAlias | Publish | Stop | Say | Describe | SetFlags | Inline
+Edit = (
+    Bind
+    | Move
+    | Drop
+    | AddAlias
+    | DropAlias
+    | RenameAlias
+    | SetConfig
+    | Publish
+    | Stop
+    | Say
+    | Describe
+    | SetFlags
+    | Inline
+    | Expand
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +266,7 @@ class Reduction(NamedTuple):
     whatever the other blocks hold: they need not be read. `traced` serves `apply` under `jax.jit`, where no answer
     can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
     skipped there. `unordered`: `block` and `merge` give the same for elements in any order, if all tensors have it.
+    `placed`: `block` gets the place of its first element before the blocks: `block(start, *blocks)`.
     """
 
     block: Callable[..., Any]
@@ -233,6 +276,11 @@ class Reduction(NamedTuple):
     traced: Callable[..., Any] | None = None
     unordered: bool = False
     decisive: Any = None
+    placed: bool = False
+
+    def summarize(self, start: int, blocks: Sequence[Any]) -> Any:
+        """The partial result of blocks, the first elements of which are number `start` of their tensors."""
+        return self.block(start, *blocks) if self.placed else self.block(*blocks)
 
 
 NO_MATCH = "no-match"
@@ -288,10 +336,19 @@ Verdict = Known | Pending | Every | Some | Negated | Placed
 
 
 class Report(NamedTuple):
-    """Text for the user: `text` gets the answers of the pending reductions, in order."""
+    """A document for the user: `show` makes it from the answers of the pending reductions, in order."""
 
     pending: tuple[Pending, ...]
-    text: Callable[[list[Any]], str]
+    show: Callable[[Sequence[Any]], Document]
+
+    def document(self, answers: Mapping[Pending, Any]) -> Document:
+        """The document, once every question has its answer."""
+        return self.show([answers[question] for question in self.pending])
+
+
+def report(document: Document) -> Report:
+    """The report of a document that waits for no answer."""
+    return Report((), lambda answers: document)
 
 
 def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | None:

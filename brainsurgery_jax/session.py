@@ -7,14 +7,16 @@ that shapes depend on, and checkpoints that a `save` writes, which are published
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Unpack
 
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
-from brainsurgery_jax.lower import Check, Demand, Effect, Program, Publication, State, lower_step, start
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
 from brainsurgery_jax.lower.outputs import inside, publications
+from brainsurgery_jax.lower.program import flatten
 from brainsurgery_jax.lower.state import matching
 from brainsurgery_jax.op import OPS, Assertion, Field, Op, SinkOp, element_role
 from brainsurgery_jax.plan.model import Input, Plan, Step
@@ -22,7 +24,8 @@ from brainsurgery_jax.plan.oly import parse_oly
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, get
 from brainsurgery_jax.plan.variables import with_variables
-from brainsurgery_jax.protocol import NO_FLAGS, Flags, Report
+from brainsurgery_jax.protocol import Report
+from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.world import Files
 
@@ -53,7 +56,7 @@ class Outcome(NamedTuple):
                 (listen or ignore)(event)
 
             with api.stops_told(published):
-                execute(self.program, self.session.budget(), tell)
+                execute(self.program, self.session.options.budget(), tell)
             self.session.world.settle()
         return self.session
 
@@ -66,6 +69,7 @@ class Preview(NamedTuple):
     created: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+    configured: tuple[str, ...] = ()
     problems: tuple[Diagnostic, ...] = ()
     opens: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
@@ -75,17 +79,14 @@ class Preview(NamedTuple):
 class Session:
     """The state after `steps`, on top of the inputs, seed and outputs of `plan`. Made by `begin`.
 
-    `before` is the session before the last step, `after` the one that an undo left. `memory` is the budget of a step in
-    bytes, `durable` whether published files are flushed to disk, `devices` the accelerators to compute on.
+    `before` is the session before the last step, `after` the one that an undo left. `options` are those of each step.
     """
 
     plan: Plan
     state: State
     world: Files
     variables: Node | None = None
-    memory: int | None = None
-    durable: bool = True
-    devices: api.Devices = "all"
+    options: RunOptions = field(default_factory=RunOptions)
     steps: tuple[Step, ...] = ()
     only_told: frozenset[int] = frozenset()
     """Positions of the steps that changed nothing and only printed."""
@@ -96,38 +97,29 @@ class Session:
         return f"<Session: {len(self.state.spaces)} aliases, {len(self.steps)} steps>"
 
     @classmethod
-    def begin(
-        cls,
-        plan: api.Plan | None = None,
-        world: Files | None = None,
-        *,
-        memory: int | None = None,
-        durable: bool = True,
-        devices: api.Devices = "all",
-        flags: Flags = NO_FLAGS,
-    ) -> Session:
+    def begin(cls, plan: api.Plan | None = None, world: Files | None = None, **options: Unpack[RunKeywords]) -> Session:
         """The session before the steps of a plan, its inputs opened. Raises PlanError.
 
-        The plan's own steps are not taken: `session.step(*plan.data.steps)` does that.
+        The plan's own steps are not taken: `session.step(*plan.data.steps)` does that. `options` are the keywords of
+        `run`, for every step; `dry_run` is turned off by `set` again.
         """
-        plan = plan or api.Plan(Plan())
-        files = world or Files()
+        return cls.begin_with(plan or api.Plan(Plan()), world, RunOptions(**options))
+
+    @classmethod
+    def begin_with(cls, plan: api.Plan, world: Files | None, options: RunOptions) -> Session:
+        """The session before the steps of a plan. See `begin`."""
+        files = world or Files(overwrite=options.overwrite)
         files.also_reads(*plan.files)
         data = replace(plan.data, steps=())
+        flags = options.flags._replace(dry_run=options.dry_run or options.flags.dry_run)
         state = start(data, files, flags)
         if found := (*(d for d in plan.errors if d.code != "vars-unused"), *_errors(state.diagnostics)):
             raise PlanError(found)
-        return cls(data, state, files, plan.variables, memory, durable, devices)
+        return cls(data, state, files, plan.variables, options)
 
     def close(self) -> None:
         """Close the checkpoints that this session, and all before it, opened."""
         self.world.close()
-
-    def budget(self) -> Any:
-        """What a step may use."""
-        from brainsurgery_jax.engine.budget import default_budget
-
-        return default_budget(host_bytes=self.memory, durable=self.durable, devices=self.devices)
 
     # --- text
 
@@ -173,7 +165,7 @@ class Session:
         return Outcome(last, new.effects[len(old.effects) :], program)
 
     def _next(self, step: Step) -> Session:
-        state = self._lowered(step)
+        state = lower_step(self.state, step, self.world, self._answer)
         if found := _errors(state.diagnostics[len(self.state.diagnostics) :]):
             raise PlanError(found)
         if (entry := self._first_input(state)) is not None:
@@ -185,13 +177,11 @@ class Session:
             self, state=state, steps=(*self.steps, step), only_told=self.only_told | told, before=self, after=None
         )
 
-    def _lowered(self, step: Step) -> State:
-        state = self.state
-        while isinstance(after := lower_step(state, step, self.world), Demand):
-            from brainsurgery_jax.engine.execute import numbers
+    def _answer(self, demand: Demand) -> Mapping[Expr, int]:
+        """The numbers that a step needs, computed now."""
+        from brainsurgery_jax.engine.execute import numbers
 
-            state = replace(state, known={**state.known, **numbers(after.exprs, self.budget())})
-        return after
+        return numbers(demand.exprs, self.options.budget())
 
     def _first_input(self, after: State) -> Input | None:
         """The checkpoint that a session without any opened just now: from then on it is the plan's input, so that
@@ -199,8 +189,9 @@ class Session:
         if self.state.spaces or self.steps or len(after.spaces) != 1 or after.flags.dry_run:
             return None
         ((alias, space),) = after.spaces.items()
-        alone = len(after.effects) - len(self.state.effects) == 1
-        return Input(alias, space.origin, after.effects[-1].step.span) if alone and space.origin else None
+        alone = len(after.effects) - len(self.state.effects) == 1 and not after.effects[-1].inner
+        origin = space.extras.origin
+        return Input(alias, origin, after.effects[-1].step.span) if alone and origin else None
 
     def _forced(self, made: Sequence[Publication]) -> tuple[Publication, ...]:
         return tuple(p._replace(overwrite=True) if self.world.overwrite else p for p in made)
@@ -261,19 +252,18 @@ class Session:
             problems += wrong
             matches += _matches(step, state)
             if step.op is not None:
-                after = lower_step(state, step, world)
-                assert not isinstance(after, Demand)
-                state = after
+                state = lower_step(state, step, world)
         old = self.state
-        effects = state.effects[len(old.effects) :]
-        created, changed, deleted = (
-            tuple(name for e in effects for name in getattr(e, word)) for word in ("created", "changed", "deleted")
+        effects = tuple(flatten(state.effects[len(old.effects) :]))
+        created, changed, deleted, configured = (
+            tuple(name for e in effects for name in getattr(e, word))
+            for word in ("created", "changed", "deleted", "configured")
         )
         if world.unopened:
             return Preview(tuple(matches), opens=tuple(world.unopened))
         problems += _errors(state.diagnostics[len(old.diagnostics) :])
         writes = tuple(p.path for p in state.publications[len(old.publications) :])
-        return Preview(tuple(matches), created, changed, deleted, tuple(problems), writes=writes)
+        return Preview(tuple(matches), created, changed, deleted, configured, tuple(problems), writes=writes)
 
 
 def nodes(text: str, file: str = PROMPT) -> tuple[Node, ...]:
@@ -330,15 +320,16 @@ def _errors(found: Sequence[Diagnostic]) -> tuple[Diagnostic, ...]:
 
 def _only_tells(step: Step, before: State, after: State) -> bool:
     """Whether a step printed something and did nothing else."""
-    said = [c.says for c in after.checks[len(before.checks) :] if isinstance(c, Check)]
+    said = after.checks[len(before.checks) :]
     if isinstance(step.op, SinkOp):
-        return any(isinstance(s, Report) for s in said)
+        return any(isinstance(check.says, Report) and not check.logged for check in said)
     same = after.flags == before.flags and len(after.publications) == len(before.publications)
-    return bool(said) and same and _names(after) == _names(before)
+    return bool(said) and same and _held(after) == _held(before)
 
 
-def _names(state: State) -> dict[str, Any]:
-    return {alias: space.names for alias, space in state.spaces.items()}
+def _held(state: State) -> dict[str, Any]:
+    """What the aliases hold."""
+    return {alias: (space.names, space.extras) for alias, space in state.spaces.items()}
 
 
 def _matches(step: Step, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from brainsurgery_jax import moves
 from brainsurgery_jax.boxes import Box, Span1, box_shape, extent, whole
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.moves import Part, Run, clipped, itemsize, with_span
+from brainsurgery_jax.moves import Axes, Moves, Part, Run, clipped, itemsize, with_span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +25,7 @@ MOST_ENTRIES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Take:
+class Take(Moves):
     """Entries of one axis by their numbers, in any order, each as often as it is named. `entries` can be hashed."""
 
     axis: int
@@ -79,6 +79,9 @@ class Take:
 
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
         return piece.take(part.picks, self.axis) if part.picks else piece
+
+    def axes(self, avals: tuple[Aval, ...]) -> tuple[Axes, ...]:
+        return (tuple(at if at != self.axis else None for at in range(len(avals[0].shape))),)
 
 
 def _ranges(entries: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.store.address import Address, parse_address
+from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.io.files import Commit
 from brainsurgery_jax.store.replacing import Reads, Replacement, check_destination
 from brainsurgery_jax.store.sidecars import SideFiles, find_side_files, sidecar_folder
 
@@ -19,19 +20,21 @@ DEFAULT_SHARD = "5GB"
 
 
 class Files:
-    """The file system. Holds every source that a run opened; `close` gives their descriptors back."""
+    """The file system. Holds every source that a run opened; `close` gives their descriptors back. `commit` is how its
+    outputs appear."""
+
+    commit: Commit = BY_RENAME
 
     def __init__(
         self,
         *,
-        provisional: bool = False,
         overwrite: bool = False,
         default_shard: str = DEFAULT_SHARD,
         sources: Mapping[str, Source] | None = None,
         opens: bool = True,
     ):
         self.graph = Graph()
-        self.provisional, self.overwrite, self.default_shard = provisional, overwrite, default_shard
+        self.overwrite, self.default_shard = overwrite, default_shard
         self._sources: dict[Address, Source] = {Address(path): source for path, source in (sources or {}).items()}
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
         self._opens = opens
@@ -40,19 +43,16 @@ class Files:
         self.unopened: dict[str, None] = {}
         """Paths that were asked for and not opened, since this is only a glance."""
 
-    def provisional_twin(self) -> Files:
+    def twin(self, *, opens: bool = True) -> Files:
         """A world with the same choices, to check in."""
-        return self._twin()
-
-    def _twin(self, **more: Any) -> Files:
-        twin = Files(provisional=True, overwrite=self.overwrite, default_shard=self.default_shard, **more)
+        twin = Files(overwrite=self.overwrite, default_shard=self.default_shard, opens=opens)
         twin.also_reads(*self._also)
         return twin
 
     def glance(self) -> Files:
         """A world to look ahead in: it has the checkpoints that are open here, opens no others, and what is made in it
         goes with it."""
-        twin = self._twin(opens=False)
+        twin = self.twin(opens=False)
         twin._sources = dict(self._sources)
         twin.graph = self.graph.fork()
         return twin

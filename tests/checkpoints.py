@@ -15,6 +15,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BY_TAG, DTYPES, DType
 from brainsurgery_jax.engine import blocks
+from brainsurgery_jax.engine.devices import Devices
 from brainsurgery_jax.errors import Diagnostic
 
 Tensors = Mapping[str, np.ndarray]
@@ -106,10 +107,12 @@ def plan_of(folder: Path, tensors: Mapping[str, Any], transforms: Any, **keys: A
     return {"inputs": inputs, "transforms": steps, "output": output} | keys
 
 
-def run_plan(folder: Path, tensors: Mapping[str, Any], transforms: Any, **keys: Any) -> dict[str, np.ndarray]:
-    """The tensors that a plan writes. Arguments as for `plan_of`."""
+def run_plan(
+    folder: Path, tensors: Mapping[str, Any], transforms: Any, *, devices: Devices = "all", **keys: Any
+) -> dict[str, np.ndarray]:
+    """The tensors that a plan writes. Arguments as for `plan_of`; `devices`: accelerators to compute on."""
     plan = plan_of(folder, tensors, transforms, **keys)
-    bs.load(plan).run(durable=False)
+    bs.load(plan).run(durable=False, devices=devices)
     return read(plan["output"]["path"])
 
 

@@ -10,11 +10,12 @@ value is left out. Leaves that are no arrays pass through. Three kinds of call a
   leaves come back abstract, asserts on values are not decided.
 - *Traced* leaves anywhere: shapes, dtypes and header asserts are checked at trace time, and files are not read. Steps
   agree with `run` within rounding, since XLA may fuse them. A float64 result becomes float32 at the caller's next
-  operation, or when it leaves their `jit`, if their x64 flag is off. The backward pass of `grad` runs after
-  ours is over: differentiate a factorization under `jax.enable_x64(True)`, or JAX warns of 64-bit indices.
+  operation, or when it leaves their `jit`, if their x64 flag is off. `grad` keeps 64-bit types in
+  any configuration (`gradients.py`); forward mode (`jax.jvp`) of a product or a gather of float64 needs theirs.
 
-Outputs and `save` steps are not executed. `dump` and `diff` print to standard output: under a trace at trace time, and
-only what needs no values.
+Outputs and `save` steps are not executed. The reports of `dump` and `diff` go to `listen` as documents: under a trace
+at trace time, and only those that need no values. Without `listen` their text goes to the logger `brainsurgery_jax`,
+and so to stderr unless the program configures logging.
 
 `checks` says what happens to asserts on values. `"raise"`: a failing one raises PlanError; under a trace, where nothing
 can be raised, a plan that has any is refused. `"skip"`: they are left out. `"return"`: the result is
@@ -27,10 +28,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any, Literal
 
-from brainsurgery_jax._lazy import jax
+from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.concrete import concrete
+from brainsurgery_jax.apply.listening import Show, log
 from brainsurgery_jax.apply.lowering import Loaded, Trees, lowered
 from brainsurgery_jax.apply.names import named
 from brainsurgery_jax.apply.result import rebuilt
@@ -48,11 +51,13 @@ def apply(
     like: Any = None,
     checks: Checks = "raise",
     trees: Mapping[str, Any] | None = None,
+    listen: Show | None = None,
 ) -> Any:
     """The tree that a plan makes of trees.
 
     **Arguments**: `tree` is bound to the plan's only or first input (alias `model` for a plan without inputs), `trees`
-    to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name.
+    to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name. `listen` gets the
+    report of each step that has one.
     **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
     came in if the names are still the same (or of `like`), else as nested dicts along the dots of the names. A flat
     dict with dotted keys stays flat.
@@ -64,10 +69,11 @@ def apply(
     leaves = [leaf for n in given.values() for leaf in n.tensors.values()]
     is_traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
     is_abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
+    narrow = jnp.result_type(float).itemsize < 8
     with closing(Trees(given, readable=not is_traced)) as world, jax.enable_x64(True):
-        evaluate = traced if is_traced else abstract if is_abstract else concrete
+        evaluate = partial(traced, narrow=narrow) if is_traced else abstract if is_abstract else concrete
         applied = lowered(plan, given, world, values=evaluate is concrete)
-        values, verdicts = evaluate(applied, checks)
+        values, verdicts = evaluate(applied, checks, listen or log)
     result = rebuilt(values, given.get(applied.alias), like)
     return (result, verdicts) if checks == "return" else result
 

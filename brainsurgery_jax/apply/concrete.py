@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
+from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.apply.traced import Values, guards, roots_of
 from brainsurgery_jax.engine.blas import one_thread
+from brainsurgery_jax.engine.devices import accelerators
 from brainsurgery_jax.engine.evaluate import Evaluator
+from brainsurgery_jax.engine.folds import INTEGER, answer
+from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.schedule import Asked, Written, schedule
-from brainsurgery_jax.engine.streams import summarize
-from brainsurgery_jax.engine.tiles import boxes_to_ask
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.protocol import Known, Pending, Reduction, Report, settle
-
-if TYPE_CHECKING:
-    from brainsurgery_jax.apply.lowering import Applied
+from brainsurgery_jax.protocol import Pending, Report, settle
 
 Result = tuple[dict[str, Any], dict[str, Any]]
 
 
-def concrete(applied: Applied, checks: str) -> Result:
-    """Leaves by name, and verdicts by label. Raises PlanError (a failed assert) or StoreError (a file)."""
+def concrete(applied: Applied, checks: str, show: Show) -> Result:
+    """Leaves by name, and verdicts by label; `show` gets the reports.
+
+    Raises PlanError (a failed assert) or StoreError (a file).
+    """
     # Under an outer trace that has nothing to do with our leaves, we still compute now.
     with jax.ensure_compile_time_eval(), one_thread():
         asserts = asserts_of(applied.plan, applied.state.checks)
         wanted = [c for c in applied.state.checks if checks != "skip" or all(c is not a for a in asserts.values())]
         roots = [*applied.names.values(), *(e for c in wanted for q in c.questions for e in asked_of(q))]
         leaves = host(applied.given, roots)
-        verdicts = _judged(wanted, leaves, raises=checks == "raise")
+        verdicts = _judge(wanted, leaves, show, raises=checks == "raise")
         values = _values(applied, leaves)
         _verify_unchanged(roots)
         found = {label: jnp.asarray(verdicts[id(check)]) for label, check in asserts.items() if id(check) in verdicts}
@@ -45,8 +47,7 @@ def concrete(applied: Applied, checks: str) -> Result:
 
 def numbers(exprs: Iterable[Expr], given: Mapping[Expr, Any]) -> dict[Expr, int]:
     """The values of integer scalars that a step needs before it can be lowered."""
-    keep = Reduction(lambda x: int(x[0]), max, int, 0)
-    questions = {e: Pending((e,), keep, lambda answer: Known(True)) for e in exprs}
+    questions = {e: question_of((e,), INTEGER) for e in exprs}
     with jax.ensure_compile_time_eval():
         answers = _answers(list(questions.values()), host(given, list(questions)))
     return {e: answers[q] for e, q in questions.items()}
@@ -67,16 +68,14 @@ def _native(leaf: Any) -> Any:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 
-def _judged(checks: Sequence[Check], leaves: Mapping[Expr, Any], *, raises: bool) -> dict[int, bool]:
-    """Text is printed, verdicts are found, in the order of the plan."""
+def _judge(checks: Sequence[Check], leaves: Mapping[Expr, Any], show: Show, *, raises: bool) -> dict[int, bool]:
+    """Hand over reports and find verdicts, in the order of the plan."""
     answers = _answers([q for c in checks for q in c.questions], leaves)
     out = {}
     for check in checks:
         match check.says:
-            case str(text):
-                print(text)
-            case Report(questions, text):
-                print(text([answers[q] for q in questions]))
+            case Report() as report:
+                show(report.document(answers))
             case verdict:
                 known = settle(verdict, answers)
                 assert known is not None
@@ -88,24 +87,12 @@ def _judged(checks: Sequence[Check], leaves: Mapping[Expr, Any], *, raises: bool
 
 def _answers(questions: Sequence[Pending], leaves: Mapping[Expr, Any]) -> dict[Pending, Any]:
     served = _served([Asked(q) for q in questions], leaves)
-    return {root.question: _answer(root.question, evaluator) for root, evaluator in served if isinstance(root, Asked)}
-
-
-def _answer(question: Pending, evaluator: Evaluator) -> Any:
-    exprs, reduction = asked_of(question), question.reduction
-    if not exprs[0].aval.size:
-        return reduction.empty
-    if boxes := boxes_to_ask(question):
-        looked_at: Iterable[Sequence[Any]] = ([evaluator.box(e, box).reshape(-1) for e in exprs] for box in boxes)
-    else:
-        runs = zip(*(evaluator.runs(e, 0, e.aval.size) for e in exprs), strict=True)
-        looked_at = ([np.asarray(block) for _, block in blocks] for blocks in runs)
-    return reduction.finish(reduce(reduction.merge, (summarize(reduction, blocks) for blocks in looked_at)))
+    return {root.question: answer(root.question, evaluator) for root, evaluator in served if isinstance(root, Asked)}
 
 
 def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:
     """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
-    evaluator = Evaluator(leaves)
+    evaluator = Evaluator(leaves, accelerators())
     for task in schedule(roots):
         yield from ((root, evaluator) for root in evaluator.served(task))
 

@@ -17,9 +17,9 @@ def asserts_of(plan: Plan, checks: Sequence[Check]) -> dict[str, Check]:
     counts: Counter[str] = Counter()
     out = {}
     for check in checks:
-        if isinstance(check.says, str | Report):
+        if isinstance(check.says, Report):
             continue
-        label = _label(_number(plan, check.step), assert_name(check.step), check.step.span)
+        label = _label(_number(plan, check.step), check.step.label, check.step.span)
         counts[label] += 1
         out[label if counts[label] == 1 else f"{label} #{counts[label]}"] = check
     return out
@@ -27,7 +27,7 @@ def asserts_of(plan: Plan, checks: Sequence[Check]) -> dict[str, Check]:
 
 def verdict_in(check: Check) -> Verdict:
     """What an assert says; text and reports are none."""
-    assert not isinstance(check.says, str | Report)
+    assert not isinstance(check.says, Report)
     return check.says
 
 
@@ -36,13 +36,6 @@ def guard_label(plan: Plan, call: Expr) -> str:
     number, step = next(((n, s) for n, s in enumerate(plan.steps, 1) if s.span == call.span), (0, None))
     assert call.kernel is not None
     return _label(number, step.op.name if step and step.op else call.kernel.name, call.span)
-
-
-def assert_name(step: Step) -> str:
-    """The name of a step, for an assert with its operator."""
-    operator = getattr(step.params.get("operator"), "op", None)
-    assert step.op is not None
-    return f"assert.{operator.name}" if operator else step.op.name
 
 
 def _number(plan: Plan, step: Step) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from functools import cache
+from typing import Protocol
 
+from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.concrete import numbers
 from brainsurgery_jax.apply.names import Named
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower import Demand, Space, State, lower_step, start
+from brainsurgery_jax.lower import Demand, Space, State, lower_steps, start
 from brainsurgery_jax.lower.outputs import alias_of
 from brainsurgery_jax.plan.model import Output, Plan, Step
 from brainsurgery_jax.plan.parse import parse_step
@@ -23,13 +26,13 @@ NOT_READ = "Name it under `inputs:` and give it as a tree: `plan.apply(tree, ALI
 class Trees(Files):
     """The outside of `apply`: nothing is ever written, and under a trace nothing is read."""
 
-    def __init__(self, given: Mapping[str, Named], *, readable: bool, provisional: bool = False):
-        super().__init__(provisional=provisional)
+    def __init__(self, given: Mapping[str, Named], *, readable: bool):
+        super().__init__()
         self.given, self.readable = given, readable
 
-    def provisional_twin(self) -> Trees:
+    def twin(self, *, opens: bool = True) -> Trees:
         """A world with the same trees, to check in."""
-        return Trees(self.given, readable=self.readable, provisional=True)
+        return Trees(self.given, readable=self.readable and opens)
 
     def open(self, path: str, format: str | None = None) -> Source:
         """The checkpoint at a path. Raises StoreError, under a trace always."""
@@ -57,32 +60,19 @@ class Loaded(Protocol):
     def errors(self) -> tuple[Diagnostic, ...]: ...
 
 
-class Applied(NamedTuple):
-    """A plan lowered onto trees: the state after its last step, the leaves, and the alias whose tree is returned."""
-
-    plan: Plan
-    state: State
-    given: Mapping[Expr, Any]
-    alias: str
-
-    @property
-    def names(self) -> Mapping[str, Expr]:
-        """The tensors of the tree to return."""
-        return self.state.spaces[self.alias].names
-
-
 def lowered(plan: Loaded, given: Mapping[str, Named], world: Trees, *, values: bool) -> Applied:
     """The plan lowered onto trees. Raises PlanError with every mistake. `values`: whether steps may ask for numbers."""
     data, problems = _with_alias(plan, given)
-    before = _start(data, world)
     leaves = {e: given[a].tensors[n] for a, s in world.spaces().items() for n, e in s.names.items()}
-    after = _folded(before, data.steps, world)
-    while isinstance(after, Demand):
-        _refuse_mistakes(problems, _checked(data, world))
+    refuse_once = cache(lambda: _refuse_mistakes(problems, _check(data, world)))
+
+    def answer(demand: Demand) -> Mapping[Expr, int]:
+        refuse_once()
         if not values:
-            raise PlanError([_needs_values(after.step)])
-        before = replace(before, known={**before.known, **numbers(after.exprs, leaves)})
-        after = _folded(before, data.steps, world)
+            raise PlanError([_needs_values(demand.step)])
+        return numbers(demand.exprs, leaves)
+
+    after = lower_steps(_start(data, world), data.steps, world, answer)
     _refuse_mistakes(problems, after)
     return Applied(data, after, leaves, _returned_alias(data, after, next(iter(given), None)))
 
@@ -95,24 +85,10 @@ def _start(plan: Plan, world: Trees) -> State:
     return replace(read, spaces={a: found[a] for a in order}, default_alias=default)
 
 
-def _folded(state: State, steps: Sequence[Step], world: Trees) -> State | Demand:
-    for step in steps:
-        after = lower_step(state, step, world)
-        if isinstance(after, Demand):
-            return after
-        state = after
-    return state
-
-
-def _checked(plan: Plan, world: Trees) -> State:
+def _check(plan: Plan, world: Trees) -> State:
     """The state after the plan with every number at its bound: for its diagnostics."""
-    twin = world.provisional_twin()
-    try:
-        after = _folded(_start(plan, twin), plan.steps, twin)
-    finally:
-        twin.close()
-    assert isinstance(after, State), "a provisional world demands nothing"
-    return after
+    with closing(world.twin()) as twin:
+        return lower_steps(_start(plan, twin), plan.steps, twin)
 
 
 def _refuse_mistakes(problems: tuple[Diagnostic, ...], state: State) -> None:

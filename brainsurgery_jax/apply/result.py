@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainsurgery_jax.apply.names import Named, aval_of, named
-from brainsurgery_jax.checkpoint import nested
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
 
 
@@ -28,7 +28,7 @@ def _dicts(leaves: dict[str, Any], *, flat: bool) -> dict[str, Any]:
     if flat:
         return leaves
     try:
-        return nested(leaves)
+        return nest(leaves)
     except ValueError as bad:
         hint = "Rename one of them, or give the structure of the result: `apply(..., like=tree)`."
         raise PlanError([Diagnostic("tree-collides", str(bad), hint=hint)]) from bad

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from brainsurgery_jax._lazy import jax, jnp
-from brainsurgery_jax.apply.labels import assert_name, asserts_of, guard_label, verdict_in
+from brainsurgery_jax.apply.applied import Applied
+from brainsurgery_jax.apply.gradients import with_wide_gradient
+from brainsurgery_jax.apply.labels import asserts_of, guard_label, verdict_in
+from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -16,9 +19,6 @@ from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.protocol import Every, Known, Negated, Pending, Placed, Report, Some, Verdict
 
-if TYPE_CHECKING:
-    from brainsurgery_jax.apply.lowering import Applied
-
 Static = tuple[tuple[str, Any], ...]
 Result = tuple[dict[str, Any], dict[str, Any]]
 
@@ -26,9 +26,13 @@ RETURNED = 'Use checks="return" to get the verdicts as arrays, or checks="skip" 
 
 
 class Values:
-    """Values of nodes, each made once; what guarded kernels say of their inputs collects in `accepted`."""
+    """Values of nodes, each made once; what guarded kernels say of their inputs collects in `accepted`.
 
-    def __init__(self, given: Mapping[Expr, Any]):
+    `narrow`: the caller's configuration has no 64-bit types.
+    """
+
+    def __init__(self, given: Mapping[Expr, Any], *, narrow: bool = False):
+        self.narrow = narrow
         self.made: dict[Expr, Any] = dict(given)
         self.accepted: dict[Expr, Any] = {}
 
@@ -49,7 +53,10 @@ class Values:
         assert e.kernel is not None, e
         if e.kernel.blocks:
             return _from_blocks(e)
-        result = compiled(e.kernel, e.static)([self.made[s] for s in e.srcs], numbers_of(e))
+        call, operands = compiled(e.kernel, e.static), [self.made[s] for s in e.srcs]
+        if self.narrow:
+            call = with_wide_gradient(call, e)
+        result = call(operands, numbers_of(e))
         if e.kernel.guarded:
             result, self.accepted[e] = result
         return result
@@ -110,21 +117,19 @@ def verdict_of(verdict: Verdict, values: Values) -> Any:
             return reduce(jnp.logical_or, (verdict_of(p, values) for p in parts), jnp.asarray(False))
 
 
-def _speak(checks: Sequence[Check]) -> None:
-    """Print what needs no values. Raises PlanError for reports that do."""
+def _report(checks: Sequence[Check], show: Show) -> None:
+    """Hand over the reports that need no values. Raises PlanError for reports that do."""
     bad = [c for c in checks if isinstance(c.says, Report) and c.says.pending]
     if bad:
         hint = "Use `verbosity: shape`, leave the step out, or apply the plan outside of `jax.jit`."
         raise PlanError(_diagnostics(bad, "cannot print values while JAX traces", hint))
     for check in checks:
-        if isinstance(check.says, str):
-            print(check.says)
-        elif isinstance(check.says, Report):
-            print(check.says.text([]))
+        if isinstance(check.says, Report):
+            show(check.says.document({}))
 
 
 def _diagnostics(checks: Iterable[Check], text: str, hint: str) -> list[Diagnostic]:
-    names = [(assert_name(c.step), c.step.span) for c in checks]
+    names = [(c.step.label, c.step.span) for c in checks]
     return [Diagnostic("apply-values", f"{name}: {text}", span, hint) for name, span in names]
 
 
@@ -152,16 +157,17 @@ def _refuse_untraceable(asserts: Mapping[str, Check]) -> None:
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-def traced(applied: Applied, checks: str) -> Result:
-    """Leaves by name and verdicts by label, as traced values."""
+def traced(applied: Applied, checks: str, show: Show, *, narrow: bool) -> Result:
+    """Leaves by name and verdicts by label, as traced values; `show` gets the reports, at trace time. `narrow`: see
+    `Values`."""
     asserts = asserts_of(applied.plan, applied.state.checks)
     refusing = guards(roots_of(applied, asserts if checks == "return" else {}))
     if checks == "raise":
         _refuse_raising(asserts.values(), refusing)
     if checks == "return":
         _refuse_untraceable(asserts)
-    _speak(applied.state.checks)
-    values = Values(applied.given)
+    _report(applied.state.checks, show)
+    values = Values(applied.given, narrow=narrow)
     leaves = {name: values.of(e) for name, e in applied.names.items()}
     if checks != "return":
         return leaves, {}
@@ -178,10 +184,10 @@ def roots_of(applied: Applied, asserts: Mapping[str, Check]) -> list[Expr]:
     return [*applied.names.values(), *(e for q in asked for e in asked_of(q))]
 
 
-def abstract(applied: Applied, checks: str) -> Result:
-    """Leaves by name and verdicts by label, as shapes and dtypes."""
+def abstract(applied: Applied, checks: str, show: Show) -> Result:
+    """Leaves by name and verdicts by label, as shapes and dtypes; `show` gets the reports that need no values."""
     asserts = asserts_of(applied.plan, applied.state.checks)
-    _speak([c for c in applied.state.checks if not isinstance(c.says, Report) or not c.says.pending])
+    _report([c for c in applied.state.checks if not isinstance(c.says, Report) or not c.says.pending], show)
     labels = [*asserts, *(guard_label(applied.plan, e) for e in guards(roots_of(applied, asserts)))]
     return (
         {name: _abstract(e, applied.given) for name, e in applied.names.items()},

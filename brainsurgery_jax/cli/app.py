@@ -35,6 +35,13 @@ _COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
 _OWN_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 
 
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
+"""The `UsageError` of the click that this typer uses: another package, or its own copy."""
+
+_JSON = "brainsurgery_jax.json"
+"""Where the context of a command keeps whether its output is JSON."""
+
+
 class _Word(NamedTuple):
     """What the formatters of completions ask for."""
 
@@ -53,6 +60,7 @@ class Commands(TyperGroup):
             args = ["run", *args]
         if not ctx.resilient_parsing:
             _refuse_dashes(ctx, args)
+        ctx.meta[_JSON] = "--json" in args
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
@@ -62,20 +70,37 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         from brainsurgery_jax.cli import show
         from brainsurgery_jax.errors import PlanError, StoreError, speaking
+        from brainsurgery_jax.rendering.data import command_error_data, diagnostic_data, store_error_data
 
+        json = ctx.meta.get(_JSON, False)
         try:
             with speaking("shell"):
                 answer = super().invoke(ctx)
             show.flush()
             return answer
         except PlanError as error:
-            show.diagnostics(error.diagnostics)
-            raise typer.Exit(show.exit_code(error.diagnostics)) from error
+            code = show.exit_code(error.diagnostics)
+            if json:
+                show.failure(map(diagnostic_data, show.in_order(error.diagnostics)), code)
+            else:
+                show.diagnostics(error.diagnostics)
+            raise typer.Exit(code) from error
         except StoreError as error:
-            show.store_error(error)
+            if json:
+                show.failure([store_error_data(error)], 3)
+            else:
+                show.store_error(error)
             raise typer.Exit(3) from error
+        except USAGE_ERROR as error:
+            if not json:
+                raise
+            show.failure([command_error_data("usage", error.format_message())], error.exit_code)
+            raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as stop:
-            show.stopped("interrupted", stop)
+            if json:
+                show.failure([command_error_data("interrupted", show.told_of(stop))], 130)
+            else:
+                show.stopped("interrupted", stop)
             raise typer.Exit(130) from None
         except Stopped as stop:
             show.stopped(stop.word, stop)

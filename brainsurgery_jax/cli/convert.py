@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import typer
 
+from brainsurgery_jax.api import Report
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.conversion import Request, execute, prepare
+from brainsurgery_jax.conversion import Conversion, Request, execute, prepare
 from brainsurgery_jax.errors import PlanError, did_you_mean
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import family_names, layout_names, layouts_of, unknown_layout
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.proof import Proof, proofs
+from brainsurgery_jax.rendering.data import diagnostic_data
+from brainsurgery_jax.rendering.text import aligned
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size
 from brainsurgery_jax.world import DEFAULT_SHARD, Files
 
 
-def convert(
-    source: str, destination: str, request: Request, *, memory: str | None, fsync: bool, dry_run: bool, quiet: bool
-) -> None:
-    """Convert a checkpoint; what is done goes to stderr. Raises PlanError or StoreError."""
+def convert(source: str, destination: str, request: Request, options: RunOptions, *, quiet: bool, json: bool) -> None:
+    """Convert a checkpoint; what is done goes to stderr, or as JSON to stdout. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 
-    budget = None if memory is None else _size(memory, "--memory")
     if request.shard is not None:
-        _size(request.shard, "--shard-size")
+        size_of(request.shard, "--shard-size")
     made = prepare(source, destination, request)
+    world = Files(overwrite=request.overwrite or options.dry_run, default_shard=DEFAULT_SHARD)
+    if json:
+        _show_data(made, execute(made, options, world))
+        return
     if not quiet:
         show.remark(f"{source} -> {destination}: {made}")
         if made.remark:
             show.remark(f"note: {made.remark}", "yellow")
-    world = Files(overwrite=request.overwrite or dry_run, default_shard=DEFAULT_SHARD)
     with watching(quiet=quiet, verbose=False) as listen:
-        report = execute(made, listen=listen, memory=budget, durable=fsync, dry_run=dry_run, world=world)
+        report = execute(made, replace(options, listen=listen), world)
     if not quiet:
         show.diagnostics(replace(note, span=None) for note in report.notes)
-    if dry_run and not quiet:
+    if options.dry_run and not quiet:
         show.remark("dry run: nothing was written", "green")
     elif request.verify and not quiet:
         show.remark(made.verification, "green")
 
 
-def _size(text: str, option: str) -> int | None:
+def _show_data(made: Conversion, report: Report) -> None:
+    """Print what a conversion did, for programs."""
+    verification = made.verification if made.request.verify and not report.dry_run else None
+    published = [{"path": path, "bytes": nbytes, "tensors": count} for path, nbytes, count in report.published]
+    show.json(
+        ok=True, conversion=str(made), remark=made.remark or None, dry_run=report.dry_run, published=published,
+        verification=verification, diagnostics=list(map(diagnostic_data, report.notes)),
+    )  # fmt: skip
+
+
+def size_of(text: str, option: str) -> int | None:
+    """The bytes that the value of an option stands for. Raises BadParameter."""
     try:
         return parse_size(text)
     except ValueError as bad:
@@ -74,12 +88,12 @@ def layouts(words: Sequence[str], *, json: bool) -> int:
         raise unknown_layout(words[0], "check")
     found = [layout for word in words or layout_names() for layout in layouts_of(word)]
     if json:
-        show.result(jsonlib.dumps({"schema_version": 1, "layouts": list(map(_as_json, found))}, indent=2))
+        show.json(layouts=list(map(_as_json, found)))
     elif words and len(found) == len(words):
         show.result("\n".join(line for layout in found for line in _page(layout)))
     else:
         rows = [(layout.name, ", ".join(layout.models) or "every model", layout.doc) for layout in found]
-        show.result("\n".join(show.aligned(rows)))
+        show.result("\n".join(aligned(rows)))
     return 0
 
 
@@ -97,8 +111,8 @@ def _page(layout: Layout) -> list[str]:
     ])  # fmt: skip
     rows = [("for", ", ".join(layout.models) or "every model"), ("options", options or "none"), ("see", layout.source)]
     rules = [(rule.hf[0].text, "<->", rule.to[0].text, _ops(rule.ops)) for rule in layout.rules]
-    head = [layout.name, "", layout.doc, "", *show.aligned([row for row in rows if row[1]])]
-    return [*head, "", *show.aligned(rules)] if rules else [*head, "", "every tensor keeps its name"]
+    head = [layout.name, "", layout.doc, "", *aligned([row for row in rows if row[1]])]
+    return [*head, "", *aligned(rules)] if rules else [*head, "", "every tensor keeps its name"]
 
 
 def _ops(uses: Iterable[Any]) -> str:
@@ -116,7 +130,7 @@ def _check(names: Iterable[str], *, json: bool) -> int:
             broken.append((name, error))
     if json:
         wrong = [{"layout": name, "holds": False, "problems": str(error)} for name, error in broken]
-        show.result(jsonlib.dumps({"schema_version": 1, "proofs": [*map(_proof_json, found), *wrong]}, indent=2))
+        show.json(proofs=[*map(_proof_json, found), *wrong])
     else:
         for proof in found:
             show.result("\n".join(_proof(proof)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import typer
@@ -11,9 +10,13 @@ import typer
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.comparison import Difference, Figures, TensorDifference
 from brainsurgery_jax.comparison import diff as compared
+from brainsurgery_jax.documents import Document, Parts, Table, Text
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.rendering.data import diagnostic_data, store_error_data
+from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.store.sizes import parse_size
+from brainsurgery_jax.wording import counted
 
 SAME, DIFFERENT, TROUBLE = range(3)
 
@@ -34,13 +37,22 @@ def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
     try:
         found = _compared(left, right, wishes)
     except StoreError as error:
-        show.store_error(error)
+        if json:
+            show.failure([store_error_data(error)], TROUBLE)
+        else:
+            show.store_error(error)
         return TROUBLE
     except PlanError as error:
-        show.diagnostics(error.diagnostics)
+        if json:
+            show.failure(map(diagnostic_data, error.diagnostics), TROUBLE)
+        else:
+            show.diagnostics(error.diagnostics)
         return TROUBLE
-    show.diagnostics(() if json else found.notes)
-    show.result(jsonlib.dumps(_as_json(found, wishes), indent=2) if json else "\n".join(_page(found, wishes)))
+    if json:
+        show.json(**_data_of(found, wishes))
+    else:
+        show.diagnostics(found.notes)
+        show.result(as_text(_page(found, wishes)))
     return SAME if found.same else DIFFERENT
 
 
@@ -60,23 +72,16 @@ def _compared(left: str, right: str, wishes: Wishes) -> Difference:
 # --- For people -------------------------------------------------------------------------------------------------------
 
 
-def _page(found: Difference, wishes: Wishes) -> list[str]:
+def _page(found: Difference, wishes: Wishes) -> Document:
     avals = [one for one in found.differing if _unlike(one, wishes)]
     values = [one for one in found.differing if not _unlike(one, wishes)]
-    return [
-        *_section(f"only in {found.left}", ((n, str(a)) for n, a in found.only_left.items())),
-        *_section(f"only in {found.right}", ((n, str(a)) for n, a in found.only_right.items())),
-        *_section("other shape or dtype", map(_row, avals)),
-        *_section("other values", map(_row, values)),
-        _summary(found, avals, values),
-    ]
-
-
-def _section(title: str, rows: Iterable[tuple[str, ...]]) -> list[str]:
-    listed = [tuple(cell.replace("\n", "\\n").replace("\t", "\\t") for cell in row) for row in rows]
-    most = max(map(len, listed), default=0)
-    padded = [(*row, *[""] * (most - len(row))) for row in listed]
-    return [f"{title}:", *(f"  {line}" for line in show.aligned(padded)), ""] if listed else []
+    tables = (
+        Table(f"only in {found.left}", tuple((n, str(a)) for n, a in found.only_left.items())),
+        Table(f"only in {found.right}", tuple((n, str(a)) for n, a in found.only_right.items())),
+        Table("other shape or dtype", tuple(map(_row, avals))),
+        Table("other values", tuple(map(_row, values))),
+    )
+    return Parts((*(table for table in tables if table.rows), Text(_summary(found, avals, values))), space=1)
 
 
 def _unlike(one: TensorDifference, wishes: Wishes) -> bool:
@@ -119,16 +124,15 @@ def _summary(found: Difference, avals: list[TensorDifference], values: list[Tens
         (len(found.only_right), "only on the right"),
     ]
     told = ", ".join(f"{number:,} {what}" for number, what in counts if number)
-    equal = show.counted(found.equal, "tensor")
+    equal = counted(found.equal, "tensor")
     return f"{'same' if found.same else 'different'}: {equal} equal{', ' + told if told else ''}"
 
 
 # --- For scripts ------------------------------------------------------------------------------------------------------
 
 
-def _as_json(found: Difference, wishes: Wishes) -> dict[str, Any]:
+def _data_of(found: Difference, wishes: Wishes) -> dict[str, Any]:
     return {
-        "schema_version": 1,
         "same": found.same,
         "left": found.left,
         "right": found.right,
@@ -142,6 +146,7 @@ def _as_json(found: Difference, wishes: Wishes) -> dict[str, Any]:
         "only_right": _avals_json(found.only_right),
         "differing": {one.name: _difference_json(one) for one in found.differing},
         "notes": list(map(str, found.notes)),
+        "diagnostics": list(map(diagnostic_data, found.notes)),
     }
 
 

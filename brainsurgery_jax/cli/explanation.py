@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from brainsurgery_jax.api import Explanation
-from brainsurgery_jax.cli.show import counted, few, few_or_counted, hanging
+from brainsurgery_jax.cli.show import hanging
+from brainsurgery_jax.op import SinkOp
+from brainsurgery_jax.rendering.data import diagnostic_data
 from brainsurgery_jax.store.sizes import show_size
+from brainsurgery_jax.wording import counted, few, few_or_counted
 
-_CHANGES = ("created", "changed", "deleted")
+_CHANGES = ("created", "changed", "deleted", "configured")
 
 
 def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) -> list[str]:
@@ -70,11 +73,10 @@ def _files(cut: Any) -> str:
 
 
 def _numbered(effects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """The steps with their numbers; those of a plan within the plan have none, and stand further in."""
-    number = 0
-    for effect in effects:
-        number += not effect.nested
-        yield "       " if effect.nested else f"{number:>3}", effect
+    """The steps with their numbers; steps within a step have none, and stand further in."""
+    for number, outer in enumerate(effects, 1):
+        for depth, effect in outer.walk():
+            yield " " * (3 + 4 * depth) if depth else f"{number:>3}", effect
 
 
 def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Iterator[str]:
@@ -92,12 +94,13 @@ def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Ite
         yield f"{margin}chooses its sizes from the values: a run computes them first; shown here at most"
     if _waits(effect, found):
         yield f"{margin}waits for values: judged or printed in the run"
-    elif nothing and step.op.name == "assert":
+    elif nothing and step.operator is not None:
         yield f"{margin}holds, by the headers"
 
 
 def _waits(effect: Any, found: Explanation) -> bool:
-    return any(c.step is effect.step and not isinstance(c.says, str) for c in found.program.checks)
+    sink = isinstance(effect.step.op, SinkOp)
+    return any(c.step is effect.step and (c.questions or (sink and not c.logged)) for c in found.program.checks)
 
 
 def as_json(found: Explanation) -> dict[str, Any]:
@@ -109,9 +112,11 @@ def as_json(found: Explanation) -> dict[str, Any]:
             **{word: list(getattr(effect, word)) for word in _CHANGES},
             "waits_for_values": _waits(effect, found),
             "sizes_from_values": effect.staged,
-            "nested": effect.nested,
+            "nested": depth > 0,
+            "depth": depth,
         }
-        for effect in found.program.effects
+        for outer in found.program.effects
+        for depth, effect in outer.walk()
     ]
     outputs = [
         {
@@ -131,5 +136,6 @@ def as_json(found: Explanation) -> dict[str, Any]:
     costs = {"bytes_copied": found.bytes_copied, "bytes_computed": found.bytes_computed, "tasks": found.tasks,
              "projected_peak_bytes": found.peak, "projected_peak_bytes_in_all": found.peak_in_all,
              "threads": found.threads}  # fmt: skip
-    notes = [str(d) for d in found.program.diagnostics if d.severity == "note"]
-    return {"steps": steps, "outputs": outputs, **costs, "notes": notes}
+    noted = [d for d in found.program.diagnostics if d.severity == "note"]
+    notes = {"notes": list(map(str, noted)), "diagnostics": list(map(diagnostic_data, noted))}
+    return {"steps": steps, "outputs": outputs, **costs, **notes}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.importers.mergekit import plan_of
+from brainsurgery_jax.plan.source import compose, plain
 
 
-def import_mergekit(config: str, out: str | None, *, overwrite: bool) -> None:
+def import_mergekit(config: str, out: str | None, *, overwrite: bool, json: bool = False) -> None:
     """Print the plan of a mergekit configuration, or write it to a file. Raises PlanError or StoreError."""
     text = plan_of(config)
     if out is None:
-        show.result(text.rstrip("\n"))
+        if json:
+            show.json(plan=_plain(text), path=None)
+        else:
+            show.result(text.rstrip("\n"))
         return
     path = Path(out).expanduser()
     if path.exists() and not overwrite:
@@ -24,4 +29,13 @@ def import_mergekit(config: str, out: str | None, *, overwrite: bool) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(path, f"the plan cannot be written: {error.strerror}") from error
+    if json:
+        show.json(plan=_plain(text), path=out)
+        return
     show.remark(f"wrote {out}; `brainsurgery-jax check {out}` tells whether it fits the models", "green")
+
+
+def _plain(text: str) -> Any:
+    """The text of a plan as plain data."""
+    root = compose(text, "<plan>")
+    return None if root is None else plain(root)

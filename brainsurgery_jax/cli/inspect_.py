@@ -1,8 +1,7 @@
-"""`inspect`: a checkpoint from its headers. Loads neither JAX nor the ops; numpy for statistics only."""
+"""`inspect`: a checkpoint from its headers. Loads neither JAX nor the ops; the engine for statistics only."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +12,11 @@ from brainsurgery_jax import nametree
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.errors import Diagnostic, did_you_mean
+from brainsurgery_jax.rendering.data import diagnostic_data
+from brainsurgery_jax.rendering.text import aligned
 from brainsurgery_jax.store.sizes import show_size
-
-_BLOCK = 1 << 20
+from brainsurgery_jax.wording import counted, few
 
 
 def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
@@ -29,15 +29,19 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
     except ValueError as bad:
         raise typer.BadParameter(str(bad), param_hint="--target") from bad
     if target is not None and not chosen:
-        show.remark(f"no tensor of {path} matches '{target}' (of {len(whole):,}).{did_you_mean(target, whole)}", "red")
+        message = f"no tensor of {path} matches '{target}' (of {len(whole):,}).{did_you_mean(target, whole)}"
+        if format == "json":
+            show.failure([diagnostic_data(Diagnostic("no-match", message))], 1)
+        else:
+            show.remark(message, "red")
         return 1
-    numbers = {name: _stats(chosen, name, aval) for name, aval in chosen.avals.items()} if stats else {}
+    numbers = _stats(chosen) if stats else {}
     if format == "json":
-        show.result(json.dumps(_as_json(chosen, numbers), indent=2))
+        show.json(**_data_of(chosen, numbers))
         return 0
     lines = [path, *_tree(chosen.avals, numbers, compact=format == "compact"), "", _totals(chosen)]
     if whole.left_out:
-        lines.append(f"left out, since they are no tensors: {show.few(whole.left_out, 8)}")
+        lines.append(f"left out, since they are no tensors: {few(whole.left_out, 8)}")
     show.result("\n".join(lines))
     return 0
 
@@ -48,7 +52,7 @@ def _tree(avals: Mapping[str, Aval], numbers: Mapping[str, dict[str, float]], *,
     rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=compact)]
     most = max(map(len, rows), default=1)
     padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]
-    return show.aligned(padded, right=frozenset({3}))
+    return aligned(padded, right=frozenset({3}))
 
 
 def _cells(aval: Aval, numbers: dict[str, float] | None) -> str:
@@ -62,22 +66,22 @@ def _totals(chosen: Checkpoint) -> str:
     dtypes = Counter(a.dtype.name for a in avals)
     kinds = ", ".join(f"{n:,} {d}" if len(dtypes) > 1 else d for d, n in dtypes.most_common())
     size = f"{sum(a.size for a in avals):,} parameters, {show_size(sum(a.nbytes for a in avals))}"
-    files = show.counted(len(chosen.source.header.files), "file")
-    return f"{show.counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
+    files = counted(len(chosen.source.header.files), "file")
+    return f"{counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
 
 
-def _as_json(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+def _data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
     tensors = {
         name: {"shape": list(a.shape), "dtype": a.dtype.name, "bytes": a.nbytes}
         | {k: v if v - v == 0 else str(v) for k, v in numbers.get(name, {}).items()}  # JSON knows no NaN or infinity
         for name, a in chosen.avals.items()
     }
     return {
-        "schema_version": 1,
         "path": chosen.path,
         "files": list(chosen.source.header.files),
         "metadata": dict(chosen.metadata),
         "notes": list(map(str, chosen.notes)),
+        "diagnostics": list(map(diagnostic_data, chosen.notes)),
         "left_out": dict(chosen.source.header.left_out),
         "parameters": sum(a.size for a in chosen.avals.values()),
         "bytes": sum(a.nbytes for a in chosen.avals.values()),
@@ -85,14 +89,19 @@ def _as_json(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dic
     }
 
 
-def _stats(chosen: Checkpoint, name: str, aval: Aval) -> dict[str, float]:
-    """Least, greatest and mean value, one block in memory at a time; nothing for complex and opaque tensors."""
-    if aval.dtype.kind in ("opaque", "complex") or not aval.size:
-        return {}
-    import numpy as np
+def _stats(chosen: Checkpoint) -> dict[str, dict[str, float]]:
+    """The least, greatest and mean value of each tensor; nothing for complex, opaque and empty ones."""
+    from brainsurgery_jax.engine.budget import default_budget
+    from brainsurgery_jax.engine.execute import answers
+    from brainsurgery_jax.engine.folds import question_of
+    from brainsurgery_jax.graph.expr import Graph
+    from brainsurgery_jax.summaries import STATISTICS
 
-    low, high, total = np.inf, -np.inf, 0.0
-    for start in range(0, aval.size, _BLOCK):
-        block = chosen.source.read_range(name, start, min(start + _BLOCK, aval.size)).astype(np.float64)
-        low, high, total = np.minimum(low, block.min()), np.maximum(high, block.max()), total + block.sum()
-    return {"min": float(low), "max": float(high), "mean": float(total / aval.size)}
+    graph = Graph()
+    asked = {
+        name: question_of((graph.leaf(chosen.source, name, aval),), STATISTICS)
+        for name, aval in chosen.avals.items()
+        if aval.dtype.kind not in ("opaque", "complex") and aval.size
+    }
+    found = answers(list(asked.values()), default_budget())
+    return {name: found[question] for name, question in asked.items()}

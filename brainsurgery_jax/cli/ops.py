@@ -27,16 +27,17 @@ def ops(name: str | None, *, json: bool) -> None:
     """Print the table of all ops, or the page of one."""
     if name is None:
         show.diagnostics(plugins.look_up())
-        everything = {"schema_version": 1, "ops": [_as_json(o) for o in OPS.values()],
-                      "asserts": [_as_json(o) for o in ASSERTS.values()]}  # fmt: skip
-        show.result(jsonlib.dumps(everything, indent=2) if json else "\n".join(pages.overview(show.hanging)))
+        if json:
+            show.json(ops=[_as_json(o) for o in OPS.values()], asserts=[_as_json(o) for o in ASSERTS.values()])
+        else:
+            show.result("\n".join(pages.overview(show.hanging)))
         return
     try:
         op = pages.find(name)
     except Refusal as bad:
         raise typer.BadParameter(bad.message, param_hint="NAME") from bad
     if json:
-        show.result(jsonlib.dumps({"schema_version": 1, **_as_json(op)}, indent=2))
+        show.json(**_as_json(op))
     else:
         show.result("\n".join(pages.page(op, show.hanging)))
 

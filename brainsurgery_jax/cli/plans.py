@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replaced_as_json, replaces
+from brainsurgery_jax.cli.work import work_as_json, work_as_text
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
-from brainsurgery_jax.plan.source import dump_yaml
+from brainsurgery_jax.plan.source import compose, dump_yaml, plain
+from brainsurgery_jax.protocol import Flags
+from brainsurgery_jax.rendering.data import diagnostic_data, document_data
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size, show_size
+from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.engine.devices import Devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +43,28 @@ class Choices:
     summarize: bool = False
     summarize_path: str | None = None
     resolve: bool = False
+    json: bool = False
     lost: tuple[str, ...] = ()
 
 
 def run(items: Sequence[str], choices: Choices) -> None:
-    """Run a plan; what its steps say goes to stdout. Raises PlanError or StoreError."""
+    """Run a plan; its reports go to stdout. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
-    files = files_of(choices.overwrite or choices.dry_run, choices.shard_size, provisional=False)
-    memory = None if choices.memory is None else size_of(choices.memory, "--memory")
+    files = files_of(choices.overwrite or choices.dry_run, choices.shard_size)
+    options = options_of(choices)
     plan = api.load(*items)
     refuse_summary_over_input(plan, choices)
-    show.diagnostics(d for d in plan.problems if d.severity == "note")
+    notes = [d for d in plan.problems if d.severity == "note"]
+    if choices.json:
+        report = api.run_with(plan, options, files)
+        show.json(**_run_json(plan, report, notes, choices))
+        return
+    show.diagnostics(notes)
     with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
-        report = api.run(
-            plan, listen=listen, overwrite=choices.overwrite, durable=choices.fsync, dry_run=choices.dry_run,
-            memory=memory, devices=devices_of(choices.devices), world=files,
-            flags=api.Flags(preview=choices.preview, verbose=choices.verbose),
-        )  # fmt: skip
+        report = api.run_with(plan, replace(options, listen=listen), files)
     show.diagnostics(report.notes)
     if not report.published and not choices.quiet:
         nothing = "dry run: nothing was written" if report.dry_run else "done: no output, so nothing was written"
@@ -64,10 +73,45 @@ def run(items: Sequence[str], choices: Choices) -> None:
         summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
 
 
-def files_of(overwrite: bool, shard_size: str, *, provisional: bool) -> Files:
+def _run_json(plan: api.Plan, report: api.Report, notes: Sequence[Diagnostic], choices: Choices) -> Mapping[str, Any]:
+    """What a run did, for programs. With `--summarize-path` the summary is written as well."""
+    text = summary(plan, report, resolve=choices.resolve)
+    if choices.summarize and choices.summarize_path is not None:
+        summarize(text, choices, dry_run=report.dry_run)
+    found = {
+        "ok": True, "dry_run": report.dry_run, "reports": list(map(document_data, report.documents)),
+        "published": published_data(report), "diagnostics": list(map(diagnostic_data, (*notes, *report.notes))),
+    }  # fmt: skip
+    return found | ({"summary": plain_yaml(text)} if choices.summarize else {})
+
+
+def plain_yaml(text: str) -> Any:
+    """YAML text of ours as plain data."""
+    root = compose(text, "<summary>")
+    return None if root is None else plain(root)
+
+
+def published_data(report: api.Report) -> list[dict[str, Any]]:
+    """The checkpoints that a run wrote, for programs."""
+    return [{"path": path, "bytes": nbytes, "tensors": count} for path, nbytes, count in report.published]
+
+
+def options_of(choices: Choices) -> RunOptions:
+    """How to run, by the options of a command. Raises BadParameter."""
+    return RunOptions(
+        memory=None if choices.memory is None else size_of(choices.memory, "--memory"),
+        devices=devices_of(choices.devices),
+        durable=choices.fsync,
+        overwrite=choices.overwrite,
+        dry_run=choices.dry_run,
+        flags=Flags(preview=choices.preview, verbose=choices.verbose),
+    )
+
+
+def files_of(overwrite: bool, shard_size: str) -> Files:
     """The world that the options of a command speak of."""
     size_of(shard_size, "--shard-size")
-    files = Files(provisional=provisional, overwrite=overwrite, default_shard=shard_size)
+    files = Files(overwrite=overwrite, default_shard=shard_size)
     files.also_reads(*plugins.files())
     return files
 
@@ -80,7 +124,7 @@ def size_of(text: str, option: str) -> int | None:
         raise typer.BadParameter(str(bad), param_hint=option) from bad
 
 
-def devices_of(text: str) -> api.Devices:
+def devices_of(text: str) -> Devices:
     """The accelerators that the value of `--devices` stands for. Raises BadParameter."""
     if text == "all" or text == "cpu":
         return text
@@ -123,13 +167,14 @@ def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            problem = f"the summary cannot be written: {error.strerror}"
-            raise StoreError(path, problem, remedy="The outputs of the plan are in place.") from error
+            show.result(text.rstrip("\n"))
+            problem = f"the summary cannot be written, and was printed: {error.strerror}"
+            raise StoreError(path, f"{problem}. The outputs of the plan are in place") from error
 
 
 def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, shard_size: str, json: bool) -> int:
     """Print every mistake of a plan, or what it does if there is none; yields the exit code."""
-    files = files_of(overwrite, shard_size, provisional=True)
+    files = files_of(overwrite, shard_size)
     try:
         plugins.register(*ops)
         plan = api.load(*items)
@@ -143,11 +188,11 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
     publications = program.publications if program is not None and not code else ()
     if json:
         outputs = [{"path": p.path, "replaces": replaced_as_json(p)} for p in publications]
-        show.result(_json(ok=not code, diagnostics=[_as_json(d) for d in show.in_order(found)], outputs=outputs))
+        show.json(ok=not code, diagnostics=[diagnostic_data(d) for d in show.in_order(found)], outputs=outputs)
         return code
     show.diagnostics(found)
     if code:
-        show.remark(show.counted(sum(d.severity == "error" for d in found), "mistake"))
+        show.remark(counted(sum(d.severity == "error" for d in found), "mistake"))
     elif plan is not None:
         show.result(_fine(len(plan.data.steps), reads, publications))
         for p in filter(replaced, publications):
@@ -156,31 +201,23 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
 
 
 def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> str:
-    parts = [f"ok: {show.counted(steps, 'step')}"]
+    parts = [f"ok: {counted(steps, 'step')}"]
     if reads:
-        parts.append("reads " + " and ".join(f"{a} ({show.counted(n, 'tensor')})" for a, n in reads.items()))
-    writes = [
-        f"writes {p.path} ({show.counted(len(p.tensors), 'tensor')}, {show_size(p.nbytes)})" for p in publications
-    ]
+        parts.append("reads " + " and ".join(f"{a} ({counted(n, 'tensor')})" for a, n in reads.items()))
+    writes = [f"writes {p.path} ({counted(len(p.tensors), 'tensor')}, {show_size(p.nbytes)})" for p in publications]
     return ", ".join([*parts, *(writes or ["writes nothing"])])
 
 
-def _as_json(found: Diagnostic) -> dict[str, Any]:
-    place = found.span and {"file": found.span.file, "line": found.span.line, "column": found.span.col}
-    told = {"code": found.code, "severity": found.severity, "message": found.message, "hint": found.hint}
-    return told | {"place": place}
-
-
-def _json(**keys: Any) -> str:
-    return jsonlib.dumps({"schema_version": 1, **keys}, indent=2)
-
-
-def explain(items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool) -> None:
+def explain(
+    items: Sequence[str], *, overwrite: bool, shard_size: str, everything: bool, json: bool, work: bool = False
+) -> None:
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
-    found = api.explain(plan, files_of(True, shard_size, provisional=True))
+    found = api.explain(plan, files_of(True, shard_size))
     if json:
-        show.result(_json(**as_json(found)))
+        show.json(**as_json(found), **(work_as_json(found) if work else {}))
         return
     show.diagnostics(d for d in found.program.diagnostics if d.severity == "note")
-    show.result("\n".join(as_text(found, None if everything else 3, overwrite=overwrite)))
+    most = None if everything else 3
+    lines = as_text(found, most, overwrite=overwrite)
+    show.result("\n".join([*lines, *(work_as_text(found, most) if work else [])]))

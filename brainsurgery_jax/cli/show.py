@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from shutil import get_terminal_size
-from typing import TextIO
+from typing import Any, TextIO
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
+from brainsurgery_jax.rendering.data import as_json
 
 # What a name from somebody's checkpoint must not do to a terminal. Line ends and tabs are ours.
 _UNSAFE = {c: f"\\x{c:02x}" for c in (*range(9), *range(11, 32), *range(127, 160))}
@@ -19,6 +20,16 @@ _UNSAFE = {c: f"\\x{c:02x}" for c in (*range(9), *range(11, 32), *range(127, 160
 def result(text: str) -> None:
     """Print a line (or several) of the result. A reader who went away is no error: what is left is dropped."""
     _print(text.translate(_UNSAFE), sys.stdout)
+
+
+def json(**keys: Any) -> None:
+    """Print the keys, and the version of the schema, as a JSON object."""
+    result(as_json(**keys))
+
+
+def failure(found: Iterable[dict[str, Any]], code: int) -> None:
+    """Print why a command failed, as JSON. `found`: diagnostics as data."""
+    json(ok=False, exit_code=code, diagnostics=list(found))
 
 
 def remark(text: str, style: str = "") -> None:
@@ -68,34 +79,9 @@ def stopped(what: str, stop: BaseException) -> None:
         remark(("; " if ":" in what else ": ").join([what, *getattr(stop, "__notes__", ())]), "yellow")
 
 
-def counted(number: int, thing: str) -> str:
-    """`1 step`, `12 steps`."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
-def few(names: Sequence[str], most: int | None = 3) -> str:
-    """The first names, and how many more there are."""
-    shown = names if most is None else names[:most]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f", and {more:,} more" if more else "")
-
-
-def few_or_counted(names: Sequence[str], thing: str, most: int = 4) -> str:
-    """The names where they are few, else how many there are."""
-    if len(names) > most:
-        return counted(len(names), thing)
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
-    """Rows as lines, columns padded to their widest cell."""
-    if not rows:
-        return []
-    columns = []
-    for at, column in enumerate(zip(*rows, strict=True)):
-        width = max(map(len, column))
-        columns.append([cell.rjust(width) if at in right else cell.ljust(width) for cell in column])
-    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+def told_of(stop: BaseException) -> str:
+    """The notes that say what a command had published when it was stopped from outside."""
+    return "; ".join(["interrupted", *getattr(stop, "__notes__", ())])
 
 
 def hanging(head: str, text: str) -> list[str]:

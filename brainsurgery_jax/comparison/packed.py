@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Source
-from brainsurgery_jax.store.positioned import CHUNK, read_bytes
+from brainsurgery_jax.store.io.files import CHUNK, read_bytes
 
 
 def same_bytes(left: Source, right: Source, name: str) -> bool:
@@ -20,5 +20,4 @@ def _chunks(source: Source, name: str) -> Iterator[bytes]:
     if run is None:
         raise StoreError(path, "this format cannot tell where the bytes of a packed dtype lie", tensor=name)
     for at in range(0, run.nbytes, CHUNK):
-        with run.fd_source.fileno(run.file) as fd:
-            yield read_bytes(fd, min(CHUNK, run.nbytes - at), run.offset + at, path=path)
+        yield read_bytes(run.file, min(CHUNK, run.nbytes - at), run.offset + at)

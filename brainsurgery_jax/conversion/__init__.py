@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Request, SourceInfo, look
-from brainsurgery_jax.conversion.plans import PlanNode, goes_back, plan_of
+from brainsurgery_jax.conversion.plans import PlanNode, goes_back, plan_of, verification_of
 from brainsurgery_jax.conversion.recognise import Route, choose_route
 from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
@@ -17,9 +18,11 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import layouts
+from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.folder import suffix_of
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.world import Files
 
@@ -164,39 +167,30 @@ def convert(
     chosen = {**(options or {}), **({} if scan is None else {"scan": scan})}
     request = Request(layout, to, dtype, chosen, config, overwrite, verify, with_opt_state, shard, overflow)
     conversion = prepare(source, destination, request)
-    return execute(conversion, listen=listen, memory=memory, durable=durable, dry_run=dry_run)
+    return execute(conversion, RunOptions(memory=memory, durable=durable, dry_run=dry_run, listen=listen))
 
 
-def execute(
-    conversion: Conversion,
-    *,
-    listen: Callable[[Any], None] | None = None,
-    memory: int | None = None,
-    durable: bool = True,
-    dry_run: bool = False,
-    world: Files | None = None,
-) -> api.Report:
+def execute(conversion: Conversion, options: RunOptions, world: Files | None = None) -> api.Report:
     """Run a conversion. With `verify`, nothing is published before every byte has been compared."""
-    request, route = conversion.request, conversion.route
-    look = partial(verify, conversion, memory=memory) if request.verify else None
-    files = world or Files(overwrite=request.overwrite or dry_run)
-    files.also_reads(*filter(None, [request.config, route.layout.file if route else None]))
+    look = _verification(conversion, options.memory) if conversion.request.verify else None
+    options = replace(options, overwrite=conversion.request.overwrite, look=look)
+    files = world or Files(overwrite=options.overwrite or options.dry_run)
+    files.also_reads(
+        *filter(None, [conversion.request.config, conversion.route.layout.file if conversion.route else None])
+    )
     try:
-        report = api.run(
-            api.load(conversion.plan),
-            listen=listen,
-            overwrite=request.overwrite,
-            durable=durable,
-            dry_run=dry_run,
-            memory=memory,
-            world=files,
-            look=look,
-        )
+        report = api.run_with(api.load(conversion.plan), options, files)
     except PlanError as bad:
         raise bad.of_call("convert") from bad
-    results = (conversion.verification,) if request.verify and not dry_run else ()
+    results = (conversion.verification,) if conversion.request.verify and not options.dry_run else ()
     remarks = (conversion.remark,) if conversion.remark else ()
     return report._replace(said=(*remarks, *report.said, *results))
+
+
+def _verification(conversion: Conversion, memory: int | None) -> Callable[[StagedOutput], None]:
+    """Reads back what was written, before it is published."""
+    comparison = verification_of(conversion.found, conversion.destination, conversion.route, conversion.request)
+    return partial(verify, comparison, conversion.destination, memory=memory)
 
 
 __all__ = ("Conversion", "Request", "convert", "execute", "prepare")

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import Any
 
 from brainsurgery_jax import api
-from brainsurgery_jax.conversion.plans import verification_of
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.detect import open_source
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.world import Files
 
-if TYPE_CHECKING:
-    from brainsurgery_jax.conversion import Conversion
 
-
-def verify(conversion: Conversion, staged: Staged, *, memory: int | None) -> None:
-    """Compare the staged output with its source. Raises PlanError if they differ."""
-    check = verification_of(conversion.found, conversion.destination, conversion.route, conversion.request)
+def verify(comparison: Mapping[str, Any], destination: str, staged: StagedOutput, *, memory: int | None) -> None:
+    """Compare the staged output with its source, by a plan on `destination`. Raises PlanError if they differ."""
+    assert isinstance(staged, Staged), "a conversion writes to the file system"
     with TemporaryDirectory() as folder:
-        place = _named_path(staged, folder, conversion.destination)
+        place = _named_path(staged, folder, destination)
         written = open_source(place)
         with closing(Files(sources={staged.destination: written})) as world:
             try:
-                api.run(api.load(check), memory=memory, world=world)
+                api.run(api.load(comparison), memory=memory, world=world)
             except PlanError as bad:
-                hint = "The output is wrong, and was not published."
-                raise PlanError([replace(d, hint=f"{d.hint}\n{hint}".lstrip()) for d in bad.diagnostics]) from bad
+                why = "the output is wrong, and was not published"
+                raise PlanError([replace(d, message=f"{d.message}; {why}") for d in bad.diagnostics]) from bad
 
 
 def _named_path(staged: Staged, folder: str, destination: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.devices import Choice
+from brainsurgery_jax.engine.devices import Devices
 
 LEAST = 256 << 20
 
@@ -17,10 +17,10 @@ class Budget(NamedTuple):
     host_bytes: int
     threads: int
     durable: bool = True
-    devices: Choice = "all"
+    devices: Devices = "all"
 
 
-def default_budget(*, host_bytes: int | None = None, durable: bool = True, devices: Choice = "all") -> Budget:
+def default_budget(*, host_bytes: int | None = None, durable: bool = True, devices: Devices = "all") -> Budget:
     """A quarter of the memory that this process may use, and a thread per processor that it may run on."""
     return Budget(host_bytes or max(LEAST, available_bytes() // 4), _processors(), durable, devices)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
 from threading import Condition, Lock
@@ -46,11 +45,15 @@ def memory_of(device: Any) -> int:
 
 
 class Accelerators:
-    """Devices that are computed on, the bytes that may be held on each, and a count of those that are free."""
+    """Devices that are computed on, the bytes that may be held on each, and a count of those that are free.
 
-    def __init__(self, devices: Sequence[Any]):
+    `bytes_each`: if it is not given, what `memory_of` finds for the smallest.
+    """
+
+    def __init__(self, devices: Sequence[Any] = (), bytes_each: int | None = None):
         self.devices = tuple(devices)
-        self.bytes_each = min(map(memory_of, devices), default=0)
+        self.bytes_each = min(map(memory_of, devices), default=0) if bytes_each is None else bytes_each
+        self.backend: str = self.devices[0].platform if devices else "cpu"
         self._free = [self.bytes_each for _ in devices]
         self._turns = [Lock() for _ in devices]
         self._changed = Condition()
@@ -96,8 +99,17 @@ class Accelerators:
             yield
 
 
-def accelerators(choice: Choice = "all") -> Accelerators:
+NONE = Accelerators()
+"""No accelerators."""
+
+Devices = Choice | Accelerators
+"""Which accelerators to use: of those that are found, or these."""
+
+
+def accelerators(choice: Devices = "all") -> Accelerators:
     """The accelerators that a choice means, one object for all runs of the process. Raises PlanError."""
+    if isinstance(choice, Accelerators):
+        return choice
     if choice not in ("cpu", "all") and (not isinstance(choice, int) or isinstance(choice, bool) or choice < 1):
         problem = f"devices: expected a number above 0, 'all' or 'cpu', got {choice!r}"
         raise PlanError([Diagnostic("devices-absent", problem, hint="Leave it out to use all there are.")])
@@ -107,13 +119,17 @@ def accelerators(choice: Choice = "all") -> Accelerators:
 
 @cache
 def _accelerators(choice: Choice) -> Accelerators:
-    there = () if choice == "cpu" else found()
-    if choice in ("cpu", "all"):
-        return Accelerators(there)
+    return NONE if choice == "cpu" else Accelerators(chosen(choice, found()))
+
+
+def chosen(choice: int | Literal["all"], there: Sequence[Any]) -> Sequence[Any]:
+    """The devices that a choice means of those that are there. Raises PlanError."""
+    if choice == "all":
+        return there
     if choice > len(there):
         names = ": " + ", ".join(map(str, there)) if there else ""
         raise _refused(f"{choice} asked for, this process has {len(there) or 'no accelerator'}{names}", there)
-    return Accelerators(there[:choice])
+    return there[:choice]
 
 
 def _refused(problem: str, there: Sequence[Any]) -> PlanError:
@@ -122,34 +138,11 @@ def _refused(problem: str, there: Sequence[Any]) -> PlanError:
 
 
 _ASKING = Lock()
-_CHOSEN: ContextVar[Choice] = ContextVar("devices", default="all")
 
 
-@contextmanager
-def using(choice: Choice) -> Iterator[None]:
-    """Within, this thread computes on these devices. A wrong number is refused; `all` and `cpu` start nothing yet."""
-    if choice not in ("all", "cpu"):
-        accelerators(choice)
-    token = _CHOSEN.set(choice)
-    try:
-        yield
-    finally:
-        _CHOSEN.reset(token)
-
-
-def in_use() -> Accelerators:
-    """The accelerators that this thread computes on."""
-    return accelerators(_CHOSEN.get())
-
-
-def accelerated() -> bool:
-    """Whether there are any."""
-    return bool(in_use().devices)
-
-
-def compiling() -> AbstractContextManager[Any]:
+def compiling(own: Accelerators) -> AbstractContextManager[Any]:
     """The context in which compiled code runs where it should: on the CPU where accelerators are left alone."""
-    if accelerated() or not found():
+    if own.devices or not found():
         return nullcontext()
     return jax.default_device(_cpu())
 

@@ -15,28 +15,30 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.boxes import Box, box_shape, strides
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.blocks import cuts, padded_length
+from brainsurgery_jax.engine.devices import NONE, Accelerators
 from brainsurgery_jax.engine.events import Factorized, Noted
+from brainsurgery_jax.engine.folds import Values, compute_fold
 from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise
 from brainsurgery_jax.engine.order import in_order
 from brainsurgery_jax.engine.pieces import Piece, Span, is_part, plan_pieces, range_of
 from brainsurgery_jax.engine.placement import call_part, call_placed
 from brainsurgery_jax.engine.schedule import Root, Task
 from brainsurgery_jax.engine.tiles import has_parts, tiles
-from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, walk
-from brainsurgery_jax.moves import Reshape
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, walk
 from brainsurgery_jax.parts import parts_around
-from brainsurgery_jax.store.arrays import numpy_dtype
+from brainsurgery_jax.store.io.arrays import numpy_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 class Evaluator:
-    """Computes pieces. `given` are arrays for leaves that do not come from a store."""
+    """Computes pieces. `given` are arrays for leaves that do not come from a store, `own` accelerators, `known` results
+    that are there."""
 
-    def __init__(self, given: Mapping[Expr, Any] | None = None):
-        self.given = given or {}
-        self.wholes: dict[Expr, tuple[Any, ...]] = {}
+    def __init__(self, given: Mapping[Expr, Any] | None = None, own: Accelerators = NONE, known: Values | None = None):
+        self.given, self.own = given or {}, own
+        self.wholes: dict[Expr, tuple[Any, ...]] = dict(known or {})
         self.told: list[Factorized | Noted] = []
         self._near: dict[Expr, tuple[Span, Any]] = {}
 
@@ -103,10 +105,13 @@ class Evaluator:
                 del self.wholes[call]
 
     def compute(self, call: Expr) -> None:
-        """Run a call that cannot be cut, and keep its results in `wholes`."""
+        """Run a call that cannot be cut, or a fold, and keep its results in `wholes`."""
+        if is_fold(call):
+            self.wholes[call] = compute_fold(call, self)
+            return
         begun = perf_counter()
         operands = {s: self.whole(s) for s in dict.fromkeys(call.srcs)}
-        outcome = call_placed(call, [operands[s] for s in call.srcs])
+        outcome = call_placed(call, [operands[s] for s in call.srcs], self.own)
         self.keep(call, outcome, perf_counter() - begun)
 
     def keep(self, call: Expr, outcome: Outcome, seconds: float) -> None:
@@ -146,7 +151,7 @@ class Evaluator:
         if e.kernel.blocks and piece.box is None:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
-            return call_part(e, [np.asarray(x) for x in operands])
+            return call_part(e, [np.asarray(x) for x in operands], self.own)
         return _assembled(piece, [np.asarray(x) for x in operands])
 
 
@@ -192,7 +197,7 @@ def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
         return flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.empty(0, numpy_dtype(e.aval.dtype))
     if (cuts := cuts_of(e)) is not None:
         return _joined(piece, parts_around(e.aval.shape, cuts, piece.box), operands)
-    if e.moves is None or isinstance(e.moves, Reshape):
+    if e.moves is None or e.moves.flat_only:
         return _picked(e.aval.shape, piece.box, operands[0])
     parts = e.moves.parts(tuple(s.aval for s in e.srcs), piece.box)
     if len(parts) == 1 and parts[0].shape == piece.shape:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic
 
 
@@ -25,9 +26,9 @@ class Wrote(NamedTuple):
 
 
 class Said(NamedTuple):
-    """Text of a plan's step (`dump`, `diff`), in the order of the plan."""
+    """The report of a plan's step (`dump`, `diff`), in the order of the plan."""
 
-    text: str
+    document: Document
 
 
 class Factorized(NamedTuple):

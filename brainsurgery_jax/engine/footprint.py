@@ -11,9 +11,8 @@ from typing import TypeVar
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.blocks import PIECE, padded_length
-from brainsurgery_jax.engine.kernels import runs_on_host
-from brainsurgery_jax.graph.expr import Expr, is_whole
-from brainsurgery_jax.store.boxes import GROUP
+from brainsurgery_jax.graph.expr import Expr, is_whole, runs_on_numpy
+from brainsurgery_jax.store.io.boxes import GROUP
 
 Node = TypeVar("Node")
 
@@ -26,6 +25,9 @@ rarely used again."""
 
 COMPILED = 16 << 20
 """Bytes that a compiled kernel takes however short its blocks are."""
+
+FOLDS = 8
+"""Times the bytes of its result that a fold holds: totals in double precision, and those of blocks to be joined."""
 
 PACKED = 2 << 10
 """Bytes that BLAS packs operands into for each row of a product, and what it takes in any case."""
@@ -62,7 +64,7 @@ def making_block(e: Expr, elements: int) -> int:
     size = elements * item_bytes(e)
     if e.kernel is None or is_whole(e):
         return size
-    if e.kernel.elementwise and runs_on_host(e):
+    if e.kernel.elementwise and runs_on_numpy(e):
         return size + _on_the_way(e, min(elements, PIECE))
     if e.kernel.elementwise or e.kernel.blocks:
         wide = max(4, item_bytes(e)) if e.kernel.blocks else item_bytes(e)
@@ -107,8 +109,7 @@ def calling(e: Expr) -> int:
     made = sum(a.size * max(4, a.dtype.bits // 8) for a in e.avals)
     rows = max((a.shape[-2] for a in e.avals if len(a.shape) > 1), default=0)
     packed = min(rows * PACKED + BLAS, sum(a.size * max(4, a.dtype.bits // 8) for a in avals))
-    on_host = e.kernel.host is not None and e.kernel.host(avals, static)  # not asking for accelerators: that starts JAX
-    return results + widened + made + packed + (0 if on_host else made + COMPILED)
+    return results + widened + made + packed + (0 if runs_on_numpy(e) else made + COMPILED)
 
 
 def on_device(e: Expr) -> int:

@@ -17,9 +17,9 @@ from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax._lookup import look_up, patterns
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.engine import blocks
-from brainsurgery_jax.engine.devices import accelerated, compiling, turn
+from brainsurgery_jax.engine.devices import Accelerators, compiling, turn
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.graph.expr import Expr, walk
+from brainsurgery_jax.graph.expr import Expr, runs_on_numpy, walk
 
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel
@@ -54,19 +54,11 @@ def precise(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def runs_on_host(e: Expr) -> bool:
-    """Whether a call runs on numpy arrays: what moves at the speed of memory always, the rest without accelerator."""
-    kernel = e.kernel
-    if kernel is None or kernel.host is None or not (kernel.elementwise or not accelerated()):
-        return False
-    return kernel.host(tuple(s.aval for s in e.srcs), dict(e.static))
-
-
 def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
     """One elementwise kernel on flat operands of at most one block."""
     n = operands[0].shape[0]
     assert e.kernel is not None and n <= blocks.BLOCK
-    if runs_on_host(e):
+    if runs_on_numpy(e):
         return _in_pieces(e, operands)
     length = blocks.padded_length(n)
     result = checked(e, compiled(e.kernel, e.static)([_padded(x, length) for x in operands], numbers_of(e)))
@@ -173,8 +165,8 @@ def compiled_attempt(way: Way) -> Callable[..., Any]:
 
 
 def call_whole(e: Expr, operands: Sequence[Any]) -> Outcome:
-    """A kernel on whole operands. Of a ladder, the first rung that accepts its own result."""
-    if runs_on_host(e):
+    """A kernel on whole operands, on the host. Of a ladder, the first rung that accepts its own result."""
+    if runs_on_numpy(e):
         with np.errstate(all="ignore"):
             return _climbed(e, operands, attempt)
     with turn:
@@ -233,7 +225,7 @@ def _as_hint(remedy: str, computed: Expr | None) -> str:
 
 
 @contextmanager
-def exact() -> Iterator[None]:
+def exact(own: Accelerators) -> Iterator[None]:
     """The context in which everything runs: 64-bit types stay 64-bit, and devices that are not wanted idle."""
-    with jax.enable_x64(True), compiling():
+    with jax.enable_x64(True), compiling(own):
         yield

@@ -1,35 +1,55 @@
-"""What a block of a stream or a box of a tensor holds at its worst moment, by going through its pieces as the evaluator
-does."""
+"""What a block of a stream or a box of a tensor holds at its worst moment and what it reads.
+
+Found by going through its pieces as the evaluator does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
+from typing import NamedTuple
 
 from brainsurgery_jax.boxes import Box, flat_range
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.footprint import HOLES, comparing, item_bytes, making_block, reading_gaps, worst_moment
 from brainsurgery_jax.engine.pieces import Piece, is_part, needs_of, plan_pieces
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole
+from brainsurgery_jax.store.io.boxes import elements_read
 
 BOOKKEEPING = 128 << 10
 """Bytes of Python's own that a job holds: its closure, its place in the queue, arrays of a few elements."""
 
 
-def stream_peak(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> int:
-    """Bytes held while a block of each root is made, by going through its pieces as the evaluator does.
+class Cost(NamedTuple):
+    """Bytes held at the worst moment, and bytes read."""
 
-    `questions`: the tensors that each question about the stream compares.
-    """
+    peak: int
+    reads: int
+
+
+def block_cost(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> Cost:
+    """What it costs to make a block of each root. `questions`: the tensors that each question about them compares."""
     _, order = plan_pieces([Piece(e, start, stop) for e in roots])
     looking = max((comparing(exprs, stop - start) for exprs in questions), default=0)
-    return worst_moment(order, _nbytes, _making) + looking + BOOKKEEPING
+    return Cost(worst_moment(order, _nbytes, _making) + looking + BOOKKEEPING, _bytes_read(p for p, _ in order))
 
 
-def box_peak(e: Expr, box: Box) -> int:
-    """Bytes held while a box of a tensor is made and brought into order."""
+def box_cost(e: Expr, box: Box) -> Cost:
+    """What it costs to make a box of a tensor and to bring it into order."""
     wanted = Piece(e, 0, 0, box)
-    return worst_moment(plan_pieces([wanted])[1], _nbytes, _making_of_box) + _nbytes(wanted)
+    _, order = plan_pieces([wanted])
+    return Cost(worst_moment(order, _nbytes, _making_of_box) + _nbytes(wanted), _bytes_read(p for p, _ in order))
+
+
+def _bytes_read(pieces: Iterable[Piece]) -> int:
+    """Bytes that the leaves among some pieces are read from, gaps included."""
+    return sum(_elements(p) * p.expr.aval.dtype.bits // 8 for p in pieces if p.expr.kind == "leaf")
+
+
+def _elements(piece: Piece) -> int:
+    if piece.box is None:
+        return piece.stop - piece.start
+    return elements_read(piece.expr.aval.shape, piece.box, item_bytes(piece.expr))
 
 
 def _making_of_box(piece: Piece) -> int:

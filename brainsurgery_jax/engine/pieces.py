@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from brainsurgery_jax.boxes import Box, box_shape, cover, flat_range, strides
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole
-from brainsurgery_jax.moves import Reshape
 from brainsurgery_jax.parts import Cuts, operand_box, parts_around
 
 
@@ -72,7 +71,7 @@ def needs_of(piece: Piece) -> list[Piece]:
     assert e.kernel is not None
     if e.kernel.elementwise:
         return [Piece(s, piece.start, piece.stop, piece.box) for s in e.srcs]
-    if e.kernel.blocks or isinstance(e.moves, Reshape):
+    if e.kernel.blocks or (e.moves is not None and e.moves.flat_only):
         return _flat_needs(piece)
     if (cuts := cuts_of(e)) is not None:
         return _needs_of_part(piece, cuts)

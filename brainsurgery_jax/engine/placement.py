@@ -1,8 +1,5 @@
-"""Where a call on whole operands is computed: by one accelerator, by all of them together, or on the host.
-
-Which one follows from shapes, dtypes and the memory that the devices have, and from nothing else: not from the rest of
-the plan, nor from what is free at the moment.
-"""
+"""Calls on whole operands where the plan of the work has them computed (`plan/sites.py`): by one accelerator, by all of
+them together, or on the host."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from brainsurgery_jax._lazy import jax, np
-from brainsurgery_jax.engine.devices import accelerated, compiling, in_use, using
+from brainsurgery_jax.engine.devices import NONE, Accelerators, compiling
 from brainsurgery_jax.engine.footprint import on_device
 from brainsurgery_jax.engine.gifts import compiled_attempt, gifts
 from brainsurgery_jax.engine.kernels import (
@@ -22,40 +19,44 @@ from brainsurgery_jax.engine.kernels import (
     outcome,
     pure,
     refused,
-    runs_on_host,
     ways,
 )
+from brainsurgery_jax.engine.plan.sites import site_of
+from brainsurgery_jax.engine.plan.work import Site
 from brainsurgery_jax.engine.sharding import call_sharded
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.store.sizes import show_size
 
 
-def call_part(e: Expr, operands: Sequence[Any]) -> Any:
+def call_part(e: Expr, operands: Sequence[Any], own: Accelerators) -> Any:
     """A part of the result of a call, of parts of its operands, computed where the call would be."""
     assert e.kernel is not None
-    if runs_on_host(e) or not accelerated():
+    if not own.devices:
         with np.errstate(all="ignore"):
             return checked(e, pure(e.kernel, e.static)(operands, numbers_of(e)))
-    own, need = in_use(), 4 * sum(x.nbytes for x in operands)
+    need = 4 * sum(x.nbytes for x in operands)
     with own.one(need) as at, own.turn(at):
         arrays = [jax.device_put(x, own.devices[at]) for x in operands]
         return np.asarray(checked(e, compiled(e.kernel, e.static)(arrays, numbers_of(e))))
 
 
-def call_placed(e: Expr, operands: Sequence[Any]) -> Outcome:
+def call_placed(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome:
     """A kernel on whole operands, computed where there is room for it; of accelerators only results on the host."""
-    if runs_on_host(e) or not accelerated():
-        return call_whole(e, operands)
-    own, need = in_use(), on_device(e)
-    if need <= own.bytes_each:
-        with own.one(need) as at:
-            arrays = [jax.device_put(x, own.devices[at]) for x in operands]
-            with own.turn(at):
-                made = _climbed(e, arrays)
+    match site_of(e, len(own.devices), own.bytes_each):
+        case Site.DEVICE:
+            return _fetched(_on_device(e, operands, own))
+        case Site.SHARDED if (made := call_sharded(e, operands, own)) is not None:
             return _fetched(made)
-    made = call_sharded(e, operands)
-    return _on_host(e, operands, need) if made is None else _fetched(made)
+        case _:
+            return _on_host(e, operands, own) if own.devices else call_whole(e, operands)
+
+
+def _on_device(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome:
+    with own.one(on_device(e)) as at:
+        arrays = [jax.device_put(x, own.devices[at]) for x in operands]
+        with own.turn(at):
+            return _climbed(e, arrays)
 
 
 def _climbed(e: Expr, arrays: Sequence[Any]) -> Outcome:
@@ -72,13 +73,13 @@ def _fetched(made: Outcome) -> Outcome:
     return made._replace(values=tuple(np.asarray(x) for x in made.values))
 
 
-def _on_host(e: Expr, operands: Sequence[Any], need: int) -> Outcome:
-    own, kernel = in_use(), e.kernel
+def _on_host(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome:
+    kernel = e.kernel
     assert kernel is not None
     of = " and ".join(dict.fromkeys(str(s.aval) for s in e.srcs))
     there = f"{len(own.devices)} accelerators have {show_size(own.bytes_each)} each"
     if len(own.devices) == 1:
         there = f"the accelerator has {show_size(own.bytes_each)}"
-    told = f"{kernel.name} of {of} needs {show_size(need)}, {there}: computed on the host"
-    with using("cpu"), compiling():
+    told = f"{kernel.name} of {of} needs {show_size(on_device(e))}, {there}: computed on the host"
+    with compiling(NONE):
         return call_whole(e, operands)._replace(note=Diagnostic("device-full", told, severity="note"))

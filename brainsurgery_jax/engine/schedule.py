@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.engine import blocks
 from brainsurgery_jax.engine.footprint import (
+    FOLDS,
     HOLES,
     calling,
     comparing,
@@ -16,9 +17,9 @@ from brainsurgery_jax.engine.footprint import (
     reading_gaps,
     worst_moment,
 )
-from brainsurgery_jax.engine.peaks import box_peak
+from brainsurgery_jax.engine.peaks import box_cost
 from brainsurgery_jax.engine.tiles import has_parts, tiles
-from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, walk
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
 
@@ -36,9 +37,10 @@ class Written(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A root that is summarised for an assert or a report."""
+    """A root that is summarised for an assert or a report: question number `number` of all."""
 
     question: Pending
+    number: int = 0
 
     @property
     def exprs(self) -> tuple[Expr, ...]:
@@ -52,7 +54,7 @@ class Task(NamedTuple):
     """Roots in order; before each, the calls to compute whole; after each, the calls that nothing needs any more.
 
     `peak` is the projected memory in bytes at the worst moment, operands and blocks included; 0 where nothing is held
-    whole: then each block is a job of its own (`memory.stream_peak`).
+    whole: then each block has a peak of its own (`peaks.block_cost`).
     """
 
     roots: tuple[Root, ...]
@@ -62,14 +64,15 @@ class Task(NamedTuple):
 
 
 def roots_of(program: Program) -> Iterator[Root]:
-    """Everything that a program looks at or writes: questions in plan order, then tensors in output order.
-
-    Questions about tensors without elements are answered already.
-    """
-    for check in program.checks:
-        yield from (Asked(q) for q in check.questions if not is_empty(q))
+    """Everything that a program looks at or writes: questions in plan order, then tensors in output order."""
+    yield from asked(q for check in program.checks for q in check.questions)
     for number, publication in enumerate(program.publications):
         yield from (Written(number, name, e) for name, e in publication.tensors.items())
+
+
+def asked(questions: Iterable[Pending]) -> Iterator[Asked]:
+    """Questions as roots. Those about tensors without elements are answered already."""
+    yield from (Asked(q, number) for number, q in enumerate(q for q in questions if not is_empty(q)))
 
 
 def is_empty(question: Pending) -> bool:
@@ -77,9 +80,10 @@ def is_empty(question: Pending) -> bool:
     return not asked_of(question)[0].aval.size
 
 
-def schedule(roots: Sequence[Root]) -> list[Task]:
-    """Tasks in the order of their first root; the roots of a task share a call that is computed whole."""
-    calls = [tuple(e for e in walk(r.exprs) if is_whole(e)) for r in roots]
+def schedule(roots: Sequence[Root], known: Collection[Expr] = ()) -> list[Task]:
+    """Tasks in the order of their first root; the roots of a task share a call that is computed whole. `known`: calls
+    that are computed already."""
+    calls = [tuple(e for e in walk(r.exprs) if is_whole(e) and e not in known) for r in roots]
     groups = _joined(calls)
     return [_task([roots[i] for i in g], [calls[i] for i in g]) for g in groups]
 
@@ -119,7 +123,7 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
     held = worst = 0
     for root, made, gone in zip(roots, compute, release, strict=True):
         for call in made:
-            worst = max(worst, held + _reading(call) + calling(call))
+            worst = max(worst, held + (_folding(call) if is_fold(call) else _reading(call) + calling(call)))
             held += sum(a.nbytes for a in call.avals)
         worst = max(worst, held + _passing(root.exprs) + _asking(root))
         held -= sum(a.nbytes for call in gone for a in call.avals)
@@ -132,11 +136,16 @@ def _reading(call: Expr) -> int:
     return sum(s.aval.nbytes for s in fresh) + max((_passing((s,)) for s in fresh if s.kind == "call"), default=0)
 
 
+def _folding(call: Expr) -> int:
+    """Bytes that a fold takes: a block of each operand on its way, what is made of it, and the results."""
+    return _passing(call.srcs) + comparing(call.srcs, _length(call.srcs[0])) + FOLDS * sum(a.nbytes for a in call.avals)
+
+
 def _passing(exprs: Sequence[Expr]) -> int:
     """Bytes that a block, or part, of each tensor takes, with what it is made of, down to leaves and what is held
     whole."""
     if any(map(has_parts, exprs)):
-        return sum(max(box_peak(e, box) for box in _unlike(tiles(e))) for e in exprs)
+        return sum(max(box_cost(e, box).peak for box in _unlike(tiles(e))) for e in exprs)
     made_of: dict[Expr, tuple[Expr, ...]] = {}
     stack = list(exprs)
     while stack:

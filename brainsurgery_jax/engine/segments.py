@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole
-from brainsurgery_jax.moves import Permute, Run
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals
+from brainsurgery_jax.moves import Run
 from brainsurgery_jax.store.base import FileRun
 
 
@@ -52,9 +52,7 @@ def mixes(e: Expr) -> bool:
 
 
 def _mixes(e: Expr) -> bool:
-    if isinstance(e.moves, Permute):
-        return e.moves.runs((e.srcs[0].aval,), 0, e.aval.size) is None
-    return cuts_of(e) is not None
+    return cuts_of(e) is not None if e.moves is None else e.moves.mixes(operand_avals(e))
 
 
 def streamed_below(e: Expr) -> Iterator[Expr]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from brainsurgery_jax._lazy import jax, np
-from brainsurgery_jax.engine.devices import in_use
+from brainsurgery_jax.engine.devices import Accelerators
 from brainsurgery_jax.engine.gifts import apart, attempt_of_parts, gifts
 from brainsurgery_jax.engine.kernels import Outcome, Way, numbers_of, outcome, refused, ways
 from brainsurgery_jax.errors import PlanError
@@ -21,18 +21,17 @@ LARGE = 1 << 16
 """Elements of a result that is worth cutting; each device has a copy of smaller ones."""
 
 
-def call_sharded(e: Expr, operands: Sequence[Any]) -> Outcome | None:
+def call_sharded(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome | None:
     """A kernel on operands that are cut along their longest axis, or the next one; None if that does not fit either."""
-    own = in_use()
-    if len(own.devices) < 2:
-        return None
     mesh = jax.sharding.Mesh(np.array(own.devices), ("devices",))
     with own.all(own.bytes_each), own.turn():
         cuts = range(max(x.ndim for x in operands))
-        return next((made for cut in cuts if (made := _climbed(e, operands, mesh, cut)) is not None), None)
+        return next(
+            (made for cut in cuts if (made := _climbed(e, operands, mesh, cut, own.bytes_each)) is not None), None
+        )
 
 
-def _climbed(e: Expr, operands: Sequence[Any], mesh: Any, cut: int) -> Outcome | None:
+def _climbed(e: Expr, operands: Sequence[Any], mesh: Any, cut: int, bytes_each: int) -> Outcome | None:
     shardings = [_sharding(mesh, x.shape, cut) for x in operands]
     arrays: list[Any] = [_outline(x, s) for x, s in zip(operands, shardings, strict=True)]
     sent, state, tried, numbers = False, None, ways(e), numbers_of(e)
@@ -40,7 +39,7 @@ def _climbed(e: Expr, operands: Sequence[Any], mesh: Any, cut: int) -> Outcome |
         given = gifts(e, way, tried)
         leaves, tree = jax.tree.flatten((*apart(arrays, given), numbers, state))
         program = _program(way, mesh, tuple(_outline(x, _placed(x)) for x in leaves), tree)
-        if _needs(program) > in_use().bytes_each:
+        if _needs(program) > bytes_each:
             return None
         if not sent:
             arrays, sent = [jax.device_put(x, s) for x, s in zip(operands, shardings, strict=True)], True

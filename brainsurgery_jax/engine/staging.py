@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.lower.program import Publication
-from brainsurgery_jax.store.atomic import Left, Staged, discard, keep_private, publish, stage
 from brainsurgery_jax.store.base import Cut, Held, WriteOptions, Writer
+from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
 from brainsurgery_jax.store.uninterrupted import uninterrupted
 
@@ -17,27 +18,31 @@ from brainsurgery_jax.store.uninterrupted import uninterrupted
 class Staging:
     """One writer per publication. Leaving the context without `publish` removes everything that was written."""
 
-    def __init__(self, publications: Sequence[Publication], *, durable: bool):
-        self.publications, self._durable = publications, durable
+    def __init__(self, publications: Sequence[Publication], commit: Commit, *, durable: bool):
+        self.publications, self._commit, self._durable = publications, commit, durable
         self.writers: list[Writer] = []
-        self._staged: list[Staged] = []
+        self._staged: list[StagedOutput] = []
         self._published = False
 
     def __enter__(self) -> Staging:
         with ExitStack() as on_failure:
             on_failure.callback(self._abort)
             for p in self.publications:
-                staged = stage(p.path, overwrite=p.overwrite, own=p.replaces.own if p.replaces else ())
+                staged = self._commit.stage(p.path, overwrite=p.overwrite, own=p.replaces.own if p.replaces else ())
                 self._staged.append(staged)
                 self.writers.append(_writer(p, staged, durable=self._durable))
-                keep_private(staged)
                 if p.sidecars is not None:
-                    copy_side_files(p.sidecars, staged.staging)
-                put_sidecars(staged.staging, p.side_files)
+                    copy_side_files(p.sidecars, staged.place)
+                put_sidecars(staged.place, p.side_files)
             on_failure.pop_all()
         return self
 
-    def complete(self, look: Callable[[Staged], None] | None = None) -> None:
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """What is to be reported of the destinations."""
+        return tuple(note for staged in self._staged for note in staged.notes)
+
+    def complete(self, look: Callable[[StagedOutput], None] | None = None) -> None:
         """Complete all outputs. `look` is called with each before any is in its place; what it raises keeps them all
         away."""
         for writer in self.writers:
@@ -48,7 +53,7 @@ class Staging:
 
     def publish(self) -> tuple[Left, ...]:
         """Put all outputs, which are complete, in their places; what they replaced and could not be removed."""
-        left = publish(self._staged, durable=self._durable)
+        left = self._commit.publish(self._staged, durable=self._durable)
         self._published = True
         return left
 
@@ -61,12 +66,12 @@ class Staging:
     def _abort(self) -> None:
         with uninterrupted(), ExitStack() as everything:
             for staged in self._staged:
-                everything.callback(discard, staged)
+                everything.callback(staged.abandon)
             for writer in self.writers:
                 everything.callback(writer.abort)
 
 
-def _writer(p: Publication, staged: Staged, *, durable: bool) -> Writer:
+def _writer(p: Publication, staged: StagedOutput, *, durable: bool) -> Writer:
     return p.format.write(staged, _avals(p), _options(p, durable=durable))
 
 

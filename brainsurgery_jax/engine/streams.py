@@ -1,122 +1,40 @@
-"""Tensors that go by in blocks: what is written or summarised without ever being held whole.
-
-A *flow* is a range of equally long tensors and what to do with each block. Flows over the same range that read the same
-tensor go by together as one *stream*, so that an assert and an output read it once.
-"""
+"""Questions on their way to their answers, as the tensors that they are about go by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import reduce
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-from brainsurgery_jax._lazy import np
-from brainsurgery_jax.engine.blocks import cuts
-from brainsurgery_jax.engine.evaluate import Evaluator
-from brainsurgery_jax.engine.events import Listener, Wrote
-from brainsurgery_jax.engine.segments import Segment
-from brainsurgery_jax.engine.verdicts import Verdicts
-from brainsurgery_jax.graph.expr import Expr, asked_of, walk
-from brainsurgery_jax.protocol import Pending, Reduction
-from brainsurgery_jax.store.base import Writer
-
-MOST_JOINED = 16
-"""Tensors that one stream reads at most, to bound what it holds."""
+from brainsurgery_jax.engine.folds import summarize
+from brainsurgery_jax.engine.plan.work import Ask
 
 
-Lane = tuple[Writer, int]
-"""A file that is written: threads that write to different ones do not wait for each other."""
+class Tally:
+    """The partial results of a question, merged in the order of the work, so that threads change no bit."""
 
+    def __init__(self, ask: Ask):
+        self._reduction, self._left = ask.question.reduction, ask.parts
+        self._merged: list[Any] = []
+        self._decisive: list[Any] = []  # set on any thread: who does not see it yet only does more than is needed
 
-class Flow(NamedTuple):
-    """Elements `start:stop` of `exprs`. `take(start, blocks)` is called for each block on any thread, `done` with its
-    result on the main thread, in block order. `lane` is where it writes to, if it does; `known` gives what stands for a
-    result once the rest need not be looked at, else None."""
+    @property
+    def known(self) -> Any:
+        """What stands for a partial result once the rest need not be looked at, else None."""
+        return self._decisive[0] if self._decisive else None
 
-    exprs: tuple[Expr, ...]
-    start: int
-    stop: int
-    take: Callable[[int, Sequence[Any]], Any]
-    done: Callable[[Any], None]
-    lane: Lane | None = None
-    known: Callable[[], Any] = lambda: None
-
-
-Stream = tuple[Flow, ...]
-
-
-def written(segment: Segment, name: str, writer: Writer, tell: Listener) -> Flow:
-    """The flow of a computed segment into its output."""
-
-    def take(start: int, blocks: Sequence[Any]) -> int:
-        data = np.asarray(blocks[0])
-        writer.put(name, segment.at + start - segment.start, data)
-        return data.nbytes
-
-    def done(nbytes: int) -> None:
-        tell(Wrote(name, nbytes))
-
-    return Flow((segment.expr,), segment.start, segment.stop, take, done, (writer, writer.lane(name)))
-
-
-def asked(question: Pending, verdicts: Verdicts, parts: int | None = None) -> Flow:
-    """The flow of tensors into a reduction: partial results are merged in block order, so threads change no bit.
-    `parts`: how many there are, if not one for each block."""
-    exprs, reduction = asked_of(question), question.reduction
-    size = exprs[0].aval.size
-    left = len(list(cuts(0, size))) if parts is None else parts
-    partial: list[Any] = []
-    decisive: list[Any] = []  # set on any thread: who does not see it yet only does more than is needed
-
-    def take(start: int, blocks: Sequence[Any]) -> Any:
-        part = summarize(reduction, blocks)
-        if reduction.decisive is not None and part == reduction.decisive:
-            decisive.append(part)
+    def look(self, start: int, blocks: Sequence[Any]) -> Any:
+        """The partial result of a block of each tensor, from element `start` on. Called on any thread."""
+        part = summarize(self._reduction, start, blocks)
+        if self._reduction.decisive is not None and part == self._reduction.decisive:
+            self._decisive.append(part)
         return part
 
-    def done(part: Any) -> None:
-        nonlocal left
-        left -= 1
-        partial[:] = [reduction.merge(partial[0], part)] if partial else [part]
-        if not left:
-            verdicts.answer(question, reduction.finish(partial[0]))
+    def add(self, part: Any) -> bool:
+        """Merge a partial result; whether it was the last. Called on the main thread, in the order of the work."""
+        self._merged[:] = [self._reduction.merge(self._merged[0], part)] if self._merged else [part]
+        self._left -= 1
+        return not self._left
 
-    return Flow(exprs, 0, size, take, done, known=lambda: decisive[0] if decisive else None)
-
-
-def summarize(reduction: Reduction, blocks: Sequence[Any]) -> Any:
-    """The partial result of blocks of any length."""
-    arrays = [np.asarray(block) for block in blocks]
-    parts = (reduction.block(*(x[at:end] for x in arrays)) for at, end in cuts(0, len(arrays[0])))
-    return reduce(reduction.merge, parts)
-
-
-def pass_through(stream: Stream, start: int, stop: int, evaluator: Evaluator) -> list[Any]:
-    """Let one block of a stream go by: what each flow's `take` gave."""
-    known = [flow.known() for flow in stream]
-    if all(result is not None for result in known):
-        return known
-    roots = [e for flow in stream for e in flow.exprs]
-    blocks = evaluator.blocks(roots, start, stop)
-    return [flow.take(start, [next(blocks) for _ in flow.exprs]) for flow in stream]
-
-
-def hand_over(stream: Stream, results: Sequence[Any]) -> None:
-    """Give the results of a block to the flows."""
-    for flow, result in zip(stream, results, strict=True):
-        flow.done(result)
-
-
-def joined(flows: Sequence[Flow]) -> list[Stream]:
-    """Streams: flows over one range that read a tensor in common, in the order of their first flow."""
-    streams: dict[int, list[Flow]] = {}
-    reads: dict[int, set[Expr]] = {}
-    home: dict[tuple[int, int, Expr], int] = {}
-    for at, flow in enumerate(flows):
-        leaves = {e for e in walk(flow.exprs) if e.kind == "leaf" and e.aval.size == flow.stop - flow.start}
-        near = (home.get((flow.start, flow.stop, leaf)) for leaf in leaves)
-        place = next((p for p in near if p is not None and len(reads[p] | leaves) <= MOST_JOINED), at)
-        streams.setdefault(place, []).append(flow)
-        reads.setdefault(place, set()).update(leaves)
-        home |= {(flow.start, flow.stop, leaf): place for leaf in leaves}
-    return [tuple(streams[place]) for place in sorted(streams)]
+    def answer(self) -> Any:
+        """The answer, once all partial results are there."""
+        return self._reduction.finish(self._merged[0])

@@ -15,12 +15,9 @@ from brainsurgery_jax.engine import tiles
 from brainsurgery_jax.engine.footprint import item_bytes, making_block, worst_moment
 from brainsurgery_jax.engine.pieces import Piece, Span, plan_pieces
 from brainsurgery_jax.engine.segments import Segment
-from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, walk
-from brainsurgery_jax.moves import Concat, Permute, Reshape, Slice
-from brainsurgery_jax.store.boxes import elements_read
-
-Axes = tuple[int | None, ...]
-"""Of each axis of a leaf, where it is found, all of it and in order, in a tensor that is made of the leaf."""
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals, walk
+from brainsurgery_jax.moves import Axes
+from brainsurgery_jax.store.io.boxes import elements_read
 
 
 class Taker(NamedTuple):
@@ -133,38 +130,27 @@ def _axes(e: Expr) -> Axes:
         if node.kind == "leaf":
             found[node] = tuple(range(len(node.aval.shape)))
             continue
-        known = [axes for s in node.srcs if (axes := found[s]) is not None]
-        found[node] = tuple(_moved(node, at) for at in _agreed(known)) if known else None
+        places = _places(node)
+        known = [
+            tuple(None if at is None else places[number][at] for at in axes)
+            for number, s in enumerate(node.srcs)
+            if (axes := found[s]) is not None
+        ]
+        found[node] = _agree(known) if known else None
     axes = found[e]
     assert axes is not None, "a tensor with a leaf below it"
     return axes
 
 
-def _agreed(known: Sequence[Axes]) -> Axes:
+def _agree(known: Sequence[Axes]) -> Axes:
     """Where all operands have an axis, if they agree."""
     return tuple(places[0] if len(set(places)) == 1 else None for places in zip(*known, strict=True))
 
 
-def _moved(e: Expr, at: int | None) -> int | None:
-    """Where axis `at` of the operands is in the result."""
-    if at is None:
-        return None
-    shape = e.srcs[0].aval.shape
-    match e.moves:
-        case Slice(index):
-            span = (index.starts[at], index.stops[at], index.steps[at])
-            gone = at in index.dropped or span != (0, shape[at], 1)
-            return None if gone else at - sum(axis < at for axis in index.dropped)
-        case Permute(order):
-            return order.index(at)
-        case Concat(axis):
-            return at if at != axis else None
-        case Reshape():
-            return _reshaped(at, shape, e.aval.shape)
-    return at if e.kernel is not None and e.kernel.elementwise else None
-
-
-def _reshaped(at: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    """The axis of the same size with as many elements before it."""
-    same = (q for q, n in enumerate(after) if n == before[at] and prod(after[:q]) == prod(before[:at]))
-    return next(same, None)
+def _places(e: Expr) -> tuple[Axes, ...]:
+    """Of each operand, where its axes are in the result."""
+    avals = operand_avals(e)
+    if e.moves is not None:
+        return e.moves.axes(avals)
+    keeps = e.kernel is not None and e.kernel.elementwise
+    return tuple(tuple(at if keeps else None for at in range(len(aval.shape))) for aval in avals)

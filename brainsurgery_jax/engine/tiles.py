@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from brainsurgery_jax._lazy import np
-from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, flat_range, strides, whole
+from brainsurgery_jax.boxes import Box, box_shape, flat_range, whole
 from brainsurgery_jax.engine.footprint import item_bytes
 from brainsurgery_jax.engine.segments import Segment, mixes, streamed_below
-from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole
-from brainsurgery_jax.moves import Concat, Permute, Reshape
+from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals
+from brainsurgery_jax.moves import Moves
 from brainsurgery_jax.parts import parts
 from brainsurgery_jax.protocol import Pending
 
@@ -72,38 +71,25 @@ def _natural(e: Expr) -> list[Tile]:
         assert e.kernel is not None
         if (cuts := cuts_of(e)) is not None:
             return [Tile(box, True) for box in parts(e.aval.shape, cuts)]
-        if isinstance(e.moves, Concat):
-            return list(_joined(e, e.moves.axis))
-        if isinstance(e.moves, Permute):
-            order = e.moves.order
-            return [Tile(tuple(t.box[axis] for axis in order), t.is_part) for t in _natural(e.srcs[0])]
-        if isinstance(e.moves, Reshape) and _sizes(e.aval.shape) == _sizes(e.srcs[0].aval.shape):
-            before, after = e.srcs[0].aval.shape, e.aval.shape
-            return [Tile(_reshaped(t.box, before, after), t.is_part) for t in _natural(e.srcs[0])]
+        if e.moves is not None and (placed := _placed(e, e.moves)) is not None:
+            return placed
         if e.kernel.elementwise:
             source = e.srcs[0] if len(e.srcs) == 1 else next((s for s in e.srcs if has_parts(s)), None)
             return [Tile(whole(e.aval.shape))] if source is None else _natural(source)
     return [Tile(whole(e.aval.shape))]
 
 
-def _joined(e: Expr, axis: int) -> Iterator[Tile]:
-    offset = 0
-    for src in e.srcs:
-        for (*box,), is_part in _natural(src):
-            start, stop, step = box[axis]
-            box[axis] = (start + offset, stop + offset, step)
-            yield Tile(tuple(box), is_part)
-        offset += src.aval.shape[axis]
-
-
-def _sizes(shape: Sequence[int]) -> list[int]:
-    """The sizes that are not 1: axes of one element come and go without moving anything."""
-    return [n for n in shape if n != 1]
-
-
-def _reshaped(box: Box, before: Sequence[int], after: Sequence[int]) -> Box:
-    spans = iter([span for span, n in zip(box, before, strict=True) if n != 1])
-    return tuple((0, 1, 1) if n == 1 else next(spans) for n in after)
+def _placed(e: Expr, moves: Moves) -> list[Tile] | None:
+    """The boxes that those of the operands make; None if one of them makes none."""
+    avals, made = operand_avals(e), []
+    for number, src in enumerate(e.srcs):
+        if moves.place(avals, number, whole(src.aval.shape)) is None:
+            return None
+        for tile in _natural(src):
+            box = moves.place(avals, number, tile.box)
+            assert box is not None, "as all of the operand does"
+            made.append(Tile(box, tile.is_part))
+    return made
 
 
 def cut(box: Box, most: int, axis: int) -> Iterator[Box]:
@@ -117,14 +103,3 @@ def cut(box: Box, most: int, axis: int) -> Iterator[Box]:
     for first in range(start, stop, rows):
         part = (*box[:axis], (first, min(stop, first + rows), 1), *box[axis + 1 :])
         yield from cut(part, most, axis + 1)
-
-
-def rows(shape: Sequence[int], box: Box, array: Any) -> tuple[Any, Any]:
-    """The runs that a box is in a tensor of that shape: where each begins, and its elements, a row each."""
-    axis = contiguous_from(shape, box)
-    inner = flat_range(shape[axis:], box[axis:])
-    assert inner is not None
-    starts = np.full((), inner[0])
-    for (start, stop, step), stride in zip(box[:axis], strides(shape), strict=False):
-        starts = starts[..., None] + np.arange(start, stop, step) * stride
-    return starts.reshape(-1), array.reshape(starts.size, -1)

@@ -39,10 +39,8 @@ class Verdicts:
         while self._waiting and self._ready(self._waiting[0]):
             check = self._waiting.pop(0)
             match check.says:
-                case str(text):
-                    self._tell(Said(text))
-                case Report(questions, text):
-                    self._tell(Said(text([self.answers[q] for q in questions])))
+                case Report() as report:
+                    self._tell(Said(report.document(self.answers)))
                 case verdict:
                     known = settle(verdict, self.answers)
                     assert known is not None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal, Span
 from brainsurgery_jax.graph.infer import Numbers, Static, infer
-from brainsurgery_jax.op import Kernel
+from brainsurgery_jax.op import Kernel, Passes
 from brainsurgery_jax.protocol import Pending
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
                           kinds=("integer", "bool", "complex"))  # fmt: skip
     if kernel.noop is not None and kernel.noop(avals, params):
         return Rule(None, None)
-    moves = kernel.moves(avals, **params) if kernel.moves else None
+    moves = kernel.moves(avals, params) if kernel.moves else None
     made = infer(kernel, avals, recipe.static, recipe.numbers, moves)
     if (large := next((aval for aval in made if aval.nbytes > MAX_BYTES), None)) is not None:
         hint = "Correct the numbers that it is made with: a width, a shape, a count."
@@ -214,11 +214,29 @@ def walk(roots: Iterable[Expr]) -> Iterator[Expr]:
                 stack.extend((s, False) for s in reversed(node.srcs) if s not in seen)
 
 
+def operand_avals(e: Expr) -> tuple[Aval, ...]:
+    """Shapes and dtypes of what a node is made of."""
+    return tuple(s.aval for s in e.srcs)
+
+
 def is_whole(e: Expr) -> bool:
-    """Whether a node's value is computed as one piece and kept, not streamed: contractions, factorizations."""
+    """Whether a node's value is computed as one piece and kept, not streamed: contractions, factorizations, and
+    the small values of folds."""
     kernel = e.kernel
     streamed = kernel is None or kernel.elementwise or e.moves is not None or kernel.blocks or kernel.parts is not None
     return e.kind == "call" and not streamed
+
+
+def passes_of(e: Expr) -> Passes | None:
+    """The passes over its operands that compute a node; None for what is not computed so."""
+    if e.kernel is None or e.kernel.fold is None:
+        return None
+    return e.kernel.fold(tuple(s.aval for s in e.srcs), dict(e.static))
+
+
+def is_fold(e: Expr) -> bool:
+    """Whether a node is a small value that is computed by going over its operands block by block."""
+    return e.kernel is not None and e.kernel.fold is not None
 
 
 def cuts_of(e: Expr) -> Cuts | None:
@@ -226,3 +244,9 @@ def cuts_of(e: Expr) -> Cuts | None:
     if e.kernel is None or e.kernel.parts is None:
         return None
     return e.kernel.parts(tuple(s.aval for s in e.srcs), dict(e.static))
+
+
+def runs_on_numpy(e: Expr) -> bool:
+    """Whether a call runs on numpy arrays as fast as compiled for the CPU."""
+    kernel = e.kernel
+    return kernel is not None and kernel.host is not None and kernel.host(tuple(s.aval for s in e.srcs), dict(e.static))

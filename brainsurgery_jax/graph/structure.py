@@ -17,13 +17,13 @@ def _everything(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
     return index.full
 
 
-@kernel("slice", moves=lambda avals, *, index: Slice(index), noop=_everything)
+@kernel("slice", moves=lambda avals, params: Slice(params["index"]), noop=_everything)
 def take(x: Num[Array, "..."], *, index: Index) -> Array:
     """`x[index]`."""
     return x[index.key]
 
 
-@kernel("update", moves=lambda avals, *, index: Update(index))
+@kernel("update", moves=lambda avals, params: Update(params["index"]))
 def put(x: Num[Array, "..."], value: Num[Array, "..."], *, index: Index) -> Array:
     """`x` with `value` at `index`."""
     return x.at[index.key].set(value)

@@ -12,30 +12,30 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.families.adapters import Adapter, derive_config, read_adapter
 from brainsurgery_jax.lower.configs import side_file
-from brainsurgery_jax.lower.state import World
+from brainsurgery_jax.lower.state import Extras, World
 from brainsurgery_jax.plan.source import flow_yaml
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.peft import IN_METADATA
-from brainsurgery_jax.store.safetensors_header import json_object
+from brainsurgery_jax.store.safetensors.header import json_object
 
 
-def adapter_config(
-    change: Mapping[str, Any], avals: Mapping[str, Aval], origin: str | None, metadata: Mapping[str, str], world: World
-) -> bytes:
-    """The adapter_config.json of an output. `change` is the option `config`, `origin` the checkpoint whose side files
-    come along. Raises Refusal for what is needed and cannot be known."""
-    found = side_file(origin, ADAPTER_CONFIG, world) or metadata.get(IN_METADATA, "").encode()
+def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras: Extras, world: World) -> bytes:
+    """The adapter_config.json of an output. `change` is the option `config`, `extras` what comes along with the
+    tensors. Raises Refusal for what is needed and cannot be known."""
+    found = side_file(extras.origin, ADAPTER_CONFIG, world) or extras.metadata.get(IN_METADATA, "").encode()
     try:
-        base = json_object(found, origin or ADAPTER_CONFIG, "config") if found else {}
+        original = json_object(found, extras.origin or ADAPTER_CONFIG, "config") if found else {}
     except StoreError as bad:
         raise Refusal("adapter-config", f"{bad.path}: {bad.problem}", key="options", hint=bad.remedy) from bad
+    base = extras.configs.get(ADAPTER_CONFIG, original)
     try:
         asked = read_change(change)
         config = apply_change(base, asked)
     except ValueError as bad:
         raise Refusal("output-options", f"option 'config': {bad}", key="options") from bad
     except Refusal as bad:
-        raise Refusal("output-options", f"option 'config': {bad.message}", key="options", hint=bad.hint) from bad
+        message = f"option 'config': {bad.key}: {bad.message}"
+        raise Refusal("output-options", message, key="options", hint=bad.hint) from bad
     if config.get("peft_type", "LORA") == "LORA":
         derived = _derived(read_adapter(avals), config)
         added = {k: v for k, v in derived.items() if config.get(k) is None and k not in asked.patch}
@@ -44,8 +44,11 @@ def adapter_config(
             raise _lacks_alpha(config)
         if "rank_pattern" in added and "alpha_pattern" not in config:
             raise _lacks_pattern(config)
-    if config == base:
-        return found
+    return found if found and config == original else dump_adapter_config(config)
+
+
+def dump_adapter_config(config: Mapping[str, Any]) -> bytes:
+    """The text of an adapter_config.json."""
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 

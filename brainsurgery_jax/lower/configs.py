@@ -1,4 +1,5 @@
-"""The config.json beside an output: what the plan changes in it, and its dtype, which is kept true to the tensors."""
+"""The configs of an alias and of an output: what lies beside the checkpoint, what the plan changes in it, and the dtype
+that config.json names, which is kept true to the tensors."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from brainsurgery_jax.config_patch import DTYPE_KEYS, KEYS, Change, apply_change, read_change
+from brainsurgery_jax.config_patch import DTYPE_KEYS, Doubt, apply_change, find_doubts, read_for
 from brainsurgery_jax.dtypes import Aval, DType, parse_dtype
-from brainsurgery_jax.errors import Refusal, StoreError, did_you_mean
+from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.state import World
+from brainsurgery_jax.lower.state import Extras, World
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.store.detect import OutputKind
 from brainsurgery_jax.store.peft import ADAPTER_CONFIG, IN_METADATA
@@ -18,25 +19,34 @@ from brainsurgery_jax.store.peft import ADAPTER_CONFIG, IN_METADATA
 CONFIG = "config.json"
 
 
-def read_config(metadata: Mapping[str, str], origin: str | None, world: World) -> tuple[str, Any] | None:
-    """What the config of a checkpoint holds, and the name of its file: of an adapter its own, which travels with the
+def read_config(extras: Extras, world: World) -> tuple[str, Any] | None:
+    """The name of the config file of an alias, and what it holds by now: of an adapter its own, which travels with the
     metadata, else that of a model. None if there is none. Raises Refusal."""
+    if (changed := _last_changed(extras)) is not None:
+        return changed
     found = (
-        (ADAPTER_CONFIG, metadata.get(IN_METADATA))
-        if IN_METADATA in metadata
-        else (CONFIG, side_file(origin, CONFIG, world))
+        (ADAPTER_CONFIG, extras.metadata.get(IN_METADATA))
+        if IN_METADATA in extras.metadata
+        else (CONFIG, side_file(extras.origin, CONFIG, world))
     )
     if found[1] is None:
-        found = (ADAPTER_CONFIG, side_file(origin, ADAPTER_CONFIG, world))
+        found = (ADAPTER_CONFIG, side_file(extras.origin, ADAPTER_CONFIG, world))
     file, text = found
     try:
         return None if text is None else (file, json.loads(text))
     except ValueError as error:
-        raise Refusal("io-input", f"the {file} of '{origin}' is not JSON: {error}", hint="Mend the file.") from error
+        message = f"the {file} of '{extras.origin}' is not JSON: {error}"
+        raise Refusal("io-input", message, hint="Correct its text.") from error
+
+
+def _last_changed(extras: Extras) -> tuple[str, Any] | None:
+    """The config that steps changed; that of the adapter where they changed two."""
+    files = (ADAPTER_CONFIG, CONFIG) if IN_METADATA in extras.metadata else (CONFIG, ADAPTER_CONFIG)
+    return next(((file, extras.configs[file]) for file in files if file in extras.configs), None)
 
 
 def changed_config(
-    output: Output, kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, world: World
+    output: Output, kind: OutputKind, tensors: Mapping[str, Expr], extras: Extras, world: World
 ) -> bytes | None:
     """The config.json of an output, where it differs from that of the checkpoint it comes from. Raises Refusal."""
     if not kind.directory:
@@ -45,77 +55,53 @@ def changed_config(
             hint = "Write to a folder: a path without suffix, or one that ends in a slash."
             raise Refusal("output-config", message, key="config", hint=hint)
         return None
-    found = side_file(origin, CONFIG, world) if output.config or output.sidecars else None
+    own = extras.configs.get(CONFIG)
+    asked = bool(output.config) or own is not None
+    found = side_file(extras.origin, CONFIG, world) if asked or output.sidecars else None
     try:
-        base = {} if found is None else json.loads(found)
+        original = {} if found is None else json.loads(found)
     except ValueError as error:
-        if not output.config:  # copied as it is
+        if not asked:  # copied as it is
             return None
         hint = "Mend the file, or write the output without `config`."
         raise Refusal(
-            "output-config", f"the {CONFIG} of '{origin}' is not JSON: {error}", key="config", hint=hint
+            "output-config", f"the {CONFIG} of '{extras.origin}' is not JSON: {error}", key="config", hint=hint
         ) from error
-    followed = _with_dtype(base, tensors, origin, world) if output.sidecars else base
-    changed = apply_change(followed, change_of(output, base)) if output.config else followed
-    if changed == base:
-        return found if output.config else None
-    return (json.dumps(changed, indent=2) + "\n").encode()
+    base = original if own is None else own
+    followed = _with_dtype(base, tensors, extras.origin, world) if output.sidecars else base
+    changed = _change(followed, output, base) if output.config else followed
+    if changed == original:
+        return found if asked else None
+    return dump_config(changed)
 
 
-def change_of(output: Output, base: Any) -> Change:
-    """The change that an output's `config` writes. Raises Refusal where it is half in full and half not."""
-    mixed = [key for key in KEYS if key in output.config and not set(output.config) <= set(KEYS) and key not in base]
-    if mixed:
-        others = ", ".join(f"'{key}'" for key in output.config if key not in KEYS)
-        message = f"'{mixed[0]}' stands beside {others}: a change in full has no keys but {', '.join(KEYS)}"
-        hint = "Put the values to set under `patch`: `config: {remove: [...], patch: {KEY: VALUE}}`."
-        raise Refusal("output-config", message, key="config", hint=hint)
-    return read_change(output.config)
+def dump_config(config: Any) -> bytes:
+    """The text of a config file."""
+    return (json.dumps(config, indent=2) + "\n").encode()
 
 
-def doubts(output: Output, origin: str | None, world: World) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """What may not be meant in an output's `config`: the path of a key, what is told of it, and what to do."""
-    found = side_file(origin, CONFIG, world) if output.config else None
-    if found is None:
+def _change(config: Any, output: Output, base: Any) -> Any:
+    """A config after the change that an output writes. Raises Refusal at the key `config`."""
+    try:
+        return apply_change(config, read_for(output.config, base))
+    except Refusal as bad:
+        message = bad.message if bad.key == "config" else f"{bad.key}: {bad.message}"
+        raise Refusal(bad.code, message, key="config", hint=bad.hint) from bad
+
+
+def doubts(output: Output, extras: Extras, world: World) -> Iterator[Doubt]:
+    """What may not be meant in an output's `config`, with the keys that lead to it there."""
+    if not output.config:
         return
-    base = json.loads(found)
-    change = change_of(output, base)
-    whole = apply_change(base, change._replace(patch={}))
-    lead = ("patch",) if change != Change(patch=output.config) else ()
-    for place, near in _look_alikes(whole, change.patch, ()):
-        message = f"'{'.'.join(place)}' is added: {CONFIG} has no such key. Did you mean '{near}'?"
-        yield (*lead, *place), message, "A key that is to be new is right as it is."
-    for place in _emptied(whole, change.patch, ()):
-        key = ".".join(place)
-        message = f"'{key}' is set to null, and stays in {CONFIG}: loaders may ask for its parts"
-        yield (*lead, *place), message, f"To remove it write `config: {{remove: [{key}]}}`."
-
-
-def _look_alikes(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    for key, value in patch.items() if isinstance(base, dict) else ():
-        if key in base and isinstance(value, Mapping):
-            yield from _look_alikes(base[key], value, (*place, key))
-        elif key not in base and (near := next((known for known in base if _is_like(key, known)), "")):
-            yield (*place, key), near
-
-
-def _is_like(key: str, known: str) -> bool:
-    """Whether two keys have the same words but for letters: `bos_token_id` is not misspelt for `eos_token_id`."""
-    words, others = key.lower().split("_"), known.lower().split("_")
-    if len(words) != len(others):
-        return "".join(words) == "".join(others)
-    pairs = zip(words, others, strict=True)
-    return all(a == b or (min(len(a), len(b)) > 3 and bool(did_you_mean(a, [b]))) for a, b in pairs)
-
-
-def _emptied(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The keys that a patch sets to null, and that hold a mapping."""
-    for key, value in patch.items() if isinstance(base, dict) else ():
-        if isinstance(base.get(key), dict):
-            if value is None:
-                yield (*place, key)
-            elif isinstance(value, Mapping):
-                yield from _emptied(base[key], value, (*place, key))
+    base: Any = extras.configs.get(CONFIG)
+    if base is None:
+        if (found := side_file(extras.origin, CONFIG, world)) is None:
+            return
+        base = json.loads(found)
+    change = read_for(output.config, base)
+    lead = ("patch",) if change.patch != output.config else ()
+    for doubt in find_doubts(base, change, CONFIG):
+        yield doubt._replace(place=(*lead, *doubt.place))
 
 
 def side_file(origin: str | None, name: str, world: World) -> bytes | None:

@@ -19,19 +19,19 @@ from brainsurgery_jax.plan.source import flow_yaml
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 
 
-def consistency_notes(made: Publication, output: Output | None, world: World) -> Iterator[Diagnostic]:
-    """The notes on a publication; `output` is what the plan says of it, None for a step `save`."""
+def consistency_notes(made: Publication, output: Output, world: World, label: str = "output") -> Iterator[Diagnostic]:
+    """The notes on a publication; `output` is what the plan says of it, as an output or a step `save` (`label`)."""
     if not made.directory or any(expr.kind == "poison" for expr in made.tensors.values()):
         return
     avals = {name: expr.aval for name, expr in made.tensors.items()}
     if (config := _config(made, CONFIG, world)) is not None:
         origins = {name: expr.name for name, expr in made.tensors.items() if expr.kind == "leaf"}
-        change = None if output is None else read_change(output.config)
-        yield from _notes(differences(config, avals, origins), change, "config", made, output)
+        change = read_change(output.config)
+        yield from _notes(differences(config, avals, origins), change, "config", made, output, label)
     if (config := _config(made, ADAPTER_CONFIG, world)) is not None:
         own = made.format.config_file == ADAPTER_CONFIG
-        change = read_change(made.options.get("config") or {}) if own and output is not None else None
-        yield from _notes(adapter_differences(config, read_adapter(avals)), change, "options", made, output)
+        change = read_change(made.options.get("config") or {}) if own else None
+        yield from _notes(adapter_differences(config, read_adapter(avals)), change, "options", made, output, label)
 
 
 def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | None:
@@ -47,20 +47,22 @@ def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | N
 
 
 def _notes(
-    found: Iterable[ConfigDifference], change: Change | None, key: str, made: Publication, output: Output | None
+    found: Iterable[ConfigDifference], change: Change | None, key: str, made: Publication, output: Output, word: str
 ) -> Iterator[Diagnostic]:
     """A note for each difference, with the change that settles all of them."""
     patch: Mapping[str, Any] = {}
     for each in (found := tuple(found)):
         patch = patched(patch, each.patch)
-    label = "save" if output is None else f"output.{key}" if (key,) in output.spans else "output"
-    span = made.span if output is None else output.spans.get((key,), output.span)
+    label = f"{word}.{key}" if (key,) in output.spans else word
+    span = output.spans.get((key,), output.span)
     for each in found:
-        hint = _remedy(each, patch, change, key, alone=len(found) == 1)
+        hint = _remedy(each, patch, change, key, _PLACES[word], alone=len(found) == 1)
         yield Diagnostic("config-differs", f"{label}: {made.path}: {each.message}", span, hint, "note")
 
 
-def _remedy(each: ConfigDifference, patch: Mapping[str, Any], change: Change | None, key: str, *, alone: bool) -> str:
+def _remedy(
+    each: ConfigDifference, patch: Mapping[str, Any], change: Change | None, key: str, place: str, *, alone: bool
+) -> str:
     """What to write; of a patch all of it, so that one change settles every difference."""
     if each.moves:
         steps = [f"- move: {flow_yaml({'from': old, 'to': new})}" for old, new in each.moves]
@@ -71,9 +73,10 @@ def _remedy(each: ConfigDifference, patch: Mapping[str, Any], change: Change | N
         return f"A step `save` copies the config as it is: write an output with `config: {flow_yaml(dict(patch))}`."
     config = f"config: {flow_yaml(write_change(merge_changes(change, patch)))}"
     spelled = config if key == "config" else f"options: {{{config}}}"
-    return f"Write `{spelled}` in the output" + ("." if alone else ", which settles all that can be settled so.")
+    return f"Write `{spelled}` in {place}" + ("." if alone else ", which settles all that can be settled so.")
 
 
+_PLACES = {"output": "the output", "save": "the step `save`"}
 _CLASSES = (
     "Write `model_type`, `architectures` and the keys of a class that has them into `config`, and name the tensors as "
     "that class does."

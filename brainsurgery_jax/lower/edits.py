@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
+from brainsurgery_jax.config_patch import differing_keys
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import hints
-from brainsurgery_jax.lower.state import Draft, Space, State, World
+from brainsurgery_jax.lower.configs import CONFIG, read_config
+from brainsurgery_jax.lower.failure import refs_of
+from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import Dest
 from brainsurgery_jax.select import Ref
@@ -25,6 +30,7 @@ class Drafts:
         self.state, self.step, self.world = state, step, world
         self.drafts: dict[str, Draft] = {}
         self.gone: set[str] = set()
+        self.scratches: list[str] = []  # aliases that end with the step
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
 
@@ -98,8 +104,8 @@ class Drafts:
 
     def _dest_key(self, alias: str, name: str) -> str:
         """The key that a destination comes from; empty where two keys could have made it."""
-        keys = [k for k in ("to", "target_a", "target_b", "target") if k in self.step.params]
-        refs = {k: self.step.params[k] for k in keys if k != "target" or len(keys) == 1}
+        fields = () if self.step.op is None else self.step.op.written
+        refs = {f.key: self.step.params[f.param] for f in fields if f.param in self.step.params}
         named = [k for k, ref in refs.items() if isinstance(ref, Ref) and ref.name == name]
         return (named or [*refs, ""])[0] if named or len(refs) == 1 else ""
 
@@ -122,7 +128,7 @@ class Drafts:
                 raise Refusal(
                     "dest-exists",
                     f"'{to_name}' exists already in '{to_alias}', so '{name}' cannot take it",
-                    key="to",
+                    key=self._dest_key(to_alias, to_name),
                     hint=hint,
                 )
         for alias, renamed in leaving.items():
@@ -145,7 +151,7 @@ class Drafts:
         metadata: Mapping[str, str] = {}
         if path is not None and self.world.key(path) not in self.state.images:
             metadata = self.world.open(path).header.metadata
-        self.drafts[alias] = Draft(Space(tensors or {}, path, metadata))
+        self.drafts[alias] = Draft(Space(tensors or {}, Extras(path, metadata)))
         self.gone.discard(alias)
 
     def drop_alias(self, alias: str, key: str = "alias") -> None:
@@ -163,6 +169,45 @@ class Drafts:
         self.drop_alias(alias)
         self.drafts[to] = draft
 
+    def scratch(self) -> str:
+        """An alias without tensors that ends with the step: it is never saved, and nothing in it counts as created."""
+        name = next(name for n in count(1) if (name := f"scratch{n}") not in self.aliases())
+        self.drafts[name] = Draft(Space({}))
+        self.gone.discard(name)
+        self.scratches.append(name)
+        return name
+
+    def extras(self, alias: str, key: str = "") -> Extras:
+        """What an alias holds beside its tensors, or borrows from the first alias that came from a checkpoint."""
+        own = self.space(alias, key).extras
+        return own.borrow(self._extras_of(other) for other in self.aliases())
+
+    def _extras_of(self, alias: str) -> Extras:
+        return (self.drafts.get(alias) or self.state.spaces[alias]).extras
+
+    def set_config(self, alias: str, config: Mapping[str, Any]) -> list[str]:
+        """Give an alias another config. Return the keys that differ from the one before, with dots to inner ones."""
+        seen = self.extras(alias, "alias")
+        file, before = read_config(seen, self.world) or (CONFIG, {})
+        draft = self.space(alias, "alias")
+        draft.extras = replace(draft.extras, configs={**draft.extras.configs, file: config})
+        return list(differing_keys(before, config))
+
     def spaces(self) -> dict[str, Space]:
-        """The spaces after the step."""
+        """The spaces after the step. An empty alias that got a whole model takes along what it holds beside tensors."""
+        for alias, draft in self.drafts.items():
+            before = self.state.spaces.get(alias)
+            fresh = draft.extras.origin is None and draft.names and not (before and before.names)
+            if fresh and (source := self._copied_model(draft, alias)) is not None:
+                draft.extras = replace(source, configs={**source.configs, **draft.extras.configs})
         return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
+
+    def _copied_model(self, draft: Draft, alias: str) -> Extras | None:
+        """The extras of the alias that the step refers to and whose tensors, all of them, are those of a draft."""
+        for other in dict.fromkeys(ref.alias for _, _, ref in refs_of(self.step)):
+            space = self.state.spaces.get(other)
+            if other == alias or space is None or len(space.names) != len(draft.names):
+                continue
+            if set(space.names.values()) == set(draft.names.values()):
+                return space.extras
+        return None

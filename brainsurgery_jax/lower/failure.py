@@ -3,24 +3,25 @@ message."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.state import Space, State, World, matching, pattern_of
-from brainsurgery_jax.op import OPS, ControlOp, Role, SinkOp, TensorOp, element_role
+from brainsurgery_jax.op import OPS, ControlOp, Makes, Op, Role, SinkOp, TensorOp, element_role
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.select import Ref, compile_template, parse_ref
 
 
 def misunderstood(state: State, step: Step, world: World) -> State:
     """The state after a step that the parser refused: what any text in its payload may name is unknown."""
-    name, payload = next(iter(step.text.items())) if isinstance(step.text, dict) and step.text else ("", None)
+    name = next(iter(step.text), "") if isinstance(step.text, dict) else ""
     if isinstance(OPS.get(name), SinkOp):  # it would have changed nothing
         return state
-    spaces = {a: replace(s, tainted=True) for a, s in state.spaces.items()}
+    spaces = {a: replace(s, tainted=True) for a, s in _doubted(state, OPS.get(name)).items()}
     for value in _references(step.text):
         for alias in spaces:
             try:
@@ -31,8 +32,15 @@ def misunderstood(state: State, step: Step, world: World) -> State:
                 for kind in ("pattern", "name"):
                     found = _named(spaces[alias], kind, ref, None, None)
                     spaces[alias] = _without(spaces[alias], found, creates=True)
-    path = payload.get("path") if isinstance(payload, dict) else payload
-    return replace(state, spaces=spaces, images=_unsaved(state, path, world), doubtful=True)
+    texts = [text for text in _references(step.text) if isinstance(text, str)]
+    return replace(state, spaces=spaces, images=_unsaved(state, texts, world), doubtful=True)
+
+
+def _doubted(state: State, op: Op | None) -> dict[str, Space]:
+    """The spaces after an op failed; their configs are unknown if it may have been to change them."""
+    if isinstance(op, Op) and not (isinstance(op, ControlOp) and op.configures):
+        return dict(state.spaces)
+    return {a: replace(s, extras=replace(s.extras, doubtful=True)) for a, s in state.spaces.items()}
 
 
 def _references(value: Any) -> Iterator[Any]:
@@ -48,9 +56,13 @@ def _references(value: Any) -> Iterator[Any]:
             yield from _references(item)
 
 
-def _unsaved(state: State, path: Any, world: World) -> Mapping[str, Mapping[str, Expr] | None]:
-    """What was saved, after a step failed that may have been to save something at this path."""
-    return {world.key(path): None, **state.images} if isinstance(path, str) and path else state.images
+def _unsaved(state: State, paths: Iterable[str], world: World) -> Mapping[str, Mapping[str, Expr] | None]:
+    """What was saved, after a step failed that may have been to save something at one of these paths."""
+    lost: dict[str, None] = {}
+    for path in filter(None, paths):
+        with suppress(StoreError, ValueError):  # a text that is no path
+            lost[world.key(path)] = None
+    return {**lost, **state.images}
 
 
 def failed(state: State, step: Step, world: World, *, slow: bool = False) -> State:
@@ -59,7 +71,7 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
     assert step.op is not None
     if isinstance(step.op, SinkOp):
         return state
-    spaces, written = dict(state.spaces), set(state.writes)
+    spaces, written = _doubted(state, step.op), set(state.writes)
     refs = list(refs_of(step))
     source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
     sources = None if source is None else state.spaces.get(source.alias)
@@ -73,13 +85,19 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
             # what it would have taken along is not known
             spaces[ref.alias] = replace(left, tainted=True) if step.unmatched == "keep" else left
             written.add(ref.alias)
-    makes = step.op.makes if isinstance(step.op, ControlOp) else ""
-    alias = step.params.get(makes) or ("" if "to" in step.params else state.default_alias or "model")
-    if makes and alias in spaces:  # there is one already; later steps mean the one that could not be made
+    makes = step.op.makes if isinstance(step.op, ControlOp) else None
+    alias = "" if makes is None else _alias_of(makes, step, state)
+    if alias in spaces:  # there is one already; later steps mean the one that could not be made
         spaces[alias] = replace(spaces[alias], tainted=True)
-    images = _unsaved(state, step.params.get("path"), world)
-    after = replace(state, spaces=spaces, images=images, doubtful=state.doubtful or bool(makes))
+    images = state.images if step.checkpoint is None else _unsaved(state, (step.checkpoint,), world)
+    after = replace(state, spaces=spaces, images=images, doubtful=state.doubtful or makes is not None)
     return after.with_writes(written)
+
+
+def _alias_of(makes: Makes, step: Step, state: State) -> str:
+    """The alias that a step would have created; empty if none."""
+    given = step.params.get(makes.key)
+    return given or ("" if makes.unless in step.params else state.default_alias or makes.fallback)
 
 
 def refs_of(step: Step) -> Iterator[tuple[str, Role, Ref]]:

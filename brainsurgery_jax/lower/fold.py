@@ -8,24 +8,27 @@ gives one message.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from itertools import chain
 from typing import Any
 
+from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
+from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
-from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import failed, misunderstood
-from brainsurgery_jax.lower.outputs import inside, publication, publications
-from brainsurgery_jax.lower.program import Check, Demand, Effect, Program, Publication
-from brainsurgery_jax.lower.state import State, World
+from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
+from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
+from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, previewed, session_line
 from brainsurgery_jax.lower.view import StepView
-from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp
+from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
+from brainsurgery_jax.plan.build import build_step
 from brainsurgery_jax.plan.model import Plan, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
@@ -36,6 +39,7 @@ from brainsurgery_jax.protocol import (
     Drop,
     DropAlias,
     Edit,
+    Expand,
     Inline,
     Known,
     Move,
@@ -43,74 +47,95 @@ from brainsurgery_jax.protocol import (
     RenameAlias,
     Report,
     Say,
+    SetConfig,
     SetFlags,
     Stop,
+    Substep,
     Verdict,
+    report,
     settle,
 )
 from brainsurgery_jax.select import Ref
 
 
-def lower_step(state: State, step: Step, world: World) -> State | Demand:
-    """The state after one step, or the numbers that it needs first. Reads headers only."""
+def lower_step(state: State, step: Step, world: World, answer: Answer = take_bounds) -> State:
+    """The state after one step. Reads headers only; `answer` computes the numbers that only data can tell.
+
+    This is the one place that drives the fold through a demand: the step alone is lowered again, and its state goes on.
+    """
     if state.stopped:
         return state
     if step.op is None:
         return misunderstood(state, step, world)
     view = StepView(state, step, world)
     try:
-        after = _sink(state, step, view) if isinstance(step.op, SinkOp) else _edited(state, step, view)
+        after = _sink(state, step, view) if isinstance(step.op, SinkOp) else _edited(state, step, view, answer)
     except Unknown:
         return failed(state, step, world)
     except Refusal as bad:
         if step.lenient and bad.code in _MISSING:
-            after = replace(state, effects=(*state.effects, Effect(step, skipped=1, nested=state.nested)))
+            after = replace(state, effects=(*state.effects, Effect(step, skipped=1)))
         else:
             bad.hint = kinds.remedy(view, bad) or bad.hint
             told = state.complain(_refused(step, bad, provisional=view.provisional))
             after = failed(told, step, world, slow=bad.code == "regex-timeout")
-    if view.notes and isinstance(after, State):
+    if view.notes:
         after = after.complain(*view.notes)
-    if view.wanted and not world.provisional:
-        return Demand(tuple(view.wanted), step)
-    if view.wanted and isinstance(after, State) and after.effects:
+    if view.wanted and (found := answer(Demand(tuple(view.wanted), step, state))):
+        return lower_step(replace(state, known={**state.known, **found}), step, world, answer)
+    if view.wanted and after.effects:
         after = replace(after, effects=(*after.effects[:-1], after.effects[-1]._replace(staged=True)))
     return after
 
 
-def lower(state: State, plan: Plan, world: World, steps: Sequence[Step] | None = None) -> Program | Demand:
-    """The program of a plan, from a state before its steps (or before the `steps` that are left)."""
-    with _uncollected():
-        for step in plan.steps if steps is None else steps:
-            after = lower_step(state, step, world)
-            if isinstance(after, Demand):
-                return after
+def lower_steps(state: State, steps: Iterable[Step], world: World, answer: Answer = take_bounds) -> State:
+    """The state after several steps. See `lower_step`."""
+    return reduce(lambda before, step: lower_step(before, step, world, answer), steps, state)
+
+
+def lower(state: State, plan: Plan, world: World, answer: Answer = take_bounds) -> Program:
+    """The program of a plan, from a state before its steps. See `lower_step`."""
+    was_on = gc.isenabled()
+
+    def compute(demand: Demand) -> Mapping[Expr, int]:
+        with _collection(on=was_on):
+            return answer(demand)
+
+    with _collection(on=False):
+        for step in plan.steps:
+            after = lower_step(state, step, world, compute)
             state = previewed(state, after, step, plan) if state.flags.preview and not state.stopped else after
         made, problems = publications(state, plan, world)
     if state.flags.preview and plan.steps:
-        state = state.with_checks((*state.checks, Check(plan.steps[-1], session_line(state))))
+        state = state.with_checks((*state.checks, log(plan.steps[-1], session_line(state))))
     return Program(state.checks, made, state.effects, state.diagnostics + problems, state.flags)
 
 
+Parsed = tuple[Step, tuple[Diagnostic, ...]]
+"""A step, and what is wrong with it."""
 _MISSING = (NO_MATCH, "tensor-missing")
 """Codes of the refusals that `if_missing: skip` is about."""
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keeps the garbage collector from walking a growing graph, which stays, again and again: a quarter of the time."""
+def _collection(*, on: bool) -> Iterator[None]:
+    """A block with the garbage collector on or off. While a plan is lowered it would walk a growing graph, which stays,
+    again and again: a quarter of the time."""
     was_on = gc.isenabled()
-    gc.disable()
+    _switch_collector(on=on)
     try:
         yield
     finally:
-        if was_on:
-            gc.enable()
+        _switch_collector(on=was_on)
+
+
+def _switch_collector(*, on: bool) -> None:
+    gc.enable() if on else gc.disable()
 
 
 def _refused(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
     assert step.op is not None
-    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else _label(step)
+    label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else step.label
     severity = "note" if provisional else "error"
     return Diagnostic(bad.code, f"{label}: {bad.message}", _place(step, bad.key), bad.hint, severity)
 
@@ -121,22 +146,15 @@ def _place(step: Step, key: str) -> Span | None:
     return step.spans[found[0]] if len(found) == 1 else step.place(key)
 
 
-def _label(step: Step) -> str:
-    """The op's name, for an assert with its operator."""
-    assert step.op is not None
-    operator = getattr(step.params.get("operator"), "op", None)
-    return f"{step.op.name}.{operator.name}" if operator else step.op.name
-
-
 # --- Sinks ------------------------------------------------------------------------------------------------------------
 
 
 def _sink(state: State, step: Step, view: StepView) -> State:
     assert isinstance(step.op, SinkOp)
     says: Verdict | Report = step.op.fn(view, **step.params)
-    after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step, nested=state.nested)))
+    after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step)))
     verdict = None if isinstance(says, Report) else settle(says, None)
-    told = (Check(step, f"{_label(step)}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
+    told = (log(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
     if verdict is None:
         return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:
@@ -148,20 +166,21 @@ def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> D
     """The diagnostic of an assert that does not hold."""
     severity = "note" if provisional else "error"
     place = step.place(*verdict.at)
-    return Diagnostic(verdict.code, f"{_label(step)}: {verdict.why}", place, verdict.hint, severity)
+    return Diagnostic(verdict.code, f"{step.label}: {verdict.why}", place, verdict.hint, severity)
 
 
 # --- Edits ------------------------------------------------------------------------------------------------------------
 
 
-def _edited(state: State, step: Step, view: StepView) -> State | Demand:
+def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
     op, skipped = step.op, []
     edits = _form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
     lines = Lines(step, dry_run=state.flags.dry_run) if state.flags.verbose else None
-    last: Inline | SetFlags | None = None
+    last: Inline | Expand | SetFlags | None = None
     created: list[str] = []
     changed: list[str] = []
     deleted: list[str] = []
+    configured: list[str] = []
     moves: list[Move] = []
     written = set(state.writes)
     for edit in chain(edits, _kept(view)):
@@ -192,7 +211,9 @@ def _edited(state: State, step: Step, view: StepView) -> State | Demand:
             case RenameAlias(alias, to):
                 view.rename_alias(alias, to)
                 written = (written - {alias}) | {to}
-            case Inline() | SetFlags():
+            case SetConfig(alias, config):
+                configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
+            case Inline() | Expand() | SetFlags():
                 last = edit
             case _:
                 state = _say(state, step, view, edit)
@@ -201,17 +222,21 @@ def _edited(state: State, step: Step, view: StepView) -> State | Demand:
         deleted.extend(f"{m.alias}::{m.name}" for m in moves)
         created.extend(f"{m.to_alias}::{m.to_name}" for m in moves)
         written.update(m.to_alias for m in moves)
-    effect = Effect(step, tuple(created), tuple(changed), tuple(deleted), len(skipped) + view.skipped, state.nested)
+    effect = Effect(
+        step, tuple(created), tuple(changed), tuple(deleted), tuple(configured), len(skipped) + view.skipped
+    )  # fmt: skip
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
     if lines is not None and (told := "\n".join(lines)):
-        after = after.with_checks((*after.checks, Check(step, told)))
+        after = after.with_checks((*after.checks, log(step, told)))
     match last:
         case SetFlags():
             given = {key: value for key, value in last._asdict().items() if value is not None}
             return after.with_flags(after.flags._replace(**given))
         case Inline():
-            return _inlined(after, last, view)
-    return after
+            after = _inlined(after, last, view, answer)
+        case Expand(steps):
+            after = _expanded(after, steps, view, answer)
+    return after.drop_scratch(frozenset(view.scratches))
 
 
 def _kept(view: StepView) -> Iterator[Edit]:
@@ -219,20 +244,48 @@ def _kept(view: StepView) -> Iterator[Edit]:
     yield from view.kept
 
 
-def _inlined(state: State, inline: Inline, view: StepView) -> State | Demand:
+def _inlined(state: State, inline: Inline, view: StepView, answer: Answer) -> State:
     """The state after the steps of plans within the plan, which have a default alias of their own."""
     if state.doubtful and inline.default_alias is None:
         raise Unknown
     parsed = [parse_step(node, inline.default_alias) for plan in inline.plans for node in plan.steps]
     if nested := [_refused(step, _NESTED, provisional=False) for step, _ in parsed if _inlines(step)]:
         return misunderstood(state.complain(*nested), view.step, view.world)
-    inner = replace(state, default_alias=inline.default_alias, nested=True)
-    for step, problems in parsed:
-        after = lower_step(inner.complain(*problems), step, view.world)
-        if isinstance(after, Demand):
-            return after
-        inner = after
+    inner = _lower_within(replace(state, default_alias=inline.default_alias, nested=True), parsed, view, answer)
     return replace(inner, default_alias=state.default_alias, nested=False)
+
+
+MAX_DEPTH = 8
+"""Levels of steps within steps."""
+
+
+def _expanded(state: State, steps: tuple[Substep, ...], view: StepView, answer: Answer) -> State:
+    """The state after the steps that an op expands to. What is wrong with them is said of the op."""
+    step = view.step
+    assert step.op is not None
+    if len(state.within) >= MAX_DEPTH:
+        return misunderstood(state.complain(_refused(step, _TOO_DEEP, provisional=False)), step, view.world)
+    scratch = state.scratch | frozenset(view.scratches)
+    built = [build_step(one, step.span, state.default_alias) for one in steps]
+    after = _lower_within(replace(state, scratch=scratch), built, view, answer)
+    told, found = after.diagnostics[: len(state.diagnostics)], after.diagnostics[len(state.diagnostics) :]
+    named = (replace(d, message=f"{step.op.name}: {d.message}") for d in found)
+    return replace(after, diagnostics=(*told, *named), scratch=state.scratch)
+
+
+def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer: Answer) -> State:
+    """The state after steps within the step of a view, whose effect gets theirs."""
+    *earlier, own = state.effects
+    inner = replace(state, effects=(), within=(*state.within, view.step))
+    for step, problems in steps:
+        inner = lower_step(inner.complain(*problems), step, view.world, answer)
+    return replace(inner, effects=(*earlier, own._replace(inner=inner.effects)), within=state.within)
+
+
+_TOO_DEEP = Refusal(
+    "execute-nested", f"steps expand to steps more than {MAX_DEPTH} levels deep",
+    hint="Mend the op, which may expand to itself.",
+)  # fmt: skip
 
 
 _NESTED = Refusal(
@@ -251,39 +304,37 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
     match edit:
         case Stop():
             return replace(state, stopped=True)
-        case Say(text):
-            return replace(state, checks=(*state.checks, Check(step, text)))
+        case Say(document):
+            return replace(state, checks=(*state.checks, Check(step, report(document))))
         case Describe(name, operator):
-            return replace(state, checks=(*state.checks, Check(step, _page(name, operator))))
-        case Publish(path, alias, names):
-            space = view.space(alias, "alias").names
-            tensors = {n: view.fetch(alias, n) for n in (names or list(space))}
+            return replace(state, checks=(*state.checks, Check(step, report(Text(pages.text_of(name, operator))))))
+        case Publish(alias=alias) if alias in (*state.scratch, *view.scratches):
+            raise Refusal("alias-unknown", f"'{alias}' ends with the step that created it, and is never saved",
+                          key="alias", hint="Save another alias.")  # fmt: skip
+        case Publish(path=path, alias=alias, names=names):
+            space = view.space(alias, "alias")
+            extras = Extras() if names else space.extras
+            tensors = {n: view.fetch(alias, n) for n in (names or list(space.names))}
             made = publication(edit, tensors, state.spaces.get(alias), step, view.world)
             _refuse_second_save(made, state, view)
             images = {**state.images, view.world.key(path): tensors}
             made_too = () if state.flags.dry_run else (made,)
             after = replace(state, publications=(*state.publications, *made_too), images=images)
-            return after.complain(*consistency_notes(made, None, view.world))
+            return after.complain(*config_notes(made, output_of(edit, step), extras, view.world, "save"))
     raise AssertionError(edit)
-
-
-def _page(name: str | None, operator: str | None) -> str:
-    """The text of `help`."""
-    if name is None:
-        return "\n".join(pages.overview())
-    return "\n".join(pages.page(pages.find(name if operator is None else f"{name}.{operator}")))
 
 
 def _refuse_second_save(made: Publication, state: State, view: StepView) -> None:
     place = view.world.key(made.path)
+    key = view.step.op.checkpoint if isinstance(view.step.op, ControlOp) else ""
     for earlier in state.publications:
         other = view.world.key(earlier.path)
         if place == other and not made.overwrite:
             hint = "Write to another path, or add `overwrite: true` here, and only this one will be kept."
-            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key="path", hint=hint)
+            raise Refusal("output-twice", f"'{made.path}' is saved by an earlier step already", key=key, hint=hint)
         if inside(place, other) and place != other:
             message = f"'{made.path}' lies inside or around '{earlier.path}', which an earlier step saves"
-            raise Refusal("output-inside", message, key="path", hint="Write to a path of its own.")
+            raise Refusal("output-inside", message, key=key, hint="Write to a path of its own.")
 
 
 def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterable[Edit]:
@@ -297,7 +348,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     keys = tuple(dict.fromkeys((form.matched, *form.reads, *form.writes)))
     refs: dict[str, Ref] = {key: params[key] for key in keys}
     given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in refs}
-    recipe = view.graph.recipe(op.kernel, given)
+    make = _maker(op.maker, given, view)
     # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
     counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
     slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
@@ -320,12 +371,24 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             skipped.append(name)
             continue
         try:
-            made = view.graph.made(recipe, tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
+            made = make(names[at], tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
             if form.dest == "existing":
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
+            if isinstance(op.maker, Builder):  # the calls that it builds say what they are about
+                raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
         yield Bind(write.alias, names[at], made, form.dest)
+
+
+def _maker(
+    maker: Kernel | Builder, params: Mapping[str, Any], view: StepView
+) -> Callable[[str, tuple[Expr, ...]], Any]:
+    """What a form makes of operands, for a name."""
+    if isinstance(maker, Builder):
+        return lambda name, operands: maker.fn(view, name, *operands, **params)
+    recipe = view.graph.recipe(maker, params)
+    return lambda name, operands: view.graph.made(recipe, operands)
 
 
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:

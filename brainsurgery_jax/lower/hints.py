@@ -112,8 +112,8 @@ def count(space: Draft) -> str:
 
 def where(space: Draft) -> str:
     """Where the names can be looked up."""
-    if space.origin:
-        look = worded(shell=f"brainsurgery-jax inspect {space.origin}", python=f"list(bs.open({space.origin!r}))")
+    if origin := space.extras.origin:
+        look = worded(shell=f"brainsurgery-jax inspect {origin}", python=f"list(bs.open({origin!r}))")
         return f"`{look}` lists the names that it started with."
     return "A step `dump: {}` before this one lists the names."
 

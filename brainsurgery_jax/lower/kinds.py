@@ -52,10 +52,11 @@ def _counts(ref: Ref, names: Mapping[str, Expr]) -> Counter[str]:
 
 def _written_elsewhere(drafts: Drafts, ref: Ref) -> Ref | None:
     """The template of what a step makes, if that are tensors that were not there."""
-    to, op = drafts.step.params.get("to"), drafts.step.op
-    if not isinstance(to, Ref) or (isinstance(op, TensorOp) and op.form.dest == "existing"):
+    op = drafts.step.op
+    if op is None or (isinstance(op, TensorOp) and op.form.dest == "existing"):
         return None
-    return to
+    refs = [ref for ref in map(drafts.step.params.get, (f.param for f in op.written)) if isinstance(ref, Ref)]
+    return refs[0] if len(refs) == 1 else None
 
 
 def as_mapping(ref: Ref, default: str | None, kind: str) -> str:

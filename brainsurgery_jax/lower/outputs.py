@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
+from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, few, worded
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.adapters import adapter_config
+from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
 from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
-from brainsurgery_jax.lower.state import Space, State, World
+from brainsurgery_jax.lower.state import Extras, Space, State, World
 from brainsurgery_jax.plan.model import Output, Plan, Step
 from brainsurgery_jax.protocol import Publish
 from brainsurgery_jax.store.base import Nest, WriteOptions
@@ -22,7 +22,8 @@ from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.formats import carried, named, read_options
 from brainsurgery_jax.store.key_paths import read_notes
 from brainsurgery_jax.store.nesting import kept_of, nest_of
-from brainsurgery_jax.store.replacing import Replacement, few
+from brainsurgery_jax.store.peft import IN_METADATA
+from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
 
 _WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."
@@ -38,7 +39,8 @@ def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publicat
             if p is not None and not state.flags.dry_run:
                 _refuse_second(p, made, world)
                 made[world.key(p.path)] = p
-            problems += _notes(output, p, state, world) if p is not None else ()
+            extras = None if p is None else _extras(state.spaces[alias_of(output, state)], state)
+            problems += config_notes(p, output, extras, world) if p is not None and extras is not None else ()
             problems += _dropped_texts(output, p, state) if p is not None else ()
             problems += _not_kept(output, p)
         except Refusal as bad:
@@ -62,10 +64,12 @@ def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
 
 def _dropped_texts(output: Output, p: Publication, state: State) -> Iterator[Diagnostic]:
     """A note on leaves of an input's tree that are text, where the output holds tensors alone."""
-    texts = read_notes(state.spaces[alias_of(output, state)].metadata).strings
+    texts = read_notes(state.spaces[alias_of(output, state)].extras.metadata).strings
     if texts and not p.format.texts:
         message = f"output: {p.format.name} holds tensors alone; left out, since they are text: {few([*texts])}"
-        yield Diagnostic("input-left-out", message, output.span, "An output of the format orbax keeps them.", "note")
+        yield Diagnostic(
+            "input-left-out", message, output.span, "Write `format: orbax` in the output to keep them.", "note"
+        )
 
 
 def _output(output: Output, state: State, world: World) -> Publication | None:
@@ -78,19 +82,26 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
             return None
         raise
     space = state.spaces[alias]
-    if space.tainted or space.unknown:
+    extras = _extras(space, state)
+    if space.tainted or space.unknown or extras.doubtful:
         _check_destination(kind, 0, output.overwrite, world)
         return None
-    return _publication(output, dict(space.names), _origin(space, state), space.metadata, world, output.span)
+    return _publication(output, dict(space.names), extras, world, output.span)
 
 
-def _notes(output: Output, made: Publication, state: State, world: World) -> Iterator[Diagnostic]:
-    """Notes on an output: what its `config` may not mean, and where config.json and the tensors differ."""
-    origin = _origin(state.spaces[alias_of(output, state)], state)
-    for place, message, hint in doubts(output, origin, world):
+def config_notes(
+    made: Publication, output: Output, extras: Extras, world: World, label: str = "output"
+) -> Iterator[Diagnostic]:
+    """Notes on an output or a step `save` (`label`): what its `config` may not mean, and where config.json and the
+    tensors differ."""
+    for place, message, hint in doubts(output, extras, world):
         span = output.spans.get(("config", *place), output.span)
-        yield Diagnostic("config-key", f"output.config: {message}", span, hint, "note")
-    yield from consistency_notes(made, output, world)
+        yield Diagnostic("config-key", f"{label}.config: {message}", span, hint, "note")
+    if not made.directory and CONFIG in extras.configs:
+        message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
+        hint = "Write to a folder: a path without suffix, or one that ends in a slash."
+        yield Diagnostic("output-config", message, output.span, hint, "note")
+    yield from consistency_notes(made, output, world, label)
 
 
 def _not_kept(output: Output, made: Publication | None) -> Iterator[Diagnostic]:
@@ -117,25 +128,31 @@ def inside(place: str, other: str) -> bool:
     return place == other or place.startswith(other + "/") or other.startswith(place + "/")
 
 
+def output_of(edit: Publish, step: Step) -> Output:
+    """The output that a `save` step stands for."""
+    return Output(
+        edit.path, edit.alias, edit.format, edit.shard, edit.overwrite, edit.sidecars, edit.config, edit.metadata,
+        edit.options, step.span, step.spans,
+    )  # fmt: skip
+
+
 def publication(
     edit: Publish, tensors: Mapping[str, Expr], space: Space | None, step: Step, world: World
 ) -> Publication:
     """What a `save` step will write. Raises Refusal."""
-    output = Output(edit.path, edit.alias, edit.format, edit.shard, edit.overwrite, sidecars=edit.names is None)
+    output = output_of(edit, step)
     if edit.names is not None and "bare" in _kind(output, world.default_shard).format.options:
-        output = replace(output, options={"bare": True})
-    origin, metadata = (space.origin, space.metadata) if space else (None, {})
-    return _publication(output, tensors, origin, metadata, world, step.span)
+        output = replace(output, options={"bare": True, **output.options})
+    extras = space.extras if space else Extras()
+    if edit.names is not None:  # of a single tensor no config says anything
+        extras = replace(extras, configs={})
+    return _publication(output, tensors, extras, world, step.span)
 
 
 def _publication(
-    output: Output,
-    tensors: Mapping[str, Expr],
-    origin: str | None,
-    metadata: Mapping[str, str],
-    world: World,
-    span: Span | None,
+    output: Output, tensors: Mapping[str, Expr], extras: Extras, world: World, span: Span | None
 ) -> Publication:
+    origin = extras.origin
     kind = _kind(output, world.default_shard)
     if not tensors:
         hint = "Every tensor was deleted or moved away. Write another alias (`alias: NAME`), or drop this output."
@@ -148,7 +165,7 @@ def _publication(
         tensors=tensors,
         metadata={
             k: v
-            for k, v in {**carried(kind.format, metadata), **output.metadata}.items()
+            for k, v in {**carried(kind.format, _metadata(extras)), **output.metadata}.items()
             if output.metadata.get(k) != ""
         },
         shard_bytes=kind.shard_bytes,
@@ -159,10 +176,17 @@ def _publication(
         options=kind.options,
         keep_files=output.shard is None,
         nest=_nest(kind, tensors, origin, world),
-        side_files=_side_files(output, kind, tensors, origin, metadata, world),
+        side_files=_side_files(output, kind, tensors, extras, world),
     )
     _check_storable(made)
     return made._replace(replaces=_check_destination(kind, made.disk_bytes, output.overwrite, world))
+
+
+def _metadata(extras: Extras) -> Mapping[str, str]:
+    """The header metadata, with the config of an adapter as it is by now."""
+    if IN_METADATA not in extras.metadata or ADAPTER_CONFIG not in extras.configs:
+        return extras.metadata
+    return {**extras.metadata, IN_METADATA: dump_adapter_config(extras.configs[ADAPTER_CONFIG]).decode()}
 
 
 def _copied_files(origin: str | None, world: World) -> SideFiles | None:
@@ -175,20 +199,17 @@ def _copied_files(origin: str | None, world: World) -> SideFiles | None:
 
 
 def _side_files(
-    output: Output,
-    kind: OutputKind,
-    tensors: Mapping[str, Expr],
-    origin: str | None,
-    metadata: Mapping[str, str],
-    world: World,
+    output: Output, kind: OutputKind, tensors: Mapping[str, Expr], extras: Extras, world: World
 ) -> dict[str, bytes]:
     """The small files of an output that differ from those of the checkpoint it comes from. Raises Refusal."""
-    config = changed_config(output, kind, tensors, origin, world)
+    config = changed_config(output, kind, tensors, extras, world)
     made = {} if config is None else {CONFIG: config}
+    if kind.directory and ADAPTER_CONFIG in extras.configs:
+        made[ADAPTER_CONFIG] = dump_adapter_config(extras.configs[ADAPTER_CONFIG])
     if kind.format.config_file == ADAPTER_CONFIG:
         avals = {name: expr.aval for name, expr in tensors.items()}
-        copied = origin if output.sidecars else None
-        made[ADAPTER_CONFIG] = adapter_config(kind.options.get("config") or {}, avals, copied, metadata, world)
+        copied = extras if output.sidecars else replace(extras, origin=None)
+        made[ADAPTER_CONFIG] = adapter_config(kind.options.get("config") or {}, avals, copied, world)
     return made
 
 
@@ -270,9 +291,10 @@ def _refused(code: str, bad: ValueError, key: str) -> Refusal:
     return Refusal(code, message, key=key, hint="".join(hint))
 
 
-def _origin(space: Space, state: State) -> str | None:
-    """Where the side files of an output come from: the checkpoint behind its alias, else the first input."""
-    return space.origin or next((s.origin for s in state.spaces.values() if s.origin), None)
+def _extras(space: Space, state: State) -> Extras:
+    """What an output gets beside tensors: what its alias holds, with the side files of the first input if the alias
+    came from no checkpoint."""
+    return space.extras.borrow(s.extras for s in state.spaces.values())
 
 
 def alias_of(output: Output, state: State) -> str:

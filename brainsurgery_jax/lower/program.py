@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, Report, Verdict, pendings
+from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, Report, Verdict, pendings, report
 from brainsurgery_jax.store.base import Nest
 from brainsurgery_jax.store.formats import SAFETENSORS, Format
 from brainsurgery_jax.store.replacing import Replacement
@@ -17,17 +18,22 @@ from brainsurgery_jax.store.sidecars import SideFiles
 
 
 class Check(NamedTuple):
-    """An assert that needs values, or text that waits for its place in the plan."""
+    """An assert that needs values, or a report that waits for its place in the plan. `logged`: the flag `verbose` asks
+    for it; it is not the result of the step."""
 
     step: Step
-    says: Verdict | Report | str
+    says: Verdict | Report
+    logged: bool = False
 
     @property
     def questions(self) -> tuple[Pending, ...]:
         """The reductions whose answers it waits for."""
-        if isinstance(self.says, str):
-            return ()
         return self.says.pending if isinstance(self.says, Report) else tuple(pendings(self.says))
+
+
+def log(step: Step, text: str) -> Check:
+    """A line that a flag of the session asks for."""
+    return Check(step, report(Text(text)), logged=True)
 
 
 class Publication(NamedTuple):
@@ -68,24 +74,41 @@ class Publication(NamedTuple):
 class Effect(NamedTuple):
     """What a step did to the names, as `alias::name`.
 
-    `skipped`: matches that it left out, since something that it needs is missing (`if_missing: skip`); `nested`: it is
-    a step of a plan within the plan; `staged`: its shapes depend on values that a run computes before it.
+    `configured`: the keys of configs that it changed, as `alias::key`, with dots to inner keys; `skipped`: matches that
+    it left out, since something that it needs is missing (`if_missing: skip`); `staged`: its shapes depend on values
+    that a run computes before it; `inner`: what the steps did that it expanded to, or that stand in a plan within it.
     """
 
     step: Step
     created: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+    configured: tuple[str, ...] = ()
     skipped: int = 0
-    nested: bool = False
     staged: bool = False
+    inner: tuple[Effect, ...] = ()
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Effect]]:
+        """This effect and all within it, outer ones first, each with its depth."""
+        yield depth, self
+        for effect in self.inner:
+            yield from effect.walk(depth + 1)
+
+    def without(self, aliases: Collection[str]) -> Effect:
+        """This effect, and all within it, as if it had done nothing to these aliases."""
+
+        def keep(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names if name.partition("::")[0] not in aliases)
+
+        return self._replace(
+            created=keep(self.created), changed=keep(self.changed), deleted=keep(self.deleted),
+            configured=keep(self.configured), inner=tuple(effect.without(aliases) for effect in self.inner),
+        )  # fmt: skip
 
 
-class Demand(NamedTuple):
-    """Numbers that must be computed before `step` can be lowered."""
-
-    exprs: tuple[Expr, ...]
-    step: Step
+def flatten(effects: Iterable[Effect]) -> Iterator[Effect]:
+    """Effects and all within them, in order."""
+    return (effect for outer in effects for _, effect in outer.walk())
 
 
 class Program(NamedTuple):

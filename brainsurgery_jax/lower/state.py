@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
-from brainsurgery_jax.errors import Diagnostic, StoreError
+from brainsurgery_jax.errors import Diagnostic, StoreError, few
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
-from brainsurgery_jax.plan.model import Input, Plan
+from brainsurgery_jax.plan.model import Input, Plan, Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.select import Match, Pattern, Ref, compile_pattern
 from brainsurgery_jax.store.base import Header, Source
-from brainsurgery_jax.store.replacing import Replacement, few
+from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What an alias holds beside its tensors.
+
+    - `origin`: the checkpoint whose side files belong to the alias; None if the alias was created empty.
+    - `metadata`: the header metadata.
+    - `configs`: the configs that steps changed, by file name. Other configs are as they lie beside `origin`, and are
+      read when they are asked for.
+    - `doubtful`: a step that changes configs failed, so their values are unknown.
+    """
+
+    origin: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    doubtful: bool = False
+
+    def borrow(self, others: Iterable[Extras]) -> Extras:
+        """These extras as outputs see them: an alias without a checkpoint of its own takes the side files and configs
+        of the first of `others` that has one. Its own configs win."""
+        donor = None if self.origin is not None else next((e for e in others if e.origin is not None), None)
+        if donor is None:
+            return self
+        return replace(
+            self,
+            origin=donor.origin,
+            configs={**donor.configs, **self.configs},
+            doubtful=self.doubtful or donor.doubtful,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
     """The tensors of one alias, in state-dict order, with how often each was read and written.
 
-    `origin` is the checkpoint that the alias came from. `tainted`: an earlier step on it failed, so what it holds is
+    `extras` is what the alias holds beside them. `tainted`: an earlier step on it failed, so what it holds is
     not known, and what seems to be missing may not be. `unknown` names what failed steps would have made
     or changed. `original` is what the alias was made with (None: nothing has changed since).
     """
 
     names: Mapping[str, Expr]
-    origin: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    extras: Extras = Extras()
     reads: Mapping[str, int] = field(default_factory=dict)
     writes: Mapping[str, int] = field(default_factory=dict)
     tainted: bool = False
@@ -58,19 +87,15 @@ def is_meant(ref: Ref, expr: Expr) -> bool:
 class Draft:
     """A space being edited: its own copies of what changes."""
 
-    __slots__ = ("metadata", "names", "origin", "original", "reads", "tainted", "unknown", "writes")
+    __slots__ = ("extras", "names", "original", "reads", "tainted", "unknown", "writes")
 
     def __init__(self, space: Space):
         self.names, self.reads, self.writes = dict(space.names), dict(space.reads), dict(space.writes)
-        self.origin, self.metadata, self.tainted, self.unknown = (
-            space.origin, space.metadata, space.tainted, space.unknown,
-        )  # fmt: skip
+        self.extras, self.tainted, self.unknown = space.extras, space.tainted, space.unknown
         self.original = space.names if space.original is None else space.original
 
     def freeze(self) -> Space:
-        return Space(
-            self.names, self.origin, self.metadata, self.reads, self.writes, self.tainted, self.unknown, self.original
-        )
+        return Space(self.names, self.extras, self.reads, self.writes, self.tainted, self.unknown, self.original)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +107,8 @@ class State:
     - `images` are what was saved under which path (None: a step failed that may have saved it).
     - `doubtful`: a part of the plan that makes aliases is wrong, so there may be others than it seems.
     - `before_dry_run` is what the state goes back to when a dry run is turned off; `nested`: inside `execute`.
+    - `within` are the steps that the steps at work belong to, outermost first; `scratch` the aliases that end with one
+      of them.
     """
 
     spaces: Mapping[str, Space]
@@ -90,6 +117,8 @@ class State:
     flags: Flags = NO_FLAGS
     before_dry_run: State | None = None
     nested: bool = False
+    within: tuple[Step, ...] = ()
+    scratch: frozenset[str] = frozenset()
     known: Mapping[Expr, int] = field(default_factory=dict)
     written: frozenset[str] = frozenset()
     written_within: frozenset[str] = frozenset()
@@ -116,6 +145,15 @@ class State:
             return replace(self, written_within=frozenset(aliases))
         return replace(self, written=frozenset(aliases))
 
+    def drop_scratch(self, scratch: frozenset[str]) -> State:
+        """This state without the aliases that end with its last step."""
+        if not scratch:
+            return self
+        *earlier, own = self.effects
+        kept = {alias: space for alias, space in self.spaces.items() if alias not in scratch}
+        after = replace(self, spaces=kept, effects=(*earlier, own.without(scratch)))
+        return after.with_writes(after.writes - scratch)
+
     def with_checks(self, checks: tuple[Check, ...]) -> State:
         """This state with other checks in place of its own."""
         return replace(self, checks=checks)
@@ -128,20 +166,37 @@ class State:
             return replace(self, flags=flags, before_dry_run=self)
         assert self.before_dry_run is not None
         return replace(
-            self.before_dry_run, flags=flags, known=self.known, nested=self.nested, default_alias=self.default_alias,
+            self.before_dry_run, flags=flags, known=self.known, nested=self.nested, within=self.within,
+            scratch=self.scratch, default_alias=self.default_alias,
             checks=self.checks, effects=self.effects, diagnostics=self.diagnostics,
         )  # fmt: skip
+
+
+class Demand(NamedTuple):
+    """Numbers that only data can tell, and that `step` needs. `state`: the state before that step, all that comes
+    before it lowered."""
+
+    exprs: tuple[Expr, ...]
+    step: Step
+    state: State
+
+
+Answer = Callable[[Demand], Mapping[Expr, int]]
+"""Computes all numbers of a demand, or none: then the step takes their bounds. May raise."""
+
+
+def take_bounds(demand: Demand) -> Mapping[Expr, int]:
+    """Compute nothing: the answer of `check` and `explain`."""
+    return {}
 
 
 class World(Protocol):
     """All that lowering may ask of the outside: headers of checkpoints, and whether a destination can be written.
 
-    `provisional`: numbers that only data can tell are taken at their bounds (check, explain) instead of being demanded.
     `default_shard`: the largest file of an output folder whose plan gives no size.
     """
 
     graph: Graph
-    provisional: bool
     default_shard: str
 
     def open(self, path: str, format: str | None = None) -> Source: ...
@@ -156,7 +211,7 @@ def opened(world: World, path: str, format: str | None = None) -> Space:
     source = world.open(path, format)
     header = source.header
     names = {name: world.graph.leaf(source, name, info.aval) for name, info in header.tensors.items()}
-    return Space(names, path, header.metadata)
+    return Space(names, Extras(path, header.metadata))
 
 
 def start(plan: Plan, world: World, flags: Flags = NO_FLAGS) -> State:

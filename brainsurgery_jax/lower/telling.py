@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from brainsurgery_jax.lower.program import Check, Effect
+from brainsurgery_jax.lower.program import Effect, flatten, log
 from brainsurgery_jax.lower.state import State
 from brainsurgery_jax.plan.model import Plan, Step
-from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Inline, Move, Publish, RenameAlias
+from brainsurgery_jax.protocol import (
+    AddAlias,
+    Bind,
+    Drop,
+    DropAlias,
+    Edit,
+    Expand,
+    Inline,
+    Move,
+    Publish,
+    RenameAlias,
+    SetConfig,
+)
 
 MOST_NAMES = 8
 MOST_SOURCES = 2
@@ -16,8 +28,8 @@ MOST_SOURCES = 2
 def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
     """What steps do to names: how many each kind of change has, and the first of them, sorted."""
     parts = []
-    for word in ("changed", "created", "deleted"):
-        if names := sorted({name for effect in effects for name in getattr(effect, word)}):
+    for word in ("changed", "created", "deleted", "configured"):
+        if names := sorted({name for effect in flatten(effects) for name in getattr(effect, word)}):
             shown = names if most is None else names[:most]
             more = f", and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
             parts.append(f"{word} {len(names):,}: {', '.join(shown)}{more}")
@@ -26,18 +38,17 @@ def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
 
 def previewed(before: State, after: State, step: Step, plan: Plan) -> State:
     """The state after a step, in which its impact is said before all that the step itself says."""
-    done = sum(not e.nested for e in before.effects)
+    done = len(before.effects)
     new = after.effects[len(before.effects) :]
     line = f"preview {done + 1}/{len(plan.steps)} {_name(step)}: {impact(new)}"
-    checks = (*before.checks, Check(step, line), *after.checks[len(before.checks) :])
+    checks = (*before.checks, log(step, line), *after.checks[len(before.checks) :])
     return after.with_checks(checks)
 
 
 def session_line(state: State) -> str:
     """The sizes of the unions of all changes."""
-    sizes = (
-        (word, len({n for e in state.effects for n in getattr(e, word)})) for word in ("changed", "created", "deleted")
-    )
+    every = tuple(flatten(state.effects))
+    sizes = ((word, len({n for e in every for n in getattr(e, word)})) for word in ("changed", "created", "deleted"))
     return "preview, all steps: " + ", ".join(f"{word} {size:,}" for word, size in sizes)
 
 
@@ -69,10 +80,14 @@ class Lines:
                 self.others.append(f"remove {alias}")
             case RenameAlias(alias, to):
                 self.others.append(f"rename {alias} -> {to}")
-            case Publish(path, alias, names):
+            case SetConfig(alias):
+                self.others.append(f"config of {alias}")
+            case Publish(path=path, alias=alias, names=names):
                 self.others.append(f"{alias if names is None else '::'.join((alias, *names))} -> {path}")
             case Inline(plans):
                 self.others.append(f"{sum(len(p.steps) for p in plans)} steps")
+            case Expand(steps):
+                self.others.append(f"{len(steps)} steps")
             case _:
                 pass
 
@@ -88,7 +103,7 @@ class Lines:
 
     def _shown(self, read: list[str], written: list[str]) -> str:
         sources = [name for name in dict.fromkeys(read) if name not in written]
-        if not read and isinstance(path := self.step.params.get("path"), str):
+        if not read and (path := self.step.checkpoint) is not None:
             sources = [path]
         if not sources or not written:
             return ", ".join(written or sources)

@@ -228,12 +228,12 @@ class StepView(Drafts):
         return space.original
 
     def config(self, alias: str, key: str = "") -> tuple[str, Any] | None:
-        """What the config beside the checkpoint of an alias holds, and the name of its file; None if there is none."""
-        space = self.space(alias, key)
-        if space.tainted and space.origin is None:
+        """The name of the config file of an alias and what it holds by now; None if there is none."""
+        space, extras = self.space(alias, key), self.extras(alias, key)
+        if extras.doubtful or (space.tainted and space.extras.origin is None):
             raise Unknown
         with at_key(key):
-            return read_config(space.metadata, space.origin, self.world)
+            return read_config(extras, self.world)
 
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr:
         """A value, or the part of it that the reference's slice selects."""

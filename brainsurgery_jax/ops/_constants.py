@@ -11,7 +11,7 @@ from brainsurgery_jax.moves import Broadcast
 from brainsurgery_jax.op import kernel
 
 
-@kernel(moves=lambda avals, *, shape: Broadcast(tuple(shape)))
+@kernel(moves=lambda avals, params: Broadcast(tuple(params["shape"])))
 def broadcast(x: Array, *, shape: tuple[int, ...]) -> Array:
     """The input repeated to a larger shape."""
     return jnp.broadcast_to(x, shape)

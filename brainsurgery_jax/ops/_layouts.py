@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from brainsurgery_jax._lazy import Array, Num, np
+from brainsurgery_jax.documents import Text
 from brainsurgery_jax.dtypes import Aval, to_numpy
 from brainsurgery_jax.errors import PlanError, Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import Shape
@@ -97,7 +98,7 @@ def edits(
     work.check(restore)
     if not inverse and (lossy := bound.lossy()):
         lines = [f"{found.name} does not give every bit back:", *(f"  {rule.hf[0].text}: {why}" for rule, why in lossy)]
-        yield Say("\n".join(lines))
+        yield Say(Text("\n".join(lines)))
     made = list(work.made(restore))
     for old in work.names:
         yield Drop(where, old)

@@ -234,7 +234,10 @@ def _squares(xp: Any, x: Any, keywords: Any, less: Any) -> Any:
 
 def _squared(xp: Any, x: Any, wide: Any, less: Any, keywords: Any) -> Any:
     x = x.astype(wide) if less is None else x.astype(wide) - less
-    squares = xp.square(x.real) + xp.square(x.imag) if kind(x) == "complex" else xp.square(x)
+    if kind(x) == "complex":
+        squares = xp.square(x.real) + xp.square(x.imag)
+    else:
+        squares = np.square(x, out=x) if on_host(x) and x.ndim else xp.square(x)
     return xp.sum(squares, axis=keywords["axis"], keepdims=keywords["keepdims"])
 
 

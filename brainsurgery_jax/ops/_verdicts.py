@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Literal
 
@@ -18,13 +19,15 @@ Unmatched = Annotated[
 MOST_NAMES = 4
 """Names that a message lists."""
 
+TESTS: Mapping[str, Callable[[float, float], bool]] = {
+    "is": operator.eq, "ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt,
+}  # fmt: skip
 WORDS = {"is": "exactly", "ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
-def bounded(label: str, found: int, bounds: dict[str, int | None]) -> Known:
+def bounded(label: str, found: float, bounds: Mapping[str, float | None]) -> Known:
     """That a number satisfies all bounds, or which it breaks."""
-    holds = {"is": found.__eq__, "ge": found.__ge__, "gt": found.__gt__, "le": found.__le__, "lt": found.__lt__}
-    broken = [f"{WORDS[k]} {b}" for k, b in bounds.items() if b is not None and not holds[k](b)]
+    broken = [f"{WORDS[k]} {b}" for k, b in bounds.items() if b is not None and not TESTS[k](found, b)]
     return Known(not broken, f"{label} is {found}, expected {' and '.join(broken)}" if broken else "")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
@@ -13,15 +13,16 @@ from brainsurgery_jax._lazy import Array, Num, np
 from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal, did_you_mean
-from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control, kernel
+from brainsurgery_jax.op import DTypeName, Operands, Passes, SlicedTemplate, control, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._evaluate import evaluate
 from brainsurgery_jax.ops._expressions import Expression, parse_expression, walk_names
+from brainsurgery_jax.ops._folds import can_fold, passes_of
 from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.ops._liveness import nbytes, peak
 from brainsurgery_jax.ops._math import on_host
 from brainsurgery_jax.ops._partition import Partition, is_written_well, making_bytes, part_shapes, partition
-from brainsurgery_jax.ops._program import At, Program, followed_by, leaf
+from brainsurgery_jax.ops._program import At, Program, below, excerpt, followed_by, leaf
 from brainsurgery_jax.ops._ranges import exact_ranges, reasons, wrapping_nodes
 from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
 from brainsurgery_jax.ops._typing import Typed, typed, work_dtype
@@ -76,15 +77,11 @@ def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     return max(kept, held + making_bytes(cut.program, cut.cuts))
 
 
-@kernel(
-    "compute",
-    result=_result,
-    workspace=_workspace,
-    on_device=_on_device,
-    host=_on_numpy,
-    guarded=True,
-    refusal=_refusal,
-)
+_formula = partial(kernel, "compute", host=_on_numpy, guarded=True, refusal=_refusal)
+"""A kernel that evaluates an expression, with what all such kernels have in common."""
+
+
+@_formula(result=_result, workspace=_workspace, on_device=_on_device)
 def whole(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
     """An expression over whole tensors of any shapes."""
     cut = partition(program)
@@ -123,15 +120,7 @@ def _part_peak(program: Program, cuts: Cuts, units: tuple[int, ...]) -> int:
     return peak(program, part_shapes(program, cuts, units))
 
 
-@kernel(
-    "compute",
-    result=_result,
-    workspace=_part_workspace,
-    host=_on_numpy,
-    guarded=True,
-    refusal=_refusal,
-    parts=lambda avals, params: params["cuts"],
-)
+@_formula(result=_result, workspace=_part_workspace, parts=lambda avals, params: params["cuts"])
 def part(*xs: Num[Array, "..."], program: Program, cuts: Cuts) -> tuple[Array, Array]:
     """An expression over the same part of every operand that is cut."""
     return _part_of(xs, program, cuts)
@@ -151,6 +140,16 @@ def _units(program: Program, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> l
     return found
 
 
+def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
+    return passes_of(params["program"].nodes[-1], avals[0].shape)
+
+
+@kernel("compute", result=_result, host=_on_numpy, fold=_passes)
+def folded(x: Num[Array, "..."], *, program: Program) -> Array:
+    """A reduction of a tensor that goes by in blocks."""
+    return evaluate(program, [x])[0]
+
+
 def _same_shape(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
     return (Aval(avals[0].shape, params["program"].aval.dtype),)
 
@@ -161,15 +160,7 @@ def _piece_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     return peak(program, [avals[0].shape] * len(program.nodes)) + 3 * nbytes(avals[0].shape, program.aval.dtype)
 
 
-@kernel(
-    "compute",
-    result=_same_shape,
-    workspace=_piece_workspace,
-    elementwise=True,
-    host=_on_numpy,
-    guarded=True,
-    refusal=_refusal,
-)
+@_formula(result=_same_shape, workspace=_piece_workspace, elementwise=True)
 def by_element(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
     """An expression that treats each element by itself, over tensors of one shape and dtype: it runs in blocks."""
     return evaluate(program, xs)
@@ -203,7 +194,8 @@ def compute(
     must have; with `to` it is stored there, whatever was there before. It is rounded once, to `dtype`, or else to the
     dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are computed in
     float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in numpy; sums
-    are kept in double precision. Large results are made part by part, along axes that no operation mixes.
+    are kept in double precision. Large results are made part by part, along axes that no operation mixes; reductions of
+    all of a large tensor go over it in blocks before.
 
     In an expression there are numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
     as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where
@@ -310,14 +302,61 @@ def _by_element(
 
 
 def _streamed(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
-    """A result that goes by in parts if it is large and can be cut, else made as a whole."""
-    cut = partition(program)
-    size = program.aval.nbytes + sum(e.aval.nbytes for e in operands)
-    if cut is None or size <= STREAMED or not is_written_well(cut):
+    """A result that goes by in parts if it is large and can be cut, or is made of folds, else made as a whole."""
+    if len(program.nodes) == 1:
+        return operands[0]
+    if program.aval.nbytes + sum(e.aval.nbytes for e in operands) <= STREAMED:
         return view.apply(whole, *operands, program=program)
-    kept = [view.apply(whole, *_used(before, operands), program=_renumbered(before)) for before in cut.kept]
+    cut = partition(program)
+    if cut is None or not is_written_well(cut):
+        rest, sources = _folded(view, program, operands)
+        return view.apply(whole, *sources, program=rest) if rest is program else _streamed(view, rest, sources)
+    kept = [_kept(view, _renumbered(before), _used(before, operands)) for before in cut.kept]
     sources = [operands[at] if at >= 0 else kept[-1 - at] for at in cut.sources]
     return view.apply(part, *sources, program=cut.program, cuts=cut.cuts)
+
+
+def _kept(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
+    """A value that all parts of a result need: held, and computed of folds where it has some."""
+    rest, sources = _folded(view, program, operands)
+    return sources[0] if len(rest.nodes) == 1 else view.apply(whole, *sources, program=rest)
+
+
+def _folded(view: View, program: Program, operands: Sequence[Expr]) -> tuple[Program, Sequence[Expr]]:
+    """A program whose outermost reductions of large tensors are operands, and its operands; itself if it has none."""
+    nodes, last = program.nodes, len(program.nodes) - 1
+    if not (folds := _outermost_folds(program)):
+        return program, operands
+    leaves = [n for n in below(nodes, [last], folds) if nodes[n].op == "leaf"]
+    made = [_fold(view, program, number, operands) for number in folds]
+    sources = [*made, *(operands[nodes[n].get("index")] for n in leaves)]
+    return excerpt(nodes, last, [*folds, *leaves]), sources
+
+
+def _outermost_folds(program: Program) -> list[int]:
+    """The nodes that are folds of large tensors and are not in the operand of another."""
+    nodes, found = program.nodes, list[int]()
+    for number in reversed(range(len(nodes))):
+        source = next(iter(nodes[number].sources), None)
+        if (
+            source is None
+            or nodes[source].aval.nbytes <= STREAMED
+            or not can_fold(nodes[number], nodes[source].aval.shape)
+        ):
+            continue
+        if number in below(nodes, [len(nodes) - 1], found):
+            found.append(number)
+    return found
+
+
+def _fold(view: View, program: Program, number: int, operands: Sequence[Expr]) -> Expr:
+    """The fold that a node of a program is, of an operand that goes by in parts."""
+    node = program.nodes[number]
+    (source,) = node.sources
+    inner = excerpt(program.nodes, source, ())
+    x = _streamed(view, _renumbered(inner), _used(inner, operands))
+    own = tuple(At(0) if isinstance(operand, At) else operand for operand in node.operands)
+    return view.apply(folded, x, program=Program((leaf(0, x.aval), node._replace(operands=own))))
 
 
 def _used(program: Program, operands: Sequence[Expr]) -> list[Expr]:

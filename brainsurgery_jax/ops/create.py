@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictInt
@@ -11,7 +10,7 @@ from pydantic import Field, StrictInt
 from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, float_hint, to_numpy
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Name, Number, SlicedPattern, Template, control, kernel
+from brainsurgery_jax.op import Form, Name, Number, build, control, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import fold_seed
@@ -115,12 +114,15 @@ def _made(
     return _filled(view, given, aval, key)
 
 
-@control()
+@build(
+    Form("fill", ("from",), ("to",), "new", slices=frozenset({"from"})),
+    Form("fill_", ("target",), ("target",), "existing", slices=frozenset({"target"})),
+)
 def fill(
     view: View,
+    name: str,
+    x: Expr,
     *,
-    from_: SlicedPattern,
-    to: Template,
     mode: Mode,
     value: Number | None = None,
     values: Any = None,
@@ -130,47 +132,18 @@ def fill(
     mean: Number = 0.0,
     std: Number = 1.0,
     seed: Seed | None = None,
-) -> Iterator[Edit]:
-    """Make tensors with the shape and dtype of others: constant, given (`values`) or random (`mode: rand`).
+) -> Expr:
+    """Fill tensors like others (or tensors, or a slice of each) with a constant, given values or random numbers.
 
-    Random values depend on the seed, the tensor's name, its shape and its dtype alone.
+    `mode: constant` takes `value`, `mode: tensor` takes `values`. Random values (`mode: rand`) depend on the seed, the
+    tensor's name, its shape and its dtype alone.
     Example: `fill: {from: '(.*)\\.bias', to: '\\1.zeros', mode: constant, value: 0}`
-    """
-    rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
-    _tell_idle_keys(view, mode, distribution)
-    seed = view.seed if seed is None else seed
-    for source, (target,) in view.rename(from_, {"to": to}):
-        like = view.slice(view.fetch(from_.alias, source), from_, "from").aval
-        made = _made(view, like, mode, value, values, fold_seed(seed, target), rand)
-        yield Bind(to.alias, target, made)
-
-
-@control("fill_")
-def fill_in_place(
-    view: View,
-    *,
-    target: SlicedPattern,
-    mode: Mode,
-    value: Number | None = None,
-    values: Any = None,
-    distribution: Distribution = "uniform",
-    low: Number = 0.0,
-    high: Number = 1.0,
-    mean: Number = 0.0,
-    std: Number = 1.0,
-    seed: Seed | None = None,
-) -> Iterator[Edit]:
-    """Overwrite tensors, or a slice of each, with a constant, with given values, or with random numbers.
-
     Example: `fill_: {target: '.*\\.bias', mode: constant, value: 0}`
     """
     rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
     _tell_idle_keys(view, mode, distribution)
-    seed = view.seed if seed is None else seed
-    for name, whole in view.select(replace(target, index=None), "target"):
-        part = view.slice(whole, target, "target")
-        made = _made(view, part.aval, mode, value, values, fold_seed(seed, name), rand)
-        yield Bind(target.alias, name, view.update(whole, target, made), "existing")
+    own_seed = fold_seed(view.seed if seed is None else seed, name)
+    return _made(view, x.aval, mode, value, values, own_seed, rand)
 
 
 @control()

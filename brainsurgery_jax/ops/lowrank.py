@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 from brainsurgery_jax._lazy import Array, Inexact, jax, np
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Number, Pattern, Role, Rung, control, kernel
+from brainsurgery_jax.op import Form, Number, Pattern, Role, Rung, build, control, kernel
 from brainsurgery_jax.ops._factor import (
     WIDENED,
     Lanczos,
@@ -330,20 +330,17 @@ def phlora(
             yield Drop(target.alias, name)
 
 
-@control("phlora_")
+@build(Form("phlora_", ("target",), ("target",), "rebind"))
 def phlora_in_place(
-    view: View, *, target: Pattern, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
-) -> Iterator[Edit]:
+    view: View, name: str, x: Expr, *, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
+) -> Expr:
     """Replace matrices by their best approximation of a lower rank, in their own shape.
 
     Rank, method and tol as in `phlora`.
     Example: `phlora_: {target: '.+\\.weight', rank: 64}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
-    for name, x in view.select(target, "target"):
-        if isinstance(rank, Energy):
-            low = view.apply(truncated_by_energy, x, energy=rank.share)
-        else:
-            how = _how(method, tol, fold_seed(view.seed, name))
-            low = view.apply(truncated, x, rank=_resolved(view, name, x, rank), **how)
-        yield Bind(target.alias, name, low, "rebind")
+    if isinstance(rank, Energy):
+        return view.apply(truncated_by_energy, x, energy=rank.share)
+    how = _how(method, tol, fold_seed(view.seed, name))
+    return view.apply(truncated, x, rank=_resolved(view, name, x, rank), **how)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool
+from pydantic import AfterValidator, Field, StrictBool, StrictStr
 
+from brainsurgery_jax import documents
+from brainsurgery_jax.config_patch import read_change
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Pattern, Role, Template, control
+from brainsurgery_jax.op import Makes, Pattern, Role, Template, control
 from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Publish, RenameAlias, Say, View
 from brainsurgery_jax.select import Ref
 
 PathText = Annotated[Text, Field(description="path, relative to the working directory")]
+
+
+def _check_change(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    read_change(value)
+    return value
+
+
+Options = Annotated[Mapping[str, Any], Field(description="as in an output")]
+ConfigChange = Annotated[Mapping[str, Any], AfterValidator(_check_change), Field(description="as in an output")]
+Texts = Annotated[Mapping[str, StrictStr], Field(description="as in an output")]
 
 
 @control()
@@ -36,7 +48,7 @@ def delete(view: View, *, target: Pattern) -> Iterator[Edit]:
         yield Drop(target.alias, name)
 
 
-@control(makes="alias")
+@control(makes=Makes("alias", unless="to"))
 def prefixes(
     view: View,
     *,
@@ -64,10 +76,10 @@ def prefixes(
         case "rename":
             yield RenameAlias(str(from_), str(to))
         case "list":
-            yield Say("Aliases:\n" + "\n".join(f"  {a}::" for a in sorted(view.aliases())))
+            yield Say(documents.Text("Aliases:\n" + "\n".join(f"  {a}::" for a in sorted(view.aliases()))))
 
 
-@control(shorthand="path", makes="alias")
+@control(shorthand="path", makes=Makes("alias", unless="to"), checkpoint="path")
 def load(
     view: View,
     *,
@@ -96,7 +108,7 @@ def load(
     yield Bind(to.alias, view.literal(to, "to"), next(iter(tensors.values())))
 
 
-@control(shorthand="path")
+@control(shorthand="path", checkpoint="path")
 def save(
     view: View,
     *,
@@ -106,15 +118,21 @@ def save(
     format: Text | None = None,
     shard: Text | None = None,
     overwrite: StrictBool = False,
+    sidecars: StrictBool = True,
+    config: ConfigChange | None = None,
+    metadata: Texts | None = None,
+    options: Options | None = None,
 ) -> Iterator[Edit]:
     """Write an alias (or one tensor, `target`) as it is now. Published with the outputs, after every assert passed.
 
+    It takes the keys of an output. Of one tensor no side files are written.
     Example: `save: {path: out/snapshot.safetensors, alias: model}`
     """
+    rest = (format, shard, overwrite, sidecars and target is None, config or {}, metadata or {}, options or {})
     if target is not None:
         name = view.literal(target, "target")
         view.fetch(target.alias, name, "target")
-        yield Publish(path, target.alias, (name,), format, shard, overwrite)
+        yield Publish(path, target.alias, (name,), *rest)
         return
     known = view.aliases()
     chosen = alias or view.default_alias or (known[0] if len(known) == 1 else None)
@@ -124,4 +142,4 @@ def save(
             "save-ambiguous", f"which alias is to be saved? There are {names or 'none'}", key="alias",
             hint="Add `alias: NAME`.",
         )  # fmt: skip
-    yield Publish(path, chosen, None, format, shard, overwrite)
+    yield Publish(path, chosen, None, *rest)

@@ -1,8 +1,8 @@
-"""Reductions over axes: means, sums, extremes and norms, in double precision over parts of fixed size."""
+"""Reductions over axes: means, sums, extremes and norms, in double precision, of tensors that go by in blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Annotated, Any, Literal
 
@@ -11,21 +11,21 @@ from pydantic import Field, StrictBool, StrictInt
 from brainsurgery_jax._lazy import Array, Num, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT64, INT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import SlicedPattern, Template, control, kernel
+from brainsurgery_jax.op import Form, Passes, build, kernel
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.ops._math import kind, on_host, quotient, to_float64, widen
+from brainsurgery_jax.ops._math import kind, on_host, quotient, to_float64, wide, widen
 from brainsurgery_jax.ops._rounding import round_to
-from brainsurgery_jax.ops.shape import axis_of, concatenate, section, with_shape
-from brainsurgery_jax.protocol import Bind, Edit, Expr, View
+from brainsurgery_jax.ops._sums import Key, Total, add_up, keep_extreme, reduce_axes
+from brainsurgery_jax.ops.shape import axis_of, with_shape
+from brainsurgery_jax.protocol import Expr, Reduction, View
 
 Mode = Annotated[Literal["mean", "sum", "min", "max", "norm"], Word]
 Dims = Annotated[
     StrictInt | tuple[StrictInt, ...], Field(description="axis, or list of axes, to reduce; without it all of them")
 ]
 
-PART = 1 << 22
-"""Elements that are reduced at a time: the tree of partial results follows from the shape alone."""
-
+LIMIT = 2.0**62
+"""Sums of integers of 64 bits are exact where the sum of their magnitudes is below."""
 
 UNFIT = "a sum of integers does not fit their dtype. Cast to a wider one, or to float64, first"
 
@@ -36,61 +36,30 @@ def _summed_dtype(x: DType) -> DType:
     return {"float": FLOAT64, "complex": BY_NAME["complex128"]}.get(x.kind, integer)
 
 
-def _partial_aval(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
-    (x,), mode = avals, params["mode"]
-    dtype = x.dtype if mode in ("min", "max") else FLOAT64 if mode == "squares" else _summed_dtype(x.dtype)
-    return (Aval(tuple(1 if axis in params["axes"] else n for axis, n in enumerate(x.shape)), dtype),)
-
-
-def _working(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
-    """Bytes of a part in the dtype that is computed in, and of its magnitudes."""
-    (x,) = avals
-    if params["mode"] in ("min", "max"):
-        return 4 * x.size
-    return x.size * {"complex": 40, "float": 8}.get(x.dtype.kind, 16)
-
-
-@kernel(
-    result=_partial_aval,
-    host=lambda avals, params: True,
-    workspace=_working,
-    guarded=True,
-    refusal=UNFIT,
-)
-def partial(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """The reduction of a part, its axes kept with size 1. `squares`: the sum of squared magnitudes."""
+def _sum(x: Any, mode: str, axes: tuple[int, ...]) -> tuple[Any, Any]:
+    """The sum of a tensor (of its squared magnitudes for "norm") with reduced axes of size 1, and whether 64 bits hold
+    it."""
     xp: Any = np if on_host(x) else jnp
-    exact = xp.ones((), dtype=np.bool_)
-    if mode in ("min", "max"):
-        return getattr(xp, mode)(widen(x), axis=axes, keepdims=True).astype(x.dtype), exact
-    wide = _widened(x)
-    if mode == "squares" and kind(wide) == "complex":
-        wide = wide.real**2 + wide.imag**2
-    elif mode == "squares":
-        wide *= wide
+    wide, exact = _widened(x), xp.ones((), dtype=np.bool_)
+    if mode == "norm":
+        wide = wide.real**2 + wide.imag**2 if kind(wide) == "complex" else wide * wide
     elif kind(x) in ("int", "uint") and x.dtype.itemsize == 8:
-        exact = xp.sum(xp.abs(x.astype(np.float64))) < 2.0**62
+        exact = xp.sum(xp.abs(x.astype(np.float64))) < LIMIT
     return xp.sum(wide, axis=axes, keepdims=True), exact
 
 
-def _widened(x: Array) -> Array:
+def _widened(x: Any) -> Any:
     if kind(x) == "float" and x.dtype.itemsize < 8 and not on_host(x):
         return to_float64(x)
     return x.astype(to_numpy(_summed_dtype(BY_NAME[x.dtype.name])))
 
 
-def _exact(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
-    return (Aval(avals[0].shape, params["dtype"]),)
+def _extreme(x: Any, mode: str, axes: tuple[int, ...]) -> Any:
+    xp: Any = np if on_host(x) else jnp
+    return getattr(xp, mode)(widen(x), axis=axes, keepdims=True)
 
 
-@kernel(
-    elementwise=True,
-    result=_exact,
-    guarded=True,
-    refusal=UNFIT,
-    host=lambda avals, params: True,
-)
-def finished(x: Num[Array, "..."], *, mode: str, count: int, dtype: DType) -> tuple[Array, Array]:
+def _finish(x: Any, mode: str, count: int, dtype: DType) -> tuple[Any, Any]:
     """What is made of sums, rounded once to `dtype`; integers where they fit."""
     xp: Any = np if on_host(x) else jnp
     if dtype.kind in ("int", "uint"):
@@ -100,21 +69,51 @@ def finished(x: Num[Array, "..."], *, mode: str, count: int, dtype: DType) -> tu
     return round_to(value, to_numpy(dtype)), xp.ones((), dtype=np.bool_)
 
 
-def _reduced(view: View, x: Expr, mode: str, axes: tuple[int, ...]) -> Expr:
-    """A tensor reduced part by part, cut along its first axes; where the result is large, along one that it has."""
-    shape = x.aval.shape
-    if x.aval.size <= PART:
-        return view.apply(partial, x, mode=mode, axes=axes)
-    left = [axis for axis, n in enumerate(shape) if n > 1]
-    kept = [axis for axis in left if axis not in axes]
-    cut = kept[0] if 4 * prod(shape[axis] for axis in kept) > PART else left[0]
-    rows = max(1, PART * shape[cut] // x.aval.size)
-    cuts = [(start, min(start + rows, shape[cut])) for start in range(0, shape[cut], rows)]
-    parts = [view.apply(section, x, axis=cut, start=start, stop=stop) for start, stop in cuts]
-    made = view.apply(concatenate, *(_reduced(view, part, mode, axes) for part in parts), axis=cut)
-    if cut not in axes:
-        return made
-    return _reduced(view, made, "sum" if mode == "squares" else mode, (cut,))
+def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+    (x,), mode = avals, params["mode"]
+    real = BY_NAME["float32" if x.dtype.bits == 64 else "float64"]
+    dtype = real if x.dtype.kind == "complex" and mode == "norm" else x.dtype
+    return (Aval(tuple(1 if axis in params["axes"] else n for axis, n in enumerate(x.shape)), dtype),)
+
+
+def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
+    """One pass over a tensor; sums of integers are watched, so that none wraps."""
+    (x,), mode, axes = avals, params["mode"], params["axes"]
+    (made,) = _result(avals, params)
+    count = prod(x.shape[axis] for axis in axes)
+    if mode in ("min", "max"):
+        return (lambda _: _fold_extreme(x, mode, axes),)
+    summed = to_numpy(FLOAT64 if mode == "norm" else _summed_dtype(x.dtype))
+
+    def step(part: Any, key: Key) -> tuple[Any, ...]:
+        total, exact = _sum(part, mode, axes)
+        return total, np.abs(total.astype(np.float64) if total.dtype.kind in "iu" else 0), exact
+
+    def finish(total: Any, size: Any, exact: Any) -> tuple[Any, Any]:
+        value, fits = _finish(total, mode, count, made.dtype)
+        return value, np.bool_(fits & exact.all() & (size < LIMIT).all())
+
+    totals = [add_up(summed), add_up(np.dtype(np.float64)), Total(np.bool_, True, np.logical_and)]
+    return (lambda _: reduce_axes(x.shape, axes, totals, step, finish),)
+
+
+def _fold_extreme(x: Aval, mode: str, axes: tuple[int, ...]) -> Reduction:
+    dtype = to_numpy(x.dtype)
+    total = keep_extreme(mode, to_numpy(wide(x.dtype)))
+    return reduce_axes(x.shape, axes, [total], lambda part, key: (_extreme(part, mode, axes),),
+                       lambda found: (found.astype(dtype), np.bool_(True)))  # fmt: skip
+
+
+@kernel("reduce", result=_result, host=lambda avals, params: True, fold=_passes, guarded=True, refusal=UNFIT)
+def reduced(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """The reduction of a tensor, its reduced axes kept with size 1."""
+    xp: Any = np if on_host(x) else jnp
+    if mode in ("min", "max"):
+        return _extreme(x, mode, axes).astype(x.dtype), xp.ones((), dtype=np.bool_)
+    total, exact = _sum(x, mode, axes)
+    (made,) = _result((Aval(x.shape, BY_NAME[x.dtype.name]),), {"mode": mode, "axes": axes})
+    value, fits = _finish(total, mode, prod(x.shape[axis] for axis in axes), made.dtype)
+    return value, exact & fits
 
 
 def _axes(dim: int | Sequence[int] | None, aval: Aval) -> tuple[int, ...]:
@@ -140,33 +139,17 @@ def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
         raise Refusal("dtype-unsupported", f"the {mode} of {aval} has no value in its dtype", hint=hint, kinds=fitting)
 
 
-def _result_dtype(x: DType, mode: str) -> DType:
-    real = BY_NAME["float32" if x.bits == 64 else "float64"]
-    return real if x.kind == "complex" and mode == "norm" else x
-
-
-@control()
+@build(Form("reduce", ("from",), ("to",), "new", slices=frozenset({"from"})))
 def reduce(
-    view: View,
-    *,
-    from_: SlicedPattern,
-    to: Template,
-    mode: Mode,
-    dim: Dims | None = None,
-    keepdims: StrictBool = False,
-) -> Iterator[Edit]:
+    view: View, name: str, x: Expr, *, mode: Mode, dim: Dims | None = None, keepdims: StrictBool = False
+) -> Expr:
     """Reduce tensors over axes: `mean`, `sum`, `min`, `max`, or `norm` (the root of the sum of squares).
 
     Sums are kept in double precision and rounded once to the tensor's dtype; NaN stays. Sums of integers must fit.
     Example: `reduce: {from: '(.*)\\.weight', to: '\\1.norms', mode: norm, dim: 1}`
     """
-    for name, (target,) in view.rename(from_, {"to": to}):
-        x = view.slice(view.fetch(from_.alias, name, "from"), from_, "from")
-        axes = _axes(dim, x.aval)
-        _refuse(x.aval, axes, mode)
-        made = _reduced(view, x, {"mean": "sum", "norm": "squares"}.get(mode, mode), axes)
-        if mode not in ("min", "max"):
-            count = prod(x.aval.shape[axis] for axis in axes)
-            made = view.apply(finished, made, mode=mode, count=count, dtype=_result_dtype(x.aval.dtype, mode))
-        kept = tuple(n for axis, n in enumerate(x.aval.shape) if axis not in axes)
-        yield Bind(to.alias, target, made if keepdims else view.apply(with_shape, made, shape=kept))
+    axes = _axes(dim, x.aval)
+    _refuse(x.aval, axes, mode)
+    made = view.apply(reduced, x, mode=mode, axes=axes)
+    kept = tuple(n for axis, n in enumerate(x.aval.shape) if axis not in axes)
+    return made if keepdims else view.apply(with_shape, made, shape=kept)

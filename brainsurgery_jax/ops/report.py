@@ -1,19 +1,20 @@
-"""`dump` and `diff`: text about tensors, which never changes them and never fails a plan."""
+"""`dump` and `diff`: reports about tensors, which never changes them and never fails a plan."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from brainsurgery_jax import nametree
 from brainsurgery_jax._lazy import np
+from brainsurgery_jax.documents import Document, Facts, NameTree, Parts
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import SlicedPattern, sink
-from brainsurgery_jax.ops._compare import Eps, gap, largest, pair, quiet
+from brainsurgery_jax.ops._compare import Eps, gap, largest, pair
 from brainsurgery_jax.ops._fields import Text, Word
 from brainsurgery_jax.ops._verdicts import named
 from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Report, View, settle
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.summaries import STATISTICS
 
 Layout = Annotated[Literal["compact", "tree", "json"], Word]
 Verbosity = Annotated[Literal["shape", "stat", "full"], Word]
@@ -21,23 +22,6 @@ Verbosity = Annotated[Literal["shape", "stat", "full"], Word]
 MOST_VALUES = 1 << 16
 
 
-def _stat_block(x: Any) -> tuple[float, float, float, int]:
-    if x.dtype.kind == "c":
-        return (float("nan"), float("nan"), float("nan"), x.size)
-    y = x.astype(np.float64)
-    return float(y.min()), float(y.max()), float(y.sum()), y.size
-
-
-def _stat_merge(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
-    return float(np.minimum(a[0], b[0])), float(np.maximum(a[1], b[1])), a[2] + b[2], a[3] + b[3]
-
-
-STATS = Reduction(
-    quiet(_stat_block),
-    _stat_merge,
-    lambda s: {"min": s[0], "max": s[1], "mean": s[2] / s[3]},
-    {"min": None, "max": None, "mean": None},
-)
 VALUES = Reduction(lambda x: [x], lambda a, b: a + b, lambda xs: np.concatenate(xs), None)
 
 
@@ -59,7 +43,7 @@ def _ask(expr: Expr, name: str, verbosity: str) -> Pending | None:
         raise Refusal(
             "dump-size", f"'{name}' has {expr.aval.size:,} values; at most {MOST_VALUES:,} are printed", hint=hint
         )
-    return Pending((expr,), VALUES if verbosity == "full" else STATS, lambda answer: Known(True))
+    return Pending((expr,), VALUES if verbosity == "full" else STATISTICS, lambda answer: Known(True))
 
 
 def _answered(leaf: dict[str, Any], answer: Any) -> dict[str, Any]:
@@ -89,31 +73,19 @@ def dump(
             asked.extend([question] if question else [])
         leaves.append((alias, rows))
 
-    def text(answers: list[Any]) -> str:
+    def show(answers: Sequence[Any]) -> Document:
         filled = [
-            (a, [(n, leaf if q is None else _answered(leaf, answers[q])) for n, leaf, q in rows]) for a, rows in leaves
+            (a, tuple((n, leaf if q is None else _answered(leaf, answers[q])) for n, leaf, q in rows))
+            for a, rows in leaves
         ]
-        lines = "\n".join(_drawn(filled, format, named=target is None))
-        return "{}" if format == "json" and not filled else lines
+        trees = tuple(NameTree("" if target else alias, rows, format) for alias, rows in filled)
+        return Parts(trees, space=0 if format == "json" else 1) if trees else NameTree("", (), format)
 
-    return Report(tuple(asked), text)
+    return Report(tuple(asked), show)
 
 
 def _everything(view: View) -> dict[str, list[Any]]:
     return {a: [(n, view.fetch(a, n)) for n in sorted(view.names(a))] for a in view.aliases()}
-
-
-def _drawn(
-    groups: Iterable[tuple[str, list[tuple[str, dict[str, Any]]]]], format: str, *, named: bool
-) -> Iterator[str]:
-    for at, (alias, rows) in enumerate(groups):
-        tree = nametree.build(rows)
-        if format == "json":
-            yield nametree.to_json({alias: nametree.plain(tree)} if named else nametree.plain(tree))
-            continue
-        if named:
-            yield from ["", alias] if at else [alias]
-        yield from nametree.draw(tree, compact=format == "compact")
 
 
 @sink()
@@ -182,23 +154,20 @@ def _difference(
             findings.append((name, len(asked)))
             asked.append(verdict if eps is None else Pending(verdict.exprs, LARGEST, lambda answer: Known(True)))
 
-    def why(name: str, finding: str | int, answers: list[Any]) -> str | None:
+    def why(name: str, finding: str | int, answers: Sequence[Any]) -> str | None:
         if isinstance(finding, str):
             return finding
         if eps is None:
             return None if answers[finding] else f"'{name}' differs in value"
         return None if answers[finding] <= eps else f"'{name}' differs by {answers[finding]:.6g}, more than {eps:.6g}"
 
-    def text(answers: list[Any]) -> str:
+    def show(answers: Sequence[Any]) -> Document:
         differing = [w for name, f in findings if (w := why(name, f, answers)) is not None]
         titles = (f"missing in {left}", f"missing in {right}", "differing")
-        sections = tuple(zip(titles, (*missing, differing), strict=True))
-        lines = [f"diff {left} {right}"]
-        for title, found in sections:
-            lines += [f"{title}:", *(f"  - {f}" for f in found or ["none"])]
-        return "\n".join([*lines, *([] if any(f for _, f in sections) else ["no difference"])])
+        sections = tuple(zip(titles, map(tuple, (*missing, differing)), strict=True))
+        return Facts(f"diff {left} {right}", sections, "" if any(f for _, f in sections) else "no difference")
 
-    return Report(tuple(asked), text)
+    return Report(tuple(asked), show)
 
 
 LARGEST = largest(gap)

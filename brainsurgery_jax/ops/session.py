@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, StrictBool, WithJsonSchema
 
+from brainsurgery_jax.documents import Facts
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Role, control
 from brainsurgery_jax.ops._fields import Text
@@ -31,8 +32,8 @@ def set_(
     Example: `set: {dry-run: true, verbose: t}`
     """
     if dry_run is preview is verbose is None:
-        flags = {key.replace("_", "-"): value for key, value in view.flags._asdict().items()}
-        yield Say("\n".join(f"{key}: {'true' if value else 'false'}" for key, value in flags.items()))
+        flags = view.flags._asdict().items()
+        yield Say(Facts("", tuple((key.replace("_", "-"), value) for key, value in flags)))
     yield SetFlags(dry_run, preview, verbose)
 
 

@@ -11,7 +11,7 @@ from brainsurgery_jax._lazy import Array, Shaped, jax
 from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Moves, Slice
-from brainsurgery_jax.op import Name, Role, SlicedPattern, control, kernel
+from brainsurgery_jax.op import Avals, Name, Params, Role, SlicedPattern, control, kernel
 from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, section, with_shape
 from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
@@ -173,8 +173,8 @@ def split(
             start += size
 
 
-def _entry(avals: tuple[Aval, ...], *, axis: int, at: int) -> Moves:
-    shape = avals[0].shape
+def _entry(avals: Avals, params: Params) -> Moves:
+    axis, at, shape = params["axis"], params["at"], avals[0].shape
     starts, stops = [0] * len(shape), list(shape)
     starts[axis], stops[axis] = at, at + 1
     return Slice(Index(tuple(starts), tuple(stops), (1,) * len(shape), (axis,), shape))

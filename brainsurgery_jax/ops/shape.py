@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,10 +12,10 @@ from brainsurgery_jax._lazy import Array, Shaped, jax, jnp
 from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
-from brainsurgery_jax.op import Form, Number, Pattern, SlicedPattern, Template, control, kernel, op
+from brainsurgery_jax.op import Avals, Form, Number, Params, build, kernel, op
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.protocol import Bind, Edit, Expr, View
+from brainsurgery_jax.protocol import Expr, View
 from brainsurgery_jax.select import Index
 from brainsurgery_jax.taking import Take
 
@@ -29,7 +29,7 @@ MOST_COPIES = 1 << 40
 
 @op(
     Form("copy", ("from",), ("to",), "new", slices=_FROM),
-    moves=lambda avals: Reshape(avals[0].shape),
+    moves=lambda avals, params: Reshape(avals[0].shape),
     noop=lambda avals, params: True,
 )
 def copy(x: Shaped[Array, "..."]) -> Array:
@@ -40,7 +40,8 @@ def copy(x: Shaped[Array, "..."]) -> Array:
     return x
 
 
-def _reshaped(avals: tuple[Aval, ...], *, shape: tuple[int, ...]) -> Reshape:
+def _reshaped(avals: Avals, params: Params) -> Reshape:
+    shape: tuple[int, ...] = params["shape"]
     if shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
         raise Refusal("reshape-shape", f"expected positive sizes and at most one -1, got {list(shape)}", key="shape",
                       hint="Leave at most one size open: `shape: [12, 64, -1]`.")  # fmt: skip
@@ -63,7 +64,7 @@ def reshape(x: Shaped[Array, "..."], *, shape: Annotated[tuple[StrictInt, ...], 
 
 
 @kernel(
-    moves=lambda avals, *, shape: Reshape(shape),
+    moves=lambda avals, params: Reshape(params["shape"]),
     noop=lambda avals, params: avals[0].shape == params["shape"],
 )
 def with_shape(x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Array:
@@ -71,7 +72,8 @@ def with_shape(x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Array:
     return jnp.reshape(x, shape)
 
 
-def _permuted(avals: tuple[Aval, ...], *, order: tuple[int, ...]) -> Permute:
+def _permuted(avals: Avals, params: Params) -> Permute:
+    order: tuple[int, ...] = params["order"]
     if sorted(order) != list(range(len(avals[0].shape))):
         axes = ", ".join(map(str, range(len(avals[0].shape))))
         found = f"order {list(order)} is not a permutation of the axes [{axes}] of {avals[0]}"
@@ -95,7 +97,8 @@ def permute(x: Shaped[Array, "..."], *, order: Annotated[tuple[StrictInt, ...], 
     return jnp.transpose(x, order)
 
 
-def _transposed(avals: tuple[Aval, ...], *, axes: tuple[int, ...]) -> Permute:
+def _transposed(avals: Avals, params: Params) -> Permute:
+    axes: tuple[int, ...] = params["axes"]
     rank = len(avals[0].shape)
     if rank < 2:
         hint = "Narrow the pattern, or reshape it to two axes first."
@@ -123,15 +126,14 @@ def transpose(x: Shaped[Array, "..."], *, axes: Axes = (-2, -1)) -> Array:
     return jnp.swapaxes(x, *axes)
 
 
-def _concatenated(avals: tuple[Aval, ...], *, axis: int) -> Concat:
+def _concatenated(avals: Avals, params: Params) -> Concat:
+    axis: int = params["axis"]
     first = avals[0]
     for other in avals[1:]:
         if other.dtype != first.dtype:
             raise Refusal("dtypes-differ", f"dtypes differ: {first} and {other}",
                           hint=common_dtype_hint(first.dtype, other.dtype))  # fmt: skip
-        if _without(other.shape, axis) != _without(first.shape, axis):
-            hint = "Sizes must agree on every other axis."
-            raise Refusal("shapes-differ", f"{first} and {other} cannot be joined along axis {axis}", hint=hint)
+        assert _without(other.shape, axis) == _without(first.shape, axis), (first, other, axis)
     return Concat(axis)
 
 
@@ -157,10 +159,11 @@ def _axes(rank: int) -> str:
     return f"Valid are {-rank} to {rank - 1}." if rank else "A scalar has no axes. Reshape it to [1] first."
 
 
-def _sliced(avals: tuple[Aval, ...], *, axis: int, start: int, stop: int) -> Moves:
+def _sliced(avals: Avals, params: Params) -> Moves:
+    axis: int = params["axis"]
     shape = avals[0].shape
     starts, stops = [0] * len(shape), list(shape)
-    starts[axis], stops[axis] = start, stop
+    starts[axis], stops[axis] = params["start"], params["stop"]
     return Slice(Index(tuple(starts), tuple(stops), (1,) * len(shape), (), shape))
 
 
@@ -170,8 +173,9 @@ def section(x: Shaped[Array, "..."], *, axis: int, start: int, stop: int) -> Arr
     return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 
 
-def _taken(avals: tuple[Aval, ...], *, dim: int, indices: tuple[int, ...]) -> Take:
-    axis = axis_of(dim, avals[0])
+def _taken(avals: Avals, params: Params) -> Take:
+    indices: tuple[int, ...] = params["indices"]
+    axis = axis_of(params["dim"], avals[0])
     size = avals[0].shape[axis]
     for index in indices:
         if not -size <= index < size:
@@ -222,13 +226,14 @@ class Copies(Sequence[int]):
         return number % self.size if self.mode == "tile" else number // self.times
 
 
-def _repeated(avals: tuple[Aval, ...], *, times: int, mode: str, dim: int) -> Take:
-    axis = axis_of(dim, avals[0])
+def _repeated(avals: Avals, params: Params) -> Take:
+    times: int = params["times"]
+    axis = axis_of(params["dim"], avals[0])
     size = avals[0].shape[axis]
     if size * times > MOST_COPIES:
         found = f"{times:,} times the {size:,} entries of axis {axis} of {avals[0]} are too many"
         raise Refusal("tensor-too-large", found, key="times", hint="Lower `times`.")
-    return Take(axis, Copies(size, times, mode))
+    return Take(axis, Copies(size, times, params["mode"]))
 
 
 @op(
@@ -263,7 +268,7 @@ PaddedShape = Annotated[
 ]
 
 
-@kernel(moves=lambda avals, *, index: Update(index))
+@kernel(moves=lambda avals, params: Update(params["index"]))
 def place(base: Shaped[Array, "..."], x: Shaped[Array, "..."], *, index: Index) -> Array:
     """`base` with `x` at `index`."""
     return base.at[index.key].set(x)
@@ -303,32 +308,22 @@ def _padded(view: View, x: Expr, margins: Sequence[tuple[int, int]], value: floa
     return view.apply(place, base, x, index=Index(starts, stops, (1,) * len(shape), (), shape))
 
 
-@control()
+@build(
+    Form("pad", ("from",), ("to",), "new", slices=_FROM),
+    Form("pad_", ("target",), ("target",), "rebind"),
+)
 def pad(
     view: View,
+    name: str,
+    x: Expr,
     *,
-    from_: SlicedPattern,
-    to: Template,
     width: Widths | None = None,
     shape: PaddedShape | None = None,
     value: Number = 0.0,
-) -> Iterator[Edit]:
+) -> Expr:
     """Make tensors larger: `width` says what is added to each axis, or `shape` what comes out (added at the end).
 
     Example: `pad: {from: wte.weight, to: padded.weight, shape: [50304, -1]}`
-    """
-    for name, (target,) in view.rename(from_, {"to": to}):
-        x = view.slice(view.fetch(from_.alias, name, "from"), from_, "from")
-        yield Bind(to.alias, target, _padded(view, x, _margins(x.aval, width, shape), value))
-
-
-@control("pad_")
-def pad_in_place(
-    view: View, *, target: Pattern, width: Widths | None = None, shape: PaddedShape | None = None, value: Number = 0.0
-) -> Iterator[Edit]:
-    """Make tensors larger under their own names: `width` says what is added to each axis, or `shape` what comes out.
-
     Example: `pad_: {target: wte.weight, width: [[0, 47], 0], value: 0}`
     """
-    for name, x in view.select(target, "target"):
-        yield Bind(target.alias, name, _padded(view, x, _margins(x.aval, width, shape), value), "rebind")
+    return _padded(view, x, _margins(x.aval, width, shape), value)

@@ -1,41 +1,111 @@
-"""Operators of `assert` on the small files beside a checkpoint."""
+"""Ops on what an alias holds beside its tensors: its config."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
-from brainsurgery_jax.op import Name, assertion
-from brainsurgery_jax.protocol import Known, Verdict, View
+from brainsurgery_jax.config_patch import Change, apply_change, find_doubts
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.op import Name, assertion, control
+from brainsurgery_jax.ops._fields import Text
+from brainsurgery_jax.ops._verdicts import bounded, check_bounds
+from brainsurgery_jax.protocol import Edit, Known, SetConfig, Verdict, View
 
 Setting = Annotated[Any, Field(description="a value of YAML; null: the key is null, or not there")]
 Settings = Annotated[tuple[Any, ...], Field(description="values, one of which it must be")]
+
+Limit = StrictInt | StrictFloat
+Patch = Annotated[Mapping[str, Any], Field(description="keys and the values to set; mappings are merged key by key")]
+Keys = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
+    Field(description="keys to remove"),
+]
 
 MOST_CHARACTERS = 200
 """Of a value in a message."""
 
 
-@assertion()
-def config(view: View, *, of: Name, is_: Setting = None, in_: Settings = ()) -> Verdict:
-    """A key in config.json of a model (adapter_config.json of an adapter) has the value `is`, or one of those `in`.
+@control("config", configures=True)
+def change_config(
+    view: View,
+    *,
+    patch: Patch | None = None,
+    remove: Keys = (),
+    from_: Text | None = None,
+    alias: Text | None = None,
+) -> Iterator[Edit]:
+    """Change the config of an alias: config.json, of an adapter adapter_config.json. Outputs write it as it is then.
 
-    `of` is the key, with dots to one within another, behind the alias. The file is that of the checkpoint which the
-    alias came from; a key that it does not have is null.
+    First the part `from` becomes the whole config, then the keys in `remove` are removed, then the values in `patch`
+    are set, mappings key by key. A key of an inner mapping is removed as `outer.inner`. An alias without a checkpoint
+    of its own starts from the config of the first input, as its output does.
+    Example: `config: {patch: {num_hidden_layers: 9}, remove: [auto_map]}`
+    """
+    change = Change(from_ or "", remove, patch or {})
+    if change == Change():
+        raise Refusal("key-missing", "give at least one of patch, remove and from",
+                      hint="Write the values to set: `config: {patch: {num_hidden_layers: 9}}`.")  # fmt: skip
+    chosen = alias or _only_alias(view)
+    file, base = view.config(chosen, "alias") or ("config.json", {})
+    if not isinstance(base, Mapping):
+        raise Refusal("output-config", f"the {file} of '{chosen}' holds no mapping of keys to values", key="alias",
+                      hint="Correct its text.")  # fmt: skip
+    changed = apply_change(base, change)
+    for doubt in find_doubts(base, change, file):
+        view.note("config-key", doubt.message, "patch", doubt.hint)
+    yield SetConfig(chosen, changed)
+
+
+def _only_alias(view: View) -> str:
+    """The alias that is meant where a step names none."""
+    known = view.aliases()
+    if view.default_alias is None and len(known) != 1:
+        names = ", ".join(f"'{a}'" for a in known)
+        raise Refusal("ref-no-alias", f"whose config is to change? There are {names or 'no aliases'}", key="alias",
+                      hint="Add `alias: NAME`.")  # fmt: skip
+    return view.default_alias or known[0]
+
+
+@assertion()
+def config(
+    view: View,
+    *,
+    of: Name,
+    is_: Setting = None,
+    in_: Settings = (),
+    ge: Limit | None = None,
+    gt: Limit | None = None,
+    le: Limit | None = None,
+    lt: Limit | None = None,
+) -> Verdict:
+    """A key of a config has the value `is`, or one of those `in`; or it is a number that satisfies all bounds.
+
+    `of` is the key, with dots to one within another, behind the alias. The config is config.json, of an adapter
+    adapter_config.json, as earlier steps left it; a key that it does not have is null.
     Example: `assert: {config: {of: num_hidden_layers, is: 24}}`
     """
+    bounds = {k: b for k, b in {"ge": ge, "gt": gt, "le": le, "lt": lt}.items() if b is not None}
+    if bounds:
+        check_bounds(bounds, whole=False)
     found = view.config(of.alias, "of")
     key = view.literal(of, "of")
     if found is None:
         return Known(False, f"'{of.alias}' came without a config.json, so '{key}' is not known")
     file, settings = found
     value = _value(settings, key)
-    allowed = [*in_, *([is_] if is_ is not None or not in_ else [])]
-    if any(_is_same(value, one) for one in allowed):
-        return Known(True)
-    wanted = f"not {_shown(allowed[0])}" if len(allowed) == 1 else f"none of {', '.join(map(_shown, allowed))}"
-    return Known(False, f"'{key}' in {file} of '{of.alias}' is {_shown(value)}, {wanted}")
+    label = f"'{key}' in {file} of '{of.alias}'"
+    allowed = [*in_, *([is_] if is_ is not None or not (in_ or bounds) else [])]
+    if allowed and not any(_is_same(value, one) for one in allowed):
+        wanted = f"not {_shown(allowed[0])}" if len(allowed) == 1 else f"none of {', '.join(map(_shown, allowed))}"
+        return Known(False, f"{label} is {_shown(value)}, {wanted}")
+    if bounds and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return Known(False, f"{label} is {_shown(value)}, which is no number")
+    return bounded(label, value, bounds) if bounds else Known(True)
 
 
 def _value(settings: Any, path: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span
-from brainsurgery_jax.op import Op
+from brainsurgery_jax.op import Assertion, ControlOp, Op
 from brainsurgery_jax.plan.source import Node
 
 Location = tuple[str | int, ...]
@@ -38,6 +38,22 @@ class Step:
     lenient: bool = False
     unmatched: Literal["error", "keep", "drop"] | None = None
     node: Node | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def operator(self) -> Op | None:
+        """The operator of an assert; None for all other steps."""
+        return next((value.op for value in self.params.values() if isinstance(value, Assertion)), None)
+
+    @property
+    def label(self) -> str:
+        """The name of the op, for an assert with its operator; empty for a step that could not be understood."""
+        return ".".join(op.name for op in (self.op, self.operator) if op is not None)
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The path of the checkpoint that it reads or writes."""
+        path = self.params.get(self.op.checkpoint) if isinstance(self.op, ControlOp) else None
+        return path if isinstance(path, str) else None
 
     def place(self, *key: str | int) -> Span | None:
         """Where a key of the payload stands, or the step itself."""

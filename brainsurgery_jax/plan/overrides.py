@@ -130,7 +130,10 @@ def _merge_all(roots: Iterable[Map], notes: list[Diagnostic]) -> Map:
 
 
 def _warn_of_merged_steps(base: Node | None, later: Node | None) -> Iterator[Diagnostic]:
-    hint = "Lists of several plan files are merged item by item; a later file does not append its steps."
+    hint = (
+        "Lists of several plan files are merged item by item; a later file does not append its steps. To append them, "
+        "begin its list with a `null` for each earlier step."
+    )
     if isinstance(base, List) and isinstance(later, List):
         for old, new in zip(base.items, later.items, strict=False):
             if not _is_null(old) and not _is_null(new):

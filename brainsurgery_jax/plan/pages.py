@@ -35,8 +35,8 @@ def find(name: str) -> Op:
 def family(op: Op) -> str:
     """The module that an op is written in: one family, one module."""
     match op:
-        case TensorOp(kernel=k):
-            return k.fn.__module__.rpartition(".")[2]
+        case TensorOp(maker=maker):
+            return maker.fn.__module__.rpartition(".")[2]
         case ControlOp(fn=fn) | SinkOp(fn=fn):
             return fn.__module__.rpartition(".")[2]
     raise AssertionError(op)
@@ -128,3 +128,10 @@ def _words(schema: Mapping[str, Any]) -> str:
         return "{" + ", ".join(f"{k}: {_words(v)}" for k, v in schema["properties"].items()) + "}" + told
     kind = str(schema.get("type", "any value"))
     return _TYPES.get(kind, kind) + (told if kind != "null" else "")
+
+
+def text_of(name: str | None, operator: str | None) -> str:
+    """The text of `help`."""
+    if name is None:
+        return "\n".join(overview())
+    return "\n".join(page(find(name if operator is None else f"{name}.{operator}")))

@@ -8,7 +8,8 @@ from typing import Any
 
 from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role, fewest
-from brainsurgery_jax.plan.parse import INPUT_KEYS, KEYS, OUTPUT_KEYS
+from brainsurgery_jax.plan.endpoints import INPUT_KEYS, OUTPUT_KEYS
+from brainsurgery_jax.plan.parse import KEYS
 from brainsurgery_jax.plan.payload import adapter
 from brainsurgery_jax.select import KINDS
 from brainsurgery_jax.store.formats import NAMES

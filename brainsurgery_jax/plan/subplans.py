@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
+from brainsurgery_jax.plan.endpoints import Endpoints
 from brainsurgery_jax.plan.overrides import read_text, read_yaml
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
 from brainsurgery_jax.plan.variables import with_variables
 from brainsurgery_jax.protocol import SubPlan
 
 KEYS = ("inputs", "transforms", "output", "outputs", "vars", "version")
-SAVED_KEYS = ("path", "alias", "format", "shard", "overwrite")
 
 
 def sub_plan(kind: str, node: Node, read: Callable[[str], str] = read_text) -> SubPlan:
@@ -80,42 +80,32 @@ def _unknown_keys(node: Map, known: Iterable[str], where: str) -> Iterator[Diagn
 
 def _loads(inputs: tuple[Node, ...]) -> tuple[list[Node], list[str]]:
     """A load step for each input, and the aliases that they make."""
-    loads: list[Node] = []
-    aliases: list[str] = []
-    for at, node in enumerate(inputs, start=1):
-        if not (isinstance(node, Scalar) and isinstance(node.value, str) and node.value):
-            message = f"inputs: expected 'alias::path', got {describe(node)}"
-            hint = "Write the path of a checkpoint, such as 'base::models/base.safetensors'."
-            raise PlanError([Diagnostic("inputs-form", message, node.span, hint)])
-        alias, mark, path = node.value.partition("::")
-        if not mark:
-            alias, path = "", node.value
-        if not mark and len(inputs) > 1:
-            message = f"inputs: '{path}' needs an alias, since there are several inputs"
-            raise PlanError([Diagnostic("inputs-form", message, node.span, f"Write 'NAME::{path}'.")])
-        alias = alias or ("model" if len(inputs) == 1 else f"model_{at}")
-        loads.append(_step("load", {"path": path, "alias": alias}, node.span))
-        aliases.append(alias)
-    return loads, aliases
+    if not inputs:
+        return [], []
+    reader = Endpoints()
+    entries = reader.inputs(List(inputs, inputs[0].span))
+    _refuse(reader)
+    loads = [_step("load", {"path": e.path, "alias": e.alias}, e.span or inputs[0].span) for e in entries]
+    return loads, [e.alias for e in entries]
 
 
 def _save(output: Node) -> Node:
     """The save step that an output stands for; its path may begin with `alias::`."""
-    given: dict[str, Node] = {}
-    if isinstance(output, Map):
-        if errors := list(_unknown_keys(output, SAVED_KEYS, "the output of a plan within a plan")):
-            raise PlanError(errors)
-        given = {key.text: value for key, value in output.entries}
-    path = given.get("path", output)
-    if not (isinstance(path, Scalar) and isinstance(path.value, str)):
-        hint = "Write `output: out.safetensors`, or `output: {path: out, shard: 2GB}`."
-        raise PlanError([Diagnostic("output-form", f"output: expected a path, got {describe(path)}", path.span, hint)])
-    alias, mark, place = path.value.partition("::")
-    if mark:
-        given = {"alias": Scalar(alias, alias, path.span), **given}
-    given["path"] = Scalar(place, place, path.span) if mark else path
+    given = {key.text: value for key, value in output.entries} if isinstance(output, Map) else {"path": output}
+    path = given.get("path")
+    if isinstance(path, Scalar) and isinstance(path.value, str) and "::" in path.value:
+        alias, _, place = path.value.partition("::")
+        given = {"alias": Scalar(alias, alias, path.span), **given, "path": Scalar(place, place, path.span)}
     entries = tuple((Scalar(key, key, value.span), value) for key, value in given.items() if not _is_null(value))
+    reader = Endpoints()
+    reader.output(Map(entries, output.span) if isinstance(output, Map | Scalar) else output, "output")
+    _refuse(reader)
     return Map(((Scalar("save", "save", output.span), Map(entries, output.span)),), output.span)
+
+
+def _refuse(reader: Endpoints) -> None:
+    if reader.problems:
+        raise PlanError(reader.problems)
 
 
 def _step(name: str, payload: dict[str, str], span: Span) -> Node:

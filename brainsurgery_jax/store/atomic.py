@@ -10,15 +10,29 @@ import os
 import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from itertools import count
 from operator import and_
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures, remedy_for
-from brainsurgery_jax.store.leftovers import OLD, PARTIAL, SCRATCH, STALE, beside, clear, remove, remove_replaced
+from brainsurgery_jax.store.io.files import Left, StagedOutput
+from brainsurgery_jax.store.io.local import LocalPlace, fsync_path
+from brainsurgery_jax.store.leftovers import (
+    OLD,
+    PARTIAL,
+    SCRATCH,
+    STALE,
+    Leftover,
+    beside,
+    clear,
+    remove,
+    remove_replaced,
+)
 from brainsurgery_jax.store.replacing import Replacement, allowed, resolved
+from brainsurgery_jax.store.runs import RunId
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _AT_FDCWD = -100
@@ -26,49 +40,87 @@ _AT_FDCWD = -100
 
 class Staged(NamedTuple):
     """An output on its way: where it is written, where it will appear, whether it may replace what is there, and the
-    files there that are known to belong to what it replaces."""
+    files there that are known to belong to what it replaces, what runs of other hosts left there, and the parent
+    folders that were created for it, innermost first."""
 
     staging: str
     destination: str
     overwrite: bool = False
     own: frozenset[str] = frozenset()
+    foreign: tuple[Leftover, ...] = ()
+    created: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> LocalPlace:
+        """Where its files are written. What will replace something is hidden from others; it gets the modes of that in
+        the end."""
+        return LocalPlace(self.staging, private=os.path.lexists(self.destination))
+
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """Runs of other hosts that write to the destination, or did."""
+        return tuple(left.note(self.destination) for left in self.foreign)
+
+    def abandon(self) -> None:
+        """Removes what was written, and the folders created for it that are empty then. May be called at any time,
+        and twice."""
+        with os_failures(self.staging, "remove the partial output"):
+            for path in (self.staging, self.staging + SCRATCH):
+                remove(path)
+        _remove_empty(self.created)
 
 
-class Left(NamedTuple):
-    """What an output has replaced and was not removed: where it is now, and why. `kept`: it holds something else, that
-    appeared there at the last moment."""
+class ByRename:
+    """Outputs of a file system; see `files.Commit`."""
 
-    destination: str
-    path: str
-    reason: str
-    kept: bool = False
+    def stage(self, destination: str, *, overwrite: bool, own: Collection[str]) -> Staged:
+        """An output that is staged beside its destination."""
+        return stage(destination, overwrite=overwrite, own=own)
+
+    def publish(self, staged: Sequence[StagedOutput], *, durable: bool) -> tuple[Left, ...]:
+        """Renames all outputs into place."""
+        return publish([item for item in staged if isinstance(item, Staged)], durable=durable)
 
 
-def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = ()) -> Staged:
-    """A free staging path beside the destination, whose parent folders are made; removes what a dead run left there.
+BY_RENAME = ByRename()
+
+
+def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = (), run: RunId | None = None) -> Staged:
+    """A free staging path beside the destination, whose parent folders are created; removes what a dead run of this
+    host left there. `run` is the run that writes (default: this process).
 
     Links are followed, so that an output named through a link replaces what the link points to.
     """
     path = resolved(destination)
-    folder = os.path.dirname(path)
+    created = _create_folders(os.path.dirname(path))
+    foreign = clear(path, run)
+    return Staged(beside(path, PARTIAL, run), path, overwrite, frozenset(own), foreign, created)
+
+
+def _create_folders(folder: str) -> tuple[str, ...]:
+    """Creates a folder and its parents where they are missing; returns those that it created, innermost first."""
+    missing = [folder]
+    while not os.path.lexists(missing[-1]):
+        missing.append(os.path.dirname(missing[-1]))
+    created: list[str] = []
     with os_failures(folder, "prepare the folder of the output"):
-        os.makedirs(folder, exist_ok=True)
-    clear(path)
-    return Staged(beside(path, PARTIAL), path, overwrite, frozenset(own))
+        try:
+            for place in reversed(missing):
+                with suppress(FileExistsError):  # also if another run has just created it
+                    os.mkdir(place)
+                    created.insert(0, place)
+            os.makedirs(folder, exist_ok=True)  # the error of a file where a folder should be
+        except OSError:
+            _remove_empty(created)
+            raise
+    return tuple(created)
 
 
-def keep_private(staged: Staged) -> None:
-    """Hides an output in the making from others, where it will replace something; it gets the modes of that in the
-    end."""
-    if os.path.lexists(staged.destination) and os.path.lexists(staged.staging):
-        os.chmod(staged.staging, 0o700 if os.path.isdir(staged.staging) else 0o600)
-
-
-def discard(staged: Staged) -> None:
-    """Removes an output in the making. May be called at any time, and twice."""
-    with os_failures(staged.staging, "remove the partial output"):
-        for path in (staged.staging, staged.staging + SCRATCH):
-            remove(path)
+def _remove_empty(folders: Sequence[str]) -> None:
+    """Removes folders, innermost first, up to one that holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            os.rmdir(folder)
 
 
 def publish(staged: Sequence[Staged], *, overwrite: bool = False, durable: bool = True) -> tuple[Left, ...]:
@@ -215,24 +267,3 @@ def _set_mode(path: str, modes: Mapping[str, int], name: str) -> None:
 def _mode(path: str) -> int:
     """The mode of a file or folder, links followed; of a link to nowhere everything is allowed."""
     return stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else 0o777
-
-
-def fsync_path(path: str) -> None:
-    """Flushes a file or a folder to disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def fsync_tree(path: str) -> None:
-    """Flushes a file, or a folder with all that lies in it, sidecars too; links are not followed."""
-    for folder, _, names in os.walk(path):
-        for name in names:
-            inner = os.path.join(folder, name)
-            if not os.path.islink(inner):
-                fsync_path(inner)
-        fsync_path(folder)
-    if os.path.isfile(path):
-        fsync_path(path)

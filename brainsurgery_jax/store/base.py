@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Span
+from brainsurgery_jax.store.io.files import File, StagedOutput, Stamp
 from brainsurgery_jax.store.key_paths import Path
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from brainsurgery_jax.store.atomic import Staged
 
 
 class TensorInfo(NamedTuple):
@@ -102,6 +100,27 @@ class Header:
     nesting: Nesting | None = None
 
 
+class Fingerprint(NamedTuple):
+    """What tells a checkpoint from a changed or another one, short of reading its tensors: the stamp of each file by
+    its name, and a digest of the header: names, avals, offsets and metadata. Equal fingerprints of local files mean
+    that nobody wrote to them in between, except a program that sets modification times back."""
+
+    stamps: Mapping[str, Stamp]
+    header: str
+
+
+def fingerprint_of(header: Header, stamps: Mapping[str, Stamp]) -> Fingerprint:
+    """The fingerprint of a checkpoint whose files have these stamps."""
+    from hashlib import blake2b  # few runs ask
+
+    digest = blake2b(digest_size=16)
+    for name, (aval, file, offset) in header.tensors.items():
+        digest.update(f"{name}\0{aval}\0{file}\0{offset}\n".encode(errors="surrogatepass"))
+    for key, text in sorted(header.metadata.items()):
+        digest.update(f"{key}\0{text}\n".encode(errors="surrogatepass"))
+    return Fingerprint(dict(stamps), digest.hexdigest())
+
+
 class Nest(NamedTuple):
     """Where the tensors of an output go: the key path of each, the kind of each container, values to write beside them,
     and what comes before what. `left_out` are values that were asked for as all there are, and are no plain data."""
@@ -114,10 +133,9 @@ class Nest(NamedTuple):
 
 
 class FileRun(NamedTuple):
-    """A run of bytes in a file of a source, for `Writer.copy`."""
+    """A run of bytes in a file, for `Writer.copy`."""
 
-    fd_source: Source
-    file: int
+    file: File
     offset: int
     nbytes: int
 
@@ -179,22 +197,23 @@ class Source(Protocol):
         """The bytes of elements `start` to `stop`, or None where this store cannot name them as a run."""
         ...
 
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What tells the checkpoint from a changed or another one, short of reading its tensors."""
         ...
 
     def verify_unchanged(self) -> None:
-        """Raises StoreError if a file was replaced, resized or written to since it was opened."""
+        """Raises StoreError if a file no longer has the stamp that it has in the fingerprint."""
         ...
 
     def close(self) -> None:
-        """Gives all descriptors back."""
+        """Gives back what it holds open."""
         ...
 
 
 class Writer(Protocol):
-    """A checkpoint being written to its staging path. `put`, `put_rows` and `copy` come in any order, from any
-    thread."""
+    """A checkpoint being written to the place where it is staged. `put`, `put_rows` and `copy` come in any order, from
+    any thread."""
 
     def put(self, name: str, start: int, data: np.ndarray) -> None:
         """Writes `data`, in row-major order, at flat element offset `start` of the tensor."""
@@ -213,8 +232,8 @@ class Writer(Protocol):
         other, those of one lane take turns, since file systems lock a file for every write."""
         ...
 
-    def finish(self) -> Staged:
-        """The complete checkpoint, ready for `atomic.publish`; refused while bytes are missing."""
+    def finish(self) -> StagedOutput:
+        """The complete checkpoint, ready for `Commit.publish`; refused while bytes are missing."""
         ...
 
     def abort(self) -> None:

@@ -12,19 +12,16 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import StoreError, few
 from brainsurgery_jax.store.base import Note
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TRAINER_FILES, WEIGHT_SUFFIXES, suffix_of
+from brainsurgery_jax.store.folder import ADAPTER_CONFIG, is_weights, suffix_of
 from brainsurgery_jax.store.index_files import Indexed, indexed_files
+from brainsurgery_jax.store.weight_names import VARIANT, WeightFile, read_name
 
-_VARIANT = r"(?:fp|bf|f|int|nf)\d+|(?:non[_-]?)?ema"
-_STEM = re.compile(rf"(?P<stem>.+?)(?:\.(?P<variant>{_VARIANT}))?")
-_SHARD = re.compile(rf"(?P<stem>.+?)[-_.](?P<number>\d+)-of-(?P<total>\d+)(?:\.(?P<variant>{_VARIANT}))?")
-_SHARD_LIKE = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\w+)-of-(?P<total>\d+).*")
 _NUMBERED = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\d+)")
 _INDEX = re.compile(
-    rf"(?P<stem>.+?)(?:\.(?P<variant>{_VARIANT}))?(?P<suffix>\.\w+)\.index(?:\.(?P<other>{_VARIANT}))?\.json"
+    rf"(?P<stem>.+?)(?:\.(?P<variant>{VARIANT}))?(?P<suffix>\.\w+)\.index(?:\.(?P<other>{VARIANT}))?\.json"
 )
 _ORIGINAL = "consolidated"
 """How the files of a model are called in the layout of its makers, which repositories keep beside that of the hub."""
@@ -33,28 +30,6 @@ _MODELS = ("model", "pytorch_model", _ORIGINAL)
 """Stock names of the weights of a model."""
 
 _FEW = 6  # names in a message
-
-
-class File(NamedTuple):
-    """What the name of a weight file tells. `total`: it is one of so many shards. `digits` is where its number stands
-    in the name, None where the name has the form of a shard's and no number."""
-
-    name: str
-    stem: str
-    variant: str
-    total: int | None = None
-    digits: tuple[int, int] | None = None
-
-    @property
-    def number(self) -> int | None:
-        """The number of the shard."""
-        return None if self.digits is None else int(self.name[slice(*self.digits)])
-
-    def sibling(self, number: int) -> str:
-        """The name of another shard."""
-        assert self.digits is not None, "it is a shard"
-        start, stop = self.digits
-        return f"{self.name[:start]}{number:0{stop - start}d}{self.name[stop:]}"
 
 
 class Chosen(NamedTuple):
@@ -90,28 +65,14 @@ def weight_names(folder: str) -> list[str]:
     return [
         name
         for name in names
-        if suffix_of(name) in WEIGHT_SUFFIXES
-        and not name.startswith((".", *TRAINER_FILES))
-        and not os.path.isdir(os.path.join(folder, name))
+        if is_weights(name) and not name.startswith(".") and not os.path.isdir(os.path.join(folder, name))
     ]
-
-
-def read_name(name: str) -> File:
-    """What the name of a weight file tells."""
-    bare = name[: len(name) - len(suffix_of(name))]
-    exact = _SHARD.fullmatch(bare)
-    shard = exact or _SHARD_LIKE.fullmatch(bare)
-    stem = _STEM.fullmatch(shard["stem"] if shard else bare)
-    assert stem is not None, "a name has a stem"
-    variant = stem["variant"] or (exact and exact["variant"]) or ""
-    total = None if shard is None else int(shard["total"])
-    return File(name, stem["stem"], variant, total, None if exact is None else exact.span("number"))
 
 
 # --- By an index ------------------------------------------------------------------------------------------------------
 
 
-def _index_of(folder: str, suffixes: Collection[str], files: Sequence[File]) -> str:
+def _index_of(folder: str, suffixes: Collection[str], files: Sequence[WeightFile]) -> str:
     """The name of the index that counts; empty if there is none."""
     found = [m for m in map(_INDEX.fullmatch, sorted(os.listdir(folder))) if m and m["suffix"] in suffixes]
     plain = [m for m in found if not (m["variant"] or m["other"])]
@@ -120,11 +81,11 @@ def _index_of(folder: str, suffixes: Collection[str], files: Sequence[File]) -> 
         several = [m[0] for m in found]
     if len(several) > 1:
         remedy = f"Name the index of the one that you mean: {_or(folder, several)}."
-        raise StoreError(folder, f"holds several indexes: {_few(several)}", remedy=remedy)
+        raise StoreError(folder, f"holds several indexes: {few(several)}", remedy=remedy)
     return "".join(several)
 
 
-def _by_index(folder: str, name: str, files: Sequence[File]) -> Chosen:
+def _by_index(folder: str, name: str, files: Sequence[WeightFile]) -> Chosen:
     index = os.path.join(folder, name)
     listed, weight_map = indexed_files(index)
     names = {os.path.relpath(file, folder) for file in listed}
@@ -137,7 +98,7 @@ def _by_index(folder: str, name: str, files: Sequence[File]) -> Chosen:
 # --- By names alone ---------------------------------------------------------------------------------------------------
 
 
-def _by_names(folder: str, files: Sequence[File]) -> Chosen:
+def _by_names(folder: str, files: Sequence[WeightFile]) -> Chosen:
     groups = _groups(files)
     stems = {stem for (stem, variant, _) in groups if not variant}
     groups = {key: group for key, group in groups.items() if not key[1] or key[0] not in stems}
@@ -153,16 +114,16 @@ def _by_names(folder: str, files: Sequence[File]) -> Chosen:
             if any(len(group) > 1 for group in groups.values())
             else ""
         )
-        raise StoreError(folder, f"holds several checkpoints, and no index: {_few(found)}", remedy=remedy)
+        raise StoreError(folder, f"holds several checkpoints, and no index: {few(found)}", remedy=remedy)
     (group,) = groups.values()
     _check_complete(folder, group)
     return Chosen([os.path.join(folder, file.name) for file in group])
 
 
-_Groups = dict[tuple[str, str, int | None], list[File]]
+_Groups = dict[tuple[str, str, int | None], list[WeightFile]]
 
 
-def _groups(files: Iterable[File]) -> _Groups:
+def _groups(files: Iterable[WeightFile]) -> _Groups:
     """Files that belong together by their names: shards of one total, files that are numbered without a gap, and each
     other file by itself."""
     groups: _Groups = {}
@@ -179,7 +140,7 @@ def _groups(files: Iterable[File]) -> _Groups:
     return groups
 
 
-def _check_complete(folder: str, group: Sequence[File]) -> None:
+def _check_complete(folder: str, group: Sequence[WeightFile]) -> None:
     """Raises StoreError unless shards are all there, each once."""
     total = group[0].total
     if total is None:
@@ -189,17 +150,17 @@ def _check_complete(folder: str, group: Sequence[File]) -> None:
     first = 0 if 0 in numbers and total not in numbers else 1  # some count from 0
     odd = [file.name for file in group if file.number is None or not first <= file.number < first + total]
     if odd:
-        raise StoreError(folder, f"has no index, and holds {_few(odd)}: no such shard is among {total}", remedy=alone)
+        raise StoreError(folder, f"has no index, and holds {few(odd)}: no such shard is among {total}", remedy=alone)
     if lacks := [number for number in range(first, first + total) if number not in numbers]:
         names = ", ".join(group[0].sibling(number) for number in lacks[:_FEW]) + (" ..." if len(lacks) > _FEW else "")
         verb = "is" if len(lacks) == 1 else "are"
         problem = f"is incomplete: it has no index, and {len(lacks)} of {total} shards {verb} missing: {names}"
         raise StoreError(folder, problem, remedy=f"Fetch what is missing. {alone}")
     if twice := sorted(file.name for file in group if numbers.count(file.number or 0) > 1):
-        raise StoreError(folder, f"has no index, and holds a shard twice: {_few(twice)}", remedy=alone)
+        raise StoreError(folder, f"has no index, and holds a shard twice: {few(twice)}", remedy=alone)
 
 
-def _shown(group: Sequence[File]) -> str:
+def _shown(group: Sequence[WeightFile]) -> str:
     if len(group) == 1:
         return group[0].name
     return f"{group[0].name} and {len(group) - 1} more of that name"
@@ -215,7 +176,7 @@ def adapter_notes(folder: str, weights: str) -> tuple[Note, ...]:
     models = [name for name in models if read_name(name).stem != read_name(weights).stem]
     if models:
         index = [name for name in sorted(os.listdir(folder)) if is_index(name)]
-        problem = f"holds an adapter, {weights}, and other weights: {_few(models)}"
+        problem = f"holds an adapter, {weights}, and other weights: {few(models)}"
         remedy = f"Name the one that you mean: {_or(folder, [weights, *(index or models)])}."
         raise StoreError(folder, problem, remedy=remedy)
     below = [e.name for e in os.scandir(folder) if e.is_dir() and os.path.exists(os.path.join(e.path, ADAPTER_CONFIG))]
@@ -224,15 +185,11 @@ def adapter_notes(folder: str, weights: str) -> tuple[Note, ...]:
 
 def _adapters_below(folder: str, names: Sequence[str]) -> Iterable[Note]:
     if names:
-        message = f"{folder}: adapters in folders below that are not read: {_few(names)}"
+        message = f"{folder}: adapters in folders below that are not read: {few(names)}"
         yield Note("input-ignored", message, f"To read one of them, name its folder: {_or(folder, names)}.")
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
 
 
 def _or(folder: str, names: Sequence[str]) -> str:
@@ -243,5 +200,5 @@ def _or(folder: str, names: Sequence[str]) -> str:
 def _ignored(folder: str, names: Sequence[str]) -> Iterable[Note]:
     """A note on weight files beside those that are read."""
     if names:
-        message = f"{folder}: weight files beside the checkpoint that are not read: {_few(names)}"
+        message = f"{folder}: weight files beside the checkpoint that are not read: {few(names)}"
         yield Note("input-ignored", message, f"To read one of them, name it: {_or(folder, names)}.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import StoreError, did_you_mean
+from brainsurgery_jax.errors import StoreError, did_you_mean, few
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Source
@@ -59,12 +59,12 @@ def _format_of_folder(folder: str) -> Format:
         names = sorted(os.listdir(folder))
     format = formats.of_folder(folder, names)
     if format is None:
-        found = f"it holds {_some(names)}" if names else "it is empty"
+        found = f"it holds {few(names, 8)}" if names else "it is empty"
         below = [place for name in names if _holds_one(place := os.path.join(folder, name))]
         known = ", ".join(format.name for format in FORMATS if format.folder)
         remedy = f"Name a folder with a checkpoint at its top ({known}), or one file."
         if below:
-            remedy = f"There are checkpoints in folders below. Name one: {_some(below)}."
+            remedy = f"There are checkpoints in folders below. Name one: {few(below, 8)}."
         raise StoreError(folder, f"holds no checkpoint at its top: {found}", remedy=remedy)
     return format
 
@@ -75,10 +75,6 @@ def _holds_one(folder: str) -> bool:
         return False
     with os_failures(folder, "list the folder"):
         return formats.of_folder(folder, sorted(os.listdir(folder))) is not None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _missing(path: str) -> StoreError:

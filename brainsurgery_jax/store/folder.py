@@ -11,7 +11,7 @@ TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", *_TWO_PARTS})
 WEIGHT_SUFFIXES = TORCH_SUFFIXES | {
     ".safetensors", ".ckpt", ".distcp", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy",
 }  # fmt: skip
-TRAINER_FILES = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
+_TRAINER_FILES = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 """How files begin that trainers leave beside the weights."""
 
 _STEMS = (
@@ -38,7 +38,7 @@ def suffix_of(path: str) -> str:
 
 def is_weights(name: str) -> bool:
     """Whether a file may hold the weights of a model, by its name: what trainers keep beside them does not count."""
-    return suffix_of(name) in WEIGHT_SUFFIXES and not name.startswith(TRAINER_FILES)
+    return suffix_of(name) in WEIGHT_SUFFIXES and not name.startswith(_TRAINER_FILES)
 
 
 def is_stock_weights(name: str) -> bool:

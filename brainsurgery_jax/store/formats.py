@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import Cut, Source, WriteOptions, Writer
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.key_paths import without_texts
 from brainsurgery_jax.store.sizes import parse_size
 
@@ -47,7 +48,7 @@ class Format(NamedTuple):
     folder: bool
     recognises: Callable[[str, Sequence[str]], bool]
     open: Callable[[str], Source]
-    write: Callable[[Staged, Mapping[str, Aval], WriteOptions], Writer]
+    write: Callable[[StagedOutput, Mapping[str, Aval], WriteOptions], Writer]
     check: Callable[[str, Mapping[str, Aval], WriteOptions], None]
     options: Mapping[str, Option] = {}
     shards: bool = False
@@ -58,17 +59,20 @@ class Format(NamedTuple):
 
 
 def _later(place: str) -> Callable[..., Any]:
-    """A function of this package, `module.name`, that is imported when it is called."""
-    module, name = place.split(".")
+    """A function of this package, `package.module.name`, that is imported when it is called."""
+    module, _, name = place.rpartition(".")
     return lambda *given: getattr(import_module(f"brainsurgery_jax.store.{module}"), name)(*given)
 
 
-def _encoded(place: str) -> Callable[[Staged, Mapping[str, Aval], WriteOptions], Writer]:
-    """The `write` of a format that has an encoder, `module.name`."""
+def _encoded(place: str) -> Callable[[StagedOutput, Mapping[str, Aval], WriteOptions], Writer]:
+    """The `write` of a format that has an encoder, `package.module.name`."""
 
-    def write(staged: Staged, avals: Mapping[str, Aval], options: WriteOptions) -> Writer:
-        from brainsurgery_jax.store.encoded import EncodedWriter
+    def write(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> Writer:
+        from brainsurgery_jax.store.io.encoded import EncodedWriter
 
+        if not isinstance(staged, Staged):
+            problem = "this format is written to local files only, safetensors to any place"
+            raise StoreError(staged.destination, problem)
         return EncodedWriter(staged, avals, options, _later(place))
 
     return write
@@ -119,11 +123,11 @@ SAFETENSORS = Format(
     suffixes=(".safetensors",),
     folder=True,
     recognises=lambda folder, names: any(_is_file_of(name, {".safetensors"}) for name in names),
-    open=_later("safetensors.SafetensorsSource"),
-    write=_later("safetensors_writer.write"),
-    check=_later("safetensors_writer.check_storable"),
+    open=_later("safetensors.source.open_safetensors"),
+    write=_later("safetensors.writer.write"),
+    check=_later("safetensors.layout.check_storable"),
     shards=True,
-    cut=_later("safetensors_shards.cut_of"),
+    cut=_later("safetensors.shards.cut_of"),
 )
 
 TORCH = Format(
@@ -131,9 +135,9 @@ TORCH = Format(
     suffixes=(".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar"),
     folder=True,
     recognises=lambda folder, names: any(_is_file_of(name, TORCH_SUFFIXES) for name in names),
-    open=_later("torch_files.open_torch"),
-    write=_encoded("torch_encode.encode_torch"),
-    check=_later("torch_encode.check_torch"),
+    open=_later("torch.source.open_torch"),
+    write=_encoded("torch.encode.encode_torch"),
+    check=_later("torch.encode.check_torch"),
     options={"bare": Option("Whether the file is its one tensor, without a dict around it.", "true", _flag), **_NESTED},
     encoded=True,
 )
@@ -144,8 +148,8 @@ PEFT = Format(
     folder=True,
     recognises=lambda folder, names: holds_adapter(names),
     open=_later("peft.open_peft"),
-    write=_later("peft.PeftWriter"),
-    check=_later("safetensors_writer.check_storable"),
+    write=_later("peft.write"),
+    check=_later("safetensors.layout.check_storable"),
     options={"config": Option("What to set in adapter_config.json.", "{r: 8}", _mapping)},
     config_file=ADAPTER_CONFIG,
 )
@@ -154,10 +158,10 @@ DCP = Format(
     name="dcp",
     suffixes=(),
     folder=True,
-    recognises=_later("dcp.recognises"),
-    open=_later("dcp.open_dcp"),
-    write=_encoded("dcp_encode.encode_dcp"),
-    check=_later("torch_encode.check_torch"),
+    recognises=_later("torch.dcp.recognises"),
+    open=_later("torch.dcp.open_dcp"),
+    write=_encoded("torch.dcp_encode.encode_dcp"),
+    check=_later("torch.encode.check_torch"),
     options=_NESTED,
     encoded=True,
 )
@@ -167,9 +171,9 @@ NPY = Format(
     suffixes=(".npy",),
     folder=False,
     recognises=lambda folder, names: False,
-    open=_later("npy.open_npy"),
-    write=_encoded("npy_encode.encode_npy"),
-    check=_later("npy_encode.check_npy"),
+    open=_later("numpy.source.open_npy"),
+    write=_encoded("numpy.encode.encode_npy"),
+    check=_later("numpy.encode.check_npy"),
     encoded=True,
 )
 
@@ -178,9 +182,9 @@ NPZ = Format(
     suffixes=(".npz",),
     folder=False,
     recognises=lambda folder, names: False,
-    open=_later("npy.open_npz"),
-    write=_encoded("npy_encode.encode_npz"),
-    check=_later("npy_encode.check_npz"),
+    open=_later("numpy.source.open_npz"),
+    write=_encoded("numpy.encode.encode_npz"),
+    check=_later("numpy.encode.check_npz"),
     options={"compression": Option("Whether the arrays are compressed.", "true", _flag)},
     encoded=True,
 )
@@ -189,10 +193,10 @@ ORBAX = Format(
     name="orbax",
     suffixes=(),
     folder=True,
-    recognises=_later("orbax_folder.recognises"),
-    open=_later("orbax.OrbaxSource"),
-    write=_encoded("orbax_encode.encode"),
-    check=_later("orbax_encode.check"),
+    recognises=_later("orbax.folder.recognises"),
+    open=_later("orbax.source.OrbaxSource"),
+    write=_encoded("orbax.encode.encode"),
+    check=_later("orbax.encode.check"),
     options={
         "version": Option("The API whose layout is written: v1, or v0 with the tree at the top.", "v0", _version),
         "compression": Option("Whether chunks are compressed.", "true", _flag),

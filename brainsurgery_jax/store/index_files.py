@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import StoreError, did_you_mean
+from brainsurgery_jax.errors import StoreError, did_you_mean, few
 from brainsurgery_jax.store.base import Note, TensorInfo
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import stays_inside
-from brainsurgery_jax.store.safetensors_header import MAX_HEADER, json_object
+from brainsurgery_jax.store.safetensors.header import MAX_HEADER, json_object
+from brainsurgery_jax.store.weight_names import is_shard
 
 INDEX = "model.safetensors.index.json"
 AGAIN = "Fetch the index and the shards again: they are not of one version."
@@ -55,7 +56,7 @@ def shard_path(folder: str, shard: str, index: str, lost: str = _SHARD_AGAIN) ->
     if not stays_inside(folder, path):
         raise StoreError(index, f"names the shard '{shard}', a link that leads out of its folder", remedy=remedy)
     if not os.path.isfile(path):
-        near = "" if "-of-" in shard else did_you_mean(shard, os.listdir(folder or "."))  # another number is no typo
+        near = "" if is_shard(shard) else did_you_mean(shard, os.listdir(folder or "."))  # another number is no typo
         raise StoreError(index, f"names the shard '{shard}', which is not there.{near}", remedy=lost)
     return path
 
@@ -89,13 +90,9 @@ def place(
         raise _unlisted(index, *extra[0])
     kept = [{n: info for n, info in tensors.items() if weight_map.get(n) == path} for path, tensors in holds.items()]
     message = (
-        f"{index.path} does not list tensors that lie in its shards; they are not read: {_few([n for n, _ in extra])}"
+        f"{index.path} does not list tensors that lie in its shards; they are not read: {few([n for n, _ in extra])}"
     )
     return kept, (Note("input-ignored", message, "To read them, too, add them to the index."),)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _misplaced(index: Indexed, name: str, elsewhere: Sequence[str]) -> StoreError:

@@ -1,7 +1,10 @@
 """What runs leave beside a destination: the names that tell whose it is, and what becomes of it after a run was killed.
 
-`.NAME.brainsurgery-KIND-PID-START`: PARTIAL is an output in the making (and its scratch file, with `.scratch` at the
-end), OLD what a file system that cannot exchange has set aside for a moment, STALE what an output has replaced.
+`.NAME.brainsurgery-KIND-PID-START-HOST-BOOT`: PARTIAL is an output in the making (and its scratch file, with `.scratch`
+at the end), OLD what a file system that cannot exchange has set aside for a moment, STALE what an output has replaced.
+
+File systems are shared, and only its own host can see whether a run is alive. So what runs of other hosts left is never
+touched; it is reported instead.
 """
 
 from __future__ import annotations
@@ -10,96 +13,136 @@ import os
 import re
 import shutil
 import stat
+import time
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
-from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.replacing import Replacement, resolved
+from brainsurgery_jax.store.runs import RunId, start_of, this_run
 
 SCRATCH = ".scratch"
 """Ends the name of what an output is made from, while it is made."""
 
 PARTIAL, OLD, STALE = "partial", "old", "stale"
 
+_MOST_STEM = 120  # bytes
+
+_WORDS = {
+    PARTIAL: "an unfinished output",
+    OLD: "a checkpoint that was set aside to be replaced",
+    STALE: "a checkpoint that was replaced",
+}
+
 
 class Leftover(NamedTuple):
-    """Something that a run left: its path and kind, and process id and start time of the run."""
+    """Something that a run left: its path and kind, and the run."""
 
     path: str
     kind: str
-    pid: int
-    start: int
+    run: RunId
 
-    @property
-    def alive(self) -> bool:
-        """Whether the run that made it goes on. Process ids are used again, in containers at once."""
+    def is_foreign(self, ours: RunId) -> bool:
+        """Whether a run of another host left it, of which we cannot see whether it goes on. Names without a host were
+        given by versions that did not note it, and count as ours."""
+        return self.run.host not in ("", ours.host)
+
+    def is_alive(self, ours: RunId) -> bool:
+        """Whether the run that made it, which is one of our host, goes on. Process ids are used again, in containers at
+        once."""
+        if "" not in (self.run.boot, ours.boot) and self.run.boot != ours.boot:
+            return False
         try:
             with suppress(PermissionError):  # it exists, and is somebody else's
-                os.kill(self.pid, 0)
+                os.kill(self.run.pid, 0)
         except (ProcessLookupError, OverflowError):
             return False
-        now = _start_of(self.pid)
-        return not self.start or not now or self.start == now
+        now = start_of(self.run.pid)
+        return not self.run.start or not now or self.run.start == now
+
+    def note(self, destination: str) -> Diagnostic:
+        """The note that it was left alone: what it is, of which run, how old, and what to do about it."""
+        with suppress(OSError):  # it may be gone by now, for its run goes on
+            age = f", last changed {show_age(time.time() - os.lstat(self.path).st_mtime)} ago"
+            message = f"{_WORDS[self.kind]} of process {self.run.pid} on another host, {self.run.host}, lies beside it"
+            hint = f"It was left alone. When that run is over, delete it by hand: {self.path}"
+            return Diagnostic("io-foreign-run", f"{destination}: {message}{age}", hint=hint, severity="note")
+        return Diagnostic("io-foreign-run", f"{destination}: a run on {self.run.host} writes to it", severity="note")
 
 
-def beside(destination: str, kind: str) -> str:
-    """A path beside a destination that is this process's own; of stale things there may be several."""
+def show_age(seconds: float) -> str:
+    """A duration in its largest whole unit, such as `3 hours`."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if (number := int(seconds // length)) > 0:
+            return f"{number} {unit}{'s' * (number > 1)}"
+    return "less than a minute"
+
+
+def beside(destination: str, kind: str, run: RunId | None = None) -> str:
+    """A path beside a destination that is a run's own (default: this process's); of stale things there may be
+    several."""
     folder, name = os.path.split(destination)
-    path = os.path.join(folder, f".{name}.brainsurgery-{kind}-{os.getpid()}-{_start_of(os.getpid())}")
+    path = os.path.join(folder, f".{_stem(name)}.brainsurgery-{kind}-{run or this_run()}")
     if kind != STALE or not os.path.lexists(path):
         return path
     return next(other for n in count(2) if not os.path.lexists(other := f"{path}-{n}"))
 
 
-def clear(destination: str) -> None:
-    """Removes what dead runs left beside a destination, as far as that is possible: it is in nobody's way. StoreError
-    if a run that is alive writes to the destination."""
-    recover(destination)
+def _stem(name: str) -> str:
+    """What a name begins with that stands for the name of a destination: that name, cut where it is long, since file
+    systems take 255 bytes in all."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= _MOST_STEM else f"{raw[: _MOST_STEM - 20].decode(errors='ignore')}~{crc32(raw):08x}"
+
+
+def clear(destination: str, run: RunId | None = None) -> tuple[Leftover, ...]:
+    """Removes what dead runs of this host left beside a destination, as far as that is possible: it is in nobody's way.
+    Returns what runs of other hosts left, which stays. StoreError if a run of this host that is alive writes to the
+    destination. `run`: the run that asks (default: this process)."""
+    ours = run or this_run()
+    recover(destination, ours)
     with os_failures(destination, "look for what earlier runs left"):
         found = _leftovers(*os.path.split(destination))
+    foreign = tuple(left for left in found if left.is_foreign(ours))
     for left in found:
-        if left.kind != STALE and left.alive:
-            who = "this process" if left.pid == os.getpid() else f"process {left.pid}"
+        if left in foreign:
+            continue
+        if left.kind != STALE and left.is_alive(ours):
+            who = "this process" if left.run.pid == ours.pid else f"process {left.run.pid}"
             remedy = f"Wait until it is done, or stop it. If you know that nothing runs, delete {left.path}."
             raise StoreError(destination, f"is being written by {who} already", remedy=remedy)
         with suppress(OSError):
             remove(left.path)
+    return foreign
 
 
-def recover(path: str) -> None:
-    """Puts back what a run that was killed between the two renames of a swap had set aside, at a path that is not there
-    or at a folder above it. So a run can be repeated even if it reads what it replaces."""
-    place = resolved(path)
+def recover(path: str, run: RunId | None = None) -> None:
+    """Puts back what a run of this host that was killed between the two renames of a swap had set aside, at a path that
+    is not there or at a folder above it. So a run can be repeated even if it reads what it replaces."""
+    place, ours = resolved(path), run or this_run()
     if os.path.lexists(place):
         return
     while not os.path.lexists(os.path.dirname(place)):
         place = os.path.dirname(place)
     with suppress(OSError):  # whoever wants the path will say that it is not there
         for left in _leftovers(*os.path.split(place)):
-            if left.kind == OLD and not left.alive:
+            if left.kind == OLD and not left.is_foreign(ours) and not left.is_alive(ours):
                 os.rename(left.path, place)
                 return
 
 
 def _leftovers(folder: str, name: str) -> list[Leftover]:
     pattern = re.compile(
-        rf"\.{re.escape(name)}\.brainsurgery-({PARTIAL}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
-        rf"(?:{re.escape(SCRATCH)}|-[0-9]+)?"
+        rf"\.{re.escape(_stem(name))}\.brainsurgery-({PARTIAL}|{OLD}|{STALE})-([1-9][0-9]{{0,9}})-([0-9]+)"
+        rf"(?:-(\w+)-(\w*))??(?:{re.escape(SCRATCH)}|-[0-9]+)?"
     )
     found = filter(None, map(pattern.fullmatch, sorted(os.listdir(folder))))
-    return [Leftover(os.path.join(folder, m[0]), m[1], int(m[2]), int(m[3])) for m in found]
-
-
-def _start_of(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if the system does not tell, -1 for a dead zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return -1 if fields[0] == "Z" else int(fields[19])
+    return [
+        Leftover(os.path.join(folder, m[0]), m[1], RunId(int(m[2]), int(m[3]), m[4] or "", m[5] or "")) for m in found
+    ]
 
 
 # --- Removing ---------------------------------------------------------------------------------------------------------

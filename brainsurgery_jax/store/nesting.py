@@ -16,7 +16,7 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.store.base import Nest, Nesting
 from brainsurgery_jax.store.key_paths import Index, Path, Spelled, name_of
-from brainsurgery_jax.store.pickle_machine import Key, Name, Object
+from brainsurgery_jax.store.torch.pickle_machine import Key, Name, Object
 
 ALL = "all"
 """Of `keep`: every value that is plain."""

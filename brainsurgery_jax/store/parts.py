@@ -19,7 +19,7 @@ from brainsurgery_jax.store.folder import (
     is_weights,
     suffix_of,
 )
-from brainsurgery_jax.store.orbax_folder import MANIFEST, TREE
+from brainsurgery_jax.store.orbax.folder import MANIFEST, TREE
 from brainsurgery_jax.store.sidecars import in_side_folder, side_folders, side_names
 
 _DATA = re.compile(r"d|ocdbt\.process_\d+|array_metadatas")  # folders in which orbax keeps tensors and what it notes

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import StoreError, worded
+from brainsurgery_jax.errors import StoreError, few, worded
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import is_weights, suffix_of
 from brainsurgery_jax.store.parts import Parts, parts_of
@@ -335,10 +335,3 @@ def _foreign(place: str, parts: Parts) -> StoreError:
         f"An output replaces a folder as a whole. Write to another path, or move {'it' if one else 'them'} away first."
     )
     return StoreError(place, problem, remedy=remedy, code=FOREIGN)
-
-
-def few(names: Collection[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    shown = list(names)[:most]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")

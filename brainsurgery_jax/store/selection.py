@@ -6,21 +6,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.boxes import Box
-from brainsurgery_jax.errors import StoreError, did_you_mean
+from brainsurgery_jax.errors import StoreError, did_you_mean, few
 from brainsurgery_jax.store.address import WHOLE, Address
 from brainsurgery_jax.store.base import FileRun, Header, Nesting, Note, Source, Unread
 from brainsurgery_jax.store.failures import no_tensor
+from brainsurgery_jax.store.io.forwarding import SourceOver
 from brainsurgery_jax.store.key_paths import name_of
 
 if TYPE_CHECKING:
     import numpy as np
-
-_FEW = 6  # names in a message
 
 
 def select(source: Source, address: Address) -> Source:
@@ -106,7 +104,7 @@ def _check_part(header: Header, choice: Choice, entries: Sequence[str]) -> None:
     if part and not any(choice.name(name) is not None for name in (*header.tensors, *header.unread)):
         near = did_you_mean(part, _containers(entries))
         problem = f"holds no tensor in '{part}'" if inside else f"has no part '{part}'"
-        remedy = f"There are: {_few([*_counted(header)])}."
+        remedy = f"There are: {few([*_counted(header)])}."
         raise StoreError(header.path, f"{problem}.{near}", remedy=remedy)
 
 
@@ -115,13 +113,9 @@ def _containers(names: Iterable[str]) -> dict[str, None]:
     return {".".join(path[:end]): None for path in keys for end in range(1, len(path))}
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_FEW]) + (f" and {len(names) - _FEW} more" if len(names) > _FEW else "")
-
-
 def _unreadable(header: Header, address: Address, choice: Choice, unread: Mapping[str, Unread]) -> StoreError:
     (name, (why, remedy)), *more = unread.items()
-    problem = why if not more else f"{why}; nor can be read: {_few([n for n, _ in more])}"
+    problem = why if not more else f"{why}; nor can be read: {few([n for n, _ in more])}"
     if choice.chosen(header.tensors).keys() - unread.keys():
         rest = address._replace(leave_out=(*address.leave_out, *unread))
         remedy = f"To read the rest without {'them' if more else 'it'}, write '{rest}'. {remedy}"
@@ -155,7 +149,7 @@ def _notes(header: Header, address: Address, choice: Choice) -> Iterable[Note]:
     yield from header.notes
     others = {name: n for name, n in _counted(header).items() if choice.part and name != choice.part}
     if others:
-        found = _few([f"{name} ({n} tensor{'s' * (n > 1)})" for name, n in others.items()])
+        found = few([f"{name} ({n} tensor{'s' * (n > 1)})" for name, n in others.items()])
         first, whole = address._replace(part=next(iter(others))), address._replace(part=WHOLE)
         message = f"{header.path}: '{choice.part}' is read; beside it there are {found}"
         yield Note("input-parts", message, f"To read another part, write '{first}'; to read all of it, '{whole}'.")
@@ -179,17 +173,12 @@ def _nesting(nesting: Nesting | None, part: str, tensors: Mapping[str, str]) -> 
     return replace(nesting, base=base, tensors={new: nesting.tensors[old] for new, old in tensors.items()})
 
 
-class SelectedSource:
+class SelectedSource(SourceOver):
     """Some tensors of another source, under names of their own; see `base.Source`."""
 
     def __init__(self, source: Source, names: Mapping[str, str], header: Header):
-        self.header = header
-        self._source, self._names = source, names
-
-    @property
-    def bytes_read(self) -> int:
-        """Tensor bytes read so far, headers not."""
-        return self._source.bytes_read
+        super().__init__(header, source)
+        self._names = names
 
     def read(self, name: str, box: Box | None = None) -> np.ndarray:
         """The box, or the whole tensor, as a fresh C-contiguous array that starts at a multiple of 64 bytes."""
@@ -202,18 +191,6 @@ class SelectedSource:
     def file_run(self, name: str, start: int, stop: int) -> FileRun | None:
         """The bytes of elements `start` to `stop`; None if they do not lie one after the other."""
         return self._source.file_run(self._of(name), start, stop)
-
-    def fileno(self, file: int) -> AbstractContextManager[int]:
-        """A descriptor of `header.files[file]`, kept open inside the `with` block and not to be used after it."""
-        return self._source.fileno(file)
-
-    def verify_unchanged(self) -> None:
-        """Raises StoreError if a file was replaced, resized or written to since it was opened."""
-        self._source.verify_unchanged()
-
-    def close(self) -> None:
-        """Gives all descriptors back."""
-        self._source.close()
 
     def _of(self, name: str) -> str:
         if name not in self._names:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +27,7 @@ from brainsurgery_jax.store.folder import (
     stays_inside,
     suffix_of,
 )
+from brainsurgery_jax.store.io.files import Place
 
 MAX_SIDECAR = 64 << 20
 """Bytes; larger files are left out, whatever their name."""
@@ -196,22 +196,21 @@ def _json(folder: str, name: str) -> Any:
 # --- Copying ----------------------------------------------------------------------------------------------------------
 
 
-def copy_side_files(found: SideFiles, staging: str | os.PathLike[str]) -> None:
-    """Copies the side files that travel; a file that is in `staging` already stays as it is."""
+def copy_side_files(found: SideFiles, place: Place) -> None:
+    """Copies the side files that travel; a file that is in the place already stays as it is."""
+    there = set(place.list())
     for name in found.copied:
-        source, target = Path(found.folder, name), Path(staging, name)
-        if not target.exists():
-            with os_failures(source, f"copy the file to {target}"):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
+        source = os.path.join(found.folder, name)
+        if name not in there:
+            with os_failures(source, "read the file"):
+                content = Path(source).read_bytes()
+            place.write(name, content)
 
 
-def put_sidecars(staging_dir: str | os.PathLike[str], files: Mapping[str, bytes]) -> None:
+def put_sidecars(place: Place, files: Mapping[str, bytes]) -> None:
     """Writes files by name into a folder, also over those that are there."""
     for name, content in files.items():
-        target = Path(staging_dir, name)
-        with os_failures(target, "write the file"):
-            target.write_bytes(content)
+        place.write(name, content)
 
 
 def sidecar_folder(checkpoint: str | os.PathLike[str]) -> Path | None:

@@ -29,8 +29,6 @@ class Limit(NamedTuple):
 
 CHECKS = "cannot stop a traced function for values that it refuses"
 
-BACKWARD = "JAX's own backward pass lacks 64-bit types there: needs `jax.enable_x64(True)`"
-
 LIMITS: tuple[Limit, ...] = (
     Limit(
         ("phlora*", "phlora_"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
@@ -45,14 +43,9 @@ LIMITS: tuple[Limit, ...] = (
         f"(scale|divide): {CHECKS}", ("i",), lifted=True,
     ),
     Limit(("dump", "diff-values"), MODES, "values cannot be printed", "cannot print values while JAX traces"),
-    Limit(("reduce",), ("jit", "vmap"), "a sum of integers may not fit: needs `checks=`", f"partial|finished: {CHECKS}",
+    Limit(("reduce",), ("jit", "vmap"), "a sum of integers may not fit: needs `checks=`", f"reduce: {CHECKS}",
           ("i",), lifted=True),
     Limit(("cast_",), ("grad",), "integers have no gradient", "grad requires real-valued outputs", ("f",)),
-    Limit(
-        ("matmul", "einsum", "einsum-batched", "take", "take_", "phlora*", "phlora_",
-         "compute-w.T @ r + quantile(w, 0.3)", "compute-take(w, 3) * r + maximum(r, 0.1) // 0.3 + r % 0.7"),
-        ("grad",), BACKWARD, "Explicitly requested dtype float64", ("d",),
-    ),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.documents import Document, NameTree, Parts
 from tests.checkpoints import COMPUTABLE, FLOATS, INTEGERS, normal, np_dtype, plan_of, read, same, write
 
 CHAIN = [
@@ -155,9 +156,24 @@ def test_outputs_and_saves_are_not_executed(here: Path):
     assert list(here.iterdir()) == []
 
 
-def test_dump_prints_what_the_tree_holds_at_its_place(capsys: pytest.CaptureFixture[str]):
-    plan({"dump": {"target": "a", "verbosity": "full"}}, {"scale_": {"target": "a", "by": 2}}).apply({"a": np.ones(2)})
-    assert "values=[1.0, 1.0]" in capsys.readouterr().out
+DUMPED = {"dump": {"target": "a", "verbosity": "full"}}, {"scale_": {"target": "a", "by": 2}}
+
+
+def test_dump_hands_the_listener_what_the_tree_holds_at_its_place():
+    reports: list[Document] = []
+    plan(*DUMPED).apply({"a": np.ones(2)}, listen=reports.append)
+    facts = {"shape": [2], "dtype": "float64", "values": [1.0, 1.0], "reads": 1, "writes": 1}
+    assert reports == [Parts((NameTree("", (("a", facts),)),), space=1)]
+
+
+def test_without_a_listener_reports_are_logged_and_nothing_goes_to_standard_output(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+):
+    plan(*DUMPED).apply({"a": np.ones(2)})
+    ((logger, _, text),) = caplog.record_tuples
+    assert logger == "brainsurgery_jax"
+    assert "values=[1.0, 1.0]" in text
+    assert capsys.readouterr().out == ""
 
 
 def plan(*steps: Any, **keys: Any) -> bs.Plan:

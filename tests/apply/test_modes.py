@@ -244,3 +244,21 @@ def test_every_limit_is_about_an_op_of_the_table() -> None:
     assert {op for limit in LIMITS for op in limit.ops} <= {n for row in TABLE for n in (f"{row.op}*", str(row))}
     assert {mode for limit in LIMITS for mode in limit.modes} <= set(MODES)
     assert all(isinstance(r, Refused) for row in TABLE for r in row.refused)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if str(row) in ("matmul", "einsum", "take", "phlora-tall")], ids=str
+)
+def test_a_gradient_of_doubles_is_the_same_in_both_configurations(row: Row) -> None:
+    plan, tree = plan_of(row), tree_of(row, np.float64)
+
+    def gradient(ts: Tree) -> Tree:
+        return jax.grad(lambda fs: total(plan.apply(fs, checks="skip")))(ts)
+
+    narrow, compiled = gradient(tree), jax.jit(gradient)(tree)
+    with jax.enable_x64(True):
+        wide = gradient(tree)
+    for name, exact in wide.items():
+        assert narrow[name].dtype == np.float64
+        for found in (narrow[name], compiled[name]):  # `total` itself is of float32 in the default configuration
+            np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-4)

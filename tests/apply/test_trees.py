@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import equinox as eqx
@@ -14,6 +15,8 @@ from flax import nnx
 from flax.core import FrozenDict
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.documents import Document
+from brainsurgery_jax.rendering.text import as_text
 from tests.checkpoints import same
 
 HALVE = {"scale_": {"target": r".*(kernel|weight)", "by": 0.5}}
@@ -24,10 +27,11 @@ def plan(*steps: Any, **keys: Any) -> bs.Plan:
     return bs.load({"inputs": ["model::given-as-a-tree"], "transforms": list(steps), **keys})
 
 
-def names(tree: Any, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def names(tree: Any) -> dict[str, Any]:
     """What a plan sees of a tree, as `dump` draws it."""
-    plan({"dump": {"format": "json"}}).apply(tree)
-    return eval(capsys.readouterr().out)["model"]
+    reports: list[Document] = []
+    plan({"dump": {"format": "json"}}).apply(tree, listen=reports.append)
+    return json.loads(as_text(reports[0]))["model"]
 
 
 class Net(nnx.Module):
@@ -40,9 +44,9 @@ class Net(nnx.Module):
         return x
 
 
-def test_names_follow_dicts_lists_and_tuples(capsys: pytest.CaptureFixture[str]):
+def test_names_follow_dicts_lists_and_tuples():
     tree = {"h": [{"w": np.ones(1)}, (np.ones(2), np.ones(3))]}
-    assert names(tree, capsys) == {"h": [{"w": {"shape": [1]}}, [{"shape": [2]}, {"shape": [3]}]]}
+    assert names(tree) == {"h": [{"w": {"shape": [1]}}, [{"shape": [2]}, {"shape": [3]}]]}
 
 
 def test_a_tree_with_lists_and_tuples_keeps_its_structure():
@@ -101,10 +105,10 @@ def test_a_frozen_dict_comes_back_frozen():
     assert isinstance(out, FrozenDict)
 
 
-def test_a_partitioned_linen_parameter_is_called_without_its_box(capsys: pytest.CaptureFixture[str]):
+def test_a_partitioned_linen_parameter_is_called_without_its_box():
     init = nn.with_partitioning(nn.initializers.ones, (None, "m"))
     tree = nn.Dense(3, kernel_init=init, use_bias=False).init(jax.random.key(0), jnp.ones((1, 2)))
-    assert names(tree, capsys) == {"params": {"kernel": {"shape": [2, 3]}}}
+    assert names(tree) == {"params": {"kernel": {"shape": [2, 3]}}}
 
 
 def test_an_equinox_module_keeps_its_functions_and_static_fields():
@@ -115,11 +119,11 @@ def test_an_equinox_module_keeps_its_functions_and_static_fields():
     np.testing.assert_allclose(out(x), 3 * mlp(x), rtol=1e-6)
 
 
-def test_a_field_called_value_keeps_its_name_outside_of_flax(capsys: pytest.CaptureFixture[str]):
+def test_a_field_called_value_keeps_its_name_outside_of_flax():
     class Gate(eqx.Module):
         value: Any
 
-    assert names({"g": Gate(np.ones(2))}, capsys) == {"g": {"value": {"shape": [2]}}}
+    assert names({"g": Gate(np.ones(2))}) == {"g": {"value": {"shape": [2]}}}
 
 
 def test_leaves_that_are_no_arrays_pass_through_a_renaming():

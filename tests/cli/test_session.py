@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.events import Said
 from brainsurgery_jax.plan.source import plain
+from brainsurgery_jax.rendering.text import as_text
+from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.session import Session, nodes
 from tests.checkpoints import bits, counting, read, write
 
@@ -65,7 +68,8 @@ def test_text_is_told_when_its_step_is_run(begun: Session):
     told: list[object] = []
     (step,) = begun.parse("dump: target: ids, format: json")
     begun.step(step).run(told.append)
-    assert Said('{"ids":{"shape":[4]}}') in told
+    (said,) = [event for event in told if isinstance(event, Said)]
+    assert as_text(said.document) == '{"ids":{"shape":[4]}}'
 
 
 def test_a_rank_that_depends_on_data_is_computed_at_its_step(begun: Session):
@@ -279,3 +283,14 @@ def test_what_is_noted_of_a_checkpoint_comes_with_the_step_that_saves_it(here: P
     for outcome, place in ((saved, "save: saved/"), (finished, "output: out/")):
         (note,) = outcome.program.diagnostics
         assert note.message.startswith(f"{place}: config.json says num_hidden_layers 2, but the tensors have 1")
+
+
+def test_a_session_begun_as_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "m.safetensors", {"w": np.ones(2, np.float32)})
+    with closing(Session.begin(bs.load({"inputs": [str(tmp_path / "m.safetensors")]}), dry_run=True)) as session:
+        session.step(*session.parse(f"save: {{path: {tmp_path / 'out.safetensors'}}}")).run()
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_run_keywords_are_the_fields_of_run_options() -> None:
+    assert RunKeywords.__annotations__.keys() == {field.name for field in fields(RunOptions)}

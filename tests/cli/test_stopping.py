@@ -47,9 +47,9 @@ def test_a_run_that_is_stopped_leaves_nothing_and_says_so(slow: Path, number: si
 
 # When the signal comes, exactly; with the first two nothing is published.
 MOMENTS = {
-    "while it is written": "atomic.fsync_path = around(atomic.fsync_path)",
+    "while it is written": "local.fsync_path = around(local.fsync_path)",
     "when it is complete": "staging.Staging.complete = around(staging.Staging.complete)",
-    "at the first look": "staging.publish = around(atomic.publish, before=True)",
+    "at the first look": "atomic.publish = around(atomic.publish, before=True)",
     "at the rename": "atomic._into_place = around(atomic._into_place, before=True)",
     "after the rename": "atomic._renameat2 = around(atomic._renameat2)",
     "at the removal": "atomic.remove_replaced = around(atomic.remove_replaced, before=True)",
@@ -61,6 +61,7 @@ import os, sys
 from brainsurgery_jax.cli import app, plans, progress
 from brainsurgery_jax.engine import events, staging
 from brainsurgery_jax.store import atomic
+from brainsurgery_jax.store.io import local
 
 def around(was, before=False, after=object):
     def wrapped(*given, **more):
@@ -135,7 +136,7 @@ def test_orbax_has_stopped_writing_before_what_it_wrote_is_removed(folder: Path)
     code = """
 import os, signal, sys, threading, time
 from brainsurgery_jax.cli.app import main
-from brainsurgery_jax.store import orbax_encode
+from brainsurgery_jax.store.orbax import encode as orbax_encode
 
 orbax_encode.GRACE_S = 600
 save = orbax_encode._save

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from brainsurgery_jax.plan.parse import OUTPUT_KEYS
+from brainsurgery_jax.plan.endpoints import OUTPUT_KEYS
 from tests.docs.write import ROOT
 
 PACKAGE = ROOT / "brainsurgery_jax"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from brainsurgery_jax.cli.prompt.desk import COMMANDS
-from brainsurgery_jax.plan.parse import KEYS, OUTPUT_KEYS
+from brainsurgery_jax.desk import COMMANDS
+from brainsurgery_jax.plan.endpoints import OUTPUT_KEYS
+from brainsurgery_jax.plan.parse import KEYS
 from tests.docs.examples import sections
 from tests.docs.write import ROOT
 

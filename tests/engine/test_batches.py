@@ -1,6 +1,6 @@
 """Low rank on an accelerator: calls of one shape as one compiled batch, spread over the devices, none touching another.
 
-No accelerator is needed: the engine is told that there is one, and JAX computes on the CPU.
+No accelerator is needed: the engine is given the CPU as one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -17,23 +16,23 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine import batches, devices
+from brainsurgery_jax.engine import batches
+from brainsurgery_jax.engine.devices import Accelerators
 from brainsurgery_jax.engine.events import Factorized
+from brainsurgery_jax.engine.plan.sites import MOST
 from tests.checkpoints import plan_of, read, run_plan, same
 
 SIDE = 320
 
 
-@pytest.fixture(autouse=True)
-def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(devices, "found", lambda: tuple(jax.local_devices()))
-    monkeypatch.setattr(devices, "ASSUMED", 1 << 40)
-    devices._accelerators.cache_clear()
-    # On the CPU of jaxlib 0.10.2, two batched LAPACK calls in one program may wait for each other for ever: one by one.
-    monkeypatch.setattr(batches, "over_batch", lambda f: lambda *xs: jax.lax.map(lambda x: f(*x), xs))
+LARGE = 1 << 40
+
+
+@pytest.fixture
+def accelerator() -> Accelerators:
+    """The CPU in the place of an accelerator."""
     batches.vectorised.cache_clear()
-    yield
-    devices._accelerators.cache_clear()
+    return Accelerators(jax.local_devices(), LARGE)
 
 
 def falling(seed: int, rows: int = SIDE, power: float = 1.0) -> np.ndarray:
@@ -55,31 +54,33 @@ def excess(x: np.ndarray, low: np.ndarray, rank: int) -> float:
     return float(np.linalg.norm(x - low.astype(np.float64)) / best - 1)
 
 
-def test_every_member_of_a_batch_is_within_the_tolerance(tmp_path: Path):
+def test_every_member_of_a_batch_is_within_the_tolerance(tmp_path: Path, accelerator: Accelerators):
     tensors = {f"w{i}": falling(i) for i in range(5)} | {f"tall{i}": falling(i, 2 * SIDE) for i in range(3)}
-    out = run_plan(tmp_path, tensors, phlora())
+    out = run_plan(tmp_path, tensors, phlora(), devices=accelerator)
     for name, x in tensors.items():
         assert excess(x, out[f"{name}.B"] @ out[f"{name}.A"], 8) <= 1e-4
 
 
-def test_equal_shapes_share_one_compilation(tmp_path: Path):
-    run_plan(tmp_path, {f"w{i}": falling(i, power=2.0) for i in range(20)}, phlora())
+def test_equal_shapes_share_one_compilation(tmp_path: Path, accelerator: Accelerators):
+    run_plan(tmp_path, {f"w{i}": falling(i, power=2.0) for i in range(20)}, phlora(), devices=accelerator)
     assert batches.vectorised.cache_info().misses == 1
 
 
-def test_a_matrix_has_the_same_factors_alone_and_in_company(tmp_path: Path):
-    alone = run_plan(tmp_path, {"w1": falling(1)}, phlora())
-    together = run_plan(tmp_path, {f"w{i}": falling(i) for i in range(11)}, phlora())
+def test_a_matrix_has_the_same_factors_alone_and_in_company(tmp_path: Path, accelerator: Accelerators):
+    alone = run_plan(tmp_path, {"w1": falling(1)}, phlora(), devices=accelerator)
+    together = run_plan(tmp_path, {f"w{i}": falling(i) for i in range(11)}, phlora(), devices=accelerator)
     assert same(alone["w1.A"], together["w1.A"])
     assert same(alone["w1.B"], together["w1.B"])
 
 
-def test_a_member_that_is_rejected_goes_on_while_the_others_keep_what_they_have(tmp_path: Path):
+def test_a_member_that_is_rejected_goes_on_while_the_others_keep_what_they_have(
+    tmp_path: Path, accelerator: Accelerators
+):
     tensors = {"steep": falling(1, power=2.0), "noise": noise(2), "gentle": falling(3, power=0.5)}
     events: list[object] = []
     steps = {"phlora": {**phlora(8)["phlora"], "method": "randomized"}}  # whose ways are all of one kind
     plan = plan_of(tmp_path, tensors, steps)
-    bs.load(plan).run(durable=False, listen=events.append)
+    bs.load(plan).run(durable=False, listen=events.append, devices=accelerator)
     out = read(plan["output"]["path"])
     ways = {e.names[0]: int(e.method.removeprefix("lanczos-")) for e in events if isinstance(e, Factorized)}
     assert ways["steep"] < ways["noise"]
@@ -87,34 +88,33 @@ def test_a_member_that_is_rejected_goes_on_while_the_others_keep_what_they_have(
         assert excess(tensors[name], out[f"{name}.B"] @ out[f"{name}.A"], 8) <= 1e-4
 
 
-def test_numpy_and_compiled_code_agree_within_the_tolerance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_numpy_and_compiled_code_agree_within_the_tolerance(tmp_path: Path, accelerator: Accelerators):
     x = falling(1, 2 * SIDE)
-    compiled = run_plan(tmp_path, {"w": x}, {"phlora_": {"target": "w", "rank": 48}})["w"]
-    monkeypatch.setattr(devices, "found", lambda: ())
-    devices._accelerators.cache_clear()
-    on_host = run_plan(tmp_path, {"w": x}, {"phlora_": {"target": "w", "rank": 48}})["w"]
+    step = {"phlora_": {"target": "w", "rank": 48}}
+    compiled = run_plan(tmp_path, {"w": x}, step, devices=accelerator)["w"]
+    on_host = run_plan(tmp_path, {"w": x}, step, devices="cpu")["w"]
     assert excess(x, compiled, 48) <= 1e-4
     np.testing.assert_allclose(compiled, on_host, atol=2e-3 * np.abs(x).max())
 
 
-def test_a_member_with_nan_is_named(tmp_path: Path):
+def test_a_member_with_nan_is_named(tmp_path: Path, accelerator: Accelerators):
     bad = falling(2)
     bad[3, 4] = np.nan
     with pytest.raises(bs.PlanError, match=r"NaN or infinity.*'broken'"):
-        run_plan(tmp_path, {"fine": falling(1), "broken": bad}, phlora())
+        run_plan(tmp_path, {"fine": falling(1), "broken": bad}, phlora(), devices=accelerator)
 
 
 FOUR = """
 import sys
 import jax
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine import batches, devices
+from brainsurgery_jax.engine import batches
+from brainsurgery_jax.engine.devices import Accelerators
 
 assert jax.local_device_count() == 4
-devices.found = lambda: tuple(jax.local_devices())
 spread, seen = batches._spread, []
-batches._spread = lambda members: seen.append(spread(members)) or seen[-1]
-bs.load(sys.argv[1]).run(durable=False)
+batches._spread = lambda *arguments: seen.append(spread(*arguments)) or seen[-1]
+bs.load(sys.argv[1]).run(durable=False, devices=Accelerators(jax.local_devices()))
 print({(len(x.sharding.device_set), x.shape[0]) for x in seen})
 """
 
@@ -127,7 +127,7 @@ def test_a_batch_is_spread_over_all_local_devices(tmp_path: Path):
     four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", FOUR, str(tmp_path / "plan.yaml")]
     done = subprocess.run(command, env={**os.environ, **four}, capture_output=True, text=True, check=False)
-    assert (done.stdout.strip(), done.stderr) == (f"{{(4, {4 * batches.MOST})}}", "")
+    assert (done.stdout.strip(), done.stderr) == (f"{{(4, {4 * MOST})}}", "")
     out = read(plan["output"]["path"])
     for i in range(5):
         np.testing.assert_allclose(out[f"{i}.delta"], tensors[f"{i}.B"] @ tensors[f"{i}.A"], rtol=1e-4, atol=1e-5)

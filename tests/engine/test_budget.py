@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine.budget import Budget, available_bytes
-from brainsurgery_jax.engine.memory import projection
-from brainsurgery_jax.engine.schedule import roots_of, schedule
+from brainsurgery_jax.engine.budget import available_bytes
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of
 
@@ -59,17 +57,6 @@ def test_pages_of_files_in_a_control_group_count_as_available(tmp_path: Path):
 
 def test_a_control_group_without_a_limit_withholds_nothing(tmp_path: Path):
     assert available_bytes(control_group(tmp_path, max="max\n", current="900\n")) > 1 << 20
-
-
-def test_the_projection_in_all_is_that_of_the_largest_jobs_at_a_time_within_the_budget(tmp_path: Path):
-    sides = {"a": 300, "b": 400, "c": 500}
-    plan = plan_of(tmp_path, {n: normal((s, s)) for n, s in sides.items()}, {"phlora_": {"target": ".*", "rank": 2}})
-    tasks = schedule(list(roots_of(bs.load(plan).explain().program)))
-    small, middle, large = sorted(task.peak for task in tasks)
-    assert projection(tasks, Budget(1 << 40, threads=1)) == (large, large)
-    assert projection(tasks, Budget(1 << 40, threads=2)) == (large, large + middle)
-    assert projection(tasks, Budget(1 << 40, threads=8)) == (large, large + middle + small)
-    assert projection(tasks, Budget(large + 1, threads=8)) == (large, large + 1)
 
 
 def test_a_question_and_an_output_of_one_tensor_are_projected_together(tmp_path: Path):

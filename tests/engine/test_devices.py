@@ -1,6 +1,6 @@
 """Which accelerators are used, what fits on them, and what becomes of the rest.
 
-No accelerator is needed: the engine is told that the CPU is one, and how much memory it has.
+No accelerator is needed: the engine is given the CPU as one, and how much memory it has.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
@@ -31,24 +31,10 @@ from brainsurgery_jax.ops.linalg import contraction
 from brainsurgery_jax.ops.lowrank import truncated
 from tests.checkpoints import plan_of, read, run_plan, same
 
-Memory = Callable[[int], None]
 
-
-@pytest.fixture(autouse=True)
-def device_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Memory]:
-    """Pretends that the CPU is an accelerator with so many bytes."""
-    monkeypatch.setattr(devices, "found", lambda: tuple(jax.local_devices()[:1]))
-    # On the CPU of jaxlib 0.10.2, two batched LAPACK calls in one program may wait for each other for ever: one by one.
-    monkeypatch.setattr(batches, "over_batch", lambda f: lambda *xs: jax.lax.map(lambda x: f(*x), xs))
-    batches.vectorised.cache_clear()
-
-    def device_of(nbytes: int) -> None:
-        monkeypatch.setattr(devices, "ASSUMED", nbytes)
-        devices._accelerators.cache_clear()
-
-    device_of(1 << 30)
-    yield device_of
-    devices._accelerators.cache_clear()
+def device_of(nbytes: int = 1 << 30) -> Accelerators:
+    """The CPU in the place of an accelerator with so many bytes."""
+    return Accelerators(jax.local_devices()[:1], nbytes)
 
 
 def matrix(seed: int, rows: int = 320, columns: int = 320) -> np.ndarray:
@@ -61,17 +47,16 @@ PRODUCT = {"matmul": {"from_a": "(w.*)", "from_b": r"\1", "to": r"\1.square"}}
 # --- Which ---------------------------------------------------------------------------------------------------------
 
 
-def test_more_devices_than_there_are_is_refused_with_what_there_is(tmp_path: Path):
+def test_more_devices_than_there_are_are_refused_with_what_there_is():
+    with pytest.raises(bs.PlanError, match=r"devices: 2 asked for, this process has 1: .+"):
+        devices.chosen(2, tuple(jax.local_devices()[:1]))
+
+
+def test_a_number_of_devices_is_refused_where_there_is_none(tmp_path: Path):
     plan = plan_of(tmp_path, {"w": matrix(0)}, PRODUCT)
-    with pytest.raises(bs.PlanError, match=r"devices: 2 asked for, this process has 1: .*"):
-        bs.load(plan).run(durable=False, devices=2)
-    assert not Path(plan["output"]["path"]).exists()
-
-
-def test_a_number_of_devices_is_refused_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(devices, "found", lambda: ())
     with pytest.raises(bs.PlanError, match=r"1 asked for, this process has no accelerator \[devices-absent\]"):
-        bs.load(plan_of(tmp_path, {"w": matrix(0)}, PRODUCT)).run(durable=False, devices=1)
+        bs.load(plan).run(durable=False, devices=1)
+    assert not Path(plan["output"]["path"]).exists()
 
 
 def test_a_word_that_means_no_devices_is_refused(tmp_path: Path):
@@ -79,17 +64,12 @@ def test_a_word_that_means_no_devices_is_refused(tmp_path: Path):
         bs.load(plan_of(tmp_path, {"w": matrix(0)}, PRODUCT)).run(durable=False, devices=0)
 
 
-def test_without_accelerators_a_run_computes_what_it_does_where_there_are_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_without_accelerators_computes_what_it_does_where_there_are_none(tmp_path: Path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
     tensors, step = {"w": matrix(0)}, {"phlora_": {"target": "w", "rank": 8}}
-    left_alone = plan_of(tmp_path / "a", tensors, step)
-    bs.load(left_alone).run(durable=False, devices="cpu")
-    monkeypatch.setattr(devices, "found", lambda: ())
-    devices._accelerators.cache_clear()
-    assert same(read(left_alone["output"]["path"])["w"], run_plan(tmp_path / "b", tensors, step)["w"])
+    left_alone = run_plan(tmp_path / "a", tensors, step, devices="cpu")
+    assert same(left_alone["w"], run_plan(tmp_path / "b", tensors, step, devices=Accelerators())["w"])
 
 
 def test_a_device_tells_how_much_memory_it_has_and_some_is_left_to_others():
@@ -103,16 +83,14 @@ def test_a_device_tells_how_much_memory_it_has_and_some_is_left_to_others():
 # --- Room ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_goes_to_the_device_with_most_room(device_of: Memory):
-    device_of(100)
-    own = Accelerators(jax.local_devices()[:1] * 3)
+def test_a_call_goes_to_the_device_with_most_room():
+    own = Accelerators(jax.local_devices()[:1] * 3, 100)
     with own.one(50) as first, own.one(20) as second, own.one(20) as third, own.one(20) as fourth:
         assert (first, second, third, fourth) == (0, 1, 2, 1)
 
 
-def test_a_call_waits_for_the_memory_that_others_have(device_of: Memory):
-    device_of(100)
-    own, begun = Accelerators(jax.local_devices()[:1]), Event()
+def test_a_call_waits_for_the_memory_that_others_have():
+    own, begun = device_of(100), Event()
 
     def want() -> None:
         with own.all(60):
@@ -129,7 +107,7 @@ def test_a_call_waits_for_the_memory_that_others_have(device_of: Memory):
 def test_operands_are_read_and_sent_while_a_device_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sent, other, climbed = [], Event(), batches._climbed
 
-    def spread(members: Any) -> Any:
+    def spread(members: Any, own: Accelerators) -> Any:
         sent.append(members[0].shape)
         if len(set(sent)) == 2:
             other.set()
@@ -142,37 +120,29 @@ def test_operands_are_read_and_sent_while_a_device_computes(tmp_path: Path, monk
     monkeypatch.setattr(batches, "_spread", spread)
     monkeypatch.setattr(batches, "_climbed", computing)
     monkeypatch.setattr("brainsurgery_jax.engine.budget._processors", lambda: 2)
-    out = run_plan(tmp_path, {"w0": matrix(0, 8, 8), "w1": matrix(1, 9, 9)}, PRODUCT)
+    tensors = {"w0": matrix(0, 8, 8), "w1": matrix(1, 9, 9)}
+    out = run_plan(tmp_path, tensors, PRODUCT, devices=device_of())
     assert set(out) == {"w0", "w1", "w0.square", "w1.square"}
 
 
 # --- What fits -----------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_takes_no_more_than_a_device_has(device_of: Memory):
-    task = square(matrix(0))
-    need = on_device(task.compute[0][0])
-    device_of(3 * need + 1)
-    assert batches.batch_size(task) == 3
-
-
-def test_a_batch_takes_no_more_of_the_host_than_it_may_and_is_filled_up(tmp_path: Path):
+def test_a_batch_that_is_not_full_is_filled_up_and_gives_the_same_bits(tmp_path: Path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
     tensors = {f"w{i}": matrix(i) for i in range(6)}
-    wide = run_plan(tmp_path / "a", tensors, PRODUCT)
+    wide = run_plan(tmp_path / "a", tensors, PRODUCT, devices=device_of())
     plan = plan_of(tmp_path / "b", tensors, PRODUCT)
-    bs.load(plan).run(durable=False, memory=12 << 20)
+    bs.load(plan).run(durable=False, memory=12 << 20, devices=device_of())
     narrow = read(plan["output"]["path"])
     assert all(same(narrow[name], x) for name, x in wide.items())
-    assert [len(b) for b in batches.batches([square(x) for x in tensors.values()], 12 << 20)] != [6]
 
 
-def test_what_is_too_large_for_the_device_goes_to_the_host_with_one_note(tmp_path: Path, device_of: Memory):
+def test_what_is_too_large_for_the_device_goes_to_the_host_with_one_note(tmp_path: Path):
     tensors = {f"w{i}": matrix(i) for i in range(3)}
-    device_of(1 << 20)
     plan = plan_of(tmp_path, tensors, PRODUCT)
-    report = bs.load(plan).run(durable=False)
+    report = bs.load(plan).run(durable=False, devices=device_of(1 << 20))
     (note,) = report.notes
     assert note.code == "device-full"
     assert "the accelerator has 1.0 MB: computed on the host" in note.message
@@ -184,13 +154,6 @@ def test_what_is_too_large_for_the_device_goes_to_the_host_with_one_note(tmp_pat
 def call(kernel: Kernel, *avals: Aval, **params: Any) -> Expr:
     graph = Graph()
     return graph.call(kernel, tuple(graph.given("m", f"x{i}", aval) for i, aval in enumerate(avals)), params)
-
-
-def square(x: np.ndarray) -> Any:
-    from brainsurgery_jax.engine.schedule import Task
-
-    aval = Aval(x.shape, FLOAT32)
-    return Task((), ((call(contraction, aval, aval, equation="ij,jk->ik"),),), ((),), 4 * x.nbytes)
 
 
 def half(*shape: int) -> Aval:
@@ -214,7 +177,7 @@ LOW = partial(call, truncated, method="auto", tol=1e-4, key_high=0.0, key_low=1.
 def test_a_device_is_projected_to_need_no_less_than_its_compiled_programs_say(make: Callable[[], Expr]):
     e = make()
     arrays = [jax.ShapeDtypeStruct(s.aval.shape, s.aval.dtype.numpy) for s in e.srcs]
-    with exact():
+    with exact(device_of()):
         state = None
         for way in ways(e):
             function = gifts.attempt_of_parts(way)
@@ -231,11 +194,11 @@ def test_a_device_is_projected_to_need_no_less_than_its_compiled_programs_say(ma
 
 def test_an_operand_is_given_away_where_the_result_can_take_its_place(monkeypatch: pytest.MonkeyPatch):
     sent = kept_track_of(monkeypatch)
-    aval = Aval((16, 16), FLOAT32)
-    with exact():
-        placement.call_placed(call(contraction, aval, aval, equation="ij,jk->ik"), [matrix(0, 16, 16)] * 2)
+    aval, own = Aval((16, 16), FLOAT32), device_of()
+    with exact(own):
+        placement.call_placed(call(contraction, aval, aval, equation="ij,jk->ik"), [matrix(0, 16, 16)] * 2, own)
         placement.call_placed(call(contraction, aval, Aval((16, 4), FLOAT32), equation="ij,jk->ik"),
-                              [matrix(0, 16, 16), matrix(0, 16, 4)])  # fmt: skip
+                              [matrix(0, 16, 16), matrix(0, 16, 4)], own)  # fmt: skip
     assert [x.is_deleted() for x in sent] == [True, False, False, True]
 
 
@@ -259,10 +222,9 @@ FOUR = """
 import json, sys
 import jax
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine import devices, sharding
+from brainsurgery_jax.engine import sharding
+from brainsurgery_jax.engine.devices import Accelerators
 
-devices.found = lambda: tuple(jax.local_devices())
-devices.ASSUMED = int(sys.argv[2])
 made, shards = sharding._program, []
 
 def watched(*args):
@@ -276,7 +238,8 @@ def watched(*args):
     return call
 
 sharding._program = watched
-report = bs.load(sys.argv[1]).run(durable=False)
+own = Accelerators(jax.local_devices(), int(sys.argv[2]))
+report = bs.load(sys.argv[1]).run(durable=False, devices=own)
 print(json.dumps([max(shards), [n.message for n in report.notes]]))
 """
 

@@ -13,6 +13,7 @@ from brainsurgery_jax.boxes import box_shape, whole
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.engine import tiles
 from brainsurgery_jax.engine.order import TILE, in_order
+from brainsurgery_jax.engine.perform import rows
 from brainsurgery_jax.engine.segments import mixes
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, Graph
@@ -73,7 +74,7 @@ def test_rows_of_a_box_lie_where_the_tensor_has_them() -> None:
         ((0, 3, 1), (2, 4, 1), (0, 5, 1)),
         ((0, 3, 1), (0, 1, 1), (0, 5, 1)),
     ):
-        for start, row in zip(*tiles.rows(x.shape, box, x[tuple(slice(*s) for s in box)]), strict=True):
+        for start, row in zip(*rows(x.shape, box, x[tuple(slice(*s) for s in box)]), strict=True):
             flat[start : start + row.size] = row.reshape(-1)
     assert flat.tolist() == list(range(60))
 

@@ -1,9 +1,7 @@
-"""Every hint of the package is tried here, or is listed with the test that tries it, or with the reason why there is
-nothing to try."""
+"""Every hint of the package is tried: by the tables here, or by a test of its own, which `tried_by.txt` names."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,20 +15,18 @@ from tests.hints.test_hints import ALL, hint_of
 from tests.hints.texts import ROWS
 
 ROOT = Path(__file__).parents[2]
-LISTED = Path(__file__).parent / "not_tried.txt"
-DATA = re.compile(r"\b(delet|remov|overwrit|drop|dtype|cast|allow|force|unmatched|leave|replace|move)", re.IGNORECASE)
-"""Words of hints that propose to change data."""
+LISTED = Path(__file__).parent / "tried_by.txt"
 
 
 def listed() -> dict[Hint, str]:
-    """The hints that are not tried, and their reasons."""
-    hints, reason = {}, ""
+    """The hints that tests of their own try, and those tests."""
+    hints, test = {}, ""
     for line in LISTED.read_text(encoding="utf-8").splitlines():
         if line.startswith("# "):
-            reason = line[2:]
+            test = line[2:]
         elif line:
             file, _, text = line.partition(": ")
-            hints[Hint(file, text.encode().decode("unicode_escape") if "\\n" in text else text)] = reason
+            hints[Hint(file, text.encode().decode("unicode_escape") if "\\n" in text else text)] = test
     return hints
 
 
@@ -74,26 +70,14 @@ def _printed(folder: Path) -> Iterator[Printed]:
             yield Printed(found(row).hint, TEXTS)
 
 
-def test_every_hint_is_tried_or_listed(printed: tuple[Printed, ...]) -> None:
+def test_every_hint_is_tried(printed: tuple[Printed, ...]) -> None:
     tried = tried_by(printed)
     assert sorted(catalogue() - tried - set(listed())) == []
     assert sorted(set(listed()) & tried) == [], "tried: not to be listed"
     assert sorted(set(listed()) - catalogue()) == [], "no longer a hint"
 
 
-def test_what_is_listed_has_one_of_the_reasons() -> None:
-    reasons = {reason for reason in listed().values() if not reason.startswith("tried by ")}
-    assert reasons == {
-        "names what there is, or what is read how: nothing is proposed that changes data",
-        "writes the text of a plan, an override or a layout otherwise: its own page of diagnostics shows it",
-        "asks for another path, or for the user's own decision",
-        "fetches or saves damaged data again",
-        "gives a value or an option that the mistake lacks",
-        "proposes a change that the user alone can decide on, in words: no value is filled in",
-    }
-
-
 def test_a_test_that_tries_a_hint_elsewhere_exists() -> None:
-    for reason in {reason for reason in listed().values() if reason.startswith("tried by ")}:
-        path, _, name = reason.removeprefix("tried by ").partition("::")
-        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), reason
+    for test in set(listed().values()):
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), test

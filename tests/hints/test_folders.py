@@ -97,6 +97,19 @@ def test_a_partial_of_a_run_that_is_known_to_be_over_is_deleted(here: Path) -> N
     assert sorted(os.listdir(here)) == ["m.safetensors", "out.safetensors"]
 
 
+def test_a_partial_of_another_host_whose_run_is_over_is_deleted_by_hand(here: Path) -> None:
+    from brainsurgery_jax.store.atomic import stage
+    from brainsurgery_jax.store.runs import RunId
+
+    out = here / "out.safetensors"
+    item = stage(str(out), run=RunId(1, 1, "node7_3fa91c0b", ""))
+    Path(item.staging).write_text("half")
+    (note,) = bs.load({"inputs": ["m.safetensors"], "output": str(out)}).run(durable=False).notes
+    assert note.hint.startswith("It was left alone. When that run is over, delete it by hand: ")
+    Path(note.hint.rpartition("by hand: ")[2]).unlink()
+    assert not bs.load({"inputs": ["m.safetensors"], "output": str(out)}).run(durable=False, overwrite=True).notes
+
+
 def test_what_is_not_there_is_not_left_out() -> None:
     hint_of(lambda: bs.open("m.safetensors::-x"), "Drop it, or correct its name.")
     assert set(bs.open("m.safetensors")) == {"w", "ids"}

@@ -13,8 +13,8 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.cli.convert import options_of
 from brainsurgery_jax.conversion import NOT_KNOWN, verification
-from brainsurgery_jax.engine import staging
 from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.atomic import Staged, publish
 from brainsurgery_jax.store.detect import open_source
 from tests.checkpoints import bits, normal, read, write
@@ -187,7 +187,7 @@ def test_what_fails_its_verification_is_not_published(tmp_path: Path, monkeypatc
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(PlanError, match="differs in its bytes") as caught:
         bs.convert(source, str(tmp_path / "new"), verify=True, durable=False)
-    assert "was not published" in caught.value.diagnostics[0].hint
+    assert "was not published" in caught.value.diagnostics[0].message
     with pytest.raises(PlanError, match="differs in its bytes"):
         bs.convert(source, str(tmp_path / "good"), verify=True, overwrite=True, durable=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
@@ -203,7 +203,7 @@ def test_config_is_published_together_with_the_weights(tmp_path: Path, monkeypat
         staged.extend((Path(items[0].staging) / "config.json").read_text() for _ in items)
         return publish(items, **how)
 
-    monkeypatch.setattr(staging, "publish", published)
+    monkeypatch.setattr(atomic, "publish", published)
     bs.convert(source, str(tmp_path / "out"), dtype="bfloat16", config=str(tmp_path / "c.json"), durable=False)
     assert [json.loads(text) for text in staged] == [GPT2 | {"dtype": "bfloat16"}]
 

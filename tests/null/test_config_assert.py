@@ -95,3 +95,32 @@ def test_a_config_that_is_no_json_is_named():
 def test_an_unknown_alias_is_named():
     (problem,) = said({"config": {"of": "mm::r"}})
     assert problem.code == "alias-unknown"
+
+
+@pytest.mark.parametrize("bounds", [{"ge": 24, "le": 24}, {"gt": 23, "lt": 24.5}, {"in": [12, 24], "gt": 12}])
+def test_a_number_satisfies_bounds(bounds: Any):
+    assert said({"config": {"of": "m::num_hidden_layers", **bounds}}) == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (
+            {"of": "m::num_hidden_layers", "ge": 25},
+            "config.json of 'm' is 24, expected at least 25",
+        ),
+        ({"of": "m::text_config.hidden_size", "gt": 0, "lt": 64}, "is 64, expected less than 64"),
+        ({"of": "m::num_hidden_layers", "is": 12, "ge": 1}, "is 24, not 12"),
+        ({"of": "m::nowhere", "ge": 1}, "is null, which is no number"),
+        ({"of": "m::tie_word_embeddings", "ge": 1}, "is true, which is no number"),
+    ],
+)
+def test_a_bound_that_is_broken_is_told(asked: Any, why: str):
+    (problem,) = said({"config": asked})
+    assert problem.code == "assert-failed"
+    assert why in problem.message
+
+
+def test_bounds_that_no_number_satisfies_are_refused():
+    (problem,) = said({"config": {"of": "m::num_hidden_layers", "gt": 3, "lt": 2}})
+    assert problem.code == "bounds-contradict"

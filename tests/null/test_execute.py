@@ -61,7 +61,7 @@ def test_exit_within_ends_the_whole_plan():
 
 def test_the_summary_has_it_as_one_step():
     made = program({"execute": {"transforms": [copied("a"), copied("b")]}})
-    assert [e.step.op.name for e in made.effects if e.step.op and not e.nested] == ["execute"]
+    assert [e.step.op.name for e in made.effects if e.step.op] == ["execute"]
 
 
 def test_a_mistake_within_is_told_where_it_stands(tmp_path: Path):
@@ -86,7 +86,8 @@ def test_a_mistake_in_the_text_of_a_plan_is_told_by_its_line():
         ({"transforms": [{"execute": {"transforms": ["exit"]}}]}, "execute-nested", "cannot execute another"),
         ({"plan": {"transform": []}}, "key-unknown", "no key 'transform'. Did you mean 'transforms'"),
         ({"plan": {"inputs": ["a", "b::b"]}}, "inputs-form", "'a' needs an alias"),
-        ({"plan": {"output": {"path": "x", "config": {}}}}, "key-unknown", "no key 'config'"),
+        ({"plan": {"output": {"path": "x", "confg": {}}}}, "key-unknown", "unknown key 'confg'. Did you mean 'config'"),
+        ({"plan": {"output": {"path": "x", "metadata": {"n": 1}}}}, "value-type", "a mapping of text to text"),
         ({"plan": 3}, "value-type", "expected a plan or a list of steps"),
         ({"plan-yaml": 3}, "value-type", "expected the text of a plan"),
         ({"path": "nowhere.yaml"}, "plan-file-missing", "nowhere.yaml"),
@@ -102,8 +103,10 @@ def test_what_cannot_be_executed_is_refused(payload: object, code: str, text: st
 def test_a_number_from_data_is_asked_for_within_as_elsewhere():
     plan = planned({"execute": {"transforms": [{"phlora": {"target": "w", "target_a": "a", "target_b": "b",
                                                            "rank": {"energy": 0.5}}}]}})  # fmt: skip
-    state, there = before(plan, Headers(TWO, provisional=False))
-    assert isinstance(lower(state, plan, there), Demand)
+    state, there = before(plan, Headers(TWO))
+    asked: list[Demand] = []
+    lower(state, plan, there, lambda demand: asked.append(demand) or dict.fromkeys(demand.exprs, 1))
+    assert [str(e.aval) for demand in asked for e in demand.exprs] == ["i64[]"]
 
 
 def test_a_plan_that_executes_itself_is_one_mistake(tmp_path: Path):
@@ -116,3 +119,18 @@ def test_a_plan_that_executes_itself_is_one_mistake(tmp_path: Path):
 def test_nothing_is_said_of_what_a_refused_plan_would_have_made():
     inner = [copied("w9"), {"execute": {"transforms": ["exit"]}}]
     assert complaints({"execute": {"transforms": inner}}, {"delete": {"target": "w9"}}) == ["execute-nested"]
+
+
+def test_the_output_of_a_plan_within_takes_every_key_of_an_output():
+    there = world()
+    there.contents = {"m.safetensors/config.json": b'{"n_layer": 2}'}
+    output = {"path": "o/", "alias": "m", "format": "safetensors", "shard": "1MB", "overwrite": True,
+              "sidecars": False, "config": {"n_layer": 1}, "metadata": {"epoch": "3"}, "options": {}}  # fmt: skip
+    (made,) = program({"execute": {"plan": {"output": output}}}, world=there).publications
+    assert (made.path, made.directory, made.shard_bytes, made.overwrite) == ("o/", True, 1 << 20, True)
+    assert (made.metadata["epoch"], made.side_files) == ("3", {"config.json": b'{\n  "n_layer": 1\n}\n'})
+
+
+def test_an_input_of_a_plan_within_may_be_a_mapping():
+    sub = {"inputs": [{"alias": "n", "path": "n.safetensors"}], "transforms": [{"assert": {"exists": "x"}}]}
+    assert not complaints({"execute": {"plan": sub}}, world=world())

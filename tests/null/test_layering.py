@@ -8,6 +8,9 @@ from functools import cache
 from importlib.util import resolve_name
 from pathlib import Path
 
+from tools.figures import circles, read_modules
+from tools.figures import imports as graph_of
+
 ROOT = Path(__file__).parents[2]
 
 # Row: what its modules may import of ours, beside their own row. The longest row that fits a module counts; `ops.*` are
@@ -16,6 +19,8 @@ MAY_IMPORT = {
     "errors": "",
     "dtypes": "",
     "version": "",
+    "documents": "",
+    "rendering": "errors documents nametree",
     "_lazy": "",
     "_lookup": "_lazy",
     "_doubles": "_lazy",
@@ -26,8 +31,11 @@ MAY_IMPORT = {
     "taking": "dtypes boxes moves",
     "store": "errors dtypes boxes",
     "select": "errors dtypes",
-    "protocol": "errors dtypes select",
-    "op": "errors dtypes select moves parts _lazy protocol",
+    "protocol": "errors documents dtypes select",
+    "summaries": "_lazy protocol",
+    "keys": "dtypes select",
+    "kernel": "dtypes keys moves parts protocol",
+    "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
     "ops": "errors dtypes select moves _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
@@ -36,43 +44,63 @@ MAY_IMPORT = {
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
     "ops.layout": "op protocol ops._fields ops._layouts",
-    "ops._layouts": "errors dtypes prefixes _lazy op protocol layout ops._constants ops._rounding ops.elementwise "
+    "ops._layouts": "documents "
+    "errors dtypes prefixes _lazy op protocol layout ops._constants ops._rounding ops.elementwise "
     "ops.shape",
-    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops.shape",
+    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops._sums "
+    "ops.shape",
     "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "errors dtypes boxes parts select moves taking _doubles _lookup _lazy nametree op protocol ops._constants "
-    "ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields ops._functions "
-    "ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal ops._partition ops._program "
-    "ops._ranges ops._rounding ops._typing ops._verdicts",
+    "ops.*": "documents errors dtypes config_patch boxes parts select moves taking _doubles _lookup _lazy nametree op "
+    "protocol "
+    "ops._constants ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields "
+    "ops._functions ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal "
+    "ops._partition ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts "
+    "summaries",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select moves parts _lazy op protocol",
-    "lower": "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
-    "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors_header store.selection "
+    "lower": "documents "
+    "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
+    "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors.header store.selection "
     "store.sidecars config_patch families",
-    "engine": "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
+    "engine": "documents "
+    "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
+    # What a run does is decided from the program alone; IMPURE below says what that must not touch.
+    "engine.plan": "errors dtypes boxes protocol graph lower.program store.base store.sizes op engine.blocks "
+    "engine.footprint engine.peaks engine.schedule engine.segments engine.sweeps engine.tiles",
     "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
-    "world",
+    "world run_options",
     "prefixes": "",
-    "checkpoint": "errors dtypes select store interop",
-    "interop": "errors dtypes _lazy store checkpoint world apply.names api prefixes",
+    "tensors": "errors dtypes nametree select store",
+    "checkpoint": "tensors interop",
+    "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "apply": "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world checkpoint prefixes",
-    "api": "errors dtypes moves _lazy select op protocol ops plan graph lower "
-    "store engine session world checkpoint apply",
+    "run_options": "protocol engine.budget engine.devices store.io.files",
+    "apply": "documents rendering "
+    "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
+    "api": "documents rendering "
+    "errors dtypes moves _lazy select op protocol ops plan graph lower store engine session world run_options "
+    "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
-    "cli": "errors dtypes version nametree op plugins session api checkpoint world plan.schema plan.source "
-    "engine.events store.sizes",
-    "cli.prompt": "errors version op plugins plan.pages plan.source store.address session api world completion cli",
+    "cli": "documents rendering wording desk "
+    "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
+    "engine.devices engine.events store.sizes protocol",
+    "wording": "",
+    "desk": "documents wording errors op plugins plan.pages plan.source session completion engine.events",
+    "cli.work": "api cli.show engine.plan.work engine.schedule store.sizes",
+    "cli.prompt": "desk rendering documents engine.events wording "
+    "errors version op plugins plan.pages plan.source store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.positioned",
-    "cli.diff": "errors dtypes comparison cli.show store.sizes",
-    "conversion": "errors dtypes layout api world store.address store.atomic store.detect store.formats store.folder "
-    "store.peft",
-    "cli.importing": "errors importers cli.show",
+    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.io.files",
+    "cli.inspect_": "wording rendering documents "
+    "errors dtypes nametree checkpoint graph.expr engine store.sizes summaries cli.show",
+    "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",
+    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
+    "store.formats store.folder store.peft",
+    "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
     "importers": "errors dtypes version plan.source plan.overrides store.detect",
-    "cli.convert": "errors layout conversion world store.sizes cli.show cli.progress",
+    "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop",
@@ -81,7 +109,10 @@ MAY_IMPORT = {
 
 # To import one of these is to load JAX, and `--help`, `inspect` and plans that only rename must not wait for it.
 LOADS_JAX = "jax jaxlib flax orbax"
-MAY_LOAD_JAX = "_lazy engine store.orbax_encode"
+# What plans the work of a run, and what it calls in the engine, has nothing to do with these.
+FILES = "os io asyncio brainsurgery_jax.store.io.positioned"
+IMPURE = f"numpy jax brainsurgery_jax._lazy threading concurrent contextvars {FILES}"
+MAY_LOAD_JAX = "_lazy engine store.orbax.encode"
 
 
 def test_every_module_imports_only_what_its_row_of_the_table_allows():
@@ -103,6 +134,50 @@ def test_no_import_statement_outside_the_engine_loads_jax():
         if within(name, LOADS_JAX)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_outside_the_command_line_prints():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for module, path in modules().items()
+        if not within(module, "cli converters")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if _prints(node)
+    ]
+    assert not wrong, "\n".join(["give a report, an event or a message to the caller; cli/ prints:", *wrong])
+
+
+def _prints(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name("print")) | ast.Attribute(value=ast.Name("sys"), attr="stdout" | "stderr"):
+            return True
+        case ast.ImportFrom(module="sys", names=names):
+            return any(alias.name in ("stdout", "stderr") for alias in names)
+    return False
+
+
+def test_the_work_of_a_run_is_planned_without_arrays_threads_and_open_files():
+    reached, wrong = set[str](), list[str]()
+    stack = [module for module in modules() if within(module, "engine.plan")]
+    while stack:
+        if (module := stack.pop()) in reached:
+            continue
+        reached.add(module)
+        wrong += [f"{place}: {name}" for place, name in imports(module) if within(name, IMPURE)]
+        stack += [
+            m for _, target in our_imports(module) if (m := module_of(target)) is not None and within(m, "engine")
+        ]
+    assert not wrong, "\n".join(["engine.plan may not depend on:", *wrong])
+    assert len(reached) > 10
+
+
+def module_of(target: str) -> str | None:
+    """The module that a name is imported from."""
+    return next((m for m in (target, target.rpartition(".")[0]) if m in modules()), None)
+
+
+def test_no_modules_import_one_another_not_even_lazily_or_for_types():
+    assert circles(graph_of(read_modules(ROOT / "brainsurgery_jax"))) == []
 
 
 def within(name: str, packages: str) -> bool:

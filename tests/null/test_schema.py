@@ -13,7 +13,8 @@ import pytest
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax import api
 from brainsurgery_jax.op import ASSERTS, OPS, Op
-from brainsurgery_jax.plan.parse import KEYS, OUTPUT_KEYS
+from brainsurgery_jax.plan.endpoints import OUTPUT_KEYS
+from brainsurgery_jax.plan.parse import KEYS
 from brainsurgery_jax.plan.schema import plan_schema
 from brainsurgery_jax.plan.source import compose, plain
 

@@ -22,7 +22,8 @@ from brainsurgery_jax.engine.events import Wrote
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.atomic import Staged, publish, stage
-from brainsurgery_jax.store.leftovers import OLD, beside, recover
+from brainsurgery_jax.store.leftovers import OLD, PARTIAL, SCRATCH, STALE, beside, recover, show_age
+from brainsurgery_jax.store.runs import RunId, this_run
 from tests.checkpoints import read, write
 
 
@@ -263,6 +264,89 @@ def test_a_partial_of_an_earlier_process_with_our_id_is_removed(tmp_path: Path) 
     assert os.listdir(tmp_path) == []
 
 
+# --- Other hosts ------------------------------------------------------------------------------------------------------
+
+ELSEWHERE = RunId(99999999, 1, "node7_3fa91c0b", "5d0c8e1f")
+"""A run of another host, whose process id no process of this one has."""
+
+
+def test_two_runs_of_one_host_and_process_id_have_names_of_their_own() -> None:
+    ours = this_run()
+    others = [ours._replace(start=1), ours._replace(host="node7_3fa91c0b"), ours._replace(boot="5d0c8e1f")]
+    assert len({beside("/out", PARTIAL, run) for run in (ours, *others)}) == 4
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "é" * 100, "x" * 120])
+def test_a_long_name_fits_beside_its_destination_with_run_and_host(tmp_path: Path, name: str) -> None:
+    longest = RunId(2**22, 10**12, "x" * 24 + "_3fa91c0b", "5d0c8e1f")
+    Path(stage(str(tmp_path / name), run=longest).staging + SCRATCH).write_text("tensors")
+    assert [left.run for left in stage(str(tmp_path / name)).foreign] == [longest]
+    assert not stage(str(tmp_path / f"{name[:-1]}y")).foreign
+
+
+def test_a_partial_of_another_host_is_left_and_named(tmp_path: Path) -> None:
+    theirs = Path(stage(str(tmp_path / "out"), run=ELSEWHERE).staging)
+    folder(theirs, "model.safetensors")
+    hours_ago = time.time() - 3 * 3600 - 60
+    os.utime(theirs, (hours_ago, hours_ago))
+    item = stage(str(tmp_path / "out"))
+    assert os.listdir(theirs) == ["model.safetensors"]
+    (left,) = item.foreign
+    assert str(left.note(item.destination)) == (
+        f"note: {tmp_path}/out: an unfinished output of process 99999999 on another host, node7_3fa91c0b, lies beside "
+        "it, last changed 3 hours ago [io-foreign-run]\n"
+        f"    It was left alone. When that run is over, delete it by hand: {theirs}"
+    )
+
+
+def test_each_of_two_hosts_publishes_its_own_output(tmp_path: Path) -> None:
+    theirs = stage(str(tmp_path / "out"), run=ELSEWHERE, overwrite=True)
+    folder(Path(theirs.staging), "theirs.safetensors")
+    publish([staged_folder(tmp_path / "out", "ours.safetensors")])
+    assert os.listdir(tmp_path / "out") == ["ours.safetensors"]
+    publish([theirs])
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["theirs.safetensors"]
+
+
+@pytest.mark.parametrize("kind", [PARTIAL, OLD, STALE])
+def test_nothing_of_another_host_is_removed_or_put_back(tmp_path: Path, kind: str) -> None:
+    theirs = folder(Path(beside(str(tmp_path / "out"), kind, ELSEWHERE)), "model.safetensors")
+    (left,) = stage(str(tmp_path / "out")).foreign
+    recover(str(tmp_path / "out"))
+    assert (left.kind, os.listdir(tmp_path)) == (kind, [theirs.name])
+
+
+def test_a_scratch_file_of_another_host_is_left(tmp_path: Path) -> None:
+    theirs = Path(beside(str(tmp_path / "out"), PARTIAL, ELSEWHERE) + SCRATCH)
+    theirs.write_text("tensors")
+    assert [left.path for left in stage(str(tmp_path / "out")).foreign] == [str(theirs)]
+    assert theirs.exists()
+
+
+def test_a_partial_of_this_host_from_before_it_was_booted_is_removed(tmp_path: Path) -> None:
+    before = this_run()._replace(boot="00000000")
+    Path(beside(str(tmp_path / "out"), PARTIAL, before)).write_text("half")
+    assert stage(str(tmp_path / "out"), run=this_run()._replace(boot="11111111")).foreign == ()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_reports_the_partial_of_another_host_and_does_its_work(tmp_path: Path) -> None:
+    write(tmp_path / "in.safetensors", {"w": np.ones(3, np.float32)})
+    theirs = Path(stage(str(tmp_path / "out.safetensors"), run=ELSEWHERE).staging)
+    theirs.write_text("half")
+    report = bs.load({"inputs": [str(tmp_path / "in.safetensors")], "output": str(tmp_path / "out.safetensors")}).run()
+    assert [note.code for note in report.notes] == ["io-foreign-run"]
+    assert read(tmp_path / "out.safetensors").keys() == {"w"} and theirs.read_text() == "half"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "age"),
+    [(0, "less than a minute"), (60, "1 minute"), (7200, "2 hours"), (86400, "1 day"), (10**6, "11 days")],
+)
+def test_an_age_is_shown_in_its_largest_unit(seconds: int, age: str) -> None:
+    assert show_age(seconds) == age
+
+
 # --- What is left, and mended ----------------------------------------------------------------------------------------
 
 
@@ -420,6 +504,35 @@ def test_what_will_replace_something_private_is_private_while_it_is_written(tmp_
     bs.load(plan).run(listen=look)
     assert set(seen) == {0o600}
     assert mode(old) == 0o600
+
+
+# --- Folders that are created ---------------------------------------------------------------------------------------
+
+
+def test_a_failed_run_removes_the_empty_folders_that_it_created(tmp_path: Path) -> None:
+    write(tmp_path / "m.safetensors", {"w": np.ones(2, np.float32)})
+    outputs = [{"path": str(tmp_path / "new" / place)} for place in ("deep/a.safetensors", "b", "c.npz")]
+    plan = {"inputs": [str(tmp_path / "m.safetensors")], "transforms": [{"assert": {"iszero": {"of": "w"}}}],
+            "outputs": outputs}  # fmt: skip
+    with pytest.raises(bs.PlanError):
+        bs.load(plan).run()
+    assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_a_discarded_output_leaves_folders_that_were_there_or_hold_something(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    items = [staged_file(tmp_path / "there" / "x"), staged_file(tmp_path / "new" / "deep" / "x")]
+    (tmp_path / "new" / "other").touch()
+    for item in items:
+        atomic.discard(item)
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["new", "new/other", "there"]
+
+
+def test_a_file_where_a_folder_should_be_leaves_no_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError):
+        stage(str(tmp_path / "file" / "deep" / "x"))
+    assert os.listdir(tmp_path) == ["file"]
 
 
 # --- Details ---------------------------------------------------------------------------------------------------------

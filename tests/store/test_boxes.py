@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from brainsurgery_jax.boxes import Box
-from brainsurgery_jax.store import boxes
-from brainsurgery_jax.store.boxes import Piece, pieces
-from brainsurgery_jax.store.safetensors import SafetensorsSource
+from brainsurgery_jax.store.io import boxes
+from brainsurgery_jax.store.io.boxes import Piece, pieces
+from brainsurgery_jax.store.safetensors.source import open_safetensors
 
 
 @st.composite
@@ -40,7 +40,7 @@ def test_a_box_reads_as_numpy_indexes(near: int, group: int, case: tuple[tuple[i
         patch.setattr(boxes, "NEAR", near)
         patch.setattr(boxes, "GROUP", group)
         save_file({"x": whole}, Path(folder, "m.safetensors"))
-        source = SafetensorsSource(str(Path(folder, "m.safetensors")))
+        source = open_safetensors(str(Path(folder, "m.safetensors")))
         found = source.read("x", box)
         source.close()
     np.testing.assert_array_equal(found, whole[index(box)])

@@ -17,6 +17,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
+from brainsurgery_jax.store.io.files import read_bytes
 from tests.checkpoints import OPAQUE, SAVABLE, bits, counting, normal, np_dtype, write, write_raw
 
 
@@ -99,8 +100,7 @@ def test_chunks_of_rows_are_runs_of_their_files(tmp_path: Path) -> None:
     source = sharded(tmp_path / "d", x, [(slice(a, a + 2), slice(0, 3)) for a in (0, 2, 4)])
     run = source.file_run("x", 7, 11)
     assert run is not None and source.file_run("x", 4, 8) is None
-    with source.fileno(run.file) as fd:
-        assert os.pread(fd, run.nbytes, run.offset) == bits(x.reshape(-1)[7:11])
+    assert read_bytes(run.file, run.nbytes, run.offset) == bits(x.reshape(-1)[7:11])
 
 
 @pytest.mark.parametrize(

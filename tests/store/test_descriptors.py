@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.descriptors import Descriptors
+from brainsurgery_jax.store.io.descriptors import Descriptors
 
 
 @pytest.fixture

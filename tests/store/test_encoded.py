@@ -14,8 +14,8 @@ from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.atomic import Staged, publish, stage
 from brainsurgery_jax.store.base import Held, WriteOptions
-from brainsurgery_jax.store.encoded import EncodedWriter
-from brainsurgery_jax.store.safetensors import SafetensorsSource
+from brainsurgery_jax.store.io.encoded import EncodedWriter
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource, open_safetensors
 from tests.checkpoints import counting, write
 
 AVALS = {"a": Aval((2, 3), BY_NAME["float32"]), "none": Aval((0, 2), BY_NAME["int8"]), "b": Aval((5,), BY_NAME["bf16"])}
@@ -91,7 +91,7 @@ def test_an_encoder_that_fails_names_the_destination(tmp_path: Path) -> None:
 
 
 def held(tmp_path: Path, array: np.ndarray) -> tuple[SafetensorsSource, dict[str, Any]]:
-    source = SafetensorsSource(str(write(tmp_path / "in.safetensors", {"x": array})))
+    source = open_safetensors(str(write(tmp_path / "in.safetensors", {"x": array})))
     return source, {"avals": {"y": source.header.tensors["x"].aval}, "unchanged": {"y": Held(source, "x")}}
 
 

@@ -21,11 +21,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store import pickle_machine, pickle_opcodes
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.nesting import NotPlain, plain
-from brainsurgery_jax.store.pickle_machine import Buffer, Damaged, Excessive, Machine, Name, Object
-from brainsurgery_jax.store.pickle_opcodes import run
+from brainsurgery_jax.store.torch import pickle_machine, pickle_opcodes
+from brainsurgery_jax.store.torch.pickle_machine import Buffer, Damaged, Excessive, Machine, Name, Object
+from brainsurgery_jax.store.torch.pickle_opcodes import run
 
 STORAGE = (
     b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x0atQ"  # of ten elements
@@ -139,7 +139,7 @@ def test_the_traps_would_catch_an_ordinary_reader() -> None:
 
 def test_a_copied_list_counts_as_often_as_it_is_copied() -> None:
     data = TRAPS["one list in many dicts"](2000)
-    from brainsurgery_jax.store.pickles import _CALLS, _VALUES
+    from brainsurgery_jax.store.torch.pickles import _CALLS, _VALUES
 
     found = Machine(Buffer(b"\x80\x04" + data), _VALUES, _CALLS, lambda pid: Object(None, pid))
     with pytest.raises(

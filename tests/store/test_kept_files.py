@@ -17,9 +17,9 @@ import safetensors.numpy
 import brainsurgery_jax as bs
 from brainsurgery_jax.api import explain
 from brainsurgery_jax.cli.explanation import as_json, as_text
-from brainsurgery_jax.store import byte_sink, safetensors_writer
-from brainsurgery_jax.store.byte_sink import ByteSink
 from brainsurgery_jax.store.index_files import INDEX, shard_name
+from brainsurgery_jax.store.io import local
+from brainsurgery_jax.store.io.byte_sink import ByteSink
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, read, write
 
@@ -193,7 +193,7 @@ def test_a_kept_file_has_the_mode_of_the_others(model: Path) -> None:
 def counted(patch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts tensor bytes by how they come into the output."""
     counts: Counter[str] = Counter()
-    put, copy = ByteSink.put, byte_sink.copy_range
+    put, copy = ByteSink.put, local.copy_range
 
     def putting(sink: ByteSink, name: str, start: int, data: np.ndarray) -> None:
         counts["put"] += data.nbytes
@@ -204,7 +204,7 @@ def counted(patch: pytest.MonkeyPatch) -> Counter[str]:
         copy(source, at, target, offset, nbytes, path=path)
 
     patch.setattr(ByteSink, "put", putting)
-    patch.setattr(byte_sink, "copy_range", copying)
+    patch.setattr(local, "copy_range", copying)
     return counts
 
 
@@ -215,7 +215,7 @@ def test_where_files_can_be_cloned_only_the_changed_one_is_written(
         os.pwrite(target, os.pread(source, 1 << 20, 0), 0)
         return True
 
-    monkeypatch.setattr(safetensors_writer, "clone", clone)
+    monkeypatch.setattr(local, "clone", clone)
     counts = counted(monkeypatch)
     out = surgery(model, SCALE)
     assert counts == {"put": 64, "copied": 16}  # the scaled tensor, and the other one of its file
@@ -225,7 +225,7 @@ def test_where_files_can_be_cloned_only_the_changed_one_is_written(
 def test_where_they_cannot_their_bytes_are_copied_from_file_to_file(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safetensors_writer, "clone", lambda source, target: False)
+    monkeypatch.setattr(local, "clone", lambda source, target: False)
     counts = counted(monkeypatch)
     assert len(kept(model, surgery(model, SCALE))) == 9
     assert counts == {"put": 64, "copied": 10 * LAYER - 64}

@@ -100,6 +100,14 @@ def test_a_checkpoint_that_is_loaded_by_a_step_gets_that_note_too(here: Path) ->
     assert note.message == f"load.path: in.pt holds entries that are no tensors; {told}"
 
 
+def test_a_rank_by_energy_is_taken_from_the_data_in_spite_of_a_note(here: Path) -> None:
+    source = torch_file(here)
+    (name,) = [name for name, aval in bs.open(source).avals.items() if len(aval.shape) == 2][:1]
+    parts = {"target": name, "target_a": "a", "target_b": "b", "rank": {"energy": 1e-6}}
+    bs.load({"inputs": [source], "transforms": [{"phlora": parts}], "output": "out.npz"}).run()
+    assert bs.open("out.npz").avals["a"].shape[0] == 1
+
+
 @pytest.mark.parametrize("json_wanted", [False, True], ids=["text", "json"])
 def test_inspect_shows_names_and_no_values(here: Path, capsys: pytest.CaptureFixture[str], json_wanted: bool) -> None:
     from brainsurgery_jax.cli.inspect_ import inspect

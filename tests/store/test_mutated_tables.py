@@ -22,8 +22,8 @@ from torch.distributed.checkpoint import filesystem, metadata
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.chunked import Chunk
-from brainsurgery_jax.store.dcp import tiles
+from brainsurgery_jax.store.io.chunked import Chunk
+from brainsurgery_jax.store.torch.dcp import tiles
 from tests.checkpoints import read, write
 
 # --- Chunks -----------------------------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store import orbax
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.key_paths import NOTES
-from brainsurgery_jax.store.orbax import OrbaxSource
+from brainsurgery_jax.store.orbax import source as orbax
+from brainsurgery_jax.store.orbax.source import OrbaxSource
 from tests.checkpoints import SAVABLE, bits, counting, normal, np_dtype
 
 TENSORS = {

@@ -20,8 +20,8 @@ import pytest
 from flax import nnx
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.store import orbax_encode
 from brainsurgery_jax.store.key_paths import NOTES
+from brainsurgery_jax.store.orbax import encode as orbax_encode
 from tests.checkpoints import SAVABLE, bits, counting, normal, np_dtype, read, write
 
 TENSORS = {"params.a.kernel": normal((6, 4)), "params.a.bias": normal((4,), ml_dtypes.bfloat16), "step": np.array(3)}

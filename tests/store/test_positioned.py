@@ -10,25 +10,28 @@ import numpy as np
 import pytest
 
 from brainsurgery_jax.dtypes import BY_NAME, Aval
-from brainsurgery_jax.store import byte_sink, positioned
 from brainsurgery_jax.store.atomic import Staged
-from brainsurgery_jax.store.safetensors import SafetensorsSource
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
+from brainsurgery_jax.store.base import WriteOptions
+from brainsurgery_jax.store.io import local, positioned
+from brainsurgery_jax.store.safetensors.layout import layout_of
+from brainsurgery_jax.store.safetensors.source import open_safetensors
+from brainsurgery_jax.store.safetensors.writer import SafetensorsWriter
 
 
 def ranges_begun(patch: pytest.MonkeyPatch, folder: Path, *, durable: bool) -> tuple[list[tuple[int, int]], int]:
     """The ranges that a writer begins to flush while one tensor is put and one is copied, and where its data start."""
     begun: list[tuple[int, int]] = []
-    patch.setattr(byte_sink, "begin_flush", lambda fd, offset, nbytes: begun.append((offset, nbytes)))
+    patch.setattr(local, "begin_flush", lambda fd, offset, nbytes: begun.append((offset, nbytes)))
     avals = {"x": Aval((3,), BY_NAME["i64"]), "y": Aval((2,), BY_NAME["i64"])}
     for name in ("in", "out"):
         path = str(folder / f"{name}.safetensors")
-        writer = SafetensorsWriter(Staged(path, path), avals, single_file=True, durable=durable and name == "out")
+        layout = layout_of(path, avals, WriteOptions(False, {}))
+        writer = SafetensorsWriter(Staged(path, path), layout, durable=durable and name == "out")
         writer.put("x", 0, np.arange(3))
         if name == "in":
             writer.put("y", 0, np.arange(2))
         else:
-            run = SafetensorsSource(str(folder / "in.safetensors")).file_run("y", 0, 2)
+            run = open_safetensors(str(folder / "in.safetensors")).file_run("y", 0, 2)
             assert run is not None
             writer.copy("y", 0, run)
         writer.finish()
@@ -71,9 +74,10 @@ def test_rows_go_to_places_of_their_own(tmp_path: Path, monkeypatch: pytest.Monk
         os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:3], offset)
     )  # a system that takes little
     path = str(tmp_path / "out.safetensors")
-    made = SafetensorsWriter(Staged(path, path), {"x": Aval((3, 2, 2), BY_NAME["f32"])}, single_file=True)
+    layout = layout_of(path, {"x": Aval((3, 2, 2), BY_NAME["f32"])}, WriteOptions(False, {}))
+    made = SafetensorsWriter(Staged(path, path), layout)
     for layer in range(2):
         starts = np.arange(3) * 4 + 2 * layer
         made.put_rows("x", starts[::-1], np.array([[n, n + 1] for n in starts[::-1]], np.float32))
     made.finish()
-    assert SafetensorsSource(path).read("x").reshape(-1).tolist() == list(range(12))
+    assert open_safetensors(path).read("x").reshape(-1).tolist() == list(range(12))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from brainsurgery_jax.dtypes import BY_NAME, BY_TAG, Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.safetensors import SafetensorsSource
-from brainsurgery_jax.store.safetensors_header import encode_header, parse_header
+from brainsurgery_jax.store.safetensors.header import encode_header, parse_header
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource, open_safetensors
 
 
 def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
@@ -85,13 +85,13 @@ def test_a_planted_fault_is_named_with_file_and_remedy(tmp_path: Path, fault: st
     path = tmp_path / "bad.safetensors"
     path.write_bytes(raw)
     with pytest.raises(StoreError, match=rf"{re.escape(str(path))}: .*{message}") as caught:
-        SafetensorsSource(str(path))
+        open_safetensors(str(path))
     assert caught.value.remedy
 
 
 def test_the_file_that_the_faults_are_planted_in_is_good(tmp_path: Path) -> None:
     (tmp_path / "good.safetensors").write_bytes(GOOD)
-    assert list(SafetensorsSource(str(tmp_path / "good.safetensors")).header.tensors) == ["a"]
+    assert list(open_safetensors(str(tmp_path / "good.safetensors")).header.tensors) == ["a"]
 
 
 def opened(raw: bytes) -> SafetensorsSource | None:
@@ -99,7 +99,7 @@ def opened(raw: bytes) -> SafetensorsSource | None:
         path = Path(folder, "x.safetensors")
         path.write_bytes(raw)
         try:
-            source = SafetensorsSource(str(path))
+            source = open_safetensors(str(path))
         except StoreError:
             return None
         source.close()

@@ -16,8 +16,9 @@ import torch
 
 from brainsurgery_jax.dtypes import BY_TAG, DTYPES, Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.safetensors import SafetensorsSource
-from brainsurgery_jax.store.safetensors_header import encode_header
+from brainsurgery_jax.store.io.files import read_bytes
+from brainsurgery_jax.store.safetensors.header import encode_header
+from brainsurgery_jax.store.safetensors.source import open_safetensors
 
 TORCH_DTYPES = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
@@ -43,7 +44,7 @@ def test_every_dtype_that_torch_writes_is_read_bit_for_bit(tmp_path: Path, tag: 
     raw = random_bytes(12 * BY_TAG[tag].bits // 8)
     tensor = torch.from_numpy(raw.copy()).view(TORCH_DTYPES[tag]).reshape(3, 4)
     safetensors.torch.save_file({"x": tensor}, tmp_path / "m.safetensors")
-    source = SafetensorsSource(str(tmp_path / "m.safetensors"))
+    source = open_safetensors(str(tmp_path / "m.safetensors"))
     assert source.header.tensors["x"].aval == Aval((3, 4), BY_TAG[tag])
     found = source.read("x")
     assert found.dtype.name == BY_TAG[tag].numpy
@@ -53,13 +54,13 @@ def test_every_dtype_that_torch_writes_is_read_bit_for_bit(tmp_path: Path, tag: 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (2, 3, 4)])
 def test_scalars_and_empty_tensors_are_read_like_others(tmp_path: Path, shape: tuple[int, ...]) -> None:
     expected = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    source = SafetensorsSource(write(tmp_path / "m.safetensors", {"x": expected, "y": np.ones(3, np.int8)}))
+    source = open_safetensors(write(tmp_path / "m.safetensors", {"x": expected, "y": np.ones(3, np.int8)}))
     np.testing.assert_array_equal(source.read("x"), expected)
     np.testing.assert_array_equal(source.read_range("x", 0, expected.size), expected.reshape(-1))
 
 
 def test_a_file_without_tensors_is_a_checkpoint_too(tmp_path: Path) -> None:
-    source = SafetensorsSource(write(tmp_path / "m.safetensors", {}, origin="nowhere"))
+    source = open_safetensors(write(tmp_path / "m.safetensors", {}, origin="nowhere"))
     assert not source.header.tensors
     assert source.header.metadata == {"origin": "nowhere"}
 
@@ -68,12 +69,12 @@ def test_tensors_come_in_the_order_of_their_bytes(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     table = b'{"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
     path.write_bytes(len(table).to_bytes(8, "little") + table + b"xy")
-    assert list(SafetensorsSource(str(path)).header.tensors) == ["a", "b"]
+    assert list(open_safetensors(str(path)).header.tensors) == ["a", "b"]
 
 
 def test_arrays_are_aligned_contiguous_writable_and_fresh(tmp_path: Path) -> None:
     path = write(tmp_path / "m.safetensors", {"odd": np.ones(1, np.int8), "x": np.ones((40, 30), np.float32)})
-    source = SafetensorsSource(path)
+    source = open_safetensors(path)
     for read in (source.read("x"), source.read("x", ((1, 9, 3), (2, 30, 1))), source.read_range("x", 7, 99)):
         assert read.ctypes.data % 64 == 0
         assert read.flags.c_contiguous
@@ -86,7 +87,7 @@ def test_packed_dtypes_are_carried_as_bytes_but_have_no_elements(tmp_path: Path,
     path = tmp_path / "m.safetensors"
     aval = Aval((8,), dtype)
     path.write_bytes(encode_header([("q", aval)], {}) + bytes(aval.nbytes))
-    source = SafetensorsSource(str(path))
+    source = open_safetensors(str(path))
     run = source.file_run("q", 0, 8)
     assert run is not None and run.nbytes == dtype.bits
     assert source.file_run("q", 0, 1) is None
@@ -96,15 +97,14 @@ def test_packed_dtypes_are_carried_as_bytes_but_have_no_elements(tmp_path: Path,
 
 def test_a_file_run_names_the_bytes_of_its_elements(tmp_path: Path) -> None:
     data = np.arange(20, dtype=np.float32)
-    source = SafetensorsSource(write(tmp_path / "m.safetensors", {"x": data}))
+    source = open_safetensors(write(tmp_path / "m.safetensors", {"x": data}))
     run = source.file_run("x", 5, 9)
-    assert run is not None and run.fd_source is source
-    with source.fileno(run.file) as fd:
-        assert os.pread(fd, run.nbytes, run.offset) == data[5:9].tobytes()
+    assert run is not None and run.file.name == source.header.path
+    assert read_bytes(run.file, run.nbytes, run.offset) == data[5:9].tobytes()
 
 
 def test_only_tensor_bytes_that_were_read_are_counted(tmp_path: Path) -> None:
-    source = SafetensorsSource(write(tmp_path / "m.safetensors", {"x": np.ones((10, 10), np.float32)}))
+    source = open_safetensors(write(tmp_path / "m.safetensors", {"x": np.ones((10, 10), np.float32)}))
     assert source.bytes_read == 0
     source.read("x", ((2, 4, 1), (0, 10, 1)))
     assert source.bytes_read == 80
@@ -114,14 +114,14 @@ def test_only_tensor_bytes_that_were_read_are_counted(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_gets_a_suggestion(tmp_path: Path) -> None:
-    source = SafetensorsSource(write(tmp_path / "m.safetensors", {"h.0.weight": np.ones(1)}))
+    source = open_safetensors(write(tmp_path / "m.safetensors", {"h.0.weight": np.ones(1)}))
     with pytest.raises(StoreError, match=r"has no tensor 'h.0.wieght' \(1 tensors\). Did you mean 'h.0.weight'"):
         source.read("h.0.wieght")
 
 
 def test_a_file_that_shrinks_under_a_read_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
     path = write(tmp_path / "m.safetensors", {"x": np.ones(1000, np.float32)})
-    source = SafetensorsSource(path)
+    source = open_safetensors(path)
     os.truncate(path, 1000)
     with pytest.raises(StoreError, match=r"tensor 'x': truncated while reading: the file ends at byte 1000"):
         source.read("x")
@@ -130,7 +130,7 @@ def test_a_file_that_shrinks_under_a_read_is_an_error_and_not_a_crash(tmp_path: 
 @pytest.mark.parametrize("change", ["append", "replace", "touch", "remove"])
 def test_a_file_that_changes_during_the_run_is_noticed(tmp_path: Path, change: str) -> None:
     path = tmp_path / "m.safetensors"
-    source = SafetensorsSource(write(path, {"x": np.ones(3)}))
+    source = open_safetensors(write(path, {"x": np.ones(3)}))
     source.verify_unchanged()
     if change == "append":
         path.write_bytes(path.read_bytes() + b"!")
@@ -145,20 +145,20 @@ def test_a_file_that_changes_during_the_run_is_noticed(tmp_path: Path, change: s
 
 
 def test_a_replaced_file_is_read_from_its_open_descriptor(tmp_path: Path) -> None:
-    source = SafetensorsSource(write(tmp_path / "m.safetensors", {"x": np.ones(3)}))
+    source = open_safetensors(write(tmp_path / "m.safetensors", {"x": np.ones(3)}))
     os.replace(write(tmp_path / "n.safetensors", {"x": np.zeros(3)}), tmp_path / "m.safetensors")
     np.testing.assert_array_equal(source.read("x"), np.ones(3))
 
 
 def test_without_preadv_reads_go_through_pread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "preadv")
-    source = SafetensorsSource(write(tmp_path / "m.safetensors", {"x": np.arange(5)}))
+    source = open_safetensors(write(tmp_path / "m.safetensors", {"x": np.arange(5)}))
     np.testing.assert_array_equal(source.read("x"), np.arange(5))
 
 
 def test_bfloat16_is_the_type_of_ml_dtypes(tmp_path: Path) -> None:
     safetensors.torch.save_file({"x": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "m.safetensors")
-    assert SafetensorsSource(str(tmp_path / "m.safetensors")).read("x").dtype == ml_dtypes.bfloat16
+    assert open_safetensors(str(tmp_path / "m.safetensors")).read("x").dtype == ml_dtypes.bfloat16
 
 
 def alone(program: str) -> str:

@@ -22,22 +22,26 @@ from hypothesis import strategies as st
 
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, Aval
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store import positioned
-from brainsurgery_jax.store.arrays import numpy_dtype
 from brainsurgery_jax.store.atomic import Staged
+from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.index_files import INDEX
-from brainsurgery_jax.store.safetensors import SafetensorsSource
-from brainsurgery_jax.store.safetensors_header import encode_header
-from brainsurgery_jax.store.safetensors_shards import plan_shards
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
+from brainsurgery_jax.store.io import positioned
+from brainsurgery_jax.store.io.arrays import numpy_dtype
+from brainsurgery_jax.store.safetensors.header import encode_header
+from brainsurgery_jax.store.safetensors.layout import layout_of
+from brainsurgery_jax.store.safetensors.shards import plan_shards
+from brainsurgery_jax.store.safetensors.source import open_safetensors
+from brainsurgery_jax.store.safetensors.writer import SafetensorsWriter
 
 F32, BF16, I8, I64 = (BY_NAME[name] for name in ("f32", "bf16", "i8", "i64"))
 NUMBERS = [d for d in DTYPES if d.tag and d.numpy]
 
 
 def writer(path: Path, avals: Mapping[str, Aval], **options: Any) -> SafetensorsWriter:
-    options = {"single_file": True, "durable": False, **options}
-    return SafetensorsWriter(Staged(str(path), str(path)), avals, **options)
+    how = WriteOptions(directory=not options.pop("single_file", True), metadata=options.pop("metadata", {}))
+    durable = options.pop("durable", False)
+    layout = layout_of(str(path), avals, how._replace(**options))
+    return SafetensorsWriter(Staged(str(path), str(path)), layout, durable=durable)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], **options: Any) -> Path:
@@ -69,7 +73,7 @@ def test_stock_numpy_reads_shapes_of_every_kind(tmp_path: Path) -> None:
 def test_what_we_write_is_what_we_read(shapes: dict[str, list[int]]) -> None:
     arrays = {name: np.arange(np.prod(shape), dtype=np.int16).reshape(shape) for name, shape in shapes.items()}
     with tempfile.TemporaryDirectory() as folder:
-        source = SafetensorsSource(str(write(Path(folder, "m.safetensors"), arrays)))
+        source = open_safetensors(str(write(Path(folder, "m.safetensors"), arrays)))
         for name, array in arrays.items():
             np.testing.assert_array_equal(source.read(name), array)
         source.close()
@@ -94,7 +98,7 @@ def test_blocks_come_in_any_order_from_any_thread(tmp_path: Path) -> None:
 
 def test_every_tensor_is_aligned_and_the_data_start_at_64(tmp_path: Path) -> None:
     arrays = {"a": np.ones(3, np.int8), "b": np.ones(3, np.int64), "c": np.ones(1, np.int16), "d": np.ones(1, np.int64)}
-    header = SafetensorsSource(str(write(tmp_path / "m.safetensors", arrays))).header
+    header = open_safetensors(str(write(tmp_path / "m.safetensors", arrays))).header
     assert list(header.tensors) == ["b", "d", "c", "a"]
     assert header.tensors["b"].offset % 64 == 0
     assert all(info.offset % (info.aval.dtype.bits // 8) == 0 for info in header.tensors.values())
@@ -108,9 +112,9 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_metadata_is_kept_and_the_format_added(tmp_path: Path) -> None:
     path = write(tmp_path / "m.safetensors", {"x": np.ones(1)}, metadata={"who": "we", "é": "ü"})
-    assert SafetensorsSource(str(path)).header.metadata == {"format": "pt", "who": "we", "é": "ü"}
+    assert open_safetensors(str(path)).header.metadata == {"format": "pt", "who": "we", "é": "ü"}
     path = write(tmp_path / "n.safetensors", {"x": np.ones(1)}, metadata={"format": "flax"})
-    assert SafetensorsSource(str(path)).header.metadata == {"format": "flax"}
+    assert open_safetensors(str(path)).header.metadata == {"format": "flax"}
 
 
 def test_others_may_read_the_file_as_far_as_the_umask_lets_them(tmp_path: Path) -> None:
@@ -153,12 +157,26 @@ def test_a_sharded_folder_has_an_index_that_stock_tools_understand(tmp_path: Pat
     assert json.loads(text) == {"metadata": {"total_size": 36}, "weight_map": {"x": one, "y": two, "z": two}}
     assert text.startswith('{\n  "metadata": {\n    "total_size": 36\n')
     assert not text.endswith("\n")
-    assert set(SafetensorsSource(str(folder)).header.tensors) == set(arrays)
+    assert set(open_safetensors(str(folder)).header.tensors) == set(arrays)
 
 
-def test_a_small_model_with_a_shard_size_is_one_numbered_shard(tmp_path: Path) -> None:
+def test_a_small_model_with_a_shard_size_is_one_file(tmp_path: Path) -> None:
     folder = write(tmp_path / "out", {"x": np.ones(2)}, single_file=False, shard_bytes=1 << 30)
-    assert sorted(os.listdir(folder)) == ["model-00001-of-00001.safetensors", INDEX]
+    assert os.listdir(folder) == ["model.safetensors"]
+
+
+def test_a_layout_names_every_byte_and_creates_nothing(tmp_path: Path) -> None:
+    avals = {"a": Aval((3,), I8), "b": Aval((2, 4), F32), "c": Aval((5,), BF16)}
+    layout = layout_of(str(tmp_path / "out"), avals, WriteOptions(True, {"by": "us"}, shard_bytes=40))
+    assert os.listdir(tmp_path) == []
+    write(tmp_path / "out", {n: np.zeros(a.shape, numpy_dtype(a.dtype)) for n, a in avals.items()},
+          single_file=False, shard_bytes=40, metadata={"by": "us"})  # fmt: skip
+    for number, file in enumerate(layout.files):
+        raw = (tmp_path / "out" / file.name).read_bytes()
+        assert (len(raw), raw[: len(file.header)]) == (file.nbytes, file.header)
+        found = open_safetensors(str(tmp_path / "out" / file.name)).header.tensors
+        assert found == {n: info._replace(file=0) for n, info in layout.places.items() if info.file == number}
+    assert layout.index_file == (tmp_path / "out" / INDEX).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -268,7 +286,7 @@ def test_runs_are_copied_byte_for_byte_however_the_system_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     x = np.random.default_rng(0).normal(size=5000)
-    source = SafetensorsSource(str(write(tmp_path / "in.safetensors", {"x": x})))
+    source = open_safetensors(str(write(tmp_path / "in.safetensors", {"x": x})))
     monkeypatch.setattr(positioned, "CHUNK", 4096)
     WAYS[way](monkeypatch)
     made = writer(tmp_path / "out.safetensors", {"y": Aval((50, 100), BY_NAME["f64"])})
@@ -284,7 +302,7 @@ def test_runs_are_copied_byte_for_byte_however_the_system_can(
 def test_packed_tensors_are_copied_as_bytes(tmp_path: Path) -> None:
     aval = Aval((8,), BY_NAME["f4_e2m1fn"])
     (tmp_path / "in.safetensors").write_bytes(encode_header([("q", aval)], {}) + b"abcd")
-    source = SafetensorsSource(str(tmp_path / "in.safetensors"))
+    source = open_safetensors(str(tmp_path / "in.safetensors"))
     run = source.file_run("q", 0, 8)
     assert run is not None
     made = writer(tmp_path / "out.safetensors", {"q": aval})
@@ -298,7 +316,7 @@ def test_a_source_that_shrinks_under_a_copy_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
 ) -> None:
     path = write(tmp_path / "in.safetensors", {"x": np.ones(1000)})
-    source = SafetensorsSource(str(path))
+    source = open_safetensors(str(path))
     run = source.file_run("x", 0, 1000)
     assert run is not None
     if not kernel:

@@ -14,6 +14,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store import sidecars
+from brainsurgery_jax.store.io.local import LocalPlace
 from brainsurgery_jax.store.sidecars import (
     DOCUMENTS,
     SIDE_FILES,
@@ -196,7 +197,7 @@ def test_what_is_in_the_output_already_is_kept(tmp_path: Path) -> None:
     put(source, "modules.json", [{"path": "1_Pooling"}])
     put(source, "1_Pooling/config.json", "pooling")
     (target / "config.json").write_text("patched")
-    copy_side_files(find_side_files(source), target)
+    copy_side_files(find_side_files(source), LocalPlace(str(target)))
     assert (target / "config.json").read_text() == "patched"
     assert sorted(os.listdir(target)) == ["1_Pooling", "config.json", "modules.json", "vocab.txt"]
     assert (target / "1_Pooling" / "config.json").read_text() == "pooling"

@@ -13,8 +13,8 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.store import safetensors_writer
-from brainsurgery_jax.store.in_memory import MemorySource
+from brainsurgery_jax.store.io.in_memory import MemorySource
+from brainsurgery_jax.store.safetensors import layout as safetensors_layout
 from brainsurgery_jax.world import Files
 
 ONE = np.ones((2, 3), np.float32)
@@ -50,20 +50,20 @@ ROWS = (
 )
 
 
-def world(names: tuple[str, ...], *, provisional: bool) -> Files:
+def world(names: tuple[str, ...]) -> Files:
     tensors = {name: ONE + at for at, name in enumerate(names)}
     source = MemorySource("<tensors>", tensors, dict.fromkeys(names, Aval(ONE.shape, FLOAT32)), {})
-    return Files(provisional=provisional, sources={os.path.realpath("<tensors>"): source})
+    return Files(sources={os.path.realpath("<tensors>"): source})
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_what_a_writer_cannot_hold_is_told_by_check_and_leaves_nothing(row: Row, here: Path) -> None:
     plan = bs.load({"inputs": ["m::<tensors>"], "output": dict(row.output)})
-    (found,) = bs.check(plan, world(row.names, provisional=True))
+    (found,) = bs.check(plan, world(row.names))
     assert found.severity == "error"
     assert row.message in found.message
     with pytest.raises(PlanError):
-        plan.run(durable=False, world=world(row.names, provisional=False))
+        plan.run(durable=False, world=world(row.names))
     assert list(here.iterdir()) == []
 
 
@@ -76,8 +76,8 @@ OUTPUTS = ({"path": "m.safetensors"}, {"path": "f/"}, {"path": "m.pt"}, {"path":
 def test_every_other_name_comes_back_from_every_format(output: Mapping[str, Any], here: Path) -> None:
     names = tuple(name for name in NAMES if output["path"] != "orbax/" or "" not in name.split("."))
     plan = bs.load({"inputs": ["m::<tensors>"], "output": dict(output)})
-    assert bs.check(plan, world(names, provisional=True)) == ()
-    plan.run(durable=False, world=world(names, provisional=False))
+    assert bs.check(plan, world(names)) == ()
+    plan.run(durable=False, world=world(names))
     found = bs.open(str(output["path"]))
     assert sorted(found) == sorted(names)
     for at, name in enumerate(names):
@@ -86,10 +86,10 @@ def test_every_other_name_comes_back_from_every_format(output: Mapping[str, Any]
 
 
 def test_a_header_that_readers_would_refuse_is_told_by_check(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safetensors_writer, "MAX_HEADER", 400)
+    monkeypatch.setattr(safetensors_layout, "MAX_HEADER", 400)
     names = tuple(f"layers.{at}.weight" for at in range(8))
     single = bs.load({"inputs": ["m::<tensors>"], "output": "m.safetensors"})
-    (found,) = bs.check(single, world(names, provisional=True))
+    (found,) = bs.check(single, world(names))
     assert "more than readers accept" in found.message
     cut = bs.load({"inputs": ["m::<tensors>"], "output": {"path": "m/", "shard": "24B"}})
-    assert bs.check(cut, world(names, provisional=True)) == ()
+    assert bs.check(cut, world(names)) == ()

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainsurgery_jax.boxes import Box
-from brainsurgery_jax.store import strided
 from brainsurgery_jax.store.detect import open_source
-from brainsurgery_jax.store.strided import Laid, gather, gather_range
+from brainsurgery_jax.store.io import strided
+from brainsurgery_jax.store.io.strided import Laid, gather, gather_range
 from tests.checkpoints import bits
 
 FILE = np.arange(4000, dtype=np.int32)

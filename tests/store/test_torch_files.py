@@ -198,6 +198,6 @@ def test_there_and_back_gives_the_same_file(tmp_path: Path) -> None:
 
 def test_without_torch_the_check_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "m.safetensors", {"a": counting((3,))})
-    monkeypatch.setattr("brainsurgery_jax.store.torch_encode.find_spec", lambda name: None)
+    monkeypatch.setattr("brainsurgery_jax.store.torch.encode.find_spec", lambda name: None)
     with pytest.raises(PlanError, match=r"needs torch, which is not installed(.|\n)*brainsurgery-jax\[torch\]"):
         converted(source, tmp_path / "m.pt")

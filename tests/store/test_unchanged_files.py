@@ -18,10 +18,12 @@ from brainsurgery_jax.api import run
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.engine.events import Event, Started, Wrote
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store import byte_sink, positioned, safetensors_writer
 from brainsurgery_jax.store.atomic import Staged
-from brainsurgery_jax.store.safetensors import SafetensorsSource
-from brainsurgery_jax.store.safetensors_writer import SafetensorsWriter
+from brainsurgery_jax.store.base import Held, WriteOptions
+from brainsurgery_jax.store.io import local, positioned
+from brainsurgery_jax.store.safetensors.layout import layout_of
+from brainsurgery_jax.store.safetensors.source import SafetensorsSource, open_safetensors
+from brainsurgery_jax.store.safetensors.writer import SafetensorsWriter
 from tests.checkpoints import counting, normal, read, write, write_raw
 
 PT = {"format": "pt"}
@@ -66,11 +68,11 @@ def by_copying(source: int, target: int) -> bool:
 
 
 def clones(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(safetensors_writer, "clone", by_copying)
+    patch.setattr(local, "clone", by_copying)
 
 
 def copies(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(safetensors_writer, "clone", lambda source, target: False)
+    patch.setattr(local, "clone", lambda source, target: False)
 
 
 each_way = pytest.mark.parametrize("way", [clones, copies])
@@ -230,7 +232,7 @@ def test_of_a_clone_no_byte_is_copied(model: Path, monkeypatch: pytest.MonkeyPat
         raise AssertionError("a byte was copied")
 
     clones(monkeypatch)
-    monkeypatch.setattr(byte_sink, "copy_range", refuse)
+    monkeypatch.setattr(local, "copy_range", refuse)
     out = surgery(model)
     assert (out / TWO).read_bytes() == (model / TWO).read_bytes()
 
@@ -258,7 +260,8 @@ def test_cloning_asks_linux_by_its_number(tmp_path: Path, monkeypatch: pytest.Mo
 
 def taking_over(path: Path, avals: Mapping[str, Aval], source: SafetensorsSource) -> SafetensorsWriter:
     staged = Staged(str(path), str(path))
-    return SafetensorsWriter(staged, avals, single_file=True, durable=False, unchanged=dict.fromkeys(avals, source))
+    options = WriteOptions(False, {}, unchanged={name: Held(source, name) for name in avals})
+    return SafetensorsWriter(staged, layout_of(str(path), avals, options), durable=False)
 
 
 def hand_over(writer: SafetensorsWriter, source: SafetensorsSource, name: str) -> None:
@@ -279,7 +282,7 @@ def test_packed_and_empty_tensors_are_passed_on_with_their_file(
         "s": {"dtype": "F6_E2M3", "shape": [4], "data_offsets": [3, 6]},
     }
     path = write_raw(tmp_path / "m.safetensors", header, b"abcdef")
-    source = SafetensorsSource(str(path))
+    source = open_safetensors(str(path))
     writer = taking_over(tmp_path / "out", {name: info.aval for name, info in source.header.tensors.items()}, source)
     for name in source.header.tensors:
         hand_over(writer, source, name)
@@ -292,7 +295,7 @@ def test_a_tensor_that_was_not_handed_over_is_missing_even_of_a_clone(
     model: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
     way(monkeypatch)
-    source = SafetensorsSource(str(model / ONE))
+    source = open_safetensors(str(model / ONE))
     out = model.parent / "out"
     writer = taking_over(out, {name: info.aval for name, info in source.header.tensors.items()}, source)
     hand_over(writer, source, "b")
@@ -307,7 +310,7 @@ def test_an_original_cut_short_before_its_header_is_copied_is_an_error_and_nothi
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies(monkeypatch)
-    source = SafetensorsSource(str(model / ONE))
+    source = open_safetensors(str(model / ONE))
     os.truncate(model / ONE, 20)
     avals = {name: info.aval for name, info in source.header.tensors.items()}
     with pytest.raises(StoreError, match=rf"{ONE}: truncated while reading"):
@@ -323,7 +326,7 @@ def test_a_full_disk_shows_before_a_file_is_copied_and_leaves_nothing(
 
     copies(monkeypatch)
     monkeypatch.setattr(os, "posix_fallocate", full)
-    source = SafetensorsSource(str(model / ONE))
+    source = open_safetensors(str(model / ONE))
     with pytest.raises(StoreError, match="create the partial output: No space left on device"):
         taking_over(model.parent / "out", {name: info.aval for name, info in source.header.tensors.items()}, source)
     assert os.listdir(model.parent) == ["model"]
@@ -331,8 +334,8 @@ def test_a_full_disk_shows_before_a_file_is_copied_and_leaves_nothing(
 
 def test_each_output_file_is_a_lane_of_its_own(tmp_path: Path) -> None:
     avals = {name: Aval((20,), BY_NAME["f32"]) for name in "abc"}
-    writer = SafetensorsWriter(
-        Staged(str(tmp_path / "out"), str(tmp_path / "out")), avals, single_file=False, shard_bytes=160, durable=False
-    )
+    out = str(tmp_path / "out")
+    layout = layout_of(out, avals, WriteOptions(True, {}, shard_bytes=160))
+    writer = SafetensorsWriter(Staged(out, out), layout, durable=False)
     assert [writer.lane(name) for name in "abc"] == [0, 0, 1]
     writer.abort()

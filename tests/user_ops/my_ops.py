@@ -31,7 +31,7 @@ def soft_cap(x, *, cap: Number):
     return (bound * jnp.tanh(x.astype(jnp.float32) / bound)).astype(x.dtype)
 
 
-def _reversed(avals):
+def _reversed(avals, params):
     return Permute(tuple(reversed(range(len(avals[0].shape)))))
 
 

@@ -70,6 +70,7 @@ def convert(
     ] = None,
     memory: Memory = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    json: Json = False,
 ) -> None:
     """Convert a checkpoint between formats, and between Hugging Face's names and JAX libraries' trees.
 
@@ -77,10 +78,13 @@ def convert(
     """
     arrange(os.environ, compile_cache=True)
     from brainsurgery_jax.cli import convert as pages
+    from brainsurgery_jax.run_options import RunOptions
 
     options = pages.options_of(option or ()) | ({} if scan is None else {"scan": scan})
     request = pages.Request(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
-    pages.convert(source, destination, request, memory=memory, fsync=fsync, dry_run=dry_run, quiet=quiet)
+    budget = None if memory is None else pages.size_of(memory, "--memory")
+    chosen = RunOptions(memory=budget, durable=fsync, dry_run=dry_run)
+    pages.convert(source, destination, request, chosen, quiet=quiet, json=json)
 
 
 def layouts(

@@ -14,6 +14,7 @@ def explain(
     ops: Ops = None,
     overwrite: Overwrite = False,
     shard_size: Shard = "5GB",
+    work: Annotated[bool, typer.Option("--work", help="The work item by item: what, where, bytes, memory.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Every name, not the first few.")] = False,
     json: Json = False,
 ) -> None:
@@ -24,4 +25,4 @@ def explain(
     know(ops)
     from brainsurgery_jax.cli import plans
 
-    plans.explain(items, overwrite=overwrite, shard_size=shard_size, everything=everything, json=json)
+    plans.explain(items, overwrite=overwrite, shard_size=shard_size, everything=everything, json=json, work=work)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from brainsurgery_jax.cli.options import completing
+from brainsurgery_jax.cli.options import Json, completing
 
 
 def import_mergekit(
@@ -18,6 +18,7 @@ def import_mergekit(
         str | None, typer.Option(metavar="PLAN.yaml", help="Write the plan there, not to stdout.", show_default=False)
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Let the plan replace what is there.")] = False,
+    json: Json = False,
 ) -> None:
     """Print the plan that does what a mergekit configuration says.
 
@@ -25,4 +26,4 @@ def import_mergekit(
     """
     from brainsurgery_jax.cli import importing
 
-    importing.import_mergekit(config, out, overwrite=overwrite)
+    importing.import_mergekit(config, out, overwrite=overwrite, json=json)

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Devices, Fsync, Items, Memory, Ops, Overwrite, Quiet, Shard, Verbose, know
+from brainsurgery_jax.cli.options import (
+    Devices,
+    Fsync,
+    Items,
+    Json,
+    Memory,
+    Ops,
+    Overwrite,
+    Quiet,
+    Shard,
+    Verbose,
+    know,
+)
 
 Lost = Annotated[str | None, typer.Option(hidden=True)]
 
@@ -53,6 +65,7 @@ def run(
     preview: Annotated[bool, typer.Option("--preview", help="Before each step, tell what it will change.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
+    json: Json = False,
     compile_cache: Annotated[
         bool, typer.Option("--compile-cache/--no-compile-cache", help="Keep compiled kernels in your cache folder.")
     ] = True,
@@ -71,7 +84,7 @@ def run(
             "num-workers": num_workers, "log-level": log_level}  # fmt: skip
     choices = plans.Choices(
         overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, devices=devices,
-        preview=preview, verbose=verbose, quiet=quiet,
+        preview=preview, verbose=verbose, quiet=quiet, json=json,
         summarize=summarize if summarize is not None else summarize_path is not None, summarize_path=summarize_path,
         resolve=summary_mode is SummaryMode.resolve,
         lost=tuple(name for name, value in lost.items() if value is not None),

@@ -1,0 +1,304 @@
+"""The one place that decides how each output and each question of a program is made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from math import prod
+from typing import NamedTuple
+
+from brainsurgery_jax.boxes import Box, box_shape
+from brainsurgery_jax.engine import blocks
+from brainsurgery_jax.engine.blocks import cuts
+from brainsurgery_jax.engine.footprint import comparing
+from brainsurgery_jax.engine.peaks import BOOKKEEPING, Cost, block_cost, box_cost
+from brainsurgery_jax.engine.plan.folds import early_folds, first_question
+from brainsurgery_jax.engine.plan.keys import key_of
+from brainsurgery_jax.engine.plan.passages import join
+from brainsurgery_jax.engine.plan.sites import Batch, batches, sites_of
+from brainsurgery_jax.engine.plan.work import (
+    Ask,
+    Boxes,
+    Copy,
+    Fold,
+    Item,
+    Light,
+    Machine,
+    Passage,
+    Portion,
+    Put,
+    Stream,
+    Transfer,
+    Whole,
+    Work,
+    results_held,
+)
+from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written, asked, roots_of, schedule
+from brainsurgery_jax.engine.segments import Segment, segments
+from brainsurgery_jax.engine.sweeps import Sweep, box_of, span_of, sweeps
+from brainsurgery_jax.engine.tiles import boxes_to_ask, has_parts, is_tiled, tiles
+from brainsurgery_jax.graph.expr import Expr, passes_of, walk
+from brainsurgery_jax.lower.program import Program
+
+COPY_BYTES = 64 << 20
+"""Bytes that one item copies: large enough to be worth its while, small enough to keep all threads busy."""
+
+TAKER = 2 << 10
+"""Bytes of Python's own for each tensor that is made in a sweep: there are thousands, with an expression each."""
+
+
+def plan_work(program: Program, machine: Machine) -> tuple[Item, ...]:
+    """The work of a program, in the order in which it begins: what only reads comes first, so that most failing asserts
+    stop a run before it writes."""
+    return plan_roots(list(roots_of(program)), machine)
+
+
+def plan_roots(roots: Sequence[Root], machine: Machine) -> tuple[Item, ...]:
+    """The same for some questions and outputs. All that is not a fold of a large tensor needs these to be computed."""
+    levels = early_folds(e for root in roots for e in root.exprs)
+    known = frozenset(e for level in levels for e in level)
+    folds: list[Item] = []
+    for level in levels:
+        folds.append(_fold_item(level, known, machine, tuple(item.key for item in folds[-1:])))
+    needs = tuple(item.key for item in folds[-1:])
+    return (*folds, *(item._replace(needs=needs) for item in plan_stage(roots, machine, known)))
+
+
+def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine, needs: tuple[str, ...]) -> Item:
+    """The first pass of some folds. The others go over the same blocks."""
+    items = plan_stage(list(asked(map(first_question, calls))), machine, known)
+    passes = max(len(passes_of(call) or ()) for call in calls)
+    work = Fold(tuple(calls), passes, items)
+    held = max((item.host_bytes for item in items), default=0) + results_held(work)
+    return Item(work, key_of(work, needs), held, 0, passes * sum(item.reads for item in items), 0, needs)
+
+
+def plan_stage(roots: Sequence[Root], machine: Machine, known: Collection[Expr] = ()) -> tuple[Item, ...]:
+    """The work for questions and outputs, where the folds `known` are computed already."""
+    tasks = schedule(roots, known)
+    light = [root for task in tasks if not any(task.compute) for root in task.roots]
+    outputs = list(_outputs(root for root in light if isinstance(root, Written)))
+    items = (
+        *_light_items(
+            [root for root in light if isinstance(root, Asked)], [o for o in outputs if isinstance(o, _Made)]
+        ),
+        *_whole_items([task for task in tasks if any(task.compute)], machine),
+        *_copy_items(o for o in outputs if isinstance(o, Transfer)),
+    )
+    assert len({item.key for item in items}) == len(items), "keys are unique"
+    return items
+
+
+class _Made(NamedTuple):
+    """A segment of an output that is computed, where it goes, and questions that are answered from the same boxes."""
+
+    put: Put
+    segment: Segment
+    asks: tuple[Ask, ...] = ()
+
+
+def _outputs(roots: Iterable[Written]) -> Iterator[_Made | Transfer]:
+    for root in roots:
+        for s in segments(root.expr):
+            if s.run is None:
+                yield _Made(Put(root.publication, root.name, s.expr, s.at - s.start), s)
+            else:
+                yield Transfer(root.publication, root.name, s.at, s.run, s.expr.aval.dtype.bits)
+
+
+# --- What is never held whole -----------------------------------------------------------------------------------------
+
+
+def _light_items(asked: Sequence[Asked], made: Sequence[_Made]) -> Iterator[Item]:
+    """In boxes: questions about tensors whose axes are in another order, and these tensors. Else block by block."""
+    together = sweeps([m.segment for m in made])
+    swept = {taker.number for sweep in together for taker in sweep.takers}
+    alone = [m for number, m in enumerate(made) if number not in swept]
+    boxes = {root: boxes_to_ask(root.question) for root in asked}
+    tiled, apart = _ask_while_writing(
+        [m for m in alone if is_tiled(m.segment)], {root: found for root, found in boxes.items() if found}
+    )
+    for root, found in apart.items():
+        yield from (_portion_item(Portion((_ask(root, len(found)),), box)) for box in found)
+    passages = [_passage(root) for root in asked if not boxes[root]]
+    passages += [Passage((m.put,), m.segment.start, m.segment.stop) for m in alone if not is_tiled(m.segment)]
+    joined = join(passages)
+    yield from _stream_items(p for p in joined if not _writes(p))
+    yield from _stream_items(p for p in joined if _writes(p))
+    for sweep in together:
+        yield from _sweep_items(sweep, made)
+    yield from _tile_items(tiled)
+
+
+def _ask(root: Asked, parts: int) -> Ask:
+    return Ask(root.number, root.question, parts)
+
+
+def _passage(root: Asked) -> Passage:
+    """A question that is answered block by block."""
+    size = root.exprs[0].aval.size
+    return Passage((_ask(root, len(list(cuts(0, size)))),), 0, size)
+
+
+def _writes(p: Passage) -> bool:
+    return any(isinstance(sink, Put) for sink in p.sinks)
+
+
+def _ask_while_writing(
+    tiled: Sequence[_Made], boxes: Mapping[Asked, Sequence[Box]]
+) -> tuple[list[_Made], dict[Asked, Sequence[Box]]]:
+    """Have questions about tensors that are made in parts answered while these are written, which makes each part once.
+    Returns the outputs with these, and the other questions."""
+    tiled, others = list(tiled), dict[Asked, Sequence[Box]]()
+    places = {m.segment.expr: at for at, m in reversed(list(enumerate(tiled))) if has_parts(m.segment.expr)}
+    for root, found in boxes.items():
+        first, *more = root.exprs
+        if more or (at := places.get(first)) is None:
+            others[root] = found
+        else:
+            tiled[at] = tiled[at]._replace(asks=(*tiled[at].asks, _ask(root, len(found))))
+    return tiled, others
+
+
+def _stream_items(passages: Iterable[Passage]) -> Iterator[Item]:
+    """A long tensor is an item; small ones that are one block together are one."""
+    together: list[Passage] = []
+    size = 0
+    for p in passages:
+        if together and size + p.stop - p.start > blocks.BLOCK:
+            yield _stream_item(together)
+            together, size = [], 0
+        together.append(p)
+        size += p.stop - p.start
+    if together:
+        yield _stream_item(together)
+
+
+def _stream_item(passages: Sequence[Passage]) -> Item:
+    costs = list(map(_passage_cost, passages))
+    writes = sum(_bytes(sink.expr, p.stop - p.start) for p in passages for sink in p.sinks if isinstance(sink, Put))
+    return _item(Stream(tuple(passages)), max(c.peak for c in costs), sum(c.reads for c in costs), writes)
+
+
+def _passage_cost(p: Passage) -> Cost:
+    """The peak of its largest block, and as much to read for each element as there."""
+    start, stop = max(cuts(p.start, p.stop), key=lambda r: r[1] - r[0])
+    questions = [sink.exprs for sink in p.sinks if isinstance(sink, Ask)]
+    cost = block_cost([e for sink in p.sinks for e in sink.exprs], start, stop, questions)
+    return cost._replace(reads=cost.reads * (p.stop - p.start) // (stop - start))
+
+
+def _sweep_items(sweep: Sweep, made: Sequence[_Made]) -> Iterator[Item]:
+    """A box of a leaf is read, and what each output has of it is made."""
+    peak = sweep.peak + BOOKKEEPING + len(sweep.takers) * TAKER
+    for box in sweep.boxes:
+        span = span_of(sweep.leaf, box)
+        portions = [Portion((made[t.number].put,), box_of(t, sweep.leaf, box)) for t in sweep.takers]
+        work = Boxes((sweep.leaf, box), tuple(portions))
+        yield _item(work, peak, _bytes(sweep.leaf, span.stop - span.start), sum(map(_bytes_written, portions)))
+
+
+def _tile_items(tiled: Iterable[_Made]) -> Iterator[Item]:
+    """Boxes of tensors; small ones together."""
+    together: list[Portion] = []
+    size = 0
+    for m in tiled:
+        for box in tiles(m.segment.expr):
+            if together and size + prod(box_shape(box)) > blocks.BLOCK:
+                yield _portion_item(*together)
+                together, size = [], 0
+            together.append(Portion((m.put, *m.asks), box))
+            size += prod(box_shape(box))
+    if together:
+        yield _portion_item(*together)
+
+
+def _portion_item(*portions: Portion) -> Item:
+    costs = list(map(_portion_cost, portions))
+    writes = sum(map(_bytes_written, portions))
+    return _item(Boxes(None, portions), max(c.peak for c in costs), sum(c.reads for c in costs), writes)
+
+
+def _portion_cost(p: Portion) -> Cost:
+    costs = [box_cost(e, p.box) for e in p.exprs]
+    asked = any(isinstance(sink, Ask) for sink in p.sinks)
+    looking = comparing(p.exprs, min(blocks.BLOCK, prod(box_shape(p.box)))) if asked else 0
+    return Cost(sum(c.peak for c in costs) + looking, sum(c.reads for c in costs))
+
+
+def _bytes_written(p: Portion) -> int:
+    return sum(_bytes(sink.expr, prod(box_shape(p.box))) for sink in p.sinks if isinstance(sink, Put))
+
+
+def _bytes(e: Expr, elements: int) -> int:
+    return elements * e.aval.dtype.bits // 8
+
+
+def _item(work: Work, host_bytes: int, reads: int, writes: int, device_bytes: int = 0) -> Item:
+    return Item(work, key_of(work), host_bytes, device_bytes, reads, writes)
+
+
+# --- What has calls on whole operands ---------------------------------------------------------------------------------
+
+
+def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[Item]:
+    """What only reads first, then the largest, or the last to begin would keep one thread busy alone."""
+    asking_first = sorted(tasks, key=lambda task: any(isinstance(root, Written) for root in task.roots))
+    largest_first = sorted(asking_first, key=lambda task: -task.peak)
+    yield from (_whole_item(batch, machine) for batch in batches(largest_first, machine))
+
+
+def _whole_item(batch: Batch, machine: Machine) -> Item:
+    work = tuple(tuple(_work_of(root) for root in task.roots) for task in batch.tasks)
+    roots = [root for task in batch.tasks for root in task.roots]
+    leaves = (e for e in walk(e for root in roots for e in root.exprs) if e.kind == "leaf")
+    writes = sum(root.expr.aval.nbytes for root in roots if isinstance(root, Written))
+    whole = Whole(batch.tasks, work, sites_of(batch, machine), batch.size)
+    return _item(whole, batch.host_bytes, sum(e.aval.nbytes for e in leaves), writes, batch.device_bytes)
+
+
+def _work_of(root: Root) -> tuple[Light, ...]:
+    """What becomes of a root once the calls that it needs are made. What is held whole goes by in blocks whatever the
+    order of its axes."""
+    if isinstance(root, Written):
+        return tuple(map(_segment_work, _outputs([root])))
+    if has_parts(root.exprs[0]) and (boxes := boxes_to_ask(root.question)):
+        return (Boxes(None, tuple(Portion((_ask(root, len(boxes)),), box) for box in boxes)),)
+    return (Stream((_passage(root),)),)
+
+
+def _segment_work(output: _Made | Transfer) -> Light:
+    if isinstance(output, Transfer):
+        return Copy((output,))
+    put, s = output.put, output.segment
+    if is_tiled(s) and has_parts(s.expr):
+        return Boxes(None, tuple(Portion((put,), box) for box in tiles(s.expr)))
+    return Stream((Passage((put,), s.start, s.stop),))
+
+
+# --- What is copied as bytes ------------------------------------------------------------------------------------------
+
+
+def _copy_items(transfers: Iterable[Transfer]) -> Iterator[Item]:
+    """Runs of files, long ones cut, short ones together."""
+    together: list[Transfer] = []
+    size = 0
+    for transfer in (piece for t in transfers for piece in _pieces(t)):
+        if together and size + transfer.run.nbytes > COPY_BYTES:
+            yield _copy_item(together, size)
+            together, size = [], 0
+        together.append(transfer)
+        size += transfer.run.nbytes
+    if together:
+        yield _copy_item(together, size)
+
+
+def _copy_item(transfers: Sequence[Transfer], size: int) -> Item:
+    return _item(Copy(tuple(transfers)), 0, size, size)
+
+
+def _pieces(t: Transfer) -> Iterator[Transfer]:
+    """A transfer in pieces of at most COPY_BYTES, cut between elements."""
+    step = COPY_BYTES // t.bits * t.bits
+    for offset in range(0, t.run.nbytes, step):
+        run = t.run._replace(offset=t.run.offset + offset, nbytes=min(step, t.run.nbytes - offset))
+        yield t._replace(at=t.at + offset * 8 // t.bits, run=run)

@@ -1,0 +1,139 @@
+"""Where calls on whole operands are computed, and which of them go as one batch.
+
+Both follow from shapes, dtypes, and the memory that the devices have, and from nothing else: not from what is free at
+the moment, and for the place of a call not from the rest of the plan.
+
+A matrix alone rarely fills an accelerator. How many calls each device gets follows from their size, and a batch that is
+not full is filled up, so that no result depends on what else is in the plan, or on the budget: compiled code for
+another number of calls may round otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from brainsurgery_jax.engine.footprint import on_device
+from brainsurgery_jax.engine.plan.work import Machine, Site
+from brainsurgery_jax.engine.schedule import Task
+from brainsurgery_jax.graph.expr import Expr, is_fold
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.dtypes import Aval
+    from brainsurgery_jax.op import Kernel
+
+MOST = 8
+"""Calls in a batch per device, at most."""
+
+FULL = 4 << 30
+"""Bytes, of operands and all that is made of them, that keep a device busy: its share of a batch takes no more. (On the
+16 matrices of the benchmark, 4096 x 4096 in float32, that is no bound.)"""
+
+
+class Signature(NamedTuple):
+    """What calls must have in common to be one batch."""
+
+    kernel: Kernel
+    static: tuple[tuple[str, Any], ...]
+    avals: tuple[Aval, ...]
+
+
+class Batch(NamedTuple):
+    """Tasks that are computed together, how many calls that is when it is filled up (1: it is no batch), and the bytes
+    of the host and of each device that it takes."""
+
+    tasks: tuple[Task, ...]
+    size: int
+    host_bytes: int
+    device_bytes: int
+
+
+def site_of(call: Expr, devices: int, bytes_each: int) -> Site:
+    """Where a call is computed that is in no batch."""
+    if not devices or is_fold(call):
+        return Site.HOST
+    if on_device(call) <= bytes_each:
+        return Site.DEVICE
+    return Site.SHARDED if devices > 1 else Site.HOST
+
+
+def sites_of(batch: Batch, machine: Machine) -> tuple[Site, ...]:
+    """Where the calls of a batch are computed, each place once."""
+    if batch.size > 1:
+        return (Site.BATCH,)
+    sites = (site_of(call, machine.devices, machine.bytes_each) for task in batch.tasks for call in calls_of(task))
+    return tuple(dict.fromkeys(sites))
+
+
+def batches(tasks: Iterable[Task], machine: Machine) -> list[Batch]:
+    """Tasks that go together, in the order of their first; a task with several whole calls goes alone, and without
+    accelerators every task does.
+
+    Fewer than a full batch go together where the host has no more room: it is filled up on the devices.
+    """
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        alike = _signature(task) if machine.devices else None
+        groups.setdefault(task.roots if alike is None else alike, []).append(task)
+    return [batch for group in groups.values() for batch in _full(group, machine)]
+
+
+def _full(group: Sequence[Task], machine: Machine) -> Iterator[Batch]:
+    size, tasks = batch_size(group[0], machine), []
+    for task in group:
+        if tasks and (len(tasks) == size or _peak([*tasks, task], size, machine) > machine.host_bytes):
+            yield _batch(tasks, size, machine)
+            tasks = []
+        tasks.append(task)
+    yield _batch(tasks, size, machine)
+
+
+def _batch(tasks: Sequence[Task], size: int, machine: Machine) -> Batch:
+    return Batch(tuple(tasks), size, _peak(tasks, size, machine), _device_peak(tasks[0], size, machine))
+
+
+def _peak(tasks: Sequence[Task], size: int, machine: Machine) -> int:
+    """Bytes of the host that a batch takes: its tasks as if computed there, and one device's share on its way."""
+    peak = sum(task.peak for task in tasks)
+    if size == 1:
+        return peak
+    each = sum(s.aval.nbytes for s in calls_of(tasks[0])[0].srcs)
+    return peak + size // machine.devices * each
+
+
+def _device_peak(task: Task, size: int, machine: Machine) -> int:
+    """Bytes that a batch of tasks like this one takes on each device; a call that is cut may take all there are."""
+    if not machine.devices:
+        return 0
+    if size > 1:
+        return size // machine.devices * on_device(calls_of(task)[0])
+    sites = {call: site_of(call, machine.devices, machine.bytes_each) for call in calls_of(task)}
+    needs = [min(on_device(call), machine.bytes_each) for call, site in sites.items() if site is not Site.HOST]
+    return max(needs, default=0)
+
+
+def calls_of(task: Task) -> list[Expr]:
+    """The calls on whole operands of a task."""
+    return [call for made in task.compute for call in made]
+
+
+def _signature(task: Task) -> Signature | None:
+    calls = calls_of(task)
+    if len(calls) != 1:
+        return None
+    (call,) = calls
+    assert call.kernel is not None
+    return Signature(call.kernel, call.static, tuple(s.aval for s in call.srcs))
+
+
+def batch_size(task: Task, machine: Machine) -> int:
+    """Calls that one batch holds, a multiple of the number of devices; one for a task that goes alone."""
+    calls = calls_of(task)
+    if (
+        not machine.devices
+        or len(calls) != 1
+        or is_fold(calls[0])
+        or (need := on_device(calls[0])) > machine.bytes_each
+    ):
+        return 1
+    return max(1, min(MOST, min(FULL, machine.bytes_each) // need)) * machine.devices

@@ -1,0 +1,214 @@
+"""The types of the work: pieces that a run performs one by one, or several at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from brainsurgery_jax.boxes import Box
+from brainsurgery_jax.engine.blocks import cuts
+from brainsurgery_jax.engine.footprint import FOLDS
+from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written
+from brainsurgery_jax.graph.expr import Expr, asked_of
+from brainsurgery_jax.protocol import Pending
+from brainsurgery_jax.store.base import FileRun
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a run may use: bytes of host memory, threads, and accelerators of so many bytes each. `backend`: what JAX
+    compiles for. `process` of `processes`: which part of a run over several hosts this is."""
+
+    host_bytes: int
+    threads: int
+    backend: str = "cpu"
+    devices: int = 0
+    bytes_each: int = 0
+    process: int = 0
+    processes: int = 1
+
+
+class Site(Enum):
+    """Where a call on whole operands is computed: on the host, by one accelerator, as a member of a batch over all
+    accelerators, or cut over all of them (on the host if it turns out that it cannot be cut)."""
+
+    HOST = "host"
+    DEVICE = "device"
+    BATCH = "batch"
+    SHARDED = "sharded"
+
+
+class Put(NamedTuple):
+    """Where elements are written: element `i` of `expr` becomes element `i + shift` of tensor `name` in publication
+    number `publication`."""
+
+    publication: int
+    name: str
+    expr: Expr
+    shift: int
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return (self.expr,)
+
+
+class Ask(NamedTuple):
+    """Question number `number` of the program, answered from `parts` partial results."""
+
+    number: int
+    question: Pending
+    parts: int
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return asked_of(self.question)
+
+
+Sink = Put | Ask
+
+
+class Transfer(NamedTuple):
+    """Bytes of a file that become those of tensor `name` from element `at` on. `bits`: of an element."""
+
+    publication: int
+    name: str
+    at: int
+    run: FileRun
+    bits: int
+
+
+class Passage(NamedTuple):
+    """Elements `start:stop` of the tensors of all its sinks, which are read together."""
+
+    sinks: tuple[Sink, ...]
+    start: int
+    stop: int
+
+
+class Portion(NamedTuple):
+    """A box of the tensors of its sinks: these have the same tensor, or are one question."""
+
+    sinks: tuple[Sink, ...]
+    box: Box
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return self.sinks[0].exprs
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Bytes from file to file."""
+
+    transfers: tuple[Transfer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Ranges of tensors that are made block by block: a long one, or several that are one block together."""
+
+    passages: tuple[Passage, ...]
+
+    def blocks(self) -> tuple[Stream, ...]:
+        """The parts that may be performed at the same time. Cuts follow from the size alone."""
+        if len(self.passages) != 1:
+            return (self,)
+        (p,) = self.passages
+        return tuple(Stream((p._replace(start=start, stop=stop),)) for start, stop in cuts(p.start, p.stop))
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """Boxes of tensors. `held`: a box of a leaf that is read first, because all of them are made of it."""
+
+    held: tuple[Expr, Box] | None
+    portions: tuple[Portion, ...]
+
+
+Light = Copy | Stream | Boxes
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Tasks with calls on whole operands. `work`: for each task and each of its roots, what becomes of the root once
+    these calls are made. `sites`: where they are made. `size`: calls that fill a batch, 1 if there is none."""
+
+    tasks: tuple[Task, ...]
+    work: tuple[tuple[tuple[Light, ...], ...], ...]
+    sites: tuple[Site, ...]
+    size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Small values of large tensors, none of which needs another of them. `items`: what is done in each of so many
+    passes."""
+
+    calls: tuple[Expr, ...]
+    passes: int
+    items: tuple[Item, ...]
+
+
+Work = Light | Whole | Fold
+
+
+class Item(NamedTuple):
+    """A piece of work and what it costs.
+
+    - `key`: the same in every run of the plan, since it follows from what the work is for
+    - `host_bytes`: host memory that a part of it holds at its worst moment
+    - `device_bytes`: memory that it holds on each accelerator
+    - `reads`, `writes`: tensor bytes. A tensor that a call takes whole counts once
+    - `needs`: keys of the items that must be done first
+    """
+
+    work: Work
+    key: str
+    host_bytes: int
+    device_bytes: int
+    reads: int
+    writes: int
+    needs: tuple[str, ...] = ()
+
+
+def parts_of(work: Work) -> tuple[Light | Whole, ...]:
+    """The parts of a piece of work that may be performed at the same time."""
+    match work:
+        case Stream():
+            return work.blocks()
+        case Fold():
+            return tuple(part for item in work.items for part in parts_of(item.work))
+        case _:
+            return (work,)
+
+
+def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
+    """The tensors that a piece of work writes, or parts of them: number of the publication, and name."""
+    written = (end for end in _ends(work) if isinstance(end, Put | Transfer | Written))
+    return tuple(dict.fromkeys((end.publication, end.name) for end in written))
+
+
+def questions_of(work: Work) -> tuple[int, ...]:
+    """The numbers of the questions that a piece of work answers, or helps to answer."""
+    return tuple(dict.fromkeys(end.number for end in _ends(work) if isinstance(end, Ask | Asked)))
+
+
+def _ends(work: Work) -> Iterator[Sink | Transfer | Root]:
+    match work:
+        case Fold():
+            pass
+        case Copy(transfers):
+            yield from transfers
+        case Stream(passages):
+            yield from (sink for p in passages for sink in p.sinks)
+        case Boxes(_, portions):
+            yield from (sink for p in portions for sink in p.sinks)
+        case Whole(tasks):
+            yield from (root for task in tasks for root in task.roots)
+
+
+def results_held(fold: Fold) -> int:
+    """Bytes that the results of folds take while they are computed and afterwards."""
+    return FOLDS * sum(a.nbytes for call in fold.calls for a in call.avals)

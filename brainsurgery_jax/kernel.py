@@ -1,0 +1,126 @@
+"""Kernels: pure functions of arrays with facts beside them, and functions that build expressions out of kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, ParamSpec, TypedDict, TypeVar
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.keys import Keyword, read_keywords
+from brainsurgery_jax.moves import Moves
+from brainsurgery_jax.parts import Cuts
+from brainsurgery_jax.protocol import Expr, Reduction
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Passes = tuple["Callable[[Any], Reduction]", ...]
+"""What computes a small value by going over tensors: each pass is made of the answer of the one before."""
+
+Avals = tuple[Aval, ...]
+Params = Mapping[str, Any]
+"""The keys of a step by name, as a kernel takes them."""
+
+
+class Facts(TypedDict, total=False):
+    """The facts of a kernel as keywords: a misspelt one is a type error. See `Kernel`."""
+
+    elementwise: bool
+    moves: Callable[[Avals, Params], Moves]
+    blocks: bool
+    guarded: bool
+    refusal: str | Callable[[Params], str]
+    rungs: Callable[[Avals, Params], tuple[Rung, ...]]
+    result: Callable[[Avals, Params], tuple[Aval, ...]]
+    noop: Callable[[Avals, Params], bool]
+    check: Callable[[Avals, Params], None]
+    host: Callable[[Avals, Params], bool]
+    workspace: Callable[[Avals, Params], int]
+    on_device: Callable[[Avals, Params], int]
+    parts: Callable[[Avals, Params], Cuts]
+    fold: Callable[[Avals, Params], Passes]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel(Generic[P, R]):
+    """A pure function of arrays, with what the engine must know to run it.
+
+    - `elementwise`: operands share shape and dtype, the result has that shape; may be run on any cut of them.
+    - `moves`: (avals, params) -> `Moves` for ops that only move elements; gives the shape rule and the byte path.
+    - `blocks`: makes values from nothing, block by block; called with the block's number and length.
+    - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` (which may be made of the parameters)
+      where accepted is false.
+    - `rungs`: (avals, params) -> a ladder of ways to do it, cheapest first; the engine takes the first accepted one.
+    - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
+    - `noop`: (avals, params) -> whether the result is the first operand itself.
+    - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
+    - `host`: (avals, params) -> whether it also runs on numpy arrays, as fast as compiled for the CPU: written to the
+      array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
+    - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise, and where the
+      result is made in parts: for operands of these shapes, which are those of a piece or part).
+    - `on_device`: the same on an accelerator, where it differs.
+    - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
+    - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
+      whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
+      the operands; the last answer is the result, with `guarded` a pair `(result, accepted)`.
+    """
+
+    name: str
+    fn: Callable[P, R]
+    elementwise: bool = False
+    moves: Callable[[Avals, Params], Moves] | None = None
+    blocks: bool = False
+    guarded: bool = False
+    refusal: str | Callable[[Params], str] = ""
+    rungs: Callable[[Avals, Params], tuple[Rung, ...]] | None = None
+    result: Callable[[Avals, Params], tuple[Aval, ...]] | None = None
+    noop: Callable[[Avals, Params], bool] | None = None
+    check: Callable[[Avals, Params], None] | None = None
+    host: Callable[[Avals, Params], bool] | None = None
+    workspace: Callable[[Avals, Params], int] | None = None
+    on_device: Callable[[Avals, Params], int] | None = None
+    parts: Callable[[Avals, Params], Cuts] | None = None
+    fold: Callable[[Avals, Params], Passes] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.fn(*args, **kwargs)
+
+    def why_refused(self, params: Params) -> str:
+        """What is wrong with values that it does not accept."""
+        return self.refusal if isinstance(self.refusal, str) else self.refusal(params)
+
+    @cached_property
+    def keywords(self) -> tuple[Keyword, ...]:
+        """The keyword-only parameters, their annotations evaluated (and nobody else's)."""
+        return read_keywords(self.fn)
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """Names of the parameters that compiled code takes as values, so that a new number needs no new code."""
+        return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
+
+
+@dataclass(frozen=True, eq=False)
+class Builder:
+    """Builds what a form makes out of calls of kernels: `fn(view, name, *operands, keys...)` gives the expression that
+    is bound to `name`. Matching, slices, `if_missing` and destinations stay with the form."""
+
+    name: str
+    fn: Callable[..., Expr]
+
+    @cached_property
+    def keywords(self) -> tuple[Keyword, ...]:
+        """The keyword-only parameters, as those of a kernel."""
+        return read_keywords(self.fn)
+
+
+class Rung(NamedTuple):
+    """One way to do what a kernel does: another kernel, with static parameters of its own.
+
+    It returns `(result, accepted, facts, state)`: what it reached is the next rung's `state`.
+    """
+
+    name: str
+    kernel: Kernel
+    static: Mapping[str, Any]

@@ -1,0 +1,95 @@
+"""The keys of a payload: how each is read, and the types by which ops annotate them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.select import Ref
+
+
+class Role(NamedTuple):
+    """How a payload key is read: as a pattern over names, a template for names, one literal name, or a nested assert.
+
+    `slices`: a slice may follow. `beside`: without an alias, the alias of that other key is meant, else `fallback`.
+    Operands are a mapping of names to references, the first a pattern, the others templates. `read`: what a template
+    names is read beside the match.
+    The last four hold steps of their own, as a list, a plan, its YAML text, or the path of a file.
+    `plain`: the annotation of the key in a payload without `over`, where a step is about sets of tensors only with it.
+    """
+
+    kind: Literal[
+        "pattern", "template", "name", "operands", "assert", "asserts", "number", "dtype",
+        "steps", "plan", "plan-text", "plan-file",
+    ]  # fmt: skip
+    slices: bool = False
+    beside: str = ""
+    fallback: str | None = None
+    plain: Any = None
+    read: bool = False
+
+
+Pattern = Annotated[Ref, Role("pattern")]
+SlicedPattern = Annotated[Ref, Role("pattern", slices=True)]
+Template = Annotated[Ref, Role("template")]
+SlicedTemplate = Annotated[Ref, Role("template", slices=True)]
+Partner = Annotated[Ref, Role("template", slices=True, read=True)]
+"""A template for the names of tensors that are there."""
+Name = Annotated[Ref, Role("name")]
+Operands = Annotated[Mapping[str, Ref], Role("operands", slices=True)]
+"""References by name: the first a pattern, the others templates filled from its match."""
+DTypeName = Annotated[DType, Role("dtype")]
+if TYPE_CHECKING:
+    # A float of the plan, as control ops get it; inside a compiled kernel a float64 scalar, with `astype`.
+    Number = Annotated[Any, Role("number")]
+else:
+    Number = Annotated[float, Role("number")]
+
+
+class Keyword(NamedTuple):
+    """One keyword-only parameter of an op's function."""
+
+    name: str
+    annotation: Any
+    default: Any
+    role: Role | None
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+@cache
+def read_keywords(fn: Callable) -> tuple[Keyword, ...]:
+    """The keyword-only parameters of a function, their annotations evaluated."""
+    out = []
+    for p in inspect.signature(fn).parameters.values():
+        if p.kind is inspect.Parameter.KEYWORD_ONLY:
+            # Only these: the tensors' annotations would import jaxtyping, and with it JAX.
+            annotation = eval(p.annotation, fn.__globals__) if isinstance(p.annotation, str) else p.annotation
+            out.append(Keyword(p.name, annotation, p.default, role_of(annotation)))
+    return tuple(out)
+
+
+def role_of(annotation: Any) -> Role | None:
+    """The role that an annotation (or a member of its union) carries."""
+    own = next((m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Role)), None)
+    if own is not None or (not isinstance(annotation, UnionType) and get_origin(annotation) is not Union):
+        return own
+    return next((r for a in get_args(annotation) if (r := role_of(a)) is not None), None)
+
+
+def element_role(annotation: Any) -> Role | None:
+    """The role of the elements, where an annotation is a tuple of references."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return role_of(get_args(inner)[0]) if get_origin(inner) is tuple else None
+
+
+def fewest(annotation: Any) -> int:
+    """How many elements a list of references has at least: as its annotation says, else one."""
+    facts = (m for info in getattr(annotation, "__metadata__", ()) for m in getattr(info, "metadata", ()))
+    return next((least for fact in facts if (least := getattr(fact, "min_length", None)) is not None), 1)

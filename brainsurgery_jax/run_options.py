@@ -1,0 +1,57 @@
+"""How a run, a session or a conversion works: one value that is passed through all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from brainsurgery_jax.protocol import NO_FLAGS, Flags
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.engine.budget import Budget
+    from brainsurgery_jax.engine.devices import Devices
+    from brainsurgery_jax.store.io.files import StagedOutput
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How to run, not what: the same plan has the same result under all of them.
+
+    - `memory`: budget in bytes (None: a quarter of the available memory)
+    - `devices`: how many of the available accelerators to use ("cpu": none), or which (`engine.devices.Accelerators`)
+    - `durable`: flush files to disk before publishing them
+    - `overwrite`: outputs may replace existing files
+    - `dry_run`: check, compute what asserts and reports need, and write nothing
+    - `flags`: flags that are on from the start, as the op `set` turns them on
+    - `listen`: called with the engine's events as they happen
+    - `look`: called with each complete output before any is published; may raise
+    """
+
+    memory: int | None = None
+    devices: Devices = "all"
+    durable: bool = True
+    overwrite: bool = False
+    dry_run: bool = False
+    flags: Flags = NO_FLAGS
+    listen: Callable[[Any], None] | None = None
+    look: Callable[[StagedOutput], None] | None = None
+
+    def budget(self) -> Budget:
+        """What the engine may use."""
+        from brainsurgery_jax.engine.budget import default_budget
+
+        return default_budget(host_bytes=self.memory, durable=self.durable, devices=self.devices)
+
+
+class RunKeywords(TypedDict, total=False):
+    """The fields of `RunOptions` as keywords, for the public verbs."""
+
+    memory: int | None
+    devices: Devices
+    durable: bool
+    overwrite: bool
+    dry_run: bool
+    flags: Flags
+    listen: Callable[[Any], None] | None
+    look: Callable[[StagedOutput], None] | None

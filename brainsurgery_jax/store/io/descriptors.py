@@ -1,0 +1,127 @@
+"""Open files by number: opened when needed, kept open, never more than a few dozen, and checked when reopened."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.io.files import Stamp
+
+
+class Watch:
+    """The files of a checkpoint that somebody else opens: what they were like at the start."""
+
+    def __init__(self, paths: Sequence[str]):
+        self.stamps = {path: stamp_of(path) for path in paths}
+
+    def verify_unchanged(self) -> None:
+        """Raises StoreError if a file is no longer what it was."""
+        for path, seen in self.stamps.items():
+            verify(path, seen)
+
+
+def stamp_of(path: str, more: str = "") -> Stamp:
+    """The stamp of the file at a path, links followed."""
+    with os_failures(path, f"look at the file{more}"):
+        return _stamp(os.stat(path))
+
+
+def verify(path: str, seen: Stamp) -> None:
+    """Raises StoreError if the file at a path is not the one that was seen."""
+    if stamp_of(path, " again") != seen:
+        raise _changed(path)
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_size, f"{status.st_dev:x}-{status.st_ino}-{status.st_mtime_ns}")
+
+
+class Descriptors:
+    """Descriptors of `paths`, at most `limit` open beside those in use; the least recently used is closed first.
+
+    With `watch`, a file must be the same each time it is reopened.
+    """
+
+    def __init__(self, paths: Sequence[str], flags: int, *, watch: bool, limit: int = 64):
+        self._paths, self._flags, self._watch, self._limit = list(paths), flags, watch, limit
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._leases: Counter[int] = Counter()
+        self._seen: dict[int, Stamp] = {}
+        self._lock = Lock()
+        self._closed: set[int] = set()
+
+    def add(self, path: str) -> int:
+        """Takes in another file, and returns its number."""
+        with self._lock:
+            self._paths.append(path)
+            return len(self._paths) - 1
+
+    @contextmanager
+    def lease(self, file: int) -> Iterator[int]:
+        """A descriptor that stays open inside the block, whatever other threads open meanwhile."""
+        with self._lock:
+            fd = self._descriptor(file)
+            self._leases[file] += 1
+            self._close_idle(self._limit)
+        try:
+            yield fd
+        finally:
+            with self._lock:
+                self._leases[file] -= 1
+                if file in self._closed:
+                    self._close_if_idle(file)
+
+    def _descriptor(self, file: int) -> int:
+        if file in self._closed:
+            raise StoreError(self._paths[file], "was closed, and is used again", remedy="Open the checkpoint anew.")
+        if file not in self._open:
+            self._open[file] = self._opened(file)
+        self._open.move_to_end(file)
+        return self._open[file]
+
+    def _opened(self, file: int) -> int:
+        path = self._paths[file]
+        with os_failures(path, "open the file"):
+            fd = os.open(path, self._flags | getattr(os, "O_CLOEXEC", 0))
+        if self._watch and self._seen.setdefault(file, found := _stamp(os.fstat(fd))) != found:
+            os.close(fd)
+            raise _changed(path)
+        return fd
+
+    def _close_idle(self, limit: int) -> None:
+        idle = [file for file in self._open if not self._leases[file]] if len(self._open) > limit else []
+        for file in idle[: len(self._open) - limit]:
+            os.close(self._open.pop(file))
+
+    def _close_if_idle(self, file: int) -> None:
+        if file in self._open and not self._leases[file]:
+            os.close(self._open.pop(file))
+
+    def stamp(self, file: int) -> Stamp:
+        """What a file was when it was first opened, which is now if it was not yet."""
+        if file not in self._seen:
+            with self.lease(file):
+                pass
+        return self._seen[file]
+
+    def verify_unchanged(self, file: int) -> None:
+        """Raises StoreError if the file behind a path is no longer the one that was opened."""
+        if file in self._seen:
+            verify(self._paths[file], self._seen[file])
+
+    def close(self, file: int | None = None) -> None:
+        """Closes one file, or all; one in use is closed at the end of its lease."""
+        with self._lock:
+            for number in range(len(self._paths)) if file is None else (file,):
+                self._closed.add(number)
+                self._close_if_idle(number)
+
+
+def _changed(path: str) -> StoreError:
+    remedy = "Another program wrote to it or replaced it; wait until that is done, and run again."
+    return StoreError(path, "changed while running: it is not the file that was opened at the start", remedy=remedy)

@@ -1,0 +1,172 @@
+"""Reading numpy's files: `.npy` holds one array, `.npz` is a zip archive of these. Nothing is ever unpickled.
+Format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+
+An array is called what its member is called, that of a `.npy` file like the file. Arrays that are not compressed are
+read in place, in either order and either byte order.
+
+numpy has no bfloat16 and no float8 and writes such arrays as raw bytes, `|V2` and `|V1`. Of two bytes bfloat16 is the
+only such type, and so it is read. Our archives say it for each: the comment of the member is the name of its dtype; and
+the comment of the archive is the checkpoint's metadata, as JSON. Other programs pass over comments.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from math import prod
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from brainsurgery_jax.boxes import strides
+from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread
+from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.io.local import LocalFile, open_files
+from brainsurgery_jax.store.io.strided import Laid, StridedSource
+from brainsurgery_jax.store.io.zip_members import Window, data_offset, is_stored, refuse_encrypted, zip_failures
+from brainsurgery_jax.store.io.zipped import ZippedSource
+from brainsurgery_jax.store.safetensors.header import AGAIN, json_object
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_NO_TENSOR = {"U": "text", "S": "text", "M": "dates", "m": "times"}
+
+
+_PICKLED = "If you trust it, load it with `numpy.load(PATH, allow_pickle=True)`, and save the arrays in it by name."
+
+
+class Array(NamedTuple):
+    """What the head of one array tells: its aval, how its elements lie, and at which byte they begin."""
+
+    aval: Aval
+    laid: Laid
+    start: int
+
+
+def open_npy(path: str) -> Source:
+    """The one array of a `.npy` file, called like the file without its suffix."""
+    name = Path(path).stem
+    with ExitStack() as on_failure:
+        (opened,) = files = open_files([path])
+        on_failure.callback(opened.close)
+        with os_failures(path, "read the header"):
+            found = _head(io.BufferedReader(Window(opened)), path, name, "")
+        if isinstance(found, str):
+            raise StoreError(path, f"holds {found}, not numbers", remedy="Only arrays of numbers can be read.")
+        if isinstance(found, Unread):
+            raise StoreError(path, found.why, tensor=name, remedy=found.remedy)
+        _check_size(found, opened.size, path, name)
+        header = Header(path, (path,), {name: TensorInfo(found.aval, 0, found.start)}, {})
+        source = StridedSource(header, files, {name: found.laid})
+        on_failure.pop_all()
+    return source
+
+
+def open_npz(path: str) -> Source:
+    """The arrays of a `.npz` archive, in the order of the archive."""
+    with ExitStack() as on_failure:
+        (opened,) = open_files([path])
+        on_failure.callback(opened.close)
+        with os_failures(path, "read the archive"), zip_failures(path, "archive"):
+            source = _archive(opened)
+        on_failure.pop_all()
+    return source
+
+
+def _archive(opened: LocalFile) -> Source:
+    path, window = opened.name, Window(opened)
+    tensors: dict[str, TensorInfo] = {}
+    laid: dict[str, Laid] = {}
+    packed: dict[str, zipfile.ZipInfo] = {}
+    left_out: dict[str, str] = {}
+    unread: dict[str, Unread] = {}
+    with zipfile.ZipFile(io.BufferedReader(window)) as archive:
+        refuse_encrypted(archive, path)
+        metadata = _metadata(archive.comment)
+        for name, member in _members(archive, path):
+            if name == member.filename:
+                unread[name] = Unread("it is a file that is no array")
+                continue
+            with archive.open(member) as file:
+                found = _head(file, path, name, member.comment.decode(errors="replace"))
+            if isinstance(found, str):
+                left_out[name] = found
+                continue
+            if isinstance(found, Unread):
+                unread[name] = found
+                continue
+            _check_size(found, member.file_size, path, name)
+            begin = data_offset(window, member, path=path) if is_stored(member) else 0
+            tensors[name], laid[name] = TensorInfo(found.aval, 0, begin + found.start), found.laid
+            if not is_stored(member):
+                packed[name] = member
+    header = Header(path, (path,), tensors, metadata, left_out=left_out, unread=unread)
+    source = StridedSource(header, [opened], laid)
+    return ZippedSource(source, laid, packed) if packed else source
+
+
+def _members(archive: zipfile.ZipFile, path: str) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """The members of the archive by the names that numpy gives them."""
+    seen: set[str] = set()
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in seen:
+            raise StoreError(path, "is in the archive twice", tensor=name, remedy=AGAIN)
+        seen.add(name)
+        yield name, member
+
+
+def _head(file: IO[bytes], path: str, name: str, told: str) -> Array | Unread | str:
+    """What stands before the elements of an array, or what it holds if that is no tensor. `told` is the name of its
+    dtype, if something beside the head tells it."""
+    from numpy.lib import format as npy
+
+    try:
+        version = npy.read_magic(file)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, fortran, dtype = read(file)
+    except KeyError as error:
+        raise StoreError(path, f"is of the npy version {error}, which is not read", tensor=name) from error
+    except (ValueError, SyntaxError, TypeError, RecursionError) as error:
+        raise StoreError(path, f"its npy header is damaged: {error}", tensor=name, remedy=AGAIN) from error
+    if dtype.kind in _NO_TENSOR:
+        return _NO_TENSOR[dtype.kind]
+    if dtype.kind == "O":
+        return Unread("it holds pickled Python objects, which may be arrays; nothing is unpickled", _PICKLED)
+    ours = _dtype(dtype, told)
+    if ours is None:
+        return Unread(f"its elements are of numpy's type {dtype}", "Save it as numbers of another type.")
+    if any(n < 0 for n in shape):
+        raise StoreError(path, f"has the shape {shape}", tensor=name, remedy=AGAIN)
+    apart = strides(shape[::-1])[::-1] if fortran else strides(shape)
+    return Array(Aval(tuple(shape), ours), Laid(apart, not dtype.isnative), file.tell())
+
+
+def _dtype(dtype: np.dtype, told: str) -> DType | None:
+    """Ours for one of numpy's; raw bytes are what is told, and two of them bfloat16."""
+    if dtype.kind != "V":
+        return BY_NAME.get(dtype.name)
+    if dtype.names is not None or dtype.subdtype is not None:
+        return None
+    ours = BY_NAME.get(told or ("bfloat16" if dtype.itemsize == 2 else ""))
+    return ours if ours is not None and ours.bits == 8 * dtype.itemsize else None
+
+
+def _check_size(found: Array, nbytes: int, path: str, name: str) -> None:
+    need = found.start + prod(found.aval.shape) * found.aval.dtype.bits // 8
+    if need != nbytes:
+        raise StoreError(path, f"{found.aval} takes {need} bytes with its header, found {nbytes}",
+                         tensor=name, remedy=AGAIN)  # fmt: skip
+
+
+def _metadata(comment: bytes) -> dict[str, str]:
+    """The metadata in the comment of an archive; a comment in words is none."""
+    try:
+        table = json_object(comment, "", "comment") if comment.startswith(b"{") else {}
+    except StoreError:
+        return {}
+    return table if all(isinstance(text, str) for text in table.values()) else {}

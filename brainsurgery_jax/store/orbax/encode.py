@@ -1,0 +1,271 @@
+"""Writing orbax checkpoints from memory maps, through orbax's own API: restorable by plain orbax, old and new.
+
+orbax is told neither to copy the arrays nor to compress them, so that they go from the maps to the files and nothing of
+them is ever held. With compression or chunks, it holds what it makes of them until that is written, and so gets them
+in groups.
+
+A `v1` checkpoint has its tree in the folder `state`, where the older API can restore it, too; in a `v0` checkpoint the
+tree lies at the top, where the older API looks for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.base import WriteOptions
+from brainsurgery_jax.store.failures import check_unicode
+from brainsurgery_jax.store.key_paths import NOTES, Notes, Path, clash, nest, read_notes
+from brainsurgery_jax.store.leftovers import remove
+from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE
+from brainsurgery_jax.store.orbax.source import OrbaxSource
+from brainsurgery_jax.store.uninterrupted import uninterrupted
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GROUP = 128 << 20
+"""Bytes of tensors that are saved at a time where orbax compresses or cuts them, and so holds what it makes of them."""
+
+GRACE_S = 5.0
+"""How long orbax may finish what it is writing when we are stopped, in seconds."""
+
+DATA_FILE = 128 << 20
+"""Bytes of a data file, after which the next one is begun, so that one is written while the next is filled. As large as
+the largest tensor at least: orbax would cut it in pieces, and copy it for that."""
+
+_HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
+_PATTERN = "*?["  # orbax takes the path for a pattern when it joins what its processes wrote, and finds nothing
+_INDICATOR = "orbax.checkpoint"  # the file that marks a checkpoint of the second API
+
+
+def check(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
+    """Raises StoreError for the first tensor that an orbax checkpoint cannot hold, or for a path that orbax cannot."""
+    if found := next((c for c in os.path.abspath(path) if c in _PATTERN), None):
+        remedy = "Write to another folder, and move the checkpoint afterwards."
+        raise StoreError(path, f"orbax cannot write below a folder with '{found}' in its name", remedy=remedy)
+    for name, aval in avals.items():
+        if not aval.size:
+            remedy = "Delete it before the output; it holds nothing."
+            raise StoreError(path, f"orbax cannot store {aval}, which has no elements", tensor=name, remedy=remedy)
+        if aval.dtype.numpy is None:
+            raise StoreError(path, f"orbax has no dtype {aval.dtype}", tensor=name, remedy="Write safetensors instead.")
+        if "" in name.split("."):
+            raise StoreError(path, "a key of the tree would be empty", tensor=name, remedy="Rename it.")
+    check_unicode(path, [*avals, *options.metadata, *options.metadata.values()])
+    if two := clash(avals, {}):
+        problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
+        raise StoreError(path, problem, tensor=two[0], remedy="Rename one of the two.")
+
+
+def encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    """Writes a checkpoint into the folder `path`.
+
+    orbax works in a thread of its own, where no signal disturbs it: interrupted, its threads would go on, and put back
+    what is removed. Whoever stops us waits until it is done.
+    """
+    with ThreadPoolExecutor(1, "orbax") as thread:
+        work = thread.submit(_encode, path, arrays, options)
+        try:
+            work.result()
+        except (KeyboardInterrupt, SystemExit):
+            with uninterrupted():
+                _end(path, work)
+            raise
+
+
+def _end(path: str, work: Future[None]) -> None:
+    """Waits until nobody writes to a folder any more. Some time after orbax has made its folders it is shut out;
+    earlier its threads would wait for minutes for a folder that could not be made."""
+    begun = False
+    while not wait([work], GRACE_S).done:
+        if begun:
+            _shut_out(path, work)
+            return
+        begun = bool(os.listdir(path))
+
+
+def _shut_out(path: str, work: Future[None]) -> None:
+    """Makes all that is still to be written to a folder fail, and removes it."""
+    with _complaints_dropped():
+        asides = list(_blocked(path))
+        wait([work])
+        for place in (path, *asides):
+            remove(place)
+
+
+def _blocked(path: str) -> Iterator[str]:
+    """Puts a file where a folder is; yields where that folder is now, and any that was made in its place meanwhile."""
+    for number in count(1):
+        aside = f"{path}-{number}"  # a name that the next run would clear, too
+        os.rename(path, aside)
+        yield aside
+        with suppress(FileExistsError), open(path, "x"):
+            return
+
+
+@contextmanager
+def _complaints_dropped() -> Iterator[None]:
+    """A block in which libraries fail as they should, of which nobody needs to hear."""
+    level, hook = logging.root.manager.disable, sys.unraisablehook
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+            gc.collect()  # while what is never awaited is no news
+    finally:
+        logging.disable(level)
+        sys.unraisablehook = hook
+
+
+def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    notes = read_notes(options.metadata)
+    made = os.path.join(path, "saving")
+    leaves = _leaves(arrays, notes)
+    custom = _custom(options.metadata, notes)
+    try:
+        with _context(options.options, max(array.nbytes for array in arrays.values())):
+            _save(made, leaves, notes, custom, in_groups=any(map(options.options.get, ("compression", "chunk"))))
+    except (ValueError, RuntimeError, NotImplementedError) as error:  # tensorstore's; an OSError is told by the caller
+        problem = f"could not be written, and nothing was published: {str(error).splitlines()[0]}"
+        raise StoreError(path, problem, remedy="If the disk is full, write to another disk.") from error
+    _refuse_incomplete(made, arrays)
+    if options.options.get("version") == "v0":
+        _lift(made)
+    for name in os.listdir(made):
+        os.rename(os.path.join(made, name), os.path.join(path, name))
+    os.rmdir(made)
+
+
+def _refuse_incomplete(path: str, arrays: Mapping[str, Any]) -> None:
+    """Raises StoreError unless what was written lists every tensor as it is."""
+    source = OrbaxSource(path)
+    for name, array in arrays.items():
+        info = source.header.tensors.get(name)
+        if info is None or info.aval.shape != array.shape:
+            raise StoreError(path, "was not written by orbax, so nothing was published", tensor=name)
+    source.close()
+
+
+def _leaves(arrays: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+    """The tensors, and what the notes tell of leaves that are none."""
+    scalars = {name: arrays[name].item() for name in notes.scalars if name in arrays and not arrays[name].shape}
+    empty = {"None": None, "Dict": {}, "List": []}
+    others = {**notes.strings} | {name: empty[kind] for name, kind in notes.empty.items() if kind in empty}
+    leaves = {**arrays, **scalars}
+    for name, value in others.items():
+        if name not in leaves and clash([*leaves, name], notes.dotted) is None:
+            leaves[name] = value
+    return leaves
+
+
+def _custom(metadata: Mapping[str, str], notes: Notes) -> dict[str, Any]:
+    """The metadata, and notes of what orbax does not keep by itself."""
+    own = Notes(tuples=notes.tuples, integers=notes.integers).encode()
+    texts = {key: text for key, text in metadata.items() if key != NOTES}
+    return texts | {key: _value(texts[key]) for key in notes.json if key in texts} | own
+
+
+def _value(text: str) -> Any:
+    """What JSON spells, or the text itself where somebody changed it into something else."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _context(options: Mapping[str, Any], largest: int) -> AbstractContextManager[Any]:
+    """How orbax is to save: the options, and nothing copied; `largest` are the bytes of the largest tensor."""
+    import orbax.checkpoint.experimental.v1 as ocp
+
+    context = ocp.Context()
+    context.array.saving.use_compression = options.get("compression", False)
+    context.array.saving.storage_options.chunk_byte_size = options.get("chunk")
+    context.array.saving.ocdbt_target_data_file_size = max(DATA_FILE, largest)
+    context.memory.deepcopy_host_arrays = False
+    return context
+
+
+def _save(path: str, leaves: Mapping[str, Any], notes: Notes, custom: dict[str, Any], *, in_groups: bool) -> None:
+    """Saves all at once, which takes no memory; or, where orbax makes something of the tensors, group by group."""
+    import orbax.checkpoint.experimental.v1 as ocp
+
+    tree = nest(leaves, notes)
+    if not in_groups:
+        ocp.save(path, tree, custom_metadata=custom)
+        return
+    for group in _groups(tree):
+        ocp.partial.save(path, group, custom_metadata=custom)
+    ocp.partial.finalize(path)
+
+
+def _groups(tree: Any) -> Iterator[Any]:
+    """Parts of a tree, of about GROUP bytes each, that make up the whole."""
+    group: list[Path] = []
+    nbytes = 0
+    for path, size in _units(tree, ()):
+        if group and nbytes + size > GROUP:
+            yield _only(tree, (), _with_parents(group))
+            group, nbytes = [], 0
+        group.append(path)
+        nbytes += size
+    yield _only(tree, (), _with_parents(group))
+
+
+def _units(node: Any, path: Path) -> Iterator[tuple[Path, int]]:
+    """What of a tree is not taken apart, and its bytes: leaves, and lists with leaves among their items."""
+    inner = _entries(node)
+    if not inner or (not isinstance(node, dict) and not all(_entries(value) for _, value in inner)):
+        yield path, _nbytes(node)
+        return
+    for key, value in inner:
+        yield from _units(value, (*path, key))
+
+
+def _nbytes(node: Any) -> int:
+    return sum(_nbytes(value) for _, value in _entries(node)) + getattr(node, "nbytes", 0)
+
+
+def _entries(node: Any) -> list[tuple[str | int, Any]]:
+    return list(node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ())
+
+
+def _with_parents(paths: Iterable[Path]) -> set[Path]:
+    return {path[:depth] for path in paths for depth in range(len(path) + 1)}
+
+
+def _only(node: Any, path: Path, wanted: set[Path]) -> Any:
+    """What of a tree lies at the paths wanted. In a list None stands for what earlier parts hold."""
+    kept = {k: _only(v, (*path, k), wanted) for k, v in _entries(node) if (*path, k) in wanted}
+    if not kept:
+        return node
+    if isinstance(node, dict):
+        return kept
+    return type(node)(kept.get(n) for n in range(max(key for key in kept if isinstance(key, int)) + 1))
+
+
+def _lift(path: str) -> None:
+    """Makes a checkpoint of the second API one of the first: the tree to the top, and its handler in the metadata."""
+    state = os.path.join(path, STATE)
+    for name in os.listdir(state):
+        os.rename(os.path.join(state, name), os.path.join(path, name))
+    os.rmdir(state)
+    os.remove(os.path.join(path, _INDICATOR))
+    place = os.path.join(path, CHECKPOINT)
+    with open(place, encoding="utf-8") as file:
+        table = json.load(file)
+    with open(place, "w", encoding="utf-8") as file:
+        json.dump(table | {"item_handlers": _HANDLER}, file)

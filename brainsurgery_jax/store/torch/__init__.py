@@ -1,0 +1,1 @@
+"""What torch saves: files, folders of them, and distributed checkpoints."""

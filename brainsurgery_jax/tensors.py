@@ -1,0 +1,99 @@
+"""The tensors of a source as a lazy, immutable mapping from names to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Diagnostic, did_you_mean
+from brainsurgery_jax.nametree import nest
+from brainsurgery_jax.select import compile_pattern
+from brainsurgery_jax.store.base import Source
+from brainsurgery_jax.store.detect import open_source
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Tensors(Mapping[str, "np.ndarray"]):
+    """Names to arrays, in state-dict order. Opening reads headers; `checkpoint[name]` reads that tensor anew."""
+
+    __slots__ = ("_avals", "_prefix", "_source")
+
+    def __init__(self, source: Source, avals: Mapping[str, Aval], prefix: str = ""):
+        """`avals` are by the names here, `prefix` stands in front of these in the source."""
+        self._source, self._avals, self._prefix = source, avals, prefix
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """The checkpoint at a path, or a part of it: `PATH::PART`. Raises StoreError."""
+        source = open_source(path)
+        return cls(source, {name: info.aval for name, info in source.header.tensors.items()})
+
+    @property
+    def avals(self) -> Mapping[str, Aval]:
+        """Shapes and dtypes, from the header."""
+        return dict(self._avals)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The header's own metadata."""
+        return self._source.header.metadata
+
+    @property
+    def notes(self) -> tuple[Diagnostic, ...]:
+        """What is not read although it lies beside what is, and how to read it."""
+        return tuple(note.at() for note in self._source.header.notes)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names of what it holds beside tensors, which is not read."""
+        return tuple(self._source.header.left_out)
+
+    @property
+    def path(self) -> str:
+        """The path that was opened."""
+        return self._source.header.path
+
+    @property
+    def source(self) -> Source:
+        """The store behind it, for reading slices."""
+        return self._source
+
+    def select(self, pattern: str | list[str]) -> Self:
+        """The part whose names match a regex (in full) or a structured pattern. Raises ValueError for a bad one."""
+        compiled = compile_pattern(tuple(pattern) if isinstance(pattern, list) else pattern)
+        chosen = {name for name, _ in compiled.matches(self._avals)}
+        return type(self)(self._source, {n: a for n, a in self._avals.items() if n in chosen}, self._prefix)
+
+    def below(self, key: str) -> Self:
+        """The part below a key such as `params` or `model.layers.0`, under the names that it has there. Raises KeyError
+        if there is none."""
+        head = f"{key}."
+        part = {name[len(head) :]: aval for name, aval in self._avals.items() if name.startswith(head)}
+        if not part:
+            keys = {
+                ".".join(name.split(".")[:depth]) for name in self._avals for depth in range(1, name.count(".") + 1)
+            }
+            raise KeyError(f"nothing lies below '{key}' in {self.path}.{did_you_mean(key, keys)}")
+        return type(self)(self._source, part, self._prefix + head)
+
+    def to_pytree(self) -> dict[str, Any]:
+        """Nested dicts along the dots of the names, of numpy arrays. Raises ValueError if `a` stands beside `a.b`."""
+        return nest({name: self[name] for name in self})
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._avals:
+            raise KeyError(f"'{name}' is not in {self.path}.{did_you_mean(name, self._avals)}")
+        return self._source.read(self._prefix + name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._avals)
+
+    def __len__(self) -> int:
+        return len(self._avals)
+
+    def __repr__(self) -> str:
+        nbytes = sum(aval.nbytes for aval in self._avals.values())
+        return f"<{type(self).__name__} {self.path}: {len(self)} tensors, {nbytes:,} bytes>"

@@ -1,0 +1,87 @@
+"""`--json`: standard output is one JSON object with a version; errors are in it as data, and exit codes stay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Command
+
+
+def said(command: Command, *words: str, code: int = 0) -> dict[str, Any]:
+    """What a command prints as JSON."""
+    done = command(*words, "--json")
+    assert done.code == code, done
+    found = json.loads(done.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert found["schema_version"] == 1
+    return found
+
+
+def test_run_gives_reports_and_outputs_as_data(command: Command, place: Path):
+    found = said(command, "run", "plan.yaml", "transforms[1]={dump: {target: ids}}")
+    tree = {"kind": "tree", "title": "", "tensors": {"ids": {"shape": [4]}}}
+    assert found["reports"] == [{"kind": "parts", "parts": [tree]}]
+    assert found["published"] == [{"path": "out.safetensors", "bytes": 80, "tensors": 3}]
+    assert (found["ok"], found["dry_run"], found["diagnostics"]) == (True, False, [])
+    assert (place / "out.safetensors").exists()
+
+
+def test_a_summary_is_a_plan_as_data(command: Command):
+    found = said(command, "run", "plan.yaml", "--dry-run", "--summarize", "--summary-mode", "resolve")
+    assert found["summary"]["inputs"] == ["base::base.safetensors"]
+    assert [list(step) for step in found["summary"]["transforms"]] == [["move"], ["assert"]]
+
+
+@pytest.mark.parametrize("words", [("run",), ("explain",), ("check",)])
+def test_a_mistake_in_a_plan_is_data_and_exits_with_1(command: Command, words: tuple[str, ...]):
+    found = said(command, *words, "plan.yaml", "transforms[1].assert.exists=nothing", code=1)
+    (mistake,) = found["diagnostics"]
+    assert found["ok"] is False
+    assert mistake["severity"] == "error"
+    assert "no tensor matches 'nothing'" in mistake["message"]
+    assert (mistake["place"]["file"], mistake["place"]["line"]) == ("plan.yaml", 4)
+
+
+@pytest.mark.parametrize(
+    "words", [("inspect", "none.safetensors"), ("convert", "none.safetensors", "out"), ("run", "none.yaml")], ids=str
+)
+def test_a_missing_file_is_data_and_keeps_its_exit_code(command: Command, words: tuple[str, ...]):
+    code = command(*words).code
+    (mistake,) = said(command, *words, code=code)["diagnostics"]
+    assert code != 0
+    assert "none" in mistake["message"] + str(mistake["place"])
+
+
+def test_wrong_usage_is_data_and_exits_with_2(command: Command):
+    found = said(command, "run", "plan.yaml", "--memory", "much", code=2)
+    assert found["diagnostics"][0]["code"] == "usage"
+    assert said(command, "inspect", "base.safetensors", "--nothing", code=2)["exit_code"] == 2
+
+
+def test_a_diff_that_cannot_be_made_is_data_and_exits_with_2(command: Command):
+    found = said(command, "diff", "base.safetensors", "none.safetensors", code=2)
+    assert found["diagnostics"][0]["place"]["file"] == "none.safetensors"
+
+
+def test_a_target_that_matches_nothing_is_data(command: Command):
+    found = said(command, "inspect", "base.safetensors", "--target", "idz", code=1)
+    assert "Did you mean 'ids'?" in found["diagnostics"][0]["message"]
+
+
+def test_convert_gives_what_it_wrote(command: Command, place: Path):
+    found = said(command, "convert", "base.safetensors", "out.npz", "--layout", "none", "--verify")
+    assert [row["path"] for row in found["published"]] == ["out.npz"]
+    assert found["verified"]
+
+
+def test_an_imported_plan_is_data(command: Command, place: Path):
+    config = "merge_method: linear\ndtype: float32\nmodels:\n  - {model: a, parameters: {weight: 1}}\n"
+    for folder in ("a",):
+        (place / folder).mkdir()
+        (place / "base.safetensors").rename(place / folder / "model.safetensors")
+    (place / "merge.yml").write_text(config, encoding="utf-8")
+    found = said(command, "import-mergekit", "merge.yml")
+    assert {"inputs", "transforms"} <= found["plan"].keys()

@@ -1,0 +1,149 @@
+"""Hints about merges, layouts and adapters, done as they say: the model is converted or merged as it was meant."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.importers.mergekit import plan_of
+from brainsurgery_jax.layout import library
+from brainsurgery_jax.layout.adapters import DOWN, HEAD, UP
+from brainsurgery_jax.select.pattern import compile_pattern
+from brainsurgery_jax.select.ref import RefError
+from brainsurgery_jax.select.template import compile_template
+from tests import checkpoints
+from tests.hints.calls import hint_of
+from tests.hints.cases import quoted
+from tests.importers.merges import put_config, put_models
+from tests.layout.test_adapters import BASES, GEMMA, MINE, Base
+from tests.layout.test_convert import LLAMA, llama, model
+
+pytestmark = pytest.mark.usefixtures("here")
+
+NORMS = (("self_attn.q_norm", 4), ("self_attn.k_norm", 4), ("pre_feedforward_layernorm", 6),
+         ("post_feedforward_layernorm", 6))  # fmt: skip
+Q = "model.layers.{}.self_attn.q_proj.weight"
+
+
+# --- Merges -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_merged_with_itself_is_a_step_by_hand() -> None:
+    held = put_models(Path())["a"]
+    layers = [{"model": "a", "layer_range": [0, 1]}, {"model": "a", "layer_range": [1, 2]}]
+    weights = [{**source, "parameters": {"weight": 0.5}} for source in layers]
+    config = put_config(Path(), {"merge_method": "linear", "slices": [{"sources": weights}]})
+    hint_of(lambda: plan_of(config.name), "Write the step by hand: `compute` takes any tensors by name.")
+    sources = {"from": {"x": r"model\.layers\.0\.(.*)", "y": r"model.layers.1.\1"}, "expr": "(x + y) / 2"}
+    bs.load({"inputs": ["a"], "transforms": [{"compute": sources}], "output": "out/"}).run(durable=False)
+    made, mean = bs.open("out"), (held[Q.format(0)] + held[Q.format(1)]) / 2
+    np.testing.assert_allclose(made[Q.format(0)], mean, rtol=1e-6)
+    assert made[Q.format(1)].tolist() == held[Q.format(1)].tolist()
+
+
+def test_a_model_that_is_not_here_is_fetched_and_imported_again() -> None:
+    held = put_models(Path())["a"]
+    slices = [{"sources": [{"model": "org/one", "layer_range": [0, 2]}]}]
+    config = put_config(Path(), {"merge_method": "passthrough", "slices": slices})
+    hint = hint_of(lambda: plan_of(config.name), "Fetch it, then import again: ")
+    command = quoted(hint)[0].split()
+    assert command[:2] == ["hf", "download"]
+    shutil.copytree("a", command[command.index("--local-dir") + 1])
+    Path("plan.yaml").write_text(plan_of(config.name))
+    bs.load("plan.yaml").run(durable=False)
+    assert bs.open("merged")[Q.format(1)].tolist() == held[Q.format(1)].tolist()
+
+
+# --- Layouts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_several_layouts_names_one() -> None:
+    source = model(Path("hf"), llama(), LLAMA)
+    hint = hint_of(lambda: bs.convert(source, "out", to="orbax", durable=False), "Say which by ")
+    for layout in ("maxtext-llama", "tunix-llama", "flax"):
+        assert layout in hint
+        options: dict[str, Any] = {"options": {"pairs": False}} if layout.startswith("maxtext") else {}
+        bs.convert(source, f"to {layout}", to="orbax", layout=layout, durable=False, **options)
+        assert any("embed" in name for name in bs.open(f"to {layout}"))
+    assert "none changes the format alone" in hint
+    bs.convert(source, "plain", to="orbax", layout="none", durable=False)
+    assert set(bs.open("plain")) == set(llama())
+
+
+def test_a_layout_is_called_like_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_folder", Path)
+    library._load_packaged.cache_clear()
+    Path("ours.yaml").write_text(MINE)
+    hint = hint_of(lambda: library.load_layout("ours"), "Write `layout: ours`.")
+    Path("ours.yaml").write_text(MINE.replace("layout: mine", quoted(hint)[0]))
+    assert library.load_layout("ours").name == "ours"
+    library._load_packaged.cache_clear()
+
+
+# --- Adapters ---------------------------------------------------------------------------------------------------------
+
+
+def convert(tensors: Any, config: Any, path: str, **wishes: Any) -> Any:
+    Path("config.json").write_text(json.dumps(config))
+    checkpoints.write(f"{path}.safetensors", tensors)
+    bs.convert(f"{path}.safetensors", f"{path}.out.safetensors", durable=False, **wishes)
+    return bs.open(f"{path}.out.safetensors")
+
+
+@pytest.mark.parametrize("way", ["merge", "leave out"])
+def test_an_adapter_that_has_no_form_is_merged_or_left_out(way: str) -> None:
+    layer = "model.layers.0.self_attn"
+    base = Base(llama(), GEMMA, [f"{layer}.k_proj", f"{layer}.v_proj", f"{layer}.q_proj"])
+    wishes = {"layout": "tunix-gemma3"}
+    hint = hint_of(lambda: convert(base.factors(), GEMMA, "all", **wishes), "Merge the adapter into its base")
+    assert "or leave these modules out of it" in hint
+    if way == "merge":
+        norms = {f"model.layers.{i}.{name}.weight": np.ones(size, np.float32) for i in (0, 1) for name, size in NORMS}
+        made, plain = (convert({**w, **norms}, GEMMA, n, **wishes) for w, n in
+                       ((base.merged(), "merged"), (llama(), "base")))  # fmt: skip
+        changed = {name for name in plain if made[name].tobytes() != plain[name].tobytes()}
+        assert changed == {f"layers.0.attn.{name}.w" for name in ("kv_einsum", "q_einsum")}
+    else:
+        rest = {name: x for name, x in base.factors().items() if "q_proj" in name}
+        assert len(convert(rest, GEMMA, "rest", **wishes)) == 2
+
+
+@pytest.mark.parametrize("way", ["zeros", "apart"])
+def test_layers_without_factors_get_zeros_or_stay_apart(way: str) -> None:
+    base = BASES["one layer"]
+    wishes: dict[str, Any] = {"layout": "maxtext", "options": {"pairs": False}}
+    factors = base.factors()
+    hint = hint_of(lambda: convert(factors, base.config, "one", **wishes), "Give it zeros; or leave layers apart")
+    if way == "apart":
+        key, _, value = quoted(hint)[-1].partition(": ")
+        made = convert(
+            factors, base.config, "apart", **{**wishes, "options": {"pairs": False, key: yaml.safe_load(value)}}
+        )
+        assert len(made) == len(factors)
+        return
+    zeros = {n.replace("layers.1", "layers.0"): np.zeros_like(x) for n, x in factors.items()}
+    made = convert(factors | zeros, base.config, "two", **wishes)
+    (down,) = (made[n] for n in made if n.endswith("query.kernel_lora_a.value"))
+    stem = HEAD + "model.layers.1.self_attn.q_proj"
+    assert sorted(np.abs(down[down != 0]).ravel()) == sorted(np.abs(factors[stem + DOWN]).ravel())
+    assert stem + UP in factors
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_template_gets_the_name_of_the_destination() -> None:
+    with pytest.raises(RefError) as refused:
+        compile_template("", compile_pattern("w"))
+    assert refused.value.hint == "Write the name of the destination."
+    assert compile_template("u", compile_pattern("w")).source == "u"
+    with pytest.raises(PlanError):
+        bs.load({"inputs": ["m.safetensors"], "transforms": [{"copy": {"from": "w", "to": ""}}]}).run()

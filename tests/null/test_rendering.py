@@ -1,0 +1,61 @@
+"""Documents as text and as data: the two renderers, held against what each form should look like."""
+
+from __future__ import annotations
+
+import json
+
+from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Table, Text
+from brainsurgery_jax.errors import Diagnostic, Span, StoreError
+from brainsurgery_jax.rendering.data import as_json, diagnostic_data, document_data, store_error_data
+from brainsurgery_jax.rendering.text import as_text
+
+LEAVES = (("h.0.w", {"shape": [2]}), ("h.1.w", {"shape": [2]}))
+
+
+def test_a_table_pads_its_columns_and_escapes_line_ends():
+    table = Table("differing", (("a", "f32[2]"), ("long\nname", "f32[3]", "NaN: 1 -> 0")))
+    assert as_text(table) == "differing:\n  a           f32[2]\n  long\\nname  f32[3]  NaN: 1 -> 0"
+
+
+def test_a_table_without_rows_is_not_drawn():
+    assert as_text(Parts((Table("differing", ()), Text("same")))) == "same"
+
+
+def test_facts_list_items_and_say_none_of_an_empty_list():
+    facts = Facts("diff a b", (("missing in a", ("x", "y")), ("differing", ()), ("dry-run", False)), "done")
+    lines = ["diff a b", "missing in a:", "  - x", "  - y", "differing:", "  - none", "dry-run: false", "done"]
+    assert as_text(facts) == "\n".join(lines)
+
+
+def test_a_tree_is_drawn_compactly_or_in_full_or_as_one_line_of_json():
+    assert as_text(NameTree("m", LEAVES)) == "m\n└── h\n    └── [0-1]\n        └── w  shape=[2]"
+    assert as_text(NameTree("", LEAVES, "tree")).count("shape=[2]") == 2
+    assert as_text(NameTree("m", LEAVES, "json")) == '{"m":{"h":[{"w":{"shape":[2]}},{"w":{"shape":[2]}}]}}'
+
+
+def test_data_keep_every_form_apart_by_its_kind():
+    forms: tuple[Document, ...] = (Text("a"), Table("t", (("x",),)), Facts("f", (("n", 1),)), NameTree("m", LEAVES))
+    found = document_data(Parts(forms))
+    assert [part["kind"] for part in found["parts"]] == ["text", "table", "facts", "tree"]
+    assert found["parts"][3]["tensors"] == {name: dict(leaf) for name, leaf in LEAVES}
+
+
+def test_json_has_a_version_and_no_number_that_readers_refuse():
+    found = json.loads(as_json(x=float("nan"), y=[float("-inf"), 1j, (1.5, None)]))
+    assert found == {"schema_version": 1, "x": "nan", "y": ["-inf", "1j", [1.5, None]]}
+
+
+def test_a_diagnostic_as_data_has_its_code_place_and_hint():
+    found = Diagnostic("op-unknown", "there is no op 'x'", Span("plan.yaml", 3, 5), "Did you mean 'y'?")
+    place = {"file": "plan.yaml", "line": 3, "column": 5}
+    assert diagnostic_data(found) == {
+        "code": "op-unknown", "severity": "error", "message": "there is no op 'x'", "hint": "Did you mean 'y'?",
+        "place": place,
+    }  # fmt: skip
+
+
+def test_a_file_that_cannot_be_read_is_data_of_the_same_keys():
+    found = store_error_data(StoreError("a.safetensors", "is cut off", tensor="w", remedy="Copy it again."))
+    assert found["message"] == "tensor 'w': is cut off"
+    assert found["place"] == {"file": "a.safetensors", "line": 0, "column": 0}
+    assert found.keys() == diagnostic_data(Diagnostic("x", "y")).keys()
