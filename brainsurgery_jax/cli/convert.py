@@ -10,7 +10,7 @@ import typer
 
 from brainsurgery_jax.api import Report
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.conversion import Conversion, Wishes, execute, prepare
+from brainsurgery_jax.conversion import Conversion, Request, execute, prepare
 from brainsurgery_jax.errors import PlanError, did_you_mean
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import family_names, layout_names, layouts_of, unknown_layout
@@ -23,14 +23,14 @@ from brainsurgery_jax.store.sizes import parse_size
 from brainsurgery_jax.world import DEFAULT_SHARD, Files
 
 
-def convert(source: str, destination: str, wishes: Wishes, options: RunOptions, *, quiet: bool, json: bool) -> None:
+def convert(source: str, destination: str, request: Request, options: RunOptions, *, quiet: bool, json: bool) -> None:
     """Convert a checkpoint; what is done goes to stderr, or as JSON to stdout. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 
-    if wishes.shard is not None:
-        size_of(wishes.shard, "--shard-size")
-    made = prepare(source, destination, wishes)
-    world = Files(overwrite=wishes.overwrite or options.dry_run, default_shard=DEFAULT_SHARD)
+    if request.shard is not None:
+        size_of(request.shard, "--shard-size")
+    made = prepare(source, destination, request)
+    world = Files(overwrite=request.overwrite or options.dry_run, default_shard=DEFAULT_SHARD)
     if json:
         _show_data(made, execute(made, options, world))
         return
@@ -44,17 +44,17 @@ def convert(source: str, destination: str, wishes: Wishes, options: RunOptions, 
         show.diagnostics(replace(note, span=None) for note in report.notes)
     if options.dry_run and not quiet:
         show.remark("dry run: nothing was written", "green")
-    elif wishes.verify and not quiet:
-        show.remark(made.verified, "green")
+    elif request.verify and not quiet:
+        show.remark(made.verification, "green")
 
 
 def _show_data(made: Conversion, report: Report) -> None:
     """Print what a conversion did, for programs."""
-    verified = made.verified if made.wishes.verify and not report.dry_run else None
+    verification = made.verification if made.request.verify and not report.dry_run else None
     published = [{"path": path, "bytes": nbytes, "tensors": count} for path, nbytes, count in report.published]
     show.json(
         ok=True, conversion=str(made), remark=made.remark or None, dry_run=report.dry_run, published=published,
-        verified=verified, diagnostics=list(map(diagnostic_data, report.notes)),
+        verification=verification, diagnostics=list(map(diagnostic_data, report.notes)),
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import regex
 
 from brainsurgery_jax.completion import captures, slots
-from brainsurgery_jax.completion.partial import Place, place_of
-from brainsurgery_jax.completion.slots import REFERENCES, Keys, Plain, Slot, Steps, Token, Value
+from brainsurgery_jax.completion.partial import Cursor, place_of
+from brainsurgery_jax.completion.slots import REFERENCES, Keys, PlainSlot, Slot, Steps, Token, ValueSlot
 from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op
 from brainsurgery_jax.plan import pages
@@ -93,15 +93,15 @@ def _of_command(text: str, commands: Mapping[str, Command]) -> list[Candidate] |
     return []
 
 
-def _candidate(found: Found, place: Place, length: int) -> Candidate:
-    text = found.text if found.raw or place.quote else _quoted(found.text, place)
+def _candidate(found: Found, place: Cursor, length: int) -> Candidate:
+    text = found.text if found.raw or place.quote else _quote(found.text, place)
     return Candidate(text + found.tail, place.start - length, found.display or found.text, found.meta)
 
 
 _SAFE = re.compile(r"[\w./\\$~^+*-][\w./\\$~^+|?()*:<>-]*")
 
 
-def _quoted(text: str, place: Place) -> str:
+def _quote(text: str, place: Cursor) -> str:
     """A value as it must be written there: in quotes if it would be read as something else, or cut short."""
     odd = place.yaml and (text[:1] in "*&!%@`~-?" or ": " in text or text.endswith(":"))
     unfinished = text.endswith("::") or captures.is_open(text)
@@ -120,7 +120,7 @@ def _first_line(op: Op) -> str:
 class _Asked:
     """One question for candidates."""
 
-    def __init__(self, place: Place, session: Session):
+    def __init__(self, place: Cursor, session: Session):
         self.place, self.session = place, session
         self.slot = slots.slot_of(place)
 
@@ -157,14 +157,14 @@ class _Asked:
                 yield from ((name, _first_line(op), _tail(op)) for name, op in sorted(OPS.items()))
             case Keys(op):
                 yield from ((f.key, _about(f), ": ") for f in slots.keys(op))
-            case Value(field) if field.role is not None and field.role.kind == "assert":
+            case ValueSlot(field) if field.role is not None and field.role.kind == "assert":
                 yield from ((name, _first_line(op), ": ") for name, op in ASSERTS.items())
-            case Value(field) if field.role is not None and field.role.kind in REFERENCES:
+            case ValueSlot(field) if field.role is not None and field.role.kind in REFERENCES:
                 if self.place.kind == "key":
                     yield from ((part, "a part of the reference", ": ") for part in slots.parts(field.role))
-            case Value(field) if field.role is None:
+            case ValueSlot(field) if field.role is None:
                 yield from ((key, meta, ": ") for key, meta in slots.properties(field_schema(field)))
-            case Plain(schema):
+            case PlainSlot(schema):
                 yield from ((key, meta, ": ") for key, meta in slots.properties(schema))
 
     def more(self, slot: Slot) -> Iterator[Found]:
@@ -185,17 +185,17 @@ class _Asked:
         match slot:
             case Keys(op) if op.shorthand:
                 field = next(f for f in op.fields() if f.key == op.shorthand)
-                yield from self.values(Value(field, op, self.place.path[:-1]))
-            case Value(field) if field.role is None:
+                yield from self.values(ValueSlot(field, op, self.place.path[:-1]))
+            case ValueSlot(field) if field.role is None:
                 yield from self.plain(field_schema(field), field.key)
-            case Value(field) if field.role is not None:
+            case ValueSlot(field) if field.role is not None:
                 yield from self.of_role(slot, field)
             case Token():
                 yield from self.tokens(slot)
-            case Plain(schema, key):
+            case PlainSlot(schema, key):
                 yield from self.plain(schema, key)
 
-    def of_role(self, slot: Value, field: Field) -> Iterator[Found]:
+    def of_role(self, slot: ValueSlot, field: Field) -> Iterator[Found]:
         role = field.role
         assert role is not None
         match role.kind:
@@ -222,7 +222,7 @@ class _Asked:
 
     # --- tensors
 
-    def references(self, slot: Value) -> Iterator[Found]:
+    def references(self, slot: ValueSlot) -> Iterator[Found]:
         """Tensor names, aliases before them, and what a pattern captured."""
         word, state = self.place.word, self.session.state
         holder = self.place.path[:-1] if self.place.path[-1:] == ("name",) else slot.beside
@@ -241,7 +241,7 @@ class _Asked:
         if alias in state.spaces and not name.startswith("["):
             yield from self.names(slot, alias, name, word[: len(word) - len(name)])
 
-    def names(self, slot: Value, alias: str, typed: str, head: str) -> Iterator[Found]:
+    def names(self, slot: ValueSlot, alias: str, typed: str, head: str) -> Iterator[Found]:
         """Names of an alias that begin as typed; the part that is typed may be a regex."""
         assert slot.field.role is not None
         names = self.session.state.spaces[alias].names
@@ -250,12 +250,12 @@ class _Asked:
         for tail, count, whole in folded(_tails(typed, names, pattern=pattern), typed):
             shown = tail.replace(".", "\\.") if escaped else tail
             text = head + typed + (shown if escaped or not pattern else _as_pattern(tail))
-            meta = str(names[typed + tail].aval) if whole and typed + tail in names else _counted(count)
+            meta = str(names[typed + tail].aval) if whole and typed + tail in names else _format_count(count)
             yield Found(text, meta, display=f"{head}{typed}{shown}")
             if whole and not tail and (key := self._next_key(slot)):
                 yield Found(text, "and the next key", f"{text}, {key}:", f", {key}: ")
 
-    def _next_key(self, slot: Value) -> str:
+    def _next_key(self, slot: ValueSlot) -> str:
         """The required key that a step still lacks, where it can follow on the same line."""
         place = self.place
         given = place.value(slot.beside)
@@ -265,7 +265,7 @@ class _Asked:
         missing = [f.key for f in slots.keys(slot.op) if slots.is_required(f) and f.key not in given]
         return missing[0] if missing and inside else ""
 
-    def _source(self, slot: Value) -> Any:
+    def _source(self, slot: ValueSlot) -> Any:
         """What was given for the key whose pattern is matched."""
         given = self.place.value(slot.beside)
         patterns = [f.key for f in slot.op.fields() if f.role is not None and f.role.kind == "pattern"]
@@ -286,7 +286,7 @@ class _Asked:
         segments = _segments(before, self.session.state.spaces[alias].names)
         if len(segments) <= MOST:
             yield from (
-                Found(s, _counted(n)) for s, n in sorted(segments.items(), key=lambda s: _natural(s[0])) if
+                Found(s, _format_count(n)) for s, n in sorted(segments.items(), key=lambda s: _natural(s[0])) if
                 s.startswith(word)
             )  # fmt: skip
         if field.role.kind == "pattern":
@@ -296,7 +296,7 @@ class _Asked:
             yield from (Found(t, meta) for t, meta in wild if t.startswith(word) and t not in before)
 
     def _count(self, alias: str) -> str:
-        return _counted(len(self.session.state.spaces[alias].names))
+        return _format_count(len(self.session.state.spaces[alias].names))
 
 
 def _tail(op: Op) -> str:
@@ -308,7 +308,7 @@ def _about(field: Field) -> str:
     return pages.kind(field) + ("; required" if slots.is_required(field) else "")
 
 
-def _counted(number: int) -> str:
+def _format_count(number: int) -> str:
     return f"{number:,} tensor" + "s" * (number != 1)
 
 
@@ -326,7 +326,7 @@ def _tails(typed: str, names: Iterable[str], *, pattern: bool) -> list[str]:
         check_regex(typed)
         begun = regex.compile(typed)
         deadline = PATIENCE.start()
-        found = (begun.match(name, timeout=deadline.left()) for name in names)
+        found = (begun.match(name, timeout=deadline.remaining()) for name in names)
         return [m.string[m.end() :] for m in found if m is not None]
     except (ValueError, regex.error, RecursionError, TimeoutError):  # RefError is a ValueError
         return []
@@ -343,7 +343,7 @@ def folded(tails: Iterable[str], head: str = "") -> list[tuple[str, int, bool]]:
 
 def _groups(counts: Mapping[str, int]) -> Iterator[tuple[str, int, bool]]:
     """Texts by the first segment in which they differ; one that is alone stands for itself."""
-    shared = _shared_segments(counts)
+    shared = _common_segments(counts)
     groups: dict[str, list[str]] = {}
     for tail in counts:
         segment, dot, _ = tail[len(shared) :].partition(".")
@@ -353,7 +353,7 @@ def _groups(counts: Mapping[str, int]) -> Iterator[tuple[str, int, bool]]:
         yield group[0] if alone else text, sum(counts[tail] for tail in group), alone or text in counts
 
 
-def _shared_segments(texts: Collection[str]) -> str:
+def _common_segments(texts: Collection[str]) -> str:
     """The segments that all texts begin with, with their dots."""
     first, last = min(texts), max(texts)
     same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))

@@ -40,14 +40,14 @@ def of_regex(source: str, word: str) -> Iterator[Offer]:
 
 def of_tokens(source: Any, word: str) -> Iterator[Offer]:
     """What may follow in a token of a template for a list of tokens."""
-    bound = list(_bound(source)) if isinstance(source, list) else []
+    bound = list(_captures(source)) if isinstance(source, list) else []
     if (opened := _open_formula(word)) is not None:
         yield from _of_formula(opened, {token[1:]: "captured by the pattern" for token in bound})
         return
     yield from (Offer(token, "captured by the pattern", token) for token in bound if token.startswith(word))
 
 
-def _bound(source: list[Any]) -> Iterator[str]:
+def _captures(source: list[Any]) -> Iterator[str]:
     """The tokens that put in what those of a pattern bind."""
     for token in source:
         if isinstance(token, str) and token[:1] in ("$", "*"):

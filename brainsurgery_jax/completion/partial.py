@@ -23,7 +23,7 @@ _QUOTED = {"'": re.compile(r"(?:[^']|'')*'"), '"': re.compile(r'(?:[^"\\]|\\.)*"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Cursor:
     """Where the end of a text stands.
 
     - `kind`: in a key of the mapping at `path`; in a value, that of `path`; at an entry, where a value may stand or a
@@ -59,7 +59,7 @@ class Place:
 class _Here(Exception):
     """The end of the text was reached, inside this place."""
 
-    def __init__(self, place: Place):
+    def __init__(self, place: Cursor):
         self.place = place
 
 
@@ -67,7 +67,7 @@ class _Lost(Exception):
     """The text is none that a step may begin with."""
 
 
-def place_of(text: str) -> Place | None:
+def place_of(text: str) -> Cursor | None:
     """The place of a text's end; None where no step could go on from it."""
     reader = _Reader(text)
     try:
@@ -120,7 +120,7 @@ class _Reader:
     def here(self, kind: Kind, path: Path, start: int | None = None, quote: str = "") -> NoReturn:
         at = len(self.text) if start is None else start
         depth = sum(c in "]}" for c in self.opened)
-        raise _Here(Place(kind, path, at, self.text[at:], quote, depth=depth))
+        raise _Here(Cursor(kind, path, at, self.text[at:], quote, depth=depth))
 
     def step(self) -> NoReturn:
         first = self.text.lstrip()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brainsurgery_jax.completion.partial import Path, Place
+from brainsurgery_jax.completion.partial import Cursor, Path
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.schema import field_schema
@@ -30,7 +30,7 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class ValueSlot:
     """The value of a key; `beside`: the path to the mapping that the key is in."""
 
     field: Field
@@ -42,22 +42,22 @@ class Value:
 class Token:
     """A segment of a structured reference, after those of the list at `before`."""
 
-    value: Value
+    value: ValueSlot
     before: Path
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class PlainSlot:
     """A value that a JSON Schema describes."""
 
     schema: Mapping[str, Any]
     key: str
 
 
-Slot = Steps | Keys | Value | Token | Plain
+Slot = Steps | Keys | ValueSlot | Token | PlainSlot
 
 
-def slot_of(place: Place) -> Slot | None:
+def slot_of(place: Cursor) -> Slot | None:
     """What may stand at the path of a place; None where nothing is known of it."""
     slot: Slot | None = Steps()
     for depth, part in enumerate(place.path):
@@ -69,7 +69,7 @@ def slot_of(place: Place) -> Slot | None:
 def payload(op: Op, path: Path) -> Slot:
     """What may stand behind the name of an op."""
     if op.bare:
-        return Value(next(f for f in op.fields() if f.key == op.bare), op, path[:-1])
+        return ValueSlot(next(f for f in op.fields() if f.key == op.bare), op, path[:-1])
     return Keys(op, path)
 
 
@@ -83,7 +83,7 @@ def is_required(field: Field) -> bool:
     return field.default is inspect.Parameter.empty
 
 
-def _below(slot: Slot, part: str | int, path: Path, place: Place) -> Slot | None:
+def _below(slot: Slot, part: str | int, path: Path, place: Cursor) -> Slot | None:
     match slot:
         case Steps():
             if isinstance(part, int):
@@ -95,40 +95,42 @@ def _below(slot: Slot, part: str | int, path: Path, place: Place) -> Slot | None
                 return None
             given = place.value(at)
             over = isinstance(given, dict) and "over" in given
-            return Value(field if over else field.without_over, op, at)
-        case Value():
+            return ValueSlot(field if over else field.without_over, op, at)
+        case ValueSlot():
             return _inside(slot, part, path)
-        case Plain(schema, key):
+        case PlainSlot(schema, key):
             found = next(_properties(schema, part), None)
-            return None if found is None else Plain(found, part if isinstance(part, str) else key)
+            return None if found is None else PlainSlot(found, part if isinstance(part, str) else key)
     return None
 
 
-def _inside(value: Value, part: str | int, path: Path) -> Slot | None:
+def _inside(value: ValueSlot, part: str | int, path: Path) -> Slot | None:
     """What may stand below a value: an operator of assert, an item of a list, a part of a reference."""
     field, role = value.field, value.field.role
     if (element := element_role(field.annotation)) is not None and isinstance(part, int):
-        return Value(field._replace(role=element, annotation=Ref), value.op, value.beside)
+        return ValueSlot(field._replace(role=element, annotation=Ref), value.op, value.beside)
     match role.kind if role else "":
         case "assert":
             return payload(ASSERTS[part], path) if part in ASSERTS else None
         case "asserts" if isinstance(part, int):
-            return Value(field._replace(role=Role("assert")), value.op, value.beside)
+            return ValueSlot(field._replace(role=Role("assert")), value.op, value.beside)
         case "steps" if isinstance(part, int):
             return Steps()
         case "plan" if part == "transforms" or isinstance(part, int):
             return (
-                Value(field._replace(role=Role("steps")), value.op, value.beside) if part == "transforms" else Steps()
+                ValueSlot(field._replace(role=Role("steps")), value.op, value.beside)
+                if part == "transforms"
+                else Steps()
             )
         case "operands" if isinstance(part, str):
-            return Value(field._replace(role=Role("pattern", slices=True)), value.op, value.beside)
+            return ValueSlot(field._replace(role=Role("pattern", slices=True)), value.op, value.beside)
         case "pattern" | "template" | "name" if isinstance(part, int):
             return Token(value, path[:-1])
         case "pattern" | "template" | "name":
             return _part_of_reference(value, part)
         case "":
             found = next(_properties(field_schema(field), part), None)
-            return None if found is None else Plain(found, part if isinstance(part, str) else field.key)
+            return None if found is None else PlainSlot(found, part if isinstance(part, str) else field.key)
     return None
 
 
@@ -141,14 +143,14 @@ def parts(role: Role) -> Iterator[str]:
         yield "kind"
 
 
-def _part_of_reference(value: Value, part: str | int) -> Slot | None:
+def _part_of_reference(value: ValueSlot, part: str | int) -> Slot | None:
     match part:
         case "name":
             return value
         case "alias":
-            return Plain({"description": "an alias"}, "alias")
+            return PlainSlot({"description": "an alias"}, "alias")
         case "kind":
-            return Plain({"enum": list(KINDS)}, "kind")
+            return PlainSlot({"enum": list(KINDS)}, "kind")
     return None
 
 

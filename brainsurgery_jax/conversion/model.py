@@ -1,4 +1,4 @@
-"""What a conversion is asked to do, and what it looks at."""
+"""The request for a conversion, and the facts about its source."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.layout.config import read_config
-from brainsurgery_jax.layout.expressions import Value
+from brainsurgery_jax.layout.expressions import Config, Value
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.detect import open_source
 
 LAYOUT, CONFIG = "brainsurgery.layout", "brainsurgery.config"
-"""Metadata of a converted checkpoint: how it came about, and the model's config.json."""
+"""Metadata of a converted checkpoint: how it was converted, and the model's config.json."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """What the caller asks for. None: to be recognised, or as it is."""
+class Request:
+    """What the caller asks for. None: recognise it, or keep it as it is."""
 
     layout: str | None = None
     to: str | None = None
@@ -37,13 +36,13 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a checkpoint tells without its tensors' values."""
+class SourceInfo:
+    """What headers, metadata and config.json contain about a checkpoint."""
 
     path: str
     avals: Mapping[str, Aval]
     metadata: Mapping[str, str]
-    config: Mapping[str, Any] | None
+    config: Config | None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -51,9 +50,15 @@ class Found:
         return tuple(self.avals)
 
     @property
-    def made_by(self) -> Mapping[str, Any]:
-        """What an earlier conversion noted of itself: the layout's name, options, tied copies that were there."""
+    def earlier(self) -> Mapping[str, object]:
+        """The record of an earlier conversion: the layout's name and options, and the tied copies in its source."""
         return _mapping(self.metadata.get(LAYOUT)) or {}
+
+    @property
+    def earlier_ties(self) -> tuple[str, ...]:
+        """The tied copies in the source of an earlier conversion."""
+        tied = self.earlier.get("tied")
+        return tuple(map(str, tied)) if isinstance(tied, list) else ()
 
     @property
     def model(self) -> str | None:
@@ -62,19 +67,19 @@ class Found:
         return named if isinstance(named, str) else None
 
 
-def look(path: str, config: str | None) -> Found:
-    """What is at a path. Raises StoreError, or PlanError for a config.json that cannot be read."""
+def look(path: str, config: str | None) -> SourceInfo:
+    """Read the facts about a checkpoint. Raises StoreError, or PlanError for a config.json that cannot be read."""
     with closing(open_source(path)) as source:
         avals = {name: info.aval for name, info in source.header.tensors.items()}
         metadata = source.header.metadata
     try:
-        return Found(path, avals, metadata, _config(path, config, metadata))
+        return SourceInfo(path, avals, metadata, _config(path, config, metadata))
     except Refusal as bad:
         raise PlanError([Diagnostic(bad.code, bad.message, hint=bad.hint)]) from bad
 
 
-def _config(path: str, given: str | None, metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The config.json that was named, that stands in the checkpoint's folder, or that it carries along."""
+def _config(path: str, given: str | None, metadata: Mapping[str, str]) -> Config | None:
+    """The config.json that was given, that is in the checkpoint's folder, or that its metadata holds."""
     if given is not None:
         return read_config(given)
     place = Path(parse_address(path).path)
@@ -82,7 +87,7 @@ def _config(path: str, given: str | None, metadata: Mapping[str, str]) -> Mappin
     return read_config(str(beside)) if beside.is_file() else _mapping(metadata.get(CONFIG))
 
 
-def _mapping(text: str | None) -> dict[str, Any] | None:
+def _mapping(text: str | None) -> dict[str, object] | None:
     if not text:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A conversion as a plan: what is looked at, left out, carried over, cast, and written."""
+"""A conversion as a plan: the tensors that it compares, leaves out, restores, casts and writes."""
 
 from __future__ import annotations
 
@@ -7,112 +7,116 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from brainsurgery_jax.conversion.model import CONFIG, LAYOUT, Found, Wishes
-from brainsurgery_jax.conversion.recognise import Way
+from brainsurgery_jax.conversion.model import CONFIG, LAYOUT, Request, SourceInfo
+from brainsurgery_jax.conversion.recognise import Route
 from brainsurgery_jax.dtypes import parse_dtype
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.layout.adapters import is_adapter, weights_of
-from brainsurgery_jax.layout.bind import Bound, TiedPair, bind
+from brainsurgery_jax.layout.bind import BoundLayout, TiedPair, bind
 from brainsurgery_jax.layout.moments import OPTIMIZER
 from brainsurgery_jax.store.folder import suffix_of
 from brainsurgery_jax.store.formats import named
 
 DTYPE_KEYS = ("dtype", "torch_dtype")
-"""What config.json calls the dtype of the weights."""
+"""The keys of config.json for the dtype of the weights."""
+
+PlanNode = dict[str, Any]
+"""A part of a plan, as a mapping."""
 
 SOURCE, WRITTEN = "source", "written"
-"""Aliases of what is read, and of what was written when it is verified."""
+"""The aliases of the input and, in a verification, of the output."""
 
 
-def plan_of(found: Found, destination: str, way: Way | None, wishes: Wishes, target: str) -> dict[str, Any]:
-    """The plan, as a mapping that could as well be written to a file."""
-    bound = _bound(way, found)
-    output: dict[str, Any] = {"path": destination, "format": target, "overwrite": wishes.overwrite}
-    if wishes.shard is not None:
-        output["shard"] = wishes.shard
-    if patch := _config(found, wishes, destination, target):
+def plan_of(found: SourceInfo, destination: str, route: Route | None, request: Request, target: str) -> PlanNode:
+    """The plan, as a mapping that could be written to a file."""
+    bound = _bind(route, found)
+    output: PlanNode = {"path": destination, "format": target, "overwrite": request.overwrite}
+    if request.shard is not None:
+        output["shard"] = request.shard
+    if patch := _config(found, request, destination, target):
         output["config"] = patch
-    if way is not None:
-        output["metadata"] = _notes(way, bound, found)
-        if not way.inverse and target == way.layout.format:
-            output["options"] = dict(way.layout.format_options)
-    steps = [*_ties(found, way, bound), *_steps(found, way, bound, wishes)]
+    if route is not None:
+        output["metadata"] = _notes(route, bound, found)
+        if not route.inverse and target == route.layout.format:
+            output["options"] = dict(route.layout.format_options)
+    steps = [*_ties(found, route, bound), *_steps(found, route, bound, request)]
     return {"inputs": [f"{SOURCE}::{found.path}"], "transforms": steps, "output": output}
 
 
-def _config(found: Found, wishes: Wishes, destination: str, target: str) -> Mapping[str, Any]:
-    """What the config.json in the output says beyond the one that comes along with the source: all of it where none
-    does, and the dtype that was cast to. That of an adapter is its base's, and stays there."""
+def _config(found: SourceInfo, request: Request, destination: str, target: str) -> Mapping[str, object]:
+    """The patch for the config.json in the output: all of the source's, in case none is copied, with the new dtype.
+
+    Empty for an adapter, whose config.json belongs to its base."""
     format = named(target)
     single = suffix_of(destination) in format.suffixes and not os.path.isdir(os.path.expanduser(destination))
     if found.config is None or single or not format.folder or is_adapter(found.names):
         return {}
-    dtype = parse_dtype(wishes.dtype) if wishes.dtype is not None else None
+    dtype = parse_dtype(request.dtype) if request.dtype is not None else None
     changed = {key: dtype.name for key in DTYPE_KEYS if dtype is not None and key in found.config}
     return {**found.config, **changed}
 
 
-def goes_back(found: Found, way: Way | None, wishes: Wishes) -> bool:
-    """Whether what was written is compared with its source by the way back, which gives every bit; else the layout is
-    applied to the source once more."""
-    bound = _bound(way, found)
-    return bound is not None and wishes.dtype is None and not bound.lossy()
+def goes_back(found: SourceInfo, route: Route | None, request: Request) -> bool:
+    """Whether the output is verified by converting it back, which restores every bit; else the layout is applied to the
+    source again."""
+    bound = _bind(route, found)
+    return bound is not None and request.dtype is None and not bound.lossy()
 
 
-def verification_of(found: Found, destination: str, way: Way | None, wishes: Wishes) -> dict[str, Any]:
-    """The plan that compares what was written with its source, byte by byte."""
+def verification_of(found: SourceInfo, destination: str, route: Route | None, request: Request) -> PlanNode:
+    """The plan that compares the output with its source, byte by byte."""
     inputs = [f"{SOURCE}::{found.path}", f"{WRITTEN}::{destination}"]
-    bound = _bound(way, found)
-    if way is None or not goes_back(found, way, wishes):
+    bound = _bind(route, found)
+    if route is None or not goes_back(found, route, request):
         compared = {"left": f"{SOURCE}::(.+)", "right": rf"{WRITTEN}::\1"}
-        steps = [*_steps(found, way, bound, wishes), {"assert": {"identical": compared}}]
+        steps = [*_steps(found, route, bound, request), {"assert": {"identical": compared}}]
         return {"inputs": inputs, "transforms": steps}
-    back = _layout(way._replace(inverse=not way.inverse), bound, found, wishes, WRITTEN)
+    back = _layout(route._replace(inverse=not route.inverse), bound, found, request, WRITTEN)
     compared = {"left": f"{WRITTEN}::(.+)", "right": rf"{SOURCE}::\1"}
     return {"inputs": inputs, "transforms": [{"layout": back}, {"assert": {"identical": compared}}]}
 
 
-def _ties(found: Found, way: Way | None, bound: Bound | None) -> list[dict[str, Any]]:
-    """Asserts that what is left out as a copy is one."""
-    pairs = [] if way is None or way.inverse else _tied(bound, found)
-    return [{"assert": {"identical": {"left": f"{SOURCE}::{_exactly(t.copy)}", "right": _of_source(t)}}} for t in pairs]
+def _ties(found: SourceInfo, route: Route | None, bound: BoundLayout | None) -> list[PlanNode]:
+    """Asserts that the tensors left out as copies are copies."""
+    pairs = [] if route is None or route.inverse else _tied_pairs(bound, found)
+    return [{"assert": {"identical": {"left": f"{SOURCE}::{_escape(t.copy)}", "right": _of_source(t)}}} for t in pairs]
 
 
 def _of_source(pair: TiedPair) -> str:
-    """The original as a template: a name in which nothing is filled."""
+    """The original as a template without captures."""
     return f"{SOURCE}::" + pair.original.replace("\\", r"\\")
 
 
-def _steps(found: Found, way: Way | None, bound: Bound | None, wishes: Wishes) -> list[dict[str, Any]]:
-    steps: list[dict[str, Any]] = []
-    if way is not None and not wishes.with_opt_state and any(map(_of_optimizer, found.names)):
+def _steps(found: SourceInfo, route: Route | None, bound: BoundLayout | None, request: Request) -> list[PlanNode]:
+    steps: list[PlanNode] = []
+    if route is not None and not request.with_opt_state and any(map(_of_optimizer, found.names)):
         steps.append({"delete": {"target": rf"{SOURCE}::({'|'.join(OPTIMIZER)})(\..*)?"}})
-    if wishes.dtype is not None:
-        cast = {"target": f"{SOURCE}::{_floats(found)}", "to": wishes.dtype}
-        steps.append({"cast_": cast if wishes.overflow is None else cast | {"overflow": wishes.overflow}})
-    if way is not None:
-        step = _layout(way, bound, found, wishes, SOURCE)
-        restored = _restored(bound, found) if way.inverse else []
+    if request.dtype is not None:
+        cast = {"target": f"{SOURCE}::{_floats(found)}", "to": request.dtype}
+        steps.append({"cast_": cast if request.overflow is None else cast | {"overflow": request.overflow}})
+    if route is not None:
+        step = _layout(route, bound, found, request, SOURCE)
+        restored = _copies_to_restore(bound, found) if route.inverse else []
         steps.append({"layout": step | ({"restore": restored} if restored else {})})
     return steps
 
 
-def _tied(bound: Bound | None, found: Found) -> list[TiedPair]:
+def _tied_pairs(bound: BoundLayout | None, found: SourceInfo) -> list[TiedPair]:
     return [t for t in bound.ties if t.copy in found.names] if bound else []
 
 
-def _restored(bound: Bound | None, found: Found) -> list[str]:
-    """The tied copies that the checkpoint had before it was converted."""
-    return [t.copy for t in bound.ties if t.copy in found.made_by.get("tied", ())] if bound else []
+def _copies_to_restore(bound: BoundLayout | None, found: SourceInfo) -> list[str]:
+    """The tied copies in the source of the earlier conversion."""
+    return [t.copy for t in bound.ties if t.copy in found.earlier_ties] if bound else []
 
 
-def _bound(way: Way | None, found: Found) -> Bound | None:
-    """The layout for this checkpoint; None where the plan's own step will say what is wrong."""
-    if way is None:
+def _bind(route: Route | None, found: SourceInfo) -> BoundLayout | None:
+    """The layout for this checkpoint; None on a mistake, which the plan's own step will report."""
+    if route is None:
         return None
     try:
-        present = weights_of(found.names, way.layout)
-        return bind(way.layout, found.config or {}, way.options, present=present, inverse=way.inverse)
+        present = weights_of(found.names, route.layout)
+        return bind(route.layout, found.config or {}, route.options, present=present, inverse=route.inverse)
     except PlanError:
         return None
 
@@ -121,31 +125,31 @@ def _of_optimizer(name: str) -> bool:
     return name.partition(".")[0] in OPTIMIZER
 
 
-def _exactly(name: str) -> str:
-    """A pattern that matches one name alone."""
+def _escape(name: str) -> str:
+    """A pattern that matches only this name."""
     return name.replace(".", r"\.")
 
 
-def _floats(found: Found) -> str:
-    """A pattern of the floating tensors: buffers of integers keep their dtype."""
+def _floats(found: SourceInfo) -> str:
+    """A pattern for the floating tensors: buffers of integers keep their dtype."""
     others = [name for name, aval in found.avals.items() if aval.dtype.kind != "float"]
-    return f"(?!(?:{'|'.join(map(_exactly, others))})$).*" if others else ".*"
+    return f"(?!(?:{'|'.join(map(_escape, others))})$).*" if others else ".*"
 
 
-def _layout(way: Way, bound: Bound | None, found: Found, wishes: Wishes, alias: str) -> dict[str, Any]:
-    step: dict[str, Any] = {"name": way.layout.file or way.layout.name, "alias": alias}
-    if way.layout.dims:
+def _layout(route: Route, bound: BoundLayout | None, found: SourceInfo, request: Request, alias: str) -> PlanNode:
+    step: PlanNode = {"name": route.layout.file or route.layout.name, "alias": alias}
+    if route.layout.dims:
         step["config"] = dict(found.config or {})
-    if options := dict(bound.options if bound else way.options):
+    if options := dict(bound.options if bound else route.options):
         step["options"] = options
-    return step | ({"inverse": True} if way.inverse else {}) | ({"moments": True} if wishes.with_opt_state else {})
+    return step | ({"inverse": True} if route.inverse else {}) | ({"moments": True} if request.with_opt_state else {})
 
 
-def _notes(way: Way, bound: Bound | None, found: Found) -> Mapping[str, str]:
-    """What the way back will need. On the way back it is taken out again."""
-    if way.inverse:
+def _notes(route: Route, bound: BoundLayout | None, found: SourceInfo) -> Mapping[str, str]:
+    """The metadata that converting back needs; converting back removes it."""
+    if route.inverse:
         return {key: "" for key in (LAYOUT, CONFIG) if key in found.metadata}
-    tied = [t.copy for t in _tied(bound, found)]
-    made = {"layout": way.layout.name, "options": dict(bound.options if bound else way.options), "tied": tied}
+    tied = [t.copy for t in _tied_pairs(bound, found)]
+    made = {"layout": route.layout.name, "options": dict(bound.options if bound else route.options), "tied": tied}
     notes = {LAYOUT: json.dumps(made, sort_keys=True)}
     return notes if found.config is None else notes | {CONFIG: json.dumps(found.config, sort_keys=True)}

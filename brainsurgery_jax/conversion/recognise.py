@@ -1,35 +1,35 @@
-"""Which layout leads where: from what was asked for, config.json, and the names that are there."""
+"""Choose the layout and its direction: from the request, config.json, and the names in the checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from brainsurgery_jax.conversion.model import Found, Wishes
+from brainsurgery_jax.conversion.model import Request, SourceInfo
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, worded
-from brainsurgery_jax.layout.adapters import adapted, is_adapter, of_peft, weights_of
-from brainsurgery_jax.layout.bind import bind, settled
+from brainsurgery_jax.layout.adapters import adapt, is_adapter, of_peft, weights_of
+from brainsurgery_jax.layout.bind import bind, settle_options
 from brainsurgery_jax.layout.config import Dims
-from brainsurgery_jax.layout.expressions import Value
+from brainsurgery_jax.layout.expressions import Config, Value
 from brainsurgery_jax.layout.library import (
     SUFFIXES,
+    describe_model,
     family_names,
     layout_for,
     layout_names,
     layouts,
     load_layout,
-    told_model,
     unknown_layout,
 )
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER
 
 NONE = "none"
-"""The word for: change the format alone, and no name."""
+"""The value of `layout` that changes the format and no name."""
 
 
-class Way(NamedTuple):
+class Route(NamedTuple):
     """A layout, the direction, and its options."""
 
     layout: Layout
@@ -38,27 +38,27 @@ class Way(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """How well names fit a way: how many of the expected are there, how many are missing or in excess."""
+    """How well names fit a route: the number of expected names that exist, and of names missing or in excess."""
 
-    way: Way
+    route: Route
     known: int
     wrong: int
 
 
-def recognised(found: Found, wishes: Wishes, target: str) -> Way | None:
-    """The way to go, None for none. `target` is the format to be written. Raises PlanError where it is not clear."""
-    if wishes.layout == NONE:
+def choose_route(found: SourceInfo, request: Request, target: str) -> Route | None:
+    """The route to take; None for none. `target`: the format to write. Raises PlanError if the choice is not clear."""
+    if request.layout == NONE:
         return None
-    if wishes.layout is not None:
-        return _best(_named(wishes.layout, found), found, wishes.options)
-    return _inverse(found, wishes) or _forward(found, wishes, target)
+    if request.layout is not None:
+        return _best(_check_name(request.layout, found), found, request.options)
+    return _inverse(found, request) or _forward(found, request, target)
 
 
 # --- By name ----------------------------------------------------------------------------------------------------------
 
 
-def _named(wanted: str, found: Found) -> Layout:
-    """The layout of a name, a path, or the one of a library (`tunix`) for this model."""
+def _check_name(wanted: str, found: SourceInfo) -> Layout:
+    """The layout with a name or path, or a library's layout (`tunix`) for this model."""
     if wanted.endswith(SUFFIXES):
         return load_layout(wanted)
     if wanted in layout_names():
@@ -70,142 +70,146 @@ def _named(wanted: str, found: Found) -> Layout:
     return layout_for(wanted, found.config)
 
 
-def _no_model(found: Found) -> PlanError:
-    config, flax = _said("config", "PATH"), _said("layout", "flax")
-    hint = f"Name the model's config.json with {config}; or keep all names and shapes by {flax}."
+def _no_model(found: SourceInfo) -> PlanError:
+    config, flax = _spell_option("config", "PATH"), _spell_option("layout", "flax")
+    hint = f"Give the model's config.json with {config}; or keep all names and shapes with {flax}."
     lacks = "its config.json names no model_type" if found.config else "there is no config.json beside it"
-    return _refused("convert-config", f"{found.path}: {lacks}, which would tell the model", hint)
+    return _refuse("convert-config", f"{found.path}: {lacks}, so the model is unknown", hint)
 
 
-def _said(option: str, value: str = "") -> str:
-    """An option of a conversion, as it is given."""
+def _spell_option(option: str, value: str = "") -> str:
+    """An option of a conversion, as the caller writes it."""
     python = f"`{option}={value if value == 'PATH' else repr(value)}`" if value else f"`{option}=`"
     return worded(shell=f"`--{option} {value}`".replace(" `", "`"), python=python)
 
 
-def _for_model(layout: Layout, found: Found) -> Layout:
+def _for_model(layout: Layout, found: SourceInfo) -> Layout:
     if not layout.models or found.config is None or found.model in layout.models:
         return layout
-    others = ", ".join(other.name for other in _candidates(found)) or "flax, which is for all"
-    problem = f"'{layout.name}' is for {layout.models_told}, and config.json says {told_model(found.model)}"
-    raise _refused("convert-model", problem, f"For this model there is: {others}.")
+    others = ", ".join(other.name for other in _candidates(found)) or "flax, for every model"
+    problem = f"'{layout.name}' is for {layout.model_list}, but config.json has {describe_model(found.model)}"
+    raise _refuse("convert-model", problem, f"Layouts for this model: {others}.")
 
 
-# --- By what is there -------------------------------------------------------------------------------------------------
+# --- By the checkpoint ------------------------------------------------------------------------------------------------
 
 
-def _inverse(found: Found, wishes: Wishes) -> Way | None:
-    """The way back, where the names are those of a target."""
-    noted = found.made_by.get("layout")
-    candidates = [noted] if noted in layout_names() else [layout.name for layout in _candidates(found)]
-    fits = [fit for name in candidates for fit in _fits(load_layout(name), found, wishes.options, inverse=True)]
+def _inverse(found: SourceInfo, request: Request) -> Route | None:
+    """The inverse route, if the names are those of a target."""
+    recorded = found.earlier.get("layout")
+    candidates = (
+        [recorded]
+        if isinstance(recorded, str) and recorded in layout_names()
+        else [layout.name for layout in _candidates(found)]
+    )
+    fits = [fit for name in candidates for fit in _fits(load_layout(name), found, request.options, inverse=True)]
     exact = [fit for fit in fits if fit.known and not fit.wrong]
-    return max(exact, key=lambda fit: fit.known).way if exact else None
+    return max(exact, key=lambda fit: fit.known).route if exact else None
 
 
-def _forward(found: Found, wishes: Wishes, target: str) -> Way | None:
-    """The way to a target that needs a layout; other formats keep the names."""
+def _forward(found: SourceInfo, request: Request, target: str) -> Route | None:
+    """The route to a target that needs a layout. Other formats keep the names."""
     candidates = _candidates(found)
-    if target not in {layout.format for layout in layouts()} or not _looks_like_hf(found, candidates):
+    if target not in {layout.format for layout in layouts()} or not _may_be_hf(found, candidates):
         return None
     if len(candidates) == 1:
-        return _best(candidates[0], found, wishes.options)
+        return _best(candidates[0], found, request.options)
     if not candidates:
         if found.model is None:
             raise _no_model(found)
-        flax, none = _said("layout", "flax"), _said("layout", "none")
+        flax, none = _spell_option("layout", "flax"), _spell_option("layout", "none")
         hint = f"{flax} keeps all names and shapes; {none} writes the names as they are."
-        raise _refused("convert-layout", f"no layout is known for {told_model(found.model)}", hint)
+        raise _refuse("convert-layout", f"there is no layout for {describe_model(found.model)}", hint)
     names = ", ".join(layout.name for layout in candidates)
-    hint = f"Say which by {_said('layout')}: {names}; flax keeps names and shapes, none changes the format alone."
-    raise _refused("convert-layout", f"{len(candidates)} layouts are for {told_model(found.model)}", hint)
+    hint = f"Choose with {_spell_option('layout')}: {names}; flax keeps names and shapes, none only changes the format."
+    raise _refuse("convert-layout", f"there are {len(candidates)} layouts for {describe_model(found.model)}", hint)
 
 
-def _looks_like_hf(found: Found, candidates: Sequence[Layout]) -> bool:
-    """Whether a checkpoint may have Hugging Face's names: any does that is no training state or tree of parameters."""
+def _may_be_hf(found: SourceInfo, candidates: Sequence[Layout]) -> bool:
+    """Whether a checkpoint may have Hugging Face names: it is not a training state or a tree of parameters."""
     return bool(candidates) or not any(n.partition(".")[0] in ("params", *OPTIMIZER) for n in found.names)
 
 
-def _candidates(found: Found) -> list[Layout]:
+def _candidates(found: SourceInfo) -> list[Layout]:
     return [layout for layout in layouts() if found.model is not None and found.model in layout.models]
 
 
 # --- Direction and options --------------------------------------------------------------------------------------------
 
 
-def _best(layout: Layout, found: Found, options: Mapping[str, Value]) -> Way:
-    """The direction and switches that the names fit best."""
+def _best(layout: Layout, found: SourceInfo, options: Mapping[str, Value]) -> Route:
+    """The direction and options that the names fit best."""
     if layout.dims and found.config is None:
-        hint = f"Name it with {_said('config', 'PATH')}; it comes with the model on the hub."
+        hint = f"Give it with {_spell_option('config', 'PATH')}; the hub has it beside the model."
         lacks = f"'{layout.name}' needs the model's config.json, and there is none beside {found.path}"
-        raise _refused("convert-config", lacks, hint)
-    # The names of an adapter tell the direction, also where its factors have no form on the other side.
+        raise _refuse("convert-config", lacks, hint)
+    # The names of an adapter determine the direction, even if its factors cannot be expressed on the other side.
     directions = (not of_peft(found.names),) if is_adapter(found.names) else (False, True)
     fits = [fit for inverse in directions for fit in _fits(layout, found, options, inverse=inverse)]
     exact = [fit for fit in fits if fit.known and not fit.wrong]
-    # Of equally good ones the first: the way to the target, switches as the layout has them.
+    # Of equally good ones the first: towards the target, with the default options.
     return (
-        max(exact or fits, key=lambda fit: fit.known - fit.wrong).way
+        max(exact or fits, key=lambda fit: fit.known - fit.wrong).route
         if fits
-        else Way(layout, directions[0], dict(options))
+        else Route(layout, directions[0], dict(options))
     )
 
 
-def _fits(layout: Layout, found: Found, options: Mapping[str, Value], *, inverse: bool) -> Iterator[Fit]:
+def _fits(layout: Layout, found: SourceInfo, options: Mapping[str, Value], *, inverse: bool) -> Iterator[Fit]:
     if layout.dims and found.config is None:
         return
     for switches in _switches(layout, found, options, inverse=inverse):
-        if (fit := _fit(Way(layout, inverse, switches), found)) is not None:
+        if (fit := _fit(Route(layout, inverse, switches), found)) is not None:
             yield fit
 
 
 def _switches(
-    layout: Layout, found: Found, options: Mapping[str, Value], *, inverse: bool
+    layout: Layout, found: SourceInfo, options: Mapping[str, Value], *, inverse: bool
 ) -> Iterator[dict[str, Value]]:
-    """The options to try: what is asked for, what was noted, and on the way back every setting of the others."""
-    given = {**(_noted(layout, found) if inverse else {}), **options}
+    """The options to try: those requested and recorded and, for the inverse, every setting of the others."""
+    given = {**(_recorded(layout, found) if inverse else {}), **options}
     free = [n for n, v in layout.defaults.items() if isinstance(v, bool) and n not in given] if inverse else []
     choices = [(layout.options[n], not layout.options[n]) for n in free]
     for values in product(*choices):
         yield {**given, **dict(zip(free, values, strict=True))}
 
 
-def _noted(layout: Layout, found: Found) -> Mapping[str, Any]:
-    """The options that a conversion to this layout noted in what it made."""
-    noted = found.made_by.get("options") if found.made_by.get("layout") == layout.name else None
-    return noted if isinstance(noted, dict) else {}
+def _recorded(layout: Layout, found: SourceInfo) -> Mapping[str, Value]:
+    """The options that a conversion to this layout recorded in its output."""
+    recorded = found.earlier.get("options") if found.earlier.get("layout") == layout.name else None
+    return recorded if isinstance(recorded, dict) else {}
 
 
-def overridden(way: Way | None, found: Found, options: Mapping[str, Value]) -> dict[str, tuple[Any, Value]]:
-    """The options that are asked for in place of those that the checkpoint notes: the noted value and the new one."""
-    noted = _noted(way.layout, found) if way is not None and way.inverse else {}
-    return {n: (noted[n], value) for n, value in options.items() if n in noted and noted[n] != value}
+def overridden(route: Route | None, found: SourceInfo, options: Mapping[str, Value]) -> dict[str, tuple[Value, Value]]:
+    """The requested options that differ from those that the checkpoint records: the recorded value and the new one."""
+    recorded = _recorded(route.layout, found) if route is not None and route.inverse else {}
+    return {n: (recorded[n], value) for n, value in options.items() if n in recorded and recorded[n] != value}
 
 
-def _fit(way: Way, found: Found) -> Fit | None:
-    """How well the names fit; None where the layout cannot be bound at all."""
+def _fit(route: Route, found: SourceInfo) -> Fit | None:
+    """How well the names fit; None if the layout cannot be bound."""
     try:
-        present = weights_of(found.names, way.layout)
-        options = {**_any(way.layout, found.config or {}, way.options), **way.options}
-        bound = bind(way.layout, found.config or {}, options, present=present, inverse=way.inverse)
-        if is_adapter(found.names) and not way.layout.rest:
-            bound = adapted(bound, {name: aval.shape for name, aval in found.avals.items()}, inverse=way.inverse)
+        present = weights_of(found.names, route.layout)
+        options = {**_assume_options(route.layout, found.config or {}, route.options), **route.options}
+        bound = bind(route.layout, found.config or {}, options, present=present, inverse=route.inverse)
+        if is_adapter(found.names) and not route.layout.rest:
+            bound = adapt(bound, {name: aval.shape for name, aval in found.avals.items()}, inverse=route.inverse)
     except (PlanError, Refusal):
         return None
-    expected = {n for pair in bound.pairs for n in (pair.target if way.inverse else pair.hf)}
-    spare = set() if way.inverse else bound.drops | {t.copy for t in bound.ties}
-    prefix = f"{way.layout.prefix}." if way.layout.prefix else ""
+    expected = {n for pair in bound.pairs for n in (pair.target if route.inverse else pair.hf)}
+    spare = set() if route.inverse else bound.drops | {t.copy for t in bound.ties}
+    prefix = f"{route.layout.prefix}." if route.layout.prefix else ""
     there = {n for n in found.names if n.partition(".")[0] not in OPTIMIZER}
-    if way.layout.rest:
-        expected |= {n for n in there - spare if n.startswith(prefix) is (way.inverse and bool(prefix))}
-    return Fit(way, len(expected & there), len(expected - there) + len(there - expected - spare))
+    if route.layout.rest:
+        expected |= {n for n in there - spare if n.startswith(prefix) is (route.inverse and bool(prefix))}
+    return Fit(route, len(expected & there), len(expected - there) + len(there - expected - spare))
 
 
-def _any(layout: Layout, config: Mapping[str, Any], options: Mapping[str, Value]) -> dict[str, Value]:
-    """Some value for each option that nothing settles: names do not depend on it, and numbers are not looked at."""
-    known = settled(layout, Dims(layout, config, options))
+def _assume_options(layout: Layout, config: Config, options: Mapping[str, Value]) -> dict[str, Value]:
+    """Some value for each option that nothing determines: names do not depend on it, and no number is computed."""
+    known = settle_options(layout, Dims(layout, config, options))
     return {name: layout.options[name] for name in layout.choices if name not in known and name not in options}
 
 
-def _refused(code: str, message: str, hint: str = "") -> PlanError:
+def _refuse(code: str, message: str, hint: str = "") -> PlanError:
     return PlanError([Diagnostic(code, message, hint=hint)])

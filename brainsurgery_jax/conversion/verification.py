@@ -1,4 +1,4 @@
-"""Reading a conversion back before it is published: every byte is compared with the source, or nothing appears."""
+"""Read a conversion back before it is published, and compare every byte with the source."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from brainsurgery_jax.world import Files
 
 
 def verify(comparison: Mapping[str, Any], destination: str, staged: StagedOutput, *, memory: int | None) -> None:
-    """Compare what was written, which is not published yet, by a plan that reads `destination`. Raises PlanError where
-    it differs."""
+    """Compare the staged output with its source, by a plan on `destination`. Raises PlanError if they differ."""
     assert isinstance(staged, Staged), "a conversion writes to the file system"
     with TemporaryDirectory() as folder:
-        place = _called(staged, folder, destination)
+        place = _named_path(staged, folder, destination)
         written = open_source(place)
         with closing(Files(sources={staged.destination: written})) as world:
             try:
                 api.run(api.load(comparison), memory=memory, world=world)
             except PlanError as bad:
-                why = "what was written is not what it should be, and was not published"
+                why = "the output is wrong, and was not published"
                 raise PlanError([replace(d, message=f"{d.message}; {why}") for d in bad.diagnostics]) from bad
 
 
-def _called(staged: Staged, folder: str, destination: str) -> str:
-    """A path to what is staged; a single file must have the name that it will have, which tells what is in it."""
+def _named_path(staged: Staged, folder: str, destination: str) -> str:
+    """A path to the staged output. A single file gets its final name, whose suffix determines its format."""
     if os.path.isdir(staged.staging):
         return staged.staging
     place = os.path.join(folder, os.path.basename(destination))

@@ -1,6 +1,7 @@
-"""Families of models: how their tensors are named, and which keys of config.json say how many and how large they are.
+"""Families of models: the names of their tensors, and the keys of config.json for their number and sizes.
 
-Read in this order: `model` (what a family is), `decoders` and `encoders` (the table), `names` (tensors by name without
-numbers), `evidence` (what they say), `solve` (the config that would say the same), `compare` (config against tensors);
-`adapters` does the same for the adapters of PEFT. Nothing here knows arrays: names and shapes are all it takes.
+Read in this order: `model` (the types), `decoders` and `encoders` (the table), `names` (tensors by name without
+numbers), `evidence` (sizes and counts from tensors), `solve` (the config that agrees with them), `compare` (config
+against tensors); `adapters` does the same for the adapters of PEFT. Names and shapes are enough: nothing here uses
+arrays.
 """

@@ -1,7 +1,7 @@
-"""adapter_config.json against the tensors of a LoRA adapter, and what of it follows from their names and shapes.
+"""Compare adapter_config.json with the tensors of a LoRA adapter, and derive what follows from names and shapes.
 
-PEFT holds `B A` of a module `m` as `base_model.model.m.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank];
-for a table as `lora_embedding_A` [rank, words] and `lora_embedding_B` [width, rank]. Whole tensors are those of modules
+PEFT stores `B A` of a module `m` as `base_model.model.m.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank];
+for a table as `lora_embedding_A` [rank, words] and `lora_embedding_B` [width, rank]. Whole tensors belong to modules
 that were trained in full. Format: https://huggingface.co/docs/peft/developer_guides/checkpoint
 """
 
@@ -14,7 +14,8 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.families.model import Difference
+from brainsurgery_jax.families.model import ConfigDifference
+from brainsurgery_jax.layout.expressions import Config
 
 HEAD = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_embedding_A|lora_embedding_B)")
@@ -24,17 +25,17 @@ _WHOLE = re.compile(r"(.+)\.(?:weight|bias)")
 _NUMBER = re.compile(r"(.*?)(?:^|\.)(\d+)\.(.+)")
 
 WRAPPED = (".base_layer.", ".original_module.", "trainable_tokens_")
-"""Parts of names of what PEFT saves beside an adapter, in no module of its own."""
+"""Parts of the names of tensors that PEFT saves with an adapter but that belong to no module of it."""
 
 TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "shared", "word_embeddings")
-"""Modules that PEFT saves whole where the vocabulary was resized, whatever its config says."""
+"""Modules that PEFT saves whole after the vocabulary was resized, regardless of the config."""
 
 CONV1D = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 """Modules of GPT-2 that hold their weights as [in, out]."""
 
 
-class Factor(NamedTuple):
-    """A tensor that tells the rank of a module."""
+class FactorTensor(NamedTuple):
+    """A tensor that shows the rank of a module."""
 
     rank: int
     name: str
@@ -42,10 +43,10 @@ class Factor(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """What an adapter holds by module: factors, whole tensors; `dora` and `biased` are a tensor of that kind, if there
-    is one, `others` are names that LoRA does not know."""
+    """The tensors of an adapter: factors and whole tensors by module. `dora` and `biased`: the name of one such tensor,
+    empty if there is none. `others`: names that are not part of LoRA."""
 
-    factors: Mapping[str, tuple[Factor, ...]]
+    factors: Mapping[str, tuple[FactorTensor, ...]]
     whole: Mapping[str, str]
     dora: str
     biased: str
@@ -58,8 +59,8 @@ class Adapter(NamedTuple):
 
 
 def read_adapter(avals: Mapping[str, Aval]) -> Adapter:
-    """The adapter that tensors make up."""
-    factors: dict[str, list[Factor]] = {}
+    """The adapter that tensors form."""
+    factors: dict[str, list[FactorTensor]] = {}
     whole: dict[str, str] = {}
     extras = {"lora_magnitude_vector": "", "lora_B.bias": ""}
     others: list[str] = []
@@ -68,7 +69,7 @@ def read_adapter(avals: Mapping[str, Aval]) -> Adapter:
         if short == name:
             others.append(name)
         elif (found := _FACTOR.fullmatch(short)) and len(aval.shape) > _RANK_AXIS[found[2]]:
-            factors.setdefault(found[1], []).append(Factor(aval.shape[_RANK_AXIS[found[2]]], name, aval))
+            factors.setdefault(found[1], []).append(FactorTensor(aval.shape[_RANK_AXIS[found[2]]], name, aval))
         elif found := _EXTRA.fullmatch(short):
             extras[found[2].removesuffix(".weight")] = name
         elif "lora_" in short:
@@ -82,12 +83,12 @@ def read_adapter(avals: Mapping[str, Aval]) -> Adapter:
 # --- What follows -----------------------------------------------------------------------------------------------------
 
 
-def derived_config(adapter: Adapter) -> dict[str, Any]:
-    """What names and shapes say of the config, where that is not what PEFT takes for granted: all that it needs but
+def derive_config(adapter: Adapter) -> dict[str, object]:
+    """The config that follows from names and shapes: all keys that PEFT needs and does not default to, except
     `lora_alpha`."""
     ranks = adapter.ranks
     usual = usual_rank(ranks)
-    made: dict[str, Any] = {
+    made: dict[str, object] = {
         "peft_type": "LORA",
         "r": usual,
         "target_modules": words_for(ranks),
@@ -101,7 +102,7 @@ def derived_config(adapter: Adapter) -> dict[str, Any]:
 
 
 def usual_rank(ranks: Mapping[str, int]) -> int:
-    """The rank of most modules; of equally many the largest."""
+    """The most frequent rank; the largest one if several are equally frequent."""
     return _usual(ranks.values())
 
 
@@ -110,8 +111,8 @@ def _usual(values: Iterable[Any]) -> Any:
     return max(counts, key=lambda value: (counts[value], value))
 
 
-def pattern_of(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
-    """The values of modules that are not the usual one, by patterns: one for all layers where these agree."""
+def pattern_of(values: Config, usual: Any) -> dict[str, object]:
+    """Patterns for the modules with an unusual value: one pattern for all layers where they agree."""
     by_word: dict[str, set[Any]] = {}
     for module, value in values.items():
         by_word.setdefault(_tail(module), set()).add(value)
@@ -121,8 +122,8 @@ def pattern_of(values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
 
 
 def words_for(modules: Iterable[str]) -> list[str]:
-    """The words that choose these modules and no others: what follows the number of a layer where all layers have it,
-    whole names where only some do."""
+    """The words that select exactly these modules: the name behind the layer's number if all layers have it, whole
+    names if only some do."""
     by_word: dict[str, list[str]] = {}
     for module in modules:
         by_word.setdefault(_tail(module), []).append(module)
@@ -135,7 +136,7 @@ def _tail(module: str) -> str:
 
 
 def _is_everywhere(members: Sequence[str]) -> bool:
-    """Whether modules of one tail are those of the layers 0, 1, 2, ..."""
+    """Whether modules with the same tail are those of the layers 0, 1, 2, ..."""
     numbers: dict[str, set[int]] = {}
     for module in members:
         if (found := _NUMBER.fullmatch(module)) is not None:
@@ -146,39 +147,39 @@ def _is_everywhere(members: Sequence[str]) -> bool:
 # --- What differs -----------------------------------------------------------------------------------------------------
 
 
-def adapter_differences(config: Mapping[str, Any], adapter: Adapter) -> tuple[Difference, ...]:
-    """Where an adapter_config.json says otherwise than the tensors. Nothing is said of adapters other than LoRA."""
+def adapter_differences(config: Config, adapter: Adapter) -> tuple[ConfigDifference, ...]:
+    """The differences between an adapter_config.json and the tensors. Adapters other than LoRA are not judged."""
     if config.get("peft_type") != "LORA" or not adapter.factors or config.get("target_parameters"):
         return ()
     return (
         *_ranks(config, adapter),
         *_targets(config, adapter),
-        *_saved(config, adapter),
+        *_whole_modules(config, adapter),
         *_kinds(config, adapter),
     )
 
 
-def _ranks(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
+def _ranks(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     for module, (first, *rest) in adapter.factors.items():
         other = next((f for f in rest if f.rank != first.rank), None)
         if other is not None:
-            yield Difference(f"the factors of '{module}' do not fit: '{first.name}' is {first.aval}, '{other.name}' is "
-                             f"{other.aval}")  # fmt: skip
+            shapes = f"'{first.name}' is {first.aval}, '{other.name}' is {other.aval}"
+            yield ConfigDifference(f"the factors of '{module}' do not fit: {shapes}")
             return
     usual, pattern = config.get("r"), config.get("rank_pattern") or {}
     if type(usual) is not int or not isinstance(pattern, Mapping):
         return
-    wrong = [m for m, rank in adapter.ranks.items() if rank != _patterned(m, pattern, usual)]
+    wrong = [m for m, rank in adapter.ranks.items() if rank != _value_for(m, pattern, usual)]
     if not wrong:
         return
     shown = adapter.factors[wrong[0]][0]
-    said = _patterned(wrong[0], pattern, usual)
+    said = _value_for(wrong[0], pattern, usual)
     key = "r" if said == usual and len(wrong) == len(adapter.ranks) else "rank_pattern"
-    message = f"adapter_config.json says rank {said} for '{wrong[0]}', but the tensors say {shown.rank}: "
-    yield Difference(f"{message}'{shown.name}' is {shown.aval}", _rank_patch(config, adapter, whole=key == "r"))
+    message = f"adapter_config.json says rank {said} for '{wrong[0]}', but the tensors have {shown.rank}: "
+    yield ConfigDifference(f"{message}'{shown.name}' is {shown.aval}", _rank_patch(config, adapter, whole=key == "r"))
 
 
-def _patterned(module: str, pattern: Mapping[str, Any], usual: int) -> Any:
+def _value_for(module: str, pattern: Mapping[str, Any], usual: int) -> Any:
     return next((rank for key, rank in pattern.items() if _matches(rf"(.*\.)?({key})", module)), usual)
 
 
@@ -189,11 +190,12 @@ def _matches(pattern: str, text: str) -> bool:
         return False
 
 
-def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> dict[str, Any]:
-    """The ranks that there are, with `whole` another usual one; and the alphas that keep the scale of every product."""
+def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> dict[str, object]:
+    """A patch with the actual ranks (with `whole`, also a new default), and alphas that keep the scale of every
+    product."""
     ranks = adapter.ranks
     usual = usual_rank(ranks) if whole else config["r"]
-    alphas = {module: _kept_alpha(config, module, rank) for module, rank in ranks.items()}
+    alphas = {module: _alpha_to_keep_scale(config, module, rank) for module, rank in ranks.items()}
     alpha = _usual(alphas[m] for m, rank in ranks.items() if rank == usual) if whole else config.get("lora_alpha", 8)
     new = {
         "r": usual,
@@ -204,23 +206,23 @@ def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> 
     return {key: value for key, value in new.items() if value != config.get(key, 8 if key == "lora_alpha" else {})}
 
 
-def _kept_alpha(config: Mapping[str, Any], module: str, rank: int) -> Any:
-    """The alpha by which the product of a module of a rank is scaled as the config says."""
-    before = _patterned(module, config.get("rank_pattern") or {}, config["r"])
-    alpha = _patterned(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
+def _alpha_to_keep_scale(config: Mapping[str, Any], module: str, rank: int) -> Any:
+    """The alpha that scales the product of a module with this rank as the config does."""
+    before = _value_for(module, config.get("rank_pattern") or {}, config["r"])
+    alpha = _value_for(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
     scaled = alpha * (sqrt(rank / before) if config.get("use_rslora") else rank / before)
     return int(scaled) if scaled == int(scaled) else scaled
 
 
-def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, Any], usual: Any) -> dict[str, Any]:
-    """The patterns of a config with the values that there are now, and those of modules that none of them chooses."""
+def _pattern(config: Mapping[str, Any], key: str, values: Config, usual: Any) -> dict[str, object]:
+    """The patterns of a config with the actual values, and patterns for the modules that none of them selects."""
     there = config.get(key) or {}
     chosen = {word: [v for m, v in values.items() if _matches(rf"(.*\.)?({word})", m)] for word in there}
     kept = {word: _usual(found or [usual]) for word, found in chosen.items()}
-    return kept | pattern_of({m: v for m, v in values.items() if _patterned(m, kept, usual) != v}, None)
+    return kept | pattern_of({m: v for m, v in values.items() if _value_for(m, kept, usual) != v}, None)
 
 
-def _targets(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
+def _targets(config: Mapping[str, Any], adapter: Adapter) -> Iterator[ConfigDifference]:
     targets = config.get("target_modules")
     if targets == "all-linear" or not isinstance(targets, str | list):
         return
@@ -232,19 +234,19 @@ def _targets(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference
         patch = {"target_modules": words_for(adapter.factors)}
     if missed:
         found = f"does not list '{missed[0]}' among target_modules, but there is '{adapter.factors[missed[0]][0].name}'"
-        yield Difference(f"adapter_config.json {found}: PEFT ignores it", patch)
+        yield ConfigDifference(f"adapter_config.json {found}: PEFT ignores it", patch)
     elif idle and not config.get("layers_to_transform"):
-        yield Difference(f"adapter_config.json lists '{idle[0]}' among target_modules, but there are no factors of it",
-                         patch)  # fmt: skip
+        found = f"lists '{idle[0]}' among target_modules, but there are no factors of it"
+        yield ConfigDifference(f"adapter_config.json {found}", patch)
 
 
-def _is_target(module: str, targets: str | Sequence[Any]) -> bool:
+def _is_target(module: str, targets: str | Sequence[object]) -> bool:
     if isinstance(targets, str):
         return _matches(targets, module)
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
-def _saved(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
+def _whole_modules(config: Mapping[str, Any], adapter: Adapter) -> Iterator[ConfigDifference]:
     listed = config.get("modules_to_save") or []
     if not isinstance(listed, list):
         return
@@ -253,13 +255,13 @@ def _saved(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
     patch = {"modules_to_save": [*(t for t in listed if t not in idle), *words_for(missed)] or None}
     if missed:
         found = f"does not list '{missed[0]}' among modules_to_save, but there is '{adapter.whole[missed[0]]}'"
-        yield Difference(f"adapter_config.json {found}", patch)
+        yield ConfigDifference(f"adapter_config.json {found}", patch)
     elif idle:
         found = f"lists '{idle[0]}' among modules_to_save, but there is no tensor of it"
-        yield Difference(f"adapter_config.json {found}", patch)
+        yield ConfigDifference(f"adapter_config.json {found}", patch)
 
 
-def _kinds(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
+def _kinds(config: Mapping[str, Any], adapter: Adapter) -> Iterator[ConfigDifference]:
     for key, name, what in (
         ("use_dora", adapter.dora, "no magnitude vector"),
         ("lora_bias", adapter.biased, "no bias of a factor"),
@@ -267,4 +269,4 @@ def _kinds(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Difference]:
         said = bool(config.get(key, False))
         if said != bool(name):
             found = f"there is '{name}'" if name else f"there is {what}"
-            yield Difference(f"adapter_config.json says {key} {str(said).lower()}, but {found}", {key: not said})
+            yield ConfigDifference(f"adapter_config.json says {key} {str(said).lower()}, but {found}", {key: not said})

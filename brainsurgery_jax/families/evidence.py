@@ -1,4 +1,4 @@
-"""What tensors say of a family's sizes: axes that should have the size of a formula, modules that are numbered."""
+"""Evidence for a family's sizes: axes whose size is a formula, and numbered modules."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.families.model import Family, Place
-from brainsurgery_jax.families.names import Kin, spelled
-from brainsurgery_jax.layout.expressions import Expression, parse_expression
+from brainsurgery_jax.families.model import Family, FamilyPlace
+from brainsurgery_jax.families.names import Kin, expand_braces
+from brainsurgery_jax.layout.expressions import Config, SizeExpression, parse_expression
 
 UNKNOWN = "_"
-"""A size of which nothing is known."""
+"""Any size."""
 
 
-class Seen(NamedTuple):
-    """What was found where a formula (one of them) should give it: the size of an axis, or (None) a count of modules.
-    `about` is a clause that names a tensor that shows it."""
+class Observation(NamedTuple):
+    """A number that one of the formulas should equal: the size of an axis, or (axis None) a count of modules. `about`:
+    a clause that names a tensor as evidence."""
 
-    formulas: tuple[Expression, ...]
+    formulas: tuple[SizeExpression, ...]
     found: int
     axis: int | None
     about: str
 
     @property
     def dims(self) -> frozenset[str]:
-        """The dims that the formulas ask for."""
+        """The dims in the formulas."""
         return frozenset().union(*(f.names for f in self.formulas))
 
 
 @lru_cache(maxsize=1024)
-def formula(text: str) -> Expression:
-    """The formula that a text of the table spells."""
+def formula(text: str) -> SizeExpression:
+    """Parse a formula of the table."""
     return parse_expression(text)
 
 
@@ -42,21 +42,21 @@ def shape_table(family: Family) -> Mapping[str, tuple[tuple[str, ...], ...]]:
     return {
         name: tuple(tuple(shape.split()) for shape in text.split("|"))
         for names, text in family.shapes.items()
-        for name in spelled(names)
+        for name in expand_braces(names)
     }
 
 
 class Sizes(NamedTuple):
-    """The values of a family's dims; None for one that the config does not tell."""
+    """The values of a family's dims; None for one that the config does not determine."""
 
     values: Mapping[str, int | None]
 
-    def of(self, f: Expression) -> int | None:
+    def of(self, f: SizeExpression) -> int | None:
         """The value of a formula over dims."""
         return None if any(self.values[name] is None for name in f.names) else _number(f, self.values)
 
-    def agrees(self, seen: Seen) -> bool:
-        """Whether a formula gives what was found, or none of them is known."""
+    def agrees(self, seen: Observation) -> bool:
+        """Whether a formula has the observed value, or no formula has a value."""
         known = [value for f in seen.formulas if (value := self.of(f)) is not None]
         return not known or seen.found in known
 
@@ -65,23 +65,23 @@ class Sizes(NamedTuple):
         return Sizes({**self.values, dim: value})
 
 
-def sizes_of(family: Family, config: Mapping[str, Any]) -> Sizes:
+def sizes_of(family: Family, config: Config) -> Sizes:
     """The dims of a family for a config."""
     return Sizes({dim: _first_known(texts, config) for dim, texts in family.dims.items()})
 
 
-def _first_known(texts: Iterable[str], config: Mapping[str, Any]) -> int | None:
+def _first_known(texts: Iterable[str], config: Config) -> int | None:
     text = _in_force(texts, config)
     return None if text is None else _number(formula(text), config)
 
 
-def _in_force(texts: Iterable[str], config: Mapping[str, Any]) -> str | None:
+def _in_force(texts: Iterable[str], config: Config) -> str | None:
     """The first formula whose keys a config has."""
     return next((t for t in texts if all(type(config.get(name)) is int for name in formula(t).names)), None)
 
 
-def keys_of(family: Family, dim: str, config: Mapping[str, Any]) -> list[str]:
-    """The keys that set a dim: the one in force, then those that would come before it."""
+def keys_of(family: Family, dim: str, config: Config) -> list[str]:
+    """The keys that set a dim: the one in force, then those with precedence over it."""
     texts = family.dims[dim]
     if (text := _in_force(texts, config)) is None:
         return []
@@ -89,13 +89,13 @@ def keys_of(family: Family, dim: str, config: Mapping[str, Any]) -> list[str]:
     return [t for t in ranked if formula(t).names == {t}]
 
 
-def key_text(family: Family, dim: str, config: Mapping[str, Any]) -> str:
-    """A dim in the words of the config."""
+def key_text(family: Family, dim: str, config: Config) -> str:
+    """The key or formula for a dim in this config."""
     text = _in_force(family.dims[dim], config) or family.dims[dim][0]
     return f"({text})" if " " in text else text
 
 
-def _number(f: Expression, given: Mapping[str, Any]) -> int | None:
+def _number(f: SizeExpression, given: Mapping[str, Any]) -> int | None:
     try:
         value = f.value(given)
     except Refusal:
@@ -104,7 +104,7 @@ def _number(f: Expression, given: Mapping[str, Any]) -> int | None:
 
 
 class Modules(NamedTuple):
-    """Numbered modules: the dim that counts them, what their names begin with, and a tensor of each by its number."""
+    """Numbered modules: the dim that counts them, the start of their names, and one tensor of each by its number."""
 
     dim: str
     head: str
@@ -112,15 +112,15 @@ class Modules(NamedTuple):
 
 
 def modules_of(family: Family, base: str, kin: Mapping[str, Kin]) -> Iterator[Modules]:
-    """The numbered modules of a family, those within others once for each."""
+    """The numbered modules of a family; those inside other modules once for each of these."""
     for dim, places in family.counts.items():
         for place in places:
-            for around, tensors in _numbered(base + place, kin).items():
-                yield Modules(dim, _filled(base + place, around), tensors)
+            for around, tensors in _modules_at(base + place, kin).items():
+                yield Modules(dim, _fill(base + place, around), tensors)
 
 
-def _numbered(place: str, kin: Mapping[str, Kin]) -> dict[tuple[int, ...], dict[int, str]]:
-    """The modules at a place by their numbers, a tensor of each; by the numbers in front of those."""
+def _modules_at(place: str, kin: Mapping[str, Kin]) -> dict[tuple[int, ...], dict[int, str]]:
+    """The modules at a place, by the numbers in front: one tensor of each, by its number."""
     head = place.replace("#", "*") + "."
     at = place.count("*")
     found: dict[tuple[int, ...], dict[int, str]] = {}
@@ -131,15 +131,15 @@ def _numbered(place: str, kin: Mapping[str, Kin]) -> dict[tuple[int, ...], dict[
     return found
 
 
-def _filled(place: str, around: Iterable[int]) -> str:
-    """A place with its numbers, up to the one that counts."""
+def _fill(place: str, around: Iterable[int]) -> str:
+    """A place with its numbers filled in, up to the number that counts."""
     for number in around:
         place = place.replace("*", str(number), 1)
     return place.removesuffix("#")
 
 
-def seen(place: Place, kin: Mapping[str, Kin], modules: Iterable[Modules]) -> Iterator[Seen]:
-    """What the tensors at a place say."""
+def observe(place: FamilyPlace, kin: Mapping[str, Kin], modules: Iterable[Modules]) -> Iterator[Observation]:
+    """The evidence of the tensors at a place."""
     table = shape_table(place.family)
     starts = ((place.base, ""), (place.prefix, "^"), ("", "^"))
     for starred, group in kin.items():
@@ -151,10 +151,10 @@ def seen(place: Place, kin: Mapping[str, Kin], modules: Iterable[Modules]) -> It
         text, mark = place.family.longer.get(each.dim, (each.dim, ""))
         counted = formula(text if place.base + mark in kin else each.dim)
         last = each.tensors[max(each.tensors)]
-        yield Seen((counted,), len(each.tensors), None, f"the last is that of '{last}'")
+        yield Observation((counted,), len(each.tensors), None, f"the last is that of '{last}'")
 
 
-def _axes(shapes: tuple[tuple[str, ...], ...], group: Kin) -> Iterator[Seen]:
+def _axes(shapes: tuple[tuple[str, ...], ...], group: Kin) -> Iterator[Observation]:
     for aval, name in group.first.items():
         fitting = [shape for shape in shapes if len(shape) == len(aval.shape)]
         if aval.dtype.kind != "float" or not fitting:
@@ -162,4 +162,4 @@ def _axes(shapes: tuple[tuple[str, ...], ...], group: Kin) -> Iterator[Seen]:
         for axis, size in enumerate(aval.shape):
             texts = dict.fromkeys(shape[axis] for shape in fitting)
             if UNKNOWN not in texts:
-                yield Seen(tuple(map(formula, texts)), size, axis, f"'{name}' is {aval}")
+                yield Observation(tuple(map(formula, texts)), size, axis, f"'{name}' is {aval}")

@@ -1,4 +1,4 @@
-"""Tensors by their names without numbers: what a table of names is held against, a few hundred for any model."""
+"""Tensors by their names without numbers, to compare with a table of names: a few hundred for any model."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Kin:
-    """Tensors whose names differ in their numbers alone: the first of each shape and kind, and the numbers of all."""
+    """Tensors whose names differ in numbers only: the first one of each shape and dtype, and the numbers of all."""
 
     first: dict[Aval, str] = field(default_factory=dict)
     numbers: dict[tuple[int, ...], str] = field(default_factory=dict)
 
 
 def kin_of(avals: Mapping[str, Aval]) -> dict[str, Kin]:
-    """The tensors by their names with `*` in the place of numbers."""
+    """Tensors by their names, with `*` in place of numbers."""
     found: dict[str, Kin] = {}
     for name, aval in avals.items():
         numbers = NUMBER.findall(name)
@@ -35,10 +35,10 @@ def kin_of(avals: Mapping[str, Aval]) -> dict[str, Kin]:
     return found
 
 
-def spelled(text: str) -> Iterator[str]:
-    """The names that a text with braces stands for."""
+def expand_braces(text: str) -> Iterator[str]:
+    """The names that a text with braces expands to."""
     if (braces := _BRACES.search(text)) is None:
         yield text
         return
     for word in braces[1].split(","):
-        yield from spelled(text[: braces.start()] + word + text[braces.end() :])
+        yield from expand_braces(text[: braces.start()] + word + text[braces.end() :])

@@ -1,4 +1,4 @@
-"""What a tensor of the result is made of: one model scaled, or an expression over several."""
+"""The mix that a tensor of the result is computed from: one model scaled, or an expression over several."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.importers.merge_models import Model, refused
-from brainsurgery_jax.importers.mergekit_config import FORM, Config, Slice, Source
+from brainsurgery_jax.importers.merge_models import Model, refuse
+from brainsurgery_jax.importers.mergekit_config import FORM, Config, MergeSlice, MergeSource
 
 
 class Mix(NamedTuple):
-    """Sources and an expression over their aliases. `by`: there is one source, and this is its factor."""
+    """Sources and an expression over their aliases. `by`: the factor of the only source."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[MergeSource, ...]
     expr: str
     by: float | None = None
 
 
-def mix_of(config: Config, models: Mapping[str, Model], piece: Slice, name: str, depth: float) -> Mix:
-    """What the tensor of a name is made of, at a relative depth from 0 to 1. Raises PlanError."""
+def mix_of(config: Config, models: Mapping[str, Model], piece: MergeSlice, name: str, depth: float) -> Mix:
+    """The mix for the tensor with a name, at a relative depth from 0 to 1. Raises PlanError."""
     mixing = _Mixing(config, models, piece, name, depth)
     return {"linear": mixing.linear, "task_arithmetic": mixing.task, "passthrough": mixing.passthrough}[config.method]()
 
@@ -27,22 +27,22 @@ def mix_of(config: Config, models: Mapping[str, Model], piece: Slice, name: str,
 class _Mixing(NamedTuple):
     config: Config
     models: Mapping[str, Model]
-    piece: Slice
+    piece: MergeSlice
     name: str
     depth: float
 
-    def value(self, parameter: str, source: Source | None, default: float | None = None) -> float:
+    def value(self, parameter: str, source: MergeSource | None, default: float | None = None) -> float:
         found = self.config.value(parameter, self.piece, source, self.name, self.depth)
         if found is None and default is None:
             assert source is not None
             about = f" for '{self.name}'" if self.name else ""
             hint = f"Add `parameters: {{{parameter}: ...}}` to it, or to the configuration."
-            raise refused(f"'{source.model}' has no {parameter}{about}", source.span, hint, FORM)
+            raise refuse(f"'{source.model}' has no {parameter}{about}", source.span, hint, FORM)
         chosen = default if found is None else found
         assert chosen is not None
-        return float(f"{chosen:.12g}")  # without the dust of interpolation, and far finer than any dtype
+        return float(f"{chosen:.12g}")  # drops the rounding noise of interpolation; far finer than any dtype
 
-    def alias(self, source: Source) -> str:
+    def alias(self, source: MergeSource) -> str:
         return self.models[source.model].alias
 
     def passthrough(self) -> Mix:
@@ -50,7 +50,7 @@ class _Mixing(NamedTuple):
             case (source,):
                 return Mix((source,), self.alias(source), self.value("scale", source, 1.0))
         message = f"passthrough takes one model for each layer, got {len(self.piece.sources)}"
-        raise refused(message, self.piece.sources[1].span, "Give each its own slice.", FORM)
+        raise refuse(message, self.piece.sources[1].span, "Give each model its own slice.", FORM)
 
     def linear(self) -> Mix:
         factors = [(source, self.value("weight", source)) for source in self.piece.sources]
@@ -58,7 +58,7 @@ class _Mixing(NamedTuple):
         normalize = bool(self.value("normalize", None, 1.0))
         if normalize and total == 0:
             where = self.piece.sources[0].span
-            raise refused("the weights add up to 0, and are to be divided by that sum", where, code=FORM)
+            raise refuse("the weights add up to 0, but normalizing divides by their sum", where, code=FORM)
         used = [(source, factor) for source, factor in factors if factor] or factors[:1]
         if normalize and len({factor for _, factor in used}) == 1:
             used, total = [(source, 1.0) for source, _ in used], float(len(used))
@@ -87,15 +87,15 @@ class _Mixing(NamedTuple):
         joined = f"base - {expr[1:]}" if expr.startswith("-") else f"base + {expr}"
         return Mix((base, *(source for source, _ in used)), joined)
 
-    def base(self) -> Source:
-        """The base model among the sources; of whole models it need not be there."""
+    def base(self) -> MergeSource:
+        """The base model among the sources. Whole models need not list it."""
         found = next((source for source in self.piece.sources if source.model == self.config.base), None)
         if found is None and self.config.sliced:
             where = self.piece.sources[0].span
-            raise refused("the base model is no source of this slice, so its layers are not known", where,
+            raise refuse("the base model is not a source of this slice, so its layers are unknown", where,
                           "Add it to the sources, with its layer_range.", FORM)  # fmt: skip
         assert self.config.base is not None
-        return found or Source(self.config.base, self.config.spans["base_model"], {})
+        return found or MergeSource(self.config.base, self.config.spans["base_model"], {})
 
 
 def _sum(terms: Sequence[tuple[str, float]]) -> str:

@@ -1,8 +1,8 @@
-"""A mergekit configuration as a plan that gives the same model.
+"""Convert a mergekit configuration to a plan with the same result.
 
-Linear combinations are `compute` steps, which take all models at once, compute in float32 and round once (mergekit
-rounds task vectors on the way). Layers that are stacked are `copy` steps with renumbering. Parameters that differ by
-layer or by name become a step for each value, over the names that it is for.
+Linear combinations become `compute` steps, which take all models at once, compute in float32 and round once (mergekit
+also rounds the task vectors). Stacked layers become `copy` steps that renumber. Parameters that differ by layer or by
+name become one step for each value, over its names.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
-from brainsurgery_jax.importers.merge_models import Model, refused
-from brainsurgery_jax.importers.mergekit_config import FORM, Config, Slice, Source, read_config
+from brainsurgery_jax.importers.merge_models import Model, refuse
+from brainsurgery_jax.importers.mergekit_config import (
+    FORM,
+    Config,
+    MergeSlice,
+    MergeSource,
+    ParameterValue,
+    read_config,
+)
 from brainsurgery_jax.importers.patterns import Stack, selections
 from brainsurgery_jax.plan.source import read_scalar
 from brainsurgery_jax.version import __version__
@@ -29,7 +36,8 @@ _WIDTH = 110
 
 
 def plan_of(path: str) -> str:
-    """The plan, as YAML with comments. Raises PlanError for what cannot be said, StoreError for unreadable models."""
+    """The plan, as YAML with comments. Raises PlanError for what a plan cannot express, StoreError for unreadable
+    models."""
     config = read_config(path)
     problems = []
     models: dict[str, Model] = {}
@@ -50,10 +58,10 @@ def _aliases(config: Config) -> Iterator[str]:
 
 
 class _Piece(NamedTuple):
-    """A part of the result. `names` are those in the first source; of layers of a slice, `start` is the first's place
-    in the result."""
+    """A part of the result. `names`: those in the first source. `start`: for the layers of a slice, the number of the
+    first one in the result."""
 
-    slice: Slice
+    slice: MergeSlice
     names: tuple[str, ...]
     start: int | None = None
 
@@ -79,7 +87,7 @@ class _Writer:
 
     @cached_property
     def whole(self) -> bool:
-        """Whether the result has the tensors of whole models, under their names."""
+        """Whether the result has the tensors of whole models, with their names."""
         if not self.config.sliced:
             return True
         sources = self.config.slices[0].sources
@@ -87,7 +95,7 @@ class _Writer:
 
     @property
     def first(self) -> Model:
-        """The model whose side files the result has."""
+        """The model whose side files the result gets."""
         return next(iter(self.models.values()))
 
     @property
@@ -96,7 +104,7 @@ class _Writer:
 
     @cached_property
     def working(self) -> str | None:
-        """The dtype that is computed in, if it is one and known: of models of different ones, the wider."""
+        """The dtype of the computation, if it is unique and known; the wider one if the models differ."""
         if self.config.dtype is not None:
             return self.config.dtype
         models = [model for model in self.models.values() if model.dtypes is not None]
@@ -106,40 +114,45 @@ class _Writer:
         if all(len(model.kinds) == 1 for model in models) and self.config.method != "passthrough":
             return "float64" if "float64" in kinds else "float32"
         if any(model.dtypes != models[0].dtypes for model in models):
-            message = f"the models mix dtypes ({', '.join(sorted(kinds))}), each in its own way"
-            raise refused(message, None, "Add `dtype: float32`, or another, to the configuration.", FORM)
+            message = f"the models mix different dtypes ({', '.join(sorted(kinds))})"
+            raise refuse(message, None, "Add `dtype: float32`, or another, to the configuration.", FORM)
         return None
 
     @property
     def dtype(self) -> str | None:
-        """The dtype of the result, if it is one and known."""
+        """The dtype of the result, if it is unique and known."""
         return self.config.out_dtype or self.working
 
-    def output(self) -> Mapping[str, Any]:
+    def output(self) -> Mapping[str, object]:
         patch = dict(self.patch())
         return {"path": "merged/", "alias": self.alias} | ({"config": patch} if patch else {})
 
-    def patch(self) -> Iterator[tuple[str, Any]]:
-        """What the result's config.json has otherwise than that of the first model."""
+    def patch(self) -> Iterator[tuple[str, object]]:
+        """The changes to the first model's config.json for the result."""
         config = self.first.config
-        yield from ((key, value) for key, value in self.stacked() if config.get(key) != value)
+        yield from ((key, value) for key, value in self.stacked_values() if config.get(key) != value)
         key = "dtype" if "dtype" in config else "torch_dtype"
         if self.dtype is not None and config and config.get(key) != self.dtype:
             yield key, self.dtype
 
-    def stacked(self) -> Iterator[tuple[str, Any]]:
-        """What config.json says of layers that are stacked."""
+    def stacked_values(self) -> Iterator[tuple[str, object]]:
+        """The values in config.json that depend on the stacked layers."""
         config = self.first.config
         if not self.whole:
             sources = [piece.sources[0] for piece in self.config.slices]
             if (key := self.first.count_key) is None:
-                message = f"config.json of '{self.first.path}' does not tell the number of layers"
-                raise refused(message, self.first.span, "Add it there, as `num_hidden_layers` or `n_layer`.")
+                message = f"the config.json of '{self.first.path}' does not contain the number of layers"
+                raise refuse(message, self.first.span, "Add it, as `num_hidden_layers` or `n_layer`.")
             yield key, sum(len(self.layers(source)) for source in sources)
             for name, value in config.items():
                 if isinstance(value, list) and len(value) == self.first.stack.size:
-                    lists = [(self.models[s.model].config.get(name) or value, self.layers(s)) for s in sources]
+                    lists = [(self.list_of(s, name) or value, self.layers(s)) for s in sources]
                     yield name, [items[at] for items, layers in lists for at in layers]
+
+    def list_of(self, source: MergeSource, key: str) -> list[object]:
+        """A list in a source's config.json; empty if there is none."""
+        value = self.models[source.model].config.get(key)
+        return value if isinstance(value, list) else []
 
     # --- Steps ---
 
@@ -152,7 +165,7 @@ class _Writer:
         if self.in_parts:
             yield from self.names_agree()
         for piece, groups in self.groups:
-            yield from self.told(piece)
+            yield from self.comment(piece)
             for mix, names in groups:
                 yield from self.mix_steps(piece, mix, names)
         if (dtype := self.last_cast()) is not None:
@@ -160,18 +173,18 @@ class _Writer:
 
     @cached_property
     def in_parts(self) -> bool:
-        """Whether whole models are merged by several steps, each about a part of their tensors."""
+        """Whether several steps merge whole models, each step a part of the tensors."""
         return self.whole and sum(len(groups) for _, groups in self.groups) > 1
 
     def names_agree(self) -> Iterator[str]:
-        """Asserts that the models which are merged have the same tensors."""
+        """Asserts that the merged models have the same tensors."""
         used = {source.model for _, groups in self.groups for mix, _ in groups for source in mix.sources}
         for model in self.models.values():
             if model.path in used and model is not self.first:
                 yield _step("assert", {"same_names": {"left": self.first.alias, "right": model.alias}})
 
-    def told(self, piece: _Piece) -> Iterator[str]:
-        """A comment that says which layers a piece is, where they are stacked."""
+    def comment(self, piece: _Piece) -> Iterator[str]:
+        """A comment with the layers of a piece, where layers are stacked."""
         if self.whole or piece.start is None:
             return
         layers = [(self.of(source).alias, self.layers(source)) for source in piece.slice.sources]
@@ -179,7 +192,7 @@ class _Writer:
         yield f"  # layers {_span(range(piece.start, piece.start + len(layers[0][1])))}: {sources}"
 
     def last_cast(self) -> str | None:
-        """The dtype that the result has yet to be cast to."""
+        """The dtype of the final cast; None if none is needed."""
         out = self.config.out_dtype or (self.config.dtype if self.copies else None)
         before = None if self.copies else self.working
         has = {before} if before is not None else set().union(*(m.kinds for m in self.models.values()))
@@ -187,31 +200,31 @@ class _Writer:
 
     @property
     def copies(self) -> bool:
-        """Whether nothing is computed, so that one cast at the end will do."""
+        """Whether nothing is computed, so that one cast at the end is enough."""
         return self.config.method == "passthrough" and not any(True for p in self.config.slices for _ in self.scales(p))
 
-    def scales(self, piece: Slice) -> Iterator[object]:
+    def scales(self, piece: MergeSlice) -> Iterator[object]:
         yield from (p for p in (self.config, piece, *piece.sources) if "scale" in p.parameters)
 
     def rounds_later(self, model: Model) -> bool:
-        """Whether a cast of the model to the dtype would change nothing that its results are not cast to anyway."""
+        """Whether the model needs no cast at the start, because its results are cast later."""
         if model.kinds == {self.working} or self.copies:
             return True
         small = all(BY_NAME[kind].kind == "float" and BY_NAME[kind].bits <= 32 for kind in model.kinds)
         computed = all(mix.by is None for _, groups in self.groups for mix, _ in groups)
         return computed and self.working == "float32" and small and bool(model.kinds)
 
-    def stack(self, source: Source) -> Stack:
+    def stack(self, source: MergeSource) -> Stack:
         return self.models[source.model].stack
 
-    def layers(self, source: Source) -> range:
+    def layers(self, source: MergeSource) -> range:
         layers, count = source.layers, self.stack(source).size
         assert layers is not None
         if layers.stop > count:
             message = (
                 f"layer_range [{layers.start}, {layers.stop}] goes beyond '{source.model}', which has {count} layers"
             )
-            raise refused(message, source.span, f"END is {count} at most.", FORM)
+            raise refuse(message, source.span, f"END is at most {count}.", FORM)
         return layers
 
     def pieces(self) -> Iterator[_Piece]:
@@ -222,45 +235,45 @@ class _Writer:
         alike = _without_layers(head) == _without_layers(tail)
         if not alike:
             self.refuse_other_ends(head.sources[0], tail.sources[0])
-        yield _Piece(head, self.shared(head, lambda source: self.outside(source, front=True, back=alike)))
+        yield _Piece(head, self.shared_names(head, lambda source: self.outside(source, front=True, back=alike)))
         start = 0
         for piece in self.config.slices:
-            yield _Piece(piece, self.shared(piece, lambda source, piece=piece: self.inside(piece, source)), start)
+            yield _Piece(piece, self.shared_names(piece, lambda source, piece=piece: self.inside(piece, source)), start)
             start += len(self.layers(piece.sources[0]))
         if not alike:
-            yield _Piece(tail, self.shared(tail, lambda source: self.outside(source, front=False, back=True)))
+            yield _Piece(tail, self.shared_names(tail, lambda source: self.outside(source, front=False, back=True)))
 
-    def inside(self, piece: Slice, source: Source) -> Iterator[str]:
-        """The tensors of a source's layers, by the names that they have in the first source."""
+    def inside(self, piece: MergeSlice, source: MergeSource) -> Iterator[str]:
+        """The tensors of a source's layers, by their names in the first source."""
         by = self.layers(piece.sources[0]).start - self.layers(source).start
         for name in self.models[source.model].names:
             if (place := self.stack(source).place(name)) is not None and place[0] in self.layers(source):
                 yield f"{self.stack(piece.sources[0]).prefix}.{place[0] + by}.{place[1]}"
 
-    def shared(self, piece: Slice, names_of: Callable[[Source], Iterable[str]]) -> tuple[str, ...]:
-        """The names of what is merged, which must be the same in all sources."""
+    def shared_names(self, piece: MergeSlice, names_of: Callable[[MergeSource], Iterable[str]]) -> tuple[str, ...]:
+        """The names of the merged tensors, which must be equal in all sources."""
         first, *others = piece.sources
         names = tuple(names_of(first))
         for other in others:
             self.refuse_unlike(first, other, set(names), set(names_of(other)))
         return names
 
-    def refuse_other_ends(self, head: Source, tail: Source) -> None:
-        """Refuse to take what stands before the layers from one model and what stands behind them from another, if one
-        of them has more there: it would be lost, or config.json would not tell of it."""
+    def refuse_other_ends(self, head: MergeSource, tail: MergeSource) -> None:
+        """Refuse to take the tensors before the layers from one model and those behind them from another if their names
+        differ: some would be lost, or config.json would not describe them."""
         ends = [set(self.outside(source, front=True, back=True)) for source in (head, tail)]
         self.refuse_unlike(head, tail, *ends)
 
-    def refuse_unlike(self, one: Source, other: Source, ours: set[str], theirs: set[str]) -> None:
+    def refuse_unlike(self, one: MergeSource, other: MergeSource, ours: set[str], theirs: set[str]) -> None:
         if ours == theirs:
             return
         has, lacks, more = (one, other, ours - theirs) if ours - theirs else (other, one, theirs - ours)
         count = f" and {len(more) - 1:,} more tensors" if len(more) > 1 else ""
-        message = f"'{has.model}' has '{min(more)}'{count} that '{lacks.model}' has not, so they cannot be merged"
-        raise refused(message, other.span, "Merge models of one architecture: equal layers, heads and biases.")
+        message = f"'{has.model}' has '{min(more)}'{count} that '{lacks.model}' lacks, so they cannot be merged"
+        raise refuse(message, other.span, "Merge models of one architecture: equal layers, heads and biases.")
 
-    def outside(self, source: Source, *, front: bool, back: bool) -> Iterator[str]:
-        """The tensors before the layers and behind them."""
+    def outside(self, source: MergeSource, *, front: bool, back: bool) -> Iterator[str]:
+        """The tensors before the layers, behind them, or both."""
         for name in self.models[source.model].names:
             if self.stack(source).place(name) is not None:
                 continue
@@ -270,10 +283,10 @@ class _Writer:
                 yield name
             elif not in_front and not behind:
                 message = f"does '{name}' of '{source.model}' belong before its layers, or behind them?"
-                raise refused(message, source.span)
+                raise refuse(message, source.span)
 
     def depth(self, piece: _Piece, name: str) -> float:
-        """How deep in the slice (or the whole model) a layer lies, from 0 to 1; 0 for what is in no layer."""
+        """The relative depth of a tensor's layer in the slice (or whole model), from 0 to 1; 0 outside of layers."""
         source = piece.slice.sources[0]
         if not name or (self.whole and not self.spread(piece)) or (place := self.stack(source).place(name)) is None:
             return 0.0
@@ -284,7 +297,7 @@ class _Writer:
         """Whether any parameter differs by layer."""
         return any(len(condition.values) > 1 for condition in self.conditions(piece))
 
-    def conditions(self, piece: _Piece) -> Iterator[Any]:
+    def conditions(self, piece: _Piece) -> Iterator[ParameterValue]:
         levels = (self.config.parameters, piece.slice.parameters, *(s.parameters for s in piece.slice.sources))
         yield from (condition for level in levels for setting in level.values() for condition in setting)
 
@@ -293,12 +306,12 @@ class _Writer:
 
     @cached_property
     def groups(self) -> list[tuple[_Piece, list[tuple[Mix, list[str]]]]]:
-        """The tensors of each piece, by what they are made of."""
+        """The tensors of each piece, grouped by their mix."""
         return [(piece, list(self.mixes(piece))) for piece in self.pieces()]
 
     def mixes(self, piece: _Piece) -> Iterator[tuple[Mix, list[str]]]:
         if not piece.names and (self.filters(piece) or self.spread(piece)):
-            assert self.models[piece.slice.sources[0].model].names, "it is not here, which is refused"
+            assert self.models[piece.slice.sources[0].model].names, "a missing model is refused"
         groups: dict[tuple[str, float | None], tuple[Mix, list[str]]] = {}
         for name in piece.names or ("",):
             mix = mix_of(self.config, self.models, piece.slice, name, self.depth(piece, name))
@@ -306,7 +319,7 @@ class _Writer:
         yield from groups.values()
 
     def mix_steps(self, piece: _Piece, mix: Mix, names: Iterable[str]) -> Iterator[str]:
-        """The steps that make tensors of one mix: led by the model that is changed in place, if it is among them."""
+        """The steps for the tensors of one mix. The model that is changed in place comes first, if it is a source."""
         mix = mix._replace(sources=tuple(sorted(mix.sources, key=lambda s: self.of(s).alias != self.alias)))
         if mix.by == 1 and self.of(mix.sources[0]).alias == self.alias:
             return
@@ -318,11 +331,11 @@ class _Writer:
                 refs.append(f"{self.of(source).alias}::{self.template(source, pattern, shift - shifts[0])}")
             yield self.step(mix, refs, f"{self.alias}::{self.template(mix.sources[0], pattern, out or 0)}")
 
-    def of(self, source: Source) -> Model:
+    def of(self, source: MergeSource) -> Model:
         return self.models[source.model]
 
-    def shift(self, piece: _Piece, source: Source) -> int:
-        """How far the layers of a source lie behind those of the first source."""
+    def shift(self, piece: _Piece, source: MergeSource) -> int:
+        """The offset of a source's layers from those of the first source."""
         if piece.start is None:
             return 0
         return self.layers(source).start - self.layers(piece.slice.sources[0]).start
@@ -334,16 +347,16 @@ class _Writer:
             return
         stack = leader.stack if piece.start is not None or self.spread(piece) else None
         by = self.shift(piece, mix.sources[0])
-        own = [_shifted(name, self.stack(piece.slice.sources[0]), by) for name in names]
+        own = [_shift_name(name, self.stack(piece.slice.sources[0]), by) for name in names]
         yield from selections(own, leader.names, stack, self.filters(piece), renumber=renumber)
 
-    def template(self, source: Source, pattern: str, shift: int) -> str:
+    def template(self, source: MergeSource, pattern: str, shift: int) -> str:
         if "(?P<i>" not in pattern:
             return r"\g<0>"
         return f"{self.stack(source).prefix}.${{i{f'{shift:+d}' if shift else ''}}}.\\g<rest>"
 
     def step(self, mix: Mix, refs: list[str], to: str) -> str:
-        """One step: of one model a copy or a multiple, of several an expression."""
+        """One step: a copy or multiple of one model, or an expression over several."""
         source, *others = refs
         own = self.of(mix.sources[0]).alias == self.alias
         if mix.by is not None and own:
@@ -364,24 +377,24 @@ def _span(layers: range) -> str:
     return f"{layers.start} to {layers.stop - 1}" if len(layers) > 1 else str(layers.start)
 
 
-def _without_layers(piece: Slice) -> object:
+def _without_layers(piece: MergeSlice) -> object:
     return [(s.model, s.parameters) for s in piece.sources], piece.parameters
 
 
-def _shifted(name: str, stack: Stack, by: int) -> str:
+def _shift_name(name: str, stack: Stack, by: int) -> str:
     place = stack.place(name) if by else None
     return name if place is None else f"{stack.prefix}.{place[0] + by}.{place[1]}"
 
 
-def _step(op: str, payload: Mapping[str, Any]) -> str:
+def _step(op: str, payload: Mapping[str, object]) -> str:
     line = f"  - {op}: {flow(payload)}"
     if len(line) <= _WIDTH:
         return line
     return "\n".join([f"  - {op}:", *(f"      {key}: {flow(value)}" for key, value in payload.items())])
 
 
-def flow(value: Any) -> str:
-    """A value in YAML's flow style, with quotes only where they are needed."""
+def flow(value: object) -> str:
+    """A value in YAML's flow style, with quotes only where needed."""
     match value:
         case dict():
             return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"

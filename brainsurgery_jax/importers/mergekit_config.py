@@ -1,4 +1,4 @@
-"""What a mergekit configuration says: models, slices, parameters. What is not understood is refused, at its place."""
+"""A mergekit configuration as data: models, slices, parameters. Unsupported parts are refused, at their place."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 _WORDS = frozenset((*_KEYS, *_PARTS, *(word for words in PARAMETERS.values() for word in words)))
-"""All keys that mean something: others are helpers, which may stand several times."""
+"""All keys with a meaning. Others are helpers, which may be repeated."""
 
 
-class Condition(NamedTuple):
-    """A value for the tensors whose names contain a text (None: for all); several are spread over the layers."""
+class ParameterValue(NamedTuple):
+    """A value for the tensors whose names contain a text (None: all tensors). Several values are spread over the
+    layers."""
 
     filter: str | None
     values: tuple[float, ...]
 
 
-Setting = tuple[Condition, ...]
+Setting = tuple[ParameterValue, ...]
 Parameters = Mapping[str, Setting]
 
 
 def value_at(setting: Setting, name: str, depth: float) -> float | None:
-    """The value for a tensor at a relative depth from 0 to 1: of the first condition that its name meets."""
+    """The value for a tensor at a relative depth from 0 to 1: that of the first filter that its name meets."""
     for condition in setting:
         if condition.filter is None or condition.filter in name:
             return _between(condition.values, depth)
@@ -56,7 +57,7 @@ def value_at(setting: Setting, name: str, depth: float) -> float | None:
 
 
 def _between(values: Sequence[float], depth: float) -> float:
-    """Where a polygon through equally spaced values stands."""
+    """Linear interpolation between equally spaced values."""
     at = depth * (len(values) - 1)
     left = min(int(at), len(values) - 2)
     if left < 0 or at == left:
@@ -65,8 +66,8 @@ def _between(values: Sequence[float], depth: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A model, or some of its layers, with parameters of its own."""
+class MergeSource:
+    """A model, or some of its layers, with its own parameters."""
 
     model: str
     span: Span
@@ -74,20 +75,20 @@ class Source:
     layers: range | None = None
 
 
-class Slice(NamedTuple):
-    """Layers of the result, made of as many layers of each source."""
+class MergeSlice(NamedTuple):
+    """Layers of the result, merged from the same number of layers of each source."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[MergeSource, ...]
     parameters: Parameters
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration. `sliced`: its slices take layers out of models; else the only one takes models as a whole."""
+    """A configuration. `sliced`: its slices take layers of models; else its only slice takes whole models."""
 
     file: str
     method: str
-    slices: tuple[Slice, ...]
+    slices: tuple[MergeSlice, ...]
     sliced: bool
     base: str | None
     parameters: Parameters
@@ -98,24 +99,26 @@ class Config:
 
     @property
     def models(self) -> Mapping[str, Span]:
-        """Every model, the base first, and where it is named first."""
+        """Every model, the base first, with the place of its first mention."""
         found = {} if self.base is None else {self.base: self.spans["base_model"]}
         for piece in self.slices:
             for source in piece.sources:
                 found.setdefault(source.model, source.span)
         return found
 
-    def value(self, parameter: str, piece: Slice, source: Source | None, name: str, depth: float) -> float | None:
-        """What a parameter is for a tensor; what is nearest to it counts."""
+    def value(
+        self, parameter: str, piece: MergeSlice, source: MergeSource | None, name: str, depth: float
+    ) -> float | None:
+        """The value of a parameter for a tensor: the most specific setting wins."""
         levels = (source.parameters if source else {}, piece.parameters, self.parameters)
         found = (value_at(level[parameter], name, depth) for level in levels if parameter in level)
         return next((value for value in found if value is not None), None)
 
 
 def read_config(path: str) -> Config:
-    """The configuration in a file. Raises PlanError with everything that is wrong, or cannot be said in a plan."""
+    """Read a configuration. Raises PlanError with every mistake, and everything that a plan cannot express."""
     root = read_yaml(path, repeatable=lambda key: key not in _WORDS)
-    reader = _Reader()
+    reader = _ConfigReader()
     if not isinstance(root, Map):
         found = describe(root) if root else "nothing"
         raise PlanError([Diagnostic(FORM, f"expected a mergekit configuration, got {found}", Span(path, 1, 1))])
@@ -126,24 +129,24 @@ def read_config(path: str) -> Config:
 
 
 _FREE = ("configuration", "slice", "model")
-"""Mappings in which mergekit ignores the keys that it does not know."""
+"""Mappings in which mergekit ignores unknown keys."""
 
 
-def _given(node: Map, key: str) -> Node | None:
-    """The value of a key, if there is one."""
+def _value_of(node: Map, key: str) -> Node | None:
+    """The value of a key; None if it is missing or null."""
     found = get(node, key)
     return None if isinstance(found, Scalar) and found.value is None else found
 
 
-def _with_base(models: Slice, base: str, span: Span) -> Slice:
-    """Whole models, of which the base is one, whether it is listed or not."""
+def _with_base(models: MergeSlice, base: str, span: Span) -> MergeSlice:
+    """Whole models including the base, whether it is listed or not."""
     if any(source.model == base for source in models.sources):
         return models
-    return models._replace(sources=(*models.sources, Source(base, span, {})))
+    return models._replace(sources=(*models.sources, MergeSource(base, span, {})))
 
 
-class _Reader:
-    """Reads one configuration; what is wrong collects in `problems`."""
+class _ConfigReader:
+    """Reads one configuration and collects its mistakes in `problems`."""
 
     def __init__(self) -> None:
         self.problems: list[Diagnostic] = []
@@ -154,9 +157,9 @@ class _Reader:
         self.problems.append(Diagnostic(code, message, node.span, hint))
 
     def config(self, root: Map, path: str) -> Config:
-        self.known(root, _KEYS, "configuration")
+        self.check_keys(root, _KEYS, "configuration")
         self.method = self.method_of(root)
-        base = _given(root, "base_model")
+        base = _value_of(root, "base_model")
         base_path = None if base is None else self.model(base)
         slices, sliced = self.slices(root)
         if base is not None and base_path and slices and not sliced and self.method == "linear":
@@ -170,15 +173,15 @@ class _Reader:
             {key.text: value.span for key, value in root.entries},
         )  # fmt: skip
 
-    def known(self, node: Map, keys: Sequence[str], where: str) -> None:
-        """Refuse a key that is misspelt or in the wrong place, and note any other that mergekit ignores."""
+    def check_keys(self, node: Map, keys: Sequence[str], where: str) -> None:
+        """Refuse a key that is misspelt or misplaced, and note any other unknown key, which mergekit ignores."""
         for key, _ in node.entries:
             if key.text in keys:
                 continue
             near = did_you_mean(key.text, keys)
             if near or key.text in _WORDS or where not in _FREE:
-                message = f"the key '{key.text}' of a {where} is not understood.{near}"
-                self.complain(message, key, f"Understood are: {', '.join(keys)}.", UNSUPPORTED)
+                message = f"the key '{key.text}' of a {where} is not supported.{near}"
+                self.complain(message, key, f"Supported: {', '.join(keys)}.", UNSUPPORTED)
             elif key.text == "chat_template":
                 self.note(key, "is not applied: the files of the tokenizer are copied as they are")
             else:
@@ -192,10 +195,10 @@ class _Reader:
         method = node.value if isinstance(node, Scalar) else None
         if method in PARAMETERS:
             return str(method)
-        hint = f"There are: {', '.join(PARAMETERS)}."
+        hint = f"Supported: {', '.join(PARAMETERS)}."
         if method in OTHER_METHODS:
-            message = f"the merge method '{method}' cannot be said in a plan yet; an op for it is to come"
-            self.complain(message, node or root, f"What can be said: {', '.join(PARAMETERS)}.", UNSUPPORTED)
+            message = f"the merge method '{method}' is not supported yet; an op for it is planned"
+            self.complain(message, node or root, hint, UNSUPPORTED)
         elif node is None:
             self.complain("there is no merge_method", root, hint)
         else:
@@ -203,7 +206,7 @@ class _Reader:
             self.complain(f"unknown merge method: {describe(node)}.{near}", node, hint)
         return ""
 
-    def slices(self, root: Map) -> tuple[tuple[Slice, ...], bool]:
+    def slices(self, root: Map) -> tuple[tuple[MergeSlice, ...], bool]:
         models, slices = get(root, "models"), get(root, "slices")
         if (models is None) == (slices is None):
             found = "neither" if models is None else "both"
@@ -212,7 +215,7 @@ class _Reader:
         if models is not None:
             sources = tuple(self.source(n, ranged=False) for n in self.items(models, "models"))
             self.distinct(sources)
-            return (Slice(sources, {}),), False
+            return (MergeSlice(sources, {}),), False
         assert slices is not None
         return tuple(self.slice(n) for n in self.items(slices, "slices")), True
 
@@ -226,32 +229,34 @@ class _Reader:
             else:
                 self.complain(f"{where}: expected a mapping, got {describe(item)}", item)
 
-    def slice(self, node: Map) -> Slice:
-        self.known(node, ("sources", "parameters"), "slice")
+    def slice(self, node: Map) -> MergeSlice:
+        self.check_keys(node, ("sources", "parameters"), "slice")
         sources = tuple(self.source(n, ranged=True) for n in self.items(get(node, "sources") or node, "sources"))
         self.distinct(sources)
         if len({len(s.layers) for s in sources if s.layers is not None}) > 1:
             self.complain("the sources of a slice have different numbers of layers", node)
-        return Slice(sources, self.parameters(get(node, "parameters")))
+        return MergeSlice(sources, self.parameters(get(node, "parameters")))
 
-    def distinct(self, sources: Sequence[Source]) -> None:
+    def distinct(self, sources: Sequence[MergeSource]) -> None:
         seen: set[str] = set()
         for source in sources:
             if source.model and source.model in seen:
                 message = f"'{source.model}' is merged with itself, which cannot be imported"
                 hint = "Write the step by hand: `compute` takes any tensors by name."
                 if source.layers is None:
-                    hint = "Name it once, with the sum of its weights."
+                    hint = "List it once, with the sum of its weights."
                 self.problems.append(Diagnostic(UNSUPPORTED, message, source.span, hint))
             seen.add(source.model)
 
-    def source(self, node: Map, *, ranged: bool) -> Source:
-        self.known(node, ("model", "layer_range", "parameters") if ranged else ("model", "parameters"), "model")
+    def source(self, node: Map, *, ranged: bool) -> MergeSource:
+        self.check_keys(node, ("model", "layer_range", "parameters") if ranged else ("model", "parameters"), "model")
         model = get(node, "model")
         if model is None:
-            self.complain("a model is missing here", node, "Add `model: PATH`.")
+            self.complain("missing key 'model'", node, "Add `model: PATH`.")
         layers = self.layers(get(node, "layer_range"), node) if ranged else None
-        return Source(self.model(model) if model else "", node.span, self.parameters(get(node, "parameters")), layers)
+        return MergeSource(
+            self.model(model) if model else "", node.span, self.parameters(get(node, "parameters")), layers
+        )
 
     def layers(self, node: Node | None, source: Map) -> range | None:
         bounds = [i.value for i in node.items if isinstance(i, Scalar)] if isinstance(node, List) else []
@@ -288,13 +293,13 @@ class _Reader:
             if not isinstance(table, Map) or node is not None:
                 self.complain("expected a mapping under `tokenizer`, and no `tokenizer_source` beside it", table)
                 return
-            self.known(table, ("source",), "tokenizer")
+            self.check_keys(table, ("source",), "tokenizer")
             node = get(table, "source")
         if node is None:
             return
         wanted = node.value if isinstance(node, Scalar) else None
         if wanted in ("base", kept):
-            self.notes.append(f"The tokenizer is that of {kept}, whose files are copied.")
+            self.notes.append(f"The tokenizer files are copied from {kept}.")
             return
         hint = "Only the tokenizer of the base (or first) model can be kept: `tokenizer_source: base`."
         self.complain(f"a tokenizer from {describe(node)} cannot be imported", node, hint, UNSUPPORTED)
@@ -311,8 +316,8 @@ class _Reader:
         for key, _ in node.entries:
             if self.method and key.text not in used:
                 if near := did_you_mean(key.text, used):
-                    message = f"the key '{key.text}' of a {self.method} merge's parameters is not understood.{near}"
-                    self.complain(message, key, f"Understood are: {', '.join(used)}.", UNSUPPORTED)
+                    message = f"the key '{key.text}' of a {self.method} merge's parameters is not supported.{near}"
+                    self.complain(message, key, f"Supported: {', '.join(used)}.", UNSUPPORTED)
                 else:
                     self.note(key, f"has no effect on {self.method}")
         return {key.text: self.setting(key.text, value) for key, value in node.entries if key.text in used}
@@ -323,16 +328,16 @@ class _Reader:
             return tuple(self.condition(name, item) for item in node.items)
         return (self.condition(name, node),)
 
-    def condition(self, name: str, node: Node) -> Condition:
+    def condition(self, name: str, node: Node) -> ParameterValue:
         if not isinstance(node, Map):
-            return Condition(None, self.values(name, node))
-        self.known(node, ("filter", "value"), "condition")
+            return ParameterValue(None, self.values(name, node))
+        self.check_keys(node, ("filter", "value"), "condition")
         chosen, value = get(node, "filter"), get(node, "value")
         if value is None:
-            self.complain(f"{name}: there is no `value` here", node)
-            return Condition(None, (0.0,))
+            self.complain(f"{name}: missing key 'value'", node)
+            return ParameterValue(None, (0.0,))
         text = None if chosen is None or not isinstance(chosen, Scalar) or chosen.text == "*" else chosen.text
-        return Condition(text, self.values(name, value))
+        return ParameterValue(text, self.values(name, value))
 
     def values(self, name: str, node: Node) -> tuple[float, ...]:
         nodes = node.items if isinstance(node, List) else (node,)
@@ -340,7 +345,7 @@ class _Reader:
         if name in _SWITCHES:
             fits, wanted = isinstance(node, Scalar) and node.value in (True, False), "true or false"
         else:
-            numbers = [n for n in numbers if not isinstance(n, bool) and abs(n) < _MOST]  # which NaN is not, either
+            numbers = [n for n in numbers if not isinstance(n, bool) and abs(n) < _MOST]  # false for NaN, too
             fits = len(numbers) == len(nodes) > 0
             wanted = "a number or a list of numbers"
         if not fits:

@@ -1,4 +1,4 @@
-"""Patterns that choose given names out of a checkpoint, as short as a person would write them."""
+"""Patterns that select given names of a checkpoint, as short as a person would write them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _LAYER = re.compile(r"(?P<stack>.+?)\.(?P<at>\d+)\.(?P<rest>.+)")
 
 
 class Stack(NamedTuple):
-    """The layers of a model: what their names start with, and how many there are."""
+    """The layers of a model: the prefix of their names, and their number."""
 
     prefix: str
     size: int
 
     def place(self, name: str) -> tuple[int, str] | None:
-        """Number and rest of the name of a tensor of a layer."""
+        """The layer's number and the rest of the name; None for a tensor outside of layers."""
         found = _LAYER.fullmatch(name)
         return (int(found["at"]), found["rest"]) if found and found["stack"] == self.prefix else None
 
@@ -57,7 +57,7 @@ def _any_of(digits: Sequence[str]) -> str:
 
 
 def choose(chosen: Collection[str], among: Collection[str], filters: Sequence[str]) -> str | None:
-    """A regex for `chosen` out of `among`, of texts that they contain, or do not contain; None if there is none."""
+    """A regex that selects `chosen` among `among`, by texts that names contain or lack; None if there is none."""
     wanted = set(chosen)
     for pattern in _candidates(filters):
         if {name for name in among if re.fullmatch(pattern, name)} == wanted:
@@ -79,13 +79,13 @@ def _candidates(filters: Sequence[str]) -> Iterator[str]:
             yield f"{without}.*{text}.*"
 
 
-def listed(names: Iterable[str]) -> str:
+def any_of_names(names: Iterable[str]) -> str:
     """A regex for exactly these names."""
     return "|".join(map(re.escape, names))
 
 
 def rectangles(places: Mapping[int, Collection[str]]) -> Iterator[tuple[tuple[int, ...], tuple[str, ...]]]:
-    """Layers and what of each is meant, joined where several layers mean the same."""
+    """The selected names by layer, merged for layers with equal selections."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for at, rests in places.items():
         alike.setdefault(tuple(sorted(rests)), []).append(at)
@@ -95,15 +95,15 @@ def rectangles(places: Mapping[int, Collection[str]]) -> Iterator[tuple[tuple[in
 def selections(
     chosen: Collection[str], among: Collection[str], stack: Stack | None, filters: Sequence[str], *, renumber: bool
 ) -> Iterator[str]:
-    """Regexes that together choose `chosen` out of `among`; with `renumber`, the groups `i` and `rest` of tensors of
-    layers."""
+    """Regexes that together select `chosen` among `among`. With `renumber`, those for layers capture the groups `i` and
+    `rest`."""
     if not renumber and (pattern := choose(chosen, among, filters)) is not None:
         yield pattern
         return
     places = {name: stack.place(name) for name in among} if stack else {}
     outside = [name for name in chosen if places.get(name) is None]
     if outside:
-        yield _outside(outside, places, stack) or choose(outside, among, filters) or listed(outside)
+        yield _outside(outside, places, stack) or choose(outside, among, filters) or any_of_names(outside)
     inside: dict[int, list[str]] = {}
     for at, rest in filter(None, (places.get(name) for name in chosen)):
         inside.setdefault(at, []).append(rest)
@@ -111,19 +111,19 @@ def selections(
         assert stack is not None
         others = {place[1] for place in places.values() if place is not None and place[0] in layers}
         number = numbers(layers, stack.size)
-        rest = choose(rests, others, filters) or listed(rests)
+        rest = choose(rests, others, filters) or any_of_names(rests)
         prefix = re.escape(stack.prefix)
         if renumber:
             yield rf"{prefix}\.(?P<i>{number})\.(?P<rest>{rest})"
         else:
-            yield rf"{prefix}\.{_grouped(number)}\.{_grouped(rest)}"
+            yield rf"{prefix}\.{_group(number)}\.{_group(rest)}"
 
 
 def _outside(chosen: Collection[str], places: Mapping[str, object], stack: Stack | None) -> str | None:
-    """A regex for everything that is in no layer, if that is what is chosen and it is shorter than the names."""
+    """A regex for all names outside of layers, if exactly these are selected and it is shorter than a list."""
     everything = {name for name, place in places.items() if place is None}
     return rf"(?!{re.escape(stack.prefix)}\.).*" if stack and everything == set(chosen) and len(chosen) > 1 else None
 
 
-def _grouped(pattern: str) -> str:
+def _group(pattern: str) -> str:
     return f"({pattern})" if "|" in pattern and not pattern.startswith("(?!") else pattern

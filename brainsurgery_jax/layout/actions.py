@@ -1,7 +1,8 @@
-"""What the ops of a rule do once every size is known: each goes forward and back, on whatever stands for arrays.
+"""The ops of a rule once every size is known: each one runs forward and in reverse, on any representation of arrays.
 
-A rule works on a *family* of tensors: one for each name in a list, for each index that only one side has. Most ops
-treat every member alike; joining takes one of the family's axes away, cutting adds one.
+A rule works on a *family* of tensors: one for each name in a list and for each index that only one side has. Most ops
+treat every member alike; a join removes one of the family's axes, a cut adds one. Actions are invertible and work on
+families; `moves` is the engine's index arithmetic on single tensors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 
 class Arrays(Protocol[T]):
-    """What the actions need to be able to do with a tensor."""
+    """The operations on tensors that actions use."""
 
     def permute(self, x: T, order: tuple[int, ...]) -> T: ...
     def reshape(self, x: T, shape: Shape) -> T: ...
@@ -30,7 +31,7 @@ class Arrays(Protocol[T]):
 
 
 class Shapes:
-    """Shapes in the place of tensors. Raises Refusal where they do not fit: the type check of a rule."""
+    """The actions on shapes instead of tensors: the type check of a rule. Raises Refusal for shapes that do not fit."""
 
     def permute(self, x: Shape, order: tuple[int, ...]) -> Shape:
         if sorted(order) != list(range(len(x))):
@@ -39,7 +40,7 @@ class Shapes:
 
     def reshape(self, x: Shape, shape: Shape) -> Shape:
         if prod(x) != prod(shape):
-            found = f"{list(x)} holds {prod(x)} elements, and {list(shape)} takes {prod(shape)}"
+            found = f"{list(x)} has {prod(x)} elements, but {list(shape)} has {prod(shape)}"
             raise Refusal("layout-shape", found)
         return shape
 
@@ -53,13 +54,13 @@ class Shapes:
     def cut(self, x: Shape, axis: int, start: int, stop: int) -> Shape:
         check_axis(axis, len(x), x)
         if stop > x[axis]:
-            raise Refusal("layout-shape", f"axis {axis} of {list(x)} does not reach to {stop}")
+            raise Refusal("layout-shape", f"axis {axis} of {list(x)} is shorter than {stop}")
         return (*x[:axis], stop - start, *x[axis + 1 :])
 
     def extend(self, x: Shape, axis: int, size: int) -> Shape:
         check_axis(axis, len(x), x)
         if size < x[axis]:
-            raise Refusal("layout-shape", f"axis {axis} of {list(x)} cannot be padded to {size}, it is longer")
+            raise Refusal("layout-shape", f"axis {axis} of {list(x)} cannot be padded to {size}: it is longer")
         return (*x[:axis], size, *x[axis + 1 :])
 
     def multiply(self, x: Shape, by: float) -> Shape:
@@ -76,14 +77,14 @@ def check_axis(axis: int, rank: int, shape: Shape) -> None:
 
 
 class Action(Protocol):
-    """An op at known sizes: what it makes of a family's members, and of that the members again."""
+    """An op at known sizes: it maps the members of a family to those of the next one, and back."""
 
     def forward(self, xs: Sequence[T], on: Arrays[T]) -> list[T]: ...
     def inverse(self, xs: Sequence[T], on: Arrays[T]) -> list[T]: ...
 
 
-class Step(Protocol):
-    """The same for one member."""
+class MemberAction(Protocol):
+    """An action on one member."""
 
     def forward(self, x: T, on: Arrays[T]) -> T: ...
     def inverse(self, x: T, on: Arrays[T]) -> T: ...
@@ -115,7 +116,7 @@ class Reshaped(NamedTuple):
 
 
 class Multiplied(NamedTuple):
-    """A product, in float32 and rounded once; back by the number that undoes it."""
+    """A product, computed in float32 and rounded once; the inverse multiplies by `back`."""
 
     by: float
     back: float
@@ -128,7 +129,7 @@ class Multiplied(NamedTuple):
 
 
 class Added(NamedTuple):
-    """A sum with a number, in float32 and rounded once."""
+    """A number added, computed in float32 and rounded once."""
 
     number: float
 
@@ -140,7 +141,7 @@ class Added(NamedTuple):
 
 
 class Extended(NamedTuple):
-    """Zeros behind the end of an axis."""
+    """Zeros appended to an axis."""
 
     axis: int
     before: int
@@ -154,7 +155,7 @@ class Extended(NamedTuple):
 
 
 class Shortened(NamedTuple):
-    """The start of an axis; what is cut off comes back as zeros."""
+    """The start of an axis. The inverse fills the rest with zeros."""
 
     axis: int
     before: int
@@ -169,9 +170,9 @@ class Shortened(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Steps for each member of a family, one after the other."""
+    """For each member of a family, its actions, one after the other."""
 
-    steps: tuple[tuple[Step, ...], ...]
+    steps: tuple[tuple[MemberAction, ...], ...]
 
     def forward(self, xs: Sequence[T], on: Arrays[T]) -> list[T]:
         made = []
@@ -192,7 +193,8 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Members joined along an axis: those of each group, in its order, become one. `sizes` are theirs on that axis."""
+    """Members joined along an axis: each group becomes one tensor, in its order. `sizes`: their lengths on that
+    axis."""
 
     groups: tuple[tuple[int, ...], ...]
     sizes: tuple[tuple[int, ...], ...]
@@ -213,7 +215,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Members that are one and the same in each group; back, every one of the group is that."""
+    """Members that are equal within each group: forward keeps one of them, the inverse repeats it."""
 
     groups: tuple[tuple[int, ...], ...]
 
@@ -227,7 +229,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Flipped:
-    """An action the other way round."""
+    """An action with its directions swapped."""
 
     action: Action
 

@@ -1,8 +1,7 @@
-"""LoRA adapters by the layout of their base: what a layout does to a weight, done to its two factors.
+"""LoRA adapters by the layout of their base model: the two factors are mapped as the layout maps their weight.
 
-PEFT keeps `B A` of a module `m` as `base_model.model.m.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank].
-Beside a parameter `p` with axes of inputs and outputs JAX libraries keep `p_lora_a` [in..., rank] and `p_lora_b`
-[rank, out...], as qwix makes them.
+PEFT stores `B A` of a module `m` as `base_model.model.m.lora_A.weight` [rank, in] and `...lora_B.weight` [out, rank].
+JAX libraries store `p_lora_a` [in..., rank] and `p_lora_b` [rank, out...] beside a parameter `p`, as qwix creates them.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.layout.actions import Shape
-from brainsurgery_jax.layout.bind import Bound, Correspondence
-from brainsurgery_jax.layout.factors import Side, factored
+from brainsurgery_jax.layout.bind import BoundLayout, Correspondence
+from brainsurgery_jax.layout.factors import Side, convert_factor
 from brainsurgery_jax.layout.families import LIST
 from brainsurgery_jax.layout.model import Layout
 
@@ -26,7 +25,7 @@ _ENDS: tuple[tuple[Side, str, str], ...] = (("in", DOWN, TARGET_DOWN), ("out", U
 
 
 class Words(NamedTuple):
-    """How a library calls factors: what their names begin with instead of the weights' prefix, and what ends them."""
+    """How a library names factors: the prefix that replaces the weights' prefix, and the last part of the name."""
 
     prefix: str
     own: str
@@ -34,28 +33,28 @@ class Words(NamedTuple):
 
     @classmethod
     def of(cls, layout: Layout) -> Words:
-        """Those of a layout."""
+        """The words of a layout."""
         a = layout.adapters
-        return cls(_dotted(layout.prefix), _dotted(a.prefix), f".{a.leaf}" if a.leaf else "")
+        return cls(_end_with_dot(layout.prefix), _end_with_dot(a.prefix), f".{a.leaf}" if a.leaf else "")
 
     def factor(self, weight: str, mark: str) -> str:
         """The name of a weight's factor."""
         return self.own + weight.removeprefix(self.prefix) + mark + self.end
 
     def weight(self, factor: str) -> str | None:
-        """The weight that a factor belongs to, None if the name is no factor's."""
+        """The weight that a factor belongs to; None if the name is not that of a factor."""
         name = factor.removesuffix(self.end)
         if not name.endswith((TARGET_DOWN, TARGET_UP)) or not factor.endswith(self.end):
             return None
         return self.prefix + name[: -len(TARGET_DOWN)].removeprefix(self.own)
 
 
-def _dotted(prefix: str) -> str:
+def _end_with_dot(prefix: str) -> str:
     return f"{prefix}." if prefix else ""
 
 
 def is_adapter(names: Collection[str]) -> bool:
-    """Whether these are the names of an adapter, on either side."""
+    """Whether these are the names of an adapter, on either side of a layout."""
     return bool(names) and (of_peft(names) or all(map(_is_target_factor, names)))
 
 
@@ -73,29 +72,29 @@ def _is_target_factor(name: str) -> bool:
 
 
 def weights_of(names: Collection[str], layout: Layout) -> frozenset[str]:
-    """The names; those of an adapter as the weights that its factors belong to."""
+    """The names. For an adapter, the names of the weights that its factors belong to."""
     if not is_adapter(names):
         return frozenset(names)
     words = Words.of(layout)
     return frozenset(f"{n[len(HEAD) : -len(DOWN)]}.weight" if _is_factor(n) else words.weight(n) or n for n in names)
 
 
-def adapted(bound: Bound, shapes: Mapping[str, Shape], *, inverse: bool) -> Bound:
-    """The layout for the factors that are there instead of the weights; `shapes` are those of the source's tensors.
+def adapt(bound: BoundLayout, shapes: Mapping[str, Shape], *, inverse: bool) -> BoundLayout:
+    """The layout for an adapter: factors instead of weights. `shapes`: those of the source's tensors.
 
-    Raises Refusal for factors that have no form on the other side.
+    Raises Refusal for factors that cannot be expressed on the other side.
     """
     pairs = [p for pair in bound.pairs for p in _factors(bound, pair, shapes, inverse=inverse)]
     return replace(bound, pairs=tuple(pairs), drops=frozenset(), ties=())
 
 
-MERGE = "Merge the adapter into its base, `W + scale * B @ A`, and convert that; or leave these modules out of it."
+MERGE = "Merge the adapter into its base, `W + scale * B @ A`, and convert the result; or remove these modules from it."
 
 
 def _factors(
-    bound: Bound, pair: Correspondence, shapes: Mapping[str, Shape], *, inverse: bool
+    bound: BoundLayout, pair: Correspondence, shapes: Mapping[str, Shape], *, inverse: bool
 ) -> Iterator[Correspondence]:
-    """The two correspondences of a weight's factors, if any of them is there."""
+    """The correspondences of a weight's two factors, if any of them is present."""
     if any(len(shape) != 2 for shape in pair.hf_shapes):
         return
     words = Words.of(bound.layout)
@@ -111,7 +110,7 @@ def _factors(
                 _check_whole(bound.layout, pair, [n for n in hf if n not in shapes])
             found = [shapes[n] for n in (target if inverse else hf) if n in shapes]
             rank = _rank_of_target(bound, pair, side, found) if inverse else _rank(side, found)
-            factor, chain = factored(pair, side, rank, bound.dims, flat=bound.layout.adapters.flat)
+            factor, chain = convert_factor(pair, side, rank, bound.dims, flat=bound.layout.adapters.flat)
         except Refusal as bad:
             raise Refusal(bad.code, f"the adapter of '{pair.hf[0]}': {bad.message}", hint=bad.hint or MERGE) from bad
         start = (factor.start,) * len(hf)
@@ -123,15 +122,16 @@ def _stem(weight: str) -> str:
 
 
 def _check_whole(layout: Layout, pair: Correspondence, missing: Sequence[str]) -> None:
-    """Refuse what the target holds as one and the adapter only in part, or as adapters of their own."""
+    """Refuse weights that the target stores as one tensor if the adapter has some of them only, or adapts each
+    alone."""
     if any(axis.label == LIST for axis in pair.axes):
         others = ", ".join(f"'{n}'" for n in dict.fromkeys(n.split(".")[-2] for n in pair.hf))
-        found = f"{layout.name} holds {others} as one tensor, and adapters of their own have no factors in common"
+        found = f"{layout.name} stores {others} as one tensor, but their adapters share no factors"
         raise Refusal("layout-adapter", found)
     if len(pair.hf) > 1 and missing:
-        found = f"{layout.name} stacks {len(pair.hf)} such weights, and {len(missing)} of them have no factors"
+        found = f"{layout.name} stacks {len(pair.hf)} such weights, but {len(missing)} of them have no factors"
         hint = (
-            f"There is no '{missing[0]}'. Give it zeros; or leave layers apart, where the layout can (`scan: false`)."
+            f"'{missing[0]}' is missing. Fill it with zeros; or keep layers apart, if the layout can (`scan: false`)."
         )
         raise Refusal("layout-adapter", found, hint=hint)
 
@@ -143,7 +143,7 @@ def _rank(side: Side, shapes: Sequence[Shape]) -> int:
     return ranks[0] if ranks else 1
 
 
-def _rank_of_target(bound: Bound, pair: Correspondence, side: Side, shapes: Sequence[Shape]) -> int:
-    """The rank of factors, wherever its axis is: by how many elements there are, beside those of rank 1."""
-    single, _ = factored(pair, side, 1, bound.dims, flat=bound.layout.adapters.flat)
+def _rank_of_target(bound: BoundLayout, pair: Correspondence, side: Side, shapes: Sequence[Shape]) -> int:
+    """The rank of factors, whichever axis it has: the number of elements, divided by the number at rank 1."""
+    single, _ = convert_factor(pair, side, 1, bound.dims, flat=bound.layout.adapters.flat)
     return max(1, prod(shapes[0]) // prod(single.family.shapes[0])) if shapes else 1

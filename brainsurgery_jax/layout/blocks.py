@@ -1,9 +1,9 @@
-"""Where the parts of a model stand, said once: a rule that names a block becomes one rule for each of its places.
+"""Blocks: the places of a model's parts, written once. A rule that names a block becomes one rule for each place.
 
 Layers that one library keeps apart and another stacks need the same rules with other names and one more op. A block
-`layer` with two places (one `when: scan`, one `unless: scan`) spares writing them twice: `{layer}` in the names of a
-rule stands for the place's own `hf` and `to`, its `ops` come after those of the rule, its `ranges` and conditions are
-added. `names` of a place fill further braces. What is dropped takes no ops.
+`layer` with two places (one `when: scan`, one `unless: scan`) avoids writing them twice: `{layer}` in the names of a
+rule is replaced by the place's own `hf` and `to`, its `ops` follow those of the rule, its `ranges` and conditions are
+added. `names` of a place fill further braces. A `drop` takes no ops.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _SIDES = {"hf": "hf", "to": "to", "drop": "hf"}
 Places = Mapping[str, Sequence[Map]]
 
 
-def expanded(rule: Map, blocks: Places) -> Iterator[Map]:
-    """The rules that a rule stands for: itself, or one for each place of the block that it names."""
+def expand(rule: Map, blocks: Places) -> Iterator[Map]:
+    """The rules that a rule expands to: itself, or one for each place of the block that it names."""
     name = next((b for b in blocks if any(_mentions(get(rule, key), b) for key in _SIDES)), None)
     if name is None:
         yield rule
         return
     for place in blocks[name]:
-        yield _placed(rule, name, place)
+        yield _apply_place(rule, name, place)
 
 
 def _mentions(node: Node | None, block: str) -> bool:
@@ -34,15 +34,15 @@ def _mentions(node: Node | None, block: str) -> bool:
     return isinstance(node, Scalar) and f"{{{block}}}" in node.text
 
 
-def _placed(rule: Map, block: str, place: Map) -> Map:
+def _apply_place(rule: Map, block: str, place: Map) -> Map:
     entries = []
     for key, value in rule.entries:
         if key.text in _SIDES:
-            value = _filled(value, _words(block, place, _SIDES[key.text]))
+            value = _fill(value, _words(block, place, _SIDES[key.text]))
         entries.append((key, value))
     for key in ("ranges",) if get(rule, "drop") is not None else ("ops", "ranges"):
         if (more := get(place, key)) is not None:
-            entries = _joined(entries, key, more)
+            entries = _append(entries, key, more)
     entries += [(key, value) for key, value in place.entries if key.text in ("when", "unless")]
     return Map(tuple(entries), rule.span)
 
@@ -53,9 +53,9 @@ def _words(block: str, place: Map, side: str) -> dict[str, str]:
     return {block: own.text if isinstance(own, Scalar) else "", **further}
 
 
-def _filled(node: Node, words: Mapping[str, str]) -> Node:
+def _fill(node: Node, words: Mapping[str, str]) -> Node:
     if isinstance(node, List):
-        return List(tuple(_filled(item, words) for item in node.items), node.span)
+        return List(tuple(_fill(item, words) for item in node.items), node.span)
     if not isinstance(node, Scalar):
         return node
     text = node.text
@@ -64,8 +64,8 @@ def _filled(node: Node, words: Mapping[str, str]) -> Node:
     return Scalar(text, text, node.span)
 
 
-def _joined(entries: list[tuple[Scalar, Node]], key: str, more: Node) -> list[tuple[Scalar, Node]]:
-    """The entries with more ops (or ranges) behind those of a key."""
+def _append(entries: list[tuple[Scalar, Node]], key: str, more: Node) -> list[tuple[Scalar, Node]]:
+    """The entries with more ops (or ranges) appended to those of a key."""
     own = next((value for k, value in entries if k.text == key), None)
     kept = [(k, value) for k, value in entries if k.text != key]
     match own, more:

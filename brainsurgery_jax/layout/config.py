@@ -1,4 +1,4 @@
-"""The numbers of a layout, worked out from config.json."""
+"""The dims of a layout, computed from config.json."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
-from brainsurgery_jax.layout.expressions import Expression, Value
+from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
 from brainsurgery_jax.layout.model import Layout
 
 
 class Dims(Mapping[str, Value]):
-    """The dims and options of a layout. A dim that config.json does not tell is missed only when it is asked for."""
+    """The dims and options of a layout. A dim that config.json does not determine is an error only when it is read."""
 
-    def __init__(self, layout: Layout, config: Mapping[str, Any], options: Mapping[str, Value]):
+    def __init__(self, layout: Layout, config: Config, options: Mapping[str, Value]):
         self.fields = Fields(config, layout.places)
         self.known: dict[str, Value] = {**layout.defaults, **options}
         self.missing: dict[str, Refusal] = {}
         for name, alternatives in layout.dims.items():
             self._work_out(name, alternatives)
 
-    def _work_out(self, name: str, alternatives: tuple[Expression, ...]) -> None:
+    def _work_out(self, name: str, alternatives: tuple[SizeExpression, ...]) -> None:
         lacking: dict[str, None] = {}
         for formula in alternatives:
             absent = [n for n in sorted(formula.names) if self._of(n) is None]
@@ -34,17 +34,17 @@ class Dims(Mapping[str, Value]):
         earlier = next((self.missing[n] for n in lacking if n in self.missing), None)
         self.missing[name] = earlier or self._lacks(name, list(lacking))
 
-    def _of(self, name: str) -> Any:
+    def _of(self, name: str) -> Value:
         return self.known[name] if name in self.known else self.fields.get(name)
 
     def _lacks(self, name: str, fields: list[str]) -> Refusal:
         wanted = " or ".join(f"'{f}'" for f in fields)
-        near = next((told for f in fields if (told := did_you_mean(f, self.fields))), "")
+        near = next((near for f in fields if (near := did_you_mean(f, self.fields))), "")
         hint = "Copy the config.json of the model, or add the field to it."
-        return Refusal("layout-config", f"config.json has no {wanted}, from which {name} is known.{near}", hint=hint)
+        return Refusal("layout-config", f"config.json has no {wanted}, which determines {name}.{near}", hint=hint)
 
     def settle(self, name: str, value: Value) -> None:
-        """Give an option the value that follows from the others."""
+        """Set an option to the value that the others determine."""
         self.known[name] = value
 
     def __getitem__(self, name: str) -> Value:
@@ -60,9 +60,9 @@ class Dims(Mapping[str, Value]):
 
 
 class Fields(Mapping[str, Any]):
-    """The fields of config.json: those of its parts named in `places` first, then its own."""
+    """The fields of config.json. Those of its parts named in `places` come before its own."""
 
-    def __init__(self, config: Mapping[str, Any], places: tuple[str, ...]):
+    def __init__(self, config: Config, places: tuple[str, ...]):
         parts = [part for place in places if isinstance(part := config.get(place), Mapping)]
         self.all: dict[str, Any] = {
             k: v for part in (config, *reversed(parts)) for k, v in part.items() if v is not None
@@ -78,7 +78,7 @@ class Fields(Mapping[str, Any]):
         return len(self.all)
 
 
-def read_config(path: str) -> dict[str, Any]:
+def read_config(path: str) -> dict[str, object]:
     """The mapping that a config.json holds, or the one in a model's folder. Raises Refusal."""
     place = Path(os.path.expanduser(path))
     try:
@@ -86,7 +86,7 @@ def read_config(path: str) -> dict[str, Any]:
     except OSError as error:
         raise Refusal("layout-config", f"{path} cannot be read: {error.strerror}", key="config") from error
     except ValueError as error:
-        raise Refusal("layout-config", f"{path} is no JSON: {error}", key="config") from error
+        raise Refusal("layout-config", f"{path} is not JSON: {error}", key="config") from error
     if not isinstance(found, dict):
-        raise Refusal("layout-config", f"{path} holds no mapping", key="config")
+        raise Refusal("layout-config", f"{path} does not hold a mapping", key="config")
     return found

@@ -1,4 +1,4 @@
-"""Small formulas in layout files: integers, comparisons and square roots over named sizes. Never run as Python."""
+"""Small formulas in layout files: integers, comparisons and square roots over named sizes. They never run as Python."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 from brainsurgery_jax.errors import Refusal
 
 Value = bool | int | float | str | None
+Config = Mapping[str, object]
+"""The content of a config.json."""
 
 ALLOWED = "Allowed are names, numbers, + - * // %, comparisons, and, or, not, and sqrt, min, max, bfloat16."
 
@@ -24,33 +26,33 @@ def bfloat16(x: float) -> float:
     return struct.unpack("<f", struct.pack("<I", rounded))[0]
 
 
-_BINARY: Mapping[type, Callable[[Any, Any], Any]] = {
+_BINARY: Mapping[type, Callable[[Any, Any], Value]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod, ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge,
 }  # fmt: skip
-_UNARY: Mapping[type, Callable[[Any], Any]] = {ast.USub: operator.neg, ast.Not: operator.not_}
-_CALLS: Mapping[str, Callable[..., Any]] = {"sqrt": sqrt, "min": min, "max": max, "bfloat16": bfloat16}
+_UNARY: Mapping[type, Callable[[Any], Value]] = {ast.USub: operator.neg, ast.Not: operator.not_}
+_CALLS: Mapping[str, Callable[..., Value]] = {"sqrt": sqrt, "min": min, "max": max, "bfloat16": bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
-class Expression:
-    """A formula, and the names that it asks for."""
+class SizeExpression:
+    """A formula, and the names that it uses."""
 
     text: str
     names: frozenset[str]
     tree: ast.expr = field(compare=False, repr=False)
 
     def value(self, names: Mapping[str, Value]) -> Value:
-        """The formula's value. Raises Refusal where it has none."""
+        """The value of the formula. Raises Refusal if it has none."""
         try:
-            return _value(self.tree, names)
+            return _evaluate(self.tree, names)
         except (TypeError, ValueError, ArithmeticError) as bad:
             known = ", ".join(f"{n} = {names[n]!r}" for n in sorted(self.names))
             raise Refusal("layout-value", f"'{self.text}' has no value for {known}: {bad}") from bad
 
     def integer(self, names: Mapping[str, Value]) -> int:
-        """The value of a formula that must give a whole number, not negative."""
+        """The value of a formula that must be a whole number, not negative."""
         value = self.value(names)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             known = ", ".join(f"{n} = {names[n]!r}" for n in sorted(self.names))
@@ -59,7 +61,7 @@ class Expression:
         return value
 
 
-def parse_expression(text: str) -> Expression:
+def parse_expression(text: str) -> SizeExpression:
     """The formula that a text spells. Raises Refusal."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
@@ -70,7 +72,7 @@ def parse_expression(text: str) -> Expression:
         _check(node, text)
         if isinstance(node, ast.Name):
             names.add(node.id)
-    return Expression(text.strip(), frozenset(names), tree)
+    return SizeExpression(text.strip(), frozenset(names), tree)
 
 
 def _parts(tree: ast.expr) -> list[ast.expr]:
@@ -91,31 +93,31 @@ def _check(node: ast.expr, text: str) -> None:
             return
         case ast.Call(func=ast.Name(id=name), keywords=[]) if name in _CALLS:
             return
-    hint = "Sizes are divided by `//`." if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else ALLOWED
-    raise Refusal("layout-expression", f"'{ast.unparse(node)}' cannot stand in the formula '{text}'", hint=hint)
+    hint = "Divide sizes with `//`." if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else ALLOWED
+    raise Refusal("layout-expression", f"'{ast.unparse(node)}' is not allowed in the formula '{text}'", hint=hint)
 
 
-def _value(node: ast.expr, names: Mapping[str, Value]) -> Any:
+def _evaluate(node: ast.expr, names: Mapping[str, Value]) -> Value:
     match node:
         case ast.Name(id=name):
             return names[name]
-        case ast.Constant(value=value):
+        case ast.Constant(value=bool() | int() | float() | str() | None as value):
             return value
         case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
-            return _BINARY[type(op)](_value(left, names), _value(right, names))
+            return _BINARY[type(op)](_evaluate(left, names), _evaluate(right, names))
         case ast.UnaryOp(op=op, operand=operand):
-            return _UNARY[type(op)](_value(operand, names))
+            return _UNARY[type(op)](_evaluate(operand, names))
         case ast.BoolOp(op=op, values=values):
-            return _decided(values, names, stop=isinstance(op, ast.Or))
+            return _evaluate_bool(values, names, stop=isinstance(op, ast.Or))
         case ast.Call(func=ast.Name(id=name), args=args):
-            return _CALLS[name](*(_value(a, names) for a in args))
+            return _CALLS[name](*(_evaluate(a, names) for a in args))
     raise AssertionError(node)
 
 
-def _decided(values: list[ast.expr], names: Mapping[str, Value], *, stop: bool) -> Any:
-    found: Any = not stop
+def _evaluate_bool(values: list[ast.expr], names: Mapping[str, Value], *, stop: bool) -> Value:
+    found: Value = not stop
     for value in values:
-        found = _value(value, names)
+        found = _evaluate(value, names)
         if bool(found) is stop:
             break
     return found

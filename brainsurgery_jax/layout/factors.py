@@ -1,9 +1,9 @@
-"""What the ops of a rule do to one of the two factors of a weight, worked out on the weight's axes.
+"""The ops of a rule applied to the two factors of a weight, derived from what they do to the weight's axes.
 
 A weight `W` with axes [in..., out...] in any order is `A B`, with `A` [in..., rank] and `B` [rank, out...]: each factor
-has the axes of its side in the order in which the weight has them. So an op that keeps the sides apart does to a factor
-what it does to the axes of its side; a number that scales the weight scales `B` alone; weights that are stacked have
-stacked factors. Anything else has no form as factors and is refused.
+has the axes of its side, in the weight's order. So an op that keeps the sides apart acts on a factor as it acts on the
+axes of its side; a number that scales the weight scales `B` alone; stacked weights have stacked factors. Any other op
+cannot be expressed on factors and is refused.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from math import prod
 from typing import Literal, NamedTuple
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.layout.actions import Action, Chain, Permuted, Reshaped, Shape, Shared, Step
+from brainsurgery_jax.layout.actions import Action, Chain, MemberAction, Permuted, Reshaped, Shape, Shared
 from brainsurgery_jax.layout.arguments import JoinArgs
 from brainsurgery_jax.layout.bind import Correspondence
-from brainsurgery_jax.layout.families import LIST, Bind, Bound, Family, Names, axis_of, members
+from brainsurgery_jax.layout.families import LIST, BoundOp, Names, OpContext, TensorFamily, axis_of, members
 from brainsurgery_jax.layout.model import OpUse
 from brainsurgery_jax.layout.ops import OPS
 
@@ -31,33 +31,32 @@ class WeightAxis(NamedTuple):
 
 
 class Factor:
-    """A factor of one side on its way through the ops of its weight's rule.
+    """A factor of one side, mapped through the ops of its weight's rule.
 
-    `family` are the factors as they are by now, `axes` those of one weight. Once weights are stacked, its axes are left
-    alone.
+    `family`: the factors so far. `axes`: those of one weight; they no longer change once weights are stacked.
     """
 
     def __init__(self, pair: Correspondence, side: Side, rank: int, *, conv: bool) -> None:
         out, in_ = reversed(pair.hf_shapes[0]) if conv else pair.hf_shapes[0]
         self.side, self.rank = side, rank
-        # Factors are those of a Linear, [rank, in] and [out, rank], also where the weight is that of a Conv1D.
+        # PEFT stores factors as those of a Linear, [rank, in] and [out, rank], for a Conv1D as well.
         self.start: Shape = (rank, in_) if side == "in" else (out, rank)
         self.axes = [WeightAxis("out", out), WeightAxis("in", in_)]
         if conv:
             self.axes.reverse()
-        self.family = Family(pair.axes, (self.start,) * len(pair.hf))
+        self.family = TensorFamily(pair.axes, (self.start,) * len(pair.hf))
         self.actions: list[Action] = []
         self.stacked = False
         self.alike([Permuted((1, 0))])
 
     def take(self, use: OpUse, dims: Names) -> None:
-        """One op of the rule. Raises Refusal where it does not carry over to factors."""
+        """Apply one op of the rule. Raises Refusal if it cannot be expressed on factors."""
         match use.name:
             case "is":
                 return
             case "multiply" | "divide":
                 if self.side == "out":
-                    self.add(OPS[use.name].bind(use.args, Bind(self.family, dims, {})))
+                    self.add(OPS[use.name].bind(use.args, OpContext(self.family, dims, {})))
             case "stack" if use.args.over != LIST:
                 self.stack(use.args, dims)
             case _ if self.stacked:
@@ -73,7 +72,7 @@ class Factor:
             case "stack" | "concat" if use.args.over == LIST:
                 self.join(use, dims)
             case _:
-                raise _unfit(use, "has no form as factors")
+                raise _unfit(use, "cannot be expressed on factors")
 
     @property
     def sizes(self) -> Shape:
@@ -82,23 +81,23 @@ class Factor:
 
     @property
     def own(self) -> list[int]:
-        """The axes of the weight that the factor has, in order."""
+        """The axes of the weight that this factor has, in order."""
         return [at for at, axis in enumerate(self.axes) if axis.side == self.side]
 
     def place(self, axis: int) -> int:
-        """Where in the factor an axis of the weight is that it has."""
+        """The factor's axis for one of the weight's axes."""
         return self.own.index(axis) + (self.side == "out")
 
-    def add(self, bound: Bound) -> None:
-        """An action on all factors."""
+    def add(self, bound: BoundOp) -> None:
+        """Append an action on all factors."""
         self.actions.append(bound.action)
         self.family = bound.family
 
-    def alike(self, steps: Sequence[Step]) -> None:
-        """The same steps on each of the factors."""
+    def alike(self, steps: Sequence[MemberAction]) -> None:
+        """Append the same actions on each factor."""
         self.add(members(self.family, [steps] * len(self.family.shapes)))
 
-    def shaped(self, sizes: Shape) -> Shape:
+    def shape_with(self, sizes: Shape) -> Shape:
         """The shape of a factor with these axes of its side."""
         return (*sizes, self.rank) if self.side == "in" else (self.rank, *sizes)
 
@@ -111,7 +110,7 @@ class Factor:
             self.alike([Permuted((*moved, len(moved)) if self.side == "in" else (0, *moved))])
 
     def reshape(self, sizes: Shape, use: OpUse) -> None:
-        """As the weight is: each of its new axes must come from one side."""
+        """Reshape as the weight is reshaped. Each of its new axes must come from one side."""
         made: list[WeightAxis] = []
         for old, new in _blocks(self.sizes, sizes):
             sides: set[Side] = {self.axes[at].side for at in old if self.axes[at].size > 1}
@@ -120,15 +119,15 @@ class Factor:
             side: Side = sides.pop() if sides else self.axes[old[0]].side if old else "out"
             made += [WeightAxis(side, sizes[at]) for at in new]
         before, self.axes = self.family.shapes[0], made
-        after = self.shaped(tuple(made[at].size for at in self.own))
+        after = self.shape_with(tuple(made[at].size for at in self.own))
         if before != after:
             self.alike([Reshaped(before, after)])
 
     def along(self, use: OpUse, axis: int, args: int | tuple[object, ...], dims: Names) -> None:
-        """An op along one axis of the weight, if this factor has that axis."""
+        """Apply an op along one axis of the weight, if this factor has that axis."""
         if self.axes[axis].side == self.side:
             own = args._replace(axis=self.place(axis)) if isinstance(args, tuple) else self.place(axis)  # type: ignore[attr-defined]
-            self.add(OPS[use.name].bind(own, Bind(self.family, dims, {})))
+            self.add(OPS[use.name].bind(own, OpContext(self.family, dims, {})))
 
     def resize(self, use: OpUse, dims: Names) -> None:
         axis = axis_of(use.args.axis, self.sizes)
@@ -136,16 +135,16 @@ class Factor:
         self.axes[axis] = self.axes[axis]._replace(size=use.args.to.integer(dims))
 
     def stack(self, args: JoinArgs, dims: Names) -> None:
-        """Stacked at the place where the weights are, or behind all axes where a factor has fewer."""
+        """Stack at the axis where the weights are stacked, or behind the last axis if a factor has fewer."""
         self.stacked = True
         if len(set(self.family.shapes)) > 1:
             raise Refusal("layout-adapter", "factors of different ranks cannot be stacked")
         rank = len(self.family.shapes[0])
         axis = args.axis if args.axis < 0 else min(args.axis, rank)
-        self.add(OPS["stack"].bind(JoinArgs(axis, args.over), Bind(self.family, dims, {})))
+        self.add(OPS["stack"].bind(JoinArgs(axis, args.over), OpContext(self.family, dims, {})))
 
     def join(self, use: OpUse, dims: Names) -> None:
-        """Weights of a list made one: along an output they have `A` in common, along an input `B`."""
+        """Join the weights of a list: along an output they must share `A`, along an input `B`."""
         count, args = len(self.family.groups(LIST)[0]), use.args
         if use.name == "stack":
             axis = args.axis + len(self.axes) + 1 if args.axis < 0 else args.axis
@@ -154,24 +153,24 @@ class Factor:
             axis = axis_of(args.axis, self.sizes)
             self.axes[axis] = self.axes[axis]._replace(size=self.axes[axis].size * count)
         if self.axes[axis].side == self.side:
-            self.add(OPS[use.name].bind(JoinArgs(self.place(axis), LIST), Bind(self.family, dims, {})))
+            self.add(OPS[use.name].bind(JoinArgs(self.place(axis), LIST), OpContext(self.family, dims, {})))
         else:
             groups = self.family.groups(LIST)
             shapes = tuple(self.family.shapes[group[0]] for group in groups)
-            self.add(Bound(Shared(groups), Family(self.family.without(LIST), shapes)))
+            self.add(BoundOp(Shared(groups), TensorFamily(self.family.without(LIST), shapes)))
 
     def flatten(self) -> None:
-        """One axis for all of the side."""
+        """Merge all axes of the side into one."""
         before = self.family.shapes[0]
-        after = self.shaped((prod(self.axes[at].size for at in self.own),))
+        after = self.shape_with((prod(self.axes[at].size for at in self.own),))
         if before != after:
             self.alike([Reshaped(before, after)])
 
 
-def factored(pair: Correspondence, side: Side, rank: int, dims: Names, *, flat: bool) -> tuple[Factor, Chain]:
-    """A factor taken through the ops of its weight's rule, and the chain that leads there and back. Raises Refusal.
+def convert_factor(pair: Correspondence, side: Side, rank: int, dims: Names, *, flat: bool) -> tuple[Factor, Chain]:
+    """A factor mapped through the ops of its weight's rule, and the chain of its actions. Raises Refusal.
 
-    With `flat`, a library keeps its factors with one axis for all inputs or outputs, however many the weight has.
+    `flat`: the library stores its factors with one axis for all inputs or outputs, however many the weight has.
     """
     uses = pair.rule.ops
     conv = pair.target[0].endswith("kernel") and not any(use.name == "transpose" for use in uses)
@@ -190,8 +189,8 @@ def _unfit(use: OpUse, why: str) -> Refusal:
 
 
 def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
-    """The smallest groups of axes, before and after a reshape, that hold the same elements."""
-    found: list[tuple[list[int], list[int]]] = []
+    """The smallest groups of axes, before and after a reshape, with the same number of elements."""
+    groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) and j < len(after):
         old, new, a, b = [i], [j], before[i], after[j]
@@ -203,7 +202,7 @@ def _blocks(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]]:
             else:
                 new.append(j)
                 b, j = b * after[j], j + 1
-        found.append((old, new))
+        groups.append((old, new))
     if i < len(before) or j < len(after):  # axes of one element at the end
-        found.append((list(range(i, len(before))), list(range(j, len(after)))))
-    return found
+        groups.append((list(range(i, len(before))), list(range(j, len(after)))))
+    return groups

@@ -1,4 +1,4 @@
-"""The tensors that a rule works on at once, and what an op is bound with and yields."""
+"""Families: the tensors that a rule works on together; and the input and output of binding an op."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from itertools import product
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.layout.actions import Action, Members, Shape, Shapes, Step, check_axis
+from brainsurgery_jax.layout.actions import Action, MemberAction, Members, Shape, Shapes, check_axis
 from brainsurgery_jax.layout.expressions import Value
 
 Names = Mapping[str, Value]
 
 LIST = "the list"
-"""The label of the axis along which the names of a list lie."""
+"""The label of the axis that runs over the names of a list."""
 
 
 class Axis(NamedTuple):
-    """An axis of a family: the index that runs along it, and how far."""
+    """An axis of a family: the index that runs along it, and its size."""
 
     label: str
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """The tensors that a rule works on at once: their shapes, in row-major order of the axes."""
+class TensorFamily:
+    """The tensors that a rule works on together: their shapes, in row-major order of the axes."""
 
     axes: tuple[Axis, ...]
     shapes: tuple[Shape, ...]
 
     def groups(self, label: str) -> tuple[tuple[int, ...], ...]:
-        """The members that differ in one index alone, for every choice of the others."""
+        """The groups of members that differ in one index alone."""
         at = self._place(label)
         places = list(product(*(range(a.size) for a in self.axes)))
         found: dict[tuple[int, ...], list[int]] = {}
@@ -41,7 +41,7 @@ class Family:
         return tuple(map(tuple, found.values()))
 
     def without(self, label: str) -> tuple[Axis, ...]:
-        """The axes but one."""
+        """The axes without one of them."""
         at = self._place(label)
         return (*self.axes[:at], *self.axes[at + 1 :])
 
@@ -55,29 +55,29 @@ class Family:
         return labels.index(label)
 
 
-class Bind(NamedTuple):
-    """What an op is bound with: the family before it, the sizes, and how many tensors lie along an axis to be made."""
+class OpContext(NamedTuple):
+    """The input of binding an op: the family before it, the dims, and the sizes of the axes that ops may create."""
 
-    family: Family
+    family: TensorFamily
     names: Names
     sizes: Mapping[str, int]
 
 
-class Bound(NamedTuple):
+class BoundOp(NamedTuple):
     """An op at known sizes, and the family after it."""
 
     action: Action
-    family: Family
+    family: TensorFamily
 
 
-def members(family: Family, steps: Sequence[Sequence[Step]]) -> Bound:
-    """Each member by its own steps."""
+def members(family: TensorFamily, steps: Sequence[Sequence[MemberAction]]) -> BoundOp:
+    """Apply to each member its own actions."""
     action = Members(tuple(map(tuple, steps)))
-    return Bound(action, Family(family.axes, tuple(action.forward(family.shapes, Shapes()))))
+    return BoundOp(action, TensorFamily(family.axes, tuple(action.forward(family.shapes, Shapes()))))
 
 
 def axis_of(axis: int, shape: Shape) -> int:
-    """An axis that may be counted from the end. Raises Refusal for one that is not there."""
+    """An axis, counted from the start. Raises Refusal for one that does not exist."""
     at = axis + len(shape) if axis < 0 else axis
     check_axis(at, len(shape), shape)
     return at

@@ -1,4 +1,4 @@
-"""A layout as data: what its file says, checked and typed, with the place of every part."""
+"""A layout as data: the content of its file, checked and typed, with the position of every part."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import Span
-from brainsurgery_jax.layout.expressions import Expression, Value
-from brainsurgery_jax.layout.templates import Template
+from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
+from brainsurgery_jax.layout.templates import NameTemplate
+
+Args = Any
+"""The arguments of an op in a rule: what the op's `read` returns and its other functions take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,67 +19,67 @@ class OpUse:
     """An op of a rule with its arguments, as the table in `ops` reads them."""
 
     name: str
-    args: Any
+    args: Args
     span: Span
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """A rule is in force `when` a formula holds, or unless it does."""
+class RuleCondition:
+    """A rule is in force `when` a formula holds or, if `negated`, unless it does."""
 
-    formula: Expression
+    formula: SizeExpression
     negated: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rule:
-    """Tensors on the one side, tensors on the other, and the ops that lead there and back.
+class LayoutRule:
+    """Tensors on one side, tensors on the other, and the ops between them.
 
-    `integer`: they are buffers of whole numbers, no weights.
+    `integer`: the tensors are buffers of whole numbers, not weights.
     """
 
-    hf: tuple[Template, ...]
-    to: tuple[Template, ...]
-    shapes: tuple[tuple[Expression, ...], ...]
+    hf: tuple[NameTemplate, ...]
+    to: tuple[NameTemplate, ...]
+    shapes: tuple[tuple[SizeExpression, ...], ...]
     ops: tuple[OpUse, ...]
     span: Span
-    ranges: Mapping[str, Expression] = field(default_factory=dict)
-    conditions: tuple[Condition, ...] = ()
+    ranges: Mapping[str, SizeExpression] = field(default_factory=dict)
+    conditions: tuple[RuleCondition, ...] = ()
     optional: bool = False
     integer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
-    """Tensors that only a Hugging Face checkpoint may hold, and that nothing needs."""
+class DropRule:
+    """Tensors that only a Hugging Face checkpoint may hold, and that no target needs."""
 
-    names: tuple[Template, ...]
-    ranges: Mapping[str, Expression]
-    conditions: tuple[Condition, ...]
+    names: tuple[NameTemplate, ...]
+    ranges: Mapping[str, SizeExpression]
+    conditions: tuple[RuleCondition, ...]
     span: Span
 
 
 @dataclass(frozen=True, slots=True)
-class Tie:
-    """A tensor that may be there a second time under the name `copy`."""
+class TieRule:
+    """A tensor that a checkpoint may hold a second time, under the name `copy`."""
 
-    copy: Template
-    original: Template
-    conditions: tuple[Condition, ...]
+    copy: NameTemplate
+    original: NameTemplate
+    conditions: tuple[RuleCondition, ...]
     span: Span
 
 
-class Choice(NamedTuple):
-    """What settles an option that changes numbers: the value of the first condition that holds. If none does, the user
-    must say, and `ask` tells what it is about."""
+class OpenOption(NamedTuple):
+    """An option that changes numbers and has no default. The first condition in `known` that holds determines it. If
+    none does, the user must give it; `ask` explains what it is about."""
 
-    known: tuple[tuple[Condition, Value], ...]
+    known: tuple[tuple[RuleCondition, Value], ...]
     ask: str
 
 
 class Adapters(NamedTuple):
-    """How the library keeps the factors of LoRA: below which prefix, under which last key, and whether all axes of the
-    inputs (or the outputs) are one in them."""
+    """How the library stores the factors of LoRA: their prefix, their last key, and whether all input axes (or output
+    axes) are merged into one."""
 
     prefix: str = ""
     leaf: str = ""
@@ -88,46 +91,46 @@ NO_ADAPTERS = Adapters()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A layout file. `models` empty: it is for every model. `rest`: what no rule names keeps its name.
-    `file` is its path, if it is no layout of ours.
+    """A layout file. `models` empty: it is for every model. `rest`: a tensor that no rule names keeps its name.
+    `file`: its path, unless it is a layout of the package.
 
-    `choices` are the options that have no default; in `options` stands a value of their kind.
-    `bases` are the texts that `{base}` may stand for on the Hugging Face side; the first is an option's default.
+    `choices`: the options without a default; `options` holds a value of their type.
+    `bases`: the texts that `{base}` may be on the Hugging Face side; the first one is the default.
     """
 
     name: str
     doc: str
     source: str
     format: str
-    format_options: Mapping[str, Any]
+    format_options: Mapping[str, object]
     prefix: str
     models: tuple[str, ...]
     places: tuple[str, ...]
-    dims: Mapping[str, tuple[Expression, ...]]
+    dims: Mapping[str, tuple[SizeExpression, ...]]
     options: Mapping[str, Value]
-    ranges: Mapping[str, Expression]
+    ranges: Mapping[str, SizeExpression]
     bases: tuple[str, ...]
-    rules: tuple[Rule, ...]
-    drops: tuple[Drop, ...]
-    ties: tuple[Tie, ...]
+    rules: tuple[LayoutRule, ...]
+    drops: tuple[DropRule, ...]
+    ties: tuple[TieRule, ...]
     rest: bool
-    example: Mapping[str, Any]
+    example: Config
     span: Span
     file: str = ""
     adapters: Adapters = NO_ADAPTERS
-    choices: Mapping[str, Choice] = field(default_factory=dict)
+    choices: Mapping[str, OpenOption] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
-        """The library that it is for: the first word of its name."""
+        """The library of this layout: the first word of its name."""
         return self.name.partition("-")[0]
 
     @property
     def defaults(self) -> Mapping[str, Value]:
-        """The values of the options that nobody has to give."""
+        """The default values of options."""
         return {name: value for name, value in self.options.items() if name not in self.choices}
 
     @property
-    def models_told(self) -> str:
-        """The models that it is for, as messages tell them."""
+    def model_list(self) -> str:
+        """The models of this layout, for messages."""
         return " and ".join(self.models) or "every model"

@@ -1,19 +1,28 @@
-"""From the text of a layout file to a `Layout`: every mistake of the file, at once, each with its place."""
+"""Parse the text of a layout file to a `Layout`. All mistakes of the file are reported at once, each with its place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
 from brainsurgery_jax.layout.arguments import read_formulas
 from brainsurgery_jax.layout.bind import bind
-from brainsurgery_jax.layout.blocks import PLACE_KEYS, Places, expanded
-from brainsurgery_jax.layout.expressions import Expression, Value, parse_expression
+from brainsurgery_jax.layout.blocks import PLACE_KEYS, Places, expand
+from brainsurgery_jax.layout.expressions import SizeExpression, Value, parse_expression
 from brainsurgery_jax.layout.families import LIST
-from brainsurgery_jax.layout.model import Adapters, Choice, Condition, Drop, Layout, OpUse, Rule, Tie
-from brainsurgery_jax.layout.ops import Use, read_op
-from brainsurgery_jax.layout.templates import Template, parse_template
+from brainsurgery_jax.layout.model import (
+    Adapters,
+    DropRule,
+    Layout,
+    LayoutRule,
+    OpenOption,
+    OpUse,
+    RuleCondition,
+    TieRule,
+)
+from brainsurgery_jax.layout.ops import OpCall, read_op
+from brainsurgery_jax.layout.templates import NameTemplate, parse_template
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
 
 T = TypeVar("T")
@@ -32,9 +41,9 @@ TARGET_KEYS = ("format", "options", "prefix")
 
 
 def parse_layout(text: str, file: str) -> Layout:
-    """The layout that a text spells. Raises one PlanError with every mistake."""
+    """The layout in a text. Raises one PlanError with every mistake."""
     root = compose(text, file)
-    parser = _Parser(file)
+    parser = _LayoutParser(file)
     if not isinstance(root, Map):
         parser.complain("layout-form", "a layout is a mapping with the keys layout, dims and rules", Span(file))
         raise PlanError(parser.problems)
@@ -46,33 +55,33 @@ def parse_layout(text: str, file: str) -> Layout:
 
 
 def _mistakes_of_the_rest(layout: Layout) -> Iterator[Diagnostic]:
-    """What is wrong with the rules that can be read, for the own example: so that it is told in the same run."""
+    """The mistakes in the rules that could be parsed, bound for the layout's example: reported in the same run."""
     try:
         if layout.example:
             bind(layout, layout.example)
     except PlanError as bad:
-        # What config.json lacks may be what could not be read.
+        # A field may seem missing from config.json because its dim could not be parsed.
         yield from (d for d in bad.diagnostics if d.code != "layout-config")
 
 
-class _Parser:
-    """Reads one layout; what is wrong collects in `problems`."""
+class _LayoutParser:
+    """Parses one layout and collects its mistakes in `problems`."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.problems: list[Diagnostic] = []
-        self.dims: dict[str, tuple[Expression, ...]] = {}
+        self.dims: dict[str, tuple[SizeExpression, ...]] = {}
         self.options: dict[str, Value] = {}
-        self.choices: dict[str, Choice] = {}
-        self.ranges: dict[str, Expression] = {}
+        self.choices: dict[str, OpenOption] = {}
+        self.ranges: dict[str, SizeExpression] = {}
 
     def complain(self, code: str, message: str, span: Span, hint: str = "") -> None:
         found = Diagnostic(code, message, span, hint)
         if found not in self.problems:  # a rule of a block is read once for each place
             self.problems.append(found)
 
-    def read(self, label: str, node: Node, read: Callable[[Any], T]) -> T | None:
-        """What a reader makes of a node's data; a refusal becomes a mistake at its place."""
+    def read(self, label: str, node: Node, read: Callable[[object], T]) -> T | None:
+        """Apply a reader to a node's data. A refusal becomes a mistake at the node."""
         try:
             return read(plain(node))
         except Refusal as bad:
@@ -96,17 +105,17 @@ class _Parser:
         for key, node in asked:
             self.choose(key, node)
         self.ranges = self.range_map(root, self.dims)
-        rules: list[Rule] = []
-        drops: list[Drop] = []
-        ties: list[Tie] = []
+        rules: list[LayoutRule] = []
+        drops: list[DropRule] = []
+        ties: list[TieRule] = []
         blocks = {k.text: self.places(k, v) for k, v in self.map(root, "blocks").entries}
-        for node in (n for item in self.items(root, "rules") for n in self.expanded(item, blocks)):
+        for node in (n for item in self.items(root, "rules") for n in self.expand(item, blocks)):
             match self.entry(node):
-                case Rule() as rule:
+                case LayoutRule() as rule:
                     rules.append(rule)
-                case Drop() as drop:
+                case DropRule() as drop:
                     drops.append(drop)
-                case Tie() as tie:
+                case TieRule() as tie:
                     ties.append(tie)
         return Layout(
             name=self.text(root, "layout"),
@@ -191,16 +200,16 @@ class _Parser:
         return None
 
     def choose(self, key: Scalar, node: Map) -> None:
-        """An option without a default: what settles it, and what is asked where nothing does."""
+        """An option without a default: the conditions that determine it, and the question for the user if none does."""
         label = f"options.{key.text}"
         self.keys(node, CHOICE_KEYS, label)
-        known: list[tuple[Condition, Value]] = []
+        known: list[tuple[RuleCondition, Value]] = []
         for item in self.items(node, "known"):
             entry = item if isinstance(item, Map) else Map((), item.span)
             self.keys(entry, KNOWN_KEYS, f"{label}.known")
             value = get(entry, "is")
             if value is None or sum(get(entry, key) is not None for key in ("when", "unless")) != 1:
-                hint = "Write what settles it, `{when: rope == 'llama3', is: true}`."
+                hint = "Write what determines it, `{when: rope == 'llama3', is: true}`."
                 self.complain("layout-form", f"{label}.known: expected a condition and `is`", item.span, hint)
                 continue
             known += ((condition, self.option(key, value)) for condition in self.conditions(entry))
@@ -209,38 +218,38 @@ class _Parser:
             self.complain("layout-form", f"{label}: expected `known` and `ask`", node.span, hint)
             ask = ""
         self.options[key.text] = known[0][1] if known else None
-        self.choices[key.text] = Choice(tuple(known), ask)
+        self.choices[key.text] = OpenOption(tuple(known), ask)
 
     # --- formulas
 
-    def alternatives(self, key: Scalar, node: Node) -> tuple[Expression, ...]:
+    def alternatives(self, key: Scalar, node: Node) -> tuple[SizeExpression, ...]:
         nodes = node.items if isinstance(node, List) else (node,)
-        read = (self.read(f"dims.{key.text}", n, lambda v: parse_expression(_written(v))) for n in nodes)
+        read = (self.read(f"dims.{key.text}", n, lambda v: parse_expression(_read_text(v))) for n in nodes)
         return tuple(e for e in read if e is not None)
 
-    def range_map(self, root: Map, known: Iterable[str]) -> dict[str, Expression]:
+    def range_map(self, root: Map, known: Iterable[str]) -> dict[str, SizeExpression]:
         found = {}
         for key, node in self.map(root, "ranges").entries:
-            formula = self.read(f"ranges.{key.text}", node, lambda v: parse_expression(_written(v)))
-            if formula is not None and self.known(formula, node.span, f"ranges.{key.text}"):
+            formula = self.read(f"ranges.{key.text}", node, lambda v: parse_expression(_read_text(v)))
+            if formula is not None and self.check_names(formula, node.span, f"ranges.{key.text}"):
                 found[key.text] = formula
         return found
 
-    def known(self, formula: Expression, span: Span, label: str, indices: Iterable[str] = ()) -> bool:
-        """Whether a formula asks for dims, options (and indices) only; else complains."""
+    def check_names(self, formula: SizeExpression, span: Span, label: str, indices: Iterable[str] = ()) -> bool:
+        """Whether a formula uses dims, options (and indices) only. Complains if it does not."""
         there = [*self.dims, *self.options, *indices]
         for name in sorted(formula.names.difference(there)):
-            hint = f"Known: {', '.join(there)}. Fields of config.json get a name under `dims`."
+            hint = f"Known: {', '.join(there)}. Name fields of config.json under `dims`."
             self.complain("layout-dim", f"{label}: unknown name '{name}'.{did_you_mean(name, there)}", span, hint)
         return not formula.names.difference(there)
 
-    def conditions(self, node: Map) -> tuple[Condition, ...]:
+    def conditions(self, node: Map) -> tuple[RuleCondition, ...]:
         found = []
         for key, value in node.entries:
             if key.text in ("when", "unless"):
-                formula = self.read(key.text, value, lambda v: parse_expression(_written(v)))
-                if formula is not None and self.known(formula, value.span, key.text):
-                    found.append(Condition(formula, negated=key.text == "unless"))
+                formula = self.read(key.text, value, lambda v: parse_expression(_read_text(v)))
+                if formula is not None and self.check_names(formula, value.span, key.text):
+                    found.append(RuleCondition(formula, negated=key.text == "unless"))
         return tuple(found)
 
     # --- blocks
@@ -255,15 +264,15 @@ class _Parser:
             self.keys(place, PLACE_KEYS, f"blocks.{key.text}")
         return tuple(found)
 
-    def expanded(self, node: Node, blocks: Places) -> Iterator[Node]:
+    def expand(self, node: Node, blocks: Places) -> Iterator[Node]:
         if isinstance(node, Map):
-            yield from expanded(node, blocks)
+            yield from expand(node, blocks)
         else:
             yield node
 
     # --- rules
 
-    def entry(self, node: Node) -> Rule | Drop | Tie | None:
+    def entry(self, node: Node) -> LayoutRule | DropRule | TieRule | None:
         if not isinstance(node, Map):
             message = f"a rule is a mapping with `hf` and `to`, or `drop`, or `tie`; got {describe(node)}"
             self.complain("layout-form", message, node.span)
@@ -277,7 +286,7 @@ class _Parser:
             made = self.rule(node)
         return made if len(self.problems) == before else None
 
-    def rule(self, node: Map) -> Rule:
+    def rule(self, node: Map) -> LayoutRule:
         self.keys(node, RULE_KEYS, "rule")
         for key in ("hf", "to", "shape"):
             if get(node, key) is None:
@@ -290,25 +299,25 @@ class _Parser:
         if hf and to and len(ops) == len(uses):
             self.accounts(node, _indices(hf, ranges), _indices(to, ranges), [u for u, _ in ops])
         shapes = self.shapes(node, len(hf))
-        return Rule(
+        return LayoutRule(
             hf, to, shapes, tuple(OpUse(u.op.name, u.args, s) for u, s in ops), node.span, ranges,
             self.conditions(node), self.flag(node, "optional"), self.flag(node, "integer"),
         )  # fmt: skip
 
-    def templates(self, node: Map, key: str, indices: Iterable[str]) -> tuple[Template, ...]:
+    def templates(self, node: Map, key: str, indices: Iterable[str]) -> tuple[NameTemplate, ...]:
         value = get(node, key)
         nodes = value.items if isinstance(value, List) else (value,) if value else ()
         found = []
         for n in nodes:
-            template = self.read(key, n, lambda v: parse_template(_written(v)))
+            template = self.read(key, n, lambda v: parse_template(_read_text(v)))
             if template is not None:
-                formulas = [p for p in template.parts if isinstance(p, Expression)]
-                if all([self.known(f, n.span, key, indices) for f in formulas]):
+                formulas = [p for p in template.parts if isinstance(p, SizeExpression)]
+                if all([self.check_names(f, n.span, key, indices) for f in formulas]):
                     found.append(template)
         return tuple(found) if len(found) == len(nodes) else ()
 
-    def shapes(self, node: Map, count: int) -> tuple[tuple[Expression, ...], ...]:
-        """One shape for all names of the Hugging Face side, or a list of one for each."""
+    def shapes(self, node: Map, count: int) -> tuple[tuple[SizeExpression, ...], ...]:
+        """One shape for all names of the Hugging Face side, or a list with one for each name."""
         value = get(node, "shape")
         if not isinstance(value, List):
             if value is not None:
@@ -321,47 +330,47 @@ class _Parser:
         read = [self.sizes("shape", n) for n in nodes]
         return tuple(read) if several else tuple(read) * count
 
-    def sizes(self, key: str, node: Node) -> tuple[Expression, ...]:
+    def sizes(self, key: str, node: Node) -> tuple[SizeExpression, ...]:
         found = self.read(key, node, read_formulas) or ()
         for formula in found:
-            self.known(formula, node.span, key)
+            self.check_names(formula, node.span, key)
         return found
 
-    def use(self, node: Node) -> Use | None:
+    def use(self, node: Node) -> OpCall | None:
         use = self.read("ops", node, read_op)
         if use is not None:
-            ok = [self.known(f, node.span, use.op.name) for f in use.op.formulas(use.args)]
+            ok = [self.check_names(f, node.span, use.op.name) for f in use.op.formulas(use.args)]
             return use if all(ok) else None
         return None
 
-    def accounts(self, node: Map, left: set[str], right: set[str], ops: list[Use]) -> None:
-        """Complain of an index that only one side has and no op joins or makes."""
+    def accounts(self, node: Map, left: set[str], right: set[str], ops: list[OpCall]) -> None:
+        """Complain about an index that only one side has and that no op joins or creates."""
         joined, made = {u.op.joins(u.args) for u in ops}, {u.op.makes(u.args) for u in ops}
         for label in sorted(left - right - joined):
-            hint = f"Join over it, as by `{{stack: {{{_over(label)}axis: 0}}}}`, or let it run on the other side, too."
-            message = f"rule: {label} runs on the side of `hf` alone, and no op joins over it"
+            hint = f"Join over it, as in `{{stack: {{{_over(label)}axis: 0}}}}`, or use it on the other side, too."
+            message = f"rule: only `hf` uses {label}, and no op joins over it"
             self.complain("layout-family", message, node.span, hint)
         for label in sorted(right - left - made):
-            message = f"rule: {label} runs on the side of `to` alone, and no op makes it"
-            hint = f"Cut for it, as by `{{split: {{{_over(label)}axis: 0}}}}`."
+            message = f"rule: only `to` uses {label}, and no op creates it"
+            hint = f"Cut for it, as in `{{split: {{{_over(label)}axis: 0}}}}`."
             self.complain("layout-family", message, node.span, hint)
 
-    def drop(self, node: Map) -> Drop:
+    def drop(self, node: Map) -> DropRule:
         self.keys(node, DROP_KEYS, "drop")
         ranges = {**self.ranges, **self.range_map(node, self.dims)}
-        return Drop(self.templates(node, "drop", ranges), ranges, self.conditions(node), node.span)
+        return DropRule(self.templates(node, "drop", ranges), ranges, self.conditions(node), node.span)
 
-    def tie(self, node: Map) -> Tie:
+    def tie(self, node: Map) -> TieRule:
         self.keys(node, TIE_KEYS, "tie")
         value = get(node, "tie")
         if not isinstance(value, List) or len(value.items) != 2:
             self.complain("layout-form", "tie: expected two names, [copy, original]", node.span)
-            return Tie(Template("", ()), Template("", ()), (), node.span)
-        copy, original = self.templates(node, "tie", ()) or (Template("", ()), Template("", ()))
-        return Tie(copy, original, self.conditions(node), node.span)
+            return TieRule(NameTemplate("", ()), NameTemplate("", ()), (), node.span)
+        copy, original = self.templates(node, "tie", ()) or (NameTemplate("", ()), NameTemplate("", ()))
+        return TieRule(copy, original, self.conditions(node), node.span)
 
 
-def _written(value: Any) -> str:
+def _read_text(value: object) -> str:
     """A scalar as text. Raises Refusal for lists and mappings."""
     if isinstance(value, list | dict) or value is None:
         raise Refusal("layout-form", f"expected text, got {value!r}")
@@ -372,6 +381,6 @@ def _over(label: str) -> str:
     return "" if label == LIST else f"over: {label}, "
 
 
-def _indices(side: tuple[Template, ...], ranges: Mapping[str, Expression]) -> set[str]:
-    """The indices that names differ in, and the list itself if there are several."""
+def _indices(side: tuple[NameTemplate, ...], ranges: Mapping[str, SizeExpression]) -> set[str]:
+    """The indices that names use, and the list itself if there are several names."""
     return {n for t in side for n in t.names if n in ranges} | ({LIST} if len(side) > 1 else set())

@@ -1,19 +1,19 @@
-"""What holds of a layout for a config: a bijection on names, shapes that close, and what cannot come back."""
+"""Proof that a layout is a bijection on names and that its shapes close, for a config; and what it does not restore."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.layout.bind import Bound, bind, shapes_close
-from brainsurgery_jax.layout.expressions import Value
+from brainsurgery_jax.layout.bind import BoundLayout, bind, shapes_close
+from brainsurgery_jax.layout.expressions import Config, Value
 from brainsurgery_jax.layout.model import Layout
 
 
 class Proof(NamedTuple):
-    """What was shown, for one choice of options: tensors on either side, rules that lose bits, mistakes."""
+    """The result for one choice of options: the number of tensors on either side, lossy rules, mistakes."""
 
     layout: Layout
     options: Mapping[str, Value]
@@ -25,12 +25,12 @@ class Proof(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether there is no mistake."""
+        """Whether there are no mistakes."""
         return not self.problems
 
 
-def prove(layout: Layout, config: Mapping[str, Any], options: Mapping[str, Value] | None = None) -> Proof:
-    """The proof of a layout for a config. Never raises for a mistake in the layout."""
+def prove(layout: Layout, config: Config, options: Mapping[str, Value] | None = None) -> Proof:
+    """Check a layout for a config. A mistake in the layout is a problem of the proof; it is not raised."""
     given = {**layout.options, **(options or {})}
     try:
         bound = bind(layout, config, options)
@@ -49,8 +49,8 @@ def proofs(layout: Layout) -> Iterator[Proof]:
         yield prove(layout, layout.example, dict(zip(switches, values, strict=True)))
 
 
-def _open(bound: Bound) -> Iterator[Diagnostic]:
+def _open(bound: BoundLayout) -> Iterator[Diagnostic]:
     for pair in bound.pairs:
         if not shapes_close(pair):
-            message = f"the way there and back of '{pair.hf[0]}' does not end in {list(pair.hf_shapes[0])}"
+            message = f"the ops and their inverse do not restore the shape {list(pair.hf_shapes[0])} of '{pair.hf[0]}'"
             yield Diagnostic("layout-shape", message, pair.rule.span)

@@ -10,7 +10,7 @@ from typing import Any
 from brainsurgery_jax.config_patch import apply_change, read_change
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal, StoreError
-from brainsurgery_jax.families.adapters import Adapter, derived_config, read_adapter
+from brainsurgery_jax.families.adapters import Adapter, derive_config, read_adapter
 from brainsurgery_jax.lower.configs import side_file
 from brainsurgery_jax.lower.state import Extras, World
 from brainsurgery_jax.plan.source import flow_yaml
@@ -55,7 +55,7 @@ def dump_adapter_config(config: Mapping[str, Any]) -> bytes:
 def _derived(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
     """What names and shapes say. Raises Refusal where they are not those of LoRA and the config does not say enough."""
     if adapter.factors and not adapter.others:
-        return derived_config(adapter)
+        return derive_config(adapter)
     if config.get("peft_type") is not None:
         return {}
     what = f"'{adapter.others[0]}' is no tensor of a LoRA adapter" if adapter.others else "there are no factors of LoRA"

@@ -11,7 +11,7 @@ from brainsurgery_jax.config_patch import Change, merge_changes, patched, read_c
 from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
-from brainsurgery_jax.families.model import Difference
+from brainsurgery_jax.families.model import ConfigDifference
 from brainsurgery_jax.graph.expr import walk
 from brainsurgery_jax.lower.configs import CONFIG
 from brainsurgery_jax.lower.program import Publication
@@ -72,7 +72,7 @@ def _part_note(made: Publication, path: str, file: WeightFile, label: str) -> Di
 
 
 def _notes(
-    found: Iterable[Difference], change: Change | None, key: str, made: Publication, output: Output, word: str
+    found: Iterable[ConfigDifference], change: Change | None, key: str, made: Publication, output: Output, word: str
 ) -> Iterator[Diagnostic]:
     """A note for each difference, with the change that settles all of them."""
     patch: Mapping[str, Any] = {}
@@ -86,7 +86,7 @@ def _notes(
 
 
 def _remedy(
-    each: Difference, patch: Mapping[str, Any], change: Change | None, key: str, place: str, *, alone: bool
+    each: ConfigDifference, patch: Mapping[str, Any], change: Change | None, key: str, place: str, *, alone: bool
 ) -> str:
     """What to write; of a patch all of it, so that one change settles every difference."""
     if each.moves:

@@ -11,13 +11,13 @@ from brainsurgery_jax.documents import Text
 from brainsurgery_jax.dtypes import Aval, to_numpy
 from brainsurgery_jax.errors import PlanError, Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import Shape
-from brainsurgery_jax.layout.adapters import adapted, is_adapter, weights_of
-from brainsurgery_jax.layout.bind import Bound, Correspondence, bind
+from brainsurgery_jax.layout.adapters import adapt, is_adapter, weights_of
+from brainsurgery_jax.layout.bind import BoundLayout, Correspondence, bind
 from brainsurgery_jax.layout.config import read_config
 from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import layout_for
 from brainsurgery_jax.layout.model import Layout
-from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, Tree, moment_trees
+from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, MomentTree, moment_trees
 from brainsurgery_jax.op import Number, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._rounding import rounded
@@ -140,7 +140,7 @@ def _refusal(bad: PlanError, what: str, key: str) -> Refusal:
 
 def _bound(
     found: Layout, config: Mapping[str, Any], options: Mapping[str, Value], view: View, alias: str, *, inverse: bool
-) -> Bound:
+) -> BoundLayout:
     names = view.names(alias)
     adapter = is_adapter(names)
     try:
@@ -150,7 +150,7 @@ def _bound(
     if not adapter or found.rest:
         return bound
     try:
-        return adapted(bound, {n: view.fetch(alias, n).aval.shape for n in names}, inverse=inverse)
+        return adapt(bound, {n: view.fetch(alias, n).aval.shape for n in names}, inverse=inverse)
     except Refusal as bad:
         raise Refusal(bad.code, bad.message, key="name", hint=bad.hint) from bad
 
@@ -158,7 +158,7 @@ def _bound(
 class _Work:
     """A bound layout held against the tensors of an alias."""
 
-    def __init__(self, bound: Bound, view: View, alias: str, *, inverse: bool, moments: bool) -> None:
+    def __init__(self, bound: BoundLayout, view: View, alias: str, *, inverse: bool, moments: bool) -> None:
         self.bound, self.view, self.alias, self.inverse = bound, view, alias, inverse
         self.names = list(view.names(alias))
         self.there = set(self.names)
@@ -169,7 +169,7 @@ class _Work:
         ]
         self.kept = {n for n in self.names if moments and n.partition(".")[0] in OPTIMIZER} - self.expected.keys()
 
-    def names_of(self, pair: Correspondence, tree: Tree, *, target: bool) -> tuple[str, ...]:
+    def names_of(self, pair: Correspondence, tree: MomentTree, *, target: bool) -> tuple[str, ...]:
         """The names of one side of a correspondence in a tree."""
         return tuple(
             tree.target(n, self._prefix) if target else tree.head + n for n in (pair.target if target else pair.hf)

@@ -105,22 +105,22 @@ class _Line:
         if (bad := UNWRITABLE.search(self.text)) is not None:
             self.fail(f"the character U+{ord(bad[0]):04X} cannot stand in a line", _without(bad[0]), bad.start())
         self.blanks()
-        if self.ended:
+        if self.at_end:
             self.fail("the line is empty", "Write a step, such as `delete: target: tmp.*`.")
         name = self.name()
         self.blanks()
-        if self.ended:
+        if self.at_end:
             return name
         if not self.takes(":"):
             found = shorten(self.rest)
             keyed = found if ":" in found or name.text in ("help", "load", "save") else f"KEY: {found}"
             self.fail(f"a ':' is missing between '{name.text}' and '{found}'", f"Write `{name.text}: {keyed}`.")
         self.blanks()
-        return Map(((name, Scalar(None, "", name.span) if self.ended else self.payload(name.text)),), name.span)
+        return Map(((name, Scalar(None, "", name.span) if self.at_end else self.payload(name.text)),), name.span)
 
     def name(self) -> Scalar:
         if self.next in ("'", '"'):
-            return self.quoted()
+            return self.quoted_scalar()
         found = NAME.match(self.text, self.at)
         if found is None or self.text[found.end() : found.end() + 1] not in ("", ":", " ", "\t"):
             word = self.word()
@@ -128,14 +128,14 @@ class _Line:
             if word == "-":
                 hint = "A line is one step: leave out the dash."
             self.fail(f"a step starts with the name of an op, but '{word}' is none", hint)
-        return self.matched(found)
+        return self.scalar_of(found)
 
     def payload(self, op: str) -> Node:
         start = self.at
         value = self.pairs("") if self.is_pair() else self.value(op)
         self.blanks()
-        if not self.ended:
-            self.unexpected(start)
+        if not self.at_end:
+            self.fail_unexpected(start)
         return value
 
     def is_pair(self) -> bool:
@@ -143,7 +143,7 @@ class _Line:
         if self.next not in ("'", '"'):
             return PAIR.match(self.text, self.at) is not None
         start = self.at
-        self.quoted()
+        self.quoted_scalar()
         self.blanks()
         found, self.at = self.next == ":", start
         return found
@@ -152,21 +152,21 @@ class _Line:
         """Keys with values, up to the closing bracket, or to the end of the line where there is none."""
         span = self.span()
         entries: dict[str, tuple[Scalar, Node]] = {}
-        for key, value in self.separated(self.pair, closing):
+        for key, value in self.separate(self.pair, closing):
             if key.text in entries:
                 message = f"the key '{key.text}' stands twice, in column {entries[key.text][0].span.col} and here"
                 self.fail(message, "Remove one of them.", key.span.col - 1)
             entries[key.text] = key, value
         return Map(tuple(entries.values()), span)
 
-    def separated(self, item: Callable[[], T], closing: str) -> list[T]:
+    def separate(self, item: Callable[[], T], closing: str) -> list[T]:
         """One item or more between commas, up to what ends them."""
         items = [item()]
         self.blanks()
         while self.takes(","):
             comma = self.at - 1
             self.blanks()
-            if self.ended or self.next == closing:
+            if self.at_end or self.next == closing:
                 self.fail("nothing follows this comma", "Remove it, or write what is missing behind it.", comma)
             items.append(item())
             self.blanks()
@@ -183,38 +183,38 @@ class _Line:
 
     def key(self) -> Scalar:
         if self.next in ("'", '"'):
-            return self.quoted()
+            return self.quoted_scalar()
         found = KEY.match(self.text, self.at)
         if found is None:
             hint = "Write `key: value`, with the key in quotes if it is no plain word."
             self.fail(f"a key must stand here, but found {self.found()}", hint)
-        return self.matched(found)
+        return self.scalar_of(found)
 
     def value(self, owner: str) -> Node:
         """The value of a key or, as its payload, of an op."""
-        if self.ended or self.next in ",]}":
+        if self.at_end or self.next in ",]}":
             hint = "Write one; nothing is `null`, an empty text ''."
             self.fail(f"'{owner}' needs a value, but found {self.found()}", hint)
         if self.next in ("[", "{"):
-            return self.bracketed(owner)
-        return self.quoted() if self.next in ("'", '"') else self.bare()
+            return self.brackets(owner)
+        return self.quoted_scalar() if self.next in ("'", '"') else self.bare()
 
-    def bracketed(self, owner: str) -> List | Map:
+    def brackets(self, owner: str) -> List | Map:
         start, span, closing = self.at, self.span(), CLOSING[self.next]
         self.at += 1
         self.depth += 1
         if self.depth > MAX_DEPTH:
             self.fail(f"lists and mappings are nested more than {MAX_DEPTH} deep", "Nest less deeply.", start)
         self.blanks()
-        inside = not self.ended and self.next != closing
+        inside = not self.at_end and self.next != closing
         if closing == "}":
             node = Map(self.pairs(closing).entries if inside else (), span)
         else:
-            node = List(tuple(self.separated(lambda: self.value(owner), closing)) if inside else (), span)
-        if self.ended:
-            self.unclosed(start)
+            node = List(tuple(self.separate(lambda: self.value(owner), closing)) if inside else (), span)
+        if self.at_end:
+            self.fail_unclosed(start)
         if not self.takes(closing):
-            self.unexpected(start)
+            self.fail_unexpected(start)
         self.depth -= 1
         return node
 
@@ -222,11 +222,11 @@ class _Line:
         start, span = self.at, self.span()
         self.at, opened = bare_end(self.text, start)
         if opened is not None:
-            self.unclosed(opened)
+            self.fail_unclosed(opened)
         text = self.text[start : self.at]
         return Scalar(typed(text), text, span)
 
-    def quoted(self) -> Scalar:
+    def quoted_scalar(self) -> Scalar:
         span = self.span()
         text = self.single() if self.takes("'") else self.double()
         return Scalar(text, text, span)
@@ -281,7 +281,7 @@ class _Line:
         return self.text[self.at :]
 
     @property
-    def ended(self) -> bool:
+    def at_end(self) -> bool:
         return self.at >= len(self.text)
 
     def blanks(self) -> None:
@@ -294,7 +294,7 @@ class _Line:
         self.at += found
         return found
 
-    def matched(self, found: re.Match[str]) -> Scalar:
+    def scalar_of(self, found: re.Match[str]) -> Scalar:
         """The plain word that was found here, which is then passed."""
         span, self.at = self.span(), found.end()
         return Scalar(found[0], found[0], span)
@@ -311,12 +311,12 @@ class _Line:
     def fail(self, message: str, hint: str, at: int | None = None) -> NoReturn:
         raise PlanError([Diagnostic("oly-syntax", message, self.span(at), hint)])
 
-    def unclosed(self, opened: int) -> NoReturn:
+    def fail_unclosed(self, opened: int) -> NoReturn:
         bracket = self.text[opened]
         hint = f"Close it with '{CLOSING[bracket]}'; a text with a bracket alone in it stands in quotes."
         self.fail(f"the '{bracket}' that is opened here is never closed", hint, opened)
 
-    def unexpected(self, start: int) -> NoReturn:
+    def fail_unexpected(self, start: int) -> NoReturn:
         """Complains of what stands where only a comma or the end may; `start`: where the whole before it begins."""
         before = self.text[start : self.at].rstrip()
         last = re.split(r"[ \t,{\[]", before)[-1]

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
-from brainsurgery_jax.plan.paths import Segment, parse_path, put
+from brainsurgery_jax.plan.paths import PathStep, parse_path, put
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, read_scalar
-from brainsurgery_jax.plan.variables import used_variables
+from brainsurgery_jax.plan.variables import find_variables
 
 MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory
 
@@ -64,7 +64,7 @@ def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = rea
         plan = _apply_all(plan, overrides, problems)
     if problems:
         raise PlanError(problems)
-    return Merged(plan, tuple(notes), frozenset().union(*map(used_variables, roots)))
+    return Merged(plan, tuple(notes), frozenset().union(*map(find_variables, roots)))
 
 
 def read_yaml(
@@ -124,12 +124,12 @@ def _merge_items(base: Node | None, later: Node | None) -> Node:
 def _merge_all(roots: Iterable[Map], notes: list[Diagnostic]) -> Map:
     plan = Map((), Span("command line"))
     for root in roots:
-        notes += _merged_steps(get(plan, "transforms"), get(root, "transforms"))
+        notes += _warn_of_merged_steps(get(plan, "transforms"), get(root, "transforms"))
         plan = _merge_maps(plan, root)
     return plan
 
 
-def _merged_steps(base: Node | None, later: Node | None) -> Iterator[Diagnostic]:
+def _warn_of_merged_steps(base: Node | None, later: Node | None) -> Iterator[Diagnostic]:
     hint = (
         "Lists of several plan files are merged item by item; a later file does not append its steps. To append them, "
         "begin its list with a `null` for each earlier step."
@@ -194,7 +194,7 @@ def _yaml_names(folder: Path) -> list[str]:
 
 
 class _Override(NamedTuple):
-    path: tuple[Segment, ...]
+    path: tuple[PathStep, ...]
     value: Node
 
 

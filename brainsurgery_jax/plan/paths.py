@@ -11,7 +11,7 @@ from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe
 MAX_PATH = 50  # segments; far from where a plan gets too deep to walk
 
 
-class Segment(NamedTuple):
+class PathStep(NamedTuple):
     """One step down into a plan: a key or an index, where it is written, and the whole path up to it."""
 
     at: str | int
@@ -23,19 +23,19 @@ _KEY = re.compile(r"[^.\s\[\]]+")
 _NEXT = re.compile(r"\.(?P<key>[^.\s\[\]]+)|\.?\[(?P<index>[0-9]{1,9})\]|\.\Z")
 
 
-def parse_path(path: str, name: str) -> tuple[Segment, ...]:
+def parse_path(path: str, name: str) -> tuple[PathStep, ...]:
     """The segments of a path: keys separated by dots, `[n]` for the items of a list. `name` stands in for a file."""
     found = _KEY.match(path)
     if found is None:
-        raise _refused(path, 0, name)
-    segments = [Segment(found[0], Span(name, 1, 1), found[0])]
+        raise _refusal(path, 0, name)
+    segments = [PathStep(found[0], Span(name, 1, 1), found[0])]
     while (end := found.end()) < len(path):
         found = _NEXT.match(path, end)
         if found is None:
-            raise _refused(path, end, name)
+            raise _refusal(path, end, name)
         if found.lastgroup:  # else the dot at the end, which means nothing
             at = found["key"] or int(found["index"])
-            segments.append(Segment(at, Span(name, 1, found.start(found.lastgroup) + 1), path[: found.end()]))
+            segments.append(PathStep(at, Span(name, 1, found.start(found.lastgroup) + 1), path[: found.end()]))
     if len(segments) > MAX_PATH:
         message = f"this override path has {len(segments)} parts, and {MAX_PATH} is the most"
         hint = "Give a larger value at a shorter path, as in 'a={b: {c: 1}}'."
@@ -43,7 +43,7 @@ def parse_path(path: str, name: str) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def _refused(path: str, at: int, name: str) -> PlanError:
+def _refusal(path: str, at: int, name: str) -> PlanError:
     message, hint = _what_is_wrong(path, path[at:])
     return PlanError([Diagnostic("override-syntax", message, Span(name, 1, at + 1), hint)])
 
@@ -73,7 +73,7 @@ def _what_is_wrong_with_index(path: str, index: str, *, closed: bool, first: boo
     return f"'{index}' is not an index", "Between [ and ] stands a whole number, counted from 0; keys come after dots."
 
 
-def put(old: Node | None, path: tuple[Segment, ...], value: Node, above: str = "") -> Node:
+def put(old: Node | None, path: tuple[PathStep, ...], value: Node, above: str = "") -> Node:
     """The node with a value in place of what it holds at a path. What is missing or null on the way is made.
 
     `above` is how error messages call the node itself.
@@ -97,7 +97,7 @@ def put(old: Node | None, path: tuple[Segment, ...], value: Node, above: str = "
     raise _unfit(node, path[0], above)
 
 
-def _item(node: List, segment: Segment, above: str) -> Node | None:
+def _item(node: List, segment: PathStep, above: str) -> Node | None:
     """The item at an index, or None one behind the last."""
     size = len(node.items)
     assert isinstance(segment.at, int)
@@ -107,7 +107,7 @@ def _item(node: List, segment: Segment, above: str) -> Node | None:
     return node.items[segment.at] if segment.at < size else None
 
 
-def _unfit(old: Node, segment: Segment, above: str) -> PlanError:
+def _unfit(old: Node, segment: PathStep, above: str) -> PlanError:
     wanted = f"index [{segment.at}]" if isinstance(segment.at, int) else f"key '{segment.at}'"
     match old:
         case List():

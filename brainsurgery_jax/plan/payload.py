@@ -166,7 +166,7 @@ def _value(f: Field, value: Any, params: Mapping[str, Any], reading: Payload, at
     if (role := element_role(f.annotation)) is not None and role.kind != "assert":
         return _references(f, role, value, params, reading)
     if f.role is None:
-        return _checked(f.annotation, value)
+        return _validate(f.annotation, value)
     if value is None and f.default is None and f.role.kind != "number":
         return None
     match f.role.kind:
@@ -205,7 +205,9 @@ def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload)
     """References by name, the first a pattern, the others templates."""
     if not isinstance(value, dict) or not value:
         hint = f"Name each tensor that is meant: `{f.key}: {{w: PATTERN, v: NAME}}`."
-        raise Refusal("value-type", f"expected a mapping of names to references, got {_found(value)}", hint=hint)
+        raise Refusal(
+            "value-type", f"expected a mapping of names to references, got {_describe_value(value)}", hint=hint
+        )
     out = {}
     for name, item in value.items():
         try:
@@ -234,7 +236,7 @@ def _number(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        raise Refusal("value-type", f"expected a number, got {_found(value)}") from None
+        raise Refusal("value-type", f"expected a number, got {_describe_value(value)}") from None
 
 
 def _dtype(value: Any) -> Any:
@@ -286,7 +288,7 @@ def adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
 
 
-def _checked(annotation: Any, value: Any) -> Any:
+def _validate(annotation: Any, value: Any) -> Any:
     try:
         return adapter(annotation).validate_python(value)
     except ValidationError as error:
@@ -294,16 +296,16 @@ def _checked(annotation: Any, value: Any) -> Any:
         raise Refusal("value-type", _sentence(first)) from error
 
 
-def _found(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     """A value as a message shows it; that a text is one is said, since `'8'` looks so much like `8`."""
     return f"the text {value!r}" if isinstance(value, str) else repr(value)
 
 
 _SENTENCES: dict[str, Callable[[Any], str]] = {
     "value_error": lambda e: str(e["ctx"]["error"]),
-    "int_type": lambda e: f"expected an integer, got {_found(e['input'])}",
-    "bool_type": lambda e: f"expected true or false, got {_found(e['input'])}",
-    "tuple_type": lambda e: f"expected a list, got {_found(e['input'])}",
+    "int_type": lambda e: f"expected an integer, got {_describe_value(e['input'])}",
+    "bool_type": lambda e: f"expected true or false, got {_describe_value(e['input'])}",
+    "tuple_type": lambda e: f"expected a list, got {_describe_value(e['input'])}",
     "string_type": lambda e: f"expected text, got {e['input']!r}. Quote it if it is text",
     "string_too_short": lambda e: "expected text, got an empty one",
     "too_short": lambda e: f"expected a list of at least {e['ctx']['min_length']}, got {e['ctx']['actual_length']}",

@@ -249,12 +249,12 @@ class _Composer:
             return self.alias(event, depth)
         before = self.total
         self.count(1 + len(getattr(event, "value", "")) // 64, depth, event)  # a long text counts as several values
-        built, height = self.untagged(event, depth)
+        built, height = self.read_untagged(event, depth)
         if event.anchor is not None:
             self.anchors[event.anchor] = _Anchored(built, height, self.total - before)
         return built, height
 
-    def untagged(self, event: Any, depth: int) -> tuple[Node, int]:
+    def read_untagged(self, event: Any, depth: int) -> tuple[Node, int]:
         if isinstance(event, ev.ScalarEvent):
             self.check_tag(event, _STR)
             return Scalar(self.value(event), event.value, self.span(event)), 1
@@ -284,7 +284,7 @@ class _Composer:
             if key is not None and _is_absent(value_event):  # the loaders disagree on where nothing stands
                 value = Scalar(None, "", key.span)
             if _is_merge(inner):
-                merged = self.merged(value, self.span(inner)) | merged
+                merged = self.merge(value, self.span(inner)) | merged
             elif key is not None:
                 self.check_unique(key, own)
                 own[key.text] = key, value
@@ -306,7 +306,7 @@ class _Composer:
         message = f"the key '{key.text}' stands twice in one mapping, in line {first.line} and in line {key.span.line}"
         self.complain("yaml-duplicate-key", message, key.span, hint)
 
-    def merged(self, value: Node, span: Span) -> dict[str, tuple[Scalar, Node]]:
+    def merge(self, value: Node, span: Span) -> dict[str, tuple[Scalar, Node]]:
         """What a merge key brings in: the entries of one mapping, or of a list of them of which the first wins."""
         sources = value.items if isinstance(value, List) else (value,)
         entries: dict[str, tuple[Scalar, Node]] = {}

@@ -16,7 +16,7 @@ _ENVIRONMENT = re.compile(r"\$\{(?:env\.(\w+)|oc\.env:\s*(\w+)\s*(?:,([^}]*))?)\
 MAX_FILLED = 10_000_000  # a text of a megabyte, used a thousand times, would fill the memory
 
 
-def used_variables(root: Node) -> frozenset[str]:
+def find_variables(root: Node) -> frozenset[str]:
     """The names of all variables that a plan uses."""
     return frozenset(name for text in _texts(root) for name in _VARIABLE.findall(text))
 
@@ -74,18 +74,18 @@ def _with_vars(root: Map, replaced: Collection[str]) -> tuple[Map, tuple[Diagnos
         hint = "Write `vars: {rank: 8}`; a value is a text, a number, true or false."
         return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span, hint),)
     problems: list[Diagnostic] = []
-    used = used_variables(root)
+    used = find_variables(root)
     if sum(len(values[n].text) for text in _texts(root) for n in _VARIABLE.findall(text) if n in values) > MAX_FILLED:
         message = f"vars: filled in everywhere, they make more than {MAX_FILLED:,} characters"
         hint = "Use long texts less often, or write them where they are used."
         return replace(root, entries=()), (Diagnostic("yaml-too-large", message, table.span if table else None, hint),)
     if isinstance(table, Map):
-        problems += _unused(table, root, used, replaced)
-    entries = tuple((k, v if k.text == "vars" else _filled(v, values, problems)) for k, v in root.entries)
+        problems += _find_unused(table, root, used, replaced)
+    entries = tuple((k, v if k.text == "vars" else _fill(v, values, problems)) for k, v in root.entries)
     return replace(root, entries=entries), tuple(problems)
 
 
-def _unused(table: Map, root: Map, used: Collection[str], replaced: Collection[str]) -> Iterator[Diagnostic]:
+def _find_unused(table: Map, root: Map, used: Collection[str], replaced: Collection[str]) -> Iterator[Diagnostic]:
     """What to say of variables that nothing uses."""
     names = {key.text for key, _ in table.entries}
     alone = {text for text in _texts(root) if text.startswith("${")}
@@ -115,12 +115,12 @@ def _texts(node: Node) -> Iterator[str]:
             yield text
 
 
-def _filled(node: Node, values: Mapping[str, Scalar], problems: list[Diagnostic]) -> Node:
+def _fill(node: Node, values: Mapping[str, Scalar], problems: list[Diagnostic]) -> Node:
     match node:
         case Map(entries):
-            return replace(node, entries=tuple((k, _filled(v, values, problems)) for k, v in entries))
+            return replace(node, entries=tuple((k, _fill(v, values, problems)) for k, v in entries))
         case List(items):
-            return replace(node, items=tuple(_filled(i, values, problems) for i in items))
+            return replace(node, items=tuple(_fill(i, values, problems) for i in items))
         case Scalar(value=str(text)) if "${vars." in text:
             return _scalar(node, text, values, problems)
     return node

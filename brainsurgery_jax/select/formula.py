@@ -101,7 +101,7 @@ def _integer(value: str | int) -> int:
     raise RefError("template-arithmetic", message, "Capture digits only: '(?P<i>[0-9]+)', or '~i::[0-9]+' in a list.")
 
 
-def _dividing(operator: Operator) -> Operator:
+def _guard_zero(operator: Operator) -> Operator:
     def divide(a: int, b: int) -> int:
         if b == 0:
             raise RefError("template-arithmetic", "divides by 0", "Match fewer names, or correct the formula.")
@@ -114,12 +114,12 @@ _OPERATORS: Mapping[str, Operator] = {
     "+": lambda a, b: a + b,
     "-": lambda a, b: a - b,
     "*": lambda a, b: a * b,
-    "//": _dividing(lambda a, b: a // b),
-    "%": _dividing(lambda a, b: a % b),
+    "//": _guard_zero(lambda a, b: a // b),
+    "%": _guard_zero(lambda a, b: a % b),
 }
 
 
-def _chained(first: Node, steps: Sequence[tuple[Operator, Node]], values: Sequence[Value]) -> int:
+def _apply_chain(first: Node, steps: Sequence[tuple[Operator, Node]], values: Sequence[Value]) -> int:
     found = _integer(first(values))
     for operator, node in steps:
         found = operator(found, _integer(node(values)))
@@ -129,14 +129,14 @@ def _chained(first: Node, steps: Sequence[tuple[Operator, Node]], values: Sequen
     return found
 
 
-def _replaced(text: str, old: str, new: str) -> str:
+def _replace(text: str, old: str, new: str) -> str:
     if len(text) + text.count(old) * (len(new) - len(old)) > MAX_NAME:
         hint = f"Names that a template makes have {MAX_NAME:,} at most."
         raise RefError("template-length", f"gives a text of more than {MAX_NAME:,} characters", hint)
     return text.replace(old, new)
 
 
-class Function(NamedTuple):
+class FormulaFunction(NamedTuple):
     """A function of formulas: how it is written, what follows its argument, and what it does."""
 
     usage: str
@@ -144,10 +144,10 @@ class Function(NamedTuple):
     of: Callable[..., str]
 
 
-FUNCTIONS: Mapping[str, Function] = {
-    "replace": Function("replace(x, 'old', 'new')", ("the text to replace", "the text to put there"), _replaced),
-    "lower": Function("lower(x)", (), str.lower),
-    "upper": Function("upper(x)", (), str.upper),
+FUNCTIONS: Mapping[str, FormulaFunction] = {
+    "replace": FormulaFunction("replace(x, 'old', 'new')", ("the text to replace", "the text to put there"), _replace),
+    "lower": FormulaFunction("lower(x)", (), str.lower),
+    "upper": FormulaFunction("upper(x)", (), str.upper),
 }
 
 
@@ -211,7 +211,7 @@ class _Parser:
     def wrong(self, what: str, hint: str = FORMULA_HINT) -> RefError:
         return RefError("template-syntax", f"'${{{self.source}}}' is no formula: {what}", hint)
 
-    def expected(self, what: str) -> RefError:
+    def expect(self, what: str) -> RefError:
         found = {"end": "the end", "text": f"the text {self.next.text}"}.get(self.next.kind, f"'{self.next.text}'")
         return self.wrong(f"expected {what} at character {self.next.at}, found {found}")
 
@@ -228,14 +228,14 @@ class _Parser:
 
     def need(self, operator: str, what: str = "") -> None:
         if not self.take(operator):
-            raise self.expected(f"'{operator}'" + what)
+            raise self.expect(f"'{operator}'" + what)
 
     def formula(self) -> Formula:
         term, width = self.sum(), 0
         if self.next.kind == "format":
             width = self.width()
         elif self.next.kind != "end":
-            raise self.expected("an operator")
+            raise self.expect("an operator")
         if not self.places:
             raise self.wrong("it holds no capture", NUMBERS_HINT)
         capture = None if width else term.capture
@@ -244,7 +244,7 @@ class _Parser:
     def width(self) -> int:
         found = _FORMAT.fullmatch(self.next.text)
         if found is None:
-            raise self.expected("how many digits, such as ':03d',")
+            raise self.expect("how many digits, such as ':03d',")
         return int(found[1])
 
     def sum(self) -> _Term:
@@ -259,7 +259,7 @@ class _Parser:
         steps: list[tuple[Operator, Node]] = []
         while operator := self.take(*operators):
             steps.append((_OPERATORS[operator], part().node))
-        return _Term(lambda values: _chained(first.node, steps, values), numeric=True) if steps else first
+        return _Term(lambda values: _apply_chain(first.node, steps, values), numeric=True) if steps else first
 
     def factor(self) -> _Term:
         negative = False
@@ -271,7 +271,7 @@ class _Parser:
     def atom(self) -> _Term:
         token = self.next
         if self.take("("):
-            return self.nested(self.sum)
+            return self.parentheses(self.sum)
         if token.kind == "number" and is_integer(token.text):
             self.at += 1
             number = int(token.text)
@@ -280,15 +280,15 @@ class _Parser:
             return self.call(token.text)
         if token.kind in ("word", "group", "named"):
             return self.capture(token.text)
-        raise self.expected("a capture or a number" if token.kind != "number" else f"at most {MAX_DIGITS} digits")
+        raise self.expect("a capture or a number" if token.kind != "number" else f"at most {MAX_DIGITS} digits")
 
     def capture(self, word: str) -> _Term:
         self.at += 1
         place = self.position(word, self.calls > 0)
         self.places.add(place)
-        return _Term(lambda values: _dotted(values[place]), capture=place)
+        return _Term(lambda values: _join_run(values[place]), capture=place)
 
-    def nested(self, inner: Callable[[], _Term]) -> _Term:
+    def parentheses(self, inner: Callable[[], _Term]) -> _Term:
         """What stands in parentheses, the opening one of which is read."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
@@ -304,11 +304,11 @@ class _Parser:
             hint = f"There are: {', '.join(f.usage for f in FUNCTIONS.values())}."
             raise self.wrong(f"there is no function '{name}'.{did_you_mean(name, FUNCTIONS)}", hint)
         self.at, self.calls = self.at + 2, self.calls + 1
-        term = self.nested(lambda: self.applied(function))
+        term = self.parentheses(lambda: self.apply(function))
         self.calls -= 1
         return term
 
-    def applied(self, function: Function) -> _Term:
+    def apply(self, function: FormulaFunction) -> _Term:
         """A function of the arguments that follow: any term, then texts that are spelled out."""
         term = self.sum()
         texts = [self.text(what, empty=at > 0) for at, what in enumerate(function.texts)]
@@ -318,11 +318,11 @@ class _Parser:
         self.need(",", f" and {what}")
         text = self.next.text[1:-1]
         if self.next.kind != "text" or not (text or empty):
-            raise self.expected(f"{what}, in quotes,")
+            raise self.expect(f"{what}, in quotes,")
         self.at += 1
         return text
 
 
-def _dotted(value: Value) -> str:
+def _join_run(value: Value) -> str:
     """A captured text; of a captured run the segments with their dots."""
     return value if isinstance(value, str) else ".".join(value)

@@ -17,7 +17,7 @@ class Deadline:
     moment: float
     clock: Clock
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds that remain, always above zero. Raises TimeoutError once they are spent."""
         seconds = self.moment - self.clock()
         if seconds <= 0:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from brainsurgery_jax.select.error import RefError, shown
 from brainsurgery_jax.select.limit import Deadline, TimeLimit
 from brainsurgery_jax.select.regexes import check_regex, scan
-from brainsurgery_jax.select.structured import SegmentRegex, Token, Value, as_regex, parse_token, solve
+from brainsurgery_jax.select.structured import NameToken, SegmentRegex, Value, as_regex, parse_token, solve
 
 # What a match captured: the groups of a regex in order ("" for one that took no part), or the variables in theirs.
 Binding = tuple[Value, ...]
@@ -65,7 +65,7 @@ class Pattern:
 
 def compile_pattern(name: str | tuple[str, ...]) -> Pattern:
     """The pattern that a reference's name spells: text is a regex, tokens are a structured pattern."""
-    return _regex_pattern(name) if isinstance(name, str) else _structured_pattern(name)
+    return _regex_pattern(name) if isinstance(name, str) else _token_pattern(name)
 
 
 def _regex_pattern(text: str) -> Pattern:
@@ -73,12 +73,14 @@ def _regex_pattern(text: str) -> Pattern:
     if facts.literal is not None:
         find = _finds_one(facts.literal)
     else:
-        find = _finds_plain(compiled, facts.guarded) if facts.safe else _finds_guarded(_guarded(text, facts.guarded))
+        find = (
+            _finds_plain(compiled, facts.guarded) if facts.safe else _finds_guarded(_match_guarded(text, facts.guarded))
+        )
     names = {name: group - 1 for name, group in compiled.groupindex.items()}
     return Pattern(text, MappingProxyType(names), compiled.groups, facts.literal, find)
 
 
-def _structured_pattern(texts: tuple[str, ...]) -> Pattern:
+def _token_pattern(texts: tuple[str, ...]) -> Pattern:
     tokens = tuple(parse_token(text, _segment_regex) for text in texts)
     variables = tuple(dict.fromkeys(name for token in tokens for name in token.names))
     regex = as_regex(tokens)
@@ -93,7 +95,7 @@ def _structured_pattern(texts: tuple[str, ...]) -> Pattern:
     )
 
 
-def _only_name(tokens: tuple[Token, ...]) -> str | None:
+def _only_name(tokens: tuple[NameToken, ...]) -> str | None:
     plain = all(token.kind == "equal" and "." not in token.text for token in tokens)  # no segment contains a dot
     return ".".join(token.text for token in tokens) if plain else None
 
@@ -105,7 +107,7 @@ def _finds_one(literal: str) -> Finder:
     return find
 
 
-def _finds_runs(compiled: re.Pattern[str], tokens: tuple[Token, ...]) -> Finder:
+def _finds_runs(compiled: re.Pattern[str], tokens: tuple[NameToken, ...]) -> Finder:
     """The finder of structured tokens that `as_regex` could translate: a run's group starts with a dot, or is empty."""
     runs = [token.kind == "many" for token in tokens if token.names]
     find_groups = _finds_plain(compiled, compiled.pattern)
@@ -128,10 +130,10 @@ def _finds_plain(compiled: re.Pattern[str], spelling: str) -> Finder:
         for start in range(0, len(listed), BATCH):
             batch = listed[start : start + BATCH]
             if max(map(len, batch)) > LONG_NAME:
-                found += _finds_guarded(_guarded(compiled.pattern, spelling))(batch, deadline)
+                found += _finds_guarded(_match_guarded(compiled.pattern, spelling))(batch, deadline)
             else:
                 found += [(name, m.groups("")) for name in batch if (m := fullmatch(name))]
-            deadline.left()
+            deadline.remaining()
         return found
 
     return find
@@ -145,7 +147,7 @@ def _finds_guarded(groups_of: Groups) -> Finder:
     return find
 
 
-def _finds_structured(tokens: tuple[Token, ...], variables: tuple[str, ...]) -> Finder:
+def _finds_structured(tokens: tuple[NameToken, ...], variables: tuple[str, ...]) -> Finder:
     def find(names: Collection[str], deadline: Deadline) -> list[Match]:
         solved = ((name, solve(tokens, name.split("."), deadline)) for name in names)
         return [(name, tuple(map(bound.__getitem__, variables))) for name, bound in solved if bound is not None]
@@ -155,21 +157,21 @@ def _finds_structured(tokens: tuple[Token, ...], variables: tuple[str, ...]) -> 
 
 def _segment_regex(text: str) -> SegmentRegex:
     compiled, facts = check_regex(text), scan(text)
-    find = _unguarded(compiled, facts.guarded) if facts.safe else _guarded(text, facts.guarded)
+    find = _match_plain(compiled, facts.guarded) if facts.safe else _match_guarded(text, facts.guarded)
     return SegmentRegex(compiled.groups, bool(compiled.groupindex), find)
 
 
-def _unguarded(compiled: re.Pattern[str], spelling: str) -> Groups:
+def _match_plain(compiled: re.Pattern[str], spelling: str) -> Groups:
     def groups_of(text: str, deadline: Deadline) -> tuple[str | None, ...] | None:
         if len(text) > LONG_NAME:
-            return _guarded(compiled.pattern, spelling)(text, deadline)
+            return _match_guarded(compiled.pattern, spelling)(text, deadline)
         matched = compiled.fullmatch(text)
         return None if matched is None else matched.groups()
 
     return groups_of
 
 
-def _guarded(text: str, spelling: str) -> Groups:
+def _match_guarded(text: str, spelling: str) -> Groups:
     """Full matching by the `regex` package, which can be stopped; six times slower than `re`, which cannot."""
     import regex  # 16 ms, and few patterns need it
 
@@ -183,7 +185,7 @@ def _guarded(text: str, spelling: str) -> Groups:
         raise RefError("regex-syntax", message, "Write it without rarer constructs, such as look-around.") from error
 
     def groups_of(name: str, deadline: Deadline) -> tuple[str | None, ...] | None:
-        matched = fullmatch(name, timeout=deadline.left())
+        matched = fullmatch(name, timeout=deadline.remaining())
         return None if matched is None else matched.groups()
 
     return groups_of

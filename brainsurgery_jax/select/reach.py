@@ -90,13 +90,13 @@ def reach_of(template: Template, pattern: Pattern) -> Reach:
     else:
         groups = _variables(pattern)
         parts = _token_parts(pattern)
-    return Reach(pattern, template, _compiled(template, groups), _formulas(template), parts)
+    return Reach(pattern, template, _compile(template, groups), _formulas(template), parts)
 
 
 # --- The regex of what a template makes -------------------------------------------------------------------------------
 
 
-def _compiled(template: Template, groups: Mapping[int, str]) -> Pattern:
+def _compile(template: Template, groups: Mapping[int, str]) -> Pattern:
     text = _regex(template, groups)
     try:
         return compile_pattern(text)
@@ -225,10 +225,10 @@ def _variables(pattern: Pattern) -> Mapping[int, str]:
 
 def _token_parts(pattern: Pattern) -> tuple[Part, ...] | None:
     """Tokens as texts and captures, each with the dot before it; a run of segments has its dots itself."""
-    return None if pattern.fault else _joined(_token_part(token, pattern) for token in pattern.source)
+    return None if pattern.fault else _join(_token_part(token, pattern) for token in pattern.source)
 
 
-def _joined(found: Iterator[tuple[Part, ...] | None]) -> tuple[Part, ...] | None:
+def _join(found: Iterator[tuple[Part, ...] | None]) -> tuple[Part, ...] | None:
     parts: list[Part] = []
     for part in found:
         if part is None:

@@ -82,11 +82,11 @@ def _from_text(text: str, default: str | None) -> Ref:
     match _split(text):
         case [name]:
             return _ref("", name, None, default, text)
-        case [head, tail] if _bracketed(tail) and (default is not None or _SLICE.fullmatch(tail)):
+        case [head, tail] if _is_bracketed(tail) and (default is not None or _SLICE.fullmatch(tail)):
             return _ref("", head, tail, default, text)
         case [alias, name]:
             return _ref(alias, name, None, default, text)
-        case [alias, name, tail] if _bracketed(tail):
+        case [alias, name, tail] if _is_bracketed(tail):
             return _ref(alias, name, tail, default, text)
         case [_, _, tail]:
             message = f"'{text}': the third part, '{tail}', is not a slice in brackets"
@@ -105,7 +105,7 @@ def _split(text: str) -> list[str]:
     return parts
 
 
-def _bracketed(text: str) -> bool:
+def _is_bracketed(text: str) -> bool:
     return text.startswith("[") and text.endswith("]")
 
 
@@ -121,7 +121,7 @@ def _alias(alias: str, default: str | None, found: object) -> str:
     if default is not None:
         return default
     message = (
-        f"{_shown(found)} says no alias, and there is no default alias (only a plan with exactly one input has one)"
+        f"{_describe(found)} says no alias, and there is no default alias (only a plan with exactly one input has one)"
     )
     raise RefError("ref-no-alias", message, _alias_hint(found))
 
@@ -137,7 +137,7 @@ def _alias_hint(found: object) -> str:
     return "Write which input is meant, in the mapping form: {alias: ALIAS, name: ...}."
 
 
-def _shown(found: object) -> str:
+def _describe(found: object) -> str:
     return f"'{found}'" if isinstance(found, str) else f"the reference {found!r}"
 
 

@@ -64,7 +64,7 @@ def _reason(error: Exception) -> str:
 def scan(text: str) -> Scan:
     """The facts about a regex that `check_regex` accepts."""
     pieces = list(PIECE.finditer(text))
-    return Scan(_literal(pieces), _is_safe(pieces), "".join(map(_guarded, pieces)))
+    return Scan(_literal(pieces), _is_safe(pieces), "".join(map(_respell, pieces)))
 
 
 def _syntax_hint(text: str) -> str:
@@ -135,7 +135,7 @@ def _is_unbounded(piece: re.Match[str]) -> bool:
     return piece["repeat"] in ("*", "+") or piece["comma"] is not None
 
 
-def _guarded(piece: re.Match[str]) -> str:
+def _respell(piece: re.Match[str]) -> str:
     """The piece as `regex` must see it, which takes `{e<=1}` for fuzzy matching and `[[:alpha:]]` for a POSIX class."""
     if piece["char"] == "{":
         return r"\{"

@@ -23,7 +23,7 @@ class SegmentRegex(NamedTuple):
     find: Callable[[str, Deadline], Sequence[str | None] | None]
 
 
-class Token(NamedTuple):
+class NameToken(NamedTuple):
     """One parsed token. A `fault` is raised when matching reaches the token, and not before."""
 
     kind: Literal["equal", "one", "many", "regex"]
@@ -36,7 +36,7 @@ class Token(NamedTuple):
 class Search(NamedTuple):
     """A search through one name: its segments, when to give up, and the star positions known to lead nowhere."""
 
-    tokens: tuple[Token, ...]
+    tokens: tuple[NameToken, ...]
     segments: tuple[str, ...]
     deadline: Deadline
     dead: set[tuple[object, ...]]
@@ -47,20 +47,20 @@ def is_variable(text: str) -> bool:
     return text.isascii() and text.isidentifier()
 
 
-def parse_token(text: str, compile_regex: Callable[[str], SegmentRegex]) -> Token:
+def parse_token(text: str, compile_regex: Callable[[str], SegmentRegex]) -> NameToken:
     """The token that the text spells; a malformed one carries its fault."""
     kind = _KINDS.get(text[:1]) if len(text) > 1 else None
     if kind is None:
-        return Token("equal", text)
+        return NameToken("equal", text)
     try:
         if kind == "regex":
             return _regex_token(text, compile_regex)
-        return Token(kind, text, (_checked(text[1:], text),))
+        return NameToken(kind, text, (_check_name(text[1:], text),))
     except RefError as fault:
-        return Token(kind, text, fault=fault)
+        return NameToken(kind, text, fault=fault)
 
 
-def solve(tokens: tuple[Token, ...], segments: Sequence[str], deadline: Deadline) -> Mapping[str, Value] | None:
+def solve(tokens: tuple[NameToken, ...], segments: Sequence[str], deadline: Deadline) -> Mapping[str, Value] | None:
     """The variables of the first solution, each `*` taking the longest run that leads to one; None if there is none.
 
     Raises TimeoutError past the deadline: with a variable used twice the problem is NP-complete.
@@ -68,7 +68,7 @@ def solve(tokens: tuple[Token, ...], segments: Sequence[str], deadline: Deadline
     return _walk(Search(tokens, tuple(segments), deadline, set()), 0, 0, {})
 
 
-def as_regex(tokens: tuple[Token, ...]) -> str | None:
+def as_regex(tokens: tuple[NameToken, ...]) -> str | None:
     """A regex with one group a variable that solves "." + name as `solve` solves the name; None if there is no such.
 
     A regex is ten times faster. Greedy groups take the longest run first, too, and give back whole segments.
@@ -78,35 +78,35 @@ def as_regex(tokens: tuple[Token, ...]) -> str | None:
     stars = sum(token.kind == "many" for token in tokens)
     if not plain or len(set(names)) < len(names) or stars >= len(SHARINGS):
         return None
-    return "".join(_SEGMENTS.get(token.kind) or r"\." + _escaped(token.text) for token in tokens)
+    return "".join(_SEGMENTS.get(token.kind) or r"\." + _escape(token.text) for token in tokens)
 
 
 _SEGMENTS: Mapping[str, str] = {"one": r"\.([^.]*)", "many": r"((?:\.[^.]*)*)"}
 _KINDS: Mapping[str, Literal["one", "many", "regex"]] = {"$": "one", "*": "many", "~": "regex"}
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return "(?!)" if "." in text else re.escape(text)  # no segment contains a dot
 
 
-def _checked(name: str, token: str) -> str:
+def _check_name(name: str, token: str) -> str:
     if is_variable(name):
         return name
     message = f"token '{token}': '{name}' is not the name of a variable (letters, digits and '_', no spaces)"
     raise RefError("token-syntax", message, TOKENS_HINT)
 
 
-def _regex_token(text: str, compile_regex: Callable[[str], SegmentRegex]) -> Token:
+def _regex_token(text: str, compile_regex: Callable[[str], SegmentRegex]) -> NameToken:
     head, separator, tail = text[1:].partition("::")
     body = tail if separator else head
     if not body:
         raise RefError("token-syntax", f"token '{text}' has an empty regular expression", TOKENS_HINT)
-    names = tuple(_checked(name, text) for name in head.split(",")) if separator else ()
+    names = tuple(_check_name(name, text) for name in head.split(",")) if separator else ()
     regex = compile_regex(body)
     if regex.named:
         hint = "Name the variables before '::' and use plain groups: '~x,y::(a+)(b+)'."
         raise RefError("token-syntax", f"token '{text}' has a named group", hint)
-    return Token("regex", text, names, regex)
+    return NameToken("regex", text, names, regex)
 
 
 def _walk(search: Search, at: int, place: int, bound: dict[str, Value]) -> dict[str, Value] | None:
@@ -133,7 +133,7 @@ def _spread(search: Search, at: int, place: int, bound: dict[str, Value]) -> dic
     state = (at, place, *(bound.get(name) for later in search.tokens[at:] for name in later.names))
     if state in search.dead:
         return None
-    search.deadline.left()
+    search.deadline.remaining()
     for end in range(len(search.segments), place - 1, -1):
         extended = _bind(bound, token.names, (search.segments[place:end],))
         if extended is not None and (found := _walk(search, at + 1, end, extended)) is not None:
@@ -151,18 +151,18 @@ def _bind(bound: dict[str, Value], names: Sequence[str], values: Sequence[Value]
     return extended
 
 
-def _take(token: Token, segment: str, deadline: Deadline) -> Sequence[str] | None:
+def _take(token: NameToken, segment: str, deadline: Deadline) -> Sequence[str] | None:
     """The values of the token's variables on this segment, or None if it does not match."""
     _raise_fault(token)
     if token.regex is not None:
         groups = token.regex.find(segment, deadline)
-        return None if groups is None else _captured(token, token.regex, groups, segment)
+        return None if groups is None else _values(token, token.regex, groups, segment)
     if token.kind == "one":
         return (segment,)
     return () if segment == token.text else None
 
 
-def _captured(token: Token, regex: SegmentRegex, groups: Sequence[str | None], segment: str) -> Sequence[str]:
+def _values(token: NameToken, regex: SegmentRegex, groups: Sequence[str | None], segment: str) -> Sequence[str]:
     if not token.names:
         return ()
     if len(token.names) == 1 and not regex.groups:
@@ -183,6 +183,6 @@ def _captured(token: Token, regex: SegmentRegex, groups: Sequence[str | None], s
     return values
 
 
-def _raise_fault(token: Token) -> None:
+def _raise_fault(token: NameToken) -> None:
     if token.fault is not None:
         raise RefError(*token.fault.args)  # a new one: a raised exception gathers the traceback of whoever raised it

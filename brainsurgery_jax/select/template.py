@@ -78,7 +78,7 @@ def compile_template(target: str | tuple[str, ...], pattern: Pattern) -> Templat
         hint = "Write both as text (a regex and its replacement), or both as lists of tokens."
         raise RefError("kinds-differ", message, hint)
     if isinstance(target, str):
-        pieces = (_merged(_regex_parts(target, pattern)),)
+        pieces = (_merge_texts(_regex_parts(target, pattern)),)
     else:
         pieces = _pieces([_segment(token, pattern) for token in target])
     match pieces:
@@ -89,7 +89,7 @@ def compile_template(target: str | tuple[str, ...], pattern: Pattern) -> Templat
         case (tuple(parts),) if not any(isinstance(part, Formula) for part in parts):
             return Template(target, None, _formatter(parts), pieces)
         case _:
-            return Template(target, None, partial(_joined, pieces), pieces)
+            return Template(target, None, partial(_fill, pieces), pieces)
 
 
 def _formatter(parts: tuple[Part, ...]) -> Callable[[tuple[Value, ...]], str]:
@@ -99,7 +99,7 @@ def _formatter(parts: tuple[Part, ...]) -> Callable[[tuple[Value, ...]], str]:
     return lambda values: form % pick(values)
 
 
-def _joined(pieces: tuple[Piece, ...], values: tuple[Value, ...]) -> str:
+def _fill(pieces: tuple[Piece, ...], values: tuple[Value, ...]) -> str:
     return ".".join([text for piece in pieces if (text := _text(piece, values)) is not None])
 
 
@@ -157,11 +157,11 @@ def _formula(escape: re.Match[str], target: str, pattern: Pattern) -> int | Form
         quoted = target.startswith(("'", '"'), escape.end())
         what = "quote that is not closed" if quoted else "'${' without its '}'"
         raise RefError("template-syntax", f"the template '{target}' has a {what}", FORMULA_HINT)
-    formula = parse_formula(escape["formula"], partial(_captured, target=target, pattern=pattern))
+    formula = parse_formula(escape["formula"], partial(_capture_place, target=target, pattern=pattern))
     return formula if formula.capture is None else formula.capture
 
 
-def _captured(word: str, run: bool, *, target: str, pattern: Pattern) -> int:
+def _capture_place(word: str, run: bool, *, target: str, pattern: Pattern) -> int:
     """The place of the capture that a word of a formula names, among the values."""
     if not word.isdigit():
         return _position(word, target, pattern) if run else _variable(word, target, pattern)
@@ -177,7 +177,7 @@ def _pieces(segments: Sequence[Piece]) -> tuple[Piece, ...]:
     for segment in segments:
         before = pieces[-1] if pieces else None
         if isinstance(before, tuple) and isinstance(segment, tuple):
-            pieces[-1] = _merged((*before, ".", *segment))
+            pieces[-1] = _merge_texts((*before, ".", *segment))
         else:
             pieces.append(segment)
     return tuple(pieces)
@@ -186,7 +186,7 @@ def _pieces(segments: Sequence[Piece]) -> tuple[Piece, ...]:
 def _segment(token: str, pattern: Pattern) -> Piece:
     sigil, word = token[0], token[1:]
     if not word or sigil not in "*~$" or token.startswith("${"):
-        return _merged(_interpolated(token, pattern))
+        return _merge_texts(_token_parts(token, pattern))
     if sigil == "~":
         message = f"'{token}' is a regex; a template cannot match, only name what was captured"
         raise RefError("template-syntax", message, TOKENS_HINT)
@@ -195,7 +195,7 @@ def _segment(token: str, pattern: Pattern) -> Piece:
     return Splice(_list(word, token, pattern)) if sigil == "*" else (_variable(word, token, pattern),)
 
 
-def _interpolated(token: str, pattern: Pattern) -> Iterator[Part]:
+def _token_parts(token: str, pattern: Pattern) -> Iterator[Part]:
     place = 0
     for escape in _STRUCTURED_ESCAPE.finditer(token):
         yield token[place : escape.start()]
@@ -233,7 +233,7 @@ def _position(word: str, target: str, pattern: Pattern) -> int:
     raise RefError("template-group", message, hint)
 
 
-def _merged(parts: Iterable[Part]) -> tuple[Part, ...]:
+def _merge_texts(parts: Iterable[Part]) -> tuple[Part, ...]:
     """The parts with neighbouring texts joined, and without empty ones."""
     merged: list[Part] = []
     for part in parts:

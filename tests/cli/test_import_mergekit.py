@@ -43,7 +43,7 @@ def test_what_cannot_be_imported_is_1_with_its_place(command: Command, place: Pa
     put_config(place, {**CASES["stacked"].config, "merge_method": "ties"})
     done = command("import-mergekit", "merge.yml")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("merge.yml:1:15: the merge method 'ties' cannot be said in a plan yet")
+    assert done.err.startswith("merge.yml:1:15: the merge method 'ties' is not supported yet")
 
 
 def test_a_missing_configuration_is_1_with_the_nearest(command: Command, config: Path):

@@ -282,7 +282,7 @@ def test_what_is_noted_of_a_checkpoint_comes_with_the_step_that_saves_it(here: P
         saved, finished = session.step(step), session.finish()
     for outcome, place in ((saved, "save: saved/"), (finished, "output: out/")):
         (note,) = outcome.program.diagnostics
-        assert note.message.startswith(f"{place}: config.json says num_hidden_layers 2, but the tensors say 1")
+        assert note.message.startswith(f"{place}: config.json says num_hidden_layers 2, but the tensors have 1")
 
 
 def test_a_session_begun_as_a_dry_run_writes_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from brainsurgery_jax.config_patch import patched
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.families.compare import FAMILIES, differences, places
-from brainsurgery_jax.families.model import Difference
+from brainsurgery_jax.families.model import ConfigDifference
 from brainsurgery_jax.families.names import kin_of
 from tests.families.models import CLASSES, UNKNOWN, Saved, saved
 
@@ -54,11 +54,11 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 STALE = [(name, key) for name, keys in KEYS.items() for key in keys]
 
 
-def told(found: Saved) -> tuple[Difference, ...]:
+def told(found: Saved) -> tuple[ConfigDifference, ...]:
     return differences(found.config, found.avals)
 
 
-def settled(config: Mapping[str, Any], found: tuple[Difference, ...]) -> Any:
+def settled(config: Mapping[str, Any], found: tuple[ConfigDifference, ...]) -> Any:
     """The config with the patches of all differences."""
     for each in found:
         config = patched(config, each.patch)
@@ -101,7 +101,7 @@ def test_a_stale_size_is_told_with_the_patch_that_sets_it_right(name: str, key: 
     stale = patched(found.config, nested(key, right + 1))
     differs = differences(stale, found.avals)
     assert settled(stale, differs) == found.config
-    assert any(f"says {key} {right + 1}, but the tensors say {right}" in each.message for each in differs)
+    assert any(f"says {key} {right + 1}, but the tensors have {right}" in each.message for each in differs)
 
 
 @pytest.mark.parametrize(("name", "key"), STALE)
@@ -118,7 +118,7 @@ def test_a_difference_names_a_tensor_that_shows_it() -> None:
     found = saved("llama")
     (differs,) = differences({**found.config, "vocab_size": 90}, found.avals)
     assert differs.message == (
-        "config.json says vocab_size 90, but the tensors say 91: 'lm_head.weight' is f32[91,32]"
+        "config.json says vocab_size 90, but the tensors have 91: 'lm_head.weight' is f32[91,32]"
     )  # fmt: skip
     assert differs.patch == {"vocab_size": 91}
 
@@ -127,7 +127,7 @@ def test_a_product_of_sizes_is_told_in_the_words_of_the_config() -> None:
     found = saved("mistral")
     (differs,) = differences({**found.config, "num_key_value_heads": 4}, found.avals)
     assert differs.message == (
-        "config.json says num_key_value_heads 4, but the tensors say 2: "
+        "config.json says num_key_value_heads 4, but the tensors have 2: "
         "'model.layers.0.self_attn.k_proj.weight' is f32[24,32] (num_key_value_heads * head_dim = 24)"
     )
 
@@ -210,7 +210,7 @@ def test_more_experts_for_a_token_than_there_are_left_is_told() -> None:
 def test_an_expert_that_is_gone_while_the_router_stays_has_no_patch() -> None:
     differs = told(without(saved("mixtral"), ".experts.3."))
     assert differs and all(not each.patch for each in differs)
-    assert "no value of num_local_experts gives 3" in differs[0].message
+    assert "no value of num_local_experts results in 3" in differs[0].message
 
 
 def test_experts_in_a_model_that_has_none_are_told() -> None:
@@ -286,7 +286,7 @@ def test_neurons_pruned_in_one_layer_alone_have_no_patch() -> None:
         found.avals[name] = Aval(shape, found.avals[name].dtype)
     differs = told(found)
     assert {each.message for each in differs} == {
-        "no value of intermediate_size gives 20, but 'model.layers.1.mlp.down_proj.weight' is f32[32,20]"
+        "no value of intermediate_size results in 20, but 'model.layers.1.mlp.down_proj.weight' is f32[32,20]"
     }
 
 
@@ -312,7 +312,7 @@ def test_a_list_over_layers_of_unknown_origin_has_no_patch() -> None:
     found = saved("gemma3")
     avals = {new: found.avals[old] for old, new, _ in entries([0, 1, 5, 6])}
     (_, about_list) = differences(found.config, avals)
-    assert about_list == Difference("config.json lists 7 layer_types, and there are 4 layers")
+    assert about_list == ConfigDifference("config.json lists 7 layer_types, and there are 4 layers")
 
 
 def test_layers_for_predicting_further_tokens_count_apart() -> None:

@@ -58,7 +58,7 @@ def test_a_model_that_is_only_copied_draws_no_note(models: Path, here: Path) -> 
 def test_every_difference_is_noted_with_one_change_that_settles_all(models: Path, here: Path) -> None:
     stale = plan(models / "llama", DELETE_HEAD)
     layers, head = noted(stale)
-    assert "says num_hidden_layers 3, but the tensors say 2" in layers.message
+    assert "says num_hidden_layers 3, but the tensors have 2" in layers.message
     assert "says tie_word_embeddings false, but there is no 'lm_head.weight'" in head.message
     assert layers.hint == head.hint
     assert (layers.severity, head.severity) == ("note", "note")

@@ -189,7 +189,7 @@ def test_integers_are_cast_in_a_plan_that_scales_first() -> None:
 def test_an_overflow_has_a_dtype(wishes: dict[str, str]) -> None:
     source = gpt2()
     plain = {"layout": "none", "to": "safetensors"}
-    hint = hint_of(lambda: converted(source, **plain, **wishes), "Give a dtype, and as its overflow")
+    hint = hint_of(lambda: converted(source, **plain, **wishes), "Give a dtype, and an overflow: ")
     treatment = hint.rpartition(" ")[2].removesuffix(".")
     made = converted(source, **plain, dtype="float16", overflow=treatment)
     assert made["wte.weight"].tobytes() == WTE.astype(np.float16).tobytes()
@@ -199,21 +199,21 @@ def test_what_is_replaced_cannot_be_verified() -> None:
     source = gpt2()
     before = Path(source, "model.safetensors").read_bytes()
     wishes = {"layout": "none", "to": "safetensors", "overwrite": True}
-    hint_of(lambda: converted(source, source, verify=True, **wishes), "Write to another path, or leave `verify` out.")
+    hint_of(lambda: converted(source, source, verify=True, **wishes), "Write to another path, or omit `verify`.")
     assert Path(source, "model.safetensors").read_bytes() == before
     assert converted(source, "other", verify=True, **wishes)["wte.weight"].tobytes() == WTE.tobytes()
     assert converted(source, source, **wishes)["wte.weight"].tobytes() == WTE.tobytes()
 
 
 def test_a_layout_is_that_of_the_model() -> None:
-    hint = hint_of(lambda: converted(gpt2(), layout="tunix-llama"), "For this model there is: ")
+    hint = hint_of(lambda: converted(gpt2(), layout="tunix-llama"), "Layouts for this model: ")
     made = converted("hf", layout=hint.rpartition(" ")[2].removesuffix("."))
     assert np.asarray(made["params.wte.embedding"]).tobytes() == WTE.tobytes()
 
 
 @pytest.mark.parametrize("wish", [{"layout": "tunix"}, {"to": "orbax"}])
 def test_a_model_without_config_keeps_its_names_by_flax(wish: dict[str, str]) -> None:
-    hint = hint_of(lambda: converted(gpt2(config=None), **wish), "Name the model's config.json with")
+    hint = hint_of(lambda: converted(gpt2(config=None), **wish), "Give the model's config.json with")
     name, _, value = quoted(hint)[1].partition("=")
     made = converted("hf", **{name: value.strip("'")})
     assert made["params.wte.weight"].tobytes() == WTE.tobytes()
@@ -221,7 +221,7 @@ def test_a_model_without_config_keeps_its_names_by_flax(wish: dict[str, str]) ->
 
 def test_a_config_elsewhere_is_named() -> None:
     Path("c.json").write_text(json.dumps(GPT2))
-    hint = hint_of(lambda: converted(gpt2(config=None), layout="flax-gpt2"), "it comes with the model on the hub")
+    hint = hint_of(lambda: converted(gpt2(config=None), layout="flax-gpt2"), "the hub has it beside the model")
     made = converted("hf", layout="flax-gpt2", **{quoted(hint)[0].partition("=")[0]: "c.json"})
     assert made["params.wte.embedding"].tobytes() == WTE.tobytes()
 

@@ -53,7 +53,7 @@ def test_a_model_that_is_not_here_is_fetched_and_imported_again() -> None:
     held = put_models(Path())["a"]
     slices = [{"sources": [{"model": "org/one", "layer_range": [0, 2]}]}]
     config = put_config(Path(), {"merge_method": "passthrough", "slices": slices})
-    hint = hint_of(lambda: plan_of(config.name), "Fetch it, then import again: ")
+    hint = hint_of(lambda: plan_of(config.name), "Download it, then import again: ")
     command = quoted(hint)[0].split()
     assert command[:2] == ["hf", "download"]
     shutil.copytree("a", command[command.index("--local-dir") + 1])
@@ -67,25 +67,25 @@ def test_a_model_that_is_not_here_is_fetched_and_imported_again() -> None:
 
 def test_a_model_of_several_layouts_names_one() -> None:
     source = model(Path("hf"), llama(), LLAMA)
-    hint = hint_of(lambda: bs.convert(source, "out", to="orbax", durable=False), "Say which by ")
+    hint = hint_of(lambda: bs.convert(source, "out", to="orbax", durable=False), "Choose with ")
     for layout in ("maxtext-llama", "tunix-llama", "flax"):
         assert layout in hint
         options: dict[str, Any] = {"options": {"pairs": False}} if layout.startswith("maxtext") else {}
         bs.convert(source, f"to {layout}", to="orbax", layout=layout, durable=False, **options)
         assert any("embed" in name for name in bs.open(f"to {layout}"))
-    assert "none changes the format alone" in hint
+    assert "none only changes the format" in hint
     bs.convert(source, "plain", to="orbax", layout="none", durable=False)
     assert set(bs.open("plain")) == set(llama())
 
 
 def test_a_layout_is_called_like_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_folder", Path)
-    library._packaged.cache_clear()
+    library._load_packaged.cache_clear()
     Path("ours.yaml").write_text(MINE)
     hint = hint_of(lambda: library.load_layout("ours"), "Write `layout: ours`.")
     Path("ours.yaml").write_text(MINE.replace("layout: mine", quoted(hint)[0]))
     assert library.load_layout("ours").name == "ours"
-    library._packaged.cache_clear()
+    library._load_packaged.cache_clear()
 
 
 # --- Adapters ---------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_an_adapter_that_has_no_form_is_merged_or_left_out(way: str) -> None:
     base = Base(llama(), GEMMA, [f"{layer}.k_proj", f"{layer}.v_proj", f"{layer}.q_proj"])
     wishes = {"layout": "tunix-gemma3"}
     hint = hint_of(lambda: convert(base.factors(), GEMMA, "all", **wishes), "Merge the adapter into its base")
-    assert "or leave these modules out of it" in hint
+    assert "or remove these modules from it" in hint
     if way == "merge":
         norms = {f"model.layers.{i}.{name}.weight": np.ones(size, np.float32) for i in (0, 1) for name, size in NORMS}
         made, plain = (convert({**w, **norms}, GEMMA, n, **wishes) for w, n in
@@ -121,7 +121,7 @@ def test_layers_without_factors_get_zeros_or_stay_apart(way: str) -> None:
     base = BASES["one layer"]
     wishes: dict[str, Any] = {"layout": "maxtext", "options": {"pairs": False}}
     factors = base.factors()
-    hint = hint_of(lambda: convert(factors, base.config, "one", **wishes), "Give it zeros; or leave layers apart")
+    hint = hint_of(lambda: convert(factors, base.config, "one", **wishes), "Fill it with zeros; or keep layers apart")
     if way == "apart":
         key, _, value = quoted(hint)[-1].partition(": ")
         made = convert(

@@ -161,7 +161,7 @@ def test_what_has_no_effect_is_noted(here: Path):
     text = plan_of(put_config(here, {**config, "parameters": {"density": 0.5, "int8_mask": True}}).name)
     assert "# density (merge.yml:9) has no effect on task_arithmetic.\n" in text
     assert "# int8_mask (merge.yml:10) has no effect on task_arithmetic.\n" in text
-    assert "# The tokenizer is that of a, whose files are copied.\n" in text
+    assert "# The tokenizer files are copied from a.\n" in text
 
 
 def test_a_model_of_the_hub_comes_with_how_to_fetch_it(here: Path):
@@ -223,7 +223,7 @@ def test_slices_that_do_not_have_the_same_tensors_are_not_imported(here: Path, h
     change(here, letter, **changes)
     slices = [piece(("a", 0, 2), ("b", 1, 3)), piece(("a", 1, 2), ("b", 0, 1))]
     config = {"merge_method": "linear", "parameters": {"weight": 1}, "slices": slices}
-    with pytest.raises(bs.PlanError, match=rf"{name[-9:]}' that '[ab]' has not, so they cannot be merged"):
+    with pytest.raises(bs.PlanError, match=rf"{name[-9:]}' that '[ab]' lacks, so they cannot be merged"):
         merged(here, config)
 
 
@@ -232,7 +232,7 @@ def test_a_stack_whose_ends_come_from_unlike_models_is_not_imported(here: Path, 
     letter, changes, _ = DIFFERENT[how]
     put_models(here)
     change(here, letter, **changes)
-    with pytest.raises(bs.PlanError, match=r"has 'lm_head\.weight' that '[ab]' has not"):
+    with pytest.raises(bs.PlanError, match=r"has 'lm_head\.weight' that '[ab]' lacks"):
         merged(here, CASES["stacked"].config)
 
 
@@ -314,18 +314,18 @@ def test_a_key_that_means_something_stands_once(here: Path):
 STACK = {"sources": [{"model": "a", "layer_range": [0, 2]}]}
 LINEAR = {"merge_method": "linear", "models": models(a=0.5, b=0.5)}
 REFUSED = {
-    "slerp": ({**LINEAR, "merge_method": "slerp"}, r"merge\.yml:1:15: the merge method 'slerp' cannot be said"),
-    "ties": ({**LINEAR, "merge_method": "ties"}, "'ties' cannot be said in a plan yet"),
+    "slerp": ({**LINEAR, "merge_method": "slerp"}, r"merge\.yml:1:15: the merge method 'slerp' is not supported"),
+    "ties": ({**LINEAR, "merge_method": "ties"}, "'ties' is not supported yet"),
     "unknown method": ({**LINEAR, "merge_method": "linera"}, "unknown merge method: .* Did you mean 'linear'"),
     "no method": ({"models": models(a=1)}, "there is no merge_method"),
     "misspelt key": ({**LINEAR, "dtypes": "float32"}, "'dtypes' of a configuration is not .* Did you mean 'dtype'"),
     "misspelt parameter": ({**LINEAR, "parameters": {"weigth": 1}}, "'weigth' of a linear .* Did you mean 'weight'"),
-    "misplaced parameter": ({**LINEAR, "weight": 1}, "the key 'weight' of a configuration is not understood"),
+    "misplaced parameter": ({**LINEAR, "weight": 1}, "the key 'weight' of a configuration is not supported"),
     "key of a model": ({**LINEAR, "models": [{"model": "a", "weight": 1}]}, "the key 'weight' of a model is not"),
     "neither": ({"merge_method": "linear"}, "expected either `models` or `slices`, got neither"),
     "both": ({**LINEAR, "slices": [STACK]}, "expected either `models` or `slices`, got both"),
     "no list": ({"merge_method": "linear", "models": "a"}, "models: expected a list, got the text 'a'"),
-    "no model": ({"merge_method": "linear", "models": [{}]}, "a model is missing here"),
+    "no model": ({"merge_method": "linear", "models": [{}]}, "missing key 'model'"),
     "adapter": ({**LINEAR, "models": models(**{"a+lora": 1})}, r"'a\+lora' adds a LoRA adapter"),
     "revision": ({**LINEAR, "models": [{"model": {"path": "a", "revision": "x"}}]}, "expected the path of a model"),
     "missing model": ({**LINEAR, "models": models(a=1, none=1)}, r"merge\.yml:6:3: there is no model at 'none'"),
@@ -341,7 +341,7 @@ REFUSED = {
     "twice": ({**LINEAR, "models": [{"model": "a"}, {"model": "a"}]}, "'a' is merged with itself, which cannot"),
     "no finite weight": ({**LINEAR, "models": models(a=float("inf"))}, "weight: expected a number"),
     "number for a switch": ({**LINEAR, "parameters": {"normalize": 3}}, "normalize: expected true or false"),
-    "condition without value": ({**LINEAR, "models": models(a=[{"filter": "x"}])}, "weight: there is no `value` here"),
+    "condition without value": ({**LINEAR, "models": models(a=[{"filter": "x"}])}, "weight: missing key 'value'"),
     "dtype": ({**LINEAR, "dtype": "int8"}, "dtype: expected one of float16, bfloat16, .* got the text 'int8'"),
     "tokenizer": ({**LINEAR, "tokenizer_source": "union"}, "a tokenizer from the text 'union' cannot be imported"),
     "tokens": ({**LINEAR, "tokenizer": {"source": "base", "tokens": {}}}, "the key 'tokens' of a tokenizer is not"),
@@ -375,15 +375,15 @@ REFUSED = {
     ),
     "base not in a slice": (
         {"merge_method": "task_arithmetic", "base_model": "c", "slices": [STACK]},
-        "the base model is no source of this slice",
+        "the base model is not a source of this slice",
     ),
     "hub for slices": (
         {"merge_method": "passthrough", "slices": [{"sources": [{"model": "org/one", "layer_range": [0, 2]}]}]},
-        "'org/one' is not here, .* depends on its names",
+        "'org/one' is not on this machine, .* depends on its names",
     ),
     "hub for filters": (
         {**LINEAR, "models": models(**{"org/one": [{"filter": "mlp", "value": 1}], "b": 1})},
-        "'org/one' is not here",
+        "'org/one' is not on this machine",
     ),
 }
 

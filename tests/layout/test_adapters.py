@@ -205,7 +205,7 @@ def test_the_config_of_an_adapter_comes_back_with_it(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "back" / "adapter_config.json").read_text())["lora_alpha"] == 6
 
 
-# --- What has no form as factors --------------------------------------------------------------------------------------
+# --- What factors cannot express --------------------------------------------------------------------------------------
 
 
 def refused(base: Base, folder: Path, match: str, **wishes: Any) -> str:
@@ -216,9 +216,9 @@ def refused(base: Base, folder: Path, match: str, **wishes: Any) -> str:
 
 def test_a_stack_of_which_some_layers_have_no_factors_is_refused(tmp_path: Path) -> None:
     message = refused(
-        BASES["one layer"], tmp_path, "maxtext-llama stacks 2 such weights, and 1 of them have no", layout="maxtext"
+        BASES["one layer"], tmp_path, "maxtext-llama stacks 2 such weights, but 1 of them have no", layout="maxtext"
     )
-    assert "There is no 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight'. Give it zeros" in message
+    assert "'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' is missing. Fill it with zeros" in message
 
 
 def test_factors_of_other_ranks_are_not_stacked(tmp_path: Path) -> None:
@@ -232,14 +232,17 @@ def test_factors_of_other_ranks_are_not_stacked(tmp_path: Path) -> None:
 def test_two_adapters_of_what_the_target_holds_as_one_are_refused(tmp_path: Path) -> None:
     base = Base(llama(), GEMMA, ["model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj"])
     message = refused(
-        base, tmp_path, "tunix-gemma3 holds 'k_proj', 'v_proj' as one tensor, and adapters", layout="tunix-gemma3"
+        base, tmp_path, "tunix-gemma3 stores 'k_proj', 'v_proj' as one tensor, but their", layout="tunix-gemma3"
     )
     assert "Merge the adapter into its base" in message
 
 
 @pytest.mark.parametrize(
     ("module", "why"),
-    [("mlp.up_proj", "`add` has no form as factors"), ("mlp.gate_proj", "`reshape` mixes the axes of inputs and out")],
+    [
+        ("mlp.up_proj", "`add` cannot be expressed on factors"),
+        ("mlp.gate_proj", "`reshape` mixes the axes of inputs and out"),
+    ],
 )
 def test_an_op_that_does_not_carry_over_is_refused(module: str, why: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"

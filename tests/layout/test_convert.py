@@ -157,14 +157,14 @@ def test_a_file_that_is_named_like_its_tensor_is_verified_too(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("config", "wishes", "shown", "also"),
     [
-        (GPT2, {"layout": "none"}, "what was written holds the bytes of all 28 tensors of the source", None),
+        (GPT2, {"layout": "none"}, "the output holds the bytes of all 28 tensors of the source", None),
         (GPT2, {"layout": "none", "dtype": "bfloat16"}, "all 28 tensors of the source cast to bfloat16", None),
-        (GPT2, {}, "taken back by flax-gpt2, what was written holds the bytes of all 28 tensors of the source", ""),
-        (GPT2, {"dtype": "bfloat16"}, "the bytes that flax-gpt2 makes of the source cast to bfloat16", ""),
-        (LLAMA, {"layout": "maxtext", "options": {"pairs": False}}, "taken back by maxtext-llama",
+        (GPT2, {}, "converted back by flax-gpt2, the output holds the bytes of all 28 tensors of the source", ""),
+        (GPT2, {"dtype": "bfloat16"}, "the bytes that flax-gpt2 computes from the source cast to bfloat16", ""),
+        (LLAMA, {"layout": "maxtext", "options": {"pairs": False}}, "converted back by maxtext-llama",
          ", and that it expects pairs=false"),
         (LLAMA | {"head_dim": 2, "num_attention_heads": 4, "num_key_value_heads": 2}, {"layout": "maxtext"},
-         "the bytes that maxtext-llama makes of the source, computed again", ", and that it expects pairs=true"),
+         "the bytes that maxtext-llama computes from the source, computed again", ", and that it expects pairs=true"),
     ],
 )  # fmt: skip
 def test_a_verification_tells_what_it_has_shown_and_what_not(
@@ -275,7 +275,7 @@ def test_a_config_elsewhere_is_named(tmp_path: Path) -> None:
 
 def test_a_field_that_config_lacks_is_named_with_its_rule(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", gpt2(), {k: v for k, v in GPT2.items() if k != "n_positions"})
-    match = r"the rule of '\{base\}wpe.weight': config.json has no 'n_positions', from which P is known"
+    match = r"the rule of '\{base\}wpe.weight': config.json has no 'n_positions', which determines P"
     refused(source, tmp_path, match, layout="flax-gpt2")
 
 
@@ -292,9 +292,9 @@ def test_a_dtype_that_there_is_not_is_one_message_with_the_nearest(tmp_path: Pat
 
 def test_a_layout_for_another_model_is_refused_with_those_that_fit(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", gpt2(), GPT2)
-    error = refused(source, tmp_path, "'tunix-llama' is for .*, and config.json says model_type 'gpt2'",
+    error = refused(source, tmp_path, "'tunix-llama' is for .*, but config.json has model_type 'gpt2'",
                     layout="tunix-llama")  # fmt: skip
-    assert error.diagnostics[0].hint == "For this model there is: flax-gpt2."
+    assert error.diagnostics[0].hint == "Layouts for this model: flax-gpt2."
 
 
 def test_a_library_without_a_layout_for_the_model_is_refused(tmp_path: Path) -> None:
@@ -304,16 +304,16 @@ def test_a_library_without_a_layout_for_the_model_is_refused(tmp_path: Path) -> 
 
 def test_several_layouts_for_a_model_are_listed(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", llama(), LLAMA)
-    error = refused(source, tmp_path, "2 layouts are for model_type 'llama'", to="orbax")
+    error = refused(source, tmp_path, "there are 2 layouts for model_type 'llama'", to="orbax")
     assert (
-        error.diagnostics[0].hint == "Say which by `layout=`: maxtext-llama, tunix-llama; flax keeps names and shapes, "
-        "none changes the format alone."
+        error.diagnostics[0].hint == "Choose with `layout=`: maxtext-llama, tunix-llama; flax keeps names and shapes, "
+        "none only changes the format."
     )
 
 
 def test_a_model_without_a_layout_is_told_what_there_is(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", gpt2(), {"model_type": "strange"})
-    error = refused(source, tmp_path, "no layout is known for model_type 'strange'", to="orbax")
+    error = refused(source, tmp_path, "there is no layout for model_type 'strange'", to="orbax")
     assert "`layout='flax'` keeps all names and shapes" in error.diagnostics[0].hint
 
 
@@ -325,12 +325,12 @@ def test_a_model_that_nothing_names_is_asked_for(tmp_path: Path, wish: dict[str,
 
 def test_weights_are_not_cut_to_integers(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", gpt2(), GPT2)
-    refused(source, tmp_path, "'int8' is no floating dtype", layout="flax-gpt2", dtype="int8")
+    refused(source, tmp_path, "'int8' is not a floating dtype", layout="flax-gpt2", dtype="int8")
 
 
 def test_what_replaces_its_source_cannot_be_verified(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", gpt2(), GPT2)
-    with pytest.raises(PlanError, match="would be replaced, so that nothing is left to compare"):
+    with pytest.raises(PlanError, match="would be replaced, and the result could not be compared"):
         bs.convert(source, source + "/", layout="flax-gpt2", overwrite=True, verify=True)
     assert bs.open(source)["ln_f.bias"].shape == (4,)
 

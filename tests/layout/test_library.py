@@ -86,4 +86,4 @@ def test_check_tells_mistakes_of_text_and_of_names_in_one_run(
     assert page(["check", str(file)], json=False) == 1
     said = capsys.readouterr().err
     assert "unknown op 'transpse'. Did you mean 'transpose'?" in said
-    assert "'b' and 'c' both go with the target name 'y'" in said
+    assert "'b' and 'c' both correspond to the target name 'y'" in said

@@ -50,7 +50,7 @@ def test_every_mistake_of_a_file_is_told_at_its_place() -> None:
         "mine.yaml:11:3: rule: missing key 'to' [layout-form]",
         "mine.yaml:11:11: rule: unknown key 'too'. Did you mean 'to'? [layout-key]",
         "mine.yaml:11:26: shape: expected a list of sizes, got the text 'D' [layout-form]",
-        "mine.yaml:12:3: rule: i runs on the side of `hf` alone, and no op joins over it [layout-family]",
+        "mine.yaml:12:3: rule: only `hf` uses i, and no op joins over it [layout-family]",
         "mine.yaml:13:36: ops: reshape: expected a list of sizes, got 'D' [layout-op]",
     ]
 
@@ -61,31 +61,29 @@ def test_a_name_that_two_rules_give_is_no_bijection() -> None:
         - {hf: b, to: x.1, shape: [D]}
     """)
     assert found == [
-        "mine.yaml:10:3: not a bijection: 'a.1' and 'b' both go with the target name 'x.1' [layout-bijection]"
+        "mine.yaml:10:3: not a bijection: 'a.1' and 'b' both correspond to the target name 'x.1' [layout-bijection]"
     ]
 
 
 def test_a_formula_that_gives_a_number_twice_is_no_bijection() -> None:
     (found,) = mistakes("- {hf: 'a.{i}', to: 'x.{i // 2}', shape: [D]}")
-    assert "not a bijection: 'a.0' and 'a.1' both go with the target name 'x.0'" in found
+    assert "not a bijection: 'a.0' and 'a.1' both correspond to the target name 'x.0'" in found
 
 
 def test_a_shape_that_does_not_close_tells_both_sizes() -> None:
     (found,) = mistakes("- {hf: a, to: b, shape: [D], ops: [{reshape: [H, H]}]}")
-    assert found == (
-        "mine.yaml:8:36: the rule of 'a': reshape: [12] holds 12 elements, and [3, 3] takes 9 [layout-shape]"
-    )
+    assert found == ("mine.yaml:8:36: the rule of 'a': reshape: [12] has 12 elements, but [3, 3] has 9 [layout-shape]")
 
 
 def test_a_confirmed_shape_is_compared() -> None:
     (found,) = mistakes("- {hf: a, to: b, shape: [D], ops: [{is: [H]}]}")
-    assert "is: here the shape is [12], not [3]" in found
+    assert "is: the shape here is [12], not [3]" in found
 
 
 def test_a_field_that_config_lacks_is_told_with_the_rule_that_needs_it() -> None:
     found = mistakes("- {hf: a, to: b, shape: [H]}", {"width": 12, "layers": 2})
     assert found == [
-        "mine.yaml:8:3: the rule of 'a': config.json has no 'head' or 'heads', from which H is known. [layout-config]"
+        "mine.yaml:8:3: the rule of 'a': config.json has no 'head' or 'heads', which determines H. [layout-config]"
     ]
 
 

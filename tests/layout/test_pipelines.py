@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainsurgery_jax.layout.actions import Action, Chain
-from brainsurgery_jax.layout.families import LIST, Axis, Bind, Family
+from brainsurgery_jax.layout.families import LIST, Axis, OpContext, TensorFamily
 from brainsurgery_jax.layout.ops import read_op
 
 Made = tuple[Any, Callable[[list[np.ndarray]], list[np.ndarray]]]
@@ -92,9 +92,9 @@ def joins(draw: st.DrawFn, rank: int) -> Made:
     return {"concat": {"axis": axis}}, lambda xs: [np.concatenate(xs, axis)]
 
 
-def bound(written: Any, family: Family, sizes: Mapping[str, int] | None = None) -> tuple[Action, Family]:
+def bound(written: Any, family: TensorFamily, sizes: Mapping[str, int] | None = None) -> tuple[Action, TensorFamily]:
     use = read_op(written)
-    return use.op.bind(use.args, Bind(family, {}, sizes or {}))
+    return use.op.bind(use.args, OpContext(family, {}, sizes or {}))
 
 
 @given(
@@ -108,7 +108,7 @@ def test_a_chain_of_ops_does_what_numpy_does_and_its_way_back_undoes_it(
     data: st.DataObject, shape: list[int], members: int, before: int, after: int
 ) -> None:
     xs = [np.arange(prod(shape)).reshape(shape) + 1000 * m for m in range(members)]
-    family = Family((Axis(LIST, members),), (tuple(shape),) * members)
+    family = TensorFamily((Axis(LIST, members),), (tuple(shape),) * members)
     wanted, actions = list(xs), []
     for step in range(before + 1 + after):
         rank = len(family.shapes[0])
@@ -126,7 +126,7 @@ def test_a_chain_of_ops_does_what_numpy_does_and_its_way_back_undoes_it(
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3))
 def test_a_split_into_sizes_is_undone_by_joining(sizes: list[int], width: int) -> None:
     x = np.arange(sum(sizes) * width).reshape(sum(sizes), width)
-    action, family = bound({"split": {"axis": 0, "sizes": sizes}}, Family((), (x.shape,)), {LIST: len(sizes)})
+    action, family = bound({"split": {"axis": 0, "sizes": sizes}}, TensorFamily((), (x.shape,)), {LIST: len(sizes)})
     parts = action.forward([x], Numpy())
     assert [p.shape for p in parts] == list(family.shapes)
     assert all(map(np.array_equal, parts, np.split(x, np.cumsum(sizes)[:-1])))
@@ -135,7 +135,7 @@ def test_a_split_into_sizes_is_undone_by_joining(sizes: list[int], width: int) -
 
 def test_unstack_gives_the_entries_of_an_axis() -> None:
     x = np.arange(24).reshape(2, 3, 4)
-    action, family = bound({"unstack": {"axis": 1}}, Family((), (x.shape,)), {LIST: 3})
+    action, family = bound({"unstack": {"axis": 1}}, TensorFamily((), (x.shape,)), {LIST: 3})
     parts = action.forward([x], Numpy())
     assert family.shapes == ((2, 4),) * 3
     assert all(np.array_equal(parts[i], x[:, i]) for i in range(3))
@@ -143,7 +143,7 @@ def test_unstack_gives_the_entries_of_an_axis() -> None:
 
 
 def test_experts_stacked_inside_layers_come_apart_again() -> None:
-    family = Family((Axis("i", 2), Axis("e", 3)), ((4,),) * 6)
+    family = TensorFamily((Axis("i", 2), Axis("e", 3)), ((4,),) * 6)
     xs = [np.arange(4) + 10 * m for m in range(6)]
     experts, family = bound({"stack": {"over": "e", "axis": 0}}, family)
     layers, family = bound({"stack": {"over": "i", "axis": 1}}, family)
@@ -155,7 +155,7 @@ def test_experts_stacked_inside_layers_come_apart_again() -> None:
 
 
 def test_each_member_of_a_list_may_have_ops_of_its_own() -> None:
-    family = Family((Axis(LIST, 2),), ((4, 3), (2, 3)))
+    family = TensorFamily((Axis(LIST, 2),), ((4, 3), (2, 3)))
     action, family = bound({"each": [[{"reshape": [2, 2, 3]}], [{"reshape": [1, 2, 3]}]]}, family)
     assert family.shapes == ((2, 2, 3), (1, 2, 3))
     xs = [np.arange(12).reshape(4, 3), np.arange(6).reshape(2, 3)]
@@ -164,7 +164,7 @@ def test_each_member_of_a_list_may_have_ops_of_its_own() -> None:
 
 def test_cut_forgets_what_lies_beyond() -> None:
     x = np.arange(1, 7)
-    action, family = bound({"cut": {"axis": 0, "to": 4}}, Family((), (x.shape,)))
+    action, family = bound({"cut": {"axis": 0, "to": 4}}, TensorFamily((), (x.shape,)))
     assert family.shapes == ((4,),)
     (kept,) = action.forward([x], Numpy())
     assert action.inverse([kept], Numpy())[0].tolist() == [1, 2, 3, 4, 0, 0]

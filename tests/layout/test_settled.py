@@ -18,7 +18,7 @@ from tests.checkpoints import bits, read, write
 from tests.layout.test_convert import LLAMA, convert, llama, model
 
 DEFAULT = {k: v for k, v in LLAMA.items() if k != "rope_scaling"}
-OPEN = r"maxtext-llama: config.json does not settle the option 'pairs', which changes numbers"
+OPEN = r"maxtext-llama: config.json does not determine the option 'pairs', which changes numbers"
 QUERY = "params.params.decoder.layers.self_attention.query.kernel"
 
 

@@ -273,9 +273,9 @@ def test_a_conversion_takes_the_same_option(tmp_path: Path) -> None:
         out = tmp_path / f"{overflow}.safetensors"
         bs.convert(source, str(out), dtype="float8_e4m3fn", overflow=overflow, layout="none")
         assert same(read(out)["x"], cast(x, E4M3, overflow)[0]), overflow
-    with pytest.raises(PlanError, match="is about a dtype, and none is given"):
+    with pytest.raises(PlanError, match="needs a dtype, and none is given"):
         bs.convert(source, str(tmp_path / "x.safetensors"), overflow="nan")
-    with pytest.raises(PlanError, match="overflow 'wrap' is none that there is"):
+    with pytest.raises(PlanError, match="overflow 'wrap' is unknown"):
         bs.convert(source, str(tmp_path / "x.safetensors"), dtype="float16", overflow="wrap")
 
 

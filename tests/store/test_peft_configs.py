@@ -290,7 +290,7 @@ def test_a_rank_that_was_cut_is_noted_and_the_patch_keeps_the_scale(theirs: Path
     (note,) = notes(cut)
     assert (note.code, note.severity) == ("config-differs", "note")
     assert (
-        "adapter_config.json says rank 4 for 'model.layers.0.self_attn.q_proj', but the tensors say 2" in note.message
+        "adapter_config.json says rank 4 for 'model.layers.0.self_attn.q_proj', but the tensors have 2" in note.message
     )
     mended = pasted(cut, note)
     assert mended["output"]["options"] == {"config": {"r": 2, "lora_alpha": 4}}

@@ -81,10 +81,10 @@ def convert(
     from brainsurgery_jax.run_options import RunOptions
 
     options = pages.options_of(option or ()) | ({} if scan is None else {"scan": scan})
-    wishes = pages.Wishes(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
+    request = pages.Request(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
     budget = None if memory is None else pages.size_of(memory, "--memory")
     chosen = RunOptions(memory=budget, durable=fsync, dry_run=dry_run)
-    pages.convert(source, destination, wishes, chosen, quiet=quiet, json=json)
+    pages.convert(source, destination, request, chosen, quiet=quiet, json=json)
 
 
 def layouts(
