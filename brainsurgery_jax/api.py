@@ -217,8 +217,8 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         files.also_reads(*plan.files)
         budget = options.budget()
         program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget))
-        if errors := in_order(plan.data, (*plan.errors, *program.errors)):
-            raise PlanError(errors)
+        if plan.errors or program.errors:  # notes of the same plan may explain them
+            raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
         if options.overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if options.dry_run:

@@ -21,10 +21,10 @@ from time import monotonic
 
 import brainsurgery_jax as bs
 import brainsurgery_jax.select.pattern as pattern_module
-from brainsurgery_jax.cli.prompt.desk import COMMANDS, Desk, tell, unfinished
 from brainsurgery_jax.cli.prompt.glance import glance
+from brainsurgery_jax.cli.prompt.mistakes import tell
 from brainsurgery_jax.completion.candidates import complete
-from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.desk import COMMANDS, Desk, Reply, unfinished
 from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.session import Session
 from tests import fuzz_texts
@@ -60,7 +60,7 @@ def failures(random: Random, seen: Counter[str]) -> list[str]:
     """What broke in one session of a few random texts, with tracebacks."""
     found: list[str] = []
     with contextlib.closing(Session.begin(bs.load({"inputs": ["m::m.safetensors"]}))) as session:
-        desk = Desk(session, quiet=True, talks=True, ask=lambda _: True)
+        desk = Desk(session, quiet=True)
         for _ in range(random.choice((2, 5, 10))):
             text = typed(random)
             if text.startswith(("exit", "abort")):
@@ -69,10 +69,12 @@ def failures(random: Random, seen: Counter[str]) -> list[str]:
                 seen[name] += 1
                 try:
                     with time_limit(20):
-                        action()
-                except (PlanError, StoreError) as error:
-                    seen["refused"] += 1
-                    tell(error, text)
+                        reply = action()
+                        while isinstance(reply, Reply) and reply.next == "confirm":
+                            reply = desk.confirm(True)
+                    if isinstance(reply, Reply) and reply.error is not None:
+                        seen["refused"] += 1
+                        tell(reply.error, text)
                 except (Exception, TooSlow):  # whatever comes out is what is looked for
                     found.append(f"{name}: {text!r}\n\n{traceback.format_exc()}")
     return found

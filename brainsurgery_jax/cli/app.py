@@ -35,7 +35,7 @@ _COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
 _OWN_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 
 
-USAGE_ERROR = typer.BadParameter.__bases__[0]
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]
 """The `UsageError` of the click that this typer uses: another package, or its own copy."""
 
 _JSON = "brainsurgery_jax.json"
@@ -69,8 +69,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         from brainsurgery_jax.cli import show
-        from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError, speaking
-        from brainsurgery_jax.rendering.data import diagnostic_data, store_error_data
+        from brainsurgery_jax.errors import PlanError, StoreError, speaking
+        from brainsurgery_jax.rendering.data import command_error_data, diagnostic_data, store_error_data
 
         json = ctx.meta.get(_JSON, False)
         try:
@@ -94,11 +94,11 @@ class Commands(TyperGroup):
         except USAGE_ERROR as error:
             if not json:
                 raise
-            show.failure([diagnostic_data(Diagnostic("usage", error.format_message()))], error.exit_code)
+            show.failure([command_error_data("usage", error.format_message())], error.exit_code)
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as stop:
             if json:
-                show.failure([diagnostic_data(Diagnostic("interrupted", show.told_of(stop)))], 130)
+                show.failure([command_error_data("interrupted", show.told_of(stop))], 130)
             else:
                 show.stopped("interrupted", stop)
             raise typer.Exit(130) from None

@@ -16,6 +16,7 @@ from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.rendering.data import diagnostic_data, store_error_data
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.store.sizes import parse_size
+from brainsurgery_jax.wording import counted
 
 SAME, DIFFERENT, TROUBLE = range(3)
 
@@ -123,7 +124,7 @@ def _summary(found: Difference, avals: list[TensorDifference], values: list[Tens
         (len(found.only_right), "only on the right"),
     ]
     told = ", ".join(f"{number:,} {what}" for number, what in counts if number)
-    equal = show.counted(found.equal, "tensor")
+    equal = counted(found.equal, "tensor")
     return f"{'same' if found.same else 'different'}: {equal} equal{', ' + told if told else ''}"
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from brainsurgery_jax.api import Explanation
-from brainsurgery_jax.cli.show import counted, few, few_or_counted, hanging
+from brainsurgery_jax.cli.show import hanging
 from brainsurgery_jax.op import SinkOp
 from brainsurgery_jax.rendering.data import diagnostic_data
 from brainsurgery_jax.store.sizes import show_size
+from brainsurgery_jax.wording import counted, few, few_or_counted
 
 _CHANGES = ("created", "changed", "deleted", "configured")
 

@@ -16,6 +16,7 @@ from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.rendering.data import diagnostic_data
 from brainsurgery_jax.rendering.text import aligned
 from brainsurgery_jax.store.sizes import show_size
+from brainsurgery_jax.wording import counted, few
 
 
 def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
@@ -40,7 +41,7 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
         return 0
     lines = [path, *_tree(chosen.avals, numbers, compact=format == "compact"), "", _totals(chosen)]
     if whole.left_out:
-        lines.append(f"left out, since they are no tensors: {show.few(whole.left_out, 8)}")
+        lines.append(f"left out, since they are no tensors: {few(whole.left_out, 8)}")
     show.result("\n".join(lines))
     return 0
 
@@ -65,8 +66,8 @@ def _totals(chosen: Checkpoint) -> str:
     dtypes = Counter(a.dtype.name for a in avals)
     kinds = ", ".join(f"{n:,} {d}" if len(dtypes) > 1 else d for d, n in dtypes.most_common())
     size = f"{sum(a.size for a in avals):,} parameters, {show_size(sum(a.nbytes for a in avals))}"
-    files = show.counted(len(chosen.source.header.files), "file")
-    return f"{show.counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
+    files = counted(len(chosen.source.header.files), "file")
+    return f"{counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
 
 
 def _data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replaced_as_json, replaces
 from brainsurgery_jax.cli.work import work_as_json, work_as_text
+from brainsurgery_jax.engine.devices import Devices
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
 from brainsurgery_jax.rendering.data import diagnostic_data, document_data
 from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size, show_size
+from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
@@ -191,7 +193,7 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
         return code
     show.diagnostics(found)
     if code:
-        show.remark(show.counted(sum(d.severity == "error" for d in found), "mistake"))
+        show.remark(counted(sum(d.severity == "error" for d in found), "mistake"))
     elif plan is not None:
         show.result(_fine(len(plan.data.steps), reads, publications))
         for p in filter(replaced, publications):
@@ -200,12 +202,10 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
 
 
 def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> str:
-    parts = [f"ok: {show.counted(steps, 'step')}"]
+    parts = [f"ok: {counted(steps, 'step')}"]
     if reads:
-        parts.append("reads " + " and ".join(f"{a} ({show.counted(n, 'tensor')})" for a, n in reads.items()))
-    writes = [
-        f"writes {p.path} ({show.counted(len(p.tensors), 'tensor')}, {show_size(p.nbytes)})" for p in publications
-    ]
+        parts.append("reads " + " and ".join(f"{a} ({counted(n, 'tensor')})" for a, n in reads.items()))
+    writes = [f"writes {p.path} ({counted(len(p.tensors), 'tensor')}, {show_size(p.nbytes)})" for p in publications]
     return ", ".join([*parts, *(writes or ["writes nothing"])])
 
 

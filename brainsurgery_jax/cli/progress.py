@@ -11,6 +11,7 @@ from brainsurgery_jax.cli import show
 from brainsurgery_jax.engine.events import Event, Published, Said, Started, Wrote
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.store.sizes import show_size
+from brainsurgery_jax.wording import counted, few_or_counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,14 +39,14 @@ class Plain:
                 show.result(as_text(document))
             case Started(nbytes, tasks, sizes) if self.verbose:
                 self.sizes, self.left = sizes, dict(sizes)
-                show.remark(f"{show.counted(tasks, 'task')}, {show_size(nbytes)} to write")
+                show.remark(f"{counted(tasks, 'task')}, {show_size(nbytes)} to write")
             case Wrote(name, nbytes) if self.verbose:
                 self.left[name] -= nbytes
                 if not self.left[name]:
                     show.remark(f"{name}: {show_size(self.sizes[name])}")
             case Published(path, nbytes, tensors, side_files) if not self.quiet:
-                more = f", with {show.few_or_counted(side_files, 'side file')}" if side_files else ""
-                show.remark(f"wrote {path}: {show.counted(tensors, 'tensor')}, {show_size(nbytes)}{more}", "green")
+                more = f", with {few_or_counted(side_files, 'side file')}" if side_files else ""
+                show.remark(f"wrote {path}: {counted(tensors, 'tensor')}, {show_size(nbytes)}{more}", "green")
 
 
 class Bar:

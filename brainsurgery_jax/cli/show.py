@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from shutil import get_terminal_size
 from typing import Any, TextIO
@@ -82,25 +82,6 @@ def stopped(what: str, stop: BaseException) -> None:
 def told_of(stop: BaseException) -> str:
     """The notes that say what a command had published when it was stopped from outside."""
     return "; ".join(["interrupted", *getattr(stop, "__notes__", ())])
-
-
-def counted(number: int, thing: str) -> str:
-    """`1 step`, `12 steps`."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
-def few(names: Sequence[str], most: int | None = 3) -> str:
-    """The first names, and how many more there are."""
-    shown = names if most is None else names[:most]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f", and {more:,} more" if more else "")
-
-
-def few_or_counted(names: Sequence[str], thing: str, most: int = 4) -> str:
-    """The names where they are few, else how many there are."""
-    if len(names) > most:
-        return counted(len(names), thing)
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def hanging(head: str, text: str) -> list[str]:

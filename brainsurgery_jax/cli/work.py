@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from brainsurgery_jax.api import Explanation
-from brainsurgery_jax.cli.show import counted, few
 from brainsurgery_jax.engine.plan.work import Copy, Item, Site, Whole, parts_of, questions_of, tensors_of
 from brainsurgery_jax.engine.schedule import is_empty
 from brainsurgery_jax.store.sizes import show_size
+from brainsurgery_jax.wording import counted, few
 
 MOST = 20
 """Items that are shown unless all are asked for."""

@@ -84,7 +84,8 @@ def diff(
     they are to be equal, where NaN is equal to NaN and zeros of both signs are. With `ignore_dtype` values alone
     count. Without `figures` a tensor is read up to its first difference and no further. `memory` is the budget in
     bytes (default: a quarter of what is available).
-    **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing.
+    **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing,
+    TypeError for trees.
     """
     if not all(isfinite(given) and given >= 0 for given in (eps, rtol)):
         raise ValueError(f"tolerances are finite and not negative, got eps={eps} and rtol={rtol}")
@@ -101,6 +102,11 @@ def diff(
 def _opened(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack) -> Checkpoint:
     if isinstance(side, Checkpoint):
         return side
+    if not isinstance(side, str | os.PathLike):
+        raise TypeError(
+            f"diff compares paths or what `bs.open` returns, got a {type(side).__name__}. "
+            "Save a tree first: bs.save('tree.safetensors', tree)."
+        )
     checkpoint = Checkpoint.open(os.fspath(side))
     opened.callback(checkpoint.source.close)
     return checkpoint

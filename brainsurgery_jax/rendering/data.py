@@ -54,6 +54,11 @@ def store_error_data(error: StoreError) -> dict[str, Any]:
     return told | {"place": place}
 
 
+def command_error_data(what: str, message: str, hint: str = "") -> dict[str, Any]:
+    """An error that is not about a plan or a file: `usage`, `interrupted`, `request`."""
+    return {"code": what, "severity": "error", "message": message, "hint": hint, "place": None}
+
+
 def plain(value: Value | Any) -> Any:
     """Values as JSON has them: sequences are lists; complex numbers, NaN and infinity are text."""
     match value:

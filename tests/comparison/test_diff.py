@@ -317,3 +317,8 @@ def test_differences_of_long_integers_are_those_of_python(here: Path, pairs: lis
         assert compared(here, {"w": left}, {"w": right}).same
     else:
         assert figures_of(here, left, right).largest == pytest.approx(most, rel=1e-15)
+
+
+def test_a_tree_is_refused_with_what_to_do():
+    with pytest.raises(TypeError, match=r"got a dict\. Save a tree first: bs\.save"):
+        bs.diff({"w": np.ones(1)}, {"w": np.ones(1)})  # pyright: ignore[reportArgumentType]

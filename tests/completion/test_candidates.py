@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.cli.prompt.desk import COMMANDS, unfinished
 from brainsurgery_jax.cli.prompt.glance import glance
 from brainsurgery_jax.completion.candidates import MOST, Command, complete, folded
 from brainsurgery_jax.completion.partial import mended, place_of
+from brainsurgery_jax.desk import COMMANDS, unfinished
 from brainsurgery_jax.op import ASSERTS, OPS
 from brainsurgery_jax.session import Session
 from tests.checkpoints import write

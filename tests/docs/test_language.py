@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from brainsurgery_jax.cli.prompt.desk import COMMANDS
+from brainsurgery_jax.desk import COMMANDS
 from brainsurgery_jax.plan.endpoints import OUTPUT_KEYS
 from brainsurgery_jax.plan.parse import KEYS
 from tests.docs.examples import sections

@@ -17,6 +17,7 @@ PAGES = (
     "docs/from-brainsurgery.md",
     "docs/from-mergekit.md",
     "docs/from-a-script.md",
+    "docs/json.md",
 )
 """Pages whose examples are run, and their outcome written below them."""
 

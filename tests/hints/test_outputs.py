@@ -14,9 +14,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax import plugins
+from brainsurgery_jax import desk, plugins
 from brainsurgery_jax.cli import demo
-from brainsurgery_jax.cli.prompt import desk
 from brainsurgery_jax.engine import devices
 from brainsurgery_jax.session import Session
 from brainsurgery_jax.store import atomic, replacing

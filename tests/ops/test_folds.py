@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine import folds as engine_folds
+from brainsurgery_jax.engine.plan import folds as plan_folds
 from brainsurgery_jax.graph.expr import is_fold, walk
 from brainsurgery_jax.ops import _partition, compute
 from brainsurgery_jax.ops._ranks import find_places
@@ -143,7 +143,7 @@ def test_folds_of_large_tensors_have_the_bits_of_small_ones(tmp_path: Path, monk
     w = normal((40, 30))
     step = {"compute": {"from": {"w": "w"}, "expr": "(w - mean(w)) / norm(w - mean(w)) + quantile(w, 0.3)"}}
     alone = run_plan(tmp_path, {"w": w}, step)["w"]
-    monkeypatch.setattr(engine_folds, "EARLY", 0)
+    monkeypatch.setattr(plan_folds, "EARLY", 0)
     assert same(run_plan(tmp_path, {"w": w}, step)["w"], alone)
 
 
@@ -154,15 +154,15 @@ def test_large_folds_are_computed_in_levels_and_others_by_their_task(
     step = {"compute": {"from": {"w": "w", "v": "v"}, "expr": "w * norm(w - mean(w)) + sum(w @ v)", "to": "out"}}
     (out,) = bs.load(plan_of(tmp_path, tensors, step)).explain().program.publications
     root = out.tensors["out"]
-    assert engine_folds.early_folds([root]) == []
-    monkeypatch.setattr(engine_folds, "EARLY", 0)
-    levels = engine_folds.early_folds([root])
+    assert plan_folds.early_folds([root]) == []
+    monkeypatch.setattr(plan_folds, "EARLY", 0)
+    levels = plan_folds.early_folds([root])
     assert [[dict(e.static)["program"].nodes[-1].op for e in level] for level in levels] == [["mean"], ["norm"]]
 
 
 def test_folds_of_one_tensor_read_it_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean and the norm go by together; the edit then reads parts, not ranges."""
-    monkeypatch.setattr(engine_folds, "EARLY", 0)
+    monkeypatch.setattr(plan_folds, "EARLY", 0)
     w = normal((40, 30))
     read: list[int] = []
     original = SafetensorsSource.read_range
@@ -183,7 +183,7 @@ def test_what_a_step_reduces_is_an_operand_of_the_next_that_is_repeated(
     reduction: str, early: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A number, a row, a column: `w / n` goes by in flat blocks, and `n` is a fold."""
-    monkeypatch.setattr(engine_folds, "EARLY", early)
+    monkeypatch.setattr(plan_folds, "EARLY", early)
     w = normal((40, 30))
     steps = [
         {"compute": {"from": {"w": "w"}, "expr": reduction, "to": "n"}},

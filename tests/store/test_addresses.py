@@ -209,6 +209,13 @@ def test_a_summary_and_hints_name_the_part(timm: str) -> None:
     assert f"`list(bs.open('{timm}::state_dict_ema'))`" in found.hint
 
 
+def test_a_run_that_is_refused_has_the_notes_that_explain_it(timm: str) -> None:
+    plan = {"inputs": [timm], "transforms": [{"delete": {"target": "none"}}], "output": "out.safetensors"}
+    with pytest.raises(bs.PlanError, match="no tensor matches 'none'") as refused:
+        bs.load(plan).run(durable=False)
+    assert [d.severity for d in refused.value.diagnostics if d.code == "input-parts"] == ["note"]
+
+
 # --- At the command line ----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Devices, Fsync, Memory, Ops, Overwrite, Quiet, Shard, Verbose, completing, know
+from brainsurgery_jax.cli.options import (
+    Devices,
+    Fsync,
+    Json,
+    Memory,
+    Ops,
+    Overwrite,
+    Quiet,
+    Shard,
+    Verbose,
+    completing,
+    know,
+)
 
 
 def repl(
@@ -31,6 +43,7 @@ def repl(
     preview: Annotated[bool, typer.Option("--preview", help="Before each step, tell what it does, and ask.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
+    json: Json = False,
 ) -> None:
     """Open the prompt: type steps, see at once what they do, undo them, keep them as a plan.
 
@@ -43,6 +56,6 @@ def repl(
 
     choices = plans.Choices(
         overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, devices=devices,
-        preview=preview, verbose=verbose, quiet=quiet,
+        preview=preview, verbose=verbose, quiet=quiet, json=json,
     )  # fmt: skip
     prompt.repl(items or [], choices)

@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.prompt.desk import COMMANDS
 from brainsurgery_jax.completion.partial import mended, place_of
+from brainsurgery_jax.desk import COMMANDS
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.session import Preview, Session
 from brainsurgery_jax.store.address import parse_address
+from brainsurgery_jax.wording import few
 
 Mood = Literal["good", "bad", "dim", ""]
 SYNTAX = ("oly-syntax", "yaml-")
@@ -61,8 +61,8 @@ def _effects(found: Preview, default: str | None) -> list[str]:
 
 
 def _matched(key: str, names: Sequence[str], yet: str) -> str:
-    return f"{key} matches {len(names):,}: {show.few(names, MOST)}" if names else f"{key} matches nothing{yet}"
+    return f"{key} matches {len(names):,}: {few(names, MOST)}" if names else f"{key} matches nothing{yet}"
 
 
 def _few(names: Sequence[str], default: str | None) -> str:
-    return show.few([n.removeprefix(f"{default}::") for n in names], MOST)
+    return few([n.removeprefix(f"{default}::") for n in names], MOST)

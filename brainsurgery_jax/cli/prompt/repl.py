@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from brainsurgery_jax import api
 from brainsurgery_jax.cli import plans, show
 from brainsurgery_jax.cli.progress import watching
-from brainsurgery_jax.cli.prompt.desk import Desk, impact, is_talking, unfinished
+from brainsurgery_jax.cli.prompt.screen import Screen, reply_data
 from brainsurgery_jax.completion.partial import is_open
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.desk import Desk, Reply, impact, unfinished
+from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import dump_yaml
+from brainsurgery_jax.rendering.data import as_json_line, command_error_data
 from brainsurgery_jax.session import Session
 from brainsurgery_jax.store.address import parse_address, split_alias
 from brainsurgery_jax.world import Files
@@ -33,7 +38,12 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
     with closing(plans.files_of(choices.overwrite, choices.shard_size)) as world:
         _check(plan, world)
         session = Session.begin_with(plan, world, plans.options_of(choices))
-        desk = Desk(_advanced(session, plan, choices), quiet=choices.quiet, talks=is_talking())
+        talks = is_talking() and not choices.json
+        front = None if choices.json else Screen()
+        desk = Desk(
+            _advanced(session, plan, choices), quiet=choices.quiet, talks=talks or choices.json,
+            asks=talks or choices.json, front=front, fold=pages.unfolded if choices.json else show.hanging,
+        )  # fmt: skip
         _converse(desk, choices)
         if choices.summarize:
             dry_run = choices.dry_run or desk.session.state.flags.dry_run
@@ -42,7 +52,9 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
 
 def _converse(desk: Desk, choices: plans.Choices) -> None:
     if desk.session.state.stopped:
-        desk.leave()
+        _refuse(desk.leave())
+    elif choices.json:
+        take_json_lines(desk, sys.stdin)
     elif desk.talks:
         from brainsurgery_jax.cli.prompt.terminal import converse
 
@@ -89,9 +101,11 @@ def _advanced(session: Session, plan: api.Plan, choices: plans.Choices) -> Sessi
         return session
     outcome = session.step(*plan.data.steps)
     own = outcome.effects
-    for at, effect in enumerate(own if choices.preview else (), 1):
+    for at, effect in enumerate(own if choices.preview and not choices.json else (), 1):
         name = effect.step.op.name if effect.step.op else ""
         show.remark(f"preview {at}/{len(own)} {name}: {impact([effect]) or 'no tensor changes'}")
+    if choices.json:
+        return outcome.run()
     with watching(quiet=choices.quiet, verbose=False) as listen:
         return outcome.run(listen)
 
@@ -108,9 +122,54 @@ def take_lines(desk: Desk, lines: Iterable[str], file: str = "<stdin>") -> None:
     """Take steps and commands from lines, each when it is whole; then write the outputs. A line with a `#` at its start
     is skipped. Raises PlanError or StoreError at the first that is wrong."""
     for first, text in _texts(lines):
-        if desk.take(text, first, file) == "end":
+        if _refuse(desk.take(text, first, file)).next == "end":
             return
-    desk.leave()
+    _refuse(desk.leave())
+
+
+def _refuse(reply: Reply) -> Reply:
+    """The reply. Raises the error that is in it."""
+    if reply.error is not None:
+        raise reply.error
+    return reply
+
+
+def take_json_lines(desk: Desk, lines: Iterable[str]) -> None:
+    """Take one JSON object a line, `{"take": TEXT}`, `{"confirm": true}` or `{"leave": true}`, and print a reply for
+    each as one line. A line with a `#` at its start is skipped. The end of input writes the outputs."""
+    for line in lines:
+        if not line.strip() or line.startswith("#"):
+            continue
+        reply = _answer(desk, line)
+        show.result(as_json_line(**(reply if isinstance(reply, dict) else reply_data(reply))))
+        if isinstance(reply, Reply) and reply.next == "end":
+            return
+    desk.asks = False  # nobody is there to be warned
+    last = desk.leave()
+    show.result(as_json_line(**reply_data(last)))
+    if last.error is not None:
+        raise typer.Exit(3 if isinstance(last.error, StoreError) else show.exit_code(last.error.diagnostics))
+
+
+def _answer(desk: Desk, line: str) -> Reply | dict[str, Any]:
+    """What comes of a request; of one that is none, what is wrong with it."""
+    try:
+        match json.loads(line):
+            case {"take": str(text)}:
+                return desk.take(text)
+            case {"confirm": bool(go)}:
+                return desk.confirm(go)
+            case {"leave": True}:
+                return desk.leave()
+    except json.JSONDecodeError:
+        pass
+    hint = 'One object a line: {"take": "undo"}, {"confirm": true} or {"leave": true}.'
+    return {"ok": False, "diagnostics": [command_error_data("request", "this is no request", hint)]}
+
+
+def is_talking() -> bool:
+    """Whether somebody sits at both ends of the conversation."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _texts(lines: Iterable[str]) -> Iterable[tuple[int, str]]:

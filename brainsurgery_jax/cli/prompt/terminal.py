@@ -29,10 +29,10 @@ from prompt_toolkit.utils import is_dumb_terminal
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.prompt.desk import COMMANDS, Desk, counts, tell, unfinished
 from brainsurgery_jax.cli.prompt.glance import glance
+from brainsurgery_jax.cli.prompt.mistakes import tell
 from brainsurgery_jax.completion.candidates import complete
-from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.desk import COMMANDS, Desk, counts, unfinished
 from brainsurgery_jax.op import ASSERTS, OPS
 from brainsurgery_jax.version import __version__
 
@@ -48,7 +48,6 @@ STYLE = Style.from_dict({
 
 def converse(desk: Desk) -> None:
     """Read and do steps until the user leaves."""
-    desk.ask = _asked
     show.diagnostics(plugins.look_up())  # so that ops of installed packages complete like others
     show.remark(f"brainsurgery-jax {__version__} | {counts(desk.session)}")
     show.remark(_first_words(desk))
@@ -72,9 +71,14 @@ def _goes_on(desk: Desk, line: Line | PlainLine) -> bool:
     text = ""
     try:
         text = line.read()
-        return not text or (desk.leave() if text == LEAVE else desk.take(text)) == "go"
-    except (PlanError, StoreError) as error:
-        tell(error, text, len(NAME))
+        if not text:
+            return True
+        reply = desk.leave() if text == LEAVE else desk.take(text)
+        while reply.next == "confirm":
+            reply = desk.confirm(_asked("go?"))
+        if reply.error is not None:
+            tell(reply.error, text, len(NAME))
+        return reply.next != "end"
     except KeyboardInterrupt as stop:
         if text:
             show.stopped("interrupted: the session is as it was before the step", stop)

@@ -1,0 +1,24 @@
+"""Numbers and lists of names in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 step`, `12 steps`."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def few(names: Sequence[str], most: int | None = 3) -> str:
+    """The first names, and how many more there are."""
+    shown = names if most is None else names[:most]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f", and {more:,} more" if more else "")
+
+
+def few_or_counted(names: Sequence[str], thing: str, most: int = 4) -> str:
+    """The names where they are few, else how many there are."""
+    if len(names) > most:
+        return counted(len(names), thing)
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
