@@ -132,5 +132,7 @@ def _returned_alias(plan: Plan, state: State, first: str | None) -> str:
     try:
         return alias_of(output, state)
     except Refusal as bad:
-        hint = "Say which in the plan: `output: {path: PATH, alias: ALIAS}`."
+        alias = next((a for a, space in state.spaces.items() if space.names), "")
+        written = f"output: {{path: {output.path or 'out.safetensors'}, alias: {alias}}}"
+        hint = f"Say which in the plan: `{written}`." if alias else bad.hint
         raise PlanError([Diagnostic(bad.code, f"apply: {bad.message}", output.span, hint)]) from bad

@@ -186,8 +186,8 @@ def _names(view: View, ref: Ref, key: str) -> set[str]:
     if not found and isinstance(ref.name, str) and ref.name in view.aliases():
         return set(view.match(Ref(ref.name, ".*", kind=ref.kind), key))
     if not alias:
-        known = ", ".join(view.aliases()) or "none"
-        hint = f"Write an alias ({known}), or a pattern with its alias: `ALIAS::.+`."
+        known = [*view.aliases()] or ["none"]
+        hint = f"Write an alias ({', '.join(known)}), or a pattern with its alias: `{known[0]}::.+`."
         raise Refusal("alias-unknown", f"unknown alias '{ref.name}'", key=key, hint=hint)
     return found
 

@@ -120,7 +120,7 @@ def test_a_folder_that_a_step_saves_is_held_against_its_config_too(models: Path,
     steps = [DELETE_HEAD, {"save": "out/"}]
     layers, _ = noted({"inputs": [str(models / "llama")], "transforms": steps})
     assert layers.message.startswith("save: out/: config.json says num_hidden_layers 3")
-    assert "write an output with `config: {num_hidden_layers: 2, tie_word_embeddings: true}`" in layers.hint
+    assert "Write `config: {num_hidden_layers: 2, tie_word_embeddings: true}` in the step `save`" in layers.hint
 
 
 @pytest.mark.parametrize("output", [{"path": "out.safetensors"}, {"path": "out/", "sidecars": False}])

@@ -228,7 +228,7 @@ OPS = [
     Case("names of an alias that is not there", "alias-unknown",
          [{"assert": {"same_names": {"left": "c", "right": "b"}}}],
          lambda plan, hint: asserted("or a pattern with its alias", same_names={
-             "left": "a", "right": quoted(hint)[0].replace("ALIAS", "b")})(plan, hint)),
+             "left": "a", "right": quoted(hint)[0].replace("a::", "b::")})(plan, hint)),
     Case("more names on the right, meant", "unmatched",
          [{"assert": {"equal": {"left": "a::.+", "right": r"b::\g<0>"}}}],
          lambda plan, hint: asserted("", equal={

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from flax import nnx
 
 import brainsurgery_jax as bs
@@ -79,10 +80,9 @@ def test_the_alias_that_is_returned_is_said() -> None:
     steps = [{"scale_": {"target": "m::w", "by": 2}}, {"scale_": {"target": "b::w", "by": 3}}]
     plan = {"inputs": ["m::m.safetensors", "b::m.safetensors"], "transforms": steps}
     hint = hint_of(lambda: bs.load(plan).apply({"w": W}, b={"w": W}), "Say which in the plan")
-    key, _, value = quoted(hint)[0].partition(": ")
-    mended = {**plan, key: {"path": "out.safetensors", "alias": "b"}}
-    assert "alias" in value
-    assert bs.load(mended).apply({"w": W}, b={"w": W})["w"].tolist() == (W * 3).tolist()
+    mended = {**plan, **yaml.safe_load(quoted(hint)[0])}
+    assert mended["output"] == {"path": "out.safetensors", "alias": "m"}
+    assert bs.load(mended).apply({"w": W}, b={"w": W})["w"].tolist() == (W * 2).tolist()
 
 
 @pytest.mark.parametrize("way", ["a number", "concrete arrays"])
