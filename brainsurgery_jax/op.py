@@ -63,7 +63,7 @@ class Form:
     keys: tuple[tuple[str, str], ...] = ()
 
     @property
-    def matched(self) -> str:
+    def match_key(self) -> str:
         """The key whose pattern is matched."""
         return self.pattern or self.reads[0]
 
@@ -104,7 +104,7 @@ class Op:
     """The key that the whole payload stands for (`assert: {exists: x}`)."""
 
     @property
-    def written(self) -> tuple[Field, ...]:
+    def destinations(self) -> tuple[Field, ...]:
         """The keys that name what it creates: templates and literal names that are not read."""
         return tuple(f for f in self.fields() if f.role and f.role.kind in ("template", "name") and not f.role.read)
 
@@ -267,10 +267,10 @@ def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tup
 
 def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
-    keys = dict.fromkeys((form.matched, *form.reads, *form.writes))
+    keys = dict.fromkeys((form.match_key, *form.reads, *form.writes))
     roles = {
         key: Role("pattern", key in form.slices)
-        if key == form.matched
+        if key == form.match_key
         else Role("template", key in form.slices, read=key in form.reads)
         for key in keys
     }

@@ -157,7 +157,7 @@ def _refuse_untraceable(asserts: Mapping[str, Check]) -> None:
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-def traced(applied: Applied, checks: str, show: Show, *, narrow: bool) -> Result:
+def trace(applied: Applied, checks: str, show: Show, *, narrow: bool) -> Result:
     """Leaves by name and verdicts by label, as traced values; `show` gets the reports, at trace time. `narrow`: see
     `Values`."""
     asserts = asserts_of(applied.plan, applied.state.checks)

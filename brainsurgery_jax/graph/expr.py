@@ -140,7 +140,7 @@ class Graph:
         key = ("leaf", id(source), name)
         return self._nodes.get(key) or self._node(key, "leaf", (aval,), source=source, name=name)
 
-    def given(self, alias: str, name: str, aval: Aval) -> Expr:
+    def placeholder(self, alias: str, name: str, aval: Aval) -> Expr:
         """A leaf of a pytree that will be given when the program is applied."""
         key = ("given", alias, name)
         return self._nodes.get(key) or self._node(key, "given", (aval,), source=alias, name=name)
@@ -170,9 +170,9 @@ class Graph:
 
     def call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:
         """`kernel` on `srcs`: a node with one or several results, its shapes inferred. Raises `Refusal`."""
-        return self.made(self.recipe(kernel, params), srcs)
+        return self.apply(self.recipe(kernel, params), srcs)
 
-    def made(self, recipe: Recipe, srcs: tuple[Expr, ...]) -> Expr:
+    def apply(self, recipe: Recipe, srcs: tuple[Expr, ...]) -> Expr:
         """The same for a recipe."""
         key = (recipe, srcs)
         if (known := self._nodes.get(key)) is not None:

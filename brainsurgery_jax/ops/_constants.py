@@ -30,10 +30,10 @@ def constant(value: Any, dtype: DType, key: str) -> np.ndarray:
     if wide.dtype.kind not in "biuf":
         raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key,
                       hint="Give a number, or nested lists of numbers.")  # fmt: skip
-    return _converted(wide, dtype, key)
+    return _convert(wide, dtype, key)
 
 
-def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
+def _convert(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
     target = to_numpy(dtype)
     if dtype.kind in ("int", "uint"):
         info = np.iinfo(target)

@@ -10,7 +10,7 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.ops._evaluate import UNCAST
 from brainsurgery_jax.ops._operations import OPERATIONS, SLAB
 from brainsurgery_jax.ops._program import At, Literal, Node, Program
-from brainsurgery_jax.ops._ranges import guarded_nodes
+from brainsurgery_jax.ops._ranges import find_guarded
 
 Shape = tuple[int, ...]
 
@@ -34,8 +34,8 @@ def peak(program: Program, shapes: Sequence[Shape] | None = None, *, fused: bool
     `fused`: as a compiler does it, which makes what is elementwise as it is used, unless something needs it whole.
     """
     sizes = [node.aval.shape for node in program.nodes] if shapes is None else shapes
-    made = [_made(program, sizes, number, fused=fused) for number in range(len(program.nodes))]
-    freed, held, worst = _freed(program, sizes, made), 0, 0
+    made = [_own_bytes(program, sizes, number, fused=fused) for number in range(len(program.nodes))]
+    freed, held, worst = _find_freed(program, sizes, made), 0, 0
     for number in range(len(program.nodes)):
         way = 0 if fused else _on_the_way(program, sizes, number)
         worst = max(worst, held + made[number] + way)
@@ -47,7 +47,7 @@ WHOLE = frozenset({"matmul", "dot", "median", "quantile", "concat", "stack", "ta
 """Operations whose operands and results compiled code makes as a whole."""
 
 
-def _made(program: Program, shapes: Sequence[Shape], number: int, *, fused: bool) -> int:
+def _own_bytes(program: Program, shapes: Sequence[Shape], number: int, *, fused: bool) -> int:
     """Bytes that a node's result takes of its own."""
     node = program.nodes[number]
     if node.op == "leaf" or _is_view(program, shapes, number):
@@ -60,7 +60,7 @@ _ORDERING = frozenset({"concat", "stack", "repeat", "take", "matmul", "dot"})
 """Operations whose results lie in row-major order whatever their operands do."""
 
 
-def _freed(program: Program, shapes: Sequence[Shape], made: Sequence[int]) -> list[list[int]]:
+def _find_freed(program: Program, shapes: Sequence[Shape], made: Sequence[int]) -> list[list[int]]:
     """For each node the bytes of those that nothing needs after it. What looks at the elements of another keeps it."""
     owner = list(range(len(program.nodes)))
     last = list(range(len(program.nodes)))
@@ -106,7 +106,7 @@ def _on_the_way(program: Program, shapes: Sequence[Shape], number: int) -> int:
         for x, is_cast in zip(node.operands, cast, strict=True)
         if isinstance(x, At) and is_cast and program.nodes[x.number].aval.dtype != node.work
     )
-    asked = 3 * max((prod(s) for s, _ in xs[1:]), default=0) if number in guarded_nodes(program) else 0
+    asked = 3 * max((prod(s) for s, _ in xs[1:]), default=0) if number in find_guarded(program) else 0
     return copies + max(asked, _passing(node, xs, shapes[number]))
 
 

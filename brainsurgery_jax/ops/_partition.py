@@ -55,7 +55,7 @@ def partition(program: Program) -> Partition | None:
             made = _with_step(first.program, (first.cut,))
             if made[0].step == made[0].units:
                 return None
-            return _sourced(program, first, *_cut_further(first.program, made, axis))
+            return _connect(program, first, *_cut_further(first.program, made, axis))
     return None
 
 
@@ -225,7 +225,7 @@ def _cut_further(program: Program, cuts: Cuts, after: int) -> tuple[Program, tup
 # --- Where operands come from -----------------------------------------------------------------------------------------
 
 
-def _sourced(original: Program, along: Along, program: Program, operands: Sequence[int], cuts: Cuts) -> Partition:
+def _connect(original: Program, along: Along, program: Program, operands: Sequence[int], cuts: Cuts) -> Partition:
     """A partition whose operands are those of the original, where they can be read part by part, or what is kept."""
     kept: dict[Program, int] = {}
     sources = []

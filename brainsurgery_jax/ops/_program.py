@@ -75,7 +75,7 @@ def leaf(index: int, aval: Aval) -> Node:
     return Node("leaf", (), aval, aval.dtype, (("index", index),))
 
 
-def followed_by(program: Program, op: str, aval: Aval, static: Static) -> Program:
+def append_operation(program: Program, op: str, aval: Aval, static: Static) -> Program:
     """A program with one more operation on its result."""
     last = At(len(program.nodes) - 1)
     return Program((*program.nodes, Node(op, (last,), aval, program.aval.dtype, static)))

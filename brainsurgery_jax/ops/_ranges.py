@@ -41,7 +41,7 @@ def exact_ranges(program: Program) -> tuple[Range | None, ...]:
 
 
 @lru_cache(maxsize=4096)
-def guarded_nodes(program: Program) -> frozenset[int]:
+def find_guarded(program: Program) -> frozenset[int]:
     """The nodes that some values stop: integers divided by zero, casts to a dtype that does not hold them, places that
     a table does not have."""
     exact = exact_ranges(program)
@@ -94,7 +94,7 @@ def _exact(node: Node, xs: Sequence[Range | None]) -> Range | None:
         case "cast":
             return known[0] if known and known[0].within(held) else held
         case "sum" | "matmul" | "dot":
-            return None if None in xs else _summed(node, known)
+            return None if None in xs else _sum(node, known)
         case _ if node.op in _SELECTING and len(known) == len(xs):
             return _union(known)
     return held
@@ -113,7 +113,7 @@ def _union(ranges: Sequence[Range]) -> Range:
     return Range(min(r.low for r in ranges), max(r.high for r in ranges))
 
 
-def _summed(node: Node, xs: Sequence[Range]) -> Range:
+def _sum(node: Node, xs: Sequence[Range]) -> Range:
     """Sums of as many terms as fit between what they are made of and the result: a bound from above."""
     terms = 1 << 40
     first = xs[0] if len(xs) == 1 else _corners(lambda a, b: a * b)(*xs)
@@ -236,7 +236,7 @@ def table_size(node: Node, program: Program) -> int:
 
 def reasons(program: Program) -> str:
     """What values stop a program, in words."""
-    guarded = guarded_nodes(program)
+    guarded = find_guarded(program)
     found = dict.fromkeys(_reason(program.nodes[number], program) for number in sorted(guarded))
     return "; or ".join(found)
 

@@ -22,10 +22,10 @@ from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.ops._liveness import nbytes, peak
 from brainsurgery_jax.ops._math import on_host
 from brainsurgery_jax.ops._partition import Partition, is_written_well, making_bytes, part_shapes, partition
-from brainsurgery_jax.ops._program import At, Program, below, excerpt, followed_by, leaf
+from brainsurgery_jax.ops._program import At, Program, append_operation, below, excerpt, leaf
 from brainsurgery_jax.ops._ranges import exact_ranges, reasons, wrapping_nodes
 from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
-from brainsurgery_jax.ops._typing import Typed, typed, work_dtype
+from brainsurgery_jax.ops._typing import Typed, type_expression, work_dtype
 from brainsurgery_jax.parts import Cuts, operand_box, parts
 from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
 from brainsurgery_jax.select import Ref, kind_of
@@ -145,7 +145,7 @@ def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
 
 
 @kernel("compute", result=_result, host=_on_numpy, fold=_passes)
-def folded(x: Num[Array, "..."], *, program: Program) -> Array:
+def fold_tensor(x: Num[Array, "..."], *, program: Program) -> Array:
     """A reduction of a tensor that goes by in blocks."""
     return evaluate(program, [x])[0]
 
@@ -169,7 +169,7 @@ def by_element(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
 @kernel(
     "compute", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), elementwise=True, host=_on_numpy
 )
-def widened(x: Num[Array, "..."], *, dtype: DType) -> Array:
+def widen_float(x: Num[Array, "..."], *, dtype: DType) -> Array:
     """A float in the dtype that is computed in."""
     return cast_to(x, dtype)[0]
 
@@ -221,8 +221,8 @@ def compute(
         place = Item(name, wholes[0]) if to is None else _old(view, to, found[-1])
         kept = operands[0] if place is None else place.expr
         try:
-            made = _made_of(view, expr, names, operands, dtype, overflow, kept.aval.dtype)
-            made = _placed(view, made, first if to is None else to, place, same_shape=to is None)
+            made = _compute_result(view, expr, names, operands, dtype, overflow, kept.aval.dtype)
+            made = _place(view, made, first if to is None else to, place, same_shape=to is None)
         except Refusal as bad:
             about = ", ".join(f"{key} '{ref.alias}::{n}'" for (key, ref), n in zip(from_.items(), found, strict=False))
             raise _with_one_dtype(view, first, bad).about(f" ({about})") from bad
@@ -241,7 +241,7 @@ def _check_names(expression: Expression, names: Sequence[str]) -> None:
             message = (
                 f"'{node.id}' is not among the names under `from` ({', '.join(names)}).{did_you_mean(node.id, names)}"
             )
-            raise expression.refused(node, message, code="expression-name")
+            raise expression.refusal(node, message, code="expression-name")
 
 
 def _old(view: View, to: Ref, name: str) -> Item | None:
@@ -251,7 +251,7 @@ def _old(view: View, to: Ref, name: str) -> Item | None:
     return Item(name, view.fetch(to.alias, name, "to"))
 
 
-def _made_of(
+def _compute_result(
     view: View,
     expr: Expression,
     names: tuple[str, ...],
@@ -267,7 +267,7 @@ def _made_of(
     dtypes = (*(a.dtype for a in avals), dtype or kept)
     if (opaque := next((d for d in dtypes if d.kind == "opaque"), None)) is not None:
         raise Refusal("dtype-opaque", f"{opaque} tensors can be named, copied and moved, but not computed on")
-    found = typed(expr, names, avals)
+    found = type_expression(expr, names, avals)
     made = found.program.aval
     if dtype is None and _ORDER.index(made.dtype.kind) > _ORDER.index(kept.kind):
         why = f"the result is {made}, and would be stored as {kept}"
@@ -278,13 +278,13 @@ def _made_of(
     alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.kind == "float" else a.dtype for a in avals}) == 1
     if expr.elementwise and alike:
         return _by_element(view, expr, names, operands, made.shape, dtype or kept, overflow)
-    return _streamed(view, _rounded(found.program, dtype or kept, overflow), operands)
+    return _stream(view, _round_result(found.program, dtype or kept, overflow), operands)
 
 
-def _rounded(program: Program, dtype: DType, overflow: str | None) -> Program:
+def _round_result(program: Program, dtype: DType, overflow: str | None) -> Program:
     if program.aval.dtype == dtype and overflow is None:
         return program
-    return followed_by(program, "cast", Aval(program.aval.shape, dtype), (("overflow", overflow),))
+    return append_operation(program, "cast", Aval(program.aval.shape, dtype), (("overflow", overflow),))
 
 
 def _by_element(
@@ -294,14 +294,14 @@ def _by_element(
     """A result of operands that are one by one widened and repeated to its shape: then it is made in flat blocks."""
     work = work_dtype([e.aval.dtype for e in operands])
     if len({e.aval.dtype for e in operands}) > 1:
-        operands = [e if e.aval.dtype == work else view.apply(widened, e, dtype=work) for e in operands]
+        operands = [e if e.aval.dtype == work else view.apply(widen_float, e, dtype=work) for e in operands]
     full = [e if e.aval.shape == shape else view.apply(broadcast, e, shape=shape) for e in operands]
     # One program for all shapes, since it knows of none.
-    program = typed(expr, names, tuple(Aval((1,), e.aval.dtype) for e in operands)).program
-    return view.apply(by_element, *full, program=_rounded(program, dtype, overflow))
+    program = type_expression(expr, names, tuple(Aval((1,), e.aval.dtype) for e in operands)).program
+    return view.apply(by_element, *full, program=_round_result(program, dtype, overflow))
 
 
-def _streamed(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
+def _stream(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
     """A result that goes by in parts if it is large and can be cut, or is made of folds, else made as a whole."""
     if len(program.nodes) == 1:
         return operands[0]
@@ -309,20 +309,20 @@ def _streamed(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
         return view.apply(whole, *operands, program=program)
     cut = partition(program)
     if cut is None or not is_written_well(cut):
-        rest, sources = _folded(view, program, operands)
-        return view.apply(whole, *sources, program=rest) if rest is program else _streamed(view, rest, sources)
-    kept = [_kept(view, _renumbered(before), _used(before, operands)) for before in cut.kept]
+        rest, sources = _replace_folds(view, program, operands)
+        return view.apply(whole, *sources, program=rest) if rest is program else _stream(view, rest, sources)
+    kept = [_compute_kept(view, _renumber(before), _select_operands(before, operands)) for before in cut.kept]
     sources = [operands[at] if at >= 0 else kept[-1 - at] for at in cut.sources]
     return view.apply(part, *sources, program=cut.program, cuts=cut.cuts)
 
 
-def _kept(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
+def _compute_kept(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
     """A value that all parts of a result need: held, and computed of folds where it has some."""
-    rest, sources = _folded(view, program, operands)
+    rest, sources = _replace_folds(view, program, operands)
     return sources[0] if len(rest.nodes) == 1 else view.apply(whole, *sources, program=rest)
 
 
-def _folded(view: View, program: Program, operands: Sequence[Expr]) -> tuple[Program, Sequence[Expr]]:
+def _replace_folds(view: View, program: Program, operands: Sequence[Expr]) -> tuple[Program, Sequence[Expr]]:
     """A program whose outermost reductions of large tensors are operands, and its operands; itself if it has none."""
     nodes, last = program.nodes, len(program.nodes) - 1
     if not (folds := _outermost_folds(program)):
@@ -354,16 +354,16 @@ def _fold(view: View, program: Program, number: int, operands: Sequence[Expr]) -
     node = program.nodes[number]
     (source,) = node.sources
     inner = excerpt(program.nodes, source, ())
-    x = _streamed(view, _renumbered(inner), _used(inner, operands))
+    x = _stream(view, _renumber(inner), _select_operands(inner, operands))
     own = tuple(At(0) if isinstance(operand, At) else operand for operand in node.operands)
-    return view.apply(folded, x, program=Program((leaf(0, x.aval), node._replace(operands=own))))
+    return view.apply(fold_tensor, x, program=Program((leaf(0, x.aval), node._replace(operands=own))))
 
 
-def _used(program: Program, operands: Sequence[Expr]) -> list[Expr]:
+def _select_operands(program: Program, operands: Sequence[Expr]) -> list[Expr]:
     return [operands[node.get("index")] for node in program.nodes if node.op == "leaf"]
 
 
-def _renumbered(program: Program) -> Program:
+def _renumber(program: Program) -> Program:
     """A program whose operands are those that it uses, in the order of its nodes."""
     numbers = iter(range(len(program.nodes)))
     return Program(tuple(leaf(next(numbers), n.aval) if n.op == "leaf" else n for n in program.nodes))
@@ -396,7 +396,7 @@ def _with_one_dtype(view: View, first: Ref, bad: Refusal) -> Refusal:
     return bad
 
 
-def _placed(view: View, made: Expr, ref: Ref, old: Item | None, *, same_shape: bool) -> Expr:
+def _place(view: View, made: Expr, ref: Ref, old: Item | None, *, same_shape: bool) -> Expr:
     """What is to be stored: the result, or what was there with the result in a part of it."""
     if old is None:
         return made

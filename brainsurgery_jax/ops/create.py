@@ -82,7 +82,7 @@ def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
     used = (*_KEYS_OF[kind], *(("distribution", "seed") if mode == "rand" else ()))
     others = {key: other for other, keys in _KEYS_OF.items() for key in keys} | {"distribution": "rand", "seed": "rand"}
     for key, other in others.items():
-        if key not in used and view.given(key):
+        if key not in used and view.has_key(key):
             change = "distribution" if mode == "rand" and other in ("uniform", "normal") else "mode"
             meant = other if change == "distribution" or other not in ("uniform", "normal") else "rand"
             message = f"'{key}' has no effect on {'numbers' if mode == 'rand' else 'values'} that are {_WORDS[kind]}"
@@ -92,7 +92,7 @@ def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
 _WORDS = {"constant": "constant", "tensor": "given", "uniform": "drawn uniformly", "normal": "drawn normally"}
 
 
-def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:
+def _fill(view: View, value: Any, aval: Aval, key: str) -> Expr:
     array = constant(value, aval.dtype, key)
     tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
     if tail is None or any(n not in (1, m) for n, m in zip(array.shape, tail, strict=True)):
@@ -101,7 +101,7 @@ def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:
     return view.apply(broadcast, view.constant(array, aval.dtype), shape=aval.shape)
 
 
-def _made(
+def _create(
     view: View, aval: Aval, mode: str, value: float | None, values: Any, seed: int, rand: Mapping[str, Any]
 ) -> Expr:
     if mode == "rand":
@@ -111,7 +111,7 @@ def _made(
     if given is None:
         raise Refusal("key-missing", f"mode '{mode}' needs the key '{key}'", key="mode",
                       hint=f"Add `{key}: {0 if mode == 'constant' else [0, 1]}`.")  # fmt: skip
-    return _filled(view, given, aval, key)
+    return _fill(view, given, aval, key)
 
 
 @build(
@@ -143,7 +143,7 @@ def fill(
     rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
     _tell_idle_keys(view, mode, distribution)
     own_seed = fold_seed(view.seed if seed is None else seed, name)
-    return _made(view, x.aval, mode, value, values, own_seed, rand)
+    return _create(view, x.aval, mode, value, values, own_seed, rand)
 
 
 @control()
@@ -152,7 +152,7 @@ def zeroes(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
 
     Example: `zeroes: {target: 'work::delta', shape: [16, 16]}`
     """
-    yield Bind(target.alias, view.literal(target, "target"), _filled(view, 0.0, Aval(shape, FLOAT32), "shape"))
+    yield Bind(target.alias, view.literal(target, "target"), _fill(view, 0.0, Aval(shape, FLOAT32), "shape"))
 
 
 @control()
@@ -161,7 +161,7 @@ def ones(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
 
     Example: `ones: {target: 'work::gate', shape: [16]}`
     """
-    yield Bind(target.alias, view.literal(target, "target"), _filled(view, 1.0, Aval(shape, FLOAT32), "shape"))
+    yield Bind(target.alias, view.literal(target, "target"), _fill(view, 1.0, Aval(shape, FLOAT32), "shape"))
 
 
 @control()

@@ -9,8 +9,8 @@ from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
 from brainsurgery_jax.dtypes import Aval, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import DTypeName, Form, Number, op
-from brainsurgery_jax.ops._math import kind, on_host, sealed, to_float32, to_float64
-from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow, round_to, rounded
+from brainsurgery_jax.ops._math import kind, on_host, seal, to_float32, to_float64
+from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow, round_once, round_to
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
 _BOTH = frozenset({"from", "to"})
@@ -58,7 +58,7 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     Example: `add: {from_a: '(.*)\\.w', from_b: '\\1.delta', to: '\\1.w'}`
     Example: `add_: {from: 'delta::(.*)', to: 'base::\\1'}`
     """
-    return rounded("add", x, y)
+    return round_once("add", x, y)
 
 
 _NO_INTEGERS = "`{alias: ALIAS, name: PATTERN, kind: float}` leaves integers as they are; or cast them to a float first"
@@ -79,7 +79,7 @@ def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     Example: `subtract: {from_a: '(.*)\\.w', from_b: '\\1.base', to: '\\1.w'}`
     Example: `subtract_: {from: 'base::(.*)', to: 'tuned::\\1'}`
     """
-    return rounded("subtract", x, y)
+    return round_once("subtract", x, y)
 
 
 @op(_into("multiply"), _onto("multiply_"), elementwise=True, host=_arithmetic)
@@ -90,7 +90,7 @@ def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     Example: `multiply: {from_a: '(.*)\\.w', from_b: '\\1.mask', to: '\\1.w'}`
     Example: `multiply_: {from: 'mask::(.*)', to: 'base::\\1'}`
     """
-    return rounded("multiply", x, y)
+    return round_once("multiply", x, y)
 
 
 @op(
@@ -112,7 +112,7 @@ def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
     """
     xp = x.__array_namespace__()
     if kind(x) not in ("int", "uint"):
-        return rounded("divide", x, y), xp.ones((), dtype=np.bool_)
+        return round_once("divide", x, y), xp.ones((), dtype=np.bool_)
     divisor = xp.where(y == 0, xp.ones_like(y), y)
     quotient = x // divisor
     exact = (y != 0) & (quotient * divisor == x)
@@ -128,12 +128,12 @@ def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "complex"))
 
 
-def _widened_twice(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _wide_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     """Both operands, a product and a result on its way, in the next wider dtype."""
     return 4 * sum(max(8, 2 * a.dtype.bits // 8) * a.size for a in avals[:1])
 
 
-@op(_into("lerp"), _onto("lerp_"), elementwise=True, check=_continuous, host=_arithmetic, workspace=_widened_twice)
+@op(_into("lerp"), _onto("lerp_"), elementwise=True, check=_continuous, host=_arithmetic, workspace=_wide_workspace)
 def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Array:
     """Linear interpolation, `(1 - t) from_a + t from_b` (`lerp_`: `(1 - t) to + t from`).
 
@@ -159,9 +159,9 @@ def _between(x: Array, y: Array, t: Any) -> Array:
     start, other = choose(x, y), choose(y, x)
     other -= start
     other *= choose(t, 1 - t).astype(x.dtype)
-    other = other if on_host(x) else sealed(other)
+    other = other if on_host(x) else seal(other)
     other += start
-    return other if on_host(x) else sealed(other)
+    return other if on_host(x) else seal(other)
 
 
 _INEXACT = f"scaling this integer tensor is not exact. {_NO_INTEGERS}"
@@ -193,7 +193,7 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     factor = by.astype(np.float64 if x.dtype.name in ("float64", "complex128") else np.float32)
     if kind(x) == "complex":
         factor = factor.astype(x.dtype)
-    return rounded("multiply", x, factor), xp.ones((), dtype=np.bool_)
+    return round_once("multiply", x, factor), xp.ones((), dtype=np.bool_)
 
 
 def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -229,12 +229,12 @@ def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | No
     Example: `clamp: {from: w, to: w_clipped, min: -1, max: 1}`
     Example: `clamp_: {target: '.*bias', max: 1}`
     """
-    low, high = (None if b is None else _bound(b, x) for b in (min_, max_))
-    y = x if low is None else rounded("maximum", x, low)
-    return y if high is None else rounded("minimum", y, high)
+    low, high = (None if b is None else _round_bound(b, x) for b in (min_, max_))
+    y = x if low is None else round_once("maximum", x, low)
+    return y if high is None else round_once("minimum", y, high)
 
 
-def _bound(value: Any, x: Array) -> Any:
+def _round_bound(value: Any, x: Array) -> Any:
     """A bound rounded to the dtype of `x`. What lies outside of it bounds nothing, also where it has no infinity."""
     xp, dtype = x.__array_namespace__(), x.dtype
     if kind(x) in ("int", "uint"):

@@ -94,7 +94,7 @@ def _sizes(avals: tuple[Aval, ...], equation: str) -> dict[str, int]:
     return sizes
 
 
-def _contracted(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+def _contract(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
     for aval in avals:
         if aval.dtype != avals[0].dtype:
             hint = common_dtype_hint(avals[0].dtype, aval.dtype)
@@ -125,7 +125,7 @@ def _contracting(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     return _BLAS + wide * (copied + made)
 
 
-@kernel(result=_contracted, host=_plain_product, workspace=_contracting)
+@kernel(result=_contract, host=_plain_product, workspace=_contracting)
 def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     """`einsum(equation, *xs)` in at least float32, rounded once."""
     plain = equation.replace(" ", "")

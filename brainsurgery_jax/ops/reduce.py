@@ -30,7 +30,7 @@ LIMIT = 2.0**62
 UNFIT = "a sum of integers does not fit their dtype. Cast to a wider one, or to float64, first"
 
 
-def _summed_dtype(x: DType) -> DType:
+def _sum_dtype(x: DType) -> DType:
     """The dtype in which sums are kept."""
     integer = BY_NAME["uint64"] if x.kind == "uint" else INT64
     return {"float": FLOAT64, "complex": BY_NAME["complex128"]}.get(x.kind, integer)
@@ -40,7 +40,7 @@ def _sum(x: Any, mode: str, axes: tuple[int, ...]) -> tuple[Any, Any]:
     """The sum of a tensor (of its squared magnitudes for "norm") with reduced axes of size 1, and whether 64 bits hold
     it."""
     xp: Any = np if on_host(x) else jnp
-    wide, exact = _widened(x), xp.ones((), dtype=np.bool_)
+    wide, exact = _widen(x), xp.ones((), dtype=np.bool_)
     if mode == "norm":
         wide = wide.real**2 + wide.imag**2 if kind(wide) == "complex" else wide * wide
     elif kind(x) in ("int", "uint") and x.dtype.itemsize == 8:
@@ -48,10 +48,10 @@ def _sum(x: Any, mode: str, axes: tuple[int, ...]) -> tuple[Any, Any]:
     return xp.sum(wide, axis=axes, keepdims=True), exact
 
 
-def _widened(x: Any) -> Any:
+def _widen(x: Any) -> Any:
     if kind(x) == "float" and x.dtype.itemsize < 8 and not on_host(x):
         return to_float64(x)
-    return x.astype(to_numpy(_summed_dtype(BY_NAME[x.dtype.name])))
+    return x.astype(to_numpy(_sum_dtype(BY_NAME[x.dtype.name])))
 
 
 def _extreme(x: Any, mode: str, axes: tuple[int, ...]) -> Any:
@@ -83,7 +83,7 @@ def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
     count = prod(x.shape[axis] for axis in axes)
     if mode in ("min", "max"):
         return (lambda _: _fold_extreme(x, mode, axes),)
-    summed = to_numpy(FLOAT64 if mode == "norm" else _summed_dtype(x.dtype))
+    summed = to_numpy(FLOAT64 if mode == "norm" else _sum_dtype(x.dtype))
 
     def step(part: Any, key: Key) -> tuple[Any, ...]:
         total, exact = _sum(part, mode, axes)
@@ -105,7 +105,7 @@ def _fold_extreme(x: Aval, mode: str, axes: tuple[int, ...]) -> Reduction:
 
 
 @kernel("reduce", result=_result, host=lambda avals, params: True, fold=_passes, guarded=True, refusal=UNFIT)
-def reduced(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[Array, Array]:
+def reduce_tensor(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """The reduction of a tensor, its reduced axes kept with size 1."""
     xp: Any = np if on_host(x) else jnp
     if mode in ("min", "max"):
@@ -150,6 +150,6 @@ def reduce(
     """
     axes = _axes(dim, x.aval)
     _refuse(x.aval, axes, mode)
-    made = view.apply(reduced, x, mode=mode, axes=axes)
+    made = view.apply(reduce_tensor, x, mode=mode, axes=axes)
     kept = tuple(n for axis, n in enumerate(x.aval.shape) if axis not in axes)
     return made if keepdims else view.apply(with_shape, made, shape=kept)

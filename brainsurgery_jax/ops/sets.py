@@ -66,7 +66,7 @@ def _outside(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
     return shape if axis is None else shape[:axis] + shape[axis + 1 :]
 
 
-def _joined(view: View, parts: Sequence[Expr], axis: int) -> Expr:
+def _join(view: View, parts: Sequence[Expr], axis: int) -> Expr:
     return parts[0] if len(parts) == 1 else view.apply(concatenate, *parts, axis=axis)
 
 
@@ -82,7 +82,7 @@ def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None,
     for target, items in _sets(view, from_, to, over):
         axis = axis_of(dim, items[0].expr.aval)
         _refuse_unlike(items, axis)
-        yield Bind(to.alias, target, _joined(view, [item.expr for item in items], axis))
+        yield Bind(to.alias, target, _join(view, [item.expr for item in items], axis))
 
 
 @control()
@@ -98,7 +98,7 @@ def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, 
         _refuse_unlike(items, None)
         axis = axis_of(dim, Aval((*shape, 1), items[0].expr.aval.dtype))
         layer = (*shape[:axis], 1, *shape[axis:])
-        yield Bind(to.alias, target, _joined(view, [view.apply(with_shape, i.expr, shape=layer) for i in items], axis))
+        yield Bind(to.alias, target, _join(view, [view.apply(with_shape, i.expr, shape=layer) for i in items], axis))
 
 
 # --- Cutting ----------------------------------------------------------------------------------------------------------

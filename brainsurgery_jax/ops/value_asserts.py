@@ -17,14 +17,14 @@ from brainsurgery_jax.ops._compare import (
     Rtol,
     alike,
     closeness,
-    normed,
     pair,
     place,
+    reduce_norm,
     unlike,
     zero,
 )
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, of_each, paired
+from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, check_pairs, of_each
 from brainsurgery_jax.protocol import Expr, Item, Known, Pending, Verdict, View
 
 Measure = Annotated[StrictFloat | StrictInt, Field(ge=0)]
@@ -98,7 +98,7 @@ def norm(
 
         if i.expr.aval.dtype.kind == "opaque":
             return Known(False, f"'{i.name}' is {i.expr.aval}, whose values cannot be computed with")
-        return Pending((i.expr,), normed(ord, holds), verdict)
+        return Pending((i.expr,), reduce_norm(ord, holds), verdict)
 
     return of_each(view, of, judge)
 
@@ -112,7 +112,7 @@ def equal(
     NaN differs from NaN.
     Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
-    return paired(view, left, right, unmatched, lambda here, there, name: pair(here, there, name, eps))
+    return check_pairs(view, left, right, unmatched, lambda here, there, name: pair(here, there, name, eps))
 
 
 @assertion()
@@ -144,7 +144,7 @@ def close(
 
         return Pending((here, there), closeness(rtol, atol), judge)
 
-    return paired(view, left, right, unmatched, compare)
+    return check_pairs(view, left, right, unmatched, compare)
 
 
 @assertion()
@@ -158,4 +158,4 @@ def identical(view: View, *, left: SlicedPattern, right: Partner, unmatched: Unm
     def compare(here: Expr, there: Expr, name: str) -> Verdict:
         return unlike(here, there, name) or alike(here, there, f"'{name}' differs in its bytes")
 
-    return paired(view, left, right, unmatched, compare)
+    return check_pairs(view, left, right, unmatched, compare)
