@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Unpack
 
-from brainsurgery_jax.kernel import Avals, Builder, Facts, Kernel, P, Params, Passes, R, Rung
+from brainsurgery_jax.kernel import Avals, Builder, Kernel, KernelFacts, P, Params, Passes, R, Rung
 from brainsurgery_jax.keys import (
     DTypeName,
     Keyword,
@@ -32,10 +32,10 @@ from brainsurgery_jax.keys import (
     read_keywords,
     role_of,
 )
-from brainsurgery_jax.protocol import Dest, Edit, Expr, Placed, Report, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, PartVerdict, Report, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
 
-BuildFn = TypeVar("BuildFn", bound="Callable[..., Expr]")
+BuildFn = TypeVar("BuildFn", bound="Callable[..., TensorExpr]")
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | Report]")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
@@ -166,13 +166,13 @@ OPS: dict[str, Op] = {}
 ASSERTS: dict[str, SinkOp] = {}
 
 
-def kernel(name: str = "", **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def kernel(name: str = "", **facts: Unpack[KernelFacts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function that no plan names itself."""
     return lambda fn: Kernel(name or fn.__name__, fn, **facts)
 
 
-def op(*forms: Form, **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
-    """Make a kernel of a function and register it under each of its forms. Facts as in `Kernel`."""
+def op(*forms: Form, **facts: Unpack[KernelFacts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+    """Make a kernel of a function and register it under each of its forms. KernelFacts as in `Kernel`."""
 
     def register(fn: Callable[P, R]) -> Kernel[P, R]:
         made = Kernel(fn.__name__, fn, **facts)
@@ -292,7 +292,7 @@ class Assertion:
     def ask(self, view: View) -> Verdict:
         verdict = self.op.fn(view, **self.params)
         assert not isinstance(verdict, Report)
-        return Placed(verdict, self.at) if self.at else verdict
+        return PartVerdict(verdict, self.at) if self.at else verdict
 
 
 AssertionKey = Annotated[Assertion, Role("assert")]
@@ -311,10 +311,10 @@ __all__ = [
     "Builder",
     "ControlOp",
     "DTypeName",
-    "Facts",
     "Field",
     "Form",
     "Kernel",
+    "KernelFacts",
     "Keyword",
     "Makes",
     "Name",

@@ -93,7 +93,7 @@ def _ranges(entries: Sequence[int]) -> Iterator[tuple[int, int]]:
             start = at
 
 
-class Chunk(NamedTuple):
+class Cluster(NamedTuple):
     """Entries `low:high`, of which so many are wanted: number `picks` of them, or just these."""
 
     low: int
@@ -103,7 +103,7 @@ class Chunk(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _chunks(entries: Sequence[int], span: Span1, inner: int) -> tuple[Chunk, ...]:
+def _chunks(entries: Sequence[int], span: Span1, inner: int) -> tuple[Cluster, ...]:
     """The wanted entries in the order named, each chunk to be read together with what lies between, `inner` bytes an
     entry in each row: that is cheaper than a seek. (Cached, since every block of a matrix asks the same.)"""
     wanted = tuple(entries[slice(*span)])
@@ -113,10 +113,10 @@ def _chunks(entries: Sequence[int], span: Span1, inner: int) -> tuple[Chunk, ...
     return tuple(_chunk(wanted[a:b]) for a, b in pairwise(cuts))
 
 
-def _chunk(wanted: tuple[int, ...]) -> Chunk:
+def _chunk(wanted: tuple[int, ...]) -> Cluster:
     low, high = min(wanted), max(wanted) + 1
     plain = wanted == tuple(range(low, high))
-    return Chunk(low, high, len(wanted), () if plain else tuple(n - low for n in wanted))
+    return Cluster(low, high, len(wanted), () if plain else tuple(n - low for n in wanted))
 
 
 def _jumps(entries: Sequence[int], most: int) -> Iterator[int]:

@@ -55,8 +55,8 @@ def numbers(exprs: Iterable[Expr], given: Mapping[Expr, Any]) -> dict[Expr, int]
 
 def host(given: Mapping[Expr, Any], roots: Sequence[Expr]) -> dict[Expr, Any]:
     """The leaves that anything is computed of, as numpy arrays in the machine's byte order."""
-    used = (e for e in walk(r for r in roots if r.kind != "given") if e.kind == "given")
-    asked = (r for r in roots if r.kind == "given")
+    used = (e for e in walk(r for r in roots if not r.is_given) if e.is_given)
+    asked = (r for r in roots if r.is_given)
     return {e: _native(given[e]) for e in dict.fromkeys((*used, *asked)) if e.aval.dtype.numpy is not None}
 
 
@@ -107,7 +107,7 @@ def _values(applied: Applied, leaves: Mapping[Expr, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     seen: set[Expr] = set()
     for name, e in applied.names.items():
-        value = made[e] if e.kind == "given" else _place(made[e], came.get(name))
+        value = made[e] if e.is_given else _place(made[e], came.get(name))
         # No two names share one array, so that the tree can be donated.
         out[name] = jnp.array(value, copy=True) if e in seen else value
         seen.add(e)
@@ -117,7 +117,7 @@ def _values(applied: Applied, leaves: Mapping[Expr, Any]) -> dict[str, Any]:
 def _compute(roots: Sequence[Expr], given: Mapping[Expr, Any], leaves: Mapping[Expr, Any]) -> dict[Expr, Any]:
     """The values of the roots. Opaque ones are moved by JAX; the engine's evaluator has numpy arrays only."""
     moved = Values(given)
-    made = {e: moved.of(e) for e in roots if e.kind == "given" or e.aval.dtype.numpy is None}
+    made = {e: moved.of(e) for e in roots if e.is_given or e.aval.dtype.numpy is None}
     todo = [Written(0, "", e) for e in dict.fromkeys(roots) if e not in made]
     return made | {root.expr: jnp.array(evaluator.whole(root.expr)) for root, evaluator in _serve(todo, leaves)}
 
@@ -130,5 +130,5 @@ def _place(value: Any, old: Any) -> Any:
 
 
 def _verify_unchanged(roots: Iterable[Expr]) -> None:
-    for source in dict.fromkeys(e.source for e in walk(roots) if e.kind == "leaf"):
+    for source in dict.fromkeys(e.source for e in walk(roots) if e.is_leaf):
         source.verify_unchanged()

@@ -121,7 +121,7 @@ def _with_dtype(base: Any, tensors: Mapping[str, Expr], origin: str | None, worl
     """
     if origin is None or not any(True for _ in _dtypes(base)):
         return base
-    after = _only_float(e.aval for e in tensors.values() if e.kind != "poison")
+    after = _only_float(e.aval for e in tensors.values() if not e.is_poison)
     before = _only_float(info.aval for info in world.open(origin).header.tensors.values())
     return base if after is None or before is None or after == before else _rename_dtypes(base, before, after)
 
@@ -146,5 +146,5 @@ def _rename_dtypes(base: Mapping[str, Any], before: DType, after: DType) -> dict
 
 def _only_float(avals: Iterable[Aval]) -> DType | None:
     """The one floating dtype of a model's tensors, if there is just one that models are loaded in."""
-    found = {aval.dtype for aval in avals if aval.dtype.kind == "float"}
+    found = {aval.dtype for aval in avals if aval.dtype.is_float}
     return found.pop() if len(found) == 1 and min(d.bits for d in found) >= 16 else None

@@ -71,7 +71,7 @@ class Drafts:
             message = f"'{name}' does not exist in '{alias}' ({hints.count(space)}).{near}"
             hint = hints.of_destination(self.step.op, key) or hints.where(space)
             raise Refusal("tensor-missing", message, key=key, hint=hint)
-        if expr.kind == "poison":
+        if expr.is_poison:
             raise Unknown
         self.provisional |= expr.provisional
         if self.state.flags.verbose:

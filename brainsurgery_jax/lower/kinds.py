@@ -47,7 +47,7 @@ def _patterns(drafts: Drafts) -> Iterator[tuple[str, Ref]]:
 
 def _counts(ref: Ref, names: Mapping[str, Expr]) -> Counter[str]:
     found = (names[name] for name, _ in matching(ref, names))
-    return Counter(kind_of(e.aval.dtype) for e in found if e.kind != "poison")
+    return Counter(kind_of(e.aval.dtype) for e in found if not e.is_poison)
 
 
 def _find_new_template(drafts: Drafts, ref: Ref) -> Ref | None:

@@ -248,7 +248,7 @@ def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, wor
 
 def _check_storable(made: Publication) -> None:
     """Whether the format can hold the tensors. What a failed step would have made is nobody's fault."""
-    avals = {name: expr.aval for name, expr in made.tensors.items() if expr.kind != "poison"}
+    avals = {name: expr.aval for name, expr in made.tensors.items() if not expr.is_poison}
     options = WriteOptions(made.directory, made.metadata, made.shard_bytes, options=made.options)
     try:
         made.format.check(made.path, avals, options)

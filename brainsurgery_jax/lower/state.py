@@ -81,7 +81,7 @@ def matching(ref: Ref, names: Mapping[str, Expr]) -> list[Match]:
 
 def is_meant(ref: Ref, expr: Expr) -> bool:
     """Whether a tensor is of the kind that a reference takes."""
-    return expr.kind == "poison" or ref.takes(expr.aval.dtype)
+    return expr.is_poison or ref.takes(expr.aval.dtype)
 
 
 class Draft:

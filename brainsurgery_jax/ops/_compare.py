@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from brainsurgery_jax._doubles import as64, differences, is_long, unequal
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Verdict
+from brainsurgery_jax.protocol import Known, Pending, Reduction, TensorExpr, Verdict
 
 
 def _as_float(eps: float) -> float:
@@ -123,7 +123,7 @@ def _words(x: Any) -> Any:
     return x.view(np.uint64 if x.nbytes % 8 == 0 else np.uint8)
 
 
-def pair(left: Expr, right: Expr, name: str, eps: float | None) -> Verdict:
+def pair(left: TensorExpr, right: TensorExpr, name: str, eps: float | None) -> Verdict:
     """Whether two tensors agree: shape and dtype from headers, values by a reduction."""
     if (known := unlike(left, right, name)) is not None:
         return known
@@ -134,7 +134,7 @@ def pair(left: Expr, right: Expr, name: str, eps: float | None) -> Verdict:
     return Pending((left, right), difference(eps), lambda most: at_most(eps, most, why))
 
 
-def zero(expr: Expr, name: str, eps: float | None) -> Verdict:
+def zero(expr: TensorExpr, name: str, eps: float | None) -> Verdict:
     """Whether all of a tensor is zero, or at most `eps` in magnitude."""
     if eps is None:
         why = f"'{name}' is not zero everywhere"
@@ -144,7 +144,7 @@ def zero(expr: Expr, name: str, eps: float | None) -> Verdict:
     return Pending((expr,), magnitude(eps), lambda most: at_most(eps, most, why))
 
 
-def unlike(left: Expr, right: Expr, name: str) -> Known | None:
+def unlike(left: TensorExpr, right: TensorExpr, name: str) -> Known | None:
     """That two tensors differ in shape or dtype, if they do."""
     if left.aval == right.aval:
         return None
@@ -156,7 +156,7 @@ def at_most(eps: float, most: float, why: str) -> Known:
     return Known(most <= eps, "" if most <= eps else f"{why}, the largest is {most:.6g}")
 
 
-def alike(left: Expr, right: Expr, why: str) -> Verdict:
+def alike(left: TensorExpr, right: TensorExpr, why: str) -> Verdict:
     """Whether two tensors of one shape and dtype have the same bytes. Under a trace, where there are none, it cannot be
     told."""
     same = both(lambda x, y: np.array_equal(_words(x), _words(y)))._replace(traced=None)

@@ -11,7 +11,7 @@ from brainsurgery_jax._lazy import jnp, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.ops._math import kind, on_host, seal
 from brainsurgery_jax.ops._operations import OPERATIONS
-from brainsurgery_jax.ops._program import Literal, Node, Program
+from brainsurgery_jax.ops._program import Computation, Literal, Node
 from brainsurgery_jax.ops._ranges import find_guarded
 from brainsurgery_jax.ops._rounding import cast_to
 from brainsurgery_jax.ops._typing import freely
@@ -22,7 +22,7 @@ UNCAST = {"cast": (0,), "where": (0,), "take": (1,), "quantile": (1,)}
 """Operands that are not cast to the dtype in which an operation computes."""
 
 
-def evaluate(program: Program, xs: Sequence[Any], shapes: Sequence[Shape] | None = None) -> tuple[Any, Any]:
+def evaluate(program: Computation, xs: Sequence[Any], shapes: Sequence[Shape] | None = None) -> tuple[Any, Any]:
     """The result, and whether no value stopped it. `shapes`: of each node, where operands are parts of tensors."""
     xp: Any = np if all(map(on_host, xs)) else jnp
     guarded, left = find_guarded(program), program.uses()
@@ -30,7 +30,7 @@ def evaluate(program: Program, xs: Sequence[Any], shapes: Sequence[Shape] | None
     held: dict[int, Any] = {}
     with nullcontext() if xp is np else freely():
         for number, node in enumerate(program.nodes):
-            if node.op == "leaf":
+            if node.is_leaf:
                 held[number] = xs[node.get("index")]
                 continue
             shape = node.aval.shape if shapes is None else shapes[number]
@@ -65,7 +65,7 @@ def _operand(xp: Any, node: Node, at: int, held: dict[int, Any]) -> Any:
     x = held[operand.number]
     if not cast or x.dtype == to_numpy(node.work):
         return x
-    if kind(x) == "complex" and node.work.kind != "complex":
+    if kind(x) == "complex" and not node.work.is_complex:
         return x.real.astype(to_numpy(node.work))
     wide = x.astype(to_numpy(node.work))
     # XLA takes the product with a boolean for a choice, in which NaN times zero is zero.

@@ -54,7 +54,7 @@ def _wide(node: Node) -> Any:
 
 
 def _real_or_complex(node: Node) -> Any:
-    return np.dtype(np.complex128 if node.work.kind == "complex" else np.float64)
+    return np.dtype(np.complex128 if node.work.is_complex else np.float64)
 
 
 def _add(node: Node, shape: Shape, wide: Any, finish: Callable[[Any], Any]) -> Reduction:

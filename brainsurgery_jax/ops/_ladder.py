@@ -35,7 +35,7 @@ class Attempt(NamedTuple):
 def attempts(x: Aval, rank: int, method: str) -> list[Attempt]:
     """The ways to factorize a matrix, cheapest first, the last one certain."""
     long, short = max(x.shape), min(x.shape)
-    if method == "exact" or short <= SMALL or x.dtype.kind != "float":
+    if method == "exact" or short <= SMALL or not x.dtype.is_float:
         return [Attempt("exact", sure=True)]
     if method == "randomized":
         looks = _blocks(long, short, rank, most=inf)

@@ -24,14 +24,14 @@ from brainsurgery_jax.ops._rounding import round_once
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.prefixes import Shift, shift_between
-from brainsurgery_jax.protocol import Bind, Drop, Edit, Expr, Say, View
+from brainsurgery_jax.protocol import Bind, Drop, Edit, Say, TensorExpr, View
 
 SHOWN = 8
 """How many names of a kind a refusal lists."""
 
 
 def _floats(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    if avals[0].dtype.kind != "float":
+    if not avals[0].dtype.is_float:
         raise Refusal("dtype-unsupported", f"this layout adds numbers to floating tensors, got {avals[0]}")
 
 
@@ -51,20 +51,20 @@ class Exprs:
     def __init__(self, view: View, power: int = 1) -> None:
         self.view, self.power = view, power
 
-    def permute(self, x: Expr, order: tuple[int, ...]) -> Expr:
+    def permute(self, x: TensorExpr, order: tuple[int, ...]) -> TensorExpr:
         return x if order == tuple(range(len(order))) else self.view.apply(permute, x, order=order)
 
-    def reshape(self, x: Expr, shape: Shape) -> Expr:
+    def reshape(self, x: TensorExpr, shape: Shape) -> TensorExpr:
         return self.view.apply(reshape, x, shape=shape)
 
-    def join(self, xs: Sequence[Expr], axis: int) -> Expr:
+    def join(self, xs: Sequence[TensorExpr], axis: int) -> TensorExpr:
         return xs[0] if len(xs) == 1 else self.view.apply(concatenate, *xs, axis=axis)
 
-    def cut(self, x: Expr, axis: int, start: int, stop: int) -> Expr:
+    def cut(self, x: TensorExpr, axis: int, start: int, stop: int) -> TensorExpr:
         whole = stop - start == x.aval.shape[axis]
         return x if whole else self.view.apply(section, x, axis=axis, start=start, stop=stop)
 
-    def extend(self, x: Expr, axis: int, size: int) -> Expr:
+    def extend(self, x: TensorExpr, axis: int, size: int) -> TensorExpr:
         shape = x.aval.shape
         if size == shape[axis]:
             return x
@@ -72,10 +72,10 @@ class Exprs:
         rest = (*shape[:axis], size - shape[axis], *shape[axis + 1 :])
         return self.join([x, self.view.apply(broadcast, zero, shape=rest)], axis)
 
-    def multiply(self, x: Expr, by: float) -> Expr:
+    def multiply(self, x: TensorExpr, by: float) -> TensorExpr:
         return x if by == 1 else self.view.apply(scale, x, by=by**self.power)
 
-    def add(self, x: Expr, number: float) -> Expr:
+    def add(self, x: TensorExpr, number: float) -> TensorExpr:
         return x if number == 0 or self.power != 1 else self.view.apply(shift, x, number=number)
 
 
@@ -175,7 +175,7 @@ class _Work:
             tree.target(n, self._prefix) if target else tree.head + n for n in (pair.target if target else pair.hf)
         )
 
-    def convert(self, restore: Sequence[str]) -> Iterator[tuple[str, Expr]]:
+    def convert(self, restore: Sequence[str]) -> Iterator[tuple[str, TensorExpr]]:
         """The new names, each with its value."""
         copies = {t.original: t.copy for t in self.bound.ties if self.inverse and t.copy in restore}
         for tree in self.trees:
@@ -258,7 +258,7 @@ class _Work:
             aval = self.view.fetch(self.alias, name).aval
             if aval.shape != shape:
                 wrong.append(f"'{name}' is {aval}, but config.json tells [{', '.join(map(str, shape))}]")
-            elif aval.dtype.kind != "float" and name not in self._buffers:
+            elif not aval.dtype.is_float and name not in self._buffers:
                 wrong.append(f"'{name}' is {aval}, and weights are floating")
         return _few(wrong)
 

@@ -15,7 +15,7 @@ from brainsurgery_jax.errors import Refusal
 
 def wide(dtype: DType) -> DType:
     """The dtype to compute in: low-precision floats widen to float32, so that a result is rounded once."""
-    return FLOAT32 if dtype.kind == "float" and dtype.bits < 32 else dtype
+    return FLOAT32 if dtype.is_float and dtype.bits < 32 else dtype
 
 
 def on_host(x: Any) -> bool:
@@ -153,7 +153,7 @@ def matrix(avals: tuple[Aval, ...], what: str) -> None:
     (x,) = avals
     if len(x.shape) != 2 or 0 in x.shape:
         raise Refusal("not-a-matrix", f"{what} needs a matrix with elements, got {x}", hint="Narrow the pattern.")
-    if x.dtype.kind not in ("float", "complex"):
+    if not x.dtype.is_inexact:
         hint = float_hint(x.dtype)
         raise Refusal("dtype-unsupported", f"{what} needs a floating-point matrix, got {x}", hint=hint,
                       kinds=("float", "complex"))  # fmt: skip

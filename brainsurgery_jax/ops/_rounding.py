@@ -64,7 +64,7 @@ def round_to(x: Any, dtype: Any) -> Any:
 def check_overflow(source: DType, target: DType, overflow: str | None) -> None:
     """Refuse a treatment of overflow that the dtypes do not have."""
     hint = "Write `overflow: saturate`, or leave it out."
-    if overflow == "nan" and target.kind in ("int", "uint"):
+    if overflow == "nan" and target.is_integer:
         raise Refusal("overflow-unknown", f"{target} has no NaN", key="overflow", hint=hint)
     if overflow == "wrap" and not {source.kind, target.kind} <= {"int", "uint", "bool"}:
         found = f"only integers wrap, not {source} cast to {target}"
@@ -73,9 +73,9 @@ def check_overflow(source: DType, target: DType, overflow: str | None) -> None:
 
 def may_refuse(source: DType, target: DType, overflow: str | None) -> bool:
     """Whether some values of a dtype cannot be cast to another: integers that do not fit, NaN."""
-    if overflow is not None or target.kind not in ("int", "uint") or source.kind == "bool":
+    if overflow is not None or not target.is_integer or source.is_bool:
         return False
-    if source.kind not in ("int", "uint"):
+    if not source.is_integer:
         return True
     (least, most), (low, high) = bounds(source), bounds(target)
     return least < low or most > high
@@ -94,12 +94,12 @@ def cast_to(x: Any, dtype: DType, overflow: str | None = None) -> tuple[Any, Any
     is taken.
     """
     fits = (np if on_host(x) else jnp).ones((), dtype=np.bool_)
-    if dtype.kind == "bool":
+    if dtype.is_bool:
         return nonzero(x), fits
-    if dtype.kind == "complex":
+    if dtype.is_complex:
         return _complex(x, dtype, overflow), fits
     real = x.real if kind(x) == "complex" else x
-    if dtype.kind == "float":
+    if dtype.is_float:
         return (_float if kind(real) == "float" else _float_of_integers)(real, dtype, overflow), fits
     cast = _integer_of_floats if kind(real) == "float" else _integer
     return cast(real, dtype, overflow)
@@ -168,7 +168,7 @@ def _integer(x: Any, dtype: DType, overflow: str | None) -> tuple[Any, Any]:
     """Integers, or booleans, in another integer dtype."""
     xp: Any = np if on_host(x) else jnp
     source = BY_NAME[x.dtype.name]
-    if overflow == "wrap" or (overflow is None and not may_refuse(source, dtype, None)) or source.kind == "bool":
+    if overflow == "wrap" or (overflow is None and not may_refuse(source, dtype, None)) or source.is_bool:
         return x.astype(to_numpy(dtype)), xp.ones((), dtype=np.bool_)
     (least, most), (low, high) = bounds(source), bounds(dtype)
     low, high = (np.asarray(n, x.dtype) for n in (max(low, least), min(high, most)))

@@ -18,7 +18,7 @@ from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.ops._expressions import Expression
 from brainsurgery_jax.ops._functions import CASTS, FUNCTIONS
-from brainsurgery_jax.ops._program import At, Literal, Node, Program, Static, below, excerpt, leaf
+from brainsurgery_jax.ops._program import At, Computation, Literal, Node, Static, below, excerpt, leaf
 from brainsurgery_jax.ops._rounding import bounds
 
 MOST_EXPONENT = 64
@@ -42,7 +42,7 @@ REDUCTIONS = frozenset({"sum", "mean", "std", "var", "min", "max", "norm", "medi
 class Typed(NamedTuple):
     """A program, and the text of the expression that each of its nodes stands for."""
 
-    program: Program
+    program: Computation
     texts: tuple[str, ...]
 
 
@@ -70,7 +70,7 @@ def freely() -> Iterator[None]:
 
 def work_dtype(dtypes: Sequence[DType]) -> DType:
     """The dtype in which floats are computed: float64 if one of them is, else float32."""
-    return next((d for d in dtypes if d.kind == "float" and d.bits == 64), FLOAT32)
+    return next((d for d in dtypes if d.is_float and d.bits == 64), FLOAT32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Typing:
         self.leaves: dict[str, Value] = {}
         for index, (name, aval, x) in enumerate(zip(names, avals, traced, strict=True)):
             value = self._add(leaf(index, aval), x, name)
-            if aval.dtype.kind == "float" and aval.dtype != work:
+            if aval.dtype.is_float and aval.dtype != work:
                 wide = Node("cast", (value.at,), Aval(aval.shape, work), aval.dtype, (("overflow", None),))
                 value = self._add(wide, x.astype(to_numpy(work)), name)
             self.leaves[name] = value
@@ -216,7 +216,7 @@ class _Typing:
 
     def _refuse_unfit(self, node: ast.expr, operands: Sequence[Any], work: DType) -> None:
         """Refuse a number that the integers beside it cannot be; JAX takes its lowest bits."""
-        if work.kind in ("int", "uint"):
+        if work.is_integer:
             low, high = bounds(work)
             for x in operands:
                 if type(x) is int and not low <= x <= high:
@@ -249,8 +249,8 @@ def _work(op: str, operands: Sequence[Any], result: DType) -> DType:
         first = operands[0] if operands and _is_array(operands[0]) else None
         return result if first is None else BY_NAME[first.dtype.name]
     common = BY_NAME[jnp.result_type(*(operands[1:] if op == "where" else operands)).name]
-    real_of_complex = common.kind == "complex" and result.kind != "complex"
-    return common if result.kind == "bool" or real_of_complex else result
+    real_of_complex = common.is_complex and not result.is_complex
+    return common if result.is_bool or real_of_complex else result
 
 
 _TENSORS = {"transpose": 1, "reshape": 1, "repeat": 1}

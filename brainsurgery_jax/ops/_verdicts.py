@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import NO_MATCH, Every, Expr, Item, Known, Verdict, View
+from brainsurgery_jax.protocol import NO_MATCH, Every, Item, Known, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
 
 Unmatched = Annotated[
@@ -57,7 +57,7 @@ def absent(view: View, ref: Ref) -> Known:
 
 
 def check_pairs(
-    view: View, left: Ref, right: Ref, unmatched: Unmatched, compare: Callable[[Expr, Expr, str], Verdict]
+    view: View, left: Ref, right: Ref, unmatched: Unmatched, compare: Callable[[TensorExpr, TensorExpr, str], Verdict]
 ) -> Verdict:
     """That what `compare` asks holds of every match on the left and the tensor that `right` names for it; what becomes
     of those on one side alone says `unmatched`."""

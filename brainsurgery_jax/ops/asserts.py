@@ -21,7 +21,7 @@ from brainsurgery_jax.op import (
 )
 from brainsurgery_jax.ops._compare import alike
 from brainsurgery_jax.ops._verdicts import absent, check_bounds, judge_bounds, list_sorted, of_each
-from brainsurgery_jax.protocol import NO_MATCH, Every, Expr, Known, Negated, Some, Verdict, View, settle
+from brainsurgery_jax.protocol import NO_MATCH, Every, Known, Negated, Some, TensorExpr, Verdict, View, settle
 from brainsurgery_jax.select import Ref, compile_pattern
 
 Bound = Annotated[StrictInt, Field(ge=0)]
@@ -240,7 +240,7 @@ def _check_kept(view: View, alias: str, meant: Collection[str]) -> Verdict:
     return Every(tuple(_as_before(old, now, n) for n, old, now in values if now is not old))
 
 
-def _as_before(old: Expr, now: Expr, name: str) -> Verdict:
+def _as_before(old: TensorExpr, now: TensorExpr, name: str) -> Verdict:
     if old.aval != now.aval:
         return Known(False, f"'{name}' came in as {old.aval}, and is {now.aval} now")
     return alike(old, now, f"'{name}' is not as it came in")

@@ -15,7 +15,7 @@ from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import fold_seed
 from brainsurgery_jax.ops._rounding import round_to
-from brainsurgery_jax.protocol import Bind, Edit, Expr, View
+from brainsurgery_jax.protocol import Bind, Edit, TensorExpr, View
 
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
 Mode = Annotated[Literal["constant", "rand", "tensor"], Word]
@@ -55,8 +55,8 @@ def random_block(
 
 def _random(
     view: View, aval: Aval, seed: int, *, distribution: str, low: float, high: float, mean: float, std: float
-) -> Expr:
-    if aval.dtype.kind != "float":
+) -> TensorExpr:
+    if not aval.dtype.is_float:
         raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode",
                       hint=float_hint(aval.dtype), kinds=("float",))  # fmt: skip
     if distribution == "uniform" and not low < high:
@@ -92,7 +92,7 @@ def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
 _WORDS = {"constant": "constant", "tensor": "given", "uniform": "drawn uniformly", "normal": "drawn normally"}
 
 
-def _fill(view: View, value: Any, aval: Aval, key: str) -> Expr:
+def _fill(view: View, value: Any, aval: Aval, key: str) -> TensorExpr:
     array = constant(value, aval.dtype, key)
     tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
     if tail is None or any(n not in (1, m) for n, m in zip(array.shape, tail, strict=True)):
@@ -103,7 +103,7 @@ def _fill(view: View, value: Any, aval: Aval, key: str) -> Expr:
 
 def _create(
     view: View, aval: Aval, mode: str, value: float | None, values: Any, seed: int, rand: Mapping[str, Any]
-) -> Expr:
+) -> TensorExpr:
     if mode == "rand":
         return _random(view, aval, seed, **rand)
     key = "value" if mode == "constant" else "values"
@@ -121,7 +121,7 @@ def _create(
 def fill(
     view: View,
     name: str,
-    x: Expr,
+    x: TensorExpr,
     *,
     mode: Mode,
     value: Number | None = None,
@@ -132,7 +132,7 @@ def fill(
     mean: Number = 0.0,
     std: Number = 1.0,
     seed: Seed | None = None,
-) -> Expr:
+) -> TensorExpr:
     """Fill tensors like others (or tensors, or a slice of each) with a constant, given values or random numbers.
 
     `mode: constant` takes `value`, `mode: tensor` takes `values`. Random values (`mode: rand`) depend on the seed, the

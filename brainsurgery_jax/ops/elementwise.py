@@ -38,7 +38,7 @@ def _arithmetic(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
     (What is made of one such tensor is looked up in a table.)
     """
     dtype = avals[0].dtype
-    return dtype.kind != "float" or dtype.bits >= 32 or dtype.name == "bfloat16" or len(avals) == 1
+    return not dtype.is_float or dtype.bits >= 32 or dtype.name == "bfloat16" or len(avals) == 1
 
 
 @op(Form("assign", ("from",), ("to",), "existing", slices=_BOTH), elementwise=True, noop=lambda avals, params: True)
@@ -65,7 +65,7 @@ _NO_INTEGERS = "`{alias: ALIAS, name: PATTERN, kind: float}` leaves integers as 
 
 
 def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    if avals[0].dtype.kind == "bool":
+    if avals[0].dtype.is_bool:
         hint = "Cast first: `cast_: {target: ..., to: int8}`."
         found = f"this step cannot compute on booleans, got {avals[0]}"
         raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "integer", "complex"))
@@ -122,7 +122,7 @@ def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
 
 
 def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    if avals[0].dtype.kind not in ("float", "complex"):
+    if not avals[0].dtype.is_inexact:
         hint = float_hint(avals[0].dtype)
         found = f"lerp needs floating-point tensors, got {avals[0]}"
         raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "complex"))
@@ -204,11 +204,11 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
                       hint="Add `min: NUMBER`, `max: NUMBER`, or both.")  # fmt: skip
     if low is not None and high is not None and low > high:
         raise Refusal("clamp-bounds", f"min {low:g} is greater than max {high:g}", key="min", hint="Swap them.")
-    if avals[0].dtype.kind == "complex":
+    if avals[0].dtype.is_complex:
         hint = "Leave them out of this step."
         raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}", hint=hint,
                       kinds=("float", "integer"))  # fmt: skip
-    if avals[0].dtype.kind in ("int", "uint"):
+    if avals[0].dtype.is_integer:
         for key, bound in (("min", low), ("max", high)):
             if bound is not None and abs(bound) != float("inf") and not float(bound).is_integer():
                 hint = "Use a whole number, or cast to a floating dtype first."
@@ -258,13 +258,13 @@ def _convertible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
     """
     source, target = avals[0].dtype, params["dtype"]
     slow = source.bits > 16 and target.name == "float16"
-    if target.kind in ("int", "uint"):
-        return source.kind != "complex"
+    if target.is_integer:
+        return not source.is_complex
     return source.kind == target.kind == "float" and not slow
 
 
 def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    if params["dtype"].kind == "opaque":
+    if params["dtype"].is_opaque:
         raise Refusal(
             "dtype-unsupported", f"cannot cast to {params['dtype']}: there is no arithmetic for it", key="dtype"
         )

@@ -23,7 +23,7 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     a, b = avals
     if a.dtype != b.dtype:
         raise Refusal("dtypes-differ", f"dtypes differ: {a} and {b}", hint=common_dtype_hint(a.dtype, b.dtype))
-    if a.dtype.kind == "bool":
+    if a.dtype.is_bool:
         hint = float_hint(a.dtype)
         raise Refusal("dtype-unsupported", f"matmul cannot compute on booleans, got {a}", hint=hint,
                       kinds=("float", "integer", "complex"))  # fmt: skip
@@ -39,7 +39,7 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
 
 
 def _blas(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
-    return avals[0].dtype.kind in ("float", "complex")
+    return avals[0].dtype.is_inexact
 
 
 @op(
@@ -99,7 +99,7 @@ def _contract(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval,
         if aval.dtype != avals[0].dtype:
             hint = common_dtype_hint(avals[0].dtype, aval.dtype)
             raise Refusal("dtypes-differ", f"dtypes differ: {avals[0]} and {aval}", hint=hint)
-        if aval.dtype.kind not in ("float", "complex"):
+        if not aval.dtype.is_inexact:
             hint = float_hint(aval.dtype)
             raise Refusal("dtype-unsupported", f"einsum needs floating-point tensors, got {aval}", hint=hint,
                           kinds=("float", "complex"))  # fmt: skip

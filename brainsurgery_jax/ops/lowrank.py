@@ -30,7 +30,7 @@ from brainsurgery_jax.ops._ladder import attempts, svd_workspace, values_workspa
 from brainsurgery_jax.ops._lapack import singular_values, svd
 from brainsurgery_jax.ops._math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.ops._rounding import round_to
-from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, Expr, View
+from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, TensorExpr, View
 from brainsurgery_jax.select import Ref
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
@@ -271,7 +271,7 @@ def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Any, Array
     return _rank_of_energy(singular_values(widen(x)), energy), finite
 
 
-def _resolve_rank(view: View, name: str, x: Expr, rank: int | float | Energy) -> int:
+def _resolve_rank(view: View, name: str, x: TensorExpr, rank: int | float | Energy) -> int:
     matrix((x.aval,), f"the low-rank factorization of '{name}'")
     most = min(x.aval.shape)
     match rank:
@@ -334,8 +334,8 @@ def phlora(
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))
 def phlora_in_place(
-    view: View, name: str, x: Expr, *, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
-) -> Expr:
+    view: View, name: str, x: TensorExpr, *, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
+) -> TensorExpr:
     """Replace matrices by their best approximation of a lower rank, in their own shape.
 
     Rank, method and tol as in `phlora`.

@@ -17,7 +17,7 @@ from brainsurgery_jax.ops._math import kind, on_host, quotient, to_float64, wide
 from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.ops._sums import Key, Total, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.ops.shape import axis_of, with_shape
-from brainsurgery_jax.protocol import Expr, Reduction, View
+from brainsurgery_jax.protocol import Reduction, TensorExpr, View
 
 Mode = Annotated[Literal["mean", "sum", "min", "max", "norm"], Word]
 Dims = Annotated[
@@ -62,7 +62,7 @@ def _extreme(x: Any, mode: str, axes: tuple[int, ...]) -> Any:
 def _finish(x: Any, mode: str, count: int, dtype: DType) -> tuple[Any, Any]:
     """What is made of sums, rounded once to `dtype`; integers where they fit."""
     xp: Any = np if on_host(x) else jnp
-    if dtype.kind in ("int", "uint"):
+    if dtype.is_integer:
         low, high = (np.asarray(n, x.dtype) for n in (np.iinfo(to_numpy(dtype)).min, np.iinfo(to_numpy(dtype)).max))
         return x.astype(to_numpy(dtype)), xp.all((x >= low) & (x <= high))
     value: Any = quotient(x, np.asarray(count, x.dtype)) if mode == "mean" else xp.sqrt(x) if mode == "norm" else x
@@ -72,7 +72,7 @@ def _finish(x: Any, mode: str, count: int, dtype: DType) -> tuple[Any, Any]:
 def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
     (x,), mode = avals, params["mode"]
     real = BY_NAME["float32" if x.dtype.bits == 64 else "float64"]
-    dtype = real if x.dtype.kind == "complex" and mode == "norm" else x.dtype
+    dtype = real if x.dtype.is_complex and mode == "norm" else x.dtype
     return (Aval(tuple(1 if axis in params["axes"] else n for axis, n in enumerate(x.shape)), dtype),)
 
 
@@ -127,12 +127,12 @@ def _axes(dim: int | Sequence[int] | None, aval: Aval) -> tuple[int, ...]:
 
 def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
     """Refuse what has no such reduction, or none that its dtype can hold."""
-    if aval.dtype.kind == "opaque":
+    if aval.dtype.is_opaque:
         raise Refusal("dtype-opaque", f"{aval.dtype} tensors can be named, copied and moved, but not computed on")
     if 0 in (aval.shape[axis] for axis in axes):
         raise Refusal("no-elements", f"{aval} has no elements to take the {mode} of", hint="Narrow the pattern.")
-    whole = aval.dtype.kind in ("int", "uint") and mode in ("min", "max", "sum")
-    number = aval.dtype.kind == "float" or (aval.dtype.kind == "complex" and mode not in ("min", "max"))
+    whole = aval.dtype.is_integer and mode in ("min", "max", "sum")
+    number = aval.dtype.is_float or (aval.dtype.is_complex and mode not in ("min", "max"))
     if not (whole or number):
         hint = "Cast it first: `cast_: {target: ..., to: float64}`."
         fitting = ("float",) if mode in ("min", "max") else ("float", "complex")
@@ -141,8 +141,8 @@ def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
 
 @build(Form("reduce", ("from",), ("to",), "new", slices=frozenset({"from"})))
 def reduce(
-    view: View, name: str, x: Expr, *, mode: Mode, dim: Dims | None = None, keepdims: StrictBool = False
-) -> Expr:
+    view: View, name: str, x: TensorExpr, *, mode: Mode, dim: Dims | None = None, keepdims: StrictBool = False
+) -> TensorExpr:
     """Reduce tensors over axes: `mean`, `sum`, `min`, `max`, or `norm` (the root of the sum of squares).
 
     Sums are kept in double precision and rounded once to the tensor's dtype; NaN stays. Sums of integers must fit.

@@ -12,7 +12,7 @@ from brainsurgery_jax.op import SlicedPattern, sink
 from brainsurgery_jax.ops._compare import Eps, gap, largest, pair
 from brainsurgery_jax.ops._fields import Text, Word
 from brainsurgery_jax.ops._verdicts import list_sorted
-from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Report, View, settle
+from brainsurgery_jax.protocol import Known, Pending, Reduction, Report, TensorExpr, View, settle
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.summaries import STATISTICS
 
@@ -25,7 +25,7 @@ MOST_VALUES = 1 << 16
 VALUES = Reduction(lambda x: [x], lambda a, b: a + b, lambda xs: np.concatenate(xs), None)
 
 
-def _leaf(view: View, alias: str, name: str, expr: Expr, verbosity: str) -> dict[str, Any]:
+def _leaf(view: View, alias: str, name: str, expr: TensorExpr, verbosity: str) -> dict[str, Any]:
     leaf: dict[str, Any] = {"shape": list(expr.aval.shape)}
     if verbosity == "full":
         leaf |= {"dtype": str(expr.aval.dtype), "values": None}
@@ -35,8 +35,8 @@ def _leaf(view: View, alias: str, name: str, expr: Expr, verbosity: str) -> dict
     return leaf
 
 
-def _ask(expr: Expr, name: str, verbosity: str) -> Pending | None:
-    if verbosity == "shape" or expr.aval.dtype.kind == "opaque":
+def _ask(expr: TensorExpr, name: str, verbosity: str) -> Pending | None:
+    if verbosity == "shape" or expr.aval.dtype.is_opaque:
         return None
     if verbosity == "full" and expr.aval.size > MOST_VALUES:
         hint = "Slice the target, such as `w::[:4, :4]`, or use `verbosity: stat`."
@@ -133,14 +133,14 @@ def diff(
     return _difference(str(left), str(right), pairs, missing, eps)
 
 
-def _slice(view: View, ref: Ref, name: str, key: str) -> Expr:
+def _slice(view: View, ref: Ref, name: str, key: str) -> TensorExpr:
     return view.slice(view.fetch(ref.alias, name, key), ref, key)
 
 
 def _difference(
     left: str,
     right: str,
-    pairs: Mapping[str, tuple[Expr, Expr]],
+    pairs: Mapping[str, tuple[TensorExpr, TensorExpr]],
     missing: tuple[list[str], list[str]],
     eps: float | None,
 ) -> Report:

@@ -14,7 +14,7 @@ from brainsurgery_jax.moves import Moves, Slice
 from brainsurgery_jax.op import Avals, Name, Params, Role, SlicedPattern, control, kernel
 from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, section, with_shape
-from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
+from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
 from brainsurgery_jax.select import Index, gather, scatter
 
 GroupNumber = BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v)
@@ -66,7 +66,7 @@ def _outside(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
     return shape if axis is None else shape[:axis] + shape[axis + 1 :]
 
 
-def _join(view: View, parts: Sequence[Expr], axis: int) -> Expr:
+def _join(view: View, parts: Sequence[TensorExpr], axis: int) -> TensorExpr:
     return parts[0] if len(parts) == 1 else view.apply(concatenate, *parts, axis=axis)
 
 

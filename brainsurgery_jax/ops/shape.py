@@ -15,7 +15,7 @@ from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Updat
 from brainsurgery_jax.op import Avals, Form, Number, Params, build, kernel, op
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.protocol import Expr, View
+from brainsurgery_jax.protocol import TensorExpr, View
 from brainsurgery_jax.select import Index
 from brainsurgery_jax.taking import Take
 
@@ -299,7 +299,7 @@ def _one_each(key: str, given: Sequence[object], aval: Aval) -> None:
         raise Refusal("pad-axes", found, key=key, hint=hint)
 
 
-def _pad(view: View, x: Expr, margins: Sequence[tuple[int, int]], value: float) -> Expr:
+def _pad(view: View, x: TensorExpr, margins: Sequence[tuple[int, int]], value: float) -> TensorExpr:
     if not any(map(any, margins)):
         return x
     shape = tuple(a + n + b for (a, b), n in zip(margins, x.aval.shape, strict=True))
@@ -315,12 +315,12 @@ def _pad(view: View, x: Expr, margins: Sequence[tuple[int, int]], value: float) 
 def pad(
     view: View,
     name: str,
-    x: Expr,
+    x: TensorExpr,
     *,
     width: Widths | None = None,
     shape: PaddedShape | None = None,
     value: Number = 0.0,
-) -> Expr:
+) -> TensorExpr:
     """Make tensors larger: `width` says what is added to each axis, or `shape` what comes out (added at the end).
 
     Example: `pad: {from: wte.weight, to: padded.weight, shape: [50304, -1]}`

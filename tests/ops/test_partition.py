@@ -19,14 +19,14 @@ from brainsurgery_jax.ops._expressions import parse_expression
 from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.ops._liveness import peak
 from brainsurgery_jax.ops._partition import Partition, part_bytes, partition
-from brainsurgery_jax.ops._program import Program
+from brainsurgery_jax.ops._program import Computation
 from brainsurgery_jax.ops._typing import type_expression
 from tests.checkpoints import np_dtype, same
 
 MB = 1 << 20
 
 
-def program(expr: str, **avals: str) -> Program:
+def program(expr: str, **avals: str) -> Computation:
     """The program of an expression on tensors such as `x="f32[4,6]"`."""
     found = [aval(text) for text in avals.values()]
     return type_expression(parse_expression(expr), tuple(avals), tuple(found)).program
