@@ -113,22 +113,22 @@ def load(*items: Any, **variables: Any) -> Plan:
     Keywords set the plan's variables: `load("plan.yaml", rank=16)` fills `${vars.rank}`. Raises PlanError for what is
     not a plan at all; mistakes in its steps wait for `check`, so that all are told at once.
     """
-    texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else read_item(i) for i in items]
+    texts = [i if isinstance(i, Map) else _compose(i) if isinstance(i, Mapping) else read_item(i) for i in items]
     if variables:
-        texts.append(_composed({"vars": variables}, "keyword ", below="vars."))
+        texts.append(_compose({"vars": variables}, "keyword ", below="vars."))
     files = tuple(text for text in texts if isinstance(text, str) and is_plan_file(text))
     merged = read_plan_files(texts)
-    plan = parsed(merged.root, merged.variables)
+    plan = parse_document(merged.root, merged.variables)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
 
 
-def _composed(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
+def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
     root = by_path(compose(dump_yaml(plain_data(mapping, head, below)), "the mapping"), head, below)
     assert isinstance(root, Map)
     return root
 
 
-def parsed(root: Map, replaced: Collection[str] = ()) -> Plan:
+def parse_document(root: Map, replaced: Collection[str] = ()) -> Plan:
     """The plan of a composed document. `replaced`: see `with_variables`."""
     filled, problems = with_variables(root, replaced=replaced)
     plan, more = parse(filled, frozenset(d.span for d in problems if d.span))
@@ -137,18 +137,18 @@ def parsed(root: Map, replaced: Collection[str] = ()) -> Plan:
 
 def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
     """Every diagnostic, in the order of the plan. Reads headers only, starts no JAX backend."""
-    return lowered(plan, world).diagnostics
+    return lower_plan(plan, world).diagnostics
 
 
-def lowered(plan: Plan, world: Files | None = None) -> Program:
+def lower_plan(plan: Plan, world: Files | None = None) -> Program:
     """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
     with closing(world or Files()) as files:
         files.also_reads(*plan.files)
-        program = _lowered(plan, files)
+        program = _lower(plan, files)
     return program._replace(diagnostics=in_order(plan.data, (*plan.problems, *program.diagnostics)))
 
 
-def _lowered(plan: Plan, files: Files) -> Program:
+def _lower(plan: Plan, files: Files) -> Program:
     return lower(start(plan.data, files), plan.data, files)
 
 
@@ -164,7 +164,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     # Nothing is written, so what is there is not in the way.
     with closing(world or Files(overwrite=True)) as files:
         files.also_reads(*plan.files)
-        program = _lowered(plan, files)
+        program = _lower(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         budget, roots = default_budget(), list(roots_of(program))

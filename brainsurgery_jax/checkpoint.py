@@ -23,9 +23,9 @@ class Checkpoint(Tensors):
         the layout). `cast` lets dtypes differ.
         Raises PlanError with everything that is missing, not expected, or of another shape or dtype.
         """
-        from brainsurgery_jax.interop import laid_out, to_nnx
+        from brainsurgery_jax.interop import apply_layout, to_nnx
 
-        found = laid_out(self, "to_nnx", layout, config, options) if layout else self
+        found = apply_layout(self, "to_nnx", layout, config, options) if layout else self
         return to_nnx(found, model, cast=cast, lift=bool(layout))
 
     def to_linen(
@@ -39,9 +39,9 @@ class Checkpoint(Tensors):
     ) -> Any:
         """The variables of a Flax Linen module: nested dicts of jax Arrays, or the structure of `template`, which is
         checked. The other arguments are those of `to_nnx`."""
-        from brainsurgery_jax.interop import laid_out, to_linen
+        from brainsurgery_jax.interop import apply_layout, to_linen
 
-        found = laid_out(self, "to_linen", layout, config, options) if layout else self
+        found = apply_layout(self, "to_linen", layout, config, options) if layout else self
         return to_linen(found, template, cast=cast, lift=bool(layout))
 
 

@@ -286,12 +286,12 @@ class Desk:
             path.write_text(dump_yaml(plan), encoding="utf-8")
         except OSError as error:
             raise StoreError(path, f"the plan cannot be written: {error.strerror}") from error
-        told = f" ({counted(out, 'step')} that only printed left out)" if (out := self._told()) else ""
+        told = f" ({counted(out, 'step')} that only printed left out)" if (out := self._count_reports()) else ""
         self._remark(f"wrote {file}: {counted(len(plan['transforms']), 'step')}{told}", "done")
         self.plan_files.add(path.resolve())
         self.kept = self.session
 
-    def _told(self) -> int:
+    def _count_reports(self) -> int:
         return len(self.session.only_told)
 
     # --- the end
@@ -308,7 +308,7 @@ class Desk:
 
     def _stays(self) -> bool:
         """Whether leaving would lose steps, and the user is told of it for the first time."""
-        if not self.asks or self.warned or self.session.plan.outputs or not (lost := self._lost()):
+        if not self.asks or self.warned or self.session.plan.outputs or not (lost := self._count_unsaved()):
             return False
         self.warned = True
         told = f"{counted(lost, 'step')} would be lost: there is no output. Once more to leave."
@@ -316,7 +316,7 @@ class Desk:
         self._remark("`save: out.safetensors` writes the tensors, `save-plan plan.yaml` the steps.", "caution")
         return True
 
-    def _lost(self) -> int:
+    def _count_unsaved(self) -> int:
         """Steps since the last plan or checkpoint was written."""
         now, kept = self.session, self.kept
         if len(now.state.publications) > len(kept.state.publications):
@@ -325,14 +325,14 @@ class Desk:
         return sum(id(step) not in known and at not in now.only_told for at, step in enumerate(now.steps))
 
 
-def unfinished(text: str) -> bool:
+def is_unfinished(text: str) -> bool:
     """Whether more lines belong to a text before it is a step: an empty line ends every text."""
     first, *others = text.split("\n")
     if not text.strip() or (others and not others[-1].strip()):
         return False
     if is_open(first) and not first.startswith("- "):
         return is_open(text)  # brackets over several lines end with the last of them
-    if others and all(line[:1].isalpha() and not unfinished(line) for line in (first, *others)):
+    if others and all(line[:1].isalpha() and not is_unfinished(line) for line in (first, *others)):
         return False  # a step on each line, as it was pasted
     return bool(others) or is_open(text) or first.startswith("- ") or _opens_block(first)
 

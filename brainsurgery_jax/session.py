@@ -135,13 +135,13 @@ class Session:
         return step
 
     def _read(self, node: Node) -> tuple[Step, tuple[Diagnostic, ...]]:
-        filled, unfilled = self._filled(node)
+        filled, unfilled = self._fill_variables(node)
         if unfilled:
             return Step(None, {}, node.span), unfilled
         step, problems = parse_step(filled, self.state.default_alias)
         return step, problems if self.state.spaces else _without_checkpoint(problems)
 
-    def _filled(self, node: Node) -> tuple[Node, tuple[Diagnostic, ...]]:
+    def _fill_variables(self, node: Node) -> tuple[Node, tuple[Diagnostic, ...]]:
         """A node with the plan's variables filled in."""
         entries = (("vars", self.variables), ("step", node))
         root = Map(tuple((Scalar(k, k, node.span), v) for k, v in entries if v is not None), node.span)
@@ -161,7 +161,7 @@ class Session:
         for p in made:
             self._refuse_open(p)
         notes = new.diagnostics[len(old.diagnostics) :]
-        program = Program(new.checks[len(old.checks) :], self._forced(made), (), notes)
+        program = Program(new.checks[len(old.checks) :], self._force(made), (), notes)
         return Outcome(last, new.effects[len(old.effects) :], program)
 
     def _next(self, step: Step) -> Session:
@@ -193,12 +193,12 @@ class Session:
         origin = space.extras.origin
         return Input(alias, origin, after.effects[-1].step.span) if alone and origin else None
 
-    def _forced(self, made: Sequence[Publication]) -> tuple[Publication, ...]:
+    def _force(self, made: Sequence[Publication]) -> tuple[Publication, ...]:
         return tuple(p._replace(overwrite=True) if self.world.overwrite else p for p in made)
 
     def _refuse_open(self, p: Publication) -> None:
         """Refuse to replace a checkpoint that later steps still read."""
-        for path in self.world.opened:
+        for path in self.world.open_keys:
             if inside(self.world.key(p.path), path):
                 message = f"save: '{p.path}' is or holds a checkpoint that this session reads"
                 hint = "Save to another path. The plan's output may replace an input: it is written at the very end."
@@ -219,7 +219,7 @@ class Session:
         if found := _errors(problems):
             raise PlanError(found)
         own = tuple(p for p in made if not any(p is q for q in self.state.publications))
-        return Outcome(self, (), Program((), self._forced(own), (), problems))
+        return Outcome(self, (), Program((), self._force(own), (), problems))
 
     # --- looking
 
@@ -324,10 +324,10 @@ def _only_tells(step: Step, before: State, after: State) -> bool:
     if isinstance(step.op, SinkOp):
         return any(isinstance(check.says, Report) and not check.logged for check in said)
     same = after.flags == before.flags and len(after.publications) == len(before.publications)
-    return bool(said) and same and _held(after) == _held(before)
+    return bool(said) and same and _contents(after) == _contents(before)
 
 
-def _held(state: State) -> dict[str, Any]:
+def _contents(state: State) -> dict[str, Any]:
     """What the aliases hold."""
     return {alias: (space.names, space.extras) for alias, space in state.spaces.items()}
 
@@ -337,15 +337,15 @@ def _matches(step: Step, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
     name = next(iter(step.text), "") if isinstance(step.text, dict) else ""
     op = step.op or OPS.get(name)
     if op is not None:
-        yield from _matched(op, step.params, state)
+        yield from _walk_matches(op, step.params, state)
 
 
-def _matched(op: Op, params: Any, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _walk_matches(op: Op, params: Any, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
     for f in op.fields():
         value = params.get(f.param)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Assertion):
-                yield from _matched(item.op, item.params, state)
+                yield from _walk_matches(item.op, item.params, state)
             elif isinstance(item, Ref) and _is_pattern(f) and (space := state.spaces.get(item.alias)) is not None:
                 try:
                     yield f.key, tuple(n for n, _ in matching(item, space.names))

@@ -12,7 +12,7 @@ from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.store.base import Cut, Held, WriteOptions, Writer
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
-from brainsurgery_jax.store.uninterrupted import uninterrupted
+from brainsurgery_jax.store.uninterrupted import defer_signals
 
 
 class Staging:
@@ -64,7 +64,7 @@ class Staging:
             self._abort()
 
     def _abort(self) -> None:
-        with uninterrupted(), ExitStack() as everything:
+        with defer_signals(), ExitStack() as everything:
             for staged in self._staged:
                 everything.callback(staged.abandon)
             for writer in self.writers:

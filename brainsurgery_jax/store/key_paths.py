@@ -149,13 +149,13 @@ def nest(values: Mapping[str, Any], notes: Notes) -> Any:
             node = node.setdefault(key, {})
         node[last] = value
     kinds = {name: list for name in notes.lists} | {name: tuple for name in notes.tuples}
-    return _typed_tree(root, "", kinds | {name: dict for name in notes.integers})
+    return _convert_containers(root, "", kinds | {name: dict for name in notes.integers})
 
 
-def _typed_tree(node: Any, name: str, kinds: Mapping[str, type]) -> Any:
+def _convert_containers(node: Any, name: str, kinds: Mapping[str, type]) -> Any:
     if not isinstance(node, dict):
         return node
-    inner = {key: _typed_tree(value, f"{name}.{key}" if name else key, kinds) for key, value in node.items()}
+    inner = {key: _convert_containers(value, f"{name}.{key}" if name else key, kinds) for key, value in node.items()}
     kind = kinds.get(name)
     if kind is dict and all(key.removeprefix("-").isdecimal() for key in inner):
         return {int(key): value for key, value in inner.items()}

@@ -94,7 +94,7 @@ def _check(paths: Mapping[str, Path], values: Mapping[Path, Any]) -> None:
 # --- Values -----------------------------------------------------------------------------------------------------------
 
 
-def kept_of(nesting: Nesting, keep: Sequence[str] | str) -> Kept:
+def select_values(nesting: Nesting, keep: Sequence[str] | str) -> Kept:
     """The values that `keep` asks for, as plain data. ValueError says what is not there, or is none."""
     names = {name_of(path): path for path in nesting.values}
     wanted = names if keep == ALL else {n: p for n, p in names.items() if any(_is_below(n, k) for k in keep)}
@@ -238,15 +238,15 @@ def build(nest: Nest, tensors: Mapping[str, Any]) -> Any:
         for key in path[:-1]:
             node = node.setdefault(key, _Container())
         node[path[-1]] = entries[path]
-    return _typed(root, (), nest.kinds)
+    return _convert_containers(root, (), nest.kinds)
 
 
 class _Container(dict[Any, Any]):
     """A container on its way, as opposed to a dict that is a value."""
 
 
-def _typed(node: _Container, path: Path, kinds: Mapping[Path, str]) -> Any:
-    inner = {k: _typed(v, (*path, k), kinds) if isinstance(v, _Container) else v for k, v in node.items()}
+def _convert_containers(node: _Container, path: Path, kinds: Mapping[Path, str]) -> Any:
+    inner = {k: _convert_containers(v, (*path, k), kinds) if isinstance(v, _Container) else v for k, v in node.items()}
     kind = kinds.get(path, "dict")
     if kind in ("list", "tuple") and inner.keys() == set(range(len(inner))):
         items = [inner[at] for at in range(len(inner))]

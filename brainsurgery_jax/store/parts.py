@@ -47,9 +47,9 @@ def parts_of(folder: str, own: Collection[str] = ()) -> Parts:
     with os_failures(folder, "list the folder"):
         top = _scan(folder, "")
         trees = _trees(folder, top.folders)
-        listed = frozenset(own) | _indexed(folder, top.files)
+        listed = frozenset(own) | _list_indexed_files(folder, top.files)
         weights = _weights(top.files, listed)
-        known = _known_files(folder, top.files, trees) | weights
+        known = _list_own_files(folder, top.files, trees) | weights
         claims = _Claims(folder, trees, listed, side_folders(folder))
         inner = [claims.of_folder(name) for name in top.folders]
     files = [*(n for n in top.files if n in known), *(p for part in inner for p in part.files)]
@@ -91,7 +91,7 @@ def _weights(names: Iterable[str], listed: Collection[str]) -> set[str]:
     return stock or (candidates if len(candidates) == 1 else set())
 
 
-def _known_files(folder: str, names: Collection[str], trees: Collection[str]) -> set[str]:
+def _list_own_files(folder: str, names: Collection[str], trees: Collection[str]) -> set[str]:
     """The files at the top that belong to a checkpoint beside its weights."""
     known = {*side_names(folder, names), *(n for n in names if n.endswith(".index.json") and not n.startswith("."))}
     known |= {LOCKFILE, ADAPTER_CONFIG} & set(names)
@@ -102,7 +102,7 @@ def _known_files(folder: str, names: Collection[str], trees: Collection[str]) ->
     return known
 
 
-def _indexed(folder: str, names: Iterable[str]) -> frozenset[str]:
+def _list_indexed_files(folder: str, names: Iterable[str]) -> frozenset[str]:
     """The files that the indexes in a folder name."""
     indexes = [Path(folder, name) for name in names if name.endswith(".index.json")]
     return frozenset(path for index in indexes for path in _of_index(index))

@@ -84,7 +84,7 @@ def machine() -> Machine:
     return Machine(_mounts(), tuple(sorted(homes)), current)
 
 
-def resolved(path: str) -> str:
+def resolve(path: str) -> str:
     """The place that a path means: `~` is the home folder, and links are followed."""
     return os.path.realpath(os.path.expanduser(path))
 
@@ -97,8 +97,8 @@ def check_destination(
 
     `nbytes` is the caller's sum over all outputs of the plan on this file system.
     """
-    found = allowed(path, overwrite, directory=directory, reads=reads)
-    place = resolved(path)
+    found = check_replacement(path, overwrite, directory=directory, reads=reads)
+    place = resolve(path)
     folder = os.path.dirname(place)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
@@ -116,7 +116,7 @@ def check_destination(
     return found
 
 
-def allowed(
+def check_replacement(
     path: str, overwrite: bool, *, directory: bool, reads: Reads = NOTHING, own: frozenset[str] = frozenset()
 ) -> Replacement | None:
     """What an output would replace at `path`; None if nothing is there. StoreError if it may not, or not unasked."""
@@ -145,7 +145,7 @@ def replacement(
     home, the current folder and what holds one; for what holds, or lies in, an input of the run without being just
     that; and for a folder that holds anything but a checkpoint.
     """
-    place = resolved(path)
+    place = resolve(path)
     with os_failures(place, "look at the destination"):
         status = os.lstat(place) if os.path.lexists(place) else None
     if status is not None:
@@ -239,16 +239,16 @@ def _own_files(place: str, reads: Reads, *, directory: bool) -> frozenset[str]:
         if files and (_same(checkpoint, place) or (within and _is_all(place, within, files))):
             own |= set(within)
         elif within:
-            raise _held(place, within[0], f"a file of the checkpoint {checkpoint}", directory=directory)
+            raise _input_error(place, within[0], f"a file of the checkpoint {checkpoint}", directory=directory)
         elif files:
             _refuse_inside(place, checkpoint, files, directory=directory)
     for file in reads.files:
         if (name := _within(place, file)) is not None:
-            raise _held(place, name, file, directory=directory)
+            raise _input_error(place, name, file, directory=directory)
     return frozenset(own)
 
 
-def _held(place: str, name: str, what: str, *, directory: bool) -> StoreError:
+def _input_error(place: str, name: str, what: str, *, directory: bool) -> StoreError:
     holds = f"it holds {name}" if directory else "it is"
     shown = f"{holds}, {what}," if directory else f"{holds} {what},"
     remedy = "Write to another folder."
@@ -285,7 +285,7 @@ def _refuse_linked(place: str, parts: Parts, reads: Reads) -> None:
     for file, what in (*inputs, *((file, file) for file in reads.files)):
         real = os.path.realpath(file)
         if _within(place, file) is None and (found := [gone[i] for i in map(_identity, _upwards(real)) if i in gone]):
-            raise _held(place, found[0], what, directory=True)
+            raise _input_error(place, found[0], what, directory=True)
 
 
 def _within(place: str, file: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from brainsurgery_jax.boxes import Box, Span1, box_shape, cover, whole
 from brainsurgery_jax.store.base import FileRun, Header, Source
 from brainsurgery_jax.store.failures import no_tensor
-from brainsurgery_jax.store.io.arrays import aligned_empty, numpy_dtype
+from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.forwarding import SourceOver
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ChunkedSource(SourceOver):
         if len(chunks) == 1:
             return self._source.read(chunks[0].key, box)
         box = whole(self.header.tensors[name].aval.shape) if box is None else box
-        result = aligned_empty(box_shape(box), self._dtype(name))
+        result = empty_aligned(box_shape(box), self._dtype(name))
         for chunk in chunks:
             inner, where = _overlap(box, chunk)
             if 0 not in box_shape(inner):
@@ -52,7 +52,7 @@ class ChunkedSource(SourceOver):
         if len(chunks) == 1:
             return self._source.read_range(chunks[0].key, start, stop)
         parts = [self.read(name, box).reshape(-1) for box in cover(self.header.tensors[name].aval.shape, start, stop)]
-        result = aligned_empty((stop - start,), self._dtype(name))
+        result = empty_aligned((stop - start,), self._dtype(name))
         return np.concatenate(parts, out=result) if parts else result
 
     def file_run(self, name: str, start: int, stop: int) -> FileRun | None:

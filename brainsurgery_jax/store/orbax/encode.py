@@ -30,7 +30,7 @@ from brainsurgery_jax.store.key_paths import NOTES, Notes, Path, clash, nest, re
 from brainsurgery_jax.store.leftovers import remove
 from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE
 from brainsurgery_jax.store.orbax.source import OrbaxSource
-from brainsurgery_jax.store.uninterrupted import uninterrupted
+from brainsurgery_jax.store.uninterrupted import defer_signals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,7 @@ def encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -
         try:
             work.result()
         except (KeyboardInterrupt, SystemExit):
-            with uninterrupted():
+            with defer_signals():
                 _end(path, work)
             raise
 
@@ -99,13 +99,13 @@ def _end(path: str, work: Future[None]) -> None:
 def _shut_out(path: str, work: Future[None]) -> None:
     """Makes all that is still to be written to a folder fail, and removes it."""
     with _complaints_dropped():
-        asides = list(_blocked(path))
+        asides = list(_block_folder(path))
         wait([work])
         for place in (path, *asides):
             remove(place)
 
 
-def _blocked(path: str) -> Iterator[str]:
+def _block_folder(path: str) -> Iterator[str]:
     """Puts a file where a folder is; yields where that folder is now, and any that was made in its place meanwhile."""
     for number in count(1):
         aside = f"{path}-{number}"  # a name that the next run would clear, too

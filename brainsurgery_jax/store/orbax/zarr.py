@@ -99,7 +99,7 @@ def parse(driver: str, raw: bytes) -> ZarrArray:
 
 
 def _version_2(table: Mapping[str, Any]) -> ZarrArray:
-    stored = _stored(table["dtype"])
+    stored = _dtype_name(table["dtype"])
     shape, chunks = tuple(table["shape"]), tuple(table["chunks"])
     plain = (
         table["compressor"] is None and not table.get("filters") and table["order"] == "C" and _little(table["dtype"])
@@ -153,7 +153,7 @@ def _dtype(stored: str) -> DType:
     return dtype
 
 
-def _stored(dtype: Any) -> str:
+def _dtype_name(dtype: Any) -> str:
     """The name of an element type of version 2: numpy's code, such as `<f4`, or a name of its own."""
     if not isinstance(dtype, str):
         raise ValueError("its elements are records")

@@ -89,7 +89,7 @@ def same_named(options: WriteOptions) -> dict[str, Source]:
     return {name: held.source for name, held in options.unchanged.items() if held.name == name}
 
 
-def planned(avals: Mapping[str, Aval], options: WriteOptions) -> list[Shard]:
+def arrange_shards(avals: Mapping[str, Aval], options: WriteOptions) -> list[Shard]:
     """The files of an output that is written so."""
     metadata = header_metadata(options.metadata)
     return shards_of(avals, options.shard_bytes, same_named(options), metadata, keep_files=options.keep_files)
@@ -97,6 +97,6 @@ def planned(avals: Mapping[str, Aval], options: WriteOptions) -> list[Shard]:
 
 def cut_of(avals: Mapping[str, Aval], options: WriteOptions) -> Cut:
     """How many files an output will have, and how many are files of a source as they stand."""
-    shards = planned(avals, options)
+    shards = arrange_shards(avals, options)
     kept = [shard for shard in shards if shard.original is not None]
     return Cut(len(shards), len(kept), sum(avals[name].nbytes for shard in kept for name in shard.names))

@@ -28,8 +28,8 @@ from brainsurgery_jax.store.io.zip_members import Window, zip_failures
 from brainsurgery_jax.store.key_paths import Index, Path
 from brainsurgery_jax.store.safetensors.header import AGAIN
 from brainsurgery_jax.store.torch.pickle_machine import Object
-from brainsurgery_jax.store.torch.pickles import Tensor, unpickled
-from brainsurgery_jax.store.torch.source import Found, Placed, placed, read_archive
+from brainsurgery_jax.store.torch.pickles import Tensor, unpickle
+from brainsurgery_jax.store.torch.source import Found, Placed, place_tensor, read_archive
 from brainsurgery_jax.store.torch.tree import DEEPEST
 
 METADATA = ".metadata"
@@ -82,7 +82,7 @@ def open_dcp(path: str) -> Source:
 
         def read(at: Stored) -> Found:
             with os_failures(files[at.file], "read the header"):
-                return _saved(at, opened[numbers[at.file]])
+                return _read_saved(at, opened[numbers[at.file]])
 
         chunks: dict[str, list[Chunk]] = {name: [] for name in told.avals}
         kept: dict[str, Placed] = {}
@@ -136,14 +136,14 @@ def _read_metadata(folder: str) -> Told:
     if not os.path.isfile(path):
         raise StoreError(folder, f"has *.distcp files, but no {METADATA}", remedy=_LOST)
     with os_failures(path, "read the metadata"), open(path, "rb") as file:
-        root = unpickled(file.read(), path)
+        root = unpickle(file.read(), path)
     try:
         fields = _fields(root)
         entries = {str(name): _fields(entry) for name, entry in fields["state_dict_metadata"].items()}
         tensors = {name: entry for name, entry in entries.items() if "size" in entry}
         avals = {name: _aval(entry) for name, entry in tensors.items()}
         cuts = {name: [_cut(chunk) for chunk in entry["chunks"]] for name, entry in tensors.items()}
-        stored = [_stored(_fields(index), _fields(info), avals) for index, info in fields["storage_data"].items()]
+        stored = [_parse_stored(_fields(index), _fields(info), avals) for index, info in fields["storage_data"].items()]
         paths = {str(name): _path(keys) for name, keys in (fields.get("planner_data") or {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(path, f"is not metadata of a checkpoint: {_reason(error)}", remedy=AGAIN) from error
@@ -179,7 +179,7 @@ def _cut(chunk: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return _ints(fields["offsets"]), _ints(fields["sizes"])
 
 
-def _stored(index: Mapping[str, Any], place: Mapping[str, Any], avals: Mapping[str, Aval]) -> Stored:
+def _parse_stored(index: Mapping[str, Any], place: Mapping[str, Any], avals: Mapping[str, Aval]) -> Stored:
     name, start = str(index["fqn"]), index.get("offset")
     if place.get("transform_descriptors"):
         raise ValueError(f"'{name}' is compressed by an extension")
@@ -209,7 +209,7 @@ def _ints(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _saved(at: Stored, opened: File) -> Found:
+def _read_saved(at: Stored, opened: File) -> Found:
     """What `torch.save` wrote into a range of a file."""
     path = opened.name
     if at.offset + at.nbytes > opened.size:
@@ -222,7 +222,7 @@ def _chunk(at: Stored, root: Any, place: Any, number: int, path: str) -> Placed:
     """Where the elements of a chunk are."""
     if not isinstance(root, Tensor):
         raise StoreError(path, f"its chunk holds a {type(root).__name__}", tensor=at.name, remedy=AGAIN)
-    return placed(at.name, root, place, number, path)
+    return place_tensor(at.name, root, place, number, path)
 
 
 def check_cover(

@@ -49,7 +49,7 @@ def _old_text(raw: bytes) -> str:
         return raw.decode("latin1")
 
 
-def _quoted(line: bytes) -> str:
+def _unquote(line: bytes) -> str:
     quoted = line.strip()
     if len(quoted) < 2 or quoted[0] != quoted[-1] or quoted[:1] not in (b"'", b'"'):
         raise Damaged("a text has no quotes around it")
@@ -60,7 +60,7 @@ def _integer(line: bytes) -> int:
     return line == b"01" if line in (b"00", b"01") else int(line)
 
 
-def _signed(raw: bytes) -> int:
+def _read_signed(raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=True)
 
 
@@ -200,7 +200,7 @@ def _bytearray(m: Machine) -> None:
     m.push_made(Object(Name("builtins", "bytearray"), (m.take_sized(8),)))
 
 
-def _refused(m: Machine) -> None:
+def _refuse(m: Machine) -> None:
     raise Damaged("it uses a registry of extensions, or buffers that are not in the file")
 
 
@@ -219,14 +219,14 @@ _OPCODES: Mapping[bytes, Callable[[Machine], Any]] = {
     pickle.NEWFALSE: lambda m: m.push(False),
     pickle.INT: lambda m: m.push(_integer(m.take_line())),
     pickle.LONG: lambda m: m.push(int(m.take_line().removesuffix(b"L"))),
-    pickle.BININT: lambda m: m.push(_signed(m.take(4))),
+    pickle.BININT: lambda m: m.push(_read_signed(m.take(4))),
     pickle.BININT1: lambda m: m.stack.append(m.take(1)[0]),
     pickle.BININT2: lambda m: m.push(m.take_number(2)),
-    pickle.LONG1: lambda m: m.push(_signed(m.take_sized(1))),
-    pickle.LONG4: lambda m: m.push(_signed(m.take_sized(4))),
+    pickle.LONG1: lambda m: m.push(_read_signed(m.take_sized(1))),
+    pickle.LONG4: lambda m: m.push(_read_signed(m.take_sized(4))),
     pickle.FLOAT: lambda m: m.push(float(m.take_line())),
     pickle.BINFLOAT: lambda m: m.push(unpack(">d", m.take(8))[0]),
-    pickle.STRING: lambda m: m.push(_quoted(m.take_line())),
+    pickle.STRING: lambda m: m.push(_unquote(m.take_line())),
     pickle.BINSTRING: lambda m: m.push(_old_text(m.take_sized(4))),
     pickle.SHORT_BINSTRING: lambda m: m.push(_old_text(m.take_sized(1))),
     pickle.UNICODE: lambda m: m.push(m.take_line().decode("raw-unicode-escape")),
@@ -273,7 +273,7 @@ _OPCODES: Mapping[bytes, Callable[[Machine], Any]] = {
     pickle.BUILD: _build,
     pickle.PERSID: lambda m: m.push(m.persistent(_text(m.take_line()))),
     pickle.BINPERSID: lambda m: m.push_made(m.persistent(m.stack.pop())),
-    **dict.fromkeys((pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER), _refused),
+    **dict.fromkeys((pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER), _refuse),
 }
 
 _STEPS = {code[0]: step for code, step in _OPCODES.items()}

@@ -72,7 +72,7 @@ class Unpickler:
         return storage
 
 
-def unpickled(data: bytes, path: str) -> Any:
+def unpickle(data: bytes, path: str) -> Any:
     """The object that a pickle describes. Raises StoreError."""
     return Unpickler(Buffer(data), path).load()
 
@@ -96,15 +96,15 @@ def _are_counts(*numbers: Any) -> bool:
 def _tensor(m: Machine, given: tuple[Any, ...]) -> Any:
     """A strided tensor on a storage of its dtype: storage, start, shape, strides, and then whether it needs gradients,
     which hooks it has, flags."""
-    return _typed(m, given, getattr(given[0], "dtype", None), 6)
+    return _build_tensor(m, given, getattr(given[0], "dtype", None), 6)
 
 
 def _tensor_of_dtype(m: Machine, given: tuple[Any, ...]) -> Any:
     """A strided tensor on a storage of bytes; the dtype stands before the flags."""
-    return _typed(m, given, given[6], 7)
+    return _build_tensor(m, given, given[6], 7)
 
 
-def _typed(m: Machine, given: tuple[Any, ...], dtype: Any, flags: int) -> Any:
+def _build_tensor(m: Machine, given: tuple[Any, ...], dtype: Any, flags: int) -> Any:
     m.charge(_TENSOR)
     storage, start, shape, strides = given[:4]
     if not isinstance(storage, Storage) or not isinstance(dtype, DType):
@@ -115,11 +115,11 @@ def _typed(m: Machine, given: tuple[Any, ...], dtype: Any, flags: int) -> Any:
     if len(shape) != len(strides) or not _are_counts(start, *shape, *strides):
         raise Damaged("the shape, the strides or the place of a tensor are no counts")
     apart = strides if shape else row_by_row(shape)
-    laid = _flagged(Laid(apart), given[flags] if len(given) > flags else None, dtype)
+    laid = _apply_flags(Laid(apart), given[flags] if len(given) > flags else None, dtype)
     return laid if isinstance(laid, Unread) else Tensor(storage, storage.shift + start, Aval(shape, dtype), laid)
 
 
-def _flagged(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
+def _apply_flags(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
     """How a tensor lies that torch has conjugated or negated by a flag alone."""
     known = {"conj": ("complex",), "neg": ("complex", "float")}
     if not flags:
@@ -129,7 +129,7 @@ def _flagged(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
     return laid._replace(conjugated=bool(flags.get("conj")), negated=bool(flags.get("neg")))
 
 
-def _wrapped(m: Machine, given: tuple[Any, ...]) -> Any:
+def _unwrap(m: Machine, given: tuple[Any, ...]) -> Any:
     """The tensor that a parameter is, or what else is wrapped."""
     return given[0] if isinstance(given[0], Tensor | Unread) else None
 
@@ -195,8 +195,8 @@ _TENSORS: Mapping[Name, Call] = {
     Name(_UTILS, "_rebuild_tensor"): _tensor,
     Name(_UTILS, "_rebuild_tensor_v2"): _tensor,
     Name(_UTILS, "_rebuild_tensor_v3"): _tensor_of_dtype,
-    Name(_UTILS, "_rebuild_parameter"): _wrapped,
-    Name(_UTILS, "_rebuild_parameter_with_state"): _wrapped,
+    Name(_UTILS, "_rebuild_parameter"): _unwrap,
+    Name(_UTILS, "_rebuild_parameter_with_state"): _unwrap,
     Name(_UTILS, "_rebuild_device_tensor_from_cpu_tensor"): _on_device,
     Name(_UTILS, "_rebuild_device_tensor_from_numpy"): _unread("it is an array of numpy, brought to a device"),
     Name(_UTILS, "_rebuild_sparse_tensor"): _unread("it is sparse"),
