@@ -12,8 +12,7 @@ import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
-from brainsurgery_jax.plan.model import Plan as PlanData
-from brainsurgery_jax.plan.model import in_order
+from brainsurgery_jax.plan.model import PlanData, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.python_data import plain_data, read_item
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
     from brainsurgery_jax.engine.plan.work import Item, Machine
     from brainsurgery_jax.graph.expr import Expr
-    from brainsurgery_jax.store.base import Cut
+    from brainsurgery_jax.store.base import FileCounts
 
 
 class Report(NamedTuple):
@@ -54,7 +53,7 @@ class Explanation(NamedTuple):
     peak: int
     peak_in_all: int
     threads: int
-    cuts: tuple[Cut | None, ...] = ()
+    cuts: tuple[FileCounts | None, ...] = ()
     machine: Machine | None = None
     items: tuple[Item, ...] = ()
 

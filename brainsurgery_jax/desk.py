@@ -20,7 +20,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, StoreE
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import Node, dump_yaml
-from brainsurgery_jax.session import PROMPT, Outcome, Session, nodes
+from brainsurgery_jax.session import PROMPT, Session, StepOutcome, nodes
 from brainsurgery_jax.wording import counted, few
 
 Next = Literal["step", "confirm", "end"]
@@ -36,13 +36,13 @@ class Remark(NamedTuple):
     mood: Mood = "plain"
 
 
-class Notes(NamedTuple):
+class StepNotes(NamedTuple):
     """Diagnostics of a step that was carried out."""
 
     diagnostics: tuple[Diagnostic, ...]
 
 
-Message = Remark | Notes | Said | Published
+Message = Remark | StepNotes | Said | Published
 
 
 class Reply(NamedTuple):
@@ -82,7 +82,7 @@ class Silence:
 class _Waiting(NamedTuple):
     """A step that waits for the user's consent, and what comes after it."""
 
-    outcome: Outcome
+    outcome: StepOutcome
     rest: tuple[Node, ...]
     warned: bool
 
@@ -156,9 +156,9 @@ class Desk:
 
     def _note(self, found: Sequence[Diagnostic]) -> None:
         if found:
-            self._tell(Notes(tuple(found)))
+            self._tell(StepNotes(tuple(found)))
 
-    def _run(self, outcome: Outcome, *, quiet: bool) -> Session:
+    def _run(self, outcome: StepOutcome, *, quiet: bool) -> Session:
         """The session after a step, its reports and outputs among the messages."""
         with self._front.watch(quiet=quiet) as listen:
 
@@ -198,7 +198,7 @@ class Desk:
             return ended
         return self._go_on(waiting.rest, waiting.warned)
 
-    def _preview(self, outcome: Outcome) -> bool:
+    def _preview(self, outcome: StepOutcome) -> bool:
         """Show what a step will do, if the flag `preview` is on and it does something."""
         writes = [f"writes {p.path}" for p in outcome.program.publications]
         told = "; ".join(filter(None, [impact(outcome.effects), *writes]))
@@ -207,7 +207,7 @@ class Desk:
         self._remark(f"preview: {told}")
         return True
 
-    def _carry_out(self, outcome: Outcome, warned: bool) -> Next | None:
+    def _carry_out(self, outcome: StepOutcome, warned: bool) -> Next | None:
         """Do a step that is understood; what is expected next, if it ends the session or tries to."""
         before = self.session
         self._note(outcome.program.diagnostics)
@@ -223,7 +223,7 @@ class Desk:
         self.session = after
         return self._leave()
 
-    def answer(self, outcome: Outcome, before: Session) -> None:
+    def answer(self, outcome: StepOutcome, before: Session) -> None:
         """Say in a line what a step did."""
         made = tuple(p for p in outcome.session.plan.inputs if p not in before.plan.inputs)
         moves = impact(outcome.effects, self.session.state.default_alias)

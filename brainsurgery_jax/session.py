@@ -19,12 +19,12 @@ from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.program import flatten
 from brainsurgery_jax.lower.state import matching
 from brainsurgery_jax.op import OPS, Assertion, Field, Op, SinkOp, element_role
-from brainsurgery_jax.plan.model import Input, Plan, Step
+from brainsurgery_jax.plan.model import Input, PlanData, Step
 from brainsurgery_jax.plan.oly import parse_oly
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, get
 from brainsurgery_jax.plan.variables import with_variables
-from brainsurgery_jax.protocol import Report
+from brainsurgery_jax.protocol import PendingReport
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.world import Files
@@ -33,7 +33,7 @@ PROMPT = "<prompt>"
 """The file that places in typed text are said to be in."""
 
 
-class Outcome(NamedTuple):
+class StepOutcome(NamedTuple):
     """A step that is understood and not carried out yet: the session after it, what it does to the names, and what must
     be computed for it."""
 
@@ -82,7 +82,7 @@ class Session:
     `before` is the session before the last step, `after` the one that an undo left. `options` are those of each step.
     """
 
-    plan: Plan
+    plan: PlanData
     state: State
     world: Files
     variables: Node | None = None
@@ -103,7 +103,7 @@ class Session:
         The plan's own steps are not taken: `session.step(*plan.data.steps)` does that. `options` are the keywords of
         `run`, for every step; `dry_run` is turned off by `set` again.
         """
-        return cls.begin_with(plan or api.Plan(Plan()), world, RunOptions(**options))
+        return cls.begin_with(plan or api.Plan(PlanData()), world, RunOptions(**options))
 
     @classmethod
     def begin_with(cls, plan: api.Plan, world: Files | None, options: RunOptions) -> Session:
@@ -150,7 +150,7 @@ class Session:
 
     # --- steps
 
-    def step(self, *steps: Step) -> Outcome:
+    def step(self, *steps: Step) -> StepOutcome:
         """What comes of steps, all or none of them. Reads headers; computes only the numbers that shapes depend on.
         Raises PlanError."""
         last = self
@@ -162,7 +162,7 @@ class Session:
             self._refuse_open(p)
         notes = new.diagnostics[len(old.diagnostics) :]
         program = Program(new.checks[len(old.checks) :], self._force(made), (), notes)
-        return Outcome(last, new.effects[len(old.effects) :], program)
+        return StepOutcome(last, new.effects[len(old.effects) :], program)
 
     def _next(self, step: Step) -> Session:
         state = lower_step(self.state, step, self.world, self._answer)
@@ -212,14 +212,14 @@ class Session:
         """The session that the last undo left; this one if there was none. Nothing is computed or saved again."""
         return self if self.after is None else self.after
 
-    def finish(self) -> Outcome:
+    def finish(self) -> StepOutcome:
         """The outputs of the plan, ready to be written. Raises PlanError."""
         self.world.settle()
         made, problems = publications(self.state, self.plan, self.world)
         if found := _errors(problems):
             raise PlanError(found)
         own = tuple(p for p in made if not any(p is q for q in self.state.publications))
-        return Outcome(self, (), Program((), self._force(own), (), problems))
+        return StepOutcome(self, (), Program((), self._force(own), (), problems))
 
     # --- looking
 
@@ -322,7 +322,7 @@ def _only_tells(step: Step, before: State, after: State) -> bool:
     """Whether a step printed something and did nothing else."""
     said = after.checks[len(before.checks) :]
     if isinstance(step.op, SinkOp):
-        return any(isinstance(check.says, Report) and not check.logged for check in said)
+        return any(isinstance(check.says, PendingReport) and not check.logged for check in said)
     same = after.flags == before.flags and len(after.publications) == len(before.publications)
     return bool(said) and same and _contents(after) == _contents(before)
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.lower.program import Publication
-from brainsurgery_jax.store.base import Cut, Held, WriteOptions, Writer
+from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
 from brainsurgery_jax.store.uninterrupted import defer_signals
@@ -75,7 +75,7 @@ def _writer(p: Publication, staged: StagedOutput, *, durable: bool) -> Writer:
     return p.format.write(staged, _avals(p), _options(p, durable=durable))
 
 
-def cut(p: Publication) -> Cut | None:
+def cut(p: Publication) -> FileCounts | None:
     """The files that an output will have, where its format tells."""
     return None if p.format.cut is None else p.format.cut(_avals(p), _options(p, durable=False))
 

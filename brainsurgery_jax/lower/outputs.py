@@ -14,7 +14,7 @@ from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Extras, Space, State, World
-from brainsurgery_jax.plan.model import Output, Plan, Step
+from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.protocol import Publish
 from brainsurgery_jax.store.base import Nest, WriteOptions
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
@@ -29,7 +29,7 @@ from brainsurgery_jax.store.sidecars import SideFiles
 _WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."
 
 
-def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
+def publications(state: State, plan: PlanData, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
     """Everything that a run will write, `save` steps first; and what is wrong with it."""
     problems: list[Diagnostic] = []
     made = {world.key(p.path): p for p in state.publications}

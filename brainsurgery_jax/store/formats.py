@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.atomic import Staged
-from brainsurgery_jax.store.base import Cut, Source, WriteOptions, Writer
+from brainsurgery_jax.store.base import FileCounts, Source, WriteOptions, Writer
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.key_paths import without_texts
@@ -53,7 +53,7 @@ class Format(NamedTuple):
     options: Mapping[str, Option] = {}
     shards: bool = False
     encoded: bool = False
-    cut: Callable[[Mapping[str, Aval], WriteOptions], Cut] | None = None
+    cut: Callable[[Mapping[str, Aval], WriteOptions], FileCounts] | None = None
     texts: bool = False
     config_file: str = ""
 

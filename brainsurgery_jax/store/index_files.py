@@ -25,13 +25,13 @@ _SHARD_AGAIN = "Fetch that file, too."
 
 def read_index(index: str) -> tuple[list[str], dict[str, str]]:
     """The files that an index lists, by name, and the file of every tensor."""
-    weight_map = _read_index(index)
+    weight_map = _read_weight_map(index)
     folder, name = os.path.split(index)
     shards = {shard: shard_path(folder, shard, name) for shard in set(weight_map.values())}
     return sorted(set(shards.values())), {name: shards[shard] for name, shard in weight_map.items()}
 
 
-def _read_index(path: str) -> dict[str, str]:
+def _read_weight_map(path: str) -> dict[str, str]:
     with os_failures(path, "read the index"), open(path, "rb") as file:
         raw = file.read(MAX_HEADER + 1)
     if len(raw) > MAX_HEADER:

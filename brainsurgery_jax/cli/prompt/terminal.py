@@ -322,7 +322,7 @@ def open_history(folder: Path, tell_why: Callable[[str], None]) -> History:
     except OSError as error:
         tell_why(f"the history cannot be kept: {error.strerror}: {file}")
         return InMemoryHistory()
-    return Kept(str(file), tell_why)
+    return PersistentHistory(str(file), tell_why)
 
 
 def _damage(content: bytes) -> str:
@@ -334,7 +334,7 @@ def _damage(content: bytes) -> str:
     return "" if odd is None else f"line {odd} is none of ours"
 
 
-class Kept(History):
+class PersistentHistory(History):
     """A history in a file; a failure to write to it is told once, and ends nothing."""
 
     def __init__(self, file: str, tell_why: Callable[[str], None]):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned
-from brainsurgery_jax.store.io.boxes import Piece, pieces
+from brainsurgery_jax.store.io.boxes import BoxRead, pieces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ def read_box(shape: tuple[int, ...], dtype: np.dtype, box: Box, fill: Fill) -> n
     return result
 
 
-def _view_strided(scratch: np.ndarray, piece: Piece) -> np.ndarray:
+def _view_strided(scratch: np.ndarray, piece: BoxRead) -> np.ndarray:
     import numpy as np
 
     assert piece.strides is not None

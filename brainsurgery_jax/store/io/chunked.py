@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class Chunk(NamedTuple):
+class TensorChunk(NamedTuple):
     """A piece of a tensor: what it is called in the source that keeps it, where it begins, and its shape."""
 
     key: str
@@ -27,7 +27,7 @@ class ChunkedSource(SourceOver):
     """A checkpoint whose tensors are put together from those of another source; see `base.Source`. The chunks of a
     tensor cover it, and no two of them overlap."""
 
-    def __init__(self, header: Header, source: Source, chunks: Mapping[str, Sequence[Chunk]]):
+    def __init__(self, header: Header, source: Source, chunks: Mapping[str, Sequence[TensorChunk]]):
         super().__init__(header, source)
         self._chunks = chunks
 
@@ -68,7 +68,7 @@ class ChunkedSource(SourceOver):
                 return self._source.file_run(chunk.key, start - first, stop - first)
         return None
 
-    def _of(self, name: str) -> Sequence[Chunk]:
+    def _of(self, name: str) -> Sequence[TensorChunk]:
         if name not in self._chunks:
             raise no_tensor(self.header.path, name, self._chunks)
         return self._chunks[name]
@@ -77,7 +77,7 @@ class ChunkedSource(SourceOver):
         return numpy_dtype(self.header.tensors[name].aval.dtype, path=self.header.path, tensor=name)
 
 
-def _overlap(box: Box, chunk: Chunk) -> tuple[Box, tuple[slice, ...]]:
+def _overlap(box: Box, chunk: TensorChunk) -> tuple[Box, tuple[slice, ...]]:
     """What of a box a chunk holds: which box of the chunk, and where in the result it goes."""
     spans = [_part(span, low, low + n) for span, low, n in zip(box, chunk.start, chunk.shape, strict=True)]
     return tuple(inner for inner, _ in spans), tuple(where for _, where in spans)

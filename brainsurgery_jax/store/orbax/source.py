@@ -27,7 +27,7 @@ from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dty
 from brainsurgery_jax.store.io.box_reads import read_box
 from brainsurgery_jax.store.io.descriptors import Watch
 from brainsurgery_jax.store.key_paths import name_of
-from brainsurgery_jax.store.orbax.folder import Tree, find, read_tree
+from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, read_tree
 from brainsurgery_jax.store.orbax.zarr import METADATA, ZarrArray, parse
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _files_of(folder: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda path: (path.count(os.sep), path)))
 
 
-def _spec(tree: Tree, path: str = "") -> dict[str, Any]:
+def _spec(tree: OrbaxTree, path: str = "") -> dict[str, Any]:
     """Where tensorstore finds the values of a tree whose keys begin with `path`."""
     folder = f"{os.path.abspath(tree.folder)}/"
     if not tree.ocdbt:
@@ -210,7 +210,7 @@ def _spec(tree: Tree, path: str = "") -> dict[str, Any]:
     return {"driver": "ocdbt", "base": {"driver": "file", "path": folder}, "path": path}
 
 
-def _key_value_store(tree: Tree) -> Any:
+def _key_value_store(tree: OrbaxTree) -> Any:
     import tensorstore as ts
 
     context = ts.Context({"cache_pool": {"total_bytes_limit": _NODES}})
@@ -218,7 +218,7 @@ def _key_value_store(tree: Tree) -> Any:
         return ts.KvStore.open(_spec(tree), context=context).result()
 
 
-def _arrays(path: str, tree: Tree, store: Any) -> dict[str, ZarrArray]:
+def _arrays(path: str, tree: OrbaxTree, store: Any) -> dict[str, ZarrArray]:
     """The arrays of all leaves, their metadata read together."""
     names = [name_of(keys) for keys in tree.paths]
     arrays: dict[str, ZarrArray] = {}

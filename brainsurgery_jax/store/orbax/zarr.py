@@ -27,7 +27,7 @@ _WIDER = {
 _KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex", "b": "bool"}
 
 
-class Run(NamedTuple):
+class ChunkRange(NamedTuple):
     """Consecutive elements in one chunk: the chunk's key, its number in the value there (None if it is all of it), the
     first element in the chunk, and how many there are."""
 
@@ -80,7 +80,7 @@ class ZarrArray(NamedTuple):
             return self.separator.join(["c", *indices])
         return self.separator.join(indices) or "0"
 
-    def runs(self, start: int, stop: int, most: int) -> Iterator[Run]:
+    def runs(self, start: int, stop: int, most: int) -> Iterator[ChunkRange]:
         """Where elements `start` to `stop` of a plain array lie, at most `most` in a run."""
         row = prod(self.aval.shape[1:])
         outer, inner = (row * prod(shape[:1]) for shape in (self.outer, self.inner))
@@ -88,7 +88,7 @@ class ZarrArray(NamedTuple):
             value, within = divmod(start, outer)
             chunk, first = divmod(within, inner)
             length = min(stop - start, inner - first, most)
-            yield Run(self.key(value), chunk if self.indexed else None, first, length)
+            yield ChunkRange(self.key(value), chunk if self.indexed else None, first, length)
             start += length
 
 

@@ -15,7 +15,16 @@ from brainsurgery_jax.dtypes import DTYPES, UINT8, Aval, DType
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Unread
 from brainsurgery_jax.store.io.strided import Laid
-from brainsurgery_jax.store.torch.pickle_machine import Buffer, Bytes, Call, Damaged, Excessive, Machine, Name, Object
+from brainsurgery_jax.store.torch.pickle_machine import (
+    Buffer,
+    Bytes,
+    Call,
+    Damaged,
+    Excessive,
+    Name,
+    Object,
+    PickleMachine,
+)
 from brainsurgery_jax.store.torch.pickle_opcodes import run
 
 ORDERED_DICT = Name("collections", "OrderedDict")
@@ -47,7 +56,7 @@ class Unpickler:
 
     def __init__(self, source: Bytes, path: str):
         self._path = path
-        self._machine = Machine(source, _VALUES, _CALLS, self._persistent)
+        self._machine = PickleMachine(source, _VALUES, _CALLS, self._persistent)
         self.storages: list[Storage] = []
 
     @property
@@ -93,18 +102,18 @@ def _are_counts(*numbers: Any) -> bool:
     return all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
 
 
-def _tensor(m: Machine, given: tuple[Any, ...]) -> Any:
+def _tensor(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """A strided tensor on a storage of its dtype: storage, start, shape, strides, and then whether it needs gradients,
     which hooks it has, flags."""
     return _build_tensor(m, given, getattr(given[0], "dtype", None), 6)
 
 
-def _tensor_of_dtype(m: Machine, given: tuple[Any, ...]) -> Any:
+def _tensor_of_dtype(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """A strided tensor on a storage of bytes; the dtype stands before the flags."""
     return _build_tensor(m, given, given[6], 7)
 
 
-def _build_tensor(m: Machine, given: tuple[Any, ...], dtype: Any, flags: int) -> Any:
+def _build_tensor(m: PickleMachine, given: tuple[Any, ...], dtype: Any, flags: int) -> Any:
     m.charge(_TENSOR)
     storage, start, shape, strides = given[:4]
     if not isinstance(storage, Storage) or not isinstance(dtype, DType):
@@ -129,12 +138,12 @@ def _apply_flags(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
     return laid._replace(conjugated=bool(flags.get("conj")), negated=bool(flags.get("neg")))
 
 
-def _unwrap(m: Machine, given: tuple[Any, ...]) -> Any:
+def _unwrap(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """The tensor that a parameter is, or what else is wrapped."""
     return given[0] if isinstance(given[0], Tensor | Unread) else None
 
 
-def _of_type(m: Machine, given: tuple[Any, ...]) -> Any:
+def _of_type(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """A tensor of a class of its own: the function that rebuilds it, the class, the arguments, a state."""
     rebuild, kind, inner = given[:3]
     call = _TENSORS.get(rebuild) if isinstance(rebuild, Name) else None
@@ -144,7 +153,7 @@ def _of_type(m: Machine, given: tuple[Any, ...]) -> Any:
     return Unread(why, _AS_PLAIN)
 
 
-def _on_device(m: Machine, given: tuple[Any, ...]) -> Any:
+def _on_device(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """The tensor that is brought to a device, of a dtype that stands behind it."""
     tensor, dtype = given[:2]
     plain = isinstance(tensor, Tensor) and tensor.aval.dtype == dtype
@@ -154,7 +163,7 @@ def _on_device(m: Machine, given: tuple[Any, ...]) -> Any:
 def _mapping(kind: Name) -> Call:
     """A class of dicts, whose arguments are the entries that it begins with, or what makes its values."""
 
-    def call(m: Machine, given: tuple[Any, ...]) -> Any:
+    def call(m: PickleMachine, given: tuple[Any, ...]) -> Any:
         made = Object(kind)
         made.entries = {}
         begun = given[-1] if given else ()
@@ -171,7 +180,7 @@ def _unread(why: str) -> Call:
     return lambda m, given: Unread(why, _AS_PLAIN)
 
 
-def _size(m: Machine, given: tuple[Any, ...]) -> Any:
+def _size(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     return given[0] if type(given[0]) is tuple else None
 
 

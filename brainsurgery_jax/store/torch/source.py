@@ -41,7 +41,7 @@ from brainsurgery_jax.store.key_paths import name_of
 from brainsurgery_jax.store.safetensors.header import AGAIN
 from brainsurgery_jax.store.torch.pickle_machine import Name, Object
 from brainsurgery_jax.store.torch.pickles import Storage, Tensor, Unpickler, unpickle
-from brainsurgery_jax.store.torch.tree import Leaf, Tree, grow
+from brainsurgery_jax.store.torch.tree import Leaf, TorchTree, grow
 
 WEIGHTS = "pytorch_model.bin"
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
@@ -53,7 +53,7 @@ _OTHER_KEYS = "Load it with torch, and save it with other keys."
 _STATE_DICT = "Load it where its classes are known, and save its tensors alone: `torch.save(model.state_dict(), PATH)`."
 
 
-class Placed(NamedTuple):
+class PlacedTensor(NamedTuple):
     """A tensor in one file: where it is, how its elements lie."""
 
     info: TensorInfo
@@ -63,7 +63,7 @@ class Placed(NamedTuple):
 class TorchFile(NamedTuple):
     """What one file tells: its tensors, in its order, those that cannot be read, and what a header says beside them."""
 
-    tensors: Mapping[str, Placed]
+    tensors: Mapping[str, PlacedTensor]
     nesting: Nesting
     left_out: Mapping[str, str]
     unread: Mapping[str, Unread]
@@ -125,7 +125,7 @@ def _read(number: int, opened: File) -> TorchFile:
 
 def place_tensor(
     name: str, tensor: Tensor, place: Callable[[Storage], tuple[int, int]], number: int, path: str
-) -> Placed:
+) -> PlacedTensor:
     """Where a tensor is; it must be inside of its storage, and the storage inside of the file."""
     offset, nbytes = place(tensor.storage)
     itemsize = tensor.aval.dtype.bits // 8
@@ -133,7 +133,7 @@ def place_tensor(
     if start + tensor.laid.reach(tensor.aval.shape) * itemsize > nbytes:
         problem = f"{tensor.aval} is said to be in a storage of {nbytes} bytes, and goes beyond it"
         raise StoreError(path, problem, tensor=name, remedy=AGAIN)
-    return Placed(TensorInfo(tensor.aval, number, offset + start), tensor.laid)
+    return PlacedTensor(TensorInfo(tensor.aval, number, offset + start), tensor.laid)
 
 
 # --- The two kinds of file --------------------------------------------------------------------------------------------
@@ -224,10 +224,10 @@ def _big_endian(path: str) -> StoreError:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def _tree(root: Any, path: str) -> Tree:
+def _tree(root: Any, path: str) -> TorchTree:
     """The entries of what was saved. A tensor alone is called like its file."""
     if isinstance(root, Tensor | Unread):
-        return Tree([Leaf((Path(path).stem,), root)])
+        return TorchTree([Leaf((Path(path).stem,), root)])
     if isinstance(root, Object) and root.entries is None and root.items is None:
         problem = f"holds an object of '{root}', no tensors by name; nothing was run"
         raise StoreError(path, problem, remedy=_STATE_DICT)
@@ -236,9 +236,9 @@ def _tree(root: Any, path: str) -> Tree:
     return grow(root, path)
 
 
-def _file(tree: Tree, path: str, place: Callable[[str, Tensor], Placed]) -> TorchFile:
+def _file(tree: TorchTree, path: str, place: Callable[[str, Tensor], PlacedTensor]) -> TorchFile:
     """What a header tells of a tree."""
-    tensors: dict[str, Placed] = {}
+    tensors: dict[str, PlacedTensor] = {}
     paths: dict[str, KeyPath] = {}
     unread: dict[str, Unread] = {}
     values: dict[KeyPath, Any] = {}
@@ -280,7 +280,7 @@ def _describe(value: Any) -> str:
 
 
 def _split_unread(
-    tensors: Mapping[str, Placed], unread: Mapping[str, Unread], paths: Mapping[str, KeyPath]
+    tensors: Mapping[str, PlacedTensor], unread: Mapping[str, Unread], paths: Mapping[str, KeyPath]
 ) -> tuple[dict[str, Unread], dict[str, Unread]]:
     """The tensors that cannot be read: those that stand alone, and those that stand beside others, which are a part of
     a model."""
