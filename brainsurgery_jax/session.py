@@ -179,8 +179,8 @@ class Session:
         """Take steps, all or none of them. Reads headers; computes only the numbers that shapes depend on.
 
         **Arguments**: steps, as `parse` returns them.
-        **Returns** an `StepOutcome`: the effects on names, and the session after them. Its `run` computes what the steps
-        report, and publishes what they save.
+        **Returns** a `StepOutcome`: the effects on names, and the session after them. Its `run` computes what the
+        steps report, and publishes what they save.
         **Raises** PlanError for a step that cannot run; this session is unchanged.
         **Example**:
 
@@ -271,7 +271,7 @@ class Session:
     def finish(self) -> StepOutcome:
         """Prepare the outputs of the plan.
 
-        **Returns** an `StepOutcome`; its `run` writes and publishes them.
+        **Returns** a `StepOutcome`; its `run` writes and publishes them.
         **Raises** PlanError for an output that cannot be written.
         **Example**:
 
