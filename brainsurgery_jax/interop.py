@@ -158,11 +158,20 @@ def save(
 ) -> Report:
     """Write a pytree of arrays to a checkpoint, whole or not at all, as the output of a plan is written.
 
-    **Arguments**: the path and `format`, `shard`, `metadata`, `options`, `overwrite` mean what they mean in a plan's
-    output. `layout` names the layout that the tree is in; it is then written with Hugging Face names and shapes, for
-    which `config` tells the model's config.json (if it is a path, the files beside it come along into a folder).
-    **Raises** PlanError for a leaf that is no array, a dtype that the format has not, a tree that does not fit the
+    **Arguments**: the path and `format`, `shard`, `metadata`, `options`, `overwrite` are those of a plan's output.
+    `layout` names the layout that the tree is in, with its `layout_options`; the tree is then written with Hugging Face
+    names and shapes, for which `config` is the model's config.json (with a path, the files beside it are copied into an
+    output folder). `durable` flushes files to disk before publishing.
+    **Returns** a `Report`.
+    **Raises** PlanError for a leaf that is no array, a dtype that the format lacks, a tree that does not fit the
     layout; StoreError for what cannot be written.
+    **Example**:
+
+    >>> import numpy as np
+    >>> bs.save("tree.safetensors", {"layer": {"w": np.ones((2, 2), np.float32)}}).published
+    (('tree.safetensors', 16, 1),)
+    >>> list(bs.open("tree.safetensors"))
+    ['layer.w']
     """
     found = named(TREE, tree)
     keys = {name: leaf for name, leaf in found.tensors.items() if _is_key(leaf)}

@@ -98,10 +98,18 @@ class Session:
 
     @classmethod
     def begin(cls, plan: api.Plan | None = None, world: Files | None = None, **options: Unpack[RunKeywords]) -> Session:
-        """The session before the steps of a plan, its inputs opened. Raises PlanError.
+        """Begin a session: open the inputs of a plan. Its own steps are not taken: `session.step(*plan.data.steps)`.
 
-        The plan's own steps are not taken: `session.step(*plan.data.steps)` does that. `options` are the keywords of
-        `run`, for every step; `dry_run` is turned off by `set` again.
+        **Arguments**: a plan (default: one without inputs), and the files that it sees (default: those on disk).
+        `options` are the keywords of `run`, for every step; the op `set` turns `dry_run` off again.
+        **Returns** the session before the first step.
+        **Raises** PlanError for an input that cannot be opened.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session
+        <Session: 1 aliases, 0 steps>
+        >>> session.close()
         """
         return cls.begin_with(plan or api.Plan(PlanData()), world, RunOptions(**options))
 
@@ -118,13 +126,30 @@ class Session:
         return cls(data, state, files, plan.variables, options)
 
     def close(self) -> None:
-        """Close the checkpoints that this session, and all before it, opened."""
+        """Close the checkpoints that this session, and all before it, opened.
+
+        **Returns** None.
+        **Raises** nothing.
+        **Example**:
+
+        >>> bs.Session.begin().close()
+        """
         self.world.close()
 
     # --- text
 
     def parse(self, text: str) -> tuple[Step, ...]:
-        """The steps that a text spells. Raises PlanError."""
+        """Parse steps as they are typed at the prompt.
+
+        **Arguments**: steps in YAML, or one step a line in the short form.
+        **Returns** the steps, ready for `step`.
+        **Raises** PlanError for text that spells no steps.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> [step.op.name for step in session.parse("delete: {target: bias}")]
+        ['delete']
+        """
         return tuple(self.understand(node) for node in nodes(text))
 
     def understand(self, node: Node) -> Step:
@@ -151,8 +176,21 @@ class Session:
     # --- steps
 
     def step(self, *steps: Step) -> StepOutcome:
-        """What comes of steps, all or none of them. Reads headers; computes only the numbers that shapes depend on.
-        Raises PlanError."""
+        """Take steps, all or none of them. Reads headers; computes only the numbers that shapes depend on.
+
+        **Arguments**: steps, as `parse` returns them.
+        **Returns** a `StepOutcome`: the effects on names, and the session after them. Its `run` computes what the
+        steps report, and publishes what they save.
+        **Raises** PlanError for a step that cannot run; this session is unchanged.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> outcome = session.step(*session.parse("delete: {target: bias}"))
+        >>> outcome.effects[0].deleted
+        ('model::bias',)
+        >>> outcome.run()
+        <Session: 1 aliases, 1 steps>
+        """
         last = self
         for step in steps:
             last = last._next(step)
@@ -205,15 +243,44 @@ class Session:
                 raise PlanError([Diagnostic("output-inside", message, p.span, hint)])
 
     def undo(self) -> Session:
-        """The session before the last step; this one if there was none. Files that were saved stay."""
+        """Undo the last step. Files that it saved stay.
+
+        **Returns** the session before the step; this one if there was none.
+        **Raises** nothing.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session.step(*session.parse("delete: {target: bias}")).session.undo()
+        <Session: 1 aliases, 0 steps>
+        """
         return self if self.before is None else replace(self.before, after=self)
 
     def redo(self) -> Session:
-        """The session that the last undo left; this one if there was none. Nothing is computed or saved again."""
+        """Redo the step that the last `undo` left. Nothing is computed or saved again.
+
+        **Returns** the session after the step; this one if nothing was undone.
+        **Raises** nothing.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session.step(*session.parse("delete: {target: bias}")).session.undo().redo()
+        <Session: 1 aliases, 1 steps>
+        """
         return self if self.after is None else self.after
 
     def finish(self) -> StepOutcome:
-        """The outputs of the plan, ready to be written. Raises PlanError."""
+        """Prepare the outputs of the plan.
+
+        **Returns** a `StepOutcome`; its `run` writes and publishes them.
+        **Raises** PlanError for an output that cannot be written.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml", "output=finished.safetensors"))
+        >>> session.finish().run()
+        <Session: 1 aliases, 0 steps>
+        >>> len(bs.open("finished.safetensors"))
+        3
+        """
         self.world.settle()
         made, problems = publications(self.state, self.plan, self.world)
         if found := _errors(problems):
@@ -224,9 +291,16 @@ class Session:
     # --- looking
 
     def to_plan(self, *, everything: bool = False) -> dict[str, Any]:
-        """Plain data of a plan that reproduces the session: inputs, seed, the steps that stand, outputs.
+        """Export the session as a plan.
 
-        Steps that only printed are left out, unless `everything` is wanted.
+        **Arguments**: `everything` includes steps that only printed.
+        **Returns** plain data of a plan that reproduces the session: inputs, seed, steps, outputs.
+        **Raises** nothing.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session.step(*session.parse("delete: {target: bias}")).session.to_plan()["transforms"]
+        [{'delete': {'target': 'bias'}}]
         """
         whole: dict[str, Any] = {}
         if self.plan.inputs:
@@ -240,7 +314,17 @@ class Session:
         return whole
 
     def preview(self, text: str) -> Preview:
-        """What the steps of a text would do, as far as headers tell. Nothing is computed, opened or kept."""
+        """Preview the steps of a text from headers alone. Nothing is computed, opened or kept.
+
+        **Arguments**: text as for `parse`.
+        **Returns** a `Preview`: names that are matched, created, changed and deleted, and mistakes.
+        **Raises** nothing: a mistake is in `problems`.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session.preview("delete: {target: bias}").deleted
+        ('model::bias',)
+        """
         try:
             found = nodes(text)
         except PlanError as bad:

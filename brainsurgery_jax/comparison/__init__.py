@@ -78,14 +78,19 @@ def diff(
     figures: bool = True,
     memory: int | None = None,
 ) -> Difference:
-    """What differs between two checkpoints of any format.
+    """Compare two checkpoints of any format.
 
-    **Arguments**: `target` chooses names, on both sides. Values may differ by `eps + rtol * |left|`; without either
-    they are to be equal, where NaN is equal to NaN and zeros of both signs are. With `ignore_dtype` values alone
+    **Arguments**: `target` selects names, on both sides. Values may differ by `eps + rtol * |left|`; without either
+    they must be equal, where NaN equals NaN and the signs of zeros do not matter. With `ignore_dtype` values alone
     count. Without `figures` a tensor is read up to its first difference and no further. `memory` is the budget in
-    bytes (default: a quarter of what is available).
+    bytes (default: a quarter of the available memory).
+    **Returns** a `Difference`: names that only one side has, and the tensors that differ.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing,
     TypeError for trees.
+    **Example**:
+
+    >>> bs.diff("model.safetensors", "model.safetensors").same
+    True
     """
     if not all(isfinite(given) and given >= 0 for given in (eps, rtol)):
         raise ValueError(f"tolerances are finite and not negative, got eps={eps} and rtol={rtol}")
