@@ -131,7 +131,7 @@ class Wrapper:
             setattr(module, name, self._timed(what, getattr(module, name)))
         pool = concurrent.futures.ThreadPoolExecutor
         submit = pool.submit
-        pool.submit = lambda of, job, /, *a, **k: submit(of, self._timed("rest of jobs", job), *a, **k)
+        pool.submit = lambda of, job, /, *a, **k: submit(of, self._timed("other in threads", job), *a, **k)
         builtins.__import__ = self._importing(builtins.__import__)
         importlib.import_module = self._importing(importlib.import_module)
 
@@ -197,7 +197,7 @@ def main() -> None:
     sys.path.pop(0)  # the folder of this file, whose names are not the command's
     clock = Clock()
     Wrapper(clock).install()
-    code = clock.within("rest", _command)
+    code = clock.within("other", _command)
     told = {"wall_s": perf_counter() - begun, "seconds": clock.seconds()}
     for module in OURS:
         assert importlib.util.find_spec(module), f"{module} is no more: say in OURS where its functions are now"

@@ -29,7 +29,7 @@ def _lines(rows: Mapping[str, Record]) -> Iterator[str]:
     yield from ("", *_pictures(rows), *_measured(rows.values()))
 
 
-_HEAD = ("job", "beside it, in the same run", "ours", "CPU", "GB/s", "memory", "goal: found", "time goes to")
+_HEAD = ("job", "compared with", "ours", "CPU", "GB/s", "memory", "goal: measured", "time breakdown")
 
 
 def _grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> Iterator[str]:
@@ -40,7 +40,7 @@ def _grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> Iterator[str]:
 
 
 def _of(row: Record) -> Iterator[tuple[str, ...]]:
-    """A line for each job of ours; the first tells of the others as well."""
+    """Yield a line for each job of ours; the first line also lists the jobs it is compared with."""
     ours = [name for name, figures in row["jobs"].items() if figures["kind"] == "ours"]
     if "ours" in ours:
         ours = ["ours", *(name for name in ours if name != "ours")]
@@ -86,7 +86,7 @@ def _shares(profile: Record | None) -> str:
 
 
 def _sweep(row: Record) -> Iterator[str]:
-    """A line for each job, a column for each size; goals, and what time goes to at the largest."""
+    """Yield a line for each job, with a column for each size, the goals, and the time breakdown of the largest size."""
     families: dict[str, dict[str, Record]] = {}
     for name, figures in row["jobs"].items():
         job, _, size = name.rpartition(", ")
@@ -99,7 +99,7 @@ def _sweep(row: Record) -> Iterator[str]:
         yield _goals(row, job)
         yield _shares(row["profiles"].get(f"{job}, {list(found)[-1]}"))
 
-    head = (f"{row['question']} (`sweep`)", *sizes, "goal: found", "time goes to, at the largest")
+    head = (f"{row['question']} (`sweep`)", *sizes, "goal: measured", "time breakdown, largest size")
     yield from _grid(head, (cells(job, found) for job, found in families.items()))
 
 

@@ -92,5 +92,5 @@ def test_the_profile_knows_where_the_engine_plans_reads_computes_copies_and_writ
     done = python("_profile.py", "profile.json", "run", "--quiet", "plan.yaml")
     assert done.returncode == 0, done.stderr
     seconds = json.loads(Path("profile.json").read_text())["seconds"]
-    expected = {"imports", "planning", "reading", "kernels", "copying", "writing", "flushing", "rest of jobs"}
+    expected = {"imports", "planning", "reading", "kernels", "copying", "writing", "flushing", "other in threads"}
     assert expected <= {what for what, spent in seconds.items() if spent > 0}
