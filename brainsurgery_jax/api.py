@@ -12,8 +12,7 @@ import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
-from brainsurgery_jax.plan.model import Plan as PlanData
-from brainsurgery_jax.plan.model import in_order
+from brainsurgery_jax.plan.model import PlanData, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.python_data import plain_data, read_item
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
     from brainsurgery_jax.engine.plan.work import Item, Machine
     from brainsurgery_jax.graph.expr import Expr
-    from brainsurgery_jax.store.base import Cut
+    from brainsurgery_jax.store.base import FileCounts
 
 
 class Report(NamedTuple):
@@ -54,7 +53,7 @@ class Explanation(NamedTuple):
     peak: int
     peak_in_all: int
     threads: int
-    cuts: tuple[Cut | None, ...] = ()
+    cuts: tuple[FileCounts | None, ...] = ()
     machine: Machine | None = None
     items: tuple[Item, ...] = ()
 
@@ -161,22 +160,22 @@ def load(*items: Any, **variables: Any) -> Plan:
     >>> bs.load("plan.yaml", "output=elsewhere.safetensors", by=2)
     <Plan: 1 inputs, 1 steps, 1 outputs>
     """
-    texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else read_item(i) for i in items]
+    texts = [i if isinstance(i, Map) else _compose(i) if isinstance(i, Mapping) else read_item(i) for i in items]
     if variables:
-        texts.append(_composed({"vars": variables}, "keyword ", below="vars."))
+        texts.append(_compose({"vars": variables}, "keyword ", below="vars."))
     files = tuple(text for text in texts if isinstance(text, str) and is_plan_file(text))
     merged = read_plan_files(texts)
-    plan = parsed(merged.root, merged.variables)
+    plan = parse_document(merged.root, merged.variables)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
 
 
-def _composed(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
+def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
     root = by_path(compose(dump_yaml(plain_data(mapping, head, below)), "the mapping"), head, below)
     assert isinstance(root, Map)
     return root
 
 
-def parsed(root: Map, replaced: Collection[str] = ()) -> Plan:
+def parse_document(root: Map, replaced: Collection[str] = ()) -> Plan:
     """The plan of a composed document. `replaced`: see `with_variables`."""
     filled, problems = with_variables(root, replaced=replaced)
     plan, more = parse(filled, frozenset(d.span for d in problems if d.span))
@@ -196,18 +195,18 @@ def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
     >>> [mistake.code for mistake in bs.check(bs.load("plan.yaml", "transforms[0].scale_.target=nothing"))]
     ['no-match']
     """
-    return lowered(plan, world).diagnostics
+    return lower_plan(plan, world).diagnostics
 
 
-def lowered(plan: Plan, world: Files | None = None) -> Program:
+def lower_plan(plan: Plan, world: Files | None = None) -> Program:
     """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
     with closing(world or Files()) as files:
         files.also_reads(*plan.files)
-        program = _lowered(plan, files)
+        program = _lower(plan, files)
     return program._replace(diagnostics=in_order(plan.data, (*plan.problems, *program.diagnostics)))
 
 
-def _lowered(plan: Plan, files: Files) -> Program:
+def _lower(plan: Plan, files: Files) -> Program:
     return lower(start(plan.data, files), plan.data, files)
 
 
@@ -235,7 +234,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     # Nothing is written, so what is there is not in the way.
     with closing(world or Files(overwrite=True)) as files:
         files.also_reads(*plan.files)
-        program = _lowered(plan, files)
+        program = _lower(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         budget, roots = default_budget(), list(roots_of(program))

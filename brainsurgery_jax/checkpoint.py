@@ -30,9 +30,9 @@ class Checkpoint(Tensors):
         >>> model.bias[...]
         Array([0., 1., 2.], dtype=float32)
         """
-        from brainsurgery_jax.interop import laid_out, to_nnx
+        from brainsurgery_jax.interop import apply_layout, to_nnx
 
-        found = laid_out(self, "to_nnx", layout, config, options) if layout else self
+        found = apply_layout(self, "to_nnx", layout, config, options) if layout else self
         return to_nnx(found, model, cast=cast, lift=bool(layout))
 
     def to_linen(
@@ -55,9 +55,9 @@ class Checkpoint(Tensors):
         >>> bs.open("linear.safetensors").to_linen()["bias"]
         Array([0., 1., 2.], dtype=float32)
         """
-        from brainsurgery_jax.interop import laid_out, to_linen
+        from brainsurgery_jax.interop import apply_layout, to_linen
 
-        found = laid_out(self, "to_linen", layout, config, options) if layout else self
+        found = apply_layout(self, "to_linen", layout, config, options) if layout else self
         return to_linen(found, template, cast=cast, lift=bool(layout))
 
 

@@ -130,7 +130,7 @@ def _check(source: str, destination: str, request: Request) -> None:
         raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])
     if request.to is not None:
         try:
-            formats.named(request.to)
+            formats.find_format(request.to)
         except ValueError as bad:
             raise PlanError([Diagnostic("output-format", str(bad))]) from bad
     if request.verify and os.path.realpath(parse_address(source).path) == os.path.realpath(destination):
