@@ -20,7 +20,7 @@ from brainsurgery_jax.store.base import Header, Nesting, Source, TensorInfo
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import suffix_of
 from brainsurgery_jax.store.index_files import shard_path
-from brainsurgery_jax.store.io.chunked import TensorChunk, ChunkedSource
+from brainsurgery_jax.store.io.chunked import ChunkedSource, TensorChunk
 from brainsurgery_jax.store.io.files import File
 from brainsurgery_jax.store.io.local import open_files
 from brainsurgery_jax.store.io.strided import StridedSource
