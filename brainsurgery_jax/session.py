@@ -174,8 +174,8 @@ class Session:
         """Take steps, all or none of them. Reads headers; computes only the numbers that shapes depend on.
 
         **Arguments**: steps, as `parse` returns them.
-        **Returns** a `StepOutcome`: the effects on names, and the session after them. Its `run` computes what the steps
-        report, and publishes what they save.
+        **Returns** a `StepOutcome`: the effects on names, and the session after them. Its `run` computes what the
+        steps report, and publishes what they save.
         **Raises** PlanError for a step that cannot run; this session is unchanged.
         **Example**:
 

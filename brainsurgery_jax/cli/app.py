@@ -151,9 +151,9 @@ def _app(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Change neural-network checkpoints by a plan: checked from headers, then streamed.
+    """Edit neural-network checkpoints by a plan, checked from headers and then streamed.
 
-    Without a command, runs the plan: `brainsurgery-jax PLAN.yaml seed=1` is `brainsurgery-jax run PLAN.yaml seed=1`.
+    Without a command, it runs the plan: `brainsurgery-jax PLAN.yaml seed=1` is `brainsurgery-jax run PLAN.yaml seed=1`.
     Start with `brainsurgery-jax demo`.
     """
 

@@ -74,7 +74,7 @@ class ProtectedPlaces(NamedTuple):
     current: str
 
 
-def protected_places() -> ProtectedPlaces:
+def list_protected_places() -> ProtectedPlaces:
     """The places of this process."""
     homes = {os.path.realpath(os.path.expanduser(home)) for home in ("~", f"~{_user()}")}
     try:
@@ -120,7 +120,7 @@ def check_replacement(
     path: str, overwrite: bool, *, directory: bool, reads: Reads = NOTHING, own: frozenset[str] = frozenset()
 ) -> Replacement | None:
     """What an output would replace at `path`; None if nothing is there. StoreError if it may not, or not unasked."""
-    found = replacement(path, protected_places(), directory=directory, reads=reads, own=own)
+    found = replacement(path, list_protected_places(), directory=directory, reads=reads, own=own)
     if found is None or not found.files or overwrite:
         return found
     remedy = (

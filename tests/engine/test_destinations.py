@@ -564,7 +564,7 @@ def test_the_root_is_refused() -> None:
 
 
 def test_the_places_of_this_process_are_known(root: Path) -> None:
-    found = replacing.protected_places()
+    found = replacing.list_protected_places()
     assert found.current == str(root)
     assert str(root / "home") in found.homes
     assert "/proc" in found.mounts or not Path("/proc/self/mountinfo").exists()
