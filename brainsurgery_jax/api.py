@@ -12,8 +12,7 @@ import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
-from brainsurgery_jax.plan.model import Plan as PlanData
-from brainsurgery_jax.plan.model import in_order
+from brainsurgery_jax.plan.model import PlanData, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.python_data import plain_data, read_item
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
     from brainsurgery_jax.engine.plan.work import Item, Machine
     from brainsurgery_jax.graph.expr import Expr
-    from brainsurgery_jax.store.base import Cut
+    from brainsurgery_jax.store.base import FileCounts
 
 
 class Report(NamedTuple):
@@ -54,7 +53,7 @@ class Explanation(NamedTuple):
     peak: int
     peak_in_all: int
     threads: int
-    cuts: tuple[Cut | None, ...] = ()
+    cuts: tuple[FileCounts | None, ...] = ()
     machine: Machine | None = None
     items: tuple[Item, ...] = ()
 
@@ -78,17 +77,41 @@ class Plan:
         return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
 
     def check(self, *, overwrite: bool = False) -> None:
-        """Raise PlanError with every mistake that the plan and the headers of its checkpoints tell. With `overwrite`
-        what stands where an output goes is none."""
+        """Check the plan against the headers of its checkpoints. No tensor is read.
+
+        **Arguments**: with `overwrite` an existing destination is not an error.
+        **Returns** None.
+        **Raises** PlanError with every mistake, in the order of the plan.
+        **Example**:
+
+        >>> bs.load("plan.yaml").check()
+        """
         if found := _errors(check(self, Files(overwrite=overwrite))):
             raise PlanError(found)
 
     def explain(self) -> Explanation:
-        """What a run would do. Raises PlanError where it could not."""
+        """Describe what a run would do. See `brainsurgery_jax.explain`.
+
+        **Returns** an `Explanation`: effects of the steps, bytes copied and computed, projected memory.
+        **Raises** PlanError for a plan that cannot run.
+        **Example**:
+
+        >>> bs.load("plan.yaml").explain().bytes_copied
+        16
+        """
         return explain(self)
 
     def run(self, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
-        """Check, then execute. See `run`."""
+        """Check the plan, execute it, and publish its outputs.
+
+        **Arguments**: those of `brainsurgery_jax.run`.
+        **Returns** a `Report`.
+        **Raises** PlanError or StoreError; then nothing was published.
+        **Example**:
+
+        >>> bs.load("plan.yaml", by=2).run(overwrite=True).published
+        (('out.safetensors', 144, 3),)
+        """
         return run(self, world=world, **options)
 
     def apply(
@@ -101,34 +124,58 @@ class Plan:
         listen: Callable[[Document], None] | None = None,
         **trees: Any,
     ) -> Any:
-        """The plan as a pure function of pytrees. See `brainsurgery_jax.apply`."""
+        """Apply the plan to pytrees as a pure function, also inside `jax.jit`, `grad`, `vmap` and `scan`.
+
+        Leaves are named by their key paths, joined with dots. Outputs and `save` steps are not executed. What differs
+        between concrete, abstract and traced leaves is described in `brainsurgery_jax.apply`.
+
+        **Arguments**: `tree` is bound to the plan's first input (alias `model` for a plan without inputs), `trees` to
+        inputs by alias. `like` is a pytree whose structure the result takes. `checks` selects what happens to asserts
+        on values: "raise" an error, "return" them as booleans beside the tree, or "skip" them. `listen` gets the report
+        of each step that has one.
+        **Returns** the tree of the alias that the plan's first output would write; with `checks="return"` the pair
+        `(tree, {label: verdict})`.
+        **Raises** PlanError for a mistake in the plan or a failed assert, StoreError for a file that cannot be read.
+        **Example**:
+
+        >>> import jax.numpy as jnp
+        >>> plan = bs.load({"transforms": [{"scale_": {"target": "w", "by": 2}}]})
+        >>> plan.apply({"w": jnp.ones(2)})
+        {'w': Array([2., 2.], dtype=float32)}
+        """
         from brainsurgery_jax.apply import apply
 
         return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
-    """The plan of YAML files, mappings and `path=value` overrides, merged in order; overrides last.
+    """Load a plan from YAML files, mappings and `path=value` overrides.
 
-    Keywords set the plan's variables: `load("plan.yaml", rank=16)` fills `${vars.rank}`. Raises PlanError for what is
-    not a plan at all; mistakes in its steps wait for `check`, so that all are told at once.
+    **Arguments**: `items` are merged in order, overrides last. Keywords set the plan's variables:
+    `load("plan.yaml", rank=16)` fills `${vars.rank}`.
+    **Returns** a `Plan`. Mistakes in its steps wait for `check`, so that all are reported at once.
+    **Raises** PlanError for what is not a plan at all, or a file that cannot be read.
+    **Example**:
+
+    >>> bs.load("plan.yaml", "output=elsewhere.safetensors", by=2)
+    <Plan: 1 inputs, 1 steps, 1 outputs>
     """
-    texts = [i if isinstance(i, Map) else _composed(i) if isinstance(i, Mapping) else read_item(i) for i in items]
+    texts = [i if isinstance(i, Map) else _compose(i) if isinstance(i, Mapping) else read_item(i) for i in items]
     if variables:
-        texts.append(_composed({"vars": variables}, "keyword ", below="vars."))
+        texts.append(_compose({"vars": variables}, "keyword ", below="vars."))
     files = tuple(text for text in texts if isinstance(text, str) and is_plan_file(text))
     merged = read_plan_files(texts)
-    plan = parsed(merged.root, merged.variables)
+    plan = parse_document(merged.root, merged.variables)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
 
 
-def _composed(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
+def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
     root = by_path(compose(dump_yaml(plain_data(mapping, head, below)), "the mapping"), head, below)
     assert isinstance(root, Map)
     return root
 
 
-def parsed(root: Map, replaced: Collection[str] = ()) -> Plan:
+def parse_document(root: Map, replaced: Collection[str] = ()) -> Plan:
     """The plan of a composed document. `replaced`: see `with_variables`."""
     filled, problems = with_variables(root, replaced=replaced)
     plan, more = parse(filled, frozenset(d.span for d in problems if d.span))
@@ -136,24 +183,47 @@ def parsed(root: Map, replaced: Collection[str] = ()) -> Plan:
 
 
 def check(plan: Plan, world: Files | None = None) -> tuple[Diagnostic, ...]:
-    """Every diagnostic, in the order of the plan. Reads headers only, starts no JAX backend."""
-    return lowered(plan, world).diagnostics
+    """Check a plan against the headers of its checkpoints. No tensor is read, and no JAX backend starts.
+
+    **Arguments**: the plan, and the files that it sees (default: those on disk).
+    **Returns** every diagnostic, errors and notes, in the order of the plan; none for a plan that is right.
+    **Raises** nothing for a mistake in the plan: `Plan.check` does.
+    **Example**:
+
+    >>> bs.check(bs.load("plan.yaml"))
+    ()
+    >>> [mistake.code for mistake in bs.check(bs.load("plan.yaml", "transforms[0].scale_.target=nothing"))]
+    ['no-match']
+    """
+    return lower_plan(plan, world).diagnostics
 
 
-def lowered(plan: Plan, world: Files | None = None) -> Program:
+def lower_plan(plan: Plan, world: Files | None = None) -> Program:
     """The program of a plan, whether right or wrong; every diagnostic is in it. Reads headers only."""
     with closing(world or Files()) as files:
         files.also_reads(*plan.files)
-        program = _lowered(plan, files)
+        program = _lower(plan, files)
     return program._replace(diagnostics=in_order(plan.data, (*plan.problems, *program.diagnostics)))
 
 
-def _lowered(plan: Plan, files: Files) -> Program:
+def _lower(plan: Plan, files: Files) -> Program:
     return lower(start(plan.data, files), plan.data, files)
 
 
 def explain(plan: Plan, world: Files | None = None) -> Explanation:
-    """What a run would do: effects of the steps, bytes copied and computed, the projected peak."""
+    """Describe what a run of a plan would do on this machine. Reads headers only.
+
+    **Arguments**: the plan, and the files that it sees (default: those on disk).
+    **Returns** an `Explanation`: effects of the steps, bytes copied and computed, projected memory, items of work.
+    **Raises** PlanError with every mistake of a plan that cannot run.
+    **Example**:
+
+    >>> explanation = bs.explain(bs.load("plan.yaml"))
+    >>> explanation.bytes_copied, explanation.bytes_computed
+    (16, 128)
+    >>> [type(item.work).__name__ for item in explanation.items]
+    ['Stream', 'Copy']
+    """
     from brainsurgery_jax.engine.budget import default_budget
     from brainsurgery_jax.engine.execute import count_tasks, equipment, machine_of
     from brainsurgery_jax.engine.plan.planner import plan_work
@@ -164,7 +234,7 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     # Nothing is written, so what is there is not in the way.
     with closing(world or Files(overwrite=True)) as files:
         files.also_reads(*plan.files)
-        program = _lowered(plan, files)
+        program = _lower(plan, files)
         if errors := in_order(plan.data, (*plan.errors, *program.errors)):
             raise PlanError(errors)
         budget, roots = default_budget(), list(roots_of(program))
@@ -181,13 +251,19 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
 def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords]) -> Report:
     """Check a plan, execute it, publish its outputs.
 
-    **Arguments**: `listen` gets the engine's events as they happen; `overwrite` lets outputs replace what is there;
-    `durable` flushes files to disk before publishing; `dry_run` checks and tells, and writes nothing; `memory` is the
-    budget in bytes (default: a quarter of what is available); `devices` says how many of the accelerators there are to
-    use ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns
-    them on; `look` is called with each complete output before any is published, and may raise.
+    **Arguments**: the plan, and the files that it sees (default: those on disk). `listen` gets the engine's events as
+    they happen; `overwrite` lets outputs replace existing files; `durable` flushes files to disk before publishing;
+    `dry_run` checks and reports, and writes nothing; `memory` is the budget in bytes (default: a quarter of the
+    available memory); `devices` is the number of accelerators to use ("cpu": none), or which
+    (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them on; `look` is called with
+    each complete output before any is published, and may raise.
+    **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
     **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
-    stops it from outside (KeyboardInterrupt) carries a note that says what was published.
+    stops it from outside (KeyboardInterrupt) carries a note of what was published.
+    **Example**:
+
+    >>> bs.run(bs.load("plan.yaml"), overwrite=True).published
+    (('out.safetensors', 144, 3),)
     """
     return run_with(plan, RunOptions(**options), world)
 

@@ -15,17 +15,24 @@ class Checkpoint(Tensors):
     def to_nnx(
         self, model: Any, *, layout: str | None = None, config: Any = None, options: Any = None, cast: bool = False
     ) -> Any:
-        """A Flax NNX module like `model`, an `nnx.Module` or what `nnx.eval_shape` makes of one, with these tensors.
+        """Fill a Flax NNX module with these tensors. Names are matched along key paths.
 
-        Names are matched along key paths; of random streams the module's own state stays. With `layout` these are
-        Hugging Face names, and the model is in that layout, with or without the collection `params` at its top
-        (`config`: the content or path of config.json, if it does not lie beside the checkpoint; `options`: those of
-        the layout). `cast` lets dtypes differ.
-        Raises PlanError with everything that is missing, not expected, or of another shape or dtype.
+        **Arguments**: `model` is an `nnx.Module`, or what `nnx.eval_shape` returns for one. With `layout`, the names of
+        the checkpoint are those of Hugging Face, and the model is in that layout, with or without the collection
+        `params` at its top; `config` is the content or path of config.json, if it is not beside the checkpoint, and
+        `options` are those of the layout. `cast` lets dtypes differ.
+        **Returns** a module like `model`; its random streams keep their own state.
+        **Raises** PlanError with everything that is missing, not expected, or of another shape or dtype.
+        **Example**:
+
+        >>> from flax import nnx
+        >>> model = bs.open("linear.safetensors").to_nnx(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+        >>> model.bias[...]
+        Array([0., 1., 2.], dtype=float32)
         """
-        from brainsurgery_jax.interop import laid_out, to_nnx
+        from brainsurgery_jax.interop import apply_layout, to_nnx
 
-        found = laid_out(self, "to_nnx", layout, config, options) if layout else self
+        found = apply_layout(self, "to_nnx", layout, config, options) if layout else self
         return to_nnx(found, model, cast=cast, lift=bool(layout))
 
     def to_linen(
@@ -37,16 +44,37 @@ class Checkpoint(Tensors):
         options: Any = None,
         cast: bool = False,
     ) -> Any:
-        """The variables of a Flax Linen module: nested dicts of jax Arrays, or the structure of `template`, which is
-        checked. The other arguments are those of `to_nnx`."""
-        from brainsurgery_jax.interop import laid_out, to_linen
+        """Read these tensors as the variables of a Flax Linen module.
 
-        found = laid_out(self, "to_linen", layout, config, options) if layout else self
+        **Arguments**: `template`: variables whose names, shapes and dtypes must be found. The other arguments are those
+        of `to_nnx`.
+        **Returns** nested dicts of JAX arrays, or the structure of `template`.
+        **Raises** PlanError with every difference from `template`.
+        **Example**:
+
+        >>> bs.open("linear.safetensors").to_linen()["bias"]
+        Array([0., 1., 2.], dtype=float32)
+        """
+        from brainsurgery_jax.interop import apply_layout, to_linen
+
+        found = apply_layout(self, "to_linen", layout, config, options) if layout else self
         return to_linen(found, template, cast=cast, lift=bool(layout))
 
 
 def open(path: str) -> Checkpoint:
-    """A lazy, immutable checkpoint: names, shapes and dtypes from its header; values when asked for."""
+    """Open a checkpoint of any format. Only its headers are read; a tensor is read when it is looked up.
+
+    **Arguments**: the path of a file or a folder, or a part of one: `PATH::PART`.
+    **Returns** a `Checkpoint`: a lazy, immutable mapping from names to numpy arrays.
+    **Raises** StoreError for what cannot be read.
+    **Example**:
+
+    >>> checkpoint = bs.open("model.safetensors")
+    >>> list(checkpoint)
+    ['bias', 'layers.0.w', 'layers.1.w']
+    >>> checkpoint["bias"]
+    array([0., 1., 2., 3.], dtype=float32)
+    """
     return Checkpoint.open(path)
 
 

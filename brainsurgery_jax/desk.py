@@ -20,7 +20,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, StoreE
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import Node, dump_yaml
-from brainsurgery_jax.session import PROMPT, Outcome, Session, nodes
+from brainsurgery_jax.session import PROMPT, Session, StepOutcome, nodes
 from brainsurgery_jax.wording import counted, few
 
 Next = Literal["step", "confirm", "end"]
@@ -36,13 +36,13 @@ class Remark(NamedTuple):
     mood: Mood = "plain"
 
 
-class Notes(NamedTuple):
+class StepNotes(NamedTuple):
     """Diagnostics of a step that was carried out."""
 
     diagnostics: tuple[Diagnostic, ...]
 
 
-Message = Remark | Notes | Said | Published
+Message = Remark | StepNotes | Said | Published
 
 
 class Reply(NamedTuple):
@@ -82,7 +82,7 @@ class Silence:
 class _Waiting(NamedTuple):
     """A step that waits for the user's consent, and what comes after it."""
 
-    outcome: Outcome
+    outcome: StepOutcome
     rest: tuple[Node, ...]
     warned: bool
 
@@ -156,9 +156,9 @@ class Desk:
 
     def _note(self, found: Sequence[Diagnostic]) -> None:
         if found:
-            self._tell(Notes(tuple(found)))
+            self._tell(StepNotes(tuple(found)))
 
-    def _run(self, outcome: Outcome, *, quiet: bool) -> Session:
+    def _run(self, outcome: StepOutcome, *, quiet: bool) -> Session:
         """The session after a step, its reports and outputs among the messages."""
         with self._front.watch(quiet=quiet) as listen:
 
@@ -198,7 +198,7 @@ class Desk:
             return ended
         return self._go_on(waiting.rest, waiting.warned)
 
-    def _preview(self, outcome: Outcome) -> bool:
+    def _preview(self, outcome: StepOutcome) -> bool:
         """Show what a step will do, if the flag `preview` is on and it does something."""
         writes = [f"writes {p.path}" for p in outcome.program.publications]
         told = "; ".join(filter(None, [impact(outcome.effects), *writes]))
@@ -207,7 +207,7 @@ class Desk:
         self._remark(f"preview: {told}")
         return True
 
-    def _carry_out(self, outcome: Outcome, warned: bool) -> Next | None:
+    def _carry_out(self, outcome: StepOutcome, warned: bool) -> Next | None:
         """Do a step that is understood; what is expected next, if it ends the session or tries to."""
         before = self.session
         self._note(outcome.program.diagnostics)
@@ -223,7 +223,7 @@ class Desk:
         self.session = after
         return self._leave()
 
-    def answer(self, outcome: Outcome, before: Session) -> None:
+    def answer(self, outcome: StepOutcome, before: Session) -> None:
         """Say in a line what a step did."""
         made = tuple(p for p in outcome.session.plan.inputs if p not in before.plan.inputs)
         moves = impact(outcome.effects, self.session.state.default_alias)
@@ -286,12 +286,12 @@ class Desk:
             path.write_text(dump_yaml(plan), encoding="utf-8")
         except OSError as error:
             raise StoreError(path, f"the plan cannot be written: {error.strerror}") from error
-        told = f" ({counted(out, 'step')} that only printed left out)" if (out := self._told()) else ""
+        told = f" ({counted(out, 'step')} that only printed left out)" if (out := self._count_reports()) else ""
         self._remark(f"wrote {file}: {counted(len(plan['transforms']), 'step')}{told}", "done")
         self.plan_files.add(path.resolve())
         self.kept = self.session
 
-    def _told(self) -> int:
+    def _count_reports(self) -> int:
         return len(self.session.only_told)
 
     # --- the end
@@ -308,7 +308,7 @@ class Desk:
 
     def _stays(self) -> bool:
         """Whether leaving would lose steps, and the user is told of it for the first time."""
-        if not self.asks or self.warned or self.session.plan.outputs or not (lost := self._lost()):
+        if not self.asks or self.warned or self.session.plan.outputs or not (lost := self._count_unsaved()):
             return False
         self.warned = True
         told = f"{counted(lost, 'step')} would be lost: there is no output. Once more to leave."
@@ -316,7 +316,7 @@ class Desk:
         self._remark("`save: out.safetensors` writes the tensors, `save-plan plan.yaml` the steps.", "caution")
         return True
 
-    def _lost(self) -> int:
+    def _count_unsaved(self) -> int:
         """Steps since the last plan or checkpoint was written."""
         now, kept = self.session, self.kept
         if len(now.state.publications) > len(kept.state.publications):
@@ -325,14 +325,14 @@ class Desk:
         return sum(id(step) not in known and at not in now.only_told for at, step in enumerate(now.steps))
 
 
-def unfinished(text: str) -> bool:
+def is_unfinished(text: str) -> bool:
     """Whether more lines belong to a text before it is a step: an empty line ends every text."""
     first, *others = text.split("\n")
     if not text.strip() or (others and not others[-1].strip()):
         return False
     if is_open(first) and not first.startswith("- "):
         return is_open(text)  # brackets over several lines end with the last of them
-    if others and all(line[:1].isalpha() and not unfinished(line) for line in (first, *others)):
+    if others and all(line[:1].isalpha() and not is_unfinished(line) for line in (first, *others)):
         return False  # a step on each line, as it was pasted
     return bool(others) or is_open(text) or first.startswith("- ") or _opens_block(first)
 

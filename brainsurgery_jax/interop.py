@@ -37,17 +37,17 @@ def to_nnx(checkpoint: Tensors, model: Any, *, cast: bool = False, lift: bool = 
         found = "the module is abstract, and so would its random streams stay: no checkpoint of parameters holds them"
         hint = "Give a module with streams of its own, `to_nnx(make())`, not `nnx.eval_shape(make)`."
         raise PlanError([Diagnostic("tree-differs", found, hint=hint)])
-    return nnx.merge(graph, random, _filled(checkpoint, named("model", state), "model", cast=cast, lift=lift))
+    return nnx.merge(graph, random, _fill(checkpoint, named("model", state), "model", cast=cast, lift=lift))
 
 
 def to_linen(checkpoint: Tensors, template: Any = None, *, cast: bool = False, lift: bool = False) -> Any:
     """The variables of a Linen module: nested dicts, or the structure of `template`; `lift` as in `to_nnx`."""
     if template is None:
         return nest({name: _put(checkpoint[name], None) for name in checkpoint})
-    return _filled(checkpoint, named("template", template), "template", cast=cast, lift=lift)
+    return _fill(checkpoint, named("template", template), "template", cast=cast, lift=lift)
 
 
-def _filled(checkpoint: Tensors, tree: Named, what: str, *, cast: bool, lift: bool) -> Any:
+def _fill(checkpoint: Tensors, tree: Named, what: str, *, cast: bool, lift: bool) -> Any:
     """The tree with the leaves of the checkpoint. Raises PlanError with every leaf that does not fit."""
     found = shift_between(checkpoint.avals, tree.tensors)
     if found is not None and lift and not found.add:
@@ -84,7 +84,7 @@ def _misfits(checkpoint: Tensors, tree: Named, names: Mapping[str, str], what: s
     avals = checkpoint.avals
     wanted = {name: aval_of(leaf) for name, leaf in tree.tensors.items()}
     missing = [name for name in wanted if names[name] not in avals]
-    for first, more in _alike(missing, _starred):
+    for first, more in _alike(missing, _mask_numbers):
         yield f"has no tensor '{first}'{more}, for which the {what} has a leaf.{did_you_mean(first, avals)}"
     found = {name: avals[names[name]] for name in wanted if names[name] in avals}
     for name, aval in found.items():
@@ -96,7 +96,7 @@ def _misfits(checkpoint: Tensors, tree: Named, names: Mapping[str, str], what: s
         yield f"{told}{more}. With `cast=True` {'they are' if more else 'it is'} cast"
     taken = set(names.values())
     spare = [name for name in avals if name not in taken]
-    for first, more in _alike(spare, _starred):
+    for first, more in _alike(spare, _mask_numbers):
         yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
 
 
@@ -109,7 +109,7 @@ def _alike(names: Iterable[str], kind: Callable[[str], Any]) -> Iterator[tuple[s
         yield first, f" (and {len(rest)} more alike)" if rest else ""
 
 
-def _starred(name: str) -> str:
+def _mask_numbers(name: str) -> str:
     """A name without its numbers."""
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
@@ -125,7 +125,9 @@ def _put(array: Any, leaf: Any) -> Any:
         return jnp.asarray(array) if sharding is None else jax.device_put(array, sharding)
 
 
-def laid_out(checkpoint: Tensors, call: str, layout: str, config: Config, options: Mapping[str, Any] | None) -> Tensors:
+def apply_layout(
+    checkpoint: Tensors, call: str, layout: str, config: Config, options: Mapping[str, Any] | None
+) -> Tensors:
     """The checkpoint, which has Hugging Face names, as a layout arranges it; for a call of this name."""
     beside = os.path.join(checkpoint.path, "config.json")
     found = config if config is not None or not os.path.exists(beside) else beside
@@ -156,11 +158,20 @@ def save(
 ) -> Report:
     """Write a pytree of arrays to a checkpoint, whole or not at all, as the output of a plan is written.
 
-    **Arguments**: the path and `format`, `shard`, `metadata`, `options`, `overwrite` mean what they mean in a plan's
-    output. `layout` names the layout that the tree is in; it is then written with Hugging Face names and shapes, for
-    which `config` tells the model's config.json (if it is a path, the files beside it come along into a folder).
-    **Raises** PlanError for a leaf that is no array, a dtype that the format has not, a tree that does not fit the
+    **Arguments**: the path and `format`, `shard`, `metadata`, `options`, `overwrite` are those of a plan's output.
+    `layout` names the layout that the tree is in, with its `layout_options`; the tree is then written with Hugging Face
+    names and shapes, for which `config` is the model's config.json (with a path, the files beside it are copied into an
+    output folder). `durable` flushes files to disk before publishing.
+    **Returns** a `Report`.
+    **Raises** PlanError for a leaf that is no array, a dtype that the format lacks, a tree that does not fit the
     layout; StoreError for what cannot be written.
+    **Example**:
+
+    >>> import numpy as np
+    >>> bs.save("tree.safetensors", {"layer": {"w": np.ones((2, 2), np.float32)}}).published
+    (('tree.safetensors', 16, 1),)
+    >>> list(bs.open("tree.safetensors"))
+    ['layer.w']
     """
     found = named(TREE, tree)
     keys = {name: leaf for name, leaf in found.tensors.items() if _is_key(leaf)}
@@ -175,9 +186,9 @@ def save(
     plan = {
         "inputs": [f"model::{place}"],
         "transforms": [] if layout is None else [_step(step)],
-        "output": _given(output) | {"sidecars": place != TREE, "metadata": {**notes, **(metadata or {})}},
+        "output": _drop_unset(output) | {"sidecars": place != TREE, "metadata": {**notes, **(metadata or {})}},
     }
-    source = MemorySource(place, found.tensors, _ordered(found), {})
+    source = MemorySource(place, found.tensors, _avals_of(found), {})
     with closing(Files(overwrite=overwrite, sources={os.path.realpath(place): source})) as world:
         try:
             return load(plan).run(overwrite=overwrite, durable=durable, world=world)
@@ -185,15 +196,15 @@ def save(
             raise bad.of_call("save") from bad
 
 
-def _ordered(tree: Named) -> dict[str, Aval]:
+def _avals_of(tree: Named) -> dict[str, Aval]:
     return {name: aval_of(tree.tensors[name]) for name in tree.names}
 
 
 def _step(layout: Mapping[str, Any]) -> dict[str, Any]:
-    return {"layout": _given(layout)}
+    return {"layout": _drop_unset(layout)}
 
 
-def _given(keys: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_unset(keys: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in keys.items() if value is not None}
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in found.items()}
 

@@ -32,12 +32,12 @@ from brainsurgery_jax.keys import (
     read_keywords,
     role_of,
 )
-from brainsurgery_jax.protocol import Dest, Edit, Expr, Placed, Report, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, Expr, PendingReport, Placed, Verdict, View
 from brainsurgery_jax.select import Ref
 
 BuildFn = TypeVar("BuildFn", bound="Callable[..., Expr]")
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
-SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | Report]")
+SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | PendingReport]")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
 
 
@@ -151,7 +151,7 @@ class ControlOp(Op):
 class SinkOp(Op):
     """Looks at tensors: an assert yields a verdict, a report yields text."""
 
-    fn: Callable[..., Verdict | Report]
+    fn: Callable[..., Verdict | PendingReport]
 
 
 class NameTaken(Exception):
@@ -291,7 +291,7 @@ class Assertion:
 
     def ask(self, view: View) -> Verdict:
         verdict = self.op.fn(view, **self.params)
-        assert not isinstance(verdict, Report)
+        assert not isinstance(verdict, PendingReport)
         return Placed(verdict, self.at) if self.at else verdict
 
 

@@ -49,10 +49,19 @@ _loaded = _Loaded()
 
 
 def register(*paths: str | os.PathLike[str]) -> None:
-    """Make the ops of Python files known, for every plan that is loaded from now on. Raises PlanError.
+    """Load user-defined ops from Python files, for every plan that is loaded from now on.
 
-    A file that has not changed since it was registered is not run again; one that has takes the place of what it was.
-    A file of which anything is wrong adds nothing.
+    A file that has not changed since it was registered is not run again; one that has changed replaces its ops. A file
+    with any mistake adds nothing.
+
+    **Arguments**: paths of Python files. Each is run as a module: register only files that you trust.
+    **Returns** None.
+    **Raises** PlanError with the mistakes of all files: one that cannot be read, fails, registers nothing, or uses a
+    name that is taken.
+    **Example**:
+
+    >>> bs.register("my_ops.py")
+    >>> bs.load("plan.yaml", "transforms=[{twice: {target: bias}}]").check()
     """
     problems: list[Diagnostic] = []
     for path in (os.fspath(p) for p in paths):

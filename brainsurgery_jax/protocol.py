@@ -335,7 +335,7 @@ class Placed(NamedTuple):
 Verdict = Known | Pending | Every | Some | Negated | Placed
 
 
-class Report(NamedTuple):
+class PendingReport(NamedTuple):
     """A document for the user: `show` makes it from the answers of the pending reductions, in order."""
 
     pending: tuple[Pending, ...]
@@ -346,9 +346,9 @@ class Report(NamedTuple):
         return self.show([answers[question] for question in self.pending])
 
 
-def report(document: Document) -> Report:
+def report(document: Document) -> PendingReport:
     """The report of a document that waits for no answer."""
-    return Report((), lambda answers: document)
+    return PendingReport((), lambda answers: document)
 
 
 def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | None:

@@ -19,12 +19,12 @@ from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.program import flatten
 from brainsurgery_jax.lower.state import matching
 from brainsurgery_jax.op import OPS, Assertion, Field, Op, SinkOp, element_role
-from brainsurgery_jax.plan.model import Input, Plan, Step
+from brainsurgery_jax.plan.model import Input, PlanData, Step
 from brainsurgery_jax.plan.oly import parse_oly
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, get
 from brainsurgery_jax.plan.variables import with_variables
-from brainsurgery_jax.protocol import Report
+from brainsurgery_jax.protocol import PendingReport
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.world import Files
@@ -33,7 +33,7 @@ PROMPT = "<prompt>"
 """The file that places in typed text are said to be in."""
 
 
-class Outcome(NamedTuple):
+class StepOutcome(NamedTuple):
     """A step that is understood and not carried out yet: the session after it, what it does to the names, and what must
     be computed for it."""
 
@@ -82,7 +82,7 @@ class Session:
     `before` is the session before the last step, `after` the one that an undo left. `options` are those of each step.
     """
 
-    plan: Plan
+    plan: PlanData
     state: State
     world: Files
     variables: Node | None = None
@@ -98,12 +98,20 @@ class Session:
 
     @classmethod
     def begin(cls, plan: api.Plan | None = None, world: Files | None = None, **options: Unpack[RunKeywords]) -> Session:
-        """The session before the steps of a plan, its inputs opened. Raises PlanError.
+        """Begin a session: open the inputs of a plan. Its own steps are not taken: `session.step(*plan.data.steps)`.
 
-        The plan's own steps are not taken: `session.step(*plan.data.steps)` does that. `options` are the keywords of
-        `run`, for every step; `dry_run` is turned off by `set` again.
+        **Arguments**: a plan (default: one without inputs), and the files that it sees (default: those on disk).
+        `options` are the keywords of `run`, for every step; the op `set` turns `dry_run` off again.
+        **Returns** the session before the first step.
+        **Raises** PlanError for an input that cannot be opened.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session
+        <Session: 1 aliases, 0 steps>
+        >>> session.close()
         """
-        return cls.begin_with(plan or api.Plan(Plan()), world, RunOptions(**options))
+        return cls.begin_with(plan or api.Plan(PlanData()), world, RunOptions(**options))
 
     @classmethod
     def begin_with(cls, plan: api.Plan, world: Files | None, options: RunOptions) -> Session:
@@ -118,13 +126,30 @@ class Session:
         return cls(data, state, files, plan.variables, options)
 
     def close(self) -> None:
-        """Close the checkpoints that this session, and all before it, opened."""
+        """Close the checkpoints that this session, and all before it, opened.
+
+        **Returns** None.
+        **Raises** nothing.
+        **Example**:
+
+        >>> bs.Session.begin().close()
+        """
         self.world.close()
 
     # --- text
 
     def parse(self, text: str) -> tuple[Step, ...]:
-        """The steps that a text spells. Raises PlanError."""
+        """Parse steps as they are typed at the prompt.
+
+        **Arguments**: steps in YAML, or one step a line in the short form.
+        **Returns** the steps, ready for `step`.
+        **Raises** PlanError for text that spells no steps.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> [step.op.name for step in session.parse("delete: {target: bias}")]
+        ['delete']
+        """
         return tuple(self.understand(node) for node in nodes(text))
 
     def understand(self, node: Node) -> Step:
@@ -135,13 +160,13 @@ class Session:
         return step
 
     def _read(self, node: Node) -> tuple[Step, tuple[Diagnostic, ...]]:
-        filled, unfilled = self._filled(node)
+        filled, unfilled = self._fill_variables(node)
         if unfilled:
             return Step(None, {}, node.span), unfilled
         step, problems = parse_step(filled, self.state.default_alias)
         return step, problems if self.state.spaces else _without_checkpoint(problems)
 
-    def _filled(self, node: Node) -> tuple[Node, tuple[Diagnostic, ...]]:
+    def _fill_variables(self, node: Node) -> tuple[Node, tuple[Diagnostic, ...]]:
         """A node with the plan's variables filled in."""
         entries = (("vars", self.variables), ("step", node))
         root = Map(tuple((Scalar(k, k, node.span), v) for k, v in entries if v is not None), node.span)
@@ -150,9 +175,22 @@ class Session:
 
     # --- steps
 
-    def step(self, *steps: Step) -> Outcome:
-        """What comes of steps, all or none of them. Reads headers; computes only the numbers that shapes depend on.
-        Raises PlanError."""
+    def step(self, *steps: Step) -> StepOutcome:
+        """Take steps, all or none of them. Reads headers; computes only the numbers that shapes depend on.
+
+        **Arguments**: steps, as `parse` returns them.
+        **Returns** a `StepOutcome`: the effects on names, and the session after them. Its `run` computes what the
+        steps report, and publishes what they save.
+        **Raises** PlanError for a step that cannot run; this session is unchanged.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> outcome = session.step(*session.parse("delete: {target: bias}"))
+        >>> outcome.effects[0].deleted
+        ('model::bias',)
+        >>> outcome.run()
+        <Session: 1 aliases, 1 steps>
+        """
         last = self
         for step in steps:
             last = last._next(step)
@@ -161,8 +199,8 @@ class Session:
         for p in made:
             self._refuse_open(p)
         notes = new.diagnostics[len(old.diagnostics) :]
-        program = Program(new.checks[len(old.checks) :], self._forced(made), (), notes)
-        return Outcome(last, new.effects[len(old.effects) :], program)
+        program = Program(new.checks[len(old.checks) :], self._force(made), (), notes)
+        return StepOutcome(last, new.effects[len(old.effects) :], program)
 
     def _next(self, step: Step) -> Session:
         state = lower_step(self.state, step, self.world, self._answer)
@@ -193,40 +231,76 @@ class Session:
         origin = space.extras.origin
         return Input(alias, origin, after.effects[-1].step.span) if alone and origin else None
 
-    def _forced(self, made: Sequence[Publication]) -> tuple[Publication, ...]:
+    def _force(self, made: Sequence[Publication]) -> tuple[Publication, ...]:
         return tuple(p._replace(overwrite=True) if self.world.overwrite else p for p in made)
 
     def _refuse_open(self, p: Publication) -> None:
         """Refuse to replace a checkpoint that later steps still read."""
-        for path in self.world.opened:
+        for path in self.world.open_keys:
             if inside(self.world.key(p.path), path):
                 message = f"save: '{p.path}' is or holds a checkpoint that this session reads"
                 hint = "Save to another path. The plan's output may replace an input: it is written at the very end."
                 raise PlanError([Diagnostic("output-inside", message, p.span, hint)])
 
     def undo(self) -> Session:
-        """The session before the last step; this one if there was none. Files that were saved stay."""
+        """Undo the last step. Files that it saved stay.
+
+        **Returns** the session before the step; this one if there was none.
+        **Raises** nothing.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session.step(*session.parse("delete: {target: bias}")).session.undo()
+        <Session: 1 aliases, 0 steps>
+        """
         return self if self.before is None else replace(self.before, after=self)
 
     def redo(self) -> Session:
-        """The session that the last undo left; this one if there was none. Nothing is computed or saved again."""
+        """Redo the step that the last `undo` left. Nothing is computed or saved again.
+
+        **Returns** the session after the step; this one if nothing was undone.
+        **Raises** nothing.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session.step(*session.parse("delete: {target: bias}")).session.undo().redo()
+        <Session: 1 aliases, 1 steps>
+        """
         return self if self.after is None else self.after
 
-    def finish(self) -> Outcome:
-        """The outputs of the plan, ready to be written. Raises PlanError."""
+    def finish(self) -> StepOutcome:
+        """Prepare the outputs of the plan.
+
+        **Returns** a `StepOutcome`; its `run` writes and publishes them.
+        **Raises** PlanError for an output that cannot be written.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml", "output=finished.safetensors"))
+        >>> session.finish().run()
+        <Session: 1 aliases, 0 steps>
+        >>> len(bs.open("finished.safetensors"))
+        3
+        """
         self.world.settle()
         made, problems = publications(self.state, self.plan, self.world)
         if found := _errors(problems):
             raise PlanError(found)
         own = tuple(p for p in made if not any(p is q for q in self.state.publications))
-        return Outcome(self, (), Program((), self._forced(own), (), problems))
+        return StepOutcome(self, (), Program((), self._force(own), (), problems))
 
     # --- looking
 
     def to_plan(self, *, everything: bool = False) -> dict[str, Any]:
-        """Plain data of a plan that reproduces the session: inputs, seed, the steps that stand, outputs.
+        """Export the session as a plan.
 
-        Steps that only printed are left out, unless `everything` is wanted.
+        **Arguments**: `everything` includes steps that only printed.
+        **Returns** plain data of a plan that reproduces the session: inputs, seed, steps, outputs.
+        **Raises** nothing.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session.step(*session.parse("delete: {target: bias}")).session.to_plan()["transforms"]
+        [{'delete': {'target': 'bias'}}]
         """
         whole: dict[str, Any] = {}
         if self.plan.inputs:
@@ -240,7 +314,17 @@ class Session:
         return whole
 
     def preview(self, text: str) -> Preview:
-        """What the steps of a text would do, as far as headers tell. Nothing is computed, opened or kept."""
+        """Preview the steps of a text from headers alone. Nothing is computed, opened or kept.
+
+        **Arguments**: text as for `parse`.
+        **Returns** a `Preview`: names that are matched, created, changed and deleted, and mistakes.
+        **Raises** nothing: a mistake is in `problems`.
+        **Example**:
+
+        >>> session = bs.Session.begin(bs.load("plan.yaml"))
+        >>> session.preview("delete: {target: bias}").deleted
+        ('model::bias',)
+        """
         try:
             found = nodes(text)
         except PlanError as bad:
@@ -322,12 +406,12 @@ def _only_tells(step: Step, before: State, after: State) -> bool:
     """Whether a step printed something and did nothing else."""
     said = after.checks[len(before.checks) :]
     if isinstance(step.op, SinkOp):
-        return any(isinstance(check.says, Report) and not check.logged for check in said)
+        return any(isinstance(check.says, PendingReport) and not check.logged for check in said)
     same = after.flags == before.flags and len(after.publications) == len(before.publications)
-    return bool(said) and same and _held(after) == _held(before)
+    return bool(said) and same and _contents(after) == _contents(before)
 
 
-def _held(state: State) -> dict[str, Any]:
+def _contents(state: State) -> dict[str, Any]:
     """What the aliases hold."""
     return {alias: (space.names, space.extras) for alias, space in state.spaces.items()}
 
@@ -337,15 +421,15 @@ def _matches(step: Step, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
     name = next(iter(step.text), "") if isinstance(step.text, dict) else ""
     op = step.op or OPS.get(name)
     if op is not None:
-        yield from _matched(op, step.params, state)
+        yield from _walk_matches(op, step.params, state)
 
 
-def _matched(op: Op, params: Any, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _walk_matches(op: Op, params: Any, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
     for f in op.fields():
         value = params.get(f.param)
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, Assertion):
-                yield from _matched(item.op, item.params, state)
+                yield from _walk_matches(item.op, item.params, state)
             elif isinstance(item, Ref) and _is_pattern(f) and (space := state.spaces.get(item.alias)) is not None:
                 try:
                     yield f.key, tuple(n for n, _ in matching(item, space.names))

@@ -27,7 +27,16 @@ class Tensors(Mapping[str, "np.ndarray"]):
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """The checkpoint at a path, or a part of it: `PATH::PART`. Raises StoreError."""
+        """Open a checkpoint of any format. See `brainsurgery_jax.open`.
+
+        **Arguments**: the path of a file or a folder, or a part of one: `PATH::PART`.
+        **Returns** the lazy mapping.
+        **Raises** StoreError for what cannot be read.
+        **Example**:
+
+        >>> bs.Checkpoint.open("model.safetensors")
+        <Checkpoint model.safetensors: 3 tensors, 144 bytes>
+        """
         source = open_source(path)
         return cls(source, {name: info.aval for name, info in source.header.tensors.items()})
 
@@ -62,14 +71,31 @@ class Tensors(Mapping[str, "np.ndarray"]):
         return self._source
 
     def select(self, pattern: str | list[str]) -> Self:
-        """The part whose names match a regex (in full) or a structured pattern. Raises ValueError for a bad one."""
+        """Select tensors by name. Nothing is read.
+
+        **Arguments**: a regular expression that matches whole names, or a structured pattern (a list).
+        **Returns** the part whose names match.
+        **Raises** ValueError for a pattern that cannot be read.
+        **Example**:
+
+        >>> list(bs.open("model.safetensors").select("layers.*w"))
+        ['layers.0.w', 'layers.1.w']
+        """
         compiled = compile_pattern(tuple(pattern) if isinstance(pattern, list) else pattern)
         chosen = {name for name, _ in compiled.matches(self._avals)}
         return type(self)(self._source, {n: a for n, a in self._avals.items() if n in chosen}, self._prefix)
 
     def below(self, key: str) -> Self:
-        """The part below a key such as `params` or `model.layers.0`, under the names that it has there. Raises KeyError
-        if there is none."""
+        """Select the tensors below a key. Nothing is read.
+
+        **Arguments**: a key such as `params` or `model.layers.0`.
+        **Returns** the part below it, under the names that it has there.
+        **Raises** KeyError if nothing is below the key.
+        **Example**:
+
+        >>> list(bs.open("model.safetensors").below("layers"))
+        ['0.w', '1.w']
+        """
         head = f"{key}."
         part = {name[len(head) :]: aval for name, aval in self._avals.items() if name.startswith(head)}
         if not part:
@@ -80,7 +106,15 @@ class Tensors(Mapping[str, "np.ndarray"]):
         return type(self)(self._source, part, self._prefix + head)
 
     def to_pytree(self) -> dict[str, Any]:
-        """Nested dicts along the dots of the names, of numpy arrays. Raises ValueError if `a` stands beside `a.b`."""
+        """Read all tensors as a pytree.
+
+        **Returns** nested dicts of numpy arrays, along the dots of the names.
+        **Raises** ValueError if there are tensors `a` and `a.b`, StoreError for what cannot be read.
+        **Example**:
+
+        >>> sorted(bs.open("model.safetensors").to_pytree()["layers"])
+        ['0', '1']
+        """
         return nest({name: self[name] for name in self})
 
     def __getitem__(self, name: str) -> np.ndarray:

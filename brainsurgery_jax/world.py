@@ -58,7 +58,7 @@ class Files:
         return twin
 
     @property
-    def opened(self) -> tuple[str, ...]:
+    def open_keys(self) -> tuple[str, ...]:
         """The checkpoints that are open, each by its `key`."""
         return tuple(dict.fromkeys(address.path for address in self._sources))
 

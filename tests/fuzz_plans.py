@@ -97,7 +97,7 @@ class Fuzzer:
             node = parse_oly(case.line)
             key = Scalar("transforms", "transforms", node.span)
             root = Map((*root.entries, (key, List((node,), node.span))), root.span)
-        plan = api.parsed(root)
+        plan = api.parse_document(root)
         program = lower(start(plan.data, self.world), plan.data, self.world)
         return (*plan.problems, *program.diagnostics)
 

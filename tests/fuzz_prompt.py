@@ -24,7 +24,7 @@ import brainsurgery_jax.select.pattern as pattern_module
 from brainsurgery_jax.cli.prompt.glance import glance
 from brainsurgery_jax.cli.prompt.mistakes import tell
 from brainsurgery_jax.completion.candidates import complete
-from brainsurgery_jax.desk import COMMANDS, Desk, Reply, unfinished
+from brainsurgery_jax.desk import COMMANDS, Desk, Reply, is_unfinished
 from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.session import Session
 from tests import fuzz_texts
@@ -49,7 +49,7 @@ def actions(desk: Desk, text: str, random: Random) -> dict[str, Callable[[], obj
     """What the prompt does with a text, from its first letter on."""
     begun = text[: random.randrange(len(text) + 1)]
     return {
-        "unfinished": lambda: unfinished(text),
+        "unfinished": lambda: is_unfinished(text),
         "complete": lambda: complete(begun, desk.session, COMMANDS),
         "glance": lambda: glance(text, desk.session),
         "take": lambda: desk.take(text),

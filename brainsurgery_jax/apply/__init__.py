@@ -39,7 +39,7 @@ from brainsurgery_jax.apply.names import named
 from brainsurgery_jax.apply.result import rebuilt
 from brainsurgery_jax.apply.traced import abstract, traced
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
-from brainsurgery_jax.plan.model import Plan
+from brainsurgery_jax.plan.model import PlanData
 
 Checks = Literal["raise", "return", "skip"]
 
@@ -78,7 +78,7 @@ def apply(
     return (result, verdicts) if checks == "return" else result
 
 
-def _bound(plan: Plan, tree: Any, trees: Mapping[str, Any]) -> dict[str, Any]:
+def _bound(plan: PlanData, tree: Any, trees: Mapping[str, Any]) -> dict[str, Any]:
     """Trees by alias, the positional one first."""
     inputs = [i.alias for i in plan.inputs]
     first = inputs[0] if inputs else "model"

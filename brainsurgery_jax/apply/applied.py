@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import State
-from brainsurgery_jax.plan.model import Plan
+from brainsurgery_jax.plan.model import PlanData
 
 
 class Applied(NamedTuple):
     """A plan lowered onto trees: the state after its last step, the leaves, and the alias whose tree is returned."""
 
-    plan: Plan
+    plan: PlanData
     state: State
     given: Mapping[Expr, Any]
     alias: str

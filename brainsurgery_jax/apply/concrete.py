@@ -20,7 +20,7 @@ from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.protocol import Pending, Report, settle
+from brainsurgery_jax.protocol import Pending, PendingReport, settle
 
 Result = tuple[dict[str, Any], dict[str, Any]]
 
@@ -74,7 +74,7 @@ def _judge(checks: Sequence[Check], leaves: Mapping[Expr, Any], show: Show, *, r
     out = {}
     for check in checks:
         match check.says:
-            case Report() as report:
+            case PendingReport() as report:
                 show(report.document(answers))
             case verdict:
                 known = settle(verdict, answers)

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from brainsurgery_jax.errors import Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.plan.model import Plan, Step
-from brainsurgery_jax.protocol import Report, Verdict
+from brainsurgery_jax.plan.model import PlanData, Step
+from brainsurgery_jax.protocol import PendingReport, Verdict
 
 
-def asserts_of(plan: Plan, checks: Sequence[Check]) -> dict[str, Check]:
+def asserts_of(plan: PlanData, checks: Sequence[Check]) -> dict[str, Check]:
     """The asserts on values among the checks, by label, in the order of the plan."""
     counts: Counter[str] = Counter()
     out = {}
     for check in checks:
-        if isinstance(check.says, Report):
+        if isinstance(check.says, PendingReport):
             continue
         label = _label(_number(plan, check.step), check.step.label, check.step.span)
         counts[label] += 1
@@ -27,18 +27,18 @@ def asserts_of(plan: Plan, checks: Sequence[Check]) -> dict[str, Check]:
 
 def verdict_in(check: Check) -> Verdict:
     """What an assert says; text and reports are none."""
-    assert not isinstance(check.says, Report)
+    assert not isinstance(check.says, PendingReport)
     return check.says
 
 
-def guard_label(plan: Plan, call: Expr) -> str:
+def guard_label(plan: PlanData, call: Expr) -> str:
     """The label of all that a step's kernels may refuse."""
     number, step = next(((n, s) for n, s in enumerate(plan.steps, 1) if s.span == call.span), (0, None))
     assert call.kernel is not None
     return _label(number, step.op.name if step and step.op else call.kernel.name, call.span)
 
 
-def _number(plan: Plan, step: Step) -> int:
+def _number(plan: PlanData, step: Step) -> int:
     return next((n for n, s in enumerate(plan.steps, 1) if s is step), 0)
 
 

@@ -15,7 +15,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Space, State, lower_steps, start
 from brainsurgery_jax.lower.outputs import alias_of
-from brainsurgery_jax.plan.model import Output, Plan, Step
+from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.world import Files
@@ -55,7 +55,7 @@ class Loaded(Protocol):
     """A plan as `load` yields it: its steps, and what is wrong with them."""
 
     @property
-    def data(self) -> Plan: ...
+    def data(self) -> PlanData: ...
     @property
     def errors(self) -> tuple[Diagnostic, ...]: ...
 
@@ -77,7 +77,7 @@ def lowered(plan: Loaded, given: Mapping[str, Named], world: Trees, *, values: b
     return Applied(data, after, leaves, _returned_alias(data, after, next(iter(given), None)))
 
 
-def _start(plan: Plan, world: Trees) -> State:
+def _start(plan: PlanData, world: Trees) -> State:
     read = start(replace(plan, inputs=tuple(i for i in plan.inputs if i.alias not in world.given)), world)
     found = {**read.spaces, **world.spaces()}
     order = dict.fromkeys((*(i.alias for i in plan.inputs), *found))
@@ -85,7 +85,7 @@ def _start(plan: Plan, world: Trees) -> State:
     return replace(read, spaces={a: found[a] for a in order}, default_alias=default)
 
 
-def _check(plan: Plan, world: Trees) -> State:
+def _check(plan: PlanData, world: Trees) -> State:
     """The state after the plan with every number at its bound: for its diagnostics."""
     with closing(world.twin()) as twin:
         return lower_steps(_start(plan, twin), plan.steps, twin)
@@ -107,7 +107,7 @@ def _needs_values(step: Step) -> Diagnostic:
 # --- Plans without inputs ---------------------------------------------------------------------------------------------
 
 
-def _with_alias(plan: Loaded, given: Mapping[str, Named]) -> tuple[Plan, tuple[Diagnostic, ...]]:
+def _with_alias(plan: Loaded, given: Mapping[str, Named]) -> tuple[PlanData, tuple[Diagnostic, ...]]:
     """The plan, its references without an alias meaning the first tree where the plan has no inputs of its own."""
     data, problems = plan.data, plan.errors
     if data.inputs or not given or not any(p.code == "ref-no-alias" for p in problems):
@@ -124,7 +124,7 @@ def _with_alias(plan: Loaded, given: Mapping[str, Named]) -> tuple[Plan, tuple[D
 # --- What is returned -------------------------------------------------------------------------------------------------
 
 
-def _returned_alias(plan: Plan, state: State, first: str | None) -> str:
+def _returned_alias(plan: PlanData, state: State, first: str | None) -> str:
     """The alias whose tree is returned: that of the (first) output; where no step wrote anything, the first tree."""
     output = plan.outputs[0] if plan.outputs else Output("")
     if output.alias is None and not (state.written or state.written_within) and first is not None:

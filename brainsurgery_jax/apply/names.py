@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.store.key_paths import Index, Path
+from brainsurgery_jax.store.key_paths import ListIndex, Path
 
 BOXES = ("Variable", "VariableState", "AxisMetadata")
 """Classes of Flax that wrap a leaf (or a small tree) and add a key of their own to its path."""
@@ -57,7 +57,7 @@ def _is_box(node: Any) -> bool:
 def _key(key: Any) -> str | int:
     """A key as a name has it: a place in a sequence, an integer key of a dict, else text."""
     if isinstance(key, jax.tree_util.SequenceKey):
-        return Index(key.idx)
+        return ListIndex(key.idx)
     found = next((getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)), key)
     return found if type(found) is int else str(found)
 

@@ -17,7 +17,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.op import Kernel
-from brainsurgery_jax.protocol import Every, Known, Negated, Pending, Placed, Report, Some, Verdict
+from brainsurgery_jax.protocol import Every, Known, Negated, Pending, PendingReport, Placed, Some, Verdict
 
 Static = tuple[tuple[str, Any], ...]
 Result = tuple[dict[str, Any], dict[str, Any]]
@@ -119,12 +119,12 @@ def verdict_of(verdict: Verdict, values: Values) -> Any:
 
 def _report(checks: Sequence[Check], show: Show) -> None:
     """Hand over the reports that need no values. Raises PlanError for reports that do."""
-    bad = [c for c in checks if isinstance(c.says, Report) and c.says.pending]
+    bad = [c for c in checks if isinstance(c.says, PendingReport) and c.says.pending]
     if bad:
         hint = "Use `verbosity: shape`, leave the step out, or apply the plan outside of `jax.jit`."
         raise PlanError(_diagnostics(bad, "cannot print values while JAX traces", hint))
     for check in checks:
-        if isinstance(check.says, Report):
+        if isinstance(check.says, PendingReport):
             show(check.says.document({}))
 
 
@@ -187,7 +187,7 @@ def roots_of(applied: Applied, asserts: Mapping[str, Check]) -> list[Expr]:
 def abstract(applied: Applied, checks: str, show: Show) -> Result:
     """Leaves by name and verdicts by label, as shapes and dtypes; `show` gets the reports that need no values."""
     asserts = asserts_of(applied.plan, applied.state.checks)
-    _report([c for c in applied.state.checks if not isinstance(c.says, Report) or not c.says.pending], show)
+    _report([c for c in applied.state.checks if not isinstance(c.says, PendingReport) or not c.says.pending], show)
     labels = [*asserts, *(guard_label(applied.plan, e) for e in guards(roots_of(applied, asserts)))]
     return (
         {name: _abstract(e, applied.given) for name, e in applied.names.items()},

@@ -98,12 +98,12 @@ class Commands(TyperGroup):
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as stop:
             if json:
-                show.failure([command_error_data("interrupted", show.told_of(stop))], 130)
+                show.failure([command_error_data("interrupted", show.notes_of_stop(stop))], 130)
             else:
-                show.stopped("interrupted", stop)
+                show.print_stop("interrupted", stop)
             raise typer.Exit(130) from None
         except Stopped as stop:
-            show.stopped(stop.word, stop)
+            show.print_stop(stop.word, stop)
             raise
 
 
@@ -151,9 +151,9 @@ def _app(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Change neural-network checkpoints by a plan: checked from headers, then streamed.
+    """Edit neural-network checkpoints by a plan, checked from headers and then streamed.
 
-    Without a command, runs the plan: `brainsurgery-jax PLAN.yaml seed=1` is `brainsurgery-jax run PLAN.yaml seed=1`.
+    Without a command, it runs the plan: `brainsurgery-jax PLAN.yaml seed=1` is `brainsurgery-jax run PLAN.yaml seed=1`.
     Start with `brainsurgery-jax demo`.
     """
 
@@ -173,7 +173,7 @@ def _in_ops_of_the_user(defect: Exception) -> object:
     return None if plugins is None else plugins.blamed(defect)
 
 
-def _stopped_within(defect: Exception) -> int | None:
+def _exit_code_of_stop(defect: Exception) -> int | None:
     """The exit code of a command that was stopped in the middle of something that made an error of it, such as the
     import of a library; None if it was not."""
     from brainsurgery_jax.errors import cause_of
@@ -202,7 +202,7 @@ def main() -> None:
     except Exception as defect:
         if _COMPLETES in os.environ:  # a shell would show the error in the line that is typed
             sys.exit(1)
-        if (code := _stopped_within(defect)) is not None:
+        if (code := _exit_code_of_stop(defect)) is not None:
             sys.exit(code)
         # The one place that catches everything: a user gets a sentence, and a traceback for the asking.
         if (own := _in_ops_of_the_user(defect)) is not None:

@@ -17,7 +17,7 @@ from brainsurgery_jax.layout.library import family_names, layout_names, layouts_
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.proof import Proof, proofs
 from brainsurgery_jax.rendering.data import diagnostic_data
-from brainsurgery_jax.rendering.text import aligned
+from brainsurgery_jax.rendering.text import align_columns
 from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size
 from brainsurgery_jax.world import DEFAULT_SHARD, Files
@@ -93,7 +93,7 @@ def layouts(words: Sequence[str], *, json: bool) -> int:
         show.result("\n".join(line for layout in found for line in _page(layout)))
     else:
         rows = [(layout.name, ", ".join(layout.models) or "every model", layout.doc) for layout in found]
-        show.result("\n".join(aligned(rows)))
+        show.result("\n".join(align_columns(rows)))
     return 0
 
 
@@ -111,8 +111,8 @@ def _page(layout: Layout) -> list[str]:
     ])  # fmt: skip
     rows = [("for", ", ".join(layout.models) or "every model"), ("options", options or "none"), ("see", layout.source)]
     rules = [(rule.hf[0].text, "<->", rule.to[0].text, _ops(rule.ops)) for rule in layout.rules]
-    head = [layout.name, "", layout.doc, "", *aligned([row for row in rows if row[1]])]
-    return [*head, "", *aligned(rules)] if rules else [*head, "", "every tensor keeps its name"]
+    head = [layout.name, "", layout.doc, "", *align_columns([row for row in rows if row[1]])]
+    return [*head, "", *align_columns(rules)] if rules else [*head, "", "every tensor keeps its name"]
 
 
 def _ops(uses: Iterable[Any]) -> str:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.rendering.text import aligned
+from brainsurgery_jax.rendering.text import align_columns
 
 LAYERS, WIDTH, WORDS, PLACES = 2, 64, 256, 32
 
@@ -75,7 +75,7 @@ def _next(keep: str | None) -> str:
         ("brainsurgery-jax schema", "for editors that complete plans"),
     ]
     rows = [(f"  {command}", f"# {what}") for command, what in (again if keep else fresh) + more]
-    return "\n".join(["", "What next:", *aligned(rows)])
+    return "\n".join(["", "What next:", *align_columns(rows)])
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class Wishes(NamedTuple):
 def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
     """Print what differs; yields the exit code: 0 nothing, 1 something, 2 it could not be told."""
     try:
-        found = _compared(left, right, wishes)
+        found = _compare(left, right, wishes)
     except StoreError as error:
         if json:
             show.failure([store_error_data(error)], TROUBLE)
@@ -56,7 +56,7 @@ def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
     return SAME if found.same else DIFFERENT
 
 
-def _compared(left: str, right: str, wishes: Wishes) -> Difference:
+def _compare(left: str, right: str, wishes: Wishes) -> Difference:
     memory = None
     try:
         if wishes.memory is not None:

@@ -21,7 +21,7 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
     outputs may replace what is there, whatever the plan says."""
     program = found.program
     lines: list[str] = []
-    for number, effect in _numbered(program.effects):
+    for number, effect in _number_steps(program.effects):
         lines += _step(number, effect, found, most)
     lines += [""] if lines else []
     for p, cut in zip(program.publications, found.cuts, strict=True):
@@ -36,7 +36,7 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
             lines.append(f"    with {named}")
         if carried := [key for key in p.metadata if key != "format"]:
             lines.append(f"    header metadata: {few(carried, most)}")
-        if replaced(p):
+        if is_replacement(p):
             needed = "" if overwrite or p.overwrite else "; needs `overwrite: true` or --overwrite"
             lines.append(f"    replaces {p.replaces}{needed}")
     if not program.publications:
@@ -49,7 +49,7 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
     return lines
 
 
-def replaced(p: Any) -> bool:
+def is_replacement(p: Any) -> bool:
     """Whether an output takes the place of something."""
     return p.replaces is not None and bool(p.replaces.files)
 
@@ -60,9 +60,9 @@ def replaces(p: Any) -> str:
     return f"replaces {where}{p.replaces}"
 
 
-def replaced_as_json(p: Any) -> dict[str, Any] | None:
+def replacement_as_json(p: Any) -> dict[str, Any] | None:
     """The same for scripts, with all names."""
-    return {"files": list(p.replaces.files), "bytes": p.replaces.nbytes} if replaced(p) else None
+    return {"files": list(p.replaces.files), "bytes": p.replaces.nbytes} if is_replacement(p) else None
 
 
 def _files(cut: Any) -> str:
@@ -72,7 +72,7 @@ def _files(cut: Any) -> str:
     return f"{counted(cut.files, 'file')}, {which} a file of an input as it stands: {show_size(cut.kept_bytes)}"
 
 
-def _numbered(effects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+def _number_steps(effects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     """The steps with their numbers; steps within a step have none, and stand further in."""
     for number, outer in enumerate(effects, 1):
         for depth, effect in outer.walk():
@@ -125,7 +125,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
             "bytes": p.nbytes,
             "side_files": list(p.side_names),
             "metadata_keys": list(p.metadata),
-            "replaces": replaced_as_json(p),
+            "replaces": replacement_as_json(p),
             **({} if cut is None else {"files": cut.files, "files_kept": cut.kept, "bytes_kept": cut.kept_bytes}),
             "tensors": {
                 name: {"shape": list(e.aval.shape), "dtype": e.aval.dtype.name} for name, e in p.tensors.items()

@@ -14,7 +14,7 @@ from brainsurgery_jax.cli import show
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.rendering.data import diagnostic_data
-from brainsurgery_jax.rendering.text import aligned
+from brainsurgery_jax.rendering.text import align_columns
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted, few
 
@@ -52,7 +52,7 @@ def _tree(avals: Mapping[str, Aval], numbers: Mapping[str, dict[str, float]], *,
     rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=compact)]
     most = max(map(len, rows), default=1)
     padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]
-    return aligned(padded, right=frozenset({3}))
+    return align_columns(padded, right=frozenset({3}))
 
 
 def _cells(aval: Aval, numbers: dict[str, float] | None) -> str:

@@ -40,20 +40,23 @@ Ops = Annotated[
     typer.Option(
         "--ops",
         metavar="FILE.py",
-        help="Make the ops of this file known.",
+        help="Load user-defined ops from this file.",
         show_default=False,
         autocompletion=completing("python"),
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Let outputs replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Shard = Annotated[
-    str, typer.Option("--shard-size", metavar="SIZE", help="Largest file of an output folder, if the plan says none.")
+    str,
+    typer.Option(
+        "--shard-size", metavar="SIZE", help="Maximum size of a file in an output folder, unless the plan sets one."
+    ),
 ]
 Memory = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="Hold no more than this (default: a quarter of what is free).")
+    str | None, typer.Option(metavar="SIZE", help="Memory budget (default: a quarter of the available memory).")
 ]
-Devices = Annotated[str, typer.Option(metavar="N|all|cpu", help="How many accelerators to compute on; cpu: none.")]
-Fsync = Annotated[bool, typer.Option("--fsync/--no-fsync", help="Flush files to disk before publishing.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every tensor that a step makes.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only results and errors.")]
+Devices = Annotated[str, typer.Option(metavar="N|all|cpu", help="Number of accelerators to use; cpu: none.")]
+Fsync = Annotated[bool, typer.Option("--fsync/--no-fsync", help="Flush files to disk before publishing them.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every tensor that a step creates.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

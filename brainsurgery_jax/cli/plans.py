@@ -12,7 +12,7 @@ import typer
 
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.explanation import as_json, as_text, replaced, replaced_as_json, replaces
+from brainsurgery_jax.cli.explanation import as_json, as_text, is_replacement, replacement_as_json, replaces
 from brainsurgery_jax.cli.work import work_as_json, work_as_text
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
@@ -80,7 +80,7 @@ def _run_json(plan: api.Plan, report: api.Report, notes: Sequence[Diagnostic], c
         summarize(text, choices, dry_run=report.dry_run)
     found = {
         "ok": True, "dry_run": report.dry_run, "reports": list(map(document_data, report.documents)),
-        "published": published_data(report), "diagnostics": list(map(diagnostic_data, (*notes, *report.notes))),
+        "published": publications_as_json(report), "diagnostics": list(map(diagnostic_data, (*notes, *report.notes))),
     }  # fmt: skip
     return found | ({"summary": plain_yaml(text)} if choices.summarize else {})
 
@@ -91,7 +91,7 @@ def plain_yaml(text: str) -> Any:
     return None if root is None else plain(root)
 
 
-def published_data(report: api.Report) -> list[dict[str, Any]]:
+def publications_as_json(report: api.Report) -> list[dict[str, Any]]:
     """The checkpoints that a run wrote, for programs."""
     return [{"path": path, "bytes": nbytes, "tensors": count} for path, nbytes, count in report.published]
 
@@ -178,7 +178,7 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
     try:
         plugins.register(*ops)
         plan = api.load(*items)
-        program = api.lowered(plan, files)
+        program = api.lower_plan(plan, files)
     except PlanError as error:
         plan, program, found = None, None, error.diagnostics
     else:
@@ -187,7 +187,7 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
     reads = {i.alias: len(files.open(i.path).header.tensors) for i in plan.data.inputs} if plan and not code else {}
     publications = program.publications if program is not None and not code else ()
     if json:
-        outputs = [{"path": p.path, "replaces": replaced_as_json(p)} for p in publications]
+        outputs = [{"path": p.path, "replaces": replacement_as_json(p)} for p in publications]
         show.json(ok=not code, diagnostics=[diagnostic_data(d) for d in show.in_order(found)], outputs=outputs)
         return code
     show.diagnostics(found)
@@ -195,7 +195,7 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
         show.remark(counted(sum(d.severity == "error" for d in found), "mistake"))
     elif plan is not None:
         show.result(_fine(len(plan.data.steps), reads, publications))
-        for p in filter(replaced, publications):
+        for p in filter(is_replacement, publications):
             show.result(replaces(p))
     return code
 

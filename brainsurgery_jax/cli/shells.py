@@ -93,7 +93,7 @@ def _items(params: Mapping[str, Any], incomplete: str) -> Words:
 
 def _keys(plans: list[str], incomplete: str) -> Words:
     known = {key: text for key, text in overrides(plans).items() if key.startswith(incomplete)}
-    if len(short := shortened(known, incomplete)) < len(known):
+    if len(short := shorten(known, incomplete)) < len(known):
         return [(key if key.endswith(".") else f"{key}=", "") for key in short]
     words = [(f"{key}=", text if _SAFE.fullmatch(text) else "") for key, text in known.items()]
     return words if len(words) > 1 else [*words, *((f"{key}={text}", "") for key, text in known.items() if text)]
@@ -133,7 +133,7 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
                     yield from _leaves(value, f"{path}.{key.text}" if path else key.text)
 
 
-def shortened(words: Iterable[str], incomplete: str) -> list[str]:
+def shorten(words: Iterable[str], incomplete: str) -> list[str]:
     """The words; of very many, what they have up to the next dot, or the one after it if that is the same for all."""
     listed = list(words)
     short, typed = listed, incomplete
@@ -202,7 +202,7 @@ def _tensors(params: Mapping[str, Any], incomplete: str) -> Words:
         return []
     tensors = open_source(path).header.tensors
     known = [name for name in tensors if name.startswith(incomplete)]
-    return [(name, str(tensors[name].aval) if name in tensors else "") for name in shortened(known, incomplete)]
+    return [(name, str(tensors[name].aval) if name in tensors else "") for name in shorten(known, incomplete)]
 
 
 _KINDS: Mapping[str, Callable[[Mapping[str, Any], str], Words]] = {

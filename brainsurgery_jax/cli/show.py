@@ -73,13 +73,13 @@ def store_error(error: StoreError) -> None:
     remark(str(error), "red")
 
 
-def stopped(what: str, stop: BaseException) -> None:
+def print_stop(what: str, stop: BaseException) -> None:
     """Print that something was stopped from outside, and the notes that say what it had published."""
     with suppress(OSError):  # the terminal may have gone away first
         remark(("; " if ":" in what else ": ").join([what, *getattr(stop, "__notes__", ())]), "yellow")
 
 
-def told_of(stop: BaseException) -> str:
+def notes_of_stop(stop: BaseException) -> str:
     """The notes that say what a command had published when it was stopped from outside."""
     return "; ".join(["interrupted", *getattr(stop, "__notes__", ())])
 

@@ -26,7 +26,7 @@ def work_as_text(found: Explanation, most: int | None) -> list[str]:
     numbers = {item.key: str(number) for number, item in enumerate(found.items, 1)}
     asking = asking_places(found)
     rows = [_row(item, numbers, asking, most) for item in items]
-    lines = ["", f"work: {counted(len(found.items), 'item')}", *(_aligned(rows) if rows else [])]
+    lines = ["", f"work: {counted(len(found.items), 'item')}", *(_align(rows) if rows else [])]
     if left := len(found.items) - len(items):
         lines.append(f"and {counted(left, 'more item')}: --all shows them")
     return lines
@@ -42,7 +42,7 @@ def _row(item: Item, numbers: dict[str, str], asking: Sequence[str], most: int |
     return (numbers[item.key], what_of(item), where, *sizes, needs, few(list(dict.fromkeys(ends)), most) + blocks)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     columns = [c for c in zip(_HEADS, *rows, strict=True) if any(c[1:])]
     widths = [max(map(len, column)) for column in columns]
     numeric = [column[0] in _NUMBERS for column in columns]

@@ -78,28 +78,33 @@ def diff(
     figures: bool = True,
     memory: int | None = None,
 ) -> Difference:
-    """What differs between two checkpoints of any format.
+    """Compare two checkpoints of any format.
 
-    **Arguments**: `target` chooses names, on both sides. Values may differ by `eps + rtol * |left|`; without either
-    they are to be equal, where NaN is equal to NaN and zeros of both signs are. With `ignore_dtype` values alone
+    **Arguments**: `target` selects names, on both sides. Values may differ by `eps + rtol * |left|`; without either
+    they must be equal, where NaN equals NaN and the signs of zeros do not matter. With `ignore_dtype` values alone
     count. Without `figures` a tensor is read up to its first difference and no further. `memory` is the budget in
-    bytes (default: a quarter of what is available).
+    bytes (default: a quarter of the available memory).
+    **Returns** a `Difference`: names that only one side has, and the tensors that differ.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing,
     TypeError for trees.
+    **Example**:
+
+    >>> bs.diff("model.safetensors", "model.safetensors").same
+    True
     """
     if not all(isfinite(given) and given >= 0 for given in (eps, rtol)):
         raise ValueError(f"tolerances are finite and not negative, got eps={eps} and rtol={rtol}")
     with ExitStack() as opened:
-        pair = [_opened(side, opened) for side in (left, right)]
-        ours, theirs = pair if target is None else _chosen(pair, target)
+        pair = [_open_side(side, opened) for side in (left, right)]
+        ours, theirs = pair if target is None else _choose(pair, target)
         found = _Comparison(ours, theirs, default_budget(host_bytes=memory))
-        result = found.compared(Tolerance(eps, rtol), measure=figures, ignore_dtype=ignore_dtype)
+        result = found.compare(Tolerance(eps, rtol), measure=figures, ignore_dtype=ignore_dtype)
         for side in pair:
             side.source.verify_unchanged()
         return result
 
 
-def _opened(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack) -> Checkpoint:
+def _open_side(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack) -> Checkpoint:
     if isinstance(side, Checkpoint):
         return side
     if not isinstance(side, str | os.PathLike):
@@ -112,7 +117,7 @@ def _opened(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack) -> Che
     return checkpoint
 
 
-def _chosen(pair: Sequence[Checkpoint], target: str | list[str]) -> list[Checkpoint]:
+def _choose(pair: Sequence[Checkpoint], target: str | list[str]) -> list[Checkpoint]:
     chosen = [side.select(target) for side in pair]
     if not any(chosen):
         names = dict.fromkeys(name for side in pair for name in side)
@@ -129,15 +134,15 @@ class _Comparison:
         self._ours, self._theirs = left.avals, right.avals
         self._graph = Graph()
 
-    def compared(self, tolerance: Tolerance, *, measure: bool, ignore_dtype: bool) -> Difference:
+    def compare(self, tolerance: Tolerance, *, measure: bool, ignore_dtype: bool) -> Difference:
         shared = in_order(self._ours.keys() & self._theirs.keys())
         unlike = [name for name in shared if self._unlike(name, ignore_dtype=ignore_dtype)]
         levels = dict.fromkeys(unlike, APART)
         packed = [name for name in shared if name not in levels and self._opaque(name)]
         levels |= {n: EQUAL if same_bytes(self._left.source, self._right.source, n) else APART for n in packed}
-        levels |= self._asked([name for name in shared if name not in levels], likeness(tolerance))
+        levels |= self._ask([name for name in shared if name not in levels], likeness(tolerance))
         apart = [name for name in shared if levels[name] == APART]
-        measured = self._asked(filter(self._measurable, apart), measuring(tolerance)) if measure else {}
+        measured = self._ask(filter(self._measurable, apart), measuring(tolerance)) if measure else {}
         found = (TensorDifference(n, self._ours[n], self._theirs[n], measured.get(n)) for n in apart)
         counts = list(levels.values())
         only_left, only_right = self._only(self._ours, self._theirs), self._only(self._theirs, self._ours)
@@ -160,7 +165,7 @@ class _Comparison:
     def _measurable(self, name: str) -> bool:
         return self._ours[name].shape == self._theirs[name].shape and not self._opaque(name)
 
-    def _asked(self, names: Iterable[str], reduction: Reduction) -> dict[str, Any]:
+    def _ask(self, names: Iterable[str], reduction: Reduction) -> dict[str, Any]:
         questions = {name: self._question(name, reduction) for name in names}
         found = answers(list(questions.values()), self._budget)
         return {name: found[question] for name, question in questions.items()}

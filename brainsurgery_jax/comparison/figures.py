@@ -78,7 +78,7 @@ def likeness(tolerance: Tolerance) -> Reduction:
     def block(x: Any, y: Any) -> int:
         found = EQUAL
         for a, b in () if _same_bits(x, y) else _pieces(x, y):
-            found = max(found, _likeness(_widened(a), _widened(b), tolerance))
+            found = max(found, _likeness(_widen(a), _widen(b), tolerance))
             if found == APART:
                 break
         return found
@@ -90,19 +90,19 @@ def measuring(tolerance: Tolerance) -> Reduction:
     """The Figures of two tensors."""
 
     def block(x: Any, y: Any) -> Figures:
-        return reduce(_joined, (_measured(a, b, tolerance) for a, b in _pieces(x, y)))
+        return reduce(_join, (_measure(a, b, tolerance) for a, b in _pieces(x, y)))
 
-    return Reduction(_quiet(block), _joined, lambda found: found, Figures(0))
+    return Reduction(_quiet(block), _join, lambda found: found, Figures(0))
 
 
 def _quiet(block: Callable[..., Any]) -> Callable[..., Any]:
     """`block` without warnings: NaN, infinity and sums that overflow are dealt with."""
 
-    def silenced(*xs: Any) -> Any:
+    def ignore_float_errors(*xs: Any) -> Any:
         with np.errstate(all="ignore"):
             return block(*xs)
 
-    return silenced
+    return ignore_float_errors
 
 
 def _pieces(x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
@@ -114,7 +114,7 @@ def _same_bits(x: Any, y: Any) -> bool:
     return x.dtype == y.dtype and np.array_equal(x.view(word), y.view(word))
 
 
-def _widened(x: Any) -> Any:
+def _widen(x: Any) -> Any:
     """Short floats as float32, which holds all their values and which numpy is quick with; else the same."""
     if x.dtype.name == "bfloat16":
         return (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -153,11 +153,11 @@ def _beyond(apart: Any, x: Any, y: Any, tolerance: Tolerance) -> Any:
     return apart & ~(within & np.isfinite(left))
 
 
-def _measured(x: Any, y: Any, tolerance: Tolerance) -> Figures:
+def _measure(x: Any, y: Any, tolerance: Tolerance) -> Figures:
     """The figures of a piece."""
     if _same_bits(x, y):
-        return _of_equal(as64(_widened(x)))
-    x, y = _widened(x), _widened(y)
+        return _of_equal(as64(_widen(x)))
+    x, y = _widen(x), _widen(y)
     left, right = as64(x), as64(y)
     gaps = corrected(left - right, x, y)
     nans, sums = (0, 0), _sums(left, right, gaps)
@@ -210,7 +210,7 @@ def _sum(x: Any, y: Any) -> float:
     return float(np.einsum("i,i->", x.view(np.float64), y.view(np.float64)))
 
 
-def _joined(a: Figures, b: Figures) -> Figures:
+def _join(a: Figures, b: Figures) -> Figures:
     """The figures of two neighbours; of equally large differences the first is told."""
     told, shift = (b, a.size) if b.differing and (not a.differing or b.largest > a.largest) else (a, 0)
     return Figures(

@@ -130,7 +130,7 @@ def _check(source: str, destination: str, request: Request) -> None:
         raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])
     if request.to is not None:
         try:
-            formats.named(request.to)
+            formats.find_format(request.to)
         except ValueError as bad:
             raise PlanError([Diagnostic("output-format", str(bad))]) from bad
     if request.verify and os.path.realpath(parse_address(source).path) == os.path.realpath(destination):
@@ -167,8 +167,14 @@ def convert(
     largest) or "nan" (infinity, or NaN where the dtype has none); by default, the result of torch.
     `scan` and `options` set options of the layout. `config`: the path of a config.json that is not beside the source.
     `verify` reads the result back before it is published, and compares every byte; the last item of the report's `said`
-    describes what this has proved. `with_opt_state` converts an optimizer's moments, too.
+    describes what this has proved. `with_opt_state` converts an optimizer's moments, too. `shard`: the largest size of
+    an output file. `overwrite`, `memory`, `durable`, `dry_run` and `listen` are those of `run`.
+    **Returns** a `Report`.
     **Raises** PlanError or StoreError; then nothing is published.
+    **Example**:
+
+    >>> bs.convert("model.safetensors", "model.npz").published
+    (('model.npz', 144, 3),)
     """
     chosen = {**(options or {}), **({} if scan is None else {"scan": scan})}
     request = Request(layout, to, dtype, chosen, config, overwrite, verify, with_opt_state, shard, overflow)

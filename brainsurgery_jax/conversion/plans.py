@@ -15,7 +15,7 @@ from brainsurgery_jax.layout.adapters import is_adapter, weights_of
 from brainsurgery_jax.layout.bind import BoundLayout, TiedPair, bind
 from brainsurgery_jax.layout.moments import OPTIMIZER
 from brainsurgery_jax.store.folder import suffix_of
-from brainsurgery_jax.store.formats import named
+from brainsurgery_jax.store.formats import find_format
 
 DTYPE_KEYS = ("dtype", "torch_dtype")
 """The keys of config.json for the dtype of the weights."""
@@ -47,7 +47,7 @@ def _config(found: SourceInfo, request: Request, destination: str, target: str) 
     """The patch for the config.json in the output: all of the source's, in case none is copied, with the new dtype.
 
     Empty for an adapter, whose config.json belongs to its base."""
-    format = named(target)
+    format = find_format(target)
     single = suffix_of(destination) in format.suffixes and not os.path.isdir(os.path.expanduser(destination))
     if found.config is None or single or not format.folder or is_adapter(found.names):
         return {}

@@ -43,7 +43,7 @@ from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
-from brainsurgery_jax.store.uninterrupted import uninterrupted
+from brainsurgery_jax.store.uninterrupted import defer_signals
 
 
 def execute(
@@ -73,7 +73,7 @@ def execute(
         for source in _sources(roots):
             source.verify_unchanged()
         staging.complete(look)
-        with uninterrupted():  # what is published is told, whatever comes then
+        with defer_signals():  # what is published is told, whatever comes then
             left = staging.publish()
             for p in program.publications:
                 tell(Published(p.path, p.nbytes, len(p.tensors), p.side_names))

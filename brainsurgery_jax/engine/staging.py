@@ -9,10 +9,10 @@ from types import TracebackType
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.lower.program import Publication
-from brainsurgery_jax.store.base import Cut, Held, WriteOptions, Writer
+from brainsurgery_jax.store.base import FileCounts, Held, WriteOptions, Writer
 from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
 from brainsurgery_jax.store.sidecars import copy_side_files, put_sidecars
-from brainsurgery_jax.store.uninterrupted import uninterrupted
+from brainsurgery_jax.store.uninterrupted import defer_signals
 
 
 class Staging:
@@ -64,7 +64,7 @@ class Staging:
             self._abort()
 
     def _abort(self) -> None:
-        with uninterrupted(), ExitStack() as everything:
+        with defer_signals(), ExitStack() as everything:
             for staged in self._staged:
                 everything.callback(staged.abandon)
             for writer in self.writers:
@@ -75,7 +75,7 @@ def _writer(p: Publication, staged: StagedOutput, *, durable: bool) -> Writer:
     return p.format.write(staged, _avals(p), _options(p, durable=durable))
 
 
-def cut(p: Publication) -> Cut | None:
+def cut(p: Publication) -> FileCounts | None:
     """The files that an output will have, where its format tells."""
     return None if p.format.cut is None else p.format.cut(_avals(p), _options(p, durable=False))
 

@@ -10,7 +10,7 @@ from brainsurgery_jax.engine.schedule import is_empty
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.lower.fold import failed_assert
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.protocol import Pending, Report, settle
+from brainsurgery_jax.protocol import Pending, PendingReport, settle
 
 
 class Verdicts:
@@ -39,7 +39,7 @@ class Verdicts:
         while self._waiting and self._ready(self._waiting[0]):
             check = self._waiting.pop(0)
             match check.says:
-                case Report() as report:
+                case PendingReport() as report:
                     self._tell(Said(report.document(self.answers)))
                 case verdict:
                     known = settle(verdict, self.answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -118,30 +119,32 @@ class Drafts:
 
     def move(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
         """Rename tensors, all at once; within an alias they keep their places."""
-        arriving = [(to_alias, to_name, self.fetch(alias, name)) for alias, name, to_alias, to_name in moves]
-        leaving: dict[str, dict[str, str | None]] = {}  # by alias, the new name of each tensor that stays there
+        arriving: dict[str, list[tuple[str, str, Expr]]] = defaultdict(list)  # by alias: new name, old name, value
+        leaving: dict[str, dict[str, str | None]] = defaultdict(dict)  # by alias: the new name of what stays there
         for alias, name, to_alias, to_name in moves:
-            leaving.setdefault(alias, {})[name] = to_name if alias == to_alias else None
-        for _, name, to_alias, to_name in moves:
-            if to_name in self.space(to_alias).names and to_name not in leaving.get(to_alias, ()):
-                hint = "Delete or move it first."
-                raise Refusal(
-                    "dest-exists",
-                    f"'{to_name}' exists already in '{to_alias}', so '{name}' cannot take it",
-                    key=self._dest_key(to_alias, to_name),
-                    hint=hint,
-                )
+            arriving[to_alias].append((to_name, name, self.fetch(alias, name)))
+            leaving[alias][name] = to_name if alias == to_alias else None
+        for alias, items in arriving.items():
+            self._refuse_taken(alias, items, leaving.get(alias, {}))
         for alias, renamed in leaving.items():
             space = self.space(alias)
             named = [(renamed.get(n, n), e) for n, e in space.names.items()]
             space.names = {n: e for n, e in named if n is not None}
-            for name in renamed:
-                space.reads.pop(name, None)
-                space.writes.pop(name, None)
-        for alias, name, expr in arriving:
+            space.reads = {n: count for n, count in space.reads.items() if n not in renamed}
+            space.writes = {n: count for n, count in space.writes.items() if n not in renamed}
+        for alias, items in arriving.items():
             space = self.space(alias)
-            space.names[name] = expr
-            space.reads[name] = 1
+            space.names.update((name, e) for name, _, e in items)
+            space.reads.update((name, 1) for name, _, _ in items)
+
+    def _refuse_taken(self, alias: str, items: Sequence[tuple[str, str, Expr]], leaving: Mapping[str, Any]) -> None:
+        """Raises Refusal if a tensor would get the name of one that does not leave."""
+        names = self.space(alias).names
+        for target, name, _ in items:
+            if target in names and target not in leaving:
+                message = f"'{target}' exists already in '{alias}', so '{name}' cannot take it"
+                key = self._dest_key(alias, target)
+                raise Refusal("dest-exists", message, key=key, hint="Delete or move it first.")
 
     def add_alias(self, alias: str, tensors: Mapping[str, Any] | None, path: str | None) -> None:
         """Make an alias, empty or filled."""

@@ -29,7 +29,7 @@ from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.build import build_step
-from brainsurgery_jax.plan.model import Plan, Step
+from brainsurgery_jax.plan.model import PlanData, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
     NO_MATCH,
@@ -43,9 +43,9 @@ from brainsurgery_jax.protocol import (
     Inline,
     Known,
     Move,
+    PendingReport,
     Publish,
     RenameAlias,
-    Report,
     Say,
     SetConfig,
     SetFlags,
@@ -93,7 +93,7 @@ def lower_steps(state: State, steps: Iterable[Step], world: World, answer: Answe
     return reduce(lambda before, step: lower_step(before, step, world, answer), steps, state)
 
 
-def lower(state: State, plan: Plan, world: World, answer: Answer = take_bounds) -> Program:
+def lower(state: State, plan: PlanData, world: World, answer: Answer = take_bounds) -> Program:
     """The program of a plan, from a state before its steps. See `lower_step`."""
     was_on = gc.isenabled()
 
@@ -151,10 +151,10 @@ def _place(step: Step, key: str) -> Span | None:
 
 def _sink(state: State, step: Step, view: StepView) -> State:
     assert isinstance(step.op, SinkOp)
-    says: Verdict | Report = step.op.fn(view, **step.params)
+    says: Verdict | PendingReport = step.op.fn(view, **step.params)
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step)))
-    verdict = None if isinstance(says, Report) else settle(says, None)
-    told = (log(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, Report) else ()
+    verdict = None if isinstance(says, PendingReport) else settle(says, None)
+    told = (log(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, PendingReport) else ()
     if verdict is None:
         return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:

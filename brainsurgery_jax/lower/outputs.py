@@ -14,14 +14,14 @@ from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Extras, Space, State, World
-from brainsurgery_jax.plan.model import Output, Plan, Step
+from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.protocol import Publish
 from brainsurgery_jax.store.base import Nest, WriteOptions
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
-from brainsurgery_jax.store.formats import carried, named, read_options
+from brainsurgery_jax.store.formats import carry_metadata, find_format, read_options
 from brainsurgery_jax.store.key_paths import read_notes
-from brainsurgery_jax.store.nesting import kept_of, nest_of
+from brainsurgery_jax.store.nesting import nest_of, select_values
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
@@ -29,7 +29,7 @@ from brainsurgery_jax.store.sidecars import SideFiles
 _WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."
 
 
-def publications(state: State, plan: Plan, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
+def publications(state: State, plan: PlanData, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
     """Everything that a run will write, `save` steps first; and what is wrong with it."""
     problems: list[Diagnostic] = []
     made = {world.key(p.path): p for p in state.publications}
@@ -165,7 +165,7 @@ def _publication(
         tensors=tensors,
         metadata={
             k: v
-            for k, v in {**carried(kind.format, _metadata(extras)), **output.metadata}.items()
+            for k, v in {**carry_metadata(kind.format, _metadata(extras)), **output.metadata}.items()
             if output.metadata.get(k) != ""
         },
         shard_bytes=kind.shard_bytes,
@@ -234,7 +234,7 @@ def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, wor
         hint = "Files of torch and DCP have containers. Drop `nested` and `keep` to write the tensors by their names."
         raise Refusal("output-options", f"there are no containers to go back into: {found}", key="options", hint=hint)
     try:
-        kept = kept_of(nesting, keep)
+        kept = select_values(nesting, keep)
     except ValueError as bad:
         look = worded(shell=f"brainsurgery-jax inspect {origin} --json", python=f"bs.open({origin!r}).left_out")
         hint = f"Correct it, or drop it. `{look}` lists what there is."
@@ -271,7 +271,7 @@ def _check_destination(kind: OutputKind, nbytes: int, overwrite: bool, world: Wo
 
 def _kind(output: Output, default_shard: str) -> OutputKind:
     with _refusing("format"):
-        format = None if output.format is None else named(output.format)
+        format = None if output.format is None else find_format(output.format)
     with _refusing("shard"):
         shard_bytes = None if output.shard is None else parse_size(output.shard)
     with _refusing("path"):

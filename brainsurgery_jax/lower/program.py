@@ -10,7 +10,7 @@ from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, Report, Verdict, pendings, report
+from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, PendingReport, Verdict, pendings, report
 from brainsurgery_jax.store.base import Nest
 from brainsurgery_jax.store.formats import SAFETENSORS, Format
 from brainsurgery_jax.store.replacing import Replacement
@@ -22,13 +22,13 @@ class Check(NamedTuple):
     for it; it is not the result of the step."""
 
     step: Step
-    says: Verdict | Report
+    says: Verdict | PendingReport
     logged: bool = False
 
     @property
     def questions(self) -> tuple[Pending, ...]:
         """The reductions whose answers it waits for."""
-        return self.says.pending if isinstance(self.says, Report) else tuple(pendings(self.says))
+        return self.says.pending if isinstance(self.says, PendingReport) else tuple(pendings(self.says))
 
 
 def log(step: Step, text: str) -> Check:

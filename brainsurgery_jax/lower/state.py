@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from brainsurgery_jax.errors import Diagnostic, StoreError, few
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
-from brainsurgery_jax.plan.model import Input, Plan, Step
+from brainsurgery_jax.plan.model import Input, PlanData, Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.select import Match, Pattern, Ref, compile_pattern
 from brainsurgery_jax.store.base import Header, Source
@@ -214,7 +214,7 @@ def opened(world: World, path: str, format: str | None = None) -> Space:
     return Space(names, Extras(path, header.metadata))
 
 
-def start(plan: Plan, world: World, flags: Flags = NO_FLAGS) -> State:
+def start(plan: PlanData, world: World, flags: Flags = NO_FLAGS) -> State:
     """The state before the first step: the plan's inputs, their headers read."""
     spaces: dict[str, Space] = {}
     problems: list[Diagnostic] = []

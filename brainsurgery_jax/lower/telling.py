@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from brainsurgery_jax.lower.program import Effect, flatten, log
 from brainsurgery_jax.lower.state import State
-from brainsurgery_jax.plan.model import Plan, Step
+from brainsurgery_jax.plan.model import PlanData, Step
 from brainsurgery_jax.protocol import (
     AddAlias,
     Bind,
@@ -36,7 +36,7 @@ def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
     return "; ".join(parts) or "no tensor changes"
 
 
-def previewed(before: State, after: State, step: Step, plan: Plan) -> State:
+def previewed(before: State, after: State, step: Step, plan: PlanData) -> State:
     """The state after a step, in which its impact is said before all that the step itself says."""
     done = len(before.effects)
     new = after.effects[len(before.effects) :]

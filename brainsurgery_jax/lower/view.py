@@ -317,5 +317,5 @@ class StepView(Drafts):
         """The tensors of an image that an address means."""
         header = Header(path, (), {name: TensorInfo(expr.aval, 0, 0) for name, expr in image.items()}, {})
         with _readable(key):
-            names = choose_part(header, parse_address(path)).chosen(image)
+            names = choose_part(header, parse_address(path)).choose(image)
         return {new: image[old] for new, old in names.items()}

@@ -12,7 +12,7 @@ from brainsurgery_jax.op import SlicedPattern, sink
 from brainsurgery_jax.ops._compare import Eps, gap, largest, pair
 from brainsurgery_jax.ops._fields import Text, Word
 from brainsurgery_jax.ops._verdicts import named
-from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Report, View, settle
+from brainsurgery_jax.protocol import Expr, Known, Pending, PendingReport, Reduction, View, settle
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.summaries import STATISTICS
 
@@ -57,7 +57,7 @@ def _answered(leaf: dict[str, Any], answer: Any) -> dict[str, Any]:
 @sink()
 def dump(
     view: View, *, target: SlicedPattern | None = None, format: Layout = "compact", verbosity: Verbosity = "shape"
-) -> Report:
+) -> PendingReport:
     """Print tensors: their shapes, statistics (`stat`) or values (`full`), as a tree, a compact tree, or JSON.
 
     Example: `dump: {target: 'h\\..*::[:2]', format: compact, verbosity: stat}`
@@ -81,7 +81,7 @@ def dump(
         trees = tuple(NameTree("" if target else alias, rows, format) for alias, rows in filled)
         return Parts(trees, space=0 if format == "json" else 1) if trees else NameTree("", (), format)
 
-    return Report(tuple(asked), show)
+    return PendingReport(tuple(asked), show)
 
 
 def _everything(view: View) -> dict[str, list[Any]]:
@@ -99,7 +99,7 @@ def diff(
     right_alias: Text | None = None,
     eps: Eps | None = None,
     unmatched: Literal["error", "keep", "drop"] = "keep",
-) -> Report:
+) -> PendingReport:
     """Print what differs between two sets of tensors of the same names: missing ones, shapes, dtypes, values.
 
     Names that one set alone has are listed; with `unmatched: drop` they are not, with `unmatched: error` they are a
@@ -143,7 +143,7 @@ def _difference(
     pairs: Mapping[str, tuple[Expr, Expr]],
     missing: tuple[list[str], list[str]],
     eps: float | None,
-) -> Report:
+) -> PendingReport:
     asked: list[Pending] = []
     findings: list[tuple[str, str | int]] = []
     for name, (ours, theirs) in pairs.items():
@@ -167,7 +167,7 @@ def _difference(
         sections = tuple(zip(titles, map(tuple, (*missing, differing)), strict=True))
         return Facts(f"diff {left} {right}", sections, "" if any(f for _, f in sections) else "no difference")
 
-    return Report(tuple(asked), show)
+    return PendingReport(tuple(asked), show)
 
 
 LARGEST = largest(gap)

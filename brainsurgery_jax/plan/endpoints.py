@@ -22,9 +22,13 @@ _OUTPUT_HINTS = {
 
 
 class Endpoints:
-    """Reads inputs and outputs; what is wrong collects in `problems`."""
+    """Reads inputs and outputs; what is wrong collects in `problems`.
 
-    def __init__(self, unfilled: frozenset[Span] = frozenset()) -> None:
+    `numbered`: of several inputs, number N written as `::path` has the alias `model_N`, as in plans within plans.
+    """
+
+    def __init__(self, unfilled: frozenset[Span] = frozenset(), *, numbered: bool = False) -> None:
+        self.numbered = numbered
         self.problems: list[Diagnostic] = []
         self.unfilled = unfilled  # places whose value is not known; that has been told already
         self.doubtful = False
@@ -44,8 +48,8 @@ class Endpoints:
                 return ()
         out: dict[str, Input] = {}
         items = node.items if isinstance(node, List) else (node,)
-        for item in items:
-            entry = self.input(item, alone=len(items) == 1)
+        for at, item in enumerate(items, 1):
+            entry = self.input(item, at, alone=len(items) == 1)
             if entry is not None and entry.alias in out:
                 hint = f"Give each input a name of its own, such as '{entry.alias}2::{entry.path}'."
                 self.complain("alias-duplicate", f"inputs: alias '{entry.alias}' is given twice", item.span, hint)
@@ -53,7 +57,7 @@ class Endpoints:
                 out[entry.alias] = entry
         return tuple(out.values())
 
-    def input(self, node: Node, *, alone: bool) -> Input | None:
+    def input(self, node: Node, at: int, *, alone: bool) -> Input | None:
         text = plain_of(node)
         if isinstance(text, dict):
             text = self.input_mapping(node, text)
@@ -69,6 +73,8 @@ class Endpoints:
             self.complain("inputs-form", f"inputs: '{text}' has no path", node.span,
                           f"Write '{alias or 'NAME'}::PATH', the path of a checkpoint.")  # fmt: skip
             return Input(alias or "model", "", node.span)
+        if not alias and not alone and self.numbered and text.startswith(MARK):
+            alias = f"model_{at}"
         if not alias and not alone:
             self.complain("inputs-form", f"inputs: '{text}' needs an alias, since there are several inputs", node.span,
                           f"Write 'NAME::{path}'.")  # fmt: skip

@@ -86,7 +86,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PlanData:
     """Inputs, steps and outputs, in the order of the file. The default alias is that of the only input.
 
     `doubtful`: an input without a usable alias was left out, so there may be aliases that are not known.
@@ -103,7 +103,7 @@ class Plan:
         return self.inputs[0].alias if len(self.inputs) == 1 else None
 
 
-def in_order(plan: Plan, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+def in_order(plan: PlanData, found: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     """Diagnostics in the order of the plan: by line where all stand in one file, else by the step they belong to."""
     listed = list(found)
     if len({d.span.file if d.span.line else "" for d in listed if d.span}) <= 1:

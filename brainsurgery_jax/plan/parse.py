@@ -1,4 +1,4 @@
-"""From composed YAML to a `Plan`: every mistake of every file, at once."""
+"""From composed YAML to a `PlanData`: every mistake of every file, at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
 from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS, UNMATCHED
 from brainsurgery_jax.plan.endpoints import Endpoints, plain_of, span_of
-from brainsurgery_jax.plan.model import Output, Plan, Step
+from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.plan.payload import Payload, parse_payload
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, spans
 
@@ -18,7 +18,7 @@ KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
 class Parser(Endpoints):
     """Reads one plan; what is wrong collects in `problems`, what is right in the plan."""
 
-    def plan(self, root: Map) -> Plan:
+    def plan(self, root: Map) -> PlanData:
         given = get(root, "inputs")
         for key, value in root.entries:
             if key.text not in KEYS:
@@ -39,7 +39,7 @@ class Parser(Endpoints):
         inputs = self.inputs(given)
         default = inputs[0].alias if len(inputs) == 1 else None
         steps = tuple(self.step(n, default) for n in _items(get(root, "transforms")))
-        return Plan(inputs, steps, self.outputs(root), self.seed(get(root, "seed")), self.doubtful)
+        return PlanData(inputs, steps, self.outputs(root), self.seed(get(root, "seed")), self.doubtful)
 
     def seed(self, node: Node | None) -> int:
         value = plain_of(node)
@@ -174,7 +174,7 @@ def parse_step(node: Node, default_alias: str | None) -> tuple[Step, tuple[Diagn
     return step, tuple(parser.problems)
 
 
-def parse(root: Map, unfilled: frozenset[Span] = frozenset()) -> tuple[Plan, tuple[Diagnostic, ...]]:
+def parse(root: Map, unfilled: frozenset[Span] = frozenset()) -> tuple[PlanData, tuple[Diagnostic, ...]]:
     """The plan that a document spells, and everything that is wrong with it.
 
     `unfilled` are places at which a variable without a value stands: what holds one is left out, without another word.

@@ -82,7 +82,7 @@ def _loads(inputs: tuple[Node, ...]) -> tuple[list[Node], list[str]]:
     """A load step for each input, and the aliases that they make."""
     if not inputs:
         return [], []
-    reader = Endpoints()
+    reader = Endpoints(numbered=True)
     entries = reader.inputs(List(inputs, inputs[0].span))
     _refuse(reader)
     loads = [_step("load", {"path": e.path, "alias": e.alias}, e.span or inputs[0].span) for e in entries]

@@ -38,7 +38,7 @@ def _table(title: str, rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     escaped = [tuple(cell.replace("\n", "\\n").replace("\t", "\\t") for cell in row) for row in rows]
     most = max(map(len, escaped))
     yield f"{title}:"
-    yield from (f"  {line}" for line in aligned([(*row, *[""] * (most - len(row))) for row in escaped]))
+    yield from (f"  {line}" for line in align_columns([(*row, *[""] * (most - len(row))) for row in escaped]))
 
 
 def _fact(name: str, value: Value) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _tree(found: NameTree) -> Iterator[str]:
     yield from nametree.draw(tree, compact=found.style == "compact")
 
 
-def aligned(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> list[str]:
     """Rows as lines, columns padded to their widest cell; `right`: the columns that are aligned to the right."""
     if not rows:
         return []

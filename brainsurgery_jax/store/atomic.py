@@ -31,7 +31,7 @@ from brainsurgery_jax.store.leftovers import (
     remove,
     remove_replaced,
 )
-from brainsurgery_jax.store.replacing import Replacement, allowed, resolved
+from brainsurgery_jax.store.replacing import Replacement, check_replacement, resolve
 from brainsurgery_jax.store.runs import RunId
 
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2
@@ -91,7 +91,7 @@ def stage(destination: str, *, overwrite: bool = False, own: Collection[str] = (
 
     Links are followed, so that an output named through a link replaces what the link points to.
     """
-    path = resolved(destination)
+    path = resolve(destination)
     created = _create_folders(os.path.dirname(path))
     foreign = clear(path, run)
     return Staged(beside(path, PARTIAL, run), path, overwrite, frozenset(own), foreign, created)
@@ -130,7 +130,7 @@ def publish(staged: Sequence[Staged], *, overwrite: bool = False, durable: bool 
     what of it cannot be removed is returned, and is in nobody's way.
     """
     for item in staged:
-        _keep_modes(item.staging, _replaced(item, overwrite))
+        _keep_modes(item.staging, _find_replacement(item, overwrite))
     aside: list[_Aside] = []
     try:
         for number, item in enumerate(staged):
@@ -143,14 +143,14 @@ def publish(staged: Sequence[Staged], *, overwrite: bool = False, durable: bool 
                 with os_failures(folder, "flush the folder to disk (the outputs are in place)"):
                     fsync_path(folder)
     finally:
-        left = tuple(found for old in aside if (found := _removed(old)) is not None)
+        left = tuple(found for old in aside if (found := _remove_aside(old)) is not None)
     return left
 
 
-def _replaced(item: Staged, overwrite: bool) -> Replacement | None:
+def _find_replacement(item: Staged, overwrite: bool) -> Replacement | None:
     """What an output will replace, as things are now."""
     may = overwrite or item.overwrite
-    return allowed(item.destination, may, directory=os.path.isdir(item.staging), own=item.own)
+    return check_replacement(item.destination, may, directory=os.path.isdir(item.staging), own=item.own)
 
 
 def _half_way(staged: Sequence[Staged], number: int, error: OSError | StoreError) -> StoreError:
@@ -177,7 +177,7 @@ class _Aside(NamedTuple):
 def _into_place(item: Staged, overwrite: bool) -> Iterator[_Aside]:
     """Puts one output into place, and yields what it replaced, if that is still there."""
     staging, destination = item.staging, item.destination
-    was = _replaced(item, overwrite)  # again: something may have appeared since
+    was = _find_replacement(item, overwrite)  # again: something may have appeared since
     if was is None:
         if not _renameat2(staging, destination, _NOREPLACE):
             os.rename(staging, destination)
@@ -207,7 +207,7 @@ def _swap_by_two_renames(staging: str, destination: str) -> str:
     return aside
 
 
-def _removed(old: _Aside) -> Left | None:
+def _remove_aside(old: _Aside) -> Left | None:
     """Removes what was replaced; yields what is left of it."""
     try:
         remove_replaced(old.path, old.was)

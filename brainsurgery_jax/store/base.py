@@ -163,7 +163,7 @@ class WriteOptions(NamedTuple):
     nest: Nest | None = None
 
 
-class Cut(NamedTuple):
+class FileCounts(NamedTuple):
     """How many files an output has; how many of them are files of a checkpoint as they stand, and the tensor bytes that
     these hold."""
 

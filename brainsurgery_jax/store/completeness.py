@@ -16,7 +16,7 @@ from brainsurgery_jax.errors import StoreError, few
 from brainsurgery_jax.store.base import Note
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG, is_weights, suffix_of
-from brainsurgery_jax.store.index_files import Indexed, indexed_files
+from brainsurgery_jax.store.index_files import Indexed, read_index
 from brainsurgery_jax.store.weight_names import VARIANT, WeightFile, read_name
 
 _NUMBERED = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\d+)")
@@ -48,14 +48,14 @@ def is_index(name: str) -> bool:
 def choose(path: str, suffixes: Collection[str]) -> Chosen:
     """The files with these suffixes that a folder, or an index in it, means. Raises StoreError."""
     if os.path.isfile(path):
-        files, weight_map = indexed_files(path)
+        files, weight_map = read_index(path)
         return Chosen(files, Indexed(path, weight_map, named=True))
     names = weight_names(path)
     files = [read_name(name) for name in names if suffix_of(name) in suffixes]
     index = _index_of(path, suffixes, files)
     chosen = _by_index(path, index, files) if index else _by_names(path, files)
     read = {os.path.relpath(file, path) for file in chosen.files}
-    return chosen._replace(notes=(*chosen.notes, *_ignored(path, [name for name in names if name not in read])))
+    return chosen._replace(notes=(*chosen.notes, *_note_ignored(path, [name for name in names if name not in read])))
 
 
 def weight_names(folder: str) -> list[str]:
@@ -87,7 +87,7 @@ def _index_of(folder: str, suffixes: Collection[str], files: Sequence[WeightFile
 
 def _by_index(folder: str, name: str, files: Sequence[WeightFile]) -> Chosen:
     index = os.path.join(folder, name)
-    listed, weight_map = indexed_files(index)
+    listed, weight_map = read_index(index)
     names = {os.path.relpath(file, folder) for file in listed}
     like = {(file.stem, file.variant) for file in files if file.name in names}
     others = [file for file in files if file.name not in names and file.total is not None]
@@ -108,7 +108,7 @@ def _by_names(folder: str, files: Sequence[WeightFile]) -> Chosen:
         raise StoreError(folder, "holds what a trainer keeps beside a model, but no model", remedy="Name a file of it.")
     if len(groups) > 1:
         firsts = [group[0].name for group in groups.values()]
-        found = [_shown(group) for group in groups.values()]
+        found = [_show(group) for group in groups.values()]
         remedy = f"Name the one that you mean: {_or(folder, firsts)}." + (
             " Of those that are cut into shards, move all others into another folder."
             if any(len(group) > 1 for group in groups.values())
@@ -160,7 +160,7 @@ def _check_complete(folder: str, group: Sequence[WeightFile]) -> None:
         raise StoreError(folder, f"has no index, and holds a shard twice: {few(twice)}", remedy=alone)
 
 
-def _shown(group: Sequence[WeightFile]) -> str:
+def _show(group: Sequence[WeightFile]) -> str:
     if len(group) == 1:
         return group[0].name
     return f"{group[0].name} and {len(group) - 1} more of that name"
@@ -180,7 +180,7 @@ def adapter_notes(folder: str, weights: str) -> tuple[Note, ...]:
         remedy = f"Name the one that you mean: {_or(folder, [weights, *(index or models)])}."
         raise StoreError(folder, problem, remedy=remedy)
     below = [e.name for e in os.scandir(folder) if e.is_dir() and os.path.exists(os.path.join(e.path, ADAPTER_CONFIG))]
-    return (*_ignored(folder, others), *_adapters_below(folder, sorted(below)))
+    return (*_note_ignored(folder, others), *_adapters_below(folder, sorted(below)))
 
 
 def _adapters_below(folder: str, names: Sequence[str]) -> Iterable[Note]:
@@ -197,7 +197,7 @@ def _or(folder: str, names: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(paths[:-1]), paths[-1]]))
 
 
-def _ignored(folder: str, names: Sequence[str]) -> Iterable[Note]:
+def _note_ignored(folder: str, names: Sequence[str]) -> Iterable[Note]:
     """A note on weight files beside those that are read."""
     if names:
         message = f"{folder}: weight files beside the checkpoint that are not read: {few(names)}"

@@ -41,8 +41,8 @@ def _format_of(path: str, format: str | None) -> Format:
         raise StoreError(path, "is neither a file nor a folder", remedy=f"Name a folder, or {_some_file()}.")
     suffix = suffix_of(path)
     told = formats.of_index(os.path.basename(path)) or formats.of_suffix(suffix)
-    if format is not None and (told is None or format not in formats.called(told)):
-        told = formats.named(format)
+    if format is not None and (told is None or format not in formats.names_of(told)):
+        told = formats.find_format(format)
     if told is None:
         remedy = f"Name {_some_file()}. If it is one of these, give it that suffix."
         raise StoreError(path, f"has the suffix '{suffix}', which tells no format that can be read", remedy=remedy)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.atomic import Staged
-from brainsurgery_jax.store.base import Cut, Source, WriteOptions, Writer
+from brainsurgery_jax.store.base import FileCounts, Source, WriteOptions, Writer
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.key_paths import without_texts
@@ -53,7 +53,7 @@ class Format(NamedTuple):
     options: Mapping[str, Option] = {}
     shards: bool = False
     encoded: bool = False
-    cut: Callable[[Mapping[str, Aval], WriteOptions], Cut] | None = None
+    cut: Callable[[Mapping[str, Aval], WriteOptions], FileCounts] | None = None
     texts: bool = False
     config_file: str = ""
 
@@ -64,7 +64,7 @@ def _later(place: str) -> Callable[..., Any]:
     return lambda *given: getattr(import_module(f"brainsurgery_jax.store.{module}"), name)(*given)
 
 
-def _encoded(place: str) -> Callable[[StagedOutput, Mapping[str, Aval], WriteOptions], Writer]:
+def _write_with(place: str) -> Callable[[StagedOutput, Mapping[str, Aval], WriteOptions], Writer]:
     """The `write` of a format that has an encoder, `package.module.name`."""
 
     def write(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> Writer:
@@ -107,7 +107,7 @@ def _is_file_of(name: str, suffixes: Collection[str]) -> bool:
     return suffix_of(name) in suffixes or any(name.endswith(f"{suffix}.index.json") for suffix in suffixes)
 
 
-def _kept(value: Any) -> Any:
+def _names(value: Any) -> Any:
     if value != "all" and not (isinstance(value, list) and all(isinstance(name, str) and name for name in value)):
         raise ValueError(f"expected a list of names, or all, got {value!r}")
     return value
@@ -115,7 +115,7 @@ def _kept(value: Any) -> Any:
 
 _NESTED = {
     "nested": Option("Whether tensors go back into the containers that their input has.", "true", _flag),
-    "keep": Option("Values of the input to write beside them, by name, or all; implies nested.", "[epoch]", _kept),
+    "keep": Option("Values of the input to write beside them, by name, or all; implies nested.", "[epoch]", _names),
 }
 
 SAFETENSORS = Format(
@@ -136,7 +136,7 @@ TORCH = Format(
     folder=True,
     recognises=lambda folder, names: any(_is_file_of(name, TORCH_SUFFIXES) for name in names),
     open=_later("torch.source.open_torch"),
-    write=_encoded("torch.encode.encode_torch"),
+    write=_write_with("torch.encode.encode_torch"),
     check=_later("torch.encode.check_torch"),
     options={"bare": Option("Whether the file is its one tensor, without a dict around it.", "true", _flag), **_NESTED},
     encoded=True,
@@ -160,7 +160,7 @@ DCP = Format(
     folder=True,
     recognises=_later("torch.dcp.recognises"),
     open=_later("torch.dcp.open_dcp"),
-    write=_encoded("torch.dcp_encode.encode_dcp"),
+    write=_write_with("torch.dcp_encode.encode_dcp"),
     check=_later("torch.encode.check_torch"),
     options=_NESTED,
     encoded=True,
@@ -172,7 +172,7 @@ NPY = Format(
     folder=False,
     recognises=lambda folder, names: False,
     open=_later("numpy.source.open_npy"),
-    write=_encoded("numpy.encode.encode_npy"),
+    write=_write_with("numpy.encode.encode_npy"),
     check=_later("numpy.encode.check_npy"),
     encoded=True,
 )
@@ -183,7 +183,7 @@ NPZ = Format(
     folder=False,
     recognises=lambda folder, names: False,
     open=_later("numpy.source.open_npz"),
-    write=_encoded("numpy.encode.encode_npz"),
+    write=_write_with("numpy.encode.encode_npz"),
     check=_later("numpy.encode.check_npz"),
     options={"compression": Option("Whether the arrays are compressed.", "true", _flag)},
     encoded=True,
@@ -195,7 +195,7 @@ ORBAX = Format(
     folder=True,
     recognises=_later("orbax.folder.recognises"),
     open=_later("orbax.source.OrbaxSource"),
-    write=_encoded("orbax.encode.encode"),
+    write=_write_with("orbax.encode.encode"),
     check=_later("orbax.encode.check"),
     options={
         "version": Option("The API whose layout is written: v1, or v0 with the tree at the top.", "v0", _version),
@@ -214,12 +214,12 @@ _LEFT_OUT = "brainsurgery.left_out"  # what versions before 1.0 copied of an inp
 _OTHER_NAMES = {"numpy": "npy"}
 
 
-def called(format: Format) -> tuple[str, ...]:
+def names_of(format: Format) -> tuple[str, ...]:
     """The names of a format: its own, and what the reference calls it."""
     return (format.name, "numpy") if format.name in ("npy", "npz") else (format.name,)
 
 
-def named(name: str) -> Format:
+def find_format(name: str) -> Format:
     """The format of that name, or that the reference calls so. ValueError says which there are."""
     for format in FORMATS:
         if format.name == _OTHER_NAMES.get(name, name):
@@ -243,7 +243,7 @@ def of_folder(folder: str, names: Sequence[str]) -> Format | None:
     return next((format for format in FORMATS if format.folder and format.recognises(folder, names)), None)
 
 
-def carried(format: Format, metadata: Mapping[str, str]) -> dict[str, str]:
+def carry_metadata(format: Format, metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata of an input as an output takes it over. What the input holds beside tensors may be private (a run's
     arguments, a key), so of its values none is copied to a header."""
     kept = {key: text for key, text in metadata.items() if key != _LEFT_OUT}

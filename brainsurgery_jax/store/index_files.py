@@ -23,15 +23,15 @@ _INDEX_AGAIN = "Fetch the index again."
 _SHARD_AGAIN = "Fetch that file, too."
 
 
-def indexed_files(index: str) -> tuple[list[str], dict[str, str]]:
+def read_index(index: str) -> tuple[list[str], dict[str, str]]:
     """The files that an index lists, by name, and the file of every tensor."""
-    weight_map = _read_index(index)
+    weight_map = _read_weight_map(index)
     folder, name = os.path.split(index)
     shards = {shard: shard_path(folder, shard, name) for shard in set(weight_map.values())}
     return sorted(set(shards.values())), {name: shards[shard] for name, shard in weight_map.items()}
 
 
-def _read_index(path: str) -> dict[str, str]:
+def _read_weight_map(path: str) -> dict[str, str]:
     with os_failures(path, "read the index"), open(path, "rb") as file:
         raw = file.read(MAX_HEADER + 1)
     if len(raw) > MAX_HEADER:
@@ -79,7 +79,7 @@ def place(
     holds, weight_map = dict(zip(files, shards, strict=True)), index.weight_map
     for name, path in weight_map.items():
         if name not in holds[path]:
-            raise _misplaced(index, name, [other for other, tensors in holds.items() if name in tensors])
+            raise _wrong_shard(index, name, [other for other, tensors in holds.items() if name in tensors])
     if index.unlisted and not index.named:
         problem = f"does not list '{index.unlisted[0]}', which is a shard by its name"
         raise StoreError(index.path, problem, remedy=f"{_by_index_alone(index)} Else fetch the index again.")
@@ -87,7 +87,7 @@ def place(
     if not extra:
         return list(shards), ()
     if not index.named:
-        raise _unlisted(index, *extra[0])
+        raise _not_in_index(index, *extra[0])
     kept = [{n: info for n, info in tensors.items() if weight_map.get(n) == path} for path, tensors in holds.items()]
     message = (
         f"{index.path} does not list tensors that lie in its shards; they are not read: {few([n for n, _ in extra])}"
@@ -95,7 +95,7 @@ def place(
     return kept, (Note("input-ignored", message, "To read them, too, add them to the index."),)
 
 
-def _misplaced(index: Indexed, name: str, elsewhere: Sequence[str]) -> StoreError:
+def _wrong_shard(index: Indexed, name: str, elsewhere: Sequence[str]) -> StoreError:
     should = f"should be in {os.path.basename(index.weight_map[name])}"
     if not elsewhere:
         also = f"; nor is '{index.unlisted[0]}' listed, a shard by its name" if index.unlisted else ""
@@ -106,7 +106,7 @@ def _misplaced(index: Indexed, name: str, elsewhere: Sequence[str]) -> StoreErro
     return StoreError(index.path, problem, tensor=name, remedy=remedy)
 
 
-def _unlisted(index: Indexed, name: str, path: str) -> StoreError:
+def _not_in_index(index: Indexed, name: str, path: str) -> StoreError:
     elsewhere = index.weight_map.get(name)
     listed = "does not list it" if elsewhere is None else f"lists it in {os.path.basename(elsewhere)}"
     add = "If it belongs to the model, add it to the index." if elsewhere is None else "The other copy is then ignored."

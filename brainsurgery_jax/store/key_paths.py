@@ -16,7 +16,7 @@ NOTES = "brainsurgery.keys"
 """The metadata key of the notes."""
 
 
-class Index(int):
+class ListIndex(int):
     """A place in a list, in a key path; a plain `int` is a key of a dict."""
 
 
@@ -28,7 +28,7 @@ Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Notes:
+class KeyNotes:
     """What names leave open. Containers go by the name that a tensor in their place would have; the root's is empty.
 
     - `lists`, `tuples`: the containers that are sequences; `integers`: dicts whose keys are integers
@@ -52,15 +52,15 @@ class Notes:
         return {NOTES: json.dumps(table, sort_keys=True)} if table else {}
 
 
-def read_notes(metadata: Mapping[str, str]) -> Notes:
+def read_notes(metadata: Mapping[str, str]) -> KeyNotes:
     """The notes in a checkpoint's metadata. What is not understood there means nothing."""
     try:
         table = json.loads(metadata.get(NOTES, "{}"))
     except ValueError:
-        return Notes()
+        return KeyNotes()
     if not isinstance(table, dict):
-        return Notes()
-    return Notes(
+        return KeyNotes()
+    return KeyNotes(
         lists=_words(table, "lists"),
         tuples=_words(table, "tuples"),
         integers=_words(table, "integers"),
@@ -93,21 +93,21 @@ def name_of(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def notes_of(paths: Iterable[Path], *, tuples: Iterable[str] = ()) -> Notes:
+def notes_of(paths: Iterable[Path], *, tuples: Iterable[str] = ()) -> KeyNotes:
     """What the names of these key paths leave open; `tuples` are the containers that are tuples, not lists."""
     lists: dict[str, None] = {}
     integers: dict[str, None] = {}
     dotted: dict[str, int] = {}
     for path in paths:
         for depth, key in enumerate(path):
-            if isinstance(key, Index):
+            if isinstance(key, ListIndex):
                 lists[name_of(path[:depth])] = None
             elif isinstance(key, int):
                 integers[name_of(path[:depth])] = None
             elif dots := key.count("."):
                 dotted[name_of(path[: depth + 1])] = dots
     known = tuple(name for name in tuples if name in lists)
-    return Notes(tuple(name for name in lists if name not in known), known, tuple(integers), dotted)
+    return KeyNotes(tuple(name for name in lists if name not in known), known, tuple(integers), dotted)
 
 
 def path_of(name: str, dotted: Mapping[str, int]) -> tuple[str, ...]:
@@ -139,7 +139,7 @@ def clash(names: Iterable[str], dotted: Mapping[str, int]) -> tuple[str, str] | 
     return None
 
 
-def nest(values: Mapping[str, Any], notes: Notes) -> Any:
+def nest(values: Mapping[str, Any], notes: KeyNotes) -> Any:
     """The tree of these leaves. What the notes call a list stays a dict if its indices are no longer 0, 1, 2, ..."""
     root: dict[str, Any] = {}
     for name, value in values.items():
@@ -149,13 +149,13 @@ def nest(values: Mapping[str, Any], notes: Notes) -> Any:
             node = node.setdefault(key, {})
         node[last] = value
     kinds = {name: list for name in notes.lists} | {name: tuple for name in notes.tuples}
-    return _typed_tree(root, "", kinds | {name: dict for name in notes.integers})
+    return _convert_containers(root, "", kinds | {name: dict for name in notes.integers})
 
 
-def _typed_tree(node: Any, name: str, kinds: Mapping[str, type]) -> Any:
+def _convert_containers(node: Any, name: str, kinds: Mapping[str, type]) -> Any:
     if not isinstance(node, dict):
         return node
-    inner = {key: _typed_tree(value, f"{name}.{key}" if name else key, kinds) for key, value in node.items()}
+    inner = {key: _convert_containers(value, f"{name}.{key}" if name else key, kinds) for key, value in node.items()}
     kind = kinds.get(name)
     if kind is dict and all(key.removeprefix("-").isdecimal() for key in inner):
         return {int(key): value for key, value in inner.items()}

@@ -21,7 +21,7 @@ from zlib import crc32
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.replacing import Replacement, resolved
+from brainsurgery_jax.store.replacing import Replacement, resolve
 from brainsurgery_jax.store.runs import RunId, start_of, this_run
 
 SCRATCH = ".scratch"
@@ -122,7 +122,7 @@ def clear(destination: str, run: RunId | None = None) -> tuple[Leftover, ...]:
 def recover(path: str, run: RunId | None = None) -> None:
     """Puts back what a run of this host that was killed between the two renames of a swap had set aside, at a path that
     is not there or at a folder above it. So a run can be repeated even if it reads what it replaces."""
-    place, ours = resolved(path), run or this_run()
+    place, ours = resolve(path), run or this_run()
     if os.path.lexists(place):
         return
     while not os.path.lexists(os.path.dirname(place)):

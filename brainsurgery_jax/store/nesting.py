@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.store.base import Nest, Nesting
-from brainsurgery_jax.store.key_paths import Index, Path, Spelled, name_of
+from brainsurgery_jax.store.key_paths import ListIndex, Path, Spelled, name_of
 from brainsurgery_jax.store.torch.pickle_machine import Key, Name, Object
 
 ALL = "all"
@@ -34,14 +34,14 @@ class NotPlain(Exception):
     """A value is no plain data."""
 
 
-class Kept(NamedTuple):
+class SelectedValues(NamedTuple):
     """Values to write beside the tensors, and the names of those that were asked for as all, and are no plain data."""
 
     values: Mapping[Path, Any]
     left_out: tuple[str, ...] = ()
 
 
-def nest_of(nesting: Nesting, names: Iterable[str], kept: Kept) -> Nest:
+def nest_of(nesting: Nesting, names: Iterable[str], kept: SelectedValues) -> Nest:
     """Where tensors of these names go, beside values. ValueError says what cannot be."""
     inner = _inner_containers(nesting)
     paths = {name: nesting.tensors.get(name) or _path_of(name, nesting, inner) for name in names}
@@ -72,7 +72,7 @@ def _path_of(name: str, nesting: Nesting, inner: _Inner) -> Path:
         at, segments = (*at, known[".".join(segments[:end])]), segments[end:]
     numbered = nesting.kinds.get(at) in ("list", "tuple")
     if segments[0].isdecimal() and (numbered or (known and all(isinstance(key, int) for key in known.values()))):
-        at, segments = (*at, Index(segments[0]) if numbered else int(segments[0])), segments[1:]
+        at, segments = (*at, ListIndex(segments[0]) if numbered else int(segments[0])), segments[1:]
     return (*at, ".".join(segments)) if segments else at
 
 
@@ -94,7 +94,7 @@ def _check(paths: Mapping[str, Path], values: Mapping[Path, Any]) -> None:
 # --- Values -----------------------------------------------------------------------------------------------------------
 
 
-def kept_of(nesting: Nesting, keep: Sequence[str] | str) -> Kept:
+def select_values(nesting: Nesting, keep: Sequence[str] | str) -> SelectedValues:
     """The values that `keep` asks for, as plain data. ValueError says what is not there, or is none."""
     names = {name_of(path): path for path in nesting.values}
     wanted = names if keep == ALL else {n: p for n, p in names.items() if any(_is_below(n, k) for k in keep)}
@@ -111,7 +111,7 @@ def kept_of(nesting: Nesting, keep: Sequence[str] | str) -> Kept:
             if keep != ALL:
                 raise ValueError(f"'{name}' is no plain data, but {bad}") from bad
             left_out.append(name)
-    return Kept(values, tuple(left_out))
+    return SelectedValues(values, tuple(left_out))
 
 
 def _is_below(name: str, entry: str) -> bool:
@@ -238,18 +238,18 @@ def build(nest: Nest, tensors: Mapping[str, Any]) -> Any:
         for key in path[:-1]:
             node = node.setdefault(key, _Container())
         node[path[-1]] = entries[path]
-    return _typed(root, (), nest.kinds)
+    return _convert_containers(root, (), nest.kinds)
 
 
 class _Container(dict[Any, Any]):
     """A container on its way, as opposed to a dict that is a value."""
 
 
-def _typed(node: _Container, path: Path, kinds: Mapping[Path, str]) -> Any:
-    inner = {k: _typed(v, (*path, k), kinds) if isinstance(v, _Container) else v for k, v in node.items()}
+def _convert_containers(node: _Container, path: Path, kinds: Mapping[Path, str]) -> Any:
+    inner = {k: _convert_containers(v, (*path, k), kinds) if isinstance(v, _Container) else v for k, v in node.items()}
     kind = kinds.get(path, "dict")
     if kind in ("list", "tuple") and inner.keys() == set(range(len(inner))):
         items = [inner[at] for at in range(len(inner))]
         return items if kind == "list" else tuple(items)
-    entries = {int(key) if isinstance(key, Index) else key: value for key, value in inner.items()}
+    entries = {int(key) if isinstance(key, ListIndex) else key: value for key, value in inner.items()}
     return OrderedDict(entries) if kind == "OrderedDict" else entries

@@ -27,7 +27,7 @@ _ZARR = (".zarray", "zarr.json")
 _MAX_INDEX = 64 << 20  # bytes
 
 
-class Parts(NamedTuple):
+class FolderParts(NamedTuple):
     """A folder as relative paths: the `files` and `folders` of its checkpoint, inner folders first; and what is
     `foreign` to it, folders with a slash at their end. `whole`: there is a checkpoint; `tree`: one of orbax."""
 
@@ -38,7 +38,7 @@ class Parts(NamedTuple):
     tree: bool = False
 
 
-def parts_of(folder: str, own: Collection[str] = ()) -> Parts:
+def parts_of(folder: str, own: Collection[str] = ()) -> FolderParts:
     """What in a folder is a checkpoint's, and what is not. `own` are files that are known to be the checkpoint's.
 
     Weights count by the names that libraries give them, or if an index names them, or if there are no others: of
@@ -47,16 +47,16 @@ def parts_of(folder: str, own: Collection[str] = ()) -> Parts:
     with os_failures(folder, "list the folder"):
         top = _scan(folder, "")
         trees = _trees(folder, top.folders)
-        listed = frozenset(own) | _indexed(folder, top.files)
+        listed = frozenset(own) | _list_indexed_files(folder, top.files)
         weights = _weights(top.files, listed)
-        known = _known_files(folder, top.files, trees) | weights
+        known = _list_own_files(folder, top.files, trees) | weights
         claims = _Claims(folder, trees, listed, side_folders(folder))
         inner = [claims.of_folder(name) for name in top.folders]
     files = [*(n for n in top.files if n in known), *(p for part in inner for p in part.files)]
     folders = [p for part in inner for p in part.folders]
     foreign = [*(n for n in top.files if n not in known), *top.others, *(p for part in inner for p in part.foreign)]
     whole = bool(weights or trees or LOCKFILE in known)
-    return Parts(tuple(files), tuple(folders), tuple(sorted(foreign)), whole, bool(trees))
+    return FolderParts(tuple(files), tuple(folders), tuple(sorted(foreign)), whole, bool(trees))
 
 
 class _Scan(NamedTuple):
@@ -91,7 +91,7 @@ def _weights(names: Iterable[str], listed: Collection[str]) -> set[str]:
     return stock or (candidates if len(candidates) == 1 else set())
 
 
-def _known_files(folder: str, names: Collection[str], trees: Collection[str]) -> set[str]:
+def _list_own_files(folder: str, names: Collection[str], trees: Collection[str]) -> set[str]:
     """The files at the top that belong to a checkpoint beside its weights."""
     known = {*side_names(folder, names), *(n for n in names if n.endswith(".index.json") and not n.startswith("."))}
     known |= {LOCKFILE, ADAPTER_CONFIG} & set(names)
@@ -102,7 +102,7 @@ def _known_files(folder: str, names: Collection[str], trees: Collection[str]) ->
     return known
 
 
-def _indexed(folder: str, names: Iterable[str]) -> frozenset[str]:
+def _list_indexed_files(folder: str, names: Iterable[str]) -> frozenset[str]:
     """The files that the indexes in a folder name."""
     indexes = [Path(folder, name) for name in names if name.endswith(".index.json")]
     return frozenset(path for index in indexes for path in _of_index(index))
@@ -138,10 +138,10 @@ class _Claims(NamedTuple):
     listed: Collection[str]
     side: Collection[str]
 
-    def of_folder(self, name: str) -> Parts:
+    def of_folder(self, name: str) -> FolderParts:
         """The part of a folder at the top that is the checkpoint's. One that is not at all is not looked into."""
         if not self._names(name):
-            return Parts((), (), (f"{name}/",), whole=False)
+            return FolderParts((), (), (f"{name}/",), whole=False)
         files: list[str] = []
         folders: list[str] = []
         foreign: list[str] = []
@@ -150,7 +150,7 @@ class _Claims(NamedTuple):
             folders += found.folders
             for path in found.files:
                 (files if self._has(path) else foreign).append(path)
-        return Parts(tuple(files), tuple(folders), tuple(foreign), whole=False)
+        return FolderParts(tuple(files), tuple(folders), tuple(foreign), whole=False)
 
     def _names(self, name: str) -> bool:
         if name in self.trees or ("" in self.trees and _holds_data(self.folder, name)):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import StoreError, few, worded
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import is_weights, suffix_of
-from brainsurgery_jax.store.parts import Parts, parts_of
+from brainsurgery_jax.store.parts import FolderParts, parts_of
 from brainsurgery_jax.store.sizes import show_size
 
 # Codes of what is refused with `overwrite`, too.
@@ -66,7 +66,7 @@ class Replacement(NamedTuple):
         return f"{number:,} file{'' if number == 1 else 's'}, {show_size(self.nbytes)}: {few(self.names)}"
 
 
-class Machine(NamedTuple):
+class ProtectedPlaces(NamedTuple):
     """Places that no output may replace: mount points, home folders, the current folder."""
 
     mounts: frozenset[str]
@@ -74,17 +74,17 @@ class Machine(NamedTuple):
     current: str
 
 
-def machine() -> Machine:
+def list_protected_places() -> ProtectedPlaces:
     """The places of this process."""
     homes = {os.path.realpath(os.path.expanduser(home)) for home in ("~", f"~{_user()}")}
     try:
         current = os.path.realpath(os.getcwd())
     except FileNotFoundError:  # it was removed
         current = ""
-    return Machine(_mounts(), tuple(sorted(homes)), current)
+    return ProtectedPlaces(_mounts(), tuple(sorted(homes)), current)
 
 
-def resolved(path: str) -> str:
+def resolve(path: str) -> str:
     """The place that a path means: `~` is the home folder, and links are followed."""
     return os.path.realpath(os.path.expanduser(path))
 
@@ -97,8 +97,8 @@ def check_destination(
 
     `nbytes` is the caller's sum over all outputs of the plan on this file system.
     """
-    found = allowed(path, overwrite, directory=directory, reads=reads)
-    place = resolved(path)
+    found = check_replacement(path, overwrite, directory=directory, reads=reads)
+    place = resolve(path)
     folder = os.path.dirname(place)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
@@ -116,11 +116,11 @@ def check_destination(
     return found
 
 
-def allowed(
+def check_replacement(
     path: str, overwrite: bool, *, directory: bool, reads: Reads = NOTHING, own: frozenset[str] = frozenset()
 ) -> Replacement | None:
     """What an output would replace at `path`; None if nothing is there. StoreError if it may not, or not unasked."""
-    found = replacement(path, machine(), directory=directory, reads=reads, own=own)
+    found = replacement(path, list_protected_places(), directory=directory, reads=reads, own=own)
     if found is None or not found.files or overwrite:
         return found
     remedy = (
@@ -132,7 +132,7 @@ def allowed(
 
 def replacement(
     path: str,
-    place_of: Machine,
+    place_of: ProtectedPlaces,
     *,
     directory: bool,
     reads: Reads = NOTHING,
@@ -145,7 +145,7 @@ def replacement(
     home, the current folder and what holds one; for what holds, or lies in, an input of the run without being just
     that; and for a folder that holds anything but a checkpoint.
     """
-    place = resolved(path)
+    place = resolve(path)
     with os_failures(place, "look at the destination"):
         status = os.lstat(place) if os.path.lexists(place) else None
     if status is not None:
@@ -182,7 +182,7 @@ def _refuse_kind(place: str, status: os.stat_result, *, directory: bool) -> None
 # --- Places -----------------------------------------------------------------------------------------------------------
 
 
-def _refuse_places(place: str, known: Machine, status: os.stat_result) -> None:
+def _refuse_places(place: str, known: ProtectedPlaces, status: os.stat_result) -> None:
     if place == os.path.dirname(place):
         raise _is_place(place, "it is the root of the file system")
     if place in known.mounts or os.path.ismount(place):
@@ -239,16 +239,16 @@ def _own_files(place: str, reads: Reads, *, directory: bool) -> frozenset[str]:
         if files and (_same(checkpoint, place) or (within and _is_all(place, within, files))):
             own |= set(within)
         elif within:
-            raise _held(place, within[0], f"a file of the checkpoint {checkpoint}", directory=directory)
+            raise _input_error(place, within[0], f"a file of the checkpoint {checkpoint}", directory=directory)
         elif files:
             _refuse_inside(place, checkpoint, files, directory=directory)
     for file in reads.files:
         if (name := _within(place, file)) is not None:
-            raise _held(place, name, file, directory=directory)
+            raise _input_error(place, name, file, directory=directory)
     return frozenset(own)
 
 
-def _held(place: str, name: str, what: str, *, directory: bool) -> StoreError:
+def _input_error(place: str, name: str, what: str, *, directory: bool) -> StoreError:
     holds = f"it holds {name}" if directory else "it is"
     shown = f"{holds}, {what}," if directory else f"{holds} {what},"
     remedy = "Write to another folder."
@@ -276,7 +276,7 @@ def _refuse_inside(place: str, checkpoint: str, files: Collection[str], *, direc
         raise StoreError(place, f"cannot be written: {why}", remedy="Write to a path outside of it.", code=INPUT)
 
 
-def _refuse_linked(place: str, parts: Parts, reads: Reads) -> None:
+def _refuse_linked(place: str, parts: FolderParts, reads: Reads) -> None:
     """StoreError if an input is one of the files that would go, or lies in one of the folders, by another path: a hard
     link, or a mount of that folder."""
     goes = ((_identity(os.path.join(place, path)), path) for path in (*parts.files, *parts.folders))
@@ -285,7 +285,7 @@ def _refuse_linked(place: str, parts: Parts, reads: Reads) -> None:
     for file, what in (*inputs, *((file, file) for file in reads.files)):
         real = os.path.realpath(file)
         if _within(place, file) is None and (found := [gone[i] for i in map(_identity, _upwards(real)) if i in gone]):
-            raise _held(place, found[0], what, directory=True)
+            raise _input_error(place, found[0], what, directory=True)
 
 
 def _within(place: str, file: str) -> str | None:
@@ -320,7 +320,7 @@ def _upwards(path: str) -> Iterator[str]:
 # --- Things that are no checkpoint's ----------------------------------------------------------------------------------
 
 
-def _foreign(place: str, parts: Parts) -> StoreError:
+def _foreign(place: str, parts: FolderParts) -> StoreError:
     if not parts.whole:
         problem = (
             f"exists, and cannot be overwritten: it holds no checkpoint, but {few((*parts.foreign, *parts.files))}"

@@ -26,17 +26,17 @@ def select(source: Source, address: Address) -> Source:
     that cannot be read."""
     header = source.header
     choice = choose_part(header, address)
-    if unread := choice.chosen(header.unread):
+    if unread := choice.choose(header.unread):
         raise _unreadable(header, address, choice, {new: header.unread[old] for new, old in unread.items()})
     if not choice.part and not choice.leave_out:
         return source
-    tensors = choice.chosen(header.tensors)
+    tensors = choice.choose(header.tensors)
     chosen = replace(
         header,
         path=str(address),
         tensors={new: header.tensors[old] for new, old in tensors.items()},
         plain={},  # a file that is passed on as it stands would have its names, not these
-        left_out=dict(_left_out(header, address, choice)),
+        left_out=dict(_list_left_out(header, address, choice)),
         parts=(),
         notes=tuple(_notes(header, address, choice)),
         nesting=_nesting(header.nesting, choice.part, tensors),
@@ -58,7 +58,7 @@ class Choice(NamedTuple):
             return entry.rpartition(".")[2]
         return entry.removeprefix(f"{self.part}.") if entry.startswith(f"{self.part}.") else None
 
-    def chosen(self, entries: Iterable[str]) -> dict[str, str]:
+    def choose(self, entries: Iterable[str]) -> dict[str, str]:
         """The entries that are meant: by their names in the part, those in the whole."""
         names = ((self.name(entry), entry) for entry in entries)
         return {n: entry for n, entry in names if n is not None and not any(is_below(n, out) for out in self.leave_out)}
@@ -104,7 +104,7 @@ def _check_part(header: Header, choice: Choice, entries: Sequence[str]) -> None:
     if part and not any(choice.name(name) is not None for name in (*header.tensors, *header.unread)):
         near = did_you_mean(part, _containers(entries))
         problem = f"holds no tensor in '{part}'" if inside else f"has no part '{part}'"
-        remedy = f"There are: {few([*_counted(header)])}."
+        remedy = f"There are: {few([*_count_tensors(header)])}."
         raise StoreError(header.path, f"{problem}.{near}", remedy=remedy)
 
 
@@ -116,7 +116,7 @@ def _containers(names: Iterable[str]) -> dict[str, None]:
 def _unreadable(header: Header, address: Address, choice: Choice, unread: Mapping[str, Unread]) -> StoreError:
     (name, (why, remedy)), *more = unread.items()
     problem = why if not more else f"{why}; nor can be read: {few([n for n, _ in more])}"
-    if choice.chosen(header.tensors).keys() - unread.keys():
+    if choice.choose(header.tensors).keys() - unread.keys():
         rest = address._replace(leave_out=(*address.leave_out, *unread))
         remedy = f"To read the rest without {'them' if more else 'it'}, write '{rest}'. {remedy}"
     return StoreError(header.path, f"cannot be read: {problem}", tensor=name, remedy=remedy.strip())
@@ -134,7 +134,7 @@ def _outermost(header: Header) -> dict[str, str]:
     return found
 
 
-def _counted(header: Header) -> dict[str, int]:
+def _count_tensors(header: Header) -> dict[str, int]:
     """The outermost entries that hold tensors, and how many."""
     outermost = _outermost(header)
     return Counter(outermost[name] for name in (*header.tensors, *header.unread))
@@ -147,7 +147,7 @@ def _notes(header: Header, address: Address, choice: Choice) -> Iterable[Note]:
         yield from (note for note in header.notes if any(choice.name(entry) is not None for entry in note.about))
         return
     yield from header.notes
-    others = {name: n for name, n in _counted(header).items() if choice.part and name != choice.part}
+    others = {name: n for name, n in _count_tensors(header).items() if choice.part and name != choice.part}
     if others:
         found = few([f"{name} ({n} tensor{'s' * (n > 1)})" for name, n in others.items()])
         first, whole = address._replace(part=next(iter(others))), address._replace(part=WHOLE)
@@ -155,12 +155,12 @@ def _notes(header: Header, address: Address, choice: Choice) -> Iterable[Note]:
         yield Note("input-parts", message, f"To read another part, write '{first}'; to read all of it, '{whole}'.")
 
 
-def _left_out(header: Header, address: Address, choice: Choice) -> Iterable[tuple[str, str]]:
+def _list_left_out(header: Header, address: Address, choice: Choice) -> Iterable[tuple[str, str]]:
     """What is left out of a part; and, unless it was named, the outermost entries beside it that hold no tensor."""
-    for new, old in choice.chosen(header.left_out).items():
+    for new, old in choice.choose(header.left_out).items():
         yield new, header.left_out[old]
     if choice.part and not address.part:
-        outermost, parts = _outermost(header), _counted(header)
+        outermost, parts = _outermost(header), _count_tensors(header)
         for name, kind in header.left_out.items():
             if choice.name(name) is None and outermost[name] not in parts:
                 yield outermost[name], kind if name == outermost[name] else "dict"

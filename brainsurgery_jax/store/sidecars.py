@@ -152,17 +152,17 @@ def _is_inner_file(folder: str, name: str) -> bool:
 def _code_of(folder: str, names: frozenset[str]) -> set[str]:
     """The Python files that configs name, and those that these import from beside them, as transformers looks for
     them."""
-    waiting = [f"{module}.py" for module in _named_modules(folder)]
+    waiting = [f"{module}.py" for module in _list_named_modules(folder)]
     found: set[str] = set()
     while waiting:
         name = waiting.pop()
         if name in names and name not in found and _is_small(folder, name):
             found.add(name)
-            waiting += [f"{module}.py" for module in _imported(Path(folder, name))]
+            waiting += [f"{module}.py" for module in _list_imports(Path(folder, name))]
     return found
 
 
-def _named_modules(folder: str) -> Iterator[str]:
+def _list_named_modules(folder: str) -> Iterator[str]:
     for config in _NAMING:
         table = _json(folder, config)
         mapped = table.get("auto_map") if isinstance(table, dict) else None
@@ -177,7 +177,7 @@ def _named_modules(folder: str) -> Iterator[str]:
             yield named[1]
 
 
-def _imported(path: Path) -> Iterator[str]:
+def _list_imports(path: Path) -> Iterator[str]:
     text = path.read_text(encoding="utf-8", errors="replace")
     for groups in _RELATIVE_IMPORT.findall(text):
         yield from (name.strip() for group in groups for name in group.split(",") if name.strip())

@@ -14,7 +14,7 @@ STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """A block during which signals that would stop the process wait: they are raised right after it.
 
     Python handles signals in the main thread; in others none can come in between.

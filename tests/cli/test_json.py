@@ -74,7 +74,7 @@ def test_a_target_that_matches_nothing_is_data(command: Command):
 def test_convert_gives_what_it_wrote(command: Command, place: Path):
     found = said(command, "convert", "base.safetensors", "out.npz", "--layout", "none", "--verify")
     assert [row["path"] for row in found["published"]] == ["out.npz"]
-    assert found["verified"]
+    assert found["verification"]
 
 
 def test_an_imported_plan_is_data(command: Command, place: Path):

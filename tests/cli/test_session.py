@@ -251,7 +251,7 @@ def test_a_preview_keeps_nothing_and_opens_nothing(begun: Session):
 def test_a_preview_names_a_checkpoint_that_it_would_have_to_open(begun: Session):
     write("other.safetensors", {"w": counting((2,))})
     assert begun.preview("load: path: other.safetensors, alias: two").opens == ("other.safetensors",)
-    assert len(begun.world.opened) == 1
+    assert len(begun.world.open_keys) == 1
 
 
 def test_a_preview_says_what_would_be_written_and_where_it_could_not(begun: Session):

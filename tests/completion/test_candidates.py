@@ -13,7 +13,7 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.cli.prompt.glance import glance
 from brainsurgery_jax.completion.candidates import MOST, Command, complete, folded
 from brainsurgery_jax.completion.partial import mended, place_of
-from brainsurgery_jax.desk import COMMANDS, unfinished
+from brainsurgery_jax.desk import COMMANDS, is_unfinished
 from brainsurgery_jax.op import ASSERTS, OPS
 from brainsurgery_jax.session import Session
 from tests.checkpoints import write
@@ -252,7 +252,7 @@ def test_no_text_at_all_is_too_odd_to_complete_and_to_look_at(model: Session):
         text = "".join(rng.choice(ANY, size=rng.integers(1, 9)))
         complete(text, model, COMMANDS)
         glance(text, model)
-        unfinished(text)
+        is_unfinished(text)
 
 
 def test_every_prefix_of_every_example_can_be_completed(model: Session):
@@ -297,7 +297,7 @@ def test_a_text_that_is_cut_short_is_mended(text: str, whole: str):
     "text", ["delete:", "- delete: {target: x}", "copy: {from: a,", "copy:\n  from: a", "dump: 'a"]
 )
 def test_these_texts_ask_for_another_line(text: str):
-    assert unfinished(text)
+    assert is_unfinished(text)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_these_texts_ask_for_another_line(text: str):
     ],
 )
 def test_these_texts_are_whole(text: str):
-    assert not unfinished(text)
+    assert not is_unfinished(text)
 
 
 # --- The line below
@@ -357,7 +357,7 @@ def test_the_line_below_tells_what_the_text_would_do(model: Session, text: str, 
 )
 def test_a_text_that_would_be_refused_offers_nothing_and_breaks_nothing(model: Session, text: str):
     assert words(model, text) == []
-    unfinished(text)
+    is_unfinished(text)
     glance(text, model)
 
 

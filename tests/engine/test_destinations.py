@@ -21,7 +21,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.store import replacing
-from brainsurgery_jax.store.replacing import Machine, Reads, check_destination, replacement
+from brainsurgery_jax.store.replacing import ProtectedPlaces, Reads, check_destination, replacement
 from tests.checkpoints import write
 
 EXISTS, KIND, PLACE, FOREIGN, INPUT = (
@@ -538,7 +538,7 @@ def test_a_refusal_says_why(root: Path, make: Maker, text: str) -> None:
 
 # --- Places -----------------------------------------------------------------------------------------------------------
 
-ELSEWHERE = Machine(frozenset(), (), "")
+ELSEWHERE = ProtectedPlaces(frozenset(), (), "")
 
 
 @pytest.mark.parametrize("mount", ["out", "out/d", "out/pytorch_model.bin"])
@@ -564,7 +564,7 @@ def test_the_root_is_refused() -> None:
 
 
 def test_the_places_of_this_process_are_known(root: Path) -> None:
-    found = replacing.machine()
+    found = replacing.list_protected_places()
     assert found.current == str(root)
     assert str(root / "home") in found.homes
     assert "/proc" in found.mounts or not Path("/proc/self/mountinfo").exists()

@@ -174,4 +174,4 @@ def test_all_shards_named_one_by_one_are_no_part(sharded: list[str]) -> None:
     steps = [{"move": {"from": f"a{i}::(.*)", "to": r"a0::\1"}} for i in range(1, len(sharded))]
     steps.append({"delete": {"target": r"a0::model\.layers\.2\..*"}})
     (note,) = noted({"inputs": inputs, "transforms": steps, "output": {"path": "out/", "alias": "a0"}})
-    assert "says num_hidden_layers 3, but the tensors say 2" in note.message
+    assert "says num_hidden_layers 3, but the tensors have 2" in note.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from brainsurgery_jax import api
 from brainsurgery_jax.lower import Program, lower, start
-from brainsurgery_jax.protocol import Flags, Report
+from brainsurgery_jax.protocol import Flags, PendingReport
 from brainsurgery_jax.rendering.text import as_text
 from tests.null.world import Headers, after, complaints, program
 
@@ -14,7 +14,7 @@ SCALE = {"scale": {"from": "w", "to": "half", "by": 0.5}}
 def said(*steps: object) -> list[str]:
     """What the steps print, as far as it needs no values."""
     checks = program(*steps).checks
-    return [as_text(c.says.document({})) for c in checks if isinstance(c.says, Report) and not c.questions]
+    return [as_text(c.says.document({})) for c in checks if isinstance(c.says, PendingReport) and not c.questions]
 
 
 def test_set_without_keys_prints_the_flags():

@@ -8,7 +8,7 @@ import pytest
 
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Program, State, World, fold, lower, lower_step, lower_steps
-from brainsurgery_jax.plan.model import Plan, Step
+from brainsurgery_jax.plan.model import PlanData, Step
 from tests.null.world import Headers, before, planned, program, tensor
 
 PHLORA = {"phlora": {"target": "([wv])", "target_a": r"\1.A", "target_b": r"\1.B", "rank": {"energy": 0.9}}}
@@ -127,7 +127,7 @@ def test_a_rank_by_energy_in_place_needs_no_number():
     assert answer.asked == []
 
 
-def starting(plan: Plan) -> tuple[State, Step, Headers]:
+def starting(plan: PlanData) -> tuple[State, Step, Headers]:
     state, world = before(plan)
     return state, plan.steps[0], world
 

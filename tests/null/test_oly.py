@@ -60,7 +60,7 @@ def planned(node: Node) -> Step:
     root = compose("inputs: [m::m.safetensors]\ntransforms: [x]", "plan.yaml")
     assert isinstance(root, Map)
     entries = tuple((k, List((node,), k.span) if k.text == "transforms" else v) for k, v in root.entries)
-    (step,) = api.parsed(Map(entries, root.span)).data.steps
+    (step,) = api.parse_document(Map(entries, root.span)).data.steps
     return step
 
 
@@ -193,7 +193,7 @@ def test_a_mistake_in_a_step_is_shown_in_its_line() -> None:
     assert isinstance(root, Map)
     node = List((parse_oly("scale_: target: w, bye: 2", "<prompt>", 7),), Span("<prompt>", 7, 1))
     entries = tuple((k, node if k.text == "transforms" else v) for k, v in root.entries)
-    (problem,) = api.parsed(Map(entries, root.span)).problems
+    (problem,) = api.parse_document(Map(entries, root.span)).problems
     assert problem.span == Span("<prompt>", 7, 25)
 
 

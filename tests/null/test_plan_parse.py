@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import PlanError, Span
 from brainsurgery_jax.op import ASSERTS, OPS
-from brainsurgery_jax.plan.model import Output, Plan, Step
+from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.plan.source import Map, Scalar, compose, dump_yaml, plain
 
 
@@ -25,7 +25,7 @@ def load(text: str, **variables: object) -> api.Plan:
     return api.load(root, **variables)
 
 
-def parsed(text: str, **variables: object) -> Plan:
+def parsed(text: str, **variables: object) -> PlanData:
     plan = load(text, **variables)
     assert plan.problems == ()
     return plan.data
@@ -49,7 +49,7 @@ def test_a_plan_may_hold_nothing_at_all():
 
 @pytest.mark.parametrize("key", ["inputs", "transforms", "output", "outputs", "seed", "version"])
 def test_a_top_level_key_without_a_value_is_as_if_it_were_not_there(key: str):
-    assert parsed(f"{key}:") == Plan()
+    assert parsed(f"{key}:") == PlanData()
 
 
 def test_an_unknown_top_level_key_is_a_mistake():
@@ -57,7 +57,7 @@ def test_an_unknown_top_level_key_is_a_mistake():
 
 
 def test_the_version_of_the_language_may_be_said():
-    assert parsed("version: 1") == Plan()
+    assert parsed("version: 1") == PlanData()
 
 
 @pytest.mark.parametrize("version", ["2", "'1'", "one", "[1]"])
@@ -445,7 +445,7 @@ def told(step: Step) -> str:
     return re.sub(r"Span\([^)]*\)", "", repr(step.params))
 
 
-def without_places(plan: api.Plan) -> tuple[Plan, list[tuple[str, str]]]:
+def without_places(plan: api.Plan) -> tuple[PlanData, list[tuple[str, str]]]:
     """The plan and its mistakes, wherever they stand."""
     data = replace(
         plan.data,

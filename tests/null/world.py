@@ -13,7 +13,7 @@ from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower import Program, State, lower, lower_steps, start
-from brainsurgery_jax.plan.model import Plan
+from brainsurgery_jax.plan.model import PlanData
 from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.io.files import Stamp
 
@@ -106,14 +106,14 @@ class Headers:
 MODEL = {"w": "f32[4,3]", "v": "f32[4,3]", "b": "bf16[3]", "ids": "i64[6]"}
 
 
-def planned(*steps: object, output: object = None, inputs: Iterable[str] = ("m::m.safetensors",)) -> Plan:
+def planned(*steps: object, output: object = None, inputs: Iterable[str] = ("m::m.safetensors",)) -> PlanData:
     """A plan of steps; refused if one of them does not parse."""
     plan = api.load({"inputs": list(inputs), "transforms": list(steps), "output": output})
     assert not plan.problems, plan.problems
     return plan.data
 
 
-def before(plan: Plan, world: Headers | None = None) -> tuple[State, Headers]:
+def before(plan: PlanData, world: Headers | None = None) -> tuple[State, Headers]:
     """The state before the steps of a plan, in a world of one model unless another is given."""
     world = world or Headers({"m.safetensors": MODEL})
     return start(plan, world), world

@@ -7,7 +7,15 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
-from brainsurgery_jax.store.io.files import File, Left, NewFile, StagedOutput, Stamp, copy_through_memory, truncated
+from brainsurgery_jax.store.io.files import (
+    File,
+    Left,
+    NewFile,
+    StagedOutput,
+    Stamp,
+    copy_through_memory,
+    truncation_error,
+)
 
 MARKER = "_COMMITTED"
 
@@ -46,7 +54,7 @@ class BucketFile:
         self._bucket.reads[self.name] += 1
         self._bucket.bytes_read += len(content)
         if len(content) < len(view):
-            raise truncated(self.name, offset + len(content), len(view) - len(content), tensor=tensor)
+            raise truncation_error(self.name, offset + len(content), len(view) - len(content), tensor=tensor)
         view[:] = content
 
     def verify_unchanged(self) -> None:

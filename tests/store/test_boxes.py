@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.store.io import boxes
-from brainsurgery_jax.store.io.boxes import Piece, pieces
+from brainsurgery_jax.store.io.boxes import BoxRead, pieces
 from brainsurgery_jax.store.safetensors.source import open_safetensors
 
 
@@ -49,7 +49,7 @@ def test_a_box_reads_as_numpy_indexes(near: int, group: int, case: tuple[tuple[i
     assert found.ctypes.data % 64 == 0 or not found.size
 
 
-def reads(shape: tuple[int, ...], box: Box, itemsize: int = 4) -> list[Piece]:
+def reads(shape: tuple[int, ...], box: Box, itemsize: int = 4) -> list[BoxRead]:
     return list(pieces(shape, box, itemsize))
 
 
@@ -80,7 +80,7 @@ def test_single_elements_far_apart_are_not_read_with_their_gaps() -> None:
 
 def test_a_step_over_one_element_counts_as_no_step() -> None:
     (piece,) = reads((10, 4), ((3, 4, 7), (0, 4, 1)))
-    assert piece == Piece(12, 4, (), (1, 4), None)
+    assert piece == BoxRead(12, 4, (), (1, 4), None)
 
 
 def test_an_empty_box_reads_nothing() -> None:

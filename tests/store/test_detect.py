@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.detect import OutputKind, open_source, output_kind, parse_size
-from brainsurgery_jax.store.formats import SAFETENSORS, named
+from brainsurgery_jax.store.formats import SAFETENSORS, find_format
 from brainsurgery_jax.store.sizes import show_size
 
 
@@ -78,7 +78,7 @@ def test_the_suffix_decides_between_a_file_and_a_folder(
     here: Path, path: str, format: str | None, directory: bool
 ) -> None:
     (here / "here.bin").mkdir()
-    assert output_kind(path, None if format is None else named(format)) == OutputKind(
+    assert output_kind(path, None if format is None else find_format(format)) == OutputKind(
         path, directory, SAFETENSORS, None
     )
 
@@ -106,7 +106,7 @@ def test_an_output_that_makes_no_sense_says_what_to_write(
     path: str, format: str | None, shard: str | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        output_kind(path, None if format is None else named(format), shard)
+        output_kind(path, None if format is None else find_format(format), shard)
 
 
 def test_no_shards_is_fine_for_a_file_and_a_size_for_a_folder(here: Path) -> None:

@@ -24,7 +24,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.nesting import NotPlain, plain
 from brainsurgery_jax.store.torch import pickle_machine, pickle_opcodes
-from brainsurgery_jax.store.torch.pickle_machine import Buffer, Damaged, Excessive, Machine, Name, Object
+from brainsurgery_jax.store.torch.pickle_machine import Buffer, Damaged, Excessive, Name, Object, PickleMachine
 from brainsurgery_jax.store.torch.pickle_opcodes import run
 
 STORAGE = (
@@ -84,8 +84,8 @@ TRAPS: dict[str, Callable[[int], bytes]] = {
 }  # fmt: skip
 
 
-def machine(data: bytes) -> Machine:
-    return Machine(Buffer(b"\x80\x04" + data), {}, {}, lambda pid: Object(None, pid))
+def machine(data: bytes) -> PickleMachine:
+    return PickleMachine(Buffer(b"\x80\x04" + data), {}, {}, lambda pid: Object(None, pid))
 
 
 def opened(folder: Path, data: bytes) -> Any:
@@ -141,7 +141,7 @@ def test_a_copied_list_counts_as_often_as_it_is_copied() -> None:
     data = TRAPS["one list in many dicts"](2000)
     from brainsurgery_jax.store.torch.pickles import _CALLS, _VALUES
 
-    found = Machine(Buffer(b"\x80\x04" + data), _VALUES, _CALLS, lambda pid: Object(None, pid))
+    found = PickleMachine(Buffer(b"\x80\x04" + data), _VALUES, _CALLS, lambda pid: Object(None, pid))
     with pytest.raises(
         Excessive, match=rf"it makes more than {found.most_objects:,} objects of {len(data) + 2:,} bytes"
     ):
@@ -231,7 +231,7 @@ SAFE = st.recursive(
 
 @given(SAFE, st.integers(0, 5))
 def test_plain_data_come_back_as_they_were_in_every_protocol(value: Any, protocol: int) -> None:
-    found = run(Machine(Buffer(pickle.dumps(value, protocol)), {}, {}, lambda pid: None))
+    found = run(PickleMachine(Buffer(pickle.dumps(value, protocol)), {}, {}, lambda pid: None))
     again = plain(found)
     assert (type(again), again) == (type(value), value)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from brainsurgery_jax.store.key_paths import (
     NOTES,
-    Index,
-    Notes,
+    KeyNotes,
+    ListIndex,
     Path,
     clash,
     name_of,
@@ -40,7 +40,7 @@ def paths(tree: Any) -> dict[Path, Any]:
     """The leaves of a tree by key path, in our words."""
 
     def key(entry: Any) -> str | int:
-        return Index(entry.idx) if isinstance(entry, jax.tree_util.SequenceKey) else entry.key
+        return ListIndex(entry.idx) if isinstance(entry, jax.tree_util.SequenceKey) else entry.key
 
     return {tuple(map(key, path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
@@ -62,7 +62,7 @@ def test_a_tree_comes_back_from_names_and_notes(tree: Any) -> None:
 
 
 def test_without_notes_every_segment_is_a_key() -> None:
-    assert nest({"a.0.b": 1, "a.1.b": 2}, Notes()) == {"a": {"0": {"b": 1}, "1": {"b": 2}}}
+    assert nest({"a.0.b": 1, "a.1.b": 2}, KeyNotes()) == {"a": {"0": {"b": 1}, "1": {"b": 2}}}
 
 
 def test_a_key_with_dots_is_one_key() -> None:
@@ -72,7 +72,7 @@ def test_a_key_with_dots_is_one_key() -> None:
 
 
 def test_a_list_that_lost_an_item_becomes_a_dict() -> None:
-    assert nest({"a.0": 1, "a.2": 3}, Notes(lists=("a",))) == {"a": {"0": 1, "2": 3}}
+    assert nest({"a.0": 1, "a.2": 3}, KeyNotes(lists=("a",))) == {"a": {"0": 1, "2": 3}}
 
 
 def test_plain_names_need_no_notes() -> None:
@@ -81,11 +81,11 @@ def test_plain_names_need_no_notes() -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"lists": 3, "dotted": {"a": "x"}, "empty": []}'])
 def test_notes_that_make_no_sense_mean_nothing(text: str) -> None:
-    assert read_notes({NOTES: text}) == Notes()
+    assert read_notes({NOTES: text}) == KeyNotes()
 
 
 def test_notes_are_short_json() -> None:
-    assert json.loads(Notes(lists=("layers",)).encode()[NOTES]) == {"lists": ["layers"]}
+    assert json.loads(KeyNotes(lists=("layers",)).encode()[NOTES]) == {"lists": ["layers"]}
 
 
 def test_a_tensor_that_is_the_prefix_of_another_is_found() -> None:

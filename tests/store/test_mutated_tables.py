@@ -22,7 +22,7 @@ from torch.distributed.checkpoint import filesystem, metadata
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.store.io.chunked import Chunk
+from brainsurgery_jax.store.io.chunked import TensorChunk
 from brainsurgery_jax.store.torch.dcp import tiles
 from tests.checkpoints import read, write
 
@@ -77,8 +77,8 @@ def counted(shape: tuple[int, ...], boxes: Boxes) -> bool:
     return bool((cover == whole).all())
 
 
-def chunks_of(boxes: Boxes) -> list[Chunk]:
-    return [Chunk(str(number), start, size) for number, (start, size) in enumerate(boxes)]
+def chunks_of(boxes: Boxes) -> list[TensorChunk]:
+    return [TensorChunk(str(number), start, size) for number, (start, size) in enumerate(boxes)]
 
 
 @given(mutated())

@@ -10,9 +10,10 @@ from brainsurgery_jax.cli.options import Items, Json, Ops, Overwrite, Shard
 def check(
     items: Items, ops: Ops = None, overwrite: Overwrite = False, shard_size: Shard = "5GB", json: Json = False
 ) -> None:
-    """Find every mistake, from headers alone.
+    """Report every mistake in a plan, from headers alone.
 
-    The exit code is 1 if there is any, 3 if checkpoints cannot be read or written and that is all.
+    The exit code is 1 if the plan has a mistake, and 3 if the only problem is a checkpoint that cannot be read or
+    written.
     """
     from brainsurgery_jax.cli import plans
 

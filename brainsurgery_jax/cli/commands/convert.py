@@ -13,12 +13,12 @@ from brainsurgery_jax.cli.options import Fsync, Json, Memory, Overwrite, complet
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint file or folder.")],
-    destination: Annotated[str, typer.Argument(metavar="DST", help="Where to write: a folder, or a file.")],
+    destination: Annotated[str, typer.Argument(metavar="DST", help="The folder or file to write.")],
     layout: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="A layout, the library it is for (tunix), or none; else recognised.",
+            help="Layout, library (tunix) or none (default: recognised).",
             show_default=False,
             autocompletion=completing("layout"),
         ),
@@ -27,7 +27,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="FORMAT",
-            help="safetensors, orbax, torch, npz, ...",
+            help="Output format: safetensors, orbax, torch, npz, ...",
             show_default=False,
             autocompletion=completing("format"),
         ),
@@ -36,7 +36,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="DTYPE",
-            help="Cast floating tensors to this.",
+            help="Cast floating-point tensors to this dtype.",
             show_default=False,
             autocompletion=completing("dtype"),
         ),
@@ -45,36 +45,43 @@ def convert(
         str | None,
         typer.Option(
             metavar="HOW",
-            help="What becomes of values beyond the dtype's largest: saturate, or nan; else as in torch.",
+            help="How to cast values that overflow the dtype: saturate or nan (default: as torch does).",
             show_default=False,
         ),
     ] = None,
     scan: Annotated[
-        bool | None, typer.Option("--scan/--no-scan", help="Stack layers, or keep them apart.", show_default=False)
+        bool | None,
+        typer.Option("--scan/--no-scan", help="Stack the layers, or keep them separate.", show_default=False),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another option of the layout.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Set another option of the layout.", show_default=False),
     ] = None,
     config: Annotated[
-        str | None, typer.Option(metavar="FILE", help="config.json, if not beside SRC.", show_default=False)
+        str | None,
+        typer.Option(metavar="FILE", help="Path of config.json (default: the one beside SRC).", show_default=False),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read the result back and compare every byte.")] = False,
     with_opt_state: Annotated[
-        bool, typer.Option("--with-opt-state", help="Convert an optimizer's moments, too.")
+        bool, typer.Option("--with-opt-state", help="Also convert the optimizer's moments.")
     ] = False,
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything but write nothing.")] = False,
     fsync: Fsync = True,
     shard_size: Annotated[
-        str | None, typer.Option("--shard-size", metavar="SIZE", help="Largest file of a folder.", show_default=False)
+        str | None,
+        typer.Option(
+            "--shard-size", metavar="SIZE", help="Maximum size of a file in an output folder.", show_default=False
+        ),
     ] = None,
     memory: Memory = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     json: Json = False,
 ) -> None:
-    """Convert a checkpoint between formats, and between Hugging Face's names and JAX libraries' trees.
+    """Convert a checkpoint to another format or naming.
 
-    The model and the direction are recognised from config.json and from the names. `layouts` lists what is known.
+    Converts between file formats, and between Hugging Face names and the trees of JAX libraries. The model and the
+    direction are recognised from config.json and the tensor names. Run `layouts` to list the supported layouts.
     """
     arrange(os.environ, compile_cache=True)
     from brainsurgery_jax.cli import convert as pages
@@ -92,16 +99,17 @@ def layouts(
         list[str] | None,
         typer.Argument(
             metavar="[check] [NAME]",
-            help="One layout; or `check`, to prove one or all.",
+            help="A layout to show; `check` verifies one or all.",
             show_default=False,
             autocompletion=completing("layouts"),
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the layouts that `convert` knows, show one, or prove them.
+    """List, show or verify the layouts that `convert` supports.
 
-    The proof: names go one to one, shapes close, every op has an inverse; rules that lose bits are named.
+    Verification proves that names map one to one, that shapes match and that every op has an inverse. It lists the
+    rules that lose bits.
     """
     from brainsurgery_jax.cli import convert as pages
 

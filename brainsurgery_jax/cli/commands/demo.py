@@ -9,12 +9,13 @@ import typer
 
 def demo(
     keep: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Make the files there, and leave them.", show_default=False)
+        str | None,
+        typer.Option(metavar="DIR", help="Create the files in this folder and keep them.", show_default=False),
     ] = None,
 ) -> None:
-    """Run a worked plan on a small checkpoint.
+    """Run an example plan on a small checkpoint.
 
-    Makes both, then checks, explains and runs the plan and inspects the result.
+    Creates both, then checks, explains and runs the plan, and inspects the result.
     """
     from brainsurgery_jax.cli import demo as worked
 

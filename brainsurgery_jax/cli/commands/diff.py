@@ -1,4 +1,4 @@
-"""`diff`: two checkpoints beside each other."""
+"""`diff`: compare two checkpoints."""
 
 from __future__ import annotations
 
@@ -13,25 +13,30 @@ from brainsurgery_jax.cli.options import Json, completing
 
 def diff(
     left: Annotated[str, typer.Argument(metavar="LEFT", help="A checkpoint file or folder.")],
-    right: Annotated[str, typer.Argument(metavar="RIGHT", help="Another, of the same or another format.")],
+    right: Annotated[str, typer.Argument(metavar="RIGHT", help="A second checkpoint, in any format.")],
     target: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Only names that match in full.", autocompletion=completing("tensor")),
+        typer.Option(
+            metavar="REGEX", help="Compare only tensors whose full names match.", autocompletion=completing("tensor")
+        ),
     ] = None,
-    eps: Annotated[float, typer.Option(metavar="X", help="Values may differ by this much.", min=0)] = 0.0,
-    rtol: Annotated[float, typer.Option(metavar="X", help="And by this part of the left value.", min=0)] = 0.0,
-    ignore_dtype: Annotated[bool, typer.Option("--ignore-dtype", help="Compare values alone.")] = False,
+    eps: Annotated[float, typer.Option(metavar="X", help="Absolute tolerance.", min=0)] = 0.0,
+    rtol: Annotated[
+        float, typer.Option(metavar="X", help="Relative tolerance, as a fraction of the left value.", min=0)
+    ] = 0.0,
+    ignore_dtype: Annotated[bool, typer.Option("--ignore-dtype", help="Compare values but not dtypes.")] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="No figures: stop reading a tensor at its first difference.")
+        bool, typer.Option("--quick", help="Report no figures; stop reading a tensor at its first difference.")
     ] = False,
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Hold no more than this (default: a quarter of what is free).")
+        str | None, typer.Option(metavar="SIZE", help="Memory budget (default: a quarter of the available memory).")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compare two checkpoints: names, shapes, dtypes and values.
+    """Compare two checkpoints: names, shapes, dtypes, values.
 
-    NaN equals NaN, -0 equals 0. The exit code is 0 if they are the same, 1 if they differ, 2 if that cannot be told.
+    NaN equals NaN, and -0 equals 0. The exit code is 0 if the checkpoints are equal, 1 if they differ, and 2 if they
+    cannot be compared.
     """
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import diff as pages

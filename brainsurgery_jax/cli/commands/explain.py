@@ -14,13 +14,15 @@ def explain(
     ops: Ops = None,
     overwrite: Overwrite = False,
     shard_size: Shard = "5GB",
-    work: Annotated[bool, typer.Option("--work", help="The work item by item: what, where, bytes, memory.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Every name, not the first few.")] = False,
+    work: Annotated[
+        bool, typer.Option("--work", help="List the work item by item: task, site, bytes, memory.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="List all names instead of the first few.")] = False,
     json: Json = False,
 ) -> None:
-    """Tell what a run would do, step by step.
+    """Show what a run would do, step by step.
 
-    What each step matches, what is written, how much is computed, how much memory it takes.
+    Lists the tensors that each step matches, the outputs, the amount of computation and the peak memory.
     """
     know(ops)
     from brainsurgery_jax.cli import plans

@@ -12,17 +12,19 @@ from brainsurgery_jax.cli.options import Json, completing
 def import_mergekit(
     config: Annotated[
         str,
-        typer.Argument(metavar="CONFIG.yml", help="A configuration of mergekit.", autocompletion=completing("plan")),
+        typer.Argument(metavar="CONFIG.yml", help="A mergekit configuration.", autocompletion=completing("plan")),
     ],
     out: Annotated[
-        str | None, typer.Option(metavar="PLAN.yaml", help="Write the plan there, not to stdout.", show_default=False)
+        str | None,
+        typer.Option(metavar="PLAN.yaml", help="Write the plan to this file instead of stdout.", show_default=False),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Let the plan replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing plan file.")] = False,
     json: Json = False,
 ) -> None:
-    """Print the plan that does what a mergekit configuration says.
+    """Translate a mergekit configuration to a plan.
 
-    Linear merges, task arithmetic and stacked layers; what a plan cannot say is an error that names it.
+    Prints the plan. Supports linear merges, task arithmetic and stacked layers. An unsupported setting is an error that
+    names it.
     """
     from brainsurgery_jax.cli import importing
 

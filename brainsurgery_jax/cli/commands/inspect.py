@@ -11,7 +11,7 @@ from brainsurgery_jax.cli.options import Json, completing
 
 
 class TreeFormat(StrEnum):
-    """How `inspect` draws names."""
+    """How `inspect` prints names."""
 
     compact = "compact"
     tree = "tree"
@@ -22,13 +22,17 @@ def inspect(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint file or folder.")],
     target: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Only names that match in full.", autocompletion=completing("tensor")),
+        typer.Option(
+            metavar="REGEX", help="List only tensors whose full names match.", autocompletion=completing("tensor")
+        ),
     ] = None,
-    format: Annotated[TreeFormat, typer.Option("--format", help="How to draw the names.")] = TreeFormat.compact,
-    stats: Annotated[bool, typer.Option("--stats", help="Read the tensors: least, greatest and mean value.")] = False,
+    format: Annotated[TreeFormat, typer.Option("--format", help="How to print the names.")] = TreeFormat.compact,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Also read the tensors, and print their minimum, maximum and mean.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """List what a checkpoint holds, from its headers."""
+    """List the tensors of a checkpoint, from its headers."""
     from brainsurgery_jax.cli import inspect_ as pages
 
     raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats))

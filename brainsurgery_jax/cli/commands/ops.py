@@ -14,14 +14,14 @@ def ops_(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="An op, or an operator of assert (assert.NAME).",
+            help="An op, or an assert operator (assert.NAME).",
             autocompletion=completing("op"),
         ),
     ] = None,
     ops: Ops = None,
     json: Json = False,
 ) -> None:
-    """List all ops, or tell all about one."""
+    """List all ops, or describe one."""
     know(ops)
     from brainsurgery_jax.cli import ops as pages
 

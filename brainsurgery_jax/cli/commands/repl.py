@@ -28,26 +28,29 @@ def repl(
         list[str] | None,
         typer.Argument(
             metavar="[PLAN.yaml | CKPT] [PATH=VALUE]",
-            help="A plan to start from, or checkpoints to open.",
+            help="A plan to run first, or checkpoints to open.",
             autocompletion=completing("items"),
             show_default=False,
         ),
     ] = None,
     ops: Ops = None,
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compute, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and compute, but write nothing.")] = False,
     fsync: Fsync = True,
     shard_size: Shard = "5GB",
     memory: Memory = None,
     devices: Devices = "all",
-    preview: Annotated[bool, typer.Option("--preview", help="Before each step, tell what it does, and ask.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Before each step, show its effects and ask for confirmation.")
+    ] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Open the prompt: type steps, see at once what they do, undo them, keep them as a plan.
+    """Open an interactive prompt for editing checkpoints.
 
-    A plan is run first; its output is written when you leave. Without a terminal, steps are read from the pipe.
+    Type steps, see their effects, undo them, and save them as a plan. A plan given here runs first, and its output is
+    written when you leave. Without a terminal, steps are read from stdin.
     """
     arrange(os.environ, compile_cache=True)
     know(ops)

@@ -37,9 +37,7 @@ def run(
     items: Items,
     ops: Ops = None,
     overwrite: Overwrite = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Compute what asserts and dumps need, and write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Evaluate asserts and dumps, but write nothing.")] = False,
     fsync: Fsync = True,
     shard_size: Shard = "5GB",
     memory: Memory = None,
@@ -54,20 +52,20 @@ def run(
         ),
     ] = None,
     summarize_path: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the summary there, not to stdout.")
+        str | None, typer.Option(metavar="FILE", help="Write the summary to this file instead of stdout.")
     ] = None,
     summary_mode: Annotated[
-        SummaryMode, typer.Option(help="raw: the steps; resolve: inputs and output too.")
+        SummaryMode, typer.Option(help="raw: steps only; resolve: inputs and output too.")
     ] = SummaryMode.raw,
     interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; then write the output.")
+        bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; write the output on leaving.")
     ] = False,
-    preview: Annotated[bool, typer.Option("--preview", help="Before each step, tell what it will change.")] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Before each step, show what it will change.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     json: Json = False,
     compile_cache: Annotated[
-        bool, typer.Option("--compile-cache/--no-compile-cache", help="Keep compiled kernels in your cache folder.")
+        bool, typer.Option("--compile-cache/--no-compile-cache", help="Cache compiled kernels in your cache folder.")
     ] = True,
     provider: Lost = None,
     arena_root: Lost = None,
@@ -75,7 +73,7 @@ def run(
     num_workers: Lost = None,
     log_level: Lost = None,
 ) -> None:
-    """Check a plan, then execute it. Nothing is published unless all of it succeeds."""
+    """Check a plan, then execute it. Nothing is published unless every step succeeds."""
     arrange(os.environ, compile_cache=compile_cache)
     know(ops)
     from brainsurgery_jax.cli import plans

@@ -46,7 +46,9 @@ def _line(found: Preview, session: Session, *, whole: bool) -> tuple[Mood, str]:
     if others and whole:
         return "bad", others[0].message
     yet = "" if whole and not missing else " yet"
-    parts = _effects(found, session.state.default_alias) or [_matched(key, names, yet) for key, names in found.matches]
+    parts = _effects(found, session.state.default_alias) or [
+        _format_match(key, names, yet) for key, names in found.matches
+    ]
     if missing:
         parts.append(f"still needs {' and '.join(missing)}")
     none = not found.created and any(not names for _, names in found.matches)
@@ -60,7 +62,7 @@ def _effects(found: Preview, default: str | None) -> list[str]:
     return told + [f"writes {path}" for path in found.writes]
 
 
-def _matched(key: str, names: Sequence[str], yet: str) -> str:
+def _format_match(key: str, names: Sequence[str], yet: str) -> str:
     return f"{key} matches {len(names):,}: {few(names, MOST)}" if names else f"{key} matches nothing{yet}"
 
 

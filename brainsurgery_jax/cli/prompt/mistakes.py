@@ -22,21 +22,21 @@ def tell(error: PlanError | StoreError, text: str = "", indent: int = 0) -> int:
             for line in caret(text, found, indent):
                 show.remark(line)
             found = replace(found, span=None)
-        show.diagnostics([_folded(found)])
+        show.diagnostics([_fold_lines(found)])
     return show.exit_code(error.diagnostics)
 
 
-def _folded(found: Diagnostic) -> Diagnostic:
+def _fold_lines(found: Diagnostic) -> Diagnostic:
     """A diagnostic whose lines break between words, if they go to a terminal."""
     if not sys.stderr.isatty():
         return found
     width = max(get_terminal_size().columns, 60) - 1
-    message = "\n".join(_wrapped(f"{found.message} [{found.code}]", width))
-    hint = "\n".join(_wrapped(found.hint, width - 4))
+    message = "\n".join(_wrap(f"{found.message} [{found.code}]", width))
+    hint = "\n".join(_wrap(found.hint, width - 4))
     return replace(found, message=message.removesuffix(f"[{found.code}]").removesuffix(" "), hint=hint)
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrap(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 

@@ -18,7 +18,7 @@ from brainsurgery_jax.cli import plans, show
 from brainsurgery_jax.cli.progress import watching
 from brainsurgery_jax.cli.prompt.screen import Screen, reply_data
 from brainsurgery_jax.completion.partial import is_open
-from brainsurgery_jax.desk import Desk, Reply, impact, unfinished
+from brainsurgery_jax.desk import Desk, Reply, impact, is_unfinished
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import dump_yaml
@@ -33,7 +33,7 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
     StoreError for what is wrong with the plan, and for what is piped in; at a prompt one tries again."""
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
-    plan = api.load(*_sorted_out(items))
+    plan = api.load(*_gather_inputs(items))
     plans.refuse_summary_over_input(plan, choices)
     with closing(plans.files_of(choices.overwrite, choices.shard_size)) as world:
         _check(plan, world)
@@ -41,7 +41,7 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
         talks = is_talking() and not choices.json
         front = None if choices.json else Screen()
         desk = Desk(
-            _advanced(session, plan, choices), quiet=choices.quiet, talks=talks or choices.json,
+            _advance(session, plan, choices), quiet=choices.quiet, talks=talks or choices.json,
             asks=talks or choices.json, front=front, fold=pages.unfolded if choices.json else show.hanging,
         )  # fmt: skip
         _converse(desk, choices)
@@ -64,7 +64,7 @@ def _converse(desk: Desk, choices: plans.Choices) -> None:
         take_lines(desk, sys.stdin)
 
 
-def _sorted_out(items: Sequence[str]) -> list[str | dict[str, list[str]]]:
+def _gather_inputs(items: Sequence[str]) -> list[str | dict[str, list[str]]]:
     """The items of a plan; checkpoints among them become its inputs."""
     checkpoints = [i for i in items if _is_checkpoint(i)]
     rest = [i for i in items if i not in checkpoints]
@@ -95,7 +95,7 @@ def _check(plan: api.Plan, world: Files) -> None:
             raise PlanError(found)
 
 
-def _advanced(session: Session, plan: api.Plan, choices: plans.Choices) -> Session:
+def _advance(session: Session, plan: api.Plan, choices: plans.Choices) -> Session:
     """The session after the plan's own steps."""
     if not plan.data.steps:
         return session
@@ -184,7 +184,7 @@ def _texts(lines: Iterable[str]) -> Iterable[tuple[int, str]]:
         if block:
             block.append(line)
         elif line.strip() and not line.lstrip().startswith("#"):
-            if unfinished(line):
+            if is_unfinished(line):
                 block, first = [line], number
             else:
                 yield number, line

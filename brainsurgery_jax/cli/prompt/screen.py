@@ -8,7 +8,7 @@ from typing import Any
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.progress import Watcher, watching
-from brainsurgery_jax.desk import Message, Mood, Notes, Remark, Reply
+from brainsurgery_jax.desk import Message, Mood, Remark, Reply, StepNotes
 from brainsurgery_jax.engine.events import Published, Said
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.rendering.data import diagnostic_data, document_data, store_error_data
@@ -25,7 +25,7 @@ class Screen:
         match message:
             case Remark(text, mood):
                 show.remark(text, _STYLES[mood])
-            case Notes(diagnostics):
+            case StepNotes(diagnostics):
                 show.diagnostics(diagnostics)
             case Said(document):
                 show.result(as_text(document))
@@ -61,7 +61,7 @@ def _message_data(message: Message) -> dict[str, Any]:
     match message:
         case Remark(text, mood):
             return {"type": "remark", "mood": mood, "text": text}
-        case Notes(diagnostics):
+        case StepNotes(diagnostics):
             return {"type": "notes", "diagnostics": list(map(diagnostic_data, diagnostics))}
         case Said(document):
             return {"type": "report", "document": document_data(document)}

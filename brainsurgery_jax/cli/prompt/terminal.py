@@ -32,7 +32,7 @@ from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.prompt.glance import glance
 from brainsurgery_jax.cli.prompt.mistakes import tell
 from brainsurgery_jax.completion.candidates import complete
-from brainsurgery_jax.desk import COMMANDS, Desk, counts, unfinished
+from brainsurgery_jax.desk import COMMANDS, Desk, counts, is_unfinished
 from brainsurgery_jax.op import ASSERTS, OPS
 from brainsurgery_jax.version import __version__
 
@@ -75,13 +75,13 @@ def _goes_on(desk: Desk, line: Line | PlainLine) -> bool:
             return True
         reply = desk.leave() if text == LEAVE else desk.take(text)
         while reply.next == "confirm":
-            reply = desk.confirm(_asked("go?"))
+            reply = desk.confirm(_ask("go?"))
         if reply.error is not None:
             tell(reply.error, text, len(NAME))
         return reply.next != "end"
     except KeyboardInterrupt as stop:
         if text:
-            show.stopped("interrupted: the session is as it was before the step", stop)
+            show.print_stop("interrupted: the session is as it was before the step", stop)
     except Exception as defect:  # a session is worth more than one step: it outlives our defects, and drivers'
         blamed = plugins.blamed(defect)  # an op that the user wrote
         show.remark(str(blamed or f"Sorry, this is a defect: {type(defect).__name__}: {defect}"), "red")
@@ -95,7 +95,7 @@ LEAVE = "\x04"
 """What Ctrl-D on an empty line stands for."""
 
 
-def _asked(question: str) -> bool:
+def _ask(question: str) -> bool:
     """Ask go or no-go; nothing, the end of input and Ctrl-C are no."""
     words = {"go": True, "g": True, "yes": True, "y": True, "": False, "no-go": False, "nogo": False, "no": False,
              "n": False}  # fmt: skip
@@ -113,7 +113,7 @@ class PlainLine:
         """The next text; `LEAVE` after Ctrl-D. Raises KeyboardInterrupt after Ctrl-C."""
         try:
             text = input(NAME)
-            while unfinished(text):
+            while is_unfinished(text):
                 text += "\n" + input("... ".rjust(len(NAME)))
         except EOFError:
             print()
@@ -135,7 +135,7 @@ class Line:
         self.session: PromptSession[str] = PromptSession(
             [("class:prompt", NAME)], multiline=True, history=history, lexer=Colours(), completer=Completing(desk),
             complete_while_typing=True, complete_in_thread=True, key_bindings=_keys(), style=STYLE,
-            prompt_continuation=_continued, bottom_toolbar=self.toolbar, enable_suspend=True,
+            prompt_continuation=_continuation, bottom_toolbar=self.toolbar, enable_suspend=True,
         )  # fmt: skip
         self.session.default_buffer.on_text_changed += lambda _: self.changed.set() if self.changed else None
 
@@ -190,7 +190,7 @@ class Line:
         return [("class:bad", "".join(on)), ("class:dim", leaving + words)]
 
 
-def _continued(width: int, line: int, wrapped: int) -> StyleAndTextTuples:
+def _continuation(width: int, line: int, wrapped: int) -> StyleAndTextTuples:
     return [("class:more", "... ".rjust(width))]
 
 
@@ -203,7 +203,7 @@ def _keys() -> KeyBindings:
         chosen = buffer.complete_state and buffer.complete_state.current_completion
         if chosen and chosen.text.endswith((" ", ".", ":", "/")):
             buffer.complete_state = None  # the candidate is taken, and something must follow it
-        elif unfinished(buffer.text):
+        elif is_unfinished(buffer.text):
             buffer.insert_text("\n" + _indent(buffer.document))
         else:
             buffer.validate_and_handle()
@@ -283,10 +283,10 @@ class Colours(Lexer):
     """OLY and YAML alike: ops, keys, aliases, captures, quotes, comments."""
 
     def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
-        return lambda number: list(_coloured(document.lines[number]))
+        return lambda number: list(_colour(document.lines[number]))
 
 
-def _coloured(line: str) -> Iterator[tuple[str, str]]:
+def _colour(line: str) -> Iterator[tuple[str, str]]:
     at = 0
     for found in _TOKENS.finditer(line):
         kind, text = found.lastgroup or "", found[0]
@@ -322,7 +322,7 @@ def open_history(folder: Path, tell_why: Callable[[str], None]) -> History:
     except OSError as error:
         tell_why(f"the history cannot be kept: {error.strerror}: {file}")
         return InMemoryHistory()
-    return Kept(str(file), tell_why)
+    return PersistentHistory(str(file), tell_why)
 
 
 def _damage(content: bytes) -> str:
@@ -334,7 +334,7 @@ def _damage(content: bytes) -> str:
     return "" if odd is None else f"line {odd} is none of ours"
 
 
-class Kept(History):
+class PersistentHistory(History):
     """A history in a file; a failure to write to it is told once, and ends nothing."""
 
     def __init__(self, file: str, tell_why: Callable[[str], None]):

@@ -31,7 +31,7 @@ def numpy_dtype(dtype: DType, *, path: object = "array", tensor: str | None = No
         raise StoreError(path, f"the installed ml_dtypes has no {dtype}", tensor=tensor, remedy=remedy) from error
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """A fresh uninitialised C-contiguous array that starts at a multiple of 64 bytes."""
     import numpy as np
 

@@ -16,7 +16,7 @@ GROUP = 8 << 20
 """Bytes read together at most, hence the extra memory of a strided read."""
 
 
-class Piece(NamedTuple):
+class BoxRead(NamedTuple):
     """One read: elements `start` to `start + length` of the tensor go to `result[where]`.
 
     If `strides` is None they are exactly these elements; else the elements wanted lie `strides` (in elements) apart.
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
     strides: tuple[int, ...] | None
 
 
-def pieces(shape: tuple[int, ...], box: Box, itemsize: int) -> Iterator[Piece]:
+def pieces(shape: tuple[int, ...], box: Box, itemsize: int) -> Iterator[BoxRead]:
     """The reads that fill a result of the box's shape; none if it is empty."""
     size = box_shape(box)
     assert all(0 <= a <= b <= n and s >= 1 for (a, b, s), n in zip(box, shape, strict=True)), (shape, box)
@@ -42,7 +42,7 @@ def pieces(shape: tuple[int, ...], box: Box, itemsize: int) -> Iterator[Piece]:
     for index in product(*map(range, size[: min(run, near)])):
         start = origin + sum(i * p for i, p in zip(index, pitch, strict=False))
         if run <= near:
-            yield Piece(start, prod(size[run:]), index, size[run:], None)
+            yield BoxRead(start, prod(size[run:]), index, size[run:], None)
         else:
             yield from _groups(start, index, size[near:], pitch[near:], itemsize)
 
@@ -66,10 +66,10 @@ def _near(pitch: tuple[int, ...], itemsize: int) -> int:
 
 def _groups(
     start: int, index: tuple[int, ...], size: tuple[int, ...], pitch: tuple[int, ...], itemsize: int
-) -> Iterator[Piece]:
+) -> Iterator[BoxRead]:
     """Near rows along the first axis of `size`, read together with the gaps between them."""
     rows = max(1, GROUP // (pitch[0] * itemsize))
     for first in range(0, size[0], rows):
         shape = (min(rows, size[0] - first), *size[1:])
         length = 1 + sum((n - 1) * p for n, p in zip(shape, pitch, strict=True))
-        yield Piece(start + first * pitch[0], length, (*index, slice(first, first + shape[0])), shape, pitch)
+        yield BoxRead(start + first * pitch[0], length, (*index, slice(first, first + shape[0])), shape, pitch)

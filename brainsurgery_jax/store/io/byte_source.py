@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from brainsurgery_jax.boxes import Box, whole
 from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.failures import no_tensor, os_failures
-from brainsurgery_jax.store.io.arrays import aligned_empty, byte_view, numpy_dtype
+from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.box_reads import read_box
 from brainsurgery_jax.store.io.files import File
 
@@ -46,7 +46,7 @@ class ByteSource:
         """Elements `start` to `stop` in row-major order, one-dimensional, fresh and aligned like `read`."""
         info = self._info(name)
         assert 0 <= start <= stop <= info.aval.size, (name, start, stop)
-        result = aligned_empty((stop - start,), self._numpy_dtype(name, info))
+        result = empty_aligned((stop - start,), self._numpy_dtype(name, info))
         self._fill(name, info, byte_view(result), start)
         return result
 

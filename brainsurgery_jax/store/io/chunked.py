@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from brainsurgery_jax.boxes import Box, Span1, box_shape, cover, whole
 from brainsurgery_jax.store.base import FileRun, Header, Source
 from brainsurgery_jax.store.failures import no_tensor
-from brainsurgery_jax.store.io.arrays import aligned_empty, numpy_dtype
+from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.forwarding import SourceOver
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-class Chunk(NamedTuple):
+class TensorChunk(NamedTuple):
     """A piece of a tensor: what it is called in the source that keeps it, where it begins, and its shape."""
 
     key: str
@@ -27,7 +27,7 @@ class ChunkedSource(SourceOver):
     """A checkpoint whose tensors are put together from those of another source; see `base.Source`. The chunks of a
     tensor cover it, and no two of them overlap."""
 
-    def __init__(self, header: Header, source: Source, chunks: Mapping[str, Sequence[Chunk]]):
+    def __init__(self, header: Header, source: Source, chunks: Mapping[str, Sequence[TensorChunk]]):
         super().__init__(header, source)
         self._chunks = chunks
 
@@ -37,7 +37,7 @@ class ChunkedSource(SourceOver):
         if len(chunks) == 1:
             return self._source.read(chunks[0].key, box)
         box = whole(self.header.tensors[name].aval.shape) if box is None else box
-        result = aligned_empty(box_shape(box), self._dtype(name))
+        result = empty_aligned(box_shape(box), self._dtype(name))
         for chunk in chunks:
             inner, where = _overlap(box, chunk)
             if 0 not in box_shape(inner):
@@ -52,7 +52,7 @@ class ChunkedSource(SourceOver):
         if len(chunks) == 1:
             return self._source.read_range(chunks[0].key, start, stop)
         parts = [self.read(name, box).reshape(-1) for box in cover(self.header.tensors[name].aval.shape, start, stop)]
-        result = aligned_empty((stop - start,), self._dtype(name))
+        result = empty_aligned((stop - start,), self._dtype(name))
         return np.concatenate(parts, out=result) if parts else result
 
     def file_run(self, name: str, start: int, stop: int) -> FileRun | None:
@@ -68,7 +68,7 @@ class ChunkedSource(SourceOver):
                 return self._source.file_run(chunk.key, start - first, stop - first)
         return None
 
-    def _of(self, name: str) -> Sequence[Chunk]:
+    def _of(self, name: str) -> Sequence[TensorChunk]:
         if name not in self._chunks:
             raise no_tensor(self.header.path, name, self._chunks)
         return self._chunks[name]
@@ -77,7 +77,7 @@ class ChunkedSource(SourceOver):
         return numpy_dtype(self.header.tensors[name].aval.dtype, path=self.header.path, tensor=name)
 
 
-def _overlap(box: Box, chunk: Chunk) -> tuple[Box, tuple[slice, ...]]:
+def _overlap(box: Box, chunk: TensorChunk) -> tuple[Box, tuple[slice, ...]]:
     """What of a box a chunk holds: which box of the chunk, and where in the result it goes."""
     spans = [_part(span, low, low + n) for span, low, n in zip(box, chunk.start, chunk.shape, strict=True)]
     return tuple(inner for inner, _ in spans), tuple(where for _, where in spans)

@@ -34,7 +34,7 @@ def stamp_of(path: str, more: str = "") -> Stamp:
 def verify(path: str, seen: Stamp) -> None:
     """Raises StoreError if the file at a path is not the one that was seen."""
     if stamp_of(path, " again") != seen:
-        raise _changed(path)
+        raise _change_error(path)
 
 
 def _stamp(status: os.stat_result) -> Stamp:
@@ -80,17 +80,17 @@ class Descriptors:
         if file in self._closed:
             raise StoreError(self._paths[file], "was closed, and is used again", remedy="Open the checkpoint anew.")
         if file not in self._open:
-            self._open[file] = self._opened(file)
+            self._open[file] = self._open_file(file)
         self._open.move_to_end(file)
         return self._open[file]
 
-    def _opened(self, file: int) -> int:
+    def _open_file(self, file: int) -> int:
         path = self._paths[file]
         with os_failures(path, "open the file"):
             fd = os.open(path, self._flags | getattr(os, "O_CLOEXEC", 0))
         if self._watch and self._seen.setdefault(file, found := _stamp(os.fstat(fd))) != found:
             os.close(fd)
-            raise _changed(path)
+            raise _change_error(path)
         return fd
 
     def _close_idle(self, limit: int) -> None:
@@ -122,6 +122,6 @@ class Descriptors:
                 self._close_if_idle(number)
 
 
-def _changed(path: str) -> StoreError:
+def _change_error(path: str) -> StoreError:
     remedy = "Another program wrote to it or replaced it; wait until that is done, and run again."
     return StoreError(path, "changed while running: it is not the file that was opened at the start", remedy=remedy)

@@ -74,8 +74,8 @@ class EncodedWriter:
         self._sink.close()
         staging = self._staged.staging
         with os_failures(self._staged.destination, "write the partial output"):
-            self._encoded(staging)
-            for file in self._mapped_files().values():
+            self._encode_files(staging)
+            for file in self._find_mapped_files().values():
                 file.verify_unchanged()
             os.remove(self._scratch.path)
             if self._options.durable:
@@ -87,11 +87,11 @@ class EncodedWriter:
         self._sink.close()
         self._staged.abandon()
 
-    def _mapped_files(self) -> dict[int, LocalFile]:
+    def _find_mapped_files(self) -> dict[int, LocalFile]:
         """The files of inputs that are used in place, by their identity."""
         return {id(file): file for file, _ in self._mapped.values()}
 
-    def _encoded(self, staging: str) -> None:
+    def _encode_files(self, staging: str) -> None:
         try:
             self._encode(staging, self._arrays(), self._options)
         except StoreError as bad:
@@ -100,7 +100,7 @@ class EncodedWriter:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         """All tensors as views of memory maps, one map a file."""
-        maps = {key: _map(file) for key, file in self._mapped_files().items()}
+        maps = {key: _map(file) for key, file in self._find_mapped_files().items()}
         if any(aval.size for aval, _, _ in self._places.values()):
             with open(self._scratch.path, "rb") as file:
                 scratch = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

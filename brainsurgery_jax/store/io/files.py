@@ -183,7 +183,7 @@ def copy_through_memory(file: File, start: int, target: NewFile, offset: int, nb
         target.write(chunk, offset + done)
 
 
-def truncated(name: str, end: int, missing: int, *, tensor: str | None = None) -> StoreError:
+def truncation_error(name: str, end: int, missing: int, *, tensor: str | None = None) -> StoreError:
     """The error for a file that ends at byte `end`, `missing` bytes too early."""
     problem = f"truncated while reading: the file ends at byte {end}, {missing} bytes too early"
     remedy = "Something shortened the file while it was in use; restore it and run again."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from brainsurgery_jax.boxes import Box, box_shape, whole
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.base import Fingerprint, Header, TensorInfo, fingerprint_of
-from brainsurgery_jax.store.io.arrays import aligned_empty, numpy_dtype
+from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ class MemorySource:
         import numpy as np
 
         box = whole(self.header.tensors[name].aval.shape) if box is None else box
-        result = aligned_empty(box_shape(box), self._dtype(name))
+        result = empty_aligned(box_shape(box), self._dtype(name))
         result[...] = np.asarray(self._arrays[name])[tuple(slice(*span) for span in box)]
         self._count(result.nbytes)
         return result
@@ -44,7 +44,7 @@ class MemorySource:
         """Elements `start` to `stop` in row-major order, one-dimensional, fresh and aligned like `read`."""
         import numpy as np
 
-        result = aligned_empty((stop - start,), self._dtype(name))
+        result = empty_aligned((stop - start,), self._dtype(name))
         result[...] = np.asarray(self._arrays[name]).reshape(-1)[start:stop]
         self._count(result.nbytes)
         return result

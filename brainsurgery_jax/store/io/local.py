@@ -135,7 +135,7 @@ class LocalPlace:
 
     def create(self, name: str, nbytes: int) -> NewFile:
         """A new file, for which the space is reserved."""
-        with self._opened(name) as fd:
+        with self._create_file(name) as fd:
             allocate(fd, nbytes)
         return self._new_file(name)
 
@@ -143,14 +143,14 @@ class LocalPlace:
         """A new file that shares the blocks of another, if the file system can."""
         if not isinstance(file, LocalFile):
             return None
-        with self._opened(name) as fd, file.lease() as source:
+        with self._create_file(name) as fd, file.lease() as source:
             if clone(source, fd):
                 return self._new_file(name)
         os.remove(self.path_of(name))
         return None
 
     @contextmanager
-    def _opened(self, name: str) -> Iterator[int]:
+    def _create_file(self, name: str) -> Iterator[int]:
         """A descriptor of a file that was not there, which goes again if its block fails."""
         mode = _FILE_MODE & _PRIVATE if self._private and not name else _FILE_MODE
         fd = os.open(self.path_of(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)

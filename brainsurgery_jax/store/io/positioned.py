@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from brainsurgery_jax.store.io.files import CHUNK, truncated
+from brainsurgery_jax.store.io.files import CHUNK, truncation_error
 
 EARLY = 1 << 20
 """Bytes; shorter runs are not sent to the disk before the end."""
@@ -26,7 +26,7 @@ def read_into(fd: int, view: memoryview, offset: int, *, path: str, tensor: str 
     while done < len(view):
         count = _pread(fd, view[done:], offset + done)
         if not count:
-            raise truncated(path, offset + done, len(view) - done, tensor=tensor)
+            raise truncation_error(path, offset + done, len(view) - done, tensor=tensor)
         done += count
 
 

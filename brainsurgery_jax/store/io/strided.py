@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from brainsurgery_jax.boxes import Box, box_shape, cover, strides, whole
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo
-from brainsurgery_jax.store.io.arrays import aligned_empty, numpy_dtype
+from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.boxes import GROUP, NEAR
 from brainsurgery_jax.store.io.byte_source import ByteSource
 from brainsurgery_jax.store.io.files import File
@@ -88,7 +88,7 @@ class StridedSource:
         how = self._laid.get(name)
         if how is None:
             return self._bytes.read_range(name, start, stop)
-        result = aligned_empty((stop - start,), self._dtype(name))
+        result = empty_aligned((stop - start,), self._dtype(name))
         with self._lock:
             slab = self._around(name, how, start, stop)
             result[...] = slab.elements[start - slab.begin : stop - slab.begin]
@@ -144,7 +144,7 @@ def gather_range(fetch: Fetch, how: Laid, shape: tuple[int, ...], start: int, st
     parts = [gather(fetch, how, box, dtype).reshape(-1) for box in cover(shape, start, stop)]
     if len(parts) == 1:
         return parts[0]
-    joined = aligned_empty((stop - start,), dtype)
+    joined = empty_aligned((stop - start,), dtype)
     return np.concatenate(parts, out=joined) if parts else joined
 
 
@@ -152,7 +152,7 @@ def gather(fetch: Fetch, how: Laid, box: Box, dtype: np.dtype) -> np.ndarray:
     """A box of a tensor, its elements collected from where they lie, row by row in fresh memory."""
     import numpy as np
 
-    result = aligned_empty(box_shape(box), dtype)
+    result = empty_aligned(box_shape(box), dtype)
     origin = sum(first * stride for (first, _, _), stride in zip(box, how.strides, strict=True))
     pitch = tuple(stride * step for stride, (_, _, step) in zip(how.strides, box, strict=True))
     if result.size:

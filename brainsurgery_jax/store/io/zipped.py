@@ -16,7 +16,7 @@ from brainsurgery_jax.boxes import Box, whole
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import FileRun, Fingerprint
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.io.arrays import aligned_empty, byte_view, numpy_dtype
+from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.strided import Laid, StridedSource, gather, gather_range
 from brainsurgery_jax.store.io.zip_members import zip_failures
 from brainsurgery_jax.store.safetensors.header import AGAIN
@@ -66,7 +66,7 @@ class ZippedSource:
 
     def _elements(self, name: str, start: int, stop: int) -> np.ndarray:
         dtype = self._dtype(name)
-        result = aligned_empty((stop - start,), dtype)
+        result = empty_aligned((stop - start,), dtype)
         self._streams[name].read(byte_view(result), self.header.tensors[name].offset + start * dtype.itemsize)
         return result
 

@@ -26,11 +26,11 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
-from brainsurgery_jax.store.key_paths import NOTES, Notes, Path, clash, nest, read_notes
+from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash, nest, read_notes
 from brainsurgery_jax.store.leftovers import remove
 from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE
 from brainsurgery_jax.store.orbax.source import OrbaxSource
-from brainsurgery_jax.store.uninterrupted import uninterrupted
+from brainsurgery_jax.store.uninterrupted import defer_signals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,7 @@ def encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -
         try:
             work.result()
         except (KeyboardInterrupt, SystemExit):
-            with uninterrupted():
+            with defer_signals():
                 _end(path, work)
             raise
 
@@ -99,13 +99,13 @@ def _end(path: str, work: Future[None]) -> None:
 def _shut_out(path: str, work: Future[None]) -> None:
     """Makes all that is still to be written to a folder fail, and removes it."""
     with _complaints_dropped():
-        asides = list(_blocked(path))
+        asides = list(_block_folder(path))
         wait([work])
         for place in (path, *asides):
             remove(place)
 
 
-def _blocked(path: str) -> Iterator[str]:
+def _block_folder(path: str) -> Iterator[str]:
     """Puts a file where a folder is; yields where that folder is now, and any that was made in its place meanwhile."""
     for number in count(1):
         aside = f"{path}-{number}"  # a name that the next run would clear, too
@@ -160,7 +160,7 @@ def _refuse_incomplete(path: str, arrays: Mapping[str, Any]) -> None:
     source.close()
 
 
-def _leaves(arrays: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
+def _leaves(arrays: Mapping[str, Any], notes: KeyNotes) -> dict[str, Any]:
     """The tensors, and what the notes tell of leaves that are none."""
     scalars = {name: arrays[name].item() for name in notes.scalars if name in arrays and not arrays[name].shape}
     empty = {"None": None, "Dict": {}, "List": []}
@@ -172,9 +172,9 @@ def _leaves(arrays: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
     return leaves
 
 
-def _custom(metadata: Mapping[str, str], notes: Notes) -> dict[str, Any]:
+def _custom(metadata: Mapping[str, str], notes: KeyNotes) -> dict[str, Any]:
     """The metadata, and notes of what orbax does not keep by itself."""
-    own = Notes(tuples=notes.tuples, integers=notes.integers).encode()
+    own = KeyNotes(tuples=notes.tuples, integers=notes.integers).encode()
     texts = {key: text for key, text in metadata.items() if key != NOTES}
     return texts | {key: _value(texts[key]) for key in notes.json if key in texts} | own
 
@@ -199,7 +199,7 @@ def _context(options: Mapping[str, Any], largest: int) -> AbstractContextManager
     return context
 
 
-def _save(path: str, leaves: Mapping[str, Any], notes: Notes, custom: dict[str, Any], *, in_groups: bool) -> None:
+def _save(path: str, leaves: Mapping[str, Any], notes: KeyNotes, custom: dict[str, Any], *, in_groups: bool) -> None:
     """Saves all at once, which takes no memory; or, where orbax makes something of the tensors, group by group."""
     import orbax.checkpoint.experimental.v1 as ocp
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ORBAX_MARKS
-from brainsurgery_jax.store.key_paths import Index, Notes, Path, name_of, notes_of, read_notes
+from brainsurgery_jax.store.key_paths import KeyNotes, ListIndex, Path, name_of, notes_of, read_notes
 
 TREE = "_METADATA"
 CHECKPOINT = "_CHECKPOINT_METADATA"
@@ -26,7 +26,7 @@ _UNDONE = (".orbax-checkpoint-tmp", ".partial_save")
 _AGAIN = "Its save was cut off, or a copy of it is incomplete: save or copy it again, or name an earlier step."
 
 
-class Tree(NamedTuple):
+class OrbaxTree(NamedTuple):
     """What the folder of a tree says of it: the leaves' key paths in order, how they are stored, and the metadata.
 
     `filled`: every chunk is said to be stored, also one of zeros, so that one that is missing is lost.
@@ -119,7 +119,7 @@ def _nothing(path: str) -> StoreError:
     return StoreError(path, problem, remedy=_AGAIN)
 
 
-def read_tree(folder: str) -> Tree:
+def read_tree(folder: str) -> OrbaxTree:
     """All that the small files of a tree's folder say."""
     path = os.path.join(folder, TREE)
     table = _json(path)
@@ -139,11 +139,11 @@ def read_tree(folder: str) -> Tree:
     drivers = ("zarr3",) if table.get("use_zarr3") else ("zarr",) if "use_zarr3" in table else ("zarr", "zarr3")
     filled = bool(table.get("store_array_data_equal_to_fill_value", False))
     metadata = _metadata(folder, table, [path for path, _ in entries], kinds)
-    return Tree(folder, paths, drivers, ocdbt, filled, metadata)
+    return OrbaxTree(folder, paths, drivers, ocdbt, filled, metadata)
 
 
 def _path(keys: Sequence[Mapping[str, Any]]) -> Path:
-    return tuple(Index(k["key"]) if k["key_type"] == 1 else str(k["key"]) for k in keys)
+    return tuple(ListIndex(k["key"]) if k["key_type"] == 1 else str(k["key"]) for k in keys)
 
 
 def _is_array(kind: str) -> bool:
@@ -160,7 +160,7 @@ def _metadata(folder: str, table: Mapping[str, Any], paths: list[Path], kinds: M
     before = read_notes(metadata)
     found = notes_of(paths, tuples=before.tuples)
     strings = _json(os.path.join(folder, STRINGS)) or {}
-    notes = Notes(
+    notes = KeyNotes(
         lists=found.lists,
         tuples=found.tuples,
         integers=before.integers,

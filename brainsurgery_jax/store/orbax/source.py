@@ -23,11 +23,11 @@ from brainsurgery_jax.boxes import Box, box_shape, cover, whole
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.failures import no_tensor, os_failures
-from brainsurgery_jax.store.io.arrays import aligned_empty, byte_view, numpy_dtype
+from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.box_reads import read_box
 from brainsurgery_jax.store.io.descriptors import Watch
 from brainsurgery_jax.store.key_paths import name_of
-from brainsurgery_jax.store.orbax.folder import Tree, find, read_tree
+from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, read_tree
 from brainsurgery_jax.store.orbax.zarr import METADATA, ZarrArray, parse
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ class OrbaxSource:
         if array.plain:
             dtype = numpy_dtype(array.aval.dtype, path=self.header.path, tensor=name)
             return read_box(array.aval.shape, dtype, box, lambda view, start: self._fill(name, view, start))
-        return self._decoded(name, [box]).reshape(box_shape(box))
+        return self._decode(name, [box]).reshape(box_shape(box))
 
     def read_range(self, name: str, start: int, stop: int) -> np.ndarray:
         """Elements `start` to `stop` in row-major order, one-dimensional, fresh and aligned like `read`."""
         array = self._array(name)
         assert 0 <= start <= stop <= array.aval.size, (name, start, stop)
         if not array.plain:
-            return self._decoded(name, list(cover(array.aval.shape, start, stop)))
-        result = aligned_empty((stop - start,), numpy_dtype(array.aval.dtype, path=self.header.path, tensor=name))
+            return self._decode(name, list(cover(array.aval.shape, start, stop)))
+        result = empty_aligned((stop - start,), numpy_dtype(array.aval.dtype, path=self.header.path, tensor=name))
         self._fill(name, byte_view(result), start)
         return result
 
@@ -159,15 +159,15 @@ class OrbaxSource:
             raise StoreError(self.header.path, problem, tensor=name, remedy=_DAMAGED)
         return data
 
-    def _decoded(self, name: str, boxes: Sequence[Box]) -> np.ndarray:
+    def _decode(self, name: str, boxes: Sequence[Box]) -> np.ndarray:
         """The elements of boxes in turn, flat, decoded by tensorstore."""
         array = self._arrays[name]
         dtype = numpy_dtype(array.aval.dtype, path=self.header.path, tensor=name)
         sizes = [prod(box_shape(box)) for box in boxes]
-        result = aligned_empty((sum(sizes),), dtype)
+        result = empty_aligned((sum(sizes),), dtype)
         at = 0
         with _failures(self.header.path, name, self._tree.folder):
-            store = self._opened(name)
+            store = self._open_array(name)
             for box, size in zip(boxes, sizes, strict=True):
                 part = store[tuple(slice(*span) for span in box)].read().result()
                 result[at : at + size] = part.astype(dtype, copy=False).reshape(-1)
@@ -175,7 +175,7 @@ class OrbaxSource:
         self._count(result.nbytes)
         return result
 
-    def _opened(self, name: str) -> Any:
+    def _open_array(self, name: str) -> Any:
         import tensorstore as ts
 
         with self._lock:
@@ -202,7 +202,7 @@ def _files_of(folder: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda path: (path.count(os.sep), path)))
 
 
-def _spec(tree: Tree, path: str = "") -> dict[str, Any]:
+def _spec(tree: OrbaxTree, path: str = "") -> dict[str, Any]:
     """Where tensorstore finds the values of a tree whose keys begin with `path`."""
     folder = f"{os.path.abspath(tree.folder)}/"
     if not tree.ocdbt:
@@ -210,7 +210,7 @@ def _spec(tree: Tree, path: str = "") -> dict[str, Any]:
     return {"driver": "ocdbt", "base": {"driver": "file", "path": folder}, "path": path}
 
 
-def _key_value_store(tree: Tree) -> Any:
+def _key_value_store(tree: OrbaxTree) -> Any:
     import tensorstore as ts
 
     context = ts.Context({"cache_pool": {"total_bytes_limit": _NODES}})
@@ -218,7 +218,7 @@ def _key_value_store(tree: Tree) -> Any:
         return ts.KvStore.open(_spec(tree), context=context).result()
 
 
-def _arrays(path: str, tree: Tree, store: Any) -> dict[str, ZarrArray]:
+def _arrays(path: str, tree: OrbaxTree, store: Any) -> dict[str, ZarrArray]:
     """The arrays of all leaves, their metadata read together."""
     names = [name_of(keys) for keys in tree.paths]
     arrays: dict[str, ZarrArray] = {}
@@ -227,7 +227,7 @@ def _arrays(path: str, tree: Tree, store: Any) -> dict[str, ZarrArray]:
         with _failures(path):
             values = [store.read(f"{name}/{METADATA[driver]}") for name in left]
             found = {name: value.result() for name, value in zip(left, values, strict=True)}
-        arrays |= {name: _parsed(path, name, driver, v.value) for name, v in found.items() if v.state == "value"}
+        arrays |= {name: _parse(path, name, driver, v.value) for name, v in found.items() if v.state == "value"}
     for name in names:
         if name not in arrays:
             problem = "is listed, but its data are missing"
@@ -250,7 +250,7 @@ def _check_chunks(path: str, arrays: Mapping[str, ZarrArray], store: Any) -> Non
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)
 
 
-def _parsed(path: str, name: str, driver: str, raw: bytes) -> ZarrArray:
+def _parse(path: str, name: str, driver: str, raw: bytes) -> ZarrArray:
     try:
         return parse(driver, raw)
     except (ValueError, KeyError, TypeError) as error:

@@ -27,7 +27,7 @@ _WIDER = {
 _KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex", "b": "bool"}
 
 
-class Run(NamedTuple):
+class ChunkRange(NamedTuple):
     """Consecutive elements in one chunk: the chunk's key, its number in the value there (None if it is all of it), the
     first element in the chunk, and how many there are."""
 
@@ -80,7 +80,7 @@ class ZarrArray(NamedTuple):
             return self.separator.join(["c", *indices])
         return self.separator.join(indices) or "0"
 
-    def runs(self, start: int, stop: int, most: int) -> Iterator[Run]:
+    def runs(self, start: int, stop: int, most: int) -> Iterator[ChunkRange]:
         """Where elements `start` to `stop` of a plain array lie, at most `most` in a run."""
         row = prod(self.aval.shape[1:])
         outer, inner = (row * prod(shape[:1]) for shape in (self.outer, self.inner))
@@ -88,7 +88,7 @@ class ZarrArray(NamedTuple):
             value, within = divmod(start, outer)
             chunk, first = divmod(within, inner)
             length = min(stop - start, inner - first, most)
-            yield Run(self.key(value), chunk if self.indexed else None, first, length)
+            yield ChunkRange(self.key(value), chunk if self.indexed else None, first, length)
             start += length
 
 
@@ -99,7 +99,7 @@ def parse(driver: str, raw: bytes) -> ZarrArray:
 
 
 def _version_2(table: Mapping[str, Any]) -> ZarrArray:
-    stored = _stored(table["dtype"])
+    stored = _dtype_name(table["dtype"])
     shape, chunks = tuple(table["shape"]), tuple(table["chunks"])
     plain = (
         table["compressor"] is None and not table.get("filters") and table["order"] == "C" and _little(table["dtype"])
@@ -153,7 +153,7 @@ def _dtype(stored: str) -> DType:
     return dtype
 
 
-def _stored(dtype: Any) -> str:
+def _dtype_name(dtype: Any) -> str:
     """The name of an element type of version 2: numpy's code, such as `<f4`, or a name of its own."""
     if not isinstance(dtype, str):
         raise ValueError("its elements are records")

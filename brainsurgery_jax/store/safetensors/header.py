@@ -65,7 +65,7 @@ def parse_header(raw: bytes, path: str, file_size: int, file: int = 0) -> FileHe
     start, position = 8 + len(raw), 0
     for begin, end, aval, name in entries:
         if begin != position:
-            raise _misplaced(path, name, begin, position)
+            raise _place_error(path, name, begin, position)
         tensors[name] = TensorInfo(aval, file, start + begin)
         position = end
     if start + position != file_size:
@@ -107,7 +107,7 @@ def _metadata(value: Any, path: str) -> dict[str, str]:
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         remedy = "Write the file again with text values only."
-        raise StoreError(path, f"{METADATA} must map names to text, found {_shown(value)}", remedy=remedy)
+        raise StoreError(path, f"{METADATA} must map names to text, found {_show(value)}", remedy=remedy)
     return value
 
 
@@ -118,9 +118,9 @@ def _entry(path: str, name: str, entry: Any, avals: _Avals) -> tuple[int, int, A
         if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
             raise ValueError
     except (TypeError, KeyError, ValueError):
-        raise _malformed(path, name, entry) from None
+        raise _entry_error(path, name, entry) from None
     if type(tag) is not str or type(shape) is not list or not {int}.issuperset(map(type, shape)):
-        raise _malformed(path, name, entry)
+        raise _entry_error(path, name, entry)
     key = (tag, *shape)
     if key not in avals:
         avals[key] = _aval(path, name, tag, tuple(shape))
@@ -133,10 +133,10 @@ def _entry(path: str, name: str, entry: Any, avals: _Avals) -> tuple[int, int, A
     return begin, end, aval
 
 
-def _malformed(path: str, name: str, entry: Any) -> StoreError:
+def _entry_error(path: str, name: str, entry: Any) -> StoreError:
     problem = (
         "its header entry needs dtype (text), shape (list of integers), data_offsets (two integers, begin <= end); "
-        f"found {_shown(entry)}"
+        f"found {_show(entry)}"
     )
     return StoreError(path, problem, tensor=name, remedy=AGAIN)
 
@@ -151,9 +151,9 @@ def _aval(path: str, name: str, tag: str, shape: tuple[int, ...]) -> tuple[Aval,
             path, f"has {len(shape)} dimensions, at most {_MAX_RANK} are allowed", tensor=name, remedy=AGAIN
         )
     if any(n < 0 for n in shape):
-        raise StoreError(path, f"has a negative dimension: {_shown(list(shape))}", tensor=name, remedy=AGAIN)
+        raise StoreError(path, f"has a negative dimension: {_show(list(shape))}", tensor=name, remedy=AGAIN)
     if any(n >= _MAX_ELEMENTS for n in shape) or prod(n or 1 for n in shape) >= _MAX_ELEMENTS:
-        raise StoreError(path, f"has an absurd shape: {_shown(list(shape))}", tensor=name, remedy=AGAIN)
+        raise StoreError(path, f"has an absurd shape: {_show(list(shape))}", tensor=name, remedy=AGAIN)
     aval = Aval(shape, dtype)
     if aval.size * dtype.bits % 8:
         problem = f"{aval} does not fill whole bytes ({aval.size} elements of {dtype.bits} bits)"
@@ -161,7 +161,7 @@ def _aval(path: str, name: str, tag: str, shape: tuple[int, ...]) -> tuple[Aval,
     return aval, aval.nbytes
 
 
-def _misplaced(path: str, name: str, begin: int, position: int) -> StoreError:
+def _place_error(path: str, name: str, begin: int, position: int) -> StoreError:
     what = "overlaps the tensor before it" if begin < position else "leaves a gap behind the tensor before it"
     problem = f"{what}: its data begin at {_int(begin)}, expected {position}"
     return StoreError(path, problem, tensor=name, remedy=AGAIN)
@@ -181,7 +181,7 @@ def _int(number: int) -> str:
     return str(number) if number.bit_length() <= 256 else f"a number of {number.bit_length()} bits"
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, or lists in lists in lists

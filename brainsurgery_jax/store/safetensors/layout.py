@@ -13,7 +13,7 @@ from brainsurgery_jax.store.base import TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.index_files import encode_index, shard_name
 from brainsurgery_jax.store.safetensors.header import MAX_HEADER, METADATA, encode_header
-from brainsurgery_jax.store.safetensors.shards import Shard, header_metadata, plan_shards, planned
+from brainsurgery_jax.store.safetensors.shards import Shard, arrange_shards, header_metadata, plan_shards
 from brainsurgery_jax.store.safetensors.unchanged import Original
 
 _MOST_ENTRY = 200
@@ -50,7 +50,7 @@ def layout_of(
     that gets all tensors of one source file takes over its header, too, so that it becomes the same file byte for byte.
     """
     check_storable(path, avals, options)
-    shards = planned(avals, options)
+    shards = arrange_shards(avals, options)
     sharded = options.directory and len(shards) > 1
     assert options.directory or len(shards) == 1, "a single file has no shards"
     names = _file_names(len(shards)) if sharded else [name if options.directory else ""]

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.store.base import Cut, Source, WriteOptions
+from brainsurgery_jax.store.base import FileCounts, Source, WriteOptions
 from brainsurgery_jax.store.safetensors.unchanged import Original, original_of
 
 
@@ -89,14 +89,14 @@ def same_named(options: WriteOptions) -> dict[str, Source]:
     return {name: held.source for name, held in options.unchanged.items() if held.name == name}
 
 
-def planned(avals: Mapping[str, Aval], options: WriteOptions) -> list[Shard]:
+def arrange_shards(avals: Mapping[str, Aval], options: WriteOptions) -> list[Shard]:
     """The files of an output that is written so."""
     metadata = header_metadata(options.metadata)
     return shards_of(avals, options.shard_bytes, same_named(options), metadata, keep_files=options.keep_files)
 
 
-def cut_of(avals: Mapping[str, Aval], options: WriteOptions) -> Cut:
+def cut_of(avals: Mapping[str, Aval], options: WriteOptions) -> FileCounts:
     """How many files an output will have, and how many are files of a source as they stand."""
-    shards = planned(avals, options)
+    shards = arrange_shards(avals, options)
     kept = [shard for shard in shards if shard.original is not None]
-    return Cut(len(shards), len(kept), sum(avals[name].nbytes for shard in kept for name in shard.names))
+    return FileCounts(len(shards), len(kept), sum(avals[name].nbytes for shard in kept for name in shard.names))

@@ -20,16 +20,16 @@ from brainsurgery_jax.store.base import Header, Nesting, Source, TensorInfo
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import suffix_of
 from brainsurgery_jax.store.index_files import shard_path
-from brainsurgery_jax.store.io.chunked import Chunk, ChunkedSource
+from brainsurgery_jax.store.io.chunked import ChunkedSource, TensorChunk
 from brainsurgery_jax.store.io.files import File
 from brainsurgery_jax.store.io.local import open_files
 from brainsurgery_jax.store.io.strided import StridedSource
 from brainsurgery_jax.store.io.zip_members import Window, zip_failures
-from brainsurgery_jax.store.key_paths import Index, Path
+from brainsurgery_jax.store.key_paths import ListIndex, Path
 from brainsurgery_jax.store.safetensors.header import AGAIN
 from brainsurgery_jax.store.torch.pickle_machine import Object
-from brainsurgery_jax.store.torch.pickles import Tensor, unpickled
-from brainsurgery_jax.store.torch.source import Found, Placed, placed, read_archive
+from brainsurgery_jax.store.torch.pickles import Tensor, unpickle
+from brainsurgery_jax.store.torch.source import Found, PlacedTensor, place_tensor, read_archive
 from brainsurgery_jax.store.torch.tree import DEEPEST
 
 METADATA = ".metadata"
@@ -82,13 +82,13 @@ def open_dcp(path: str) -> Source:
 
         def read(at: Stored) -> Found:
             with os_failures(files[at.file], "read the header"):
-                return _saved(at, opened[numbers[at.file]])
+                return _read_saved(at, opened[numbers[at.file]])
 
-        chunks: dict[str, list[Chunk]] = {name: [] for name in told.avals}
-        kept: dict[str, Placed] = {}
+        chunks: dict[str, list[TensorChunk]] = {name: [] for name in told.avals}
+        kept: dict[str, PlacedTensor] = {}
         for number, at in enumerate(told.chunks):
             kept[str(number)] = found = _chunk(at, *read(at), numbers[at.file], files[at.file])
-            chunks[at.name].append(Chunk(str(number), at.start, found.info.aval.shape))
+            chunks[at.name].append(TensorChunk(str(number), at.start, found.info.aval.shape))
         for name, aval in told.avals.items():
             dtypes = {kept[chunk.key].info.aval.dtype for chunk in chunks[name]}
             check_cover(os.path.join(path, METADATA), name, aval, chunks[name], dtypes, told.cuts[name])
@@ -111,7 +111,7 @@ def _header(path: str, files: tuple[str, ...], infos: Mapping[str, TensorInfo], 
 def _kinds(paths: Iterable[Path]) -> dict[Path, str]:
     """The containers on the way to entries: lists where an index follows, else dicts."""
     return {
-        path[:end]: "list" if isinstance(path[end], Index) else "dict" for path in paths for end in range(len(path))
+        path[:end]: "list" if isinstance(path[end], ListIndex) else "dict" for path in paths for end in range(len(path))
     }
 
 
@@ -136,14 +136,14 @@ def _read_metadata(folder: str) -> Told:
     if not os.path.isfile(path):
         raise StoreError(folder, f"has *.distcp files, but no {METADATA}", remedy=_LOST)
     with os_failures(path, "read the metadata"), open(path, "rb") as file:
-        root = unpickled(file.read(), path)
+        root = unpickle(file.read(), path)
     try:
         fields = _fields(root)
         entries = {str(name): _fields(entry) for name, entry in fields["state_dict_metadata"].items()}
         tensors = {name: entry for name, entry in entries.items() if "size" in entry}
         avals = {name: _aval(entry) for name, entry in tensors.items()}
         cuts = {name: [_cut(chunk) for chunk in entry["chunks"]] for name, entry in tensors.items()}
-        stored = [_stored(_fields(index), _fields(info), avals) for index, info in fields["storage_data"].items()]
+        stored = [_parse_stored(_fields(index), _fields(info), avals) for index, info in fields["storage_data"].items()]
         paths = {str(name): _path(keys) for name, keys in (fields.get("planner_data") or {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(path, f"is not metadata of a checkpoint: {_reason(error)}", remedy=AGAIN) from error
@@ -179,7 +179,7 @@ def _cut(chunk: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return _ints(fields["offsets"]), _ints(fields["sizes"])
 
 
-def _stored(index: Mapping[str, Any], place: Mapping[str, Any], avals: Mapping[str, Aval]) -> Stored:
+def _parse_stored(index: Mapping[str, Any], place: Mapping[str, Any], avals: Mapping[str, Aval]) -> Stored:
     name, start = str(index["fqn"]), index.get("offset")
     if place.get("transform_descriptors"):
         raise ValueError(f"'{name}' is compressed by an extension")
@@ -200,7 +200,7 @@ def _path(keys: Any) -> Path:
     """A key path as torch notes it: the integers in it are places in lists."""
     if type(keys) is not tuple or not 0 < len(keys) <= DEEPEST or not all(type(key) in (str, int) for key in keys):
         raise ValueError("an entry has no key path")
-    return tuple(Index(key) if type(key) is int else key for key in keys)
+    return tuple(ListIndex(key) if type(key) is int else key for key in keys)
 
 
 def _ints(values: Any) -> tuple[int, ...]:
@@ -209,7 +209,7 @@ def _ints(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _saved(at: Stored, opened: File) -> Found:
+def _read_saved(at: Stored, opened: File) -> Found:
     """What `torch.save` wrote into a range of a file."""
     path = opened.name
     if at.offset + at.nbytes > opened.size:
@@ -218,18 +218,18 @@ def _saved(at: Stored, opened: File) -> Found:
         return read_archive(Window(opened, at.offset, at.nbytes), path)
 
 
-def _chunk(at: Stored, root: Any, place: Any, number: int, path: str) -> Placed:
+def _chunk(at: Stored, root: Any, place: Any, number: int, path: str) -> PlacedTensor:
     """Where the elements of a chunk are."""
     if not isinstance(root, Tensor):
         raise StoreError(path, f"its chunk holds a {type(root).__name__}", tensor=at.name, remedy=AGAIN)
-    return placed(at.name, root, place, number, path)
+    return place_tensor(at.name, root, place, number, path)
 
 
 def check_cover(
     path: str,
     name: str,
     aval: Aval,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[TensorChunk],
     dtypes: Collection[DType],
     cuts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
 ) -> None:
@@ -249,7 +249,7 @@ def check_cover(
     raise StoreError(path, problem, tensor=name, remedy=AGAIN)
 
 
-def tiles(shape: tuple[int, ...], chunks: Sequence[Chunk]) -> bool:
+def tiles(shape: tuple[int, ...], chunks: Sequence[TensorChunk]) -> bool:
     """Whether each element of a tensor lies in just one chunk, and no chunk goes beyond it. False if that would take
     more than `_MOST_CORNERS` to tell. Boxes without elements count for nothing.
 

@@ -96,11 +96,11 @@ class Buffer:
         return data
 
 
-Call = Callable[["Machine", tuple[Any, ...]], Any]
+Call = Callable[["PickleMachine", tuple[Any, ...]], Any]
 """What a known call gives, from its arguments; None where it is to stay an `Object`."""
 
 
-class Machine:
+class PickleMachine:
     """Runs over pickles. `values` are what names stand for, `calls` the calls that have a meaning, `persistent` gives
     what stands for a persistent id."""
 

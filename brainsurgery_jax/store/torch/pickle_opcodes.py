@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from struct import unpack
 from typing import Any
 
-from brainsurgery_jax.store.torch.pickle_machine import Damaged, Excessive, Machine, Name, Object
+from brainsurgery_jax.store.torch.pickle_machine import Damaged, Excessive, Name, Object, PickleMachine
 
 MOST_STEPS = 20_000_000
 """Opcodes of a pickle. A tensor takes about 25."""
@@ -16,7 +16,7 @@ MOST_STEPS = 20_000_000
 _NAME = 500  # characters; the longest name of a global
 
 
-def run(m: Machine) -> Any:
+def run(m: PickleMachine) -> Any:
     """The object that the next pickle describes. Raises Damaged or Excessive."""
     m.stack, m.marks, m.memo = [], [], {}
     try:
@@ -49,7 +49,7 @@ def _old_text(raw: bytes) -> str:
         return raw.decode("latin1")
 
 
-def _quoted(line: bytes) -> str:
+def _unquote(line: bytes) -> str:
     quoted = line.strip()
     if len(quoted) < 2 or quoted[0] != quoted[-1] or quoted[:1] not in (b"'", b'"'):
         raise Damaged("a text has no quotes around it")
@@ -60,62 +60,62 @@ def _integer(line: bytes) -> int:
     return line == b"01" if line in (b"00", b"01") else int(line)
 
 
-def _signed(raw: bytes) -> int:
+def _read_signed(raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=True)
 
 
-def _global(m: Machine, module: Any, name: Any) -> None:
+def _global(m: PickleMachine, module: Any, name: Any) -> None:
     if type(module) is not str or type(name) is not str or len(module) + len(name) > _NAME:
         raise Damaged("a global has no name, or an absurd one")
     found = Name("builtins" if module == "__builtin__" else module, name)  # the latter is that of Python 2
     m.push(m.values.get(found, found))
 
 
-def _call(m: Machine, function: Any, given: Any) -> None:
+def _call(m: PickleMachine, function: Any, given: Any) -> None:
     """The result of a call that is known, or an object that stands for it."""
     known = m.calls.get(function) if isinstance(function, Name) else None
     made = known(m, given) if known is not None and type(given) is tuple else None
     m.push_made(Object(function, given) if made is None else made)
 
 
-def _reduce(m: Machine) -> None:
+def _reduce(m: PickleMachine) -> None:
     given, function = m.stack.pop(), m.stack.pop()
     _call(m, function, given)
 
 
-def _new(m: Machine) -> None:
+def _new(m: PickleMachine) -> None:
     given, kind = m.stack.pop(), m.stack.pop()
     _call(m, kind, given)
 
 
-def _new_extended(m: Machine) -> None:
+def _new_extended(m: PickleMachine) -> None:
     named, given, kind = m.stack.pop(), m.stack.pop(), m.stack.pop()
     m.push_made(Object(kind, (given, named)))
 
 
-def _instance(m: Machine) -> None:
+def _instance(m: PickleMachine) -> None:
     module, name = _text(m.take_line()), _text(m.take_line())
     m.push_made(Object(Name(module, name), tuple(m.since_mark())))
 
 
-def _old_instance(m: Machine) -> None:
+def _old_instance(m: PickleMachine) -> None:
     kind, *given = m.since_mark()
     m.push_made(Object(kind, tuple(given)))
 
 
-def _build(m: Machine) -> None:
+def _build(m: PickleMachine) -> None:
     """A state concerns an object alone: what is data already stays as it is."""
     state = m.stack.pop()
     if isinstance(m.stack[-1], Object):
         m.stack[-1].state = state
 
 
-def _append(m: Machine) -> None:
+def _append(m: PickleMachine) -> None:
     item = m.stack.pop()
     _extend(m.stack[-1], [item])
 
 
-def _appends(m: Machine) -> None:
+def _appends(m: PickleMachine) -> None:
     items = m.since_mark()
     _extend(m.stack[-1], items)
 
@@ -130,17 +130,17 @@ def _extend(target: Any, items: list[Any]) -> None:
         raise Damaged(f"a {type(target).__name__} is appended to")
 
 
-def _set_item(m: Machine) -> None:
+def _set_item(m: PickleMachine) -> None:
     value, key = m.stack.pop(), m.stack.pop()
     _update(m, m.stack[-1], [key, value])
 
 
-def _set_items(m: Machine) -> None:
+def _set_items(m: PickleMachine) -> None:
     items = m.since_mark()
     _update(m, m.stack[-1], items)
 
 
-def _update(m: Machine, target: Any, items: list[Any]) -> None:
+def _update(m: PickleMachine, target: Any, items: list[Any]) -> None:
     if isinstance(target, Object):
         target.entries = {} if target.entries is None else target.entries
         target = target.entries
@@ -150,19 +150,19 @@ def _update(m: Machine, target: Any, items: list[Any]) -> None:
         target[m.key(key)] = value
 
 
-def _dict(m: Machine) -> None:
+def _dict(m: PickleMachine) -> None:
     made: dict[Any, Any] = {}
     _update(m, made, m.since_mark())
     m.push_made(made)
 
 
-def _frozenset(m: Machine) -> None:
+def _frozenset(m: PickleMachine) -> None:
     made = Object(Name("builtins", "frozenset"))
     made.items = m.since_mark()
     m.push_made(made)
 
 
-def _last(m: Machine, count: int) -> None:
+def _last(m: PickleMachine, count: int) -> None:
     """The last values as a tuple."""
     if len(m.stack) < count:
         raise Damaged("the stack is empty")
@@ -171,42 +171,42 @@ def _last(m: Machine, count: int) -> None:
     m.push_made(made)
 
 
-def _pop(m: Machine) -> None:
+def _pop(m: PickleMachine) -> None:
     if m.marks and m.marks[-1] == len(m.stack):
         m.marks.pop()
     else:
         m.stack.pop()
 
 
-def _remember(m: Machine, place: int) -> None:
+def _remember(m: PickleMachine, place: int) -> None:
     m.memo[place] = m.stack[-1]
 
 
-def _recall(m: Machine, place: int) -> None:
+def _recall(m: PickleMachine, place: int) -> None:
     m.stack.append(m.memo[place])
 
 
-def _stack_global(m: Machine) -> None:
+def _stack_global(m: PickleMachine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
     _global(m, module, name)
 
 
-def _protocol(m: Machine) -> None:
+def _protocol(m: PickleMachine) -> None:
     if m.take_number(1) > pickle.HIGHEST_PROTOCOL:
         raise Damaged("its protocol is newer than any")
 
 
-def _bytearray(m: Machine) -> None:
+def _bytearray(m: PickleMachine) -> None:
     m.push_made(Object(Name("builtins", "bytearray"), (m.take_sized(8),)))
 
 
-def _refused(m: Machine) -> None:
+def _refuse(m: PickleMachine) -> None:
     raise Damaged("it uses a registry of extensions, or buffers that are not in the file")
 
 
 _STOP = pickle.STOP[0]
 
-_OPCODES: Mapping[bytes, Callable[[Machine], Any]] = {
+_OPCODES: Mapping[bytes, Callable[[PickleMachine], Any]] = {
     pickle.PROTO: _protocol,
     pickle.FRAME: lambda m: m.take(8),
     pickle.MARK: lambda m: m.marks.append(len(m.stack)),
@@ -219,14 +219,14 @@ _OPCODES: Mapping[bytes, Callable[[Machine], Any]] = {
     pickle.NEWFALSE: lambda m: m.push(False),
     pickle.INT: lambda m: m.push(_integer(m.take_line())),
     pickle.LONG: lambda m: m.push(int(m.take_line().removesuffix(b"L"))),
-    pickle.BININT: lambda m: m.push(_signed(m.take(4))),
+    pickle.BININT: lambda m: m.push(_read_signed(m.take(4))),
     pickle.BININT1: lambda m: m.stack.append(m.take(1)[0]),
     pickle.BININT2: lambda m: m.push(m.take_number(2)),
-    pickle.LONG1: lambda m: m.push(_signed(m.take_sized(1))),
-    pickle.LONG4: lambda m: m.push(_signed(m.take_sized(4))),
+    pickle.LONG1: lambda m: m.push(_read_signed(m.take_sized(1))),
+    pickle.LONG4: lambda m: m.push(_read_signed(m.take_sized(4))),
     pickle.FLOAT: lambda m: m.push(float(m.take_line())),
     pickle.BINFLOAT: lambda m: m.push(unpack(">d", m.take(8))[0]),
-    pickle.STRING: lambda m: m.push(_quoted(m.take_line())),
+    pickle.STRING: lambda m: m.push(_unquote(m.take_line())),
     pickle.BINSTRING: lambda m: m.push(_old_text(m.take_sized(4))),
     pickle.SHORT_BINSTRING: lambda m: m.push(_old_text(m.take_sized(1))),
     pickle.UNICODE: lambda m: m.push(m.take_line().decode("raw-unicode-escape")),
@@ -273,7 +273,7 @@ _OPCODES: Mapping[bytes, Callable[[Machine], Any]] = {
     pickle.BUILD: _build,
     pickle.PERSID: lambda m: m.push(m.persistent(_text(m.take_line()))),
     pickle.BINPERSID: lambda m: m.push_made(m.persistent(m.stack.pop())),
-    **dict.fromkeys((pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER), _refused),
+    **dict.fromkeys((pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER), _refuse),
 }
 
 _STEPS = {code[0]: step for code, step in _OPCODES.items()}

@@ -15,7 +15,16 @@ from brainsurgery_jax.dtypes import DTYPES, UINT8, Aval, DType
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Unread
 from brainsurgery_jax.store.io.strided import Laid
-from brainsurgery_jax.store.torch.pickle_machine import Buffer, Bytes, Call, Damaged, Excessive, Machine, Name, Object
+from brainsurgery_jax.store.torch.pickle_machine import (
+    Buffer,
+    Bytes,
+    Call,
+    Damaged,
+    Excessive,
+    Name,
+    Object,
+    PickleMachine,
+)
 from brainsurgery_jax.store.torch.pickle_opcodes import run
 
 ORDERED_DICT = Name("collections", "OrderedDict")
@@ -47,7 +56,7 @@ class Unpickler:
 
     def __init__(self, source: Bytes, path: str):
         self._path = path
-        self._machine = Machine(source, _VALUES, _CALLS, self._persistent)
+        self._machine = PickleMachine(source, _VALUES, _CALLS, self._persistent)
         self.storages: list[Storage] = []
 
     @property
@@ -72,7 +81,7 @@ class Unpickler:
         return storage
 
 
-def unpickled(data: bytes, path: str) -> Any:
+def unpickle(data: bytes, path: str) -> Any:
     """The object that a pickle describes. Raises StoreError."""
     return Unpickler(Buffer(data), path).load()
 
@@ -93,18 +102,18 @@ def _are_counts(*numbers: Any) -> bool:
     return all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
 
 
-def _tensor(m: Machine, given: tuple[Any, ...]) -> Any:
+def _tensor(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """A strided tensor on a storage of its dtype: storage, start, shape, strides, and then whether it needs gradients,
     which hooks it has, flags."""
-    return _typed(m, given, getattr(given[0], "dtype", None), 6)
+    return _build_tensor(m, given, getattr(given[0], "dtype", None), 6)
 
 
-def _tensor_of_dtype(m: Machine, given: tuple[Any, ...]) -> Any:
+def _tensor_of_dtype(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """A strided tensor on a storage of bytes; the dtype stands before the flags."""
-    return _typed(m, given, given[6], 7)
+    return _build_tensor(m, given, given[6], 7)
 
 
-def _typed(m: Machine, given: tuple[Any, ...], dtype: Any, flags: int) -> Any:
+def _build_tensor(m: PickleMachine, given: tuple[Any, ...], dtype: Any, flags: int) -> Any:
     m.charge(_TENSOR)
     storage, start, shape, strides = given[:4]
     if not isinstance(storage, Storage) or not isinstance(dtype, DType):
@@ -115,11 +124,11 @@ def _typed(m: Machine, given: tuple[Any, ...], dtype: Any, flags: int) -> Any:
     if len(shape) != len(strides) or not _are_counts(start, *shape, *strides):
         raise Damaged("the shape, the strides or the place of a tensor are no counts")
     apart = strides if shape else row_by_row(shape)
-    laid = _flagged(Laid(apart), given[flags] if len(given) > flags else None, dtype)
+    laid = _apply_flags(Laid(apart), given[flags] if len(given) > flags else None, dtype)
     return laid if isinstance(laid, Unread) else Tensor(storage, storage.shift + start, Aval(shape, dtype), laid)
 
 
-def _flagged(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
+def _apply_flags(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
     """How a tensor lies that torch has conjugated or negated by a flag alone."""
     known = {"conj": ("complex",), "neg": ("complex", "float")}
     if not flags:
@@ -129,12 +138,12 @@ def _flagged(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
     return laid._replace(conjugated=bool(flags.get("conj")), negated=bool(flags.get("neg")))
 
 
-def _wrapped(m: Machine, given: tuple[Any, ...]) -> Any:
+def _unwrap(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """The tensor that a parameter is, or what else is wrapped."""
     return given[0] if isinstance(given[0], Tensor | Unread) else None
 
 
-def _of_type(m: Machine, given: tuple[Any, ...]) -> Any:
+def _of_type(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """A tensor of a class of its own: the function that rebuilds it, the class, the arguments, a state."""
     rebuild, kind, inner = given[:3]
     call = _TENSORS.get(rebuild) if isinstance(rebuild, Name) else None
@@ -144,7 +153,7 @@ def _of_type(m: Machine, given: tuple[Any, ...]) -> Any:
     return Unread(why, _AS_PLAIN)
 
 
-def _on_device(m: Machine, given: tuple[Any, ...]) -> Any:
+def _on_device(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     """The tensor that is brought to a device, of a dtype that stands behind it."""
     tensor, dtype = given[:2]
     plain = isinstance(tensor, Tensor) and tensor.aval.dtype == dtype
@@ -154,7 +163,7 @@ def _on_device(m: Machine, given: tuple[Any, ...]) -> Any:
 def _mapping(kind: Name) -> Call:
     """A class of dicts, whose arguments are the entries that it begins with, or what makes its values."""
 
-    def call(m: Machine, given: tuple[Any, ...]) -> Any:
+    def call(m: PickleMachine, given: tuple[Any, ...]) -> Any:
         made = Object(kind)
         made.entries = {}
         begun = given[-1] if given else ()
@@ -171,7 +180,7 @@ def _unread(why: str) -> Call:
     return lambda m, given: Unread(why, _AS_PLAIN)
 
 
-def _size(m: Machine, given: tuple[Any, ...]) -> Any:
+def _size(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     return given[0] if type(given[0]) is tuple else None
 
 
@@ -195,8 +204,8 @@ _TENSORS: Mapping[Name, Call] = {
     Name(_UTILS, "_rebuild_tensor"): _tensor,
     Name(_UTILS, "_rebuild_tensor_v2"): _tensor,
     Name(_UTILS, "_rebuild_tensor_v3"): _tensor_of_dtype,
-    Name(_UTILS, "_rebuild_parameter"): _wrapped,
-    Name(_UTILS, "_rebuild_parameter_with_state"): _wrapped,
+    Name(_UTILS, "_rebuild_parameter"): _unwrap,
+    Name(_UTILS, "_rebuild_parameter_with_state"): _unwrap,
     Name(_UTILS, "_rebuild_device_tensor_from_cpu_tensor"): _on_device,
     Name(_UTILS, "_rebuild_device_tensor_from_numpy"): _unread("it is an array of numpy, brought to a device"),
     Name(_UTILS, "_rebuild_sparse_tensor"): _unread("it is sparse"),

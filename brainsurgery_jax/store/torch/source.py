@@ -40,8 +40,8 @@ from brainsurgery_jax.store.key_paths import Path as KeyPath
 from brainsurgery_jax.store.key_paths import name_of
 from brainsurgery_jax.store.safetensors.header import AGAIN
 from brainsurgery_jax.store.torch.pickle_machine import Name, Object
-from brainsurgery_jax.store.torch.pickles import Storage, Tensor, Unpickler, unpickled
-from brainsurgery_jax.store.torch.tree import Leaf, Tree, grow
+from brainsurgery_jax.store.torch.pickles import Storage, Tensor, Unpickler, unpickle
+from brainsurgery_jax.store.torch.tree import Leaf, TorchTree, grow
 
 WEIGHTS = "pytorch_model.bin"
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
@@ -53,7 +53,7 @@ _OTHER_KEYS = "Load it with torch, and save it with other keys."
 _STATE_DICT = "Load it where its classes are known, and save its tensors alone: `torch.save(model.state_dict(), PATH)`."
 
 
-class Placed(NamedTuple):
+class PlacedTensor(NamedTuple):
     """A tensor in one file: where it is, how its elements lie."""
 
     info: TensorInfo
@@ -63,7 +63,7 @@ class Placed(NamedTuple):
 class TorchFile(NamedTuple):
     """What one file tells: its tensors, in its order, those that cannot be read, and what a header says beside them."""
 
-    tensors: Mapping[str, Placed]
+    tensors: Mapping[str, PlacedTensor]
     nesting: Nesting
     left_out: Mapping[str, str]
     unread: Mapping[str, Unread]
@@ -93,7 +93,7 @@ def open_torch(path: str) -> StridedSource:
 
 
 def _header(path: str, files: Sequence[str], tensors: Mapping[str, TensorInfo], found: Sequence[TorchFile]) -> Header:
-    def joined(of: Callable[[TorchFile], Mapping[Any, Any]]) -> dict[Any, Any]:
+    def join(of: Callable[[TorchFile], Mapping[Any, Any]]) -> dict[Any, Any]:
         return {key: value for file in found for key, value in of(file).items()}
 
     return Header(
@@ -101,14 +101,14 @@ def _header(path: str, files: Sequence[str], tensors: Mapping[str, TensorInfo], 
         tuple(files),
         tensors,
         {},
-        left_out=joined(lambda file: file.left_out),
-        unread=joined(lambda file: file.unread),
+        left_out=join(lambda file: file.left_out),
+        unread=join(lambda file: file.unread),
         parts=found[0].parts if all(file.parts == found[0].parts for file in found) else (),
         notes=tuple(note for file in found for note in file.notes),
         nesting=Nesting(
-            joined(lambda file: file.nesting.kinds),
-            joined(lambda file: file.nesting.tensors),
-            joined(lambda file: file.nesting.values),
+            join(lambda file: file.nesting.kinds),
+            join(lambda file: file.nesting.tensors),
+            join(lambda file: file.nesting.values),
             [path for file in found for path in file.nesting.order],
         ),
     )
@@ -120,10 +120,12 @@ def _read(number: int, opened: File) -> TorchFile:
         window = Window(opened)
         saved = read_archive if window.bytes_at(0, 4) == b"PK\x03\x04" else _read_old
         root, place = saved(window, path)
-    return _file(_tree(root, path), path, lambda name, tensor: placed(name, tensor, place, number, path))
+    return _file(_tree(root, path), path, lambda name, tensor: place_tensor(name, tensor, place, number, path))
 
 
-def placed(name: str, tensor: Tensor, place: Callable[[Storage], tuple[int, int]], number: int, path: str) -> Placed:
+def place_tensor(
+    name: str, tensor: Tensor, place: Callable[[Storage], tuple[int, int]], number: int, path: str
+) -> PlacedTensor:
     """Where a tensor is; it must be inside of its storage, and the storage inside of the file."""
     offset, nbytes = place(tensor.storage)
     itemsize = tensor.aval.dtype.bits // 8
@@ -131,7 +133,7 @@ def placed(name: str, tensor: Tensor, place: Callable[[Storage], tuple[int, int]
     if start + tensor.laid.reach(tensor.aval.shape) * itemsize > nbytes:
         problem = f"{tensor.aval} is said to be in a storage of {nbytes} bytes, and goes beyond it"
         raise StoreError(path, problem, tensor=name, remedy=AGAIN)
-    return Placed(TensorInfo(tensor.aval, number, offset + start), tensor.laid)
+    return PlacedTensor(TensorInfo(tensor.aval, number, offset + start), tensor.laid)
 
 
 # --- The two kinds of file --------------------------------------------------------------------------------------------
@@ -155,21 +157,21 @@ def read_archive(window: Window, path: str) -> Found:
         if f"{base}byteorder" in members and archive.read(f"{base}byteorder") != b"little":
             raise _big_endian(path)
         if not is_stored(members[pickles[0]]):
-            raise _compressed(path, "pickle")
-        root = unpickled(archive.read(pickles[0]), path)
+            raise _compression_error(path, "pickle")
+        root = unpickle(archive.read(pickles[0]), path)
 
     def place(storage: Storage) -> tuple[int, int]:
         member = members.get(f"{base}data/{storage.key}")
         if member is None:
             raise StoreError(path, f"lacks the storage '{storage.key}'", remedy=AGAIN)
         if not is_stored(member):
-            raise _compressed(path, f"storage '{storage.key}'")
+            raise _compression_error(path, f"storage '{storage.key}'")
         return window.start + data_offset(window, member, path=path), member.file_size
 
     return root, place
 
 
-def _compressed(path: str, what: str) -> StoreError:
+def _compression_error(path: str, what: str) -> StoreError:
     remedy = "Unpack the archive, and pack it again without compression: `zip -0 -r`."
     return StoreError(path, f"the {what} is compressed, which torch never does", remedy=remedy)
 
@@ -222,10 +224,10 @@ def _big_endian(path: str) -> StoreError:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def _tree(root: Any, path: str) -> Tree:
+def _tree(root: Any, path: str) -> TorchTree:
     """The entries of what was saved. A tensor alone is called like its file."""
     if isinstance(root, Tensor | Unread):
-        return Tree([Leaf((Path(path).stem,), root)])
+        return TorchTree([Leaf((Path(path).stem,), root)])
     if isinstance(root, Object) and root.entries is None and root.items is None:
         problem = f"holds an object of '{root}', no tensors by name; nothing was run"
         raise StoreError(path, problem, remedy=_STATE_DICT)
@@ -234,9 +236,9 @@ def _tree(root: Any, path: str) -> Tree:
     return grow(root, path)
 
 
-def _file(tree: Tree, path: str, place: Callable[[str, Tensor], Placed]) -> TorchFile:
+def _file(tree: TorchTree, path: str, place: Callable[[str, Tensor], PlacedTensor]) -> TorchFile:
     """What a header tells of a tree."""
-    tensors: dict[str, Placed] = {}
+    tensors: dict[str, PlacedTensor] = {}
     paths: dict[str, KeyPath] = {}
     unread: dict[str, Unread] = {}
     values: dict[KeyPath, Any] = {}
@@ -253,12 +255,12 @@ def _file(tree: Tree, path: str, place: Callable[[str, Tensor], Placed]) -> Torc
         else:
             tensors[name] = place(name, leaf)
     beside, unread = _split_unread(tensors, unread, paths)
-    notes = (*_unread_notes(beside, path), *_hidden_notes(tree.hidden, path))
+    notes = (*_unread_notes(beside, path), *_note_hidden(tree.hidden, path))
     if not tensors and not unread and (tree.hidden or _objects(values)):
         classes = sorted({str(value) for value in (*tree.hidden.values(), *_objects(values))})
         problem = f"holds no tensor, but objects, which are not made: {', '.join(classes[:6])}. Nothing was run"
         raise StoreError(path, problem, remedy=_STATE_DICT)
-    left_out = {name_of(at): _described(value) for at, value in values.items()}
+    left_out = {name_of(at): _describe(value) for at, value in values.items()}
     return TorchFile(
         tensors,
         Nesting(tree.kinds, paths, values, [at for at, _ in tree.leaves]),
@@ -273,12 +275,12 @@ def _objects(values: Mapping[KeyPath, Any]) -> list[Object]:
     return [value for value in values.values() if isinstance(value, Object) and isinstance(value.kind, Name)]
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     return str(value) if isinstance(value, Object) else "name" if isinstance(value, Name) else type(value).__name__
 
 
 def _split_unread(
-    tensors: Mapping[str, Placed], unread: Mapping[str, Unread], paths: Mapping[str, KeyPath]
+    tensors: Mapping[str, PlacedTensor], unread: Mapping[str, Unread], paths: Mapping[str, KeyPath]
 ) -> tuple[dict[str, Unread], dict[str, Unread]]:
     """The tensors that cannot be read: those that stand alone, and those that stand beside others, which are a part of
     a model."""
@@ -294,7 +296,7 @@ def _unread_notes(unread: Mapping[str, Unread], path: str) -> Iterable[Note]:
         yield Note("input-unread", f"{path}: not read: {few(names)}: {why.why}", why.remedy, names)
 
 
-def _hidden_notes(hidden: Mapping[KeyPath, str], path: str) -> Iterable[Note]:
+def _note_hidden(hidden: Mapping[KeyPath, str], path: str) -> Iterable[Note]:
     """A note on objects with tensors inside."""
     if hidden:
         found = [f"'{name_of(at)}' ({kind})" for at, kind in hidden.items()]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Unread
-from brainsurgery_jax.store.key_paths import Index, Path, Spelled
+from brainsurgery_jax.store.key_paths import ListIndex, Path, Spelled
 from brainsurgery_jax.store.safetensors.header import AGAIN
 from brainsurgery_jax.store.torch.pickle_machine import Name, Object
 from brainsurgery_jax.store.torch.pickles import ORDERED_DICT, Storage, Tensor
@@ -40,7 +40,7 @@ class Leaf(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tree:
+class TorchTree:
     """The entries of a root in their order, and by key path what kind of container each is."""
 
     leaves: list[Leaf] = field(default_factory=list)
@@ -56,11 +56,11 @@ def entries_of(node: Any) -> Iterable[tuple[Any, Any]] | None:
             return node.entries.items()
         if node.items is None or node.kind in _SETS:
             return None
-        return [(Index(at), item) for at, item in enumerate(node.items)]
+        return [(ListIndex(at), item) for at, item in enumerate(node.items)]
     if type(node) is dict:
         return node.items() or None
     if type(node) in (list, tuple) and any(map(_is_no_atom, node)):
-        return [(Index(at), item) for at, item in enumerate(node)]
+        return [(ListIndex(at), item) for at, item in enumerate(node)]
     return None
 
 
@@ -68,7 +68,7 @@ def _is_no_atom(value: Any) -> bool:
     return type(value) in (list, tuple, dict, Object, Tensor, Unread)
 
 
-def grow(root: Any, path: str) -> Tree:
+def grow(root: Any, path: str) -> TorchTree:
     """The tree of a root, which is a container. Raises StoreError for one that is too deep or too large."""
     return _Gardener(path, _survey(root)).grow(root)
 
@@ -81,9 +81,9 @@ class _Gardener:
         self._file, self._survey = file, survey
         self._most = min(MOST, SMALL + SHARED * survey.size)
         self._entered: set[int] = set()
-        self._tree, self._seen, self._named = Tree(), 0, 0
+        self._tree, self._seen, self._named = TorchTree(), 0, 0
 
-    def grow(self, root: Any) -> Tree:
+    def grow(self, root: Any) -> TorchTree:
         self._enter((), 0, root, entries_of(root) or ())
         return self._tree
 
@@ -118,7 +118,7 @@ class _Gardener:
 
 
 def _is_plain(key: Any) -> bool:
-    return type(key) in (str, int, Index)
+    return type(key) in (str, int, ListIndex)
 
 
 def _size(node: Any) -> int:
