@@ -105,6 +105,17 @@ def test_the_file_in_the_documentation_is_the_one_that_is_tested():
     assert f"```python\n{MY_OPS.read_text()}```" in DOCS.read_text()
 
 
+def test_the_builder_in_the_documentation_combines_kernels(here: Path):
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "@build" in b)
+    Path("built.py").write_text(block)
+    bs.register("built.py")
+    x = normal((4, 4))
+    got = run_plan(here, {"w": x}, [{"symmetrise": {"from": "w", "to": "v", "share": 0.25}}])
+    np.testing.assert_allclose(got["v"], 0.25 * x + 0.75 * x.T, rtol=1e-6, atol=1e-7)
+    (found,) = problems(here, {"w": normal((2, 3))}, [{"symmetrise_": {"target": "w"}}])
+    assert (found.code, found.hint) == ("my-square", "Match square matrices only.")
+
+
 # --- Registering ------------------------------------------------------------------------------------------------------
 
 
