@@ -15,7 +15,7 @@ from brainsurgery_jax.store.formats import NAMES
 INPUT_KEYS = ("alias", "path", "part", "leave_out")
 OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "config", "metadata", "options")
 _OUTPUT_HINTS = {
-    "path": "Write where to, such as `path: out.safetensors` for a file or `path: out` for a folder.",
+    "path": "Write a destination, such as `path: out.safetensors` for a file or `path: out` for a folder.",
     "alias": "Write the alias to save, such as `alias: model`.",
     "shard": "Write a size in quotes or with its unit, such as `shard: 2GB`, or `shard: none`.",
 }
@@ -137,11 +137,11 @@ class Endpoints:
                 meant = _OTHER_FORMATS.get(str(found).lower().lstrip("."))
                 known = did_you_mean(found, NAMES) if isinstance(found, str) else ""
                 near = f" Did you mean '{meant}'?" if meant else known
-                hint = f"There are: {', '.join(NAMES)}. Left out, the suffix of the path decides."
+                hint = f"Formats: {', '.join(NAMES)}. Without `format`, the suffix of the path decides."
                 self.complain("output-format", f"{label}.format: unknown format {found!r}.{near}", at, hint)
             elif key == "config" and not _is_options(found):
                 self.complain("value-type", f"{label}.config: expected a mapping of keys to values, got {found!r}", at,
-                              "Write what is to change in config.json: `config: {num_hidden_layers: 9}`.")  # fmt: skip
+                              "Write the changes to config.json: `config: {num_hidden_layers: 9}`.")  # fmt: skip
             elif key == "config" and (wrong := _wrong_change(found)):
                 self.complain("value-type", f"{label}.config.{wrong}", at, FULL_FORM)
             elif key == "options" and not _is_options(found):

@@ -103,7 +103,7 @@ class _Line:
 
     def step(self) -> Node:
         if (bad := UNWRITABLE.search(self.text)) is not None:
-            self.fail(f"the character U+{ord(bad[0]):04X} cannot stand in a line", _without(bad[0]), bad.start())
+            self.fail(f"the character U+{ord(bad[0]):04X} is not allowed in a line", _without(bad[0]), bad.start())
         self.blanks()
         if self.at_end:
             self.fail("the line is empty", "Write a step, such as `delete: target: tmp.*`.")
@@ -127,7 +127,7 @@ class _Line:
             hint = "Write the op first, as in `copy: from: a, to: b`."
             if word == "-":
                 hint = "A line is one step: leave out the dash."
-            self.fail(f"a step starts with the name of an op, but '{word}' is none", hint)
+            self.fail(f"a step starts with the name of an op, but '{word}' is not an op", hint)
         return self.scalar_of(found)
 
     def payload(self, op: str) -> Node:
@@ -154,7 +154,7 @@ class _Line:
         entries: dict[str, tuple[Scalar, Node]] = {}
         for key, value in self.separate(self.pair, closing):
             if key.text in entries:
-                message = f"the key '{key.text}' stands twice, in column {entries[key.text][0].span.col} and here"
+                message = f"the key '{key.text}' occurs twice, in column {entries[key.text][0].span.col} and here"
                 self.fail(message, "Remove one of them.", key.span.col - 1)
             entries[key.text] = key, value
         return Map(tuple(entries.values()), span)
@@ -167,7 +167,7 @@ class _Line:
             comma = self.at - 1
             self.blanks()
             if self.at_end or self.next == closing:
-                self.fail("nothing follows this comma", "Remove it, or write what is missing behind it.", comma)
+                self.fail("nothing follows this comma", "Remove it, or write the missing part after it.", comma)
             items.append(item())
             self.blanks()
         return items
@@ -186,14 +186,14 @@ class _Line:
             return self.quoted_scalar()
         found = KEY.match(self.text, self.at)
         if found is None:
-            hint = "Write `key: value`, with the key in quotes if it is no plain word."
-            self.fail(f"a key must stand here, but found {self.found()}", hint)
+            hint = "Write `key: value`, with the key in quotes unless it is a plain word."
+            self.fail(f"expected a key, but found {self.found()}", hint)
         return self.scalar_of(found)
 
     def value(self, owner: str) -> Node:
         """The value of a key or, as its payload, of an op."""
         if self.at_end or self.next in ",]}":
-            hint = "Write one; nothing is `null`, an empty text ''."
+            hint = "Write a value: `null` for none, '' for an empty text."
             self.fail(f"'{owner}' needs a value, but found {self.found()}", hint)
         if self.next in ("[", "{"):
             return self.brackets(owner)
@@ -237,7 +237,7 @@ class _Line:
             self.at = self.text.find("'", self.at) + 1
             if not self.at:
                 self.fail(
-                    "the quote ' that is opened here is never closed",
+                    "the quote ' opened here is never closed",
                     "Close it; inside, write a quote as ''.",
                     start - 1,
                 )
@@ -248,9 +248,7 @@ class _Line:
         self.at += 1
         while not self.takes('"'):
             if self.rest in ("", "\\"):
-                self.fail(
-                    'the quote " that is opened here is never closed', r"Close it; inside, write a quote as \".", start
-                )
+                self.fail('the quote " opened here is never closed', r"Close it; inside, write a quote as \".", start)
             parts.append(self.escape() if self.takes("\\") else self.next)
             self.at += 1
         return "".join(parts)
@@ -313,8 +311,8 @@ class _Line:
 
     def fail_unclosed(self, opened: int) -> NoReturn:
         bracket = self.text[opened]
-        hint = f"Close it with '{CLOSING[bracket]}'; a text with a bracket alone in it stands in quotes."
-        self.fail(f"the '{bracket}' that is opened here is never closed", hint, opened)
+        hint = f"Close it with '{CLOSING[bracket]}'; quote a text with an unbalanced bracket."
+        self.fail(f"the '{bracket}' opened here is never closed", hint, opened)
 
     def fail_unexpected(self, start: int) -> NoReturn:
         """Complains of what stands where only a comma or the end may; `start`: where the whole before it begins."""
@@ -322,16 +320,18 @@ class _Line:
         last = re.split(r"[ \t,{\[]", before)[-1]
         if self.next in ("]", "}"):
             hint = "Remove it, or quote the text that it belongs to."
-            self.fail(f"nothing is open that this '{self.next}' could close", hint)
+            self.fail(f"this '{self.next}' closes nothing", hint)
         if last.endswith(":") and self.text[start] == "[":
             hint = f"Close the list with ']' before it, or put it in braces: {{{last} {self.word()}}}."
-            self.fail(f"'{last} {self.word()}' stands in the list that is opened in column {start + 1}", hint)
+            self.fail(f"'{last} {self.word()}' is in the list opened in column {start + 1}", hint)
         if last.endswith(":"):
             self.fail(f"the text '{last}' is a value here, but {self.found()} follows it", _BRACES)
         if PAIR.match(self.text, self.at) is not None:
             self.fail(f"a comma is missing before {self.found()}", f"Write `{shorten(f'{before}, {self.rest}')}`.")
         if self.next == "#":
-            self.fail("a '#' starts no comment here", "Leave the comment out, or quote the text that it belongs to.")
+            self.fail(
+                "a '#' does not start a comment here", "Remove the comment, or quote the text that it belongs to."
+            )
         self.fail(f"'{shorten(self.rest)}' follows the value '{shorten(before)}'", self.after(before))
 
     def after(self, before: str) -> str:

@@ -27,7 +27,7 @@ def read_text(path: str) -> str:
     with open(os.path.expanduser(path), "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise ValueError(f"it holds more than {MAX_BYTES:,} bytes, too many for a plan")
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes, too many for a plan")
     return data.decode("utf-8")
 
 

@@ -51,7 +51,7 @@ def overview(fold: Fold = unfolded) -> list[str]:
     lines = []
     for name in sorted(families):
         lines += [name, *_table({o.name: o for o in families[name]}, fold), ""]
-    return [*lines, "operators of assert", *_table(ASSERTS, fold), "", "brainsurgery-jax ops NAME tells all about one."]
+    return [*lines, "operators of assert", *_table(ASSERTS, fold), "", "brainsurgery-jax ops NAME describes one."]
 
 
 def _table(ops: Mapping[str, Op], fold: Fold) -> Iterator[str]:
@@ -86,12 +86,12 @@ def _field(field: Field) -> str:
     return f"{kind(field)}; " + ("optional" if field.default in (None, ()) else f"default {json.dumps(field.default)}")
 
 
-_REFERENCES = {"pattern": "tensors, by pattern", "template": "name made from each match", "name": "one literal name"}
+_REFERENCES = {"pattern": "tensors, by pattern", "template": "name created from each match", "name": "one literal name"}
 
 
 _KINDS = {
     "assert": "one operator of assert", "asserts": "list of operators of assert",
-    "operands": "tensors by name: {NAME: pattern, NAME: name made from each match, ...}", "steps": "list of steps",
+    "operands": "tensors by name: {NAME: pattern, NAME: name created from each match, ...}", "steps": "list of steps",
     "plan": "a plan, or a list of steps", "plan-text": "the YAML text of a plan", "plan-file": "path of a plan file",
 }  # fmt: skip
 

@@ -55,7 +55,7 @@ def _what_is_wrong(path: str, rest: str) -> tuple[str, str]:
     if bracket := re.match(r"\.?\[([^\[\]]*)(\]?)", rest):
         return _what_is_wrong_with_index(path, bracket[1], closed=bool(bracket[2]), first=rest == path)
     if re.match(r"\.?\s", rest):
-        return "a key holds no space", "Write the path without spaces, or put the value into a plan file."
+        return "a key cannot contain a space", "Write the path without spaces, or put the value into a plan file."
     if rest.startswith("]"):
         return "this ']' has no '['", "Write an index as [0]."
     if rest.startswith("."):
@@ -70,7 +70,7 @@ def _what_is_wrong_with_index(path: str, index: str, *, closed: bool, first: boo
         return "the path starts with an index, but a plan is a mapping", f"Start with a key: transforms{path}."
     if re.fullmatch("-[0-9]+", index):
         return f"the index {index} is negative", "Count from the start of the list: [0] is its first item."
-    return f"'{index}' is not an index", "Between [ and ] stands a whole number, counted from 0; keys come after dots."
+    return f"'{index}' is not an index", "Write an integer between [ and ], counted from 0; keys come after dots."
 
 
 def put(old: Node | None, path: tuple[PathStep, ...], value: Node, above: str = "") -> Node:

@@ -102,7 +102,7 @@ def _without_cut_texts(
     """A payload without the texts that a comma has cut, each of which is one mistake; and the keys of these."""
     left, meant = dict(given), set[str]()
     for cut in cut_texts(given, fields):
-        message = "the text ends at a comma, since it is not quoted and stands inside { }"
+        message = "the text ends at a comma, because it is inside { } without quotes"
         reading.complain("yaml-syntax", message, cut.key, hint=f"Quote it: `{cut.quoted}`.")
         left = {key: value for key, value in left.items() if key not in (cut.key, *cut.rest)}
         meant.add(cut.key)
@@ -140,7 +140,7 @@ def _unknown_key_hint(op: Op, key: str, known: str) -> str:
     sibling = sibling_of(op)
     if sibling is None or key not in {f.key for f in sibling.fields()}:
         return known
-    how = "works in place" if sibling.name.endswith("_") else "makes new tensors"
+    how = "works in place" if sibling.name.endswith("_") else "creates new tensors"
     return f"{known} `{sibling.name}`, which {how}, has '{key}'."
 
 
@@ -204,7 +204,7 @@ def _references(f: Field, role: Role, value: Any, params: Mapping[str, Any], rea
 def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload) -> dict[str, Ref]:
     """References by name, the first a pattern, the others templates."""
     if not isinstance(value, dict) or not value:
-        hint = f"Name each tensor that is meant: `{f.key}: {{w: PATTERN, v: NAME}}`."
+        hint = f"Name each tensor: `{f.key}: {{w: PATTERN, v: NAME}}`."
         raise Refusal(
             "value-type", f"expected a mapping of names to references, got {_describe_value(value)}", hint=hint
         )
@@ -227,8 +227,10 @@ def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Paylo
         hint = "Copy the slice to a name of its own first." if role.kind == "pattern" else ""
         raise Refusal("slice-not-allowed", f"a slice is not allowed here, got '{ref}'", hint=hint)
     if ref.kind is not None and not (role.kind in ("pattern", "operands") or role.read):
-        hint = "Say it of the reference that is matched."
-        raise Refusal("kind-not-allowed", f"a `kind` is not allowed here, where names are made, got '{ref}'", hint=hint)
+        hint = "Write it in the reference that is matched."
+        raise Refusal(
+            "kind-not-allowed", f"a `kind` is not allowed in a reference that creates names, got '{ref}'", hint=hint
+        )
     return ref
 
 

@@ -40,7 +40,7 @@ def _definitions() -> Schema:
         "variable": {
             "type": "string",
             "pattern": r"\$\{vars\.[A-Za-z_][A-Za-z0-9_]*\}",
-            "description": "Stands for what the top-level `vars` says.",
+            "description": "A variable of the top-level `vars`.",
         },
         "reference": _reference(sliced=True, chosen=True),
         "whole": _reference(sliced=False, chosen=True),
@@ -56,7 +56,7 @@ def _definitions() -> Schema:
             "oneOf": [*({"$ref": f"#/$defs/op.{name}"} for name in OPS), {"enum": bare}],
         },
         "assert": {
-            "description": "One operator and what it asks.",
+            "description": "One operator and its keys.",
             "oneOf": [{"$ref": f"#/$defs/assert.{name}"} for name in ASSERTS],
         },
         **{f"op.{name}": _single(op, op.step_fields()) for name, op in OPS.items()},
@@ -77,46 +77,49 @@ _TOP: Mapping[str, Schema] = {
     "transforms": {**_or_list({"$ref": "#/$defs/step"}), "description": "The steps, in order."},
     "output": {"anyOf": [{"$ref": "#/$defs/output"}, {"type": "null"}], "description": "The checkpoint to write."},
     "outputs": {**_or_list({"$ref": "#/$defs/output"}), "description": "Several checkpoints to write."},
-    "seed": {"anyOf": [{"type": ["integer", "null"]}, _VARIABLE], "description": "Seed of the steps that give none."},
+    "seed": {
+        "anyOf": [{"type": ["integer", "null"]}, _VARIABLE],
+        "description": "Seed of the steps that have none of their own.",
+    },
     "vars": {
         "type": ["object", "null"],
         "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
         "description": "Values for `${vars.NAME}` anywhere in the plan.",
     },
-    "version": {"enum": [1, None], "description": "The plan language."},
+    "version": {"enum": [1, None], "description": "The version of the plan language."},
 }
 
 _OUTPUT: Mapping[str, Schema] = {
-    "path": {"type": "string", "minLength": 1, "description": "A file, whose suffix tells the format, or a folder."},
-    "alias": {"type": ["string", "null"], "description": "Whose tensors to write; may be left out where it is clear."},
+    "path": {"type": "string", "minLength": 1, "description": "A file, whose suffix selects the format, or a folder."},
+    "alias": {"type": ["string", "null"], "description": "The alias to write; optional if only one is possible."},
     "format": {
         "anyOf": [{"enum": [*NAMES, None]}, _VARIABLE],
-        "description": "The format, where the path does not tell.",
+        "description": "The format, if the path does not determine it.",
     },
     "shard": {"type": ["string", "null"], "description": "Largest file of a folder, such as 5GB, or none."},
-    "overwrite": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Replace what is there."},
+    "overwrite": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Replace an existing checkpoint."},
     "sidecars": {"anyOf": [{"type": "boolean"}, _VARIABLE], "description": "Copy config and tokenizer files."},
     "config": {
         "type": ["object", "null"],
-        "description": "What to change in config.json: values, merged key by key; or a mapping of nothing but `from` "
-        "(a part to lift out), `remove` (keys) and `patch` (values).",
+        "description": "Changes to config.json: values, merged key by key; or a mapping with only the keys `from` "
+        "(a part to extract), `remove` (keys) and `patch` (values).",
     },
     "metadata": {
         "type": "object",
         "additionalProperties": {"type": "string"},
         "description": "Text for the header of the file.",
     },
-    "options": {"type": ["object", "null"], "description": "What the format alone knows."},
+    "options": {"type": ["object", "null"], "description": "Options of the format."},
 }
 
 
 def _input() -> Schema:
     text = {"type": "string", "minLength": 1}
     keys = {
-        "alias": text | {"description": "What references call it."},
+        "alias": text | {"description": "The alias in references."},
         "path": text | {"description": "A file or a folder."},
-        "part": text | {"description": "The entry that is meant, with all in it; `.` is all of the checkpoint."},
-        "leave_out": {"type": "array", "items": text, "description": "Entries that are not read."},
+        "part": text | {"description": "The entry to read, with everything in it; `.` is the whole checkpoint."},
+        "leave_out": {"type": "array", "items": text, "description": "Entries to skip."},
     }
     known = {key: keys[key] for key in INPUT_KEYS}
     return {"type": "object", "properties": known, "required": ["path"], "additionalProperties": False}
@@ -178,10 +181,10 @@ def _payload(op: Op, known: tuple[Field, ...]) -> Schema:
 
 
 _ROLES: Mapping[str, tuple[str, str]] = {
-    "pattern": ("reference", "A regex over whole names (or a list of tokens) that chooses tensors."),
-    "template": ("reference", r"The name made from each match: \1, \g<name> and ${name} stand for what was captured."),
+    "pattern": ("reference", "A regex over whole names (or a list of tokens) that selects tensors."),
+    "template": ("reference", r"The name created from each match: \1, \g<name> and ${name} insert captures."),
     "name": ("name", "One tensor's name, taken literally."),
-    "operands": ("", "Tensors by name: the first reference a pattern, the others names made from each match."),
+    "operands": ("", "Tensors by name: the first reference a pattern, the others names created from each match."),
     "number": ("number", "A number."),
     "dtype": ("dtype", "An element type."),
     "assert": ("assert", "One assert."),

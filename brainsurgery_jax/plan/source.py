@@ -209,7 +209,7 @@ def compose(
 def _unprintable(text: str, at: int, file: str) -> Diagnostic:
     start = text.rfind("\n", 0, at) + 1
     span = Span(file, text.count("\n", 0, at) + 1, at - start + 1)
-    message = f"the character U+{ord(text[at]):04X} cannot stand in a YAML file"
+    message = f"the character U+{ord(text[at]):04X} is not allowed in a YAML file"
     return Diagnostic("yaml-syntax", message, span, r'Remove it, or write it as an escape in double quotes: "\x07".')
 
 
@@ -303,7 +303,7 @@ class _Composer:
             return
         first = seen[key.text][0].span
         hint = "Remove one of them; steps of the same name go into a list, each with a dash."
-        message = f"the key '{key.text}' stands twice in one mapping, in line {first.line} and in line {key.span.line}"
+        message = f"the key '{key.text}' occurs twice in one mapping, in line {first.line} and in line {key.span.line}"
         self.complain("yaml-duplicate-key", message, key.span, hint)
 
     def merge(self, value: Node, span: Span) -> dict[str, tuple[Scalar, Node]]:
@@ -324,7 +324,7 @@ class _Composer:
     def alias(self, event: Any, depth: int) -> tuple[Node, int]:
         known = self.anchors.get(event.anchor)
         if known is None:
-            message = f"*{event.anchor} is read as a YAML alias, but no anchor &{event.anchor} stands before it"
+            message = f"*{event.anchor} is read as a YAML alias, but no anchor &{event.anchor} comes before it"
             hint = f"Quote a text that starts with *: '*{event.anchor}'."
             self.complain("yaml-syntax", message, self.span(event), hint)
             return Scalar(None, "", self.span(event)), 1
@@ -352,8 +352,8 @@ class _Composer:
         if depth > MAX_DEPTH:
             message, hint = f"lists and mappings are nested more than {MAX_DEPTH} deep", LESS_DEEP
         else:
-            message = f"this YAML stands for more than {MAX_NODES:,} values"
-            hint = "Aliases count as what they stand for: avoid aliases to what itself holds aliases."
+            message = f"this YAML expands to more than {MAX_NODES:,} values"
+            hint = "Aliases count with everything they expand to: avoid aliases of nodes that contain aliases."
         self.complain("yaml-too-large", message, self.span(event), hint)
         raise PlanError(self.problems)
 

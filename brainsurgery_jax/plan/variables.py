@@ -76,7 +76,7 @@ def _with_vars(root: Map, replaced: Collection[str]) -> tuple[Map, tuple[Diagnos
     problems: list[Diagnostic] = []
     used = find_variables(root)
     if sum(len(values[n].text) for text in _texts(root) for n in _VARIABLE.findall(text) if n in values) > MAX_FILLED:
-        message = f"vars: filled in everywhere, they make more than {MAX_FILLED:,} characters"
+        message = f"vars: after substitution they have more than {MAX_FILLED:,} characters"
         hint = "Use long texts less often, or write them where they are used."
         return replace(root, entries=()), (Diagnostic("yaml-too-large", message, table.span if table else None, hint),)
     if isinstance(table, Map):

@@ -33,13 +33,15 @@ BY_EIGHT_DIGITS = r'Write characters beyond U+FFFF as themselves, or with eight 
 # Tried from the top, each against "CONTEXT: PROBLEM: CHAR"; CHAR is `end` behind the last character of the file.
 _TRAPS = (
     _Trap(
-        r"\t$", "a tab stands where YAML allows only spaces", "Indent, and separate a key from its value, with spaces."
+        r"\t$",
+        "there is a tab where YAML allows only spaces",
+        "Indent, and separate a key from its value, with spaces.",
     ),
     _Trap(r"nesting depth", "lists and mappings are nested too deeply", LESS_DEEP, code="yaml-too-large"),
     _Trap(r"start any token", "a text cannot start with '$char'", "Put it into single quotes."),
     _Trap(r"an alias", "'*' starts a YAML alias, and no name follows it", "Quote a text that starts with *.", True),
     _Trap(r"an anchor", "'&' starts a YAML anchor, and no name follows it", "Quote a text that starts with &.", True),
-    _Trap(r"Unicode character escape", "an escape in this text stands for no character", BY_EIGHT_DIGITS),
+    _Trap(r"Unicode character escape", "an escape in this text is not a character", BY_EIGHT_DIGITS),
     _Trap(
         r"escape|hexadecimal|hexdecimal",
         "this backslash escape is not one that double quotes know",
@@ -47,30 +49,30 @@ _TRAPS = (
     ),
     _Trap(
         r"quoted scalar",
-        "the quote $open that is opened here is never closed",
+        "the quote $open opened here is never closed",
         "Close it; a single quote inside single quotes is written twice: 'it''s'.",
         True,
     ),
-    _Trap(r"a flow (mapping|sequence).*end$", "the '$open' that is opened here is never closed", _CLOSE, True),
+    _Trap(r"a flow (mapping|sequence).*end$", "the '$open' opened here is never closed", _CLOSE, True),
     _Trap(r"flow.*end$", "the file ends inside a { or [ that is never closed", _CLOSE),
     _Trap(
         r"a flow (mapping|sequence)",
-        "'$char' cannot stand here, inside the '$open' that is opened in line $line",
+        "'$char' is not allowed here, inside the '$open' opened in line $line",
         "Inside { } and [ ], quote a text that contains any of { } [ ] , or ': '; or close the bracket first.",
     ),
     _Trap(
         r"found unexpected ':'",
-        "a ':' cannot stand inside a text that is not quoted here",
+        "a ':' is not allowed in an unquoted text here",
         "Quote references as a whole: 'wte.weight::[0, :8]'.",
     ),
     _Trap(
         r"node content",
         "a value cannot start with '$char'",
-        "Quote a text that starts with it; or leave out a comma or a bracket that is one too many.",
+        "Quote a text that starts with it; or remove an extra comma or bracket.",
     ),
     _Trap(
         r"mapping values",
-        "there is a key here, but a key cannot stand in this place",
+        "a key is not allowed in this place",
         "Quote a text that contains ': '; line up the keys of a mapping; "
         "give the line above its ':' if it starts with a key.",
     ),
@@ -91,14 +93,14 @@ _TRAPS = (
         "Quote a text that starts with | or >.",
         True,
     ),
-    _Trap(r"a block (mapping|collection)", "this does not go on with what starts in line $line", _LINE_UP),
+    _Trap(r"a block (mapping|collection)", "this does not continue what starts in line $line", _LINE_UP),
     _Trap(
         r"directive|incompatible YAML",
         "a line that starts with '%' is a YAML directive",
         "Remove it, or quote the text.",
         True,
     ),
-    _Trap(r"document start", "this does not go on with what stands above it", _LINE_UP),
+    _Trap(r"document start", "this does not continue the lines above it", _LINE_UP),
     _Trap(
         r"\btag\b", "'!' starts a YAML tag, and plans have none", "Quote a text that starts with !.", True, "yaml-tag"
     ),

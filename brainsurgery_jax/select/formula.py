@@ -131,7 +131,7 @@ def _apply_chain(first: Node, steps: Sequence[tuple[Operator, Node]], values: Se
 
 def _replace(text: str, old: str, new: str) -> str:
     if len(text) + text.count(old) * (len(new) - len(old)) > MAX_NAME:
-        hint = f"Names that a template makes have {MAX_NAME:,} at most."
+        hint = f"A template may create names of at most {MAX_NAME:,} characters."
         raise RefError("template-length", f"gives a text of more than {MAX_NAME:,} characters", hint)
     return text.replace(old, new)
 
@@ -193,7 +193,7 @@ class _Parser:
         self.places: set[int] = set()
         if len(text) > MAX_FORMULA:
             message = f"'${{{text[:40]}...' has {len(text):,} characters between its braces"
-            raise RefError("template-length", message, f"A formula has {MAX_FORMULA:,} at most.")
+            raise RefError("template-length", message, f"A formula has at most {MAX_FORMULA:,} characters.")
         self.tokens = list(self.read())
 
     def read(self) -> Iterator[_Token]:
@@ -209,7 +209,7 @@ class _Parser:
         yield _Token("end", "", end + 1)
 
     def wrong(self, what: str, hint: str = FORMULA_HINT) -> RefError:
-        return RefError("template-syntax", f"'${{{self.source}}}' is no formula: {what}", hint)
+        return RefError("template-syntax", f"'${{{self.source}}}' is not a formula: {what}", hint)
 
     def expect(self, what: str) -> RefError:
         found = {"end": "the end", "text": f"the text {self.next.text}"}.get(self.next.kind, f"'{self.next.text}'")
@@ -237,7 +237,7 @@ class _Parser:
         elif self.next.kind != "end":
             raise self.expect("an operator")
         if not self.places:
-            raise self.wrong("it holds no capture", NUMBERS_HINT)
+            raise self.wrong("it contains no capture", NUMBERS_HINT)
         capture = None if width else term.capture
         return Formula(self.source, term.node, term.numeric or width > 0, width, capture, frozenset(self.places))
 

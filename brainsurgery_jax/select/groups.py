@@ -63,7 +63,7 @@ def _position(pattern: Pattern, over: str) -> int:
     if isinstance(pattern.source, str) and over.isdecimal():
         count = f"{pattern.width} group{'s' * (pattern.width != 1)}"
         message = f"the pattern {shown(pattern.source)} has {count}, no number {over}"
-        raise _wrong("over", "over-capture", message, "Groups are what stands in parentheses, counted from 1.")
+        raise _wrong("over", "over-capture", message, "Groups are the parts in parentheses, counted from 1.")
     if over not in pattern.names:
         known = ", ".join(pattern.names) or "nothing by name"
         how = f"(?P<{over}>[0-9]+)" if isinstance(pattern.source, str) else f"${over}"
@@ -92,7 +92,7 @@ def _check(members: Sequence[Member], over: str) -> None:
     """Refuse numbers that are missing or come twice, and a result's name that depends on them."""
     for a, b in pairwise(members):
         if a.number == b.number:
-            hint = "Capture what tells them apart, or match fewer names."
+            hint = "Capture the text in which they differ, or match fewer names."
             raise _wrong(
                 "over", "over-number", f"'{a.name}' and '{b.name}' both have number {a.number} of '{over}'", hint
             )
@@ -124,7 +124,7 @@ def _alike(groups: Sequence[Sequence[Member]], over: str) -> None:
                 "over-gap",
                 f"'{over}' runs from {low} to {high} for '{group[0].target}', "
                 f"but from {first[0].number} to {first[-1].number} for '{first[0].target}'",
-                "A tensor is missing in one of them; if that is meant, take a step for each kind.",
+                "A tensor is missing in one of them; if this is intended, write a step for each kind.",
             )
 
 
@@ -136,7 +136,7 @@ def _distinct(groups: Sequence[Group], over: str) -> Sequence[Group]:
                 "to",
                 "names-collide",
                 f"the sets of '{other.names[0]}' and of '{group.names[0]}' would both become '{group.target}'",
-                f"Keep in `to` what tells them apart: every capture but '{over}'.",
+                f"Keep every capture except '{over}' in `to`, so that the names differ.",
             )
     return groups
 
@@ -153,10 +153,10 @@ def scatter(
             "over",
             "over-capture",
             f"the pattern {shown(pattern.source)} captures '{over}' already",
-            f"'${{{over}}}' in `to` is to be the number of the part: choose another name for it.",
+            f"'${{{over}}}' in `to` is the number of the part: choose another name for it.",
         )
     if not is_variable(over):
-        hint = "It stands in `to` as '${NAME}': letters, digits and '_'."
+        hint = "Write it in `to` as '${NAME}': letters, digits and '_'."
         raise _wrong("over", "over-capture", f"'{over}' is not the name of a variable", hint)
     wider = replace(pattern, names={**pattern.names, over: pattern.width}, width=pattern.width + 1)
     template = _template(to, wider)
@@ -173,7 +173,7 @@ def _refuse_shared(matches: Sequence[Match], made: Sequence[tuple[str, ...]], ov
     for (source, _), names in zip(matches, made, strict=True):
         for name in names:
             if (other := seen.setdefault(name, source)) != source:
-                hint = "Keep in `to` what the pattern captures, so that it tells them apart."
+                hint = "Keep the captures of the pattern in `to`, so that the names differ."
                 raise _wrong("to", "names-collide", f"parts of '{other}' and of '{source}' would become '{name}'", hint)
         if len(set(names)) < len(names):
             hint = f"Put the number of each part into `to`: '${{{over}}}'."

@@ -57,7 +57,7 @@ class Pattern:
             found = self.find(sized, limit.start())
         except TimeoutError as error:
             spent = f"took more than {limit.seconds:g} s on {len(sized)} name{'s' * (len(sized) != 1)} and was stopped"
-            hint = "Avoid repeating a repetition, as '(a+)+' and '(a|aa)*' do; say what stands between repeated parts."
+            hint = "Avoid repeating a repetition, as '(a+)+' and '(a|aa)*' do; write the text between repeated parts."
             raise RefError("regex-timeout", f"the pattern {shown(self.source)} {spent}", hint) from error
         found.sort(key=itemgetter(0))
         return found

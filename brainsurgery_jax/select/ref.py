@@ -92,7 +92,7 @@ def _from_text(text: str, default: str | None) -> Ref:
             message = f"'{text}': the third part, '{tail}', is not a slice in brackets"
             raise RefError("ref-parts", message, "Write 'alias::name::[slice]', such as 'base::wte.weight::[:10, 0]'.")
         case parts:
-            message = f"'{text}' has {len(parts)} parts separated by '::', at most three make sense"
+            message = f"'{text}' has {len(parts)} parts separated by '::', but at most three are allowed"
             raise RefError("ref-parts", message, f"{FORMS_HINT} A name that contains '::' needs the mapping form.")
 
 
@@ -121,7 +121,7 @@ def _alias(alias: str, default: str | None, found: object) -> str:
     if default is not None:
         return default
     message = (
-        f"{_describe(found)} says no alias, and there is no default alias (only a plan with exactly one input has one)"
+        f"{_describe(found)} has no alias, and there is no default alias (only a plan with exactly one input has one)"
     )
     raise RefError("ref-no-alias", message, _alias_hint(found))
 
@@ -182,7 +182,7 @@ def _slice(value: object) -> SliceSpec:
 def _tokens(items: list[object] | tuple[object, ...], literal: bool) -> tuple[str, ...]:
     shown = list(items)
     if literal:
-        message = f"the tokens {shown!r} stand where one name is taken literally"
+        message = f"the tokens {shown!r} are used where one literal name is expected"
         raise RefError("ref-literal", message, "Write the full name as text.")
     if not items:
         raise RefError("ref-empty", "a structured reference needs at least one token, found []", FORMS_HINT)

@@ -43,7 +43,9 @@ def check_regex(text: str) -> re.Pattern[str]:
     """The compiled regex, or a RefError that says at which position it breaks."""
     if len(text) > MAX_TEXT:
         message = f"'{text[:60]}...' is too long for a regular expression: {len(text):,} characters"
-        raise RefError("regex-syntax", message, f"At most {MAX_TEXT:,} are taken; say what the names have in common.")
+        raise RefError(
+            "regex-syntax", message, f"At most {MAX_TEXT:,} are allowed; match the text that the names have in common."
+        )
     try:
         with warnings.catch_warnings():  # of what may mean something else to Python some day
             warnings.simplefilter("ignore")
@@ -53,7 +55,7 @@ def check_regex(text: str) -> re.Pattern[str]:
         raise RefError("regex-syntax", message, _syntax_hint(text)) from error
     if (copies := _copies(list(PIECE.finditer(text)))) > MAX_COPIES:
         message = f"'{text}' repeats something at least {copies:,} times, and no name is that long"
-        raise RefError("regex-syntax", message, f"Counts may ask for {MAX_COPIES:,} in all; '+' asks for any number.")
+        raise RefError("regex-syntax", message, f"Counts may add up to {MAX_COPIES:,}; '+' allows any number.")
     return compiled
 
 
@@ -69,7 +71,7 @@ def scan(text: str) -> Scan:
 
 def _syntax_hint(text: str) -> str:
     if text.startswith(("*", "+", "?")):
-        return "'*' repeats what stands before it; any text is '.*', a dot is '\\.'."
+        return "'*' repeats the item before it; any text is '.*', a dot is '\\.'."
     return "Patterns are Python regular expressions over whole names; put a backslash before a special character."
 
 

@@ -64,7 +64,7 @@ class Index(NamedTuple):
 def parse_slice(text: str) -> SliceSpec:
     """The components of `[c1, c2, ...]`."""
     if not (text.startswith("[") and text.endswith("]") and len(text) >= 2):
-        raise RefError("slice-syntax", f"'{text}' is not a slice: it does not stand in brackets", SYNTAX_HINT)
+        raise RefError("slice-syntax", f"'{text}' is not a slice: it is not in brackets", SYNTAX_HINT)
     body = text[1:-1]
     if not body.strip():
         return SliceSpec()
@@ -113,14 +113,14 @@ def _range(part: int | Range, size: int, axis: int, spec: SliceSpec | None) -> r
         raise RefError(
             "slice-range",
             f"slice {spec} has step {part.step} in dimension {axis} (size {size})",
-            "Steps must be 1 or more; nothing is taken backwards.",
+            "Steps must be 1 or more; slices cannot reverse an axis.",
         )
     return _canonical(range(size)[slice(*part)])
 
 
 def _single(index: int, size: int, axis: int, spec: SliceSpec | None) -> range:
     if not -size <= index < size:
-        valid = f"Valid are {-size} to {size - 1}." if size else "That dimension is empty: no index is valid."
+        valid = f"Valid indices are {-size} to {size - 1}." if size else "That dimension is empty: no index is valid."
         raise RefError("slice-range", f"slice {spec} asks for index {index} of dimension {axis}, of size {size}", valid)
     start = index % size
     return range(start, start + 1)

@@ -64,7 +64,9 @@ class Template:
         filled = self.render((name, *binding))
         if len(filled) > MAX_NAME:
             message = f"the template {shown(self.source)} gives a name of {len(filled):,} characters for '{name}'"
-            raise RefError("template-length", message, f"Names that a template makes have {MAX_NAME:,} at most.")
+            raise RefError(
+                "template-length", message, f"A template may create names of at most {MAX_NAME:,} characters."
+            )
         if not filled:
             message = f"the template {shown(self.source)} gives an empty name for '{name}'"
             raise RefError("template-empty", message, "Add text to it, or match fewer names.")
@@ -139,7 +141,9 @@ def _regex_part(escape: re.Match[str], target: str, pattern: Pattern) -> Part:
         case "octal":
             hint = r"'\g<0>' is the whole name, '\g<10>' group 10, '\g<1>0' group 1 followed by a 0."
         case _:
-            hint = r"A template is no pattern: a dot is just '.', a group is '\1' or '\g<name>', a backslash is '\\'."
+            hint = (
+                r"A template is not a pattern: a dot is just '.', a group is '\1' or '\g<name>', a backslash is '\\'."
+            )
     raise RefError("template-syntax", f"the template '{target}' has a bad escape, '{escape[0]}'", hint)
 
 
@@ -149,7 +153,7 @@ def _group(word: str, target: str, pattern: Pattern) -> int:
     if int(word) <= pattern.width:
         return int(word)
     message = f"the template '{target}' asks for group {word}; the pattern {shown(pattern.source)} has {pattern.width}"
-    raise RefError("template-group", message, r"Put what is to be kept in parentheses: 'h\.(.*)' and 'x.\1'.")
+    raise RefError("template-group", message, r"Put the part to keep in parentheses: 'h\.(.*)' and 'x.\1'.")
 
 
 def _formula(escape: re.Match[str], target: str, pattern: Pattern) -> int | Formula:

@@ -590,5 +590,5 @@ def test_departure_a_line_says_what_yaml_says(line: str, step: dict[str, object]
 
 def test_departure_a_bracket_that_stays_open_is_a_mistake():
     """In the reference it swallows the rest of the line, commas and keys."""
-    with pytest.raises(bs.PlanError, match=r"the '\(' that is opened here is never closed"):
+    with pytest.raises(bs.PlanError, match=r"the '\(' opened here is never closed"):
         parse_oly("move: from: h.(\\d+.w, to: x")

@@ -63,7 +63,7 @@ INPUTS = (
     refused("1.2", "an input is not empty", "inputs: ['']", NONE, "inputs-form", "got ''"),
     refused("1.2", "loading makes no default alias",
             "transforms: [load: { path: model.safetensors, alias: m }, delete: { target: w }]",
-            ONE, "ref-no-alias", "'w' says no alias"),
+            ONE, "ref-no-alias", "'w' has no alias"),
 )  # fmt: skip
 
 STEPS = (

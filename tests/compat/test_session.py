@@ -96,7 +96,7 @@ EXECUTE = (
     refused("execute", "aliases must be there", "execute: { transforms: [delete: { target: 'x::w' }] }", ONE,
             "alias-unknown", "unknown alias 'x'"),
     refused("execute", "with several aliases every reference names one",
-            "execute: { transforms: [delete: { target: w }] }", TWO, "ref-no-alias", "'w' says no alias"),
+            "execute: { transforms: [delete: { target: w }] }", TWO, "ref-no-alias", "'w' has no alias"),
     refused("execute", "an input within must not take an alias that is there",
             "execute: { plan: { inputs: [tuned.safetensors], transforms: [delete: { target: v }] } }", ONE,
             "alias-exists",

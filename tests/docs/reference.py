@@ -144,7 +144,7 @@ def _table(keys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _kind(key: Mapping[str, Any]) -> str:
-    words = {"tensors, by pattern": "pattern", "name made from each match": "template", "one literal name": "name"}
+    words = {"tensors, by pattern": "pattern", "name created from each match": "template", "one literal name": "name"}
     kind = key["kind"].removesuffix(" (a slice may follow)")
     for long, short in words.items():
         kind = kind.replace(long, short)

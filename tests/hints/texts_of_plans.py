@@ -32,11 +32,11 @@ LINES = [
         NO_W),
     Row(line, "oly-syntax", "scale_: target: w, : 2", ", : 2", ", by: 2", "Write `key: value`", W2),
     Row(line, "oly-syntax", "scale_: target: w, by", "by", "by: 2", "Write `by: VALUE`", W2),
-    Row(line, "oly-syntax", "delete: target:", "target:", "target: w", "Write one", NO_W),
+    Row(line, "oly-syntax", "delete: target:", "target:", "target: w", "Write a value", NO_W),
     Row(line, "oly-syntax", "delete: target: w}", "}", "", "Remove it", NO_W),
     Row(line, "oly-syntax", "delete: target: w,", ",", "", "Remove it", NO_W),
     Row(line, "oly-syntax", "scale_: target: w, by: 2, by: 3", ", by: 3", "", "Remove one of them.", W2),
-    Row(line, "oly-syntax", "delete: target: w # old", " # old", "", "Leave the comment out", NO_W),
+    Row(line, "oly-syntax", "delete: target: w # old", " # old", "", "Remove the comment", NO_W),
     Row(line, "oly-syntax", "delete target: w", "delete target: w", "delete: target: w", expect=NO_W),
     Row(line, "oly-syntax", "scale_: target: w by: 2", "target: w by: 2", "target: w, by: 2", expect=W2),
     Row(line, "oly-syntax", "delete: target: w\x07", "\x07", "", "Remove it", NO_W),
@@ -120,9 +120,9 @@ PLANS = [
         "Write the alias to save, such as `alias: ", W2),
     Row(plan, "output-format", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, format: numbers}}",
         ", format: numbers",
-        "", "Left out, the suffix of the path decides.", W2),
+        "", "Without `format`, the suffix of the path decides.", W2),
     Row(plan, "output-format", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, format: numbers}}", "numbers",
-        "safetensors", "There are: ", W2),
+        "safetensors", "Formats: ", W2),
     Row(plan, "value-type", f"{HEAD}{SCALE}\noutputs: [out.safetensors, {{path: two.npz, options: compression}}]",
         "options: compression", "options: {compression: true}", expect=W2),
     Row(plan, "value-type", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, metadata: {{epoch: 3}}}}",
@@ -149,7 +149,7 @@ PLANS = [
     Row(plan, "yaml-too-large",
         HEAD + "vars:\n  a: &a [" + "x, " * 100 + "]\n  b: &b [" + "*a, " * 100 + "]\n  c: [" + "*b, " * 100 + "]\n"
         + SCALE + TAIL, "vars:\n  a: &a [" + "x, " * 100 + "]\n  b: &b [" + "*a, " * 100 + "]\n  c: [" + "*b, " * 100
-        + "]\n", "", "avoid aliases to what itself holds aliases", W2),
+        + "]\n", "", "avoid aliases of nodes that contain aliases", W2),
 ]  # fmt: skip
 
 STEPS = [

@@ -28,7 +28,7 @@ ROWS = [
     Row(step, "yaml-syntax", "copy: {from: w, to: &}", "&", "'&'", "Quote a text that starts with &.", {"&": W}),
     Row(step, "yaml-syntax", "copy: {from: w, to: *}", "*", "'*'", "Quote a text that starts with *.", {"*": W}),
     Row(plan, "yaml-syntax", f"{STEP}]u{TAIL}", "]u", "']u'", "Quote a text that starts with it", {"]u": W}),
-    Row(step, "yaml-syntax", "concat: {from: [, h.0.w, h.1.w], to: j}", "[, ", "[", "leave out a comma", JOINED),
+    Row(step, "yaml-syntax", "concat: {from: [, h.0.w, h.1.w], to: j}", "[, ", "[", "remove an extra comma", JOINED),
     Row(plan, "yaml-syntax", f"{STEP}|u{TAIL}", "|u", "'|u'", "Quote a text that starts with | or >.", {"|u": W}),
     Row(step, "yaml-syntax", "copy: {from: w::[:2], to: u}", "w::[:2]", "'w::[:2]'", "Quote references as a whole",
         {"u": W[:2]}),
@@ -42,9 +42,9 @@ ROWS = [
     Row(line, "oly-syntax", "copy: w, u", "w, u", "from: w, to: u", "as in `copy: from: a, to: b`", {"u": W}),
     Row(step, "kind-not-allowed", "copy: {from: '(?:w|ids)', to: {name: u, kind: float}}",
         "'(?:w|ids)', to: {name: u, kind: float}", "{name: '(?:w|ids)', kind: float}, to: u",
-        "Say it of the reference that is matched.", {"u": W}),
+        "Write it in the reference that is matched.", {"u": W}),
     Row(step, "over-gap", r"concat: {from: '([hk])\.(?P<i>\d)\..', over: i, to: 'j.\1'}",
         r"'([hk])\.(?P<i>\d)\..', over: i, to: 'j.\1'}", r"'h\.(?P<i>\d)\.w', over: i, to: j.h}"
-        "\n  - concat: " r"{from: 'k\.(?P<i>\d)\.b', over: i, to: j.k}", "take a step for each kind",
+        "\n  - concat: " r"{from: 'k\.(?P<i>\d)\.b', over: i, to: j.k}", "write a step for each kind",
         {"j.h": np.concatenate([M[f"h.{i}.w"] for i in range(3)]), "j.k": np.concatenate([M["k.0.b"], M["k.1.b"]])}),
 ]  # fmt: skip

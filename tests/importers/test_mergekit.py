@@ -305,7 +305,7 @@ def test_what_mergekit_ignores_is_ignored_with_a_note(here: Path):
 def test_a_key_that_means_something_stands_once(here: Path):
     put_models(here)
     (here / "merge.yml").write_text("merge_method: linear\nmodels: []\nmodels: []\n")
-    with pytest.raises(bs.PlanError, match="the key 'models' stands twice"):
+    with pytest.raises(bs.PlanError, match="the key 'models' occurs twice"):
         plan_of("merge.yml")
 
 

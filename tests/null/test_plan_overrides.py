@@ -138,7 +138,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 def test_a_file_too_large_to_be_a_plan_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
     with (tmp_path / "a.yaml").open("wb") as file:
         file.truncate(65 << 20)
-    with pytest.raises(PlanError, match=r"cannot be read: it holds more than 67,108,864 bytes.*plan-file-unreadable"):
+    with pytest.raises(PlanError, match=r"cannot be read: it has more than 67,108,864 bytes.*plan-file-unreadable"):
         read_plan_files([str(tmp_path / "a.yaml")])
 
 
@@ -288,8 +288,8 @@ def test_an_override_that_does_not_fit_says_what_stands_there(item: str, message
         ("", 1, "there is no key before the '='"),
         ("a..b", 2, "an empty key"),
         (".a", 1, "an empty key"),
-        ("a b", 2, "a key holds no space"),
-        ("a. b", 2, "a key holds no space"),
+        ("a b", 2, "a key cannot contain a space"),
+        ("a. b", 2, "a key cannot contain a space"),
         ("a[x]", 2, "'x' is not an index"),
         ("a[]", 2, "'' is not an index"),
         ("a[9999999999]", 2, "'9999999999' is not an index"),

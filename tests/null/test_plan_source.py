@@ -172,7 +172,7 @@ def test_a_value_that_is_not_written_stands_where_its_key_stands(text: str, load
 def test_all_duplicate_keys_are_reported_with_both_lines() -> None:
     first, second = mistakes("a: 1\nb: {c: 1, c: 2}\na: 2\n")
     assert (first.code, first.span) == ("yaml-duplicate-key", Span("plan.yaml", 2, 11))
-    assert "'a' stands twice in one mapping, in line 1 and in line 3" in second.message
+    assert "'a' occurs twice in one mapping, in line 1 and in line 3" in second.message
 
 
 def test_a_key_is_a_duplicate_of_its_quoted_self() -> None:
@@ -185,37 +185,37 @@ def test_duplicate_keys_before_a_syntax_error_are_reported_with_it() -> None:
 
 
 TRAPS = [
-    ("a:\n\tb: 1\n", 2, "a tab stands where", "spaces"),
-    ("a: 1\n\tb: 2\n", 2, "a tab stands where", "spaces"),
+    ("a:\n\tb: 1\n", 2, "there is a tab where", "spaces"),
+    ("a: 1\n\tb: 2\n", 2, "there is a tab where", "spaces"),
     ("from: *.weight", 1, "'*' starts a YAML alias", "Quote"),
     ("from: [*xs, w]", 1, "*xs is read as a YAML alias", "'*xs'"),
     ("x: & a", 1, "'&' starts a YAML anchor", "Quote"),
-    ("a: 1\nx: {from: h[0], to: y}", 2, "'[' cannot stand here, inside the '{' that is opened in line 2", "quote"),
-    ("x: { to: h.{i}.w }", 1, "'{' cannot stand here", "quote"),
-    ("x: {a: b: c}", 1, "':' cannot stand here", "quote"),
-    ("x: [h, ${i}, w]", 1, "'{' cannot stand here, inside the '['", "quote"),
-    ("a: 1\nx: {a: 1\n", 2, "the '{' that is opened here is never closed", "Close it"),
+    ("a: 1\nx: {from: h[0], to: y}", 2, "'[' is not allowed here, inside the '{' opened in line 2", "quote"),
+    ("x: { to: h.{i}.w }", 1, "'{' is not allowed here", "quote"),
+    ("x: {a: b: c}", 1, "':' is not allowed here", "quote"),
+    ("x: [h, ${i}, w]", 1, "'{' is not allowed here, inside the '['", "quote"),
+    ("a: 1\nx: {a: 1\n", 2, "the '{' opened here is never closed", "Close it"),
     ("x: [", 1, "never closed", "Close it"),
     ("x: {a: 1,, b: 2}", 1, "a value cannot start with ','", "Quote"),
     ("x: ]", 1, "a value cannot start with ']'", "Quote"),
-    ("x: 'abc\ny: 2\n", 1, "the quote ' that is opened here is never closed", "''"),
-    ('x: "abc\ny: 2\n', 1, 'the quote " that is opened here is never closed', "''"),
+    ("x: 'abc\ny: 2\n", 1, "the quote ' opened here is never closed", "''"),
+    ('x: "abc\ny: 2\n', 1, 'the quote " opened here is never closed', "''"),
     ('x: "h\\.0"', 1, "this backslash escape", "single quotes"),
     ("x: @foo", 1, "a text cannot start with '@'", "quotes"),
     ("x: `foo", 1, "a text cannot start with '`'", "quotes"),
     ("x: %foo", 1, "a text cannot start with '%'", "quotes"),
-    ("x: a: b", 1, "a key cannot stand in this place", "': '"),
-    ("x:\n  a: 1\n   b: 2\n", 3, "a key cannot stand in this place", "line up"),
+    ("x: a: b", 1, "a key is not allowed in this place", "': '"),
+    ("x:\n  a: 1\n   b: 2\n", 3, "a key is not allowed in this place", "line up"),
     ("x: - a", 1, "a list cannot start on this line", "own"),
     ("a: b\nc\nd: 1\n", 2, "neither 'key: value' nor '- item'", "':'"),
     ("x: |b", 1, "start a block of text", "Quote"),
-    ("x: 'a' b", 1, "does not go on with what starts in line 1", "quote"),
-    ("x: [a-z]+", 1, "does not go on with what starts in line 1", "'[a-z]+'"),
-    ("a:\n  - b\n - c\n", 3, "does not go on with what starts in line 1", "Line up"),
-    ("  a: 1\nb: 2\n", 2, "does not go on with what stands above", "Line up"),
+    ("x: 'a' b", 1, "does not continue what starts in line 1", "quote"),
+    ("x: [a-z]+", 1, "does not continue what starts in line 1", "'[a-z]+'"),
+    ("a:\n  - b\n - c\n", 3, "does not continue what starts in line 1", "Line up"),
+    ("  a: 1\nb: 2\n", 2, "does not continue the lines above", "Line up"),
     ("%YAML 3.0\n---\na: 1", 1, "'%' is a YAML directive", "Remove"),
     ('x: "\\ud800"', 1, "escape", ""),
-    ("x: a\x07", 1, "U+0007 cannot stand in a YAML file", "Remove"),
+    ("x: a\x07", 1, "U+0007 is not allowed in a YAML file", "Remove"),
 ]
 
 
@@ -279,7 +279,7 @@ def test_an_unknown_anchor_under_a_merge_key_is_one_mistake() -> None:
 
 def test_an_alias_inside_of_its_own_anchor_is_refused() -> None:
     (mistake,) = mistakes("a: &a [*a]")
-    assert "no anchor &a stands before it" in mistake.message
+    assert "no anchor &a comes before it" in mistake.message
 
 
 def test_an_alias_bomb_is_refused_without_unpacking_it() -> None:

@@ -177,7 +177,7 @@ def test_every_text_is_a_formula_or_refused_at_its_place(text: str):
 def test_a_mistake_is_told_with_its_place(formula: str, message: str):
     found = refused(f"x.${{{formula}}}")
     assert found.code == "template-syntax"
-    assert re.search(f"is no formula: .*{message}", found.message), found.message
+    assert re.search(f"is not a formula: .*{message}", found.message), found.message
     assert "Between the braces" in found.hint
 
 
@@ -190,7 +190,7 @@ def test_a_misspelt_function_brings_a_suggestion_and_the_list():
 @pytest.mark.parametrize("text", ["1", "1-1", "2+3", "lower(3)"])
 def test_that_a_digit_is_no_capture_is_told_with_what_is(text: str):
     found = refused(f"x.${{{text}}}")
-    assert "it holds no capture" in found.message
+    assert "it contains no capture" in found.message
     assert found.hint.startswith(r"Digits are numbers here. A group of the pattern is '\1'")
 
 

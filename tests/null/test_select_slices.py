@@ -52,7 +52,7 @@ def test_an_empty_component_is_refused(text: str, at: int):
 
 @pytest.mark.parametrize("text", ["0", "[0", "0]", "[", "", " [0]"])
 def test_a_slice_stands_in_brackets(text: str):
-    with pytest.raises(RefError, match="does not stand in brackets"):
+    with pytest.raises(RefError, match="it is not in brackets"):
         parse_slice(text)
 
 
