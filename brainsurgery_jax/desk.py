@@ -20,7 +20,8 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, StoreE
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import Node, dump_yaml
-from brainsurgery_jax.session import PROMPT, Session, StepOutcome, nodes
+from brainsurgery_jax.plan.typed import PROMPT, nodes
+from brainsurgery_jax.session import Session, StepOutcome
 from brainsurgery_jax.wording import counted, few
 
 Next = Literal["step", "confirm", "end"]

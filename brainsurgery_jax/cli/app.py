@@ -113,9 +113,7 @@ _OVERRIDE = re.compile(r"--((?:seed|vars|inputs|transforms|outputs?)\b[^=]*)(=.*
 def _refuse_dashes(ctx: Any, args: list[str]) -> None:
     """Refuse an override that is written as an option."""
     for found in filter(None, map(_OVERRIDE.fullmatch, args)):
-        ctx.fail(
-            f"No such option: --{found[1]}. What a plan says is set without dashes: {found[1]}{found[2] or '=...'}"
-        )
+        ctx.fail(f"No such option: --{found[1]}. Write overrides without dashes: {found[1]}{found[2] or '=...'}")
 
 
 def _may_be_of_a_plan(word: str) -> bool:
@@ -126,7 +124,7 @@ def _unknown(word: str, commands: list[str]) -> str:
     from brainsurgery_jax.errors import did_you_mean
 
     if os.path.exists(os.path.expanduser(word)):
-        return f"'{word}' is neither a command nor a plan (.yaml or .yml). To look into a checkpoint: inspect {word}"
+        return f"'{word}' is neither a command nor a plan (.yaml or .yml). To list its tensors: inspect {word}"
     plans = [word + suffix for suffix in (".yaml", ".yml") if os.path.isfile(os.path.expanduser(word + suffix))]
     near = f" Did you mean '{plans[0]}'?" if plans else did_you_mean(word, commands)
     return f"'{word}' is neither a command nor a plan (.yaml or .yml).{near}"

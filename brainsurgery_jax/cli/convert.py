@@ -107,7 +107,7 @@ def _as_json(layout: Layout) -> dict[str, Any]:
 def _page(layout: Layout) -> list[str]:
     options = ", ".join([
         *(f"{name}={value}" for name, value in layout.defaults.items()),
-        *(f"{name} (to be given where config.json does not settle it)" for name in layout.choices),
+        *(f"{name} (needed if config.json does not determine it)" for name in layout.choices),
     ])  # fmt: skip
     rows = [("for", ", ".join(layout.models) or "every model"), ("options", options or "none"), ("see", layout.source)]
     rules = [(rule.hf[0].text, "<->", rule.to[0].text, _ops(rule.ops)) for rule in layout.rules]

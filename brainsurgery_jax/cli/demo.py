@@ -45,15 +45,15 @@ def demo(keep: str | None) -> None:
 
     with _folder(keep) as folder, chdir(folder):
         _make()
-        show.result("A checkpoint with the names of GPT-2 is in base/. This plan is plan.yaml:\n")
+        show.result("The folder base/ holds a checkpoint with the names of GPT-2. This is plan.yaml:\n")
         show.result("\n".join(f"    {line}" for line in PLAN.splitlines()))
-        _say("check plan.yaml", "finds every mistake from headers alone:")
+        _say("check plan.yaml", "reports every mistake, from headers alone:")
         plans.check(["plan.yaml"], overwrite=False, shard_size="5GB", json=False)
-        _say("explain plan.yaml", "tells what each step matches:")
+        _say("explain plan.yaml", "shows what each step matches:")
         plans.explain(["plan.yaml"], overwrite=False, shard_size="5GB", everything=False, json=False)
-        _say("run plan.yaml", "does it:")
+        _say("run plan.yaml", "executes the plan:")
         plans.run(["plan.yaml"], plans.Choices())
-        _say("inspect small", "shows what came out:")
+        _say("inspect small", "lists the result:")
         inspect("small", None, "compact", stats=False)
     show.result(_next(keep))
 
@@ -65,14 +65,14 @@ def _say(command: str, what: str) -> None:
 def _next(keep: str | None) -> str:
     """Commands to try; those on the demo's files only where the files stay."""
     again = [
-        (f"cd {keep}", "where the files are"),
+        (f"cd {keep}", "the folder of the demo"),
         ("brainsurgery-jax plan.yaml vars.rank=4 --overwrite", "another rank"),
     ]
-    fresh = [("brainsurgery-jax demo --keep DIR", "the same, and the files stay")]
+    fresh = [("brainsurgery-jax demo --keep DIR", "run the demo again and keep its files")]
     more = [
-        ("brainsurgery-jax ops", "what a plan can say"),
-        ("brainsurgery-jax ops phlora", "all about one op"),
-        ("brainsurgery-jax schema", "for editors that complete plans"),
+        ("brainsurgery-jax ops", "list all ops"),
+        ("brainsurgery-jax ops phlora", "describe one op"),
+        ("brainsurgery-jax schema", "print the JSON Schema, for editors"),
     ]
     rows = [(f"  {command}", f"# {what}") for command, what in (again if keep else fresh) + more]
     return "\n".join(["", "What next:", *align_columns(rows)])
@@ -89,7 +89,7 @@ def _folder(keep: str | None) -> Iterator[str]:
         os.makedirs(folder, exist_ok=True)
         taken = os.listdir(folder)
     except OSError as error:
-        raise StoreError(folder, f"cannot be made: {error.strerror}", remedy="Choose another folder.") from error
+        raise StoreError(folder, f"cannot be created: {error.strerror}", remedy="Choose another folder.") from error
     if taken:
         raise StoreError(folder, "is not empty", remedy="Choose a new or an empty folder for the demo.")
     yield folder

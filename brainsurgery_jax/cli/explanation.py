@@ -37,7 +37,7 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
         if carried := [key for key in p.metadata if key != "format"]:
             lines.append(f"    header metadata: {few(carried, most)}")
         if is_replacement(p):
-            needed = "" if overwrite or p.overwrite else "; needs `overwrite: true` or --overwrite"
+            needed = "" if overwrite or p.overwrite else "; requires `overwrite: true` or --overwrite"
             lines.append(f"    replaces {p.replaces}{needed}")
     if not program.publications:
         lines.append("writes nothing")
@@ -69,7 +69,7 @@ def _files(cut: Any) -> str:
     if not cut.kept:
         return counted(cut.files, "file")
     which = f"{cut.kept:,} of them" if cut.kept < cut.files else "each" if cut.files > 1 else "which is"
-    return f"{counted(cut.files, 'file')}, {which} a file of an input as it stands: {show_size(cut.kept_bytes)}"
+    return f"{counted(cut.files, 'file')}, {which} an unchanged file of an input: {show_size(cut.kept_bytes)}"
 
 
 def _number_steps(effects: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -89,13 +89,13 @@ def _step(number: str, effect: Any, found: Explanation, most: int | None) -> Ite
             nothing = False
             yield from hanging(f"{margin}{word} {len(names):,}: ", few(names, most))
     if effect.skipped:
-        yield f"{margin}left out, since a tensor is missing: {effect.skipped:,}"
+        yield f"{margin}skipped, a tensor is missing: {effect.skipped:,}"
     if effect.staged:
-        yield f"{margin}chooses its sizes from the values: a run computes them first; shown here at most"
+        yield f"{margin}chooses its sizes from values, which a run computes first; upper bounds are shown"
     if _waits(effect, found):
-        yield f"{margin}waits for values: judged or printed in the run"
+        yield f"{margin}depends on values: evaluated in the run"
     elif nothing and step.operator is not None:
-        yield f"{margin}holds, by the headers"
+        yield f"{margin}true, from headers alone"
 
 
 def _waits(effect: Any, found: Explanation) -> bool:

@@ -24,7 +24,7 @@ def import_mergekit(config: str, out: str | None, *, overwrite: bool, json: bool
         return
     path = Path(out).expanduser()
     if path.exists() and not overwrite:
-        raise typer.BadParameter(f"'{out}' exists; --overwrite lets the plan replace it", param_hint="--out")
+        raise typer.BadParameter(f"'{out}' exists; to replace it, add --overwrite", param_hint="--out")
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -32,7 +32,7 @@ def import_mergekit(config: str, out: str | None, *, overwrite: bool, json: bool
     if json:
         show.json(plan=_plain(text), path=out)
         return
-    show.remark(f"wrote {out}; `brainsurgery-jax check {out}` tells whether it fits the models", "green")
+    show.remark(f"wrote {out}; `brainsurgery-jax check {out}` checks it against the models", "green")
 
 
 def _plain(text: str) -> Any:

@@ -41,7 +41,7 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
         return 0
     lines = [path, *_tree(chosen.avals, numbers, compact=format == "compact"), "", _totals(chosen)]
     if whole.left_out:
-        lines.append(f"left out, since they are no tensors: {few(whole.left_out, 8)}")
+        lines.append(f"left out, not tensors: {few(whole.left_out, 8)}")
     show.result("\n".join(lines))
     return 0
 

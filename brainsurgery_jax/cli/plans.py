@@ -52,7 +52,7 @@ def run(items: Sequence[str], choices: Choices) -> None:
     from brainsurgery_jax.cli.progress import watching
 
     for option in choices.lost:
-        show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
+        show.remark(f"note: --{option} is accepted but has no effect", "yellow")
     files = files_of(choices.overwrite or choices.dry_run, choices.shard_size)
     options = options_of(choices)
     plan = api.load(*items)
@@ -153,7 +153,7 @@ def refuse_summary_over_input(plan: api.Plan, choices: Choices) -> None:
     for path in (*plan.files, *plugins.files(), *(i.path for i in plan.data.inputs)):
         place = os.path.realpath(os.path.expanduser(path))
         if choices.summarize_path and wanted in (place, os.path.join(place, os.path.basename(wanted))):
-            message = f"'{choices.summarize_path}' is or lies in what this run reads. Name another file."
+            message = f"'{choices.summarize_path}' is, or is inside, an input of this run. Name another file."
             raise typer.BadParameter(message, param_hint="--summarize-path")
 
 
@@ -168,7 +168,7 @@ def summarize(text: str, choices: Choices, *, dry_run: bool) -> None:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
             show.result(text.rstrip("\n"))
-            problem = f"the summary cannot be written, and was printed: {error.strerror}"
+            problem = f"the summary could not be written, so it was printed: {error.strerror}"
             raise StoreError(path, f"{problem}. The outputs of the plan are in place") from error
 
 

@@ -172,7 +172,7 @@ def _layouts(params: Mapping[str, Any], incomplete: str) -> Words:
 
 def _layout_words(params: Mapping[str, Any], incomplete: str) -> Words:
     words = params.get("words") or ()
-    return [*([] if words else [("check", "prove one or all")]), *((name, "") for name in _layout_names())]
+    return [*([] if words else [("check", "verify one or all")]), *((name, "") for name in _layout_names())]
 
 
 def _layout_names() -> tuple[str, ...]:

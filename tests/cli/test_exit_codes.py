@@ -119,8 +119,8 @@ def test_options_without_meaning_are_accepted_with_a_note(command: Command):
     done = command("plan.yaml", "--provider", "arena", "--arena-root", "x", "-q")
     assert done.code == 0
     assert done.err.splitlines() == [
-        "note: --provider is accepted, and has no meaning here",
-        "note: --arena-root is accepted, and has no meaning here",
+        "note: --provider is accepted but has no effect",
+        "note: --arena-root is accepted but has no effect",
     ]
 
 
@@ -198,7 +198,7 @@ def test_a_summary_is_not_written_over_what_the_run_reads(command: Command, plac
     before = (place / path).read_bytes()
     done = command("plan.yaml", "--summarize-path", path)
     assert done.code == 2
-    assert "is or lies in what this run reads" in done.err
+    assert "is, or is inside, an input of this run" in done.err
     assert (place / path).read_bytes() == before
     assert not (place / "out.safetensors").exists()
 
@@ -227,4 +227,4 @@ def test_a_plan_that_ends_as_a_dry_run_writes_neither_output_nor_summary(command
 def test_an_override_with_dashes_is_refused_with_the_one_that_is_meant(command: Command, words: list[str], meant: str):
     done = command(*words)
     assert done.code == 2
-    assert f"is set without dashes: {meant}\n" in done.err
+    assert f"Write overrides without dashes: {meant}\n" in done.err

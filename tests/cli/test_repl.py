@@ -203,7 +203,7 @@ def test_a_broken_history_is_told_and_left_alone(prompt: Open, place: Path, brok
     file.parent.mkdir(parents=True)
     file.write_bytes(broken)
     screen = prompt("base.safetensors")
-    screen.until("is no history")
+    screen.until("is not a history file")
     said(screen, "delete: target: ids", "deleted 1: ids")
     assert file.read_bytes() == broken
 
@@ -211,7 +211,7 @@ def test_a_broken_history_is_told_and_left_alone(prompt: Open, place: Path, brok
 def test_a_history_that_cannot_be_kept_is_told(prompt: Open, place: Path):
     (place / "state").write_text("a file where a folder should be")
     screen = prompt("base.safetensors")
-    screen.until("the history cannot be kept: Not a directory")
+    screen.until("the history cannot be saved: Not a directory")
 
 
 def test_the_output_of_the_plan_is_written_at_the_end(prompt: Open, place: Path):

@@ -13,9 +13,10 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.events import Said
 from brainsurgery_jax.plan.source import plain
+from brainsurgery_jax.plan.typed import nodes
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
-from brainsurgery_jax.session import Session, nodes
+from brainsurgery_jax.session import Session
 from tests.checkpoints import bits, counting, read, write
 
 

@@ -86,10 +86,10 @@ MAY_IMPORT = {
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
     "engine.devices engine.events store.sizes protocol",
     "wording": "",
-    "desk": "documents wording errors op plugins plan.pages plan.source session completion engine.events",
+    "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
     "cli.work": "wording api cli.show engine.plan.work engine.schedule store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
-    "errors version op plugins plan.pages plan.source store.address session api world completion cli",
+    "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.io.files",
     "cli.inspect_": "wording rendering documents "

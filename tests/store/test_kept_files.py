@@ -241,10 +241,10 @@ def told(model: Path, *steps: Any, **output: Any) -> tuple[str, dict[str, Any]]:
 
 def test_explain_tells_of_kept_files(model: Path) -> None:
     line, data = told(model, SCALE)
-    assert line == "10 files, 9 of them a file of an input as it stands: 720 B"
+    assert line == "10 files, 9 of them an unchanged file of an input: 720 B"
     assert (data["files"], data["files_kept"], data["bytes_kept"]) == (10, 9, 9 * LAYER)
-    assert told(model)[0] == "10 files, each a file of an input as it stands: 800 B"
-    assert told(model, SCALE, shard=f"{3 * LAYER}B")[0] == "4 files, 1 of them a file of an input as it stands: 80 B"
+    assert told(model)[0] == "10 files, each an unchanged file of an input: 800 B"
+    assert told(model, SCALE, shard=f"{3 * LAYER}B")[0] == "4 files, 1 of them an unchanged file of an input: 80 B"
     assert told(model, {"scale_": {"target": ".*", "by": 2}}, shard="400B")[0] == "2 files"
 
 

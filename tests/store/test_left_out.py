@@ -119,7 +119,7 @@ def test_inspect_shows_names_and_no_values(here: Path, capsys: pytest.CaptureFix
         assert json.loads(shown)["left_out"] == {"epoch": "int", "args": "dict"}
         assert json.loads(shown)["metadata"] == {}
     else:
-        assert shown.endswith("\nleft out, since they are no tensors: epoch, args\n")
+        assert shown.endswith("\nleft out, not tensors: epoch, args\n")
 
 
 def test_leaves_of_a_tree_that_are_text_are_told_of_where_they_are_left_out(here: Path) -> None:

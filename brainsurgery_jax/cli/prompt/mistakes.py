@@ -9,7 +9,7 @@ from shutil import get_terminal_size
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
-from brainsurgery_jax.session import PROMPT
+from brainsurgery_jax.plan.typed import PROMPT
 
 
 def tell(error: PlanError | StoreError, text: str = "", indent: int = 0) -> int:

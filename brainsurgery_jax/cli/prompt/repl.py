@@ -32,7 +32,7 @@ def repl(items: Sequence[str], choices: plans.Choices) -> None:
     """Take the steps of a plan, then those that are typed or piped in, then write the outputs. Raises PlanError or
     StoreError for what is wrong with the plan, and for what is piped in; at a prompt one tries again."""
     for option in choices.lost:
-        show.remark(f"note: --{option} is accepted, and has no meaning here", "yellow")
+        show.remark(f"note: --{option} is accepted but has no effect", "yellow")
     plan = api.load(*_gather_inputs(items))
     plans.refuse_summary_over_input(plan, choices)
     with closing(plans.files_of(choices.overwrite, choices.shard_size)) as world:
@@ -71,7 +71,7 @@ def _gather_inputs(items: Sequence[str]) -> list[str | dict[str, list[str]]]:
     if not checkpoints:
         return list(rest)
     if any(i.lower().endswith((".yaml", ".yml")) for i in rest):
-        raise typer.BadParameter("give either plans or checkpoints; a plan names its inputs itself", param_hint="PLAN")
+        raise typer.BadParameter("name either plans or checkpoints; a plan lists its own inputs", param_hint="PLAN")
     aliased = checkpoints if len(checkpoints) == 1 else [_with_alias(c) for c in checkpoints]
     return [{"inputs": aliased}, *rest]
 
@@ -164,7 +164,7 @@ def _answer(desk: Desk, line: str) -> Reply | dict[str, Any]:
     except json.JSONDecodeError:
         pass
     hint = 'One object a line: {"take": "undo"}, {"confirm": true} or {"leave": true}.'
-    return {"ok": False, "diagnostics": [command_error_data("request", "this is no request", hint)]}
+    return {"ok": False, "diagnostics": [command_error_data("request", "this is not a request", hint)]}
 
 
 def is_talking() -> bool:

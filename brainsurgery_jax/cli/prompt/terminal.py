@@ -62,7 +62,7 @@ def converse(desk: Desk) -> None:
 
 def _first_words(desk: Desk) -> str:
     start = "Type a step" if desk.session.state.spaces else "`load: PATH` opens a checkpoint"
-    return f"{start}. Tab completes, `help` tells more, Ctrl-D leaves."
+    return f"{start}. Tab completes, `help` lists the ops, Ctrl-D leaves."
 
 
 def _goes_on(desk: Desk, line: Line | PlainLine) -> bool:
@@ -317,10 +317,10 @@ def open_history(folder: Path, tell_why: Callable[[str], None]) -> History:
         with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), "rb") as opened:
             os.chmod(file, 0o600)
             if bad := _damage(opened.read()):
-                tell_why(f"what you type is not kept: {file} is no history ({bad}). Remove it to begin anew.")
+                tell_why(f"your input is not saved: {file} is not a history file ({bad}). Remove it to start anew.")
                 return InMemoryHistory()
     except OSError as error:
-        tell_why(f"the history cannot be kept: {error.strerror}: {file}")
+        tell_why(f"the history cannot be saved: {error.strerror}: {file}")
         return InMemoryHistory()
     return PersistentHistory(str(file), tell_why)
 
@@ -329,9 +329,9 @@ def _damage(content: bytes) -> str:
     try:
         lines = content.decode("utf-8").splitlines()
     except UnicodeDecodeError:
-        return "it holds bytes that are no text"
+        return "it contains bytes that are not text"
     odd = next((at for at, line in enumerate(lines, 1) if line[:1] not in ("", "#", "+")), None)
-    return "" if odd is None else f"line {odd} is none of ours"
+    return "" if odd is None else f"line {odd} is not a line of ours"
 
 
 class PersistentHistory(History):
@@ -352,4 +352,4 @@ class PersistentHistory(History):
             self.inner.store_string(string)
         except OSError as error:
             self.broken = True
-            self.tell_why(f"the history cannot be kept: {error.strerror}: {self.inner.filename}")
+            self.tell_why(f"the history cannot be saved: {error.strerror}: {self.inner.filename}")
