@@ -1,1 +1,1 @@
-"""What a text that is being typed may go on with: steps in either form, for the prompt and for other front ends."""
+"""Completion of text that is being typed: steps in either form, for the prompt and other front ends."""

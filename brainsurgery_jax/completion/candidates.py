@@ -1,4 +1,4 @@
-"""Completion: the text before the cursor and a session make candidates. No terminal in it, and no op is named.
+"""Completion: compute candidates from the text before the cursor and a session, without a terminal or the names of ops.
 
 Candidates come from the registry (ops, keys, words that a key takes, operators of assert), from the session (aliases,
 tensor names, segments of structured references) and from the file system (for keys whose description says "path").
@@ -29,13 +29,13 @@ from brainsurgery_jax.select.regexes import check_regex
 from brainsurgery_jax.session import Session
 
 MOST = 24
-"""Names that are offered one by one; more are folded at their next dot."""
+"""The most names to offer one by one; more names are folded at their next dot."""
 MOST_FILES = 200
 PATIENCE = TimeLimit(0.3)
 
 
 class Candidate(NamedTuple):
-    """A text that may take the place of the last `-start` characters, what a menu shows for it, and what it is."""
+    """A text that may replace the last `-start` characters, its label in a menu, and its description."""
 
     text: str
     start: int
@@ -44,7 +44,7 @@ class Candidate(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A word of the prompt that is no step: what it does, and what may follow it."""
+    """A command of the prompt: its description, and its argument."""
 
     does: str
     takes: str = ""  # "file" or "op"
@@ -62,7 +62,7 @@ class Found:
 
 
 def complete(text: str, session: Session, commands: Mapping[str, Command] | None = None) -> list[Candidate]:
-    """What may come next in a step (or in a line with one of the `commands`)."""
+    """Return the possible continuations of a step (or of a line with one of the `commands`)."""
     if (found := _of_command(text, commands or {})) is not None:
         return found
     place = place_of(text)
@@ -80,7 +80,7 @@ def complete(text: str, session: Session, commands: Mapping[str, Command] | None
 
 
 def _of_command(text: str, commands: Mapping[str, Command]) -> list[Candidate] | None:
-    """Candidates for what follows a command; None where no command stands."""
+    """Return candidates for the argument of a command; None if the text is not a command."""
     name, blank, rest = text.lstrip().partition(" ")
     if not blank or name not in commands or rest.lstrip()[:1] == ":":
         return None
@@ -102,7 +102,7 @@ _SAFE = re.compile(r"[\w./\\$~^+*-][\w./\\$~^+|?()*:<>-]*")
 
 
 def _quote(text: str, place: Cursor) -> str:
-    """A value as it must be written there: in quotes if it would be read as something else, or cut short."""
+    """Quote a value if it would otherwise be misread or cut short."""
     odd = place.yaml and (text[:1] in "*&!%@`~-?" or ": " in text or text.endswith(":"))
     unfinished = text.endswith("::") or captures.is_open(text)
     if unfinished or (_SAFE.fullmatch(text) and not odd and isinstance(read_scalar(text), str)):
@@ -144,7 +144,7 @@ class _Asked:
     # --- keys
 
     def entries(self, slot: Slot, *, braced: bool = False) -> Iterator[Found]:
-        """The keys that a mapping may begin or go on with."""
+        """Yield the possible keys of a mapping."""
         given = self.place.value(self.place.path)
         used = set(given) - {self.place.word} if isinstance(given, dict) else set()
         for key, meta, tail in self._entries(slot):
@@ -168,7 +168,7 @@ class _Asked:
                 yield from ((key, meta, ": ") for key, meta in slots.properties(schema))
 
     def more(self, slot: Slot) -> Iterator[Found]:
-        """What may follow a whole value: the keys that are missing, and the closing bracket."""
+        """Yield the possible continuations after a complete value: missing keys, and the closing bracket."""
         place = self.place
         if place.yaml and not place.depth:
             return
@@ -181,7 +181,7 @@ class _Asked:
     # --- values
 
     def values(self, slot: Slot) -> Iterator[Found]:
-        """The values that may stand here."""
+        """Yield the possible values."""
         match slot:
             case Keys(op) if op.shorthand:
                 field = next(f for f in op.fields() if f.key == op.shorthand)
@@ -256,7 +256,7 @@ class _Asked:
                 yield Found(text, "and the next key", f"{text}, {key}:", f", {key}: ")
 
     def _next_key(self, slot: ValueSlot) -> str:
-        """The required key that a step still lacks, where it can follow on the same line."""
+        """Return the required key that a step still lacks, if it can follow on the same line."""
         place = self.place
         given = place.value(slot.beside)
         if place.quote or (place.yaml and not place.depth) or not isinstance(given, dict) or slot.op.bare:
@@ -266,7 +266,7 @@ class _Asked:
         return missing[0] if missing and inside else ""
 
     def _source(self, slot: ValueSlot) -> Any:
-        """What was given for the key whose pattern is matched."""
+        """Return the value of the key that holds the pattern."""
         given = self.place.value(slot.beside)
         patterns = [f.key for f in slot.op.fields() if f.role is not None and f.role.kind == "pattern"]
         return next((given[k] for k in patterns if k in given), None) if isinstance(given, dict) else None
@@ -300,7 +300,7 @@ class _Asked:
 
 
 def _tail(op: Op) -> str:
-    """What follows the name of an op that was chosen: nothing where it needs no keys."""
+    """Return the text after the name of a chosen op: empty if it needs no keys."""
     return ": " if any(map(slots.is_required, op.fields())) or op.shorthand else ""
 
 

@@ -1,4 +1,4 @@
-"""What a template may go on with: captures of the step's pattern, and the words of a formula behind `${`."""
+"""Completion of templates: captures of the step's pattern, and the words of a formula after `${`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Offer(NamedTuple):
 
 
 def of_regex(source: str, word: str) -> Iterator[Offer]:
-    """What may follow in a template for a regex; before anything is typed, the regex itself."""
+    """Yield continuations of a template for a regex; before anything is typed, the regex itself."""
     if not word:
         yield Offer(source, "as in the pattern", source)
     try:
@@ -39,7 +39,7 @@ def of_regex(source: str, word: str) -> Iterator[Offer]:
 
 
 def of_tokens(source: Any, word: str) -> Iterator[Offer]:
-    """What may follow in a token of a template for a list of tokens."""
+    """Yield continuations of a token in a template for a list of tokens."""
     bound = list(_captures(source)) if isinstance(source, list) else []
     if (opened := _open_formula(word)) is not None:
         yield from _of_formula(opened, {token[1:]: "captured by the pattern" for token in bound})
@@ -48,7 +48,7 @@ def of_tokens(source: Any, word: str) -> Iterator[Offer]:
 
 
 def _captures(source: list[Any]) -> Iterator[str]:
-    """The tokens that put in what those of a pattern bind."""
+    """Return the tokens that insert the captures of a pattern."""
     for token in source:
         if isinstance(token, str) and token[:1] in ("$", "*"):
             yield token
@@ -57,7 +57,7 @@ def _captures(source: list[Any]) -> Iterator[str]:
 
 
 def is_open(word: str) -> bool:
-    """Whether a formula is begun and not ended."""
+    """Whether a formula is open."""
     return "${" in word and "}" not in word[word.rfind("${") :]
 
 

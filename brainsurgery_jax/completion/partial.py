@@ -1,4 +1,4 @@
-"""Text that is still being typed: where in a step its end stands, and how it could be closed. Never complains.
+"""Text that is still being typed: the position of its end in a step, and how it could be closed. Raises no errors.
 
 The text may be OLY, YAML blocks, or brackets inside either. What is read is only as much as completion needs: the path
 of keys down to the cursor, the word that was begun there, and the keys that stand beside it.
@@ -24,7 +24,7 @@ _QUOTED = {"'": re.compile(r"(?:[^']|'')*'"), '"': re.compile(r'(?:[^"\\]|\\.)*"
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where the end of a text stands.
+    """The position of the end of a text.
 
     - `kind`: in a key of the mapping at `path`; in a value, that of `path`; at an entry, where a value may stand or a
       key of a mapping without braces; after a whole value.
@@ -64,11 +64,11 @@ class _Here(Exception):
 
 
 class _Lost(Exception):
-    """The text is none that a step may begin with."""
+    """The text cannot start a step."""
 
 
 def place_of(text: str) -> Cursor | None:
-    """The place of a text's end; None where no step could go on from it."""
+    """Locate the end of a text in a step; None if no step could continue from it."""
     reader = _Reader(text)
     try:
         reader.step()
@@ -88,7 +88,7 @@ def is_open(text: str) -> bool:
 
 
 def mended(text: str) -> list[str]:
-    """What a text that is cut short may be read as: itself, with all brackets closed, up to its last whole value."""
+    """Complete an unfinished text: itself up to its last complete value, with all brackets closed."""
     reader = _Reader(text)
     with suppress(_Here, _Lost):
         reader.step()

@@ -1,4 +1,4 @@
-"""What may stand at a place of a step, told by the registry alone: keys of which op, a value of which kind."""
+"""What is allowed at a place in a step, from the registry alone: keys of which op, a value of which kind."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Slot = Steps | Keys | ValueSlot | Token | PlainSlot
 
 
 def slot_of(place: Cursor) -> Slot | None:
-    """What may stand at the path of a place; None where nothing is known of it."""
+    """Return what is allowed at a path; None if unknown."""
     slot: Slot | None = Steps()
     for depth, part in enumerate(place.path):
         path = place.path[: depth + 1]
@@ -67,7 +67,7 @@ def slot_of(place: Cursor) -> Slot | None:
 
 
 def payload(op: Op, path: Path) -> Slot:
-    """What may stand behind the name of an op."""
+    """Return what is allowed after the name of an op."""
     if op.bare:
         return ValueSlot(next(f for f in op.fields() if f.key == op.bare), op, path[:-1])
     return Keys(op, path)
@@ -105,7 +105,7 @@ def _below(slot: Slot, part: str | int, path: Path, place: Cursor) -> Slot | Non
 
 
 def _inside(value: ValueSlot, part: str | int, path: Path) -> Slot | None:
-    """What may stand below a value: an operator of assert, an item of a list, a part of a reference."""
+    """Return what is allowed below a value: an operator of assert, an item of a list, a part of a reference."""
     field, role = value.field, value.field.role
     if (element := element_role(field.annotation)) is not None and isinstance(part, int):
         return ValueSlot(field._replace(role=element, annotation=Ref), value.op, value.beside)
@@ -181,7 +181,7 @@ def _word(value: Any) -> str:
 
 
 def properties(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The keys that a schema spells out, each with what is said of it."""
+    """Yield the keys of a schema with their descriptions."""
     for key, inner in schema.get("properties", {}).items():
         yield key, str(inner.get("description", ""))
     for inner in schema.get("anyOf", ()):
@@ -189,7 +189,7 @@ def properties(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def descriptions(schema: Mapping[str, Any]) -> Iterator[str]:
-    """What a schema says of itself."""
+    """Return the description of a schema."""
     if "description" in schema:
         yield str(schema["description"])
     for inner in schema.get("anyOf", ()):

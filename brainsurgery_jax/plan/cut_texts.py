@@ -1,4 +1,4 @@
-"""Texts that a comma has cut: `{expr: maximum(a, b), to: c}` is YAML for the keys `expr`, `b)` and `to`."""
+"""Texts that were split at a comma: `{expr: maximum(a, b), to: c}` is YAML for the keys `expr`, `b)` and `to`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class CutText(NamedTuple):
 
     @property
     def quoted(self) -> str:
-        """The key and the text, as they must be written."""
+        """Return the key and the text with correct quotes."""
         return f"{self.key}: '{self.whole.replace(chr(39), chr(39) * 2)}'"
 
 
 def cut_texts(given: Mapping[str, Any], known: Collection[str]) -> Iterator[CutText]:
-    """The texts of a mapping that a comma has cut; `known` are its keys."""
+    """Find the texts of a mapping that were split at a comma; `known` are its keys."""
     keys = list(given)
     for at, key in enumerate(keys):
         if key not in known or not isinstance(whole := given[key], str) or _open(whole) <= 0:

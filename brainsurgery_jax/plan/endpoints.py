@@ -22,7 +22,7 @@ _OUTPUT_HINTS = {
 
 
 class Endpoints:
-    """Reads inputs and outputs; what is wrong collects in `problems`.
+    """Reads inputs and outputs, and collects mistakes in `problems`.
 
     `numbered`: of several inputs, number N written as `::path` has the alias `model_N`, as in plans within plans.
     """
@@ -84,7 +84,7 @@ class Endpoints:
         return Input(alias or "model", "" if unfilled else path, node.span)
 
     def input_mapping(self, node: Node, value: Mapping[str, Any]) -> str:
-        """The text that says what a mapping says of an input; empty where that is wrong."""
+        """Convert a mapping of an input to its text form; empty if it is wrong."""
         places, before = spans(node), len(self.problems)
         for key, found in value.items():
             at = places.get((key,), node.span)
@@ -155,7 +155,7 @@ class Endpoints:
 
 
 _OTHER_FORMATS = {"pt": "torch", "pth": "torch", "bin": "torch", "ckpt": "torch", "hf": "safetensors", "numpy": "npz"}
-"""What others call our formats."""
+"""Names that other tools use for our formats."""
 
 
 def _is_text_map(value: Any) -> bool:
@@ -171,7 +171,7 @@ def _is_options(value: Any) -> bool:
 
 
 def _wrong_change(value: Any) -> str:
-    """What is wrong with a change to a config, if anything is."""
+    """Return the mistake in a change to a config, if any."""
     try:
         read_change(value or {})
     except ValueError as bad:

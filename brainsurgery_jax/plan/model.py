@@ -56,7 +56,7 @@ class Step:
         return path if isinstance(path, str) else None
 
     def place(self, *key: str | int) -> Span | None:
-        """Where a key of the payload stands, or the step itself."""
+        """Return the place of a key of the payload, or of the step itself."""
         return self.spans.get(key, self.span)
 
 
@@ -78,7 +78,7 @@ class Output:
     spans: Mapping[Location, Span] = field(default_factory=dict)
 
     def plain(self) -> Any:
-        """The output as a plan writes it: its path, and what is not as it would be anyway."""
+        """Return the output as a plan writes it: its path, and all settings that are not the default."""
         usual = Output(self.path)
         keys = (f.name for f in fields(self) if f.name not in ("path", "span", "spans"))
         changed = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(usual, key)}

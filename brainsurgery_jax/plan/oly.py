@@ -41,12 +41,12 @@ T = TypeVar("T")
 
 
 def parse_oly(text: str, file: str = "<line>", line: int = 1) -> Node:
-    """The step that one line spells, as the node that its YAML composes to. Raises a PlanError with one mistake."""
+    """Parse one line to the node of the same step in YAML. Raises PlanError with one mistake."""
     return _Line(text.rstrip("\r\n"), file, line).step()
 
 
 def to_oly(step: Any) -> str:
-    """The line that reads back as this step: the name of an op, or a mapping of one to its payload.
+    """Write the line that reads back as this step: the name of an op, or a mapping of one to its payload.
 
     Raises a ValueError for what the form cannot say: other data, integers of over 1000 digits, half characters, U+0000.
     """
@@ -315,7 +315,7 @@ class _Line:
         self.fail(f"the '{bracket}' opened here is never closed", hint, opened)
 
     def fail_unexpected(self, start: int) -> NoReturn:
-        """Complains of what stands where only a comma or the end may; `start`: where the whole before it begins."""
+        """Refuse text where only a comma or the end is allowed; `start`: where the value before it begins."""
         before = self.text[start : self.at].rstrip()
         last = re.split(r"[ \t,{\[]", before)[-1]
         if self.next in ("]", "}"):
@@ -335,7 +335,7 @@ class _Line:
         self.fail(f"'{shorten(self.rest)}' follows the value '{shorten(before)}'", self.after(before))
 
     def after(self, before: str) -> str:
-        """What to do about a text that follows a whole value."""
+        """Return the hint for a text that follows a complete value."""
         if self.next == ",":
             return "Write keys with their values, as in `copy: from: a, to: b`."
         if KEY.fullmatch(before):

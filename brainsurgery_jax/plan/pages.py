@@ -61,7 +61,7 @@ def _table(ops: Mapping[str, Op], fold: Fold) -> Iterator[str]:
 
 
 def page(op: Op, fold: Fold = unfolded) -> list[str]:
-    """All about one op."""
+    """Describe one op."""
     title = f"assert.{op.name}" if ASSERTS.get(op.name) is op else op.name
     fields = keys(op)
     lines = [title, "", *op.doc.splitlines(), ""]

@@ -16,7 +16,7 @@ KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
 
 
 class Parser(Endpoints):
-    """Reads one plan; what is wrong collects in `problems`, what is right in the plan."""
+    """Reads one plan, and collects its mistakes in `problems`."""
 
     def plan(self, root: Map) -> PlanData:
         given = get(root, "inputs")
@@ -116,7 +116,7 @@ _OTHER_WORDS = {
     "swapaxes": "permute", "dot": "matmul", "mm": "matmul", "bmm": "matmul", "average": "lerp", "blend": "lerp",
     "clip": "clamp", "full": "fill", "slice": "copy", "eval": "compute", "expr": "compute", "include": "execute",
 }  # fmt: skip
-"""What other tools call our ops."""
+"""Names that other tools use for our ops."""
 
 
 def nearest_op(name: str, known: Iterable[str]) -> str:
@@ -130,7 +130,7 @@ _OTHER_KEYS = {
     "steps": "transforms", "ops": "transforms", "operations": "transforms", "edits": "transforms", "plan": "transforms",
     "destination": "output", "save": "output", "target": "output", "out": "output", "variables": "vars",
 }  # fmt: skip
-"""What others call the keys of a plan."""
+"""Names that other tools use for the keys of a plan."""
 
 
 def ops_hint(op: str = "") -> str:
@@ -177,7 +177,7 @@ def parse_step(node: Node, default_alias: str | None) -> tuple[Step, tuple[Diagn
 def parse(root: Map, unfilled: frozenset[Span] = frozenset()) -> tuple[PlanData, tuple[Diagnostic, ...]]:
     """The plan that a document spells, and everything that is wrong with it.
 
-    `unfilled` are places at which a variable without a value stands: what holds one is left out, without another word.
+    `unfilled`: places of variables without a value; the parts that contain one are skipped without a further error.
     """
     parser = Parser(unfilled)
     plan = parser.plan(root)

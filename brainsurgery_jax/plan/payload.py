@@ -48,7 +48,7 @@ _OTHER_KEYS: Mapping[str, tuple[str, ...]] = {
     "reduction": ("mode",), "size": ("shape", "sizes"), "pad_width": ("width",), "repeats": ("times",),
     "chunks": ("parts",), "factor": ("by",), "name": ("target",),
 }  # fmt: skip
-"""What other tools call our keys."""
+"""Names that other tools use for our keys."""
 
 
 def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field] | None = None) -> dict[str, Any]:

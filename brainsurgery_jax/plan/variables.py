@@ -86,7 +86,7 @@ def _with_vars(root: Map, replaced: Collection[str]) -> tuple[Map, tuple[Diagnos
 
 
 def _find_unused(table: Map, root: Map, used: Collection[str], replaced: Collection[str]) -> Iterator[Diagnostic]:
-    """What to say of variables that nothing uses."""
+    """Return the diagnostics of unused variables."""
     names = {key.text for key, _ in table.entries}
     alone = {text for text in _texts(root) if text.startswith("${")}
     for key, _ in table.entries:

@@ -1,4 +1,4 @@
-"""What a YAML syntax error means to somebody who writes plans: the traps of the language, in plain English.
+"""Explain YAML syntax errors to people who write plans: the traps of the language, in plain English.
 
 libyaml and PyYAML word the same mistake differently, so each trap is one pattern over both wordings.
 """
@@ -15,7 +15,7 @@ from brainsurgery_jax.errors import Diagnostic, Span
 
 
 class _Trap(NamedTuple):
-    """One common mistake. `$char` is what stands at the error; `$open` and `$line` are where its context began."""
+    """One common mistake. `$char` is the character at the error; `$open` and `$line` are where its context began."""
 
     pattern: str
     message: str

@@ -1,4 +1,4 @@
-"""What is wrong with a reference, before anyone knows where in the plan it stands."""
+"""The error of a reference, raised before its place in the plan is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from brainsurgery_jax.errors import Refusal
 class RefError(Refusal, ValueError):
     """A mistake in a reference, pattern, template or slice: a stable code, what was found, and what to do.
 
-    A Refusal to those who know the place in the plan, and a ValueError to who calls these functions from Python.
+    Callers that know the place in the plan catch it as a Refusal, Python callers as a ValueError.
     """
 
     def __init__(self, code: str, message: str, hint: str = ""):

@@ -1,4 +1,4 @@
-r"""Formulas in templates: what stands between the braces of `layers.${i+4}` and `${replace(\1, ".", "_")}`.
+r"""Formulas in templates: the text between the braces of `layers.${i+4}` and `${replace(\1, ".", "_")}`.
 
 The value is what Python would compute. The grammar:
 
@@ -39,14 +39,14 @@ NUMBERS_HINT = r"Digits are numbers here. A group of the pattern is '\1', or its
 Node = Callable[[Sequence[Value]], "str | int"]
 Operator = Callable[[int, int], int]
 Position = Callable[[str, bool], int]
-"""The place of a capture among the values, from its name or number; the flag says whether a run of segments will do."""
+"""Look up the index of a capture among the values by name or number; the flag allows a run of segments."""
 
 
 class Formula(NamedTuple):
     """A compiled formula.
 
-    `numeric`: it gives a number, of at least `width` digits. `capture`: it is the capture at this place and nothing
-    else. `places`: those of all captures in it.
+    `numeric`: the result is a number of at least `width` digits. `capture`: the formula is only the capture at this
+    index. `places`: the indices of all captures in it.
     """
 
     text: str
@@ -57,7 +57,7 @@ class Formula(NamedTuple):
     places: frozenset[int] = frozenset()
 
     def of(self, values: Sequence[Value]) -> str:
-        """What the formula gives for the values (name, *binding)."""
+        """Evaluate the formula for the values (name, *binding)."""
         try:
             found = self.node(values)
             number = _integer(found) if self.numeric else 0
@@ -69,7 +69,7 @@ class Formula(NamedTuple):
         return f"{number:0{self.width}d}" if self.numeric else str(found)
 
     def inverse(self, number: int) -> str | None:
-        """What its one capture may have been where it gave this number; None if that cannot be told."""
+        """Return the value of its only capture for which it gives this number; None if this is unknown."""
         try:
             first, second, third = (_integer(self.node([str(n)] * (max(self.places) + 1))) for n in range(3))
         except RefError:
@@ -80,12 +80,12 @@ class Formula(NamedTuple):
 
 
 def parse_formula(text: str, position: Position) -> Formula:
-    """The formula that a text spells. Raises RefError, as `position` does for a capture that there is not."""
+    """Parse a formula. Raises RefError; so does `position` for a missing capture."""
     return _Parser(text, position).formula()
 
 
 def is_integer(text: str) -> bool:
-    """Whether a text is a whole number that names count with."""
+    """Whether a text is an integer as it occurs in names."""
     return text.isdecimal() and text.isascii() and len(text) <= MAX_DIGITS
 
 
@@ -137,7 +137,7 @@ def _replace(text: str, old: str, new: str) -> str:
 
 
 class FormulaFunction(NamedTuple):
-    """A function of formulas: how it is written, what follows its argument, and what it does."""
+    """A function of formulas: its usage, its further arguments, and its implementation."""
 
     usage: str
     texts: tuple[str, ...]
@@ -169,7 +169,7 @@ _FORMAT = re.compile(r":\s*0([1-9][0-9]?)d\s*")
 
 
 class _Token(NamedTuple):
-    """A word of a formula, what kind it is, and where it starts, counted from 1."""
+    """A token of a formula, its kind, and its start, counted from 1."""
 
     kind: str
     text: str
@@ -177,7 +177,7 @@ class _Token(NamedTuple):
 
 
 class _Term(NamedTuple):
-    """A part of a formula. `numeric`: it gives a number. `capture`: it is that capture and nothing else."""
+    """A part of a formula. `numeric`: the result is a number. `capture`: it is only this capture."""
 
     node: Node
     numeric: bool = False
@@ -289,7 +289,7 @@ class _Parser:
         return _Term(lambda values: _join_run(values[place]), capture=place)
 
     def parentheses(self, inner: Callable[[], _Term]) -> _Term:
-        """What stands in parentheses, the opening one of which is read."""
+        """Parse the rest of a parenthesised expression, after the opening parenthesis."""
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise self.wrong(f"more than {MAX_DEPTH} parentheses are open at character {self.next.at}")
@@ -309,7 +309,7 @@ class _Parser:
         return term
 
     def apply(self, function: FormulaFunction) -> _Term:
-        """A function of the arguments that follow: any term, then texts that are spelled out."""
+        """Parse the arguments of a function: any term, then literal texts."""
         term = self.sum()
         texts = [self.text(what, empty=at > 0) for at, what in enumerate(function.texts)]
         return _Term(lambda values: function.of(str(term.node(values)), *texts))

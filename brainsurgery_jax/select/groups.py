@@ -1,4 +1,4 @@
-"""Sets of tensors that differ in one number of their names: what a step joins (`over: e`), and how it names parts."""
+"""Sets of tensors whose names differ in one number: grouping for `over: e`, and names of parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Group(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A tensor of a group: its number, its name, and the result's name that its captures give."""
+    """A tensor of a group: its number, its name, and the name of the result from its captures."""
 
     number: int
     name: str
@@ -31,9 +31,9 @@ class Member(NamedTuple):
 
 
 def gather(pattern: Pattern, matches: Sequence[Match], over: str, to: str | tuple[str, ...]) -> list[Group]:
-    """The matches in groups that agree in every capture but `over`, each in numeric order, sorted by target.
+    """Group matches that agree in every capture except `over`, in numeric order; groups are sorted by target.
 
-    Refused is what would join tensors in a doubtful order: captures that are no numbers, numbers that are missing.
+    Raises RefError if the order is ambiguous: captures that are not numbers, or missing numbers.
     """
     at, template = _position(pattern, over), _template(to, pattern)
     groups: dict[Binding, list[Member]] = {}
@@ -57,7 +57,7 @@ def _template(to: str | tuple[str, ...], pattern: Pattern) -> Template:
 
 
 def _position(pattern: Pattern, over: str) -> int:
-    """Where a binding holds the capture that `over` names; of a regex a number will do, too."""
+    """Find the index in a binding of the capture that `over` names; for a regex `over` may be a number."""
     if isinstance(pattern.source, str) and over.isdecimal() and 1 <= int(over) <= pattern.width:
         return int(over) - 1
     if isinstance(pattern.source, str) and over.isdecimal():
@@ -89,7 +89,7 @@ def _number(text: object, name: str, over: str) -> int:
 
 
 def _check(members: Sequence[Member], over: str) -> None:
-    """Refuse numbers that are missing or come twice, and a result's name that depends on them."""
+    """Refuse missing or repeated numbers, and a result's name that depends on them."""
     for a, b in pairwise(members):
         if a.number == b.number:
             hint = "Capture the text in which they differ, or match fewer names."
@@ -115,7 +115,7 @@ def _check(members: Sequence[Member], over: str) -> None:
 
 
 def _alike(groups: Sequence[Sequence[Member]], over: str) -> None:
-    """Refuse groups that do not have the same numbers: in one of them a tensor is missing."""
+    """Refuse groups with different numbers: a tensor is missing from one of them."""
     for group in groups[1:]:
         (low, _, _), (high, _, _), first = group[0], group[-1], groups[0]
         if (low, high) != (first[0].number, first[-1].number):
@@ -144,9 +144,9 @@ def _distinct(groups: Sequence[Group], over: str) -> Sequence[Group]:
 def scatter(
     pattern: Pattern, matches: Sequence[Match], over: str, to: str | tuple[str, ...], counts: Sequence[int]
 ) -> list[tuple[str, ...]]:
-    """For each match the names of its parts, as many as `counts` says.
+    """Return the names of the parts of each match, `counts` of them.
 
-    In the template `over` stands for the number of a part, from 0 on, besides what was captured.
+    In the template, `over` is the number of a part, counted from 0, in addition to the captures.
     """
     if over in pattern.names:
         raise _wrong(

@@ -1,4 +1,4 @@
-"""A limit on the processor time that one search may take; a busy machine therefore stops no search early."""
+"""A limit on the processor time of one search; a busy machine therefore stops no search early."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Deadline:
     clock: Clock
 
     def remaining(self) -> float:
-        """Seconds that remain, always above zero. Raises TimeoutError once they are spent."""
+        """Return the remaining seconds, always above zero. Raises TimeoutError after the deadline."""
         seconds = self.moment - self.clock()
         if seconds <= 0:
             raise TimeoutError

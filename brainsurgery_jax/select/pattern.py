@@ -46,12 +46,12 @@ class Pattern:
     fault: RefError | None = None
 
     def match(self, name: str, limit: TimeLimit | None = None) -> Binding | None:
-        """What the pattern captures of the whole name, or None if it does not match."""
+        """Match the whole name and return the captures, or None if it does not match."""
         found = self.matches((name,), limit)
         return found[0][1] if found else None
 
     def matches(self, names: Iterable[str], limit: TimeLimit | None = None) -> list[Match]:
-        """The matching names with what each binds, in lexicographic order. `limit` is `TIME_LIMIT` if not given."""
+        """Return the matching names and bindings, in lexicographic order. The default `limit` is `TIME_LIMIT`."""
         sized, limit = names if isinstance(names, Collection) else list(names), limit or TIME_LIMIT
         try:
             found = self.find(sized, limit.start())
@@ -64,7 +64,7 @@ class Pattern:
 
 
 def compile_pattern(name: str | tuple[str, ...]) -> Pattern:
-    """The pattern that a reference's name spells: text is a regex, tokens are a structured pattern."""
+    """Compile a reference's name: text is a regex, tokens are a structured pattern."""
     return _regex_pattern(name) if isinstance(name, str) else _token_pattern(name)
 
 
@@ -172,7 +172,7 @@ def _match_plain(compiled: re.Pattern[str], spelling: str) -> Groups:
 
 
 def _match_guarded(text: str, spelling: str) -> Groups:
-    """Full matching by the `regex` package, which can be stopped; six times slower than `re`, which cannot."""
+    """Match in full with the `regex` package, which can be stopped; six times slower than `re`, which cannot."""
     import regex  # 16 ms, and few patterns need it
 
     try:

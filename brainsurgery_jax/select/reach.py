@@ -27,7 +27,7 @@ Part = str | int
 
 
 class Origin(NamedTuple):
-    """A name that a template could have made, and that of the match that it would be made from, if that is known."""
+    """A name that a template can create, and the name of the match that it would come from, if known."""
 
     name: str
     source: str | None
@@ -35,7 +35,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reach:
-    """The names that a template could make of matches of a pattern. Made by `reach_of`."""
+    """The names that a template can create from matches of a pattern. Created by `reach_of`."""
 
     pattern: Pattern
     template: Template
@@ -43,10 +43,10 @@ class Reach:
     """Matches what the template makes: `c1` is capture 1, `f0` the number that the first formula gives."""
     formulas: tuple[Formula, ...]
     parts: tuple[Part, ...] | None
-    """What a name that the pattern matches consists of; None if that cannot be told."""
+    """The parts of a name that the pattern matches; None if they are unknown."""
 
     def of(self, names: Collection[str]) -> list[Origin]:
-        """Those of the names that are in reach, sorted."""
+        """Return the names in reach, sorted."""
         dotted = not isinstance(self.template.source, str)
         found = self.regex.matches([f".{name}" for name in names] if dotted else names)
         known = {name[dotted:]: self._source(name[dotted:], self._values(binding)) for name, binding in found}
@@ -67,7 +67,7 @@ class Reach:
         return values
 
     def _source(self, name: str, values: Mapping[int, str]) -> str | None:
-        """The name of the match whose captures are these; None if they do not tell it."""
+        """Return the name of the match with these captures; None if they do not determine it."""
         if 0 in values:
             return values[0]
         if self.parts is None or not all(isinstance(part, str) or part in values for part in self.parts):
@@ -83,7 +83,7 @@ class Reach:
 
 
 def reach_of(template: Template, pattern: Pattern) -> Reach:
-    """The reach of a template that is filled from matches of a pattern."""
+    """Compute the reach of a template that is filled from matches of a pattern."""
     if isinstance(pattern.source, str):
         groups = _groups(pattern.source, pattern.width)
         parts = _regex_parts(pattern.source)
@@ -140,7 +140,7 @@ def _capture(at: int, text: str, seen: set[int]) -> str:
 
 
 def _groups(source: str, width: int) -> Mapping[int, str]:
-    """What each group of a regex matches, as a regex; 0 is the whole. Left out where it depends on its surroundings."""
+    """Return a regex for each group of a regex (0 is the whole), without groups that depend on their context."""
     if re.match(r"\(\?[aiLmsux]+\)", source):  # flags are for the whole
         return {}
     pieces = list(PIECE.finditer(source))

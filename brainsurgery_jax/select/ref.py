@@ -61,10 +61,10 @@ def kind_of(dtype: DType) -> str:
 
 
 def parse_ref(value: object, default_alias: str | None, *, literal: bool = False) -> Ref:
-    """The reference that a plan's value spells.
+    """Parse a reference from a value of a plan.
 
     **Arguments**: `value`, text, a list of tokens, or a mapping; `default_alias`, the alias of a reference that names
-    none (None: it must name one); `literal`, whether the name is taken as it is, so that a list makes no sense.
+    none (None: it must name one); `literal`, whether the name is taken literally, so that a list is an error.
     """
     match value:
         case str():

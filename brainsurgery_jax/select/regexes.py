@@ -1,4 +1,4 @@
-"""What a user's regular expression is: valid, one literal text, or a thing that might backtrack for ever."""
+"""Classify a user's regular expression: valid, one literal text, or at risk of endless backtracking."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Scan(NamedTuple):
 
 
 def check_regex(text: str) -> re.Pattern[str]:
-    """The compiled regex, or a RefError that says at which position it breaks."""
+    """Compile a regex. Raises RefError with the position of a mistake."""
     if len(text) > MAX_TEXT:
         message = f"'{text[:60]}...' is too long for a regular expression: {len(text):,} characters"
         raise RefError(

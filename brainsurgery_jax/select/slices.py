@@ -56,7 +56,7 @@ class Index(NamedTuple):
 
     @property
     def key(self) -> tuple[int | slice, ...]:
-        """What to put between the brackets of a numpy or JAX array."""
+        """Return the index for a numpy or JAX array."""
         ranges = map(slice, self.starts, self.stops, self.steps)
         return tuple(one.start if axis in self.dropped else one for axis, one in enumerate(ranges))
 
@@ -72,7 +72,7 @@ def parse_slice(text: str) -> SliceSpec:
 
 
 def resolve(spec: SliceSpec | None, shape: tuple[int, ...]) -> Index:
-    """What `spec` selects of a tensor of that shape, as basic indexing does; None selects everything."""
+    """Resolve `spec` against a shape, as basic indexing does; None selects everything."""
     parts: tuple[int | Range, ...] = spec or ()
     if len(parts) > len(shape):
         raise RefError(

@@ -1,4 +1,4 @@
-r"""Templates: how a destination's name is made of what a pattern captured (`h.\1`, `[h, $i]`, `layers.${i+4}`)."""
+r"""Templates: names of destinations from the captures of a pattern (`h.\1`, `[h, $i]`, `layers.${i+4}`)."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ Piece = tuple[Part, ...] | Splice
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Template:
-    """A compiled template. `literal` is the name it always gives, None if captures decide.
+    """A compiled template. `literal` is its only possible name, None if the name depends on captures.
 
-    `render` makes the name of the values (name, *binding), of the `pieces` with dots between them.
+    `render` creates the name from the values (name, *binding); it joins the `pieces` with dots.
     """
 
     source: str | tuple[str, ...]
@@ -58,7 +58,7 @@ class Template:
     pieces: tuple[Piece, ...]
 
     def fill(self, name: str, binding: Binding) -> str:
-        """The destination's name for a source `name` and what the pattern bound on it."""
+        """Return the destination's name for a source `name` and its binding."""
         if self.literal is not None:
             return self.literal
         filled = self.render((name, *binding))
@@ -74,7 +74,7 @@ class Template:
 
 
 def compile_template(target: str | tuple[str, ...], pattern: Pattern) -> Template:
-    """The template, checked against the captures that the pattern has. Both must be text, or both lists of tokens."""
+    """Compile a template and check it against the pattern's captures. Both must be text, or both lists of tokens."""
     if isinstance(target, str) != isinstance(pattern.source, str):
         message = f"the pattern {shown(pattern.source)} and the template {shown(target)} are of different kinds"
         hint = "Write both as text (a regex and its replacement), or both as lists of tokens."

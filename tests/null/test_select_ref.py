@@ -52,14 +52,14 @@ def test_a_set_of_characters_behind_an_alias_is_a_regex_if_there_is_no_default_a
 @pytest.mark.parametrize("text", ["[0]", "[:, :32]", "[::2]", "[-1]", "[]", "[1:, 0]"])
 def test_what_is_written_like_a_slice_is_one_with_or_without_a_default_alias(text: str):
     assert parse_ref(f"w::{text}", "m") == Ref("m", "w", parse_slice(text))
-    with pytest.raises(RefError, match="says no alias") as caught:
+    with pytest.raises(RefError, match="has no alias") as caught:
         parse_ref(f"w::{text}", None)
     assert f"'ALIAS::w::{text}'" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", ["w", "::w", "::w::[0]", "w::[::2]", ["h", "$i"], {"name": "w"}])
 def test_a_reference_without_alias_needs_a_default(value: object):
-    with pytest.raises(RefError, match=r"says no alias, and there is no default alias[\s\S]*ALIAS") as caught:
+    with pytest.raises(RefError, match=r"has no alias, and there is no default alias[\s\S]*ALIAS") as caught:
         parse_ref(value, None)
     assert caught.value.code == "ref-no-alias"
 
@@ -130,7 +130,7 @@ def test_a_literal_name_is_kept_as_it_is():
 
 @pytest.mark.parametrize("value", [["h", "0"], {"name": ["h", "0"]}])
 def test_a_literal_name_is_no_list(value: object):
-    with pytest.raises(RefError, match=r"taken literally\n.*full name"):
+    with pytest.raises(RefError, match=r"literal name is expected\n.*full name"):
         parse_ref(value, "m", literal=True)
 
 

@@ -77,7 +77,7 @@ def test_an_accepted_template_is_one_that_re_reads_alike(target: str):
     "target", [r"h\.x", r"\q", r"\n", r"\g", r"\g<", r"\g<>", r"\g<1", r"\g<-1>", r"\g<a b>", "x\\"]
 )
 def test_other_escapes_are_refused(target: str):
-    with pytest.raises(RefError, match=r"has a bad escape[\s\S]*A template is no pattern") as caught:
+    with pytest.raises(RefError, match=r"has a bad escape[\s\S]*A template is not a pattern") as caught:
         compile_template(target, compile_pattern("(.*)"))
     assert caught.value.code == "template-syntax"
 
