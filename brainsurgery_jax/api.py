@@ -24,7 +24,7 @@ from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.engine.plan.work import Item, Machine
+    from brainsurgery_jax.engine.plan.work import Machine, WorkItem
     from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.store.base import FileCounts
 
@@ -55,7 +55,7 @@ class Explanation(NamedTuple):
     threads: int
     cuts: tuple[FileCounts | None, ...] = ()
     machine: Machine | None = None
-    items: tuple[Item, ...] = ()
+    items: tuple[WorkItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

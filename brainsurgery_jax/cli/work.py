@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from brainsurgery_jax.api import Explanation
-from brainsurgery_jax.engine.plan.work import Copy, Item, Site, Whole, parts_of, questions_of, tensors_of
+from brainsurgery_jax.engine.plan.work import Copy, Site, Whole, WorkItem, parts_of, questions_of, tensors_of
 from brainsurgery_jax.engine.schedule import is_empty
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted, few
@@ -32,7 +32,7 @@ def work_as_text(found: Explanation, most: int | None) -> list[str]:
     return lines
 
 
-def _row(item: Item, numbers: dict[str, str], asking: Sequence[str], most: int | None) -> tuple[str, ...]:
+def _row(item: WorkItem, numbers: dict[str, str], asking: Sequence[str], most: int | None) -> tuple[str, ...]:
     sizes = [show_size(n) if n else "" for n in (item.reads, item.writes, item.host_bytes, item.device_bytes)]
     where = ", ".join(site.value for site in sites_of(item))
     needs = ", ".join(numbers[key] for key in item.needs)
@@ -74,12 +74,12 @@ def work_as_json(found: Explanation) -> dict[str, Any]:
     return {"machine": asdict(found.machine), "work": items}
 
 
-def what_of(item: Item) -> str:
+def what_of(item: WorkItem) -> str:
     """The kind of an item in a word: copy, stream, boxes or whole."""
     return type(item.work).__name__.lower()
 
 
-def sites_of(item: Item) -> tuple[Site, ...]:
+def sites_of(item: WorkItem) -> tuple[Site, ...]:
     """Where an item is computed; nowhere if it only moves bytes."""
     match item.work:
         case Whole():

@@ -15,7 +15,7 @@ class Limits(Protocol):
     def restore_original_limits(self) -> None: ...
 
 
-class Shared:
+class SharedLimit:
     """A limit for the whole process that several runs need at the same time: the first sets it, the last restores what
     was there before. If each restored it at its own end, a run would go on computing without it, with other bits.
 
@@ -69,7 +69,7 @@ def _take_control() -> None:
         clear(force=True)
 
 
-_ONE_THREAD = Shared(_OneThread)
+_ONE_THREAD = SharedLimit(_OneThread)
 
 
 def one_thread() -> AbstractContextManager[None]:

@@ -20,7 +20,7 @@ from brainsurgery_jax.engine.events import Factorized, Noted
 from brainsurgery_jax.engine.folds import Values, compute_fold
 from brainsurgery_jax.engine.kernels import Outcome, call_block, call_elementwise
 from brainsurgery_jax.engine.order import in_order
-from brainsurgery_jax.engine.pieces import Piece, Span, is_part, plan_pieces, range_of
+from brainsurgery_jax.engine.pieces import ElementRange, Piece, is_part, plan_pieces, range_of
 from brainsurgery_jax.engine.placement import call_part, call_placed
 from brainsurgery_jax.engine.schedule import Root, Task
 from brainsurgery_jax.engine.tiles import has_parts, tiles
@@ -40,9 +40,9 @@ class Evaluator:
         self.given, self.own = given or {}, own
         self.wholes: dict[Expr, tuple[Any, ...]] = dict(known or {})
         self.told: list[Factorized | Noted] = []
-        self._near: dict[Expr, tuple[Span, Any]] = {}
+        self._near: dict[Expr, tuple[ElementRange, Any]] = {}
 
-    def hold(self, leaf: Expr, span: Span) -> None:
+    def hold(self, leaf: Expr, span: ElementRange) -> None:
         """Read a part of a leaf and keep it: pieces that lie in it are taken from it."""
         self._near[leaf] = span, leaf.source.read_range(leaf.name, *span)
 
@@ -155,7 +155,7 @@ class Evaluator:
         return _assembled(piece, [np.asarray(x) for x in operands])
 
 
-def _taken(piece: Piece, span: Span, flat: Any) -> Any:
+def _taken(piece: Piece, span: ElementRange, flat: Any) -> Any:
     """A piece out of the elements of a span that holds it."""
     first, last = range_of(piece)
     part = flat[first - span.start : last - span.start]

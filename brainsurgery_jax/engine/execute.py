@@ -22,7 +22,6 @@ from brainsurgery_jax.engine.plan.work import (
     Boxes,
     Copy,
     Fold,
-    Item,
     Light,
     Machine,
     Put,
@@ -30,6 +29,7 @@ from brainsurgery_jax.engine.plan.work import (
     Transfer,
     Whole,
     Work,
+    WorkItem,
     parts_of,
 )
 from brainsurgery_jax.engine.pool import Pool
@@ -117,7 +117,7 @@ def _answers(questions: Sequence[Pending], machine: Machine, own: Accelerators, 
     return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
 
 
-def _fold(items: Iterable[Item], machine: Machine, own: Accelerators) -> Values:
+def _fold(items: Iterable[WorkItem], machine: Machine, own: Accelerators) -> Values:
     """The values of large folds, level by level."""
     known: Values = {}
     for item in items:
@@ -149,7 +149,7 @@ def _may_compile(e: Expr) -> bool:
     return not (is_fold(e) or (e.kernel.elementwise and runs_on_numpy(e)))
 
 
-def count_tasks(roots: Sequence[Root], items: Iterable[Item]) -> int:
+def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:
     """Tensors that are written or looked at, where those that share a call on whole operands count as one."""
     shared = (task for item in items if isinstance(item.work, Whole) for task in item.work.tasks)
     return len(roots) - sum(len(task.roots) - 1 for task in shared)
@@ -158,7 +158,7 @@ def count_tasks(roots: Sequence[Root], items: Iterable[Item]) -> int:
 # --- Items ------------------------------------------------------------------------------------------------------------
 
 
-def _run(roots: Sequence[Root], items: Sequence[Item], machine: Machine, bench: Bench) -> None:
+def _run(roots: Sequence[Root], items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
     """All items but folds, which are in `bench.known`."""
     items = [item for item in items if not isinstance(item.work, Fold)]
     context = _context(roots, bench.own)
@@ -175,8 +175,8 @@ def _within(context: Callable[[], AbstractContextManager[Any]], work: Light | Wh
 
 
 def _parts_in_turn(
-    items: Iterable[Item], bench: Bench, wait: Callable[[], None]
-) -> Iterator[tuple[Item, Light | Whole]]:
+    items: Iterable[WorkItem], bench: Bench, wait: Callable[[], None]
+) -> Iterator[tuple[WorkItem, Light | Whole]]:
     """The parts of items in the order in which they begin. Of items of one kind, those that write to different files
     take turns, one part of each at a time: threads that write to one file wait for each other.
 
@@ -185,7 +185,7 @@ def _parts_in_turn(
     for (_, _, needs), alike in groupby(items, lambda item: (type(item.work), item.writes > 0, item.needs)):
         if needs:
             wait()
-        lanes: dict[tuple[int, int] | None, list[Item]] = {}
+        lanes: dict[tuple[int, int] | None, list[WorkItem]] = {}
         for item in alike:
             lanes.setdefault(_lane(item.work, bench), []).append(item)
         queues = [((item, part) for item in lane for part in parts_of(item.work)) for lane in lanes.values()]

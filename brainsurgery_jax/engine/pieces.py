@@ -26,7 +26,7 @@ class Piece(NamedTuple):
         return (self.stop - self.start,) if self.box is None else box_shape(self.box)
 
 
-class Span(NamedTuple):
+class ElementRange(NamedTuple):
     """Elements `start:stop` of a tensor in row-major order."""
 
     start: int

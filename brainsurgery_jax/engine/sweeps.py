@@ -13,7 +13,7 @@ from typing import NamedTuple
 from brainsurgery_jax.boxes import Box, flat_range, whole
 from brainsurgery_jax.engine import tiles
 from brainsurgery_jax.engine.footprint import item_bytes, making_block, worst_moment
-from brainsurgery_jax.engine.pieces import Piece, Span, plan_pieces
+from brainsurgery_jax.engine.pieces import ElementRange, Piece, plan_pieces
 from brainsurgery_jax.engine.segments import Segment
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals, walk
 from brainsurgery_jax.moves import Axes
@@ -48,11 +48,11 @@ def sweeps(made: Sequence[Segment]) -> list[Sweep]:
     return [sweep for sweep in found if sweep is not None]
 
 
-def span_of(leaf: Expr, box: Box) -> Span:
+def span_of(leaf: Expr, box: Box) -> ElementRange:
     """The elements of a box of a sweep, which is one run of the leaf."""
     run = flat_range(leaf.aval.shape, box)
     assert run is not None, "boxes of a sweep have no gaps"
-    return Span(*run)
+    return ElementRange(*run)
 
 
 def box_of(taker: Taker, leaf: Expr, box: Box) -> Box:

@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg  # noqa: F401  (it has a BLAS of its own)
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from brainsurgery_jax.engine.blas import Shared, one_thread
+from brainsurgery_jax.engine.blas import SharedLimit, one_thread
 
 
 class Recorder:
@@ -28,7 +28,7 @@ class Recorder:
 
 def test_the_first_run_sets_the_limit_and_the_last_restores_it():
     seen = Recorder()
-    shared = Shared(seen.limit)
+    shared = SharedLimit(seen.limit)
     first, second = shared.held(), shared.held()
     first.__enter__()
     second.__enter__()
@@ -40,7 +40,7 @@ def test_the_first_run_sets_the_limit_and_the_last_restores_it():
 
 def test_a_limit_can_be_set_again_after_it_was_restored():
     seen = Recorder()
-    shared = Shared(seen.limit)
+    shared = SharedLimit(seen.limit)
     for _ in range(2):
         with shared.held():
             pass
@@ -49,7 +49,7 @@ def test_a_limit_can_be_set_again_after_it_was_restored():
 
 def test_a_run_that_fails_counts_as_ended():
     seen = Recorder()
-    shared = Shared(seen.limit)
+    shared = SharedLimit(seen.limit)
     with pytest.raises(ZeroDivisionError), shared.held():
         raise ZeroDivisionError
     assert seen.done == ["set", "restored"]

@@ -17,11 +17,11 @@ from brainsurgery_jax.engine.plan.work import (
     Boxes,
     Copy,
     Fold,
-    Item,
     Machine,
     Site,
     Stream,
     Whole,
+    WorkItem,
     parts_of,
     tensors_of,
 )
@@ -37,17 +37,17 @@ TURNED = {"transpose_": {"target": ".*"}}
 LOW = {"phlora_": {"target": ".*", "rank": 8}}
 
 
-def items_of(tensors: dict[str, str], *steps: Any, machine: Machine = HOST, output: Any = OUT) -> tuple[Item, ...]:
+def items_of(tensors: dict[str, str], *steps: Any, machine: Machine = HOST, output: Any = OUT) -> tuple[WorkItem, ...]:
     lowered = program(*steps, output=output, world=Headers({"m.safetensors": tensors}))
     assert not lowered.errors
     return plan_work(lowered, machine)
 
 
-def kinds(items: Sequence[Item]) -> list[type]:
+def kinds(items: Sequence[WorkItem]) -> list[type]:
     return [type(item.work) for item in items]
 
 
-def names(item: Item) -> list[str]:
+def names(item: WorkItem) -> list[str]:
     """The tensors that an item writes, each once."""
     return [name for _, name in tensors_of(item.work)]
 
@@ -136,7 +136,7 @@ def test_without_folds_nothing_needs_anything_first():
 # --- Where ------------------------------------------------------------------------------------------------------------
 
 
-def sites(items: Sequence[Item]) -> list[tuple[Site, ...]]:
+def sites(items: Sequence[WorkItem]) -> list[tuple[Site, ...]]:
     return [item.work.sites for item in items if isinstance(item.work, Whole)]
 
 

@@ -20,7 +20,6 @@ from brainsurgery_jax.engine.plan.work import (
     Boxes,
     Copy,
     Fold,
-    Item,
     Light,
     Machine,
     Passage,
@@ -30,6 +29,7 @@ from brainsurgery_jax.engine.plan.work import (
     Transfer,
     Whole,
     Work,
+    WorkItem,
     results_held,
 )
 from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written, asked, roots_of, schedule
@@ -46,33 +46,33 @@ TAKER = 2 << 10
 """Bytes of Python's own for each tensor that is made in a sweep: there are thousands, with an expression each."""
 
 
-def plan_work(program: Program, machine: Machine) -> tuple[Item, ...]:
+def plan_work(program: Program, machine: Machine) -> tuple[WorkItem, ...]:
     """The work of a program, in the order in which it begins: what only reads comes first, so that most failing asserts
     stop a run before it writes."""
     return plan_roots(list(roots_of(program)), machine)
 
 
-def plan_roots(roots: Sequence[Root], machine: Machine) -> tuple[Item, ...]:
+def plan_roots(roots: Sequence[Root], machine: Machine) -> tuple[WorkItem, ...]:
     """The same for some questions and outputs. All that is not a fold of a large tensor needs these to be computed."""
     levels = early_folds(e for root in roots for e in root.exprs)
     known = frozenset(e for level in levels for e in level)
-    folds: list[Item] = []
+    folds: list[WorkItem] = []
     for level in levels:
         folds.append(_fold_item(level, known, machine, tuple(item.key for item in folds[-1:])))
     needs = tuple(item.key for item in folds[-1:])
     return (*folds, *(item._replace(needs=needs) for item in plan_stage(roots, machine, known)))
 
 
-def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine, needs: tuple[str, ...]) -> Item:
+def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine, needs: tuple[str, ...]) -> WorkItem:
     """The first pass of some folds. The others go over the same blocks."""
     items = plan_stage(list(asked(map(first_question, calls))), machine, known)
     passes = max(len(passes_of(call) or ()) for call in calls)
     work = Fold(tuple(calls), passes, items)
     held = max((item.host_bytes for item in items), default=0) + results_held(work)
-    return Item(work, key_of(work, needs), held, 0, passes * sum(item.reads for item in items), 0, needs)
+    return WorkItem(work, key_of(work, needs), held, 0, passes * sum(item.reads for item in items), 0, needs)
 
 
-def plan_stage(roots: Sequence[Root], machine: Machine, known: Collection[Expr] = ()) -> tuple[Item, ...]:
+def plan_stage(roots: Sequence[Root], machine: Machine, known: Collection[Expr] = ()) -> tuple[WorkItem, ...]:
     """The work for questions and outputs, where the folds `known` are computed already."""
     tasks = schedule(roots, known)
     light = [root for task in tasks if not any(task.compute) for root in task.roots]
@@ -108,7 +108,7 @@ def _outputs(roots: Iterable[Written]) -> Iterator[_Made | Transfer]:
 # --- What is never held whole -----------------------------------------------------------------------------------------
 
 
-def _light_items(asked: Sequence[Asked], made: Sequence[_Made]) -> Iterator[Item]:
+def _light_items(asked: Sequence[Asked], made: Sequence[_Made]) -> Iterator[WorkItem]:
     """In boxes: questions about tensors whose axes are in another order, and these tensors. Else block by block."""
     together = sweeps([m.segment for m in made])
     swept = {taker.number for sweep in together for taker in sweep.takers}
@@ -159,7 +159,7 @@ def _ask_while_writing(
     return tiled, others
 
 
-def _stream_items(passages: Iterable[Passage]) -> Iterator[Item]:
+def _stream_items(passages: Iterable[Passage]) -> Iterator[WorkItem]:
     """A long tensor is an item; small ones that are one block together are one."""
     together: list[Passage] = []
     size = 0
@@ -173,7 +173,7 @@ def _stream_items(passages: Iterable[Passage]) -> Iterator[Item]:
         yield _stream_item(together)
 
 
-def _stream_item(passages: Sequence[Passage]) -> Item:
+def _stream_item(passages: Sequence[Passage]) -> WorkItem:
     costs = list(map(_passage_cost, passages))
     writes = sum(_bytes(sink.expr, p.stop - p.start) for p in passages for sink in p.sinks if isinstance(sink, Put))
     return _item(Stream(tuple(passages)), max(c.peak for c in costs), sum(c.reads for c in costs), writes)
@@ -187,7 +187,7 @@ def _passage_cost(p: Passage) -> Cost:
     return cost._replace(reads=cost.reads * (p.stop - p.start) // (stop - start))
 
 
-def _sweep_items(sweep: Sweep, made: Sequence[_Made]) -> Iterator[Item]:
+def _sweep_items(sweep: Sweep, made: Sequence[_Made]) -> Iterator[WorkItem]:
     """A box of a leaf is read, and what each output has of it is made."""
     peak = sweep.peak + BOOKKEEPING + len(sweep.takers) * TAKER
     for box in sweep.boxes:
@@ -197,7 +197,7 @@ def _sweep_items(sweep: Sweep, made: Sequence[_Made]) -> Iterator[Item]:
         yield _item(work, peak, _bytes(sweep.leaf, span.stop - span.start), sum(map(_bytes_written, portions)))
 
 
-def _tile_items(tiled: Iterable[_Made]) -> Iterator[Item]:
+def _tile_items(tiled: Iterable[_Made]) -> Iterator[WorkItem]:
     """Boxes of tensors; small ones together."""
     together: list[Portion] = []
     size = 0
@@ -212,7 +212,7 @@ def _tile_items(tiled: Iterable[_Made]) -> Iterator[Item]:
         yield _portion_item(*together)
 
 
-def _portion_item(*portions: Portion) -> Item:
+def _portion_item(*portions: Portion) -> WorkItem:
     costs = list(map(_portion_cost, portions))
     writes = sum(map(_bytes_written, portions))
     return _item(Boxes(None, portions), max(c.peak for c in costs), sum(c.reads for c in costs), writes)
@@ -233,21 +233,21 @@ def _bytes(e: Expr, elements: int) -> int:
     return elements * e.aval.dtype.bits // 8
 
 
-def _item(work: Work, host_bytes: int, reads: int, writes: int, device_bytes: int = 0) -> Item:
-    return Item(work, key_of(work), host_bytes, device_bytes, reads, writes)
+def _item(work: Work, host_bytes: int, reads: int, writes: int, device_bytes: int = 0) -> WorkItem:
+    return WorkItem(work, key_of(work), host_bytes, device_bytes, reads, writes)
 
 
 # --- What has calls on whole operands ---------------------------------------------------------------------------------
 
 
-def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[Item]:
+def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[WorkItem]:
     """What only reads first, then the largest, or the last to begin would keep one thread busy alone."""
     asking_first = sorted(tasks, key=lambda task: any(isinstance(root, Written) for root in task.roots))
     largest_first = sorted(asking_first, key=lambda task: -task.peak)
     yield from (_whole_item(batch, machine) for batch in batches(largest_first, machine))
 
 
-def _whole_item(batch: Batch, machine: Machine) -> Item:
+def _whole_item(batch: Batch, machine: Machine) -> WorkItem:
     work = tuple(tuple(_work_of(root) for root in task.roots) for task in batch.tasks)
     roots = [root for task in batch.tasks for root in task.roots]
     leaves = (e for e in walk(e for root in roots for e in root.exprs) if e.kind == "leaf")
@@ -278,7 +278,7 @@ def _segment_work(output: _Made | Transfer) -> Light:
 # --- What is copied as bytes ------------------------------------------------------------------------------------------
 
 
-def _copy_items(transfers: Iterable[Transfer]) -> Iterator[Item]:
+def _copy_items(transfers: Iterable[Transfer]) -> Iterator[WorkItem]:
     """Runs of files, long ones cut, short ones together."""
     together: list[Transfer] = []
     size = 0
@@ -292,7 +292,7 @@ def _copy_items(transfers: Iterable[Transfer]) -> Iterator[Item]:
         yield _copy_item(together, size)
 
 
-def _copy_item(transfers: Sequence[Transfer], size: int) -> Item:
+def _copy_item(transfers: Sequence[Transfer], size: int) -> WorkItem:
     return _item(Copy(tuple(transfers)), 0, size, size)
 
 

@@ -13,7 +13,7 @@ from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
-from brainsurgery_jax.engine.plan.work import Copy, Fold, Item, Light, Machine, Whole, Work, parts_of, results_held
+from brainsurgery_jax.engine.plan.work import Copy, Fold, Light, Machine, Whole, Work, WorkItem, parts_of, results_held
 from brainsurgery_jax.errors import Diagnostic, PlanError, worded
 from brainsurgery_jax.store.sizes import show_size
 
@@ -25,7 +25,7 @@ class Projection(NamedTuple):
     in_all: int
 
 
-def projection(items: Sequence[Item], machine: Machine) -> Projection:
+def projection(items: Sequence[WorkItem], machine: Machine) -> Projection:
     """What a run of these items holds at its worst moment: while folds go over their tensors, or afterwards.
 
     The results of the folds stay to the end.
@@ -37,19 +37,19 @@ def projection(items: Sequence[Item], machine: Machine) -> Projection:
     return Projection(max(p.largest for p in stages) + held, max(p.in_all for p in stages) + held)
 
 
-def _stage(items: Iterable[Item], machine: Machine) -> Projection:
+def _stage(items: Iterable[WorkItem], machine: Machine) -> Projection:
     largest = nlargest(machine.threads, _peaks(items, machine.threads))
     most = max(largest, default=0)
     return Projection(most, max(most, min(sum(largest), machine.host_bytes)))
 
 
-def _peaks(items: Iterable[Item], threads: int) -> Iterator[int]:
+def _peaks(items: Iterable[WorkItem], threads: int) -> Iterator[int]:
     """The peak of each part, of parts that are alike no more than can run at a time."""
     for item in items:
         yield from (item.host_bytes for _ in islice(parts_of(item.work), threads))
 
 
-def refuse_too_large(items: Sequence[Item], machine: Machine) -> None:
+def refuse_too_large(items: Sequence[WorkItem], machine: Machine) -> None:
     """Raise PlanError if an item needs more memory than there is."""
     worst = projection(items, machine).largest
     if worst > machine.host_bytes:
@@ -58,7 +58,7 @@ def refuse_too_large(items: Sequence[Item], machine: Machine) -> None:
         raise PlanError([Diagnostic("budget-exceeded", found, hint=hint)])
 
 
-def count_copied(items: Iterable[Item]) -> int:
+def count_copied(items: Iterable[WorkItem]) -> int:
     """Bytes of the outputs that are copied from file to file."""
     lights = (w for item in items for w in _lights(item.work))
     return sum(t.run.nbytes for w in lights if isinstance(w, Copy) for t in w.transfers)

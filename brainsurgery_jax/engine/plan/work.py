@@ -148,13 +148,13 @@ class Fold:
 
     calls: tuple[Expr, ...]
     passes: int
-    items: tuple[Item, ...]
+    items: tuple[WorkItem, ...]
 
 
 Work = Light | Whole | Fold
 
 
-class Item(NamedTuple):
+class WorkItem(NamedTuple):
     """A piece of work and what it costs.
 
     - `key`: the same in every run of the plan, since it follows from what the work is for

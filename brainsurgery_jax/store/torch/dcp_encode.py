@@ -21,13 +21,13 @@ def encode_dcp(path: str, arrays: Mapping[str, np.ndarray], options: WriteOption
     from torch.distributed.checkpoint.metadata import StorageMeta
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    class Writer(FileSystemWriter):
+    class AnonymousWriter(FileSystemWriter):
         """Without the path of the partial output and the random ids that torch would note in the metadata."""
 
         def storage_meta(self) -> StorageMeta:
             return StorageMeta()
 
-    writer = Writer(path, sync_files=False)  # flushed with all else at the end, if that is wanted
+    writer = AnonymousWriter(path, sync_files=False)  # flushed with all else at the end, if that is wanted
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)  # torch 2.9 warns of itself
