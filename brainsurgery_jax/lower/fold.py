@@ -19,6 +19,7 @@ from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
+from brainsurgery_jax.lower.changes import Changes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import mark_failed, misunderstood
 from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
@@ -33,21 +34,15 @@ from brainsurgery_jax.plan.model import PlanData, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
     NO_MATCH,
-    AddAlias,
     Bind,
     Describe,
-    Drop,
-    DropAlias,
     Edit,
     Expand,
     Inline,
     Known,
-    Move,
     PendingReport,
     Publish,
-    RenameAlias,
     Say,
-    SetConfig,
     SetFlags,
     Stop,
     Substep,
@@ -177,55 +172,20 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
     edits = _form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
     lines = Lines(step, dry_run=state.flags.dry_run) if state.flags.verbose else None
     last: Inline | Expand | SetFlags | None = None
-    created: list[str] = []
-    changed: list[str] = []
-    deleted: list[str] = []
-    configured: list[str] = []
-    moves: list[Move] = []
-    written = set(state.writes)
+    changes = Changes(view, state.writes)
     for edit in chain(edits, _keep_rest(view)):
         if lines is not None:
             lines.note(edit, view.fetched)
             view.fetched = []
         if type(edit) is Bind:  # nearly all of 20,000 are, and patterns are slow
-            alias, name, expr, dest = edit
-            replaced = view.bind(alias, name, expr, dest)
-            (changed if replaced else created).append(f"{alias}::{name}")
-            written.add(alias)
-            continue
-        match edit:
-            case Drop(alias, name):
-                view.drop(alias, name)
-                deleted.append(f"{alias}::{name}")
-                written.add(alias)
-            case Move():
-                moves.append(edit)
-            case AddAlias(alias, tensors, path):
-                view.add_alias(alias, tensors, path)
-                written.add(alias)
-                created.extend(f"{alias}::{name}" for name in tensors or ())
-            case DropAlias(alias):
-                deleted.extend(f"{alias}::{name}" for name in view.space(alias, "alias").names)
-                view.drop_alias(alias)
-                written.discard(alias)
-            case RenameAlias(alias, to):
-                view.rename_alias(alias, to)
-                written = (written - {alias}) | {to}
-            case SetConfig(alias, config):
-                configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
-            case Inline() | Expand() | SetFlags():
-                last = edit
-            case _:
-                state = _say(state, step, view, edit)
-    if moves:
-        view.move(moves)
-        deleted.extend(f"{m.alias}::{m.name}" for m in moves)
-        created.extend(f"{m.to_alias}::{m.to_name}" for m in moves)
-        written.update(m.to_alias for m in moves)
-    effect = Effect(
-        step, tuple(created), tuple(changed), tuple(deleted), tuple(configured), len(skipped) + view.skipped
-    )  # fmt: skip
-    after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(written)
+            changes.bind(edit)
+        elif isinstance(edit, Inline | Expand | SetFlags):
+            last = edit
+        elif not changes.apply(edit):
+            state = _say(state, step, view, edit)
+    changes.move()
+    effect = changes.effect(step, len(skipped) + view.skipped)
+    after = replace(state, spaces=view.spaces(), effects=(*state.effects, effect)).with_writes(changes.written)
     if lines is not None and (told := "\n".join(lines)):
         after = after.with_checks((*after.checks, log(step, told)))
     match last:

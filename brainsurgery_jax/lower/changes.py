@@ -1,0 +1,74 @@
+"""What the edits of one step change: applied to its draft one by one, and counted for its effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from brainsurgery_jax.lower.program import Effect
+from brainsurgery_jax.lower.view import StepView
+from brainsurgery_jax.plan.model import Step
+from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, RenameAlias, SetConfig
+
+
+class Changes:
+    """Applies edits to a draft. Names are `alias::name`, in the order in which they changed.
+
+    `written`: the aliases that this step or an earlier one wrote to.
+    """
+
+    def __init__(self, view: StepView, written: Iterable[str]) -> None:
+        self.view, self.written = view, set(written)
+        self._created: list[str] = []
+        self._changed: list[str] = []
+        self._deleted: list[str] = []
+        self._configured: list[str] = []
+        self._moves: list[Move] = []
+
+    def bind(self, edit: Bind) -> None:
+        """Give a tensor its name. Raises Refusal, as `apply` does."""
+        alias, name, expr, dest = edit
+        replaced = self.view.bind(alias, name, expr, dest)
+        (self._changed if replaced else self._created).append(f"{alias}::{name}")
+        self.written.add(alias)
+
+    def apply(self, edit: Edit) -> bool:
+        """Apply any other edit of names or configs; False if it is of another kind. Moves wait for `move`."""
+        view, written = self.view, self.written
+        match edit:
+            case Drop(alias, name):
+                view.drop(alias, name)
+                self._deleted.append(f"{alias}::{name}")
+                written.add(alias)
+            case Move():
+                self._moves.append(edit)
+            case AddAlias(alias, tensors, path):
+                view.add_alias(alias, tensors, path)
+                written.add(alias)
+                self._created.extend(f"{alias}::{name}" for name in tensors or ())
+            case DropAlias(alias):
+                self._deleted.extend(f"{alias}::{name}" for name in view.space(alias, "alias").names)
+                view.drop_alias(alias)
+                written.discard(alias)
+            case RenameAlias(alias, to):
+                view.rename_alias(alias, to)
+                self.written = (written - {alias}) | {to}
+            case SetConfig(alias, config):
+                self._configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
+            case _:
+                return False
+        return True
+
+    def move(self) -> None:
+        """Apply all moves of the step at once, so that swaps and shifts need no order."""
+        if not self._moves:
+            return
+        self.view.move(self._moves)
+        self._deleted.extend(f"{m.alias}::{m.name}" for m in self._moves)
+        self._created.extend(f"{m.to_alias}::{m.to_name}" for m in self._moves)
+        self.written.update(m.to_alias for m in self._moves)
+
+    def effect(self, step: Step, skipped: int) -> Effect:
+        """The effect of the step; `skipped` tensors were left out."""
+        names = (self._created, self._changed, self._deleted, self._configured)
+        created, changed, deleted, configured = map(tuple, names)
+        return Effect(step, created, changed, deleted, configured, skipped)
