@@ -25,6 +25,36 @@ class DType(NamedTuple):
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def is_float(self) -> bool:
+        """Whether its values are real floats."""
+        return self.kind == "float"
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its values are integers, signed or not."""
+        return self.kind in ("int", "uint")
+
+    @property
+    def is_bool(self) -> bool:
+        """Whether its values are true and false."""
+        return self.kind == "bool"
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether its values are complex floats."""
+        return self.kind == "complex"
+
+    @property
+    def is_inexact(self) -> bool:
+        """Whether its values are floats, real or complex."""
+        return self.kind in ("float", "complex")
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether its bytes can be moved, but not computed on."""
+        return self.kind == "opaque"
+
 
 DTYPES: tuple[DType, ...] = (
     DType("bool", "bool", "BOOL", 8, "bool", "bool"),

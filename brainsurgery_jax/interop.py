@@ -12,7 +12,7 @@ from typing import Any
 
 from brainsurgery_jax._lazy import jax, jnp, nnx
 from brainsurgery_jax.api import Report, load
-from brainsurgery_jax.apply.names import Named, aval_of, key_paths, named
+from brainsurgery_jax.apply.names import Named, aval_of, key_paths, name_leaves
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.nametree import nest
@@ -37,14 +37,14 @@ def to_nnx(checkpoint: Tensors, model: Any, *, cast: bool = False, lift: bool = 
         found = "the module is abstract, and so would its random streams stay: no checkpoint of parameters holds them"
         hint = "Give a module with streams of its own, `to_nnx(make())`, not `nnx.eval_shape(make)`."
         raise PlanError([Diagnostic("tree-differs", found, hint=hint)])
-    return nnx.merge(graph, random, _fill(checkpoint, named("model", state), "model", cast=cast, lift=lift))
+    return nnx.merge(graph, random, _fill(checkpoint, name_leaves("model", state), "model", cast=cast, lift=lift))
 
 
 def to_linen(checkpoint: Tensors, template: Any = None, *, cast: bool = False, lift: bool = False) -> Any:
     """The variables of a Linen module: nested dicts, or the structure of `template`; `lift` as in `to_nnx`."""
     if template is None:
         return nest({name: _put(checkpoint[name], None) for name in checkpoint})
-    return _fill(checkpoint, named("template", template), "template", cast=cast, lift=lift)
+    return _fill(checkpoint, name_leaves("template", template), "template", cast=cast, lift=lift)
 
 
 def _fill(checkpoint: Tensors, tree: Named, what: str, *, cast: bool, lift: bool) -> Any:
@@ -135,7 +135,7 @@ def apply_layout(
     plan = load({"inputs": [f"model::{checkpoint.path}"], "transforms": [_step(step)]})
     whole = set(checkpoint) == set(checkpoint.source.header.tensors)
     try:
-        tree = named("model", plan.apply() if whole else plan.apply(dict(checkpoint)))
+        tree = name_leaves("model", plan.apply() if whole else plan.apply(dict(checkpoint)))
     except PlanError as bad:
         raise bad.of_call(call) from bad
     arrays = {name: tree.tensors[name] for name in tree.names}
@@ -173,7 +173,7 @@ def save(
     >>> list(bs.open("tree.safetensors"))
     ['layer.w']
     """
-    found = named(TREE, tree)
+    found = name_leaves(TREE, tree)
     keys = {name: leaf for name, leaf in found.tensors.items() if _is_key(leaf)}
     if others := {**found.others, **keys}:
         raise PlanError([_no_array(name, leaf) for name, leaf in others.items()])

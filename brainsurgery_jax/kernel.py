@@ -11,7 +11,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.keys import Keyword, read_keywords
 from brainsurgery_jax.moves import Moves
 from brainsurgery_jax.parts import Cuts
-from brainsurgery_jax.protocol import Expr, Reduction
+from brainsurgery_jax.protocol import Reduction, TensorExpr
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,7 +23,7 @@ Params = Mapping[str, Any]
 """The keys of a step by name, as a kernel takes them."""
 
 
-class Facts(TypedDict, total=False):
+class KernelFacts(TypedDict, total=False):
     """The facts of a kernel as keywords: a misspelt one is a type error. See `Kernel`."""
 
     elementwise: bool
@@ -107,7 +107,7 @@ class Builder:
     is bound to `name`. Matching, slices, `if_missing` and destinations stay with the form."""
 
     name: str
-    fn: Callable[..., Expr]
+    fn: Callable[..., TensorExpr]
 
     @cached_property
     def keywords(self) -> tuple[Keyword, ...]:

@@ -58,10 +58,6 @@ class Keyword(NamedTuple):
     default: Any
     role: Role | None
 
-    @property
-    def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
-
 
 @cache
 def read_keywords(fn: Callable) -> tuple[Keyword, ...]:

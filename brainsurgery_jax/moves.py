@@ -144,7 +144,7 @@ def itemsize(aval: Aval) -> int:
     return max(1, aval.dtype.bits // 8)
 
 
-def clipped(pieces: Iterator[Run], start: int, stop: int) -> list[Run]:
+def clip(pieces: Iterator[Run], start: int, stop: int) -> list[Run]:
     """The part of consecutive pieces that lies in `start:stop` of their concatenation."""
     out, at = [], 0
     for src, a, b in pieces:
@@ -173,7 +173,7 @@ class Slice(Moves):
             return rows and []
         first = start // rows.length
         pieces = (Run(0, *rows[k]) for k in range(first, -(-stop // rows.length)))
-        return clipped(pieces, start - first * rows.length, stop - first * rows.length)
+        return clip(pieces, start - first * rows.length, stop - first * rows.length)
 
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
         wanted = iter(box)
@@ -261,7 +261,7 @@ class Concat(Moves):
             return None if start < stop else []
         first, skipped = start // sum(rows), start // sum(rows) * sum(rows)
         pieces = (Run(s, i * n, i * n + n) for i in range(first, outer) for s, n in enumerate(rows))
-        return clipped(pieces, start - skipped, stop - skipped)
+        return clip(pieces, start - skipped, stop - skipped)
 
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
         out, offset, within = [], 0, whole(box_shape(box))
@@ -297,7 +297,7 @@ class Update(Moves):
     def runs(self, avals: tuple[Aval, ...], start: int, stop: int) -> list[Run] | None:
         base = avals[0]
         rows = _rows(base.shape, index_box(self.index), itemsize(base))
-        return None if rows is None else clipped(self._weave(rows, base.size), start, stop)
+        return None if rows is None else clip(self._weave(rows, base.size), start, stop)
 
     def _weave(self, rows: Rows, size: int) -> Iterator[Run]:
         at = taken = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Unpack
 
-from brainsurgery_jax.kernel import Avals, Builder, Facts, Kernel, P, Params, Passes, R, Rung
+from brainsurgery_jax.kernel import Avals, Builder, Kernel, KernelFacts, P, Params, Passes, R, Rung
 from brainsurgery_jax.keys import (
     DTypeName,
     Keyword,
@@ -32,10 +32,10 @@ from brainsurgery_jax.keys import (
     read_keywords,
     role_of,
 )
-from brainsurgery_jax.protocol import Dest, Edit, Expr, PendingReport, Placed, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, PartVerdict, PendingReport, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
 
-BuildFn = TypeVar("BuildFn", bound="Callable[..., Expr]")
+BuildFn = TypeVar("BuildFn", bound="Callable[..., TensorExpr]")
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | PendingReport]")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
@@ -63,7 +63,7 @@ class Form:
     keys: tuple[tuple[str, str], ...] = ()
 
     @property
-    def matched(self) -> str:
+    def match_key(self) -> str:
         """The key whose pattern is matched."""
         return self.pattern or self.reads[0]
 
@@ -104,7 +104,7 @@ class Op:
     """The key that the whole payload stands for (`assert: {exists: x}`)."""
 
     @property
-    def written(self) -> tuple[Field, ...]:
+    def destinations(self) -> tuple[Field, ...]:
         """The keys that name what it creates: templates and literal names that are not read."""
         return tuple(f for f in self.fields() if f.role and f.role.kind in ("template", "name") and not f.role.read)
 
@@ -166,13 +166,13 @@ OPS: dict[str, Op] = {}
 ASSERTS: dict[str, SinkOp] = {}
 
 
-def kernel(name: str = "", **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+def kernel(name: str = "", **facts: Unpack[KernelFacts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make a kernel of a function that no plan names itself."""
     return lambda fn: Kernel(name or fn.__name__, fn, **facts)
 
 
-def op(*forms: Form, **facts: Unpack[Facts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
-    """Make a kernel of a function and register it under each of its forms. Facts as in `Kernel`."""
+def op(*forms: Form, **facts: Unpack[KernelFacts]) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+    """Make a kernel of a function and register it under each of its forms. KernelFacts as in `Kernel`."""
 
     def register(fn: Callable[P, R]) -> Kernel[P, R]:
         made = Kernel(fn.__name__, fn, **facts)
@@ -267,10 +267,10 @@ def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tup
 
 def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
-    keys = dict.fromkeys((form.matched, *form.reads, *form.writes))
+    keys = dict.fromkeys((form.match_key, *form.reads, *form.writes))
     roles = {
         key: Role("pattern", key in form.slices)
-        if key == form.matched
+        if key == form.match_key
         else Role("template", key in form.slices, read=key in form.reads)
         for key in keys
     }
@@ -292,7 +292,7 @@ class Assertion:
     def ask(self, view: View) -> Verdict:
         verdict = self.op.fn(view, **self.params)
         assert not isinstance(verdict, PendingReport)
-        return Placed(verdict, self.at) if self.at else verdict
+        return PartVerdict(verdict, self.at) if self.at else verdict
 
 
 AssertionKey = Annotated[Assertion, Role("assert")]
@@ -311,10 +311,10 @@ __all__ = [
     "Builder",
     "ControlOp",
     "DTypeName",
-    "Facts",
     "Field",
     "Form",
     "Kernel",
+    "KernelFacts",
     "Keyword",
     "Makes",
     "Name",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from brainsurgery_jax.boxes import Box, Span1, whole
 
 
-class Cut(NamedTuple):
+class AxisCut(NamedTuple):
     """A cut of a result along one of its axes, into equal units; a part has `step` of them, the last one the rest.
 
     `operands`: the axis along which each operand is cut as well, into as many units; None: it is needed whole.
@@ -22,7 +22,7 @@ class Cut(NamedTuple):
     operands: tuple[int | None, ...]
 
 
-Cuts = tuple[Cut, ...]
+Cuts = tuple[AxisCut, ...]
 
 
 def parts(shape: Sequence[int], cuts: Cuts) -> Iterator[Box]:
@@ -59,7 +59,7 @@ def operand_box(shape: Sequence[int], cuts: Cuts, box: Box, operand: int, of: Se
     return tuple(made)
 
 
-def units_in(shape: Sequence[int], cut: Cut, box: Box) -> tuple[int, int]:
+def units_in(shape: Sequence[int], cut: AxisCut, box: Box) -> tuple[int, int]:
     """The first unit of a part, and the one after its last."""
     start, stop, _ = box[cut.axis]
     size = shape[cut.axis] // cut.units

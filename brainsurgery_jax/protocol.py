@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class Expr(Protocol):
+class TensorExpr(Protocol):
     """A node of the graph, as far as ops need to know it."""
 
     @property
@@ -29,7 +29,7 @@ class Item(NamedTuple):
     """One match of a pattern: the tensor's name and its value (sliced, if the reference was)."""
 
     name: str
-    expr: Expr
+    expr: TensorExpr
 
 
 Row = tuple[str, tuple[str, ...]]
@@ -64,11 +64,11 @@ class View(Protocol):
     def seed(self) -> int: ...
     @property
     def flags(self) -> Flags: ...
-    def given(self, key: str) -> bool: ...
+    def has_key(self, key: str) -> bool: ...
     def note(self, code: str, message: str, key: str = "", hint: str = "") -> None: ...
     def aliases(self) -> Sequence[str]: ...
     def names(self, alias: str) -> Sequence[str]: ...
-    def fetch(self, alias: str, name: str, key: str = "") -> Expr: ...
+    def fetch(self, alias: str, name: str, key: str = "") -> TensorExpr: ...
     def has(self, alias: str, name: str) -> bool: ...
     def count(self, alias: str, name: str) -> tuple[int, int]: ...
     def match(self, ref: Ref, key: str = "") -> list[str]: ...
@@ -84,17 +84,17 @@ class View(Protocol):
     ) -> list[Row]: ...
     def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing: ...
     def one(self, ref: Ref, key: str = "") -> Item: ...
-    def original(self, alias: str, key: str = "") -> Mapping[str, Expr]: ...
+    def original(self, alias: str, key: str = "") -> Mapping[str, TensorExpr]: ...
     def config(self, alias: str, key: str = "") -> tuple[str, Any] | None: ...
     def literal(self, ref: Ref, key: str = "") -> str: ...
     def nothing(self, ref: Ref, key: str = "") -> Refusal: ...
-    def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr: ...
-    def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr: ...
-    def apply(self, kernel: Any, *srcs: Expr, **params: Any) -> Any: ...
-    def constant(self, value: np.ndarray, dtype: DType) -> Expr: ...
-    def number(self, expr: Expr, bound: int) -> int: ...
+    def slice(self, expr: TensorExpr, ref: Ref, key: str = "") -> TensorExpr: ...
+    def update(self, whole: TensorExpr, ref: Ref, value: TensorExpr, key: str = "") -> TensorExpr: ...
+    def apply(self, kernel: Any, *srcs: TensorExpr, **params: Any) -> Any: ...
+    def constant(self, value: np.ndarray, dtype: DType) -> TensorExpr: ...
+    def number(self, expr: TensorExpr, bound: int) -> int: ...
     def scratch(self) -> str: ...
-    def open(self, path: str, key: str = "", format: str | None = None) -> Mapping[str, Expr]: ...
+    def open(self, path: str, key: str = "", format: str | None = None) -> Mapping[str, TensorExpr]: ...
 
 
 # --- Edits ---
@@ -105,7 +105,7 @@ class Bind(NamedTuple):
 
     alias: str
     name: str
-    expr: Expr
+    expr: TensorExpr
     dest: Dest = "new"
 
 
@@ -129,7 +129,7 @@ class AddAlias(NamedTuple):
     """Make an empty set of tensors, or one filled from a checkpoint (`path`: where its side files are)."""
 
     alias: str
-    tensors: Mapping[str, Expr] | None = None
+    tensors: Mapping[str, TensorExpr] | None = None
     path: str | None = None
 
 
@@ -302,7 +302,7 @@ class Known(NamedTuple):
 class Pending:
     """A verdict that needs values: `judge` gets the reduction's answer. Each is a question of its own."""
 
-    exprs: tuple[Expr, ...]
+    exprs: tuple[TensorExpr, ...]
     reduction: Reduction
     judge: Callable[[Any], Known]
 
@@ -325,14 +325,14 @@ class Negated(NamedTuple):
     part: Verdict
 
 
-class Placed(NamedTuple):
+class PartVerdict(NamedTuple):
     """The verdict of one part of an assert, with the place of that part in the payload."""
 
     part: Verdict
     at: tuple[str | int, ...]
 
 
-Verdict = Known | Pending | Every | Some | Negated | Placed
+Verdict = Known | Pending | Every | Some | Negated | PartVerdict
 
 
 class PendingReport(NamedTuple):
@@ -365,7 +365,7 @@ def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | N
                 if inner is None
                 else Known(not inner.holds, "" if not inner.holds else "the assert inside it holds, and should not")
             )
-        case Placed(part, at):
+        case PartVerdict(part, at):
             known = settle(part, answers)
             return known if known is None or known.at else known._replace(at=at)
         case Every(parts):
@@ -392,7 +392,7 @@ def pendings(verdict: Verdict) -> Iterator[Pending]:
     match verdict:
         case Pending():
             yield verdict
-        case Negated(part) | Placed(part):
+        case Negated(part) | PartVerdict(part):
             yield from pendings(part)
         case Every(parts) | Some(parts):
             for p in parts:

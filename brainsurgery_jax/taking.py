@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from brainsurgery_jax import moves
 from brainsurgery_jax.boxes import Box, Span1, box_shape, extent, whole
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.moves import Axes, Moves, Part, Run, clipped, itemsize, with_span
+from brainsurgery_jax.moves import Axes, Moves, Part, Run, clip, itemsize, with_span
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ class Take(Moves):
         bases = range(first * shape[self.axis] * row, (last + 1) * shape[self.axis] * row, shape[self.axis] * row)
         pieces = (Run(0, base + a * row, base + b * row) for base in bases for a, b in ranges)
         skipped = first * made + low * row
-        return clipped(pieces, start - skipped, stop - skipped)
+        return clip(pieces, start - skipped, stop - skipped)
 
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
         within = whole(box_shape(box))
@@ -75,7 +75,7 @@ class Take(Moves):
         half = extent(box[axis]) // 2
         left = self.parts(avals, with_span(box, axis, (start, start + (half - 1) * step + 1, step)))
         right = self.parts(avals, with_span(box, axis, (start + half * step, stop, step)))
-        return [*left, *(p._replace(at=with_span(p.at, axis, _moved(p.at[axis], half))) for p in right)]
+        return [*left, *(p._replace(at=with_span(p.at, axis, _shift(p.at[axis], half))) for p in right)]
 
     def arrange(self, piece: np.ndarray, part: Part) -> np.ndarray:
         return piece.take(part.picks, self.axis) if part.picks else piece
@@ -93,7 +93,7 @@ def _ranges(entries: Sequence[int]) -> Iterator[tuple[int, int]]:
             start = at
 
 
-class Chunk(NamedTuple):
+class Cluster(NamedTuple):
     """Entries `low:high`, of which so many are wanted: number `picks` of them, or just these."""
 
     low: int
@@ -103,7 +103,7 @@ class Chunk(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _chunks(entries: Sequence[int], span: Span1, inner: int) -> tuple[Chunk, ...]:
+def _chunks(entries: Sequence[int], span: Span1, inner: int) -> tuple[Cluster, ...]:
     """The wanted entries in the order named, each chunk to be read together with what lies between, `inner` bytes an
     entry in each row: that is cheaper than a seek. (Cached, since every block of a matrix asks the same.)"""
     wanted = tuple(entries[slice(*span)])
@@ -113,10 +113,10 @@ def _chunks(entries: Sequence[int], span: Span1, inner: int) -> tuple[Chunk, ...
     return tuple(_chunk(wanted[a:b]) for a, b in pairwise(cuts))
 
 
-def _chunk(wanted: tuple[int, ...]) -> Chunk:
+def _chunk(wanted: tuple[int, ...]) -> Cluster:
     low, high = min(wanted), max(wanted) + 1
     plain = wanted == tuple(range(low, high))
-    return Chunk(low, high, len(wanted), () if plain else tuple(n - low for n in wanted))
+    return Cluster(low, high, len(wanted), () if plain else tuple(n - low for n in wanted))
 
 
 def _jumps(entries: Sequence[int], most: int) -> Iterator[int]:
@@ -130,5 +130,5 @@ def _jumps(entries: Sequence[int], most: int) -> Iterator[int]:
         low, high = lower, higher
 
 
-def _moved(span: Span1, by: int) -> Span1:
+def _shift(span: Span1, by: int) -> Span1:
     return span[0] + by, span[1] + by, span[2]

@@ -34,10 +34,10 @@ from typing import Any, Literal
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.concrete import concrete
 from brainsurgery_jax.apply.listening import Show, log
-from brainsurgery_jax.apply.lowering import Loaded, Trees, lowered
-from brainsurgery_jax.apply.names import named
-from brainsurgery_jax.apply.result import rebuilt
-from brainsurgery_jax.apply.traced import abstract, traced
+from brainsurgery_jax.apply.lowering import Loaded, Trees, lower_onto
+from brainsurgery_jax.apply.names import name_leaves
+from brainsurgery_jax.apply.result import rebuild
+from brainsurgery_jax.apply.traced import abstract, trace
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.plan.model import PlanData
 
@@ -65,20 +65,20 @@ def apply(
     """
     if checks not in ("raise", "return", "skip"):
         raise ValueError(f"checks: expected 'raise', 'return' or 'skip', got {checks!r}")
-    given = {alias: named(alias, t) for alias, t in _bound(plan.data, tree, trees or {}).items()}
+    given = {alias: name_leaves(alias, t) for alias, t in _bind_trees(plan.data, tree, trees or {}).items()}
     leaves = [leaf for n in given.values() for leaf in n.tensors.values()]
     is_traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
     is_abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
     narrow = jnp.result_type(float).itemsize < 8
     with closing(Trees(given, readable=not is_traced)) as world, jax.enable_x64(True):
-        evaluate = partial(traced, narrow=narrow) if is_traced else abstract if is_abstract else concrete
-        applied = lowered(plan, given, world, values=evaluate is concrete)
+        evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else concrete
+        applied = lower_onto(plan, given, world, values=evaluate is concrete)
         values, verdicts = evaluate(applied, checks, listen or log)
-    result = rebuilt(values, given.get(applied.alias), like)
+    result = rebuild(values, given.get(applied.alias), like)
     return (result, verdicts) if checks == "return" else result
 
 
-def _bound(plan: PlanData, tree: Any, trees: Mapping[str, Any]) -> dict[str, Any]:
+def _bind_trees(plan: PlanData, tree: Any, trees: Mapping[str, Any]) -> dict[str, Any]:
     """Trees by alias, the positional one first."""
     inputs = [i.alias for i in plan.inputs]
     first = inputs[0] if inputs else "model"

@@ -18,7 +18,7 @@ from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.schedule import Asked, Written, schedule
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
-from brainsurgery_jax.lower.fold import failed_assert
+from brainsurgery_jax.lower.fold import diagnose_assert
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.protocol import Pending, PendingReport, settle
 
@@ -55,8 +55,8 @@ def numbers(exprs: Iterable[Expr], given: Mapping[Expr, Any]) -> dict[Expr, int]
 
 def host(given: Mapping[Expr, Any], roots: Sequence[Expr]) -> dict[Expr, Any]:
     """The leaves that anything is computed of, as numpy arrays in the machine's byte order."""
-    used = (e for e in walk(r for r in roots if r.kind != "given") if e.kind == "given")
-    asked = (r for r in roots if r.kind == "given")
+    used = (e for e in walk(r for r in roots if not r.is_given) if e.is_given)
+    asked = (r for r in roots if r.is_given)
     return {e: _native(given[e]) for e in dict.fromkeys((*used, *asked)) if e.aval.dtype.numpy is not None}
 
 
@@ -80,17 +80,17 @@ def _judge(checks: Sequence[Check], leaves: Mapping[Expr, Any], show: Show, *, r
                 known = settle(verdict, answers)
                 assert known is not None
                 if raises and not known.holds:
-                    raise PlanError([failed_assert(check.step, known)])
+                    raise PlanError([diagnose_assert(check.step, known)])
                 out[id(check)] = known.holds
     return out
 
 
 def _answers(questions: Sequence[Pending], leaves: Mapping[Expr, Any]) -> dict[Pending, Any]:
-    served = _served([Asked(q) for q in questions], leaves)
+    served = _serve([Asked(q) for q in questions], leaves)
     return {root.question: answer(root.question, evaluator) for root, evaluator in served if isinstance(root, Asked)}
 
 
-def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:
+def _serve(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:
     """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
     evaluator = Evaluator(leaves, accelerators())
     for task in schedule(roots):
@@ -102,27 +102,27 @@ def _served(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Ite
 
 def _values(applied: Applied, leaves: Mapping[Expr, Any]) -> dict[str, Any]:
     """The leaves by name. A leaf that nothing changed is the object that came in, its second name a copy of it."""
-    made = _made(list(applied.names.values()), applied.given, leaves)
+    made = _compute(list(applied.names.values()), applied.given, leaves)
     came = {e.name: leaf for e, leaf in applied.given.items() if e.source == applied.alias}
     out: dict[str, Any] = {}
     seen: set[Expr] = set()
     for name, e in applied.names.items():
-        value = made[e] if e.kind == "given" else _placed(made[e], came.get(name))
+        value = made[e] if e.is_given else _place(made[e], came.get(name))
         # No two names share one array, so that the tree can be donated.
         out[name] = jnp.array(value, copy=True) if e in seen else value
         seen.add(e)
     return out
 
 
-def _made(roots: Sequence[Expr], given: Mapping[Expr, Any], leaves: Mapping[Expr, Any]) -> dict[Expr, Any]:
+def _compute(roots: Sequence[Expr], given: Mapping[Expr, Any], leaves: Mapping[Expr, Any]) -> dict[Expr, Any]:
     """The values of the roots. Opaque ones are moved by JAX; the engine's evaluator has numpy arrays only."""
     moved = Values(given)
-    made = {e: moved.of(e) for e in roots if e.kind == "given" or e.aval.dtype.numpy is None}
+    made = {e: moved.of(e) for e in roots if e.is_given or e.aval.dtype.numpy is None}
     todo = [Written(0, "", e) for e in dict.fromkeys(roots) if e not in made]
-    return made | {root.expr: jnp.array(evaluator.whole(root.expr)) for root, evaluator in _served(todo, leaves)}
+    return made | {root.expr: jnp.array(evaluator.whole(root.expr)) for root, evaluator in _serve(todo, leaves)}
 
 
-def _placed(value: Any, old: Any) -> Any:
+def _place(value: Any, old: Any) -> Any:
     """A computed value where the leaf was that it replaces, if the caller chose that place."""
     if isinstance(old, jax.Array) and old.committed and old.shape == value.shape:
         return jax.device_put(value, old.sharding)
@@ -130,5 +130,5 @@ def _placed(value: Any, old: Any) -> Any:
 
 
 def _verify_unchanged(roots: Iterable[Expr]) -> None:
-    for source in dict.fromkeys(e.source for e in walk(roots) if e.kind == "leaf"):
+    for source in dict.fromkeys(e.source for e in walk(roots) if e.is_leaf):
         source.verify_unchanged()

@@ -46,7 +46,7 @@ class Trees(Files):
     def spaces(self) -> dict[str, Space]:
         """A space for each tree."""
         return {
-            alias: Space({name: self.graph.given(alias, name, aval) for name, aval in tree.avals.items()})
+            alias: Space({name: self.graph.placeholder(alias, name, aval) for name, aval in tree.avals.items()})
             for alias, tree in self.given.items()
         }
 
@@ -60,7 +60,7 @@ class Loaded(Protocol):
     def errors(self) -> tuple[Diagnostic, ...]: ...
 
 
-def lowered(plan: Loaded, given: Mapping[str, Named], world: Trees, *, values: bool) -> Applied:
+def lower_onto(plan: Loaded, given: Mapping[str, Named], world: Trees, *, values: bool) -> Applied:
     """The plan lowered onto trees. Raises PlanError with every mistake. `values`: whether steps may ask for numbers."""
     data, problems = _with_alias(plan, given)
     leaves = {e: given[a].tensors[n] for a, s in world.spaces().items() for n, e in s.names.items()}
@@ -74,7 +74,7 @@ def lowered(plan: Loaded, given: Mapping[str, Named], world: Trees, *, values: b
 
     after = lower_steps(_start(data, world), data.steps, world, answer)
     _refuse_mistakes(problems, after)
-    return Applied(data, after, leaves, _returned_alias(data, after, next(iter(given), None)))
+    return Applied(data, after, leaves, _find_output_alias(data, after, next(iter(given), None)))
 
 
 def _start(plan: PlanData, world: Trees) -> State:
@@ -124,7 +124,7 @@ def _with_alias(plan: Loaded, given: Mapping[str, Named]) -> tuple[PlanData, tup
 # --- What is returned -------------------------------------------------------------------------------------------------
 
 
-def _returned_alias(plan: PlanData, state: State, first: str | None) -> str:
+def _find_output_alias(plan: PlanData, state: State, first: str | None) -> str:
     """The alias whose tree is returned: that of the (first) output; where no step wrote anything, the first tree."""
     output = plan.outputs[0] if plan.outputs else Output("")
     if output.alias is None and not (state.written or state.written_within) and first is not None:

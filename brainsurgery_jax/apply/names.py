@@ -29,7 +29,7 @@ class Named(NamedTuple):
         return {name: aval_of(leaf) for name, leaf in self.tensors.items()}
 
 
-def named(alias: str, tree: Any) -> Named:
+def name_leaves(alias: str, tree: Any) -> Named:
     """A pytree with its leaves named. Raises PlanError where two leaves have one name, and for a leaf that is
     an array of another library."""
     paths = key_paths(tree)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from brainsurgery_jax.apply.names import Named, aval_of, named
+from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
 
 
-def rebuilt(values: Mapping[str, Any], came: Named | None, like: Any) -> Any:
+def rebuild(values: Mapping[str, Any], came: Named | None, like: Any) -> Any:
     """The tree of these leaves. `came` is the tree that the alias was bound to, if any."""
     if like is not None:
-        return _filled(named("like", like), values)
+        return _fill(name_leaves("like", like), values)
     if came is not None and set(values) == set(came.tensors):
-        return _unflattened(came, values)
+        return _unflatten(came, values)
     others = {} if came is None else came.others
     if doubles := [name for name in others if name in values]:
         text = f"'{doubles[0]}' is a leaf of the tree that is no array, and the plan makes a tensor of that name"
@@ -34,12 +34,12 @@ def _dicts(leaves: dict[str, Any], *, flat: bool) -> dict[str, Any]:
         raise PlanError([Diagnostic("tree-collides", str(bad), hint=hint)]) from bad
 
 
-def _unflattened(shape: Named, values: Mapping[str, Any]) -> Any:
+def _unflatten(shape: Named, values: Mapping[str, Any]) -> Any:
     leaves = [shape.others[name] if name in shape.others else values[name] for name in shape.names]
     return shape.treedef.unflatten(leaves)
 
 
-def _filled(like: Named, values: Mapping[str, Any]) -> Any:
+def _fill(like: Named, values: Mapping[str, Any]) -> Any:
     """The structure of `like` with these values. Raises PlanError with every leaf that does not fit."""
     if (found := shift_between(values, like.tensors)) is not None:
         raise PlanError([_apart(like, values, found)])
@@ -51,7 +51,7 @@ def _filled(like: Named, values: Mapping[str, Any]) -> Any:
     if problems:
         hint = "Rename, delete or cast in the plan until names, shapes and dtypes agree."
         raise PlanError([Diagnostic("like-differs", f"apply: {p}", hint=hint) for p in problems])
-    return _unflattened(like, values)
+    return _unflatten(like, values)
 
 
 def _apart(like: Named, values: Mapping[str, Any], found: Shift) -> Diagnostic:

@@ -17,7 +17,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.op import Kernel
-from brainsurgery_jax.protocol import Every, Known, Negated, Pending, PendingReport, Placed, Some, Verdict
+from brainsurgery_jax.protocol import Every, Known, Negated, PartVerdict, Pending, PendingReport, Some, Verdict
 
 Static = tuple[tuple[str, Any], ...]
 Result = tuple[dict[str, Any], dict[str, Any]]
@@ -46,7 +46,7 @@ class Values:
     def _make(self, e: Expr) -> Any:
         if e.kind == "const":
             return jnp.asarray(e.value)
-        if e.kind == "leaf":
+        if e.is_leaf:
             return e.source.read(e.name)
         if e.kind == "pick":
             return self.made[e.srcs[0]][e.index]
@@ -107,7 +107,7 @@ def verdict_of(verdict: Verdict, values: Values) -> Any:
         case Pending(_, reduction):
             assert reduction.traced is not None
             return jnp.asarray(reduction.traced(*(values.of(e) for e in asked_of(verdict))))
-        case Placed(part):
+        case PartVerdict(part):
             return verdict_of(part, values)
         case Negated(part):
             return ~verdict_of(part, values)
@@ -157,7 +157,7 @@ def _refuse_untraceable(asserts: Mapping[str, Check]) -> None:
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-def traced(applied: Applied, checks: str, show: Show, *, narrow: bool) -> Result:
+def trace(applied: Applied, checks: str, show: Show, *, narrow: bool) -> Result:
     """Leaves by name and verdicts by label, as traced values; `show` gets the reports, at trace time. `narrow`: see
     `Values`."""
     asserts = asserts_of(applied.plan, applied.state.checks)
@@ -196,8 +196,8 @@ def abstract(applied: Applied, checks: str, show: Show) -> Result:
 
 
 def _abstract(e: Expr, given: Mapping[Expr, Any]) -> Any:
-    if e.kind == "given":
+    if e.is_given:
         return given[e]
     if e.aval.dtype.numpy is None:  # only moved, so it still has the dtype of the leaf that it is made of
-        return jax.ShapeDtypeStruct(e.aval.shape, next(given[s].dtype for s in walk([e]) if s.kind == "given"))
+        return jax.ShapeDtypeStruct(e.aval.shape, next(given[s].dtype for s in walk([e]) if s.is_given))
     return jax.ShapeDtypeStruct(e.aval.shape, jnp.dtype(e.aval.dtype.numpy))

@@ -1,4 +1,4 @@
-"""The command `brainsurgery-jax`: what it takes, which exit code comes of what. Loads nothing heavy before it must.
+"""The command `brainsurgery-jax`: its options, and its exit codes. Heavy modules are imported when they are needed.
 
 Exit codes: 0 done; 1 the plan is wrong or a check failed; 2 wrong usage; 3 input or output could not be read or
 written; 70 a defect of this tool; 130 interrupted; 143 terminated (SIGTERM), 129 hung up (SIGHUP).
@@ -51,7 +51,7 @@ class _Word(NamedTuple):
 
 
 class Commands(TyperGroup):
-    """The commands; what names none of them is a plan to run. Failures that a user can mend become exit codes here."""
+    """The commands. Any other word is a plan to run. Errors that a user can fix become exit codes here."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in _OWN_OPTIONS:
@@ -166,7 +166,7 @@ for _name, _command in {
 
 
 def _in_ops_of_the_user(defect: Exception) -> object:
-    """What to say of an exception that a user's own op raised; None of any other."""
+    """The message for an exception that a user-defined op raised; None for any other exception."""
     plugins = sys.modules.get("brainsurgery_jax.plugins")
     return None if plugins is None else plugins.blamed(defect)
 

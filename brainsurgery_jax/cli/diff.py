@@ -22,7 +22,7 @@ SAME, DIFFERENT, TROUBLE = range(3)
 
 
 class Wishes(NamedTuple):
-    """What is compared, and how."""
+    """What to compare, and how."""
 
     target: str | None = None
     eps: float = 0.0
@@ -33,7 +33,7 @@ class Wishes(NamedTuple):
 
 
 def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
-    """Print what differs; yields the exit code: 0 nothing, 1 something, 2 it could not be told."""
+    """Print the differences. Returns the exit code: 0 equal, 1 different, 2 not comparable."""
     try:
         found = _compare(left, right, wishes)
     except StoreError as error:
@@ -176,5 +176,5 @@ def _difference_json(one: TensorDifference) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can tell it: NaN, infinity and complex numbers as text."""
+    """A value as JSON: NaN, infinity and complex numbers as text."""
     return str(value) if isinstance(value, complex) or value - value != 0 else value

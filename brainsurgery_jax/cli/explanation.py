@@ -50,12 +50,12 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
 
 
 def is_replacement(p: Any) -> bool:
-    """Whether an output takes the place of something."""
+    """Whether an output replaces existing files."""
     return p.replaces is not None and bool(p.replaces.files)
 
 
 def replaces(p: Any) -> str:
-    """What an output takes the place of, in words."""
+    """The files that an output replaces, in words."""
     where = f"{p.path.rstrip('/')}/: " if p.replaces.directory else ""
     return f"replaces {where}{p.replaces}"
 

@@ -9,7 +9,7 @@ import typer
 
 
 def completing(what: str) -> Callable[[Any, str], list[tuple[str, str]]]:
-    """What completes an argument in a shell; loads no more than that needs."""
+    """The shell completion of an argument. Imports only the modules that it needs."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
         from brainsurgery_jax.cli import shells

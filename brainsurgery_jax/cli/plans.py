@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the options of `run` say. `lost` are the options given that mean nothing any more."""
+    """The options of `run`. `lost` are the given options that have no effect any more."""
 
     overwrite: bool = False
     dry_run: bool = False
@@ -109,7 +109,7 @@ def options_of(choices: Choices) -> RunOptions:
 
 
 def files_of(overwrite: bool, shard_size: str) -> Files:
-    """The world that the options of a command speak of."""
+    """The files that the options of a command select."""
     size_of(shard_size, "--shard-size")
     files = Files(overwrite=overwrite, default_shard=shard_size)
     files.also_reads(*plugins.files())

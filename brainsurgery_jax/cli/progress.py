@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Watcher(Protocol):
-    """Something that is told a run's events."""
+    """A listener that receives the events of a run."""
 
     def __call__(self, event: Event, /) -> None: ...
 

@@ -69,18 +69,18 @@ def exit_code(found: Iterable[Diagnostic]) -> int:
 
 
 def store_error(error: StoreError) -> None:
-    """Print what a checkpoint did wrong."""
+    """Print an error of a checkpoint."""
     remark(str(error), "red")
 
 
 def print_stop(what: str, stop: BaseException) -> None:
-    """Print that something was stopped from outside, and the notes that say what it had published."""
+    """Print that a command was stopped from outside, and the notes on what it had published."""
     with suppress(OSError):  # the terminal may have gone away first
         remark(("; " if ":" in what else ": ").join([what, *getattr(stop, "__notes__", ())]), "yellow")
 
 
 def notes_of_stop(stop: BaseException) -> str:
-    """The notes that say what a command had published when it was stopped from outside."""
+    """The notes on what a command had published when it was stopped from outside."""
     return "; ".join(["interrupted", *getattr(stop, "__notes__", ())])
 
 

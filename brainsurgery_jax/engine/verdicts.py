@@ -8,7 +8,7 @@ from typing import Any
 from brainsurgery_jax.engine.events import Listener, Said
 from brainsurgery_jax.engine.schedule import is_empty
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.lower.fold import failed_assert
+from brainsurgery_jax.lower.fold import diagnose_assert
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.protocol import Pending, PendingReport, settle
 
@@ -45,7 +45,7 @@ class Verdicts:
                     known = settle(verdict, self.answers)
                     assert known is not None
                     if not known.holds:
-                        raise PlanError([failed_assert(check.step, known)])
+                        raise PlanError([diagnose_assert(check.step, known)])
 
     def _ready(self, check: Check) -> bool:
         return all(q in self.answers for q in check.questions)

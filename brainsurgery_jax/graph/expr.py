@@ -56,6 +56,26 @@ class Expr:
     span: Span | None
     provisional: bool
 
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it is a tensor of a checkpoint."""
+        return self.kind == "leaf"
+
+    @property
+    def is_given(self) -> bool:
+        """Whether it is a leaf of a pytree that the caller holds."""
+        return self.kind == "given"
+
+    @property
+    def is_call(self) -> bool:
+        """Whether a kernel computes it."""
+        return self.kind == "call"
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether it stands for what a failed step would have made."""
+        return self.kind == "poison"
+
     def __repr__(self) -> str:
         what = self.kernel.name if self.kernel else self.name or self.kind
         return f"<{what} {self.aval} #{self.id}>"
@@ -89,7 +109,7 @@ MAX_BYTES = 1 << 60  # of a tensor: far beyond any disk, and so far below 2**63 
 def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
     kernel, params = recipe.kernel, dict(recipe.static + recipe.numbers)
     for aval in avals:
-        if aval.dtype.kind == "opaque" and kernel.moves is None:
+        if aval.dtype.is_opaque and kernel.moves is None:
             found = f"{aval.dtype} tensors can be named, copied and moved, but not computed on"
             raise Refusal("dtype-opaque", found, hint="Narrow the pattern, so that it leaves such tensors out.",
                           kinds=("integer", "bool", "complex"))  # fmt: skip
@@ -140,7 +160,7 @@ class Graph:
         key = ("leaf", id(source), name)
         return self._nodes.get(key) or self._node(key, "leaf", (aval,), source=source, name=name)
 
-    def given(self, alias: str, name: str, aval: Aval) -> Expr:
+    def placeholder(self, alias: str, name: str, aval: Aval) -> Expr:
         """A leaf of a pytree that will be given when the program is applied."""
         key = ("given", alias, name)
         return self._nodes.get(key) or self._node(key, "given", (aval,), source=alias, name=name)
@@ -170,16 +190,16 @@ class Graph:
 
     def call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:
         """`kernel` on `srcs`: a node with one or several results, its shapes inferred. Raises `Refusal`."""
-        return self.made(self.recipe(kernel, params), srcs)
+        return self.apply(self.recipe(kernel, params), srcs)
 
-    def made(self, recipe: Recipe, srcs: tuple[Expr, ...]) -> Expr:
+    def apply(self, recipe: Recipe, srcs: tuple[Expr, ...]) -> Expr:
         """The same for a recipe."""
         key = (recipe, srcs)
         if (known := self._nodes.get(key)) is not None:
             return known
         avals = tuple([s.aval for s in srcs])
         if (rule := recipe.rules.get(avals)) is None:
-            if any(s.kind == "poison" for s in srcs):
+            if any(s.is_poison for s in srcs):
                 return self.poison()
             rule = recipe.rules[avals] = _rule(recipe, avals)
         if rule.avals is None:
@@ -188,7 +208,7 @@ class Graph:
 
     def pick(self, call: Expr, index: int) -> Expr:
         """Result number `index` of a call."""
-        if call.kind == "poison":
+        if call.is_poison:
             return call
         key = ("pick", call, index)
         return self._nodes.get(key) or self._node(key, "pick", (call.avals[index],), (call,), index=index)
@@ -224,7 +244,7 @@ def is_whole(e: Expr) -> bool:
     the small values of folds."""
     kernel = e.kernel
     streamed = kernel is None or kernel.elementwise or e.moves is not None or kernel.blocks or kernel.parts is not None
-    return e.kind == "call" and not streamed
+    return e.is_call and not streamed
 
 
 def passes_of(e: Expr) -> Passes | None:

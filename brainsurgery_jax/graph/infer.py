@@ -23,11 +23,11 @@ def infer(
     """The avals of `kernel`'s results. Raises `Refusal` where the operands do not fit."""
     if moves is not None:
         return (moves.aval(avals),)
-    return _checked(kernel, avals, static, numbers)
+    return _check_and_infer(kernel, avals, static, numbers)
 
 
 @lru_cache(maxsize=65536)
-def _checked(kernel: Kernel, avals: tuple[Aval, ...], static: Static, numbers: Numbers) -> tuple[Aval, ...]:
+def _check_and_infer(kernel: Kernel, avals: tuple[Aval, ...], static: Static, numbers: Numbers) -> tuple[Aval, ...]:
     if kernel.elementwise:
         _same(kernel, avals)
     if kernel.check is not None:

@@ -37,7 +37,7 @@ def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras:
         message = f"option 'config': {bad.key}: {bad.message}"
         raise Refusal("output-options", message, key="options", hint=bad.hint) from bad
     if config.get("peft_type", "LORA") == "LORA":
-        derived = _derived(read_adapter(avals), config)
+        derived = _derive(read_adapter(avals), config)
         added = {k: v for k, v in derived.items() if config.get(k) is None and k not in asked.patch}
         config |= added
         if "lora_alpha" not in config and not base:
@@ -52,7 +52,7 @@ def dump_adapter_config(config: Mapping[str, Any]) -> bytes:
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _derived(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
+def _derive(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
     """What names and shapes say. Raises Refusal where they are not those of LoRA and the config does not say enough."""
     if adapter.factors and not adapter.others:
         return derive_config(adapter)

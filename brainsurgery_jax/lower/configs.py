@@ -45,7 +45,7 @@ def _last_changed(extras: Extras) -> tuple[str, Any] | None:
     return next(((file, extras.configs[file]) for file in files if file in extras.configs), None)
 
 
-def changed_config(
+def change_config(
     output: Output, kind: OutputKind, tensors: Mapping[str, Expr], extras: Extras, world: World
 ) -> bytes | None:
     """The config.json of an output, where it differs from that of the checkpoint it comes from. Raises Refusal."""
@@ -121,9 +121,9 @@ def _with_dtype(base: Any, tensors: Mapping[str, Expr], origin: str | None, worl
     """
     if origin is None or not any(True for _ in _dtypes(base)):
         return base
-    after = _only_float(e.aval for e in tensors.values() if e.kind != "poison")
+    after = _only_float(e.aval for e in tensors.values() if not e.is_poison)
     before = _only_float(info.aval for info in world.open(origin).header.tensors.values())
-    return base if after is None or before is None or after == before else _renamed(base, before, after)
+    return base if after is None or before is None or after == before else _rename_dtypes(base, before, after)
 
 
 def _dtypes(base: Any) -> Iterator[str]:
@@ -139,12 +139,12 @@ def _parts(base: Mapping[str, Any]) -> list[str]:
     return [key for key, value in base.items() if key.endswith("_config") and isinstance(value, dict)]
 
 
-def _renamed(base: Mapping[str, Any], before: DType, after: DType) -> dict[str, Any]:
+def _rename_dtypes(base: Mapping[str, Any], before: DType, after: DType) -> dict[str, Any]:
     own = {key: after.name for key in DTYPE_KEYS if isinstance(base.get(key), str) and parse_dtype(base[key]) == before}
-    return {**base, **own, **{key: _renamed(base[key], before, after) for key in _parts(base)}}
+    return {**base, **own, **{key: _rename_dtypes(base[key], before, after) for key in _parts(base)}}
 
 
 def _only_float(avals: Iterable[Aval]) -> DType | None:
     """The one floating dtype of a model's tensors, if there is just one that models are loaded in."""
-    found = {aval.dtype for aval in avals if aval.dtype.kind == "float"}
+    found = {aval.dtype for aval in avals if aval.dtype.is_float}
     return found.pop() if len(found) == 1 and min(d.bits for d in found) >= 16 else None

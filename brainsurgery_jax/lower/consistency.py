@@ -25,11 +25,11 @@ from brainsurgery_jax.store.weight_names import WeightFile, read_name
 
 def consistency_notes(made: Publication, output: Output, world: World, label: str = "output") -> Iterator[Diagnostic]:
     """The notes on a publication; `output` is what the plan says of it, as an output or a step `save` (`label`)."""
-    if not made.directory or any(expr.kind == "poison" for expr in made.tensors.values()):
+    if not made.directory or any(expr.is_poison for expr in made.tensors.values()):
         return
     avals = {name: expr.aval for name, expr in made.tensors.items()}
     if (config := _config(made, CONFIG, world)) is not None:
-        origins = {name: expr.name for name, expr in made.tensors.items() if expr.kind == "leaf"}
+        origins = {name: expr.name for name, expr in made.tensors.items() if expr.is_leaf}
         change = read_change(output.config)
         found = differences(config, avals, origins)
         if found and (shard := _lone_shard(made)):

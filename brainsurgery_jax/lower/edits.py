@@ -72,7 +72,7 @@ class Drafts:
             message = f"'{name}' does not exist in '{alias}' ({hints.count(space)}).{near}"
             hint = hints.of_destination(self.step.op, key) or hints.where(space)
             raise Refusal("tensor-missing", message, key=key, hint=hint)
-        if expr.kind == "poison":
+        if expr.is_poison:
             raise Unknown
         self.provisional |= expr.provisional
         if self.state.flags.verbose:
@@ -105,7 +105,7 @@ class Drafts:
 
     def _dest_key(self, alias: str, name: str) -> str:
         """The key that a destination comes from; empty where two keys could have made it."""
-        fields = () if self.step.op is None else self.step.op.written
+        fields = () if self.step.op is None else self.step.op.destinations
         refs = {f.key: self.step.params[f.param] for f in fields if f.param in self.step.params}
         named = [k for k, ref in refs.items() if isinstance(ref, Ref) and ref.name == name]
         return (named or [*refs, ""])[0] if named or len(refs) == 1 else ""
@@ -201,11 +201,11 @@ class Drafts:
         for alias, draft in self.drafts.items():
             before = self.state.spaces.get(alias)
             fresh = draft.extras.origin is None and draft.names and not (before and before.names)
-            if fresh and (source := self._copied_model(draft, alias)) is not None:
+            if fresh and (source := self._find_copied_model(draft, alias)) is not None:
                 draft.extras = replace(source, configs={**source.configs, **draft.extras.configs})
         return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
 
-    def _copied_model(self, draft: Draft, alias: str) -> Extras | None:
+    def _find_copied_model(self, draft: Draft, alias: str) -> Extras | None:
         """The extras of the alias that the step refers to and whose tensors, all of them, are those of a draft."""
         for other in dict.fromkeys(ref.alias for _, _, ref in refs_of(self.step)):
             space = self.state.spaces.get(other)

@@ -21,7 +21,7 @@ def misunderstood(state: State, step: Step, world: World) -> State:
     name = next(iter(step.text), "") if isinstance(step.text, dict) else ""
     if isinstance(OPS.get(name), SinkOp):  # it would have changed nothing
         return state
-    spaces = {a: replace(s, tainted=True) for a, s in _doubted(state, OPS.get(name)).items()}
+    spaces = {a: replace(s, tainted=True) for a, s in _doubt(state, OPS.get(name)).items()}
     for value in _references(step.text):
         for alias in spaces:
             try:
@@ -30,13 +30,13 @@ def misunderstood(state: State, step: Step, world: World) -> State:
                 continue
             if ref.alias == alias:
                 for kind in ("pattern", "name"):
-                    found = _named(spaces[alias], kind, ref, None, None)
+                    found = _find_names(spaces[alias], kind, ref, None, None)
                     spaces[alias] = _without(spaces[alias], found, creates=True)
     texts = [text for text in _references(step.text) if isinstance(text, str)]
-    return replace(state, spaces=spaces, images=_unsaved(state, texts, world), doubtful=True)
+    return replace(state, spaces=spaces, images=_forget_images(state, texts, world), doubtful=True)
 
 
-def _doubted(state: State, op: Op | None) -> dict[str, Space]:
+def _doubt(state: State, op: Op | None) -> dict[str, Space]:
     """The spaces after an op failed; their configs are unknown if it may have been to change them."""
     if isinstance(op, Op) and not (isinstance(op, ControlOp) and op.configures):
         return dict(state.spaces)
@@ -56,7 +56,7 @@ def _references(value: Any) -> Iterator[Any]:
             yield from _references(item)
 
 
-def _unsaved(state: State, paths: Iterable[str], world: World) -> Mapping[str, Mapping[str, Expr] | None]:
+def _forget_images(state: State, paths: Iterable[str], world: World) -> Mapping[str, Mapping[str, Expr] | None]:
     """What was saved, after a step failed that may have been to save something at one of these paths."""
     lost: dict[str, None] = {}
     for path in filter(None, paths):
@@ -65,13 +65,13 @@ def _unsaved(state: State, paths: Iterable[str], world: World) -> Mapping[str, M
     return {**lost, **state.images}
 
 
-def failed(state: State, step: Step, world: World, *, slow: bool = False) -> State:
+def mark_failed(state: State, step: Step, world: World, *, slow: bool = False) -> State:
     """The state after a step that failed: what it would have made or changed is known to be unknown. `slow`: it failed
     for a pattern that takes too long, so that it is not tried again."""
     assert step.op is not None
     if isinstance(step.op, SinkOp):
         return state
-    spaces, written = _doubted(state, step.op), set(state.writes)
+    spaces, written = _doubt(state, step.op), set(state.writes)
     refs = list(refs_of(step))
     source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
     sources = None if source is None else state.spaces.get(source.alias)
@@ -80,7 +80,7 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
         kept = isinstance(step.op, TensorOp) and key not in step.op.form.writes
         if ref.alias in spaces and not kept:
             space = spaces[ref.alias]
-            found = None if slow else _named(space, role.kind, ref, source, sources)
+            found = None if slow else _find_names(space, role.kind, ref, source, sources)
             left = _without(space, found, creates=creates)
             # what it would have taken along is not known
             spaces[ref.alias] = replace(left, tainted=True) if step.unmatched == "keep" else left
@@ -89,7 +89,7 @@ def failed(state: State, step: Step, world: World, *, slow: bool = False) -> Sta
     alias = "" if makes is None else _alias_of(makes, step, state)
     if alias in spaces:  # there is one already; later steps mean the one that could not be made
         spaces[alias] = replace(spaces[alias], tainted=True)
-    images = state.images if step.checkpoint is None else _unsaved(state, (step.checkpoint,), world)
+    images = state.images if step.checkpoint is None else _forget_images(state, (step.checkpoint,), world)
     after = replace(state, spaces=spaces, images=images, doubtful=state.doubtful or makes is not None)
     return after.with_writes(written)
 
@@ -122,15 +122,17 @@ def _without(space: Space, names: frozenset[str] | None, *, creates: bool) -> Sp
     return replace(space, names=left, unknown=space.unknown | names)
 
 
-def _named(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
+def _find_names(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
     """The names that a reference of a failed step stands for; None if they cannot be told."""
     try:
-        return _told(space, kind, ref, source, sources)
+        return _resolve_names(space, kind, ref, source, sources)
     except Refusal:
         return None
 
 
-def _told(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
+def _resolve_names(
+    space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None
+) -> frozenset[str] | None:
     if kind == "pattern":
         return frozenset(name for name, _ in matching(ref, space.names))
     if kind == "name":

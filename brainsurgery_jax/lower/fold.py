@@ -20,11 +20,11 @@ from brainsurgery_jax.errors import Diagnostic, Refusal, Span
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import kinds
 from brainsurgery_jax.lower.edits import Unknown
-from brainsurgery_jax.lower.failure import failed, misunderstood
+from brainsurgery_jax.lower.failure import mark_failed, misunderstood
 from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
-from brainsurgery_jax.lower.telling import Lines, previewed, session_line
+from brainsurgery_jax.lower.telling import Lines, preview, session_line
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
@@ -69,16 +69,16 @@ def lower_step(state: State, step: Step, world: World, answer: Answer = take_bou
         return misunderstood(state, step, world)
     view = StepView(state, step, world)
     try:
-        after = _sink(state, step, view) if isinstance(step.op, SinkOp) else _edited(state, step, view, answer)
+        after = _sink(state, step, view) if isinstance(step.op, SinkOp) else _edit(state, step, view, answer)
     except Unknown:
-        return failed(state, step, world)
+        return mark_failed(state, step, world)
     except Refusal as bad:
         if step.lenient and bad.code in _MISSING:
             after = replace(state, effects=(*state.effects, Effect(step, skipped=1)))
         else:
             bad.hint = kinds.remedy(view, bad) or bad.hint
-            told = state.complain(_refused(step, bad, provisional=view.provisional))
-            after = failed(told, step, world, slow=bad.code == "regex-timeout")
+            told = state.complain(_diagnose(step, bad, provisional=view.provisional))
+            after = mark_failed(told, step, world, slow=bad.code == "regex-timeout")
     if view.notes:
         after = after.complain(*view.notes)
     if view.wanted and (found := answer(Demand(tuple(view.wanted), step, state))):
@@ -104,7 +104,7 @@ def lower(state: State, plan: PlanData, world: World, answer: Answer = take_boun
     with _collection(on=False):
         for step in plan.steps:
             after = lower_step(state, step, world, compute)
-            state = previewed(state, after, step, plan) if state.flags.preview and not state.stopped else after
+            state = preview(state, after, step, plan) if state.flags.preview and not state.stopped else after
         made, problems = publications(state, plan, world)
     if state.flags.preview and plan.steps:
         state = state.with_checks((*state.checks, log(plan.steps[-1], session_line(state))))
@@ -133,7 +133,7 @@ def _switch_collector(*, on: bool) -> None:
     gc.enable() if on else gc.disable()
 
 
-def _refused(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
+def _diagnose(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
     assert step.op is not None
     label = f"{step.op.name}.{bad.key}" if bad.key and (bad.key,) in step.spans else step.label
     severity = "note" if provisional else "error"
@@ -159,10 +159,10 @@ def _sink(state: State, step: Step, view: StepView) -> State:
         return replace(after, checks=(*after.checks, Check(step, says), *told))
     if verdict.holds:
         return replace(after, checks=(*after.checks, *told))
-    return after.complain(failed_assert(step, verdict, provisional=view.provisional))
+    return after.complain(diagnose_assert(step, verdict, provisional=view.provisional))
 
 
-def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> Diagnostic:
+def diagnose_assert(step: Step, verdict: Known, *, provisional: bool = False) -> Diagnostic:
     """The diagnostic of an assert that does not hold."""
     severity = "note" if provisional else "error"
     place = step.place(*verdict.at)
@@ -172,7 +172,7 @@ def failed_assert(step: Step, verdict: Known, *, provisional: bool = False) -> D
 # --- Edits ------------------------------------------------------------------------------------------------------------
 
 
-def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
+def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
     op, skipped = step.op, []
     edits = _form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
     lines = Lines(step, dry_run=state.flags.dry_run) if state.flags.verbose else None
@@ -183,7 +183,7 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
     configured: list[str] = []
     moves: list[Move] = []
     written = set(state.writes)
-    for edit in chain(edits, _kept(view)):
+    for edit in chain(edits, _keep_rest(view)):
         if lines is not None:
             lines.note(edit, view.fetched)
             view.fetched = []
@@ -233,23 +233,23 @@ def _edited(state: State, step: Step, view: StepView, answer: Answer) -> State:
             given = {key: value for key, value in last._asdict().items() if value is not None}
             return after.with_flags(after.flags._replace(**given))
         case Inline():
-            after = _inlined(after, last, view, answer)
+            after = _inline(after, last, view, answer)
         case Expand(steps):
-            after = _expanded(after, steps, view, answer)
+            after = _expand(after, steps, view, answer)
     return after.drop_scratch(frozenset(view.scratches))
 
 
-def _kept(view: StepView) -> Iterator[Edit]:
+def _keep_rest(view: StepView) -> Iterator[Edit]:
     """What a step takes along as it is, once its op has said all."""
     yield from view.kept
 
 
-def _inlined(state: State, inline: Inline, view: StepView, answer: Answer) -> State:
+def _inline(state: State, inline: Inline, view: StepView, answer: Answer) -> State:
     """The state after the steps of plans within the plan, which have a default alias of their own."""
     if state.doubtful and inline.default_alias is None:
         raise Unknown
     parsed = [parse_step(node, inline.default_alias) for plan in inline.plans for node in plan.steps]
-    if nested := [_refused(step, _NESTED, provisional=False) for step, _ in parsed if _inlines(step)]:
+    if nested := [_diagnose(step, _NESTED, provisional=False) for step, _ in parsed if _inlines(step)]:
         return misunderstood(state.complain(*nested), view.step, view.world)
     inner = _lower_within(replace(state, default_alias=inline.default_alias, nested=True), parsed, view, answer)
     return replace(inner, default_alias=state.default_alias, nested=False)
@@ -259,12 +259,12 @@ MAX_DEPTH = 8
 """Levels of steps within steps."""
 
 
-def _expanded(state: State, steps: tuple[Substep, ...], view: StepView, answer: Answer) -> State:
+def _expand(state: State, steps: tuple[Substep, ...], view: StepView, answer: Answer) -> State:
     """The state after the steps that an op expands to. What is wrong with them is said of the op."""
     step = view.step
     assert step.op is not None
     if len(state.within) >= MAX_DEPTH:
-        return misunderstood(state.complain(_refused(step, _TOO_DEEP, provisional=False)), step, view.world)
+        return misunderstood(state.complain(_diagnose(step, _TOO_DEEP, provisional=False)), step, view.world)
     scratch = state.scratch | frozenset(view.scratches)
     built = [build_step(one, step.span, state.default_alias) for one in steps]
     after = _lower_within(replace(state, scratch=scratch), built, view, answer)
@@ -345,7 +345,7 @@ def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterab
 def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
     """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
     form, params = op.form, step.params
-    keys = tuple(dict.fromkeys((form.matched, *form.reads, *form.writes)))
+    keys = tuple(dict.fromkeys((form.match_key, *form.reads, *form.writes)))
     refs: dict[str, Ref] = {key: params[key] for key in keys}
     given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in refs}
     make = _maker(op.maker, given, view)
@@ -358,7 +358,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     partners = [key for key in keys[1:] if key in form.reads]
     written = [key for key in keys[1:] if key in form.writes]
     targets = {key: refs[key] for key in keys[1:]}
-    for name, others in view.rename(refs[form.matched], targets, read=partners, written=written):
+    for name, others in view.rename(refs[form.match_key], targets, read=partners, written=written):
         names = (name, *others)
         try:
             whole: list[Any] = [
@@ -388,7 +388,7 @@ def _maker(
     if isinstance(maker, Builder):
         return lambda name, operands: maker.fn(view, name, *operands, **params)
     recipe = view.graph.recipe(maker, params)
-    return lambda name, operands: view.graph.made(recipe, operands)
+    return lambda name, operands: view.graph.apply(recipe, operands)
 
 
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:

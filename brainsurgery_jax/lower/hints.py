@@ -99,7 +99,7 @@ def of_empty(spec: SliceSpec, index: Index) -> tuple[str, str]:
     return f"slice {spec} selects nothing of shape {list(index.source)}", hint
 
 
-def listed(names: Sequence[str], most: int = 4) -> str:
+def list_names(names: Sequence[str], most: int = 4) -> str:
     """The first few of some names, and how many more there are."""
     more = len(names) - most
     return ", ".join(f"'{name}'" for name in names[:most]) + (f" and {more:,} more" if more > 0 else "")

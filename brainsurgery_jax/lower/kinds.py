@@ -28,7 +28,7 @@ def remedy(drafts: Drafts, bad: Refusal) -> str:
         return ""
     default = drafts.state.default_alias
     chosen = f"Write `{as_mapping(ref, default, fitting[0])}` for `{key}`"
-    if (to := _written_elsewhere(drafts, ref)) is None:
+    if (to := _find_new_template(drafts, ref)) is None:
         return f"{chosen}: what is of another kind stays as it is."
     if ref.index is not None:
         return f"{chosen}: what is of another kind is left out."
@@ -47,34 +47,34 @@ def _patterns(drafts: Drafts) -> Iterator[tuple[str, Ref]]:
 
 def _counts(ref: Ref, names: Mapping[str, Expr]) -> Counter[str]:
     found = (names[name] for name, _ in matching(ref, names))
-    return Counter(kind_of(e.aval.dtype) for e in found if e.kind != "poison")
+    return Counter(kind_of(e.aval.dtype) for e in found if not e.is_poison)
 
 
-def _written_elsewhere(drafts: Drafts, ref: Ref) -> Ref | None:
+def _find_new_template(drafts: Drafts, ref: Ref) -> Ref | None:
     """The template of what a step makes, if that are tensors that were not there."""
     op = drafts.step.op
     if op is None or (isinstance(op, TensorOp) and op.form.dest == "existing"):
         return None
-    refs = [ref for ref in map(drafts.step.params.get, (f.param for f in op.written)) if isinstance(ref, Ref)]
+    refs = [ref for ref in map(drafts.step.params.get, (f.param for f in op.destinations)) if isinstance(ref, Ref)]
     return refs[0] if len(refs) == 1 else None
 
 
 def as_mapping(ref: Ref, default: str | None, kind: str) -> str:
     """A reference as a plan writes it, with a kind."""
     alias = "" if ref.alias == default else f"alias: {ref.alias}, "
-    part = "" if ref.index is None else f", slice: {_quoted(str(ref.index))}"
+    part = "" if ref.index is None else f", slice: {_quote(str(ref.index))}"
     return f"{{{alias}name: {_name(ref)}{part}, kind: {kind}}}"
 
 
 def _as_text(ref: Ref, default: str | None) -> str:
     if isinstance(ref.name, str):
-        return _quoted(ref.name if ref.alias == default else f"{ref.alias}::{ref.name}")
+        return _quote(ref.name if ref.alias == default else f"{ref.alias}::{ref.name}")
     return _name(ref) if ref.alias == default else f"{{alias: {ref.alias}, name: {_name(ref)}}}"
 
 
 def _name(ref: Ref) -> str:
-    return _quoted(ref.name) if isinstance(ref.name, str) else f"[{', '.join(map(_quoted, ref.name))}]"
+    return _quote(ref.name) if isinstance(ref.name, str) else f"[{', '.join(map(_quote, ref.name))}]"
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"

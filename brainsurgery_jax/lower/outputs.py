@@ -10,7 +10,7 @@ from dataclasses import replace
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, few, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
-from brainsurgery_jax.lower.configs import CONFIG, changed_config, doubts
+from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.state import Extras, Space, State, World
@@ -41,7 +41,7 @@ def publications(state: State, plan: PlanData, world: World) -> tuple[tuple[Publ
                 made[world.key(p.path)] = p
             extras = None if p is None else _extras(state.spaces[alias_of(output, state)], state)
             problems += config_notes(p, output, extras, world) if p is not None and extras is not None else ()
-            problems += _dropped_texts(output, p, state) if p is not None else ()
+            problems += _note_dropped_texts(output, p, state) if p is not None else ()
             problems += _not_kept(output, p)
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
@@ -62,7 +62,7 @@ def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
             yield Diagnostic("sidecars-left", message, p.span, hint, "note")
 
 
-def _dropped_texts(output: Output, p: Publication, state: State) -> Iterator[Diagnostic]:
+def _note_dropped_texts(output: Output, p: Publication, state: State) -> Iterator[Diagnostic]:
     """A note on leaves of an input's tree that are text, where the output holds tensors alone."""
     texts = read_notes(state.spaces[alias_of(output, state)].extras.metadata).strings
     if texts and not p.format.texts:
@@ -169,7 +169,7 @@ def _publication(
             if output.metadata.get(k) != ""
         },
         shard_bytes=kind.shard_bytes,
-        sidecars=_copied_files(origin, kind, world) if output.sidecars and kind.directory else None,
+        sidecars=_copy_side_files(origin, kind, world) if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,
         span=span,
         format=kind.format,
@@ -189,7 +189,7 @@ def _metadata(extras: Extras) -> Mapping[str, str]:
     return {**extras.metadata, IN_METADATA: dump_adapter_config(extras.configs[ADAPTER_CONFIG]).decode()}
 
 
-def _copied_files(origin: str | None, kind: OutputKind, world: World) -> SideFiles | None:
+def _copy_side_files(origin: str | None, kind: OutputKind, world: World) -> SideFiles | None:
     """The side files that an output gets from the checkpoint it comes from. An adapter gets no config.json of its base,
     which would make a model of its folder."""
     if origin is None:
@@ -209,7 +209,7 @@ def _side_files(
     """The small files of an output that differ from those of the checkpoint it comes from. Raises Refusal."""
     adapter = kind.format.config_file == ADAPTER_CONFIG
     wanted = output.config or CONFIG in extras.configs or not adapter
-    config = changed_config(output, kind, tensors, extras, world) if wanted else None
+    config = change_config(output, kind, tensors, extras, world) if wanted else None
     made = {} if config is None else {CONFIG: config}
     if kind.directory and ADAPTER_CONFIG in extras.configs:
         made[ADAPTER_CONFIG] = dump_adapter_config(extras.configs[ADAPTER_CONFIG])
@@ -248,7 +248,7 @@ def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, wor
 
 def _check_storable(made: Publication) -> None:
     """Whether the format can hold the tensors. What a failed step would have made is nobody's fault."""
-    avals = {name: expr.aval for name, expr in made.tensors.items() if expr.kind != "poison"}
+    avals = {name: expr.aval for name, expr in made.tensors.items() if not expr.is_poison}
     options = WriteOptions(made.directory, made.metadata, made.shard_bytes, options=made.options)
     try:
         made.format.check(made.path, avals, options)
@@ -289,10 +289,10 @@ def _refusing(key: str) -> Iterator[None]:
     try:
         yield
     except ValueError as bad:
-        raise _refused(f"output-{key}", bad, key) from bad
+        raise _refusal(f"output-{key}", bad, key) from bad
 
 
-def _refused(code: str, bad: ValueError, key: str) -> Refusal:
+def _refusal(code: str, bad: ValueError, key: str) -> Refusal:
     """A store's refusal of a path or a size: its first sentence says what is wrong, the others what to do."""
     message, *hint = re.split(r"\. (?=[A-Z])", str(bad), maxsplit=1)
     return Refusal(code, message, key=key, hint="".join(hint))

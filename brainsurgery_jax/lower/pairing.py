@@ -44,7 +44,7 @@ class Sets(NamedTuple):
         return row[1][list(self.targets).index(key)]
 
     @property
-    def sliced(self) -> bool:
+    def is_sliced(self) -> bool:
         """Whether the step is about parts of tensors."""
         return any(ref.index is not None for ref in (self.source, *self.targets.values()))
 
@@ -111,7 +111,7 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
         case "keep" | "drop" if not rows:
             raise _nothing_pairs(sets, pairing)
         case "keep":
-            return Settled(rows, kept=tuple(_kept(drafts, sets, pairing)))
+            return Settled(rows, kept=tuple(_keep_alone(drafts, sets, pairing)))
         case "drop":
             return Settled(rows, skipped=len(alone))
         case "error" if alone or others:
@@ -122,7 +122,7 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
     if any(_is_whole_pair(drafts, sets, pairing, other) for other in others):
         raise _refusal(drafts, sets, pairing._replace(alone=[] if step.lenient else alone))
     lost = tuple(o for o in others if o.alias not in (sets.source.alias, sets.destination))
-    note = f"{_told(sets, Pairing(rows, [], lost))}: left out" if lost else ""
+    note = f"{_describe(sets, Pairing(rows, [], lost))}: left out" if lost else ""
     return Settled(sorted(given), len(rows) + len(alone) - len(given), note=note)
 
 
@@ -140,21 +140,21 @@ def _is_whole(space: Draft) -> bool:
     return 0 < len(space.original) <= len(space.names)
 
 
-def _told(sets: Sets, pairing: Pairing) -> str:
+def _describe(sets: Sets, pairing: Pairing) -> str:
     """Which tensors stand alone, by alias: how many, and the first."""
     parts = []
     if pairing.alone:
         partners = " and ".join(dict.fromkeys(f"'{sets.targets[key].alias}'" for key in sets.read))
-        parts.append(_counted([row[0] for row in pairing.alone], sets.source.alias, f"no partner in {partners}"))
+        parts.append(_count_names([row[0] for row in pairing.alone], sets.source.alias, f"no partner in {partners}"))
     for alias in dict.fromkeys(other.alias for other in pairing.others):
         names = list(dict.fromkeys(other.name for other in pairing.others if other.alias == alias))
-        parts.append(_counted(names, alias, f"no partner in '{sets.source.alias}'"))
+        parts.append(_count_names(names, alias, f"no partner in '{sets.source.alias}'"))
     return "; ".join(parts)
 
 
-def _counted(names: Sequence[str], alias: str, what: str) -> str:
+def _count_names(names: Sequence[str], alias: str, what: str) -> str:
     number = f"{len(names):,} tensors" if len(names) > 1 else "1 tensor"
-    return f"{number} of '{alias}' {'have' if len(names) > 1 else 'has'} {what} ({hints.listed(names)})"
+    return f"{number} of '{alias}' {'have' if len(names) > 1 else 'has'} {what} ({hints.list_names(names)})"
 
 
 def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
@@ -163,27 +163,27 @@ def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
         return _nothing_pairs(sets, pairing)
     ways = [f"`unmatched: drop` leaves them out of this step: what is in '{sets.destination}' stays as it is"]
     try:
-        list(_kept(drafts, sets, pairing))
+        list(_keep_alone(drafts, sets, pairing))
     except Refusal:
         pass
     else:
         ways.insert(0, f"`unmatched: keep` takes them into '{sets.destination}' as they are")
-    return Refusal(UNMATCHED, f"the sets do not pair up: {_told(sets, pairing)}", hint=f"{', '.join(ways)}.")
+    return Refusal(UNMATCHED, f"the sets do not pair up: {_describe(sets, pairing)}", hint=f"{', '.join(ways)}.")
 
 
 def _nothing_pairs(sets: Sets, pairing: Pairing) -> Refusal:
     """The refusal of a step in which no tensor has a partner: no way to leave tensors out mends that."""
     message = f"no match of '{sets.source}' has a partner, so there is nothing to do"
-    return Refusal(UNMATCHED, f"{message}: {_told(sets, pairing)}", hint="Compare the names on both sides.")
+    return Refusal(UNMATCHED, f"{message}: {_describe(sets, pairing)}", hint="Compare the names on both sides.")
 
 
 # --- Keeping ----------------------------------------------------------------------------------------------------------
 
 
-def _kept(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[Bind]:
+def _keep_alone(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[Bind]:
     """The tensors that stand alone, under the names where their results would be. Raises Refusal where that is not
     clear."""
-    if sets.sliced and (pairing.alone or pairing.others):
+    if sets.is_sliced and (pairing.alone or pairing.others):
         raise _unclear("it takes whole tensors, and this step is about slices")
     taken = {name: "" for row in pairing.rows for name in (_result(sets, row),)}
     for alias, name, target in (*_alone(drafts, sets, pairing.alone), *_from_others(sets, pairing.others)):

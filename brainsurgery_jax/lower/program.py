@@ -67,7 +67,7 @@ class Publication(NamedTuple):
     @property
     def disk_bytes(self) -> int:
         """Bytes that it takes on disk at most while it is written: a scratch file holds what no input file does."""
-        scratch = sum(e.aval.nbytes for e in self.tensors.values() if e.kind != "leaf") if self.format.encoded else 0
+        scratch = sum(e.aval.nbytes for e in self.tensors.values() if not e.is_leaf) if self.format.encoded else 0
         return self.nbytes + scratch
 
 

@@ -81,7 +81,7 @@ def matching(ref: Ref, names: Mapping[str, Expr]) -> list[Match]:
 
 def is_meant(ref: Ref, expr: Expr) -> bool:
     """Whether a tensor is of the kind that a reference takes."""
-    return expr.kind == "poison" or ref.takes(expr.aval.dtype)
+    return expr.is_poison or ref.takes(expr.aval.dtype)
 
 
 class Draft:
@@ -206,7 +206,7 @@ class World(Protocol):
     def side_files(self, checkpoint: str) -> SideFiles | None: ...
 
 
-def opened(world: World, path: str, format: str | None = None) -> Space:
+def open_space(world: World, path: str, format: str | None = None) -> Space:
     """The space of a checkpoint: one leaf per tensor, from its header. Raises StoreError."""
     source = world.open(path, format)
     header = source.header
@@ -223,8 +223,8 @@ def start(plan: PlanData, world: World, flags: Flags = NO_FLAGS) -> State:
             spaces[entry.alias] = Space({}, tainted=True)
             continue
         try:
-            spaces[entry.alias] = opened(world, entry.path)
-            problems += _left_out(world.open(entry.path).header, entry)
+            spaces[entry.alias] = open_space(world, entry.path)
+            problems += _note_left_out(world.open(entry.path).header, entry)
             problems += (note.at(entry.span) for note in world.open(entry.path).header.notes)
         except StoreError as bad:
             spaces[entry.alias] = Space({}, tainted=True)
@@ -233,7 +233,7 @@ def start(plan: PlanData, world: World, flags: Flags = NO_FLAGS) -> State:
     return begun.with_flags(flags)
 
 
-def left_out(header: Header) -> str:
+def describe_left_out(header: Header) -> str:
     """What a checkpoint holds beside tensors, by its names; empty if there is nothing. Values are never shown."""
     if not header.left_out:
         return ""
@@ -241,8 +241,8 @@ def left_out(header: Header) -> str:
     return f"{header.path} holds entries that are no tensors; they are left out{kept}: {few([*header.left_out])}"
 
 
-def _left_out(header: Header, entry: Input) -> Iterator[Diagnostic]:
-    if told := left_out(header):
+def _note_left_out(header: Header, entry: Input) -> Iterator[Diagnostic]:
+    if told := describe_left_out(header):
         yield Diagnostic("input-left-out", told, entry.span, severity="note")
 
 

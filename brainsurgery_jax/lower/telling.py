@@ -36,7 +36,7 @@ def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
     return "; ".join(parts) or "no tensor changes"
 
 
-def previewed(before: State, after: State, step: Step, plan: PlanData) -> State:
+def preview(before: State, after: State, step: Step, plan: PlanData) -> State:
     """The state after a step, in which its impact is said before all that the step itself says."""
     done = len(before.effects)
     new = after.effects[len(before.effects) :]
@@ -98,10 +98,10 @@ class Lines:
             self.items[-1][1].extend(written)
 
     def __iter__(self) -> Iterator[str]:
-        for text in (*self.others, *(self._shown(*item) for item in self.items)):
+        for text in (*self.others, *(self._show(*item) for item in self.items)):
             yield self.head + text
 
-    def _shown(self, read: list[str], written: list[str]) -> str:
+    def _show(self, read: list[str], written: list[str]) -> str:
         sources = [name for name in dict.fromkeys(read) if name not in written]
         if not read and (path := self.step.checkpoint) is not None:
             sources = [path]

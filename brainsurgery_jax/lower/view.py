@@ -16,7 +16,7 @@ from brainsurgery_jax.lower.configs import read_config
 from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
-from brainsurgery_jax.lower.state import State, World, left_out, matching, opened, pattern_of
+from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
@@ -80,7 +80,7 @@ class StepView(Drafts):
     def flags(self) -> Flags:
         return self.state.flags
 
-    def given(self, key: str) -> bool:
+    def has_key(self, key: str) -> bool:
         """Whether the plan says this key of the step."""
         return (key,) in self.step.spans
 
@@ -307,11 +307,11 @@ class StepView(Drafts):
                 hint = "Load what was saved as a whole, by its own path; or load it in a plan of its own, afterwards."
                 raise Refusal("load-inside-save", message, key=key, hint=hint)
         with _readable(key):
-            if told := left_out(self.world.open(path, format).header):
+            if told := describe_left_out(self.world.open(path, format).header):
                 self.note("input-left-out", told, key)
             for note in self.world.open(path, format).header.notes:
                 self.note(note.code, note.message, key, note.hint)
-            return opened(self.world, path, format).names
+            return open_space(self.world, path, format).names
 
     def _part(self, image: Mapping[str, Expr], path: str, key: str) -> Mapping[str, Expr]:
         """The tensors of an image that an address means."""

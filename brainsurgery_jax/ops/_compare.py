@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from brainsurgery_jax._doubles import as64, differences, is_long, unequal
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.protocol import Expr, Known, Pending, Reduction, Verdict
+from brainsurgery_jax.protocol import Known, Pending, Reduction, TensorExpr, Verdict
 
 
 def _as_float(eps: float) -> float:
@@ -29,11 +29,11 @@ Rtol = Annotated[StrictFloat | StrictInt, Field(ge=0, description="relative tole
 def quiet(block: Callable[..., Any]) -> Callable[..., Any]:
     """`block` on numpy arrays without warnings of invalid values: here NaN and infinity are values like others."""
 
-    def silenced(*xs: Any) -> Any:
+    def quietly(*xs: Any) -> Any:
         with np.errstate(invalid="ignore"):
             return block(*xs)
 
-    return silenced
+    return quietly
 
 
 def both(holds: Callable[..., Any], traced: Callable[..., Any] | None = None) -> Reduction:
@@ -71,10 +71,10 @@ PIECE = 1 << 16
 def in_pieces(block: Callable[..., Any], merge: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """`block` on short pieces of blocks, one after the other."""
 
-    def pieced(*xs: Any) -> Any:
+    def by_pieces(*xs: Any) -> Any:
         return reduce(merge, (block(*(x[at : at + PIECE] for x in xs)) for at in range(0, xs[0].size, PIECE)))
 
-    return quiet(pieced)
+    return quiet(by_pieces)
 
 
 def gap(x: Any, y: Any) -> Any:
@@ -123,7 +123,7 @@ def _words(x: Any) -> Any:
     return x.view(np.uint64 if x.nbytes % 8 == 0 else np.uint8)
 
 
-def pair(left: Expr, right: Expr, name: str, eps: float | None) -> Verdict:
+def pair(left: TensorExpr, right: TensorExpr, name: str, eps: float | None) -> Verdict:
     """Whether two tensors agree: shape and dtype from headers, values by a reduction."""
     if (known := unlike(left, right, name)) is not None:
         return known
@@ -134,7 +134,7 @@ def pair(left: Expr, right: Expr, name: str, eps: float | None) -> Verdict:
     return Pending((left, right), difference(eps), lambda most: at_most(eps, most, why))
 
 
-def zero(expr: Expr, name: str, eps: float | None) -> Verdict:
+def zero(expr: TensorExpr, name: str, eps: float | None) -> Verdict:
     """Whether all of a tensor is zero, or at most `eps` in magnitude."""
     if eps is None:
         why = f"'{name}' is not zero everywhere"
@@ -144,7 +144,7 @@ def zero(expr: Expr, name: str, eps: float | None) -> Verdict:
     return Pending((expr,), magnitude(eps), lambda most: at_most(eps, most, why))
 
 
-def unlike(left: Expr, right: Expr, name: str) -> Known | None:
+def unlike(left: TensorExpr, right: TensorExpr, name: str) -> Known | None:
     """That two tensors differ in shape or dtype, if they do."""
     if left.aval == right.aval:
         return None
@@ -156,7 +156,7 @@ def at_most(eps: float, most: float, why: str) -> Known:
     return Known(most <= eps, "" if most <= eps else f"{why}, the largest is {most:.6g}")
 
 
-def alike(left: Expr, right: Expr, why: str) -> Verdict:
+def alike(left: TensorExpr, right: TensorExpr, why: str) -> Verdict:
     """Whether two tensors of one shape and dtype have the same bytes. Under a trace, where there are none, it cannot be
     told."""
     same = both(lambda x, y: np.array_equal(_words(x), _words(y)))._replace(traced=None)
@@ -182,7 +182,7 @@ class Faults(NamedTuple):
 NONE = Faults(0, 0)
 
 
-def _joined(a: Faults, b: Faults) -> Faults:
+def _join(a: Faults, b: Faults) -> Faults:
     """The faults of two neighbours: of equally bad ones the first is told."""
     told, shift = (b, a.size) if b.number and (not a.number or b.excess > a.excess) else (a, 0)
     return Faults(
@@ -190,7 +190,7 @@ def _joined(a: Faults, b: Faults) -> Faults:
     )
 
 
-def _counted(wrong: Any) -> Faults:
+def _count(wrong: Any) -> Faults:
     count = int(np.count_nonzero(wrong))
     return Faults(wrong.size, count, int(wrong.argmax()) if count else -1)
 
@@ -204,7 +204,7 @@ def _is_infinite(x: Any) -> Any:
 
 
 INFINITE = Reduction(
-    in_pieces(lambda x: _counted(_is_infinite(x)), _joined), _joined, lambda found: found, NONE,
+    in_pieces(lambda x: _count(_is_infinite(x)), _join), _join, lambda found: found, NONE,
     traced=lambda x: (abs(as64(x)) < float("inf")).all(),
 )  # fmt: skip
 """How many elements are infinite or NaN, and which is the first."""
@@ -218,7 +218,7 @@ def closeness(rtol: float, atol: float) -> Reduction:
         gaps, bound = np.abs(differences(x, y)), np.abs(as64(y))
         excess = gaps - (atol + rtol * bound)
         wrong = unequal(x, y) & ~((excess <= 0) & np.isfinite(bound))
-        found = _counted(wrong)
+        found = _count(wrong)
         if not found.number:
             return found
         # NaN, and infinity against a number, are the worst there is
@@ -226,12 +226,12 @@ def closeness(rtol: float, atol: float) -> Reduction:
         at = int(ranked.argmax())
         return found._replace(at=at, excess=float(ranked[at]), values=(x[at].item(), y[at].item()))
 
-    def traced(x: Any, y: Any) -> Any:
+    def is_close(x: Any, y: Any) -> Any:
         x, y = as64(x), as64(y)
         bound = abs(y)
         return ((x == y) | ((abs(x - y) <= atol + rtol * bound) & (bound < float("inf")))).all()
 
-    return Reduction(in_pieces(block, _joined), _joined, lambda found: found, NONE, traced=traced)
+    return Reduction(in_pieces(block, _join), _join, lambda found: found, NONE, traced=is_close)
 
 
 def place(at: int, shape: Sequence[int]) -> str:
@@ -244,7 +244,7 @@ def place(at: int, shape: Sequence[int]) -> str:
 Norm = Literal["fro", "max"]
 
 
-def normed(kind: Norm, holds: Callable[[Any], Any]) -> Reduction:
+def reduce_norm(kind: Norm, holds: Callable[[Any], Any]) -> Reduction:
     """The Frobenius norm of a tensor, or its largest magnitude, in float64; traced, whether `holds` is true of it."""
     if kind == "max":
         return largest(lambda x: abs(as64(x)), lambda x: holds(abs(as64(x)).max()))

@@ -30,12 +30,12 @@ def constant(value: Any, dtype: DType, key: str) -> np.ndarray:
     if wide.dtype.kind not in "biuf":
         raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key,
                       hint="Give a number, or nested lists of numbers.")  # fmt: skip
-    return _converted(wide, dtype, key)
+    return _convert(wide, dtype, key)
 
 
-def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
+def _convert(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
     target = to_numpy(dtype)
-    if dtype.kind in ("int", "uint"):
+    if dtype.is_integer:
         info = np.iinfo(target)
         whole = np.trunc(wide)
         if not (np.isfinite(wide).all() and (whole >= info.min).all() and (whole <= info.max).all()):
@@ -44,11 +44,11 @@ def _converted(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
                 hint="Choose a value in that range, or cast the tensor to a wider dtype first.",
             )  # fmt: skip
         return whole.astype(target)
-    if dtype.kind == "bool":
+    if dtype.is_bool:
         return wide != 0
     with np.errstate(over="ignore"):
         narrow = wide.astype(target)
-    if (np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float64 if dtype.kind == "float" else np.complex128))).any():
+    if (np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float64 if dtype.is_float else np.complex128))).any():
         raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key,
                       hint="Choose a smaller value, or cast the tensor to a wider dtype first.")  # fmt: skip
     return narrow

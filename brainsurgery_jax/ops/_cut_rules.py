@@ -31,7 +31,7 @@ def reduction(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     return None if kept[axis] in reduced else (kept[axis], *(None for _ in shapes[1:]))
 
 
-def normalized(node: Node, shapes: Shapes, axis: int) -> Axes | None:
+def normalize(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Every axis but those along which the sum is one."""
     return None if axis in node.get("axes") else (axis,)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from brainsurgery_jax._lazy import jnp, np
 from brainsurgery_jax.dtypes import to_numpy
-from brainsurgery_jax.ops._math import kind, on_host, sealed
+from brainsurgery_jax.ops._math import kind, on_host, seal
 from brainsurgery_jax.ops._operations import OPERATIONS
-from brainsurgery_jax.ops._program import Literal, Node, Program
-from brainsurgery_jax.ops._ranges import guarded_nodes
+from brainsurgery_jax.ops._program import Computation, Literal, Node
+from brainsurgery_jax.ops._ranges import find_guarded
 from brainsurgery_jax.ops._rounding import cast_to
 from brainsurgery_jax.ops._typing import freely
 
@@ -22,15 +22,15 @@ UNCAST = {"cast": (0,), "where": (0,), "take": (1,), "quantile": (1,)}
 """Operands that are not cast to the dtype in which an operation computes."""
 
 
-def evaluate(program: Program, xs: Sequence[Any], shapes: Sequence[Shape] | None = None) -> tuple[Any, Any]:
+def evaluate(program: Computation, xs: Sequence[Any], shapes: Sequence[Shape] | None = None) -> tuple[Any, Any]:
     """The result, and whether no value stopped it. `shapes`: of each node, where operands are parts of tensors."""
     xp: Any = np if all(map(on_host, xs)) else jnp
-    guarded, left = guarded_nodes(program), program.uses()
+    guarded, left = find_guarded(program), program.uses()
     accepted = xp.ones((), dtype=np.bool_)
     held: dict[int, Any] = {}
     with nullcontext() if xp is np else freely():
         for number, node in enumerate(program.nodes):
-            if node.op == "leaf":
+            if node.is_leaf:
                 held[number] = xs[node.get("index")]
                 continue
             shape = node.aval.shape if shapes is None else shapes[number]
@@ -54,7 +54,7 @@ def _step(xp: Any, node: Node, shape: Shape, held: dict[int, Any], *, guarded: b
     operation = OPERATIONS[node.op]
     made = xp.asarray(operation.compute(xp, node, shape, xs))
     made = made.astype(to_numpy(node.aval.dtype), copy=False)
-    return (sealed(made) if operation.sealed and xp is not np else made), fits
+    return (seal(made) if operation.sealed and xp is not np else made), fits
 
 
 def _operand(xp: Any, node: Node, at: int, held: dict[int, Any]) -> Any:
@@ -65,15 +65,15 @@ def _operand(xp: Any, node: Node, at: int, held: dict[int, Any]) -> Any:
     x = held[operand.number]
     if not cast or x.dtype == to_numpy(node.work):
         return x
-    if kind(x) == "complex" and node.work.kind != "complex":
+    if kind(x) == "complex" and not node.work.is_complex:
         return x.real.astype(to_numpy(node.work))
     wide = x.astype(to_numpy(node.work))
     # XLA takes the product with a boolean for a choice, in which NaN times zero is zero.
-    return sealed(wide) if kind(x) == "bool" and xp is not np else wide
+    return seal(wide) if kind(x) == "bool" and xp is not np else wide
 
 
 def _fits(xp: Any, node: Node, xs: Sequence[Any]) -> Any:
-    """Whether no value is one that the operation cannot take (`_ranges.guarded_nodes` says which operations ask)."""
+    """Whether no value is one that the operation cannot take (`_ranges.find_guarded` says which operations ask)."""
     match node.op:
         case "floor_divide" | "remainder":
             return xp.all(xs[1] != 0)

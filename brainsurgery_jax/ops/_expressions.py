@@ -53,19 +53,19 @@ class Expression:
     def __str__(self) -> str:
         return self.text
 
-    def refused(self, node: ast.expr, message: str, hint: str = "", code: str = "expression-value") -> Refusal:
+    def refusal(self, node: ast.expr, message: str, hint: str = "", code: str = "expression-value") -> Refusal:
         """A refusal that shows a node's place in the text."""
-        return _refused(code, self.text, node.col_offset, node.end_col_offset, message, hint)
+        return _refusal(code, self.text, node.col_offset, node.end_col_offset, message, hint)
 
     def source(self, node: ast.expr) -> str:
         """The text of a node."""
-        return _shortened(self.text[node.col_offset : node.end_col_offset])
+        return _shorten(self.text[node.col_offset : node.end_col_offset])
 
 
 def parse_expression(text: str) -> Expression:
     """The expression that a text spells. Raises Refusal."""
     line = re.sub(r"\s", " ", text).strip()
-    tree = _parsed(line)
+    tree = _parse(line)
     if _levels(tree) > MOST_LEVELS:
         hint = "Compute a part of it in a step of its own, under a new name."
         raise Refusal("expression-syntax", f"the expression is nested more than {MOST_LEVELS} deep", hint=hint)
@@ -74,7 +74,7 @@ def parse_expression(text: str) -> Expression:
     return Expression(line, frozenset(reading.names), tree, reading.elementwise)
 
 
-def _parsed(line: str) -> ast.expr:
+def _parse(line: str) -> ast.expr:
     if len(line) > MOST_CHARACTERS:
         hint = "Compute a part of it in a step of its own, under a new name."
         found = f"the expression has {len(line):,} characters, more than {MOST_CHARACTERS:,}"
@@ -82,7 +82,7 @@ def _parsed(line: str) -> ast.expr:
     if (strange := _STRANGE.search(line)) is not None:
         at = strange.start()
         hint = "Powers are written `x ** 2`." if line[at] == "^" else ALLOWED
-        raise _refused("expression-syntax", line, at, at + 1, f"'{line[at]}' has no meaning in an expression", hint)
+        raise _refusal("expression-syntax", line, at, at + 1, f"'{line[at]}' has no meaning in an expression", hint)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python's about odd but valid spellings
@@ -90,10 +90,10 @@ def _parsed(line: str) -> ast.expr:
     except SyntaxError as bad:
         at = min(max((bad.offset or 1) - 1, 0), len(line))
         hint = "Is a bracket or an operator missing there, or one too many? It is written as in Python and numpy."
-        found = f"'{_shortened(line)}' is not an expression"
-        raise _refused("expression-syntax", line, at, at + 1, found, hint) from None
+        found = f"'{_shorten(line)}' is not an expression"
+        raise _refusal("expression-syntax", line, at, at + 1, found, hint) from None
     except (ValueError, RecursionError, MemoryError):
-        raise Refusal("expression-syntax", f"'{_shortened(line)}' is not an expression", hint=ALLOWED) from None
+        raise Refusal("expression-syntax", f"'{_shorten(line)}' is not an expression", hint=ALLOWED) from None
 
 
 def _levels(tree: ast.expr) -> int:
@@ -106,11 +106,11 @@ def _levels(tree: ast.expr) -> int:
     return deepest
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= WINDOW else text[: WINDOW - 4] + " ..."
 
 
-def _refused(code: str, line: str, start: int, stop: int | None, message: str, hint: str = "") -> Refusal:
+def _refusal(code: str, line: str, start: int, stop: int | None, message: str, hint: str = "") -> Refusal:
     """A refusal whose hint shows the place by carets, of a long expression the part around it."""
     first = max(0, min(start - WINDOW // 2, len(line) - WINDOW))
     shown = line[first : first + WINDOW]
@@ -127,15 +127,15 @@ class _Reading:
         self.names: set[str] = set()
         self.elementwise = True
 
-    def refused(self, node: ast.expr, message: str, hint: str = ALLOWED) -> Refusal:
-        return _refused("expression-syntax", self.text, node.col_offset, node.end_col_offset, message, hint)
+    def refusal(self, node: ast.expr, message: str, hint: str = ALLOWED) -> Refusal:
+        return _refusal("expression-syntax", self.text, node.col_offset, node.end_col_offset, message, hint)
 
     def value(self, node: ast.expr) -> None:
         """Check a node that stands for a tensor or a number. Raises Refusal."""
         match node:
             case ast.Name(id=name):
                 if name in FUNCTIONS:
-                    raise self.refused(node, f"'{name}' is a function", f"Write `{FUNCTIONS[name].usage}`.")
+                    raise self.refusal(node, f"'{name}' is a function", f"Write `{FUNCTIONS[name].usage}`.")
                 self.names.add(name)
             case ast.Constant(value=bool() | int() | float()):
                 pass
@@ -162,7 +162,7 @@ class _Reading:
                 raise self._not_allowed(node)
 
     def _not_allowed(self, node: ast.expr) -> Refusal:
-        shown = _shortened(self.text[node.col_offset : node.end_col_offset])
+        shown = _shorten(self.text[node.col_offset : node.end_col_offset])
         hint = _WORDS.get(type(node), ALLOWED)
         match node:
             case ast.Compare():
@@ -171,8 +171,8 @@ class _Reading:
                 hint = "Write `~` for not."
             case ast.Attribute(attr=name):
                 place = f"Write `{FUNCTIONS[name].usage}`." if name in FUNCTIONS else ALLOWED
-                return self.refused(node, f"'.{name}' has no meaning in an expression", place)
-        return self.refused(node, f"'{shown}' cannot stand in an expression", hint)
+                return self.refusal(node, f"'.{name}' has no meaning in an expression", place)
+        return self.refusal(node, f"'{shown}' cannot stand in an expression", hint)
 
     def index(self, node: ast.expr) -> None:
         """Check one part of what stands in brackets."""
@@ -194,7 +194,7 @@ class _Reading:
         name = node.func.id
         if (function := FUNCTIONS.get(name)) is None:
             near = did_you_mean(name, FUNCTIONS, ours=True)
-            raise self.refused(node.func, f"there is no function '{name}'.{near}")
+            raise self.refusal(node.func, f"there is no function '{name}'.{near}")
         self.elementwise &= function.elementwise
         self.arguments(node, name, function)
 
@@ -202,21 +202,21 @@ class _Reading:
         """Check what a function is given against what it takes."""
         usage = f"Write `{function.usage}`."
         if any(isinstance(a, ast.Starred) for a in node.args) or any(k.arg is None for k in node.keywords):
-            raise self.refused(node, f"'{name}' takes its arguments one by one", usage)
+            raise self.refusal(node, f"'{name}' takes its arguments one by one", usage)
         low, high = function.tensors
         if not low <= len(node.args) <= high:
             wanted = f"{low}" if low == high else f"at least {low}" if high > 9 else f"{low} to {high}"
             found = f"'{name}' takes {wanted} argument{'s' * (wanted != '1')} without a name, got {len(node.args)}"
-            raise self.refused(node, found, usage)
+            raise self.refusal(node, found, usage)
         for argument in node.args:
             self.argument(argument)
         given = [keyword.arg for keyword in node.keywords]
         for at, keyword in enumerate(node.keywords):
             if keyword.arg in given[:at]:
-                raise self.refused(keyword.value, f"'{name}' is given '{keyword.arg}' twice", usage)
+                raise self.refusal(keyword.value, f"'{name}' is given '{keyword.arg}' twice", usage)
             if keyword.arg not in function.keywords:
                 near = did_you_mean(str(keyword.arg), function.keywords)
-                raise self.refused(keyword.value, f"'{name}' has no argument '{keyword.arg}'.{near}", usage)
+                raise self.refusal(keyword.value, f"'{name}' has no argument '{keyword.arg}'.{near}", usage)
             self.argument(keyword.value)
 
     def argument(self, node: ast.expr) -> None:

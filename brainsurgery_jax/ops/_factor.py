@@ -82,7 +82,7 @@ def times(x: Array, v: Array) -> Array:
     return v.__array_namespace__().concat([rows @ v for _, rows in _slabs(x)])
 
 
-def transposed_times(x: Array, u: Array) -> Array:
+def multiply_transposed(x: Array, u: Array) -> Array:
     """`x^T @ u`."""
     return sum(rows.T @ u[at] for at, rows in _slabs(x))
 
@@ -100,7 +100,7 @@ def product(a: Array, b: Array, dtype: Any) -> Array:
     return out
 
 
-def _squared(x: Array) -> Array:
+def _sum_squares(x: Array) -> Array:
     """Squared Frobenius norm of a real matrix: of each row in its own dtype, their sum in float64."""
     xp = x.__array_namespace__()
     return xp.sum(xp.einsum("ij,ij->i", x, x), dtype=np.float64)
@@ -108,9 +108,9 @@ def _squared(x: Array) -> Array:
 
 def norm2(x: Array) -> Array:
     """Squared Frobenius norm of a real matrix."""
-    total = sum(_squared(rows) for _, rows in _slabs(x))
+    total = sum(_sum_squares(rows) for _, rows in _slabs(x))
     if on_host(x) and not SANE[0] < total < SANE[1]:  # squares left the range of float32, or came close
-        return sum(_squared(rows.astype(np.float64)) for _, rows in _slabs(x))
+        return sum(_sum_squares(rows.astype(np.float64)) for _, rows in _slabs(x))
     return total
 
 
@@ -124,17 +124,17 @@ def lengths(x: Array) -> Array:
 def what_is_missed(x: Array, xv: Array, v: Array, total: Array) -> Array:
     """Squared norm of what the span of v misses: the difference, if it is large enough to be told by float32."""
     left = total - norm2(xv)
-    return left if on_host(x) and left > TELLING * total else _left(x, xv, v)
+    return left if on_host(x) and left > TELLING * total else _residual(x, xv, v)
 
 
-def _left(x: Array, xv: Array, v: Array) -> Array:
+def _residual(x: Array, xv: Array, v: Array) -> Array:
     """The same, by a look at every element, in slabs that stay in the cache."""
     if on_host(x) and x.flags.f_contiguous:  # a wide matrix, seen from its other side
         x, xv, v = x.T, v, xv
-    return sum(_squared(rows - xv[at] @ v.T) for at, rows in _slabs(x, left_rows(x.shape)))
+    return sum(_sum_squares(rows - xv[at] @ v.T) for at, rows in _slabs(x, residual_rows(x.shape)))
 
 
-def left_rows(shape: tuple[int, ...]) -> int:
+def residual_rows(shape: tuple[int, ...]) -> int:
     """Rows in such a slab."""
     return max(1, min(SLAB // 2, LOOKED_AT // shape[1]))
 
@@ -163,7 +163,7 @@ def gram(x: Array, rank: int) -> Truncation:
     Squaring loses singular values below 1e-8 of the largest, which carry less than 1e-16 of the energy.
     """
     _, vectors = top_eigenvectors(_gram_matrix(x, np.float64), rank)
-    return _spanned(x, vectors, norm2(x))
+    return _project(x, vectors, norm2(x))
 
 
 def quick_gram(x: Array, rank: int, tol: Any, key: tuple[Any, Any]) -> Truncation:
@@ -179,21 +179,21 @@ def quick_gram(x: Array, rank: int, tol: Any, key: tuple[Any, Any]) -> Truncatio
     starts = on_host(x) and _leading.starts(n, rank)
     normal = _normal((n, _leading.WIDTH), c.dtype, key) if starts else None
     found = _leading.leading(c.astype(widen(x[:0]).dtype), rank, total, tol, normal)
-    t = _spanned(x, found.vectors, total)
+    t = _project(x, found.vectors, total)
     off = GRAM_ROUNDING * total
     theta = xp.sum(xp.square(t.xv), axis=0, dtype=np.float64)
     ritz = Ritz(t.v, theta, found.rest.astype(np.float64) + off, found.residual.astype(np.float64) + off)
-    excess = bounded_excess(ritz, total)
+    excess = limit_excess(ritz, total)
     if on_host(x) and excess <= tol:
         return t._replace(excess=excess)
-    pulled = transposed_times(x, t.xv)
+    pulled = multiply_transposed(x, t.xv)
     residual = xp.linalg.vector_norm(pulled - t.v @ (t.v.T @ pulled), axis=0).astype(np.float64)
     total = norm2(x)
-    exact = bounded_excess(ritz._replace(below=found.rest.astype(np.float64), residual=residual), total)
+    exact = limit_excess(ritz._replace(below=found.rest.astype(np.float64), residual=residual), total)
     return t._replace(norm2=total, excess=xp.minimum(excess, exact))
 
 
-def _spanned(x: Array, vectors: Array, total: Array) -> Truncation:
+def _project(x: Array, vectors: Array, total: Array) -> Truncation:
     """The truncation to the span of `vectors`, taken for the best one."""
     xp, v = x.__array_namespace__(), vectors.astype(widen(x[:0]).dtype)
     xv = times(x, v)
@@ -263,18 +263,18 @@ def _normal(shape: tuple[int, ...], dtype: Any, key: tuple[Any, Any]) -> Any:
     return np.random.Generator(np.random.Philox(key=[int(word) for word in key])).standard_normal(shape, dtype)
 
 
-def reached(x: Array, state: Lanczos | None, normal: Array, blocks: int) -> Lanczos:
+def reach(x: Array, state: Lanczos | None, normal: Array, blocks: int) -> Lanczos:
     """The process after so many blocks, begun from `normal` or continued."""
     if state is None:
         xp = normal.__array_namespace__()
         u, v, b = (xp.zeros((n, 0), dtype=normal.dtype) for n in (*x.shape, 0))
         state = Lanczos(u, v, b, orthonormal(normal, v), b, norm2(x), x if on_host(x) else None)
     while state.v.shape[1] < blocks * normal.shape[1]:
-        state = extended(x, state)
+        state = extend(x, state)
     return state
 
 
-def extended(x: Array, state: Lanczos) -> Lanczos:
+def extend(x: Array, state: Lanczos) -> Lanczos:
     """One step more: a block on either side.
 
     References: Golub, Luk and Overton, A block Lanczos method for computing the singular values of a matrix, 1981;
@@ -286,7 +286,7 @@ def extended(x: Array, state: Lanczos) -> Lanczos:
     u = xp.concat([state.u, orthonormal(y, state.u)], axis=1)
     below = xp.zeros((u.shape[1] - state.b.shape[0], state.b.shape[1]), dtype=y.dtype)
     b = xp.concat([xp.concat([state.b, below], axis=0), u.T @ y], axis=1)
-    z = transposed_times(x, u[:, state.u.shape[1] :])
+    z = multiply_transposed(x, u[:, state.u.shape[1] :])
     onward = orthonormal(z, v)
     return state._replace(u=u, v=v, b=b, onward=onward, coupling=onward.T @ z)
 
@@ -312,7 +312,7 @@ def ritz(state: Lanczos, rank: int) -> Ritz:
     return Ritz(vectors, theta[::-1][:rank], theta[-1 - rank], residual)
 
 
-def bounded_excess(found: Ritz, total: Array) -> Array:
+def limit_excess(found: Ritz, total: Array) -> Array:
     """A bound on the relative excess error, from squared singular values and residuals alone.
 
     It bounds ||x - x_r|| / (least possible) - 1 from the residuals of the Ritz vectors, provided that no other squared
@@ -337,9 +337,9 @@ def truncation(x: Array, state: Lanczos, found: Ritz, probe: Array | None) -> Tr
     approximation would now keep more. What it does keep more counts as excess.
     """
     xp, total = state.v.__array_namespace__(), state.norm2
-    excess = xp.where(_unexhausted(state), bounded_excess(found, total), xp.asarray(np.inf))
+    excess = xp.where(_finds_more(state), limit_excess(found, total), xp.asarray(np.inf))
     if probe is not None:
-        state = probed(x, state, probe)
+        state = probe_space(x, state, probe)
         first, found = found, ritz(state, found.theta.shape[0])
         gain = xp.maximum(xp.sum(found.theta) - xp.sum(first.theta), xp.asarray(0.0))
         missed = xp.maximum(total - xp.sum(found.theta), ROUNDING**2 * total)
@@ -350,14 +350,14 @@ def truncation(x: Array, state: Lanczos, found: Ritz, probe: Array | None) -> Tr
     return Truncation(xv, v, total, total - left, xp.where(left <= ROUNDING**2 * total, xp.asarray(0.0), excess))
 
 
-def _unexhausted(state: Lanczos) -> Array:
+def _finds_more(state: Lanczos) -> Array:
     """Whether the process still finds as many directions as a block has columns: else there may be others it cannot."""
     return state.v.__array_namespace__().sum(state.onward**2, dtype=np.float64) > state.onward.shape[1] - 0.5
 
 
-def probed(x: Array, state: Lanczos, probe: Array) -> Lanczos:
+def probe_space(x: Array, state: Lanczos, probe: Array) -> Lanczos:
     """The space reached, and what a second Lanczos process finds beside it."""
     state = state._replace(onward=orthonormal(probe, state.v))
     for _ in range(PROBE[1]):
-        state = extended(x, state)
+        state = extend(x, state)
     return state

@@ -54,7 +54,7 @@ def _wide(node: Node) -> Any:
 
 
 def _real_or_complex(node: Node) -> Any:
-    return np.dtype(np.complex128 if node.work.kind == "complex" else np.float64)
+    return np.dtype(np.complex128 if node.work.is_complex else np.float64)
 
 
 def _add(node: Node, shape: Shape, wide: Any, finish: Callable[[Any], Any]) -> Reduction:
@@ -138,15 +138,15 @@ def _quantile(node: Node, shape: Shape) -> Passes:
     virtual = (prod(shape) - 1) * float(share.value)
     place, last = int(virtual), prod(shape) - 1
     between = np.asarray(1.0 if place >= last else virtual - place)
-    return _ordered(node, (place, min(place + 1, last)), lambda found: np.quantile(found, between))
+    return _order(node, (place, min(place + 1, last)), lambda found: np.quantile(found, between))
 
 
 def _median(node: Node, shape: Shape) -> Passes:
     size = prod(shape)
-    return _ordered(node, ((size - 1) // 2, size // 2), lambda found: np.median(found))
+    return _order(node, ((size - 1) // 2, size // 2), lambda found: np.median(found))
 
 
-def _ordered(node: Node, places: tuple[int, ...], finish: Callable[[Any], Any]) -> Passes:
+def _order(node: Node, places: tuple[int, ...], finish: Callable[[Any], Any]) -> Passes:
     dtype = to_numpy(node.aval.dtype)
 
     def at_once(found: Any) -> Any:

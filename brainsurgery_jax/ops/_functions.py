@@ -70,10 +70,10 @@ def _outer(x: Any, y: Any) -> Any:
 def _joining(fn: str) -> Callable[..., Any]:
     """A function of several tensors, given one by one or as a list."""
 
-    def joined(*xs: Any, axis: int = 0) -> Any:
+    def join(*xs: Any, axis: int = 0) -> Any:
         return getattr(jnp, fn)(list(xs[0]) if len(xs) == 1 and isinstance(xs[0], tuple) else list(xs), axis=axis)
 
-    return joined
+    return join
 
 
 def _softmax(x: Any, axis: Any = -1) -> Any:

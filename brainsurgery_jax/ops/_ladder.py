@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.ops import _leading
-from brainsurgery_jax.ops._factor import OVERSAMPLE, PROBE, SLAB, WIDENED, block_width, left_rows
+from brainsurgery_jax.ops._factor import OVERSAMPLE, PROBE, SLAB, WIDENED, block_width, residual_rows
 
 SMALL = 256
 """Matrices with a side of at most this are always factorized exactly: nothing is faster."""
@@ -35,7 +35,7 @@ class Attempt(NamedTuple):
 def attempts(x: Aval, rank: int, method: str) -> list[Attempt]:
     """The ways to factorize a matrix, cheapest first, the last one certain."""
     long, short = max(x.shape), min(x.shape)
-    if method == "exact" or short <= SMALL or x.dtype.kind != "float":
+    if method == "exact" or short <= SMALL or not x.dtype.is_float:
         return [Attempt("exact", sure=True)]
     if method == "randomized":
         looks = _blocks(long, short, rank, most=inf)
@@ -126,11 +126,11 @@ def _lanczos_workspace(x: Aval, space: int, width: int, item: int) -> int:
     """Bytes for a space of so many columns: both bases, the longer ones that replace them, those of the rung before,
     the blocks that are made orthonormal, the small matrix in float64, and the look at the error."""
     sides = sum(x.shape)
-    return 3 * sides * space * item + sides * width * (4 * item + 8) + 64 * space**2 + _left_workspace(x, item)
+    return 3 * sides * space * item + sides * width * (4 * item + 8) + 64 * space**2 + _residual_workspace(x, item)
 
 
-def _left_workspace(x: Aval, item: int) -> int:
+def _residual_workspace(x: Aval, item: int) -> int:
     """Bytes for a slab of rows of the matrix, twice if it is widened, of its approximation and of their difference."""
     first, second = x.shape if x.shape[0] < x.shape[1] else (max(x.shape), min(x.shape))
     slabs = 4 if x.dtype.bits < 32 and x.size > WIDENED else 2
-    return slabs * min(left_rows((first, second)), first) * second * item
+    return slabs * min(residual_rows((first, second)), first) * second * item

@@ -129,7 +129,7 @@ def _address(argument: Any) -> Any:
 def _routine(name: str, count: int) -> Callable[..., None]:
     """A routine as a function of addresses."""
     with _LOADING:
-        capsule = _published()[name]
+        capsule = _load_routines()[name]
     signature = ctypes.pythonapi.PyCapsule_GetName
     signature.restype, signature.argtypes = ctypes.c_char_p, (ctypes.py_object,)
     pointer = ctypes.pythonapi.PyCapsule_GetPointer
@@ -139,7 +139,7 @@ def _routine(name: str, count: int) -> Callable[..., None]:
 
 
 @cache
-def _published() -> dict[str, Any]:
+def _load_routines() -> dict[str, Any]:
     """The routines of `scipy.linalg.cython_lapack`, loaded without the rest of its package, which takes 0.2 s."""
     folder = os.path.join(import_module("scipy").__path__[0], "linalg")
     spec = PathFinder.find_spec("scipy.linalg.cython_lapack", [folder])

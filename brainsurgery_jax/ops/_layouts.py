@@ -20,25 +20,25 @@ from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, MomentTree, moment_trees
 from brainsurgery_jax.op import Number, kernel
 from brainsurgery_jax.ops._constants import broadcast
-from brainsurgery_jax.ops._rounding import rounded
+from brainsurgery_jax.ops._rounding import round_once
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.prefixes import Shift, shift_between
-from brainsurgery_jax.protocol import Bind, Drop, Edit, Expr, Say, View
+from brainsurgery_jax.protocol import Bind, Drop, Edit, Say, TensorExpr, View
 
 SHOWN = 8
 """How many names of a kind a refusal lists."""
 
 
 def _floats(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    if avals[0].dtype.kind != "float":
+    if not avals[0].dtype.is_float:
         raise Refusal("dtype-unsupported", f"this layout adds numbers to floating tensors, got {avals[0]}")
 
 
 @kernel(elementwise=True, check=_floats, host=lambda avals, params: avals[0].dtype.name != "float16")
 def shift(x: Num[Array, "..."], *, number: Number) -> Array:
     """`x + number`, in at least float32 and rounded once."""
-    return rounded("add", x, number.astype(np.float64 if x.dtype == np.float64 else np.float32))
+    return round_once("add", x, number.astype(np.float64 if x.dtype == np.float64 else np.float32))
 
 
 class Exprs:
@@ -51,20 +51,20 @@ class Exprs:
     def __init__(self, view: View, power: int = 1) -> None:
         self.view, self.power = view, power
 
-    def permute(self, x: Expr, order: tuple[int, ...]) -> Expr:
+    def permute(self, x: TensorExpr, order: tuple[int, ...]) -> TensorExpr:
         return x if order == tuple(range(len(order))) else self.view.apply(permute, x, order=order)
 
-    def reshape(self, x: Expr, shape: Shape) -> Expr:
+    def reshape(self, x: TensorExpr, shape: Shape) -> TensorExpr:
         return self.view.apply(reshape, x, shape=shape)
 
-    def join(self, xs: Sequence[Expr], axis: int) -> Expr:
+    def join(self, xs: Sequence[TensorExpr], axis: int) -> TensorExpr:
         return xs[0] if len(xs) == 1 else self.view.apply(concatenate, *xs, axis=axis)
 
-    def cut(self, x: Expr, axis: int, start: int, stop: int) -> Expr:
+    def cut(self, x: TensorExpr, axis: int, start: int, stop: int) -> TensorExpr:
         whole = stop - start == x.aval.shape[axis]
         return x if whole else self.view.apply(section, x, axis=axis, start=start, stop=stop)
 
-    def extend(self, x: Expr, axis: int, size: int) -> Expr:
+    def extend(self, x: TensorExpr, axis: int, size: int) -> TensorExpr:
         shape = x.aval.shape
         if size == shape[axis]:
             return x
@@ -72,10 +72,10 @@ class Exprs:
         rest = (*shape[:axis], size - shape[axis], *shape[axis + 1 :])
         return self.join([x, self.view.apply(broadcast, zero, shape=rest)], axis)
 
-    def multiply(self, x: Expr, by: float) -> Expr:
+    def multiply(self, x: TensorExpr, by: float) -> TensorExpr:
         return x if by == 1 else self.view.apply(scale, x, by=by**self.power)
 
-    def add(self, x: Expr, number: float) -> Expr:
+    def add(self, x: TensorExpr, number: float) -> TensorExpr:
         return x if number == 0 or self.power != 1 else self.view.apply(shift, x, number=number)
 
 
@@ -93,13 +93,13 @@ def edits(
     """What the op `layout` does. Raises Refusal."""
     where = _alias(view, alias)
     found, content = _load(name, config)
-    bound = _bound(found, content, options or {}, view, where, inverse=inverse)
+    bound = _bind_layout(found, content, options or {}, view, where, inverse=inverse)
     work = _Work(bound, view, where, inverse=inverse, moments=moments)
     work.check(restore)
     if not inverse and (lossy := bound.lossy()):
         lines = [f"{found.name} does not give every bit back:", *(f"  {rule.hf[0].text}: {why}" for rule, why in lossy)]
         yield Say(Text("\n".join(lines)))
-    made = list(work.made(restore))
+    made = list(work.convert(restore))
     for old in work.names:
         yield Drop(where, old)
     for new, expr in made:
@@ -138,7 +138,7 @@ def _refusal(bad: PlanError, what: str, key: str) -> Refusal:
     return Refusal(first.code, f"{what}: {len(bad.diagnostics)} mistakes", key=key, hint=str(bad))
 
 
-def _bound(
+def _bind_layout(
     found: Layout, config: Mapping[str, Any], options: Mapping[str, Value], view: View, alias: str, *, inverse: bool
 ) -> BoundLayout:
     names = view.names(alias)
@@ -167,7 +167,7 @@ class _Work:
             WEIGHTS,
             *(moment_trees(self.names, known, bound.layout.prefix if inverse else "") if moments else ()),
         ]
-        self.kept = {n for n in self.names if moments and n.partition(".")[0] in OPTIMIZER} - self.expected.keys()
+        self.kept = {n for n in self.names if moments and n.partition(".")[0] in OPTIMIZER} - self.shapes.keys()
 
     def names_of(self, pair: Correspondence, tree: MomentTree, *, target: bool) -> tuple[str, ...]:
         """The names of one side of a correspondence in a tree."""
@@ -175,7 +175,7 @@ class _Work:
             tree.target(n, self._prefix) if target else tree.head + n for n in (pair.target if target else pair.hf)
         )
 
-    def made(self, restore: Sequence[str]) -> Iterator[tuple[str, Expr]]:
+    def convert(self, restore: Sequence[str]) -> Iterator[tuple[str, TensorExpr]]:
         """The new names, each with its value."""
         copies = {t.original: t.copy for t in self.bound.ties if self.inverse and t.copy in restore}
         for tree in self.trees:
@@ -189,10 +189,10 @@ class _Work:
                         yield copies[name], expr
         for name in self.names:
             if name in self.rest or name in self.kept:
-                yield self._renamed(name) if name in self.rest else name, self.view.fetch(self.alias, name)
+                yield self._rename(name) if name in self.rest else name, self.view.fetch(self.alias, name)
 
     @cached_property
-    def expected(self) -> dict[str, Shape]:
+    def shapes(self) -> dict[str, Shape]:
         """The shape that every tensor of the rules must have."""
         return {
             n: shape
@@ -217,53 +217,53 @@ class _Work:
         """What keeps its name, in a layout that says so."""
         if not self.bound.layout.rest:
             return frozenset()
-        known = self.expected.keys() | self.dropped | self.kept
+        known = self.shapes.keys() | self.drops | self.kept
         return frozenset(n for n in self.there - known if not self.inverse or n.startswith(self._prefix))
 
     @property
     def _prefix(self) -> str:
         return f"{self.bound.layout.prefix}." if self.bound.layout.prefix else ""
 
-    def _renamed(self, name: str) -> str:
+    def _rename(self, name: str) -> str:
         return name.removeprefix(self._prefix) if self.inverse else self._prefix + name
 
     @cached_property
-    def dropped(self) -> frozenset[str]:
+    def drops(self) -> frozenset[str]:
         """What may be there and is left out."""
         return frozenset() if self.inverse else self.bound.drops | {t.copy for t in self.bound.ties}
 
     def check(self, restore: Sequence[str]) -> None:
         """Refuse tensors that are missing, not known, or in another shape, all at once."""
-        missing = [n for n in self.expected if n not in self.there]
-        unknown = sorted(self.there - self.expected.keys() - self.dropped - self.rest - self.kept)
+        missing = [n for n in self.shapes if n not in self.there]
+        unknown = sorted(self.there - self.shapes.keys() - self.drops - self.rest - self.kept)
         lines: list[str] = []
         if (shift := shift_between(unknown, missing)) is not None and len(unknown) > 1:
-            lines = [_shifted(shift, len(unknown))]
+            lines = [_describe_shift(shift, len(unknown))]
             renamed = {shift.renamed(name) for name in unknown}
             unknown = [name for name in unknown if shift.renamed(name) not in set(missing)]
             missing = [name for name in missing if name not in renamed]
-        lines += [*_list("missing", missing, self.there), *_list("not known to the layout", unknown, self.expected)]
-        lines += self._shapes()
+        lines += [*_list("missing", missing, self.there), *_list("not known to the layout", unknown, self.shapes)]
+        lines += self._misshapen()
         lines += [f"there is no tied '{n}' to restore" for n in restore if n not in {t.copy for t in self.bound.ties}]
         if lines:
             side = "target" if self.inverse else "Hugging Face"
             found = f"the {len(self.names)} tensors of '{self.alias}' are not those of the {side} side"
             raise Refusal("layout-tensors", f"{found} of {self.bound.layout.name}", key="name", hint="\n".join(lines))
 
-    def _shapes(self) -> list[str]:
+    def _misshapen(self) -> list[str]:
         wrong = []
-        for name, shape in self.expected.items():
+        for name, shape in self.shapes.items():
             if name not in self.there:
                 continue
             aval = self.view.fetch(self.alias, name).aval
             if aval.shape != shape:
                 wrong.append(f"'{name}' is {aval}, but config.json tells [{', '.join(map(str, shape))}]")
-            elif aval.dtype.kind != "float" and name not in self._buffers:
+            elif not aval.dtype.is_float and name not in self._buffers:
                 wrong.append(f"'{name}' is {aval}, and weights are floating")
         return _few(wrong)
 
 
-def _shifted(shift: Shift, count: int) -> str:
+def _describe_shift(shift: Shift, count: int) -> str:
     """That names begin otherwise than the layout has them, and the step that renames them."""
     drop = f"begin with '{shift.drop}'" if shift.drop else "lack a prefix"
     add = f"'{shift.add}' is expected" if shift.add else "none is expected"

@@ -100,13 +100,13 @@ def _lanczos(c: Array, rank: int, total: Array, tol: float, normal: Array) -> Le
             values, inner = top_eigenvectors(small[:end, :end], rank + 1)
             residual = np.linalg.norm((onward.T @ image) @ inner[last, :rank], axis=0)
             found = Leading(values[:rank], None, residual, values[rank])
-            if (allowed := _allowed(found, total, tol)) is not None:
+            if (allowed := _allow(found, total, tol)) is not None:
                 vectors = spanned @ inner[:, :rank]
                 return _proven(c, found._replace(vectors=vectors, rest=allowed))
     return None
 
 
-def _allowed(found: Leading, total: Array, tol: float) -> float | None:
+def _allow(found: Leading, total: Array, tol: float) -> float | None:
     """How large another eigenvalue may be, if what is found is exact enough; else None.
 
     Half of what `tol` allows is for the residuals, the other half for eigenvalues that are too close to tell apart.

@@ -9,8 +9,8 @@ from math import prod
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.ops._evaluate import UNCAST
 from brainsurgery_jax.ops._operations import OPERATIONS, SLAB
-from brainsurgery_jax.ops._program import At, Literal, Node, Program
-from brainsurgery_jax.ops._ranges import guarded_nodes
+from brainsurgery_jax.ops._program import At, Computation, Literal, Node
+from brainsurgery_jax.ops._ranges import find_guarded
 
 Shape = tuple[int, ...]
 
@@ -28,14 +28,14 @@ def nbytes(shape: Shape, dtype: DType) -> int:
     return prod(shape) * max(1, dtype.bits // 8)
 
 
-def peak(program: Program, shapes: Sequence[Shape] | None = None, *, fused: bool = False) -> int:
+def peak(program: Computation, shapes: Sequence[Shape] | None = None, *, fused: bool = False) -> int:
     """Bytes held at most, besides operands and the result. `shapes`: of each node, where operands are parts.
 
     `fused`: as a compiler does it, which makes what is elementwise as it is used, unless something needs it whole.
     """
     sizes = [node.aval.shape for node in program.nodes] if shapes is None else shapes
-    made = [_made(program, sizes, number, fused=fused) for number in range(len(program.nodes))]
-    freed, held, worst = _freed(program, sizes, made), 0, 0
+    made = [_own_bytes(program, sizes, number, fused=fused) for number in range(len(program.nodes))]
+    freed, held, worst = _find_freed(program, sizes, made), 0, 0
     for number in range(len(program.nodes)):
         way = 0 if fused else _on_the_way(program, sizes, number)
         worst = max(worst, held + made[number] + way)
@@ -47,10 +47,10 @@ WHOLE = frozenset({"matmul", "dot", "median", "quantile", "concat", "stack", "ta
 """Operations whose operands and results compiled code makes as a whole."""
 
 
-def _made(program: Program, shapes: Sequence[Shape], number: int, *, fused: bool) -> int:
+def _own_bytes(program: Computation, shapes: Sequence[Shape], number: int, *, fused: bool) -> int:
     """Bytes that a node's result takes of its own."""
     node = program.nodes[number]
-    if node.op == "leaf" or _is_view(program, shapes, number):
+    if node.is_leaf or _is_view(program, shapes, number):
         return 0
     used = any(number in other.sources and other.op in WHOLE for other in program.nodes) if fused else True
     return nbytes(shapes[number], node.aval.dtype) if used or node.op in WHOLE else 0
@@ -60,7 +60,7 @@ _ORDERING = frozenset({"concat", "stack", "repeat", "take", "matmul", "dot"})
 """Operations whose results lie in row-major order whatever their operands do."""
 
 
-def _freed(program: Program, shapes: Sequence[Shape], made: Sequence[int]) -> list[list[int]]:
+def _find_freed(program: Computation, shapes: Sequence[Shape], made: Sequence[int]) -> list[list[int]]:
     """For each node the bytes of those that nothing needs after it. What looks at the elements of another keeps it."""
     owner = list(range(len(program.nodes)))
     last = list(range(len(program.nodes)))
@@ -73,20 +73,20 @@ def _freed(program: Program, shapes: Sequence[Shape], made: Sequence[int]) -> li
         last[owner[number]] = max(last[owner[number]], last[number])
     gone: list[list[int]] = [[] for _ in owner]
     for number, node in enumerate(program.nodes):
-        if owner[number] == number and node.op != "leaf" and last[number] < len(owner) - 1:
+        if owner[number] == number and not node.is_leaf and last[number] < len(owner) - 1:
             gone[max(last[number], number)].append(made[number])
     return gone
 
 
-def _is_view(program: Program, shapes: Sequence[Shape], number: int) -> bool:
+def _is_view(program: Computation, shapes: Sequence[Shape], number: int) -> bool:
     """Whether a node looks at the elements of its operand: no result of its own."""
     node = program.nodes[number]
-    if node.op == "leaf" or not (node.sources and OPERATIONS[node.op].view):
+    if node.is_leaf or not (node.sources and OPERATIONS[node.op].view):
         return False
     return node.op != "reshape" or _in_order(program, node.sources[0])
 
 
-def _in_order(program: Program, number: int) -> bool:
+def _in_order(program: Computation, number: int) -> bool:
     """Whether the elements of a node lie in row-major order, as far as that is known."""
     node = program.nodes[number]
     if node.op in ("transpose", "flip", "item"):
@@ -94,10 +94,10 @@ def _in_order(program: Program, number: int) -> bool:
     return node.op in _ORDERING or all(_in_order(program, n) for n in node.sources)
 
 
-def _on_the_way(program: Program, shapes: Sequence[Shape], number: int) -> int:
+def _on_the_way(program: Computation, shapes: Sequence[Shape], number: int) -> int:
     """Bytes that a node takes besides its operands and its result: operands cast, and what its function makes."""
     node = program.nodes[number]
-    if node.op == "leaf":
+    if node.is_leaf:
         return 0
     xs = [(shapes[x.number], program.nodes[x.number].aval.dtype) for x in node.operands if isinstance(x, At)]
     cast = [at not in UNCAST.get(node.op, ()) for at in range(len(node.operands))]
@@ -106,7 +106,7 @@ def _on_the_way(program: Program, shapes: Sequence[Shape], number: int) -> int:
         for x, is_cast in zip(node.operands, cast, strict=True)
         if isinstance(x, At) and is_cast and program.nodes[x.number].aval.dtype != node.work
     )
-    asked = 3 * max((prod(s) for s, _ in xs[1:]), default=0) if number in guarded_nodes(program) else 0
+    asked = 3 * max((prod(s) for s, _ in xs[1:]), default=0) if number in find_guarded(program) else 0
     return copies + max(asked, _passing(node, xs, shapes[number]))
 
 

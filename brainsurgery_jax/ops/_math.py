@@ -15,7 +15,7 @@ from brainsurgery_jax.errors import Refusal
 
 def wide(dtype: DType) -> DType:
     """The dtype to compute in: low-precision floats widen to float32, so that a result is rounded once."""
-    return FLOAT32 if dtype.kind == "float" and dtype.bits < 32 else dtype
+    return FLOAT32 if dtype.is_float and dtype.bits < 32 else dtype
 
 
 def on_host(x: Any) -> bool:
@@ -33,12 +33,12 @@ def widen(x: Any) -> Any:
     if kind(x) != "float" or x.dtype.itemsize >= 4:
         return x
     if on_host(x) and x.dtype.itemsize == 1:  # six times as fast as `astype`
-        return entries(_widened(x.dtype), np.asarray(x).view(np.uint8))
+        return entries(_widen_table(x.dtype), np.asarray(x).view(np.uint8))
     return x.astype(np.float32)
 
 
 @cache
-def _widened(dtype: Any) -> Any:
+def _widen_table(dtype: Any) -> Any:
     return patterns(dtype).astype(np.float32)
 
 
@@ -84,14 +84,14 @@ def _to_float32(x: Any) -> Any:
     return jnp.where(subnormal, jax.lax.bitcast_convert_type(count | sign, jnp.float32), x.astype(jnp.float32))
 
 
-def sealed(x: Any) -> Any:
+def seal(x: Any) -> Any:
     """A traced array as it is: a value that XLA must round before it computes on with it.
 
     XLA rewrites floating-point code: `(x + 1) - 1` becomes `x`, `x / 448` becomes `x * (1 / 448)`, `a / b / c` becomes
     `a / (b * c)`, and `a * b + c` is rounded once. Optimization barriers stop nothing of this on the CPU in JAX 0.10,
     but no compiler knows that a square is 0, 1 or 4 modulo 8.
     """
-    return _sealed_by(x, x)
+    return _seal_by(x, x)
 
 
 def quotient(x: Any, y: Any) -> Any:
@@ -103,13 +103,13 @@ def quotient(x: Any, y: Any) -> Any:
     if on_host(x) and on_host(y):
         return np.divide(x, y)
     x, y = jnp.broadcast_arrays(x, y)
-    return x / _sealed_by(y, x)
+    return x / _seal_by(y, x)
 
 
-def _sealed_by(x: Any, other: Any) -> Any:
+def _seal_by(x: Any, other: Any) -> Any:
     """`x`, by what no compiler knows to be zero of the bits of `other`, which has its shape and dtype."""
     if kind(x) == "complex":
-        return jax.lax.complex(_sealed_by(x.real, other.real), _sealed_by(x.imag, other.imag))
+        return jax.lax.complex(_seal_by(x.real, other.real), _seal_by(x.imag, other.imag))
     if kind(x) != "float":
         return x
     if x.dtype.itemsize < 8:
@@ -153,7 +153,7 @@ def matrix(avals: tuple[Aval, ...], what: str) -> None:
     (x,) = avals
     if len(x.shape) != 2 or 0 in x.shape:
         raise Refusal("not-a-matrix", f"{what} needs a matrix with elements, got {x}", hint="Narrow the pattern.")
-    if x.dtype.kind not in ("float", "complex"):
+    if not x.dtype.is_inexact:
         hint = float_hint(x.dtype)
         raise Refusal("dtype-unsupported", f"{what} needs a floating-point matrix, got {x}", hint=hint,
                       kinds=("float", "complex"))  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax._lazy import jax, jnp, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.ops import _cut_rules as cut
-from brainsurgery_jax.ops._math import kind, on_host, quotient, sealed
+from brainsurgery_jax.ops._math import kind, on_host, quotient, seal
 from brainsurgery_jax.ops._program import Literal, Node, Operand
 from brainsurgery_jax.ops._rounding import cast_to
 
@@ -42,7 +42,7 @@ class Operation(NamedTuple):
 # --- Elementwise ------------------------------------------------------------------------------------------------------
 
 
-def _named(name: str) -> Compute:
+def _look_up(name: str) -> Compute:
     """A function of the namespace."""
     return lambda xp, node, shape, xs: getattr(xp, name)(*xs)
 
@@ -90,20 +90,20 @@ def _whole_power(x: Any, exponent: int, inverse: bool) -> Any:
 def _floor_divide(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     x, y = xs
     if not on_host(x) and kind(x) == "float":
-        return _divided_with_rest(x, y)[0]
+        return _divide_with_rest(x, y)[0]
     if on_host(x) and kind(x) == "float" and _is_power_of_two(node.operands[1]):
-        return _floored(x, y) + x * 0  # infinity has no floored quotient
+        return _floor_quotient(x, y) + x * 0  # infinity has no floored quotient
     return xp.floor_divide(x, y)
 
 
 def _remainder(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     x, y = xs
     if not on_host(x) and kind(x) == "float":
-        return _divided_with_rest(x, y)[1]
+        return _divide_with_rest(x, y)[1]
     if _is_power_of_two(node.operands[1]) and kind(x) in ("int", "uint"):
         return xp.bitwise_and(x, y - 1)
     if _is_power_of_two(node.operands[1]) and kind(x) == "float":
-        return x - _floored(x, y) * y
+        return x - _floor_quotient(x, y) * y
     return xp.remainder(x, y)
 
 
@@ -113,17 +113,17 @@ def _is_power_of_two(operand: Operand) -> bool:
     return type(value) is int and value > 0 and value & (value - 1) == 0
 
 
-def _floored(x: Any, y: Any) -> Any:
+def _floor_quotient(x: Any, y: Any) -> Any:
     """The floored quotient of finite numpy floats by a power of two."""
     made = np.floor(x / y)
     return np.where((made == 0) & (x < 0), np.asarray(-1, x.dtype), made)  # the quotient may be too small to be one
 
 
-def _divided_with_rest(x: Any, y: Any) -> tuple[Any, Any]:
+def _divide_with_rest(x: Any, y: Any) -> tuple[Any, Any]:
     """Floored quotient and remainder of traced floats, to the bits of numpy's."""
     x, y = jnp.broadcast_arrays(x, y)
     rest = jax.lax.rem(x, y)
-    ratio = quotient(sealed(x - rest), y)
+    ratio = quotient(seal(x - rest), y)
     off = (rest != 0) & ((y < 0) != (rest < 0))
     rest, ratio = jnp.where(off, rest + y, rest), jnp.where(off, ratio - 1, ratio)
     rest = jnp.where(rest == 0, jnp.copysign(jnp.zeros_like(rest), y), rest)
@@ -170,14 +170,14 @@ def _cast(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     return cast_to(xs[0], node.aval.dtype, node.get("overflow"))[0]
 
 
-def _filled(value: int) -> Compute:
+def _fill_with(value: int) -> Compute:
     return lambda xp, node, shape, xs: xp.full(shape, value, to_numpy(node.aval.dtype))
 
 
 # --- Reductions -------------------------------------------------------------------------------------------------------
 
 
-def _reduced(fn: Callable[[Any, Any, Any], Any]) -> Compute:
+def _reduce(fn: Callable[[Any, Any, Any], Any]) -> Compute:
     """A reduction `fn(xp, x, keywords)` of floats in double precision, on accelerators in their own."""
 
     def compute(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
@@ -226,13 +226,13 @@ def _squares(xp: Any, x: Any, keywords: Any, less: Any) -> Any:
     axes, wide = keywords["axis"], keywords["dtype"] or np.float64
     cut = next((a for a in axes if x.shape[a] > 1), None)
     if not on_host(x) or cut is None or x.size <= SLAB:
-        return _squared(xp, x, wide, less, keywords)
+        return _sum_squares(xp, x, wide, less, keywords)
     step = max(1, SLAB * x.shape[cut] // x.size)
     slabs = (x[(slice(None),) * cut + (slice(at, at + step),)] for at in range(0, x.shape[cut], step))
-    return sum(_squared(xp, slab, wide, less, keywords) for slab in slabs)
+    return sum(_sum_squares(xp, slab, wide, less, keywords) for slab in slabs)
 
 
-def _squared(xp: Any, x: Any, wide: Any, less: Any, keywords: Any) -> Any:
+def _sum_squares(xp: Any, x: Any, wide: Any, less: Any, keywords: Any) -> Any:
     x = x.astype(wide) if less is None else x.astype(wide) - less
     if kind(x) == "complex":
         squares = xp.square(x.real) + xp.square(x.imag)
@@ -245,7 +245,7 @@ def _extreme(name: str) -> Compute:
     return lambda xp, node, shape, xs: getattr(xp, name)(xs[0], axis=node.get("axes"), keepdims=node.get("keepdims"))
 
 
-def _ordered(name: str) -> Compute:
+def _pick_by_order(name: str) -> Compute:
     """The middle, or another place in the order of the elements."""
 
     def compute(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
@@ -302,7 +302,7 @@ def _counts(name: str, dtype: str) -> Compute:
     return lambda xp, node, shape, xs: getattr(xp, name)(*node.get("counts"), dtype=dtype)
 
 
-def _moved(compute: Compute, rule: cut.Rule, *, view: bool = False) -> Operation:
+def _move(compute: Compute, rule: cut.Rule, *, view: bool = False) -> Operation:
     return Operation(compute, rule, view=view, sealed=False)
 
 
@@ -319,7 +319,7 @@ def _repeat(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    **{name: Operation(_named(name)) for name in _NAMED},
+    **{name: Operation(_look_up(name)) for name in _NAMED},
     "add": Operation(_add),
     "positive": Operation(lambda xp, node, shape, xs: xs[0], sealed=False),
     "divide": Operation(_divide),
@@ -331,34 +331,34 @@ OPERATIONS: Mapping[str, Operation] = {
     "clip": Operation(_clip, passing=1),
     "where": Operation(_where, passing=3, sealed=False),
     "cast": Operation(_cast, passing=2, sealed=False),
-    "zeros_like": Operation(_filled(0), sealed=False),
-    "ones_like": Operation(_filled(1), sealed=False),
+    "zeros_like": Operation(_fill_with(0), sealed=False),
+    "ones_like": Operation(_fill_with(1), sealed=False),
     "number": Operation(lambda xp, node, shape, xs: xs[0], cut.none, sealed=False),
-    "sum": Operation(_reduced(_sum), cut.reduction),
-    "mean": Operation(_reduced(_mean), cut.reduction),
-    "std": Operation(_reduced(_deviation), cut.reduction),
-    "var": Operation(_reduced(_variance), cut.reduction),
-    "norm": Operation(_reduced(_norm), cut.reduction),
+    "sum": Operation(_reduce(_sum), cut.reduction),
+    "mean": Operation(_reduce(_mean), cut.reduction),
+    "std": Operation(_reduce(_deviation), cut.reduction),
+    "var": Operation(_reduce(_variance), cut.reduction),
+    "norm": Operation(_reduce(_norm), cut.reduction),
     "min": Operation(_extreme("min"), cut.reduction),
     "max": Operation(_extreme("max"), cut.reduction),
-    "median": Operation(_ordered("median"), cut.reduction, passing=1),
-    "quantile": Operation(_ordered("quantile"), cut.reduction, passing=1),
-    "softmax": Operation(_softmax, cut.normalized, passing=1),
-    "matmul": Operation(_named("matmul"), cut.product),
-    "dot": Operation(_named("dot"), cut.product),
+    "median": Operation(_pick_by_order("median"), cut.reduction, passing=1),
+    "quantile": Operation(_pick_by_order("quantile"), cut.reduction, passing=1),
+    "softmax": Operation(_softmax, cut.normalize, passing=1),
+    "matmul": Operation(_look_up("matmul"), cut.product),
+    "dot": Operation(_look_up("dot"), cut.product),
     "outer": Operation(_outer, cut.outer),
-    "transpose": _moved(lambda xp, node, shape, xs: xp.transpose(xs[0], node.get("order")), cut.transpose, view=True),
-    "reshape": _moved(lambda xp, node, shape, xs: xp.reshape(xs[0], shape), cut.reshape, view=True),
-    "concat": _moved(lambda xp, node, shape, xs: xp.concatenate(xs, axis=node.get("axis")), cut.concat),
-    "stack": _moved(lambda xp, node, shape, xs: xp.stack(xs, axis=node.get("axis")), cut.stack),
-    "repeat": _moved(_repeat, cut.repeat),
-    "flip": _moved(lambda xp, node, shape, xs: xp.flip(xs[0], node.get("axes")), cut.flip, view=True),
-    "diag": _moved(lambda xp, node, shape, xs: xp.diag(xs[0]), cut.none),
-    "tril": _moved(lambda xp, node, shape, xs: xp.tril(xs[0], node.get("k")), cut.triangle),
-    "triu": _moved(lambda xp, node, shape, xs: xp.triu(xs[0], node.get("k")), cut.triangle),
-    "item": _moved(_item, cut.item, view=True),
-    "take": _moved(_take, cut.take),
-    "eye": _moved(_counts("eye", "float32"), cut.none),
-    "arange": _moved(_counts("arange", "int64"), cut.none),
+    "transpose": _move(lambda xp, node, shape, xs: xp.transpose(xs[0], node.get("order")), cut.transpose, view=True),
+    "reshape": _move(lambda xp, node, shape, xs: xp.reshape(xs[0], shape), cut.reshape, view=True),
+    "concat": _move(lambda xp, node, shape, xs: xp.concatenate(xs, axis=node.get("axis")), cut.concat),
+    "stack": _move(lambda xp, node, shape, xs: xp.stack(xs, axis=node.get("axis")), cut.stack),
+    "repeat": _move(_repeat, cut.repeat),
+    "flip": _move(lambda xp, node, shape, xs: xp.flip(xs[0], node.get("axes")), cut.flip, view=True),
+    "diag": _move(lambda xp, node, shape, xs: xp.diag(xs[0]), cut.none),
+    "tril": _move(lambda xp, node, shape, xs: xp.tril(xs[0], node.get("k")), cut.triangle),
+    "triu": _move(lambda xp, node, shape, xs: xp.triu(xs[0], node.get("k")), cut.triangle),
+    "item": _move(_item, cut.item, view=True),
+    "take": _move(_take, cut.take),
+    "eye": _move(_counts("eye", "float32"), cut.none),
+    "arange": _move(_counts("arange", "int64"), cut.none),
 }  # fmt: skip
 """By the name that a node calls it."""

@@ -12,8 +12,8 @@ from brainsurgery_jax.boxes import Box, box_shape, contiguous_from
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.ops._liveness import nbytes, peak
 from brainsurgery_jax.ops._operations import OPERATIONS
-from brainsurgery_jax.ops._program import At, Node, Program, below, excerpt, leaf
-from brainsurgery_jax.parts import Cut, Cuts, operand_box, parts
+from brainsurgery_jax.ops._program import At, Computation, Node, below, excerpt, leaf
+from brainsurgery_jax.parts import AxisCut, Cuts, operand_box, parts
 
 Shape = tuple[int, ...]
 Axes = tuple[int | None, ...]
@@ -41,25 +41,25 @@ class Partition(NamedTuple):
     operand `sources[i]` of the original or, if that is negative, `kept[-1 - sources[i]]`.
     """
 
-    program: Program
-    kept: tuple[Program, ...]
+    program: Computation
+    kept: tuple[Computation, ...]
     sources: tuple[int, ...]
     cuts: Cuts
 
 
 @lru_cache(maxsize=4096)
-def partition(program: Program) -> Partition | None:
+def partition(program: Computation) -> Partition | None:
     """How a program is computed in parts; None if it is computed as a whole."""
     for axis, size in enumerate(program.aval.shape):
         if size > 1 and (first := _cut_along(program, axis)) is not None:
             made = _with_step(first.program, (first.cut,))
             if made[0].step == made[0].units:
                 return None
-            return _sourced(program, first, *_cut_further(first.program, made, axis))
+            return _connect(program, first, *_cut_further(first.program, made, axis))
     return None
 
 
-def part_shapes(program: Program, cuts: Cuts, units: Sequence[int]) -> list[Shape]:
+def part_shapes(program: Computation, cuts: Cuts, units: Sequence[int]) -> list[Shape]:
     """The shape of each node in a part with so many units of each cut."""
     shapes = [list(node.aval.shape) for node in program.nodes]
     for cut, count in zip(cuts, units, strict=True):
@@ -70,7 +70,7 @@ def part_shapes(program: Program, cuts: Cuts, units: Sequence[int]) -> list[Shap
 
 
 @lru_cache(maxsize=4096)
-def node_axes(program: Program, axis: int) -> Axes:
+def node_axes(program: Computation, axis: int) -> Axes:
     """The axis along which each node is cut where the result is cut along `axis`; None: all of it is in every part."""
     found: dict[int, int | None] = {len(program.nodes) - 1: axis}
     for number in range(len(program.nodes) - 1, -1, -1):
@@ -85,7 +85,7 @@ def node_axes(program: Program, axis: int) -> Axes:
 
 def _rule(nodes: Sequence[Node], number: int, axis: int) -> Axes | None:
     node = nodes[number]
-    if node.op == "leaf":
+    if node.is_leaf:
         return ()
     shapes = [nodes[x.number].aval.shape if isinstance(x, At) else () for x in node.operands]
     return OPERATIONS[node.op].cut(node, shapes, axis)
@@ -104,12 +104,12 @@ class Use(NamedTuple):
 class Along(NamedTuple):
     """A program that makes parts along one axis: its operands, by the nodes of the original that they are."""
 
-    program: Program
+    program: Computation
     uses: tuple[Use, ...]
-    cut: Cut
+    cut: AxisCut
 
 
-def _cut_along(program: Program, axis: int) -> Along | None:
+def _cut_along(program: Computation, axis: int) -> Along | None:
     """The program of parts along an axis of the result, if it has any.
 
     From the result on, each node is cut as its uses need it. Where an operation cannot be cut, where a node is needed
@@ -134,12 +134,12 @@ def _cut_along(program: Program, axis: int) -> Along | None:
     units = gcd(*sizes)
     ordered = tuple(sorted(uses, key=lambda use: (use.number, str(use.axis))))
     made = _rebuilt(nodes, inside, ordered)
-    return Along(made, ordered, Cut(axis, units, units, tuple(use.axis for use in ordered))) if units > 1 else None
+    return Along(made, ordered, AxisCut(axis, units, units, tuple(use.axis for use in ordered))) if units > 1 else None
 
 
 def _inside(nodes: Sequence[Node], number: int, wanted: set[int | None]) -> Axes | None:
     """How the operands of a node are cut, if it is computed part by part; else None."""
-    if nodes[number].op == "leaf" or len(wanted) > 1:
+    if nodes[number].is_leaf or len(wanted) > 1:
         return None
     (axis,) = wanted
     if axis is not None:
@@ -148,7 +148,7 @@ def _inside(nodes: Sequence[Node], number: int, wanted: set[int | None]) -> Axes
     return (None,) * len(nodes[number].operands) if cheap else None
 
 
-def _rebuilt(nodes: Sequence[Node], inside: Mapping[int, int | None], uses: Sequence[Use]) -> Program:
+def _rebuilt(nodes: Sequence[Node], inside: Mapping[int, int | None], uses: Sequence[Use]) -> Computation:
     """The nodes that are computed part by part, on operands in the order of `uses`."""
     made = [leaf(at, nodes[use.number].aval) for at, use in enumerate(uses)]
     places = {use: at for at, use in enumerate(uses)}
@@ -163,13 +163,13 @@ def _rebuilt(nodes: Sequence[Node], inside: Mapping[int, int | None], uses: Sequ
         )
         own[number] = len(made)
         made.append(node._replace(operands=operands))
-    return Program(tuple(made))
+    return Computation(tuple(made))
 
 
 # --- How large a part is ----------------------------------------------------------------------------------------------
 
 
-def _with_step(program: Program, cuts: Cuts) -> Cuts:
+def _with_step(program: Computation, cuts: Cuts) -> Cuts:
     """Cuts, the last of them in steps as large as they may be."""
     *others, last = cuts
     low, high, most = 1, last.units, _most(program)
@@ -182,27 +182,27 @@ def _with_step(program: Program, cuts: Cuts) -> Cuts:
     return (*others, last._replace(step=low))
 
 
-def _most(program: Program) -> int:
+def _most(program: Computation) -> int:
     return PRODUCTS if any(node.op in ("matmul", "dot") for node in program.nodes) else PART
 
 
-def part_bytes(program: Program, cuts: Cuts) -> int:
+def part_bytes(program: Computation, cuts: Cuts) -> int:
     """Bytes that a part takes: of operands what is cut, the result, and what is made on the way."""
     shapes = part_shapes(program, cuts, [cut.step for cut in cuts])
-    leaves = [n for n, node in enumerate(program.nodes) if node.op == "leaf" and shapes[n] != node.aval.shape]
+    leaves = [n for n, node in enumerate(program.nodes) if node.is_leaf and shapes[n] != node.aval.shape]
     return _making(program, shapes) + sum(nbytes(shapes[n], program.nodes[n].aval.dtype) for n in leaves)
 
 
-def making_bytes(program: Program, cuts: Cuts) -> int:
+def making_bytes(program: Computation, cuts: Cuts) -> int:
     """The same where operands are looked at where they are."""
     return _making(program, part_shapes(program, cuts, [cut.step for cut in cuts]))
 
 
-def _making(program: Program, shapes: Sequence[Shape]) -> int:
+def _making(program: Computation, shapes: Sequence[Shape]) -> int:
     return peak(program, shapes) + nbytes(shapes[-1], program.aval.dtype)
 
 
-def _cut_further(program: Program, cuts: Cuts, after: int) -> tuple[Program, tuple[int, ...], Cuts]:
+def _cut_further(program: Computation, cuts: Cuts, after: int) -> tuple[Computation, tuple[int, ...], Cuts]:
     """Parts that are still too large, cut along another axis too, if nothing has to be kept for that.
 
     Also gives the operand of the program before that each operand is.
@@ -212,7 +212,7 @@ def _cut_further(program: Program, cuts: Cuts, after: int) -> tuple[Program, tup
         return program, same, cuts
     for axis in range(after + 1, len(program.aval.shape)):
         again = _cut_along(program, axis) if program.aval.shape[axis] > 1 else None
-        if again is None or any(program.nodes[use.number].op != "leaf" for use in again.uses):
+        if again is None or any(not program.nodes[use.number].is_leaf for use in again.uses):
             continue
         operands = tuple(program.nodes[use.number].get("index") for use in again.uses)
         first = cuts[0]._replace(operands=tuple(cuts[0].operands[i] for i in operands))
@@ -225,14 +225,16 @@ def _cut_further(program: Program, cuts: Cuts, after: int) -> tuple[Program, tup
 # --- Where operands come from -----------------------------------------------------------------------------------------
 
 
-def _sourced(original: Program, along: Along, program: Program, operands: Sequence[int], cuts: Cuts) -> Partition:
+def _connect(
+    original: Computation, along: Along, program: Computation, operands: Sequence[int], cuts: Cuts
+) -> Partition:
     """A partition whose operands are those of the original, where they can be read part by part, or what is kept."""
-    kept: dict[Program, int] = {}
+    kept: dict[Computation, int] = {}
     sources = []
     for at, operand in enumerate(operands):
         number = along.uses[operand].number
         node = original.nodes[number]
-        if node.op == "leaf" and _is_read_well(program, cuts, at):
+        if node.is_leaf and _is_read_well(program, cuts, at):
             sources.append(node.get("index"))
         else:
             whole = excerpt(original.nodes, number, ())
@@ -240,10 +242,10 @@ def _sourced(original: Program, along: Along, program: Program, operands: Sequen
     return Partition(program, tuple(kept), tuple(sources), cuts)
 
 
-def _is_read_well(program: Program, cuts: Cuts, operand: int) -> bool:
+def _is_read_well(program: Computation, cuts: Cuts, operand: int) -> bool:
     """Whether the part of an operand can be read from a file for each part of the result: it lies in one run, or in
     long ones, or is all of a small operand."""
-    aval = next(n.aval for n in program.nodes if n.op == "leaf" and n.get("index") == operand)
+    aval = next(n.aval for n in program.nodes if n.is_leaf and n.get("index") == operand)
     if all(cut.operands[operand] is None for cut in cuts):
         return aval.nbytes <= AGAIN
     first = next(parts(program.aval.shape, cuts))

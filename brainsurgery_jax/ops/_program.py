@@ -42,6 +42,11 @@ class Node(NamedTuple):
     work: DType
     static: Static = ()
 
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it is an operand of the whole program."""
+        return self.op == "leaf"
+
     def get(self, name: str) -> Any:
         """A parameter that is no tensor."""
         return dict(self.static)[name]
@@ -52,7 +57,7 @@ class Node(NamedTuple):
         return tuple(x.number for x in self.operands if isinstance(x, At))
 
 
-class Program(NamedTuple):
+class Computation(NamedTuple):
     """Nodes, each after its operands; the last one is the result."""
 
     nodes: tuple[Node, ...]
@@ -75,10 +80,10 @@ def leaf(index: int, aval: Aval) -> Node:
     return Node("leaf", (), aval, aval.dtype, (("index", index),))
 
 
-def followed_by(program: Program, op: str, aval: Aval, static: Static) -> Program:
+def append_operation(program: Computation, op: str, aval: Aval, static: Static) -> Computation:
     """A program with one more operation on its result."""
     last = At(len(program.nodes) - 1)
-    return Program((*program.nodes, Node(op, (last,), aval, program.aval.dtype, static)))
+    return Computation((*program.nodes, Node(op, (last,), aval, program.aval.dtype, static)))
 
 
 def below(nodes: Sequence[Node], roots: Iterable[int], stop: Iterable[int] = ()) -> list[int]:
@@ -90,7 +95,7 @@ def below(nodes: Sequence[Node], roots: Iterable[int], stop: Iterable[int] = ())
     return sorted(wanted)
 
 
-def excerpt(nodes: Sequence[Node], root: int, replaced: Sequence[int]) -> Program:
+def excerpt(nodes: Sequence[Node], root: int, replaced: Sequence[int]) -> Computation:
     """The program of one node, in which other nodes are operands: number `replaced[i]` is leaf `i`."""
     place: dict[int, int] = {}
     made: list[Node] = []
@@ -102,4 +107,4 @@ def excerpt(nodes: Sequence[Node], root: int, replaced: Sequence[int]) -> Progra
             operands = tuple(At(place[x.number]) if isinstance(x, At) else x for x in node.operands)
             made.append(node._replace(operands=operands))
         place[number] = len(made) - 1
-    return Program(tuple(made))
+    return Computation(tuple(made))

@@ -9,63 +9,63 @@ from math import prod
 from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import DType
-from brainsurgery_jax.ops._program import Literal, Node, Operand, Program
+from brainsurgery_jax.ops._program import Computation, Literal, Node, Operand
 from brainsurgery_jax.ops._rounding import bounds
 
 INTEGERS = ("int", "uint", "bool")
 
 
-class Range(NamedTuple):
+class Interval(NamedTuple):
     """The least and the largest value."""
 
     low: int
     high: int
 
-    def within(self, other: Range) -> bool:
+    def within(self, other: Interval) -> bool:
         """Whether all of it lies in another."""
         return other.low <= self.low and self.high <= other.high
 
 
-def range_of(dtype: DType) -> Range:
+def range_of(dtype: DType) -> Interval:
     """What a dtype of whole numbers can hold."""
-    return Range(0, 1) if dtype.kind == "bool" else Range(*bounds(dtype))
+    return Interval(0, 1) if dtype.is_bool else Interval(*bounds(dtype))
 
 
 @lru_cache(maxsize=4096)
-def exact_ranges(program: Program) -> tuple[Range | None, ...]:
+def exact_ranges(program: Computation) -> tuple[Interval | None, ...]:
     """For each node of whole numbers where its values lie if nothing wraps in it; None for the others."""
-    found: list[Range | None] = []
+    found: list[Interval | None] = []
     for node in program.nodes:
         found.append(_exact(node, [_of_operand(x, program, found) for x in node.operands]))
     return tuple(found)
 
 
 @lru_cache(maxsize=4096)
-def guarded_nodes(program: Program) -> frozenset[int]:
+def find_guarded(program: Computation) -> frozenset[int]:
     """The nodes that some values stop: integers divided by zero, casts to a dtype that does not hold them, places that
     a table does not have."""
     exact = exact_ranges(program)
     return frozenset(n for n, node in enumerate(program.nodes) if _may_stop(node, program, exact))
 
 
-def wrapping_nodes(program: Program, bits: int) -> list[int]:
+def wrapping_nodes(program: Computation, bits: int) -> list[int]:
     """The nodes of integers of at most so many bits whose arithmetic can wrap."""
     exact = exact_ranges(program)
     return [
         number
         for number, node in enumerate(program.nodes)
         if node.op in _ARITHMETIC
-        and node.aval.dtype.kind in ("int", "uint")
+        and node.aval.dtype.is_integer
         and node.aval.dtype.bits <= bits
         and (own := exact[number]) is not None
         and not own.within(range_of(node.aval.dtype))
     ]
 
 
-def _of_operand(x: Operand, program: Program, exact: Sequence[Range | None]) -> Range | None:
+def _of_operand(x: Operand, program: Computation, exact: Sequence[Interval | None]) -> Interval | None:
     """Where the values of an operand lie, having wrapped if they can."""
     if isinstance(x, Literal):
-        return Range(int(x.value), int(x.value)) if isinstance(x.value, int) else None
+        return Interval(int(x.value), int(x.value)) if isinstance(x.value, int) else None
     dtype = program.nodes[x.number].aval.dtype
     if dtype.kind not in INTEGERS:
         return None
@@ -73,7 +73,7 @@ def _of_operand(x: Operand, program: Program, exact: Sequence[Range | None]) -> 
     return own if own is not None and own.within(held) else held
 
 
-def _exact(node: Node, xs: Sequence[Range | None]) -> Range | None:
+def _exact(node: Node, xs: Sequence[Interval | None]) -> Interval | None:
     if node.aval.dtype.kind not in INTEGERS:
         return None
     held = range_of(node.aval.dtype)
@@ -82,19 +82,19 @@ def _exact(node: Node, xs: Sequence[Range | None]) -> Range | None:
         return rule(*known)
     match node.op:
         case "zeros_like" | "eye":
-            return Range(0, 0)
+            return Interval(0, 0)
         case "ones_like":
-            return Range(1, 1)
+            return Interval(1, 1)
         case "arange":
             counted = range(*node.get("counts"))
-            return Range(min(counted), max(counted)) if counted else Range(0, 0)
+            return Interval(min(counted), max(counted)) if counted else Interval(0, 0)
         case "where" | "take":
             sources = xs[1:] if node.op == "where" else xs[:1]
             return _union([x for x in sources if x is not None]) if None not in sources else held
         case "cast":
             return known[0] if known and known[0].within(held) else held
         case "sum" | "matmul" | "dot":
-            return None if None in xs else _summed(node, known)
+            return None if None in xs else _sum(node, known)
         case _ if node.op in _SELECTING and len(known) == len(xs):
             return _union(known)
     return held
@@ -109,87 +109,87 @@ _ARITHMETIC = frozenset(
 )
 
 
-def _union(ranges: Sequence[Range]) -> Range:
-    return Range(min(r.low for r in ranges), max(r.high for r in ranges))
+def _union(ranges: Sequence[Interval]) -> Interval:
+    return Interval(min(r.low for r in ranges), max(r.high for r in ranges))
 
 
-def _summed(node: Node, xs: Sequence[Range]) -> Range:
+def _sum(node: Node, xs: Sequence[Interval]) -> Interval:
     """Sums of as many terms as fit between what they are made of and the result: a bound from above."""
     terms = 1 << 40
     first = xs[0] if len(xs) == 1 else _corners(lambda a, b: a * b)(*xs)
-    return Range(min(0, first.low * terms), max(0, first.high * terms))
+    return Interval(min(0, first.low * terms), max(0, first.high * terms))
 
 
-def _corners(fn: Callable[[int, int], int]) -> Callable[[Range, Range], Range]:
-    def of(x: Range, y: Range) -> Range:
+def _corners(fn: Callable[[int, int], int]) -> Callable[[Interval, Interval], Interval]:
+    def of(x: Interval, y: Interval) -> Interval:
         found = [fn(a, b) for a in x for b in y]
-        return Range(min(found), max(found))
+        return Interval(min(found), max(found))
 
     return of
 
 
-def _quotient(x: Range, y: Range) -> Range:
+def _quotient(x: Interval, y: Interval) -> Interval:
     """By anything but zero."""
     divisors = [d for d in (y.low, y.high, -1, 1) if d and y.low <= d <= y.high]
     found = [n // d for n in x for d in divisors] or [0]
-    return Range(min(found), max(found))
+    return Interval(min(found), max(found))
 
 
-def _rest(x: Range, y: Range) -> Range:
+def _rest(x: Interval, y: Interval) -> Interval:
     if y.low > 0:
-        return Range(0, min(y.high - 1, x.high) if x.low >= 0 else y.high - 1)
-    return Range(min(0, y.low + 1), max(0, y.high - 1))
+        return Interval(0, min(y.high - 1, x.high) if x.low >= 0 else y.high - 1)
+    return Interval(min(0, y.low + 1), max(0, y.high - 1))
 
 
-def _common_bits(x: Range, y: Range) -> Range:
+def _common_bits(x: Interval, y: Interval) -> Interval:
     if x.low >= 0 or y.low >= 0:
-        return Range(0, min(r.high for r in (x, y) if r.low >= 0))
-    return Range(-(1 << max(r.low.bit_length() for r in (x, y))), max(x.high, y.high))
+        return Interval(0, min(r.high for r in (x, y) if r.low >= 0))
+    return Interval(-(1 << max(r.low.bit_length() for r in (x, y))), max(x.high, y.high))
 
 
-def _all_bits(x: Range, y: Range) -> Range:
+def _all_bits(x: Interval, y: Interval) -> Interval:
     most = (1 << max(x.high, y.high).bit_length()) - 1
-    return Range(0, most) if min(x.low, y.low) >= 0 else Range(-(1 << max(_bits(x), _bits(y))), most)
+    return Interval(0, most) if min(x.low, y.low) >= 0 else Interval(-(1 << max(_bits(x), _bits(y))), most)
 
 
-def _bits(x: Range) -> int:
+def _bits(x: Interval) -> int:
     return max(x.low.bit_length(), x.high.bit_length())
 
 
-def _power(x: Range, y: Range) -> Range:
+def _power(x: Interval, y: Interval) -> Interval:
     low, high = (min(max(0, n), 64) for n in y)
     exponents = {n for n in (low, low + 1, high - 1, high) if low <= n <= high}  # even and odd ones
     bases = {*x, *(v for v in (-1, 0, 1) if x.low <= v <= x.high)}
     found = [base**n for base in bases for n in exponents]
-    return Range(min(found), max(found))
+    return Interval(min(found), max(found))
 
 
-def _shift_left(x: Range, y: Range) -> Range:
+def _shift_left(x: Interval, y: Interval) -> Interval:
     counts = [min(max(n, 0), 64) for n in y]
-    return Range(min(n << c for n in x for c in counts), max(n << c for n in x for c in counts))
+    return Interval(min(n << c for n in x for c in counts), max(n << c for n in x for c in counts))
 
 
-def _shift_right(x: Range, y: Range) -> Range:
+def _shift_right(x: Interval, y: Interval) -> Interval:
     counts = [min(max(n, 0), 64) for n in y]
-    return Range(min(n >> c for n in x for c in counts), max(n >> c for n in x for c in counts))
+    return Interval(min(n >> c for n in x for c in counts), max(n >> c for n in x for c in counts))
 
 
-def _absolute(x: Range) -> Range:
-    return Range(0 if x.low <= 0 <= x.high else min(map(abs, x)), max(map(abs, x)))
+def _absolute(x: Interval) -> Interval:
+    return Interval(0 if x.low <= 0 <= x.high else min(map(abs, x)), max(map(abs, x)))
 
 
 _YES_OR_NO = dict.fromkeys(
     ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isfinite", "isnan"),
-    lambda *xs: Range(0, 1),
+    lambda *xs: Interval(0, 1),
 )
-_RULES: Mapping[str, Callable[..., Range]] = {
+_RULES: Mapping[str, Callable[..., Interval]] = {
     **_YES_OR_NO,
-    "add": lambda x, y: Range(x.low + y.low, x.high + y.high),
-    "subtract": lambda x, y: Range(x.low - y.high, x.high - y.low),
+    "add": lambda x, y: Interval(x.low + y.low, x.high + y.high),
+    "subtract": lambda x, y: Interval(x.low - y.high, x.high - y.low),
     "multiply": _corners(lambda a, b: a * b),
     "outer": _corners(lambda a, b: a * b),
-    "negative": lambda x: Range(-x.high, -x.low),
-    "invert": lambda x: Range(-x.high - 1, -x.low - 1),
+    "negative": lambda x: Interval(-x.high, -x.low),
+    "invert": lambda x: Interval(-x.high - 1, -x.low - 1),
     "floor_divide": _quotient,
     "remainder": _rest,
     "power": _power,
@@ -197,17 +197,17 @@ _RULES: Mapping[str, Callable[..., Range]] = {
     "bitwise_or": _all_bits,
     "left_shift": _shift_left,
     "right_shift": _shift_right,
-    "minimum": lambda x, y: Range(min(x.low, y.low), min(x.high, y.high)),
-    "maximum": lambda x, y: Range(max(x.low, y.low), max(x.high, y.high)),
-    "clip": lambda x, a, b: Range(min(max(x.low, a.low), b.low), min(max(x.high, a.high), b.high)),
+    "minimum": lambda x, y: Interval(min(x.low, y.low), min(x.high, y.high)),
+    "maximum": lambda x, y: Interval(max(x.low, y.low), max(x.high, y.high)),
+    "clip": lambda x, a, b: Interval(min(max(x.low, a.low), b.low), min(max(x.high, a.high), b.high)),
     "abs": _absolute,
-    "sign": lambda x: Range(-1 if x.low < 0 else 0, 1 if x.high > 0 else 0),
+    "sign": lambda x: Interval(-1 if x.low < 0 else 0, 1 if x.high > 0 else 0),
 }
 
 
-def _may_stop(node: Node, program: Program, exact: Sequence[Range | None]) -> bool:
+def _may_stop(node: Node, program: Computation, exact: Sequence[Interval | None]) -> bool:
     xs = [_of_operand(x, program, exact) for x in node.operands]
-    whole = node.aval.dtype.kind in ("int", "uint")
+    whole = node.aval.dtype.is_integer
     match node.op:
         case "floor_divide" | "remainder":
             return whole and (xs[1] is None or xs[1].low <= 0 <= xs[1].high)
@@ -221,11 +221,11 @@ def _may_stop(node: Node, program: Program, exact: Sequence[Range | None]) -> bo
             )
         case "take":
             size = table_size(node, program)
-            return xs[1] is None or not xs[1].within(Range(-size, size - 1))
+            return xs[1] is None or not xs[1].within(Interval(-size, size - 1))
     return False
 
 
-def table_size(node: Node, program: Program) -> int:
+def table_size(node: Node, program: Computation) -> int:
     """How many entries a look-up chooses from."""
     table, axis = node.operands[0], node.get("axis")
     if isinstance(table, Literal):
@@ -234,14 +234,14 @@ def table_size(node: Node, program: Program) -> int:
     return prod(shape) if axis is None else shape[axis]
 
 
-def reasons(program: Program) -> str:
+def reasons(program: Computation) -> str:
     """What values stop a program, in words."""
-    guarded = guarded_nodes(program)
+    guarded = find_guarded(program)
     found = dict.fromkeys(_reason(program.nodes[number], program) for number in sorted(guarded))
     return "; or ".join(found)
 
 
-def _reason(node: Node, program: Program) -> str:
+def _reason(node: Node, program: Computation) -> str:
     match node.op:
         case "cast":
             return (

@@ -62,11 +62,11 @@ def find_places(
     def search(number: int, before: Narrowing | None) -> Reduction:
         known = start if before is None else before
 
-        def done(count: Count) -> Any:
+        def conclude(count: Count) -> Any:
             found = _narrow(dtype, number, known, count)
             return answer(found) if number == digits - 1 else found
 
-        return Reduction(partial(_count, number, known), _merge, done, nan, unordered=True)
+        return Reduction(partial(_count, number, known), _merge, conclude, nan, unordered=True)
 
     return tuple(partial(search, number) for number in range(digits))
 

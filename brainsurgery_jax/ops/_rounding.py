@@ -14,7 +14,7 @@ from brainsurgery_jax._lazy import jax, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, FLOAT64, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.ops._math import entries, kind, nonzero, on_host, quotient, sealed, to_float32, to_float64, widen
+from brainsurgery_jax.ops._math import entries, kind, nonzero, on_host, quotient, seal, to_float32, to_float64, widen
 
 Overflow = Annotated[
     Literal["saturate", "nan", "wrap"],
@@ -31,7 +31,7 @@ BARE_EXPONENT = "float8_e8m0fnu"
 sign)."""
 
 
-def rounded(name: str, x: Any, *others: Any) -> Any:
+def round_once(name: str, x: Any, *others: Any) -> Any:
     """`xp.name(x, *others)`, computed in at least float32 and rounded once to the dtype of `x`.
 
     XLA's CPU code takes subnormal numbers for zero. There, what other tools compute in float32 is computed in float64,
@@ -44,11 +44,11 @@ def rounded(name: str, x: Any, *others: Any) -> Any:
         return round_to(getattr(np, name)(wide, *map(widen, others), **own), x.dtype)
     fn = quotient if name == "divide" else getattr(jnp, name)
     if kind(x) != "float" or x.dtype.itemsize > 4:
-        return sealed(fn(x, *others).astype(x.dtype))
+        return seal(fn(x, *others).astype(x.dtype))
     return jax.lax.platform_dependent(
         x, *others,
         cpu=lambda *xs: round_to(to_float32(fn(*map(to_float64, xs))), x.dtype),
-        default=lambda *xs: round_to(sealed(fn(*(y.astype(jnp.float32) for y in xs))), x.dtype),
+        default=lambda *xs: round_to(seal(fn(*(y.astype(jnp.float32) for y in xs))), x.dtype),
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def round_to(x: Any, dtype: Any) -> Any:
 def check_overflow(source: DType, target: DType, overflow: str | None) -> None:
     """Refuse a treatment of overflow that the dtypes do not have."""
     hint = "Write `overflow: saturate`, or leave it out."
-    if overflow == "nan" and target.kind in ("int", "uint"):
+    if overflow == "nan" and target.is_integer:
         raise Refusal("overflow-unknown", f"{target} has no NaN", key="overflow", hint=hint)
     if overflow == "wrap" and not {source.kind, target.kind} <= {"int", "uint", "bool"}:
         found = f"only integers wrap, not {source} cast to {target}"
@@ -73,9 +73,9 @@ def check_overflow(source: DType, target: DType, overflow: str | None) -> None:
 
 def may_refuse(source: DType, target: DType, overflow: str | None) -> bool:
     """Whether some values of a dtype cannot be cast to another: integers that do not fit, NaN."""
-    if overflow is not None or target.kind not in ("int", "uint") or source.kind == "bool":
+    if overflow is not None or not target.is_integer or source.is_bool:
         return False
-    if source.kind not in ("int", "uint"):
+    if not source.is_integer:
         return True
     (least, most), (low, high) = bounds(source), bounds(target)
     return least < low or most > high
@@ -94,12 +94,12 @@ def cast_to(x: Any, dtype: DType, overflow: str | None = None) -> tuple[Any, Any
     is taken.
     """
     fits = (np if on_host(x) else jnp).ones((), dtype=np.bool_)
-    if dtype.kind == "bool":
+    if dtype.is_bool:
         return nonzero(x), fits
-    if dtype.kind == "complex":
+    if dtype.is_complex:
         return _complex(x, dtype, overflow), fits
     real = x.real if kind(x) == "complex" else x
-    if dtype.kind == "float":
+    if dtype.is_float:
         return (_float if kind(real) == "float" else _float_of_integers)(real, dtype, overflow), fits
     cast = _integer_of_floats if kind(real) == "float" else _integer
     return cast(real, dtype, overflow)
@@ -123,7 +123,7 @@ def _float(x: Any, dtype: DType, overflow: str | None) -> Any:
         return _by_upper_half(widen(x).astype(np.float32, copy=False), dtype, overflow)
     x = _within_reach(x, dtype, overflow)
     if on_host(x):
-        return converted(x, to_numpy(dtype))
+        return convert_float(x, to_numpy(dtype))
     x = to_float32(x) if x.dtype == np.float64 and dtype.bits < 64 else _in_width(x, dtype)
     return x.astype(to_numpy(dtype))
 
@@ -168,7 +168,7 @@ def _integer(x: Any, dtype: DType, overflow: str | None) -> tuple[Any, Any]:
     """Integers, or booleans, in another integer dtype."""
     xp: Any = np if on_host(x) else jnp
     source = BY_NAME[x.dtype.name]
-    if overflow == "wrap" or (overflow is None and not may_refuse(source, dtype, None)) or source.kind == "bool":
+    if overflow == "wrap" or (overflow is None and not may_refuse(source, dtype, None)) or source.is_bool:
         return x.astype(to_numpy(dtype)), xp.ones((), dtype=np.bool_)
     (least, most), (low, high) = bounds(source), bounds(dtype)
     low, high = (np.asarray(n, x.dtype) for n in (max(low, least), min(high, most)))
@@ -190,7 +190,7 @@ def _integer_of_floats(x: Any, dtype: DType, overflow: str | None) -> tuple[Any,
     return xp.where(over, top, xp.where(under, bottom, made)), xp.ones((), dtype=np.bool_)
 
 
-def converted(x: Any, dtype: Any) -> Any:
+def convert_float(x: Any, dtype: Any) -> Any:
     """A numpy array of floats in another float dtype of two bytes or more, rounded to nearest even; from float64 by way
     of float32."""
     if x.dtype.itemsize == 1:
@@ -208,11 +208,11 @@ def _by_upper_half(x: Any, dtype: DType, overflow: str | None) -> Any:
     bits = np.asarray(x).view(np.uint32)
     upper = (bits >> 16).astype(np.uint16)
     upper |= (bits << 16) != 0
-    return entries(_rounded_upper(dtype, overflow), upper)
+    return entries(_round_upper(dtype, overflow), upper)
 
 
 @cache
-def _rounded_upper(dtype: DType, overflow: str | None) -> Any:
+def _round_upper(dtype: DType, overflow: str | None) -> Any:
     upper = np.arange(1 << 16, dtype=np.uint32) << 16
     with np.errstate(all="ignore"):
         return _within_reach(upper.view(np.float32), dtype, overflow).astype(to_numpy(dtype))

@@ -79,11 +79,11 @@ def reduce_axes(
     def merge(a: Any, b: Any) -> Any:
         return add(a if isinstance(a, tuple) else add(fresh(), a), [Contribution((), b)] if isinstance(b, tuple) else b)
 
-    def done(found: Any) -> Any:
+    def conclude(found: Any) -> Any:
         with np.errstate(all="ignore"):
             return finish(*(found if isinstance(found, tuple) else add(fresh(), found)))
 
-    return Reduction(block, merge, done, done([]) if not prod(shape) else None, placed=True)
+    return Reduction(block, merge, conclude, conclude([]) if not prod(shape) else None, placed=True)
 
 
 def _parts(shape: Shape, axes: Sequence[int], start: int, x: Any) -> Iterator[tuple[Any, Key]]:

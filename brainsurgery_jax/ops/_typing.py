@@ -18,7 +18,7 @@ from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.ops._expressions import Expression
 from brainsurgery_jax.ops._functions import CASTS, FUNCTIONS
-from brainsurgery_jax.ops._program import At, Literal, Node, Program, Static, below, excerpt, leaf
+from brainsurgery_jax.ops._program import At, Computation, Literal, Node, Static, below, excerpt, leaf
 from brainsurgery_jax.ops._rounding import bounds
 
 MOST_EXPONENT = 64
@@ -42,20 +42,20 @@ REDUCTIONS = frozenset({"sum", "mean", "std", "var", "min", "max", "norm", "medi
 class Typed(NamedTuple):
     """A program, and the text of the expression that each of its nodes stands for."""
 
-    program: Program
+    program: Computation
     texts: tuple[str, ...]
 
 
 @lru_cache(maxsize=4096)
-def typed(expression: Expression, names: tuple[str, ...], avals: tuple[Aval, ...]) -> Typed:
+def type_expression(expression: Expression, names: tuple[str, ...], avals: tuple[Aval, ...]) -> Typed:
     """The program of an expression over tensors of known shapes and dtypes. Raises Refusal."""
     made: list[Typed] = []
 
-    def traced(*xs: Any) -> None:
+    def trace(*xs: Any) -> None:
         made.append(_Typing(expression, names, avals, xs).whole())
 
     with jax.enable_x64(True), freely():
-        jax.eval_shape(traced, *(jax.ShapeDtypeStruct(a.shape, to_numpy(a.dtype)) for a in avals))
+        jax.eval_shape(trace, *(jax.ShapeDtypeStruct(a.shape, to_numpy(a.dtype)) for a in avals))
     return made[0]
 
 
@@ -70,7 +70,7 @@ def freely() -> Iterator[None]:
 
 def work_dtype(dtypes: Sequence[DType]) -> DType:
     """The dtype in which floats are computed: float64 if one of them is, else float32."""
-    return next((d for d in dtypes if d.kind == "float" and d.bits == 64), FLOAT32)
+    return next((d for d in dtypes if d.is_float and d.bits == 64), FLOAT32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +92,10 @@ class _Typing:
         work = work_dtype([a.dtype for a in avals])
         self.leaves: dict[str, Value] = {}
         for index, (name, aval, x) in enumerate(zip(names, avals, traced, strict=True)):
-            value = self._added(leaf(index, aval), x, name)
-            if aval.dtype.kind == "float" and aval.dtype != work:
+            value = self._add(leaf(index, aval), x, name)
+            if aval.dtype.is_float and aval.dtype != work:
                 wide = Node("cast", (value.at,), Aval(aval.shape, work), aval.dtype, (("overflow", None),))
-                value = self._added(wide, x.astype(to_numpy(work)), name)
+                value = self._add(wide, x.astype(to_numpy(work)), name)
             self.leaves[name] = value
 
     def whole(self) -> Typed:
@@ -103,7 +103,7 @@ class _Typing:
         tree = self.expression.tree
         value = self.of(tree)
         if isinstance(value, tuple):
-            raise self.expression.refused(tree, "the expression is a shape, no tensor")
+            raise self.expression.refusal(tree, "the expression is a shape, no tensor")
         if not isinstance(value, Value):
             value = self._emit(tree, "number", jnp.asarray, value)
         used = below(self.nodes, [value.at.number])
@@ -139,7 +139,7 @@ class _Typing:
     # --- parts of the tree
 
     def _binary(self, node: ast.expr, op: str, fn: Callable[..., Any], x: Any, y: Any) -> Any:
-        def checked(a: Any, b: Any) -> Any:
+        def compute(a: Any, b: Any) -> Any:
             if isinstance(a, tuple) or isinstance(b, tuple):
                 raise ValueError("a shape is no number; pick one of its sizes, such as x.shape[0]")
             if op in ("power", "left_shift", "right_shift") and not _is_array(b) and abs(b) > MOST_EXPONENT:
@@ -150,11 +150,11 @@ class _Typing:
                 _broadcastable(a.shape, b.shape)
             return fn(a, b)
 
-        return self._emit(node, op, checked, x, y)
+        return self._emit(node, op, compute, x, y)
 
     def _attribute(self, node: ast.expr, name: str, x: Any) -> Any:
         if not isinstance(x, Value):
-            raise self._refused(node, ValueError("is no tensor"), ())
+            raise self._refusal(node, ValueError("is no tensor"), ())
         if name == "shape":
             return tuple(x.traced.shape)
         order = tuple(reversed(range(x.traced.ndim)))
@@ -163,17 +163,17 @@ class _Typing:
     def _item(self, node: ast.expr, x: Any, parts: Sequence[Any]) -> Any:
         if isinstance(x, tuple):  # a shape
             (place,) = parts
-            return self._tried(node, lambda a: a[place], [x])
+            return self._try(node, lambda a: a[place], [x])
         if not isinstance(x, Value):
-            raise self._refused(node, ValueError("is no tensor"), ())
+            raise self._refusal(node, ValueError("is no tensor"), ())
         plain = [p.traced if isinstance(p, Value) else p for p in parts]
-        return self._emit(node, "item", lambda a: _picked(a, plain), x,
+        return self._emit(node, "item", lambda a: _pick(a, plain), x,
                           static=lambda made: (("parts", _plain_parts(x.traced.shape, plain)),))  # fmt: skip
 
     def _call(self, node: ast.expr, name: str, keywords: Mapping[str, Any], *args: Any) -> Any:
         function = FUNCTIONS[name]
 
-        def called(*xs: Any) -> Any:
+        def call(*xs: Any) -> Any:
             for key, value in keywords.items():
                 parts = value if isinstance(value, tuple) else (value,)
                 if not all(isinstance(p, int | None) for p in parts):
@@ -185,8 +185,8 @@ class _Typing:
         tensors = list(_flat(args)) if name in ("concat", "stack") else list(args[: _TENSORS.get(name, len(args))])
         static = lambda made: _static_of(name, keywords, args, made)  # noqa: E731
         if name in ("eye", "arange"):
-            return self._emit(node, name, called, static=static)
-        return self._emit(node, "cast" if name in CASTS else name, called, *tensors, static=static)
+            return self._emit(node, name, call, static=static)
+        return self._emit(node, "cast" if name in CASTS else name, call, *tensors, static=static)
 
     # --- nodes
 
@@ -199,48 +199,48 @@ class _Typing:
         static: Callable[[Any], Static] | None = None,
     ) -> Any:
         """The result of an operation: a tensor, or a number where only numbers went in."""
-        made = self._tried(node, fn, operands)
+        made = self._try(node, fn, operands)
         if not _is_array(made):
             if isinstance(made, complex):
-                raise self._refused(node, ValueError("is a complex number"), ())
+                raise self._refusal(node, ValueError("is a complex number"), ())
             if isinstance(made, int | float) and not _is_sane(made):
-                raise self.expression.refused(node, f"'{self.expression.source(node)}' is too large a number")
+                raise self.expression.refusal(node, f"'{self.expression.source(node)}' is too large a number")
             return made
         aval = Aval(tuple(made.shape), BY_NAME[made.dtype.name])
         places = tuple(x.at if isinstance(x, Value) else Literal.of(x) for x in operands)
         work = _work(op, [x.traced if isinstance(x, Value) else x for x in operands], aval.dtype)
         self._refuse_unfit(node, operands, work)
-        return self._added(
+        return self._add(
             Node(op, places, aval, work, static(made) if static else ()), made, self.expression.source(node)
         )
 
     def _refuse_unfit(self, node: ast.expr, operands: Sequence[Any], work: DType) -> None:
         """Refuse a number that the integers beside it cannot be; JAX takes its lowest bits."""
-        if work.kind in ("int", "uint"):
+        if work.is_integer:
             low, high = bounds(work)
             for x in operands:
                 if type(x) is int and not low <= x <= high:
-                    raise self._refused(node, ValueError(f"{x} does not fit {work} ({low} to {high})"), ())
+                    raise self._refusal(node, ValueError(f"{x} does not fit {work} ({low} to {high})"), ())
 
-    def _added(self, node: Node, traced: Any, text: str) -> Value:
+    def _add(self, node: Node, traced: Any, text: str) -> Value:
         if (known := self.values.get(node)) is None:
             known = self.values[node] = Value(At(len(self.nodes)), traced)
             self.nodes.append(node)
             self.texts.append(text)
         return known
 
-    def _tried(self, node: ast.expr, fn: Callable[..., Any], operands: Sequence[Any]) -> Any:
+    def _try(self, node: ast.expr, fn: Callable[..., Any], operands: Sequence[Any]) -> Any:
         args = [x.traced if isinstance(x, Value) else x for x in operands]
         try:
             return fn(*args)
         except (TypeError, ValueError, LookupError, ArithmeticError, NotImplementedError) as bad:
-            raise self._refused(node, bad, args) from bad
+            raise self._refusal(node, bad, args) from bad
 
-    def _refused(self, node: ast.expr, bad: Exception, args: Sequence[Any]) -> Refusal:
-        shapes = [_shown(x) for x in args if _is_array(x)]
+    def _refusal(self, node: ast.expr, bad: Exception, args: Sequence[Any]) -> Refusal:
+        shapes = [_show(x) for x in args if _is_array(x)]
         about = f"'{self.expression.source(node)}'" + (f" of {' and '.join(shapes)}" if shapes else "")
         why = str(bad).splitlines()[0].strip().rstrip(".") if str(bad) else "has no value"
-        return self.expression.refused(node, f"{about}: {why[:160]}")
+        return self.expression.refusal(node, f"{about}: {why[:160]}")
 
 
 def _work(op: str, operands: Sequence[Any], result: DType) -> DType:
@@ -249,8 +249,8 @@ def _work(op: str, operands: Sequence[Any], result: DType) -> DType:
         first = operands[0] if operands and _is_array(operands[0]) else None
         return result if first is None else BY_NAME[first.dtype.name]
     common = BY_NAME[jnp.result_type(*(operands[1:] if op == "where" else operands)).name]
-    real_of_complex = common.kind == "complex" and result.kind != "complex"
-    return common if result.kind == "bool" or real_of_complex else result
+    real_of_complex = common.is_complex and not result.is_complex
+    return common if result.is_bool or real_of_complex else result
 
 
 _TENSORS = {"transpose": 1, "reshape": 1, "repeat": 1}
@@ -314,7 +314,7 @@ def _is_array(x: Any) -> bool:
     return hasattr(x, "dtype") and hasattr(x, "shape")
 
 
-def _shown(x: Any) -> str:
+def _show(x: Any) -> str:
     return str(Aval(tuple(x.shape), BY_NAME[x.dtype.name]))
 
 
@@ -331,7 +331,7 @@ def _product(x: Any, y: Any) -> Any:
     return jnp.matmul(x, y)
 
 
-def _picked(x: Any, parts: Sequence[Any]) -> Any:
+def _pick(x: Any, parts: Sequence[Any]) -> Any:
     for part in parts:
         bounds = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
         if any(isinstance(b, bool) or not isinstance(b, int | None | EllipsisType) for b in bounds):
@@ -340,7 +340,7 @@ def _picked(x: Any, parts: Sequence[Any]) -> Any:
     return x[tuple(parts)]
 
 
-def _filled(shape: Sequence[int], parts: Sequence[Any]) -> list[Any]:
+def _fill_ellipsis(shape: Sequence[int], parts: Sequence[Any]) -> list[Any]:
     """Parts of an index, one for each axis; those that an ellipsis stands for written out."""
     taken = sum(p is not None and p is not Ellipsis for p in parts)
     rest: list[Any] = [slice(None)] * (len(shape) - taken)
@@ -350,7 +350,7 @@ def _filled(shape: Sequence[int], parts: Sequence[Any]) -> list[Any]:
 
 def _check_bounds(shape: Sequence[int], parts: Sequence[Any]) -> None:
     """Refuse an integer index outside of its axis, which JAX takes for the nearest one inside."""
-    taken = [p for p in _filled(shape, parts) if p is not None]
+    taken = [p for p in _fill_ellipsis(shape, parts) if p is not None]
     for axis, (part, size) in enumerate(zip(taken, shape, strict=False)):
         if isinstance(part, int) and not -size <= part < size:
             raise ValueError(f"index {part} is out of range for axis {axis} of size {size}")
@@ -360,7 +360,7 @@ def _plain_parts(shape: Sequence[int], parts: Sequence[Any]) -> tuple[Any, ...]:
     """An index as plain data: None for a new axis, a number, or `(start, stop, step)`, as `range` takes them."""
     sizes = iter(shape)
     made: list[Any] = []
-    for part in _filled(shape, parts):
+    for part in _fill_ellipsis(shape, parts):
         if part is None:
             made.append(None)
         elif isinstance(part, slice):

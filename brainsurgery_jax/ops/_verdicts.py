@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.protocol import NO_MATCH, Every, Expr, Item, Known, Verdict, View
+from brainsurgery_jax.protocol import NO_MATCH, Every, Item, Known, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
 
 Unmatched = Annotated[
@@ -25,7 +25,7 @@ TESTS: Mapping[str, Callable[[float, float], bool]] = {
 WORDS = {"is": "exactly", "ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
-def bounded(label: str, found: float, bounds: Mapping[str, float | None]) -> Known:
+def judge_bounds(label: str, found: float, bounds: Mapping[str, float | None]) -> Known:
     """That a number satisfies all bounds, or which it breaks."""
     broken = [f"{WORDS[k]} {b}" for k, b in bounds.items() if b is not None and not TESTS[k](found, b)]
     return Known(not broken, f"{label} is {found}, expected {' and '.join(broken)}" if broken else "")
@@ -56,8 +56,8 @@ def absent(view: View, ref: Ref) -> Known:
     return Known(False, bad.message, code=bad.code, hint=bad.hint)
 
 
-def paired(
-    view: View, left: Ref, right: Ref, unmatched: Unmatched, compare: Callable[[Expr, Expr, str], Verdict]
+def check_pairs(
+    view: View, left: Ref, right: Ref, unmatched: Unmatched, compare: Callable[[TensorExpr, TensorExpr, str], Verdict]
 ) -> Verdict:
     """That what `compare` asks holds of every match on the left and the tensor that `right` names for it; what becomes
     of those on one side alone says `unmatched`."""
@@ -66,10 +66,12 @@ def paired(
     found = view.pair(left, {"right": right})
     alone = list(dict.fromkeys(other.name for other in found.others))
     if alone and unmatched == "error":
-        return Known(False, f"{named(alone)} of '{right.alias}' is compared with nothing on the left")
+        return Known(False, f"{list_sorted(alone)} of '{right.alias}' is compared with nothing on the left")
     if alone and unmatched is None and left.alias != right.alias:
         hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
-        view.note("unmatched", f"{named(alone)} of '{right.alias}' is compared with nothing on the left", hint=hint)
+        view.note(
+            "unmatched", f"{list_sorted(alone)} of '{right.alias}' is compared with nothing on the left", hint=hint
+        )
     if unmatched == "drop" and not found.rows:
         return Known(False, f"no match of '{left}' has a partner", code=NO_MATCH)
     parts: list[Verdict] = []
@@ -84,7 +86,7 @@ def paired(
     return Every(tuple(parts))
 
 
-def named(names: Collection[str]) -> str:
+def list_sorted(names: Collection[str]) -> str:
     """The first few of some names, sorted, and how many more there are."""
     shown = ", ".join(f"'{n}'" for n in sorted(names)[:MOST_NAMES])
     more = len(names) - MOST_NAMES

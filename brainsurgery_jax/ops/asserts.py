@@ -20,8 +20,8 @@ from brainsurgery_jax.op import (
     sink,
 )
 from brainsurgery_jax.ops._compare import alike
-from brainsurgery_jax.ops._verdicts import absent, bounded, check_bounds, named, of_each
-from brainsurgery_jax.protocol import NO_MATCH, Every, Expr, Known, Negated, Some, Verdict, View, settle
+from brainsurgery_jax.ops._verdicts import absent, check_bounds, judge_bounds, list_sorted, of_each
+from brainsurgery_jax.protocol import NO_MATCH, Every, Known, Negated, Some, TensorExpr, Verdict, View, settle
 from brainsurgery_jax.select import Ref, compile_pattern
 
 Bound = Annotated[StrictInt, Field(ge=0)]
@@ -97,7 +97,9 @@ def dimensions(
     """
     bounds = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
     check_bounds(bounds)
-    return of_each(view, of, lambda i: bounded(f"the number of axes of '{i.name}'", len(i.expr.aval.shape), bounds))
+    return of_each(
+        view, of, lambda i: judge_bounds(f"the number of axes of '{i.name}'", len(i.expr.aval.shape), bounds)
+    )
 
 
 def _synonyms(key: str, a: int | None, b: int | None) -> int | None:
@@ -116,10 +118,10 @@ def _counter(
     names = view.match(of, "of")
     if not names:
         return absent(view, of)
-    told = {name: bounded(f"the number of {word} of '{name}'", view.count(of.alias, name)[which], bounds)
+    told = {name: judge_bounds(f"the number of {word} of '{name}'", view.count(of.alias, name)[which], bounds)
             for name in names}  # fmt: skip
     broken = [name for name, known in told.items() if not known.holds]
-    others = f"; so it is with {named(broken[1:])}" if broken[1:] else ""
+    others = f"; so it is with {list_sorted(broken[1:])}" if broken[1:] else ""
     return Known(False, told[broken[0]].why + others) if broken else Known(True)
 
 
@@ -175,7 +177,7 @@ def same_names(view: View, *, left: Annotated[Ref, _NAMES], right: Annotated[Ref
     if not ours and not theirs:
         return Known(False, "no tensor matches on either side", code=NO_MATCH)
     sides = ((ours, theirs, "left"), (theirs, ours, "right"))
-    parts = [f"only on the {side}: {named(a - b)}" for a, b, side in sides if a - b]
+    parts = [f"only on the {side}: {list_sorted(a - b)}" for a, b, side in sides if a - b]
     return Known(not parts, "names differ, " + "; ".join(parts) if parts else "")
 
 
@@ -209,16 +211,16 @@ def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdi
     parts: list[Verdict] = []
     for alias in aliases:
         names = {*view.original(alias), *view.names(alias)}
-        found = {r: set(_meant(view, r, names)) for r in given if r.alias == alias}
+        found = {r: set(_match_names(view, r, names)) for r in given if r.alias == alias}
         parts += [absent(view, r) for r in found if of and not found[r]]
         chosen = set().union(*found.values())
-        parts.append(_kept(view, alias, chosen if of else names - chosen))
+        parts.append(_check_kept(view, alias, chosen if of else names - chosen))
     if not parts and view.aliases():
         return Known(False, "no alias came from a checkpoint", code=NO_MATCH)
     return Every(tuple(parts))
 
 
-def _meant(view: View, ref: Ref, names: Collection[str]) -> Iterator[str]:
+def _match_names(view: View, ref: Ref, names: Collection[str]) -> Iterator[str]:
     """The names that a reference matches, by the kind of what came in, or was added."""
     before = view.original(ref.alias)
     for name, _ in compile_pattern(ref.name).matches(names):
@@ -226,19 +228,19 @@ def _meant(view: View, ref: Ref, names: Collection[str]) -> Iterator[str]:
             yield name
 
 
-def _kept(view: View, alias: str, meant: Collection[str]) -> Verdict:
+def _check_kept(view: View, alias: str, meant: Collection[str]) -> Verdict:
     """That tensors of an alias are what they were when it was made."""
     before, after = view.original(alias), set(view.names(alias))
     lost = [n for n in before if n in meant and n not in after]
     new = [n for n in after if n in meant and n not in before]
     if lost or new:
-        what = [f"removed or renamed: {named(lost)}"] * bool(lost) + [f"added: {named(new)}"] * bool(new)
+        what = [f"removed or renamed: {list_sorted(lost)}"] * bool(lost) + [f"added: {list_sorted(new)}"] * bool(new)
         return Known(False, f"'{alias}' is not as it came in; {'; '.join(what)}")
     values = [(n, before[n], view.fetch(alias, n)) for n in before if n in meant]
     return Every(tuple(_as_before(old, now, n) for n, old, now in values if now is not old))
 
 
-def _as_before(old: Expr, now: Expr, name: str) -> Verdict:
+def _as_before(old: TensorExpr, now: TensorExpr, name: str) -> Verdict:
     if old.aval != now.aval:
         return Known(False, f"'{name}' came in as {old.aval}, and is {now.aval} now")
     return alike(old, now, f"'{name}' is not as it came in")

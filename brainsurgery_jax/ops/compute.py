@@ -22,12 +22,12 @@ from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.ops._liveness import nbytes, peak
 from brainsurgery_jax.ops._math import on_host
 from brainsurgery_jax.ops._partition import Partition, is_written_well, making_bytes, part_shapes, partition
-from brainsurgery_jax.ops._program import At, Program, below, excerpt, followed_by, leaf
+from brainsurgery_jax.ops._program import At, Computation, append_operation, below, excerpt, leaf
 from brainsurgery_jax.ops._ranges import exact_ranges, reasons, wrapping_nodes
 from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
-from brainsurgery_jax.ops._typing import Typed, typed, work_dtype
+from brainsurgery_jax.ops._typing import Typed, type_expression, work_dtype
 from brainsurgery_jax.parts import Cuts, operand_box, parts
-from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
+from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
 from brainsurgery_jax.select import Ref, kind_of
 
 Formula = Annotated[str, AfterValidator(parse_expression)]
@@ -65,7 +65,7 @@ def _on_numpy(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
 def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     """Bytes besides operands and result: of what is kept and of one part, or of all if it is not cut. Of what is an
     operand itself less than none: the result takes no place of its own."""
-    program: Program = params["program"]
+    program: Computation = params["program"]
     if len(program.nodes) == 1:
         return -program.aval.nbytes
     if (cut := partition(program)) is None:
@@ -82,7 +82,7 @@ _formula = partial(kernel, "compute", host=_on_numpy, guarded=True, refusal=_ref
 
 
 @_formula(result=_result, workspace=_workspace, on_device=_on_device)
-def whole(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
+def whole(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Array]:
     """An expression over whole tensors of any shapes."""
     cut = partition(program)
     if cut is None or not all(map(on_host, xs)):
@@ -116,23 +116,23 @@ def _part_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _part_peak(program: Program, cuts: Cuts, units: tuple[int, ...]) -> int:
+def _part_peak(program: Computation, cuts: Cuts, units: tuple[int, ...]) -> int:
     return peak(program, part_shapes(program, cuts, units))
 
 
 @_formula(result=_result, workspace=_part_workspace, parts=lambda avals, params: params["cuts"])
-def part(*xs: Num[Array, "..."], program: Program, cuts: Cuts) -> tuple[Array, Array]:
+def part(*xs: Num[Array, "..."], program: Computation, cuts: Cuts) -> tuple[Array, Array]:
     """An expression over the same part of every operand that is cut."""
     return _part_of(xs, program, cuts)
 
 
-def _part_of(xs: Sequence[Any], program: Program, cuts: Cuts) -> tuple[Any, Any]:
+def _part_of(xs: Sequence[Any], program: Computation, cuts: Cuts) -> tuple[Any, Any]:
     return evaluate(program, xs, part_shapes(program, cuts, _units(program, cuts, [x.shape for x in xs])))
 
 
-def _units(program: Program, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> list[int]:
+def _units(program: Computation, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> list[int]:
     """How many units of each cut there are in a part whose operands have these shapes."""
-    full = {node.get("index"): node.aval.shape for node in program.nodes if node.op == "leaf"}
+    full = {node.get("index"): node.aval.shape for node in program.nodes if node.is_leaf}
     found = []
     for cut in cuts:
         at, axis = next((i, a) for i, a in enumerate(cut.operands) if a is not None)
@@ -145,7 +145,7 @@ def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
 
 
 @kernel("compute", result=_result, host=_on_numpy, fold=_passes)
-def folded(x: Num[Array, "..."], *, program: Program) -> Array:
+def fold_tensor(x: Num[Array, "..."], *, program: Computation) -> Array:
     """A reduction of a tensor that goes by in blocks."""
     return evaluate(program, [x])[0]
 
@@ -156,12 +156,12 @@ def _same_shape(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Ava
 
 def _piece_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     """Bytes for a piece: what is made on the way, a result on its way, and twice as much again that is freed late."""
-    program: Program = params["program"]
+    program: Computation = params["program"]
     return peak(program, [avals[0].shape] * len(program.nodes)) + 3 * nbytes(avals[0].shape, program.aval.dtype)
 
 
 @_formula(result=_same_shape, workspace=_piece_workspace, elementwise=True)
-def by_element(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
+def by_element(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Array]:
     """An expression that treats each element by itself, over tensors of one shape and dtype: it runs in blocks."""
     return evaluate(program, xs)
 
@@ -169,7 +169,7 @@ def by_element(*xs: Num[Array, "..."], program: Program) -> tuple[Array, Array]:
 @kernel(
     "compute", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), elementwise=True, host=_on_numpy
 )
-def widened(x: Num[Array, "..."], *, dtype: DType) -> Array:
+def widen_float(x: Num[Array, "..."], *, dtype: DType) -> Array:
     """A float in the dtype that is computed in."""
     return cast_to(x, dtype)[0]
 
@@ -221,8 +221,8 @@ def compute(
         place = Item(name, wholes[0]) if to is None else _old(view, to, found[-1])
         kept = operands[0] if place is None else place.expr
         try:
-            made = _made_of(view, expr, names, operands, dtype, overflow, kept.aval.dtype)
-            made = _placed(view, made, first if to is None else to, place, same_shape=to is None)
+            made = _compute_result(view, expr, names, operands, dtype, overflow, kept.aval.dtype)
+            made = _place(view, made, first if to is None else to, place, same_shape=to is None)
         except Refusal as bad:
             about = ", ".join(f"{key} '{ref.alias}::{n}'" for (key, ref), n in zip(from_.items(), found, strict=False))
             raise _with_one_dtype(view, first, bad).about(f" ({about})") from bad
@@ -241,7 +241,7 @@ def _check_names(expression: Expression, names: Sequence[str]) -> None:
             message = (
                 f"'{node.id}' is not among the names under `from` ({', '.join(names)}).{did_you_mean(node.id, names)}"
             )
-            raise expression.refused(node, message, code="expression-name")
+            raise expression.refusal(node, message, code="expression-name")
 
 
 def _old(view: View, to: Ref, name: str) -> Item | None:
@@ -251,23 +251,23 @@ def _old(view: View, to: Ref, name: str) -> Item | None:
     return Item(name, view.fetch(to.alias, name, "to"))
 
 
-def _made_of(
+def _compute_result(
     view: View,
     expr: Expression,
     names: tuple[str, ...],
-    operands: Sequence[Expr],
+    operands: Sequence[TensorExpr],
     dtype: DType | None,
     overflow: str | None,
     kept: DType,
-) -> Expr:
+) -> TensorExpr:
     """The result, rounded to `dtype`, or to the dtype of what it replaces."""
     used = [at for at, name in enumerate(names) if name in expr.names] or [0]
     names, operands = tuple(names[at] for at in used), [operands[at] for at in used]
     avals = tuple(e.aval for e in operands)
     dtypes = (*(a.dtype for a in avals), dtype or kept)
-    if (opaque := next((d for d in dtypes if d.kind == "opaque"), None)) is not None:
+    if (opaque := next((d for d in dtypes if d.is_opaque), None)) is not None:
         raise Refusal("dtype-opaque", f"{opaque} tensors can be named, copied and moved, but not computed on")
-    found = typed(expr, names, avals)
+    found = type_expression(expr, names, avals)
     made = found.program.aval
     if dtype is None and _ORDER.index(made.dtype.kind) > _ORDER.index(kept.kind):
         why = f"the result is {made}, and would be stored as {kept}"
@@ -275,33 +275,33 @@ def _made_of(
         raise Refusal("dtypes-differ", why, key="expr", hint=hint, kinds=_able(made.dtype, kept))
     check_overflow(made.dtype, dtype or kept, overflow)
     _note_wrapping(view, found)
-    alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.kind == "float" else a.dtype for a in avals}) == 1
+    alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.is_float else a.dtype for a in avals}) == 1
     if expr.elementwise and alike:
         return _by_element(view, expr, names, operands, made.shape, dtype or kept, overflow)
-    return _streamed(view, _rounded(found.program, dtype or kept, overflow), operands)
+    return _stream(view, _round_result(found.program, dtype or kept, overflow), operands)
 
 
-def _rounded(program: Program, dtype: DType, overflow: str | None) -> Program:
+def _round_result(program: Computation, dtype: DType, overflow: str | None) -> Computation:
     if program.aval.dtype == dtype and overflow is None:
         return program
-    return followed_by(program, "cast", Aval(program.aval.shape, dtype), (("overflow", overflow),))
+    return append_operation(program, "cast", Aval(program.aval.shape, dtype), (("overflow", overflow),))
 
 
 def _by_element(
-    view: View, expr: Expression, names: tuple[str, ...], operands: Sequence[Expr], shape: tuple[int, ...],
+    view: View, expr: Expression, names: tuple[str, ...], operands: Sequence[TensorExpr], shape: tuple[int, ...],
     dtype: DType, overflow: str | None,
-) -> Expr:  # fmt: skip
+) -> TensorExpr:  # fmt: skip
     """A result of operands that are one by one widened and repeated to its shape: then it is made in flat blocks."""
     work = work_dtype([e.aval.dtype for e in operands])
     if len({e.aval.dtype for e in operands}) > 1:
-        operands = [e if e.aval.dtype == work else view.apply(widened, e, dtype=work) for e in operands]
+        operands = [e if e.aval.dtype == work else view.apply(widen_float, e, dtype=work) for e in operands]
     full = [e if e.aval.shape == shape else view.apply(broadcast, e, shape=shape) for e in operands]
     # One program for all shapes, since it knows of none.
-    program = typed(expr, names, tuple(Aval((1,), e.aval.dtype) for e in operands)).program
-    return view.apply(by_element, *full, program=_rounded(program, dtype, overflow))
+    program = type_expression(expr, names, tuple(Aval((1,), e.aval.dtype) for e in operands)).program
+    return view.apply(by_element, *full, program=_round_result(program, dtype, overflow))
 
 
-def _streamed(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
+def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
     """A result that goes by in parts if it is large and can be cut, or is made of folds, else made as a whole."""
     if len(program.nodes) == 1:
         return operands[0]
@@ -309,31 +309,33 @@ def _streamed(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
         return view.apply(whole, *operands, program=program)
     cut = partition(program)
     if cut is None or not is_written_well(cut):
-        rest, sources = _folded(view, program, operands)
-        return view.apply(whole, *sources, program=rest) if rest is program else _streamed(view, rest, sources)
-    kept = [_kept(view, _renumbered(before), _used(before, operands)) for before in cut.kept]
+        rest, sources = _replace_folds(view, program, operands)
+        return view.apply(whole, *sources, program=rest) if rest is program else _stream(view, rest, sources)
+    kept = [_compute_kept(view, _renumber(before), _select_operands(before, operands)) for before in cut.kept]
     sources = [operands[at] if at >= 0 else kept[-1 - at] for at in cut.sources]
     return view.apply(part, *sources, program=cut.program, cuts=cut.cuts)
 
 
-def _kept(view: View, program: Program, operands: Sequence[Expr]) -> Expr:
+def _compute_kept(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
     """A value that all parts of a result need: held, and computed of folds where it has some."""
-    rest, sources = _folded(view, program, operands)
+    rest, sources = _replace_folds(view, program, operands)
     return sources[0] if len(rest.nodes) == 1 else view.apply(whole, *sources, program=rest)
 
 
-def _folded(view: View, program: Program, operands: Sequence[Expr]) -> tuple[Program, Sequence[Expr]]:
+def _replace_folds(
+    view: View, program: Computation, operands: Sequence[TensorExpr]
+) -> tuple[Computation, Sequence[TensorExpr]]:
     """A program whose outermost reductions of large tensors are operands, and its operands; itself if it has none."""
     nodes, last = program.nodes, len(program.nodes) - 1
     if not (folds := _outermost_folds(program)):
         return program, operands
-    leaves = [n for n in below(nodes, [last], folds) if nodes[n].op == "leaf"]
+    leaves = [n for n in below(nodes, [last], folds) if nodes[n].is_leaf]
     made = [_fold(view, program, number, operands) for number in folds]
     sources = [*made, *(operands[nodes[n].get("index")] for n in leaves)]
     return excerpt(nodes, last, [*folds, *leaves]), sources
 
 
-def _outermost_folds(program: Program) -> list[int]:
+def _outermost_folds(program: Computation) -> list[int]:
     """The nodes that are folds of large tensors and are not in the operand of another."""
     nodes, found = program.nodes, list[int]()
     for number in reversed(range(len(nodes))):
@@ -349,24 +351,24 @@ def _outermost_folds(program: Program) -> list[int]:
     return found
 
 
-def _fold(view: View, program: Program, number: int, operands: Sequence[Expr]) -> Expr:
+def _fold(view: View, program: Computation, number: int, operands: Sequence[TensorExpr]) -> TensorExpr:
     """The fold that a node of a program is, of an operand that goes by in parts."""
     node = program.nodes[number]
     (source,) = node.sources
     inner = excerpt(program.nodes, source, ())
-    x = _streamed(view, _renumbered(inner), _used(inner, operands))
+    x = _stream(view, _renumber(inner), _select_operands(inner, operands))
     own = tuple(At(0) if isinstance(operand, At) else operand for operand in node.operands)
-    return view.apply(folded, x, program=Program((leaf(0, x.aval), node._replace(operands=own))))
+    return view.apply(fold_tensor, x, program=Computation((leaf(0, x.aval), node._replace(operands=own))))
 
 
-def _used(program: Program, operands: Sequence[Expr]) -> list[Expr]:
-    return [operands[node.get("index")] for node in program.nodes if node.op == "leaf"]
+def _select_operands(program: Computation, operands: Sequence[TensorExpr]) -> list[TensorExpr]:
+    return [operands[node.get("index")] for node in program.nodes if node.is_leaf]
 
 
-def _renumbered(program: Program) -> Program:
+def _renumber(program: Computation) -> Computation:
     """A program whose operands are those that it uses, in the order of its nodes."""
     numbers = iter(range(len(program.nodes)))
-    return Program(tuple(leaf(next(numbers), n.aval) if n.op == "leaf" else n for n in program.nodes))
+    return Computation(tuple(leaf(next(numbers), n.aval) if n.is_leaf else n for n in program.nodes))
 
 
 def _note_wrapping(view: View, found: Typed) -> None:
@@ -396,7 +398,7 @@ def _with_one_dtype(view: View, first: Ref, bad: Refusal) -> Refusal:
     return bad
 
 
-def _placed(view: View, made: Expr, ref: Ref, old: Item | None, *, same_shape: bool) -> Expr:
+def _place(view: View, made: TensorExpr, ref: Ref, old: Item | None, *, same_shape: bool) -> TensorExpr:
     """What is to be stored: the result, or what was there with the result in a part of it."""
     if old is None:
         return made

@@ -15,7 +15,7 @@ from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.ops._math import fold_seed
 from brainsurgery_jax.ops._rounding import round_to
-from brainsurgery_jax.protocol import Bind, Edit, Expr, View
+from brainsurgery_jax.protocol import Bind, Edit, TensorExpr, View
 
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
 Mode = Annotated[Literal["constant", "rand", "tensor"], Word]
@@ -55,8 +55,8 @@ def random_block(
 
 def _random(
     view: View, aval: Aval, seed: int, *, distribution: str, low: float, high: float, mean: float, std: float
-) -> Expr:
-    if aval.dtype.kind != "float":
+) -> TensorExpr:
+    if not aval.dtype.is_float:
         raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode",
                       hint=float_hint(aval.dtype), kinds=("float",))  # fmt: skip
     if distribution == "uniform" and not low < high:
@@ -82,7 +82,7 @@ def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
     used = (*_KEYS_OF[kind], *(("distribution", "seed") if mode == "rand" else ()))
     others = {key: other for other, keys in _KEYS_OF.items() for key in keys} | {"distribution": "rand", "seed": "rand"}
     for key, other in others.items():
-        if key not in used and view.given(key):
+        if key not in used and view.has_key(key):
             change = "distribution" if mode == "rand" and other in ("uniform", "normal") else "mode"
             meant = other if change == "distribution" or other not in ("uniform", "normal") else "rand"
             message = f"'{key}' has no effect on {'numbers' if mode == 'rand' else 'values'} that are {_WORDS[kind]}"
@@ -92,7 +92,7 @@ def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
 _WORDS = {"constant": "constant", "tensor": "given", "uniform": "drawn uniformly", "normal": "drawn normally"}
 
 
-def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:
+def _fill(view: View, value: Any, aval: Aval, key: str) -> TensorExpr:
     array = constant(value, aval.dtype, key)
     tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
     if tail is None or any(n not in (1, m) for n, m in zip(array.shape, tail, strict=True)):
@@ -101,9 +101,9 @@ def _filled(view: View, value: Any, aval: Aval, key: str) -> Expr:
     return view.apply(broadcast, view.constant(array, aval.dtype), shape=aval.shape)
 
 
-def _made(
+def _create(
     view: View, aval: Aval, mode: str, value: float | None, values: Any, seed: int, rand: Mapping[str, Any]
-) -> Expr:
+) -> TensorExpr:
     if mode == "rand":
         return _random(view, aval, seed, **rand)
     key = "value" if mode == "constant" else "values"
@@ -111,7 +111,7 @@ def _made(
     if given is None:
         raise Refusal("key-missing", f"mode '{mode}' needs the key '{key}'", key="mode",
                       hint=f"Add `{key}: {0 if mode == 'constant' else [0, 1]}`.")  # fmt: skip
-    return _filled(view, given, aval, key)
+    return _fill(view, given, aval, key)
 
 
 @build(
@@ -121,7 +121,7 @@ def _made(
 def fill(
     view: View,
     name: str,
-    x: Expr,
+    x: TensorExpr,
     *,
     mode: Mode,
     value: Number | None = None,
@@ -132,7 +132,7 @@ def fill(
     mean: Number = 0.0,
     std: Number = 1.0,
     seed: Seed | None = None,
-) -> Expr:
+) -> TensorExpr:
     """Fill tensors like others (or tensors, or a slice of each) with a constant, given values or random numbers.
 
     `mode: constant` takes `value`, `mode: tensor` takes `values`. Random values (`mode: rand`) depend on the seed, the
@@ -143,7 +143,7 @@ def fill(
     rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
     _tell_idle_keys(view, mode, distribution)
     own_seed = fold_seed(view.seed if seed is None else seed, name)
-    return _made(view, x.aval, mode, value, values, own_seed, rand)
+    return _create(view, x.aval, mode, value, values, own_seed, rand)
 
 
 @control()
@@ -152,7 +152,7 @@ def zeroes(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
 
     Example: `zeroes: {target: 'work::delta', shape: [16, 16]}`
     """
-    yield Bind(target.alias, view.literal(target, "target"), _filled(view, 0.0, Aval(shape, FLOAT32), "shape"))
+    yield Bind(target.alias, view.literal(target, "target"), _fill(view, 0.0, Aval(shape, FLOAT32), "shape"))
 
 
 @control()
@@ -161,7 +161,7 @@ def ones(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
 
     Example: `ones: {target: 'work::gate', shape: [16]}`
     """
-    yield Bind(target.alias, view.literal(target, "target"), _filled(view, 1.0, Aval(shape, FLOAT32), "shape"))
+    yield Bind(target.alias, view.literal(target, "target"), _fill(view, 1.0, Aval(shape, FLOAT32), "shape"))
 
 
 @control()

@@ -9,8 +9,8 @@ from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
 from brainsurgery_jax.dtypes import Aval, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import DTypeName, Form, Number, op
-from brainsurgery_jax.ops._math import kind, on_host, sealed, to_float32, to_float64
-from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow, round_to, rounded
+from brainsurgery_jax.ops._math import kind, on_host, seal, to_float32, to_float64
+from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow, round_once, round_to
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
 _BOTH = frozenset({"from", "to"})
@@ -38,7 +38,7 @@ def _arithmetic(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
     (What is made of one such tensor is looked up in a table.)
     """
     dtype = avals[0].dtype
-    return dtype.kind != "float" or dtype.bits >= 32 or dtype.name == "bfloat16" or len(avals) == 1
+    return not dtype.is_float or dtype.bits >= 32 or dtype.name == "bfloat16" or len(avals) == 1
 
 
 @op(Form("assign", ("from",), ("to",), "existing", slices=_BOTH), elementwise=True, noop=lambda avals, params: True)
@@ -58,14 +58,14 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     Example: `add: {from_a: '(.*)\\.w', from_b: '\\1.delta', to: '\\1.w'}`
     Example: `add_: {from: 'delta::(.*)', to: 'base::\\1'}`
     """
-    return rounded("add", x, y)
+    return round_once("add", x, y)
 
 
 _NO_INTEGERS = "`{alias: ALIAS, name: PATTERN, kind: float}` leaves integers as they are; or cast them to a float first"
 
 
 def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    if avals[0].dtype.kind == "bool":
+    if avals[0].dtype.is_bool:
         hint = "Cast first: `cast_: {target: ..., to: int8}`."
         found = f"this step cannot compute on booleans, got {avals[0]}"
         raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "integer", "complex"))
@@ -79,7 +79,7 @@ def subtract(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     Example: `subtract: {from_a: '(.*)\\.w', from_b: '\\1.base', to: '\\1.w'}`
     Example: `subtract_: {from: 'base::(.*)', to: 'tuned::\\1'}`
     """
-    return rounded("subtract", x, y)
+    return round_once("subtract", x, y)
 
 
 @op(_into("multiply"), _onto("multiply_"), elementwise=True, host=_arithmetic)
@@ -90,7 +90,7 @@ def multiply(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
     Example: `multiply: {from_a: '(.*)\\.w', from_b: '\\1.mask', to: '\\1.w'}`
     Example: `multiply_: {from: 'mask::(.*)', to: 'base::\\1'}`
     """
-    return rounded("multiply", x, y)
+    return round_once("multiply", x, y)
 
 
 @op(
@@ -112,7 +112,7 @@ def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
     """
     xp = x.__array_namespace__()
     if kind(x) not in ("int", "uint"):
-        return rounded("divide", x, y), xp.ones((), dtype=np.bool_)
+        return round_once("divide", x, y), xp.ones((), dtype=np.bool_)
     divisor = xp.where(y == 0, xp.ones_like(y), y)
     quotient = x // divisor
     exact = (y != 0) & (quotient * divisor == x)
@@ -122,18 +122,18 @@ def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
 
 
 def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    if avals[0].dtype.kind not in ("float", "complex"):
+    if not avals[0].dtype.is_inexact:
         hint = float_hint(avals[0].dtype)
         found = f"lerp needs floating-point tensors, got {avals[0]}"
         raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "complex"))
 
 
-def _widened_twice(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _wide_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     """Both operands, a product and a result on its way, in the next wider dtype."""
     return 4 * sum(max(8, 2 * a.dtype.bits // 8) * a.size for a in avals[:1])
 
 
-@op(_into("lerp"), _onto("lerp_"), elementwise=True, check=_continuous, host=_arithmetic, workspace=_widened_twice)
+@op(_into("lerp"), _onto("lerp_"), elementwise=True, check=_continuous, host=_arithmetic, workspace=_wide_workspace)
 def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Array:
     """Linear interpolation, `(1 - t) from_a + t from_b` (`lerp_`: `(1 - t) to + t from`).
 
@@ -159,9 +159,9 @@ def _between(x: Array, y: Array, t: Any) -> Array:
     start, other = choose(x, y), choose(y, x)
     other -= start
     other *= choose(t, 1 - t).astype(x.dtype)
-    other = other if on_host(x) else sealed(other)
+    other = other if on_host(x) else seal(other)
     other += start
-    return other if on_host(x) else sealed(other)
+    return other if on_host(x) else seal(other)
 
 
 _INEXACT = f"scaling this integer tensor is not exact. {_NO_INTEGERS}"
@@ -193,7 +193,7 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
     factor = by.astype(np.float64 if x.dtype.name in ("float64", "complex128") else np.float32)
     if kind(x) == "complex":
         factor = factor.astype(x.dtype)
-    return rounded("multiply", x, factor), xp.ones((), dtype=np.bool_)
+    return round_once("multiply", x, factor), xp.ones((), dtype=np.bool_)
 
 
 def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
@@ -204,11 +204,11 @@ def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
                       hint="Add `min: NUMBER`, `max: NUMBER`, or both.")  # fmt: skip
     if low is not None and high is not None and low > high:
         raise Refusal("clamp-bounds", f"min {low:g} is greater than max {high:g}", key="min", hint="Swap them.")
-    if avals[0].dtype.kind == "complex":
+    if avals[0].dtype.is_complex:
         hint = "Leave them out of this step."
         raise Refusal("dtype-unsupported", f"complex numbers have no order, got {avals[0]}", hint=hint,
                       kinds=("float", "integer"))  # fmt: skip
-    if avals[0].dtype.kind in ("int", "uint"):
+    if avals[0].dtype.is_integer:
         for key, bound in (("min", low), ("max", high)):
             if bound is not None and abs(bound) != float("inf") and not float(bound).is_integer():
                 hint = "Use a whole number, or cast to a floating dtype first."
@@ -229,12 +229,12 @@ def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | No
     Example: `clamp: {from: w, to: w_clipped, min: -1, max: 1}`
     Example: `clamp_: {target: '.*bias', max: 1}`
     """
-    low, high = (None if b is None else _bound(b, x) for b in (min_, max_))
-    y = x if low is None else rounded("maximum", x, low)
-    return y if high is None else rounded("minimum", y, high)
+    low, high = (None if b is None else _round_bound(b, x) for b in (min_, max_))
+    y = x if low is None else round_once("maximum", x, low)
+    return y if high is None else round_once("minimum", y, high)
 
 
-def _bound(value: Any, x: Array) -> Any:
+def _round_bound(value: Any, x: Array) -> Any:
     """A bound rounded to the dtype of `x`. What lies outside of it bounds nothing, also where it has no infinity."""
     xp, dtype = x.__array_namespace__(), x.dtype
     if kind(x) in ("int", "uint"):
@@ -258,13 +258,13 @@ def _convertible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
     """
     source, target = avals[0].dtype, params["dtype"]
     slow = source.bits > 16 and target.name == "float16"
-    if target.kind in ("int", "uint"):
-        return source.kind != "complex"
+    if target.is_integer:
+        return not source.is_complex
     return source.kind == target.kind == "float" and not slow
 
 
 def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    if params["dtype"].kind == "opaque":
+    if params["dtype"].is_opaque:
         raise Refusal(
             "dtype-unsupported", f"cannot cast to {params['dtype']}: there is no arithmetic for it", key="dtype"
         )

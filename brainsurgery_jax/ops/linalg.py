@@ -23,7 +23,7 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     a, b = avals
     if a.dtype != b.dtype:
         raise Refusal("dtypes-differ", f"dtypes differ: {a} and {b}", hint=common_dtype_hint(a.dtype, b.dtype))
-    if a.dtype.kind == "bool":
+    if a.dtype.is_bool:
         hint = float_hint(a.dtype)
         raise Refusal("dtype-unsupported", f"matmul cannot compute on booleans, got {a}", hint=hint,
                       kinds=("float", "integer", "complex"))  # fmt: skip
@@ -39,7 +39,7 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
 
 
 def _blas(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
-    return avals[0].dtype.kind in ("float", "complex")
+    return avals[0].dtype.is_inexact
 
 
 @op(
@@ -94,12 +94,12 @@ def _sizes(avals: tuple[Aval, ...], equation: str) -> dict[str, int]:
     return sizes
 
 
-def _contracted(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+def _contract(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
     for aval in avals:
         if aval.dtype != avals[0].dtype:
             hint = common_dtype_hint(avals[0].dtype, aval.dtype)
             raise Refusal("dtypes-differ", f"dtypes differ: {avals[0]} and {aval}", hint=hint)
-        if aval.dtype.kind not in ("float", "complex"):
+        if not aval.dtype.is_inexact:
             hint = float_hint(aval.dtype)
             raise Refusal("dtype-unsupported", f"einsum needs floating-point tensors, got {aval}", hint=hint,
                           kinds=("float", "complex"))  # fmt: skip
@@ -125,7 +125,7 @@ def _contracting(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     return _BLAS + wide * (copied + made)
 
 
-@kernel(result=_contracted, host=_plain_product, workspace=_contracting)
+@kernel(result=_contract, host=_plain_product, workspace=_contracting)
 def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     """`einsum(equation, *xs)` in at least float32, rounded once."""
     plain = equation.replace(" ", "")

@@ -15,14 +15,14 @@ from brainsurgery_jax.ops._factor import (
     WIDENED,
     Lanczos,
     Truncation,
-    bounded_excess,
     exact,
     gram,
     lengths,
+    limit_excess,
     product,
     quick_gram,
     random_blocks,
-    reached,
+    reach,
     ritz,
     truncation,
 )
@@ -30,7 +30,7 @@ from brainsurgery_jax.ops._ladder import attempts, svd_workspace, values_workspa
 from brainsurgery_jax.ops._lapack import singular_values, svd
 from brainsurgery_jax.ops._math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.ops._rounding import round_to
-from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, Expr, View
+from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, TensorExpr, View
 from brainsurgery_jax.select import Ref
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
@@ -124,9 +124,9 @@ def factorize(
         return None, finite, {}, None
     if way == "lanczos":
         normal, probe = random_blocks(tall, rank, key)
-        state = reached(tall, state, normal, blocks)
+        state = reach(tall, state, normal, blocks)
         found = ritz(state, rank)
-        if on_host(x) and not sure and bounded_excess(found, state.norm2) > tol:
+        if on_host(x) and not sure and limit_excess(found, state.norm2) > tol:
             return None, np.False_, {}, state
         t = truncation(tall, state, found, probe)
     else:
@@ -210,6 +210,7 @@ def factors(
 
 
 @kernel(
+    "truncated",
     check=_check_matrix,
     result=lambda avals, params: avals,
     guarded=True,
@@ -218,7 +219,7 @@ def factors(
     host=_anywhere,
     workspace=lambda avals, params: _workspace(avals, params, "matrix"),
 )
-def truncated(
+def truncate(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
 ) -> tuple[Array, Array]:
     """The best approximation of `x` of that rank, in its own shape, and whether x is finite."""
@@ -230,6 +231,7 @@ def _exact_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
 
 
 @kernel(
+    "truncated_by_energy",
     check=_check_matrix,
     result=lambda avals, params: avals,
     guarded=True,
@@ -237,7 +239,7 @@ def _exact_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     host=_anywhere,
     workspace=_exact_workspace,
 )
-def truncated_by_energy(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
+def truncate_by_energy(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
     """The best approximation of `x` of the least rank with that share of the energy; the shape needs no rank."""
     xp, finite = x.__array_namespace__(), _finite(x)
     if on_host(x) and not finite:
@@ -269,7 +271,7 @@ def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Any, Array
     return _rank_of_energy(singular_values(widen(x)), energy), finite
 
 
-def _resolved(view: View, name: str, x: Expr, rank: int | float | Energy) -> int:
+def _resolve_rank(view: View, name: str, x: TensorExpr, rank: int | float | Energy) -> int:
     matrix((x.aval,), f"the low-rank factorization of '{name}'")
     most = min(x.aval.shape)
     match rank:
@@ -322,7 +324,7 @@ def phlora(
         view.has(target.alias, name)  # which the plan language counts as a read
         x = view.fetch(target.alias, name)
         how = _how(method, tol, fold_seed(view.seed, name))
-        b, a = view.apply(factors, x, rank=_resolved(view, name, x, rank), **how)
+        b, a = view.apply(factors, x, rank=_resolve_rank(view, name, x, rank), **how)
         made = {(target_a.alias, name_a), (target_b.alias, name_b)}
         yield Bind(target_a.alias, name_a, a, dest)
         yield Bind(target_b.alias, name_b, b, dest)
@@ -332,8 +334,8 @@ def phlora(
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))
 def phlora_in_place(
-    view: View, name: str, x: Expr, *, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
-) -> Expr:
+    view: View, name: str, x: TensorExpr, *, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
+) -> TensorExpr:
     """Replace matrices by their best approximation of a lower rank, in their own shape.
 
     Rank, method and tol as in `phlora`.
@@ -341,6 +343,6 @@ def phlora_in_place(
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
     if isinstance(rank, Energy):
-        return view.apply(truncated_by_energy, x, energy=rank.share)
+        return view.apply(truncate_by_energy, x, energy=rank.share)
     how = _how(method, tol, fold_seed(view.seed, name))
-    return view.apply(truncated, x, rank=_resolved(view, name, x, rank), **how)
+    return view.apply(truncate, x, rank=_resolve_rank(view, name, x, rank), **how)

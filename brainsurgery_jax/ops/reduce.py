@@ -17,7 +17,7 @@ from brainsurgery_jax.ops._math import kind, on_host, quotient, to_float64, wide
 from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.ops._sums import Key, Total, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.ops.shape import axis_of, with_shape
-from brainsurgery_jax.protocol import Expr, Reduction, View
+from brainsurgery_jax.protocol import Reduction, TensorExpr, View
 
 Mode = Annotated[Literal["mean", "sum", "min", "max", "norm"], Word]
 Dims = Annotated[
@@ -30,7 +30,7 @@ LIMIT = 2.0**62
 UNFIT = "a sum of integers does not fit their dtype. Cast to a wider one, or to float64, first"
 
 
-def _summed_dtype(x: DType) -> DType:
+def _sum_dtype(x: DType) -> DType:
     """The dtype in which sums are kept."""
     integer = BY_NAME["uint64"] if x.kind == "uint" else INT64
     return {"float": FLOAT64, "complex": BY_NAME["complex128"]}.get(x.kind, integer)
@@ -40,7 +40,7 @@ def _sum(x: Any, mode: str, axes: tuple[int, ...]) -> tuple[Any, Any]:
     """The sum of a tensor (of its squared magnitudes for "norm") with reduced axes of size 1, and whether 64 bits hold
     it."""
     xp: Any = np if on_host(x) else jnp
-    wide, exact = _widened(x), xp.ones((), dtype=np.bool_)
+    wide, exact = _widen(x), xp.ones((), dtype=np.bool_)
     if mode == "norm":
         wide = wide.real**2 + wide.imag**2 if kind(wide) == "complex" else wide * wide
     elif kind(x) in ("int", "uint") and x.dtype.itemsize == 8:
@@ -48,10 +48,10 @@ def _sum(x: Any, mode: str, axes: tuple[int, ...]) -> tuple[Any, Any]:
     return xp.sum(wide, axis=axes, keepdims=True), exact
 
 
-def _widened(x: Any) -> Any:
+def _widen(x: Any) -> Any:
     if kind(x) == "float" and x.dtype.itemsize < 8 and not on_host(x):
         return to_float64(x)
-    return x.astype(to_numpy(_summed_dtype(BY_NAME[x.dtype.name])))
+    return x.astype(to_numpy(_sum_dtype(BY_NAME[x.dtype.name])))
 
 
 def _extreme(x: Any, mode: str, axes: tuple[int, ...]) -> Any:
@@ -62,7 +62,7 @@ def _extreme(x: Any, mode: str, axes: tuple[int, ...]) -> Any:
 def _finish(x: Any, mode: str, count: int, dtype: DType) -> tuple[Any, Any]:
     """What is made of sums, rounded once to `dtype`; integers where they fit."""
     xp: Any = np if on_host(x) else jnp
-    if dtype.kind in ("int", "uint"):
+    if dtype.is_integer:
         low, high = (np.asarray(n, x.dtype) for n in (np.iinfo(to_numpy(dtype)).min, np.iinfo(to_numpy(dtype)).max))
         return x.astype(to_numpy(dtype)), xp.all((x >= low) & (x <= high))
     value: Any = quotient(x, np.asarray(count, x.dtype)) if mode == "mean" else xp.sqrt(x) if mode == "norm" else x
@@ -72,7 +72,7 @@ def _finish(x: Any, mode: str, count: int, dtype: DType) -> tuple[Any, Any]:
 def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
     (x,), mode = avals, params["mode"]
     real = BY_NAME["float32" if x.dtype.bits == 64 else "float64"]
-    dtype = real if x.dtype.kind == "complex" and mode == "norm" else x.dtype
+    dtype = real if x.dtype.is_complex and mode == "norm" else x.dtype
     return (Aval(tuple(1 if axis in params["axes"] else n for axis, n in enumerate(x.shape)), dtype),)
 
 
@@ -83,7 +83,7 @@ def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
     count = prod(x.shape[axis] for axis in axes)
     if mode in ("min", "max"):
         return (lambda _: _fold_extreme(x, mode, axes),)
-    summed = to_numpy(FLOAT64 if mode == "norm" else _summed_dtype(x.dtype))
+    summed = to_numpy(FLOAT64 if mode == "norm" else _sum_dtype(x.dtype))
 
     def step(part: Any, key: Key) -> tuple[Any, ...]:
         total, exact = _sum(part, mode, axes)
@@ -105,7 +105,7 @@ def _fold_extreme(x: Aval, mode: str, axes: tuple[int, ...]) -> Reduction:
 
 
 @kernel("reduce", result=_result, host=lambda avals, params: True, fold=_passes, guarded=True, refusal=UNFIT)
-def reduced(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[Array, Array]:
+def reduce_tensor(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """The reduction of a tensor, its reduced axes kept with size 1."""
     xp: Any = np if on_host(x) else jnp
     if mode in ("min", "max"):
@@ -127,12 +127,12 @@ def _axes(dim: int | Sequence[int] | None, aval: Aval) -> tuple[int, ...]:
 
 def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
     """Refuse what has no such reduction, or none that its dtype can hold."""
-    if aval.dtype.kind == "opaque":
+    if aval.dtype.is_opaque:
         raise Refusal("dtype-opaque", f"{aval.dtype} tensors can be named, copied and moved, but not computed on")
     if 0 in (aval.shape[axis] for axis in axes):
         raise Refusal("no-elements", f"{aval} has no elements to take the {mode} of", hint="Narrow the pattern.")
-    whole = aval.dtype.kind in ("int", "uint") and mode in ("min", "max", "sum")
-    number = aval.dtype.kind == "float" or (aval.dtype.kind == "complex" and mode not in ("min", "max"))
+    whole = aval.dtype.is_integer and mode in ("min", "max", "sum")
+    number = aval.dtype.is_float or (aval.dtype.is_complex and mode not in ("min", "max"))
     if not (whole or number):
         hint = "Cast it first: `cast_: {target: ..., to: float64}`."
         fitting = ("float",) if mode in ("min", "max") else ("float", "complex")
@@ -141,8 +141,8 @@ def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
 
 @build(Form("reduce", ("from",), ("to",), "new", slices=frozenset({"from"})))
 def reduce(
-    view: View, name: str, x: Expr, *, mode: Mode, dim: Dims | None = None, keepdims: StrictBool = False
-) -> Expr:
+    view: View, name: str, x: TensorExpr, *, mode: Mode, dim: Dims | None = None, keepdims: StrictBool = False
+) -> TensorExpr:
     """Reduce tensors over axes: `mean`, `sum`, `min`, `max`, or `norm` (the root of the sum of squares).
 
     Sums are kept in double precision and rounded once to the tensor's dtype; NaN stays. Sums of integers must fit.
@@ -150,6 +150,6 @@ def reduce(
     """
     axes = _axes(dim, x.aval)
     _refuse(x.aval, axes, mode)
-    made = view.apply(reduced, x, mode=mode, axes=axes)
+    made = view.apply(reduce_tensor, x, mode=mode, axes=axes)
     kept = tuple(n for axis, n in enumerate(x.aval.shape) if axis not in axes)
     return made if keepdims else view.apply(with_shape, made, shape=kept)

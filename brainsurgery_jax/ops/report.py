@@ -11,8 +11,8 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import SlicedPattern, sink
 from brainsurgery_jax.ops._compare import Eps, gap, largest, pair
 from brainsurgery_jax.ops._fields import Text, Word
-from brainsurgery_jax.ops._verdicts import named
-from brainsurgery_jax.protocol import Expr, Known, Pending, PendingReport, Reduction, View, settle
+from brainsurgery_jax.ops._verdicts import list_sorted
+from brainsurgery_jax.protocol import Known, Pending, PendingReport, Reduction, TensorExpr, View, settle
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.summaries import STATISTICS
 
@@ -25,7 +25,7 @@ MOST_VALUES = 1 << 16
 VALUES = Reduction(lambda x: [x], lambda a, b: a + b, lambda xs: np.concatenate(xs), None)
 
 
-def _leaf(view: View, alias: str, name: str, expr: Expr, verbosity: str) -> dict[str, Any]:
+def _leaf(view: View, alias: str, name: str, expr: TensorExpr, verbosity: str) -> dict[str, Any]:
     leaf: dict[str, Any] = {"shape": list(expr.aval.shape)}
     if verbosity == "full":
         leaf |= {"dtype": str(expr.aval.dtype), "values": None}
@@ -35,8 +35,8 @@ def _leaf(view: View, alias: str, name: str, expr: Expr, verbosity: str) -> dict
     return leaf
 
 
-def _ask(expr: Expr, name: str, verbosity: str) -> Pending | None:
-    if verbosity == "shape" or expr.aval.dtype.kind == "opaque":
+def _ask(expr: TensorExpr, name: str, verbosity: str) -> Pending | None:
+    if verbosity == "shape" or expr.aval.dtype.is_opaque:
         return None
     if verbosity == "full" and expr.aval.size > MOST_VALUES:
         hint = "Slice the target, such as `w::[:4, :4]`, or use `verbosity: stat`."
@@ -46,7 +46,7 @@ def _ask(expr: Expr, name: str, verbosity: str) -> Pending | None:
     return Pending((expr,), VALUES if verbosity == "full" else STATISTICS, lambda answer: Known(True))
 
 
-def _answered(leaf: dict[str, Any], answer: Any) -> dict[str, Any]:
+def _answer(leaf: dict[str, Any], answer: Any) -> dict[str, Any]:
     if isinstance(answer, dict):
         tail = {k: leaf[k] for k in ("reads", "writes")}
         return {"shape": leaf["shape"], **answer, **tail}
@@ -75,7 +75,7 @@ def dump(
 
     def show(answers: Sequence[Any]) -> Document:
         filled = [
-            (a, tuple((n, leaf if q is None else _answered(leaf, answers[q])) for n, leaf, q in rows))
+            (a, tuple((n, leaf if q is None else _answer(leaf, answers[q])) for n, leaf, q in rows))
             for a, rows in leaves
         ]
         trees = tuple(NameTree("" if target else alias, rows, format) for alias, rows in filled)
@@ -120,11 +120,11 @@ def diff(
     if not ours and not theirs:
         raise view.nothing(left, needed[0])
     shared = sorted({*ours} & {*theirs})  # only these are fetched, and count as read
-    pairs = {n: (_sliced(view, left, n, "left"), _sliced(view, right, n, "right")) for n in shared}
+    pairs = {n: (_slice(view, left, n, "left"), _slice(view, right, n, "right")) for n in shared}
     missing = [n for n in theirs if n not in pairs], [n for n in ours if n not in pairs]
     if unmatched == "error" and any(missing):
         sides = zip((right, left), missing, strict=True)
-        told = "; ".join(f"only '{ref}' has {named(names)}" for ref, names in sides if names)
+        told = "; ".join(f"only '{ref}' has {list_sorted(names)}" for ref, names in sides if names)
         hint = "`unmatched: keep` lists them, `unmatched: drop` leaves them out."
         raise Refusal("unmatched", f"the sets do not pair up: {told}", hint=hint)
     if unmatched == "drop" and not shared:
@@ -133,14 +133,14 @@ def diff(
     return _difference(str(left), str(right), pairs, missing, eps)
 
 
-def _sliced(view: View, ref: Ref, name: str, key: str) -> Expr:
+def _slice(view: View, ref: Ref, name: str, key: str) -> TensorExpr:
     return view.slice(view.fetch(ref.alias, name, key), ref, key)
 
 
 def _difference(
     left: str,
     right: str,
-    pairs: Mapping[str, tuple[Expr, Expr]],
+    pairs: Mapping[str, tuple[TensorExpr, TensorExpr]],
     missing: tuple[list[str], list[str]],
     eps: float | None,
 ) -> PendingReport:

@@ -14,7 +14,7 @@ from brainsurgery_jax.moves import Moves, Slice
 from brainsurgery_jax.op import Avals, Name, Params, Role, SlicedPattern, control, kernel
 from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, section, with_shape
-from brainsurgery_jax.protocol import Bind, Edit, Expr, Item, View
+from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
 from brainsurgery_jax.select import Index, gather, scatter
 
 GroupNumber = BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v)
@@ -66,7 +66,7 @@ def _outside(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
     return shape if axis is None else shape[:axis] + shape[axis + 1 :]
 
 
-def _joined(view: View, parts: Sequence[Expr], axis: int) -> Expr:
+def _join(view: View, parts: Sequence[TensorExpr], axis: int) -> TensorExpr:
     return parts[0] if len(parts) == 1 else view.apply(concatenate, *parts, axis=axis)
 
 
@@ -82,7 +82,7 @@ def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None,
     for target, items in _sets(view, from_, to, over):
         axis = axis_of(dim, items[0].expr.aval)
         _refuse_unlike(items, axis)
-        yield Bind(to.alias, target, _joined(view, [item.expr for item in items], axis))
+        yield Bind(to.alias, target, _join(view, [item.expr for item in items], axis))
 
 
 @control()
@@ -98,7 +98,7 @@ def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, 
         _refuse_unlike(items, None)
         axis = axis_of(dim, Aval((*shape, 1), items[0].expr.aval.dtype))
         layer = (*shape[:axis], 1, *shape[axis:])
-        yield Bind(to.alias, target, _joined(view, [view.apply(with_shape, i.expr, shape=layer) for i in items], axis))
+        yield Bind(to.alias, target, _join(view, [view.apply(with_shape, i.expr, shape=layer) for i in items], axis))
 
 
 # --- Cutting ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Updat
 from brainsurgery_jax.op import Avals, Form, Number, Params, build, kernel, op
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.protocol import Expr, View
+from brainsurgery_jax.protocol import TensorExpr, View
 from brainsurgery_jax.select import Index
 from brainsurgery_jax.taking import Take
 
@@ -40,7 +40,7 @@ def copy(x: Shaped[Array, "..."]) -> Array:
     return x
 
 
-def _reshaped(avals: Avals, params: Params) -> Reshape:
+def _reshape(avals: Avals, params: Params) -> Reshape:
     shape: tuple[int, ...] = params["shape"]
     if shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
         raise Refusal("reshape-shape", f"expected positive sizes and at most one -1, got {list(shape)}", key="shape",
@@ -51,7 +51,7 @@ def _reshaped(avals: Avals, params: Params) -> Reshape:
 @op(
     Form("reshape", ("from",), ("to",), "new", slices=_FROM),
     Form("reshape_", ("target",), ("target",), "rebind"),
-    moves=_reshaped,
+    moves=_reshape,
     noop=lambda avals, params: avals[0].shape == tuple(params["shape"]),
 )
 def reshape(x: Shaped[Array, "..."], *, shape: Annotated[tuple[StrictInt, ...], Field(min_length=1)]) -> Array:
@@ -72,7 +72,7 @@ def with_shape(x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Array:
     return jnp.reshape(x, shape)
 
 
-def _permuted(avals: Avals, params: Params) -> Permute:
+def _permute(avals: Avals, params: Params) -> Permute:
     order: tuple[int, ...] = params["order"]
     if sorted(order) != list(range(len(avals[0].shape))):
         axes = ", ".join(map(str, range(len(avals[0].shape))))
@@ -85,7 +85,7 @@ def _permuted(avals: Avals, params: Params) -> Permute:
 @op(
     Form("permute", ("from",), ("to",), "new", slices=_FROM),
     Form("permute_", ("target",), ("target",), "rebind"),
-    moves=_permuted,
+    moves=_permute,
     noop=lambda avals, params: params["order"] == tuple(range(len(avals[0].shape))),
 )
 def permute(x: Shaped[Array, "..."], *, order: Annotated[tuple[StrictInt, ...], Field(min_length=1)]) -> Array:
@@ -97,7 +97,7 @@ def permute(x: Shaped[Array, "..."], *, order: Annotated[tuple[StrictInt, ...], 
     return jnp.transpose(x, order)
 
 
-def _transposed(avals: Avals, params: Params) -> Permute:
+def _transpose(avals: Avals, params: Params) -> Permute:
     axes: tuple[int, ...] = params["axes"]
     rank = len(avals[0].shape)
     if rank < 2:
@@ -115,7 +115,7 @@ def _transposed(avals: Avals, params: Params) -> Permute:
 @op(
     Form("transpose", ("from",), ("to",), "new", slices=_FROM),
     Form("transpose_", ("target",), ("target",), "rebind"),
-    moves=_transposed,
+    moves=_transpose,
 )
 def transpose(x: Shaped[Array, "..."], *, axes: Axes = (-2, -1)) -> Array:
     """Swap two axes, the last two if nothing else is said; negative ones count from the end.
@@ -126,7 +126,7 @@ def transpose(x: Shaped[Array, "..."], *, axes: Axes = (-2, -1)) -> Array:
     return jnp.swapaxes(x, *axes)
 
 
-def _concatenated(avals: Avals, params: Params) -> Concat:
+def _concatenate(avals: Avals, params: Params) -> Concat:
     axis: int = params["axis"]
     first = avals[0]
     for other in avals[1:]:
@@ -141,7 +141,7 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
-@kernel(moves=_concatenated)
+@kernel(moves=_concatenate)
 def concatenate(*xs: Shaped[Array, "..."], axis: int) -> Array:
     """The inputs one after another along `axis`."""
     return jnp.concatenate(xs, axis)
@@ -159,7 +159,7 @@ def _axes(rank: int) -> str:
     return f"Valid are {-rank} to {rank - 1}." if rank else "A scalar has no axes. Reshape it to [1] first."
 
 
-def _sliced(avals: Avals, params: Params) -> Moves:
+def _slice(avals: Avals, params: Params) -> Moves:
     axis: int = params["axis"]
     shape = avals[0].shape
     starts, stops = [0] * len(shape), list(shape)
@@ -167,13 +167,13 @@ def _sliced(avals: Avals, params: Params) -> Moves:
     return Slice(Index(tuple(starts), tuple(stops), (1,) * len(shape), (), shape))
 
 
-@kernel(moves=_sliced)
+@kernel(moves=_slice)
 def section(x: Shaped[Array, "..."], *, axis: int, start: int, stop: int) -> Array:
     """`start:stop` along one axis."""
     return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 
 
-def _taken(avals: Avals, params: Params) -> Take:
+def _take(avals: Avals, params: Params) -> Take:
     indices: tuple[int, ...] = params["indices"]
     axis = axis_of(params["dim"], avals[0])
     size = avals[0].shape[axis]
@@ -188,7 +188,7 @@ def _taken(avals: Avals, params: Params) -> Take:
 @op(
     Form("take", ("from",), ("to",), "new", slices=_FROM),
     Form("take_", ("target",), ("target",), "rebind"),
-    moves=_taken,
+    moves=_take,
 )
 def take(
     x: Shaped[Array, "..."], *, indices: Annotated[tuple[StrictInt, ...], Field(min_length=1)], dim: Dim = 0
@@ -226,7 +226,7 @@ class Copies(Sequence[int]):
         return number % self.size if self.mode == "tile" else number // self.times
 
 
-def _repeated(avals: Avals, params: Params) -> Take:
+def _repeat(avals: Avals, params: Params) -> Take:
     times: int = params["times"]
     axis = axis_of(params["dim"], avals[0])
     size = avals[0].shape[axis]
@@ -239,7 +239,7 @@ def _repeated(avals: Avals, params: Params) -> Take:
 @op(
     Form("repeat", ("from",), ("to",), "new", slices=_FROM),
     Form("repeat_", ("target",), ("target",), "rebind"),
-    moves=_repeated,
+    moves=_repeat,
 )
 def repeat(
     x: Shaped[Array, "..."],
@@ -299,7 +299,7 @@ def _one_each(key: str, given: Sequence[object], aval: Aval) -> None:
         raise Refusal("pad-axes", found, key=key, hint=hint)
 
 
-def _padded(view: View, x: Expr, margins: Sequence[tuple[int, int]], value: float) -> Expr:
+def _pad(view: View, x: TensorExpr, margins: Sequence[tuple[int, int]], value: float) -> TensorExpr:
     if not any(map(any, margins)):
         return x
     shape = tuple(a + n + b for (a, b), n in zip(margins, x.aval.shape, strict=True))
@@ -315,15 +315,15 @@ def _padded(view: View, x: Expr, margins: Sequence[tuple[int, int]], value: floa
 def pad(
     view: View,
     name: str,
-    x: Expr,
+    x: TensorExpr,
     *,
     width: Widths | None = None,
     shape: PaddedShape | None = None,
     value: Number = 0.0,
-) -> Expr:
+) -> TensorExpr:
     """Make tensors larger: `width` says what is added to each axis, or `shape` what comes out (added at the end).
 
     Example: `pad: {from: wte.weight, to: padded.weight, shape: [50304, -1]}`
     Example: `pad_: {target: wte.weight, width: [[0, 47], 0], value: 0}`
     """
-    return _padded(view, x, _margins(x.aval, width, shape), value)
+    return _pad(view, x, _margins(x.aval, width, shape), value)

@@ -12,7 +12,7 @@ from brainsurgery_jax.config_patch import Change, apply_change, find_doubts
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Name, assertion, control
 from brainsurgery_jax.ops._fields import Text
-from brainsurgery_jax.ops._verdicts import bounded, check_bounds
+from brainsurgery_jax.ops._verdicts import check_bounds, judge_bounds
 from brainsurgery_jax.protocol import Edit, Known, SetConfig, Verdict, View
 
 Setting = Annotated[Any, Field(description="a value of YAML; null: the key is null, or not there")]
@@ -101,11 +101,11 @@ def config(
     label = f"'{key}' in {file} of '{of.alias}'"
     allowed = [*in_, *([is_] if is_ is not None or not (in_ or bounds) else [])]
     if allowed and not any(_is_same(value, one) for one in allowed):
-        wanted = f"not {_shown(allowed[0])}" if len(allowed) == 1 else f"none of {', '.join(map(_shown, allowed))}"
-        return Known(False, f"{label} is {_shown(value)}, {wanted}")
+        wanted = f"not {_show(allowed[0])}" if len(allowed) == 1 else f"none of {', '.join(map(_show, allowed))}"
+        return Known(False, f"{label} is {_show(value)}, {wanted}")
     if bounds and (isinstance(value, bool) or not isinstance(value, int | float)):
-        return Known(False, f"{label} is {_shown(value)}, which is no number")
-    return bounded(label, value, bounds) if bounds else Known(True)
+        return Known(False, f"{label} is {_show(value)}, which is no number")
+    return judge_bounds(label, value, bounds) if bounds else Known(True)
 
 
 def _value(settings: Any, path: str) -> Any:
@@ -127,6 +127,6 @@ def _is_same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."

@@ -17,15 +17,15 @@ from brainsurgery_jax.ops._compare import (
     Rtol,
     alike,
     closeness,
-    normed,
     pair,
     place,
+    reduce_norm,
     unlike,
     zero,
 )
 from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, of_each, paired
-from brainsurgery_jax.protocol import Expr, Item, Known, Pending, Verdict, View
+from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, check_pairs, of_each
+from brainsurgery_jax.protocol import Item, Known, Pending, TensorExpr, Verdict, View
 
 Measure = Annotated[StrictFloat | StrictInt, Field(ge=0)]
 
@@ -48,7 +48,7 @@ def finite(view: View, *, of: SlicedPattern) -> Verdict:
     """
 
     def judge(i: Item) -> Verdict:
-        if i.expr.aval.dtype.kind not in ("float", "complex"):
+        if not i.expr.aval.dtype.is_inexact:
             return Known(True)
         return Pending((i.expr,), INFINITE, lambda found: _faulty(i, found, "not finite", "first"))
 
@@ -96,9 +96,9 @@ def norm(
             why = f"the {ord} norm of '{i.name}' is {n:.6g}, expected {' and '.join(broken)}"
             return Known(not broken, why if broken else "")
 
-        if i.expr.aval.dtype.kind == "opaque":
+        if i.expr.aval.dtype.is_opaque:
             return Known(False, f"'{i.name}' is {i.expr.aval}, whose values cannot be computed with")
-        return Pending((i.expr,), normed(ord, holds), verdict)
+        return Pending((i.expr,), reduce_norm(ord, holds), verdict)
 
     return of_each(view, of, judge)
 
@@ -112,7 +112,7 @@ def equal(
     NaN differs from NaN.
     Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
-    return paired(view, left, right, unmatched, lambda here, there, name: pair(here, there, name, eps))
+    return check_pairs(view, left, right, unmatched, lambda here, there, name: pair(here, there, name, eps))
 
 
 @assertion()
@@ -131,7 +131,7 @@ def close(
     Example: `assert: {close: {left: 'a::.+', right: 'b::\\g<0>', rtol: 1e-3}}`
     """
 
-    def compare(here: Expr, there: Expr, name: str) -> Verdict:
+    def compare(here: TensorExpr, there: TensorExpr, name: str) -> Verdict:
         if here.aval.shape != there.aval.shape or "opaque" in (here.aval.dtype.kind, there.aval.dtype.kind):
             return Known(False, f"'{name}' is {here.aval} on the left and {there.aval} on the right")
 
@@ -144,7 +144,7 @@ def close(
 
         return Pending((here, there), closeness(rtol, atol), judge)
 
-    return paired(view, left, right, unmatched, compare)
+    return check_pairs(view, left, right, unmatched, compare)
 
 
 @assertion()
@@ -155,7 +155,7 @@ def identical(view: View, *, left: SlicedPattern, right: Partner, unmatched: Unm
     Example: `assert: {identical: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
 
-    def compare(here: Expr, there: Expr, name: str) -> Verdict:
+    def compare(here: TensorExpr, there: TensorExpr, name: str) -> Verdict:
         return unlike(here, there, name) or alike(here, there, f"'{name}' differs in its bytes")
 
-    return paired(view, left, right, unmatched, compare)
+    return check_pairs(view, left, right, unmatched, compare)

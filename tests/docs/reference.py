@@ -165,7 +165,7 @@ _DESTINATIONS = {
 
 def _destination(op: Op) -> str:
     """What must be true of the tensors that an op writes."""
-    if not isinstance(op, TensorOp) or op.form.writes == (op.form.matched,) != ("to",):
+    if not isinstance(op, TensorOp) or op.form.writes == (op.form.match_key,) != ("to",):
         return ""
     return _DESTINATIONS[op.form.dest].format(" and ".join(f"`{key}`" for key in op.form.writes)) + "\n"
 

@@ -28,7 +28,7 @@ from brainsurgery_jax.engine.kernels import exact, numbers_of, ways
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.ops.linalg import contraction
-from brainsurgery_jax.ops.lowrank import truncated
+from brainsurgery_jax.ops.lowrank import truncate
 from tests.checkpoints import plan_of, read, run_plan, same
 
 
@@ -153,7 +153,7 @@ def test_what_is_too_large_for_the_device_goes_to_the_host_with_one_note(tmp_pat
 
 def call(kernel: Kernel, *avals: Aval, **params: Any) -> Expr:
     graph = Graph()
-    return graph.call(kernel, tuple(graph.given("m", f"x{i}", aval) for i, aval in enumerate(avals)), params)
+    return graph.call(kernel, tuple(graph.placeholder("m", f"x{i}", aval) for i, aval in enumerate(avals)), params)
 
 
 def half(*shape: int) -> Aval:
@@ -162,7 +162,7 @@ def half(*shape: int) -> Aval:
     return Aval(shape, dtype)
 
 
-LOW = partial(call, truncated, method="auto", tol=1e-4, key_high=0.0, key_low=1.0)
+LOW = partial(call, truncate, method="auto", tol=1e-4, key_high=0.0, key_low=1.0)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def turn_op() -> Iterator[None]:
 
 def stack(graph: Graph, own: bool) -> Expr:
     """Three turned matrices, one after another."""
-    leaves = [graph.given("model", f"w{i}", Aval((6, 4), FLOAT32)) for i in range(3)]
+    leaves = [graph.placeholder("model", f"w{i}", Aval((6, 4), FLOAT32)) for i in range(3)]
     turned = [graph.call(turn, (x,), {}) if own else graph.call(permute, (x,), {"order": (1, 0)}) for x in leaves]
     return graph.call(concatenate, tuple(turned), {"axis": 0})
 

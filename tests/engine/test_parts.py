@@ -15,7 +15,7 @@ from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import cuts_of, is_whole, walk
 from brainsurgery_jax.ops import _partition, compute
 from brainsurgery_jax.ops._expressions import parse_expression
-from brainsurgery_jax.parts import Cut, operand_box, parts, parts_around
+from brainsurgery_jax.parts import AxisCut, operand_box, parts, parts_around
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of, read, run_plan, same
 
@@ -148,7 +148,7 @@ def test_reductions_of_two_axes_are_cut_along_the_other_two(tmp_path: Path) -> N
 
 # --- Index arithmetic -------------------------------------------------------------------------------------------------
 
-CUTS = (Cut(0, 2, 1, (0, None)), Cut(1, 5, 2, (1, 0)))
+CUTS = (AxisCut(0, 2, 1, (0, None)), AxisCut(1, 5, 2, (1, 0)))
 """Of a result [4, 10]: rows in two units, columns in five, two of these in each part."""
 
 

@@ -23,7 +23,7 @@ from tests.checkpoints import normal, plan_of, read, same
 
 
 def leaf(graph: Graph, name: str, *shape: int) -> Expr:
-    return graph.given("model", name, Aval(shape, FLOAT32))
+    return graph.placeholder("model", name, Aval(shape, FLOAT32))
 
 
 def stacked(graph: Graph, layers: int, axis: int) -> Expr:

@@ -17,7 +17,7 @@ from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.ops._expressions import parse_expression
 from brainsurgery_jax.ops._ranges import exact_ranges
-from brainsurgery_jax.ops._typing import typed
+from brainsurgery_jax.ops._typing import type_expression
 from tests.checkpoints import normal, np_dtype, plan_of, problems, run_plan
 
 RNG = np.random.default_rng(0)
@@ -102,7 +102,7 @@ def test_every_value_lies_in_the_range_that_is_known_of_it(op: str, dtypes: tupl
     """The range without wrapping, held against Python's integers of any size."""
     expr = f"(x {op} y)" if op not in ("<<", ">>", "**") else f"(x {op} (y & 3))"
     avals = tuple(Aval((1,), BY_NAME[d]) for d in dtypes)
-    program = typed(parse_expression(expr), ("x", "y"), avals).program
+    program = type_expression(parse_expression(expr), ("x", "y"), avals).program
     own = exact_ranges(program)[-1]
     assert own is not None
     ends = {"int8": range(-128, 128, 3), "uint8": range(0, 256, 3), "bool": range(2)}

@@ -19,17 +19,17 @@ from brainsurgery_jax.ops._expressions import parse_expression
 from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.ops._liveness import peak
 from brainsurgery_jax.ops._partition import Partition, part_bytes, partition
-from brainsurgery_jax.ops._program import Program
-from brainsurgery_jax.ops._typing import typed
+from brainsurgery_jax.ops._program import Computation
+from brainsurgery_jax.ops._typing import type_expression
 from tests.checkpoints import np_dtype, same
 
 MB = 1 << 20
 
 
-def program(expr: str, **avals: str) -> Program:
+def program(expr: str, **avals: str) -> Computation:
     """The program of an expression on tensors such as `x="f32[4,6]"`."""
     found = [aval(text) for text in avals.values()]
-    return typed(parse_expression(expr), tuple(avals), tuple(found)).program
+    return type_expression(parse_expression(expr), tuple(avals), tuple(found)).program
 
 
 def aval(text: str) -> Aval:
@@ -174,7 +174,7 @@ def assert_parts_give_the_whole(expr: str, dtypes: dict[str, str]) -> bool:
     names = tuple(sorted(parse_expression(expr).names))
     avals = tuple(Aval(SHAPES[n], BY_NAME[dtypes[n]]) for n in names)
     try:
-        made = typed(parse_expression(expr), names, avals).program
+        made = type_expression(parse_expression(expr), names, avals).program
     except Refusal:
         return False
     xs: list[Any] = [values(a.shape, a.dtype.name, seed) for seed, a in enumerate(avals)]

@@ -1,1 +1,1 @@
-"""What each command takes, one module a command. They load what does the work when they are called."""
+"""The options of each command, one module per command. The implementation is imported when a command is called."""

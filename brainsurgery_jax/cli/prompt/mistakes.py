@@ -1,4 +1,4 @@
-"""What went wrong at the prompt, on a terminal: places in the typed text as carets under it."""
+"""Errors at the prompt, on a terminal: carets under the typed text mark the places."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from brainsurgery_jax.plan.typed import PROMPT
 
 
 def tell(error: PlanError | StoreError, text: str = "", indent: int = 0) -> int:
-    """Print what went wrong, places in the typed text as carets under it; yields the exit code."""
+    """Print an error, with carets under its places in the typed text. Returns the exit code."""
     if isinstance(error, StoreError):
         show.store_error(error)
         return 3

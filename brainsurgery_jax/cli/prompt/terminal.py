@@ -335,7 +335,7 @@ def _damage(content: bytes) -> str:
 
 
 class PersistentHistory(History):
-    """A history in a file; a failure to write to it is told once, and ends nothing."""
+    """A history in a file. A failed write is reported once and stops nothing."""
 
     def __init__(self, file: str, tell_why: Callable[[str], None]):
         super().__init__()
