@@ -101,7 +101,7 @@ LOAD = (
             "'other' and `to` in 'model' disagree", files={"e.npy": B}),
     refused("load", "`to` takes no slice", "load: { path: e.npy, to: 'e::[0]' }", ONE, "slice-not-allowed",
             "a slice is not allowed here", files={"e.npy": B}),
-    refused("load", "`to` is no list", "load: { path: e.npy, to: [e] }", ONE, "ref-literal", "literally",
+    refused("load", "`to` is no list", "load: { path: e.npy, to: [e] }", ONE, "ref-literal", "one literal name",
             files={"e.npy": B}),
 )  # fmt: skip
 

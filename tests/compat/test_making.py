@@ -103,7 +103,7 @@ MADE = (
         refused(op, "the name must be new", f"{op}: {{ target: w, shape: [2] }}", W, "dest-exists", "'w' exists"),
         refused(op, "sizes are positive", f"{op}: {{ target: n, shape: [2, 0] }}", W, "value-type", "greater than 0"),
         refused(op, "the shape is not empty", f"{op}: {{ target: n, shape: [] }}", W, "value-type", "at least 1"),
-        refused(op, "the target is no list", f"{op}: {{ target: [n], shape: [2] }}", W, "ref-literal", "literally"),
+        refused(op, "the target is no list", f"{op}: {{ target: [n], shape: [2] }}", W, "ref-literal", "literal name"),
         refused(op, "the target takes no slice", f"{op}: {{ target: 'n::[0]', shape: [2] }}", W, "slice-not-allowed",
                 "a slice is not allowed here"),
         refused(op, "the alias must be there", f"{op}: {{ target: 'work::n', shape: [2] }}", W, "alias-unknown",
