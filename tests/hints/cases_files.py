@@ -60,7 +60,7 @@ FILES = [
     Case("a kind of what is made", "kind-not-allowed",
          [{"copy": {"from": "a::(w|ids)", "to": {"alias": "a", "name": r"\1.c", "kind": "float"}}}],
          changed(lambda p: step(p)[1].update({"from": {"alias": "a", "name": "(w|ids)", "kind": "float"},
-                                              "to": r"a::\1.c"}), says="Say it of the reference that is matched"),
+                                              "to": r"a::\1.c"}), says="Write it in the reference that is matched."),
          {"w.c": A["w"]}),
     Case("a slice of what is deleted", "slice-not-allowed", [{"move": {"from": "a::w::[:2]", "to": "a::u"}}],
          changed(lambda p: p["transforms"].__setitem__(slice(None), [{"copy": {"from": "a::w::[:2]", "to": "a::u"}}]),
