@@ -16,7 +16,7 @@ from brainsurgery_jax.engine.evaluate import Evaluator
 from brainsurgery_jax.engine.folds import Values
 from brainsurgery_jax.engine.footprint import on_device
 from brainsurgery_jax.engine.gifts import attempt_of_parts, consuming, gifts
-from brainsurgery_jax.engine.kernels import Outcome, Way, numbers_of, outcome, refused, ways
+from brainsurgery_jax.engine.kernels import Made, Outcome, Way, climb, numbers_of, outcome, refused, ways
 from brainsurgery_jax.engine.plan.sites import calls_of
 from brainsurgery_jax.engine.schedule import Task
 from brainsurgery_jax.errors import PlanError
@@ -47,24 +47,29 @@ def call_batch(calls: Sequence[Expr], operands: Sequence[Sequence[Any]], size: i
         every = [numbers_of(call) for call in [*calls, *[calls[0]] * spare]]
         numbers = {name: _spread([n[name] for n in every], own) for name in every[0]}
         with own.turn():
-            return _climbed(calls, arrays, numbers, own.backend)
+            return _climb_together(calls, arrays, numbers, own.backend)
 
 
-def _climbed(calls: Sequence[Expr], arrays: Sequence[Any], numbers: Mapping[str, Any], backend: str) -> list[Outcome]:
+def _climb_together(
+    calls: Sequence[Expr], arrays: Sequence[Any], numbers: Mapping[str, Any], backend: str
+) -> list[Outcome]:
     found: dict[int, Outcome] = {}
-    state: Any = None
     tried = ways(calls[0])
-    for way in tried:
-        given = gifts(calls[0], way, tried)
-        value, accepted, facts, state = vectorised(way, backend)(arrays, numbers, state, given)
-        new = [i for i, good in enumerate(np.asarray(accepted)[: len(calls)]) if good and i not in found]
-        if new:
-            value, facts = jax.tree.map(np.asarray, (value, facts))
+
+    def attempt(way: Way, state: Any) -> Made:
+        return vectorised(way, backend)(arrays, numbers, state, gifts(calls[0], way, tried))
+
+    def accept(way: Way, made: Made) -> list[Outcome] | None:
+        new = [i for i, good in enumerate(np.asarray(made.accepted)[: len(calls)]) if good and i not in found]
+        fetched = jax.tree.map(np.asarray, (made.value, made.facts)) if new else None
         for i in new:
-            found[i] = outcome(way, *jax.tree.map(lambda x, i=i: x[i], (value, facts)))
-        if len(found) == len(calls):
-            return [found[i] for i in range(len(calls))]
-    raise PlanError([refused(call) for i, call in enumerate(calls) if i not in found])
+            found[i] = outcome(way, *jax.tree.map(lambda x, i=i: x[i], fetched))
+        return [found[i] for i in range(len(calls))] if len(found) == len(calls) else None
+
+    outcomes = climb(tried, attempt, accept)
+    if outcomes is None:
+        raise PlanError([refused(call) for i, call in enumerate(calls) if i not in found])
+    return outcomes
 
 
 @lru_cache(maxsize=4096)

@@ -51,6 +51,6 @@ def consuming(of_parts: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=4096)
-def compiled_attempt(way: Way) -> Callable[..., Any]:
+def consuming_attempt(way: Way) -> Callable[..., Any]:
     """A way to make a call, compiled: `f(arrays, numbers, state, given)`."""
     return consuming(attempt_of_parts(way))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax._lookup import look_up, patterns
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel
 
 Static = tuple[tuple[str, Any], ...]
+T = TypeVar("T")
 
 
 def pure(kernel: Kernel, static: Static) -> Callable[..., Any]:
@@ -136,6 +137,16 @@ class Way(NamedTuple):
     rung: bool
 
 
+class Made(NamedTuple):
+    """What one way returns: the result, whether it accepts it, its facts, and what the next way may start from. Of a
+    batch, each with a leading axis."""
+
+    value: Any
+    accepted: Any
+    facts: Mapping[str, Any]
+    state: Any
+
+
 def ways(e: Expr) -> list[Way]:
     """The ways to make a call, to be tried in turn."""
     assert e.kernel is not None
@@ -146,20 +157,21 @@ def ways(e: Expr) -> list[Way]:
 
 
 def attempt(way: Way) -> Callable[..., Any]:
-    """`f(arrays, numbers, state) -> (value, accepted, facts, state)`, as a rung returns, whatever the kernel."""
+    """`f(arrays, numbers, state) -> Made`, whatever the kernel."""
     function = pure(way.kernel, way.static)
 
-    def attempted(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any) -> Any:
+    def attempted(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any) -> Made:
         if way.rung:
-            return function(arrays, {**numbers, "state": state})
+            return Made(*function(arrays, {**numbers, "state": state}))
         result = function(arrays, numbers)
-        return (*result, {}, None) if way.kernel.guarded else (result, True, {}, None)
+        value, accepted = result if way.kernel.guarded else (result, True)
+        return Made(value, accepted, {}, None)
 
     return attempted
 
 
 @lru_cache(maxsize=4096)
-def compiled_attempt(way: Way) -> Callable[..., Any]:
+def _compiled_attempt(way: Way) -> Callable[..., Any]:
     """The same, compiled."""
     return jax.jit(precise(attempt(way)))
 
@@ -168,18 +180,35 @@ def call_whole(e: Expr, operands: Sequence[Any]) -> Outcome:
     """A kernel on whole operands, on the host. Of a ladder, the first rung that accepts its own result."""
     if runs_on_numpy(e):
         with np.errstate(all="ignore"):
-            return _climbed(e, operands, attempt)
+            return climb_alone(e, ways(e), lambda way, state: attempt(way)(list(operands), numbers_of(e), state))
     with turn:
-        return _climbed(e, operands, compiled_attempt)
+        return climb_alone(e, ways(e), lambda way, state: _compiled_attempt(way)(list(operands), numbers_of(e), state))
 
 
-def _climbed(e: Expr, operands: Sequence[Any], make: Callable[[Way], Callable[..., Any]]) -> Outcome:
+def climb(
+    ways: Sequence[Way], attempt: Callable[[Way, Any], Made], accept: Callable[[Way, Made], T | None]
+) -> T | None:
+    """Try ways in turn until `accept` returns something of what one made; None if it never does.
+
+    `attempt(way, state)` starts from the state of the way before, None for the first.
+    """
     state = None
-    for way in ways(e):
-        value, accepted, facts, state = make(way)(list(operands), numbers_of(e), state)
-        if bool(accepted):
-            return outcome(way, value, facts)
-    raise PlanError([refused(e)])
+    for way in ways:
+        made = attempt(way, state)
+        if (accepted := accept(way, made)) is not None:
+            return accepted
+        state = made.state
+    return None
+
+
+def climb_alone(e: Expr, ways: Sequence[Way], attempt: Callable[[Way, Any], Made]) -> Outcome:
+    """The outcome of one call: of the first way that accepts its own result. Raises PlanError if none does."""
+    found = climb(
+        ways, attempt, lambda way, made: outcome(way, made.value, made.facts) if bool(made.accepted) else None
+    )
+    if found is None:
+        raise PlanError([refused(e)])
+    return found
 
 
 def outcome(way: Way, value: Any, facts: Mapping[str, Any]) -> Outcome:

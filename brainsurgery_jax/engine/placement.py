@@ -9,22 +9,23 @@ from typing import Any
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.devices import NONE, Accelerators, compiling
 from brainsurgery_jax.engine.footprint import on_device
-from brainsurgery_jax.engine.gifts import compiled_attempt, gifts
+from brainsurgery_jax.engine.gifts import consuming_attempt, gifts
 from brainsurgery_jax.engine.kernels import (
+    Made,
     Outcome,
+    Way,
     call_whole,
     checked,
+    climb_alone,
     compiled,
     numbers_of,
-    outcome,
     pure,
-    refused,
     ways,
 )
 from brainsurgery_jax.engine.plan.sites import site_of
 from brainsurgery_jax.engine.plan.work import Site
 from brainsurgery_jax.engine.sharding import call_sharded
-from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.store.sizes import show_size
 
@@ -56,17 +57,16 @@ def _on_device(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome:
     with own.one(on_device(e)) as at:
         arrays = [jax.device_put(x, own.devices[at]) for x in operands]
         with own.turn(at):
-            return _climbed(e, arrays)
+            return _climb_on_device(e, arrays)
 
 
-def _climbed(e: Expr, arrays: Sequence[Any]) -> Outcome:
-    state, tried = None, ways(e)
-    for way in tried:
-        given = gifts(e, way, tried)
-        value, accepted, facts, state = compiled_attempt(way)(arrays, numbers_of(e), state, given)
-        if bool(accepted):
-            return outcome(way, value, facts)
-    raise PlanError([refused(e)])
+def _climb_on_device(e: Expr, arrays: Sequence[Any]) -> Outcome:
+    tried, numbers = ways(e), numbers_of(e)
+
+    def attempt(way: Way, state: Any) -> Made:
+        return consuming_attempt(way)(arrays, numbers, state, gifts(e, way, tried))
+
+    return climb_alone(e, tried, attempt)
 
 
 def _fetched(made: Outcome) -> Outcome:

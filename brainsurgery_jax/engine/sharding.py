@@ -13,8 +13,7 @@ from typing import Any
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.devices import Accelerators
 from brainsurgery_jax.engine.gifts import apart, attempt_of_parts, gifts
-from brainsurgery_jax.engine.kernels import Outcome, Way, numbers_of, outcome, refused, ways
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.engine.kernels import Made, Outcome, Way, climb_alone, numbers_of, ways
 from brainsurgery_jax.graph.expr import Expr
 
 LARGE = 1 << 16
@@ -27,26 +26,33 @@ def call_sharded(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome
     with own.all(own.bytes_each), own.turn():
         cuts = range(max(x.ndim for x in operands))
         return next(
-            (made for cut in cuts if (made := _climbed(e, operands, mesh, cut, own.bytes_each)) is not None), None
+            (made for cut in cuts if (made := _climb_cut(e, operands, mesh, cut, own.bytes_each)) is not None), None
         )
 
 
-def _climbed(e: Expr, operands: Sequence[Any], mesh: Any, cut: int, bytes_each: int) -> Outcome | None:
+class _TooLarge(Exception):
+    """A program, cut like this, needs more memory of a device than it has."""
+
+
+def _climb_cut(e: Expr, operands: Sequence[Any], mesh: Any, cut: int, bytes_each: int) -> Outcome | None:
     shardings = [_sharding(mesh, x.shape, cut) for x in operands]
     arrays: list[Any] = [_outline(x, s) for x, s in zip(operands, shardings, strict=True)]
-    sent, state, tried, numbers = False, None, ways(e), numbers_of(e)
-    for way in tried:
+    tried, numbers = ways(e), numbers_of(e)
+
+    def attempt(way: Way, state: Any) -> Made:
         given = gifts(e, way, tried)
         leaves, tree = jax.tree.flatten((*apart(arrays, given), numbers, state))
         program = _program(way, mesh, tuple(_outline(x, _placed(x)) for x in leaves), tree)
         if _needs(program) > bytes_each:
-            return None
-        if not sent:
-            arrays, sent = [jax.device_put(x, s) for x, s in zip(operands, shardings, strict=True)], True
-        value, accepted, facts, state = program(*apart(arrays, given), numbers, state)
-        if bool(accepted):
-            return outcome(way, value, facts)
-    raise PlanError([refused(e)])
+            raise _TooLarge
+        if way is tried[0]:
+            arrays[:] = [jax.device_put(x, s) for x, s in zip(operands, shardings, strict=True)]
+        return program(*apart(arrays, given), numbers, state)
+
+    try:
+        return climb_alone(e, tried, attempt)
+    except _TooLarge:
+        return None
 
 
 def _sharding(mesh: Any, shape: Sequence[int], cut: int) -> Any:
@@ -73,7 +79,9 @@ def _program(way: Way, mesh: Any, leaves: tuple[Any, ...], tree: Any) -> Any:
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     value = jax.eval_shape(function, *arguments)[0]
     results = jax.tree.map(lambda x: _sharding(mesh, x.shape, 0) if x.size >= LARGE else whole, value)
-    return jax.jit(function, donate_argnums=0, out_shardings=(results, None, None, None)).lower(*arguments).compile()
+    chosen: Any = None  # by JAX
+    places = Made(results, chosen, chosen, chosen)
+    return jax.jit(function, donate_argnums=0, out_shardings=places).lower(*arguments).compile()
 
 
 def _needs(program: Any) -> int:

@@ -105,7 +105,7 @@ def test_a_call_waits_for_the_memory_that_others_have():
 
 
 def test_operands_are_read_and_sent_while_a_device_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    sent, other, climbed = [], Event(), batches._climbed
+    sent, other, climbed = [], Event(), batches._climb_together
 
     def spread(members: Any, own: Accelerators) -> Any:
         sent.append(members[0].shape)
@@ -118,7 +118,7 @@ def test_operands_are_read_and_sent_while_a_device_computes(tmp_path: Path, monk
         return climbed(*args)
 
     monkeypatch.setattr(batches, "_spread", spread)
-    monkeypatch.setattr(batches, "_climbed", computing)
+    monkeypatch.setattr(batches, "_climb_together", computing)
     monkeypatch.setattr("brainsurgery_jax.engine.budget._processors", lambda: 2)
     tensors = {"w0": matrix(0, 8, 8), "w1": matrix(1, 9, 9)}
     out = run_plan(tmp_path, tensors, PRODUCT, devices=device_of())
