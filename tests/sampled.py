@@ -32,6 +32,7 @@ def _sample(plan: Mapping[str, Any], tiny: Mapping[str, Any]) -> int:
     import brainsurgery_jax as bs
     from brainsurgery_jax.cli.environment import keep_freed_memory
 
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # or the scheduler decides what is held at once
     keep_freed_memory()
     bs.load(tiny).run(durable=False)
     before = peak = _anonymous()

@@ -16,14 +16,14 @@ import pytest
 from brainsurgery_jax.dtypes import BY_TAG
 from brainsurgery_jax.ops._expressions import parse_expression
 from tests.checkpoints import write_raw
-from tests.measured import measured
+from tests.measured import Measured, measured
 from tests.ops.test_integers import GPTQ, MXFP4
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous memory apart")
 
 MB = 1 << 20
-CONSTANT = 16 * MB
-"""What a process holds beside tensors."""
+CONSTANT = 8 * MB
+"""For each thread: what a process holds beside tensors, and what threads do not hold at the same moment."""
 
 Tensors = dict[str, tuple[str, list[int]]]
 
@@ -129,8 +129,12 @@ def test_an_expression_holds_what_is_projected_and_not_far_less(case: Case, tmp_
     tiny = plan(tmp_path / "tiny", case.tensors(TINY[case.tensors]), case)
     found = measured(large, tiny, memory=8 << 30)
     assert found.anonymous <= found.in_all, found
-    # What two threads hold at the same moment depends on how they are scheduled; what one holds does not.
-    alone = measured(large, tiny, threads=1, memory=8 << 30)
-    assert alone.anonymous <= alone.in_all + MB, alone  # some pages are the interpreter's
-    assert alone.in_all <= 1.5 * alone.anonymous + CONSTANT, alone
+    if not _is_tight(found, threads=2):  # a busy machine may not run both at once
+        alone = measured(large, tiny, threads=1, memory=8 << 30)
+        assert _is_tight(alone, threads=1), (found, alone)
     assert found.in_all <= case.most, found
+
+
+def _is_tight(found: Measured, *, threads: int) -> bool:
+    """Whether no more is projected than one and a half times what is held."""
+    return found.in_all <= 1.5 * found.anonymous + threads * CONSTANT
