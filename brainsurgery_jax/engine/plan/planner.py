@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.engine import blocks
@@ -38,6 +38,8 @@ from brainsurgery_jax.engine.sweeps import Sweep, box_of, span_of, sweeps
 from brainsurgery_jax.engine.tiles import boxes_to_ask, has_parts, is_tiled, tiles
 from brainsurgery_jax.graph.expr import Expr, passes_of, walk
 from brainsurgery_jax.lower.program import Program
+
+T = TypeVar("T")
 
 COPY_BYTES = 64 << 20
 """Bytes that one item copies: large enough to be worth its while, small enough to keep all threads busy."""
@@ -161,16 +163,7 @@ def _ask_while_writing(
 
 def _stream_items(passages: Iterable[Passage]) -> Iterator[WorkItem]:
     """A long tensor is an item; small ones that are one block together are one."""
-    together: list[Passage] = []
-    size = 0
-    for p in passages:
-        if together and size + p.stop - p.start > blocks.BLOCK:
-            yield _stream_item(together)
-            together, size = [], 0
-        together.append(p)
-        size += p.stop - p.start
-    if together:
-        yield _stream_item(together)
+    yield from map(_stream_item, _pack(passages, lambda p: p.stop - p.start, blocks.BLOCK))
 
 
 def _stream_item(passages: Sequence[Passage]) -> WorkItem:
@@ -199,16 +192,8 @@ def _sweep_items(sweep: Sweep, made: Sequence[_Made]) -> Iterator[WorkItem]:
 
 def _tile_items(tiled: Iterable[_Made]) -> Iterator[WorkItem]:
     """Boxes of tensors; small ones together."""
-    together: list[Portion] = []
-    size = 0
-    for m in tiled:
-        for box in tiles(m.segment.expr):
-            if together and size + prod(box_shape(box)) > blocks.BLOCK:
-                yield _portion_item(*together)
-                together, size = [], 0
-            together.append(Portion((m.put, *m.asks), box))
-            size += prod(box_shape(box))
-    if together:
+    portions = (Portion((m.put, *m.asks), box) for m in tiled for box in tiles(m.segment.expr))
+    for together in _pack(portions, lambda p: prod(box_shape(p.box)), blocks.BLOCK):
         yield _portion_item(*together)
 
 
@@ -233,6 +218,20 @@ def _bytes(e: Expr, elements: int) -> int:
     return elements * e.aval.dtype.bits // 8
 
 
+def _pack(parts: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Parts in their order, as many together as have a size of at most `most` in all; a larger one is alone."""
+    together: list[T] = []
+    size = 0
+    for part in parts:
+        if together and size + size_of(part) > most:
+            yield together
+            together, size = [], 0
+        together.append(part)
+        size += size_of(part)
+    if together:
+        yield together
+
+
 def _item(work: Work, host_bytes: int, reads: int, writes: int, device_bytes: int = 0) -> WorkItem:
     return WorkItem(work, key_of(work), host_bytes, device_bytes, reads, writes)
 
@@ -241,7 +240,7 @@ def _item(work: Work, host_bytes: int, reads: int, writes: int, device_bytes: in
 
 
 def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[WorkItem]:
-    """What only reads first, then the largest, or the last to begin would keep one thread busy alone."""
+    """The largest first, or the last to begin would keep one thread busy alone; of equals, what only reads."""
     asking_first = sorted(tasks, key=lambda task: any(isinstance(root, Written) for root in task.roots))
     largest_first = sorted(asking_first, key=lambda task: -task.peak)
     yield from (_whole_item(batch, machine) for batch in batches(largest_first, machine))
@@ -280,20 +279,10 @@ def _segment_work(output: _Made | Transfer) -> Light:
 
 def _copy_items(transfers: Iterable[Transfer]) -> Iterator[WorkItem]:
     """Runs of files, long ones cut, short ones together."""
-    together: list[Transfer] = []
-    size = 0
-    for transfer in (piece for t in transfers for piece in _pieces(t)):
-        if together and size + transfer.run.nbytes > COPY_BYTES:
-            yield _copy_item(together, size)
-            together, size = [], 0
-        together.append(transfer)
-        size += transfer.run.nbytes
-    if together:
-        yield _copy_item(together, size)
-
-
-def _copy_item(transfers: Sequence[Transfer], size: int) -> WorkItem:
-    return _item(Copy(tuple(transfers)), 0, size, size)
+    pieces = (piece for t in transfers for piece in _pieces(t))
+    for together in _pack(pieces, lambda t: t.run.nbytes, COPY_BYTES):
+        size = sum(t.run.nbytes for t in together)
+        yield _item(Copy(tuple(together)), 0, size, size)
 
 
 def _pieces(t: Transfer) -> Iterator[Transfer]:
