@@ -29,9 +29,9 @@ from _jobs import plan_job
 from _measure import say
 
 from brainsurgery_jax.dtypes import FLOAT32, Aval
-from brainsurgery_jax.engine.batches import vectorised
-from brainsurgery_jax.engine.devices import accelerators
-from brainsurgery_jax.engine.kernels import Way, attempt
+from brainsurgery_jax.engine.compute.batches import vectorised
+from brainsurgery_jax.engine.compute.devices import accelerators
+from brainsurgery_jax.engine.compute.kernels import Way, attempt
 from brainsurgery_jax.engine.plan.sites import MOST
 from brainsurgery_jax.ops.lowrank import factors
 

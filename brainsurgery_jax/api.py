@@ -23,8 +23,8 @@ from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.engine.budget import Budget
     from brainsurgery_jax.engine.plan.work import Machine, WorkItem
+    from brainsurgery_jax.engine.run.budget import Budget
     from brainsurgery_jax.graph.expr import Expr
     from brainsurgery_jax.store.base import FileCounts
 
@@ -224,12 +224,12 @@ def explain(plan: Plan, world: Files | None = None) -> Explanation:
     >>> [type(item.work).__name__ for item in explanation.items]
     ['Stream', 'Copy']
     """
-    from brainsurgery_jax.engine.budget import default_budget
-    from brainsurgery_jax.engine.execute import count_tasks, equipment, machine_of
     from brainsurgery_jax.engine.plan.planner import plan_work
     from brainsurgery_jax.engine.plan.projection import count_copied, projection
-    from brainsurgery_jax.engine.schedule import roots_of
-    from brainsurgery_jax.engine.staging import cut
+    from brainsurgery_jax.engine.plan.schedule import roots_of
+    from brainsurgery_jax.engine.run.budget import default_budget
+    from brainsurgery_jax.engine.run.execute import count_tasks, equipment, machine_of
+    from brainsurgery_jax.engine.run.staging import cut
 
     # Nothing is written, so what is there is not in the way.
     with closing(world or Files(overwrite=True)) as files:
@@ -271,7 +271,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
 def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Report:
     """Check a plan, execute it, publish its outputs. See `run`."""
     from brainsurgery_jax.engine.events import Noted, Published, Said
-    from brainsurgery_jax.engine.execute import execute
+    from brainsurgery_jax.engine.run.execute import execute
 
     reports: list[Document] = []
     noted: dict[str, Diagnostic] = {}  # by message: one for all layers
@@ -324,7 +324,7 @@ def _answer(plan: Plan, files: Files, budget: Budget) -> Answer:
     has_mistakes = cache(lambda: bool(plan.errors or _errors(check(plan, files.twin()))))
 
     def answer(demand: Demand) -> Mapping[Expr, int]:
-        from brainsurgery_jax.engine.execute import numbers
+        from brainsurgery_jax.engine.run.execute import numbers
 
         if _errors(demand.state.diagnostics) or has_mistakes():
             return {}

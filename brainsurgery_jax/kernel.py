@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any, Generic, NamedTuple, ParamSpec, TypedDict, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.index.moves import Moves
+from brainsurgery_jax.index.parts import Cuts
 from brainsurgery_jax.keys import Keyword, read_keywords
-from brainsurgery_jax.moves import Moves
-from brainsurgery_jax.parts import Cuts
 from brainsurgery_jax.protocol import Reduction, TensorExpr
 
 P = ParamSpec("P")

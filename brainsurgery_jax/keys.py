@@ -8,8 +8,16 @@ from functools import cache
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from pydantic import BeforeValidator, StringConstraints
+
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.select import Ref
+
+Word = BeforeValidator(lambda v: v.strip().lower() if isinstance(v, str) else v)
+"""Put on a `Literal` of words: case and surrounding space do not matter."""
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+"""Text that is not empty."""
 
 
 class Role(NamedTuple):

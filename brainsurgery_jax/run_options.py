@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.engine.budget import Budget
-    from brainsurgery_jax.engine.devices import Devices
+    from brainsurgery_jax.engine.compute.devices import Devices
+    from brainsurgery_jax.engine.run.budget import Budget
     from brainsurgery_jax.store.io.files import StagedOutput
 
 
@@ -39,7 +39,7 @@ class RunOptions:
 
     def budget(self) -> Budget:
         """What the engine may use."""
-        from brainsurgery_jax.engine.budget import default_budget
+        from brainsurgery_jax.engine.run.budget import default_budget
 
         return default_budget(host_bytes=self.memory, durable=self.durable, devices=self.devices)
 

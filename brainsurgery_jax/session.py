@@ -43,7 +43,7 @@ class StepOutcome(NamedTuple):
         StoreError: then nothing was published, and the session before the step is as good as ever."""
         if self.program.checks or self.program.publications:
             from brainsurgery_jax.engine.events import Published, ignore
-            from brainsurgery_jax.engine.execute import execute
+            from brainsurgery_jax.engine.run.execute import execute
 
             published: list[tuple[str, int, int]] = []
 
@@ -212,7 +212,7 @@ class Session:
 
     def _answer(self, demand: Demand) -> Mapping[Expr, int]:
         """The numbers that a step needs, computed now."""
-        from brainsurgery_jax.engine.execute import numbers
+        from brainsurgery_jax.engine.run.execute import numbers
 
         return numbers(demand.exprs, self.options.budget())
 

@@ -14,8 +14,8 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BY_TAG, DTYPES, DType
-from brainsurgery_jax.engine import blocks
-from brainsurgery_jax.engine.devices import Devices
+from brainsurgery_jax.engine.compute.devices import Devices
+from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.errors import Diagnostic
 
 Tensors = Mapping[str, np.ndarray]

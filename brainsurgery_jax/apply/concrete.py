@@ -10,12 +10,12 @@ from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
 from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.apply.traced import Values, guards, roots_of
-from brainsurgery_jax.engine.blas import one_thread
-from brainsurgery_jax.engine.devices import accelerators
-from brainsurgery_jax.engine.evaluate import Evaluator
-from brainsurgery_jax.engine.folds import INTEGER, answer
+from brainsurgery_jax.engine.compute.blas import one_thread
+from brainsurgery_jax.engine.compute.devices import accelerators
+from brainsurgery_jax.engine.compute.evaluate import Evaluator
+from brainsurgery_jax.engine.compute.folds import INTEGER, answer
 from brainsurgery_jax.engine.plan.folds import question_of
-from brainsurgery_jax.engine.schedule import Asked, Written, schedule
+from brainsurgery_jax.engine.plan.schedule import Asked, Written, schedule
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.fold import diagnose_assert

@@ -12,7 +12,7 @@ from brainsurgery_jax.apply.gradients import with_wide_gradient
 from brainsurgery_jax.apply.labels import asserts_of, guard_label, verdict_in
 from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.engine.kernels import call_block, compiled, numbers_of
+from brainsurgery_jax.engine.compute.kernels import call_block, compiled, numbers_of
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check

@@ -91,9 +91,9 @@ def _data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dic
 
 def _stats(chosen: Checkpoint) -> dict[str, dict[str, float]]:
     """The least, greatest and mean value of each tensor; nothing for complex, opaque and empty ones."""
-    from brainsurgery_jax.engine.budget import default_budget
-    from brainsurgery_jax.engine.execute import answers
-    from brainsurgery_jax.engine.folds import question_of
+    from brainsurgery_jax.engine.compute.folds import question_of
+    from brainsurgery_jax.engine.run.budget import default_budget
+    from brainsurgery_jax.engine.run.execute import answers
     from brainsurgery_jax.graph.expr import Graph
     from brainsurgery_jax.summaries import STATISTICS
 

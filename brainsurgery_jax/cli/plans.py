@@ -24,7 +24,7 @@ from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.engine.devices import Devices
+    from brainsurgery_jax.engine.compute.devices import Devices
 
 
 @dataclass(frozen=True, slots=True)

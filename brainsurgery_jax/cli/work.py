@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from brainsurgery_jax.api import Explanation
+from brainsurgery_jax.engine.plan.schedule import is_empty
 from brainsurgery_jax.engine.plan.work import Copy, Site, Whole, WorkItem, parts_of, questions_of, tensors_of
-from brainsurgery_jax.engine.schedule import is_empty
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted, few
 

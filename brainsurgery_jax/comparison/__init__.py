@@ -18,8 +18,8 @@ from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.comparison.figures import APART, CLOSE, EQUAL, Figures, Tolerance, likeness, measuring
 from brainsurgery_jax.comparison.packed import same_bytes
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.engine.budget import Budget, default_budget
-from brainsurgery_jax.engine.execute import answers
+from brainsurgery_jax.engine.run.budget import Budget, default_budget
+from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.protocol import Known, Pending, Reduction

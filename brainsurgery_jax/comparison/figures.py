@@ -11,8 +11,8 @@ from functools import reduce
 from math import isfinite, sqrt
 from typing import Any, NamedTuple
 
-from brainsurgery_jax._doubles import as64, corrected, unequal
 from brainsurgery_jax._lazy import np
+from brainsurgery_jax.numerics.doubles import as64, corrected, unequal
 from brainsurgery_jax.protocol import Reduction
 
 EQUAL, CLOSE, APART = range(3)

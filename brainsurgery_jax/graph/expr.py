@@ -20,8 +20,8 @@ from brainsurgery_jax.protocol import Pending
 if TYPE_CHECKING:
     import numpy as np
 
-    from brainsurgery_jax.moves import Moves
-    from brainsurgery_jax.parts import Cuts
+    from brainsurgery_jax.index.moves import Moves
+    from brainsurgery_jax.index.parts import Cuts
 
 
 class Expr:

@@ -11,7 +11,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import Kernel
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.moves import Moves
+    from brainsurgery_jax.index.moves import Moves
 
 Static = tuple[tuple[str, Any], ...]
 Numbers = tuple[tuple[str, float], ...]

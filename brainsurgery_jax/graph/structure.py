@@ -7,7 +7,7 @@ from typing import Any
 
 from brainsurgery_jax._lazy import Array, Num
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.moves import Slice, Update
+from brainsurgery_jax.index.moves import Slice, Update
 from brainsurgery_jax.op import kernel
 from brainsurgery_jax.select import Index
 

@@ -7,7 +7,7 @@ from typing import Any
 from brainsurgery_jax._lazy import Array, jnp, np
 from brainsurgery_jax.dtypes import DType, to_numpy
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.moves import Broadcast
+from brainsurgery_jax.index.moves import Broadcast
 from brainsurgery_jax.op import kernel
 
 

@@ -18,9 +18,9 @@ from brainsurgery_jax.layout.expressions import Value
 from brainsurgery_jax.layout.library import layout_for
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, MomentTree, moment_trees
+from brainsurgery_jax.numerics.rounding import round_once
 from brainsurgery_jax.op import Number, kernel
 from brainsurgery_jax.ops._constants import broadcast
-from brainsurgery_jax.ops._rounding import round_once
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.prefixes import Shift, shift_between

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.numerics.compare import alike
 from brainsurgery_jax.op import (
     AssertionKey,
     AssertionsKey,
@@ -19,7 +20,6 @@ from brainsurgery_jax.op import (
     assertion,
     sink,
 )
-from brainsurgery_jax.ops._compare import alike
 from brainsurgery_jax.ops._verdicts import absent, check_bounds, judge_bounds, list_sorted, of_each
 from brainsurgery_jax.protocol import NO_MATCH, Every, Known, Negated, Some, TensorExpr, Verdict, View, settle
 from brainsurgery_jax.select import Ref, compile_pattern

@@ -10,23 +10,23 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from brainsurgery_jax._lazy import Array, Num, np
-from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal, did_you_mean
+from brainsurgery_jax.expression.evaluate import evaluate
+from brainsurgery_jax.expression.folds import can_fold, passes_of
+from brainsurgery_jax.expression.functions import FUNCTIONS
+from brainsurgery_jax.expression.liveness import nbytes, peak
+from brainsurgery_jax.expression.parse import Expression, parse_expression, walk_names
+from brainsurgery_jax.expression.partition import Partition, is_written_well, making_bytes, part_shapes, partition
+from brainsurgery_jax.expression.program import At, Computation, append_operation, below, excerpt, leaf
+from brainsurgery_jax.expression.ranges import exact_ranges, reasons, wrapping_nodes
+from brainsurgery_jax.expression.typing import Typed, type_expression, work_dtype
+from brainsurgery_jax.index.boxes import Box
+from brainsurgery_jax.index.parts import Cuts, operand_box, parts
+from brainsurgery_jax.numerics.math import on_host
+from brainsurgery_jax.numerics.rounding import Overflow, cast_to, check_overflow
 from brainsurgery_jax.op import DTypeName, Operands, Passes, SlicedTemplate, control, kernel
 from brainsurgery_jax.ops._constants import broadcast
-from brainsurgery_jax.ops._evaluate import evaluate
-from brainsurgery_jax.ops._expressions import Expression, parse_expression, walk_names
-from brainsurgery_jax.ops._folds import can_fold, passes_of
-from brainsurgery_jax.ops._functions import FUNCTIONS
-from brainsurgery_jax.ops._liveness import nbytes, peak
-from brainsurgery_jax.ops._math import on_host
-from brainsurgery_jax.ops._partition import Partition, is_written_well, making_bytes, part_shapes, partition
-from brainsurgery_jax.ops._program import At, Computation, append_operation, below, excerpt, leaf
-from brainsurgery_jax.ops._ranges import exact_ranges, reasons, wrapping_nodes
-from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow
-from brainsurgery_jax.ops._typing import Typed, type_expression, work_dtype
-from brainsurgery_jax.parts import Cuts, operand_box, parts
 from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
 from brainsurgery_jax.select import Ref, kind_of
 

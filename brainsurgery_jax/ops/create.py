@@ -10,11 +10,11 @@ from pydantic import Field, StrictInt
 from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, float_hint, to_numpy
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import Word
+from brainsurgery_jax.numerics.math import fold_seed
+from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Form, Name, Number, build, control, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
-from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.ops._math import fold_seed
-from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.protocol import Bind, Edit, TensorExpr, View
 
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]

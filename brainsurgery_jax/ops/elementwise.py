@@ -8,9 +8,9 @@ from typing import Any
 from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
 from brainsurgery_jax.dtypes import Aval, float_hint
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.numerics.math import kind, on_host, seal, to_float32, to_float64
+from brainsurgery_jax.numerics.rounding import Overflow, cast_to, check_overflow, round_once, round_to
 from brainsurgery_jax.op import DTypeName, Form, Number, op
-from brainsurgery_jax.ops._math import kind, on_host, seal, to_float32, to_float64
-from brainsurgery_jax.ops._rounding import Overflow, cast_to, check_overflow, round_once, round_to
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
 _BOTH = frozenset({"from", "to"})

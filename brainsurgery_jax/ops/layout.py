@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictBool
 
+from brainsurgery_jax.keys import Text
 from brainsurgery_jax.op import control
-from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.protocol import Edit, View
 
 

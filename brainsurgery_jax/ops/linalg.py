@@ -12,10 +12,10 @@ from pydantic import Field
 from brainsurgery_jax._lazy import Array, Inexact, Num, jnp, np
 from brainsurgery_jax.dtypes import Aval, common_dtype_hint, float_hint
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import Text
+from brainsurgery_jax.numerics.math import on_host, widen
+from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Form, Partner, SlicedPattern, Template, control, kernel, op
-from brainsurgery_jax.ops._fields import Text
-from brainsurgery_jax.ops._math import on_host, widen
-from brainsurgery_jax.ops._rounding import round_to
 from brainsurgery_jax.protocol import Bind, Edit, View
 
 

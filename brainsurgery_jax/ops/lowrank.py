@@ -10,8 +10,7 @@ from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 from brainsurgery_jax._lazy import Array, Inexact, jax, np
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Form, Number, Pattern, Role, Rung, build, control, kernel
-from brainsurgery_jax.ops._factor import (
+from brainsurgery_jax.numerics.factor import (
     WIDENED,
     Lanczos,
     Truncation,
@@ -26,10 +25,11 @@ from brainsurgery_jax.ops._factor import (
     ritz,
     truncation,
 )
-from brainsurgery_jax.ops._ladder import attempts, svd_workspace, values_workspace, workspace
-from brainsurgery_jax.ops._lapack import singular_values, svd
-from brainsurgery_jax.ops._math import fold_seed, matrix, on_host, widen
-from brainsurgery_jax.ops._rounding import round_to
+from brainsurgery_jax.numerics.ladder import attempts, svd_workspace, values_workspace, workspace
+from brainsurgery_jax.numerics.lapack import singular_values, svd
+from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
+from brainsurgery_jax.numerics.rounding import round_to
+from brainsurgery_jax.op import Form, Number, Pattern, Role, Rung, build, control, kernel
 from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, TensorExpr, View
 from brainsurgery_jax.select import Ref
 

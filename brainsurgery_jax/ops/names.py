@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, StrictBool, StrictStr
 from brainsurgery_jax import documents
 from brainsurgery_jax.config_patch import read_change
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import Text
 from brainsurgery_jax.op import Makes, Pattern, Role, Template, control
-from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Publish, RenameAlias, Say, View
 from brainsurgery_jax.select import Ref
 

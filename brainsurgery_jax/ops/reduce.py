@@ -11,11 +11,11 @@ from pydantic import Field, StrictBool, StrictInt
 from brainsurgery_jax._lazy import Array, Num, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT64, INT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import Word
+from brainsurgery_jax.numerics.math import kind, on_host, quotient, to_float64, wide, widen
+from brainsurgery_jax.numerics.rounding import round_to
+from brainsurgery_jax.numerics.sums import Key, Total, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.op import Form, Passes, build, kernel
-from brainsurgery_jax.ops._fields import Word
-from brainsurgery_jax.ops._math import kind, on_host, quotient, to_float64, wide, widen
-from brainsurgery_jax.ops._rounding import round_to
-from brainsurgery_jax.ops._sums import Key, Total, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.ops.shape import axis_of, with_shape
 from brainsurgery_jax.protocol import Reduction, TensorExpr, View
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.documents import Document, Facts, NameTree, Parts
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import Text, Word
+from brainsurgery_jax.numerics.compare import Eps, gap, largest, pair
 from brainsurgery_jax.op import SlicedPattern, sink
-from brainsurgery_jax.ops._compare import Eps, gap, largest, pair
-from brainsurgery_jax.ops._fields import Text, Word
 from brainsurgery_jax.ops._verdicts import list_sorted
 from brainsurgery_jax.protocol import Known, Pending, PendingReport, Reduction, TensorExpr, View, settle
 from brainsurgery_jax.select import Ref

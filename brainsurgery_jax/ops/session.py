@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, StrictBool, WithJsonSchema
 
 from brainsurgery_jax.documents import Facts
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import Text
 from brainsurgery_jax.op import Role, control
-from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.protocol import Describe, Edit, Inline, Say, SetFlags, Stop, SubPlan, View
 
 _WORDS = {"t": True, "true": True, "f": False, "false": False}

@@ -10,9 +10,9 @@ from pydantic import BeforeValidator, Field, StrictInt
 from brainsurgery_jax._lazy import Array, Shaped, jax
 from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.moves import Moves, Slice
+from brainsurgery_jax.index.moves import Moves, Slice
+from brainsurgery_jax.keys import Text
 from brainsurgery_jax.op import Avals, Name, Params, Role, SlicedPattern, control, kernel
-from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, section, with_shape
 from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
 from brainsurgery_jax.select import Index, gather, scatter

@@ -11,13 +11,13 @@ from pydantic import Field, StrictInt
 from brainsurgery_jax._lazy import Array, Shaped, jax, jnp
 from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
+from brainsurgery_jax.index.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
+from brainsurgery_jax.index.take import Take
+from brainsurgery_jax.keys import Word
 from brainsurgery_jax.op import Avals, Form, Number, Params, build, kernel, op
 from brainsurgery_jax.ops._constants import broadcast, constant
-from brainsurgery_jax.ops._fields import Word
 from brainsurgery_jax.protocol import TensorExpr, View
 from brainsurgery_jax.select import Index
-from brainsurgery_jax.taking import Take
 
 Dim = Annotated[StrictInt, Field(description="axis; negative counts from the end")]
 Axes = Annotated[tuple[StrictInt, ...], Field(min_length=2, max_length=2, description="the two axes to swap")]

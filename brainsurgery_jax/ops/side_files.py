@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
 from brainsurgery_jax.config_patch import Change, apply_change, find_doubts
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import Text
 from brainsurgery_jax.op import Name, assertion, control
-from brainsurgery_jax.ops._fields import Text
 from brainsurgery_jax.ops._verdicts import check_bounds, judge_bounds
 from brainsurgery_jax.protocol import Edit, Known, SetConfig, Verdict, View
 

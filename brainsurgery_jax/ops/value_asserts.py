@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, StrictFloat, StrictInt
 
-from brainsurgery_jax.op import Partner, SlicedPattern, assertion
-from brainsurgery_jax.ops._compare import (
+from brainsurgery_jax.keys import Word
+from brainsurgery_jax.numerics.compare import (
     INFINITE,
     Eps,
     Faults,
@@ -23,7 +23,7 @@ from brainsurgery_jax.ops._compare import (
     unlike,
     zero,
 )
-from brainsurgery_jax.ops._fields import Word
+from brainsurgery_jax.op import Partner, SlicedPattern, assertion
 from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, check_pairs, of_each
 from brainsurgery_jax.protocol import Item, Known, Pending, TensorExpr, Verdict, View
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Span
+from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.store.io.files import File, StagedOutput, Stamp
 from brainsurgery_jax.store.key_paths import Path
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from brainsurgery_jax.boxes import Box
 from brainsurgery_jax.errors import StoreError, did_you_mean, few
+from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.store.address import WHOLE, Address
 from brainsurgery_jax.store.base import FileRun, Header, Nesting, Note, Source, Unread
 from brainsurgery_jax.store.failures import no_tensor

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine import batches
-from brainsurgery_jax.engine.devices import Accelerators
+from brainsurgery_jax.engine.compute import batches
+from brainsurgery_jax.engine.compute.devices import Accelerators
 from brainsurgery_jax.engine.events import Factorized
 from brainsurgery_jax.engine.plan.sites import MOST
 from tests.checkpoints import plan_of, read, run_plan, same
@@ -108,8 +108,8 @@ FOUR = """
 import sys
 import jax
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine import batches
-from brainsurgery_jax.engine.devices import Accelerators
+from brainsurgery_jax.engine.compute import batches
+from brainsurgery_jax.engine.compute.devices import Accelerators
 
 assert jax.local_device_count() == 4
 spread, seen = batches._spread, []

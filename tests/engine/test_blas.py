@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg  # noqa: F401  (it has a BLAS of its own)
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from brainsurgery_jax.engine.blas import SharedLimit, one_thread
+from brainsurgery_jax.engine.compute.blas import SharedLimit, one_thread
 
 
 class Recorder:

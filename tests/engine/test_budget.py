@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine.budget import available_bytes
+from brainsurgery_jax.engine.run.budget import available_bytes
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of
 

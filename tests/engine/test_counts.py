@@ -14,8 +14,8 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.api import run
-from brainsurgery_jax.engine.evaluate import Evaluator
-from brainsurgery_jax.engine.kernels import compiled
+from brainsurgery_jax.engine.compute.evaluate import Evaluator
+from brainsurgery_jax.engine.compute.kernels import compiled
 from brainsurgery_jax.ops import elementwise, lowrank
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of, read, run_plan, set_block, write

@@ -21,10 +21,11 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval, parse_dtype
-from brainsurgery_jax.engine import batches, devices, gifts, placement
-from brainsurgery_jax.engine.devices import Accelerators
-from brainsurgery_jax.engine.footprint import on_device
-from brainsurgery_jax.engine.kernels import exact, numbers_of, ways
+from brainsurgery_jax.engine.compute import batches, devices, placement
+from brainsurgery_jax.engine.compute import donation as gifts
+from brainsurgery_jax.engine.compute.devices import Accelerators
+from brainsurgery_jax.engine.compute.kernels import exact, numbers_of, ways
+from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.ops.linalg import contraction
@@ -119,7 +120,7 @@ def test_operands_are_read_and_sent_while_a_device_computes(tmp_path: Path, monk
 
     monkeypatch.setattr(batches, "_spread", spread)
     monkeypatch.setattr(batches, "_climb_together", computing)
-    monkeypatch.setattr("brainsurgery_jax.engine.budget._processors", lambda: 2)
+    monkeypatch.setattr("brainsurgery_jax.engine.run.budget._processors", lambda: 2)
     tensors = {"w0": matrix(0, 8, 8), "w1": matrix(1, 9, 9)}
     out = run_plan(tmp_path, tensors, PRODUCT, devices=device_of())
     assert set(out) == {"w0", "w1", "w0.square", "w1.square"}
@@ -222,8 +223,8 @@ FOUR = """
 import json, sys
 import jax
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine import sharding
-from brainsurgery_jax.engine.devices import Accelerators
+from brainsurgery_jax.engine.compute import sharding
+from brainsurgery_jax.engine.compute.devices import Accelerators
 
 made, shards = sharding._program, []
 

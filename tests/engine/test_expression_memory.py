@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from brainsurgery_jax.dtypes import BY_TAG
-from brainsurgery_jax.ops._expressions import parse_expression
+from brainsurgery_jax.expression.parse import parse_expression
 from tests.checkpoints import write_raw
 from tests.measured import Measured, measured
 from tests.ops.test_integers import GPTQ, MXFP4

@@ -11,7 +11,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.events import Factorized
-from brainsurgery_jax.ops._factor import SLAB
+from brainsurgery_jax.numerics.factor import SLAB
 from tests.checkpoints import plan_of, read, run_plan, same
 
 SIDE = 320  # above the size that is always factorized exactly

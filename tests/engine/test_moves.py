@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainsurgery_jax import moves, taking
-from brainsurgery_jax.boxes import Box, box_shape
 from brainsurgery_jax.dtypes import BY_NAME, Aval
-from brainsurgery_jax.moves import Broadcast, Concat, Moves, Permute, Reshape, Slice, Update
+from brainsurgery_jax.index import moves
+from brainsurgery_jax.index import take as taking
+from brainsurgery_jax.index.boxes import Box, box_shape
+from brainsurgery_jax.index.moves import Broadcast, Concat, Moves, Permute, Reshape, Slice, Update
+from brainsurgery_jax.index.take import Take
 from brainsurgery_jax.select.slices import Range, SliceSpec, resolve
-from brainsurgery_jax.taking import Take
 from tests.checkpoints import counting
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.boxes import Box, box_shape, whole
 from brainsurgery_jax.dtypes import FLOAT32, Aval
-from brainsurgery_jax.engine.segments import mixes
-from brainsurgery_jax.engine.tiles import tiles
+from brainsurgery_jax.engine.plan.segments import mixes
+from brainsurgery_jax.engine.plan.tiles import tiles
 from brainsurgery_jax.graph.expr import Expr, Graph
-from brainsurgery_jax.moves import Axes, Concat, Moves, Part, Permute, Run, Slice, Update
+from brainsurgery_jax.index.boxes import Box, box_shape, whole
+from brainsurgery_jax.index.moves import Axes, Concat, Moves, Part, Permute, Run, Slice, Update
 from brainsurgery_jax.op import OPS, Form, kernel, op
 from brainsurgery_jax.ops.shape import concatenate, permute
 from brainsurgery_jax.select import Index

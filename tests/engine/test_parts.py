@@ -12,10 +12,11 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.expression import partition
+from brainsurgery_jax.expression.parse import parse_expression
 from brainsurgery_jax.graph.expr import cuts_of, is_whole, walk
-from brainsurgery_jax.ops import _partition, compute
-from brainsurgery_jax.ops._expressions import parse_expression
-from brainsurgery_jax.parts import AxisCut, operand_box, parts, parts_around
+from brainsurgery_jax.index.parts import AxisCut, operand_box, parts, parts_around
+from brainsurgery_jax.ops import compute
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of, read, run_plan, same
 
@@ -28,10 +29,10 @@ def _streamed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Everything goes by in parts of a few rows."""
     monkeypatch.setattr(compute, "STREAMED", 0)
     for name, value in {"PART": 4000, "PRODUCTS": 4000, "CHEAP": 8, "AGAIN": 64, "RUN": 4}.items():
-        monkeypatch.setattr(_partition, name, value)
-    _partition.partition.cache_clear()
+        monkeypatch.setattr(partition, name, value)
+    partition.partition.cache_clear()
     yield
-    _partition.partition.cache_clear()
+    partition.partition.cache_clear()
 
 
 def formula(expr: str, to: str = "out", **keys: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from brainsurgery_jax.engine.pool import Pool
+from brainsurgery_jax.engine.run.pool import Pool
 
 
 def test_results_are_handed_over_in_the_order_of_the_jobs():

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainsurgery_jax import moves, taking
+from brainsurgery_jax.index import moves
+from brainsurgery_jax.index import take as taking
 from tests.checkpoints import bits, counting, run_plan, set_block
 
 

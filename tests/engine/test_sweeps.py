@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.boxes import Box
-from brainsurgery_jax.engine import tiles
+from brainsurgery_jax.engine.plan import tiles
+from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.store.io.boxes import elements_read, pieces
 from brainsurgery_jax.world import Files
 from tests.checkpoints import Tensors, normal, plan_of, read, same

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.boxes import box_shape, whole
 from brainsurgery_jax.dtypes import FLOAT32, Aval
-from brainsurgery_jax.engine import tiles
-from brainsurgery_jax.engine.order import TILE, in_order
-from brainsurgery_jax.engine.perform import rows
-from brainsurgery_jax.engine.segments import mixes
+from brainsurgery_jax.engine.compute.order import TILE, in_order
+from brainsurgery_jax.engine.plan import tiles
+from brainsurgery_jax.engine.plan.segments import mixes
+from brainsurgery_jax.engine.run.perform import rows
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, Graph
+from brainsurgery_jax.index.boxes import box_shape, whole
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.world import Files
 from tests.checkpoints import normal, plan_of, read, same

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brainsurgery_jax.engine.blocks import BLOCK
+from brainsurgery_jax.engine.plan.blocks import BLOCK
 from tests.checkpoints import FLOATS, bits, counting, normal, np_dtype, run_plan, same, set_block
 
 CHAIN: list[dict[str, Any]] = [

@@ -83,7 +83,7 @@ OPS = [
     # factors, axes and sizes
     Case("a factorization of what is no matrix", "not-a-matrix", [{"phlora_": {"target": "a::(v|w)", "rank": 2}}],
          put("Narrow the pattern.", target="a::(v)"), {}, a={**A, "v": np.zeros((2, 2), np.float32)},
-         of="ops/_math.py"),
+         of="numerics/math.py"),
     Case("a full factorization by a tolerance", "value-type",
          [{"phlora_": {"target": "a::v", "rank": 2, "tol": 0}}],
          lambda plan, hint: put("", tol=None)(add()(plan, hint), hint), {},

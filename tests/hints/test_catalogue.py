@@ -30,7 +30,7 @@ def listed() -> dict[Hint, str]:
     return hints
 
 
-TEXTS = ("plan/", "select/", "layout/", "importers/", "ops/_expressions.py", "config_patch.py", "plugins.py")
+TEXTS = ("plan/", "select/", "layout/", "importers/", "expression/parse.py", "config_patch.py", "plugins.py")
 """The files whose hints are about the text that is read; a hint of another may sound like one of theirs."""
 
 

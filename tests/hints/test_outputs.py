@@ -16,7 +16,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax import desk, plugins
 from brainsurgery_jax.cli import demo
-from brainsurgery_jax.engine import devices
+from brainsurgery_jax.engine.compute import devices
 from brainsurgery_jax.session import Session
 from brainsurgery_jax.store import atomic, replacing
 from brainsurgery_jax.store.key_paths import read_notes

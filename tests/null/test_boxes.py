@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainsurgery_jax.boxes import Box, contiguous_from, cover, flat_range
+from brainsurgery_jax.index.boxes import Box, contiguous_from, cover, flat_range
 
 shapes = st.lists(st.integers(0, 6), max_size=4).map(tuple)
 

@@ -22,76 +22,69 @@ MAY_IMPORT = {
     "documents": "",
     "rendering": "errors documents nametree",
     "_lazy": "",
-    "_lookup": "_lazy",
-    "_doubles": "_lazy",
     "nametree": "",
-    "boxes": "",
-    "parts": "boxes",
-    "moves": "errors dtypes boxes select",
-    "taking": "dtypes boxes moves",
-    "store": "errors dtypes boxes",
+    "index": "errors dtypes select",
+    "store": "errors dtypes index.boxes",
+    "numerics": "errors dtypes _lazy index.boxes keys protocol",
+    "expression": "errors dtypes _lazy index.boxes index.parts op protocol numerics",
     "select": "errors dtypes",
     "protocol": "errors documents dtypes select",
     "summaries": "_lazy protocol",
     "keys": "dtypes select",
-    "kernel": "dtypes keys moves parts protocol",
+    "kernel": "dtypes keys index protocol",
     "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
-    "ops": "errors dtypes select moves _lazy op protocol",
+    "ops": "errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "layout": "errors plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
-    "ops.layout": "op protocol ops._fields ops._layouts",
+    "ops.layout": "op protocol keys ops._layouts",
     "ops._layouts": "documents "
-    "errors dtypes prefixes _lazy op protocol layout ops._constants ops._rounding ops.elementwise "
+    "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
-    "ops.reduce": "errors dtypes select moves _lazy op protocol ops._fields ops._math ops._rounding ops._sums "
-    "ops.shape",
-    "ops.sets": "errors dtypes select moves _lazy op protocol ops._fields ops.shape",
-    "ops.*": "documents errors dtypes config_patch boxes parts select moves taking _doubles _lookup _lazy nametree op "
-    "protocol "
-    "ops._constants ops._math ops._compare ops._cut_rules ops._evaluate ops._expressions ops._factor ops._fields "
-    "ops._functions ops._folds ops._ladder ops._lapack ops._leading ops._liveness ops._operations ops._orthonormal "
-    "ops._partition ops._program ops._ranges ops._ranks ops._rounding ops._sums ops._typing ops._verdicts "
-    "summaries",
+    "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
+    "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
+    "ops.*": "documents errors dtypes config_patch index select _lazy nametree keys op protocol numerics expression "
+    "ops._constants ops._verdicts summaries",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
-    "graph": "errors dtypes select moves parts _lazy op protocol",
+    "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents "
-    "errors dtypes moves select op protocol plan graph store.address store.base store.detect store.folder "
+    "errors dtypes index select op protocol plan graph store.address store.base store.detect store.folder "
     "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors.header store.selection "
     "store.sidecars store.weight_names config_patch families",
-    "engine": "documents "
-    "errors dtypes boxes parts moves _lazy _lookup op protocol graph store lower.program lower.fold",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
-    "engine.plan": "errors dtypes boxes protocol graph lower.program store.base store.sizes op engine.blocks "
-    "engine.footprint engine.peaks engine.schedule engine.segments engine.sweeps engine.tiles",
-    "session": "errors dtypes moves _lazy nametree version select op protocol ops plan graph lower store engine api "
+    "engine.plan": "errors dtypes index protocol graph lower.program store.base store.sizes store.io.boxes op",
+    "engine.events": "documents errors engine.plan.schedule",
+    "engine.compute": "errors dtypes index _lazy numerics.lookup op protocol graph store engine.plan engine.events",
+    "engine": "",
+    "engine.run": "documents errors dtypes index _lazy op protocol graph store lower.program lower.fold engine",
+    "session": "errors dtypes index _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world run_options",
     "prefixes": "",
     "tensors": "errors dtypes nametree select store",
     "checkpoint": "tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
     "world": "errors graph store",
-    "run_options": "protocol engine.budget engine.devices store.io.files",
+    "run_options": "protocol engine.run.budget engine.compute.devices store.io.files",
     "apply": "documents rendering "
-    "errors dtypes moves _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
+    "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "documents rendering "
-    "errors dtypes moves _lazy select op protocol ops plan graph lower store engine session world run_options "
+    "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
     "cli": "documents rendering wording desk "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
-    "engine.devices engine.events store.sizes protocol",
+    "engine.compute.devices engine.events store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
-    "cli.work": "wording api cli.show engine.plan.work engine.schedule store.sizes",
+    "cli.work": "wording api cli.show engine.plan.work engine.plan.schedule store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy _doubles protocol checkpoint graph.expr engine store.base store.io.files",
+    "comparison": "errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base store.io.files",
     "cli.inspect_": "wording rendering documents "
     "errors dtypes nametree checkpoint graph.expr engine store.sizes summaries cli.show",
     "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",

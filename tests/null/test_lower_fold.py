@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from brainsurgery_jax.engine.segments import segments
+from brainsurgery_jax.engine.plan.segments import segments
 from brainsurgery_jax.lower import lower, lower_step
 from tests.null.world import MODEL, Headers, after, before, complaints, found, planned, program, tensor
 

@@ -6,8 +6,8 @@ import pytest
 
 import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word
+from brainsurgery_jax.expression.functions import FUNCTIONS
 from brainsurgery_jax.op import ASSERTS, OPS
-from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.parse import _OTHER_WORDS, nearest_op
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from brainsurgery_jax.engine.blocks import BLOCK
-from brainsurgery_jax.engine.footprint import on_device
+from brainsurgery_jax.engine.plan.blocks import BLOCK
+from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.engine.plan.planner import COPY_BYTES, plan_work
 from brainsurgery_jax.engine.plan.projection import projection, refuse_too_large
 from brainsurgery_jax.engine.plan.sites import MOST, batch_size, calls_of

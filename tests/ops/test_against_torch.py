@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from brainsurgery_jax.dtypes import BY_NAME, DType
-from brainsurgery_jax.engine.kernels import compiled
+from brainsurgery_jax.engine.compute.kernels import compiled
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.ops import elementwise
 from tests.checkpoints import FLOATS, INTEGERS, np_dtype, same

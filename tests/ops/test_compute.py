@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.engine import blocks
+from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.errors import PlanError, Refusal
+from brainsurgery_jax.expression.functions import FUNCTIONS
+from brainsurgery_jax.expression.parse import MOST_CHARACTERS, MOST_LEVELS, parse_expression
 from brainsurgery_jax.graph.expr import is_whole
 from brainsurgery_jax.op import OPS
-from brainsurgery_jax.ops._expressions import MOST_CHARACTERS, MOST_LEVELS, parse_expression
-from brainsurgery_jax.ops._functions import FUNCTIONS
 from brainsurgery_jax.world import Files
 from tests.checkpoints import counting, normal, plan_of, problems, read, run_plan, set_block
 

@@ -13,9 +13,10 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.plan import folds as plan_folds
+from brainsurgery_jax.expression import partition
 from brainsurgery_jax.graph.expr import is_fold, walk
-from brainsurgery_jax.ops import _partition, compute
-from brainsurgery_jax.ops._ranks import find_places
+from brainsurgery_jax.numerics.ranks import find_places
+from brainsurgery_jax.ops import compute
 from brainsurgery_jax.store.safetensors.source import SafetensorsSource
 from tests.checkpoints import normal, plan_of, run_plan, same, set_block
 
@@ -33,10 +34,10 @@ def _folded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compute, "STREAMED", 0)
     set_block(monkeypatch, 16, 8)
     for name, few in {"PART": 4000, "CHEAP": 8, "AGAIN": 64, "RUN": 4}.items():
-        monkeypatch.setattr(_partition, name, few)
-    _partition.partition.cache_clear()
+        monkeypatch.setattr(partition, name, few)
+    partition.partition.cache_clear()
     yield
-    _partition.partition.cache_clear()
+    partition.partition.cache_clear()
 
 
 def value(folder: Path, expr: str, x: np.ndarray, dtype: str = "float32") -> np.ndarray:

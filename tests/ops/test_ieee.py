@@ -18,7 +18,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BY_NAME, DType
-from brainsurgery_jax.ops._rounding import cast_to
+from brainsurgery_jax.numerics.rounding import cast_to
 from tests.checkpoints import np_dtype, run_plan, same
 
 Oracle = Callable[[Any, Any, Any], Any]

@@ -15,9 +15,9 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import Diagnostic, PlanError
-from brainsurgery_jax.ops._expressions import parse_expression
-from brainsurgery_jax.ops._ranges import exact_ranges
-from brainsurgery_jax.ops._typing import type_expression
+from brainsurgery_jax.expression.parse import parse_expression
+from brainsurgery_jax.expression.ranges import exact_ranges
+from brainsurgery_jax.expression.typing import type_expression
 from tests.checkpoints import normal, np_dtype, plan_of, problems, run_plan
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brainsurgery_jax.ops._lapack import svd, top_eigenvectors
+from brainsurgery_jax.numerics.lapack import svd, top_eigenvectors
 
 EPS = {"float32": 2e-6, "float64": 1e-14}
 DTYPES = pytest.mark.parametrize("dtype", EPS)

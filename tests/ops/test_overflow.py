@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import brainsurgery_jax as bs
-from brainsurgery_jax._lookup import patterns
 from brainsurgery_jax.dtypes import BY_NAME, DType
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.ops._rounding import cast_to
+from brainsurgery_jax.numerics.lookup import patterns
+from brainsurgery_jax.numerics.rounding import cast_to
 from tests.checkpoints import FLOATS, INTEGERS, np_dtype, plan_of, problems, read, run_plan, same
 
 SHORT = [d for d in FLOATS if d.bits <= 16]

@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.ops import _partition, compute
-from brainsurgery_jax.ops._evaluate import evaluate
-from brainsurgery_jax.ops._expressions import parse_expression
-from brainsurgery_jax.ops._functions import FUNCTIONS
-from brainsurgery_jax.ops._liveness import peak
-from brainsurgery_jax.ops._partition import Partition, part_bytes, partition
-from brainsurgery_jax.ops._program import Computation
-from brainsurgery_jax.ops._typing import type_expression
+from brainsurgery_jax.expression import partition as partitioning
+from brainsurgery_jax.expression.evaluate import evaluate
+from brainsurgery_jax.expression.functions import FUNCTIONS
+from brainsurgery_jax.expression.liveness import peak
+from brainsurgery_jax.expression.parse import parse_expression
+from brainsurgery_jax.expression.partition import Partition, part_bytes, partition
+from brainsurgery_jax.expression.program import Computation
+from brainsurgery_jax.expression.typing import type_expression
+from brainsurgery_jax.ops import compute
 from tests.checkpoints import np_dtype, same
 
 MB = 1 << 20
@@ -118,7 +119,7 @@ def test_small_parts_of_a_program_are_made_again_rather_than_kept() -> None:
 @pytest.mark.parametrize("rows", [1_000, 8_192, 100_003])
 def test_a_part_takes_no_more_than_it_may_however_large_the_tensor(rows: int) -> None:
     found = cut("x * 2 + tanh(x) * s", x=f"f32[{rows},4096]", s="f32[4096]")
-    assert _partition.PART // 2 < part_bytes(found.program, found.cuts) <= _partition.PART
+    assert partitioning.PART // 2 < part_bytes(found.program, found.cuts) <= partition.PART
 
 
 def test_parts_follow_from_shapes_and_dtypes_alone() -> None:
@@ -193,7 +194,7 @@ def assert_parts_give_the_whole(expr: str, dtypes: dict[str, str]) -> bool:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Parts of a few elements."""
     for name, value in {"PART": 200, "PRODUCTS": 200, "CHEAP": 4, "AGAIN": 16, "RUN": 4}.items():
-        monkeypatch.setattr(_partition, name, value)
+        monkeypatch.setattr(partitioning, name, value)
     partition.cache_clear()
     yield
     partition.cache_clear()

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from brainsurgery_jax._lookup import PIECE, look_up, patterns
 from brainsurgery_jax.dtypes import BY_NAME, DType
-from brainsurgery_jax.engine.kernels import compiled
+from brainsurgery_jax.engine.compute.kernels import compiled
+from brainsurgery_jax.numerics.lookup import PIECE, look_up, patterns
+from brainsurgery_jax.numerics.rounding import cast_to
 from brainsurgery_jax.ops import elementwise
-from brainsurgery_jax.ops._rounding import cast_to
 from tests.checkpoints import FLOATS, bits, normal, np_dtype, run_plan, same
 
 SHORT = [d for d in FLOATS if d.bits <= 16]

@@ -15,7 +15,7 @@ import yaml
 import brainsurgery_jax as bs
 import brainsurgery_jax.ops  # fills the registry
 from brainsurgery_jax.dtypes import DType
-from brainsurgery_jax.engine.kernels import compiled, numbers_of
+from brainsurgery_jax.engine.compute.kernels import compiled, numbers_of
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, walk
 from brainsurgery_jax.op import ASSERTS, OPS, element_role

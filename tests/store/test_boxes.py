@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from brainsurgery_jax.boxes import Box
+from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.store.io import boxes
 from brainsurgery_jax.store.io.boxes import BoxRead, pieces
 from brainsurgery_jax.store.safetensors.source import open_safetensors

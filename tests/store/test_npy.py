@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.boxes import box_shape
 from brainsurgery_jax.errors import PlanError, StoreError
+from brainsurgery_jax.index.boxes import box_shape
 from brainsurgery_jax.store.detect import open_source
 from tests.checkpoints import COMPUTABLE, SAVABLE, bits, counting, normal, np_dtype, write
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainsurgery_jax.boxes import Box
+from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.io import strided
 from brainsurgery_jax.store.io.strided import Laid, gather, gather_range

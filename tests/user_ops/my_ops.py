@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.moves import Permute
+from brainsurgery_jax.index.moves import Permute
 from brainsurgery_jax.op import Form, Number, SlicedPattern, assertion, op
 from brainsurgery_jax.protocol import Every, Known, Pending, Reduction
 

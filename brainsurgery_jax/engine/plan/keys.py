@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 
+from brainsurgery_jax.engine.plan.schedule import Root, Written
 from brainsurgery_jax.engine.plan.work import Boxes, Copy, Fold, Put, Sink, Stream, Whole, Work
-from brainsurgery_jax.engine.schedule import Root, Written
 
 
 def key_of(work: Work, needs: tuple[str, ...] = ()) -> str:

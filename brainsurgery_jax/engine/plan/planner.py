@@ -6,15 +6,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from math import prod
 from typing import NamedTuple, TypeVar
 
-from brainsurgery_jax.boxes import Box, box_shape
-from brainsurgery_jax.engine import blocks
-from brainsurgery_jax.engine.blocks import cuts
-from brainsurgery_jax.engine.footprint import comparing
-from brainsurgery_jax.engine.peaks import BOOKKEEPING, Cost, block_cost, box_cost
+from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.folds import early_folds, first_question
+from brainsurgery_jax.engine.plan.footprint import comparing
 from brainsurgery_jax.engine.plan.keys import key_of
 from brainsurgery_jax.engine.plan.passages import join
+from brainsurgery_jax.engine.plan.peaks import BOOKKEEPING, Cost, block_cost, box_cost
+from brainsurgery_jax.engine.plan.schedule import Asked, Root, Task, Written, asked, roots_of, schedule
+from brainsurgery_jax.engine.plan.segments import Segment, segments
 from brainsurgery_jax.engine.plan.sites import Batch, batches, sites_of
+from brainsurgery_jax.engine.plan.sweeps import Sweep, box_of, span_of, sweeps
+from brainsurgery_jax.engine.plan.tiles import boxes_to_ask, has_parts, is_tiled, tiles
 from brainsurgery_jax.engine.plan.work import (
     Ask,
     Boxes,
@@ -32,11 +35,8 @@ from brainsurgery_jax.engine.plan.work import (
     WorkItem,
     results_held,
 )
-from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written, asked, roots_of, schedule
-from brainsurgery_jax.engine.segments import Segment, segments
-from brainsurgery_jax.engine.sweeps import Sweep, box_of, span_of, sweeps
-from brainsurgery_jax.engine.tiles import boxes_to_ask, has_parts, is_tiled, tiles
 from brainsurgery_jax.graph.expr import Expr, passes_of, walk
+from brainsurgery_jax.index.boxes import Box, box_shape
 from brainsurgery_jax.lower.program import Program
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brainsurgery_jax.engine.footprint import on_device
+from brainsurgery_jax.engine.plan.footprint import on_device
+from brainsurgery_jax.engine.plan.schedule import Task
 from brainsurgery_jax.engine.plan.work import Machine, Site
-from brainsurgery_jax.engine.schedule import Task
 from brainsurgery_jax.graph.expr import Expr, is_fold
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from brainsurgery_jax.boxes import Box
-from brainsurgery_jax.engine.blocks import cuts
-from brainsurgery_jax.engine.footprint import FOLDS
-from brainsurgery_jax.engine.schedule import Asked, Root, Task, Written
+from brainsurgery_jax.engine.plan.blocks import cuts
+from brainsurgery_jax.engine.plan.footprint import FOLDS
+from brainsurgery_jax.engine.plan.schedule import Asked, Root, Task, Written
 from brainsurgery_jax.graph.expr import Expr, asked_of
+from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.base import FileRun
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from brainsurgery_jax.boxes import Box, box_shape
+from brainsurgery_jax.index.boxes import Box, box_shape
 from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned
 from brainsurgery_jax.store.io.boxes import BoxRead, pieces
 

@@ -7,7 +7,7 @@ from itertools import product
 from math import prod
 from typing import NamedTuple
 
-from brainsurgery_jax.boxes import Box, box_shape, contiguous_from, strides
+from brainsurgery_jax.index.boxes import Box, box_shape, contiguous_from, strides
 
 NEAR = 64 << 10
 """Rows that start at most this many bytes apart are read together: the gap costs less than a call."""

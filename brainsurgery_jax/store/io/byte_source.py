@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from brainsurgery_jax.boxes import Box, whole
+from brainsurgery_jax.index.boxes import Box, whole
 from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.failures import no_tensor, os_failures
 from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from brainsurgery_jax.boxes import Box, Span1, box_shape, cover, whole
+from brainsurgery_jax.index.boxes import Box, Span1, box_shape, cover, whole
 from brainsurgery_jax.store.base import FileRun, Header, Source
 from brainsurgery_jax.store.failures import no_tensor
 from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype

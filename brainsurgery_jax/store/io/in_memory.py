@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax.boxes import Box, box_shape, whole
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.index.boxes import Box, box_shape, whole
 from brainsurgery_jax.store.base import Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype
 

@@ -11,8 +11,8 @@ from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from brainsurgery_jax.boxes import Box, box_shape, cover, strides, whole
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.index.boxes import Box, box_shape, cover, strides, whole
 from brainsurgery_jax.store.base import FileRun, Fingerprint, Header, TensorInfo
 from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype
 from brainsurgery_jax.store.io.boxes import GROUP, NEAR

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from brainsurgery_jax.boxes import Box, whole
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.index.boxes import Box, whole
 from brainsurgery_jax.store.base import FileRun, Fingerprint
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dtype

@@ -19,9 +19,9 @@ from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from brainsurgery_jax.boxes import strides
 from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.index.boxes import strides
 from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.local import LocalFile, open_files

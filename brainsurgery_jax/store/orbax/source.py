@@ -19,8 +19,8 @@ from struct import unpack
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax.boxes import Box, box_shape, cover, whole
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.index.boxes import Box, box_shape, cover, whole
 from brainsurgery_jax.store.base import Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.failures import no_tensor, os_failures
 from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dtype

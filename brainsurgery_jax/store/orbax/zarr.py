@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.boxes import strides
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType
+from brainsurgery_jax.index.boxes import strides
 
 METADATA = {"zarr": ".zarray", "zarr3": "zarr.json"}
 """The key of an array's metadata, by tensorstore's name of the zarr version."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.boxes import strides as row_by_row
 from brainsurgery_jax.dtypes import DTYPES, UINT8, Aval, DType
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.index.boxes import strides as row_by_row
 from brainsurgery_jax.store.base import Unread
 from brainsurgery_jax.store.io.strided import Laid
 from brainsurgery_jax.store.torch.pickle_machine import (

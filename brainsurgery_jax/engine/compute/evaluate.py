@@ -1,0 +1,232 @@
+"""Values of expressions, piece by piece: what a piece of the output needs of its operands, and how it is made of them.
+
+Pieces are planned (`pieces.py`) and computed without recursion, each at most once per tile. What cannot be cut (a
+contraction, a factorization) is computed whole, kept in `wholes`, and dropped when the schedule says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax._lazy import np
+from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
+from brainsurgery_jax.engine.compute.folds import Values, compute_fold
+from brainsurgery_jax.engine.compute.kernels import Outcome, call_block, call_elementwise
+from brainsurgery_jax.engine.compute.order import in_order
+from brainsurgery_jax.engine.compute.placement import call_part, call_placed
+from brainsurgery_jax.engine.events import Factorized, Noted
+from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.engine.plan.blocks import cuts, padded_length
+from brainsurgery_jax.engine.plan.pieces import ElementRange, Piece, is_part, plan_pieces, range_of
+from brainsurgery_jax.engine.plan.schedule import Root, Task
+from brainsurgery_jax.engine.plan.tiles import has_parts, tiles
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_fold, is_whole, walk
+from brainsurgery_jax.index.boxes import Box, box_shape, strides
+from brainsurgery_jax.index.parts import parts_around
+from brainsurgery_jax.store.io.arrays import numpy_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Evaluator:
+    """Computes pieces. `given` are arrays for leaves that do not come from a store, `own` accelerators, `known` results
+    that are there."""
+
+    def __init__(self, given: Mapping[Expr, Any] | None = None, own: Accelerators = NONE, known: Values | None = None):
+        self.given, self.own = given or {}, own
+        self.wholes: dict[Expr, tuple[Any, ...]] = dict(known or {})
+        self.told: list[Factorized | Noted] = []
+        self._near: dict[Expr, tuple[ElementRange, Any]] = {}
+
+    def hold(self, leaf: Expr, span: ElementRange) -> None:
+        """Read a part of a leaf and keep it: pieces that lie in it are taken from it."""
+        self._near[leaf] = span, leaf.source.read_range(leaf.name, *span)
+
+    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
+        """Elements `start:stop` of each root, flat, in turn; what they share is made once. At most one block."""
+        yield from self._pieces([Piece(e, start, stop) for e in roots])
+
+    def _pieces(self, wanted: Sequence[Piece]) -> Iterator[Any]:
+        values: dict[Piece, Any] = {}
+        uses, order = plan_pieces(wanted)
+        made = iter(order)
+        for root in wanted:
+            while root not in values:
+                piece, needs = next(made)
+                values[piece] = self._make(piece, [values[n] for n in needs])
+                for n in needs:
+                    _release(n, uses, values)
+            block = values[root]
+            _release(root, uses, values)
+            yield block
+
+    def box(self, e: Expr, box: Box) -> Any:
+        """A box of `e`, in row-major order."""
+        return in_order(np.asarray(next(self._pieces([Piece(e, 0, 0, box)]))).reshape(box_shape(box)))
+
+    def tile(self, e: Expr, start: int, stop: int) -> Any:
+        """Elements `start:stop` of `e`, flat; at most one block."""
+        return next(self.blocks([e], start, stop))
+
+    def runs(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+        """`(offset, block)` over a range, cut at multiples of BLOCK."""
+        for at, end in cuts(start, stop):
+            yield at, self.tile(e, at, end)
+
+    def whole(self, e: Expr) -> Any:
+        """All of a tensor, assembled from its tiles."""
+        if e.kind == "leaf":
+            return e.source.read(e.name)
+        if (held := self._held(e)) is not None:
+            return held
+        assert e.aval.dtype.numpy is not None
+        if has_parts(e):
+            parted = np.empty(e.aval.shape, numpy_dtype(e.aval.dtype))
+            for box in tiles(e):
+                parted[_key(box)] = self.box(e, box)
+            return parted
+        out = np.empty(e.aval.size, numpy_dtype(e.aval.dtype))
+        for offset, block in self.runs(e, 0, e.aval.size):
+            out[offset : offset + len(block)] = block
+        return out.reshape(e.aval.shape)
+
+    def served(self, task: Task) -> Iterator[Root]:
+        """The roots of a task in turn, each when all that it needs whole is there; dropped is what no other needs."""
+        for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
+            for call in compute:
+                if call not in self.wholes:
+                    self.compute(call)
+            yield root
+            for call in release:
+                del self.wholes[call]
+
+    def compute(self, call: Expr) -> None:
+        """Run a call that cannot be cut, or a fold, and keep its results in `wholes`."""
+        if is_fold(call):
+            self.wholes[call] = compute_fold(call, self)
+            return
+        begun = perf_counter()
+        operands = {s: self.whole(s) for s in dict.fromkeys(call.srcs)}
+        outcome = call_placed(call, [operands[s] for s in call.srcs], self.own)
+        self.keep(call, outcome, perf_counter() - begun)
+
+    def keep(self, call: Expr, outcome: Outcome, seconds: float) -> None:
+        """Take the results of a call that cannot be cut."""
+        self.wholes[call] = outcome.values
+        if outcome.rung:
+            names = tuple(e.name for e in walk([call]) if e.kind == "leaf")
+            self.told.append(Factorized(names, call.srcs[0].aval.shape, outcome.rung, outcome.facts, seconds))
+        if outcome.note is not None:
+            self.told.append(Noted(outcome.note))
+
+    def _held(self, e: Expr) -> Any:
+        """The array of a node that is held whole, or None."""
+        if e.kind == "pick":
+            return self.wholes[e.srcs[0]][e.index]
+        if is_whole(e):
+            return self.wholes[e][0]
+        if e.kind == "given":
+            return self.given[e]
+        return e.value if e.kind == "const" else None
+
+    def _make(self, piece: Piece, operands: Sequence[Any]) -> Any:
+        e = piece.expr
+        if e.kind == "leaf":
+            if e in self._near and self._near[e][0].holds(piece):
+                return _taken(piece, *self._near[e])
+            if piece.box is None:
+                return e.source.read_range(e.name, piece.start, piece.stop)
+            return e.source.read(e.name, piece.box)
+        if (held := self._held(e)) is not None:
+            array = np.asarray(held)
+            return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[_key(piece.box)]
+        assert e.kernel is not None
+        if e.kernel.elementwise:
+            made = _in_blocks(e, [np.asarray(x).reshape(-1) for x in operands])
+            return made if piece.box is None else np.asarray(made).reshape(piece.shape)
+        if e.kernel.blocks and piece.box is None:
+            return _blocks(e, piece.start, piece.stop)
+        if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
+            return call_part(e, [np.asarray(x) for x in operands], self.own)
+        return _assembled(piece, [np.asarray(x) for x in operands])
+
+
+def _taken(piece: Piece, span: ElementRange, flat: Any) -> Any:
+    """A piece out of the elements of a span that holds it."""
+    first, last = range_of(piece)
+    part = flat[first - span.start : last - span.start]
+    return part if piece.box is None else _picked(piece.expr.aval.shape, piece.box, part)
+
+
+def _key(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(*span) for span in box)
+
+
+def _in_blocks(e: Expr, operands: Sequence[Any]) -> Any:
+    """An elementwise kernel on flat operands; they are longer than a block where a box spans far more than it holds."""
+    n = operands[0].shape[0]
+    if n <= blocks.BLOCK:
+        return call_elementwise(e, operands)
+    return np.concatenate([np.asarray(call_elementwise(e, [x[at:end] for x in operands])) for at, end in cuts(0, n)])
+
+
+def _blocks(e: Expr, start: int, stop: int) -> Any:
+    size = padded_length(e.aval.size)
+    parts = []
+    for number in range(start // size, -(-stop // size)):
+        base = number * size
+        parts.append(np.asarray(call_block(e, number))[max(0, start - base) : stop - base])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Any]) -> None:
+    uses[piece] -= 1
+    if not uses[piece]:
+        del values[piece]
+
+
+def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
+    """A piece of a structural op from the pieces of its operands."""
+    e = piece.expr
+    if piece.box is None:
+        flat = [in_order(x).reshape(-1) for x in operands]
+        return flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.empty(0, numpy_dtype(e.aval.dtype))
+    if (cuts := cuts_of(e)) is not None:
+        return _joined(piece, parts_around(e.aval.shape, cuts, piece.box), operands)
+    if e.moves is None or e.moves.flat_only:
+        return _picked(e.aval.shape, piece.box, operands[0])
+    parts = e.moves.parts(tuple(s.aval for s in e.srcs), piece.box)
+    if len(parts) == 1 and parts[0].shape == piece.shape:
+        return e.moves.arrange(operands[0], parts[0])
+    out = np.empty(piece.shape, operands[0].dtype)
+    for part, x in zip(parts, operands, strict=True):
+        out[_key(part.at)] = e.moves.arrange(x, part)
+    return out
+
+
+def _joined(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
+    """A box out of the parts that it has elements of, which have no gaps."""
+    assert piece.box is not None
+    out = np.empty(piece.shape, parts[0].dtype)
+    for box, part in zip(boxes, parts, strict=True):
+        at, of = [], []
+        for (start, stop, step), (low, high, _) in zip(piece.box, box, strict=True):
+            first = max(0, -(-(low - start) // step))
+            last = max(first, min(len(range(start, stop, step)), -(-(high - start) // step)))
+            at.append(slice(first, last))
+            of.append(slice(start + first * step - low, start + last * step - low, step))
+        out[tuple(at)] = part[tuple(of)]
+    return out
+
+
+def _picked(shape: Sequence[int], box: Box, flat: Any) -> Any:
+    """The elements of `box` out of the flat range that it spans."""
+    if flat.size == prod(box_shape(box)):
+        return flat.reshape(box_shape(box))
+    steps = [s[2] * st * flat.itemsize for s, st in zip(box, strides(shape), strict=True)]
+    known = flat.view(np.uint8) if flat.itemsize == 1 else flat  # numpy has no name for every dtype of one byte
+    return np.lib.stride_tricks.as_strided(known, box_shape(box), steps, writeable=False).copy().view(flat.dtype)

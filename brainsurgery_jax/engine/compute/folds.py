@@ -1,0 +1,79 @@
+"""Small values of large tensors: reductions that are computed by going over their operands, never held whole.
+
+One mechanism answers the questions of asserts and reports and computes the folds of the graph: a `Reduction` of blocks
+whose places follow from shapes alone, merged in their order. So threads and budgets change no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any, Protocol
+
+from brainsurgery_jax._lazy import np
+from brainsurgery_jax.engine.compute.kernels import checked
+from brainsurgery_jax.engine.plan.blocks import cuts
+from brainsurgery_jax.engine.plan.folds import question_of
+from brainsurgery_jax.engine.plan.tiles import boxes_to_ask
+from brainsurgery_jax.graph.expr import Expr, asked_of, passes_of
+from brainsurgery_jax.index.boxes import Box, flat_range
+from brainsurgery_jax.protocol import Pending, Reduction
+
+INTEGER = Reduction(lambda x: int(x[0]), max, int, 0)
+"""The value of an integer scalar."""
+
+
+Values = Mapping[Expr, tuple[Any, ...]]
+"""Results of calls that are computed already."""
+
+
+class Reader(Protocol):
+    """Makes boxes and flat ranges of tensors."""
+
+    def box(self, e: Expr, box: Box) -> Any: ...
+
+    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]: ...
+
+
+def summarize(reduction: Reduction, start: int, blocks: Sequence[Any]) -> Any:
+    """The partial result of blocks of any length, the first elements of which are number `start` of their tensors."""
+    arrays = [np.asarray(block) for block in blocks]
+    parts = (reduction.summarize(start + at, [x[at:end] for x in arrays]) for at, end in cuts(0, len(arrays[0])))
+    return reduce(reduction.merge, parts)
+
+
+def place_of(e: Expr, box: Box) -> int:
+    """The number of the first element of a box that is one run; 0 for one with gaps, which no placed reduction gets."""
+    run = flat_range(e.aval.shape, box)
+    return 0 if run is None else run[0]
+
+
+def answer(question: Pending, reader: Reader) -> Any:
+    """The answer to a question, one block after the other."""
+    exprs, reduction = asked_of(question), question.reduction
+    size = exprs[0].aval.size
+    if not size:
+        return reduction.empty
+    if boxes := boxes_to_ask(question):
+        looked_at: Iterable[tuple[int, Sequence[Any]]] = (
+            (place_of(exprs[0], box), [reader.box(e, box).reshape(-1) for e in exprs]) for box in boxes
+        )
+    else:
+        looked_at = ((start, list(reader.blocks(exprs, start, stop))) for start, stop in cuts(0, size))
+    return reduction.finish(reduce(reduction.merge, (summarize(reduction, *seen) for seen in looked_at)))
+
+
+def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapping[Pending, Any]]) -> Values:
+    """The values of folds that do not need each other: pass by pass, what all of them ask at a time."""
+    passes = {call: made for call in calls if (made := passes_of(call)) is not None}
+    found: dict[Expr, Any] = dict.fromkeys(passes)
+    for number in range(max(map(len, passes.values()), default=0)):
+        now = {e: question_of(e.srcs, made[number](found[e])) for e, made in passes.items() if number < len(made)}
+        answers = ask(list(now.values()))
+        found |= {e: answers[question] for e, question in now.items()}
+    return {e: (checked(e, value),) for e, value in found.items()}
+
+
+def compute_fold(call: Expr, reader: Reader) -> tuple[Any, ...]:
+    """The value of one fold, block by block."""
+    return compute_folds([call], lambda questions: {q: answer(q, reader) for q in questions})[call]

@@ -1,0 +1,260 @@
+"""Running kernels: on numpy arrays where that is as fast, else compiled, one function per op and static parameters.
+
+Numbers are passed as values and never compiled in. Elementwise kernels run on flat blocks; compiled ones padded to a
+power of two, so that a checkpoint of any shapes needs a handful of compilations. One kernel is one step: XLA contracts
+`a * b + c` inside one function, which would change bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache, wraps
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax.dtypes import to_numpy
+from brainsurgery_jax.engine.compute.devices import Accelerators, compiling, turn
+from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.errors import Diagnostic, PlanError
+from brainsurgery_jax.graph.expr import Expr, runs_on_numpy, walk
+from brainsurgery_jax.numerics.lookup import look_up, patterns
+
+if TYPE_CHECKING:
+    from brainsurgery_jax.op import Kernel
+
+Static = tuple[tuple[str, Any], ...]
+T = TypeVar("T")
+
+
+def pure(kernel: Kernel, static: Static) -> Callable[..., Any]:
+    """The function of a kernel with its static parameters filled in: `f(arrays, numbers)`."""
+
+    def function(arrays: Sequence[Any], numbers: Mapping[str, Any]) -> Any:
+        return kernel.fn(*arrays, **dict(static), **numbers)
+
+    function.__name__ = kernel.name
+    return function
+
+
+@lru_cache(maxsize=4096)
+def compiled(kernel: Kernel, static: Static) -> Callable[..., Any]:
+    """The same, compiled."""
+    return jax.jit(precise(pure(kernel, static)))
+
+
+def precise(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose matrix products are computed without the shortcuts that accelerators take by default."""
+
+    @wraps(function)
+    def wrapped(*args: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return function(*args)
+
+    return wrapped
+
+
+def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
+    """One elementwise kernel on flat operands of at most one block."""
+    n = operands[0].shape[0]
+    assert e.kernel is not None and n <= blocks.BLOCK
+    if runs_on_numpy(e):
+        return _in_pieces(e, operands)
+    length = blocks.padded_length(n)
+    result = checked(e, compiled(e.kernel, e.static)([_padded(x, length) for x in operands], numbers_of(e)))
+    return result if length == n else np.asarray(result)[:n]
+
+
+def _in_pieces(e: Expr, operands: Sequence[Any]) -> Any:
+    """A kernel on numpy arrays, in pieces that stay in the cache with all that is made on the way."""
+    assert e.kernel is not None
+    n, function, numbers = operands[0].shape[0], pure(e.kernel, e.static), numbers_of(e)
+    out = np.empty(n, to_numpy(e.aval.dtype))
+    with np.errstate(all="ignore"):  # NaN and infinity are values like others
+        if (table := _table_for(e, operands)) is not None:
+            look_up(table, operands[0].view(f"u{operands[0].itemsize}"), out)
+            return out
+        for at in range(0, n, blocks.PIECE):
+            piece = slice(at, at + blocks.PIECE)
+            out[piece] = checked(e, function([x[piece] for x in operands], numbers))
+    return out
+
+
+def _table_for(e: Expr, operands: Sequence[Any]) -> Any:
+    """What a call makes of each value of a short float, if that is worth knowing; else None."""
+    x = operands[0]
+    if len(operands) > 1 or e.srcs[0].aval.dtype.kind != "float" or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
+        return None
+    if e.srcs[0].aval.dtype.name == "bfloat16" and e.aval.dtype.bits > 16:
+        return None  # numpy widens it faster than it looks up
+    if e.aval.dtype.bits > 64:
+        return None
+    assert e.kernel is not None
+    bits = tuple((name, value.tobytes()) for name, value in numbers_of(e).items())  # 0.0 and -0.0 are equal
+    return _table(e.kernel, e.static, bits, x.dtype)
+
+
+@lru_cache(maxsize=32)
+def _table(kernel: Kernel, static: Static, numbers: tuple[tuple[str, bytes], ...], dtype: np.dtype[Any]) -> Any:
+    """What a kernel makes of each value of a dtype, in the order of their bits; None if it refuses one."""
+    result = pure(kernel, static)([patterns(dtype)], {name: np.frombuffer(b)[0] for name, b in numbers})
+    value, accepted = result if kernel.guarded else (result, True)
+    return value if bool(accepted) else None
+
+
+def _padded(x: Any, length: int) -> Any:
+    if x.shape[0] == length:
+        return x
+    out = np.zeros(length, x.dtype)
+    out[: x.shape[0]] = x
+    return out
+
+
+def call_block(e: Expr, block: int) -> Any:
+    """Block number `block` of a kernel that makes values from nothing; its length follows from the size alone."""
+    assert e.kernel is not None
+    size = blocks.padded_length(e.aval.size)
+    static = (*e.static, ("size", size))
+    return checked(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
+
+
+class Outcome(NamedTuple):
+    """The results of a call, and what is known about them: the rung that was taken, its facts, and a surprise."""
+
+    values: tuple[Any, ...]
+    rung: str = ""
+    facts: Mapping[str, float] = MappingProxyType({})
+    note: Diagnostic | None = None
+
+
+class Way(NamedTuple):
+    """A way to make a call: a rung of its kernel's ladder, or the kernel itself."""
+
+    name: str
+    kernel: Kernel
+    static: Static
+    rung: bool
+
+
+class Made(NamedTuple):
+    """What one way returns: the result, whether it accepts it, its facts, and what the next way may start from. Of a
+    batch, each with a leading axis."""
+
+    value: Any
+    accepted: Any
+    facts: Mapping[str, Any]
+    state: Any
+
+
+def ways(e: Expr) -> list[Way]:
+    """The ways to make a call, to be tried in turn."""
+    assert e.kernel is not None
+    if e.kernel.rungs is None:
+        return [Way("", e.kernel, e.static, rung=False)]
+    rungs = e.kernel.rungs(tuple(s.aval for s in e.srcs), dict(e.static))
+    return [Way(r.name, r.kernel, (*e.static, *r.static.items()), rung=True) for r in rungs]
+
+
+def attempt(way: Way) -> Callable[..., Any]:
+    """`f(arrays, numbers, state) -> Made`, whatever the kernel."""
+    function = pure(way.kernel, way.static)
+
+    def attempted(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any) -> Made:
+        if way.rung:
+            return Made(*function(arrays, {**numbers, "state": state}))
+        result = function(arrays, numbers)
+        value, accepted = result if way.kernel.guarded else (result, True)
+        return Made(value, accepted, {}, None)
+
+    return attempted
+
+
+@lru_cache(maxsize=4096)
+def _compiled_attempt(way: Way) -> Callable[..., Any]:
+    """The same, compiled."""
+    return jax.jit(precise(attempt(way)))
+
+
+def call_whole(e: Expr, operands: Sequence[Any]) -> Outcome:
+    """A kernel on whole operands, on the host. Of a ladder, the first rung that accepts its own result."""
+    if runs_on_numpy(e):
+        with np.errstate(all="ignore"):
+            return climb_alone(e, ways(e), lambda way, state: attempt(way)(list(operands), numbers_of(e), state))
+    with turn:
+        return climb_alone(e, ways(e), lambda way, state: _compiled_attempt(way)(list(operands), numbers_of(e), state))
+
+
+def climb(
+    ways: Sequence[Way], attempt: Callable[[Way, Any], Made], accept: Callable[[Way, Made], T | None]
+) -> T | None:
+    """Try ways in turn until `accept` returns something of what one made; None if it never does.
+
+    `attempt(way, state)` starts from the state of the way before, None for the first.
+    """
+    state = None
+    for way in ways:
+        made = attempt(way, state)
+        if (accepted := accept(way, made)) is not None:
+            return accepted
+        state = made.state
+    return None
+
+
+def climb_alone(e: Expr, ways: Sequence[Way], attempt: Callable[[Way, Any], Made]) -> Outcome:
+    """The outcome of one call: of the first way that accepts its own result. Raises PlanError if none does."""
+    found = climb(
+        ways, attempt, lambda way, made: outcome(way, made.value, made.facts) if bool(made.accepted) else None
+    )
+    if found is None:
+        raise PlanError([refused(e)])
+    return found
+
+
+def outcome(way: Way, value: Any, facts: Mapping[str, Any]) -> Outcome:
+    """The results of a way that was accepted."""
+    return Outcome(value if isinstance(value, tuple) else (value,), way.name, {k: float(v) for k, v in facts.items()})
+
+
+def numbers_of(e: Expr) -> dict[str, Any]:
+    """The numeric parameters of a call, as float64 scalars."""
+    return {name: np.float64(value) for name, value in e.numbers}
+
+
+def checked(e: Expr, result: Any) -> Any:
+    """The result of a kernel; where it is guarded, only if it was accepted."""
+    assert e.kernel is not None
+    if not e.kernel.guarded:
+        return result
+    value, accepted = result
+    if not bool(accepted):
+        raise PlanError([refused(e)])
+    return value
+
+
+def refused(e: Expr) -> Diagnostic:
+    """The diagnostic of a guarded kernel that does not accept its input: it names the tensors of the inputs that the
+    operands come from, and with the remedy an earlier step that needs it, too."""
+    assert e.kernel is not None
+    why = e.kernel.why_refused(dict(e.static))
+    leaves = ", ".join(dict.fromkeys(f"'{s.name}'" for s in walk(e.srcs) if s.name))
+    computed = next((s for s in e.srcs if s.kind == "call"), None)
+    problem, _, hint = why.partition(". ")
+    about = f" ({'input' if computed is None else 'computed from'} {leaves})" if leaves else ""
+    return Diagnostic("refused-by-values", f"{e.kernel.name}: {problem}{about}", e.span, _as_hint(hint, computed))
+
+
+def _as_hint(remedy: str, computed: Expr | None) -> str:
+    """A remedy as a sentence. Where an earlier step computed the operand, the remedy in this step alone would keep what
+    that step has made of it: integers that were added are then never divided."""
+    if not remedy or computed is None:
+        return remedy and f"{remedy}."
+    place = f" ({computed.span.row})" if computed.span and computed.span.line else ""
+    return f"{remedy}. Do the same in the earlier step{place} that changed the tensor."
+
+
+@contextmanager
+def exact(own: Accelerators) -> Iterator[None]:
+    """The context in which everything runs: 64-bit types stay 64-bit, and devices that are not wanted idle."""
+    with jax.enable_x64(True), compiling(own):
+        yield

@@ -1,0 +1,124 @@
+"""What one value takes while it is made, in bytes: a block on its way, or the results of a call on whole operands.
+
+Fitted to measurements (tests/engine/test_memory.py), from above.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.engine.plan.blocks import PIECE, padded_length
+from brainsurgery_jax.graph.expr import Expr, is_whole, runs_on_numpy
+from brainsurgery_jax.store.io.boxes import GROUP
+
+Node = TypeVar("Node")
+
+HOLES = 6
+"""One part in so many is lost in holes, between arrays of some tens of megabytes that the allocator places."""
+
+LATE = 8
+"""Results of a compiled kernel that may be there at once: XLA frees them late, and allocates so that what it freed is
+rarely used again."""
+
+COMPILED = 16 << 20
+"""Bytes that a compiled kernel takes however short its blocks are."""
+
+FOLDS = 8
+"""Times the bytes of its result that a fold holds: totals in double precision, and those of blocks to be joined."""
+
+PACKED = 2 << 10
+"""Bytes that BLAS packs operands into for each row of a product, and what it takes in any case."""
+
+BLAS = 2 << 20
+
+
+def worst_moment(
+    order: Sequence[tuple[Node, Sequence[Node]]], nbytes: Callable[[Node], int], making: Callable[[Node], int]
+) -> int:
+    """Bytes held at most while nodes are made in order, each with what it is made of, and dropped after their last use.
+
+    `making` includes the node itself, but not its operands. What no other needs stays to the end.
+    """
+    uses = Counter(n for _, needs in order for n in needs)
+    held = worst = 0
+    for node, needs in order:
+        worst = max(worst, held + making(node))
+        held += nbytes(node)
+        for n in needs:
+            uses[n] -= 1
+            if not uses[n]:
+                held -= nbytes(n)
+    return worst
+
+
+def item_bytes(e: Expr) -> int:
+    """Bytes of an element; a packed one counts as a byte."""
+    return max(1, e.aval.dtype.bits // 8)
+
+
+def making_block(e: Expr, elements: int) -> int:
+    """Bytes that it takes to make so many elements of a node, these included, its operands not."""
+    size = elements * item_bytes(e)
+    if e.kernel is None or is_whole(e):
+        return size
+    if e.kernel.elementwise and runs_on_numpy(e):
+        return size + _on_the_way(e, min(elements, PIECE))
+    if e.kernel.elementwise or e.kernel.blocks:
+        wide = max(4, item_bytes(e)) if e.kernel.blocks else item_bytes(e)
+        length = max(elements, padded_length(elements))
+        return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + size + COMPILED
+    return 3 * size  # picked out, put in order, made flat
+
+
+def reading_gaps(e: Expr) -> int:
+    """Bytes read together with a part of a tensor that has gaps; twice, since what is read next rarely fits into the
+    place that they leave."""
+    return 2 * min(GROUP, e.aval.nbytes)
+
+
+def _on_the_way(e: Expr, elements: int) -> int:
+    """Of a piece: what its kernel says, else each operand in the dtype that is computed in, a result, and one or two
+    more."""
+    if e.kernel is not None and e.kernel.workspace is not None:
+        pieces = tuple(Aval((elements,), s.aval.dtype) for s in e.srcs)
+        return e.kernel.workspace(pieces, dict(e.static))
+    float_like = all(s.aval.dtype.kind in ("float", "complex") for s in (e, *e.srcs))
+    wide = max(4 if float_like else 8, *(item_bytes(s) for s in (e, *e.srcs)))
+    return (len(e.srcs) + 3) * elements * wide
+
+
+def comparing(exprs: Sequence[Expr], elements: int) -> int:
+    """Bytes that a question takes for so many elements of each of its tensors: all of them in double precision, and
+    their difference."""
+    wide = max(16 if e.aval.dtype.kind == "complex" else 8 for e in exprs)
+    return (len(exprs) + 1) * elements * wide
+
+
+def calling(e: Expr) -> int:
+    """Bytes that a call on whole operands needs besides them, results included: as its kernel says, else a widened copy
+    of each, and what BLAS takes."""
+    assert e.kernel is not None
+    avals, static = tuple(s.aval for s in e.srcs), dict(e.static)
+    results = sum(a.nbytes for a in e.avals)
+    if e.kernel.workspace is not None:
+        return results + e.kernel.workspace(avals, static)
+    widened = sum(4 * a.size for a in avals if a.dtype.bits < 32)
+    made = sum(a.size * max(4, a.dtype.bits // 8) for a in e.avals)
+    rows = max((a.shape[-2] for a in e.avals if len(a.shape) > 1), default=0)
+    packed = min(rows * PACKED + BLAS, sum(a.size * max(4, a.dtype.bits // 8) for a in avals))
+    return results + widened + made + packed + (0 if runs_on_numpy(e) else made + COMPILED)
+
+
+def on_device(e: Expr) -> int:
+    """Bytes that a call on whole operands takes of an accelerator: these and the results, both in at least float32 too,
+    what the kernel says that it needs besides, and an intermediate result of the largest size."""
+    assert e.kernel is not None
+    avals = tuple(s.aval for s in e.srcs)
+    held = sum(a.nbytes for a in (*avals, *e.avals))
+    wide = [a.size * max(4, a.dtype.bits // 8) for a in (*avals, *e.avals)]
+    needs = e.kernel.on_device or e.kernel.workspace
+    workspace = needs(avals, dict(e.static)) if needs is not None else 0
+    return held + sum(wide) + max(wide) + workspace

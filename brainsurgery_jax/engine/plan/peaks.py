@@ -1,0 +1,92 @@
+"""What a block of a stream or a box of a tensor holds at its worst moment and what it reads.
+
+Found by going through its pieces as the evaluator does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import NamedTuple
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.engine.plan.footprint import (
+    HOLES,
+    comparing,
+    item_bytes,
+    making_block,
+    reading_gaps,
+    worst_moment,
+)
+from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole
+from brainsurgery_jax.index.boxes import Box, flat_range
+from brainsurgery_jax.store.io.boxes import elements_read
+
+BOOKKEEPING = 128 << 10
+"""Bytes of Python's own that a job holds: its closure, its place in the queue, arrays of a few elements."""
+
+
+class Cost(NamedTuple):
+    """Bytes held at the worst moment, and bytes read."""
+
+    peak: int
+    reads: int
+
+
+def block_cost(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> Cost:
+    """What it costs to make a block of each root. `questions`: the tensors that each question about them compares."""
+    _, order = plan_pieces([Piece(e, start, stop) for e in roots])
+    looking = max((comparing(exprs, stop - start) for exprs in questions), default=0)
+    return Cost(worst_moment(order, _nbytes, _making) + looking + BOOKKEEPING, _bytes_read(p for p, _ in order))
+
+
+def box_cost(e: Expr, box: Box) -> Cost:
+    """What it costs to make a box of a tensor and to bring it into order."""
+    wanted = Piece(e, 0, 0, box)
+    _, order = plan_pieces([wanted])
+    return Cost(worst_moment(order, _nbytes, _making_of_box) + _nbytes(wanted), _bytes_read(p for p, _ in order))
+
+
+def _bytes_read(pieces: Iterable[Piece]) -> int:
+    """Bytes that the leaves among some pieces are read from, gaps included."""
+    return sum(_elements(p) * p.expr.aval.dtype.bits // 8 for p in pieces if p.expr.kind == "leaf")
+
+
+def _elements(piece: Piece) -> int:
+    if piece.box is None:
+        return piece.stop - piece.start
+    return elements_read(piece.expr.aval.shape, piece.box, item_bytes(piece.expr))
+
+
+def _making_of_box(piece: Piece) -> int:
+    """As for any piece, but that axes are put in another order by looking at the same elements in another way."""
+    return _making(piece) - (_nbytes(piece) if piece.expr.moves is not None else 0)
+
+
+def _nbytes(piece: Piece) -> int:
+    return 0 if _is_seen(piece) else prod(piece.shape) * item_bytes(piece.expr)
+
+
+def _is_seen(piece: Piece) -> bool:
+    """Whether a piece is a box of what is held whole, which is looked at where it is."""
+    return piece.box is not None and (piece.expr.kind == "pick" or is_whole(piece.expr))
+
+
+def _making(piece: Piece) -> int:
+    if _is_seen(piece):
+        return 0
+    cuts = cuts_of(piece.expr)
+    if cuts is not None:
+        made = _making_part(piece) if is_part(piece, cuts) else _nbytes(piece)
+        return _nbytes(piece) + made + (_nbytes(piece) + made) // HOLES
+    gaps = piece.expr.kind == "leaf" and piece.box is not None and flat_range(piece.expr.aval.shape, piece.box) is None
+    return making_block(piece.expr, prod(piece.shape)) + (reading_gaps(piece.expr) if gaps else 0)
+
+
+def _making_part(piece: Piece) -> int:
+    """Bytes that a part takes besides its operands and itself."""
+    e = piece.expr
+    assert e.kernel is not None and e.kernel.workspace is not None
+    avals = tuple(Aval(need.shape, need.expr.aval.dtype) for need in needs_of(piece))
+    return e.kernel.workspace(avals, dict(e.static))

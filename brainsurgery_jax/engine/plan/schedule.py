@@ -1,0 +1,177 @@
+"""The order of work: roots that share what cannot be cut form a task, and nothing is held longer than its last use."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.engine.plan.footprint import (
+    FOLDS,
+    HOLES,
+    calling,
+    comparing,
+    item_bytes,
+    making_block,
+    reading_gaps,
+    worst_moment,
+)
+from brainsurgery_jax.engine.plan.peaks import box_cost
+from brainsurgery_jax.engine.plan.tiles import has_parts, tiles
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_fold, is_whole, walk
+from brainsurgery_jax.index.boxes import Box, box_shape
+from brainsurgery_jax.lower.program import Program
+from brainsurgery_jax.protocol import Pending
+
+
+class Written(NamedTuple):
+    """A root that is written: tensor `name` of publication number `publication`."""
+
+    publication: int
+    name: str
+    expr: Expr
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return (self.expr,)
+
+
+class Asked(NamedTuple):
+    """A root that is summarised for an assert or a report: question number `number` of all."""
+
+    question: Pending
+    number: int = 0
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return asked_of(self.question)
+
+
+Root = Written | Asked
+
+
+class Task(NamedTuple):
+    """Roots in order; before each, the calls to compute whole; after each, the calls that nothing needs any more.
+
+    `peak` is the projected memory in bytes at the worst moment, operands and blocks included; 0 where nothing is held
+    whole: then each block has a peak of its own (`peaks.block_cost`).
+    """
+
+    roots: tuple[Root, ...]
+    compute: tuple[tuple[Expr, ...], ...]
+    release: tuple[tuple[Expr, ...], ...]
+    peak: int
+
+
+def roots_of(program: Program) -> Iterator[Root]:
+    """Everything that a program looks at or writes: questions in plan order, then tensors in output order."""
+    yield from asked(q for check in program.checks for q in check.questions)
+    for number, publication in enumerate(program.publications):
+        yield from (Written(number, name, e) for name, e in publication.tensors.items())
+
+
+def asked(questions: Iterable[Pending]) -> Iterator[Asked]:
+    """Questions as roots. Those about tensors without elements are answered already."""
+    yield from (Asked(q, number) for number, q in enumerate(q for q in questions if not is_empty(q)))
+
+
+def is_empty(question: Pending) -> bool:
+    """Whether a question is about tensors without elements."""
+    return not asked_of(question)[0].aval.size
+
+
+def schedule(roots: Sequence[Root], known: Collection[Expr] = ()) -> list[Task]:
+    """Tasks in the order of their first root; the roots of a task share a call that is computed whole. `known`: calls
+    that are computed already."""
+    calls = [tuple(e for e in walk(r.exprs) if is_whole(e) and e not in known) for r in roots]
+    groups = _joined(calls)
+    return [_task([roots[i] for i in g], [calls[i] for i in g]) for g in groups]
+
+
+def _joined(calls: Sequence[tuple[Expr, ...]]) -> list[list[int]]:
+    """Indices of roots, grouped where they share a call (union-find)."""
+    parent = list(range(len(calls)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[Expr, int] = {}
+    for i, own in enumerate(calls):
+        for call in own:
+            a, b = find(first.setdefault(call, i)), find(i)
+            parent[max(a, b)] = min(a, b)
+    groups: dict[int, list[int]] = {}
+    for i in range(len(calls)):
+        groups.setdefault(find(i), []).append(i)
+    return list(groups.values())
+
+
+def _task(roots: Sequence[Root], calls: Sequence[tuple[Expr, ...]]) -> Task:
+    seen: set[Expr] = set()
+    compute = [tuple(c for c in own if c not in seen and not seen.add(c)) for own in calls]
+    last = {call: at for at, own in enumerate(calls) for call in own}
+    release = [tuple(c for c in last if last[c] == at) for at in range(len(roots))]
+    peak = _peak(roots, compute, release) if any(compute) else 0
+    return Task(tuple(roots), tuple(compute), tuple(release), peak)
+
+
+def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: Iterable[tuple[Expr, ...]]) -> int:
+    """Bytes held at the worst moment, by going through the task's order."""
+    held = worst = 0
+    for root, made, gone in zip(roots, compute, release, strict=True):
+        for call in made:
+            worst = max(worst, held + (_folding(call) if is_fold(call) else _reading(call) + calling(call)))
+            held += sum(a.nbytes for a in call.avals)
+        worst = max(worst, held + _passing(root.exprs) + _asking(root))
+        held -= sum(a.nbytes for call in gone for a in call.avals)
+    return worst + worst // HOLES
+
+
+def _reading(call: Expr) -> int:
+    """Bytes of the operands of a call that are not held already, and of the blocks that they are assembled from."""
+    fresh = [s for s in call.srcs if s.kind == "leaf" or (s.kind == "call" and not is_whole(s))]
+    return sum(s.aval.nbytes for s in fresh) + max((_passing((s,)) for s in fresh if s.kind == "call"), default=0)
+
+
+def _folding(call: Expr) -> int:
+    """Bytes that a fold takes: a block of each operand on its way, what is made of it, and the results."""
+    return _passing(call.srcs) + comparing(call.srcs, _length(call.srcs[0])) + FOLDS * sum(a.nbytes for a in call.avals)
+
+
+def _passing(exprs: Sequence[Expr]) -> int:
+    """Bytes that a block, or part, of each tensor takes, with what it is made of, down to leaves and what is held
+    whole."""
+    if any(map(has_parts, exprs)):
+        return sum(max(box_cost(e, box).peak for box in _unlike(tiles(e))) for e in exprs)
+    made_of: dict[Expr, tuple[Expr, ...]] = {}
+    stack = list(exprs)
+    while stack:
+        e = stack.pop()
+        if e not in made_of:
+            made_of[e] = e.srcs if e.kind == "call" and not is_whole(e) else ()
+            stack.extend(made_of[e])
+    order = [(e, made_of[e]) for e in walk(exprs) if e in made_of]
+    return worst_moment(order, lambda e: _length(e) * item_bytes(e), _taking)
+
+
+def _unlike(boxes: Iterable[Box]) -> Iterable[Box]:
+    """One box of each shape."""
+    return {box_shape(box): box for box in boxes}.values()
+
+
+def _taking(e: Expr) -> int:
+    """Bytes that a block takes while it is made; of what is held whole, a copy: it may not be in row-major order."""
+    if e.kind == "pick" or is_whole(e):
+        return e.aval.nbytes
+    return making_block(e, _length(e)) + max((reading_gaps(s) for s in e.srcs if e.moves is not None), default=0)
+
+
+def _length(e: Expr) -> int:
+    return min(blocks.BLOCK, e.aval.size)
+
+
+def _asking(root: Root) -> int:
+    return comparing(root.exprs, _length(root.exprs[0])) if isinstance(root, Asked) else 0

@@ -1,0 +1,156 @@
+"""Tensors of which many outputs take parts with gaps between them: columns of a matrix, entries along an inner axis.
+
+Read one by one, each part brings along what lies between its rows, so that thousands of columns read their matrix
+thousands of times. A sweep reads it once, in boxes of whole rows, and makes of each box what every output has of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import NamedTuple
+
+from brainsurgery_jax.engine.plan import tiles
+from brainsurgery_jax.engine.plan.footprint import item_bytes, making_block, worst_moment
+from brainsurgery_jax.engine.plan.pieces import ElementRange, Piece, plan_pieces
+from brainsurgery_jax.engine.plan.segments import Segment
+from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole, operand_avals, walk
+from brainsurgery_jax.index.boxes import Box, flat_range, whole
+from brainsurgery_jax.index.moves import Axes
+from brainsurgery_jax.store.io.boxes import elements_read
+
+
+class Taker(NamedTuple):
+    """A tensor that is made in a sweep: its number among those that were given, and where the axes of the leaf are."""
+
+    number: int
+    expr: Expr
+    axes: Axes
+
+
+class Sweep(NamedTuple):
+    """A leaf that is read once, box by box, and the tensors that are made of it. `peak`: bytes that a box takes, with
+    what is made of it at a time."""
+
+    leaf: Expr
+    boxes: tuple[Box, ...]
+    takers: tuple[Taker, ...]
+    peak: int
+
+
+def sweeps(made: Sequence[Segment]) -> list[Sweep]:
+    """The sweeps that read less than making each of these segments by itself."""
+    groups: dict[Expr, list[int]] = {}
+    for number, segment in enumerate(made):
+        if (leaf := _leaf_of(segment)) is not None:
+            groups.setdefault(leaf, []).append(number)
+    found = (_sweep(leaf, [(n, made[n].expr) for n in numbers]) for leaf, numbers in groups.items())
+    return [sweep for sweep in found if sweep is not None]
+
+
+def span_of(leaf: Expr, box: Box) -> ElementRange:
+    """The elements of a box of a sweep, which is one run of the leaf."""
+    run = flat_range(leaf.aval.shape, box)
+    assert run is not None, "boxes of a sweep have no gaps"
+    return ElementRange(*run)
+
+
+def box_of(taker: Taker, leaf: Expr, box: Box) -> Box:
+    """What of a tensor is made of a box of the leaf."""
+    spans = list(whole(taker.expr.aval.shape))
+    for axis in _cut_axes(leaf, box):
+        at = taker.axes[axis]
+        assert at is not None
+        spans[at] = box[axis]
+    return tuple(spans)
+
+
+def _cut_axes(leaf: Expr, box: Box) -> list[int]:
+    return [axis for axis, (span, n) in enumerate(zip(box, leaf.aval.shape, strict=True)) if span != (0, n, 1)]
+
+
+def _leaf_of(s: Segment) -> Expr | None:
+    """The one leaf of which a tensor is only a part; None for all else."""
+    e = s.expr
+    if s.run is not None or s.start != 0 or s.stop != e.aval.size or e.kind != "call":
+        return None
+    nodes = list(walk([e]))
+    leaves = [n for n in nodes if n.kind == "leaf"]
+    if len(leaves) != 1 or leaves[0].aval.size <= e.aval.size:
+        return None
+    streamed = all(n.kind in ("leaf", "const") or (n.kind == "call" and not is_whole(n)) for n in nodes)
+    streamed = streamed and not any(cuts_of(n) for n in nodes)
+    return leaves[0] if streamed else None
+
+
+def _sweep(leaf: Expr, exprs: Sequence[tuple[int, Expr]]) -> Sweep | None:
+    boxes = tuple(tiles.cut(whole(leaf.aval.shape), max(1, tiles.LIMIT // item_bytes(leaf)), 0))
+    span, cut = span_of(leaf, boxes[0]), _cut_axes(leaf, boxes[0])
+    takers: list[Taker] = []
+    alone = peak = 0
+    for number, e in exprs:
+        taker = Taker(number, e, _axes(e))
+        if any(taker.axes[axis] is None for axis in cut):
+            continue
+        wanted = Piece(e, 0, 0, box_of(taker, leaf, boxes[0]))
+        order = plan_pieces([wanted])[1]
+        if all(span.holds(piece) for piece in _read(order, leaf)):
+            takers.append(taker)
+            whole_order = order if len(boxes) == 1 else plan_pieces([Piece(e, 0, 0, whole(e.aval.shape))])[1]
+            alone += sum(map(_elements, _read(whole_order, leaf)))
+            peak = max(peak, worst_moment(order, _nbytes, _making) + _nbytes(wanted))
+    if alone <= leaf.aval.size:
+        return None
+    return Sweep(leaf, boxes, tuple(takers), (span.stop - span.start) * item_bytes(leaf) + peak)
+
+
+def _read(order: Iterable[tuple[Piece, Sequence[Piece]]], leaf: Expr) -> list[Piece]:
+    return [piece for piece, _ in order if piece.expr is leaf]
+
+
+def _elements(piece: Piece) -> int:
+    """How many elements of a leaf are read for a piece of it, gaps included."""
+    if piece.box is None:
+        return piece.stop - piece.start
+    return elements_read(piece.expr.aval.shape, piece.box, item_bytes(piece.expr))
+
+
+def _nbytes(piece: Piece) -> int:
+    return prod(piece.shape) * item_bytes(piece.expr)
+
+
+def _making(piece: Piece) -> int:
+    return making_block(piece.expr, prod(piece.shape))
+
+
+def _axes(e: Expr) -> Axes:
+    """Where the axes of the one leaf below a tensor are in it."""
+    found: dict[Expr, Axes | None] = {}
+    for node in walk([e]):
+        if node.kind == "leaf":
+            found[node] = tuple(range(len(node.aval.shape)))
+            continue
+        places = _places(node)
+        known = [
+            tuple(None if at is None else places[number][at] for at in axes)
+            for number, s in enumerate(node.srcs)
+            if (axes := found[s]) is not None
+        ]
+        found[node] = _agree(known) if known else None
+    axes = found[e]
+    assert axes is not None, "a tensor with a leaf below it"
+    return axes
+
+
+def _agree(known: Sequence[Axes]) -> Axes:
+    """Where all operands have an axis, if they agree."""
+    return tuple(places[0] if len(set(places)) == 1 else None for places in zip(*known, strict=True))
+
+
+def _places(e: Expr) -> tuple[Axes, ...]:
+    """Of each operand, where its axes are in the result."""
+    avals = operand_avals(e)
+    if e.moves is not None:
+        return e.moves.axes(avals)
+    keeps = e.kernel is not None and e.kernel.elementwise
+    return tuple(tuple(at if keeps else None for at in range(len(aval.shape))) for aval in avals)

@@ -1,0 +1,105 @@
+"""Tensors that are made in boxes instead of flat blocks, because ops below them put axes in another order.
+
+A flat block of a transposed matrix needs a part of every row, so that reading block by block would read all of the
+matrix for each. A box that covers a whole source needs that source once: a stack of transposed layers is made layer by
+layer, each written in rows at its place, and is never held as a whole. What is made in parts (`Kernel.parts`) is made
+in just these. Boxes follow from shape and dtype alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import NamedTuple
+
+from brainsurgery_jax.engine.plan.footprint import item_bytes
+from brainsurgery_jax.engine.plan.segments import Segment, mixes, streamed_below
+from brainsurgery_jax.graph.expr import Expr, asked_of, cuts_of, is_whole, operand_avals
+from brainsurgery_jax.index.boxes import Box, box_shape, flat_range, whole
+from brainsurgery_jax.index.moves import Moves
+from brainsurgery_jax.index.parts import parts
+from brainsurgery_jax.protocol import Pending
+
+LIMIT = 32 << 20
+"""Bytes of a box: what is read for it is held once more, in two orders."""
+
+
+def is_tiled(s: Segment) -> bool:
+    """Whether a segment is made in boxes: all of a tensor with axes in another order below it."""
+    return s.run is None and s.start == 0 and s.stop == s.expr.aval.size and mixes(s.expr)
+
+
+def boxes_to_ask(question: Pending) -> list[Box]:
+    """The boxes in which the tensors of a question are looked at; none where they go by in flat blocks."""
+    mixed = [e for e in asked_of(question) if mixes(e)]
+    if not mixed:
+        return []
+    boxes = list(tiles(mixed[0]))
+    in_order = has_parts(mixed[0]) and _follow(mixed[0].aval.shape, boxes)
+    return boxes if question.reduction.unordered or in_order else []
+
+
+def _follow(shape: Sequence[int], boxes: Sequence[Box]) -> bool:
+    """Whether boxes are runs of a tensor, one after the other."""
+    runs = [flat_range(shape, box) for box in boxes]
+    ends = [0, *(run[1] for run in runs if run is not None)]
+    return len(ends) == len(runs) + 1 and all(run[0] == end for run, end in zip(runs, ends, strict=False) if run)
+
+
+def has_parts(e: Expr) -> bool:
+    """Whether anything that a tensor is made of is made in parts."""
+    return any(cuts_of(node) is not None for node in streamed_below(e))
+
+
+def tiles(e: Expr) -> Iterator[Box]:
+    """Boxes that make up a tensor: one for each source that is joined in it, large ones cut, and the parts of what is
+    made in parts."""
+    for tile in _natural(e):
+        yield from (tile.box,) if tile.is_part else cut(tile.box, max(1, LIMIT // item_bytes(e)), 0)
+
+
+class Tile(NamedTuple):
+    """A box, and whether it is a part of something that is made in parts."""
+
+    box: Box
+    is_part: bool = False
+
+
+def _natural(e: Expr) -> list[Tile]:
+    """A box for each of the tensors that are joined in this one, or for each part."""
+    if e.kind == "call" and not is_whole(e):
+        assert e.kernel is not None
+        if (cuts := cuts_of(e)) is not None:
+            return [Tile(box, True) for box in parts(e.aval.shape, cuts)]
+        if e.moves is not None and (placed := _placed(e, e.moves)) is not None:
+            return placed
+        if e.kernel.elementwise:
+            source = e.srcs[0] if len(e.srcs) == 1 else next((s for s in e.srcs if has_parts(s)), None)
+            return [Tile(whole(e.aval.shape))] if source is None else _natural(source)
+    return [Tile(whole(e.aval.shape))]
+
+
+def _placed(e: Expr, moves: Moves) -> list[Tile] | None:
+    """The boxes that those of the operands make; None if one of them makes none."""
+    avals, made = operand_avals(e), []
+    for number, src in enumerate(e.srcs):
+        if moves.place(avals, number, whole(src.aval.shape)) is None:
+            return None
+        for tile in _natural(src):
+            box = moves.place(avals, number, tile.box)
+            assert box is not None, "as all of the operand does"
+            made.append(Tile(box, tile.is_part))
+    return made
+
+
+def cut(box: Box, most: int, axis: int) -> Iterator[Box]:
+    """The box, or parts of it of at most so many elements, cut along the first axes."""
+    size = prod(box_shape(box))
+    if size <= most or axis == len(box):
+        yield box
+        return
+    start, stop, _ = box[axis]
+    rows = max(1, most * (stop - start) // size)
+    for first in range(start, stop, rows):
+        part = (*box[:axis], (first, min(stop, first + rows), 1), *box[axis + 1 :])
+        yield from cut(part, most, axis + 1)

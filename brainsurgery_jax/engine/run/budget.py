@@ -1,0 +1,64 @@
+"""What a run may use: memory, threads, devices, and whether files are flushed to disk."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from brainsurgery_jax.engine.compute.devices import Devices
+
+LEAST = 256 << 20
+
+
+class Budget(NamedTuple):
+    """Bytes of host memory that may be held at once, threads that read, compute and write, durability, and accelerators
+    to compute on."""
+
+    host_bytes: int
+    threads: int
+    durable: bool = True
+    devices: Devices = "all"
+
+
+def default_budget(*, host_bytes: int | None = None, durable: bool = True, devices: Devices = "all") -> Budget:
+    """A quarter of the memory that this process may use, and a thread per processor that it may run on."""
+    return Budget(host_bytes or max(LEAST, available_bytes() // 4), _processors(), durable, devices)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_bytes(group: str = "/sys/fs/cgroup") -> int:
+    """Memory that can still be had: what the system calls available, less what a control group withholds.
+
+    Pages of files count as used there, though the system drops them for whoever asks: they are taken off.
+    """
+    system = _available() or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    limit, used = _number(f"{group}/memory.max"), _number(f"{group}/memory.current")
+    return system if limit is None else min(system, max(0, limit - (used or 0) + _file_pages(f"{group}/memory.stat")))
+
+
+def _file_pages(path: str) -> int:
+    """Bytes of files that a control group holds in memory and may drop."""
+    counts = dict(line.split() for line in (_text(path) or "").splitlines())
+    return sum(int(counts.get(name, 0)) for name in ("active_file", "inactive_file"))
+
+
+def _available() -> int | None:
+    """Linux's own estimate; other systems have none."""
+    lines = (_text("/proc/meminfo") or "").splitlines()
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def _number(path: str) -> int | None:
+    text = (_text(path) or "").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _text(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return None

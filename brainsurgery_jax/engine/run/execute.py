@@ -1,0 +1,216 @@
+"""Running a program: its work on threads within a budget, outputs into staging, published once every check passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import groupby, zip_longest
+from typing import Any
+
+from brainsurgery_jax.engine.compute.blas import one_thread
+from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, Devices, accelerators
+from brainsurgery_jax.engine.compute.folds import INTEGER, Values, compute_folds
+from brainsurgery_jax.engine.compute.kernels import exact
+from brainsurgery_jax.engine.events import Listener, Noted, Published, Started, ignore
+from brainsurgery_jax.engine.plan.folds import question_of
+from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
+from brainsurgery_jax.engine.plan.projection import refuse_too_large
+from brainsurgery_jax.engine.plan.schedule import Root, asked, is_empty, roots_of
+from brainsurgery_jax.engine.plan.work import (
+    Boxes,
+    Copy,
+    Fold,
+    Light,
+    Machine,
+    Put,
+    Stream,
+    Transfer,
+    Whole,
+    Work,
+    WorkItem,
+    parts_of,
+)
+from brainsurgery_jax.engine.run.budget import Budget
+from brainsurgery_jax.engine.run.perform import Bench, Done, perform, settle
+from brainsurgery_jax.engine.run.pool import Pool
+from brainsurgery_jax.engine.run.staging import Staging
+from brainsurgery_jax.engine.run.verdicts import Verdicts
+from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_numpy, walk
+from brainsurgery_jax.lower.program import Program
+from brainsurgery_jax.protocol import Pending
+from brainsurgery_jax.store.atomic import BY_RENAME
+from brainsurgery_jax.store.base import Source
+from brainsurgery_jax.store.io.files import Commit, Left, StagedOutput
+from brainsurgery_jax.store.uninterrupted import defer_signals
+
+
+def execute(
+    program: Program,
+    budget: Budget,
+    tell: Listener,
+    look: Callable[[StagedOutput], None] | None = None,
+    commit: Commit = BY_RENAME,
+) -> None:
+    """Run a program: checks, outputs, publication. Raises PlanError or StoreError; then nothing was published.
+
+    `look` is called with each complete output before any is published, `commit` is how outputs appear.
+    """
+    roots = list(roots_of(program))
+    own = equipment(roots, budget.devices)
+    machine = machine_of(budget, own)
+    items = plan_work(program, machine)
+    refuse_too_large(items, machine)
+    tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes))
+    verdicts = Verdicts(program.checks, tell)
+    with Staging(program.publications, commit, durable=budget.durable) as staging:
+        for note in staging.notes:
+            tell(Noted(note))
+        known = _fold(items, machine, own)
+        _run(roots, items, machine, Bench(staging.writers, verdicts, tell, own, known))
+        assert verdicts.settled
+        for source in _sources(roots):
+            source.verify_unchanged()
+        staging.complete(look)
+        with defer_signals():  # what is published is told, whatever comes then
+            left = staging.publish()
+            for p in program.publications:
+                tell(Published(p.path, p.nbytes, len(p.tensors), p.side_names))
+    for old in left:
+        tell(Noted(_left(old)))
+
+
+def _left(old: Left) -> Diagnostic:
+    if old.kept:
+        why, hint = (
+            "something appeared there at the last moment, and was kept",
+            f"Move it to a place of its own: {old.path}",
+        )
+    else:
+        why, hint = f"what it replaced could not be removed: {old.reason}", f"Delete it: {old.path}"
+    return Diagnostic(
+        "io-left", f"{old.destination}: the new output is in place, but {why}", hint=hint, severity="note"
+    )
+
+
+def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:
+    """The values of integer scalars that steps need before they can be lowered."""
+    questions = {e: question_of((e,), INTEGER) for e in exprs}
+    found = answers(list(questions.values()), budget)
+    return {e: found[q] for e, q in questions.items()}
+
+
+def answers(questions: Sequence[Pending], budget: Budget) -> Mapping[Pending, Any]:
+    """The answers to questions that are not about a program. Raises PlanError for a budget that is too small."""
+    roots = list(asked(questions))
+    own = equipment(roots, budget.devices)
+    machine = machine_of(budget, own)
+    items = plan_roots(roots, machine)
+    refuse_too_large(items, machine)
+    return _answers(questions, machine, own, _fold(items, machine, own))
+
+
+def _answers(questions: Sequence[Pending], machine: Machine, own: Accelerators, known: Values) -> Mapping[Pending, Any]:
+    roots, verdicts = list(asked(questions)), Verdicts((), ignore)
+    _run(roots, plan_stage(roots, machine, known), machine, Bench([], verdicts, ignore, own, known))
+    return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
+
+
+def _fold(items: Iterable[WorkItem], machine: Machine, own: Accelerators) -> Values:
+    """The values of large folds, level by level."""
+    known: Values = {}
+    for item in items:
+        if isinstance(item.work, Fold):
+            ask = partial(_answers, machine=machine, own=own, known=known)
+            known = {**known, **compute_folds(item.work.calls, ask)}
+    return known
+
+
+def equipment(roots: Sequence[Root], choice: Devices) -> Accelerators:
+    """The accelerators that are computed on: none where nothing can be compiled, since asking for them starts JAX.
+    Raises PlanError for those that are not there."""
+    wanted = choice not in ("all", "cpu") or any(map(_may_compile, _calls(roots)))
+    return accelerators(choice) if wanted else NONE
+
+
+def machine_of(budget: Budget, own: Accelerators) -> Machine:
+    """What a run may use, as a value."""
+    return Machine(budget.host_bytes, budget.threads, own.backend, len(own.devices), own.bytes_each)
+
+
+def _calls(roots: Iterable[Root]) -> Iterator[Expr]:
+    """What is computed, and not only moved."""
+    return (e for r in roots for e in walk(r.exprs) if e.kernel is not None and e.moves is None)
+
+
+def _may_compile(e: Expr) -> bool:
+    assert e.kernel is not None
+    return not (is_fold(e) or (e.kernel.elementwise and runs_on_numpy(e)))
+
+
+def count_tasks(roots: Sequence[Root], items: Iterable[WorkItem]) -> int:
+    """Tensors that are written or looked at, where those that share a call on whole operands count as one."""
+    shared = (task for item in items if isinstance(item.work, Whole) for task in item.work.tasks)
+    return len(roots) - sum(len(task.roots) - 1 for task in shared)
+
+
+# --- Items ------------------------------------------------------------------------------------------------------------
+
+
+def _run(roots: Sequence[Root], items: Sequence[WorkItem], machine: Machine, bench: Bench) -> None:
+    """All items but folds, which are in `bench.known`."""
+    items = [item for item in items if not isinstance(item.work, Fold)]
+    context = _context(roots, bench.own)
+    blas = one_thread() if any(isinstance(item.work, Whole) for item in items) else nullcontext()
+    with blas, Pool(machine.threads, machine.host_bytes) as pool:
+        for item, part in _parts_in_turn(items, bench, pool.drain):
+            pool.submit(item.host_bytes, partial(_within, context, part, bench), partial(settle, bench=bench))
+        pool.drain()
+
+
+def _within(context: Callable[[], AbstractContextManager[Any]], work: Light | Whole, bench: Bench) -> Done:
+    with context():
+        return perform(work, bench)
+
+
+def _parts_in_turn(
+    items: Iterable[WorkItem], bench: Bench, wait: Callable[[], None]
+) -> Iterator[tuple[WorkItem, Light | Whole]]:
+    """The parts of items in the order in which they begin. Of items of one kind, those that write to different files
+    take turns, one part of each at a time: threads that write to one file wait for each other.
+
+    `wait` is called before items that need others: it returns when all that came before are done.
+    """
+    for (_, _, needs), alike in groupby(items, lambda item: (type(item.work), item.writes > 0, item.needs)):
+        if needs:
+            wait()
+        lanes: dict[tuple[int, int] | None, list[WorkItem]] = {}
+        for item in alike:
+            lanes.setdefault(_lane(item.work, bench), []).append(item)
+        queues = [((item, part) for item in lane for part in parts_of(item.work)) for lane in lanes.values()]
+        yield from (part for turn in zip_longest(*queues) for part in turn if part is not None)
+
+
+def _lane(work: Work, bench: Bench) -> tuple[int, int] | None:
+    """The first file that a piece of work writes to, if that can be told before it is done."""
+    match work:
+        case Copy((Transfer(publication, name), *_)):
+            return publication, bench.writers[publication].lane(name)
+        case Stream(passages):
+            puts = [sink for p in passages for sink in p.sinks if isinstance(sink, Put)]
+        case Boxes(_, portions):
+            puts = [sink for p in portions for sink in p.sinks if isinstance(sink, Put)]
+        case _:
+            return None
+    return (puts[0].publication, bench.writers[puts[0].publication].lane(puts[0].name)) if puts else None
+
+
+def _context(roots: Sequence[Root], own: Accelerators) -> Callable[[], AbstractContextManager[Any]]:
+    """The 64-bit context, entered only if anything is compiled: what numpy does never imports JAX."""
+    on_numpy = all(is_fold(e) or (runs_on_numpy(e) and not (own.devices and _may_compile(e))) for e in _calls(roots))
+    return nullcontext if on_numpy else partial(exact, own)
+
+
+def _sources(roots: Sequence[Root]) -> list[Source]:
+    return list(dict.fromkeys(e.source for r in roots for e in walk(r.exprs) if e.kind == "leaf"))

@@ -1,0 +1,161 @@
+"""Performing one piece of work on a thread, and what follows from its results on the main thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from brainsurgery_jax._lazy import np
+from brainsurgery_jax.engine.compute.batches import call_tasks
+from brainsurgery_jax.engine.compute.devices import Accelerators
+from brainsurgery_jax.engine.compute.evaluate import Evaluator
+from brainsurgery_jax.engine.compute.folds import Values, place_of
+from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Wrote
+from brainsurgery_jax.engine.plan.blocks import cuts
+from brainsurgery_jax.engine.plan.sweeps import span_of
+from brainsurgery_jax.engine.plan.work import (
+    Ask,
+    Boxes,
+    Copy,
+    Light,
+    Passage,
+    Portion,
+    Put,
+    Sink,
+    Stream,
+    Transfer,
+    Whole,
+)
+from brainsurgery_jax.engine.run.streams import Tally
+from brainsurgery_jax.engine.run.verdicts import Verdicts
+from brainsurgery_jax.index.boxes import Box, box_shape, contiguous_from, flat_range, strides
+from brainsurgery_jax.store.base import Writer
+
+
+class Bench:
+    """What work is performed with: writers by publication, verdicts, a listener, accelerators, and folds that are
+    computed."""
+
+    def __init__(self, writers: Sequence[Writer], verdicts: Verdicts, tell: Listener, own: Accelerators, known: Values):
+        self.writers, self.verdicts, self.tell, self.own, self.known = writers, verdicts, tell, own, known
+        self._tallies: dict[int, Tally] = {}
+
+    def tally(self, ask: Ask) -> Tally:
+        """The partial results of a question."""
+        return self._tallies.setdefault(ask.number, Tally(ask))
+
+
+Result = tuple[Sink | Transfer, Any]
+"""What came of a part of a tensor: the bytes that were written, or the partial result of a question."""
+
+
+class Done(NamedTuple):
+    """What came of a piece of work, in order."""
+
+    told: tuple[Factorized | Noted, ...]
+    results: tuple[Result, ...]
+
+
+def perform(work: Light | Whole, bench: Bench) -> Done:
+    """Do a piece of work. Called on any thread."""
+    if isinstance(work, Whole):
+        return _call(work, bench)
+    return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
+
+
+def settle(done: Done, bench: Bench) -> None:
+    """Tell what came of a piece of work. Called on the main thread, in the order of the work. Raises PlanError for an
+    assert that fails."""
+    for event in done.told:
+        bench.tell(event)
+    for sink, result in done.results:
+        match sink:
+            case Put() | Transfer():
+                bench.tell(Wrote(sink.name, result))
+            case Ask() if (tally := bench.tally(sink)).add(result):
+                bench.verdicts.answer(sink.question, tally.answer())
+
+
+def _call(work: Whole, bench: Bench) -> Done:
+    """Tasks with contractions or factorizations: by one thread, each result dropped after its last use."""
+    told: list[Factorized | Noted] = []
+    results: list[Result] = []
+    called = call_tasks(work.tasks, work.size, bench.own, bench.known)
+    for (task, evaluator), work_by_root in zip(called, work.work, strict=True):
+        for _, light in zip(evaluator.served(task), work_by_root, strict=True):
+            results += (result for w in light for result in _pass(w, bench, evaluator))
+        told += evaluator.told
+    return Done(tuple(told), tuple(results))
+
+
+def _pass(work: Light, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
+    match work:
+        case Copy(transfers):
+            for t in transfers:
+                bench.writers[t.publication].copy(t.name, t.at, t.run)
+                yield t, t.run.nbytes
+        case Stream(passages):
+            for p in passages:
+                for start, stop in cuts(p.start, p.stop):
+                    yield from _pass_block(p, start, stop, bench, evaluator)
+        case Boxes(held, portions):
+            if held is not None:
+                evaluator.hold(held[0], span_of(*held))
+            for portion in portions:
+                yield from _pass_box(portion, bench, evaluator)
+
+
+def _pass_block(p: Passage, start: int, stop: int, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
+    if (known := _known(p.sinks, bench)) is not None:
+        yield from known
+        return
+    blocks = evaluator.blocks([e for sink in p.sinks for e in sink.exprs], start, stop)
+    for sink in p.sinks:
+        match sink:
+            case Put():
+                data = np.asarray(next(blocks))
+                bench.writers[sink.publication].put(sink.name, start + sink.shift, data)
+                yield sink, data.nbytes
+            case Ask():
+                yield sink, bench.tally(sink).look(start, [next(blocks) for _ in sink.exprs])
+
+
+def _pass_box(p: Portion, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
+    if (known := _known(p.sinks, bench)) is not None:
+        yield from known
+        return
+    arrays = [evaluator.box(e, p.box) for e in p.exprs]
+    for sink in p.sinks:
+        match sink:
+            case Put():
+                _put_box(sink, p.box, arrays[0], bench.writers[sink.publication])
+                yield sink, prod(box_shape(p.box)) * sink.expr.aval.dtype.bits // 8
+            case Ask():
+                yield sink, bench.tally(sink).look(place_of(p.exprs[0], p.box), [x.reshape(-1) for x in arrays])
+
+
+def _known(sinks: Sequence[Sink], bench: Bench) -> list[Result] | None:
+    """The results of all sinks, if they are known without looking."""
+    known = [(sink, bench.tally(sink).known) for sink in sinks if isinstance(sink, Ask)]
+    return list[Result](known) if len(known) == len(sinks) and all(part is not None for _, part in known) else None
+
+
+def _put_box(put: Put, box: Box, array: Any, writer: Writer) -> None:
+    shape = put.expr.aval.shape
+    if (run := flat_range(shape, box)) is not None:
+        writer.put(put.name, run[0] + put.shift, array)
+    else:
+        starts, made = rows(shape, box, array)
+        writer.put_rows(put.name, starts + put.shift, made)
+
+
+def rows(shape: Sequence[int], box: Box, array: Any) -> tuple[Any, Any]:
+    """The runs that a box is in a tensor of that shape: where each begins, and its elements, a row each."""
+    axis = contiguous_from(shape, box)
+    inner = flat_range(shape[axis:], box[axis:])
+    assert inner is not None
+    starts = np.full((), inner[0])
+    for (start, stop, step), stride in zip(box[:axis], strides(shape), strict=False):
+        starts = starts[..., None] + np.arange(start, stop, step) * stride
+    return starts.reshape(-1), array.reshape(starts.size, -1)

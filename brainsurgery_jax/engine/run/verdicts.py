@@ -1,0 +1,51 @@
+"""Answers as they come, judged and told in the order of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from brainsurgery_jax.engine.events import Listener, Said
+from brainsurgery_jax.engine.plan.schedule import is_empty
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.lower.fold import diagnose_assert
+from brainsurgery_jax.lower.program import Check
+from brainsurgery_jax.protocol import Pending, PendingReport, settle
+
+
+class Verdicts:
+    """Holds the checks of a program until their answers, and those of all before them, are there.
+
+    So the first failing assert of the plan is the error, whatever was computed first, and text comes in plan order.
+    """
+
+    def __init__(self, checks: Sequence[Check], tell: Listener):
+        self._waiting, self._tell = list(checks), tell
+        questions = (q for check in checks for q in check.questions)
+        self.answers: dict[Pending, Any] = {q: q.reduction.empty for q in questions if is_empty(q)}
+        self._deliver()
+
+    @property
+    def settled(self) -> bool:
+        """Whether every check was told."""
+        return not self._waiting
+
+    def answer(self, question: Pending, value: Any) -> None:
+        """Take an answer. Raises PlanError if it makes an assert fail whose turn it is."""
+        self.answers[question] = value
+        self._deliver()
+
+    def _deliver(self) -> None:
+        while self._waiting and self._ready(self._waiting[0]):
+            check = self._waiting.pop(0)
+            match check.says:
+                case PendingReport() as report:
+                    self._tell(Said(report.document(self.answers)))
+                case verdict:
+                    known = settle(verdict, self.answers)
+                    assert known is not None
+                    if not known.holds:
+                        raise PlanError([diagnose_assert(check.step, known)])
+
+    def _ready(self, check: Check) -> bool:
+        return all(q in self.answers for q in check.questions)

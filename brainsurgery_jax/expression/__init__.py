@@ -1,0 +1,1 @@
+"""The language of `compute`: an expression is parsed, typed, cut into parts and evaluated."""

@@ -1,0 +1,255 @@
+"""Comparing values: what asserts and `diff` share."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from functools import reduce
+from math import isnan, prod
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, StrictFloat, StrictInt
+
+from brainsurgery_jax._lazy import np
+from brainsurgery_jax.numerics.doubles import as64, differences, is_long, unequal
+from brainsurgery_jax.protocol import Known, Pending, Reduction, TensorExpr, Verdict
+
+
+def _as_float(eps: float) -> float:
+    try:
+        return float(eps)
+    except OverflowError:
+        raise ValueError("expected a number that a float can hold") from None
+
+
+Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute tolerance"), AfterValidator(_as_float)]
+Rtol = Annotated[StrictFloat | StrictInt, Field(ge=0, description="relative tolerance"), AfterValidator(_as_float)]
+
+
+def quiet(block: Callable[..., Any]) -> Callable[..., Any]:
+    """`block` on numpy arrays without warnings of invalid values: here NaN and infinity are values like others."""
+
+    def quietly(*xs: Any) -> Any:
+        with np.errstate(invalid="ignore"):
+            return block(*xs)
+
+    return quietly
+
+
+def both(holds: Callable[..., Any], traced: Callable[..., Any] | None = None) -> Reduction:
+    """Whether `holds` is true of all blocks: numpy arrays, under a trace one whole JAX array (so methods, no `np`, or
+    another function `traced`)."""
+    block = quiet(lambda *xs: bool(holds(*xs)))
+    traced = traced or holds
+    return Reduction(block, lambda a, b: a and b, bool, True, traced=traced, decisive=False, unordered=True)
+
+
+def largest(sizes: Callable[..., Any], traced: Callable[..., Any] | None = None) -> Reduction:
+    """The largest of the magnitudes that `sizes` makes of blocks; infinity where one is NaN."""
+
+    def block(*xs: Any) -> float:
+        found = float(sizes(*xs).max())
+        return float("inf") if isnan(found) else found
+
+    return Reduction(quiet(block), max, float, 0.0, traced=traced, unordered=True)
+
+
+def magnitude(eps: float) -> Reduction:
+    """The largest magnitude of a tensor; traced, whether it is at most `eps`."""
+    return largest(lambda x: abs(as64(x)), lambda x: (abs(as64(x)) <= eps).all())
+
+
+def difference(eps: float) -> Reduction:
+    """The largest difference of two tensors; traced, whether it is at most `eps`."""
+    return largest(gap, lambda x, y: (abs(as64(x) - as64(y)) <= eps).all())
+
+
+PIECE = 1 << 16
+"""Elements that are looked at together, where that takes several arrays of their size in double precision."""
+
+
+def in_pieces(block: Callable[..., Any], merge: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """`block` on short pieces of blocks, one after the other."""
+
+    def by_pieces(*xs: Any) -> Any:
+        return reduce(merge, (block(*(x[at : at + PIECE] for x in xs)) for at in range(0, xs[0].size, PIECE)))
+
+    return quiet(by_pieces)
+
+
+def gap(x: Any, y: Any) -> Any:
+    """The magnitude of the difference, in 64 bits."""
+    if is_long(x):
+        return np.abs(differences(x, y))
+    difference = as64(x)
+    difference -= y
+    return np.abs(difference) if x.dtype.kind == "c" else np.abs(difference, out=difference)
+
+
+def agreement() -> Reduction:
+    """Whether all of two tensors is equal."""
+    return both(_all_equal, lambda x, y: (x == y).all())
+
+
+_INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
+"""The bits of infinity, above which those of NaN lie: for bfloat16, numpy compares ten times faster by them."""
+
+
+def _magnitudes(x: Any) -> Any:
+    """The bits of a float but its sign, as integers one bit up."""
+    bits = _bits(x)
+    return bits + bits
+
+
+def _bits(x: Any) -> Any:
+    return x.view(f"u{x.itemsize}")
+
+
+def _all_zero(x: Any) -> bool:
+    return not _magnitudes(x).any() if x.dtype.name in _INFINITY else (x == 0).all()
+
+
+def _all_equal(x: Any, y: Any) -> bool:
+    """Equal bits, or zeros of both signs; NaN equals nothing."""
+    if x.dtype.name not in _INFINITY or not x.size:
+        return (x == y).all()
+    size = _magnitudes(x)
+    same = np.array_equal(*map(_words, (x, y))) or not ((_bits(x) != _bits(y)) & (size | _magnitudes(y) != 0)).any()
+    return same and size.max() <= 2 * _INFINITY[x.dtype.name]
+
+
+def _words(x: Any) -> Any:
+    """The bytes of an array, eight at a time where they come out even."""
+    return x.view(np.uint64 if x.nbytes % 8 == 0 else np.uint8)
+
+
+def pair(left: TensorExpr, right: TensorExpr, name: str, eps: float | None) -> Verdict:
+    """Whether two tensors agree: shape and dtype from headers, values by a reduction."""
+    if (known := unlike(left, right, name)) is not None:
+        return known
+    if eps is None:
+        why = f"'{name}' differs in value"
+        return Pending((left, right), agreement(), lambda holds: Known(holds, "" if holds else why))
+    why = f"'{name}' differs in value by more than {eps:g}"
+    return Pending((left, right), difference(eps), lambda most: at_most(eps, most, why))
+
+
+def zero(expr: TensorExpr, name: str, eps: float | None) -> Verdict:
+    """Whether all of a tensor is zero, or at most `eps` in magnitude."""
+    if eps is None:
+        why = f"'{name}' is not zero everywhere"
+        reduction = both(_all_zero, lambda x: (x == 0).all())
+        return Pending((expr,), reduction, lambda holds: Known(holds, "" if holds else why))
+    why = f"'{name}' is not within {eps:g} of zero everywhere"
+    return Pending((expr,), magnitude(eps), lambda most: at_most(eps, most, why))
+
+
+def unlike(left: TensorExpr, right: TensorExpr, name: str) -> Known | None:
+    """That two tensors differ in shape or dtype, if they do."""
+    if left.aval == right.aval:
+        return None
+    return Known(False, f"'{name}' is {left.aval} on the left and {right.aval} on the right")
+
+
+def at_most(eps: float, most: float, why: str) -> Known:
+    """Whether a largest magnitude is at most `eps`; if not, what it is."""
+    return Known(most <= eps, "" if most <= eps else f"{why}, the largest is {most:.6g}")
+
+
+def alike(left: TensorExpr, right: TensorExpr, why: str) -> Verdict:
+    """Whether two tensors of one shape and dtype have the same bytes. Under a trace, where there are none, it cannot be
+    told."""
+    same = both(lambda x, y: np.array_equal(_words(x), _words(y)))._replace(traced=None)
+    return Pending((left, right), same, lambda holds: Known(holds, "" if holds else why))
+
+
+# --- Counts of what is wrong, and where the first or worst is ---------------------------------------------------------
+
+
+class Faults(NamedTuple):
+    """Of `size` elements in row-major order `number` are wrong; the first of them, or the worst, is the one `at`.
+
+    `excess` and `values` tell how wrong it is, where one is worse than another.
+    """
+
+    size: int
+    number: int
+    at: int = -1
+    excess: float = 0.0
+    values: tuple[Any, ...] = ()
+
+
+NONE = Faults(0, 0)
+
+
+def _join(a: Faults, b: Faults) -> Faults:
+    """The faults of two neighbours: of equally bad ones the first is told."""
+    told, shift = (b, a.size) if b.number and (not a.number or b.excess > a.excess) else (a, 0)
+    return Faults(
+        a.size + b.size, a.number + b.number, told.at + shift if told.number else -1, told.excess, told.values
+    )
+
+
+def _count(wrong: Any) -> Faults:
+    count = int(np.count_nonzero(wrong))
+    return Faults(wrong.size, count, int(wrong.argmax()) if count else -1)
+
+
+def _is_infinite(x: Any) -> Any:
+    if (most := _INFINITY.get(x.dtype.name)) is not None:
+        return _magnitudes(x) >= 2 * most
+    if x.dtype.name == "float64":
+        return ~np.isfinite(x)
+    return ~np.isfinite(x.astype(np.complex128 if x.dtype.kind == "c" else np.float32))
+
+
+INFINITE = Reduction(
+    in_pieces(lambda x: _count(_is_infinite(x)), _join), _join, lambda found: found, NONE,
+    traced=lambda x: (abs(as64(x)) < float("inf")).all(),
+)  # fmt: skip
+"""How many elements are infinite or NaN, and which is the first."""
+
+
+def closeness(rtol: float, atol: float) -> Reduction:
+    """Where two tensors differ by more than `atol + rtol * |right|`, and where by most."""
+
+    def block(x: Any, y: Any) -> Faults:
+        x, y = (one if is_long(one) else as64(one) for one in (x, y))
+        gaps, bound = np.abs(differences(x, y)), np.abs(as64(y))
+        excess = gaps - (atol + rtol * bound)
+        wrong = unequal(x, y) & ~((excess <= 0) & np.isfinite(bound))
+        found = _count(wrong)
+        if not found.number:
+            return found
+        # NaN, and infinity against a number, are the worst there is
+        ranked = np.where(wrong, np.where(np.isfinite(excess), excess, np.inf), -1.0)
+        at = int(ranked.argmax())
+        return found._replace(at=at, excess=float(ranked[at]), values=(x[at].item(), y[at].item()))
+
+    def is_close(x: Any, y: Any) -> Any:
+        x, y = as64(x), as64(y)
+        bound = abs(y)
+        return ((x == y) | ((abs(x - y) <= atol + rtol * bound) & (bound < float("inf")))).all()
+
+    return Reduction(in_pieces(block, _join), _join, lambda found: found, NONE, traced=is_close)
+
+
+def place(at: int, shape: Sequence[int]) -> str:
+    """The index of an element, as a reference's slice writes it."""
+    return str([at // prod(shape[axis + 1 :]) % size for axis, size in enumerate(shape)])
+
+
+# --- Norms ------------------------------------------------------------------------------------------------------------
+
+Norm = Literal["fro", "max"]
+
+
+def reduce_norm(kind: Norm, holds: Callable[[Any], Any]) -> Reduction:
+    """The Frobenius norm of a tensor, or its largest magnitude, in float64; traced, whether `holds` is true of it."""
+    if kind == "max":
+        return largest(lambda x: abs(as64(x)), lambda x: holds(abs(as64(x)).max()))
+    squares = in_pieces(lambda x: float(np.sum(abs(as64(x)) ** 2)), operator.add)
+    return Reduction(
+        squares, operator.add, lambda total: total**0.5, 0.0,
+        traced=lambda x: holds((abs(as64(x)) ** 2).sum() ** 0.5),
+    )  # fmt: skip

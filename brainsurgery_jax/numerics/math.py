@@ -1,0 +1,164 @@
+"""Arithmetic that several families of ops share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from hashlib import blake2b
+from typing import Any
+
+from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, Kind, float_hint
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.numerics.lookup import look_up, patterns
+
+
+def wide(dtype: DType) -> DType:
+    """The dtype to compute in: low-precision floats widen to float32, so that a result is rounded once."""
+    return FLOAT32 if dtype.is_float and dtype.bits < 32 else dtype
+
+
+def on_host(x: Any) -> bool:
+    """Whether an array is numpy's: then it is computed on as it stands, else by JAX, perhaps under a trace."""
+    return isinstance(x, np.ndarray | np.generic)
+
+
+def kind(x: Any) -> Kind:
+    """The kind of an array's dtype."""
+    return BY_NAME[x.dtype.name].kind
+
+
+def widen(x: Any) -> Any:
+    """`x` in float32 if it is a float of fewer bits, else `x`."""
+    if kind(x) != "float" or x.dtype.itemsize >= 4:
+        return x
+    if on_host(x) and x.dtype.itemsize == 1:  # six times as fast as `astype`
+        return entries(_widen_table(x.dtype), np.asarray(x).view(np.uint8))
+    return x.astype(np.float32)
+
+
+@cache
+def _widen_table(dtype: Any) -> Any:
+    return patterns(dtype).astype(np.float32)
+
+
+def entries(table: Any, places: Any) -> Any:
+    """The entries of a table at the places of a numpy array of whole numbers."""
+    at = np.ascontiguousarray(places)
+    out = np.empty(places.shape, table.dtype)
+    look_up(table, at.reshape(-1), out.reshape(-1))
+    return out
+
+
+def to_float64(x: Any) -> Any:
+    """A float of at most 32 bits in float64, subnormal numbers kept."""
+    return _like_astype(_to_float64, "float64")(x)
+
+
+def _to_float64(x: Any) -> Any:
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    size = (bits & jnp.uint32(0x7FFFFF)).astype(jnp.float64) * jnp.float64(2.0**-149)
+    subnormal = (bits & jnp.uint32(0x7F800000)) == 0
+    signed = jnp.where(bits >> 31 == 1, -size, size)
+    return jnp.where(subnormal, signed, jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.float64))
+
+
+def to_float32(x: Any) -> Any:
+    """A float64 rounded to float32 (to nearest, ties to even), subnormal numbers kept."""
+    return _like_astype(_to_float32, "float32")(x)
+
+
+@cache
+def _like_astype(fn: Callable[[Any], Any], dtype: str) -> Callable[[Any], Any]:
+    """`fn` with the derivative of `astype`: bits have none of their own, so gradients would silently be zero."""
+    wrapped = jax.custom_jvp(fn)
+    wrapped.defjvps(lambda tangent, result, x: tangent.astype(dtype))
+    return wrapped
+
+
+def _to_float32(x: Any) -> Any:
+    size = jnp.abs(x)
+    subnormal = size < 2.0**-126
+    count = jnp.round(jnp.where(subnormal, size, jnp.zeros_like(size)) * jnp.float64(2.0**149)).astype(jnp.uint32)
+    sign = (jax.lax.bitcast_convert_type(x, jnp.uint64) >> 32).astype(jnp.uint32) & jnp.uint32(0x80000000)
+    return jnp.where(subnormal, jax.lax.bitcast_convert_type(count | sign, jnp.float32), x.astype(jnp.float32))
+
+
+def seal(x: Any) -> Any:
+    """A traced array as it is: a value that XLA must round before it computes on with it.
+
+    XLA rewrites floating-point code: `(x + 1) - 1` becomes `x`, `x / 448` becomes `x * (1 / 448)`, `a / b / c` becomes
+    `a / (b * c)`, and `a * b + c` is rounded once. Optimization barriers stop nothing of this on the CPU in JAX 0.10,
+    but no compiler knows that a square is 0, 1 or 4 modulo 8.
+    """
+    return _seal_by(x, x)
+
+
+def quotient(x: Any, y: Any) -> Any:
+    """`x / y`, rounded to nearest; `x` and `y` broadcast.
+
+    Of a divisor that many elements share, compiled code multiplies by the reciprocal; this one it must take for another
+    number at every element.
+    """
+    if on_host(x) and on_host(y):
+        return np.divide(x, y)
+    x, y = jnp.broadcast_arrays(x, y)
+    return x / _seal_by(y, x)
+
+
+def _seal_by(x: Any, other: Any) -> Any:
+    """`x`, by what no compiler knows to be zero of the bits of `other`, which has its shape and dtype."""
+    if kind(x) == "complex":
+        return jax.lax.complex(_seal_by(x.real, other.real), _seal_by(x.imag, other.imag))
+    if kind(x) != "float":
+        return x
+    if x.dtype.itemsize < 8:
+        return _seal(x, other)
+    unsealed = lambda x, other: x  # noqa: E731  (TPUs have no bits of float64 to look at)
+    return jax.lax.platform_dependent(x, other, tpu=unsealed, default=_seal)
+
+
+def _seal(x: Any, other: Any) -> Any:
+    return _like_identity()(x, other)
+
+
+@cache
+def _like_identity() -> Callable[[Any, Any], Any]:
+    """The seal with the derivative of the identity: bits have none of their own."""
+    wrapped = jax.custom_jvp(_flip_no_bit)
+    wrapped.defjvps(lambda tangent, result, x, other: tangent, None)
+    return wrapped
+
+
+def _flip_no_bit(x: Any, other: Any) -> Any:
+    unsigned = np.dtype(f"u{x.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(other, unsigned)
+    never = ((bits * bits) & np.asarray(5, unsigned)) == np.asarray(5, unsigned)
+    return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, unsigned) ^ never.astype(unsigned), x.dtype)
+
+
+def nonzero(x: Any) -> Any:
+    """Where `x` is not zero; NaN and subnormal numbers are not."""
+    if kind(x) == "complex":
+        return nonzero(x.real) | nonzero(x.imag)
+    if kind(x) != "float" or on_host(x):
+        return x != 0
+    if x.dtype.itemsize < 8:
+        return to_float64(x) != 0
+    return jax.lax.bitcast_convert_type(x, jnp.uint64) << 1 != 0
+
+
+def matrix(avals: tuple[Aval, ...], what: str) -> None:
+    """Refuse anything but a floating or complex matrix with elements."""
+    (x,) = avals
+    if len(x.shape) != 2 or 0 in x.shape:
+        raise Refusal("not-a-matrix", f"{what} needs a matrix with elements, got {x}", hint="Narrow the pattern.")
+    if not x.dtype.is_inexact:
+        hint = float_hint(x.dtype)
+        raise Refusal("dtype-unsupported", f"{what} needs a floating-point matrix, got {x}", hint=hint,
+                      kinds=("float", "complex"))  # fmt: skip
+
+
+def fold_seed(seed: int, name: str) -> int:
+    """A 64-bit seed for one tensor of a pattern: equal shapes differ, and the order of tensors never matters."""
+    return int.from_bytes(blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big")
