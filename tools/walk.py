@@ -29,8 +29,8 @@ from safetensors.numpy import save_file
 import brainsurgery_jax as bs
 
 PACKAGE = "brainsurgery_jax"
-START = f"{PACKAGE}.engine.execute", "execute"
-PERFORM = f"{PACKAGE}.engine.execute", "_run"
+START = f"{PACKAGE}.engine.run.execute", "execute"
+PERFORM = f"{PACKAGE}.engine.run.execute", "_run"
 """What performs the work, once it is known whether it fits."""
 CARRIERS = f"{PACKAGE}.engine.", f"{PACKAGE}.lower.program"
 SERVICES = frozenset({"Budget", "Machine", "Cost"})

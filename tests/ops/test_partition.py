@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+import brainsurgery_jax.expression.partition as partitioning
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.expression import partition as partitioning
 from brainsurgery_jax.expression.evaluate import evaluate
 from brainsurgery_jax.expression.functions import FUNCTIONS
 from brainsurgery_jax.expression.liveness import peak
@@ -119,7 +119,7 @@ def test_small_parts_of_a_program_are_made_again_rather_than_kept() -> None:
 @pytest.mark.parametrize("rows", [1_000, 8_192, 100_003])
 def test_a_part_takes_no_more_than_it_may_however_large_the_tensor(rows: int) -> None:
     found = cut("x * 2 + tanh(x) * s", x=f"f32[{rows},4096]", s="f32[4096]")
-    assert partitioning.PART // 2 < part_bytes(found.program, found.cuts) <= partition.PART
+    assert partitioning.PART // 2 < part_bytes(found.program, found.cuts) <= partitioning.PART
 
 
 def test_parts_follow_from_shapes_and_dtypes_alone() -> None:
