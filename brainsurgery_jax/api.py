@@ -122,6 +122,7 @@ class Plan:
         like: Any = None,
         checks: Literal["raise", "return", "skip"] = "raise",
         listen: Callable[[Document], None] | None = None,
+        donate: bool = False,
         **trees: Any,
     ) -> Any:
         """Apply the plan to pytrees as a pure function, also inside `jax.jit`, `grad`, `vmap` and `scan`.
@@ -132,7 +133,8 @@ class Plan:
         **Arguments**: `tree` is bound to the plan's first input (alias `model` for a plan without inputs), `trees` to
         inputs by alias. `like` is a pytree whose structure the result takes. `checks` selects what happens to asserts
         on values: "raise" an error, "return" them as booleans beside the tree, or "skip" them. `listen` gets the report
-        of each step that has one.
+        of each step that has one. `donate`: concrete arrays of the trees may be overwritten, and those that do not come
+        back are deleted.
         **Returns** the tree of the alias that the plan's first output would write; with `checks="return"` the pair
         `(tree, {label: verdict})`.
         **Raises** PlanError for a mistake in the plan or a failed assert, StoreError for a file that cannot be read.
@@ -145,7 +147,7 @@ class Plan:
         """
         from brainsurgery_jax.apply import apply
 
-        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen)
+        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen, donate=donate)
 
 
 def load(*items: Any, **variables: Any) -> Plan:

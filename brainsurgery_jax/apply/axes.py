@@ -61,9 +61,7 @@ def _wishes(made: Aval, e: Expr, operands: Sequence[Spec]) -> Iterator[tuple[int
             yield from _same_sizes(aval.shape, made.shape, spec)
 
 
-def _same_beginnings(
-    before: Sequence[int], after: Sequence[int], spec: Spec
-) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _same_beginnings(before: Sequence[int], after: Sequence[int], spec: Spec) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Axes of a reshaped tensor that begin at the same element as one of the axes that it had."""
     first = {prod(after[:at]): at for at in reversed(range(len(after))) if after[at] > 1}
     for at, names in enumerate(spec):

@@ -60,7 +60,7 @@ def call_traced(e: Expr, function: Function, operands: Sequence[Any], numbers: A
     mesh = explicit_mesh(operands)
     if mesh is None:
         return function(operands, numbers)
-    shardings = [jax.typeof(x).sharding for x in operands]
+    shardings: list[Any] = [jax.typeof(x).sharding for x in operands]
     assert e.kernel is not None
     if e.kernel.elementwise and len({s.spec for s in shardings}) == 1:
         return function(operands, numbers)
@@ -81,8 +81,7 @@ def ask_traced(function: Function, arrays: Sequence[Any]) -> Any:
 
 def place_as(value: Any, old: Any) -> Any:
     """A value cut along explicit axes as the leaf that it replaces is, where shapes agree."""
-    mesh = None if old is None else explicit_mesh([old])
-    if mesh is None or mesh.manual_axes or old.shape != value.shape:
+    if old is None or (mesh := explicit_mesh([old])) is None or mesh.manual_axes or old.shape != value.shape:
         return value
     wanted = jax.typeof(old).sharding
     return value if jax.typeof(value).sharding == wanted else jax.sharding.reshard(value, wanted)
@@ -91,5 +90,5 @@ def place_as(value: Any, old: Any) -> Any:
 def _mixed(e: Expr, mesh: Any) -> Diagnostic:
     assert e.kernel is not None
     manual, explicit = (", ".join(map(repr, names)) for names in (mesh.manual_axes, mesh.explicit_axes))
-    text = f"{e.kernel.name}: the mesh has manual axes ({manual}) beside explicit ones ({explicit}), which JAX cannot mix"
+    text = f"{e.kernel.name}: the mesh has manual axes ({manual}) and explicit ones ({explicit}), which JAX cannot mix"
     return Diagnostic("apply-axes", text, e.span, MANUAL)
