@@ -8,8 +8,9 @@ there (`placed.py`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.apply.applied import Applied
@@ -40,6 +41,7 @@ from brainsurgery_jax.protocol import (
     settle,
 )
 
+RootT = TypeVar("RootT", Asked, Written)
 Result = tuple[dict[str, Any], dict[str, Any]]
 
 SPANNED = "it does not hold of tensors that span processes, of which each has a part: where, none can tell"
@@ -51,8 +53,7 @@ def concrete(applied: Applied, checks: str, show: Show, *, donate: bool = False)
 
     Raises PlanError (a failed assert) or StoreError (a file).
     """
-    # Under an outer trace that has nothing to do with our leaves, we still compute now.
-    with jax.ensure_compile_time_eval(), one_thread():
+    with _now(), one_thread():
         asserts = asserts_of(applied.plan, applied.state.checks)
         wanted = [c for c in applied.state.checks if checks != "skip" or all(c is not a for a in asserts.values())]
         asked = [e for c in wanted for q in c.questions for e in asked_of(q)]
@@ -70,6 +71,15 @@ def concrete(applied: Applied, checks: str, show: Show, *, donate: bool = False)
     return made, found
 
 
+def _now() -> AbstractContextManager[None]:
+    """A context that computes now, even under an outer trace that has nothing to do with our leaves.
+
+    Outside of traces it is none: constants of compiled code would be sent to the device one by one.
+    """
+    traced = isinstance(jax.device_put(np.zeros(())), jax.core.Tracer)
+    return jax.ensure_compile_time_eval() if traced else nullcontext()
+
+
 def _scalar(holds: bool) -> Any:
     return jax.device_put(np.asarray(holds))
 
@@ -77,7 +87,7 @@ def _scalar(holds: bool) -> Any:
 def numbers(exprs: Iterable[Expr], given: Mapping[Expr, Any]) -> dict[Expr, int]:
     """The values of integer scalars that a step needs before it can be lowered."""
     wanted = list(exprs)
-    with jax.ensure_compile_time_eval():
+    with _now():
         found = dict(Leaves(given, wanted, []).values(wanted))
         return {e: int(fetch(value).reshape(-1)[0]) for e, value in found.items()}
 
@@ -102,13 +112,14 @@ class Leaves:
     def values(self, exprs: Iterable[Expr]) -> Iterator[tuple[Expr, Any]]:
         """The values of different nodes: numpy arrays from the host first, then arrays on devices."""
         wanted = list(exprs)
-        for root, evaluator in self._serve([Written(0, "", e) for e in wanted if e not in self.nodes]):
-            yield root.expr, evaluator.whole(root.expr)
+        mine = (Written(0, "", e) for e in wanted if e not in self.nodes)
+        yield from ((root.expr, value) for root, value in self._serve(mine, lambda root, by: by.whole(root.expr)))
         yield from ((e, self.placed.of(e)) for e in wanted if e in self.nodes)
 
     def answers(self, questions: Iterable[Pending]) -> Iterator[tuple[Pending, Any]]:
         """The answers to questions about tensors that the host holds or computes."""
-        yield from ((root.question, answer(root.question, by)) for root, by in self._serve(list(map(Asked, questions))))
+        asked = map(Asked, questions)
+        yield from ((root.question, found) for root, found in self._serve(asked, lambda r, by: answer(r.question, by)))
 
     def arrays(self, question: Pending) -> dict[Expr, Any]:
         """The tensors that a question is about, as arrays where they are."""
@@ -121,11 +132,22 @@ class Leaves:
     def _on_host(self, e: Expr) -> Any:
         return next(value for _, value in self.values([e]))
 
-    def _serve(self, roots: Sequence[Asked | Written]) -> Iterator[tuple[Any, Evaluator]]:
-        """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
+    def _serve(
+        self, wanted: Iterable[RootT], compute: Callable[[RootT, Evaluator], Any]
+    ) -> Iterator[tuple[RootT, Any]]:
+        """Each root with what `compute` makes of it when all that it needs whole is there; what nothing needs any more
+        is dropped."""
+        roots = list(wanted)
         evaluator = Evaluator(_host(self.given, [e for root in roots for e in root.exprs]), accelerators())
         for task in schedule(roots):
-            yield from ((root, evaluator) for root in evaluator.served(task))
+            served: Any = evaluator.served(task)
+            while True:
+                # Compiled code gets blocks of what the host holds as numpy arrays: no transfer that a guard is about.
+                with jax.transfer_guard("allow"):
+                    if (root := next(served, None)) is None:
+                        break
+                    made = compute(root, evaluator)
+                yield root, made
 
 
 def _host(given: Mapping[Expr, Any], roots: Iterable[Expr]) -> dict[Expr, Any]:
