@@ -123,6 +123,8 @@ class Plan:
         checks: Literal["raise", "return", "skip"] = "raise",
         listen: Callable[[Document], None] | None = None,
         donate: bool = False,
+        missing: Literal["error", "keep"] = "error",
+        extra: Literal["error", "ignore"] = "error",
         **trees: Any,
     ) -> Any:
         """Apply the plan to pytrees as a pure function, also inside `jax.jit`, `grad`, `vmap` and `scan`.
@@ -133,8 +135,10 @@ class Plan:
         **Arguments**: `tree` is bound to the plan's first input (alias `model` for a plan without inputs), `trees` to
         inputs by alias. `like` is a pytree whose structure the result takes. `checks` selects what happens to asserts
         on values: "raise" an error, "return" them as booleans beside the tree, or "skip" them. `listen` gets the report
-        of each step that has one. `donate`: concrete arrays of the trees may be overwritten, and those that do not come
-        back are deleted.
+        of each step that has one. `donate`: concrete arrays of the trees may be overwritten, and those that do not
+        come back are deleted. A leaf of `like` that the plan does not make is an error, or with `missing="keep"` kept;
+        what the plan makes beside them is an error, or with `extra="ignore"` left out. What was kept or left out is
+        logged, and `listen` gets the list of what was taken. Streams of random numbers in `like` stay as they are.
         **Returns** the tree of the alias that the plan's first output would write; with `checks="return"` the pair
         `(tree, {label: verdict})`.
         **Raises** PlanError for a mistake in the plan or a failed assert, StoreError for a file that cannot be read.
@@ -145,9 +149,10 @@ class Plan:
         >>> plan.apply({"w": jnp.ones(2)})
         {'w': Array([2., 2.], dtype=float32)}
         """
-        from brainsurgery_jax.apply import apply
+        from brainsurgery_jax.apply import Filling, apply
 
-        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen, donate=donate)
+        filling = Filling(missing, extra, listen)
+        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen, donate=donate, filling=filling)
 
 
 def load(*items: Any, **variables: Any) -> Plan:

@@ -37,6 +37,7 @@ from typing import Any, Literal
 
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.concrete import concrete
+from brainsurgery_jax.apply.filling import EXACT, Filling, checked
 from brainsurgery_jax.apply.listening import Show, log
 from brainsurgery_jax.apply.lowering import Loaded, Trees, lower_onto
 from brainsurgery_jax.apply.names import name_leaves
@@ -57,13 +58,15 @@ def apply(
     trees: Mapping[str, Any] | None = None,
     listen: Show | None = None,
     donate: bool = False,
+    filling: Filling = EXACT,
 ) -> Any:
     """The tree that a plan makes of trees.
 
     **Arguments**: `tree` is bound to the plan's only or first input (alias `model` for a plan without inputs), `trees`
     to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name. `listen` gets the
     report of each step that has one. `donate`: concrete arrays of the trees may be overwritten, and those that do not
-    come back are deleted.
+    come back are deleted. `filling`: what becomes of leaves of `like` that the plan does not make, and of what it makes
+    beside them.
     **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
     came in if the names are still the same (or of `like`), else as nested dicts along the dots of the names. A flat
     dict with dotted keys stays flat.
@@ -81,7 +84,7 @@ def apply(
         evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else compute
         applied = lower_onto(plan, given, world, values=evaluate is compute)
         values, verdicts = evaluate(applied, checks, listen or log)
-    result = rebuild(values, given.get(applied.alias), like)
+    result = rebuild(values, given.get(applied.alias), like, checked(filling))
     return (result, verdicts) if checks == "return" else result
 
 

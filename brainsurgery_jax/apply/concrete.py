@@ -44,7 +44,6 @@ from brainsurgery_jax.protocol import (
 RootT = TypeVar("RootT", Asked, Written)
 Result = tuple[dict[str, Any], dict[str, Any]]
 
-SPANNED = "it does not hold of tensors that span processes, of which each has a part: where, none can tell"
 WHOLE = "Leave the step out, or give it tensors of which each process has all: `jax.device_put` with `P()` as the spec."
 
 
@@ -215,7 +214,8 @@ def _with_known(verdict: Verdict, known: Mapping[Pending, Known]) -> Verdict:
 def _explained(question: Pending, arrays: Mapping[Expr, Any]) -> Known:
     """What is wrong with tensors of which something does not hold."""
     if not all(map(can_fetch, arrays.values())):
-        return Known(False, SPANNED)
+        names = ", ".join(f"'{e.name}'" for e in walk(arrays) if e.is_given)
+        return Known(False, f"it does not hold of {names}: spread over processes, so where is not known to any of them")
     return question.judge(answer(question, Fetched({e: fetch(x) for e, x in arrays.items()})))
 
 

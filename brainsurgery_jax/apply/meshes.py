@@ -84,6 +84,8 @@ def place_as(value: Any, old: Any) -> Any:
     if old is None or (mesh := explicit_mesh([old])) is None or mesh.manual_axes or old.shape != value.shape:
         return value
     wanted = jax.typeof(old).sharding
+    if jax.typeof(value).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty:
+        value, _ = jax.lax.optimization_barrier((value, old))  # which tells JAX on which devices it is made
     return value if jax.typeof(value).sharding == wanted else jax.sharding.reshard(value, wanted)
 
 

@@ -14,14 +14,22 @@ BOXES = ("Variable", "VariableState", "AxisMetadata")
 """Classes of Flax that wrap a leaf (or a small tree) and add a key of their own to its path."""
 
 
+STREAM = "RngState"
+"""The class of Flax whose variables are states of random numbers."""
+
+
 class Named(NamedTuple):
-    """A pytree taken apart: its leaves in order with their names; those that are arrays by name, and all others."""
+    """A pytree taken apart: its leaves in order with their names; those that are arrays by name, and all others.
+
+    `streams`: names of leaves that are states of random numbers in a Flax NNX module.
+    """
 
     names: tuple[str, ...]
     tensors: Mapping[str, Any]
     others: Mapping[str, Any]
     treedef: Any
     dotted: bool
+    streams: frozenset[str] = frozenset()
 
     @property
     def avals(self) -> dict[str, Aval]:
@@ -32,7 +40,7 @@ class Named(NamedTuple):
 def name_leaves(alias: str, tree: Any) -> Named:
     """A pytree with its leaves named. Raises PlanError where two leaves have one name, and for a leaf that is
     an array of another library."""
-    paths = key_paths(tree)
+    paths, random = _read_paths(tree)
     found, treedef = jax.tree_util.tree_flatten(tree)
     names = tuple(".".join(map(str, path)) for path in paths)
     _refuse_doubles(alias, names)
@@ -40,18 +48,32 @@ def name_leaves(alias: str, tree: Any) -> Named:
     _refuse_foreign(alias, leaves)
     tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
     others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
-    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths))
+    streams = frozenset(name for name, path in zip(names, paths, strict=True) if path in random)
+    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths), streams)
 
 
 def key_paths(tree: Any) -> list[Path]:
     """The keys to each leaf, in order, without those that Flax's boxes add."""
-    boxes = {p for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0] if _is_box(node)}
+    return _read_paths(tree)[0]
+
+
+def _read_paths(tree: Any) -> tuple[list[Path], set[Path]]:
+    """The keys to each leaf, and those that lead to states of random numbers."""
+    boxes = {p: node for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0] if _is_box(node)}
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    return [tuple(_key(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
+    keys = [tuple(_key(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
+    random = {p for p, node in boxes.items() if _is_stream(node)}
+    return keys, {k for k, p in zip(keys, paths, strict=True) if any(p[:depth] in random for depth in range(len(p)))}
 
 
 def _is_box(node: Any) -> bool:
     return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in type(node).__mro__)
+
+
+def _is_stream(node: Any) -> bool:
+    """Whether a variable, or the state of one, is that of random numbers."""
+    kind = node.type if isinstance(getattr(node, "type", None), type) else type(node)
+    return any(c.__name__ == STREAM and c.__module__.startswith("flax.") for c in kind.__mro__)
 
 
 def _key(key: Any) -> str | int:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from brainsurgery_jax.apply.filling import EXACT, Filling, match, report
 from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
 
 
-def rebuild(values: Mapping[str, Any], came: Named | None, like: Any) -> Any:
-    """The tree of these leaves. `came` is the tree that the alias was bound to, if any."""
+def rebuild(values: Mapping[str, Any], came: Named | None, like: Any, filling: Filling = EXACT) -> Any:
+    """The tree of these leaves. `came` is the tree that the alias was bound to, if any; `filling`: that of `like`."""
     if like is not None:
-        return _fill(name_leaves("like", like), values)
+        return _fill(name_leaves("like", like), values, filling)
     if came is not None and set(values) == set(came.tensors):
         return _unflatten(came, values)
     others = {} if came is None else came.others
@@ -39,19 +40,31 @@ def _unflatten(shape: Named, values: Mapping[str, Any]) -> Any:
     return shape.treedef.unflatten(leaves)
 
 
-def _fill(like: Named, values: Mapping[str, Any]) -> Any:
+def _fill(like: Named, values: Mapping[str, Any], filling: Filling) -> Any:
     """The structure of `like` with these values. Raises PlanError with every leaf that does not fit."""
-    if (found := shift_between(values, like.tensors)) is not None:
-        raise PlanError([_apart(like, values, found)])
-    problems = [p for name, leaf in like.tensors.items() if (p := _misfit(name, leaf, values))]
-    for name in values:
-        if name not in like.tensors:
-            near = did_you_mean(name, like.tensors)
-            problems.append(f"the plan makes '{name}', for which `like` has no leaf.{near}")
+    if (shift := shift_between(values, like.tensors)) is not None:
+        raise PlanError([_apart(like, values, shift)])
+    found = match(like, values)
+    problems = [p for leaf, name in found.taken.items() if (p := _misfit(leaf, like.tensors[leaf], values[name]))]
+    if filling.missing == "error":
+        problems += [_absent(name, values) for name in found.missing]
+    if filling.extra == "error":
+        near = {name: did_you_mean(name, like.tensors) for name in found.extra}
+        problems += [f"the plan makes '{name}', for which `like` has no leaf.{hint}" for name, hint in near.items()]
     if problems:
-        hint = "Rename, delete or cast in the plan until names, shapes and dtypes agree."
-        raise PlanError([Diagnostic("like-differs", f"apply: {p}", hint=hint) for p in problems])
-    return _unflatten(like, values)
+        raise PlanError([Diagnostic("like-differs", f"apply: {p}", hint=_REMEDY) for p in problems])
+    report("apply", filling, found)
+    return _unflatten(like, {**like.tensors, **{leaf: values[name] for leaf, name in found.taken.items()}})
+
+
+_REMEDY = (
+    'Rename, delete or cast in the plan until names, shapes and dtypes agree; `missing="keep"` keeps leaves of `like` '
+    'that the plan does not make, `extra="ignore"` leaves out what it has no leaf for.'
+)
+
+
+def _absent(name: str, values: Mapping[str, Any]) -> str:
+    return f"`like` has a leaf '{name}', which the plan does not make.{did_you_mean(name, values)}"
 
 
 def _apart(like: Named, values: Mapping[str, Any], found: Shift) -> Diagnostic:
@@ -62,8 +75,6 @@ def _apart(like: Named, values: Mapping[str, Any], found: Shift) -> Diagnostic:
     return Diagnostic("like-differs", f"apply: {text}", hint=f"Add the step `{found.step}`.")
 
 
-def _misfit(name: str, leaf: Any, values: Mapping[str, Any]) -> str:
-    if name not in values:
-        return f"`like` has a leaf '{name}', which the plan does not make.{did_you_mean(name, values)}"
-    wanted, found = aval_of(leaf), aval_of(values[name])
+def _misfit(name: str, leaf: Any, value: Any) -> str:
+    wanted, found = aval_of(leaf), aval_of(value)
     return "" if wanted == found else f"'{name}' is {found}, but {wanted} in `like`"

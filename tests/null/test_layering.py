@@ -64,8 +64,8 @@ MAY_IMPORT = {
     "world run_options",
     "prefixes": "",
     "tensors": "errors dtypes nametree select store",
-    "checkpoint": "tensors interop",
-    "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
+    "checkpoint": "documents tensors interop",
+    "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling api prefixes",
     "world": "errors graph store",
     "run_options": "protocol engine.run.budget engine.compute.devices store.io.files",
     "apply": "documents rendering "
