@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -72,6 +72,12 @@ class Plan:
     def errors(self) -> tuple[Diagnostic, ...]:
         """The mistakes that the plan's text alone tells."""
         return tuple(d for d in self.problems if d.severity == "error")
+
+    def __hash__(self) -> int:
+        """Equal plans have equal hashes, so that a plan can be a static argument of `jax.jit`."""
+        steps = tuple((step.span, _freeze(step.text)) for step in self.data.steps)
+        outputs = tuple(output.path for output in self.data.outputs)
+        return hash((self.data.inputs, steps, outputs, self.data.seed, self.files))
 
     def __repr__(self) -> str:
         return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
@@ -174,6 +180,16 @@ def load(*items: Any, **variables: Any) -> Plan:
     merged = read_plan_files(texts)
     plan = parse_document(merged.root, merged.variables)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
+
+
+def _freeze(data: Any) -> Hashable:
+    """Plain data as something with a hash."""
+    match data:
+        case Mapping():
+            return frozenset((key, _freeze(value)) for key, value in data.items())
+        case list() | tuple():
+            return tuple(map(_freeze, data))
+    return data if isinstance(data, Hashable) else repr(data)
 
 
 def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:

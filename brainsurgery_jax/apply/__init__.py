@@ -84,7 +84,7 @@ def apply(
         evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else compute
         applied = lower_onto(plan, given, world, values=evaluate is compute)
         values, verdicts = evaluate(applied, checks, listen or log)
-    result = rebuild(values, given.get(applied.alias), like, checked(filling))
+    result = rebuild(values, given.get(applied.alias), like, checked(filling), applied.names)
     return (result, verdicts) if checks == "return" else result
 
 

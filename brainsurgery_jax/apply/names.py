@@ -21,7 +21,7 @@ STREAM = "RngState"
 class Named(NamedTuple):
     """A pytree taken apart: its leaves in order with their names; those that are arrays by name, and all others.
 
-    `streams`: names of leaves that are states of random numbers in a Flax NNX module.
+    `streams`: names of leaves that are states of random numbers in a Flax NNX module. `boxed`: whether Flax wraps any.
     """
 
     names: tuple[str, ...]
@@ -30,6 +30,7 @@ class Named(NamedTuple):
     treedef: Any
     dotted: bool
     streams: frozenset[str] = frozenset()
+    boxed: bool = False
 
     @property
     def avals(self) -> dict[str, Aval]:
@@ -40,7 +41,7 @@ class Named(NamedTuple):
 def name_leaves(alias: str, tree: Any) -> Named:
     """A pytree with its leaves named. Raises PlanError where two leaves have one name, and for a leaf that is
     an array of another library."""
-    paths, random = _read_paths(tree)
+    paths, random, boxed = _read_paths(tree)
     found, treedef = jax.tree_util.tree_flatten(tree)
     names = tuple(".".join(map(str, path)) for path in paths)
     _refuse_doubles(alias, names)
@@ -49,7 +50,7 @@ def name_leaves(alias: str, tree: Any) -> Named:
     tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
     others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
     streams = frozenset(name for name, path in zip(names, paths, strict=True) if path in random)
-    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths), streams)
+    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths), streams, boxed)
 
 
 def key_paths(tree: Any) -> list[Path]:
@@ -57,16 +58,19 @@ def key_paths(tree: Any) -> list[Path]:
     return _read_paths(tree)[0]
 
 
-def _read_paths(tree: Any) -> tuple[list[Path], set[Path]]:
-    """The keys to each leaf, and those that lead to states of random numbers."""
-    boxes = {p: node for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0] if _is_box(node)}
+def _read_paths(tree: Any) -> tuple[list[Path], set[Path], bool]:
+    """The keys to each leaf, those that lead to states of random numbers, and whether there are boxes."""
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)[0]
+    boxes = {p: node for p, node in nodes if is_box(node)}
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     keys = [tuple(_key(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
     random = {p for p, node in boxes.items() if _is_stream(node)}
-    return keys, {k for k, p in zip(keys, paths, strict=True) if any(p[:depth] in random for depth in range(len(p)))}
+    found = {k for k, p in zip(keys, paths, strict=True) if any(p[:depth] in random for depth in range(len(p)))}
+    return keys, found, bool(boxes)
 
 
-def _is_box(node: Any) -> bool:
+def is_box(node: Any) -> bool:
+    """Whether Flax wraps a leaf so."""
     return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in type(node).__mro__)
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from brainsurgery_jax.apply.filling import EXACT, Filling, match, report
+from brainsurgery_jax.apply.boxes import move_names
+from brainsurgery_jax.apply.filling import Filling, match, report
 from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
 
 
-def rebuild(values: Mapping[str, Any], came: Named | None, like: Any, filling: Filling = EXACT) -> Any:
-    """The tree of these leaves. `came` is the tree that the alias was bound to, if any; `filling`: that of `like`."""
+def rebuild(
+    values: Mapping[str, Any], came: Named | None, like: Any, filling: Filling, names: Mapping[str, Expr]
+) -> Any:
+    """The tree of these leaves. `came` is the tree that the alias was bound to, if any; `filling`: that of `like`;
+    `names`: how each leaf is computed."""
     if like is not None:
         return _fill(name_leaves("like", like), values, filling)
     if came is not None and set(values) == set(came.tensors):
-        return _unflatten(came, values)
+        return move_names(_unflatten(came, values), came, names)
     others = {} if came is None else came.others
     if doubles := [name for name in others if name in values]:
         text = f"'{doubles[0]}' is a leaf of the tree that is no array, and the plan makes a tensor of that name"
