@@ -1,8 +1,8 @@
 """Names of axes that Flax's boxes carry beside their arrays: they go where the axes go.
 
 A Linen box (`Partitioned`) has `names`, an NNX variable the metadata `out_sharding`. Steps that move elements or
-compute each by itself are followed axis by axis. What comes of any other step keeps the names if it has the shape of the leaf
-that it replaces; else its axes have none.
+compute each by itself are followed axis by axis. What comes of any other step keeps the names if it has the shape of
+the leaf that it replaces; else its axes have none.
 """
 
 from __future__ import annotations
