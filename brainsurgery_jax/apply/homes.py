@@ -78,7 +78,7 @@ def placed_nodes(roots: Iterable[Expr], given: Mapping[Expr, Any]) -> frozenset[
 def can_reach(array: Any, home: Home) -> bool:
     """Whether this process can send an array to the devices of a home."""
     same = array.sharding.device_set == home.sharding.device_set
-    return same or (array.is_fully_addressable and home.sharding.is_fully_addressable)
+    return same or not is_placed(array) or (array.is_fully_addressable and home.sharding.is_fully_addressable)
 
 
 def bring(x: Any, home: Home) -> Any:
@@ -92,6 +92,8 @@ def bring(x: Any, home: Home) -> Any:
         return x if own.memory_kind in (None, kind) else jax.device_put(x, own.with_memory_kind(kind))
     if there and home.mesh is not None and mesh_of(own) is not None and own.mesh.shape == home.mesh.shape:
         return jax.device_put(x, jax.sharding.NamedSharding(home.mesh, own.spec))
+    if not there and not home.sharding.is_fully_addressable:  # of which each process has some devices
+        return send(x, home.everywhere)
     return jax.device_put(x, home.everywhere)
 
 

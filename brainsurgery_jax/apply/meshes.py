@@ -93,4 +93,4 @@ def _mixed(e: Expr, mesh: Any) -> Diagnostic:
     assert e.kernel is not None
     manual, explicit = (", ".join(map(repr, names)) for names in (mesh.manual_axes, mesh.explicit_axes))
     text = f"{e.kernel.name}: the mesh has manual axes ({manual}) and explicit ones ({explicit}), which JAX cannot mix"
-    return Diagnostic("apply-axes", text, e.span, MANUAL)
+    return Diagnostic("apply-devices", text, e.span, MANUAL)

@@ -162,7 +162,7 @@ class Placed:
 
     def _bring(self, x: Any, home: Home, span: Span | None) -> Any:
         if isinstance(x, jax.Array) and not can_reach(x, home):
-            text = "operands live on different devices, and those of one span several processes"
+            text = "the operands live on different devices, and those of one span processes"
             raise PlanError([Diagnostic("apply-devices", text, span, ELSEWHERE)])
         return bring(x, home)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from brainsurgery_jax.apply.boxes import move_names
@@ -50,26 +50,37 @@ def _fill(like: Named, values: Mapping[str, Any], filling: Filling) -> Any:
     if (shift := shift_between(values, like.tensors)) is not None:
         raise PlanError([_apart(like, values, shift)])
     found = match(like, values)
-    problems = [p for leaf, name in found.taken.items() if (p := _misfit(leaf, like.tensors[leaf], values[name]))]
+    problems = [*_misfits(like, values, found.taken)]
     if filling.missing == "error":
         problems += [_absent(name, values) for name in found.missing]
     if filling.extra == "error":
-        near = {name: did_you_mean(name, like.tensors) for name in found.extra}
-        problems += [f"the plan makes '{name}', for which `like` has no leaf.{hint}" for name, hint in near.items()]
+        problems += [_spare(name, like) for name in found.extra]
     if problems:
-        raise PlanError([Diagnostic("like-differs", f"apply: {p}", hint=_REMEDY) for p in problems])
+        raise PlanError(problems)
     report("apply", filling, found)
     return _unflatten(like, {**like.tensors, **{leaf: values[name] for leaf, name in found.taken.items()}})
 
 
-_REMEDY = (
-    'Rename, delete or cast in the plan until names, shapes and dtypes agree; `missing="keep"` keeps leaves of `like` '
-    'that the plan does not make, `extra="ignore"` leaves out what it has no leaf for.'
-)
+def _differs(text: str, hint: str) -> Diagnostic:
+    return Diagnostic("like-differs", f"apply: {text}", hint=hint)
 
 
-def _absent(name: str, values: Mapping[str, Any]) -> str:
-    return f"`like` has a leaf '{name}', which the plan does not make.{did_you_mean(name, values)}"
+def _misfits(like: Named, values: Mapping[str, Any], taken: Mapping[str, str]) -> Iterator[Diagnostic]:
+    for leaf, name in taken.items():
+        wanted, found = aval_of(like.tensors[leaf]), aval_of(values[name])
+        if wanted != found:
+            hint = "Reshape or cast in the plan until shapes and dtypes agree."
+            yield _differs(f"'{leaf}' is {found}, but {wanted} in `like`", hint=hint)
+
+
+def _absent(name: str, values: Mapping[str, Any]) -> Diagnostic:
+    text = f"`like` has a leaf '{name}', which the plan does not make.{did_you_mean(name, values)}"
+    return _differs(text, hint='Rename in the plan until names agree, or keep what `like` has: `missing="keep"`.')
+
+
+def _spare(name: str, like: Named) -> Diagnostic:
+    text = f"the plan makes '{name}', for which `like` has no leaf.{did_you_mean(name, like.tensors)}"
+    return _differs(text, hint='Rename or delete in the plan until names agree, or leave it out: `extra="ignore"`.')
 
 
 def _apart(like: Named, values: Mapping[str, Any], found: Shift) -> Diagnostic:
@@ -78,8 +89,3 @@ def _apart(like: Named, values: Mapping[str, Any], found: Shift) -> Diagnostic:
     wanted = f"begin with '{found.add}'" if found.add else "do not"
     text = f"the names of the {len(values)} tensors that the plan makes {made}, those of the leaves of `like` {wanted}"
     return Diagnostic("like-differs", f"apply: {text}", hint=f"Add the step `{found.step}`.")
-
-
-def _misfit(name: str, leaf: Any, value: Any) -> str:
-    wanted, found = aval_of(leaf), aval_of(value)
-    return "" if wanted == found else f"'{name}' is {found}, but {wanted} in `like`"

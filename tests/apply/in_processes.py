@@ -47,6 +47,14 @@ def refusal(tree: dict[str, Any], step: Any) -> str:
     return ""
 
 
+DUMP = {"dump": {"target": "w", "verbosity": "stat"}}
+
+
+def halves() -> Any:
+    """A mesh of the devices of this process alone."""
+    return jax.sharding.Mesh(np.array(jax.local_devices()), ("x",))
+
+
 def main() -> None:
     """Apply the plans to arrays that this process has a half of."""
     port, number = sys.argv[1:]
@@ -60,6 +68,10 @@ def main() -> None:
     added = apply(tree | {"local": VALUES}, {"add_": {"from": "local", "to": "w"}})["w"]
     moved = apply(tree, {"transpose": {"from": "w", "to": "t"}})["t"]
     copied = apply(tree, {"copy": {"from": "w", "to": "c"}})["c"]
+    here_alone = {"w": w, "alone": jax.device_put(VALUES[:2], NamedSharding(halves(), P("x")))}
+    apart = {"concat": {"from": ["w", "alone"], "to": "both"}}
+    everywhere = jax.device_put(w, NamedSharding(mesh, P()))
+    reports: list[Any] = []
     told = {
         "spans": not w.is_fully_addressable,
         "renamed": renamed["v"] is w,
@@ -71,7 +83,10 @@ def main() -> None:
         "finite": apply(tree, {"assert": {"finite": "w"}})["w"] is w,
         "verdict": [bool(v) for v in apply(tree, {"assert": {"finite": "other"}}, checks="return")[1].values()],
         "infinite": refusal(tree, {"assert": {"finite": "other"}}),
-        "dumped": refusal(tree, {"dump": {"target": "w", "verbosity": "stat"}}),
+        "apart": refusal(here_alone, apart),
+        "together": apply({"w": w, "alone": global_array(mesh, P(), VALUES[:2])}, apart)["both"].shape,
+        "dumped": refusal(tree, DUMP),
+        "dumped everywhere": bool(apply({"w": everywhere}, DUMP, listen=reports.append)) and len(reports),
     }
     print(json.dumps(told))
 

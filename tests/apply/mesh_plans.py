@@ -185,16 +185,20 @@ def transposed_within(context: AbstractContextManager[Any], mesh: Any) -> Any:
         return place(plan({"transpose": {"from": "w0", "to": "t"}}).apply(tree(mesh))["t"])
 
 
-def mixed(mesh: Any) -> str:
+def product_within(mesh: Any, names: set[str]) -> Any:
     product = plan({"matmul": {"from_a": "a", "from_b": "b", "to": "c"}})
 
     def each(a: Any, b: Any) -> Any:
         return product.apply({"a": a, "b": b})["c"]
 
     a, b = put(mesh), put(mesh, P(None, "y"), W.T.copy())
-    specs = {"in_specs": (P("x"), P()), "out_specs": P("x"), "axis_names": {"x"}}
+    within: Any = {"in_specs": (P("x"), P()), "out_specs": P("x"), "axis_names": names}
+    return jax.jit(jax.shard_map(each, mesh=mesh, check_vma=False, **within))(a, b)
+
+
+def mixed(mesh: Any) -> str:
     try:
-        jax.jit(jax.shard_map(each, mesh=mesh, **specs))(a, b)
+        product_within(mesh, {"x"})
     except PlanError as refused:
         return str(refused)
     return ""
@@ -220,6 +224,7 @@ def main() -> None:
         assert transposed_within(nullcontext(), mesh) == ["y", "x"]
     explicit, third = MESHES["explicit"], jax.device_put(jnp.asarray(W), jax.devices()[3])
     told["mixed"] = mixed(explicit)
+    told["all manual"] = product_within(explicit, {"x", "y"}).shape
     steps = {"scale_": {"target": "a", "by": 2}}, {"transpose": {"from": "a", "to": "b"}}
     made = plan(*steps).apply({"a": third})
     told["one device"] = [next(iter(made[name].devices())).id for name in "ab"]

@@ -103,6 +103,7 @@ class TestPlans:
 def test_explicit_axes_beside_manual_ones_are_refused_with_a_remedy(plans: dict[str, Any]) -> None:
     assert plans["mixed"].startswith("transforms[0].matmul: the mesh has manual axes ('x') and explicit")
     assert "Name all axes of the mesh in `shard_map`" in plans["mixed"]
+    assert plans["all manual"] == [16, 16]
 
 
 def test_what_is_on_one_device_of_several_comes_back_to_it(plans: dict[str, Any]) -> None:
@@ -127,12 +128,13 @@ def test_plans_work_on_arrays_that_span_two_processes() -> None:
     assert [process.returncode for process in running] == [0, 0], "\n".join(error[-2000:] for _, error in outputs)
     for out, _ in outputs:
         told = json.loads(out.splitlines()[-1])
-        infinite, dumped = told.pop("infinite"), told.pop("dumped")
+        infinite, dumped, apart = told.pop("infinite"), told.pop("dumped"), told.pop("apart")
         assert told == {
             "spans": True, "renamed": True, "scaled": True, "added": True, "moved": "P(None, 'x')", "copied": True,
-            "header": True, "finite": True, "verdict": [False],
+            "header": True, "finite": True, "verdict": [False], "together": [10, 4], "dumped everywhere": 1,
         }  # fmt: skip
         assert "it does not hold of 'other': spread over processes" in infinite
+        assert "operands live on different devices" in apart and "`jax.device_put(leaf, sharding)`" in apart
         assert "needs values of tensors that span processes" in dumped and "`jax.device_put`" in dumped
 
 
