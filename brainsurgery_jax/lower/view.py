@@ -17,6 +17,7 @@ from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
 from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
+from brainsurgery_jax.lower.trees import match_others, target_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
@@ -108,10 +109,11 @@ class StepView(Drafts):
             raise Unknown
         return found
 
-    def captures(self, ref: Ref, key: str = "") -> tuple[Pattern, list[Match]]:
-        """A pattern, and the names that it matches with what it captures of each, sorted; at least one."""
+    def captures(self, ref: Ref, key: str = "", *, required: bool = True) -> tuple[Pattern, list[Match]]:
+        """A pattern, and the names that it matches with what it captures of each, sorted; at least one, if that is
+        required."""
         found = self._matches(ref, key)
-        if not found:
+        if not found and required:
             raise self.nothing(ref, key)
         return pattern_of(ref.name), found
 
@@ -136,13 +138,16 @@ class StepView(Drafts):
         *,
         read: Collection[str] = (),
         written: Collection[str] | None = None,
+        others: bool = False,
     ) -> list[Row]:
         """For every match of `source`, sorted: its name, and the names that the templates make of it.
 
         Under the keys that are `read` a tensor must be there; what stands alone on one side is left out, kept or
-        refused, as the step says. Names under those that are `written` (all others, if not said) must differ.
+        refused, as the step says. Names under those that are `written` (all others, if not said) must differ. `others`:
+        leaves that hold no tensor are meant, too.
         """
-        sets, rows = self._sets(source, targets, read, written)
+        more = self.other_rows(source, targets) if others else []
+        sets, rows = self._sets(source, targets, read, written, required=not more)
         if sets.read:
             settled = pairing.settle(self, sets, pairing.pair(self, sets, rows))
             rows, self.skipped = settled.rows, self.skipped + settled.skipped
@@ -153,17 +158,48 @@ class StepView(Drafts):
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
         for key in sets.written:
             hints.refuse_collisions([row[0] for row in rows], [sets.name(row, key) for row in rows], key)
+        return [*rows, *more]
+
+    def others(self, ref: Ref) -> list[str]:
+        """The leaves that hold no tensor and that a pattern matches."""
+        return [name for name, _ in self._other_matches(ref)]
+
+    def other_rows(self, source: Ref, targets: Mapping[str, Ref]) -> list[Row]:
+        """For every leaf without a tensor that `source` matches: its name, and those that the templates make of it."""
+        rows: list[Row] = []
+        for name, (matched, binding) in self._other_matches(source):
+            made = [self._fill(target, source, key, matched, binding) for key, target in targets.items()]
+            names = [target_of(name, matched, filled) for filled in made]
+            if all(names):
+                rows.append((name, tuple(n for n in names if n)))
         return rows
+
+    def _fill(self, target: Ref, source: Ref, key: str, matched: str, binding: Any) -> str:
+        with at_key(key):
+            return _template(target.name, pattern_of(source.name)).fill(matched, binding)
+
+    def _other_matches(self, ref: Ref) -> list[tuple[str, Match]]:
+        space = self._side(ref.alias) if self.has_trees and ref.kind is None else None
+        if space is None or not space.leaves.others:
+            return []
+        with at_key(self._key(ref)):
+            return match_others(pattern_of(ref.name), space.leaves, space.names)
 
     def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing:
         """Every match of `source` beside the tensors that the templates name for it. Nothing is refused."""
         return pairing.pair(self, *self._sets(source, targets, tuple(targets), ()))
 
     def _sets(
-        self, source: Ref, targets: Mapping[str, Ref], read: Collection[str], written: Collection[str] | None
+        self,
+        source: Ref,
+        targets: Mapping[str, Ref],
+        read: Collection[str],
+        written: Collection[str] | None,
+        *,
+        required: bool = True,
     ) -> tuple[Sets, list[Row]]:
-        """What a step works on, and what its templates make of each match."""
-        pattern, matches = self.captures(source, self._key(source))
+        """What a step works on, and what its templates make of each match; at least one, if that is required."""
+        pattern, matches = self.captures(source, self._key(source), required=required)
         templates: dict[str, Template] = {}
         filled: list[list[str]] = []
         for key, target in targets.items():
