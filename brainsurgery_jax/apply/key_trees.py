@@ -66,6 +66,8 @@ def _tensor(leaf: Any) -> tuple[Any, LeafType] | None:
         return (array, LeafType(SCALAR)) if array.dtype.name in BY_NAME else None
     if not hasattr(leaf, "dtype"):
         return None
+    if isinstance(leaf, np.generic):  # as orbax takes it
+        return (leaf, LeafType(SCALAR)) if is_tensor(leaf) else None
     holder = LeafType(JAX if isinstance(leaf, jax.Array) else NUMPY, sharding=_sharding(leaf))
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf), holder._replace(key=str(jax.random.key_impl(leaf)))

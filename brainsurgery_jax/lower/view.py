@@ -24,6 +24,7 @@ from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
 from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_template, resolve, shown
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Header, TensorInfo
+from brainsurgery_jax.store.key_tree import tree_gaps, type_gap
 from brainsurgery_jax.store.selection import choose_part
 
 if TYPE_CHECKING:
@@ -262,6 +263,23 @@ class StepView(Drafts):
         if space.tainted or space.unknown:
             raise Unknown
         return space.original
+
+    def type_gap(self, left: tuple[str, str], right: tuple[str, str]) -> tuple[str, str] | None:
+        """How the types of two tensors differ beyond shape and dtype, each in words; None if they are not known to."""
+        if not self.has_trees:
+            return None
+        ours, theirs = self.space(left[0]).key_tree, self.space(right[0]).key_tree
+        return type_gap(ours, theirs, left[1], right[1])
+
+    def tree_gaps(self, left: str, right: str | None = None) -> Mapping[str, tuple[str, str]]:
+        """How the tree of an alias differs from that of another one, beside the values of tensors; without another, how
+        the tree that it came in with differs from what it is now. By name, each side in words."""
+        if not self.has_trees:
+            return {}
+        ours, theirs = self.space(left), self.space(left if right is None else right)
+        was = ours.grown if right is None else ours.key_tree
+        names = ours.original if right is None else ours.names
+        return tree_gaps(was, theirs.key_tree, (name for name in names if name in theirs.names))
 
     def config(self, alias: str, key: str = "") -> tuple[str, Any] | None:
         """The name of the config file of an alias and what it holds by now; None if there is none."""

@@ -33,7 +33,6 @@ EMPTY: Mapping[str, Any] = {"None": None, "Dict": {}, "List": [], "Tuple": (), "
 """The kinds of leaves that hold nothing, in the words of orbax; of a named tuple it keeps nothing but that."""
 
 _SPELLED = {"None": "None", "Dict": "{}", "List": "[]", "Tuple": "()", "NamedTuple": "()", TEXT: "text"}
-_SCALARS = ("int64", "float64", "bool")
 _KEYS = {"threefry2x32": "fry", "rbg": "rbg", "unsafe_rbg": "urbg"}
 
 
@@ -57,6 +56,13 @@ class LeafType(NamedTuple):
         if self.key:
             return f"key<{_KEYS.get(self.key, self.key)}>"
         return self.stored or ("number" if self.holder == SCALAR else "")
+
+    @property
+    def words(self) -> str:
+        """What a leaf of this type is, in words."""
+        holder = {JAX: "a jax.Array", NUMPY: "a numpy array", SCALAR: "a Python number"}.get(self.holder, "an array")
+        narrow = f"{self.stored} in " if self.stored else ""
+        return self.word if self.key else f"{narrow}{holder}"
 
     def is_unlike(self, other: LeafType) -> bool:
         """Whether two leaves are known to be of different types. How they are laid out does not count."""
@@ -235,7 +241,7 @@ def _renumber(keys: Sequence[str | int], segments: Sequence[str]) -> list[str | 
 
 def holds_type(kind: LeafType, shape: Sequence[int], dtype: str) -> LeafType:
     """The type of a leaf whose tensor has this shape and dtype by now: without what cannot be so any more."""
-    if kind.holder == SCALAR and (len(shape) or dtype not in _SCALARS):
+    if kind.holder == SCALAR and len(shape):
         kind = kind._replace(holder=NUMPY)
     if kind.key and (dtype != "uint32" or not len(shape)):
         kind = kind._replace(key="")
@@ -271,3 +277,44 @@ def _convert_node(node: Any) -> Any:
     if all(isinstance(key, int) and not isinstance(key, ListIndex) for key in keys):
         return {int(text): value for text, value in inner.items()}
     return inner
+
+
+# --- Differences ------------------------------------------------------------------------------------------------------
+
+
+def type_gap(left: KeyTree, right: KeyTree, name: str, other: str) -> tuple[str, str] | None:
+    """How the types of two tensors differ, in words; None if they do not, or nobody knows."""
+    ours, theirs = left.types.get(name, PLAIN), right.types.get(other, PLAIN)
+    if not (left.known and right.known and ours.is_unlike(theirs)):
+        return None
+    return ours.words, theirs.words
+
+
+def tree_gaps(left: KeyTree, right: KeyTree, shared: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """How two trees differ beside the values of tensors, by name, each side in words: leaves that hold no tensor, and
+    of the `shared` tensors their types and the containers on the way. Nothing where one of the two tells nothing."""
+    gaps: dict[str, tuple[str, str]] = {}
+    if not (left.known and right.known):
+        return gaps
+    for name in dict.fromkeys((*left.others, *right.others)):
+        ours, theirs = left.others.get(name), right.others.get(name)
+        if ours != theirs:
+            gaps[name] = ("" if ours is None else ours.word, "" if theirs is None else theirs.word)
+    if left.types == right.types and left.paths == right.paths:
+        return gaps
+    for name in shared:
+        if (gap := type_gap(left, right, name, name)) is not None:
+            gaps[name] = gap
+        elif _seen(left.path(name)) != _seen(right.path(name)):
+            gaps[name] = (show_path(left.path(name)), show_path(right.path(name)))
+    return gaps
+
+
+def _seen(path: Path) -> list[tuple[bool, str]]:
+    """A path as orbax tells it: a tuple is a list to it, and all keys of a dict are text."""
+    return [(isinstance(key, ListIndex), str(key)) for key in path]
+
+
+def show_path(path: Path) -> str:
+    """A key path as Python spells it."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f"[{str(key)!r}]" for key in path)

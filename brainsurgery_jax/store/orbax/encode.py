@@ -27,7 +27,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash
-from brainsurgery_jax.store.key_tree import JAX, NUMPY, PLAIN, SCALAR, KeyTree, LeafType, holds_type, nest
+from brainsurgery_jax.store.key_tree import JAX, NUMPY, PLAIN, KeyTree, LeafType, holds_type, nest
 from brainsurgery_jax.store.leftovers import remove
 from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE, place_of
 from brainsurgery_jax.store.orbax.leaf_types import mark_types
@@ -179,7 +179,7 @@ def _leaves(
     """The tensors as orbax shall see them, and the leaves that are none, each with its path."""
     for name, array in arrays.items():
         kind = types[name]
-        value = array.item() if kind.holder == SCALAR else array
+        value = array
         if kind.stored:
             import ml_dtypes
 
