@@ -224,11 +224,8 @@ def _match_names(view: View, ref: Ref, names: Collection[str]) -> Iterator[str]:
     """The names that a reference matches, by the kind of what came in, or was added."""
     before, now = view.original(ref.alias), {*view.names(ref.alias)}
     for name, _ in compile_pattern(ref.name).matches(names):
-        if ref.kind is None:
-            yield name
-        elif (name in before or name in now) and ref.takes(
-            (before.get(name) or view.fetch(ref.alias, name)).aval.dtype
-        ):
+        expr = before.get(name) or (view.fetch(ref.alias, name) if name in now else None)
+        if ref.kind is None or (expr is not None and ref.takes(expr.aval.dtype)):
             yield name
 
 

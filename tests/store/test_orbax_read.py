@@ -205,7 +205,7 @@ def test_custom_metadata_is_text_and_what_was_none_is_json(folder: Path) -> None
     header = OrbaxSource(str(folder / "v1")).header
     assert header.metadata == {"plan": "p.yaml", "epoch": "3"}
     assert header.tree.json == ("epoch",)
-    layers = [path[2] for name, path in header.tree.paths.items() if name.startswith("params.decoder.layers")]
+    layers = [path[3] for name, path in header.tree.paths.items() if name.startswith("params.decoder.layers")]
     assert {type(key) for key in layers} == {ListIndex}
 
 
