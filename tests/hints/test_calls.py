@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from flax import nnx
 
 import brainsurgery_jax as bs
 from tests.hints.calls import DOUBLE, GPT2, WTE, W, gpt2, hint_of, run
