@@ -92,9 +92,10 @@ def spell(path: tuple[Any, ...]) -> str:
 
 
 def has_own_names(tree: Any) -> bool:
-    """Whether no key with a dot reads like another path, and no leaf is the prefix of another."""
-    names = [spell(path) for path in (*dict_keys(tree), *all_paths(tree))]
-    return len({*map(spell, all_paths(tree))}) == len([*all_paths(tree)]) and all(names)
+    """Whether no key with a dot in it reads like another path: no two nodes have one name, no leaf that of a prefix."""
+    names = [spell(path) for path in all_paths(tree)]
+    leaves = [spell(path) for path in all_paths(tree) if next(all_paths(at(tree, path)), None) is None]
+    return len({*names}) == len(names) and not any(n.startswith(f"{leaf}.") for leaf in leaves for n in names)
 
 
 def all_paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
