@@ -47,6 +47,9 @@ DATA_FILE = 128 << 20
 """Bytes of a data file, after which the next one is begun, so that one is written while the next is filled. As large as
 the largest tensor at least: orbax would cut it in pieces, and copy it for that."""
 
+_LACKING = ("uint4", "uint2")
+"""Narrow types of JAX that tensorstore has no word for."""
+
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 _PATTERN = "*?["  # orbax takes the path for a pattern when it joins what its processes wrote, and finds nothing
 _INDICATOR = "orbax.checkpoint"  # the file that marks a checkpoint of the second API
@@ -61,8 +64,10 @@ def check(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
         if not aval.size:
             remedy = "Delete it before the output; it holds nothing."
             raise StoreError(path, f"orbax cannot store {aval}, which has no elements", tensor=name, remedy=remedy)
-        if aval.dtype.numpy is None:
-            raise StoreError(path, f"orbax has no dtype {aval.dtype}", tensor=name, remedy="Write safetensors instead.")
+        narrow = options.tree.types.get(name, PLAIN).stored
+        if aval.dtype.numpy is None or narrow in _LACKING:
+            found = narrow or aval.dtype
+            raise StoreError(path, f"orbax has no dtype {found}", tensor=name, remedy="Write safetensors instead.")
         if "" in name.split("."):
             raise StoreError(path, "a key of the tree would be empty", tensor=name, remedy="Rename it.")
     check_unicode(path, [*avals, *options.metadata, *options.metadata.values()])
