@@ -85,21 +85,27 @@ def _sharding(leaf: Any) -> str:
 
 def _walk(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """The leaves as orbax sees them: nodes without children are leaves, too."""
-    children = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda inner: inner is not node)[0]
-    if not children:
-        yield path, Empty(_kind(node))
-    elif not children[0][0]:
+    children = None if isinstance(node, np.ndarray | np.generic | int | float | str | jax.Array) else _children(node)
+    if children is None:
         yield path, node
+    elif not children:
+        yield path, Empty(_kind(node))
     else:
-        for (key,), child in children:
-            yield from _walk(child, (*path, _key(key, node)))
+        for key, child in children:
+            yield from _walk(child, (*path, key))
 
 
-def _key(key: Any, node: Any) -> str | int:
-    found = key_of(key)
-    if is_box(node):
-        return BoxKey(found)
-    return TupleIndex(found) if isinstance(found, ListIndex) and isinstance(node, tuple) else found
+def _children(node: Any) -> list[tuple[str | int, Any]] | None:
+    """The children of a node with their keys; None for a leaf."""
+    if type(node) is dict and all(type(key) is str for key in node):
+        return [(key, node[key]) for key in sorted(node)]
+    if type(node) in (list, tuple):
+        kind = TupleIndex if type(node) is tuple else ListIndex
+        return [(kind(at), child) for at, child in enumerate(node)]
+    found = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda inner: inner is not node)[0]
+    if found and not found[0][0]:
+        return None
+    return [(BoxKey(key_of(key)) if is_box(node) else key_of(key), child) for (key,), child in found]
 
 
 def _kind(node: Any) -> str:
