@@ -17,6 +17,8 @@ from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
+from brainsurgery_jax.store.detect import output_kind
+from brainsurgery_jax.store.formats import find_format
 from brainsurgery_jax.store.io.in_memory import MemorySource
 from brainsurgery_jax.store.key_tree import NO_TREE
 from brainsurgery_jax.tensors import Tensors
@@ -158,9 +160,9 @@ def save(
 ) -> Report:
     """Write a pytree to a checkpoint, whole or not at all, as the output of a plan is written.
 
-    Leaves may be arrays of JAX or numpy, keys of random numbers, Python numbers, and text. In the format `orbax` the
-    result is the tree that orbax would save, with lists, tuples, named tuples, None and empty containers; other formats
-    keep notes of them. NNX states, optax states and a TrainState are saved as they are.
+    Leaves may be arrays of JAX or numpy, keys of random numbers and Python numbers; for the format `orbax` also text.
+    There the result is the tree that orbax would save, with lists, tuples, named tuples, None and empty containers;
+    other formats keep notes of them. NNX states, optax states and a TrainState are saved as they are.
 
     **Arguments**: the path and `format`, `shard`, `metadata`, `options`, `overwrite` are those of a plan's output.
     `layout` names the layout that the tree is in, with its `layout_options`; the tree is then written with Hugging Face
@@ -178,8 +180,9 @@ def save(
     ['layer.w']
     """
     found = take_apart(TREE, tree)
-    if found.strange:
-        raise PlanError([_no_array(name, leaf) for name, leaf in found.strange.items()])
+    texts = {} if _holds_texts(path, format) else found.texts
+    if strange := {**found.strange, **texts}:
+        raise PlanError([_no_array(name, leaf) for name, leaf in strange.items()])
     if not found.tensors:
         raise PlanError([Diagnostic("output-empty", "save: the tree has no leaves")])
     place = os.path.dirname(os.path.abspath(config)) if layout is not None and isinstance(config, str) else TREE
@@ -206,6 +209,14 @@ def _step(layout: Mapping[str, Any]) -> dict[str, Any]:
 def _drop_unset(keys: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: value for key, value in keys.items() if value is not None}
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in found.items()}
+
+
+def _holds_texts(path: str, format: str | None) -> bool:
+    """Whether a checkpoint at a path holds leaves that are text. A path or format that is wrong is told of later."""
+    try:
+        return output_kind(path, None if format is None else find_format(format), None).format.trees
+    except ValueError:
+        return True
 
 
 def _no_array(name: str, leaf: Any) -> Diagnostic:

@@ -31,6 +31,11 @@ class Apart:
     paths: dict[str, Path] = field(default_factory=dict)
 
     @property
+    def texts(self) -> dict[str, str]:
+        """The leaves that are text."""
+        return {name: leaf.text for name, leaf in self.others.items() if leaf.kind == TEXT}
+
+    @property
     def key_tree(self) -> KeyTree:
         """What the tree tells beside its arrays."""
         return KeyTree(told(self.paths), self.others, self.types, known=True)

@@ -148,6 +148,7 @@ def test_sliced_transposed_and_foreign_arrays_are_written_as_they_read(tmp_path:
 @pytest.mark.parametrize(
     ("tree", "path", "message"),
     [
+        ({"name": "run", "w": np.ones(2)}, "m.npz", r"save: 'name' is a str, no array"),
         ({"act": len, "w": np.ones(2)}, "m.npz", r"save: 'act' is a builtin_function_or_method, no array"),
         ({"z": np.ones(2, np.complex128)}, "m.safetensors", r"safetensors has no dtype complex128"),
         ({}, "m.npz", r"the tree has no leaves"),

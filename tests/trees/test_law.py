@@ -79,9 +79,8 @@ def written(steps: Any, **trees: Any) -> Any:
     program = lower_plan(plan, world)
     assert not [d for d in program.errors if d.code not in ("io-output", "output-parent")], program.errors
     (made,) = program.publications
-    tensors = {
-        name: take_apart("", trees[e.source.header.path[1:]]).tensors[e.name] for name, e in made.tensors.items()
-    }
+    arrays = {f"/{alias}": take_apart("", tree).tensors for alias, tree in trees.items()}
+    tensors = {n: arrays[e.source.header.path][e.name] if e.is_leaf else e for n, e in made.tensors.items()}
     others = {name: leaf.value for name, leaf in made.tree.others.items()}
     return nest((made.tree.path(name), value) for name, value in {**tensors, **others}.items())
 
