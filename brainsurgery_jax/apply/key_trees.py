@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, jnp, np
@@ -53,6 +54,14 @@ def take_apart(alias: str, tree: Any) -> Apart:
     return apart
 
 
+def tree_beside(tree: Any) -> KeyTree:
+    """The containers on the way to the leaves of a pytree, and its empty nodes: what `apply` gives back of it. Boxes
+    are gone once names change."""
+    found = [(tuple(key for key in path if not isinstance(key, BoxKey)), leaf) for path, leaf in _walk(tree, ())]
+    others = {name_of(path): OtherLeaf(leaf.kind) for path, leaf in found if isinstance(leaf, Empty)}
+    return KeyTree(told({name_of(path): path for path, _ in found}), others)
+
+
 def _add(apart: Apart, name: str, leaf: Any) -> None:
     if isinstance(leaf, Empty):
         apart.others[name] = OtherLeaf(leaf.kind)
@@ -90,7 +99,7 @@ def _sharding(leaf: Any) -> str:
 
 def _walk(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """The leaves as orbax sees them: nodes without children are leaves, too."""
-    children = None if isinstance(node, np.ndarray | np.generic | int | float | str | jax.Array) else _children(node)
+    children = None if isinstance(node, _leaf_types()) else _children(node)
     if children is None:
         yield path, node
     elif not children:
@@ -98,6 +107,12 @@ def _walk(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     else:
         for key, child in children:
             yield from _walk(child, (*path, key))
+
+
+@cache
+def _leaf_types() -> tuple[type, ...]:
+    """Types of which it is known without asking that they are leaves."""
+    return (np.ndarray, np.generic, int, float, str, jax.Array, jax.ShapeDtypeStruct)
 
 
 def _children(node: Any) -> list[tuple[str | int, Any]] | None:
@@ -115,5 +130,6 @@ def _children(node: Any) -> list[tuple[str | int, Any]] | None:
 
 def _kind(node: Any) -> str:
     """What orbax calls a node without children: of named tuples and classes it keeps None."""
-    kinds = {dict: "Dict", list: "List", tuple: "Tuple"}
-    return kinds.get(type(node), "None")
+    if isinstance(node, tuple):
+        return "None" if hasattr(node, "_fields") else "Tuple"
+    return "Dict" if isinstance(node, Mapping) else "List" if isinstance(node, list) else "None"

@@ -22,6 +22,7 @@ class Named(NamedTuple):
     others: Mapping[str, Any]
     treedef: Any
     dotted: bool
+    tree: Any = None  # as it came
 
     @property
     def avals(self) -> dict[str, Aval]:
@@ -40,7 +41,7 @@ def name_leaves(alias: str, tree: Any) -> Named:
     refuse_foreign(alias, leaves)
     tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
     others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
-    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths))
+    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths), tree)
 
 
 def key_paths(tree: Any) -> list[Path]:

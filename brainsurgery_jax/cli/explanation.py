@@ -30,7 +30,7 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
         lines.append(f"writes {p.path}{'/' if p.directory and not p.path.endswith('/') else ''}")
         lines.append(f"    {counted(len(p.tensors), 'tensor')} ({kinds}), {show_size(p.nbytes)}")
         if held := (*p.tree.empty, *p.tree.texts) if p.format.trees else ():
-            lines.append(f"    {len(held):,} without a tensor: {few(held, most)}")
+            lines.append(f"    beside tensors: {few(held, most)}")
         if cut is not None and (cut.files > 1 or cut.kept):
             lines.append(f"    {_files(cut)}")
         if p.side_names:
