@@ -60,6 +60,8 @@ def key_of(key: Any) -> str | int:
     """A key as a name has it: a place in a sequence, an integer key of a dict, else text."""
     if isinstance(key, jax.tree_util.SequenceKey):
         return ListIndex(key.idx)
+    if isinstance(key, jax.tree_util.FlattenedIndexKey):  # of a class that names no keys
+        return ListIndex(key.key)
     found = next((getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)), key)
     return found if type(found) is int else str(found)
 

@@ -143,7 +143,7 @@ def train_state(body: str, heads: Sequence[str]) -> Any:
     """A train state of Flax. Its step is a Python number."""
     tree = Dense((body, *heads)).init(jax.random.key(0), jnp.ones((1, 2)))["params"]
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(1e-2, 100)))
-    return TrainState.create(apply_fn=None, params=tree, tx=tx)  # pyright: ignore[reportArgumentType]
+    return TrainState.create(apply_fn=None, params=tree, tx=tx)
 
 
 class Net(nnx.Module):
