@@ -67,11 +67,12 @@ def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
 def _note_dropped_leaves(output: Output, p: Publication) -> Iterator[Diagnostic]:
     """A note on leaves of a tree that an output does not hold: text, and what holds nothing, where there is no room for
     notes on it."""
-    kept = p.format.trees or NOTES in p.metadata
-    lost = [(p.tree.texts, "text")] * (not p.format.trees) + [(p.tree.empty, "empty")] * (not kept)
-    for names, what in lost:
+    alone, full = "holds tensors alone", "has no room for notes on a tree this large"
+    texts = () if p.format.trees else p.tree.texts
+    empty = () if p.format.trees or NOTES in p.metadata else p.tree.empty
+    for names, what, why in ((texts, "text", alone), (empty, "empty", full if p.format.metadata_bytes else alone)):
         if names:
-            message = f"output: {p.format.name} holds tensors alone; left out, since they are {what}: {few([*names])}"
+            message = f"output: {p.format.name} {why}; left out, since they are {what}: {few([*names])}"
             hint = "Write `format: orbax` in the output to keep them."
             yield Diagnostic("input-left-out", message, output.span, hint, "note")
 
