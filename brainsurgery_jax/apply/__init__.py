@@ -68,8 +68,8 @@ def apply(
     come back are deleted. `filling`: what becomes of leaves of `like` that the plan does not make, and of what it makes
     beside them.
     **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
-    came in if the names are still the same (or of `like`), else as nested dicts along the dots of the names. A flat
-    dict with dotted keys stays flat.
+    came in if the names are still the same (or of `like`), else as dicts along the dots of the names, with the lists,
+    tuples and empty nodes that came in where they are by now. A flat dict with dotted keys stays flat.
     **Raises** PlanError for a mistake in the plan or a failed assert, StoreError for a file that cannot be read.
     """
     if checks not in ("raise", "return", "skip"):
@@ -84,7 +84,7 @@ def apply(
         evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else compute
         applied = lower_onto(plan, given, world, values=evaluate is compute)
         values, verdicts = evaluate(applied, checks, listen or log)
-    result = rebuild(values, given.get(applied.alias), like, checked(filling), applied.names)
+    result = rebuild(values, given.get(applied.alias), like, checked(filling), applied)
     return (result, verdicts) if checks == "return" else result
 
 

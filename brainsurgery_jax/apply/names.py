@@ -31,6 +31,7 @@ class Named(NamedTuple):
     dotted: bool
     streams: frozenset[str] = frozenset()
     boxed: bool = False
+    tree: Any = None  # as it came
 
     @property
     def avals(self) -> dict[str, Aval]:
@@ -44,13 +45,14 @@ def name_leaves(alias: str, tree: Any) -> Named:
     paths, random, boxed = _read_paths(tree)
     found, treedef = jax.tree_util.tree_flatten(tree)
     names = tuple(".".join(map(str, path)) for path in paths)
-    _refuse_doubles(alias, names)
+    refuse_twins(alias, names)
     leaves = dict(zip(names, found, strict=True))
-    _refuse_foreign(alias, leaves)
+    refuse_foreign(alias, leaves)
     tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
     others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
     streams = frozenset(name for name, path in zip(names, paths, strict=True) if path in random)
-    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths), streams, boxed)
+    dotted = isinstance(tree, dict) and _is_dotted(paths)
+    return Named(names, tensors, others, treedef, dotted, streams, boxed, tree)
 
 
 def key_paths(tree: Any) -> list[Path]:
@@ -63,14 +65,14 @@ def _read_paths(tree: Any) -> tuple[list[Path], set[Path], bool]:
     nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)[0]
     boxes = {p: node for p, node in nodes if is_box(node)}
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    keys = [tuple(_key(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
+    keys = [tuple(key_of(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
     random = {p for p, node in boxes.items() if _is_stream(node)}
     found = {k for k, p in zip(keys, paths, strict=True) if any(p[:depth] in random for depth in range(len(p)))}
     return keys, found, bool(boxes)
 
 
 def is_box(node: Any) -> bool:
-    """Whether Flax wraps a leaf so."""
+    """Whether a node of Flax wraps a leaf and adds a key of its own to its path."""
     return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in type(node).__mro__)
 
 
@@ -80,10 +82,12 @@ def _is_stream(node: Any) -> bool:
     return any(c.__name__ == STREAM and c.__module__.startswith("flax.") for c in kind.__mro__)
 
 
-def _key(key: Any) -> str | int:
+def key_of(key: Any) -> str | int:
     """A key as a name has it: a place in a sequence, an integer key of a dict, else text."""
     if isinstance(key, jax.tree_util.SequenceKey):
         return ListIndex(key.idx)
+    if isinstance(key, jax.tree_util.FlattenedIndexKey):  # of a class that names no keys
+        return ListIndex(key.key)
     found = next((getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)), key)
     return found if type(found) is int else str(found)
 
@@ -93,7 +97,8 @@ def _is_dotted(paths: list[Path]) -> bool:
     return all(len(p) == 1 for p in paths) and any("." in str(p[0]) for p in paths)
 
 
-def _refuse_doubles(alias: str, names: tuple[str, ...]) -> None:
+def refuse_twins(alias: str, names: tuple[str, ...]) -> None:
+    """Raises PlanError where two leaves have one name."""
     seen: set[str] = set()
     doubles = [n for n in names if n in seen or seen.add(n)]
     if doubles:
@@ -102,7 +107,7 @@ def _refuse_doubles(alias: str, names: tuple[str, ...]) -> None:
         raise PlanError([Diagnostic("names-collide", text, hint=hint)])
 
 
-def _refuse_foreign(alias: str, leaves: Mapping[str, Any]) -> None:
+def refuse_foreign(alias: str, leaves: Mapping[str, Any]) -> None:
     """Refuse leaves that hold tensors and are no arrays of numpy or JAX: plans would pass them by without a word."""
     foreign = {name: leaf for name, leaf in leaves.items() if _is_foreign(leaf)}
     for name, leaf in foreign.items():

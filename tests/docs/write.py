@@ -19,6 +19,7 @@ PAGES = (
     "docs/from-a-script.md",
     "docs/json.md",
     "docs/jax.md",
+    "docs/trees.md",
 )
 """Pages whose examples are run, and their outcome written below them."""
 
