@@ -64,8 +64,8 @@ def apply(
     **Arguments**: `tree` is bound to the plan's only or first input (alias `model` for a plan without inputs), `trees`
     to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name. `donate`:
     concrete arrays of the trees may be overwritten, and those that do not come back are deleted. `filling`: what
-    becomes of leaves of `like` that the plan does not make, and of what it makes beside them; its listener gets the report of
-    each step that has one, too.
+    becomes of leaves of `like` that the plan does not make, and of what it makes beside them; its listener gets the
+    report of each step that has one, too.
     **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
     came in if the names are still the same (or of `like`), else as dicts along the dots of the names, with the lists,
     tuples and empty nodes that came in where they are by now. A flat dict with dotted keys stays flat.
