@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
+    "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
     "ops.*": "documents errors dtypes config_patch index select _lazy nametree keys op protocol numerics expression "
     "ops._constants ops._verdicts summaries",
