@@ -1,0 +1,99 @@
+"""Arcee fusion: take over the entries of another model whose importance stands out, by an exact threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from brainsurgery_jax._lazy import Array
+from brainsurgery_jax.dtypes import FLOAT64, Aval, DType
+from brainsurgery_jax.merging.method import MergeMethod, Merging
+from brainsurgery_jax.merging.rows import by_rows
+from brainsurgery_jax.merging.selection import order_statistics
+from brainsurgery_jax.merging.tensors import (
+    anywhere,
+    by_element,
+    constant_of,
+    deltas,
+    double,
+    namespace,
+    rounded,
+    widened,
+)
+from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.ops._constants import broadcast
+from brainsurgery_jax.protocol import TensorExpr
+
+EPS = 1e-8
+"""Added to probabilities."""
+
+SPREAD = 1.5
+"""Quartile ranges above the median from which on an entry stands out."""
+
+
+def _rows_of(avals: Avals, params: Params) -> Aval:
+    return Aval((*avals[0].shape[:-1], 1), avals[0].dtype)
+
+
+@by_rows("row_divergence", _rows_of)
+def row_divergence(base: Array, x: Array) -> Array:
+    """The Kullback-Leibler divergence of each row of `x` from that of the base, both as softmax, as a column."""
+    p, q = (_softmax(double(y)) + EPS for y in (x, base))
+    xp = namespace(p)
+    return xp.sum(p * xp.log(p / q), axis=-1, keepdims=True).astype(base.dtype)
+
+
+def _softmax(x: Array) -> Array:
+    xp = namespace(x)
+    made = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
+    return made / xp.sum(made, axis=-1, keepdims=True)
+
+
+def _importance(xs: Sequence[Array], static: Mapping[str, Any]) -> list[Array]:
+    (delta,) = deltas(xs[:2], static["exact"])
+    return [abs(delta) * xs[2].astype(delta.dtype)]
+
+
+def _quartile_places(size: int, nonzero: Any, static: Mapping[str, Any], at: int) -> tuple[int, ...]:
+    lows = [int(share * (size - 1)) for share in (0.25, 0.5, 0.75)]
+    return tuple(place for low in lows for place in (low, min(low + 1, size - 1)))
+
+
+quartiles = order_statistics("quartiles", _importance, _quartile_places, lambda params: (1, 6))
+
+
+@kernel("fusion_threshold", result=lambda avals, params: (Aval((1,), FLOAT64),), host=anywhere)
+def fusion_threshold(found: Array, *, size: int) -> Array:
+    """The median and 1.5 times the range between the quartiles, of the elements around them [6]."""
+    xp = namespace(found)
+    values = []
+    for at, share in enumerate((0.25, 0.5, 0.75)):
+        between = share * (size - 1) - int(share * (size - 1))
+        values.append(found[2 * at] + between * (found[2 * at + 1] - found[2 * at]))
+    return xp.stack([values[1] + SPREAD * (values[2] - values[0])])
+
+
+@by_element("arcee_fusion")
+def fuse(base: Array, x: Array, divergence: Array, least: Array, *, dtype: DType, exact: bool) -> Array:
+    """The base, with the other's entries where their importance is at least `least`."""
+    xs = (base, x, divergence)
+    start, other, bound = widened((base, x, least), exact)
+    (importance,) = _importance(xs, {"exact": exact})
+    delta = namespace(start).where(importance < bound, constant_of(0, start), other - start)
+    return rounded(start + delta, dtype)
+
+
+def arcee_fusion(merging: Merging) -> TensorExpr:
+    """Importance is the difference times the divergence of the row; the threshold is exact, so nothing is random."""
+    view, own = merging.view, merging.aval
+    base, x = (merging.in_dtype(e, merging.work) for e in merging.expressions)
+    rows = view.apply(broadcast, view.apply(row_divergence, base, x), shape=own.shape)
+    found = view.apply(fusion_threshold, merging.fold(quartiles, rows), size=own.size)
+    return merging.by_element(fuse, rows, merging.spread(found, 0))
+
+
+ARCEE_FUSION = MergeMethod(
+    "arcee_fusion", arcee_fusion, "entries of a model that stand out from the base by importance",
+    "https://www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration", {},
+    most=1, base="needed",
+)  # fmt: skip

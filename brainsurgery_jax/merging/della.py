@@ -1,0 +1,93 @@
+"""DELLA: drop entries of task vectors at random, those of small magnitude in their row rather than large ones."""
+
+from __future__ import annotations
+
+from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.merging.dare import RESCALINGS
+from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
+from brainsurgery_jax.merging.randomness import draw
+from brainsurgery_jax.merging.rows import by_rows, in_work
+from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.task_vectors import (
+    DENSITY,
+    NORMALIZE,
+    RESCALE,
+    KeepGiven,
+    KeepNone,
+    Sparsifier,
+    summed,
+    task_parameters,
+    with_l1_factor,
+)
+from brainsurgery_jax.merging.tensors import constant_of, namespace
+from brainsurgery_jax.protocol import TensorExpr
+
+
+@by_rows("della_kept", in_work)
+def della_kept(base: Array, x: Array, drawn: Array, *, density: float, epsilon: float, inverse: bool) -> Array:
+    """A task vector in which entries are kept by the rank of their magnitude in the row, the first of equal ones
+    lowest: with probabilities from `density - epsilon` to `density + epsilon`."""
+    xp = namespace(base)
+    delta = x - base
+    n = delta.shape[-1]
+    order = xp.argsort(abs(delta), axis=-1, stable=True)
+    ranks = xp.argsort(order, axis=-1, stable=True).astype(delta.dtype)
+    share = ranks / constant_of(n - 1, ranks) if n > 1 else xp.full_like(ranks, 0.5)
+    probability = constant_of(density - epsilon, delta) + constant_of(2 * epsilon, delta) * share
+    kept = xp.where(drawn < probability, delta, np.zeros((), delta.dtype))
+    return kept / probability if inverse else kept
+
+
+def _sparse(merging: Merging, model: ModelTensor, how: str) -> tuple[Sparsifier, list[TensorExpr]]:
+    density, epsilon = merging.number("density", model), merging.number("epsilon", model)
+    if density <= 0:
+        return KeepNone(), []
+    if density - epsilon <= 0 or density + epsilon >= 1:
+        if density >= 1 and epsilon == 0:
+            return Sparsifier(), []
+        message = f"probabilities from {density - epsilon:g} to {density + epsilon:g} of '{model.alias}' are none"
+        raise Refusal("merge-parameter", message, key="models",
+                      hint="`density - epsilon` must be above 0, `density + epsilon` below 1.")  # fmt: skip
+    assert merging.base is not None
+    operands = [merging.in_dtype(e, merging.work) for e in (merging.base.expr, model.expr, draw(merging, model))]
+    delta = merging.view.apply(della_kept, *operands, density=density, epsilon=epsilon, inverse=how == "inverse")
+    if how == "l1":
+        return with_l1_factor(merging, model, KeepGiven(), [delta])
+    return KeepGiven(), [delta]
+
+
+def _della(merging: Merging, *, consensus: bool) -> TensorExpr:
+    how = merging.word("rescale", RESCALINGS)
+    found = [_sparse(merging, model, how) for model in merging.models]
+    extras = [e for _, more in found for e in more]
+    kept = [one for one, _ in found]
+    return summed(merging, kept, extras, consensus=consensus, normalize=merging.flag("normalize"))
+
+
+def della(merging: Merging) -> TensorExpr:
+    """Entries are kept at random by rank, then added up where they agree with the elected sign."""
+    return _della(merging, consensus=True)
+
+
+def della_linear(merging: Merging) -> TensorExpr:
+    """Entries are kept at random by rank; then the weighted sum."""
+    return _della(merging, consensus=False)
+
+
+def _parameters(*, normalize: bool) -> dict[str, MergeParameter]:
+    epsilon = MergeParameter(0.15, "probabilities go from `density - epsilon` to `density + epsilon`", each=True, low=0)
+    return task_parameters(
+        density=DENSITY, epsilon=epsilon, rescale=MergeParameter("inverse", RESCALE),
+        normalize=MergeParameter(normalize, NORMALIZE),
+    )  # fmt: skip
+
+
+_PAPER = "https://arxiv.org/abs/2406.11617"
+DELLA = MergeMethod(
+    "della", della, "task vectors with entries dropped by magnitude and chance, averaged where signs agree", _PAPER,
+    _parameters(normalize=True), base="needed",
+)  # fmt: skip
+DELLA_LINEAR = MergeMethod(
+    "della_linear", della_linear, "the same, added up", _PAPER, _parameters(normalize=False), base="needed"
+)
