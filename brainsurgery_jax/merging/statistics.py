@@ -13,6 +13,7 @@ from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import anywhere, by_element, constant_of, double, namespace, rounded, total, widen
 from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import TensorExpr
 
 
@@ -23,8 +24,10 @@ def _statistics_of(merging: Merging, model: ModelTensor) -> TensorExpr | None:
         message = f"no statistics of '{model.alias}' are given"
         raise Refusal("merge-parameter", message, key="models",
                       hint=f"Name the alias of a checkpoint: `{model.alias}: {{statistics: ALIAS}}`.")  # fmt: skip
-    there = merging.view.has(alias, merging.name)
-    return merging.view.fetch(alias, merging.name, "models") if there else None
+    if not merging.view.has(alias, merging.name):
+        return None
+    found = merging.view.fetch(alias, merging.name, "models")
+    return found if found.aval.shape else merging.view.apply(with_shape, found, shape=(1,))
 
 
 @by_element("fisher")

@@ -1,4 +1,4 @@
-"""Task vectors, what models differ by from their base: made sparse, weighted, with or without a vote on signs, added up.
+"""Task vectors, what models differ by from their base: made sparse, weighted, with or without a vote, added up.
 
 Reference: Ilharco et al., Editing models with task arithmetic, 2022, https://arxiv.org/abs/2212.04089.
 """
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.dtypes import DType
-from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.method import Merging, ModelTensor
 from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.settings import MergeParameter
@@ -36,9 +35,7 @@ DENSITY = MergeParameter(1.0, "share of the entries of a task vector that are ke
 SCALE = MergeParameter(1.0, "factor of the sum of task vectors")
 NORMALIZE = "whether the sum is divided by that of the weights"
 THRESHOLD = MergeParameter("tensor", "`tensor`, or `all`: entries are ranked within a tensor, or among all parameters")
-RESCALE = (
-    "`inverse`: what is kept is divided by the probability to be kept; `l1`: to the sum of magnitudes it had; `no`"
-)
+RESCALE = "`inverse`: what is kept is divided by its probability; `l1`: to the sum of magnitudes before; or `no`"
 
 
 class Summing(NamedTuple):
@@ -107,7 +104,7 @@ class Kept(NamedTuple):
 
     def places(self, size: int) -> tuple[int, int]:
         """The first and the last that is kept, in the order of magnitudes."""
-        count, top = int(self.density * size), int(self.without * size)
+        count, top = max(1, int(self.density * size)), int(self.without * size)
         top = max(0, min(top, size - count))
         return size - top - count, size - top - 1
 
@@ -125,17 +122,11 @@ bounds_of = order_statistics("thresholds", _magnitudes, _bounds, lambda p: (len(
 
 
 def bands(merging: Merging, ranks: Sequence[Kept], bounds: int) -> tuple[list[Sparsifier], list[TensorExpr]]:
-    """What keeps these ranks of the task vectors of the models, and the tensors that it takes. Raises Refusal."""
+    """What keeps these ranks of the task vectors of the models, at least one entry; and the tensors that it takes."""
     over_all = merging.word("threshold", ("tensor", "all")) == "all"
     group = merging.everything if over_all else (merging,)
-    size = sum(m.aval.size for m in group)
-    partial = [at for at, rank in enumerate(ranks) if rank.density < 1 or rank.without > 0]
-    for at in partial:
-        if int(ranks[at].density * size) < 1:
-            about = f"of '{merging.models[at].alias}' for '{merging.name}' ({merging.aval})"
-            raise Refusal("merge-parameter", f"density {ranks[at].density:g} {about} keeps no element", key="models",
-                          hint="Give a larger density, or rank among all parameters: `threshold: all`.")  # fmt: skip
-    kept: list[Sparsifier] = [Sparsifier()] * len(ranks)
+    kept = [Sparsifier() if rank.density > 0 else KeepNone() for rank in ranks]
+    partial = [at for at, rank in enumerate(ranks) if 0 < rank.density < 1 or (rank.density and rank.without)]
     if not partial:
         return kept, []
     chosen = tuple(ranks[at] for at in partial)

@@ -94,9 +94,9 @@ def merge(
     model, or `dtype`; they are computed in float32 (float64 stays) and rounded once. Whole numbers are taken over.
     Random choices depend on the plan's `seed`, the name and the model. `docs/merging.md` has the formulas.
 
-    Averages: linear, slerp, nuslerp, multislerp, karcher, fisher, regmean. With a base: task_arithmetic, ties, dare_linear,
-    dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties, model_stock, sce, arcee_fusion, nearswap, ram,
-    ramplus_tl, tsv_m, iso_c, magmax, emr, consensus, bitdelta. One model: passthrough.
+    Averages: linear, slerp, nuslerp, multislerp, karcher, fisher, regmean. With a base: task_arithmetic, ties,
+    dare_linear, dare_ties, della, della_linear, breadcrumbs, breadcrumbs_ties, model_stock, sce, arcee_fusion,
+    nearswap, ram, ramplus_tl, tsv_m, iso_c, magmax, emr, consensus, bitdelta. One model: passthrough.
     Example: `merge: {method: ties, base: base, models: {a: 0.5, b: {weight: 0.3, density: 0.2}}, to: merged}`
     """
     from brainsurgery_jax.merging.lowering import MergeStep, find_method  # some milliseconds, which few plans need
