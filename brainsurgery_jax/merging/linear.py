@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal
@@ -11,26 +13,48 @@ from brainsurgery_jax.merging.tensors import by_element, constant_of, rounded, t
 from brainsurgery_jax.protocol import TensorExpr
 
 
-@by_element("weighted_mean")
-def weighted_mean(*xs: Array, weights: tuple[float, ...], divisor: float, dtype: DType, exact: bool) -> Array:
+@by_element("weighted_sum")
+def weighted_sum(*xs: Array, weights: tuple[float, ...], divisor: float, dtype: DType, exact: bool) -> Array:
     """The weighted sum of tensors, divided by a number."""
-    parts = [
-        x if weight == 1 else x * constant_of(weight, x) for x, weight in zip(widened(xs, exact), weights, strict=True)
-    ]
-    merged = total(parts)
+    wide = widened(xs, exact)
+    merged = total([x if w == 1 else x * constant_of(w, x) for x, w in zip(wide, weights, strict=True)])
     return rounded(merged if divisor == 1 else merged / constant_of(divisor, merged), dtype)
+
+
+@by_element("weighted_mean")
+def weighted_mean(*xs: Array, shares: tuple[float, ...], dtype: DType, exact: bool) -> Array:
+    """The weighted mean of tensors, from the one with the largest share on: of equal tensors it is these."""
+    wide = widened(xs, exact)
+    near = max(range(len(shares)), key=lambda at: abs(shares[at]))
+    others = [at for at in range(len(shares)) if at != near]
+    merged = wide[near]
+    if others:
+        merged = merged + total([(wide[at] - wide[near]) * constant_of(shares[at], merged) for at in others])
+    return rounded(merged, dtype)
 
 
 def linear(merging: Merging) -> TensorExpr:
     """`sum(weight * x)`, divided by the sum of the weights if `normalize`. Raises Refusal."""
     weights = merging.numbers("weight")
-    normalize = merging.flag("normalize")
-    if normalize and sum(weights) == 0:
-        message = f"the weights for '{merging.name}' add up to 0, and `normalize` divides by their sum"
-        raise Refusal("merge-parameter", message, key="models", hint="Say `parameters: {normalize: false}`.")
-    if normalize and len(set(weights)) == 1:  # equal ones are no factors, so that equal models stay as they are
-        weights = (1.0,) * len(weights)
-    return merging.by_element(weighted_mean, weights=weights, divisor=sum(weights) if normalize else 1.0)
+    if not merging.flag("normalize"):
+        return merging.by_element(weighted_sum, weights=weights, divisor=1.0)
+    if merging.compat:
+        refuse_no_sum(merging, weights)
+        return merging.by_element(weighted_sum, weights=weights, divisor=sum(weights))
+    return mean(merging, weights)
+
+
+def mean(merging: Merging, weights: Sequence[float]) -> TensorExpr:
+    """The mean of the models by weights. Raises Refusal."""
+    refuse_no_sum(merging, weights)
+    return merging.by_element(weighted_mean, shares=tuple(w / sum(weights) for w in weights))
+
+
+def refuse_no_sum(merging: Merging, weights: Sequence[float]) -> None:
+    """Refuse weights that add up to 0 where a mean divides by their sum."""
+    if sum(weights) == 0:
+        message = f"the weights for '{merging.name}' add up to 0, and the mean divides by their sum"
+        raise Refusal("merge-parameter", message, key="models", hint="Give weights that do not add up to 0.")
 
 
 LINEAR = MergeMethod(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax.merging.linear import weighted_mean
+from brainsurgery_jax.merging.linear import weighted_sum
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.protocol import TensorExpr
@@ -14,7 +14,7 @@ def passthrough(merging: Merging) -> TensorExpr:
     scale = merging.number("scale", model)
     if scale == 1:
         return merging.in_dtype(model.expr, merging.dtype)
-    return merging.by_element(weighted_mean, weights=(scale,), divisor=1.0)
+    return merging.by_element(weighted_sum, weights=(scale,), divisor=1.0)
 
 
 PASSTHROUGH = MergeMethod(

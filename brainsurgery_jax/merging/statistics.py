@@ -8,7 +8,7 @@ from __future__ import annotations
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.dtypes import Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.merging.linear import weighted_mean
+from brainsurgery_jax.merging.linear import mean, refuse_no_sum
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import anywhere, by_element, constant_of, double, namespace, rounded, total, widen
@@ -48,13 +48,11 @@ def weigh_by_fisher(*xs: Array, weights: tuple[float, ...], dtype: DType, exact:
 def fisher(merging: Merging) -> TensorExpr:
     """`sum(weight * F * x) / sum(weight * F)`, `F` being the diagonal of the Fisher information. Raises Refusal."""
     weights = merging.numbers("weight")
-    if sum(weights) == 0:
-        raise Refusal("merge-parameter", f"the weights for '{merging.name}' add up to 0", key="models",
-                      hint="Give weights above 0.")  # fmt: skip
+    refuse_no_sum(merging, weights)
     found = [_statistics_of(merging, model) for model in merging.models]
     there = [e for e in found if e is not None]
     if len(there) < len(found):
-        return merging.by_element(weighted_mean, weights=weights, divisor=sum(weights))
+        return mean(merging, weights)
     for model, e in zip(merging.models, there, strict=True):
         if e.aval.shape != merging.aval.shape:
             message = f"'{merging.name}' of '{model.alias}' is {merging.aval}, its statistics are {e.aval}"
@@ -97,8 +95,7 @@ def regmean(merging: Merging) -> TensorExpr:
     found = [_statistics_of(merging, model) for model in merging.models]
     there = [e for e in found if e is not None]
     if len(merging.aval.shape) != 2 or len(there) < len(found):
-        count = len(merging.models)
-        return merging.by_element(weighted_mean, weights=(1.0,) * count, divisor=float(count))
+        return mean(merging, [1.0] * len(merging.models))
     transposed = merging.flag("transposed")
     width = merging.aval.shape[0 if transposed else 1]
     for model, e in zip(merging.models, there, strict=True):
