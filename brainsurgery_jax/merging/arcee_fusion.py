@@ -12,10 +12,10 @@ from brainsurgery_jax.merging.rows import by_rows
 from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.tensors import (
     anywhere,
-    by_element,
-    constant_of,
+    by_values,
     deltas,
     double,
+    kept_where,
     namespace,
     rounded,
     widened,
@@ -73,14 +73,13 @@ def fusion_threshold(found: Array, *, size: int) -> Array:
     return xp.stack([values[1] + SPREAD * (values[2] - values[0])])
 
 
-@by_element("arcee_fusion")
-def fuse(base: Array, x: Array, divergence: Array, least: Array, *, dtype: DType, exact: bool) -> Array:
-    """The base, with the other's entries where their importance is at least `least`."""
-    xs = (base, x, divergence)
-    start, other, bound = widened((base, x, least), exact)
+@by_values("arcee_fusion")
+def fuse(xs: Sequence[Array], values: Sequence[Array], *, dtype: DType, exact: bool) -> Array:
+    """The base, with the other's entries where their importance is at least that value."""
+    start, other = widened(xs[:2], exact)
     (importance,) = _importance(xs, {"exact": exact})
-    delta = namespace(start).where(importance < bound, constant_of(0, start), other - start)
-    return rounded(start + delta, dtype)
+    outstanding = ~(importance < values[0][0].astype(importance.dtype))
+    return rounded(start + kept_where(outstanding, other - start), dtype)
 
 
 def arcee_fusion(merging: Merging) -> TensorExpr:
@@ -89,7 +88,7 @@ def arcee_fusion(merging: Merging) -> TensorExpr:
     base, x = (merging.in_dtype(e, merging.work) for e in merging.expressions)
     rows = view.apply(broadcast, view.apply(row_divergence, base, x), shape=own.shape)
     found = view.apply(fusion_threshold, merging.fold(quartiles, rows), size=own.size)
-    return merging.by_element(fuse, rows, merging.spread(found, 0))
+    return merging.with_values(fuse, [found], [rows])
 
 
 ARCEE_FUSION = MergeMethod(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
-from brainsurgery_jax.merging.task_vectors import NORMALIZE, Sparsifier, summed, task_parameters
+from brainsurgery_jax.merging.sparsify import Sparsifier, Thinned
+from brainsurgery_jax.merging.task_vectors import NORMALIZE, summed, task_parameters
 from brainsurgery_jax.protocol import TensorExpr
 
 
 def task_arithmetic(merging: Merging) -> TensorExpr:
     """`base + lambda * sum(weight * (x - base))`."""
-    kept = [Sparsifier()] * len(merging.models)
-    return summed(merging, kept, [], consensus=False, normalize=merging.flag("normalize"))
+    whole = [Thinned(Sparsifier())] * len(merging.models)
+    return summed(merging, whole, consensus=False, normalize=merging.flag("normalize"))
 
 
 TASK_ARITHMETIC = MergeMethod(

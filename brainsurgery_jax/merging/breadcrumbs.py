@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.sparsify import KeepNone, Thinned
 from brainsurgery_jax.merging.task_vectors import (
     DENSITY,
     NORMALIZE,
     THRESHOLD,
-    KeepNone,
     Kept,
     bands,
     summed,
@@ -22,9 +22,8 @@ def _breadcrumbs(merging: Merging, *, consensus: bool) -> TensorExpr:
     normalize = merging.flag("normalize")
     if merging.compat and all(int(rank.without * merging.aval.size) == 0 for rank in ranks):
         # Where mergekit leaves out none of the largest, it keeps none at all.
-        return summed(merging, [KeepNone()] * len(ranks), [], consensus=consensus, normalize=normalize)
-    kept, extras = bands(merging, ranks, bounds=2)
-    return summed(merging, kept, extras, consensus=consensus, normalize=normalize)
+        return summed(merging, [Thinned(KeepNone())] * len(ranks), consensus=consensus, normalize=normalize)
+    return summed(merging, bands(merging, ranks, bounds=2), consensus=consensus, normalize=normalize)
 
 
 def breadcrumbs(merging: Merging) -> TensorExpr:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import Merging
-from brainsurgery_jax.merging.tensors import by_element, rounded, total, widened
+from brainsurgery_jax.merging.tensors import by_values, rounded, total, widened
 from brainsurgery_jax.protocol import TensorExpr
 
 
-@by_element("combination")
-def add_multiples(*xs: Array, count: int, based: bool, dtype: DType, exact: bool) -> Array:
-    """The sum of `count` tensors, each times what stands at its place in as many more; if `based` of their differences
-    to the first, which is added."""
-    first, factors = widened(xs[:-count], exact), widened(xs[-count:], exact)
-    vectors = [x - first[0] for x in first[1:]] if based else list(first)
-    merged = total([x * factor for x, factor in zip(vectors, factors, strict=True)])
-    return rounded(first[0] + merged if based else merged, dtype)
+@by_values("combination")
+def add_multiples(xs: Sequence[Array], values: Sequence[Array], *, based: bool, dtype: DType, exact: bool) -> Array:
+    """The sum of tensors, each times its number in a vector; if `based` of their differences to the first, which is
+    added."""
+    wide, (factors,) = widened(xs, exact), values
+    vectors = [x - wide[0] for x in wide[1:]] if based else wide
+    merged = total([x * factors[at].astype(x.dtype) for at, x in enumerate(vectors)])
+    return rounded(wide[0] + merged if based else merged, dtype)
 
 
 def combined(merging: Merging, coefficients: TensorExpr) -> TensorExpr:
     """The models, or what they differ by from the base, each times its coefficient, added up (with the base)."""
-    count = len(merging.models)
-    factors = merging.each(coefficients)
-    return merging.by_element(add_multiples, *factors, count=count, based=merging.base is not None)
+    return merging.with_values(add_multiples, [coefficients], based=merging.base is not None)

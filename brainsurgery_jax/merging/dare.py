@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax.merging.method import MergeMethod, Merging
+from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
 from brainsurgery_jax.merging.randomness import draw
 from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.sparsify import KeepNone, KeepRandom, Sparsifier, Thinned
 from brainsurgery_jax.merging.task_vectors import (
     DENSITY,
     NORMALIZE,
     RESCALE,
-    KeepNone,
-    KeepRandom,
-    Sparsifier,
     summed,
     task_parameters,
     with_l1_factor,
@@ -23,17 +21,19 @@ RESCALINGS = ("inverse", "l1", "no")
 
 def _dare(merging: Merging, *, consensus: bool) -> TensorExpr:
     how = merging.word("rescale", RESCALINGS)
-    kept: list[Sparsifier] = []
-    extras: list[TensorExpr] = []
-    for model, density in zip(merging.models, merging.numbers("density"), strict=True):
-        one, more = Sparsifier() if density >= 1 else KeepNone(), list[TensorExpr]()
-        if 0 < density < 1:
-            one, more = KeepRandom(density=density, inverse=how == "inverse"), [draw(merging, model)]
-            if how == "l1":
-                one, more = with_l1_factor(merging, model, one, more)
-        kept.append(one)
-        extras += more
-    return summed(merging, kept, extras, consensus=consensus, normalize=merging.flag("normalize"))
+    thinned = [
+        _thinned(merging, model, density, how)
+        for model, density in zip(merging.models, merging.numbers("density"), strict=True)
+    ]
+    return summed(merging, thinned, consensus=consensus, normalize=merging.flag("normalize"))
+
+
+def _thinned(merging: Merging, model: ModelTensor, density: float, how: str) -> Thinned:
+    """A task vector of which entries are kept with probability `density`."""
+    if density in (0, 1):
+        return Thinned(Sparsifier() if density else KeepNone())
+    found = Thinned(KeepRandom(density=density, inverse=how == "inverse"), (draw(merging, model),))
+    return with_l1_factor(merging, model, found) if how == "l1" else found
 
 
 def dare_linear(merging: Merging) -> TensorExpr:

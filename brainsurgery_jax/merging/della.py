@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.dare import RESCALINGS
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
 from brainsurgery_jax.merging.randomness import draw
 from brainsurgery_jax.merging.rows import by_rows, in_work
 from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.sparsify import KeepGiven, KeepNone, Sparsifier, Thinned
 from brainsurgery_jax.merging.task_vectors import (
     DENSITY,
     NORMALIZE,
     RESCALE,
-    KeepGiven,
-    KeepNone,
-    Sparsifier,
     summed,
     task_parameters,
     with_l1_factor,
 )
-from brainsurgery_jax.merging.tensors import constant_of, namespace
+from brainsurgery_jax.merging.tensors import constant_of, kept_where, namespace
 from brainsurgery_jax.protocol import TensorExpr
 
 
@@ -35,34 +33,31 @@ def della_kept(base: Array, x: Array, drawn: Array, *, density: float, epsilon: 
     ranks = xp.argsort(order, axis=-1, stable=True).astype(delta.dtype)
     share = ranks / constant_of(n - 1, ranks) if n > 1 else xp.full_like(ranks, 0.5)
     probability = constant_of(density - epsilon, delta) + constant_of(2 * epsilon, delta) * share
-    kept = xp.where(drawn < probability, delta, np.zeros((), delta.dtype))
+    kept = kept_where(drawn < probability, delta)
     return kept / probability if inverse else kept
 
 
-def _sparse(merging: Merging, model: ModelTensor, how: str) -> tuple[Sparsifier, list[TensorExpr]]:
+def _sparse(merging: Merging, model: ModelTensor, how: str) -> Thinned:
     density, epsilon = merging.number("density", model), merging.number("epsilon", model)
     if density <= 0:
-        return KeepNone(), []
+        return Thinned(KeepNone())
     if density - epsilon <= 0 or density + epsilon >= 1:
         if density >= 1 and epsilon == 0:
-            return Sparsifier(), []
+            return Thinned(Sparsifier())
         message = f"probabilities from {density - epsilon:g} to {density + epsilon:g} of '{model.alias}' are none"
         raise Refusal("merge-parameter", message, key="models",
                       hint="`density - epsilon` must be above 0, `density + epsilon` below 1.")  # fmt: skip
     assert merging.base is not None
     operands = [merging.in_dtype(e, merging.work) for e in (merging.base.expr, model.expr, draw(merging, model))]
     delta = merging.view.apply(della_kept, *operands, density=density, epsilon=epsilon, inverse=how == "inverse")
-    if how == "l1":
-        return with_l1_factor(merging, model, KeepGiven(), [delta])
-    return KeepGiven(), [delta]
+    found = Thinned(KeepGiven(), (delta,))
+    return with_l1_factor(merging, model, found) if how == "l1" else found
 
 
 def _della(merging: Merging, *, consensus: bool) -> TensorExpr:
     how = merging.word("rescale", RESCALINGS)
-    found = [_sparse(merging, model, how) for model in merging.models]
-    extras = [e for _, more in found for e in more]
-    kept = [one for one, _ in found]
-    return summed(merging, kept, extras, consensus=consensus, normalize=merging.flag("normalize"))
+    thinned = [_sparse(merging, model, how) for model in merging.models]
+    return summed(merging, thinned, consensus=consensus, normalize=merging.flag("normalize"))
 
 
 def della(merging: Merging) -> TensorExpr:

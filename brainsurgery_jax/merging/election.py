@@ -12,9 +12,11 @@ from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import (
     by_element,
+    by_values,
     constant_of,
     deltas,
     double,
+    kept_where,
     namespace,
     rounded,
     sums,
@@ -49,7 +51,7 @@ def _elected(parts: Sequence[Array]) -> Array:
     """The sign of the sum with the largest magnitude among those of that sign."""
     xp = namespace(parts[0])
     sign = xp.sign(total(parts))
-    sizes = [xp.where(part * sign > 0, abs(part), constant_of(0, part)) for part in parts]
+    sizes = [kept_where(part * sign > 0, abs(part)) for part in parts]
     largest = sizes[0]
     for size in sizes[1:]:
         largest = xp.maximum(largest, size)
@@ -60,7 +62,7 @@ def _task_sums(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
     parts = deltas(xs, static["exact"])
     own, elected = parts[static["task"]], _elected(parts)
     xp = namespace(own)
-    masked = xp.where(own * elected > 0, abs(elected), constant_of(0, own))
+    masked = kept_where(own * elected > 0, abs(elected))
     return xp.stack([double(abs(own)).sum(), double(masked).sum()])
 
 
@@ -73,29 +75,26 @@ def _quotient(found: Array, static: Mapping[str, Any]) -> Array:
 emr_rescaler = sums("emr_rescaler", _task_sums, _quotient, lambda avals, params: 1)
 
 
-@by_element("emr")
-def add_elected(*xs: Array, count: int, task: int, dtype: DType, exact: bool) -> Array:
-    """The base and the elected task vector; of a task what agrees with its sign, times what comes last."""
-    (base,) = widened(xs[:1], exact)
-    xp = namespace(base)
-    parts = deltas(xs[: 1 + count], exact)
+@by_values("emr")
+def add_elected(xs: Sequence[Array], values: Sequence[Array], *, task: int, dtype: DType, exact: bool) -> Array:
+    """The base and the elected task vector; of a task what agrees with its sign, times a value."""
+    (base,), parts = widened(xs[:1], exact), deltas(xs, exact)
     elected = _elected(parts)
     if task < 0:
         return rounded(base + elected, dtype)
-    (factor,) = widened(xs[-1:], exact)
-    masked = xp.where(parts[task] * elected > 0, elected, constant_of(0, elected))
-    return rounded(base + masked * factor, dtype)
+    masked = kept_where(parts[task] * elected > 0, elected)
+    return rounded(base + masked * values[0][0].astype(masked.dtype), dtype)
 
 
 def emr(merging: Merging) -> TensorExpr:
     """The elected task vector of all models; with `task` what its mask and its rescaler make of it for that model."""
-    aliases, count = [model.alias for model in merging.models], len(merging.models)
+    aliases = [model.alias for model in merging.models]
     task = merging.word("task", ("", *aliases))
     if not task:
-        return merging.by_element(add_elected, count=count, task=-1)
+        return merging.with_values(add_elected, [], task=-1)
     at = aliases.index(task)
     factor = merging.fold(emr_rescaler, task=at)
-    return merging.by_element(add_elected, merging.spread(factor, 0), count=count, task=at)
+    return merging.with_values(add_elected, [factor], task=at)
 
 
 # --- Consensus masks --------------------------------------------------------------------------------------------------
@@ -105,11 +104,11 @@ def emr(merging: Merging) -> TensorExpr:
 def add_agreed(*xs: Array, mask: float, least: int, scale: float, dtype: DType, exact: bool) -> Array:
     """The base and the sum of the task vectors, where at least so many tasks have it in their mask."""
     (base,) = widened(xs[:1], exact)
-    xp, parts = namespace(base), deltas(xs, exact)
+    parts = deltas(xs, exact)
     merged = total(parts)
     bound = constant_of(mask, merged)
     votes = [(abs(part) >= abs(merged - part) * bound).astype(np.int8) for part in parts]
-    kept = xp.where(sum(votes[1:], votes[0]) >= least, merged, constant_of(0, merged))
+    kept = kept_where(sum(votes[1:], votes[0]) >= least, merged)
     return rounded(base + kept * constant_of(scale, kept), dtype)
 
 
@@ -136,18 +135,18 @@ def _mean(found: Array, static: Mapping[str, Any]) -> Array:
 mean_magnitude = sums("mean_magnitude", _size, _mean, lambda avals, params: 1)
 
 
-@by_element("bitdelta")
-def add_signs(*xs: Array, dtype: DType, exact: bool) -> Array:
+@by_values("bitdelta")
+def add_signs(xs: Sequence[Array], values: Sequence[Array], *, dtype: DType, exact: bool) -> Array:
     """The base, and a number with the sign of the task vector at each entry, minus where that is 0."""
-    base, _, size = widened(xs, exact)
-    (part,) = deltas(xs[:2], exact)
-    return rounded(base + namespace(base).where(part > 0, size, -size), dtype)
+    (base,), (part,) = widened(xs[:1], exact), deltas(xs, exact)
+    signs = (part > 0).astype(base.dtype) * constant_of(2, base) - constant_of(1, base)
+    return rounded(base + signs * values[0][0].astype(base.dtype), dtype)
 
 
 def bitdelta(merging: Merging) -> TensorExpr:
     """A task vector of which only the signs and the mean magnitude are kept."""
     size = merging.fold(mean_magnitude, size=merging.aval.size)
-    return merging.by_element(add_signs, merging.spread(size, 0))
+    return merging.with_values(add_signs, [size])
 
 
 MAGMAX = MergeMethod(

@@ -33,7 +33,7 @@ class TensorRow(NamedTuple):
         return all(a.dtype.is_float and a.size for a in avals)
 
 
-class Part(NamedTuple):
+class MergePart(NamedTuple):
     """A tensor to be merged, and the corner of it that is."""
 
     merging: Merging
@@ -62,7 +62,7 @@ class MergeStep:
         if fresh:
             yield AddAlias(self.to)
         rows = self._rows()
-        settings, parts = self._settings([row.name for row in rows]), dict[str, Part]()
+        settings, parts = self._settings([row.name for row in rows]), dict[str, MergePart]()
         group: list[Merging] = []
         for row in rows:
             if row.is_float and (part := self._part(row, settings, group)) is not None:
@@ -131,7 +131,7 @@ class MergeStep:
     def _fetch(self, name: str, aliases: Sequence[str]) -> dict[str, TensorExpr]:
         return {alias: self.view.fetch(alias, name, "models") for alias in aliases}
 
-    def _part(self, row: TensorRow, settings: Settings, group: Sequence[Merging]) -> Part | None:
+    def _part(self, row: TensorRow, settings: Settings, group: Sequence[Merging]) -> MergePart | None:
         """A row as its method sees it; None where too few models are left."""
         own = row.exprs[self.primary].aval
         chosen = dict(row.exprs)
@@ -145,7 +145,7 @@ class MergeStep:
         base = None if self.start is None else ModelTensor(self.start, corner.cut(chosen[self.start]))
         tensors = tuple(ModelTensor(alias, corner.cut(chosen[alias])) for alias in models)
         dtype = self.dtype or own.dtype
-        return Part(Merging(self.view, row.name, base, tensors, settings, dtype, self.compat, group), corner)
+        return MergePart(Merging(self.view, row.name, base, tensors, settings, dtype, self.compat, group), corner)
 
     def _settle_mismatch(self, row: TensorRow) -> dict[str, TensorExpr]:
         """The tensors of a row that are merged although shapes differ. Raises Refusal."""
@@ -162,7 +162,7 @@ class MergeStep:
             hint = f"{hint} `on_mismatch: common` merges the first entries along each axis, which all have."
         raise Refusal("shapes-differ", message, key="models", hint=hint)
 
-    def _result(self, row: TensorRow, part: Part | None) -> TensorExpr:
+    def _result(self, row: TensorRow, part: MergePart | None) -> TensorExpr:
         """What becomes of a row. Raises Refusal."""
         if part is None:
             kept = row.exprs[self.primary]

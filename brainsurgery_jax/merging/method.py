@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.kernel import Kernel
@@ -94,14 +95,18 @@ class Merging:
         """Number `at` of a vector of values at every element."""
         return spread(self.view, values, at, self.aval)
 
-    def each(self, values: TensorExpr) -> tuple[TensorExpr, ...]:
-        """All numbers of a vector of values, each at every element."""
-        return tuple(self.spread(values, at) for at in range(values.aval.shape[0]))
-
     def by_element(self, kernel: Kernel[Any, Any], *more: TensorExpr, **static: Any) -> TensorExpr:
         """An elementwise pass over the operands and what is given with them, rounded once to the result's dtype."""
         exact = not self.compat
         return self.view.apply(kernel, *self.operands(*more), **static, dtype=self.dtype, exact=exact)
+
+    def with_values(
+        self, kernel: Kernel[..., Array], values: Sequence[TensorExpr], more: Sequence[TensorExpr] = (), **static: Any
+    ) -> TensorExpr:
+        """A pass over the operands, and more tensors like them, with small values that are the same everywhere."""
+        operands = self.operands() if self.compat else self.expressions
+        static |= {"values": len(values), "dtype": self.dtype, "exact": not self.compat}
+        return self.view.apply(kernel, *operands, *more, *values, **static)
 
     def fold(self, kernel: Kernel[Any, Any], *more: TensorExpr, **static: Any) -> TensorExpr:
         """A small value of the operands."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax._lazy import Array, np
@@ -11,7 +11,7 @@ from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.rows import by_rows, in_result
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import (
-    by_element,
+    by_values,
     constant_of,
     double,
     gram,
@@ -32,7 +32,7 @@ def _ratio(products: Array, n: int) -> Array:
     norms = [xp.sqrt(products[i, i]) for i in range(n)]
     pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
     cosines = [xp.clip(products[i, j] / xp.maximum(norms[i] * norms[j], np.float64(FLOOR)), -1, 1) for i, j in pairs]
-    cosine = sum(cosines[1:], cosines[0]) / len(pairs)
+    cosine = xp.mean(xp.stack(cosines), axis=0)
     return n * cosine / (1 + (n - 1) * cosine)
 
 
@@ -43,16 +43,16 @@ def _flat_ratio(products: Array, static: Mapping[str, Any]) -> Array:
 stock_ratio = gram("stock_ratio", _flat_ratio, lambda avals, params: 1)
 
 
-def _pull(base: Array, models: tuple[Array, ...], t: Array) -> Array:
+def _pull(base: Array, models: Sequence[Array], t: Array) -> Array:
     mean = total(models) / constant_of(len(models), base)
     return t * mean + (constant_of(1, base) - t) * base
 
 
-@by_element("model_stock")
-def pull(base: Array, *rest: Array, dtype: DType, exact: bool) -> Array:
-    """`t * mean(models) + (1 - t) * base`; `t` comes last."""
-    start, *models, t = widened((base, *rest), exact)
-    return rounded(_pull(start, tuple(models), t), dtype)
+@by_values("model_stock")
+def pull(xs: Sequence[Array], values: Sequence[Array], *, dtype: DType, exact: bool) -> Array:
+    """`t * mean(models) + (1 - t) * base`."""
+    start, *models = widened(xs, exact)
+    return rounded(_pull(start, models, values[0][0].astype(start.dtype)), dtype)
 
 
 @by_rows("model_stock_rows", in_result)
@@ -65,7 +65,7 @@ def pull_rows(base: Array, *models: Array, dtype: DType, exact: bool) -> Array:
     products = xp.stack([xp.stack([xp.sum(a * b, axis=1) for b in deltas]) for a in deltas])
     t = _ratio(products, n).astype(start.dtype)
     shape = (-1,) + (1,) * (start.ndim - 1) if start.ndim > 1 else (1,)
-    return rounded(_pull(start, tuple(wide), t.reshape(shape)), dtype)
+    return rounded(_pull(start, wide, t.reshape(shape)), dtype)
 
 
 def model_stock(merging: Merging) -> TensorExpr:
@@ -73,7 +73,7 @@ def model_stock(merging: Merging) -> TensorExpr:
     if merging.flag("filter_wise"):
         return merging.by_element(pull_rows)
     t = merging.fold(stock_ratio, base=True, count=len(merging.models))
-    return merging.by_element(pull, merging.spread(t, 0))
+    return merging.with_values(pull, [t])
 
 
 MODEL_STOCK = MergeMethod(

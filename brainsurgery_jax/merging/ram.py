@@ -10,9 +10,10 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import (
-    by_element,
+    by_values,
     constant_of,
     deltas,
+    kept_where,
     namespace,
     rounded,
     sums,
@@ -44,23 +45,24 @@ def _factors(found: Array, static: Mapping[str, Any]) -> Array:
 unique_factors = sums("ram_factors", _counts, _factors, lambda avals, params: len(avals) - 1)
 
 
-@by_element("ram")
-def average_changes(*xs: Array, count: int, epsilon: float, dtype: DType, exact: bool) -> Array:
-    """The base and, of each task vector that changed an entry, its share. Behind the base and the models there may be
-    factors for what one model alone changed."""
-    (base,), factors = widened(xs[:1], exact), widened(xs[1 + count :], exact)
-    xp = namespace(base)
-    parts = deltas(xs[: 1 + count], exact)
+@by_values("ram")
+def average_changes(
+    xs: Sequence[Array], values: Sequence[Array], *, epsilon: float, dtype: DType, exact: bool
+) -> Array:
+    """The base and, of each task vector that changed an entry, its share. There may be factors for what one model alone
+    changed."""
+    (base,), parts = widened(xs[:1], exact), deltas(xs, exact)
     changed, number = _changed(parts, epsilon)
-    if factors:
-        parts = [xp.where(number == 1, part * f, part) for part, f in zip(parts, factors, strict=True)]
-    kept = [xp.where(c, part, constant_of(0, part)) for c, part in zip(changed, parts, strict=True)]
-    return rounded(base + total(kept) / xp.maximum(number, np.float32(1)).astype(base.dtype), dtype)
+    if values:
+        alone, factors = number == 1, values[0].astype(base.dtype)
+        parts = [namespace(base).where(alone, part * factors[at], part) for at, part in enumerate(parts)]
+    kept = total([kept_where(c, part) for c, part in zip(changed, parts, strict=True)])
+    return rounded(base + kept / namespace(base).maximum(number, np.float32(1)).astype(base.dtype), dtype)
 
 
 def ram(merging: Merging) -> TensorExpr:
     """Entries that several models changed are averaged over these; others are kept whole."""
-    return merging.by_element(average_changes, count=len(merging.models), epsilon=merging.number("epsilon"))
+    return merging.with_values(average_changes, [], epsilon=merging.number("epsilon"))
 
 
 def ramplus_tl(merging: Merging) -> TensorExpr:
@@ -68,7 +70,7 @@ def ramplus_tl(merging: Merging) -> TensorExpr:
     entries that it changed with others for each that it changed alone."""
     epsilon = merging.number("epsilon")
     found = merging.fold(unique_factors, epsilon=epsilon, r=merging.number("r"), alpha=merging.number("alpha"))
-    return merging.by_element(average_changes, *merging.each(found), count=len(merging.models), epsilon=epsilon)
+    return merging.with_values(average_changes, [found], epsilon=epsilon)
 
 
 _EPSILON = MergeParameter(1e-5, "differences up to this are no change", low=0)

@@ -11,10 +11,11 @@ from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import (
-    by_element,
+    by_values,
     constant_of,
     deltas,
     double,
+    kept_where,
     namespace,
     rounded,
     sums,
@@ -43,7 +44,7 @@ def _place(size: int, nonzero: Any, static: Mapping[str, Any], at: int) -> tuple
     return (size - (static["topk"] * nonzero) // 1,)
 
 
-least_variance = order_statistics("sce_threshold", _derive, _place, lambda params: (1, 1))
+least_variance = order_statistics("sce_threshold", _derive, _place, lambda params: (1, 1), by_nonzero=True)
 
 
 def _selected(xs: Sequence[Array], count: int, exact: bool) -> list[Array]:
@@ -52,8 +53,8 @@ def _selected(xs: Sequence[Array], count: int, exact: bool) -> list[Array]:
     if len(xs) == 1 + count:
         return parts
     variance = _variance(parts)
-    out = (variance < xs[-1].astype(variance.dtype)) | (variance == 0)
-    return [namespace(part).where(out, constant_of(0, part), part) for part in parts]
+    chosen = ~(variance < xs[-1].astype(variance.dtype)) & (variance != 0)
+    return [kept_where(chosen, part) for part in parts]
 
 
 def _energies(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
@@ -70,30 +71,28 @@ def _shares(found: Array, static: Mapping[str, Any]) -> Array:
 model_shares = sums("sce_weights", _energies, _shares, lambda avals, params: params["count"])
 
 
-@by_element("sce")
-def erase_and_add(*xs: Array, count: int, dtype: DType, exact: bool) -> Array:
-    """The weighted mean of what agrees with the sign of the sum. Behind the base and the models come the least variance
-    that is selected, if there is one, and the weights."""
-    base, *_ = widened(xs[:1], exact)
-    xp = namespace(base)
-    weights = widened(xs[-count:], exact)
-    parts = _selected(xs[:-count], count, exact)
-    sign = xp.sign(total(parts))
-    kept = [xp.where(xp.sign(part) * sign < 0, constant_of(0, part), part) for part in parts]
-    there = [xp.where((xp.sign(part) == sign), w, constant_of(0, part)) for part, w in zip(parts, weights, strict=True)]
-    divisor = xp.maximum(total(there), constant_of(FLOOR, base))
-    agreeing = [xp.where(sign == 0, constant_of(0, part), part) for part in kept]
-    return rounded(base + total([p * w for p, w in zip(agreeing, weights, strict=True)]) / divisor, dtype)
+@by_values("sce")
+def erase_and_add(xs: Sequence[Array], values: Sequence[Array], *, count: int, dtype: DType, exact: bool) -> Array:
+    """The weighted mean of what agrees with the sign of the sum. The values are the weights and, if entries are
+    selected, the least variance of these."""
+    (base,), weights = widened(xs[:1], exact), values[0].astype(xs[0].dtype if not exact else widen(xs[0]).dtype)
+    parts = _selected([*xs, *(value[0] for value in values[1:])], count, exact)
+    majority = total(parts)
+    agreeing = [((part > 0) & (majority > 0)) | ((part < 0) & (majority < 0)) | (part != part) for part in parts]
+    divisor = total([a.astype(base.dtype) * weights[at] for at, a in enumerate(agreeing)])
+    merged = total(
+        [kept_where(a, part) * weights[at] for at, (a, part) in enumerate(zip(agreeing, parts, strict=True))]
+    )
+    return rounded(base + merged / namespace(base).maximum(divisor, constant_of(FLOOR, base)), dtype)
 
 
 def sce(merging: Merging) -> TensorExpr:
     """The entries of largest variance, weighted by each model's share of their squares, where signs agree."""
     topk, count = merging.number("select_topk"), len(merging.models)
-    chosen: list[TensorExpr] = []
-    if topk < 1:
-        chosen = [merging.spread(merging.fold(least_variance, topk=topk), 0)]
-    shares = merging.fold(model_shares, *chosen, count=count, size=merging.aval.size)
-    return merging.by_element(erase_and_add, *chosen, *merging.each(shares), count=count)
+    chosen = [merging.fold(least_variance, topk=topk)] if topk < 1 else []
+    everywhere = [merging.spread(least, 0) for least in chosen]
+    shares = merging.fold(model_shares, *everywhere, count=count, size=merging.aval.size)
+    return merging.with_values(erase_and_add, [shares, *chosen], count=count)
 
 
 SCE = MergeMethod(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, np
@@ -22,6 +22,10 @@ Places = Callable[[int, Any, Mapping[str, Any], int], tuple[Any, ...]]
 """`(elements, those that are not zero, static parameters, number of the tensor) -> places in the sorted order`."""
 
 
+SLAB = 1 << 18
+"""Elements that are derived and counted at a time."""
+
+
 class Ranked(NamedTuple):
     """What is known of each tensor after some passes: how many elements are not zero, and where the search is."""
 
@@ -30,13 +34,17 @@ class Ranked(NamedTuple):
 
 
 def order_statistics(
-    name: str, derive: Derive, places: Places, shape: Callable[[Params], tuple[int, int]]
+    name: str,
+    derive: Derive,
+    places: Places,
+    shape: Callable[[Params], tuple[int, int]],
+    by_nonzero: bool = False,
 ) -> Kernel[Any, Array]:
     """A kernel that gives the elements at some places of the sorted order, of one or several derived tensors: a float64
     vector, those of the first tensor before those of the second; infinity for a place behind the last.
 
     `shape(static)`: how many tensors are derived, and how many places each has. The elements are counted digit by digit
-    while the operands go by in blocks.
+    while the operands go by in blocks. `by_nonzero`: places depend on how many elements are not zero.
     """
 
     def result(avals: Avals, params: Params) -> Avals:
@@ -53,7 +61,9 @@ def order_statistics(
         return xp.concatenate(found)
 
     def passes(avals: Avals, params: Params) -> Passes:
-        search = _Search(derive, places, shape(params), avals[0].size, to_numpy(wide(avals[0].dtype)), params)
+        search = _Search(
+            derive, places, shape(params), avals[0].size, to_numpy(wide(avals[0].dtype)), params, by_nonzero
+        )
         return tuple(partial(search.reduction, step) for step in range(search.passes))
 
     return kernel(name, result=result, host=anywhere, fold=passes)(of_whole)
@@ -68,6 +78,7 @@ class _Search(NamedTuple):
     size: int
     dtype: Any
     static: Params
+    by_nonzero: bool
 
     @property
     def passes(self) -> int:
@@ -80,11 +91,14 @@ class _Search(NamedTuple):
         known = before or Ranked((self.size,) * tensors, (None,) * tensors)
         counting = [self._one(at, step, known) for at in range(tensors)]
 
-        def block(*xs: Array) -> tuple[Any, Array]:
+        def count(xs: Sequence[Array]) -> tuple[Any, Array]:
             with np.errstate(all="ignore"):
                 made = [np.ascontiguousarray(x) for x in self.derive(xs, self.static)]
-            nonzero = [np.count_nonzero(x) if before is None else 0 for x in made]
+            nonzero = [np.count_nonzero(x) if before is None and self.by_nonzero else 0 for x in made]
             return tuple(one.block(x) for one, x in zip(counting, made, strict=True)), np.array(nonzero)
+
+        def block(*xs: Array) -> tuple[Any, Array]:
+            return reduce(merge, (count([x[at : at + SLAB] for x in xs]) for at in range(0, len(xs[0]), SLAB)))
 
         def merge(a: Any, b: Any) -> Any:
             joined = (one.merge(x, y) for one, x, y in zip(counting, a[0], b[0], strict=True))

@@ -6,49 +6,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from brainsurgery_jax._lazy import Array
-from brainsurgery_jax.merging.tensors import constant_of, namespace
+from brainsurgery_jax.merging.tensors import constant_of, kept_where, namespace
 
 
 @dataclass(frozen=True)
 class Sparsifier:
-    """What becomes of a task vector in the elementwise pass; itself, it keeps all.
+    """What becomes of a task vector; itself, it keeps all.
 
-    `extras`: how many more tensors it takes, each with an element for every element. `rescaled`: the last of them is a
-    factor for what is kept.
+    `tensors`, `values`: how many more tensors it takes, each with an element for every element, and small values.
+    `rescaled`: the last of these is a factor for what is kept.
     """
 
     rescaled: bool = False
 
     @property
-    def extras(self) -> int:
+    def tensors(self) -> int:
+        return 0
+
+    @property
+    def values(self) -> int:
         return int(self.rescaled)
 
-    def apply(self, delta: Array, extras: Sequence[Array]) -> Array:
+    def apply(self, delta: Array, tensors: Sequence[Array], values: Sequence[Array]) -> Array:
         """The task vector with zeros for what is dropped, scaled if it is to be."""
-        kept = self.keep(delta, extras)
-        return kept * extras[-1].astype(kept.dtype) if self.rescaled else kept
+        kept = self.keep(delta, tensors, values)
+        return kept * values[-1][0].astype(kept.dtype) if self.rescaled else kept
 
-    def keep(self, delta: Array, extras: Sequence[Array]) -> Array:
+    def keep(self, delta: Array, tensors: Sequence[Array], values: Sequence[Array]) -> Array:
         """The same, not scaled."""
         return delta
 
 
 @dataclass(frozen=True)
 class KeepBand(Sparsifier):
-    """Keeps magnitudes from a least to a greatest; NaN is kept. Of `bounds` 1 there is only a least, of 2 both."""
-
-    bounds: int = 1
+    """Keeps magnitudes from a least on, or from a least to a greatest: the first of the values. NaN is kept."""
 
     @property
-    def extras(self) -> int:
-        return self.bounds + int(self.rescaled)
+    def values(self) -> int:
+        return 1 + int(self.rescaled)
 
-    def keep(self, delta: Array, extras: Sequence[Array]) -> Array:
-        size = abs(delta)
-        outside = size < extras[0].astype(size.dtype)
-        if self.bounds > 1:
-            outside = outside | (size > extras[1].astype(size.dtype))
-        return namespace(delta).where(outside, constant_of(0, delta), delta)
+    def keep(self, delta: Array, tensors: Sequence[Array], values: Sequence[Array]) -> Array:
+        size, bounds = abs(delta), values[0].astype(delta.dtype)
+        inside = ~(size < bounds[0])
+        if bounds.shape[0] > 1:
+            inside &= ~(size > bounds[1])
+        return kept_where(inside, delta)
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,11 @@ class KeepRandom(Sparsifier):
     inverse: bool = False
 
     @property
-    def extras(self) -> int:
-        return 1 + int(self.rescaled)
+    def tensors(self) -> int:
+        return 1
 
-    def keep(self, delta: Array, extras: Sequence[Array]) -> Array:
-        xp = namespace(delta)
-        kept = xp.where(extras[0] < self.density, delta, constant_of(0, delta))
+    def keep(self, delta: Array, tensors: Sequence[Array], values: Sequence[Array]) -> Array:
+        kept = kept_where(tensors[0] < self.density, delta)
         return kept / constant_of(self.density, delta) if self.inverse else kept
 
 
@@ -72,7 +73,7 @@ class KeepRandom(Sparsifier):
 class KeepNone(Sparsifier):
     """Keeps nothing."""
 
-    def keep(self, delta: Array, extras: Sequence[Array]) -> Array:
+    def keep(self, delta: Array, tensors: Sequence[Array], values: Sequence[Array]) -> Array:
         return namespace(delta).zeros_like(delta)
 
 
@@ -81,8 +82,17 @@ class KeepGiven(Sparsifier):
     """Keeps what was computed before."""
 
     @property
-    def extras(self) -> int:
-        return 1 + int(self.rescaled)
+    def tensors(self) -> int:
+        return 1
 
-    def keep(self, delta: Array, extras: Sequence[Array]) -> Array:
-        return extras[0].astype(delta.dtype)
+    def keep(self, delta: Array, tensors: Sequence[Array], values: Sequence[Array]) -> Array:
+        return tensors[0].astype(delta.dtype)
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """How the task vector of one model is made sparse, and what that takes."""
+
+    kept: Sparsifier
+    tensors: tuple = ()
+    values: tuple = ()

@@ -10,7 +10,8 @@ from brainsurgery_jax.dtypes import Aval, DType, to_numpy
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
-from brainsurgery_jax.merging.task_vectors import Sparsifier, Summing, add_task_vectors
+from brainsurgery_jax.merging.sparsify import Sparsifier
+from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
 from brainsurgery_jax.merging.tensors import anywhere, constant_of, deltas, namespace, rounded, widened
 from brainsurgery_jax.numerics.lapack import svd
 from brainsurgery_jax.op import Avals, Params, kernel
@@ -27,9 +28,10 @@ def _result(avals: Avals, params: Params) -> Avals:
     return (Aval(avals[0].shape, params["dtype"]),)
 
 
-def _finite(xp: object, xs: Sequence[Array]) -> Array:
-    found = [np.isfinite(x).all() if xp is np else abs(x).sum() < np.inf for x in xs]
-    return found[0] if len(found) == 1 else found[0] & _finite(xp, xs[1:])
+def _finite(xs: Sequence[Array]) -> Array:
+    """Whether all entries of some tensors are numbers."""
+    xp = namespace(xs[0])
+    return xp.asarray(xp.stack([xp.all(xp.isfinite(x)) for x in xs]).all())
 
 
 @kernel("tsv_m", result=_result, host=anywhere, workspace=_space, guarded=True, refusal=_NOT_FINITE)
@@ -38,15 +40,15 @@ def merge_tsv(*xs: Array, share: float, scale: float, dtype: DType, exact: bool)
     their singular values."""
     (base,) = widened(xs[:1], exact)
     xp, parts = namespace(base), deltas(xs, exact)
-    if xp is np and not _finite(xp, parts):
-        return np.zeros(base.shape, to_numpy(dtype)), np.bool_(False)
+    if xp is np and not _finite(parts):
+        return np.zeros(base.shape, to_numpy(dtype)), np.zeros((), np.bool_)
     rank = max(1, int(min(base.shape) * share))
     factors = [svd(part) for part in parts]
     u = _orthogonal(xp.concatenate([f[0][:, :rank] for f in factors], axis=1))
     v = _orthogonal(xp.concatenate([f[2][:rank] for f in factors], axis=0))
     s = xp.concatenate([f[1][:rank] for f in factors])
     merged = (u * s[None, :]) @ v
-    return rounded(base + constant_of(scale, base) * merged, dtype), _finite(xp, parts)
+    return rounded(base + constant_of(scale, base) * merged, dtype), _finite(parts)
 
 
 def _orthogonal(x: Array) -> Array:
@@ -60,10 +62,10 @@ def merge_iso(*xs: Array, scale: float, dtype: DType, exact: bool) -> tuple[Arra
     """The base and the sum of the task matrices, all of whose singular values are replaced by their mean."""
     (base,) = widened(xs[:1], exact)
     xp, parts = namespace(base), deltas(xs, exact)
-    if xp is np and not _finite(xp, parts):
-        return np.zeros(base.shape, to_numpy(dtype)), np.bool_(False)
+    if xp is np and not _finite(parts):
+        return np.zeros(base.shape, to_numpy(dtype)), np.zeros((), np.bool_)
     u, s, v = svd(sum(parts[1:], parts[0]))
-    return rounded(base + constant_of(scale, base) * xp.mean(s) * (u @ v), dtype), _finite(xp, parts)
+    return rounded(base + constant_of(scale, base) * xp.mean(s) * (u @ v), dtype), _finite(parts)
 
 
 def _spectral(merging: Merging, method: Kernel[..., tuple[Array, Array]], **static: float) -> TensorExpr:
@@ -74,7 +76,7 @@ def _spectral(merging: Merging, method: Kernel[..., tuple[Array, Array]], **stat
         return merging.view.apply(method, *operands, scale=scale, dtype=merging.dtype, exact=exact, **static)
     count = len(merging.models)
     mean = Summing((1.0 / count,) * count, (Sparsifier(),) * count, 1.0, consensus=False, normalize=False)
-    return merging.by_element(add_task_vectors, summing=mean)
+    return merging.with_values(add_task_vectors, [], summing=mean)
 
 
 def tsv_m(merging: Merging) -> TensorExpr:

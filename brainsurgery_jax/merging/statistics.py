@@ -84,7 +84,7 @@ def solve_regmean(*xs: Array, off_diagonal: float, transposed: bool, dtype: DTyp
     assert products is not None and right is not None
     finite = xp.isfinite(right).all() & xp.isfinite(products).all()
     if xp is np and not finite:
-        return np.zeros(xs[0].shape, to_numpy(dtype)), np.bool_(False)
+        return np.zeros(xs[0].shape, to_numpy(dtype)), np.zeros((), np.bool_)
     inverse = xp.linalg.pinv(products, hermitian=True)
     return rounded(inverse @ right if transposed else right @ inverse, dtype), finite
 

@@ -6,6 +6,7 @@ Reference: Ilharco et al., Editing models with task arithmetic, 2022, https://ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import Array, np
@@ -13,12 +14,13 @@ from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import Merging, ModelTensor
 from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.settings import MergeParameter
-from brainsurgery_jax.merging.sparsify import KeepBand, KeepGiven, KeepNone, KeepRandom, Sparsifier
+from brainsurgery_jax.merging.sparsify import KeepBand, KeepNone, Sparsifier, Thinned
 from brainsurgery_jax.merging.tensors import (
-    by_element,
+    by_values,
     constant_of,
     deltas,
     double,
+    kept_where,
     namespace,
     rounded,
     sums,
@@ -26,8 +28,7 @@ from brainsurgery_jax.merging.tensors import (
     widen,
     widened,
 )
-from brainsurgery_jax.op import Params
-from brainsurgery_jax.ops.shape import concatenate, with_shape
+from brainsurgery_jax.ops.shape import concatenate, section, with_shape
 from brainsurgery_jax.protocol import TensorExpr
 
 WEIGHT = MergeParameter(1.0, "factor of each task vector", each=True)
@@ -48,49 +49,55 @@ class Summing(NamedTuple):
     normalize: bool
 
 
-def _votes(parts: Sequence[Array], summing: Summing) -> tuple[Array, Array | float]:
-    """The sum of what agrees with the sign of the sum of all, and the weights of what took part."""
-    xp = namespace(parts[0])
-    majority = total(parts)
-    sign = xp.where(majority >= 0, constant_of(1, majority), constant_of(-1, majority))
-    dropped = [part * sign <= 0 for part in parts]
-    kept = [xp.where(out, constant_of(0, part), part) for part, out in zip(parts, dropped, strict=True)]
-    if not summing.normalize:
-        return total(kept), 1.0
-    zero = constant_of(0, majority)
-    weights = [xp.where(out, zero, constant_of(w, majority)) for w, out in zip(summing.weights, dropped, strict=True)]
-    return total(kept), total(weights)
+def _agreeing(parts: Sequence[Array]) -> list[Array]:
+    """Where each part has the sign of the sum of all, which counts as positive at zero. NaN agrees."""
+    majority = total(parts) >= 0
+    return [((part > 0) & majority) | ((part < 0) & ~majority) | (part != part) for part in parts]
 
 
-@by_element("merged_task_vectors")
-def add_task_vectors(base: Array, *rest: Array, summing: Summing, dtype: DType, exact: bool) -> Array:
-    """The base and the sum of task vectors. `rest`: the models, then what their sparsifiers take."""
-    xp, count = namespace(base), len(summing.weights)
-    start, *models = widened((base, *rest[:count]), exact)
-    extras, parts = list(rest[count:]), []
-    for x, weight, kept in zip(models, summing.weights, summing.kept, strict=True):
-        own, extras = extras[: kept.extras], extras[kept.extras :]
-        delta = kept.apply(x - start, own)
-        parts.append(delta * constant_of(weight, delta))
-    if summing.consensus:
-        merged, divisor = _votes(parts, summing)
+def _divisor(weights: Sequence[float], agreeing: Sequence[Array], like: Array) -> Array:
+    """The sum of the weights of what agrees, 1 where nothing does."""
+    if len(set(weights)) == 1:
+        found = sum((a.astype(np.int8) for a in agreeing[1:]), agreeing[0].astype(np.int8))
+        found = found.astype(like.dtype) * constant_of(weights[0], like)
     else:
-        merged, divisor = total(parts), sum(summing.weights)
-        divisor = divisor if abs(divisor) >= 1e-8 else 1.0
-    if summing.normalize:
-        by = constant_of(divisor, merged) if isinstance(divisor, float) else divisor
-        merged = merged / xp.where(by == 0, constant_of(1, merged), by)
+        found = total([a.astype(like.dtype) * constant_of(w, like) for w, a in zip(weights, agreeing, strict=True)])
+    return found + (found == 0).astype(like.dtype)
+
+
+@by_values("merged_task_vectors")
+def add_task_vectors(
+    xs: Sequence[Array], values: Sequence[Array], *, summing: Summing, dtype: DType, exact: bool
+) -> Array:
+    """The base and the sum of task vectors. Behind base and models come what their sparsifiers take."""
+    count = 1 + len(summing.weights)
+    start, *models = widened(xs[:count], exact)
+    more, small, parts = list(xs[count:]), list(values), []
+    for x, weight, kept in zip(models, summing.weights, summing.kept, strict=True):
+        delta = kept.apply(x - start, more[: kept.tensors], small[: kept.values])
+        del more[: kept.tensors], small[: kept.values]
+        parts.append(delta if weight == 1 else delta * constant_of(weight, delta))
+    if summing.consensus:
+        agreeing = _agreeing(parts)
+        merged = total([kept_where(a, part) for a, part in zip(agreeing, parts, strict=True)])
+        if summing.normalize:
+            merged = merged / _divisor(summing.weights, agreeing, merged)
+    else:
+        merged, by = total(parts), sum(summing.weights)
+        if summing.normalize and abs(by) >= 1e-8:
+            merged = merged / constant_of(by, merged)
     if summing.scale != 1:
         merged = merged * constant_of(summing.scale, merged)
     return rounded(start + merged, dtype)
 
 
-def summed(
-    merging: Merging, kept: Sequence[Sparsifier], extras: Sequence[TensorExpr], *, consensus: bool, normalize: bool
-) -> TensorExpr:
-    """The base and the sum of what is kept of the task vectors. `extras`: what the sparsifiers take, in their order."""
-    summing = Summing(merging.numbers("weight"), tuple(kept), merging.number("lambda"), consensus, normalize)
-    return merging.by_element(add_task_vectors, *extras, summing=summing)
+def summed(merging: Merging, thinned: Sequence[Thinned], *, consensus: bool, normalize: bool) -> TensorExpr:
+    """The base and the sum of what is kept of the task vectors."""
+    kept = tuple(one.kept for one in thinned)
+    summing = Summing(merging.numbers("weight"), kept, merging.number("lambda"), consensus, normalize)
+    tensors = [e for one in thinned for e in one.tensors]
+    values = [e for one in thinned for e in one.values]
+    return merging.with_values(add_task_vectors, values, tensors, summing=summing)
 
 
 # --- Thresholds -------------------------------------------------------------------------------------------------------
@@ -121,26 +128,20 @@ bounds_of = order_statistics("thresholds", _magnitudes, _bounds, lambda p: (len(
 """The least magnitude that is kept of each task vector; with `bounds: 2` the greatest as well."""
 
 
-def bands(merging: Merging, ranks: Sequence[Kept], bounds: int) -> tuple[list[Sparsifier], list[TensorExpr]]:
-    """What keeps these ranks of the task vectors of the models, at least one entry; and the tensors that it takes."""
+def bands(merging: Merging, ranks: Sequence[Kept], bounds: int) -> list[Thinned]:
+    """What keeps these ranks of the task vectors of the models, at least one entry. Raises Refusal."""
     over_all = merging.word("threshold", ("tensor", "all")) == "all"
     group = merging.everything if over_all else (merging,)
-    kept = [Sparsifier() if rank.density > 0 else KeepNone() for rank in ranks]
+    found = [Thinned(Sparsifier() if rank.density > 0 else KeepNone()) for rank in ranks]
     partial = [at for at, rank in enumerate(ranks) if 0 < rank.density < 1 or (rank.density and rank.without)]
-    if not partial:
-        return kept, []
-    chosen = tuple(ranks[at] for at in partial)
-    extras = _found(merging, group, partial, ranks=chosen, bounds=bounds)
-    for at in partial:
-        kept[at] = KeepBand(bounds=bounds)
-    return kept, extras
-
-
-def _found(merging: Merging, group: Sequence[Merging], models: Sequence[int], **static: Any) -> list[TensorExpr]:
-    """The bounds of some models, at every element."""
-    own = [_flat(group, None), *(_flat(group, at) for at in models)]
-    values = merging.view.apply(bounds_of, *own, **static, exact=not merging.compat)
-    return list(merging.each(values))
+    if partial:
+        operands = [_flat(group, None), *(_flat(group, at) for at in partial)]
+        static = {"ranks": tuple(ranks[at] for at in partial), "bounds": bounds, "exact": not merging.compat}
+        values = merging.view.apply(bounds_of, *operands, **static)
+        for number, at in enumerate(partial):
+            own = merging.view.apply(section, values, axis=0, start=number * bounds, stop=(number + 1) * bounds)
+            found[at] = Thinned(KeepBand(), (), (own,))
+    return found
 
 
 def _flat(group: Sequence[Merging], model: int | None) -> TensorExpr:
@@ -164,7 +165,7 @@ LEAST_SUM = 1e-7
 
 def _magnitude_sums(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
     (delta,) = deltas(xs[:2], static["exact"])
-    kept = static["kept"].keep(delta, xs[2:])
+    kept = static["kept"].keep(delta, xs[2:], ())
     xp = namespace(delta)
     return xp.stack([xp.sum(abs(double(delta))), xp.sum(abs(double(kept)))])
 
@@ -179,46 +180,15 @@ l1_factor = sums("l1_factor", _magnitude_sums, _ratio, lambda avals, params: 1)
 """By how much a task vector must be multiplied to have the sum of magnitudes that it had before it became sparse."""
 
 
-def with_l1_factor(
-    merging: Merging, model: ModelTensor, kept: Sparsifier, extras: Sequence[TensorExpr]
-) -> tuple[Sparsifier, list[TensorExpr]]:
-    """What is kept of a model, scaled to the sum of magnitudes before; and the tensors that it takes."""
-    assert merging.base is not None
-    found = (merging.base.expr, model.expr, *extras)
+def with_l1_factor(merging: Merging, model: ModelTensor, thinned: Thinned) -> Thinned:
+    """What is kept of a model, scaled to the sum of magnitudes before."""
+    assert merging.base is not None and not thinned.values
+    found = (merging.base.expr, model.expr, *thinned.tensors)
     operands = [merging.in_dtype(e, merging.work) for e in found]
-    factor = merging.view.apply(l1_factor, *operands, kept=kept, exact=not merging.compat)
-    return _rescaled(kept), [*extras, merging.spread(factor, 0)]
-
-
-def _rescaled(kept: Sparsifier) -> Sparsifier:
-    match kept:
-        case KeepRandom(density=density):
-            return KeepRandom(True, density)
-        case KeepGiven():
-            return KeepGiven(True)
-        case KeepBand(bounds=bounds):
-            return KeepBand(True, bounds)
-    return Sparsifier(True)
+    factor = merging.view.apply(l1_factor, *operands, kept=thinned.kept, exact=not merging.compat)
+    return Thinned(replace(thinned.kept, rescaled=True), thinned.tensors, (factor,))
 
 
 def task_parameters(**more: MergeParameter) -> dict[str, MergeParameter]:
     """The parameters of methods that add task vectors up, and more."""
     return {"weight": WEIGHT, **more, "lambda": SCALE}
-
-
-__all__ = [
-    "DENSITY",
-    "NORMALIZE",
-    "RESCALE",
-    "THRESHOLD",
-    "KeepGiven",
-    "KeepNone",
-    "KeepRandom",
-    "Kept",
-    "Params",
-    "Sparsifier",
-    "bands",
-    "summed",
-    "task_parameters",
-    "with_l1_factor",
-]

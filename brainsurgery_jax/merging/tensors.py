@@ -7,17 +7,19 @@ budget nor threads change a bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any, ParamSpec, TypeVar
 
 from brainsurgery_jax._lazy import Array, jnp, np
 from brainsurgery_jax.dtypes import FLOAT64, Aval, DType, to_numpy
+from brainsurgery_jax.index.parts import AxisCut, Cuts
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.numerics.math import on_host, to_float64, wide, widen
 from brainsurgery_jax.numerics.rounding import cast_to, round_to
 from brainsurgery_jax.op import Avals, Params, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops.sets import entry
-from brainsurgery_jax.protocol import TensorExpr, View
+from brainsurgery_jax.protocol import Reduction, TensorExpr, View
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,6 +49,50 @@ def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     return kernel(name, elementwise=True, result=_result, host=anywhere, workspace=_space)
 
 
+PIECE = 1 << 17
+"""Elements that a part is computed in at a time: what is made on the way stays in the cache."""
+
+PART = 1 << 20
+"""Elements of a part."""
+
+
+def _parts(avals: Avals, params: Params) -> Cuts:
+    """Runs of at most so many elements, each of the same elements of all tensors; the values are needed whole."""
+    shape, tensors = avals[0].shape, len(avals) - params["values"]
+    cuts, rest = list[AxisCut](), prod(shape)
+    for axis, size in enumerate(shape):
+        rest //= size
+        step = max(1, min(size, PART // rest)) if rest <= PART else 1
+        cuts.append(AxisCut(axis, size, step, (axis,) * tensors + (None,) * params["values"]))
+        if rest <= PART:
+            break
+    return tuple(cut for cut in cuts if cut.units > 1)
+
+
+def _part_space(avals: Avals, params: Params) -> int:
+    return 8 * (len(avals) + ON_THE_WAY) * min(PIECE, avals[0].size)
+
+
+def by_values(name: str) -> Callable[[Callable[..., Array]], Kernel[..., Array]]:
+    """Make a kernel of an elementwise function `(tensors, values, static) -> tensor of the parameter dtype` on tensors
+    of one shape and small values, which come after them and are as many as the parameter `values` says."""
+
+    def decorate(fn: Callable[..., Array]) -> Kernel[..., Array]:
+        def of_parts(*operands: Array, values: int, **static: Any) -> Array:
+            xs, small = operands[: len(operands) - values], operands[len(operands) - values :]
+            if not on_host(xs[0]):
+                return fn(xs, small, **static)
+            flat = [x.reshape(-1) for x in xs]
+            out = np.empty(flat[0].size, to_numpy(static["dtype"]))
+            for at in range(0, out.size, PIECE):
+                out[at : at + PIECE] = fn([x[at : at + PIECE] for x in flat], small, **static)
+            return out.reshape(xs[0].shape)
+
+        return kernel(name, result=_result, host=anywhere, workspace=_part_space, parts=_parts)(of_parts)
+
+    return decorate
+
+
 @kernel("cast", result=_result, elementwise=True, host=anywhere, noop=lambda a, params: a[0].dtype == params["dtype"])
 def in_dtype(x: Array, *, dtype: DType) -> Array:
     """A tensor in another float dtype."""
@@ -61,6 +107,15 @@ def namespace(x: Array) -> Any:
 def widened(xs: Sequence[Array], exact: bool) -> tuple[Array, ...]:
     """Tensors in the dtype that is computed in: at least float32, or (not `exact`) their own."""
     return tuple(map(widen, xs)) if exact else tuple(xs)
+
+
+def kept_where(mask: Array, x: Array) -> Array:
+    """A tensor with zeros where a mask is false. On numpy by bits, which is some times as fast as by choice."""
+    if not on_host(x) or not on_host(mask) or x.dtype.itemsize not in (4, 8):
+        return namespace(x).where(mask, x, constant_of(0, x))
+    bits = mask.astype(f"i{x.dtype.itemsize}")
+    np.negative(bits, out=bits)
+    return np.bitwise_and(x.view(bits.dtype), bits, out=bits).view(x.dtype)
 
 
 def constant_of(value: float, like: Array) -> Array:
@@ -113,7 +168,6 @@ def sums(
 ) -> Kernel[Any, Array]:
     """A kernel that adds up what `step(xs, static)` makes of some tensors of one shape, a float64 vector; its result is
     `finish(sums, static)`, a float64 vector [length]. One pass over the tensors, which go by in blocks."""
-    from brainsurgery_jax.protocol import Reduction
 
     def of_whole(*xs: Array, **static: Any) -> Array:
         return finish(step([x.reshape(-1) for x in xs], static), static)

@@ -18,8 +18,8 @@ from brainsurgery_jax.protocol import TensorExpr
 
 def ties(merging: Merging) -> TensorExpr:
     """The largest entries of each task vector (all of those that are equal to the least of them), then a vote."""
-    kept, extras = bands(merging, [Kept(density) for density in merging.numbers("density")], bounds=1)
-    return summed(merging, kept, extras, consensus=True, normalize=merging.flag("normalize"))
+    thinned = bands(merging, [Kept(density) for density in merging.numbers("density")], bounds=1)
+    return summed(merging, thinned, consensus=True, normalize=merging.flag("normalize"))
 
 
 TIES = MergeMethod(
