@@ -32,7 +32,9 @@ else:
             self.__name = name
 
         def __getattr__(self, attribute: str) -> Any:
-            return getattr(import_module(self.__name), attribute)
+            found = getattr(import_module(self.__name), attribute)
+            self.__dict__[attribute] = found  # which is looked at first: kernels ask for functions by the thousand
+            return found
 
     class LazyType:
         """A jaxtyping dtype class, `Float["m n"]`, looked up when a type checker subscripts it."""

@@ -18,6 +18,7 @@ from brainsurgery_jax.merging.tensors import (
     kept_where,
     namespace,
     rounded,
+    widen,
     widened,
 )
 from brainsurgery_jax.op import Avals, Params, kernel
@@ -51,26 +52,20 @@ def _softmax(x: Array) -> Array:
 
 def _importance(xs: Sequence[Array], static: Mapping[str, Any]) -> list[Array]:
     (delta,) = deltas(xs[:2], static["exact"])
-    return [abs(delta) * xs[2].astype(delta.dtype)]
+    return [widen(abs(delta) * xs[2].astype(delta.dtype))]
 
 
 def _quartile_places(size: int, nonzero: Any, static: Mapping[str, Any], at: int) -> tuple[int, ...]:
-    lows = [int(share * (size - 1)) for share in (0.25, 0.5, 0.75)]
-    return tuple(place for low in lows for place in (low, min(low + 1, size - 1)))
+    return tuple(int(share * (size - 1)) for share in (0.25, 0.5, 0.75))
 
 
-quartiles = order_statistics("quartiles", _importance, _quartile_places, lambda params: (1, 6))
+quartiles = order_statistics("quartiles", _importance, _quartile_places, lambda params: (1, 3))
 
 
 @kernel("fusion_threshold", result=lambda avals, params: (Aval((1,), FLOAT64),), host=anywhere)
-def fusion_threshold(found: Array, *, size: int) -> Array:
-    """The median and 1.5 times the range between the quartiles, of the elements around them [6]."""
-    xp = namespace(found)
-    values = []
-    for at, share in enumerate((0.25, 0.5, 0.75)):
-        between = share * (size - 1) - int(share * (size - 1))
-        values.append(found[2 * at] + between * (found[2 * at + 1] - found[2 * at]))
-    return xp.stack([values[1] + SPREAD * (values[2] - values[0])])
+def fusion_threshold(found: Array) -> Array:
+    """The median and 1.5 times the range between the quartiles [3]; of two elements around such a place the lower."""
+    return found[1:2] + SPREAD * (found[2:] - found[:1])
 
 
 @by_values("arcee_fusion")
@@ -87,7 +82,7 @@ def arcee_fusion(merging: Merging) -> TensorExpr:
     view, own = merging.view, merging.aval
     base, x = (merging.in_dtype(e, merging.work) for e in merging.expressions)
     rows = view.apply(broadcast, view.apply(row_divergence, base, x), shape=own.shape)
-    found = view.apply(fusion_threshold, merging.fold(quartiles, rows), size=own.size)
+    found = view.apply(fusion_threshold, merging.fold(quartiles, rows))
     return merging.with_values(fuse, [found], [rows])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax._lazy import Array
+from brainsurgery_jax._lazy import Array, jnp
 from brainsurgery_jax.index.moves import Slice, Update
 from brainsurgery_jax.op import kernel
 from brainsurgery_jax.ops.shape import with_shape
@@ -24,7 +24,7 @@ def corner_of(x: Array, *, index: Index) -> Array:
 @kernel("update", moves=lambda avals, params: Update(params["index"]))
 def with_corner(x: Array, value: Array, *, index: Index) -> Array:
     """A tensor with other first entries along each axis."""
-    return x.at[index.key].set(value)
+    return jnp.asarray(x).at[index.key].set(value)
 
 
 def common_shape(shapes: Sequence[Shape]) -> Shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax._lazy import Array
+from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.dare import RESCALINGS
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
@@ -19,7 +19,23 @@ from brainsurgery_jax.merging.task_vectors import (
     with_l1_factor,
 )
 from brainsurgery_jax.merging.tensors import constant_of, kept_where, namespace
+from brainsurgery_jax.numerics.math import on_host
 from brainsurgery_jax.protocol import TensorExpr
+
+
+def _ranks(size: Array) -> Array:
+    """The place of each entry in the order of its row, the first of equal ones lowest."""
+    if not on_host(size) or size.dtype != np.float32:
+        xp = namespace(size)
+        return xp.argsort(xp.argsort(size, axis=-1, stable=True), axis=-1, stable=True)
+    # Bits of numbers without a sign are in their order; with the places below them they are sorted without a function.
+    keys = np.asarray(size).view(np.uint32).astype(np.uint64) << np.uint64(32)
+    keys |= np.arange(size.shape[-1], dtype=np.uint64)
+    keys.sort(axis=-1)
+    ranks = np.empty(size.shape, np.uint32)
+    places: np.ndarray = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    np.put_along_axis(ranks, places, np.arange(size.shape[-1], dtype=np.uint32)[(None,) * (size.ndim - 1)], axis=-1)
+    return ranks
 
 
 @by_rows("della_kept", in_work)
@@ -29,8 +45,7 @@ def della_kept(base: Array, x: Array, drawn: Array, *, density: float, epsilon: 
     xp = namespace(base)
     delta = x - base
     n = delta.shape[-1]
-    order = xp.argsort(abs(delta), axis=-1, stable=True)
-    ranks = xp.argsort(order, axis=-1, stable=True).astype(delta.dtype)
+    ranks = _ranks(abs(delta)).astype(delta.dtype)
     share = ranks / constant_of(n - 1, ranks) if n > 1 else xp.full_like(ranks, 0.5)
     probability = constant_of(density - epsilon, delta) + constant_of(2 * epsilon, delta) * share
     kept = kept_where(drawn < probability, delta)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from brainsurgery_jax._lazy import Array
-from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax.dtypes import DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
@@ -40,7 +40,8 @@ def linear(merging: Merging) -> TensorExpr:
         return merging.by_element(weighted_sum, weights=weights, divisor=1.0)
     if merging.compat:
         refuse_no_sum(merging, weights)
-        return merging.by_element(weighted_sum, weights=weights, divisor=sum(weights))
+        divisor = sum(np.asarray(weights).astype(to_numpy(merging.dtype)))  # rounded as the weights are
+        return merging.by_element(weighted_sum, weights=weights, divisor=float(divisor))
     return mean(merging, weights)
 
 

@@ -80,9 +80,8 @@ def erase_and_add(xs: Sequence[Array], values: Sequence[Array], *, count: int, d
     majority = total(parts)
     agreeing = [((part > 0) & (majority > 0)) | ((part < 0) & (majority < 0)) | (part != part) for part in parts]
     divisor = total([a.astype(base.dtype) * weights[at] for at, a in enumerate(agreeing)])
-    merged = total(
-        [kept_where(a, part) * weights[at] for at, (a, part) in enumerate(zip(agreeing, parts, strict=True))]
-    )
+    kept = [kept_where(a, part) for a, part in zip(agreeing, parts, strict=True)]
+    merged = total([part * weights[at] for at, part in enumerate(kept)])
     return rounded(base + merged / namespace(base).maximum(divisor, constant_of(FLOOR, base)), dtype)
 
 

@@ -61,9 +61,8 @@ def order_statistics(
         return xp.concatenate(found)
 
     def passes(avals: Avals, params: Params) -> Passes:
-        search = _Search(
-            derive, places, shape(params), avals[0].size, to_numpy(wide(avals[0].dtype)), params, by_nonzero
-        )
+        dtype = to_numpy(wide(avals[0].dtype))
+        search = _Search(derive, places, shape(params), avals[0].size, dtype, params, by_nonzero)
         return tuple(partial(search.reduction, step) for step in range(search.passes))
 
     return kernel(name, result=result, host=anywhere, fold=passes)(of_whole)

@@ -6,15 +6,19 @@ the models tells the coefficients, and a second one makes the mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.merging.combine import combined
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import gram, namespace
+from brainsurgery_jax.numerics.math import on_host
 from brainsurgery_jax.protocol import TensorExpr
+
+State = tuple[Array, Array]
+Step = Callable[[object, State], State]
 
 
 def _count(avals: Any, params: Mapping[str, Any]) -> int:
@@ -78,10 +82,11 @@ def _karcher_weights(products: Array, static: Mapping[str, Any]) -> Array:
     units = xp.where(np.eye(n, dtype=bool) & there[:, None], 1 / safe[:, None], 0.0)
     mean = shares @ units
     length = _norm(products, mean)
-    first = units[xp.argmax(there)]
+    first = (there & (xp.cumsum(there.astype(np.float64)) == 1)).astype(np.float64) @ units
     mean = xp.where(length < tol, first, mean / xp.where(length < tol, np.float64(1), length))
-    done = xp.zeros((), bool)
-    for _ in range(static["max_iter"]):
+
+    def step(number: object, state: State) -> State:
+        mean, done = state
         cosines = xp.clip(units @ (products @ mean), -1, 1)
         angles = xp.arccos(cosines)
         far = (angles >= tol) & there
@@ -91,8 +96,21 @@ def _karcher_weights(products: Array, static: Mapping[str, Any]) -> Array:
         done = done | (length < tol)
         stepped = mean * xp.cos(length) + tangent * _sinc(length)
         stepped = stepped / xp.maximum(_norm(products, stepped), np.float64(1e-300))
-        mean = xp.where(done, mean, stepped)
+        return xp.where(done, mean, stepped), done
+
+    mean, _ = _repeat(step, (mean, xp.zeros((), bool)), static["max_iter"])
     return xp.where(there.any(), mean * (alphas @ norms), alphas)
+
+
+def _repeat(step: Step, state: State, times: int) -> State:
+    """The state after some steps, or after one that says that it is done."""
+    if not on_host(state[0]):
+        return jax.lax.fori_loop(0, times, step, state)
+    for number in range(times):
+        state = step(number, state)
+        if state[1]:
+            break
+    return state
 
 
 karcher_weights = gram("karcher_weights", _karcher_weights, _count)

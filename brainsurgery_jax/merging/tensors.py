@@ -113,9 +113,9 @@ def kept_where(mask: Array, x: Array) -> Array:
     """A tensor with zeros where a mask is false. On numpy by bits, which is some times as fast as by choice."""
     if not on_host(x) or not on_host(mask) or x.dtype.itemsize not in (4, 8):
         return namespace(x).where(mask, x, constant_of(0, x))
-    bits = mask.astype(f"i{x.dtype.itemsize}")
-    np.negative(bits, out=bits)
-    return np.bitwise_and(x.view(bits.dtype), bits, out=bits).view(x.dtype)
+    bits: np.ndarray = np.asarray(mask).astype(f"i{x.dtype.itemsize}")
+    bits = np.negative(bits, out=bits)
+    return np.bitwise_and(np.asarray(x).view(bits.dtype), bits, out=bits).view(x.dtype)
 
 
 def constant_of(value: float, like: Array) -> Array:

@@ -192,7 +192,7 @@ def arcee_fusion(base: Any, xs: Models) -> np.ndarray:
     start, (x,) = np.asarray(base, np.float64), doubles(xs)
     p, q = _softmax(x) + 1e-8, _softmax(start) + 1e-8
     importance = np.abs(x - start) * (p * np.log(p / q)).sum(-1, keepdims=True)
-    low, median, high = np.quantile(importance, [0.25, 0.5, 0.75])
+    low, median, high = np.quantile(importance, [0.25, 0.5, 0.75], method="lower")
     return np.where(importance >= median + 1.5 * (high - low), x, start)
 
 
