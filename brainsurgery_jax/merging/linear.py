@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from brainsurgery_jax._lazy import Array, np
-from brainsurgery_jax.dtypes import DType, to_numpy
+from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
@@ -33,6 +33,17 @@ def weighted_mean(*xs: Array, shares: tuple[float, ...], dtype: DType, exact: bo
     return rounded(merged, dtype)
 
 
+@by_element("fused_mean")
+def fused_mean(*xs: Array, weights: tuple[float, ...], dtype: DType, exact: bool) -> Array:
+    """The weighted mean of tensors in float32, a product and a sum being rounded together, as mergekit has it."""
+    factors = [np.float64(np.float32(w)) for w in weights]
+    merged = xs[0].astype(np.float32) * factors[0].astype(np.float32)
+    for x, factor in zip(xs[1:], factors[1:], strict=True):
+        merged = (merged.astype(np.float64) + x.astype(np.float64) * factor).astype(np.float32)
+    divisor = sum((np.float32(w) for w in weights), np.float32(0))
+    return rounded(merged / constant_of(float(divisor), merged), dtype)
+
+
 def linear(merging: Merging) -> TensorExpr:
     """`sum(weight * x)`, divided by the sum of the weights if `normalize`. Raises Refusal."""
     weights = merging.numbers("weight")
@@ -40,8 +51,7 @@ def linear(merging: Merging) -> TensorExpr:
         return merging.by_element(weighted_sum, weights=weights, divisor=1.0)
     if merging.compat:
         refuse_no_sum(merging, weights)
-        divisor = sum(np.asarray(weights).astype(to_numpy(merging.dtype)))  # rounded as the weights are
-        return merging.by_element(weighted_sum, weights=weights, divisor=float(divisor))
+        return merging.by_element(fused_mean, weights=weights)
     return mean(merging, weights)
 
 

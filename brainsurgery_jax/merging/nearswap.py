@@ -18,7 +18,9 @@ def swap_near(base: Array, other: Array, *, t: float, dtype: DType, exact: bool)
     """`w * other + (1 - w) * base`, `w` being t over the difference, from 0 to 1."""
     a, b = widened((base, other), exact)
     xp = namespace(a)
-    share = constant_of(t, a) / xp.maximum(abs(a - b), constant_of(FLOOR, a))
+    apart = xp.maximum(abs(a - b), constant_of(FLOOR, a))
+    # Torch divides a number by a tensor by way of the reciprocal.
+    share = constant_of(t, a) / apart if exact else constant_of(1, a) / apart * constant_of(t, a)
     share = xp.clip(share, constant_of(0, a), constant_of(1, a))
     return rounded(share * b + (constant_of(1, a) - share) * a, dtype)
 

@@ -15,10 +15,10 @@ from brainsurgery_jax.op import Avals, Params, kernel
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PART = 8 << 20
+PART = 4 << 20
 """Bytes of the operands of a part, if a row is no longer."""
 
-WIDENED = 24
+WIDENED = 40
 """Bytes that a part takes for each element of an operand, in double precision and with results on the way."""
 
 

@@ -55,7 +55,9 @@ def order_statistics(
         xp = namespace(xs[0])
         found = []
         for at, x in enumerate(derive([x.reshape(-1) for x in xs], static)):
-            wanted = xp.stack([xp.asarray(p) for p in places(x.size, xp.count_nonzero(x), static, at)])
+            wanted = xp.stack(
+                [xp.asarray(p) for p in places(x.size, xp.count_nonzero(x).astype(np.float64), static, at)]
+            )
             last = xp.minimum(wanted, x.size - 1).astype(np.int32)
             found.append(xp.where(wanted < x.size, xp.take(xp.sort(x), last).astype(np.float64), np.inf))
         return xp.concatenate(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from brainsurgery_jax._lazy import Array, np
@@ -44,8 +45,8 @@ slerp_weights = gram("slerp_weights", _slerp_weights, lambda avals, params: 2)
 
 def slerp(merging: Merging) -> TensorExpr:
     """`sin((1-t) a) / sin(a) * x0 + sin(t a) / sin(a) * x1`, `a` being the angle between both tensors."""
-    weights = merging.fold(slerp_weights, t=merging.number("t"), base=False)
-    return combined(merging, weights)
+    wide = replace(merging, compat=False)  # mergekit computes it in float32, too
+    return combined(wide, wide.fold(slerp_weights, t=merging.number("t"), base=False))
 
 
 # --- nuslerp ----------------------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def _apart(theirs: Mapping[str, np.ndarray], ours: Mapping[str, np.ndarray]) -> 
     worst = 0.0
     for name, x in theirs.items():
         a, b = x.astype(np.float64), ours[name].astype(np.float64)
-        bits = 7 if x.dtype.name == "bfloat16" else 23
+        bits = 7 if ours[name].dtype.name == "bfloat16" else 23  # mergekit writes some results as float32
         unit = 2.0 ** (np.floor(np.log2(max(np.abs(a).max(), 1e-30))) - bits)
         worst = max(worst, float(np.abs(a - b).max() / unit))
     return worst

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.engine.run import budget
 from tests.checkpoints import normal, plan_of, read, set_block
 from tests.measured import measured
 from tests.merging.cases import CASES, merge, models
@@ -70,10 +71,11 @@ def test_budget_and_threads_change_no_bit(keys: dict[str, Any], tmp_path: Path, 
     set_block(monkeypatch, 1 << 10, 1 << 8)
     tensors = three((70, 50), BF16)
     found = []
-    for memory, threads in (("1GB", 1), ("1GB", 4), ("100MB", 2)):
+    for memory, threads in ((1 << 30, 1), (1 << 30, 4), (100 << 20, 2)):
         plan = plan_of(tmp_path, tensors, {"merge": {**keys, "to": "m"}})
         plan["output"]["alias"] = "m"
-        bs.load(plan).run(durable=False, memory=memory, threads=threads)
+        monkeypatch.setattr(budget, "_processors", lambda number=threads: number)
+        bs.load(plan).run(durable=False, memory=memory)
         found.append(read(plan["output"]["path"]))
     for other in found[1:]:
         assert all(np.array_equal(other[name].view(np.uint16), x.view(np.uint16)) for name, x in found[0].items())
