@@ -18,7 +18,7 @@ R = TypeVar("R")
 PART = 4 << 20
 """Bytes of the operands of a part, if a row is no longer."""
 
-WIDENED = 40
+WIDENED = 56
 """Bytes that a part takes for each element of an operand, in double precision and with results on the way."""
 
 

@@ -62,7 +62,8 @@ MERGES = [
           merge(method="regmean", models={"b": {"statistics": "a"}}),
           lambda plan, hint: put("They are the inner products of its inputs", to="c")(
               models("[2, 2]", {"b": {"statistics": "b"}})(plan, hint), hint) | {
-              "output": {"path": "out.safetensors", "alias": "c"}}, B["v"], a={"v": A["v"][0]}),
+              "output": {"path": "out.safetensors", "alias": "c"}}, np.eye(2, dtype=np.float32), a={"v": A["v"][0]},
+          b={"v": np.eye(2, dtype=np.float32)}),
     _case("task vectors without a base", "merge-models", merge(method="task_arithmetic", models=["b"]),
           lambda plan, hint: put("the model that the others were made of", base="a")(plan, hint), B["v"]),
     _case("an average with a base", "merge-models", merge(models=["b"], base="a"),
@@ -75,6 +76,6 @@ MERGES = [
           lambda plan, hint: put("merges the first entries along each axis", on_mismatch="common")(plan, hint),
           (A["v"] + TALL["v"][:2]) / 2, b=TALL),
     _case("whole numbers", "merge-kept", merge(),
-          lambda plan, hint: put("To leave them out", of={"name": ".*", "kind": "float", "alias": "a"})(plan, hint), MEAN,
-          a={**V, "ids": A["ids"]}, b={**W, "ids": A["ids"]}, note=True),
+          lambda plan, hint: put("To leave them out", of={"name": ".*", "kind": "float", "alias": "a"})(plan, hint),
+          MEAN, a={**V, "ids": A["ids"]}, b={**W, "ids": A["ids"]}, note=True),
 ]  # fmt: skip
