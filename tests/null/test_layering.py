@@ -44,6 +44,9 @@ MAY_IMPORT = {
     "ops._layouts": "documents "
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
+    # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
+    "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
+    "ops.merge": "keys op protocol select merging",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
