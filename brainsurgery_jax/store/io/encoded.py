@@ -19,6 +19,7 @@ from brainsurgery_jax.store.base import FileRun, Held, TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
 from brainsurgery_jax.store.io.byte_sink import ByteSink
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.io.local import LocalFile, LocalPlace
 from brainsurgery_jax.store.leftovers import SCRATCH
 
@@ -114,6 +115,16 @@ class EncodedWriter:
                 file, offset = found
                 arrays[name] = _view(maps[id(file)], offset, aval)
         return arrays
+
+
+def open_encoded(
+    staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode
+) -> EncodedWriter:
+    """The writer of an output that `encode` makes. Raises StoreError for a place that is no file system."""
+    if not isinstance(staged, Staged):
+        problem = "this format is written to local files only, safetensors to any place"
+        raise StoreError(staged.destination, problem)
+    return EncodedWriter(staged, avals, options, encode)
 
 
 def _map(file: LocalFile) -> mmap.mmap:

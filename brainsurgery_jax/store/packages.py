@@ -1,0 +1,80 @@
+"""What the rows of the table of formats import when they are used: a function a package. Each gives a module, whose
+functions are checked against `formats.Reading` and `formats.Writing` where the row names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.store.base import FileCounts, WriteOptions
+
+
+def load_safetensors():
+    """What reads and writes safetensors."""
+    from brainsurgery_jax.store.safetensors import format
+
+    return format
+
+
+def cut_safetensors(avals: Mapping[str, Aval], options: WriteOptions) -> FileCounts:
+    """Into how many files an output of safetensors is cut, and how many of them a source holds."""
+    from brainsurgery_jax.store.safetensors.shards import cut_of
+
+    return cut_of(avals, options)
+
+
+def load_torch():
+    """What reads and writes files of torch."""
+    from brainsurgery_jax.store.torch import format
+
+    return format
+
+
+def load_peft():
+    """What reads and writes adapters of PEFT."""
+    from brainsurgery_jax.store import peft
+
+    return peft
+
+
+def load_dcp():
+    """What reads and writes folders of `torch.distributed.checkpoint`."""
+    from brainsurgery_jax.store.torch import dcp_format
+
+    return dcp_format
+
+
+def recognise_dcp(folder: str, names: Sequence[str]) -> bool:
+    """Whether a folder with these names in it is one of `torch.distributed.checkpoint`."""
+    from brainsurgery_jax.store.torch.dcp import recognises
+
+    return recognises(folder, names)
+
+
+def load_npy():
+    """What reads and writes files with one array of numpy."""
+    from brainsurgery_jax.store.numpy import npy_format
+
+    return npy_format
+
+
+def load_npz():
+    """What reads and writes archives of numpy."""
+    from brainsurgery_jax.store.numpy import npz_format
+
+    return npz_format
+
+
+def load_orbax():
+    """What reads and writes checkpoints of orbax."""
+    from brainsurgery_jax.store.orbax import format
+
+    return format
+
+
+def recognise_orbax(folder: str, names: Sequence[str]) -> bool:
+    """Whether a folder with these names in it is a checkpoint of orbax."""
+    from brainsurgery_jax.store.orbax.folder import recognises
+
+    return recognises(folder, names)
