@@ -47,6 +47,7 @@ class Format(NamedTuple):
 
     - `suffixes` of its single files (none if it has only folders), and whether it may be a `folder`;
     - `recognises(folder, names)`: whether a folder with these names in it is such a checkpoint;
+    - `begins(head)`: whether a file that begins with these bytes is one, asked where the suffix tells no format;
     - `reading`, `writing`: import what reads and what writes it (None: it is only read);
     - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
@@ -67,6 +68,7 @@ class Format(NamedTuple):
     cut: Callable[[Mapping[str, Aval], WriteOptions], FileCounts] | None = None
     texts: bool = False
     config_file: str = ""
+    begins: Callable[[bytes], bool] = lambda head: False
 
     def open(self, path: str) -> Source:
         """The source of the checkpoint at a path."""
@@ -88,6 +90,19 @@ def _is_file_of(name: str, suffixes: Collection[str]) -> bool:
     return suffix_of(name) in suffixes or any(name.endswith(f"{suffix}.index.json") for suffix in suffixes)
 
 
+def _begins_flax(head: bytes) -> bool:
+    """Whether these bytes begin a map of msgpack with text for its first key, or an entry of a stream of EasyLM."""
+    text = range(0xA0, 0xC0)
+    match tuple(head[:6]):
+        case (first, key, *_) if 0x81 <= first <= 0x8F:
+            return key in text or key in (0xD9, 0xDA)
+        case (0xDE, _, _, key, *_) | (0xDF, _, _, _, _, key):
+            return key in text or key in (0xD9, 0xDA)
+        case (0x92, first, key, *_):
+            return 0x91 <= first <= 0x9F and (key in text or key in (0xD9, 0xDA))
+    return False
+
+
 # --- The table --------------------------------------------------------------------------------------------------------
 
 SAFETENSORS = Format(
@@ -99,6 +114,7 @@ SAFETENSORS = Format(
     writing=packages.load_safetensors,
     shards=True,
     cut=packages.cut_safetensors,
+    begins=lambda head: head[8:9] == b"{" and head[4:8] == bytes(4),
 )
 
 TORCH = Format(
@@ -145,6 +161,7 @@ NPY = Format(
     reading=packages.load_npy,
     writing=packages.load_npy,
     encoded=True,
+    begins=lambda head: head.startswith(b"\x93NUMPY"),
 )
 
 NPZ = Format(
@@ -174,10 +191,26 @@ ORBAX = Format(
     texts=True,
 )
 
-FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, ORBAX, DCP, TORCH, NPZ, NPY)
+FLAX = Format(
+    name="flax",
+    suffixes=(".msgpack",),
+    folder=True,
+    recognises=lambda folder, names: any(_is_file_of(name, {".msgpack"}) for name in names),
+    reading=packages.load_flax,
+    writing=packages.load_flax,
+    options={"stream": Option("Whether it is a stream of keys and arrays, as EasyLM reads it.", "true", read_flag)},
+    shards=True,
+    cut=packages.cut_flax,
+    texts=True,
+    begins=_begins_flax,
+)
+
+FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, ORBAX, DCP, TORCH, FLAX, NPZ, NPY)
 """Every format. Of those that recognise a folder the first one opens it."""
 
-NAMES = tuple(format.name for format in FORMATS)
+NAMES = tuple(format.name for format in FORMATS if format.writing is not None)
+"""The formats that an output can have."""
+
 _LEFT_OUT = "brainsurgery.left_out"  # what versions before 1.0 copied of an input, values included
 _OTHER_NAMES = {"numpy": "npy"}
 
@@ -198,6 +231,11 @@ def find_format(name: str) -> Format:
 def of_suffix(suffix: str) -> Format | None:
     """The format whose single files have this suffix."""
     return next((format for format in FORMATS if suffix in format.suffixes), None)
+
+
+def of_beginning(head: bytes) -> Format | None:
+    """The format of a file that begins with these bytes."""
+    return next((format for format in FORMATS if format.begins(head)), None)
 
 
 def of_index(name: str) -> Format | None:

@@ -78,3 +78,17 @@ def recognise_orbax(folder: str, names: Sequence[str]) -> bool:
     from brainsurgery_jax.store.orbax.folder import recognises
 
     return recognises(folder, names)
+
+
+def load_flax():
+    """What reads and writes files of flax."""
+    from brainsurgery_jax.store.flax import format
+
+    return format
+
+
+def cut_flax(avals: Mapping[str, Aval], options: WriteOptions) -> FileCounts:
+    """Into how many files an output of flax is cut."""
+    from brainsurgery_jax.store.flax.layout import cut_flax
+
+    return cut_flax(avals, options)

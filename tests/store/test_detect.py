@@ -42,7 +42,8 @@ def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch)
     [
         ("modle.safetensors", r"does not exist. Did you mean 'model.safetensors'\?\n.*start at the current folder"),
         ("none/x.safetensors", r"does not exist, nor does the folder .*none"),
-        ("a.gguf", "has the suffix '.gguf', which tells no format"),
+        ("a.xyz", "has the suffix '.xyz', which tells no format"),
+        ("a.gguf", "is a GGUF file of llama.cpp, a format that is not read"),
         ("plain", "has the suffix '', which tells no format"),
         ("model.safetensors.index.json", r"the index is not valid JSON"),
         ("pipe", "is neither a file nor a folder"),
@@ -50,7 +51,7 @@ def test_a_tilde_is_the_home_folder(here: Path, monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_cannot_be_opened_says_why(here: Path, path: str, message: str) -> None:
-    for name in ("model.safetensors", "a.gguf", "plain", "model.safetensors.index.json"):
+    for name in ("model.safetensors", "a.gguf", "a.xyz", "plain", "model.safetensors.index.json"):
         (here / name).touch()
     os.mkfifo(here / "pipe")
     (here / "broken").symlink_to("nowhere")

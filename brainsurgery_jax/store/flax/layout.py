@@ -1,0 +1,244 @@
+"""Where the bytes of an output of flax go: found from avals alone, before any file is created. `leaves.py` has the
+format. Dicts have text for keys throughout, as in the state dicts of flax: a list is a dict by the numbers of items.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.dtypes import UINT8, Aval
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.base import FileCounts, TensorInfo, WriteOptions
+from brainsurgery_jax.store.failures import check_unicode
+from brainsurgery_jax.store.flax.leaves import ARRAY, CHUNKED
+from brainsurgery_jax.store.key_paths import KeyNotes, clash, path_of, read_notes
+from brainsurgery_jax.store.safetensors.shards import plan_shards
+
+WEIGHTS = "flax_model.msgpack"
+MAX_CHUNK = 1 << 30
+"""Bytes of an array, above which flax cuts it into chunks: msgpack holds no value of 4 GB."""
+
+_NUMBERS = {"int64": 0xD3, "uint64": 0xCF, "float64": 0xCB}
+"""By dtype, the byte that begins a number of 8 bytes, big-endian."""
+
+
+class Piece(NamedTuple):
+    """Consecutive elements of a tensor in the file: `size` of them from `start` on. `number`: they are one number, as
+    msgpack writes it."""
+
+    name: str
+    start: int
+    size: int
+    number: bool = False
+
+
+class FlaxFile(NamedTuple):
+    """A file of an output: its name there (empty: the output is this file), the bytes between tensors by their offsets,
+    and its size."""
+
+    name: str
+    heads: tuple[tuple[int, bytes], ...]
+    nbytes: int
+
+
+class FlaxLayout(NamedTuple):
+    """Where all bytes of an output go: its files, the pieces of each tensor with their places, and the index."""
+
+    files: tuple[FlaxFile, ...]
+    pieces: Mapping[str, Sequence[Piece]]
+    places: Mapping[str, TensorInfo]
+    index_file: bytes | None
+
+
+def key_of(piece: Piece) -> str:
+    """What the place of a piece is called."""
+    return f"{piece.name}\0{piece.start}"
+
+
+def lay_out(avals: Mapping[str, Aval], options: WriteOptions, most: int = MAX_CHUNK) -> FlaxLayout:
+    """The layout of an output with these tensors, arrays of more than `most` bytes in chunks."""
+    shards = _cut(avals, options)
+    total = len(shards)
+    names = [_file_name(number, total) for number in range(1, total + 1)] if options.directory else [""]
+    notes = read_notes(options.metadata)
+    others = _others(avals, notes)
+    files: list[FlaxFile] = []
+    pieces: dict[str, list[Piece]] = {}
+    places: dict[str, TensorInfo] = {}
+    for number, tensors in enumerate(shards):
+        leaves: dict[str, Any] = {name: avals[name] for name in tensors}
+        if number == 0:
+            leaves |= others
+        encoder = _Encoder(notes.dotted, frozenset(notes.scalars), most)
+        parts = encoder.stream(leaves) if options.options.get("stream") else encoder.tree(leaves)
+        files.append(_place(names[number], number, parts, avals, pieces, places))
+    index = _index(avals, shards, names, notes.dotted) if total > 1 else None
+    return FlaxLayout(tuple(files), pieces, places, index)
+
+
+def _others(avals: Mapping[str, Aval], notes: KeyNotes) -> dict[str, Any]:
+    """Leaves that are no tensors, where tensors leave them room."""
+    taken = {path[:end] for name in avals if (path := path_of(name, notes.dotted)) for end in range(1, len(path) + 1)}
+    tensors = {path_of(name, notes.dotted) for name in avals}
+    found: dict[str, Any] = {}
+    kinds: dict[str, Any] = {"Dict": {}, "List": {}}
+    for name, value in (*notes.strings.items(), *((name, kinds.get(kind)) for name, kind in notes.empty.items())):
+        path = path_of(name, notes.dotted)
+        if path not in taken and not any(path[:end] in tensors for end in range(1, len(path))):
+            found[name] = value
+    return found
+
+
+def _cut(avals: Mapping[str, Aval], options: WriteOptions) -> list[list[str]]:
+    return plan_shards(avals, options.shard_bytes) if options.directory else [list(avals)]
+
+
+def cut_flax(avals: Mapping[str, Aval], options: WriteOptions) -> FileCounts:
+    """How many files an output will have; none is one of a source as it stands."""
+    return FileCounts(len(_cut(avals, options)), 0, 0)
+
+
+def _file_name(number: int, total: int) -> str:
+    stem, suffix = os.path.splitext(WEIGHTS)
+    return WEIGHTS if total == 1 else f"{stem}-{number:05d}-of-{total:05d}{suffix}"
+
+
+def _index(
+    avals: Mapping[str, Aval], shards: Sequence[Sequence[str]], names: Sequence[str], dotted: Mapping[str, int]
+) -> bytes:
+    """The index of shards, with keys joined by slashes as transformers writes them."""
+    home = {"/".join(path_of(n, dotted)): file for file, shard in zip(names, shards, strict=True) for n in shard}
+    total = sum(aval.nbytes for aval in avals.values())
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": home}, indent=2, ensure_ascii=False).encode()
+
+
+def _place(
+    name: str,
+    number: int,
+    parts: Iterable[bytes | Piece],
+    avals: Mapping[str, Aval],
+    pieces: dict[str, list[Piece]],
+    places: dict[str, TensorInfo],
+) -> FlaxFile:
+    """The layout of one file; the places of its tensors are added to `places`."""
+    heads: list[tuple[int, bytes]] = []
+    at = 0
+    for is_head, run in groupby(parts, lambda part: isinstance(part, bytes)):
+        if is_head:
+            head = b"".join(part for part in run if isinstance(part, bytes))
+            heads.append((at, head))
+            at += len(head)
+            continue
+        for piece in run:
+            assert isinstance(piece, Piece), "what is no head is a piece"
+            dtype = avals[piece.name].dtype
+            shape = () if piece.number else (piece.size,)
+            aval = Aval(shape, UINT8 if piece.number and dtype.is_bool else dtype)
+            pieces.setdefault(piece.name, []).append(piece)
+            places[key_of(piece)] = TensorInfo(aval, number, at)
+            at += aval.nbytes
+    return FlaxFile(name, tuple(heads), at)
+
+
+class _Encoder:
+    """Makes msgpack of leaves: bytes, and pieces of tensors where their elements go."""
+
+    def __init__(self, dotted: Mapping[str, int], scalars: frozenset[str], most: int):
+        import msgpack
+
+        self._dotted, self._scalars, self._most = dotted, scalars, most
+        self._packer = msgpack.Packer()
+
+    def tree(self, leaves: Mapping[str, Any]) -> Iterator[bytes | Piece]:
+        """Dicts of dicts, as flax nests them."""
+        root: dict[str, Any] = {}
+        for name in leaves:
+            *parents, last = path_of(name, self._dotted)
+            node = root
+            for key in parents:
+                node = node.setdefault(key, {})
+            node[last] = _Leaf(name)
+        yield from self._node(root, leaves)
+
+    def _node(self, node: dict[str, Any], leaves: Mapping[str, Any]) -> Iterator[bytes | Piece]:
+        yield self._packer.pack_map_header(len(node))
+        for key, inner in node.items():
+            yield self._packer.pack(key)
+            if isinstance(inner, _Leaf):
+                yield from self._leaf(inner.name, leaves[inner.name])
+            else:
+                yield from self._node(inner, leaves)
+
+    def stream(self, leaves: Mapping[str, Any]) -> Iterator[bytes | Piece]:
+        """Pairs of a key path and a leaf, one after the other, as EasyLM writes them."""
+        for name, leaf in leaves.items():
+            parts = list(self._leaf(name, leaf))
+            nbytes = sum(len(part) if isinstance(part, bytes) else self._nbytes(part, leaf) for part in parts)
+            yield b"\x92" + self._packer.pack(list(path_of(name, self._dotted))) + _sized(nbytes, b"\xc4\xc5\xc6")
+            yield from parts
+
+    def _nbytes(self, piece: Piece, aval: Aval) -> int:
+        return piece.size * aval.dtype.bits // 8
+
+    def _leaf(self, name: str, leaf: Any) -> Iterator[bytes | Piece]:
+        if not isinstance(leaf, Aval):
+            yield self._packer.pack(leaf)
+        elif name in self._scalars and not leaf.shape and leaf.dtype.is_bool:
+            yield Piece(name, 0, 1, number=True)
+        elif name in self._scalars and not leaf.shape and leaf.dtype.name in _NUMBERS:
+            yield bytes([_NUMBERS[leaf.dtype.name]])
+            yield Piece(name, 0, 1, number=True)
+        elif leaf.nbytes > self._most:
+            yield from self._chunks(name, leaf)
+        else:
+            yield self._array_head(leaf)
+            yield Piece(name, 0, leaf.size)
+
+    def _chunks(self, name: str, aval: Aval) -> Iterator[bytes | Piece]:
+        pack, most = self._packer.pack, max(1, self._most * 8 // aval.dtype.bits)
+        shape = {str(axis): n for axis, n in enumerate(aval.shape)}
+        starts = range(0, aval.size, most)
+        yield b"\x83" + pack(CHUNKED) + pack(True) + pack("shape") + pack(shape) + pack("chunks")
+        yield self._packer.pack_map_header(len(starts))
+        for number, start in enumerate(starts):
+            size = min(most, aval.size - start)
+            yield pack(str(number)) + self._array_head(Aval((size,), aval.dtype))
+            yield Piece(name, start, size)
+
+    def _array_head(self, aval: Aval) -> bytes:
+        """What stands before the elements of an array: the extension, shape, dtype, and the number of bytes."""
+        assert aval.dtype.numpy is not None, "checked before"
+        inner = b"\x93" + self._packer.pack(list(aval.shape)) + self._packer.pack(aval.dtype.numpy)
+        inner += _sized(aval.nbytes, b"\xc4\xc5\xc6")
+        nbytes = len(inner) + aval.nbytes
+        fixed = {1: b"\xd4", 2: b"\xd5", 4: b"\xd6", 8: b"\xd7", 16: b"\xd8"}.get(nbytes)
+        return (fixed or _sized(nbytes, b"\xc7\xc8\xc9")) + bytes([ARRAY]) + inner
+
+
+class _Leaf(NamedTuple):
+    """A leaf in a tree on its way."""
+
+    name: str
+
+
+def _sized(nbytes: int, heads: bytes) -> bytes:
+    """A head with the shortest number of bytes that holds a size."""
+    width = next(at for at in range(3) if nbytes < 1 << (8 << at))
+    return heads[width : width + 1] + nbytes.to_bytes(1 << width, "big")
+
+
+def check_flax(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
+    """Raises StoreError for the first tensor that a file of flax cannot hold."""
+    dotted = read_notes(options.metadata).dotted
+    for name, aval in avals.items():
+        if aval.dtype.numpy is None:
+            remedy = "Write safetensors, which carries the packed bytes."
+            raise StoreError(path, f"flax has no dtype {aval.dtype}", tensor=name, remedy=remedy)
+    check_unicode(path, avals)
+    if two := clash(avals, dotted):
+        problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
+        raise StoreError(path, problem, tensor=two[0], remedy="Rename one of the two.")
