@@ -156,7 +156,9 @@ def _check_name(name: str) -> None:
 
 
 def _check_shape(path: str, directory: bool, format: Format) -> None:
-    """Whether the format can be a folder, or a file of that suffix."""
+    """Whether the format is written, and can be a folder, or a file of that suffix."""
+    if format.writing is None:
+        raise ValueError(f"{format.name} is read, and not written. Write orbax to a folder, or a file: {_some_file()}.")
     if directory and not format.folder:
         name = f"{path.rstrip('/')}{format.suffixes[0]}"
         raise ValueError(f"'{path}' would be a folder, and {format.name} is one file. Write to '{name}'.")

@@ -90,19 +90,6 @@ def _is_file_of(name: str, suffixes: Collection[str]) -> bool:
     return suffix_of(name) in suffixes or any(name.endswith(f"{suffix}.index.json") for suffix in suffixes)
 
 
-def _begins_flax(head: bytes) -> bool:
-    """Whether these bytes begin a map of msgpack with text for its first key, or an entry of a stream of EasyLM."""
-    text = range(0xA0, 0xC0)
-    match tuple(head[:6]):
-        case (first, key, *_) if 0x81 <= first <= 0x8F:
-            return key in text or key in (0xD9, 0xDA)
-        case (0xDE, _, _, key, *_) | (0xDF, _, _, _, _, key):
-            return key in text or key in (0xD9, 0xDA)
-        case (0x92, first, key, *_):
-            return 0x91 <= first <= 0x9F and (key in text or key in (0xD9, 0xDA))
-    return False
-
-
 # --- The table --------------------------------------------------------------------------------------------------------
 
 SAFETENSORS = Format(
@@ -202,10 +189,28 @@ FLAX = Format(
     shards=True,
     cut=packages.cut_flax,
     texts=True,
-    begins=_begins_flax,
+    begins=packages.begins_flax,
 )
 
-FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, ORBAX, DCP, TORCH, FLAX, NPZ, NPY)
+T5X = Format(
+    name="t5x",
+    suffixes=(),
+    folder=True,
+    recognises=packages.recognise_t5x,
+    reading=packages.load_t5x,
+    writing=None,
+)
+
+ZARR = Format(
+    name="zarr",
+    suffixes=(),
+    folder=True,
+    recognises=packages.recognise_zarr,
+    reading=packages.load_zarr,
+    writing=None,
+)
+
+FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, T5X, ORBAX, DCP, TORCH, FLAX, ZARR, NPZ, NPY)
 """Every format. Of those that recognise a folder the first one opens it."""
 
 NAMES = tuple(format.name for format in FORMATS if format.writing is not None)

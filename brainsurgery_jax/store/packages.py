@@ -92,3 +92,38 @@ def cut_flax(avals: Mapping[str, Aval], options: WriteOptions) -> FileCounts:
     from brainsurgery_jax.store.flax.layout import cut_flax
 
     return cut_flax(avals, options)
+
+
+def begins_flax(head: bytes) -> bool:
+    """Whether these bytes begin a map of msgpack with text for its first key, or an entry of a stream of EasyLM."""
+    from brainsurgery_jax.store.flax.wire import begins_map, begins_pair
+
+    return begins_map(head) or begins_pair(head)
+
+
+def load_t5x():
+    """What reads checkpoints of T5X."""
+    from brainsurgery_jax.store.zarr_leaves import t5x
+
+    return t5x
+
+
+def recognise_t5x(folder: str, names: Sequence[str]) -> bool:
+    """Whether a folder with these names in it is a checkpoint of T5X."""
+    from brainsurgery_jax.store.zarr_leaves.t5x import recognises
+
+    return recognises(folder, names)
+
+
+def load_zarr():
+    """What reads folders of zarr arrays."""
+    from brainsurgery_jax.store.zarr_leaves import pax
+
+    return pax
+
+
+def recognise_zarr(folder: str, names: Sequence[str]) -> bool:
+    """Whether a folder with these names in it holds zarr arrays."""
+    from brainsurgery_jax.store.zarr_leaves.pax import recognises
+
+    return recognises(folder, names)

@@ -7,7 +7,7 @@ pairs instead, the key path and the leaf as flax writes it alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -37,7 +37,11 @@ Leaf = Stored | Unread | Payload | None | bool | int | float | complex | str | d
 """What stands at the end of a key path. A dict or a list is one that holds nothing."""
 
 
-def read_leaves(file: File) -> dict[Path, Leaf]:
+Special = Callable[[Mapping[Any, Any]], str | None]
+"""What text a dict stands for that is a leaf; None for one that is a container."""
+
+
+def read_leaves(file: File, special: Special = lambda node: None) -> dict[Path, Leaf]:
     """The leaves of a file by key path, in their order. Raises StoreError for what flax does not write."""
     walker = Walker(file)
     if not file.size:
@@ -45,7 +49,7 @@ def read_leaves(file: File) -> dict[Path, Leaf]:
     first = walker.read()
     stream = _is_pair(first)
     entries: dict[Path, Leaf] = {}
-    found = _pair(file, first) if stream else _leaves(file, first, ())
+    found = _pair(file, first) if stream else _leaves(file, first, (), special)
     while True:
         for path, leaf in found:
             if path in entries:
@@ -70,21 +74,23 @@ def _pair(file: File, value: Any) -> Iterator[tuple[Path, Leaf]]:
         raise StoreError(file.name, "is a stream of keys and arrays, and holds something else", remedy=AGAIN)
     keys, payload = value
     inner = Walker(file, payload.start, payload.start + payload.nbytes)
-    yield from _leaves(file, inner.read(), tuple(keys))
+    yield from _leaves(file, inner.read(), tuple(keys), lambda node: None)
     if inner.at != inner.end:
         raise inner.damage("something after its end")
 
 
-def _leaves(file: File, node: Any, path: Path) -> Iterator[tuple[Path, Leaf]]:
+def _leaves(file: File, node: Any, path: Path, special: Special) -> Iterator[tuple[Path, Leaf]]:
     """The leaves below a value."""
     if isinstance(node, dict) and CHUNKED in node:
         yield path, _chunked(file, node, name_of(path))
+    elif isinstance(node, dict) and (text := special(node)) is not None:
+        yield path, text
     elif isinstance(node, dict) and node:
         for key, value in node.items():
-            yield from _leaves(file, value, (*path, key))
+            yield from _leaves(file, value, (*path, key), special)
     elif isinstance(node, list) and node:
         for at, value in enumerate(node):
-            yield from _leaves(file, value, (*path, ListIndex(at)))
+            yield from _leaves(file, value, (*path, ListIndex(at)), special)
     else:
         yield path, _extension(file, node, name_of(path)) if isinstance(node, Extension) else node
 

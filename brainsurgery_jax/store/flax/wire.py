@@ -31,9 +31,29 @@ _NUMBERS = {
 }  # fmt: skip
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _BINARY = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+_FEW = frozenset(bytes([head]) for head in range(0x91, 0xA0))  # heads of short lists
 _TEXT = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _ARRAY, _MAP = {0xDC: 2, 0xDD: 4}, {0xDE: 2, 0xDF: 4}
 _EXTENSION = {0xC7: 1, 0xC8: 2, 0xC9: 4}
+
+
+def begins_map(head: bytes) -> bool:
+    """Whether these bytes begin a dict with text for its first key."""
+    match tuple(head[:6]):
+        case (first, key, *_) if 0x81 <= first <= 0x8F:
+            return _begins_text(key)
+        case (0xDE, _, _, key, *_) | (0xDF, _, _, _, _, key):
+            return _begins_text(key)
+    return False
+
+
+def begins_pair(head: bytes) -> bool:
+    """Whether these bytes begin a pair of a list of text and something else."""
+    return head[:1] == b"\x92" and head[1:2] in _FEW and _begins_text(*head[2:3])
+
+
+def _begins_text(head: int = 0) -> bool:
+    return 0xA0 <= head < 0xC0 or head in _TEXT
 
 
 class Payload(NamedTuple):

@@ -8,9 +8,9 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.io.encoded import EncodedWriter, open_encoded
 from brainsurgery_jax.store.io.files import StagedOutput
+from brainsurgery_jax.store.orbax.aggregate import open_orbax as open_source
 from brainsurgery_jax.store.orbax.encode import check as check_output
 from brainsurgery_jax.store.orbax.encode import encode
-from brainsurgery_jax.store.orbax.source import OrbaxSource as open_source
 
 __all__ = ["check_output", "open_source", "open_writer"]
 

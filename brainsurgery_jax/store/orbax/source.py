@@ -52,8 +52,9 @@ _NO_CHUNK = (1 << 64) - 1
 class OrbaxSource:
     """An orbax checkpoint open for reading; see `base.Source`. Any thread may read."""
 
-    def __init__(self, path: str):
-        tree = read_tree(find(path))
+    def __init__(self, path: str, tree: OrbaxTree | None = None):
+        """`tree` is what the small files in the folder say, if that is known already."""
+        tree = read_tree(find(path)) if tree is None else tree
         files = _files_of(tree.folder)
         self._tree, self._watch = tree, Watch(files)
         self._lock = Lock()
@@ -124,7 +125,7 @@ class OrbaxSource:
         waiting: deque[tuple[str, int, Any]] = deque()
         for run in chain(array.runs(start, start + len(view) // size, PIECE // size), repeat(None, AHEAD)):
             if run is not None:
-                key, nbytes = f"{name}/{run.key}", run.length * size
+                key, nbytes = f"{self._tree.prefix(name)}{run.key}", run.length * size
                 at = run.start * size + (0 if run.inner is None else self._place(name, key, run.inner))
                 waiting.append((key, nbytes, self._store.read(key, byte_range=slice(at, at + nbytes))))
             if waiting and (run is None or len(waiting) > AHEAD):
@@ -184,7 +185,11 @@ class OrbaxSource:
                 self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE + max(rows)}})
             if name not in self._open:
                 array = self._arrays[name]
-                spec = {"driver": array.driver, "kvstore": _spec(self._tree, f"{name}/"), "recheck_cached_data": "open"}
+                spec = {
+                    "driver": array.driver,
+                    "kvstore": _spec(self._tree, self._tree.prefix(name)),
+                    "recheck_cached_data": "open",
+                }
                 if array.filled:
                     spec["fill_missing_data_reads"] = False
                 self._open[name] = ts.open(spec, open=True, read=True, context=self._context).result()
@@ -225,7 +230,7 @@ def _arrays(path: str, tree: OrbaxTree, store: Any) -> dict[str, ZarrArray]:
     for driver in tree.drivers:
         left = [name for name in names if name not in arrays]
         with _failures(path):
-            values = [store.read(f"{name}/{METADATA[driver]}") for name in left]
+            values = [store.read(f"{tree.prefix(name)}{METADATA[driver]}") for name in left]
             found = {name: value.result() for name, value in zip(left, values, strict=True)}
         arrays |= {name: _parse(path, name, driver, v.value) for name, v in found.items() if v.state == "value"}
     for name in names:
@@ -234,18 +239,19 @@ def _arrays(path: str, tree: OrbaxTree, store: Any) -> dict[str, ZarrArray]:
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)
     if tree.filled:
         arrays = {name: array._replace(filled=True) for name, array in arrays.items()}
-    _check_chunks(path, arrays, store)
+    _check_chunks(path, tree, arrays, store)
     # Where a chunk that is not there is one of zeros, tensorstore makes it.
     return {name: arrays[name]._replace(plain=arrays[name].plain and arrays[name].filled) for name in names}
 
 
-def _check_chunks(path: str, arrays: Mapping[str, ZarrArray], store: Any) -> None:
+def _check_chunks(path: str, tree: OrbaxTree, arrays: Mapping[str, ZarrArray], store: Any) -> None:
     """Raises StoreError if a chunk is missing of an array that is stored as a whole."""
     with _failures(path):
         keys = set(store.list().result())
     for name, array in arrays.items():
-        lost = (key for key in array.chunk_keys() if f"{name}/{key}".encode() not in keys) if array.filled else ()
-        for key in lost:
+        for key in array.chunk_keys() if array.filled else ():
+            if f"{tree.prefix(name)}{key}".encode() in keys:
+                continue
             problem = f"its data are missing: there is no chunk {key}"
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)
 
