@@ -26,7 +26,7 @@ _NUMBERS = {"int64": 0xD3, "uint64": 0xCF, "float64": 0xCB}
 """By dtype, the byte that begins a number of 8 bytes, big-endian."""
 
 
-class Piece(NamedTuple):
+class FlatPiece(NamedTuple):
     """Consecutive elements of a tensor in the file: `size` of them from `start` on. `number`: they are one number, as
     msgpack writes it."""
 
@@ -49,12 +49,12 @@ class FlaxLayout(NamedTuple):
     """Where all bytes of an output go: its files, the pieces of each tensor with their places, and the index."""
 
     files: tuple[FlaxFile, ...]
-    pieces: Mapping[str, Sequence[Piece]]
+    pieces: Mapping[str, Sequence[FlatPiece]]
     places: Mapping[str, TensorInfo]
     index_file: bytes | None
 
 
-def key_of(piece: Piece) -> str:
+def key_of(piece: FlatPiece) -> str:
     """What the place of a piece is called."""
     return f"{piece.name}\0{piece.start}"
 
@@ -67,7 +67,7 @@ def lay_out(avals: Mapping[str, Aval], options: WriteOptions, most: int = MAX_CH
     notes = read_notes(options.metadata)
     others = _others(avals, notes)
     files: list[FlaxFile] = []
-    pieces: dict[str, list[Piece]] = {}
+    pieces: dict[str, list[FlatPiece]] = {}
     places: dict[str, TensorInfo] = {}
     for number, tensors in enumerate(shards):
         leaves: dict[str, Any] = {name: avals[name] for name in tensors}
@@ -119,9 +119,9 @@ def _index(
 def _place(
     name: str,
     number: int,
-    parts: Iterable[bytes | Piece],
+    parts: Iterable[bytes | FlatPiece],
     avals: Mapping[str, Aval],
-    pieces: dict[str, list[Piece]],
+    pieces: dict[str, list[FlatPiece]],
     places: dict[str, TensorInfo],
 ) -> FlaxFile:
     """The layout of one file; the places of its tensors are added to `places`."""
@@ -134,7 +134,7 @@ def _place(
             at += len(head)
             continue
         for piece in run:
-            assert isinstance(piece, Piece), "what is no head is a piece"
+            assert isinstance(piece, FlatPiece), "what is no head is a piece"
             dtype = avals[piece.name].dtype
             shape = () if piece.number else (piece.size,)
             aval = Aval(shape, UINT8 if piece.number and dtype.is_bool else dtype)
@@ -153,7 +153,7 @@ class _Encoder:
         self._dotted, self._scalars, self._most = dotted, scalars, most
         self._packer = msgpack.Packer()
 
-    def tree(self, leaves: Mapping[str, Any]) -> Iterator[bytes | Piece]:
+    def tree(self, leaves: Mapping[str, Any]) -> Iterator[bytes | FlatPiece]:
         """Dicts of dicts, as flax nests them."""
         root: dict[str, Any] = {}
         for name in leaves:
@@ -164,7 +164,7 @@ class _Encoder:
             node[last] = _Leaf(name)
         yield from self._node(root, leaves)
 
-    def _node(self, node: dict[str, Any], leaves: Mapping[str, Any]) -> Iterator[bytes | Piece]:
+    def _node(self, node: dict[str, Any], leaves: Mapping[str, Any]) -> Iterator[bytes | FlatPiece]:
         yield self._packer.pack_map_header(len(node))
         for key, inner in node.items():
             yield self._packer.pack(key)
@@ -173,7 +173,7 @@ class _Encoder:
             else:
                 yield from self._node(inner, leaves)
 
-    def stream(self, leaves: Mapping[str, Any]) -> Iterator[bytes | Piece]:
+    def stream(self, leaves: Mapping[str, Any]) -> Iterator[bytes | FlatPiece]:
         """Pairs of a key path and a leaf, one after the other, as EasyLM writes them."""
         for name, leaf in leaves.items():
             parts = list(self._leaf(name, leaf))
@@ -181,24 +181,24 @@ class _Encoder:
             yield b"\x92" + self._packer.pack(list(path_of(name, self._dotted))) + _sized(nbytes, b"\xc4\xc5\xc6")
             yield from parts
 
-    def _nbytes(self, piece: Piece, aval: Aval) -> int:
+    def _nbytes(self, piece: FlatPiece, aval: Aval) -> int:
         return piece.size * aval.dtype.bits // 8
 
-    def _leaf(self, name: str, leaf: Any) -> Iterator[bytes | Piece]:
+    def _leaf(self, name: str, leaf: Any) -> Iterator[bytes | FlatPiece]:
         if not isinstance(leaf, Aval):
             yield self._packer.pack(leaf)
         elif name in self._scalars and not leaf.shape and leaf.dtype.is_bool:
-            yield Piece(name, 0, 1, number=True)
+            yield FlatPiece(name, 0, 1, number=True)
         elif name in self._scalars and not leaf.shape and leaf.dtype.name in _NUMBERS:
             yield bytes([_NUMBERS[leaf.dtype.name]])
-            yield Piece(name, 0, 1, number=True)
+            yield FlatPiece(name, 0, 1, number=True)
         elif leaf.nbytes > self._most:
             yield from self._chunks(name, leaf)
         else:
             yield self._array_head(leaf)
-            yield Piece(name, 0, leaf.size)
+            yield FlatPiece(name, 0, leaf.size)
 
-    def _chunks(self, name: str, aval: Aval) -> Iterator[bytes | Piece]:
+    def _chunks(self, name: str, aval: Aval) -> Iterator[bytes | FlatPiece]:
         pack, most = self._packer.pack, max(1, self._most * 8 // aval.dtype.bits)
         shape = {str(axis): n for axis, n in enumerate(aval.shape)}
         starts = range(0, aval.size, most)
@@ -207,7 +207,7 @@ class _Encoder:
         for number, start in enumerate(starts):
             size = min(most, aval.size - start)
             yield pack(str(number)) + self._array_head(Aval((size,), aval.dtype))
-            yield Piece(name, start, size)
+            yield FlatPiece(name, start, size)
 
     def _array_head(self, aval: Aval) -> bytes:
         """What stands before the elements of an array: the extension, shape, dtype, and the number of bytes."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Unread
-from brainsurgery_jax.store.flax.wire import AGAIN, Extension, Payload, Walker
+from brainsurgery_jax.store.flax.wire import AGAIN, Blob, Extension, Walker
 from brainsurgery_jax.store.io.files import File
 from brainsurgery_jax.store.key_paths import ListIndex, Path, name_of
 
@@ -26,14 +26,14 @@ CHUNKED = "__msgpack_chunked_array__"
 _OTHER_TYPE = "Save it as numbers of another type."
 
 
-class Stored(NamedTuple):
+class StoredArray(NamedTuple):
     """An array in a file: its aval, and where its elements begin, in runs of so many elements each."""
 
     aval: Aval
     runs: tuple[tuple[int, int], ...]
 
 
-Leaf = Stored | Unread | Payload | None | bool | int | float | complex | str | dict[str, Any] | list[Any]
+Leaf = StoredArray | Unread | Blob | None | bool | int | float | complex | str | dict[str, Any] | list[Any]
 """What stands at the end of a key path. A dict or a list is one that holds nothing."""
 
 
@@ -66,7 +66,7 @@ def _is_pair(value: Any) -> bool:
     """Whether a value is an entry of a stream: a key path, and the bytes of a leaf."""
     if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list)):
         return False
-    return isinstance(value[1], Payload) and all(isinstance(key, str) for key in value[0])
+    return isinstance(value[1], Blob) and all(isinstance(key, str) for key in value[0])
 
 
 def _pair(file: File, value: Any) -> Iterator[tuple[Path, Leaf]]:
@@ -107,10 +107,10 @@ def _extension(file: File, found: Extension, name: str) -> Leaf:
     return Unread(f"it is of the type {found.code}, which flax does not know", _OTHER_TYPE)
 
 
-def _array(file: File, found: Extension, name: str) -> Stored | Unread:
+def _array(file: File, found: Extension, name: str) -> StoredArray | Unread:
     walker = Walker(file, found.start, found.start + found.nbytes)
     match walker.read():
-        case [[*shape], str() as dtype, Payload(start=start, nbytes=nbytes)] if _are_sizes(shape):
+        case [[*shape], str() as dtype, Blob(start=start, nbytes=nbytes)] if _are_sizes(shape):
             pass
         case _:
             raise StoreError(file.name, "is an array without shape, dtype and bytes", tensor=name, remedy=AGAIN)
@@ -121,17 +121,17 @@ def _array(file: File, found: Extension, name: str) -> Stored | Unread:
     if aval.nbytes != nbytes:
         problem = f"{aval} takes {aval.nbytes} bytes, found {nbytes}"
         raise StoreError(file.name, problem, tensor=name, remedy=AGAIN)
-    return Stored(aval, ((start, aval.size),))
+    return StoredArray(aval, ((start, aval.size),))
 
 
 def _are_sizes(shape: Sequence[Any]) -> bool:
     return all(type(n) is int and n >= 0 for n in shape)
 
 
-def _chunked(file: File, node: Mapping[Any, Any], name: str) -> Stored | Unread:
+def _chunked(file: File, node: Mapping[Any, Any], name: str) -> StoredArray | Unread:
     shape, chunks = _sequence(node.get("shape")), _sequence(node.get("chunks"))
     parts = [_array(file, chunk, name) for chunk in chunks or () if isinstance(chunk, Extension)]
-    stored = [part for part in parts if isinstance(part, Stored)]
+    stored = [part for part in parts if isinstance(part, StoredArray)]
     if unread := next((part for part in parts if isinstance(part, Unread)), None):
         return unread
     dtypes = {part.aval.dtype for part in stored}
@@ -141,7 +141,7 @@ def _chunked(file: File, node: Mapping[Any, Any], name: str) -> Stored | Unread:
     if prod(shape) != size:
         problem = f"its chunks hold {size} elements, and its shape {tuple(shape)} has {prod(shape)}"
         raise StoreError(file.name, problem, tensor=name, remedy=AGAIN)
-    return Stored(Aval(tuple(shape), dtypes.pop()), tuple(run for part in stored for run in part.runs))
+    return StoredArray(Aval(tuple(shape), dtypes.pop()), tuple(run for part in stored for run in part.runs))
 
 
 def _sequence(node: Any) -> list[Any] | None:

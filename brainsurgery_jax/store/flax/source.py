@@ -15,8 +15,8 @@ from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.store.base import Header, Note, Source, TensorInfo, Unread
 from brainsurgery_jax.store.completeness import Chosen, choose, is_index
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.flax.leaves import Leaf, Stored, read_leaves
-from brainsurgery_jax.store.flax.wire import Payload
+from brainsurgery_jax.store.flax.leaves import Leaf, StoredArray, read_leaves
+from brainsurgery_jax.store.flax.wire import Blob
 from brainsurgery_jax.store.index_files import place
 from brainsurgery_jax.store.io.byte_source import ByteSource
 from brainsurgery_jax.store.io.files import File
@@ -37,7 +37,7 @@ class Contents(NamedTuple):
     """What the leaves of a checkpoint come to: the arrays with the numbers of their files, numbers, entries that are
     neither, and notes of what names do not tell."""
 
-    arrays: Mapping[str, tuple[int, Stored]]
+    arrays: Mapping[str, tuple[int, StoredArray]]
     numbers: Mapping[str, np.ndarray]
     unread: Mapping[str, Unread]
     left_out: Mapping[str, str]
@@ -65,7 +65,7 @@ def open_flax(path: str) -> Source:
 
 def sort_leaves(files: Sequence[Mapping[Path, Leaf]]) -> Contents:
     """The leaves of several files, by name and kind."""
-    arrays: dict[str, tuple[int, Stored]] = {}
+    arrays: dict[str, tuple[int, StoredArray]] = {}
     numbers: dict[str, np.ndarray] = {}
     unread: dict[str, Unread] = {}
     left_out: dict[str, str] = {}
@@ -82,11 +82,11 @@ def sort_leaves(files: Sequence[Mapping[Path, Leaf]]) -> Contents:
                 continue
             paths[name] = path
             match leaf:
-                case Stored():
+                case StoredArray():
                     arrays[name] = (number, leaf)
                 case Unread():
                     unread[name] = leaf
-                case Payload():
+                case Blob():
                     left_out[name] = "text" if leaf.text else "bytes"
                 case str():
                     strings[name] = leaf

@@ -56,7 +56,7 @@ def _begins_text(head: int = 0) -> bool:
     return 0xA0 <= head < 0xC0 or head in _TEXT
 
 
-class Payload(NamedTuple):
+class Blob(NamedTuple):
     """Bytes of a file that were not read: binary data, or text that is too long (`text`)."""
 
     start: int
@@ -83,7 +83,7 @@ class Walker:
         self._left = MOST
 
     def read(self, depth: int = 0) -> Any:
-        """The next value: None, numbers, text, lists and dicts as they are, the rest as a Payload or an Extension."""
+        """The next value: None, numbers, text, lists and dicts as they are, the rest as a Blob or an Extension."""
         self._left -= 1
         if depth > DEEPEST or self._left < 0:
             raise self.damage(f"more than {DEEPEST} levels or {MOST:,} values")
@@ -125,7 +125,7 @@ class Walker:
             entries[key] = self.read(depth + 1)
         return entries
 
-    def _text(self, nbytes: int) -> str | Payload:
+    def _text(self, nbytes: int) -> str | Blob:
         if nbytes > SHORT:
             return self._skip(nbytes)._replace(text=True)
         try:
@@ -151,10 +151,10 @@ class Walker:
         self.at += nbytes
         return self._window[first : first + nbytes]
 
-    def _skip(self, nbytes: int) -> Payload:
+    def _skip(self, nbytes: int) -> Blob:
         self._check_room(nbytes)
         self.at += nbytes
-        return Payload(self.at - nbytes, nbytes)
+        return Blob(self.at - nbytes, nbytes)
 
     def _check_room(self, nbytes: int) -> None:
         if self.at + nbytes > self.end:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.base import FileRun, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.flax.layout import MAX_CHUNK, WEIGHTS, FlaxLayout, Piece, key_of, lay_out
+from brainsurgery_jax.store.flax.layout import MAX_CHUNK, WEIGHTS, FlatPiece, FlaxLayout, key_of, lay_out
 from brainsurgery_jax.store.io.byte_sink import ByteSink
 from brainsurgery_jax.store.io.files import NewFile, StagedOutput, read_bytes
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class _Share(NamedTuple):
     """Elements `start` to `stop` of a tensor that go to one piece."""
 
-    piece: Piece
+    piece: FlatPiece
     start: int
     stop: int
 
