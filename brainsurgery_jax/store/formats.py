@@ -210,7 +210,17 @@ ZARR = Format(
     writing=None,
 )
 
-FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, T5X, ORBAX, DCP, TORCH, FLAX, ZARR, NPZ, NPY)
+EQUINOX = Format(
+    name="equinox",
+    suffixes=(".eqx",),
+    folder=False,
+    recognises=lambda folder, names: False,
+    reading=packages.load_equinox,
+    writing=packages.load_equinox,
+    encoded=True,
+)
+
+FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, T5X, ORBAX, DCP, TORCH, FLAX, ZARR, NPZ, NPY, EQUINOX)
 """Every format. Of those that recognise a folder the first one opens it."""
 
 NAMES = tuple(format.name for format in FORMATS if format.writing is not None)

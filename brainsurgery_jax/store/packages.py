@@ -127,3 +127,10 @@ def recognise_zarr(folder: str, names: Sequence[str]) -> bool:
     from brainsurgery_jax.store.zarr_leaves.pax import recognises
 
     return recognises(folder, names)
+
+
+def load_equinox():
+    """What reads and writes files of Equinox."""
+    from brainsurgery_jax.store.equinox import format
+
+    return format

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -139,3 +140,54 @@ def test_a_size_shown_reads_as_the_same_size(number: int, unit: str) -> None:
     size = parse_size(f"{number}{unit}")
     assert size is not None
     assert parse_size(show_size(size).replace(".0", "")) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "m.gguf",
+            b"",
+            r"is a GGUF file of llama.cpp, .*\n    Read the checkpoint that it was made from: its tens",
+        ),
+        ("m", b"GGUF\x03", "is a GGUF file"),
+        (
+            "m.onnx",
+            b"",
+            r"is a graph of ONNX, .*\n    Read the checkpoint that it was exported from",
+        ),
+        ("m.lite", b"\0\0\0\0TFL3", "is a graph of TensorFlow Lite"),
+        ("m.keras", b"PK", r"is an archive of Keras, .*\n    Unpack it, and read the file of weights in it: `unzip`."),
+        (
+            "m.ckpt.index",
+            b"",
+            r"is a checkpoint of TensorFlow, .*\n    Load it with its own library, and save its",
+        ),
+        ("m.nemo", b"", r"is an archive of NeMo, .*\n    Unpack it, and read the weights in it: `tar -xf`."),
+        ("state.pkl", b"", "is a pickle of Python, of which nothing is run"),
+        ("state", b"\x80\x04\x95", "is a pickle of Python"),
+    ],
+)
+def test_a_format_that_is_not_read_is_called_what_it_is(here: Path, name: str, content: bytes, message: str) -> None:
+    (here / name).write_bytes(content)
+    with pytest.raises(StoreError, match=message):
+        open_source(name)
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "model.ckpt-0.index", "m.gguf"])
+def test_a_folder_of_such_a_format_is_called_so(here: Path, name: str) -> None:
+    (here / "f").mkdir()
+    (here / "f" / name).touch()
+    with pytest.raises(StoreError, match=r"f: holds a .*a format that is not read"):
+        open_source("f")
+
+
+@pytest.mark.parametrize("ending", ["checkpoint_7", "params"])
+def test_a_folder_with_a_file_whose_bytes_alone_tell_its_format_leads_to_it(here: Path, ending: str) -> None:
+    (here / "f").mkdir()
+    (here / "f" / ending).write_bytes(serialization.msgpack_serialize({"w": np.ones(3)}))
+    with pytest.raises(StoreError, match=f"There are files in it that may be checkpoints. Name one: f/{ending}."):
+        open_source("f")
+    source = open_source(f"f/{ending}")
+    assert [*source.header.tensors] == ["w"]
+    source.close()

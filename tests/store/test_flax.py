@@ -25,7 +25,7 @@ from brainsurgery_jax.store.atomic import publish, stage
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.flax.writer import open_writer
-from tests.checkpoints import bits, counting, normal, np_dtype
+from tests.checkpoints import bits, counting, normal, np_dtype, write_raw
 
 TREE = {
     "encoder": {"layer": {"0": {"kernel": normal((4, 6)), "bias": counting((6,), ml_dtypes.bfloat16)}}},
@@ -242,3 +242,23 @@ def test_what_flax_does_not_write_is_refused(tmp_path: Path, raw: bytes, problem
     (tmp_path / "a.msgpack").write_bytes(raw)
     with pytest.raises(StoreError, match=problem):
         open_source(str(tmp_path / "a.msgpack"))
+
+
+def test_what_a_file_of_flax_cannot_hold_is_said_before(tmp_path: Path):
+    bs.save(str(tmp_path / "a.safetensors"), {"a": np.ones(3)})
+    plan = {"inputs": [str(tmp_path / "a.safetensors")], "output": str(tmp_path / "a.msgpack")}
+    steps = [{"copy": {"from": "a", "to": "a.b"}}]
+    (problem,) = bs.check(bs.load(plan | {"transforms": steps}))
+    assert "'a': is the prefix of 'a.b'" in problem.message
+    assert problem.hint == "Rename one of the two."
+    bs.load(plan | {"transforms": [*steps, {"move": {"from": "a", "to": "c"}}]}).run(durable=False)
+    assert serialization.msgpack_restore((tmp_path / "a.msgpack").read_bytes()).keys() == {"a", "c"}
+
+
+def test_packed_elements_go_to_safetensors(tmp_path: Path):
+    write_raw(tmp_path / "a.safetensors", {"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}, b"xy")
+    plan = {"inputs": [str(tmp_path / "a.safetensors")], "transforms": []}
+    (problem,) = bs.check(bs.load(plan | {"output": str(tmp_path / "a.msgpack")}))
+    assert "flax has no dtype float4_e2m1fn" in problem.message
+    assert problem.hint == "Write safetensors, which carries the packed bytes."
+    bs.load(plan | {"output": str(tmp_path / "b.safetensors")}).run(durable=False)

@@ -54,7 +54,7 @@ def open_npy(path: str) -> Source:
         (opened,) = files = open_files([path])
         on_failure.callback(opened.close)
         with os_failures(path, "read the header"):
-            found = _head(io.BufferedReader(Window(opened)), "")
+            found = read_head(io.BufferedReader(Window(opened)), "")
             found = _check_size(found, opened.size) if isinstance(found, Array) else found
         if isinstance(found, str):
             raise StoreError(path, f"holds {found}, not numbers", remedy="Only arrays of numbers can be read.")
@@ -117,11 +117,11 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Arr
     if name == member.filename:
         return Unread("it is a file that is no array")
     with archive.open(member) as file:
-        found = _head(file, member.comment.decode(errors="replace"))
+        found = read_head(file, member.comment.decode(errors="replace"))
     return found if not isinstance(found, Array) else _check_size(found, member.file_size)
 
 
-def _head(file: IO[bytes], told: str) -> Array | Unread | str:
+def read_head(file: IO[bytes], told: str) -> Array | Unread | str:
     """What stands before the elements of an array, or what it holds if that is no tensor. `told` is the name of its
     dtype, if something beside the head tells it."""
     from numpy.lib import format as npy
