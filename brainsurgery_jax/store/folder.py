@@ -9,7 +9,7 @@ from collections.abc import Collection
 _TWO_PARTS = (".pth.tar", ".pt.tar")
 TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", *_TWO_PARTS})
 WEIGHT_SUFFIXES = TORCH_SUFFIXES | {
-    ".safetensors", ".ckpt", ".distcp", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy", ".eqx",
+    ".safetensors", ".ckpt", ".distcp", ".h5", ".hdf5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy", ".eqx",
 }  # fmt: skip
 _TRAINER_FILES = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 """How files begin that trainers leave beside the weights."""

@@ -220,7 +220,18 @@ EQUINOX = Format(
     encoded=True,
 )
 
-FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, T5X, ORBAX, DCP, TORCH, FLAX, ZARR, NPZ, NPY, EQUINOX)
+HDF5 = Format(
+    name="hdf5",
+    suffixes=(".h5", ".hdf5"),
+    folder=False,
+    recognises=lambda folder, names: False,
+    reading=packages.load_hdf5,
+    writing=packages.load_hdf5,
+    encoded=True,
+    begins=lambda head: head.startswith(b"\x89HDF\r\n\x1a\n"),
+)
+
+FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, T5X, ORBAX, DCP, TORCH, FLAX, ZARR, NPZ, NPY, EQUINOX, HDF5)
 """Every format. Of those that recognise a folder the first one opens it."""
 
 NAMES = tuple(format.name for format in FORMATS if format.writing is not None)

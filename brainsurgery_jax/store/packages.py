@@ -134,3 +134,10 @@ def load_equinox():
     from brainsurgery_jax.store.equinox import format
 
     return format
+
+
+def load_hdf5():
+    """What reads and writes files of HDF5."""
+    from brainsurgery_jax.store.hdf5 import format
+
+    return format
