@@ -72,7 +72,8 @@ def report(what: str, source: Path, destination: Path) -> None:
     say(
         what=what, bytes=size, seconds=round(found.wall, 2), gb_per_second=round(size / found.wall / 1e9, 2),
         gb_per_second_after_start=round(size / max(found.wall - before.wall, 0.01) / 1e9, 2),
-        cpu_seconds=round(found.cpu - before.cpu, 2), start_seconds=round(before.wall, 2), copy_seconds=round(copied.wall, 2),
+        cpu_seconds=round(found.cpu - before.cpu, 2), start_seconds=round(before.wall, 2),
+        copy_seconds=round(copied.wall, 2),
         peak_over_start_mb=round((found.anonymous - before.anonymous) / 1e6),
     )  # fmt: skip
 

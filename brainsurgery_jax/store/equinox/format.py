@@ -14,13 +14,13 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
-from brainsurgery_jax.store.io.encoded import EncodedWriter, open_encoded
+from brainsurgery_jax.store.io.encoded import EncodedWriter, open_streamed
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.io.local import LocalFile, open_files
 from brainsurgery_jax.store.io.strided import Laid, StridedSource
@@ -137,17 +137,16 @@ def check_output(path: str, avals: Mapping[str, Aval], options: WriteOptions) ->
     check_dtypes(path, avals)
 
 
-def encode_eqx(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+def encode_eqx(file: IO[bytes], arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes the line of hyperparameters, if there is one, and each array after the other."""
     order = _order(arrays, options.metadata)
     assert order is not None, "checked before"
-    with open(path, "xb") as file:
-        if line := options.metadata.get(LINE):
-            file.write(f"{line}\n".encode())
-        for name in order:
-            write_array(file, arrays[name])
+    if line := options.metadata.get(LINE):
+        file.write(f"{line}\n".encode())
+    for name in order:
+        write_array(file, arrays[name])
 
 
 def open_writer(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> EncodedWriter:
     """The writer of an output."""
-    return open_encoded(staged, avals, options, encode_eqx)
+    return open_streamed(staged, avals, options, encode_eqx)

@@ -24,24 +24,23 @@ _MAX_TEXT = 65535
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that the format knows: the same archive every time
 
 
-def encode_npy(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+def encode_npy(file: IO[bytes], arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes the one array there is."""
     (array,) = arrays.values()
-    with open(path, "xb") as file:
-        write_array(file, array)
+    write_array(file, array)
 
 
-def encode_npz(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+def encode_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes an archive, uncompressed, or compressed if the options say so."""
     kind = zipfile.ZIP_DEFLATED if options.options.get("compression") else zipfile.ZIP_STORED
-    with zipfile.ZipFile(path, "x", kind) as archive:
+    with zipfile.ZipFile(file, "w", kind) as archive:
         archive.comment = _comment(options.metadata)
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy", _DATE)
             member.compress_type = kind
             member.comment = array.dtype.name.encode() if _is_foreign(array.dtype) else b""
-            with archive.open(member, "w", force_zip64=True) as file:
-                write_array(file, array)
+            with archive.open(member, "w", force_zip64=True) as inner:
+                write_array(inner, array)
 
 
 def _comment(metadata: Mapping[str, str]) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.store.base import WriteOptions
-from brainsurgery_jax.store.io.encoded import EncodedWriter, open_encoded
+from brainsurgery_jax.store.io.encoded import EncodedWriter, open_streamed
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.numpy.encode import check_npy as check_output
 from brainsurgery_jax.store.numpy.encode import encode_npy
@@ -17,4 +17,4 @@ __all__ = ["check_output", "open_source", "open_writer"]
 
 def open_writer(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> EncodedWriter:
     """The writer of an output."""
-    return open_encoded(staged, avals, options, encode_npy)
+    return open_streamed(staged, avals, options, encode_npy)
