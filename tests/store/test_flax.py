@@ -250,7 +250,7 @@ def test_what_a_file_of_flax_cannot_hold_is_said_before(tmp_path: Path):
     steps = [{"copy": {"from": "a", "to": "a.b"}}]
     (problem,) = bs.check(bs.load(plan | {"transforms": steps}))
     assert "'a': is the prefix of 'a.b'" in problem.message
-    assert problem.hint == "Rename one of the two."
+    assert problem.hint == "Rename one of the two: a key of flax holds a tensor, or more keys."
     bs.load(plan | {"transforms": [*steps, {"move": {"from": "a", "to": "c"}}]}).run(durable=False)
     assert serialization.msgpack_restore((tmp_path / "a.msgpack").read_bytes()).keys() == {"a", "c"}
 

@@ -26,6 +26,8 @@ ARRAYS = {
     "optimizer.vars.0": np.array(7, np.int32),
 }
 
+NO_GROUP = "Rename one of the two: a name of HDF5 is a dataset, or a group."
+
 KERAS = """
 import sys
 import keras, numpy as np
@@ -105,7 +107,11 @@ def test_what_hdf5_cannot_hold_is_said_before(tmp_path: Path):
     for step, problem, hint in (
         ({"move": {"from": "a/b", "to": "a.b"}}, "HDF5 has no such name", "Give it a name without slashes."),
         ({"cast_": {"target": "c", "to": "float16"}}, "HDF5 has no dtype", "Write safetensors, or cast it first."),
-        ({"move": {"from": "d", "to": "f"}}, "'d': is the prefix of 'd.e'", "Rename one of the two."),
+        (
+            {"move": {"from": "d", "to": "f"}},
+            "'d': is the prefix of 'd.e'",
+            "Rename one of the two: a name of HDF5 is a dataset, or a group.",
+        ),
     ):
         (found,) = bs.check(bs.load(plan | {"transforms": steps}))
         assert problem in found.message

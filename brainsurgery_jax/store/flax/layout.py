@@ -241,4 +241,6 @@ def check_flax(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> N
     check_unicode(path, avals)
     if two := clash(avals, dotted):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
-        raise StoreError(path, problem, tensor=two[0], remedy="Rename one of the two.")
+        raise StoreError(
+            path, problem, tensor=two[0], remedy="Rename one of the two: a key of flax holds a tensor, or more keys."
+        )

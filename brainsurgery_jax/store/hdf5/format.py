@@ -33,7 +33,9 @@ def check_output(path: str, avals: Mapping[str, Aval], options: WriteOptions) ->
     check_unicode(path, avals)
     if two := clash(avals, read_notes(options.metadata).dotted):
         problem = f"is the prefix of '{two[1]}': a file of HDF5 cannot hold a tensor and more below it"
-        raise StoreError(path, problem, tensor=two[0], remedy="Rename one of the two.")
+        raise StoreError(
+            path, problem, tensor=two[0], remedy="Rename one of the two: a name of HDF5 is a dataset, or a group."
+        )
 
 
 def encode_hdf5(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
