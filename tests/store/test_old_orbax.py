@@ -19,7 +19,7 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.detect import open_source
-from brainsurgery_jax.store.key_paths import read_notes
+from brainsurgery_jax.store.key_tree import OtherLeaf
 
 LAYOUTS = ("some_plain", "some_ocdbt", "all", "manager")
 TENSORS = {
@@ -70,12 +70,15 @@ def test_the_tree_of_a_manager_is_found_or_asked_for(old: Path, place: str):
 @pytest.mark.parametrize("layout", LAYOUTS[:3])
 def test_leaves_that_are_no_tensors_are_kept(old: Path, layout: str):
     source = open_source(str(old / layout))
-    notes = read_notes(source.header.metadata)
+    tree = source.header.tree
     source.close()
-    assert notes.strings == {"name": "tiny"}
-    assert notes.empty == {"nothing": "None", "empty": "Dict"}
-    assert notes.lists == ("params.layers",)
-    assert {*notes.scalars} == {"step", "rate"}
+    assert tree.others == {
+        "name": OtherLeaf("string", "tiny"),
+        "nothing": OtherLeaf("None"),
+        "empty": OtherLeaf("Dict"),
+    }
+    assert tree.path("params.layers.0.kernel") == ("params", "layers", 0, "kernel")
+    assert {name for name, kind in tree.types.items() if kind.holder == "scalar"} == {"step", "rate"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[:3])

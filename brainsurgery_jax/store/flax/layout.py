@@ -15,7 +15,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import FileCounts, TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.flax.leaves import ARRAY, CHUNKED
-from brainsurgery_jax.store.key_paths import KeyNotes, clash, path_of, read_notes
+from brainsurgery_jax.store.key_tree import PLAIN, SCALAR, TEXT, KeyTree
 from brainsurgery_jax.store.safetensors.shards import plan_shards
 
 WEIGHTS = "flax_model.msgpack"
@@ -64,8 +64,8 @@ def lay_out(avals: Mapping[str, Aval], options: WriteOptions, most: int = MAX_CH
     shards = _cut(avals, options)
     total = len(shards)
     names = [_file_name(number, total) for number in range(1, total + 1)] if options.directory else [""]
-    notes = read_notes(options.metadata)
-    others = _others(avals, notes)
+    tree = options.tree
+    others = _others(avals, tree)
     files: list[FlaxFile] = []
     pieces: dict[str, list[FlatPiece]] = {}
     places: dict[str, TensorInfo] = {}
@@ -73,23 +73,27 @@ def lay_out(avals: Mapping[str, Aval], options: WriteOptions, most: int = MAX_CH
         leaves: dict[str, Any] = {name: avals[name] for name in tensors}
         if number == 0:
             leaves |= others
-        encoder = _Encoder(notes.dotted, frozenset(notes.scalars), most)
+        encoder = _Encoder(tree, most)
         parts = encoder.stream(leaves) if options.options.get("stream") else encoder.tree(leaves)
         files.append(_place(names[number], number, parts, avals, pieces, places))
-    index = _index(avals, shards, names, notes.dotted) if total > 1 else None
+    index = _index(avals, shards, names, tree) if total > 1 else None
     return FlaxLayout(tuple(files), pieces, places, index)
 
 
-def _others(avals: Mapping[str, Aval], notes: KeyNotes) -> dict[str, Any]:
-    """Leaves that are no tensors, where tensors leave them room."""
-    taken = {path[:end] for name in avals if (path := path_of(name, notes.dotted)) for end in range(1, len(path) + 1)}
-    tensors = {path_of(name, notes.dotted) for name in avals}
+def keys_of(tree: KeyTree, name: str) -> tuple[str, ...]:
+    """The keys of a leaf, all of which are text in a state dict of flax."""
+    return tuple(map(str, tree.path(name)))
+
+
+def _others(avals: Mapping[str, Aval], tree: KeyTree) -> dict[str, Any]:
+    """Leaves that are no tensors, where tensors leave them room. A state dict of flax has dicts for all containers."""
+    tensors = {keys_of(tree, name) for name in avals}
+    taken = {keys[:end] for keys in tensors for end in range(1, len(keys) + 1)}
     found: dict[str, Any] = {}
-    kinds: dict[str, Any] = {"Dict": {}, "List": {}}
-    for name, value in (*notes.strings.items(), *((name, kinds.get(kind)) for name, kind in notes.empty.items())):
-        path = path_of(name, notes.dotted)
-        if path not in taken and not any(path[:end] in tensors for end in range(1, len(path))):
-            found[name] = value
+    for name, leaf in tree.others.items():
+        keys = keys_of(tree, name)
+        if keys not in taken and not any(keys[:end] in tensors for end in range(1, len(keys))):
+            found[name] = leaf.text if leaf.kind == TEXT else None if leaf.kind == "None" else {}
     return found
 
 
@@ -107,11 +111,9 @@ def _file_name(number: int, total: int) -> str:
     return WEIGHTS if total == 1 else f"{stem}-{number:05d}-of-{total:05d}{suffix}"
 
 
-def _index(
-    avals: Mapping[str, Aval], shards: Sequence[Sequence[str]], names: Sequence[str], dotted: Mapping[str, int]
-) -> bytes:
+def _index(avals: Mapping[str, Aval], shards: Sequence[Sequence[str]], names: Sequence[str], tree: KeyTree) -> bytes:
     """The index of shards, with keys joined by slashes as transformers writes them."""
-    home = {"/".join(path_of(n, dotted)): file for file, shard in zip(names, shards, strict=True) for n in shard}
+    home = {"/".join(keys_of(tree, n)): file for file, shard in zip(names, shards, strict=True) for n in shard}
     total = sum(aval.nbytes for aval in avals.values())
     return json.dumps({"metadata": {"total_size": total}, "weight_map": home}, indent=2, ensure_ascii=False).encode()
 
@@ -147,17 +149,17 @@ def _place(
 class _Encoder:
     """Makes msgpack of leaves: bytes, and pieces of tensors where their elements go."""
 
-    def __init__(self, dotted: Mapping[str, int], scalars: frozenset[str], most: int):
+    def __init__(self, tree: KeyTree, most: int):
         import msgpack
 
-        self._dotted, self._scalars, self._most = dotted, scalars, most
+        self._tree, self._most = tree, most
         self._packer = msgpack.Packer()
 
     def tree(self, leaves: Mapping[str, Any]) -> Iterator[bytes | FlatPiece]:
         """Dicts of dicts, as flax nests them."""
         root: dict[str, Any] = {}
         for name in leaves:
-            *parents, last = path_of(name, self._dotted)
+            *parents, last = keys_of(self._tree, name)
             node = root
             for key in parents:
                 node = node.setdefault(key, {})
@@ -178,7 +180,7 @@ class _Encoder:
         for name, leaf in leaves.items():
             parts = list(self._leaf(name, leaf))
             nbytes = sum(len(part) if isinstance(part, bytes) else self._nbytes(part, leaf) for part in parts)
-            yield b"\x92" + self._packer.pack(list(path_of(name, self._dotted))) + _sized(nbytes, b"\xc4\xc5\xc6")
+            yield b"\x92" + self._packer.pack(list(keys_of(self._tree, name))) + _sized(nbytes, b"\xc4\xc5\xc6")
             yield from parts
 
     def _nbytes(self, piece: FlatPiece, aval: Aval) -> int:
@@ -187,9 +189,9 @@ class _Encoder:
     def _leaf(self, name: str, leaf: Any) -> Iterator[bytes | FlatPiece]:
         if not isinstance(leaf, Aval):
             yield self._packer.pack(leaf)
-        elif name in self._scalars and not leaf.shape and leaf.dtype.is_bool:
+        elif self._is_number(name, leaf) and leaf.dtype.is_bool:
             yield FlatPiece(name, 0, 1, number=True)
-        elif name in self._scalars and not leaf.shape and leaf.dtype.name in _NUMBERS:
+        elif self._is_number(name, leaf) and leaf.dtype.name in _NUMBERS:
             yield bytes([_NUMBERS[leaf.dtype.name]])
             yield FlatPiece(name, 0, 1, number=True)
         elif leaf.nbytes > self._most:
@@ -197,6 +199,9 @@ class _Encoder:
         else:
             yield self._array_head(leaf)
             yield FlatPiece(name, 0, leaf.size)
+
+    def _is_number(self, name: str, aval: Aval) -> bool:
+        return not aval.shape and self._tree.types.get(name, PLAIN).holder == SCALAR
 
     def _chunks(self, name: str, aval: Aval) -> Iterator[bytes | FlatPiece]:
         pack, most = self._packer.pack, max(1, self._most * 8 // aval.dtype.bits)
@@ -231,15 +236,21 @@ def _sized(nbytes: int, heads: bytes) -> bytes:
     return heads[width : width + 1] + nbytes.to_bytes(1 << width, "big")
 
 
+def clash_of(names: Iterable[str], tree: KeyTree) -> tuple[str, str] | None:
+    """A name and another that lies below it; None if there are none."""
+    paths = {keys_of(tree, name): name for name in names}
+    above = ((paths.get(keys[:end]), name) for keys, name in paths.items() for end in range(1, len(keys)))
+    return next(((upper, name) for upper, name in above if upper is not None), None)
+
+
 def check_flax(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
     """Raises StoreError for the first tensor that a file of flax cannot hold."""
-    dotted = read_notes(options.metadata).dotted
     for name, aval in avals.items():
         if aval.dtype.numpy is None:
             remedy = "Write safetensors, which carries the packed bytes."
             raise StoreError(path, f"flax has no dtype {aval.dtype}", tensor=name, remedy=remedy)
     check_unicode(path, avals)
-    if two := clash(avals, dotted):
+    if two := clash_of(avals, options.tree):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
         raise StoreError(
             path, problem, tensor=two[0], remedy="Rename one of the two: a key of flax holds a tensor, or more keys."

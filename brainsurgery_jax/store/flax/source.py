@@ -24,7 +24,8 @@ from brainsurgery_jax.store.io.flat_chunks import FlatChunkedSource
 from brainsurgery_jax.store.io.in_memory import MemorySource
 from brainsurgery_jax.store.io.joined import JoinedSource
 from brainsurgery_jax.store.io.local import open_files
-from brainsurgery_jax.store.key_paths import KeyNotes, Path, name_of, notes_of
+from brainsurgery_jax.store.key_paths import Path, name_of
+from brainsurgery_jax.store.key_tree import SCALAR, TEXT, KeyTree, LeafType, OtherLeaf, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +36,13 @@ _OTHER_KEYS = "Load it with flax, and save it with other keys."
 
 class Contents(NamedTuple):
     """What the leaves of a checkpoint come to: the arrays with the numbers of their files, numbers, entries that are
-    neither, and notes of what names do not tell."""
+    neither, and the tree that all lie in."""
 
     arrays: Mapping[str, tuple[int, StoredArray]]
     numbers: Mapping[str, np.ndarray]
     unread: Mapping[str, Unread]
     left_out: Mapping[str, str]
-    notes: KeyNotes
+    tree: KeyTree
 
 
 def open_flax(path: str) -> Source:
@@ -58,7 +59,7 @@ def open_flax(path: str) -> Source:
                 found.append(read_leaves(file))
         contents = sort_leaves(found)
         contents, notes = _by_index(contents, chosen, len(files))
-        source = source_of(path, files, contents, contents.notes.encode(), (*chosen.notes, *notes))
+        source = source_of(path, files, contents, (*chosen.notes, *notes))
         on_failure.pop_all()
     return source
 
@@ -69,15 +70,14 @@ def sort_leaves(files: Sequence[Mapping[Path, Leaf]]) -> Contents:
     numbers: dict[str, np.ndarray] = {}
     unread: dict[str, Unread] = {}
     left_out: dict[str, str] = {}
-    strings: dict[str, str] = {}
-    empty: dict[str, str] = {}
+    others: dict[str, OtherLeaf] = {}
     paths: dict[str, Path] = {}
     for number, entries in enumerate(files):
         for path, leaf in entries.items():
             name = name_of(path)
             if name in paths:
                 unread[name] = Unread(
-                    "two leaves have this name: in two files, or once the keys are joined by dots", _OTHER_KEYS
+                    "two leaves have this name, in two files or once keys are joined by dots", _OTHER_KEYS
                 )
                 continue
             paths[name] = path
@@ -89,14 +89,14 @@ def sort_leaves(files: Sequence[Mapping[Path, Leaf]]) -> Contents:
                 case Blob():
                     left_out[name] = "text" if leaf.text else "bytes"
                 case str():
-                    strings[name] = leaf
+                    others[name] = OtherLeaf(TEXT, leaf)
                 case None | dict() | list():
-                    empty[name] = "None" if leaf is None else "Dict" if isinstance(leaf, dict) else "List"
+                    others[name] = OtherLeaf("None" if leaf is None else "Dict" if isinstance(leaf, dict) else "List")
                 case _:
                     numbers[name] = array_of(leaf)
-    found = notes_of(paths.values())
-    notes = KeyNotes(found.lists, (), found.integers, found.dotted, strings, tuple(numbers), empty)
-    return Contents(arrays, numbers, unread, left_out, notes)
+    types = {name: LeafType(SCALAR) for name in numbers}
+    tree = KeyTree(told(paths), others, types, known=True)
+    return Contents(arrays, numbers, unread, left_out, tree)
 
 
 def array_of(number: bool | int | float | complex) -> np.ndarray:
@@ -108,9 +108,7 @@ def array_of(number: bool | int | float | complex) -> np.ndarray:
     return np.array(number)
 
 
-def source_of(
-    path: str, files: Sequence[File], contents: Contents, metadata: Mapping[str, str], notes: tuple[Note, ...] = ()
-) -> Source:
+def source_of(path: str, files: Sequence[File], contents: Contents, notes: tuple[Note, ...] = ()) -> Source:
     """A source of these contents of files."""
     pieces: dict[str, list[str]] = {}
     infos: dict[str, TensorInfo] = {}
@@ -130,7 +128,9 @@ def source_of(
     avals = {name: Aval((), BY_NAME[array.dtype.name]) for name, array in contents.numbers.items()}
     numbers = MemorySource(path, contents.numbers, avals, {})
     tensors = {**infos, **numbers.header.tensors}
-    header = Header(path, names, tensors, metadata, left_out=contents.left_out, unread=contents.unread, notes=notes)
+    header = Header(
+        path, names, tensors, {}, left_out=contents.left_out, unread=contents.unread, notes=notes, tree=contents.tree
+    )
     return JoinedSource(header, [arrays, numbers])
 
 

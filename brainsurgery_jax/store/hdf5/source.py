@@ -22,7 +22,8 @@ from brainsurgery_jax.store.io.descriptors import Watch
 from brainsurgery_jax.store.io.joined import JoinedSource
 from brainsurgery_jax.store.io.local import open_files
 from brainsurgery_jax.store.io.strided import Laid, StridedSource
-from brainsurgery_jax.store.key_paths import Path, name_of, notes_of
+from brainsurgery_jax.store.key_paths import Path, name_of
+from brainsurgery_jax.store.key_tree import KeyTree, told
 from brainsurgery_jax.store.safetensors.header import AGAIN
 
 if TYPE_CHECKING:
@@ -139,9 +140,9 @@ def _sort(path: str, file: Any, files: Any) -> Source:
         else:
             plain[name] = TensorInfo(avals[name], 0, offset)
             laid[name] = Laid(strides(dataset.shape), not dataset.dtype.isnative)
-    metadata = notes_of(paths.values()).encode()
+    tree = KeyTree(told(paths))
     tensors = {name: plain.get(name, TensorInfo(aval, 0, 0)) for name, aval in avals.items()}
-    header = Header(path, (path,), tensors, metadata, left_out=left_out, unread=unread)
+    header = Header(path, (path,), tensors, {}, left_out=left_out, unread=unread, tree=tree)
     here = StridedSource(Header(path, (path,), plain, {}), files, laid)
     decoded = ChunkedDatasets(path, file, chunked, {name: avals[name] for name in chunked})
     return JoinedSource(header, [here, decoded])

@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, repeat
 from math import prod
 from struct import unpack
@@ -27,7 +28,8 @@ from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dty
 from brainsurgery_jax.store.io.box_reads import read_box
 from brainsurgery_jax.store.io.descriptors import Watch
 from brainsurgery_jax.store.key_paths import name_of
-from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, read_tree
+from brainsurgery_jax.store.key_tree import PLAIN, KeyTree
+from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, place_of, read_tree
 from brainsurgery_jax.store.orbax.zarr import METADATA, ZarrArray, parse
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class OrbaxSource:
         self._tables: dict[tuple[str, str], Sequence[int]] = {}
         self._context: Any = None
         infos = {name: TensorInfo(array.aval, 0, 0) for name, array in self._arrays.items()}
-        self.header = Header(path, files, infos, tree.metadata)
+        self.header = Header(path, files, infos, tree.metadata, tree=_with_stored(tree.tree, self._arrays))
 
     @property
     def bytes_read(self) -> int:
@@ -125,7 +127,7 @@ class OrbaxSource:
         waiting: deque[tuple[str, int, Any]] = deque()
         for run in chain(array.runs(start, start + len(view) // size, PIECE // size), repeat(None, AHEAD)):
             if run is not None:
-                key, nbytes = f"{self._tree.prefix(name)}{run.key}", run.length * size
+                key, nbytes = f"{array.place}/{run.key}", run.length * size
                 at = run.start * size + (0 if run.inner is None else self._place(name, key, run.inner))
                 waiting.append((key, nbytes, self._store.read(key, byte_range=slice(at, at + nbytes))))
             if waiting and (run is None or len(waiting) > AHEAD):
@@ -187,7 +189,7 @@ class OrbaxSource:
                 array = self._arrays[name]
                 spec = {
                     "driver": array.driver,
-                    "kvstore": _spec(self._tree, self._tree.prefix(name)),
+                    "kvstore": _spec(self._tree, f"{array.place}/"),
                     "recheck_cached_data": "open",
                 }
                 if array.filled:
@@ -225,32 +227,38 @@ def _key_value_store(tree: OrbaxTree) -> Any:
 
 def _arrays(path: str, tree: OrbaxTree, store: Any) -> dict[str, ZarrArray]:
     """The arrays of all leaves, their metadata read together."""
-    names = [name_of(keys) for keys in tree.paths]
+    places = {(name := name_of(keys)): tree.places.get(name, place_of(keys)) for keys in tree.paths}
     arrays: dict[str, ZarrArray] = {}
     for driver in tree.drivers:
-        left = [name for name in names if name not in arrays]
+        left = [name for name in places if name not in arrays]
         with _failures(path):
-            values = [store.read(f"{tree.prefix(name)}{METADATA[driver]}") for name in left]
+            values = [store.read(f"{places[name]}/{METADATA[driver]}") for name in left]
             found = {name: value.result() for name, value in zip(left, values, strict=True)}
         arrays |= {name: _parse(path, name, driver, v.value) for name, v in found.items() if v.state == "value"}
-    for name in names:
+    for name in places:
         if name not in arrays:
             problem = "is listed, but its data are missing"
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)
-    if tree.filled:
-        arrays = {name: array._replace(filled=True) for name, array in arrays.items()}
-    _check_chunks(path, tree, arrays, store)
+    arrays = {n: a._replace(place=places[n], filled=a.filled or tree.filled) for n, a in arrays.items()}
+    _check_chunks(path, arrays, store)
     # Where a chunk that is not there is one of zeros, tensorstore makes it.
-    return {name: arrays[name]._replace(plain=arrays[name].plain and arrays[name].filled) for name in names}
+    return {name: arrays[name]._replace(plain=arrays[name].plain and arrays[name].filled) for name in places}
 
 
-def _check_chunks(path: str, tree: OrbaxTree, arrays: Mapping[str, ZarrArray], store: Any) -> None:
+def _with_stored(tree: KeyTree, arrays: Mapping[str, ZarrArray]) -> KeyTree:
+    """The tree with the narrow types of tensors that are read in wider ones."""
+    narrow = {n: a.stored for n, a in arrays.items() if a.stored != a.aval.dtype.name}
+    types = {name: tree.types.get(name, PLAIN)._replace(stored=stored) for name, stored in narrow.items()}
+    return replace(tree, types={**tree.types, **types}) if types else tree
+
+
+def _check_chunks(path: str, arrays: Mapping[str, ZarrArray], store: Any) -> None:
     """Raises StoreError if a chunk is missing of an array that is stored as a whole."""
     with _failures(path):
         keys = set(store.list().result())
     for name, array in arrays.items():
         for key in array.chunk_keys() if array.filled else ():
-            if f"{tree.prefix(name)}{key}".encode() in keys:
+            if f"{array.place}/{key}".encode() in keys:
                 continue
             problem = f"its data are missing: there is no chunk {key}"
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)

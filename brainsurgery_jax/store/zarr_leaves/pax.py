@@ -11,6 +11,7 @@ from brainsurgery_jax.errors import StoreError, few
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.key_paths import name_of
+from brainsurgery_jax.store.key_tree import NO_TREE
 from brainsurgery_jax.store.orbax.folder import OrbaxTree
 from brainsurgery_jax.store.orbax.source import OrbaxSource
 from brainsurgery_jax.store.orbax.zarr import METADATA
@@ -40,7 +41,7 @@ def open_source(path: str) -> Source:
     if twice := [name for name in names if names.count(name) > 1]:
         raise StoreError(path, "is the name of two arrays", tensor=twice[0], remedy=_SAVE_AGAIN)
     by_name = {name: place.replace(os.sep, "/") for name, place in zip(names, places.values(), strict=True)}
-    return OrbaxSource(path, OrbaxTree(top, tuple(places), ("zarr", "zarr3"), False, False, {}, by_name))
+    return OrbaxSource(path, OrbaxTree(top, tuple(places), ("zarr", "zarr3"), False, False, {}, NO_TREE, by_name))
 
 
 def _top(path: str) -> str:
