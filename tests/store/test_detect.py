@@ -95,7 +95,7 @@ def test_the_suffix_decides_between_a_file_and_a_folder(
             r"ends in '.1', which tells no format.*write 'llama-3.1/' or add `format: safetensors`",
         ),
         ("x.gguf", None, None, r"ends in .gguf, which cannot be written. Write to 'x.safetensors', or to a folder"),
-        ("x.h5", "safetensors", None, "ends in .h5, which cannot be written"),
+        ("x.onnx", "safetensors", None, "ends in .onnx, which cannot be written"),
         ("x.safetensors", "orbax", None, "ends in .safetensors, and the format is orbax. Write to the folder 'x/'"),
         ("x", "safetensor", None, "unknown format 'safetensor'. Did you mean 'safetensors'"),
         ("x", "orbax", "5GB", "orbax is not cut into shards by size. Drop `shard`"),
