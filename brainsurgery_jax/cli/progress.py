@@ -11,7 +11,7 @@ from brainsurgery_jax.cli import show
 from brainsurgery_jax.engine.events import Event, Published, Said, Started, Wrote
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.store.sizes import show_size
-from brainsurgery_jax.wording import counted, few_or_counted
+from brainsurgery_jax.wording import counted, show_side_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Plain:
                 if not self.left[name]:
                     show.remark(f"{name}: {show_size(self.sizes[name])}")
             case Published(path, nbytes, tensors, side_files) if not self.quiet:
-                more = f", with {few_or_counted(side_files, 'side file')}" if side_files else ""
+                more = f", with {show_side_files(side_files)}" if side_files else ""
                 show.remark(f"wrote {path}: {counted(tensors, 'tensor')}, {show_size(nbytes)}{more}", "green")
 
 
