@@ -64,8 +64,9 @@ MAY_IMPORT = {
     "world run_options",
     "prefixes": "",
     "tensors": "errors dtypes nametree select store",
-    "checkpoint": "tensors interop",
-    "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.key_trees api prefixes",
+    "checkpoint": "documents tensors interop",
+    "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling apply.key_trees api "
+    "prefixes",
     "world": "errors graph store",
     "run_options": "protocol engine.run.budget engine.compute.devices store.io.files",
     "apply": "documents rendering "
