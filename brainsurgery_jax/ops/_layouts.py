@@ -230,7 +230,7 @@ class _Work:
     @cached_property
     def drops(self) -> frozenset[str]:
         """What may be there and is left out."""
-        return frozenset() if self.inverse else self.bound.drops | {t.copy for t in self.bound.ties}
+        return self.bound.drops | frozenset(() if self.inverse else {t.copy for t in self.bound.ties})
 
     def check(self, restore: Sequence[str]) -> None:
         """Refuse tensors that are missing, not known, or in another shape, all at once."""
