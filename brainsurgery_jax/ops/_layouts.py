@@ -24,7 +24,7 @@ from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.prefixes import Shift, shift_between
-from brainsurgery_jax.protocol import Bind, Drop, Edit, Say, TensorExpr, View
+from brainsurgery_jax.protocol import Bind, Drop, Edit, Say, SetConfig, TensorExpr, View
 
 SHOWN = 8
 """How many names of a kind a refusal lists."""
@@ -104,6 +104,8 @@ def edits(
         yield Drop(where, old)
     for new, expr in made:
         yield Bind(where, new, expr)
+    if inverse and content and not is_adapter(work.names) and view.config(where) is None:
+        yield SetConfig(where, content)  # the model's, as `convert` writes it: no file lies beside the tree
 
 
 def _alias(view: View, alias: str | None) -> str:

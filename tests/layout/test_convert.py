@@ -306,8 +306,8 @@ def test_several_layouts_for_a_model_are_listed(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", llama(), LLAMA)
     error = refused(source, tmp_path, "there are 3 layouts for model_type 'llama'", to="orbax")
     assert (
-        error.diagnostics[0].hint == "Choose with `layout=`: maxtext-llama, tunix-llama; flax keeps names and shapes, "
-        "none only changes the format."
+        error.diagnostics[0].hint == "Choose with `layout=`: easylm-llama, maxtext-llama, tunix-llama; "
+        "flax keeps names and shapes, none only changes the format."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,27 @@ def test_names_have_slashes_in_an_npz_and_are_nested_elsewhere(name: str, tmp_pa
     assert f"Transformer{mark}encoderblock_0{mark}LayerNorm_0{mark}scale" in bs.open(str(tmp_path / name))
     bs.convert(str(tmp_path / name), str(tmp_path / "back"), durable=False)
     assert_the_original(tmp_path / "back", model)
+
+
+def test_a_plan_that_goes_back_writes_the_config_that_it_was_given(
+    model: Path, leaves: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    (tmp_path / "alone").mkdir()
+    tree = write(tmp_path / "alone" / "tree.safetensors", {f"params.params.{name}": x for name, x in leaves.items()})
+    step = {"name": "maxtext-qwen3", "config": str(model / "config.json"), "inverse": True}
+    cast = {"cast_": {"target": ".*", "to": "bfloat16"}}
+    plan = {"inputs": [str(tree)], "transforms": [{"layout": step}, cast], "output": f"{tmp_path / 'hf'}/"}
+    bs.load(plan).run(durable=False)
+    wanted = json.loads((model / "config.json").read_text())
+    assert json.loads((tmp_path / "hf" / "config.json").read_text()) == wanted | {"dtype": "bfloat16"}
+
+
+def test_a_config_beside_the_tree_stays(model: Path, leaves: dict[str, np.ndarray], tmp_path: Path) -> None:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    write(folder / "model.safetensors", {f"params.params.{name}": x for name, x in leaves.items()})
+    own = json.loads((model / "config.json").read_text()) | {"architectures": ["Mine"]}
+    (folder / "config.json").write_text(json.dumps(own))
+    step = {"name": "maxtext-qwen3", "config": str(model / "config.json"), "inverse": True}
+    bs.load({"inputs": [str(folder)], "transforms": [{"layout": step}], "output": f"{tmp_path / 'hf'}/"}).run()
+    assert json.loads((tmp_path / "hf" / "config.json").read_text()) == own
