@@ -202,7 +202,7 @@ class Substep(NamedTuple):
 
 
 class Expand(NamedTuple):
-    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 8."""
+    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 16."""
 
     steps: tuple[Substep, ...]
 
@@ -236,12 +236,13 @@ Edit = (
 class SubPlan:
     """Steps within a step, as YAML nodes: what they mean is known when they are reached.
 
-    `data` is what they say, wherever it stands; `alias` is that of their one input.
+    `data` is what they say, wherever it stands; `alias` is that of their one input, `file` where they were read.
     """
 
     steps: tuple[Any, ...] = field(compare=False, repr=False)
     data: tuple[Any, ...]
     alias: str | None = None
+    file: str | None = None
 
 
 class Flags(NamedTuple):
