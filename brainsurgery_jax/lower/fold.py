@@ -297,7 +297,7 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             images = {**state.images, view.world.key(path): tensors}
             made_too = () if state.flags.dry_run else (made,)
             after = replace(state, publications=(*state.publications, *made_too), images=images)
-            return after.complain(*config_notes(made, output_of(edit, step), extras, view.world, "save"))
+            return after.complain(*config_notes(made, output_of(edit, step), extras, after, view.world, "save"))
     raise AssertionError(edit)
 
 
