@@ -300,7 +300,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         if options.dry_run:
             program = program._replace(publications=())
         execute(program, budget, tell, options.look, files.commit)
-    steps = tuple(e.step.text for e in program.effects)
+    steps = tuple(e.step.summary for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     said = tuple(map(as_text, reports))
     dry_run = options.dry_run or program.flags.dry_run
