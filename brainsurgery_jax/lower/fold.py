@@ -210,7 +210,8 @@ def _inline(state: State, inline: Inline, view: StepView, answer: Answer) -> Sta
         raise Unknown
     if wrong := _cycle(state, inline, view) or _depth(state, _DEEP_PLANS):
         return _refuse_within(state, view, wrong)
-    parsed = [parse_step(node, inline.default_alias) for plan in inline.plans for node in plan.steps]
+    known = tuple(state.spaces)
+    parsed = [parse_step(node, inline.default_alias, known) for plan in inline.plans for node in plan.steps]
     inner = _lower_within(replace(state, default_alias=inline.default_alias, nested=True), parsed, view, answer)
     return replace(inner, default_alias=state.default_alias, nested=state.nested)
 
