@@ -8,6 +8,8 @@ import pytest
 
 from brainsurgery_jax import api
 from brainsurgery_jax.lower import Demand, lower
+from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.plan.endpoints import OUTPUT_KEYS
 from brainsurgery_jax.plan.source import dump_yaml
 from tests.null.world import Headers, after, before, complaints, found, planned, program
 
@@ -195,3 +197,52 @@ def test_the_output_of_a_plan_within_takes_every_key_of_an_output():
 def test_an_input_of_a_plan_within_may_be_a_mapping():
     sub = {"inputs": [{"alias": "n", "path": "n.safetensors"}], "transforms": [{"assert": {"exists": "x"}}]}
     assert not complaints({"execute": {"plan": sub}}, world=world())
+
+
+OUTPUTS: dict[str, dict[str, object]] = {
+    "path": {"path": "o.npz"},
+    "alias": {"path": "o/", "alias": "n"},
+    "format": {"path": "o/", "format": "orbax"},
+    "shard": {"path": "o/", "shard": "1MB"},
+    "overwrite": {"path": "o/", "overwrite": True},
+    "sidecars": {"path": "o/", "sidecars": False},
+    "config": {"path": "o/", "config": {"patch": {"n_layer": 1}, "remove": ["old"]}},
+    "metadata": {"path": "o/", "metadata": {"epoch": "3"}},
+    "options": {"path": "o.npz", "options": {"compression": True}},
+}
+INPUTS = ("m::m.safetensors", "n::n.safetensors")
+
+
+def with_config() -> Headers:
+    there = world()
+    there.contents = {f"{name}.safetensors/config.json": b'{"n_layer": 2, "old": 0}' for name in "mn"}
+    return there
+
+
+def published(*steps: object, output: object = None) -> Publication:
+    made = program(*steps, output=output, inputs=INPUTS, world=with_config())
+    assert not made.errors, made.errors
+    (publication,) = made.publications
+    return publication._replace(span=None)
+
+
+def test_every_key_of_an_output_is_tried_in_a_plan_within():
+    assert set(OUTPUTS) == set(OUTPUT_KEYS)
+
+
+@pytest.mark.parametrize("key", OUTPUT_KEYS)
+@pytest.mark.parametrize("levels", [1, 3])
+def test_an_output_of_a_plan_within_is_written_as_that_of_a_plan(key: str, levels: int):
+    output = {"alias": "m", **OUTPUTS[key]}
+    within = published(nested(levels - 1, {"execute": {"plan": {"output": output}}}))
+    alone = published(output=output)
+    assert {name: (e.aval, e.name) for name, e in within.tensors.items()} == {
+        name: (e.aval, e.name) for name, e in alone.tensors.items()
+    }
+    assert within._replace(tensors={}) == alone._replace(tensors={})
+
+
+def test_several_outputs_of_a_plan_within_are_saved_in_their_order():
+    outputs = [{"path": "b/", "alias": "m"}, "n::a/"]
+    made = program({"execute": {"plan": {"outputs": outputs}}}, inputs=INPUTS, world=with_config())
+    assert [(p.path, list(p.tensors)) for p in made.publications] == [("b/", ["w"]), ("a/", ["x"])]
