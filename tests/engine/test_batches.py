@@ -112,8 +112,8 @@ from brainsurgery_jax.engine.compute import batches
 from brainsurgery_jax.engine.compute.devices import Accelerators
 
 assert jax.local_device_count() == 4
-spread, seen = batches._spread, []
-batches._spread = lambda *arguments: seen.append(spread(*arguments)) or seen[-1]
+send, seen = batches.send_batch, []
+batches.send_batch = lambda *arguments: seen.append(send(*arguments)) or seen[-1]
 bs.load(sys.argv[1]).run(durable=False, devices=Accelerators(jax.local_devices()))
 print({(len(x.sharding.device_set), x.shape[0]) for x in seen})
 """

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
 from brainsurgery_jax.engine.compute.folds import Values, compute_fold
-from brainsurgery_jax.engine.compute.kernels import Outcome, call_block, call_elementwise
+from brainsurgery_jax.engine.compute.kernels import call_block, call_elementwise
+from brainsurgery_jax.engine.compute.ladder import Taken, results_of
+from brainsurgery_jax.engine.compute.operands import ArrayReader, Operand, key_of_box
 from brainsurgery_jax.engine.compute.order import in_order
 from brainsurgery_jax.engine.compute.placement import call_part, call_placed
 from brainsurgery_jax.engine.events import Factorized, Noted
@@ -87,7 +89,7 @@ class Evaluator:
         if has_parts(e):
             parted = np.empty(e.aval.shape, numpy_dtype(e.aval.dtype))
             for box in tiles(e):
-                parted[_key(box)] = self.box(e, box)
+                parted[key_of_box(box)] = self.box(e, box)
             return parted
         out = np.empty(e.aval.size, numpy_dtype(e.aval.dtype))
         for offset, block in self.runs(e, 0, e.aval.size):
@@ -110,18 +112,22 @@ class Evaluator:
             self.wholes[call] = compute_fold(call, self)
             return
         begun = perf_counter()
-        operands = {s: self.whole(s) for s in dict.fromkeys(call.srcs)}
-        outcome = call_placed(call, [operands[s] for s in call.srcs], self.own)
-        self.keep(call, outcome, perf_counter() - begun)
+        taken = call_placed(call, self.operands(call), self.own, self.told.append)
+        self.keep(call, taken, perf_counter() - begun)
 
-    def keep(self, call: Expr, outcome: Outcome, seconds: float) -> None:
+    def operands(self, call: Expr) -> list[Operand]:
+        """Readers of the operands of a call that cannot be cut. What needs a device itself is computed now, before the
+        call has one."""
+        readers = {s: ArrayReader(self.whole(s)) if self.own.devices and has_parts(s) else self for s in set(call.srcs)}
+        return [Operand(s, readers[s]) for s in call.srcs]
+
+    def keep(self, call: Expr, taken: Taken, seconds: float) -> None:
         """Take the results of a call that cannot be cut."""
-        self.wholes[call] = outcome.values
-        if outcome.rung:
-            names = tuple(e.name for e in walk([call]) if e.kind == "leaf")
-            self.told.append(Factorized(names, call.srcs[0].aval.shape, outcome.rung, outcome.facts, seconds))
-        if outcome.note is not None:
-            self.told.append(Noted(outcome.note))
+        rung, outcome = taken
+        self.wholes[call] = results_of(outcome)
+        if rung.name:
+            names = tuple(e.name for e in walk([call]) if e.is_leaf)
+            self.told.append(Factorized(names, call.srcs[0].aval.shape, rung.name, outcome.facts, seconds))
 
     def _held(self, e: Expr) -> Any:
         """The array of a node that is held whole, or None."""
@@ -143,7 +149,7 @@ class Evaluator:
             return e.source.read(e.name, piece.box)
         if (held := self._held(e)) is not None:
             array = np.asarray(held)
-            return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[_key(piece.box)]
+            return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[key_of_box(piece.box)]
         assert e.kernel is not None
         if e.kernel.elementwise:
             made = _in_blocks(e, [np.asarray(x).reshape(-1) for x in operands])
@@ -160,10 +166,6 @@ def _taken(piece: Piece, span: ElementRange, flat: Any) -> Any:
     first, last = range_of(piece)
     part = flat[first - span.start : last - span.start]
     return part if piece.box is None else _picked(piece.expr.aval.shape, piece.box, part)
-
-
-def _key(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(*span) for span in box)
 
 
 def _in_blocks(e: Expr, operands: Sequence[Any]) -> Any:
@@ -204,7 +206,7 @@ def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
         return e.moves.arrange(operands[0], parts[0])
     out = np.empty(piece.shape, operands[0].dtype)
     for part, x in zip(parts, operands, strict=True):
-        out[_key(part.at)] = e.moves.arrange(x, part)
+        out[key_of_box(part.at)] = e.moves.arrange(x, part)
     return out
 
 

@@ -10,22 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.dtypes import to_numpy
-from brainsurgery_jax.engine.compute.devices import Accelerators, compiling, turn
+from brainsurgery_jax.engine.compute.devices import Accelerators, compiling
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, runs_on_numpy, walk
 from brainsurgery_jax.numerics.lookup import look_up, patterns
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.op import Kernel
-
-Static = tuple[tuple[str, Any], ...]
-T = TypeVar("T")
+    from brainsurgery_jax.op import Kernel, Static
 
 
 def pure(kernel: Kernel, static: Static) -> Callable[..., Any]:
@@ -117,103 +113,6 @@ def call_block(e: Expr, block: int) -> Any:
     size = blocks.padded_length(e.aval.size)
     static = (*e.static, ("size", size))
     return checked(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
-
-
-class Outcome(NamedTuple):
-    """The results of a call, and what is known about them: the rung that was taken, its facts, and a surprise."""
-
-    values: tuple[Any, ...]
-    rung: str = ""
-    facts: Mapping[str, float] = MappingProxyType({})
-    note: Diagnostic | None = None
-
-
-class Way(NamedTuple):
-    """A way to make a call: a rung of its kernel's ladder, or the kernel itself."""
-
-    name: str
-    kernel: Kernel
-    static: Static
-    rung: bool
-
-
-class Made(NamedTuple):
-    """What one way returns: the result, whether it accepts it, its facts, and what the next way may start from. Of a
-    batch, each with a leading axis."""
-
-    value: Any
-    accepted: Any
-    facts: Mapping[str, Any]
-    state: Any
-
-
-def ways(e: Expr) -> list[Way]:
-    """The ways to make a call, to be tried in turn."""
-    assert e.kernel is not None
-    if e.kernel.rungs is None:
-        return [Way("", e.kernel, e.static, rung=False)]
-    rungs = e.kernel.rungs(tuple(s.aval for s in e.srcs), dict(e.static))
-    return [Way(r.name, r.kernel, (*e.static, *r.static.items()), rung=True) for r in rungs]
-
-
-def attempt(way: Way) -> Callable[..., Any]:
-    """`f(arrays, numbers, state) -> Made`, whatever the kernel."""
-    function = pure(way.kernel, way.static)
-
-    def attempted(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any) -> Made:
-        if way.rung:
-            return Made(*function(arrays, {**numbers, "state": state}))
-        result = function(arrays, numbers)
-        value, accepted = result if way.kernel.guarded else (result, True)
-        return Made(value, accepted, {}, None)
-
-    return attempted
-
-
-@lru_cache(maxsize=4096)
-def _compiled_attempt(way: Way) -> Callable[..., Any]:
-    """The same, compiled."""
-    return jax.jit(precise(attempt(way)))
-
-
-def call_whole(e: Expr, operands: Sequence[Any]) -> Outcome:
-    """A kernel on whole operands, on the host. Of a ladder, the first rung that accepts its own result."""
-    if runs_on_numpy(e):
-        with np.errstate(all="ignore"):
-            return climb_alone(e, ways(e), lambda way, state: attempt(way)(list(operands), numbers_of(e), state))
-    with turn:
-        return climb_alone(e, ways(e), lambda way, state: _compiled_attempt(way)(list(operands), numbers_of(e), state))
-
-
-def climb(
-    ways: Sequence[Way], attempt: Callable[[Way, Any], Made], accept: Callable[[Way, Made], T | None]
-) -> T | None:
-    """Try ways in turn until `accept` returns something of what one made; None if it never does.
-
-    `attempt(way, state)` starts from the state of the way before, None for the first.
-    """
-    state = None
-    for way in ways:
-        made = attempt(way, state)
-        if (accepted := accept(way, made)) is not None:
-            return accepted
-        state = made.state
-    return None
-
-
-def climb_alone(e: Expr, ways: Sequence[Way], attempt: Callable[[Way, Any], Made]) -> Outcome:
-    """The outcome of one call: of the first way that accepts its own result. Raises PlanError if none does."""
-    found = climb(
-        ways, attempt, lambda way, made: outcome(way, made.value, made.facts) if bool(made.accepted) else None
-    )
-    if found is None:
-        raise PlanError([refused(e)])
-    return found
-
-
-def outcome(way: Way, value: Any, facts: Mapping[str, Any]) -> Outcome:
-    """The results of a way that was accepted."""
-    return Outcome(value if isinstance(value, tuple) else (value,), way.name, {k: float(v) for k, v in facts.items()})
 
 
 def numbers_of(e: Expr) -> dict[str, Any]:

@@ -112,13 +112,18 @@ def calling(e: Expr) -> int:
     return results + widened + made + packed + (0 if runs_on_numpy(e) else made + COMPILED)
 
 
-def on_device(e: Expr) -> int:
+def on_device(e: Expr, backend: str) -> int:
     """Bytes that a call on whole operands takes of an accelerator: these and the results, both in at least float32 too,
     what the kernel says that it needs besides, and an intermediate result of the largest size."""
     assert e.kernel is not None
     avals = tuple(s.aval for s in e.srcs)
     held = sum(a.nbytes for a in (*avals, *e.avals))
     wide = [a.size * max(4, a.dtype.bits // 8) for a in (*avals, *e.avals)]
-    needs = e.kernel.on_device or e.kernel.workspace
-    workspace = needs(avals, dict(e.static)) if needs is not None else 0
-    return held + sum(wide) + max(wide) + workspace
+    return held + sum(wide) + max(wide) + _workspace_on_device(e, avals, backend)
+
+
+def _workspace_on_device(e: Expr, avals: tuple[Aval, ...], backend: str) -> int:
+    assert e.kernel is not None
+    if e.kernel.on_device is not None:
+        return e.kernel.on_device(avals, dict(e.static), backend)
+    return 0 if e.kernel.workspace is None else e.kernel.workspace(avals, dict(e.static))
