@@ -13,7 +13,10 @@ import typer
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text, is_replacement, replacement_as_json, replaces
+from brainsurgery_jax.cli.failures import print_failure_as_json
+from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
 from brainsurgery_jax.cli.work import work_as_json, work_as_text
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
@@ -49,7 +52,7 @@ class Choices:
 
 def run(items: Sequence[str], choices: Choices) -> None:
     """Run a plan; its reports go to stdout. Raises PlanError or StoreError."""
-    from brainsurgery_jax.cli.progress import watching
+    from brainsurgery_jax.cli.progress import collect, watching
 
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted but has no effect", "yellow")
@@ -59,12 +62,17 @@ def run(items: Sequence[str], choices: Choices) -> None:
     refuse_summary_over_input(plan, choices)
     notes = [d for d in plan.problems if d.severity == "note"]
     if choices.json:
-        report = api.run_with(plan, options, files)
+        reports: list[Document] = []
+        with print_failure_as_json(reports), stop_by_ctrl_c(replace(options, listen=collect(reports))) as stoppable:
+            report = api.run_with(plan, stoppable, files)
         show.json(**_run_json(plan, report, notes, choices))
         return
     show.diagnostics(notes)
-    with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
-        report = api.run_with(plan, replace(options, listen=listen), files)
+    with (
+        watching(quiet=choices.quiet, verbose=choices.verbose) as listen,
+        stop_by_ctrl_c(replace(options, listen=listen)) as stoppable,
+    ):
+        report = api.run_with(plan, stoppable, files)
     show.diagnostics(report.notes)
     if not report.published and not choices.quiet:
         nothing = "dry run: nothing was written" if report.dry_run else "done: no output, so nothing was written"

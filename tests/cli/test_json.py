@@ -20,6 +20,14 @@ def said(command: Command, *words: str, code: int = 0) -> dict[str, Any]:
     return found
 
 
+def test_a_run_that_fails_keeps_the_reports_that_came_before(command: Command):
+    steps = "transforms=[{dump: {target: ids}}, {assert: {iszero: ids}}, {dump: {target: ids}}]"
+    found = said(command, "run", "plan.yaml", steps, code=1)
+    assert (found["ok"], found["exit_code"]) == (False, 1)
+    assert "is not zero everywhere" in found["diagnostics"][0]["message"]
+    assert len(found["reports"]) == 1
+
+
 def test_run_gives_reports_and_outputs_as_data(command: Command, place: Path):
     found = said(command, "run", "plan.yaml", "transforms[1]={dump: {target: ids}}")
     tree = {"kind": "tree", "title": "", "tensors": {"ids": {"shape": [4]}}}

@@ -11,7 +11,7 @@ from brainsurgery_jax.engine.compute.batches import call_tasks
 from brainsurgery_jax.engine.compute.devices import Accelerators
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
 from brainsurgery_jax.engine.compute.folds import Values, place_of
-from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Wrote
+from brainsurgery_jax.engine.events import NEVER, Advanced, Factorized, Listener, Noted, StopSignal, Wrote
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.sweeps import span_of
 from brainsurgery_jax.engine.plan.work import (
@@ -34,11 +34,20 @@ from brainsurgery_jax.store.base import Writer
 
 
 class Bench:
-    """What work is performed with: writers by publication, verdicts, a listener, accelerators, and folds that are
-    computed."""
+    """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
+    and the signal that stops it."""
 
-    def __init__(self, writers: Sequence[Writer], verdicts: Verdicts, tell: Listener, own: Accelerators, known: Values):
-        self.writers, self.verdicts, self.tell, self.own, self.known = writers, verdicts, tell, own, known
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        verdicts: Verdicts,
+        tell: Listener,
+        own: Accelerators,
+        known: Values,
+        stop: StopSignal = NEVER,
+    ):
+        self.writers, self.verdicts, self.tell = writers, verdicts, tell
+        self.own, self.known, self.stop = own, known, stop
         self._tallies: dict[int, Tally] = {}
 
     def tally(self, ask: Ask) -> Tally:
@@ -64,17 +73,18 @@ def perform(work: Light | Whole, bench: Bench) -> Done:
     return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
 
 
-def settle(done: Done, bench: Bench) -> None:
-    """Tell what came of a piece of work. Called on the main thread, in the order of the work. Raises PlanError for an
-    assert that fails."""
+def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
+    """Report what came of a part of an item, which moved so many bytes. Called on the main thread, in the order of the
+    work. Raises PlanError for an assert that fails."""
     for event in done.told:
-        bench.tell(event)
+        bench.tell(event._replace(item=item))
     for sink, result in done.results:
         match sink:
             case Put() | Transfer():
-                bench.tell(Wrote(sink.name, result))
+                bench.tell(Wrote(sink.name, result, item))
             case Ask() if (tally := bench.tally(sink)).add(result):
                 bench.verdicts.answer(sink.question, tally.answer())
+    bench.tell(Advanced(item, moved))
 
 
 def _call(work: Whole, bench: Bench) -> Done:
