@@ -29,7 +29,7 @@ from _jobs import plan_job
 from _measure import say
 
 from brainsurgery_jax.dtypes import FLOAT32, Aval
-from brainsurgery_jax.engine.compute.batches import vectorised
+from brainsurgery_jax.engine.compute.batches import vectorise
 from brainsurgery_jax.engine.compute.devices import accelerators
 from brainsurgery_jax.engine.compute.ladder import attempt
 from brainsurgery_jax.engine.plan.sites import MOST
@@ -105,7 +105,7 @@ def _numbers(count: int | None, first: int = 0) -> dict[str, Any]:
 def _batched(rungs: Sequence[Rung], stacked: Any) -> tuple[Any, str]:
     state, numbers = None, _numbers(len(stacked))
     for rung in rungs:
-        value, accepted, _, state = vectorised(rung, accelerators().backend)([stacked], numbers, state)
+        value, accepted, _, state = vectorise(rung, accelerators().backend)([stacked], numbers, state)
         if bool(accepted.all()):
             return value, rung.name
     raise AssertionError("the last rung accepts")

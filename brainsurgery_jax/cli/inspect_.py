@@ -101,7 +101,7 @@ def _stats(chosen: Checkpoint) -> dict[str, dict[str, float]]:
     asked = {
         name: question_of((graph.leaf(chosen.source, name, aval),), STATISTICS)
         for name, aval in chosen.avals.items()
-        if aval.dtype.kind not in ("opaque", "complex") and aval.size
+        if not (aval.dtype.is_opaque or aval.dtype.is_complex) and aval.size
     }
     found = answers(list(asked.values()), default_budget())
     return {name: found[question] for name, question in asked.items()}

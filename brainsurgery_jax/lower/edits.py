@@ -134,7 +134,7 @@ class Drafts:
             leaving[alias][name] = to_name if alias == to_alias else None
         for alias, items in arriving.items():
             if taken := (self.space(alias).names.keys() & items.keys()) - leaving.get(alias, {}).keys():
-                raise self._taken(moves, alias, taken)
+                raise self._refuse_taken(moves, alias, taken)
         for alias, renamed in leaving.items():
             space = self.space(alias)
             named = {renamed.get(n, n): e for n, e in space.names.items()}
@@ -148,7 +148,7 @@ class Drafts:
             space.names.update(items)
             space.reads.update(dict.fromkeys(items, 1))
 
-    def _taken(self, moves: Sequence[tuple[str, str, str, str]], alias: str, taken: Collection[str]) -> Refusal:
+    def _refuse_taken(self, moves: Sequence[tuple[str, str, str, str]], alias: str, taken: Collection[str]) -> Refusal:
         """The refusal of the first move that would give a tensor the name of one that does not leave."""
         name, target = next((m[1], m[3]) for m in moves if m[2] == alias and m[3] in taken)
         message = f"'{target}' exists already in '{alias}', so '{name}' cannot take it"

@@ -15,7 +15,7 @@ from brainsurgery_jax.engine.compute.devices import Accelerators
 from brainsurgery_jax.engine.compute.donation import attempt_of_parts, donated, donating
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
 from brainsurgery_jax.engine.compute.folds import Values
-from brainsurgery_jax.engine.compute.kernels import numbers_of, refused
+from brainsurgery_jax.engine.compute.kernels import numbers_of, refusal_of
 from brainsurgery_jax.engine.compute.ladder import Taken, climb, rungs_of, take
 from brainsurgery_jax.engine.compute.operands import Operand, send_batch
 from brainsurgery_jax.engine.plan.footprint import on_device
@@ -63,7 +63,7 @@ def _climb_together(
     rungs = rungs_of(calls[0], backend)
 
     def climb_rung(rung: Rung, state: Any) -> Outcome:
-        return vectorised(rung, backend)(arrays, numbers, state, donated(calls[0], rung, rungs))
+        return vectorise(rung, backend)(arrays, numbers, state, donated(calls[0], rung, rungs))
 
     def accept(rung: Rung, outcome: Outcome) -> list[Taken] | None:
         new = [i for i, good in enumerate(np.asarray(outcome.accepted)[: len(calls)]) if good and i not in found]
@@ -74,12 +74,12 @@ def _climb_together(
 
     taken = climb(rungs, climb_rung, accept)
     if taken is None:
-        raise PlanError([refused(call) for i, call in enumerate(calls) if i not in found])
+        raise PlanError([refusal_of(call) for i, call in enumerate(calls) if i not in found])
     return taken
 
 
 @lru_cache(maxsize=4096)
-def vectorised(rung: Rung, backend: str) -> Callable[..., Any]:
+def vectorise(rung: Rung, backend: str) -> Callable[..., Any]:
     """A rung, compiled over a leading batch axis: `f(arrays, numbers, state, donated) -> Outcome`."""
     over_batch = _one_by_one if backend == "cpu" else jax.vmap
     return donating(over_batch(attempt_of_parts(rung)))

@@ -54,6 +54,6 @@ def donating(of_parts: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=4096)
-def compiled_rung(rung: Rung) -> Callable[..., Any]:
+def compile_rung(rung: Rung) -> Callable[..., Any]:
     """A rung, compiled: `f(arrays, numbers, state, donated) -> Outcome`."""
     return donating(attempt_of_parts(rung))

@@ -81,9 +81,9 @@ class Evaluator:
 
     def whole(self, e: Expr) -> Any:
         """All of a tensor, assembled from its tiles."""
-        if e.kind == "leaf":
+        if e.is_leaf:
             return e.source.read(e.name)
-        if (held := self._held(e)) is not None:
+        if (held := self._find_held(e)) is not None:
             return held
         assert e.aval.dtype.numpy is not None
         if has_parts(e):
@@ -96,7 +96,7 @@ class Evaluator:
             out[offset : offset + len(block)] = block
         return out.reshape(e.aval.shape)
 
-    def served(self, task: Task) -> Iterator[Root]:
+    def serve(self, task: Task) -> Iterator[Root]:
         """The roots of a task in turn, each when all that it needs whole is there; dropped is what no other needs."""
         for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
             for call in compute:
@@ -129,25 +129,25 @@ class Evaluator:
             names = tuple(e.name for e in walk([call]) if e.is_leaf)
             self.told.append(Factorized(names, call.srcs[0].aval.shape, rung.name, outcome.facts, seconds))
 
-    def _held(self, e: Expr) -> Any:
+    def _find_held(self, e: Expr) -> Any:
         """The array of a node that is held whole, or None."""
-        if e.kind == "pick":
+        if e.is_pick:
             return self.wholes[e.srcs[0]][e.index]
         if is_whole(e):
             return self.wholes[e][0]
-        if e.kind == "given":
+        if e.is_given:
             return self.given[e]
-        return e.value if e.kind == "const" else None
+        return e.value if e.is_const else None
 
     def _make(self, piece: Piece, operands: Sequence[Any]) -> Any:
         e = piece.expr
-        if e.kind == "leaf":
+        if e.is_leaf:
             if e in self._near and self._near[e][0].holds(piece):
-                return _taken(piece, *self._near[e])
+                return _take_from(piece, *self._near[e])
             if piece.box is None:
                 return e.source.read_range(e.name, piece.start, piece.stop)
             return e.source.read(e.name, piece.box)
-        if (held := self._held(e)) is not None:
+        if (held := self._find_held(e)) is not None:
             array = np.asarray(held)
             return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[key_of_box(piece.box)]
         assert e.kernel is not None
@@ -158,14 +158,14 @@ class Evaluator:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
             return call_part(e, [np.asarray(x) for x in operands], self.own)
-        return _assembled(piece, [np.asarray(x) for x in operands])
+        return _assemble(piece, [np.asarray(x) for x in operands])
 
 
-def _taken(piece: Piece, span: ElementRange, flat: Any) -> Any:
+def _take_from(piece: Piece, span: ElementRange, flat: Any) -> Any:
     """A piece out of the elements of a span that holds it."""
     first, last = range_of(piece)
     part = flat[first - span.start : last - span.start]
-    return part if piece.box is None else _picked(piece.expr.aval.shape, piece.box, part)
+    return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
 def _in_blocks(e: Expr, operands: Sequence[Any]) -> Any:
@@ -191,16 +191,16 @@ def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Any]) -> 
         del values[piece]
 
 
-def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
+def _assemble(piece: Piece, operands: Sequence[Any]) -> Any:
     """A piece of a structural op from the pieces of its operands."""
     e = piece.expr
     if piece.box is None:
         flat = [in_order(x).reshape(-1) for x in operands]
         return flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.empty(0, numpy_dtype(e.aval.dtype))
     if (cuts := cuts_of(e)) is not None:
-        return _joined(piece, parts_around(e.aval.shape, cuts, piece.box), operands)
+        return _join_parts(piece, parts_around(e.aval.shape, cuts, piece.box), operands)
     if e.moves is None or e.moves.flat_only:
-        return _picked(e.aval.shape, piece.box, operands[0])
+        return _pick_box(e.aval.shape, piece.box, operands[0])
     parts = e.moves.parts(tuple(s.aval for s in e.srcs), piece.box)
     if len(parts) == 1 and parts[0].shape == piece.shape:
         return e.moves.arrange(operands[0], parts[0])
@@ -210,7 +210,7 @@ def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
     return out
 
 
-def _joined(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
+def _join_parts(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
     """A box out of the parts that it has elements of, which have no gaps."""
     assert piece.box is not None
     out = np.empty(piece.shape, parts[0].dtype)
@@ -225,7 +225,7 @@ def _joined(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
     return out
 
 
-def _picked(shape: Sequence[int], box: Box, flat: Any) -> Any:
+def _pick_box(shape: Sequence[int], box: Box, flat: Any) -> Any:
     """The elements of `box` out of the flat range that it spans."""
     if flat.size == prod(box_shape(box)):
         return flat.reshape(box_shape(box))

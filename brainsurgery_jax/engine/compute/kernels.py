@@ -44,11 +44,11 @@ def precise(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function whose matrix products are computed without the shortcuts that accelerators take by default."""
 
     @wraps(function)
-    def wrapped(*args: Any) -> Any:
+    def call(*args: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return function(*args)
 
-    return wrapped
+    return call
 
 
 def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
@@ -58,7 +58,7 @@ def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
     if runs_on_numpy(e):
         return _in_pieces(e, operands)
     length = blocks.padded_length(n)
-    result = checked(e, compiled(e.kernel, e.static)([_padded(x, length) for x in operands], numbers_of(e)))
+    result = accept(e, compiled(e.kernel, e.static)([_pad(x, length) for x in operands], numbers_of(e)))
     return result if length == n else np.asarray(result)[:n]
 
 
@@ -73,14 +73,14 @@ def _in_pieces(e: Expr, operands: Sequence[Any]) -> Any:
             return out
         for at in range(0, n, blocks.PIECE):
             piece = slice(at, at + blocks.PIECE)
-            out[piece] = checked(e, function([x[piece] for x in operands], numbers))
+            out[piece] = accept(e, function([x[piece] for x in operands], numbers))
     return out
 
 
 def _table_for(e: Expr, operands: Sequence[Any]) -> Any:
     """What a call makes of each value of a short float, if that is worth knowing; else None."""
     x = operands[0]
-    if len(operands) > 1 or e.srcs[0].aval.dtype.kind != "float" or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
+    if len(operands) > 1 or not e.srcs[0].aval.dtype.is_float or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
         return None
     if e.srcs[0].aval.dtype.name == "bfloat16" and e.aval.dtype.bits > 16:
         return None  # numpy widens it faster than it looks up
@@ -99,7 +99,7 @@ def _table(kernel: Kernel, static: Static, numbers: tuple[tuple[str, bytes], ...
     return value if bool(accepted) else None
 
 
-def _padded(x: Any, length: int) -> Any:
+def _pad(x: Any, length: int) -> Any:
     if x.shape[0] == length:
         return x
     out = np.zeros(length, x.dtype)
@@ -112,7 +112,7 @@ def call_block(e: Expr, block: int) -> Any:
     assert e.kernel is not None
     size = blocks.padded_length(e.aval.size)
     static = (*e.static, ("size", size))
-    return checked(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
+    return accept(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
 
 
 def numbers_of(e: Expr) -> dict[str, Any]:
@@ -120,24 +120,24 @@ def numbers_of(e: Expr) -> dict[str, Any]:
     return {name: np.float64(value) for name, value in e.numbers}
 
 
-def checked(e: Expr, result: Any) -> Any:
+def accept(e: Expr, result: Any) -> Any:
     """The result of a kernel; where it is guarded, only if it was accepted."""
     assert e.kernel is not None
     if not e.kernel.guarded:
         return result
     value, accepted = result
     if not bool(accepted):
-        raise PlanError([refused(e)])
+        raise PlanError([refusal_of(e)])
     return value
 
 
-def refused(e: Expr) -> Diagnostic:
+def refusal_of(e: Expr) -> Diagnostic:
     """The diagnostic of a guarded kernel that does not accept its input: it names the tensors of the inputs that the
     operands come from, and with the remedy an earlier step that needs it, too."""
     assert e.kernel is not None
     why = e.kernel.why_refused(dict(e.static))
     leaves = ", ".join(dict.fromkeys(f"'{s.name}'" for s in walk(e.srcs) if s.name))
-    computed = next((s for s in e.srcs if s.kind == "call"), None)
+    computed = next((s for s in e.srcs if s.is_call), None)
     problem, _, hint = why.partition(". ")
     about = f" ({'input' if computed is None else 'computed from'} {leaves})" if leaves else ""
     return Diagnostic("refused-by-values", f"{e.kernel.name}: {problem}{about}", e.span, _as_hint(hint, computed))

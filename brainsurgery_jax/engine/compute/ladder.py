@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from brainsurgery_jax.engine.compute.kernels import pure, refused
+from brainsurgery_jax.engine.compute.kernels import pure, refusal_of
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, operand_avals
 from brainsurgery_jax.op import Outcome, Rung
@@ -63,7 +63,7 @@ def climb_alone(e: Expr, rungs: Sequence[Rung], attempt: Callable[[Rung, Any], O
     """The first rung of one call that accepts its own result, and its outcome. Raises PlanError if none does."""
     found = climb(rungs, attempt, lambda rung, outcome: take(rung, outcome) if bool(outcome.accepted) else None)
     if found is None:
-        raise PlanError([refused(e)])
+        raise PlanError([refusal_of(e)])
     return found
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, compiling, turn
-from brainsurgery_jax.engine.compute.donation import compiled_rung, donated
-from brainsurgery_jax.engine.compute.kernels import checked, compiled, numbers_of, pure
+from brainsurgery_jax.engine.compute.donation import compile_rung, donated
+from brainsurgery_jax.engine.compute.kernels import accept, compiled, numbers_of, pure
 from brainsurgery_jax.engine.compute.ladder import Taken, attempt, climb_alone, rungs_of
 from brainsurgery_jax.engine.compute.operands import Operand, read_in_turn, send
 from brainsurgery_jax.engine.compute.sharding import call_sharded
@@ -28,11 +28,11 @@ def call_part(e: Expr, operands: Sequence[Any], own: Accelerators) -> Any:
     assert e.kernel is not None
     if not own.devices:
         with np.errstate(all="ignore"):
-            return checked(e, pure(e.kernel, e.static)(operands, numbers_of(e)))
+            return accept(e, pure(e.kernel, e.static)(operands, numbers_of(e)))
     need = 4 * sum(x.nbytes for x in operands)
     with own.one(need) as at, own.turn(at):
         arrays = [jax.device_put(x, own.devices[at]) for x in operands]
-        return np.asarray(checked(e, compiled(e.kernel, e.static)(arrays, numbers_of(e))))
+        return np.asarray(accept(e, compiled(e.kernel, e.static)(arrays, numbers_of(e))))
 
 
 def call_placed(e: Expr, operands: Sequence[Operand], own: Accelerators, tell: Callable[[Noted], None]) -> Taken:
@@ -58,14 +58,14 @@ def _call_on_host(e: Expr, operands: Sequence[Operand]) -> Taken:
         with np.errstate(all="ignore"):
             return climb_alone(e, rungs, lambda rung, state: attempt(rung)(arrays, numbers, state))
     with turn:
-        return climb_alone(e, rungs, lambda rung, state: compiled_rung(rung)(arrays, numbers, state))
+        return climb_alone(e, rungs, lambda rung, state: compile_rung(rung)(arrays, numbers, state))
 
 
 def _call_on_device(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Taken:
     numbers, rungs = numbers_of(e), rungs_of(e, own.backend)
 
     def climb_rung(rung: Rung, state: Any) -> Outcome:
-        return compiled_rung(rung)(arrays, numbers, state, donated(e, rung, rungs))
+        return compile_rung(rung)(arrays, numbers, state, donated(e, rung, rungs))
 
     with own.one(on_device(e, own.backend)) as at:
         arrays = send(operands, own.devices[at])

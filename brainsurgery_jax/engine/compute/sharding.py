@@ -43,7 +43,7 @@ def _climb_cut(e: Expr, operands: Sequence[Operand], mesh: Any, cut: int, own: A
     def climb_rung(rung: Rung, state: Any) -> Outcome:
         given = donated(e, rung, rungs)
         leaves, tree = jax.tree.flatten((*split(arrays, given), numbers, state))
-        program = _program(rung, mesh, tuple(_outline(x, _placed(x)) for x in leaves), tree)
+        program = _program(rung, mesh, tuple(_outline(x, _sharding_of(x)) for x in leaves), tree)
         if _needs(program) > own.bytes_each:
             raise _TooLarge
         if rung is rungs[0]:
@@ -65,7 +65,7 @@ def _sharding(mesh: Any, shape: Sequence[int], cut: int) -> Any:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
-def _placed(x: Any) -> Any:
+def _sharding_of(x: Any) -> Any:
     return x.sharding if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else None
 
 

@@ -85,7 +85,7 @@ def _on_the_way(e: Expr, elements: int) -> int:
     if e.kernel is not None and e.kernel.workspace is not None:
         pieces = tuple(Aval((elements,), s.aval.dtype) for s in e.srcs)
         return e.kernel.workspace(pieces, dict(e.static))
-    float_like = all(s.aval.dtype.kind in ("float", "complex") for s in (e, *e.srcs))
+    float_like = all(s.aval.dtype.is_inexact for s in (e, *e.srcs))
     wide = max(4 if float_like else 8, *(item_bytes(s) for s in (e, *e.srcs)))
     return (len(e.srcs) + 3) * elements * wide
 
@@ -93,7 +93,7 @@ def _on_the_way(e: Expr, elements: int) -> int:
 def comparing(exprs: Sequence[Expr], elements: int) -> int:
     """Bytes that a question takes for so many elements of each of its tensors: all of them in double precision, and
     their difference."""
-    wide = max(16 if e.aval.dtype.kind == "complex" else 8 for e in exprs)
+    wide = max(16 if e.aval.dtype.is_complex else 8 for e in exprs)
     return (len(exprs) + 1) * elements * wide
 
 

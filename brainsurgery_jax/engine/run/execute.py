@@ -92,10 +92,10 @@ def execute(
             for p in program.publications:
                 tell(Published(p.path, p.nbytes, len(p.tensors), p.side_names))
     for old in left:
-        tell(Noted(_left(old)))
+        tell(Noted(_note_left(old)))
 
 
-def _left(old: Left) -> Diagnostic:
+def _note_left(old: Left) -> Diagnostic:
     if old.kept:
         why, hint = (
             "something appeared there at the last moment, and was kept",
@@ -239,4 +239,4 @@ def _context(roots: Sequence[Root], own: Accelerators) -> Callable[[], AbstractC
 
 
 def _sources(roots: Sequence[Root]) -> list[Source]:
-    return list(dict.fromkeys(e.source for r in roots for e in walk(r.exprs) if e.kind == "leaf"))
+    return list(dict.fromkeys(e.source for r in roots for e in walk(r.exprs) if e.is_leaf))

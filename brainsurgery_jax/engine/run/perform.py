@@ -93,7 +93,7 @@ def _call(work: Whole, bench: Bench) -> Done:
     results: list[Result] = []
     called = call_tasks(work.tasks, work.size, bench.own, bench.known)
     for (task, evaluator), work_by_root in zip(called, work.work, strict=True):
-        for _, light in zip(evaluator.served(task), work_by_root, strict=True):
+        for _, light in zip(evaluator.serve(task), work_by_root, strict=True):
             results += (result for w in light for result in _pass(w, bench, evaluator))
         told += evaluator.told
     return Done(tuple(told), tuple(results))
@@ -117,7 +117,7 @@ def _pass(work: Light, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
 
 
 def _pass_block(p: Passage, start: int, stop: int, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
-    if (known := _known(p.sinks, bench)) is not None:
+    if (known := _look_up(p.sinks, bench)) is not None:
         yield from known
         return
     blocks = evaluator.blocks([e for sink in p.sinks for e in sink.exprs], start, stop)
@@ -132,7 +132,7 @@ def _pass_block(p: Passage, start: int, stop: int, bench: Bench, evaluator: Eval
 
 
 def _pass_box(p: Portion, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
-    if (known := _known(p.sinks, bench)) is not None:
+    if (known := _look_up(p.sinks, bench)) is not None:
         yield from known
         return
     arrays = [evaluator.box(e, p.box) for e in p.exprs]
@@ -145,7 +145,7 @@ def _pass_box(p: Portion, bench: Bench, evaluator: Evaluator) -> Iterator[Result
                 yield sink, bench.tally(sink).look(place_of(p.exprs[0], p.box), [x.reshape(-1) for x in arrays])
 
 
-def _known(sinks: Sequence[Sink], bench: Bench) -> list[Result] | None:
+def _look_up(sinks: Sequence[Sink], bench: Bench) -> list[Result] | None:
     """The results of all sinks, if they are known without looking."""
     known = [(sink, bench.tally(sink).known) for sink in sinks if isinstance(sink, Ask)]
     return list[Result](known) if len(known) == len(sinks) and all(part is not None for _, part in known) else None

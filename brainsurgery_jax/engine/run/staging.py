@@ -85,9 +85,11 @@ def _avals(p: Publication) -> dict[str, Aval]:
 
 
 def _options(p: Publication, *, durable: bool) -> WriteOptions:
-    return WriteOptions(p.directory, p.metadata, p.shard_bytes, durable, _unchanged(p), p.options, p.keep_files, p.nest)
+    return WriteOptions(
+        p.directory, p.metadata, p.shard_bytes, durable, _find_unchanged(p), p.options, p.keep_files, p.nest
+    )
 
 
-def _unchanged(p: Publication) -> dict[str, Held]:
+def _find_unchanged(p: Publication) -> dict[str, Held]:
     """The tensors that are written as a checkpoint holds them."""
-    return {name: Held(e.source, e.name) for name, e in p.tensors.items() if e.kind == "leaf"}
+    return {name: Held(e.source, e.name) for name, e in p.tensors.items() if e.is_leaf}
