@@ -52,7 +52,7 @@ class Choices:
 
 def run(items: Sequence[str], choices: Choices) -> None:
     """Run a plan; its reports go to stdout. Raises PlanError or StoreError."""
-    from brainsurgery_jax.cli.progress import collect, watching
+    from brainsurgery_jax.cli.progress import watching
 
     for option in choices.lost:
         show.remark(f"note: --{option} is accepted but has no effect", "yellow")
@@ -62,10 +62,7 @@ def run(items: Sequence[str], choices: Choices) -> None:
     refuse_summary_over_input(plan, choices)
     notes = [d for d in plan.problems if d.severity == "note"]
     if choices.json:
-        reports: list[Document] = []
-        with print_failure_as_json(reports), stop_by_ctrl_c(replace(options, listen=collect(reports))) as stoppable:
-            report = api.run_with(plan, stoppable, files)
-        show.json(**_run_json(plan, report, notes, choices))
+        show.json(**run_as_data(plan, options, files, choices))
         return
     show.diagnostics(notes)
     with (
@@ -79,6 +76,17 @@ def run(items: Sequence[str], choices: Choices) -> None:
         show.remark(nothing, "green")
     if choices.summarize:
         summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
+
+
+def run_as_data(plan: api.Plan, options: RunOptions, files: Files, choices: Choices) -> Mapping[str, Any]:
+    """Run a plan; what it did, for programs. Exits with a failure as JSON, the reports that came before in it."""
+    from brainsurgery_jax.cli.progress import collect
+
+    reports: list[Document] = []
+    with print_failure_as_json(reports), stop_by_ctrl_c(replace(options, listen=collect(reports))) as stoppable:
+        report = api.run_with(plan, stoppable, files)
+    notes = [d for d in plan.problems if d.severity == "note"]
+    return _run_json(plan, report, notes, choices)
 
 
 def _run_json(plan: api.Plan, report: api.Report, notes: Sequence[Diagnostic], choices: Choices) -> Mapping[str, Any]:
@@ -195,8 +203,7 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
     reads = {i.alias: len(files.open(i.path).header.tensors) for i in plan.data.inputs} if plan and not code else {}
     publications = program.publications if program is not None and not code else ()
     if json:
-        outputs = [{"path": p.path, "replaces": replacement_as_json(p)} for p in publications]
-        show.json(ok=not code, diagnostics=[diagnostic_data(d) for d in show.in_order(found)], outputs=outputs)
+        show.json(**check_as_data(found, publications))
         return code
     show.diagnostics(found)
     if code:
@@ -206,6 +213,13 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
         for p in filter(is_replacement, publications):
             show.result(replaces(p))
     return code
+
+
+def check_as_data(found: Sequence[Diagnostic], publications: Sequence[Any]) -> dict[str, Any]:
+    """The mistakes and notes of a plan, and its outputs, for programs."""
+    outputs = [{"path": p.path, "replaces": replacement_as_json(p)} for p in publications]
+    told = [diagnostic_data(d) for d in show.in_order(found)]
+    return {"ok": not show.exit_code(found), "diagnostics": told, "outputs": outputs}
 
 
 def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> str:

@@ -93,3 +93,13 @@ def test_an_imported_plan_is_data(command: Command, place: Path):
     (place / "merge.yml").write_text(config, encoding="utf-8")
     found = said(command, "import-mergekit", "merge.yml")
     assert {"inputs", "transforms"} <= found["plan"].keys()
+
+
+def test_demo_gives_what_each_command_gives(command: Command):
+    found = said(command, "demo")
+    assert found["plan"].startswith("# Make a small GPT-2 smaller")
+    results = {row["command"].split()[0]: row["result"] for row in found["commands"]}
+    assert (results["check"]["ok"], results["run"]["ok"]) == (True, True)
+    assert [row["path"] for row in results["run"]["published"]] == ["small/"]
+    assert [step["op"] for step in results["explain"]["steps"]] == ["move", "scale_", "phlora", "cast_", "assert"]
+    assert {tensor["dtype"] for tensor in results["inspect"]["tensors"].values()} == {"bfloat16"}
