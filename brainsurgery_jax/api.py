@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -74,6 +74,12 @@ class Plan:
         """The mistakes that the plan's text alone tells."""
         return tuple(d for d in self.problems if d.severity == "error")
 
+    def __hash__(self) -> int:
+        """Equal plans have equal hashes, so that a plan can be a static argument of `jax.jit`."""
+        steps = tuple((step.span, _freeze(step.text)) for step in self.data.steps)
+        outputs = tuple(output.path for output in self.data.outputs)
+        return hash((self.data.inputs, steps, outputs, self.data.seed, self.files))
+
     def __repr__(self) -> str:
         return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
 
@@ -123,6 +129,9 @@ class Plan:
         like: Any = None,
         checks: Literal["raise", "return", "skip"] = "raise",
         listen: Callable[[Document], None] | None = None,
+        donate: bool = False,
+        missing: Literal["error", "keep"] = "error",
+        extra: Literal["error", "ignore"] = "error",
         **trees: Any,
     ) -> Any:
         """Apply the plan to pytrees as a pure function, also inside `jax.jit`, `grad`, `vmap` and `scan`.
@@ -133,7 +142,10 @@ class Plan:
         **Arguments**: `tree` is bound to the plan's first input (alias `model` for a plan without inputs), `trees` to
         inputs by alias. `like` is a pytree whose structure the result takes. `checks` selects what happens to asserts
         on values: "raise" an error, "return" them as booleans beside the tree, or "skip" them. `listen` gets the report
-        of each step that has one.
+        of each step that has one. `donate`: concrete arrays of the trees may be overwritten, and those that do not
+        come back are deleted. A leaf of `like` that the plan does not make is an error, or with `missing="keep"` kept;
+        what the plan makes beside them is an error, or with `extra="ignore"` left out. What was kept or left out is
+        logged, and `listen` gets the list of what was taken. Streams of random numbers in `like` stay as they are.
         **Returns** the tree of the alias that the plan's first output would write; with `checks="return"` the pair
         `(tree, {label: verdict})`.
         **Raises** PlanError for a mistake in the plan or a failed assert, StoreError for a file that cannot be read.
@@ -144,9 +156,10 @@ class Plan:
         >>> plan.apply({"w": jnp.ones(2)})
         {'w': Array([2., 2.], dtype=float32)}
         """
-        from brainsurgery_jax.apply import apply
+        from brainsurgery_jax.apply import Filling, apply
 
-        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen)
+        filling = Filling(missing, extra, listen)
+        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen, donate=donate, filling=filling)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
@@ -168,6 +181,16 @@ def load(*items: Any, **variables: Any) -> Plan:
     merged = read_plan_files(texts)
     plan = parse_document(merged.root, merged.variables)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
+
+
+def _freeze(data: Any) -> Hashable:
+    """Plain data as something with a hash."""
+    match data:
+        case Mapping():
+            return frozenset((key, _freeze(value)) for key, value in data.items())
+        case list() | tuple():
+            return tuple(map(_freeze, data))
+    return data if isinstance(data, Hashable) else repr(data)
 
 
 def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, jnp, nnx
 from brainsurgery_jax.api import Report, load
-from brainsurgery_jax.apply.names import Named, aval_of, key_paths, name_leaves
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.apply.filling import EXACT, Filling, Matches, checked, match, report
+from brainsurgery_jax.apply.key_trees import take_apart
+from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
+from brainsurgery_jax.store.detect import output_kind
+from brainsurgery_jax.store.formats import find_format
 from brainsurgery_jax.store.io.in_memory import MemorySource
-from brainsurgery_jax.store.key_paths import notes_of
+from brainsurgery_jax.store.key_tree import NO_TREE
 from brainsurgery_jax.tensors import Tensors
 from brainsurgery_jax.world import Files
 
@@ -29,41 +32,57 @@ Config = Mapping[str, Any] | str | None
 """A config.json: its content, or its path."""
 
 
-def to_nnx(checkpoint: Tensors, model: Any, *, cast: bool = False, lift: bool = False) -> Any:
+def to_nnx(checkpoint: Tensors, model: Any, *, cast: bool = False, lift: bool = False, filling: Filling = EXACT) -> Any:
     """A module like `model`, which may be abstract (`nnx.eval_shape`), with the leaves of a checkpoint. `lift`: these
-    may lie below keys that the model does not have."""
+    may lie below keys that the model does not have. `filling`: what becomes of leaves and tensors without a partner."""
     graph, random, state = nnx.split(model, nnx.RngState, ...)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree_util.tree_leaves(random)):
         found = "the module is abstract, and so would its random streams stay: no checkpoint of parameters holds them"
         hint = "Give a module with streams of its own, `to_nnx(make())`, not `nnx.eval_shape(make)`."
         raise PlanError([Diagnostic("tree-differs", found, hint=hint)])
-    return nnx.merge(graph, random, _fill(checkpoint, name_leaves("model", state), "model", cast=cast, lift=lift))
+    streams = name_leaves("model", random).names
+    tree = Target(name_leaves("model", state), "model", "to_nnx", streams)
+    return nnx.merge(graph, random, _fill(checkpoint, tree, filling, cast=cast, lift=lift))
 
 
-def to_linen(checkpoint: Tensors, template: Any = None, *, cast: bool = False, lift: bool = False) -> Any:
-    """The variables of a Linen module: nested dicts, or the structure of `template`; `lift` as in `to_nnx`."""
+def to_linen(
+    checkpoint: Tensors, template: Any = None, *, cast: bool = False, lift: bool = False, filling: Filling = EXACT
+) -> Any:
+    """The variables of a Linen module: nested dicts, or the structure of `template`; the others as in `to_nnx`."""
     if template is None:
         return nest({name: _put(checkpoint[name], None) for name in checkpoint})
-    return _fill(checkpoint, name_leaves("template", template), "template", cast=cast, lift=lift)
+    tree = Target(name_leaves("template", template), "template", "to_linen")
+    return _fill(checkpoint, tree, filling, cast=cast, lift=lift)
 
 
-def _fill(checkpoint: Tensors, tree: Named, what: str, *, cast: bool, lift: bool) -> Any:
+class Target(NamedTuple):
+    """A tree to be filled, what it is called, by which call, and the names of its streams that are passed over."""
+
+    tree: Named
+    what: str
+    call: str
+    streams: tuple[str, ...] = ()
+
+
+def _fill(checkpoint: Tensors, target: Target, filling: Filling, *, cast: bool, lift: bool) -> Any:
     """The tree with the leaves of the checkpoint. Raises PlanError with every leaf that does not fit."""
+    tree, what = target.tree, target.what
     found = shift_between(checkpoint.avals, tree.tensors)
     if found is not None and lift and not found.add:
         checkpoint = checkpoint.below(found.drop.removesuffix("."))
     elif found is not None:
         raise PlanError([_apart(checkpoint, tree, what, found)])
-    avals = checkpoint.avals
-    names = {name: name if name in avals else f"{name}.value" for name in tree.tensors}  # as older Flax saved variables
-    problems = [*_misfits(checkpoint, tree, names, what, cast=cast)]
+    matches = match(tree, checkpoint.avals, target.streams)
+    problems = [
+        *_strangers(checkpoint, target, matches, checked(filling)),
+        *_misfits(checkpoint, target, matches, cast),
+    ]
     if problems:
         raise PlanError([Diagnostic("tree-differs", f"{checkpoint.path}: {p}") for p in problems])
-    leaves = [
-        tree.others[name] if name in tree.others else _put(checkpoint[names[name]], tree.tensors[name])
-        for name in tree.names
-    ]
-    return tree.treedef.unflatten(leaves)
+    report(target.call, filling, matches)
+    taken = {leaf: _put(checkpoint[name], tree.tensors[leaf]) for leaf, name in matches.taken.items()}
+    known = {**tree.tensors, **tree.others, **taken}
+    return tree.treedef.unflatten([known[name] for name in tree.names])
 
 
 def _apart(checkpoint: Tensors, tree: Named, what: str, found: Shift) -> Diagnostic:
@@ -79,14 +98,25 @@ def _apart(checkpoint: Tensors, tree: Named, what: str, found: Shift) -> Diagnos
     return Diagnostic("tree-differs", f"{checkpoint.path}: {text}{leaves}", hint=hint)
 
 
-def _misfits(checkpoint: Tensors, tree: Named, names: Mapping[str, str], what: str, *, cast: bool) -> Iterator[str]:
+def _strangers(checkpoint: Tensors, target: Target, matches: Matches, filling: Filling) -> Iterator[str]:
+    """What is wrong with leaves and tensors without a partner: one message for all that are alike."""
+    tree, what = target.tree, target.what
+    abstract = [name for name in matches.missing if isinstance(tree.tensors[name], jax.ShapeDtypeStruct)]
+    for first, more in _alike(matches.missing if filling.missing == "error" else abstract, _mask_numbers):
+        near = did_you_mean(first, checkpoint.avals)
+        told = f"has no tensor '{first}'{more}, for which the {what} has a leaf"
+        yield f"{told}.{near}" if filling.missing == "error" else f"{told} without a value that could be kept"
+    for first, more in _alike(matches.extra if filling.extra == "error" else (), _mask_numbers):
+        yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
+    if tree.tensors and not matches.taken and "error" not in (filling.missing, filling.extra):
+        yield f"no tensor has the name of a leaf of the {what}, so that none would be taken"
+
+
+def _misfits(checkpoint: Tensors, target: Target, matches: Matches, cast: bool) -> Iterator[str]:
     """What keeps the leaves from being filled: one message for all that differ in the same way."""
-    avals = checkpoint.avals
-    wanted = {name: aval_of(leaf) for name, leaf in tree.tensors.items()}
-    missing = [name for name in wanted if names[name] not in avals]
-    for first, more in _alike(missing, _mask_numbers):
-        yield f"has no tensor '{first}'{more}, for which the {what} has a leaf.{did_you_mean(first, avals)}"
-    found = {name: avals[names[name]] for name in wanted if names[name] in avals}
+    avals, what = checkpoint.avals, target.what
+    found = {leaf: avals[name] for leaf, name in matches.taken.items()}
+    wanted = {leaf: aval_of(target.tree.tensors[leaf]) for leaf in found}
     for name, aval in found.items():
         if aval.shape != wanted[name].shape:
             yield f"'{name}' is {aval}, but {wanted[name]} in the {what}"
@@ -94,10 +124,6 @@ def _misfits(checkpoint: Tensors, tree: Named, names: Mapping[str, str], what: s
     for first, more in _alike(other, lambda name: (found[name].dtype, wanted[name].dtype)):
         told = f"'{first}' is {found[first]}, but {wanted[first]} in the {what}"
         yield f"{told}{more}. With `cast=True` {'they are' if more else 'it is'} cast"
-    taken = set(names.values())
-    spare = [name for name in avals if name not in taken]
-    for first, more in _alike(spare, _mask_numbers):
-        yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
 
 
 def _alike(names: Iterable[str], kind: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
@@ -156,7 +182,11 @@ def save(
     overwrite: bool = False,
     durable: bool = True,
 ) -> Report:
-    """Write a pytree of arrays to a checkpoint, whole or not at all, as the output of a plan is written.
+    """Write a pytree to a checkpoint, whole or not at all, as the output of a plan is written.
+
+    Leaves may be arrays of JAX or numpy, keys of random numbers and Python numbers; for the format `orbax` also text.
+    There the result is the tree that orbax would save, with lists, tuples, named tuples, None and empty containers;
+    other formats keep notes of them. NNX states, optax states and a TrainState are saved as they are.
 
     **Arguments**: the path and `format`, `shard`, `metadata`, `options`, `overwrite` are those of a plan's output.
     `layout` names the layout that the tree is in, with its `layout_options`; the tree is then written with Hugging Face
@@ -173,31 +203,27 @@ def save(
     >>> list(bs.open("tree.safetensors"))
     ['layer.w']
     """
-    found = name_leaves(TREE, tree)
-    keys = {name: leaf for name, leaf in found.tensors.items() if _is_key(leaf)}
-    if others := {**found.others, **keys}:
-        raise PlanError([_no_array(name, leaf) for name, leaf in others.items()])
-    if not found.names:
+    found = take_apart(TREE, tree)
+    texts = {} if _holds_texts(path, format) else found.texts
+    if strange := {**found.strange, **texts}:
+        raise PlanError([_no_array(name, leaf) for name, leaf in strange.items()])
+    if not found.tensors:
         raise PlanError([Diagnostic("output-empty", "save: the tree has no leaves")])
-    notes = notes_of(key_paths(tree)).encode() if layout is None else {}
     place = os.path.dirname(os.path.abspath(config)) if layout is not None and isinstance(config, str) else TREE
     step = {"name": layout, "inverse": True, "config": config, "options": layout_options}
     output = {"path": path, "format": format, "shard": shard, "options": options, "overwrite": overwrite}
     plan = {
         "inputs": [f"model::{place}"],
         "transforms": [] if layout is None else [_step(step)],
-        "output": _drop_unset(output) | {"sidecars": place != TREE, "metadata": {**notes, **(metadata or {})}},
+        "output": _drop_unset(output) | {"sidecars": place != TREE, "metadata": metadata or {}},
     }
-    source = MemorySource(place, found.tensors, _avals_of(found), {})
+    avals = {name: aval_of(leaf) for name, leaf in found.tensors.items()}
+    source = MemorySource(place, found.tensors, avals, {}, found.key_tree if layout is None else NO_TREE)
     with closing(Files(overwrite=overwrite, sources={os.path.realpath(place): source})) as world:
         try:
             return load(plan).run(overwrite=overwrite, durable=durable, world=world)
         except PlanError as bad:
             raise bad.of_call("save") from bad
-
-
-def _avals_of(tree: Named) -> dict[str, Aval]:
-    return {name: aval_of(tree.tensors[name]) for name in tree.names}
 
 
 def _step(layout: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,17 +235,14 @@ def _drop_unset(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in found.items()}
 
 
-def _is_key(leaf: Any) -> bool:
-    """Whether a leaf is a key of random numbers."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _holds_texts(path: str, format: str | None) -> bool:
+    """Whether a checkpoint at a path holds leaves that are text. A path or format that is wrong is told of later."""
+    try:
+        return output_kind(path, None if format is None else find_format(format), None).format.trees
+    except ValueError:
+        return True
 
 
 def _no_array(name: str, leaf: Any) -> Diagnostic:
-    if hasattr(leaf, "dtype") and _is_key(leaf):
-        hint = (
-            "A module with Dropout holds one. Save the parameters alone, `nnx.state(model, nnx.Param)`, or the key's "
-            "numbers, `jax.random.key_data(key)`."
-        )
-        return Diagnostic("tree-leaf", f"save: '{name}' is a key of random numbers, no array", hint=hint)
     hint = "Leave it out, or make it an array: `jnp.asarray(...)`."
     return Diagnostic("tree-leaf", f"save: '{name}' is a {type(leaf).__name__}, no array", hint=hint)

@@ -12,7 +12,7 @@ from brainsurgery_jax.documents import Document
 from brainsurgery_jax.engine.events import Advanced, Event, Finishing, Published, Said, Started, Wrote
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.store.sizes import show_size
-from brainsurgery_jax.wording import counted, few_or_counted
+from brainsurgery_jax.wording import counted, show_side_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ class Plain:
                 if not self.left[name]:
                     show.remark(f"{name}: {show_size(self.sizes[name])}")
             case Published(path, nbytes, tensors, side_files) if not self.quiet:
-                more = f", with {few_or_counted(side_files, 'side file')}" if side_files else ""
+                more = f", with {show_side_files(side_files)}" if side_files else ""
                 show.remark(f"wrote {path}: {counted(tensors, 'tensor')}, {show_size(nbytes)}{more}", "green")
 
 

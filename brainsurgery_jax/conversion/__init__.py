@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Request, SourceInfo, look
 from brainsurgery_jax.conversion.plans import PlanNode, goes_back, plan_of, verification_of
-from brainsurgery_jax.conversion.recognise import Route, choose_route, overridden
+from brainsurgery_jax.conversion.recognise import Route, choose_route, fit_names, overridden
 from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
@@ -97,6 +97,7 @@ def prepare(source: str, destination: str, request: Request) -> Conversion:
     hint = request.to or (by_suffix.name if by_suffix is not None else None)
     route = choose_route(found, request, hint or "orbax")
     target = hint or (route.layout.format if route is not None and not route.inverse else _plain_format(found))
+    route = None if route is None else fit_names(route, target)
     return Conversion(found, destination, route, request, plan_of(found, destination, route, request, target))
 
 

@@ -22,7 +22,7 @@ from brainsurgery_jax.layout.library import (
     load_layout,
     unknown_layout,
 )
-from brainsurgery_jax.layout.model import Layout
+from brainsurgery_jax.layout.model import NESTED, Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER
 
 NONE = "none"
@@ -52,6 +52,13 @@ def choose_route(found: SourceInfo, request: Request, target: str) -> Route | No
     if request.layout is not None:
         return _best(_check_name(request.layout, found), found, request.options)
     return _inverse(found, request) or _forward(found, request, target)
+
+
+def fit_names(route: Route, target: str) -> Route:
+    """The route with names that are nested where the format is not the one whose names hold the layout's separator."""
+    if route.layout.separator == "." or route.inverse or target == route.layout.format:
+        return route
+    return route._replace(options={NESTED: True, **route.options})
 
 
 # --- By name ----------------------------------------------------------------------------------------------------------

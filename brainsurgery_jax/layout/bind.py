@@ -12,7 +12,7 @@ from brainsurgery_jax.layout.actions import Chain, Shape, Shapes
 from brainsurgery_jax.layout.config import Dims
 from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
 from brainsurgery_jax.layout.families import LIST, Axis, BoundOp, OpContext, TensorFamily
-from brainsurgery_jax.layout.model import DropRule, Layout, LayoutRule, OpUse, RuleCondition, TieRule
+from brainsurgery_jax.layout.model import NESTED, DropRule, Layout, LayoutRule, OpUse, RuleCondition, TieRule
 from brainsurgery_jax.layout.ops import OPS
 from brainsurgery_jax.layout.templates import NameTemplate
 
@@ -74,6 +74,8 @@ def bind(
     given = dict(_options(layout, options or {}))
     if layout.bases and present is not None and not inverse:
         given.setdefault("base", likely_base(layout, present))
+    if layout.separator != "." and present is not None and inverse:
+        given.setdefault(NESTED, not any(layout.separator in name for name in present))
     dims = Dims(layout, config, given)
     given |= settle_options(layout, dims)
     if unsettled := [name for name in layout.choices if name not in given]:
@@ -173,7 +175,7 @@ class _Binder:
         try:
             if not in_force(rule.conditions, self.dims):
                 return []
-            pairs = list(_pairs(rule, self.dims, self.layout.prefix))
+            pairs = list(_pairs(rule, self.dims, self.layout))
         except Refusal as bad:
             self.complain(bad, rule, about)
             return []
@@ -238,7 +240,7 @@ def _indices_of(side: Sequence[NameTemplate], ranges: Mapping[str, SizeExpressio
     return [n for n in ranges if n in names]
 
 
-def _pairs(rule: LayoutRule, dims: Dims, prefix: str) -> Iterator[Correspondence]:
+def _pairs(rule: LayoutRule, dims: Dims, layout: Layout) -> Iterator[Correspondence]:
     left, right = _indices_of(rule.hf, rule.ranges), _indices_of(rule.to, rule.ranges)
     outer = [n for n in left if n in right]
     sizes = {n: rule.ranges[n].integer(dims) for n in {*left, *right}}
@@ -252,9 +254,15 @@ def _pairs(rule: LayoutRule, dims: Dims, prefix: str) -> Iterator[Correspondence
     for place in _places(outer, rule.ranges, dims):
         yield Correspondence(
             tuple(_member_names(rule.hf, family.axes, dims, place)),
-            tuple(prefix + "." + n if prefix else n for n in _member_names(rule.to, after.axes, dims, place)),
+            tuple(_target_name(n, layout, dims) for n in _member_names(rule.to, after.axes, dims, place)),
             chain, family.shapes, after.shapes, rule, family.axes,
         )  # fmt: skip
+
+
+def _target_name(name: str, layout: Layout, dims: Dims) -> str:
+    """A name of the target below its prefix, its parts joined as the target has them."""
+    whole = f"{layout.prefix}.{name}" if layout.prefix else name
+    return whole if layout.separator == "." or dims[NESTED] else whole.replace(".", layout.separator)
 
 
 def _family(rule: LayoutRule, inner: tuple[Axis, ...], dims: Dims) -> TensorFamily:

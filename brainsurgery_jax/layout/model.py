@@ -14,6 +14,10 @@ Args = Any
 """The arguments of an op in a rule: what the op's `read` returns and its other functions take."""
 
 
+NESTED = "nested"
+"""The option of a layout with a separator: names of the target are joined by dots, for a tree of dicts."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpUse:
     """An op of a rule with its arguments, as the table in `ops` reads them."""
@@ -94,6 +98,7 @@ class Layout:
     """A layout file. `models` empty: it is for every model. `rest`: a tensor that no rule names keeps its name.
     `file`: its path, unless it is a layout of the package.
 
+    `separator`: what stands between the parts of a target name; unless it is a dot, the option `nested` takes a dot.
     `choices`: the options without a default; `options` holds a value of their type.
     `bases`: the texts that `{base}` may be on the Hugging Face side; the first one is the default.
     """
@@ -119,6 +124,7 @@ class Layout:
     file: str = ""
     adapters: Adapters = NO_ADAPTERS
     choices: Mapping[str, OpenOption] = field(default_factory=dict)
+    separator: str = "."
 
     @property
     def family(self) -> str:

@@ -12,6 +12,7 @@ from brainsurgery_jax.layout.blocks import PLACE_KEYS, Places, expand
 from brainsurgery_jax.layout.expressions import SizeExpression, Value, parse_expression
 from brainsurgery_jax.layout.families import LIST
 from brainsurgery_jax.layout.model import (
+    NESTED,
     Adapters,
     DropRule,
     Layout,
@@ -37,7 +38,7 @@ TIE_KEYS = ("tie", "when", "unless")
 CHOICE_KEYS = ("known", "ask")
 KNOWN_KEYS = ("when", "unless", "is")
 ADAPTER_KEYS = ("prefix", "leaf", "flat")
-TARGET_KEYS = ("format", "options", "prefix")
+TARGET_KEYS = ("format", "options", "prefix", "separator")
 
 
 def parse_layout(text: str, file: str) -> Layout:
@@ -99,6 +100,8 @@ class _LayoutParser:
         self.keys(target, TARGET_KEYS, "target")
         bases = self.texts(root, "base")
         self.options = {"base": bases[0]} if bases else {}
+        if separator := self.text(target, "separator"):
+            self.options[NESTED] = False
         asked = [(k, v) for k, v in self.map(root, "options").entries if isinstance(v, Map)]
         self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries if (k, v) not in asked}
         self.dims = {k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}
@@ -138,6 +141,7 @@ class _LayoutParser:
             span=root.span,
             adapters=self.adapters(root, self.text(target, "prefix")),
             choices=self.choices,
+            separator=separator or ".",
         )
 
     def adapters(self, root: Map, prefix: str) -> Adapters:

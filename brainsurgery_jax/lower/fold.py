@@ -42,6 +42,7 @@ from brainsurgery_jax.protocol import (
     Known,
     Move,
     PendingReport,
+    Plant,
     Publish,
     Say,
     SetFlags,
@@ -344,7 +345,11 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             if isinstance(op.maker, Builder):  # the calls that it builds say what they are about
                 raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
-        yield Bind(write.alias, names[at], made, form.dest)
+        yield Bind(write.alias, names[at], made, form.dest, (refs[form.match_key].alias, name))
+    if at > 0 and form.dest != "existing":
+        source = refs[form.match_key]
+        for other, (target,) in view.other_rows(source, {form.writes[0]: write}):
+            yield Plant(source.alias, other, write.alias, target)
 
 
 def _maker(

@@ -153,4 +153,5 @@ def einsum(
     for name, (*more, target) in view.rename(from_a, {**others, "to": to}, read=others):
         wholes = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(sources.items(), (name, *more), strict=True)]
         operands = [view.slice(x, ref, key) for (key, ref), x in zip(sources.items(), wholes, strict=True)]
-        yield Bind(to.alias, target, view.apply(contraction, *operands, equation=equation))
+        made = view.apply(contraction, *operands, equation=equation)
+        yield Bind(to.alias, target, made, like=(from_a.alias, name))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
 
 from brainsurgery_jax._lazy import Array, Inexact, jax, np
-from brainsurgery_jax.dtypes import INT64, Aval
+from brainsurgery_jax.dtypes import BY_NAME, INT64, Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.numerics.factor import (
     WIDENED,
@@ -25,7 +25,7 @@ from brainsurgery_jax.numerics.factor import (
     ritz,
     truncation,
 )
-from brainsurgery_jax.numerics.ladder import ladder, svd_workspace, values_workspace, workspace
+from brainsurgery_jax.numerics.ladder import Tried, ladder, svd_workspace, values_workspace, workspace
 from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
@@ -186,9 +186,40 @@ def _largest_entries(x: Any) -> Any:
 
 
 def _exactly(x: Array, finish: str, **params: Any) -> tuple[Any, Array]:
-    """The full SVD, for callers that cannot climb a ladder."""
+    """The full SVD."""
     outcome = factorize(x, way="exact", blocks=0, sure=True, finish=finish, **params)
     return outcome.value, outcome.accepted
+
+
+def _at_once(x: Array, finish: str, *, rank: int, method: str, **numbers: Any) -> tuple[Any, Array]:
+    """The ladder in one function, for callers that cannot look at a result: a rung is computed only if the one before
+    is not good enough. Derivatives are those of the full SVD."""
+    params = {"rank": rank, "method": method, "finish": finish}
+    # Priced as for the CPU: for which platform a trace will be compiled is not known.
+    tries = [] if on_host(x) else ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method, "cpu")
+    if len(tries) < 2:
+        return _exactly(x, **params, **numbers)
+
+    @jax.custom_jvp
+    def climbed(x: Array, numbers: dict[str, Any]) -> tuple[Any, Array]:
+        return _first_good(x, tries, None, {**params, **numbers})
+
+    @climbed.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        (x, numbers), (along, _) = primals, tangents
+        with jax.enable_x64(True):  # JAX may ask for this rule when `apply` is over
+            return jax.jvp(lambda x: _exactly(x, **params, **numbers), (x,), (along,))
+
+    return climbed(x, numbers)
+
+
+def _first_good(x: Array, tries: Sequence[Tried], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
+    """What the first of these ways makes that accepts it, and whether x is finite."""
+    first, *others = tries
+    value, good, _, state = factorize(x, **first, **params, state=state)
+    if not others:
+        return value, good
+    return jax.lax.cond(good, lambda: (value, good), lambda: _first_good(x, others, state, params))
 
 
 @kernel(
@@ -208,7 +239,7 @@ def factors(
 
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, 1936.
     """
-    return _exactly(x, "factors", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
+    return _at_once(x, "factors", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
 
 
 @kernel(
@@ -226,7 +257,7 @@ def truncate(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
 ) -> tuple[Array, Array]:
     """The best approximation of `x` of that rank, in its own shape, and whether x is finite."""
-    return _exactly(x, "matrix", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
+    return _at_once(x, "matrix", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
 
 
 def _exact_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:

@@ -45,6 +45,12 @@ def _sets(view: View, from_: Any, to: Any, over: str | None) -> Iterator[tuple[s
         yield target, [Item(name, part) for name, part in zip(names, parts, strict=True)]
 
 
+def _first(from_: Any, items: Sequence[Item]) -> tuple[str, str]:
+    """Alias and name of the first tensor that is joined."""
+    ref = from_[0] if isinstance(from_, tuple) else from_
+    return ref.alias, items[0].name
+
+
 def _refuse_unlike(items: Sequence[Item], axis: int | None) -> None:
     """Refuse tensors that differ in dtype, or in shape outside of the axis along which they are joined."""
     first = items[0]
@@ -82,7 +88,7 @@ def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None,
     for target, items in _sets(view, from_, to, over):
         axis = axis_of(dim, items[0].expr.aval)
         _refuse_unlike(items, axis)
-        yield Bind(to.alias, target, _join(view, [item.expr for item in items], axis))
+        yield Bind(to.alias, target, _join(view, [item.expr for item in items], axis), like=_first(from_, items))
 
 
 @control()
@@ -98,7 +104,8 @@ def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, 
         _refuse_unlike(items, None)
         axis = axis_of(dim, Aval((*shape, 1), items[0].expr.aval.dtype))
         layer = (*shape[:axis], 1, *shape[axis:])
-        yield Bind(to.alias, target, _join(view, [view.apply(with_shape, i.expr, shape=layer) for i in items], axis))
+        layers = [view.apply(with_shape, i.expr, shape=layer) for i in items]
+        yield Bind(to.alias, target, _join(view, layers, axis), like=_first(from_, items))
 
 
 # --- Cutting ----------------------------------------------------------------------------------------------------------
@@ -169,7 +176,8 @@ def split(
     for item, axis, own, targets in zip(items, axes, cuts, named, strict=True):
         start = 0
         for (alias, name), size in zip(targets, own, strict=True):
-            yield Bind(alias, name, view.apply(section, item.expr, axis=axis, start=start, stop=start + size))
+            part = view.apply(section, item.expr, axis=axis, start=start, stop=start + size)
+            yield Bind(alias, name, part, like=(from_.alias, item.name))
             start += size
 
 
@@ -203,4 +211,5 @@ def unstack(
     what = f"entries along axis {axes[0]} of {items[0].expr.aval}"
     for item, axis, targets in zip(items, axes, _targets(view, from_, to, over, counts, what), strict=True):
         for at, (alias, name) in enumerate(targets):
-            yield Bind(alias, name, view.apply(entry, item.expr, axis=axis, at=at))
+            part = view.apply(entry, item.expr, axis=axis, at=at)
+            yield Bind(alias, name, part, like=(from_.alias, item.name))

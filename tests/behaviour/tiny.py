@@ -69,7 +69,35 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "gpt2": ("GPT2Config", "GPT2LMHeadModel"),
     "bert": ("BertConfig", "BertForMaskedLM"),
     "t5": ("T5Config", "T5ForConditionalGeneration"),
+    "vit": ("ViTConfig", "ViTForImageClassification"),
+    "dinov2": ("Dinov2Config", "Dinov2ForImageClassification"),
+    "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersForImageClassification"),
+    "clip": ("CLIPConfig", "CLIPModel"),
+    "siglip": ("SiglipConfig", "SiglipModel"),
+    "whisper": ("WhisperConfig", "WhisperForConditionalGeneration"),
 }
+_IMAGE = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 3,
+    "num_attention_heads": HEADS,
+    "image_size": 12,
+    "patch_size": 4,
+}
+_VIT = {**_IMAGE, "intermediate_size": MLP, "num_labels": 5}
+_TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "intermediate_size": 56,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 10,
+    "projection_dim": 20,
+    "projection_size": HIDDEN,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_TOWERS = {"text_config": _TEXT, "vision_config": {**_IMAGE, "intermediate_size": MLP, "projection_dim": 20}}
 _OTHERS: Mapping[str, Mapping[str, Any]] = {
     "gpt2": {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 3, "n_head": HEADS, "n_positions": 64},
     "bert": {
@@ -98,6 +126,29 @@ _OTHERS: Mapping[str, Mapping[str, Any]] = {
         "d_ff": MLP,
         "num_layers": 2,
         "num_heads": 4,
+    },
+    "vit": _VIT,
+    "dinov2": {**_IMAGE, "mlp_ratio": 2, "num_labels": 5},
+    "dinov2-swiglu": {**_IMAGE, "mlp_ratio": 2, "use_swiglu_ffn": True},
+    "dinov2_with_registers": {**_IMAGE, "mlp_ratio": 2, "num_register_tokens": 3},
+    "clip": {**_TOWERS, "projection_dim": 20},
+    "siglip": _TOWERS,
+    "whisper": {
+        "vocab_size": VOCABULARY,
+        "d_model": HIDDEN,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+        "encoder_attention_heads": HEADS,
+        "decoder_attention_heads": HEADS,
+        "encoder_ffn_dim": MLP,
+        "decoder_ffn_dim": 48,
+        "num_mel_bins": 8,
+        "max_source_positions": 12,
+        "max_target_positions": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 1,
     },
 }
 NAMES = (*_SPECIAL, *_OTHERS)

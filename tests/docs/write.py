@@ -13,11 +13,13 @@ PAGES = (
     "README.md",
     "docs/language.md",
     "docs/diagnostics.md",
+    "docs/merging.md",
     "docs/mistakes.md",
     "docs/from-brainsurgery.md",
     "docs/from-mergekit.md",
     "docs/from-a-script.md",
     "docs/json.md",
+    "docs/trees.md",
 )
 """Pages whose examples are run, and their outcome written below them."""
 

@@ -83,6 +83,19 @@ ROWS = (
     Row("flax-bert", "bert"),
     Row("flax-t5", "t5"),
     Row("flax-t5", "t5-tied"),
+    Row("flax-vit", "vit"),
+    Row("bigvision-vit", "vit", SCANNED),
+    Row("bigvision-vit", "vit", UNSCANNED),
+    Row("vitjax-vit", "vit"),
+    Row("flax-dinov2", "dinov2"),
+    Row("flax-dinov2", "dinov2-swiglu"),
+    Row("flax-dinov2", "dinov2_with_registers", {"base": "dinov2_with_registers."}),
+    Row("flax-clip", "clip"),
+    Row("bigvision-siglip", "siglip", SCANNED),
+    Row("bigvision-siglip", "siglip", UNSCANNED),
+    Row("flax-whisper", "whisper"),
+    Row("easylm-llama", "llama"),
+    Row("easylm-llama", "llama-tied"),
 )
 
 Saved = Callable[[str, str], Path]

@@ -1,4 +1,4 @@
-"""Values of expressions, piece by piece: what a piece of the output needs of its operands, and how it is made of them.
+"""Evaluation of expressions, piece by piece: each piece of a result from the pieces of its operands that it needs.
 
 Pieces are planned (`pieces.py`) and computed without recursion, each at most once per tile. What cannot be cut (a
 contraction, a factorization) is computed whole, kept in `wholes`, and dropped when the schedule says so.

@@ -1,4 +1,4 @@
-"""Performing one piece of work on a thread, and what follows from its results on the main thread."""
+"""Perform one piece of work on a thread, and settle its results on the main thread."""
 
 from __future__ import annotations
 
@@ -56,26 +56,26 @@ class Bench:
 
 
 Result = tuple[Sink | Transfer, Any]
-"""What came of a part of a tensor: the bytes that were written, or the partial result of a question."""
+"""The result of a part of a tensor: the bytes that were written, or the partial result of a question."""
 
 
 class Done(NamedTuple):
-    """What came of a piece of work, in order."""
+    """The results of a piece of work, in order."""
 
     told: tuple[Factorized | Noted, ...]
     results: tuple[Result, ...]
 
 
 def perform(work: Light | Whole, bench: Bench) -> Done:
-    """Do a piece of work. Called on any thread."""
+    """Perform a piece of work. Called on any thread."""
     if isinstance(work, Whole):
         return _call(work, bench)
     return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
 
 
 def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
-    """Report what came of a part of an item, which moved so many bytes. Called on the main thread, in the order of the
-    work. Raises PlanError for an assert that fails."""
+    """Report the results of a part of an item, which moved so many bytes. Called on the main thread, in the order of
+    the work. Raises PlanError for an assert that fails."""
     for event in done.told:
         bench.tell(event._replace(item=item))
     for sink, result in done.results:

@@ -1,4 +1,4 @@
-"""Jobs on threads, begun in order, held to a budget of bytes, and their results handed over in that same order."""
+"""Jobs on threads: started in order within a memory budget, their results delivered in the same order."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class _Begun(NamedTuple):
 class Pool:
     """Runs jobs on threads. Reading, computing and writing overlap because different jobs are at different stages.
 
-    `then` of each job is called here, in the order in which the jobs were given, so that what follows from the results
-    (verdicts, merged sums, progress, the error that is raised) never depends on timing. A job gives its bytes back when
-    it is done; its result, which must be small, waits for those before it. Once `stop` is set, no job begins any more,
-    and `Stopped` is raised when those that run are done.
+    `then` of each job is called on the calling thread, in the order of submission, so that verdicts, merged sums,
+    progress and errors never depend on timing. A job releases its bytes when it is done; its result, which must be
+    small, waits for those of earlier jobs. Once `stop` is set, no job starts any more, and `Stopped` is raised when
+    those that run are done.
     """
 
     def __init__(self, threads: int, host_bytes: int, stop: StopSignal = NEVER):
@@ -38,7 +38,7 @@ class Pool:
         self._begun: deque[_Begun] = deque()
 
     def submit(self, nbytes: int, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Begin a job that needs `nbytes`, once they are free. Raises what an earlier job raised, and Stopped."""
+        """Start a job that needs `nbytes`, once they are free. Raises what an earlier job raised, and Stopped."""
         self._hand_over_done()
         if self._stop.is_set():
             raise Stopped
@@ -60,7 +60,7 @@ class Pool:
             self._changed.notify()
 
     def drain(self) -> None:
-        """Hand over everything that was begun."""
+        """Wait for all jobs, and deliver their results."""
         while self._begun:
             self._hand_over()
 
