@@ -13,6 +13,7 @@ PAGES = (
     "README.md",
     "docs/language.md",
     "docs/diagnostics.md",
+    "docs/merging.md",
     "docs/mistakes.md",
     "docs/from-brainsurgery.md",
     "docs/from-mergekit.md",
