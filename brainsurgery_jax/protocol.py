@@ -244,8 +244,8 @@ Edit = (
 
 @dataclass(frozen=True, slots=True)
 class SubPlan:
-    """Steps within a step, as YAML nodes: what they mean is known when they are reached. `data`: what they say, wherever
-    it stands; `alias`: that of their one input; `file`: where they were read."""
+    """Steps within a step, as YAML nodes: what they mean is known when they are reached. `data`: what they say,
+    wherever it stands; `alias`: that of their one input; `file`: where they were read."""
 
     steps: tuple[Any, ...] = field(compare=False, repr=False)
     data: tuple[Any, ...]
