@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,6 +24,7 @@ from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
+    from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.plan.work import Machine, WorkItem
     from brainsurgery_jax.engine.run.budget import Budget
     from brainsurgery_jax.graph.expr import Expr
@@ -74,6 +75,12 @@ class Plan:
         """The mistakes that the plan's text alone tells."""
         return tuple(d for d in self.problems if d.severity == "error")
 
+    def __hash__(self) -> int:
+        """Equal plans have equal hashes, so that a plan can be a static argument of `jax.jit`."""
+        steps = tuple((step.span, _freeze(step.text)) for step in self.data.steps)
+        outputs = tuple(output.path for output in self.data.outputs)
+        return hash((self.data.inputs, steps, outputs, self.data.seed, self.files))
+
     def __repr__(self) -> str:
         return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
 
@@ -123,6 +130,9 @@ class Plan:
         like: Any = None,
         checks: Literal["raise", "return", "skip"] = "raise",
         listen: Callable[[Document], None] | None = None,
+        donate: bool = False,
+        missing: Literal["error", "keep"] = "error",
+        extra: Literal["error", "ignore"] = "error",
         **trees: Any,
     ) -> Any:
         """Apply the plan to pytrees as a pure function, also inside `jax.jit`, `grad`, `vmap` and `scan`.
@@ -133,7 +143,10 @@ class Plan:
         **Arguments**: `tree` is bound to the plan's first input (alias `model` for a plan without inputs), `trees` to
         inputs by alias. `like` is a pytree whose structure the result takes. `checks` selects what happens to asserts
         on values: "raise" an error, "return" them as booleans beside the tree, or "skip" them. `listen` gets the report
-        of each step that has one.
+        of each step that has one. `donate`: concrete arrays of the trees may be overwritten, and those that do not
+        come back are deleted. A leaf of `like` that the plan does not make is an error, or with `missing="keep"` kept;
+        what the plan makes beside them is an error, or with `extra="ignore"` left out. What was kept or left out is
+        logged, and `listen` gets the list of what was taken. Streams of random numbers in `like` stay as they are.
         **Returns** the tree of the alias that the plan's first output would write; with `checks="return"` the pair
         `(tree, {label: verdict})`.
         **Raises** PlanError for a mistake in the plan or a failed assert, StoreError for a file that cannot be read.
@@ -144,9 +157,10 @@ class Plan:
         >>> plan.apply({"w": jnp.ones(2)})
         {'w': Array([2., 2.], dtype=float32)}
         """
-        from brainsurgery_jax.apply import apply
+        from brainsurgery_jax.apply import Filling, apply
 
-        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen)
+        filling = Filling(missing, extra, listen)
+        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen, donate=donate, filling=filling)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
@@ -168,6 +182,16 @@ def load(*items: Any, **variables: Any) -> Plan:
     merged = read_plan_files(texts)
     plan = parse_document(merged.root, merged.variables)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
+
+
+def _freeze(data: Any) -> Hashable:
+    """Plain data as something with a hash."""
+    match data:
+        case Mapping():
+            return frozenset((key, _freeze(value)) for key, value in data.items())
+        case list() | tuple():
+            return tuple(map(_freeze, data))
+    return data if isinstance(data, Hashable) else repr(data)
 
 
 def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map:
@@ -257,10 +281,11 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     `dry_run` checks and reports, and writes nothing; `memory` is the budget in bytes (default: a quarter of the
     available memory); `devices` is the number of accelerators to use ("cpu": none), or which
     (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them on; `look` is called with
-    each complete output before any is published, and may raise.
+    each complete output before any is published, and may raise; `stop` is a `threading.Event` that stops the run
+    between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
-    **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
-    stops it from outside (KeyboardInterrupt) carries a note of what was published.
+    **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was
+    published. What stops it from outside (KeyboardInterrupt) carries a note of what was published.
     **Example**:
 
     >>> bs.run(bs.load("plan.yaml"), overwrite=True).published
@@ -271,7 +296,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
 
 def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Report:
     """Check a plan, execute it, publish its outputs. See `run`."""
-    from brainsurgery_jax.engine.events import Noted, Published, Said
+    from brainsurgery_jax.engine.events import NEVER, Noted, Published, Said
     from brainsurgery_jax.engine.run.execute import execute
 
     reports: list[Document] = []
@@ -282,7 +307,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         match event:
             case Said(document):
                 reports.append(document)
-            case Noted(diagnostic):
+            case Noted(diagnostic, _):
                 noted.setdefault(diagnostic.message, diagnostic)
             case Published(path, nbytes, tensors, _):
                 published.append((path, nbytes, tensors))
@@ -292,8 +317,8 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     with closing(files), stops_told(published):
         files.also_reads(*plan.files)
-        budget = options.budget()
-        program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget))
+        budget, stop = options.budget(), options.stop or NEVER
+        program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget, stop))
         if plan.errors or program.errors:  # notes of the same plan may explain them
             raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
         if options.overwrite:
@@ -301,7 +326,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         if options.dry_run:
             program = program._replace(publications=())
         with literal_hints(program.effects, plan.data.default_alias):
-            execute(program, budget, tell, options.look, files.commit)
+            execute(program, budget, tell, options.look, files.commit, stop)
     steps = tuple(e.step.summary for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     said = tuple(map(as_text, reports))
@@ -321,7 +346,7 @@ def stops_told(published: Sequence[tuple[str, int, int]]) -> Iterator[None]:
         raise
 
 
-def _answer(plan: Plan, files: Files, budget: Budget) -> Answer:
+def _answer(plan: Plan, files: Files, budget: Budget, stop: StopSignal) -> Answer:
     """Computes the numbers that steps need; none for a plan with mistakes, which is checked once, at the first."""
     has_mistakes = cache(lambda: bool(plan.errors or _errors(check(plan, files.twin()))))
 
@@ -330,7 +355,7 @@ def _answer(plan: Plan, files: Files, budget: Budget) -> Answer:
 
         if _errors(demand.state.diagnostics) or has_mistakes():
             return {}
-        return numbers(demand.exprs, budget)
+        return numbers(demand.exprs, budget, stop)
 
     return answer
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, Unpack
 
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.tensors import Tensors
+
+
+class FillingKeywords(TypedDict, total=False):
+    """What becomes of leaves and tensors without a partner, and who is told what was taken."""
+
+    missing: Literal["error", "keep"]
+    extra: Literal["error", "ignore"]
+    listen: Callable[[Document], None] | None
 
 
 class Checkpoint(Tensors):
@@ -13,14 +23,23 @@ class Checkpoint(Tensors):
     __slots__ = ()
 
     def to_nnx(
-        self, model: Any, *, layout: str | None = None, config: Any = None, options: Any = None, cast: bool = False
+        self,
+        model: Any,
+        *,
+        layout: str | None = None,
+        config: Any = None,
+        options: Any = None,
+        cast: bool = False,
+        **filling: Unpack[FillingKeywords],
     ) -> Any:
         """Fill a Flax NNX module with these tensors. Names are matched along key paths.
 
         **Arguments**: `model` is an `nnx.Module`, or what `nnx.eval_shape` returns for one. With `layout`, the names of
         the checkpoint are those of Hugging Face, and the model is in that layout, with or without the collection
         `params` at its top; `config` is the content or path of config.json, if it is not beside the checkpoint, and
-        `options` are those of the layout. `cast` lets dtypes differ.
+        `options` are those of the layout. `cast` lets dtypes differ. `missing="keep"` keeps leaves for which there is
+        no tensor, `extra="ignore"` leaves out tensors for which there is no leaf; both are logged, and `listen` gets
+        the list of what was taken. Streams of random numbers are passed over.
         **Returns** a module like `model`; its random streams keep their own state.
         **Raises** PlanError with everything that is missing, not expected, or of another shape or dtype.
         **Example**:
@@ -30,10 +49,10 @@ class Checkpoint(Tensors):
         >>> model.bias[...]
         Array([0., 1., 2.], dtype=float32)
         """
-        from brainsurgery_jax.interop import apply_layout, to_nnx
+        from brainsurgery_jax.interop import Filling, apply_layout, to_nnx
 
         found = apply_layout(self, "to_nnx", layout, config, options) if layout else self
-        return to_nnx(found, model, cast=cast, lift=bool(layout))
+        return to_nnx(found, model, cast=cast, lift=bool(layout), filling=Filling(**filling))
 
     def to_linen(
         self,
@@ -43,6 +62,7 @@ class Checkpoint(Tensors):
         config: Any = None,
         options: Any = None,
         cast: bool = False,
+        **filling: Unpack[FillingKeywords],
     ) -> Any:
         """Read these tensors as the variables of a Flax Linen module.
 
@@ -55,10 +75,10 @@ class Checkpoint(Tensors):
         >>> bs.open("linear.safetensors").to_linen()["bias"]
         Array([0., 1., 2.], dtype=float32)
         """
-        from brainsurgery_jax.interop import apply_layout, to_linen
+        from brainsurgery_jax.interop import Filling, apply_layout, to_linen
 
         found = apply_layout(self, "to_linen", layout, config, options) if layout else self
-        return to_linen(found, template, cast=cast, lift=bool(layout))
+        return to_linen(found, template, cast=cast, lift=bool(layout), filling=Filling(**filling))
 
 
 def open(path: str) -> Checkpoint:

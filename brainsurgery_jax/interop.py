@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, jnp, nnx
 from brainsurgery_jax.api import Report, load
+from brainsurgery_jax.apply.filling import EXACT, Filling, Matches, checked, match, report
 from brainsurgery_jax.apply.key_trees import take_apart
 from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
@@ -31,41 +32,58 @@ Config = Mapping[str, Any] | str | None
 """A config.json: its content, or its path."""
 
 
-def to_nnx(checkpoint: Tensors, model: Any, *, cast: bool = False, lift: bool = False) -> Any:
+def to_nnx(checkpoint: Tensors, model: Any, *, cast: bool = False, lift: bool = False, filling: Filling = EXACT) -> Any:
     """A module like `model`, which may be abstract (`nnx.eval_shape`), with the leaves of a checkpoint. `lift`: these
-    may lie below keys that the model does not have."""
+    may lie below keys that the model does not have. `filling`: what becomes of leaves and tensors without a partner."""
     graph, random, state = nnx.split(model, nnx.RngState, ...)
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree_util.tree_leaves(random)):
         found = "the module is abstract, and so would its random streams stay: no checkpoint of parameters holds them"
         hint = "Give a module with streams of its own, `to_nnx(make())`, not `nnx.eval_shape(make)`."
         raise PlanError([Diagnostic("tree-differs", found, hint=hint)])
-    return nnx.merge(graph, random, _fill(checkpoint, name_leaves("model", state), "model", cast=cast, lift=lift))
+    streams = name_leaves("model", random).names
+    tree = Target(name_leaves("model", state), "model", "to_nnx", streams)
+    return nnx.merge(graph, random, _fill(checkpoint, tree, filling, cast=cast, lift=lift))
 
 
-def to_linen(checkpoint: Tensors, template: Any = None, *, cast: bool = False, lift: bool = False) -> Any:
-    """The variables of a Linen module: nested dicts, or the structure of `template`; `lift` as in `to_nnx`."""
+def to_linen(
+    checkpoint: Tensors, template: Any = None, *, cast: bool = False, lift: bool = False, filling: Filling = EXACT
+) -> Any:
+    """The variables of a Linen module: nested dicts, or the structure of `template`; the others as in `to_nnx`."""
     if template is None:
         return nest({name: _put(checkpoint[name], None) for name in checkpoint})
-    return _fill(checkpoint, name_leaves("template", template), "template", cast=cast, lift=lift)
+    tree = Target(name_leaves("template", template), "template", "to_linen")
+    return _fill(checkpoint, tree, filling, cast=cast, lift=lift)
 
 
-def _fill(checkpoint: Tensors, tree: Named, what: str, *, cast: bool, lift: bool) -> Any:
+class Target(NamedTuple):
+    """A tree to be filled, what it is called, by which call, and the names of its streams that are passed over."""
+
+    tree: Named
+    what: str
+    call: str
+    streams: tuple[str, ...] = ()
+
+
+def _fill(checkpoint: Tensors, target: Target, filling: Filling, *, cast: bool, lift: bool) -> Any:
     """The tree with the leaves of the checkpoint. Raises PlanError with every leaf that does not fit."""
+    tree, what = target.tree, target.what
     found = shift_between(checkpoint.avals, tree.tensors)
     if found is not None and lift and not found.add:
         checkpoint = checkpoint.below(found.drop.removesuffix("."))
     elif found is not None:
         raise PlanError([_apart(checkpoint, tree, what, found)])
-    avals = checkpoint.avals
-    names = {name: name if name in avals else f"{name}.value" for name in tree.tensors}  # as older Flax saved variables
-    problems = [*_misfits(checkpoint, tree, names, what, cast=cast)]
+    matches = match(tree, checkpoint.avals, target.streams)
+    problems = [
+        *_absent(checkpoint, target, matches, checked(filling)),
+        *_misfits(checkpoint, target, matches, cast),
+        *_spare(target, matches, filling),
+    ]
     if problems:
         raise PlanError([Diagnostic("tree-differs", f"{checkpoint.path}: {p}") for p in problems])
-    leaves = [
-        tree.others[name] if name in tree.others else _put(checkpoint[names[name]], tree.tensors[name])
-        for name in tree.names
-    ]
-    return tree.treedef.unflatten(leaves)
+    report(target.call, filling, matches)
+    taken = {leaf: _put(checkpoint[name], tree.tensors[leaf]) for leaf, name in matches.taken.items()}
+    known = {**tree.tensors, **tree.others, **taken}
+    return tree.treedef.unflatten([known[name] for name in tree.names])
 
 
 def _apart(checkpoint: Tensors, tree: Named, what: str, found: Shift) -> Diagnostic:
@@ -81,14 +99,34 @@ def _apart(checkpoint: Tensors, tree: Named, what: str, found: Shift) -> Diagnos
     return Diagnostic("tree-differs", f"{checkpoint.path}: {text}{leaves}", hint=hint)
 
 
-def _misfits(checkpoint: Tensors, tree: Named, names: Mapping[str, str], what: str, *, cast: bool) -> Iterator[str]:
+def _absent(checkpoint: Tensors, target: Target, matches: Matches, filling: Filling) -> Iterator[str]:
+    """What is wrong with leaves for which there is no tensor: one message for all that are alike."""
+    tree, what = target.tree, target.what
+    if filling.missing == "error":
+        for first, more in _alike(matches.missing, _mask_numbers):
+            near = did_you_mean(first, checkpoint.avals)
+            yield f"has no tensor '{first}'{more}, for which the {what} has a leaf.{near}"
+        return
+    abstract = (name for name in matches.missing if isinstance(tree.tensors[name], jax.ShapeDtypeStruct))
+    for first, more in _alike(abstract, _mask_numbers):
+        yield f"has no tensor '{first}'{more}, for which the {what} has a leaf without a value that could be kept"
+
+
+def _spare(target: Target, matches: Matches, filling: Filling) -> Iterator[str]:
+    """What is wrong with tensors for which there is no leaf."""
+    tree, what = target.tree, target.what
+    if filling.extra == "error":
+        for first, more in _alike(matches.extra, _mask_numbers):
+            yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
+    elif tree.tensors and not matches.taken:
+        yield f"no tensor has the name of a leaf of the {what}, so that none would be taken"
+
+
+def _misfits(checkpoint: Tensors, target: Target, matches: Matches, cast: bool) -> Iterator[str]:
     """What keeps the leaves from being filled: one message for all that differ in the same way."""
-    avals = checkpoint.avals
-    wanted = {name: aval_of(leaf) for name, leaf in tree.tensors.items()}
-    missing = [name for name in wanted if names[name] not in avals]
-    for first, more in _alike(missing, _mask_numbers):
-        yield f"has no tensor '{first}'{more}, for which the {what} has a leaf.{did_you_mean(first, avals)}"
-    found = {name: avals[names[name]] for name in wanted if names[name] in avals}
+    avals, what = checkpoint.avals, target.what
+    found = {leaf: avals[name] for leaf, name in matches.taken.items()}
+    wanted = {leaf: aval_of(target.tree.tensors[leaf]) for leaf in found}
     for name, aval in found.items():
         if aval.shape != wanted[name].shape:
             yield f"'{name}' is {aval}, but {wanted[name]} in the {what}"
@@ -96,10 +134,6 @@ def _misfits(checkpoint: Tensors, tree: Named, names: Mapping[str, str], what: s
     for first, more in _alike(other, lambda name: (found[name].dtype, wanted[name].dtype)):
         told = f"'{first}' is {found[first]}, but {wanted[first]} in the {what}"
         yield f"{told}{more}. With `cast=True` {'they are' if more else 'it is'} cast"
-    taken = set(names.values())
-    spare = [name for name in avals if name not in taken]
-    for first, more in _alike(spare, _mask_numbers):
-        yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
 
 
 def _alike(names: Iterable[str], kind: Callable[[str], Any]) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,7 @@ class StepOutcome(NamedTuple):
         """Compute and publish what the step asks for; the session after it. Raises PlanError (a failed assert) or
         StoreError: then nothing was published, and the session before the step is as good as ever."""
         if self.program.checks or self.program.publications:
-            from brainsurgery_jax.engine.events import Published, ignore
+            from brainsurgery_jax.engine.events import NEVER, Published, ignore
             from brainsurgery_jax.engine.run.execute import execute
 
             published: list[tuple[str, int, int]] = []
@@ -55,7 +55,8 @@ class StepOutcome(NamedTuple):
 
             default = self.session.state.default_alias
             with api.stops_told(published), literal_hints(self.program.effects, default):
-                execute(self.program, self.session.options.budget(), tell)
+                options = self.session.options
+                execute(self.program, options.budget(), tell, stop=options.stop or NEVER)
             self.session.world.settle()
         return self.session
 
@@ -214,9 +215,10 @@ class Session:
 
     def _answer(self, demand: Demand) -> Mapping[Expr, int]:
         """The numbers that a step needs, computed now."""
+        from brainsurgery_jax.engine.events import NEVER
         from brainsurgery_jax.engine.run.execute import numbers
 
-        return numbers(demand.exprs, self.options.budget())
+        return numbers(demand.exprs, self.options.budget(), self.options.stop or NEVER)
 
     def _first_input(self, after: State) -> Input | None:
         """The checkpoint that a session without any opened just now: from then on it is the plan's input, so that

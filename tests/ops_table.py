@@ -175,6 +175,14 @@ def _of(op: str, made: np.ndarray | Callable[[Tensors], np.ndarray]) -> Callable
     return lambda t: {"w" if op.endswith("_") else "new": made(t) if callable(made) else made}
 
 
+def tent(n: int, m: int) -> np.ndarray:
+    """The weights [m, n] of bilinear interpolation of `n` entries to `m`, smoothed where there are fewer."""
+    wider = max(n / m, 1.0)
+    centres = (np.arange(m)[:, None] + 0.5) * n / m - 0.5
+    weights = np.maximum(0, 1 - np.abs(centres - np.arange(n)) / wider)
+    return weights / weights.sum(1, keepdims=True)
+
+
 def _call(op: str, **keys: Any) -> dict[str, Any]:
     return ({"target": "w"} if op.endswith("_") else {"from": "w", "to": "new"}) | keys
 
@@ -324,6 +332,21 @@ ROWS: tuple[Row, ...] = (
     Row("help", {"assert": "equal"}, W, lambda t: {},
         (Refused("copi", "op-unknown", "no op 'copi'. Did you mean 'copy'"),
          Refused({"assert": "equals"}, "op-unknown", "Did you mean 'assert.equal'")), said=r"assert\.equal\n"),
+    Row("merge", {"method": "linear", "models": {"model": 1, "other": 3}, "to": "model"}, {"w": counting((2, 3))},
+        lambda t: {"w": t["w"] * np.float32(1.75)},
+        (Refused({"method": "linear", "models": ["model"], "to": "model", "base": "model"}, "merge-models", "no base"),
+         Refused({"method": "slurp", "models": ["model"], "to": "m"}, "value-type", "slurp"),
+         Refused({"method": "slerp", "models": ["model"], "to": "model"}, "merge-models", "takes 2 models, got 1"),
+         Refused({"method": "ties", "models": ["model"], "to": "model"}, "merge-models", "differ by from a base"),
+         Refused({"method": "linear", "models": ["model", "none"], "to": "model"}, "alias-unknown", "'none'"),
+         Refused({"method": "linear", "models": {"model": "x"}, "to": "m"}, "value-type", "got 'x' for 'model'"),
+         Refused({"method": "linear", "models": ["model"], "to": "m", "parameters": {"t": 1}}, "merge-parameter",
+                 "linear has no parameter 't'"),
+         Refused({"method": "linear", "models": {"model": {"normalize": 1}}, "to": "model"}, "merge-parameter",
+                 "a model of linear has no parameter 'normalize'"),
+         Refused({"method": "linear", "models": ["model"]}, "key-missing", "to")),
+        before=({"prefixes": {"mode": "add", "alias": "other"}},
+                {"scale": {"from": "model::w", "to": "other::w", "by": 2}})),
     Row("execute", {"transforms": [{"copy": {"from": "w", "to": "v"}}]}, W, lambda t: {"v": t["w"]},
         (Refused({}, "execute-empty", "no step to execute"),
          Refused({"transforms": [{"execute": {}}]}, "execute-empty", "no step to execute"))),
@@ -408,6 +431,19 @@ ROWS: tuple[Row, ...] = (
            Refused(_call(op, indices=[]), "value-type", "at least 1, got 0"),
            Refused(_call(op, indices=[0], dim=2), "axis-range", "dim 2 is out of range"),
            Refused(_call(op, indices="0"), "value-type", "expected a list")), dtypes=ANY) for op in ("take", "take_")),
+    *(Row(op, _call(op, shape=[8, -1], method="bilinear"), W, _of(op, lambda t: computed(
+              lambda x: (tent(4, 8) @ x).astype(x.dtype), t["w"])),
+          (Refused(_call(op, shape=[8], method="bilinear"), "resize-shape", r"`shape` is for 1 axes, but f32\[4,6\]"),
+           Refused(_call(op, shape=[0, -1], method="nearest"), "resize-shape", r"cannot be resized to \[0, 6\]"),
+           Refused(_call(op, shape=[8, -2], method="nearest"), "value-type", "item 1: expected greater than or equal"),
+           Refused(_call(op, shape=[8, -1]), "key-missing", "method"),
+           Refused(_call(op, shape=[8, -1], method="linear"), "value-type", "expected 'nearest', 'bilinear'")),
+          dtypes=frozenset({"float"})) for op in ("resize", "resize_")),
+    Row("resize", _call("resize", shape=[3, 12], method="nearest"), W,
+        lambda t: {"new": t["w"][[0, 2, 3]].repeat(2, axis=1)}, (), dtypes=ANY, label="nearest"),
+    Row("resize", _call("resize", shape=[-1, 3], method="bilinear", antialias=False), W,
+        lambda t: {"new": t["w"].reshape(4, 3, 2).mean(-1)}, (), label="not smoothed"),
+    Row("resize_", {"target": "w", "shape": [-1, 6], "method": "bicubic"}, W, lambda t: {}, (), label="nothing to do"),
     *(Row(op, _call(op, times=3, mode="each"), W, _of(op, lambda t: np.repeat(t["w"], 3, axis=0)),
           (Refused(_call(op, times=2), "key-missing", "mode"),
            Refused(_call(op, times=0, mode="each"), "value-type", "greater than 0"),

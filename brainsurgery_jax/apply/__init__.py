@@ -3,9 +3,13 @@
 Leaves are named by their key paths, joined with dots (`layers.0.kernel`); the segment that a Flax variable adds for its
 value is left out. Leaves that are no arrays pass through. Three kinds of call are told apart by the leaves:
 
-- *Concrete* arrays: every step runs as in `run`, bit for bit. Untouched leaves come back as the same objects, computed
-  ones as jax Arrays, float64 ones too, whatever the caller's x64 flag (with the sharding of the leaf that they replace,
-  if that was chosen by the caller). Inputs that are not given as trees are read from their paths.
+- *Concrete* arrays: untouched leaves come back as the same objects, and are not looked at. What is computed comes back
+  as jax Arrays, float64 ones too, whatever the caller's x64 flag. Of numpy arrays, and of arrays on one CPU device,
+  every step runs as in `run`, bit for bit. Arrays on accelerators, on several devices or in pinned memory are computed
+  where they live, within rounding of `run`; nothing of them is fetched but scalars, and values for a report or for the
+  message of a failed assert. A result has the sharding of the leaf that it replaces if shapes agree, else that of its
+  operands by the rule in `axes.py`; arrays may span processes. Inputs that are not given as trees are read from their
+  paths.
 - *Abstract* leaves (`jax.ShapeDtypeStruct`) anywhere: only shapes, dtypes and header asserts are checked; computed
   leaves come back abstract, asserts on values are not decided.
 - *Traced* leaves anywhere: shapes, dtypes and header asserts are checked at trace time, and files are not read. Steps
@@ -33,6 +37,7 @@ from typing import Any, Literal
 
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.concrete import concrete
+from brainsurgery_jax.apply.filling import EXACT, Filling, checked
 from brainsurgery_jax.apply.listening import Show, log
 from brainsurgery_jax.apply.lowering import Loaded, Trees, lower_onto
 from brainsurgery_jax.apply.names import name_leaves
@@ -52,12 +57,16 @@ def apply(
     checks: Checks = "raise",
     trees: Mapping[str, Any] | None = None,
     listen: Show | None = None,
+    donate: bool = False,
+    filling: Filling = EXACT,
 ) -> Any:
     """The tree that a plan makes of trees.
 
     **Arguments**: `tree` is bound to the plan's only or first input (alias `model` for a plan without inputs), `trees`
     to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name. `listen` gets the
-    report of each step that has one.
+    report of each step that has one. `donate`: concrete arrays of the trees may be overwritten, and those that do not
+    come back are deleted. `filling`: what becomes of leaves of `like` that the plan does not make, and of what it makes
+    beside them.
     **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
     came in if the names are still the same (or of `like`), else as dicts along the dots of the names, with the lists,
     tuples and empty nodes that came in where they are by now. A flat dict with dotted keys stays flat.
@@ -71,10 +80,11 @@ def apply(
     is_abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
     narrow = jnp.result_type(float).itemsize < 8
     with closing(Trees(given, readable=not is_traced)) as world, jax.enable_x64(True):
-        evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else concrete
-        applied = lower_onto(plan, given, world, values=evaluate is concrete)
+        compute = partial(concrete, donate=donate)
+        evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else compute
+        applied = lower_onto(plan, given, world, values=evaluate is compute)
         values, verdicts = evaluate(applied, checks, listen or log)
-    result = rebuild(values, given.get(applied.alias), like, applied.state.spaces[applied.alias].extras.tree)
+    result = rebuild(values, given.get(applied.alias), like, checked(filling), applied)
     return (result, verdicts) if checks == "return" else result
 
 

@@ -22,3 +22,8 @@ class Applied(NamedTuple):
     def names(self) -> Mapping[str, Expr]:
         """The tensors of the tree to return."""
         return self.state.spaces[self.alias].names
+
+    @property
+    def came(self) -> Mapping[str, Any]:
+        """The leaves that the tree to return came with, by name."""
+        return {e.name: leaf for e, leaf in self.given.items() if e.source == self.alias}

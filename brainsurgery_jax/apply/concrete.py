@@ -1,63 +1,157 @@
-"""Values of concrete leaves: block by block with the engine's own evaluator, so that the bits are those of `run`."""
+"""Values of concrete leaves, each computed where its leaves live, and none looked at that nothing is computed of.
+
+What the host holds (numpy arrays, arrays on one CPU device) is computed block by block with the engine's own evaluator,
+so that the bits are those of `run`. What lives on accelerators, on several devices or in pinned memory is computed
+there (`placed.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
-from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.apply.applied import Applied
+from brainsurgery_jax.apply.homes import can_fetch, duplicate, fetch, is_placed, placed_nodes, send
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
 from brainsurgery_jax.apply.listening import Show
-from brainsurgery_jax.apply.traced import Values, guards, roots_of
+from brainsurgery_jax.apply.placed import Placed
+from brainsurgery_jax.apply.traced import guards, roots_of
 from brainsurgery_jax.engine.compute.blas import one_thread
 from brainsurgery_jax.engine.compute.devices import accelerators
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
-from brainsurgery_jax.engine.compute.folds import INTEGER, answer
-from brainsurgery_jax.engine.plan.folds import question_of
+from brainsurgery_jax.engine.compute.folds import answer
 from brainsurgery_jax.engine.plan.schedule import Asked, Written, schedule
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
+from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.lower.fold import diagnose_assert
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.protocol import Pending, PendingReport, settle
+from brainsurgery_jax.protocol import (
+    Every,
+    Known,
+    Negated,
+    PartVerdict,
+    Pending,
+    PendingReport,
+    Some,
+    Verdict,
+    settle,
+)
 
+RootT = TypeVar("RootT", Asked, Written)
 Result = tuple[dict[str, Any], dict[str, Any]]
 
+WHOLE = "Leave the step out, or give it tensors of which each process has all: `jax.device_put` with `P()` as the spec."
 
-def concrete(applied: Applied, checks: str, show: Show) -> Result:
-    """Leaves by name, and verdicts by label; `show` gets the reports.
+
+def concrete(applied: Applied, checks: str, show: Show, *, donate: bool = False) -> Result:
+    """Leaves by name, and verdicts by label; `show` gets the reports. `donate`: leaves may be overwritten.
 
     Raises PlanError (a failed assert) or StoreError (a file).
     """
-    # Under an outer trace that has nothing to do with our leaves, we still compute now.
-    with jax.ensure_compile_time_eval(), one_thread():
+    with _now(), one_thread():
         asserts = asserts_of(applied.plan, applied.state.checks)
         wanted = [c for c in applied.state.checks if checks != "skip" or all(c is not a for a in asserts.values())]
-        roots = [*applied.names.values(), *(e for c in wanted for q in c.questions for e in asked_of(q))]
-        leaves = host(applied.given, roots)
-        verdicts = _judge(wanted, leaves, show, raises=checks == "raise")
-        values = _values(applied, leaves)
+        asked = [e for c in wanted for q in c.questions for e in asked_of(q)]
+        roots = [*applied.names.values(), *asked]
+        values = Leaves(applied.given, list(applied.names.values()), asked, donate=donate)
+        verdicts = _judge(wanted, values, show, raises=checks == "raise")
+        made = _name(applied, values)
+        values.placed.accept()
         _verify_unchanged(roots)
-        found = {label: jnp.asarray(verdicts[id(check)]) for label, check in asserts.items() if id(check) in verdicts}
+        found = {label: _scalar(verdicts[id(check)]) for label, check in asserts.items() if id(check) in verdicts}
         for call in guards(roots_of(applied, asserts)):  # those that were not accepted have raised by now
-            found[guard_label(applied.plan, call)] = jnp.asarray(True)
-    return values, found
+            found[guard_label(applied.plan, call)] = _scalar(True)
+        if donate:
+            _free(applied.given.values(), made.values())
+    return made, found
+
+
+def _now() -> AbstractContextManager[None]:
+    """A context that computes now, even under an outer trace that has nothing to do with our leaves.
+
+    Outside of traces it is none: constants of compiled code would be sent to the device one by one.
+    """
+    traced = isinstance(jax.device_put(np.zeros(())), jax.core.Tracer)
+    return jax.ensure_compile_time_eval() if traced else nullcontext()
+
+
+def _scalar(holds: bool) -> Any:
+    return jax.device_put(np.asarray(holds))
 
 
 def numbers(exprs: Iterable[Expr], given: Mapping[Expr, Any]) -> dict[Expr, int]:
     """The values of integer scalars that a step needs before it can be lowered."""
-    questions = {e: question_of((e,), INTEGER) for e in exprs}
-    with jax.ensure_compile_time_eval():
-        answers = _answers(list(questions.values()), host(given, list(questions)))
-    return {e: answers[q] for e, q in questions.items()}
+    wanted = list(exprs)
+    with _now():
+        found = dict(Leaves(given, wanted, []).values(wanted))
+        return {e: int(fetch(value).reshape(-1)[0]) for e, value in found.items()}
 
 
-def host(given: Mapping[Expr, Any], roots: Sequence[Expr]) -> dict[Expr, Any]:
-    """The leaves that anything is computed of, as numpy arrays in the machine's byte order."""
-    used = (e for e in walk(r for r in roots if not r.is_given) if e.is_given)
-    asked = (r for r in roots if r.is_given)
-    return {e: _native(given[e]) for e in dict.fromkeys((*used, *asked)) if e.aval.dtype.numpy is not None}
+class Leaves:
+    """Values of nodes and answers to questions, from the host or from devices.
+
+    `roots`: nodes whose values are returned; `asked`: nodes that questions are about, each as often as it is asked.
+    """
+
+    def __init__(
+        self, given: Mapping[Expr, Any], roots: Sequence[Expr], asked: Sequence[Expr], *, donate: bool = False
+    ):
+        self.given = given
+        self.nodes = placed_nodes([*roots, *asked], given)
+        counts = Counter(map(id, given.values()))
+        twice = (e for e, leaf in given.items() if counts[id(leaf)] > 1)
+        distinct = dict.fromkeys(roots)
+        kept = frozenset([*distinct, *twice])
+        self.placed = Placed(given, self.nodes, [*distinct, *asked], kept, self._on_host, spend=donate)
+
+    def values(self, exprs: Iterable[Expr]) -> Iterator[tuple[Expr, Any]]:
+        """The values of different nodes: numpy arrays from the host first, then arrays on devices."""
+        wanted = list(exprs)
+        mine = (Written(0, "", e) for e in wanted if e not in self.nodes)
+        yield from ((root.expr, value) for root, value in self._serve(mine, lambda root, by: by.whole(root.expr)))
+        yield from ((e, self.placed.of(e)) for e in wanted if e in self.nodes)
+
+    def answers(self, questions: Iterable[Pending]) -> Iterator[tuple[Pending, Any]]:
+        """The answers to questions about tensors that the host holds or computes."""
+        asked = map(Asked, questions)
+        yield from ((root.question, found) for root, found in self._serve(asked, lambda r, by: answer(r.question, by)))
+
+    def arrays(self, question: Pending) -> dict[Expr, Any]:
+        """The tensors that a question is about, as arrays where they are."""
+        return {e: self.placed.of(e) for e in asked_of(question)}
+
+    def is_about_devices(self, question: Pending) -> bool:
+        """Whether it is about tensors that live or are computed on devices."""
+        return not self.nodes.isdisjoint(asked_of(question))
+
+    def _on_host(self, e: Expr) -> Any:
+        return next(value for _, value in self.values([e]))
+
+    def _serve(
+        self, wanted: Iterable[RootT], compute: Callable[[RootT, Evaluator], Any]
+    ) -> Iterator[tuple[RootT, Any]]:
+        """Each root with what `compute` makes of it when all that it needs whole is there; what nothing needs any more
+        is dropped."""
+        roots = list(wanted)
+        evaluator = Evaluator(_host(self.given, [e for root in roots for e in root.exprs]), accelerators())
+        for task in schedule(roots):
+            served: Any = evaluator.served(task)
+            while True:
+                # Compiled code gets blocks of what the host holds as numpy arrays: no transfer that a guard is about.
+                with jax.transfer_guard("allow"):
+                    if (root := next(served, None)) is None:
+                        break
+                    made = compute(root, evaluator)
+                yield root, made
+
+
+def _host(given: Mapping[Expr, Any], roots: Iterable[Expr]) -> dict[Expr, Any]:
+    """The leaves below the roots, as numpy arrays in the machine's byte order."""
+    return {e: _native(given[e]) for e in walk(roots) if e.is_given}
 
 
 def _native(leaf: Any) -> Any:
@@ -68,65 +162,132 @@ def _native(leaf: Any) -> Any:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 
-def _judge(checks: Sequence[Check], leaves: Mapping[Expr, Any], show: Show, *, raises: bool) -> dict[int, bool]:
+def _judge(checks: Sequence[Check], leaves: Leaves, show: Show, *, raises: bool) -> dict[int, bool]:
     """Hand over reports and find verdicts, in the order of the plan."""
-    answers = _answers([q for c in checks for q in c.questions], leaves)
+    questions = [q for c in checks for q in c.questions]
+    answers = dict(leaves.answers(q for q in questions if not leaves.is_about_devices(q)))
     out = {}
     for check in checks:
         match check.says:
             case PendingReport() as report:
-                show(report.document(answers))
+                known = {q: answers[q] if q in answers else _fetched_answer(check, q, leaves) for q in check.questions}
+                show(report.document(known))
             case verdict:
-                known = settle(verdict, answers)
-                assert known is not None
-                if raises and not known.holds:
-                    raise PlanError([diagnose_assert(check.step, known)])
-                out[id(check)] = known.holds
+                found = _decide(check, verdict, answers, leaves, explain=raises)
+                if raises and not found.holds:
+                    raise PlanError([diagnose_assert(check.step, found)])
+                out[id(check)] = found.holds
     return out
 
 
-def _answers(questions: Sequence[Pending], leaves: Mapping[Expr, Any]) -> dict[Pending, Any]:
-    served = _serve([Asked(q) for q in questions], leaves)
-    return {root.question: answer(root.question, evaluator) for root, evaluator in served if isinstance(root, Asked)}
+def _decide(check: Check, verdict: Verdict, answers: Mapping[Pending, Any], leaves: Leaves, *, explain: bool) -> Known:
+    """What becomes of an assert. Of tensors on devices it is decided there, and `explain`ed by what is then fetched."""
+    known = {q: q.judge(answers[q]) for q in check.questions if q in answers}
+    others = [q for q in check.questions if q not in answers]
+    traced = [q for q in others if q.reduction.traced is not None]
+    known |= {q: q.judge(_fetched_answer(check, q, leaves)) for q in others if q not in set(traced)}
+    arrays = {q: leaves.arrays(q) for q in traced}
+    for q, holds in zip(traced, leaves.placed.ask(traced, arrays), strict=True):
+        known[q] = Known(True) if holds else _explained(q, arrays[q]) if explain else Known(False)
+    settled = settle(_with_known(verdict, known), None)
+    assert settled is not None
+    return settled
 
 
-def _serve(roots: Sequence[Asked | Written], leaves: Mapping[Expr, Any]) -> Iterator[tuple[Any, Evaluator]]:
-    """Each root when all that it needs whole is there; what nothing needs any more is dropped."""
-    evaluator = Evaluator(leaves, accelerators())
-    for task in schedule(roots):
-        yield from ((root, evaluator) for root in evaluator.served(task))
+def _with_known(verdict: Verdict, known: Mapping[Pending, Known]) -> Verdict:
+    """A verdict whose questions have been answered."""
+    match verdict:
+        case Known():
+            return verdict
+        case Pending():
+            return known.get(verdict, verdict)
+        case Negated(part):
+            return Negated(_with_known(part, known))
+        case PartVerdict(part, at):
+            return PartVerdict(_with_known(part, known), at)
+        case Every(parts):
+            return Every(tuple(_with_known(p, known) for p in parts))
+        case Some(parts):
+            return Some(tuple(_with_known(p, known) for p in parts))
+
+
+def _explained(question: Pending, arrays: Mapping[Expr, Any]) -> Known:
+    """What is wrong with tensors of which something does not hold."""
+    if not all(map(can_fetch, arrays.values())):
+        names = ", ".join(f"'{e.name}'" for e in walk(arrays) if e.is_given)
+        return Known(False, f"it does not hold of {names}: spread over processes, so where is not known to any of them")
+    return question.judge(answer(question, Fetched({e: fetch(x) for e, x in arrays.items()})))
+
+
+def _fetched_answer(check: Check, question: Pending, leaves: Leaves) -> Any:
+    """The answer to a question that only the host can give: its tensors are fetched."""
+    arrays = leaves.arrays(question)
+    if not all(map(can_fetch, arrays.values())):
+        text = f"{check.step.label}: needs values of tensors that span processes, of which each has a part"
+        raise PlanError([Diagnostic("apply-devices", text, check.step.span, WHOLE)])
+    return answer(question, Fetched({e: fetch(x) for e, x in arrays.items()}))
+
+
+class Fetched:
+    """Makes boxes and flat ranges of arrays that are on the host."""
+
+    def __init__(self, arrays: Mapping[Expr, Any]):
+        self.arrays = arrays
+
+    def box(self, e: Expr, box: Box) -> Any:
+        """A box of a tensor."""
+        return self.arrays[e][tuple(slice(*span) for span in box)]
+
+    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
+        """Elements `start:stop` of each tensor, flat."""
+        yield from (self.arrays[e].reshape(-1)[start:stop] for e in roots)
 
 
 # --- Leaves -----------------------------------------------------------------------------------------------------------
 
 
-def _values(applied: Applied, leaves: Mapping[Expr, Any]) -> dict[str, Any]:
+def _name(applied: Applied, leaves: Leaves) -> dict[str, Any]:
     """The leaves by name. A leaf that nothing changed is the object that came in, its second name a copy of it."""
-    made = _compute(list(applied.names.values()), applied.given, leaves)
-    came = {e.name: leaf for e, leaf in applied.given.items() if e.source == applied.alias}
-    out: dict[str, Any] = {}
-    seen: set[Expr] = set()
+    names: dict[Expr, str] = {}
     for name, e in applied.names.items():
-        value = made[e] if e.is_given else _place(made[e], came.get(name))
-        # No two names share one array, so that the tree can be donated.
-        out[name] = jnp.array(value, copy=True) if e in seen else value
-        seen.add(e)
-    return out
+        names.setdefault(e, name)
+    came = applied.came
+    made = {e: applied.given[e] for e in names if e.is_given}
+    for e, value in leaves.values(e for e in names if not e.is_given):
+        made[e] = _place(e, value, came.get(names[e]), leaves)
+    # No two names share one array, so that the tree can be donated.
+    return {name: made[e] if names[e] == name else duplicate(made[e]) for name, e in applied.names.items()}
 
 
-def _compute(roots: Sequence[Expr], given: Mapping[Expr, Any], leaves: Mapping[Expr, Any]) -> dict[Expr, Any]:
-    """The values of the roots. Opaque ones are moved by JAX; the engine's evaluator has numpy arrays only."""
-    moved = Values(given)
-    made = {e: moved.of(e) for e in roots if e.is_given or e.aval.dtype.numpy is None}
-    todo = [Written(0, "", e) for e in dict.fromkeys(roots) if e not in made]
-    return made | {root.expr: jnp.array(evaluator.whole(root.expr)) for root, evaluator in _serve(todo, leaves)}
+def _place(e: Expr, value: Any, old: Any, leaves: Leaves) -> Any:
+    """A computed value where the leaf is that it replaces, if the caller chose that place; else where its operands are.
+
+    An array that is computed of leaves in the memory of the host goes back there.
+    """
+    if isinstance(old, jax.Array) and (old.committed or is_placed(old)) and old.shape == value.shape:
+        return jax.device_put(value, old.sharding) if isinstance(value, jax.Array) else send(value, old.sharding)
+    if not isinstance(value, jax.Array):
+        return send(value, _place_of(e, leaves.given))
+    kind = leaves.placed.memory.get(e)
+    return value if kind in (None, value.sharding.memory_kind) else _with_memory(value, kind)
 
 
-def _place(value: Any, old: Any) -> Any:
-    """A computed value where the leaf was that it replaces, if the caller chose that place."""
-    if isinstance(old, jax.Array) and old.committed and old.shape == value.shape:
-        return jax.device_put(value, old.sharding)
-    return value
+def _with_memory(value: Any, kind: str) -> Any:
+    return jax.device_put(value, value.sharding.with_memory_kind(kind))
+
+
+def _place_of(e: Expr, given: Mapping[Expr, Any]) -> Any:
+    """The device of the first leaf that a value is computed of and that the caller put somewhere; None: the default."""
+    below = (given[s] for s in walk([e]) if s.is_given)
+    return next((x.sharding for x in below if isinstance(x, jax.Array) and x.committed and not is_placed(x)), None)
+
+
+def _free(came: Iterable[Any], made: Iterable[Any]) -> None:
+    """Delete the arrays that came and do not go back."""
+    returned = set(map(id, made))
+    for leaf in came:
+        if isinstance(leaf, jax.Array) and id(leaf) not in returned and not leaf.is_deleted():
+            leaf.delete()
 
 
 def _verify_unchanged(roots: Iterable[Expr]) -> None:

@@ -14,14 +14,23 @@ BOXES = ("Variable", "VariableState", "AxisMetadata")
 """Classes of Flax that wrap a leaf (or a small tree) and add a key of their own to its path."""
 
 
+STREAM = "RngState"
+"""The class of Flax whose variables are states of random numbers."""
+
+
 class Named(NamedTuple):
-    """A pytree taken apart: its leaves in order with their names; those that are arrays by name, and all others."""
+    """A pytree taken apart: its leaves in order with their names; those that are arrays by name, and all others.
+
+    `streams`: names of leaves that are states of random numbers in a Flax NNX module. `boxed`: whether Flax wraps any.
+    """
 
     names: tuple[str, ...]
     tensors: Mapping[str, Any]
     others: Mapping[str, Any]
     treedef: Any
     dotted: bool
+    streams: frozenset[str] = frozenset()
+    boxed: bool = False
     tree: Any = None  # as it came
 
     @property
@@ -33,7 +42,7 @@ class Named(NamedTuple):
 def name_leaves(alias: str, tree: Any) -> Named:
     """A pytree with its leaves named. Raises PlanError where two leaves have one name, and for a leaf that is
     an array of another library."""
-    paths = key_paths(tree)
+    paths, random, boxed = _read_paths(tree)
     found, treedef = jax.tree_util.tree_flatten(tree)
     names = tuple(".".join(map(str, path)) for path in paths)
     refuse_twins(alias, names)
@@ -41,19 +50,36 @@ def name_leaves(alias: str, tree: Any) -> Named:
     refuse_foreign(alias, leaves)
     tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
     others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
-    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths), tree)
+    streams = frozenset(name for name, path in zip(names, paths, strict=True) if path in random)
+    dotted = isinstance(tree, dict) and _is_dotted(paths)
+    return Named(names, tensors, others, treedef, dotted, streams, boxed, tree)
 
 
 def key_paths(tree: Any) -> list[Path]:
     """The keys to each leaf, in order, without those that Flax's boxes add."""
-    boxes = {p for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)[0] if is_box(node)}
+    return _read_paths(tree)[0]
+
+
+def _read_paths(tree: Any) -> tuple[list[Path], set[Path], bool]:
+    """The keys to each leaf, those that lead to states of random numbers, and whether there are boxes."""
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)[0]
+    boxes = {p: node for p, node in nodes if is_box(node)}
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    return [tuple(key_of(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
+    keys = [tuple(key_of(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
+    random = {p for p, node in boxes.items() if _is_stream(node)}
+    found = {k for k, p in zip(keys, paths, strict=True) if any(p[:depth] in random for depth in range(len(p)))}
+    return keys, found, bool(boxes)
 
 
 def is_box(node: Any) -> bool:
-    """Whether a node wraps a leaf and adds a key of its own to its path."""
+    """Whether a node of Flax wraps a leaf and adds a key of its own to its path."""
     return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in type(node).__mro__)
+
+
+def _is_stream(node: Any) -> bool:
+    """Whether a variable, or the state of one, is that of random numbers."""
+    kind = node.type if isinstance(getattr(node, "type", None), type) else type(node)
+    return any(c.__name__ == STREAM and c.__module__.startswith("flax.") for c in kind.__mro__)
 
 
 def key_of(key: Any) -> str | int:

@@ -11,6 +11,7 @@ from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.gradients import with_wide_gradient
 from brainsurgery_jax.apply.labels import asserts_of, guard_label, verdict_in
 from brainsurgery_jax.apply.listening import Show
+from brainsurgery_jax.apply.meshes import ask_traced, call_traced, place_as
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.compute.kernels import call_block, compiled, numbers_of
 from brainsurgery_jax.errors import Diagnostic, PlanError
@@ -56,7 +57,7 @@ class Values:
         call, operands = compiled(e.kernel, e.static), [self.made[s] for s in e.srcs]
         if self.narrow:
             call = with_wide_gradient(call, e)
-        result = call(operands, numbers_of(e))
+        result = call_traced(e, call, operands, numbers_of(e))
         if e.kernel.guarded:
             result, self.accepted[e] = result
         return result
@@ -106,7 +107,7 @@ def verdict_of(verdict: Verdict, values: Values) -> Any:
             return jnp.asarray(holds)
         case Pending(_, reduction):
             assert reduction.traced is not None
-            return jnp.asarray(reduction.traced(*(values.of(e) for e in asked_of(verdict))))
+            return jnp.asarray(ask_traced(reduction.traced, [values.of(e) for e in asked_of(verdict)]))
         case PartVerdict(part):
             return verdict_of(part, values)
         case Negated(part):
@@ -168,7 +169,8 @@ def trace(applied: Applied, checks: str, show: Show, *, narrow: bool) -> Result:
         _refuse_untraceable(asserts)
     _report(applied.state.checks, show)
     values = Values(applied.given, narrow=narrow)
-    leaves = {name: values.of(e) for name, e in applied.names.items()}
+    came = applied.came
+    leaves = {name: place_as(values.of(e), came.get(name)) for name, e in applied.names.items()}
     if checks != "return":
         return leaves, {}
     found = {label: verdict_of(verdict_in(c), values) for label, c in asserts.items()}

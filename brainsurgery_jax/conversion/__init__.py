@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Request, SourceInfo, look
 from brainsurgery_jax.conversion.plans import PlanNode, goes_back, plan_of, verification_of
-from brainsurgery_jax.conversion.recognise import Route, choose_route, overridden
+from brainsurgery_jax.conversion.recognise import Route, choose_route, fit_names, overridden
 from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
@@ -97,6 +97,7 @@ def prepare(source: str, destination: str, request: Request) -> Conversion:
     hint = request.to or (by_suffix.name if by_suffix is not None else None)
     route = choose_route(found, request, hint or "orbax")
     target = hint or (route.layout.format if route is not None and not route.inverse else _plain_format(found))
+    route = None if route is None else fit_names(route, target)
     return Conversion(found, destination, route, request, plan_of(found, destination, route, request, target))
 
 
@@ -116,11 +117,11 @@ def _check(source: str, destination: str, request: Request) -> None:
     """Refuse a request with unknown or contradictory values."""
     dtype = parse_dtype(request.dtype) if request.dtype is not None else None
     if request.dtype is not None and dtype is None:
-        names = [d.name for d in DTYPES if d.kind == "float"]
+        names = [d.name for d in DTYPES if d.is_float]
         near = did_you_mean(request.dtype, names) or did_you_mean(request.dtype, BY_NAME)
         found = f"unknown dtype '{request.dtype}'.{near}"
         raise PlanError([Diagnostic("dtype-unknown", found, hint=f"Floating dtypes: {', '.join(names)}.")])
-    if dtype is not None and dtype.kind != "float":
+    if dtype is not None and not dtype.is_float:
         hint = "Cast integers in a plan, where you can scale first."
         found = f"'{request.dtype}' is not a floating dtype: weights would be truncated to whole numbers"
         raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])

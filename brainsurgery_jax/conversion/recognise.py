@@ -22,7 +22,7 @@ from brainsurgery_jax.layout.library import (
     load_layout,
     unknown_layout,
 )
-from brainsurgery_jax.layout.model import Layout
+from brainsurgery_jax.layout.model import NESTED, Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER
 
 NONE = "none"
@@ -52,6 +52,13 @@ def choose_route(found: SourceInfo, request: Request, target: str) -> Route | No
     if request.layout is not None:
         return _best(_check_name(request.layout, found), found, request.options)
     return _inverse(found, request) or _forward(found, request, target)
+
+
+def fit_names(route: Route, target: str) -> Route:
+    """The route with names that are nested where the format is not the one whose names hold the layout's separator."""
+    if route.layout.separator == "." or route.inverse or target == route.layout.format:
+        return route
+    return route._replace(options={NESTED: True, **route.options})
 
 
 # --- By name ----------------------------------------------------------------------------------------------------------
@@ -197,7 +204,7 @@ def _fit(route: Route, found: SourceInfo) -> Fit | None:
     except (PlanError, Refusal):
         return None
     expected = {n for pair in bound.pairs for n in (pair.target if route.inverse else pair.hf)}
-    spare = set() if route.inverse else bound.drops | {t.copy for t in bound.ties}
+    spare = bound.drops | frozenset(() if route.inverse else {t.copy for t in bound.ties})
     prefix = f"{route.layout.prefix}." if route.layout.prefix else ""
     there = {n for n in found.names if n.partition(".")[0] not in OPTIMIZER}
     if route.layout.rest:

@@ -60,12 +60,20 @@ class Dims(Mapping[str, Value]):
 
 
 class Fields(Mapping[str, Any]):
-    """The fields of config.json. Those of its parts named in `places` come before its own."""
+    """The fields of config.json. Those of its parts named in `places` come before its own; those of any part are also
+    called `part.field`."""
 
     def __init__(self, config: Config, places: tuple[str, ...]):
         parts = [part for place in places if isinstance(part := config.get(place), Mapping)]
         self.all: dict[str, Any] = {
             k: v for part in (config, *reversed(parts)) for k, v in part.items() if v is not None
+        }
+        self.all |= {
+            f"{name}.{k}": v
+            for name, part in config.items()
+            if isinstance(part, Mapping)
+            for k, v in part.items()
+            if v is not None
         }
 
     def __getitem__(self, name: str) -> Any:

@@ -16,7 +16,7 @@ Value = bool | int | float | str | None
 Config = Mapping[str, object]
 """The content of a config.json."""
 
-ALLOWED = "Allowed are names, numbers, + - * // %, comparisons, and, or, not, and sqrt, min, max, bfloat16."
+ALLOWED = "Allowed are names, numbers, + - * // %, comparisons, and, or, not, and sqrt, min, max, len, bfloat16."
 
 
 def bfloat16(x: float) -> float:
@@ -32,7 +32,7 @@ _BINARY: Mapping[type, Callable[[Any, Any], Value]] = {
     ast.Gt: operator.gt, ast.GtE: operator.ge,
 }  # fmt: skip
 _UNARY: Mapping[type, Callable[[Any], Value]] = {ast.USub: operator.neg, ast.Not: operator.not_}
-_CALLS: Mapping[str, Callable[..., Value]] = {"sqrt": sqrt, "min": min, "max": max, "bfloat16": bfloat16}
+_CALLS: Mapping[str, Callable[..., Value]] = {"sqrt": sqrt, "min": min, "max": max, "len": len, "bfloat16": bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class SizeExpression:
 def parse_expression(text: str) -> SizeExpression:
     """The formula that a text spells. Raises Refusal."""
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = _NamesOfParts().visit(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise Refusal("layout-expression", f"'{text}' is not a formula", hint=ALLOWED) from None
     names: set[str] = set()
@@ -73,6 +73,14 @@ def parse_expression(text: str) -> SizeExpression:
         if isinstance(node, ast.Name):
             names.add(node.id)
     return SizeExpression(text.strip(), frozenset(names), tree)
+
+
+class _NamesOfParts(ast.NodeTransformer):
+    """Turns `vision_config.hidden_size` into one name: a field in a part of config.json."""
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        part = self.visit(node.value)
+        return ast.Name(f"{part.id}.{node.attr}", ast.Load()) if isinstance(part, ast.Name) else node
 
 
 def _parts(tree: ast.expr) -> list[ast.expr]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
@@ -40,6 +40,7 @@ from brainsurgery_jax.protocol import (
     Expand,
     Inline,
     Known,
+    Move,
     PendingReport,
     Plant,
     Publish,
@@ -178,8 +179,11 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
         if lines is not None:
             lines.note(edit, view.fetched)
             view.fetched = []
-        if type(edit) is Bind:  # nearly all of 20,000 are, and patterns are slow
-            changes.bind(edit)
+        kind = type(edit)
+        if kind is Bind:  # nearly all of 90,000 are one of these, and patterns are slow
+            changes.bind(cast("Bind", edit))
+        elif kind is Move:
+            changes.moves.append(cast("Move", edit))
         elif isinstance(edit, Inline | Expand | SetFlags):
             last = edit
         elif not changes.apply(edit):
@@ -332,6 +336,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
     slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
     reads = [(keys.index(key), refs[key], key) for key in form.reads]
+    is_sliced = any([ref.index is not None for _, ref, _ in reads])
     at = keys.index(form.writes[0])
     write = refs[keys[at]]
     partners = [key for key in keys[1:] if key in form.reads]
@@ -350,7 +355,8 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             skipped.append(name)
             continue
         try:
-            made = make(names[at], tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
+            operands = [view.slice(whole[i], ref, key) if is_sliced else whole[i] for i, ref, key in reads]
+            made = make(names[at], tuple(operands))
             if form.dest == "existing":
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:

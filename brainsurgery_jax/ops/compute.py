@@ -54,7 +54,7 @@ def _refusal(params: Mapping[str, Any]) -> str:
     return reasons(params["program"])
 
 
-def _on_device(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _on_device(avals: tuple[Aval, ...], params: Mapping[str, Any], backend: str) -> int:
     """Bytes on an accelerator besides operands and result: what compiled code makes as a whole."""
     return peak(params["program"], fused=True)
 

@@ -175,6 +175,12 @@ def test_a_contraction_holds_no_more_than_projected(tmp_path: Path, dtype: Any):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
+def test_an_interpolation_holds_no_more_than_projected(tmp_path: Path, dtype: Any):
+    table = {"table": normal((80, 80, 800)).astype(dtype)}
+    check(plans_of(tmp_path, table, [{"resize_": {"target": "table", "shape": [96, 64, -1], "method": "bicubic"}}]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16], ids=["float32", "bfloat16"])
 def test_a_product_of_a_permuted_matrix_holds_no_more_than_projected(tmp_path: Path, dtype: Any):
     steps = [
         {"permute": {"from": "(.*)", "to": r"turned.\1", "order": [1, 0]}},

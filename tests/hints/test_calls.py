@@ -31,7 +31,12 @@ def applied(*transforms: Any, tree: Any = None, more: Any = None, **given: Any) 
 
 def test_names_shapes_and_dtypes_are_made_those_of_like() -> None:
     like = {"x": np.zeros(4, np.float16)}
-    hint_of(lambda: applied(DOUBLE, like=like), "Rename, delete or cast in the plan until")
+    hint_of(lambda: applied(DOUBLE, like=like), 'or keep what `like` has: `missing="keep"`.')
+    hint_of(lambda: applied(tree={"x": W}, like=like), "Reshape or cast in the plan until")
+    spare = {"x": np.zeros(4, np.float16), "w": W}
+    hint_of(lambda: applied(DOUBLE, tree=spare, like=like), 'or leave it out: `extra="ignore"`.')
+    assert applied(DOUBLE, tree=spare, like=like, extra="ignore").keys() == {"x"}
+    assert applied(DOUBLE, like={"w": W, "x": W}, missing="keep")["x"] is W
     mends = [
         {"move": {"from": "w", "to": "x"}},
         {"delete": {"target": "v"}},

@@ -51,7 +51,7 @@ def box_cost(e: Expr, box: Box) -> Cost:
 
 def _bytes_read(pieces: Iterable[Piece]) -> int:
     """Bytes that the leaves among some pieces are read from, gaps included."""
-    return sum(_elements(p) * p.expr.aval.dtype.bits // 8 for p in pieces if p.expr.kind == "leaf")
+    return sum(_elements(p) * p.expr.aval.dtype.bits // 8 for p in pieces if p.expr.is_leaf)
 
 
 def _elements(piece: Piece) -> int:
@@ -71,7 +71,7 @@ def _nbytes(piece: Piece) -> int:
 
 def _is_seen(piece: Piece) -> bool:
     """Whether a piece is a box of what is held whole, which is looked at where it is."""
-    return piece.box is not None and (piece.expr.kind == "pick" or is_whole(piece.expr))
+    return piece.box is not None and (piece.expr.is_pick or is_whole(piece.expr))
 
 
 def _making(piece: Piece) -> int:
@@ -81,7 +81,7 @@ def _making(piece: Piece) -> int:
     if cuts is not None:
         made = _making_part(piece) if is_part(piece, cuts) else _nbytes(piece)
         return _nbytes(piece) + made + (_nbytes(piece) + made) // HOLES
-    gaps = piece.expr.kind == "leaf" and piece.box is not None and flat_range(piece.expr.aval.shape, piece.box) is None
+    gaps = piece.expr.is_leaf and piece.box is not None and flat_range(piece.expr.aval.shape, piece.box) is None
     return making_block(piece.expr, prod(piece.shape)) + (reading_gaps(piece.expr) if gaps else 0)
 
 

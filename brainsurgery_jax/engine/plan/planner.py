@@ -249,7 +249,7 @@ def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[WorkItem]:
 def _whole_item(batch: Batch, machine: Machine) -> WorkItem:
     work = tuple(tuple(_work_of(root) for root in task.roots) for task in batch.tasks)
     roots = [root for task in batch.tasks for root in task.roots]
-    leaves = (e for e in walk(e for root in roots for e in root.exprs) if e.kind == "leaf")
+    leaves = (e for e in walk(e for root in roots for e in root.exprs) if e.is_leaf)
     writes = sum(root.expr.aval.nbytes for root in roots if isinstance(root, Written))
     whole = Whole(batch.tasks, work, sites_of(batch, machine), batch.size)
     return _item(whole, batch.host_bytes, sum(e.aval.nbytes for e in leaves), writes, batch.device_bytes)

@@ -184,6 +184,13 @@ def parts_of(work: Work) -> tuple[Light | Whole, ...]:
             return (work,)
 
 
+def shares_of(item: WorkItem) -> Iterator[tuple[Light | Whole, int]]:
+    """The parts of an item, and how many of the bytes that it reads and writes each counts for."""
+    parts, moved = parts_of(item.work), item.reads + item.writes
+    for at, part in enumerate(parts):
+        yield part, moved * (at + 1) // len(parts) - moved * at // len(parts)
+
+
 def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
     """The tensors that a piece of work writes, or parts of them: number of the publication, and name."""
     written = (end for end in _ends(work) if isinstance(end, Put | Transfer | Written))
