@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch  # pyright: ignore[reportMissingImports]
+import torch
 import yaml
 from mergekit.config import MergeConfiguration  # pyright: ignore[reportMissingImports]
 from mergekit.merge import MergeOptions, run_merge  # pyright: ignore[reportMissingImports]

@@ -37,7 +37,8 @@ def test_traced_a_merge_is_the_same_up_to_rounding(name: str, tmp_path: Path):
     inputs = [f"{alias}::given-as-a-tree" for alias in tensors]
     plan = bs.load({"inputs": inputs, "transforms": [{"merge": keys}], "output": {"path": "o", "alias": "merged"}})
     made = merge(tmp_path, tensors, keys)
-    applied = flat(plan.apply(**tensors))
+    trees: Any = tensors
+    applied = flat(plan.apply(**trees))
     assert all(np.array_equal(applied[n], x) for n, x in made.items())
     traced = flat(jax.jit(lambda trees: plan.apply(**trees))(tensors))
     for n, x in made.items():

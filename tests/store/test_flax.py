@@ -46,6 +46,11 @@ def put(path: Path, tree: Any) -> Path:
     return path
 
 
+def packed(value: object) -> bytes:
+    """What msgpack makes of a value; its own type admits None, too."""
+    return bytes(msgpack.packb(value) or b"")
+
+
 def run(plan: dict[str, Any]) -> None:
     bs.load(plan).run(durable=False)
 
@@ -77,10 +82,10 @@ def test_a_train_state_comes_back_as_flax_restores_it(tmp_path: Path, state: Tra
         "output": str(tmp_path / "out.msgpack"),
     }
     run(plan)
-    restored = serialization.from_bytes(state, (tmp_path / "out.msgpack").read_bytes())
+    restored: Any = serialization.from_bytes(state, (tmp_path / "out.msgpack").read_bytes())
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert type(restored.step) is int
-    assert np.array_equal(restored.params["kernel"], state.params["kernel"] * 2)
+    assert np.array_equal(restored.params["kernel"], np.asarray(state.params["kernel"]) * 2)
     assert all(map(np.array_equal, jax.tree.leaves(restored.opt_state), jax.tree.leaves(state.opt_state)))
 
 
@@ -203,7 +208,7 @@ def test_a_folder_of_flax_is_read_and_written(tmp_path: Path):
 def test_odd_entries_do_not_refuse_the_rest(tmp_path: Path):
     tree = {"w": TREE["ids"], "blob": b"abc", "c": 1j}
     raw = serialization.msgpack_serialize(tree)
-    raw = b"\x84" + raw[1:] + msgpack.packb("odd") + msgpack.packb(msgpack.ExtType(42, b"xy"))
+    raw = b"\x84" + raw[1:] + packed("odd") + packed(msgpack.ExtType(42, b"xy"))
     (tmp_path / "a.msgpack").write_bytes(raw)
     with pytest.raises(StoreError, match=r"'odd': cannot be read: it is of the type 42"):
         open_source(str(tmp_path / "a.msgpack"))
@@ -234,7 +239,7 @@ def test_every_file_that_is_cut_off_is_refused(tmp_path: Path):
         (msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb([[2], "float32", b"abcd"]))}), "takes 8 bytes, found 4"),
         (msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb([[-1], "float32", b""]))}), "without shape, dtype"),
         (msgpack.packb({"a": msgpack.ExtType(2, msgpack.packb([1.0]))}), "a complex number without"),
-        (msgpack.packb([["a"], b"\x01"]) + msgpack.packb(7), "holds something else"),
+        (packed([["a"], b"\x01"]) + packed(7), "holds something else"),
         (msgpack.packb({"a": {"__msgpack_chunked_array__": True, "shape": {}}}), "without shape or chunks"),
     ],
 )
@@ -252,7 +257,7 @@ def test_what_a_file_of_flax_cannot_hold_is_said_before(tmp_path: Path):
     assert "'a': is the prefix of 'a.b'" in problem.message
     assert problem.hint == "Rename one of the two: a key of flax holds a tensor, or more keys."
     bs.load(plan | {"transforms": [*steps, {"move": {"from": "a", "to": "c"}}]}).run(durable=False)
-    assert serialization.msgpack_restore((tmp_path / "a.msgpack").read_bytes()).keys() == {"a", "c"}
+    assert {*serialization.msgpack_restore((tmp_path / "a.msgpack").read_bytes())} == {"a", "c"}
 
 
 def test_packed_elements_go_to_safetensors(tmp_path: Path):

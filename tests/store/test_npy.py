@@ -279,7 +279,7 @@ NAMES = {
 
 
 def test_names_with_slashes_are_kept_and_give_parts(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", **NAMES)  # type: ignore[arg-type]
+    np.savez(tmp_path / "a.npz", **NAMES)
     bs.load({"inputs": [str(tmp_path / "a.npz")], "transforms": [], "output": str(tmp_path / "b.npz")}).run()
     with np.load(tmp_path / "b.npz") as found:
         assert all(np.array_equal(found[name], array) for name, array in NAMES.items())

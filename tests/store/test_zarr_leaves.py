@@ -76,9 +76,8 @@ def test_a_train_state_of_t5x_is_converted(tmp_path: Path):
     path = put_t5x(tmp_path / "checkpoint_1000")
     plan = {"inputs": [f"{path}::target"], "transforms": [], "output": str(tmp_path / "model.msgpack")}
     bs.load(plan).run(durable=False)
-    restored = traverse_util.flatten_dict(
-        serialization.msgpack_restore((tmp_path / "model.msgpack").read_bytes()), sep="."
-    )
+    tree: Any = serialization.msgpack_restore((tmp_path / "model.msgpack").read_bytes())
+    restored = traverse_util.flatten_dict(tree, sep=".")
     wanted = {name.removeprefix("target."): a for name, a in ARRAYS.items() if name.startswith("target.")}
     assert restored.keys() == wanted.keys()
     assert all(np.array_equal(restored[name], array) for name, array in wanted.items())
