@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import numpy as np
     from flax import nnx as nnx
-    from jaxtyping import Array as Array
     from jaxtyping import Float as Float
     from jaxtyping import Inexact as Inexact
     from jaxtyping import Num as Num
     from jaxtyping import Shaped as Shaped
+
+    # What kernels compute on: numpy's arrays on the host, else JAX's, traced ones too. `on_host` tells them apart.
+    Array = np.ndarray | jax.Array
 else:
 
     class LazyModule:

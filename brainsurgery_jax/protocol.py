@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.dtypes import Aval, DType
@@ -13,6 +13,11 @@ from brainsurgery_jax.select import Match, Pattern, Ref
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from brainsurgery_jax._lazy import Array
+
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
 
 
 class TensorExpr(Protocol):
@@ -258,7 +263,7 @@ NO_FLAGS = Flags()
 # --- Verdicts and reports ---
 
 
-class Reduction(NamedTuple):
+class Reduction(NamedTuple, Generic[Part, Answer]):
     """A one-pass summary of one or several equally shaped tensors, by blocks in row-major order.
 
     `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the
@@ -269,16 +274,16 @@ class Reduction(NamedTuple):
     `placed`: `block` gets the place of its first element before the blocks: `block(start, *blocks)`.
     """
 
-    block: Callable[..., Any]
-    merge: Callable[[Any, Any], Any]
-    finish: Callable[[Any], Any]
-    empty: Any
-    traced: Callable[..., Any] | None = None
+    block: Callable[..., Part]
+    merge: Callable[[Part, Part], Part]
+    finish: Callable[[Part], Answer]
+    empty: Answer
+    traced: Callable[..., Array] | None = None
     unordered: bool = False
-    decisive: Any = None
+    decisive: Part | None = None
     placed: bool = False
 
-    def summarize(self, start: int, blocks: Sequence[Any]) -> Any:
+    def summarize(self, start: int, blocks: Sequence[np.ndarray]) -> Part:
         """The partial result of blocks, the first elements of which are number `start` of their tensors."""
         return self.block(start, *blocks) if self.placed else self.block(*blocks)
 
@@ -299,12 +304,12 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pending:
+class Pending(Generic[Answer]):
     """A verdict that needs values: `judge` gets the reduction's answer. Each is a question of its own."""
 
     exprs: tuple[TensorExpr, ...]
-    reduction: Reduction
-    judge: Callable[[Any], Known]
+    reduction: Reduction[Any, Answer]
+    judge: Callable[[Answer], Known]
 
 
 class Every(NamedTuple):

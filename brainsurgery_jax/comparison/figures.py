@@ -12,7 +12,7 @@ from math import isfinite, sqrt
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.numerics.doubles import as64, corrected, unequal
+from brainsurgery_jax.numerics.doubles import as64, correct, unequal
 from brainsurgery_jax.protocol import Reduction
 
 EQUAL, CLOSE, APART = range(3)
@@ -149,7 +149,7 @@ def _beyond(apart: Any, x: Any, y: Any, tolerance: Tolerance) -> Any:
     if tolerance == Tolerance():
         return apart
     left = as64(x)
-    within = np.abs(corrected(left - as64(y), x, y)) <= tolerance.eps + tolerance.rtol * np.abs(left)
+    within = np.abs(correct(left - as64(y), x, y)) <= tolerance.eps + tolerance.rtol * np.abs(left)
     return apart & ~(within & np.isfinite(left))
 
 
@@ -159,7 +159,7 @@ def _measure(x: Any, y: Any, tolerance: Tolerance) -> Figures:
         return _of_equal(as64(_widen(x)))
     x, y = _widen(x), _widen(y)
     left, right = as64(x), as64(y)
-    gaps = corrected(left - right, x, y)
+    gaps = correct(left - right, x, y)
     nans, sums = (0, 0), _sums(left, right, gaps)
     ordinary = all(map(isfinite, sums))
     if not ordinary:
