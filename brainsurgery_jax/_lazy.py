@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     # What kernels compute on: numpy's arrays on the host, else JAX's, traced ones too. `on_host` tells them apart.
     Array = np.ndarray | jax.Array
+    Flag = bool | np.bool_ | Array
 else:
 
     class LazyModule:
@@ -48,4 +49,4 @@ else:
     jax, jnp, np = LazyModule("jax"), LazyModule("jax.numpy"), LazyModule("numpy")
     nnx = LazyModule("flax.nnx")
     Float, Inexact, Num, Shaped = (LazyType(n) for n in ("Float", "Inexact", "Num", "Shaped"))
-    Array = object
+    Array = Flag = object

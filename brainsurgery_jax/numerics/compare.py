@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
-from brainsurgery_jax._lazy import Array, jax, np
+from brainsurgery_jax._lazy import Array, Flag, jax, np
 from brainsurgery_jax.numerics.doubles import as64, differences, is_long, unequal
 from brainsurgery_jax.protocol import Known, Part, Pending, Reduction, TensorExpr, Verdict
 
 if TYPE_CHECKING:
-    Test = Callable[..., bool | np.bool_ | Array]
+    Test = Callable[..., Flag]
 
 
 def _as_float(eps: float) -> float:

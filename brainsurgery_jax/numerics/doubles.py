@@ -40,5 +40,6 @@ def _rest(x: np.ndarray) -> np.ndarray | float:
     if not is_long(x):
         return 0.0
     double = x.astype(np.float64)
-    held = np.minimum(double, np.nextafter(2.0 ** (64 if np.issubdtype(x.dtype, np.unsignedinteger) else 63), 0))  # as the dtype can hold it
+    bits = 64 if np.issubdtype(x.dtype, np.unsignedinteger) else 63
+    held = np.minimum(double, np.nextafter(2.0**bits, 0))  # as the dtype can hold it
     return (x - held.astype(x.dtype)).view(np.int64) + (held - double)

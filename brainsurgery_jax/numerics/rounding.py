@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from brainsurgery_jax._lazy import Array, jax, jnp, np
+from brainsurgery_jax._lazy import Array, Flag, jax, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, FLOAT64, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
@@ -26,9 +26,6 @@ from brainsurgery_jax.numerics.math import (
     to_float64,
     widen,
 )
-
-if TYPE_CHECKING:
-    Flag = bool | np.bool_ | Array
 
 Overflow = Annotated[
     Literal["saturate", "nan", "wrap"],

@@ -15,7 +15,8 @@ from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.expression.evaluate import evaluate
 from brainsurgery_jax.expression.folds import can_fold, passes_of
 from brainsurgery_jax.expression.functions import FUNCTIONS
-from brainsurgery_jax.expression.liveness import nbytes, peak
+from brainsurgery_jax.expression.liveness import peak
+from brainsurgery_jax.expression.on_the_way import nbytes
 from brainsurgery_jax.expression.parse import Expression, parse_expression, walk_names
 from brainsurgery_jax.expression.partition import Partition, is_written_well, making_bytes, part_shapes, partition
 from brainsurgery_jax.expression.program import At, Computation, append_operation, below, excerpt, leaf
@@ -132,7 +133,7 @@ def _part_of(xs: Sequence[Any], program: Computation, cuts: Cuts) -> tuple[Any, 
 
 def _units(program: Computation, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> list[int]:
     """How many units of each cut there are in a part whose operands have these shapes."""
-    full = {node.get("index"): node.aval.shape for node in program.nodes if node.is_leaf}
+    full = {node.params["index"]: node.aval.shape for node in program.nodes if node.is_leaf}
     found = []
     for cut in cuts:
         at, axis = next((i, a) for i, a in enumerate(cut.operands) if a is not None)
@@ -362,7 +363,7 @@ def _fold(view: View, program: Computation, number: int, operands: Sequence[Tens
 
 
 def _select_operands(program: Computation, operands: Sequence[TensorExpr]) -> list[TensorExpr]:
-    return [operands[node.get("index")] for node in program.nodes if node.is_leaf]
+    return [operands[node.params["index"]] for node in program.nodes if node.is_leaf]
 
 
 def _renumber(program: Computation) -> Computation:
