@@ -91,6 +91,7 @@ BY_TAG = {d.tag: d for d in DTYPES if d.tag}
 BY_NAME = {name: d for d in DTYPES for name in (d.name, d.short, *d.aliases)}
 
 FLOAT32, FLOAT64, INT64, BOOL, UINT8 = (BY_NAME[n] for n in ("float32", "float64", "int64", "bool", "uint8"))
+FLOAT16, BFLOAT16 = BY_NAME["float16"], BY_NAME["bfloat16"]
 
 
 def parse_dtype(name: str) -> DType | None:

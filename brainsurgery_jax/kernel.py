@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, NamedTuple, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypedDict, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.index.moves import Moves
@@ -15,31 +15,35 @@ from brainsurgery_jax.protocol import Reduction, TensorExpr
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Passes = tuple["Callable[[Any], Reduction]", ...]
+Passes = tuple["Callable[..., Reduction]", ...]
 """What computes a small value by going over tensors: each pass is made of the answer of the one before."""
 
 Avals = tuple[Aval, ...]
-Params = Mapping[str, Any]
+Params = Mapping[str, object]
 """The keys of a step by name, as a kernel takes them."""
+
+if TYPE_CHECKING:
+    Fact = Callable[[Avals, Any], R]
+"""What a kernel says of a call: a function of shapes and dtypes, and of keys, a TypedDict of those that it reads."""
 
 
 class KernelFacts(TypedDict, total=False):
     """The facts of a kernel as keywords: a misspelt one is a type error. See `Kernel`."""
 
     elementwise: bool
-    moves: Callable[[Avals, Params], Moves]
+    moves: Fact[Moves]
     blocks: bool
     guarded: bool
-    refusal: str | Callable[[Params], str]
-    rungs: Callable[[Avals, Params], tuple[Rung, ...]]
-    result: Callable[[Avals, Params], tuple[Aval, ...]]
-    noop: Callable[[Avals, Params], bool]
-    check: Callable[[Avals, Params], None]
-    host: Callable[[Avals, Params], bool]
-    workspace: Callable[[Avals, Params], int]
-    on_device: Callable[[Avals, Params], int]
-    parts: Callable[[Avals, Params], Cuts]
-    fold: Callable[[Avals, Params], Passes]
+    refusal: str | Callable[..., str]
+    rungs: Fact[tuple[Rung, ...]]
+    result: Fact[tuple[Aval, ...]]
+    noop: Fact[bool]
+    check: Fact[None]
+    host: Fact[bool]
+    workspace: Fact[int]
+    on_device: Fact[int]
+    parts: Fact[Cuts]
+    fold: Fact[Passes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +73,19 @@ class Kernel(Generic[P, R]):
     name: str
     fn: Callable[P, R]
     elementwise: bool = False
-    moves: Callable[[Avals, Params], Moves] | None = None
+    moves: Fact[Moves] | None = None
     blocks: bool = False
     guarded: bool = False
-    refusal: str | Callable[[Params], str] = ""
-    rungs: Callable[[Avals, Params], tuple[Rung, ...]] | None = None
-    result: Callable[[Avals, Params], tuple[Aval, ...]] | None = None
-    noop: Callable[[Avals, Params], bool] | None = None
-    check: Callable[[Avals, Params], None] | None = None
-    host: Callable[[Avals, Params], bool] | None = None
-    workspace: Callable[[Avals, Params], int] | None = None
-    on_device: Callable[[Avals, Params], int] | None = None
-    parts: Callable[[Avals, Params], Cuts] | None = None
-    fold: Callable[[Avals, Params], Passes] | None = None
+    refusal: str | Callable[..., str] = ""
+    rungs: Fact[tuple[Rung, ...]] | None = None
+    result: Fact[tuple[Aval, ...]] | None = None
+    noop: Fact[bool] | None = None
+    check: Fact[None] | None = None
+    host: Fact[bool] | None = None
+    workspace: Fact[int] | None = None
+    on_device: Fact[int] | None = None
+    parts: Fact[Cuts] | None = None
+    fold: Fact[Passes] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)
@@ -123,4 +127,4 @@ class Rung(NamedTuple):
 
     name: str
     kernel: Kernel
-    static: Mapping[str, Any]
+    static: Params

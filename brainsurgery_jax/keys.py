@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, ge
 
 from pydantic import BeforeValidator, StringConstraints
 
+from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.select import Ref
 
@@ -51,11 +52,13 @@ Name = Annotated[Ref, Role("name")]
 Operands = Annotated[Mapping[str, Ref], Role("operands", slices=True)]
 """References by name: the first a pattern, the others templates filled from its match."""
 DTypeName = Annotated[DType, Role("dtype")]
+Real = Annotated[float, Role("number")]
+"""A number of the plan, as builders, control ops and sinks get it."""
 if TYPE_CHECKING:
-    # A float of the plan, as control ops get it; inside a compiled kernel a float64 scalar, with `astype`.
-    Number = Annotated[Any, Role("number")]
+    Number = Annotated[Array, Role("number")]
 else:
-    Number = Annotated[float, Role("number")]
+    Number = Real
+"""A number of the plan, as kernels get it: a scalar in double precision, traced in compiled code."""
 
 
 class Keyword(NamedTuple):

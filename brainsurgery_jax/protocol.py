@@ -90,12 +90,15 @@ class View(Protocol):
     def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing: ...
     def one(self, ref: Ref, key: str = "") -> Item: ...
     def original(self, alias: str, key: str = "") -> Mapping[str, TensorExpr]: ...
-    def config(self, alias: str, key: str = "") -> tuple[str, Any] | None: ...
+    def config(self, alias: str, key: str = "") -> tuple[str, object] | None: ...
     def literal(self, ref: Ref, key: str = "") -> str: ...
     def nothing(self, ref: Ref, key: str = "") -> Refusal: ...
     def slice(self, expr: TensorExpr, ref: Ref, key: str = "") -> TensorExpr: ...
     def update(self, whole: TensorExpr, ref: Ref, value: TensorExpr, key: str = "") -> TensorExpr: ...
-    def apply(self, kernel: Any, *srcs: TensorExpr, **params: Any) -> Any: ...
+    def apply(self, kernel: Callable[..., object], *srcs: TensorExpr, **params: object) -> TensorExpr: ...
+    def apply_all(
+        self, kernel: Callable[..., object], *srcs: TensorExpr, **params: object
+    ) -> tuple[TensorExpr, ...]: ...
     def constant(self, value: np.ndarray, dtype: DType) -> TensorExpr: ...
     def number(self, expr: TensorExpr, bound: int) -> int: ...
     def scratch(self) -> str: ...
@@ -161,16 +164,16 @@ class Publish(NamedTuple):
     shard: str | None
     overwrite: bool
     sidecars: bool = True
-    config: Mapping[str, Any] = {}
+    config: Mapping[str, object] = {}
     metadata: Mapping[str, str] = {}
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, object] = {}
 
 
 class SetConfig(NamedTuple):
     """Give an alias another config (config.json; of an adapter adapter_config.json). See `View.config`."""
 
     alias: str
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
 
 
 class Stop(NamedTuple):
@@ -203,7 +206,7 @@ class Substep(NamedTuple):
     references (`Ref`) as they are."""
 
     op: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
 
 
 class Expand(NamedTuple):
@@ -344,9 +347,9 @@ class PendingReport(NamedTuple):
     """A document for the user: `show` makes it from the answers of the pending reductions, in order."""
 
     pending: tuple[Pending, ...]
-    show: Callable[[Sequence[Any]], Document]
+    show: Callable[..., Document]
 
-    def document(self, answers: Mapping[Pending, Any]) -> Document:
+    def document(self, answers: Mapping[Pending, object]) -> Document:
         """The document, once every question has its answer."""
         return self.show([answers[question] for question in self.pending])
 
@@ -356,7 +359,7 @@ def report(document: Document) -> PendingReport:
     return PendingReport((), lambda answers: document)
 
 
-def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | None:
+def settle(verdict: Verdict, answers: Mapping[Pending, object] | None) -> Known | None:
     """The verdict as far as it is known: with `answers` always, from headers alone (None) perhaps."""
     match verdict:
         case Known():
@@ -379,7 +382,7 @@ def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | N
             return _first(parts, answers, stop=True)
 
 
-def _first(parts: Sequence[Verdict], answers: Mapping[Pending, Any] | None, *, stop: bool) -> Known | None:
+def _first(parts: Sequence[Verdict], answers: Mapping[Pending, object] | None, *, stop: bool) -> Known | None:
     known = [settle(p, answers) for p in parts]
     for k in known:
         if k is not None and k.holds is stop:

@@ -84,7 +84,7 @@ class Value:
     traced: jax.Array
 
 
-Meaning: TypeAlias = "Value | float | None | EllipsisType | slice | tuple[Meaning, ...]"
+Meaning: TypeAlias = "Value | float | EllipsisType | slice | tuple[Meaning, ...] | None"
 """What a part of a tree stands for: a tensor, a number, or what a function or an index takes beside them."""
 
 

@@ -172,7 +172,7 @@ def gram(x: Array, rank: int) -> Truncation:
     return _project(x, vectors, norm2(x))
 
 
-def quick_gram(x: Array, rank: int, tol: float, key: Key) -> Truncation:
+def quick_gram(x: Array, rank: int, tol: float | Array, key: Key) -> Truncation:
     """By the leading eigenvectors of `x^T x` in the dtype of `x`, with a bound.
 
     The bound allows for the rounding of the Gram matrix; where that is too much, residuals with `x` itself decide.

@@ -34,7 +34,7 @@ class Leading(NamedTuple):
     rest: Array
 
 
-def leading(c: Array, rank: int, total: Array, tol: float, normal: np.ndarray | None) -> Leading:
+def leading(c: Array, rank: int, total: Array, tol: float | Array, normal: np.ndarray | None) -> Leading:
     """The `rank` largest eigenvalues of a positive semidefinite matrix of trace `total`.
 
     Where a Lanczos process is quicker (`normal` [n, WIDTH] starts it), they are as exact as the share `tol` of what
@@ -80,7 +80,7 @@ def workspace(n: int, item: int) -> int:
     return item * (n * most + 4 * most**2 + 2 * n**2)
 
 
-def _lanczos(c: np.ndarray, rank: int, total: Array, tol: float, normal: np.ndarray) -> Leading | None:
+def _lanczos(c: np.ndarray, rank: int, total: Array, tol: float | Array, normal: np.ndarray) -> Leading | None:
     """By a block Lanczos process with full orthogonalization, unless its space grows too large."""
     n, first = c.shape[0], _first_look(rank)
     most = int(MOST * n) // WIDTH * WIDTH
@@ -104,7 +104,7 @@ def _lanczos(c: np.ndarray, rank: int, total: Array, tol: float, normal: np.ndar
     return None
 
 
-def _allow(found: Leading, total: Array, tol: float) -> np.ndarray | None:
+def _allow(found: Leading, total: Array, tol: float | Array) -> np.ndarray | None:
     """How large another eigenvalue may be, if what is found is exact enough; else None.
 
     Half of what `tol` allows is for the residuals, the other half for eigenvalues that are too close to tell apart.

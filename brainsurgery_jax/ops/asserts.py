@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, StrictInt
 
@@ -38,7 +38,7 @@ def assert_(view: View, *, operator: AssertionKey) -> Verdict:
     return operator.ask(view)
 
 
-def _compare(label: str, found: Any, wanted: Any) -> Known:
+def _compare(label: str, found: object, wanted: object) -> Known:
     return Known(found == wanted, "" if found == wanted else f"{label} is {found}, not {wanted}")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 from pydantic import AfterValidator
 
-from brainsurgery_jax._lazy import Array, Num, np
+from brainsurgery_jax._lazy import Array, Flag, Num, np
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.expression.evaluate import evaluate
@@ -26,7 +26,7 @@ from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.index.parts import Cuts, operand_box, parts
 from brainsurgery_jax.numerics.math import on_host
 from brainsurgery_jax.numerics.rounding import Overflow, cast_to, check_overflow
-from brainsurgery_jax.op import DTypeName, Operands, Passes, SlicedTemplate, control, kernel
+from brainsurgery_jax.op import Avals, DTypeName, Operands, Params, Passes, SlicedTemplate, control, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
 from brainsurgery_jax.select import Ref, kind_of
@@ -46,27 +46,45 @@ NARROW = 16
 # --- Kernels ----------------------------------------------------------------------------------------------------------
 
 
-def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+class ProgramParams(TypedDict):
+    """What kernels of `compute` evaluate."""
+
+    program: Computation
+
+
+class PartParams(ProgramParams):
+    """The same, on parts of operands."""
+
+    cuts: Cuts
+
+
+class WidenParams(TypedDict):
+    """The dtype that is computed in."""
+
+    dtype: DType
+
+
+def _result(avals: Avals, params: ProgramParams) -> tuple[Aval, ...]:
     return (params["program"].aval,)
 
 
-def _refusal(params: Mapping[str, Any]) -> str:
+def _refusal(params: ProgramParams) -> str:
     return reasons(params["program"])
 
 
-def _on_device(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _on_device(avals: Avals, params: ProgramParams) -> int:
     """Bytes on an accelerator besides operands and result: what compiled code makes as a whole."""
     return peak(params["program"], fused=True)
 
 
-def _on_numpy(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+def _on_numpy(avals: Avals, params: Params) -> bool:
     return True
 
 
-def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _workspace(avals: Avals, params: ProgramParams) -> int:
     """Bytes besides operands and result: of what is kept and of one part, or of all if it is not cut. Of what is an
     operand itself less than none: the result takes no place of its own."""
-    program: Computation = params["program"]
+    program = params["program"]
     if len(program.nodes) == 1:
         return -program.aval.nbytes
     if (cut := partition(program)) is None:
@@ -83,7 +101,7 @@ _formula = partial(kernel, "compute", host=_on_numpy, guarded=True, refusal=_ref
 
 
 @_formula(result=_result, workspace=_workspace, on_device=_on_device)
-def whole(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Array]:
+def whole(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Flag]:
     """An expression over whole tensors of any shapes."""
     cut = partition(program)
     if cut is None or not all(map(on_host, xs)):
@@ -91,7 +109,7 @@ def whole(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Array]:
     return _in_parts(program.aval, cut, xs)
 
 
-def _in_parts(aval: Aval, cut: Partition, xs: Sequence[Any]) -> tuple[Any, Any]:
+def _in_parts(aval: Aval, cut: Partition, xs: Sequence[Array]) -> tuple[Array, Flag]:
     """A result on numpy arrays, made part by part: what a part takes stays small, and near."""
     made = [whole(*xs, program=before) for before in cut.kept]
     accepted = all(fits for _, fits in made)
@@ -110,7 +128,7 @@ def _slices(box: Box) -> tuple[slice, ...]:
     return tuple(slice(*span) for span in box)
 
 
-def _part_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _part_workspace(avals: Avals, params: PartParams) -> int:
     """Bytes besides operands and result, where `avals` are those of parts."""
     program, cuts = params["program"], params["cuts"]
     return _part_peak(program, cuts, tuple(_units(program, cuts, [a.shape for a in avals])))
@@ -122,12 +140,12 @@ def _part_peak(program: Computation, cuts: Cuts, units: tuple[int, ...]) -> int:
 
 
 @_formula(result=_result, workspace=_part_workspace, parts=lambda avals, params: params["cuts"])
-def part(*xs: Num[Array, "..."], program: Computation, cuts: Cuts) -> tuple[Array, Array]:
+def part(*xs: Num[Array, "..."], program: Computation, cuts: Cuts) -> tuple[Array, Flag]:
     """An expression over the same part of every operand that is cut."""
     return _part_of(xs, program, cuts)
 
 
-def _part_of(xs: Sequence[Any], program: Computation, cuts: Cuts) -> tuple[Any, Any]:
+def _part_of(xs: Sequence[Array], program: Computation, cuts: Cuts) -> tuple[Array, Flag]:
     return evaluate(program, xs, part_shapes(program, cuts, _units(program, cuts, [x.shape for x in xs])))
 
 
@@ -141,7 +159,7 @@ def _units(program: Computation, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) 
     return found
 
 
-def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
+def _passes(avals: Avals, params: ProgramParams) -> Passes:
     return passes_of(params["program"].nodes[-1], avals[0].shape)
 
 
@@ -151,25 +169,27 @@ def fold_tensor(x: Num[Array, "..."], *, program: Computation) -> Array:
     return evaluate(program, [x])[0]
 
 
-def _same_shape(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+def _same_shape(avals: Avals, params: ProgramParams) -> tuple[Aval, ...]:
     return (Aval(avals[0].shape, params["program"].aval.dtype),)
 
 
-def _piece_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _piece_workspace(avals: Avals, params: ProgramParams) -> int:
     """Bytes for a piece: what is made on the way, a result on its way, and twice as much again that is freed late."""
-    program: Computation = params["program"]
+    program = params["program"]
     return peak(program, [avals[0].shape] * len(program.nodes)) + 3 * nbytes(avals[0].shape, program.aval.dtype)
 
 
 @_formula(result=_same_shape, workspace=_piece_workspace, elementwise=True)
-def by_element(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Array]:
+def by_element(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Flag]:
     """An expression that treats each element by itself, over tensors of one shape and dtype: it runs in blocks."""
     return evaluate(program, xs)
 
 
-@kernel(
-    "compute", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), elementwise=True, host=_on_numpy
-)
+def _widen_result(avals: Avals, params: WidenParams) -> Avals:
+    return (Aval(avals[0].shape, params["dtype"]),)
+
+
+@kernel("compute", result=_widen_result, elementwise=True, host=_on_numpy)
 def widen_float(x: Num[Array, "..."], *, dtype: DType) -> Array:
     """A float in the dtype that is computed in."""
     return cast_to(x, dtype)[0]
@@ -332,7 +352,7 @@ def _replace_folds(
         return program, operands
     leaves = [n for n in below(nodes, [last], folds) if nodes[n].is_leaf]
     made = [_fold(view, program, number, operands) for number in folds]
-    sources = [*made, *(operands[nodes[n].get("index")] for n in leaves)]
+    sources = [*made, *(operands[nodes[n].params["index"]] for n in leaves)]
     return excerpt(nodes, last, [*folds, *leaves]), sources
 
 

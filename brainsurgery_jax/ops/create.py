@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple, TypedDict
 
 from pydantic import Field, StrictInt
 
@@ -13,7 +13,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import fold_seed
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Form, Name, Number, build, control, kernel
+from brainsurgery_jax.op import Avals, Form, Name, Number, Real, build, control, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.protocol import Bind, Edit, TensorExpr, View
 
@@ -23,7 +23,14 @@ Distribution = Annotated[Literal["uniform", "normal"], Word]
 Seed = Annotated[StrictInt, Field(description="integer; without it the plan's `seed` serves")]
 
 
-def _random_aval(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+class RandomParams(TypedDict):
+    """Shape and dtype of random values."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+
+
+def _random_aval(avals: Avals, params: RandomParams) -> Avals:
     return (Aval(params["shape"], params["dtype"]),)
 
 
@@ -53,9 +60,18 @@ def random_block(
     return round_to(draw(key, (size,), wide) * scale + first.astype(wide), to_numpy(dtype))
 
 
-def _random(
-    view: View, aval: Aval, seed: int, *, distribution: str, low: float, high: float, mean: float, std: float
-) -> TensorExpr:
+class Draw(NamedTuple):
+    """How random values are drawn: uniformly on [low, high), or normally."""
+
+    distribution: str
+    low: float
+    high: float
+    mean: float
+    std: float
+
+
+def _random(view: View, aval: Aval, seed: int, draw: Draw) -> TensorExpr:
+    distribution, low, high, mean, std = draw
     if not aval.dtype.is_float:
         raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode",
                       hint=float_hint(aval.dtype), kinds=("float",))  # fmt: skip
@@ -92,7 +108,7 @@ def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
 _WORDS = {"constant": "constant", "tensor": "given", "uniform": "drawn uniformly", "normal": "drawn normally"}
 
 
-def _fill(view: View, value: Any, aval: Aval, key: str) -> TensorExpr:
+def _fill(view: View, value: object, aval: Aval, key: str) -> TensorExpr:
     array = constant(value, aval.dtype, key)
     tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
     if tail is None or any(n not in (1, m) for n, m in zip(array.shape, tail, strict=True)):
@@ -102,10 +118,10 @@ def _fill(view: View, value: Any, aval: Aval, key: str) -> TensorExpr:
 
 
 def _create(
-    view: View, aval: Aval, mode: str, value: float | None, values: Any, seed: int, rand: Mapping[str, Any]
+    view: View, aval: Aval, mode: str, value: float | None, values: object, seed: int, rand: Draw
 ) -> TensorExpr:
     if mode == "rand":
-        return _random(view, aval, seed, **rand)
+        return _random(view, aval, seed, rand)
     key = "value" if mode == "constant" else "values"
     given = value if mode == "constant" else values
     if given is None:
@@ -124,13 +140,13 @@ def fill(
     x: TensorExpr,
     *,
     mode: Mode,
-    value: Number | None = None,
-    values: Any = None,
+    value: Real | None = None,
+    values: object = None,
     distribution: Distribution = "uniform",
-    low: Number = 0.0,
-    high: Number = 1.0,
-    mean: Number = 0.0,
-    std: Number = 1.0,
+    low: Real = 0.0,
+    high: Real = 1.0,
+    mean: Real = 0.0,
+    std: Real = 1.0,
     seed: Seed | None = None,
 ) -> TensorExpr:
     """Fill tensors like others (or tensors, or a slice of each) with a constant, given values or random numbers.
@@ -140,7 +156,7 @@ def fill(
     Example: `fill: {from: '(.*)\\.bias', to: '\\1.zeros', mode: constant, value: 0}`
     Example: `fill_: {target: '.*\\.bias', mode: constant, value: 0}`
     """
-    rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
+    rand = Draw(distribution, low, high, mean, std)
     _tell_idle_keys(view, mode, distribution)
     own_seed = fold_seed(view.seed if seed is None else seed, name)
     return _create(view, x.aval, mode, value, values, own_seed, rand)
@@ -171,18 +187,17 @@ def rand(
     target: Name,
     shape: Sizes,
     distribution: Distribution = "uniform",
-    low: Number = 0.0,
-    high: Number = 1.0,
-    mean: Number = 0.0,
-    std: Number = 1.0,
+    low: Real = 0.0,
+    high: Real = 1.0,
+    mean: Real = 0.0,
+    std: Real = 1.0,
     seed: Seed | None = None,
 ) -> Iterator[Edit]:
     """Make a float32 tensor of random numbers under a literal name. Same seed and shape: same values, on every device.
 
     Example: `rand: {target: 'work::noise', shape: [16], distribution: normal, std: 0.02, seed: 7}`
     """
-    bounds = {"low": low, "high": high, "mean": mean, "std": std}
     _tell_idle_keys(view, "rand", distribution)
     seed = view.seed if seed is None else seed
-    made = _random(view, Aval(shape, FLOAT32), seed, distribution=distribution, **bounds)
+    made = _random(view, Aval(shape, FLOAT32), seed, Draw(distribution, low, high, mean, std))
     yield Bind(target.alias, view.literal(target, "target"), made)

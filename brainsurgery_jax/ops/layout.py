@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, StrictBool
 
@@ -18,7 +18,7 @@ def layout(
     *,
     name: Annotated[Text, Field(description="a layout's name, or the path of a layout file")],
     inverse: Annotated[StrictBool, Field(description="back to Hugging Face names")] = False,
-    config: Annotated[dict[str, Any] | Text | None, Field(description="path or content of config.json")] = None,
+    config: Annotated[dict[str, object] | Text | None, Field(description="path or content of config.json")] = None,
     options: Annotated[dict[str, bool | int | str] | None, Field(description="options of the layout")] = None,
     restore: Annotated[tuple[Text, ...] | None, Field(description="tied copies to make again, if `inverse`")] = None,
     moments: Annotated[StrictBool, Field(description="carry an optimizer's mu and nu along")] = False,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Annotated, Literal, NamedTuple, TypedDict
 
-from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
+from pydantic import Field, PlainValidator, StrictBool, WithJsonSchema
 
-from brainsurgery_jax._lazy import Array, Inexact, jax, np
+from brainsurgery_jax._lazy import Array, Flag, Inexact, jax, np
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.numerics.factor import (
@@ -25,11 +25,11 @@ from brainsurgery_jax.numerics.factor import (
     ritz,
     truncation,
 )
-from brainsurgery_jax.numerics.ladder import attempts, svd_workspace, values_workspace, workspace
+from brainsurgery_jax.numerics.ladder import Attempt, attempts, svd_workspace, values_workspace, workspace
 from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Form, Number, Pattern, Role, Rung, build, control, kernel
+from brainsurgery_jax.op import Avals, Form, Number, Params, Pattern, Real, Role, Rung, build, control, kernel
 from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, TensorExpr, View
 from brainsurgery_jax.select import Ref
 
@@ -42,7 +42,7 @@ class Energy(NamedTuple):
     share: float
 
 
-def _rank(value: Any) -> int | float | Energy:
+def _rank(value: object) -> int | float | Energy:
     wanted = "expected a positive integer, a fraction below 1 of the full rank, or {energy: share}"
     match value:
         case {"energy": int() | float() as share, **others} if not others:
@@ -50,7 +50,7 @@ def _rank(value: Any) -> int | float | Energy:
                 return Energy(float(share))
             raise ValueError(f"expected an energy above 0 and at most 1, got {share!r}")
     try:
-        number = float(value)
+        number = float(value) if isinstance(value, str | int | float) else float("nan")
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{wanted}, got {value!r}") from None
     if number.is_integer() and number > 0:
@@ -67,32 +67,55 @@ _SHARE = {
     "additionalProperties": False,
 }
 Rank = Annotated[
-    Any,
-    BeforeValidator(_rank),
+    int | float | Energy,
+    PlainValidator(_rank),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}, _SHARE]}),
 ]
 
 
-def _check_matrix(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+class FactorParams(TypedDict):
+    """The rank of a factorization, and how it is found."""
+
+    rank: int
+    method: str
+
+
+class Numbers(TypedDict):
+    """How factors are found, their tolerance, and the key of random values."""
+
+    method: str
+    tol: float
+    key_high: float
+    key_low: float
+
+
+def _check_matrix(avals: Avals, params: Params) -> None:
     matrix(avals, "a low-rank factorization")
 
 
-def _factor_avals(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+def _factor_avals(avals: Avals, params: FactorParams) -> Avals:
     (x,) = avals
     return Aval((x.shape[0], params["rank"]), x.dtype), Aval((params["rank"], x.shape[1]), x.dtype)
 
 
-def _ladder(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> tuple[Rung, ...]:
+def _ladder(avals: Avals, params: FactorParams, *, rebuilt: bool) -> tuple[Rung, ...]:
     tries = attempts(avals[0], params["rank"], params["method"])
-    return tuple(Rung(t.name, factorize, {**t._asdict(), "finish": finish}) for t in tries)
+    return tuple(Rung(t.name, factorize, {"step": FactorRung(t, rebuilt)}) for t in tries)
 
 
-def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> int:
-    return workspace(avals[0], params["rank"], params["method"], rebuilt=finish == "matrix")
+def _workspace(avals: Avals, params: FactorParams, *, rebuilt: bool) -> int:
+    return workspace(avals[0], params["rank"], params["method"], rebuilt=rebuilt)
 
 
-def _anywhere(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+def _anywhere(avals: Avals, params: Params) -> bool:
     return True
+
+
+class FactorRung(NamedTuple):
+    """One way to factorize a matrix, and whether the truncated matrix is wanted (`rebuilt`) or the factors."""
+
+    attempt: Attempt
+    rebuilt: bool
 
 
 @kernel()
@@ -101,19 +124,17 @@ def factorize(
     *,
     rank: int,
     method: str,
-    way: str,
-    blocks: int,
-    finish: str,
-    sure: bool,
+    step: FactorRung,
     tol: Number,
     key_high: Number,
     key_low: Number,
     state: Lanczos | None = None,
-) -> tuple[Any, Any, dict[str, Any], Lanczos | None]:
+) -> tuple[Array | tuple[Array, Array] | None, Flag, dict[str, Array], Lanczos | None]:
     """One rung: the factors or the truncated matrix, whether it is good enough, the facts about it, and how far it got.
 
-    Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
+    Low-precision matrices are factorized in float32; wide ones as their transpose.
     """
+    way, blocks, sure = step.attempt
     wide = x.shape[0] < x.shape[1]
     tall = _tall(x.T if wide else x, state)
     key = key_high, key_low
@@ -135,7 +156,7 @@ def factorize(
             return None, np.False_, {}, None
     xp = t.v.__array_namespace__()
     facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
-    value = _low(t, x, wide) if finish == "matrix" else _split(t, x, wide)
+    value = _low(t, x, wide) if step.rebuilt else _split(t, x, wide)
     return value, finite if sure else finite & (t.excess <= tol), facts, state
 
 
@@ -170,7 +191,7 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
 
 
-def _largest_entries(x: Any) -> Any:
+def _largest_entries(x: Array) -> Array:
     """The entry of largest magnitude in each column, the first of several [1, n].
 
     By comparisons: under a `jit` in JAX's default configuration `argmax` can be lowered neither for float64 nor with
@@ -184,9 +205,10 @@ def _largest_entries(x: Any) -> Any:
     return jax.numpy.where(rows == largest.min(axis=0, keepdims=True), x, 0).sum(axis=0, keepdims=True)
 
 
-def _exactly(x: Array, finish: str, **params: Any) -> tuple[Any, Array]:
-    """The full SVD, for callers that cannot climb a ladder."""
-    value, accepted, _, _ = factorize(x, way="exact", blocks=0, sure=True, finish=finish, **params)
+def _exactly(x: Array, rank: int, *, rebuilt: bool) -> tuple[Array | tuple[Array, Array] | None, Flag]:
+    """By the full SVD, for callers that cannot climb a ladder."""
+    step, none = FactorRung(Attempt("exact", sure=True), rebuilt), np.zeros(())
+    value, accepted, _, _ = factorize(x, rank=rank, method="exact", step=step, tol=none, key_high=none, key_low=none)
     return value, accepted
 
 
@@ -195,18 +217,18 @@ def _exactly(x: Array, finish: str, **params: Any) -> tuple[Any, Array]:
     result=_factor_avals,
     guarded=True,
     refusal=_NOT_FINITE,
-    rungs=lambda avals, params: _ladder(avals, params, "factors"),
+    rungs=lambda avals, params: _ladder(avals, params, rebuilt=False),
     host=_anywhere,
-    workspace=lambda avals, params: _workspace(avals, params, "factors"),
+    workspace=lambda avals, params: _workspace(avals, params, rebuilt=False),
 )
 def factors(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
-) -> tuple[tuple[Array, Array], Array]:
+) -> tuple[Array | tuple[Array, Array] | None, Flag]:
     """`b` [m, r] and `a` [r, n], `b @ a` being the best approximation in Frobenius norm, and whether x is finite.
 
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, 1936.
     """
-    return _exactly(x, "factors", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
+    return _exactly(x, rank, rebuilt=False)
 
 
 @kernel(
@@ -215,18 +237,18 @@ def factors(
     result=lambda avals, params: avals,
     guarded=True,
     refusal=_NOT_FINITE,
-    rungs=lambda avals, params: _ladder(avals, params, "matrix"),
+    rungs=lambda avals, params: _ladder(avals, params, rebuilt=True),
     host=_anywhere,
-    workspace=lambda avals, params: _workspace(avals, params, "matrix"),
+    workspace=lambda avals, params: _workspace(avals, params, rebuilt=True),
 )
 def truncate(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
-) -> tuple[Array, Array]:
+) -> tuple[Array | tuple[Array, Array] | None, Flag]:
     """The best approximation of `x` of that rank, in its own shape, and whether x is finite."""
-    return _exactly(x, "matrix", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
+    return _exactly(x, rank, rebuilt=True)
 
 
-def _exact_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _exact_workspace(avals: Avals, params: Params) -> int:
     return svd_workspace(avals[0])
 
 
@@ -263,7 +285,7 @@ def _rank_of_energy(s: Array, energy: Number) -> Array:
     host=_anywhere,
     workspace=lambda avals, params: values_workspace(avals[0]),
 )
-def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Any, Array]:
+def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
     """The least rank that keeps the share `energy` of the squared singular values, as an int64 scalar."""
     finite = _finite(x)
     if on_host(x) and not finite:
@@ -283,10 +305,10 @@ def _resolve_rank(view: View, name: str, x: TensorExpr, rank: int | float | Ener
 
 
 MethodName = Annotated[Literal["auto", "exact", "randomized"], Field(description="how to factorize")]
-Tolerance = Annotated[Number, Field(description="relative excess error over the optimum, for `method: auto`")]
+Tolerance = Annotated[Real, Field(description="relative excess error over the optimum, for `method: auto`")]
 
 
-def _how(method: str, tol: float, seed: int) -> dict[str, Any]:
+def _how(method: str, tol: float, seed: int) -> Numbers:
     if not tol > 0:
         hint = "For the full SVD write `method: exact`."
         raise Refusal("value-type", f"expected a number above 0, got {tol:g}", key="tol", hint=hint)
@@ -324,7 +346,7 @@ def phlora(
         view.has(target.alias, name)  # which the plan language counts as a read
         x = view.fetch(target.alias, name)
         how = _how(method, tol, fold_seed(view.seed, name))
-        b, a = view.apply(factors, x, rank=_resolve_rank(view, name, x, rank), **how)
+        b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **how)
         made = {(target_a.alias, name_a), (target_b.alias, name_b)}
         yield Bind(target_a.alias, name_a, a, dest)
         yield Bind(target_b.alias, name_b, b, dest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictStr
 
@@ -18,13 +18,13 @@ from brainsurgery_jax.select import Ref
 PathText = Annotated[Text, Field(description="path, relative to the working directory")]
 
 
-def _check_change(value: Mapping[str, Any]) -> Mapping[str, Any]:
+def _check_change(value: Mapping[str, object]) -> Mapping[str, object]:
     read_change(value)
     return value
 
 
-Options = Annotated[Mapping[str, Any], Field(description="as in an output")]
-ConfigChange = Annotated[Mapping[str, Any], AfterValidator(_check_change), Field(description="as in an output")]
+Options = Annotated[Mapping[str, object], Field(description="as in an output")]
+ConfigChange = Annotated[Mapping[str, object], AfterValidator(_check_change), Field(description="as in an output")]
 Texts = Annotated[Mapping[str, StrictStr], Field(description="as in an output")]
 
 

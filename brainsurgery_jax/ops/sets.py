@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from pydantic import BeforeValidator, Field, StrictInt
 
@@ -12,7 +12,7 @@ from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.moves import Moves, Slice
 from brainsurgery_jax.keys import Text
-from brainsurgery_jax.op import Avals, Name, Params, Role, SlicedPattern, control, kernel
+from brainsurgery_jax.op import Avals, Name, Role, SlicedPattern, control, kernel
 from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, section, with_shape
 from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
 from brainsurgery_jax.select import Index, gather, scatter
@@ -173,7 +173,14 @@ def split(
             start += size
 
 
-def _entry(avals: Avals, params: Params) -> Moves:
+class EntryParams(TypedDict):
+    """The axis of an entry, and its place."""
+
+    axis: int
+    at: int
+
+
+def _entry(avals: Avals, params: EntryParams) -> Moves:
     axis, at, shape = params["axis"], params["at"], avals[0].shape
     starts, stops = [0] * len(shape), list(shape)
     starts[axis], stops[axis] = at, at + 1

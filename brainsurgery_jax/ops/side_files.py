@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
@@ -15,11 +15,11 @@ from brainsurgery_jax.op import Name, assertion, control
 from brainsurgery_jax.ops._verdicts import check_bounds, judge_bounds
 from brainsurgery_jax.protocol import Edit, Known, SetConfig, Verdict, View
 
-Setting = Annotated[Any, Field(description="a value of YAML; null: the key is null, or not there")]
-Settings = Annotated[tuple[Any, ...], Field(description="values, one of which it must be")]
+Setting = Annotated[object, Field(description="a value of YAML; null: the key is null, or not there")]
+Settings = Annotated[tuple[object, ...], Field(description="values, one of which it must be")]
 
 Limit = StrictInt | StrictFloat
-Patch = Annotated[Mapping[str, Any], Field(description="keys and the values to set; mappings are merged key by key")]
+Patch = Annotated[Mapping[str, object], Field(description="keys and the values to set; mappings are merged key by key")]
 Keys = Annotated[
     tuple[Text, ...],
     BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
@@ -103,12 +103,14 @@ def config(
     if allowed and not any(_is_same(value, one) for one in allowed):
         wanted = f"not {_show(allowed[0])}" if len(allowed) == 1 else f"none of {', '.join(map(_show, allowed))}"
         return Known(False, f"{label} is {_show(value)}, {wanted}")
-    if bounds and (isinstance(value, bool) or not isinstance(value, int | float)):
+    if not bounds:
+        return Known(True)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return Known(False, f"{label} is {_show(value)}, which is no number")
-    return judge_bounds(label, value, bounds) if bounds else Known(True)
+    return judge_bounds(label, value, bounds)
 
 
-def _value(settings: Any, path: str) -> Any:
+def _value(settings: object, path: str) -> object:
     """What stands under a key; None if nothing does."""
     for key in path.split("."):
         if isinstance(settings, list) and key.isdecimal() and int(key) < len(settings):
@@ -118,7 +120,7 @@ def _value(settings: Any, path: str) -> Any:
     return settings
 
 
-def _is_same(a: Any, b: Any) -> bool:
+def _is_same(a: object, b: object) -> bool:
     """Whether two values are the same in JSON, where true is not 1, and 16 is 16.0."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_is_same(a[key], b[key]) for key in a)
@@ -127,6 +129,6 @@ def _is_same(a: Any, b: Any) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import operator
 from functools import reduce
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, StrictFloat, StrictInt
 
+from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.compare import (
     INFINITE,
@@ -87,7 +88,7 @@ def norm(
              "lt": operator.lt}  # fmt: skip
     given = {k: b for k, b in bounds.items() if b is not None}
 
-    def holds(n: Any) -> Any:
+    def holds(n: Array) -> Array:
         return reduce(operator.and_, (tests[k](n, b) for k, b in given.items()))
 
     def judge(i: Item) -> Verdict:
