@@ -11,7 +11,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.index.moves import Moves
 from brainsurgery_jax.index.parts import Cuts
 from brainsurgery_jax.keys import Keyword, read_keywords
-from brainsurgery_jax.protocol import Reduction, TensorExpr
+from brainsurgery_jax.protocol import Reduction, Results, TensorExpr
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -108,10 +108,10 @@ class Kernel(Generic[P, R]):
 @dataclass(frozen=True, eq=False)
 class Builder:
     """Builds what a form makes out of calls of kernels: `fn(view, name, *operands, keys...)` gives the expression that
-    is bound to `name`. Matching, slices, `if_missing` and destinations stay with the form."""
+    is bound to `name`, or `Results`. Matching, slices, `if_missing` and destinations stay with the form."""
 
     name: str
-    fn: Callable[..., TensorExpr]
+    fn: Callable[..., TensorExpr | Results]
 
     @cached_property
     def keywords(self) -> tuple[Keyword, ...]:

@@ -33,10 +33,10 @@ from brainsurgery_jax.keys import (
     read_keywords,
     role_of,
 )
-from brainsurgery_jax.protocol import Dest, Edit, PartVerdict, PendingReport, TensorExpr, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, PartVerdict, PendingReport, Results, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
 
-BuildFn = TypeVar("BuildFn", bound="Callable[..., TensorExpr]")
+BuildFn = TypeVar("BuildFn", bound="Callable[..., TensorExpr | Results]")
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | PendingReport]")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
@@ -50,9 +50,13 @@ class Form:
     """How a plan spells a kernel.
 
     `reads` are the payload keys of the tensors, in the kernel's order; `pattern` is the one that is matched, the others
-    are templates filled from its match. `writes` are the keys that name the results. `dest`: the destination must not
-    exist (new), must exist with the result's shape and dtype (existing), or is replaced whatever it was (rebind).
-    `keys` renames parameters (`cast_` spells `dtype` as `to`).
+    are templates filled from its match. `writes` are the keys that name the results. Without `reads` these are literal
+    names. `dest`: the destination must not exist (new), must exist with the result's shape and dtype (existing), or is
+    replaced whatever it was (rebind). `keys` renames parameters (`cast_` spells `dtype` as `to`).
+
+    `optional`: keys of `reads` that may be left out. `beside`: templates without an alias mean that of the match.
+    `consumes`: the matched tensor may be dropped. `counted`: how often a match counts as read. `noun` and
+    `endings`: what messages call several results, and how their names may end.
     """
 
     name: str
@@ -62,11 +66,31 @@ class Form:
     pattern: str = ""
     slices: frozenset[str] = frozenset()
     keys: tuple[tuple[str, str], ...] = ()
+    optional: frozenset[str] = frozenset()
+    beside: bool = False
+    consumes: bool = False
+    counted: int = 1
+    noun: str = "results"
+    endings: tuple[str, ...] = ()
 
     @property
     def match_key(self) -> str:
-        """The key whose pattern is matched."""
-        return self.pattern or self.reads[0]
+        """The key whose pattern is matched, or whose name is taken literally."""
+        return self.pattern or (self.reads or self.writes)[0]
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """The keys that hold references, the one that is matched first."""
+        return tuple(dict.fromkeys((self.match_key, *self.reads, *self.writes)))
+
+    def role(self, key: str) -> Role:
+        """How the reference under a key is read."""
+        slices = key in self.slices
+        if not self.reads:
+            return Role("name", slices)
+        if key == self.match_key:
+            return Role("pattern", slices)
+        return Role("template", slices, beside=self.match_key if self.beside else "", read=key in self.reads)
 
 
 class Field(NamedTuple):
@@ -124,6 +148,10 @@ class TensorOp(Op):
 
     maker: Kernel | Builder
     form: Form
+
+    def changes(self, key: str) -> bool:
+        """Whether the tensors under a key are created, changed or removed."""
+        return key in self.form.writes or (self.form.consumes and key == self.form.match_key)
 
 
 class Makes(NamedTuple):
@@ -268,14 +296,7 @@ def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tup
 
 def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
-    keys = dict.fromkeys((form.match_key, *form.reads, *form.writes))
-    roles = {
-        key: Role("pattern", key in form.slices)
-        if key == form.match_key
-        else Role("template", key in form.slices, read=key in form.reads)
-        for key in keys
-    }
-    refs = (Field(key, key, Ref, empty, role) for key, role in roles.items())
+    refs = (Field(key, key, Ref, None if key in form.optional else empty, form.role(key)) for key in form.refs)
     params = (
         Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in maker.keywords
     )

@@ -37,6 +37,15 @@ class Item(NamedTuple):
     expr: TensorExpr
 
 
+class Results(NamedTuple):
+    """What a builder makes of a match, if that is not one expression: one for each key that the form writes. `dest`
+    replaces that of the form; `drops`: the match is removed, unless a result has its name."""
+
+    exprs: tuple[TensorExpr, ...]
+    dest: Dest | None = None
+    drops: bool = False
+
+
 Row = tuple[str, tuple[str, ...]]
 """The name of a match, and the names that templates make of it."""
 

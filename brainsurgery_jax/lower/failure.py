@@ -77,7 +77,7 @@ def mark_failed(state: State, step: Step, world: World, *, slow: bool = False) -
     sources = None if source is None else state.spaces.get(source.alias)
     creates = not (isinstance(step.op, TensorOp) and step.op.form.dest == "existing")
     for key, role, ref in refs:
-        kept = isinstance(step.op, TensorOp) and key not in step.op.form.writes
+        kept = isinstance(step.op, TensorOp) and not step.op.changes(key)
         if ref.alias in spaces and not kept:
             space = spaces[ref.alias]
             found = None if slow else _find_names(space, role.kind, ref, source, sources)

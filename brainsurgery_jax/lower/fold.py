@@ -27,7 +27,7 @@ from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, 
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, preview, session_line
 from brainsurgery_jax.lower.view import StepView
-from brainsurgery_jax.op import Builder, ControlOp, Kernel, SinkOp, TensorOp
+from brainsurgery_jax.op import Builder, ControlOp, Form, Kernel, SinkOp, TensorOp
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.build import build_step
 from brainsurgery_jax.plan.model import PlanData, Step
@@ -36,12 +36,15 @@ from brainsurgery_jax.protocol import (
     NO_MATCH,
     Bind,
     Describe,
+    Drop,
     Edit,
     Expand,
     Inline,
     Known,
     PendingReport,
     Publish,
+    Results,
+    Row,
     Say,
     SetFlags,
     Stop,
@@ -305,20 +308,26 @@ def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterab
 def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
     """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
     form, params = op.form, step.params
-    keys = tuple(dict.fromkeys((form.match_key, *form.reads, *form.writes)))
+    keys = tuple([key for key in form.refs if params.get(key) is not None])
     refs: dict[str, Ref] = {key: params[key] for key in keys}
-    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in refs}
+    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in form.refs}
     make = _maker(op.maker, given, view)
     # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
-    counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
+    counts = [
+        (form.counted if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)
+    ]
     slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
-    reads = [(keys.index(key), refs[key], key) for key in form.reads]
+    reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
     at = keys.index(form.writes[0])
     write = refs[keys[at]]
     partners = [key for key in keys[1:] if key in form.reads]
     written = [key for key in keys[1:] if key in form.writes]
     targets = {key: refs[key] for key in keys[1:]}
-    for name, others in view.rename(refs[form.match_key], targets, read=partners, written=written):
+    if form.reads:
+        rows = view.rename(refs[form.match_key], targets, read=partners, written=written)
+    else:
+        rows = _literal_row(view, form, refs)
+    for name, others in rows:
         names = (name, *others)
         try:
             whole: list[Any] = [
@@ -332,13 +341,37 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             continue
         try:
             made = make(names[at], tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
-            if form.dest == "existing":
+            if form.dest == "existing" and not isinstance(made, Results):
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
             if isinstance(op.maker, Builder):  # the calls that it builds say what they are about
                 raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
-        yield Bind(write.alias, names[at], made, form.dest)
+        if isinstance(made, Results):
+            places = {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
+            yield from _bind_results(form, made, places)
+        else:
+            yield Bind(write.alias, names[at], made, form.dest)
+
+
+def _literal_row(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
+    """The literal names under the keys of a form that reads nothing."""
+    name, *others = (view.literal(refs[key], key) for key in form.refs)
+    return [(name, tuple(others))]
+
+
+def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
+    """Give names to the results of a match. `places`: alias and name under each key of the form."""
+    source, targets = places[form.match_key], [places[key] for key in form.writes]
+    if len(set(targets)) < len(targets):
+        keys = " and ".join(f"`{key}`" for key in form.writes)
+        hint = f"Give {keys} different endings, such as {' and '.join(map(repr, form.endings))}."
+        found = f"both {form.noun} of '{source[1]}' would be called '{targets[-1][1]}'"
+        raise Refusal("names-collide", found, key=form.writes[-1], hint=hint)
+    for (alias, name), expr in zip(targets, made.exprs, strict=True):
+        yield Bind(alias, name, expr, made.dest or form.dest)
+    if made.drops and source not in targets:
+        yield Drop(*source)
 
 
 def _maker(

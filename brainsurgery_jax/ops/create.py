@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple, TypedDict
 
 from pydantic import Field, StrictInt
@@ -13,9 +12,9 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import fold_seed
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Avals, Form, Name, Number, Real, build, control, kernel
+from brainsurgery_jax.op import Avals, Form, Number, Real, build, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
-from brainsurgery_jax.protocol import Bind, Edit, TensorExpr, View
+from brainsurgery_jax.protocol import TensorExpr, View
 
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
 Mode = Annotated[Literal["constant", "rand", "tensor"], Word]
@@ -162,29 +161,34 @@ def fill(
     return _create(view, x.aval, mode, value, values, own_seed, rand)
 
 
-@control()
-def zeroes(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
+def _made(name: str) -> Form:
+    """Of a tensor that is made from nothing, under a literal name."""
+    return Form(name, (), ("target",), "new")
+
+
+@build(_made("zeroes"))
+def zeroes(view: View, name: str, *, shape: Sizes) -> TensorExpr:
     """Make a float32 tensor of zeros under a literal name.
 
     Example: `zeroes: {target: 'work::delta', shape: [16, 16]}`
     """
-    yield Bind(target.alias, view.literal(target, "target"), _fill(view, 0.0, Aval(shape, FLOAT32), "shape"))
+    return _fill(view, 0.0, Aval(shape, FLOAT32), "shape")
 
 
-@control()
-def ones(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
+@build(_made("ones"))
+def ones(view: View, name: str, *, shape: Sizes) -> TensorExpr:
     """Make a float32 tensor of ones under a literal name.
 
     Example: `ones: {target: 'work::gate', shape: [16]}`
     """
-    yield Bind(target.alias, view.literal(target, "target"), _fill(view, 1.0, Aval(shape, FLOAT32), "shape"))
+    return _fill(view, 1.0, Aval(shape, FLOAT32), "shape")
 
 
-@control()
+@build(_made("rand"))
 def rand(
     view: View,
+    name: str,
     *,
-    target: Name,
     shape: Sizes,
     distribution: Distribution = "uniform",
     low: Real = 0.0,
@@ -192,12 +196,11 @@ def rand(
     mean: Real = 0.0,
     std: Real = 1.0,
     seed: Seed | None = None,
-) -> Iterator[Edit]:
+) -> TensorExpr:
     """Make a float32 tensor of random numbers under a literal name. Same seed and shape: same values, on every device.
 
     Example: `rand: {target: 'work::noise', shape: [16], distribution: normal, std: 0.02, seed: 7}`
     """
     _tell_idle_keys(view, "rand", distribution)
-    seed = view.seed if seed is None else seed
-    made = _random(view, Aval(shape, FLOAT32), seed, Draw(distribution, low, high, mean, std))
-    yield Bind(target.alias, view.literal(target, "target"), made)
+    draw = Draw(distribution, low, high, mean, std)
+    return _random(view, Aval(shape, FLOAT32), view.seed if seed is None else seed, draw)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from math import prod
 from typing import Annotated, TypedDict
 
@@ -15,8 +14,8 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Text
 from brainsurgery_jax.numerics.math import on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Avals, Form, Params, Partner, SlicedPattern, Template, control, kernel, op
-from brainsurgery_jax.protocol import Bind, Edit, View
+from brainsurgery_jax.op import Avals, Form, Params, build, kernel, op
+from brainsurgery_jax.protocol import TensorExpr, View
 
 
 def _contractible(avals: Avals, params: Params) -> None:
@@ -140,23 +139,21 @@ def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     return round_to(jnp.einsum(plain, *map(widen, xs)), xs[0].dtype)
 
 
-@control()
+@build(
+    Form(
+        "einsum", ("from_a", "from_b"), ("to",), "new", slices=frozenset({"from_a", "from_b"}),
+        optional=frozenset({"from_b"}),
+    ),
+)  # fmt: skip
 def einsum(
     view: View,
-    *,
+    name: str,
+    *operands: TensorExpr,
     equation: Annotated[Text, Field(description="a letter for each axis: `oi,ir->or`")],
-    from_a: SlicedPattern,
-    from_b: Partner | None = None,
-    to: Template,
-) -> Iterator[Edit]:
+) -> TensorExpr:
     """Sum products over shared axes, as `numpy.einsum` does: one or two tensors, `equation` names their axes.
 
     Axes that the result does not have are summed over. Computed in at least float32, rounded once.
     Example: `einsum: {from_a: '(.*)\\.B', from_b: '\\1.A', to: '\\1.delta', equation: 'or,ri->oi'}`
     """
-    sources = {"from_a": from_a} if from_b is None else {"from_a": from_a, "from_b": from_b}
-    others = {key: ref for key, ref in sources.items() if key != "from_a"}
-    for name, (*more, target) in view.rename(from_a, {**others, "to": to}, read=others):
-        wholes = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(sources.items(), (name, *more), strict=True)]
-        operands = [view.slice(x, ref, key) for (key, ref), x in zip(sources.items(), wholes, strict=True)]
-        yield Bind(to.alias, target, view.apply(contraction, *operands, equation=equation))
+    return view.apply(contraction, *operands, equation=equation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple, TypedDict
 
 from pydantic import Field, PlainValidator, StrictBool, WithJsonSchema
@@ -29,9 +28,8 @@ from brainsurgery_jax.numerics.ladder import Attempt, attempts, svd_workspace, v
 from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Avals, Form, Number, Params, Pattern, Real, Role, Rung, build, control, kernel
-from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, TensorExpr, View
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.op import Avals, Form, Number, Params, Real, Rung, build, kernel
+from brainsurgery_jax.protocol import Results, TensorExpr, View
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
 
@@ -315,19 +313,23 @@ def _how(method: str, tol: float, seed: int) -> Numbers:
     return {"method": method, "tol": tol, "key_high": float(seed >> 32), "key_low": float(seed & 0xFFFFFFFF)}
 
 
-@control()
+@build(
+    Form(
+        "phlora", ("target",), ("target_a", "target_b"), "new", beside=True, consumes=True, counted=2,
+        noun="factors", endings=(".lora_A", ".lora_B"),
+    ),
+)  # fmt: skip
 def phlora(
     view: View,
+    name: str,
+    x: TensorExpr,
     *,
-    target: Pattern,
-    target_a: Annotated[Ref, Role("template", beside="target")],
-    target_b: Annotated[Ref, Role("template", beside="target")],
     rank: Rank,
     delete_original: StrictBool = True,
     require_missing_dest: StrictBool = True,
     method: MethodName = "auto",
     tol: Tolerance = 1e-4,
-) -> Iterator[Edit]:
+) -> Results:
     """Replace matrices by low-rank factors: `b @ a` is the best approximation of the matrix at that rank.
 
     `target_a` gets sqrt(S) Vh with shape [r, n], `target_b` gets U sqrt(S) with shape [m, r]. A rank above min(m, n) is
@@ -337,21 +339,9 @@ def phlora(
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
-    dest: Dest = "new" if require_missing_dest else "rebind"
-    for name, (name_a, name_b) in view.rename(target, {"target_a": target_a, "target_b": target_b}):
-        if (target_a.alias, name_a) == (target_b.alias, name_b):
-            hint = "Give `target_a` and `target_b` different endings, such as '.lora_A' and '.lora_B'."
-            found = f"both factors of '{name}' would be called '{name_a}'"
-            raise Refusal("names-collide", found, key="target_b", hint=hint)
-        view.has(target.alias, name)  # which the plan language counts as a read
-        x = view.fetch(target.alias, name)
-        how = _how(method, tol, fold_seed(view.seed, name))
-        b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **how)
-        made = {(target_a.alias, name_a), (target_b.alias, name_b)}
-        yield Bind(target_a.alias, name_a, a, dest)
-        yield Bind(target_b.alias, name_b, b, dest)
-        if delete_original and (target.alias, name) not in made:
-            yield Drop(target.alias, name)
+    how = _how(method, tol, fold_seed(view.seed, name))
+    b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **how)
+    return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
 
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))
