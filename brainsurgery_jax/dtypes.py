@@ -53,7 +53,7 @@ class DType(NamedTuple):
     @property
     def is_inexact(self) -> bool:
         """Whether its values are floats, real or complex."""
-        return self.kind in ("float", "complex")
+        return self.is_float or self.is_complex
 
     @property
     def is_opaque(self) -> bool:

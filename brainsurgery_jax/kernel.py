@@ -102,7 +102,7 @@ class Kernel(Generic[P, R]):
     @cached_property
     def numbers(self) -> frozenset[str]:
         """Names of the parameters that compiled code takes as values, so that a new number needs no new code."""
-        return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
+        return frozenset(k.name for k in self.keywords if k.role is not None and k.role.is_number)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
@@ -41,6 +43,41 @@ class Role(NamedTuple):
     plain: Any = None
     read: bool = False
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it selects tensors by a pattern."""
+        return self.kind == "pattern"
+
+    @property
+    def is_template(self) -> bool:
+        """Whether it is a name that is created from each match."""
+        return self.kind == "template"
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether it is one name, taken as it is."""
+        return self.kind == "name"
+
+    @property
+    def is_operands(self) -> bool:
+        """Whether it is references by name."""
+        return self.kind == "operands"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a number."""
+        return self.kind == "number"
+
+    @property
+    def is_assert(self) -> bool:
+        """Whether it is one assert."""
+        return self.kind == "assert"
+
+    @property
+    def selects(self) -> bool:
+        """Whether it means tensors that are there, so that only those of a kind may be meant."""
+        return self.is_pattern or self.is_operands or self.read
+
 
 Pattern = Annotated[Ref, Role("pattern")]
 SlicedPattern = Annotated[Ref, Role("pattern", slices=True)]
@@ -70,16 +107,57 @@ class Keyword(NamedTuple):
     role: Role | None
 
 
+@dataclass(frozen=True)
+class KeyGroup:
+    """Base of frozen dataclasses whose fields are keys of the plan: an op's function takes them as one parameter."""
+
+
 @cache
 def read_keywords(fn: Callable) -> tuple[Keyword, ...]:
-    """The keyword-only parameters of a function, their annotations evaluated."""
-    out = []
+    """The keyword-only parameters of a function, their annotations evaluated, groups of keys unfolded."""
+    out: list[Keyword] = []
+    for p, annotation in _annotated_keywords(fn):
+        if (group := _as_group(annotation)) is not None:
+            out += _read_group(group)
+        else:
+            out.append(Keyword(p.name, annotation, p.default, role_of(annotation)))
+    return tuple(out)
+
+
+def gather_groups(fn: Callable, params: Mapping[str, object]) -> Mapping[str, object]:
+    """The keys of a step as a function takes them: those of a group as one parameter."""
+    if not (groups := _groups(fn)):
+        return params
+    made = dict(params)
+    for name, group in groups:
+        made[name] = group(**{f.name: made.pop(f.name) for f in fields(group) if f.name in made})
+    return made
+
+
+@cache
+def _groups(fn: Callable) -> tuple[tuple[str, type[KeyGroup]], ...]:
+    """The parameters of a function that are groups of keys."""
+    found = ((p.name, _as_group(annotation)) for p, annotation in _annotated_keywords(fn))
+    return tuple((name, group) for name, group in found if group is not None)
+
+
+def _annotated_keywords(fn: Callable) -> Iterator[tuple[inspect.Parameter, object]]:
     for p in inspect.signature(fn).parameters.values():
         if p.kind is inspect.Parameter.KEYWORD_ONLY:
             # Only these: the tensors' annotations would import jaxtyping, and with it JAX.
-            annotation = eval(p.annotation, fn.__globals__) if isinstance(p.annotation, str) else p.annotation
-            out.append(Keyword(p.name, annotation, p.default, role_of(annotation)))
-    return tuple(out)
+            yield p, eval(p.annotation, fn.__globals__) if isinstance(p.annotation, str) else p.annotation
+
+
+def _as_group(annotation: object) -> type[KeyGroup] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, KeyGroup) else None
+
+
+def _read_group(group: type[KeyGroup]) -> Iterator[Keyword]:
+    scope = vars(sys.modules[group.__module__])
+    for f in fields(group):
+        annotation = eval(f.type, scope) if isinstance(f.type, str) else f.type
+        default = inspect.Parameter.empty if f.default is MISSING else f.default
+        yield Keyword(f.name, annotation, default, role_of(annotation))
 
 
 def role_of(annotation: Any) -> Role | None:

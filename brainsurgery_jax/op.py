@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Unpack
 from brainsurgery_jax.kernel import Avals, Builder, Kernel, KernelFacts, P, Params, Passes, R, Rung
 from brainsurgery_jax.keys import (
     DTypeName,
+    KeyGroup,
     Keyword,
     Name,
     Number,
@@ -30,6 +31,7 @@ from brainsurgery_jax.keys import (
     Template,
     element_role,
     fewest,
+    gather_groups,
     read_keywords,
     role_of,
 )
@@ -131,15 +133,17 @@ class Op:
     @property
     def destinations(self) -> tuple[Field, ...]:
         """The keys that name what it creates: templates and literal names that are not read."""
-        return tuple(f for f in self.fields() if f.role and f.role.kind in ("template", "name") and not f.role.read)
+        return tuple(
+            f for f in self.fields() if f.role and (f.role.is_template or f.role.is_literal) and not f.role.read
+        )
 
     def step_fields(self) -> tuple[Field, ...]:
         """The keys of a step: the op's own, and those that every step with a pattern has."""
         own = self.fields()
         roles = [r for f in own for r in (f.role or element_role(f.annotation),) if r is not None]
-        if self.bare or not any(r.kind in ("pattern", "operands") for r in roles):
+        if self.bare or not any(r.is_pattern or r.is_operands for r in roles):
             return own
-        return (*own, *([UNMATCHED] if any(r.read or r.kind == "operands" for r in roles) else []), IF_MISSING)
+        return (*own, *([UNMATCHED] if any(r.read or r.is_operands for r in roles) else []), IF_MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +279,7 @@ def _doc(fn: Callable) -> str:
     return inspect.cleandoc(fn.__doc__ or "")
 
 
-def _doc_of(form: Form, fn: Callable[..., Any]) -> str:
+def _doc_of(form: Form, fn: Callable) -> str:
     """The docstring of a form's function, without the examples of its other forms."""
     lines = _doc(fn).splitlines()
     own = [line for line in lines if line.startswith(f"Example: `{form.name}:")]
@@ -308,11 +312,11 @@ class Assertion:
     """A parsed operator of `assert`, ready to be asked: `ask(view)`. `at`: its place among several of one step."""
 
     op: SinkOp
-    params: Mapping[str, Any]
+    params: Params
     at: tuple[str | int, ...] = ()
 
     def ask(self, view: View) -> Verdict:
-        verdict = self.op.fn(view, **self.params)
+        verdict = self.op.fn(view, **gather_groups(self.op.fn, self.params))
         assert not isinstance(verdict, PendingReport)
         return PartVerdict(verdict, self.at) if self.at else verdict
 
@@ -337,6 +341,7 @@ __all__ = [
     "Form",
     "Kernel",
     "KernelFacts",
+    "KeyGroup",
     "Keyword",
     "Makes",
     "Name",
@@ -361,6 +366,7 @@ __all__ = [
     "control",
     "element_role",
     "fewest",
+    "gather_groups",
     "kernel",
     "op",
     "role_of",

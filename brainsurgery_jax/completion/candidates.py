@@ -157,7 +157,7 @@ class _Asked:
                 yield from ((name, _first_line(op), _tail(op)) for name, op in sorted(OPS.items()))
             case Keys(op):
                 yield from ((f.key, _about(f), ": ") for f in slots.keys(op))
-            case ValueSlot(field) if field.role is not None and field.role.kind == "assert":
+            case ValueSlot(field) if field.role is not None and field.role.is_assert:
                 yield from ((name, _first_line(op), ": ") for name, op in ASSERTS.items())
             case ValueSlot(field) if field.role is not None and field.role.kind in REFERENCES:
                 if self.place.kind == "key":
@@ -234,7 +234,7 @@ class _Asked:
                 aliases = (a for a in state.spaces if a.startswith(word))
                 yield from (Found(f"{a}::", self._count(a), raw=True) for a in aliases)
         alias = alias or state.default_alias or ""
-        if slot.field.role is not None and slot.field.role.kind == "template":
+        if slot.field.role is not None and slot.field.role.is_template:
             source = self._source(slot)
             offers = captures.of_regex(source, word) if isinstance(source, str) else ()
             yield from (Found(o.text, o.meta, o.display) for o in offers)
@@ -245,7 +245,7 @@ class _Asked:
         """Names of an alias that begin as typed; the part that is typed may be a regex."""
         assert slot.field.role is not None
         names = self.session.state.spaces[alias].names
-        pattern = slot.field.role.kind == "pattern"
+        pattern = slot.field.role.is_pattern
         escaped = pattern and "\\." in typed
         for tail, count, whole in folded(_tails(typed, names, pattern=pattern), typed):
             shown = tail.replace(".", "\\.") if escaped else tail
@@ -268,7 +268,7 @@ class _Asked:
     def _source(self, slot: ValueSlot) -> Any:
         """Return the value of the key that holds the pattern."""
         given = self.place.value(slot.beside)
-        patterns = [f.key for f in slot.op.fields() if f.role is not None and f.role.kind == "pattern"]
+        patterns = [f.key for f in slot.op.fields() if f.role is not None and f.role.is_pattern]
         return next((given[k] for k in patterns if k in given), None) if isinstance(given, dict) else None
 
     def tokens(self, slot: Token) -> Iterator[Found]:
@@ -277,7 +277,7 @@ class _Asked:
         before = self.place.value(slot.before)
         before = before if isinstance(before, list) else []
         assert field.role is not None
-        if field.role.kind == "template":
+        if field.role.is_template:
             offers = captures.of_tokens(self._source(slot.value), word)
             yield from (Found(o.text, o.meta, o.display) for o in offers)
         alias = self.session.state.default_alias
@@ -289,7 +289,7 @@ class _Asked:
                 Found(s, _format_count(n)) for s, n in sorted(segments.items(), key=lambda s: _natural(s[0])) if
                 s.startswith(word)
             )  # fmt: skip
-        if field.role.kind == "pattern":
+        if field.role.is_pattern:
             bound = sum(t[:1] in "$*" for t in before if isinstance(t, str))
             fresh = "ijkxyz"[bound % 6]
             wild = ((f"${fresh}", "any one segment"), ("*rest", "any run of segments"))

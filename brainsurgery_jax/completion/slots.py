@@ -139,7 +139,7 @@ def parts(role: Role) -> Iterator[str]:
     yield from ("alias", "name")
     if role.slices:
         yield "slice"
-    if role.kind == "pattern" or role.read:
+    if role.is_pattern or role.read:
         yield "kind"
 
 

@@ -143,7 +143,7 @@ def _sources(place: str, kin: Mapping[str, Kin], origins: Mapping[str, str]) -> 
 
 def dtypes(config: Config, avals: Mapping[str, Aval]) -> Iterator[ConfigDifference]:
     """A dtype in config.json that no tensor has, if all tensors have the same one."""
-    held = {aval.dtype for aval in avals.values() if aval.dtype.kind in ("float", "opaque")}
+    held = {aval.dtype for aval in avals.values() if aval.dtype.is_float or aval.dtype.is_opaque}
     if len(held) != 1 or "quantization_config" in config or min(d.bits for d in held) < 16:
         return
     (dtype,) = held

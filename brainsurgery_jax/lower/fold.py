@@ -27,7 +27,7 @@ from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, 
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, preview, session_line
 from brainsurgery_jax.lower.view import StepView
-from brainsurgery_jax.op import Builder, ControlOp, Form, Kernel, SinkOp, TensorOp
+from brainsurgery_jax.op import Builder, ControlOp, Form, Kernel, SinkOp, TensorOp, gather_groups
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.build import build_step
 from brainsurgery_jax.plan.model import PlanData, Step
@@ -149,7 +149,7 @@ def _place(step: Step, key: str) -> Span | None:
 
 def _sink(state: State, step: Step, view: StepView) -> State:
     assert isinstance(step.op, SinkOp)
-    says: Verdict | PendingReport = step.op.fn(view, **step.params)
+    says: Verdict | PendingReport = step.op.fn(view, **gather_groups(step.op.fn, step.params))
     after = replace(state, spaces=view.spaces(), effects=(*state.effects, Effect(step)))
     verdict = None if isinstance(says, PendingReport) else settle(says, None)
     told = (log(step, f"{step.label}: ok"),) if state.flags.verbose and not isinstance(says, PendingReport) else ()
@@ -300,9 +300,9 @@ def _refuse_second_save(made: Publication, state: State, view: StepView) -> None
             raise Refusal("output-inside", message, key=key, hint="Write to a path of its own.")
 
 
-def _control_edits(op: Any, params: Mapping[str, Any], view: StepView) -> Iterable[Edit]:
+def _control_edits(op: object, params: Mapping[str, object], view: StepView) -> Iterable[Edit]:
     assert isinstance(op, ControlOp)
-    return op.fn(view, **params)
+    return op.fn(view, **gather_groups(op.fn, params))
 
 
 def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
@@ -379,7 +379,8 @@ def _maker(
 ) -> Callable[[str, tuple[Expr, ...]], Any]:
     """What a form makes of operands, for a name."""
     if isinstance(maker, Builder):
-        return lambda name, operands: maker.fn(view, name, *operands, **params)
+        keys = gather_groups(maker.fn, params)
+        return lambda name, operands: maker.fn(view, name, *operands, **keys)
     recipe = view.graph.recipe(maker, params)
     return lambda name, operands: view.graph.apply(recipe, operands)
 

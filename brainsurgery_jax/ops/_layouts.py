@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 from brainsurgery_jax._lazy import Array, Num, np
 from brainsurgery_jax.documents import Text
@@ -78,21 +79,27 @@ class Exprs:
         return x if number == 0 or self.power != 1 else self.view.apply(shift, x, number=number)
 
 
+class Direction(NamedTuple):
+    """Which way a layout is applied, whether moments are carried along, and which tied copies are made again."""
+
+    inverse: bool
+    moments: bool
+    restore: Sequence[str]
+
+
 def edits(
     view: View,
     name: str,
     config: Mapping[str, object] | str | None,
-    options: Mapping[str, Value] | None,
-    restore: Sequence[str],
+    options: Mapping[str, Value],
     alias: str | None,
-    *,
-    inverse: bool,
-    moments: bool,
+    direction: Direction,
 ) -> Iterator[Edit]:
     """What the op `layout` does. Raises Refusal."""
+    inverse, moments, restore = direction
     where = _alias(view, alias)
     found, content = _load(name, config)
-    bound = _bind_layout(found, content, options or {}, view, where, inverse=inverse)
+    bound = _bind_layout(found, content, options, view, where, inverse=inverse)
     work = _Work(bound, view, where, inverse=inverse, moments=moments)
     work.check(restore)
     if not inverse and (lossy := bound.lossy()):

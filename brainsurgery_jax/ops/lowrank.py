@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, TypedDict
 
 from pydantic import Field, PlainValidator, StrictBool, WithJsonSchema
@@ -9,6 +10,7 @@ from pydantic import Field, PlainValidator, StrictBool, WithJsonSchema
 from brainsurgery_jax._lazy import Array, Flag, Inexact, jax, np
 from brainsurgery_jax.dtypes import INT64, Aval
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import KeyGroup
 from brainsurgery_jax.numerics.factor import (
     WIDENED,
     Lanczos,
@@ -121,16 +123,17 @@ def factorize(
     x: Inexact[Array, "m n"],
     *,
     rank: int,
-    method: str,
     step: FactorRung,
     tol: Number,
     key_high: Number,
     key_low: Number,
     state: Lanczos | None = None,
+    **chosen_by: str,
 ) -> tuple[Array | tuple[Array, Array] | None, Flag, dict[str, Array], Lanczos | None]:
     """One rung: the factors or the truncated matrix, whether it is good enough, the facts about it, and how far it got.
 
-    Low-precision matrices are factorized in float32; wide ones as their transpose.
+    Low-precision matrices are factorized in float32; wide ones as their transpose. `chosen_by`: the method, by which
+    the rungs were chosen.
     """
     way, blocks, sure = step.attempt
     wide = x.shape[0] < x.shape[1]
@@ -206,7 +209,7 @@ def _largest_entries(x: Array) -> Array:
 def _exactly(x: Array, rank: int, *, rebuilt: bool) -> tuple[Array | tuple[Array, Array] | None, Flag]:
     """By the full SVD, for callers that cannot climb a ladder."""
     step, none = FactorRung(Attempt("exact", sure=True), rebuilt), np.zeros(())
-    value, accepted, _, _ = factorize(x, rank=rank, method="exact", step=step, tol=none, key_high=none, key_low=none)
+    value, accepted, _, _ = factorize(x, rank=rank, step=step, tol=none, key_high=none, key_low=none)
     return value, accepted
 
 
@@ -306,11 +309,20 @@ MethodName = Annotated[Literal["auto", "exact", "randomized"], Field(description
 Tolerance = Annotated[Real, Field(description="relative excess error over the optimum, for `method: auto`")]
 
 
-def _how(method: str, tol: float, seed: int) -> Numbers:
+@dataclass(frozen=True)
+class MethodKeys(KeyGroup):
+    """How matrices are factorized."""
+
+    method: MethodName = "auto"
+    tol: Tolerance = 1e-4
+
+
+def _numbers(how: MethodKeys, seed: int) -> Numbers:
+    tol = how.tol
     if not tol > 0:
         hint = "For the full SVD write `method: exact`."
         raise Refusal("value-type", f"expected a number above 0, got {tol:g}", key="tol", hint=hint)
-    return {"method": method, "tol": tol, "key_high": float(seed >> 32), "key_low": float(seed & 0xFFFFFFFF)}
+    return {"method": how.method, "tol": tol, "key_high": float(seed >> 32), "key_low": float(seed & 0xFFFFFFFF)}
 
 
 @build(
@@ -327,8 +339,7 @@ def phlora(
     rank: Rank,
     delete_original: StrictBool = True,
     require_missing_dest: StrictBool = True,
-    method: MethodName = "auto",
-    tol: Tolerance = 1e-4,
+    how: MethodKeys,
 ) -> Results:
     """Replace matrices by low-rank factors: `b @ a` is the best approximation of the matrix at that rank.
 
@@ -339,15 +350,13 @@ def phlora(
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
-    how = _how(method, tol, fold_seed(view.seed, name))
-    b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **how)
+    numbers = _numbers(how, fold_seed(view.seed, name))
+    b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **numbers)
     return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
 
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))
-def phlora_in_place(
-    view: View, name: str, x: TensorExpr, *, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
-) -> TensorExpr:
+def phlora_in_place(view: View, name: str, x: TensorExpr, *, rank: Rank, how: MethodKeys) -> TensorExpr:
     """Replace matrices by their best approximation of a lower rank, in their own shape.
 
     Rank, method and tol as in `phlora`.
@@ -356,5 +365,5 @@ def phlora_in_place(
     """
     if isinstance(rank, Energy):
         return view.apply(truncate_by_energy, x, energy=rank.share)
-    how = _how(method, tol, fold_seed(view.seed, name))
-    return view.apply(truncate, x, rank=_resolve_rank(view, name, x, rank), **how)
+    numbers = _numbers(how, fold_seed(view.seed, name))
+    return view.apply(truncate, x, rank=_resolve_rank(view, name, x, rank), **numbers)

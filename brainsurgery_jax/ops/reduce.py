@@ -32,8 +32,8 @@ UNFIT = "a sum of integers does not fit their dtype. Cast to a wider one, or to 
 
 def _sum_dtype(x: DType) -> DType:
     """The dtype in which sums are kept."""
-    integer = BY_NAME["uint64"] if x.kind == "uint" else INT64
-    return {"float": FLOAT64, "complex": BY_NAME["complex128"]}.get(x.kind, integer)
+    sums = {"float": FLOAT64, "complex": BY_NAME["complex128"], "uint": BY_NAME["uint64"]}
+    return sums.get(x.kind, INT64)
 
 
 class ReduceParams(TypedDict):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Value
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.keys import Text, Word
+from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.numerics.compare import Eps, gap, largest, pair
 from brainsurgery_jax.op import SlicedPattern, sink
 from brainsurgery_jax.ops._verdicts import list_sorted
@@ -98,15 +99,38 @@ def _everything(view: View) -> dict[str, list[Item]]:
     return {a: [Item(n, view.fetch(a, n)) for n in sorted(view.names(a))] for a in view.aliases()}
 
 
+@dataclass(frozen=True)
+class SideKeys(KeyGroup):
+    """The two sets of tensors that are compared."""
+
+    mode: Annotated[Literal["refs", "aliases"], Word] = "refs"
+    left: SlicedPattern | None = None
+    right: SlicedPattern | None = None
+    left_alias: Text | None = None
+    right_alias: Text | None = None
+
+    def refs(self) -> tuple[Ref, Ref]:
+        """Their patterns. Raises Refusal for keys that the mode does not take."""
+        sides, aliases = (self.left, self.right), (self.left_alias, self.right_alias)
+        given = dict(zip(("left", "right", "left_alias", "right_alias"), (*sides, *aliases), strict=True))
+        needed = ("left", "right") if self.mode == "refs" else ("left_alias", "right_alias")
+        if {k for k, v in given.items() if v is not None} != set(needed):
+            got = " and ".join(k for k, v in given.items() if v is not None) or "none"
+            hint = (
+                "`left` and `right` are patterns; with `mode: aliases` whole aliases, `left_alias` and `right_alias`."
+            )
+            found = f"mode '{self.mode}' takes the keys {needed[0]} and {needed[1]}, got {got}"
+            raise Refusal("diff-keys", found, key="mode", hint=hint)
+        left, right = sides if self.mode == "refs" else (Ref(str(a), ".*", None) for a in aliases)
+        assert left is not None and right is not None
+        return left, right
+
+
 @sink()
 def diff(
     view: View,
     *,
-    mode: Annotated[Literal["refs", "aliases"], Word] = "refs",
-    left: SlicedPattern | None = None,
-    right: SlicedPattern | None = None,
-    left_alias: Text | None = None,
-    right_alias: Text | None = None,
+    sides: SideKeys,
     eps: Eps | None = None,
     unmatched: Literal["error", "keep", "drop"] = "keep",
 ) -> PendingReport:
@@ -116,25 +140,16 @@ def diff(
     mistake, and so is it where neither set has a tensor.
     Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
     """
-    given = {"left": left, "right": right, "left_alias": left_alias, "right_alias": right_alias}
-    needed = ("left", "right") if mode == "refs" else ("left_alias", "right_alias")
-    if {k for k, v in given.items() if v is not None} != set(needed):
-        got = " and ".join(k for k, v in given.items() if v is not None) or "none"
-        hint = "`left` and `right` are patterns; with `mode: aliases` whole aliases, `left_alias` and `right_alias`."
-        found = f"mode '{mode}' takes the keys {needed[0]} and {needed[1]}, got {got}"
-        raise Refusal("diff-keys", found, key="mode", hint=hint)
-    if mode == "aliases":
-        left, right = (Ref(str(a), ".*", None) for a in (left_alias, right_alias))
-    assert left is not None and right is not None
+    left, right = sides.refs()
     ours, theirs = view.match(left, "left"), view.match(right, "right")
     if not ours and not theirs:
-        raise view.nothing(left, needed[0])
+        raise view.nothing(left, "left" if sides.left else "left_alias")
     shared = sorted({*ours} & {*theirs})  # only these are fetched, and count as read
     pairs = {n: (_slice(view, left, n, "left"), _slice(view, right, n, "right")) for n in shared}
     missing = [n for n in theirs if n not in pairs], [n for n in ours if n not in pairs]
     if unmatched == "error" and any(missing):
-        sides = zip((right, left), missing, strict=True)
-        told = "; ".join(f"only '{ref}' has {list_sorted(names)}" for ref, names in sides if names)
+        gaps = zip((right, left), missing, strict=True)
+        told = "; ".join(f"only '{ref}' has {list_sorted(names)}" for ref, names in gaps if names)
         hint = "`unmatched: keep` lists them, `unmatched: drop` leaves them out."
         raise Refusal("unmatched", f"the sets do not pair up: {told}", hint=hint)
     if unmatched == "drop" and not shared:

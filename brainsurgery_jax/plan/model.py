@@ -80,9 +80,12 @@ class Output:
     def plain(self) -> Any:
         """Return the output as a plan writes it: its path, and all settings that are not the default."""
         usual = Output(self.path)
-        keys = (f.name for f in fields(self) if f.name not in ("path", "span", "spans"))
+        keys = (f.name for f in fields(self) if f.name not in _NO_SETTINGS)
         changed = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(usual, key)}
         return {"path": self.path, **changed} if changed else self.path
+
+
+_NO_SETTINGS = frozenset({"path", "span", "spans"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,11 +163,11 @@ def _over_hint(op: Op, f: Field, given: Mapping[str, Any]) -> str:
 
 
 def _value(f: Field, value: Any, params: Mapping[str, Any], reading: Payload, at: Location) -> Any:
-    if (role := element_role(f.annotation)) is not None and role.kind != "assert":
+    if (role := element_role(f.annotation)) is not None and not role.is_assert:
         return _references(f, role, value, params, reading)
     if f.role is None:
         return _validate(f.annotation, value)
-    if value is None and f.default is None and f.role.kind != "number":
+    if value is None and f.default is None and not f.role.is_number:
         return None
     match f.role.kind:
         case "number":
@@ -222,11 +222,11 @@ def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload)
 def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Payload) -> Ref:
     beside = params.get(role.beside)
     alias = beside.alias if isinstance(beside, Ref) else beside or reading.default_alias or role.fallback
-    ref = parse_ref(value, alias, literal=role.kind == "name")
+    ref = parse_ref(value, alias, literal=role.is_literal)
     if ref.index is not None and not role.slices:
-        hint = "Copy the slice to a name of its own first." if role.kind == "pattern" else ""
+        hint = "Copy the slice to a name of its own first." if role.is_pattern else ""
         raise Refusal("slice-not-allowed", f"a slice is not allowed here, got '{ref}'", hint=hint)
-    if ref.kind is not None and not (role.kind in ("pattern", "operands") or role.read):
+    if ref.kind is not None and not role.selects:
         hint = "Write it in the reference that is matched."
         raise Refusal(
             "kind-not-allowed", f"a `kind` is not allowed in a reference that creates names, got '{ref}'", hint=hint
