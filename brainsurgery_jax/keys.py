@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, StringConstraints
 
@@ -40,7 +40,7 @@ class Role(NamedTuple):
     slices: bool = False
     beside: str = ""
     fallback: str | None = None
-    plain: Any = None
+    plain: object = None
     read: bool = False
 
     @property
@@ -102,8 +102,8 @@ class Keyword(NamedTuple):
     """One keyword-only parameter of an op's function."""
 
     name: str
-    annotation: Any
-    default: Any
+    annotation: object
+    default: object
     role: Role | None
 
 
@@ -160,7 +160,7 @@ def _read_group(group: type[KeyGroup]) -> Iterator[Keyword]:
         yield Keyword(f.name, annotation, default, role_of(annotation))
 
 
-def role_of(annotation: Any) -> Role | None:
+def role_of(annotation: object) -> Role | None:
     """The role that an annotation (or a member of its union) carries."""
     own = next((m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, Role)), None)
     if own is not None or (not isinstance(annotation, UnionType) and get_origin(annotation) is not Union):
@@ -168,13 +168,13 @@ def role_of(annotation: Any) -> Role | None:
     return next((r for a in get_args(annotation) if (r := role_of(a)) is not None), None)
 
 
-def element_role(annotation: Any) -> Role | None:
+def element_role(annotation: object) -> Role | None:
     """The role of the elements, where an annotation is a tuple of references."""
     inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     return role_of(get_args(inner)[0]) if get_origin(inner) is tuple else None
 
 
-def fewest(annotation: Any) -> int:
+def fewest(annotation: object) -> int:
     """How many elements a list of references has at least: as its annotation says, else one."""
     facts = (m for info in getattr(annotation, "__metadata__", ()) for m in getattr(info, "metadata", ()))
     return next((least for fact in facts if (least := getattr(fact, "min_length", None)) is not None), 1)

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Unpack
+from typing import Annotated, Literal, NamedTuple, TypeVar, Unpack
 
 from brainsurgery_jax.kernel import Avals, Builder, Kernel, KernelFacts, P, Params, Passes, R, Rung
 from brainsurgery_jax.keys import (
@@ -41,6 +41,7 @@ from brainsurgery_jax.select import Ref
 BuildFn = TypeVar("BuildFn", bound="Callable[..., TensorExpr | Results]")
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | PendingReport]")
+AnOp = TypeVar("AnOp", bound="Op")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
 
 
@@ -100,8 +101,8 @@ class Field(NamedTuple):
 
     key: str
     param: str
-    annotation: Any
-    default: Any
+    annotation: object
+    default: object
     role: Role | None
 
     @property
@@ -286,7 +287,7 @@ def _doc_of(form: Form, fn: Callable) -> str:
     return "\n".join(line for line in lines if not own or line in own or not line.startswith("Example: `"))
 
 
-def _add(registry: dict[str, Any], record: Op) -> None:
+def _add(registry: dict[str, AnOp], record: AnOp) -> None:
     if record.name in registry:
         raise NameTaken(registry[record.name], record)
     registry[record.name] = record
@@ -330,6 +331,7 @@ __all__ = [
     "IF_MISSING",
     "OPS",
     "UNMATCHED",
+    "AnOp",
     "Assertion",
     "AssertionKey",
     "AssertionsKey",

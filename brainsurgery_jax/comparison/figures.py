@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import reduce
 from math import isfinite, sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.dtypes import BFLOAT16, BY_NAME
@@ -53,7 +53,7 @@ class Figures(NamedTuple):
     differing: int = 0
     at: int = -1
     largest: float = 0.0
-    values: tuple[Any, ...] = ()
+    values: tuple[object, ...] = ()
     nans: tuple[int, int] = (0, 0)
     sums: Sums = Sums()
 

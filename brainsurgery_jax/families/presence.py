@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from brainsurgery_jax.config_patch import DTYPE_KEYS, patched
+from brainsurgery_jax.config_patch import DTYPE_KEYS, patch_mapping
 from brainsurgery_jax.dtypes import Aval, parse_dtype
 from brainsurgery_jax.families.evidence import Modules, shape_table, sizes_of
 from brainsurgery_jax.families.model import HEADED, LISTS, ConfigDifference, FamilyPlace
@@ -64,7 +64,7 @@ def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]
 def _flag(place: FamilyPlace, key: str, value: bool) -> dict[str, object]:
     """A patch that sets a flag in the part and in the whole, where they have it."""
     own = place.patch({key: value}) if key in place.config else {}
-    return patched(own, {key: value}) if key in place.whole else own
+    return patch_mapping(own, {key: value}) if key in place.whole else own
 
 
 def _is_headed(place: FamilyPlace) -> bool:

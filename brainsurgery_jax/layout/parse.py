@@ -98,25 +98,9 @@ class _LayoutParser:
         target = self.map(root, "target")
         self.keys(target, TARGET_KEYS, "target")
         bases = self.texts(root, "base")
-        self.options = {"base": bases[0]} if bases else {}
-        asked = [(k, v) for k, v in self.map(root, "options").entries if isinstance(v, Map)]
-        self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries if (k, v) not in asked}
-        self.dims = {k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}
-        for key, node in asked:
-            self.choose(key, node)
-        self.ranges = self.range_map(root, self.dims)
-        rules: list[LayoutRule] = []
-        drops: list[DropRule] = []
-        ties: list[TieRule] = []
+        self.read_sizes(root, bases)
         blocks = {k.text: self.places(k, v) for k, v in self.map(root, "blocks").entries}
-        for node in (n for item in self.items(root, "rules") for n in self.expand(item, blocks)):
-            match self.entry(node):
-                case LayoutRule() as rule:
-                    rules.append(rule)
-                case DropRule() as drop:
-                    drops.append(drop)
-                case TieRule() as tie:
-                    ties.append(tie)
+        entries = [self.entry(node) for item in self.items(root, "rules") for node in self.expand(item, blocks)]
         return Layout(
             name=self.text(root, "layout"),
             doc=self.text(root, "doc"),
@@ -130,15 +114,25 @@ class _LayoutParser:
             options=self.options,
             ranges=self.ranges,
             bases=bases,
-            rules=tuple(rules),
-            drops=tuple(drops),
-            ties=tuple(ties),
+            rules=tuple(e for e in entries if isinstance(e, LayoutRule)),
+            drops=tuple(e for e in entries if isinstance(e, DropRule)),
+            ties=tuple(e for e in entries if isinstance(e, TieRule)),
             rest=self.flag(root, "rest"),
             example=plain(self.map(root, "example")),
             span=root.span,
             adapters=self.adapters(root, self.text(target, "prefix")),
             choices=self.choices,
         )
+
+    def read_sizes(self, root: Map, bases: tuple[str, ...]) -> None:
+        """Read the options, the sizes and the ranges, which the rules use."""
+        self.options = {"base": bases[0]} if bases else {}
+        asked = [(k, v) for k, v in self.map(root, "options").entries if isinstance(v, Map)]
+        self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries if (k, v) not in asked}
+        self.dims = {k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}
+        for key, node in asked:
+            self.choose(key, node)
+        self.ranges = self.range_map(root, self.dims)
 
     def adapters(self, root: Map, prefix: str) -> Adapters:
         node = self.map(root, "adapters")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from brainsurgery_jax.config_patch import Change, merge_changes, patched, read_change, write_change
+from brainsurgery_jax.config_patch import Change, merge_changes, patch_mapping, read_change, write_change
 from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
@@ -77,7 +77,7 @@ def _notes(
     """A note for each difference, with the change that settles all of them."""
     patch: Mapping[str, Any] = {}
     for each in (found := tuple(found)):
-        patch = patched(patch, each.patch)
+        patch = patch_mapping(patch, each.patch)
     label = f"{word}.{key}" if (key,) in output.spans else word
     span = output.spans.get((key,), output.span)
     for each in found:

@@ -320,14 +320,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
     at = keys.index(form.writes[0])
     write = refs[keys[at]]
-    partners = [key for key in keys[1:] if key in form.reads]
-    written = [key for key in keys[1:] if key in form.writes]
-    targets = {key: refs[key] for key in keys[1:]}
-    if form.reads:
-        rows = view.rename(refs[form.match_key], targets, read=partners, written=written)
-    else:
-        rows = _literal_row(view, form, refs)
-    for name, others in rows:
+    for name, others in _form_rows(view, form, refs):
         names = (name, *others)
         try:
             whole: list[Any] = [
@@ -354,10 +347,14 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             yield Bind(write.alias, names[at], made, form.dest)
 
 
-def _literal_row(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
-    """The literal names under the keys of a form that reads nothing."""
-    name, *others = (view.literal(refs[key], key) for key in form.refs)
-    return [(name, tuple(others))]
+def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
+    """The names under the keys of a form: for each match, or the literal ones where it reads nothing."""
+    if not form.reads:
+        name, *others = (view.literal(refs[key], key) for key in form.refs)
+        return [(name, tuple(others))]
+    targets = {key: ref for key, ref in refs.items() if key != form.match_key}
+    read, written = ([key for key in targets if key in keys] for keys in (form.reads, form.writes))
+    return view.rename(refs[form.match_key], targets, read=read, written=written)
 
 
 def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
@@ -375,7 +372,7 @@ def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str
 
 
 def _maker(
-    maker: Kernel | Builder, params: Mapping[str, Any], view: StepView
+    maker: Kernel | Builder, params: Mapping[str, object], view: StepView
 ) -> Callable[[str, tuple[Expr, ...]], Any]:
     """What a form makes of operands, for a name."""
     if isinstance(maker, Builder):
