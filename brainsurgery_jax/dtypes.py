@@ -90,6 +90,11 @@ DTYPES: tuple[DType, ...] = (
 BY_TAG = {d.tag: d for d in DTYPES if d.tag}
 BY_NAME = {name: d for d in DTYPES for name in (d.name, d.short, *d.aliases)}
 
+WIDER = {
+    "int4": "int8", "int2": "int8", "uint4": "uint8", "uint2": "uint8", "float4_e2m1fn": "float8_e4m3fn",
+}  # fmt: skip
+"""Element types of JAX that are computed on in a wider one, which holds all their values."""
+
 FLOAT32, FLOAT64, INT64, BOOL, UINT8 = (BY_NAME[n] for n in ("float32", "float64", "int64", "bool", "uint8"))
 FLOAT16, BFLOAT16 = BY_NAME["float16"], BY_NAME["bfloat16"]
 

@@ -12,13 +12,15 @@ from typing import Any
 
 from brainsurgery_jax._lazy import jax, jnp, nnx
 from brainsurgery_jax.api import Report, load
-from brainsurgery_jax.apply.names import Named, aval_of, key_paths, name_leaves
-from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.apply.key_trees import take_apart
+from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
+from brainsurgery_jax.store.detect import output_kind
+from brainsurgery_jax.store.formats import find_format
 from brainsurgery_jax.store.io.in_memory import MemorySource
-from brainsurgery_jax.store.key_paths import notes_of
+from brainsurgery_jax.store.key_tree import NO_TREE
 from brainsurgery_jax.tensors import Tensors
 from brainsurgery_jax.world import Files
 
@@ -156,7 +158,11 @@ def save(
     overwrite: bool = False,
     durable: bool = True,
 ) -> Report:
-    """Write a pytree of arrays to a checkpoint, whole or not at all, as the output of a plan is written.
+    """Write a pytree to a checkpoint, whole or not at all, as the output of a plan is written.
+
+    Leaves may be arrays of JAX or numpy, keys of random numbers and Python numbers; for the format `orbax` also text.
+    There the result is the tree that orbax would save, with lists, tuples, named tuples, None and empty containers;
+    other formats keep notes of them. NNX states, optax states and a TrainState are saved as they are.
 
     **Arguments**: the path and `format`, `shard`, `metadata`, `options`, `overwrite` are those of a plan's output.
     `layout` names the layout that the tree is in, with its `layout_options`; the tree is then written with Hugging Face
@@ -173,31 +179,27 @@ def save(
     >>> list(bs.open("tree.safetensors"))
     ['layer.w']
     """
-    found = name_leaves(TREE, tree)
-    keys = {name: leaf for name, leaf in found.tensors.items() if _is_key(leaf)}
-    if others := {**found.others, **keys}:
-        raise PlanError([_no_array(name, leaf) for name, leaf in others.items()])
-    if not found.names:
+    found = take_apart(TREE, tree)
+    texts = {} if _holds_texts(path, format) else found.texts
+    if strange := {**found.strange, **texts}:
+        raise PlanError([_no_array(name, leaf) for name, leaf in strange.items()])
+    if not found.tensors:
         raise PlanError([Diagnostic("output-empty", "save: the tree has no leaves")])
-    notes = notes_of(key_paths(tree)).encode() if layout is None else {}
     place = os.path.dirname(os.path.abspath(config)) if layout is not None and isinstance(config, str) else TREE
     step = {"name": layout, "inverse": True, "config": config, "options": layout_options}
     output = {"path": path, "format": format, "shard": shard, "options": options, "overwrite": overwrite}
     plan = {
         "inputs": [f"model::{place}"],
         "transforms": [] if layout is None else [_step(step)],
-        "output": _drop_unset(output) | {"sidecars": place != TREE, "metadata": {**notes, **(metadata or {})}},
+        "output": _drop_unset(output) | {"sidecars": place != TREE, "metadata": metadata or {}},
     }
-    source = MemorySource(place, found.tensors, _avals_of(found), {})
+    avals = {name: aval_of(leaf) for name, leaf in found.tensors.items()}
+    source = MemorySource(place, found.tensors, avals, {}, found.key_tree if layout is None else NO_TREE)
     with closing(Files(overwrite=overwrite, sources={os.path.realpath(place): source})) as world:
         try:
             return load(plan).run(overwrite=overwrite, durable=durable, world=world)
         except PlanError as bad:
             raise bad.of_call("save") from bad
-
-
-def _avals_of(tree: Named) -> dict[str, Aval]:
-    return {name: aval_of(tree.tensors[name]) for name in tree.names}
 
 
 def _step(layout: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,17 +211,14 @@ def _drop_unset(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in found.items()}
 
 
-def _is_key(leaf: Any) -> bool:
-    """Whether a leaf is a key of random numbers."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _holds_texts(path: str, format: str | None) -> bool:
+    """Whether a checkpoint at a path holds leaves that are text. A path or format that is wrong is told of later."""
+    try:
+        return output_kind(path, None if format is None else find_format(format), None).format.trees
+    except ValueError:
+        return True
 
 
 def _no_array(name: str, leaf: Any) -> Diagnostic:
-    if hasattr(leaf, "dtype") and _is_key(leaf):
-        hint = (
-            "A module with Dropout holds one. Save the parameters alone, `nnx.state(model, nnx.Param)`, or the key's "
-            "numbers, `jax.random.key_data(key)`."
-        )
-        return Diagnostic("tree-leaf", f"save: '{name}' is a key of random numbers, no array", hint=hint)
     hint = "Leave it out, or make it an array: `jnp.asarray(...)`."
     return Diagnostic("tree-leaf", f"save: '{name}' is a {type(leaf).__name__}, no array", hint=hint)

@@ -89,16 +89,15 @@ class View(Protocol):
     def captures(self, ref: Ref, key: str = "") -> tuple[Pattern, list[Match]]: ...
     def select(self, ref: Ref, key: str = "", required: bool = True) -> list[Item]: ...
     def rename(
-        self,
-        source: Ref,
-        targets: Mapping[str, Ref],
-        *,
-        read: Collection[str] = (),
-        written: Collection[str] | None = None,
-    ) -> list[Row]: ...
+        self, source: Ref, targets: Mapping[str, Ref], *, read: Collection[str] = (),
+        written: Collection[str] | None = None, others: bool = False,
+    ) -> list[Row]: ...  # fmt: skip
+    def others(self, ref: Ref) -> list[str]: ...
     def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing: ...
     def one(self, ref: Ref, key: str = "") -> Item: ...
     def original(self, alias: str, key: str = "") -> Mapping[str, TensorExpr]: ...
+    def type_gap(self, left: tuple[str, str], right: tuple[str, str]) -> tuple[str, str] | None: ...
+    def tree_gaps(self, left: str, right: str | None = None) -> Mapping[str, tuple[str, str]]: ...
     def config(self, alias: str, key: str = "") -> tuple[str, object] | None: ...
     def literal(self, ref: Ref, key: str = "") -> str: ...
     def nothing(self, ref: Ref, key: str = "") -> Refusal: ...
@@ -118,16 +117,26 @@ class View(Protocol):
 
 
 class Bind(NamedTuple):
-    """Give a tensor a name. `index` writes into a part of what is there."""
+    """Give a tensor a name. `like`: alias and name of the tensor that it is made of, as which it lies in the tree."""
 
     alias: str
     name: str
     expr: TensorExpr
     dest: Dest = "new"
+    like: tuple[str, str] | None = None
+
+
+class Plant(NamedTuple):
+    """Copy a leaf that holds no tensor, such as None, unless something is where it would be."""
+
+    alias: str
+    name: str
+    to_alias: str
+    to_name: str
 
 
 class Move(NamedTuple):
-    """Give a tensor another name; all moves of a step happen at once."""
+    """Give a leaf another name; all moves of a step happen at once."""
 
     alias: str
     name: str
@@ -136,7 +145,7 @@ class Move(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """Forget a tensor."""
+    """Forget a leaf."""
 
     alias: str
     name: str
@@ -233,6 +242,7 @@ class Inline(NamedTuple):
 
 Edit = (
     Bind
+    | Plant
     | Move
     | Drop
     | AddAlias

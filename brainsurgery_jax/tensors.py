@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.nametree import nest
-from brainsurgery_jax.select import compile_pattern
+from brainsurgery_jax.select import Pattern, compile_pattern
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
+from brainsurgery_jax.store.key_tree import KeyTree
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 class Tensors(Mapping[str, "np.ndarray"]):
     """Names to arrays, in state-dict order. Opening reads headers; `checkpoint[name]` reads that tensor anew."""
 
-    __slots__ = ("_avals", "_prefix", "_source")
+    __slots__ = ("_avals", "_pattern", "_prefix", "_source")
 
-    def __init__(self, source: Source, avals: Mapping[str, Aval], prefix: str = ""):
-        """`avals` are by the names here, `prefix` stands in front of these in the source."""
-        self._source, self._avals, self._prefix = source, avals, prefix
+    def __init__(self, source: Source, avals: Mapping[str, Aval], prefix: str = "", pattern: Pattern | None = None):
+        """`avals` are by the names here, `prefix` stands in front of these in the source. `pattern` chose them."""
+        self._source, self._avals, self._prefix, self._pattern = source, avals, prefix, pattern
 
     @classmethod
     def open(cls, path: str) -> Self:
@@ -61,6 +62,15 @@ class Tensors(Mapping[str, "np.ndarray"]):
         return tuple(self._source.header.left_out)
 
     @property
+    def tree(self) -> KeyTree:
+        """The tree that the tensors lie in, as far as the checkpoint tells: leaves that hold no tensor, and types."""
+        tree, pattern = self._source.header.tree, self._pattern
+        names = {new: self._prefix + new for new in self._avals}
+        below = {n[len(self._prefix) :]: n for n in tree.others if n.startswith(self._prefix)}
+        kept = below if pattern is None else {n: below[n] for n, _ in pattern.matches(below)}
+        return tree.choose(names, kept)
+
+    @property
     def path(self) -> str:
         """The path that was opened."""
         return self._source.header.path
@@ -83,7 +93,7 @@ class Tensors(Mapping[str, "np.ndarray"]):
         """
         compiled = compile_pattern(tuple(pattern) if isinstance(pattern, list) else pattern)
         chosen = {name for name, _ in compiled.matches(self._avals)}
-        return type(self)(self._source, {n: a for n, a in self._avals.items() if n in chosen}, self._prefix)
+        return type(self)(self._source, {n: a for n, a in self._avals.items() if n in chosen}, self._prefix, compiled)
 
     def below(self, key: str) -> Self:
         """Select the tensors below a key. Nothing is read.

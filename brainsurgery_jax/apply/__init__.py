@@ -59,8 +59,8 @@ def apply(
     to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name. `listen` gets the
     report of each step that has one.
     **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
-    came in if the names are still the same (or of `like`), else as nested dicts along the dots of the names. A flat
-    dict with dotted keys stays flat.
+    came in if the names are still the same (or of `like`), else as dicts along the dots of the names, with the lists,
+    tuples and empty nodes that came in where they are by now. A flat dict with dotted keys stays flat.
     **Raises** PlanError for a mistake in the plan or a failed assert, StoreError for a file that cannot be read.
     """
     if checks not in ("raise", "return", "skip"):
@@ -74,7 +74,7 @@ def apply(
         evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else concrete
         applied = lower_onto(plan, given, world, values=evaluate is concrete)
         values, verdicts = evaluate(applied, checks, listen or log)
-    result = rebuild(values, given.get(applied.alias), like)
+    result = rebuild(values, given.get(applied.alias), like, applied.state.spaces[applied.alias].extras.tree)
     return (result, verdicts) if checks == "return" else result
 
 

@@ -10,14 +10,17 @@ from typing import Protocol
 
 from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.concrete import numbers
+from brainsurgery_jax.apply.key_trees import tree_beside
 from brainsurgery_jax.apply.names import Named
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Space, State, lower_steps, start
 from brainsurgery_jax.lower.outputs import alias_of
+from brainsurgery_jax.lower.state import Extras
 from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.store.base import Source
+from brainsurgery_jax.store.key_tree import NO_TREE
 from brainsurgery_jax.world import Files
 
 NOT_READ = "Name it under `inputs:` and give it as a tree: `plan.apply(tree, ALIAS=other_tree)`."
@@ -46,7 +49,10 @@ class Trees(Files):
     def spaces(self) -> dict[str, Space]:
         """A space for each tree."""
         return {
-            alias: Space({name: self.graph.placeholder(alias, name, aval) for name, aval in tree.avals.items()})
+            alias: Space(
+                {name: self.graph.placeholder(alias, name, aval) for name, aval in tree.avals.items()},
+                Extras(tree=NO_TREE if tree.dotted else tree_beside(tree.tree)),
+            )
             for alias, tree in self.given.items()
         }
 

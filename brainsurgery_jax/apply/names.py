@@ -22,6 +22,7 @@ class Named(NamedTuple):
     others: Mapping[str, Any]
     treedef: Any
     dotted: bool
+    tree: Any = None  # as it came
 
     @property
     def avals(self) -> dict[str, Aval]:
@@ -35,29 +36,32 @@ def name_leaves(alias: str, tree: Any) -> Named:
     paths = key_paths(tree)
     found, treedef = jax.tree_util.tree_flatten(tree)
     names = tuple(".".join(map(str, path)) for path in paths)
-    _refuse_doubles(alias, names)
+    refuse_twins(alias, names)
     leaves = dict(zip(names, found, strict=True))
-    _refuse_foreign(alias, leaves)
+    refuse_foreign(alias, leaves)
     tensors = {name: leaf for name, leaf in leaves.items() if is_tensor(leaf)}
     others = {name: leaf for name, leaf in leaves.items() if name not in tensors}
-    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths))
+    return Named(names, tensors, others, treedef, isinstance(tree, dict) and _is_dotted(paths), tree)
 
 
 def key_paths(tree: Any) -> list[Path]:
     """The keys to each leaf, in order, without those that Flax's boxes add."""
-    boxes = {p for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0] if _is_box(node)}
+    boxes = {p for p, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)[0] if is_box(node)}
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    return [tuple(_key(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
+    return [tuple(key_of(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
 
 
-def _is_box(node: Any) -> bool:
+def is_box(node: Any) -> bool:
+    """Whether a node wraps a leaf and adds a key of its own to its path."""
     return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in type(node).__mro__)
 
 
-def _key(key: Any) -> str | int:
+def key_of(key: Any) -> str | int:
     """A key as a name has it: a place in a sequence, an integer key of a dict, else text."""
     if isinstance(key, jax.tree_util.SequenceKey):
         return ListIndex(key.idx)
+    if isinstance(key, jax.tree_util.FlattenedIndexKey):  # of a class that names no keys
+        return ListIndex(key.key)
     found = next((getattr(key, a) for a in ("key", "idx", "name") if hasattr(key, a)), key)
     return found if type(found) is int else str(found)
 
@@ -67,7 +71,8 @@ def _is_dotted(paths: list[Path]) -> bool:
     return all(len(p) == 1 for p in paths) and any("." in str(p[0]) for p in paths)
 
 
-def _refuse_doubles(alias: str, names: tuple[str, ...]) -> None:
+def refuse_twins(alias: str, names: tuple[str, ...]) -> None:
+    """Raises PlanError where two leaves have one name."""
     seen: set[str] = set()
     doubles = [n for n in names if n in seen or seen.add(n)]
     if doubles:
@@ -76,7 +81,7 @@ def _refuse_doubles(alias: str, names: tuple[str, ...]) -> None:
         raise PlanError([Diagnostic("names-collide", text, hint=hint)])
 
 
-def _refuse_foreign(alias: str, leaves: Mapping[str, Any]) -> None:
+def refuse_foreign(alias: str, leaves: Mapping[str, Any]) -> None:
     """Refuse leaves that hold tensors and are no arrays of numpy or JAX: plans would pass them by without a word."""
     foreign = {name: leaf for name, leaf in leaves.items() if _is_foreign(leaf)}
     for name, leaf in foreign.items():

@@ -1,4 +1,4 @@
-"""The tree that `apply` returns: the structure that came in, that of `like`, or nested dicts."""
+"""The tree that `apply` returns: the structure that came in, that of `like`, or dicts and lists along the names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from brainsurgery_jax.apply.names import Named, aval_of, name_leaves
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.nametree import nest
 from brainsurgery_jax.prefixes import Shift, shift_between
+from brainsurgery_jax.store import key_tree
+from brainsurgery_jax.store.key_tree import KeyTree
 
 
-def rebuild(values: Mapping[str, Any], came: Named | None, like: Any) -> Any:
-    """The tree of these leaves. `came` is the tree that the alias was bound to, if any."""
+def rebuild(values: Mapping[str, Any], came: Named | None, like: Any, tree: KeyTree) -> Any:
+    """The tree of these leaves. `came` is the tree that the alias was bound to, if any; `tree` tells of the containers
+    that names lie in by now."""
     if like is not None:
         return _fill(name_leaves("like", like), values)
     if came is not None and set(values) == set(came.tensors):
@@ -21,14 +24,17 @@ def rebuild(values: Mapping[str, Any], came: Named | None, like: Any) -> Any:
     if doubles := [name for name in others if name in values]:
         text = f"'{doubles[0]}' is a leaf of the tree that is no array, and the plan makes a tensor of that name"
         raise PlanError([Diagnostic("tree-collides", text, hint="Choose another name.")])
-    return _dicts({**values, **others}, flat=came is not None and came.dotted)
+    return _grow({**values, **others}, tree, flat=came is not None and came.dotted)
 
 
-def _dicts(leaves: dict[str, Any], *, flat: bool) -> dict[str, Any]:
+def _grow(leaves: dict[str, Any], tree: KeyTree, *, flat: bool) -> Any:
+    """The leaves in the containers that the tree tells of, all others in dicts."""
     if flat:
         return leaves
     try:
-        return nest(leaves)
+        nest(leaves)  # refuses a leaf that is also the prefix of others
+        empty = {name: leaf.value for name, leaf in tree.others.items() if name not in leaves}
+        return key_tree.nest((tree.path(name), value) for name, value in {**leaves, **empty}.items())
     except ValueError as bad:
         hint = "Rename one of them, or give the structure of the result: `apply(..., like=tree)`."
         raise PlanError([Diagnostic("tree-collides", str(bad), hint=hint)]) from bad

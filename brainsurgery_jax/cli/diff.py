@@ -75,11 +75,13 @@ def _compare(left: str, right: str, wishes: Wishes) -> Difference:
 def _page(found: Difference, wishes: Wishes) -> Document:
     avals = [one for one in found.differing if _unlike(one, wishes)]
     values = [one for one in found.differing if not _unlike(one, wishes)]
+    leaves = sorted(found.leaves.items())
     tables = (
         Table(f"only in {found.left}", tuple((n, str(a)) for n, a in found.only_left.items())),
         Table(f"only in {found.right}", tuple((n, str(a)) for n, a in found.only_right.items())),
         Table("other shape or dtype", tuple(map(_row, avals))),
         Table("other values", tuple(map(_row, values))),
+        Table("other leaves of the tree", tuple((n, f"{a or 'nothing'} -> {b or 'nothing'}") for n, (a, b) in leaves)),
     )
     return Parts((*(table for table in tables if table.rows), Text(_summary(found, avals, values))), space=1)
 
@@ -122,6 +124,7 @@ def _summary(found: Difference, avals: list[TensorDifference], values: list[Tens
         (len(avals), "of another shape or dtype"),
         (len(found.only_left), "only on the left"),
         (len(found.only_right), "only on the right"),
+        (len(found.leaves), "other leaves of the tree"),
     ]
     told = ", ".join(f"{number:,} {what}" for number, what in counts if number)
     equal = counted(found.equal, "tensor")
@@ -145,6 +148,7 @@ def _data_of(found: Difference, wishes: Wishes) -> dict[str, Any]:
         "only_left": _avals_json(found.only_left),
         "only_right": _avals_json(found.only_right),
         "differing": {one.name: _difference_json(one) for one in found.differing},
+        "leaves": {name: {"left": left, "right": right} for name, (left, right) in found.leaves.items()},
         "notes": list(map(str, found.notes)),
         "diagnostics": list(map(diagnostic_data, found.notes)),
     }

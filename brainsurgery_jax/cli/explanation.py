@@ -29,6 +29,8 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
         kinds = ", ".join(f"{n:,} {d}" for d, n in dtypes.most_common())
         lines.append(f"writes {p.path}{'/' if p.directory and not p.path.endswith('/') else ''}")
         lines.append(f"    {counted(len(p.tensors), 'tensor')} ({kinds}), {show_size(p.nbytes)}")
+        if held := (*p.tree.empty, *p.tree.texts) if p.format.trees else ():
+            lines.append(f"    beside tensors: {few(held, most)}")
         if cut is not None and (cut.files > 1 or cut.kept):
             lines.append(f"    {_files(cut)}")
         if p.side_names:
@@ -125,6 +127,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
             "bytes": p.nbytes,
             "side_files": list(p.side_names),
             "metadata_keys": list(p.metadata),
+            "leaves": {name: leaf.word for name, leaf in p.tree.others.items()} if p.format.trees else {},
             "replaces": replacement_as_json(p),
             **({} if cut is None else {"files": cut.files, "files_kept": cut.kept, "bytes_kept": cut.kept_bytes}),
             "tensors": {

@@ -15,6 +15,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.rendering.data import diagnostic_data
 from brainsurgery_jax.rendering.text import align_columns
+from brainsurgery_jax.store.key_tree import PLAIN
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted, few
 
@@ -39,24 +40,28 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
     if format == "json":
         show.json(**_data_of(chosen, numbers))
         return 0
-    lines = [path, *_tree(chosen.avals, numbers, compact=format == "compact"), "", _totals(chosen)]
+    lines = [path, *_tree(chosen, numbers, compact=format == "compact"), "", _totals(chosen)]
     if whole.left_out:
         lines.append(f"left out, not tensors: {few(whole.left_out, 8)}")
     show.result("\n".join(lines))
     return 0
 
 
-def _tree(avals: Mapping[str, Aval], numbers: Mapping[str, dict[str, float]], *, compact: bool) -> list[str]:
+def _tree(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]], *, compact: bool) -> list[str]:
     """Branches with columns; the tree is drawn with tabs between cells, which are then aligned."""
-    leaves = [(name.replace("\t", "\\t"), _cells(aval, numbers.get(name))) for name, aval in sorted(avals.items())]
+    tree = chosen.tree
+    cells = {n: _cells(a, numbers.get(n), tree.types.get(n, PLAIN).word) for n, a in chosen.avals.items()}
+    cells |= {name: f"\t{leaf.word}" for name, leaf in tree.others.items()}
+    leaves = [(name.replace("\t", "\\t"), cells[name]) for name in sorted(cells)]
     rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=compact)]
     most = max(map(len, rows), default=1)
     padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]
     return align_columns(padded, right=frozenset({3}))
 
 
-def _cells(aval: Aval, numbers: dict[str, float] | None) -> str:
-    cells = [str(list(aval.shape)), aval.dtype.name, show_size(aval.nbytes)]
+def _cells(aval: Aval, numbers: dict[str, float] | None, kind: str) -> str:
+    dtype = f"{aval.dtype.name} ({kind})" if kind else aval.dtype.name
+    cells = [str(list(aval.shape)), dtype, show_size(aval.nbytes)]
     cells += [f"{k} {v:.4g}" for k, v in (numbers or {}).items()]
     return "\t" + "\t".join(cells)
 
@@ -83,6 +88,8 @@ def _data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dic
         "notes": list(map(str, chosen.notes)),
         "diagnostics": list(map(diagnostic_data, chosen.notes)),
         "left_out": dict(chosen.source.header.left_out),
+        "leaves": {name: leaf.word for name, leaf in chosen.tree.others.items()},
+        "types": {name: kind.words for name, kind in chosen.tree.types.items()},
         "parameters": sum(a.size for a in chosen.avals.values()),
         "bytes": sum(a.nbytes for a in chosen.avals.values()),
         "tensors": tensors,

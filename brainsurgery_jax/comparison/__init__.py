@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, prod
 from typing import Any
 
@@ -23,6 +23,7 @@ from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.protocol import Known, Pending, Reduction
+from brainsurgery_jax.store.key_tree import tree_gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Difference:
     """What two checkpoints have and have not in common; names in order, numbers in them by value.
 
     Of the tensors that both have `differing` differ, `equal` hold the same values, and `close` others are within the
-    tolerance. `notes` tell what of them was not read.
+    tolerance. `leaves` tell, by name, how the trees differ beside the values of tensors, each side in words (none: it
+    has no such leaf). `notes` tell what of them was not read.
     """
 
     left: str
@@ -60,11 +62,12 @@ class Difference:
     equal: int
     close: int
     notes: tuple[Diagnostic, ...] = ()
+    leaves: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def same(self) -> bool:
         """Whether there is no difference."""
-        return not (self.only_left or self.only_right or self.differing)
+        return not (self.only_left or self.only_right or self.differing or self.leaves)
 
 
 def diff(
@@ -83,7 +86,8 @@ def diff(
     **Arguments**: `target` selects names, on both sides. Values may differ by `eps + rtol * |left|`; without either
     they must be equal, where NaN equals NaN and the signs of zeros do not matter. With `ignore_dtype` values alone
     count. Without `figures` a tensor is read up to its first difference and no further. `memory` is the budget in
-    bytes (default: a quarter of the available memory).
+    bytes (default: a quarter of the available memory). Where both tell of their trees (those of orbax do), leaves that
+    hold no tensor are compared, too, and whether one is an array of JAX or numpy, a Python number or a random key.
     **Returns** a `Difference`: names that only one side has, and the tensors that differ.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing,
     TypeError for trees.
@@ -147,7 +151,8 @@ class _Comparison:
         counts = list(levels.values())
         only_left, only_right = self._only(self._ours, self._theirs), self._only(self._theirs, self._ours)
         return Difference(self._left.path, self._right.path, only_left, only_right, tuple(found), counts.count(EQUAL),
-                          counts.count(CLOSE), (*self._left.notes, *self._right.notes))  # fmt: skip
+                          counts.count(CLOSE), (*self._left.notes, *self._right.notes),
+                          tree_gaps(self._left.tree, self._right.tree, shared))  # fmt: skip
 
     def _only(self, ours: Mapping[str, Aval], theirs: Mapping[str, Aval]) -> dict[str, Aval]:
         return {name: ours[name] for name in in_order(ours.keys() - theirs.keys())}

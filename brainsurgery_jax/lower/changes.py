@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from brainsurgery_jax.lower.program import Effect
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.plan.model import Step
-from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, RenameAlias, SetConfig
+from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Plant, RenameAlias, SetConfig
 
 
 class Changes:
@@ -26,8 +26,8 @@ class Changes:
 
     def bind(self, edit: Bind) -> None:
         """Give a tensor its name. Raises Refusal, as `apply` does."""
-        alias, name, expr, dest = edit
-        replaced = self.view.bind(alias, name, expr, dest)
+        alias, name, expr, dest, like = edit
+        replaced = self.view.bind(alias, name, expr, dest, like)
         (self._changed if replaced else self._created).append(f"{alias}::{name}")
         self.written.add(alias)
 
@@ -41,6 +41,10 @@ class Changes:
                 written.add(alias)
             case Move():
                 self._moves.append(edit)
+            case Plant(alias, name, to_alias, to_name):
+                if view.plant(alias, name, to_alias, to_name):
+                    self._created.append(f"{to_alias}::{to_name}")
+                    written.add(to_alias)
             case AddAlias(alias, tensors, path):
                 view.add_alias(alias, tensors, path)
                 written.add(alias)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -15,9 +16,12 @@ from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
 from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
+from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import Dest
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.store.key_paths import Path
+from brainsurgery_jax.store.key_tree import NO_TREE, PLAIN, KeyTree, LeafType, OtherLeaf
 
 
 class Unknown(Exception):
@@ -34,6 +38,7 @@ class Drafts:
         self.scratches: list[str] = []  # aliases that end with the step
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
+        self.has_trees = any(not space.extras.tree.is_plain for space in state.spaces.values())
 
     def aliases(self) -> list[str]:
         """Aliases in the order in which they came to be."""
@@ -80,8 +85,9 @@ class Drafts:
         space.reads[name] = space.reads.get(name, 0) + reads
         return expr
 
-    def bind(self, alias: str, name: str, expr: Any, dest: Dest) -> bool:
-        """Give a tensor its name, if the destination is as it should be; whether it replaced one. Counts as a write."""
+    def bind(self, alias: str, name: str, expr: Any, dest: Dest, like: tuple[str, str] | None = None) -> bool:
+        """Give a tensor its name, if the destination is as it should be; whether it replaced one. Counts as a write.
+        `like`: the tensor that it is made of, as which it lies in the tree."""
         space = self.drafts.get(alias) or self.space(alias)
         old = space.names.get(name)
         if dest == "new" and old is not None:
@@ -93,6 +99,8 @@ class Drafts:
             assert old is not None
             if expr.aval != old.aval:
                 raise Refusal("dest-differs", f"'{name}' is {old.aval}, but the result is {expr.aval}")
+        if self.has_trees:
+            self._grow(space, name, expr, old, like or self._namesake(alias, name))
         space.names[name] = expr
         if space.unknown:
             space.unknown -= {name}
@@ -103,6 +111,53 @@ class Drafts:
             space.writes[name] = space.writes.get(name, 1) + 1
         return old is not None
 
+    def _grow(self, space: Draft, name: str, expr: Expr, old: Expr | None, like: tuple[str, str] | None) -> None:
+        """Place a tensor in the tree of an alias, or renew its type there."""
+        if old is not None:
+            kind = space.leaves.types.get(name)
+            if kind is not None and (made := type_as(kind, expr, old)) != kind:
+                space.tree.types[name] = made
+            return
+        source = None if like is None else self._side(like[0])
+        if like is None or source is None:
+            if not space.extras.tree.is_plain:
+                space.tree.put(name, None, PLAIN)
+            return
+        path, kind = source.leaves.paths.get(like[1]), source.leaves.types.get(like[1], PLAIN)
+        if kind != PLAIN:
+            kind = type_as(kind, expr, source.names.get(like[1]))
+        if path is not None or kind != PLAIN or not space.extras.tree.is_plain:
+            space.tree.put(name, path, kind)
+
+    def _side(self, alias: str) -> Draft | None:
+        """An alias, to look at."""
+        if (draft := self.drafts.get(alias)) is None and alias in self.state.spaces and alias not in self.gone:
+            return Draft(self.state.spaces[alias])
+        return draft
+
+    def _namesake(self, alias: str, name: str) -> tuple[str, str] | None:
+        """A tensor of this name in another alias that the step refers to."""
+        for other in self._referred:
+            space = self.drafts.get(other) or self.state.spaces.get(other)
+            if other != alias and space is not None and name in space.names:
+                return other, name
+        return None
+
+    @cached_property
+    def _referred(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(ref.alias for _, _, ref in refs_of(self.step)))
+
+    def plant(self, alias: str, name: str, to_alias: str, to_name: str) -> bool:
+        """Copy a leaf that holds no tensor, unless something is there or below; whether it was copied."""
+        side, space = self._side(alias), self.space(to_alias)
+        leaf = None if side is None else side.leaves.others.get(name)
+        taken = (n for n in (*space.names, *space.leaves.others) if n == to_name or n.startswith(f"{to_name}."))
+        if side is None or leaf is None or next(taken, None) is not None:
+            return False
+        space.tree.put_other(to_name, side.leaves.paths.get(name), leaf)
+        self.has_trees = True
+        return True
+
     def _dest_key(self, alias: str, name: str) -> str:
         """The key that a destination comes from; empty where two keys could have made it."""
         fields = () if self.step.op is None else self.step.op.destinations
@@ -111,14 +166,21 @@ class Drafts:
         return (named or [*refs, ""])[0] if named or len(refs) == 1 else ""
 
     def drop(self, alias: str, name: str) -> None:
-        """Forget a tensor."""
+        """Forget a leaf."""
         space = self.space(alias)
+        if self.has_trees:
+            space.tree.drop(name)
+        if name not in space.names:
+            return
         space.names.pop(name)
         space.reads.pop(name, None)
         space.writes.pop(name, None)
 
     def move(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
-        """Rename tensors, all at once; within an alias they keep their places."""
+        """Rename leaves, all at once; within an alias they keep their places."""
+        if self.has_trees:
+            self._replant(moves)
+            moves = [move for move in moves if move[1] in self.space(move[0]).names]
         arriving: dict[str, list[tuple[str, str, Expr]]] = defaultdict(list)  # by alias: new name, old name, value
         leaving: dict[str, dict[str, str | None]] = defaultdict(dict)  # by alias: the new name of what stays there
         for alias, name, to_alias, to_name in moves:
@@ -137,6 +199,22 @@ class Drafts:
             space.names.update((name, e) for name, _, e in items)
             space.reads.update((name, 1) for name, _, _ in items)
 
+    def _replant(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
+        """Rename leaves in the trees, all at once."""
+        taken: list[tuple[str, str, Path | None, LeafType, OtherLeaf | None]] = []
+        for alias, name, to_alias, to_name in moves:
+            leaves = self.space(alias).leaves
+            kind = leaves.types.get(name, PLAIN)
+            taken.append((to_alias, to_name, leaves.paths.get(name), kind, leaves.others.get(name)))
+        for alias, name, _, _ in moves:
+            self.space(alias).tree.drop(name)
+        for alias, name, path, kind, other in taken:
+            tree = self.space(alias).tree
+            if other is not None:
+                tree.put_other(name, path, other)
+            else:
+                tree.put(name, path, kind)
+
     def _refuse_taken(self, alias: str, items: Sequence[tuple[str, str, Expr]], leaving: Mapping[str, Any]) -> None:
         """Raises Refusal if a tensor would get the name of one that does not leave."""
         names = self.space(alias).names
@@ -151,11 +229,21 @@ class Drafts:
         if alias in self.aliases():
             hint = "Choose another with `alias: NAME`, or remove the old one with `prefixes`."
             raise Refusal("alias-exists", f"alias '{alias}' exists already", key="alias", hint=hint)
-        metadata: Mapping[str, str] = {}
+        extras = Extras(path)
         if path is not None and self.world.key(path) not in self.state.images:
-            metadata = self.world.open(path).header.metadata
-        self.drafts[alias] = Draft(Space(tensors or {}, Extras(path, metadata)))
+            header = self.world.open(path).header
+            extras = Extras(path, header.plain_metadata, tree=header.tree)
+        elif path is not None:
+            extras = Extras(path, tree=self._saved_tree(path, tensors or {}))
+        self.drafts[alias] = Draft(Space(tensors or {}, extras))
+        self.has_trees |= not extras.tree.is_plain
         self.gone.discard(alias)
+
+    def _saved_tree(self, path: str, tensors: Mapping[str, Any]) -> KeyTree:
+        """The tree of what this plan saves under a path, if all of it is loaded again."""
+        saved = (p for p in reversed(self.state.publications) if self.world.key(p.path) == self.world.key(path))
+        made = next(saved, None)
+        return made.tree if made is not None and made.tensors.keys() == tensors.keys() else NO_TREE
 
     def drop_alias(self, alias: str, key: str = "alias") -> None:
         """Forget an alias."""
@@ -202,7 +290,8 @@ class Drafts:
             before = self.state.spaces.get(alias)
             fresh = draft.extras.origin is None and draft.names and not (before and before.names)
             if fresh and (source := self._find_copied_model(draft, alias)) is not None:
-                draft.extras = replace(source, configs={**source.configs, **draft.extras.configs})
+                configs = {**source.configs, **draft.extras.configs}
+                draft.extras = replace(source, configs=configs, tree=draft.extras.tree)
         return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
 
     def _find_copied_model(self, draft: Draft, alias: str) -> Extras | None:

@@ -42,6 +42,7 @@ from brainsurgery_jax.protocol import (
     Inline,
     Known,
     PendingReport,
+    Plant,
     Publish,
     Results,
     Row,
@@ -344,7 +345,12 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             places = {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
             yield from _bind_results(form, made, places)
         else:
-            yield Bind(write.alias, names[at], made, form.dest)
+            like = (refs[form.match_key].alias, name) if form.reads else None
+            yield Bind(write.alias, names[at], made, form.dest, like)
+    if at > 0 and form.dest != "existing" and len(form.writes) == 1:
+        source = refs[form.match_key]
+        for other, (target,) in view.other_rows(source, {form.writes[0]: write}):
+            yield Plant(source.alias, other, write.alias, target)
 
 
 def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:

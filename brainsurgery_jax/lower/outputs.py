@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from brainsurgery_jax.store.base import Nest, WriteOptions
 from brainsurgery_jax.store.detect import OutputKind, output_kind, parse_size
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.formats import carry_metadata, find_format, read_options
-from brainsurgery_jax.store.key_paths import read_notes
+from brainsurgery_jax.store.key_paths import NOTES
+from brainsurgery_jax.store.key_tree import KeyTree, tree_in
 from brainsurgery_jax.store.nesting import nest_of, select_values
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.store.replacing import Replacement
@@ -41,7 +43,7 @@ def publications(state: State, plan: PlanData, world: World) -> tuple[tuple[Publ
                 made[world.key(p.path)] = p
             extras = None if p is None else _extras(state.spaces[alias_of(output, state)], state)
             problems += config_notes(p, output, extras, world) if p is not None and extras is not None else ()
-            problems += _note_dropped_texts(output, p, state) if p is not None else ()
+            problems += _note_dropped_leaves(output, p) if p is not None else ()
             problems += _not_kept(output, p)
         except Refusal as bad:
             place = output.spans.get((bad.key,), output.span)
@@ -62,14 +64,17 @@ def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
             yield Diagnostic("sidecars-left", message, p.span, hint, "note")
 
 
-def _note_dropped_texts(output: Output, p: Publication, state: State) -> Iterator[Diagnostic]:
-    """A note on leaves of an input's tree that are text, where the output holds tensors alone."""
-    texts = read_notes(state.spaces[alias_of(output, state)].extras.metadata).strings
-    if texts and not p.format.texts:
-        message = f"output: {p.format.name} holds tensors alone; left out, since they are text: {few([*texts])}"
-        yield Diagnostic(
-            "input-left-out", message, output.span, "Write `format: orbax` in the output to keep them.", "note"
-        )
+def _note_dropped_leaves(output: Output, p: Publication) -> Iterator[Diagnostic]:
+    """A note on leaves of a tree that an output does not hold: text, and what holds nothing, where there is no room for
+    notes on it."""
+    alone, full = "holds tensors alone", "has no room for notes on a tree this large"
+    texts = () if p.format.trees else p.tree.texts
+    empty = () if p.format.trees or NOTES in p.metadata else p.tree.empty
+    for names, what, why in ((texts, "text", alone), (empty, "empty", full if p.format.metadata_bytes else alone)):
+        if names:
+            message = f"output: {p.format.name} {why}; left out, since they are {what}: {few([*names])}"
+            hint = "Write `format: orbax` in the output to keep them."
+            yield Diagnostic("input-left-out", message, output.span, hint, "note")
 
 
 def _output(output: Output, state: State, world: World) -> Publication | None:
@@ -145,7 +150,7 @@ def publication(
         output = replace(output, options={"bare": True, **output.options})
     extras = space.extras if space else Extras()
     if edit.names is not None:  # of a single tensor no config says anything
-        extras = replace(extras, configs={})
+        extras = replace(extras, configs={}, tree=extras.tree.choose({name: name for name in tensors}, {}))
     return _publication(output, tensors, extras, world, step.span)
 
 
@@ -159,15 +164,15 @@ def _publication(
         raise Refusal(
             "output-empty", f"'{output.alias or 'the alias'}' holds no tensor to write", key="path", hint=hint
         )
+    tree = tree_in(output.metadata, tensors) if NOTES in output.metadata else extras.tree
+    carried = {**carry_metadata(_metadata(extras)), **output.metadata}
+    metadata = {key: text for key, text in carried.items() if key != NOTES and output.metadata.get(key) != ""}
     made = Publication(
         path=kind.path,
         directory=kind.directory,
         tensors=tensors,
-        metadata={
-            k: v
-            for k, v in {**carry_metadata(kind.format, _metadata(extras)), **output.metadata}.items()
-            if output.metadata.get(k) != ""
-        },
+        metadata={**metadata, **_tree_notes(kind, tree, tensors, metadata)},
+        tree=tree,
         shard_bytes=kind.shard_bytes,
         sidecars=_copy_side_files(origin, kind, world) if output.sidecars and kind.directory else None,
         overwrite=output.overwrite,
@@ -180,6 +185,15 @@ def _publication(
     )
     _check_storable(made)
     return made._replace(replaces=_check_destination(kind, made.disk_bytes, output.overwrite, world))
+
+
+def _tree_notes(
+    kind: OutputKind, tree: KeyTree, tensors: Mapping[str, Expr], metadata: Mapping[str, str]
+) -> dict[str, str]:
+    """The notes of a tree for the metadata of a format without trees; none that it has no room for."""
+    notes = {} if kind.format.trees else tree.notes(tensors).encode()
+    most = kind.format.metadata_bytes
+    return notes if most is None or len(json.dumps({**metadata, **notes})) <= most else {}
 
 
 def _metadata(extras: Extras) -> Mapping[str, str]:
@@ -249,7 +263,7 @@ def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, wor
 def _check_storable(made: Publication) -> None:
     """Whether the format can hold the tensors. What a failed step would have made is nobody's fault."""
     avals = {name: expr.aval for name, expr in made.tensors.items() if not expr.is_poison}
-    options = WriteOptions(made.directory, made.metadata, made.shard_bytes, options=made.options)
+    options = WriteOptions(made.directory, made.metadata, made.shard_bytes, options=made.options, tree=made.tree)
     try:
         made.format.check(made.path, avals, options)
     except StoreError as bad:

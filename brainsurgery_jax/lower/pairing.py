@@ -193,7 +193,7 @@ def _keep_alone(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[Bind]:
             raise _unclear(f"'{sets.destination}::{target}' is {old.aval}, which `kind` leaves out of this step")
         taken[target] = name
         if (alias, name) != (sets.destination, target):
-            yield Bind(sets.destination, target, drafts.fetch(alias, name), _dest(drafts, sets, target))
+            yield Bind(sets.destination, target, drafts.fetch(alias, name), _dest(drafts, sets, target), (alias, name))
 
 
 def _all_mean(sets: Sets, expr: Expr) -> bool:

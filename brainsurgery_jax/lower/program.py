@@ -13,6 +13,7 @@ from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags, Pending, PendingReport, Verdict, pendings, report
 from brainsurgery_jax.store.base import Nest
 from brainsurgery_jax.store.formats import SAFETENSORS, Format
+from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
 
@@ -53,6 +54,7 @@ class Publication(NamedTuple):
     side_files: Mapping[str, bytes] = {}  # by name in the folder; in place of those that are copied (`sidecars`)
     replaces: Replacement | None = None  # what stands at the path now
     nest: Nest | None = None  # where tensors go in a format with containers, if they go back into those of their input
+    tree: KeyTree = NO_TREE  # where they go in a format with trees
 
     @property
     def side_names(self) -> tuple[str, ...]:

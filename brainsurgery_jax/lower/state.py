@@ -10,10 +10,12 @@ from typing import Any, NamedTuple, Protocol
 from brainsurgery_jax.errors import Diagnostic, StoreError, few
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
+from brainsurgery_jax.lower.trees import TreeDraft
 from brainsurgery_jax.plan.model import Input, PlanData, Step
 from brainsurgery_jax.protocol import NO_FLAGS, Flags
 from brainsurgery_jax.select import Match, Pattern, Ref, compile_pattern
 from brainsurgery_jax.store.base import Header, Source
+from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
 
@@ -24,6 +26,7 @@ class Extras:
 
     - `origin`: the checkpoint whose side files belong to the alias; None if the alias was created empty.
     - `metadata`: the header metadata.
+    - `tree`: the tree that the tensors lie in, with its leaves that hold none. It follows the names of tensors.
     - `configs`: the configs that steps changed, by file name. Other configs are as they lie beside `origin`, and are
       read when they are asked for.
     - `doubtful`: a step that changes configs failed, so their values are unknown.
@@ -33,6 +36,7 @@ class Extras:
     metadata: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     doubtful: bool = False
+    tree: KeyTree = NO_TREE
 
     def borrow(self, others: Iterable[Extras]) -> Extras:
         """These extras as outputs see them: an alias without a checkpoint of its own takes the side files and configs
@@ -54,7 +58,7 @@ class Space:
 
     `extras` is what the alias holds beside them. `tainted`: an earlier step on it failed, so what it holds is
     not known, and what seems to be missing may not be. `unknown` names what failed steps would have made
-    or changed. `original` is what the alias was made with (None: nothing has changed since).
+    or changed. `original` is what the alias was made with, `grown` the tree then (None: nothing has changed since).
     """
 
     names: Mapping[str, Expr]
@@ -64,6 +68,7 @@ class Space:
     tainted: bool = False
     unknown: frozenset[str] = frozenset()
     original: Mapping[str, Expr] | None = None
+    grown: KeyTree | None = None
 
 
 @lru_cache(maxsize=4096)
@@ -87,15 +92,35 @@ def is_meant(ref: Ref, expr: Expr) -> bool:
 class Draft:
     """A space being edited: its own copies of what changes."""
 
-    __slots__ = ("extras", "names", "original", "reads", "tainted", "unknown", "writes")
+    __slots__ = ("_tree", "extras", "grown", "names", "original", "reads", "tainted", "unknown", "writes")
 
     def __init__(self, space: Space):
         self.names, self.reads, self.writes = dict(space.names), dict(space.reads), dict(space.writes)
         self.extras, self.tainted, self.unknown = space.extras, space.tainted, space.unknown
         self.original = space.names if space.original is None else space.original
+        self.grown = space.extras.tree if space.grown is None else space.grown
+        self._tree: TreeDraft | None = None
+
+    @property
+    def tree(self) -> TreeDraft:
+        """The tree, to be changed."""
+        if self._tree is None:
+            self._tree = TreeDraft(self.extras.tree)
+        return self._tree
+
+    @property
+    def leaves(self) -> KeyTree | TreeDraft:
+        """The tree, to look at."""
+        return self._tree or self.extras.tree
+
+    @property
+    def key_tree(self) -> KeyTree:
+        """The tree as it is by now."""
+        return self.extras.tree if self._tree is None else self._tree.freeze(self.names)
 
     def freeze(self) -> Space:
-        return Space(self.names, self.extras, self.reads, self.writes, self.tainted, self.unknown, self.original)
+        extras = self.extras if self._tree is None else replace(self.extras, tree=self.key_tree)
+        return Space(self.names, extras, self.reads, self.writes, self.tainted, self.unknown, self.original, self.grown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +236,7 @@ def open_space(world: World, path: str, format: str | None = None) -> Space:
     source = world.open(path, format)
     header = source.header
     names = {name: world.graph.leaf(source, name, info.aval) for name, info in header.tensors.items()}
-    return Space(names, Extras(path, header.metadata))
+    return Space(names, Extras(path, header.plain_metadata, tree=header.tree))
 
 
 def start(plan: PlanData, world: World, flags: Flags = NO_FLAGS) -> State:

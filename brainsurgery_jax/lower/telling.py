@@ -16,6 +16,7 @@ from brainsurgery_jax.protocol import (
     Expand,
     Inline,
     Move,
+    Plant,
     Publish,
     RenameAlias,
     SetConfig,
@@ -74,6 +75,8 @@ class Lines:
                     self.items.append(([], [name]))
             case Move(name=name, to_name=to):
                 self._item([name], [to])
+            case Plant(name=name, to_name=to):
+                self.items.append(([name], [to]))
             case AddAlias(alias, _, path):
                 self.others.append(f"add {alias}" if path is None else f"{path} -> alias {alias}")
             case DropAlias(alias):

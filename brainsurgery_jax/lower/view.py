@@ -17,12 +17,14 @@ from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
 from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
+from brainsurgery_jax.lower.trees import match_others, target_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
 from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_template, resolve, shown
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Header, TensorInfo
+from brainsurgery_jax.store.key_tree import tree_gaps, type_gap
 from brainsurgery_jax.store.selection import choose_part
 
 if TYPE_CHECKING:
@@ -108,10 +110,11 @@ class StepView(Drafts):
             raise Unknown
         return found
 
-    def captures(self, ref: Ref, key: str = "") -> tuple[Pattern, list[Match]]:
-        """A pattern, and the names that it matches with what it captures of each, sorted; at least one."""
+    def captures(self, ref: Ref, key: str = "", *, required: bool = True) -> tuple[Pattern, list[Match]]:
+        """A pattern, and the names that it matches with what it captures of each, sorted; at least one, if that is
+        required."""
         found = self._matches(ref, key)
-        if not found:
+        if not found and required:
             raise self.nothing(ref, key)
         return pattern_of(ref.name), found
 
@@ -136,13 +139,16 @@ class StepView(Drafts):
         *,
         read: Collection[str] = (),
         written: Collection[str] | None = None,
+        others: bool = False,
     ) -> list[Row]:
         """For every match of `source`, sorted: its name, and the names that the templates make of it.
 
         Under the keys that are `read` a tensor must be there; what stands alone on one side is left out, kept or
-        refused, as the step says. Names under those that are `written` (all others, if not said) must differ.
+        refused, as the step says. Names under those that are `written` (all others, if not said) must differ. `others`:
+        leaves that hold no tensor are meant, too.
         """
-        sets, rows = self._sets(source, targets, read, written)
+        more = self.other_rows(source, targets) if others else []
+        sets, rows = self._sets(source, targets, read, written, required=not more)
         if sets.read:
             settled = pairing.settle(self, sets, pairing.pair(self, sets, rows))
             rows, self.skipped = settled.rows, self.skipped + settled.skipped
@@ -153,17 +159,48 @@ class StepView(Drafts):
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
         for key in sets.written:
             hints.refuse_collisions([row[0] for row in rows], [sets.name(row, key) for row in rows], key)
+        return [*rows, *more]
+
+    def others(self, ref: Ref) -> list[str]:
+        """The leaves that hold no tensor and that a pattern matches."""
+        return [name for name, _ in self._other_matches(ref)]
+
+    def other_rows(self, source: Ref, targets: Mapping[str, Ref]) -> list[Row]:
+        """For every leaf without a tensor that `source` matches: its name, and those that the templates make of it."""
+        rows: list[Row] = []
+        for name, (matched, binding) in self._other_matches(source):
+            made = [self._fill(target, source, key, matched, binding) for key, target in targets.items()]
+            names = [target_of(name, matched, filled) for filled in made]
+            if all(names):
+                rows.append((name, tuple(n for n in names if n)))
         return rows
+
+    def _fill(self, target: Ref, source: Ref, key: str, matched: str, binding: Any) -> str:
+        with at_key(key):
+            return _template(target.name, pattern_of(source.name)).fill(matched, binding)
+
+    def _other_matches(self, ref: Ref) -> list[tuple[str, Match]]:
+        space = self._side(ref.alias) if self.has_trees and ref.kind is None else None
+        if space is None or not space.leaves.others:
+            return []
+        with at_key(self._key(ref)):
+            return match_others(pattern_of(ref.name), space.leaves, space.names)
 
     def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing:
         """Every match of `source` beside the tensors that the templates name for it. Nothing is refused."""
         return pairing.pair(self, *self._sets(source, targets, tuple(targets), ()))
 
     def _sets(
-        self, source: Ref, targets: Mapping[str, Ref], read: Collection[str], written: Collection[str] | None
+        self,
+        source: Ref,
+        targets: Mapping[str, Ref],
+        read: Collection[str],
+        written: Collection[str] | None,
+        *,
+        required: bool = True,
     ) -> tuple[Sets, list[Row]]:
-        """What a step works on, and what its templates make of each match."""
-        pattern, matches = self.captures(source, self._key(source))
+        """What a step works on, and what its templates make of each match; at least one, if that is required."""
+        pattern, matches = self.captures(source, self._key(source), required=required)
         templates: dict[str, Template] = {}
         filled: list[list[str]] = []
         for key, target in targets.items():
@@ -226,6 +263,23 @@ class StepView(Drafts):
         if space.tainted or space.unknown:
             raise Unknown
         return space.original
+
+    def type_gap(self, left: tuple[str, str], right: tuple[str, str]) -> tuple[str, str] | None:
+        """How the types of two tensors differ beyond shape and dtype, each in words; None if they are not known to."""
+        if not self.has_trees:
+            return None
+        ours, theirs = self.space(left[0]).key_tree, self.space(right[0]).key_tree
+        return type_gap(ours, theirs, left[1], right[1])
+
+    def tree_gaps(self, left: str, right: str | None = None) -> Mapping[str, tuple[str, str]]:
+        """How the tree of an alias differs from that of another one, beside the values of tensors; without another, how
+        the tree that it came in with differs from what it is now. By name, each side in words."""
+        if not self.has_trees:
+            return {}
+        ours, theirs = self.space(left), self.space(left if right is None else right)
+        was = ours.grown if right is None else ours.key_tree
+        names = ours.original if right is None else ours.names
+        return tree_gaps(was, theirs.key_tree, (name for name in names if name in theirs.names))
 
     def config(self, alias: str, key: str = "") -> tuple[str, Any] | None:
         """The name of the config file of an alias and what it holds by now; None if there is none."""

@@ -76,10 +76,15 @@ def absent(view: View, ref: Ref) -> Known:
 
 
 def check_pairs(
-    view: View, left: Ref, right: Ref, unmatched: Unmatched, compare: Callable[[TensorExpr, TensorExpr, str], Verdict]
+    view: View,
+    left: Ref,
+    right: Ref,
+    unmatched: Unmatched,
+    compare: Callable[[TensorExpr, TensorExpr, str], Verdict],
+    types: Callable[[str, str], Known] | None = None,
 ) -> Verdict:
-    """That what `compare` asks holds of every match on the left and the tensor that `right` names for it; what becomes
-    of those on one side alone says `unmatched`."""
+    """That what `compare` asks holds of every match on the left and the tensor that `right` names for it, and `types`
+    of their names; what becomes of those on one side alone says `unmatched`."""
     if not view.match(left, "left"):
         return absent(view, left)
     found = view.pair(left, {"right": right})
@@ -101,7 +106,7 @@ def check_pairs(
             continue
         here = view.slice(view.fetch(left.alias, name), left, "left")
         there = view.slice(view.fetch(right.alias, other), right, "right")
-        parts.append(compare(here, there, name))
+        parts += [compare(here, there, name), *([] if types is None else [types(name, other)])]
     return Every(tuple(parts))
 
 

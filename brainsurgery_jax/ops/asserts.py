@@ -171,9 +171,9 @@ def _names(view: View, ref: Ref, key: str) -> set[str]:
 def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdict:
     """Every tensor is as it came in, byte for byte: those that `of` matches, or all but those that `except` matches.
 
-    None of them was changed, removed, renamed or added. With neither key all tensors of all aliases are meant that came
-    from a checkpoint; with `except`, those of the aliases that it names. What no step touched is known from headers;
-    what was changed and changed back is compared.
+    None of them was changed, removed, renamed or added; nor were leaves of a tree that hold no tensor. With neither key
+    all tensors of all aliases are meant that came from a checkpoint; with `except`, those of the aliases that it names.
+    What no step touched is known from headers; what was changed and changed back is compared.
     Example: `assert: {unchanged: {except: ['h\\.5\\.attn\\..+', 'lm_head\\.weight']}}`
     """
     if of and except_:
@@ -183,7 +183,7 @@ def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdi
     aliases = dict.fromkeys(r.alias for r in given) or [a for a in view.aliases() if view.original(a)]
     parts: list[Verdict] = []
     for alias in aliases:
-        names = {*view.original(alias), *view.names(alias)}
+        names = {*view.original(alias), *view.names(alias), *view.tree_gaps(alias)}
         found = {r: set(_match_names(view, r, names)) for r in given if r.alias == alias}
         parts += [absent(view, r) for r in found if of and not found[r]]
         chosen = set().union(*found.values())
@@ -195,9 +195,10 @@ def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdi
 
 def _match_names(view: View, ref: Ref, names: Collection[str]) -> Iterator[str]:
     """The names that a reference matches, by the kind of what came in, or was added."""
-    before = view.original(ref.alias)
+    before, now = view.original(ref.alias), {*view.names(ref.alias)}
     for name, _ in compile_pattern(ref.name).matches(names):
-        if ref.kind is None or ref.takes((before.get(name) or view.fetch(ref.alias, name)).aval.dtype):
+        expr = before.get(name) or (view.fetch(ref.alias, name) if name in now else None)
+        if ref.kind is None or (expr is not None and ref.takes(expr.aval.dtype)):
             yield name
 
 
@@ -209,6 +210,9 @@ def _check_kept(view: View, alias: str, meant: Collection[str]) -> Verdict:
     if lost or new:
         what = [f"removed or renamed: {list_sorted(lost)}"] * bool(lost) + [f"added: {list_sorted(new)}"] * bool(new)
         return Known(False, f"'{alias}' is not as it came in; {'; '.join(what)}")
+    for name, (was, now) in view.tree_gaps(alias).items():
+        if name in meant:
+            return Known(False, f"'{name}' came in as {was or 'nothing'}, and is {now or 'nothing'} now")
     values = [(n, before[n], view.fetch(alias, n)) for n in before if n in meant]
     return Every(tuple(_as_before(old, now, n) for n, old, now in values if now is not old))
 

@@ -247,7 +247,7 @@ def compute(
         except Refusal as bad:
             about = ", ".join(f"{key} '{ref.alias}::{n}'" for (key, ref), n in zip(from_.items(), found, strict=False))
             raise _with_one_dtype(view, first, bad).about(f" ({about})") from bad
-        yield Bind((to or first).alias, found[-1] if to else name, made, "rebind")
+        yield Bind((to or first).alias, found[-1] if to else name, made, "rebind", (first.alias, name))
 
 
 def _check_names(expression: Expression, names: Sequence[str]) -> None:

@@ -53,9 +53,10 @@ class OutputKeys(KeyGroup):
 def move(view: View, *, from_: Pattern, to: Template) -> Iterator[Edit]:
     """Rename tensors. All moves of a step happen at once, so swaps and shifts need no order.
 
+    Leaves of a tree that hold no tensor, such as None, are matched and renamed with them.
     Example: `move: {from: 'transformer\\.(.+)', to: 'model.\\1'}`
     """
-    for source, (target,) in view.rename(from_, {"to": to}):
+    for source, (target,) in view.rename(from_, {"to": to}, others=True):
         yield Move(from_.alias, source, to.alias, target)
 
 
@@ -63,9 +64,13 @@ def move(view: View, *, from_: Pattern, to: Template) -> Iterator[Edit]:
 def delete(view: View, *, target: Pattern) -> Iterator[Edit]:
     """Remove tensors.
 
+    Leaves of a tree that hold no tensor, such as None, are matched and removed with them.
     Example: `delete: {target: '.*\\.inv_freq'}`
     """
-    for name, _ in view.select(target, "target"):
+    others = view.others(target)
+    for name, _ in view.select(target, "target", required=not others):
+        yield Drop(target.alias, name)
+    for name in others:
         yield Drop(target.alias, name)
 
 

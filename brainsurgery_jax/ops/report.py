@@ -136,8 +136,9 @@ def diff(
 ) -> PendingReport:
     """Print what differs between two sets of tensors of the same names: missing ones, shapes, dtypes, values.
 
-    Names that one set alone has are listed; with `unmatched: drop` they are not, with `unmatched: error` they are a
-    mistake, and so is it where neither set has a tensor.
+    Of two aliases that tell of their trees, also leaves that hold no tensor, and of what type leaves are. Names that
+    one set alone has are listed; with `unmatched: drop` they are not, with `unmatched: error` they are a mistake, and
+    so is it where neither set has a tensor.
     Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
     """
     left, right = sides.refs()
@@ -155,7 +156,9 @@ def diff(
     if unmatched == "drop" and not shared:
         raise Refusal("unmatched", "no name is in both sets", hint="Compare the names on both sides.")
     missing = missing if unmatched == "keep" else ([], [])
-    return _difference(str(left), str(right), pairs, missing, eps)
+    gaps = view.tree_gaps(left.alias, right.alias) if sides.mode == "aliases" else {}
+    told = [f"'{name}' is {a or 'nothing'} and {b or 'nothing'}" for name, (a, b) in gaps.items()]
+    return _difference(str(left), str(right), pairs, missing, eps, told)
 
 
 def _slice(view: View, ref: Ref, name: str, key: str) -> TensorExpr:
@@ -168,6 +171,7 @@ def _difference(
     pairs: Mapping[str, tuple[TensorExpr, TensorExpr]],
     missing: tuple[list[str], list[str]],
     eps: float | None,
+    told: Sequence[str],
 ) -> PendingReport:
     asked: list[Pending] = []
     findings: list[tuple[str, str | int]] = []
@@ -187,7 +191,7 @@ def _difference(
         return None if answers[finding] <= eps else f"'{name}' differs by {answers[finding]:.6g}, more than {eps:.6g}"
 
     def show(answers: Sequence[float]) -> Document:
-        differing = [w for name, f in findings if (w := why(name, f, answers)) is not None]
+        differing = [w for name, f in findings if (w := why(name, f, answers)) is not None] + [*told]
         titles = (f"missing in {left}", f"missing in {right}", "differing")
         sections = tuple(zip(titles, map(tuple, (*missing, differing)), strict=True))
         return Facts(f"diff {left} {right}", sections, "" if any(f for _, f in sections) else "no difference")

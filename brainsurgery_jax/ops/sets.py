@@ -43,7 +43,7 @@ def _join_sets(
 ) -> Iterator[Edit]:
     """Bind what `join` makes of the tensors of each set."""
     for target, items in _sets(view, from_, to, over):
-        yield Bind(to.alias, target, join(items))
+        yield Bind(to.alias, target, join(items), like=_first(from_, items))
 
 
 def _sets(view: View, from_: Sources, to: Ref, over: str | None) -> Iterator[tuple[str, list[Item]]]:
@@ -56,6 +56,12 @@ def _sets(view: View, from_: Sources, to: Ref, over: str | None) -> Iterator[tup
         wholes = [view.fetch(from_.alias, name, "from") for name in names]
         parts = [view.slice(whole, from_, "from") for whole in wholes]
         yield target, [Item(name, part) for name, part in zip(names, parts, strict=True)]
+
+
+def _first(from_: Sources, items: Sequence[Item]) -> tuple[str, str]:
+    """Alias and name of the first tensor that is joined."""
+    ref = from_[0] if isinstance(from_, tuple) else from_
+    return ref.alias, items[0].name
 
 
 def _refuse_unlike(items: Sequence[Item], axis: int | None) -> None:
@@ -137,9 +143,10 @@ def _cut_sets(
     """Bind the parts of one tensor, or with `over` of all that match."""
     items = [view.one(from_, "from")] if over is None else view.select(from_, "from")
     pieces = [cut(item.expr) for item in items]
-    for own, targets in zip(pieces, _targets(view, from_, to, over, pieces), strict=True):
+    named = _targets(view, from_, to, over, pieces)
+    for item, own, targets in zip(items, pieces, named, strict=True):
         for number, (alias, name) in enumerate(targets):
-            yield Bind(alias, name, own.make(number))
+            yield Bind(alias, name, own.make(number), like=(from_.alias, item.name))
 
 
 def _targets(

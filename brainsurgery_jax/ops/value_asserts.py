@@ -160,6 +160,7 @@ def close(
 def identical(view: View, *, left: SlicedPattern, right: Partner, unmatched: Unmatched = None) -> Verdict:
     """Every tensor on the left has the bytes of the one whose name `right` makes of it.
 
+    Where both checkpoints tell, it must also be of the same type: a jax or numpy array, a Python number, a random key.
     Unlike `equal` this tells zeros of either sign apart, and takes a NaN for itself.
     Example: `assert: {identical: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
@@ -167,4 +168,8 @@ def identical(view: View, *, left: SlicedPattern, right: Partner, unmatched: Unm
     def compare(here: TensorExpr, there: TensorExpr, name: str) -> Verdict:
         return unlike(here, there, name) or alike(here, there, f"'{name}' differs in its bytes")
 
-    return check_pairs(view, left, right, unmatched, compare)
+    def types(name: str, other: str) -> Known:
+        gap = view.type_gap((left.alias, name), (right.alias, other))
+        return Known(gap is None, "" if gap is None else f"'{name}' is {gap[0]} on the left and {gap[1]} on the right")
+
+    return check_pairs(view, left, right, unmatched, compare, types)

@@ -10,7 +10,8 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.store.io.files import File, StagedOutput, Stamp
-from brainsurgery_jax.store.key_paths import Path
+from brainsurgery_jax.store.key_paths import NOTES, Path
+from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree, tree_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +87,7 @@ class Header:
     - `unread`: entries that may belong to the model and cannot be read. To read the others, leave these out.
     - `parts`: the entry that is meant where no part is named; several if that is not clear, none if all of it is meant.
     - `notes`, and `nesting` if the format has containers.
+    - `tree`: the tree that the tensors lie in; of a format without trees, what notes in its metadata tell of one.
     """
 
     path: str
@@ -98,6 +100,16 @@ class Header:
     parts: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     nesting: Nesting | None = None
+    tree: KeyTree = NO_TREE
+
+    def __post_init__(self) -> None:
+        if self.tree is NO_TREE and NOTES in self.metadata:
+            object.__setattr__(self, "tree", tree_in(self.metadata, self.tensors))
+
+    @property
+    def plain_metadata(self) -> Mapping[str, str]:
+        """The metadata without the notes of the tree."""
+        return {key: text for key, text in self.metadata.items() if key != NOTES}
 
 
 class Fingerprint(NamedTuple):
@@ -118,6 +130,9 @@ def fingerprint_of(header: Header, stamps: Mapping[str, Stamp]) -> Fingerprint:
         digest.update(f"{name}\0{aval}\0{file}\0{offset}\n".encode(errors="surrogatepass"))
     for key, text in sorted(header.metadata.items()):
         digest.update(f"{key}\0{text}\n".encode(errors="surrogatepass"))
+    if not header.tree.is_plain:
+        told = repr((header.tree.paths, header.tree.others, header.tree.types))
+        digest.update(told.encode(errors="surrogatepass"))
     return Fingerprint(dict(stamps), digest.hexdigest())
 
 
@@ -151,7 +166,7 @@ class WriteOptions(NamedTuple):
     """How a checkpoint is to be written. `unchanged` are the tensors that are written as a checkpoint holds them,
     `options` what the plan says for this format alone, checked already, `nest` where things go in a format with
     containers. `keep_files`: files of a sharded checkpoint that go out unchanged may stay files of their own; else
-    `shard_bytes` alone says where files end."""
+    `shard_bytes` alone says where files end. `tree`: where the tensors lie, for a format with trees."""
 
     directory: bool
     metadata: Mapping[str, str]
@@ -161,6 +176,7 @@ class WriteOptions(NamedTuple):
     options: Mapping[str, Any] = {}
     keep_files: bool = False
     nest: Nest | None = None
+    tree: KeyTree = NO_TREE
 
 
 class FileCounts(NamedTuple):

@@ -17,7 +17,6 @@ from brainsurgery_jax.store.atomic import Staged
 from brainsurgery_jax.store.base import FileCounts, Source, WriteOptions, Writer
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.io.files import StagedOutput
-from brainsurgery_jax.store.key_paths import without_texts
 from brainsurgery_jax.store.sizes import parse_size
 
 
@@ -39,7 +38,8 @@ class Format(NamedTuple):
     - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
     - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
-    - `texts`: whether it holds leaves that are text;
+    - `trees`: whether it holds trees; of others notes are kept in the metadata, `metadata_bytes` of them at most (None:
+      any number);
     - `config_file`: the file beside the tensors that must be there for others to load them.
     """
 
@@ -54,7 +54,8 @@ class Format(NamedTuple):
     shards: bool = False
     encoded: bool = False
     cut: Callable[[Mapping[str, Aval], WriteOptions], FileCounts] | None = None
-    texts: bool = False
+    trees: bool = False
+    metadata_bytes: int | None = 0
     config_file: str = ""
 
 
@@ -128,6 +129,7 @@ SAFETENSORS = Format(
     check=_later("safetensors.layout.check_storable"),
     shards=True,
     cut=_later("safetensors.shards.cut_of"),
+    metadata_bytes=None,
 )
 
 TORCH = Format(
@@ -152,6 +154,7 @@ PEFT = Format(
     check=_later("safetensors.layout.check_storable"),
     options={"config": Option("What to set in adapter_config.json.", "{r: 8}", _mapping)},
     config_file=ADAPTER_CONFIG,
+    metadata_bytes=None,
 )
 
 DCP = Format(
@@ -187,6 +190,7 @@ NPZ = Format(
     check=_later("numpy.encode.check_npz"),
     options={"compression": Option("Whether the arrays are compressed.", "true", _flag)},
     encoded=True,
+    metadata_bytes=65535,
 )
 
 ORBAX = Format(
@@ -203,7 +207,8 @@ ORBAX = Format(
         "chunk": Option("Largest chunk of a tensor.", "64MB", _chunk),
     },
     encoded=True,
-    texts=True,
+    trees=True,
+    metadata_bytes=None,
 )
 
 FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, ORBAX, DCP, TORCH, NPZ, NPY)
@@ -243,11 +248,10 @@ def of_folder(folder: str, names: Sequence[str]) -> Format | None:
     return next((format for format in FORMATS if format.folder and format.recognises(folder, names)), None)
 
 
-def carry_metadata(format: Format, metadata: Mapping[str, str]) -> dict[str, str]:
+def carry_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata of an input as an output takes it over. What the input holds beside tensors may be private (a run's
     arguments, a key), so of its values none is copied to a header."""
-    kept = {key: text for key, text in metadata.items() if key != _LEFT_OUT}
-    return kept if format.texts else without_texts(kept)
+    return {key: text for key, text in metadata.items() if key != _LEFT_OUT}
 
 
 def read_options(format: Format, given: Mapping[str, Any]) -> dict[str, Any]:

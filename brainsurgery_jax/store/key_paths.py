@@ -1,15 +1,15 @@
 """Names of tensors and the trees they stand for: `params.layers.0.w` is `{"params": {"layers": [{"w": ...}]}}`.
 
-A name alone does not tell a list from a dict, or `a.b` from `a` and `b`. What it leaves open travels beside the tensors
-as notes, in the metadata under `brainsurgery.keys`, so that a tree comes back as it was. Without notes every segment of
-a name is a key of a dict.
+A name alone does not tell a list from a dict, or `a.b` from `a` and `b`. What it leaves open is in the keys of its path
+(`key_tree.py`). In a format that has no trees it travels beside the tensors as notes, in the metadata under
+`brainsurgery.keys`, so that a tree comes back as it was. Without notes every segment of a name is a key of a dict.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 NOTES = "brainsurgery.keys"
@@ -18,6 +18,14 @@ NOTES = "brainsurgery.keys"
 
 class ListIndex(int):
     """A place in a list, in a key path; a plain `int` is a key of a dict."""
+
+
+class TupleIndex(ListIndex):
+    """A place in a tuple, in a key path."""
+
+
+class BoxKey(str):
+    """A key that a box around a leaf adds to its path, such as `value` of a Flax variable. Names leave it out."""
 
 
 class Spelled(str):
@@ -34,6 +42,8 @@ class KeyNotes:
     - `lists`, `tuples`: the containers that are sequences; `integers`: dicts whose keys are integers
     - `dotted`: how many dots the last key of a name holds, where there are any
     - `strings`: leaves that are text; `scalars`: tensors that are Python numbers; `empty`: what holds nothing, by kind
+    - `keys`: keys of random numbers, by their kind; `stored`: what is stored as a narrower type than it is read in
+    - `boxed`: the key that the box around a leaf adds, by the name of the leaf; of all leaves, if the name is empty
     - `json`: metadata whose text is JSON, since it was no text
     """
 
@@ -45,6 +55,9 @@ class KeyNotes:
     scalars: tuple[str, ...] = ()
     empty: Mapping[str, str] = field(default_factory=dict)
     json: tuple[str, ...] = ()
+    keys: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, str] = field(default_factory=dict)
+    boxed: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self) -> dict[str, str]:
         """The metadata entry; nothing where names leave nothing open."""
@@ -65,22 +78,23 @@ def read_notes(metadata: Mapping[str, str]) -> KeyNotes:
         tuples=_words(table, "tuples"),
         integers=_words(table, "integers"),
         dotted={k: v for k, v in _items(table, "dotted") if isinstance(v, int) and v > 0},
-        strings={k: str(v) for k, v in _items(table, "strings")},
+        strings=_texts(table, "strings"),
         scalars=_words(table, "scalars"),
-        empty={k: str(v) for k, v in _items(table, "empty")},
+        empty=_texts(table, "empty"),
         json=_words(table, "json"),
+        keys=_texts(table, "keys"),
+        stored=_texts(table, "stored"),
+        boxed=_texts(table, "boxed"),
     )
-
-
-def without_texts(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata without the values of leaves that are text."""
-    notes = read_notes(metadata)
-    return {key: text for key, text in metadata.items() if key != NOTES} | replace(notes, strings={}).encode()
 
 
 def _words(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
     value = table.get(key)
     return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _texts(table: Mapping[str, Any], key: str) -> dict[str, str]:
+    return {k: str(v) for k, v in _items(table, key)}
 
 
 def _items(table: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]:
@@ -90,24 +104,25 @@ def _items(table: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]:
 
 def name_of(path: Path) -> str:
     """The name of the tensor at a key path."""
-    return ".".join(map(str, path))
+    return ".".join([str(key) for key in path if not isinstance(key, BoxKey)])
 
 
-def notes_of(paths: Iterable[Path], *, tuples: Iterable[str] = ()) -> KeyNotes:
-    """What the names of these key paths leave open; `tuples` are the containers that are tuples, not lists."""
+def notes_of(paths: Iterable[Path]) -> KeyNotes:
+    """What the names of these key paths leave open."""
     lists: dict[str, None] = {}
+    tuples: dict[str, None] = {}
     integers: dict[str, None] = {}
     dotted: dict[str, int] = {}
     for path in paths:
         for depth, key in enumerate(path):
             if isinstance(key, ListIndex):
-                lists[name_of(path[:depth])] = None
+                (tuples if isinstance(key, TupleIndex) else lists)[name_of(path[:depth])] = None
             elif isinstance(key, int):
                 integers[name_of(path[:depth])] = None
             elif dots := key.count("."):
                 dotted[name_of(path[: depth + 1])] = dots
-    known = tuple(name for name in tuples if name in lists)
-    return KeyNotes(tuple(name for name in lists if name not in known), known, tuple(integers), dotted)
+    found = tuple(name for name in lists if name not in tuples)
+    return KeyNotes(found, tuple(tuples), tuple(integers), dotted)
 
 
 def path_of(name: str, dotted: Mapping[str, int]) -> tuple[str, ...]:
@@ -137,28 +152,3 @@ def clash(names: Iterable[str], dotted: Mapping[str, int]) -> tuple[str, str] | 
             if path[:depth] in paths:
                 return paths[path[:depth]], name
     return None
-
-
-def nest(values: Mapping[str, Any], notes: KeyNotes) -> Any:
-    """The tree of these leaves. What the notes call a list stays a dict if its indices are no longer 0, 1, 2, ..."""
-    root: dict[str, Any] = {}
-    for name, value in values.items():
-        *parents, last = path_of(name, notes.dotted)
-        node = root
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = value
-    kinds = {name: list for name in notes.lists} | {name: tuple for name in notes.tuples}
-    return _convert_containers(root, "", kinds | {name: dict for name in notes.integers})
-
-
-def _convert_containers(node: Any, name: str, kinds: Mapping[str, type]) -> Any:
-    if not isinstance(node, dict):
-        return node
-    inner = {key: _convert_containers(value, f"{name}.{key}" if name else key, kinds) for key, value in node.items()}
-    kind = kinds.get(name)
-    if kind is dict and all(key.removeprefix("-").isdecimal() for key in inner):
-        return {int(key): value for key, value in inner.items()}
-    if kind in (list, tuple) and set(inner) == {str(n) for n in range(len(inner))}:
-        return kind(inner[str(n)] for n in range(len(inner)))
-    return inner

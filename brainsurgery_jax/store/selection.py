@@ -40,6 +40,7 @@ def select(source: Source, address: Address) -> Source:
         parts=(),
         notes=tuple(_notes(header, address, choice)),
         nesting=_nesting(header.nesting, choice.part, tensors),
+        tree=header.tree.choose(tensors, choice.choose(header.tree.others)),
     )
     return SelectedSource(source, tensors, chosen)
 

@@ -131,9 +131,18 @@ def test_leaves_that_are_no_arrays_pass_through_a_renaming():
     assert out["name"] == "net" and out["depth"] == 3 and list(out["b"]) == ["c"]
 
 
-def test_changed_names_come_back_as_nested_dicts():
-    out = plan({"move": {"from": r"h\.(.)\.w", "to": r"block.\1.kernel"}}).apply({"h": [{"w": np.ones(1)}]})
-    assert out == {"block": {"0": {"kernel": np.ones(1)}}}
+def test_changed_names_come_back_in_the_containers_that_they_came_in():
+    tree = {"h": [{"w": np.ones(1)}], "opt": (None, {"m": np.ones(1)}), "e": {}}
+    out = plan({"move": {"from": r"h\.(.)\.w", "to": r"block.\1.kernel"}}).apply(tree)
+    assert out == {"block": [{"kernel": np.ones(1)}], "opt": (None, {"m": np.ones(1)}), "e": {}}
+    out = plan({"copy": {"from": r"opt\.(.*)", "to": r"state.\1"}}).apply(tree)
+    assert out["state"][0] is None
+    assert (type(out["state"]), list(out["state"][1])) == (tuple, ["m"])
+
+
+def test_names_that_came_from_no_container_are_nested_dicts():
+    out = plan({"move": {"from": "w", "to": "block.0.kernel"}}).apply({"w": np.ones(1), "b": np.ones(1)})
+    assert out == {"block": {"0": {"kernel": np.ones(1)}}, "b": np.ones(1)}
 
 
 def test_a_flat_state_dict_stays_flat():

@@ -18,6 +18,7 @@ PAGES = (
     "docs/from-mergekit.md",
     "docs/from-a-script.md",
     "docs/json.md",
+    "docs/trees.md",
 )
 """Pages whose examples are run, and their outcome written below them."""
 

@@ -19,7 +19,6 @@ from brainsurgery_jax.cli import demo
 from brainsurgery_jax.engine.compute import devices
 from brainsurgery_jax.session import Session
 from brainsurgery_jax.store import atomic, replacing
-from brainsurgery_jax.store.key_paths import read_notes
 from brainsurgery_jax.store.orbax import encode as orbax_encode
 from brainsurgery_jax.store.safetensors import layout as safetensors_layout
 from brainsurgery_jax.store.torch import encode as torch_encode
@@ -140,7 +139,7 @@ def test_texts_of_a_tree_are_kept_by_orbax() -> None:
     key, _, value = quoted(note.hint)[0].partition(": ")
     bs.load({**plan, "output": {"path": "two", key: value}}).run(durable=False)
     assert bs.open("two")["w"].tolist() == (W * 2).tolist()
-    assert read_notes(bs.open("two").metadata).strings == {"n": "a text"}
+    assert bs.open("two").source.header.tree.others["n"].text == "a text"
 
 
 def test_a_file_that_does_not_travel_is_copied_by_hand() -> None:

@@ -52,8 +52,8 @@ MAY_IMPORT = {
     "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents "
     "errors dtypes index select op protocol plan graph store.address store.base store.detect store.folder "
-    "store.formats store.key_paths store.nesting store.peft store.replacing store.safetensors.header store.selection "
-    "store.sidecars store.weight_names config_patch families",
+    "store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "
+    "store.selection store.sidecars store.weight_names config_patch families",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
     "engine.plan": "errors dtypes index protocol graph lower.program store.base store.sizes store.io.boxes op",
     "engine.events": "documents errors engine.plan.schedule",
@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "prefixes": "",
     "tensors": "errors dtypes nametree select store",
     "checkpoint": "tensors interop",
-    "interop": "errors dtypes _lazy nametree store tensors world apply.names api prefixes",
+    "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.key_trees api prefixes",
     "world": "errors graph store",
     "run_options": "protocol engine.run.budget engine.compute.devices store.io.files",
     "apply": "documents rendering "
@@ -84,9 +84,11 @@ MAY_IMPORT = {
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base store.io.files",
+    "comparison": "errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base store.io.files "
+    "store.key_tree",
     "cli.inspect_": "wording rendering documents "
-    "errors dtypes nametree checkpoint graph.expr engine store.sizes summaries cli.show",
+    "errors dtypes nametree checkpoint graph.expr engine store.key_tree store.sizes summaries "
+    "cli.show",
     "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",
     "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
     "store.formats store.folder store.peft",

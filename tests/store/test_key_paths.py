@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
-import jax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,13 +15,13 @@ from brainsurgery_jax.store.key_paths import (
     KeyNotes,
     ListIndex,
     Path,
+    TupleIndex,
     clash,
     name_of,
-    nest,
     notes_of,
-    path_of,
     read_notes,
 )
+from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree, nest, tree_in
 
 keys = st.text("ab.", min_size=1, max_size=3).filter(lambda key: key.strip("."))
 trees = st.recursive(
@@ -39,40 +39,44 @@ trees = st.recursive(
 def paths(tree: Any) -> dict[Path, Any]:
     """The leaves of a tree by key path, in our words."""
 
-    def key(entry: Any) -> str | int:
-        return ListIndex(entry.idx) if isinstance(entry, jax.tree_util.SequenceKey) else entry.key
+    def walk(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from walk(value, (*path, key))
+        elif isinstance(node, list | tuple):
+            kind = TupleIndex if isinstance(node, tuple) else ListIndex
+            for at, value in enumerate(node):
+                yield from walk(value, (*path, kind(at)))
+        else:
+            yield path, node
 
-    return {tuple(map(key, path)): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def tuples(tree: Any, name: str = "") -> list[str]:
-    """The names of the tuples in a tree."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else ()
-    inner = [found for key, value in items for found in tuples(value, f"{name}.{key}" if name else str(key))]
-    return [name, *inner] if isinstance(tree, tuple) else inner
+    return dict(walk(tree, ()))
 
 
 @given(trees.filter(lambda tree: not isinstance(tree, int)))
 def test_a_tree_comes_back_from_names_and_notes(tree: Any) -> None:
     found = paths(tree)
     names = {name_of(path): leaf for path, leaf in found.items()}
-    notes = notes_of(found, tuples=tuples(tree))
-    if len(names) == len(found) and all(path_of(name_of(p), notes.dotted) == tuple(map(str, p)) for p in found):
-        assert nest(names, read_notes(notes.encode())) == tree
+    whole = KeyTree({name_of(path): path for path in found})
+    told = tree_in(whole.notes(names).encode(), names)
+    if len(names) == len(found) and all(told.path(name_of(p)) == p for p in found):
+        assert nest((told.path(name), leaf) for name, leaf in names.items()) == tree
 
 
 def test_without_notes_every_segment_is_a_key() -> None:
-    assert nest({"a.0.b": 1, "a.1.b": 2}, KeyNotes()) == {"a": {"0": {"b": 1}, "1": {"b": 2}}}
+    names = {"a.0.b": 1, "a.1.b": 2}
+    assert nest((NO_TREE.path(n), leaf) for n, leaf in names.items()) == {"a": {"0": {"b": 1}, "1": {"b": 2}}}
 
 
 def test_a_key_with_dots_is_one_key() -> None:
     notes = notes_of([("a.b", "c"), ("a", "d")])
     assert notes.dotted == {"a.b": 1}
-    assert nest({"a.b.c": 1, "a.d": 2}, notes) == {"a.b": {"c": 1}, "a": {"d": 2}}
+    tree = tree_in(notes.encode(), ["a.b.c", "a.d"])
+    assert nest((tree.path(n), n) for n in ("a.b.c", "a.d")) == {"a.b": {"c": "a.b.c"}, "a": {"d": "a.d"}}
 
 
 def test_a_list_that_lost_an_item_becomes_a_dict() -> None:
-    assert nest({"a.0": 1, "a.2": 3}, KeyNotes(lists=("a",))) == {"a": {"0": 1, "2": 3}}
+    assert nest([(("a", ListIndex(0)), 1), (("a", ListIndex(2)), 3)]) == {"a": {"0": 1, "2": 3}}
 
 
 def test_plain_names_need_no_notes() -> None:

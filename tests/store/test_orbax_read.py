@@ -20,7 +20,8 @@ import pytest
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.detect import open_source
-from brainsurgery_jax.store.key_paths import NOTES
+from brainsurgery_jax.store.key_paths import ListIndex
+from brainsurgery_jax.store.key_tree import OtherLeaf
 from brainsurgery_jax.store.orbax import source as orbax
 from brainsurgery_jax.store.orbax.source import OrbaxSource
 from tests.checkpoints import SAVABLE, bits, counting, normal, np_dtype
@@ -201,24 +202,26 @@ def test_other_files_in_the_folder_do_no_harm(copied: Path) -> None:
 
 
 def test_custom_metadata_is_text_and_what_was_none_is_json(folder: Path) -> None:
-    metadata = OrbaxSource(str(folder / "v1")).header.metadata
-    assert (metadata["plan"], metadata["epoch"]) == ("p.yaml", "3")
-    assert json.loads(metadata[NOTES]) == {"json": ["epoch"], "lists": ["params.decoder.layers"]}
+    header = OrbaxSource(str(folder / "v1")).header
+    assert header.metadata == {"plan": "p.yaml", "epoch": "3"}
+    assert header.tree.json == ("epoch",)
+    layers = [path[3] for name, path in header.tree.paths.items() if name.startswith("params.decoder.layers")]
+    assert {type(key) for key in layers} == {ListIndex}
 
 
-def test_leaves_that_are_no_tensors_are_notes(tmp_path: Path) -> None:
+def test_leaves_that_are_no_tensors_are_beside_them(tmp_path: Path) -> None:
     tree = {"w": np.ones(2), "name": "gpt2", "rate": 0.5, "none": None, "opt": {}}
     source = OrbaxSource(str(second(tmp_path / "m", tree)))
     assert list(source.header.tensors) == ["rate", "w"]
-    assert json.loads(source.header.metadata[NOTES]) == {
-        "empty": {"none": "None", "opt": "Dict"}, "json": ["epoch"], "scalars": ["rate"], "strings": {"name": "gpt2"},
-    }  # fmt: skip
+    tree = source.header.tree
+    assert tree.others == {"name": OtherLeaf("string", "gpt2"), "none": OtherLeaf("None"), "opt": OtherLeaf("Dict")}
+    assert {name: kind.holder for name, kind in tree.types.items()} == {"rate": "scalar", "w": "np.ndarray"}
 
 
-def test_a_key_with_a_dot_in_it_is_a_note(tmp_path: Path) -> None:
+def test_a_key_with_a_dot_in_it_is_one_key(tmp_path: Path) -> None:
     source = OrbaxSource(str(second(tmp_path / "m", {"a.b": {"c": np.ones(2)}, "a/d": np.ones(3)})))
     assert list(source.header.tensors) == ["a.b.c", "a/d"]
-    assert json.loads(source.header.metadata[NOTES])["dotted"] == {"a.b": 1}
+    assert source.header.tree.paths == {"a.b.c": ("a.b", "c")}
 
 
 # --- caches and memory

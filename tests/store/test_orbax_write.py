@@ -20,7 +20,7 @@ import pytest
 from flax import nnx
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.store.key_paths import NOTES
+from brainsurgery_jax.store.key_paths import NOTES, TupleIndex
 from brainsurgery_jax.store.orbax import encode as orbax_encode
 from tests.checkpoints import SAVABLE, bits, counting, normal, np_dtype, read, write
 
@@ -232,7 +232,10 @@ def test_what_orbax_forgets_of_a_tree_is_kept_in_its_metadata(tmp_path: Path) ->
     tensors = {"pair.0": counting((2,)), "pair.1": counting((3,)), "by_number.3": counting((1,))}
     path = converted(tmp_path, tensors, metadata={NOTES: json.dumps(notes)})
     assert isinstance(new.load(str(path))["pair"], tuple | list)
-    assert json.loads(bs.open(str(path)).metadata[NOTES]) == {"tuples": ["pair"], "integers": ["by_number"]}
+    assert new.metadata(str(path)).custom_metadata[NOTES] == json.dumps(notes, sort_keys=True)
+    paths = bs.open(str(path)).source.header.tree.paths
+    assert isinstance(paths["pair.1"][1], TupleIndex)
+    assert paths["by_number.3"] == ("by_number", 3)
 
 
 def test_metadata_that_is_no_longer_json_stays_text(tmp_path: Path) -> None:

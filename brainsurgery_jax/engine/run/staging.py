@@ -85,7 +85,9 @@ def _avals(p: Publication) -> dict[str, Aval]:
 
 
 def _options(p: Publication, *, durable: bool) -> WriteOptions:
-    return WriteOptions(p.directory, p.metadata, p.shard_bytes, durable, _unchanged(p), p.options, p.keep_files, p.nest)
+    return WriteOptions(
+        p.directory, p.metadata, p.shard_bytes, durable, _unchanged(p), p.options, p.keep_files, p.nest, p.tree
+    )
 
 
 def _unchanged(p: Publication) -> dict[str, Held]:

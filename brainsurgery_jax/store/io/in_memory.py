@@ -10,6 +10,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.index.boxes import Box, box_shape, whole
 from brainsurgery_jax.store.base import Fingerprint, Header, TensorInfo, fingerprint_of
 from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype
+from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +19,16 @@ if TYPE_CHECKING:
 class MemorySource:
     """Arrays of numpy or JAX by name; see `base.Source`. Those of JAX come to the host as a whole to be read."""
 
-    def __init__(self, path: str, arrays: Mapping[str, Any], avals: Mapping[str, Aval], metadata: Mapping[str, str]):
+    def __init__(
+        self,
+        path: str,
+        arrays: Mapping[str, Any],
+        avals: Mapping[str, Aval],
+        metadata: Mapping[str, str],
+        tree: KeyTree = NO_TREE,
+    ):
         infos = {name: TensorInfo(aval, 0, 0) for name, aval in avals.items()}
-        self.header = Header(path, (), infos, metadata)
+        self.header = Header(path, (), infos, metadata, tree=tree)
         self._arrays = arrays
         self._lock = Lock()
         self._bytes_read = 0

@@ -26,9 +26,11 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
-from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash, nest, read_notes
+from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash
+from brainsurgery_jax.store.key_tree import JAX, NUMPY, PLAIN, KeyTree, LeafType, holds_type, nest
 from brainsurgery_jax.store.leftovers import remove
-from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE
+from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE, place_of
+from brainsurgery_jax.store.orbax.leaf_types import mark_types
 from brainsurgery_jax.store.orbax.source import OrbaxSource
 from brainsurgery_jax.store.uninterrupted import defer_signals
 
@@ -45,6 +47,9 @@ DATA_FILE = 128 << 20
 """Bytes of a data file, after which the next one is begun, so that one is written while the next is filled. As large as
 the largest tensor at least: orbax would cut it in pieces, and copy it for that."""
 
+_LACKING = ("uint4", "uint2")
+"""Narrow types of JAX that tensorstore has no word for."""
+
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 _PATTERN = "*?["  # orbax takes the path for a pattern when it joins what its processes wrote, and finds nothing
 _INDICATOR = "orbax.checkpoint"  # the file that marks a checkpoint of the second API
@@ -59,8 +64,10 @@ def check(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
         if not aval.size:
             remedy = "Delete it before the output; it holds nothing."
             raise StoreError(path, f"orbax cannot store {aval}, which has no elements", tensor=name, remedy=remedy)
-        if aval.dtype.numpy is None:
-            raise StoreError(path, f"orbax has no dtype {aval.dtype}", tensor=name, remedy="Write safetensors instead.")
+        narrow = options.tree.types.get(name, PLAIN).stored
+        if aval.dtype.numpy is None or narrow in _LACKING:
+            found = narrow or aval.dtype
+            raise StoreError(path, f"orbax has no dtype {found}", tensor=name, remedy="Write safetensors instead.")
         if "" in name.split("."):
             raise StoreError(path, "a key of the tree would be empty", tensor=name, remedy="Rename it.")
     check_unicode(path, [*avals, *options.metadata, *options.metadata.values()])
@@ -132,22 +139,33 @@ def _complaints_dropped() -> Iterator[None]:
 
 
 def _encode(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
-    notes = read_notes(options.metadata)
     made = os.path.join(path, "saving")
-    leaves = _leaves(arrays, notes)
-    custom = _custom(options.metadata, notes)
+    types = _types(arrays, options.tree)
+    places = {place_of(options.tree.path(name)): name for name in arrays}
+    tree = nest([*_leaves(arrays, types, options.tree)])
+    custom = _custom(options.metadata, options.tree, arrays)
     try:
-        with _context(options.options, max(array.nbytes for array in arrays.values())):
-            _save(made, leaves, notes, custom, in_groups=any(map(options.options.get, ("compression", "chunk"))))
+        with _context(options.options, max((array.nbytes for array in arrays.values()), default=0)):
+            _save(made, tree, custom, in_groups=any(map(options.options.get, ("compression", "chunk"))))
     except (ValueError, RuntimeError, NotImplementedError) as error:  # tensorstore's; an OSError is told by the caller
         problem = f"could not be written, and nothing was published: {str(error).splitlines()[0]}"
         raise StoreError(path, problem, remedy="If the disk is full, write to another disk.") from error
     _refuse_incomplete(made, arrays)
+    shapes = {place: arrays[name].shape for place, name in places.items()}
+    mark_types(os.path.join(made, STATE), {place: types[name] for place, name in places.items()}, shapes)
     if options.options.get("version") == "v0":
         _lift(made)
     for name in os.listdir(made):
         os.rename(os.path.join(made, name), os.path.join(path, name))
     os.rmdir(made)
+
+
+def _types(arrays: Mapping[str, np.ndarray], tree: KeyTree) -> dict[str, LeafType]:
+    """The types of all leaves. What nobody knows of is an array of JAX where all other arrays are."""
+    holders = {kind.holder for kind in tree.types.values()}
+    usual = JAX if JAX in holders and NUMPY not in holders else ""
+    found = {n: holds_type(tree.types.get(n, PLAIN), a.shape, a.dtype.name) for n, a in arrays.items()}
+    return {n: kind._replace(holder=JAX if kind.key else kind.holder or usual) for n, kind in found.items()}
 
 
 def _refuse_incomplete(path: str, arrays: Mapping[str, Any]) -> None:
@@ -160,23 +178,28 @@ def _refuse_incomplete(path: str, arrays: Mapping[str, Any]) -> None:
     source.close()
 
 
-def _leaves(arrays: Mapping[str, Any], notes: KeyNotes) -> dict[str, Any]:
-    """The tensors, and what the notes tell of leaves that are none."""
-    scalars = {name: arrays[name].item() for name in notes.scalars if name in arrays and not arrays[name].shape}
-    empty = {"None": None, "Dict": {}, "List": []}
-    others = {**notes.strings} | {name: empty[kind] for name, kind in notes.empty.items() if kind in empty}
-    leaves = {**arrays, **scalars}
-    for name, value in others.items():
-        if name not in leaves and clash([*leaves, name], notes.dotted) is None:
-            leaves[name] = value
-    return leaves
+def _leaves(
+    arrays: Mapping[str, np.ndarray], types: Mapping[str, LeafType], tree: KeyTree
+) -> Iterator[tuple[Path, Any]]:
+    """The tensors as orbax shall see them, and the leaves that are none, each with its path."""
+    for name, array in arrays.items():
+        kind = types[name]
+        value = array
+        if kind.stored:
+            import ml_dtypes
+
+            value = array.astype(getattr(ml_dtypes, kind.stored))
+        yield tree.path(name), value
+    for name, leaf in tree.others.items():
+        yield tree.path(name), leaf.value
 
 
-def _custom(metadata: Mapping[str, str], notes: KeyNotes) -> dict[str, Any]:
+def _custom(metadata: Mapping[str, str], tree: KeyTree, names: Iterable[str]) -> dict[str, Any]:
     """The metadata, and notes of what orbax does not keep by itself."""
-    own = KeyNotes(tuples=notes.tuples, integers=notes.integers).encode()
+    notes = tree.notes(names)
+    own = KeyNotes(tuples=notes.tuples, integers=notes.integers, boxed=notes.boxed).encode()
     texts = {key: text for key, text in metadata.items() if key != NOTES}
-    return texts | {key: _value(texts[key]) for key in notes.json if key in texts} | own
+    return texts | {key: _value(texts[key]) for key in tree.json if key in texts} | own
 
 
 def _value(text: str) -> Any:
@@ -199,11 +222,10 @@ def _context(options: Mapping[str, Any], largest: int) -> AbstractContextManager
     return context
 
 
-def _save(path: str, leaves: Mapping[str, Any], notes: KeyNotes, custom: dict[str, Any], *, in_groups: bool) -> None:
+def _save(path: str, tree: Any, custom: dict[str, Any], *, in_groups: bool) -> None:
     """Saves all at once, which takes no memory; or, where orbax makes something of the tensors, group by group."""
     import orbax.checkpoint.experimental.v1 as ocp
 
-    tree = nest(leaves, notes)
     if not in_groups:
         ocp.save(path, tree, custom_metadata=custom)
         return

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ORBAX_MARKS
-from brainsurgery_jax.store.key_paths import KeyNotes, ListIndex, Path, name_of, notes_of, read_notes
+from brainsurgery_jax.store.key_paths import NOTES, BoxKey, KeyNotes, ListIndex, Path, TupleIndex, name_of, read_notes
+from brainsurgery_jax.store.key_tree import EMPTY, TEXT, KeyTree, LeafType, OtherLeaf, told
 
 TREE = "_METADATA"
 CHECKPOINT = "_CHECKPOINT_METADATA"
@@ -22,14 +24,18 @@ DONE = "commit_success.txt"
 MANIFEST = "manifest.ocdbt"
 STRINGS = "_strings.json"
 STATE = "state"
+SHARDING = "_sharding"
+ARRAYS = "array_metadatas"
+KEY_KIND = "random_key_impl"
 _UNDONE = (".orbax-checkpoint-tmp", ".partial_save")
 _AGAIN = "Its save was cut off, or a copy of it is incomplete: save or copy it again, or name an earlier step."
 
 
 class OrbaxTree(NamedTuple):
-    """What the folder of a tree says of it: the leaves' key paths in order, how they are stored, and the metadata.
+    """What the folder of a tree says of it: the leaves' key paths in order, how they are stored, the metadata.
 
-    `filled`: every chunk is said to be stored, also one of zeros, so that one that is missing is lost.
+    `tree` is what lies beside tensors, and of what type they are. `filled`: every chunk is said to be stored, also one
+    of zeros, so that one that is missing is lost.
     """
 
     folder: str
@@ -38,6 +44,7 @@ class OrbaxTree(NamedTuple):
     ocdbt: bool
     filled: bool
     metadata: Mapping[str, str]
+    tree: KeyTree
 
 
 def recognises(folder: str, names: Sequence[str]) -> bool:
@@ -125,52 +132,89 @@ def read_tree(folder: str) -> OrbaxTree:
     table = _json(path)
     try:
         assert table is not None, "it was there"
-        entries = [(_path(entry["key_metadata"]), entry["value_metadata"]) for entry in table["tree_metadata"].values()]
-        kinds = {name_of(path): str(value["value_type"]) for path, value in entries}
+        found = [(_path(entry["key_metadata"]), entry["value_metadata"]) for entry in table["tree_metadata"].values()]
+        kinds = [str(value["value_type"]) for _, value in found]
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise StoreError(path, f"is not the metadata of a tree: {error!r}", remedy=_AGAIN) from error
-    if len(kinds) < len(entries):
+    given = _custom_metadata(folder, table)
+    notes = read_notes(given)
+    entries = {path: kind for (keys, _), kind in zip(found, kinds, strict=True) for path in (_recall(keys, notes),)}
+    if len({*map(name_of, entries)}) < len(found):
         problem = "holds two leaves of one name: keys with a dot in them beside nested ones"
         raise StoreError(folder, problem, remedy="Restore it with orbax, and save it with other keys.")
     ocdbt = bool(table.get("use_ocdbt", os.path.exists(os.path.join(folder, MANIFEST))))
     if ocdbt and not os.path.exists(os.path.join(folder, MANIFEST)):
         raise StoreError(folder, f"its {MANIFEST} is missing, without which no tensor can be found", remedy=_AGAIN)
-    paths = tuple(path for path, value in entries if _is_array(str(value["value_type"])))
+    paths = tuple(path for path, kind in entries.items() if _is_array(kind))
     drivers = ("zarr3",) if table.get("use_zarr3") else ("zarr",) if "use_zarr3" in table else ("zarr", "zarr3")
     filled = bool(table.get("store_array_data_equal_to_fill_value", False))
-    metadata = _metadata(folder, table, [path for path, _ in entries], kinds)
-    return OrbaxTree(folder, paths, drivers, ocdbt, filled, metadata)
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
+    metadata.pop(NOTES, None)
+    tree = _key_tree(folder, entries, tuple(key for key, value in given.items() if not isinstance(value, str)))
+    return OrbaxTree(folder, paths, drivers, ocdbt, filled, metadata, tree)
 
 
 def _path(keys: Sequence[Mapping[str, Any]]) -> Path:
     return tuple(ListIndex(k["key"]) if k["key_type"] == 1 else str(k["key"]) for k in keys)
 
 
+def _recall(path: Path, notes: KeyNotes) -> Path:
+    """A path with what our own notes tell of its keys, and orbax does not: tuples, integers, boxes."""
+    if notes == KeyNotes():
+        return path
+    keys = list(path)
+    for depth, key in enumerate(path):
+        above = name_of(path[:depth])
+        if isinstance(key, ListIndex) and above in notes.tuples:
+            keys[depth] = TupleIndex(key)
+        elif isinstance(key, str) and above in notes.integers and key.removeprefix("-").isdecimal():
+            keys[depth] = int(key)
+    box = notes.boxed.get(name_of(path[:-1])) or notes.boxed.get("")
+    return (*keys[:-1], BoxKey(keys[-1])) if box == keys[-1] else tuple(keys)
+
+
+def place_of(path: Path) -> str:
+    """The key under which orbax stores the leaf at a path."""
+    return ".".join(map(str, path))
+
+
 def _is_array(kind: str) -> bool:
-    return kind not in ("string", "None", "Dict", "List", "Tuple", "NamedTuple")
+    return kind not in (TEXT, *EMPTY)
 
 
-def _metadata(folder: str, table: Mapping[str, Any], paths: list[Path], kinds: Mapping[str, str]) -> dict[str, str]:
-    """The custom metadata, as text; and notes of all that names and tensors do not tell."""
+def _custom_metadata(folder: str, table: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for place in (os.path.dirname(folder), folder):
         given |= (_json(os.path.join(place, CHECKPOINT)) or {}).get("custom_metadata") or {}
-    given |= table.get("custom_metadata") or {}
-    metadata = {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
-    before = read_notes(metadata)
-    found = notes_of(paths, tuples=before.tuples)
+    return {str(key): value for key, value in (given | (table.get("custom_metadata") or {})).items()}
+
+
+def _key_tree(folder: str, entries: Mapping[Path, str], texts_as_json: tuple[str, ...]) -> KeyTree:
+    """The tree beside its tensors."""
     strings = _json(os.path.join(folder, STRINGS)) or {}
-    notes = KeyNotes(
-        lists=found.lists,
-        tuples=found.tuples,
-        integers=before.integers,
-        dotted=found.dotted,
-        strings={name: str(strings.get(name, "")) for name, kind in kinds.items() if kind == "string"},
-        scalars=tuple(name for name, kind in kinds.items() if kind == "scalar"),
-        empty={name: kind for name, kind in kinds.items() if not _is_array(kind) and kind != "string"},
-        json=tuple(str(key) for key, value in given.items() if not isinstance(value, str)),
-    )
-    return metadata | notes.encode()
+    shardings = _json(os.path.join(folder, SHARDING)) or {}
+    keys = _random_keys(folder)
+    others: dict[str, OtherLeaf] = {}
+    types: dict[str, LeafType] = {}
+    for path, kind in entries.items():
+        name, place = name_of(path), place_of(path)
+        if _is_array(kind):
+            sharding = shardings.get(b64encode(place.encode()).decode(), "")
+            types[name] = LeafType(kind, keys.get(place, ""), "", str(sharding))
+        else:
+            others[name] = OtherLeaf(kind, str(strings.get(place, "")) if kind == TEXT else "")
+    paths = {name_of(path): path for path in entries}
+    return KeyTree(told(paths), others, types, texts_as_json, known=True)
+
+
+def _random_keys(folder: str) -> dict[str, str]:
+    """The kinds of keys of random numbers, by the key that orbax stores them under."""
+    place = os.path.join(folder, ARRAYS)
+    files = sorted(os.listdir(place)) if os.path.isdir(place) else []
+    table = _json(os.path.join(place, files[0])) if files else None
+    rows = (row.get("array_metadata") for row in (table or {}).get("array_metadatas", ()) if isinstance(row, dict))
+    found = ((row["param_name"], row.get("ext_metadata") or {}) for row in rows if isinstance(row, dict))
+    return {str(name): str(more[KEY_KIND]) for name, more in found if KEY_KIND in more}
 
 
 def _json(path: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, repeat
 from math import prod
 from struct import unpack
@@ -27,7 +28,8 @@ from brainsurgery_jax.store.io.arrays import byte_view, empty_aligned, numpy_dty
 from brainsurgery_jax.store.io.box_reads import read_box
 from brainsurgery_jax.store.io.descriptors import Watch
 from brainsurgery_jax.store.key_paths import name_of
-from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, read_tree
+from brainsurgery_jax.store.key_tree import PLAIN, KeyTree
+from brainsurgery_jax.store.orbax.folder import OrbaxTree, find, place_of, read_tree
 from brainsurgery_jax.store.orbax.zarr import METADATA, ZarrArray, parse
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ class OrbaxSource:
         self._tables: dict[tuple[str, str], Sequence[int]] = {}
         self._context: Any = None
         infos = {name: TensorInfo(array.aval, 0, 0) for name, array in self._arrays.items()}
-        self.header = Header(path, files, infos, tree.metadata)
+        self.header = Header(path, files, infos, tree.metadata, tree=_with_stored(tree.tree, self._arrays))
 
     @property
     def bytes_read(self) -> int:
@@ -124,7 +126,7 @@ class OrbaxSource:
         waiting: deque[tuple[str, int, Any]] = deque()
         for run in chain(array.runs(start, start + len(view) // size, PIECE // size), repeat(None, AHEAD)):
             if run is not None:
-                key, nbytes = f"{name}/{run.key}", run.length * size
+                key, nbytes = f"{array.place}/{run.key}", run.length * size
                 at = run.start * size + (0 if run.inner is None else self._place(name, key, run.inner))
                 waiting.append((key, nbytes, self._store.read(key, byte_range=slice(at, at + nbytes))))
             if waiting and (run is None or len(waiting) > AHEAD):
@@ -184,7 +186,11 @@ class OrbaxSource:
                 self._context = ts.Context({"cache_pool": {"total_bytes_limit": CACHE + max(rows)}})
             if name not in self._open:
                 array = self._arrays[name]
-                spec = {"driver": array.driver, "kvstore": _spec(self._tree, f"{name}/"), "recheck_cached_data": "open"}
+                spec = {
+                    "driver": array.driver,
+                    "kvstore": _spec(self._tree, f"{array.place}/"),
+                    "recheck_cached_data": "open",
+                }
                 if array.filled:
                     spec["fill_missing_data_reads"] = False
                 self._open[name] = ts.open(spec, open=True, read=True, context=self._context).result()
@@ -220,23 +226,29 @@ def _key_value_store(tree: OrbaxTree) -> Any:
 
 def _arrays(path: str, tree: OrbaxTree, store: Any) -> dict[str, ZarrArray]:
     """The arrays of all leaves, their metadata read together."""
-    names = [name_of(keys) for keys in tree.paths]
+    places = {name_of(keys): place_of(keys) for keys in tree.paths}
     arrays: dict[str, ZarrArray] = {}
     for driver in tree.drivers:
-        left = [name for name in names if name not in arrays]
+        left = [name for name in places if name not in arrays]
         with _failures(path):
-            values = [store.read(f"{name}/{METADATA[driver]}") for name in left]
+            values = [store.read(f"{places[name]}/{METADATA[driver]}") for name in left]
             found = {name: value.result() for name, value in zip(left, values, strict=True)}
         arrays |= {name: _parse(path, name, driver, v.value) for name, v in found.items() if v.state == "value"}
-    for name in names:
+    for name in places:
         if name not in arrays:
             problem = "is listed, but its data are missing"
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)
-    if tree.filled:
-        arrays = {name: array._replace(filled=True) for name, array in arrays.items()}
+    arrays = {n: a._replace(place=places[n], filled=a.filled or tree.filled) for n, a in arrays.items()}
     _check_chunks(path, arrays, store)
     # Where a chunk that is not there is one of zeros, tensorstore makes it.
-    return {name: arrays[name]._replace(plain=arrays[name].plain and arrays[name].filled) for name in names}
+    return {name: arrays[name]._replace(plain=arrays[name].plain and arrays[name].filled) for name in places}
+
+
+def _with_stored(tree: KeyTree, arrays: Mapping[str, ZarrArray]) -> KeyTree:
+    """The tree with the narrow types of tensors that are read in wider ones."""
+    narrow = {n: a.stored for n, a in arrays.items() if a.stored != a.aval.dtype.name}
+    types = {name: tree.types.get(name, PLAIN)._replace(stored=stored) for name, stored in narrow.items()}
+    return replace(tree, types={**tree.types, **types}) if types else tree
 
 
 def _check_chunks(path: str, arrays: Mapping[str, ZarrArray], store: Any) -> None:
@@ -244,7 +256,9 @@ def _check_chunks(path: str, arrays: Mapping[str, ZarrArray], store: Any) -> Non
     with _failures(path):
         keys = set(store.list().result())
     for name, array in arrays.items():
-        lost = (key for key in array.chunk_keys() if f"{name}/{key}".encode() not in keys) if array.filled else ()
+        lost = (
+            (key for key in array.chunk_keys() if f"{array.place}/{key}".encode() not in keys) if array.filled else ()
+        )
         for key in lost:
             problem = f"its data are missing: there is no chunk {key}"
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)

@@ -12,18 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.dtypes import DTYPES, Aval, DType
+from brainsurgery_jax.dtypes import DTYPES, WIDER, Aval, DType
 from brainsurgery_jax.index.boxes import strides
 
 METADATA = {"zarr": ".zarray", "zarr3": "zarr.json"}
 """The key of an array's metadata, by tensorstore's name of the zarr version."""
 
 _BY_NAME = {dtype.name: dtype for dtype in DTYPES}
-_WIDER = {
-    "int4": "int8", "int2": "int8", "uint4": "uint8", "uint2": "uint8", "float4_e2m1fn": "float8_e4m3fn",
-}  # fmt: skip
-"""Element types that we have no word for, and what holds all their values."""
-
 _KINDS = {"f": "float", "i": "int", "u": "uint", "c": "complex", "b": "bool"}
 
 
@@ -42,7 +37,8 @@ class ZarrArray(NamedTuple):
 
     Values hold chunks of `outer` elements, cut into `inner` ones. `plain`: little-endian bytes without compression, cut
     along the first axis only, so that a range of elements is a few ranges of bytes; `indexed`: by way of a table.
-    `filled`: every value is stored, so that one that is not there is lost; else it stands for zeros.
+    `filled`: every value is stored, so that one that is not there is lost; else it stands for zeros. `place`: the key
+    below which a store keeps the array.
     """
 
     driver: str
@@ -54,6 +50,7 @@ class ZarrArray(NamedTuple):
     indexed: bool
     separator: str
     filled: bool = False
+    place: str = ""
 
     def chunk_keys(self) -> Iterator[str]:
         """The keys of all values, one by one: there may be more than memory holds."""
@@ -147,7 +144,7 @@ def _array(
 
 
 def _dtype(stored: str) -> DType:
-    dtype = _BY_NAME.get(_WIDER.get(stored, stored))
+    dtype = _BY_NAME.get(WIDER.get(stored, stored))
     if dtype is None or dtype.numpy is None:
         raise ValueError(f"the element type '{stored}' is not known")
     return dtype
