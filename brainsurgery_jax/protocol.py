@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol
 
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.reduction import Answer, Reduction
 from brainsurgery_jax.select import Match, Pattern, Ref
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from brainsurgery_jax._lazy import Array
-
-Part = TypeVar("Part")
-Answer = TypeVar("Answer")
 
 
 class TensorExpr(Protocol):
@@ -283,31 +279,6 @@ NO_FLAGS = Flags()
 
 
 # --- Verdicts and reports ---
-
-
-class Reduction(NamedTuple, Generic[Part, Answer]):
-    """A one-pass summary of one or several equally shaped tensors, by blocks in row-major order.
-
-    `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the
-    answer; `empty` is the answer for tensors without elements. A partial result equal to `decisive` settles the answer
-    whatever the other blocks hold: they need not be read. `traced` serves `apply` under `jax.jit`, where no answer
-    can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
-    skipped there. `unordered`: `block` and `merge` give the same for elements in any order, if all tensors have it.
-    `placed`: `block` gets the place of its first element before the blocks: `block(start, *blocks)`.
-    """
-
-    block: Callable[..., Part]
-    merge: Callable[[Part, Part], Part]
-    finish: Callable[[Part], Answer]
-    empty: Answer
-    traced: Callable[..., Array] | None = None
-    unordered: bool = False
-    decisive: Part | None = None
-    placed: bool = False
-
-    def summarize(self, start: int, blocks: Sequence[np.ndarray]) -> Part:
-        """The partial result of blocks, the first elements of which are number `start` of their tensors."""
-        return self.block(start, *blocks) if self.placed else self.block(*blocks)
 
 
 NO_MATCH = "no-match"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.dtypes import BFLOAT16, BY_NAME
 from brainsurgery_jax.numerics.doubles import as64, correct, unequal
-from brainsurgery_jax.protocol import Part, Reduction
+from brainsurgery_jax.reduction import Part, Reduction
 
 EQUAL, CLOSE, APART = range(3)
 """Of a pair: equal values, all within the tolerance, or some beyond it."""

@@ -17,7 +17,7 @@ from brainsurgery_jax.expression.program import Literal, Node
 from brainsurgery_jax.numerics.ranks import find_places
 from brainsurgery_jax.numerics.sums import Key, Merged, Values, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.op import Passes
-from brainsurgery_jax.protocol import Answer, Reduction
+from brainsurgery_jax.reduction import Answer, Reduction
 
 Shape = tuple[int, ...]
 

@@ -348,9 +348,13 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             like = (refs[form.match_key].alias, name) if form.reads else None
             yield Bind(write.alias, names[at], made, form.dest, like)
     if at > 0 and form.dest != "existing" and len(form.writes) == 1:
-        source = refs[form.match_key]
-        for other, (target,) in view.other_rows(source, {form.writes[0]: write}):
-            yield Plant(source.alias, other, write.alias, target)
+        yield from _plants(view, refs[form.match_key], form.writes[0], write)
+
+
+def _plants(view: StepView, source: Ref, key: str, write: Ref) -> Iterator[Edit]:
+    """Copies of the leaves without a tensor that a pattern matches."""
+    for other, (target,) in view.other_rows(source, {key: write}):
+        yield Plant(source.alias, other, write.alias, target)
 
 
 def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
 from brainsurgery_jax._lazy import Array, Flag, jax, np
 from brainsurgery_jax.numerics.doubles import as64, differences, is_long, unequal
-from brainsurgery_jax.protocol import Known, Part, Pending, Reduction, TensorExpr, Verdict
+from brainsurgery_jax.protocol import Known, Pending, TensorExpr, Verdict
+from brainsurgery_jax.reduction import Part, Reduction
 
 if TYPE_CHECKING:
     Test = Callable[..., Flag]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.protocol import Answer, Reduction
+from brainsurgery_jax.reduction import Answer, Reduction
 
 DIGIT = 16
 """Bits that a pass counts: 65,536 counts stay in a core's own cache."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.index.boxes import box_shape, cover
-from brainsurgery_jax.protocol import Answer, Reduction
+from brainsurgery_jax.reduction import Answer, Reduction
 
 Shape = tuple[int, ...]
 Key = tuple[slice, ...]

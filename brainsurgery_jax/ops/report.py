@@ -149,8 +149,8 @@ def diff(
     pairs = {n: (_slice(view, left, n, "left"), _slice(view, right, n, "right")) for n in shared}
     missing = [n for n in theirs if n not in pairs], [n for n in ours if n not in pairs]
     if unmatched == "error" and any(missing):
-        gaps = zip((right, left), missing, strict=True)
-        told = "; ".join(f"only '{ref}' has {list_sorted(names)}" for ref, names in gaps if names)
+        alone = zip((right, left), missing, strict=True)
+        told = "; ".join(f"only '{ref}' has {list_sorted(names)}" for ref, names in alone if names)
         hint = "`unmatched: keep` lists them, `unmatched: drop` leaves them out."
         raise Refusal("unmatched", f"the sets do not pair up: {told}", hint=hint)
     if unmatched == "drop" and not shared:

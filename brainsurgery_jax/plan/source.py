@@ -25,8 +25,8 @@ Plain: TypeAlias = bool | int | float | str | None
 
 MAX_NODES = 1_000_000  # aliases expanded; ten lines of aliases to aliases can otherwise stand for 10**9 nodes
 MAX_DEPTH = 200  # everything that walks a plan may recurse
-Loader = yaml.SafeLoader | yaml.CSafeLoader
-LOADER: type[Loader] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+Loader: TypeAlias = "type[yaml.SafeLoader] | type[yaml.CSafeLoader]"
+LOADER: Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010
 
 
 def compose(
-    text: str, file: str, *, loader: type[Loader] = LOADER, repeatable: Callable[[str], bool] = lambda key: False
+    text: str, file: str, *, loader: Loader = LOADER, repeatable: Callable[[str], bool] = lambda key: False
 ) -> Node | None:
     """The tree of a YAML text, or None if it holds nothing. Raises one PlanError with every mistake found.
 
@@ -226,7 +226,7 @@ _STR, _SEQ, _MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"
 class _Composer:
     """Builds the nodes of one document from its events, and collects the mistakes that need not stop it."""
 
-    def __init__(self, text: str, file: str, loader: type[Loader], repeatable: Callable[[str], bool]):
+    def __init__(self, text: str, file: str, loader: Loader, repeatable: Callable[[str], bool]):
         self.events: Iterator[ev.Event] = iter(yaml.parse(text, Loader=loader))
         self.file, self.repeatable = file, repeatable
         self.problems: list[Diagnostic] = []
@@ -263,7 +263,7 @@ class _Composer:
         if isinstance(event, ev.SequenceStartEvent):
             self.check_tag(event, _SEQ)
             return self.list(event, depth)
-        assert isinstance(event, ev.MappingStartEvent), event
+        assert isinstance(event, ev.MappingStartEvent)
         self.check_tag(event, _MAP)
         return self.map(event, depth)
 
@@ -361,9 +361,7 @@ class _Composer:
         raise PlanError(self.problems)
 
     def span(self, event: ev.Event) -> Span:
-        mark = event.start_mark
-        assert mark is not None, event
-        return Span(self.file, mark.line + 1, mark.column + 1)
+        return Span(self.file, at.line + 1, at.column + 1) if (at := event.start_mark) else Span(self.file)
 
     def complain(self, code: str, message: str, span: Span, hint: str = "") -> None:
         self.problems.append(Diagnostic(code, message, span, hint))
