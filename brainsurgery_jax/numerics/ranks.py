@@ -45,7 +45,7 @@ class Count(NamedTuple):
 
 def find_places(
     dtype: np.dtype, places: Sequence[int], finish: Callable[[np.ndarray], Answer], nan: Answer
-) -> tuple[Callable[[Narrowing | None], Reduction[Count, Narrowing | Answer]], ...]:
+) -> tuple[Callable[..., Reduction[Count, Narrowing | Answer]], ...]:
     """The passes that find the elements of a tensor at `places` of the sorted order, -0 before 0.
 
     `dtype`: a numpy dtype of real numbers of 8, 16, 32 or 64 bits. The last pass answers `finish(elements)`, or `nan`

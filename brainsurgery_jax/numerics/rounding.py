@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, overload
 
 from pydantic import Field
 
@@ -98,6 +98,10 @@ def bounds(dtype: DType) -> tuple[int, int]:
     return int(info.min), int(info.max)
 
 
+@overload
+def cast_to(x: np.ndarray, dtype: DType, overflow: str | None = None) -> tuple[np.ndarray, Flag]: ...
+@overload
+def cast_to(x: Array, dtype: DType, overflow: str | None = None) -> tuple[Array, Flag]: ...
 def cast_to(x: Array, dtype: DType, overflow: str | None = None) -> tuple[Array, Flag]:
     """An array in another dtype, and whether that could be done with all of its values.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Table, Text, Value
 from brainsurgery_jax.errors import Diagnostic, StoreError
@@ -22,7 +23,7 @@ def as_json_line(**keys: object) -> str:
     return json.dumps(plain({"schema_version": SCHEMA_VERSION, **keys}))
 
 
-def document_data(document: Document) -> dict[str, object]:
+def document_data(document: Document) -> dict[str, Any]:
     """A document as data; `kind` says which of its forms it has."""
     match document:
         case Text(text):
