@@ -108,7 +108,8 @@ class Kernel(Generic[P, R]):
 @dataclass(frozen=True, eq=False)
 class Builder:
     """Builds what a form makes out of calls of kernels: `fn(view, name, *operands, keys...)` gives the expression that
-    is bound to `name`, or `Results`. Matching, slices, `if_missing` and destinations stay with the form."""
+    is bound to `name`, or `Results` (then `name` is that of the match). Matching, slices, `if_missing` and destinations
+    stay with the form."""
 
     name: str
     fn: Callable[..., TensorExpr | Results]

@@ -313,11 +313,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     refs: dict[str, Ref] = {key: params[key] for key in keys}
     given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in form.refs}
     make = _maker(op.maker, given, view)
-    # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
-    counts = [
-        (form.counted if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)
-    ]
-    slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
+    slots = _slots(form, refs)
     reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
     at = keys.index(form.writes[0])
     write = refs[keys[at]]
@@ -325,8 +321,8 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
         names = (name, *others)
         try:
             whole: list[Any] = [
-                view.fetch(alias, n, key, count) if count else None
-                for (alias, key, count), n in zip(slots, names, strict=True)
+                view.fetch(ref.alias, n, key, count) if count else None
+                for (key, ref, count), n in zip(slots, names, strict=True)
             ]
         except Refusal as bad:
             if not (step.lenient and bad.code in _MISSING):
@@ -334,7 +330,10 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             skipped.append(name)
             continue
         try:
-            made = make(names[at], tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
+            made = make(
+                names[at] if len(form.writes) == 1 else name,
+                tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]),
+            )
             if form.dest == "existing" and not isinstance(made, Results):
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
@@ -355,6 +354,13 @@ def _plants(view: StepView, source: Ref, key: str, write: Ref) -> Iterator[Edit]
     """Copies of the leaves without a tensor that a pattern matches."""
     for other, (target,) in view.other_rows(source, {key: write}):
         yield Plant(source.alias, other, write.alias, target)
+
+
+def _slots(form: Form, refs: Mapping[str, Ref]) -> list[tuple[str, Ref, int]]:
+    """The references of a form by their keys, and how often what they name counts as read."""
+    # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
+    times = {key: form.counted if key == form.match_key else 2 for key in refs}
+    return [(key, ref, times[key] * (key in form.reads or form.dest == "existing")) for key, ref in refs.items()]
 
 
 def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
