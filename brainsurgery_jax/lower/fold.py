@@ -315,8 +315,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     make = _maker(op.maker, given, view)
     slots = _slots(form, refs)
     reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
-    at = keys.index(form.writes[0])
-    write = refs[keys[at]]
+    at, write = keys.index(form.writes[0]), refs[form.writes[0]]
     for name, others in _form_rows(view, form, refs):
         names = (name, *others)
         try:
