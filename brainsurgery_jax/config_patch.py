@@ -8,7 +8,7 @@ written as the values to set, `{num_hidden_layers: 9}`, or in full, as a mapping
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
 
@@ -29,10 +29,10 @@ class Change(NamedTuple):
 
     part: str = ""
     remove: tuple[str, ...] = ()
-    patch: Mapping[str, Any] = {}
+    patch: Mapping[str, object] = {}
 
 
-def read_change(value: Mapping[str, Any]) -> Change:
+def read_change(value: Mapping[str, object]) -> Change:
     """The change that a plan writes. Raises ValueError for a change in full that is not one."""
     if not value or not set(value) <= set(KEYS):
         return Change(patch=value)
@@ -47,14 +47,14 @@ def read_change(value: Mapping[str, Any]) -> Change:
     return Change(part, tuple(removed), patch)
 
 
-def write_change(change: Change) -> dict[str, Any]:
+def write_change(change: Change) -> dict[str, object]:
     """The change as a plan writes it; the values alone where that says the same."""
     full = {"from": change.part, "remove": list(change.remove), "patch": dict(change.patch)}
     needed = {key: value for key, value in full.items() if value}
     return dict(change.patch) if set(needed) <= {"patch"} and not set(change.patch) <= set(KEYS) else needed
 
 
-def read_for(value: Mapping[str, Any], base: Any) -> Change:
+def read_for(value: Mapping[str, object], base: Mapping[str, object]) -> Change:
     """The change that a plan writes for a config. Raises Refusal where it is half in full and half not."""
     mixed = [key for key in KEYS if key in value and not set(value) <= set(KEYS) and key not in base]
     if mixed:
@@ -65,30 +65,33 @@ def read_for(value: Mapping[str, Any], base: Any) -> Change:
     return read_change(value)
 
 
-def merge_changes(first: Change, patch: Mapping[str, Any]) -> Change:
+def merge_changes(first: Change, patch: Mapping[str, object]) -> Change:
     """A change that also sets what a patch sets."""
-    return first._replace(patch=patched(dict(first.patch), patch))
+    return first._replace(patch=patch_mapping(first.patch, patch))
 
 
-def apply_change(config: Mapping[str, Any], change: Change) -> dict[str, Any]:
+def apply_change(config: Mapping[str, object], change: Change) -> dict[str, object]:
     """The config after a change. Raises Refusal for a part or a key that it does not have; `key` of the refusal is
     `from` or `remove`."""
-    made: Any = config
-    if change.part:
-        made = _part(config, change.part)
+    made = _part(config, change.part) if change.part else config
     for key in change.remove:
         made = _without(made, key)
-    return patched(made, change.patch)
+    return patch_mapping(made, change.patch)
 
 
-def patched(base: Any, patch: Any) -> Any:
+def patch_value(base: object, patch: object) -> object:
     """A config with other values in it: mappings key by key, anything else replaced."""
     if not (isinstance(base, Mapping) and isinstance(patch, Mapping)):
         return patch
-    return {**base, **{key: patched(base.get(key, {}), value) for key, value in patch.items()}}
+    return patch_mapping(base, patch)
 
 
-def find(config: Any, key: str) -> tuple[str, ...] | None:
+def patch_mapping(base: Mapping[str, object], patch: Mapping[str, object]) -> dict[str, object]:
+    """The same of two mappings."""
+    return {**base, **{key: patch_value(base.get(key, {}), value) for key, value in patch.items()}}
+
+
+def find(config: object, key: str) -> tuple[str, ...] | None:
     """The place of a key such as `a.b`: `b` in the part `a`, or a key with a dot in it; None if there is none."""
     if not isinstance(config, Mapping):
         return None
@@ -104,7 +107,7 @@ def _splits(key: str) -> Iterator[tuple[str, str]]:
     yield from ((key[:at], key[at + 1 :]) for at, letter in enumerate(key) if letter == ".")
 
 
-def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _part(config: Mapping[str, object], key: str) -> Mapping[str, object]:
     place = find(config, key)
     found = config if place is not None else None
     for step in place or ():
@@ -117,30 +120,32 @@ def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found
 
 
-def _without(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _without(config: Mapping[str, object], key: str) -> dict[str, object]:
     place = find(config, key)
     if place is None:
         near = did_you_mean(key, list(_paths(config)))
         problem = f"the config has no key '{key}'.{near}"
         raise Refusal("output-config", problem, key="remove", hint="Leave it out of `remove`, or correct it.")
-    return _pruned(config, place)
+    return _prune(config, place)
 
 
-def _pruned(config: Mapping[str, Any], place: tuple[str, ...]) -> dict[str, Any]:
+def _prune(config: Mapping[str, object], place: tuple[str, ...]) -> dict[str, object]:
     head, *rest = place
     if not rest:
         return {key: value for key, value in config.items() if key != head}
-    return {**config, head: _pruned(config[head], tuple(rest))}
+    inner = config[head]
+    assert isinstance(inner, Mapping)
+    return {**config, head: _prune(inner, tuple(rest))}
 
 
-def _paths(config: Mapping[str, Any]) -> Iterator[str]:
+def _paths(config: Mapping[str, object]) -> Iterator[str]:
     for key, value in config.items():
         yield key
         if isinstance(value, Mapping):
             yield from (f"{key}.{inner}" for inner in _paths(value))
 
 
-def differing_keys(before: Any, after: Any) -> Iterator[str]:
+def differing_keys(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
     """The keys of two configs that differ, with dots to those of inner mappings."""
     for key in dict.fromkeys((*before, *after)):
         old, new = before.get(key), after.get(key)
@@ -150,7 +155,7 @@ def differing_keys(before: Any, after: Any) -> Iterator[str]:
             yield key
 
 
-def is_same(a: Any, b: Any) -> bool:
+def is_same(a: object, b: object) -> bool:
     """Whether two values are the same in JSON, where true is not 1, and 16 is 16.0."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(is_same(a[key], b[key]) for key in a)
@@ -167,20 +172,24 @@ class Doubt(NamedTuple):
     hint: str
 
 
-def find_doubts(base: Any, change: Change, file: str) -> Iterator[Doubt]:
+def find_doubts(base: Mapping[str, object], change: Change, file: str) -> Iterator[Doubt]:
     """Doubts about a change to the config in a file: keys that look misspelt, and parts that are set to null."""
     whole = apply_change(base, change._replace(patch={}))
     for place, near in _look_alikes(whole, change.patch, ()):
         message = f"'{'.'.join(place)}' is added: {file} has no such key. Did you mean '{near}'?"
         yield Doubt(place, message, "A key that is to be new is right as it is.")
-    for place in _emptied(whole, change.patch, ()):
+    for place in _find_emptied(whole, change.patch, ()):
         key = ".".join(place)
         message = f"'{key}' is set to null, and stays in {file}: loaders may ask for its parts"
         yield Doubt(place, message, f"To remove it write `config: {{remove: [{key}]}}`.")
 
 
-def _look_alikes(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    for key, value in patch.items() if isinstance(base, dict) else ():
+def _look_alikes(
+    base: object, patch: Mapping[str, object], place: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not isinstance(base, dict):
+        return
+    for key, value in patch.items():
         if key in base and isinstance(value, Mapping):
             yield from _look_alikes(base[key], value, (*place, key))
         elif key not in base and (near := next((known for known in base if _is_like(key, known)), "")):
@@ -196,11 +205,13 @@ def _is_like(key: str, known: str) -> bool:
     return all(a == b or (min(len(a), len(b)) > 3 and bool(did_you_mean(a, [b]))) for a, b in pairs)
 
 
-def _emptied(base: Any, patch: Mapping[str, Any], place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _find_emptied(base: object, patch: Mapping[str, object], place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The keys that a patch sets to null, and that hold a mapping."""
-    for key, value in patch.items() if isinstance(base, dict) else ():
+    if not isinstance(base, dict):
+        return
+    for key, value in patch.items():
         if isinstance(base.get(key), dict):
             if value is None:
                 yield (*place, key)
             elif isinstance(value, Mapping):
-                yield from _emptied(base[key], value, (*place, key))
+                yield from _find_emptied(base[key], value, (*place, key))

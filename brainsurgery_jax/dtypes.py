@@ -36,6 +36,11 @@ class DType(NamedTuple):
         return self.kind in ("int", "uint")
 
     @property
+    def is_signed(self) -> bool:
+        """Whether its values are integers of either sign."""
+        return self.kind == "int"
+
+    @property
     def is_bool(self) -> bool:
         """Whether its values are true and false."""
         return self.kind == "bool"
@@ -48,7 +53,7 @@ class DType(NamedTuple):
     @property
     def is_inexact(self) -> bool:
         """Whether its values are floats, real or complex."""
-        return self.kind in ("float", "complex")
+        return self.is_float or self.is_complex
 
     @property
     def is_opaque(self) -> bool:
@@ -91,6 +96,7 @@ WIDER = {
 """Element types of JAX that are computed on in a wider one, which holds all their values."""
 
 FLOAT32, FLOAT64, INT64, BOOL, UINT8 = (BY_NAME[n] for n in ("float32", "float64", "int64", "bool", "uint8"))
+FLOAT16, BFLOAT16 = BY_NAME["float16"], BY_NAME["bfloat16"]
 
 
 def parse_dtype(name: str) -> DType | None:
@@ -117,15 +123,15 @@ def holds_all(wide: DType, narrow: DType) -> bool:
         return True
     if "opaque" in (wide.kind, narrow.kind) or _KIND_ORDER.index(wide.kind) < _KIND_ORDER.index(narrow.kind):
         return False
-    if wide.kind == "float" and wide.bits < 16:  # some of which have no infinity, or not even a zero
+    if wide.is_float and wide.bits < 16:  # some of which have no infinity, or not even a zero
         return False
-    if narrow.kind == "bool":
+    if narrow.is_bool:
         return True
-    if wide.kind in ("int", "uint"):
-        return wide.bits - (wide.kind == "int") >= narrow.bits - (narrow.kind == "int")
+    if wide.is_integer:
+        return wide.bits - wide.is_signed >= narrow.bits - narrow.is_signed
     digits, most = _precision(wide)
-    if narrow.kind in ("int", "uint"):
-        return narrow.bits - (narrow.kind == "int") <= digits and most >= narrow.bits
+    if narrow.is_integer:
+        return narrow.bits - narrow.is_signed <= digits and most >= narrow.bits
     return digits >= _precision(narrow)[0] and most >= _precision(narrow)[1]
 
 

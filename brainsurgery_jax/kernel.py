@@ -5,45 +5,51 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, NamedTuple, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypedDict, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.index.moves import Moves
 from brainsurgery_jax.index.parts import Cuts
 from brainsurgery_jax.keys import Keyword, read_keywords
-from brainsurgery_jax.protocol import Reduction, TensorExpr
+from brainsurgery_jax.protocol import Reduction, Results, TensorExpr
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Passes = tuple["Callable[[Any], Reduction]", ...]
+Passes = tuple["Callable[..., Reduction]", ...]
 """What computes a small value by going over tensors: each pass is made of the answer of the one before."""
 
 Avals = tuple[Aval, ...]
-Params = Mapping[str, Any]
+Params = Mapping[str, object]
 """The keys of a step by name, as a kernel takes them."""
 
 Static = tuple[tuple[str, Any], ...]
 """Parameters that are compiled in, by name."""
+
+if TYPE_CHECKING:
+    Fact = Callable[[Avals, Any], R]
+    BackendFact = Callable[[Avals, Any, str], R]
+"""What a kernel says of a call: a function of shapes and dtypes, and of keys, a TypedDict of those that it reads; the
+last kind depends on the backend, too."""
 
 
 class KernelFacts(TypedDict, total=False):
     """The facts of a kernel as keywords: a misspelt one is a type error. See `Kernel`."""
 
     elementwise: bool
-    moves: Callable[[Avals, Params], Moves]
+    moves: Fact[Moves]
     blocks: bool
     guarded: bool
-    refusal: str | Callable[[Params], str]
-    rungs: Callable[[Avals, Params, str], tuple[Rung, ...]]
+    refusal: str | Callable[..., str]
+    rungs: BackendFact[tuple[Rung, ...]]
     resumes: bool
-    result: Callable[[Avals, Params], tuple[Aval, ...]]
-    noop: Callable[[Avals, Params], bool]
-    check: Callable[[Avals, Params], None]
-    host: Callable[[Avals, Params], bool]
-    workspace: Callable[[Avals, Params], int]
-    on_device: Callable[[Avals, Params, str], int]
-    parts: Callable[[Avals, Params], Cuts]
-    fold: Callable[[Avals, Params], Passes]
+    result: Fact[tuple[Aval, ...]]
+    noop: Fact[bool]
+    check: Fact[None]
+    host: Fact[bool]
+    workspace: Fact[int]
+    on_device: BackendFact[int]
+    parts: Fact[Cuts]
+    fold: Fact[Passes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,20 +82,20 @@ class Kernel(Generic[P, R]):
     name: str
     fn: Callable[P, R]
     elementwise: bool = False
-    moves: Callable[[Avals, Params], Moves] | None = None
+    moves: Fact[Moves] | None = None
     blocks: bool = False
     guarded: bool = False
-    refusal: str | Callable[[Params], str] = ""
-    rungs: Callable[[Avals, Params, str], tuple[Rung, ...]] | None = None
+    refusal: str | Callable[..., str] = ""
+    rungs: BackendFact[tuple[Rung, ...]] | None = None
     resumes: bool = False
-    result: Callable[[Avals, Params], tuple[Aval, ...]] | None = None
-    noop: Callable[[Avals, Params], bool] | None = None
-    check: Callable[[Avals, Params], None] | None = None
-    host: Callable[[Avals, Params], bool] | None = None
-    workspace: Callable[[Avals, Params], int] | None = None
-    on_device: Callable[[Avals, Params, str], int] | None = None
-    parts: Callable[[Avals, Params], Cuts] | None = None
-    fold: Callable[[Avals, Params], Passes] | None = None
+    result: Fact[tuple[Aval, ...]] | None = None
+    noop: Fact[bool] | None = None
+    check: Fact[None] | None = None
+    host: Fact[bool] | None = None
+    workspace: Fact[int] | None = None
+    on_device: BackendFact[int] | None = None
+    parts: Fact[Cuts] | None = None
+    fold: Fact[Passes] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)
@@ -106,16 +112,17 @@ class Kernel(Generic[P, R]):
     @cached_property
     def numbers(self) -> frozenset[str]:
         """Names of the parameters that compiled code takes as values, so that a new number needs no new code."""
-        return frozenset(k.name for k in self.keywords if k.role is not None and k.role.kind == "number")
+        return frozenset(k.name for k in self.keywords if k.role is not None and k.role.is_number)
 
 
 @dataclass(frozen=True, eq=False)
 class Builder:
     """Builds what a form makes out of calls of kernels: `fn(view, name, *operands, keys...)` gives the expression that
-    is bound to `name`. Matching, slices, `if_missing` and destinations stay with the form."""
+    is bound to `name`, or `Results` (then `name` is that of the match). Matching, slices, `if_missing` and destinations
+    stay with the form."""
 
     name: str
-    fn: Callable[..., TensorExpr]
+    fn: Callable[..., TensorExpr | Results]
 
     @cached_property
     def keywords(self) -> tuple[Keyword, ...]:

@@ -13,11 +13,11 @@ class Tree:
     __slots__ = ("below", "leaf")
 
     def __init__(self) -> None:
-        self.leaf: Any = None
+        self.leaf: object = None
         self.below: dict[str, Tree] = {}
 
 
-def build(leaves: Iterable[tuple[str, Any]]) -> Tree:
+def build(leaves: Iterable[tuple[str, object]]) -> Tree:
     """The tree of dotted names. A name may also be the prefix of others."""
     root = Tree()
     for name, leaf in leaves:
@@ -61,13 +61,13 @@ def _draw_below(tree: Tree, stem: str, out: list[str]) -> None:
             _draw_below(node, stem + deeper, out)
 
 
-def plain(tree: Tree) -> Any:
+def plain(tree: Tree) -> object:
     """Nested dicts and lists for JSON: siblings 0..n are a list; a name that is also a prefix has its leaf under ""."""
     if not tree.below:
         return tree.leaf
     keys = list(tree.below)
     if tree.leaf is None and all(_is_index(k) for k in keys) and max(map(int, keys)) < 2 * len(keys) + 8:
-        items: list[Any] = [None] * (max(map(int, keys)) + 1)
+        items: list[object] = [None] * (max(map(int, keys)) + 1)
         for key, node in tree.below.items():
             items[int(key)] = plain(node)
         return items
@@ -75,12 +75,12 @@ def plain(tree: Tree) -> Any:
     return own | {key: plain(node) for key, node in tree.below.items()}
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """One line of JSON, keys sorted; NaN and infinity as text, so that every reader accepts it."""
     return json.dumps(_finite(value), sort_keys=True, separators=(",", ":"))
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -124,23 +124,23 @@ def _folded(rows: Iterable[tuple[str, str, list[str]]]) -> list[tuple[str, str, 
     return out
 
 
-def _said(leaf: Any) -> str:
+def _said(leaf: object) -> str:
     if isinstance(leaf, Mapping):
         return " ".join(f"{k}={_number(v)}" for k, v in leaf.items())
     return "" if leaf is None else str(leaf)
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, object]) -> dict[str, object]:
     """Nested dicts along the dots of the names. Raises ValueError where a name is also the prefix of another."""
-    root: dict[str, Any] = {}
+    root: dict[str, object] = {}
     leaves: set[tuple[str, ...]] = set()
     for name, value in flat.items():
         *parents, last = name.split(".")
-        node = root
+        node: dict[str, Any] = root
         for depth, segment in enumerate(parents):
             if (*parents[: depth + 1],) in leaves:
                 prefix = ".".join(parents[: depth + 1])

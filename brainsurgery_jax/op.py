@@ -12,32 +12,36 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Unpack
+from typing import Annotated, Literal, NamedTuple, TypeVar, Unpack
 
 from brainsurgery_jax.kernel import Avals, Builder, Kernel, KernelFacts, Outcome, P, Params, Passes, R, Rung, Static
 from brainsurgery_jax.keys import (
     DTypeName,
+    KeyGroup,
     Keyword,
     Name,
     Number,
     Operands,
     Partner,
     Pattern,
+    Real,
     Role,
     SlicedPattern,
     SlicedTemplate,
     Template,
     element_role,
     fewest,
+    gather_groups,
     read_keywords,
     role_of,
 )
-from brainsurgery_jax.protocol import Dest, Edit, PartVerdict, PendingReport, TensorExpr, Verdict, View
+from brainsurgery_jax.protocol import Dest, Edit, PartVerdict, PendingReport, Results, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
 
-BuildFn = TypeVar("BuildFn", bound="Callable[..., TensorExpr]")
+BuildFn = TypeVar("BuildFn", bound="Callable[..., TensorExpr | Results]")
 ControlFn = TypeVar("ControlFn", bound="Callable[..., Iterable[Edit]]")
 SinkFn = TypeVar("SinkFn", bound="Callable[..., Verdict | PendingReport]")
+AnOp = TypeVar("AnOp", bound="Op")
 AssertFn = TypeVar("AssertFn", bound="Callable[..., Verdict]")
 
 
@@ -49,9 +53,13 @@ class Form:
     """How a plan spells a kernel.
 
     `reads` are the payload keys of the tensors, in the kernel's order; `pattern` is the one that is matched, the others
-    are templates filled from its match. `writes` are the keys that name the results. `dest`: the destination must not
-    exist (new), must exist with the result's shape and dtype (existing), or is replaced whatever it was (rebind).
-    `keys` renames parameters (`cast_` spells `dtype` as `to`).
+    are templates filled from its match. `writes` are the keys that name the results. Without `reads` these are literal
+    names. `dest`: the destination must not exist (new), must exist with the result's shape and dtype (existing), or is
+    replaced whatever it was (rebind). `keys` renames parameters (`cast_` spells `dtype` as `to`).
+
+    `optional`: keys of `reads` that may be left out. `beside`: templates without an alias mean that of the match.
+    `consumes`: the matched tensor may be dropped. `counted`: how often a match counts as read. `noun` and
+    `endings`: what messages call several results, and how their names may end.
     """
 
     name: str
@@ -61,11 +69,31 @@ class Form:
     pattern: str = ""
     slices: frozenset[str] = frozenset()
     keys: tuple[tuple[str, str], ...] = ()
+    optional: frozenset[str] = frozenset()
+    beside: bool = False
+    consumes: bool = False
+    counted: int = 1
+    noun: str = "results"
+    endings: tuple[str, ...] = ()
 
     @property
     def match_key(self) -> str:
-        """The key whose pattern is matched."""
-        return self.pattern or self.reads[0]
+        """The key whose pattern is matched, or whose name is taken literally."""
+        return self.pattern or (self.reads or self.writes)[0]
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """The keys that hold references, the one that is matched first."""
+        return tuple(dict.fromkeys((self.match_key, *self.reads, *self.writes)))
+
+    def role(self, key: str) -> Role:
+        """How the reference under a key is read."""
+        slices = key in self.slices
+        if not self.reads:
+            return Role("name", slices)
+        if key == self.match_key:
+            return Role("pattern", slices)
+        return Role("template", slices, beside=self.match_key if self.beside else "", read=key in self.reads)
 
 
 class Field(NamedTuple):
@@ -73,8 +101,8 @@ class Field(NamedTuple):
 
     key: str
     param: str
-    annotation: Any
-    default: Any
+    annotation: object
+    default: object
     role: Role | None
 
     @property
@@ -106,15 +134,17 @@ class Op:
     @property
     def destinations(self) -> tuple[Field, ...]:
         """The keys that name what it creates: templates and literal names that are not read."""
-        return tuple(f for f in self.fields() if f.role and f.role.kind in ("template", "name") and not f.role.read)
+        return tuple(
+            f for f in self.fields() if f.role and (f.role.is_template or f.role.is_literal) and not f.role.read
+        )
 
     def step_fields(self) -> tuple[Field, ...]:
         """The keys of a step: the op's own, and those that every step with a pattern has."""
         own = self.fields()
         roles = [r for f in own for r in (f.role or element_role(f.annotation),) if r is not None]
-        if self.bare or not any(r.kind in ("pattern", "operands") for r in roles):
+        if self.bare or not any(r.is_pattern or r.is_operands for r in roles):
             return own
-        return (*own, *([UNMATCHED] if any(r.read or r.kind == "operands" for r in roles) else []), IF_MISSING)
+        return (*own, *([UNMATCHED] if any(r.read or r.is_operands for r in roles) else []), IF_MISSING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +153,10 @@ class TensorOp(Op):
 
     maker: Kernel | Builder
     form: Form
+
+    def changes(self, key: str) -> bool:
+        """Whether the tensors under a key are created, changed or removed."""
+        return key in self.form.writes or (self.form.consumes and key == self.form.match_key)
 
 
 class Makes(NamedTuple):
@@ -246,14 +280,14 @@ def _doc(fn: Callable) -> str:
     return inspect.cleandoc(fn.__doc__ or "")
 
 
-def _doc_of(form: Form, fn: Callable[..., Any]) -> str:
+def _doc_of(form: Form, fn: Callable) -> str:
     """The docstring of a form's function, without the examples of its other forms."""
     lines = _doc(fn).splitlines()
     own = [line for line in lines if line.startswith(f"Example: `{form.name}:")]
     return "\n".join(line for line in lines if not own or line in own or not line.startswith("Example: `"))
 
 
-def _add(registry: dict[str, Any], record: Op) -> None:
+def _add(registry: dict[str, AnOp], record: AnOp) -> None:
     if record.name in registry:
         raise NameTaken(registry[record.name], record)
     registry[record.name] = record
@@ -267,14 +301,7 @@ def _fields(fn: Callable, keys: Mapping[str, str] = MappingProxyType({})) -> tup
 
 def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
     empty, spelled = inspect.Parameter.empty, dict(form.keys)
-    keys = dict.fromkeys((form.match_key, *form.reads, *form.writes))
-    roles = {
-        key: Role("pattern", key in form.slices)
-        if key == form.match_key
-        else Role("template", key in form.slices, read=key in form.reads)
-        for key in keys
-    }
-    refs = (Field(key, key, Ref, empty, role) for key, role in roles.items())
+    refs = (Field(key, key, Ref, None if key in form.optional else empty, form.role(key)) for key in form.refs)
     params = (
         Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in maker.keywords
     )
@@ -286,11 +313,11 @@ class Assertion:
     """A parsed operator of `assert`, ready to be asked: `ask(view)`. `at`: its place among several of one step."""
 
     op: SinkOp
-    params: Mapping[str, Any]
+    params: Params
     at: tuple[str | int, ...] = ()
 
     def ask(self, view: View) -> Verdict:
-        verdict = self.op.fn(view, **self.params)
+        verdict = self.op.fn(view, **gather_groups(self.op.fn, self.params))
         assert not isinstance(verdict, PendingReport)
         return PartVerdict(verdict, self.at) if self.at else verdict
 
@@ -304,6 +331,7 @@ __all__ = [
     "IF_MISSING",
     "OPS",
     "UNMATCHED",
+    "AnOp",
     "Assertion",
     "AssertionKey",
     "AssertionsKey",
@@ -315,6 +343,7 @@ __all__ = [
     "Form",
     "Kernel",
     "KernelFacts",
+    "KeyGroup",
     "Keyword",
     "Makes",
     "Name",
@@ -327,6 +356,7 @@ __all__ = [
     "Partner",
     "Passes",
     "Pattern",
+    "Real",
     "Role",
     "Rung",
     "SinkOp",
@@ -340,6 +370,7 @@ __all__ = [
     "control",
     "element_role",
     "fewest",
+    "gather_groups",
     "kernel",
     "op",
     "role_of",

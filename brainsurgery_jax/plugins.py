@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import Parameter, signature, unwrap
@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, get_args
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
-from brainsurgery_jax.op import ASSERTS, OPS, Builder, ControlOp, NameTaken, Op, SinkOp, TensorOp, element_role
+from brainsurgery_jax.op import ASSERTS, OPS, AnOp, Builder, ControlOp, NameTaken, Op, SinkOp, TensorOp, element_role
 from brainsurgery_jax.protocol import Dest
 
 GROUP = "brainsurgery_jax.ops"
@@ -102,14 +102,16 @@ def _forget_all_of(known: _File, key: str) -> tuple[Op, ...]:
     return tuple(r for r in known.records if not any(r is o for o in own))
 
 
-def _registry() -> tuple[dict[str, Any], dict[str, Any]]:
+def _registry() -> tuple[dict[str, Op], dict[str, SinkOp]]:
     return dict(OPS), dict(ASSERTS)
 
 
-def _restore(before: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    for registry, old in zip((OPS, ASSERTS), before, strict=True):
-        registry.clear()
-        registry.update(old)
+def _restore(before: tuple[dict[str, Op], dict[str, SinkOp]]) -> None:
+    ops, asserts = before
+    OPS.clear()
+    OPS.update(ops)
+    ASSERTS.clear()
+    ASSERTS.update(asserts)
 
 
 def _read(path: str) -> bytes:
@@ -132,7 +134,7 @@ def _execute(path: str, text: bytes) -> None:
     exec(compile(text, path, "exec"), vars(module))
 
 
-def _added(path: str, run: Callable[[], Any], *, known: bool = False) -> tuple[Op, ...]:
+def _added(path: str, run: Callable[[], object], *, known: bool = False) -> tuple[Op, ...]:
     """The ops that running a file (or importing a module) adds. What fails adds none, and raises PlanError.
 
     `known`: it has been run before, so that it may add nothing.
@@ -157,7 +159,7 @@ def _added(path: str, run: Callable[[], Any], *, known: bool = False) -> tuple[O
     return made
 
 
-def _new(before: tuple[dict[str, Any], dict[str, Any]]) -> Iterator[Op]:
+def _new(before: tuple[dict[str, Op], dict[str, SinkOp]]) -> Iterator[Op]:
     for registry, old in zip((OPS, ASSERTS), before, strict=True):
         yield from (record for name, record in registry.items() if name not in old)
 
@@ -189,7 +191,7 @@ def _place(record: Op) -> tuple[str, int]:
     """The file and line of an op's function."""
     match record:
         case TensorOp(maker=maker):
-            fn: Any = maker.fn
+            fn: object = maker.fn
         case ControlOp(fn=fn) | SinkOp(fn=fn):
             pass
         case _:
@@ -255,7 +257,7 @@ def blamed(error: BaseException) -> Diagnostic | None:
 # --- Installed packages -----------------------------------------------------------------------------------------------
 
 
-def find(registry: dict[str, Any], name: str) -> Any:
+def find(registry: Mapping[str, AnOp], name: str) -> AnOp | None:
     """The op of a name, if need be from an installed package; None if there is none."""
     if name not in registry:
         look_up()

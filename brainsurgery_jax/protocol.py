@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol
 
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.reduction import Answer, Reduction
 from brainsurgery_jax.select import Match, Pattern, Ref
 
 if TYPE_CHECKING:
@@ -30,6 +31,15 @@ class Item(NamedTuple):
 
     name: str
     expr: TensorExpr
+
+
+class Results(NamedTuple):
+    """What a builder makes of a match, if that is not one expression: one for each key that the form writes. `dest`
+    replaces that of the form; `drops`: the match is removed, unless a result has its name."""
+
+    exprs: tuple[TensorExpr, ...]
+    dest: Dest | None = None
+    drops: bool = False
 
 
 Row = tuple[str, tuple[str, ...]]
@@ -84,12 +94,15 @@ class View(Protocol):
     def original(self, alias: str, key: str = "") -> Mapping[str, TensorExpr]: ...
     def type_gap(self, left: tuple[str, str], right: tuple[str, str]) -> tuple[str, str] | None: ...
     def tree_gaps(self, left: str, right: str | None = None) -> Mapping[str, tuple[str, str]]: ...
-    def config(self, alias: str, key: str = "") -> tuple[str, Any] | None: ...
+    def config(self, alias: str, key: str = "") -> tuple[str, object] | None: ...
     def literal(self, ref: Ref, key: str = "") -> str: ...
     def nothing(self, ref: Ref, key: str = "") -> Refusal: ...
     def slice(self, expr: TensorExpr, ref: Ref, key: str = "") -> TensorExpr: ...
     def update(self, whole: TensorExpr, ref: Ref, value: TensorExpr, key: str = "") -> TensorExpr: ...
-    def apply(self, kernel: Any, *srcs: TensorExpr, **params: Any) -> Any: ...
+    def apply(self, kernel: Callable[..., object], *srcs: TensorExpr, **params: object) -> TensorExpr: ...
+    def apply_all(
+        self, kernel: Callable[..., object], *srcs: TensorExpr, **params: object
+    ) -> tuple[TensorExpr, ...]: ...
     def constant(self, value: np.ndarray, dtype: DType) -> TensorExpr: ...
     def number(self, expr: TensorExpr, bound: int) -> int: ...
     def scratch(self) -> str: ...
@@ -165,16 +178,16 @@ class Publish(NamedTuple):
     shard: str | None
     overwrite: bool
     sidecars: bool = True
-    config: Mapping[str, Any] = {}
+    config: Mapping[str, object] = {}
     metadata: Mapping[str, str] = {}
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, object] = {}
 
 
 class SetConfig(NamedTuple):
     """Give an alias another config (config.json; of an adapter adapter_config.json). See `View.config`."""
 
     alias: str
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
 
 
 class Stop(NamedTuple):
@@ -207,7 +220,7 @@ class Substep(NamedTuple):
     references (`Ref`) as they are."""
 
     op: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, object]
 
 
 class Expand(NamedTuple):
@@ -267,33 +280,6 @@ NO_FLAGS = Flags()
 # --- Verdicts and reports ---
 
 
-class Reduction(NamedTuple):
-    """A one-pass summary of one or several equally shaped tensors, by blocks in row-major order.
-
-    `block` maps the blocks (1-D numpy arrays) to a partial result, `merge` joins two neighbours, `finish` gives the
-    answer; `empty` is the answer for tensors without elements. A partial result equal to `decisive` settles the answer
-    whatever the other blocks hold: they need not be read. `traced` serves `apply` under `jax.jit`, where no answer
-    can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
-    skipped there. `unordered`: `block` and `merge` give the same for elements in any order, if all tensors have it.
-    `placed`: `block` gets the place of its first element before the blocks: `block(start, *blocks)`. `passing`: the
-    bytes that `block` takes for each element; None: all in double precision, and their difference.
-    """
-
-    block: Callable[..., Any]
-    merge: Callable[[Any, Any], Any]
-    finish: Callable[[Any], Any]
-    empty: Any
-    traced: Callable[..., Any] | None = None
-    unordered: bool = False
-    decisive: Any = None
-    placed: bool = False
-    passing: int | None = None
-
-    def summarize(self, start: int, blocks: Sequence[Any]) -> Any:
-        """The partial result of blocks, the first elements of which are number `start` of their tensors."""
-        return self.block(start, *blocks) if self.placed else self.block(*blocks)
-
-
 NO_MATCH = "no-match"
 """The code of what is about tensors of which there are none."""
 
@@ -310,12 +296,12 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pending:
+class Pending(Generic[Answer]):
     """A verdict that needs values: `judge` gets the reduction's answer. Each is a question of its own."""
 
     exprs: tuple[TensorExpr, ...]
-    reduction: Reduction
-    judge: Callable[[Any], Known]
+    reduction: Reduction[Any, Answer]
+    judge: Callable[[Answer], Known]
 
 
 class Every(NamedTuple):
@@ -350,9 +336,9 @@ class PendingReport(NamedTuple):
     """A document for the user: `show` makes it from the answers of the pending reductions, in order."""
 
     pending: tuple[Pending, ...]
-    show: Callable[[Sequence[Any]], Document]
+    show: Callable[..., Document]
 
-    def document(self, answers: Mapping[Pending, Any]) -> Document:
+    def document(self, answers: Mapping[Pending, object]) -> Document:
         """The document, once every question has its answer."""
         return self.show([answers[question] for question in self.pending])
 
@@ -362,7 +348,7 @@ def report(document: Document) -> PendingReport:
     return PendingReport((), lambda answers: document)
 
 
-def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | None:
+def settle(verdict: Verdict, answers: Mapping[Pending, object] | None) -> Known | None:
     """The verdict as far as it is known: with `answers` always, from headers alone (None) perhaps."""
     match verdict:
         case Known():
@@ -385,7 +371,7 @@ def settle(verdict: Verdict, answers: Mapping[Pending, Any] | None) -> Known | N
             return _first(parts, answers, stop=True)
 
 
-def _first(parts: Sequence[Verdict], answers: Mapping[Pending, Any] | None, *, stop: bool) -> Known | None:
+def _first(parts: Sequence[Verdict], answers: Mapping[Pending, object] | None, *, stop: bool) -> Known | None:
     known = [settle(p, answers) for p in parts]
     for k in known:
         if k is not None and k.holds is stop:

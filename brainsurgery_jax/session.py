@@ -400,4 +400,4 @@ def _walk_matches(op: Op, params: Any, state: State) -> Iterator[tuple[str, tupl
 
 def _is_pattern(field: Field) -> bool:
     role = field.role or element_role(field.annotation)
-    return role is not None and role.kind == "pattern"
+    return role is not None and role.is_pattern

@@ -8,7 +8,7 @@ same place (`comparison/figures.py`).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.protocol import Reduction
@@ -23,8 +23,8 @@ class Statistics(NamedTuple):
     size: int
 
 
-def _sums(x: Any) -> Statistics:
-    if x.dtype.kind == "c":  # which have no order
+def _sums(x: np.ndarray) -> Statistics:
+    if np.iscomplexobj(x):  # which have no order
         return Statistics(np.nan, np.nan, np.nan, x.size)
     with np.errstate(invalid="ignore"):
         y = x.astype(np.float64)

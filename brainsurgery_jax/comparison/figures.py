@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import reduce
 from math import isfinite, sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.numerics.doubles import as64, corrected, unequal
-from brainsurgery_jax.protocol import Reduction
+from brainsurgery_jax.dtypes import BFLOAT16, BY_NAME
+from brainsurgery_jax.numerics.doubles import as64, correct, unequal
+from brainsurgery_jax.reduction import Part, Reduction
 
 EQUAL, CLOSE, APART = range(3)
 """Of a pair: equal values, all within the tolerance, or some beyond it."""
@@ -52,7 +53,7 @@ class Figures(NamedTuple):
     differing: int = 0
     at: int = -1
     largest: float = 0.0
-    values: tuple[Any, ...] = ()
+    values: tuple[object, ...] = ()
     nans: tuple[int, int] = (0, 0)
     sums: Sums = Sums()
 
@@ -72,10 +73,10 @@ def _ratio(a: float, b: float) -> float | None:
     return a / b if b and isfinite(a) and isfinite(b) else None
 
 
-def likeness(tolerance: Tolerance) -> Reduction:
+def likeness(tolerance: Tolerance) -> Reduction[int, int]:
     """Whether two tensors are EQUAL, CLOSE or APART; the first difference beyond the tolerance settles it."""
 
-    def block(x: Any, y: Any) -> int:
+    def block(x: np.ndarray, y: np.ndarray) -> int:
         found = EQUAL
         for a, b in () if _same_bits(x, y) else _pieces(x, y):
             found = max(found, _likeness(_widen(a), _widen(b), tolerance))
@@ -86,43 +87,47 @@ def likeness(tolerance: Tolerance) -> Reduction:
     return Reduction(_quiet(block), max, int, EQUAL, decisive=APART, unordered=True)
 
 
-def measuring(tolerance: Tolerance) -> Reduction:
+def measuring(tolerance: Tolerance) -> Reduction[Figures, Figures]:
     """The Figures of two tensors."""
 
-    def block(x: Any, y: Any) -> Figures:
+    def block(x: np.ndarray, y: np.ndarray) -> Figures:
         return reduce(_join, (_measure(a, b, tolerance) for a, b in _pieces(x, y)))
 
     return Reduction(_quiet(block), _join, lambda found: found, Figures(0))
 
 
-def _quiet(block: Callable[..., Any]) -> Callable[..., Any]:
+def _quiet(block: Callable[..., Part]) -> Callable[..., Part]:
     """`block` without warnings: NaN, infinity and sums that overflow are dealt with."""
 
-    def ignore_float_errors(*xs: Any) -> Any:
+    def ignore_float_errors(*xs: np.ndarray) -> Part:
         with np.errstate(all="ignore"):
             return block(*xs)
 
     return ignore_float_errors
 
 
-def _pieces(x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
+def _pieces(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     return ((x[at : at + PIECE], y[at : at + PIECE]) for at in range(0, x.size, PIECE))
 
 
-def _same_bits(x: Any, y: Any) -> bool:
+def _same_bits(x: np.ndarray, y: np.ndarray) -> bool:
     word = np.uint64 if x.nbytes % 8 == 0 else np.uint8
     return x.dtype == y.dtype and np.array_equal(x.view(word), y.view(word))
 
 
-def _widen(x: Any) -> Any:
+def _widen(x: np.ndarray) -> np.ndarray:
     """Short floats as float32, which holds all their values and which numpy is quick with; else the same."""
-    if x.dtype.name == "bfloat16":
+    if BY_NAME[x.dtype.name] == BFLOAT16:
         return (x.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return x.astype(np.float32) if x.itemsize < 4 and x.dtype.kind not in "biu" else x
+    return x.astype(np.float32) if x.itemsize < 4 and not _is_whole(x.dtype) else x
 
 
-def _likeness(x: Any, y: Any, tolerance: Tolerance) -> int:
-    if tolerance.eps and not tolerance.rtol and x.dtype.kind == y.dtype.kind == "f":
+def _is_whole(dtype: np.dtype) -> bool:
+    return dtype == np.bool_ or np.issubdtype(dtype, np.integer)
+
+
+def _likeness(x: np.ndarray, y: np.ndarray, tolerance: Tolerance) -> int:
+    if tolerance.eps and not tolerance.rtol and all(np.issubdtype(z.dtype, np.floating) for z in (x, y)):
         most = _largest_gap(x, y)
         if isfinite(most) and most <= tolerance.eps:
             return CLOSE if most else EQUAL
@@ -132,34 +137,34 @@ def _likeness(x: Any, y: Any, tolerance: Tolerance) -> int:
     return APART if _beyond(apart, x, y, tolerance).any() else CLOSE
 
 
-def _largest_gap(x: Any, y: Any) -> float:
+def _largest_gap(x: np.ndarray, y: np.ndarray) -> float:
     gaps = x.astype(np.float64)
     gaps -= y
     return float(np.abs(gaps, out=gaps).max())
 
 
-def _differing(x: Any, y: Any) -> Any:
+def _differing(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which elements are unequal, but for NaN beside NaN."""
     apart = unequal(x, y)
     return apart & ((x == x) | (y == y)) if apart.any() else apart
 
 
-def _beyond(apart: Any, x: Any, y: Any, tolerance: Tolerance) -> Any:
+def _beyond(apart: np.ndarray, x: np.ndarray, y: np.ndarray, tolerance: Tolerance) -> np.ndarray:
     """Which of the elements that are `apart` differ by more than the tolerance; where one is infinite, they do."""
     if tolerance == Tolerance():
         return apart
     left = as64(x)
-    within = np.abs(corrected(left - as64(y), x, y)) <= tolerance.eps + tolerance.rtol * np.abs(left)
+    within = np.abs(correct(left - as64(y), x, y)) <= tolerance.eps + tolerance.rtol * np.abs(left)
     return apart & ~(within & np.isfinite(left))
 
 
-def _measure(x: Any, y: Any, tolerance: Tolerance) -> Figures:
+def _measure(x: np.ndarray, y: np.ndarray, tolerance: Tolerance) -> Figures:
     """The figures of a piece."""
     if _same_bits(x, y):
         return _of_equal(as64(_widen(x)))
     x, y = _widen(x), _widen(y)
     left, right = as64(x), as64(y)
-    gaps = corrected(left - right, x, y)
+    gaps = correct(left - right, x, y)
     nans, sums = (0, 0), _sums(left, right, gaps)
     ordinary = all(map(isfinite, sums))
     if not ordinary:
@@ -173,7 +178,7 @@ def _measure(x: Any, y: Any, tolerance: Tolerance) -> Figures:
     return Figures(x.size, count, at, largest, (x[at].item(), y[at].item()), nans, sums)
 
 
-def _largest(sizes: Any, wrong: Any, *, all_told: bool) -> tuple[int, float]:
+def _largest(sizes: np.ndarray, wrong: np.ndarray, *, all_told: bool) -> tuple[int, float]:
     """Where the largest of the differences that are wrong is, and how large. `all_told`: the others are 0, none NaN."""
     if not all_told:
         sizes = np.where(wrong, np.where(np.isnan(sizes), np.inf, sizes), -1.0)
@@ -181,30 +186,30 @@ def _largest(sizes: Any, wrong: Any, *, all_told: bool) -> tuple[int, float]:
     return at, float(sizes[at])
 
 
-def _of_equal(x: Any) -> Figures:
+def _of_equal(x: np.ndarray) -> Figures:
     square = _sum(x, x)
     if isfinite(square):
         return Figures(x.size, sums=Sums(square, square, square))
     return Figures(x.size, nans=_nans(x, x), sums=_finite_sums(x, x))
 
 
-def _nans(x: Any, y: Any) -> tuple[int, int]:
+def _nans(x: np.ndarray, y: np.ndarray) -> tuple[int, int]:
     return int(np.count_nonzero(np.isnan(x))), int(np.count_nonzero(np.isnan(y)))
 
 
-def _finite_sums(x: Any, y: Any) -> Sums:
+def _finite_sums(x: np.ndarray, y: np.ndarray) -> Sums:
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = np.where(finite, x, 0), np.where(finite, y, 0)
     return _sums(x, y, x - y)
 
 
-def _sums(x: Any, y: Any, gaps: Any) -> Sums:
+def _sums(x: np.ndarray, y: np.ndarray, gaps: np.ndarray) -> Sums:
     if x.dtype != y.dtype:  # a real tensor beside a complex one
         x, y = x.astype(np.complex128), y.astype(np.complex128)
     return Sums(_sum(x, x), _sum(y, y), _sum(x, y), _sum(gaps, gaps))
 
 
-def _sum(x: Any, y: Any) -> float:
+def _sum(x: np.ndarray, y: np.ndarray) -> float:
     """The sum of products; of complex numbers the real part, one side conjugated. Not by BLAS, whose threads change
     the order."""
     return float(np.einsum("i,i->", x.view(np.float64), y.view(np.float64)))

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import regex
 
@@ -22,7 +22,7 @@ from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.oly_words import quoted
-from brainsurgery_jax.plan.schema import field_schema
+from brainsurgery_jax.plan.schema import Schema, field_schema
 from brainsurgery_jax.plan.source import read_scalar
 from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.select.regexes import check_regex
@@ -157,7 +157,7 @@ class _Asked:
                 yield from ((name, _first_line(op), _tail(op)) for name, op in sorted(OPS.items()))
             case Keys(op):
                 yield from ((f.key, _about(f), ": ") for f in slots.keys(op))
-            case ValueSlot(field) if field.role is not None and field.role.kind == "assert":
+            case ValueSlot(field) if field.role is not None and field.role.is_assert:
                 yield from ((name, _first_line(op), ": ") for name, op in ASSERTS.items())
             case ValueSlot(field) if field.role is not None and field.role.kind in REFERENCES:
                 if self.place.kind == "key":
@@ -209,7 +209,7 @@ class _Asked:
             case "plan-file":
                 yield from paths(self.place.word)
 
-    def plain(self, schema: Mapping[str, Any], key: str) -> Iterator[Found]:
+    def plain(self, schema: Schema, key: str) -> Iterator[Found]:
         word, told = self.place.word, list(slots.descriptions(schema))
         default = schema.get("default")
         for value in dict.fromkeys(slots.words(schema)):
@@ -234,7 +234,7 @@ class _Asked:
                 aliases = (a for a in state.spaces if a.startswith(word))
                 yield from (Found(f"{a}::", self._count(a), raw=True) for a in aliases)
         alias = alias or state.default_alias or ""
-        if slot.field.role is not None and slot.field.role.kind == "template":
+        if slot.field.role is not None and slot.field.role.is_template:
             source = self._source(slot)
             offers = captures.of_regex(source, word) if isinstance(source, str) else ()
             yield from (Found(o.text, o.meta, o.display) for o in offers)
@@ -245,7 +245,7 @@ class _Asked:
         """Names of an alias that begin as typed; the part that is typed may be a regex."""
         assert slot.field.role is not None
         names = self.session.state.spaces[alias].names
-        pattern = slot.field.role.kind == "pattern"
+        pattern = slot.field.role.is_pattern
         escaped = pattern and "\\." in typed
         for tail, count, whole in folded(_tails(typed, names, pattern=pattern), typed):
             shown = tail.replace(".", "\\.") if escaped else tail
@@ -265,10 +265,10 @@ class _Asked:
         missing = [f.key for f in slots.keys(slot.op) if slots.is_required(f) and f.key not in given]
         return missing[0] if missing and inside else ""
 
-    def _source(self, slot: ValueSlot) -> Any:
+    def _source(self, slot: ValueSlot) -> object:
         """Return the value of the key that holds the pattern."""
         given = self.place.value(slot.beside)
-        patterns = [f.key for f in slot.op.fields() if f.role is not None and f.role.kind == "pattern"]
+        patterns = [f.key for f in slot.op.fields() if f.role is not None and f.role.is_pattern]
         return next((given[k] for k in patterns if k in given), None) if isinstance(given, dict) else None
 
     def tokens(self, slot: Token) -> Iterator[Found]:
@@ -277,7 +277,7 @@ class _Asked:
         before = self.place.value(slot.before)
         before = before if isinstance(before, list) else []
         assert field.role is not None
-        if field.role.kind == "template":
+        if field.role.is_template:
             offers = captures.of_tokens(self._source(slot.value), word)
             yield from (Found(o.text, o.meta, o.display) for o in offers)
         alias = self.session.state.default_alias
@@ -289,7 +289,7 @@ class _Asked:
                 Found(s, _format_count(n)) for s, n in sorted(segments.items(), key=lambda s: _natural(s[0])) if
                 s.startswith(word)
             )  # fmt: skip
-        if field.role.kind == "pattern":
+        if field.role.is_pattern:
             bound = sum(t[:1] in "$*" for t in before if isinstance(t, str))
             fresh = "ijkxyz"[bound % 6]
             wild = ((f"${fresh}", "any one segment"), ("*rest", "any run of segments"))
@@ -360,20 +360,21 @@ def _common_segments(texts: Collection[str]) -> str:
     return first[: first.rfind(".", 0, same) + 1]
 
 
-def _natural(text: str) -> list[Any]:
+def _natural(text: str) -> list[tuple[int, int, str]]:
     """A key to sort by: numbers in texts by their size."""
     return [(0, int(part[:99]), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
 
 
-def _segments(before: list[Any], names: Iterable[str]) -> dict[str, int]:
+def _segments(before: list[object], names: Iterable[str]) -> dict[str, int]:
     """The segments that follow these tokens in names, and in how many."""
     counts: dict[str, int] = {}
-    if any(not isinstance(t, str) or t[:1] == "*" for t in before):
+    texts = [t for t in before if isinstance(t, str) and t[:1] != "*"]
+    if len(texts) < len(before):
         return counts
     for name in names:
         parts = name.split(".")
-        if len(parts) > len(before) and all(t[:1] in "$~" or t == p for t, p in zip(before, parts, strict=False)):
-            counts[parts[len(before)]] = counts.get(parts[len(before)], 0) + 1
+        if len(parts) > len(texts) and all(t[:1] in "$~" or t == p for t, p in zip(texts, parts, strict=False)):
+            counts[parts[len(texts)]] = counts.get(parts[len(texts)], 0) + 1
     return counts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.select import FUNCTIONS, RefError
 from brainsurgery_jax.select.regexes import check_regex
@@ -38,7 +38,7 @@ def of_regex(source: str, word: str) -> Iterator[Offer]:
         yield Offer(word + text, meta, text)
 
 
-def of_tokens(source: Any, word: str) -> Iterator[Offer]:
+def of_tokens(source: object, word: str) -> Iterator[Offer]:
     """Yield continuations of a token in a template for a list of tokens."""
     bound = list(_captures(source)) if isinstance(source, list) else []
     if (opened := _open_formula(word)) is not None:
@@ -47,7 +47,7 @@ def of_tokens(source: Any, word: str) -> Iterator[Offer]:
     yield from (Offer(token, "captured by the pattern", token) for token in bound if token.startswith(word))
 
 
-def _captures(source: list[Any]) -> Iterator[str]:
+def _captures(source: list[object]) -> Iterator[str]:
     """Return the tokens that insert the captures of a pattern."""
     for token in source:
         if isinstance(token, str) and token[:1] in ("$", "*"):

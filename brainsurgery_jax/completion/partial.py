@@ -39,11 +39,11 @@ class Cursor:
     start: int
     word: str = ""
     quote: str = ""
-    given: Any = None
+    given: object = None
     yaml: bool = False
     depth: int = 0
 
-    def value(self, path: Path) -> Any:
+    def value(self, path: Path) -> object:
         """What was read so far at a path; None where nothing was."""
         found = self.given
         for part in path:
@@ -104,7 +104,7 @@ class _Reader:
 
     def __init__(self, text: str):
         self.text, self.at = text, 0
-        self.given: Any = {}
+        self.given: dict[str, object] = {}
         self.yaml = False
         self.opened: list[str] = []  # what would close what is open
         self.good: tuple[int, str] | None = None
@@ -137,7 +137,7 @@ class _Reader:
 
     # --- inside a line, and inside brackets
 
-    def pair(self, path: Path, into: dict[str, Any], *, first: bool = False) -> None:
+    def pair(self, path: Path, into: dict[str, object], *, first: bool = False) -> None:
         """A key, its colon and its value. `first`: the key is the op's name, whose payload needs no braces."""
         key = self.word(path)
         self.blanks()
@@ -164,7 +164,7 @@ class _Reader:
         self.at = found.end()
         return found[0]
 
-    def payload(self, path: Path, into: dict[str, Any]) -> None:
+    def payload(self, path: Path, into: dict[str, object]) -> None:
         """What follows the name of an op: keys with values, or a value."""
         key = str(path[-1])
         if self.next in ("{", "[", "'", '"'):
@@ -181,7 +181,7 @@ class _Reader:
         self.value(path, lambda value: into.__setitem__(key, value))
         self.after(path[:-1])
 
-    def pairs(self, path: Path, into: dict[str, Any], closing: str) -> None:
+    def pairs(self, path: Path, into: dict[str, object], closing: str) -> None:
         """Pairs with commas between them, up to the closing bracket."""
         while True:
             self.space()
@@ -202,7 +202,7 @@ class _Reader:
         if self.at >= len(self.text):
             self.here("after", path)
 
-    def value(self, path: Path, keep: Callable[[Any], None]) -> None:
+    def value(self, path: Path, keep: Callable[[object], None]) -> None:
         """A value of any kind; the place is here if the text ends in it."""
         if len(self.opened) >= MAX_DEPTH:
             raise _Lost
@@ -210,11 +210,11 @@ class _Reader:
             case "":
                 self.here("value", path)
             case "{":
-                inner: dict[str, Any] = {}
+                inner: dict[str, object] = {}
                 keep(inner)
                 self.braces(path, inner)
             case "[":
-                items: list[Any] = []
+                items: list[object] = []
                 keep(items)
                 self.items(path, items)
             case "'" | '"':
@@ -223,14 +223,14 @@ class _Reader:
                 keep(self.bare(path))
         self.good = self.at, self.closing
 
-    def braces(self, path: Path, into: dict[str, Any]) -> None:
+    def braces(self, path: Path, into: dict[str, object]) -> None:
         self.at += 1
         self.opened.append("}")
         self.pairs(path, into, "}")
         self.opened.pop()
         self.at += 1
 
-    def items(self, path: Path, into: list[Any]) -> None:
+    def items(self, path: Path, into: list[object]) -> None:
         self.at += 1
         self.opened.append("]")
         while True:
@@ -363,9 +363,9 @@ class _Block:
         if len(self.frames) == 1:  # the list of steps: each begins anew
             self.reader.given = {}
 
-    def holder(self) -> Any:
+    def holder(self) -> object:
         """The mapping that the next key goes into, made where there is none."""
-        found: Any = self.reader.given
+        found: object = self.reader.given
         for key in map(str, self.path):
             if not isinstance(found, dict):
                 return None
@@ -386,11 +386,11 @@ class _Block:
         r.value(self.path, holder)
         r.blanks()
 
-    def holder_of_items(self) -> Callable[[Any], None]:
+    def holder_of_items(self) -> Callable[[object], None]:
         """Takes an item of a list into what was read."""
         path = self.path
 
-        def keep(value: Any) -> None:
+        def keep(value: object) -> None:
             if len(path) < 2 or not isinstance(path[-1], int):
                 return
             found: Any = self.reader.given

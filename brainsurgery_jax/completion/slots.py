@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from brainsurgery_jax.completion.partial import Cursor, Path
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role
 from brainsurgery_jax.plan import pages
-from brainsurgery_jax.plan.schema import field_schema
+from brainsurgery_jax.plan.schema import Schema, field_schema
 from brainsurgery_jax.select import KINDS, Ref
 
 REFERENCES = ("pattern", "template", "name")
@@ -50,7 +49,7 @@ class Token:
 class PlainSlot:
     """A value that a JSON Schema describes."""
 
-    schema: Mapping[str, Any]
+    schema: Schema
     key: str
 
 
@@ -139,7 +138,7 @@ def parts(role: Role) -> Iterator[str]:
     yield from ("alias", "name")
     if role.slices:
         yield "slice"
-    if role.kind == "pattern" or role.read:
+    if role.is_pattern or role.read:
         yield "kind"
 
 
@@ -154,16 +153,16 @@ def _part_of_reference(value: ValueSlot, part: str | int) -> Slot | None:
     return None
 
 
-def _properties(schema: Mapping[str, Any], part: str | int) -> Iterator[Mapping[str, Any]]:
+def _properties(schema: Schema, part: str | int) -> Iterator[Schema]:
     """The schemas of what is below a key or an index."""
     below = schema.get("items") if isinstance(part, int) else schema.get("properties", {}).get(part)
-    if isinstance(below, Mapping):
+    if isinstance(below, dict):
         yield below
     for inner in schema.get("anyOf", ()):
         yield from _properties(inner, part)
 
 
-def words(schema: Mapping[str, Any]) -> Iterator[str]:
+def words(schema: Schema) -> Iterator[str]:
     """The values that a schema spells out, as a plan writes them."""
     if "const" in schema:
         yield _word(schema["const"])
@@ -176,11 +175,11 @@ def words(schema: Mapping[str, Any]) -> Iterator[str]:
         yield from words(inner)
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def properties(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def properties(schema: Schema) -> Iterator[tuple[str, str]]:
     """Yield the keys of a schema with their descriptions."""
     for key, inner in schema.get("properties", {}).items():
         yield key, str(inner.get("description", ""))
@@ -188,7 +187,7 @@ def properties(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from properties(inner)
 
 
-def descriptions(schema: Mapping[str, Any]) -> Iterator[str]:
+def descriptions(schema: Schema) -> Iterator[str]:
     """Return the description of a schema."""
     if "description" in schema:
         yield str(schema["description"])

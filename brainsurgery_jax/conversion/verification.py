@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import PlanError
@@ -17,7 +16,7 @@ from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.world import Files
 
 
-def verify(comparison: Mapping[str, Any], destination: str, staged: StagedOutput, *, memory: int | None) -> None:
+def verify(comparison: Mapping[str, object], destination: str, staged: StagedOutput, *, memory: int | None) -> None:
     """Compare the staged output with its source, by a plan on `destination`. Raises PlanError if they differ."""
     assert isinstance(staged, Staged), "a conversion writes to the file system"
     with TemporaryDirectory() as folder:

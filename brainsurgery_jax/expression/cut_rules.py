@@ -24,16 +24,16 @@ def elementwise(node: Node, shapes: Shapes, axis: int) -> Axes | None:
 
 def reduction(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Every axis that is not reduced. (What else is an operand, as the share of a quantile, is a number.)"""
-    reduced = node.get("axes")
+    reduced = node.params["axes"]
     if any(shapes[1:]):
         return None
-    kept = [a for a in range(len(shapes[0])) if node.get("keepdims") or a not in reduced]
+    kept = [a for a in range(len(shapes[0])) if node.params["keepdims"] or a not in reduced]
     return None if kept[axis] in reduced else (kept[axis], *(None for _ in shapes[1:]))
 
 
 def normalize(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Every axis but those along which the sum is one."""
-    return None if axis in node.get("axes") else (axis,)
+    return None if axis in node.params["axes"] else (axis,)
 
 
 def product(node: Node, shapes: Shapes, axis: int) -> Axes | None:
@@ -41,8 +41,6 @@ def product(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     x, y = shapes
     if not x or not y:  # of a number
         return elementwise(node, shapes, axis)
-    if node.op == "dot" and (len(x) > 2 or len(y) > 2):
-        return None
     rank = len(node.aval.shape)
     columns = len(y) > 1
     rows_at = rank - (2 if columns else 1) if len(x) > 1 else None
@@ -55,6 +53,11 @@ def product(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     return tuple(None if p < 0 or s[p] == 1 else p for p, s in zip(places, shapes, strict=True))
 
 
+def dot(node: Node, shapes: Shapes, axis: int) -> Axes | None:
+    """As a product, of matrices and vectors alone."""
+    return None if max(map(len, shapes)) > 2 and all(shapes) else product(node, shapes, axis)
+
+
 def outer(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """The axes of the vectors of `outer` that make `axis` of its result."""
     return (0, None) if axis == 0 else (None, 0)
@@ -62,7 +65,7 @@ def outer(node: Node, shapes: Shapes, axis: int) -> Axes | None:
 
 def transpose(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """The axis of the operand that becomes `axis`."""
-    return (node.get("order")[axis],)
+    return (node.params["order"][axis],)
 
 
 def reshape(node: Node, shapes: Shapes, axis: int) -> Axes | None:
@@ -75,24 +78,25 @@ def reshape(node: Node, shapes: Shapes, axis: int) -> Axes | None:
 
 def concat(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """The same axis of every operand, unless they are joined along it."""
-    return None if axis == node.get("axis") else tuple(axis for _ in shapes)
+    return None if axis == node.params["axis"] else tuple(axis for _ in shapes)
 
 
 def stack(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """The axis of every operand that becomes `axis`, unless it is the new one."""
-    new = node.get("axis")
+    new = node.params["axis"]
+    assert new is not None
     return None if axis == new else tuple(axis - (axis > new) for _ in shapes)
 
 
 def repeat(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Also the axis along which each entry is repeated."""
-    known = len(shapes[0]) == 1 or (node.get("axis") is not None and shapes[0])
+    known = len(shapes[0]) == 1 or (node.params["axis"] is not None and shapes[0])
     return (axis,) if known else None
 
 
 def flip(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """The same axis, unless it is reversed."""
-    return None if axis in node.get("axes") else (axis,)
+    return None if axis in node.params["axes"] else (axis,)
 
 
 def triangle(node: Node, shapes: Shapes, axis: int) -> Axes | None:
@@ -103,7 +107,7 @@ def triangle(node: Node, shapes: Shapes, axis: int) -> Axes | None:
 def item(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Axes that are taken whole."""
     source = made = 0
-    for part in node.get("parts"):
+    for part in node.params["parts"]:
         if part is None:
             if made == axis:
                 return None
@@ -120,7 +124,7 @@ def item(node: Node, shapes: Shapes, axis: int) -> Axes | None:
 def take(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Axes of the indices, and those of the table that are not looked up along."""
     _, indices = shapes
-    along = node.get("axis")
+    along = node.params["axis"]
     if along is None:
         return None, axis
     if along <= axis < along + len(indices):

@@ -3,35 +3,31 @@ its last use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from types import ModuleType
 
-from brainsurgery_jax._lazy import jnp, np
+from brainsurgery_jax._lazy import Array, Flag, jnp, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.operations import OPERATIONS
 from brainsurgery_jax.expression.program import Computation, Literal, Node
 from brainsurgery_jax.expression.ranges import find_guarded
 from brainsurgery_jax.expression.typing import freely
 from brainsurgery_jax.numerics.math import kind, on_host, seal
-from brainsurgery_jax.numerics.rounding import cast_to
 
 Shape = tuple[int, ...]
 
-UNCAST = {"cast": (0,), "where": (0,), "take": (1,), "quantile": (1,)}
-"""Operands that are not cast to the dtype in which an operation computes."""
 
-
-def evaluate(program: Computation, xs: Sequence[Any], shapes: Sequence[Shape] | None = None) -> tuple[Any, Any]:
+def evaluate(program: Computation, xs: Sequence[Array], shapes: Sequence[Shape] | None = None) -> tuple[Array, Flag]:
     """The result, and whether no value stopped it. `shapes`: of each node, where operands are parts of tensors."""
-    xp: Any = np if all(map(on_host, xs)) else jnp
+    xp: ModuleType = np if all(map(on_host, xs)) else jnp
     guarded, left = find_guarded(program), program.uses()
     accepted = xp.ones((), dtype=np.bool_)
-    held: dict[int, Any] = {}
+    held: dict[int, Array] = {}
     with nullcontext() if xp is np else freely():
         for number, node in enumerate(program.nodes):
             if node.is_leaf:
-                held[number] = xs[node.get("index")]
+                held[number] = xs[node.params["index"]]
                 continue
             shape = node.aval.shape if shapes is None else shapes[number]
             made, fits = _step(xp, node, shape, held, guarded=number in guarded)
@@ -44,41 +40,30 @@ def evaluate(program: Computation, xs: Sequence[Any], shapes: Sequence[Shape] | 
     return held[len(program.nodes) - 1], accepted
 
 
-def _step(xp: Any, node: Node, shape: Shape, held: dict[int, Any], *, guarded: bool) -> tuple[Any, Any]:
+def _step(
+    xp: ModuleType, node: Node, shape: Shape, held: Mapping[int, Array], *, guarded: bool
+) -> tuple[Array, Flag | None]:
     """The result of one node, and whether its operands can be computed on, if that is asked."""
     xs = [_operand(xp, node, at, held) for at in range(len(node.operands))]
-    if node.op == "cast":
-        made, fits = cast_to(xs[0], node.aval.dtype, node.get("overflow"))
-        return xp.asarray(made), fits if guarded else None
-    fits = _fits(xp, node, xs) if guarded else None
-    operation = OPERATIONS[node.op]
-    made = xp.asarray(operation.compute(xp, node, shape, xs))
-    made = made.astype(to_numpy(node.aval.dtype), copy=False)
+    operation, fits = OPERATIONS[node.op], None
+    if guarded and operation.guard is not None:
+        found, fits = operation.guard(xp, node, shape, xs)
+    else:
+        found = operation.compute(xp, node, shape, xs)
+    made = xp.asarray(found).astype(to_numpy(node.aval.dtype), copy=False)
     return (seal(made) if operation.sealed and xp is not np else made), fits
 
 
-def _operand(xp: Any, node: Node, at: int, held: dict[int, Any]) -> Any:
+def _operand(xp: ModuleType, node: Node, at: int, held: Mapping[int, Array]) -> Array:
     """An operand in the dtype in which the node computes."""
-    operand, cast = node.operands[at], at not in UNCAST.get(node.op, ())
+    operand, cast = node.operands[at], at not in OPERATIONS[node.op].uncast
     if isinstance(operand, Literal):
         return xp.asarray(operand.value, to_numpy(node.work)) if cast else xp.asarray(operand.value)
     x = held[operand.number]
     if not cast or x.dtype == to_numpy(node.work):
         return x
     if kind(x) == "complex" and not node.work.is_complex:
-        return x.real.astype(to_numpy(node.work))
-    wide = x.astype(to_numpy(node.work))
+        return xp.real(x).astype(to_numpy(node.work))
+    wide = xp.asarray(x.astype(to_numpy(node.work)))
     # XLA takes the product with a boolean for a choice, in which NaN times zero is zero.
     return seal(wide) if kind(x) == "bool" and xp is not np else wide
-
-
-def _fits(xp: Any, node: Node, xs: Sequence[Any]) -> Any:
-    """Whether no value is one that the operation cannot take (`_ranges.find_guarded` says which operations ask)."""
-    match node.op:
-        case "floor_divide" | "remainder":
-            return xp.all(xs[1] != 0)
-        case "power":
-            return xp.all(xs[1] >= 0)
-    axis = node.get("axis")
-    size = xs[0].size if axis is None else xs[0].shape[axis]
-    return xp.all((xs[1] >= -size) & (xs[1] < size))

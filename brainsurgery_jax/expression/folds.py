@@ -9,58 +9,64 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
-from typing import Any
+from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.program import Literal, Node
-from brainsurgery_jax.numerics.math import quotient
 from brainsurgery_jax.numerics.ranks import find_places
-from brainsurgery_jax.numerics.sums import Key, Values, add_up, keep_extreme, reduce_axes
+from brainsurgery_jax.numerics.sums import Key, Merged, Values, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.op import Passes
-from brainsurgery_jax.protocol import Reduction
+from brainsurgery_jax.reduction import Answer, Reduction
 
 Shape = tuple[int, ...]
 
 
 def can_fold(node: Node, shape: Shape) -> bool:
     """Whether an operation on a tensor of a shape is computed by passes over its blocks."""
-    if node.op not in _PASSES or not prod(shape):
-        return False
-    if node.op in ("median", "quantile"):
-        return len(node.get("axes")) == len(shape) and _has_place(node)
+    return node.op in _FOLDS and bool(prod(shape)) and _FOLDS[node.op].fits(node, shape)
+
+
+def _always(node: Node, shape: Shape) -> bool:
     return True
 
 
-def _has_place(node: Node) -> bool:
-    """Whether a quantile is that of a number of the expression."""
-    share = node.operands[-1] if node.op == "quantile" else Literal.of(0.5)
-    return isinstance(share, Literal) and 0 <= share.value <= 1
+def _is_of_all(node: Node, shape: Shape) -> bool:
+    """Whether a reduction goes over all axes: places are found in one sorted order alone."""
+    return len(node.params["axes"]) == len(shape)
+
+
+def _has_place(node: Node, shape: Shape) -> bool:
+    """Whether a quantile over all axes is that of a number of the expression."""
+    share = node.operands[-1]
+    return _is_of_all(node, shape) and isinstance(share, Literal) and 0 <= share.value <= 1
 
 
 def passes_of(node: Node, shape: Shape) -> Passes:
     """The passes that compute an operation on a tensor of a shape."""
-    return _PASSES[node.op](node, shape)
+    return _FOLDS[node.op].passes(node, shape)
 
 
-def _finish(node: Node, value: Any) -> Any:
+def _finish(node: Node, value: np.ndarray | float) -> np.ndarray:
     return np.asarray(value).astype(to_numpy(node.aval.dtype), copy=False).reshape(node.aval.shape)
 
 
-def _wide(node: Node) -> Any:
+def _wide(node: Node) -> np.dtype:
     """The dtype in which sums of an operand are kept: numpy's own for integers."""
-    own = {"complex": np.complex128, "float": np.float64, "uint": np.uint64}
-    return np.dtype(own.get(node.work.kind, np.int64))
+    own = {"complex": "complex128", "float": "float64", "uint": "uint64"}
+    return np.dtype(own.get(node.work.kind, "int64"))
 
 
-def _real_or_complex(node: Node) -> Any:
+def _real_or_complex(node: Node) -> np.dtype:
     return np.dtype(np.complex128 if node.work.is_complex else np.float64)
 
 
-def _add(node: Node, shape: Shape, wide: Any, finish: Callable[[Any], Any]) -> Reduction:
-    axes = node.get("axes")
+def _add(
+    node: Node, shape: Shape, wide: np.dtype, finish: Callable[[np.ndarray], Answer]
+) -> Reduction[Merged, Answer | None]:
+    axes = node.params["axes"]
 
-    def step(x: Any, key: Key) -> Values:
+    def step(x: np.ndarray, key: Key) -> Values:
         return (np.sum(x, axis=axes, keepdims=True, dtype=wide),)
 
     return reduce_axes(shape, axes, [add_up(wide)], step, finish)
@@ -71,30 +77,30 @@ def _sum(node: Node, shape: Shape) -> Passes:
 
 
 def _count(node: Node, shape: Shape) -> int:
-    return prod(shape[axis] for axis in node.get("axes"))
+    return prod(shape[axis] for axis in node.params["axes"])
 
 
-def _mean_of(node: Node, shape: Shape) -> Reduction:
-    """The mean with the reduced axes kept, in double precision."""
+def _mean_of(
+    node: Node, shape: Shape, finish: Callable[[np.ndarray], np.ndarray] = lambda mean: mean
+) -> Reduction[Merged, np.ndarray | None]:
+    """What `finish` makes of the mean with the reduced axes kept, in double precision."""
     wide, count = _real_or_complex(node), _count(node, shape)
-    return _add(node, shape, wide, lambda total: quotient(total, np.asarray(count, total.dtype)))
+    return _add(node, shape, wide, lambda total: finish(np.divide(total, np.asarray(count, total.dtype))))
 
 
 def _mean(node: Node, shape: Shape) -> Passes:
-    def only(_: Any) -> Reduction:
-        made = _mean_of(node, shape)
-        return made._replace(finish=lambda found: _finish(node, made.finish(found)))
-
-    return (only,)
+    return (lambda _: _mean_of(node, shape, partial(_finish, node)),)
 
 
-def _squares(node: Node, shape: Shape, less: Any, finish: Callable[[Any], Any]) -> Reduction:
+def _squares(
+    node: Node, shape: Shape, less: np.ndarray | None, finish: Callable[[np.ndarray], np.ndarray]
+) -> Reduction[Merged, np.ndarray | None]:
     """The sum of squared magnitudes, of what is less a mean."""
-    axes, wide = node.get("axes"), _real_or_complex(node)
+    axes, wide = node.params["axes"], _real_or_complex(node)
 
-    def step(x: Any, key: Key) -> Values:
+    def step(x: np.ndarray, key: Key) -> Values:
         y = x.astype(wide) if less is None else x.astype(wide) - less[key]
-        squares = np.square(y.real) + np.square(y.imag) if y.dtype.kind == "c" else np.square(y, out=y)
+        squares = np.square(np.real(y)) + np.square(np.imag(y)) if node.work.is_complex else np.square(y, out=y)
         return (np.sum(squares, axis=axes, keepdims=True),)
 
     return reduce_axes(shape, axes, [add_up(np.dtype(np.float64))], step, finish)
@@ -110,8 +116,8 @@ def _variance(root: bool) -> Callable[[Node, Shape], Passes]:
     def passes(node: Node, shape: Shape) -> Passes:
         count = _count(node, shape)
 
-        def finish(total: Any) -> Any:
-            found = quotient(total, np.asarray(count, total.dtype))
+        def finish(total: np.ndarray) -> np.ndarray:
+            found = np.divide(total, np.asarray(count, total.dtype))
             return _finish(node, np.sqrt(found) if root else found)
 
         return (lambda _: _mean_of(node, shape)), (lambda mean: _squares(node, shape, mean, finish))
@@ -121,9 +127,9 @@ def _variance(root: bool) -> Callable[[Node, Shape], Passes]:
 
 def _extreme(name: str) -> Callable[[Node, Shape], Passes]:
     def passes(node: Node, shape: Shape) -> Passes:
-        axes, dtype = node.get("axes"), to_numpy(node.work)
+        axes, dtype = node.params["axes"], to_numpy(node.work)
 
-        def step(x: Any, key: Key) -> Values:
+        def step(x: np.ndarray, key: Key) -> Values:
             return (getattr(np, name)(x, axis=axes, keepdims=True),)
 
         return (lambda _: reduce_axes(shape, axes, [keep_extreme(name, dtype)], step, partial(_finish, node)),)
@@ -146,10 +152,10 @@ def _median(node: Node, shape: Shape) -> Passes:
     return _order(node, ((size - 1) // 2, size // 2), lambda found: np.median(found))
 
 
-def _order(node: Node, places: tuple[int, ...], finish: Callable[[Any], Any]) -> Passes:
+def _order(node: Node, places: tuple[int, ...], finish: Callable[[np.ndarray], np.ndarray]) -> Passes:
     dtype = to_numpy(node.aval.dtype)
 
-    def at_once(found: Any) -> Any:
+    def at_once(found: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             return _finish(node, finish(found))
 
@@ -161,14 +167,21 @@ def _order(node: Node, places: tuple[int, ...], finish: Callable[[Any], Any]) ->
     return tuple(lambda before, one=one: cast(one(before)) for one in passes)
 
 
-_PASSES: Mapping[str, Callable[[Node, Shape], Passes]] = {
-    "sum": _sum,
-    "mean": _mean,
-    "norm": _norm,
-    "std": _variance(root=True),
-    "var": _variance(root=False),
-    "min": _extreme("min"),
-    "max": _extreme("max"),
-    "median": _median,
-    "quantile": _quantile,
+class FoldRule(NamedTuple):
+    """The passes of an operation over a tensor of a shape, and when there are any."""
+
+    passes: Callable[[Node, Shape], Passes]
+    fits: Callable[[Node, Shape], bool] = _always
+
+
+_FOLDS: Mapping[str, FoldRule] = {
+    "sum": FoldRule(_sum),
+    "mean": FoldRule(_mean),
+    "norm": FoldRule(_norm),
+    "std": FoldRule(_variance(root=True)),
+    "var": FoldRule(_variance(root=False)),
+    "min": FoldRule(_extreme("min")),
+    "max": FoldRule(_extreme("max")),
+    "median": FoldRule(_median, _is_of_all),
+    "quantile": FoldRule(_quantile, _has_place),
 }

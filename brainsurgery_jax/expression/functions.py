@@ -6,9 +6,12 @@ What computes them, on numpy or JAX arrays, is in `_operations.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax._lazy import jax, jnp
+
+if TYPE_CHECKING:
+    Axis = int | tuple[int, ...] | None
 
 
 class Function(NamedTuple):
@@ -19,7 +22,7 @@ class Function(NamedTuple):
     """
 
     usage: str
-    fn: Callable[..., Any]
+    fn: Callable[..., jax.Array]
     tensors: tuple[int, int] = (1, 1)
     keywords: tuple[str, ...] = ()
     elementwise: bool = False
@@ -35,12 +38,12 @@ CASTS = (
 """Functions named after the dtypes that are computed in: they cast, and refuse what does not fit."""
 
 
-def _of(name: str) -> Callable[..., Any]:
+def _of(name: str) -> Callable[..., jax.Array]:
     """A function of `jax.numpy`, looked up when it is called."""
     return lambda *xs, **keywords: getattr(jnp, name)(*xs, **keywords)
 
 
-def _each(name: str, arguments: str, fn: Callable[..., Any] | None = None) -> Function:
+def _each(name: str, arguments: str, fn: Callable[..., jax.Array] | None = None) -> Function:
     count = arguments.count(",") + 1
     return Function(f"{name}({arguments})", fn or _of(name), (count, count), elementwise=True)
 
@@ -49,19 +52,19 @@ def _cast(name: str) -> Function:
     return _each(name, "x", lambda x: _real(jnp.asarray(x)).astype(name))
 
 
-def _real(x: Any) -> Any:
+def _real(x: jax.Array) -> jax.Array:
     return x.real if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
 
 
-def _reduce(name: str, fn: Callable[..., Any] | None = None, extra: str = "") -> Function:
+def _reduce(name: str, fn: Callable[..., jax.Array] | None = None, extra: str = "") -> Function:
     return Function(f"{name}(x, axis=None, keepdims=False){extra}", fn or _of(name), keywords=_AXES)
 
 
-def _norm(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+def _norm(x: jax.Array, axis: Axis = None, keepdims: bool = False) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x)), axis=axis, keepdims=keepdims))
 
 
-def _quantile(x: Any, q: Any, axis: Any = None, keepdims: bool = False) -> Any:
+def _quantile(x: jax.Array, q: jax.Array | float, axis: Axis = None, keepdims: bool = False) -> jax.Array:
     if isinstance(q, bool | complex) or (jnp.ndim(q) == 0 and not hasattr(q, "dtype") and not 0 <= q <= 1):
         raise ValueError(f"a share of the elements is a number from 0 to 1, got {q}")
     if jnp.ndim(q) > 1 or not jnp.issubdtype(jnp.result_type(q), jnp.number):
@@ -69,42 +72,45 @@ def _quantile(x: Any, q: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return jnp.quantile(x, jnp.asarray(q, jnp.result_type(q, jnp.float32)), axis=axis, keepdims=keepdims)
 
 
-def _outer(x: Any, y: Any) -> Any:
+def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
     if (jnp.ndim(x), jnp.ndim(y)) != (1, 1):
         raise ValueError("outer takes two vectors")
     return x[:, None] * y[None, :]
 
 
-def _joining(fn: str) -> Callable[..., Any]:
+def _joining(fn: str) -> Callable[..., jax.Array]:
     """A function of several tensors, given one by one or as a list."""
 
-    def join(*xs: Any, axis: int = 0) -> Any:
+    def join(*xs: jax.Array | tuple[jax.Array, ...], axis: int | None = 0) -> jax.Array:
+        if axis is None:
+            raise ValueError("takes a whole number as axis")
         return getattr(jnp, fn)(list(xs[0]) if len(xs) == 1 and isinstance(xs[0], tuple) else list(xs), axis=axis)
 
     return join
 
 
-def _softmax(x: Any, axis: Any = -1) -> Any:
+def _softmax(x: jax.Array, axis: Axis = -1) -> jax.Array:
     return jax.nn.softmax(x * 1.0, axis=axis)
 
 
-def _counts(*numbers: Any) -> tuple[int, ...]:
-    if not all(isinstance(n, int) for n in numbers):
+def _counts(*numbers: object) -> tuple[int, ...]:
+    whole = tuple(n for n in numbers if isinstance(n, int))
+    if len(whole) < len(numbers):
         raise ValueError("takes whole numbers")
-    return numbers
+    return whole
 
 
-def _reshape(x: Any, *shape: Any) -> Any:
+def _reshape(x: jax.Array, *shape: int | tuple[int, ...]) -> jax.Array:
     return jnp.reshape(x, shape[0] if len(shape) == 1 else shape)
 
 
-def _repeat(x: Any, times: Any, axis: Any = None) -> Any:
+def _repeat(x: jax.Array, times: object, axis: int | None = None) -> jax.Array:
     if not isinstance(times, int) or times < 0:
         raise ValueError("takes a whole number of times")
     return jnp.repeat(x, times, axis=axis)
 
 
-def _take(x: Any, indices: Any, axis: Any = None) -> Any:
+def _take(x: jax.Array, indices: jax.Array, axis: int | None = None) -> jax.Array:
     if not jnp.issubdtype(jnp.result_type(indices), jnp.integer):
         raise ValueError("takes whole numbers as indices")
     return jnp.take(x, indices, axis=axis)

@@ -7,36 +7,45 @@ arrays results are sealed, so that XLA rounds them as well; there functions such
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
-from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax._lazy import Array, Flag, jax, jnp, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression import cut_rules as cut
-from brainsurgery_jax.expression.program import Literal, Node, Operand
+from brainsurgery_jax.expression import on_the_way
+from brainsurgery_jax.expression import reductions as reduce
+from brainsurgery_jax.expression.on_the_way import of_largest
+from brainsurgery_jax.expression.program import IndexPart, Literal, Node, Operand
+from brainsurgery_jax.expression.reductions import Compute, Shape
 from brainsurgery_jax.numerics.math import kind, on_host, quotient, seal
 from brainsurgery_jax.numerics.rounding import cast_to
 
-SLAB = 1 << 20
-"""Elements of which squares are summed at a time."""
-
-Shape = tuple[int, ...]
-Compute = Callable[[Any, Node, Shape, Sequence[Any]], Any]
-"""`(numpy or jax.numpy, node, shape of the result, operands) -> result`."""
+Guard = Callable[[ModuleType, Node, Shape, "Sequence[Array]"], "tuple[Array, Flag]"]
+"""The same, with whether no operand is one that the operation cannot take."""
 
 
 class Operation(NamedTuple):
     """An operation: what computes it, how cuts of its result pass to its operands, bytes that it takes on the way.
 
-    `passing`: for each byte of its largest operand or its result, as numpy computes. `view`: it looks at the elements
-    of its operand in another way, where numpy can. `sealed`: it rounds.
+    `sealed`: it rounds. `uncast`: operands that are not cast to the dtype in which it computes. `guard`: computes it
+    where some values stop it (`ranges.find_guarded`). `contracts`: it is a matrix product. How results lie in memory:
+    `view`: it looks at the elements of its operand in another way, where numpy can, with `needs_order` only if these
+    are in row-major order; `orders`: they are in row-major order whatever the operands are. `whole`: compiled code
+    makes operands and result as a whole.
     """
 
     compute: Compute
     cut: cut.Rule = cut.elementwise
-    passing: float = 0
-    view: bool = False
+    on_the_way: on_the_way.Rule = on_the_way.nothing
     sealed: bool = True
+    uncast: tuple[int, ...] = ()
+    guard: Guard | None = None
+    contracts: bool = False
+    view: bool = False
+    needs_order: bool = False
+    orders: bool = False
+    whole: bool = False
 
 
 # --- Elementwise ------------------------------------------------------------------------------------------------------
@@ -47,7 +56,7 @@ def _look_up(name: str) -> Compute:
     return lambda xp, node, shape, xs: getattr(xp, name)(*xs)
 
 
-def _add(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _add(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     x, y = xs
     if on_host(x) or not any(isinstance(p, Literal) and p.value == 0 for p in node.operands):
         return xp.add(x, y)
@@ -55,11 +64,11 @@ def _add(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     return xp.where(total == 0, xp.zeros_like(total), total) if kind(total) == "float" else total
 
 
-def _divide(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _divide(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     return quotient(*xs)
 
 
-def _power(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _power(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     """As numpy: squares, roots and reciprocals are what they are called, and rounded once."""
     x, y = xs
     exponent = node.operands[1].value if isinstance(node.operands[1], Literal) else None
@@ -76,7 +85,7 @@ def _power(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     return xp.power(x, xp.maximum(y, 0) if kind(y) == "int" else y)  # negative ones were told apart (`_ranges`)
 
 
-def _whole_power(x: Any, exponent: int, inverse: bool) -> Any:
+def _whole_power(x: np.ndarray, exponent: int, inverse: bool) -> np.ndarray:
     """By repeated squares in double precision: rounded to float32, as exact as the C library is, and much faster."""
     made = np.ones_like(x)
     while exponent:
@@ -87,7 +96,7 @@ def _whole_power(x: Any, exponent: int, inverse: bool) -> Any:
     return 1 / made if inverse else made
 
 
-def _floor_divide(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _floor_divide(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     x, y = xs
     if not on_host(x) and kind(x) == "float":
         return _divide_with_rest(x, y)[0]
@@ -96,7 +105,7 @@ def _floor_divide(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     return xp.floor_divide(x, y)
 
 
-def _remainder(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _remainder(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     x, y = xs
     if not on_host(x) and kind(x) == "float":
         return _divide_with_rest(x, y)[1]
@@ -113,13 +122,13 @@ def _is_power_of_two(operand: Operand) -> bool:
     return type(value) is int and value > 0 and value & (value - 1) == 0
 
 
-def _floor_quotient(x: Any, y: Any) -> Any:
+def _floor_quotient(x: Array, y: Array) -> np.ndarray:
     """The floored quotient of finite numpy floats by a power of two."""
     made = np.floor(x / y)
     return np.where((made == 0) & (x < 0), np.asarray(-1, x.dtype), made)  # the quotient may be too small to be one
 
 
-def _divide_with_rest(x: Any, y: Any) -> tuple[Any, Any]:
+def _divide_with_rest(x: Array, y: Array) -> tuple[jax.Array, jax.Array]:
     """Floored quotient and remainder of traced floats, to the bits of numpy's."""
     x, y = jnp.broadcast_arrays(x, y)
     rest = jax.lax.rem(x, y)
@@ -134,13 +143,13 @@ def _divide_with_rest(x: Any, y: Any) -> tuple[Any, Any]:
     return jnp.where(y == 0, direct, floored), jnp.where(y == 0, jnp.full_like(rest, np.nan), rest)
 
 
-def _sign(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _sign(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     (x,) = xs
     made = xp.sign(x)
     return made if on_host(x) or kind(x) != "float" else xp.where(x == 0, xp.zeros_like(x), made)
 
 
-def _sigmoid(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _sigmoid(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     (x,) = xs
     if not on_host(x):
         return jax.nn.sigmoid(x)
@@ -148,12 +157,12 @@ def _sigmoid(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     return np.where(x >= 0, 1, falling) / (1 + falling)
 
 
-def _clip(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _clip(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     x, low, high = xs
     return xp.minimum(xp.maximum(x, low), high)
 
 
-def _where(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _where(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     condition, x, y = xs
     if kind(condition) != "bool":
         condition = condition != 0
@@ -166,138 +175,35 @@ def _where(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
     return (other ^ ((one ^ other) & mask)).view(x.dtype)
 
 
-def _cast(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
-    return cast_to(xs[0], node.aval.dtype, node.get("overflow"))[0]
+def _cast(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    return _cast_or_refuse(xp, node, shape, xs)[0]
 
 
 def _fill_with(value: int) -> Compute:
     return lambda xp, node, shape, xs: xp.full(shape, value, to_numpy(node.aval.dtype))
 
 
-# --- Reductions -------------------------------------------------------------------------------------------------------
-
-
-def _reduce(fn: Callable[[Any, Any, Any], Any]) -> Compute:
-    """A reduction `fn(xp, x, keywords)` of floats in double precision, on accelerators in their own."""
-
-    def compute(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
-        (x,), made = xs, to_numpy(node.aval.dtype)
-        keywords = {"axis": node.get("axes"), "keepdims": node.get("keepdims")}
-        plain = lambda x: fn(xp, x, keywords | {"dtype": _double(x)}).astype(made)  # noqa: E731
-        if on_host(x) or kind(x) not in ("float", "complex"):
-            return plain(x)
-        narrow = lambda x: fn(xp, x, keywords | {"dtype": x.dtype}).astype(made)  # noqa: E731
-        return jax.lax.platform_dependent(x, cpu=plain, default=narrow)
-
-    return compute
-
-
-def _double(x: Any) -> Any:
-    return {"complex": np.complex128, "float": np.float64}.get(kind(x))
-
-
-def _sum(xp: Any, x: Any, keywords: Any) -> Any:
-    return xp.sum(x, **keywords)
-
-
-def _mean(xp: Any, x: Any, keywords: Any) -> Any:
-    axis = keywords["axis"]
-    total = xp.sum(x, **keywords | {"dtype": keywords["dtype"] or np.float64})
-    return quotient(total, xp.asarray(prod(x.shape[a] for a in axis), total.dtype))
-
-
-def _variance(xp: Any, x: Any, keywords: Any) -> Any:
-    mean = _mean(xp, x, keywords | {"keepdims": True})
-    total = _squares(xp, x, keywords, mean)
-    return quotient(total, xp.asarray(prod(x.shape[a] for a in keywords["axis"]), total.dtype))
-
-
-def _deviation(xp: Any, x: Any, keywords: Any) -> Any:
-    return xp.sqrt(_variance(xp, x, keywords))
-
-
-def _norm(xp: Any, x: Any, keywords: Any) -> Any:
-    return xp.sqrt(_squares(xp, x, keywords, None))
-
-
-def _squares(xp: Any, x: Any, keywords: Any, less: Any) -> Any:
-    """The sum of squared magnitudes, of what is less a mean. Of numpy arrays some at a time, which makes no wider copy
-    of all of them."""
-    axes, wide = keywords["axis"], keywords["dtype"] or np.float64
-    cut = next((a for a in axes if x.shape[a] > 1), None)
-    if not on_host(x) or cut is None or x.size <= SLAB:
-        return _sum_squares(xp, x, wide, less, keywords)
-    step = max(1, SLAB * x.shape[cut] // x.size)
-    slabs = (x[(slice(None),) * cut + (slice(at, at + step),)] for at in range(0, x.shape[cut], step))
-    return sum(_sum_squares(xp, slab, wide, less, keywords) for slab in slabs)
-
-
-def _sum_squares(xp: Any, x: Any, wide: Any, less: Any, keywords: Any) -> Any:
-    x = x.astype(wide) if less is None else x.astype(wide) - less
-    if kind(x) == "complex":
-        squares = xp.square(x.real) + xp.square(x.imag)
-    else:
-        squares = np.square(x, out=x) if on_host(x) and x.ndim else xp.square(x)
-    return xp.sum(squares, axis=keywords["axis"], keepdims=keywords["keepdims"])
-
-
-def _extreme(name: str) -> Compute:
-    return lambda xp, node, shape, xs: getattr(xp, name)(xs[0], axis=node.get("axes"), keepdims=node.get("keepdims"))
-
-
-def _share(xp: Any, q: Any) -> Any:
-    """Shares of the elements as floats; those of a tensor that are beyond 0 and 1 give what 0 and 1 give."""
-    return xp.clip(q if q.dtype.kind == "f" else q.astype(np.float32), 0, 1)
-
-
-def _pick_by_order(name: str) -> Compute:
-    """The middle, or another place in the order of the elements."""
-
-    def compute(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
-        x = xs[0].astype(to_numpy(node.aval.dtype), copy=False)
-        shares = [_share(xp, q) for q in xs[1:]]
-        if xp is np and any(np.isnan(q).any() for q in shares):  # which numpy refuses
-            return np.full(shape, np.nan, x.dtype)
-        made = getattr(xp, name)(x, *shares, axis=node.get("axes"), keepdims=node.get("keepdims"))
-        return made.reshape(shape)
-
-    return compute
-
-
-def _softmax(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
-    (x,), axes = xs, node.get("axes")
-    if not on_host(x):
-        return jax.nn.softmax(x, axis=axes)
-    made = np.exp(x - np.max(x, axis=axes, keepdims=True))
-    return made / np.sum(made, axis=axes, keepdims=True, dtype=_double(x)).astype(x.dtype)
-
-
 # --- Contractions, and what moves elements ----------------------------------------------------------------------------
 
 
-def _outer(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _outer(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     return xs[0][:, None] * xs[1][None, :]
 
 
-def _item(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
-    return xs[0][tuple(_slice(p, n) for p, n in _with_sizes(node.get("parts"), xs[0].shape))]
+def _item(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    return xs[0][tuple(map(_slice, node.params["parts"]))]
 
 
-def _slice(part: Any, size: int) -> Any:
+def _slice(part: IndexPart) -> int | slice | None:
     if not isinstance(part, tuple):
         return part
     start, stop, step = part
     return slice(start, None if stop < 0 else stop, step)
 
 
-def _with_sizes(parts: Sequence[Any], shape: Shape) -> Any:
-    sizes = iter(shape)
-    return [(p, 1 if p is None else next(sizes)) for p in parts]
-
-
-def _take(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
+def _take(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     table, indices = xs
-    axis = node.get("axis")
+    axis = node.params["axis"]
     size = table.size if axis is None else table.shape[axis]
     if kind(indices) == "int":
         indices = xp.where(indices < 0, indices + size, indices)
@@ -307,11 +213,40 @@ def _take(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
 
 
 def _counts(name: str, dtype: str) -> Compute:
-    return lambda xp, node, shape, xs: getattr(xp, name)(*node.get("counts"), dtype=dtype)
+    return lambda xp, node, shape, xs: getattr(xp, name)(*node.params["counts"], dtype=dtype)
 
 
-def _move(compute: Compute, rule: cut.Rule, *, view: bool = False) -> Operation:
-    return Operation(compute, rule, view=view, sealed=False)
+def _move(compute: Compute, rule: cut.Rule) -> Operation:
+    return Operation(compute, rule, sealed=False)
+
+
+def _view(compute: Compute, rule: cut.Rule, *, needs_order: bool = False) -> Operation:
+    return Operation(compute, rule, sealed=False, view=True, needs_order=needs_order)
+
+
+# --- What some values stop --------------------------------------------------------------------------------------------
+
+
+def _guard(compute: Compute, fits: Callable[[ModuleType, Node, Sequence[Array]], Flag]) -> Guard:
+    return lambda xp, node, shape, xs: (compute(xp, node, shape, xs), fits(xp, node, xs))
+
+
+def _has_divisor(xp: ModuleType, node: Node, xs: Sequence[Array]) -> Flag:
+    return xp.all(xs[1] != 0)
+
+
+def _has_exponent(xp: ModuleType, node: Node, xs: Sequence[Array]) -> Flag:
+    return xp.all(xs[1] >= 0)
+
+
+def _has_entries(xp: ModuleType, node: Node, xs: Sequence[Array]) -> Flag:
+    axis = node.params["axis"]
+    size = xs[0].size if axis is None else xs[0].shape[axis]
+    return xp.all((xs[1] >= -size) & (xs[1] < size))
+
+
+def _cast_or_refuse(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> tuple[Array, Flag]:
+    return cast_to(xs[0], node.aval.dtype, node.params["overflow"])
 
 
 _NAMED = (
@@ -322,8 +257,17 @@ _NAMED = (
 """Operations that numpy and `jax.numpy` have under these names."""
 
 
-def _repeat(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
-    return xp.repeat(xs[0], node.get("times"), axis=node.get("axis"))
+def _repeat(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    return xp.repeat(xs[0], node.params["times"], axis=node.params["axis"])
+
+
+def _product(name: str, rule: cut.Rule) -> Operation:
+    return Operation(_look_up(name), rule, on_the_way.product, contracts=True, orders=True, whole=True)
+
+
+def _join(name: str, rule: cut.Rule) -> Operation:
+    compute: Compute = lambda xp, node, shape, xs: getattr(xp, name)(xs, axis=node.params["axis"])  # noqa: E731
+    return Operation(compute, rule, sealed=False, orders=True, whole=True)
 
 
 OPERATIONS: Mapping[str, Operation] = {
@@ -331,41 +275,42 @@ OPERATIONS: Mapping[str, Operation] = {
     "add": Operation(_add),
     "positive": Operation(lambda xp, node, shape, xs: xs[0], sealed=False),
     "divide": Operation(_divide),
-    "power": Operation(_power, passing=8),
-    "floor_divide": Operation(_floor_divide),
-    "remainder": Operation(_remainder),
+    "power": Operation(_power, on_the_way=on_the_way.power, guard=_guard(_power, _has_exponent)),
+    "floor_divide": Operation(_floor_divide, guard=_guard(_floor_divide, _has_divisor)),
+    "remainder": Operation(_remainder, guard=_guard(_remainder, _has_divisor)),
     "sign": Operation(_sign),
-    "sigmoid": Operation(_sigmoid, passing=3),
-    "clip": Operation(_clip, passing=1),
-    "where": Operation(_where, passing=3, sealed=False),
-    "cast": Operation(_cast, passing=2, sealed=False),
+    "sigmoid": Operation(_sigmoid, on_the_way=of_largest(3)),
+    "clip": Operation(_clip, on_the_way=of_largest(1)),
+    "where": Operation(_where, on_the_way=of_largest(3), sealed=False, uncast=(0,)),
+    "cast": Operation(_cast, on_the_way=on_the_way.cast, sealed=False, uncast=(0,), guard=_cast_or_refuse),
     "zeros_like": Operation(_fill_with(0), sealed=False),
     "ones_like": Operation(_fill_with(1), sealed=False),
     "number": Operation(lambda xp, node, shape, xs: xs[0], cut.none, sealed=False),
-    "sum": Operation(_reduce(_sum), cut.reduction),
-    "mean": Operation(_reduce(_mean), cut.reduction),
-    "std": Operation(_reduce(_deviation), cut.reduction),
-    "var": Operation(_reduce(_variance), cut.reduction),
-    "norm": Operation(_reduce(_norm), cut.reduction),
-    "min": Operation(_extreme("min"), cut.reduction),
-    "max": Operation(_extreme("max"), cut.reduction),
-    "median": Operation(_pick_by_order("median"), cut.reduction, passing=1),
-    "quantile": Operation(_pick_by_order("quantile"), cut.reduction, passing=1),
-    "softmax": Operation(_softmax, cut.normalize, passing=1),
-    "matmul": Operation(_look_up("matmul"), cut.product),
-    "dot": Operation(_look_up("dot"), cut.product),
+    "sum": Operation(reduce.reduce_over(reduce.add_up), cut.reduction),
+    "mean": Operation(reduce.reduce_over(reduce.average), cut.reduction),
+    "std": Operation(reduce.reduce_over(reduce.deviation), cut.reduction, on_the_way.squares),
+    "var": Operation(reduce.reduce_over(reduce.variance), cut.reduction, on_the_way.squares),
+    "norm": Operation(reduce.reduce_over(reduce.norm), cut.reduction, on_the_way.squares),
+    "min": Operation(reduce.keep_extreme("min"), cut.reduction),
+    "max": Operation(reduce.keep_extreme("max"), cut.reduction),
+    "median": Operation(reduce.pick_by_order("median"), cut.reduction, of_largest(1), whole=True),
+    "quantile": Operation(reduce.pick_by_order("quantile"), cut.reduction, of_largest(1), uncast=(1,), whole=True),
+    "softmax": Operation(reduce.softmax, cut.normalize, of_largest(1), whole=True),
+    "matmul": _product("matmul", cut.product),
+    "dot": _product("dot", cut.dot),
     "outer": Operation(_outer, cut.outer),
-    "transpose": _move(lambda xp, node, shape, xs: xp.transpose(xs[0], node.get("order")), cut.transpose, view=True),
-    "reshape": _move(lambda xp, node, shape, xs: xp.reshape(xs[0], shape), cut.reshape, view=True),
-    "concat": _move(lambda xp, node, shape, xs: xp.concatenate(xs, axis=node.get("axis")), cut.concat),
-    "stack": _move(lambda xp, node, shape, xs: xp.stack(xs, axis=node.get("axis")), cut.stack),
-    "repeat": _move(_repeat, cut.repeat),
-    "flip": _move(lambda xp, node, shape, xs: xp.flip(xs[0], node.get("axes")), cut.flip, view=True),
+    "transpose": _view(lambda xp, node, shape, xs: xp.transpose(xs[0], node.params["order"]), cut.transpose),
+    "reshape": _view(lambda xp, node, shape, xs: xp.reshape(xs[0], shape), cut.reshape, needs_order=True),
+    "concat": _join("concatenate", cut.concat),
+    "stack": _join("stack", cut.stack),
+    "repeat": _move(_repeat, cut.repeat)._replace(orders=True),
+    "flip": _view(lambda xp, node, shape, xs: xp.flip(xs[0], node.params["axes"]), cut.flip),
     "diag": _move(lambda xp, node, shape, xs: xp.diag(xs[0]), cut.none),
-    "tril": _move(lambda xp, node, shape, xs: xp.tril(xs[0], node.get("k")), cut.triangle),
-    "triu": _move(lambda xp, node, shape, xs: xp.triu(xs[0], node.get("k")), cut.triangle),
-    "item": _move(_item, cut.item, view=True),
-    "take": _move(_take, cut.take),
+    "tril": _move(lambda xp, node, shape, xs: xp.tril(xs[0], node.params["k"]), cut.triangle),
+    "triu": _move(lambda xp, node, shape, xs: xp.triu(xs[0], node.params["k"]), cut.triangle),
+    "item": _view(_item, cut.item),
+    "take": Operation(_take, cut.take, on_the_way.take, sealed=False, uncast=(1,),
+                      guard=_guard(_take, _has_entries), orders=True, whole=True),
     "eye": _move(_counts("eye", "float32"), cut.none),
     "arange": _move(_counts("arange", "int64"), cut.none),
 }  # fmt: skip

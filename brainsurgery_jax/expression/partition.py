@@ -9,7 +9,8 @@ from math import gcd, prod
 from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.expression.liveness import nbytes, peak
+from brainsurgery_jax.expression.liveness import peak
+from brainsurgery_jax.expression.on_the_way import nbytes
 from brainsurgery_jax.expression.operations import OPERATIONS
 from brainsurgery_jax.expression.program import At, Computation, Node, below, excerpt, leaf
 from brainsurgery_jax.index.boxes import Box, box_shape, contiguous_from
@@ -183,7 +184,7 @@ def _with_step(program: Computation, cuts: Cuts) -> Cuts:
 
 
 def _most(program: Computation) -> int:
-    return PRODUCTS if any(node.op in ("matmul", "dot") for node in program.nodes) else PART
+    return PRODUCTS if any(not node.is_leaf and OPERATIONS[node.op].contracts for node in program.nodes) else PART
 
 
 def part_bytes(program: Computation, cuts: Cuts) -> int:
@@ -214,7 +215,7 @@ def _cut_further(program: Computation, cuts: Cuts, after: int) -> tuple[Computat
         again = _cut_along(program, axis) if program.aval.shape[axis] > 1 else None
         if again is None or any(not program.nodes[use.number].is_leaf for use in again.uses):
             continue
-        operands = tuple(program.nodes[use.number].get("index") for use in again.uses)
+        operands = tuple(program.nodes[use.number].params["index"] for use in again.uses)
         first = cuts[0]._replace(operands=tuple(cuts[0].operands[i] for i in operands))
         made = _with_step(again.program, (first, again.cut))
         if all(_is_read_well(again.program, made, at) for at in range(len(operands))):
@@ -235,7 +236,7 @@ def _connect(
         number = along.uses[operand].number
         node = original.nodes[number]
         if node.is_leaf and _is_read_well(program, cuts, at):
-            sources.append(node.get("index"))
+            sources.append(node.params["index"])
         else:
             whole = excerpt(original.nodes, number, ())
             sources.append(-1 - kept.setdefault(whole, len(kept)))
@@ -245,7 +246,7 @@ def _connect(
 def _is_read_well(program: Computation, cuts: Cuts, operand: int) -> bool:
     """Whether the part of an operand can be read from a file for each part of the result: it lies in one run, or in
     long ones, or is all of a small operand."""
-    aval = next(n.aval for n in program.nodes if n.is_leaf and n.get("index") == operand)
+    aval = next(n.aval for n in program.nodes if n.is_leaf and n.params["index"] == operand)
     if all(cut.operands[operand] is None for cut in cuts):
         return aval.nbytes <= AGAIN
     first = next(parts(program.aval.shape, cuts))

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 from brainsurgery_jax.dtypes import Aval, DType
 
-Static = tuple[tuple[str, Any], ...]
+Static = tuple[tuple[str, object], ...]
+
+IndexPart = int | tuple[int, int, int] | None
+"""What an index says of an axis: a place, `(start, stop, step)` as `range` takes them, or None for a new axis."""
+
+
+class NodeParams(TypedDict):
+    """The parameters of nodes that are no tensors; each operation has some of them."""
+
+    index: int
+    axis: int | None
+    axes: tuple[int, ...]
+    keepdims: bool
+    order: tuple[int, ...]
+    parts: tuple[IndexPart, ...]
+    counts: tuple[int, ...]
+    times: int
+    k: int
+    overflow: str | None
 
 
 class At(NamedTuple):
@@ -47,9 +65,10 @@ class Node(NamedTuple):
         """Whether it is an operand of the whole program."""
         return self.op == "leaf"
 
-    def get(self, name: str) -> Any:
-        """A parameter that is no tensor."""
-        return dict(self.static)[name]
+    @property
+    def params(self) -> NodeParams:
+        """The parameters that are no tensors, by name."""
+        return cast(NodeParams, dict(self.static))
 
     @property
     def sources(self) -> tuple[int, ...]:

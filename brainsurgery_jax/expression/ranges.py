@@ -86,11 +86,12 @@ def _exact(node: Node, xs: Sequence[Interval | None]) -> Interval | None:
         case "ones_like":
             return Interval(1, 1)
         case "arange":
-            counted = range(*node.get("counts"))
+            counted = range(*node.params["counts"])
             return Interval(min(counted), max(counted)) if counted else Interval(0, 0)
-        case "where" | "take":
-            sources = xs[1:] if node.op == "where" else xs[:1]
-            return _union([x for x in sources if x is not None]) if None not in sources else held
+        case "where":
+            return _union_or(held, xs[1:])
+        case "take":
+            return _union_or(held, xs[:1])
         case "cast":
             return known[0] if known and known[0].within(held) else held
         case "sum" | "matmul" | "dot":
@@ -111,6 +112,12 @@ _ARITHMETIC = frozenset(
 
 def _union(ranges: Sequence[Interval]) -> Interval:
     return Interval(min(r.low for r in ranges), max(r.high for r in ranges))
+
+
+def _union_or(held: Interval, ranges: Sequence[Interval | None]) -> Interval:
+    """The union, or all that the dtype holds where one of them is not known."""
+    known = [r for r in ranges if r is not None]
+    return _union(known) if len(known) == len(ranges) else held
 
 
 def _sum(node: Node, xs: Sequence[Interval]) -> Interval:
@@ -216,7 +223,7 @@ def _may_stop(node: Node, program: Computation, exact: Sequence[Interval | None]
         case "cast":
             return (
                 whole
-                and node.get("overflow") is None
+                and node.params["overflow"] is None
                 and (xs[0] is None or not xs[0].within(range_of(node.aval.dtype)))
             )
         case "take":
@@ -227,7 +234,7 @@ def _may_stop(node: Node, program: Computation, exact: Sequence[Interval | None]
 
 def table_size(node: Node, program: Computation) -> int:
     """How many entries a look-up chooses from."""
-    table, axis = node.operands[0], node.get("axis")
+    table, axis = node.operands[0], node.params["axis"]
     if isinstance(table, Literal):
         return 1
     shape = program.nodes[table.number].aval.shape

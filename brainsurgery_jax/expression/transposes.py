@@ -45,7 +45,7 @@ def _orders(nodes: Sequence[Node], number: int) -> set[Order] | None:
     """The orders in which tensors are transposed below an elementwise expression; None where it is of others too."""
     node = nodes[number]
     if node.op == "transpose":
-        return {node.get("order")}
+        return {node.params["order"]}
     if not node.aval.shape or (_is_settled(node) and node.aval.nbytes <= SMALL):
         return set()
     if _is_settled(node):
@@ -80,8 +80,8 @@ class _Rewritten:
         """A reduction of what lies before it is transposed."""
         node = self.old[number]
         (source,) = node.sources
-        axes = tuple(sorted(order[axis] for axis in node.get("axes")))
-        keepdims, rank = node.get("keepdims"), len(order)
+        axes = tuple(sorted(order[axis] for axis in node.params["axes"]))
+        keepdims, rank = node.params["keepdims"], len(order)
         left = [at for at in range(rank) if keepdims or at not in axes]
         wanted = [order[at] for at in range(rank) if keepdims or order[at] not in axes]
         back = tuple(left.index(at) for at in wanted)

@@ -12,19 +12,22 @@ from functools import lru_cache
 from itertools import combinations
 from math import isfinite
 from types import EllipsisType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.expression.functions import CASTS, FUNCTIONS
 from brainsurgery_jax.expression.parse import Expression
-from brainsurgery_jax.expression.program import At, Computation, Literal, Node, Static, below, excerpt, leaf
+from brainsurgery_jax.expression.program import At, Computation, IndexPart, Literal, Node, Static, below, excerpt, leaf
 from brainsurgery_jax.numerics.rounding import bounds
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 MOST_EXPONENT = 64
 
-_BINARY: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = {
+_BINARY: Mapping[type, tuple[str, Callable[..., object]]] = {
     ast.Add: ("add", operator.add), ast.Sub: ("subtract", operator.sub), ast.Mult: ("multiply", operator.mul),
     ast.Div: ("divide", operator.truediv), ast.FloorDiv: ("floor_divide", operator.floordiv),
     ast.Mod: ("remainder", operator.mod), ast.Pow: ("power", operator.pow), ast.MatMult: ("matmul", operator.matmul),
@@ -33,7 +36,7 @@ _BINARY: Mapping[type, tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Eq: ("equal", operator.eq), ast.NotEq: ("not_equal", operator.ne), ast.Lt: ("less", operator.lt),
     ast.LtE: ("less_equal", operator.le), ast.Gt: ("greater", operator.gt), ast.GtE: ("greater_equal", operator.ge),
 }  # fmt: skip
-_UNARY: Mapping[type, tuple[str, Callable[[Any], Any]]] = {
+_UNARY: Mapping[type, tuple[str, Callable[..., object]]] = {
     ast.USub: ("negative", operator.neg), ast.UAdd: ("positive", operator.pos), ast.Invert: ("invert", operator.invert),
 }  # fmt: skip
 
@@ -52,7 +55,7 @@ def type_expression(expression: Expression, names: tuple[str, ...], avals: tuple
     """The program of an expression over tensors of known shapes and dtypes. Raises Refusal."""
     made: list[Typed] = []
 
-    def trace(*xs: Any) -> None:
+    def trace(*xs: jax.Array) -> None:
         made.append(_Typing(expression, names, avals, xs).whole())
 
     with jax.enable_x64(True), freely():
@@ -79,13 +82,19 @@ class Value:
     """A tensor: the node that makes it, and what JAX traces for it."""
 
     at: At
-    traced: Any
+    traced: jax.Array
+
+
+Meaning: TypeAlias = "Value | float | EllipsisType | slice | tuple[Meaning, ...] | None"
+"""What a part of a tree stands for: a tensor, a number, or what a function or an index takes beside them."""
 
 
 class _Typing:
     """Walks a tree; the nodes that it finds collect in `nodes`."""
 
-    def __init__(self, expression: Expression, names: Sequence[str], avals: Sequence[Aval], traced: Sequence[Any]):
+    def __init__(
+        self, expression: Expression, names: Sequence[str], avals: Sequence[Aval], traced: Sequence[jax.Array]
+    ):
         self.expression = expression
         self.nodes: list[Node] = []
         self.texts: list[str] = []
@@ -107,15 +116,16 @@ class _Typing:
             raise self.expression.refusal(tree, "the expression is a shape, no tensor")
         if not isinstance(value, Value):
             value = self._emit(tree, "number", jnp.asarray, value)
+        assert isinstance(value, Value)
         used = below(self.nodes, [value.at.number])
         return Typed(excerpt(self.nodes, value.at.number, ()), tuple(self.texts[number] for number in used))
 
-    def of(self, node: ast.expr) -> Any:
-        """What a node of the tree stands for: a tensor, a number, or what a function takes beside them."""
+    def of(self, node: ast.expr) -> Meaning:
+        """What a node of the tree stands for."""
         match node:
             case ast.Name(id=name):
                 return self.leaves[name]
-            case ast.Constant(value=value):
+            case ast.Constant(value=int() | float() | None | EllipsisType() as value):
                 return value
             case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
                 return self._binary(node, *_BINARY[type(op)], self.of(left), self.of(right))
@@ -132,18 +142,18 @@ class _Typing:
                 return tuple(map(self.of, parts))
         raise AssertionError(node)
 
-    def _index(self, node: ast.expr) -> Any:
+    def _index(self, node: ast.expr) -> Meaning:
         if isinstance(node, ast.Slice):
             return slice(*(None if n is None else self.of(n) for n in (node.lower, node.upper, node.step)))
         return self.of(node)
 
     # --- parts of the tree
 
-    def _binary(self, node: ast.expr, op: str, fn: Callable[..., Any], x: Any, y: Any) -> Any:
-        def compute(a: Any, b: Any) -> Any:
+    def _binary(self, node: ast.expr, op: str, fn: Callable[..., object], x: Meaning, y: Meaning) -> Value | float:
+        def compute(a: object, b: object) -> object:
             if isinstance(a, tuple) or isinstance(b, tuple):
                 raise ValueError("a shape is no number; pick one of its sizes, such as x.shape[0]")
-            if op in ("power", "left_shift", "right_shift") and not _is_array(b) and abs(b) > MOST_EXPONENT:
+            if op in ("power", "left_shift", "right_shift") and isinstance(b, int | float) and abs(b) > MOST_EXPONENT:
                 raise ValueError(f"exponents go up to {MOST_EXPONENT}")
             if op == "matmul":
                 return _product(a, b)
@@ -153,45 +163,47 @@ class _Typing:
             self._refuse_unlike(node, x, y)
         return self._emit(node, op, compute, x, y)
 
-    def _refuse_unlike(self, node: ast.expr, x: Any, y: Any) -> None:
+    def _refuse_unlike(self, node: ast.expr, x: object, y: object) -> None:
         """Refuse operands whose shapes do not broadcast; where the axes that one lost are why, say how to keep them."""
         if not (isinstance(x, Value) and isinstance(y, Value)) or _broadcasts(x.traced.shape, y.traced.shape):
             return
         bad = self._refusal(node, ValueError(_UNLIKE), [x.traced, y.traced])
         for own, other in ((x, y), (y, x)):
             made = self.nodes[own.at.number]
-            if made.op not in REDUCTIONS or made.get("keepdims"):
+            if made.op not in REDUCTIONS or made.params["keepdims"]:
                 continue
             (source, *_) = made.sources
-            kept = [1 if at in made.get("axes") else n for at, n in enumerate(self.nodes[source].aval.shape)]
+            kept = [1 if at in made.params["axes"] else n for at, n in enumerate(self.nodes[source].aval.shape)]
             text = self.texts[own.at.number]
             if _broadcasts(kept, other.traced.shape) and text.endswith(")") and "keepdims" not in text:
                 bad.hint += f"\nKeep the axes that it goes over: `{text[:-1]}, keepdims=True)`."
                 break
         raise bad
 
-    def _attribute(self, node: ast.expr, name: str, x: Any) -> Any:
+    def _attribute(self, node: ast.expr, name: str, x: Meaning) -> Meaning:
         if not isinstance(x, Value):
             raise self._refusal(node, ValueError("is no tensor"), ())
         if name == "shape":
             return tuple(x.traced.shape)
         order = tuple(reversed(range(x.traced.ndim)))
-        return self._emit(node, "transpose", lambda a: a.T, x, static=lambda made: (("order", order),))
+        return self._emit(node, "transpose", lambda a: a.T, x, static=lambda: (("order", order),))
 
-    def _item(self, node: ast.expr, x: Any, parts: Sequence[Any]) -> Any:
+    def _item(self, node: ast.expr, x: Meaning, parts: Sequence[Meaning]) -> Meaning:
         if isinstance(x, tuple):  # a shape
             (place,) = parts
-            return self._try(node, lambda a: a[place], [x])
+            found = self._try(node, lambda a: a[place], [x])
+            assert isinstance(found, int | tuple)
+            return found
         if not isinstance(x, Value):
             raise self._refusal(node, ValueError("is no tensor"), ())
         plain = [p.traced if isinstance(p, Value) else p for p in parts]
         return self._emit(node, "item", lambda a: _pick(a, plain), x,
-                          static=lambda made: (("parts", _plain_parts(x.traced.shape, plain)),))  # fmt: skip
+                          static=lambda: (("parts", _plain_parts(x.traced.shape, plain)),))  # fmt: skip
 
-    def _call(self, node: ast.expr, name: str, keywords: Mapping[str, Any], *args: Any) -> Any:
+    def _call(self, node: ast.expr, name: str, keywords: Mapping[str, Meaning], *args: Meaning) -> Value | float:
         function = FUNCTIONS[name]
 
-        def call(*xs: Any) -> Any:
+        def call(*xs: object) -> jax.Array:
             for key, value in keywords.items():
                 parts = value if isinstance(value, tuple) else (value,)
                 if not all(isinstance(p, int | None) for p in parts):
@@ -204,7 +216,7 @@ class _Typing:
             for x, y in combinations(args, 2):
                 self._refuse_unlike(node, x, y)
         tensors = list(_flat(args)) if name in ("concat", "stack") else list(args[: _TENSORS.get(name, len(args))])
-        static = lambda made: _static_of(name, keywords, args, made)  # noqa: E731
+        static = lambda: _static_of(name, keywords, args)  # noqa: E731
         if name in ("eye", "arange"):
             return self._emit(node, name, call, static=static)
         return self._emit(node, "cast" if name in CASTS else name, call, *tensors, static=static)
@@ -215,27 +227,26 @@ class _Typing:
         self,
         node: ast.expr,
         op: str,
-        fn: Callable[..., Any],
-        *operands: Any,
-        static: Callable[[Any], Static] | None = None,
-    ) -> Any:
+        fn: Callable[..., object],
+        *operands: Meaning,
+        static: Callable[[], Static] = lambda: (),
+    ) -> Value | float:
         """The result of an operation: a tensor, or a number where only numbers went in."""
         made = self._try(node, fn, operands)
         if not _is_array(made):
             if isinstance(made, complex):
                 raise self._refusal(node, ValueError("is a complex number"), ())
-            if isinstance(made, int | float) and not _is_sane(made):
+            assert isinstance(made, int | float)
+            if not _is_sane(made):
                 raise self.expression.refusal(node, f"'{self.expression.source(node)}' is too large a number")
             return made
         aval = Aval(tuple(made.shape), BY_NAME[made.dtype.name])
-        places = tuple(x.at if isinstance(x, Value) else Literal.of(x) for x in operands)
+        places = tuple(x.at if isinstance(x, Value) else _literal(x) for x in operands)
         work = _work(op, [x.traced if isinstance(x, Value) else x for x in operands], aval.dtype)
         self._refuse_unfit(node, operands, work)
-        return self._add(
-            Node(op, places, aval, work, static(made) if static else ()), made, self.expression.source(node)
-        )
+        return self._add(Node(op, places, aval, work, static()), made, self.expression.source(node))
 
-    def _refuse_unfit(self, node: ast.expr, operands: Sequence[Any], work: DType) -> None:
+    def _refuse_unfit(self, node: ast.expr, operands: Sequence[Meaning], work: DType) -> None:
         """Refuse a number that the integers beside it cannot be; JAX takes its lowest bits."""
         if work.is_integer:
             low, high = bounds(work)
@@ -243,28 +254,33 @@ class _Typing:
                 if type(x) is int and not low <= x <= high:
                     raise self._refusal(node, ValueError(f"{x} does not fit {work} ({low} to {high})"), ())
 
-    def _add(self, node: Node, traced: Any, text: str) -> Value:
+    def _add(self, node: Node, traced: jax.Array, text: str) -> Value:
         if (known := self.values.get(node)) is None:
             known = self.values[node] = Value(At(len(self.nodes)), traced)
             self.nodes.append(node)
             self.texts.append(text)
         return known
 
-    def _try(self, node: ast.expr, fn: Callable[..., Any], operands: Sequence[Any]) -> Any:
+    def _try(self, node: ast.expr, fn: Callable[..., object], operands: Sequence[Meaning]) -> object:
         args = [x.traced if isinstance(x, Value) else x for x in operands]
         try:
             return fn(*args)
         except (TypeError, ValueError, LookupError, ArithmeticError, NotImplementedError) as bad:
             raise self._refusal(node, bad, args) from bad
 
-    def _refusal(self, node: ast.expr, bad: Exception, args: Sequence[Any]) -> Refusal:
+    def _refusal(self, node: ast.expr, bad: Exception, args: Sequence[object]) -> Refusal:
         shapes = [_show(x) for x in args if _is_array(x)]
         about = f"'{self.expression.source(node)}'" + (f" of {' and '.join(shapes)}" if shapes else "")
         why = str(bad).splitlines()[0].strip().rstrip(".") if str(bad) else "has no value"
         return self.expression.refusal(node, f"{about}: {why[:160]}")
 
 
-def _work(op: str, operands: Sequence[Any], result: DType) -> DType:
+def _literal(x: Meaning) -> Literal:
+    assert isinstance(x, int | float), x
+    return Literal.of(x)
+
+
+def _work(op: str, operands: Sequence[object], result: DType) -> DType:
     """The dtype that operands are cast to: that of the result, where it tells."""
     if not operands or op in ("cast", "number", "item", "take", *REDUCTIONS):
         first = operands[0] if operands and _is_array(operands[0]) else None
@@ -278,7 +294,7 @@ _TENSORS = {"transpose": 1, "reshape": 1, "repeat": 1}
 """How many of a function's arguments are operands; the others say how, and are part of the node."""
 
 
-def _static_of(name: str, keywords: Mapping[str, Any], args: Sequence[Any], made: Any) -> Static:
+def _static_of(name: str, keywords: Mapping[str, Meaning], args: Sequence[Meaning]) -> Static:
     """The parameters of a call that are no tensors, spelled in one way."""
     first = next((a for a in _flat(args)), None)
     rank = first.traced.ndim if isinstance(first, Value) else 0
@@ -290,15 +306,15 @@ def _static_of(name: str, keywords: Mapping[str, Any], args: Sequence[Any], made
             return (("axes", _axes(keywords.get("axis", -1), rank)),)
         case "transpose":
             order = args[1] if len(args) > 1 else tuple(reversed(range(rank)))
-            return (("order", tuple(a % rank for a in order)),)
+            return (("order", tuple(a % rank for a in _whole_numbers(order))),)
         case "concat":
-            return (("axis", keywords.get("axis", 0) % max(1, rank)),)
+            return (("axis", _axis(keywords.get("axis", 0), rank)),)
         case "stack":
-            return (("axis", keywords.get("axis", 0) % (rank + 1)),)
+            return (("axis", _axis(keywords.get("axis", 0), rank + 1)),)
         case "repeat":
-            return ("times", args[1]), ("axis", None if axis is None else axis % max(1, rank))
+            return ("times", args[1]), ("axis", _axis(axis, rank))
         case "take":
-            return (("axis", None if axis is None else axis % max(1, rank)),)
+            return (("axis", _axis(axis, rank)),)
         case "flip":
             return (("axes", _axes(axis, rank)),)
         case "tril" | "triu":
@@ -310,18 +326,30 @@ def _static_of(name: str, keywords: Mapping[str, Any], args: Sequence[Any], made
     return ()
 
 
-def _axes(axis: Any, rank: int) -> tuple[int, ...]:
+def _axis(axis: Meaning, rank: int) -> int | None:
+    """An axis that a function is called with, counted from 0; None: the function works on all elements."""
+    assert axis is None or isinstance(axis, int)
+    return None if axis is None else axis % max(1, rank)
+
+
+def _axes(axis: Meaning, rank: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(rank))
-    return tuple(sorted(a % max(1, rank) for a in (axis if isinstance(axis, tuple) else (axis,))))
+    return tuple(sorted(a % max(1, rank) for a in _whole_numbers(axis)))
 
 
-def _flat(args: Sequence[Any]) -> Iterator[Any]:
+def _whole_numbers(x: Meaning) -> tuple[int, ...]:
+    """What JAX took for one whole number or several."""
+    parts = x if isinstance(x, tuple) else (x,)
+    return tuple(part for part in parts if isinstance(part, int))
+
+
+def _flat(args: Sequence[Meaning]) -> Iterator[Meaning]:
     for a in args:
         yield from a if isinstance(a, tuple) else (a,)
 
 
-def _with_traced(args: Sequence[Any]) -> list[Any]:
+def _with_traced(args: Sequence[Meaning]) -> list[object]:
     """Arguments, tensors in lists too, as JAX traces them."""
     return [a.traced if isinstance(a, Value) else tuple(_with_traced(a)) if isinstance(a, tuple) else a for a in args]
 
@@ -331,11 +359,11 @@ def _is_sane(x: float) -> bool:
     return abs(x) < 2**63 if isinstance(x, int) else isfinite(x)
 
 
-def _is_array(x: Any) -> bool:
+def _is_array(x: object) -> TypeIs[jax.Array]:
     return hasattr(x, "dtype") and hasattr(x, "shape")
 
 
-def _show(x: Any) -> str:
+def _show(x: jax.Array) -> str:
     return str(Aval(tuple(x.shape), BY_NAME[x.dtype.name]))
 
 
@@ -346,7 +374,7 @@ def _broadcasts(a: Sequence[int], b: Sequence[int]) -> bool:
     return all(n == m or 1 in (n, m) for n, m in zip(reversed(a), reversed(b), strict=False))
 
 
-def _product(x: Any, y: Any) -> Any:
+def _product(x: object, y: object) -> jax.Array:
     if not (_is_array(x) and _is_array(y) and x.shape and y.shape):
         raise ValueError("@ takes tensors with at least one axis; numbers are multiplied by *")
     if x.shape[-1] != (inner := y.shape[-2:][0]):
@@ -354,7 +382,7 @@ def _product(x: Any, y: Any) -> Any:
     return jnp.matmul(x, y)
 
 
-def _pick(x: Any, parts: Sequence[Any]) -> Any:
+def _pick(x: jax.Array, parts: Sequence[object]) -> jax.Array:
     for part in parts:
         bounds = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
         if any(isinstance(b, bool) or not isinstance(b, int | None | EllipsisType) for b in bounds):
@@ -363,15 +391,15 @@ def _pick(x: Any, parts: Sequence[Any]) -> Any:
     return x[tuple(parts)]
 
 
-def _fill_ellipsis(shape: Sequence[int], parts: Sequence[Any]) -> list[Any]:
+def _fill_ellipsis(shape: Sequence[int], parts: Sequence[object]) -> list[object]:
     """Parts of an index, one for each axis; those that an ellipsis stands for written out."""
     taken = sum(p is not None and p is not Ellipsis for p in parts)
-    rest: list[Any] = [slice(None)] * (len(shape) - taken)
+    rest: list[object] = [slice(None)] * (len(shape) - taken)
     at = next((i for i, p in enumerate(parts) if p is Ellipsis), len(parts))
     return [*parts[:at], *rest, *parts[at + 1 :]]
 
 
-def _check_bounds(shape: Sequence[int], parts: Sequence[Any]) -> None:
+def _check_bounds(shape: Sequence[int], parts: Sequence[object]) -> None:
     """Refuse an integer index outside of its axis, which JAX takes for the nearest one inside."""
     taken = [p for p in _fill_ellipsis(shape, parts) if p is not None]
     for axis, (part, size) in enumerate(zip(taken, shape, strict=False)):
@@ -379,16 +407,16 @@ def _check_bounds(shape: Sequence[int], parts: Sequence[Any]) -> None:
             raise ValueError(f"index {part} is out of range for axis {axis} of size {size}")
 
 
-def _plain_parts(shape: Sequence[int], parts: Sequence[Any]) -> tuple[Any, ...]:
+def _plain_parts(shape: Sequence[int], parts: Sequence[object]) -> tuple[IndexPart, ...]:
     """An index as plain data: None for a new axis, a number, or `(start, stop, step)`, as `range` takes them."""
     sizes = iter(shape)
-    made: list[Any] = []
+    made: list[IndexPart] = []
     for part in _fill_ellipsis(shape, parts):
         if part is None:
             made.append(None)
         elif isinstance(part, slice):
             made.append(part.indices(next(sizes)))
         else:
-            size = next(sizes)
-            made.append(part % size)
+            assert isinstance(part, int)
+            made.append(part % next(sizes))
     return tuple(made)

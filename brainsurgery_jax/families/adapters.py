@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.families.model import ConfigDifference
@@ -32,6 +32,8 @@ TABLES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "shared", "
 
 CONV1D = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 """Modules of GPT-2 that hold their weights as [in, out]."""
+
+N = TypeVar("N", bound=float)
 
 
 class FactorTensor(NamedTuple):
@@ -106,14 +108,14 @@ def usual_rank(ranks: Mapping[str, int]) -> int:
     return _usual(ranks.values())
 
 
-def _usual(values: Iterable[Any]) -> Any:
+def _usual(values: Iterable[N]) -> N:
     counts = Counter(values)
     return max(counts, key=lambda value: (counts[value], value))
 
 
-def pattern_of(values: Config, usual: Any) -> dict[str, object]:
+def pattern_of(values: Config, usual: object) -> dict[str, object]:
     """Patterns for the modules with an unusual value: one pattern for all layers where they agree."""
-    by_word: dict[str, set[Any]] = {}
+    by_word: dict[str, set[object]] = {}
     for module, value in values.items():
         by_word.setdefault(_tail(module), set()).add(value)
     alike = {word for word, found in by_word.items() if len(found) == 1}
@@ -179,7 +181,7 @@ def _ranks(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     yield ConfigDifference(f"{message}'{shown.name}' is {shown.aval}", _rank_patch(config, adapter, whole=key == "r"))
 
 
-def _value_for(module: str, pattern: Mapping[str, Any], usual: int) -> Any:
+def _value_for(module: str, pattern: Mapping[str, Any], usual: float) -> float:
     return next((rank for key, rank in pattern.items() if _matches(rf"(.*\.)?({key})", module)), usual)
 
 
@@ -206,7 +208,7 @@ def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> 
     return {key: value for key, value in new.items() if value != config.get(key, 8 if key == "lora_alpha" else {})}
 
 
-def _alpha_to_keep_scale(config: Mapping[str, Any], module: str, rank: int) -> Any:
+def _alpha_to_keep_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """The alpha that scales the product of a module with this rank as the config does."""
     before = _value_for(module, config.get("rank_pattern") or {}, config["r"])
     alpha = _value_for(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
@@ -214,7 +216,7 @@ def _alpha_to_keep_scale(config: Mapping[str, Any], module: str, rank: int) -> A
     return int(scaled) if scaled == int(scaled) else scaled
 
 
-def _pattern(config: Mapping[str, Any], key: str, values: Config, usual: Any) -> dict[str, object]:
+def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, float], usual: float) -> dict[str, object]:
     """The patterns of a config with the actual values, and patterns for the modules that none of them selects."""
     there = config.get(key) or {}
     chosen = {word: [v for m, v in values.items() if _matches(rf"(.*\.)?({word})", m)] for word in there}
@@ -222,7 +224,7 @@ def _pattern(config: Mapping[str, Any], key: str, values: Config, usual: Any) ->
     return kept | pattern_of({m: v for m, v in values.items() if _value_for(m, kept, usual) != v}, None)
 
 
-def _targets(config: Mapping[str, Any], adapter: Adapter) -> Iterator[ConfigDifference]:
+def _targets(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     targets = config.get("target_modules")
     if targets == "all-linear" or not isinstance(targets, str | list):
         return
@@ -246,7 +248,7 @@ def _is_target(module: str, targets: str | Sequence[object]) -> bool:
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
-def _whole_modules(config: Mapping[str, Any], adapter: Adapter) -> Iterator[ConfigDifference]:
+def _whole_modules(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     listed = config.get("modules_to_save") or []
     if not isinstance(listed, list):
         return
@@ -261,7 +263,7 @@ def _whole_modules(config: Mapping[str, Any], adapter: Adapter) -> Iterator[Conf
         yield ConfigDifference(f"adapter_config.json {found}", patch)
 
 
-def _kinds(config: Mapping[str, Any], adapter: Adapter) -> Iterator[ConfigDifference]:
+def _kinds(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     for key, name, what in (
         ("use_dora", adapter.dora, "no magnitude vector"),
         ("lora_bias", adapter.biased, "no bias of a factor"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.families.decoders import DECODERS
@@ -72,7 +71,7 @@ def _has_keys(family: Family, config: Config) -> bool:
 
 def _of_place(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]) -> Iterator[ConfigDifference]:
     modules = tuple(modules_of(place.family, place.base, kin))
-    distinct: dict[Any, Observation] = {}
+    distinct: dict[object, Observation] = {}
     for each in observe(place, kin, modules):
         distinct.setdefault((each.formulas, each.found), each)
     result = solve(place.family, place.config, list(distinct.values()))

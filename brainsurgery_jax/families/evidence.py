@@ -157,7 +157,7 @@ def observe(place: FamilyPlace, kin: Mapping[str, Kin], modules: Iterable[Module
 def _axes(shapes: tuple[tuple[str, ...], ...], group: Kin) -> Iterator[Observation]:
     for aval, name in group.first.items():
         fitting = [shape for shape in shapes if len(shape) == len(aval.shape)]
-        if aval.dtype.kind != "float" or not fitting:
+        if not aval.dtype.is_float or not fitting:
             continue
         for axis, size in enumerate(aval.shape):
             texts = dict.fromkeys(shape[axis] for shape in fitting)

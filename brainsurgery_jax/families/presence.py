@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from brainsurgery_jax.config_patch import DTYPE_KEYS, patched
+from brainsurgery_jax.config_patch import DTYPE_KEYS, patch_mapping
 from brainsurgery_jax.dtypes import Aval, parse_dtype
 from brainsurgery_jax.families.evidence import Modules, shape_table, sizes_of
 from brainsurgery_jax.families.model import HEADED, LISTS, ConfigDifference, FamilyPlace
@@ -64,7 +64,7 @@ def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]
 def _flag(place: FamilyPlace, key: str, value: bool) -> dict[str, object]:
     """A patch that sets a flag in the part and in the whole, where they have it."""
     own = place.patch({key: value}) if key in place.config else {}
-    return patched(own, {key: value}) if key in place.whole else own
+    return patch_mapping(own, {key: value}) if key in place.whole else own
 
 
 def _is_headed(place: FamilyPlace) -> bool:
@@ -143,7 +143,7 @@ def _sources(place: str, kin: Mapping[str, Kin], origins: Mapping[str, str]) -> 
 
 def dtypes(config: Config, avals: Mapping[str, Aval]) -> Iterator[ConfigDifference]:
     """A dtype in config.json that no tensor has, if all tensors have the same one."""
-    held = {aval.dtype for aval in avals.values() if aval.dtype.kind in ("float", "opaque")}
+    held = {aval.dtype for aval in avals.values() if aval.dtype.is_float or aval.dtype.is_opaque}
     if len(held) != 1 or "quantization_config" in config or min(d.bits for d in held) < 16:
         return
     (dtype,) = held

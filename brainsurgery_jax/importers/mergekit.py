@@ -212,7 +212,7 @@ class _Writer:
         """Whether the model needs no cast at the start, because its results are cast later."""
         if model.kinds == {self.working} or self.copies:
             return True
-        small = all(BY_NAME[kind].kind == "float" and BY_NAME[kind].bits <= 32 for kind in model.kinds)
+        small = all(BY_NAME[kind].is_float and BY_NAME[kind].bits <= 32 for kind in model.kinds)
         computed = all(mix.by is None for _, groups in self.groups for mix, _ in groups)
         return computed and self.working == "float32" and small and bool(model.kinds)
 

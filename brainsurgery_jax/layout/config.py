@@ -65,7 +65,7 @@ class Fields(Mapping[str, Any]):
 
     def __init__(self, config: Config, places: tuple[str, ...]):
         parts = [part for place in places if isinstance(part := config.get(place), Mapping)]
-        self.all: dict[str, Any] = {
+        self.all: dict[str, object] = {
             k: v for part in (config, *reversed(parts)) for k, v in part.items() if v is not None
         }
         self.all |= {

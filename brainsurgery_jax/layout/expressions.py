@@ -26,12 +26,12 @@ def bfloat16(x: float) -> float:
     return struct.unpack("<f", struct.pack("<I", rounded))[0]
 
 
-_BINARY: Mapping[type, Callable[[Any, Any], Value]] = {
+_BINARY: Mapping[type, Callable[..., Value]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod, ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
     ast.Gt: operator.gt, ast.GtE: operator.ge,
 }  # fmt: skip
-_UNARY: Mapping[type, Callable[[Any], Value]] = {ast.USub: operator.neg, ast.Not: operator.not_}
+_UNARY: Mapping[type, Callable[..., Any]] = {ast.USub: operator.neg, ast.Not: operator.not_}
 _CALLS: Mapping[str, Callable[..., Value]] = {"sqrt": sqrt, "min": min, "max": max, "len": len, "bfloat16": bfloat16}
 
 

@@ -49,8 +49,8 @@ class Factor:
         self.stacked = False
         self.alike([Permuted((1, 0))])
 
-    def take(self, use: OpUse, dims: Names) -> None:
-        """Apply one op of the rule. Raises Refusal if it cannot be expressed on factors."""
+    def take(self, use: OpUse, dims: Names, *, flat: bool) -> None:
+        """Apply one op of the rule. Raises Refusal if factors cannot express it. `flat`: see `convert_factor`."""
         match use.name:
             case "is":
                 return
@@ -58,19 +58,26 @@ class Factor:
                 if self.side == "out":
                     self.add(OPS[use.name].bind(use.args, OpContext(self.family, dims, {})))
             case "stack" if use.args.over != LIST:
+                if flat and not self.stacked:
+                    self.flatten()
                 self.stack(use.args, dims)
             case _ if self.stacked:
                 raise _unfit(use, "comes after a stack")
-            case "transpose" | "permute":
-                self.permute(use)
+            case "transpose":
+                rank = len(self.axes)
+                self.permute((*range(rank - 2), rank - 1, rank - 2))
+            case "permute":
+                self.permute(use.args)
             case "reshape":
                 self.reshape(tuple(s.integer(dims) for s in use.args), use)
             case "interleave":
                 self.along(use, axis_of(use.args, self.sizes), use.args, dims)
             case "pad" | "cut":
                 self.resize(use, dims)
-            case "stack" | "concat" if use.args.over == LIST:
-                self.join(use, dims)
+            case "stack":
+                self.join(use, self.new_axis(use.args.axis), dims)
+            case "concat" if use.args.over == LIST:
+                self.join(use, self.longer_axis(use.args.axis), dims)
             case _:
                 raise _unfit(use, "cannot be expressed on factors")
 
@@ -101,9 +108,7 @@ class Factor:
         """The shape of a factor with these axes of its side."""
         return (*sizes, self.rank) if self.side == "in" else (self.rank, *sizes)
 
-    def permute(self, use: OpUse) -> None:
-        rank = len(self.axes)
-        order = (*range(rank - 2), rank - 1, rank - 2) if use.name == "transpose" else use.args
+    def permute(self, order: Shape) -> None:
         moved = [self.place(at) for at in order if self.axes[at].side == self.side]
         self.axes = [self.axes[at] for at in order]
         if moved != sorted(moved):
@@ -143,15 +148,20 @@ class Factor:
         axis = args.axis if args.axis < 0 else min(args.axis, rank)
         self.add(OPS["stack"].bind(JoinArgs(axis, args.over), OpContext(self.family, dims, {})))
 
-    def join(self, use: OpUse, dims: Names) -> None:
+    def new_axis(self, axis: int) -> int:
+        """The place of the axis that stacking the weights of a list adds."""
+        place = axis + len(self.axes) + 1 if axis < 0 else axis
+        self.axes.insert(place, WeightAxis("out", len(self.family.groups(LIST)[0])))
+        return place
+
+    def longer_axis(self, axis: int) -> int:
+        """The place of the axis along which the weights of a list are joined, made as long as all of them."""
+        place, count = axis_of(axis, self.sizes), len(self.family.groups(LIST)[0])
+        self.axes[place] = self.axes[place]._replace(size=self.axes[place].size * count)
+        return place
+
+    def join(self, use: OpUse, axis: int, dims: Names) -> None:
         """Join the weights of a list: along an output they must share `A`, along an input `B`."""
-        count, args = len(self.family.groups(LIST)[0]), use.args
-        if use.name == "stack":
-            axis = args.axis + len(self.axes) + 1 if args.axis < 0 else args.axis
-            self.axes.insert(axis, WeightAxis("out", count))
-        else:
-            axis = axis_of(args.axis, self.sizes)
-            self.axes[axis] = self.axes[axis]._replace(size=self.axes[axis].size * count)
         if self.axes[axis].side == self.side:
             self.add(OPS[use.name].bind(JoinArgs(self.place(axis), LIST), OpContext(self.family, dims, {})))
         else:
@@ -173,12 +183,10 @@ def convert_factor(pair: Correspondence, side: Side, rank: int, dims: Names, *, 
     `flat`: the library stores its factors with one axis for all inputs or outputs, however many the weight has.
     """
     uses = pair.rule.ops
-    conv = pair.target[0].endswith("kernel") and not any(use.name == "transpose" for use in uses)
+    conv = pair.target[0].endswith("kernel") and "transpose" not in {use.name for use in uses}
     factor = Factor(pair, side, rank, conv=conv)
     for use in uses:
-        if flat and not factor.stacked and use.name == "stack" and use.args.over != LIST:
-            factor.flatten()
-        factor.take(use, dims)
+        factor.take(use, dims, flat=flat)
     if flat and not factor.stacked:
         factor.flatten()
     return factor, Chain(tuple(factor.actions))

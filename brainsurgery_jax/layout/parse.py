@@ -104,29 +104,15 @@ class _LayoutParser:
         forms = self.forms(target)
         prefix = next((form.prefix for form in forms.values()), self.text(target, "prefix"))
         bases = self.texts(root, "base")
-        self.options = {"base": bases[0]} if bases else {}
+        separator = self.text(target, "separator")
+        own: dict[str, bool | str] = {"base": bases[0]} if bases else {}
         if forms:
-            self.options[TREE] = next(iter(forms))
-        if separator := self.text(target, "separator"):
-            self.options[NESTED] = False
-        asked = [(k, v) for k, v in self.map(root, "options").entries if isinstance(v, Map)]
-        self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries if (k, v) not in asked}
-        self.dims = {k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}
-        for key, node in asked:
-            self.choose(key, node)
-        self.ranges = self.range_map(root, self.dims)
-        rules: list[LayoutRule] = []
-        drops: list[DropRule] = []
-        ties: list[TieRule] = []
+            own[TREE] = next(iter(forms))
+        if separator:
+            own[NESTED] = False
+        self.read_sizes(root, own)
         blocks = {k.text: self.places(k, v) for k, v in self.map(root, "blocks").entries}
-        for node in (n for item in self.items(root, "rules") for n in self.expand(item, blocks)):
-            match self.entry(node):
-                case LayoutRule() as rule:
-                    rules.append(rule)
-                case DropRule() as drop:
-                    drops.append(drop)
-                case TieRule() as tie:
-                    ties.append(tie)
+        entries = [self.entry(node) for item in self.items(root, "rules") for node in self.expand(item, blocks)]
         return Layout(
             name=self.text(root, "layout"),
             doc=self.text(root, "doc"),
@@ -140,9 +126,9 @@ class _LayoutParser:
             options=self.options,
             ranges=self.ranges,
             bases=bases,
-            rules=tuple(rules),
-            drops=tuple(drops),
-            ties=tuple(ties),
+            rules=tuple(e for e in entries if isinstance(e, LayoutRule)),
+            drops=tuple(e for e in entries if isinstance(e, DropRule)),
+            ties=tuple(e for e in entries if isinstance(e, TieRule)),
             rest=self.flag(root, "rest"),
             example=plain(self.map(root, "example")),
             span=root.span,
@@ -160,6 +146,17 @@ class _LayoutParser:
             self.keys(form, FORM_KEYS, f"target.forms.{key.text}")
             found[key.text] = TreeForm(self.text(form, "prefix"), self.text(form, "leaf"))
         return found
+
+    def read_sizes(self, root: Map, own: Mapping[str, bool | str]) -> None:
+        """Read the options, beside those that every layout of its kind has, the sizes and the ranges, which the rules
+        use."""
+        self.options = dict(own)
+        asked = [(k, v) for k, v in self.map(root, "options").entries if isinstance(v, Map)]
+        self.options |= {k.text: self.option(k, v) for k, v in self.map(root, "options").entries if (k, v) not in asked}
+        self.dims = {k.text: self.alternatives(k, v) for k, v in self.map(root, "dims").entries}
+        for key, node in asked:
+            self.choose(key, node)
+        self.ranges = self.range_map(root, self.dims)
 
     def adapters(self, root: Map, prefix: str) -> Adapters:
         node = self.map(root, "adapters")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.config_patch import merge_changes, patched, read_change, write_change
+from brainsurgery_jax.config_patch import merge_changes, patch_mapping, read_change, write_change
 from brainsurgery_jax.errors import Diagnostic, few
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
@@ -107,7 +107,7 @@ def _notes(
     """A note for each difference, with the change that settles all of them."""
     patch: Mapping[str, Any] = {}
     for each in found:
-        patch = patched(patch, each.patch)
+        patch = patch_mapping(patch, each.patch)
     tail = "." if len(found) == 1 else ", which settles all that can be settled so."
     label = f"{word}.{key}" if (key,) in output.spans else word
     span = output.spans.get((key,), output.span)

@@ -73,11 +73,11 @@ def mark_failed(state: State, step: Step, world: World, *, slow: bool = False) -
         return state
     spaces, written = _doubt(state, step.op), set(state.writes)
     refs = list(refs_of(step))
-    source = next((ref for _, role, ref in refs if role.kind == "pattern"), None)
+    source = next((ref for _, role, ref in refs if role.is_pattern), None)
     sources = None if source is None else state.spaces.get(source.alias)
     creates = not (isinstance(step.op, TensorOp) and step.op.form.dest == "existing")
     for key, role, ref in refs:
-        kept = isinstance(step.op, TensorOp) and key not in step.op.form.writes
+        kept = isinstance(step.op, TensorOp) and not step.op.changes(key)
         if ref.alias in spaces and not kept:
             space = spaces[ref.alias]
             found = None if slow else _find_names(space, role.kind, ref, source, sources)
@@ -106,7 +106,7 @@ def refs_of(step: Step) -> Iterator[tuple[str, Role, Ref]]:
     for f in step.op.fields():
         value = step.params.get(f.param)
         role = f.role or element_role(f.annotation)
-        if role is not None and role.kind == "operands" and value:  # only the first can be replaced
+        if role is not None and role.is_operands and value:  # only the first can be replaced
             role, value = Role("pattern"), next(iter(value.values()))
         for ref in value if isinstance(value, tuple) else (value,):
             if isinstance(ref, Ref) and role is not None:

@@ -67,7 +67,7 @@ PLACEHOLDER = "{alias: ALIAS, name: PATTERN, kind: float}"
 def _patterns(drafts: Drafts) -> Iterator[tuple[str, Ref]]:
     """The patterns of a step, each with its key; of named operands the first, with its name."""
     for key, role, ref in refs_of(drafts.step):
-        if role.kind == "pattern":
+        if role.is_pattern:
             named = [n for v in drafts.step.params.values() if isinstance(v, Mapping) for n, r in v.items() if r is ref]
             yield (named[0] if named else key), ref
 

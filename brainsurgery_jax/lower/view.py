@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import repeat
@@ -319,15 +319,29 @@ class StepView(Drafts):
             raise Refusal("dest-differs", f"{what} is {part}, but the result is {value.aval}", key=key, hint=hint)
         return value if index.full else self._call(put, (whole, value), {"index": index})
 
-    def apply(self, kernel: Kernel, *srcs: Expr, **params: Any) -> Any:
-        """The result of a kernel, or a tuple of its results."""
+    def apply(self, kernel: Callable[..., object], *srcs: Expr, **params: object) -> Expr:
+        """The result of a kernel that has one."""
+        only, *others = self.apply_all(kernel, *srcs, **params)
+        if others:
+            raise TypeError(f"'{self._kernel(kernel).name}' has {1 + len(others)} results: call `apply_all`")
+        return only
+
+    def apply_all(self, kernel: Callable[..., object], *srcs: Expr, **params: object) -> tuple[Expr, ...]:
+        """The results of a kernel, in order."""
+        kernel = self._kernel(kernel)
         try:
             call = self._call(kernel, srcs, params)
         except Refusal as bad:
             names = [name for src in srcs if (name := self._name(src))]
             about = f" ({', '.join(names)})" if names else ""
             raise bad.about(about) from bad
-        return tuple(self.graph.pick(call, i) for i in range(len(call.avals))) if len(call.avals) > 1 else call
+        return tuple(self.graph.pick(call, i) for i in range(len(call.avals))) if len(call.avals) > 1 else (call,)
+
+    @staticmethod
+    def _kernel(function: Callable[..., object]) -> Kernel:
+        if not isinstance(function, Kernel):
+            raise TypeError(f"{function!r} is no kernel: decorate it with `@kernel()`")
+        return function
 
     def _call(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, Any]) -> Expr:
         return self.graph.call(kernel, srcs, params)

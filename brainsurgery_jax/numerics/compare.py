@@ -6,13 +6,17 @@ import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
 from math import isnan, prod
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, StrictFloat, StrictInt
 
-from brainsurgery_jax._lazy import np
+from brainsurgery_jax._lazy import Array, Flag, jax, np
 from brainsurgery_jax.numerics.doubles import as64, differences, is_long, unequal
-from brainsurgery_jax.protocol import Known, Pending, Reduction, TensorExpr, Verdict
+from brainsurgery_jax.protocol import Known, Pending, TensorExpr, Verdict
+from brainsurgery_jax.reduction import Part, Reduction
+
+if TYPE_CHECKING:
+    Test = Callable[..., Flag]
 
 
 def _as_float(eps: float) -> float:
@@ -26,40 +30,38 @@ Eps = Annotated[StrictFloat | StrictInt, Field(ge=0, description="absolute toler
 Rtol = Annotated[StrictFloat | StrictInt, Field(ge=0, description="relative tolerance"), AfterValidator(_as_float)]
 
 
-def quiet(block: Callable[..., Any]) -> Callable[..., Any]:
+def quiet(block: Callable[..., Part]) -> Callable[..., Part]:
     """`block` on numpy arrays without warnings of invalid values: here NaN and infinity are values like others."""
 
-    def quietly(*xs: Any) -> Any:
+    def quietly(*xs: np.ndarray) -> Part:
         with np.errstate(invalid="ignore"):
             return block(*xs)
 
     return quietly
 
 
-def both(holds: Callable[..., Any], traced: Callable[..., Any] | None = None) -> Reduction:
-    """Whether `holds` is true of all blocks: numpy arrays, under a trace one whole JAX array (so methods, no `np`, or
-    another function `traced`)."""
+def both(holds: Test, traced: Callable[..., Array] | None = None) -> Reduction[bool, bool]:
+    """Whether `holds` is true of all blocks. `traced`: the same of whole JAX arrays, under a trace."""
     block = quiet(lambda *xs: bool(holds(*xs)))
-    traced = traced or holds
     return Reduction(block, lambda a, b: a and b, bool, True, traced=traced, decisive=False, unordered=True)
 
 
-def largest(sizes: Callable[..., Any], traced: Callable[..., Any] | None = None) -> Reduction:
+def largest(sizes: Callable[..., np.ndarray], traced: Callable[..., Array] | None = None) -> Reduction[float, float]:
     """The largest of the magnitudes that `sizes` makes of blocks; infinity where one is NaN."""
 
-    def block(*xs: Any) -> float:
+    def block(*xs: np.ndarray) -> float:
         found = float(sizes(*xs).max())
         return float("inf") if isnan(found) else found
 
     return Reduction(quiet(block), max, float, 0.0, traced=traced, unordered=True)
 
 
-def magnitude(eps: float) -> Reduction:
+def magnitude(eps: float) -> Reduction[float, float]:
     """The largest magnitude of a tensor; traced, whether it is at most `eps`."""
     return largest(lambda x: abs(as64(x)), lambda x: (abs(as64(x)) <= eps).all())
 
 
-def difference(eps: float) -> Reduction:
+def difference(eps: float) -> Reduction[float, float]:
     """The largest difference of two tensors; traced, whether it is at most `eps`."""
     return largest(gap, lambda x, y: (abs(as64(x) - as64(y)) <= eps).all())
 
@@ -68,25 +70,25 @@ PIECE = 1 << 16
 """Elements that are looked at together, where that takes several arrays of their size in double precision."""
 
 
-def in_pieces(block: Callable[..., Any], merge: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+def in_pieces(block: Callable[..., Part], merge: Callable[[Part, Part], Part]) -> Callable[..., Part]:
     """`block` on short pieces of blocks, one after the other."""
 
-    def by_pieces(*xs: Any) -> Any:
+    def by_pieces(*xs: np.ndarray) -> Part:
         return reduce(merge, (block(*(x[at : at + PIECE] for x in xs)) for at in range(0, xs[0].size, PIECE)))
 
     return quiet(by_pieces)
 
 
-def gap(x: Any, y: Any) -> Any:
+def gap(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The magnitude of the difference, in 64 bits."""
     if is_long(x):
         return np.abs(differences(x, y))
     difference = as64(x)
     difference -= y
-    return np.abs(difference) if x.dtype.kind == "c" else np.abs(difference, out=difference)
+    return np.abs(difference) if np.iscomplexobj(x) else np.abs(difference, out=difference)
 
 
-def agreement() -> Reduction:
+def agreement() -> Reduction[bool, bool]:
     """Whether all of two tensors is equal."""
     return both(_all_equal, lambda x, y: (x == y).all())
 
@@ -95,30 +97,30 @@ _INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F800000}
 """The bits of infinity, above which those of NaN lie: for bfloat16, numpy compares ten times faster by them."""
 
 
-def _magnitudes(x: Any) -> Any:
+def _magnitudes(x: np.ndarray) -> np.ndarray:
     """The bits of a float but its sign, as integers one bit up."""
     bits = _bits(x)
     return bits + bits
 
 
-def _bits(x: Any) -> Any:
+def _bits(x: np.ndarray) -> np.ndarray:
     return x.view(f"u{x.itemsize}")
 
 
-def _all_zero(x: Any) -> bool:
-    return not _magnitudes(x).any() if x.dtype.name in _INFINITY else (x == 0).all()
+def _all_zero(x: np.ndarray) -> bool:
+    return not (_magnitudes(x) if x.dtype.name in _INFINITY else x != 0).any()
 
 
-def _all_equal(x: Any, y: Any) -> bool:
+def _all_equal(x: np.ndarray, y: np.ndarray) -> bool:
     """Equal bits, or zeros of both signs; NaN equals nothing."""
     if x.dtype.name not in _INFINITY or not x.size:
-        return (x == y).all()
+        return bool((x == y).all())
     size = _magnitudes(x)
-    same = np.array_equal(*map(_words, (x, y))) or not ((_bits(x) != _bits(y)) & (size | _magnitudes(y) != 0)).any()
-    return same and size.max() <= 2 * _INFINITY[x.dtype.name]
+    same = np.array_equal(_words(x), _words(y)) or not ((_bits(x) != _bits(y)) & (size | _magnitudes(y) != 0)).any()
+    return same and bool(size.max() <= 2 * _INFINITY[x.dtype.name])
 
 
-def _words(x: Any) -> Any:
+def _words(x: np.ndarray) -> np.ndarray:
     """The bytes of an array, eight at a time where they come out even."""
     return x.view(np.uint64 if x.nbytes % 8 == 0 else np.uint8)
 
@@ -159,7 +161,7 @@ def at_most(eps: float, most: float, why: str) -> Known:
 def alike(left: TensorExpr, right: TensorExpr, why: str) -> Verdict:
     """Whether two tensors of one shape and dtype have the same bytes. Under a trace, where there are none, it cannot be
     told."""
-    same = both(lambda x, y: np.array_equal(_words(x), _words(y)))._replace(traced=None)
+    same = both(lambda x, y: np.array_equal(_words(x), _words(y)))
     return Pending((left, right), same, lambda holds: Known(holds, "" if holds else why))
 
 
@@ -176,7 +178,7 @@ class Faults(NamedTuple):
     number: int
     at: int = -1
     excess: float = 0.0
-    values: tuple[Any, ...] = ()
+    values: tuple[float | complex, ...] = ()
 
 
 NONE = Faults(0, 0)
@@ -190,17 +192,17 @@ def _join(a: Faults, b: Faults) -> Faults:
     )
 
 
-def _count(wrong: Any) -> Faults:
+def _count(wrong: np.ndarray) -> Faults:
     count = int(np.count_nonzero(wrong))
     return Faults(wrong.size, count, int(wrong.argmax()) if count else -1)
 
 
-def _is_infinite(x: Any) -> Any:
+def _is_infinite(x: np.ndarray) -> np.ndarray:
     if (most := _INFINITY.get(x.dtype.name)) is not None:
         return _magnitudes(x) >= 2 * most
-    if x.dtype.name == "float64":
+    if x.dtype == np.float64 or np.iscomplexobj(x):
         return ~np.isfinite(x)
-    return ~np.isfinite(x.astype(np.complex128 if x.dtype.kind == "c" else np.float32))
+    return ~np.isfinite(x.astype(np.float32))
 
 
 INFINITE = Reduction(
@@ -210,10 +212,10 @@ INFINITE = Reduction(
 """How many elements are infinite or NaN, and which is the first."""
 
 
-def closeness(rtol: float, atol: float) -> Reduction:
+def closeness(rtol: float, atol: float) -> Reduction[Faults, Faults]:
     """Where two tensors differ by more than `atol + rtol * |right|`, and where by most."""
 
-    def block(x: Any, y: Any) -> Faults:
+    def block(x: np.ndarray, y: np.ndarray) -> Faults:
         x, y = (one if is_long(one) else as64(one) for one in (x, y))
         gaps, bound = np.abs(differences(x, y)), np.abs(as64(y))
         excess = gaps - (atol + rtol * bound)
@@ -226,7 +228,7 @@ def closeness(rtol: float, atol: float) -> Reduction:
         at = int(ranked.argmax())
         return found._replace(at=at, excess=float(ranked[at]), values=(x[at].item(), y[at].item()))
 
-    def is_close(x: Any, y: Any) -> Any:
+    def is_close(x: jax.Array, y: jax.Array) -> jax.Array:
         x, y = as64(x), as64(y)
         bound = abs(y)
         return ((x == y) | ((abs(x - y) <= atol + rtol * bound) & (bound < float("inf")))).all()
@@ -244,7 +246,7 @@ def place(at: int, shape: Sequence[int]) -> str:
 Norm = Literal["fro", "max"]
 
 
-def reduce_norm(kind: Norm, holds: Callable[[Any], Any]) -> Reduction:
+def reduce_norm(kind: Norm, holds: Callable[[Array], Array]) -> Reduction[float, float]:
     """The Frobenius norm of a tensor, or its largest magnitude, in float64; traced, whether `holds` is true of it."""
     if kind == "max":
         return largest(lambda x: abs(as64(x)), lambda x: holds(abs(as64(x)).max()))

@@ -7,18 +7,20 @@ CPU they run on numpy, whose LAPACK needs no compiling, elsewhere compiled by JA
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple
 
-from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.numerics import leading
 from brainsurgery_jax.numerics.lapack import svd, top_eigenvectors
 from brainsurgery_jax.numerics.math import on_host, widen
 from brainsurgery_jax.numerics.orthonormal import or_one, orthonormal
 from brainsurgery_jax.numerics.rounding import round_to
 
-Array = Any
-"""numpy's or JAX's."""
+if TYPE_CHECKING:
+    Key = tuple[float | Array, float | Array]
 
 OVERSAMPLE = 8
 """Columns beyond the rank that a Lanczos block carries, if the rank is small."""
@@ -84,10 +86,14 @@ def times(x: Array, v: Array) -> Array:
 
 def multiply_transposed(x: Array, u: Array) -> Array:
     """`x^T @ u`."""
-    return sum(rows.T @ u[at] for at, rows in _slabs(x))
+    return _add_up(rows.T @ u[at] for at, rows in _slabs(x))
 
 
-def product(a: Array, b: Array, dtype: Any) -> Array:
+def _add_up(parts: Iterator[Array]) -> Array:
+    return reduce(operator.add, parts, 0 + next(parts))
+
+
+def product(a: Array, b: Array, dtype: np.dtype) -> Array:
     """`a @ b`, rounded to a dtype."""
     if not on_host(a):
         return round_to(a @ b, dtype)
@@ -108,9 +114,9 @@ def _sum_squares(x: Array) -> Array:
 
 def norm2(x: Array) -> Array:
     """Squared Frobenius norm of a real matrix."""
-    total = sum(_sum_squares(rows) for _, rows in _slabs(x))
+    total = _add_up(_sum_squares(rows) for _, rows in _slabs(x))
     if on_host(x) and not SANE[0] < total < SANE[1]:  # squares left the range of float32, or came close
-        return sum(_sum_squares(rows.astype(np.float64)) for _, rows in _slabs(x))
+        return _add_up(_sum_squares(rows.astype(np.float64)) for _, rows in _slabs(x))
     return total
 
 
@@ -131,7 +137,7 @@ def _residual(x: Array, xv: Array, v: Array) -> Array:
     """The same, by a look at every element, in slabs that stay in the cache."""
     if on_host(x) and x.flags.f_contiguous:  # a wide matrix, seen from its other side
         x, xv, v = x.T, v, xv
-    return sum(_sum_squares(rows - xv[at] @ v.T) for at, rows in _slabs(x, residual_rows(x.shape)))
+    return _add_up(_sum_squares(rows - xv[at] @ v.T) for at, rows in _slabs(x, residual_rows(x.shape)))
 
 
 def residual_rows(shape: tuple[int, ...]) -> int:
@@ -166,7 +172,7 @@ def gram(x: Array, rank: int) -> Truncation:
     return _project(x, vectors, norm2(x))
 
 
-def quick_gram(x: Array, rank: int, tol: Any, key: tuple[Any, Any]) -> Truncation:
+def quick_gram(x: Array, rank: int, tol: float | Array, key: Key) -> Truncation:
     """By the leading eigenvectors of `x^T x` in the dtype of `x`, with a bound.
 
     The bound allows for the rounding of the Gram matrix; where that is too much, residuals with `x` itself decide.
@@ -200,7 +206,7 @@ def _project(x: Array, vectors: Array, total: Array) -> Truncation:
     return Truncation(xv, v, total, norm2(xv), xp.zeros((), dtype=np.float64))
 
 
-def _gram_matrix(x: Array, dtype: Any) -> Array:
+def _gram_matrix(x: Array, dtype: np.dtype | type[np.float64]) -> Array:
     """`x^T x`, its products computed in `dtype`, summed over slabs of rows in float64 if there are many."""
 
     def slab(rows: Array) -> Array:
@@ -246,7 +252,7 @@ def block_width(rank: int) -> int:
     return min(rank + OVERSAMPLE, WIDTH)
 
 
-def random_blocks(x: Array, rank: int, key: tuple[Any, Any]) -> tuple[Array, Array | None]:
+def random_blocks(x: Array, rank: int, key: Key) -> tuple[Array, Array | None]:
     """Normal values to start from, and for a probe where blocks have fewer columns than the rank. `key`: two words."""
     width, dtype = block_width(rank), widen(x[:0]).dtype
     more = PROBE[0] if width < rank + OVERSAMPLE else 0
@@ -259,7 +265,7 @@ def random_blocks(x: Array, rank: int, key: tuple[Any, Any]) -> tuple[Array, Arr
     return normal[:, :width], normal[:, width:] if more else None
 
 
-def _normal(shape: tuple[int, ...], dtype: Any, key: tuple[Any, Any]) -> Any:
+def _normal(shape: tuple[int, ...], dtype: np.dtype, key: Key) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[int(word) for word in key])).standard_normal(shape, dtype)
 
 

@@ -16,16 +16,16 @@ from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
-from brainsurgery_jax._lazy import np
+from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.numerics.math import on_host
-
-Array = Any
-"""numpy's or JAX's."""
 
 _LETTERS = {"float32": "s", "float64": "d"}
 _LOADING = Lock()
+
+if TYPE_CHECKING:
+    Argument = bytes | int | np.ndarray
 
 
 def svd(x: Array) -> tuple[Array, Array, Array]:
@@ -50,13 +50,13 @@ def top_eigenvectors(x: Array, count: int) -> tuple[Array, Array]:
     return values[::-1][:count], vectors[:, ::-1][:, :count]
 
 
-def is_positive_definite(x: Any) -> bool:
+def is_positive_definite(x: np.ndarray) -> bool:
     """Whether a symmetric matrix on the host has a Cholesky factorization; it is overwritten."""
     n = x.shape[0]
     return _info(f"{_LETTERS[x.dtype.name]}potrf", (b"L", n, x, n)) == 0
 
 
-def _gesdd(x: Any) -> tuple[Any, Any, Any]:
+def _gesdd(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """By divide and conquer. LAPACK counts along columns: what it takes for a matrix is the transpose of ours."""
     (m, n), k, dtype = x.shape, min(x.shape), x.dtype
     a, s, u, vh = np.array(x, order="C"), np.empty(k, dtype), np.empty((m, k), dtype), np.empty((k, n), dtype)
@@ -68,7 +68,7 @@ def _gesdd(x: Any) -> tuple[Any, Any, Any]:
     return u, s, vh
 
 
-def _gesdd_values(x: Any) -> Any:
+def _gesdd_values(x: np.ndarray) -> np.ndarray:
     """By divide and conquer, without the vectors."""
     (m, n), k, dtype = x.shape, min(x.shape), x.dtype
     a, s, none, integers = np.array(x, order="C"), np.empty(k, dtype), np.empty(1, dtype), np.empty(8 * k, np.int32)
@@ -79,7 +79,7 @@ def _gesdd_values(x: Any) -> Any:
     return s
 
 
-def _syevr(x: Any, count: int) -> tuple[Any, Any]:
+def _syevr(x: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """By multiple relatively robust representations, which finds no more eigenvectors than are asked for."""
     n, dtype = x.shape[0], x.dtype
     a, w, z = np.array(x, order="C"), np.empty(n, dtype), np.empty((count, n), dtype)
@@ -95,7 +95,7 @@ def _syevr(x: Any, count: int) -> tuple[Any, Any]:
     return w[:count][::-1], z[::-1].T
 
 
-def _with_workspace(name: str, dtype: Any, arguments: Callable[[Any, int], tuple[Any, ...]]) -> None:
+def _with_workspace(name: str, dtype: np.dtype, arguments: Callable[[np.ndarray, int], tuple[Argument, ...]]) -> None:
     """Call a routine twice: it first tells how much workspace it wants."""
     wanted = np.empty(1, dtype)
     _call(name, arguments(wanted, -1))
@@ -103,14 +103,14 @@ def _with_workspace(name: str, dtype: Any, arguments: Callable[[Any, int], tuple
     _call(name, arguments(np.empty(size, dtype), size))
 
 
-def _call(name: str, arguments: tuple[Any, ...]) -> None:
+def _call(name: str, arguments: tuple[Argument, ...]) -> None:
     """Call a routine of LAPACK that is to succeed."""
     if info := _info(name, arguments):
         why = "it did not converge" if info > 0 else "it cannot take the matrix"
         raise np.linalg.LinAlgError(f"LAPACK's {name} returned {info}: {why}")
 
 
-def _info(name: str, arguments: tuple[Any, ...]) -> int:
+def _info(name: str, arguments: tuple[Argument, ...]) -> int:
     """Call a routine of LAPACK, to which everything goes by address; other threads run on meanwhile. Its verdict."""
     info = ctypes.c_int(0)
     held = [ctypes.c_int(a) if isinstance(a, int) else a for a in arguments]
@@ -119,7 +119,7 @@ def _info(name: str, arguments: tuple[Any, ...]) -> int:
     return info.value
 
 
-def _address(argument: Any) -> Any:
+def _address(argument: bytes | ctypes.c_int | np.ndarray) -> bytes | int:
     if isinstance(argument, bytes):
         return argument
     return ctypes.addressof(argument) if isinstance(argument, ctypes.c_int) else argument.ctypes.data
@@ -139,7 +139,7 @@ def _routine(name: str, count: int) -> Callable[..., None]:
 
 
 @cache
-def _load_routines() -> dict[str, Any]:
+def _load_routines() -> dict[str, object]:
     """The routines of `scipy.linalg.cython_lapack`, loaded without the rest of its package, which takes 0.2 s."""
     folder = os.path.join(import_module("scipy").__path__[0], "linalg")
     spec = PathFinder.find_spec("scipy.linalg.cython_lapack", [folder])

@@ -5,14 +5,12 @@ On the host by a block Lanczos process where few are wanted, else by LAPACK or w
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from brainsurgery_jax._lazy import np
+from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.numerics.lapack import is_positive_definite, top_eigenvectors
+from brainsurgery_jax.numerics.math import on_host
 from brainsurgery_jax.numerics.orthonormal import orthonormal
-
-Array = Any
-"""numpy's or JAX's."""
 
 WIDTH = 16
 """Columns of a block."""
@@ -36,14 +34,14 @@ class Leading(NamedTuple):
     rest: Array
 
 
-def leading(c: Array, rank: int, total: Array, tol: float, normal: Array | None) -> Leading:
+def leading(c: Array, rank: int, total: Array, tol: float | Array, normal: np.ndarray | None) -> Leading:
     """The `rank` largest eigenvalues of a positive semidefinite matrix of trace `total`.
 
     Where a Lanczos process is quicker (`normal` [n, WIDTH] starts it), they are as exact as the share `tol` of what
     they leave of the trace. None is missed: that all others are below `rest` is proven by a Cholesky factorization.
     References: Parlett, The Symmetric Eigenvalue Problem, 1998, chapters 11 and 13.
     """
-    if normal is not None and (found := _lanczos(c, rank, total, tol, normal)) is not None:
+    if normal is not None and on_host(c) and (found := _lanczos(c, rank, total, tol, normal)) is not None:
         return found
     values, vectors = top_eigenvectors(c, min(rank + 1, c.shape[0]))
     xp = values.__array_namespace__()
@@ -83,7 +81,7 @@ def workspace(n: int, item: int) -> int:
     return item * (n * most + 4 * most**2 + 2 * n**2)
 
 
-def _lanczos(c: Array, rank: int, total: Array, tol: float, normal: Array) -> Leading | None:
+def _lanczos(c: np.ndarray, rank: int, total: Array, tol: float | Array, normal: np.ndarray) -> Leading | None:
     """By a block Lanczos process with full orthogonalization, unless its space grows too large."""
     n, first = c.shape[0], _first_look(rank)
     most = int(MOST * n) // WIDTH * WIDTH
@@ -100,14 +98,14 @@ def _lanczos(c: Array, rank: int, total: Array, tol: float, normal: Array) -> Le
         if end >= first and (end - first) % (STEP * WIDTH) == 0:
             values, inner = top_eigenvectors(small[:end, :end], rank + 1)
             residual = np.linalg.norm((onward.T @ image) @ inner[last, :rank], axis=0)
-            found = Leading(values[:rank], None, residual, values[rank])
+            found = Leading(values[:rank], spanned[:, :0], residual, values[rank])
             if (allowed := _allow(found, total, tol)) is not None:
                 vectors = spanned @ inner[:, :rank]
-                return _proven(c, found._replace(vectors=vectors, rest=allowed))
+                return _prove(c, found._replace(vectors=vectors, rest=allowed))
     return None
 
 
-def _allow(found: Leading, total: Array, tol: float) -> float | None:
+def _allow(found: Leading, total: Array, tol: float | Array) -> np.ndarray | None:
     """How large another eigenvalue may be, if what is found is exact enough; else None.
 
     Half of what `tol` allows is for the residuals, the other half for eigenvalues that are too close to tell apart.
@@ -116,12 +114,12 @@ def _allow(found: Leading, total: Array, tol: float) -> float | None:
     left = max(float(total) - float(np.sum(theta)), 0.0)
     rest = float(found.rest) + max((theta[-1] - float(found.rest)) / 2, tol * left / len(theta) / 2)
     gaps = np.maximum(theta - rest, 1e-300)
-    return rest if np.sum(np.minimum(residual, residual**2 / gaps)) <= tol * left else None
+    return np.asarray(rest) if np.sum(np.minimum(residual, residual**2 / gaps)) <= tol * left else None
 
 
-def _proven(c: Array, found: Leading) -> Leading | None:
+def _prove(c: np.ndarray, found: Leading) -> Leading | None:
     """`found`, if all others are below `rest`: then `rest - c`, what was found aside, is positive definite."""
-    without = (found.vectors * found.theta) @ found.vectors.T
+    without = np.asarray((found.vectors * found.theta) @ found.vectors.T)
     without -= c
     without.flat[:: c.shape[0] + 1] += c.dtype.type(found.rest)
     return found if is_positive_definite(without) else None

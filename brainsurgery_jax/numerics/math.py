@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, overload
 
-from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax._lazy import Array, jax, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, Kind, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.numerics.lookup import look_up, patterns
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 def wide(dtype: DType) -> DType:
@@ -18,17 +21,23 @@ def wide(dtype: DType) -> DType:
     return FLOAT32 if dtype.is_float and dtype.bits < 32 else dtype
 
 
-def on_host(x: Any) -> bool:
+def on_host(x: object) -> TypeIs[np.ndarray]:
     """Whether an array is numpy's: then it is computed on as it stands, else by JAX, perhaps under a trace."""
     return isinstance(x, np.ndarray | np.generic)
 
 
-def kind(x: Any) -> Kind:
+def kind(x: Array) -> Kind:
     """The kind of an array's dtype."""
     return BY_NAME[x.dtype.name].kind
 
 
-def widen(x: Any) -> Any:
+@overload
+def widen(x: np.ndarray) -> np.ndarray: ...
+@overload
+def widen(x: jax.Array) -> jax.Array: ...
+@overload
+def widen(x: Array) -> Array: ...
+def widen(x: Array) -> Array:
     """`x` in float32 if it is a float of fewer bits, else `x`."""
     if kind(x) != "float" or x.dtype.itemsize >= 4:
         return x
@@ -38,11 +47,11 @@ def widen(x: Any) -> Any:
 
 
 @cache
-def _widen_table(dtype: Any) -> Any:
+def _widen_table(dtype: np.dtype) -> np.ndarray:
     return patterns(dtype).astype(np.float32)
 
 
-def entries(table: Any, places: Any) -> Any:
+def entries(table: np.ndarray, places: np.ndarray) -> np.ndarray:
     """The entries of a table at the places of a numpy array of whole numbers."""
     at = np.ascontiguousarray(places)
     out = np.empty(places.shape, table.dtype)
@@ -50,12 +59,12 @@ def entries(table: Any, places: Any) -> Any:
     return out
 
 
-def to_float64(x: Any) -> Any:
+def to_float64(x: Array) -> jax.Array:
     """A float of at most 32 bits in float64, subnormal numbers kept."""
     return _like_astype(_to_float64, "float64")(x)
 
 
-def _to_float64(x: Any) -> Any:
+def _to_float64(x: Array) -> jax.Array:
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
     size = (bits & jnp.uint32(0x7FFFFF)).astype(jnp.float64) * jnp.float64(2.0**-149)
     subnormal = (bits & jnp.uint32(0x7F800000)) == 0
@@ -63,20 +72,20 @@ def _to_float64(x: Any) -> Any:
     return jnp.where(subnormal, signed, jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.float64))
 
 
-def to_float32(x: Any) -> Any:
+def to_float32(x: Array) -> jax.Array:
     """A float64 rounded to float32 (to nearest, ties to even), subnormal numbers kept."""
     return _like_astype(_to_float32, "float32")(x)
 
 
 @cache
-def _like_astype(fn: Callable[[Any], Any], dtype: str) -> Callable[[Any], Any]:
+def _like_astype(fn: Callable[[Array], jax.Array], dtype: str) -> Callable[[Array], jax.Array]:
     """`fn` with the derivative of `astype`: bits have none of their own, so gradients would silently be zero."""
     wrapped = jax.custom_jvp(fn)
     wrapped.defjvps(lambda tangent, result, x: tangent.astype(dtype))
     return wrapped
 
 
-def _to_float32(x: Any) -> Any:
+def _to_float32(x: Array) -> jax.Array:
     size = jnp.abs(x)
     subnormal = size < 2.0**-126
     count = jnp.round(jnp.where(subnormal, size, jnp.zeros_like(size)) * jnp.float64(2.0**149)).astype(jnp.uint32)
@@ -84,7 +93,7 @@ def _to_float32(x: Any) -> Any:
     return jnp.where(subnormal, jax.lax.bitcast_convert_type(count | sign, jnp.float32), x.astype(jnp.float32))
 
 
-def seal(x: Any) -> Any:
+def seal(x: jax.Array) -> jax.Array:
     """A traced array as it is: a value that XLA must round before it computes on with it.
 
     XLA rewrites floating-point code: `(x + 1) - 1` becomes `x`, `x / 448` becomes `x * (1 / 448)`, `a / b / c` becomes
@@ -94,19 +103,22 @@ def seal(x: Any) -> Any:
     return _seal_by(x, x)
 
 
-def quotient(x: Any, y: Any) -> Any:
+def quotient(x: Array, y: Array) -> Array:
     """`x / y`, rounded to nearest; `x` and `y` broadcast.
 
     Of a divisor that many elements share, compiled code multiplies by the reciprocal; this one it must take for another
     number at every element.
     """
-    if on_host(x) and on_host(y):
-        return np.divide(x, y)
+    return np.divide(x, y) if on_host(x) and on_host(y) else divide_traced(x, y)
+
+
+def divide_traced(x: Array, y: Array) -> jax.Array:
+    """The same in compiled code."""
     x, y = jnp.broadcast_arrays(x, y)
     return x / _seal_by(y, x)
 
 
-def _seal_by(x: Any, other: Any) -> Any:
+def _seal_by(x: jax.Array, other: jax.Array) -> jax.Array:
     """`x`, by what no compiler knows to be zero of the bits of `other`, which has its shape and dtype."""
     if kind(x) == "complex":
         return jax.lax.complex(_seal_by(x.real, other.real), _seal_by(x.imag, other.imag))
@@ -118,29 +130,30 @@ def _seal_by(x: Any, other: Any) -> Any:
     return jax.lax.platform_dependent(x, other, tpu=unsealed, default=_seal)
 
 
-def _seal(x: Any, other: Any) -> Any:
+def _seal(x: jax.Array, other: jax.Array) -> jax.Array:
     return _like_identity()(x, other)
 
 
 @cache
-def _like_identity() -> Callable[[Any, Any], Any]:
+def _like_identity() -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The seal with the derivative of the identity: bits have none of their own."""
     wrapped = jax.custom_jvp(_flip_no_bit)
     wrapped.defjvps(lambda tangent, result, x, other: tangent, None)
     return wrapped
 
 
-def _flip_no_bit(x: Any, other: Any) -> Any:
+def _flip_no_bit(x: jax.Array, other: jax.Array) -> jax.Array:
     unsigned = np.dtype(f"u{x.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(other, unsigned)
     never = ((bits * bits) & np.asarray(5, unsigned)) == np.asarray(5, unsigned)
     return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, unsigned) ^ never.astype(unsigned), x.dtype)
 
 
-def nonzero(x: Any) -> Any:
+def nonzero(x: Array) -> Array:
     """Where `x` is not zero; NaN and subnormal numbers are not."""
     if kind(x) == "complex":
-        return nonzero(x.real) | nonzero(x.imag)
+        xp = np if on_host(x) else jnp
+        return nonzero(xp.real(x)) | nonzero(xp.imag(x))
     if kind(x) != "float" or on_host(x):
         return x != 0
     if x.dtype.itemsize < 8:

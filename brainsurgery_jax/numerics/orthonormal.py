@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from brainsurgery_jax._lazy import np
-
-Array = Any
-"""numpy's or JAX's."""
+from brainsurgery_jax._lazy import Array, np
 
 DEFICIENT = 1e-10
 """Squared length, relative to the longest direction of a block, below which a direction is rounding noise."""

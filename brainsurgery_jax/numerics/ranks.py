@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.protocol import Reduction
+from brainsurgery_jax.reduction import Answer, Reduction
 
 DIGIT = 16
 """Bits that a pass counts: 65,536 counts stay in a core's own cache."""
@@ -43,13 +43,13 @@ class Narrowing(NamedTuple):
 class Count(NamedTuple):
     """How often each value of a digit occurs, for each of the digits above it that are looked at."""
 
-    tables: Mapping[int, Any]
+    tables: Mapping[int, np.ndarray]
     nan: bool
 
 
 def find_places(
-    dtype: Any, places: Sequence[int], finish: Callable[[Any], Any], nan: Any
-) -> tuple[Callable[[Narrowing | None], Reduction], ...]:
+    dtype: np.dtype, places: Sequence[int], finish: Callable[[np.ndarray], Answer], nan: Answer
+) -> tuple[Callable[..., Reduction[Count, Narrowing | Answer]], ...]:
     """The passes that find the elements of a tensor at `places` of the sorted order, -0 before 0.
 
     `dtype`: a numpy dtype of real numbers of 8, 16, 32 or 64 bits. The last pass answers `finish(elements)`, or `nan`
@@ -58,15 +58,15 @@ def find_places(
     digits = max(1, dtype.itemsize * 8 // DIGIT)
     start = Narrowing(tuple(Wanted(0, place) for place in places))
 
-    def answer(found: Narrowing) -> Any:
+    def answer(found: Narrowing) -> Answer:
         if found.nan:
             return nan
         return finish(np.array([w.digits for w in found.wanted], f"u{dtype.itemsize}").view(dtype))
 
-    def search(number: int, before: Narrowing | None) -> Reduction:
+    def search(number: int, before: Narrowing | None) -> Reduction[Count, Narrowing | Answer]:
         known = start if before is None else before
 
-        def conclude(count: Count) -> Any:
+        def conclude(count: Count) -> Narrowing | Answer:
             found = _narrow(dtype, number, known, count)
             return answer(found) if number == digits - 1 else found
 
@@ -75,7 +75,7 @@ def find_places(
     return tuple(partial(search, number) for number in range(digits))
 
 
-def _count(number: int, known: Narrowing, x: Any) -> Count:
+def _count(number: int, known: Narrowing, x: np.ndarray) -> Count:
     """The counts of digit `number` from the top in a block."""
     bits = min(DIGIT, x.itemsize * 8)
     left = x.itemsize * 8 - (number + 1) * bits
@@ -89,7 +89,7 @@ def _count(number: int, known: Narrowing, x: Any) -> Count:
     return Count({digits: _table(words, left, bits, digits) for digits in above}, False)
 
 
-def _table(words: Any, shift: int, bits: int, above: int | None = None) -> Any:
+def _table(words: np.ndarray, shift: int, bits: int, above: int | None = None) -> np.ndarray:
     """How often each value of `bits` bits occurs in words, from bit `shift` on; only of words that have the bits
     `above` before them, if these are given."""
     made = np.zeros(1 << bits, np.int64)
@@ -106,9 +106,9 @@ def _table(words: Any, shift: int, bits: int, above: int | None = None) -> Any:
     return made
 
 
-def _suspicious(table: Any, dtype: Any) -> bool:
+def _suspicious(table: np.ndarray, dtype: np.dtype) -> bool:
     """Whether a block whose highest digits are counted may hold NaN: some have all bits of the exponent set."""
-    if dtype.kind in "biu":
+    if dtype == np.bool_ or np.issubdtype(dtype, np.integer):
         return False
     infinity = int(np.asarray(np.inf, dtype).view(f"u{dtype.itemsize}")) >> (
         dtype.itemsize * 8 - table.size.bit_length() + 1
@@ -121,7 +121,7 @@ def _merge(a: Count, b: Count) -> Count:
     return Count({digits: a.tables[digits] + b.tables[digits] for digits in a.tables}, a.nan or b.nan)
 
 
-def _narrow(dtype: Any, number: int, known: Narrowing, count: Count) -> Narrowing:
+def _narrow(dtype: np.dtype, number: int, known: Narrowing, count: Count) -> Narrowing:
     """The search after a pass."""
     if known.nan or count.nan:
         return Narrowing((), nan=True)
@@ -136,13 +136,14 @@ def _narrow(dtype: Any, number: int, known: Narrowing, count: Count) -> Narrowin
     return Narrowing(tuple(wanted))
 
 
-def _order(dtype: Any, number: int, digits: int, size: int) -> Any:
+def _order(dtype: np.dtype, number: int, digits: int, size: int) -> np.ndarray:
     """The values of a digit in the order of the numbers that have them: of negative floats the largest bits first."""
     values = np.arange(size)
-    if dtype.kind == "u" or (dtype.kind == "i" and number):
+    signed = np.issubdtype(dtype, np.signedinteger)
+    if np.issubdtype(dtype, np.unsignedinteger) or (signed and number):
         return values
     half = size // 2
-    if dtype.kind == "i":
+    if signed:
         return np.concatenate([values[half:], values[:half]])
     if number == 0:
         return np.concatenate([values[: half - 1 : -1], values[:half]])

@@ -5,21 +5,22 @@ On numpy arrays as in compiled code, bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, overload
 
 from pydantic import Field
 
-from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax._lazy import Array, Flag, jax, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, FLOAT64, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import (
+    divide_traced,
     entries,
     kind,
     nonzero,
     on_host,
-    quotient,
     seal,
     to_float32,
     to_float64,
@@ -41,7 +42,7 @@ BARE_EXPONENT = "float8_e8m0fnu"
 sign)."""
 
 
-def round_once(name: str, x: Any, *others: Any) -> Any:
+def round_once(name: str, x: Array, *others: Array) -> Array:
     """`xp.name(x, *others)`, computed in at least float32 and rounded once to the dtype of `x`.
 
     XLA's CPU code takes subnormal numbers for zero. There, what other tools compute in float32 is computed in float64,
@@ -52,7 +53,7 @@ def round_once(name: str, x: Any, *others: Any) -> Any:
         wide = widen(x)
         own = {} if wide is x else {"out": wide}  # made here, and small enough to be still in the cache
         return round_to(getattr(np, name)(wide, *map(widen, others), **own), x.dtype)
-    fn = quotient if name == "divide" else getattr(jnp, name)
+    fn: Callable[..., jax.Array] = divide_traced if name == "divide" else getattr(jnp, name)
     if kind(x) != "float" or x.dtype.itemsize > 4:
         return seal(fn(x, *others).astype(x.dtype))
     return jax.lax.platform_dependent(
@@ -62,10 +63,10 @@ def round_once(name: str, x: Any, *others: Any) -> Any:
     )  # fmt: skip
 
 
-def round_to(x: Any, dtype: Any) -> Any:
+def round_to(x: Array, dtype: np.dtype | type[np.generic]) -> Array:
     """A result in the dtype of a tensor: a float as `cast` rounds it by default."""
     known = BY_NAME[np.dtype(dtype).name]
-    return _float(x, known, None) if kind(x) == known.kind == "float" else x.astype(dtype, copy=False)
+    return _float(x, known, None) if known.is_float and kind(x) == "float" else x.astype(dtype, copy=False)
 
 
 # --- Casts ------------------------------------------------------------------------------------------------------------
@@ -97,40 +98,46 @@ def bounds(dtype: DType) -> tuple[int, int]:
     return int(info.min), int(info.max)
 
 
-def cast_to(x: Any, dtype: DType, overflow: str | None = None) -> tuple[Any, Any]:
+@overload
+def cast_to(x: np.ndarray, dtype: DType, overflow: str | None = None) -> tuple[np.ndarray, Flag]: ...
+@overload
+def cast_to(x: Array, dtype: DType, overflow: str | None = None) -> tuple[Array, Flag]: ...
+def cast_to(x: Array, dtype: DType, overflow: str | None = None) -> tuple[Array, Flag]:
     """An array in another dtype, and whether that could be done with all of its values.
 
     To floats by rounding to nearest even, to integers towards zero, to bool by `!= 0`; of complex numbers the real part
     is taken.
     """
-    fits = (np if on_host(x) else jnp).ones((), dtype=np.bool_)
+    xp = np if on_host(x) else jnp
+    fits = xp.ones((), dtype=np.bool_)
     if dtype.is_bool:
         return nonzero(x), fits
     if dtype.is_complex:
         return _complex(x, dtype, overflow), fits
-    real = x.real if kind(x) == "complex" else x
+    real = xp.real(x) if kind(x) == "complex" else x
     if dtype.is_float:
         return (_float if kind(real) == "float" else _float_of_integers)(real, dtype, overflow), fits
     cast = _integer_of_floats if kind(real) == "float" else _integer
     return cast(real, dtype, overflow)
 
 
-def _complex(x: Any, dtype: DType, overflow: str | None) -> Any:
+def _complex(x: Array, dtype: DType, overflow: str | None) -> Array:
     part = FLOAT64 if dtype.bits == 128 else FLOAT32
     if kind(x) != "complex":
         return cast_to(x, part, overflow)[0].astype(to_numpy(dtype))
-    real, imag = (_float(y, part, overflow) for y in (x.real, x.imag))
+    xp = np if on_host(x) else jnp
+    real, imag = (_float(y, part, overflow) for y in (xp.real(x), xp.imag(x)))
     if not on_host(x):
         return jax.lax.complex(real, imag)
-    out = np.empty(x.shape, to_numpy(dtype))
+    out: np.ndarray[tuple[int, ...], np.dtype[np.complex128]] = np.empty(x.shape, to_numpy(dtype))
     out.real, out.imag = real, imag
     return out
 
 
-def _float(x: Any, dtype: DType, overflow: str | None) -> Any:
+def _float(x: Array, dtype: DType, overflow: str | None) -> Array:
     """Floats in another float dtype. Between float64 and smaller ones always by way of float32, as elsewhere."""
     if on_host(x) and dtype.bits == 8:
-        return _by_upper_half(widen(x).astype(np.float32, copy=False), dtype, overflow)
+        return _by_upper_half(np.asarray(widen(x), np.float32), dtype, overflow)
     x = _within_reach(x, dtype, overflow)
     if on_host(x):
         return convert_float(x, to_numpy(dtype))
@@ -138,7 +145,7 @@ def _float(x: Any, dtype: DType, overflow: str | None) -> Any:
     return x.astype(to_numpy(dtype))
 
 
-def _within_reach(x: Any, dtype: DType, overflow: str | None) -> Any:
+def _within_reach(x: Array, dtype: DType, overflow: str | None) -> Array:
     """Floats, those that a dtype cannot hold replaced by those that it takes for them."""
     if overflow != "saturate" and (overflow is not None or dtype.name not in (SATURATING, BARE_EXPONENT)):
         return x
@@ -153,7 +160,7 @@ def _within_reach(x: Any, dtype: DType, overflow: str | None) -> Any:
     return np.clip(x, -top, top) if on_host(x) else jnp.where(jnp.abs(x) > top, jnp.copysign(top, x), x)
 
 
-def _in_width(x: Any, dtype: DType) -> Any:
+def _in_width(x: Array, dtype: DType) -> Array:
     """Floats in float64 if they are to become that."""
     if dtype.bits < 64 or x.dtype == np.float64:
         return x
@@ -166,7 +173,7 @@ def _largest(dtype: DType) -> float:
     return float(ml_dtypes.finfo(to_numpy(dtype)).max)
 
 
-def _float_of_integers(x: Any, dtype: DType, overflow: str | None) -> Any:
+def _float_of_integers(x: Array, dtype: DType, overflow: str | None) -> Array:
     if dtype.bits == 8:  # float32 holds all integers that it can
         return _float(x.astype(np.float32), dtype, overflow)
     if overflow == "saturate" and kind(x) != "bool" and bounds(BY_NAME[x.dtype.name])[1] > (most := _largest(dtype)):
@@ -174,9 +181,9 @@ def _float_of_integers(x: Any, dtype: DType, overflow: str | None) -> Any:
     return x.astype(to_numpy(dtype))
 
 
-def _integer(x: Any, dtype: DType, overflow: str | None) -> tuple[Any, Any]:
+def _integer(x: Array, dtype: DType, overflow: str | None) -> tuple[Array, Flag]:
     """Integers, or booleans, in another integer dtype."""
-    xp: Any = np if on_host(x) else jnp
+    xp = np if on_host(x) else jnp
     source = BY_NAME[x.dtype.name]
     if overflow == "wrap" or (overflow is None and not may_refuse(source, dtype, None)) or source.is_bool:
         return x.astype(to_numpy(dtype)), xp.ones((), dtype=np.bool_)
@@ -187,9 +194,9 @@ def _integer(x: Any, dtype: DType, overflow: str | None) -> tuple[Any, Any]:
     return x.astype(to_numpy(dtype)), xp.all((x >= low) & (x <= high))
 
 
-def _integer_of_floats(x: Any, dtype: DType, overflow: str | None) -> tuple[Any, Any]:
+def _integer_of_floats(x: Array, dtype: DType, overflow: str | None) -> tuple[Array, Flag]:
     """Floats cut off towards zero. Saturated, NaN becomes 0."""
-    xp: Any = np if on_host(x) else jnp
+    xp = np if on_host(x) else jnp
     whole, (low, high) = xp.trunc(widen(x)), bounds(dtype)
     over, under = whole >= float(high + 1), whole < float(low)  # powers of two, which every float holds
     fits = ~(over | under | xp.isnan(whole))
@@ -200,7 +207,7 @@ def _integer_of_floats(x: Any, dtype: DType, overflow: str | None) -> tuple[Any,
     return xp.where(over, top, xp.where(under, bottom, made)), xp.ones((), dtype=np.bool_)
 
 
-def convert_float(x: Any, dtype: Any) -> Any:
+def convert_float(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """A numpy array of floats in another float dtype of two bytes or more, rounded to nearest even; from float64 by way
     of float32."""
     if x.dtype.itemsize == 1:
@@ -212,7 +219,7 @@ def convert_float(x: Any, dtype: Any) -> Any:
     return x.astype(dtype, copy=False)
 
 
-def _by_upper_half(x: Any, dtype: DType, overflow: str | None) -> Any:
+def _by_upper_half(x: np.ndarray, dtype: DType, overflow: str | None) -> np.ndarray:
     """Floats of four bytes rounded to one, five times as fast as by `astype`: by a table of what becomes of the upper
     half of their bits, the last of which tells whether there is anything below."""
     bits = np.asarray(x).view(np.uint32)
@@ -222,7 +229,7 @@ def _by_upper_half(x: Any, dtype: DType, overflow: str | None) -> Any:
 
 
 @cache
-def _round_upper(dtype: DType, overflow: str | None) -> Any:
+def _round_upper(dtype: DType, overflow: str | None) -> np.ndarray:
     upper = np.arange(1 << 16, dtype=np.uint32) << 16
     with np.errstate(all="ignore"):
-        return _within_reach(upper.view(np.float32), dtype, overflow).astype(to_numpy(dtype))
+        return np.asarray(_within_reach(upper.view(np.float32), dtype, overflow)).astype(to_numpy(dtype))

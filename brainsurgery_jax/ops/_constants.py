@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from brainsurgery_jax._lazy import Array, jnp, np
 from brainsurgery_jax.dtypes import DType, to_numpy
 from brainsurgery_jax.errors import Refusal
@@ -17,7 +15,7 @@ def broadcast(x: Array, *, shape: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(x, shape)
 
 
-def constant(value: Any, dtype: DType, key: str) -> np.ndarray:
+def constant(value: object, dtype: DType, key: str) -> np.ndarray:
     """The value as a numpy array of `dtype`, refused if the dtype cannot hold it."""
     if dtype.numpy is None:
         raise Refusal("dtype-opaque", f"{dtype} tensors can be named, copied and moved, but not filled", key=key)
@@ -27,7 +25,7 @@ def constant(value: Any, dtype: DType, key: str) -> np.ndarray:
         hint = "Give every row as many numbers as the first one."
         ragged = "the nested lists of values are ragged: rows must have equal lengths"
         raise Refusal("fill-values", ragged, key=key, hint=hint) from error
-    if wide.dtype.kind not in "biuf":
+    if not (wide.dtype == np.bool_ or np.isdtype(wide.dtype, ("integral", "real floating"))):
         raise Refusal("fill-values", f"expected numbers, got {value!r}", key=key,
                       hint="Give a number, or nested lists of numbers.")  # fmt: skip
     return _convert(wide, dtype, key)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
 from brainsurgery_jax._lazy import Array, Num, np
 from brainsurgery_jax.documents import Text
-from brainsurgery_jax.dtypes import Aval, to_numpy
+from brainsurgery_jax.dtypes import FLOAT16, to_numpy
 from brainsurgery_jax.errors import PlanError, Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import Shape
 from brainsurgery_jax.layout.adapters import adapt, is_adapter, weights_of
@@ -19,7 +19,7 @@ from brainsurgery_jax.layout.library import layout_for
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.moments import OPTIMIZER, WEIGHTS, MomentTree, moment_trees
 from brainsurgery_jax.numerics.rounding import round_once
-from brainsurgery_jax.op import Number, kernel
+from brainsurgery_jax.op import Avals, Number, Params, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
@@ -30,12 +30,12 @@ SHOWN = 8
 """How many names of a kind a refusal lists."""
 
 
-def _floats(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+def _floats(avals: Avals, params: Params) -> None:
     if not avals[0].dtype.is_float:
         raise Refusal("dtype-unsupported", f"this layout adds numbers to floating tensors, got {avals[0]}")
 
 
-@kernel(elementwise=True, check=_floats, host=lambda avals, params: avals[0].dtype.name != "float16")
+@kernel(elementwise=True, check=_floats, host=lambda avals, params: avals[0].dtype != FLOAT16)
 def shift(x: Num[Array, "..."], *, number: Number) -> Array:
     """`x + number`, in at least float32 and rounded once."""
     return round_once("add", x, number.astype(np.float64 if x.dtype == np.float64 else np.float32))
@@ -79,21 +79,27 @@ class Exprs:
         return x if number == 0 or self.power != 1 else self.view.apply(shift, x, number=number)
 
 
+class Direction(NamedTuple):
+    """Which way a layout is applied, whether moments are carried along, and which tied copies are made again."""
+
+    inverse: bool
+    moments: bool
+    restore: Sequence[str]
+
+
 def edits(
     view: View,
     name: str,
-    config: Mapping[str, Any] | str | None,
-    options: Mapping[str, Value] | None,
-    restore: Sequence[str],
+    config: Mapping[str, object] | str | None,
+    options: Mapping[str, Value],
     alias: str | None,
-    *,
-    inverse: bool,
-    moments: bool,
+    direction: Direction,
 ) -> Iterator[Edit]:
     """What the op `layout` does. Raises Refusal."""
+    inverse, moments, restore = direction
     where = _alias(view, alias)
     found, content = _load(name, config)
-    bound = _bind_layout(found, content, options or {}, view, where, inverse=inverse)
+    bound = _bind_layout(found, content, options, view, where, inverse=inverse)
     work = _Work(bound, view, where, inverse=inverse, moments=moments)
     work.check(restore)
     if not inverse and (lossy := bound.lossy()):
@@ -118,7 +124,7 @@ def _alias(view: View, alias: str | None) -> str:
     return chosen
 
 
-def _load(name: str, config: Mapping[str, Any] | str | None) -> tuple[Layout, Mapping[str, Any]]:
+def _load(name: str, config: Mapping[str, object] | str | None) -> tuple[Layout, Mapping[str, object]]:
     """The layout, and the content of config.json."""
     content = read_config(config) if isinstance(config, str) else config
     try:
@@ -141,7 +147,7 @@ def _refusal(bad: PlanError, what: str, key: str) -> Refusal:
 
 
 def _bind_layout(
-    found: Layout, config: Mapping[str, Any], options: Mapping[str, Value], view: View, alias: str, *, inverse: bool
+    found: Layout, config: Mapping[str, object], options: Mapping[str, Value], view: View, alias: str, *, inverse: bool
 ) -> BoundLayout:
     names = view.names(alias)
     adapter = is_adapter(names)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictInt
 
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import KeyGroup
 from brainsurgery_jax.protocol import NO_MATCH, Every, Item, Known, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
 
@@ -16,6 +18,7 @@ Unmatched = Annotated[
     Literal["error", "drop"] | None,
     Field(description="tensors on one side alone: error, or drop (leave them out); else those on the right are noted"),
 ]
+Bound = Annotated[StrictInt, Field(ge=0)]
 MOST_NAMES = 4
 """Names that a message lists."""
 
@@ -23,6 +26,22 @@ TESTS: Mapping[str, Callable[[float, float], bool]] = {
     "is": operator.eq, "ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt,
 }  # fmt: skip
 WORDS = {"is": "exactly", "ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+
+
+@dataclass(frozen=True)
+class BoundKeys(KeyGroup):
+    """Bounds of a number of things."""
+
+    is_: Bound | None = None
+    ge: Bound | None = None
+    gt: Bound | None = None
+    le: Bound | None = None
+    lt: Bound | None = None
+
+    @property
+    def bounds(self) -> dict[str, int | None]:
+        """The bounds by their keys."""
+        return {"is": self.is_, "ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
 
 
 def judge_bounds(label: str, found: float, bounds: Mapping[str, float | None]) -> Known:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated
 
-from pydantic import Field, StrictInt
+from pydantic import StrictInt
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.numerics.compare import alike
@@ -20,11 +20,10 @@ from brainsurgery_jax.op import (
     assertion,
     sink,
 )
-from brainsurgery_jax.ops._verdicts import absent, check_bounds, judge_bounds, list_sorted, of_each
+from brainsurgery_jax.ops._verdicts import Bound, BoundKeys, absent, check_bounds, judge_bounds, list_sorted, of_each
 from brainsurgery_jax.protocol import NO_MATCH, Every, Known, Negated, Some, TensorExpr, Verdict, View, settle
 from brainsurgery_jax.select import Ref, compile_pattern
 
-Bound = Annotated[StrictInt, Field(ge=0)]
 Patterns = tuple[Pattern, ...]
 _NAMES = Role("pattern", fallback="")
 
@@ -38,7 +37,7 @@ def assert_(view: View, *, operator: AssertionKey) -> Verdict:
     return operator.ask(view)
 
 
-def _compare(label: str, found: Any, wanted: Any) -> Known:
+def _compare(label: str, found: object, wanted: object) -> Known:
     return Known(found == wanted, "" if found == wanted else f"{label} is {found}, not {wanted}")
 
 
@@ -81,25 +80,24 @@ def dtype(view: View, *, of: SlicedPattern, is_: DTypeName) -> Verdict:
 
 
 @assertion()
-def dimensions(
-    view: View,
-    *,
-    of: SlicedPattern,
-    is_: Bound | None = None,
-    ge: Bound | None = None,
-    gt: Bound | None = None,
-    le: Bound | None = None,
-    lt: Bound | None = None,
-) -> Verdict:
+def dimensions(view: View, *, of: SlicedPattern, number: BoundKeys) -> Verdict:
     """The number of axes of every match (after slicing) satisfies all bounds.
 
     Example: `assert: {dimensions: {of: '.*\\.bias', is: 1}}`
     """
-    bounds = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
+    bounds = number.bounds
     check_bounds(bounds)
     return of_each(
         view, of, lambda i: judge_bounds(f"the number of axes of '{i.name}'", len(i.expr.aval.shape), bounds)
     )
+
+
+@dataclass(frozen=True)
+class CountKeys(BoundKeys):
+    """Bounds of a count, `at_least` and `at_most` for `ge` and `le`."""
+
+    at_least: Bound | None = None
+    at_most: Bound | None = None
 
 
 def _synonyms(key: str, a: int | None, b: int | None) -> int | None:
@@ -108,11 +106,10 @@ def _synonyms(key: str, a: int | None, b: int | None) -> int | None:
     return b if a is None else a
 
 
-def _counter(
-    view: View, of: Ref, which: int, word: str, given: dict[str, int | None], at_least: int | None, at_most: int | None
-) -> Verdict:
-    low, high = _synonyms("at_least", given["ge"], at_least), _synonyms("at_most", given["le"], at_most)
-    bounds = given | {"ge": low, "le": high}
+def _counter(view: View, of: Ref, which: int, word: str, number: CountKeys) -> Verdict:
+    low = _synonyms("at_least", number.ge, number.at_least)
+    high = _synonyms("at_most", number.le, number.at_most)
+    bounds = number.bounds | {"ge": low, "le": high}
     check_bounds(bounds)
 
     names = view.match(of, "of")
@@ -126,45 +123,21 @@ def _counter(
 
 
 @assertion()
-def reads(
-    view: View,
-    *,
-    of: SlicedPattern,
-    is_: Bound | None = None,
-    ge: Bound | None = None,
-    gt: Bound | None = None,
-    le: Bound | None = None,
-    lt: Bound | None = None,
-    at_least: Bound | None = None,
-    at_most: Bound | None = None,
-) -> Verdict:
+def reads(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
     """How often earlier steps fetched every match.
 
     Example: `assert: {reads: {of: 'wte.weight', at_most: 2}}`
     """
-    given = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
-    return _counter(view, of, 0, "reads", given, at_least, at_most)
+    return _counter(view, of, 0, "reads", number)
 
 
 @assertion()
-def writes(
-    view: View,
-    *,
-    of: SlicedPattern,
-    is_: Bound | None = None,
-    ge: Bound | None = None,
-    gt: Bound | None = None,
-    le: Bound | None = None,
-    lt: Bound | None = None,
-    at_least: Bound | None = None,
-    at_most: Bound | None = None,
-) -> Verdict:
+def writes(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
     """How often earlier steps stored every match; a loaded tensor counts one.
 
     Example: `assert: {writes: {of: '.*', is: 1}}`
     """
-    given = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
-    return _counter(view, of, 1, "writes", given, at_least, at_most)
+    return _counter(view, of, 1, "writes", number)
 
 
 @assertion()

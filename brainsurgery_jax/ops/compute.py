@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 from pydantic import AfterValidator
 
-from brainsurgery_jax._lazy import Array, Num, np
-from brainsurgery_jax.dtypes import DTYPES, Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import DTYPES, Aval, DType
 from brainsurgery_jax.errors import Refusal, did_you_mean
-from brainsurgery_jax.expression.evaluate import evaluate
-from brainsurgery_jax.expression.folds import can_fold, passes_of
+from brainsurgery_jax.expression.folds import can_fold
 from brainsurgery_jax.expression.functions import FUNCTIONS
-from brainsurgery_jax.expression.liveness import nbytes, peak
 from brainsurgery_jax.expression.parse import Expression, parse_expression, walk_names
-from brainsurgery_jax.expression.partition import Partition, is_written_well, making_bytes, part_shapes, partition
+from brainsurgery_jax.expression.partition import is_written_well, partition
 from brainsurgery_jax.expression.program import At, Computation, below, excerpt, leaf, round_result
-from brainsurgery_jax.expression.ranges import exact_ranges, reasons, wrapping_nodes
+from brainsurgery_jax.expression.ranges import exact_ranges, wrapping_nodes
 from brainsurgery_jax.expression.transposes import reduce_as_it_lies
 from brainsurgery_jax.expression.typing import Typed, type_expression, work_dtype
-from brainsurgery_jax.index.boxes import Box
-from brainsurgery_jax.index.parts import Cuts, operand_box, parts
-from brainsurgery_jax.numerics.math import on_host
-from brainsurgery_jax.numerics.rounding import Overflow, cast_to, check_overflow
-from brainsurgery_jax.op import DTypeName, Operands, Passes, SlicedTemplate, control, kernel
+from brainsurgery_jax.numerics.rounding import Overflow, check_overflow
+from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control
 from brainsurgery_jax.ops._constants import broadcast
+from brainsurgery_jax.ops._formulas import by_element, fold_tensor, part, whole, widen_float
 from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
 from brainsurgery_jax.select import Ref, kind_of
 
@@ -41,138 +35,6 @@ STREAMED = 64 << 20
 
 NARROW = 16
 """Bits of integers whose arithmetic is looked at for values that leave their range."""
-
-
-# --- Kernels ----------------------------------------------------------------------------------------------------------
-
-
-def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
-    return (params["program"].aval,)
-
-
-def _refusal(params: Mapping[str, Any]) -> str:
-    return reasons(params["program"])
-
-
-def _on_device(avals: tuple[Aval, ...], params: Mapping[str, Any], backend: str) -> int:
-    """Bytes on an accelerator besides operands and result: what compiled code makes as a whole."""
-    return peak(params["program"], fused=True)
-
-
-def _on_numpy(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
-    return True
-
-
-def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
-    """Bytes besides operands and result: of what is kept and of one part, or of all if it is not cut. Of what is an
-    operand itself less than none: the result takes no place of its own."""
-    program: Computation = params["program"]
-    if len(program.nodes) == 1:
-        return -program.aval.nbytes
-    if (cut := partition(program)) is None:
-        return peak(program)
-    kept = held = 0
-    for before in cut.kept:
-        made = before.aval.nbytes + _workspace((), {"program": before})
-        kept, held = max(kept, held + made), held + (before.aval.nbytes if len(before.nodes) > 1 else 0)
-    return max(kept, held + making_bytes(cut.program, cut.cuts))
-
-
-_formula = partial(kernel, "compute", host=_on_numpy, guarded=True, refusal=_refusal)
-"""A kernel that evaluates an expression, with what all such kernels have in common."""
-
-
-@_formula(result=_result, workspace=_workspace, on_device=_on_device)
-def whole(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Array]:
-    """An expression over whole tensors of any shapes."""
-    cut = partition(program)
-    if cut is None or not all(map(on_host, xs)):
-        return evaluate(program, xs)
-    return _in_parts(program.aval, cut, xs)
-
-
-def _in_parts(aval: Aval, cut: Partition, xs: Sequence[Any]) -> tuple[Any, Any]:
-    """A result on numpy arrays, made part by part: what a part takes stays small, and near."""
-    made = [whole(*xs, program=before) for before in cut.kept]
-    accepted = all(fits for _, fits in made)
-    operands = [xs[at] if at >= 0 else made[-1 - at][0] for at in cut.sources]
-    out = np.empty(aval.shape, to_numpy(aval.dtype))
-    for box in parts(aval.shape, cut.cuts):
-        boxes = [operand_box(aval.shape, cut.cuts, box, at, x.shape) for at, x in enumerate(operands)]
-        own = [np.asarray(x[_slices(b)]) for x, b in zip(operands, boxes, strict=True)]
-        value, fits = _part_of(own, cut.program, cut.cuts)
-        out[_slices(box)] = value
-        accepted &= bool(fits)
-    return out, np.bool_(accepted)
-
-
-def _slices(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(*span) for span in box)
-
-
-def _part_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
-    """Bytes besides operands and result, where `avals` are those of parts."""
-    program, cuts = params["program"], params["cuts"]
-    return _part_peak(program, cuts, tuple(_units(program, cuts, [a.shape for a in avals])))
-
-
-@lru_cache(maxsize=4096)
-def _part_peak(program: Computation, cuts: Cuts, units: tuple[int, ...]) -> int:
-    return peak(program, part_shapes(program, cuts, units))
-
-
-@_formula(result=_result, workspace=_part_workspace, parts=lambda avals, params: params["cuts"])
-def part(*xs: Num[Array, "..."], program: Computation, cuts: Cuts) -> tuple[Array, Array]:
-    """An expression over the same part of every operand that is cut."""
-    return _part_of(xs, program, cuts)
-
-
-def _part_of(xs: Sequence[Any], program: Computation, cuts: Cuts) -> tuple[Any, Any]:
-    return evaluate(program, xs, part_shapes(program, cuts, _units(program, cuts, [x.shape for x in xs])))
-
-
-def _units(program: Computation, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """How many units of each cut there are in a part whose operands have these shapes."""
-    full = {node.get("index"): node.aval.shape for node in program.nodes if node.is_leaf}
-    found = []
-    for cut in cuts:
-        at, axis = next((i, a) for i, a in enumerate(cut.operands) if a is not None)
-        found.append(shapes[at][axis] * cut.units // full[at][axis])
-    return found
-
-
-def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
-    return passes_of(params["program"].nodes[-1], avals[0].shape)
-
-
-@kernel("compute", result=_result, host=_on_numpy, fold=_passes)
-def fold_tensor(x: Num[Array, "..."], *, program: Computation) -> Array:
-    """A reduction of a tensor that goes by in blocks."""
-    return evaluate(program, [x])[0]
-
-
-def _same_shape(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
-    return (Aval(avals[0].shape, params["program"].aval.dtype),)
-
-
-def _piece_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
-    """Bytes for a piece: what is made on the way, a result on its way, and twice as much again that is freed late."""
-    program: Computation = params["program"]
-    return peak(program, [avals[0].shape] * len(program.nodes)) + 3 * nbytes(avals[0].shape, program.aval.dtype)
-
-
-@_formula(result=_same_shape, workspace=_piece_workspace, elementwise=True)
-def by_element(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Array]:
-    """An expression that treats each element by itself, over tensors of one shape and dtype: it runs in blocks."""
-    return evaluate(program, xs)
-
-
-@kernel(
-    "compute", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), elementwise=True, host=_on_numpy
-)
-def widen_float(x: Num[Array, "..."], *, dtype: DType) -> Array:
-    """A float in the dtype that is computed in."""
-    return cast_to(x, dtype)[0]
 
 
 # --- The op -----------------------------------------------------------------------------------------------------------
@@ -327,7 +189,7 @@ def _replace_folds(
         return program, operands
     leaves = [n for n in below(nodes, [last], folds) if nodes[n].is_leaf]
     made = [_fold(view, program, number, operands) for number in folds]
-    sources = [*made, *(operands[nodes[n].get("index")] for n in leaves)]
+    sources = [*made, *(operands[nodes[n].params["index"]] for n in leaves)]
     return excerpt(nodes, last, [*folds, *leaves]), sources
 
 
@@ -358,7 +220,7 @@ def _fold(view: View, program: Computation, number: int, operands: Sequence[Tens
 
 
 def _select_operands(program: Computation, operands: Sequence[TensorExpr]) -> list[TensorExpr]:
-    return [operands[node.get("index")] for node in program.nodes if node.is_leaf]
+    return [operands[node.params["index"]] for node in program.nodes if node.is_leaf]
 
 
 def _renumber(program: Computation) -> Computation:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple, TypedDict
 
 from pydantic import Field, StrictInt
 
 from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, float_hint, to_numpy
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.keys import Word
+from brainsurgery_jax.keys import KeyGroup, Word
 from brainsurgery_jax.numerics.math import fold_seed
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Form, Name, Number, build, control, kernel
+from brainsurgery_jax.op import Avals, Form, Number, Real, build, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
-from brainsurgery_jax.protocol import Bind, Edit, TensorExpr, View
+from brainsurgery_jax.protocol import TensorExpr, View
 
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="positive sizes")]
 Mode = Annotated[Literal["constant", "rand", "tensor"], Word]
@@ -23,16 +23,40 @@ Distribution = Annotated[Literal["uniform", "normal"], Word]
 Seed = Annotated[StrictInt, Field(description="integer; without it the plan's `seed` serves")]
 
 
-def _random_aval(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
-    return (Aval(params["shape"], params["dtype"]),)
+@dataclass(frozen=True)
+class DrawKeys(KeyGroup):
+    """How random values are drawn: uniformly on [low, high), or normally."""
+
+    distribution: Distribution = "uniform"
+    low: Real = 0.0
+    high: Real = 1.0
+    mean: Real = 0.0
+    std: Real = 1.0
+    seed: Seed | None = None
+
+
+class RandomTensor(NamedTuple):
+    """Shape and dtype of random values, and how they are distributed."""
+
+    shape: tuple[int, ...]
+    dtype: DType
+    distribution: str
+
+
+class RandomParams(TypedDict):
+    """What is made of random values."""
+
+    made: RandomTensor
+
+
+def _random_aval(avals: Avals, params: RandomParams) -> Avals:
+    return (Aval(params["made"].shape, params["made"].dtype),)
 
 
 @kernel(blocks=True, result=_random_aval)
 def random_block(
     *,
-    shape: tuple[int, ...],
-    dtype: DType,
-    distribution: str,
+    made: RandomTensor,
     first: Number,
     second: Number,
     key_high: Number,
@@ -47,15 +71,15 @@ def random_block(
     """
     data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
     key = jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))
-    wide = jnp.float64 if dtype.bits == 64 else jnp.float32
-    draw = jax.random.uniform if distribution == "uniform" else jax.random.normal
-    scale = (second - first if distribution == "uniform" else second).astype(wide)
-    return round_to(draw(key, (size,), wide) * scale + first.astype(wide), to_numpy(dtype))
+    wide = jnp.float64 if made.dtype.bits == 64 else jnp.float32
+    uniform = made.distribution == "uniform"
+    draw = jax.random.uniform if uniform else jax.random.normal
+    scale = (second - first if uniform else second).astype(wide)
+    return round_to(draw(key, (size,), wide) * scale + first.astype(wide), to_numpy(made.dtype))
 
 
-def _random(
-    view: View, aval: Aval, seed: int, *, distribution: str, low: float, high: float, mean: float, std: float
-) -> TensorExpr:
+def _random(view: View, aval: Aval, seed: int, draw: DrawKeys) -> TensorExpr:
+    distribution, low, high, mean, std = draw.distribution, draw.low, draw.high, draw.mean, draw.std
     if not aval.dtype.is_float:
         raise Refusal("dtype-unsupported", f"random values need a floating dtype, got {aval}", key="mode",
                       hint=float_hint(aval.dtype), kinds=("float",))  # fmt: skip
@@ -68,7 +92,7 @@ def _random(
     first, second = (low, high) if distribution == "uniform" else (mean, std)
     key_high, key_low = float(seed >> 32 & 0xFFFFFFFF), float(seed & 0xFFFFFFFF)
     return view.apply(
-        random_block, shape=aval.shape, dtype=aval.dtype, distribution=distribution, first=first, second=second,
+        random_block, made=RandomTensor(aval.shape, aval.dtype, distribution), first=first, second=second,
         key_high=key_high, key_low=key_low,
     )  # fmt: skip
 
@@ -92,7 +116,7 @@ def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
 _WORDS = {"constant": "constant", "tensor": "given", "uniform": "drawn uniformly", "normal": "drawn normally"}
 
 
-def _fill(view: View, value: Any, aval: Aval, key: str) -> TensorExpr:
+def _fill(view: View, value: object, aval: Aval, key: str) -> TensorExpr:
     array = constant(value, aval.dtype, key)
     tail = aval.shape[len(aval.shape) - array.ndim :] if array.ndim <= len(aval.shape) else None
     if tail is None or any(n not in (1, m) for n, m in zip(array.shape, tail, strict=True)):
@@ -102,10 +126,10 @@ def _fill(view: View, value: Any, aval: Aval, key: str) -> TensorExpr:
 
 
 def _create(
-    view: View, aval: Aval, mode: str, value: float | None, values: Any, seed: int, rand: Mapping[str, Any]
+    view: View, aval: Aval, mode: str, value: float | None, values: object, seed: int, rand: DrawKeys
 ) -> TensorExpr:
     if mode == "rand":
-        return _random(view, aval, seed, **rand)
+        return _random(view, aval, seed, rand)
     key = "value" if mode == "constant" else "values"
     given = value if mode == "constant" else values
     if given is None:
@@ -124,14 +148,9 @@ def fill(
     x: TensorExpr,
     *,
     mode: Mode,
-    value: Number | None = None,
-    values: Any = None,
-    distribution: Distribution = "uniform",
-    low: Number = 0.0,
-    high: Number = 1.0,
-    mean: Number = 0.0,
-    std: Number = 1.0,
-    seed: Seed | None = None,
+    value: Real | None = None,
+    values: object = None,
+    draw: DrawKeys,
 ) -> TensorExpr:
     """Fill tensors like others (or tensors, or a slice of each) with a constant, given values or random numbers.
 
@@ -140,49 +159,39 @@ def fill(
     Example: `fill: {from: '(.*)\\.bias', to: '\\1.zeros', mode: constant, value: 0}`
     Example: `fill_: {target: '.*\\.bias', mode: constant, value: 0}`
     """
-    rand = {"distribution": distribution, "low": low, "high": high, "mean": mean, "std": std}
-    _tell_idle_keys(view, mode, distribution)
-    own_seed = fold_seed(view.seed if seed is None else seed, name)
-    return _create(view, x.aval, mode, value, values, own_seed, rand)
+    _tell_idle_keys(view, mode, draw.distribution)
+    seed = view.seed if draw.seed is None else draw.seed
+    return _create(view, x.aval, mode, value, values, fold_seed(seed, name), draw)
 
 
-@control()
-def zeroes(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
+def _from_nothing(name: str) -> Form:
+    """Of a tensor that is made from nothing, under a literal name."""
+    return Form(name, (), ("target",), "new")
+
+
+@build(_from_nothing("zeroes"))
+def zeroes(view: View, name: str, *, shape: Sizes) -> TensorExpr:
     """Make a float32 tensor of zeros under a literal name.
 
     Example: `zeroes: {target: 'work::delta', shape: [16, 16]}`
     """
-    yield Bind(target.alias, view.literal(target, "target"), _fill(view, 0.0, Aval(shape, FLOAT32), "shape"))
+    return _fill(view, 0.0, Aval(shape, FLOAT32), "shape")
 
 
-@control()
-def ones(view: View, *, target: Name, shape: Sizes) -> Iterator[Edit]:
+@build(_from_nothing("ones"))
+def ones(view: View, name: str, *, shape: Sizes) -> TensorExpr:
     """Make a float32 tensor of ones under a literal name.
 
     Example: `ones: {target: 'work::gate', shape: [16]}`
     """
-    yield Bind(target.alias, view.literal(target, "target"), _fill(view, 1.0, Aval(shape, FLOAT32), "shape"))
+    return _fill(view, 1.0, Aval(shape, FLOAT32), "shape")
 
 
-@control()
-def rand(
-    view: View,
-    *,
-    target: Name,
-    shape: Sizes,
-    distribution: Distribution = "uniform",
-    low: Number = 0.0,
-    high: Number = 1.0,
-    mean: Number = 0.0,
-    std: Number = 1.0,
-    seed: Seed | None = None,
-) -> Iterator[Edit]:
+@build(_from_nothing("rand"))
+def rand(view: View, name: str, *, shape: Sizes, draw: DrawKeys) -> TensorExpr:
     """Make a float32 tensor of random numbers under a literal name. Same seed and shape: same values, on every device.
 
     Example: `rand: {target: 'work::noise', shape: [16], distribution: normal, std: 0.02, seed: 7}`
     """
-    bounds = {"low": low, "high": high, "mean": mean, "std": std}
-    _tell_idle_keys(view, "rand", distribution)
-    seed = view.seed if seed is None else seed
-    made = _random(view, Aval(shape, FLOAT32), seed, distribution=distribution, **bounds)
-    yield Bind(target.alias, view.literal(target, "target"), made)
+    _tell_idle_keys(view, "rand", draw.distribution)
+    return _random(view, Aval(shape, FLOAT32), view.seed if draw.seed is None else draw.seed, draw)

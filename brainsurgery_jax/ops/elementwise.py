@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
-from brainsurgery_jax._lazy import Array, Inexact, Num, Shaped, jax, jnp, np
-from brainsurgery_jax.dtypes import Aval, float_hint
+from brainsurgery_jax._lazy import Array, Flag, Inexact, Num, Shaped, jax, jnp, np
+from brainsurgery_jax.dtypes import BFLOAT16, FLOAT16, Aval, DType, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.numerics.math import kind, on_host, seal, to_float32, to_float64
 from brainsurgery_jax.numerics.rounding import Overflow, cast_to, check_overflow, round_once, round_to
-from brainsurgery_jax.op import DTypeName, Form, Number, op
+from brainsurgery_jax.op import Avals, DTypeName, Form, Number, Params, op
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
 _BOTH = frozenset({"from", "to"})
@@ -32,13 +31,13 @@ def _in_place(name: str) -> Form:
     return Form(name, ("target",), ("target",), "existing", slices=frozenset({"target"}))
 
 
-def _arithmetic(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+def _arithmetic(avals: Avals, params: Params) -> bool:
     """Whether numpy computes on these as fast as compiled code: on all but two of float16 and smaller floats.
 
     (What is made of one such tensor is looked up in a table.)
     """
     dtype = avals[0].dtype
-    return not dtype.is_float or dtype.bits >= 32 or dtype.name == "bfloat16" or len(avals) == 1
+    return not dtype.is_float or dtype.bits >= 32 or dtype == BFLOAT16 or len(avals) == 1
 
 
 @op(Form("assign", ("from",), ("to",), "existing", slices=_BOTH), elementwise=True, noop=lambda avals, params: True)
@@ -64,7 +63,7 @@ def add(x: Num[Array, "..."], y: Num[Array, "..."]) -> Array:
 _NO_INTEGERS = "`{alias: ALIAS, name: PATTERN, kind: float}` leaves integers as they are; or cast them to a float first"
 
 
-def _no_bool(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+def _no_bool(avals: Avals, params: Params) -> None:
     if avals[0].dtype.is_bool:
         hint = "Cast first: `cast_: {target: ..., to: int8}`."
         found = f"this step cannot compute on booleans, got {avals[0]}"
@@ -121,14 +120,14 @@ def divide(x: Num[Array, "..."], y: Num[Array, "..."]) -> tuple[Array, Array]:
     return quotient, xp.all(exact)
 
 
-def _continuous(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+def _continuous(avals: Avals, params: Params) -> None:
     if not avals[0].dtype.is_inexact:
         hint = float_hint(avals[0].dtype)
         found = f"lerp needs floating-point tensors, got {avals[0]}"
         raise Refusal("dtype-unsupported", found, hint=hint, kinds=("float", "complex"))
 
 
-def _wide_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _wide_workspace(avals: Avals, params: Params) -> int:
     """Both operands, a product and a result on its way, in the next wider dtype."""
     return 4 * sum(max(8, 2 * a.dtype.bits // 8) * a.size for a in avals[:1])
 
@@ -152,7 +151,7 @@ def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Ar
     )  # fmt: skip
 
 
-def _between(x: Array, y: Array, t: Any) -> Array:
+def _between(x: Array, y: Array, t: Number) -> Array:
     """From the nearer of the two, so that both ends are exact. The arrays are the callee's to overwrite."""
     near = t < 0.5
     choose = (lambda a, b: a if near else b) if on_host(x) else (lambda a, b: jnp.where(near, a, b))
@@ -190,14 +189,21 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
         low, high = max(float(info.min), -(2.0**53)), min(float(info.max), 2.0**53)
         exact = xp.all((y == xp.round(y)) & (y >= low) & (y <= high) & (xp.abs(x.astype(np.float64)) <= 2.0**53))
         return y.astype(x.dtype), exact
-    factor = by.astype(np.float64 if x.dtype.name in ("float64", "complex128") else np.float32)
+    factor = by.astype(np.float64 if x.dtype in (np.float64, np.complex128) else np.float32)
     if kind(x) == "complex":
         factor = factor.astype(x.dtype)
     return round_once("multiply", x, factor), xp.ones((), dtype=np.bool_)
 
 
-def _bounds(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
-    _no_bool(avals, params)
+class ClampParams(TypedDict, total=False):
+    """The bounds of `clamp`; without one, or None: there is none."""
+
+    min_: float | None
+    max_: float | None
+
+
+def _bounds(avals: Avals, params: ClampParams) -> None:
+    _no_bool(avals, {})
     low, high = params.get("min_"), params.get("max_")
     if low is None and high is None:
         raise Refusal("clamp-bounds", "give at least one of min and max", key="min",
@@ -234,7 +240,7 @@ def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | No
     return y if high is None else round_once("minimum", y, high)
 
 
-def _round_bound(value: Any, x: Array) -> Any:
+def _round_bound(value: Number, x: Array) -> Array:
     """A bound rounded to the dtype of `x`. What lies outside of it bounds nothing, also where it has no infinity."""
     xp, dtype = x.__array_namespace__(), x.dtype
     if kind(x) in ("int", "uint"):
@@ -246,24 +252,31 @@ def _round_bound(value: Any, x: Array) -> Any:
     return xp.where(xp.isnan(own), value.astype(np.float32) * np.float32(np.inf), own)
 
 
-def _to_dtype(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+class CastParams(TypedDict):
+    """What `cast` makes of values; `overflow` only if it is given."""
+
+    dtype: DType
+    overflow: NotRequired[str | None]
+
+
+def _to_dtype(avals: Avals, params: CastParams) -> Avals:
     return (Aval(avals[0].shape, params["dtype"]),)
 
 
-def _convertible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+def _convertible(avals: Avals, params: CastParams) -> bool:
     """Whether numpy converts about as fast as compiled code, and rounds as we want: real numbers to integers, floats to
     floats, short ones by table.
 
     From float32 to float16 it takes 2 ns an element, and 60 where the result is subnormal.
     """
     source, target = avals[0].dtype, params["dtype"]
-    slow = source.bits > 16 and target.name == "float16"
+    slow = source.bits > 16 and target == FLOAT16
     if target.is_integer:
         return not source.is_complex
-    return source.kind == target.kind == "float" and not slow
+    return source.is_float and target.is_float and not slow
 
 
-def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+def _computable(avals: Avals, params: CastParams) -> None:
     if params["dtype"].is_opaque:
         raise Refusal(
             "dtype-unsupported", f"cannot cast to {params['dtype']}: there is no arithmetic for it", key="dtype"
@@ -282,7 +295,7 @@ def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
     refusal="a value does not fit the integer dtype, or is NaN. `overflow: saturate` takes the nearest value instead",
     noop=lambda avals, params: avals[0].dtype == params["dtype"],
 )
-def cast(x: Num[Array, "..."], *, dtype: DTypeName, overflow: Overflow | None = None) -> tuple[Array, Array]:
+def cast(x: Num[Array, "..."], *, dtype: DTypeName, overflow: Overflow | None = None) -> tuple[Array, Flag]:
     """Convert to another dtype: to floats by rounding to nearest even, to integers towards zero, to bool by `!= 0`.
 
     So weights between -1 and 1 become 0 in an integer dtype: scale them before. Of complex numbers the real part is

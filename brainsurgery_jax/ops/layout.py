@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field, StrictBool
 
-from brainsurgery_jax.keys import Text
+from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import control
 from brainsurgery_jax.protocol import Edit, View
 
 
+@dataclass(frozen=True)
+class LayoutKeys(KeyGroup):
+    """Which layout is applied, to what, and how."""
+
+    name: Annotated[Text, Field(description="a layout's name, or the path of a layout file")]
+    inverse: Annotated[StrictBool, Field(description="back to Hugging Face names")] = False
+    config: Annotated[dict[str, object] | Text | None, Field(description="path or content of config.json")] = None
+    options: Annotated[dict[str, bool | int | str] | None, Field(description="options of the layout")] = None
+    restore: Annotated[tuple[Text, ...] | None, Field(description="tied copies to make again, if `inverse`")] = None
+    moments: Annotated[StrictBool, Field(description="carry an optimizer's mu and nu along")] = False
+    alias: Text | None = None
+
+
 @control(configures=True)
-def layout(
-    view: View,
-    *,
-    name: Annotated[Text, Field(description="a layout's name, or the path of a layout file")],
-    inverse: Annotated[StrictBool, Field(description="back to Hugging Face names")] = False,
-    config: Annotated[dict[str, Any] | Text | None, Field(description="path or content of config.json")] = None,
-    options: Annotated[dict[str, bool | int | str] | None, Field(description="options of the layout")] = None,
-    restore: Annotated[tuple[Text, ...] | None, Field(description="tied copies to make again, if `inverse`")] = None,
-    moments: Annotated[StrictBool, Field(description="carry an optimizer's mu and nu along")] = False,
-    alias: Text | None = None,
-) -> Iterator[Edit]:
+def layout(view: View, *, keys: LayoutKeys) -> Iterator[Edit]:
     """Rename, reshape and stack all tensors of an alias as another library expects them, or back.
 
     `brainsurgery-jax layouts` lists the layouts. Every tensor must be one that the layout knows, in the shape that
@@ -33,6 +37,7 @@ def layout(
     one. The factors of a LoRA adapter are carried as the weights that they belong to.
     Example: `layout: {name: flax-gpt2, config: model/config.json}`
     """
-    from brainsurgery_jax.ops._layouts import edits  # its language takes 30 ms to load, which few plans need
+    from brainsurgery_jax.ops._layouts import Direction, edits  # its language takes 30 ms to load, which few plans need
 
-    yield from edits(view, name, config, options, restore or (), alias, inverse=inverse, moments=moments)
+    direction = Direction(inverse=keys.inverse, moments=keys.moments, restore=keys.restore or ())
+    yield from edits(view, keys.name, keys.config, keys.options or {}, keys.alias, direction)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 from pydantic import Field
 
@@ -15,11 +14,11 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Text
 from brainsurgery_jax.numerics.math import on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Form, Partner, SlicedPattern, Template, control, kernel, op
-from brainsurgery_jax.protocol import Bind, Edit, View
+from brainsurgery_jax.op import Avals, Form, Params, build, kernel, op
+from brainsurgery_jax.protocol import TensorExpr, View
 
 
-def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+def _contractible(avals: Avals, params: Params) -> None:
     a, b = avals
     if a.dtype != b.dtype:
         raise Refusal("dtypes-differ", f"dtypes differ: {a} and {b}", hint=common_dtype_hint(a.dtype, b.dtype))
@@ -38,7 +37,7 @@ def _contractible(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
         raise Refusal("shapes-differ", f"the leading axes of {a} and {b} do not broadcast")
 
 
-def _blas(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+def _blas(avals: Avals, params: Params) -> bool:
     return avals[0].dtype.is_inexact
 
 
@@ -94,7 +93,13 @@ def _sizes(avals: tuple[Aval, ...], equation: str) -> dict[str, int]:
     return sizes
 
 
-def _contract(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+class EinsumParams(TypedDict):
+    """The equation of a contraction."""
+
+    equation: str
+
+
+def _contract(avals: Avals, params: EinsumParams) -> Avals:
     for aval in avals:
         if aval.dtype != avals[0].dtype:
             hint = common_dtype_hint(avals[0].dtype, aval.dtype)
@@ -107,14 +112,14 @@ def _contract(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval,
     return (Aval(tuple(sizes[letter] for letter in _terms(params["equation"])[1]), avals[0].dtype),)
 
 
-def _plain_product(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+def _plain_product(avals: Avals, params: EinsumParams) -> bool:
     """Whether numpy does it by BLAS, which is as fast as compiled code: no axis that all three share, none twice."""
     terms, result = _terms(params["equation"])
     once = all(len(set(term)) == len(term) for term in terms)
     return once and (len(terms) == 1 or not set(terms[0]) & set(terms[1]) & set(result))
 
 
-def _contracting(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _workspace(avals: Avals, params: EinsumParams) -> int:
     """Bytes besides operands and result: operands widened, or with axes in an order that BLAS does not take, and the
     result widened."""
     sizes = _sizes(avals, params["equation"])
@@ -125,7 +130,7 @@ def _contracting(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
     return _BLAS + wide * (copied + made)
 
 
-@kernel(result=_contract, host=_plain_product, workspace=_contracting)
+@kernel(result=_contract, host=_plain_product, workspace=_workspace)
 def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     """`einsum(equation, *xs)` in at least float32, rounded once."""
     plain = equation.replace(" ", "")
@@ -134,24 +139,21 @@ def contraction(*xs: Inexact[Array, "..."], equation: str) -> Array:
     return round_to(jnp.einsum(plain, *map(widen, xs)), xs[0].dtype)
 
 
-@control()
+@build(
+    Form(
+        "einsum", ("from_a", "from_b"), ("to",), "new", slices=frozenset({"from_a", "from_b"}),
+        optional=frozenset({"from_b"}),
+    ),
+)  # fmt: skip
 def einsum(
     view: View,
-    *,
+    name: str,
+    *operands: TensorExpr,
     equation: Annotated[Text, Field(description="a letter for each axis: `oi,ir->or`")],
-    from_a: SlicedPattern,
-    from_b: Partner | None = None,
-    to: Template,
-) -> Iterator[Edit]:
+) -> TensorExpr:
     """Sum products over shared axes, as `numpy.einsum` does: one or two tensors, `equation` names their axes.
 
     Axes that the result does not have are summed over. Computed in at least float32, rounded once.
     Example: `einsum: {from_a: '(.*)\\.B', from_b: '\\1.A', to: '\\1.delta', equation: 'or,ri->oi'}`
     """
-    sources = {"from_a": from_a} if from_b is None else {"from_a": from_a, "from_b": from_b}
-    others = {key: ref for key, ref in sources.items() if key != "from_a"}
-    for name, (*more, target) in view.rename(from_a, {**others, "to": to}, read=others):
-        wholes = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(sources.items(), (name, *more), strict=True)]
-        operands = [view.slice(x, ref, key) for (key, ref), x in zip(sources.items(), wholes, strict=True)]
-        made = view.apply(contraction, *operands, equation=equation)
-        yield Bind(to.alias, target, made, like=(from_a.alias, name))
+    return view.apply(contraction, *operands, equation=equation)

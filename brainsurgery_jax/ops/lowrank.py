@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
-from pydantic import BeforeValidator, Field, StrictBool, WithJsonSchema
+from pydantic import Field, PlainValidator, StrictBool, WithJsonSchema
 
-from brainsurgery_jax._lazy import Array, Inexact, jax, np
+from brainsurgery_jax._lazy import Array, Flag, Inexact, jax, np
 from brainsurgery_jax.dtypes import BY_NAME, INT64, Aval
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import KeyGroup
 from brainsurgery_jax.numerics.factor import (
     WIDENED,
     Lanczos,
@@ -29,9 +31,8 @@ from brainsurgery_jax.numerics.ladder import Tried, ladder, svd_workspace, value
 from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Form, Number, Outcome, Pattern, Role, Rung, build, control, kernel
-from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, TensorExpr, View
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.op import Avals, Form, Number, Outcome, Params, Real, Rung, build, kernel
+from brainsurgery_jax.protocol import Results, TensorExpr, View
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
 
@@ -42,7 +43,7 @@ class Energy(NamedTuple):
     share: float
 
 
-def _rank(value: Any) -> int | float | Energy:
+def _rank(value: object) -> int | float | Energy:
     wanted = "expected a positive integer, a fraction below 1 of the full rank, or {energy: share}"
     match value:
         case {"energy": int() | float() as share, **others} if not others:
@@ -50,7 +51,7 @@ def _rank(value: Any) -> int | float | Energy:
                 return Energy(float(share))
             raise ValueError(f"expected an energy above 0 and at most 1, got {share!r}")
     try:
-        number = float(value)
+        number = float(value) if isinstance(value, str | int | float) else float("nan")
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{wanted}, got {value!r}") from None
     if number.is_integer() and number > 0:
@@ -67,32 +68,50 @@ _SHARE = {
     "additionalProperties": False,
 }
 Rank = Annotated[
-    Any,
-    BeforeValidator(_rank),
+    int | float | Energy,
+    PlainValidator(_rank),
     WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}, _SHARE]}),
 ]
 
 
-def _check_matrix(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
+class FactorParams(TypedDict):
+    """The rank of a factorization, and how it is found."""
+
+    rank: int
+    method: str
+
+
+class Numbers(TypedDict):
+    """How factors are found, their tolerance, and the key of random values."""
+
+    method: str
+    tol: float
+    key_high: float
+    key_low: float
+
+
+def _check_matrix(avals: Avals, params: Params) -> None:
     matrix(avals, "a low-rank factorization")
 
 
-def _factor_avals(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+def _factor_avals(avals: Avals, params: FactorParams) -> Avals:
     (x,) = avals
     return Aval((x.shape[0], params["rank"]), x.dtype), Aval((params["rank"], x.shape[1]), x.dtype)
 
 
-def _ladder(avals: tuple[Aval, ...], params: Mapping[str, Any], backend: str, finish: str) -> tuple[Rung, ...]:
+def _ladder(avals: Avals, params: FactorParams, backend: str, *, rebuilt: bool) -> tuple[Rung, ...]:
     tried = ladder(avals[0], params["rank"], params["method"], backend)
     names = (f"{t['way']}-{t['blocks']}" if t["blocks"] else t["way"] for t in tried)
-    return tuple(Rung(name, factorize, (*t.items(), ("finish", finish))) for name, t in zip(names, tried, strict=True))
+    return tuple(
+        Rung(name, factorize, (*t.items(), ("rebuilt", rebuilt))) for name, t in zip(names, tried, strict=True)
+    )
 
 
-def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str, backend: str = "cpu") -> int:
-    return workspace(avals[0], params["rank"], params["method"], backend, rebuilt=finish == "matrix")
+def _workspace(avals: Avals, params: FactorParams, backend: str = "cpu", *, rebuilt: bool) -> int:
+    return workspace(avals[0], params["rank"], params["method"], backend, rebuilt=rebuilt)
 
 
-def _anywhere(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
+def _anywhere(avals: Avals, params: Params) -> bool:
     return True
 
 
@@ -101,19 +120,20 @@ def factorize(
     x: Inexact[Array, "m n"],
     *,
     rank: int,
-    method: str,
     way: str,
     blocks: int,
-    finish: str,
     sure: bool,
+    rebuilt: bool,
     tol: Number,
     key_high: Number,
     key_low: Number,
     state: Lanczos | None = None,
+    **chosen_by: object,
 ) -> Outcome:
     """One rung: the factors or the truncated matrix, whether it is good enough, the facts about it, and how far it got.
 
     Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
+    `chosen_by`: the method, by which the rungs were chosen.
     """
     wide = x.shape[0] < x.shape[1]
     tall = _tall(x.T if wide else x, state)
@@ -136,7 +156,7 @@ def factorize(
             return Outcome(None, np.False_, {}, None)
     xp = t.v.__array_namespace__()
     facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
-    value = _low(t, x, wide) if finish == "matrix" else _split(t, x, wide)
+    value = _low(t, x, wide) if rebuilt else _split(t, x, wide)
     return Outcome(value, finite if sure else finite & (t.excess <= tol), facts, state)
 
 
@@ -171,7 +191,7 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
 
 
-def _largest_entries(x: Any) -> Any:
+def _largest_entries(x: Array) -> Array:
     """The entry of largest magnitude in each column, the first of several [1, n].
 
     By comparisons: under a `jit` in JAX's default configuration `argmax` can be lowered neither for float64 nor with
@@ -185,32 +205,34 @@ def _largest_entries(x: Any) -> Any:
     return jax.numpy.where(rows == largest.min(axis=0, keepdims=True), x, 0).sum(axis=0, keepdims=True)
 
 
-def _exactly(x: Array, finish: str, **params: Any) -> tuple[Any, Array]:
+def _exactly(x: Array, rank: int, *, rebuilt: bool) -> tuple[Any, Flag]:
     """The full SVD."""
-    outcome = factorize(x, way="exact", blocks=0, sure=True, finish=finish, **params)
+    none = np.zeros(())
+    outcome = factorize(
+        x, rank=rank, way="exact", blocks=0, sure=True, rebuilt=rebuilt, tol=none, key_high=none, key_low=none
+    )
     return outcome.value, outcome.accepted
 
 
-def _at_once(x: Array, finish: str, *, rank: int, method: str, **numbers: Any) -> tuple[Any, Array]:
+def _at_once(x: Array, rank: int, method: str, *, rebuilt: bool, **numbers: Number) -> tuple[Any, Flag]:
     """The ladder in one function, for callers that cannot look at a result: a rung is computed only if the one before
     is not good enough. Derivatives are those of the full SVD."""
-    params = {"rank": rank, "method": method, "finish": finish}
     # Priced as for the CPU: for which platform a trace will be compiled is not known.
     tries = [] if on_host(x) else ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method, "cpu")
     if len(tries) < 2:
-        return _exactly(x, **params, **numbers)
+        return _exactly(x, rank, rebuilt=rebuilt)
 
     @jax.custom_jvp
-    def climbed(x: Array, numbers: dict[str, Any]) -> tuple[Any, Array]:
-        return _first_good(x, tries, None, {**params, **numbers})
+    def climb_all(x: Array, numbers: dict[str, Number]) -> tuple[Any, Flag]:
+        return _first_good(x, tries, None, {"rank": rank, "rebuilt": rebuilt, **numbers})
 
-    @climbed.defjvp
+    @climb_all.defjvp
     def _(primals: Any, tangents: Any) -> Any:
-        (x, numbers), (along, _) = primals, tangents
+        (x, _), (along, _) = primals, tangents
         with jax.enable_x64(True):  # JAX may ask for this rule when `apply` is over
-            return jax.jvp(lambda x: _exactly(x, **params, **numbers), (x,), (along,))
+            return jax.jvp(lambda x: _exactly(x, rank, rebuilt=rebuilt), (x,), (along,))
 
-    return climbed(x, numbers)
+    return climb_all(x, numbers)
 
 
 def _first_good(x: Array, tries: Sequence[Tried], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
@@ -227,19 +249,19 @@ def _first_good(x: Array, tries: Sequence[Tried], state: Lanczos | None, params:
     result=_factor_avals,
     guarded=True,
     refusal=_NOT_FINITE,
-    rungs=lambda avals, params, backend: _ladder(avals, params, backend, "factors"),
+    rungs=lambda avals, params, backend: _ladder(avals, params, backend, rebuilt=False),
     host=_anywhere,
-    workspace=lambda avals, params: _workspace(avals, params, "factors"),
-    on_device=lambda avals, params, backend: _workspace(avals, params, "factors", backend),
+    workspace=lambda avals, params: _workspace(avals, params, rebuilt=False),
+    on_device=lambda avals, params, backend: _workspace(avals, params, backend, rebuilt=False),
 )
 def factors(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
-) -> tuple[tuple[Array, Array], Array]:
+) -> tuple[Array | tuple[Array, Array] | None, Flag]:
     """`b` [m, r] and `a` [r, n], `b @ a` being the best approximation in Frobenius norm, and whether x is finite.
 
     Reference: Eckart and Young, The approximation of one matrix by another of lower rank, 1936.
     """
-    return _at_once(x, "factors", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
+    return _at_once(x, rank, method, rebuilt=False, tol=tol, key_high=key_high, key_low=key_low)
 
 
 @kernel(
@@ -248,19 +270,19 @@ def factors(
     result=lambda avals, params: avals,
     guarded=True,
     refusal=_NOT_FINITE,
-    rungs=lambda avals, params, backend: _ladder(avals, params, backend, "matrix"),
+    rungs=lambda avals, params, backend: _ladder(avals, params, backend, rebuilt=True),
     host=_anywhere,
-    workspace=lambda avals, params: _workspace(avals, params, "matrix"),
-    on_device=lambda avals, params, backend: _workspace(avals, params, "matrix", backend),
+    workspace=lambda avals, params: _workspace(avals, params, rebuilt=True),
+    on_device=lambda avals, params, backend: _workspace(avals, params, backend, rebuilt=True),
 )
 def truncate(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
-) -> tuple[Array, Array]:
+) -> tuple[Array | tuple[Array, Array] | None, Flag]:
     """The best approximation of `x` of that rank, in its own shape, and whether x is finite."""
-    return _at_once(x, "matrix", rank=rank, method=method, tol=tol, key_high=key_high, key_low=key_low)
+    return _at_once(x, rank, method, rebuilt=True, tol=tol, key_high=key_high, key_low=key_low)
 
 
-def _exact_workspace(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _exact_workspace(avals: Avals, params: Params) -> int:
     return svd_workspace(avals[0])
 
 
@@ -297,7 +319,7 @@ def _rank_of_energy(s: Array, energy: Number) -> Array:
     host=_anywhere,
     workspace=lambda avals, params: values_workspace(avals[0]),
 )
-def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Any, Array]:
+def energy_rank(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
     """The least rank that keeps the share `energy` of the squared singular values, as an int64 scalar."""
     finite = _finite(x)
     if on_host(x) and not finite:
@@ -317,29 +339,41 @@ def _resolve_rank(view: View, name: str, x: TensorExpr, rank: int | float | Ener
 
 
 MethodName = Annotated[Literal["auto", "exact", "randomized"], Field(description="how to factorize")]
-Tolerance = Annotated[Number, Field(description="relative excess error over the optimum, for `method: auto`")]
+Tolerance = Annotated[Real, Field(description="relative excess error over the optimum, for `method: auto`")]
 
 
-def _how(method: str, tol: float, seed: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class MethodKeys(KeyGroup):
+    """How matrices are factorized."""
+
+    method: MethodName = "auto"
+    tol: Tolerance = 1e-4
+
+
+def _numbers(how: MethodKeys, seed: int) -> Numbers:
+    tol = how.tol
     if not tol > 0:
         hint = "For the full SVD write `method: exact`."
         raise Refusal("value-type", f"expected a number above 0, got {tol:g}", key="tol", hint=hint)
-    return {"method": method, "tol": tol, "key_high": float(seed >> 32), "key_low": float(seed & 0xFFFFFFFF)}
+    return {"method": how.method, "tol": tol, "key_high": float(seed >> 32), "key_low": float(seed & 0xFFFFFFFF)}
 
 
-@control()
+@build(
+    Form(
+        "phlora", ("target",), ("target_a", "target_b"), "new", beside=True, consumes=True, counted=2,
+        noun="factors", endings=(".lora_A", ".lora_B"),
+    ),
+)  # fmt: skip
 def phlora(
     view: View,
+    name: str,
+    x: TensorExpr,
     *,
-    target: Pattern,
-    target_a: Annotated[Ref, Role("template", beside="target")],
-    target_b: Annotated[Ref, Role("template", beside="target")],
     rank: Rank,
     delete_original: StrictBool = True,
     require_missing_dest: StrictBool = True,
-    method: MethodName = "auto",
-    tol: Tolerance = 1e-4,
-) -> Iterator[Edit]:
+    how: MethodKeys,
+) -> Results:
     """Replace matrices by low-rank factors: `b @ a` is the best approximation of the matrix at that rank.
 
     `target_a` gets sqrt(S) Vh with shape [r, n], `target_b` gets U sqrt(S) with shape [m, r]. A rank above min(m, n) is
@@ -349,27 +383,13 @@ def phlora(
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
-    dest: Dest = "new" if require_missing_dest else "rebind"
-    for name, (name_a, name_b) in view.rename(target, {"target_a": target_a, "target_b": target_b}):
-        if (target_a.alias, name_a) == (target_b.alias, name_b):
-            hint = "Give `target_a` and `target_b` different endings, such as '.lora_A' and '.lora_B'."
-            found = f"both factors of '{name}' would be called '{name_a}'"
-            raise Refusal("names-collide", found, key="target_b", hint=hint)
-        view.has(target.alias, name)  # which the plan language counts as a read
-        x = view.fetch(target.alias, name)
-        how = _how(method, tol, fold_seed(view.seed, name))
-        b, a = view.apply(factors, x, rank=_resolve_rank(view, name, x, rank), **how)
-        made = {(target_a.alias, name_a), (target_b.alias, name_b)}
-        yield Bind(target_a.alias, name_a, a, dest)
-        yield Bind(target_b.alias, name_b, b, dest)
-        if delete_original and (target.alias, name) not in made:
-            yield Drop(target.alias, name)
+    numbers = _numbers(how, fold_seed(view.seed, name))
+    b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **numbers)
+    return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
 
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))
-def phlora_in_place(
-    view: View, name: str, x: TensorExpr, *, rank: Rank, method: MethodName = "auto", tol: Tolerance = 1e-4
-) -> TensorExpr:
+def phlora_in_place(view: View, name: str, x: TensorExpr, *, rank: Rank, how: MethodKeys) -> TensorExpr:
     """Replace matrices by their best approximation of a lower rank, in their own shape.
 
     Rank, method and tol as in `phlora`.
@@ -378,5 +398,5 @@ def phlora_in_place(
     """
     if isinstance(rank, Energy):
         return view.apply(truncate_by_energy, x, energy=rank.share)
-    how = _how(method, tol, fold_seed(view.seed, name))
-    return view.apply(truncate, x, rank=_resolve_rank(view, name, x, rank), **how)
+    numbers = _numbers(how, fold_seed(view.seed, name))
+    return view.apply(truncate, x, rank=_resolve_rank(view, name, x, rank), **numbers)

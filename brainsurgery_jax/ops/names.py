@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictStr
 
 from brainsurgery_jax import documents
 from brainsurgery_jax.config_patch import read_change
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.keys import Text
+from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import Makes, Pattern, Role, Template, control
 from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Move, Publish, RenameAlias, Say, View
 from brainsurgery_jax.select import Ref
@@ -18,14 +19,34 @@ from brainsurgery_jax.select import Ref
 PathText = Annotated[Text, Field(description="path, relative to the working directory")]
 
 
-def _check_change(value: Mapping[str, Any]) -> Mapping[str, Any]:
+def _check_change(value: Mapping[str, object]) -> Mapping[str, object]:
     read_change(value)
     return value
 
 
-Options = Annotated[Mapping[str, Any], Field(description="as in an output")]
-ConfigChange = Annotated[Mapping[str, Any], AfterValidator(_check_change), Field(description="as in an output")]
+Options = Annotated[Mapping[str, object], Field(description="as in an output")]
+ConfigChange = Annotated[Mapping[str, object], AfterValidator(_check_change), Field(description="as in an output")]
 Texts = Annotated[Mapping[str, StrictStr], Field(description="as in an output")]
+
+
+@dataclass(frozen=True)
+class OutputKeys(KeyGroup):
+    """How an output is written."""
+
+    format: Text | None = None
+    shard: Text | None = None
+    overwrite: StrictBool = False
+    sidecars: StrictBool = True
+    config: ConfigChange | None = None
+    metadata: Texts | None = None
+    options: Options | None = None
+
+    def publish(self, path: str, alias: str, names: tuple[str, ...] | None = None) -> Publish:
+        """The edit that writes an alias, or some of its tensors, of which no side files are written."""
+        return Publish(
+            path, alias, names, self.format, self.shard, self.overwrite, self.sidecars and names is None,
+            self.config or {}, self.metadata or {}, self.options or {},
+        )  # fmt: skip
 
 
 @control()
@@ -120,24 +141,17 @@ def save(
     path: PathText,
     alias: Text | None = None,
     target: Annotated[Ref, Role("name", beside="alias")] | None = None,
-    format: Text | None = None,
-    shard: Text | None = None,
-    overwrite: StrictBool = False,
-    sidecars: StrictBool = True,
-    config: ConfigChange | None = None,
-    metadata: Texts | None = None,
-    options: Options | None = None,
+    how: OutputKeys,
 ) -> Iterator[Edit]:
     """Write an alias (or one tensor, `target`) as it is now. Published with the outputs, after every assert passed.
 
     It takes the keys of an output. Of one tensor no side files are written.
     Example: `save: {path: out/snapshot.safetensors, alias: model}`
     """
-    rest = (format, shard, overwrite, sidecars and target is None, config or {}, metadata or {}, options or {})
     if target is not None:
         name = view.literal(target, "target")
         view.fetch(target.alias, name, "target")
-        yield Publish(path, target.alias, (name,), *rest)
+        yield how.publish(path, target.alias, (name,))
         return
     known = view.aliases()
     chosen = alias or view.default_alias or (known[0] if len(known) == 1 else None)
@@ -147,4 +161,4 @@ def save(
             "save-ambiguous", f"which alias is to be saved? There are {names or 'none'}", key="alias",
             hint="Add `alias: NAME`.",
         )  # fmt: skip
-    yield Publish(path, chosen, None, *rest)
+    yield how.publish(path, chosen)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field, StrictBool, StrictInt
 
-from brainsurgery_jax._lazy import Array, Num, jnp, np
+from brainsurgery_jax._lazy import Array, Flag, Num, jnp, np
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT64, INT64, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import kind, on_host, quotient, to_float64, wide, widen
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.numerics.sums import Key, Total, add_up, keep_extreme, reduce_axes
-from brainsurgery_jax.op import Form, Passes, build, kernel
+from brainsurgery_jax.numerics.sums import Key, Total, Values, add_up, keep_extreme, reduce_axes
+from brainsurgery_jax.op import Avals, Form, Passes, build, kernel
 from brainsurgery_jax.ops.shape import axis_of, with_shape
 from brainsurgery_jax.protocol import Reduction, TensorExpr, View
 
@@ -32,51 +32,58 @@ UNFIT = "a sum of integers does not fit their dtype. Cast to a wider one, or to 
 
 def _sum_dtype(x: DType) -> DType:
     """The dtype in which sums are kept."""
-    integer = BY_NAME["uint64"] if x.kind == "uint" else INT64
-    return {"float": FLOAT64, "complex": BY_NAME["complex128"]}.get(x.kind, integer)
+    sums = {"float": FLOAT64, "complex": BY_NAME["complex128"], "uint": BY_NAME["uint64"]}
+    return sums.get(x.kind, INT64)
 
 
-def _sum(x: Any, mode: str, axes: tuple[int, ...]) -> tuple[Any, Any]:
+class ReduceParams(TypedDict):
+    """What a reduction does, and along which axes."""
+
+    mode: str
+    axes: tuple[int, ...]
+
+
+def _sum(x: Array, mode: str, axes: tuple[int, ...]) -> tuple[Array, Flag]:
     """The sum of a tensor (of its squared magnitudes for "norm") with reduced axes of size 1, and whether 64 bits hold
     it."""
-    xp: Any = np if on_host(x) else jnp
+    xp = np if on_host(x) else jnp
     wide, exact = _widen(x), xp.ones((), dtype=np.bool_)
     if mode == "norm":
-        wide = wide.real**2 + wide.imag**2 if kind(wide) == "complex" else wide * wide
+        wide = xp.real(wide) ** 2 + xp.imag(wide) ** 2 if kind(wide) == "complex" else wide * wide
     elif kind(x) in ("int", "uint") and x.dtype.itemsize == 8:
         exact = xp.sum(xp.abs(x.astype(np.float64))) < LIMIT
     return xp.sum(wide, axis=axes, keepdims=True), exact
 
 
-def _widen(x: Any) -> Any:
+def _widen(x: Array) -> Array:
     if kind(x) == "float" and x.dtype.itemsize < 8 and not on_host(x):
         return to_float64(x)
     return x.astype(to_numpy(_sum_dtype(BY_NAME[x.dtype.name])))
 
 
-def _extreme(x: Any, mode: str, axes: tuple[int, ...]) -> Any:
-    xp: Any = np if on_host(x) else jnp
+def _extreme(x: Array, mode: str, axes: tuple[int, ...]) -> Array:
+    xp = np if on_host(x) else jnp
     return getattr(xp, mode)(widen(x), axis=axes, keepdims=True)
 
 
-def _finish(x: Any, mode: str, count: int, dtype: DType) -> tuple[Any, Any]:
+def _finish(x: Array, mode: str, count: int, dtype: DType) -> tuple[Array, Flag]:
     """What is made of sums, rounded once to `dtype`; integers where they fit."""
-    xp: Any = np if on_host(x) else jnp
+    xp = np if on_host(x) else jnp
     if dtype.is_integer:
         low, high = (np.asarray(n, x.dtype) for n in (np.iinfo(to_numpy(dtype)).min, np.iinfo(to_numpy(dtype)).max))
         return x.astype(to_numpy(dtype)), xp.all((x >= low) & (x <= high))
-    value: Any = quotient(x, np.asarray(count, x.dtype)) if mode == "mean" else xp.sqrt(x) if mode == "norm" else x
+    value = quotient(x, np.asarray(count, x.dtype)) if mode == "mean" else xp.sqrt(x) if mode == "norm" else x
     return round_to(value, to_numpy(dtype)), xp.ones((), dtype=np.bool_)
 
 
-def _result(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[Aval, ...]:
+def _result(avals: Avals, params: ReduceParams) -> tuple[Aval, ...]:
     (x,), mode = avals, params["mode"]
     real = BY_NAME["float32" if x.dtype.bits == 64 else "float64"]
     dtype = real if x.dtype.is_complex and mode == "norm" else x.dtype
     return (Aval(tuple(1 if axis in params["axes"] else n for axis, n in enumerate(x.shape)), dtype),)
 
 
-def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
+def _passes(avals: Avals, params: ReduceParams) -> Passes:
     """One pass over a tensor; sums of integers are watched, so that none wraps."""
     (x,), mode, axes = avals, params["mode"], params["axes"]
     (made,) = _result(avals, params)
@@ -85,29 +92,30 @@ def _passes(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> Passes:
         return (lambda _: _fold_extreme(x, mode, axes),)
     summed = to_numpy(FLOAT64 if mode == "norm" else _sum_dtype(x.dtype))
 
-    def step(part: Any, key: Key) -> tuple[Any, ...]:
+    def step(part: np.ndarray, key: Key) -> Values:
         total, exact = _sum(part, mode, axes)
-        return total, np.abs(total.astype(np.float64) if total.dtype.kind in "iu" else 0), exact
+        size = np.abs(total.astype(np.float64)) if np.issubdtype(total.dtype, np.integer) else np.zeros(())
+        return np.asarray(total), np.asarray(size), np.asarray(exact)
 
-    def finish(total: Any, size: Any, exact: Any) -> tuple[Any, Any]:
+    def finish(total: np.ndarray, size: np.ndarray, exact: np.ndarray) -> tuple[Array, Flag]:
         value, fits = _finish(total, mode, count, made.dtype)
         return value, np.bool_(fits & exact.all() & (size < LIMIT).all())
 
-    totals = [add_up(summed), add_up(np.dtype(np.float64)), Total(np.bool_, True, np.logical_and)]
+    totals = [add_up(summed), add_up(np.dtype(np.float64)), Total(np.dtype(np.bool_), True, np.logical_and)]
     return (lambda _: reduce_axes(x.shape, axes, totals, step, finish),)
 
 
 def _fold_extreme(x: Aval, mode: str, axes: tuple[int, ...]) -> Reduction:
     dtype = to_numpy(x.dtype)
     total = keep_extreme(mode, to_numpy(wide(x.dtype)))
-    return reduce_axes(x.shape, axes, [total], lambda part, key: (_extreme(part, mode, axes),),
+    return reduce_axes(x.shape, axes, [total], lambda part, key: (np.asarray(_extreme(part, mode, axes)),),
                        lambda found: (found.astype(dtype), np.bool_(True)))  # fmt: skip
 
 
 @kernel("reduce", result=_result, host=lambda avals, params: True, fold=_passes, guarded=True, refusal=UNFIT)
-def reduce_tensor(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[Array, Array]:
+def reduce_tensor(x: Num[Array, "..."], *, mode: str, axes: tuple[int, ...]) -> tuple[Array, Flag]:
     """The reduction of a tensor, its reduced axes kept with size 1."""
-    xp: Any = np if on_host(x) else jnp
+    xp = np if on_host(x) else jnp
     if mode in ("min", "max"):
         return _extreme(x, mode, axes).astype(x.dtype), xp.ones((), dtype=np.bool_)
     total, exact = _sum(x, mode, axes)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.documents import Document, Facts, NameTree, Parts
+from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Value
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.keys import Text, Word
+from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.numerics.compare import Eps, gap, largest, pair
 from brainsurgery_jax.op import SlicedPattern, sink
 from brainsurgery_jax.ops._verdicts import list_sorted
-from brainsurgery_jax.protocol import Known, Pending, PendingReport, Reduction, TensorExpr, View, settle
+from brainsurgery_jax.protocol import Item, Known, Pending, PendingReport, Reduction, TensorExpr, View, settle
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.summaries import STATISTICS
 
@@ -25,8 +26,8 @@ MOST_VALUES = 1 << 16
 VALUES = Reduction(lambda x: [x], lambda a, b: a + b, lambda xs: np.concatenate(xs), None)
 
 
-def _leaf(view: View, alias: str, name: str, expr: TensorExpr, verbosity: str) -> dict[str, Any]:
-    leaf: dict[str, Any] = {"shape": list(expr.aval.shape)}
+def _leaf(view: View, alias: str, name: str, expr: TensorExpr, verbosity: str) -> dict[str, Value]:
+    leaf: dict[str, Value] = {"shape": list(expr.aval.shape)}
     if verbosity == "full":
         leaf |= {"dtype": str(expr.aval.dtype), "values": None}
     if verbosity != "shape":
@@ -43,15 +44,28 @@ def _ask(expr: TensorExpr, name: str, verbosity: str) -> Pending | None:
         raise Refusal(
             "dump-size", f"'{name}' has {expr.aval.size:,} values; at most {MOST_VALUES:,} are printed", hint=hint
         )
-    return Pending((expr,), VALUES if verbosity == "full" else STATISTICS, lambda answer: Known(True))
+    reduction: Reduction = VALUES if verbosity == "full" else STATISTICS
+    return Pending((expr,), reduction, lambda answer: Known(True))
 
 
-def _answer(leaf: dict[str, Any], answer: Any) -> dict[str, Any]:
-    if isinstance(answer, dict):
-        tail = {k: leaf[k] for k in ("reads", "writes")}
-        return {"shape": leaf["shape"], **answer, **tail}
-    values = [] if answer is None else np.asarray(answer).reshape(leaf["shape"]).tolist()
-    return leaf | {"values": values}
+class DumpedLeaf(NamedTuple):
+    """A tensor of a dump: what is known of it, and the number of the question that is asked of its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    known: dict[str, Value]
+    question: int | None
+
+    def fill(self, answers: Sequence[object]) -> dict[str, Value]:
+        """What is known of it with the answer."""
+        if self.question is None:
+            return self.known
+        answer = answers[self.question]
+        if isinstance(answer, dict):
+            tail = {k: self.known[k] for k in ("reads", "writes")}
+            return {"shape": self.known["shape"], **answer, **tail}
+        values = [] if answer is None else np.asarray(answer).reshape(self.shape).tolist()
+        return self.known | {"values": values}
 
 
 @sink()
@@ -64,39 +78,59 @@ def dump(
     """
     groups = {target.alias: view.select(target, "target")} if target else _everything(view)
     asked: list[Pending] = []
-    leaves: list[tuple[str, list[tuple[str, dict[str, Any], int | None]]]] = []
+    leaves: dict[str, list[DumpedLeaf]] = {}
     for alias, items in groups.items():
-        rows: list[tuple[str, dict[str, Any], int | None]] = []
+        rows = leaves[alias] = []
         for name, expr in items:
             question = _ask(expr, name, verbosity)
-            rows.append((name, _leaf(view, alias, name, expr, verbosity), None if question is None else len(asked)))
+            place = None if question is None else len(asked)
+            rows.append(DumpedLeaf(name, expr.aval.shape, _leaf(view, alias, name, expr, verbosity), place))
             asked.extend([question] if question else [])
-        leaves.append((alias, rows))
 
-    def show(answers: Sequence[Any]) -> Document:
-        filled = [
-            (a, tuple((n, leaf if q is None else _answer(leaf, answers[q])) for n, leaf, q in rows))
-            for a, rows in leaves
-        ]
-        trees = tuple(NameTree("" if target else alias, rows, format) for alias, rows in filled)
+    def show(answers: Sequence[object]) -> Document:
+        filled = {alias: tuple((row.name, row.fill(answers)) for row in rows) for alias, rows in leaves.items()}
+        trees = tuple(NameTree("" if target else alias, rows, format) for alias, rows in filled.items())
         return Parts(trees, space=0 if format == "json" else 1) if trees else NameTree("", (), format)
 
     return PendingReport(tuple(asked), show)
 
 
-def _everything(view: View) -> dict[str, list[Any]]:
-    return {a: [(n, view.fetch(a, n)) for n in sorted(view.names(a))] for a in view.aliases()}
+def _everything(view: View) -> dict[str, list[Item]]:
+    return {a: [Item(n, view.fetch(a, n)) for n in sorted(view.names(a))] for a in view.aliases()}
+
+
+@dataclass(frozen=True)
+class SideKeys(KeyGroup):
+    """The two sets of tensors that are compared."""
+
+    mode: Annotated[Literal["refs", "aliases"], Word] = "refs"
+    left: SlicedPattern | None = None
+    right: SlicedPattern | None = None
+    left_alias: Text | None = None
+    right_alias: Text | None = None
+
+    def refs(self) -> tuple[Ref, Ref]:
+        """Their patterns. Raises Refusal for keys that the mode does not take."""
+        sides, aliases = (self.left, self.right), (self.left_alias, self.right_alias)
+        given = dict(zip(("left", "right", "left_alias", "right_alias"), (*sides, *aliases), strict=True))
+        needed = ("left", "right") if self.mode == "refs" else ("left_alias", "right_alias")
+        if {k for k, v in given.items() if v is not None} != set(needed):
+            got = " and ".join(k for k, v in given.items() if v is not None) or "none"
+            hint = (
+                "`left` and `right` are patterns; with `mode: aliases` whole aliases, `left_alias` and `right_alias`."
+            )
+            found = f"mode '{self.mode}' takes the keys {needed[0]} and {needed[1]}, got {got}"
+            raise Refusal("diff-keys", found, key="mode", hint=hint)
+        left, right = sides if self.mode == "refs" else (Ref(str(a), ".*", None) for a in aliases)
+        assert left is not None and right is not None
+        return left, right
 
 
 @sink()
 def diff(
     view: View,
     *,
-    mode: Annotated[Literal["refs", "aliases"], Word] = "refs",
-    left: SlicedPattern | None = None,
-    right: SlicedPattern | None = None,
-    left_alias: Text | None = None,
-    right_alias: Text | None = None,
+    sides: SideKeys,
     eps: Eps | None = None,
     unmatched: Literal["error", "keep", "drop"] = "keep",
 ) -> PendingReport:
@@ -107,31 +141,22 @@ def diff(
     so is it where neither set has a tensor.
     Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
     """
-    given = {"left": left, "right": right, "left_alias": left_alias, "right_alias": right_alias}
-    needed = ("left", "right") if mode == "refs" else ("left_alias", "right_alias")
-    if {k for k, v in given.items() if v is not None} != set(needed):
-        got = " and ".join(k for k, v in given.items() if v is not None) or "none"
-        hint = "`left` and `right` are patterns; with `mode: aliases` whole aliases, `left_alias` and `right_alias`."
-        found = f"mode '{mode}' takes the keys {needed[0]} and {needed[1]}, got {got}"
-        raise Refusal("diff-keys", found, key="mode", hint=hint)
-    if mode == "aliases":
-        left, right = (Ref(str(a), ".*", None) for a in (left_alias, right_alias))
-    assert left is not None and right is not None
+    left, right = sides.refs()
     ours, theirs = view.match(left, "left"), view.match(right, "right")
     if not ours and not theirs:
-        raise view.nothing(left, needed[0])
+        raise view.nothing(left, "left" if sides.left else "left_alias")
     shared = sorted({*ours} & {*theirs})  # only these are fetched, and count as read
     pairs = {n: (_slice(view, left, n, "left"), _slice(view, right, n, "right")) for n in shared}
     missing = [n for n in theirs if n not in pairs], [n for n in ours if n not in pairs]
     if unmatched == "error" and any(missing):
-        sides = zip((right, left), missing, strict=True)
-        told = "; ".join(f"only '{ref}' has {list_sorted(names)}" for ref, names in sides if names)
+        alone = zip((right, left), missing, strict=True)
+        told = "; ".join(f"only '{ref}' has {list_sorted(names)}" for ref, names in alone if names)
         hint = "`unmatched: keep` lists them, `unmatched: drop` leaves them out."
         raise Refusal("unmatched", f"the sets do not pair up: {told}", hint=hint)
     if unmatched == "drop" and not shared:
         raise Refusal("unmatched", "no name is in both sets", hint="Compare the names on both sides.")
     missing = missing if unmatched == "keep" else ([], [])
-    gaps = view.tree_gaps(left.alias, right.alias) if mode == "aliases" else {}
+    gaps = view.tree_gaps(left.alias, right.alias) if sides.mode == "aliases" else {}
     told = [f"'{name}' is {a or 'nothing'} and {b or 'nothing'}" for name, (a, b) in gaps.items()]
     return _difference(str(left), str(right), pairs, missing, eps, told)
 
@@ -158,14 +183,14 @@ def _difference(
             findings.append((name, len(asked)))
             asked.append(verdict if eps is None else Pending(verdict.exprs, LARGEST, lambda answer: Known(True)))
 
-    def why(name: str, finding: str | int, answers: Sequence[Any]) -> str | None:
+    def why(name: str, finding: str | int, answers: Sequence[float]) -> str | None:
         if isinstance(finding, str):
             return finding
         if eps is None:
             return None if answers[finding] else f"'{name}' differs in value"
         return None if answers[finding] <= eps else f"'{name}' differs by {answers[finding]:.6g}, more than {eps:.6g}"
 
-    def show(answers: Sequence[Any]) -> Document:
+    def show(answers: Sequence[float]) -> Document:
         differing = [w for name, f in findings if (w := why(name, f, answers)) is not None] + [*told]
         titles = (f"missing in {left}", f"missing in {right}", "differing")
         sections = tuple(zip(titles, map(tuple, (*missing, differing)), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field, StrictBool, StrictInt
 
@@ -15,7 +15,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import widen
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Avals, Form, Params, build, kernel
+from brainsurgery_jax.op import Avals, Form, build, kernel
 from brainsurgery_jax.ops.shape import take
 from brainsurgery_jax.protocol import TensorExpr, View
 
@@ -32,7 +32,13 @@ Sizes = Annotated[
 ]
 
 
-def _workspace(avals: Avals, params: Params) -> int:
+class SizeParams(TypedDict):
+    """The keys that the size of the work depends on."""
+
+    shape: tuple[int, ...]
+
+
+def _workspace(avals: Avals, params: SizeParams) -> int:
     """Bytes besides operand and result: the operand widened, what stands between axes, and a matrix of weights for
     each axis, with as much again while they are made."""
     (x,), shape = avals, params["shape"]

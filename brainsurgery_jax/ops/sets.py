@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Annotated, NamedTuple, TypedDict
 
 from pydantic import BeforeValidator, Field, StrictInt
 
@@ -12,19 +13,22 @@ from brainsurgery_jax.dtypes import Aval, common_dtype_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.moves import Moves, Slice
 from brainsurgery_jax.keys import Text
-from brainsurgery_jax.op import Avals, Name, Params, Role, SlicedPattern, control, kernel
+from brainsurgery_jax.op import Avals, Name, Role, SlicedPattern, control, kernel
 from brainsurgery_jax.ops.shape import Dim, axis_of, concatenate, section, with_shape
 from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
-from brainsurgery_jax.select import Index, gather, scatter
+from brainsurgery_jax.select import Index, Ref, gather, scatter
 
 GroupNumber = BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v)
 Along = Annotated[
     Text, GroupNumber, Field(description="the capture to join along, in numeric order; the others tell sets apart")
 ]
 Numbered = Annotated[Text, Field(description="name for the number of each part, from 0 on: `${NAME}` in `to`")]
-Sources = Annotated[Any, Role("pattern", slices=True, plain=Annotated[tuple[SlicedPattern, ...], Field(min_length=2)])]
-Target = Annotated[Any, Role("template", plain=Name)]
-Targets = Annotated[Any, Role("template", plain=Annotated[tuple[Name, ...], Field(min_length=2)])]
+Sources = Annotated[
+    Ref | tuple[Ref, ...],
+    Role("pattern", slices=True, plain=Annotated[tuple[SlicedPattern, ...], Field(min_length=2)]),
+]
+Target = Annotated[Ref, Role("template", plain=Name)]
+Targets = Annotated[Ref | tuple[Ref, ...], Role("template", plain=Annotated[tuple[Name, ...], Field(min_length=2)])]
 Sizes = Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1, description="size of each part")]
 Parts = Annotated[StrictInt, Field(gt=0, description="how many equal parts")]
 
@@ -34,9 +38,18 @@ MOST_PARTS = 1_000_000
 # --- Joining ----------------------------------------------------------------------------------------------------------
 
 
-def _sets(view: View, from_: Any, to: Any, over: str | None) -> Iterator[tuple[str, list[Item]]]:
-    """The name of each result, and what it is joined of."""
-    if over is None:
+def _join_sets(
+    view: View, from_: Sources, to: Ref, over: str | None, join: Callable[[Sequence[Item]], TensorExpr]
+) -> Iterator[Edit]:
+    """Bind what `join` makes of the tensors of each set."""
+    for target, items in _sets(view, from_, to, over):
+        yield Bind(to.alias, target, join(items), like=_first(from_, items))
+
+
+def _sets(view: View, from_: Sources, to: Ref, over: str | None) -> Iterator[tuple[str, list[Item]]]:
+    """The name of each result, and the tensors that it is joined of."""
+    if over is None or not isinstance(from_, Ref):
+        assert isinstance(from_, tuple)
         yield view.literal(to, "to"), [view.one(ref, "from") for ref in from_]
         return
     for target, names in gather(*view.captures(from_, "from"), over, to.name):
@@ -45,7 +58,7 @@ def _sets(view: View, from_: Any, to: Any, over: str | None) -> Iterator[tuple[s
         yield target, [Item(name, part) for name, part in zip(names, parts, strict=True)]
 
 
-def _first(from_: Any, items: Sequence[Item]) -> tuple[str, str]:
+def _first(from_: Sources, items: Sequence[Item]) -> tuple[str, str]:
     """Alias and name of the first tensor that is joined."""
     ref = from_[0] if isinstance(from_, tuple) else from_
     return ref.alias, items[0].name
@@ -85,10 +98,13 @@ def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None,
     `concat: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`.
     Example: `concat: {from: [q.weight, k.weight, v.weight], to: qkv.weight, dim: 0}`
     """
-    for target, items in _sets(view, from_, to, over):
+
+    def join(items: Sequence[Item]) -> TensorExpr:
         axis = axis_of(dim, items[0].expr.aval)
         _refuse_unlike(items, axis)
-        yield Bind(to.alias, target, _join(view, [item.expr for item in items], axis), like=_first(from_, items))
+        return _join(view, [item.expr for item in items], axis)
+
+    yield from _join_sets(view, from_, to, over, join)
 
 
 @control()
@@ -99,35 +115,54 @@ def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, 
     `stack: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`.
     Example: `stack: {from: [head.0.w, head.1.w], to: heads.w, dim: 0}`
     """
-    for target, items in _sets(view, from_, to, over):
+
+    def join(items: Sequence[Item]) -> TensorExpr:
         shape = items[0].expr.aval.shape
         _refuse_unlike(items, None)
         axis = axis_of(dim, Aval((*shape, 1), items[0].expr.aval.dtype))
         layer = (*shape[:axis], 1, *shape[axis:])
-        layers = [view.apply(with_shape, i.expr, shape=layer) for i in items]
-        yield Bind(to.alias, target, _join(view, layers, axis), like=_first(from_, items))
+        return _join(view, [view.apply(with_shape, item.expr, shape=layer) for item in items], axis)
+
+    yield from _join_sets(view, from_, to, over, join)
 
 
 # --- Cutting ----------------------------------------------------------------------------------------------------------
 
 
-def _wholes(view: View, from_: Any, over: str | None) -> list[Item]:
-    """The tensors to cut: one, or with `over` all that match."""
-    return [view.one(from_, "from")] if over is None else view.select(from_, "from")
+class Pieces(NamedTuple):
+    """The parts of a tensor: their number, what the plan gave it by, and what makes each of them."""
+
+    number: int
+    what: str
+    make: Callable[[int], TensorExpr]
+
+
+def _cut_sets(
+    view: View, from_: Ref, to: Targets, over: str | None, cut: Callable[[TensorExpr], Pieces]
+) -> Iterator[Edit]:
+    """Bind the parts of one tensor, or with `over` of all that match."""
+    items = [view.one(from_, "from")] if over is None else view.select(from_, "from")
+    pieces = [cut(item.expr) for item in items]
+    named = _targets(view, from_, to, over, pieces)
+    for item, own, targets in zip(items, pieces, named, strict=True):
+        for number, (alias, name) in enumerate(targets):
+            yield Bind(alias, name, own.make(number), like=(from_.alias, item.name))
 
 
 def _targets(
-    view: View, from_: Any, to: Any, over: str | None, counts: Sequence[int], what: str
+    view: View, from_: Ref, to: Targets, over: str | None, pieces: Sequence[Pieces]
 ) -> list[list[tuple[str, str]]]:
     """For each of the tensors to cut, alias and name of every part."""
+    counts = [own.number for own in pieces]
     if sum(counts) > MOST_PARTS:
         hint = "Cut into fewer, larger parts: `split` with `sizes` or `parts`."
         raise Refusal("split-sizes", f"{sum(counts):,} parts are too many, at most {MOST_PARTS:,} are made", hint=hint)
-    if over is not None:
+    if over is not None and isinstance(to, Ref):
         made = scatter(*view.captures(from_, "from"), over, to.name, counts)
         return [[(to.alias, name) for name in names] for names in made]
+    assert isinstance(to, tuple)
     if len(to) != counts[0]:
-        raise Refusal("split-sizes", f"{len(to)} names in `to`, but {counts[0]} {what}", key="to",
+        raise Refusal("split-sizes", f"{len(to)} names in `to`, but {counts[0]} {pieces[0].what}", key="to",
                       hint="Give one name for each part, or a template with `over`.")  # fmt: skip
     return [[(ref.alias, view.literal(ref, "to")) for ref in to]]
 
@@ -169,19 +204,24 @@ def split(
     `split: {from: 'h\\.(?P<i>\\d+)\\.experts', to: 'h.\\g<i>.expert.${e}', over: e, parts: 8}`.
     Example: `split: {from: qkv.weight, to: [q.weight, k.weight, v.weight], sizes: [64, 64, 64], dim: 0}`
     """
-    items = _wholes(view, from_, over)
-    axes = [axis_of(dim, item.expr.aval) for item in items]
-    cuts = [_cuts(item.expr.aval, axis, sizes, parts) for item, axis in zip(items, axes, strict=True)]
-    named = _targets(view, from_, to, over, list(map(len, cuts)), "sizes" if sizes else "parts")
-    for item, axis, own, targets in zip(items, axes, cuts, named, strict=True):
-        start = 0
-        for (alias, name), size in zip(targets, own, strict=True):
-            part = view.apply(section, item.expr, axis=axis, start=start, stop=start + size)
-            yield Bind(alias, name, part, like=(from_.alias, item.name))
-            start += size
+
+    def cut(x: TensorExpr) -> Pieces:
+        axis = axis_of(dim, x.aval)
+        ends = [0, *accumulate(_cuts(x.aval, axis, sizes, parts))]
+        make = lambda at: view.apply(section, x, axis=axis, start=ends[at], stop=ends[at + 1])  # noqa: E731
+        return Pieces(len(ends) - 1, "sizes" if sizes else "parts", make)
+
+    yield from _cut_sets(view, from_, to, over, cut)
 
 
-def _entry(avals: Avals, params: Params) -> Moves:
+class EntryParams(TypedDict):
+    """The axis of an entry, and its place."""
+
+    axis: int
+    at: int
+
+
+def _entry(avals: Avals, params: EntryParams) -> Moves:
     axis, at, shape = params["axis"], params["at"], avals[0].shape
     starts, stops = [0] * len(shape), list(shape)
     starts[axis], stops[axis] = at, at + 1
@@ -205,11 +245,10 @@ def unstack(
     `unstack: {from: 'h\\.(?P<i>\\d+)\\.experts', to: 'h.\\g<i>.expert.${e}', over: e}`.
     Example: `unstack: {from: heads.w, to: [head.0.w, head.1.w], dim: 0}`
     """
-    items = _wholes(view, from_, over)
-    axes = [axis_of(dim, item.expr.aval) for item in items]
-    counts = [item.expr.aval.shape[axis] for item, axis in zip(items, axes, strict=True)]
-    what = f"entries along axis {axes[0]} of {items[0].expr.aval}"
-    for item, axis, targets in zip(items, axes, _targets(view, from_, to, over, counts, what), strict=True):
-        for at, (alias, name) in enumerate(targets):
-            part = view.apply(entry, item.expr, axis=axis, at=at)
-            yield Bind(alias, name, part, like=(from_.alias, item.name))
+
+    def cut(x: TensorExpr) -> Pieces:
+        axis = axis_of(dim, x.aval)
+        make = lambda at: view.apply(entry, x, axis=axis, at=at)  # noqa: E731
+        return Pieces(x.aval.shape[axis], f"entries along axis {axis} of {x.aval}", make)
+
+    yield from _cut_sets(view, from_, to, over, cut)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypedDict, overload
 
 from pydantic import Field, StrictInt
 
@@ -14,7 +14,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.moves import Concat, Moves, Permute, Reshape, Slice, Update, resolve_shape
 from brainsurgery_jax.index.take import Take
 from brainsurgery_jax.keys import Word
-from brainsurgery_jax.op import Avals, Form, Number, Params, build, kernel, op
+from brainsurgery_jax.op import Avals, Form, Real, build, kernel, op
 from brainsurgery_jax.ops._constants import broadcast, constant
 from brainsurgery_jax.protocol import TensorExpr, View
 from brainsurgery_jax.select import Index
@@ -40,8 +40,14 @@ def copy(x: Shaped[Array, "..."]) -> Array:
     return x
 
 
-def _reshape(avals: Avals, params: Params) -> Reshape:
-    shape: tuple[int, ...] = params["shape"]
+class ReshapeParams(TypedDict):
+    """The new sizes."""
+
+    shape: tuple[int, ...]
+
+
+def _reshape(avals: Avals, params: ReshapeParams) -> Reshape:
+    shape = params["shape"]
     if shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
         raise Refusal("reshape-shape", f"expected positive sizes and at most one -1, got {list(shape)}", key="shape",
                       hint="Leave at most one size open: `shape: [12, 64, -1]`.")  # fmt: skip
@@ -72,8 +78,14 @@ def with_shape(x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Array:
     return jnp.reshape(x, shape)
 
 
-def _permute(avals: Avals, params: Params) -> Permute:
-    order: tuple[int, ...] = params["order"]
+class PermuteParams(TypedDict):
+    """The axes in their new order."""
+
+    order: tuple[int, ...]
+
+
+def _permute(avals: Avals, params: PermuteParams) -> Permute:
+    order = params["order"]
     if sorted(order) != list(range(len(avals[0].shape))):
         axes = ", ".join(map(str, range(len(avals[0].shape))))
         found = f"order {list(order)} is not a permutation of the axes [{axes}] of {avals[0]}"
@@ -97,8 +109,14 @@ def permute(x: Shaped[Array, "..."], *, order: Annotated[tuple[StrictInt, ...], 
     return jnp.transpose(x, order)
 
 
-def _transpose(avals: Avals, params: Params) -> Permute:
-    axes: tuple[int, ...] = params["axes"]
+class TransposeParams(TypedDict):
+    """The axes to swap."""
+
+    axes: tuple[int, ...]
+
+
+def _transpose(avals: Avals, params: TransposeParams) -> Permute:
+    axes = params["axes"]
     rank = len(avals[0].shape)
     if rank < 2:
         hint = "Narrow the pattern, or reshape it to two axes first."
@@ -126,8 +144,14 @@ def transpose(x: Shaped[Array, "..."], *, axes: Axes = (-2, -1)) -> Array:
     return jnp.swapaxes(x, *axes)
 
 
-def _concatenate(avals: Avals, params: Params) -> Concat:
-    axis: int = params["axis"]
+class JoinParams(TypedDict):
+    """The axis along which tensors are joined."""
+
+    axis: int
+
+
+def _concatenate(avals: Avals, params: JoinParams) -> Concat:
+    axis = params["axis"]
     first = avals[0]
     for other in avals[1:]:
         if other.dtype != first.dtype:
@@ -159,8 +183,16 @@ def _axes(rank: int) -> str:
     return f"Valid are {-rank} to {rank - 1}." if rank else "A scalar has no axes. Reshape it to [1] first."
 
 
-def _slice(avals: Avals, params: Params) -> Moves:
-    axis: int = params["axis"]
+class SectionParams(TypedDict):
+    """A range of an axis."""
+
+    axis: int
+    start: int
+    stop: int
+
+
+def _slice(avals: Avals, params: SectionParams) -> Moves:
+    axis = params["axis"]
     shape = avals[0].shape
     starts, stops = [0] * len(shape), list(shape)
     starts[axis], stops[axis] = params["start"], params["stop"]
@@ -173,8 +205,15 @@ def section(x: Shaped[Array, "..."], *, axis: int, start: int, stop: int) -> Arr
     return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 
 
-def _take(avals: Avals, params: Params) -> Take:
-    indices: tuple[int, ...] = params["indices"]
+class TakeParams(TypedDict):
+    """The entries of an axis."""
+
+    indices: tuple[int, ...]
+    dim: int
+
+
+def _take(avals: Avals, params: TakeParams) -> Take:
+    indices = params["indices"]
     axis = axis_of(params["dim"], avals[0])
     size = avals[0].shape[axis]
     for index in indices:
@@ -217,7 +256,11 @@ class Copies(Sequence[int]):
     def __len__(self) -> int:
         return self.size * self.times
 
-    def __getitem__(self, at: Any) -> Any:
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[int, ...]: ...
+    def __getitem__(self, at: int | slice) -> int | tuple[int, ...]:
         if isinstance(at, slice):
             return tuple(map(self._entry, range(len(self))[at]))
         return self._entry(range(len(self))[at])
@@ -226,8 +269,16 @@ class Copies(Sequence[int]):
         return number % self.size if self.mode == "tile" else number // self.times
 
 
-def _repeat(avals: Avals, params: Params) -> Take:
-    times: int = params["times"]
+class RepeatParams(TypedDict):
+    """How often entries of an axis are repeated, and in which order."""
+
+    times: int
+    mode: str
+    dim: int
+
+
+def _repeat(avals: Avals, params: RepeatParams) -> Take:
+    times = params["times"]
     axis = axis_of(params["dim"], avals[0])
     size = avals[0].shape[axis]
     if size * times > MOST_COPIES:
@@ -269,7 +320,7 @@ PaddedShape = Annotated[
 
 
 @kernel(moves=lambda avals, params: Update(params["index"]))
-def place(base: Shaped[Array, "..."], x: Shaped[Array, "..."], *, index: Index) -> Array:
+def place(base: Shaped[jax.Array, "..."], x: Shaped[Array, "..."], *, index: Index) -> Array:
     """`base` with `x` at `index`."""
     return base.at[index.key].set(x)
 
@@ -319,7 +370,7 @@ def pad(
     *,
     width: Widths | None = None,
     shape: PaddedShape | None = None,
-    value: Number = 0.0,
+    value: Real = 0.0,
 ) -> TensorExpr:
     """Make tensors larger: `width` says what is added to each axis, or `shape` what comes out (added at the end).
 

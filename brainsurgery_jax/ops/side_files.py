@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
 from brainsurgery_jax.config_patch import Change, apply_change, find_doubts, is_same
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.keys import Text
+from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import Name, assertion, control
 from brainsurgery_jax.ops._verdicts import check_bounds, judge_bounds
 from brainsurgery_jax.protocol import Edit, Known, SetConfig, Verdict, View
 
-Setting = Annotated[Any, Field(description="a value of YAML; null: the key is null, or not there")]
-Settings = Annotated[tuple[Any, ...], Field(description="values, one of which it must be")]
+Setting = Annotated[object, Field(description="a value of YAML; null: the key is null, or not there")]
+Settings = Annotated[tuple[object, ...], Field(description="values, one of which it must be")]
 
 Limit = StrictInt | StrictFloat
-Patch = Annotated[Mapping[str, Any], Field(description="keys and the values to set; mappings are merged key by key")]
+Patch = Annotated[Mapping[str, object], Field(description="keys and the values to set; mappings are merged key by key")]
 Keys = Annotated[
     tuple[Text, ...],
     BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
     Field(description="keys to remove"),
 ]
+
+
+@dataclass(frozen=True)
+class LimitKeys(KeyGroup):
+    """Bounds of a number in a config."""
+
+    ge: Limit | None = None
+    gt: Limit | None = None
+    le: Limit | None = None
+    lt: Limit | None = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The bounds that there are, by their keys."""
+        bounds = {"ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
+        return {key: bound for key, bound in bounds.items() if bound is not None}
+
 
 MOST_CHARACTERS = 200
 """Of a value in a message."""
@@ -72,24 +90,14 @@ def _only_alias(view: View) -> str:
 
 
 @assertion()
-def config(
-    view: View,
-    *,
-    of: Name,
-    is_: Setting = None,
-    in_: Settings = (),
-    ge: Limit | None = None,
-    gt: Limit | None = None,
-    le: Limit | None = None,
-    lt: Limit | None = None,
-) -> Verdict:
+def config(view: View, *, of: Name, is_: Setting = None, in_: Settings = (), limits: LimitKeys) -> Verdict:
     """A key of a config has the value `is`, or one of those `in`; or it is a number that satisfies all bounds.
 
     `of` is the key, with dots to one within another, behind the alias. The config is config.json, of an adapter
     adapter_config.json, as earlier steps left it; a key that it does not have is null.
     Example: `assert: {config: {of: num_hidden_layers, is: 24}}`
     """
-    bounds = {k: b for k, b in {"ge": ge, "gt": gt, "le": le, "lt": lt}.items() if b is not None}
+    bounds = limits.given
     if bounds:
         check_bounds(bounds, whole=False)
     found = view.config(of.alias, "of")
@@ -103,12 +111,14 @@ def config(
     if allowed and not any(is_same(value, one) for one in allowed):
         wanted = f"not {_show(allowed[0])}" if len(allowed) == 1 else f"none of {', '.join(map(_show, allowed))}"
         return Known(False, f"{label} is {_show(value)}, {wanted}")
-    if bounds and (isinstance(value, bool) or not isinstance(value, int | float)):
+    if not bounds:
+        return Known(True)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return Known(False, f"{label} is {_show(value)}, which is no number")
-    return judge_bounds(label, value, bounds) if bounds else Known(True)
+    return judge_bounds(label, value, bounds)
 
 
-def _value(settings: Any, path: str) -> Any:
+def _value(settings: object, path: str) -> object:
     """What stands under a key; None if nothing does."""
     for key in path.split("."):
         if isinstance(settings, list) and key.isdecimal() and int(key) < len(settings):
@@ -118,6 +128,6 @@ def _value(settings: Any, path: str) -> Any:
     return settings
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."

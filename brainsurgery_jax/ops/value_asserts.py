@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, StrictFloat, StrictInt
 
-from brainsurgery_jax.keys import Word
+from brainsurgery_jax._lazy import Array
+from brainsurgery_jax.keys import KeyGroup, Word
 from brainsurgery_jax.numerics.compare import (
     INFINITE,
     Eps,
@@ -28,6 +30,17 @@ from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, check
 from brainsurgery_jax.protocol import Item, Known, Pending, TensorExpr, Verdict, View
 
 Measure = Annotated[StrictFloat | StrictInt, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class MeasureKeys(KeyGroup):
+    """Bounds of a measure."""
+
+    is_: Measure | None = None
+    ge: Measure | None = None
+    gt: Measure | None = None
+    le: Measure | None = None
+    lt: Measure | None = None
 
 
 @assertion(shorthand="of")
@@ -68,11 +81,7 @@ def norm(
     view: View,
     *,
     of: SlicedPattern,
-    is_: Measure | None = None,
-    ge: Measure | None = None,
-    gt: Measure | None = None,
-    le: Measure | None = None,
-    lt: Measure | None = None,
+    size: MeasureKeys,
     ord: Annotated[Norm, Word] = "fro",
     eps: Eps = 1e-6,
 ) -> Verdict:
@@ -81,13 +90,13 @@ def norm(
     `ord: fro` is the root of the sum of squares, `ord: max` the largest magnitude; in float64.
     Example: `assert: {norm: {of: 'direction', is: 1, eps: 1e-3}}`
     """
-    bounds = {"is": is_, "ge": ge, "gt": gt, "le": le, "lt": lt}
+    bounds = {"is": size.is_, "ge": size.ge, "gt": size.gt, "le": size.le, "lt": size.lt}
     check_bounds(bounds, whole=False)
     tests = {"is": lambda n, b: abs(n - b) <= eps, "ge": operator.ge, "gt": operator.gt, "le": operator.le,
              "lt": operator.lt}  # fmt: skip
     given = {k: b for k, b in bounds.items() if b is not None}
 
-    def holds(n: Any) -> Any:
+    def holds(n: Array) -> Array:
         return reduce(operator.and_, (tests[k](n, b) for k, b in given.items()))
 
     def judge(i: Item) -> Verdict:

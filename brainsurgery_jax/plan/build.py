@@ -32,6 +32,6 @@ def node_of(value: Any, span: Span) -> Node:
     return Scalar(value, str(value), span)
 
 
-def _plain(ref: Ref) -> dict[str, Any]:
+def _plain(ref: Ref) -> dict[str, object]:
     parts = {"slice": None if ref.index is None else str(ref.index), "kind": ref.kind}
     return {"alias": ref.alias, "name": ref.name, **{key: part for key, part in parts.items() if part is not None}}

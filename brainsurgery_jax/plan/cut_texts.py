@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class CutText(NamedTuple):
@@ -19,7 +19,7 @@ class CutText(NamedTuple):
         return f"{self.key}: '{self.whole.replace(chr(39), chr(39) * 2)}'"
 
 
-def cut_texts(given: Mapping[str, Any], known: Collection[str]) -> Iterator[CutText]:
+def cut_texts(given: Mapping[str, object], known: Collection[str]) -> Iterator[CutText]:
     """Find the texts of a mapping that were split at a comma; `known` are its keys."""
     keys = list(given)
     for at, key in enumerate(keys):

@@ -121,7 +121,7 @@ class Endpoints:
             return None
         return Output(**{k: v for k, v in value.items() if v is not None}, span=node.span, spans=places)
 
-    def output_keys(self, value: Mapping[str, Any], label: str, places: Mapping[Location, Span], span: Span) -> None:
+    def output_keys(self, value: Mapping[str, object], label: str, places: Mapping[Location, Span], span: Span) -> None:
         for key, found in value.items():
             at = places.get((key,), span)
             if key not in OUTPUT_KEYS:
@@ -158,15 +158,15 @@ _OTHER_FORMATS = {"pt": "torch", "pth": "torch", "bin": "torch", "ckpt": "torch"
 """Names that other tools use for our formats."""
 
 
-def _is_text_map(value: Any) -> bool:
+def _is_text_map(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
 
-def _is_texts(value: Any) -> bool:
+def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) and item and MARK not in item for item in value)
 
 
-def _is_options(value: Any) -> bool:
+def _is_options(value: object) -> bool:
     return value is None or (isinstance(value, dict) and all(isinstance(k, str) for k in value))
 
 

@@ -34,7 +34,7 @@ class Step:
     params: Mapping[str, Any]
     span: Span | None
     spans: Mapping[Location, Span] = field(default_factory=dict)
-    text: Any = None
+    text: object = None
     lenient: bool = False
     unmatched: Literal["error", "keep", "drop"] | None = None
     node: Node | None = field(default=None, compare=False, repr=False)
@@ -81,18 +81,21 @@ class Output:
     shard: str | None = None
     overwrite: bool = False
     sidecars: bool = True
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     span: Span | None = None
     spans: Mapping[Location, Span] = field(default_factory=dict)
 
-    def plain(self) -> Any:
+    def plain(self) -> object:
         """Return the output as a plan writes it: its path, and all settings that are not the default."""
         usual = Output(self.path)
-        keys = (f.name for f in fields(self) if f.name not in ("path", "span", "spans"))
+        keys = (f.name for f in fields(self) if f.name not in _NO_SETTINGS)
         changed = {key: getattr(self, key) for key in keys if getattr(self, key) != getattr(usual, key)}
         return {"path": self.path, **changed} if changed else self.path
+
+
+_NO_SETTINGS = frozenset({"path", "span", "spans"})
 
 
 @dataclass(frozen=True, slots=True)

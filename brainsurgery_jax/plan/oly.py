@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.plan.oly_words import (
@@ -45,7 +45,7 @@ def parse_oly(text: str, file: str = "<line>", line: int = 1) -> Node:
     return _Line(text.rstrip("\r\n"), file, line).step()
 
 
-def to_oly(step: Any) -> str:
+def to_oly(step: object) -> str:
     """Write the line that reads back as this step: the name of an op, or a mapping of one to its payload.
 
     Raises a ValueError for what the form cannot say: other data, integers of over 1000 digits, half characters, U+0000.
@@ -61,7 +61,7 @@ def to_oly(step: Any) -> str:
 # --- Writing ----------------------------------------------------------------------------------------------------------
 
 
-def _payload(payload: Any) -> str:
+def _payload(payload: object) -> str:
     if payload is None:
         return ""
     if isinstance(payload, dict) and payload:
@@ -71,7 +71,7 @@ def _payload(payload: Any) -> str:
     return " " + _value(payload, 1)
 
 
-def _value(value: Any, depth: int) -> str:
+def _value(value: object, depth: int) -> str:
     if isinstance(value, dict | list | tuple) and depth > MAX_DEPTH:
         raise ValueError(f"lists and mappings are nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
@@ -81,11 +81,11 @@ def _value(value: Any, depth: int) -> str:
     return written(value)
 
 
-def _pairs(value: Mapping[Any, Any], depth: int) -> str:
+def _pairs(value: Mapping[object, object], depth: int) -> str:
     return ", ".join(f"{_key(key, KEY)}: {_value(inner, depth)}" for key, inner in value.items())
 
 
-def _key(key: Any, form: re.Pattern[str]) -> str:
+def _key(key: object, form: re.Pattern[str]) -> str:
     if not isinstance(key, str):
         raise ValueError(f"a key must be a text, not {shorten(repr(key))}")
     return key if form.fullmatch(key) else quoted(key)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from brainsurgery_jax.plan.source import Plain, shorten
 
@@ -63,7 +62,7 @@ def typed(text: str) -> Plain:
     return float(text) if _FLOAT.fullmatch(text) else text
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """How a single value is written. Raises a ValueError for one that a line cannot say."""
     match value:
         case str():

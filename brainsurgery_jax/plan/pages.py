@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.op import ASSERTS, OPS, ControlOp, Field, Op, SinkOp, TensorOp, element_role
 from brainsurgery_jax.plan.parse import nearest_op, ops_hint
-from brainsurgery_jax.plan.schema import field_schema
+from brainsurgery_jax.plan.schema import Schema, field_schema
 
 Fold = Callable[[str, str], list[str]]
 """(head, text) -> lines: how a text that follows a head is folded to the width there is."""
@@ -106,14 +105,14 @@ def kind(field: Field) -> str:
     if role is not None and role.kind in _REFERENCES:
         return _REFERENCES[role.kind] + (" (a slice may follow)" if role.slices else "")
     if role is not None:
-        return _KINDS.get(role.kind, role.kind)
+        return _KINDS.get(role.kind) or role.kind
     return _words(field_schema(field))
 
 
 _TYPES = {"boolean": "true or false", "string": "text", "object": "mapping", "null": ""}
 
 
-def _words(schema: Mapping[str, Any]) -> str:
+def _words(schema: Schema) -> str:
     """A value's type in words, as its schema tells it."""
     told = f" ({schema['description']})" if "description" in schema and "$ref" not in schema else ""
     if "$ref" in schema:

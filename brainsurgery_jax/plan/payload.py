@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +20,9 @@ from brainsurgery_jax.plan.model import Location
 from brainsurgery_jax.plan.source import Map, Node, flow_yaml, get
 from brainsurgery_jax.plan.subplans import sub_plan
 from brainsurgery_jax.select import Ref, parse_ref
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Payload:
@@ -51,7 +54,7 @@ _OTHER_KEYS: Mapping[str, tuple[str, ...]] = {
 """Names that other tools use for our keys."""
 
 
-def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field] | None = None) -> dict[str, Any]:
+def parse_payload(op: Op, payload: object, reading: Payload, known: Sequence[Field] | None = None) -> dict[str, Any]:
     """The parameters of `op` that a payload spells; mistakes go to `reading.problems`. `known`: its keys, if not just
     the op's own."""
     fields = {f.key: f for f in (op.fields() if known is None else known)}
@@ -83,6 +86,11 @@ def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field]
     for key in missing:
         if key not in meant:
             reading.complain("key-missing", f"missing key '{key}'", hint=_example(op))
+    return _read_params(op, fields, given, reading)
+
+
+def _read_params(op: Op, fields: Mapping[str, Field], given: Mapping[str, object], reading: Payload) -> dict[str, Any]:
+    """The values of the keys that an op has; mistakes go to `reading.problems`."""
     params: dict[str, Any] = {}
     for f in sorted((fields[k] for k in given if k in fields), key=lambda f: bool(f.role and f.role.beside)):
         at = () if op.bare else (f.key,)
@@ -97,8 +105,8 @@ def parse_payload(op: Op, payload: Any, reading: Payload, known: Sequence[Field]
 
 
 def _without_cut_texts(
-    given: Mapping[str, Any], fields: Mapping[str, Field], reading: Payload
-) -> tuple[dict[str, Any], set[str]]:
+    given: Mapping[str, object], fields: Mapping[str, Field], reading: Payload
+) -> tuple[dict[str, object], set[str]]:
     """A payload without the texts that a comma has cut, each of which is one mistake; and the keys of these."""
     left, meant = dict(given), set[str]()
     for cut in cut_texts(given, fields):
@@ -109,7 +117,7 @@ def _without_cut_texts(
     return left, meant
 
 
-def _as_mapping(op: Op, payload: Any, fields: Mapping[str, Field], reading: Payload) -> dict[str, Any] | None:
+def _as_mapping(op: Op, payload: object, fields: Mapping[str, Field], reading: Payload) -> dict[str, object] | None:
     if op.bare:
         return {op.bare: payload}
     if isinstance(payload, dict):
@@ -128,7 +136,7 @@ def sibling_of(op: Op) -> Op | None:
     return OPS.get(op.name[:-1] if op.name.endswith("_") else f"{op.name}_")
 
 
-def _fits(op: Op | None, given: Mapping[str, Any]) -> bool:
+def _fits(op: Op | None, given: Mapping[str, object]) -> bool:
     return op is not None and set(given) <= {f.key for f in op.step_fields()}
 
 
@@ -148,13 +156,13 @@ def _example(op: Op) -> str:
     return next((line.strip() for line in op.doc.splitlines() if line.strip().startswith("Example:")), "")
 
 
-def _variable_hint(value: Any) -> str:
+def _variable_hint(value: object) -> str:
     """For a text that stands for a variable elsewhere."""
     found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
     return f"A variable of the plan is written ${{vars.{found[1]}}}." if found is not None else ""
 
 
-def _over_hint(op: Op, f: Field, given: Mapping[str, Any]) -> str:
+def _over_hint(op: Op, f: Field, given: Mapping[str, object]) -> str:
     """For one pattern where a list is expected: a set of tensors goes by the key `over`."""
     sets = next((own.role for own in op.fields() if own.key == f.key and own != f), None)
     if sets is None or not isinstance(given[f.key], str):
@@ -162,12 +170,12 @@ def _over_hint(op: Op, f: Field, given: Mapping[str, Any]) -> str:
     return "One pattern or template stands for several tensors with `over: NAME`, the number in their names."
 
 
-def _value(f: Field, value: Any, params: Mapping[str, Any], reading: Payload, at: Location) -> Any:
-    if (role := element_role(f.annotation)) is not None and role.kind != "assert":
+def _value(f: Field, value: object, params: Mapping[str, Any], reading: Payload, at: Location) -> object:
+    if (role := element_role(f.annotation)) is not None and not role.is_assert:
         return _references(f, role, value, params, reading)
     if f.role is None:
         return _validate(f.annotation, value)
-    if value is None and f.default is None and f.role.kind != "number":
+    if value is None and f.default is None and not f.role.is_number:
         return None
     match f.role.kind:
         case "number":
@@ -187,7 +195,7 @@ def _value(f: Field, value: Any, params: Mapping[str, Any], reading: Payload, at
     return _reference(f.role, value, params, reading)
 
 
-def _references(f: Field, role: Role, value: Any, params: Mapping[str, Any], reading: Payload) -> tuple[Ref, ...]:
+def _references(f: Field, role: Role, value: object, params: Mapping[str, Any], reading: Payload) -> tuple[Ref, ...]:
     least = fewest(f.annotation)
     items = [value] if isinstance(value, str) and least < 2 else value
     if not isinstance(items, list) or len(items) < least:
@@ -201,7 +209,7 @@ def _references(f: Field, role: Role, value: Any, params: Mapping[str, Any], rea
     return tuple(out)
 
 
-def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload) -> dict[str, Ref]:
+def _operands(f: Field, value: object, params: Mapping[str, Any], reading: Payload) -> dict[str, Ref]:
     """References by name, the first a pattern, the others templates."""
     if not isinstance(value, dict) or not value:
         hint = f"Name each tensor: `{f.key}: {_named(value)}`."
@@ -219,21 +227,21 @@ def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload)
     return out
 
 
-def _named(value: Any) -> str:
+def _named(value: object) -> str:
     """References that stand without names, each with a letter."""
     given = value if isinstance(value, list) else [value]
     texts = [item for item in given if isinstance(item, str)] or [".*"]
     return flow_yaml(dict(zip("wvxyzabcdefgh", texts, strict=False)))
 
 
-def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Payload) -> Ref:
+def _reference(role: Role, value: object, params: Mapping[str, Any], reading: Payload) -> Ref:
     beside = params.get(role.beside)
     alias = beside.alias if isinstance(beside, Ref) else beside or reading.default_alias or role.fallback
-    ref = parse_ref(value, alias, literal=role.kind == "name")
+    ref = parse_ref(value, alias, literal=role.is_literal)
     if ref.index is not None and not role.slices:
-        hint = "Copy the slice to a name of its own first." if role.kind == "pattern" else ""
+        hint = "Copy the slice to a name of its own first." if role.is_pattern else ""
         raise Refusal("slice-not-allowed", f"a slice is not allowed here, got '{ref}'", hint=hint)
-    if ref.kind is not None and not (role.kind in ("pattern", "operands") or role.read):
+    if ref.kind is not None and not role.selects:
         hint = "Write it in the reference that is matched."
         raise Refusal(
             "kind-not-allowed", f"a `kind` is not allowed in a reference that creates names, got '{ref}'", hint=hint
@@ -241,14 +249,14 @@ def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Paylo
     return ref
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise Refusal("value-type", f"expected a number, got {_describe_value(value)}") from None
 
 
-def _dtype(value: Any) -> Any:
+def _dtype(value: object) -> object:
     found = parse_dtype(value) if isinstance(value, str) else None
     if found is None or found.numpy is None:
         names = [d.name for d in DTYPES if d.numpy]
@@ -267,7 +275,7 @@ def _near_dtype(word: str, names: Sequence[str]) -> str:
     return did_you_mean(word, [*names, *(a for d in DTYPES for a in d.aliases)])
 
 
-def _assertion(value: Any, reading: Payload, at: Location) -> Assertion:
+def _assertion(value: object, reading: Payload, at: Location) -> Assertion:
     if not isinstance(value, dict) or len(value) != 1:
         shown = f"{len(value)} keys" if isinstance(value, dict) else repr(value)
         hint = f"Operators: {', '.join(ASSERTS)}. Several conditions go under `all: [...]`."
@@ -284,7 +292,7 @@ def _assertion(value: Any, reading: Payload, at: Location) -> Assertion:
     return Assertion(op, params)
 
 
-def _assertions(value: Any, reading: Payload, at: Location) -> tuple[Assertion, ...]:
+def _assertions(value: object, reading: Payload, at: Location) -> tuple[Assertion, ...]:
     if not isinstance(value, list) or not value:
         raise Refusal("assert-form", f"expected a non-empty list of asserts, got {value!r}")
     parts = [_assertion(item, reading, (*at, i)) for i, item in enumerate(value)]
@@ -292,12 +300,12 @@ def _assertions(value: Any, reading: Payload, at: Location) -> tuple[Assertion, 
 
 
 @cache
-def adapter(annotation: Any) -> TypeAdapter[Any]:
+def adapter(annotation: Any) -> TypeAdapter[object]:
     """The validator of one key's annotation, built once."""
     return TypeAdapter(annotation)
 
 
-def _validate(annotation: Any, value: Any) -> Any:
+def _validate(annotation: object, value: object) -> object:
     try:
         return adapter(annotation).validate_python(value)
     except ValidationError as error:
@@ -305,24 +313,31 @@ def _validate(annotation: Any, value: Any) -> Any:
         raise Refusal("value-type", _sentence(first)) from error
 
 
-def _describe_value(value: Any) -> str:
+def _describe_value(value: object) -> str:
     """A value as a message shows it; that a text is one is said, since `'8'` looks so much like `8`."""
     return f"the text {value!r}" if isinstance(value, str) else repr(value)
 
 
-_SENTENCES: dict[str, Callable[[Any], str]] = {
-    "value_error": lambda e: str(e["ctx"]["error"]),
+def _context(error: ErrorDetails) -> dict[str, object]:
+    """What pydantic says of a mistake besides its kind."""
+    return error.get("ctx", {})
+
+
+_SENTENCES: dict[str, Callable[[ErrorDetails], str]] = {
+    "value_error": lambda e: str(_context(e)["error"]),
     "int_type": lambda e: f"expected an integer, got {_describe_value(e['input'])}",
     "bool_type": lambda e: f"expected true or false, got {_describe_value(e['input'])}",
     "tuple_type": lambda e: f"expected a list, got {_describe_value(e['input'])}",
     "string_type": lambda e: f"expected text, got {e['input']!r}. Quote it if it is text",
     "string_too_short": lambda e: "expected text, got an empty one",
-    "too_short": lambda e: f"expected a list of at least {e['ctx']['min_length']}, got {e['ctx']['actual_length']}",
-    "too_long": lambda e: f"expected a list of at most {e['ctx']['max_length']}, got {e['ctx']['actual_length']}",
+    "too_short": lambda e: (
+        f"expected a list of at least {_context(e)['min_length']}, got {_context(e)['actual_length']}"
+    ),
+    "too_long": lambda e: f"expected a list of at most {_context(e)['max_length']}, got {_context(e)['actual_length']}",
 }
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: ErrorDetails) -> str:
     known = _SENTENCES.get(error["type"])
     text = known(error) if known else f"{error['msg'].replace('Input should be', 'expected')}, got {error['input']!r}"
     place = [str(p) for p in error["loc"] if isinstance(p, int)]

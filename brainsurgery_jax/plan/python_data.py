@@ -16,7 +16,7 @@ class _NotPlainError(Exception):
         self.path, self.message, self.hint = path, message, hint
 
 
-def plain_data(plan: Mapping[str, Any], head: str = "", below: str = "") -> dict[str, Any]:
+def plain_data(plan: Mapping[str, object], head: str = "", below: str = "") -> dict[str, object]:
     """A plan as None, bool, int, float, str, date, list and dict; numpy scalars and 0-d arrays become numbers.
 
     `head` and `below` name places, see `by_path`. Raises PlanError where the plan holds any other object.
@@ -28,27 +28,27 @@ def plain_data(plan: Mapping[str, Any], head: str = "", below: str = "") -> dict
         raise PlanError([Diagnostic("value-type", bad.message, span, bad.hint)]) from None
 
 
-def _plain(value: Any, path: str) -> Any:
+def _plain(value: object, path: str) -> Any:
     match value:
         case None | bool() | date():
             return value
         case Mapping():
-            entries = cast("Mapping[Any, Any]", value).items()
+            entries = cast("Mapping[object, object]", value).items()
             return {_key(k, path): _plain(v, f"{path}.{k}".lstrip(".")) for k, v in entries}
         case list() | tuple():
-            items = enumerate(cast("Sequence[Any]", value))
+            items = enumerate(cast("Sequence[object]", value))
             return [_plain(item, f"{path}[{i}]") for i, item in items]
     return _scalar(value, path)
 
 
-def _key(key: Any, path: str) -> Any:
+def _key(key: object, path: str) -> object:
     found = _plain(key, path)
     if isinstance(found, list | dict):
         raise _refused(path, f"a key must be a text, found {key!r}", "Write the key as text: `str(key)`.")
     return found
 
 
-def _scalar(value: Any, path: str) -> Any:
+def _scalar(value: Any, path: str) -> object:
     """A number or a text: also one of numpy, and of a class of its own, as members of an enum are."""
     if getattr(value, "ndim", None) == 0:
         with suppress(TypeError, ValueError):  # JAX traces it
@@ -73,14 +73,14 @@ def _refused(path: str, message: str, hint: str) -> _NotPlainError:
     return _NotPlainError(path, message, hint)
 
 
-def read_item(item: Any) -> str:
+def read_item(item: object) -> str:
     """The path or the override that an argument of `load` is. Raises PlanError for what is neither."""
     if isinstance(item, str | os.PathLike):
         return str(cast("str | os.PathLike[str]", item))
     if not isinstance(item, list | tuple):
         found = f"an object of type {type(item).__name__}"
         hint = "Give the path of a YAML file, a mapping, or an override such as 'vars.x=2'."
-    elif any(isinstance(i, str | os.PathLike) for i in cast("Sequence[Any]", item)):
+    elif any(isinstance(i, str | os.PathLike) for i in cast("Sequence[object]", item)):
         found, hint = "a list of paths or overrides", "Give them one by one: `load(*items)`."
     else:
         found = "a list"

@@ -188,15 +188,16 @@ _ROLES: Mapping[str, tuple[str, str]] = {
     "number": ("number", "A number."),
     "dtype": ("dtype", "An element type."),
     "assert": ("assert", "One assert."),
-    "asserts": ("assert", "Asserts."),
+    "asserts": ("", "Asserts."),
     "steps": ("", "Steps, as under the plan's own `transforms`."),
     "plan": ("", "A plan: its inputs are loaded first, its output is saved last."),
     "plan-text": ("", "The YAML text of a plan."),
     "plan-file": ("", "The path of a plan file, relative to the working directory."),
 }
-_SUB_PLANS: Mapping[str, Schema] = {
+_SCHEMAS: Mapping[str, Schema] = {
     "steps": _or_list({"$ref": "#/$defs/step"}),
     "plan": {"type": ["object", "array", "null"]},
+    "asserts": {"type": "array", "items": {"$ref": "#/$defs/assert"}, "minItems": 1},
     "plan-text": {"type": "string"},
     "plan-file": {"type": "string", "minLength": 1},
 }
@@ -206,7 +207,7 @@ def field_schema(field: Field) -> Schema:
     """The schema of one key of a payload."""
     if (plain := field.without_over) != field:
         return {"anyOf": [field_schema(plain), field_schema(field._replace(role=_with_over(field)))]}
-    if (element := element_role(field.annotation)) is not None and element.kind != "assert":
+    if (element := element_role(field.annotation)) is not None and not element.is_assert:
         least = fewest(field.annotation)
         listed = {"type": "array", "items": _role_schema(element), "minItems": least}
         one = {} if least > 1 else {"type": "string"}
@@ -230,16 +231,14 @@ def _with_over(field: Field) -> Role:
 def _role_schema(role: Role) -> Schema:
     target, words = _ROLES[role.kind]
     if target == "reference":
-        chosen = role.kind == "pattern" or role.read
+        chosen = role.is_pattern or role.read
         defined = ("reference" if role.slices else "whole") if chosen else ("made-part" if role.slices else "made")
         return {"$ref": f"#/$defs/{defined}", "description": words}
-    if role.kind == "operands":
+    if role.is_operands:
         each = {"$ref": "#/$defs/reference"}
         return {"type": "object", "additionalProperties": each, "minProperties": 1, "description": words}
-    if role.kind in _SUB_PLANS:
-        return _SUB_PLANS[role.kind] | {"description": words}
-    if role.kind == "asserts":
-        return {"type": "array", "items": {"$ref": "#/$defs/assert"}, "minItems": 1, "description": words}
+    if role.kind in _SCHEMAS:
+        return _SCHEMAS[role.kind] | {"description": words}
     return {"$ref": f"#/$defs/{target}", "description": words}
 
 

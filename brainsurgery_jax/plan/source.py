@@ -25,7 +25,8 @@ Plain: TypeAlias = bool | int | float | str | None
 
 MAX_NODES = 1_000_000  # aliases expanded; ten lines of aliases to aliases can otherwise stand for 10**9 nodes
 MAX_DEPTH = 200  # everything that walks a plan may recurse
-LOADER: type[Any] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+Loader: TypeAlias = "type[yaml.SafeLoader] | type[yaml.CSafeLoader]"
+LOADER: Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010
 
 
 def compose(
-    text: str, file: str, *, loader: type[Any] = LOADER, repeatable: Callable[[str], bool] = lambda key: False
+    text: str, file: str, *, loader: Loader = LOADER, repeatable: Callable[[str], bool] = lambda key: False
 ) -> Node | None:
     """The tree of a YAML text, or None if it holds nothing. Raises one PlanError with every mistake found.
 
@@ -238,8 +239,8 @@ _STR, _SEQ, _MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"
 class _Composer:
     """Builds the nodes of one document from its events, and collects the mistakes that need not stop it."""
 
-    def __init__(self, text: str, file: str, loader: type[Any], repeatable: Callable[[str], bool]):
-        self.events: Iterator[Any] = iter(yaml.parse(text, Loader=loader))
+    def __init__(self, text: str, file: str, loader: Loader, repeatable: Callable[[str], bool]):
+        self.events: Iterator[ev.Event] = iter(yaml.parse(text, Loader=loader))
         self.file, self.repeatable = file, repeatable
         self.problems: list[Diagnostic] = []
         self.anchors: dict[str, _Anchored] = {}
@@ -256,10 +257,11 @@ class _Composer:
                 root, _ = self.node(event, 1)
         return root
 
-    def node(self, event: Any, depth: int) -> tuple[Node, int]:
+    def node(self, event: ev.Event, depth: int) -> tuple[Node, int]:
         """The node that starts with this event, and how deep it is."""
         if isinstance(event, ev.AliasEvent):
             return self.alias(event, depth)
+        assert isinstance(event, ev.NodeEvent), event
         before = self.total
         self.count(1 + len(getattr(event, "value", "")) // 64, depth, event)  # a long text counts as several values
         built, height = self.read_untagged(event, depth)
@@ -267,17 +269,18 @@ class _Composer:
             self.anchors[event.anchor] = _Anchored(built, height, self.total - before)
         return built, height
 
-    def read_untagged(self, event: Any, depth: int) -> tuple[Node, int]:
+    def read_untagged(self, event: ev.NodeEvent, depth: int) -> tuple[Node, int]:
         if isinstance(event, ev.ScalarEvent):
             self.check_tag(event, _STR)
             return Scalar(self.value(event), event.value, self.span(event)), 1
         if isinstance(event, ev.SequenceStartEvent):
             self.check_tag(event, _SEQ)
             return self.list(event, depth)
+        assert isinstance(event, ev.MappingStartEvent)
         self.check_tag(event, _MAP)
         return self.map(event, depth)
 
-    def list(self, event: Any, depth: int) -> tuple[Node, int]:
+    def list(self, event: ev.NodeEvent, depth: int) -> tuple[Node, int]:
         items, highest = [], 0
         while not isinstance(inner := next(self.events), ev.SequenceEndEvent):
             item, height = self.node(inner, depth + 1)
@@ -285,7 +288,7 @@ class _Composer:
             highest = max(highest, height)
         return List(tuple(items), self.span(event)), highest + 1
 
-    def map(self, event: Any, depth: int) -> tuple[Node, int]:
+    def map(self, event: ev.NodeEvent, depth: int) -> tuple[Node, int]:
         own: dict[str, tuple[Scalar, Node]] = {}
         merged: dict[str, tuple[Scalar, Node]] = {}
         highest = 0
@@ -303,7 +306,7 @@ class _Composer:
                 own[key.text] = key, value
         return Map(tuple((merged | own).values()), self.span(event)), highest + 1
 
-    def key(self, event: Any, depth: int) -> Scalar | None:
+    def key(self, event: ev.Event, depth: int) -> Scalar | None:
         node, _ = self.node(event, depth)
         if isinstance(node, Scalar):
             return Scalar(node.text, node.text, self.span(event))
@@ -334,8 +337,8 @@ class _Composer:
                 self.complain("yaml-merge-key", message, span, hint)
         return entries
 
-    def alias(self, event: Any, depth: int) -> tuple[Node, int]:
-        known = self.anchors.get(event.anchor)
+    def alias(self, event: ev.AliasEvent, depth: int) -> tuple[Node, int]:
+        known = self.anchors.get(str(event.anchor))
         if known is None:
             message = f"*{event.anchor} is read as a YAML alias, but no anchor &{event.anchor} comes before it"
             hint = f"Quote a text that starts with *: '*{event.anchor}'."
@@ -344,7 +347,7 @@ class _Composer:
         self.count(known.size, depth + known.height - 1, event)
         return known.node, known.height
 
-    def value(self, event: Any) -> Plain:
+    def value(self, event: ev.ScalarEvent) -> Plain:
         if not event.value.isascii() and _SURROGATE.search(event.value):  # libyaml refuses them, PyYAML lets them pass
             message = "an escape in this text is half a character (a surrogate)"
             self.complain("yaml-syntax", message, self.span(event), BY_EIGHT_DIGITS)
@@ -353,12 +356,12 @@ class _Composer:
             self.complain("yaml-syntax", "an escape in this text is the character U+0000", self.span(event), hint)
         return read_scalar(event.value) if event.implicit[0] else event.value
 
-    def check_tag(self, event: Any, allowed: str) -> None:
+    def check_tag(self, event: ev.ScalarEvent | ev.CollectionStartEvent, allowed: str) -> None:
         if event.tag not in (None, allowed):
             hint = "Remove the tag: numbers are recognised as they are. Quote a text that starts with !."
             self.complain("yaml-tag", f"the YAML tag {event.tag} is not used in plans", self.span(event), hint)
 
-    def count(self, nodes: int, depth: int, event: Any) -> None:
+    def count(self, nodes: int, depth: int, event: ev.Event) -> None:
         self.total += nodes
         if self.total <= MAX_NODES and depth <= MAX_DEPTH:
             return
@@ -370,18 +373,18 @@ class _Composer:
         self.complain("yaml-too-large", message, self.span(event), hint)
         raise PlanError(self.problems)
 
-    def span(self, event: Any) -> Span:
-        return Span(self.file, event.start_mark.line + 1, event.start_mark.column + 1)
+    def span(self, event: ev.Event) -> Span:
+        return Span(self.file, at.line + 1, at.column + 1) if (at := event.start_mark) else Span(self.file)
 
     def complain(self, code: str, message: str, span: Span, hint: str = "") -> None:
         self.problems.append(Diagnostic(code, message, span, hint))
 
 
-def _is_absent(value: Any) -> bool:
+def _is_absent(value: object) -> bool:
     return isinstance(value, ev.ScalarEvent) and not value.value and value.implicit[0] and value.anchor is None
 
 
-def _is_merge(key: Any) -> bool:
+def _is_merge(key: object) -> bool:
     return isinstance(key, ev.ScalarEvent) and key.implicit[0] and key.value == "<<"
 
 
@@ -391,7 +394,7 @@ _LINE_END = re.compile(r"[\r\n\x85\u2028\u2029]")
 class _Dumper(yaml.SafeDumper):
     """Block style without aliases, with list items indented below their key."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
@@ -410,12 +413,12 @@ def _represent_str(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_str)
 
 
-def dump_yaml(data: Any) -> str:
+def dump_yaml(data: object) -> str:
     """Block-style YAML of plain data, in its own order, which `compose` reads back to the same data."""
     return yaml.dump(data, Dumper=_Dumper, default_flow_style=False, sort_keys=False, allow_unicode=True, width=1 << 30)
 
 
-def flow_yaml(data: Any) -> str:
+def flow_yaml(data: object) -> str:
     """The same on one line, as it may stand behind a key."""
     text = yaml.dump(data, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1 << 30)
     return text.rstrip("\n")

@@ -13,12 +13,12 @@ SCHEMA_VERSION = 1
 """Of all JSON that commands print. Grows when a key changes its meaning or goes; new keys leave it as it is."""
 
 
-def as_json(**keys: Any) -> str:
+def as_json(**keys: object) -> str:
     """A JSON object with the version of the schema, indented; NaN and infinity as text."""
     return json.dumps(plain({"schema_version": SCHEMA_VERSION, **keys}), indent=2)
 
 
-def as_json_line(**keys: Any) -> str:
+def as_json_line(**keys: object) -> str:
     """The same in one line."""
     return json.dumps(plain({"schema_version": SCHEMA_VERSION, **keys}))
 
@@ -39,27 +39,27 @@ def document_data(document: Document) -> dict[str, Any]:
             return {"kind": "parts", "parts": [document_data(part) for part in parts]}
 
 
-def diagnostic_data(found: Diagnostic) -> dict[str, Any]:
+def diagnostic_data(found: Diagnostic) -> dict[str, object]:
     """A diagnostic as data; `place` is None where it has none."""
     place = found.span and {"file": found.span.file, "line": found.span.line, "column": found.span.col}
     told = {"code": found.code, "severity": found.severity, "message": found.message, "hint": found.hint}
-    return told | {"place": place}
+    return {**told, "place": place}
 
 
-def store_error_data(error: StoreError) -> dict[str, Any]:
+def store_error_data(error: StoreError) -> dict[str, object]:
     """A file that could not be read or written, as the data of a diagnostic."""
     about = "" if error.tensor is None else f"tensor '{error.tensor}': "
     place = {"file": error.path, "line": 0, "column": 0}
     told = {"code": error.code or "io", "severity": "error", "message": about + error.problem, "hint": error.remedy}
-    return told | {"place": place}
+    return {**told, "place": place}
 
 
-def command_error_data(what: str, message: str, hint: str = "") -> dict[str, Any]:
+def command_error_data(what: str, message: str, hint: str = "") -> dict[str, object]:
     """An error that is not about a plan or a file: `usage`, `interrupted`, `request`."""
     return {"code": what, "severity": "error", "message": message, "hint": hint, "place": None}
 
 
-def plain(value: Value | Any) -> Any:
+def plain(value: Value | object) -> object:
     """Values as JSON has them: sequences are lists; complex numbers, NaN and infinity are text."""
     match value:
         case str() | bool() | int() | None:

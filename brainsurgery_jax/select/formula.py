@@ -219,9 +219,13 @@ class _Parser:
     def next(self) -> _Token:
         return self.tokens[self.at]
 
+    def sees(self, *kinds: str) -> bool:
+        """Whether the next token is of one of these kinds."""
+        return self.next.kind in kinds
+
     def take(self, *operators: str) -> str:
         """The next token, if it is one of these operators; else nothing."""
-        if self.next.kind != "operator" or self.next.text not in operators:
+        if not self.sees("operator") or self.next.text not in operators:
             return ""
         self.at += 1
         return self.tokens[self.at - 1].text
@@ -232,9 +236,9 @@ class _Parser:
 
     def formula(self) -> Formula:
         term, width = self.sum(), 0
-        if self.next.kind == "format":
+        if self.sees("format"):
             width = self.width()
-        elif self.next.kind != "end":
+        elif not self.sees("end"):
             raise self.expect("an operator")
         if not self.places:
             raise self.wrong("it contains no capture", NUMBERS_HINT)
@@ -272,15 +276,15 @@ class _Parser:
         token = self.next
         if self.take("("):
             return self.parentheses(self.sum)
-        if token.kind == "number" and is_integer(token.text):
+        if self.sees("number") and is_integer(token.text):
             self.at += 1
             number = int(token.text)
             return _Term(lambda _: number, numeric=True)
-        if token.kind == "word" and self.tokens[self.at + 1].text == "(":
+        if self.sees("word") and self.tokens[self.at + 1].text == "(":
             return self.call(token.text)
-        if token.kind in ("word", "group", "named"):
+        if self.sees("word", "group", "named"):
             return self.capture(token.text)
-        raise self.expect("a capture or a number" if token.kind != "number" else f"at most {MAX_DIGITS} digits")
+        raise self.expect("a capture or a number" if not self.sees("number") else f"at most {MAX_DIGITS} digits")
 
     def capture(self, word: str) -> _Term:
         self.at += 1
@@ -317,7 +321,7 @@ class _Parser:
     def text(self, what: str, *, empty: bool) -> str:
         self.need(",", f" and {what}")
         text = self.next.text[1:-1]
-        if self.next.kind != "text" or not (text or empty):
+        if not self.sees("text") or not (text or empty):
             raise self.expect(f"{what}, in quotes,")
         self.at += 1
         return text

@@ -90,13 +90,13 @@ def _token_pattern(texts: tuple[str, ...]) -> Pattern:
         width=len(variables),
         literal=_only_name(tokens),
         find=_finds_structured(tokens, variables) if regex is None else _finds_runs(re.compile(regex), tokens),
-        lists=frozenset(name for token in tokens if token.kind == "many" for name in token.names),
+        lists=frozenset(name for token in tokens if token.is_run for name in token.names),
         fault=next((token.fault for token in tokens if token.fault), None),
     )
 
 
 def _only_name(tokens: tuple[NameToken, ...]) -> str | None:
-    plain = all(token.kind == "equal" and "." not in token.text for token in tokens)  # no segment contains a dot
+    plain = all(token.is_plain and "." not in token.text for token in tokens)  # no segment contains a dot
     return ".".join(token.text for token in tokens) if plain else None
 
 
@@ -109,7 +109,7 @@ def _finds_one(literal: str) -> Finder:
 
 def _finds_runs(compiled: re.Pattern[str], tokens: tuple[NameToken, ...]) -> Finder:
     """The finder of structured tokens that `as_regex` could translate: a run's group starts with a dot, or is empty."""
-    runs = [token.kind == "many" for token in tokens if token.names]
+    runs = [token.is_run for token in tokens if token.names]
     find_groups = _finds_plain(compiled, compiled.pattern)
 
     def find(names: Collection[str], deadline: Deadline) -> list[Match]:

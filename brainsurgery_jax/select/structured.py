@@ -32,6 +32,16 @@ class NameToken(NamedTuple):
     regex: SegmentRegex | None = None
     fault: RefError | None = None
 
+    @property
+    def is_run(self) -> bool:
+        """Whether it stands for any number of segments."""
+        return self.kind == "many"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a segment as it is written."""
+        return self.kind == "equal"
+
 
 class Search(NamedTuple):
     """A search through one name: its segments, when to give up, and the star positions known to lead nowhere."""
@@ -74,8 +84,8 @@ def as_regex(tokens: tuple[NameToken, ...]) -> str | None:
     A regex is ten times faster. Greedy groups take the longest run first, too, and give back whole segments.
     """
     names = [name for token in tokens for name in token.names]
-    plain = all(token.kind != "regex" and token.fault is None for token in tokens)
-    stars = sum(token.kind == "many" for token in tokens)
+    plain = all(token.regex is None and token.fault is None for token in tokens)
+    stars = sum(token.is_run for token in tokens)
     if not plain or len(set(names)) < len(names) or stars >= len(SHARINGS):
         return None
     return "".join(_SEGMENTS.get(token.kind) or r"\." + _escape(token.text) for token in tokens)
@@ -113,7 +123,7 @@ def _walk(search: Search, at: int, place: int, bound: dict[str, Value]) -> dict[
     """The completed bindings, from token `at` and segment `place` on."""
     segments = search.segments
     for offset, token in enumerate(search.tokens[at:]):
-        if token.kind == "many":
+        if token.is_run:
             return _spread(search, at + offset, place + offset, bound)
         if place + offset == len(segments):
             return None
@@ -157,9 +167,9 @@ def _take(token: NameToken, segment: str, deadline: Deadline) -> Sequence[str] |
     if token.regex is not None:
         groups = token.regex.find(segment, deadline)
         return None if groups is None else _values(token, token.regex, groups, segment)
-    if token.kind == "one":
-        return (segment,)
-    return () if segment == token.text else None
+    if token.is_plain:
+        return () if segment == token.text else None
+    return (segment,)
 
 
 def _values(token: NameToken, regex: SegmentRegex, groups: Sequence[str | None], segment: str) -> Sequence[str]:

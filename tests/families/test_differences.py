@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from brainsurgery_jax.config_patch import patched
+from brainsurgery_jax.config_patch import patch_mapping
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.families.compare import FAMILIES, differences, places
 from brainsurgery_jax.families.model import ConfigDifference
@@ -61,7 +61,7 @@ def told(found: Saved) -> tuple[ConfigDifference, ...]:
 def settled(config: Mapping[str, Any], found: tuple[ConfigDifference, ...]) -> Any:
     """The config with the patches of all differences."""
     for each in found:
-        config = patched(config, each.patch)
+        config = patch_mapping(config, each.patch)
     return config
 
 
@@ -98,7 +98,7 @@ def test_every_family_has_a_class_that_it_was_tried_on() -> None:
 def test_a_stale_size_is_told_with_the_patch_that_sets_it_right(name: str, key: str) -> None:
     found = saved(name)
     right = at(found.config, key)
-    stale = patched(found.config, nested(key, right + 1))
+    stale = patch_mapping(found.config, nested(key, right + 1))
     differs = differences(stale, found.avals)
     assert settled(stale, differs) == found.config
     assert any(f"says {key} {right + 1}, but the tensors have {right}" in each.message for each in differs)
@@ -108,7 +108,7 @@ def test_a_stale_size_is_told_with_the_patch_that_sets_it_right(name: str, key: 
 def test_a_size_told_twice_as_large_is_settled_by_a_patch(name: str, key: str) -> None:
     # Heads of half the width in twice the number are as many rows: the patch may then be another one that fits.
     found = saved(name)
-    stale = patched(found.config, nested(key, 2 * at(found.config, key)))
+    stale = patch_mapping(found.config, nested(key, 2 * at(found.config, key)))
     differs = differences(stale, found.avals)
     assert differs
     assert differences(settled(stale, differs), found.avals) == ()

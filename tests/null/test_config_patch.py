@@ -8,7 +8,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainsurgery_jax.config_patch import KEYS, Change, apply_change, merge_changes, patched, read_change, write_change
+from brainsurgery_jax.config_patch import (
+    KEYS,
+    Change,
+    apply_change,
+    merge_changes,
+    patch_mapping,
+    read_change,
+    write_change,
+)
 
 WORDS = st.sampled_from(["a", "b", "a.b", *KEYS])
 VALUES = st.recursive(
@@ -33,8 +41,8 @@ def test_a_patch_leaves_the_config_that_it_is_applied_to(config: dict[str, Any],
 
 @given(CONFIGS, CONFIGS)
 def test_a_patch_makes_no_difference_a_second_time(config: dict[str, Any], patch: dict[str, Any]):
-    once = patched(config, patch)
-    assert patched(once, patch) == once
+    once = patch_mapping(config, patch)
+    assert patch_mapping(once, patch) == once
 
 
 @given(CONFIGS, CONFIGS, st.dictionaries(WORDS, st.integers()))
@@ -42,7 +50,7 @@ def test_of_two_changes_that_are_merged_the_second_has_the_last_word(
     config: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
 ):
     merged = merge_changes(Change(patch=first), second)
-    assert apply_change(config, merged) == patched(patched(config, first), second)
+    assert apply_change(config, merged) == patch_mapping(patch_mapping(config, first), second)
 
 
 @given(CONFIGS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from brainsurgery_jax.cli.explanation import _number_steps
-from brainsurgery_jax.op import OPS, Name, Number, Pattern, control
+from brainsurgery_jax.op import OPS, Name, Pattern, Real, control
 from brainsurgery_jax.protocol import Edit, Expand, Publish, Substep, View
 from tests.null.world import after, complaints, found, program
 
@@ -24,7 +24,7 @@ def _ops(monkeypatch: pytest.MonkeyPatch) -> None:
         yield Expand((Substep("scale_", {"target": target, "by": 0.5}),))
 
     @control()
-    def swap_halves(view: View, *, target: Pattern, to: Name, by: Number = 0.5) -> Iterator[Edit]:
+    def swap_halves(view: View, *, target: Pattern, to: Name, by: Real = 0.5) -> Iterator[Edit]:
         """Halve a copy and keep that."""
         work = view.scratch()
         yield Expand(

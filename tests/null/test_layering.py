@@ -25,12 +25,13 @@ MAY_IMPORT = {
     "nametree": "",
     "index": "errors dtypes select",
     "store": "errors dtypes index.boxes",
-    "numerics": "errors dtypes _lazy index.boxes keys protocol",
-    "expression": "errors dtypes _lazy index.boxes index.parts op protocol numerics",
+    "numerics": "reduction errors dtypes _lazy index.boxes keys protocol",
+    "expression": "reduction errors dtypes _lazy index.boxes index.parts op protocol numerics",
     "select": "errors dtypes",
-    "protocol": "errors documents dtypes select",
+    "reduction": "_lazy",
+    "protocol": "reduction _lazy errors documents dtypes select",
     "summaries": "_lazy protocol",
-    "keys": "dtypes select",
+    "keys": "_lazy dtypes select",
     "kernel": "dtypes keys index protocol",
     "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
     "ops.*": "documents errors dtypes config_patch index select _lazy nametree keys op protocol numerics expression "
-    "ops._constants ops._verdicts summaries",
+    "ops._constants ops._formulas ops._verdicts summaries",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents "
@@ -89,7 +90,8 @@ MAY_IMPORT = {
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
-    "comparison": "errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base store.io.files "
+    "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base "
+    "store.io.files "
     "store.key_tree",
     "cli.inspect_": "wording rendering documents "
     "errors dtypes nametree checkpoint graph.expr engine store.key_tree store.sizes summaries "

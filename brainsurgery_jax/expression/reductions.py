@@ -1,0 +1,135 @@
+"""The reductions of expressions, on numpy arrays and on JAX arrays: sums in double precision, extremes, and places in
+the order of the elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from types import ModuleType
+from typing import NamedTuple
+
+from brainsurgery_jax._lazy import Array, jax, np
+from brainsurgery_jax.dtypes import to_numpy
+from brainsurgery_jax.expression.on_the_way import SLAB
+from brainsurgery_jax.expression.program import Node
+from brainsurgery_jax.numerics.math import kind, on_host, quotient
+
+Shape = tuple[int, ...]
+Compute = Callable[[ModuleType, Node, Shape, "Sequence[Array]"], "Array"]
+"""`(numpy or jax.numpy, node, shape of the result, operands) -> result`."""
+
+
+class Over(NamedTuple):
+    """What a reduction goes over, whether axes of size 1 remain, and the dtype of its sums (None: numpy's choice)."""
+
+    axes: tuple[int, ...]
+    keepdims: bool
+    dtype: type[np.generic] | None
+
+
+def reduce_over(fn: Callable[[ModuleType, Array, Over], Array]) -> Compute:
+    """A reduction `fn(xp, x, over)` of floats in double precision, on accelerators in their own."""
+
+    def compute(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+        (x,), made = xs, to_numpy(node.aval.dtype)
+        axes, keepdims = node.params["axes"], node.params["keepdims"]
+        plain = lambda x: fn(xp, x, Over(axes, keepdims, _double(x))).astype(made)  # noqa: E731
+        if on_host(x) or kind(x) not in ("float", "complex"):
+            return plain(x)
+        narrow = lambda x: fn(xp, x, Over(axes, keepdims, x.dtype.type)).astype(made)  # noqa: E731
+        return jax.lax.platform_dependent(x, cpu=plain, default=narrow)
+
+    return compute
+
+
+def _double(x: Array) -> type[np.generic] | None:
+    doubles: dict[str, type[np.generic]] = {"complex": np.complex128, "float": np.float64}
+    return doubles.get(kind(x))
+
+
+def add_up(xp: ModuleType, x: Array, over: Over) -> Array:
+    """The sum."""
+    return xp.sum(x, axis=over.axes, keepdims=over.keepdims, dtype=over.dtype)
+
+
+def average(xp: ModuleType, x: Array, over: Over) -> Array:
+    """The mean."""
+    total = add_up(xp, x, over._replace(dtype=over.dtype or np.float64))
+    return quotient(total, _count(xp, x, over, total.dtype))
+
+
+def _count(xp: ModuleType, x: Array, over: Over, dtype: np.dtype) -> Array:
+    """How many elements a mean is of."""
+    return xp.asarray(prod(x.shape[axis] for axis in over.axes), dtype)
+
+
+def variance(xp: ModuleType, x: Array, over: Over) -> Array:
+    """The mean of the squared distances from the mean."""
+    total = _squares(xp, x, over, average(xp, x, over._replace(keepdims=True)))
+    return quotient(total, _count(xp, x, over, total.dtype))
+
+
+def deviation(xp: ModuleType, x: Array, over: Over) -> Array:
+    """The root of the variance."""
+    return xp.sqrt(variance(xp, x, over))
+
+
+def norm(xp: ModuleType, x: Array, over: Over) -> Array:
+    """The root of the sum of squared magnitudes."""
+    return xp.sqrt(_squares(xp, x, over, None))
+
+
+def _squares(xp: ModuleType, x: Array, over: Over, less: Array | None) -> Array:
+    """The sum of squared magnitudes, of what is less a mean. Of numpy arrays some at a time, which makes no wider copy
+    of all of them."""
+    wide = over.dtype or np.float64
+    cut = next((a for a in over.axes if x.shape[a] > 1), None)
+    if not on_host(x) or cut is None or x.size <= SLAB:
+        return _sum_squares(xp, x, wide, less, over)
+    step = max(1, SLAB * x.shape[cut] // x.size)
+    slabs = (x[(slice(None),) * cut + (slice(at, at + step),)] for at in range(0, x.shape[cut], step))
+    return sum((_sum_squares(xp, slab, wide, less, over) for slab in slabs), np.zeros(()))
+
+
+def _sum_squares(xp: ModuleType, x: Array, wide: type[np.generic], less: Array | None, over: Over) -> Array:
+    x = x.astype(wide) if less is None else x.astype(wide) - less
+    if kind(x) == "complex":
+        squares = xp.square(xp.real(x)) + xp.square(xp.imag(x))
+    else:
+        squares = np.square(x, out=x) if on_host(x) and x.ndim else xp.square(x)
+    return xp.sum(squares, axis=over.axes, keepdims=over.keepdims)
+
+
+def keep_extreme(name: str) -> Compute:
+    """The least (`min`) or greatest (`max`) element."""
+    return lambda xp, node, shape, xs: getattr(xp, name)(
+        xs[0], axis=node.params["axes"], keepdims=node.params["keepdims"]
+    )
+
+
+def _share(xp: ModuleType, q: Array) -> Array:
+    """Shares of the elements as floats; those of a tensor that are beyond 0 and 1 give what 0 and 1 give."""
+    return xp.clip(q if q.dtype.kind == "f" else q.astype(np.float32), 0, 1)
+
+
+def pick_by_order(name: str) -> Compute:
+    """The middle, or another place in the order of the elements."""
+
+    def compute(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+        x = xs[0].astype(to_numpy(node.aval.dtype), copy=False)
+        shares = [_share(xp, q) for q in xs[1:]]
+        if xp is np and any(np.isnan(q).any() for q in shares):  # which numpy refuses
+            return np.full(shape, np.nan, x.dtype)
+        made = getattr(xp, name)(x, *shares, axis=node.params["axes"], keepdims=node.params["keepdims"])
+        return made.reshape(shape)
+
+    return compute
+
+
+def softmax(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    """Exponentials that sum to one along axes."""
+    (x,), axes = xs, node.params["axes"]
+    if not on_host(x):
+        return jax.nn.softmax(x, axis=axes)
+    made = np.exp(x - np.max(x, axis=axes, keepdims=True))
+    return made / np.sum(made, axis=axes, keepdims=True, dtype=_double(x)).astype(x.dtype)
