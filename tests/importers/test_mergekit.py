@@ -78,7 +78,10 @@ def test_every_plan_passes_the_check_and_reads_back(here: Path, case: str):
     assert [d for d in bs.check(bs.load("plan.yaml")) if d.severity == "error"] == []
 
 
-@pytest.mark.parametrize("case", ["gradients", "slices", "stacked", "task arithmetic with everything", "slerp by layer"])
+WRITTEN = ["gradients", "slices", "stacked", "task arithmetic with everything", "slerp by layer"]
+
+
+@pytest.mark.parametrize("case", WRITTEN)
 def test_plans_read_as_if_written_by_hand(here: Path, case: str):
     put_models(here)
     found = plan_of(put_config(here, CASES[case].config).name).partition("\n")[2]
