@@ -160,7 +160,7 @@ class Plan:
         from brainsurgery_jax.apply import Filling, apply
 
         filling = Filling(missing, extra, listen)
-        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen, donate=donate, filling=filling)
+        return apply(self, tree, like=like, checks=checks, trees=trees, donate=donate, filling=filling)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
