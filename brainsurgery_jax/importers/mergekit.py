@@ -1,5 +1,7 @@
 """Convert a mergekit configuration to a plan with the same result.
 
+Most methods become one step `merge`.
+
 Linear combinations become `compute` steps, which take all models at once, compute in float32 and round once (mergekit
 also rounds the task vectors). Stacked layers become `copy` steps that renumber. Parameters that differ by layer or by
 name become one step for each value, over its names.
@@ -17,8 +19,11 @@ from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.importers.imported import Imported, ImportedInput, StepComment
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
+from brainsurgery_jax.importers.merge_steps import StepParts
 from brainsurgery_jax.importers.mergekit_config import (
+    BY_EXPRESSION,
     FORM,
+    NEEDS_BASE,
     Config,
     MergeSlice,
     MergeSource,
@@ -57,7 +62,7 @@ def import_plan(path: str) -> Imported:
 
 
 def _aliases(config: Config) -> Iterator[str]:
-    if config.base is not None and config.method == "task_arithmetic":
+    if config.base is not None and config.method in NEEDS_BASE:
         yield "base"
     yield from (chr(ord("a") + i) if i < 26 else f"m{i}" for i in range(len(config.models)))
 
@@ -102,7 +107,12 @@ class _Writer:
 
     @property
     def alias(self) -> str:
-        return self.first.alias if self.whole else _MERGED
+        return self.first.alias if self.whole and self.by_expression else _MERGED
+
+    @property
+    def by_expression(self) -> bool:
+        """Whether the method is a linear combination."""
+        return self.config.method in BY_EXPRESSION
 
     @cached_property
     def working(self) -> str | None:
@@ -159,6 +169,9 @@ class _Writer:
     # --- Steps ---
 
     def steps(self) -> Iterator[Substep | StepComment]:
+        if not self.by_expression:
+            yield Substep("merge", StepParts(self.config, self.models).payload(_MERGED))
+            return
         for model in self.models.values():
             if self.working is not None and not self.rounds_later(model):
                 yield Substep("cast_", {"target": f"{model.alias}::.*", "to": self.working})

@@ -13,22 +13,40 @@ from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe, get
 FORM = "import-form"
 UNSUPPORTED = "import-unsupported"
 
+_TASK = ("weight", "lambda", "normalize")
 PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "linear": ("weight", "normalize"),
     "task_arithmetic": ("weight", "lambda", "normalize"),
     "passthrough": ("scale",),
+    "slerp": ("t",),
+    "nuslerp": ("weight", "nuslerp_flatten", "nuslerp_row_wise"),
+    "multislerp": ("weight", "normalize_weights", "eps"),
+    "karcher": ("max_iter", "tol"),
+    **{name: (*_TASK, "density") for name in ("ties", "dare_linear", "dare_ties")},
+    **{name: (*_TASK, "density", "epsilon") for name in ("della", "della_linear")},
+    **{name: (*_TASK, "density", "gamma") for name in ("breadcrumbs", "breadcrumbs_ties")},
+    "model_stock": ("filter_wise",),
+    "sce": ("select_topk",),
+    "arcee_fusion": (),
+    "nearswap": ("t",),
+    "ram": ("epsilon",),
+    "ramplus_tl": ("epsilon", "r", "alpha"),
 }
 """The methods that plans can say, and their parameters."""
-OTHER_METHODS = (
-    "slerp", "nuslerp", "multislerp", "karcher", "ties", "dare_ties", "dare_linear", "della", "della_linear",
-    "breadcrumbs", "breadcrumbs_ties", "model_stock", "sce", "arcee_fusion", "nearswap", "ram", "ramplus_tl",
+BY_EXPRESSION = ("linear", "task_arithmetic", "passthrough")
+"""Methods that become `compute` and `copy` steps; the others become one step `merge`."""
+NAMES = {"nuslerp_flatten": "flatten", "nuslerp_row_wise": "row_wise"}
+"""Parameters that have another name in a plan."""
+NEEDS_BASE = (
+    "task_arithmetic", "ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties",
+    "model_stock", "sce", "arcee_fusion", "nearswap", "ram", "ramplus_tl",
 )  # fmt: skip
 _KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
          "tokenizer")  # fmt: skip
 _PARTS = ("sources", "model", "layer_range", "filter", "value", "source")
 _MOST_LAYERS = 100_000
 _MOST = 1e30
-_SWITCHES = ("normalize",)
+SWITCHES = ("normalize", "nuslerp_flatten", "nuslerp_row_wise", "normalize_weights", "filter_wise")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -164,8 +182,8 @@ class _ConfigReader:
         slices, sliced = self.slices(root)
         if base is not None and base_path and slices and not sliced and self.method == "linear":
             slices = (_with_base(slices[0], base_path, base.span),)
-        if self.method == "task_arithmetic" and base is None:
-            self.complain("task_arithmetic needs a base model", root, "Add `base_model: PATH`.")
+        if self.method in NEEDS_BASE and base is None:
+            self.complain(f"{self.method} needs a base model", root, "Add `base_model: PATH`.")
         self.tokenizer(root, base_path or next((s.model for p in slices for s in p.sources), ""))
         return Config(
             path, self.method, slices, sliced, base_path, self.parameters(get(root, "parameters")),
@@ -196,13 +214,10 @@ class _ConfigReader:
         if method in PARAMETERS:
             return str(method)
         hint = f"Supported: {', '.join(PARAMETERS)}."
-        if method in OTHER_METHODS:
-            message = f"the merge method '{method}' is not supported yet; an op for it is planned"
-            self.complain(message, node or root, hint, UNSUPPORTED)
-        elif node is None:
+        if node is None:
             self.complain("there is no merge_method", root, hint)
         else:
-            near = did_you_mean(str(method), (*PARAMETERS, *OTHER_METHODS))
+            near = did_you_mean(str(method), PARAMETERS)
             self.complain(f"unknown merge method: {describe(node)}.{near}", node, hint)
         return ""
 
@@ -342,7 +357,7 @@ class _ConfigReader:
     def values(self, name: str, node: Node) -> tuple[float, ...]:
         nodes = node.items if isinstance(node, List) else (node,)
         numbers = [n.value for n in nodes if isinstance(n, Scalar) and isinstance(n.value, (int, float))]
-        if name in _SWITCHES:
+        if name in SWITCHES:
             fits, wanted = isinstance(node, Scalar) and node.value in (True, False), "true or false"
         else:
             numbers = [n for n in numbers if not isinstance(n, bool) and abs(n) < _MOST]  # false for NaN, too

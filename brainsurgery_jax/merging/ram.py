@@ -25,7 +25,7 @@ from brainsurgery_jax.protocol import TensorExpr
 
 def _changed(parts: Sequence[Array], epsilon: float) -> tuple[list[Array], Array]:
     """Where each model changed an entry, and how many did."""
-    changed = [abs(part) > constant_of(epsilon, part) for part in parts]
+    changed = [~(abs(part) <= constant_of(epsilon, part)) for part in parts]  # as is NaN
     return changed, sum((c.astype(np.float32) for c in changed[1:]), changed[0].astype(np.float32))
 
 

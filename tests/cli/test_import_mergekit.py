@@ -40,10 +40,10 @@ def test_a_plan_that_is_there_is_replaced_only_when_told_to(command: Command, pl
 
 
 def test_what_cannot_be_imported_is_1_with_its_place(command: Command, place: Path, config: Path):
-    put_config(place, {**CASES["stacked"].config, "merge_method": "ties"})
+    put_config(place, {**CASES["stacked"].config, "merge_method": "karcher"})
     done = command("import-mergekit", "merge.yml")
     assert (done.code, done.out) == (1, "")
-    assert done.err.startswith("merge.yml:1:15: the merge method 'ties' is not supported yet")
+    assert done.err.startswith("merge.yml:4:5: slices of karcher cannot be imported, only whole models")
 
 
 def test_a_missing_configuration_is_1_with_the_nearest(command: Command, config: Path):

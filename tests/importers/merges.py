@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from tests.checkpoints import normal, write
+from tests.merging import oracles as by
 
 LAYERS, WIDTH, INNER, WORDS = 4, 16, 24, 32
 CONFIG: Mapping[str, Any] = {
@@ -287,6 +288,31 @@ CASES: Mapping[str, Case] = {
             | {in_layer(n, 4 + at): x for n, x in held["a"].items() if (at := layer_of(n)) is not None}
         ),
         layers=8,
+    ),
+    "slerp by layer": Case(
+        {
+            "merge_method": "slerp",
+            "base_model": "b",
+            "models": models(b=None, a=None),
+            "parameters": {"t": [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": 0.25}]},
+        },
+        each(lambda n, b, a: by.slerp(None, [b, a], _by_layer(0, 1)(n) if "self_attn" in n else 0.25), *"ba"),
+    ),
+    "slerp from the first layer to the last": Case(
+        {"merge_method": "slerp", "base_model": "a", "models": models(b=None), "parameters": {"t": [0.25, 0.75]}},
+        each(lambda n, a, b: by.slerp(None, [a, b], _by_layer(0.25, 0.75)(n)), *"ab"),
+    ),
+    "ties of whole task vectors": Case(
+        {"merge_method": "ties", "base_model": "a", "models": models(b=0.5, c=0.25), "parameters": {"lambda": 0.5}},
+        each(lambda n, a, b, c: by.add(a, by.deltas(a, [b, c]), (0.5, 0.25), 0.5, vote=True, normalize=True), *"abc"),
+    ),
+    "nuslerp of rows": Case(
+        {"merge_method": "nuslerp", "models": models(a=1, b=3), "parameters": {"nuslerp_flatten": False}},
+        each(lambda n, a, b: by.nuslerp(None, [a, b], (1, 3), False), *"ab"),
+    ),
+    "model stock": Case(
+        {"merge_method": "model_stock", "base_model": "a", "models": models(b=None, c=None)},
+        each(lambda n, a, b, c: by.model_stock(a, [b, c]), *"abc"),
     ),
     "a model passed through": Case(
         {"merge_method": "passthrough", "models": [{"model": "a"}]}, each(lambda n, a: a, "a")

@@ -78,7 +78,10 @@ def test_every_plan_passes_the_check_and_reads_back(here: Path, case: str):
     assert [d for d in bs.check(bs.load("plan.yaml")) if d.severity == "error"] == []
 
 
-@pytest.mark.parametrize("case", ["gradients", "slices", "stacked", "task arithmetic with everything"])
+WRITTEN = ["gradients", "slices", "stacked", "task arithmetic with everything", "slerp by layer"]
+
+
+@pytest.mark.parametrize("case", WRITTEN)
 def test_plans_read_as_if_written_by_hand(here: Path, case: str):
     put_models(here)
     found = plan_of(put_config(here, CASES[case].config).name).partition("\n")[2]
@@ -314,8 +317,11 @@ def test_a_key_that_means_something_stands_once(here: Path):
 STACK = {"sources": [{"model": "a", "layer_range": [0, 2]}]}
 LINEAR = {"merge_method": "linear", "models": models(a=0.5, b=0.5)}
 REFUSED = {
-    "slerp": ({**LINEAR, "merge_method": "slerp"}, r"merge\.yml:1:15: the merge method 'slerp' is not supported"),
-    "ties": ({**LINEAR, "merge_method": "ties"}, "'ties' is not supported yet"),
+    "slices of ties": (
+        {"merge_method": "ties", "base_model": "a", "slices": [STACK]},
+        r"merge\.yml:\d+:\d+: slices of ties cannot be imported, only whole models",
+    ),
+    "ties without a base": ({**LINEAR, "merge_method": "ties"}, "ties needs a base model"),
     "unknown method": ({**LINEAR, "merge_method": "linera"}, "unknown merge method: .* Did you mean 'linear'"),
     "no method": ({"models": models(a=1)}, "there is no merge_method"),
     "misspelt key": ({**LINEAR, "dtypes": "float32"}, "'dtypes' of a configuration is not .* Did you mean 'dtype'"),

@@ -37,10 +37,10 @@ def test_traced_a_merge_is_the_same_up_to_rounding(name: str, tmp_path: Path):
     inputs = [f"{alias}::given-as-a-tree" for alias in tensors]
     plan = bs.load({"inputs": inputs, "transforms": [{"merge": keys}], "output": {"path": "o", "alias": "merged"}})
     made = merge(tmp_path, tensors, keys)
-    trees: Any = tensors
-    applied = flat(plan.apply(**trees))
+    apply: Any = plan.apply
+    applied = flat(apply(**tensors))
     assert all(np.array_equal(applied[n], x) for n, x in made.items())
-    traced = flat(jax.jit(lambda trees: plan.apply(**trees))(tensors))
+    traced = flat(jax.jit(lambda trees: apply(**trees))(tensors))
     for n, x in made.items():
         np.testing.assert_allclose(traced[n], x, rtol=1e-5, atol=1e-6)
 

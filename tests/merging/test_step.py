@@ -1,0 +1,140 @@
+"""What a step `merge` says beside its method: parameters by model, pattern and depth, which tensors, which dtype."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.merging.settings import depths_of
+from tests.checkpoints import normal, plan_of, problems
+from tests.merging.cases import merge
+
+pytestmark = pytest.mark.usefixtures("here")
+
+ZEROS = {"embed.w": np.zeros(2, np.float32), **{f"h.{i}.{x}": np.zeros(2, np.float32) for i in range(3) for x in "ab"},
+         "norm": np.zeros(2, np.float32)}  # fmt: skip
+ONES = {name: x + 1 for name, x in ZEROS.items()}
+TWO = {"zeros": ZEROS, "ones": ONES}
+SLERP = {"method": "linear", "to": "m", "parameters": {"normalize": False}}
+
+
+def shares(tmp_path: Path, weight: Any) -> dict[str, float]:
+    """The share of the ones in each tensor, for a weight."""
+    made = merge(tmp_path, TWO, {**SLERP, "models": {"zeros": 0, "ones": {"weight": weight}}})
+    return {name: float(x[0]) for name, x in made.items()}
+
+
+def test_a_list_goes_from_the_first_layer_to_the_last(tmp_path: Path):
+    found = shares(tmp_path, [0.25, 0.5])
+    assert found["embed.w"] == found["h.0.a"] == found["h.0.b"] == 0.25
+    assert found["h.1.a"] == 0.375
+    assert found["h.2.b"] == found["norm"] == 0.5
+
+
+def test_the_first_pattern_that_matches_counts(tmp_path: Path):
+    found = shares(tmp_path, {r"h\.1\..*": 0.5, r".*\.a": [0, 0.25], ".*": 0.125})
+    assert found["h.1.a"] == found["h.1.b"] == 0.5
+    assert (found["h.0.a"], found["h.2.a"], found["h.2.b"], found["norm"]) == (0, 0.25, 0.125, 0.125)
+
+
+def test_what_no_pattern_matches_has_the_default(tmp_path: Path):
+    assert shares(tmp_path, {"norm": 0.5})["h.0.a"] == 1
+
+
+def test_every_stack_of_layers_has_its_own_depth():
+    found = depths_of(["enc.0.w", "enc.1.w", "dec.0.experts.7.w", "dec.4.w", "shared.word_embedding", "head"])
+    assert found == {
+        "enc.0.w": 0, "enc.1.w": 1, "dec.0.experts.7.w": 0, "dec.4.w": 1, "shared.word_embedding": 0, "head": 1
+    }  # fmt: skip
+
+
+def test_of_takes_some_names_and_leaves_the_others(tmp_path: Path):
+    keys = {"method": "linear", "models": ["zeros", "ones"], "to": "zeros", "of": r"zeros::h\..*"}
+    made = merge(tmp_path, TWO, keys)
+    assert made["h.1.a"].tolist() == [0.5, 0.5]
+    assert made["norm"].tolist() == [0, 0]
+
+
+def test_the_result_has_the_dtype_of_the_base_or_the_one_that_is_said(tmp_path: Path):
+    base = {"w": normal((4, 3)).astype(ml_dtypes.bfloat16)}
+    tuned = {"w": normal((4, 3), seed=1)}
+    keys = {"method": "task_arithmetic", "base": "base", "models": ["tuned"], "to": "m"}
+    tensors = {"base": base, "tuned": tuned}
+    assert merge(tmp_path, tensors, keys)["w"].dtype == ml_dtypes.bfloat16
+    made = merge(tmp_path, tensors, {**keys, "dtype": "float32"})["w"]
+    np.testing.assert_allclose(made, tuned["w"], rtol=0, atol=1e-6)
+
+
+def test_a_tensor_that_one_model_lacks_is_refused_kept_or_dropped(tmp_path: Path):
+    tensors = {"zeros": ZEROS, "ones": {name: x for name, x in ONES.items() if name != "norm"}}
+    keys = {"method": "linear", "models": ["zeros", "ones"], "to": "m"}
+    assert [d.code for d in problems(tmp_path, tensors, {"merge": keys})] == ["tensor-missing"]
+    more = {"zeros": ZEROS, "ones": {**ONES, "head": ONES["norm"]}}
+    assert [d.code for d in problems(tmp_path, more, {"merge": keys})] == ["unmatched"]
+    assert merge(tmp_path, tensors, {**keys, "unmatched": "keep"})["norm"].tolist() == [0, 0]
+    assert "norm" not in merge(tmp_path, tensors, {**keys, "unmatched": "drop"})
+
+
+def test_a_tensor_of_another_shape_is_refused_left_out_or_merged_in_part(tmp_path: Path):
+    tensors = {"base": {"w": np.zeros((2, 3), np.float32)}, "a": {"w": np.ones((2, 3), np.float32)},
+               "b": {"w": np.full((1, 4), 2, np.float32)}}  # fmt: skip
+    keys = {"method": "task_arithmetic", "base": "base", "models": ["a", "b"], "to": "m"}
+    assert [d.code for d in problems(tmp_path, tensors, {"merge": keys})] == ["shapes-differ"]
+    assert merge(tmp_path, tensors, {**keys, "on_mismatch": "skip"})["w"].tolist() == [[1, 1, 1]] * 2
+    assert merge(tmp_path, tensors, {**keys, "on_mismatch": "common"})["w"].tolist() == [[3, 3, 3], [0, 0, 0]]
+
+
+def test_scalars_are_merged_and_whole_numbers_taken_over(tmp_path: Path):
+    tensors = {alias: {"s": np.asarray(x, np.float32), "ids": np.arange(3)} for alias, x in (("a", 1), ("b", 3))}
+    made = merge(tmp_path, tensors, {"method": "karcher", "models": ["a", "b"], "to": "m"})
+    assert (made["s"].shape, float(made["s"])) == ((), 2)
+    assert made["ids"].tolist() == [0, 1, 2]
+
+
+def test_nan_stays_where_it_is(tmp_path: Path):
+    tensors = {alias: {"w": normal((8, 8), seed=seed)} for seed, alias in enumerate(("base", "a", "b"))}
+    tensors["a"]["w"][3, 4] = np.nan
+    for method in ("task_arithmetic", "ties", "ram", "breadcrumbs_ties"):
+        made = merge(tmp_path, tensors, {"method": method, "base": "base", "models": ["a", "b"], "to": "m"})["w"]
+        assert np.isnan(made).any(), method
+
+
+def test_layers_below_a_merge_may_be_merged_again(tmp_path: Path):
+    steps = [
+        {"merge": {"method": "linear", "models": ["zeros", "ones"], "to": "half"}},
+        {"merge": {"method": "linear", "models": ["half", "ones"], "to": "most"}},
+    ]
+    plan = plan_of(tmp_path, TWO, steps)
+    plan["output"]["alias"] = "most"
+    bs.load(plan).run(durable=False)
+    assert bs.open(plan["output"]["path"])["h.1.a"].tolist() == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("models", [[], {}, ["ones", "ones"], [3], 5, {"ones": "much"}, {"ones": True}])
+def test_models_that_are_none_are_refused(models: Any, tmp_path: Path):
+    with pytest.raises(PlanError, match=r"aliases|no-match|merge-models"):
+        bs.load(plan_of(tmp_path, TWO, {"merge": {"method": "linear", "models": models, "to": "m"}})).check()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16], ids=["float32", "bfloat16"])
+def test_as_mergekit_rounds_task_vectors_are_rounded_at_every_step(dtype: Any, tmp_path: Path):
+    x = {alias: normal((9, 5), seed=seed).astype(dtype) for seed, alias in enumerate(("base", "a", "b"))}
+    keys = {"method": "task_arithmetic", "base": "base", "models": {"a": 0.3, "b": 0.7}, "to": "m"}
+    made = merge(tmp_path, {alias: {"w": w} for alias, w in x.items()}, {**keys, "compat": "mergekit"})["w"]
+    parts = [np.asarray(w, dtype) * (x[alias] - x["base"]) for alias, w in (("a", 0.3), ("b", 0.7))]
+    total = (parts[0].astype(np.float32) + parts[1].astype(np.float32)).astype(dtype)
+    assert np.array_equal(made, x["base"] + total)
+
+
+def test_as_mergekit_has_it_breadcrumbs_without_extremes_keeps_nothing(tmp_path: Path):
+    tensors = {alias: {"w": normal((8,), seed=seed)} for seed, alias in enumerate(("base", "a"))}
+    keys = {"method": "breadcrumbs", "base": "base", "models": ["a"], "to": "m"}
+    made = merge(tmp_path, tensors, {**keys, "compat": "mergekit"})["w"]
+    assert np.array_equal(made, tensors["base"]["w"])
+    assert not np.array_equal(merge(tmp_path, tensors, keys)["w"], made)
