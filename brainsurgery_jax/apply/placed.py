@@ -15,21 +15,12 @@ from typing import Any
 from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.apply.homes import Home, bring, can_reach, fetch, home_of, mesh_of, send
 from brainsurgery_jax.apply.meshes import shardings_of_results, tree_of_results
-from brainsurgery_jax.engine.compute.donation import apart
-from brainsurgery_jax.engine.compute.kernels import (
-    Made,
-    Way,
-    attempt,
-    climb,
-    numbers_of,
-    precise,
-    pure,
-    refused,
-    ways,
-)
+from brainsurgery_jax.engine.compute.donation import split
+from brainsurgery_jax.engine.compute.kernels import numbers_of, precise, pure, refusal_of
+from brainsurgery_jax.engine.compute.ladder import attempt, climb, rungs_of
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
-from brainsurgery_jax.op import Kernel
+from brainsurgery_jax.op import Kernel, Outcome, Rung
 from brainsurgery_jax.protocol import Pending
 
 Static = tuple[tuple[str, Any], ...]
@@ -88,7 +79,7 @@ class Placed:
         """Fetch what guarded kernels say of their inputs. Raises PlanError for the first that is refused."""
         for e, accepted in self._guards:
             if not fetch(accepted):
-                raise PlanError([refused(e)])
+                raise PlanError([refusal_of(e)])
         self._guards.clear()
 
     def _unmade(self, root: Expr) -> Iterator[Expr]:
@@ -137,7 +128,7 @@ class Placed:
         if e.kernel.rungs is not None:
             return _climb(e, arrays, numbers, results, home)
         places = None if results is None else tree_of_results(e, results, home.everywhere)
-        value = _compiled(e.kernel, e.static, places, home.is_explicit)(*apart(arrays, given), numbers)
+        value = _compiled(e.kernel, e.static, places, home.is_explicit)(*split(arrays, given), numbers)
         if e.kernel.guarded:
             value, accepted = value
             self._guards.append((e, accepted))
@@ -203,27 +194,29 @@ def _compile(function: Callable[..., Any], home: Home) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=4096)
-def _compiled_attempt(way: Way, place: Any, explicit: bool) -> Callable[..., Any]:
-    """A way to make a call: `f(arrays, numbers, state)`. Whether it is accepted is known on every device."""
-    function, chosen = precise(attempt(way)), None  # by JAX
+def _compiled_attempt(rung: Rung, place: Any, explicit: bool) -> Callable[..., Any]:
+    """A rung, compiled: `f(arrays, numbers, state)`. Whether its result is accepted is known on every device."""
+    function = precise(attempt(rung))
+    chosen: Any = None  # by JAX
     if explicit:
         return jax.jit(jax.sharding.auto_axes(function, out_sharding=place))
-    places = None if place is None else Made(chosen, place, chosen, chosen)  # type: ignore[arg-type]
+    places = None if place is None else Outcome(chosen, place, chosen, chosen)
     return jax.jit(function, out_shardings=places)
 
 
 def _climb(e: Expr, arrays: list[Any], numbers: Mapping[str, Any], results: Sequence[Any] | None, home: Home) -> Any:
-    """The results of the first way that accepts its own. Raises PlanError if none does."""
+    """The results of the first rung that accepts its own. Raises PlanError if none does."""
 
-    def accept(way: Way, made: Made) -> Any:
-        return made.value if fetch(made.accepted) else None
+    def accept(rung: Rung, outcome: Outcome) -> Any:
+        return outcome.value if fetch(outcome.accepted) else None
 
-    def tried(way: Way, state: Any) -> Made:
-        return _compiled_attempt(way, home.everywhere, home.is_explicit)(arrays, numbers, state)
+    def climb_rung(rung: Rung, state: Any) -> Outcome:
+        return _compiled_attempt(rung, home.everywhere, home.is_explicit)(arrays, numbers, state)
 
-    value = climb(ways(e), tried, accept)
+    (platform,) = {device.platform for device in arrays[0].sharding.device_set}
+    value = climb(rungs_of(e, platform), climb_rung, accept)
     if value is None:
-        raise PlanError([refused(e)])
+        raise PlanError([refusal_of(e)])
     if results is None:
         return value
     return jax.device_put(value, tuple(results) if len(e.avals) > 1 else results[0])
