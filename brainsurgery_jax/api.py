@@ -12,6 +12,7 @@ import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
+from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.plan.model import PlanData, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
@@ -159,7 +160,7 @@ class Plan:
         from brainsurgery_jax.apply import Filling, apply
 
         filling = Filling(missing, extra, listen)
-        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen, donate=donate, filling=filling)
+        return apply(self, tree, like=like, checks=checks, trees=trees, donate=donate, filling=filling)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
@@ -324,8 +325,9 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if options.dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, options.look, files.commit, stop)
-    steps = tuple(e.step.text for e in program.effects)
+        with literal_hints(program.effects, plan.data.default_alias):
+            execute(program, budget, tell, options.look, files.commit, stop)
+    steps = tuple(e.step.summary for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     said = tuple(map(as_text, reports))
     dry_run = options.dry_run or program.flags.dry_run

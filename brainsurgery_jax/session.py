@@ -15,6 +15,7 @@ from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
+from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.program import flatten
 from brainsurgery_jax.lower.state import matching
@@ -52,7 +53,8 @@ class StepOutcome(NamedTuple):
                     published.append((event.path, event.nbytes, event.tensors))
                 (listen or ignore)(event)
 
-            with api.stops_told(published):
+            default = self.session.state.default_alias
+            with api.stops_told(published), literal_hints(self.program.effects, default):
                 options = self.session.options
                 execute(self.program, options.budget(), tell, stop=options.stop or NEVER)
             self.session.world.settle()
@@ -159,7 +161,7 @@ class Session:
         filled, unfilled = self._fill_variables(node)
         if unfilled:
             return Step(None, {}, node.span), unfilled
-        step, problems = parse_step(filled, self.state.default_alias)
+        step, problems = parse_step(filled, self.state.default_alias, tuple(self.state.spaces))
         return step, problems if self.state.spaces else _without_checkpoint(problems)
 
     def _fill_variables(self, node: Node) -> tuple[Node, tuple[Diagnostic, ...]]:

@@ -349,7 +349,7 @@ ROWS: tuple[Row, ...] = (
                 {"scale": {"from": "model::w", "to": "other::w", "by": 2}})),
     Row("execute", {"transforms": [{"copy": {"from": "w", "to": "v"}}]}, W, lambda t: {"v": t["w"]},
         (Refused({}, "execute-empty", "no step to execute"),
-         Refused({"transforms": [{"execute": {"transforms": ["exit"]}}]}, "execute-nested", "cannot execute another"))),
+         Refused({"transforms": [{"execute": {}}]}, "execute-empty", "no step to execute"))),
     Row("compute", _formula("x + y", to="c"), PAIR, lambda t: {"c": computed(np.add, t["a"], t["b"])},
         (Refused(_formula("x + z"), "expression-name", "'z' is not among the names under `from` \\(x, y\\)"),
          Refused(_formula("x + "), "expression-syntax", r"'x \+' is not an expression"),

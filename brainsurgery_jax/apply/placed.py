@@ -15,16 +15,13 @@ from typing import Any
 from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.apply.homes import Home, bring, can_reach, fetch, home_of, mesh_of, send
 from brainsurgery_jax.apply.meshes import shardings_of_results, tree_of_results
-from brainsurgery_jax.engine.compute.donation import split
+from brainsurgery_jax.engine.compute.donation import Donated, split
 from brainsurgery_jax.engine.compute.kernels import numbers_of, precise, pure, refusal_of
 from brainsurgery_jax.engine.compute.ladder import attempt, climb, rungs_of
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
-from brainsurgery_jax.op import Kernel, Outcome, Rung
+from brainsurgery_jax.op import Kernel, Outcome, Rung, Static
 from brainsurgery_jax.protocol import Pending
-
-Static = tuple[tuple[str, Any], ...]
-Gifts = frozenset[int]
 
 ELSEWHERE = "Put both on the devices of one mesh first: `jax.device_put(leaf, sharding)`."
 
@@ -122,7 +119,7 @@ class Placed:
         with home.context:
             return self._call(e, arrays, home, results, given)
 
-    def _call(self, e: Expr, arrays: list[Any], home: Home, results: Sequence[Any] | None, given: Gifts) -> Any:
+    def _call(self, e: Expr, arrays: list[Any], home: Home, results: Sequence[Any] | None, given: Donated) -> Any:
         assert e.kernel is not None
         numbers = {name: self._number(value, home) for name, value in numbers_of(e).items()}
         if e.kernel.rungs is not None:
@@ -134,7 +131,7 @@ class Placed:
             self._guards.append((e, accepted))
         return value
 
-    def _gifts(self, e: Expr, operands: Sequence[Any], arrays: Sequence[Any], results: Sequence[Any] | None) -> Gifts:
+    def _gifts(self, e: Expr, operands: Sequence[Any], arrays: Sequence[Any], results: Sequence[Any] | None) -> Donated:
         """The position of an operand that the result may take the place of: it is alike, and this is its last use."""
         if len(e.avals) > 1 or len(set(e.srcs)) < len(e.srcs):
             return frozenset()
@@ -195,9 +192,8 @@ def _compile(function: Callable[..., Any], home: Home) -> Callable[..., Any]:
 
 @lru_cache(maxsize=4096)
 def _compiled_attempt(rung: Rung, place: Any, explicit: bool) -> Callable[..., Any]:
-    """A rung, compiled: `f(arrays, numbers, state)`. Whether its result is accepted is known on every device."""
-    function = precise(attempt(rung))
-    chosen: Any = None  # by JAX
+    """A rung of a call: `f(arrays, numbers, state)`. Whether it is accepted is known on every device."""
+    function, chosen = precise(attempt(rung)), None  # by JAX
     if explicit:
         return jax.jit(jax.sharding.auto_axes(function, out_sharding=place))
     places = None if place is None else Outcome(chosen, place, chosen, chosen)
@@ -205,16 +201,15 @@ def _compiled_attempt(rung: Rung, place: Any, explicit: bool) -> Callable[..., A
 
 
 def _climb(e: Expr, arrays: list[Any], numbers: Mapping[str, Any], results: Sequence[Any] | None, home: Home) -> Any:
-    """The results of the first rung that accepts its own. Raises PlanError if none does."""
+    """The results of the first way that accepts its own. Raises PlanError if none does."""
 
     def accept(rung: Rung, outcome: Outcome) -> Any:
         return outcome.value if fetch(outcome.accepted) else None
 
-    def climb_rung(rung: Rung, state: Any) -> Outcome:
+    def tried(rung: Rung, state: Any) -> Outcome:
         return _compiled_attempt(rung, home.everywhere, home.is_explicit)(arrays, numbers, state)
 
-    (platform,) = {device.platform for device in arrays[0].sharding.device_set}
-    value = climb(rungs_of(e, platform), climb_rung, accept)
+    value = climb(rungs_of(e, home.platform), tried, accept)
     if value is None:
         raise PlanError([refusal_of(e)])
     if results is None:

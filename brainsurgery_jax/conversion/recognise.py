@@ -204,7 +204,7 @@ def _fit(route: Route, found: SourceInfo) -> Fit | None:
     except (PlanError, Refusal):
         return None
     expected = {n for pair in bound.pairs for n in (pair.target if route.inverse else pair.hf)}
-    spare = set() if route.inverse else bound.drops | {t.copy for t in bound.ties}
+    spare = bound.drops | frozenset(() if route.inverse else {t.copy for t in bound.ties})
     prefix = f"{route.layout.prefix}." if route.layout.prefix else ""
     there = {n for n in found.names if n.partition(".")[0] not in OPTIMIZER}
     if route.layout.rest:

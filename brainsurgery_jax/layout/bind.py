@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from brainsurgery_jax.layout.actions import Chain, Shape, Shapes
 from brainsurgery_jax.layout.config import Dims
 from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
 from brainsurgery_jax.layout.families import LIST, Axis, BoundOp, OpContext, TensorFamily
-from brainsurgery_jax.layout.model import NESTED, DropRule, Layout, LayoutRule, OpUse, RuleCondition, TieRule
+from brainsurgery_jax.layout.model import NESTED, TREE, DropRule, Layout, LayoutRule, OpUse, RuleCondition, TieRule
 from brainsurgery_jax.layout.ops import OPS
 from brainsurgery_jax.layout.templates import NameTemplate
 
@@ -39,7 +39,7 @@ class TiedPair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BoundLayout:
-    """A layout for one config. Names on the target side include its prefix."""
+    """A layout for one config. Names on the target side include its prefix. `drops`: names on the side that is read."""
 
     layout: Layout
     options: Mapping[str, Value]
@@ -74,6 +74,10 @@ def bind(
     given = dict(_options(layout, options or {}))
     if layout.bases and present is not None and not inverse:
         given.setdefault("base", likely_base(layout, present))
+    if layout.forms:
+        if present is not None and inverse:
+            given.setdefault(TREE, likely_form(layout, present))
+        layout = in_form(layout, given.get(TREE))
     if layout.separator != "." and present is not None and inverse:
         given.setdefault(NESTED, not any(layout.separator in name for name in present))
     dims = Dims(layout, config, given)
@@ -82,12 +86,13 @@ def bind(
         raise PlanError([_ask_option(layout, name) for name in unsettled])
     binder = _Binder(layout, dims, None if present is None else frozenset(present), inverse)
     pairs = tuple(p for rule in layout.rules for p in binder.rule(rule))
-    drops = frozenset(n for drop in layout.drops for n in binder.drop(drop))
+    left_out = present or () if layout.leaf else ()
+    drops = filter(_is_of_random_numbers, left_out) if inverse else (n for d in layout.drops for n in binder.drop(d))
     ties = tuple(t for tie in layout.ties for t in binder.tie(tie))
     problems = [*binder.problems, *_collisions(pairs, layout)]
     if problems:
         raise PlanError(problems)
-    return BoundLayout(layout, {**layout.defaults, **given}, dims, pairs, drops, ties)
+    return BoundLayout(layout, {**layout.defaults, **given}, dims, pairs, frozenset(drops), ties)
 
 
 def settle_options(layout: Layout, dims: Dims) -> dict[str, Value]:
@@ -130,6 +135,32 @@ def likely_base(layout: Layout, present: Collection[str]) -> str:
         for base in layout.bases
     }
     return max(layout.bases, key=count.__getitem__)
+
+
+def in_form(layout: Layout, name: Value) -> Layout:
+    """The layout with the names of one of its trees, of the first by default. Raises PlanError for an unknown one."""
+    form = layout.forms.get(next(iter(layout.forms)) if name is None else str(name))
+    if form is None:
+        hint = f"Trees of {layout.name}: {', '.join(layout.forms)}."
+        near = did_you_mean(str(name), layout.forms)
+        found = f"{layout.name} has no tree '{name}'.{near}"
+        raise PlanError([Diagnostic("layout-option", found, hint=hint)])
+    return replace(layout, prefix=form.prefix, leaf=form.leaf)
+
+
+def likely_form(layout: Layout, present: Collection[str]) -> str:
+    """The tree whose prefix and last key most of the names have, of equally frequent ones that with the longest."""
+
+    def count(name: str) -> tuple[int, int]:
+        start, end = f"{layout.forms[name].prefix}.".lstrip("."), f".{layout.forms[name].leaf}".rstrip(".")
+        return sum(n.startswith(start) and n.endswith(end) for n in present), len(start)
+
+    return max(layout.forms, key=count)
+
+
+def _is_of_random_numbers(name: str) -> bool:
+    """Whether a leaf belongs to a stream of random numbers, which NNX keeps among the weights."""
+    return any(part == "rngs" or part.endswith("_rngs") for part in name.split("."))
 
 
 def _options(layout: Layout, options: Mapping[str, Value]) -> Mapping[str, Value]:
@@ -262,6 +293,7 @@ def _pairs(rule: LayoutRule, dims: Dims, layout: Layout) -> Iterator[Corresponde
 def _target_name(name: str, layout: Layout, dims: Dims) -> str:
     """A name of the target below its prefix, its parts joined as the target has them."""
     whole = f"{layout.prefix}.{name}" if layout.prefix else name
+    whole = f"{whole}.{layout.leaf}" if layout.leaf else whole
     return whole if layout.separator == "." or dims[NESTED] else whole.replace(".", layout.separator)
 
 

@@ -18,6 +18,10 @@ NESTED = "nested"
 """The option of a layout with a separator: names of the target are joined by dots, for a tree of dicts."""
 
 
+TREE = "tree"
+"""The option of a layout with several forms of its tree."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpUse:
     """An op of a rule with its arguments, as the table in `ops` reads them."""
@@ -81,6 +85,13 @@ class OpenOption(NamedTuple):
     ask: str
 
 
+class TreeForm(NamedTuple):
+    """A tree of the library that holds the same weights: its prefix, and a last key that every leaf is below."""
+
+    prefix: str = ""
+    leaf: str = ""
+
+
 class Adapters(NamedTuple):
     """How the library stores the factors of LoRA: their prefix, their last key, and whether all input axes (or output
     axes) are merged into one."""
@@ -99,6 +110,8 @@ class Layout:
     `file`: its path, unless it is a layout of the package.
 
     `separator`: what stands between the parts of a target name; unless it is a dot, the option `nested` takes a dot.
+    `forms`: the trees that the library has, by name, the first one the default; `prefix` and `leaf` are those of the
+    one in force, which the option `tree` chooses.
     `choices`: the options without a default; `options` holds a value of their type.
     `bases`: the texts that `{base}` may be on the Hugging Face side; the first one is the default.
     """
@@ -125,6 +138,8 @@ class Layout:
     adapters: Adapters = NO_ADAPTERS
     choices: Mapping[str, OpenOption] = field(default_factory=dict)
     separator: str = "."
+    forms: Mapping[str, TreeForm] = field(default_factory=dict)
+    leaf: str = ""
 
     @property
     def family(self) -> str:

@@ -13,6 +13,7 @@ from brainsurgery_jax.layout.expressions import SizeExpression, Value, parse_exp
 from brainsurgery_jax.layout.families import LIST
 from brainsurgery_jax.layout.model import (
     NESTED,
+    TREE,
     Adapters,
     DropRule,
     Layout,
@@ -21,6 +22,7 @@ from brainsurgery_jax.layout.model import (
     OpUse,
     RuleCondition,
     TieRule,
+    TreeForm,
 )
 from brainsurgery_jax.layout.ops import OpCall, read_op
 from brainsurgery_jax.layout.templates import NameTemplate, parse_template
@@ -38,7 +40,8 @@ TIE_KEYS = ("tie", "when", "unless")
 CHOICE_KEYS = ("known", "ask")
 KNOWN_KEYS = ("when", "unless", "is")
 ADAPTER_KEYS = ("prefix", "leaf", "flat")
-TARGET_KEYS = ("format", "options", "prefix", "separator")
+TARGET_KEYS = ("format", "options", "prefix", "separator", "forms")
+FORM_KEYS = ("prefix", "leaf")
 
 
 def parse_layout(text: str, file: str) -> Layout:
@@ -98,8 +101,12 @@ class _LayoutParser:
                 self.complain("layout-form", f"missing key '{key}'", root.span)
         target = self.map(root, "target")
         self.keys(target, TARGET_KEYS, "target")
+        forms = self.forms(target)
+        prefix = next((form.prefix for form in forms.values()), self.text(target, "prefix"))
         bases = self.texts(root, "base")
         self.options = {"base": bases[0]} if bases else {}
+        if forms:
+            self.options[TREE] = next(iter(forms))
         if separator := self.text(target, "separator"):
             self.options[NESTED] = False
         asked = [(k, v) for k, v in self.map(root, "options").entries if isinstance(v, Map)]
@@ -126,7 +133,7 @@ class _LayoutParser:
             source=self.text(root, "source"),
             format=self.text(target, "format") or "orbax",
             format_options=plain(self.map(target, "options")),
-            prefix=self.text(target, "prefix"),
+            prefix=prefix,
             models=self.texts(root, "models"),
             places=self.texts(root, "config"),
             dims=self.dims,
@@ -139,10 +146,20 @@ class _LayoutParser:
             rest=self.flag(root, "rest"),
             example=plain(self.map(root, "example")),
             span=root.span,
-            adapters=self.adapters(root, self.text(target, "prefix")),
+            adapters=self.adapters(root, prefix),
             choices=self.choices,
             separator=separator or ".",
+            forms=forms,
         )
+
+    def forms(self, target: Map) -> dict[str, TreeForm]:
+        """The trees that the library has. Their leaves have one key more, or none."""
+        found = {}
+        for key, node in self.map(target, "forms").entries:
+            form = self.map(Map(((key, node),), node.span), key.text)
+            self.keys(form, FORM_KEYS, f"target.forms.{key.text}")
+            found[key.text] = TreeForm(self.text(form, "prefix"), self.text(form, "leaf"))
+        return found
 
     def adapters(self, root: Map, prefix: str) -> Adapters:
         node = self.map(root, "adapters")

@@ -24,7 +24,7 @@ from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops.elementwise import scale
 from brainsurgery_jax.ops.shape import concatenate, permute, reshape, section
 from brainsurgery_jax.prefixes import Shift, shift_between
-from brainsurgery_jax.protocol import Bind, Drop, Edit, Say, TensorExpr, View
+from brainsurgery_jax.protocol import Bind, Drop, Edit, Say, SetConfig, TensorExpr, View
 
 SHOWN = 8
 """How many names of a kind a refusal lists."""
@@ -104,6 +104,8 @@ def edits(
         yield Drop(where, old)
     for new, expr in made:
         yield Bind(where, new, expr)
+    if inverse and content and not is_adapter(work.names) and view.config(where) is None:
+        yield SetConfig(where, content)  # the model's, as `convert` writes it: no file lies beside the tree
 
 
 def _alias(view: View, alias: str | None) -> str:
@@ -230,7 +232,7 @@ class _Work:
     @cached_property
     def drops(self) -> frozenset[str]:
         """What may be there and is left out."""
-        return frozenset() if self.inverse else self.bound.drops | {t.copy for t in self.bound.ties}
+        return self.bound.drops | frozenset(() if self.inverse else {t.copy for t in self.bound.ties})
 
     def check(self, restore: Sequence[str]) -> None:
         """Refuse tensors that are missing, not known, or in another shape, all at once."""

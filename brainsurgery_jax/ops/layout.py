@@ -12,7 +12,7 @@ from brainsurgery_jax.op import control
 from brainsurgery_jax.protocol import Edit, View
 
 
-@control()
+@control(configures=True)
 def layout(
     view: View,
     *,
@@ -29,7 +29,8 @@ def layout(
     `brainsurgery-jax layouts` lists the layouts. Every tensor must be one that the layout knows, in the shape that
     config.json tells. With `moments`, trees below a `mu` or `nu` are carried by the same rules: what scales a weight
     scales its gradient by the inverse, what adds to it leaves its gradient alone; other leaves of `opt_state` and a
-    `step` keep their names. The factors of a LoRA adapter are carried as the weights that they belong to.
+    `step` keep their names. Back to Hugging Face names, `config` becomes the config.json of a tree that came without
+    one. The factors of a LoRA adapter are carried as the weights that they belong to.
     Example: `layout: {name: flax-gpt2, config: model/config.json}`
     """
     from brainsurgery_jax.ops._layouts import edits  # its language takes 30 ms to load, which few plans need

@@ -179,7 +179,15 @@ def _check_sharded(path: str, directory: bool, format: Format) -> None:
 
 def _is_directory(path: str, *, explicit: bool) -> bool:
     suffix = suffix_of(path)
-    if path.endswith(("/", os.sep)) or os.path.isdir(path) or not suffix:
+    if path.endswith(("/", os.sep)) or not suffix:
+        return True
+    if os.path.isdir(path):
+        meant = formats.of_suffix(suffix)
+        if meant not in (None, SAFETENSORS) and not explicit:
+            raise ValueError(
+                f"'{path}' is a folder, and its name ends as a file of {meant.name} does. "
+                f"To write safetensors into the folder say '{path}/'; for a file take another name."
+            )
         return True
     if formats.of_suffix(suffix) is not None:
         return False

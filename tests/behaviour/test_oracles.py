@@ -16,6 +16,10 @@ from tests.behaviour.planted import digests, planted
 from tests.checkpoints import read, write
 
 ORACLES = sorted(Path(__file__).with_name("oracles").glob("*.json"))
+TABLES = sorted(Path(__file__).with_name("oracles").joinpath("tables").glob("*.json"))
+NOT_INSTALLED = {"levanter-llama", "bigvision-paligemma", "openpi-paligemma"}
+"""Layouts that nothing but their round trip judges."""
+
 OUR_OWN = ("flax", "bigvision", "vitjax", "easylm")
 """Families whose models are written out in this folder, since no library that can be installed has them."""
 
@@ -46,7 +50,16 @@ def converted(tensors: dict[str, np.ndarray], step: dict[str, Any], folder: Path
 
 def test_every_layout_for_a_library_has_an_oracle() -> None:
     told = {json.loads(path.read_text())["layout"] for path in ORACLES}
-    assert told == {name for name in layout_names() if name.partition("-")[0] not in OUR_OWN}
+    told |= {json.loads(path.read_text())["layout"] for path in TABLES} | NOT_INSTALLED
+    assert told == {name for name in layout_names() if name.partition("-")[0] not in OUR_OWN} | NOT_INSTALLED
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda path: path.stem)
+def test_a_layout_pairs_the_tensors_that_maxtexts_own_table_pairs(table: Path) -> None:
+    said = json.loads(table.read_text())
+    bound = bind(load_layout(said["layout"]), said["config"], {"scan": said["scan"]})
+    made = {n.removeprefix("params.").replace(".", "-"): sorted(p.hf) for p in bound.pairs for n in p.target}
+    assert made == said["table"]
 
 
 @EACH

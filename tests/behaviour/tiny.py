@@ -75,6 +75,10 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "clip": ("CLIPConfig", "CLIPModel"),
     "siglip": ("SiglipConfig", "SiglipModel"),
     "whisper": ("WhisperConfig", "WhisperForConditionalGeneration"),
+    "paligemma": ("PaliGemmaConfig", "PaliGemmaForConditionalGeneration"),
+    "deepseek_v2": ("DeepseekV2Config", "DeepseekV2ForCausalLM"),
+    "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM"),
+    "gpt_oss": ("GptOssConfig", "GptOssForCausalLM"),
 }
 _IMAGE = {
     "hidden_size": HIDDEN,
@@ -96,6 +100,20 @@ _TEXT = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+_LATENT = {
+    "moe_intermediate_size": 20,
+    "n_routed_experts": 4,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "num_key_value_heads": HEADS,
+    "kv_lora_rank": 10,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 6,
+    "v_head_dim": 8,
 }
 _TOWERS = {"text_config": _TEXT, "vision_config": {**_IMAGE, "intermediate_size": MLP, "projection_dim": 20}}
 _OTHERS: Mapping[str, Mapping[str, Any]] = {
@@ -133,6 +151,28 @@ _OTHERS: Mapping[str, Mapping[str, Any]] = {
     "dinov2_with_registers": {**_IMAGE, "mlp_ratio": 2, "num_register_tokens": 3},
     "clip": {**_TOWERS, "projection_dim": 20},
     "siglip": _TOWERS,
+    "paligemma": {
+        "text_config": {**_DECODER, "model_type": "gemma", "head_dim": HEAD, "num_hidden_layers": 2},
+        "vision_config": {
+            **_IMAGE,
+            "model_type": "siglip_vision_model",
+            "intermediate_size": 44,
+            "vision_use_head": False,
+            "projection_dim": HIDDEN,
+        },
+        "projection_dim": HIDDEN,
+        "image_token_index": VOCABULARY - 1,
+    },
+    "deepseek_v2": {**_DECODER, **_LATENT, "q_lora_rank": None, "num_hidden_layers": 4},
+    "deepseek_v3": {**_DECODER, **_LATENT, "q_lora_rank": 14, "num_hidden_layers": 4},
+    "gpt_oss": {
+        **_DECODER,
+        "intermediate_size": 24,
+        "num_hidden_layers": 4,
+        "head_dim": HEAD,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
     "whisper": {
         "vocab_size": VOCABULARY,
         "d_model": HIDDEN,

@@ -19,6 +19,7 @@ PAGES = (
     "docs/from-mergekit.md",
     "docs/from-a-script.md",
     "docs/json.md",
+    "docs/jax.md",
     "docs/trees.md",
 )
 """Pages whose examples are run, and their outcome written below them."""
@@ -30,7 +31,7 @@ def main() -> int:
     made = {"docs/ops.md": reference.page()}
     for name in PAGES:
         cut = sections((ROOT / name).read_text(encoding="utf-8"))
-        made[name] = "".join(_rendered(name, section, failures) for section in cut)
+        made[name] = reference.with_modes("".join(_rendered(name, section, failures) for section in cut))
     for name, text in made.items():
         path = ROOT / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:

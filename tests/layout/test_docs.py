@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -61,3 +62,18 @@ def test_the_way_back_gives_every_tensor(tmp_path: Path, layout: str, model: dic
     assert set(back) == set(model)
     for name, x in model.items():
         np.testing.assert_array_equal(back[name], x)
+
+
+def test_its_plan_for_a_table_of_positions_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = re.findall(r"```yaml\n(inputs: \[vit-224/\].*?)```", PAGE.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vit-224").mkdir()
+    (tmp_path / "vit-224" / "config.json").write_text('{"image_size": 224}')
+    table = normal((1, 197, 768))
+    write(tmp_path / "vit-224" / "model.safetensors", {"vit.embeddings.position_embeddings": table})
+    (tmp_path / "plan.yaml").write_text(text)
+    bs.load("plan.yaml").run()
+    found = bs.open("vit-384")["vit.embeddings.position_embeddings"]
+    grid = jax.image.resize(table[:, 1:].reshape(1, 14, 14, 768), (1, 24, 24, 768), "bicubic")
+    np.testing.assert_array_equal(found, np.concatenate([table[:, :1], grid.reshape(1, 576, 768)], 1))
+    assert '"image_size": 384' in (tmp_path / "vit-384" / "config.json").read_text()

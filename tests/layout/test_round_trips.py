@@ -96,6 +96,16 @@ ROWS = (
     Row("flax-whisper", "whisper"),
     Row("easylm-llama", "llama"),
     Row("easylm-llama", "llama-tied"),
+    Row("levanter-llama", "llama"),
+    Row("levanter-llama", "llama-tied"),
+    Row("levanter-llama", "mistral"),
+    Row("bigvision-paligemma", "paligemma", {"base": "vision_tower."}),
+    Row("openpi-paligemma", "paligemma", {"base": "vision_tower."}),
+    Row("maxtext-deepseek", "deepseek_v3", SCANNED),
+    Row("maxtext-deepseek", "deepseek_v3", UNSCANNED),
+    Row("maxtext-deepseek", "deepseek_v2", SCANNED),
+    Row("maxtext-gptoss", "gpt_oss", SCANNED),
+    Row("maxtext-gptoss", "gpt_oss", UNSCANNED),
 )
 
 Saved = Callable[[str, str], Path]

@@ -165,5 +165,5 @@ def test_a_choice_that_is_none_is_a_mistake_of_the_layout(choice: str, message: 
 
 
 def test_only_options_that_change_numbers_have_no_default() -> None:
-    assert load_layout("maxtext-llama").defaults == {"scan": True}
+    assert load_layout("maxtext-llama").defaults == {"tree": "linen", "scan": True}
     assert set(load_layout("maxtext-llama").choices) == {"pairs"}

@@ -99,7 +99,7 @@ MAY_IMPORT = {
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
-    "importers": "errors dtypes version plan.source plan.overrides store.detect",
+    "importers": "errors dtypes version protocol ops plan.source plan.overrides plan.build plan.parse store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress "
     "cli.stopping",
     "web": "errors version nametree op protocol session api",

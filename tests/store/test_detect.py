@@ -71,7 +71,7 @@ def test_what_cannot_be_opened_says_why(here: Path, path: str, message: str) -> 
         ("llama-3.1/", None, True),
         ("llama-3.1", "safetensors", True),
         ("out.safetensors/", None, True),
-        ("here.bin", None, True),
+        ("here.safetensors", None, True),
         ("..", None, True),
         (".hidden", None, True),
     ],
@@ -79,7 +79,7 @@ def test_what_cannot_be_opened_says_why(here: Path, path: str, message: str) -> 
 def test_the_suffix_decides_between_a_file_and_a_folder(
     here: Path, path: str, format: str | None, directory: bool
 ) -> None:
-    (here / "here.bin").mkdir()
+    (here / "here.safetensors").mkdir()
     assert output_kind(path, None if format is None else find_format(format)) == OutputKind(
         path, directory, SAFETENSORS, None
     )
@@ -109,6 +109,15 @@ def test_an_output_that_makes_no_sense_says_what_to_write(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         output_kind(path, None if format is None else find_format(format), shard)
+
+
+@pytest.mark.parametrize("path", ["out.npz", "out.npy", "out.pt", "out.bin"])
+def test_a_folder_with_the_name_of_a_file_of_another_format_is_not_written_into_unsaid(here: Path, path: str) -> None:
+    (here / path).mkdir()
+    with pytest.raises(ValueError, match=f"'{path}' is a folder, and its name ends as a file of .* does") as caught:
+        output_kind(path)
+    (remedy,) = re.findall("say '(.*)'; for a file", str(caught.value))
+    assert output_kind(remedy) == OutputKind(remedy, True, SAFETENSORS, None)
 
 
 def test_no_shards_is_fine_for_a_file_and_a_size_for_a_folder(here: Path) -> None:

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan.blocks import PIECE, padded_length
-from brainsurgery_jax.graph.expr import Expr, is_whole, runs_on_numpy
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, runs_on_numpy
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.boxes import GROUP
 
 Node = TypeVar("Node")
@@ -95,6 +96,12 @@ def comparing(exprs: Sequence[Expr], elements: int) -> int:
     their difference."""
     wide = max(16 if e.aval.dtype.is_complex else 8 for e in exprs)
     return (len(exprs) + 1) * elements * wide
+
+
+def looking(question: Pending, elements: int) -> int:
+    """Bytes that a question takes for so many elements of each of its tensors."""
+    passing = question.reduction.passing
+    return comparing(asked_of(question), elements) if passing is None else passing * elements
 
 
 def calling(e: Expr) -> int:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan.footprint import (
     HOLES,
-    comparing,
     item_bytes,
+    looking,
     making_block,
     reading_gaps,
     worst_moment,
@@ -21,6 +21,7 @@ from brainsurgery_jax.engine.plan.footprint import (
 from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole
 from brainsurgery_jax.index.boxes import Box, flat_range
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.boxes import elements_read
 
 BOOKKEEPING = 128 << 10
@@ -34,11 +35,11 @@ class Cost(NamedTuple):
     reads: int
 
 
-def block_cost(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> Cost:
-    """What it costs to make a block of each root. `questions`: the tensors that each question about them compares."""
+def block_cost(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Pending]) -> Cost:
+    """What it costs to make a block of each root. `questions`: those about them."""
     _, order = plan_pieces([Piece(e, start, stop) for e in roots])
-    looking = max((comparing(exprs, stop - start) for exprs in questions), default=0)
-    return Cost(worst_moment(order, _nbytes, _making) + looking + BOOKKEEPING, _bytes_read(p for p, _ in order))
+    asking = max((looking(question, stop - start) for question in questions), default=0)
+    return Cost(worst_moment(order, _nbytes, _making) + asking + BOOKKEEPING, _bytes_read(p for p, _ in order))
 
 
 def box_cost(e: Expr, box: Box) -> Cost:

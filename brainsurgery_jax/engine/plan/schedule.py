@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.engine.plan.folds import first_question
 from brainsurgery_jax.engine.plan.footprint import (
     FOLDS,
     HOLES,
     calling,
-    comparing,
     item_bytes,
+    looking,
     making_block,
     reading_gaps,
     worst_moment,
@@ -138,7 +139,8 @@ def _reading(call: Expr) -> int:
 
 def _folding(call: Expr) -> int:
     """Bytes that a fold takes: a block of each operand on its way, what is made of it, and the results."""
-    return _passing(call.srcs) + comparing(call.srcs, _length(call.srcs[0])) + FOLDS * sum(a.nbytes for a in call.avals)
+    asking = looking(first_question(call), _length(call.srcs[0]))
+    return _passing(call.srcs) + asking + FOLDS * sum(a.nbytes for a in call.avals)
 
 
 def _passing(exprs: Sequence[Expr]) -> int:
@@ -174,4 +176,4 @@ def _length(e: Expr) -> int:
 
 
 def _asking(root: Root) -> int:
-    return comparing(root.exprs, _length(root.exprs[0])) if isinstance(root, Asked) else 0
+    return looking(root.question, _length(root.exprs[0])) if isinstance(root, Asked) else 0

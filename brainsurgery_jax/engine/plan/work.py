@@ -218,4 +218,8 @@ def _ends(work: Work) -> Iterator[Sink | Transfer | Root]:
 
 def results_held(fold: Fold) -> int:
     """Bytes that the results of folds take while they are computed and afterwards."""
-    return FOLDS * sum(a.nbytes for call in fold.calls for a in call.avals)
+    return WAITING * len(fold.calls) + FOLDS * sum(a.nbytes for call in fold.calls for a in call.avals)
+
+
+WAITING = 256 << 10
+"""Bytes of partial results of a fold that wait to be joined, however small its result is."""
