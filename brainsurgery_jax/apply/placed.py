@@ -196,7 +196,7 @@ def _compiled_attempt(rung: Rung, place: Any, explicit: bool) -> Callable[..., A
     function, chosen = precise(attempt(rung)), None  # by JAX
     if explicit:
         return jax.jit(jax.sharding.auto_axes(function, out_sharding=place))
-    places = None if place is None else Outcome(chosen, place, chosen, chosen)
+    places = None if place is None else Outcome(chosen, place, chosen, chosen)  # type: ignore[arg-type]
     return jax.jit(function, out_shardings=places)
 
 
