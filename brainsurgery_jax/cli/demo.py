@@ -39,7 +39,7 @@ output: small/
 """
 
 
-def demo(keep: str | None, *, json: bool) -> None:
+def demo(keep: str | None, *, json: bool = False) -> None:
     """Create a checkpoint and a plan, then check, explain, run and inspect. Raises StoreError."""
     from brainsurgery_jax.cli import plans
     from brainsurgery_jax.cli.inspect_ import inspect
