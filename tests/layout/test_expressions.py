@@ -43,7 +43,7 @@ def test_a_formula_tells_the_names_that_it_asks_for() -> None:
     [
         ("D / 2", "'D / 2' is not allowed in the formula 'D / 2'"),
         ("__import__('os')", "is not allowed"),
-        ("f(D).real", "'f(D).real' is not allowed"),
+        ("f(D).real", "is not allowed"),
         ("[x for x in D]", "is not allowed"),
         ("D **", "is not a formula"),
         ("a < b < c", "is not allowed"),
