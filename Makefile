@@ -96,7 +96,7 @@ behaviour: $(VENV)/installed-dev .venv-tunix/installed .venv-maxtext/installed
 	$(BIN)/python -m pytest -rP tests/behaviour/with_models.py
 
 mergekit: $(VENV)/installed-dev .venv-mergekit/installed
-	$(BIN)/python -m pytest -rP tests/behaviour/with_mergekit.py
+	$(BIN)/python -m pytest -rP tests/behaviour/with_mergekit.py tests/behaviour/with_merge_methods.py
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

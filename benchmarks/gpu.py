@@ -29,10 +29,11 @@ from _jobs import plan_job
 from _measure import say
 
 from brainsurgery_jax.dtypes import FLOAT32, Aval
-from brainsurgery_jax.engine.compute.batches import vectorised
+from brainsurgery_jax.engine.compute.batches import vectorise
 from brainsurgery_jax.engine.compute.devices import accelerators
-from brainsurgery_jax.engine.compute.kernels import Way, attempt
+from brainsurgery_jax.engine.compute.ladder import attempt
 from brainsurgery_jax.engine.plan.sites import MOST
+from brainsurgery_jax.op import Rung
 from brainsurgery_jax.ops.lowrank import factors
 
 TOL = 1e-4
@@ -79,17 +80,18 @@ def ours(stacked: np.ndarray, rank: int) -> tuple[float, tuple[np.ndarray, np.nd
     """The engine's own batch, rung by rung until every member is certified."""
     static = (("rank", rank), ("method", "auto"))
     assert factors.rungs is not None
-    rungs = factors.rungs((Aval(stacked.shape[1:], FLOAT32),), dict(static))
-    ways = [Way(rung.name, rung.kernel, (*static, *rung.static.items()), rung=True) for rung in rungs]
+    backend = accelerators().backend
+    found = factors.rungs((Aval(stacked.shape[1:], FLOAT32),), dict(static), backend)
+    rungs = [rung._replace(static=(*static, *rung.static)) for rung in found]
     if accelerators().devices:
         with jax.enable_x64(True):
             groups = [jnp.asarray(stacked[at : at + MOST]) for at in range(0, len(stacked), MOST)]  # as the engine does
             seconds, made = timed(
-                lambda: [_batched(ways, group) for group in groups], lambda r: finished([value for value, _ in r])
+                lambda: [_batched(rungs, group) for group in groups], lambda r: finished([value for value, _ in r])
             )
             b, a = (np.concatenate([np.asarray(value[i]) for value, _ in made]) for i in (0, 1))
             return seconds, (b, a), made[0][1]
-    seconds, made = timed(lambda: [_climbed(ways, [x], _numbers(None, k)) for k, x in enumerate(stacked)], finished)
+    seconds, made = timed(lambda: [_climbed(rungs, [x], _numbers(None, k)) for k, x in enumerate(stacked)], finished)
     return seconds, (np.stack([b for (b, _), _ in made]), np.stack([a for (_, a), _ in made])), made[0][1]
 
 
@@ -100,21 +102,21 @@ def _numbers(count: int | None, first: int = 0) -> dict[str, Any]:
     return {"tol": jnp.full(count, TOL), "key_high": jnp.arange(float(count)), "key_low": jnp.zeros(count)}
 
 
-def _batched(ways: Sequence[Way], stacked: Any) -> tuple[Any, str]:
+def _batched(rungs: Sequence[Rung], stacked: Any) -> tuple[Any, str]:
     state, numbers = None, _numbers(len(stacked))
-    for way in ways:
-        value, accepted, _, state = vectorised(way, accelerators().backend)([stacked], numbers, state)
+    for rung in rungs:
+        value, accepted, _, state = vectorise(rung, accelerators().backend)([stacked], numbers, state)
         if bool(accepted.all()):
-            return value, way.name
+            return value, rung.name
     raise AssertionError("the last rung accepts")
 
 
-def _climbed(ways: Sequence[Way], arrays: list[np.ndarray], numbers: dict[str, Any]) -> tuple[Any, str]:
+def _climbed(rungs: Sequence[Rung], arrays: list[np.ndarray], numbers: dict[str, Any]) -> tuple[Any, str]:
     state = None
-    for way in ways:
-        value, accepted, _, state = attempt(way)(arrays, numbers, state)
+    for rung in rungs:
+        value, accepted, _, state = attempt(rung)(arrays, numbers, state)
         if accepted:
-            return value, way.name
+            return value, rung.name
     raise AssertionError("the last rung accepts")
 
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from brainsurgery_jax.checkpoint import Checkpoint, open
     from brainsurgery_jax.comparison import Difference, diff
     from brainsurgery_jax.conversion import convert
-    from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
+    from brainsurgery_jax.errors import Diagnostic, PlanError, Stopped, StoreError
     from brainsurgery_jax.interop import save
     from brainsurgery_jax.plugins import register
     from brainsurgery_jax.session import Session
 
-_ERRORS = ("Diagnostic", "PlanError", "StoreError")
+_ERRORS = ("Diagnostic", "PlanError", "Stopped", "StoreError")
 _PLACES = {
     **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison", "convert": "conversion",
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
@@ -40,6 +40,7 @@ __all__ = [
     "PlanError",
     "Report",
     "Session",
+    "Stopped",
     "StoreError",
     "__version__",
     "check",

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import numpy as np
     from flax import nnx as nnx
-    from jaxtyping import Array as Array
     from jaxtyping import Float as Float
     from jaxtyping import Inexact as Inexact
     from jaxtyping import Num as Num
     from jaxtyping import Shaped as Shaped
+
+    # What kernels compute on: numpy's arrays on the host, else JAX's, traced ones too. `on_host` tells them apart.
+    Array = np.ndarray | jax.Array
+    Flag = bool | np.bool_ | Array
 else:
 
     class LazyModule:
@@ -29,7 +32,9 @@ else:
             self.__name = name
 
         def __getattr__(self, attribute: str) -> Any:
-            return getattr(import_module(self.__name), attribute)
+            found = getattr(import_module(self.__name), attribute)
+            self.__dict__[attribute] = found  # which is looked at first: kernels ask for functions by the thousand
+            return found
 
     class LazyType:
         """A jaxtyping dtype class, `Float["m n"]`, looked up when a type checker subscripts it."""
@@ -46,4 +51,4 @@ else:
     jax, jnp, np = LazyModule("jax"), LazyModule("jax.numpy"), LazyModule("numpy")
     nnx = LazyModule("flax.nnx")
     Float, Inexact, Num, Shaped = (LazyType(n) for n in ("Float", "Inexact", "Num", "Shaped"))
-    Array = object
+    Array = Flag = object

@@ -12,6 +12,7 @@ import brainsurgery_jax.ops  # noqa: F401  (fills the registry)
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
+from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.plan.model import PlanData, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
@@ -23,6 +24,7 @@ from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
+    from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.plan.work import Machine, WorkItem
     from brainsurgery_jax.engine.run.budget import Budget
     from brainsurgery_jax.graph.expr import Expr
@@ -158,7 +160,7 @@ class Plan:
         from brainsurgery_jax.apply import Filling, apply
 
         filling = Filling(missing, extra, listen)
-        return apply(self, tree, like=like, checks=checks, trees=trees, listen=listen, donate=donate, filling=filling)
+        return apply(self, tree, like=like, checks=checks, trees=trees, donate=donate, filling=filling)
 
 
 def load(*items: Any, **variables: Any) -> Plan:
@@ -279,10 +281,11 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
     `dry_run` checks and reports, and writes nothing; `memory` is the budget in bytes (default: a quarter of the
     available memory); `devices` is the number of accelerators to use ("cpu": none), or which
     (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them on; `look` is called with
-    each complete output before any is published, and may raise.
+    each complete output before any is published, and may raise; `stop` is a `threading.Event` that stops the run
+    between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
-    **Raises** PlanError (a mistake, a failed assert) or StoreError (input or output): then nothing was published. What
-    stops it from outside (KeyboardInterrupt) carries a note of what was published.
+    **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was
+    published. What stops it from outside (KeyboardInterrupt) carries a note of what was published.
     **Example**:
 
     >>> bs.run(bs.load("plan.yaml"), overwrite=True).published
@@ -293,7 +296,7 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
 
 def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Report:
     """Check a plan, execute it, publish its outputs. See `run`."""
-    from brainsurgery_jax.engine.events import Noted, Published, Said
+    from brainsurgery_jax.engine.events import NEVER, Noted, Published, Said
     from brainsurgery_jax.engine.run.execute import execute
 
     reports: list[Document] = []
@@ -304,7 +307,7 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
         match event:
             case Said(document):
                 reports.append(document)
-            case Noted(diagnostic):
+            case Noted(diagnostic, _):
                 noted.setdefault(diagnostic.message, diagnostic)
             case Published(path, nbytes, tensors, _):
                 published.append((path, nbytes, tensors))
@@ -314,16 +317,17 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
     files = world or Files(overwrite=options.overwrite or options.dry_run)  # a dry run has nothing in its way
     with closing(files), stops_told(published):
         files.also_reads(*plan.files)
-        budget = options.budget()
-        program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget))
+        budget, stop = options.budget(), options.stop or NEVER
+        program = lower(start(plan.data, files, options.flags), plan.data, files, _answer(plan, files, budget, stop))
         if plan.errors or program.errors:  # notes of the same plan may explain them
             raise PlanError(in_order(plan.data, (*plan.errors, *program.diagnostics)))
         if options.overwrite:
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if options.dry_run:
             program = program._replace(publications=())
-        execute(program, budget, tell, options.look, files.commit)
-    steps = tuple(e.step.text for e in program.effects)
+        with literal_hints(program.effects, plan.data.default_alias):
+            execute(program, budget, tell, options.look, files.commit, stop)
+    steps = tuple(e.step.summary for e in program.effects)
     notes = (*(d for d in program.diagnostics if d.severity == "note"), *noted.values())
     said = tuple(map(as_text, reports))
     dry_run = options.dry_run or program.flags.dry_run
@@ -342,7 +346,7 @@ def stops_told(published: Sequence[tuple[str, int, int]]) -> Iterator[None]:
         raise
 
 
-def _answer(plan: Plan, files: Files, budget: Budget) -> Answer:
+def _answer(plan: Plan, files: Files, budget: Budget, stop: StopSignal) -> Answer:
     """Computes the numbers that steps need; none for a plan with mistakes, which is checked once, at the first."""
     has_mistakes = cache(lambda: bool(plan.errors or _errors(check(plan, files.twin()))))
 
@@ -351,7 +355,7 @@ def _answer(plan: Plan, files: Files, budget: Budget) -> Answer:
 
         if _errors(demand.state.diagnostics) or has_mistakes():
             return {}
-        return numbers(demand.exprs, budget)
+        return numbers(demand.exprs, budget, stop)
 
     return answer
 

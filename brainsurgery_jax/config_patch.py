@@ -146,8 +146,17 @@ def differing_keys(before: Any, after: Any) -> Iterator[str]:
         old, new = before.get(key), after.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from (f"{key}.{inner}" for inner in differing_keys(old, new))
-        elif key not in before or key not in after or old != new:
+        elif key not in before or key not in after or not is_same(old, new):
             yield key
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two values are the same in JSON, where true is not 1, and 16 is 16.0."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(is_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(is_same, a, b))
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
 class Doubt(NamedTuple):

@@ -114,6 +114,14 @@ class Refusal(Exception):
         return Refusal(self.code, self.message + more, key=self.key, hint=self.hint, kinds=self.kinds)
 
 
+class Stopped(Exception):
+    """A run was stopped by the event in its `stop` option. Nothing was published."""
+
+    def __init__(self) -> None:
+        super().__init__("the run was stopped by its `stop` event")
+        self.add_note("nothing was published")
+
+
 class StoreError(Exception):
     """A checkpoint could not be read or written: which file, which tensor, what is wrong, what to do.
 

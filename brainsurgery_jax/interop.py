@@ -74,8 +74,9 @@ def _fill(checkpoint: Tensors, target: Target, filling: Filling, *, cast: bool, 
         raise PlanError([_apart(checkpoint, tree, what, found)])
     matches = match(tree, checkpoint.avals, target.streams)
     problems = [
-        *_strangers(checkpoint, target, matches, checked(filling)),
+        *_absent(checkpoint, target, matches, checked(filling)),
         *_misfits(checkpoint, target, matches, cast),
+        *_spare(target, matches, filling),
     ]
     if problems:
         raise PlanError([Diagnostic("tree-differs", f"{checkpoint.path}: {p}") for p in problems])
@@ -98,17 +99,26 @@ def _apart(checkpoint: Tensors, tree: Named, what: str, found: Shift) -> Diagnos
     return Diagnostic("tree-differs", f"{checkpoint.path}: {text}{leaves}", hint=hint)
 
 
-def _strangers(checkpoint: Tensors, target: Target, matches: Matches, filling: Filling) -> Iterator[str]:
-    """What is wrong with leaves and tensors without a partner: one message for all that are alike."""
+def _absent(checkpoint: Tensors, target: Target, matches: Matches, filling: Filling) -> Iterator[str]:
+    """What is wrong with leaves for which there is no tensor: one message for all that are alike."""
     tree, what = target.tree, target.what
-    abstract = [name for name in matches.missing if isinstance(tree.tensors[name], jax.ShapeDtypeStruct)]
-    for first, more in _alike(matches.missing if filling.missing == "error" else abstract, _mask_numbers):
-        near = did_you_mean(first, checkpoint.avals)
-        told = f"has no tensor '{first}'{more}, for which the {what} has a leaf"
-        yield f"{told}.{near}" if filling.missing == "error" else f"{told} without a value that could be kept"
-    for first, more in _alike(matches.extra if filling.extra == "error" else (), _mask_numbers):
-        yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
-    if tree.tensors and not matches.taken and "error" not in (filling.missing, filling.extra):
+    if filling.missing == "error":
+        for first, more in _alike(matches.missing, _mask_numbers):
+            near = did_you_mean(first, checkpoint.avals)
+            yield f"has no tensor '{first}'{more}, for which the {what} has a leaf.{near}"
+        return
+    abstract = (name for name in matches.missing if isinstance(tree.tensors[name], jax.ShapeDtypeStruct))
+    for first, more in _alike(abstract, _mask_numbers):
+        yield f"has no tensor '{first}'{more}, for which the {what} has a leaf without a value that could be kept"
+
+
+def _spare(target: Target, matches: Matches, filling: Filling) -> Iterator[str]:
+    """What is wrong with tensors for which there is no leaf."""
+    tree, what = target.tree, target.what
+    if filling.extra == "error":
+        for first, more in _alike(matches.extra, _mask_numbers):
+            yield f"'{first}'{more} is a tensor for which the {what} has no leaf.{did_you_mean(first, tree.tensors)}"
+    elif tree.tensors and not matches.taken:
         yield f"no tensor has the name of a leaf of the {what}, so that none would be taken"
 
 

@@ -22,6 +22,9 @@ Avals = tuple[Aval, ...]
 Params = Mapping[str, Any]
 """The keys of a step by name, as a kernel takes them."""
 
+Static = tuple[tuple[str, Any], ...]
+"""Parameters that are compiled in, by name."""
+
 
 class KernelFacts(TypedDict, total=False):
     """The facts of a kernel as keywords: a misspelt one is a type error. See `Kernel`."""
@@ -31,13 +34,14 @@ class KernelFacts(TypedDict, total=False):
     blocks: bool
     guarded: bool
     refusal: str | Callable[[Params], str]
-    rungs: Callable[[Avals, Params], tuple[Rung, ...]]
+    rungs: Callable[[Avals, Params, str], tuple[Rung, ...]]
+    resumes: bool
     result: Callable[[Avals, Params], tuple[Aval, ...]]
     noop: Callable[[Avals, Params], bool]
     check: Callable[[Avals, Params], None]
     host: Callable[[Avals, Params], bool]
     workspace: Callable[[Avals, Params], int]
-    on_device: Callable[[Avals, Params], int]
+    on_device: Callable[[Avals, Params, str], int]
     parts: Callable[[Avals, Params], Cuts]
     fold: Callable[[Avals, Params], Passes]
 
@@ -51,7 +55,10 @@ class Kernel(Generic[P, R]):
     - `blocks`: makes values from nothing, block by block; called with the block's number and length.
     - `guarded`: returns `(result, accepted)`; the engine stops with `refusal` (which may be made of the parameters)
       where accepted is false.
-    - `rungs`: (avals, params) -> a ladder of ways to do it, cheapest first; the engine takes the first accepted one.
+    - `rungs`: (avals, params, backend) -> a ladder: rungs, the cheapest on that backend first; the engine takes the
+      first that accepts its own result. The backend is what JAX calls it; `cpu` stands for numpy, too.
+    - `resumes`: whether it is a kernel of rungs: it takes the keyword `state`, what the rung before reached (None for
+      the first), and returns an `Outcome`.
     - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
     - `noop`: (avals, params) -> whether the result is the first operand itself.
     - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
@@ -59,7 +66,7 @@ class Kernel(Generic[P, R]):
       array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
     - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise, and where the
       result is made in parts: for operands of these shapes, which are those of a piece or part).
-    - `on_device`: the same on an accelerator, where it differs.
+    - `on_device`: (avals, params, backend) -> the same on an accelerator, where it differs.
     - `parts`: (avals, params) -> along which axes the result is made in parts, each of the same part of the operands.
     - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
       whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
@@ -73,13 +80,14 @@ class Kernel(Generic[P, R]):
     blocks: bool = False
     guarded: bool = False
     refusal: str | Callable[[Params], str] = ""
-    rungs: Callable[[Avals, Params], tuple[Rung, ...]] | None = None
+    rungs: Callable[[Avals, Params, str], tuple[Rung, ...]] | None = None
+    resumes: bool = False
     result: Callable[[Avals, Params], tuple[Aval, ...]] | None = None
     noop: Callable[[Avals, Params], bool] | None = None
     check: Callable[[Avals, Params], None] | None = None
     host: Callable[[Avals, Params], bool] | None = None
     workspace: Callable[[Avals, Params], int] | None = None
-    on_device: Callable[[Avals, Params], int] | None = None
+    on_device: Callable[[Avals, Params, str], int] | None = None
     parts: Callable[[Avals, Params], Cuts] | None = None
     fold: Callable[[Avals, Params], Passes] | None = None
 
@@ -116,11 +124,19 @@ class Builder:
 
 
 class Rung(NamedTuple):
-    """One way to do what a kernel does: another kernel, with static parameters of its own.
-
-    It returns `(result, accepted, facts, state)`: what it reached is the next rung's `state`.
-    """
+    """A way to compute a call: a kernel and its static parameters. `name`: what reports call it; empty for the kernel
+    of a call that has no ladder."""
 
     name: str
     kernel: Kernel
-    static: Mapping[str, Any]
+    static: Static
+
+
+class Outcome(NamedTuple):
+    """What a rung returns: a result (one array, or a tuple of arrays), whether the rung accepts it, what is known about
+    it, and the state that the next rung starts from. Of a batch, each with a leading axis."""
+
+    value: Any
+    accepted: Any
+    facts: Mapping[str, Any]
+    state: Any

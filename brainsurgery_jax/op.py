@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Unpack
 
-from brainsurgery_jax.kernel import Avals, Builder, Kernel, KernelFacts, P, Params, Passes, R, Rung
+from brainsurgery_jax.kernel import Avals, Builder, Kernel, KernelFacts, Outcome, P, Params, Passes, R, Rung, Static
 from brainsurgery_jax.keys import (
     DTypeName,
     Keyword,
@@ -322,6 +322,7 @@ __all__ = [
     "Number",
     "Op",
     "Operands",
+    "Outcome",
     "Params",
     "Partner",
     "Passes",
@@ -331,6 +332,7 @@ __all__ = [
     "SinkOp",
     "SlicedPattern",
     "SlicedTemplate",
+    "Static",
     "Template",
     "TensorOp",
     "assertion",

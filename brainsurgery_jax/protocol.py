@@ -211,7 +211,7 @@ class Substep(NamedTuple):
 
 
 class Expand(NamedTuple):
-    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 8."""
+    """Do other steps here, after all other edits of this step. They may expand in turn, to a depth of 16."""
 
     steps: tuple[Substep, ...]
 
@@ -244,14 +244,13 @@ Edit = (
 
 @dataclass(frozen=True, slots=True)
 class SubPlan:
-    """Steps within a step, as YAML nodes: what they mean is known when they are reached.
-
-    `data` is what they say, wherever it stands; `alias` is that of their one input.
-    """
+    """Steps within a step, as YAML nodes: what they mean is known when they are reached. `data`: what they say,
+    wherever it stands; `alias`: that of their one input; `file`: where they were read."""
 
     steps: tuple[Any, ...] = field(compare=False, repr=False)
     data: tuple[Any, ...]
     alias: str | None = None
+    file: str | None = None
 
 
 class Flags(NamedTuple):
@@ -276,7 +275,8 @@ class Reduction(NamedTuple):
     whatever the other blocks hold: they need not be read. `traced` serves `apply` under `jax.jit`, where no answer
     can be looked at: it maps whole arrays to the verdict itself, a boolean scalar. Without it an assert can only be
     skipped there. `unordered`: `block` and `merge` give the same for elements in any order, if all tensors have it.
-    `placed`: `block` gets the place of its first element before the blocks: `block(start, *blocks)`.
+    `placed`: `block` gets the place of its first element before the blocks: `block(start, *blocks)`. `passing`: the
+    bytes that `block` takes for each element; None: all in double precision, and their difference.
     """
 
     block: Callable[..., Any]
@@ -287,6 +287,7 @@ class Reduction(NamedTuple):
     unordered: bool = False
     decisive: Any = None
     placed: bool = False
+    passing: int | None = None
 
     def summarize(self, start: int, blocks: Sequence[Any]) -> Any:
         """The partial result of blocks, the first elements of which are number `start` of their tensors."""

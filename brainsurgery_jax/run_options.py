@@ -10,6 +10,7 @@ from brainsurgery_jax.protocol import NO_FLAGS, Flags
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.compute.devices import Devices
+    from brainsurgery_jax.engine.events import StopSignal
     from brainsurgery_jax.engine.run.budget import Budget
     from brainsurgery_jax.store.io.files import StagedOutput
 
@@ -26,6 +27,7 @@ class RunOptions:
     - `flags`: flags that are on from the start, as the op `set` turns them on
     - `listen`: called with the engine's events as they happen
     - `look`: called with each complete output before any is published; may raise
+    - `stop`: a `threading.Event`, or anything with `is_set`; once it is set, the run raises `Stopped` between two items
     """
 
     memory: int | None = None
@@ -36,6 +38,7 @@ class RunOptions:
     flags: Flags = NO_FLAGS
     listen: Callable[[Any], None] | None = None
     look: Callable[[StagedOutput], None] | None = None
+    stop: StopSignal | None = None
 
     def budget(self) -> Budget:
         """What the engine may use."""
@@ -55,3 +58,4 @@ class RunKeywords(TypedDict, total=False):
     flags: Flags
     listen: Callable[[Any], None] | None
     look: Callable[[StagedOutput], None] | None
+    stop: StopSignal | None

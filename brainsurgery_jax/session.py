@@ -15,6 +15,7 @@ from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
+from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.program import flatten
 from brainsurgery_jax.lower.state import matching
@@ -42,7 +43,7 @@ class StepOutcome(NamedTuple):
         """Compute and publish what the step asks for; the session after it. Raises PlanError (a failed assert) or
         StoreError: then nothing was published, and the session before the step is as good as ever."""
         if self.program.checks or self.program.publications:
-            from brainsurgery_jax.engine.events import Published, ignore
+            from brainsurgery_jax.engine.events import NEVER, Published, ignore
             from brainsurgery_jax.engine.run.execute import execute
 
             published: list[tuple[str, int, int]] = []
@@ -52,8 +53,10 @@ class StepOutcome(NamedTuple):
                     published.append((event.path, event.nbytes, event.tensors))
                 (listen or ignore)(event)
 
-            with api.stops_told(published):
-                execute(self.program, self.session.options.budget(), tell)
+            default = self.session.state.default_alias
+            with api.stops_told(published), literal_hints(self.program.effects, default):
+                options = self.session.options
+                execute(self.program, options.budget(), tell, stop=options.stop or NEVER)
             self.session.world.settle()
         return self.session
 
@@ -158,7 +161,7 @@ class Session:
         filled, unfilled = self._fill_variables(node)
         if unfilled:
             return Step(None, {}, node.span), unfilled
-        step, problems = parse_step(filled, self.state.default_alias)
+        step, problems = parse_step(filled, self.state.default_alias, tuple(self.state.spaces))
         return step, problems if self.state.spaces else _without_checkpoint(problems)
 
     def _fill_variables(self, node: Node) -> tuple[Node, tuple[Diagnostic, ...]]:
@@ -212,9 +215,10 @@ class Session:
 
     def _answer(self, demand: Demand) -> Mapping[Expr, int]:
         """The numbers that a step needs, computed now."""
+        from brainsurgery_jax.engine.events import NEVER
         from brainsurgery_jax.engine.run.execute import numbers
 
-        return numbers(demand.exprs, self.options.budget())
+        return numbers(demand.exprs, self.options.budget(), self.options.stop or NEVER)
 
     def _first_input(self, after: State) -> Input | None:
         """The checkpoint that a session without any opened just now: from then on it is the plan's input, so that

@@ -22,3 +22,11 @@ def few_or_counted(names: Sequence[str], thing: str, most: int = 4) -> str:
     if len(names) > most:
         return counted(len(names), thing)
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def show_side_files(names: Sequence[str], most: int = 12) -> str:
+    """The names of side files, up to so many of them; and how many there are, where that is not seen at once."""
+    shown = few_or_counted(names, "side file")
+    if len(names) <= 4:
+        return shown
+    return f"{shown}: {', '.join(names[:most])}" + (" ..." if len(names) > most else "")

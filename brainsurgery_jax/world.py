@@ -36,6 +36,8 @@ class Files:
         self.graph = Graph()
         self.overwrite, self.default_shard = overwrite, default_shard
         self._sources: dict[Address, Source] = {Address(path): source for path, source in (sources or {}).items()}
+        self._given = frozenset(self._sources)
+        self._lent: frozenset[Address] = frozenset()  # of these, those that another world closes
         self._wanted: dict[str, tuple[int, int]] = {}  # by destination: its disk, and the bytes for it
         self._opens = opens
         self._files: dict[str, tuple[str, ...]] = {}  # of the sources, by their keys
@@ -46,6 +48,8 @@ class Files:
     def twin(self, *, opens: bool = True) -> Files:
         """A world with the same choices, to check in."""
         twin = Files(overwrite=self.overwrite, default_shard=self.default_shard, opens=opens)
+        twin._sources = {key: source for key, source in self._sources.items() if key in self._given}
+        twin._given, twin._lent = self._given, self._given
         twin.also_reads(*self._also)
         return twin
 
@@ -121,9 +125,10 @@ class Files:
         return sum(s.bytes_read for s in self._sources.values())
 
     def close(self) -> None:
-        """Close all sources."""
-        for source in self._sources.values():
-            source.close()
+        """Close all sources, but for those that another world has lent."""
+        for key, source in self._sources.items():
+            if key not in self._lent:
+                source.close()
 
 
 def _entry(path: str) -> str:

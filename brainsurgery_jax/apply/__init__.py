@@ -38,7 +38,7 @@ from typing import Any, Literal
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.apply.concrete import concrete
 from brainsurgery_jax.apply.filling import EXACT, Filling, checked
-from brainsurgery_jax.apply.listening import Show, log
+from brainsurgery_jax.apply.listening import log
 from brainsurgery_jax.apply.lowering import Loaded, Trees, lower_onto
 from brainsurgery_jax.apply.names import name_leaves
 from brainsurgery_jax.apply.result import rebuild
@@ -56,17 +56,16 @@ def apply(
     like: Any = None,
     checks: Checks = "raise",
     trees: Mapping[str, Any] | None = None,
-    listen: Show | None = None,
     donate: bool = False,
     filling: Filling = EXACT,
 ) -> Any:
     """The tree that a plan makes of trees.
 
     **Arguments**: `tree` is bound to the plan's only or first input (alias `model` for a plan without inputs), `trees`
-    to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name. `listen` gets the
-    report of each step that has one. `donate`: concrete arrays of the trees may be overwritten, and those that do not
-    come back are deleted. `filling`: what becomes of leaves of `like` that the plan does not make, and of what it makes
-    beside them.
+    to inputs by alias. `like`: a pytree whose structure the result takes, its leaves found by name. `donate`:
+    concrete arrays of the trees may be overwritten, and those that do not come back are deleted. `filling`: what
+    becomes of leaves of `like` that the plan does not make, and of what it makes beside them; its listener gets the
+    report of each step that has one, too.
     **Returns** the tree of the alias that the plan's (first) output would write: in the structure of the tree that
     came in if the names are still the same (or of `like`), else as dicts along the dots of the names, with the lists,
     tuples and empty nodes that came in where they are by now. A flat dict with dotted keys stays flat.
@@ -83,7 +82,7 @@ def apply(
         compute = partial(concrete, donate=donate)
         evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else compute
         applied = lower_onto(plan, given, world, values=evaluate is compute)
-        values, verdicts = evaluate(applied, checks, listen or log)
+        values, verdicts = evaluate(applied, checks, filling.listen or log)
     result = rebuild(values, given.get(applied.alias), like, checked(filling), applied)
     return (result, verdicts) if checks == "return" else result
 

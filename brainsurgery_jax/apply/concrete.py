@@ -139,7 +139,7 @@ class Leaves:
         roots = list(wanted)
         evaluator = Evaluator(_host(self.given, [e for root in roots for e in root.exprs]), accelerators())
         for task in schedule(roots):
-            served: Any = evaluator.served(task)
+            served: Any = evaluator.serve(task)
             while True:
                 # Compiled code gets blocks of what the host holds as numpy arrays: no transfer that a guard is about.
                 with jax.transfer_guard("allow"):

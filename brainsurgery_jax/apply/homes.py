@@ -31,6 +31,11 @@ class Home(NamedTuple):
         return sharding_of(jax.sharding.Mesh(np.array(devices), ("devices",)), ())
 
     @property
+    def platform(self) -> str:
+        """What its devices are, as JAX calls it."""
+        return next(iter(self.sharding.device_set)).platform
+
+    @property
     def is_explicit(self) -> bool:
         """Whether its mesh has axes that are part of the types of arrays."""
         return self.mesh is not None and bool(self.mesh.abstract_mesh.explicit_axes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -23,8 +24,6 @@ from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.key_tree import NO_TREE
 from brainsurgery_jax.world import Files
 
-NOT_READ = "Name it under `inputs:` and give it as a tree: `plan.apply(tree, ALIAS=other_tree)`."
-
 
 class Trees(Files):
     """The outside of `apply`: nothing is ever written, and under a trace nothing is read."""
@@ -40,7 +39,7 @@ class Trees(Files):
     def open(self, path: str, format: str | None = None) -> Source:
         """The checkpoint at a path. Raises StoreError, under a trace always."""
         if not self.readable:
-            raise StoreError(path, "files are not read while JAX traces", remedy=NOT_READ)
+            raise StoreError(path, "files are not read while JAX traces", remedy=_give_hint(path))
         return super().open(path, format)
 
     def check_destination(self, path: str, nbytes: int, *, overwrite: bool, directory: bool) -> None:
@@ -55,6 +54,13 @@ class Trees(Files):
             )
             for alias, tree in self.given.items()
         }
+
+
+def _give_hint(path: str) -> str:
+    stem = os.path.basename(path.rstrip("/")).partition(".")[0]
+    alias = stem if stem.isidentifier() else "other"
+    call = f"plan.apply(tree, {alias}=other_tree)"
+    return f"Write `inputs: ['{alias}::{path}']` besides the others, and give it: `{call}`."
 
 
 class Loaded(Protocol):

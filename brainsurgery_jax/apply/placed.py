@@ -15,25 +15,13 @@ from typing import Any
 from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.apply.homes import Home, bring, can_reach, fetch, home_of, mesh_of, send
 from brainsurgery_jax.apply.meshes import shardings_of_results, tree_of_results
-from brainsurgery_jax.engine.compute.donation import apart
-from brainsurgery_jax.engine.compute.kernels import (
-    Made,
-    Way,
-    attempt,
-    climb,
-    numbers_of,
-    precise,
-    pure,
-    refused,
-    ways,
-)
+from brainsurgery_jax.engine.compute.donation import Donated, split
+from brainsurgery_jax.engine.compute.kernels import numbers_of, precise, pure, refusal_of
+from brainsurgery_jax.engine.compute.ladder import attempt, climb, rungs_of
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
-from brainsurgery_jax.op import Kernel
+from brainsurgery_jax.op import Kernel, Outcome, Rung, Static
 from brainsurgery_jax.protocol import Pending
-
-Static = tuple[tuple[str, Any], ...]
-Gifts = frozenset[int]
 
 ELSEWHERE = "Put both on the devices of one mesh first: `jax.device_put(leaf, sharding)`."
 
@@ -88,7 +76,7 @@ class Placed:
         """Fetch what guarded kernels say of their inputs. Raises PlanError for the first that is refused."""
         for e, accepted in self._guards:
             if not fetch(accepted):
-                raise PlanError([refused(e)])
+                raise PlanError([refusal_of(e)])
         self._guards.clear()
 
     def _unmade(self, root: Expr) -> Iterator[Expr]:
@@ -131,19 +119,19 @@ class Placed:
         with home.context:
             return self._call(e, arrays, home, results, given)
 
-    def _call(self, e: Expr, arrays: list[Any], home: Home, results: Sequence[Any] | None, given: Gifts) -> Any:
+    def _call(self, e: Expr, arrays: list[Any], home: Home, results: Sequence[Any] | None, given: Donated) -> Any:
         assert e.kernel is not None
         numbers = {name: self._number(value, home) for name, value in numbers_of(e).items()}
         if e.kernel.rungs is not None:
             return _climb(e, arrays, numbers, results, home)
         places = None if results is None else tree_of_results(e, results, home.everywhere)
-        value = _compiled(e.kernel, e.static, places, home.is_explicit)(*apart(arrays, given), numbers)
+        value = _compiled(e.kernel, e.static, places, home.is_explicit)(*split(arrays, given), numbers)
         if e.kernel.guarded:
             value, accepted = value
             self._guards.append((e, accepted))
         return value
 
-    def _gifts(self, e: Expr, operands: Sequence[Any], arrays: Sequence[Any], results: Sequence[Any] | None) -> Gifts:
+    def _gifts(self, e: Expr, operands: Sequence[Any], arrays: Sequence[Any], results: Sequence[Any] | None) -> Donated:
         """The position of an operand that the result may take the place of: it is alike, and this is its last use."""
         if len(e.avals) > 1 or len(set(e.srcs)) < len(e.srcs):
             return frozenset()
@@ -203,27 +191,27 @@ def _compile(function: Callable[..., Any], home: Home) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=4096)
-def _compiled_attempt(way: Way, place: Any, explicit: bool) -> Callable[..., Any]:
-    """A way to make a call: `f(arrays, numbers, state)`. Whether it is accepted is known on every device."""
-    function, chosen = precise(attempt(way)), None  # by JAX
+def _compiled_attempt(rung: Rung, place: Any, explicit: bool) -> Callable[..., Any]:
+    """A rung of a call: `f(arrays, numbers, state)`. Whether it is accepted is known on every device."""
+    function, chosen = precise(attempt(rung)), None  # by JAX
     if explicit:
         return jax.jit(jax.sharding.auto_axes(function, out_sharding=place))
-    places = None if place is None else Made(chosen, place, chosen, chosen)  # type: ignore[arg-type]
+    places = None if place is None else Outcome(chosen, place, chosen, chosen)  # type: ignore[arg-type]
     return jax.jit(function, out_shardings=places)
 
 
 def _climb(e: Expr, arrays: list[Any], numbers: Mapping[str, Any], results: Sequence[Any] | None, home: Home) -> Any:
     """The results of the first way that accepts its own. Raises PlanError if none does."""
 
-    def accept(way: Way, made: Made) -> Any:
-        return made.value if fetch(made.accepted) else None
+    def accept(rung: Rung, outcome: Outcome) -> Any:
+        return outcome.value if fetch(outcome.accepted) else None
 
-    def tried(way: Way, state: Any) -> Made:
-        return _compiled_attempt(way, home.everywhere, home.is_explicit)(arrays, numbers, state)
+    def tried(rung: Rung, state: Any) -> Outcome:
+        return _compiled_attempt(rung, home.everywhere, home.is_explicit)(arrays, numbers, state)
 
-    value = climb(ways(e), tried, accept)
+    value = climb(rungs_of(e, home.platform), tried, accept)
     if value is None:
-        raise PlanError([refused(e)])
+        raise PlanError([refusal_of(e)])
     if results is None:
         return value
     return jax.device_put(value, tuple(results) if len(e.avals) > 1 else results[0])

@@ -28,7 +28,7 @@ from brainsurgery_jax.cli.commands.ops import ops_, schema
 from brainsurgery_jax.cli.commands.repl import repl
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.options import completing
-from brainsurgery_jax.cli.stopping import Stopped, stopping
+from brainsurgery_jax.cli.stopping import Terminated, stopping
 from brainsurgery_jax.version import __version__
 
 _COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
@@ -69,8 +69,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         from brainsurgery_jax.cli import show
-        from brainsurgery_jax.errors import PlanError, StoreError, speaking
-        from brainsurgery_jax.rendering.data import command_error_data, diagnostic_data, store_error_data
+        from brainsurgery_jax.errors import PlanError, Stopped, StoreError, speaking
+        from brainsurgery_jax.rendering.data import command_error_data
 
         json = ctx.meta.get(_JSON, False)
         try:
@@ -78,33 +78,34 @@ class Commands(TyperGroup):
                 answer = super().invoke(ctx)
             show.flush()
             return answer
-        except PlanError as error:
-            code = show.exit_code(error.diagnostics)
-            if json:
-                show.failure(map(diagnostic_data, show.in_order(error.diagnostics)), code)
-            else:
-                show.diagnostics(error.diagnostics)
-            raise typer.Exit(code) from error
-        except StoreError as error:
-            if json:
-                show.failure([store_error_data(error)], 3)
-            else:
-                show.store_error(error)
-            raise typer.Exit(3) from error
+        except (PlanError, StoreError, Stopped, KeyboardInterrupt) as error:
+            raise typer.Exit(_print_failure(error, json=json)) from error
         except USAGE_ERROR as error:
             if not json:
                 raise
             show.failure([command_error_data("usage", error.format_message())], error.exit_code)
             raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as stop:
-            if json:
-                show.failure([command_error_data("interrupted", show.notes_of_stop(stop))], 130)
-            else:
-                show.print_stop("interrupted", stop)
-            raise typer.Exit(130) from None
-        except Stopped as stop:
+        except Terminated as stop:
             show.print_stop(stop.word, stop)
             raise
+
+
+def _print_failure(error: Any, *, json: bool) -> int:
+    """Print why a command failed; returns its exit code."""
+    from brainsurgery_jax.cli import show
+    from brainsurgery_jax.cli.failures import failure_of
+    from brainsurgery_jax.errors import PlanError, StoreError
+
+    code, found = failure_of(error)
+    if json:
+        show.failure(found, code)
+    elif isinstance(error, PlanError):
+        show.diagnostics(error.diagnostics)
+    elif isinstance(error, StoreError):
+        show.store_error(error)
+    else:
+        show.print_stop("interrupted", error)
+    return code
 
 
 _OVERRIDE = re.compile(r"--((?:seed|vars|inputs|transforms|outputs?)\b[^=]*)(=.*)?")
@@ -177,10 +178,10 @@ def _exit_code_of_stop(defect: Exception) -> int | None:
     from brainsurgery_jax.errors import cause_of
 
     stop = cause_of(defect)
-    if not isinstance(stop, KeyboardInterrupt | Stopped):
+    if not isinstance(stop, KeyboardInterrupt | Terminated):
         return None
     print("interrupted", file=sys.stderr)
-    return stop.exit_code if isinstance(stop, Stopped) else 130
+    return stop.exit_code if isinstance(stop, Terminated) else 130
 
 
 def main() -> None:

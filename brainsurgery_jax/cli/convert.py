@@ -10,6 +10,7 @@ import typer
 
 from brainsurgery_jax.api import Report
 from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
 from brainsurgery_jax.conversion import Conversion, Request, execute, prepare
 from brainsurgery_jax.errors import PlanError, did_you_mean
 from brainsurgery_jax.layout.expressions import Value
@@ -32,14 +33,15 @@ def convert(source: str, destination: str, request: Request, options: RunOptions
     made = prepare(source, destination, request)
     world = Files(overwrite=request.overwrite or options.dry_run, default_shard=DEFAULT_SHARD)
     if json:
-        _show_data(made, execute(made, options, world))
+        with stop_by_ctrl_c(options) as stoppable:
+            _show_data(made, execute(made, stoppable, world))
         return
     if not quiet:
         show.remark(f"{source} -> {destination}: {made}")
         if made.remark:
             show.remark(f"note: {made.remark}", "yellow")
-    with watching(quiet=quiet, verbose=False) as listen:
-        report = execute(made, replace(options, listen=listen), world)
+    with watching(quiet=quiet, verbose=False) as listen, stop_by_ctrl_c(replace(options, listen=listen)) as stoppable:
+        report = execute(made, stoppable, world)
     if not quiet:
         show.diagnostics(replace(note, span=None) for note in report.notes)
     if options.dry_run and not quiet:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import json as jsonlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.errors import StoreError
@@ -38,13 +39,16 @@ output: small/
 """
 
 
-def demo(keep: str | None) -> None:
+def demo(keep: str | None, *, json: bool) -> None:
     """Create a checkpoint and a plan, then check, explain, run and inspect. Raises StoreError."""
     from brainsurgery_jax.cli import plans
     from brainsurgery_jax.cli.inspect_ import inspect
 
     with _folder(keep) as folder, chdir(folder):
         _make()
+        if json:
+            show.json(plan=PLAN, commands=[{"command": name, "result": data} for name, data in _run_commands()])
+            return
         show.result("The folder base/ holds a checkpoint with the names of GPT-2. This is plan.yaml:\n")
         show.result("\n".join(f"    {line}" for line in PLAN.splitlines()))
         _say("check plan.yaml", "reports every mistake, from headers alone:")
@@ -56,6 +60,23 @@ def demo(keep: str | None) -> None:
         _say("inspect small", "lists the result:")
         inspect("small", None, "compact", stats=False)
     show.result(_next(keep))
+
+
+def _run_commands() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The commands of the demo, and what each prints with `--json`."""
+    from brainsurgery_jax import api
+    from brainsurgery_jax.checkpoint import Checkpoint
+    from brainsurgery_jax.cli import plans
+    from brainsurgery_jax.cli.explanation import as_json
+    from brainsurgery_jax.cli.inspect_ import data_of
+
+    plan, choices = api.load("plan.yaml"), plans.Choices()
+    program = api.lower_plan(plan)
+    yield "check plan.yaml", plans.check_as_data(program.diagnostics, program.publications)
+    yield "explain plan.yaml", as_json(api.explain(plan))
+    files = plans.files_of(choices.overwrite, choices.shard_size)
+    yield "run plan.yaml", plans.run_as_data(plan, plans.options_of(choices), files, choices)
+    yield "inspect small", data_of(Checkpoint.open("small"), {})
 
 
 def _say(command: str, what: str) -> None:
@@ -108,7 +129,7 @@ def _make() -> None:
         "vocab_size": WORDS,
         "n_positions": PLACES,
     }
-    Path("base/config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    Path("base/config.json").write_text(jsonlib.dumps(config, indent=2) + "\n", encoding="utf-8")
     Path("plan.yaml").write_text(PLAN, encoding="utf-8")
 
 

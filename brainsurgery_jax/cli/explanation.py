@@ -11,7 +11,7 @@ from brainsurgery_jax.cli.show import hanging
 from brainsurgery_jax.op import SinkOp
 from brainsurgery_jax.rendering.data import diagnostic_data
 from brainsurgery_jax.store.sizes import show_size
-from brainsurgery_jax.wording import counted, few, few_or_counted
+from brainsurgery_jax.wording import counted, few, show_side_files
 
 _CHANGES = ("created", "changed", "deleted", "configured")
 
@@ -34,7 +34,7 @@ def as_text(found: Explanation, most: int | None, *, overwrite: bool = False) ->
         if cut is not None and (cut.files > 1 or cut.kept):
             lines.append(f"    {_files(cut)}")
         if p.side_names:
-            named = few(p.side_names, None) if most is None else few_or_counted(p.side_names, "side file")
+            named = few(p.side_names, None) if most is None else show_side_files(p.side_names)
             lines.append(f"    with {named}")
         if carried := [key for key in p.metadata if key != "format"]:
             lines.append(f"    header metadata: {few(carried, most)}")

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.errors import StoreError
-from brainsurgery_jax.importers.mergekit import plan_of
-from brainsurgery_jax.plan.source import compose, plain
+from brainsurgery_jax.importers.mergekit import import_plan
 
 
 def import_mergekit(config: str, out: str | None, *, overwrite: bool, json: bool = False) -> None:
     """Print the plan of a mergekit configuration, or write it to a file. Raises PlanError or StoreError."""
-    text = plan_of(config)
+    imported = import_plan(config)
+    text = imported.text()
     if out is None:
         if json:
-            show.json(plan=_plain(text), path=None)
+            show.json(plan=imported.data(), path=None)
         else:
             show.result(text.rstrip("\n"))
         return
@@ -30,12 +29,6 @@ def import_mergekit(config: str, out: str | None, *, overwrite: bool, json: bool
     except OSError as error:
         raise StoreError(path, f"the plan cannot be written: {error.strerror}") from error
     if json:
-        show.json(plan=_plain(text), path=out)
+        show.json(plan=imported.data(), path=out)
         return
     show.remark(f"wrote {out}; `brainsurgery-jax check {out}` checks it against the models", "green")
-
-
-def _plain(text: str) -> Any:
-    """The text of a plan as plain data."""
-    root = compose(text, "<plan>")
-    return None if root is None else plain(root)

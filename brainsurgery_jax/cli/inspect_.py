@@ -38,7 +38,7 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
         return 1
     numbers = _stats(chosen) if stats else {}
     if format == "json":
-        show.json(**_data_of(chosen, numbers))
+        show.json(**data_of(chosen, numbers))
         return 0
     lines = [path, *_tree(chosen, numbers, compact=format == "compact"), "", _totals(chosen)]
     if whole.left_out:
@@ -75,7 +75,8 @@ def _totals(chosen: Checkpoint) -> str:
     return f"{counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
 
 
-def _data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+def data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+    """The tensors of a checkpoint, for programs. `numbers`: statistics by name."""
     tensors = {
         name: {"shape": list(a.shape), "dtype": a.dtype.name, "bytes": a.nbytes}
         | {k: v if v - v == 0 else str(v) for k, v in numbers.get(name, {}).items()}  # JSON knows no NaN or infinity
@@ -108,7 +109,7 @@ def _stats(chosen: Checkpoint) -> dict[str, dict[str, float]]:
     asked = {
         name: question_of((graph.leaf(chosen.source, name, aval),), STATISTICS)
         for name, aval in chosen.avals.items()
-        if aval.dtype.kind not in ("opaque", "complex") and aval.size
+        if not (aval.dtype.is_opaque or aval.dtype.is_complex) and aval.size
     }
     found = answers(list(asked.values()), default_budget())
     return {name: found[question] for name, question in asked.items()}

@@ -13,7 +13,10 @@ import typer
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.explanation import as_json, as_text, is_replacement, replacement_as_json, replaces
+from brainsurgery_jax.cli.failures import print_failure_as_json
+from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
 from brainsurgery_jax.cli.work import work_as_json, work_as_text
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
@@ -59,18 +62,31 @@ def run(items: Sequence[str], choices: Choices) -> None:
     refuse_summary_over_input(plan, choices)
     notes = [d for d in plan.problems if d.severity == "note"]
     if choices.json:
-        report = api.run_with(plan, options, files)
-        show.json(**_run_json(plan, report, notes, choices))
+        show.json(**run_as_data(plan, options, files, choices))
         return
     show.diagnostics(notes)
-    with watching(quiet=choices.quiet, verbose=choices.verbose) as listen:
-        report = api.run_with(plan, replace(options, listen=listen), files)
+    with (
+        watching(quiet=choices.quiet, verbose=choices.verbose) as listen,
+        stop_by_ctrl_c(replace(options, listen=listen)) as stoppable,
+    ):
+        report = api.run_with(plan, stoppable, files)
     show.diagnostics(report.notes)
     if not report.published and not choices.quiet:
         nothing = "dry run: nothing was written" if report.dry_run else "done: no output, so nothing was written"
         show.remark(nothing, "green")
     if choices.summarize:
         summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
+
+
+def run_as_data(plan: api.Plan, options: RunOptions, files: Files, choices: Choices) -> Mapping[str, Any]:
+    """Run a plan; what it did, for programs. Exits with a failure as JSON, the reports that came before in it."""
+    from brainsurgery_jax.cli.progress import collect
+
+    reports: list[Document] = []
+    with print_failure_as_json(reports), stop_by_ctrl_c(replace(options, listen=collect(reports))) as stoppable:
+        report = api.run_with(plan, stoppable, files)
+    notes = [d for d in plan.problems if d.severity == "note"]
+    return _run_json(plan, report, notes, choices)
 
 
 def _run_json(plan: api.Plan, report: api.Report, notes: Sequence[Diagnostic], choices: Choices) -> Mapping[str, Any]:
@@ -187,8 +203,7 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
     reads = {i.alias: len(files.open(i.path).header.tensors) for i in plan.data.inputs} if plan and not code else {}
     publications = program.publications if program is not None and not code else ()
     if json:
-        outputs = [{"path": p.path, "replaces": replacement_as_json(p)} for p in publications]
-        show.json(ok=not code, diagnostics=[diagnostic_data(d) for d in show.in_order(found)], outputs=outputs)
+        show.json(**check_as_data(found, publications))
         return code
     show.diagnostics(found)
     if code:
@@ -198,6 +213,13 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
         for p in filter(is_replacement, publications):
             show.result(replaces(p))
     return code
+
+
+def check_as_data(found: Sequence[Diagnostic], publications: Sequence[Any]) -> dict[str, Any]:
+    """The mistakes and notes of a plan, and its outputs, for programs."""
+    outputs = [{"path": p.path, "replaces": replacement_as_json(p)} for p in publications]
+    told = [diagnostic_data(d) for d in show.in_order(found)]
+    return {"ok": not show.exit_code(found), "diagnostics": told, "outputs": outputs}
 
 
 def _fine(steps: int, reads: Mapping[str, int], publications: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""A run as it is seen: what steps say on stdout, and on a terminal a bar of the bytes written."""
+"""The output of a run: what steps report on stdout, and on a terminal a bar of the bytes read and written."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.engine.events import Event, Published, Said, Started, Wrote
+from brainsurgery_jax.documents import Document
+from brainsurgery_jax.engine.events import Advanced, Event, Finishing, Published, Said, Started, Wrote
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.store.sizes import show_size
-from brainsurgery_jax.wording import counted, few_or_counted
+from brainsurgery_jax.wording import counted, show_side_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,20 +38,20 @@ class Plain:
         match event:
             case Said(document):
                 show.result(as_text(document))
-            case Started(nbytes, tasks, sizes) if self.verbose:
+            case Started(nbytes, tasks, sizes, _) if self.verbose:
                 self.sizes, self.left = sizes, dict(sizes)
                 show.remark(f"{counted(tasks, 'task')}, {show_size(nbytes)} to write")
-            case Wrote(name, nbytes) if self.verbose:
+            case Wrote(name, nbytes, _) if self.verbose:
                 self.left[name] -= nbytes
                 if not self.left[name]:
                     show.remark(f"{name}: {show_size(self.sizes[name])}")
             case Published(path, nbytes, tensors, side_files) if not self.quiet:
-                more = f", with {few_or_counted(side_files, 'side file')}" if side_files else ""
+                more = f", with {show_side_files(side_files)}" if side_files else ""
                 show.remark(f"wrote {path}: {counted(tensors, 'tensor')}, {show_size(nbytes)}{more}", "green")
 
 
 class Bar:
-    """A bar on stderr, and above it all that `Plain` prints."""
+    """A bar on stderr of the bytes that the items of the work read and write, and above it all that `Plain` prints."""
 
     def __init__(self, plain: Plain, bar: Progress):
         self.plain, self.bar = plain, bar
@@ -58,10 +59,14 @@ class Bar:
 
     def __call__(self, event: Event, /) -> None:
         match event:
-            case Started(nbytes):
-                self.bar.update(self.task, total=nbytes or None, label="checking values")
-            case Wrote(name, nbytes):
-                self.bar.update(self.task, advance=nbytes, label=_end_of(name))
+            case Started():
+                self.bar.update(self.task, total=sum(event.items.values()) or None, label="checking values")
+            case Advanced(_, nbytes):
+                self.bar.update(self.task, advance=nbytes)
+            case Wrote(name):
+                self.bar.update(self.task, label=_end_of(name))
+            case Finishing():
+                self.bar.update(self.task, label="completing")
             case Said() | Published():
                 self.bar.stop()  # the bar is on another stream, and must not be torn by text on this one
                 self.plain(event)
@@ -72,6 +77,16 @@ class Bar:
 def _end_of(name: str, width: int = 32) -> str:
     """The end of a long name: that is where it differs from its neighbours."""
     return name if len(name) <= width else "…" + name[1 - width :]
+
+
+def collect(reports: list[Document]) -> Watcher:
+    """A listener that appends the reports of steps to a list."""
+
+    def hear(event: Event, /) -> None:
+        if isinstance(event, Said):
+            reports.append(event.document)
+
+    return hear
 
 
 def watching(*, quiet: bool, verbose: bool) -> AbstractContextManager[Watcher]:

@@ -79,11 +79,6 @@ def print_stop(what: str, stop: BaseException) -> None:
         remark(("; " if ":" in what else ": ").join([what, *getattr(stop, "__notes__", ())]), "yellow")
 
 
-def notes_of_stop(stop: BaseException) -> str:
-    """The notes on what a command had published when it was stopped from outside."""
-    return "; ".join(["interrupted", *getattr(stop, "__notes__", ())])
-
-
 def hanging(head: str, text: str) -> list[str]:
     """A line that starts with `head`, folded to the terminal's width; in a pipe one long line."""
     if not sys.stdout.isatty():

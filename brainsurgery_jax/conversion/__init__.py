@@ -116,11 +116,11 @@ def _check(source: str, destination: str, request: Request) -> None:
     """Refuse a request with unknown or contradictory values."""
     dtype = parse_dtype(request.dtype) if request.dtype is not None else None
     if request.dtype is not None and dtype is None:
-        names = [d.name for d in DTYPES if d.kind == "float"]
+        names = [d.name for d in DTYPES if d.is_float]
         near = did_you_mean(request.dtype, names) or did_you_mean(request.dtype, BY_NAME)
         found = f"unknown dtype '{request.dtype}'.{near}"
         raise PlanError([Diagnostic("dtype-unknown", found, hint=f"Floating dtypes: {', '.join(names)}.")])
-    if dtype is not None and dtype.kind != "float":
+    if dtype is not None and not dtype.is_float:
         hint = "Cast integers in a plan, where you can scale first."
         found = f"'{request.dtype}' is not a floating dtype: weights would be truncated to whole numbers"
         raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])

@@ -132,7 +132,7 @@ def _escape(name: str) -> str:
 
 def _floats(found: SourceInfo) -> str:
     """A pattern for the floating tensors: buffers of integers keep their dtype."""
-    others = [name for name, aval in found.avals.items() if aval.dtype.kind != "float"]
+    others = [name for name, aval in found.avals.items() if not aval.dtype.is_float]
     return f"(?!(?:{'|'.join(map(_escape, others))})$).*" if others else ".*"
 
 

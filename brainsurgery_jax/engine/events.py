@@ -1,9 +1,11 @@
-"""What a run tells while it goes on: typed values, handed to whoever listens (a progress bar, a log, a test)."""
+"""What a run reports while it goes on: typed events, passed to a listener (a progress bar, a log, a test). And the
+signal that stops it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic
@@ -11,18 +13,28 @@ from brainsurgery_jax.errors import Diagnostic
 
 class Started(NamedTuple):
     """The work is planned: bytes to write, how many tensors need computing or checking, and the bytes of each tensor
-    that is written, by name (of all outputs together)."""
+    that is written, by name (of all outputs together). `items`: the bytes that each item of the work reads and writes,
+    by its key, which is the same in every run of the plan. From now on the run can be stopped between two items."""
 
     nbytes: int
     tasks: int
     sizes: Mapping[str, int]
+    items: Mapping[str, int] = MappingProxyType({})
+
+
+class Advanced(NamedTuple):
+    """A part of an item is done, which read and wrote so many bytes. Those of all parts add up to `Started.items`."""
+
+    item: str
+    nbytes: int
 
 
 class Wrote(NamedTuple):
-    """Bytes of an output tensor are in their place: all, or some of them."""
+    """Bytes of an output tensor are written: all, or some of them. `item`: the key of the item that wrote them."""
 
     name: str
     nbytes: int
+    item: str = ""
 
 
 class Said(NamedTuple):
@@ -33,23 +45,30 @@ class Said(NamedTuple):
 
 class Factorized(NamedTuple):
     """A matrix was factorized: the tensors it was made of, its shape, the method taken, and what is known of the result
-    (`energy`: the share of the squared norm that is kept; `excess`: a bound on error / least possible error - 1)."""
+    (`energy`: the share of the squared norm that is kept; `excess`: a bound on error / least possible error - 1).
+    `item`: the key of the item that it belongs to."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
     method: str
     facts: Mapping[str, float]
     seconds: float
+    item: str = ""
 
 
 class Noted(NamedTuple):
-    """Something that may surprise came up while the plan ran."""
+    """A note on something unexpected. `item`: the key of the item that it belongs to, if any."""
 
     diagnostic: Diagnostic
+    item: str = ""
+
+
+class Finishing(NamedTuple):
+    """All items are done. The outputs are now completed and published; the run looks at its stop signal no more."""
 
 
 class Published(NamedTuple):
-    """A checkpoint stands at its destination, with these side files."""
+    """A checkpoint is at its destination, with these side files."""
 
     path: str
     nbytes: int
@@ -57,9 +76,24 @@ class Published(NamedTuple):
     side_files: tuple[str, ...] = ()
 
 
-Event = Started | Wrote | Said | Factorized | Noted | Published
+Event = Started | Advanced | Wrote | Said | Factorized | Noted | Finishing | Published
 Listener = Callable[[Event], None]
 
 
+class StopSignal(Protocol):
+    """Asks a run to stop once it is set; a `threading.Event` is one."""
+
+    def is_set(self) -> bool: ...
+
+
+class _Never:
+    def is_set(self) -> bool:
+        return False
+
+
+NEVER: StopSignal = _Never()
+"""The signal of a run that nobody stops."""
+
+
 def ignore(event: Event) -> None:
-    """Listen to nothing."""
+    """A listener that does nothing."""

@@ -154,7 +154,8 @@ def _order(node: Node, places: tuple[int, ...], finish: Callable[[Any], Any]) ->
             return _finish(node, finish(found))
 
     def cast(reduction: Reduction) -> Reduction:
-        return reduction._replace(block=lambda x: reduction.block(x.astype(dtype, copy=False)))
+        passing = (reduction.passing or 0) + dtype.itemsize * (node.work != node.aval.dtype)
+        return reduction._replace(block=lambda x: reduction.block(x.astype(dtype, copy=False)), passing=passing)
 
     passes = find_places(dtype, places, at_once, _finish(node, np.nan))
     return tuple(lambda before, one=one: cast(one(before)) for one in passes)

@@ -61,6 +61,14 @@ def _norm(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     return jnp.sqrt(jnp.sum(jnp.square(jnp.abs(x)), axis=axis, keepdims=keepdims))
 
 
+def _quantile(x: Any, q: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    if isinstance(q, bool | complex) or (jnp.ndim(q) == 0 and not hasattr(q, "dtype") and not 0 <= q <= 1):
+        raise ValueError(f"a share of the elements is a number from 0 to 1, got {q}")
+    if jnp.ndim(q) > 1 or not jnp.issubdtype(jnp.result_type(q), jnp.number):
+        raise ValueError("a share of the elements is a number from 0 to 1, or a vector of them")
+    return jnp.quantile(x, jnp.asarray(q, jnp.result_type(q, jnp.float32)), axis=axis, keepdims=keepdims)
+
+
 def _outer(x: Any, y: Any) -> Any:
     if (jnp.ndim(x), jnp.ndim(y)) != (1, 1):
         raise ValueError("outer takes two vectors")
@@ -118,7 +126,7 @@ FUNCTIONS: dict[str, Function] = {
     "max": _reduce("max", extra="` or, of two, `maximum(x, y)"),
     "norm": _reduce("norm", _norm),
     "median": _reduce("median"),
-    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _of("quantile"), (2, 2), _AXES),
+    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _quantile, (2, 2), _AXES),
     "softmax": Function("softmax(x, axis=-1)", _softmax, keywords=("axis",)),
     "matmul": Function("matmul(x, y)", _of("matmul"), (2, 2)),
     "dot": Function("dot(x, y)", _of("dot"), (2, 2)),

@@ -245,12 +245,20 @@ def _extreme(name: str) -> Compute:
     return lambda xp, node, shape, xs: getattr(xp, name)(xs[0], axis=node.get("axes"), keepdims=node.get("keepdims"))
 
 
+def _share(xp: Any, q: Any) -> Any:
+    """Shares of the elements as floats; those of a tensor that are beyond 0 and 1 give what 0 and 1 give."""
+    return xp.clip(q if q.dtype.kind == "f" else q.astype(np.float32), 0, 1)
+
+
 def _pick_by_order(name: str) -> Compute:
     """The middle, or another place in the order of the elements."""
 
     def compute(xp: Any, node: Node, shape: Shape, xs: Sequence[Any]) -> Any:
         x = xs[0].astype(to_numpy(node.aval.dtype), copy=False)
-        made = getattr(xp, name)(x, *xs[1:], axis=node.get("axes"), keepdims=node.get("keepdims"))
+        shares = [_share(xp, q) for q in xs[1:]]
+        if xp is np and any(np.isnan(q).any() for q in shares):  # which numpy refuses
+            return np.full(shape, np.nan, x.dtype)
+        made = getattr(xp, name)(x, *shares, axis=node.get("axes"), keepdims=node.get("keepdims"))
         return made.reshape(shape)
 
     return compute

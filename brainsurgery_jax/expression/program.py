@@ -86,6 +86,13 @@ def append_operation(program: Computation, op: str, aval: Aval, static: Static) 
     return Computation((*program.nodes, Node(op, (last,), aval, program.aval.dtype, static)))
 
 
+def round_result(program: Computation, dtype: DType, overflow: str | None) -> Computation:
+    """A program whose result is rounded to a dtype."""
+    if program.aval.dtype == dtype and overflow is None:
+        return program
+    return append_operation(program, "cast", Aval(program.aval.shape, dtype), (("overflow", overflow),))
+
+
 def below(nodes: Sequence[Node], roots: Iterable[int], stop: Iterable[int] = ()) -> list[int]:
     """The numbers of the nodes that roots are made of, themselves included, in order; not beyond those of `stop`."""
     ends, wanted = set(stop), set(roots)

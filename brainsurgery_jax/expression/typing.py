@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from math import isfinite
 from types import EllipsisType
 from typing import Any, NamedTuple
@@ -146,11 +147,28 @@ class _Typing:
                 raise ValueError(f"exponents go up to {MOST_EXPONENT}")
             if op == "matmul":
                 return _product(a, b)
-            if _is_array(a) and _is_array(b):
-                _broadcastable(a.shape, b.shape)
             return fn(a, b)
 
+        if op != "matmul":
+            self._refuse_unlike(node, x, y)
         return self._emit(node, op, compute, x, y)
+
+    def _refuse_unlike(self, node: ast.expr, x: Any, y: Any) -> None:
+        """Refuse operands whose shapes do not broadcast; where the axes that one lost are why, say how to keep them."""
+        if not (isinstance(x, Value) and isinstance(y, Value)) or _broadcasts(x.traced.shape, y.traced.shape):
+            return
+        bad = self._refusal(node, ValueError(_UNLIKE), [x.traced, y.traced])
+        for own, other in ((x, y), (y, x)):
+            made = self.nodes[own.at.number]
+            if made.op not in REDUCTIONS or made.get("keepdims"):
+                continue
+            (source, *_) = made.sources
+            kept = [1 if at in made.get("axes") else n for at, n in enumerate(self.nodes[source].aval.shape)]
+            text = self.texts[own.at.number]
+            if _broadcasts(kept, other.traced.shape) and text.endswith(")") and "keepdims" not in text:
+                bad.hint += f"\nKeep the axes that it goes over: `{text[:-1]}, keepdims=True)`."
+                break
+        raise bad
 
     def _attribute(self, node: ast.expr, name: str, x: Any) -> Any:
         if not isinstance(x, Value):
@@ -182,6 +200,9 @@ class _Typing:
                 raise ValueError("takes tensors and numbers")
             return function.fn(*_with_traced(args), **keywords)
 
+        if function.elementwise:
+            for x, y in combinations(args, 2):
+                self._refuse_unlike(node, x, y)
         tensors = list(_flat(args)) if name in ("concat", "stack") else list(args[: _TENSORS.get(name, len(args))])
         static = lambda made: _static_of(name, keywords, args, made)  # noqa: E731
         if name in ("eye", "arange"):
@@ -318,9 +339,11 @@ def _show(x: Any) -> str:
     return str(Aval(tuple(x.shape), BY_NAME[x.dtype.name]))
 
 
-def _broadcastable(a: Sequence[int], b: Sequence[int]) -> None:
-    if any(n != m and 1 not in (n, m) for n, m in zip(reversed(a), reversed(b), strict=False)):
-        raise ValueError("the shapes do not broadcast: from the last axis on, sizes must be equal or 1")
+_UNLIKE = "the shapes do not broadcast: from the last axis on, sizes must be equal or 1"
+
+
+def _broadcasts(a: Sequence[int], b: Sequence[int]) -> bool:
+    return all(n == m or 1 in (n, m) for n, m in zip(reversed(a), reversed(b), strict=False))
 
 
 def _product(x: Any, y: Any) -> Any:

@@ -8,6 +8,7 @@ so that long chains neither overflow the stack nor take exponential time.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from enum import StrEnum
 from math import copysign
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -24,23 +25,34 @@ if TYPE_CHECKING:
     from brainsurgery_jax.index.parts import Cuts
 
 
-class Expr:
-    """A node. `kind` is one of
+class NodeKind(StrEnum):
+    """The kinds of nodes.
 
-    - `leaf`: tensor `name` of checkpoint `source`
-    - `given`: leaf `name` of a pytree that the caller holds, under alias `source`
-    - `const`: a small array that the plan spells out
-    - `call`: `kernel` applied to `srcs` with `static` and `numbers` parameters; `avals` has one entry per result
-    - `pick`: result number `index` of a call with several results
-    - `poison`: stands for what a failed step would have made
+    - `LEAF`: tensor `name` of checkpoint `source`
+    - `GIVEN`: leaf `name` of a pytree that the caller holds, under alias `source`
+    - `CONST`: a small array that the plan spells out
+    - `CALL`: `kernel` applied to `srcs` with `static` and `numbers` parameters; `avals` has one entry per result
+    - `PICK`: result number `index` of a call with several results
+    - `POISON`: stands for what a failed step would have created
     """
+
+    LEAF = "leaf"
+    GIVEN = "given"
+    CONST = "const"
+    CALL = "call"
+    PICK = "pick"
+    POISON = "poison"
+
+
+class Expr:
+    """A node of the graph. Its `kind` says which of the other fields mean something."""
 
     __slots__ = (
         "aval", "avals", "id", "index", "kernel", "kind", "moves", "name", "numbers", "provisional", "source", "span",
         "srcs", "static", "value",
     )  # fmt: skip
 
-    kind: str
+    kind: NodeKind
     id: int
     aval: Aval
     avals: tuple[Aval, ...]
@@ -59,22 +71,32 @@ class Expr:
     @property
     def is_leaf(self) -> bool:
         """Whether it is a tensor of a checkpoint."""
-        return self.kind == "leaf"
+        return self.kind is NodeKind.LEAF
 
     @property
     def is_given(self) -> bool:
         """Whether it is a leaf of a pytree that the caller holds."""
-        return self.kind == "given"
+        return self.kind is NodeKind.GIVEN
 
     @property
     def is_call(self) -> bool:
         """Whether a kernel computes it."""
-        return self.kind == "call"
+        return self.kind is NodeKind.CALL
+
+    @property
+    def is_pick(self) -> bool:
+        """Whether it is one of the results of a call."""
+        return self.kind is NodeKind.PICK
+
+    @property
+    def is_const(self) -> bool:
+        """Whether it is an array that the plan spells out."""
+        return self.kind is NodeKind.CONST
 
     @property
     def is_poison(self) -> bool:
-        """Whether it stands for what a failed step would have made."""
-        return self.kind == "poison"
+        """Whether it stands for what a failed step would have created."""
+        return self.kind is NodeKind.POISON
 
     def __repr__(self) -> str:
         what = self.kernel.name if self.kernel else self.name or self.kind
@@ -138,7 +160,7 @@ class Graph:
         return twin
 
     def _node(
-        self, key: Hashable, kind: str, avals: tuple[Aval, ...], srcs: tuple[Expr, ...] = (), *,
+        self, key: Hashable, kind: NodeKind, avals: tuple[Aval, ...], srcs: tuple[Expr, ...] = (), *,
         recipe: Recipe | None = None, moves: Moves | None = None, index: int = 0, name: str = "", source: Any = None,
         value: np.ndarray | None = None,
     ) -> Expr:  # fmt: skip
@@ -149,32 +171,43 @@ class Graph:
             e.kernel, e.static, e.numbers = None, (), ()
         else:
             e.kernel, e.static, e.numbers = recipe.kernel, recipe.static, recipe.numbers
-        e.provisional = recipe is not None and recipe.provisional
-        for s in srcs:
-            e.provisional |= s.provisional
+        e.provisional = (recipe is not None and recipe.provisional) or any([s.provisional for s in srcs])
         self._nodes[key] = e
         return e
 
     def leaf(self, source: Any, name: str, aval: Aval) -> Expr:
         """A tensor of an open checkpoint (`source` is compared by identity)."""
         key = ("leaf", id(source), name)
-        return self._nodes.get(key) or self._node(key, "leaf", (aval,), source=source, name=name)
+        if (known := self._nodes.get(key)) is not None:
+            return known
+        e = self._nodes[key] = Expr()  # as in `_node`, which takes twice as long: there may be 90,000 of them
+        e.kind, e.id, e.aval, e.avals, e.srcs, e.span = (
+            NodeKind.LEAF,
+            len(self._nodes) - 1,
+            aval,
+            (aval,),
+            (),
+            self.span,
+        )
+        e.moves, e.index, e.name, e.source, e.value = None, 0, name, source, None
+        e.kernel, e.static, e.numbers, e.provisional = None, (), (), False
+        return e
 
     def placeholder(self, alias: str, name: str, aval: Aval) -> Expr:
         """A leaf of a pytree that will be given when the program is applied."""
         key = ("given", alias, name)
-        return self._nodes.get(key) or self._node(key, "given", (aval,), source=alias, name=name)
+        return self._nodes.get(key) or self._node(key, NodeKind.GIVEN, (aval,), source=alias, name=name)
 
     def const(self, value: np.ndarray, dtype: DType) -> Expr:
         """A small array spelled out by the plan."""
         key = ("const", dtype, value.shape, value.tobytes())
-        return self._nodes.get(key) or self._node(key, "const", (Aval(value.shape, dtype),), value=value)
+        return self._nodes.get(key) or self._node(key, NodeKind.CONST, (Aval(value.shape, dtype),), value=value)
 
     def poison(self) -> Expr:
         """What a failed step would have made: everything made of it is poison too, silently."""
         key = ("poison",)
         return self._nodes.get(key) or self._node(
-            key, "poison", (Aval((), DType("unknown", "?", "", 0, None, "opaque")),)
+            key, NodeKind.POISON, (Aval((), DType("unknown", "?", "", 0, None, "opaque")),)
         )
 
     def recipe(self, kernel: Kernel, params: Mapping[str, Any]) -> Recipe:
@@ -204,14 +237,14 @@ class Graph:
             rule = recipe.rules[avals] = _rule(recipe, avals)
         if rule.avals is None:
             return srcs[0]
-        return self._node(key, "call", rule.avals, srcs, recipe=recipe, moves=rule.moves)
+        return self._node(key, NodeKind.CALL, rule.avals, srcs, recipe=recipe, moves=rule.moves)
 
     def pick(self, call: Expr, index: int) -> Expr:
         """Result number `index` of a call."""
         if call.is_poison:
             return call
         key = ("pick", call, index)
-        return self._nodes.get(key) or self._node(key, "pick", (call.avals[index],), (call,), index=index)
+        return self._nodes.get(key) or self._node(key, NodeKind.PICK, (call.avals[index],), (call,), index=index)
 
 
 def asked_of(question: Pending) -> tuple[Expr, ...]:

@@ -7,7 +7,6 @@ name become one step for each value, over its names.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.importers.imported import Imported, ImportedInput, StepComment
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.mergekit_config import (
@@ -26,18 +26,21 @@ from brainsurgery_jax.importers.mergekit_config import (
     read_config,
 )
 from brainsurgery_jax.importers.patterns import Stack, selections
-from brainsurgery_jax.plan.source import read_scalar
+from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 
 _FRONT = ("embed", "wte", "wpe")
 _BACK = ("norm", "lm_head", "ln_f", "embed_out")
 _MERGED = "merged"
-_WIDTH = 110
 
 
 def plan_of(path: str) -> str:
-    """The plan, as YAML with comments. Raises PlanError for what a plan cannot express, StoreError for unreadable
-    models."""
+    """The plan, as YAML with comments. See `import_plan`."""
+    return import_plan(path).text()
+
+
+def import_plan(path: str) -> Imported:
+    """The plan of a configuration. Raises PlanError for what plans cannot express, StoreError for unreadable models."""
     config = read_config(path)
     problems = []
     models: dict[str, Model] = {}
@@ -48,7 +51,9 @@ def plan_of(path: str) -> str:
             problems += error.diagnostics
     if problems:
         raise PlanError(problems)
-    return "\n".join(_Writer(config, models).lines()) + "\n"
+    made = _Writer(config, models).write()
+    made.check()
+    return made
 
 
 def _aliases(config: Config) -> Iterator[str]:
@@ -73,15 +78,12 @@ class _Writer:
     config: Config
     models: Mapping[str, Model]
 
-    def lines(self) -> Iterator[str]:
-        steps = list(self.steps())
-        yield f"# From {self.config.file} (mergekit, {self.config.method}), by brainsurgery-jax {__version__}."
-        yield from (f"# {note}" for note in dict.fromkeys(self.config.notes))
-        yield "inputs:"
-        for model in self.models.values():
-            yield f"  - {flow(f'{model.alias}::{model.path}')}" + (f"  # {model.fetch}" if model.fetch else "")
-        yield from ["transforms:", *steps] if steps else ["transforms: []"]
-        yield f"output: {flow(self.output())}"
+    def write(self) -> Imported:
+        steps = tuple(self.steps())
+        head = f"From {self.config.file} (mergekit, {self.config.method}), by brainsurgery-jax {__version__}."
+        notes = (head, *dict.fromkeys(self.config.notes))
+        inputs = tuple(ImportedInput(model.alias, model.path, model.fetch) for model in self.models.values())
+        return Imported(self.config.file, notes, inputs, steps, self.output())
 
     # --- The result as a whole ---
 
@@ -156,12 +158,12 @@ class _Writer:
 
     # --- Steps ---
 
-    def steps(self) -> Iterator[str]:
+    def steps(self) -> Iterator[Substep | StepComment]:
         for model in self.models.values():
             if self.working is not None and not self.rounds_later(model):
-                yield _step("cast_", {"target": f"{model.alias}::.*", "to": self.working})
+                yield Substep("cast_", {"target": f"{model.alias}::.*", "to": self.working})
         if not self.whole:
-            yield _step("prefixes", {"mode": "add", "alias": _MERGED})
+            yield Substep("prefixes", {"mode": "add", "alias": _MERGED})
         if self.in_parts:
             yield from self.names_agree()
         for piece, groups in self.groups:
@@ -169,27 +171,27 @@ class _Writer:
             for mix, names in groups:
                 yield from self.mix_steps(piece, mix, names)
         if (dtype := self.last_cast()) is not None:
-            yield _step("cast_", {"target": f"{self.alias}::.*", "to": dtype})
+            yield Substep("cast_", {"target": f"{self.alias}::.*", "to": dtype})
 
     @cached_property
     def in_parts(self) -> bool:
         """Whether several steps merge whole models, each step a part of the tensors."""
         return self.whole and sum(len(groups) for _, groups in self.groups) > 1
 
-    def names_agree(self) -> Iterator[str]:
+    def names_agree(self) -> Iterator[Substep]:
         """Asserts that the merged models have the same tensors."""
         used = {source.model for _, groups in self.groups for mix, _ in groups for source in mix.sources}
         for model in self.models.values():
             if model.path in used and model is not self.first:
-                yield _step("assert", {"same_names": {"left": self.first.alias, "right": model.alias}})
+                yield Substep("assert", {"same_names": {"left": self.first.alias, "right": model.alias}})
 
-    def comment(self, piece: _Piece) -> Iterator[str]:
+    def comment(self, piece: _Piece) -> Iterator[StepComment]:
         """A comment with the layers of a piece, where layers are stacked."""
         if self.whole or piece.start is None:
             return
         layers = [(self.of(source).alias, self.layers(source)) for source in piece.slice.sources]
         sources = ", ".join(f"{alias} {_span(at)}" for alias, at in layers)
-        yield f"  # layers {_span(range(piece.start, piece.start + len(layers[0][1])))}: {sources}"
+        yield StepComment(f"layers {_span(range(piece.start, piece.start + len(layers[0][1])))}: {sources}")
 
     def last_cast(self) -> str | None:
         """The dtype of the final cast; None if none is needed."""
@@ -318,7 +320,7 @@ class _Writer:
             groups.setdefault((mix.expr, mix.by), (mix, []))[1].append(name)
         yield from groups.values()
 
-    def mix_steps(self, piece: _Piece, mix: Mix, names: Iterable[str]) -> Iterator[str]:
+    def mix_steps(self, piece: _Piece, mix: Mix, names: Iterable[str]) -> Iterator[Substep]:
         """The steps for the tensors of one mix. The model that is changed in place comes first, if it is a source."""
         mix = mix._replace(sources=tuple(sorted(mix.sources, key=lambda s: self.of(s).alias != self.alias)))
         if mix.by == 1 and self.of(mix.sources[0]).alias == self.alias:
@@ -355,22 +357,22 @@ class _Writer:
             return r"\g<0>"
         return f"{self.stack(source).prefix}.${{i{f'{shift:+d}' if shift else ''}}}.\\g<rest>"
 
-    def step(self, mix: Mix, refs: list[str], to: str) -> str:
+    def step(self, mix: Mix, refs: list[str], to: str) -> Substep:
         """One step: a copy or multiple of one model, or an expression over several."""
         source, *others = refs
         own = self.of(mix.sources[0]).alias == self.alias
         if mix.by is not None and own:
-            return _step("scale_", {"target": source, "by": mix.by})
+            return Substep("scale_", {"target": source, "by": mix.by})
         if mix.by == 1:
-            return _step("assign" if self.whole else "copy", {"from": source, "to": to})
+            return Substep("assign" if self.whole else "copy", {"from": source, "to": to})
         if mix.by is not None and not self.whole:
-            return _step("scale", {"from": source, "to": to, "by": mix.by})
+            return Substep("scale", {"from": source, "to": to, "by": mix.by})
         expr = mix.expr if mix.by is None else f"{mix.by!r}*{mix.expr}"
         operands = {self.of(s).alias: ref for s, ref in zip(mix.sources, [source, *others], strict=True)}
         payload = {"from": operands, "expr": expr} | ({} if own else {"to": to})
         payload |= {"unmatched": "error"} if others and not self.in_parts else {}
         dtype, kinds = self.working, self.of(mix.sources[0]).kinds
-        return _step("compute", payload | ({"dtype": dtype} if dtype and kinds != {dtype} and kinds else {}))
+        return Substep("compute", payload | ({"dtype": dtype} if dtype and kinds != {dtype} and kinds else {}))
 
 
 def _span(layers: range) -> str:
@@ -384,27 +386,3 @@ def _without_layers(piece: MergeSlice) -> object:
 def _shift_name(name: str, stack: Stack, by: int) -> str:
     place = stack.place(name) if by else None
     return name if place is None else f"{stack.prefix}.{place[0] + by}.{place[1]}"
-
-
-def _step(op: str, payload: Mapping[str, object]) -> str:
-    line = f"  - {op}: {flow(payload)}"
-    if len(line) <= _WIDTH:
-        return line
-    return "\n".join([f"  - {op}:", *(f"      {key}: {flow(value)}" for key, value in payload.items())])
-
-
-def flow(value: object) -> str:
-    """A value in YAML's flow style, with quotes only where needed."""
-    match value:
-        case dict():
-            return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-        case list():
-            return "[" + ", ".join(map(flow, value)) + "]"
-        case str():
-            plain = re.fullmatch(r"[A-Za-z./~][\w./~:-]*", value) and not value.endswith(":")
-            return value if plain and isinstance(read_scalar(value), str) else "'" + value.replace("'", "''") + "'"
-        case bool() | None:
-            return {True: "true", False: "false", None: "null"}[value]
-        case float() if value == int(value):
-            return str(int(value))
-    return repr(value)

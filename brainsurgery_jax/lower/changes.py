@@ -13,7 +13,7 @@ from brainsurgery_jax.protocol import AddAlias, Bind, Drop, DropAlias, Edit, Mov
 class Changes:
     """Applies edits to a draft. Names are `alias::name`, in the order in which they changed.
 
-    `written`: the aliases that this step or an earlier one wrote to.
+    `written`: the aliases that this step or an earlier one wrote to. `moves` wait for `move`.
     """
 
     def __init__(self, view: StepView, written: Iterable[str]) -> None:
@@ -22,7 +22,7 @@ class Changes:
         self._changed: list[str] = []
         self._deleted: list[str] = []
         self._configured: list[str] = []
-        self._moves: list[Move] = []
+        self.moves: list[Move] = []
 
     def bind(self, edit: Bind) -> None:
         """Give a tensor its name. Raises Refusal, as `apply` does."""
@@ -32,15 +32,13 @@ class Changes:
         self.written.add(alias)
 
     def apply(self, edit: Edit) -> bool:
-        """Apply any other edit of names or configs; False if it is of another kind. Moves wait for `move`."""
+        """Apply any other edit of names or configs; False if it is of another kind."""
         view, written = self.view, self.written
         match edit:
             case Drop(alias, name):
                 view.drop(alias, name)
                 self._deleted.append(f"{alias}::{name}")
                 written.add(alias)
-            case Move():
-                self._moves.append(edit)
             case Plant(alias, name, to_alias, to_name):
                 if view.plant(alias, name, to_alias, to_name):
                     self._created.append(f"{to_alias}::{to_name}")
@@ -64,12 +62,12 @@ class Changes:
 
     def move(self) -> None:
         """Apply all moves of the step at once, so that swaps and shifts need no order."""
-        if not self._moves:
+        if not self.moves:
             return
-        self.view.move(self._moves)
-        self._deleted.extend(f"{m.alias}::{m.name}" for m in self._moves)
-        self._created.extend(f"{m.to_alias}::{m.to_name}" for m in self._moves)
-        self.written.update(m.to_alias for m in self._moves)
+        self.view.move(self.moves)
+        self._deleted += [f"{alias}::{name}" for alias, name, _, _ in self.moves]
+        self._created += [f"{to_alias}::{to_name}" for _, _, to_alias, to_name in self.moves]
+        self.written.update([to_alias for _, _, to_alias, _ in self.moves])
 
     def effect(self, step: Step, skipped: int) -> Effect:
         """The effect of the step; `skipped` tensors were left out."""

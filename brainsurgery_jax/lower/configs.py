@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from brainsurgery_jax.config_patch import DTYPE_KEYS, Doubt, apply_change, find_doubts, read_for
+from brainsurgery_jax.config_patch import DTYPE_KEYS, Doubt, apply_change, find_doubts, is_same, read_for
 from brainsurgery_jax.dtypes import Aval, DType, parse_dtype
 from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.graph.expr import Expr
@@ -70,7 +70,7 @@ def change_config(
     base = original if own is None else own
     followed = _with_dtype(base, tensors, extras.origin, world) if output.sidecars else base
     changed = _change(followed, output, base) if output.config else followed
-    if changed == original:
+    if is_same(changed, original):
         return found if asked else None
     return dump_config(changed)
 

@@ -4,42 +4,43 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from brainsurgery_jax.config_patch import Change, merge_changes, patched, read_change, write_change
-from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.config_patch import merge_changes, patched, read_change, write_change
+from brainsurgery_jax.errors import Diagnostic, few
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
 from brainsurgery_jax.families.model import ConfigDifference
 from brainsurgery_jax.graph.expr import walk
 from brainsurgery_jax.lower.configs import CONFIG
 from brainsurgery_jax.lower.program import Publication
-from brainsurgery_jax.lower.state import World
+from brainsurgery_jax.lower.state import State, World
 from brainsurgery_jax.plan.model import Output
 from brainsurgery_jax.plan.source import flow_yaml
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
-from brainsurgery_jax.store.weight_names import WeightFile, read_name
+from brainsurgery_jax.store.weight_names import read_name
 
 
-def consistency_notes(made: Publication, output: Output, world: World, label: str = "output") -> Iterator[Diagnostic]:
+def consistency_notes(
+    made: Publication, output: Output, state: State, world: World, label: str
+) -> Iterator[Diagnostic]:
     """The notes on a publication; `output` is what the plan says of it, as an output or a step `save` (`label`)."""
     if not made.directory or any(expr.is_poison for expr in made.tensors.values()):
         return
     avals = {name: expr.aval for name, expr in made.tensors.items()}
     if (config := _config(made, CONFIG, world)) is not None:
         origins = {name: expr.name for name, expr in made.tensors.items() if expr.is_leaf}
-        change = read_change(output.config)
         found = differences(config, avals, origins)
-        if found and (shard := _lone_shard(made)):
-            yield _part_note(made, *shard, label)
+        if found and (shards := _some_shards(made, state)):
+            yield _part_note(made, shards, label)
         else:
-            yield from _notes(found, change, "config", made, output, label)
+            yield from _notes(found, _write_config(output, label), "config", made, output, label)
     if (config := _config(made, ADAPTER_CONFIG, world)) is not None:
-        own = made.format.config_file == ADAPTER_CONFIG
-        change = read_change(made.options.get("config") or {}) if own else None
-        yield from _notes(adapter_differences(config, read_adapter(avals)), change, "options", made, output, label)
+        found = adapter_differences(config, read_adapter(avals))
+        remedy = _write_adapter_config(made, output, label)
+        yield from _notes(found, remedy, "options", made, output, label)
 
 
 def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | None:
@@ -54,51 +55,95 @@ def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | N
     return found if isinstance(found, dict) else None
 
 
-def _lone_shard(made: Publication) -> tuple[str, WeightFile] | None:
-    """The path of the only file that the tensors come from, and what its name tells, if it is one of several shards."""
-    paths = {e.source.header.path for e in walk(made.tensors.values()) if e.source is not None}
-    if len(paths) != 1:
-        return None
-    path = parse_address(paths.pop()).path
+class ShardSet(NamedTuple):
+    """The shards of one model: what their paths have in common."""
+
+    folder: str
+    stem: str
+    variant: str
+    total: int | None
+
+
+def _shard_set(path: str) -> ShardSet:
     file = read_name(os.path.basename(path))
-    return (path, file) if file.number is not None and file.total != 1 else None
+    return ShardSet(os.path.dirname(path), file.stem, file.variant, file.total)
 
 
-def _part_note(made: Publication, path: str, file: WeightFile, label: str) -> Diagnostic:
+def _some_shards(made: Publication, state: State) -> tuple[str, ...]:
+    """The paths of the files that the tensors come from, if they are some shards of one model, and the plan does not
+    read the others, whose tensors it may have deleted."""
+    paths = {e.source.header.path: None for e in walk(made.tensors.values()) if e.source is not None}
+    files = {parse_address(path).path: read_name(os.path.basename(parse_address(path).path)) for path in paths}
+    sets = {_shard_set(path) for path in files}
+    if len(sets) != 1 or any(file.number is None for file in files.values()):
+        return ()
+    ((*_, total),) = sets
+    read = {*files, *_paths_read(state, next(iter(sets)))}
+    return () if total == len(read) else tuple(files)
+
+
+def _paths_read(state: State, of: ShardSet) -> Iterator[str]:
+    """The shards of a set that the plan reads."""
+    for space in state.spaces.values():
+        for expr in (space.names if space.original is None else space.original).values():
+            if expr.source is not None and _shard_set(path := parse_address(expr.source.header.path).path) == of:
+                yield path
+
+
+def _part_note(made: Publication, paths: Sequence[str], label: str) -> Diagnostic:
     """The note on a part of a model, whose tensors do not say how large the whole is."""
-    message = f"'{file.name}' is one of {file.total} shards: this is a part of the model that config.json describes"
-    hint = f"Name the folder with all shards as the input to write the whole model: '{os.path.dirname(path) or '.'}'."
+    total = read_name(os.path.basename(paths[0])).total
+    number = "is one" if len(paths) == 1 else f"are {len(paths)}"
+    names = few([f"'{os.path.basename(path)}'" for path in paths])
+    message = f"{names} {number} of {total} shards: this is a part of the model that config.json describes"
+    folder = os.path.dirname(paths[0]) or "."
+    hint = f"Name the folder with all shards as the input to write the whole model: '{folder}'."
     return Diagnostic("config-differs", f"{label}: {made.path}: {message}", made.span, hint, "note")
 
 
 def _notes(
-    found: Iterable[ConfigDifference], change: Change | None, key: str, made: Publication, output: Output, word: str
+    found: Sequence[ConfigDifference], remedy: Remedy, key: str, made: Publication, output: Output, word: str
 ) -> Iterator[Diagnostic]:
     """A note for each difference, with the change that settles all of them."""
     patch: Mapping[str, Any] = {}
-    for each in (found := tuple(found)):
+    for each in found:
         patch = patched(patch, each.patch)
+    tail = "." if len(found) == 1 else ", which settles all that can be settled so."
     label = f"{word}.{key}" if (key,) in output.spans else word
     span = output.spans.get((key,), output.span)
     for each in found:
-        hint = _remedy(each, patch, change, key, _PLACES[word], alone=len(found) == 1)
+        hint = remedy(patch) + tail if each.patch and not each.moves else _other_remedy(each)
         yield Diagnostic("config-differs", f"{label}: {made.path}: {each.message}", span, hint, "note")
 
 
-def _remedy(
-    each: ConfigDifference, patch: Mapping[str, Any], change: Change | None, key: str, place: str, *, alone: bool
-) -> str:
-    """What to write; of a patch all of it, so that one change settles every difference."""
+def _other_remedy(each: ConfigDifference) -> str:
+    """What to do about a difference that no change to the config settles."""
     if each.moves:
         steps = [f"- move: {flow_yaml({'from': old, 'to': new})}" for old, new in each.moves]
         return "\n".join(["Number them anew, as the last steps before it is written:", *steps])
-    if not each.patch:
-        return _CLASSES if each.classes else _NO_VALUE
-    if change is None:
-        return f"A step `save` copies the config as it is: write an output with `config: {flow_yaml(dict(patch))}`."
-    config = f"config: {flow_yaml(write_change(merge_changes(change, patch)))}"
-    spelled = config if key == "config" else f"options: {{{config}}}"
-    return f"Write `{spelled}` in {place}" + ("." if alone else ", which settles all that can be settled so.")
+    return _CLASSES if each.classes else _NO_VALUE
+
+
+Remedy = Callable[[Mapping[str, Any]], str]
+"""The beginning of a sentence that tells what to write for a patch: of a patch all of it, so that one change settles
+every difference."""
+
+
+def _write_config(output: Output, word: str) -> Remedy:
+    """The patch in the key `config` of an output."""
+    change = read_change(output.config)
+    return lambda patch: f"Write `config: {flow_yaml(write_change(merge_changes(change, patch)))}` in {_PLACES[word]}"
+
+
+def _write_adapter_config(made: Publication, output: Output, word: str) -> Remedy:
+    """The patch in the options of an adapter; in an output of another format, by a step that changes its config."""
+    if made.format.config_file != ADAPTER_CONFIG:
+        alias = {} if output.alias is None else {"alias": output.alias}
+        return lambda patch: f"Add `- config: {flow_yaml({**alias, 'patch': dict(patch)})}` before it is written"
+    change = read_change(made.options.get("config") or {})
+    return lambda patch: (
+        f"Write `options: {{config: {flow_yaml(write_change(merge_changes(change, patch)))}}}` in {_PLACES[word]}"
+    )
 
 
 _PLACES = {"output": "the output", "save": "the step `save`"}

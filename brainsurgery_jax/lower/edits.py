@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 from brainsurgery_jax.config_patch import differing_keys
 from brainsurgery_jax.errors import Refusal, did_you_mean
@@ -38,6 +38,7 @@ class Drafts:
         self.scratches: list[str] = []  # aliases that end with the step
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
+        self._verbose = state.flags.verbose
         self.has_trees = any(not space.extras.tree.is_plain for space in state.spaces.values())
 
     def aliases(self) -> list[str]:
@@ -68,6 +69,12 @@ class Drafts:
 
     def fetch(self, alias: str, name: str, key: str = "", reads: int = 1) -> Expr:
         """The value of a tensor; counts as a read (or as several)."""
+        expr, counts = self.look_up(alias, name, key), self.drafts[alias].reads
+        counts[name] = counts.get(name, 0) + reads
+        return expr
+
+    def look_up(self, alias: str, name: str, key: str = "") -> Expr:
+        """The value of a tensor."""
         space = self.drafts.get(alias) or self.space(alias, key)
         expr = space.names.get(name)
         if expr is None:
@@ -79,10 +86,10 @@ class Drafts:
             raise Refusal("tensor-missing", message, key=key, hint=hint)
         if expr.is_poison:
             raise Unknown
-        self.provisional |= expr.provisional
-        if self.state.flags.verbose:
+        if expr.provisional:
+            self.provisional = True
+        if self._verbose:
             self.fetched.append(name)
-        space.reads[name] = space.reads.get(name, 0) + reads
         return expr
 
     def bind(self, alias: str, name: str, expr: Any, dest: Dest, like: tuple[str, str] | None = None) -> bool:
@@ -181,23 +188,27 @@ class Drafts:
         if self.has_trees:
             self._replant(moves)
             moves = [move for move in moves if move[1] in self.space(move[0]).names]
-        arriving: dict[str, list[tuple[str, str, Expr]]] = defaultdict(list)  # by alias: new name, old name, value
+        values = [self.look_up(alias, name) for alias, name, _, _ in moves]
+        arriving: dict[str, dict[str, Expr]] = defaultdict(dict)  # by alias: values by new name
         leaving: dict[str, dict[str, str | None]] = defaultdict(dict)  # by alias: the new name of what stays there
-        for alias, name, to_alias, to_name in moves:
-            arriving[to_alias].append((to_name, name, self.fetch(alias, name)))
+        for (alias, name, to_alias, to_name), value in zip(moves, values, strict=True):
+            arriving[to_alias][to_name] = value
             leaving[alias][name] = to_name if alias == to_alias else None
         for alias, items in arriving.items():
-            self._refuse_taken(alias, items, leaving.get(alias, {}))
+            if taken := (self.space(alias).names.keys() & items.keys()) - leaving.get(alias, {}).keys():
+                raise self._explain_taken(moves, alias, taken)
         for alias, renamed in leaving.items():
             space = self.space(alias)
-            named = [(renamed.get(n, n), e) for n, e in space.names.items()]
-            space.names = {n: e for n, e in named if n is not None}
-            space.reads = {n: count for n, count in space.reads.items() if n not in renamed}
-            space.writes = {n: count for n, count in space.writes.items() if n not in renamed}
+            named = {renamed.get(n, n): e for n, e in space.names.items()}
+            named.pop(None, None)
+            space.names = cast("dict[str, Expr]", named)
+            for counts in (space.reads, space.writes):
+                for name in counts.keys() & renamed.keys():
+                    del counts[name]
         for alias, items in arriving.items():
             space = self.space(alias)
-            space.names.update((name, e) for name, _, e in items)
-            space.reads.update((name, 1) for name, _, _ in items)
+            space.names.update(items)
+            space.reads.update(dict.fromkeys(items, 1))
 
     def _replant(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
         """Rename leaves in the trees, all at once."""
@@ -215,14 +226,12 @@ class Drafts:
             else:
                 tree.put(name, path, kind)
 
-    def _refuse_taken(self, alias: str, items: Sequence[tuple[str, str, Expr]], leaving: Mapping[str, Any]) -> None:
-        """Raises Refusal if a tensor would get the name of one that does not leave."""
-        names = self.space(alias).names
-        for target, name, _ in items:
-            if target in names and target not in leaving:
-                message = f"'{target}' exists already in '{alias}', so '{name}' cannot take it"
-                key = self._dest_key(alias, target)
-                raise Refusal("dest-exists", message, key=key, hint="Delete or move it first.")
+    def _explain_taken(self, moves: Sequence[tuple[str, str, str, str]], alias: str, taken: Collection[str]) -> Refusal:
+        """The refusal of the first move that would give a tensor the name of one that does not leave."""
+        name, target = next((m[1], m[3]) for m in moves if m[2] == alias and m[3] in taken)
+        message = f"'{target}' exists already in '{alias}', so '{name}' cannot take it"
+        key = self._dest_key(alias, target)
+        return Refusal("dest-exists", message, key=key, hint="Delete or move it first.")
 
     def add_alias(self, alias: str, tensors: Mapping[str, Any] | None, path: str | None) -> None:
         """Make an alias, empty or filled."""

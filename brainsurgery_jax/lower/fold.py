@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
@@ -40,6 +40,7 @@ from brainsurgery_jax.protocol import (
     Expand,
     Inline,
     Known,
+    Move,
     PendingReport,
     Plant,
     Publish,
@@ -178,8 +179,11 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
         if lines is not None:
             lines.note(edit, view.fetched)
             view.fetched = []
-        if type(edit) is Bind:  # nearly all of 20,000 are, and patterns are slow
-            changes.bind(edit)
+        kind = type(edit)
+        if kind is Bind:  # nearly all of 90,000 are one of these, and patterns are slow
+            changes.bind(cast("Bind", edit))
+        elif kind is Move:
+            changes.moves.append(cast("Move", edit))
         elif isinstance(edit, Inline | Expand | SetFlags):
             last = edit
         elif not changes.apply(edit):
@@ -209,14 +213,15 @@ def _inline(state: State, inline: Inline, view: StepView, answer: Answer) -> Sta
     """The state after the steps of plans within the plan, which have a default alias of their own."""
     if state.doubtful and inline.default_alias is None:
         raise Unknown
-    parsed = [parse_step(node, inline.default_alias) for plan in inline.plans for node in plan.steps]
-    if nested := [_diagnose(step, _NESTED, provisional=False) for step, _ in parsed if _inlines(step)]:
-        return misunderstood(state.complain(*nested), view.step, view.world)
+    if wrong := _cycle(state, inline, view) or _depth(state, _DEEP_PLANS):
+        return _refuse_within(state, view, wrong)
+    known = tuple(state.spaces)
+    parsed = [parse_step(node, inline.default_alias, known) for plan in inline.plans for node in plan.steps]
     inner = _lower_within(replace(state, default_alias=inline.default_alias, nested=True), parsed, view, answer)
-    return replace(inner, default_alias=state.default_alias, nested=False)
+    return replace(inner, default_alias=state.default_alias, nested=state.nested)
 
 
-MAX_DEPTH = 8
+MAX_DEPTH = 16
 """Levels of steps within steps."""
 
 
@@ -224,8 +229,8 @@ def _expand(state: State, steps: tuple[Substep, ...], view: StepView, answer: An
     """The state after the steps that an op expands to. What is wrong with them is said of the op."""
     step = view.step
     assert step.op is not None
-    if len(state.within) >= MAX_DEPTH:
-        return misunderstood(state.complain(_diagnose(step, _TOO_DEEP, provisional=False)), step, view.world)
+    if wrong := _depth(state, _DEEP_OPS):
+        return _refuse_within(state, view, wrong)
     scratch = state.scratch | frozenset(view.scratches)
     built = [build_step(one, step.span, state.default_alias) for one in steps]
     after = _lower_within(replace(state, scratch=scratch), built, view, answer)
@@ -243,22 +248,39 @@ def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer:
     return replace(inner, effects=(*earlier, own._replace(inner=inner.effects)), within=state.within)
 
 
-_TOO_DEEP = Refusal(
+_DEEP_OPS = Refusal(
     "execute-nested", f"steps expand to steps more than {MAX_DEPTH} levels deep",
     hint="Mend the op, which may expand to itself.",
 )  # fmt: skip
-
-
-_NESTED = Refusal(
-    "execute-nested", "a plan within a plan cannot execute another",
-    hint="Put its steps here, or execute both from the outer plan.",
+_DEEP_PLANS = Refusal(
+    "execute-nested", f"plans are nested more than {MAX_DEPTH} levels deep",
+    hint="Replace this step by the steps that it executes.",
 )  # fmt: skip
 
 
-def _inlines(step: Step) -> bool:
-    """Whether a step holds plans."""
-    roles = () if step.op is None else [f.role for f in step.op.fields() if f.role is not None]
-    return any(role.kind in ("steps", "plan", "plan-text", "plan-file") for role in roles)
+def _depth(state: State, deep: Refusal) -> Refusal | None:
+    """What is wrong with steps within the steps at work, if they lie too deep."""
+    return deep if len(state.within) >= MAX_DEPTH else None
+
+
+def _cycle(state: State, inline: Inline, view: StepView) -> Refusal | None:
+    """What is wrong with a step that executes a file which is being executed already: the files, in their order."""
+    places = [step.span for step in (*state.within, view.step) if step.span is not None]
+    files = [place.file for place in places if not place.in_mapping]
+    keys = [view.world.key(file) for file in files]
+    for again in (plan.file for plan in inline.plans if plan.file is not None):
+        if (key := view.world.key(again)) in keys:
+            chain = dict.fromkeys((*files[keys.index(key) :],))
+            message = f"plans execute each other without end: {' -> '.join((*chain, again))}"
+            hint = f"Remove this step: '{again}' is being executed already."
+            return Refusal("execute-nested", message, key="path", hint=hint)
+    return None
+
+
+def _refuse_within(state: State, view: StepView, wrong: Refusal) -> State:
+    """The state after a step whose steps are not done: what they would have made is unknown."""
+    told = state.complain(_diagnose(view.step, wrong, provisional=False))
+    return misunderstood(told, view.step, view.world)
 
 
 def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
@@ -281,7 +303,7 @@ def _say(state: State, step: Step, view: StepView, edit: Edit) -> State:
             images = {**state.images, view.world.key(path): tensors}
             made_too = () if state.flags.dry_run else (made,)
             after = replace(state, publications=(*state.publications, *made_too), images=images)
-            return after.complain(*config_notes(made, output_of(edit, step), extras, view.world, "save"))
+            return after.complain(*config_notes(made, output_of(edit, step), extras, after, view.world, "save"))
     raise AssertionError(edit)
 
 
@@ -314,6 +336,7 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
     counts = [(1 if at == 0 else 2) * (key in form.reads or form.dest == "existing") for at, key in enumerate(keys)]
     slots = [(refs[key].alias, key, count) for key, count in zip(keys, counts, strict=True)]
     reads = [(keys.index(key), refs[key], key) for key in form.reads]
+    is_sliced = any([ref.index is not None for _, ref, _ in reads])
     at = keys.index(form.writes[0])
     write = refs[keys[at]]
     partners = [key for key in keys[1:] if key in form.reads]
@@ -332,7 +355,8 @@ def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) ->
             skipped.append(name)
             continue
         try:
-            made = make(names[at], tuple([view.slice(whole[i], ref, key) for i, ref, key in reads]))
+            operands = [view.slice(whole[i], ref, key) if is_sliced else whole[i] for i, ref, key in reads]
+            made = make(names[at], tuple(operands))
             if form.dest == "existing":
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:

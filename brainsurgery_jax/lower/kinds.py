@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
-from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.edits import Drafts
 from brainsurgery_jax.lower.failure import refs_of
+from brainsurgery_jax.lower.program import Effect, flatten
 from brainsurgery_jax.lower.state import matching
 from brainsurgery_jax.op import TensorOp
+from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.select import KINDS, Ref, kind_of
 
 
@@ -35,6 +39,29 @@ def remedy(drafts: Drafts, bad: Refusal) -> str:
     others = [kind for kind in counts if kind != fitting[0]]
     steps = (f"`copy: {{from: {as_mapping(ref, default, kind)}, to: {_as_text(to, default)}}}`" for kind in others)
     return f"{chosen}, and take the others along by {' and '.join(steps)}."
+
+
+@contextmanager
+def literal_hints(effects: Iterable[Effect], default: str | None) -> Iterator[None]:
+    """A block whose errors say what to write with the references of the steps that they are about."""
+    try:
+        yield
+    except PlanError as bad:
+        steps = [effect.step for effect in flatten(effects)]
+        raise PlanError(_name_pattern(found, steps, default) for found in bad.diagnostics) from bad
+
+
+def _name_pattern(found: Diagnostic, steps: Sequence[Step], default: str | None) -> Diagnostic:
+    """The diagnostic of a run, with the reference of its step where its hint says how to narrow one."""
+    for step in steps:
+        if step.span == found.span and step.op is not None and PLACEHOLDER in found.hint:
+            for ref in (ref for _, role, ref in refs_of(step) if role.kind == "pattern"):
+                return replace(found, hint=found.hint.replace(PLACEHOLDER, as_mapping(ref, default, "float")))
+    return found
+
+
+PLACEHOLDER = "{alias: ALIAS, name: PATTERN, kind: float}"
+"""What kernels write of the reference in a step, which they do not know."""
 
 
 def _patterns(drafts: Drafts) -> Iterator[tuple[str, Ref]]:

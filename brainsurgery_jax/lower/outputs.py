@@ -42,7 +42,8 @@ def publications(state: State, plan: PlanData, world: World) -> tuple[tuple[Publ
                 _refuse_second(p, made, world)
                 made[world.key(p.path)] = p
             extras = None if p is None else _extras(state.spaces[alias_of(output, state)], state)
-            problems += config_notes(p, output, extras, world) if p is not None and extras is not None else ()
+            if p is not None and extras is not None:
+                problems += config_notes(p, replace(output, alias=alias_of(output, state)), extras, state, world)
             problems += _note_dropped_leaves(output, p) if p is not None else ()
             problems += _not_kept(output, p)
         except Refusal as bad:
@@ -95,7 +96,7 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
 
 
 def config_notes(
-    made: Publication, output: Output, extras: Extras, world: World, label: str = "output"
+    made: Publication, output: Output, extras: Extras, state: State, world: World, label: str = "output"
 ) -> Iterator[Diagnostic]:
     """Notes on an output or a step `save` (`label`): what its `config` may not mean, and where config.json and the
     tensors differ."""
@@ -106,7 +107,7 @@ def config_notes(
         message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
-    yield from consistency_notes(made, output, world, label)
+    yield from consistency_notes(made, output, state, world, label)
 
 
 def _not_kept(output: Output, made: Publication | None) -> Iterator[Diagnostic]:

@@ -43,6 +43,11 @@ class Sets(NamedTuple):
         """The name that a template gives for a match."""
         return row[1][list(self.targets).index(key)]
 
+    def names(self, rows: Iterable[Row], key: str) -> list[str]:
+        """The same for several matches."""
+        at = list(self.targets).index(key)
+        return [names[at] for _, names in rows]
+
     @property
     def is_sliced(self) -> bool:
         """Whether the step is about parts of tensors."""
@@ -82,7 +87,7 @@ def _others(drafts: Drafts, sets: Sets, rows: Sequence[Row], key: str) -> Iterat
     if template.literal is not None or space.tainted or space.unknown:
         return
     keys = [k for k, ref in sets.targets.items() if ref.alias == alias]
-    named = {sets.name(row, k) for row in rows for k in keys}
+    named = {name for k in keys for name in sets.names(rows, k)}
     named |= {row[0] for row in rows} if alias == sets.source.alias else set()
     if left := [name for name, e in space.names.items() if name not in named and is_meant(ref, e)]:
         for o in reach_of(template, sets.pattern).of(left):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
@@ -158,7 +159,7 @@ class StepView(Drafts):
                 hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
         for key in sets.written:
-            hints.refuse_collisions([row[0] for row in rows], [sets.name(row, key) for row in rows], key)
+            hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)
         return [*rows, *more]
 
     def others(self, ref: Ref) -> list[str]:
@@ -207,10 +208,11 @@ class StepView(Drafts):
             self.space(target.alias, key)
             with at_key(key):
                 templates[key] = _template(target.name, pattern)
-                filled.append([templates[key].fill(name, binding) for name, binding in matches])
+                filled.append(templates[key].fill_all(matches))
         writes = tuple(key for key in targets if key not in read) if written is None else tuple(written)
-        rows = [(name, names) for (name, _), *names in zip(matches, *filled, strict=True)]
-        return Sets(source, pattern, targets, templates, tuple(read), writes), [(n, tuple(x)) for n, x in rows]
+        others = zip(*filled, strict=True) if filled else repeat(())
+        rows = [(name, names) for (name, _), names in zip(matches, others, strict=False)]
+        return Sets(source, pattern, targets, templates, tuple(read), writes), rows
 
     def _key(self, ref: Ref) -> str:
         inner = (item for v in self.step.params.values() if isinstance(v, Mapping) for item in v.items())

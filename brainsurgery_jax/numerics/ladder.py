@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, inf
-from typing import NamedTuple
+from typing import TypedDict
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.numerics import leading
@@ -19,32 +19,32 @@ _RISK = 0.6
 """How much of the certain method's cost may be spent on a quick one that is then rejected."""
 
 
-class Attempt(NamedTuple):
-    """One way to factorize a matrix; `blocks`: how far the Lanczos process goes; `sure`: there is no other way left."""
+class Tried(TypedDict):
+    """The parameters of a rung: its way to factorize a matrix; `blocks`: how far the Lanczos process goes; `sure`: its
+    result is taken, since it is the last."""
 
     way: str
-    blocks: int = 0
-    sure: bool = False
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        return f"{self.way}-{self.blocks}" if self.blocks else self.way
+    blocks: int
+    sure: bool
 
 
-def attempts(x: Aval, rank: int, method: str) -> list[Attempt]:
-    """The ways to factorize a matrix, cheapest first, the last one certain."""
+def _rung(way: str, blocks: int = 0, *, sure: bool = False) -> Tried:
+    return {"way": way, "blocks": blocks, "sure": sure}
+
+
+def ladder(x: Aval, rank: int, method: str, backend: str) -> list[Tried]:
+    """The parameters of each rung for a matrix: the cheapest on that backend first, the last one certain."""
     long, short = max(x.shape), min(x.shape)
     if method == "exact" or short <= SMALL or not x.dtype.is_float:
-        return [Attempt("exact", sure=True)]
+        return [_rung("exact", sure=True)]
     if method == "randomized":
         looks = _blocks(long, short, rank, most=inf)
-        last = Attempt("lanczos", looks.pop(), sure=True) if looks else Attempt("gram", sure=True)
-        return [*(Attempt("lanczos", n) for n in looks), last]
-    if _quick_gram_cost(long, short, rank) < _lanczos_cost(long, short, _likely_space(rank)):
-        return [Attempt("quick-gram"), Attempt("gram", sure=True)]
+        last = _rung("lanczos", looks.pop(), sure=True) if looks else _rung("gram", sure=True)
+        return [*(_rung("lanczos", n) for n in looks), last]
+    if _quick_gram_cost(long, short, rank, backend) < _lanczos_cost(long, short, _likely_space(rank)):
+        return [_rung("quick-gram"), _rung("gram", sure=True)]
     looks = _blocks(long, short, rank, most=_RISK * _gram_cost(long, short))
-    return [*(Attempt("lanczos", n) for n in looks), Attempt("gram", sure=True)]
+    return [*(_rung("lanczos", n) for n in looks), _rung("gram", sure=True)]
 
 
 def _blocks(long: int, short: int, rank: int, *, most: float) -> list[int]:
@@ -54,7 +54,8 @@ def _blocks(long: int, short: int, rank: int, *, most: float) -> list[int]:
     return [n for n in counts if 2 * n * width <= short and _lanczos_cost(long, short, n * width) <= most]
 
 
-# Costs in operations of a large product in float32, as measured on one core.
+# Costs in operations of a large product in float32, as measured on one core of a CPU. An accelerator finds eigenvalues
+# in another way; what else it does is weighed as there.
 
 
 def _lanczos_cost(long: int, short: int, space: float) -> float:
@@ -72,9 +73,9 @@ def _gram_cost(long: int, short: int) -> float:
     return 1.7 * long * short**2 + 11 * short**3
 
 
-def _quick_gram_cost(long: int, short: int, rank: int) -> float:
+def _quick_gram_cost(long: int, short: int, rank: int, backend: str) -> float:
     """The Gram matrix in float32 and some of its eigenvectors."""
-    return 0.75 * long * short**2 + leading.cost(short, rank)
+    return 0.75 * long * short**2 + leading.cost(short, rank, backend)
 
 
 _PACKED = 2 << 10
@@ -100,21 +101,22 @@ def values_workspace(x: Aval) -> int:
     return widened + item * (x.size + triangle + 100 * sum(x.shape)) + _PACKED // 4 * long
 
 
-def workspace(x: Aval, rank: int, method: str, *, rebuilt: bool) -> int:
-    """Bytes that the hungriest of the ways needs besides the matrix and the result, `rebuilt` in the matrix's shape."""
+def workspace(x: Aval, rank: int, method: str, backend: str, *, rebuilt: bool) -> int:
+    """Bytes that the hungriest rung needs besides the matrix and the result, `rebuilt` in the matrix's shape."""
     long, short = max(x.shape), min(x.shape)
-    ladder = attempts(x, rank, method)
-    if ladder[-1].way == "exact":
+    rungs = ladder(x, rank, method, backend)
+    ways = {rung["way"] for rung in rungs}
+    if "exact" in ways:
         return svd_workspace(x)
     item, sides, rows = max(4, x.dtype.bits // 8), long + short, min(SLAB, long)
     narrow, whole = x.dtype.bits < 32, x.size <= WIDENED
     slabs = 8 * rows * short if narrow and not whole else 0  # a widened one, and the next
-    space = max(attempt.blocks for attempt in ladder) * block_width(rank)
+    space = max(rung["blocks"] for rung in rungs) * block_width(rank)
     lanczos = _lanczos_workspace(x, space + PROBE[0] * PROBE[1], block_width(rank), item) + slabs if space else 0
     state = sides * space * item  # of a rung that was rejected
     product = max(2 * short + rows, 3 * short + 64, short + slabs // (8 * short)) * short * 8
-    quick = leading.workspace(short, item) + 2 * item * short**2 if ladder[0].way == "quick-gram" else 0
-    gram = max(product + state, quick) if ladder[-1].way == "gram" else 0
+    quick = leading.workspace(short, item) + 2 * item * short**2 if "quick-gram" in ways else 0
+    gram = max(product + state, quick) if "gram" in ways else 0
     result = min(SLAB, x.shape[0]) * x.shape[1] * item if rebuilt else 0  # the slab that is rounded
     packed = _PACKED * rows + long * min(space, 384) * item
     widened = 4 * x.size if narrow and whole else 0

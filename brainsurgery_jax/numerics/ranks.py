@@ -21,6 +21,10 @@ PIECE = 1 << 17
 """Elements that are counted at a time: numpy makes places of 8 bytes of them first."""
 
 
+PASSING = 4
+"""Bytes that counting takes for each element of a block: places of a piece of it, and tables."""
+
+
 class Wanted(NamedTuple):
     """An element of the sorted order: the digits that are known, from the top, and its place among the elements that
     have them."""
@@ -66,7 +70,7 @@ def find_places(
             found = _narrow(dtype, number, known, count)
             return answer(found) if number == digits - 1 else found
 
-        return Reduction(partial(_count, number, known), _merge, conclude, nan, unordered=True)
+        return Reduction(partial(_count, number, known), _merge, conclude, nan, unordered=True, passing=PASSING)
 
     return tuple(partial(search, number) for number in range(digits))
 

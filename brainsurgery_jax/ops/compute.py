@@ -18,8 +18,9 @@ from brainsurgery_jax.expression.functions import FUNCTIONS
 from brainsurgery_jax.expression.liveness import nbytes, peak
 from brainsurgery_jax.expression.parse import Expression, parse_expression, walk_names
 from brainsurgery_jax.expression.partition import Partition, is_written_well, making_bytes, part_shapes, partition
-from brainsurgery_jax.expression.program import At, Computation, append_operation, below, excerpt, leaf
+from brainsurgery_jax.expression.program import At, Computation, below, excerpt, leaf, round_result
 from brainsurgery_jax.expression.ranges import exact_ranges, reasons, wrapping_nodes
+from brainsurgery_jax.expression.transposes import reduce_as_it_lies
 from brainsurgery_jax.expression.typing import Typed, type_expression, work_dtype
 from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.index.parts import Cuts, operand_box, parts
@@ -53,7 +54,7 @@ def _refusal(params: Mapping[str, Any]) -> str:
     return reasons(params["program"])
 
 
-def _on_device(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> int:
+def _on_device(avals: tuple[Aval, ...], params: Mapping[str, Any], backend: str) -> int:
     """Bytes on an accelerator besides operands and result: what compiled code makes as a whole."""
     return peak(params["program"], fused=True)
 
@@ -278,13 +279,8 @@ def _compute_result(
     alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.is_float else a.dtype for a in avals}) == 1
     if expr.elementwise and alike:
         return _by_element(view, expr, names, operands, made.shape, dtype or kept, overflow)
-    return _stream(view, _round_result(found.program, dtype or kept, overflow), operands)
-
-
-def _round_result(program: Computation, dtype: DType, overflow: str | None) -> Computation:
-    if program.aval.dtype == dtype and overflow is None:
-        return program
-    return append_operation(program, "cast", Aval(program.aval.shape, dtype), (("overflow", overflow),))
+    program = reduce_as_it_lies(round_result(found.program, dtype or kept, overflow), STREAMED)
+    return _stream(view, program, operands)
 
 
 def _by_element(
@@ -298,7 +294,7 @@ def _by_element(
     full = [e if e.aval.shape == shape else view.apply(broadcast, e, shape=shape) for e in operands]
     # One program for all shapes, since it knows of none.
     program = type_expression(expr, names, tuple(Aval((1,), e.aval.dtype) for e in operands)).program
-    return view.apply(by_element, *full, program=_round_result(program, dtype, overflow))
+    return view.apply(by_element, *full, program=round_result(program, dtype, overflow))
 
 
 def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:

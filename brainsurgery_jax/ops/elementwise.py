@@ -285,7 +285,8 @@ def _computable(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> None:
 def cast(x: Num[Array, "..."], *, dtype: DTypeName, overflow: Overflow | None = None) -> tuple[Array, Array]:
     """Convert to another dtype: to floats by rounding to nearest even, to integers towards zero, to bool by `!= 0`.
 
-    Of complex numbers the real part is taken. A value that an integer dtype cannot hold stops the run. What is beyond
+    So weights between -1 and 1 become 0 in an integer dtype: scale them before. Of complex numbers the real part is
+    taken. A value that an integer dtype cannot hold stops the run. What is beyond
     the largest value of a float dtype becomes infinity, or NaN where there is none; in float8_e4m3fn, as in torch, the
     largest value. `overflow` says otherwise: `saturate` takes the nearest value (of an integer dtype 0 for NaN), `nan`
     takes infinity or NaN, `wrap` keeps the lowest bits of integers.

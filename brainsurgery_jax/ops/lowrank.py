@@ -25,11 +25,11 @@ from brainsurgery_jax.numerics.factor import (
     ritz,
     truncation,
 )
-from brainsurgery_jax.numerics.ladder import Attempt, attempts, svd_workspace, values_workspace, workspace
+from brainsurgery_jax.numerics.ladder import Tried, ladder, svd_workspace, values_workspace, workspace
 from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
-from brainsurgery_jax.op import Form, Number, Pattern, Role, Rung, build, control, kernel
+from brainsurgery_jax.op import Form, Number, Outcome, Pattern, Role, Rung, build, control, kernel
 from brainsurgery_jax.protocol import Bind, Dest, Drop, Edit, TensorExpr, View
 from brainsurgery_jax.select import Ref
 
@@ -82,20 +82,21 @@ def _factor_avals(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> tuple[A
     return Aval((x.shape[0], params["rank"]), x.dtype), Aval((params["rank"], x.shape[1]), x.dtype)
 
 
-def _ladder(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> tuple[Rung, ...]:
-    tries = attempts(avals[0], params["rank"], params["method"])
-    return tuple(Rung(t.name, factorize, {**t._asdict(), "finish": finish}) for t in tries)
+def _ladder(avals: tuple[Aval, ...], params: Mapping[str, Any], backend: str, finish: str) -> tuple[Rung, ...]:
+    tried = ladder(avals[0], params["rank"], params["method"], backend)
+    names = (f"{t['way']}-{t['blocks']}" if t["blocks"] else t["way"] for t in tried)
+    return tuple(Rung(name, factorize, (*t.items(), ("finish", finish))) for name, t in zip(names, tried, strict=True))
 
 
-def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str) -> int:
-    return workspace(avals[0], params["rank"], params["method"], rebuilt=finish == "matrix")
+def _workspace(avals: tuple[Aval, ...], params: Mapping[str, Any], finish: str, backend: str = "cpu") -> int:
+    return workspace(avals[0], params["rank"], params["method"], backend, rebuilt=finish == "matrix")
 
 
 def _anywhere(avals: tuple[Aval, ...], params: Mapping[str, Any]) -> bool:
     return True
 
 
-@kernel()
+@kernel(resumes=True)
 def factorize(
     x: Inexact[Array, "m n"],
     *,
@@ -109,7 +110,7 @@ def factorize(
     key_high: Number,
     key_low: Number,
     state: Lanczos | None = None,
-) -> tuple[Any, Any, dict[str, Any], Lanczos | None]:
+) -> Outcome:
     """One rung: the factors or the truncated matrix, whether it is good enough, the facts about it, and how far it got.
 
     Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
@@ -121,22 +122,22 @@ def factorize(
     trusted = on_host(x) and (state is not None or way == "quick-gram")
     finite = np.True_ if trusted else _finite(tall)
     if on_host(x) and not finite:  # LAPACK on numpy raises for these
-        return None, finite, {}, None
+        return Outcome(None, finite, {}, None)
     if way == "lanczos":
         normal, probe = random_blocks(tall, rank, key)
         state = reach(tall, state, normal, blocks)
         found = ritz(state, rank)
         if on_host(x) and not sure and limit_excess(found, state.norm2) > tol:
-            return None, np.False_, {}, state
+            return Outcome(None, np.False_, {}, state)
         t = truncation(tall, state, found, probe)
     else:
         t = quick_gram(tall, rank, tol, key) if way == "quick-gram" else {"exact": exact, "gram": gram}[way](tall, rank)
         if on_host(x) and not sure and not t.excess <= tol:
-            return None, np.False_, {}, None
+            return Outcome(None, np.False_, {}, None)
     xp = t.v.__array_namespace__()
     facts = {"energy": t.kept2 / xp.maximum(t.norm2, xp.asarray(1e-300)), "excess": t.excess}
     value = _low(t, x, wide) if finish == "matrix" else _split(t, x, wide)
-    return value, finite if sure else finite & (t.excess <= tol), facts, state
+    return Outcome(value, finite if sure else finite & (t.excess <= tol), facts, state)
 
 
 def _tall(x: Array, state: Lanczos | None) -> Array:
@@ -186,15 +187,16 @@ def _largest_entries(x: Any) -> Any:
 
 def _exactly(x: Array, finish: str, **params: Any) -> tuple[Any, Array]:
     """The full SVD."""
-    value, accepted, _, _ = factorize(x, way="exact", blocks=0, sure=True, finish=finish, **params)
-    return value, accepted
+    outcome = factorize(x, way="exact", blocks=0, sure=True, finish=finish, **params)
+    return outcome.value, outcome.accepted
 
 
 def _at_once(x: Array, finish: str, *, rank: int, method: str, **numbers: Any) -> tuple[Any, Array]:
     """The ladder in one function, for callers that cannot look at a result: a rung is computed only if the one before
     is not good enough. Derivatives are those of the full SVD."""
     params = {"rank": rank, "method": method, "finish": finish}
-    tries = [] if on_host(x) else attempts(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method)
+    # Priced as for the CPU: for which platform a trace will be compiled is not known.
+    tries = [] if on_host(x) else ladder(Aval(x.shape, BY_NAME[x.dtype.name]), rank, method, "cpu")
     if len(tries) < 2:
         return _exactly(x, **params, **numbers)
 
@@ -211,10 +213,10 @@ def _at_once(x: Array, finish: str, *, rank: int, method: str, **numbers: Any) -
     return climbed(x, numbers)
 
 
-def _first_good(x: Array, tries: Sequence[Attempt], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
+def _first_good(x: Array, tries: Sequence[Tried], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
     """What the first of these ways makes that accepts it, and whether x is finite."""
-    way, *others = tries
-    value, good, _, state = factorize(x, **way._asdict(), **params, state=state)
+    first, *others = tries
+    value, good, _, state = factorize(x, **first, **params, state=state)
     if not others:
         return value, good
     return jax.lax.cond(good, lambda: (value, good), lambda: _first_good(x, others, state, params))
@@ -225,9 +227,10 @@ def _first_good(x: Array, tries: Sequence[Attempt], state: Lanczos | None, param
     result=_factor_avals,
     guarded=True,
     refusal=_NOT_FINITE,
-    rungs=lambda avals, params: _ladder(avals, params, "factors"),
+    rungs=lambda avals, params, backend: _ladder(avals, params, backend, "factors"),
     host=_anywhere,
     workspace=lambda avals, params: _workspace(avals, params, "factors"),
+    on_device=lambda avals, params, backend: _workspace(avals, params, "factors", backend),
 )
 def factors(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
@@ -245,9 +248,10 @@ def factors(
     result=lambda avals, params: avals,
     guarded=True,
     refusal=_NOT_FINITE,
-    rungs=lambda avals, params: _ladder(avals, params, "matrix"),
+    rungs=lambda avals, params, backend: _ladder(avals, params, backend, "matrix"),
     host=_anywhere,
     workspace=lambda avals, params: _workspace(avals, params, "matrix"),
+    on_device=lambda avals, params, backend: _workspace(avals, params, "matrix", backend),
 )
 def truncate(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
-from brainsurgery_jax.config_patch import Change, apply_change, find_doubts
+from brainsurgery_jax.config_patch import Change, apply_change, find_doubts, is_same
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Text
 from brainsurgery_jax.op import Name, assertion, control
@@ -100,7 +100,7 @@ def config(
     value = _value(settings, key)
     label = f"'{key}' in {file} of '{of.alias}'"
     allowed = [*in_, *([is_] if is_ is not None or not (in_ or bounds) else [])]
-    if allowed and not any(_is_same(value, one) for one in allowed):
+    if allowed and not any(is_same(value, one) for one in allowed):
         wanted = f"not {_show(allowed[0])}" if len(allowed) == 1 else f"none of {', '.join(map(_show, allowed))}"
         return Known(False, f"{label} is {_show(value)}, {wanted}")
     if bounds and (isinstance(value, bool) or not isinstance(value, int | float)):
@@ -116,15 +116,6 @@ def _value(settings: Any, path: str) -> Any:
         else:
             settings = settings.get(key) if isinstance(settings, dict) else None
     return settings
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    """Whether two values are the same in JSON, where true is not 1, and 16 is 16.0."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_is_same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_is_same, a, b))
-    return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
 def _show(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span
 from brainsurgery_jax.op import Assertion, ControlOp, Op
-from brainsurgery_jax.plan.source import Node
+from brainsurgery_jax.plan.source import Node, public
 
 Location = tuple[str | int, ...]
 
@@ -38,6 +38,16 @@ class Step:
     lenient: bool = False
     unmatched: Literal["error", "keep", "drop"] | None = None
     node: Node | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def summary(self) -> Any:
+        """The step as data, with references to the environment in place of what they stand for."""
+        said = None if self.node is None else public(self.node)
+        return (
+            {key: {} if value is None else value for key, value in said.items()}
+            if isinstance(said, dict)
+            else self.text
+        )
 
     @property
     def operator(self) -> Op | None:

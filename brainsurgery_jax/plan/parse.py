@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
@@ -11,12 +12,15 @@ from brainsurgery_jax.plan.endpoints import Endpoints, plain_of, span_of
 from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.plan.payload import Payload, parse_payload
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, spans
+from brainsurgery_jax.select import name_aliases
 
 KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
 
 
 class Parser(Endpoints):
-    """Reads one plan, and collects its mistakes in `problems`."""
+    """Reads one plan, and collects its mistakes in `problems`. `aliases`: those that hints may propose."""
+
+    aliases: Sequence[str] = ()
 
     def plan(self, root: Map) -> PlanData:
         given = get(root, "inputs")
@@ -38,6 +42,7 @@ class Parser(Endpoints):
             )
         inputs = self.inputs(given)
         default = inputs[0].alias if len(inputs) == 1 else None
+        self.aliases = [entry.alias for entry in inputs]
         steps = tuple(self.step(n, default) for n in _items(get(root, "transforms")))
         return PlanData(inputs, steps, self.outputs(root), self.seed(get(root, "seed")), self.doubtful)
 
@@ -73,7 +78,8 @@ class Parser(Endpoints):
         reading = Payload(places, (), name, default, payload)
         params = parse_payload(op, plain_of(payload), reading, op.step_fields())
         # Where inputs cannot be read, nobody knows whether there is a default alias.
-        self.problems.extend(d for d in reading.problems if not (self.doubtful and d.code == "ref-no-alias"))
+        known = [replace(d, hint=name_aliases(d.hint, self.aliases)) for d in reading.problems]
+        self.problems.extend(d for d in known if not (self.doubtful and d.code == "ref-no-alias"))
         lenient = params.pop(IF_MISSING.param, IF_MISSING.default) == "skip"
         unmatched = params.pop(UNMATCHED.param, UNMATCHED.default) if UNMATCHED in op.step_fields() else None
         return Step(None if reading.problems else op, params, span, places, text, lenient, unmatched, node)
@@ -167,9 +173,12 @@ def _items(node: Node | None) -> tuple[Node, ...]:
     return node.items if isinstance(node, List) else (node,)
 
 
-def parse_step(node: Node, default_alias: str | None) -> tuple[Step, tuple[Diagnostic, ...]]:
-    """The one step that a node spells, and everything that is wrong with it."""
+def parse_step(
+    node: Node, default_alias: str | None, aliases: Sequence[str] = ()
+) -> tuple[Step, tuple[Diagnostic, ...]]:
+    """The one step that a node spells, and everything that is wrong with it. `aliases`: those that there are."""
     parser = Parser(frozenset())
+    parser.aliases = aliases
     step = parser.step(node, default_alias)
     return step, tuple(parser.problems)
 

@@ -17,7 +17,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_yo
 from brainsurgery_jax.op import ASSERTS, OPS, Assertion, Field, Op, Role, element_role, fewest
 from brainsurgery_jax.plan.cut_texts import cut_texts
 from brainsurgery_jax.plan.model import Location
-from brainsurgery_jax.plan.source import Map, Node, get
+from brainsurgery_jax.plan.source import Map, Node, flow_yaml, get
 from brainsurgery_jax.plan.subplans import sub_plan
 from brainsurgery_jax.select import Ref, parse_ref
 
@@ -204,7 +204,7 @@ def _references(f: Field, role: Role, value: Any, params: Mapping[str, Any], rea
 def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload) -> dict[str, Ref]:
     """References by name, the first a pattern, the others templates."""
     if not isinstance(value, dict) or not value:
-        hint = f"Name each tensor: `{f.key}: {{w: PATTERN, v: NAME}}`."
+        hint = f"Name each tensor: `{f.key}: {_named(value)}`."
         raise Refusal(
             "value-type", f"expected a mapping of names to references, got {_describe_value(value)}", hint=hint
         )
@@ -217,6 +217,13 @@ def _operands(f: Field, value: Any, params: Mapping[str, Any], reading: Payload)
         except Refusal as bad:
             reading.complain(bad.code, bad.message, f.key, name, hint=bad.hint)
     return out
+
+
+def _named(value: Any) -> str:
+    """References that stand without names, each with a letter."""
+    given = value if isinstance(value, list) else [value]
+    texts = [item for item in given if isinstance(item, str)] or [".*"]
+    return flow_yaml(dict(zip("wvxyzabcdefgh", texts, strict=False)))
 
 
 def _reference(role: Role, value: Any, params: Mapping[str, Any], reading: Payload) -> Ref:

@@ -30,11 +30,13 @@ LOADER: type[Any] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoad
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A single value; `text` is how it was written, without quotes."""
+    """A single value; `text` is how it was written, without quotes. `reference`: how it was written before variables of
+    the environment were filled in, if there are any, since their values may be secret."""
 
     value: Plain
     text: str
     span: Span
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,17 @@ def plain(node: Node) -> Any:
             return [plain(item) for item in node.items]
         case Map():
             return {key.text: plain(value) for key, value in node.entries}
+
+
+def public(node: Node) -> Any:
+    """The data of a node, with references to the environment in place of what they stand for."""
+    match node:
+        case Scalar():
+            return node.value if node.reference is None else node.reference
+        case List():
+            return [public(item) for item in node.items]
+        case Map():
+            return {key.text: public(value) for key, value in node.entries}
 
 
 def get(node: Map, key: str) -> Node | None:

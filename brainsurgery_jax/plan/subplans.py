@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
 from brainsurgery_jax.plan.endpoints import Endpoints
@@ -25,7 +26,7 @@ def sub_plan(kind: str, node: Node, read: Callable[[str], str] = read_text) -> S
         case "plan-text", Scalar(value=str(text)):
             return _plan(compose(text, f"{node.span} (plan-yaml)"))
         case "plan-file", Scalar(value=str(path)) if path:
-            return _plan(read_yaml(path, read, node.span))
+            return replace(_plan(read_yaml(path, read, node.span)), file=path)
     what = "the text of a plan" if kind == "plan-text" else "the path of a plan file"
     raise Refusal("value-type", f"expected {what}, got {describe(node)}", hint="Quote it if it is text.")
 

@@ -45,7 +45,7 @@ def _from_environment(node: Node, environment: Mapping[str, str], problems: list
             return replace(node, items=tuple(_from_environment(i, environment, problems) for i in items))
         case Scalar(value=str(text)) if "${env." in text or "${oc.env:" in text:
             put = _ENVIRONMENT.sub(lambda m: _environment_value(m, node.span, environment, problems), text)
-            return replace(node, value=put, text=put)
+            return replace(node, value=put, text=put, reference=text)
     return node
 
 
@@ -138,6 +138,7 @@ def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar], problems: lis
             )
             return node
     if (alone := _VARIABLE.fullmatch(text)) is not None:
-        return replace(node, value=values[alone[1]].value, text=values[alone[1]].text)
+        return replace(values[alone[1]], span=node.span)
     put = _VARIABLE.sub(lambda m: values[m[1]].text, text)
-    return replace(node, value=put, text=put)
+    kept = _VARIABLE.sub(lambda m: values[m[1]].reference or values[m[1]].text, node.reference or text)
+    return replace(node, value=put, text=put, reference=None if kept == put else kept)

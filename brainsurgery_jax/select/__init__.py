@@ -5,7 +5,7 @@ from brainsurgery_jax.select.formula import FUNCTIONS
 from brainsurgery_jax.select.groups import Group, gather, scatter
 from brainsurgery_jax.select.pattern import Binding, Match, Pattern, compile_pattern
 from brainsurgery_jax.select.reach import Origin, Reach, reach_of
-from brainsurgery_jax.select.ref import KINDS, Ref, kind_of, parse_ref
+from brainsurgery_jax.select.ref import KINDS, Ref, kind_of, name_aliases, parse_ref
 from brainsurgery_jax.select.slices import Index, Range, SliceSpec, parse_slice, resolve
 from brainsurgery_jax.select.template import Template, compile_template
 
@@ -28,6 +28,7 @@ __all__ = [
     "compile_template",
     "gather",
     "kind_of",
+    "name_aliases",
     "parse_ref",
     "parse_slice",
     "reach_of",

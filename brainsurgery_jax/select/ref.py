@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
@@ -134,7 +134,28 @@ def _alias_hint(found: object) -> str:
         if colon and head.isidentifier() and not rest.startswith(":"):
             return f"An alias is set off by two colons: '{head}::{rest}'."
         return f"Write which input is meant: 'ALIAS::{found.removeprefix('::')}'."
-    return "Write which input is meant, in the mapping form: {alias: ALIAS, name: ...}."
+    return f"Write which input is meant, in the mapping form: {{alias: ALIAS, {_keys(found)}}}."
+
+
+def _keys(found: object) -> str:
+    """The keys of a reference, as a plan writes them."""
+    keys = found if isinstance(found, dict) else {"name": found}
+    return ", ".join(f"{key}: {_spell(value)}" for key, value in keys.items() if key != "alias")
+
+
+def _spell(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_spell, value))}]"
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
+
+
+def name_aliases(hint: str, aliases: Sequence[str]) -> str:
+    """The hint of a reference without an alias, with the aliases that there are."""
+    if not aliases:
+        return hint
+    some = aliases[:3]
+    texts = re.sub(r"'ALIAS::(.*)'", lambda m: " or ".join(f"'{a}::{m[1]}'" for a in some), hint)
+    return re.sub(r"\{alias: ALIAS, (.*)\}", lambda m: " or ".join(f"{{alias: {a}, {m[1]}}}" for a in some), texts)
 
 
 def _describe(found: object) -> str:

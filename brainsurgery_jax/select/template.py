@@ -72,6 +72,16 @@ class Template:
             raise RefError("template-empty", message, "Add text to it, or match fewer names.")
         return filled
 
+    def fill_all(self, matches: Sequence[tuple[str, Binding]]) -> list[str]:
+        """Return the names for several sources and their bindings."""
+        if self.literal is not None:
+            return [self.literal] * len(matches)
+        render = self.render
+        filled = [render((name, *binding)) for name, binding in matches]
+        if not all(filled) or max(map(len, filled), default=0) > MAX_NAME:
+            return [self.fill(name, binding) for name, binding in matches]  # which refuses one of them
+        return filled
+
 
 def compile_template(target: str | tuple[str, ...], pattern: Pattern) -> Template:
     """Compile a template and check it against the pattern's captures. Both must be text, or both lists of tokens."""

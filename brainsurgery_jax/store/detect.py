@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError, did_you_mean, few
@@ -14,9 +14,12 @@ from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import WEIGHT_SUFFIXES, suffix_of
 from brainsurgery_jax.store.formats import FORMATS, SAFETENSORS, Format
+from brainsurgery_jax.store.io.files import read_bytes
+from brainsurgery_jax.store.io.local import LocalPlace
 from brainsurgery_jax.store.leftovers import recover
 from brainsurgery_jax.store.selection import select
 from brainsurgery_jax.store.sizes import parse_size as parse_size
+from brainsurgery_jax.store.unread_formats import HEAD, refuse_unread_file, refuse_unread_folder
 
 
 def open_source(text: str, format: str | None = None) -> Source:
@@ -44,9 +47,19 @@ def _format_of(path: str, format: str | None) -> Format:
     if format is not None and (told is None or format not in formats.names_of(told)):
         told = formats.find_format(format)
     if told is None:
+        head = _first_bytes(path)
+        told = formats.of_beginning(head)
+        if told is None:
+            refuse_unread_file(path, head)
+    if told is None:
         remedy = f"Name {_some_file()}. If it is one of these, give it that suffix."
         raise StoreError(path, f"has the suffix '{suffix}', which tells no format that can be read", remedy=remedy)
     return told
+
+
+def _first_bytes(path: str) -> bytes:
+    with os_failures(path, "read the file"), closing(LocalPlace(path).open("")) as file:
+        return read_bytes(file, min(file.size, HEAD), 0)
 
 
 def _some_file() -> str:
@@ -65,6 +78,10 @@ def _format_of_folder(folder: str) -> Format:
         remedy = f"Name a folder with a checkpoint at its top ({known}), or one file."
         if below:
             remedy = f"There are checkpoints in folders below. Name one: {few(below, 8)}."
+        elif files := [place for name in names if _is_one(place := os.path.join(folder, name))]:
+            remedy = f"There are files in it that may be checkpoints. Name one: {few(files, 8)}."
+        else:
+            refuse_unread_folder(folder, names)
         raise StoreError(folder, f"holds no checkpoint at its top: {found}", remedy=remedy)
     return format
 
@@ -75,6 +92,11 @@ def _holds_one(folder: str) -> bool:
         return False
     with os_failures(folder, "list the folder"):
         return formats.of_folder(folder, sorted(os.listdir(folder))) is not None
+
+
+def _is_one(path: str) -> bool:
+    """Whether a path is a file whose name tells no format, and its first bytes do."""
+    return os.path.isfile(path) and not suffix_of(path) and formats.of_beginning(_first_bytes(path)) is not None
 
 
 def _missing(path: str) -> StoreError:
@@ -134,7 +156,9 @@ def _check_name(name: str) -> None:
 
 
 def _check_shape(path: str, directory: bool, format: Format) -> None:
-    """Whether the format can be a folder, or a file of that suffix."""
+    """Whether the format is written, and can be a folder, or a file of that suffix."""
+    if format.writing is None:
+        raise ValueError(f"{format.name} is read, and not written. Write orbax to a folder, or a file: {_some_file()}.")
     if directory and not format.folder:
         name = f"{path.rstrip('/')}{format.suffixes[0]}"
         raise ValueError(f"'{path}' would be a folder, and {format.name} is one file. Write to '{name}'.")
@@ -155,7 +179,15 @@ def _check_sharded(path: str, directory: bool, format: Format) -> None:
 
 def _is_directory(path: str, *, explicit: bool) -> bool:
     suffix = suffix_of(path)
-    if path.endswith(("/", os.sep)) or os.path.isdir(path) or not suffix:
+    if path.endswith(("/", os.sep)) or not suffix:
+        return True
+    if os.path.isdir(path):
+        meant = formats.of_suffix(suffix)
+        if meant not in (None, SAFETENSORS) and not explicit:
+            raise ValueError(
+                f"'{path}' is a folder, and its name ends as a file of {meant.name} does. "
+                f"To write safetensors into the folder say '{path}/'; for a file take another name."
+            )
         return True
     if formats.of_suffix(suffix) is not None:
         return False

@@ -9,7 +9,7 @@ from collections.abc import Collection
 _TWO_PARTS = (".pth.tar", ".pt.tar")
 TORCH_SUFFIXES = frozenset({".bin", ".pt", ".pth", *_TWO_PARTS})
 WEIGHT_SUFFIXES = TORCH_SUFFIXES | {
-    ".safetensors", ".ckpt", ".distcp", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy",
+    ".safetensors", ".ckpt", ".distcp", ".h5", ".hdf5", ".msgpack", ".onnx", ".gguf", ".npz", ".npy", ".eqx",
 }  # fmt: skip
 _TRAINER_FILES = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
 """How files begin that trainers leave beside the weights."""
@@ -21,7 +21,7 @@ _STEMS = (
 _STOCK = re.compile(rf"(?:{'|'.join(_STEMS)})(?:\.\w+)*(?:-\d+-of-\d+)?")
 
 ORBAX_MARKS = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"})
-ORBAX_FILES = ORBAX_MARKS | {"_sharding", "_strings.json", "commit_success.txt", "orbax.checkpoint"}
+ORBAX_FILES = ORBAX_MARKS | {"checkpoint", "_sharding", "_strings.json", "commit_success.txt", "orbax.checkpoint"}
 """Small files that orbax puts beside the tensors."""
 
 ADAPTER_CONFIG, ADAPTER, OLD_ADAPTER = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

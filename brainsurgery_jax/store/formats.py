@@ -1,31 +1,44 @@
 """The table of formats. Nothing else in the package knows one format from another: what differs stands in a row here.
 
-To add a format, write its source and its writer (or an encoder for `encoded.EncodedWriter`), and add a row. Rows import
-what they need when they are used, so that the table costs nothing.
+To add a format, write its source and its writer (or an encoder for `encoded.EncodedWriter`), a module that offers them
+as `Reading` and `Writing` say, and a row. Rows import what they need when they are used (`packages.py`), so that the
+table costs nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import StoreError, did_you_mean
-from brainsurgery_jax.store.atomic import Staged
+from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.store import packages
 from brainsurgery_jax.store.base import FileCounts, Source, WriteOptions, Writer
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.io.files import StagedOutput
-from brainsurgery_jax.store.sizes import parse_size
+from brainsurgery_jax.store.options import NESTED, Option, read_chunk, read_flag, read_mapping, read_version
 
 
-class Option(NamedTuple):
-    """A key of an output's `options:`. `read` gives its value; it raises ValueError, saying what was expected."""
+class Reading(Protocol):
+    """How a format is read: the module of its folder that offers this."""
 
-    doc: str
-    example: str
-    read: Callable[[Any], Any]
+    def open_source(self, path: str, /) -> Source:
+        """The source of the checkpoint at a path."""
+        ...
+
+
+class Writing(Protocol):
+    """How a format is written: the module of its folder that offers this."""
+
+    def open_writer(self, staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, /) -> Writer:
+        """The writer of an output."""
+        ...
+
+    def check_output(self, path: str, avals: Mapping[str, Aval], options: WriteOptions, /) -> None:
+        """Raises StoreError for what would stop the writer and is known beforehand: a tensor, a name, metadata or an
+        option that the format cannot hold."""
+        ...
 
 
 class Format(NamedTuple):
@@ -33,8 +46,8 @@ class Format(NamedTuple):
 
     - `suffixes` of its single files (none if it has only folders), and whether it may be a `folder`;
     - `recognises(folder, names)`: whether a folder with these names in it is such a checkpoint;
-    - `open`, `write`: its source and its writer; `check` raises StoreError for whatever would stop the writer and is
-      known beforehand: a tensor, a name, metadata or an option that it cannot hold;
+    - `begins(head)`: whether a file that begins with these bytes is one, asked where the suffix tells no format;
+    - `reading`, `writing`: import what reads and what writes it (None: it is only read);
     - `options` that a plan may give for it alone; `shards`: whether a folder is cut into files by size;
     - `encoded`: written by way of a scratch file, so that it takes its space twice while it is made;
     - `cut`: into how many files it will be written, and how many of these a source holds as they stand;
@@ -47,9 +60,8 @@ class Format(NamedTuple):
     suffixes: tuple[str, ...]
     folder: bool
     recognises: Callable[[str, Sequence[str]], bool]
-    open: Callable[[str], Source]
-    write: Callable[[StagedOutput, Mapping[str, Aval], WriteOptions], Writer]
-    check: Callable[[str, Mapping[str, Aval], WriteOptions], None]
+    reading: Callable[[], Reading]
+    writing: Callable[[], Writing] | None
     options: Mapping[str, Option] = {}
     shards: bool = False
     encoded: bool = False
@@ -57,50 +69,21 @@ class Format(NamedTuple):
     trees: bool = False
     metadata_bytes: int | None = 0
     config_file: str = ""
+    begins: Callable[[bytes], bool] = lambda head: False
 
+    def open(self, path: str) -> Source:
+        """The source of the checkpoint at a path."""
+        return self.reading().open_source(path)
 
-def _later(place: str) -> Callable[..., Any]:
-    """A function of this package, `package.module.name`, that is imported when it is called."""
-    module, _, name = place.rpartition(".")
-    return lambda *given: getattr(import_module(f"brainsurgery_jax.store.{module}"), name)(*given)
+    def write(self, staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> Writer:
+        """The writer of an output, which `check` has accepted."""
+        assert self.writing is not None, f"{self.name} is not written"
+        return self.writing().open_writer(staged, avals, options)
 
-
-def _write_with(place: str) -> Callable[[StagedOutput, Mapping[str, Aval], WriteOptions], Writer]:
-    """The `write` of a format that has an encoder, `package.module.name`."""
-
-    def write(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> Writer:
-        from brainsurgery_jax.store.io.encoded import EncodedWriter
-
-        if not isinstance(staged, Staged):
-            problem = "this format is written to local files only, safetensors to any place"
-            raise StoreError(staged.destination, problem)
-        return EncodedWriter(staged, avals, options, _later(place))
-
-    return write
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, got {value!r}")
-    return value
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a mapping, got {value!r}")
-    return value
-
-
-def _version(value: Any) -> str:
-    if value not in ("v0", "v1"):
-        raise ValueError(f"expected v0 or v1, got {value!r}")
-    return value
-
-
-def _chunk(value: Any) -> int | None:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a size, got {value!r}")
-    return parse_size(value)
+    def check(self, path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
+        """Raises StoreError for what would stop the writer and is known beforehand."""
+        assert self.writing is not None, f"{self.name} is not written"
+        self.writing().check_output(path, avals, options)
 
 
 def _is_file_of(name: str, suffixes: Collection[str]) -> bool:
@@ -108,27 +91,18 @@ def _is_file_of(name: str, suffixes: Collection[str]) -> bool:
     return suffix_of(name) in suffixes or any(name.endswith(f"{suffix}.index.json") for suffix in suffixes)
 
 
-def _names(value: Any) -> Any:
-    if value != "all" and not (isinstance(value, list) and all(isinstance(name, str) and name for name in value)):
-        raise ValueError(f"expected a list of names, or all, got {value!r}")
-    return value
-
-
-_NESTED = {
-    "nested": Option("Whether tensors go back into the containers that their input has.", "true", _flag),
-    "keep": Option("Values of the input to write beside them, by name, or all; implies nested.", "[epoch]", _names),
-}
+# --- The table --------------------------------------------------------------------------------------------------------
 
 SAFETENSORS = Format(
     name="safetensors",
     suffixes=(".safetensors",),
     folder=True,
     recognises=lambda folder, names: any(_is_file_of(name, {".safetensors"}) for name in names),
-    open=_later("safetensors.source.open_safetensors"),
-    write=_later("safetensors.writer.write"),
-    check=_later("safetensors.layout.check_storable"),
+    reading=packages.load_safetensors,
+    writing=packages.load_safetensors,
     shards=True,
-    cut=_later("safetensors.shards.cut_of"),
+    cut=packages.cut_safetensors,
+    begins=lambda head: head[8:9] == b"{" and head[4:8] == bytes(4),
     metadata_bytes=None,
 )
 
@@ -137,10 +111,12 @@ TORCH = Format(
     suffixes=(".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar"),
     folder=True,
     recognises=lambda folder, names: any(_is_file_of(name, TORCH_SUFFIXES) for name in names),
-    open=_later("torch.source.open_torch"),
-    write=_write_with("torch.encode.encode_torch"),
-    check=_later("torch.encode.check_torch"),
-    options={"bare": Option("Whether the file is its one tensor, without a dict around it.", "true", _flag), **_NESTED},
+    reading=packages.load_torch,
+    writing=packages.load_torch,
+    options={
+        "bare": Option("Whether the file is its one tensor, without a dict around it.", "true", read_flag),
+        **NESTED,
+    },
     encoded=True,
 )
 
@@ -149,10 +125,9 @@ PEFT = Format(
     suffixes=(),
     folder=True,
     recognises=lambda folder, names: holds_adapter(names),
-    open=_later("peft.open_peft"),
-    write=_later("peft.write"),
-    check=_later("safetensors.layout.check_storable"),
-    options={"config": Option("What to set in adapter_config.json.", "{r: 8}", _mapping)},
+    reading=packages.load_peft,
+    writing=packages.load_peft,
+    options={"config": Option("What to set in adapter_config.json.", "{r: 8}", read_mapping)},
     config_file=ADAPTER_CONFIG,
     metadata_bytes=None,
 )
@@ -161,11 +136,10 @@ DCP = Format(
     name="dcp",
     suffixes=(),
     folder=True,
-    recognises=_later("torch.dcp.recognises"),
-    open=_later("torch.dcp.open_dcp"),
-    write=_write_with("torch.dcp_encode.encode_dcp"),
-    check=_later("torch.encode.check_torch"),
-    options=_NESTED,
+    recognises=packages.recognise_dcp,
+    reading=packages.load_dcp,
+    writing=packages.load_dcp,
+    options=NESTED,
     encoded=True,
 )
 
@@ -174,10 +148,10 @@ NPY = Format(
     suffixes=(".npy",),
     folder=False,
     recognises=lambda folder, names: False,
-    open=_later("numpy.source.open_npy"),
-    write=_write_with("numpy.encode.encode_npy"),
-    check=_later("numpy.encode.check_npy"),
+    reading=packages.load_npy,
+    writing=packages.load_npy,
     encoded=True,
+    begins=lambda head: head.startswith(b"\x93NUMPY"),
 )
 
 NPZ = Format(
@@ -185,10 +159,9 @@ NPZ = Format(
     suffixes=(".npz",),
     folder=False,
     recognises=lambda folder, names: False,
-    open=_later("numpy.source.open_npz"),
-    write=_write_with("numpy.encode.encode_npz"),
-    check=_later("numpy.encode.check_npz"),
-    options={"compression": Option("Whether the arrays are compressed.", "true", _flag)},
+    reading=packages.load_npz,
+    writing=packages.load_npz,
+    options={"compression": Option("Whether the arrays are compressed.", "true", read_flag)},
     encoded=True,
     metadata_bytes=65535,
 )
@@ -197,24 +170,78 @@ ORBAX = Format(
     name="orbax",
     suffixes=(),
     folder=True,
-    recognises=_later("orbax.folder.recognises"),
-    open=_later("orbax.source.OrbaxSource"),
-    write=_write_with("orbax.encode.encode"),
-    check=_later("orbax.encode.check"),
+    recognises=packages.recognise_orbax,
+    reading=packages.load_orbax,
+    writing=packages.load_orbax,
     options={
-        "version": Option("The API whose layout is written: v1, or v0 with the tree at the top.", "v0", _version),
-        "compression": Option("Whether chunks are compressed.", "true", _flag),
-        "chunk": Option("Largest chunk of a tensor.", "64MB", _chunk),
+        "version": Option("The API whose layout is written: v1, or v0 with the tree at the top.", "v0", read_version),
+        "compression": Option("Whether chunks are compressed.", "true", read_flag),
+        "chunk": Option("Largest chunk of a tensor.", "64MB", read_chunk),
     },
     encoded=True,
     trees=True,
     metadata_bytes=None,
 )
 
-FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, ORBAX, DCP, TORCH, NPZ, NPY)
+FLAX = Format(
+    name="flax",
+    suffixes=(".msgpack",),
+    folder=True,
+    recognises=lambda folder, names: any(_is_file_of(name, {".msgpack"}) for name in names),
+    reading=packages.load_flax,
+    writing=packages.load_flax,
+    options={"stream": Option("Whether it is a stream of keys and arrays, as EasyLM reads it.", "true", read_flag)},
+    shards=True,
+    cut=packages.cut_flax,
+    trees=True,
+    begins=packages.begins_flax,
+)
+
+T5X = Format(
+    name="t5x",
+    suffixes=(),
+    folder=True,
+    recognises=packages.recognise_t5x,
+    reading=packages.load_t5x,
+    writing=None,
+)
+
+ZARR = Format(
+    name="zarr",
+    suffixes=(),
+    folder=True,
+    recognises=packages.recognise_zarr,
+    reading=packages.load_zarr,
+    writing=None,
+)
+
+EQUINOX = Format(
+    name="equinox",
+    suffixes=(".eqx",),
+    folder=False,
+    recognises=lambda folder, names: False,
+    reading=packages.load_equinox,
+    writing=packages.load_equinox,
+    encoded=True,
+)
+
+HDF5 = Format(
+    name="hdf5",
+    suffixes=(".h5", ".hdf5"),
+    folder=False,
+    recognises=lambda folder, names: False,
+    reading=packages.load_hdf5,
+    writing=packages.load_hdf5,
+    encoded=True,
+    begins=lambda head: head.startswith(b"\x89HDF\r\n\x1a\n"),
+)
+
+FORMATS: tuple[Format, ...] = (PEFT, SAFETENSORS, T5X, ORBAX, DCP, TORCH, FLAX, ZARR, NPZ, NPY, EQUINOX, HDF5)
 """Every format. Of those that recognise a folder the first one opens it."""
 
-NAMES = tuple(format.name for format in FORMATS)
+NAMES = tuple(format.name for format in FORMATS if format.writing is not None)
+"""The formats that an output can have."""
+
 _LEFT_OUT = "brainsurgery.left_out"  # what versions before 1.0 copied of an input, values included
 _OTHER_NAMES = {"numpy": "npy"}
 
@@ -235,6 +262,11 @@ def find_format(name: str) -> Format:
 def of_suffix(suffix: str) -> Format | None:
     """The format whose single files have this suffix."""
     return next((format for format in FORMATS if suffix in format.suffixes), None)
+
+
+def of_beginning(head: bytes) -> Format | None:
+    """The format of a file that begins with these bytes."""
+    return next((format for format in FORMATS if format.begins(head)), None)
 
 
 def of_index(name: str) -> Format | None:

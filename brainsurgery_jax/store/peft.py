@@ -16,16 +16,19 @@ from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ADAPTER, ADAPTER_CONFIG, OLD_ADAPTER
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.safetensors.header import json_object
+from brainsurgery_jax.store.safetensors.layout import check_storable as check_output
 from brainsurgery_jax.store.safetensors.layout import layout_of
 from brainsurgery_jax.store.safetensors.source import open_safetensors
 from brainsurgery_jax.store.safetensors.writer import SafetensorsWriter
 from brainsurgery_jax.store.torch.source import open_torch
 
+__all__ = ["IN_METADATA", "check_output", "open_source", "open_writer"]
+
 IN_METADATA = "peft.adapter_config"
 """The key of the metadata that holds the text of the config."""
 
 
-def open_peft(path: str) -> Source:
+def open_source(path: str) -> Source:
     """The tensors of an adapter, its config among the metadata."""
     config = os.path.join(path, ADAPTER_CONFIG)
     with os_failures(config, "read the config"), open(config, "rb") as file:
@@ -40,7 +43,7 @@ def open_peft(path: str) -> Source:
     return source
 
 
-def write(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> SafetensorsWriter:
+def open_writer(staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions) -> SafetensorsWriter:
     """The writer for an adapter's folder. Its config is one of the small files of the output."""
     metadata = {key: text for key, text in options.metadata.items() if key != IN_METADATA}
     one_file = options._replace(metadata=metadata, directory=True, shard_bytes=None, keep_files=False)

@@ -46,18 +46,21 @@ def select(source: Source, address: Address) -> Source:
 
 
 class Choice(NamedTuple):
-    """A part of a checkpoint (empty: all of it) without some of its entries, which go by their names in the part."""
+    """A part of a checkpoint (empty: all of it) without some of its entries, which go by their names in the part.
+    `mark` stands between the keys of a name: a dot, or the slash of `.npz` files of JAX programs."""
 
     part: str
     leave_out: tuple[str, ...]
+    mark: str = "."
 
     def name(self, entry: str) -> str | None:
         """The name of an entry in the part; None for one that is not of it."""
         if not self.part:
             return entry
         if entry == self.part:
-            return entry.rpartition(".")[2]
-        return entry.removeprefix(f"{self.part}.") if entry.startswith(f"{self.part}.") else None
+            return entry.rpartition(self.mark)[2]
+        below = f"{self.part}{self.mark}"
+        return entry.removeprefix(below).lstrip("/") if entry.startswith(below) else None
 
     def choose(self, entries: Iterable[str]) -> dict[str, str]:
         """The entries that are meant: by their names in the part, those in the whole."""
@@ -67,13 +70,15 @@ class Choice(NamedTuple):
 
 def is_below(name: str, entry: str) -> bool:
     """Whether a name is that of an entry, or of something in it."""
-    return name == entry or name.startswith(f"{entry}.")
+    return name == entry or name.startswith((f"{entry}.", f"{entry}/"))
 
 
 def choose_part(header: Header, address: Address) -> Choice:
     """What an address means of a checkpoint. Raises StoreError where that is not clear, or is not there."""
-    choice = Choice(_part(header, address), address.leave_out)
     entries = [*header.tensors, *header.unread, *header.left_out]
+    part = _part(header, address)
+    dotted = not part or any(entry == part or entry.startswith(f"{part}.") for entry in entries)
+    choice = Choice(part, address.leave_out, "." if dotted else "/")
     _check_part(header, choice, entries)
     names = [name for name in map(choice.name, entries) if name is not None]
     for out in choice.leave_out:

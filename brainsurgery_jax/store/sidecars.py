@@ -39,8 +39,9 @@ SIDE_FILES: Mapping[str, tuple[str, ...]] = {
         "quantization_config.json", "hf_quant_config.json",
     ),
     "tokenizer": (
-        "tokenizer*.json", "tokenizer.model*", "tekken.json", "*.tiktoken", "vocab.*", "vocab-*.json", "merges.txt",
-        "special_tokens_map.json", "added_tokens.json", "chat_template.*", "spiece.model", "spm.model",
+        "tokenizer*.json", "tokenizer.model*", "tekken.json", "*.tiktoken", "vocab.json", "vocab.txt", "vocab.bpe",
+        "vocab.model", "vocab.spm", "vocab.tsv", "vocab-*.json", "merges.txt", "special_tokens_map.json",
+        "added_tokens.json", "chat_template.json", "chat_template.jinja", "spiece.model", "spm.model",
         "sentencepiece*.model", "*.spm", "bpe.codes", "dict.txt", "encoder.json", "normalizer.json", "emoji.json",
         "entity_vocab.json",
     ),
@@ -53,12 +54,13 @@ SIDE_FILES: Mapping[str, tuple[str, ...]] = {
 """Patterns of the names of side files, by what they are for. `adapter_config.json` counts where an adapter lies."""
 
 DOCUMENTS = ("readme", "license", "licence", "notice", "copying", "citation", "model_card", "use_policy")
-"""Names of documents, in any case; what may follow is a suffix, or a dash and more."""
+"""Names of documents, in any case; what may follow is a dash and more, and the suffix of a text."""
 
 TEMPLATES = "additional_chat_templates"
 """A folder of chat templates."""
 
-_DOCUMENT = re.compile(rf"(?:{'|'.join(DOCUMENTS)})(?:[.-].*)?", re.IGNORECASE)
+_TEXTS = ("md", "txt", "rst", "html", "pdf", "cff", "bib", "json", "ya?ml", "[a-z]{2}\\.md")  # the last: `README.de.md`
+_DOCUMENT = re.compile(rf"(?:{'|'.join(DOCUMENTS)})(?:-[^.]*)?(?:\.(?:{'|'.join(_TEXTS)}))?", re.IGNORECASE)
 _NAMING = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
            "tokenizer_config.json", "video_preprocessor_config.json")  # fmt: skip
 """Configs that may name code, in `auto_map`."""

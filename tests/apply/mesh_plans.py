@@ -78,9 +78,9 @@ class Counted:
             self.fetched += isinstance(array, jitted)
             return real(array, *more, **keys)
 
-        def heard(event: str, seconds: float, **about: Any) -> None:
+        def heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
             if event == "/jax/core/compile/backend_compile_duration":
-                self.compiled.append(str(about.get("fun_name")).removeprefix("jit(").removesuffix(")"))
+                self.compiled.append(str(kwargs.get("fun_name")).removeprefix("jit(").removesuffix(")"))
 
         jax.monitoring.register_event_duration_secs_listener(heard)
         self.patch = mock.patch.object(np, "asarray", spy)
@@ -191,7 +191,8 @@ def product_within(mesh: Any, names: set[str]) -> Any:
     def each(a: Any, b: Any) -> Any:
         return product.apply({"a": a, "b": b})["c"]
 
-    a, b = put(mesh), put(mesh, P(None, "y"), W.T.copy())
+    own = None if "y" in names else "y"  # what is left to the axes that are not manual
+    a, b = put(mesh, P("x", own)), put(mesh, P(None, own), W.T.copy())
     within: Any = {"in_specs": (P("x"), P()), "out_specs": P("x"), "axis_names": names}
     return jax.jit(jax.shard_map(each, mesh=mesh, check_vma=False, **within))(a, b)
 

@@ -228,3 +228,13 @@ def test_an_override_with_dashes_is_refused_with_the_one_that_is_meant(command: 
     done = command(*words)
     assert done.code == 2
     assert f"Write overrides without dashes: {meant}\n" in done.err
+
+
+def test_a_summary_has_the_references_to_the_environment_and_not_their_values(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WHERE", "hidden")
+    step = "transforms=[{copy: {from: '(.*)', to: '${env.WHERE}.${vars.more}.\\1'}}]"
+    done = command("plan.yaml", step, "vars.more=${oc.env:WHERE}", "--summarize", "--dry-run", "-q")
+    assert "hidden" not in done.out
+    assert "${env.WHERE}.${oc.env:WHERE}." in done.out

@@ -20,6 +20,14 @@ def said(command: Command, *words: str, code: int = 0) -> dict[str, Any]:
     return found
 
 
+def test_a_run_that_fails_keeps_the_reports_that_came_before(command: Command):
+    steps = "transforms=[{dump: {target: ids}}, {assert: {iszero: ids}}, {dump: {target: ids}}]"
+    found = said(command, "run", "plan.yaml", steps, code=1)
+    assert (found["ok"], found["exit_code"]) == (False, 1)
+    assert "is not zero everywhere" in found["diagnostics"][0]["message"]
+    assert len(found["reports"]) == 1
+
+
 def test_run_gives_reports_and_outputs_as_data(command: Command, place: Path):
     found = said(command, "run", "plan.yaml", "transforms[1]={dump: {target: ids}}")
     tree = {"kind": "tree", "title": "", "tensors": {"ids": {"shape": [4]}}}
@@ -85,3 +93,13 @@ def test_an_imported_plan_is_data(command: Command, place: Path):
     (place / "merge.yml").write_text(config, encoding="utf-8")
     found = said(command, "import-mergekit", "merge.yml")
     assert {"inputs", "transforms"} <= found["plan"].keys()
+
+
+def test_demo_gives_what_each_command_gives(command: Command):
+    found = said(command, "demo")
+    assert found["plan"].startswith("# Make a small GPT-2 smaller")
+    results = {row["command"].split()[0]: row["result"] for row in found["commands"]}
+    assert (results["check"]["ok"], results["run"]["ok"]) == (True, True)
+    assert [row["path"] for row in results["run"]["published"]] == ["small/"]
+    assert [step["op"] for step in results["explain"]["steps"]] == ["move", "scale_", "phlora", "cast_", "assert"]
+    assert {tensor["dtype"] for tensor in results["inspect"]["tensors"].values()} == {"bfloat16"}

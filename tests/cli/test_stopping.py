@@ -59,7 +59,7 @@ MOMENTS = {
 PROGRAM = """
 import os, sys
 from brainsurgery_jax.cli import app, plans, progress
-from brainsurgery_jax.engine.run import events
+from brainsurgery_jax.engine import events
 from brainsurgery_jax.engine.run import staging
 from brainsurgery_jax.store import atomic
 from brainsurgery_jax.store.io import local

@@ -539,6 +539,12 @@ def test_departure_edits_within_execute_find_their_output(here: Path):
     expect(out, {"w": W * 2})
 
 
+def test_departure_plans_within_plans_execute_others(here: Path):
+    """The reference refuses an `execute` inside another; here only one without end, or deeper than 16, is refused."""
+    out, _ = run("execute: { transforms: [execute: { transforms: [scale_: { target: w, by: 2 }] }] }", ONE)
+    expect(out, {"w": W * 2})
+
+
 def test_departure_a_folder_of_one_file_has_no_index(here: Path):
     """What fits into one shard is `model.safetensors`, as loaders expect it."""
     lay_out(ONE, {"plan.yaml": f"{MODEL}output: out"})

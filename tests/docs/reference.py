@@ -11,7 +11,8 @@ from typing import Any
 
 from brainsurgery_jax.cli.ops import ops
 from brainsurgery_jax.op import ASSERTS, OPS, Op, TensorOp
-from tests.apply.modes import KINDS, LIMITS
+from tests.apply.modes import KINDS, LIMITS, MESH_MODES, Limit
+from tests.ops_table import ROWS
 
 FAMILIES = {
     "names": "Names, aliases, files",
@@ -69,6 +70,41 @@ def page() -> str:
     parts += [_section(op, every["asserts"][name], f"assert.{name}") for name, op in sorted(ASSERTS.items())]
     parts += [MODES_HEAD, *_limits()]
     return "\n".join(parts) + "\n"
+
+
+MODES_BEGIN, MODES_END = "<!-- modes:begin -->\n", "<!-- modes:end -->\n"
+
+
+def with_modes(text: str) -> str:
+    """A page with the table of ops and modes between its marks, if it has some."""
+    before, begin, rest = text.partition(MODES_BEGIN)
+    _, end, after = rest.partition(MODES_END)
+    return f"{before}{begin}{''.join(f'{line}{chr(10)}' for line in modes())}{end}{after}" if begin else text
+
+
+def modes() -> Iterator[str]:
+    """The table of what each op does in each mode: the rows that `test_meshes.py` and `test_modes.py` try."""
+    names = sorted({row.op for row in ROWS if not row.before} | {"diff"})
+    yield f"| op | {' | '.join(f'`{mode}`' if mode != 'concrete' else mode for mode in MESH_MODES)} |"
+    yield f"|---|{'---|' * len(MESH_MODES)}"
+    yield from (f"| `{name}` | {' | '.join(_mode(name, mode) for mode in MESH_MODES)} |" for name in names)
+
+
+def _mode(op: str, mode: str) -> str:
+    """What an op does in a mode: "yes", or what it needs or lacks there."""
+    under = "jit" if mode == "shard_map" else mode
+    found = [limit for limit in LIMITS if under in limit.modes and any(_is_about(row, op) for row in limit.ops)]
+    return "; ".join(map(_words, found)) or "yes"
+
+
+def _is_about(row: str, op: str) -> bool:
+    return row.removesuffix("*").partition("-")[0] == op
+
+
+def _words(limit: Limit) -> str:
+    if not limit.lifted:
+        return limit.why if limit.why.startswith("integers") else f"no: {limit.why}"
+    return "needs `checks=`" if "f" in limit.kinds else f"{KINDS[limit.kinds[0]]} need `checks=`"
 
 
 def told() -> Mapping[str, Any]:

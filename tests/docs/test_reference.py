@@ -11,6 +11,12 @@ def test_the_committed_page_of_ops_is_the_one_that_the_registry_gives() -> None:
     assert reference.page() == committed, "`make docs` writes it anew"
 
 
+def test_the_committed_table_of_modes_is_the_one_that_the_tests_try() -> None:
+    committed = (ROOT / "docs" / "jax.md").read_text(encoding="utf-8")
+    assert reference.MODES_BEGIN in committed
+    assert reference.with_modes(committed) == committed, "`make docs` writes it anew"
+
+
 def test_every_op_and_operator_has_a_section_with_an_example() -> None:
     told = reference.told()
     parts = reference.page().split("\n### ")[1:]

@@ -13,11 +13,13 @@ PAGES = (
     "README.md",
     "docs/language.md",
     "docs/diagnostics.md",
+    "docs/merging.md",
     "docs/mistakes.md",
     "docs/from-brainsurgery.md",
     "docs/from-mergekit.md",
     "docs/from-a-script.md",
     "docs/json.md",
+    "docs/jax.md",
     "docs/trees.md",
 )
 """Pages whose examples are run, and their outcome written below them."""
@@ -29,7 +31,7 @@ def main() -> int:
     made = {"docs/ops.md": reference.page()}
     for name in PAGES:
         cut = sections((ROOT / name).read_text(encoding="utf-8"))
-        made[name] = "".join(_rendered(name, section, failures) for section in cut)
+        made[name] = reference.with_modes("".join(_rendered(name, section, failures) for section in cut))
     for name, text in made.items():
         path = ROOT / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:

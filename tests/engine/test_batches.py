@@ -31,7 +31,7 @@ LARGE = 1 << 40
 @pytest.fixture
 def accelerator() -> Accelerators:
     """The CPU in the place of an accelerator."""
-    batches.vectorised.cache_clear()
+    batches.vectorise.cache_clear()
     return Accelerators(jax.local_devices(), LARGE)
 
 
@@ -63,7 +63,7 @@ def test_every_member_of_a_batch_is_within_the_tolerance(tmp_path: Path, acceler
 
 def test_equal_shapes_share_one_compilation(tmp_path: Path, accelerator: Accelerators):
     run_plan(tmp_path, {f"w{i}": falling(i, power=2.0) for i in range(20)}, phlora(), devices=accelerator)
-    assert batches.vectorised.cache_info().misses == 1
+    assert batches.vectorise.cache_info().misses == 1
 
 
 def test_a_matrix_has_the_same_factors_alone_and_in_company(tmp_path: Path, accelerator: Accelerators):
@@ -112,8 +112,8 @@ from brainsurgery_jax.engine.compute import batches
 from brainsurgery_jax.engine.compute.devices import Accelerators
 
 assert jax.local_device_count() == 4
-spread, seen = batches._spread, []
-batches._spread = lambda *arguments: seen.append(spread(*arguments)) or seen[-1]
+send, seen = batches.send_batch, []
+batches.send_batch = lambda *arguments: seen.append(send(*arguments)) or seen[-1]
 bs.load(sys.argv[1]).run(durable=False, devices=Accelerators(jax.local_devices()))
 print({(len(x.sharding.device_set), x.shape[0]) for x in seen})
 """

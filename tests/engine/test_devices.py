@@ -21,10 +21,11 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.dtypes import FLOAT32, Aval, parse_dtype
-from brainsurgery_jax.engine.compute import batches, devices, placement
-from brainsurgery_jax.engine.compute import donation as gifts
+from brainsurgery_jax.engine.compute import batches, devices, donation, placement
 from brainsurgery_jax.engine.compute.devices import Accelerators
-from brainsurgery_jax.engine.compute.kernels import exact, numbers_of, ways
+from brainsurgery_jax.engine.compute.kernels import exact, numbers_of
+from brainsurgery_jax.engine.compute.ladder import rungs_of
+from brainsurgery_jax.engine.compute.operands import ArrayReader, Operand
 from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.op import Kernel
@@ -106,19 +107,19 @@ def test_a_call_waits_for_the_memory_that_others_have():
 
 
 def test_operands_are_read_and_sent_while_a_device_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    sent, other, climbed = [], Event(), batches._climb_together
+    sent, other, climbed, send = [], Event(), batches._climb_together, batches.send_batch
 
-    def spread(members: Any, own: Accelerators) -> Any:
+    def sending(members: Any, sharding: Any) -> Any:
         sent.append(members[0].shape)
         if len(set(sent)) == 2:
             other.set()
-        return jax.device_put(np.stack(members))
+        return send(members, sharding)
 
     def computing(*args: Any) -> Any:
         assert other.wait(60), "nobody reads while this computes"
         return climbed(*args)
 
-    monkeypatch.setattr(batches, "_spread", spread)
+    monkeypatch.setattr(batches, "send_batch", sending)
     monkeypatch.setattr(batches, "_climb_together", computing)
     monkeypatch.setattr("brainsurgery_jax.engine.run.budget._processors", lambda: 2)
     tensors = {"w0": matrix(0, 8, 8), "w1": matrix(1, 9, 9)}
@@ -180,34 +181,36 @@ def test_a_device_is_projected_to_need_no_less_than_its_compiled_programs_say(ma
     arrays = [jax.ShapeDtypeStruct(s.aval.shape, s.aval.dtype.numpy) for s in e.srcs]
     with exact(device_of()):
         state = None
-        for way in ways(e):
-            function = gifts.attempt_of_parts(way)
+        for rung in rungs_of(e, "cpu"):
+            function = donation.attempt_of_parts(rung)
             arguments = ({}, dict(enumerate(arrays)), numbers_of(e), state)
             told = jax.jit(function).lower(*arguments).compile().memory_analysis()
             assert told is not None
             used = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
-            assert used <= on_device(e), way.name
-            state = jax.eval_shape(function, *arguments)[3]
+            assert used <= on_device(e, "cpu"), rung.name
+            state = jax.eval_shape(function, *arguments).state
 
 
-# --- Operands given away ---------------------------------------------------------------------------------------------
+# --- Donated operands -------------------------------------------------------------------------------------------------
 
 
-def test_an_operand_is_given_away_where_the_result_can_take_its_place(monkeypatch: pytest.MonkeyPatch):
-    sent = kept_track_of(monkeypatch)
+def test_an_operand_is_donated_where_the_result_can_take_its_place(monkeypatch: pytest.MonkeyPatch):
+    sent, notes = kept_track_of(monkeypatch), list[Any]()
     aval, own = Aval((16, 16), FLOAT32), device_of()
     with exact(own):
-        placement.call_placed(call(contraction, aval, aval, equation="ij,jk->ik"), [matrix(0, 16, 16)] * 2, own)
-        placement.call_placed(call(contraction, aval, Aval((16, 4), FLOAT32), equation="ij,jk->ik"),
-                              [matrix(0, 16, 16), matrix(0, 16, 4)], own)  # fmt: skip
+        for other in (aval, Aval((16, 4), FLOAT32)):
+            e = call(contraction, aval, other, equation="ij,jk->ik")
+            held = [Operand(s, ArrayReader(matrix(0, *s.aval.shape))) for s in e.srcs]
+            placement.call_placed(e, held, own, notes.append)
+    assert notes == []
     assert [x.is_deleted() for x in sent] == [True, False, False, True]
 
 
-def test_an_operand_is_kept_for_the_ways_that_may_still_be_tried():
+def test_an_operand_is_kept_for_the_rungs_that_may_still_be_tried():
     e = LOW(Aval((1024, 512), FLOAT32), rank=8)
-    tried = ways(e)
-    assert len(tried) > 1
-    assert [gifts.gifts(e, way, tried) for way in tried] == [frozenset()] * (len(tried) - 1) + [frozenset({0})]
+    rungs = rungs_of(e, "cpu")
+    assert len(rungs) > 1
+    assert [donation.donated(e, r, rungs) for r in rungs] == [frozenset()] * (len(rungs) - 1) + [frozenset({0})]
 
 
 def kept_track_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -245,15 +248,46 @@ print(json.dumps([max(shards), [n.message for n in report.notes]]))
 """
 
 
-def on_four(plan: dict[str, Any], folder: Path, nbytes: int) -> tuple[int, list[str]]:
-    """Bytes of the largest part of a matrix that one of four devices held, and the notes of the run."""
+EIGHT = """
+import json, sys
+import jax
+import brainsurgery_jax as bs
+from brainsurgery_jax.engine.compute import operands
+from brainsurgery_jax.engine.compute.devices import Accelerators
+from brainsurgery_jax.engine.compute.evaluate import Evaluator
+from brainsurgery_jax.store.io.byte_source import ByteSource
+
+read, send, whole = ByteSource.read, operands._send_part, Evaluator.whole
+seen = {"read": [], "sent": [], "whole": 0}
+
+def watch(self, name, box=None):
+    array = read(self, name, box)
+    seen["read"].append(array.nbytes)
+    return array
+
+def watch_sent(array, device):
+    seen["sent"].append(array.nbytes)
+    return send(array, device)
+
+def watch_whole(self, e):
+    seen["whole"] += 1
+    return whole(self, e)
+
+ByteSource.read, operands._send_part, Evaluator.whole = watch, watch_sent, watch_whole
+own = Accelerators(jax.local_devices(), int(sys.argv[2]))
+report = bs.load(sys.argv[1]).run(durable=False, devices=own)
+print(json.dumps([seen, [n.message for n in report.notes]]))
+"""
+
+
+def on_devices(script: str, count: int, plan: dict[str, Any], folder: Path, nbytes: int) -> Any:
+    """What a script prints that runs a plan on so many devices of so many bytes."""
     (folder / "plan.yaml").write_text(json.dumps(plan))
-    four = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", FOUR, str(folder / "plan.yaml"), str(nbytes)]
-    done = subprocess.run(command, env={**os.environ, **four}, capture_output=True, text=True, check=False)
+    several = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", script, str(folder / "plan.yaml"), str(nbytes)]
+    done = subprocess.run(command, env={**os.environ, **several}, capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    largest, notes = json.loads(done.stdout)
-    return largest, notes
+    return json.loads(done.stdout)
 
 
 def test_what_is_too_large_for_one_device_is_cut_over_all_of_them(tmp_path: Path):
@@ -267,7 +301,7 @@ def test_what_is_too_large_for_one_device_is_cut_over_all_of_them(tmp_path: Path
         {"phlora_": {"target": "full", "rank": 8, "method": "exact"}},
     ]
     plan = plan_of(tmp_path, tensors, steps)
-    largest, notes = on_four(plan, tmp_path, x.nbytes - 1)
+    largest, notes = on_devices(FOUR, 4, plan, tmp_path, x.nbytes - 1)
     assert largest < x.nbytes // 2
     assert len(notes) == 1
     assert "4 accelerators have" in notes[0]
@@ -276,3 +310,16 @@ def test_what_is_too_large_for_one_device_is_cut_over_all_of_them(tmp_path: Path
     for name in ("w", "full"):
         best = np.sqrt((np.linalg.svd(tensors[name].astype(np.float64), compute_uv=False)[8:] ** 2).sum())
         assert np.linalg.norm(tensors[name] - out[name].astype(np.float64)) / best - 1 <= 1e-4
+
+
+@pytest.mark.parametrize("before", [[], [{"scale_": {"target": "a", "by": 2}}]])
+def test_each_device_gets_its_part_from_the_store_and_the_host_holds_no_more(tmp_path: Path, before: list[Any]):
+    a = matrix(0, 2048, 256)
+    product = {"einsum": {"from_a": "a", "from_b": "a", "equation": "ij,ik->jk", "to": "gram"}}
+    plan = plan_of(tmp_path, {"a": a}, [*before, product, {"delete": {"target": "a"}}])
+    seen, notes = on_devices(EIGHT, 8, plan, tmp_path, a.nbytes - 1)
+    part = a.nbytes // 8
+    assert (seen["read"], seen["sent"], seen["whole"]) == ([part] * 8, [part] * 16, 0)
+    assert notes == []
+    scaled = a * (2 if before else 1)
+    np.testing.assert_allclose(read(plan["output"]["path"])["gram"], scaled.T @ scaled, rtol=1e-3, atol=1e-2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.api import run
-from brainsurgery_jax.engine.events import Started, Wrote
+from brainsurgery_jax.engine.events import Advanced, Finishing, Started, Wrote
 from brainsurgery_jax.errors import PlanError, StoreError
 from tests.checkpoints import normal, plan_of, read, write
 
@@ -50,6 +52,79 @@ def test_an_interrupted_run_leaves_no_file(event: type, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(bs.load(plan), listen=interrupt, durable=False)
     assert files(folder_of(plan)) == ["model.safetensors"]
+
+
+class Signal:
+    """A stop signal that is set by a listener after so many parts of the work."""
+
+    def __init__(self, parts: int):
+        self.left = parts
+        self.advanced: list[Advanced] = []
+
+    def is_set(self) -> bool:
+        return self.left <= 0
+
+    def hear(self, told: Any) -> None:
+        if isinstance(told, Advanced):
+            self.advanced.append(told)
+            self.left -= 1
+
+
+@pytest.mark.parametrize("parts", [0, 1, 2])
+def test_a_run_whose_stop_event_is_set_ends_between_items_and_leaves_no_file(parts: int, tmp_path: Path) -> None:
+    steps = [{"phlora_": {"target": "a", "rank": 2}}, SCALE]
+    plan = plan_of(tmp_path, {"a": normal((50, 50)), "w": normal((50, 50)), "v": normal((9, 9))}, steps)
+    stop = Signal(parts)
+    with pytest.raises(bs.Stopped, match="the run was stopped by its `stop` event"):
+        bs.load(plan).run(listen=stop.hear, stop=stop, durable=False)
+    assert len(stop.advanced) == parts
+    assert files(folder_of(plan)) == ["model.safetensors"]
+
+
+def test_the_numbers_that_a_plan_needs_first_are_stopped_too(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"w": normal((50, 50))}, {"phlora": {"target": "w", "target_a": "a", "target_b": "b",
+                   "rank": {"energy": 0.5}}})  # fmt: skip
+    events: list[Any] = []
+    with pytest.raises(bs.Stopped):
+        bs.load(plan).run(listen=events.append, stop=Signal(0), durable=False)
+    assert events == []
+
+
+def test_a_stop_event_that_is_set_after_the_last_item_stops_nothing(tmp_path: Path) -> None:
+    plan, stop = plan_of(tmp_path, {"w": normal((50, 50))}, SCALE), Event()
+
+    def hear(told: Any) -> None:
+        if isinstance(told, Finishing):
+            stop.set()
+
+    report = bs.load(plan).run(listen=hear, stop=stop, durable=False)
+    assert [path for path, _, _ in report.published] == [plan["output"]["path"]]
+
+
+def test_the_parts_of_each_item_add_up_to_its_bytes_and_tensors_name_their_item(tmp_path: Path) -> None:
+    tensors = {"long": normal((3000, 1000)), "w": normal((50, 50)), "copied": normal((9, 9))}
+    steps = [{"scale_": {"target": "long|w", "by": 2}}, {"assert": {"finite": "long"}}]
+    plan, events = plan_of(tmp_path, tensors, steps), list[Any]()
+    bs.load(plan).run(listen=events.append, durable=False)
+    (started,) = (e for e in events if isinstance(e, Started))
+    found = Counter[str]()
+    for event in events:
+        if isinstance(event, Advanced):
+            found[event.item] += event.nbytes
+    assert found == Counter(started.items)
+    keys = {e.name: e.item for e in events if isinstance(e, Wrote)}
+    assert set(keys) == set(tensors) and set(keys.values()) <= set(started.items)
+    assert started.items[keys["copied"]] == 2 * tensors["copied"].nbytes
+
+
+def test_every_pass_of_a_large_fold_counts_to_its_item(tmp_path: Path) -> None:
+    step = {"compute": {"from": {"x": "w"}, "to": "m", "expr": "quantile(x, 0.5)"}}
+    plan, events = plan_of(tmp_path, {"w": normal((4200, 4100))}, step), list[Any]()
+    bs.load(plan).run(listen=events.append, durable=False)
+    (started,) = (e for e in events if isinstance(e, Started))
+    (_, passes), *_ = Counter(e.item for e in events if isinstance(e, Advanced)).most_common()
+    assert passes == 2
+    assert sum(e.nbytes for e in events if isinstance(e, Advanced)) == sum(started.items.values())
 
 
 def test_an_interrupted_run_keeps_what_it_would_have_replaced(tmp_path: Path) -> None:

@@ -160,6 +160,15 @@ def test_of_a_single_shard_no_smaller_model_is_proposed(sharded: list[str]) -> N
     assert "num_hidden_layers" not in note.message + note.hint
 
 
+def test_of_some_shards_named_singly_no_smaller_model_is_proposed(sharded: list[str]) -> None:
+    some = sharded[:3]
+    inputs = [f"a{i}::{path}" for i, path in enumerate(some)]
+    steps = [{"move": {"from": f"a{i}::(.*)", "to": r"a0::\1"}} for i in range(1, len(some))]
+    (note,) = noted({"inputs": inputs, "transforms": steps, "output": {"path": "out/", "alias": "a0"}})
+    assert f"are {len(some)} of {len(sharded)} shards" in note.message
+    assert note.hint == "Name the folder with all shards as the input to write the whole model: 'sharded'."
+
+
 def test_the_folder_that_the_note_on_a_shard_names_is_the_whole_model(sharded: list[str]) -> None:
     (note,) = noted(plan(Path(sharded[1])))
     (folder,) = re.findall(r"'(.*)'", note.hint)

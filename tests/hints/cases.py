@@ -72,15 +72,15 @@ class Case:
 # --- Ways to follow a hint --------------------------------------------------------------------------------------------
 
 
-def key(name: str, number: int = 0, at: int = 0, alias: str = "", text: str = "") -> Mend:
-    """Give a key of a step what stands between the backticks (with `ALIAS` and `PATTERN` filled in)."""
+def key(name: str, number: int = 0, at: int = 0) -> Mend:
+    """Give a key of a step what stands between the backticks."""
 
     def mend(plan: Plan, hint: str) -> Plan:
         parts = name.split(".")
         below = step(plan, at)[1]
         for part in parts[:-1]:
             below = below[part]
-        below[parts[-1]] = yaml.safe_load(quoted(hint)[number].replace("ALIAS", alias).replace("PATTERN", text))
+        below[parts[-1]] = yaml.safe_load(quoted(hint)[number])
         return plan
 
     return mend
@@ -196,11 +196,11 @@ CASES = [
          key("target"), HALVES),
     Case(
         "scaling an integer by a half", "refused-by-values", [{"scale_": {"target": "a::(w|ids)", "by": 0.5}}],
-        key("target", alias="a", text="(w|ids)"), {"w": HALVES["w"]}, at_run=True,
+        key("target"), {"w": HALVES["w"]}, at_run=True,
     ),
     Case(
         "dividing integers that leave a rest", "refused-by-values",
-        [{"divide_": {"from": "b::(w|ids)", "to": r"a::\g<0>"}}], key("from", alias="b", text="(w|ids)"),
+        [{"divide_": {"from": "b::(w|ids)", "to": r"a::\g<0>"}}], key("from"),
         {"w": (A["w"] / B["w"]).astype(F16)}, at_run=True,
     ),
     Case(

@@ -10,7 +10,7 @@ import numpy as np
 
 from tests import checkpoints
 from tests.hints.cases import BF16, F16, HALVES, A, B, Case, Mend, add, changed, in_output, inserted, quoted, step
-from tests.hints.cases_ops import endings, put
+from tests.hints.cases_ops import endings, put, steps
 
 DOUBLE: list[Any] = [{"scale_": {"target": "a::w", "by": 2}}]
 DOUBLED = {"w": A["w"] * F16(2)}
@@ -40,6 +40,11 @@ def folder(name: str, **files: str) -> None:
         Path(name, file.replace("__", ".")).write_text(text)
 
 
+def nested(levels: int, steps: list[Any]) -> list[Any]:
+    """Steps within as many levels of `execute`."""
+    return nested(levels - 1, [{"execute": {"transforms": steps}}]) if levels else steps
+
+
 def beside() -> None:
     """A checkpoint with a text of one's own beside it."""
     folder("there", thesis__tex="1")
@@ -66,7 +71,7 @@ FILES = [
          changed(lambda p: p["transforms"].__setitem__(slice(None), [{"copy": {"from": "a::w::[:2]", "to": "a::u"}}]),
                  says="Copy the slice to a name of its own first."), {"u": A["w"][:2]}),
     Case("no alias among two", "ref-no-alias", [{"scale_": {"target": "w", "by": 2}}],
-         changed(lambda p: step(p)[1].update(target="a::w"), says="'ALIAS::w'"), {"w": A["w"] * F16(2)}),
+         changed(lambda p: step(p)[1].update(target="a::w"), says="input is meant: 'a::w' or 'b::w'."), DOUBLED),
     Case("a pattern for one tensor", "many-matches", [{"concat": {"from": ["a::n.*b", "a::n.1.b"], "to": "a::j"}}],
          changed(lambda p: step(p)[1].update({"from": ["a::n.0.b", "a::n.1.b"]}), says="Name one of them in full"),
          {"j": np.array([1, 2, 3, 4], BF16)}),
@@ -100,9 +105,8 @@ FILES = [
          [{"compute": {"from": {"x": r"a::n\.0\.(.*)", "y": r"b::n.0.\1"}, "expr": "x + y"}}], add(0),
          {"n.0.b": A["n.0.b"] + B["n.0.b"]}, b={**B, "n.0.c": B["n.0.b"]}, note=True, of="lower/view.py"),
     # plans within plans, and what steps save
-    Case("a plan in a plan in a plan", "execute-nested",
-         [{"execute": {"transforms": [{"execute": {"transforms": DOUBLE}}]}}],
-         put("Put its steps here", transforms=DOUBLE), DOUBLED),
+    Case("plans in plans, too deep", "execute-nested", nested(17, DOUBLE),
+         steps("Replace this step by the steps that it executes.", *nested(16, DOUBLE)), DOUBLED),
     Case("a file saved among those of a folder", "output-inside",
          [{"save": {"path": "s/", "alias": "a"}}, {"save": {"path": "s/x.safetensors", "alias": "b"}}],
          put("Write to a path of its own.", at=1, path="x.safetensors"), of="lower/fold.py"),

@@ -71,10 +71,12 @@ def test_a_tree_is_given_under_the_name_of_an_input() -> None:
 
 
 def test_what_a_step_loads_is_given_as_a_tree() -> None:
-    loaded = bs.load({**PLAN, "transforms": [{"load": {"path": "m.safetensors", "alias": "b"}}]})
-    hint_of(lambda: jax.jit(loaded.apply)({"w": W}), "Name it under `inputs:`")
+    loaded = bs.load({**PLAN, "transforms": [{"load": {"path": "b.safetensors", "alias": "b"}}]})
+    hint = hint_of(lambda: jax.jit(loaded.apply)({"w": W}), "besides the others, and give it")
+    inputs, call = quoted(hint)
+    assert call == "plan.apply(tree, b=other_tree)"
     plan = {
-        "inputs": ["m::m.safetensors", "b::m.safetensors"],
+        "inputs": [*PLAN["inputs"], *yaml.safe_load(inputs)["inputs"]],
         "transforms": [{"copy": {"from": "b::w", "to": "m::u"}}],
     }
     assert bs.load(plan).apply({"w": W}, b={"w": W + 1})["u"].tolist() == (W + 1).tolist()

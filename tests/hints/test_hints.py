@@ -15,9 +15,10 @@ from brainsurgery_jax.errors import Diagnostic
 from tests import checkpoints
 from tests.hints.cases import CASES, Case
 from tests.hints.cases_files import FILES
+from tests.hints.cases_merge import MERGES
 from tests.hints.cases_ops import OPS
 
-ALL = (*CASES, *OPS, *FILES)
+ALL = (*CASES, *OPS, *MERGES, *FILES)
 
 
 def _plan(case: Case) -> dict[str, Any]:

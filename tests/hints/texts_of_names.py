@@ -16,9 +16,9 @@ HEADS = {name: array * 2 for name, array in M.items() if name.startswith("h.")}
 REFERENCES = [
     Row(plan, "ref-no-alias", f"{TWO}delete: {{target: 'a:w'}}{OUT}", "a:w", "a::w", expect=NO_W),
     Row(plan, "ref-no-alias", f"{TWO}copy: {{from: 'w:[:2]', to: 'a::u'}}{OUT}", "w:[:2]", "a::w::[:2]",
-        "'ALIAS::w::[:2]'", {"u": W[:2]}),
+        "'a::w::[:2]'", {"u": W[:2]}),
     Row(plan, "ref-no-alias", f"{TWO}delete: {{target: [w]}}{OUT}", "[w]", "{alias: a, name: [w]}",
-        "{alias: ALIAS, name: ...}", NO_W),
+        "{alias: a, name: ['w']}", NO_W),
     Row(plan, "ref-type", "inputs: ['7::model.safetensors']\ntransforms: {delete: {target: {alias: 7, name: w}}}"
         + TAIL, "alias: 7", "alias: '7'", expect=NO_W),
     Row(step, "ref-key", "delete: {target: {name: w, dtype: float32}}", ", dtype: float32", "",

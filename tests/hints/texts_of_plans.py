@@ -169,7 +169,7 @@ STEPS = [
     Row(step, "value-type", "scale_: {target: w, by: '${factor}'}", "'${factor}'}",
         "'${vars.factor}'}\nvars: {factor: 2}", "${vars.factor}", W2),
     Row(step, "value-type", "compute: {from: w, expr: w * 2}", "from: w", "from: {w: w}",
-        "`from: {w: PATTERN, v: NAME}`",
+        "`from: {w: w}`",
         W2),
     Row(step, "value-type", "split: {from: w, to: 'x.${i}', parts: 2}", "parts: 2", "parts: 2, over: i", "`over: NAME`",
         {"x.0": M["w"][:2], "x.1": M["w"][2:]}),

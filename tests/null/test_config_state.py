@@ -242,3 +242,10 @@ def test_a_key_that_looks_misspelt_is_noted():
     (note,) = found({"config": {"patch": {"num_hiden_layers": 9}}}, world=Folders(), inputs=("m::m",))
     assert (note.code, note.severity) == ("config-key", "note")
     assert "Did you mean 'num_hidden_layers'?" in note.message
+
+
+@pytest.mark.parametrize("way", ["a step", "the output"])
+def test_a_number_that_becomes_a_truth_value_is_a_change(way: str):
+    step, output = ({"config": {"patch": {"flag": True}}}, "out/") if way == "a step" else (
+        {"assert": {"exists": ".*"}}, {"path": "out/", "config": {"flag": True}})  # fmt: skip
+    assert written(step, output=output, m={"flag": 1})["flag"] is True

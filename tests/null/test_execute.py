@@ -8,6 +8,8 @@ import pytest
 
 from brainsurgery_jax import api
 from brainsurgery_jax.lower import Demand, lower
+from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.plan.endpoints import OUTPUT_KEYS
 from brainsurgery_jax.plan.source import dump_yaml
 from tests.null.world import Headers, after, before, complaints, found, planned, program
 
@@ -83,7 +85,6 @@ def test_a_mistake_in_the_text_of_a_plan_is_told_by_its_line():
     [
         ({}, "execute-empty", "no step to execute"),
         ({"plan-yaml": ""}, "execute-empty", "no step to execute"),
-        ({"transforms": [{"execute": {"transforms": ["exit"]}}]}, "execute-nested", "cannot execute another"),
         ({"plan": {"transform": []}}, "key-unknown", "no key 'transform'. Did you mean 'transforms'"),
         ({"plan": {"inputs": ["a", "b::b"]}}, "inputs-form", "'a' needs an alias"),
         ({"plan": {"output": {"path": "x", "confg": {}}}}, "key-unknown", "unknown key 'confg'. Did you mean 'config'"),
@@ -113,11 +114,73 @@ def test_a_plan_that_executes_itself_is_one_mistake(tmp_path: Path):
     file = tmp_path / "self.yaml"
     file.write_text(f"inputs: [m.safetensors]\ntransforms:\n  - execute: {{path: {file}}}\n")
     (problem,) = found({"execute": {"path": str(file)}})
-    assert (problem.code, str(problem.span)) == ("execute-nested", f"{file}:3:5")
+    assert (problem.code, str(problem.span)) == ("execute-nested", f"{file}:3:21")
+    assert problem.message.endswith(f"plans execute each other without end: {file} -> {file}")
 
 
-def test_nothing_is_said_of_what_a_refused_plan_would_have_made():
-    inner = [copied("w9"), {"execute": {"transforms": ["exit"]}}]
+def test_files_that_execute_each_other_are_named_in_their_order(tmp_path: Path):
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text(f"- execute: {{path: {two}}}\n")
+    two.write_text(f"- execute: {{transforms: [{{execute: {{path: {one}}}}}]}}\n")
+    (problem,) = found({"execute": {"path": str(one)}})
+    assert problem.message.endswith(f"without end: {one} -> {two} -> {one}")
+
+
+def test_a_plan_file_that_executes_itself_is_told_so_before_it_is_read_twice(tmp_path: Path):
+    file = tmp_path / "self.yaml"
+    file.write_text(f"inputs: [m.safetensors]\ntransforms:\n  - execute: {{path: {file}}}\n")
+    plan = api.load(str(file)).data
+    state, there = before(plan, Headers(TWO))
+    (problem,) = lower(state, plan, there).diagnostics
+    assert problem.message.endswith(f"without end: {file} -> {file}")
+
+
+def test_a_file_may_be_executed_again_after_it_has_ended(tmp_path: Path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("- scale_: {target: w, by: 2}\n")
+    once = {"execute": {"path": str(file)}}
+    assert not complaints(once, {"execute": {"transforms": [once, once]}})
+
+
+def nested(levels: int, *steps: object) -> dict[str, object]:
+    """Steps within as many levels of `execute`."""
+    payload: list[object] = list(steps)
+    for _ in range(levels):
+        payload = [{"execute": {"transforms": payload}}]
+    (outer,) = payload
+    assert isinstance(outer, dict)
+    return outer
+
+
+def test_plans_within_plans_are_executed_to_a_depth_of_16():
+    made = program(nested(16, copied("w9")))
+    assert [(depth, e.step.op.name) for e in made.effects for depth, e in e.walk() if e.step.op][-2:] == [
+        (15, "execute"), (16, "copy"),
+    ]  # fmt: skip
+    assert [e.created for outer in made.effects for _, e in outer.walk()][-1] == ("m::w9",)
+
+
+def test_plans_that_are_nested_deeper_are_one_mistake():
+    (problem,) = found(nested(17, copied("w9")), {"delete": {"target": "w9"}})
+    assert problem.code == "execute-nested"
+    assert "plans are nested more than 16 levels deep" in problem.message
+
+
+def test_a_plan_within_a_plan_within_has_the_default_alias_of_its_own_input():
+    sub = {"inputs": ["n::n.safetensors"], "transforms": [{"assert": {"exists": "x"}}]}
+    assert not complaints(nested(2, {"execute": {"plan": sub}}, {"assert": {"exists": "n::x"}}), world=world())
+
+
+def test_the_default_alias_outside_is_what_it_was_after_plans_within():
+    two = {"execute": {"plan": {"inputs": ["n::n.safetensors"], "transforms": [{"assert": {"exists": "x"}}]}}}
+    steps = [{"assert": {"exists": "w"}}, two, {"assert": {"exists": "w"}}]
+    assert not complaints({"execute": {"transforms": steps}}, world=world())
+
+
+def test_nothing_is_said_of_what_a_refused_plan_would_have_made(tmp_path: Path):
+    file = tmp_path / "self.yaml"
+    file.write_text(f"- execute: {{path: {file}}}\n- copy: {{from: w, to: w9}}\n")
+    inner = [{"execute": {"path": str(file)}}, {"delete": {"target": "w8"}}]
     assert complaints({"execute": {"transforms": inner}}, {"delete": {"target": "w9"}}) == ["execute-nested"]
 
 
@@ -134,3 +197,52 @@ def test_the_output_of_a_plan_within_takes_every_key_of_an_output():
 def test_an_input_of_a_plan_within_may_be_a_mapping():
     sub = {"inputs": [{"alias": "n", "path": "n.safetensors"}], "transforms": [{"assert": {"exists": "x"}}]}
     assert not complaints({"execute": {"plan": sub}}, world=world())
+
+
+OUTPUTS: dict[str, dict[str, object]] = {
+    "path": {"path": "o.npz"},
+    "alias": {"path": "o/", "alias": "n"},
+    "format": {"path": "o/", "format": "orbax"},
+    "shard": {"path": "o/", "shard": "1MB"},
+    "overwrite": {"path": "o/", "overwrite": True},
+    "sidecars": {"path": "o/", "sidecars": False},
+    "config": {"path": "o/", "config": {"patch": {"n_layer": 1}, "remove": ["old"]}},
+    "metadata": {"path": "o/", "metadata": {"epoch": "3"}},
+    "options": {"path": "o.npz", "options": {"compression": True}},
+}
+INPUTS = ("m::m.safetensors", "n::n.safetensors")
+
+
+def with_config() -> Headers:
+    there = world()
+    there.contents = {f"{name}.safetensors/config.json": b'{"n_layer": 2, "old": 0}' for name in "mn"}
+    return there
+
+
+def published(*steps: object, output: object = None) -> Publication:
+    made = program(*steps, output=output, inputs=INPUTS, world=with_config())
+    assert not made.errors, made.errors
+    (publication,) = made.publications
+    return publication._replace(span=None)
+
+
+def test_every_key_of_an_output_is_tried_in_a_plan_within():
+    assert set(OUTPUTS) == set(OUTPUT_KEYS)
+
+
+@pytest.mark.parametrize("key", OUTPUT_KEYS)
+@pytest.mark.parametrize("levels", [1, 3])
+def test_an_output_of_a_plan_within_is_written_as_that_of_a_plan(key: str, levels: int):
+    output = {"alias": "m", **OUTPUTS[key]}
+    within = published(nested(levels - 1, {"execute": {"plan": {"output": output}}}))
+    alone = published(output=output)
+    assert {name: (e.aval, e.name) for name, e in within.tensors.items()} == {
+        name: (e.aval, e.name) for name, e in alone.tensors.items()
+    }
+    assert within._replace(tensors={}) == alone._replace(tensors={})
+
+
+def test_several_outputs_of_a_plan_within_are_saved_in_their_order():
+    outputs = [{"path": "b/", "alias": "m"}, "n::a/"]
+    made = program({"execute": {"plan": {"outputs": outputs}}}, inputs=INPUTS, world=with_config())
+    assert [(p.path, list(p.tensors)) for p in made.publications] == [("b/", ["w"]), ("a/", ["x"])]

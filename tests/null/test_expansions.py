@@ -117,4 +117,4 @@ def test_an_op_that_does_not_exist_is_refused_as_in_a_plan():
 def test_expansions_without_an_end_are_one_mistake():
     (problem,) = found({"endless": {}})
     assert problem.code == "execute-nested"
-    assert "more than 8 levels deep" in problem.message
+    assert "more than 16 levels deep" in problem.message

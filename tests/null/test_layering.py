@@ -44,6 +44,9 @@ MAY_IMPORT = {
     "ops._layouts": "documents "
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
+    # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
+    "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
+    "ops.merge": "keys op protocol select merging",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
@@ -69,7 +72,7 @@ MAY_IMPORT = {
     "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling apply.key_trees api "
     "prefixes",
     "world": "errors graph store",
-    "run_options": "protocol engine.run.budget engine.compute.devices store.io.files",
+    "run_options": "protocol engine.run.budget engine.compute.devices engine.events store.io.files",
     "apply": "documents rendering "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
     "api": "documents rendering "
@@ -96,8 +99,9 @@ MAY_IMPORT = {
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
-    "importers": "errors dtypes version plan.source plan.overrides store.detect",
-    "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress",
+    "importers": "errors dtypes version protocol ops plan.source plan.overrides plan.build plan.parse store.detect",
+    "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress "
+    "cli.stopping",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop",

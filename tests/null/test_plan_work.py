@@ -161,7 +161,7 @@ def test_a_batch_takes_no_more_than_a_device_has():
     (alone,) = items_of({"a": "f32[400,300]"}, LOW)
     assert isinstance(alone.work, Whole)
     (task,) = alone.work.tasks
-    need = on_device(calls_of(task)[0])
+    need = on_device(calls_of(task)[0], FOUR.backend)
     small = replace(FOUR, devices=1, bytes_each=3 * need + 1)
     assert batch_size(task, small) == 3
     (item,) = items_of({"a": "f32[400,300]"}, LOW, machine=small)

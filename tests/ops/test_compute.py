@@ -414,3 +414,41 @@ def test_averages_under_names_without_dots_are_taken_in_one_step(tmp_path: Path)
     step = {"lerp": {"from_a": r"model\.(.*)", "from_b": r'model_ema.${replace(\1, ".", "")}', "to": r"\g<0>", "t": 1}}
     made = run_plan(tmp_path, live | ema, [step, {"delete": {"target": r"model_ema\..*"}}])
     assert {n: x.tolist() for n, x in made.items()} == {n: (2 * x).tolist() for n, x in live.items()}
+
+
+# --- Shares of the elements, and axes that are kept -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", ["0", "1"])
+def test_a_share_may_be_a_whole_number(tmp_path: Path, share: str) -> None:
+    assert value(tmp_path, f"quantile(w, {share})", w=W) == np.quantile(W, int(share))
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "True", "2"])
+def test_a_share_that_is_none_is_refused(tmp_path: Path, share: str) -> None:
+    (error,) = problems(tmp_path, {"w": W}, formula(f"quantile(w, {share})"))
+    assert f"a share of the elements is a number from 0 to 1, got {share}" in error.message
+
+
+def test_a_share_is_no_matrix(tmp_path: Path) -> None:
+    (error,) = problems(tmp_path, {"w": W}, formula("quantile(w, w)"))
+    assert "a share of the elements is a number from 0 to 1, or a vector of them" in error.message
+
+
+@pytest.mark.parametrize(("q", "share"), [(-0.5, 0), (1.5, 1), (0.25, 0.25), (np.nan, np.nan)])
+def test_a_share_in_a_tensor_is_cut_off_at_0_and_1(tmp_path: Path, q: float, share: float) -> None:
+    expected = np.nan if np.isnan(share) else np.quantile(W, share)
+    np.testing.assert_array_equal(value(tmp_path, "quantile(w, q)", w=W, q=np.array(q)), expected)
+
+
+@pytest.mark.parametrize("expr", ["{} + w", "w / {}", "minimum(w, {})"])
+@pytest.mark.parametrize("reduced", ["mean(w, axis=1)", "quantile(abs(w), 0.5, axis=-1)", "norm(w * 2, axis=(1,))"])
+def test_axes_that_a_reduction_lost_are_kept_as_the_hint_says(tmp_path: Path, expr: str, reduced: str) -> None:
+    told = hint(tmp_path, expr.format(reduced), w=W)
+    (kept,) = re.findall("Keep the axes that it goes over: `(.*)`", told)
+    assert kept == f"{reduced[:-1]}, keepdims=True)"
+    assert value(tmp_path, expr.format(kept), w=W).shape == W.shape
+
+
+def test_axes_that_would_not_help_are_not_proposed(tmp_path: Path) -> None:
+    assert "keepdims" not in hint(tmp_path, "w[:, :4] - mean(w.T, axis=1)", w=W)

@@ -37,9 +37,7 @@ def test_integers_of_any_size_are_divided_exactly(dtype: DType, tmp_path: Path) 
 @pytest.mark.parametrize(("x", "y"), [(7, 2), (7, 0), (0, 0), (-128, -1)])
 def test_integers_without_an_exact_quotient_stop_the_run(x: int, y: int, tmp_path: Path) -> None:
     plan = plan_of(tmp_path, {"x": np.array([6, x], np.int8), "y": np.array([3, y], np.int8)}, DIVIDE)
-    with pytest.raises(
-        PlanError, match=r"not exact(.|\n)*`\{alias: ALIAS, name: PATTERN, kind: float\}` leaves integers"
-    ):
+    with pytest.raises(PlanError, match=r"not exact(.|\n)*`\{name: '.*', kind: float\}` leaves integers"):
         bs.load(plan).run(durable=False)
     assert not Path(plan["output"]["path"]).exists()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.store.io.files import (
@@ -88,6 +89,19 @@ class NewBucketFile:
         pass
 
 
+class _Upload(io.BytesIO):
+    """Bytes that are an object once they are all there."""
+
+    def __init__(self, bucket: Bucket, key: str):
+        super().__init__()
+        self._bucket, self._key = bucket, key
+
+    def close(self) -> None:
+        if not self.closed:
+            self._bucket.put(self._key, bytearray(self.getvalue()))
+        super().close()
+
+
 class BucketPlace:
     """The objects below a key; see `files.Place`."""
 
@@ -110,6 +124,9 @@ class BucketPlace:
 
     def create(self, name: str, nbytes: int) -> NewFile:
         return NewBucketFile(self._key(name), self._bucket.put(self._key(name), bytearray(nbytes)))
+
+    def stream(self, name: str) -> IO[bytes]:
+        return _Upload(self._bucket, self._key(name))
 
     def clone(self, name: str, file: File) -> None:
         pass

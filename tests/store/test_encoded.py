@@ -31,6 +31,13 @@ def writer(staged: Staged, encode: Any = listing, avals: Any = AVALS, **options:
     return EncodedWriter(staged, avals, WriteOptions(options.pop("directory", False), {}, **options), encode)
 
 
+def staged_by(made: EncodedWriter) -> Staged:
+    """What a writer gives back when it is done: what it was given."""
+    done = made.finish()
+    assert isinstance(done, Staged)
+    return done
+
+
 def filled(made: EncodedWriter) -> EncodedWriter:
     made.put("b", 2, np.array([2, 3, 4], BY_NAME["bf16"].numpy))
     made.put("a", 0, counting((6,)))
@@ -39,7 +46,7 @@ def filled(made: EncodedWriter) -> EncodedWriter:
 
 
 def test_the_encoder_gets_all_tensors_in_order_and_the_scratch_is_removed(tmp_path: Path) -> None:
-    publish([filled(writer(stage(str(tmp_path / "out")))).finish()])
+    publish([staged_by(filled(writer(stage(str(tmp_path / "out")))))])
     assert (tmp_path / "out").read_text().splitlines() == [
         "a float32 [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]", "none int8 []", "b bfloat16 [0.0, 1.0, 2.0, 3.0, 4.0]",
     ]  # fmt: skip

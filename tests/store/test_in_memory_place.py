@@ -116,12 +116,30 @@ def test_an_object_that_is_replaced_during_the_run_is_noticed(model: Path, monke
     assert sorted(bucket.objects) == [f"in/{name}" for name in SHARDS]
 
 
-@pytest.mark.parametrize("format", ["torch", "orbax", "npz"])
-def test_a_format_that_is_encoded_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+@pytest.mark.parametrize("format", ["orbax", "dcp"])
+def test_a_format_whose_library_wants_a_path_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
     monkeypatch.chdir(model.parent)
     bucket = Bucket()
     world = InBucketWorld(bucket, uploaded(model, bucket))
-    path = "out.npz" if format == "npz" else "out/"
-    plan = {"inputs": [str(model)], "output": {"path": path, "format": format}}
+    plan = {"inputs": [str(model)], "output": {"path": "out/", "format": format}}
     with pytest.raises(StoreError, match="is written to local files only"):
         run(load(plan), world=world)
+
+
+@pytest.mark.parametrize(
+    ("path", "format"), [("out/", "torch"), ("out.npz", "npz"), ("out.pt", "torch"), ("out.msgpack", "flax")]
+)
+def test_a_format_that_is_written_as_a_stream_goes_to_any_place(
+    model: Path, monkeypatch: pytest.MonkeyPatch, path: str, format: str
+) -> None:
+    monkeypatch.chdir(model.parent)
+    plan = {"inputs": [str(model)], "transforms": STEPS, "output": {"path": path, "format": format}}
+    bs.load(plan).run(durable=False)
+    place = model.parent / path
+    disk = {file.name: file.read_bytes() for file in (place.iterdir() if place.is_dir() else [place])}
+    bucket = Bucket()
+    run(load(plan), world=InBucketWorld(bucket, uploaded(model, bucket)))
+    found = {key.rpartition("/")[2]: bytes(content) for key, content in bucket.objects.items() if "out" in key}
+    assert {name: content for name, content in found.items() if name in disk} == disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,7 @@ def test_a_name_in_the_archive_twice_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
         archive.write(tmp_path / "x.npy", "x.npy")
         archive.writestr("x", b"the same name to numpy")
-    with pytest.raises(StoreError, match=r"tensor 'x': is in the archive twice"):
+    with pytest.raises(StoreError, match=r"tensor 'x': cannot be read: it is in the archive twice"):
         open_source(str(tmp_path / "m.npz"))
 
 
@@ -247,3 +248,58 @@ def test_members_of_any_length_are_found(tmp_path_factory: pytest.TempPathFactor
     assert list(source.header.tensors) == list(arrays)
     for name, array in arrays.items():
         assert bits(source.read(name)) == bits(array)
+
+
+def test_a_member_that_is_damaged_may_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    whole = npy(np.arange(3))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"good": whole, "bad": whole[:-1], "new": b"\x93NUMPY\x09\x00"}.items():
+            archive.writestr(f"{name}.npy", content)
+    with pytest.raises(StoreError, match=r"'bad': .* takes 152 bytes .*; nor can be read: new\n.*m.npz::-bad"):
+        open_source(str(path))
+    source = open_source(f"{path}::-bad::-new")
+    assert [*source.header.tensors] == ["good"]
+    source.close()
+
+
+def npy(array: np.ndarray) -> bytes:
+    """The bytes of a file with one array."""
+    made = io.BytesIO()
+    np.save(made, array)
+    return made.getvalue()
+
+
+NAMES = {
+    "alphafold/evoformer//weights": np.ones((2, 3), np.float32),
+    "alphafold/evoformer//bias": np.zeros(3, np.float32),
+    "params/img/pos_embedding": np.ones((1, 4, 2), np.float32),
+    "params.x": np.arange(4),
+}
+
+
+def test_names_with_slashes_are_kept_and_give_parts(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **NAMES)
+    bs.load({"inputs": [str(tmp_path / "a.npz")], "transforms": [], "output": str(tmp_path / "b.npz")}).run()
+    with np.load(tmp_path / "b.npz") as found:
+        assert all(np.array_equal(found[name], array) for name, array in NAMES.items())
+    for part, names in {
+        "alphafold/evoformer": {"weights", "bias"}, "alphafold": {"evoformer//weights", "evoformer//bias"},
+        "params/img": {"pos_embedding"}, "params": {"x"},
+    }.items():  # fmt: skip
+        source = open_source(f"{tmp_path}/a.npz::{part}")
+        assert {*source.header.tensors} == names
+        source.close()
+    source = open_source(f"{tmp_path}/a.npz::-alphafold")
+    assert {*source.header.tensors} == {"params/img/pos_embedding", "params.x"}
+    source.close()
+
+
+def test_dicts_that_numpy_pickled_are_an_error_until_they_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.npz"
+    np.savez(path, emb=np.ones((4, 2)), params={"net/linear": {"w": np.ones(2)}})  # type: ignore[arg-type]
+    plan = {"inputs": [str(path)], "transforms": [], "output": str(tmp_path / "out.npz")}
+    (problem,) = bs.check(bs.load(plan))
+    assert "'params': cannot be read: it holds pickled Python objects" in problem.message
+    bs.load(plan | {"inputs": [{"path": str(path), "leave_out": ["params"]}]}).run(durable=False)
+    assert [*bs.open(str(tmp_path / "out.npz"))] == ["emb"]

@@ -232,7 +232,8 @@ def test_what_orbax_forgets_of_a_tree_is_kept_in_its_metadata(tmp_path: Path) ->
     tensors = {"pair.0": counting((2,)), "pair.1": counting((3,)), "by_number.3": counting((1,))}
     path = converted(tmp_path, tensors, metadata={NOTES: json.dumps(notes)})
     assert isinstance(new.load(str(path))["pair"], tuple | list)
-    assert new.metadata(str(path)).custom_metadata[NOTES] == json.dumps(notes, sort_keys=True)
+    custom: Any = new.metadata(str(path)).custom_metadata
+    assert custom[NOTES] == json.dumps(notes, sort_keys=True)
     paths = bs.open(str(path)).source.header.tree.paths
     assert isinstance(paths["pair.1"][1], TupleIndex)
     assert paths["by_number.3"] == ("by_number", 3)

@@ -384,3 +384,29 @@ def test_an_adapter_in_another_format_is_held_against_the_config_that_comes_alon
     cut = {"inputs": [str(theirs)], "transforms": CUT, "output": str(tmp_path / "out/")}
     (note,) = notes(cut)
     assert "says rank 4" in note.message
+
+
+# --- An adapter in a folder of another format -------------------------------------------------------------------------
+
+HALVED = [
+    {"copy": {"from": "(.*lora_A.*)::[:2]", "to": r"\1.cut"}},
+    {"copy": {"from": "(.*lora_B.*)::[:, :2]", "to": r"\1.cut"}},
+    {"delete": {"target": r".*lora_[AB]\.weight"}},
+    {"move": {"from": r"(.*)\.cut", "to": r"\1"}},
+]
+"""Cut the factors of rank 4 down to 2."""
+
+
+@pytest.mark.parametrize("format", ["safetensors", "orbax"])
+@pytest.mark.parametrize("as_step", [False, True])
+def test_the_config_that_travels_with_an_adapter_is_changed_by_a_step(tmp_path: Path, format: str, as_step: bool):
+    source = written(tmp_path, factors(llama, everywhere(4, "self_attn.q_proj")), lora_alpha=8)
+    output = {"path": str(tmp_path / "cut"), "format": format}
+    end = {"transforms": [*HALVED, {"save": output}]} if as_step else {"transforms": HALVED, "output": output}
+    (note,) = bs.check(bs.load({"inputs": [str(source)], **end}))
+    (text,) = re.findall(r"Add `- (.*)` before it is written\.", note.hint)
+    steps = [*HALVED, yaml.safe_load(text), *end["transforms"][len(HALVED) :]]
+    mended = bs.load({"inputs": [str(source)], **end, "transforms": steps})
+    assert bs.check(mended) == ()
+    mended.run(durable=False)
+    assert json.loads((tmp_path / "cut" / "adapter_config.json").read_text())["r"] == 2

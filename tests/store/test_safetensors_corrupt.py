@@ -48,6 +48,8 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "a list": (file_of([1, 2]), "header is a JSON list, expected an object"),
     "tensor twice": (file_of(TWICE), "the key 'a' appears twice"),
     "key of an entry twice": (file_of(INNER_TWICE), "the key 'dtype' appears twice"),
+    "tensor twice, once a number": (file_of(b'{"a":1,' + TWICE[1:]), "the key 'a' appears twice"),
+    "key of the metadata twice": (file_of(b'{"__metadata__":{"x":"1","x":"1"}}'), "the key 'x' appears twice"),
     "entry is text": (file_of({"a": "F32"}), "tensor 'a': its header entry needs dtype.*found 'F32'"),
     "entry is null": (file_of({"a": None}), "tensor 'a': its header entry needs"),
     "no dtype": (file_of({"a": {"shape": [2], "data_offsets": [0, 8]}}), "tensor 'a': its header entry needs"),

@@ -44,7 +44,7 @@ TRAVEL = [
 STAY = [
     "token.txt", "notes.txt", "train.py", "modeling_custom.py", "train_args.json", "trainer_state.json",
     "wandb_config.json", "log.txt", "plot.png", "results.csv", "secrets.yaml", "id_rsa", "plan.yaml", "README_token",
-    "mergekit_config.yml",
+    "mergekit_config.yml", "optimizer.pkl", "vocab.pkl", "vocab.bak", "license.key", "README.env",
 ]  # fmt: skip
 NEITHER = [
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "a.pt",
@@ -90,7 +90,24 @@ def test_the_page_on_formats_lists_every_name_that_travels() -> None:
     assert {word.upper() for word in DOCUMENTS} <= listed
 
 
-@pytest.mark.parametrize("name", ["vocab.safetensors", ".tokenizer.json", "config.json.bak", "myconfig.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vocab.safetensors",
+        ".tokenizer.json",
+        "config.json.bak",
+        "myconfig.json",
+        "vocab.pkl",
+        "vocab.bak",
+        "license.key",
+        "README.env",
+        "notice.pem",
+        "chat_template.py",
+        "flax_model.msgpack",
+        "token.txt",
+        "optimizer.pkl",
+    ],
+)
 def test_a_name_that_is_like_one_of_a_side_file_is_none(name: str) -> None:
     assert not is_side_name(name)
 
@@ -249,7 +266,8 @@ def test_what_was_copied_is_told_at_the_end_of_a_run_and_by_explain(
     out, err = capsys.readouterr()
     assert err.splitlines() == [
         "wrote out-few/: 1 tensor, 12 B, with config.json and tokenizer.json",
-        "wrote out-many/: 1 tensor, 12 B, with 6 side files",
+        "wrote out-many/: 1 tensor, 12 B, with 6 side files: "
+        "LICENSE, README.md, config.json, merges.txt, tokenizer.json, vocab.json",
     ]
     assert "    with config.json and tokenizer.json\n" in out
     (written,) = json.loads(out[out.index("{\n") :])["outputs"]

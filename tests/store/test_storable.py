@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +66,15 @@ def test_what_a_writer_cannot_hold_is_told_by_check_and_leaves_nothing(row: Row,
     with pytest.raises(PlanError):
         plan.run(durable=False, world=world(row.names))
     assert list(here.iterdir()) == []
+
+
+def test_a_twin_of_a_world_has_its_sources_in_memory_and_leaves_them_open() -> None:
+    ours = world(("w",))
+    plan = bs.load({"inputs": ["m::<tensors>"]})
+    with closing(ours.twin()) as twin:
+        assert bs.check(plan, twin) == ()
+    source = ours.open("<tensors>")
+    assert source.read("w").tobytes() == ONE.tobytes()
 
 
 NAMES = ("a/b", "/abs", "..", "../x", "a b", "a%b", "a*", "A", "ä.w", "a'b\"c", "a\nb", "x" * 300, f"a.{'y' * 300}.w")

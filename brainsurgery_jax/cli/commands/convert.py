@@ -10,70 +10,78 @@ import typer
 from brainsurgery_jax.cli.environment import arrange
 from brainsurgery_jax.cli.options import Fsync, Json, Memory, Overwrite, completing
 
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Layout, library (tunix) or none (default: recognised).",
+        show_default=False,
+        autocompletion=completing("layout"),
+    ),
+]
+To = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORMAT",
+        help="Output format: safetensors, orbax, torch, npz, ...",
+        show_default=False,
+        autocompletion=completing("format"),
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        help="Cast floating-point tensors to this dtype.",
+        show_default=False,
+        autocompletion=completing("dtype"),
+    ),
+]
+Overflow = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOW",
+        help="How to cast values that overflow the dtype: saturate or nan (default: as torch does).",
+        show_default=False,
+    ),
+]
+Scan = Annotated[
+    bool | None,
+    typer.Option("--scan/--no-scan", help="Stack the layers, or keep them separate.", show_default=False),
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Set another option of the layout.", show_default=False),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Path of config.json (default: the one beside SRC).", show_default=False),
+]
+WithOptState = Annotated[bool, typer.Option("--with-opt-state", help="Also convert the optimizer's moments.")]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--shard-size", metavar="SIZE", help="Maximum size of a file in an output folder.", show_default=False
+    ),
+]
+
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint file or folder.")],
     destination: Annotated[str, typer.Argument(metavar="DST", help="The folder or file to write.")],
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Layout, library (tunix) or none (default: recognised).",
-            show_default=False,
-            autocompletion=completing("layout"),
-        ),
-    ] = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FORMAT",
-            help="Output format: safetensors, orbax, torch, npz, ...",
-            show_default=False,
-            autocompletion=completing("format"),
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DTYPE",
-            help="Cast floating-point tensors to this dtype.",
-            show_default=False,
-            autocompletion=completing("dtype"),
-        ),
-    ] = None,
-    overflow: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HOW",
-            help="How to cast values that overflow the dtype: saturate or nan (default: as torch does).",
-            show_default=False,
-        ),
-    ] = None,
-    scan: Annotated[
-        bool | None,
-        typer.Option("--scan/--no-scan", help="Stack the layers, or keep them separate.", show_default=False),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Set another option of the layout.", show_default=False),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Path of config.json (default: the one beside SRC).", show_default=False),
-    ] = None,
+    layout: Layout = None,
+    to: To = None,
+    dtype: Dtype = None,
+    overflow: Overflow = None,
+    scan: Scan = None,
+    option: Option = None,
+    config: Config = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read the result back and compare every byte.")] = False,
-    with_opt_state: Annotated[
-        bool, typer.Option("--with-opt-state", help="Also convert the optimizer's moments.")
-    ] = False,
+    with_opt_state: WithOptState = False,
     overwrite: Overwrite = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything but write nothing.")] = False,
     fsync: Fsync = True,
-    shard_size: Annotated[
-        str | None,
-        typer.Option(
-            "--shard-size", metavar="SIZE", help="Maximum size of a file in an output folder.", show_default=False
-        ),
-    ] = None,
+    shard_size: ShardSize = None,
     memory: Memory = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")] = False,
     json: Json = False,

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from brainsurgery_jax.cli.options import Json
+
 
 def demo(
     keep: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Create the files in this folder and keep them.", show_default=False),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Run an example plan on a small checkpoint.
 
@@ -19,4 +22,4 @@ def demo(
     """
     from brainsurgery_jax.cli import demo as worked
 
-    worked.demo(keep)
+    worked.demo(keep, json=json)

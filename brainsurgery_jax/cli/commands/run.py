@@ -33,6 +33,27 @@ class SummaryMode(StrEnum):
     resolve = "resolve"
 
 
+Summarize = Annotated[
+    bool | None,
+    typer.Option(
+        "--summarize/--no-summarize",
+        "-s",
+        help="After the run, print the executed steps as YAML.",
+        show_default="no",
+    ),
+]
+SummarizePath = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Write the summary to this file instead of stdout.")
+]
+Mode = Annotated[SummaryMode, typer.Option(help="raw: steps only; resolve: inputs and output too.")]
+Interactive = Annotated[
+    bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; write the output on leaving.")
+]
+CompileCache = Annotated[
+    bool, typer.Option("--compile-cache/--no-compile-cache", help="Cache compiled kernels in your cache folder.")
+]
+
+
 def run(
     items: Items,
     ops: Ops = None,
@@ -42,31 +63,15 @@ def run(
     shard_size: Shard = "5GB",
     memory: Memory = None,
     devices: Devices = "all",
-    summarize: Annotated[
-        bool | None,
-        typer.Option(
-            "--summarize/--no-summarize",
-            "-s",
-            help="After the run, print the executed steps as YAML.",
-            show_default="no",
-        ),
-    ] = None,
-    summarize_path: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write the summary to this file instead of stdout.")
-    ] = None,
-    summary_mode: Annotated[
-        SummaryMode, typer.Option(help="raw: steps only; resolve: inputs and output too.")
-    ] = SummaryMode.raw,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="After the plan, open the prompt; write the output on leaving.")
-    ] = False,
+    summarize: Summarize = None,
+    summarize_path: SummarizePath = None,
+    summary_mode: Mode = SummaryMode.raw,
+    interactive: Interactive = False,
     preview: Annotated[bool, typer.Option("--preview", help="Before each step, show what it will change.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     json: Json = False,
-    compile_cache: Annotated[
-        bool, typer.Option("--compile-cache/--no-compile-cache", help="Cache compiled kernels in your cache folder.")
-    ] = True,
+    compile_cache: CompileCache = True,
     provider: Lost = None,
     arena_root: Lost = None,
     arena_segment_size: Lost = None,
@@ -78,18 +83,20 @@ def run(
     know(ops)
     from brainsurgery_jax.cli import plans
 
-    lost = {"provider": provider, "arena-root": arena_root, "arena-segment-size": arena_segment_size,
-            "num-workers": num_workers, "log-level": log_level}  # fmt: skip
     choices = plans.Choices(
         overwrite=overwrite, dry_run=dry_run, fsync=fsync, shard_size=shard_size, memory=memory, devices=devices,
-        preview=preview, verbose=verbose, quiet=quiet, json=json,
+        preview=preview, verbose=verbose, quiet=quiet, json=json, resolve=summary_mode is SummaryMode.resolve,
         summarize=summarize if summarize is not None else summarize_path is not None, summarize_path=summarize_path,
-        resolve=summary_mode is SummaryMode.resolve,
-        lost=tuple(name for name, value in lost.items() if value is not None),
+        lost=_options(provider=provider, arena_root=arena_root, arena_segment_size=arena_segment_size,
+                      num_workers=num_workers, log_level=log_level),
     )  # fmt: skip
-    if interactive:
-        from brainsurgery_jax.cli.prompt import repl as prompt
+    if not interactive:
+        return plans.run(items, choices)
+    from brainsurgery_jax.cli.prompt import repl as prompt
 
-        prompt.repl(items, choices)
-    else:
-        plans.run(items, choices)
+    return prompt.repl(items, choices)
+
+
+def _options(**given: str | None) -> tuple[str, ...]:
+    """The options that were given, as they are written."""
+    return tuple(name.replace("_", "-") for name, value in given.items() if value is not None)

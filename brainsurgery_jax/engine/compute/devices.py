@@ -1,4 +1,4 @@
-"""The accelerators that are computed on: which, how much memory they have, and who has it just now."""
+"""The accelerators of a run: which they are, how much memory they have, and how much of it is reserved."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ Choice = int | Literal["all", "cpu"]
 """How many accelerators to use; `cpu`: none."""
 
 ASSUMED = 8 << 30
-"""Bytes of an accelerator that does not tell how many it has."""
+"""Assumed memory in bytes of an accelerator that does not report it."""
 
 USABLE = 7, 8
-"""The share of a device's memory that we count on: the rest goes to holes, and to libraries that ask for themselves."""
+"""The usable share of a device's memory; fragmentation and other libraries take the rest."""
 
 turn = Lock()
-"""Held while a compiled call on whole operands runs on the CPU: one has all of its processors."""
+"""Held while a compiled call on whole operands runs on the CPU, of which each such call uses all processors."""
 
 
 @cache
 def found() -> tuple[Any, ...]:
-    """The accelerators of this process, or none. Asking starts them."""
+    """The accelerators of this process, or none. Calling this initialises them."""
     if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(find_spec(name) for name in _PLUGINS):
         return ()
     return () if jax.default_backend() == "cpu" else tuple(jax.local_devices())
 
 
 def memory_of(device: Any) -> int:
-    """Bytes of a device that may be used. They are a property of the device, not of what is free at the moment: where
-    something is computed must not depend on what else runs."""
+    """Usable bytes of a device. They depend on the device alone, not on what is free at the moment: where a call is
+    computed must not depend on what else runs."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return ASSUMED if limit is None else limit * USABLE[0] // USABLE[1]
 

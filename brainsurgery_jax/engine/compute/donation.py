@@ -1,4 +1,4 @@
-"""Operands that compiled code may overwrite, because we put them on the device and nobody needs them afterwards."""
+"""Buffer donation: operands that compiled code may overwrite, because nothing needs them afterwards."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from functools import lru_cache
 from typing import Any
 
 from brainsurgery_jax._lazy import jax
-from brainsurgery_jax.engine.compute.kernels import Way, attempt, precise
+from brainsurgery_jax.engine.compute.kernels import precise
+from brainsurgery_jax.engine.compute.ladder import attempt
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.op import Rung
 
-Gifts = frozenset[int]
-
-
-def gifts(e: Expr, way: Way, tried: Sequence[Way]) -> Gifts:
-    """Positions of the operands whose place a result can take, being alike: in the last way that is tried only, since
-    the others may be rejected."""
-    given: set[int] = set()
-    for made in e.avals if way is tried[-1] else ():
-        at = next((i for i, s in enumerate(e.srcs) if s.aval == made and i not in given), None)
-        given |= set() if at is None else {at}
-    return frozenset(given)
+Donated = frozenset[int]
+"""Positions of the operands that are donated."""
 
 
-def apart(arrays: Sequence[Any], given: Gifts) -> tuple[dict[int, Any], dict[int, Any]]:
-    """Operands by position: those given away, and the others."""
+def donated(e: Expr, rung: Rung, rungs: Sequence[Rung]) -> Donated:
+    """The operands whose place a result of the same shape and dtype can take. Only the last rung gets any: after the
+    others the operands may be needed again."""
+    chosen: set[int] = set()
+    for aval in e.avals if rung is rungs[-1] else ():
+        at = next((i for i, s in enumerate(e.srcs) if s.aval == aval and i not in chosen), None)
+        chosen |= set() if at is None else {at}
+    return frozenset(chosen)
+
+
+def split(arrays: Sequence[Any], donated: Donated) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Operands by position: those that are donated, and the others."""
     numbered = dict(enumerate(arrays))
-    return {i: x for i, x in numbered.items() if i in given}, {i: x for i, x in numbered.items() if i not in given}
+    return {i: x for i, x in numbered.items() if i in donated}, {i: x for i, x in numbered.items() if i not in donated}
 
 
-def attempt_of_parts(way: Way) -> Callable[..., Any]:
-    """A way to make a call of operands that come apart: `f(given, kept, numbers, state)`."""
-    whole = precise(attempt(way))
+def attempt_of_parts(rung: Rung) -> Callable[..., Any]:
+    """A rung as a function of split operands: `f(donated, kept, numbers, state) -> Outcome`."""
+    whole = precise(attempt(rung))
 
     def of_parts(given: Mapping[int, Any], kept: Mapping[int, Any], numbers: Mapping[str, Any], state: Any) -> Any:
         operands = {**given, **kept}
@@ -40,17 +43,17 @@ def attempt_of_parts(way: Way) -> Callable[..., Any]:
     return of_parts
 
 
-def consuming(of_parts: Callable[..., Any]) -> Callable[..., Any]:
-    """Such a function, compiled: `f(arrays, numbers, state, given)`. The operands given away are gone afterwards."""
+def donating(of_parts: Callable[..., Any]) -> Callable[..., Any]:
+    """Such a function, compiled: `f(arrays, numbers, state, donated)`. Donated operands are gone afterwards."""
     compiled = jax.jit(of_parts, donate_argnums=0)
 
-    def call(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any, given: Gifts = frozenset()) -> Any:
-        return compiled(*apart(arrays, given), numbers, state)
+    def call(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any, donated: Donated = frozenset()) -> Any:
+        return compiled(*split(arrays, donated), numbers, state)
 
     return call
 
 
 @lru_cache(maxsize=4096)
-def consuming_attempt(way: Way) -> Callable[..., Any]:
-    """A way to make a call, compiled: `f(arrays, numbers, state, given)`."""
-    return consuming(attempt_of_parts(way))
+def compile_rung(rung: Rung) -> Callable[..., Any]:
+    """A rung, compiled: `f(arrays, numbers, state, donated) -> Outcome`."""
+    return donating(attempt_of_parts(rung))

@@ -1,4 +1,4 @@
-"""Values of expressions, piece by piece: what a piece of the output needs of its operands, and how it is made of them.
+"""Evaluation of expressions, piece by piece: each piece of a result from the pieces of its operands that it needs.
 
 Pieces are planned (`pieces.py`) and computed without recursion, each at most once per tile. What cannot be cut (a
 contraction, a factorization) is computed whole, kept in `wholes`, and dropped when the schedule says so.
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
 from brainsurgery_jax.engine.compute.folds import Values, compute_fold
-from brainsurgery_jax.engine.compute.kernels import Outcome, call_block, call_elementwise
+from brainsurgery_jax.engine.compute.kernels import call_block, call_elementwise
+from brainsurgery_jax.engine.compute.ladder import Taken, results_of
+from brainsurgery_jax.engine.compute.operands import ArrayReader, Operand, key_of_box
 from brainsurgery_jax.engine.compute.order import in_order
 from brainsurgery_jax.engine.compute.placement import call_part, call_placed
 from brainsurgery_jax.engine.events import Factorized, Noted
@@ -79,22 +81,22 @@ class Evaluator:
 
     def whole(self, e: Expr) -> Any:
         """All of a tensor, assembled from its tiles."""
-        if e.kind == "leaf":
+        if e.is_leaf:
             return e.source.read(e.name)
-        if (held := self._held(e)) is not None:
+        if (held := self._find_held(e)) is not None:
             return held
         assert e.aval.dtype.numpy is not None
         if has_parts(e):
             parted = np.empty(e.aval.shape, numpy_dtype(e.aval.dtype))
             for box in tiles(e):
-                parted[_key(box)] = self.box(e, box)
+                parted[key_of_box(box)] = self.box(e, box)
             return parted
         out = np.empty(e.aval.size, numpy_dtype(e.aval.dtype))
         for offset, block in self.runs(e, 0, e.aval.size):
             out[offset : offset + len(block)] = block
         return out.reshape(e.aval.shape)
 
-    def served(self, task: Task) -> Iterator[Root]:
+    def serve(self, task: Task) -> Iterator[Root]:
         """The roots of a task in turn, each when all that it needs whole is there; dropped is what no other needs."""
         for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
             for call in compute:
@@ -110,40 +112,44 @@ class Evaluator:
             self.wholes[call] = compute_fold(call, self)
             return
         begun = perf_counter()
-        operands = {s: self.whole(s) for s in dict.fromkeys(call.srcs)}
-        outcome = call_placed(call, [operands[s] for s in call.srcs], self.own)
-        self.keep(call, outcome, perf_counter() - begun)
+        taken = call_placed(call, self.operands(call), self.own, self.told.append)
+        self.keep(call, taken, perf_counter() - begun)
 
-    def keep(self, call: Expr, outcome: Outcome, seconds: float) -> None:
+    def operands(self, call: Expr) -> list[Operand]:
+        """Readers of the operands of a call that cannot be cut. What needs a device itself is computed now, before the
+        call has one."""
+        readers = {s: ArrayReader(self.whole(s)) if self.own.devices and has_parts(s) else self for s in set(call.srcs)}
+        return [Operand(s, readers[s]) for s in call.srcs]
+
+    def keep(self, call: Expr, taken: Taken, seconds: float) -> None:
         """Take the results of a call that cannot be cut."""
-        self.wholes[call] = outcome.values
-        if outcome.rung:
-            names = tuple(e.name for e in walk([call]) if e.kind == "leaf")
-            self.told.append(Factorized(names, call.srcs[0].aval.shape, outcome.rung, outcome.facts, seconds))
-        if outcome.note is not None:
-            self.told.append(Noted(outcome.note))
+        rung, outcome = taken
+        self.wholes[call] = results_of(outcome)
+        if rung.name:
+            names = tuple(e.name for e in walk([call]) if e.is_leaf)
+            self.told.append(Factorized(names, call.srcs[0].aval.shape, rung.name, outcome.facts, seconds))
 
-    def _held(self, e: Expr) -> Any:
+    def _find_held(self, e: Expr) -> Any:
         """The array of a node that is held whole, or None."""
-        if e.kind == "pick":
+        if e.is_pick:
             return self.wholes[e.srcs[0]][e.index]
         if is_whole(e):
             return self.wholes[e][0]
-        if e.kind == "given":
+        if e.is_given:
             return self.given[e]
-        return e.value if e.kind == "const" else None
+        return e.value if e.is_const else None
 
     def _make(self, piece: Piece, operands: Sequence[Any]) -> Any:
         e = piece.expr
-        if e.kind == "leaf":
+        if e.is_leaf:
             if e in self._near and self._near[e][0].holds(piece):
-                return _taken(piece, *self._near[e])
+                return _take_from(piece, *self._near[e])
             if piece.box is None:
                 return e.source.read_range(e.name, piece.start, piece.stop)
             return e.source.read(e.name, piece.box)
-        if (held := self._held(e)) is not None:
+        if (held := self._find_held(e)) is not None:
             array = np.asarray(held)
-            return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[_key(piece.box)]
+            return array.reshape(-1)[piece.start : piece.stop] if piece.box is None else array[key_of_box(piece.box)]
         assert e.kernel is not None
         if e.kernel.elementwise:
             made = _in_blocks(e, [np.asarray(x).reshape(-1) for x in operands])
@@ -152,18 +158,14 @@ class Evaluator:
             return _blocks(e, piece.start, piece.stop)
         if (cuts := cuts_of(e)) is not None and is_part(piece, cuts):
             return call_part(e, [np.asarray(x) for x in operands], self.own)
-        return _assembled(piece, [np.asarray(x) for x in operands])
+        return _assemble(piece, [np.asarray(x) for x in operands])
 
 
-def _taken(piece: Piece, span: ElementRange, flat: Any) -> Any:
+def _take_from(piece: Piece, span: ElementRange, flat: Any) -> Any:
     """A piece out of the elements of a span that holds it."""
     first, last = range_of(piece)
     part = flat[first - span.start : last - span.start]
-    return part if piece.box is None else _picked(piece.expr.aval.shape, piece.box, part)
-
-
-def _key(box: Box) -> tuple[slice, ...]:
-    return tuple(slice(*span) for span in box)
+    return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
 def _in_blocks(e: Expr, operands: Sequence[Any]) -> Any:
@@ -189,26 +191,26 @@ def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Any]) -> 
         del values[piece]
 
 
-def _assembled(piece: Piece, operands: Sequence[Any]) -> Any:
+def _assemble(piece: Piece, operands: Sequence[Any]) -> Any:
     """A piece of a structural op from the pieces of its operands."""
     e = piece.expr
     if piece.box is None:
         flat = [in_order(x).reshape(-1) for x in operands]
         return flat[0] if len(flat) == 1 else np.concatenate(flat) if flat else np.empty(0, numpy_dtype(e.aval.dtype))
     if (cuts := cuts_of(e)) is not None:
-        return _joined(piece, parts_around(e.aval.shape, cuts, piece.box), operands)
+        return _join_parts(piece, parts_around(e.aval.shape, cuts, piece.box), operands)
     if e.moves is None or e.moves.flat_only:
-        return _picked(e.aval.shape, piece.box, operands[0])
+        return _pick_box(e.aval.shape, piece.box, operands[0])
     parts = e.moves.parts(tuple(s.aval for s in e.srcs), piece.box)
     if len(parts) == 1 and parts[0].shape == piece.shape:
         return e.moves.arrange(operands[0], parts[0])
     out = np.empty(piece.shape, operands[0].dtype)
     for part, x in zip(parts, operands, strict=True):
-        out[_key(part.at)] = e.moves.arrange(x, part)
+        out[key_of_box(part.at)] = e.moves.arrange(x, part)
     return out
 
 
-def _joined(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
+def _join_parts(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
     """A box out of the parts that it has elements of, which have no gaps."""
     assert piece.box is not None
     out = np.empty(piece.shape, parts[0].dtype)
@@ -223,7 +225,7 @@ def _joined(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
     return out
 
 
-def _picked(shape: Sequence[int], box: Box, flat: Any) -> Any:
+def _pick_box(shape: Sequence[int], box: Box, flat: Any) -> Any:
     """The elements of `box` out of the flat range that it spans."""
     if flat.size == prod(box_shape(box)):
         return flat.reshape(box_shape(box))

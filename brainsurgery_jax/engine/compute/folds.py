@@ -11,7 +11,7 @@ from functools import reduce
 from typing import Any, Protocol
 
 from brainsurgery_jax._lazy import np
-from brainsurgery_jax.engine.compute.kernels import checked
+from brainsurgery_jax.engine.compute.kernels import accept
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.plan.tiles import boxes_to_ask
@@ -71,7 +71,7 @@ def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapp
         now = {e: question_of(e.srcs, made[number](found[e])) for e, made in passes.items() if number < len(made)}
         answers = ask(list(now.values()))
         found |= {e: answers[question] for e, question in now.items()}
-    return {e: (checked(e, value),) for e, value in found.items()}
+    return {e: (accept(e, value),) for e, value in found.items()}
 
 
 def compute_fold(call: Expr, reader: Reader) -> tuple[Any, ...]:

@@ -10,22 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.dtypes import to_numpy
-from brainsurgery_jax.engine.compute.devices import Accelerators, compiling, turn
+from brainsurgery_jax.engine.compute.devices import Accelerators, compiling
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, runs_on_numpy, walk
 from brainsurgery_jax.numerics.lookup import look_up, patterns
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.op import Kernel
-
-Static = tuple[tuple[str, Any], ...]
-T = TypeVar("T")
+    from brainsurgery_jax.op import Kernel, Static
 
 
 def pure(kernel: Kernel, static: Static) -> Callable[..., Any]:
@@ -48,11 +44,11 @@ def precise(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function whose matrix products are computed without the shortcuts that accelerators take by default."""
 
     @wraps(function)
-    def wrapped(*args: Any) -> Any:
+    def call(*args: Any) -> Any:
         with jax.default_matmul_precision("highest"):
             return function(*args)
 
-    return wrapped
+    return call
 
 
 def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
@@ -62,7 +58,7 @@ def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
     if runs_on_numpy(e):
         return _in_pieces(e, operands)
     length = blocks.padded_length(n)
-    result = checked(e, compiled(e.kernel, e.static)([_padded(x, length) for x in operands], numbers_of(e)))
+    result = accept(e, compiled(e.kernel, e.static)([_pad(x, length) for x in operands], numbers_of(e)))
     return result if length == n else np.asarray(result)[:n]
 
 
@@ -77,14 +73,14 @@ def _in_pieces(e: Expr, operands: Sequence[Any]) -> Any:
             return out
         for at in range(0, n, blocks.PIECE):
             piece = slice(at, at + blocks.PIECE)
-            out[piece] = checked(e, function([x[piece] for x in operands], numbers))
+            out[piece] = accept(e, function([x[piece] for x in operands], numbers))
     return out
 
 
 def _table_for(e: Expr, operands: Sequence[Any]) -> Any:
     """What a call makes of each value of a short float, if that is worth knowing; else None."""
     x = operands[0]
-    if len(operands) > 1 or e.srcs[0].aval.dtype.kind != "float" or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
+    if len(operands) > 1 or not e.srcs[0].aval.dtype.is_float or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
         return None
     if e.srcs[0].aval.dtype.name == "bfloat16" and e.aval.dtype.bits > 16:
         return None  # numpy widens it faster than it looks up
@@ -103,7 +99,7 @@ def _table(kernel: Kernel, static: Static, numbers: tuple[tuple[str, bytes], ...
     return value if bool(accepted) else None
 
 
-def _padded(x: Any, length: int) -> Any:
+def _pad(x: Any, length: int) -> Any:
     if x.shape[0] == length:
         return x
     out = np.zeros(length, x.dtype)
@@ -116,104 +112,7 @@ def call_block(e: Expr, block: int) -> Any:
     assert e.kernel is not None
     size = blocks.padded_length(e.aval.size)
     static = (*e.static, ("size", size))
-    return checked(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
-
-
-class Outcome(NamedTuple):
-    """The results of a call, and what is known about them: the rung that was taken, its facts, and a surprise."""
-
-    values: tuple[Any, ...]
-    rung: str = ""
-    facts: Mapping[str, float] = MappingProxyType({})
-    note: Diagnostic | None = None
-
-
-class Way(NamedTuple):
-    """A way to make a call: a rung of its kernel's ladder, or the kernel itself."""
-
-    name: str
-    kernel: Kernel
-    static: Static
-    rung: bool
-
-
-class Made(NamedTuple):
-    """What one way returns: the result, whether it accepts it, its facts, and what the next way may start from. Of a
-    batch, each with a leading axis."""
-
-    value: Any
-    accepted: Any
-    facts: Mapping[str, Any]
-    state: Any
-
-
-def ways(e: Expr) -> list[Way]:
-    """The ways to make a call, to be tried in turn."""
-    assert e.kernel is not None
-    if e.kernel.rungs is None:
-        return [Way("", e.kernel, e.static, rung=False)]
-    rungs = e.kernel.rungs(tuple(s.aval for s in e.srcs), dict(e.static))
-    return [Way(r.name, r.kernel, (*e.static, *r.static.items()), rung=True) for r in rungs]
-
-
-def attempt(way: Way) -> Callable[..., Any]:
-    """`f(arrays, numbers, state) -> Made`, whatever the kernel."""
-    function = pure(way.kernel, way.static)
-
-    def attempted(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any) -> Made:
-        if way.rung:
-            return Made(*function(arrays, {**numbers, "state": state}))
-        result = function(arrays, numbers)
-        value, accepted = result if way.kernel.guarded else (result, True)
-        return Made(value, accepted, {}, None)
-
-    return attempted
-
-
-@lru_cache(maxsize=4096)
-def _compiled_attempt(way: Way) -> Callable[..., Any]:
-    """The same, compiled."""
-    return jax.jit(precise(attempt(way)))
-
-
-def call_whole(e: Expr, operands: Sequence[Any]) -> Outcome:
-    """A kernel on whole operands, on the host. Of a ladder, the first rung that accepts its own result."""
-    if runs_on_numpy(e):
-        with np.errstate(all="ignore"):
-            return climb_alone(e, ways(e), lambda way, state: attempt(way)(list(operands), numbers_of(e), state))
-    with turn:
-        return climb_alone(e, ways(e), lambda way, state: _compiled_attempt(way)(list(operands), numbers_of(e), state))
-
-
-def climb(
-    ways: Sequence[Way], attempt: Callable[[Way, Any], Made], accept: Callable[[Way, Made], T | None]
-) -> T | None:
-    """Try ways in turn until `accept` returns something of what one made; None if it never does.
-
-    `attempt(way, state)` starts from the state of the way before, None for the first.
-    """
-    state = None
-    for way in ways:
-        made = attempt(way, state)
-        if (accepted := accept(way, made)) is not None:
-            return accepted
-        state = made.state
-    return None
-
-
-def climb_alone(e: Expr, ways: Sequence[Way], attempt: Callable[[Way, Any], Made]) -> Outcome:
-    """The outcome of one call: of the first way that accepts its own result. Raises PlanError if none does."""
-    found = climb(
-        ways, attempt, lambda way, made: outcome(way, made.value, made.facts) if bool(made.accepted) else None
-    )
-    if found is None:
-        raise PlanError([refused(e)])
-    return found
-
-
-def outcome(way: Way, value: Any, facts: Mapping[str, Any]) -> Outcome:
-    """The results of a way that was accepted."""
-    return Outcome(value if isinstance(value, tuple) else (value,), way.name, {k: float(v) for k, v in facts.items()})
+    return accept(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
 
 
 def numbers_of(e: Expr) -> dict[str, Any]:
@@ -221,24 +120,24 @@ def numbers_of(e: Expr) -> dict[str, Any]:
     return {name: np.float64(value) for name, value in e.numbers}
 
 
-def checked(e: Expr, result: Any) -> Any:
+def accept(e: Expr, result: Any) -> Any:
     """The result of a kernel; where it is guarded, only if it was accepted."""
     assert e.kernel is not None
     if not e.kernel.guarded:
         return result
     value, accepted = result
     if not bool(accepted):
-        raise PlanError([refused(e)])
+        raise PlanError([refusal_of(e)])
     return value
 
 
-def refused(e: Expr) -> Diagnostic:
+def refusal_of(e: Expr) -> Diagnostic:
     """The diagnostic of a guarded kernel that does not accept its input: it names the tensors of the inputs that the
     operands come from, and with the remedy an earlier step that needs it, too."""
     assert e.kernel is not None
     why = e.kernel.why_refused(dict(e.static))
     leaves = ", ".join(dict.fromkeys(f"'{s.name}'" for s in walk(e.srcs) if s.name))
-    computed = next((s for s in e.srcs if s.kind == "call"), None)
+    computed = next((s for s in e.srcs if s.is_call), None)
     problem, _, hint = why.partition(". ")
     about = f" ({'input' if computed is None else 'computed from'} {leaves})" if leaves else ""
     return Diagnostic("refused-by-values", f"{e.kernel.name}: {problem}{about}", e.span, _as_hint(hint, computed))

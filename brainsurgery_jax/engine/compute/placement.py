@@ -3,30 +3,23 @@ them together, or on the host."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from brainsurgery_jax._lazy import jax, np
-from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, compiling
-from brainsurgery_jax.engine.compute.donation import consuming_attempt, gifts
-from brainsurgery_jax.engine.compute.kernels import (
-    Made,
-    Outcome,
-    Way,
-    call_whole,
-    checked,
-    climb_alone,
-    compiled,
-    numbers_of,
-    pure,
-    ways,
-)
+from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, compiling, turn
+from brainsurgery_jax.engine.compute.donation import compile_rung, donated
+from brainsurgery_jax.engine.compute.kernels import accept, compiled, numbers_of, pure
+from brainsurgery_jax.engine.compute.ladder import Taken, attempt, climb_alone, rungs_of
+from brainsurgery_jax.engine.compute.operands import Operand, read_in_turn, send
 from brainsurgery_jax.engine.compute.sharding import call_sharded
+from brainsurgery_jax.engine.events import Noted
 from brainsurgery_jax.engine.plan.footprint import on_device
 from brainsurgery_jax.engine.plan.sites import site_of
 from brainsurgery_jax.engine.plan.work import Site
 from brainsurgery_jax.errors import Diagnostic
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.graph.expr import Expr, runs_on_numpy
+from brainsurgery_jax.op import Outcome, Rung
 from brainsurgery_jax.store.sizes import show_size
 
 
@@ -35,51 +28,62 @@ def call_part(e: Expr, operands: Sequence[Any], own: Accelerators) -> Any:
     assert e.kernel is not None
     if not own.devices:
         with np.errstate(all="ignore"):
-            return checked(e, pure(e.kernel, e.static)(operands, numbers_of(e)))
+            return accept(e, pure(e.kernel, e.static)(operands, numbers_of(e)))
     need = 4 * sum(x.nbytes for x in operands)
     with own.one(need) as at, own.turn(at):
         arrays = [jax.device_put(x, own.devices[at]) for x in operands]
-        return np.asarray(checked(e, compiled(e.kernel, e.static)(arrays, numbers_of(e))))
+        return np.asarray(accept(e, compiled(e.kernel, e.static)(arrays, numbers_of(e))))
 
 
-def call_placed(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome:
-    """A kernel on whole operands, computed where there is room for it; of accelerators only results on the host."""
-    match site_of(e, len(own.devices), own.bytes_each):
+def call_placed(e: Expr, operands: Sequence[Operand], own: Accelerators, tell: Callable[[Noted], None]) -> Taken:
+    """A kernel on whole operands, computed where there is room for it. Its results are on the host; a note is told if
+    they were to come from an accelerator."""
+    match site_of(e, len(own.devices), own.bytes_each, own.backend):
         case Site.DEVICE:
-            return _fetched(_on_device(e, operands, own))
-        case Site.SHARDED if (made := call_sharded(e, operands, own)) is not None:
-            return _fetched(made)
+            return fetch(_call_on_device(e, operands, own))
+        case Site.SHARDED if (taken := call_sharded(e, operands, own)) is not None:
+            return fetch(taken)
+        case _ if own.devices:
+            tell(Noted(_too_large(e, own)))
+            with compiling(NONE):
+                return _call_on_host(e, operands)
         case _:
-            return _on_host(e, operands, own) if own.devices else call_whole(e, operands)
+            return _call_on_host(e, operands)
 
 
-def _on_device(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome:
-    with own.one(on_device(e)) as at:
-        arrays = [jax.device_put(x, own.devices[at]) for x in operands]
+def _call_on_host(e: Expr, operands: Sequence[Operand]) -> Taken:
+    """On numpy arrays where that is as fast, else compiled for the CPU."""
+    arrays, numbers, rungs = list(read_in_turn(operands)), numbers_of(e), rungs_of(e, NONE.backend)
+    if runs_on_numpy(e):
+        with np.errstate(all="ignore"):
+            return climb_alone(e, rungs, lambda rung, state: attempt(rung)(arrays, numbers, state))
+    with turn:
+        return climb_alone(e, rungs, lambda rung, state: compile_rung(rung)(arrays, numbers, state))
+
+
+def _call_on_device(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Taken:
+    numbers, rungs = numbers_of(e), rungs_of(e, own.backend)
+
+    def climb_rung(rung: Rung, state: Any) -> Outcome:
+        return compile_rung(rung)(arrays, numbers, state, donated(e, rung, rungs))
+
+    with own.one(on_device(e, own.backend)) as at:
+        arrays = send(operands, own.devices[at])
         with own.turn(at):
-            return _climb_on_device(e, arrays)
+            return climb_alone(e, rungs, climb_rung)
 
 
-def _climb_on_device(e: Expr, arrays: Sequence[Any]) -> Outcome:
-    tried, numbers = ways(e), numbers_of(e)
-
-    def attempt(way: Way, state: Any) -> Made:
-        return consuming_attempt(way)(arrays, numbers, state, gifts(e, way, tried))
-
-    return climb_alone(e, tried, attempt)
+def fetch(taken: Taken) -> Taken:
+    """The same with results on the host."""
+    rung, outcome = taken
+    return rung, outcome._replace(value=jax.tree.map(np.asarray, outcome.value))
 
 
-def _fetched(made: Outcome) -> Outcome:
-    return made._replace(values=tuple(np.asarray(x) for x in made.values))
-
-
-def _on_host(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome:
-    kernel = e.kernel
-    assert kernel is not None
+def _too_large(e: Expr, own: Accelerators) -> Diagnostic:
+    assert e.kernel is not None
     of = " and ".join(dict.fromkeys(str(s.aval) for s in e.srcs))
     there = f"{len(own.devices)} accelerators have {show_size(own.bytes_each)} each"
     if len(own.devices) == 1:
         there = f"the accelerator has {show_size(own.bytes_each)}"
-    told = f"{kernel.name} of {of} needs {show_size(on_device(e))}, {there}: computed on the host"
-    with compiling(NONE):
-        return call_whole(e, operands)._replace(note=Diagnostic("device-full", told, severity="note"))
+    found = f"{e.kernel.name} of {of} needs {show_size(on_device(e, own.backend))}, {there}: computed on the host"
+    return Diagnostic("device-full", found, severity="note")

@@ -1,7 +1,7 @@
-"""A call whose operands are too large for one device, cut over all of them: XLA's partitioner derives what each does.
+"""A call whose operands are too large for one device, sharded over all of them by XLA's partitioner.
 
 No kernel has code for this. Not all can be partitioned: a full SVD needs its matrix in one place, and XLA then brings
-it there. So the compiled program is asked what it needs on a device, before anything is sent.
+it there. So the compiled program is asked what it needs on a device, before anything is read.
 """
 
 from __future__ import annotations
@@ -12,45 +12,46 @@ from typing import Any
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.compute.devices import Accelerators
-from brainsurgery_jax.engine.compute.donation import apart, attempt_of_parts, gifts
-from brainsurgery_jax.engine.compute.kernels import Made, Outcome, Way, climb_alone, numbers_of, ways
+from brainsurgery_jax.engine.compute.donation import attempt_of_parts, donated, split
+from brainsurgery_jax.engine.compute.kernels import numbers_of
+from brainsurgery_jax.engine.compute.ladder import Taken, climb_alone, rungs_of
+from brainsurgery_jax.engine.compute.operands import Operand, send_sharded
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.op import Outcome, Rung
 
 LARGE = 1 << 16
 """Elements of a result that is worth cutting; each device has a copy of smaller ones."""
 
 
-def call_sharded(e: Expr, operands: Sequence[Any], own: Accelerators) -> Outcome | None:
+def call_sharded(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Taken | None:
     """A kernel on operands that are cut along their longest axis, or the next one; None if that does not fit either."""
     mesh = jax.sharding.Mesh(np.array(own.devices), ("devices",))
     with own.all(own.bytes_each), own.turn():
-        cuts = range(max(x.ndim for x in operands))
-        return next(
-            (made for cut in cuts if (made := _climb_cut(e, operands, mesh, cut, own.bytes_each)) is not None), None
-        )
+        cuts = range(max(len(x.shape) for x in operands))
+        return next((taken for cut in cuts if (taken := _climb_cut(e, operands, mesh, cut, own)) is not None), None)
 
 
 class _TooLarge(Exception):
     """A program, cut like this, needs more memory of a device than it has."""
 
 
-def _climb_cut(e: Expr, operands: Sequence[Any], mesh: Any, cut: int, bytes_each: int) -> Outcome | None:
-    shardings = [_sharding(mesh, x.shape, cut) for x in operands]
-    arrays: list[Any] = [_outline(x, s) for x, s in zip(operands, shardings, strict=True)]
-    tried, numbers = ways(e), numbers_of(e)
+def _climb_cut(e: Expr, operands: Sequence[Operand], mesh: Any, cut: int, own: Accelerators) -> Taken | None:
+    shardings = {x: _sharding(mesh, x.shape, cut) for x in operands}
+    arrays: list[Any] = [_outline(x, shardings[x]) for x in operands]
+    rungs, numbers = rungs_of(e, own.backend), numbers_of(e)
 
-    def attempt(way: Way, state: Any) -> Made:
-        given = gifts(e, way, tried)
-        leaves, tree = jax.tree.flatten((*apart(arrays, given), numbers, state))
-        program = _program(way, mesh, tuple(_outline(x, _placed(x)) for x in leaves), tree)
-        if _needs(program) > bytes_each:
+    def climb_rung(rung: Rung, state: Any) -> Outcome:
+        given = donated(e, rung, rungs)
+        leaves, tree = jax.tree.flatten((*split(arrays, given), numbers, state))
+        program = _program(rung, mesh, tuple(_outline(x, _sharding_of(x)) for x in leaves), tree)
+        if _needs(program) > own.bytes_each:
             raise _TooLarge
-        if way is tried[0]:
-            arrays[:] = [jax.device_put(x, s) for x, s in zip(operands, shardings, strict=True)]
-        return program(*apart(arrays, given), numbers, state)
+        if rung is rungs[0]:
+            arrays[:] = send_sharded(operands, shardings)
+        return program(*split(arrays, given), numbers, state)
 
     try:
-        return climb_alone(e, tried, attempt)
+        return climb_alone(e, rungs, climb_rung)
     except _TooLarge:
         return None
 
@@ -64,7 +65,7 @@ def _sharding(mesh: Any, shape: Sequence[int], cut: int) -> Any:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
-def _placed(x: Any) -> Any:
+def _sharding_of(x: Any) -> Any:
     return x.sharding if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else None
 
 
@@ -73,14 +74,14 @@ def _outline(x: Any, sharding: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _program(way: Way, mesh: Any, leaves: tuple[Any, ...], tree: Any) -> Any:
-    """A way to make a call, compiled for operands of these shapes, cut as they are."""
-    function, arguments = attempt_of_parts(way), jax.tree.unflatten(tree, leaves)
+def _program(rung: Rung, mesh: Any, leaves: tuple[Any, ...], tree: Any) -> Any:
+    """A rung, compiled for operands of these shapes and shardings."""
+    function, arguments = attempt_of_parts(rung), jax.tree.unflatten(tree, leaves)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     value = jax.eval_shape(function, *arguments)[0]
     results = jax.tree.map(lambda x: _sharding(mesh, x.shape, 0) if x.size >= LARGE else whole, value)
     chosen: Any = None  # by JAX
-    places = Made(results, chosen, chosen, chosen)
+    places = Outcome(results, chosen, chosen, chosen)
     return jax.jit(function, donate_argnums=0, out_shardings=places).lower(*arguments).compile()
 
 

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan.blocks import PIECE, padded_length
-from brainsurgery_jax.graph.expr import Expr, is_whole, runs_on_numpy
+from brainsurgery_jax.graph.expr import Expr, asked_of, is_whole, runs_on_numpy
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.boxes import GROUP
 
 Node = TypeVar("Node")
@@ -85,7 +86,7 @@ def _on_the_way(e: Expr, elements: int) -> int:
     if e.kernel is not None and e.kernel.workspace is not None:
         pieces = tuple(Aval((elements,), s.aval.dtype) for s in e.srcs)
         return e.kernel.workspace(pieces, dict(e.static))
-    float_like = all(s.aval.dtype.kind in ("float", "complex") for s in (e, *e.srcs))
+    float_like = all(s.aval.dtype.is_inexact for s in (e, *e.srcs))
     wide = max(4 if float_like else 8, *(item_bytes(s) for s in (e, *e.srcs)))
     return (len(e.srcs) + 3) * elements * wide
 
@@ -93,8 +94,14 @@ def _on_the_way(e: Expr, elements: int) -> int:
 def comparing(exprs: Sequence[Expr], elements: int) -> int:
     """Bytes that a question takes for so many elements of each of its tensors: all of them in double precision, and
     their difference."""
-    wide = max(16 if e.aval.dtype.kind == "complex" else 8 for e in exprs)
+    wide = max(16 if e.aval.dtype.is_complex else 8 for e in exprs)
     return (len(exprs) + 1) * elements * wide
+
+
+def looking(question: Pending, elements: int) -> int:
+    """Bytes that a question takes for so many elements of each of its tensors."""
+    passing = question.reduction.passing
+    return comparing(asked_of(question), elements) if passing is None else passing * elements
 
 
 def calling(e: Expr) -> int:
@@ -112,13 +119,18 @@ def calling(e: Expr) -> int:
     return results + widened + made + packed + (0 if runs_on_numpy(e) else made + COMPILED)
 
 
-def on_device(e: Expr) -> int:
+def on_device(e: Expr, backend: str) -> int:
     """Bytes that a call on whole operands takes of an accelerator: these and the results, both in at least float32 too,
     what the kernel says that it needs besides, and an intermediate result of the largest size."""
     assert e.kernel is not None
     avals = tuple(s.aval for s in e.srcs)
     held = sum(a.nbytes for a in (*avals, *e.avals))
     wide = [a.size * max(4, a.dtype.bits // 8) for a in (*avals, *e.avals)]
-    needs = e.kernel.on_device or e.kernel.workspace
-    workspace = needs(avals, dict(e.static)) if needs is not None else 0
-    return held + sum(wide) + max(wide) + workspace
+    return held + sum(wide) + max(wide) + _workspace_on_device(e, avals, backend)
+
+
+def _workspace_on_device(e: Expr, avals: tuple[Aval, ...], backend: str) -> int:
+    assert e.kernel is not None
+    if e.kernel.on_device is not None:
+        return e.kernel.on_device(avals, dict(e.static), backend)
+    return 0 if e.kernel.workspace is None else e.kernel.workspace(avals, dict(e.static))

@@ -18,7 +18,7 @@ def join(passages: Sequence[Passage]) -> list[Passage]:
     home: dict[tuple[int, int, Expr], int] = {}
     for at, p in enumerate(passages):
         exprs = [e for sink in p.sinks for e in sink.exprs]
-        leaves = {e for e in walk(exprs) if e.kind == "leaf" and e.aval.size == p.stop - p.start}
+        leaves = {e for e in walk(exprs) if e.is_leaf and e.aval.size == p.stop - p.start}
         near = (home.get((p.start, p.stop, leaf)) for leaf in leaves)
         place = next((n for n in near if n is not None and len(reads[n] | leaves) <= MOST_READ), at)
         joined[place] = p._replace(sinks=(*joined[place].sinks, *p.sinks)) if place in joined else p

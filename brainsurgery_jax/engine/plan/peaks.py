@@ -12,8 +12,8 @@ from typing import NamedTuple
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan.footprint import (
     HOLES,
-    comparing,
     item_bytes,
+    looking,
     making_block,
     reading_gaps,
     worst_moment,
@@ -21,6 +21,7 @@ from brainsurgery_jax.engine.plan.footprint import (
 from brainsurgery_jax.engine.plan.pieces import Piece, is_part, needs_of, plan_pieces
 from brainsurgery_jax.graph.expr import Expr, cuts_of, is_whole
 from brainsurgery_jax.index.boxes import Box, flat_range
+from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.boxes import elements_read
 
 BOOKKEEPING = 128 << 10
@@ -34,11 +35,11 @@ class Cost(NamedTuple):
     reads: int
 
 
-def block_cost(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Sequence[Expr]]) -> Cost:
-    """What it costs to make a block of each root. `questions`: the tensors that each question about them compares."""
+def block_cost(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Pending]) -> Cost:
+    """What it costs to make a block of each root. `questions`: those about them."""
     _, order = plan_pieces([Piece(e, start, stop) for e in roots])
-    looking = max((comparing(exprs, stop - start) for exprs in questions), default=0)
-    return Cost(worst_moment(order, _nbytes, _making) + looking + BOOKKEEPING, _bytes_read(p for p, _ in order))
+    asking = max((looking(question, stop - start) for question in questions), default=0)
+    return Cost(worst_moment(order, _nbytes, _making) + asking + BOOKKEEPING, _bytes_read(p for p, _ in order))
 
 
 def box_cost(e: Expr, box: Box) -> Cost:
@@ -50,7 +51,7 @@ def box_cost(e: Expr, box: Box) -> Cost:
 
 def _bytes_read(pieces: Iterable[Piece]) -> int:
     """Bytes that the leaves among some pieces are read from, gaps included."""
-    return sum(_elements(p) * p.expr.aval.dtype.bits // 8 for p in pieces if p.expr.kind == "leaf")
+    return sum(_elements(p) * p.expr.aval.dtype.bits // 8 for p in pieces if p.expr.is_leaf)
 
 
 def _elements(piece: Piece) -> int:
@@ -70,7 +71,7 @@ def _nbytes(piece: Piece) -> int:
 
 def _is_seen(piece: Piece) -> bool:
     """Whether a piece is a box of what is held whole, which is looked at where it is."""
-    return piece.box is not None and (piece.expr.kind == "pick" or is_whole(piece.expr))
+    return piece.box is not None and (piece.expr.is_pick or is_whole(piece.expr))
 
 
 def _making(piece: Piece) -> int:
@@ -80,7 +81,7 @@ def _making(piece: Piece) -> int:
     if cuts is not None:
         made = _making_part(piece) if is_part(piece, cuts) else _nbytes(piece)
         return _nbytes(piece) + made + (_nbytes(piece) + made) // HOLES
-    gaps = piece.expr.kind == "leaf" and piece.box is not None and flat_range(piece.expr.aval.shape, piece.box) is None
+    gaps = piece.expr.is_leaf and piece.box is not None and flat_range(piece.expr.aval.shape, piece.box) is None
     return making_block(piece.expr, prod(piece.shape)) + (reading_gaps(piece.expr) if gaps else 0)
 
 

@@ -40,7 +40,7 @@ class ElementRange(NamedTuple):
 
 def range_of(piece: Piece) -> tuple[int, int]:
     """The flat range that a piece spans."""
-    return (piece.start, piece.stop) if piece.box is None else spanned(piece.expr.aval.shape, piece.box)
+    return (piece.start, piece.stop) if piece.box is None else span_flat(piece.expr.aval.shape, piece.box)
 
 
 def plan_pieces(roots: Sequence[Piece]) -> tuple[dict[Piece, int], list[tuple[Piece, list[Piece]]]]:
@@ -66,7 +66,7 @@ def plan_pieces(roots: Sequence[Piece]) -> tuple[dict[Piece, int], list[tuple[Pi
 def needs_of(piece: Piece) -> list[Piece]:
     """The pieces that a piece is made of."""
     e = piece.expr
-    if e.kind != "call" or is_whole(e):
+    if not e.is_call or is_whole(e):
         return []
     assert e.kernel is not None
     if e.kernel.elementwise:
@@ -105,11 +105,11 @@ def _flat_needs(piece: Piece) -> list[Piece]:
     """For what is made in row-major order only: a box with gaps is picked out of the range that it spans."""
     e = piece.expr
     if piece.box is not None:
-        return [Piece(e, *spanned(e.aval.shape, piece.box))]
+        return [Piece(e, *span_flat(e.aval.shape, piece.box))]
     return [Piece(s, piece.start, piece.stop) for s in e.srcs]
 
 
-def spanned(shape: Sequence[int], box: Box) -> tuple[int, int]:
+def span_flat(shape: Sequence[int], box: Box) -> tuple[int, int]:
     """The flat range from the first to the last element of a box."""
     if (run := flat_range(shape, box)) is not None:
         return run

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.folds import early_folds, first_question
-from brainsurgery_jax.engine.plan.footprint import comparing
+from brainsurgery_jax.engine.plan.footprint import looking
 from brainsurgery_jax.engine.plan.keys import key_of
 from brainsurgery_jax.engine.plan.passages import join
 from brainsurgery_jax.engine.plan.peaks import BOOKKEEPING, Cost, block_cost, box_cost
@@ -175,7 +175,7 @@ def _stream_item(passages: Sequence[Passage]) -> WorkItem:
 def _passage_cost(p: Passage) -> Cost:
     """The peak of its largest block, and as much to read for each element as there."""
     start, stop = max(cuts(p.start, p.stop), key=lambda r: r[1] - r[0])
-    questions = [sink.exprs for sink in p.sinks if isinstance(sink, Ask)]
+    questions = [sink.question for sink in p.sinks if isinstance(sink, Ask)]
     cost = block_cost([e for sink in p.sinks for e in sink.exprs], start, stop, questions)
     return cost._replace(reads=cost.reads * (p.stop - p.start) // (stop - start))
 
@@ -205,9 +205,9 @@ def _portion_item(*portions: Portion) -> WorkItem:
 
 def _portion_cost(p: Portion) -> Cost:
     costs = [box_cost(e, p.box) for e in p.exprs]
-    asked = any(isinstance(sink, Ask) for sink in p.sinks)
-    looking = comparing(p.exprs, min(blocks.BLOCK, prod(box_shape(p.box)))) if asked else 0
-    return Cost(sum(c.peak for c in costs) + looking, sum(c.reads for c in costs))
+    elements = min(blocks.BLOCK, prod(box_shape(p.box)))
+    asking = max((looking(sink.question, elements) for sink in p.sinks if isinstance(sink, Ask)), default=0)
+    return Cost(sum(c.peak for c in costs) + asking, sum(c.reads for c in costs))
 
 
 def _bytes_written(p: Portion) -> int:
@@ -249,7 +249,7 @@ def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[WorkItem]:
 def _whole_item(batch: Batch, machine: Machine) -> WorkItem:
     work = tuple(tuple(_work_of(root) for root in task.roots) for task in batch.tasks)
     roots = [root for task in batch.tasks for root in task.roots]
-    leaves = (e for e in walk(e for root in roots for e in root.exprs) if e.kind == "leaf")
+    leaves = (e for e in walk(e for root in roots for e in root.exprs) if e.is_leaf)
     writes = sum(root.expr.aval.nbytes for root in roots if isinstance(root, Written))
     whole = Whole(batch.tasks, work, sites_of(batch, machine), batch.size)
     return _item(whole, batch.host_bytes, sum(e.aval.nbytes for e in leaves), writes, batch.device_bytes)

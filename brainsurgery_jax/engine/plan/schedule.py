@@ -6,12 +6,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.engine.plan import blocks
+from brainsurgery_jax.engine.plan.folds import first_question
 from brainsurgery_jax.engine.plan.footprint import (
     FOLDS,
     HOLES,
     calling,
-    comparing,
     item_bytes,
+    looking,
     making_block,
     reading_gaps,
     worst_moment,
@@ -84,11 +85,11 @@ def schedule(roots: Sequence[Root], known: Collection[Expr] = ()) -> list[Task]:
     """Tasks in the order of their first root; the roots of a task share a call that is computed whole. `known`: calls
     that are computed already."""
     calls = [tuple(e for e in walk(r.exprs) if is_whole(e) and e not in known) for r in roots]
-    groups = _joined(calls)
+    groups = _group(calls)
     return [_task([roots[i] for i in g], [calls[i] for i in g]) for g in groups]
 
 
-def _joined(calls: Sequence[tuple[Expr, ...]]) -> list[list[int]]:
+def _group(calls: Sequence[tuple[Expr, ...]]) -> list[list[int]]:
     """Indices of roots, grouped where they share a call (union-find)."""
     parent = list(range(len(calls)))
 
@@ -132,13 +133,14 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
 
 def _reading(call: Expr) -> int:
     """Bytes of the operands of a call that are not held already, and of the blocks that they are assembled from."""
-    fresh = [s for s in call.srcs if s.kind == "leaf" or (s.kind == "call" and not is_whole(s))]
-    return sum(s.aval.nbytes for s in fresh) + max((_passing((s,)) for s in fresh if s.kind == "call"), default=0)
+    fresh = [s for s in call.srcs if s.is_leaf or (s.is_call and not is_whole(s))]
+    return sum(s.aval.nbytes for s in fresh) + max((_passing((s,)) for s in fresh if s.is_call), default=0)
 
 
 def _folding(call: Expr) -> int:
     """Bytes that a fold takes: a block of each operand on its way, what is made of it, and the results."""
-    return _passing(call.srcs) + comparing(call.srcs, _length(call.srcs[0])) + FOLDS * sum(a.nbytes for a in call.avals)
+    asking = looking(first_question(call), _length(call.srcs[0]))
+    return _passing(call.srcs) + asking + FOLDS * sum(a.nbytes for a in call.avals)
 
 
 def _passing(exprs: Sequence[Expr]) -> int:
@@ -151,7 +153,7 @@ def _passing(exprs: Sequence[Expr]) -> int:
     while stack:
         e = stack.pop()
         if e not in made_of:
-            made_of[e] = e.srcs if e.kind == "call" and not is_whole(e) else ()
+            made_of[e] = e.srcs if e.is_call and not is_whole(e) else ()
             stack.extend(made_of[e])
     order = [(e, made_of[e]) for e in walk(exprs) if e in made_of]
     return worst_moment(order, lambda e: _length(e) * item_bytes(e), _taking)
@@ -164,7 +166,7 @@ def _unlike(boxes: Iterable[Box]) -> Iterable[Box]:
 
 def _taking(e: Expr) -> int:
     """Bytes that a block takes while it is made; of what is held whole, a copy: it may not be in row-major order."""
-    if e.kind == "pick" or is_whole(e):
+    if e.is_pick or is_whole(e):
         return e.aval.nbytes
     return making_block(e, _length(e)) + max((reading_gaps(s) for s in e.srcs if e.moves is not None), default=0)
 
@@ -174,4 +176,4 @@ def _length(e: Expr) -> int:
 
 
 def _asking(root: Root) -> int:
-    return comparing(root.exprs, _length(root.exprs[0])) if isinstance(root, Asked) else 0
+    return looking(root.question, _length(root.exprs[0])) if isinstance(root, Asked) else 0

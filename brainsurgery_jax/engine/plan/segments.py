@@ -27,11 +27,11 @@ def segments(root: Expr) -> Iterator[Segment]:
         e, start, stop, at = stack.pop()
         if start >= stop:
             continue
-        if e.kind == "leaf":
+        if e.is_leaf:
             yield Segment(at, e.source.file_run(e.name, start, stop), e, start, stop)
             continue
         runs = e.moves.runs(tuple(s.aval for s in e.srcs), start, stop) if e.moves is not None else None
-        if runs is None or (stop - start == e.aval.size and _scattered(e, runs)):
+        if runs is None or (stop - start == e.aval.size and _is_scattered(e, runs)):
             yield Segment(at, None, e, start, stop)
             continue
         inner = []
@@ -41,7 +41,7 @@ def segments(root: Expr) -> Iterator[Segment]:
         stack.extend(reversed(inner))
 
 
-def _scattered(e: Expr, runs: Sequence[Run]) -> bool:
+def _is_scattered(e: Expr, runs: Sequence[Run]) -> bool:
     """Whether a tensor is made of parts of what has its axes in another order: better made in boxes (`tiles`)."""
     return any(r.stop - r.start != e.srcs[r.src].aval.size for r in runs) and mixes(e)
 
@@ -61,7 +61,7 @@ def streamed_below(e: Expr) -> Iterator[Expr]:
     stack = [e]
     while stack:
         node = stack.pop()
-        if node in seen or node.kind != "call" or is_whole(node):
+        if node in seen or not node.is_call or is_whole(node):
             continue
         seen.add(node)
         yield node

@@ -48,11 +48,11 @@ class Batch(NamedTuple):
     device_bytes: int
 
 
-def site_of(call: Expr, devices: int, bytes_each: int) -> Site:
+def site_of(call: Expr, devices: int, bytes_each: int, backend: str) -> Site:
     """Where a call is computed that is in no batch."""
     if not devices or is_fold(call):
         return Site.HOST
-    if on_device(call) <= bytes_each:
+    if on_device(call, backend) <= bytes_each:
         return Site.DEVICE
     return Site.SHARDED if devices > 1 else Site.HOST
 
@@ -61,8 +61,11 @@ def sites_of(batch: Batch, machine: Machine) -> tuple[Site, ...]:
     """Where the calls of a batch are computed, each place once."""
     if batch.size > 1:
         return (Site.BATCH,)
-    sites = (site_of(call, machine.devices, machine.bytes_each) for task in batch.tasks for call in calls_of(task))
-    return tuple(dict.fromkeys(sites))
+    return tuple(dict.fromkeys(_site_on(machine, call) for task in batch.tasks for call in calls_of(task)))
+
+
+def _site_on(machine: Machine, call: Expr) -> Site:
+    return site_of(call, machine.devices, machine.bytes_each, machine.backend)
 
 
 def batches(tasks: Iterable[Task], machine: Machine) -> list[Batch]:
@@ -106,10 +109,9 @@ def _device_peak(task: Task, size: int, machine: Machine) -> int:
     if not machine.devices:
         return 0
     if size > 1:
-        return size // machine.devices * on_device(calls_of(task)[0])
-    sites = {call: site_of(call, machine.devices, machine.bytes_each) for call in calls_of(task)}
-    needs = [min(on_device(call), machine.bytes_each) for call, site in sites.items() if site is not Site.HOST]
-    return max(needs, default=0)
+        return size // machine.devices * on_device(calls_of(task)[0], machine.backend)
+    there = [call for call in calls_of(task) if _site_on(machine, call) is not Site.HOST]
+    return max((min(on_device(call, machine.backend), machine.bytes_each) for call in there), default=0)
 
 
 def calls_of(task: Task) -> list[Expr]:
@@ -133,7 +135,7 @@ def batch_size(task: Task, machine: Machine) -> int:
         not machine.devices
         or len(calls) != 1
         or is_fold(calls[0])
-        or (need := on_device(calls[0])) > machine.bytes_each
+        or (need := on_device(calls[0], machine.backend)) > machine.bytes_each
     ):
         return 1
     return max(1, min(MOST, min(FULL, machine.bytes_each) // need)) * machine.devices

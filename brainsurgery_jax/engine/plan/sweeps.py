@@ -72,13 +72,13 @@ def _cut_axes(leaf: Expr, box: Box) -> list[int]:
 def _leaf_of(s: Segment) -> Expr | None:
     """The one leaf of which a tensor is only a part; None for all else."""
     e = s.expr
-    if s.run is not None or s.start != 0 or s.stop != e.aval.size or e.kind != "call":
+    if s.run is not None or s.start != 0 or s.stop != e.aval.size or not e.is_call:
         return None
     nodes = list(walk([e]))
-    leaves = [n for n in nodes if n.kind == "leaf"]
+    leaves = [n for n in nodes if n.is_leaf]
     if len(leaves) != 1 or leaves[0].aval.size <= e.aval.size:
         return None
-    streamed = all(n.kind in ("leaf", "const") or (n.kind == "call" and not is_whole(n)) for n in nodes)
+    streamed = all(n.is_leaf or n.is_const or (n.is_call and not is_whole(n)) for n in nodes)
     streamed = streamed and not any(cuts_of(n) for n in nodes)
     return leaves[0] if streamed else None
 
@@ -127,7 +127,7 @@ def _axes(e: Expr) -> Axes:
     """Where the axes of the one leaf below a tensor are in it."""
     found: dict[Expr, Axes | None] = {}
     for node in walk([e]):
-        if node.kind == "leaf":
+        if node.is_leaf:
             found[node] = tuple(range(len(node.aval.shape)))
             continue
         places = _places(node)

@@ -67,11 +67,11 @@ class Tile(NamedTuple):
 
 def _natural(e: Expr) -> list[Tile]:
     """A box for each of the tensors that are joined in this one, or for each part."""
-    if e.kind == "call" and not is_whole(e):
+    if e.is_call and not is_whole(e):
         assert e.kernel is not None
         if (cuts := cuts_of(e)) is not None:
             return [Tile(box, True) for box in parts(e.aval.shape, cuts)]
-        if e.moves is not None and (placed := _placed(e, e.moves)) is not None:
+        if e.moves is not None and (placed := _place(e, e.moves)) is not None:
             return placed
         if e.kernel.elementwise:
             source = e.srcs[0] if len(e.srcs) == 1 else next((s for s in e.srcs if has_parts(s)), None)
@@ -79,7 +79,7 @@ def _natural(e: Expr) -> list[Tile]:
     return [Tile(whole(e.aval.shape))]
 
 
-def _placed(e: Expr, moves: Moves) -> list[Tile] | None:
+def _place(e: Expr, moves: Moves) -> list[Tile] | None:
     """The boxes that those of the operands make; None if one of them makes none."""
     avals, made = operand_avals(e), []
     for number, src in enumerate(e.srcs):

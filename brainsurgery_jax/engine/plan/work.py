@@ -184,6 +184,13 @@ def parts_of(work: Work) -> tuple[Light | Whole, ...]:
             return (work,)
 
 
+def shares_of(item: WorkItem) -> Iterator[tuple[Light | Whole, int]]:
+    """The parts of an item, and how many of the bytes that it reads and writes each counts for."""
+    parts, moved = parts_of(item.work), item.reads + item.writes
+    for at, part in enumerate(parts):
+        yield part, moved * (at + 1) // len(parts) - moved * at // len(parts)
+
+
 def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
     """The tensors that a piece of work writes, or parts of them: number of the publication, and name."""
     written = (end for end in _ends(work) if isinstance(end, Put | Transfer | Written))
@@ -211,4 +218,8 @@ def _ends(work: Work) -> Iterator[Sink | Transfer | Root]:
 
 def results_held(fold: Fold) -> int:
     """Bytes that the results of folds take while they are computed and afterwards."""
-    return FOLDS * sum(a.nbytes for call in fold.calls for a in call.avals)
+    return WAITING * len(fold.calls) + FOLDS * sum(a.nbytes for call in fold.calls for a in call.avals)
+
+
+WAITING = 256 << 10
+"""Bytes of partial results of a fold that wait to be joined, however small its result is."""

@@ -1,4 +1,4 @@
-"""What a run may use: memory, threads, devices, and whether files are flushed to disk."""
+"""The budget of a run: memory, threads, devices, and whether files are flushed to disk."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ LEAST = 256 << 20
 
 
 class Budget(NamedTuple):
-    """Bytes of host memory that may be held at once, threads that read, compute and write, durability, and accelerators
-    to compute on."""
+    """The resources of a run: bytes of host memory held at once, threads that read, compute and write, whether files
+    are flushed, and accelerators."""
 
     host_bytes: int
     threads: int
@@ -21,7 +21,7 @@ class Budget(NamedTuple):
 
 
 def default_budget(*, host_bytes: int | None = None, durable: bool = True, devices: Devices = "all") -> Budget:
-    """A quarter of the memory that this process may use, and a thread per processor that it may run on."""
+    """The default budget: a quarter of the available memory, and one thread per processor."""
     return Budget(host_bytes or max(LEAST, available_bytes() // 4), _processors(), durable, devices)
 
 
@@ -30,9 +30,9 @@ def _processors() -> int:
 
 
 def available_bytes(group: str = "/sys/fs/cgroup") -> int:
-    """Memory that can still be had: what the system calls available, less what a control group withholds.
+    """Available memory in bytes: what the system reports, limited by the control group of this process.
 
-    Pages of files count as used there, though the system drops them for whoever asks: they are taken off.
+    A control group counts cached pages of files as used; the system frees them on demand, so they are not counted here.
     """
     system = _available() or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     limit, used = _number(f"{group}/memory.max"), _number(f"{group}/memory.current")

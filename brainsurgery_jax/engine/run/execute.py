@@ -12,7 +12,17 @@ from brainsurgery_jax.engine.compute.blas import one_thread
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, Devices, accelerators
 from brainsurgery_jax.engine.compute.folds import INTEGER, Values, compute_folds
 from brainsurgery_jax.engine.compute.kernels import exact
-from brainsurgery_jax.engine.events import Listener, Noted, Published, Started, ignore
+from brainsurgery_jax.engine.events import (
+    NEVER,
+    Advanced,
+    Finishing,
+    Listener,
+    Noted,
+    Published,
+    Started,
+    StopSignal,
+    ignore,
+)
 from brainsurgery_jax.engine.plan.folds import question_of
 from brainsurgery_jax.engine.plan.planner import plan_roots, plan_stage, plan_work
 from brainsurgery_jax.engine.plan.projection import refuse_too_large
@@ -29,14 +39,14 @@ from brainsurgery_jax.engine.plan.work import (
     Whole,
     Work,
     WorkItem,
-    parts_of,
+    shares_of,
 )
 from brainsurgery_jax.engine.run.budget import Budget
 from brainsurgery_jax.engine.run.perform import Bench, Done, perform, settle
 from brainsurgery_jax.engine.run.pool import Pool
 from brainsurgery_jax.engine.run.staging import Staging
 from brainsurgery_jax.engine.run.verdicts import Verdicts
-from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.errors import Diagnostic, Stopped
 from brainsurgery_jax.graph.expr import Expr, is_fold, runs_on_numpy, walk
 from brainsurgery_jax.lower.program import Program
 from brainsurgery_jax.protocol import Pending
@@ -52,36 +62,40 @@ def execute(
     tell: Listener,
     look: Callable[[StagedOutput], None] | None = None,
     commit: Commit = BY_RENAME,
+    stop: StopSignal = NEVER,
 ) -> None:
-    """Run a program: checks, outputs, publication. Raises PlanError or StoreError; then nothing was published.
+    """Run a program: checks, outputs, publication. Raises PlanError, StoreError or Stopped; then nothing was published.
 
-    `look` is called with each complete output before any is published, `commit` is how outputs appear.
+    `look` is called with each complete output before any is published, `commit` is how outputs appear. `stop` is looked
+    at between items.
     """
     roots = list(roots_of(program))
     own = equipment(roots, budget.devices)
     machine = machine_of(budget, own)
     items = plan_work(program, machine)
     refuse_too_large(items, machine)
-    tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes))
+    moved = {item.key: item.reads + item.writes for item in items}
+    tell(Started(sum(p.nbytes for p in program.publications), count_tasks(roots, items), program.sizes, moved))
     verdicts = Verdicts(program.checks, tell)
     with Staging(program.publications, commit, durable=budget.durable) as staging:
         for note in staging.notes:
             tell(Noted(note))
-        known = _fold(items, machine, own)
-        _run(roots, items, machine, Bench(staging.writers, verdicts, tell, own, known))
+        known = _fold(items, machine, Bench([], verdicts, tell, own, {}, stop))
+        _run(roots, items, machine, Bench(staging.writers, verdicts, tell, own, known, stop))
         assert verdicts.settled
+        tell(Finishing())
         for source in _sources(roots):
             source.verify_unchanged()
         staging.complete(look)
-        with defer_signals():  # what is published is told, whatever comes then
+        with defer_signals():  # what is published is reported, whatever comes then
             left = staging.publish()
             for p in program.publications:
                 tell(Published(p.path, p.nbytes, len(p.tensors), p.side_names))
     for old in left:
-        tell(Noted(_left(old)))
+        tell(Noted(_note_left(old)))
 
 
-def _left(old: Left) -> Diagnostic:
+def _note_left(old: Left) -> Diagnostic:
     if old.kept:
         why, hint = (
             "something appeared there at the last moment, and was kept",
@@ -94,36 +108,44 @@ def _left(old: Left) -> Diagnostic:
     )
 
 
-def numbers(exprs: Sequence[Expr], budget: Budget) -> Mapping[Expr, int]:
+def numbers(exprs: Sequence[Expr], budget: Budget, stop: StopSignal = NEVER) -> Mapping[Expr, int]:
     """The values of integer scalars that steps need before they can be lowered."""
     questions = {e: question_of((e,), INTEGER) for e in exprs}
-    found = answers(list(questions.values()), budget)
+    found = answers(list(questions.values()), budget, stop)
     return {e: found[q] for e, q in questions.items()}
 
 
-def answers(questions: Sequence[Pending], budget: Budget) -> Mapping[Pending, Any]:
-    """The answers to questions that are not about a program. Raises PlanError for a budget that is too small."""
+def answers(questions: Sequence[Pending], budget: Budget, stop: StopSignal = NEVER) -> Mapping[Pending, Any]:
+    """The answers to questions that are not about a program. Raises PlanError for a budget that is too small, and
+    Stopped."""
     roots = list(asked(questions))
     own = equipment(roots, budget.devices)
     machine = machine_of(budget, own)
     items = plan_roots(roots, machine)
     refuse_too_large(items, machine)
-    return _answers(questions, machine, own, _fold(items, machine, own))
+    bench = Bench([], Verdicts((), ignore), ignore, own, {}, stop)
+    return _answers(questions, machine, bench, _fold(items, machine, bench))
 
 
-def _answers(questions: Sequence[Pending], machine: Machine, own: Accelerators, known: Values) -> Mapping[Pending, Any]:
+def _answers(questions: Sequence[Pending], machine: Machine, bench: Bench, known: Values) -> Mapping[Pending, Any]:
     roots, verdicts = list(asked(questions)), Verdicts((), ignore)
-    _run(roots, plan_stage(roots, machine, known), machine, Bench([], verdicts, ignore, own, known))
+    own = Bench([], verdicts, ignore, bench.own, known, bench.stop)
+    _run(roots, plan_stage(roots, machine, known), machine, own)
     return {q: q.reduction.empty if is_empty(q) else verdicts.answers[q] for q in questions}
 
 
-def _fold(items: Iterable[WorkItem], machine: Machine, own: Accelerators) -> Values:
+def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
     """The values of large folds, level by level."""
     known: Values = {}
+
+    def ask(item: WorkItem, fold: Fold, questions: Sequence[Pending]) -> Mapping[Pending, Any]:
+        answered = _answers(questions, machine, bench, known)
+        bench.tell(Advanced(item.key, item.reads // fold.passes))  # every pass reads the same
+        return answered
+
     for item in items:
         if isinstance(item.work, Fold):
-            ask = partial(_answers, machine=machine, own=own, known=known)
-            known = {**known, **compute_folds(item.work.calls, ask)}
+            known = {**known, **compute_folds(item.work.calls, partial(ask, item, item.work))}
     return known
 
 
@@ -163,10 +185,13 @@ def _run(roots: Sequence[Root], items: Sequence[WorkItem], machine: Machine, ben
     items = [item for item in items if not isinstance(item.work, Fold)]
     context = _context(roots, bench.own)
     blas = one_thread() if any(isinstance(item.work, Whole) for item in items) else nullcontext()
-    with blas, Pool(machine.threads, machine.host_bytes) as pool:
-        for item, part in _parts_in_turn(items, bench, pool.drain):
-            pool.submit(item.host_bytes, partial(_within, context, part, bench), partial(settle, bench=bench))
+    with blas, Pool(machine.threads, machine.host_bytes, bench.stop) as pool:
+        for item, part, moved in _parts_in_turn(items, bench, pool.drain):
+            then = partial(settle, item=item.key, moved=moved, bench=bench)
+            pool.submit(item.host_bytes, partial(_within, context, part, bench), then)
         pool.drain()
+    if bench.stop.is_set():
+        raise Stopped
 
 
 def _within(context: Callable[[], AbstractContextManager[Any]], work: Light | Whole, bench: Bench) -> Done:
@@ -176,9 +201,10 @@ def _within(context: Callable[[], AbstractContextManager[Any]], work: Light | Wh
 
 def _parts_in_turn(
     items: Iterable[WorkItem], bench: Bench, wait: Callable[[], None]
-) -> Iterator[tuple[WorkItem, Light | Whole]]:
-    """The parts of items in the order in which they begin. Of items of one kind, those that write to different files
-    take turns, one part of each at a time: threads that write to one file wait for each other.
+) -> Iterator[tuple[WorkItem, Light | Whole, int]]:
+    """The parts of items, and the bytes that each moves, in the order in which they begin. Of items of one kind, those
+    that write to different files take turns, one part of each at a time: threads that write to one file wait for each
+    other.
 
     `wait` is called before items that need others: it returns when all that came before are done.
     """
@@ -188,7 +214,7 @@ def _parts_in_turn(
         lanes: dict[tuple[int, int] | None, list[WorkItem]] = {}
         for item in alike:
             lanes.setdefault(_lane(item.work, bench), []).append(item)
-        queues = [((item, part) for item in lane for part in parts_of(item.work)) for lane in lanes.values()]
+        queues = [((item, *share) for item in lane for share in shares_of(item)) for lane in lanes.values()]
         yield from (part for turn in zip_longest(*queues) for part in turn if part is not None)
 
 
@@ -213,4 +239,4 @@ def _context(roots: Sequence[Root], own: Accelerators) -> Callable[[], AbstractC
 
 
 def _sources(roots: Sequence[Root]) -> list[Source]:
-    return list(dict.fromkeys(e.source for r in roots for e in walk(r.exprs) if e.kind == "leaf"))
+    return list(dict.fromkeys(e.source for r in roots for e in walk(r.exprs) if e.is_leaf))

@@ -1,4 +1,4 @@
-"""Performing one piece of work on a thread, and what follows from its results on the main thread."""
+"""Perform one piece of work on a thread, and settle its results on the main thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from brainsurgery_jax.engine.compute.batches import call_tasks
 from brainsurgery_jax.engine.compute.devices import Accelerators
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
 from brainsurgery_jax.engine.compute.folds import Values, place_of
-from brainsurgery_jax.engine.events import Factorized, Listener, Noted, Wrote
+from brainsurgery_jax.engine.events import NEVER, Advanced, Factorized, Listener, Noted, StopSignal, Wrote
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.sweeps import span_of
 from brainsurgery_jax.engine.plan.work import (
@@ -34,11 +34,20 @@ from brainsurgery_jax.store.base import Writer
 
 
 class Bench:
-    """What work is performed with: writers by publication, verdicts, a listener, accelerators, and folds that are
-    computed."""
+    """What work is performed with: writers by publication, verdicts, a listener, accelerators, folds that are computed,
+    and the signal that stops it."""
 
-    def __init__(self, writers: Sequence[Writer], verdicts: Verdicts, tell: Listener, own: Accelerators, known: Values):
-        self.writers, self.verdicts, self.tell, self.own, self.known = writers, verdicts, tell, own, known
+    def __init__(
+        self,
+        writers: Sequence[Writer],
+        verdicts: Verdicts,
+        tell: Listener,
+        own: Accelerators,
+        known: Values,
+        stop: StopSignal = NEVER,
+    ):
+        self.writers, self.verdicts, self.tell = writers, verdicts, tell
+        self.own, self.known, self.stop = own, known, stop
         self._tallies: dict[int, Tally] = {}
 
     def tally(self, ask: Ask) -> Tally:
@@ -47,34 +56,35 @@ class Bench:
 
 
 Result = tuple[Sink | Transfer, Any]
-"""What came of a part of a tensor: the bytes that were written, or the partial result of a question."""
+"""The result of a part of a tensor: the bytes that were written, or the partial result of a question."""
 
 
 class Done(NamedTuple):
-    """What came of a piece of work, in order."""
+    """The results of a piece of work, in order."""
 
     told: tuple[Factorized | Noted, ...]
     results: tuple[Result, ...]
 
 
 def perform(work: Light | Whole, bench: Bench) -> Done:
-    """Do a piece of work. Called on any thread."""
+    """Perform a piece of work. Called on any thread."""
     if isinstance(work, Whole):
         return _call(work, bench)
     return Done((), tuple(_pass(work, bench, Evaluator(own=bench.own, known=bench.known))))
 
 
-def settle(done: Done, bench: Bench) -> None:
-    """Tell what came of a piece of work. Called on the main thread, in the order of the work. Raises PlanError for an
-    assert that fails."""
+def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
+    """Report the results of a part of an item, which moved so many bytes. Called on the main thread, in the order of
+    the work. Raises PlanError for an assert that fails."""
     for event in done.told:
-        bench.tell(event)
+        bench.tell(event._replace(item=item))
     for sink, result in done.results:
         match sink:
             case Put() | Transfer():
-                bench.tell(Wrote(sink.name, result))
+                bench.tell(Wrote(sink.name, result, item))
             case Ask() if (tally := bench.tally(sink)).add(result):
                 bench.verdicts.answer(sink.question, tally.answer())
+    bench.tell(Advanced(item, moved))
 
 
 def _call(work: Whole, bench: Bench) -> Done:
@@ -83,7 +93,7 @@ def _call(work: Whole, bench: Bench) -> Done:
     results: list[Result] = []
     called = call_tasks(work.tasks, work.size, bench.own, bench.known)
     for (task, evaluator), work_by_root in zip(called, work.work, strict=True):
-        for _, light in zip(evaluator.served(task), work_by_root, strict=True):
+        for _, light in zip(evaluator.serve(task), work_by_root, strict=True):
             results += (result for w in light for result in _pass(w, bench, evaluator))
         told += evaluator.told
     return Done(tuple(told), tuple(results))
@@ -107,7 +117,7 @@ def _pass(work: Light, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
 
 
 def _pass_block(p: Passage, start: int, stop: int, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
-    if (known := _known(p.sinks, bench)) is not None:
+    if (known := _look_up(p.sinks, bench)) is not None:
         yield from known
         return
     blocks = evaluator.blocks([e for sink in p.sinks for e in sink.exprs], start, stop)
@@ -122,7 +132,7 @@ def _pass_block(p: Passage, start: int, stop: int, bench: Bench, evaluator: Eval
 
 
 def _pass_box(p: Portion, bench: Bench, evaluator: Evaluator) -> Iterator[Result]:
-    if (known := _known(p.sinks, bench)) is not None:
+    if (known := _look_up(p.sinks, bench)) is not None:
         yield from known
         return
     arrays = [evaluator.box(e, p.box) for e in p.exprs]
@@ -135,7 +145,7 @@ def _pass_box(p: Portion, bench: Bench, evaluator: Evaluator) -> Iterator[Result
                 yield sink, bench.tally(sink).look(place_of(p.exprs[0], p.box), [x.reshape(-1) for x in arrays])
 
 
-def _known(sinks: Sequence[Sink], bench: Bench) -> list[Result] | None:
+def _look_up(sinks: Sequence[Sink], bench: Bench) -> list[Result] | None:
     """The results of all sinks, if they are known without looking."""
     known = [(sink, bench.tally(sink).known) for sink in sinks if isinstance(sink, Ask)]
     return list[Result](known) if len(known) == len(sinks) and all(part is not None for _, part in known) else None

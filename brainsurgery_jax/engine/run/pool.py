@@ -1,4 +1,4 @@
-"""Jobs on threads, begun in order, held to a budget of bytes, and their results handed over in that same order."""
+"""Jobs on threads: started in order within a memory budget, their results delivered in the same order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Condition
 from types import TracebackType
 from typing import Any, NamedTuple
+
+from brainsurgery_jax.engine.events import NEVER, StopSignal
+from brainsurgery_jax.errors import Stopped
 
 AHEAD = 4
 """Jobs per thread that may be waiting or running."""
@@ -21,21 +24,24 @@ class _Begun(NamedTuple):
 class Pool:
     """Runs jobs on threads. Reading, computing and writing overlap because different jobs are at different stages.
 
-    `then` of each job is called here, in the order in which the jobs were given, so that what follows from the results
-    (verdicts, merged sums, progress, the error that is raised) never depends on timing. A job gives its bytes back when
-    it is done; its result, which must be small, waits for those before it.
+    `then` of each job is called on the calling thread, in the order of submission, so that verdicts, merged sums,
+    progress and errors never depend on timing. A job releases its bytes when it is done; its result, which must be
+    small, waits for those of earlier jobs. Once `stop` is set, no job starts any more, and `Stopped` is raised when
+    those that run are done.
     """
 
-    def __init__(self, threads: int, host_bytes: int):
+    def __init__(self, threads: int, host_bytes: int, stop: StopSignal = NEVER):
         self._executor = ThreadPoolExecutor(threads, "brainsurgery")
-        self._most, self._free = AHEAD * threads, host_bytes
+        self._most, self._free, self._stop = AHEAD * threads, host_bytes, stop
         self._under_way = 0
         self._changed = Condition()
         self._begun: deque[_Begun] = deque()
 
     def submit(self, nbytes: int, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
-        """Begin a job that needs `nbytes`, once they are free. Raises what an earlier job raised."""
+        """Start a job that needs `nbytes`, once they are free. Raises what an earlier job raised, and Stopped."""
         self._hand_over_done()
+        if self._stop.is_set():
+            raise Stopped
         with self._changed:
             self._changed.wait_for(lambda: not self._under_way or self._fits(nbytes))
             self._free -= nbytes
@@ -54,7 +60,7 @@ class Pool:
             self._changed.notify()
 
     def drain(self) -> None:
-        """Hand over everything that was begun."""
+        """Wait for all jobs, and deliver their results."""
         while self._begun:
             self._hand_over()
 
@@ -63,6 +69,8 @@ class Pool:
             self._hand_over()
 
     def _hand_over(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
         first = self._begun[0]
         result = first.future.result()
         self._begun.popleft()

@@ -1,4 +1,4 @@
-"""The outputs of a run on their way: written beside their destinations, published together or removed."""
+"""Staging: the outputs of a run are written beside their destinations, then published together or removed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,11 @@ class Staging:
 
     @property
     def notes(self) -> tuple[Diagnostic, ...]:
-        """What is to be reported of the destinations."""
+        """Notes on the destinations."""
         return tuple(note for staged in self._staged for note in staged.notes)
 
     def complete(self, look: Callable[[StagedOutput], None] | None = None) -> None:
-        """Complete all outputs. `look` is called with each before any is in its place; what it raises keeps them all
-        away."""
+        """Complete all outputs. `look` is called with each before any is published; if it raises, none is."""
         for writer in self.writers:
             writer.finish()
         if look is not None:
@@ -52,7 +51,7 @@ class Staging:
                 look(staged)
 
     def publish(self) -> tuple[Left, ...]:
-        """Put all outputs, which are complete, in their places; what they replaced and could not be removed."""
+        """Publish all outputs, which are complete. Return the replaced checkpoints that could not be removed."""
         left = self._commit.publish(self._staged, durable=self._durable)
         self._published = True
         return left
@@ -76,7 +75,7 @@ def _writer(p: Publication, staged: StagedOutput, *, durable: bool) -> Writer:
 
 
 def cut(p: Publication) -> FileCounts | None:
-    """The files that an output will have, where its format tells."""
+    """The files that an output will have; None if its format does not know them in advance."""
     return None if p.format.cut is None else p.format.cut(_avals(p), _options(p, durable=False))
 
 
@@ -86,10 +85,10 @@ def _avals(p: Publication) -> dict[str, Aval]:
 
 def _options(p: Publication, *, durable: bool) -> WriteOptions:
     return WriteOptions(
-        p.directory, p.metadata, p.shard_bytes, durable, _unchanged(p), p.options, p.keep_files, p.nest, p.tree
+        p.directory, p.metadata, p.shard_bytes, durable, _find_unchanged(p), p.options, p.keep_files, p.nest, p.tree
     )
 
 
-def _unchanged(p: Publication) -> dict[str, Held]:
+def _find_unchanged(p: Publication) -> dict[str, Held]:
     """The tensors that are written as a checkpoint holds them."""
-    return {name: Held(e.source, e.name) for name, e in p.tensors.items() if e.kind == "leaf"}
+    return {name: Held(e.source, e.name) for name, e in p.tensors.items() if e.is_leaf}

@@ -1,4 +1,4 @@
-"""Questions on their way to their answers, as the tensors that they are about go by."""
+"""Partial results of questions, merged while their tensors are streamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Tally:
 
     @property
     def known(self) -> Any:
-        """What stands for a partial result once the rest need not be looked at, else None."""
+        """The partial result that decides the question, so that no more blocks need to be read; else None."""
         return self._decisive[0] if self._decisive else None
 
     def look(self, start: int, blocks: Sequence[Any]) -> Any:
@@ -30,11 +30,11 @@ class Tally:
         return part
 
     def add(self, part: Any) -> bool:
-        """Merge a partial result; whether it was the last. Called on the main thread, in the order of the work."""
+        """Merge a partial result; return whether it was the last. Called on the main thread, in order of the work."""
         self._merged[:] = [self._reduction.merge(self._merged[0], part)] if self._merged else [part]
         self._left -= 1
         return not self._left
 
     def answer(self) -> Any:
-        """The answer, once all partial results are there."""
+        """The answer, once all partial results have been merged."""
         return self._reduction.finish(self._merged[0])

@@ -1,4 +1,4 @@
-"""Answers as they come, judged and told in the order of the plan."""
+"""Asserts and reports, settled in the order of the plan as their answers arrive."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from brainsurgery_jax.protocol import Pending, PendingReport, settle
 
 
 class Verdicts:
-    """Holds the checks of a program until their answers, and those of all before them, are there.
+    """Holds each check of a program until its answers, and those of all earlier checks, have arrived.
 
-    So the first failing assert of the plan is the error, whatever was computed first, and text comes in plan order.
+    The error is therefore the first failing assert of the plan, whatever was computed first, and reports keep the order
+    of the plan.
     """
 
     def __init__(self, checks: Sequence[Check], tell: Listener):
@@ -27,11 +28,11 @@ class Verdicts:
 
     @property
     def settled(self) -> bool:
-        """Whether every check was told."""
+        """Whether every check has been settled."""
         return not self._waiting
 
     def answer(self, question: Pending, value: Any) -> None:
-        """Take an answer. Raises PlanError if it makes an assert fail whose turn it is."""
+        """Record an answer. Raises PlanError if an assert fails whose turn has come."""
         self.answers[question] = value
         self._deliver()
 

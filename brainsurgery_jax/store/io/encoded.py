@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+from uuid import uuid4
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
@@ -19,6 +21,7 @@ from brainsurgery_jax.store.base import FileRun, Held, TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.arrays import ALIGNMENT, numpy_dtype
 from brainsurgery_jax.store.io.byte_sink import ByteSink
+from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.io.local import LocalFile, LocalPlace
 from brainsurgery_jax.store.leftovers import SCRATCH
 
@@ -30,12 +33,16 @@ Encode = Callable[[str, Mapping[str, "np.ndarray"], WriteOptions], None]
 read-only memory maps in state-dict order."""
 
 
+EncodeStream = Callable[[IO[bytes], Mapping[str, "np.ndarray"], WriteOptions], None]
+"""`encode(file, arrays, options)` writes a checkpoint of one file, from its start to its end."""
+
+
 class EncodedWriter:
     """A checkpoint that `encode` makes of the whole; see `base.Writer`. A file or folder at the staging path."""
 
-    def __init__(self, staged: Staged, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode):
+    def __init__(self, staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode):
         self._staged, self._avals, self._options, self._encode = staged, dict(avals), options, encode
-        self._scratch = LocalPlace(staged.staging + SCRATCH, private=True)
+        self._scratch = LocalPlace(_scratch_path(staged), private=True)
         self._mapped = {
             name: found
             for name, held in options.unchanged.items()
@@ -68,13 +75,12 @@ class EncodedWriter:
         """All tensors go to one file."""
         return 0
 
-    def finish(self) -> Staged:
+    def finish(self) -> StagedOutput:
         """The complete checkpoint, ready for `Commit.publish`; a StoreError while bytes are missing."""
         self._sink.check_complete()
         self._sink.close()
-        staging = self._staged.staging
         with os_failures(self._staged.destination, "write the partial output"):
-            self._encode_files(staging)
+            self._encode_files(_path_of(self._staged))
             for file in self._find_mapped_files().values():
                 file.verify_unchanged()
             os.remove(self._scratch.path)
@@ -86,6 +92,8 @@ class EncodedWriter:
         """Removes what was written. May be called at any time, and twice."""
         self._sink.close()
         self._staged.abandon()
+        if os.path.exists(self._scratch.path):
+            os.remove(self._scratch.path)
 
     def _find_mapped_files(self) -> dict[int, LocalFile]:
         """The files of inputs that are used in place, by their identity."""
@@ -114,6 +122,40 @@ class EncodedWriter:
                 file, offset = found
                 arrays[name] = _view(maps[id(file)], offset, aval)
         return arrays
+
+
+def _path_of(staged: StagedOutput) -> str:
+    """Where an output is written, for who needs a path."""
+    return staged.staging if isinstance(staged, Staged) else staged.destination
+
+
+def _scratch_path(staged: StagedOutput) -> str:
+    """Beside an output of a file system; else among the temporary files of this machine."""
+    if isinstance(staged, Staged):
+        return staged.staging + SCRATCH
+    return os.path.join(tempfile.gettempdir(), f"brainsurgery-{uuid4().hex}{SCRATCH}")
+
+
+def open_streamed(
+    staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, encode: EncodeStream, name: str = ""
+) -> EncodedWriter:
+    """The writer of an output of one file that `encode` makes; `name` is what it is called in a folder."""
+
+    def encode_file(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+        with staged.place.stream(name if options.directory else "") as file:
+            encode(file, arrays, options)
+
+    return EncodedWriter(staged, avals, options, encode_file)
+
+
+def open_encoded(
+    staged: StagedOutput, avals: Mapping[str, Aval], options: WriteOptions, encode: Encode
+) -> EncodedWriter:
+    """The writer of an output that `encode` makes. Raises StoreError for a place that is no file system."""
+    if not isinstance(staged, Staged):
+        problem = "this format is written to local files only, safetensors, flax, torch and npz to any place"
+        raise StoreError(staged.destination, problem)
+    return EncodedWriter(staged, avals, options, encode)
 
 
 def _map(file: LocalFile) -> mmap.mmap:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 
@@ -104,6 +104,11 @@ class Place(Protocol):
 
     def create(self, name: str, nbytes: int) -> NewFile:
         """A new file of `nbytes` bytes; fails if there is one of that name."""
+        ...
+
+    def stream(self, name: str) -> IO[bytes]:
+        """A new file that is written from its start to its end, by libraries that do not say how long it will be; fails
+        if there is one of that name."""
         ...
 
     def clone(self, name: str, file: File) -> NewFile | None:

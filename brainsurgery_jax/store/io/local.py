@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import IO
 
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.descriptors import Descriptors
@@ -138,6 +139,11 @@ class LocalPlace:
         with self._create_file(name) as fd:
             allocate(fd, nbytes)
         return self._new_file(name)
+
+    def stream(self, name: str) -> IO[bytes]:
+        """A new file that is written from its start to its end."""
+        with self._create_file(name):
+            return open(self.path_of(name), "r+b")
 
     def clone(self, name: str, file: File) -> NewFile | None:
         """A new file that shares the blocks of another, if the file system can."""

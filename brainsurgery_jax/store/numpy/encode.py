@@ -24,24 +24,23 @@ _MAX_TEXT = 65535
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that the format knows: the same archive every time
 
 
-def encode_npy(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+def encode_npy(file: IO[bytes], arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes the one array there is."""
     (array,) = arrays.values()
-    with open(path, "xb") as file:
-        _write(file, array)
+    write_array(file, array)
 
 
-def encode_npz(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+def encode_npz(file: IO[bytes], arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
     """Writes an archive, uncompressed, or compressed if the options say so."""
     kind = zipfile.ZIP_DEFLATED if options.options.get("compression") else zipfile.ZIP_STORED
-    with zipfile.ZipFile(path, "x", kind) as archive:
+    with zipfile.ZipFile(file, "w", kind) as archive:
         archive.comment = _comment(options.metadata)
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy", _DATE)
             member.compress_type = kind
             member.comment = array.dtype.name.encode() if _is_foreign(array.dtype) else b""
-            with archive.open(member, "w", force_zip64=True) as file:
-                _write(file, array)
+            with archive.open(member, "w", force_zip64=True) as inner:
+                write_array(inner, array)
 
 
 def _comment(metadata: Mapping[str, str]) -> bytes:
@@ -54,6 +53,11 @@ def check_npy(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> No
     if len(avals) > 1:
         problem = f"npy holds one array, and there are {len(avals)} tensors"
         raise StoreError(path, problem, remedy=f"Write '{os.path.splitext(path)[0]}.npz', or one tensor with `target`.")
+    check_dtypes(path, avals)
+
+
+def check_dtypes(path: str, avals: Mapping[str, Aval]) -> None:
+    """Raises StoreError for the first tensor whose dtype cannot be told from its bytes alone."""
     _check_dtypes(path, avals)
     for name, aval in avals.items():
         if aval.dtype.kind == "float" and aval.dtype.bits == 8:
@@ -83,7 +87,8 @@ def _check_dtypes(path: str, avals: Mapping[str, Aval]) -> None:
             raise StoreError(path, f"numpy has no dtype {aval.dtype}", tensor=name, remedy=remedy)
 
 
-def _write(file: IO[bytes], array: np.ndarray) -> None:
+def write_array(file: IO[bytes], array: np.ndarray) -> None:
+    """Writes one array as `numpy.save` does, but types of ml_dtypes as raw bytes."""
     from numpy.lib import format as npy
 
     plain = f"|V{array.dtype.itemsize}" if _is_foreign(array.dtype) else array.dtype.str

@@ -54,12 +54,12 @@ def open_npy(path: str) -> Source:
         (opened,) = files = open_files([path])
         on_failure.callback(opened.close)
         with os_failures(path, "read the header"):
-            found = _head(io.BufferedReader(Window(opened)), path, name, "")
+            found = read_head(io.BufferedReader(Window(opened)), "")
+            found = _check_size(found, opened.size) if isinstance(found, Array) else found
         if isinstance(found, str):
             raise StoreError(path, f"holds {found}, not numbers", remedy="Only arrays of numbers can be read.")
         if isinstance(found, Unread):
             raise StoreError(path, found.why, tensor=name, remedy=found.remedy)
-        _check_size(found, opened.size, path, name)
         header = Header(path, (path,), {name: TensorInfo(found.aval, 0, found.start)}, {})
         source = StridedSource(header, files, {name: found.laid})
         on_failure.pop_all()
@@ -84,22 +84,19 @@ def _archive(opened: LocalFile) -> Source:
     packed: dict[str, zipfile.ZipInfo] = {}
     left_out: dict[str, str] = {}
     unread: dict[str, Unread] = {}
+    seen: set[str] = set()
     with zipfile.ZipFile(io.BufferedReader(window)) as archive:
         refuse_encrypted(archive, path)
         metadata = _metadata(archive.comment)
-        for name, member in _members(archive, path):
-            if name == member.filename:
-                unread[name] = Unread("it is a file that is no array")
-                continue
-            with archive.open(member) as file:
-                found = _head(file, path, name, member.comment.decode(errors="replace"))
+        for name, member in _members(archive):
+            found = Unread("it is in the archive twice", AGAIN) if name in seen else _member(archive, member, name)
+            seen.add(name)
             if isinstance(found, str):
                 left_out[name] = found
                 continue
             if isinstance(found, Unread):
                 unread[name] = found
                 continue
-            _check_size(found, member.file_size, path, name)
             begin = data_offset(window, member, path=path) if is_stored(member) else 0
             tensors[name], laid[name] = TensorInfo(found.aval, 0, begin + found.start), found.laid
             if not is_stored(member):
@@ -109,18 +106,22 @@ def _archive(opened: LocalFile) -> Source:
     return ZippedSource(source, laid, packed) if packed else source
 
 
-def _members(archive: zipfile.ZipFile, path: str) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     """The members of the archive by the names that numpy gives them."""
-    seen: set[str] = set()
     for member in archive.infolist():
-        name = member.filename.removesuffix(".npy")
-        if name in seen:
-            raise StoreError(path, "is in the archive twice", tensor=name, remedy=AGAIN)
-        seen.add(name)
-        yield name, member
+        yield member.filename.removesuffix(".npy"), member
 
 
-def _head(file: IO[bytes], path: str, name: str, told: str) -> Array | Unread | str:
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array | Unread | str:
+    """What a member holds. What is wrong with one says nothing of the others."""
+    if name == member.filename:
+        return Unread("it is a file that is no array")
+    with archive.open(member) as file:
+        found = read_head(file, member.comment.decode(errors="replace"))
+    return found if not isinstance(found, Array) else _check_size(found, member.file_size)
+
+
+def read_head(file: IO[bytes], told: str) -> Array | Unread | str:
     """What stands before the elements of an array, or what it holds if that is no tensor. `told` is the name of its
     dtype, if something beside the head tells it."""
     from numpy.lib import format as npy
@@ -130,9 +131,9 @@ def _head(file: IO[bytes], path: str, name: str, told: str) -> Array | Unread | 
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = read(file)
     except KeyError as error:
-        raise StoreError(path, f"is of the npy version {error}, which is not read", tensor=name) from error
+        return Unread(f"it is of the npy version {error}, which is not read", "Save it as numbers of another type.")
     except (ValueError, SyntaxError, TypeError, RecursionError) as error:
-        raise StoreError(path, f"its npy header is damaged: {error}", tensor=name, remedy=AGAIN) from error
+        return Unread(f"its npy header is damaged: {error}", AGAIN)
     if dtype.kind in _NO_TENSOR:
         return _NO_TENSOR[dtype.kind]
     if dtype.kind == "O":
@@ -141,7 +142,7 @@ def _head(file: IO[bytes], path: str, name: str, told: str) -> Array | Unread | 
     if ours is None:
         return Unread(f"its elements are of numpy's type {dtype}", "Save it as numbers of another type.")
     if any(n < 0 for n in shape):
-        raise StoreError(path, f"has the shape {shape}", tensor=name, remedy=AGAIN)
+        return Unread(f"it has the shape {shape}", AGAIN)
     apart = strides(shape[::-1])[::-1] if fortran else strides(shape)
     return Array(Aval(tuple(shape), ours), Laid(apart, not dtype.isnative), file.tell())
 
@@ -156,11 +157,12 @@ def _dtype(dtype: np.dtype, told: str) -> DType | None:
     return ours if ours is not None and ours.bits == 8 * dtype.itemsize else None
 
 
-def _check_size(found: Array, nbytes: int, path: str, name: str) -> None:
+def _check_size(found: Array, nbytes: int) -> Array | Unread:
+    """The array, if it takes as many bytes with its header as there are."""
     need = found.start + prod(found.aval.shape) * found.aval.dtype.bits // 8
     if need != nbytes:
-        raise StoreError(path, f"{found.aval} takes {need} bytes with its header, found {nbytes}",
-                         tensor=name, remedy=AGAIN)  # fmt: skip
+        return Unread(f"{found.aval} takes {need} bytes with its header, found {nbytes}", AGAIN)
+    return found
 
 
 def _metadata(comment: bytes) -> dict[str, str]:

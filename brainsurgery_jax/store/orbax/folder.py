@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.flax.wire import begins_map
 from brainsurgery_jax.store.folder import ORBAX_MARKS
 from brainsurgery_jax.store.key_paths import NOTES, BoxKey, KeyNotes, ListIndex, Path, TupleIndex, name_of, read_notes
 from brainsurgery_jax.store.key_tree import EMPTY, TEXT, KeyTree, LeafType, OtherLeaf, told
@@ -23,6 +24,9 @@ CHECKPOINT = "_CHECKPOINT_METADATA"
 DONE = "commit_success.txt"
 MANIFEST = "manifest.ocdbt"
 STRINGS = "_strings.json"
+AGGREGATE = "checkpoint"
+"""The file of small leaves, and of the names of the others, that orbax wrote before version 0.5."""
+
 STATE = "state"
 SHARDING = "_sharding"
 ARRAYS = "array_metadatas"
@@ -35,7 +39,8 @@ class OrbaxTree(NamedTuple):
     """What the folder of a tree says of it: the leaves' key paths in order, how they are stored, the metadata.
 
     `tree` is what lies beside tensors, and of what type they are. `filled`: every chunk is said to be stored, also one
-    of zeros, so that one that is missing is lost.
+    of zeros, so that one that is missing is lost. `places`: where leaves lie that do not lie under their names.
+    `aggregated`: some leaves lie in the file AGGREGATE.
     """
 
     folder: str
@@ -45,11 +50,13 @@ class OrbaxTree(NamedTuple):
     filled: bool
     metadata: Mapping[str, str]
     tree: KeyTree
+    places: Mapping[str, str] = {}
+    aggregated: bool = False
 
 
 def recognises(folder: str, names: Sequence[str]) -> bool:
     """Whether a folder with these names in it is an orbax checkpoint, or holds steps that are."""
-    if not ORBAX_MARKS.isdisjoint(names):
+    if not ORBAX_MARKS.isdisjoint(names) or is_aggregate(folder):
         return True
     return any(_is_tree(os.path.join(folder, name)) or _items(os.path.join(folder, name)) for name in names)
 
@@ -76,7 +83,16 @@ def _of_steps(path: str) -> list[str]:
 
 
 def _is_tree(folder: str) -> bool:
-    return os.path.isfile(os.path.join(folder, TREE))
+    return os.path.isfile(os.path.join(folder, TREE)) or is_aggregate(folder)
+
+
+def is_aggregate(folder: str) -> bool:
+    """Whether a folder has no tree of its own, and a file that lists the leaves as orbax did at first."""
+    path = os.path.join(folder, AGGREGATE)
+    if os.path.isfile(os.path.join(folder, TREE)) or not os.path.isfile(path):
+        return False
+    with os_failures(path, "read the file"), open(path, "rb") as file:
+        return begins_map(file.read(6))
 
 
 def _folders(path: str) -> list[str]:
@@ -145,13 +161,14 @@ def read_tree(folder: str) -> OrbaxTree:
     ocdbt = bool(table.get("use_ocdbt", os.path.exists(os.path.join(folder, MANIFEST))))
     if ocdbt and not os.path.exists(os.path.join(folder, MANIFEST)):
         raise StoreError(folder, f"its {MANIFEST} is missing, without which no tensor can be found", remedy=_AGAIN)
-    paths = tuple(path for path, kind in entries.items() if _is_array(kind))
+    aggregated = {keys for (keys, value) in found if value.get("skip_deserialize") and _is_array(value["value_type"])}
+    paths = tuple(path for path, kind in entries.items() if _is_array(kind) and path not in aggregated)
     drivers = ("zarr3",) if table.get("use_zarr3") else ("zarr",) if "use_zarr3" in table else ("zarr", "zarr3")
     filled = bool(table.get("store_array_data_equal_to_fill_value", False))
     metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
     metadata.pop(NOTES, None)
     tree = _key_tree(folder, entries, tuple(key for key, value in given.items() if not isinstance(value, str)))
-    return OrbaxTree(folder, paths, drivers, ocdbt, filled, metadata, tree)
+    return OrbaxTree(folder, paths, drivers, ocdbt, filled, metadata, tree, aggregated=bool(aggregated))
 
 
 def _path(keys: Sequence[Mapping[str, Any]]) -> Path:

@@ -54,8 +54,9 @@ _NO_CHUNK = (1 << 64) - 1
 class OrbaxSource:
     """An orbax checkpoint open for reading; see `base.Source`. Any thread may read."""
 
-    def __init__(self, path: str):
-        tree = read_tree(find(path))
+    def __init__(self, path: str, tree: OrbaxTree | None = None):
+        """`tree` is what the small files in the folder say, if that is known already."""
+        tree = read_tree(find(path)) if tree is None else tree
         files = _files_of(tree.folder)
         self._tree, self._watch = tree, Watch(files)
         self._lock = Lock()
@@ -226,7 +227,7 @@ def _key_value_store(tree: OrbaxTree) -> Any:
 
 def _arrays(path: str, tree: OrbaxTree, store: Any) -> dict[str, ZarrArray]:
     """The arrays of all leaves, their metadata read together."""
-    places = {name_of(keys): place_of(keys) for keys in tree.paths}
+    places = {(name := name_of(keys)): tree.places.get(name, place_of(keys)) for keys in tree.paths}
     arrays: dict[str, ZarrArray] = {}
     for driver in tree.drivers:
         left = [name for name in places if name not in arrays]
@@ -256,10 +257,9 @@ def _check_chunks(path: str, arrays: Mapping[str, ZarrArray], store: Any) -> Non
     with _failures(path):
         keys = set(store.list().result())
     for name, array in arrays.items():
-        lost = (
-            (key for key in array.chunk_keys() if f"{array.place}/{key}".encode() not in keys) if array.filled else ()
-        )
-        for key in lost:
+        for key in array.chunk_keys() if array.filled else ():
+            if f"{array.place}/{key}".encode() in keys:
+                continue
             problem = f"its data are missing: there is no chunk {key}"
             raise StoreError(path, problem, tensor=name, remedy=_DAMAGED)
 

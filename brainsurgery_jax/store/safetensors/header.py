@@ -56,7 +56,8 @@ def read_header(source: File, file: int = 0) -> FileHeader:
 
 def parse_header(raw: bytes, path: str, file_size: int, file: int = 0) -> FileHeader:
     """The checked header from its JSON bytes, for a file of `file_size` bytes."""
-    table = json_object(raw, path, "header")
+    plain = _parse_plain(raw)
+    table = json_object(raw, path, "header") if plain is None else plain
     metadata = _metadata(table.pop(METADATA, {}), path)
     avals: _Avals = {}
     entries = [(*_entry(path, name, entry, avals), name) for name, entry in table.items()]
@@ -70,10 +71,30 @@ def parse_header(raw: bytes, path: str, file_size: int, file: int = 0) -> FileHe
         position = end
     if start + position != file_size:
         raise _wrong_length(path, tensors, start + position, file_size)
-    usual = raw.startswith(b"{") and all(
-        len(entry) == 3 for entry in table.values()
-    )  # the format wants the brace first
+    # The format wants the brace first.
+    usual = raw.startswith(b"{") and (plain is not None or all(len(entry) == 3 for entry in table.values()))
     return FileHeader(tensors, metadata, PlainFile(metadata, len(tensors), start, file_size) if usual else None)
+
+
+def _parse_plain(raw: bytes) -> dict[str, Any] | None:
+    """The header, if it is as writers make it: three keys for each tensor, no escapes. None for anything else.
+
+    Looking for repeated keys while parsing takes twice as long. They are found by counting: a repeated key is dropped,
+    so that the text has more strings than the result.
+    """
+    try:
+        table = None if b"\\" in raw else json.loads(raw.decode())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(table, dict):
+        return None
+    entries = list(table.values())
+    strings = 5 * len(entries)  # the name, three keys, and the dtype
+    if isinstance(metadata := table.get(METADATA), dict):
+        entries.remove(metadata)
+        strings += 1 + 2 * len(metadata) - 5
+    usual = all([type(entry) is dict and len(entry) == 3 for entry in entries])
+    return table if usual and raw.count(b'"') == 2 * strings else None
 
 
 def json_object(raw: bytes, path: str, what: str) -> dict[str, Any]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import StoreError, cause_of
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.nesting import Device, build
-from brainsurgery_jax.store.torch.source import WEIGHTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,21 +20,19 @@ _CARRIERS = {1: "uint8", 2: "uint16"}
 """What numpy calls the bytes of a type of ml_dtypes, on its way to torch."""
 
 
-def encode_torch(path: str, arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
-    """Writes a dict of tensors, which `torch.load(path, weights_only=True)` gives back; in a folder as
-    `pytorch_model.bin`. With the option `bare` the one tensor itself."""
+def encode_torch(file: IO[bytes], arrays: Mapping[str, np.ndarray], options: WriteOptions) -> None:
+    """Writes a dict of tensors, which `torch.load(path, weights_only=True)` gives back. With the
+    option `bare` the one tensor itself."""
     import torch
 
     made: Any = contents(arrays, options)
     if options.options.get("bare"):
         (made,) = made.values()
 
-    # Given a path, torch would write its name into the file, which here is that of the partial output.
-    with open(os.path.join(path, WEIGHTS) if options.directory else path, "xb") as file:
-        try:
-            torch.save(made, file)
-        except RuntimeError as error:  # that the archive has no end; why it has none is what counts
-            raise cause_of(error) from error
+    try:
+        torch.save(made, file)  # given a path, torch would write its name into the file
+    except RuntimeError as error:  # that the archive has no end; why it has none is what counts
+        raise cause_of(error) from error
 
 
 def contents(arrays: Mapping[str, np.ndarray], options: WriteOptions) -> Any:

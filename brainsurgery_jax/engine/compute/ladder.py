@@ -1,0 +1,77 @@
+"""Climbing the ladder of a call: its rungs are tried in turn, until one accepts its own result.
+
+A kernel without a ladder has one rung, the kernel itself. There is one climber for all calls on whole operands: by
+numpy or compiled, on one device, as a batch, or sharded. They differ in how they try a rung.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from brainsurgery_jax.engine.compute.kernels import pure, refusal_of
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.graph.expr import Expr, operand_avals
+from brainsurgery_jax.op import Outcome, Rung
+
+T = TypeVar("T")
+
+Taken = tuple[Rung, Outcome]
+"""The rung that was taken, and its outcome."""
+
+
+def rungs_of(e: Expr, backend: str) -> tuple[Rung, ...]:
+    """The rungs of a call, the cheapest on that backend first."""
+    assert e.kernel is not None
+    if e.kernel.rungs is None:
+        return (Rung("", e.kernel, e.static),)
+    rungs = e.kernel.rungs(operand_avals(e), dict(e.static), backend)
+    return tuple(rung._replace(static=(*e.static, *rung.static)) for rung in rungs)
+
+
+def attempt(rung: Rung) -> Callable[..., Outcome]:
+    """`f(arrays, numbers, state) -> Outcome`, whatever the kernel returns."""
+    function, kernel = pure(rung.kernel, rung.static), rung.kernel
+
+    def compute(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any) -> Outcome:
+        if kernel.resumes:
+            return function(arrays, {**numbers, "state": state})
+        result = function(arrays, numbers)
+        value, accepted = result if kernel.guarded else (result, True)
+        return Outcome(value, accepted, {}, None)
+
+    return compute
+
+
+def climb(
+    rungs: Sequence[Rung], attempt: Callable[[Rung, Any], Outcome], accept: Callable[[Rung, Outcome], T | None]
+) -> T | None:
+    """Try rungs in turn until `accept` returns something of an outcome; None if it never does.
+
+    `attempt(rung, state)` starts from the state of the rung before, None for the first.
+    """
+    state = None
+    for rung in rungs:
+        outcome = attempt(rung, state)
+        if (accepted := accept(rung, outcome)) is not None:
+            return accepted
+        state = outcome.state
+    return None
+
+
+def climb_alone(e: Expr, rungs: Sequence[Rung], attempt: Callable[[Rung, Any], Outcome]) -> Taken:
+    """The first rung of one call that accepts its own result, and its outcome. Raises PlanError if none does."""
+    found = climb(rungs, attempt, lambda rung, outcome: take(rung, outcome) if bool(outcome.accepted) else None)
+    if found is None:
+        raise PlanError([refusal_of(e)])
+    return found
+
+
+def take(rung: Rung, outcome: Outcome) -> Taken:
+    """An outcome that was accepted. Its state, which may be large, is dropped."""
+    return rung, Outcome(outcome.value, True, {name: float(x) for name, x in outcome.facts.items()}, None)
+
+
+def results_of(outcome: Outcome) -> tuple[Any, ...]:
+    """The results of a call, one or several."""
+    return outcome.value if isinstance(outcome.value, tuple) else (outcome.value,)

@@ -1,0 +1,75 @@
+"""Weighted averages of models, "model soups"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.merging.method import MergeMethod, Merging
+from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.tensors import by_element, constant_of, rounded, total, widened
+from brainsurgery_jax.protocol import TensorExpr
+
+
+@by_element("weighted_sum")
+def weighted_sum(*xs: Array, weights: tuple[float, ...], divisor: float, dtype: DType, exact: bool) -> Array:
+    """The weighted sum of tensors, divided by a number."""
+    wide = widened(xs, exact)
+    merged = total([x if w == 1 else x * constant_of(w, x) for x, w in zip(wide, weights, strict=True)])
+    return rounded(merged if divisor == 1 else merged / constant_of(divisor, merged), dtype)
+
+
+@by_element("weighted_mean")
+def weighted_mean(*xs: Array, shares: tuple[float, ...], dtype: DType, exact: bool) -> Array:
+    """The weighted mean of tensors, from the one with the largest share on: of equal tensors it is these."""
+    wide = widened(xs, exact)
+    near = max(range(len(shares)), key=lambda at: abs(shares[at]))
+    others = [at for at in range(len(shares)) if at != near]
+    merged = wide[near]
+    if others:
+        merged = merged + total([(wide[at] - wide[near]) * constant_of(shares[at], merged) for at in others])
+    return rounded(merged, dtype)
+
+
+@by_element("fused_mean")
+def fused_mean(*xs: Array, weights: tuple[float, ...], dtype: DType, exact: bool) -> Array:
+    """The weighted mean of tensors in float32, a product and a sum being rounded together, as mergekit has it."""
+    factors = [np.float64(np.float32(w)) for w in weights]
+    merged = xs[0].astype(np.float32) * factors[0].astype(np.float32)
+    for x, factor in zip(xs[1:], factors[1:], strict=True):
+        merged = (merged.astype(np.float64) + x.astype(np.float64) * factor).astype(np.float32)
+    divisor = sum((np.float32(w) for w in weights), np.float32(0))
+    return rounded(merged / constant_of(float(divisor), merged), dtype)
+
+
+def linear(merging: Merging) -> TensorExpr:
+    """`sum(weight * x)`, divided by the sum of the weights if `normalize`. Raises Refusal."""
+    weights = merging.numbers("weight")
+    if not merging.flag("normalize"):
+        return merging.by_element(weighted_sum, weights=weights, divisor=1.0)
+    if merging.compat:
+        refuse_no_sum(merging, weights)
+        return merging.by_element(fused_mean, weights=weights)
+    return mean(merging, weights)
+
+
+def mean(merging: Merging, weights: Sequence[float]) -> TensorExpr:
+    """The mean of the models by weights. Raises Refusal."""
+    refuse_no_sum(merging, weights)
+    return merging.by_element(weighted_mean, shares=tuple(w / sum(weights) for w in weights))
+
+
+def refuse_no_sum(merging: Merging, weights: Sequence[float]) -> None:
+    """Refuse weights that add up to 0 where a mean divides by their sum."""
+    if sum(weights) == 0:
+        message = f"the weights for '{merging.name}' add up to 0, and the mean divides by their sum"
+        raise Refusal("merge-parameter", message, key="models", hint="Give weights that do not add up to 0.")
+
+
+LINEAR = MergeMethod(
+    "linear", linear, "weighted average of models", "https://arxiv.org/abs/2203.05482",
+    {"weight": MergeParameter(1.0, "factor of each model", each=True),
+     "normalize": MergeParameter(True, "whether the sum is divided by that of the weights")},
+)  # fmt: skip

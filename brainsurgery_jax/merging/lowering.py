@@ -1,0 +1,187 @@
+"""A step `merge` at work: which tensors belong together, and what their method makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, cast
+
+from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.merging.corners import Corner, common_shape
+from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
+from brainsurgery_jax.merging.settings import Given, Settings, depths_of, refuse_unknown
+from brainsurgery_jax.merging.table import METHODS
+from brainsurgery_jax.merging.tensors import in_dtype
+from brainsurgery_jax.protocol import AddAlias, Bind, Edit, TensorExpr, View
+from brainsurgery_jax.select import Ref
+
+WHOLE_NAME = "\\g<0>"
+
+
+class TensorRow(NamedTuple):
+    """The tensors of one name, by alias."""
+
+    name: str
+    exprs: Mapping[str, TensorExpr]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether all of them are floats with elements."""
+        avals = [e.aval for e in self.exprs.values()]
+        return all(a.dtype.is_float and a.size for a in avals)
+
+
+class MergePart(NamedTuple):
+    """A tensor to be merged, and the corner of it that is."""
+
+    merging: Merging
+    corner: Corner
+
+
+@dataclass(frozen=True)
+class MergeStep:
+    """What a step says."""
+
+    view: View
+    method: MergeMethod
+    models: Mapping[str, Mapping[str, object]]
+    to: str
+    base: str | None = None
+    parameters: Mapping[str, object] | None = None
+    of: Ref | None = None
+    dtype: DType | None = None
+    on_mismatch: str = "error"
+    compat: bool = False
+
+    def edits(self) -> Iterator[Edit]:
+        """What the step does. Raises Refusal."""
+        self._check()
+        fresh = self.to not in self.view.aliases()
+        if fresh:
+            yield AddAlias(self.to)
+        rows = self._rows()
+        settings, parts = self._settings([row.name for row in rows]), dict[str, MergePart]()
+        group: list[Merging] = []
+        for row in rows:
+            if row.is_float and (part := self._part(row, settings, group)) is not None:
+                parts[row.name] = part
+                group.append(part.merging)
+        self._tell_kept([row for row in rows if not row.is_float])
+        made = [(row.name, self._result(row, parts.get(row.name))) for row in rows]
+        for name, expr in made:
+            yield Bind(self.to, name, expr, "new" if fresh else "rebind")
+
+    # --- what the step says
+
+    @cached_property
+    def aliases(self) -> tuple[str, ...]:
+        """The models that are merged, in their order, the base left out."""
+        others = tuple(alias for alias in self.models if alias != self.base)
+        return (self.base, *others) if self.method.first and self.base is not None else others
+
+    @property
+    def start(self) -> str | None:
+        """The base, where it is no model like others."""
+        return None if self.method.first else self.base
+
+    @property
+    def primary(self) -> str:
+        """The alias whose names and dtypes the result has."""
+        return self.start or self.aliases[0]
+
+    def _check(self) -> None:
+        """Refuse what does not go with the method."""
+        method, count = self.method, len(self.aliases)
+        if method.base == "needed" and self.base is None:
+            raise Refusal("merge-models", f"{method.name} merges what models differ by from a base, and none is given",
+                          key="method", hint="Add `base: ALIAS`, the model that the others were made of.")  # fmt: skip
+        if method.base == "none" and self.base is not None:
+            raise Refusal("merge-models", f"{method.name} has no base", key="base",
+                          hint="Leave `base` out. To merge that model as well, name it under `models`.")  # fmt: skip
+        if not method.fewest <= count <= method.most:
+            exact, high = method.fewest == method.most, count > method.most
+            wanted = f"{method.fewest}" if exact else f"at most {method.most}" if high else f"at least {method.fewest}"
+            besides = " besides the base" if self.start else ""
+            message = f"{method.name} takes {wanted} model{'s' * (wanted[-1] != '1')}{besides}, got {count}"
+            raise Refusal("merge-models", message, key="models", hint="Name as many under `models`.")
+        refuse_unknown(method.name, method.parameters, self.parameters or {}, "parameters")
+        each = {name: p for name, p in method.parameters.items() if p.each}
+        for own in self.models.values():
+            refuse_unknown(f"a model of {method.name}", each, own, "models")
+
+    def _settings(self, names: Sequence[str]) -> Settings:
+        general = cast("Mapping[str, Given]", self.parameters or {})
+        own = cast("Mapping[str, Mapping[str, Given]]", self.models)
+        return Settings(self.method.name, self.method.parameters, general, own, depths_of(names))
+
+    # --- tensors
+
+    def _rows(self) -> list[TensorRow]:
+        """The tensors of the step, by name."""
+        name, kind = (".*", None) if self.of is None else (self.of.name, self.of.kind)
+        partners = [alias for alias in self.aliases if alias != self.primary]
+        same = WHOLE_NAME if isinstance(name, str) else name
+        targets = {alias: Ref(alias, same, None, kind) for alias in partners}
+        # The key of the result must be none of an alias.
+        found = self.view.rename(Ref(self.primary, name, None, kind), targets | {"": Ref(self.to, same)}, read=partners)
+        return [TensorRow(name, self._fetch(name, (self.primary, *partners))) for name, _ in found]
+
+    def _fetch(self, name: str, aliases: Sequence[str]) -> dict[str, TensorExpr]:
+        return {alias: self.view.fetch(alias, name, "models") for alias in aliases}
+
+    def _part(self, row: TensorRow, settings: Settings, group: Sequence[Merging]) -> MergePart | None:
+        """A row as its method sees it; None where too few models are left."""
+        own = row.exprs[self.primary].aval
+        chosen = dict(row.exprs)
+        if any(e.aval.shape != own.shape for e in chosen.values()):
+            chosen = self._settle_mismatch(row)
+        models = [alias for alias in self.aliases if alias in chosen]
+        if len(models) < self.method.fewest:
+            return None
+        around = None if self.start is None else chosen[self.start]
+        corner = Corner(self.view, common_shape([e.aval.shape for e in chosen.values()]), around)
+        base = None if self.start is None else ModelTensor(self.start, corner.cut(chosen[self.start]))
+        tensors = tuple(ModelTensor(alias, corner.cut(chosen[alias])) for alias in models)
+        dtype = self.dtype or own.dtype
+        return MergePart(Merging(self.view, row.name, base, tensors, settings, dtype, self.compat, group), corner)
+
+    def _settle_mismatch(self, row: TensorRow) -> dict[str, TensorExpr]:
+        """The tensors of a row that are merged although shapes differ. Raises Refusal."""
+        own = row.exprs[self.primary].aval
+        alias, other = next((a, e.aval) for a, e in row.exprs.items() if e.aval.shape != own.shape)
+        ranks = {len(e.aval.shape) for e in row.exprs.values()}
+        if self.on_mismatch == "common" and len(ranks) == 1:
+            return dict(row.exprs)
+        if self.on_mismatch == "skip":
+            return {alias: e for alias, e in row.exprs.items() if e.aval.shape == own.shape}
+        message = f"'{row.name}' is {own} in '{self.primary}' and {other} in '{alias}'"
+        hint = "`on_mismatch: skip` leaves out models whose shape is another, tensor by tensor."
+        if len(ranks) == 1:
+            hint = f"{hint} `on_mismatch: common` merges the first entries along each axis, which all have."
+        raise Refusal("shapes-differ", message, key="models", hint=hint)
+
+    def _result(self, row: TensorRow, part: MergePart | None) -> TensorExpr:
+        """What becomes of a row. Raises Refusal."""
+        if part is None:
+            kept = row.exprs[self.primary]
+            wanted = self.dtype if kept.aval.dtype.is_float else None
+            return kept if wanted in (None, kept.aval.dtype) else self.view.apply(in_dtype, kept, dtype=wanted)
+        try:
+            merged = self.method.merge(part.merging)
+        except Refusal as bad:
+            raise bad.about("" if row.name in bad.message else f" ('{row.name}')") from bad
+        return part.corner.restore(merged)
+
+    def _tell_kept(self, rows: Sequence[TensorRow]) -> None:
+        """Say which tensors are taken over that are no floats."""
+        if len(self.aliases) + (self.start is not None) > 1 and rows:
+            number = f"{len(rows)} tensors are" if len(rows) > 1 else f"'{rows[0].name}' is"
+            message = f"{number} taken over from '{self.primary}': only floats are merged"
+            self.view.note("merge-kept", message, "models", "To leave them out say `of: {name: '.*', kind: float}`.")
+
+
+def find_method(name: str) -> MergeMethod:
+    """The method of a name that is known."""
+    return METHODS[name]

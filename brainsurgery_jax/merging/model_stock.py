@@ -1,0 +1,83 @@
+"""Model stock: the mean of fine-tuned models, drawn to their base by how much they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.merging.method import MergeMethod, Merging
+from brainsurgery_jax.merging.rows import by_rows, in_result
+from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.tensors import (
+    by_values,
+    constant_of,
+    double,
+    gram,
+    namespace,
+    rounded,
+    total,
+    widened,
+)
+from brainsurgery_jax.protocol import TensorExpr
+
+FLOOR = 1e-6
+"""The least product of norms that is divided by."""
+
+
+def _ratio(products: Array, n: int) -> Array:
+    """`t`, of inner products [n, n, ...] of task vectors: n c / (1 + (n - 1) c), `c` being their mean cosine."""
+    xp = namespace(products)
+    norms = [xp.sqrt(products[i, i]) for i in range(n)]
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    cosines = [xp.clip(products[i, j] / xp.maximum(norms[i] * norms[j], np.float64(FLOOR)), -1, 1) for i, j in pairs]
+    cosine = xp.mean(xp.stack(cosines), axis=0)
+    return n * cosine / (1 + (n - 1) * cosine)
+
+
+def _flat_ratio(products: Array, static: Mapping[str, Any]) -> Array:
+    return _ratio(products, static["count"])[None]
+
+
+stock_ratio = gram("stock_ratio", _flat_ratio, lambda avals, params: 1)
+
+
+def _pull(base: Array, models: Sequence[Array], t: Array) -> Array:
+    mean = total(models) / constant_of(len(models), base)
+    return t * mean + (constant_of(1, base) - t) * base
+
+
+@by_values("model_stock")
+def pull(xs: Sequence[Array], values: Sequence[Array], *, dtype: DType, exact: bool) -> Array:
+    """`t * mean(models) + (1 - t) * base`."""
+    start, *models = widened(xs, exact)
+    return rounded(_pull(start, models, values[0][0].astype(start.dtype)), dtype)
+
+
+@by_rows("model_stock_rows", in_result)
+def pull_rows(base: Array, *models: Array, dtype: DType, exact: bool) -> Array:
+    """The same with a `t` for each row."""
+    start, *wide = widened((base, *models), exact)
+    xp, n = namespace(base), len(wide)
+    rows = (start.shape[0], -1) if start.ndim > 1 else (1, -1)
+    deltas = [double(x - start).reshape(rows) for x in wide]
+    products = xp.stack([xp.stack([xp.sum(a * b, axis=1) for b in deltas]) for a in deltas])
+    t = _ratio(products, n).astype(start.dtype)
+    shape = (-1,) + (1,) * (start.ndim - 1) if start.ndim > 1 else (1,)
+    return rounded(_pull(start, wide, t.reshape(shape)), dtype)
+
+
+def model_stock(merging: Merging) -> TensorExpr:
+    """A tensor, or with `filter_wise` each of its rows, between the mean of the models and the base."""
+    if merging.flag("filter_wise"):
+        return merging.by_element(pull_rows)
+    t = merging.fold(stock_ratio, base=True, count=len(merging.models))
+    return merging.with_values(pull, [t])
+
+
+MODEL_STOCK = MergeMethod(
+    "model_stock", model_stock, "mean of models, drawn to the base by the angle between task vectors",
+    "https://arxiv.org/abs/2403.19522",
+    {"filter_wise": MergeParameter(False, "whether each row has an angle of its own")}, fewest=2, base="needed",
+)  # fmt: skip

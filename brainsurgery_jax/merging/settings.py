@@ -1,0 +1,117 @@
+"""The parameters of a merge: one number for all, or by model, by pattern of names, or by depth of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from brainsurgery_jax.errors import Refusal, did_you_mean
+from brainsurgery_jax.select import compile_pattern
+
+Plain = float | bool | str
+Given = Plain | Sequence[float] | Mapping[str, "Given"]
+"""A value as a plan says it: a list goes from the first layer to the last, a mapping has patterns of names."""
+
+_EMBEDDING = re.compile(r"(^|[._/])(\w*embed\w*|wte|wpe|token\w*|word\w*)([._/]|$)")
+"""Names of tables, which come before the first layer; all else that is in no layer comes after the last."""
+
+
+class MergeParameter(NamedTuple):
+    """A parameter of a method. `default` None: it must be given. `each`: every model may have its own."""
+
+    default: Plain | None
+    doc: str
+    each: bool = False
+    low: float = float("-inf")
+    high: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a step says of the parameters of its method: for all models, and for each."""
+
+    method: str
+    parameters: Mapping[str, MergeParameter]
+    general: Mapping[str, Given]
+    own: Mapping[str, Mapping[str, Given]]
+    depths: Mapping[str, float] = field(default_factory=dict)
+    """From 0 for the first layer to 1 for the last, by name of a tensor."""
+
+    def value(self, parameter: str, name: str, model: str = "") -> Plain:
+        """The value of a parameter for a tensor, of a model or of all. Raises Refusal."""
+        known, own = self.parameters[parameter], self.own.get(model, {})
+        key = "models" if parameter in own else "parameters"
+        given = own.get(parameter, self.general.get(parameter))
+        found = None if given is None else self._resolve(given, parameter, name, key)
+        if found is None:
+            found = known.default
+        if found is None:
+            of = f" of '{model}'" if known.each else ""
+            message = f"{self.method} needs a {parameter}{of} for '{name}': {known.doc}"
+            raise Refusal("merge-parameter", message, key="models" if known.each else "method",
+                          hint=f"Add `parameters: {{{parameter}: 0.5}}`, with a value of your own.")  # fmt: skip
+        return self._checked(found, parameter, key)
+
+    def _resolve(self, given: Given, parameter: str, name: str, key: str) -> Plain | None:
+        if isinstance(given, Mapping):
+            found = next((v for pattern, v in given.items() if compile_pattern(pattern).match(name) is not None), None)
+            return None if found is None else self._resolve(found, parameter, name, key)
+        if isinstance(given, str | bool | int | float):
+            return given
+        if not given or not all(isinstance(v, int | float) for v in given):
+            raise Refusal("merge-parameter", f"'{parameter}' is a number, a list of numbers, or a mapping of patterns",
+                          key=key, hint="A list goes from the first layer to the last: `[0, 0.5, 1]`.")  # fmt: skip
+        return _between(given, self.depths.get(name, 0.0))
+
+    def _checked(self, value: Plain, parameter: str, key: str) -> Plain:
+        known = self.parameters[parameter]
+        if isinstance(value, int | float) and not known.low <= value <= known.high:
+            message = f"'{parameter}' goes from {known.low:g} to {known.high:g}, got {value:g}"
+            raise Refusal("merge-parameter", message, key=key, hint="Correct the number.")
+        if isinstance(known.default, str) != isinstance(value, str):
+            wanted = "a word" if isinstance(known.default, str) else "a number"
+            raise Refusal("merge-parameter", f"'{parameter}' is {wanted}, got {value!r}", key=key,
+                          hint=f"{parameter}: {known.doc}.")  # fmt: skip
+        return value
+
+
+def refuse_unknown(method: str, parameters: Mapping[str, MergeParameter], given: Iterable[str], key: str) -> None:
+    """Refuse parameters that a method does not have."""
+    for name in given:
+        if name not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise Refusal("merge-parameter", f"{method} has no parameter '{name}'.{did_you_mean(name, parameters)}",
+                          key=key, hint=f"Its parameters: {known}.")  # fmt: skip
+
+
+def depths_of(names: Sequence[str]) -> dict[str, float]:
+    """The relative depth of each tensor, by the first number in its name. What is in no layer is at the begin if it is
+    a table of embeddings, else at the end."""
+    places = {name: _layer(name) for name in names}
+    last: dict[str, int] = {}
+    for stack, number in filter(None, places.values()):
+        last[stack] = max(last.get(stack, 0), number)
+    found = {}
+    for name, place in places.items():
+        if place is None:
+            found[name] = 0.0 if _EMBEDDING.search(name) else 1.0
+        else:
+            found[name] = place[1] / last[place[0]] if last[place[0]] else 0.0
+    return found
+
+
+def _layer(name: str) -> tuple[str, int] | None:
+    """The stack of layers that a tensor belongs to, and its number in it."""
+    found = re.search(r"(?:^|(?<=[._/]))\d+(?=[._/]|$)", name)
+    return None if found is None else (name[: found.start()], int(found[0]))
+
+
+def _between(values: Sequence[float], depth: float) -> float:
+    """The value at a depth, where values stand at equal distances from 0 to 1."""
+    place = depth * (len(values) - 1)
+    at = min(int(place), len(values) - 2) if len(values) > 1 else 0
+    if len(values) == 1 or place == at:
+        return float(values[at])
+    return values[at] + (place - at) * (values[at + 1] - values[at])

@@ -1,0 +1,111 @@
+"""Spherical interpolation between two models, and its variant on normalized vectors (nuslerp)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax.dtypes import DType
+from brainsurgery_jax.merging.combine import combined
+from brainsurgery_jax.merging.method import MergeMethod, Merging
+from brainsurgery_jax.merging.rows import by_rows, in_result
+from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.tensors import double, gram, namespace, rounded, widened
+from brainsurgery_jax.protocol import TensorExpr
+
+PARALLEL = 0.9995
+"""Cosines beyond this are of tensors between which slerp goes straight."""
+
+SHORT = 1e-8
+"""Norms up to this are not divided by."""
+
+FLOOR = 1e-7
+"""The least norm that nuslerp divides by."""
+
+FLAT = 1e-8
+"""Sines below this are of vectors between which nuslerp goes straight."""
+
+
+def _slerp_weights(products: Array, static: Mapping[str, Any]) -> Array:
+    """The factors of both tensors, of their inner products."""
+    xp, t = namespace(products), static["t"]
+    norms = xp.sqrt(xp.stack([products[0, 0], products[1, 1]]))
+    norms = xp.where(norms > SHORT, norms, np.float64(1))
+    cosine = xp.clip(products[0, 1] / norms[0] / norms[1], -1, 1)
+    straight = abs(cosine) > PARALLEL
+    angle = xp.arccos(xp.where(straight, np.float64(0.5), cosine))
+    bent = xp.stack([xp.sin((1 - t) * angle), xp.sin(t * angle)]) / xp.sin(angle)
+    return xp.where(straight, np.array([1 - t, t]), bent)
+
+
+slerp_weights = gram("slerp_weights", _slerp_weights, lambda avals, params: 2)
+
+
+def slerp(merging: Merging) -> TensorExpr:
+    """`sin((1-t) a) / sin(a) * x0 + sin(t a) / sin(a) * x1`, `a` being the angle between both tensors."""
+    wide = replace(merging, compat=False)  # mergekit computes it in float32, too
+    return combined(wide, wide.fold(slerp_weights, t=merging.number("t"), base=False))
+
+
+# --- nuslerp ----------------------------------------------------------------------------------------------------------
+
+
+def _nuslerp_factors(dot: Array, squares: tuple[Array, Array], t: float) -> tuple[Array, Array]:
+    """The factors of two vectors (or of many at once), of their inner products in double precision."""
+    xp = namespace(dot)
+    first, second = (xp.maximum(xp.sqrt(x), np.float64(FLOOR)) for x in squares)
+    angle = xp.arccos(xp.clip(dot / first / second, -1, 1))
+    sine = xp.sin(angle)
+    straight = abs(sine) < FLAT
+    sine = xp.where(straight, np.float64(1), sine)
+    one = xp.where(straight, np.float64(1 - t), xp.sin((1 - t) * angle) / sine)
+    return one, xp.where(straight, np.float64(t), xp.sin(t * angle) / sine)
+
+
+def _flat_weights(products: Array, static: Mapping[str, Any]) -> Array:
+    squares = products[0, 0], products[1, 1]
+    return namespace(products).stack(list(_nuslerp_factors(products[0, 1], squares, static["t"])))
+
+
+nuslerp_weights = gram("nuslerp_weights", _flat_weights, lambda avals, params: 2)
+
+
+@by_rows("nuslerp_rows", in_result)
+def nuslerp_rows(*xs: Array, t: float, upright: bool, based: bool, dtype: DType, exact: bool) -> Array:
+    """The same for each vector along the last axis, or (`upright`) the first one."""
+    wide, axis = widened(xs, exact), 0 if upright else -1
+    first, second = (x - wide[0] for x in wide[1:]) if based else wide
+    xp = namespace(first)
+    a, b = double(first), double(second)
+    dots = [xp.sum(x * y, axis=axis, keepdims=True) for x, y in ((a, b), (a, a), (b, b))]
+    one, other = (f.astype(first.dtype) for f in _nuslerp_factors(dots[0], (dots[1], dots[2]), t))
+    merged = first * one + second * other
+    return rounded(wide[0] + merged if based else merged, dtype)
+
+
+def nuslerp(merging: Merging) -> TensorExpr:
+    """Slerp whose `t` is the share of the second weight; of differences to the base, if there is one."""
+    one, other = merging.numbers("weight")
+    t = other / (one + other) if abs(one + other) >= 1e-6 else 0.5
+    based = merging.base is not None
+    if merging.flag("flatten"):
+        return combined(merging, merging.fold(nuslerp_weights, t=t, base=based))
+    upright = merging.flag("row_wise") and len(merging.aval.shape) > 1
+    return merging.by_element(nuslerp_rows, t=t, upright=upright, based=based)
+
+
+SLERP = MergeMethod(
+    "slerp", slerp, "spherical interpolation from the first model to the second",
+    "Shoemake, Animating rotation with quaternion curves, 1985",
+    {"t": MergeParameter(None, "0 is the first model, 1 the second")}, fewest=2, most=2, base="possible", first=True,
+)  # fmt: skip
+NUSLERP = MergeMethod(
+    "nuslerp", nuslerp, "spherical interpolation by weights, of models or of their differences to a base",
+    "Shoemake, Animating rotation with quaternion curves, 1985",
+    {"weight": MergeParameter(1.0, "the share of the second weight is `t`", each=True),
+     "flatten": MergeParameter(True, "whether a tensor is one vector, or each of its rows is"),
+     "row_wise": MergeParameter(False, "not flattened: whether vectors lie along axis 0")},
+    fewest=2, most=2, base="possible",
+)  # fmt: skip

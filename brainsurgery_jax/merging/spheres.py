@@ -1,0 +1,138 @@
+"""Means of several models on a sphere: one tangent step (multislerp), or the Karcher mean.
+
+Both are linear combinations of the models, and all that their coefficients need are inner products: so one pass over
+the models tells the coefficients, and a second one makes the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from brainsurgery_jax._lazy import Array, jax, np
+from brainsurgery_jax.merging.combine import combined
+from brainsurgery_jax.merging.method import MergeMethod, Merging
+from brainsurgery_jax.merging.settings import MergeParameter
+from brainsurgery_jax.merging.tensors import gram, namespace
+from brainsurgery_jax.numerics.math import on_host
+from brainsurgery_jax.protocol import TensorExpr
+
+State = tuple[Array, Array]
+Step = Callable[[object, State], State]
+
+
+def _count(avals: Any, params: Mapping[str, Any]) -> int:
+    return params["count"]
+
+
+def _norm(products: Array, coefficients: Array) -> Array:
+    """The norm of a linear combination."""
+    xp = namespace(products)
+    square = coefficients @ (products @ coefficients)
+    return xp.sqrt(xp.maximum(square, np.float64(0)))
+
+
+def _sinc(x: Array) -> Array:
+    """`sin(x) / x`."""
+    xp = namespace(x)
+    safe = xp.where(x == 0, np.float64(1), x)
+    return xp.where(x == 0, np.float64(1), xp.sin(safe) / safe)
+
+
+def _multislerp_weights(products: Array, static: Mapping[str, Any]) -> Array:
+    """The coefficients of one tangent step from the normalized mean of the directions."""
+    xp, eps = namespace(products), static["eps"]
+    weights = np.asarray(static["weights"], np.float64)
+    norms = xp.sqrt(xp.stack([products[i, i] for i in range(len(weights))]))
+    units = xp.stack([xp.where(np.arange(len(weights)) == i, 1 / (n + eps), 0.0) for i, n in enumerate(norms)])
+    mean = weights @ units
+    length = _norm(products, mean)
+    opposed = length < eps
+    mean = mean / xp.where(opposed, np.float64(1), length)
+    along = units @ (products @ mean)
+    tangent = weights @ (units - along[:, None] * mean[None, :])
+    angle = _norm(products, tangent)
+    merged = (mean * xp.cos(angle) + tangent * _sinc(angle)) * (weights @ norms)
+    straight = weights if len(weights) == 2 else np.full(len(weights), np.nan)
+    return xp.where(opposed, straight, merged)
+
+
+multislerp_weights = gram("multislerp_weights", _multislerp_weights, _count)
+
+
+def multislerp(merging: Merging) -> TensorExpr:
+    """One step on the sphere from the normalized mean, along the mean of the tangents, at the mean of the norms."""
+    weights = merging.numbers("weight")
+    if merging.flag("normalize_weights"):
+        weights = tuple(w / sum(weights) for w in weights)
+    found = merging.fold(multislerp_weights, weights=weights, eps=merging.number("eps"), count=len(weights),
+                         base=merging.base is not None)  # fmt: skip
+    return combined(merging, found)
+
+
+def _karcher_weights(products: Array, static: Mapping[str, Any]) -> Array:
+    """The coefficients of the mean on the sphere, found by steps along the mean tangent."""
+    xp, tol, n = namespace(products), static["tol"], static["count"]
+    alphas = np.full(n, 1 / n)
+    norms = xp.sqrt(xp.maximum(xp.stack([products[i, i] for i in range(n)]), np.float64(0)))
+    there = norms > tol
+    safe = xp.where(there, norms, np.float64(1))
+    shares = xp.where(there, alphas, 0.0)
+    shares = shares / xp.maximum(xp.sum(shares), np.float64(1e-300))
+    units = xp.where(np.eye(n, dtype=bool) & there[:, None], 1 / safe[:, None], 0.0)
+    mean = shares @ units
+    length = _norm(products, mean)
+    first = (there & (xp.cumsum(there.astype(np.float64)) == 1)).astype(np.float64) @ units
+    mean = xp.where(length < tol, first, mean / xp.where(length < tol, np.float64(1), length))
+
+    def step(number: object, state: State) -> State:
+        mean, done = state
+        cosines = xp.clip(units @ (products @ mean), -1, 1)
+        angles = xp.arccos(cosines)
+        far = (angles >= tol) & there
+        rates = xp.where(far, shares * angles / xp.sin(xp.where(far, angles, np.float64(1))), 0.0)
+        tangent = rates @ (units - cosines[:, None] * mean[None, :])
+        length = _norm(products, tangent)
+        done = done | (length < tol)
+        stepped = mean * xp.cos(length) + tangent * _sinc(length)
+        stepped = stepped / xp.maximum(_norm(products, stepped), np.float64(1e-300))
+        return xp.where(done, mean, stepped), done
+
+    mean, _ = _repeat(step, (mean, xp.zeros((), bool)), static["max_iter"])
+    return xp.where(there.any(), mean * (alphas @ norms), alphas)
+
+
+def _repeat(step: Step, state: State, times: int) -> State:
+    """The state after some steps, or after one that says that it is done."""
+    if not on_host(state[0]):
+        return jax.lax.fori_loop(0, times, step, state)
+    for number in range(times):
+        state = step(number, state)
+        if state[1]:
+            break
+    return state
+
+
+karcher_weights = gram("karcher_weights", _karcher_weights, _count)
+
+
+def karcher(merging: Merging) -> TensorExpr:
+    """The Karcher mean of the directions, at the mean of the norms; all models weigh the same."""
+    found = merging.fold(karcher_weights, max_iter=int(merging.number("max_iter")), tol=merging.number("tol"),
+                         count=len(merging.models), base=False)  # fmt: skip
+    return combined(merging, found)
+
+
+MULTISLERP = MergeMethod(
+    "multislerp", multislerp, "spherical mean by one tangent step, of models or of their differences to a base",
+    "https://goddard.blog/posts/multislerp-wow-what-a-cool-idea/",
+    {"weight": MergeParameter(1.0, "share of each model", each=True),
+     "normalize_weights": MergeParameter(True, "whether weights are divided by their sum"),
+     "eps": MergeParameter(1e-8, "what is added to norms")}, fewest=2, base="possible",
+)  # fmt: skip
+KARCHER = MergeMethod(
+    "karcher", karcher, "mean of models on a sphere",
+    "Karcher, Riemannian center of mass and mollifier smoothing, 1977",
+    {"max_iter": MergeParameter(10, "steps, at most", low=1, high=100),
+     "tol": MergeParameter(1e-5, "the length of a step that is the last")}, fewest=2,
+)  # fmt: skip

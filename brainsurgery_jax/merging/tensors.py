@@ -1,0 +1,216 @@
+"""What methods are built of: elementwise passes, tensors in one dtype, and small values spread over a tensor.
+
+Tensors go by in blocks: nothing here holds one whole. On numpy every operation is rounded by itself, so that neither
+budget nor threads change a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, ParamSpec, TypeVar
+
+from brainsurgery_jax._lazy import Array, jnp, np
+from brainsurgery_jax.dtypes import FLOAT64, Aval, DType, to_numpy
+from brainsurgery_jax.index.parts import AxisCut, Cuts
+from brainsurgery_jax.kernel import Kernel
+from brainsurgery_jax.numerics.math import on_host, to_float64, wide, widen
+from brainsurgery_jax.numerics.rounding import cast_to, round_to
+from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.ops._constants import broadcast
+from brainsurgery_jax.ops.sets import entry
+from brainsurgery_jax.protocol import Reduction, TensorExpr, View
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ON_THE_WAY = 8
+"""Arrays that an elementwise pass makes on the way, besides one for each operand."""
+
+
+def anywhere(avals: Avals, params: Params) -> bool:
+    """That a kernel also runs on numpy arrays."""
+    return True
+
+
+def _result(avals: Avals, params: Params) -> Avals:
+    return (Aval(avals[0].shape, params["dtype"]),)
+
+
+def _space(avals: Avals, params: Params) -> int:
+    """Bytes of a piece: every operand widened, and some results."""
+    return sum(a.size * max(4, a.dtype.bits // 8) for a in avals) + ON_THE_WAY * avals[0].size * max(
+        4, *(a.dtype.bits // 8 for a in avals)
+    )
+
+
+def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
+    """Make an elementwise kernel of a function that returns a tensor of its parameter `dtype`."""
+    return kernel(name, elementwise=True, result=_result, host=anywhere, workspace=_space)
+
+
+PIECE = 1 << 17
+"""Elements that a part is computed in at a time: what is made on the way stays in the cache."""
+
+PART = 1 << 20
+"""Elements of a part."""
+
+
+def _parts(avals: Avals, params: Params) -> Cuts:
+    """Runs of at most so many elements, each of the same elements of all tensors; the values are needed whole."""
+    shape, tensors = avals[0].shape, len(avals) - params["values"]
+    cuts, rest = list[AxisCut](), prod(shape)
+    for axis, size in enumerate(shape):
+        rest //= size
+        step = max(1, min(size, PART // rest)) if rest <= PART else 1
+        cuts.append(AxisCut(axis, size, step, (axis,) * tensors + (None,) * params["values"]))
+        if rest <= PART:
+            break
+    return tuple(cut for cut in cuts if cut.units > 1)
+
+
+def _part_space(avals: Avals, params: Params) -> int:
+    return 8 * (len(avals) + ON_THE_WAY) * min(PIECE, avals[0].size)
+
+
+def by_values(name: str) -> Callable[[Callable[..., Array]], Kernel[..., Array]]:
+    """Make a kernel of an elementwise function `(tensors, values, static) -> tensor of the parameter dtype` on tensors
+    of one shape and small values, which come after them and are as many as the parameter `values` says."""
+
+    def decorate(fn: Callable[..., Array]) -> Kernel[..., Array]:
+        def of_parts(*operands: Array, values: int, **static: Any) -> Array:
+            xs, small = operands[: len(operands) - values], operands[len(operands) - values :]
+            if not on_host(xs[0]):
+                return fn(xs, small, **static)
+            flat = [x.reshape(-1) for x in xs]
+            out = np.empty(flat[0].size, to_numpy(static["dtype"]))
+            for at in range(0, out.size, PIECE):
+                out[at : at + PIECE] = fn([x[at : at + PIECE] for x in flat], small, **static)
+            return out.reshape(xs[0].shape)
+
+        return kernel(name, result=_result, host=anywhere, workspace=_part_space, parts=_parts)(of_parts)
+
+    return decorate
+
+
+@kernel("cast", result=_result, elementwise=True, host=anywhere, noop=lambda a, params: a[0].dtype == params["dtype"])
+def in_dtype(x: Array, *, dtype: DType) -> Array:
+    """A tensor in another float dtype."""
+    return cast_to(x, dtype)[0]
+
+
+def namespace(x: Array) -> Any:
+    """The array API that an array is of."""
+    return np if on_host(x) else jnp
+
+
+def widened(xs: Sequence[Array], exact: bool) -> tuple[Array, ...]:
+    """Tensors in the dtype that is computed in: at least float32, or (not `exact`) their own."""
+    return tuple(map(widen, xs)) if exact else tuple(xs)
+
+
+def kept_where(mask: Array, x: Array) -> Array:
+    """A tensor with zeros where a mask is false. On numpy by bits, which is some times as fast as by choice."""
+    if not on_host(x) or not on_host(mask) or x.dtype.itemsize not in (4, 8):
+        return namespace(x).where(mask, x, constant_of(0, x))
+    bits: np.ndarray = np.asarray(mask).astype(f"i{x.dtype.itemsize}")
+    bits = np.negative(bits, out=bits)
+    return np.bitwise_and(np.asarray(x).view(bits.dtype), bits, out=bits).view(x.dtype)
+
+
+def constant_of(value: float, like: Array) -> Array:
+    """A number in the dtype of an array."""
+    return np.asarray(value, like.dtype)
+
+
+def total(xs: Sequence[Array]) -> Array:
+    """The sum of some tensors, element by element; of short floats rounded once."""
+    first, *others = map(widen, xs)
+    for x in others:
+        first = first + x
+    return round_to(first, xs[0].dtype)
+
+
+def double(x: Array) -> Array:
+    """A float of any width in float64."""
+    if on_host(x):
+        return x.astype(np.float64)
+    return x if x.dtype == np.float64 else to_float64(x)
+
+
+def rounded(x: Array, dtype: DType) -> Array:
+    """A result in the dtype of the merged tensor."""
+    return round_to(x, to_numpy(dtype))
+
+
+def common_work(dtypes: Sequence[DType]) -> DType:
+    """The dtype in which tensors of some float dtypes are computed together: float32, or float64 if one is that."""
+    return max(map(wide, dtypes), key=lambda dtype: dtype.bits)
+
+
+def spread(view: View, values: TensorExpr, at: int, like: Aval) -> TensorExpr:
+    """Number `at` of a vector of values at every element of a tensor, in its dtype."""
+    one = view.apply(entry, view.apply(in_dtype, values, dtype=like.dtype), axis=0, at=at)
+    return view.apply(broadcast, one, shape=like.shape)
+
+
+# --- Small values of large tensors ------------------------------------------------------------------------------------
+
+SLAB = 1 << 16
+"""Elements of which a sum is taken at a time, so that copies in double precision stay small."""
+
+Step = Callable[..., Array]
+"""The sums that elements of some tensors contribute [k]: `(xs, static) -> sums`."""
+
+
+def sums(
+    name: str, step: Step, finish: Callable[..., Array], length: Callable[[Avals, Params], int]
+) -> Kernel[Any, Array]:
+    """A kernel that adds up what `step(xs, static)` makes of some tensors of one shape, a float64 vector; its result is
+    `finish(sums, static)`, a float64 vector [length]. One pass over the tensors, which go by in blocks."""
+
+    def of_whole(*xs: Array, **static: Any) -> Array:
+        return finish(step([x.reshape(-1) for x in xs], static), static)
+
+    def passes(avals: Avals, params: Params) -> tuple[Callable[[Any], Reduction], ...]:
+        def block(*xs: Array) -> Array:
+            with np.errstate(all="ignore"):
+                parts = (step([x[at : at + SLAB] for x in xs], params) for at in range(0, len(xs[0]), SLAB))
+                return sum(parts, np.zeros(()))
+
+        def conclude(found: Array) -> Array:
+            with np.errstate(all="ignore"):
+                return np.asarray(finish(found, params), np.float64)
+
+        empty = np.zeros(length(avals, params))
+        return (lambda _: Reduction(block, np.add, conclude, empty),)
+
+    def result(avals: Avals, params: Params) -> Avals:
+        return (Aval((length(avals, params),), FLOAT64),)
+
+    return kernel(name, result=result, host=anywhere, fold=passes)(of_whole)
+
+
+def gram(name: str, finish: Callable[..., Array], length: Callable[[Avals, Params], int]) -> Kernel[Any, Array]:
+    """A kernel on the inner products of some tensors, or with the parameter `base` of their differences to the first:
+    `finish(products [n, n], static)` gives its result."""
+
+    def step(xs: Sequence[Array], static: Mapping[str, Any]) -> Array:
+        vectors = [double(x) for x in (deltas(xs, static["exact"]) if static["base"] else xs)]
+        xp = namespace(xs[0])
+        products = [xp.einsum("i,i->", a, b) for at, a in enumerate(vectors) for b in vectors[at:]]
+        return xp.stack(products)
+
+    def conclude(found: Array, static: Mapping[str, Any]) -> Array:
+        xp, n = namespace(found), int((np.sqrt(8 * found.shape[0] + 1) - 1) / 2)
+        place = {(i, j): at for at, (i, j) in enumerate((i, j) for i in range(n) for j in range(i, n))}
+        rows = [xp.stack([found[place[min(i, j), max(i, j)]] for j in range(n)]) for i in range(n)]
+        return finish(xp.stack(rows), static)
+
+    return sums(name, step, conclude, length)
+
+
+def deltas(xs: Sequence[Array], exact: bool) -> list[Array]:
+    """The differences of tensors to the first, in at least float32 or (not `exact`) in their own dtype."""
+    base, *models = widened(xs, exact)
+    return [x - base for x in models]

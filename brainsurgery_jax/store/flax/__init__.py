@@ -1,0 +1,1 @@
+"""Files of msgpack, as flax writes them."""

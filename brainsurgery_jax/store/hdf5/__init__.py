@@ -1,0 +1,1 @@
+"""Files of HDF5, such as weights of Keras."""

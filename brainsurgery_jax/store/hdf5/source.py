@@ -1,0 +1,172 @@
+"""Reading HDF5 by h5py: `.weights.h5` of Keras 3, `tf_model.h5`, and any file of arrays. A dataset is called like its
+path, with dots between groups (`layers.dense.vars.0`). The extra `[hdf5]`.
+
+A dataset that lies in the file as a whole is read there, without h5py; one in chunks is decoded by h5py, box by box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from importlib.util import find_spec
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.index.boxes import Box, cover, strides, whole
+from brainsurgery_jax.store.base import Fingerprint, Header, Source, TensorInfo, Unread, fingerprint_of
+from brainsurgery_jax.store.failures import no_tensor, os_failures
+from brainsurgery_jax.store.io.arrays import empty_aligned, numpy_dtype
+from brainsurgery_jax.store.io.descriptors import Watch
+from brainsurgery_jax.store.io.joined import JoinedSource
+from brainsurgery_jax.store.io.local import open_files
+from brainsurgery_jax.store.io.strided import Laid, StridedSource
+from brainsurgery_jax.store.key_paths import Path, name_of
+from brainsurgery_jax.store.key_tree import KeyTree, told
+from brainsurgery_jax.store.safetensors.header import AGAIN
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_INSTALL = "Install it: `pip install 'brainsurgery-jax[hdf5]'`."
+
+
+def require_h5py(path: str) -> None:
+    """Raises StoreError if h5py is not installed."""
+    if find_spec("h5py") is None:
+        raise StoreError(path, "needs h5py, which is not installed", remedy=_INSTALL)
+
+
+class ChunkedDatasets:
+    """Datasets that are stored in chunks, maybe compressed; see `base.Source`. h5py lets one thread in at a time."""
+
+    def __init__(self, path: str, file: Any, datasets: Mapping[str, Any], avals: Mapping[str, Aval]):
+        self.header = Header(path, (path,), {name: TensorInfo(aval, 0, 0) for name, aval in avals.items()}, {})
+        self._file, self._datasets, self._watch = file, datasets, Watch([path])
+        self._lock = Lock()
+        self.bytes_read = 0
+
+    def read(self, name: str, box: Box | None = None) -> np.ndarray:
+        """The box, or the whole tensor, as a fresh C-contiguous array that starts at a multiple of 64 bytes."""
+        aval = self._aval(name)
+        dtype = numpy_dtype(aval.dtype, path=self.header.path, tensor=name)
+        box = whole(aval.shape) if box is None else box
+        with os_failures(self.header.path, f"read tensor '{name}'"), self._lock:
+            found = self._datasets[name][tuple(slice(*span) for span in box)]
+            self.bytes_read += found.nbytes
+        result = empty_aligned(found.shape, dtype)
+        result[...] = found.view(dtype) if found.dtype.kind == "V" else found
+        return result
+
+    def read_range(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Elements `start` to `stop` in row-major order, one-dimensional, fresh and aligned like `read`."""
+        import numpy as np
+
+        aval = self._aval(name)
+        parts = [self.read(name, box).reshape(-1) for box in cover(aval.shape, start, stop)]
+        result = empty_aligned((stop - start,), numpy_dtype(aval.dtype, path=self.header.path, tensor=name))
+        return np.concatenate(parts, out=result) if parts else result
+
+    def file_run(self, name: str, start: int, stop: int) -> None:
+        """None: the bytes may be compressed."""
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The stamp of the file, and a digest of the header."""
+        return fingerprint_of(self.header, self._watch.stamps)
+
+    def verify_unchanged(self) -> None:
+        """Raises StoreError if the file was replaced, resized or written to since it was opened."""
+        self._watch.verify_unchanged()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _aval(self, name: str) -> Aval:
+        if name not in self.header.tensors:
+            raise no_tensor(self.header.path, name, self.header.tensors)
+        return self.header.tensors[name].aval
+
+
+def open_hdf5(path: str) -> Source:
+    """The datasets of a file, in the order of the file."""
+    require_h5py(path)
+    import h5py
+
+    with ExitStack() as on_failure:
+        try:
+            file = h5py.File(path, "r")
+        except OSError as error:
+            reason = str(error).partition(" (")[2].rstrip(")") or str(error)
+            raise StoreError(path, f"is no file of HDF5 that can be read: {reason}", remedy=AGAIN) from error
+        on_failure.callback(file.close)
+        (opened,) = files = open_files([path])
+        on_failure.callback(opened.close)
+        source = _sort(path, file, files)
+        on_failure.pop_all()
+    return source
+
+
+def _sort(path: str, file: Any, files: Any) -> Source:
+    """The datasets by how they are stored."""
+    import h5py
+
+    plain: dict[str, TensorInfo] = {}
+    laid: dict[str, Laid] = {}
+    chunked: dict[str, Any] = {}
+    avals: dict[str, Aval] = {}
+    left_out: dict[str, str] = {}
+    unread: dict[str, Unread] = {}
+    paths: dict[str, Path] = {}
+    for keys, dataset in _datasets(file, ()):
+        name = name_of(keys)
+        if name in paths:
+            unread[name] = Unread("two datasets have this name, once the keys are joined by dots")
+            continue
+        paths[name] = keys
+        dtype = _dtype(dataset)
+        if dtype is None:
+            if dataset.dtype.kind in "SU" or h5py.check_string_dtype(dataset.dtype) is not None:
+                left_out[name] = "text"
+            else:
+                unread[name] = Unread(f"it is of the type {dataset.dtype}")
+            continue
+        avals[name] = Aval(tuple(dataset.shape), dtype)
+        offset = dataset.id.get_offset()
+        if offset is None:
+            chunked[name] = dataset
+        else:
+            plain[name] = TensorInfo(avals[name], 0, offset)
+            laid[name] = Laid(strides(dataset.shape), not dataset.dtype.isnative)
+    tree = KeyTree(told(paths))
+    tensors = {name: plain.get(name, TensorInfo(aval, 0, 0)) for name, aval in avals.items()}
+    header = Header(path, (path,), tensors, {}, left_out=left_out, unread=unread, tree=tree)
+    here = StridedSource(Header(path, (path,), plain, {}), files, laid)
+    decoded = ChunkedDatasets(path, file, chunked, {name: avals[name] for name in chunked})
+    return JoinedSource(header, [here, decoded])
+
+
+def _datasets(group: Any, path: Path) -> Any:
+    """The datasets below a group with their paths; links to other files are not followed."""
+    import h5py
+
+    for key in group:
+        link = group.get(key, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            continue
+        inner = group[key]
+        if isinstance(inner, h5py.Group):
+            yield from _datasets(inner, (*path, key))
+        elif inner.shape is not None:
+            yield (*path, key), inner
+
+
+def _dtype(dataset: Any) -> DType | None:
+    """Our dtype of a dataset; bfloat16 lies there as two raw bytes, with its name among the attributes."""
+    if dataset.dtype.kind == "V":
+        told = BY_NAME.get(str(dataset.attrs.get("dtype", "bfloat16")))
+        return told if dataset.dtype.names is None and told and told.bits == 8 * dataset.dtype.itemsize else None
+    found = BY_NAME.get(dataset.dtype.name)
+    return found if found is not None and found.numpy == dataset.dtype.name else None

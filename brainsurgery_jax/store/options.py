@@ -1,0 +1,57 @@
+"""The options that an output may give for its format alone, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from brainsurgery_jax.store.sizes import parse_size
+
+
+class Option(NamedTuple):
+    """A key of an output's `options:`. `read` gives its value; it raises ValueError, saying what was expected."""
+
+    doc: str
+    example: str
+    read: Callable[[Any], Any]
+
+
+def read_flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, got {value!r}")
+    return value
+
+
+def read_mapping(value: Any) -> dict[str, Any]:
+    """A mapping."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a mapping, got {value!r}")
+    return value
+
+
+def read_version(value: Any) -> str:
+    """A version of the API of orbax."""
+    if value not in ("v0", "v1"):
+        raise ValueError(f"expected v0 or v1, got {value!r}")
+    return value
+
+
+def read_chunk(value: Any) -> int | None:
+    """A size in bytes; None for none."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a size, got {value!r}")
+    return parse_size(value)
+
+
+def read_names(value: Any) -> Any:
+    """A list of names, or `all`."""
+    if value != "all" and not (isinstance(value, list) and all(isinstance(name, str) and name for name in value)):
+        raise ValueError(f"expected a list of names, or all, got {value!r}")
+    return value
+
+
+NESTED = {
+    "nested": Option("Whether tensors go back into the containers that their input has.", "true", read_flag),
+    "keep": Option("Values of the input to write beside them, by name, or all; implies nested.", "[epoch]", read_names),
+}

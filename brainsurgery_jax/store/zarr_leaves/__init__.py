@@ -1,0 +1,1 @@
+"""Trees of zarr arrays, a folder a leaf."""

@@ -1,0 +1,81 @@
+"""Mistakes in the op `merge`, what their hints say to do, and what must come out of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tests.hints.cases import A, B, Case, Mend, add, changed, quoted, step
+from tests.hints.cases_ops import put
+
+V = {"v": A["v"]}
+W = {"v": B["v"]}
+MEAN = (A["v"] + B["v"]) / 2
+TALL = {"v": np.array([[5, 6], [7, 8], [9, 9]], np.float32)}
+
+
+def merge(**keys: Any) -> list[Any]:
+    return [{"merge": {"method": "linear", "models": ["a", "b"], "to": "a", **keys}}]
+
+
+def parameters(says: str, **values: Any) -> Mend:
+    """Give parameters of the method other values, as the hint says in words."""
+    return changed(lambda plan: step(plan)[1].__setitem__("parameters", values), says=says)
+
+
+def models(says: str, given: Any) -> Mend:
+    """Give other models, as the hint says in words."""
+    return changed(lambda plan: step(plan)[1].__setitem__("models", given), says=says)
+
+
+def _case(name: str, code: str, steps: list[Any], mend: Mend, made: np.ndarray, **facts: Any) -> Case:
+    return Case(name, code, steps, mend, {"v": made}, a=facts.pop("a", V), b=facts.pop("b", W), **facts)
+
+
+MERGES = [
+    _case("slerp without t", "merge-parameter", merge(method="slerp"),
+          lambda plan, hint: parameters("with a value of your own", t=0)(add()(plan, hint), hint), A["v"]),
+    _case("a list that is no gradient", "merge-parameter", merge(method="slerp", parameters={"t": []}),
+          parameters("A list goes from the first layer to the last", t=[0, 0]), A["v"]),
+    _case("a share above one", "merge-parameter",
+          merge(method="ties", base="a", models=["b"], parameters={"density": 2}),
+          parameters("Correct the number.", density=1), B["v"]),
+    _case("a parameter of another method", "merge-parameter", merge(parameters={"density": 0.5}),
+          parameters("Its parameters: weight, normalize.", normalize=True), MEAN),
+    _case("a word that is none", "merge-parameter",
+          merge(method="ties", base="a", models=["b"], parameters={"threshold": "global"}),
+          lambda plan, hint: parameters("Write", threshold=quoted(hint)[0].split()[-1])(plan, hint), B["v"]),
+    _case("weights without a sum", "merge-parameter", merge(models={"a": 1, "b": -1}),
+          models("Give weights that do not add up to 0.", {"a": 1, "b": 1}), MEAN),
+    _case("probabilities beyond one", "merge-parameter",
+          merge(method="della_linear", base="a", models=["b"], parameters={"density": 1}),
+          parameters("`density - epsilon` must be above 0", density=1, epsilon=0), B["v"]),
+    _case("no statistics", "merge-parameter", merge(method="fisher"),
+          models("Name the alias of a checkpoint", {"a": {"statistics": "b"}, "b": {"statistics": "b"}}), MEAN),
+    _case("Fisher information of another shape", "shapes-differ",
+          merge(method="fisher", models={"b": {"statistics": "a"}}),
+          lambda plan, hint: put("has a value for each entry", to="c")(
+              models("Fisher", {"b": {"statistics": "b"}})(plan, hint), hint) | {
+              "output": {"path": "out.safetensors", "alias": "c"}}, B["v"], a={"v": A["v"][0]}),
+    _case("inner products of another shape", "shapes-differ",
+          merge(method="regmean", models={"b": {"statistics": "a"}}),
+          lambda plan, hint: put("They are the inner products of its inputs", to="c")(
+              models("[2, 2]", {"b": {"statistics": "b"}})(plan, hint), hint) | {
+              "output": {"path": "out.safetensors", "alias": "c"}}, np.eye(2, dtype=np.float32), a={"v": A["v"][0]},
+          b={"v": np.eye(2, dtype=np.float32)}),
+    _case("task vectors without a base", "merge-models", merge(method="task_arithmetic", models=["b"]),
+          lambda plan, hint: put("the model that the others were made of", base="a")(plan, hint), B["v"]),
+    _case("an average with a base", "merge-models", merge(models=["b"], base="a"),
+          lambda plan, hint: put("name it under `models`", base=None, models=["a", "b"])(plan, hint), MEAN),
+    _case("slerp of one model", "merge-models", merge(method="slerp", models=["a"], parameters={"t": 0}),
+          models("Name as many under `models`.", ["a", "b"]), A["v"]),
+    _case("shapes that differ", "shapes-differ", merge(models=["a", "b"]),
+          lambda plan, hint: put("skip", on_mismatch="skip")(plan, hint), A["v"], b=TALL),
+    _case("shapes that differ, merged in part", "shapes-differ", merge(models=["a", "b"]),
+          lambda plan, hint: put("merges the first entries along each axis", on_mismatch="common")(plan, hint),
+          (A["v"] + TALL["v"][:2]) / 2, b=TALL),
+    _case("whole numbers", "merge-kept", merge(),
+          lambda plan, hint: put("To leave them out", of={"name": ".*", "kind": "float", "alias": "a"})(plan, hint),
+          MEAN, a={**V, "ids": A["ids"]}, b={**W, "ids": A["ids"]}, note=True),
+]  # fmt: skip

@@ -1,0 +1,200 @@
+"""Every merge method against an oracle in double precision, and the identities that published methods have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from brainsurgery_jax.merging.table import METHODS
+from tests.merging import oracles as by
+from tests.merging.cases import CASES, MergeCase, merge, models
+
+pytestmark = pytest.mark.usefixtures("here")
+
+BF16 = ml_dtypes.bfloat16
+EACH = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def wanted(case: MergeCase, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {
+        name: case.oracle(name, {alias: group[name] for alias, group in tensors.items() if name in group})
+        for name in tensors["base"]
+    }
+
+
+def test_every_method_has_a_case():
+    assert {case.keys["method"] for case in CASES.values()} | {"dare_linear", "della"} == set(METHODS)
+
+
+@EACH
+def test_a_merge_is_what_its_formula_says(case: MergeCase, tmp_path: Path):
+    tensors = models()
+    made = merge(tmp_path, tensors, case.keys)
+    assert set(made) == set(tensors["base"])
+    for name, x in wanted(case, tensors).items():
+        assert made[name].dtype == np.float32
+        np.testing.assert_allclose(made[name], x, rtol=case.within, atol=case.within, err_msg=name)
+
+
+CHOOSING = ("sce", "consensus", "emr", "arcee_fusion")
+ROUNDED = [name for name, case in CASES.items() if case.keys["method"] not in CHOOSING]
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_short_floats_are_computed_in_float32_and_rounded_once(name: str, tmp_path: Path):
+    tensors = models(BF16)
+    made = merge(tmp_path, tensors, CASES[name].keys)
+    for tensor, x in wanted(CASES[name], tensors).items():
+        step = np.abs(x) * 2.0**-8 + 1e-4
+        assert made[tensor].dtype == BF16
+        off = np.abs(made[tensor].astype(np.float64) - x)
+        assert np.mean(off > step) < 0.05, tensor  # of equal magnitudes more are kept than the oracle keeps
+
+
+@pytest.mark.parametrize("name", ["linear", "slerp", "ties", "sce", "karcher", "nuslerp of rows", "model stock", "ram"])
+def test_float64_stays(name: str, tmp_path: Path):
+    tensors = models(np.float64)
+    made = merge(tmp_path, tensors, CASES[name].keys)
+    for tensor, x in wanted(CASES[name], tensors).items():
+        np.testing.assert_allclose(made[tensor], x, rtol=1e-12, atol=1e-7 if name == "karcher" else 1e-12)
+
+
+# --- Identities -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [(1,), (1, 1), (0.3, 0.4, 0.3), (3, 5, 7)])
+def test_the_average_of_equal_models_is_the_model(weights: tuple[float, ...], tmp_path: Path):
+    tensors = models()
+    given = dict(zip("abc", weights, strict=False))
+    made = merge(tmp_path, dict.fromkeys(given, tensors["a"]), {"method": "linear", "models": given, "to": "merged"})
+    assert all(np.array_equal(made[name], x) for name, x in tensors["a"].items())
+
+
+@pytest.mark.parametrize(("t", "end"), [(0, "a"), (1, "b")])
+def test_slerp_ends_at_its_models(t: float, end: str, tmp_path: Path):
+    tensors = models()
+    made = merge(tmp_path, tensors, {"method": "slerp", "models": ["a", "b"], "parameters": {"t": t}, "to": "m"})
+    for name, x in tensors[end].items():
+        np.testing.assert_allclose(made[name], x, rtol=0, atol=1e-7)
+
+
+def test_ties_of_one_whole_model_is_task_arithmetic(tmp_path: Path):
+    one = {"base": "base", "models": {"a": 0.5}, "to": "m"}
+    trimmed = merge(tmp_path, models(), {"method": "ties", **one, "parameters": {"normalize": False}})
+    added = merge(tmp_path, models(), {"method": "task_arithmetic", **one})
+    assert all(np.array_equal(trimmed[name], x) for name, x in added.items())
+
+
+def test_task_arithmetic_with_weight_one_gives_the_model_back(tmp_path: Path):
+    made = merge(tmp_path, models(), {"method": "task_arithmetic", "base": "base", "models": ["a"], "to": "m"})
+    for name, x in models()["a"].items():
+        np.testing.assert_allclose(made[name], x, rtol=2e-7, atol=1e-7)
+
+
+SYMMETRIC = ["linear", "karcher", "multislerp", "ties", "task arithmetic", "model stock", "sce", "ram", "magmax",
+             "consensus", "emr", "iso", "breadcrumbs ties"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_the_order_of_models_does_not_matter(name: str, tmp_path: Path):
+    keys = CASES[name].keys
+    given = keys["models"]
+    found = []
+    for order in list(permutations(given))[:3]:
+        listed = {alias: given[alias] for alias in order} if isinstance(given, dict) else list(order)
+        found.append(merge(tmp_path, models(), {**keys, "models": listed}))
+    for other in found[1:]:
+        for tensor, x in found[0].items():
+            np.testing.assert_allclose(other[tensor], x, rtol=1e-5, atol=1e-6)
+
+
+def test_the_base_among_the_models_adds_nothing(tmp_path: Path):
+    keys = {"method": "ties", "base": "base", "to": "m", "parameters": {"density": 0.5}}
+    with_it = merge(tmp_path, models(), {**keys, "models": ["base", "a", "b"]})
+    without = merge(tmp_path, models(), {**keys, "models": ["a", "b"]})
+    assert all(np.array_equal(with_it[name], x) for name, x in without.items())
+
+
+# --- Chance -----------------------------------------------------------------------------------------------------------
+
+LARGE = (300, 200)
+
+
+def large() -> dict[str, dict[str, np.ndarray]]:
+    base = {"w": np.zeros(LARGE, np.float32)}
+    return {"base": base, "a": {"w": np.ones(LARGE, np.float32)}, "b": {"w": np.full(LARGE, 2, np.float32)}}
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])
+def test_what_chance_keeps_is_the_same_for_a_seed_and_another_for_another(method: str, tmp_path: Path):
+    keys = {"method": method, "base": "base", "models": ["a", "b"], "to": "m", "parameters": {"density": 0.5}}
+    first, again, other = (merge(tmp_path, models(), keys, seed=seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(again[name], x) for name, x in first.items())
+    assert any(not np.array_equal(other[name], x) for name, x in first.items())
+
+
+def test_models_and_tensors_have_chances_of_their_own(tmp_path: Path):
+    tensors = {alias: {"w": x["w"], "v": x["w"]} for alias, x in large().items()}
+    keys = {"method": "dare_linear", "base": "base", "to": "m", "parameters": {"density": 0.5, "rescale": "no"}}
+    made = merge(tmp_path, tensors, {**keys, "models": ["a", "b"]})
+    shares = [np.mean(made["w"] == value) for value in (0, 1, 2, 3)]
+    np.testing.assert_allclose(shares, 0.25, atol=0.02)
+    assert 0.1 < np.mean(made["w"] == made["v"]) < 0.4
+
+
+def test_dare_keeps_so_many_entries_and_divides_them_by_the_density(tmp_path: Path):
+    keys = {"method": "dare_linear", "base": "base", "models": ["a"], "to": "m", "parameters": {"density": 0.2}}
+    made = merge(tmp_path, large(), keys)["w"]
+    assert set(np.unique(made)) == {0.0, 5.0}
+    assert abs(np.mean(made != 0) - 0.2) < 0.01
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "della_linear"])
+def test_rescaled_by_l1_the_sum_of_magnitudes_stays(method: str, tmp_path: Path):
+    keys = {"method": method, "base": "base", "models": ["a"], "to": "m"}
+    parameters = {"density": 0.4, "rescale": "l1"}
+    made = merge(tmp_path, models(), {**keys, "parameters": parameters})
+    tensors = models()
+    for name, x in made.items():
+        before = np.abs(tensors["a"][name] - tensors["base"][name]).sum()
+        np.testing.assert_allclose(np.abs(x - tensors["base"][name]).sum(), before, rtol=1e-4)
+
+
+def test_della_keeps_large_entries_more_often_than_small_ones(tmp_path: Path):
+    row = np.tile(np.linspace(0.01, 1, 200, dtype=np.float32), (300, 1))
+    tensors = {"base": {"w": np.zeros_like(row)}, "a": {"w": row}}
+    parameters = {"density": 0.5, "epsilon": 0.3, "rescale": "no"}
+    keys = {"method": "della_linear", "base": "base", "models": ["a"], "to": "m", "parameters": parameters}
+    kept = (merge(tmp_path, tensors, keys)["w"] != 0).mean(0)
+    probability = 0.2 + 0.6 * np.arange(200) / 199
+    assert np.abs(kept.reshape(20, 10).mean(1) - probability.reshape(20, 10).mean(1)).max() < 0.05
+
+
+# --- Ties, and thresholds over all parameters -------------------------------------------------------------------------
+
+
+def test_of_equal_magnitudes_all_are_kept(tmp_path: Path):
+    d = np.array([1, -1, 1, 1, 0.5, 0.25], np.float32)
+    tensors = {"base": {"w": np.zeros(6, np.float32)}, "a": {"w": d}}
+    keys = {"method": "ties", "base": "base", "models": ["a"], "to": "m", "parameters": {"density": 0.5}}
+    assert merge(tmp_path, tensors, keys)["w"].tolist() == [1, -1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("method", ["ties", "breadcrumbs"])
+def test_a_threshold_over_all_parameters_ranks_all_tensors_together(method: str, tmp_path: Path):
+    tensors, keys = models(), {"method": method, "base": "base", "models": ["a", "b"], "to": "m"}
+    parameters = {"density": 0.3, "threshold": "all"} | ({"gamma": 0.05} if method == "breadcrumbs" else {})
+    made = merge(tmp_path, tensors, {**keys, "parameters": parameters})
+    names = list(tensors["base"])
+    flat = {alias: np.concatenate([tensors[alias][n].ravel() for n in names]) for alias in ("base", "a", "b")}
+    if method == "ties":
+        x = by.ties(flat["base"], [flat["a"], flat["b"]], (1, 1), (0.3, 0.3))
+    else:
+        x = by.breadcrumbs(flat["base"], [flat["a"], flat["b"]], (1, 1), 0.3, 0.05)
+    np.testing.assert_allclose(np.concatenate([made[n].ravel() for n in names]), x, rtol=2e-6, atol=2e-6)

@@ -1,0 +1,103 @@
+"""Merges as the engine runs them: the same bits whatever the budget and threads, in bounded memory, and traced."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.engine.run import budget
+from tests.checkpoints import normal, plan_of, read, set_block
+from tests.measured import measured
+from tests.merging.cases import CASES, merge, models
+
+pytestmark = pytest.mark.usefixtures("here")
+
+BF16 = ml_dtypes.bfloat16
+SOME = ["linear", "slerp", "karcher", "ties", "model stock", "sce", "arcee fusion", "ramplus", "emr of a task"]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    found = {}
+    for name, x in tree.items():
+        found |= flat(x, f"{prefix}{name}.") if isinstance(x, Mapping) else {prefix + name: np.asarray(x)}
+    return found
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_traced_a_merge_is_the_same_up_to_rounding(name: str, tmp_path: Path):
+    keys, tensors = CASES[name].keys, models()
+    inputs = [f"{alias}::given-as-a-tree" for alias in tensors]
+    plan = bs.load({"inputs": inputs, "transforms": [{"merge": keys}], "output": {"path": "o", "alias": "merged"}})
+    made = merge(tmp_path, tensors, keys)
+    trees: Any = tensors
+    applied = flat(plan.apply(**trees))
+    assert all(np.array_equal(applied[n], x) for n, x in made.items())
+    traced = flat(jax.jit(lambda trees: plan.apply(**trees))(tensors))
+    for n, x in made.items():
+        np.testing.assert_allclose(traced[n], x, rtol=1e-5, atol=1e-6)
+
+
+LARGE = {
+    "linear": {"method": "linear", "models": {"a": 0.3, "b": 0.7}},
+    "slerp": {"method": "slerp", "models": ["a", "b"], "parameters": {"t": 0.4}},
+    "ties": {"method": "ties", "base": "base", "models": ["a", "b"], "parameters": {"density": 0.3}},
+    "ties over all": {"method": "ties", "base": "base", "models": ["a", "b"],
+                      "parameters": {"density": 0.3, "threshold": "all"}},
+    "dare": {"method": "dare_ties", "base": "base", "models": ["a", "b"], "parameters": {"density": 0.3}},
+    "sce": {"method": "sce", "base": "base", "models": ["a", "b"], "parameters": {"select_topk": 0.3}},
+    "della": {"method": "della", "base": "base", "models": ["a"], "parameters": {"density": 0.5}},
+    "model stock of rows": {"method": "model_stock", "base": "base", "models": ["a", "b"],
+                            "parameters": {"filter_wise": True}},
+}  # fmt: skip
+
+
+def three(shape: tuple[int, ...], dtype: Any) -> dict[str, dict[str, np.ndarray]]:
+    found = {}
+    for number, alias in enumerate(("base", "a", "b")):
+        found[alias] = {f"h.{i}.w": normal(shape, seed=10 * number + i).astype(dtype) for i in range(2)}
+        found[alias]["norm"] = normal(shape[-1:], seed=number).astype(dtype)
+    return found
+
+
+@pytest.mark.parametrize("keys", LARGE.values(), ids=LARGE)
+def test_budget_and_threads_change_no_bit(keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    set_block(monkeypatch, 1 << 10, 1 << 8)
+    tensors = three((70, 50), BF16)
+    found = []
+    for memory, threads in ((1 << 30, 1), (1 << 30, 4), (100 << 20, 2)):
+        plan = plan_of(tmp_path, tensors, {"merge": {**keys, "to": "m"}})
+        plan["output"]["alias"] = "m"
+        monkeypatch.setattr(budget, "_processors", lambda number=threads: number)
+        bs.load(plan).run(durable=False, memory=memory)
+        found.append(read(plan["output"]["path"]))
+    for other in found[1:]:
+        assert all(np.array_equal(other[name].view(np.uint16), x.view(np.uint16)) for name, x in found[0].items())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous memory apart")
+@pytest.mark.parametrize("keys", LARGE.values(), ids=LARGE)
+def test_a_merge_holds_no_more_than_projected(keys: dict[str, Any], tmp_path: Path):
+    plans = []
+    for shape in ((6000, 1500), (40, 30)):
+        plan = plan_of(tmp_path, three(shape, BF16), {"merge": {**keys, "to": "m"}})
+        plan["output"]["alias"] = "m"
+        plans.append(plan)
+    found = measured(*plans)
+    assert found.anonymous <= found.in_all, found
+
+
+def test_memory_does_not_grow_with_the_tensors(tmp_path: Path):
+    keys = {"method": "ties", "base": "base", "models": ["a", "b"], "parameters": {"density": 0.3}, "to": "m"}
+    peaks = [
+        bs.load(plan_of(tmp_path, three(shape, BF16), {"merge": keys})).explain().peak
+        for shape in ((3000, 1000), (12000, 1000))
+    ]
+    assert peaks[1] <= 1.1 * peaks[0]
