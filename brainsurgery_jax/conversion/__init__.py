@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Request, SourceInfo, look
 from brainsurgery_jax.conversion.plans import PlanNode, goes_back, plan_of, verification_of
-from brainsurgery_jax.conversion.recognise import Route, choose_route, fit_names, overridden
+from brainsurgery_jax.conversion.recognise import Route, choose_route, fit_names, overridden, tree_formats
 from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
-from brainsurgery_jax.layout.library import layouts
 from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import parse_address
@@ -53,7 +52,7 @@ class Conversion(NamedTuple):
                 ", ".join(f"{key}={str(values[at]).lower()}" for key, values in other.items()) for at in (0, 1)
             )
             return f"the source notes that it was made with {noted}; it is read with {asked}, as asked for"
-        trees = {layout.format for layout in layouts()}
+        trees = tree_formats()
         if self.route is not None or self.request.layout is not None or self.plan["output"]["format"] in trees:
             return ""
         return NOT_KNOWN if _format_of(self.found.path) in trees else ""

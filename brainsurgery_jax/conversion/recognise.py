@@ -117,7 +117,7 @@ def _inverse(found: SourceInfo, request: Request) -> Route | None:
 def _forward(found: SourceInfo, request: Request, target: str) -> Route | None:
     """The route to a target that needs a layout. Other formats keep the names."""
     candidates = _candidates(found)
-    if target not in {layout.format for layout in layouts()} or not _may_be_hf(found, candidates):
+    if target not in tree_formats() or not _may_be_hf(found, candidates):
         return None
     if len(candidates) == 1:
         return _best(candidates[0], found, request.options)
@@ -130,6 +130,11 @@ def _forward(found: SourceInfo, request: Request, target: str) -> Route | None:
     names = ", ".join(layout.name for layout in candidates)
     hint = f"Choose with {_spell_option('layout')}: {names}; flax keeps names and shapes, none only changes the format."
     raise _refuse("convert-layout", f"there are {len(candidates)} layouts for {describe_model(found.model)}", hint)
+
+
+def tree_formats() -> frozenset[str]:
+    """The formats that a model is written in for another library alone. An npz may as well be of any names."""
+    return frozenset(layout.format for layout in layouts() if layout.separator == ".")
 
 
 def _may_be_hf(found: SourceInfo, candidates: Sequence[Layout]) -> bool:

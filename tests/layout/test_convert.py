@@ -304,9 +304,9 @@ def test_a_library_without_a_layout_for_the_model_is_refused(tmp_path: Path) -> 
 
 def test_several_layouts_for_a_model_are_listed(tmp_path: Path) -> None:
     source = model(tmp_path / "hf", llama(), LLAMA)
-    error = refused(source, tmp_path, "there are 3 layouts for model_type 'llama'", to="orbax")
+    error = refused(source, tmp_path, "there are 4 layouts for model_type 'llama'", to="orbax")
     assert (
-        error.diagnostics[0].hint == "Choose with `layout=`: easylm-llama, maxtext-llama, tunix-llama; "
+        error.diagnostics[0].hint == "Choose with `layout=`: easylm-llama, levanter-llama, maxtext-llama, tunix-llama; "
         "flax keeps names and shapes, none only changes the format."
     )
 
