@@ -11,6 +11,7 @@ from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.rows import by_rows
 from brainsurgery_jax.merging.selection import order_statistics
 from brainsurgery_jax.merging.tensors import (
+    Params,
     anywhere,
     by_values,
     deltas,
@@ -21,7 +22,7 @@ from brainsurgery_jax.merging.tensors import (
     widen,
     widened,
 )
-from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.protocol import TensorExpr
 

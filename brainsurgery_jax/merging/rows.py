@@ -9,8 +9,8 @@ from typing import ParamSpec, TypeVar
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.index.parts import AxisCut, Cuts
 from brainsurgery_jax.kernel import Kernel
-from brainsurgery_jax.merging.tensors import anywhere
-from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.merging.tensors import Params, anywhere
+from brainsurgery_jax.op import Avals, kernel
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.dtypes import FLOAT64, Aval, to_numpy
 from brainsurgery_jax.kernel import Kernel
-from brainsurgery_jax.merging.tensors import anywhere, namespace
+from brainsurgery_jax.merging.tensors import Params, anywhere, namespace
 from brainsurgery_jax.numerics.math import wide
 from brainsurgery_jax.numerics.ranks import find_places
-from brainsurgery_jax.op import Avals, Params, Passes, kernel
+from brainsurgery_jax.op import Avals, Passes, kernel
 from brainsurgery_jax.protocol import Reduction
 
 Derive = Callable[[Sequence[Array], Mapping[str, Any]], list[Array]]

@@ -12,9 +12,9 @@ from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.sparsify import Sparsifier
 from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
-from brainsurgery_jax.merging.tensors import anywhere, constant_of, deltas, namespace, rounded, widened
+from brainsurgery_jax.merging.tensors import Params, anywhere, constant_of, deltas, namespace, rounded, widened
 from brainsurgery_jax.numerics.lapack import svd
-from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.protocol import TensorExpr
 
 _NOT_FINITE = "a task matrix holds NaN or infinity and has no singular values"

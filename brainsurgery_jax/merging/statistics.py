@@ -11,8 +11,18 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.linear import mean, refuse_no_sum
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
 from brainsurgery_jax.merging.settings import MergeParameter
-from brainsurgery_jax.merging.tensors import anywhere, by_element, constant_of, double, namespace, rounded, total, widen
-from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.merging.tensors import (
+    Params,
+    anywhere,
+    by_element,
+    constant_of,
+    double,
+    namespace,
+    rounded,
+    total,
+    widen,
+)
+from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.ops.shape import with_shape
 from brainsurgery_jax.protocol import TensorExpr
 

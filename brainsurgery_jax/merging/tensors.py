@@ -16,13 +16,16 @@ from brainsurgery_jax.index.parts import AxisCut, Cuts
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.numerics.math import on_host, to_float64, wide, widen
 from brainsurgery_jax.numerics.rounding import cast_to, round_to
-from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops.sets import entry
 from brainsurgery_jax.protocol import Reduction, TensorExpr, View
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Params = Mapping[str, Any]
+"""The keys of a kernel by name; each kernel has its own."""
 
 ON_THE_WAY = 8
 """Arrays that an elementwise pass makes on the way, besides one for each operand."""

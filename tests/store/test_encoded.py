@@ -57,7 +57,7 @@ def test_a_folder_is_there_for_side_files_before_the_encoder_runs(tmp_path: Path
     staged = stage(str(tmp_path / "out"))
     made = filled(writer(staged, directory=True))
     Path(staged.staging, "config.json").touch()
-    publish([made.finish()])
+    publish([staged_by(made)])
     assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "listing"]
 
 
@@ -110,7 +110,7 @@ def test_what_an_input_holds_is_taken_from_there_without_a_copy(tmp_path: Path) 
     assert run is not None
     made.copy("y", 0, run)
     assert os.path.getsize(f"{staged.staging}.scratch") == 0
-    publish([made.finish()])
+    publish([staged_by(made)])
     assert (tmp_path / "out").read_text() == "y float32 [0.0, 1.0, 2.0, 3.0]"
 
 

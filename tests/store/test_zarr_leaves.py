@@ -77,7 +77,7 @@ def test_a_train_state_of_t5x_is_converted(tmp_path: Path):
     plan = {"inputs": [f"{path}::target"], "transforms": [], "output": str(tmp_path / "model.msgpack")}
     bs.load(plan).run(durable=False)
     tree: Any = serialization.msgpack_restore((tmp_path / "model.msgpack").read_bytes())
-    restored = traverse_util.flatten_dict(tree, sep=".")
+    restored: dict[str, Any] = traverse_util.flatten_dict(tree, sep=".")
     wanted = {name.removeprefix("target."): a for name, a in ARRAYS.items() if name.startswith("target.")}
     assert restored.keys() == wanted.keys()
     assert all(np.array_equal(restored[name], array) for name, array in wanted.items())
