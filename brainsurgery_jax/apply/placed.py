@@ -104,7 +104,7 @@ class Placed:
     def _make(self, e: Expr) -> Any:
         if e.is_leaf:
             return e.source.read(e.name)
-        if e.kind == "pick":
+        if e.is_pick:
             self.memory[e] = self.memory[e.srcs[0]]
             return self._take(e.srcs[0])[e.index]
         operands = [self._value(s) for s in e.srcs]

@@ -45,11 +45,11 @@ class Values:
         return self.made[root]
 
     def _make(self, e: Expr) -> Any:
-        if e.kind == "const":
+        if e.is_const:
             return jnp.asarray(e.value)
         if e.is_leaf:
             return e.source.read(e.name)
-        if e.kind == "pick":
+        if e.is_pick:
             return self.made[e.srcs[0]][e.index]
         assert e.kernel is not None, e
         if e.kernel.blocks:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from brainsurgery_jax.importers.merge_models import Model, refuse
-from brainsurgery_jax.importers.mergekit_config import NAMES, SWITCHES, Config, MergeSource, Setting
+from brainsurgery_jax.importers.mergekit_config import NAMES, PARAMETERS, SWITCHES, Config, MergeSource, Setting
 
 
 class StepParts(NamedTuple):
@@ -33,7 +33,10 @@ class StepParts(NamedTuple):
         found: dict[str, object] = {"method": config.method}
         found |= {} if base is None else {"base": base}
         found["models"] = self.short(given)
-        found |= {"parameters": general} if (general := self.values(config.parameters)) else {}
+        general = self.values(config.parameters)
+        if "rescale" in PARAMETERS[config.method]:  # mergekit knows no other factor, and takes it if nothing is said
+            general["rescale"] = "l1" if general.get("rescale", True) else "no"
+        found |= {"parameters": general} if general else {}
         dtype = config.out_dtype or config.dtype
         return found | {"to": to} | ({"dtype": dtype} if dtype else {})
 

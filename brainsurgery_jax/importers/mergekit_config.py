@@ -22,8 +22,9 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "nuslerp": ("weight", "nuslerp_flatten", "nuslerp_row_wise"),
     "multislerp": ("weight", "normalize_weights", "eps"),
     "karcher": ("max_iter", "tol"),
-    **{name: (*_TASK, "density") for name in ("ties", "dare_linear", "dare_ties")},
-    **{name: (*_TASK, "density", "epsilon") for name in ("della", "della_linear")},
+    "ties": (*_TASK, "density"),
+    **{name: (*_TASK, "density", "rescale") for name in ("dare_linear", "dare_ties")},
+    **{name: (*_TASK, "density", "epsilon", "rescale") for name in ("della", "della_linear")},
     **{name: (*_TASK, "density", "gamma") for name in ("breadcrumbs", "breadcrumbs_ties")},
     "model_stock": ("filter_wise",),
     "sce": ("select_topk",),
@@ -46,7 +47,7 @@ _KEYS = ("merge_method", "models", "slices", "base_model", "parameters", "dtype"
 _PARTS = ("sources", "model", "layer_range", "filter", "value", "source")
 _MOST_LAYERS = 100_000
 _MOST = 1e30
-SWITCHES = ("normalize", "nuslerp_flatten", "nuslerp_row_wise", "normalize_weights", "filter_wise")
+SWITCHES = ("normalize", "rescale", "nuslerp_flatten", "nuslerp_row_wise", "normalize_weights", "filter_wise")
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 

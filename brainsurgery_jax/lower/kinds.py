@@ -55,7 +55,7 @@ def _name_pattern(found: Diagnostic, steps: Sequence[Step], default: str | None)
     """The diagnostic of a run, with the reference of its step where its hint says how to narrow one."""
     for step in steps:
         if step.span == found.span and step.op is not None and PLACEHOLDER in found.hint:
-            for ref in (ref for _, role, ref in refs_of(step) if role.kind == "pattern"):
+            for ref in (ref for _, role, ref in refs_of(step) if role.is_pattern):
                 return replace(found, hint=found.hint.replace(PLACEHOLDER, as_mapping(ref, default, "float")))
     return found
 

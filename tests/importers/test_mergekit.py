@@ -142,6 +142,23 @@ def test_lists_of_one_entry_a_layer_are_stacked_with_the_layers(here: Path):
     assert config["layer_types"] == ["full", "sliding", "full", "sliding", "full", "last"]
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "factor"),
+    [("dare_ties", {}, "l1"), ("della_linear", {"rescale": True}, "l1"), ("dare_linear", {"rescale": False}, "'no'")],
+)
+def test_entries_that_are_dropped_at_random_are_made_up_for_as_mergekit_does(
+    here: Path, method: str, given: dict[str, Any], factor: str
+):
+    config = {
+        "merge_method": method,
+        "base_model": "a",
+        "models": models(b=0.5),
+        "parameters": {"density": 0.5} | given,
+    }
+    put_models(here, "float32")
+    assert f"rescale: {factor}" in str(plan_of(put_config(here, config).name))
+
+
 def test_the_side_files_are_those_of_the_base(here: Path):
     put_models(here)
     for letter in "abc":

@@ -60,7 +60,7 @@ def check_dtypes(path: str, avals: Mapping[str, Aval]) -> None:
     """Raises StoreError for the first tensor whose dtype cannot be told from its bytes alone."""
     _check_dtypes(path, avals)
     for name, aval in avals.items():
-        if aval.dtype.kind == "float" and aval.dtype.bits == 8:
+        if aval.dtype.is_float and aval.dtype.bits == 8:
             remedy = "Write .npz, or cast it first."
             raise StoreError(path, f"npy cannot tell {aval.dtype} from other bytes", tensor=name, remedy=remedy)
 
