@@ -30,11 +30,12 @@ else:
 
         def __init__(self, name: str):
             self.__name = name
+            self.__module = None  # kept once it is imported: kernels ask for functions by the thousand
 
         def __getattr__(self, attribute: str) -> Any:
-            found = getattr(import_module(self.__name), attribute)
-            self.__dict__[attribute] = found  # which is looked at first: kernels ask for functions by the thousand
-            return found
+            if self.__module is None:
+                self.__module = import_module(self.__name)
+            return getattr(self.__module, attribute)
 
     class LazyType:
         """A jaxtyping dtype class, `Float["m n"]`, looked up when a type checker subscripts it."""

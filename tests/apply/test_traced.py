@@ -217,7 +217,8 @@ def test_values_cannot_be_compared_in_print_under_jit():
 def test_files_are_not_read_under_jit(here: Path):
     write(here / "b.safetensors", {"w": TREE["w"]})
     both = bs.load({"inputs": ["a::x", "b::b.safetensors"], "transforms": [{"add_": {"from": "b::w", "to": "a::w"}}]})
-    with pytest.raises(bs.PlanError, match=r"not read while JAX traces(.|\n)*give it as a tree"):
+    says = r"not read while JAX traces(.|\n)*give it: `plan.apply\(tree, b=other_tree\)`"
+    with pytest.raises(bs.PlanError, match=says):
         jax.jit(both.apply)(TREE)
 
 
