@@ -7,14 +7,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax.run_options import RunOptions
-
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.events import Event
+    from brainsurgery_jax.run_options import RunOptions
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 _WORDS = {"SIGTERM": "terminated", "SIGHUP": "hung up"}
@@ -89,6 +87,8 @@ def stop_by_ctrl_c(options: RunOptions) -> Iterator[RunOptions]:
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield options
         return
+    from dataclasses import replace  # `--help` does not wait for it
+
     stop = CtrlC(options)
     signal.signal(signal.SIGINT, stop.handle)
     try:

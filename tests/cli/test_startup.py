@@ -5,6 +5,8 @@ That `inspect` and `run --help` load pydantic is typer's doing, which from 0.29 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,13 @@ Loaded = Callable[..., set[str]]
 
 def test_help_loads_nothing_heavy(loaded: Loaded):
     assert loaded("--help") == set()
+
+
+def test_help_loads_the_command_line_alone():
+    code = "import sys; from brainsurgery_jax.cli.app import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True).stdout
+    ours = {name.partition(".")[2] for name in out.splitlines()[-1].split() if name.startswith("brainsurgery_jax.")}
+    assert {name for name in ours if not name.startswith("cli")} == {"version"}
 
 
 def test_the_help_of_a_command_loads_nothing_heavy(loaded: Loaded):
