@@ -104,11 +104,12 @@ def bring(x: Any, home: Home) -> Any:
 
 def send(array: Any, sharding: Any) -> Any:
     """A numpy array on devices: a copy, of which each process sends the part that its own devices have."""
-    array = np.asarray(array)
+    # Copied here: from JAX 0.12 on, `may_alias=False` shares the memory of some numpy arrays all the same.
     if sharding is None or sharding.is_fully_addressable:
-        return jax.device_put(array, sharding, may_alias=False)
+        return jax.device_put(np.array(array), sharding)
+    array = np.asarray(array)
     parts = sharding.addressable_devices_indices_map(array.shape)
-    placed = [jax.device_put(array[index], device, may_alias=False) for device, index in parts.items()]
+    placed = [jax.device_put(np.array(array[index]), device) for device, index in parts.items()]
     return jax.make_array_from_single_device_arrays(array.shape, sharding, placed)
 
 
@@ -125,5 +126,7 @@ def fetch(array: Any) -> Any:
 
 def duplicate(value: Any) -> Any:
     """An array of its own with the same values, at the same place."""
-    place = value.sharding if isinstance(value, jax.Array) and (value.committed or is_placed(value)) else None
+    if not isinstance(value, jax.Array):
+        return send(value, None)
+    place = value.sharding if value.committed or is_placed(value) else None
     return jax.device_put(value, place, may_alias=False)

@@ -52,8 +52,12 @@ def test_the_nearest_entry_is_the_one_that_jax_takes() -> None:
     for size in sizes:
         x = jnp.arange(size)
         for wanted in (n for n in sizes if n % 3 == size % 3):
-            found = jax.image.resize(x, (wanted,), "nearest")
-            np.testing.assert_array_equal(_nearest(size, wanted), found, err_msg=f"{size} to {wanted}")
+            found = np.asarray(jax.image.resize(x, (wanted,), "nearest"))
+            ours = np.array(_nearest(size, wanted))
+            # On the edge between two entries, JAX 0.12 takes the other one now and then.
+            edge = (2 * np.arange(wanted) + 1) * size % (2 * wanted) == 0
+            np.testing.assert_array_equal(ours[~edge], found[~edge], err_msg=f"{size} to {wanted}")
+            assert (abs(ours - found) <= edge).all(), f"{size} to {wanted}"
 
 
 def test_torchs_bicubic_is_the_method_of_its_name(tmp_path: Path) -> None:
