@@ -349,12 +349,18 @@ def report(document: Document) -> PendingReport:
 
 
 def settle(verdict: Verdict, answers: Mapping[Pending, object] | None) -> Known | None:
-    """The verdict as far as it is known: with `answers` always, from headers alone (None) perhaps."""
+    """The verdict as far as it is known: with `answers` always, from headers alone (None) perhaps.
+
+    An answer that is `Known` was judged before.
+    """
     match verdict:
         case Known():
             return verdict
         case Pending():
-            return None if answers is None else verdict.judge(answers[verdict])
+            if answers is None:
+                return None
+            found = answers[verdict]
+            return found if isinstance(found, Known) else verdict.judge(found)
         case Negated(part):
             inner = settle(part, answers)
             return (

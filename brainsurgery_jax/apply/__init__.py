@@ -73,17 +73,18 @@ def apply(
     """
     if checks not in ("raise", "return", "skip"):
         raise ValueError(f"checks: expected 'raise', 'return' or 'skip', got {checks!r}")
+    filling = checked(filling)
     given = {alias: name_leaves(alias, t) for alias, t in _bind_trees(plan.data, tree, trees or {}).items()}
     leaves = [leaf for n in given.values() for leaf in n.tensors.values()]
     is_traced = any(isinstance(x, jax.core.Tracer) for x in leaves)
     is_abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in leaves)
     narrow = jnp.result_type(float).itemsize < 8
     with closing(Trees(given, readable=not is_traced)) as world, jax.enable_x64(True):
-        compute = partial(concrete, donate=donate)
+        compute = partial(concrete, donate=donate, held=jax.tree_util.tree_leaves(like))
         evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else compute
         applied = lower_onto(plan, given, world, values=evaluate is compute)
         values, verdicts = evaluate(applied, checks, filling.listen or log)
-    result = rebuild(values, given.get(applied.alias), like, checked(filling), applied)
+    result = rebuild(values, given.get(applied.alias), like, filling, applied)
     return (result, verdicts) if checks == "return" else result
 
 

@@ -23,6 +23,7 @@ from brainsurgery_jax.engine.compute.blas import one_thread
 from brainsurgery_jax.engine.compute.devices import accelerators
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
 from brainsurgery_jax.engine.compute.folds import answer
+from brainsurgery_jax.engine.compute.operands import key_of_box
 from brainsurgery_jax.engine.plan.schedule import Asked, Written, schedule
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
@@ -30,13 +31,9 @@ from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.lower.fold import diagnose_assert
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.protocol import (
-    Every,
     Known,
-    Negated,
-    PartVerdict,
     Pending,
     PendingReport,
-    Some,
     Verdict,
     settle,
 )
@@ -47,8 +44,9 @@ Result = tuple[dict[str, Any], dict[str, Any]]
 WHOLE = "Leave the step out, or give it tensors of which each process has all: `jax.device_put` with `P()` as the spec."
 
 
-def concrete(applied: Applied, checks: str, show: Show, *, donate: bool = False) -> Result:
-    """Leaves by name, and verdicts by label; `show` gets the reports. `donate`: leaves may be overwritten.
+def concrete(applied: Applied, checks: str, show: Show, *, donate: bool = False, held: Sequence[object] = ()) -> Result:
+    """Leaves by name, and verdicts by label; `show` gets the reports. `donate`: leaves may be overwritten, but for
+    those that are `held` elsewhere.
 
     Raises PlanError (a failed assert) or StoreError (a file).
     """
@@ -57,7 +55,7 @@ def concrete(applied: Applied, checks: str, show: Show, *, donate: bool = False)
         wanted = [c for c in applied.state.checks if checks != "skip" or all(c is not a for a in asserts.values())]
         asked = [e for c in wanted for q in c.questions for e in asked_of(q)]
         roots = [*applied.names.values(), *asked]
-        values = Leaves(applied.given, list(applied.names.values()), asked, donate=donate)
+        values = Leaves(applied.given, list(applied.names.values()), asked, donate=donate, held=held)
         verdicts = _judge(wanted, values, show, raises=checks == "raise")
         made = _name(applied, values)
         values.placed.accept()
@@ -66,7 +64,7 @@ def concrete(applied: Applied, checks: str, show: Show, *, donate: bool = False)
         for call in guards(roots_of(applied, asserts)):  # those that were not accepted have raised by now
             found[guard_label(applied.plan, call)] = _scalar(True)
         if donate:
-            _free(applied.given.values(), made.values())
+            _free(applied.given.values(), [*made.values(), *held])
     return made, found
 
 
@@ -95,14 +93,21 @@ class Leaves:
     """Values of nodes and answers to questions, from the host or from devices.
 
     `roots`: nodes whose values are returned; `asked`: nodes that questions are about, each as often as it is asked.
+    `donate`: leaves may be overwritten, but for those that are `held` elsewhere.
     """
 
     def __init__(
-        self, given: Mapping[Expr, Any], roots: Sequence[Expr], asked: Sequence[Expr], *, donate: bool = False
+        self,
+        given: Mapping[Expr, Any],
+        roots: Sequence[Expr],
+        asked: Sequence[Expr],
+        *,
+        donate: bool = False,
+        held: Sequence[object] = (),
     ):
         self.given = given
         self.nodes = placed_nodes([*roots, *asked], given)
-        counts = Counter(map(id, given.values()))
+        counts = Counter(map(id, (*given.values(), *held)))
         twice = (e for e, leaf in given.items() if counts[id(leaf)] > 1)
         distinct = dict.fromkeys(roots)
         kept = frozenset([*distinct, *twice])
@@ -187,28 +192,12 @@ def _decide(check: Check, verdict: Verdict, answers: Mapping[Pending, Any], leav
     traced = [q for q in others if q.reduction.traced is not None]
     known |= {q: q.judge(_fetched_answer(check, q, leaves)) for q in others if q not in set(traced)}
     arrays = {q: leaves.arrays(q) for q in traced}
-    for q, holds in zip(traced, leaves.placed.ask(traced, arrays), strict=True):
-        known[q] = Known(True) if holds else _explained(q, arrays[q]) if explain else Known(False)
-    settled = settle(_with_known(verdict, known), None)
+    holds = dict(zip(traced, leaves.placed.ask(traced, arrays), strict=True))
+    settled = settle(verdict, known | {q: Known(held) for q, held in holds.items()})
+    if explain and settled is not None and not settled.holds:
+        settled = settle(verdict, known | {q: Known(True) if holds[q] else _explained(q, arrays[q]) for q in traced})
     assert settled is not None
     return settled
-
-
-def _with_known(verdict: Verdict, known: Mapping[Pending, Known]) -> Verdict:
-    """A verdict whose questions have been answered."""
-    match verdict:
-        case Known():
-            return verdict
-        case Pending():
-            return known.get(verdict, verdict)
-        case Negated(part):
-            return Negated(_with_known(part, known))
-        case PartVerdict(part, at):
-            return PartVerdict(_with_known(part, known), at)
-        case Every(parts):
-            return Every(tuple(_with_known(p, known) for p in parts))
-        case Some(parts):
-            return Some(tuple(_with_known(p, known) for p in parts))
 
 
 def _explained(question: Pending, arrays: Mapping[Expr, Any]) -> Known:
@@ -236,7 +225,7 @@ class Fetched:
 
     def box(self, e: Expr, box: Box) -> Any:
         """A box of a tensor."""
-        return self.arrays[e][tuple(slice(*span) for span in box)]
+        return self.arrays[e][key_of_box(box)]
 
     def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
         """Elements `start:stop` of each tensor, flat."""

@@ -75,7 +75,8 @@ class Loaded(Protocol):
 def lower_onto(plan: Loaded, given: Mapping[str, Named], world: Trees, *, values: bool) -> Applied:
     """The plan lowered onto trees. Raises PlanError with every mistake. `values`: whether steps may ask for numbers."""
     data, problems = _with_alias(plan, given)
-    leaves = {e: given[a].tensors[n] for a, s in world.spaces().items() for n, e in s.names.items()}
+    begun = _start(data, world)
+    leaves = {e: tree.tensors[n] for a, tree in given.items() for n, e in begun.spaces[a].names.items()}
     refuse_once = cache(lambda: _refuse_mistakes(problems, _check(data, world)))
 
     def answer(demand: Demand) -> Mapping[Expr, int]:
@@ -84,7 +85,7 @@ def lower_onto(plan: Loaded, given: Mapping[str, Named], world: Trees, *, values
             raise PlanError([_needs_values(demand.step)])
         return numbers(demand.exprs, leaves)
 
-    after = lower_steps(_start(data, world), data.steps, world, answer)
+    after = lower_steps(begun, data.steps, world, answer)
     _refuse_mistakes(problems, after)
     return Applied(data, after, leaves, _find_output_alias(data, after, next(iter(given), None)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from brainsurgery_jax._lazy import jax, np
@@ -55,15 +56,13 @@ def name_leaves(alias: str, tree: Any) -> Named:
     return Named(names, tensors, others, treedef, dotted, streams, boxed, tree)
 
 
-def key_paths(tree: Any) -> list[Path]:
-    """The keys to each leaf, in order, without those that Flax's boxes add."""
-    return _read_paths(tree)[0]
-
-
 def _read_paths(tree: Any) -> tuple[list[Path], set[Path], bool]:
-    """The keys to each leaf, those that lead to states of random numbers, and whether there are boxes."""
+    """The keys to each leaf without those that boxes of Flax add, those that lead to states of random numbers, and
+    whether there are boxes."""
     nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)[0]
     boxes = {p: node for p, node in nodes if is_box(node)}
+    if not boxes:
+        return [tuple(map(key_of, path)) for path, _ in nodes], set(), False
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     keys = [tuple(key_of(key) for depth, key in enumerate(p) if p[:depth] not in boxes) for p in paths]
     random = {p for p, node in boxes.items() if _is_stream(node)}
@@ -73,7 +72,12 @@ def _read_paths(tree: Any) -> tuple[list[Path], set[Path], bool]:
 
 def is_box(node: Any) -> bool:
     """Whether a node of Flax wraps a leaf and adds a key of its own to its path."""
-    return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in type(node).__mro__)
+    return _is_box_type(type(node))
+
+
+@cache
+def _is_box_type(kind: type) -> bool:
+    return any(c.__name__ in BOXES and c.__module__.startswith("flax.") for c in kind.__mro__)
 
 
 def _is_stream(node: Any) -> bool:

@@ -1,6 +1,6 @@
 """The functions that an expression of `compute` may call: how they are written, and what `jax.numpy` makes of types.
 
-What computes them, on numpy or JAX arrays, is in `_operations.py`.
+What computes them, on numpy or JAX arrays, is in `operations.py`.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def peak(program: Computation, shapes: Sequence[Shape] | None = None, *, fused: 
 def _own_bytes(program: Computation, shapes: Sequence[Shape], number: int, *, fused: bool) -> int:
     """Bytes that a node's result takes of its own."""
     node = program.nodes[number]
-    if node.is_leaf or _is_view(program, shapes, number):
+    if node.is_leaf or _is_view(program, number):
         return 0
     used = any(number in other.sources and OPERATIONS[other.op].whole for other in program.nodes) if fused else True
     return nbytes(shapes[number], node.aval.dtype) if used or OPERATIONS[node.op].whole else 0
@@ -43,7 +43,7 @@ def _find_freed(program: Computation, shapes: Sequence[Shape], made: Sequence[in
     owner = list(range(len(program.nodes)))
     last = list(range(len(program.nodes)))
     for number, node in enumerate(program.nodes):
-        if _is_view(program, shapes, number):
+        if _is_view(program, number):
             owner[number] = owner[node.sources[0]]
         for source in node.sources:
             last[source] = number
@@ -56,7 +56,7 @@ def _find_freed(program: Computation, shapes: Sequence[Shape], made: Sequence[in
     return gone
 
 
-def _is_view(program: Computation, shapes: Sequence[Shape], number: int) -> bool:
+def _is_view(program: Computation, number: int) -> bool:
     """Whether a node looks at the elements of its operand: no result of its own."""
     node = program.nodes[number]
     if node.is_leaf or not (node.sources and OPERATIONS[node.op].view):

@@ -82,7 +82,7 @@ def _power(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Arr
                 return quotient(xp.ones_like(x), x)
     if x.dtype == np.float32 and isinstance(exponent, int) and on_host(x):
         return _whole_power(x.astype(np.float64), abs(exponent), exponent < 0)
-    return xp.power(x, xp.maximum(y, 0) if kind(y) == "int" else y)  # negative ones were told apart (`_ranges`)
+    return xp.power(x, xp.maximum(y, 0) if kind(y) == "int" else y)  # negative ones were told apart (`ranges`)
 
 
 def _whole_power(x: np.ndarray, exponent: int, inverse: bool) -> np.ndarray:

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.expression import cut_rules
 from brainsurgery_jax.expression.operations import OPERATIONS
-from brainsurgery_jax.expression.program import At, Computation, Node
+from brainsurgery_jax.expression.program import At, Computation, Node, excerpt
+from brainsurgery_jax.expression.typing import REDUCTIONS
 
 Order = tuple[int, ...]
-
-REDUCTIONS = frozenset({"sum", "mean", "std", "var", "min", "max", "norm", "median", "quantile"})
 
 SMALL = 1 << 18
 """Bytes of a tensor that is transposed to lie as the others do."""
@@ -30,7 +29,7 @@ def reduce_as_it_lies(program: Computation, least: int) -> Computation:
     made = _Rewritten(nodes)
     for number in range(len(nodes)):
         made.reduce(number, orders[number]) if number in orders else made.keep(number)
-    return _without_unused(made.nodes)
+    return excerpt(made.nodes, len(made.nodes) - 1, ())
 
 
 def _order_of(nodes: Sequence[Node], node: Node, least: int) -> Order | None:
@@ -119,18 +118,3 @@ class _Rewritten:
 
 def _with_sources(node: Node, places: Mapping[int, int]) -> Node:
     return node._replace(operands=tuple(At(places[x.number]) if isinstance(x, At) else x for x in node.operands))
-
-
-def _without_unused(nodes: Sequence[Node]) -> Computation:
-    """A program without nodes that its result is not made of; its operands stay."""
-    wanted = {len(nodes) - 1}
-    for number in range(len(nodes) - 1, -1, -1):
-        if number in wanted:
-            wanted.update(nodes[number].sources)
-    places: dict[int, int] = {}
-    made: list[Node] = []
-    for number, node in enumerate(nodes):
-        if number in wanted or node.is_leaf:
-            places[number] = len(made)
-            made.append(_with_sources(node, places))
-    return Computation(tuple(made))

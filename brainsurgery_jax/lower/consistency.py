@@ -72,7 +72,7 @@ def _shard_set(path: str) -> ShardSet:
 def _some_shards(made: Publication, state: State) -> tuple[str, ...]:
     """The paths of the files that the tensors come from, if they are some shards of one model, and the plan does not
     read the others, whose tensors it may have deleted."""
-    paths = {e.source.header.path: None for e in walk(made.tensors.values()) if e.source is not None}
+    paths = {e.source.header.path: None for e in walk(made.tensors.values()) if e.is_leaf}
     files = {parse_address(path).path: read_name(os.path.basename(parse_address(path).path)) for path in paths}
     sets = {_shard_set(path) for path in files}
     if len(sets) != 1 or any(file.number is None for file in files.values()):
@@ -84,10 +84,9 @@ def _some_shards(made: Publication, state: State) -> tuple[str, ...]:
 
 def _paths_read(state: State, of: ShardSet) -> Iterator[str]:
     """The shards of a set that the plan reads."""
-    for space in state.spaces.values():
-        for expr in (space.names if space.original is None else space.original).values():
-            if expr.source is not None and _shard_set(path := parse_address(expr.source.header.path).path) == of:
-                yield path
+    originals = (space.names if space.original is None else space.original for space in state.spaces.values())
+    paths = {e.source.header.path for names in originals for e in names.values() if e.is_leaf}
+    return (file for path in paths if _shard_set(file := parse_address(path).path) == of)
 
 
 def _part_note(made: Publication, paths: Sequence[str], label: str) -> Diagnostic:

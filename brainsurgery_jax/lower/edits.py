@@ -305,7 +305,7 @@ class Drafts:
 
     def _find_copied_model(self, draft: Draft, alias: str) -> Extras | None:
         """The extras of the alias that the step refers to and whose tensors, all of them, are those of a draft."""
-        for other in dict.fromkeys(ref.alias for _, _, ref in refs_of(self.step)):
+        for other in self._referred:
             space = self.state.spaces.get(other)
             if other == alias or space is None or len(space.names) != len(draft.names):
                 continue

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax._lazy import Array, jnp
-from brainsurgery_jax.index.moves import Slice, Update
+from brainsurgery_jax._lazy import Array
+from brainsurgery_jax.index.moves import Slice
 from brainsurgery_jax.op import kernel
-from brainsurgery_jax.ops.shape import with_shape
+from brainsurgery_jax.ops.shape import place, with_shape
 from brainsurgery_jax.protocol import TensorExpr, View
 from brainsurgery_jax.select import Index
 
@@ -19,12 +19,6 @@ Shape = tuple[int, ...]
 def corner_of(x: Array, *, index: Index) -> Array:
     """The first entries along each axis."""
     return x[index.key]
-
-
-@kernel("update", moves=lambda avals, params: Update(params["index"]))
-def with_corner(x: Array, value: Array, *, index: Index) -> Array:
-    """A tensor with other first entries along each axis."""
-    return jnp.asarray(x).at[index.key].set(value)
 
 
 def common_shape(shapes: Sequence[Shape]) -> Shape:
@@ -51,7 +45,7 @@ class Corner(NamedTuple):
             merged = self.view.apply(with_shape, merged, shape=())
         if self.around is None or self.around.aval.shape == self.shape:
             return merged
-        return self.view.apply(with_corner, self.around, merged, index=self._index(self.around.aval.shape))
+        return self.view.apply(place, self.around, merged, index=self._index(self.around.aval.shape))
 
     def _index(self, whole: Shape) -> Index:
         return Index((0,) * len(whole), self.shape, (1,) * len(whole), (), whole)

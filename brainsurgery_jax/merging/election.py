@@ -30,12 +30,12 @@ _SCALE = MergeParameter(1.0, "factor of the merged task vector")
 
 @by_element("magmax")
 def add_largest(*xs: Array, scale: float, dtype: DType, exact: bool) -> Array:
-    """The base and, at each entry, the task vector of largest magnitude, the first of equal ones."""
+    """The base and, at each entry, the task vector of largest magnitude, the first of equal ones; NaN where one is."""
     (base,) = widened(xs[:1], exact)
     first, *others = deltas(xs, exact)
     xp, largest = namespace(base), first
     for part in others:
-        largest = xp.where(abs(part) > abs(largest), part, largest)
+        largest = xp.where((abs(part) > abs(largest)) | (part != part), part, largest)
     return rounded(base + largest * constant_of(scale, largest), dtype)
 
 
@@ -108,7 +108,7 @@ def add_agreed(*xs: Array, mask: float, least: int, scale: float, dtype: DType, 
     merged = total(parts)
     bound = constant_of(mask, merged)
     votes = [(abs(part) >= abs(merged - part) * bound).astype(np.int8) for part in parts]
-    kept = kept_where(sum(votes[1:], votes[0]) >= least, merged)
+    kept = kept_where((sum(votes[1:], votes[0]) >= least) | (merged != merged), merged)  # as is NaN
     return rounded(base + kept * constant_of(scale, kept), dtype)
 
 

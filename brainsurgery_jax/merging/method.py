@@ -76,7 +76,7 @@ class Merging:
     @property
     def work(self) -> DType:
         """The dtype in which it is computed."""
-        return self.dtype if self.compat else common_work([e.aval.dtype for e in (*self.expressions,)])
+        return self.dtype if self.compat else common_work([e.aval.dtype for e in self.expressions])
 
     def operands(self, *more: TensorExpr) -> tuple[TensorExpr, ...]:
         """The operands, and others with them, in one dtype: their own if it is one and nothing comes with them."""

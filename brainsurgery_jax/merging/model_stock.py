@@ -26,9 +26,9 @@ FLOOR = 1e-6
 """The least product of norms that is divided by."""
 
 
-def _ratio(products: Array, n: int) -> Array:
-    """`t`, of inner products [n, n, ...] of task vectors: n c / (1 + (n - 1) c), `c` being their mean cosine."""
-    xp = namespace(products)
+def _ratio(products: Mapping[tuple[int, int], Array], n: int) -> Array:
+    """`t`, of inner products of task vectors `i <= j`: n c / (1 + (n - 1) c), `c` being their mean cosine."""
+    xp = namespace(products[0, 0])
     norms = [xp.sqrt(products[i, i]) for i in range(n)]
     pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
     cosines = [xp.clip(products[i, j] / xp.maximum(norms[i] * norms[j], np.float64(FLOOR)), -1, 1) for i, j in pairs]
@@ -37,7 +37,8 @@ def _ratio(products: Array, n: int) -> Array:
 
 
 def _flat_ratio(products: Array, static: Mapping[str, Any]) -> Array:
-    return _ratio(products, static["count"])[None]
+    n = static["count"]
+    return _ratio({(i, j): products[i, j] for i in range(n) for j in range(i, n)}, n)[None]
 
 
 stock_ratio = gram("stock_ratio", _flat_ratio, lambda avals, params: 1)
@@ -61,8 +62,8 @@ def pull_rows(base: Array, *models: Array, dtype: DType, exact: bool) -> Array:
     start, *wide = widened((base, *models), exact)
     xp, n = namespace(base), len(wide)
     rows = (start.shape[0], -1) if start.ndim > 1 else (1, -1)
-    deltas = [double(x - start).reshape(rows) for x in wide]
-    products = xp.stack([xp.stack([xp.sum(a * b, axis=1) for b in deltas]) for a in deltas])
+    vectors = [double(x - start).reshape(rows) for x in wide]
+    products = {(i, j): xp.sum(vectors[i] * vectors[j], axis=1) for i in range(n) for j in range(i, n)}
     t = _ratio(products, n).astype(start.dtype)
     shape = (-1,) + (1,) * (start.ndim - 1) if start.ndim > 1 else (1,)
     return rounded(_pull(start, wide, t.reshape(shape)), dtype)

@@ -6,13 +6,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from brainsurgery_jax._lazy import Array, np
-from brainsurgery_jax.dtypes import Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import DType, to_numpy
 from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.sparsify import Sparsifier
 from brainsurgery_jax.merging.task_vectors import Summing, add_task_vectors
-from brainsurgery_jax.merging.tensors import Params, anywhere, constant_of, deltas, namespace, rounded, widened
+from brainsurgery_jax.merging.tensors import (
+    Params,
+    anywhere,
+    constant_of,
+    deltas,
+    namespace,
+    result_aval,
+    rounded,
+    widened,
+)
 from brainsurgery_jax.numerics.lapack import svd
 from brainsurgery_jax.op import Avals, kernel
 from brainsurgery_jax.protocol import TensorExpr
@@ -24,17 +33,13 @@ def _space(avals: Avals, params: Params) -> int:
     return 8 * (4 + 3 * len(avals)) * avals[0].size
 
 
-def _result(avals: Avals, params: Params) -> Avals:
-    return (Aval(avals[0].shape, params["dtype"]),)
-
-
 def _finite(xs: Sequence[Array]) -> Array:
     """Whether all entries of some tensors are numbers."""
     xp = namespace(xs[0])
     return xp.asarray(xp.stack([xp.all(xp.isfinite(x)) for x in xs]).all())
 
 
-@kernel("tsv_m", result=_result, host=anywhere, workspace=_space, guarded=True, refusal=_NOT_FINITE)
+@kernel("tsv_m", result=result_aval, host=anywhere, workspace=_space, guarded=True, refusal=_NOT_FINITE)
 def merge_tsv(*xs: Array, share: float, scale: float, dtype: DType, exact: bool) -> tuple[Array, Array]:
     """The base and the product of the leading singular vectors of all task matrices, made orthogonal to each other, and
     their singular values."""
@@ -57,7 +62,7 @@ def _orthogonal(x: Array) -> Array:
     return left @ right
 
 
-@kernel("iso_c", result=_result, host=anywhere, workspace=_space, guarded=True, refusal=_NOT_FINITE)
+@kernel("iso_c", result=result_aval, host=anywhere, workspace=_space, guarded=True, refusal=_NOT_FINITE)
 def merge_iso(*xs: Array, scale: float, dtype: DType, exact: bool) -> tuple[Array, Array]:
     """The base and the sum of the task matrices, all of whose singular values are replaced by their mean."""
     (base,) = widened(xs[:1], exact)

@@ -11,6 +11,7 @@ from typing import Any
 
 from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.merging.combine import combined
+from brainsurgery_jax.merging.linear import refuse_no_sum
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
 from brainsurgery_jax.merging.tensors import gram, namespace
@@ -61,9 +62,11 @@ multislerp_weights = gram("multislerp_weights", _multislerp_weights, _count)
 
 
 def multislerp(merging: Merging) -> TensorExpr:
-    """One step on the sphere from the normalized mean, along the mean of the tangents, at the mean of the norms."""
+    """One step on the sphere from the normalized mean, along the mean of the tangents, at the mean of the norms. Raises
+    Refusal for weights that cannot be normalized."""
     weights = merging.numbers("weight")
     if merging.flag("normalize_weights"):
+        refuse_no_sum(merging, weights)
         weights = tuple(w / sum(weights) for w in weights)
     found = merging.fold(multislerp_weights, weights=weights, eps=merging.number("eps"), count=len(weights),
                          base=merging.base is not None)  # fmt: skip

@@ -6,7 +6,7 @@ Both read it from checkpoints whose tensors have the names of those that they ar
 from __future__ import annotations
 
 from brainsurgery_jax._lazy import Array, np
-from brainsurgery_jax.dtypes import Aval, DType, to_numpy
+from brainsurgery_jax.dtypes import DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.merging.linear import mean, refuse_no_sum
 from brainsurgery_jax.merging.method import MergeMethod, Merging, ModelTensor
@@ -18,6 +18,7 @@ from brainsurgery_jax.merging.tensors import (
     constant_of,
     double,
     namespace,
+    result_aval,
     rounded,
     total,
     widen,
@@ -78,7 +79,7 @@ def _regmean_space(avals: Avals, params: Params) -> int:
 
 
 @kernel(
-    "regmean", result=lambda avals, params: (Aval(avals[0].shape, params["dtype"]),), host=anywhere,
+    "regmean", result=result_aval, host=anywhere,
     workspace=_regmean_space, guarded=True, refusal="a tensor or its statistics hold NaN or infinity",
 )  # fmt: skip
 def solve_regmean(*xs: Array, off_diagonal: float, transposed: bool, dtype: DType, exact: bool) -> tuple[Array, Array]:

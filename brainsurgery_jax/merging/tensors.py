@@ -36,7 +36,8 @@ def anywhere(avals: Avals, params: Params) -> bool:
     return True
 
 
-def _result(avals: Avals, params: Params) -> Avals:
+def result_aval(avals: Avals, params: Params) -> Avals:
+    """The shape of the first operand, in the dtype that is asked for."""
     return (Aval(avals[0].shape, params["dtype"]),)
 
 
@@ -49,7 +50,7 @@ def _space(avals: Avals, params: Params) -> int:
 
 def by_element(name: str) -> Callable[[Callable[P, R]], Kernel[P, R]]:
     """Make an elementwise kernel of a function that returns a tensor of its parameter `dtype`."""
-    return kernel(name, elementwise=True, result=_result, host=anywhere, workspace=_space)
+    return kernel(name, elementwise=True, result=result_aval, host=anywhere, workspace=_space)
 
 
 PIECE = 1 << 17
@@ -91,12 +92,14 @@ def by_values(name: str) -> Callable[[Callable[..., Array]], Kernel[..., Array]]
                 out[at : at + PIECE] = fn([x[at : at + PIECE] for x in flat], small, **static)
             return out.reshape(xs[0].shape)
 
-        return kernel(name, result=_result, host=anywhere, workspace=_part_space, parts=_parts)(of_parts)
+        return kernel(name, result=result_aval, host=anywhere, workspace=_part_space, parts=_parts)(of_parts)
 
     return decorate
 
 
-@kernel("cast", result=_result, elementwise=True, host=anywhere, noop=lambda a, params: a[0].dtype == params["dtype"])
+@kernel(
+    "cast", result=result_aval, elementwise=True, host=anywhere, noop=lambda a, params: a[0].dtype == params["dtype"]
+)
 def in_dtype(x: Array, *, dtype: DType) -> Array:
     """A tensor in another float dtype."""
     return cast_to(x, dtype)[0]

@@ -277,13 +277,9 @@ def factors(
 )
 def truncate(
     x: Inexact[Array, "m n"], *, rank: int, method: str, tol: Number, key_high: Number, key_low: Number
-) -> tuple[Array | tuple[Array, Array] | None, Flag]:
+) -> tuple[Array, Flag]:
     """The best approximation of `x` of that rank, in its own shape, and whether x is finite."""
     return _at_once(x, rank, method, rebuilt=True, tol=tol, key_high=key_high, key_low=key_low)
-
-
-def _exact_workspace(avals: Avals, params: Params) -> int:
-    return svd_workspace(avals[0])
 
 
 @kernel(
@@ -293,7 +289,7 @@ def _exact_workspace(avals: Avals, params: Params) -> int:
     guarded=True,
     refusal=_NOT_FINITE,
     host=_anywhere,
-    workspace=_exact_workspace,
+    workspace=lambda avals, params: svd_workspace(avals[0]),
 )
 def truncate_by_energy(x: Inexact[Array, "m n"], *, energy: Number) -> tuple[Array, Array]:
     """The best approximation of `x` of the least rank with that share of the energy; the shape needs no rank."""

@@ -242,9 +242,6 @@ def take(
     return jnp.take(x, entries, axis=dim)
 
 
-MAX_REPEATED = 10_000_000  # each is listed by its number, in memory
-
-
 @dataclass(frozen=True, slots=True)
 class Copies(Sequence[int]):
     """The entries of an axis, each or all of them so many times; never written out."""

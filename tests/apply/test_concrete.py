@@ -179,3 +179,17 @@ def test_without_a_listener_reports_are_logged_and_nothing_goes_to_standard_outp
 
 def plan(*steps: Any, **keys: Any) -> bs.Plan:
     return bs.load({"inputs": ["model::given-as-a-tree"], "transforms": list(steps), **keys})
+
+
+def test_a_leaf_of_the_structure_that_is_kept_survives_donation():
+    tree = {"a": jnp.ones(3), "b": jnp.zeros(3)}
+    out = plan({"delete": {"target": "b"}}).apply(tree, like=tree, missing="keep", donate=True)
+    assert same(out["b"], np.zeros(3, np.float32))
+
+
+def test_a_wrong_word_is_refused_before_anything_is_donated():
+    wrong: Any = "all"
+    tree = {"a": jnp.ones(3)}
+    with pytest.raises(ValueError, match="missing: expected"):
+        plan({"scale_": {"target": "a", "by": 2}}).apply(tree, like=tree, missing=wrong, donate=True)
+    assert not tree["a"].is_deleted()

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import brainsurgery_jax as bs
 from brainsurgery_jax.merging.table import METHODS
 from tests.merging import oracles as by
 from tests.merging.cases import CASES, MergeCase, merge, models
@@ -40,6 +41,27 @@ def test_a_merge_is_what_its_formula_says(case: MergeCase, tmp_path: Path):
     for name, x in wanted(case, tensors).items():
         assert made[name].dtype == np.float32
         np.testing.assert_allclose(made[name], x, rtol=case.within, atol=case.within, err_msg=name)
+
+
+@pytest.mark.parametrize("model", ["a", "b"])
+@pytest.mark.parametrize("method", ["magmax", "consensus", "ties", "ram", "linear"])
+def test_nan_of_any_model_stays_nan(method: str, model: str, tmp_path: Path):
+    tensors = models()
+    name = next(iter(tensors[model]))
+    broken = tensors[model][name].copy()
+    broken.flat[0] = np.nan
+    tensors[model] = {**tensors[model], name: broken}
+    keys = {"method": method, "base": "base", "models": ["a", "b"], "to": "m"}
+    if method == "linear":
+        keys = {"method": method, "models": ["a", "b"], "to": "m"}
+    assert np.isnan(merge(tmp_path, tensors, keys)[name].flat[0])
+
+
+@pytest.mark.parametrize("method", ["linear", "multislerp"])
+def test_weights_that_add_up_to_zero_are_refused(method: str, tmp_path: Path):
+    keys = {"method": method, "models": {"a": 1, "b": -1}, "to": "m"}
+    with pytest.raises(bs.PlanError, match="add up to 0"):
+        merge(tmp_path, models(), keys)
 
 
 CHOOSING = ("sce", "consensus", "emr", "arcee_fusion")
