@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from brainsurgery_jax.select.error import RefError, shown
 from brainsurgery_jax.select.limit import Deadline, TimeLimit
-from brainsurgery_jax.select.regexes import check_regex, scan
+from brainsurgery_jax.select.regexes import MAX_NESTED, check_regex, nesting, scan
 from brainsurgery_jax.select.structured import NameToken, SegmentRegex, Value, as_regex, parse_token, solve
 
 # What a match captured: the groups of a regex in order ("" for one that took no part), or the variables in theirs.
@@ -176,6 +176,8 @@ def _match_guarded(text: str, spelling: str) -> Groups:
     import regex  # 16 ms, and few patterns need it
 
     try:
+        if nesting(spelling) > MAX_NESTED:
+            raise RecursionError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fullmatch = regex.compile(spelling, regex.V0).fullmatch

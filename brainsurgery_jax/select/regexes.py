@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from brainsurgery_jax.select.error import RefError
@@ -16,6 +16,9 @@ SHARINGS, MAX_WAYS = (1, 100, 5_000, 170_000), 1_000_000
 # some hundred thousand. No name is as long as that.
 MAX_COPIES = 2000
 MAX_TEXT = 100_000
+# Groups within groups that the guarded matcher is given. Left to itself it stops where the stack ends, which depends on
+# its caller and on libraries that change the limit.
+MAX_NESTED = 100
 
 # A regex piece by piece: an escape, a class, a bracket, a repetition, or a character.
 PIECE = re.compile(
@@ -61,6 +64,12 @@ def check_regex(text: str) -> re.Pattern[str]:
 
 def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def nesting(text: str) -> int:
+    """How many groups of a valid regex are open at most."""
+    steps = ((piece["open"] is not None) - (piece["close"] is not None) for piece in PIECE.finditer(text))
+    return max(accumulate(steps), default=0)
 
 
 def scan(text: str) -> Scan:

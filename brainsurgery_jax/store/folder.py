@@ -21,7 +21,9 @@ _STEMS = (
 _STOCK = re.compile(rf"(?:{'|'.join(_STEMS)})(?:\.\w+)*(?:-\d+-of-\d+)?")
 
 ORBAX_MARKS = frozenset({"_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"})
-ORBAX_FILES = ORBAX_MARKS | {"checkpoint", "_sharding", "_strings.json", "commit_success.txt", "orbax.checkpoint"}
+AGGREGATE = "checkpoint"
+"""The file of small leaves, and of the names of the others, that T5X writes, as orbax did before version 0.5."""
+ORBAX_FILES = ORBAX_MARKS | {AGGREGATE, "_sharding", "_strings.json", "commit_success.txt", "orbax.checkpoint"}
 """Small files that orbax puts beside the tensors."""
 
 ADAPTER_CONFIG, ADAPTER, OLD_ADAPTER = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

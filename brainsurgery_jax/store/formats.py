@@ -15,7 +15,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.store import packages
 from brainsurgery_jax.store.base import FileCounts, Source, WriteOptions, Writer
-from brainsurgery_jax.store.folder import ADAPTER_CONFIG, TORCH_SUFFIXES, holds_adapter, suffix_of
+from brainsurgery_jax.store.folder import ADAPTER_CONFIG, AGGREGATE, TORCH_SUFFIXES, holds_adapter, suffix_of
 from brainsurgery_jax.store.io.files import StagedOutput
 from brainsurgery_jax.store.options import NESTED, Option, read_chunk, read_flag, read_mapping, read_version
 
@@ -201,7 +201,8 @@ T5X = Format(
     name="t5x",
     suffixes=(),
     folder=True,
-    recognises=packages.recognise_t5x,
+    # The name is asked first: else every folder of torch and orbax would wait for what reads T5X.
+    recognises=lambda folder, names: AGGREGATE in names and packages.recognise_t5x(folder, names),
     reading=packages.load_t5x,
     writing=None,
 )

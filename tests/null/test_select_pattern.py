@@ -219,14 +219,16 @@ def test_a_regex_of_a_million_characters_is_refused():
         compile_pattern("a" * 1_000_000)
 
 
-def test_a_regex_that_only_the_guarded_matcher_finds_too_deep_is_refused():
-    limit = sys.getrecursionlimit()  # libraries that other tests import may have raised it
-    sys.setrecursionlimit(1000)
+@pytest.mark.parametrize("limit", [1000, 5000])
+def test_a_regex_that_only_the_guarded_matcher_finds_too_deep_is_refused_whatever_the_limit(limit: int):
+    before = sys.getrecursionlimit()  # libraries that other tests import may have raised it
+    sys.setrecursionlimit(limit)
     try:
         with pytest.raises(RefError, match="cannot be matched under a time limit: it is nested too deeply"):
             compile_pattern("(?:" * 250 + "a" + ")*" * 250)
+        assert compile_pattern("(?:" * 90 + "a" + ")*" * 90).match("b") is None
     finally:
-        sys.setrecursionlimit(limit)
+        sys.setrecursionlimit(before)
 
 
 @pytest.mark.parametrize("source", ["a*a*a*b", ("~a*a*a*b",), ("*x", "*y", "*z", "b")])

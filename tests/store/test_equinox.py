@@ -116,3 +116,12 @@ def test_what_is_cut_off_is_refused(path: Path):
         path.write_bytes(whole[:end])
         with pytest.raises(StoreError, match=r"cut off|damaged|neither an array"):
             open_source(str(path))
+
+
+def test_an_order_that_names_a_leaf_twice_is_none(tmp_path: Path):
+    tensors = {"a": np.ones(2, np.float32), "b": np.zeros(2, np.float32)}
+    bs.save(str(tmp_path / "m.safetensors"), tensors, metadata={"equinox.leaves": '["a", "a"]'})
+    plan = {"inputs": [str(tmp_path / "m.safetensors")], "output": str(tmp_path / "m.eqx")}
+    with pytest.raises(bs.PlanError, match="their order is not known"):
+        bs.load(plan).run(durable=False)
+    assert not (tmp_path / "m.eqx").exists()

@@ -19,11 +19,12 @@ from flax import serialization
 from flax.training.train_state import TrainState
 
 import brainsurgery_jax as bs
-from brainsurgery_jax.dtypes import DTYPES, Aval
+from brainsurgery_jax.dtypes import DTYPES, FLOAT32, Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.atomic import publish, stage
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.detect import open_source
+from brainsurgery_jax.store.flax.layout import check_flax
 from brainsurgery_jax.store.flax.writer import open_writer
 from tests.checkpoints import bits, counting, normal, np_dtype, write_raw
 
@@ -267,3 +268,12 @@ def test_packed_elements_go_to_safetensors(tmp_path: Path):
     assert "flax has no dtype float4_e2m1fn" in problem.message
     assert problem.hint == "Write safetensors, which carries the packed bytes."
     bs.load(plan | {"output": str(tmp_path / "b.safetensors")}).run(durable=False)
+
+
+def test_an_entry_of_a_stream_holds_less_than_4_gb(tmp_path: Path):
+    avals = {"w": Aval((1 << 30,), FLOAT32)}
+    options = WriteOptions(False, {}, options={"stream": True})
+    with pytest.raises(StoreError, match=r"Write it without the option `stream`\."):
+        check_flax("a.msgpack", avals, options)
+    check_flax("a.msgpack", avals, WriteOptions(False, {}))
+    check_flax("a.msgpack", {"w": Aval((1 << 29,), FLOAT32)}, options)

@@ -76,7 +76,6 @@ def test_every_way_to_store_a_dataset_is_read(tmp_path: Path, how: dict[str, Any
             file.create_dataset(name.replace(".", "/"), data=data, **(how if array.ndim else {}))
         file.create_dataset("big", data=np.arange(4, dtype=">f8"), **how)
         file.create_dataset("note", data="text")
-        file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "x")
     source = open_source(str(tmp_path / "a.h5"))
     assert {*source.header.tensors} == {*ARRAYS, "big"}
     assert source.header.left_out == {"note": "text"}
@@ -135,3 +134,29 @@ def test_a_damaged_file_is_refused(tmp_path: Path):
     (tmp_path / "b.h5").write_bytes((tmp_path / "a.h5").read_bytes()[:-400])
     with pytest.raises(StoreError, match="is no file of HDF5 that can be read: truncated file"):
         open_source(str(tmp_path / "b.h5"))
+
+
+def test_a_type_that_numpy_lacks_is_read_as_h5py_converts_it(tmp_path: Path):
+    """bfloat16 as HDF5 itself describes it: two bytes an element, which h5py gives as float32."""
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_fields(15, 7, 8, 0, 7)
+    kind.set_size(2)
+    kind.set_ebias(127)
+    values = np.array([1.0, -2.5, 3.0, 0.5], np.float32)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        space = h5py.h5s.create_simple((4,))
+        stored = h5py.h5d.create(file.id, b"w", kind, space)
+        stored.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        file["after"] = np.arange(100, dtype=np.float32)
+    source = open_source(str(tmp_path / "a.h5"))
+    assert np.array_equal(source.read("w").astype(np.float32), values)
+    assert np.array_equal(source.read("after"), np.arange(100, dtype=np.float32))
+
+
+def test_a_dataset_in_another_file_is_an_error_until_it_is_left_out(tmp_path: Path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["v"] = normal((3,))
+        file["elsewhere"] = h5py.ExternalLink("/etc/passwd", "x")
+    with pytest.raises(StoreError, match="'elsewhere': cannot be read: it lies in another file"):
+        open_source(str(tmp_path / "a.h5"))
+    assert {*open_source(f"{tmp_path}/a.h5::-elsewhere").header.tensors} == {"v"}

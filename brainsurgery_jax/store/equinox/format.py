@@ -123,7 +123,7 @@ def _order(names: Mapping[str, Any], metadata: Mapping[str, str]) -> list[str] |
         told = json.loads(metadata.get(LEAVES, "null"))
     except ValueError:
         told = None
-    if isinstance(told, list) and len(told) == len(names) and all(name in names for name in told):
+    if isinstance(told, list) and all(isinstance(n, str) for n in told) and sorted(told) == sorted(names):
         return told
     numbers = [str(number) for number in range(len(names))]
     return numbers if names.keys() == set(numbers) else None

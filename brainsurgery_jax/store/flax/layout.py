@@ -224,6 +224,10 @@ class _Encoder:
         return (fixed or _sized(nbytes, b"\xc7\xc8\xc9")) + bytes([ARRAY]) + inner
 
 
+_MOST_ENTRY = (1 << 32) - (1 << 20)
+"""Bytes of an array in an entry of a stream, whose size is a number of 32 bits; the head of the array goes in, too."""
+
+
 class _Leaf(NamedTuple):
     """A leaf in a tree on its way."""
 
@@ -249,6 +253,9 @@ def check_flax(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> N
         if aval.dtype.numpy is None:
             remedy = "Write safetensors, which carries the packed bytes."
             raise StoreError(path, f"flax has no dtype {aval.dtype}", tensor=name, remedy=remedy)
+        if options.options.get("stream") and aval.nbytes >= _MOST_ENTRY:
+            problem = f"an entry of a stream holds less than 4 GB, and this is {aval}"
+            raise StoreError(path, problem, tensor=name, remedy="Write it without the option `stream`.")
     check_unicode(path, avals)
     if two := clash_of(avals, options.tree):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"

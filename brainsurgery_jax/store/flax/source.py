@@ -136,12 +136,12 @@ def source_of(path: str, files: Sequence[File], contents: Contents, notes: tuple
 
 def _by_index(contents: Contents, chosen: Chosen, files: int) -> tuple[Contents, tuple[Note, ...]]:
     """The contents as an index lists them, if there is one; without one, each name in one file."""
+    if chosen.listed is None:
+        return contents, ()
     infos = [
         {name: TensorInfo(stored.aval, at, 0) for name, (at, stored) in contents.arrays.items() if at == number}
         for number in range(files)
     ]
-    if chosen.listed is None:
-        return contents, ()
     dotted = {name.replace("/", "."): path for name, path in chosen.listed.weight_map.items()}
     kept, notes = place(chosen.listed._replace(weight_map=dotted), chosen.files, infos)
     names = {name for tensors in kept for name in tensors}

@@ -126,6 +126,9 @@ def _sort(path: str, file: Any, files: Any) -> Source:
             unread[name] = Unread("two datasets have this name, once the keys are joined by dots")
             continue
         paths[name] = keys
+        if dataset is None:
+            unread[name] = Unread("it lies in another file, which is not followed")
+            continue
         dtype = _dtype(dataset)
         if dtype is None:
             if dataset.dtype.kind in "SU" or h5py.check_string_dtype(dataset.dtype) is not None:
@@ -134,7 +137,9 @@ def _sort(path: str, file: Any, files: Any) -> Source:
                 unread[name] = Unread(f"it is of the type {dataset.dtype}")
             continue
         avals[name] = Aval(tuple(dataset.shape), dtype)
-        offset = dataset.id.get_offset()
+        # A type that numpy lacks comes widened by h5py: only what lies as numpy has it is read in place.
+        lies_so = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype)
+        offset = dataset.id.get_offset() if lies_so else None
         if offset is None:
             chunked[name] = dataset
         else:
@@ -149,11 +154,14 @@ def _sort(path: str, file: Any, files: Any) -> Source:
 
 
 def _datasets(group: Any, path: Path) -> Any:
-    """The datasets below a group with their paths; links to other files are not followed."""
+    """The datasets below a group with their paths; None for one in another file, which is not followed. Links
+    within the file are second names and are left out."""
     import h5py
 
     for key in group:
         link = group.get(key, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            yield (*path, key), None
         if not isinstance(link, h5py.HardLink):
             continue
         inner = group[key]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.flax.wire import begins_map
-from brainsurgery_jax.store.folder import ORBAX_MARKS
+from brainsurgery_jax.store.folder import AGGREGATE, ORBAX_MARKS
 from brainsurgery_jax.store.key_paths import NOTES, BoxKey, KeyNotes, ListIndex, Path, TupleIndex, name_of, read_notes
 from brainsurgery_jax.store.key_tree import EMPTY, TEXT, KeyTree, LeafType, OtherLeaf, told
 
@@ -24,9 +24,6 @@ CHECKPOINT = "_CHECKPOINT_METADATA"
 DONE = "commit_success.txt"
 MANIFEST = "manifest.ocdbt"
 STRINGS = "_strings.json"
-AGGREGATE = "checkpoint"
-"""The file of small leaves, and of the names of the others, that orbax wrote before version 0.5."""
-
 STATE = "state"
 SHARDING = "_sharding"
 ARRAYS = "array_metadatas"

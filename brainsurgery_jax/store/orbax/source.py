@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -228,6 +228,10 @@ def _key_value_store(tree: OrbaxTree) -> Any:
 def _arrays(path: str, tree: OrbaxTree, store: Any) -> dict[str, ZarrArray]:
     """The arrays of all leaves, their metadata read together."""
     places = {(name := name_of(keys)): tree.places.get(name, place_of(keys)) for keys in tree.paths}
+    if len(places) < len(tree.paths):
+        counts = Counter(map(name_of, tree.paths))
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise StoreError(path, "is the name of two arrays", tensor=twice, remedy="Save it again with other names.")
     arrays: dict[str, ZarrArray] = {}
     for driver in tree.drivers:
         left = [name for name in places if name not in arrays]

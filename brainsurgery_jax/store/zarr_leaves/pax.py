@@ -20,8 +20,6 @@ from brainsurgery_jax.store.zarr_leaves.unfinished import refuse_unfinished
 _USUAL = ("state", "items", "params", "default", "train_state")
 """Folders in which trainers keep the tree beside others, such as `metadata`."""
 
-_SAVE_AGAIN = "Save it again with other names."
-
 
 def recognises(folder: str, names: Sequence[str]) -> bool:
     """Whether a folder with these names in it holds arrays, or one that does under a usual name."""
@@ -38,8 +36,6 @@ def open_source(path: str) -> Source:
         top = _top(path)
         places = {tuple(place.split(os.sep)): place for place in _arrays(top, "")}
     names = [name_of(keys) for keys in places]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise StoreError(path, "is the name of two arrays", tensor=twice[0], remedy=_SAVE_AGAIN)
     by_name = {name: place.replace(os.sep, "/") for name, place in zip(names, places.values(), strict=True)}
     return OrbaxSource(path, OrbaxTree(top, tuple(places), ("zarr", "zarr3"), False, False, {}, NO_TREE, by_name))
 

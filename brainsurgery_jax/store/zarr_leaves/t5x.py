@@ -11,8 +11,8 @@ from typing import Any
 
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
+from brainsurgery_jax.store.folder import AGGREGATE
 from brainsurgery_jax.store.orbax.aggregate import PLACE, open_listed
-from brainsurgery_jax.store.orbax.folder import AGGREGATE
 from brainsurgery_jax.store.zarr_leaves.unfinished import refuse_unfinished
 
 _TOP = "optimizer"
@@ -24,8 +24,6 @@ _BEGINNINGS = (b"\x82\xa9optimizer", b"\x82\xa7version")
 
 def recognises(folder: str, names: Sequence[str]) -> bool:
     """Whether a folder with these names in it is such a checkpoint."""
-    if AGGREGATE not in names:
-        return False
     path = os.path.join(folder, AGGREGATE)
     with os_failures(path, "read the file"):
         if not os.path.isfile(path):
