@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from brainsurgery_jax.cli.commands.check import check
+from brainsurgery_jax.cli.commands.compare_logits import compare_logits
 from brainsurgery_jax.cli.commands.convert import convert, layouts
 from brainsurgery_jax.cli.commands.demo import demo
 from brainsurgery_jax.cli.commands.diff import diff
@@ -160,6 +161,7 @@ def _app(
 # In the order of `--help`.
 for _name, _command in {
     "run": run, "repl": repl, "check": check, "explain": explain, "inspect": inspect, "diff": diff,
+    "compare-logits": compare_logits,
     "convert": convert, "layouts": layouts, "ops": ops_, "schema": schema, "import-mergekit": import_mergekit,
     "demo": demo,
 }.items():  # fmt: skip

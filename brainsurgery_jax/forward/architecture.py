@@ -137,8 +137,8 @@ def _layer_types(config: Config, layers: int) -> list[str]:
     return ["sliding_attention" if slides else "full_attention"] * layers
 
 
-_SLIDING = ("mistral", "ministral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "gemma2", "gemma3_text",
-            "olmo3")  # fmt: skip
+_SLIDING = ("mistral", "ministral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "gemma2",
+            "gemma3_text", "olmo3")  # fmt: skip
 """Those that look at `sliding_window`; the others ignore the key."""
 _PERIODS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}
 """Every how many layers attention is full, where older configs do not say so."""
@@ -152,7 +152,10 @@ def _rotary(config: Config, kind: str, head_dim: int) -> Rotary:
         settings = given[kind] if isinstance(given.get(kind), Mapping) else given
     else:
         scaling = config.get("rope_scaling")
-        settings = {**(scaling if isinstance(scaling, Mapping) else {}), "rope_theta": config.get("rope_theta", 10000.0)}
+        settings = {
+            **(scaling if isinstance(scaling, Mapping) else {}),
+            "rope_theta": config.get("rope_theta", 10000.0),
+        }
         if kind == "sliding_attention" and "rope_local_base_freq" in config:
             settings = {"rope_theta": config["rope_local_base_freq"]}
     partial = config.get("partial_rotary_factor", config.get("rotary_pct"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
+from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.forward.architecture import Config, Decoder, Layer, decoder_of
 from brainsurgery_jax.forward.layers import embedding, head, layer
 from brainsurgery_jax.forward.weights import PLACES, Held, Places, layers_of, prefix_of
+from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.ops.shape import take
 from brainsurgery_jax.protocol import TensorExpr
 
@@ -24,7 +26,7 @@ class Model(Protocol):
     @property
     def names(self) -> Collection[str]: ...
     def fetch(self, name: str) -> TensorExpr: ...
-    def apply(self, kernel: Callable[..., object], *srcs: TensorExpr, **params: object) -> TensorExpr: ...
+    def apply(self, kernel: Kernel[..., Array], *srcs: TensorExpr, **params: object) -> TensorExpr: ...
 
 
 class _Parts(NamedTuple):
@@ -67,8 +69,8 @@ def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
         raise Refusal("forward-tokens", f"{len(tokens):,} tokens were given, possible are 1 to {LONGEST:,}",
                       key="tokens", hint="Give a short sequence: 32 tokens show a difference.")  # fmt: skip
     if (wrong := next((t for t in tokens if not 0 <= t < vocabulary), None)) is not None:
-        raise Refusal("forward-tokens", f"token {wrong} is not among the {vocabulary:,} of the vocabulary", key="tokens",
-                      hint=f"Valid are 0 to {vocabulary - 1}.")  # fmt: skip
+        raise Refusal("forward-tokens", f"token {wrong} is not among the {vocabulary:,} of the vocabulary",
+                      key="tokens", hint=f"Valid are 0 to {vocabulary - 1}.")  # fmt: skip
 
 
 def _embed(parts: _Parts, tokens: Sequence[int]) -> TensorExpr:
@@ -122,7 +124,7 @@ def _head(parts: _Parts, hidden: TensorExpr) -> TensorExpr:
     tied = decoder.tied or own not in parts.model.names
     if tied and not decoder.tied:
         raise Refusal("forward-incomplete", f"there is no tensor '{own}', and config.json does not tie it",
-                      hint="Add `tie_word_embeddings: true` to config.json if the embeddings are the head.")  # fmt: skip
+                      hint="Add `tie_word_embeddings: true` to it if the embeddings are the head.")  # fmt: skip
     table = parts.tensor(f"{parts.prefix}{places.embedding}.weight" if tied else own)
     last = parts.optional(*(f"{parts.prefix}{places.norm}.{kind}" for kind in ("weight", "bias")))
     norm = decoder.layers[0].norm

@@ -42,7 +42,7 @@ def rotary_of(settings: Settings, head_dim: int, longest: int | None) -> Rotary:
             return _yarn(plain, width, theta, settings, longest)
     known = "default, linear, llama3, yarn"
     raise Refusal("forward-unsupported", f"rotary embeddings of the type '{kind}' are not computed here ({known} are)",
-                  hint="Leave this assert out of the plan, and compare the logits in the model's own framework.")  # fmt: skip
+                  hint="Compare the logits in the framework of the model, without this assert.")  # fmt: skip
 
 
 def number(settings: Settings, key: str, default: float) -> float:

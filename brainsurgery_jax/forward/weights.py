@@ -113,8 +113,8 @@ def layers_of(places: Places, prefix: str, names: Collection[str]) -> dict[int, 
         if (at := pattern.fullmatch(name)) is None or at[2] in _BUFFERS:
             continue
         if (slot := _slot_of(at[2], slots)) is None:
-            raise Refusal("forward-unsupported", f"'{name}' is a tensor that the forward pass of this family never reads",
-                          hint="Correct `model_type` in config.json, or remove the tensor if it is left over.")  # fmt: skip
+            raise Refusal("forward-unsupported", f"the forward pass of this family never reads '{name}'",
+                          hint="Correct `model_type` in config.json, or remove the tensor.")  # fmt: skip
         found.setdefault(int(at[1]), {})[slot] = name
     return {number: _held(found[number]) for number in sorted(found)}
 

@@ -47,6 +47,8 @@ MAY_IMPORT = {
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
     "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
+    "forward": "errors dtypes _lazy index.parts reduction op protocol numerics.math ops.shape",
+    "ops.logits": "errors _lazy keys op protocol forward",
     "ops.merge": "keys op protocol select merging",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
@@ -97,6 +99,8 @@ MAY_IMPORT = {
     "errors dtypes nametree checkpoint graph.expr engine store.key_tree store.sizes summaries "
     "cli.show",
     "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",
+    "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
+    "cli.logits": "documents rendering comparison.logits store.sizes cli.show",
     "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
@@ -106,7 +110,7 @@ MAY_IMPORT = {
     "cli.stopping",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
-    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop",
+    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward",
     "__main__": "cli",
 }
 
