@@ -46,7 +46,7 @@ def logit_gap(left: Float[Array, "t v"], right: Float[Array, "t v"]) -> Array:
     same = left.argmax(-1) == right.argmax(-1)
     finite = (jnp.isfinite(left) & jnp.isfinite(right)).all(-1)
     largest = jnp.abs(left - right).max(-1)
-    return jnp.stack([largest, divergence, same, finite], axis=-1).astype(jnp.float32)
+    return jnp.stack([x.astype(jnp.float32) for x in (largest, divergence, same, finite)], axis=-1)
 
 
 def figures(rows: np.ndarray) -> LogitGap:
