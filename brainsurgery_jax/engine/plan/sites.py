@@ -11,16 +11,16 @@ another number of calls may round otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.engine.plan.footprint import on_device
-from brainsurgery_jax.engine.plan.schedule import Task
+from brainsurgery_jax.engine.plan.schedule import Root, Task
 from brainsurgery_jax.engine.plan.work import Machine, Site
 from brainsurgery_jax.graph.expr import Expr, is_fold
 
 if TYPE_CHECKING:
     from brainsurgery_jax.dtypes import Aval
-    from brainsurgery_jax.op import Kernel
+    from brainsurgery_jax.op import Kernel, Static
 
 MOST = 8
 """Calls in a batch per device, at most."""
@@ -34,7 +34,7 @@ class Signature(NamedTuple):
     """What calls must have in common to be one batch."""
 
     kernel: Kernel
-    static: tuple[tuple[str, Any], ...]
+    static: Static
     avals: tuple[Aval, ...]
 
 
@@ -74,7 +74,7 @@ def batches(tasks: Iterable[Task], machine: Machine) -> list[Batch]:
 
     Fewer than a full batch go together where the host has no more room: it is filled up on the devices.
     """
-    groups: dict[Any, list[Task]] = {}
+    groups: dict[Signature | tuple[Root, ...], list[Task]] = {}
     for task in tasks:
         alike = _signature(task) if machine.devices else None
         groups.setdefault(task.roots if alike is None else alike, []).append(task)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from brainsurgery_jax.engine.events import Listener, Said
 from brainsurgery_jax.engine.plan.schedule import is_empty
@@ -23,7 +22,7 @@ class Verdicts:
     def __init__(self, checks: Sequence[Check], tell: Listener):
         self._waiting, self._tell = list(checks), tell
         questions = (q for check in checks for q in check.questions)
-        self.answers: dict[Pending, Any] = {q: q.reduction.empty for q in questions if is_empty(q)}
+        self.answers: dict[Pending, object] = {q: q.reduction.empty for q in questions if is_empty(q)}
         self._deliver()
 
     @property
@@ -31,7 +30,7 @@ class Verdicts:
         """Whether every check has been settled."""
         return not self._waiting
 
-    def answer(self, question: Pending, value: Any) -> None:
+    def answer(self, question: Pending, value: object) -> None:
         """Record an answer. Raises PlanError if an assert fails whose turn has come."""
         self.answers[question] = value
         self._deliver()
