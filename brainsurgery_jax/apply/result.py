@@ -16,7 +16,7 @@ from brainsurgery_jax.store import key_tree
 from brainsurgery_jax.store.key_tree import KeyTree
 
 
-def rebuild(values: Mapping[str, Any], came: Named | None, like: Any, filling: Filling, applied: Applied) -> Any:
+def rebuild(values: Mapping[str, object], came: Named | None, like: object, filling: Filling, applied: Applied) -> Any:
     """The tree of these leaves. `came` is the tree that the alias was bound to, if any; `filling`: that of `like`;
     `applied` tells how each leaf is computed, and of the containers that names lie in by now."""
     if like is not None:
@@ -31,7 +31,7 @@ def rebuild(values: Mapping[str, Any], came: Named | None, like: Any, filling: F
     return _grow({**values, **others}, tree, flat=came is not None and came.dotted)
 
 
-def _grow(leaves: dict[str, Any], tree: KeyTree, *, flat: bool) -> Any:
+def _grow(leaves: dict[str, object], tree: KeyTree, *, flat: bool) -> Any:
     """The leaves in the containers that the tree tells of, all others in dicts."""
     if flat:
         return leaves
@@ -44,12 +44,12 @@ def _grow(leaves: dict[str, Any], tree: KeyTree, *, flat: bool) -> Any:
         raise PlanError([Diagnostic("tree-collides", str(bad), hint=hint)]) from bad
 
 
-def _unflatten(shape: Named, values: Mapping[str, Any]) -> Any:
+def _unflatten(shape: Named, values: Mapping[str, object]) -> Any:
     leaves = [shape.others[name] if name in shape.others else values[name] for name in shape.names]
     return shape.treedef.unflatten(leaves)
 
 
-def _fill(like: Named, values: Mapping[str, Any], filling: Filling) -> Any:
+def _fill(like: Named, values: Mapping[str, object], filling: Filling) -> Any:
     """The structure of `like` with these values. Raises PlanError with every leaf that does not fit."""
     if (shift := shift_between(values, like.tensors)) is not None:
         raise PlanError([_apart(like, values, shift)])
@@ -77,7 +77,7 @@ def _misfits(like: Named, values: Mapping[str, Any], taken: Mapping[str, str]) -
             yield _differs(f"'{leaf}' is {found}, but {wanted} in `like`", hint=hint)
 
 
-def _absent(name: str, values: Mapping[str, Any]) -> Diagnostic:
+def _absent(name: str, values: Mapping[str, object]) -> Diagnostic:
     text = f"`like` has a leaf '{name}', which the plan does not make.{did_you_mean(name, values)}"
     return _differs(text, hint='Rename in the plan until names agree, or keep what `like` has: `missing="keep"`.')
 
@@ -87,7 +87,7 @@ def _spare(name: str, like: Named) -> Diagnostic:
     return _differs(text, hint='Rename or delete in the plan until names agree, or leave it out: `extra="ignore"`.')
 
 
-def _apart(like: Named, values: Mapping[str, Any], found: Shift) -> Diagnostic:
+def _apart(like: Named, values: Mapping[str, object], found: Shift) -> Diagnostic:
     """That all names begin otherwise than all leaves, and the step that renames them."""
     made = f"begin with '{found.drop}'" if found.drop else "do not"
     wanted = f"begin with '{found.add}'" if found.add else "do not"

@@ -48,13 +48,18 @@ def split(arrays: Sequence[A], donated: Donated) -> tuple[dict[int, A], dict[int
     return {i: x for i, x in numbered.items() if i in donated}, {i: x for i, x in numbered.items() if i not in donated}
 
 
+def join(given: Mapping[int, A], kept: Mapping[int, A]) -> list[A]:
+    """Operands that were split, in their order."""
+    operands = {**given, **kept}
+    return [operands[i] for i in range(len(operands))]
+
+
 def attempt_of_parts(rung: Rung) -> OfParts:
     """A rung as a function of split operands: `f(donated, kept, numbers, state) -> Outcome`."""
     whole = precise(attempt(rung))
 
     def of_parts(given: Parts, kept: Parts, numbers: Mapping[str, object], state: object) -> Outcome:
-        operands = {**given, **kept}
-        return whole([operands[i] for i in range(len(operands))], numbers, state)
+        return whole(join(given, kept), numbers, state)
 
     return of_parts
 

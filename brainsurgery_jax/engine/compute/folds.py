@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.kernels import accept
@@ -18,7 +18,9 @@ from brainsurgery_jax.engine.plan.tiles import boxes_to_ask
 from brainsurgery_jax.graph.expr import Expr, asked_of, passes_of
 from brainsurgery_jax.index.boxes import Box, flat_range
 from brainsurgery_jax.protocol import Pending, Reduction
-from brainsurgery_jax.reduction import Answer, Part
+
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
 
 INTEGER = Reduction(lambda x: int(x[0]), max, int, 0)
 """The value of an integer scalar."""
