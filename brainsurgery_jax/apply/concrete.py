@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from brainsurgery_jax._lazy import Array, jax, np
+from brainsurgery_jax._lazy import Array, Sharding, jax, np
 from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.homes import can_fetch, duplicate, fetch, is_placed, placed_nodes, send
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
@@ -37,9 +37,6 @@ from brainsurgery_jax.protocol import (
     Verdict,
     settle,
 )
-
-if TYPE_CHECKING:
-    from jax.sharding import Sharding
 
 RootT = TypeVar("RootT", Asked, Written)
 T = TypeVar("T")

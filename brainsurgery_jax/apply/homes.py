@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
-from brainsurgery_jax._lazy import Array, jax, np
+from brainsurgery_jax._lazy import AbstractMesh, Array, Mesh, Sharding, jax, np
 from brainsurgery_jax.apply.meshes import sharding_of
 from brainsurgery_jax.graph.expr import Expr, walk
-
-if TYPE_CHECKING:
-    from jax.sharding import AbstractMesh, Mesh, Sharding
 
 
 class Home(NamedTuple):
@@ -24,14 +22,7 @@ class Home(NamedTuple):
     @property
     def everywhere(self) -> Sharding | None:
         """A copy of all of an array on each device; None for the default device."""
-        if not self.committed:
-            return None
-        if self.mesh is not None:
-            return sharding_of(self.mesh, ())
-        devices = sorted(self.sharding.device_set, key=lambda d: d.id)
-        if len(devices) == 1:
-            return jax.sharding.SingleDeviceSharding(devices[0])
-        return sharding_of(jax.sharding.Mesh(np.array(devices), ("devices",)), ())
+        return _everywhere(self)
 
     @property
     def platform(self) -> str:
@@ -47,6 +38,18 @@ class Home(NamedTuple):
     def context(self) -> AbstractContextManager[object]:
         """The context of its mesh, whatever the caller's."""
         return nullcontext() if self.mesh is None else jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh)
+
+
+@lru_cache(maxsize=256)
+def _everywhere(home: Home) -> Sharding | None:
+    if not home.committed:
+        return None
+    if home.mesh is not None:
+        return sharding_of(home.mesh, ())
+    devices = sorted(home.sharding.device_set, key=lambda d: d.id)
+    if len(devices) == 1:
+        return jax.sharding.SingleDeviceSharding(devices[0])
+    return sharding_of(jax.sharding.Mesh(np.array(devices), ("devices",)), ())
 
 
 def home_of(operands: Sequence[object]) -> Home:

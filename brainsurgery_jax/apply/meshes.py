@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from brainsurgery_jax._lazy import Array, jax
+from brainsurgery_jax._lazy import AbstractMesh, Array, Mesh, NamedSharding, jax
 from brainsurgery_jax.apply.axes import Spec, specs_of_results
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
-
-if TYPE_CHECKING:
-    from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 T = TypeVar("T")
 Function = Callable[..., Any]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax._lazy import Array, jax
+from brainsurgery_jax._lazy import Array, NamedSharding, Sharding, jax
 from brainsurgery_jax.apply.homes import Home, bring, can_reach, fetch, home_of, send
 from brainsurgery_jax.apply.meshes import shardings_of_results, tree_of_results
 from brainsurgery_jax.engine.compute.donation import Donated, Parts, join, split
@@ -25,7 +25,6 @@ from brainsurgery_jax.protocol import Pending
 
 if TYPE_CHECKING:
     import numpy as np
-    from jax.sharding import NamedSharding, Sharding
 
     Places = Sequence[NamedSharding] | None
     """Where the results of a call are put; None: nowhere in particular."""
