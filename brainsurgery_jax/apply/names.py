@@ -39,6 +39,10 @@ class Named(NamedTuple):
         """Shapes and dtypes of the arrays, in the order of the tree."""
         return {name: aval_of(leaf) for name, leaf in self.tensors.items()}
 
+    def unflatten(self, values: Mapping[str, object]) -> Any:
+        """A tree of this structure with other values for its arrays, by name."""
+        return self.treedef.unflatten([self.others[n] if n in self.others else values[n] for n in self.names])
+
 
 def name_leaves(alias: str, tree: object) -> Named:
     """A pytree with its leaves named. Raises PlanError where two leaves have one name, and for a leaf that is
@@ -136,7 +140,7 @@ def is_tensor(leaf: object) -> bool:
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
 
 
-def aval_of(leaf: Array | jax.ShapeDtypeStruct) -> Aval:
+def aval_of(leaf: Array | np.generic | jax.ShapeDtypeStruct) -> Aval:
     """Shape and dtype of an array; dtypes that we do not know (random keys, int4) are opaque: named and moved only."""
     name = leaf.dtype.name
     return Aval(tuple(leaf.shape), BY_NAME.get(name) or DType(name, name, "", 8, None, "opaque"))

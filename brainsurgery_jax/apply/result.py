@@ -22,7 +22,7 @@ def rebuild(values: Mapping[str, object], came: Named | None, like: object, fill
     if like is not None:
         return _fill(name_leaves("like", like), values, filling)
     if came is not None and set(values) == set(came.tensors):
-        return move_names(_unflatten(came, values), came, applied.names)
+        return move_names(came.unflatten(values), came, applied.names)
     tree = applied.state.spaces[applied.alias].extras.tree
     others = {} if came is None else came.others
     if doubles := [name for name in others if name in values]:
@@ -44,11 +44,6 @@ def _grow(leaves: dict[str, object], tree: KeyTree, *, flat: bool) -> Any:
         raise PlanError([Diagnostic("tree-collides", str(bad), hint=hint)]) from bad
 
 
-def _unflatten(shape: Named, values: Mapping[str, object]) -> Any:
-    leaves = [shape.others[name] if name in shape.others else values[name] for name in shape.names]
-    return shape.treedef.unflatten(leaves)
-
-
 def _fill(like: Named, values: Mapping[str, object], filling: Filling) -> Any:
     """The structure of `like` with these values. Raises PlanError with every leaf that does not fit."""
     if (shift := shift_between(values, like.tensors)) is not None:
@@ -62,7 +57,7 @@ def _fill(like: Named, values: Mapping[str, object], filling: Filling) -> Any:
     if problems:
         raise PlanError(problems)
     report("apply", filling, found)
-    return _unflatten(like, {**like.tensors, **{leaf: values[name] for leaf, name in found.taken.items()}})
+    return like.unflatten({**like.tensors, **{leaf: values[name] for leaf, name in found.taken.items()}})
 
 
 def _differs(text: str, hint: str) -> Diagnostic:

@@ -17,7 +17,7 @@ _PLUGINS = "jax_plugins", "libtpu"
 """Packages by which JAX reaches anything but the CPU; without them there is no need to import it and ask."""
 
 
-class Device(Protocol):
+class JaxDevice(Protocol):
     """A device of JAX, as far as we ask it."""
 
     @property
@@ -40,14 +40,14 @@ turn = Lock()
 
 
 @cache
-def found() -> tuple[Device, ...]:
+def found() -> tuple[JaxDevice, ...]:
     """The accelerators of this process, or none. Calling this initialises them."""
     if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(find_spec(name) for name in _PLUGINS):
         return ()
     return () if jax.default_backend() == "cpu" else tuple(jax.local_devices())
 
 
-def memory_of(device: Device) -> int:
+def memory_of(device: JaxDevice) -> int:
     """Usable bytes of a device. They depend on the device alone, not on what is free at the moment: where a call is
     computed must not depend on what else runs."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
@@ -60,7 +60,7 @@ class Accelerators:
     `bytes_each`: if it is not given, what `memory_of` finds for the smallest.
     """
 
-    def __init__(self, devices: Sequence[Device] = (), bytes_each: int | None = None):
+    def __init__(self, devices: Sequence[JaxDevice] = (), bytes_each: int | None = None):
         self.devices = tuple(devices)
         self.bytes_each = min(map(memory_of, devices), default=0) if bytes_each is None else bytes_each
         self.backend: str = self.devices[0].platform if devices else "cpu"
@@ -132,7 +132,7 @@ def _accelerators(choice: Choice) -> Accelerators:
     return NONE if choice == "cpu" else Accelerators(chosen(choice, found()))
 
 
-def chosen(choice: int | Literal["all"], there: Sequence[Device]) -> Sequence[Device]:
+def chosen(choice: int | Literal["all"], there: Sequence[JaxDevice]) -> Sequence[JaxDevice]:
     """The devices that a choice means of those that are there. Raises PlanError."""
     if choice == "all":
         return there
@@ -142,7 +142,7 @@ def chosen(choice: int | Literal["all"], there: Sequence[Device]) -> Sequence[De
     return there[:choice]
 
 
-def _refused(problem: str, there: Sequence[Device]) -> PlanError:
+def _refused(problem: str, there: Sequence[JaxDevice]) -> PlanError:
     fitting = f"`all`, `cpu`, or a number up to {len(there)}" if there else "`cpu`, or leave it out"
     return PlanError([Diagnostic("devices-absent", f"devices: {problem}", hint=f"Write {fitting}.")])
 
@@ -157,7 +157,7 @@ def compiling(own: Accelerators) -> AbstractContextManager[object]:
     return jax.default_device(_cpu())
 
 
-def _cpu() -> Device:
+def _cpu() -> JaxDevice:
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:

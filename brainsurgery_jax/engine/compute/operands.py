@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from brainsurgery_jax._lazy import Array, jax, np
-from brainsurgery_jax.engine.compute.devices import Device
+from brainsurgery_jax.engine.compute.devices import JaxDevice
 from brainsurgery_jax.engine.plan.tiles import LIMIT, cut
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.index.boxes import Box, box_shape
@@ -84,7 +84,7 @@ def read_in_turn(operands: Sequence[Operand]) -> Iterator[Array]:
         yield array
 
 
-def send(operands: Sequence[Operand], device: Device) -> list[jax.Array]:
+def send(operands: Sequence[Operand], device: JaxDevice) -> list[jax.Array]:
     """Operands on one device, sent one by one."""
     return [_send_part(array, device) for array in read_in_turn(operands)]
 
@@ -105,9 +105,9 @@ def send_sharded(operands: Sequence[Operand], shardings: Mapping[Operand, jax.sh
     ]
 
 
-def _places(operand: Operand, sharding: jax.sharding.Sharding) -> dict[Box, list[Device]]:
+def _places(operand: Operand, sharding: jax.sharding.Sharding) -> dict[Box, list[JaxDevice]]:
     """The boxes of an operand, and the devices that get each."""
-    places: dict[Box, list[Device]] = {}
+    places: dict[Box, list[JaxDevice]] = {}
     for device, key in sharding.addressable_devices_indices_map(operand.shape).items():
         assert key is not None
         box = tuple(at.indices(n) for at, n in zip(key, operand.shape, strict=True))
@@ -130,6 +130,6 @@ def send_batch(members: Sequence[Operand], sharding: jax.sharding.Sharding) -> j
     return jax.make_array_from_single_device_arrays(shape, sharding, shares)
 
 
-def _send_part(array: Array, device: Device) -> jax.Array:
+def _send_part(array: Array, device: JaxDevice) -> jax.Array:
     """An array on a device, once it is there: until then the host has to hold it."""
     return jax.block_until_ready(jax.device_put(array, device))
