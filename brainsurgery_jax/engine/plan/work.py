@@ -111,13 +111,6 @@ class Stream:
 
     passages: tuple[Passage, ...]
 
-    def blocks(self) -> tuple[Stream, ...]:
-        """The parts that may be performed at the same time. Cuts follow from the size alone."""
-        if len(self.passages) != 1:
-            return (self,)
-        (p,) = self.passages
-        return tuple(Stream((p._replace(start=start, stop=stop),)) for start, stop in cuts(p.start, p.stop))
-
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
@@ -174,10 +167,10 @@ class WorkItem(NamedTuple):
 
 
 def parts_of(work: Work) -> tuple[Light | Whole, ...]:
-    """The parts of a piece of work that may be performed at the same time."""
+    """The parts of a piece of work that may be performed at the same time. Cuts follow from sizes alone."""
     match work:
-        case Stream():
-            return work.blocks()
+        case Stream((p,)):
+            return tuple(Stream((p._replace(start=start, stop=stop),)) for start, stop in cuts(p.start, p.stop))
         case Fold():
             return tuple(part for item in work.items for part in parts_of(item.work))
         case _:

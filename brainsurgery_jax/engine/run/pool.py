@@ -22,9 +22,6 @@ class _Begun(NamedTuple, Generic[T]):
     future: Future[T]
     then: Callable[[T], None]
 
-    def hand_over(self) -> None:
-        self.then(self.future.result())
-
 
 class Pool:
     """Runs jobs on threads. Reading, computing and writing overlap because different jobs are at different stages.
@@ -77,9 +74,9 @@ class Pool:
         if self._stop.is_set():
             raise Stopped
         first = self._begun[0]
-        first.future.result()  # an error is raised again, and leaves the job where it is
+        result = first.future.result()
         self._begun.popleft()
-        first.hand_over()
+        first.then(result)
 
     def __enter__(self) -> Pool:
         return self

@@ -36,7 +36,7 @@ class Verdicts:
         self._deliver()
 
     def _deliver(self) -> None:
-        while self._waiting and self._ready(self._waiting[0]):
+        while self._waiting and all(q in self.answers for q in self._waiting[0].questions):
             check = self._waiting.pop(0)
             match check.says:
                 case PendingReport() as report:
@@ -46,6 +46,3 @@ class Verdicts:
                     assert known is not None
                     if not known.holds:
                         raise PlanError([diagnose_assert(check.step, known)])
-
-    def _ready(self, check: Check) -> bool:
-        return all(q in self.answers for q in check.questions)
