@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.config_patch import merge_changes, patch_mapping, read_change, write_change
-from brainsurgery_jax.errors import Diagnostic, few
+from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
 from brainsurgery_jax.families.model import ConfigDifference
@@ -21,6 +21,7 @@ from brainsurgery_jax.plan.source import flow_yaml
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.weight_names import read_name
+from brainsurgery_jax.wording import few
 
 
 def consistency_notes(

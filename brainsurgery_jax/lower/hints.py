@@ -11,6 +11,7 @@ from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word, worded
 from brainsurgery_jax.lower.state import Draft
 from brainsurgery_jax.op import Op, TensorOp
 from brainsurgery_jax.select import Index, SliceSpec, compile_pattern, kind_of, shown
+from brainsurgery_jax.wording import few
 
 _ONE_COLON = re.compile(r"(.*[^:]):(\[[-\d:, ]*\])")
 
@@ -101,8 +102,7 @@ def of_empty(spec: SliceSpec, index: Index) -> tuple[str, str]:
 
 def list_names(names: Sequence[str], most: int = 4) -> str:
     """The first few of some names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(f"'{name}'" for name in names[:most]) + (f" and {more:,} more" if more > 0 else "")
+    return few([f"'{name}'" for name in names], most)
 
 
 def count(space: Draft) -> str:

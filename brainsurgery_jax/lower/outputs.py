@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, few, worded
+from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
 from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts
@@ -27,6 +27,7 @@ from brainsurgery_jax.store.nesting import nest_of, select_values
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
+from brainsurgery_jax.wording import few
 
 _WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."
 

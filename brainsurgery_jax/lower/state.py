@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from brainsurgery_jax.errors import Diagnostic, StoreError, few
+from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
 from brainsurgery_jax.lower.trees import TreeDraft
@@ -18,6 +18,7 @@ from brainsurgery_jax.store.base import Header, Source
 from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
+from brainsurgery_jax.wording import few
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from brainsurgery_jax.protocol import (
     RenameAlias,
     SetConfig,
 )
+from brainsurgery_jax.wording import list_changes
 
 MOST_NAMES = 8
 MOST_SOURCES = 2
@@ -28,13 +29,10 @@ MOST_SOURCES = 2
 
 def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
     """What steps do to names: how many each kind of change has, and the first of them, sorted."""
-    parts = []
-    for word in ("changed", "created", "deleted", "configured"):
-        if names := sorted({name for effect in flatten(effects) for name in getattr(effect, word)}):
-            shown = names if most is None else names[:most]
-            more = f", and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
-            parts.append(f"{word} {len(names):,}: {', '.join(shown)}{more}")
-    return "; ".join(parts) or "no tensor changes"
+    every = tuple(flatten(effects))
+    words = ("changed", "created", "deleted", "configured")
+    names = {word: sorted({name for effect in every for name in getattr(effect, word)}) for word in words}
+    return list_changes(names, most) or "no tensor changes"
 
 
 def preview(before: State, after: State, step: Step, plan: PlanData) -> State:

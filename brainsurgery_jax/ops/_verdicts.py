@@ -13,6 +13,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup
 from brainsurgery_jax.protocol import NO_MATCH, Every, Item, Known, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.wording import few
 
 Unmatched = Annotated[
     Literal["error", "drop"] | None,
@@ -112,6 +113,4 @@ def check_pairs(
 
 def list_sorted(names: Collection[str]) -> str:
     """The first few of some names, sorted, and how many more there are."""
-    shown = ", ".join(f"'{n}'" for n in sorted(names)[:MOST_NAMES])
-    more = len(names) - MOST_NAMES
-    return shown + (f" and {more:,} more" if more > 0 else "")
+    return few([f"'{name}'" for name in sorted(names)], MOST_NAMES)

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import StoreError, did_you_mean, few
+from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.base import Note, TensorInfo
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import stays_inside
 from brainsurgery_jax.store.safetensors.header import MAX_HEADER, json_object
 from brainsurgery_jax.store.weight_names import is_shard
+from brainsurgery_jax.wording import few
 
 INDEX = "model.safetensors.index.json"
 AGAIN = "Fetch the index and the shards again: they are not of one version."

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import StoreError, few
+from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Header, Nesting, Note, TensorInfo, Unread
 from brainsurgery_jax.store.completeness import Chosen, choose, is_index
 from brainsurgery_jax.store.failures import os_failures
@@ -42,6 +42,7 @@ from brainsurgery_jax.store.safetensors.header import AGAIN
 from brainsurgery_jax.store.torch.pickle_machine import Name, Object
 from brainsurgery_jax.store.torch.pickles import Storage, Tensor, Unpickler, unpickle
 from brainsurgery_jax.store.torch.tree import Leaf, TorchTree, grow
+from brainsurgery_jax.wording import few
 
 WEIGHTS = "pytorch_model.bin"
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
