@@ -11,7 +11,7 @@ from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, float_hint, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup, Word
-from brainsurgery_jax.numerics.math import fold_seed
+from brainsurgery_jax.numerics.math import fold_seed, key_of_block
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Form, Number, Real, build, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
@@ -66,11 +66,9 @@ def random_block(
 ) -> Array:
     """Block number `block` (of `size` elements) of a random tensor.
 
-    Values are uniform on [first, second), or normal with mean `first` and standard deviation `second`. The block's key
-    is folded from the seed by JAX's counter-based generator, so blocks may be made in any order.
+    Values are uniform on [first, second), or normal with mean `first` and standard deviation `second`.
     """
-    data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
-    key = jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))
+    key = key_of_block(key_high, key_low, block)
     wide = jnp.float64 if made.dtype.bits == 64 else jnp.float32
     uniform = made.distribution == "uniform"
     draw = jax.random.uniform if uniform else jax.random.normal

@@ -144,9 +144,8 @@ def _end(segments: Sequence[str], at: int, dotted: Mapping[str, int]) -> int:
     return at + 1
 
 
-def clash(names: Iterable[str], dotted: Mapping[str, int]) -> tuple[str, str] | None:
-    """A name and another that it is the prefix of, so that no tree holds both; None if there are none."""
-    paths = {path_of(name, dotted): name for name in names}
+def clash(paths: Mapping[tuple[str, ...], str]) -> tuple[str, str] | None:
+    """Of names by their key paths, one and another that lies below it, so that no tree holds both; or None."""
     for path, name in paths.items():
         for depth in range(1, len(path)):
             if path[:depth] in paths:

@@ -15,6 +15,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import FileCounts, TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.flax.leaves import ARRAY, CHUNKED
+from brainsurgery_jax.store.key_paths import clash
 from brainsurgery_jax.store.key_tree import PLAIN, SCALAR, TEXT, KeyTree
 from brainsurgery_jax.store.safetensors.shards import plan_shards
 
@@ -240,13 +241,6 @@ def _sized(nbytes: int, heads: bytes) -> bytes:
     return heads[width : width + 1] + nbytes.to_bytes(1 << width, "big")
 
 
-def clash_of(names: Iterable[str], tree: KeyTree) -> tuple[str, str] | None:
-    """A name and another that lies below it; None if there are none."""
-    paths = {keys_of(tree, name): name for name in names}
-    above = ((paths.get(keys[:end]), name) for keys, name in paths.items() for end in range(1, len(keys)))
-    return next(((upper, name) for upper, name in above if upper is not None), None)
-
-
 def check_flax(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
     """Raises StoreError for the first tensor that a file of flax cannot hold."""
     for name, aval in avals.items():
@@ -257,7 +251,7 @@ def check_flax(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> N
             problem = f"an entry of a stream holds less than 4 GB, and this is {aval}"
             raise StoreError(path, problem, tensor=name, remedy="Write it without the option `stream`.")
     check_unicode(path, avals)
-    if two := clash_of(avals, options.tree):
+    if two := clash({keys_of(options.tree, name): name for name in avals}):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
         raise StoreError(
             path, problem, tensor=two[0], remedy="Rename one of the two: a key of flax holds a tensor, or more keys."

@@ -26,7 +26,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
-from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash
+from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash, path_of
 from brainsurgery_jax.store.key_tree import JAX, NUMPY, PLAIN, KeyTree, LeafType, holds_type, nest
 from brainsurgery_jax.store.leftovers import remove
 from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE, place_of
@@ -71,7 +71,7 @@ def check(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
         if "" in name.split("."):
             raise StoreError(path, "a key of the tree would be empty", tensor=name, remedy="Rename it.")
     check_unicode(path, [*avals, *options.metadata, *options.metadata.values()])
-    if two := clash(avals, {}):
+    if two := clash({path_of(name, {}): name for name in avals}):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
         raise StoreError(path, problem, tensor=two[0], remedy="Rename one of the two.")
 
