@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
-    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
+    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session",
     "cli": "documents rendering wording desk "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
     "engine.compute.devices engine.events store.sizes protocol",
@@ -101,7 +101,8 @@ MAY_IMPORT = {
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
-    "importers": "errors dtypes version protocol ops plan.source plan.overrides plan.build plan.parse store.detect",
+    "importers": "errors dtypes version protocol ops plan.scalars plan.source plan.overrides plan.build plan.parse "
+    "store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress "
     "cli.stopping",
     "web": "errors version nametree op protocol session api",
