@@ -47,12 +47,12 @@ def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras:
     return found if found and config == original else dump_adapter_config(config)
 
 
-def dump_adapter_config(config: Mapping[str, Any]) -> bytes:
+def dump_adapter_config(config: Mapping[str, object]) -> bytes:
     """The text of an adapter_config.json."""
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _derive(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
+def _derive(adapter: Adapter, config: Mapping[str, object]) -> dict[str, object]:
     """What names and shapes say. Raises Refusal where they are not those of LoRA and the config does not say enough."""
     if adapter.factors and not adapter.others:
         return derive_config(adapter)
@@ -66,7 +66,7 @@ def _derive(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
     raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be made: {what}", key="format", hint=hint)
 
 
-def _lacks_alpha(config: Mapping[str, Any]) -> Refusal:
+def _lacks_alpha(config: Mapping[str, object]) -> Refusal:
     """That the scale of the product is not known, with what would leave it as it is."""
     message = "lora_alpha is not known: PEFT multiplies the product of the factors by lora_alpha / r"
     hint = (

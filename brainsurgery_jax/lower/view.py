@@ -22,7 +22,7 @@ from brainsurgery_jax.lower.trees import match_others, target_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
-from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_template, resolve, shown
+from brainsurgery_jax.select import Index, Match, Pattern, Ref, Template, compile_template, resolve, shown
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Header, TensorInfo
 from brainsurgery_jax.store.key_tree import tree_gaps, type_gap
@@ -283,7 +283,7 @@ class StepView(Drafts):
         names = ours.original if right is None else ours.names
         return tree_gaps(was, theirs.key_tree, (name for name in names if name in theirs.names))
 
-    def config(self, alias: str, key: str = "") -> tuple[str, Any] | None:
+    def config(self, alias: str, key: str = "") -> tuple[str, object] | None:
         """The name of the config file of an alias and what it holds by now; None if there is none."""
         space, extras = self.space(alias, key), self.extras(alias, key)
         if extras.doubtful or (space.tainted and space.extras.origin is None):
@@ -297,7 +297,7 @@ class StepView(Drafts):
             return expr
         return self._call(take, (expr,), {"index": self._index(ref, expr.aval, key)})
 
-    def _index(self, ref: Ref, aval: Aval, key: str) -> Any:
+    def _index(self, ref: Ref, aval: Aval, key: str) -> Index:
         with at_key(key):
             index = resolve(ref.index, aval.shape)
         if ref.index is not None and aval.size and 0 in index.shape:

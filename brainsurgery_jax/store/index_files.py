@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError, did_you_mean
@@ -37,7 +37,7 @@ def _read_weight_map(path: str) -> dict[str, str]:
         raw = file.read(MAX_HEADER + 1)
     if len(raw) > MAX_HEADER:
         raise StoreError(path, f"is longer than {MAX_HEADER} bytes, absurd for an index", remedy=_INDEX_AGAIN)
-    weight_map: Any = json_object(raw, path, "index").get("weight_map")
+    weight_map: object = json_object(raw, path, "index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         problem = "has no weight_map with tensors in it" if not weight_map else "its weight_map is not an object"
         raise StoreError(path, problem, remedy=_INDEX_AGAIN)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 NOTES = "brainsurgery.keys"
 """The metadata key of the notes."""
@@ -88,16 +87,16 @@ def read_notes(metadata: Mapping[str, str]) -> KeyNotes:
     )
 
 
-def _words(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def _words(table: Mapping[str, object], key: str) -> tuple[str, ...]:
     value = table.get(key)
     return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
-def _texts(table: Mapping[str, Any], key: str) -> dict[str, str]:
+def _texts(table: Mapping[str, object], key: str) -> dict[str, str]:
     return {k: str(v) for k, v in _items(table, key)}
 
 
-def _items(table: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]:
+def _items(table: Mapping[str, object], key: str) -> Iterable[tuple[str, object]]:
     value = table.get(key)
     return value.items() if isinstance(value, dict) else ()
 

@@ -71,7 +71,7 @@ def lay_out(avals: Mapping[str, Aval], options: WriteOptions, most: int = MAX_CH
     pieces: dict[str, list[FlatPiece]] = {}
     places: dict[str, TensorInfo] = {}
     for number, tensors in enumerate(shards):
-        leaves: dict[str, Any] = {name: avals[name] for name in tensors}
+        leaves: dict[str, object] = {name: avals[name] for name in tensors}
         if number == 0:
             leaves |= others
         encoder = _Encoder(tree, most)
@@ -86,11 +86,11 @@ def keys_of(tree: KeyTree, name: str) -> tuple[str, ...]:
     return tuple(map(str, tree.path(name)))
 
 
-def _others(avals: Mapping[str, Aval], tree: KeyTree) -> dict[str, Any]:
+def _others(avals: Mapping[str, Aval], tree: KeyTree) -> dict[str, object]:
     """Leaves that are no tensors, where tensors leave them room. A state dict of flax has dicts for all containers."""
     tensors = {keys_of(tree, name) for name in avals}
     taken = {keys[:end] for keys in tensors for end in range(1, len(keys) + 1)}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, leaf in tree.others.items():
         keys = keys_of(tree, name)
         if keys not in taken and not any(keys[:end] in tensors for end in range(1, len(keys))):
@@ -187,7 +187,7 @@ class _Encoder:
     def _nbytes(self, piece: FlatPiece, aval: Aval) -> int:
         return piece.size * aval.dtype.bits // 8
 
-    def _leaf(self, name: str, leaf: Any) -> Iterator[bytes | FlatPiece]:
+    def _leaf(self, name: str, leaf: object) -> Iterator[bytes | FlatPiece]:
         if not isinstance(leaf, Aval):
             yield self._packer.pack(leaf)
         elif self._is_number(name, leaf) and leaf.dtype.is_bool:

@@ -156,7 +156,7 @@ def _dtype(stored: str) -> DType:
     return dtype
 
 
-def _dtype_name(dtype: Any) -> str:
+def _dtype_name(dtype: object) -> str:
     """The name of an element type of version 2: numpy's code, such as `<f4`, or a name of its own."""
     if not isinstance(dtype, str):
         raise ValueError("its elements are records")
