@@ -125,8 +125,8 @@ def _other_remedy(each: ConfigDifference) -> str:
 
 
 Remedy = Callable[[Mapping[str, Any]], str]
-"""The beginning of a sentence that tells what to write for a patch: of a patch all of it, so that one change settles
-every difference."""
+"""The beginning of a hint that contains a patch: always the whole patch, so that one change resolves every
+difference."""
 
 
 def _write_config(output: Output, word: str) -> Remedy:

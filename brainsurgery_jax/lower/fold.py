@@ -1,8 +1,8 @@
-"""The fold: `lower_step` makes one step of the plan part of the state; `lower` does so for a whole plan.
+"""The fold: `lower_step` applies one step of the plan to the state, `lower` a whole plan.
 
-A step is asked for its edits, they are applied to a draft, and the draft becomes the next state only if all of it
-is right. A failed step leaves diagnostics, and what it would have made is known to be unknown, so that one mistake
-gives one message.
+A step yields edits, which are applied to a draft. The draft becomes the next state only if the whole step succeeds. A
+failed step leaves diagnostics, and the tensors that it would have created are marked unknown, so that one mistake
+yields one message.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ from brainsurgery_jax.protocol import (
 
 
 def lower_step(state: State, step: Step, world: World, answer: Answer = take_bounds) -> State:
-    """The state after one step. Reads headers only; `answer` computes the numbers that only data can tell.
+    """The state after one step. Reads headers only; `answer` computes numbers that depend on data.
 
-    This is the one place that drives the fold through a demand: the step alone is lowered again, and its state goes on.
+    This is the one place that handles a demand for such a number: only the step at work is lowered again.
     """
     if state.stopped:
         return state
@@ -89,7 +89,7 @@ def lower_steps(state: State, steps: Iterable[Step], world: World, answer: Answe
 
 
 def lower(state: State, plan: PlanData, world: World, answer: Answer = take_bounds) -> Program:
-    """The program of a plan, from a state before its steps. See `lower_step`."""
+    """The program of a plan, given the state before its steps. See `lower_step`."""
     was_on = gc.isenabled()
 
     def compute(demand: Demand) -> Mapping[Expr, int]:
@@ -107,13 +107,13 @@ def lower(state: State, plan: PlanData, world: World, answer: Answer = take_boun
 
 
 Parsed = tuple[Step, tuple[Diagnostic, ...]]
-"""A step, and what is wrong with it."""
+"""A step and its mistakes."""
 
 
 @contextmanager
 def _collection(*, on: bool) -> Iterator[None]:
-    """A block with the garbage collector on or off. While a plan is lowered it would walk a growing graph, which stays,
-    again and again: a quarter of the time."""
+    """A context with the garbage collector on or off. During lowering it would repeatedly walk a growing graph of which
+    nothing is garbage, a quarter of the time."""
     was_on = gc.isenabled()
     _switch_collector(on=on)
     try:
@@ -134,7 +134,7 @@ def _diagnose(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
 
 
 def _place(step: Step, key: str) -> Span | None:
-    """Where a key stands: in the payload, or anywhere below it (inside an assert) if it stands there only once."""
+    """The place of a key: in the payload, or below it (inside an assert) if it occurs only once."""
     found = [at for at in step.spans if at and at[-1] == key and "@key" not in at[-2:-1]]
     return step.spans[found[0]] if len(found) == 1 else step.place(key)
 
@@ -176,7 +176,7 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
             lines.note(edit, view.fetched)
             view.fetched = []
         kind = type(edit)
-        if kind is Bind:  # nearly all of 90,000 are one of these, and patterns are slow
+        if kind is Bind:  # nearly all of 90,000 edits are one of these two, and `match` is slow
             changes.bind(cast("Bind", edit))
         elif kind is Move:
             changes.moves.append(cast("Move", edit))
@@ -201,12 +201,12 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
 
 
 def _keep_rest(view: StepView) -> Iterator[Edit]:
-    """What a step takes along as it is, once its op has said all."""
+    """Bind the tensors that a step keeps as they are, after all edits of its op."""
     yield from view.kept
 
 
 def _inline(state: State, inline: Inline, view: StepView, answer: Answer) -> State:
-    """The state after the steps of plans within the plan, which have a default alias of their own."""
+    """The state after the steps of inner plans, which have their own default alias."""
     if state.doubtful and inline.default_alias is None:
         raise Unknown
     if wrong := _cycle(state, inline, view) or _depth(state, _DEEP_PLANS):
@@ -218,11 +218,11 @@ def _inline(state: State, inline: Inline, view: StepView, answer: Answer) -> Sta
 
 
 MAX_DEPTH = 16
-"""Levels of steps within steps."""
+"""The deepest nesting of steps within steps."""
 
 
 def _expand(state: State, steps: tuple[Substep, ...], view: StepView, answer: Answer) -> State:
-    """The state after the steps that an op expands to. What is wrong with them is said of the op."""
+    """The state after the steps that an op expands to. Their mistakes are reported as mistakes of the op."""
     step = view.step
     assert step.op is not None
     if wrong := _depth(state, _DEEP_OPS):
@@ -236,7 +236,7 @@ def _expand(state: State, steps: tuple[Substep, ...], view: StepView, answer: An
 
 
 def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer: Answer) -> State:
-    """The state after steps within the step of a view, whose effect gets theirs."""
+    """The state after steps within the step of a view. Their effects become inner effects of that step."""
     *earlier, own = state.effects
     inner = replace(state, effects=(), within=(*state.within, view.step))
     for step, problems in steps:
@@ -255,12 +255,12 @@ _DEEP_PLANS = Refusal(
 
 
 def _depth(state: State, deep: Refusal) -> Refusal | None:
-    """What is wrong with steps within the steps at work, if they lie too deep."""
+    """The refusal of steps that are nested too deeply; None if they are not."""
     return deep if len(state.within) >= MAX_DEPTH else None
 
 
 def _cycle(state: State, inline: Inline, view: StepView) -> Refusal | None:
-    """What is wrong with a step that executes a file which is being executed already: the files, in their order."""
+    """The refusal of a step that executes a file which is being executed already, with the cycle of files; or None."""
     places = [step.span for step in (*state.within, view.step) if step.span is not None]
     files = [place.file for place in places if not place.in_mapping]
     keys = [view.world.key(file) for file in files]
@@ -274,7 +274,7 @@ def _cycle(state: State, inline: Inline, view: StepView) -> Refusal | None:
 
 
 def _refuse_within(state: State, view: StepView, wrong: Refusal) -> State:
-    """The state after a step whose steps are not done: what they would have made is unknown."""
+    """The state after a step whose inner steps are refused: the tensors that they would have created are unknown."""
     told = state.complain(_diagnose(view.step, wrong, provisional=False))
     return misunderstood(told, view.step, view.world)
 

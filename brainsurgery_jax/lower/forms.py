@@ -1,4 +1,4 @@
-"""The edits of an op with a form: matching, slices and destinations, once for all of them."""
+"""The edits of ops with a form: matching, slices and destinations, the same for all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from brainsurgery_jax.protocol import NO_MATCH, Bind, Drop, Edit, Plant, Results
 from brainsurgery_jax.select import Ref
 
 MISSING = (NO_MATCH, "tensor-missing")
-"""Codes of the refusals that `if_missing: skip` is about."""
+"""Codes of the refusals that `if_missing: skip` accepts."""
 
 
 def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
@@ -46,7 +46,7 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
             if form.dest == "existing" and not isinstance(made, Results):
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
-            if isinstance(op.maker, Builder):  # the calls that it builds say what they are about
+            if isinstance(op.maker, Builder):  # the calls that it builds name their tensors
                 raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
         if isinstance(made, Results):
@@ -60,14 +60,14 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
 
 
 def _plants(view: StepView, source: Ref, key: str, write: Ref) -> Iterator[Edit]:
-    """Copies of the leaves without a tensor that a pattern matches."""
+    """Edits that copy the leaves without a tensor that a pattern matches."""
     for other, (target,) in view.other_rows(source, {key: write}):
         yield Plant(source.alias, other, write.alias, target)
 
 
 def _slots(form: Form, refs: Mapping[str, Ref]) -> list[tuple[str, Ref, int]]:
-    """The references of a form by their keys, and how often what they name counts as read."""
-    # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
+    """The references of a form: key, reference, and how many reads of the named tensor are counted."""
+    # A name from a template is looked up, then fetched: two reads, as the plan language counts them.
     times = {key: form.counted if key == form.match_key else 2 for key in refs}
     return [(key, ref, times[key] * (key in form.reads or form.dest == "existing")) for key, ref in refs.items()]
 
@@ -83,7 +83,7 @@ def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]
 
 
 def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
-    """Give names to the results of a match. `places`: alias and name under each key of the form."""
+    """Edits that bind the results of a match. `places`: alias and name under each key of the form."""
     source, targets = places[form.match_key], [places[key] for key in form.writes]
     if len(set(targets)) < len(targets):
         keys = " and ".join(f"`{key}`" for key in form.writes)
@@ -99,7 +99,7 @@ def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str
 def _maker(
     maker: Kernel | Builder, params: Mapping[str, object], view: StepView
 ) -> Callable[[str, tuple[Expr, ...]], Any]:
-    """What a form makes of operands, for a name."""
+    """A function of a name and operands that yields the result of a form."""
     if isinstance(maker, Builder):
         keys = gather_groups(maker.fn, params)
         return lambda name, operands: maker.fn(view, name, *operands, **keys)
@@ -108,6 +108,6 @@ def _maker(
 
 
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:
-    """The refusal of one item of a step, with the tensors that it is about, operands first."""
+    """A refusal with the names of the tensors that it concerns, operands first."""
     about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in dict.fromkeys(keys))
     return bad.about(f" ({about})")
