@@ -64,7 +64,7 @@ def _derive(adapter: Adapter, config: Mapping[str, object]) -> dict[str, object]
         "LoRA's are called base_model.model.MODULE.lora_A.weight and ...lora_B.weight. Rename them; for another kind "
         "of adapter give its whole config: `options: {config: {peft_type: ..., ...}}`; or write safetensors."
     )
-    raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be made: {what}", key="format", hint=hint)
+    raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be created: {what}", key="format", hint=hint)
 
 
 def _lacks_alpha(config: Mapping[str, object]) -> Refusal:
@@ -87,7 +87,7 @@ def _lacks_pattern(config: Mapping[str, Any]) -> Refusal:
     )
     hint = (
         f"To scale all modules alike write `options: {{config: {flow_yaml(_scales(config, alpha))}}}` in the output; "
-        f"`alpha_pattern: {{}}` if lora_alpha is to be {alpha} for all."
+        f"or `alpha_pattern: {{}}` to use lora_alpha {alpha} for all of them."
     )
     return Refusal("adapter-config", message, key="options", hint=hint)
 

@@ -63,7 +63,7 @@ def change_config(
     except ValueError as error:
         if not asked:  # copied as it is
             return None
-        hint = "Mend the file, or write the output without `config`."
+        hint = "Correct the file, or write the output without `config`."
         raise Refusal(
             "output-config", f"the {CONFIG} of '{extras.origin}' is not JSON: {error}", key="config", hint=hint
         ) from error

@@ -246,7 +246,7 @@ def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer:
 
 _DEEP_OPS = Refusal(
     "execute-nested", f"steps expand to steps more than {MAX_DEPTH} levels deep",
-    hint="Mend the op, which may expand to itself.",
+    hint="Correct the op: it may expand to itself.",
 )  # fmt: skip
 _DEEP_PLANS = Refusal(
     "execute-nested", f"plans are nested more than {MAX_DEPTH} levels deep",

@@ -247,7 +247,7 @@ def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, wor
     if nesting is None:
         found = "the tensors come from no checkpoint" if origin is None else f"{origin} has none"
         hint = "Files of torch and DCP have containers. Drop `nested` and `keep` to write the tensors by their names."
-        raise Refusal("output-options", f"there are no containers to go back into: {found}", key="options", hint=hint)
+        raise Refusal("output-options", f"there are no containers to restore: {found}", key="options", hint=hint)
     try:
         kept = select_values(nesting, keep)
     except ValueError as bad:
@@ -339,5 +339,5 @@ def alias_of(output: Output, state: State) -> str:
         raise Refusal("output-empty", "no alias holds any tensor at the end of the plan", key="path", hint=hint)
     names = ", ".join(f"'{a}'" for a in candidates)
     why = "steps wrote to each of them" if written else "no step wrote to any of them"
-    hint = f"Say which: `output: {{path: {output.path}, alias: {candidates[0]}}}`."
-    raise Refusal("output-ambiguous", f"which alias is to be written? {names}: {why}", key="path", hint=hint)
+    hint = f"Name one: `output: {{path: {output.path}, alias: {candidates[0]}}}`."
+    raise Refusal("output-ambiguous", f"which alias should be written? {names}: {why}", key="path", hint=hint)

@@ -156,7 +156,7 @@ class StepView(Drafts):
             self.kept += settled.kept
             self.fetched = []  # kept tensors need no line
             if settled.note:
-                hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
+                hint = "Write `unmatched: drop` to accept this, `unmatched: error` to refuse it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
         for key in sets.written:
             hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)

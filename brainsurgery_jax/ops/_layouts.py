@@ -119,7 +119,7 @@ def _alias(view: View, alias: str | None) -> str:
     chosen = alias or view.default_alias or (known[0] if len(known) == 1 else None)
     if chosen is None:
         names = ", ".join(f"'{a}'" for a in known)
-        raise Refusal("layout-alias", f"which alias is to be converted? There are {names or 'none'}", key="alias",
+        raise Refusal("layout-alias", f"which alias should be converted? There are {names or 'none'}", key="alias",
                       hint="Add `alias: NAME`.")  # fmt: skip
     return chosen
 
@@ -265,7 +265,7 @@ class _Work:
                 continue
             aval = self.view.fetch(self.alias, name).aval
             if aval.shape != shape:
-                wrong.append(f"'{name}' is {aval}, but config.json tells [{', '.join(map(str, shape))}]")
+                wrong.append(f"'{name}' is {aval}, but config.json implies [{', '.join(map(str, shape))}]")
             elif not aval.dtype.is_float and name not in self._buffers:
                 wrong.append(f"'{name}' is {aval}, and weights are floating")
         return _few(wrong)

@@ -93,7 +93,7 @@ def check_pairs(
     if alone and unmatched == "error":
         return Known(False, f"{list_sorted(alone)} of '{right.alias}' is compared with nothing on the left")
     if alone and unmatched is None and left.alias != right.alias:
-        hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
+        hint = "Write `unmatched: drop` to accept this, `unmatched: error` to refuse it."
         view.note(
             "unmatched", f"{list_sorted(alone)} of '{right.alias}' is compared with nothing on the left", hint=hint
         )

@@ -73,7 +73,7 @@ def compute(
     for name in names:
         if name not in expr.names:
             message = f"the expression does not use '{name}', which is only looked for"
-            view.note("operand-unused", message, "from", "Leave it out of `from` unless it is to be there.")
+            view.note("operand-unused", message, "from", "Leave it out of `from` unless it should be listed there.")
     first, *others = from_.values()
     read = dict(zip(names[1:], others, strict=True))
     targets = read if to is None else {**read, "to": to}
@@ -257,13 +257,13 @@ def _with_one_dtype(view: View, first: Ref, bad: Refusal) -> Refusal:
 
 
 def _place(view: View, made: TensorExpr, ref: Ref, old: Item | None, *, same_shape: bool) -> TensorExpr:
-    """What is to be stored: the result, or what was there with the result in a part of it."""
+    """The tensor to store: the result, or the old tensor with the result in a part of it."""
     if old is None:
         return made
     if ref.index is not None:
         return view.update(old.expr, ref, made, "to" if not same_shape else "from")
     if same_shape and made.aval.shape != old.expr.aval.shape:
-        hint = "Say where to store it: `to` may also name what is to be replaced."
+        hint = "Name the destination: `to` may also name a tensor to replace."
         found = f"the result is {made.aval}, and cannot take the place of {old.expr.aval}"
         raise Refusal("shapes-differ", found, key="expr", hint=hint)
     return made

@@ -99,7 +99,7 @@ _KEYS_OF = {"constant": ("value",), "tensor": ("values",), "uniform": ("low", "h
 
 
 def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
-    """Say which keys are of another mode or distribution: the reference takes them, and they do nothing."""
+    """Note keys of another mode or distribution: the reference accepts and ignores them."""
     kind = distribution if mode == "rand" else mode
     used = (*_KEYS_OF[kind], *(("distribution", "seed") if mode == "rand" else ()))
     others = {key: other for other, keys in _KEYS_OF.items() for key in keys} | {"distribution": "rand", "seed": "rand"}

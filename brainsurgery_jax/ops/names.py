@@ -158,7 +158,7 @@ def save(
     if chosen is None:
         names = ", ".join(f"'{a}'" for a in known)
         raise Refusal(
-            "save-ambiguous", f"which alias is to be saved? There are {names or 'none'}", key="alias",
+            "save-ambiguous", f"which alias should be saved? There are {names or 'none'}", key="alias",
             hint="Add `alias: NAME`.",
         )  # fmt: skip
     yield how.publish(path, chosen)

@@ -52,6 +52,6 @@ def read_names(value: object) -> object:
 
 
 NESTED = {
-    "nested": Option("Whether tensors go back into the containers that their input has.", "true", read_flag),
+    "nested": Option("Whether tensors are written into the containers of their input.", "true", read_flag),
     "keep": Option("Values of the input to write beside them, by name, or all; implies nested.", "[epoch]", read_names),
 }
