@@ -1,4 +1,4 @@
-"""Tensors made from nothing: constants, given values, and random numbers that depend on seed, name and shape alone."""
+"""New tensors: constants, given values, and random numbers that depend on seed, name and shape alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DrawKeys(KeyGroup):
 
 
 class RandomTensor(NamedTuple):
-    """Shape and dtype of random values, and how they are distributed."""
+    """Shape, dtype and distribution of random values."""
 
     shape: tuple[int, ...]
     dtype: DType
@@ -163,13 +163,13 @@ def fill(
 
 
 def _from_nothing(name: str) -> Form:
-    """Of a tensor that is made from nothing, under a literal name."""
+    """Keys of a new tensor under a literal name."""
     return Form(name, (), ("target",), "new")
 
 
 @build(_from_nothing("zeroes"))
 def zeroes(view: View, name: str, *, shape: Sizes) -> TensorExpr:
-    """Make a float32 tensor of zeros under a literal name.
+    """Create a float32 tensor of zeros under a literal name.
 
     Example: `zeroes: {target: 'work::delta', shape: [16, 16]}`
     """
@@ -178,7 +178,7 @@ def zeroes(view: View, name: str, *, shape: Sizes) -> TensorExpr:
 
 @build(_from_nothing("ones"))
 def ones(view: View, name: str, *, shape: Sizes) -> TensorExpr:
-    """Make a float32 tensor of ones under a literal name.
+    """Create a float32 tensor of ones under a literal name.
 
     Example: `ones: {target: 'work::gate', shape: [16]}`
     """
@@ -187,8 +187,9 @@ def ones(view: View, name: str, *, shape: Sizes) -> TensorExpr:
 
 @build(_from_nothing("rand"))
 def rand(view: View, name: str, *, shape: Sizes, draw: DrawKeys) -> TensorExpr:
-    """Make a float32 tensor of random numbers under a literal name. Same seed and shape: same values, on every device.
+    """Create a float32 tensor of random numbers under a literal name.
 
+    Equal seeds and shapes give equal values, on every device.
     Example: `rand: {target: 'work::noise', shape: [16], distribution: normal, std: 0.02, seed: 7}`
     """
     _tell_idle_keys(view, "rand", draw.distribution)
