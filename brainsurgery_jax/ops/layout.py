@@ -35,8 +35,7 @@ def layout(view: View, *, keys: LayoutKeys) -> Iterator[Edit]:
     its gradient by the inverse, what adds to it leaves its gradient alone; other leaves of `opt_state` and a `step`
     keep their names. Back to Hugging Face names, `config` becomes the config.json of a tree that came without one. The
     factors of a LoRA adapter are converted like the weights that they belong to.
-    Example: `layout:
-    {name: flax-gpt2, config: model/config.json}`
+    Example: `layout: {name: flax-gpt2, config: model/config.json}`
     """
     from brainsurgery_jax.ops._layouts import Direction, edits  # its language takes 30 ms to load, which few plans need
 
