@@ -15,14 +15,14 @@ from brainsurgery_jax.store.sizes import parse_size
 WITHIN, BEYOND = range(2)
 
 
-class Limits(NamedTuple):
+class LogitLimits(NamedTuple):
     """What is allowed: the largest difference of two logits, and the mean KL divergence."""
 
     max_diff: float | None = None
     kl: float | None = None
 
 
-def compare_logits(sides: tuple[str, str], tokens: str, limits: Limits, *, memory: str | None, json: bool) -> int:
+def compare_logits(sides: tuple[str, str], tokens: str, limits: LogitLimits, *, memory: str | None, json: bool) -> int:
     """Print the figures. Returns the exit code: 0 within the limits, 1 beyond one of them."""
     try:
         budget = None if memory is None else parse_size(memory)

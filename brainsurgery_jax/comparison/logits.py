@@ -13,7 +13,7 @@ from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, StoreError
 from brainsurgery_jax.forward.gap import DEFAULT_TOKENS, READ_ROWS, LogitGap, gap_of
-from brainsurgery_jax.forward.logits import Model, logits
+from brainsurgery_jax.forward.logits import DecoderModel, logits
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.protocol import Known, Pending, TensorExpr
@@ -51,7 +51,7 @@ def read_logits(path: str | os.PathLike[str], tokens: Sequence[int], *, memory: 
     """
     node: list[Expr] = []
 
-    def build(model: Model) -> TensorExpr:
+    def build(model: DecoderModel) -> TensorExpr:
         node.append(cast("Expr", logits(model, tokens)))
         return node[0]
 

@@ -9,7 +9,7 @@ from brainsurgery_jax._lazy import Array, Float, jax, jnp, np
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.forward.architecture import decoder_of
-from brainsurgery_jax.forward.logits import Model, check_tokens, logits
+from brainsurgery_jax.forward.logits import DecoderModel, check_tokens, logits
 from brainsurgery_jax.op import Avals, Params, kernel
 from brainsurgery_jax.protocol import TensorExpr
 from brainsurgery_jax.reduction import Reduction
@@ -63,7 +63,7 @@ READ_ROWS: Reduction[list[np.ndarray], LogitGap] = Reduction(
 )
 
 
-def gap_of(left: Model, right: Model, tokens: int | tuple[int, ...]) -> TensorExpr:
+def gap_of(left: DecoderModel, right: DecoderModel, tokens: int | tuple[int, ...]) -> TensorExpr:
     """The figures [tokens, 4] of two models with vocabularies of one size. `tokens`: their ids, or how many.
 
     Raises `Refusal` as `logits`, and if the vocabularies differ.

@@ -9,7 +9,7 @@ from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.forward.architecture import Config, Decoder, Layer, decoder_of
 from brainsurgery_jax.forward.layers import embedding, head, layer
-from brainsurgery_jax.forward.weights import PLACES, Held, Places, layers_of, prefix_of
+from brainsurgery_jax.forward.weights import PLACES, LayerWeights, Places, layers_of, prefix_of
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.ops.shape import take
 from brainsurgery_jax.protocol import TensorExpr
@@ -18,7 +18,7 @@ LONGEST = 4096
 """Tokens that are looked at: logits are held for all of them."""
 
 
-class Model(Protocol):
+class DecoderModel(Protocol):
     """A model whose tensors can be asked for by name, and put into calls of kernels."""
 
     @property
@@ -32,7 +32,7 @@ class Model(Protocol):
 class _Parts(NamedTuple):
     """A model taken apart."""
 
-    model: Model
+    model: DecoderModel
     decoder: Decoder
     places: Places
     prefix: str
@@ -47,7 +47,7 @@ class _Parts(NamedTuple):
         return [self.model.fetch(name) for name in names if name in self.model.names]
 
 
-def logits(model: Model, tokens: Sequence[int]) -> TensorExpr:
+def logits(model: DecoderModel, tokens: Sequence[int]) -> TensorExpr:
     """The logits [tokens, vocabulary] in float32 of a decoder for a sequence of tokens, from position 0.
 
     Raises `Refusal` if the family is not known, if tensors are missing or left over, and for tokens out of range.
@@ -84,7 +84,7 @@ def _embed(parts: _Parts, tokens: Sequence[int]) -> TensorExpr:
     return parts.model.apply(embedding, *rows, factor=parts.decoder.embedding)
 
 
-def _layers(parts: _Parts) -> list[Held]:
+def _layers(parts: _Parts) -> list[LayerWeights]:
     found = layers_of(parts.places, parts.prefix, parts.model.names)
     wanted = range(len(parts.decoder.layers))
     if list(found) != list(wanted):
@@ -96,7 +96,7 @@ def _layers(parts: _Parts) -> list[Held]:
     return list(found.values())
 
 
-def _check_roles(parts: _Parts, number: int, held: Held) -> None:
+def _check_roles(parts: _Parts, number: int, held: LayerWeights) -> None:
     """Refuse a layer without a weight of a role that its family has."""
     settings, slots = parts.decoder.layers[number], set(held.slots)
     for role in _needed(parts.places, settings, slots):

@@ -86,7 +86,7 @@ _BUFFERS = ("rotary_emb.inv_freq", "attn.bias", "attn.masked_bias", "attention.b
 _KINDS = (".weight", ".bias", "")
 
 
-class Held(NamedTuple):
+class LayerWeights(NamedTuple):
     """The weights of a layer: the slot of each (a role, and `.weight` or `.bias`) and its name."""
 
     slots: tuple[str, ...]
@@ -103,7 +103,7 @@ def prefix_of(places: Places, names: Collection[str]) -> str:
     return found[0].removesuffix(ending)
 
 
-def layers_of(places: Places, prefix: str, names: Collection[str]) -> dict[int, Held]:
+def layers_of(places: Places, prefix: str, names: Collection[str]) -> dict[int, LayerWeights]:
     """The weights of each layer. Raises `Refusal` for a tensor of a layer that the forward pass would not read."""
     start = prefix + places.layer.replace("#", "")
     pattern = re.compile(re.escape(start) + r"(\d+)\.(.+)")
@@ -135,6 +135,6 @@ def _slot_of(local: str, slots: Mapping[str, str]) -> str | None:
     return known.replace("#", expert[1])
 
 
-def _held(by_slot: Mapping[str, str]) -> Held:
+def _held(by_slot: Mapping[str, str]) -> LayerWeights:
     order = sorted(by_slot)
-    return Held(tuple(order), tuple(by_slot[slot] for slot in order))
+    return LayerWeights(tuple(order), tuple(by_slot[slot] for slot in order))

@@ -35,5 +35,5 @@ def compare_logits(
     arrange(os.environ, compile_cache=True)
     from brainsurgery_jax.cli import logits as pages
 
-    limits = pages.Limits(max_diff, kl)
+    limits = pages.LogitLimits(max_diff, kl)
     raise typer.Exit(pages.compare_logits((left, right), tokens, limits, memory=memory, json=json))
