@@ -27,6 +27,10 @@ rarely used again."""
 COMPILED = 16 << 20
 """Bytes that a compiled kernel takes however short its blocks are."""
 
+SCATTERED = 1
+"""Times its size that a block from a compiled kernel leaves in holes while it is there: XLA allocates it on a thread of
+its own, amid what it needs only on the way, and other threads do not find what is freed around it."""
+
 FOLDS = 8
 """Times the bytes of its result that a fold holds: totals in double precision, and those of blocks to be joined."""
 
@@ -60,6 +64,12 @@ def item_bytes(e: Expr) -> int:
     return max(1, e.aval.dtype.bits // 8)
 
 
+def holding_block(e: Expr, elements: int) -> int:
+    """Bytes that so many elements of a node hold while others are made."""
+    size = elements * item_bytes(e)
+    return size + (SCATTERED * size if e.kernel is not None and e.kernel.blocks else 0)
+
+
 def making_block(e: Expr, elements: int) -> int:
     """Bytes that it takes to make so many elements of a node, these included, its operands not."""
     size = elements * item_bytes(e)
@@ -70,7 +80,7 @@ def making_block(e: Expr, elements: int) -> int:
     if e.kernel.elementwise or e.kernel.blocks:
         wide = max(4, item_bytes(e)) if e.kernel.blocks else item_bytes(e)
         length = max(elements, padded_length(elements))
-        return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + size + COMPILED
+        return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + holding_block(e, elements) + COMPILED
     return 3 * size  # picked out, put in order, made flat
 
 
