@@ -21,8 +21,8 @@ HOLES = 6
 """One part in so many is lost in holes, between arrays of some tens of megabytes that the allocator places."""
 
 HEAP = 2 << 20
-"""Bytes that are lost beside that where arrays of some megabytes are made in turn: what is freed stays with the process,
-and the next array rarely fits into it."""
+"""Bytes that are lost beside that where arrays of some megabytes are made in turn: what is freed stays with the
+process, and the next array rarely fits into it."""
 
 LATE = 8
 """Results of a compiled kernel that may be there at once: XLA frees them late, and allocates so that what it freed is
