@@ -18,6 +18,7 @@ from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
 from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
+from brainsurgery_jax.lower.ties import tied_heads
 from brainsurgery_jax.lower.trees import match_others, target_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
@@ -151,13 +152,16 @@ class StepView(Drafts):
         more = self.other_rows(source, targets) if others else []
         sets, rows = self._sets(source, targets, read, written, required=not more)
         if sets.read:
-            settled = pairing.settle(self, sets, pairing.pair(self, sets, rows))
+            paired = pairing.pair(self, sets, rows)
+            settled = pairing.settle(self, sets, paired)
             rows, self.skipped = settled.rows, self.skipped + settled.skipped
             self.kept += settled.kept
             self.fetched = []  # what is kept speaks for itself
             if settled.note:
                 hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
+            for each in tied_heads(self, sets, paired) if self.step.unmatched == "keep" else ():
+                self.note(pairing.UNMATCHED, each.message, hint=each.hint)
         for key in sets.written:
             hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)
         return [*rows, *more]
