@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Diagnostic, Refusal, StoreError
-from brainsurgery_jax.graph.expr import Bound, Expr
+from brainsurgery_jax.graph.expr import Bound, Expr, walk
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower import hints, pairing
 from brainsurgery_jax.lower.configs import read_config
@@ -340,6 +340,13 @@ class StepView(Drafts):
             about = f" ({', '.join(names)})" if names else ""
             raise bad.about(about) from bad
         return tuple(self.graph.pick(call, i) for i in range(len(call.avals))) if len(call.avals) > 1 else (call,)
+
+    def caution(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, object]) -> None:
+        """Note what may surprise about operands that no step has computed."""
+        if kernel.caution is None or any(e.kernel is not None and e.kernel.moves is None for e in walk(srcs)):
+            return
+        if (found := kernel.caution(tuple(s.aval for s in srcs), params)) is not None:
+            self.note(found.code, found.message, hint=found.hint)
 
     @staticmethod
     def _kernel(function: Callable[..., object]) -> Kernel:
