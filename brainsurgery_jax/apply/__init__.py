@@ -44,6 +44,7 @@ from brainsurgery_jax.apply.names import name_leaves
 from brainsurgery_jax.apply.result import rebuild
 from brainsurgery_jax.apply.traced import abstract, trace
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.plan.model import PlanData
 
 Checks = Literal["raise", "return", "skip"]
@@ -83,7 +84,8 @@ def apply(
         compute = partial(concrete, donate=donate, held=jax.tree_util.tree_leaves(like))
         evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else compute
         applied = lower_onto(plan, given, world, values=evaluate is compute)
-        values, verdicts = evaluate(applied, checks, filling.listen or log)
+        with literal_hints(applied.state.effects, applied.state.default_alias):
+            values, verdicts = evaluate(applied, checks, filling.listen or log)
     result = rebuild(values, given.get(applied.alias), like, filling, applied)
     return (result, verdicts) if checks == "return" else result
 

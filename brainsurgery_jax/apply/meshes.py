@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from brainsurgery_jax._lazy import AbstractMesh, Array, Mesh, NamedSharding, jax
+from brainsurgery_jax._lazy import AbstractMesh, Array, Mesh, NamedSharding, jax, jnp
 from brainsurgery_jax.apply.axes import Spec, specs_of_results
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr
@@ -87,9 +87,18 @@ def place_as(value: Any, old: Any) -> Any:
     if old is None or (mesh := explicit_mesh([old])) is None or mesh.manual_axes or old.shape != value.shape:
         return value
     wanted = jax.typeof(old).sharding
-    if jax.typeof(value).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty:
-        value, _ = jax.lax.optimization_barrier((value, old))  # which tells JAX on which devices it is made
-    return value if jax.typeof(value).sharding == wanted else jax.sharding.reshard(value, wanted)
+    adrift = jax.typeof(value).sharding.mesh.empty and jax.sharding.get_abstract_mesh().empty
+    placed = value if jax.typeof(value).sharding == wanted else jax.sharding.reshard(value, wanted)
+    return _tie(placed, old) if adrift else placed
+
+
+def _tie(value: Any, old: Any) -> Any:
+    """A value made from nothing that depends on `old`, as its gradient does: so JAX learns on which devices both are.
+
+    No barrier alone does: where a gradient is zero, nothing of `old` would be left in the function that computes it.
+    """
+    never, _ = jax.lax.optimization_barrier((jnp.asarray(False), old))
+    return jnp.where(never, old.astype(value.dtype), value)
 
 
 def _mixed(e: Expr, mesh: AbstractMesh) -> Diagnostic:

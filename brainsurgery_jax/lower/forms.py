@@ -104,7 +104,13 @@ def _maker(
         keys = gather_groups(maker.fn, params)
         return lambda name, operands: maker.fn(view, name, *operands, **keys)
     recipe = view.graph.recipe(maker, params)
-    return lambda name, operands: view.graph.apply(recipe, operands)
+
+    def make(name: str, operands: tuple[Expr, ...]) -> Expr:
+        made = view.graph.apply(recipe, operands)
+        view.caution(maker, operands, params)
+        return made
+
+    return make
 
 
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:

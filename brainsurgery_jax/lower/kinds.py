@@ -52,11 +52,13 @@ def literal_hints(effects: Iterable[Effect], default: str | None) -> Iterator[No
 
 
 def _name_pattern(found: Diagnostic, steps: Sequence[Step], default: str | None) -> Diagnostic:
-    """A diagnostic of a run. If its hint narrows a reference, the reference of the step is filled in."""
+    """A diagnostic of a run. If its text narrows a reference, the reference of the step is filled in."""
     for step in steps:
-        if step.span == found.span and step.op is not None and PLACEHOLDER in found.hint:
+        if step.span == found.span and step.op is not None and PLACEHOLDER in found.message + found.hint:
             for ref in (ref for _, role, ref in refs_of(step) if role.is_pattern):
-                return replace(found, hint=found.hint.replace(PLACEHOLDER, as_mapping(ref, default, "float")))
+                meant = as_mapping(ref, default, "float")
+                texts = (text.replace(PLACEHOLDER, meant) for text in (found.message, found.hint))
+                return replace(found, **dict(zip(("message", "hint"), texts, strict=True)))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Diagnostic, Refusal, StoreError
-from brainsurgery_jax.graph.expr import Bound, Expr
+from brainsurgery_jax.graph.expr import Bound, Expr, walk
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower import hints, pairing
 from brainsurgery_jax.lower.configs import read_config
@@ -18,6 +18,7 @@ from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
 from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
+from brainsurgery_jax.lower.ties import tied_heads
 from brainsurgery_jax.lower.trees import match_others, target_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
@@ -151,13 +152,16 @@ class StepView(Drafts):
         more = self.other_rows(source, targets) if others else []
         sets, rows = self._sets(source, targets, read, written, required=not more)
         if sets.read:
-            settled = pairing.settle(self, sets, pairing.pair(self, sets, rows))
+            paired = pairing.pair(self, sets, rows)
+            settled = pairing.settle(self, sets, paired)
             rows, self.skipped = settled.rows, self.skipped + settled.skipped
             self.kept += settled.kept
             self.fetched = []  # kept tensors need no line
             if settled.note:
                 hint = "Write `unmatched: drop` to accept this, `unmatched: error` to refuse it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
+            for each in tied_heads(self, sets, paired) if self.step.unmatched == "keep" else ():
+                self.note(pairing.UNMATCHED, each.message, hint=each.hint)
         for key in sets.written:
             hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)
         return [*rows, *more]
@@ -336,6 +340,13 @@ class StepView(Drafts):
             about = f" ({', '.join(names)})" if names else ""
             raise bad.about(about) from bad
         return tuple(self.graph.pick(call, i) for i in range(len(call.avals))) if len(call.avals) > 1 else (call,)
+
+    def caution(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, object]) -> None:
+        """Note what may surprise about operands that no step has computed."""
+        if kernel.caution is None or any(e.kernel is not None and e.kernel.moves is None for e in walk(srcs)):
+            return
+        if (found := kernel.caution(tuple(s.aval for s in srcs), params)) is not None:
+            self.note(found.code, found.message, hint=found.hint)
 
     @staticmethod
     def _kernel(function: Callable[..., object]) -> Kernel:

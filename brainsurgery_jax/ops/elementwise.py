@@ -284,12 +284,22 @@ def _computable(avals: Avals, params: CastParams) -> None:
     check_overflow(avals[0].dtype, params["dtype"], params.get("overflow"))
 
 
+def _truncates(avals: Avals, params: CastParams) -> Refusal | None:
+    """What to note of floats that nothing has scaled, where they become integers."""
+    source, target = avals[0].dtype, params["dtype"]
+    if not source.is_float or target.kind not in ("int", "uint"):
+        return None
+    message = f"{source} becomes {target} by rounding towards zero: every value between -1 and 1 becomes 0"
+    return Refusal("cast-truncates", message, hint="Scale weights in an earlier step, or cast to a float dtype.")
+
+
 @op(
     _new("cast"),
     Form("cast_", ("target",), ("target",), "rebind", keys=(("dtype", "to"),)),
     elementwise=True,
     result=_to_dtype,
     check=_computable,
+    caution=_truncates,
     host=_convertible,
     guarded=True,
     refusal="a value does not fit the integer dtype, or is NaN. `overflow: saturate` takes the nearest value instead",

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "protocol": "reduction _lazy errors documents dtypes select",
     "summaries": "_lazy protocol",
     "keys": "_lazy dtypes select",
-    "kernel": "dtypes keys index protocol",
+    "kernel": "errors dtypes keys index protocol",
     "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
     "ops": "wording errors dtypes select index _lazy op protocol",

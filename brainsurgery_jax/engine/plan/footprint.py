@@ -20,11 +20,19 @@ Node = TypeVar("Node")
 HOLES = 6
 """One part in this many is lost to fragmentation between arrays of tens of megabytes."""
 
+HEAP = 2 << 20
+"""Bytes that are lost beside that where arrays of some megabytes are made in turn: what is freed stays with the
+process, and the next array rarely fits into it."""
+
 LATE = 8
 """Results of a compiled kernel that may exist at the same time: XLA frees them late and rarely reuses freed memory."""
 
 COMPILED = 16 << 20
 """Bytes that a compiled kernel takes even for the shortest block."""
+
+SCATTERED = 1
+"""Times its size that a block from a compiled kernel leaves in holes while it is there: XLA allocates it on a thread of
+its own, amid what it needs only on the way, and other threads do not find what is freed around it."""
 
 FOLDS = 8
 """A fold holds this many times the bytes of its result: totals in double precision, and those of unmerged blocks."""
@@ -59,6 +67,12 @@ def item_bytes(e: Expr) -> int:
     return max(1, e.aval.dtype.bits // 8)
 
 
+def holding_block(e: Expr, elements: int) -> int:
+    """Bytes that so many elements of a node hold while others are made."""
+    size = elements * item_bytes(e)
+    return size + (SCATTERED * size if e.kernel is not None and e.kernel.blocks else 0)
+
+
 def making_block(e: Expr, elements: int) -> int:
     """Bytes that it takes to compute this many elements of a node, including the elements, excluding operands."""
     size = elements * item_bytes(e)
@@ -69,7 +83,7 @@ def making_block(e: Expr, elements: int) -> int:
     if e.kernel.elementwise or e.kernel.blocks:
         wide = max(4, item_bytes(e)) if e.kernel.blocks else item_bytes(e)
         length = max(elements, padded_length(elements))
-        return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + size + COMPILED
+        return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + holding_block(e, elements) + COMPILED
     return 3 * size  # selected, reordered, flattened
 
 

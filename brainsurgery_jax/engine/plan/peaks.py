@@ -12,6 +12,7 @@ from typing import NamedTuple
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan.footprint import (
     HOLES,
+    holding_block,
     item_bytes,
     looking,
     making_block,
@@ -66,7 +67,7 @@ def _making_of_box(piece: Piece) -> int:
 
 
 def _nbytes(piece: Piece) -> int:
-    return 0 if _is_seen(piece) else prod(piece.shape) * item_bytes(piece.expr)
+    return 0 if _is_seen(piece) else holding_block(piece.expr, prod(piece.shape))
 
 
 def _is_seen(piece: Piece) -> bool:

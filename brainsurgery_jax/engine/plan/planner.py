@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.folds import early_folds, first_question
-from brainsurgery_jax.engine.plan.footprint import looking
+from brainsurgery_jax.engine.plan.footprint import HEAP, looking
 from brainsurgery_jax.engine.plan.keys import key_of
 from brainsurgery_jax.engine.plan.passages import join
 from brainsurgery_jax.engine.plan.peaks import BOOKKEEPING, Cost, block_cost, box_cost
@@ -68,6 +68,7 @@ def plan_roots(roots: Sequence[Root], machine: Machine) -> tuple[WorkItem, ...]:
 def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine, needs: tuple[str, ...]) -> WorkItem:
     """The item of some folds: the parts of their first pass. The other passes read the same blocks."""
     items = plan_stage(list(asked(map(first_question, calls))), machine, known)
+    items = tuple(item._replace(host_bytes=item.host_bytes + HEAP) for item in items)  # partial results wait in turn
     passes = max(len(passes_of(call) or ()) for call in calls)
     work = Fold(tuple(calls), passes, items)
     held = max((item.host_bytes for item in items), default=0) + results_held(work)

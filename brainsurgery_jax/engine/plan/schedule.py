@@ -9,6 +9,7 @@ from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.folds import first_question
 from brainsurgery_jax.engine.plan.footprint import (
     FOLDS,
+    HEAP,
     HOLES,
     calling,
     item_bytes,
@@ -128,7 +129,7 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
             held += sum(a.nbytes for a in call.avals)
         worst = max(worst, held + _passing(root.exprs) + _asking(root))
         held -= sum(a.nbytes for call in gone for a in call.avals)
-    return worst + worst // HOLES
+    return worst + worst // HOLES + min(worst // HOLES, HEAP)
 
 
 def _reading(call: Expr) -> int:
