@@ -58,6 +58,11 @@ class TestPlans:
     ) -> None:
         assert plans[axes]["compiled"] == {"first": ["scale"], "second": [], "another factor": []}
 
+    def test_checks_of_equal_leaves_share_compiled_code_and_a_second_call_compiles_none(
+        self, plans: dict[str, Any], axes: str
+    ) -> None:
+        assert plans[axes]["checked"] == [4, 0]
+
     def test_results_are_cut_as_the_leaves_that_they_replace_or_are_made_of(
         self, plans: dict[str, Any], axes: str
     ) -> None:
