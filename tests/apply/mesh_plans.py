@@ -139,6 +139,12 @@ def checked(mesh: Any) -> Any:
     return found
 
 
+def unmade(mesh: Any) -> Any:
+    steps = {"rand": {"target": "r", "shape": [4], "seed": 1}}, {"zeroes": {"target": "z", "shape": [3, 2]}}
+    made = plan(*steps).apply(tree(mesh))
+    return {n: [len(made[n].sharding.device_set), made[n].sharding.is_fully_replicated] for n in "rz"}
+
+
 def pinned(mesh: Any) -> Any:
     came = {"p": put(mesh, memory="pinned_host")}
     made = plan(
@@ -223,7 +229,7 @@ def mixed(mesh: Any) -> str:
 
 
 CASES: dict[str, Callable[[Any], Any]] = {
-    "untouched": untouched, "names": names, "compiled": compiled, "checked": checked,
+    "untouched": untouched, "names": names, "compiled": compiled, "checked": checked, "unmade": unmade,
     "pinned": pinned, "sent": sent, "asserts": asserts,
     "donated": donated, "kept": kept,
     "places": lambda mesh: places(plan(*MAKING).apply(tree(mesh, 4))),

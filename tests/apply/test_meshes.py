@@ -80,6 +80,9 @@ class TestPlans:
     def test_arrays_in_the_memory_of_the_host_go_back_there(self, plans: dict[str, Any], axes: str) -> None:
         assert plans[axes]["pinned"] == {"scaled": "pinned_host", "transposed": "pinned_host", "copied": "pinned_host"}
 
+    def test_what_is_made_of_no_leaf_is_whole_on_each_device(self, plans: dict[str, Any], axes: str) -> None:
+        assert plans[axes]["unmade"] == {"r": [8, True], "z": [8, True]}
+
     def test_an_array_of_numpy_is_sent_to_the_mesh(self, plans: dict[str, Any], axes: str) -> None:
         assert plans[axes]["sent"] == {"right": True, "place": ["x", "y"]}
 
