@@ -51,11 +51,11 @@ Checks = Literal["raise", "return", "skip"]
 
 def apply(
     plan: Loaded,
-    tree: Any = None,
+    tree: object = None,
     *,
-    like: Any = None,
+    like: object = None,
     checks: Checks = "raise",
-    trees: Mapping[str, Any] | None = None,
+    trees: Mapping[str, object] | None = None,
     donate: bool = False,
     filling: Filling = EXACT,
 ) -> Any:
@@ -88,7 +88,7 @@ def apply(
     return (result, verdicts) if checks == "return" else result
 
 
-def _bind_trees(plan: PlanData, tree: Any, trees: Mapping[str, Any]) -> dict[str, Any]:
+def _bind_trees(plan: PlanData, tree: object, trees: Mapping[str, object]) -> dict[str, object]:
     """Trees by alias, the positional one first."""
     inputs = [i.alias for i in plan.inputs]
     first = inputs[0] if inputs else "model"
