@@ -346,7 +346,8 @@ class MethodKeys(KeyGroup):
     tol: Tolerance = 1e-4
 
 
-def _numbers(how: MethodKeys, seed: int) -> Numbers:
+def numbers_of(how: MethodKeys, seed: int) -> Numbers:
+    """How factors are found, as kernels take it."""
     tol = how.tol
     if not tol > 0:
         hint = "For the full SVD write `method: exact`."
@@ -379,7 +380,7 @@ def phlora(
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
-    numbers = _numbers(how, fold_seed(view.seed, name))
+    numbers = numbers_of(how, fold_seed(view.seed, name))
     b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **numbers)
     return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
 
@@ -394,5 +395,5 @@ def phlora_in_place(view: View, name: str, x: TensorExpr, *, rank: Rank, how: Me
     """
     if isinstance(rank, Energy):
         return view.apply(truncate_by_energy, x, energy=rank.share)
-    numbers = _numbers(how, fold_seed(view.seed, name))
+    numbers = numbers_of(how, fold_seed(view.seed, name))
     return view.apply(truncate, x, rank=_resolve_rank(view, name, x, rank), **numbers)

@@ -1,0 +1,71 @@
+"""Adapters: taken out of a fine-tuned model, folded into a base, cut to another rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, StrictInt
+
+from brainsurgery_jax.dtypes import FLOAT32
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import KeyGroup, Text
+from brainsurgery_jax.op import DTypeName, Makes, Real, Role, control
+from brainsurgery_jax.ops.lowrank import MethodKeys
+from brainsurgery_jax.protocol import Edit, View
+from brainsurgery_jax.select import Ref
+
+Among = Annotated[Ref, Role("pattern", beside="base", fallback="-", read=True)]
+
+
+@dataclass(frozen=True)
+class ExtentKeys(KeyGroup):
+    """How large the factors are: one of these."""
+
+    rank: Annotated[StrictInt, Field(ge=1, description="rank of every matrix")] | None = None
+    energy: Annotated[Real, Field(description="share of the squared singular values that each matrix keeps")] | None = (
+        None
+    )
+    budget: Annotated[StrictInt, Field(ge=1, description="parameters of all factors together")] | None = None
+
+    def check(self, *names: str) -> None:
+        """Refuse none, or several, and what is no share. `names`: those that the op has."""
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            wanted = ", ".join(names[:-1]) + f" and {names[-1]}"
+            message = f"give one of {wanted}, not {' and '.join(given) or 'none'}"
+            raise Refusal("key-missing" if not given else "key-unknown", message, key=given[-1] if given else "",
+                          hint="Write `rank: 16`, or `energy: 0.95`.")  # fmt: skip
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise Refusal("value-type", f"expected a share above 0 and at most 1, got {self.energy:g}", key="energy",
+                          hint="To keep 95 % write `energy: 0.95`.")  # fmt: skip
+
+
+@control(makes=Makes("to"), configures=True)
+def lora_extract(
+    view: View,
+    *,
+    base: Annotated[Text, Field(description="alias of the model that the other was made of")],
+    tuned: Annotated[Text, Field(description="alias of the fine-tuned model")],
+    to: Annotated[Text, Field(description="alias of the adapter, created if there is none")],
+    extent: ExtentKeys,
+    of: Among | None = None,
+    dtype: DTypeName = FLOAT32,
+    how: MethodKeys,
+) -> Iterator[Edit]:
+    """Take an adapter out of a fine-tuned model: with it, PEFT makes that model of the base.
+
+    Matrices that differ become two factors, whose product is the best approximation of the change: of one `rank`; or
+    of the least rank that keeps a share of the `energy`; or of ranks that share a `budget` of parameters so that all
+    together keep the most. Other tensors that differ are kept whole: biases, norms, tables whose vocabulary was
+    resized, and matrices whose factors would be larger. What adapter_config.json says follows from names and shapes.
+    Write it with `format: peft`. `of` is a pattern of the names that are looked at.
+    Example: `lora_extract: {base: base, tuned: tuned, to: adapter, rank: 16}`
+    Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
+    """
+    from brainsurgery_jax.adapters.extraction import Extent, ExtractStep  # which few plans need
+
+    extent.check("rank", "energy", "budget")
+    wanted = Extent(extent.rank, extent.energy, extent.budget)
+    yield from ExtractStep(view, base, tuned, to, wanted, how, of, dtype).edits()
