@@ -32,8 +32,11 @@ class Extent(NamedTuple):
     energy: float | None = None
     budget: int | None = None
 
+    def __str__(self) -> str:
+        return next(f"{key} {value:,}" for key, value in self._asdict().items() if value is not None)
 
-class Both(NamedTuple):
+
+class ModelPair(NamedTuple):
     """A tensor in both models; in the base it may be missing."""
 
     name: str
@@ -54,10 +57,10 @@ class Both(NamedTuple):
         return self.base is not None and self.base.aval.shape == self.tuned.aval.shape
 
 
-class Change(NamedTuple):
+class WeightChange(NamedTuple):
     """What is factorized: the change of a weight as PEFT multiplies factors [out, in], for a table [width, words]."""
 
-    pair: Both
+    pair: ModelPair
     delta: TensorExpr
 
     @property
@@ -72,7 +75,7 @@ class Change(NamedTuple):
 
 
 @dataclass
-class Found:
+class AdapterParts:
     """What belongs into an adapter: tensors by name, and modules by kind."""
 
     tensors: dict[str, TensorExpr] = field(default_factory=dict)
@@ -101,7 +104,7 @@ class ExtractStep:
         ranks = self._ranks(changes)
         found = self._collect(changed, changes, ranks)
         if not found.ranks:
-            raise self._nothing()
+            raise self._nothing(changes)
         if self.to not in self.view.aliases():
             yield AddAlias(self.to)
         for name, expr in found.tensors.items():
@@ -129,7 +132,7 @@ class ExtractStep:
         modules = (name.removesuffix(".weight") for name in self.model.shapes if name.endswith(".weight"))
         return [(module, self.model.head_of(module)) for module in modules if self.model.is_table(module)]
 
-    def _pairs(self) -> list[Both]:
+    def _pairs(self) -> list[ModelPair]:
         """The tensors of both models by name, in the order of the base. A head that is not stored is the table."""
         names = set(self.view.names(self.base) if self.of is None else self.view.match(self.of, "of"))
         ours, theirs = self._tensors(self.base), self._tensors(self.tuned)
@@ -148,13 +151,13 @@ class ExtractStep:
     def _tensors(self, alias: str) -> dict[str, TensorExpr]:
         return {name: self.view.fetch(alias, name, "base") for name in self.view.names(alias)}
 
-    def _pair(self, name: str, base: TensorExpr | None, tuned: TensorExpr | None) -> Both:
+    def _pair(self, name: str, base: TensorExpr | None, tuned: TensorExpr | None) -> ModelPair:
         """A tensor of both models. Raises Refusal where PEFT cannot make the one of the other."""
         if base is None or tuned is None:
             there, gone = (self.base, self.tuned) if tuned is None else (self.tuned, self.base)
             hint = "Name the tensors that are meant: `of: PATTERN`. An adapter changes tensors that are there."
             raise Refusal("unmatched", f"'{name}' is in '{there}' and not in '{gone}'", key="tuned", hint=hint)
-        pair = Both(name, base, tuned)
+        pair = ModelPair(name, base, tuned)
         resized = len(base.aval.shape) == 2 and base.aval.shape[1:] == tuned.aval.shape[1:]
         if not pair.is_alike and not (resized and self._is_vocabulary(pair.module)):
             hint = "Only vocabularies may differ in size. Name the tensors that are meant: `of: PATTERN`."
@@ -167,7 +170,7 @@ class ExtractStep:
 
     # --- what differs
 
-    def _differs(self, pair: Both) -> bool:
+    def _differs(self, pair: ModelPair) -> bool:
         """Whether a tensor of the tuned model is another one. Only data can tell."""
         if pair.base is None or not pair.is_alike:
             return True
@@ -182,25 +185,25 @@ class ExtractStep:
         work = common_work([x.aval.dtype for x in xs])
         return [self.view.apply(in_dtype, x, dtype=work) for x in xs]
 
-    def _is_factorable(self, pair: Both) -> bool:
+    def _is_factorable(self, pair: ModelPair) -> bool:
         """Whether PEFT adds a product of factors to a tensor. Not to a table that is the head as well: merging would
         add twice."""
         shared = self.is_tied and self._is_vocabulary(pair.module)
         two = pair.parameter == "weight" and len(pair.tuned.aval.shape) == 2 and pair.tuned.aval.dtype.is_float
         return two and pair.is_alike and not shared and self.model.is_factorable(pair.module)
 
-    def _change(self, pair: Both) -> Change:
+    def _change(self, pair: ModelPair) -> WeightChange:
         assert pair.base is not None
         work = common_work([pair.base.aval.dtype, pair.tuned.aval.dtype])
         tuned, base = (self.view.apply(in_dtype, x, dtype=work) for x in (pair.tuned, pair.base))
         delta = self.view.apply(subtract, tuned, base)
         if self.model.is_table(pair.module) or self.model.is_transposed(pair.module):
             delta = self.view.apply(transpose, delta, axes=(0, 1))
-        return Change(pair, delta)
+        return WeightChange(pair, delta)
 
     # --- ranks
 
-    def _ranks(self, changes: Mapping[str, Change]) -> dict[str, int]:
+    def _ranks(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
         """The rank of each change: 0 where it is left out, all of it where factors take more than the tensor."""
         extent = self.extent
         if extent.rank is not None:
@@ -212,7 +215,7 @@ class ExtractStep:
             return {name: self.view.number(rank, changes[name].full) for name, rank in wanted.items()}
         return self._share(changes)
 
-    def _share(self, changes: Mapping[str, Change]) -> dict[str, int]:
+    def _share(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
         """Ranks that share a budget of parameters."""
         if not changes:
             return {}
@@ -229,26 +232,26 @@ class ExtractStep:
             raise Refusal("adapter-extract", f"no matrix fits into {budget:,} parameters", key="budget", hint=hint)
         return found
 
-    def _is_low(self, change: Change, rank: int) -> bool:
+    def _is_low(self, change: WeightChange, rank: int) -> bool:
         """Whether factors of this rank take fewer parameters than the tensor. A rank that the plan names is kept."""
         return self.extent.rank is not None or rank * change.cost < change.delta.aval.size
 
     # --- what the adapter holds
 
     def _collect(
-        self, changed: Sequence[Both], changes: Mapping[str, Change], ranks: Mapping[str, int]
-    ) -> Found:  # fmt: skip
-        found, left_out = Found(), {name for name, rank in ranks.items() if not rank}
+        self, changed: Sequence[ModelPair], changes: Mapping[str, WeightChange], ranks: Mapping[str, int]
+    ) -> AdapterParts:  # fmt: skip
+        found, left_out = AdapterParts(), {name for name, rank in ranks.items() if not rank}
         low = {n: c for n, c in changes.items() if ranks[n] and self._is_low(c, ranks[n])}
-        whole = dict.fromkeys(
-            pair.module for pair in changed
+        whole = {
+            pair.module: pair.name for pair in reversed(changed)
             if pair.name not in low and pair.name not in left_out and pair.parameter != "bias"
-        )  # fmt: skip
+        }  # fmt: skip
         for name, change in low.items():
             if change.pair.module not in whole:
                 self._factorize(found, change, ranks[name])
-        for module in whole:
-            self._save_whole(found, module)
+        for module, name in reversed(whole.items()):
+            self._save_whole(found, module, name)
         for pair in changed:
             if pair.parameter == "bias" and pair.module not in whole:
                 adapted = ".base_layer" if self.model.module_of(pair.module) in found.ranks else ""
@@ -256,7 +259,7 @@ class ExtractStep:
                 found.biased = True
         return found
 
-    def _factorize(self, found: Found, change: Change, rank: int) -> None:
+    def _factorize(self, found: AdapterParts, change: WeightChange, rank: int) -> None:
         module = self.model.module_of(change.pair.module)
         numbers = numbers_of(self.how, fold_seed(self.view.seed, change.pair.name))
         b, a = self.view.apply_all(factors, change.delta, rank=rank, **numbers)
@@ -267,7 +270,7 @@ class ExtractStep:
             found.tensors[f"{HEAD}{module}.{end}"] = self.view.apply(in_dtype, x, dtype=self.dtype)
         found.ranks[module] = rank
 
-    def _save_whole(self, found: Found, module: str) -> None:
+    def _save_whole(self, found: AdapterParts, module: str, changed: str) -> None:
         """All tensors of a module, as the tuned model has them: PEFT loads such modules as a whole."""
         if self.model.shares_otherwise(module):
             hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
@@ -276,9 +279,8 @@ class ExtractStep:
         theirs = self._tensors(self.tuned)
         names = [name for name in theirs if name.startswith(f"{module}.")]
         if not module or any("." in name[len(module) + 1 :] for name in names):
-            name = names[0] if module else next(name for name in theirs if "." not in name)
             hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
-            message = f"'{name}' differs, and is the parameter of no module that PEFT could save as a whole"
+            message = f"'{changed}' differs, and is the parameter of no module that PEFT could save as a whole"
             raise Refusal("adapter-extract", message, key="tuned", hint=hint)
         own = self.model.module_of(module)
         for table, head in self._tables:
@@ -288,14 +290,19 @@ class ExtractStep:
             found.tensors[f"{HEAD}{own}{name[len(module) :]}"] = theirs[name]
         found.whole.append(own)
 
-    def _nothing(self) -> Refusal:
+    def _nothing(self, changes: Mapping[str, WeightChange]) -> Refusal:
+        """That there is nothing to factorize. `changes`: of matrices."""
+        if changes:
+            message = f"of every matrix that differs, factors with {self.extent} take more than the matrix itself"
+            hint = "Ask for less, or name a rank: `rank: 16`."
+            return Refusal("adapter-extract", message, key="energy", hint=hint)
         hint = "An adapter of LoRA needs one. Is `tuned` the model that is meant? If it is, use the models as they are."
         message = f"no matrix of '{self.tuned}' differs from that of '{self.base}'"
         return Refusal("adapter-extract", message, key="tuned", hint=hint)
 
     # --- its config
 
-    def _config(self, found: Found) -> dict[str, object]:
+    def _config(self, found: AdapterParts) -> dict[str, object]:
         """The adapter_config.json: a scale of 1 for every module."""
         modules = {self.model.module_of(name.rpartition(".")[0]) for name in self.model.shapes}
         usual = max(Counter(found.ranks.values()).items(), key=lambda item: (item[1], item[0]))[0]

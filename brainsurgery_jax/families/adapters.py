@@ -171,17 +171,18 @@ def _ranks(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     usual, pattern = config.get("r"), config.get("rank_pattern") or {}
     if type(usual) is not int or not isinstance(pattern, Mapping):
         return
-    wrong = [m for m, rank in adapter.ranks.items() if rank != _value_for(m, pattern, usual)]
+    wrong = [m for m, rank in adapter.ranks.items() if rank != value_for(m, pattern, usual)]
     if not wrong:
         return
     shown = adapter.factors[wrong[0]][0]
-    said = _value_for(wrong[0], pattern, usual)
+    said = value_for(wrong[0], pattern, usual)
     key = "r" if said == usual and len(wrong) == len(adapter.ranks) else "rank_pattern"
     message = f"adapter_config.json says rank {said} for '{wrong[0]}', but the tensors have {shown.rank}: "
     yield ConfigDifference(f"{message}'{shown.name}' is {shown.aval}", _rank_patch(config, adapter, whole=key == "r"))
 
 
-def _value_for(module: str, pattern: Mapping[str, Any], usual: float) -> float:
+def value_for(module: str, pattern: Mapping[str, Any], usual: float) -> float:
+    """What a rank_pattern or alpha_pattern says of a module, where none of its patterns matches `usual`."""
     return next((rank for key, rank in pattern.items() if _matches(rf"(.*\.)?({key})", module)), usual)
 
 
@@ -210,8 +211,8 @@ def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> 
 
 def _alpha_to_keep_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """The alpha that scales the product of a module with this rank as the config does."""
-    before = _value_for(module, config.get("rank_pattern") or {}, config["r"])
-    alpha = _value_for(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
+    before = value_for(module, config.get("rank_pattern") or {}, config["r"])
+    alpha = value_for(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
     scaled = alpha * (sqrt(rank / before) if config.get("use_rslora") else rank / before)
     return int(scaled) if scaled == int(scaled) else scaled
 
@@ -221,7 +222,7 @@ def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, float], u
     there = config.get(key) or {}
     chosen = {word: [v for m, v in values.items() if _matches(rf"(.*\.)?({word})", m)] for word in there}
     kept = {word: _usual(found or [usual]) for word, found in chosen.items()}
-    return kept | pattern_of({m: v for m, v in values.items() if _value_for(m, kept, usual) != v}, None)
+    return kept | pattern_of({m: v for m, v in values.items() if value_for(m, kept, usual) != v}, None)
 
 
 def _targets(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Annotated
 
-from pydantic import Field, StrictInt
+from pydantic import AfterValidator, Field, StrictInt, WithJsonSchema
 
 from brainsurgery_jax.dtypes import FLOAT32
 from brainsurgery_jax.errors import Refusal
@@ -69,3 +70,61 @@ def lora_extract(
     extent.check("rank", "energy", "budget")
     wanted = Extent(extent.rank, extent.energy, extent.budget)
     yield from ExtractStep(view, base, tuned, to, wanted, how, of, dtype).edits()
+
+
+def read_weights(value: object) -> Mapping[str, float]:
+    """The adapters with their weights: one alias, a list of them, or a mapping of aliases to weights."""
+    wanted = "expected an alias, a list of aliases, or a mapping of aliases to weights"
+    match value:
+        case str() if value:
+            return {value: 1.0}
+        case list() | tuple() if value and all(isinstance(alias, str) for alias in value):
+            if len(set(value)) == len(value):
+                return dict.fromkeys(value, 1.0)
+        case Mapping() if value:
+            numbers = {str(a): float(w) for a, w in value.items() if isinstance(w, int | float) and w is not True}
+            if len(numbers) == len(value) and all(map(isfinite, numbers.values())):
+                return numbers
+    raise ValueError(f"{wanted}, got {value!r}")
+
+
+_WEIGHTS = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "object", "additionalProperties": {"type": "number"}},
+    ]
+}
+Weights = Annotated[
+    object,
+    AfterValidator(read_weights),
+    WithJsonSchema(_WEIGHTS),
+    Field(description="aliases of adapters, each with its weight"),
+]
+
+
+@control(makes=Makes("to"), configures=True)
+def lora_merge(
+    view: View,
+    *,
+    base: Annotated[Text, Field(description="alias of the model")],
+    adapters: Weights,
+    to: Annotated[Text, Field(description="alias of the result; without it, the base is changed")] | None = None,
+    config: Annotated[Mapping[str, object], Field(description="keys of adapter_config.json that count instead")]
+    | None = None,
+) -> Iterator[Edit]:
+    """Merge adapters into a model: with one of weight 1, the result is what `peft` merges.
+
+    How a product counts is read from adapter_config.json: lora_alpha, alpha_pattern, use_rslora, DoRA, fan_in_fan_out,
+    and the ranks from shapes. Tables of tokens, biases, modules that were saved whole, trained tokens and convolutions
+    are merged as well. Names are those of PEFT, of diffusers, or of kohya with its `alpha`. Every tensor of an adapter
+    is used, or the step is refused. Sums are computed in float32 and rounded once, to the dtype of the base. A step
+    `compute` is done for each tensor that changes; `explain` shows them. A head that shares its table with one that an
+    adapter changes becomes a tensor of its own, as it is in PEFT while the adapter is not merged.
+    Example: `lora_merge: {base: base, adapters: {style: 0.7, subject: 1}, to: merged}`
+    Reference: Hu et al., LoRA, 2021, https://arxiv.org/abs/2106.09685.
+    """
+    from brainsurgery_jax.adapters.folding import FoldStep
+
+    assert isinstance(adapters, Mapping)
+    yield from FoldStep(view, base, adapters, to or base, config).edits()
