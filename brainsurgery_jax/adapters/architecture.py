@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,16 +111,3 @@ class Architecture:
         last = module.rpartition(".")[2]
         masked = self.name.endswith(("ForMaskedLM", "ForPreTraining")) and last in _TOKENS
         return masked or (bool(self.config.get("is_encoder_decoder")) and last in ("shared", "embed_tokens"))
-
-
-def words_of(wanted: Collection[str], modules: Collection[str], *, anywhere: bool) -> list[str]:
-    """Words that select exactly these of the modules, as short as names go: what is behind the number of a layer, where
-    all modules that end so are wanted, else whole names. `anywhere`: a word may begin within a part of a name."""
-    mark = "" if anywhere else "."
-    found: dict[str, None] = {}
-    for module in wanted:
-        parts = module.split(".")
-        tails = [".".join(parts[at:]) for at in range(len(parts) - 1, 0, -1) if not parts[at].isdecimal()]
-        short = (t for t in tails if all(m in wanted for m in modules if m == t or m.endswith(mark + t)))
-        found[next(short, module)] = None
-    return list(found)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from brainsurgery_jax.adapters.architecture import Architecture, words_of
+from brainsurgery_jax.adapters.architecture import Architecture
 from brainsurgery_jax.adapters.kernels import differing, share_budget, spectrum
 from brainsurgery_jax.dtypes import FLOAT32, DType
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.families.adapters import HEAD
+from brainsurgery_jax.families.adapters import HEAD, patterns_of, words_of
 from brainsurgery_jax.merging.tensors import common_work, in_dtype
 from brainsurgery_jax.numerics.math import fold_seed
 from brainsurgery_jax.ops.elementwise import subtract
@@ -306,10 +306,7 @@ class ExtractStep:
         """The adapter_config.json: a scale of 1 for every module."""
         modules = {self.model.module_of(name.rpartition(".")[0]) for name in self.model.shapes}
         usual = max(Counter(found.ranks.values()).items(), key=lambda item: (item[1], item[0]))[0]
-        pattern: dict[str, object] = {}
-        for rank in sorted(set(found.ranks.values()) - {usual}):
-            own = [module for module, r in found.ranks.items() if r == rank]
-            pattern |= dict.fromkeys(words_of(own, found.ranks, anywhere=False), rank)
+        pattern = patterns_of({module: rank for module, rank in found.ranks.items() if rank != usual}, found.ranks)
         transposed = any(self.model.is_transposed(module) for module in found.ranks)
         return {
             "peft_type": "LORA",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any, NamedTuple, TypeVar
 
@@ -123,6 +123,28 @@ def pattern_of(values: Config, usual: object) -> dict[str, object]:
     return {words[module]: value for module, value in values.items() if value != usual}
 
 
+def words_of(wanted: Collection[str], modules: Collection[str], *, anywhere: bool) -> list[str]:
+    """Words that select exactly these of the modules, as short as names go: what is behind the number of a layer, where
+    all modules that end so are wanted, else whole names. `anywhere`: a word may begin within a part of a name."""
+    mark = "" if anywhere else "."
+    found: dict[str, None] = {}
+    for module in wanted:
+        parts = module.split(".")
+        tails = [".".join(parts[at:]) for at in range(len(parts) - 1, 0, -1) if not parts[at].isdecimal()]
+        short = (t for t in tails if all(m in wanted for m in modules if m == t or m.endswith(mark + t)))
+        found[next(short, module)] = None
+    return list(found)
+
+
+def patterns_of(values: Mapping[str, N], modules: Collection[str]) -> dict[str, N]:
+    """Patterns that give modules these values, and match none of the others."""
+    found: dict[str, N] = {}
+    for value in sorted(set(values.values())):
+        wanted = [module for module, own in values.items() if own == value]
+        found |= dict.fromkeys(words_of(wanted, modules, anywhere=False), value)
+    return found
+
+
 def words_for(modules: Iterable[str]) -> list[str]:
     """The words that select exactly these modules: the name behind the layer's number if all layers have it, whole
     names if only some do."""
@@ -209,6 +231,12 @@ def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> 
     return {key: value for key, value in new.items() if value != config.get(key, 8 if key == "lora_alpha" else {})}
 
 
+def keep_scales(config: Mapping[str, Any], adapter: Adapter) -> dict[str, object]:
+    """A config with the actual ranks, and alphas that keep the scale of every product. `config` fits the adapter as it
+    was; `r` is the rank of most modules."""
+    return {**config, **(_rank_patch(config, adapter, whole=True) if adapter.factors else {})}
+
+
 def _alpha_to_keep_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """The alpha that scales the product of a module with this rank as the config does."""
     before = value_for(module, config.get("rank_pattern") or {}, config["r"])
@@ -222,7 +250,8 @@ def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, float], u
     there = config.get(key) or {}
     chosen = {word: [v for m, v in values.items() if _matches(rf"(.*\.)?({word})", m)] for word in there}
     kept = {word: _usual(found or [usual]) for word, found in chosen.items()}
-    return kept | pattern_of({m: v for m, v in values.items() if value_for(m, kept, usual) != v}, None)
+    wrong = {m: v for m, v in values.items() if value_for(m, kept, usual) != v}
+    return {**patterns_of(wrong, values), **kept}  # the first that matches counts
 
 
 def _targets(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:

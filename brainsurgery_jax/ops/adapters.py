@@ -20,27 +20,36 @@ from brainsurgery_jax.select import Ref
 Among = Annotated[Ref, Role("pattern", beside="base", fallback="-", read=True)]
 
 
+RankKey = Annotated[StrictInt, Field(ge=1, description="rank of every matrix")]
+ShareKey = Annotated[Real, Field(description="share of its squared singular values that a matrix keeps")]
+
+
 @dataclass(frozen=True)
 class ExtentKeys(KeyGroup):
     """How large the factors are: one of these."""
 
-    rank: Annotated[StrictInt, Field(ge=1, description="rank of every matrix")] | None = None
-    energy: Annotated[Real, Field(description="share of the squared singular values that each matrix keeps")] | None = (
-        None
-    )
+    rank: RankKey | None = None
+    energy: ShareKey | None = None
     budget: Annotated[StrictInt, Field(ge=1, description="parameters of all factors together")] | None = None
 
-    def check(self, *names: str) -> None:
-        """Refuse none, or several, and what is no share. `names`: those that the op has."""
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
-            wanted = ", ".join(names[:-1]) + f" and {names[-1]}"
-            message = f"give one of {wanted}, not {' and '.join(given) or 'none'}"
-            raise Refusal("key-missing" if not given else "key-unknown", message, key=given[-1] if given else "",
-                          hint="Write `rank: 16`, or `energy: 0.95`.")  # fmt: skip
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise Refusal("value-type", f"expected a share above 0 and at most 1, got {self.energy:g}", key="energy",
-                          hint="To keep 95 % write `energy: 0.95`.")  # fmt: skip
+
+@dataclass(frozen=True)
+class ResizeKeys(KeyGroup):
+    """How large the new factors are: one of these."""
+
+    rank: RankKey | None = None
+    energy: ShareKey | None = None
+
+
+def check_extent(*given: float | None, energy: float | None = None) -> None:
+    """Refuse none of the keys, or several, and what is no share."""
+    if sum(value is not None for value in given) != 1:
+        found = "none" if not any(value is not None for value in given) else "several"
+        raise Refusal("key-missing", f"how large are the factors? Of rank, energy and budget give one, not {found}",
+                      hint="Write `rank: 16`, or `energy: 0.95`.")  # fmt: skip
+    if energy is not None and not 0 < energy <= 1:
+        raise Refusal("value-type", f"expected a share above 0 and at most 1, got {energy:g}", key="energy",
+                      hint="To keep 95 % write `energy: 0.95`.")  # fmt: skip
 
 
 @control(makes=Makes("to"), configures=True)
@@ -67,7 +76,7 @@ def lora_extract(
     """
     from brainsurgery_jax.adapters.extraction import Extent, ExtractStep  # which few plans need
 
-    extent.check("rank", "energy", "budget")
+    check_extent(extent.rank, extent.energy, extent.budget, energy=extent.energy)
     wanted = Extent(extent.rank, extent.energy, extent.budget)
     yield from ExtractStep(view, base, tuned, to, wanted, how, of, dtype).edits()
 
@@ -128,3 +137,26 @@ def lora_merge(
 
     assert isinstance(adapters, Mapping)
     yield from FoldStep(view, base, adapters, to or base, config).edits()
+
+
+@control(makes=Makes("to"), configures=True)
+def lora_resize(
+    view: View,
+    *,
+    adapter: Annotated[Text, Field(description="alias of an adapter")],
+    to: Annotated[Text, Field(description="alias of the result; without it, the adapter is changed")] | None = None,
+    extent: ResizeKeys,
+) -> Iterator[Edit]:
+    """Give an adapter another rank: of each product of factors the best approximation of that `rank`, or of the least
+    rank that keeps a share of its `energy`.
+
+    A larger rank adds zeros, and leaves the product as it is. The product is not formed: the cost is that of QR
+    factorizations of the factors. adapter_config.json gets the new ranks, and alphas that scale every product as
+    before. What is no factor stays, magnitudes of DoRA as well.
+    Example: `lora_resize: {adapter: adapter, rank: 8}`
+    """
+    from brainsurgery_jax.adapters.extraction import Extent
+    from brainsurgery_jax.adapters.resizing import ResizeStep
+
+    check_extent(extent.rank, extent.energy, energy=extent.energy)
+    yield from ResizeStep(view, adapter, to or adapter, Extent(extent.rank, extent.energy)).edits()

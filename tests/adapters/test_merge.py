@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import brainsurgery_jax as bs
@@ -108,10 +109,8 @@ def test_a_weight_counts_what_an_adapter_changes(tmp_path: Path):
 
 def test_a_base_of_short_floats_is_rounded_once(tmp_path: Path):
     adapted(tmp_path, llama(), **PLAIN)
-    AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).to(torch.bfloat16).save_pretrained(
-        tmp_path / "base")  # fmt: skip
-    from safetensors.torch import load_file
-
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "base")
     ad = load_file(tmp_path / "adapter/adapter_model.safetensors")
     base = load_file(tmp_path / "base/model.safetensors")
     ours = merge(tmp_path)
