@@ -13,6 +13,7 @@ from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Number, Params, kernel
+from brainsurgery_jax.ops.lowrank import largest_entries
 from brainsurgery_jax.protocol import Reduction
 
 NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
@@ -123,7 +124,8 @@ def _finite(b: Array, a: Array) -> Array:
 @kernel(check=_fits, result=_new_factors, guarded=True, refusal=NOT_FINITE, host=_anywhere, workspace=_space)
 def refactor(b: Array, a: Array, *, rank: int) -> tuple[tuple[Array, Array], Array]:
     """`b` [m, rank] and `a` [rank, n], whose product is the best approximation of that of factors [m, r] and [r, n],
-    and whether these are finite. Beyond the rank of the product, there are zeros.
+    and whether these are finite. Beyond the rank of the product, there are zeros. The entry of largest magnitude in
+    each column of `b` is positive, so that factors repeat.
 
     Cost: O((m + n) r^2). Reference: Eckart and Young, 1936.
     """
@@ -134,6 +136,8 @@ def refactor(b: Array, a: Array, *, rank: int) -> tuple[tuple[Array, Array], Arr
     kept = min(rank, s.shape[0])
     root = xp.sqrt(s[:kept])
     left, right = qb @ (u[:, :kept] * root[None, :]), (vh[:kept] * root[:, None]) @ qa.T
+    sign = xp.where(largest_entries(left) < 0, -1, 1).astype(left.dtype)
+    left, right = left * sign, right * sign.T
     if kept < rank:
         left = xp.concat([left, xp.zeros((left.shape[0], rank - kept), left.dtype)], axis=1)
         right = xp.concat([right, xp.zeros((rank - kept, right.shape[1]), right.dtype)], axis=0)

@@ -185,13 +185,13 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     safe = xp.where(root > 0, root, xp.ones_like(root))
     long, short = t.xv / safe[None, :], t.v * root[None, :]
     b, a = (short.conj(), long.T) if wide else (long, short.conj().T)
-    top = _largest_entries(b)
+    top = largest_entries(b)
     there = top != 0
     phase = xp.where(there, top / xp.where(there, xp.abs(top), xp.ones_like(root)), xp.ones_like(top))
     return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
 
 
-def _largest_entries(x: Array) -> Array:
+def largest_entries(x: Array) -> Array:
     """The entry of largest magnitude in each column, the first of several [1, n].
 
     By comparisons: under a `jit` in JAX's default configuration `argmax` can be lowered neither for float64 nor with
