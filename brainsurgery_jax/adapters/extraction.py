@@ -233,8 +233,9 @@ class ExtractStep:
         return found
 
     def _is_low(self, change: WeightChange, rank: int) -> bool:
-        """Whether factors of this rank take fewer parameters than the tensor. A rank that the plan names is kept."""
-        return self.extent.rank is not None or rank * change.cost < change.delta.aval.size
+        """Whether factors of this rank take fewer parameters than the tensor. A rank that the plan names is kept, and
+        so is one that is not known yet."""
+        return self.extent.rank is not None or self.view.provisional or rank * change.cost < change.delta.aval.size
 
     # --- what the adapter holds
 

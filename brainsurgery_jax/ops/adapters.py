@@ -61,7 +61,7 @@ def lora_extract(
     to: Annotated[Text, Field(description="alias of the adapter, created if there is none")],
     extent: ExtentKeys,
     of: Among | None = None,
-    dtype: DTypeName = FLOAT32,
+    dtype: DTypeName | None = None,
     how: MethodKeys,
 ) -> Iterator[Edit]:
     """Take an adapter out of a fine-tuned model: with it, PEFT makes that model of the base.
@@ -69,8 +69,8 @@ def lora_extract(
     Matrices that differ become two factors, whose product is the best approximation of the change: of one `rank`; or
     of the least rank that keeps a share of the `energy`; or of ranks that share a `budget` of parameters so that all
     together keep the most. Other tensors that differ are kept whole: biases, norms, tables whose vocabulary was
-    resized, and matrices whose factors would be larger. What adapter_config.json says follows from names and shapes.
-    Write it with `format: peft`. `of` is a pattern of the names that are looked at.
+    resized, and matrices whose factors would be larger. Factors are float32, or of `dtype`. What adapter_config.json
+    says follows from names and shapes. Write it with `format: peft`. `of` is a pattern of the names that are looked at.
     Example: `lora_extract: {base: base, tuned: tuned, to: adapter, rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
@@ -78,7 +78,7 @@ def lora_extract(
 
     check_extent(extent.rank, extent.energy, extent.budget, energy=extent.energy)
     wanted = Extent(extent.rank, extent.energy, extent.budget)
-    yield from ExtractStep(view, base, tuned, to, wanted, how, of, dtype).edits()
+    yield from ExtractStep(view, base, tuned, to, wanted, how, of, dtype or FLOAT32).edits()
 
 
 def read_weights(value: object) -> Mapping[str, float]:

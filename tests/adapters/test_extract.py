@@ -154,6 +154,15 @@ def test_factors_have_the_dtype_that_is_said(tmp_path: Path):
     assert {x.dtype for x in short.values()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize("size", [{"rank": 2}, {"energy": 0.9}, {"budget": 500}])
+def test_a_check_of_headers_has_nothing_to_say(size: Any, tmp_path: Path):
+    tuned(tmp_path, llama(), "proj")
+    step = {"lora_extract": {"base": "base", "tuned": "tuned", "to": "adapter", **size}}
+    made = {"inputs": [f"{a}::{tmp_path / a}" for a in ("base", "tuned")], "transforms": [step],
+            "output": {"path": str(tmp_path / "lora"), "alias": "adapter", "format": "peft"}}  # fmt: skip
+    assert bs.check(bs.load(made)) == ()
+
+
 # --- What is refused --------------------------------------------------------------------------------------------------
 
 W = {"h.0.w.weight": normal((4, 3)), "h.0.w.bias": normal((4,)), "n.weight": normal((5,))}
