@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
-from tests.adapters.models import QUIET, WORDS, extract, gpt2, llama, logits, merge, qwen, tuned, with_adapter
+from tests.adapters.models import QUIET, WORDS, disturb, extract, gpt2, llama, logits, merge, qwen, tuned, with_adapter
 from tests.checkpoints import normal, plan_of, problems, read
 
 pytestmark = QUIET
@@ -48,6 +48,24 @@ def test_at_full_rank_the_base_with_its_adapter_is_the_tuned_model(kind: str, tm
     found = with_adapter(tmp_path, extract(tmp_path, rank=FULL), vocabulary)
     torch.testing.assert_close(logits(found), wanted, rtol=1e-5, atol=2e-6)
     torch.testing.assert_close(logits(found.merge_and_unload()), wanted, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("ties", "names"), [
+    ((False, True), ()), ((True, False), ("lm_head",)), ((True, False), ("embed_tokens",)),
+], ids=["only in the tuned one", "only in the base, another head", "only in the base, another table"])  # fmt: skip
+def test_a_head_that_is_the_table_in_one_model_only_is_that_of_the_tuned_one(
+    ties: tuple[bool, bool], names: tuple[str, ...], tmp_path: Path
+):
+    torch.manual_seed(3)
+    base, model = (llama(tie_word_embeddings=tied).eval() for tied in ties)
+    kept = {n: x for n, x in base.state_dict().items() if not ties[1] or n != "lm_head.weight"}
+    model.load_state_dict(kept, strict=False)
+    model.tie_weights()
+    disturb(model, "q_proj", *names)
+    base.save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "tuned")
+    found = with_adapter(tmp_path, extract(tmp_path, rank=FULL))
+    torch.testing.assert_close(logits(found), logits(model), rtol=1e-5, atol=2e-6)
 
 
 def test_the_config_follows_from_names_and_shapes(tmp_path: Path):

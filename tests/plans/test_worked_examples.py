@@ -329,8 +329,8 @@ def _headed(folder: Path) -> Settings:
 def test_what_a_plan_would_leave_out_stops_it(
     name: str, settings: Callable[[Path], Settings], why: str, tmp_path: Path
 ) -> None:
+    out = "out" if name == "phlora_delta" else "out.safetensors"
     with pytest.raises(PlanError, match=why):
-        out = "out" if name == "phlora_delta" else "out.safetensors"
         run(name, settings(tmp_path) | {"out": tmp_path / out})
     assert not (tmp_path / out).exists()
 
