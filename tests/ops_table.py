@@ -143,6 +143,29 @@ def _factors(x: np.ndarray, rank: int) -> Changes:
     return {"w": None, "A": (root[:, None] * v[:rank]).astype(x.dtype), "B": (u[:, :rank] * root).astype(x.dtype)}
 
 
+LORA = {"w.lora_A.weight": normal((2, 6)), "w.lora_B.weight": normal((4, 2), seed=1)}
+TWICE = (
+    {"prefixes": {"mode": "add", "alias": "tuned"}},
+    {"scale": {"from": "model::w.weight", "to": "tuned::w.weight", "by": 2}},
+)
+APART = (
+    {"prefixes": {"mode": "add", "alias": "adapter"}},
+    {"move": {"from": r"model::(.*lora_.*)", "to": r"adapter::\1"}},
+)
+
+
+def _adapter(x: np.ndarray, rank: int) -> Changes:
+    """What an adapter of a change has, by names of PEFT."""
+    made = _factors(x, rank)
+    return {f"base_model.model.w.lora_{x}.weight": made[x] for x in "AB"}
+
+
+def _shrink(t: Tensors, rank: int) -> Changes:
+    """The factors of the product of two, by numpy."""
+    made = _factors(t["w.lora_B.weight"] @ t["w.lora_A.weight"], rank)
+    return {f"w.lora_{x}.weight": made[x] for x in "AB"}
+
+
 def _formula(expr: str, x: str = "a", y: str = "b", **keys: Any) -> dict[str, Any]:
     """A payload of `compute` on two tensors."""
     return {"from": {"x": x, "y": y}, "expr": expr, **keys}
@@ -332,6 +355,30 @@ ROWS: tuple[Row, ...] = (
     Row("help", {"assert": "equal"}, W, lambda t: {},
         (Refused("copi", "op-unknown", "no op 'copi'. Did you mean 'copy'"),
          Refused({"assert": "equals"}, "op-unknown", "Did you mean 'assert.equal'")), said=r"assert\.equal\n"),
+    Row("lora_extract", {"base": "model", "tuned": "tuned", "to": "model", "rank": 2},
+        {"w.weight": counting((4, 6)) - 7}, lambda t: _adapter(t["w.weight"], 2),
+        (Refused({"base": "model", "tuned": "tuned", "to": "a"}, "key-missing", "give one, not none"),
+         Refused({"base": "model", "tuned": "tuned", "to": "a", "rank": 1, "budget": 9}, "key-missing", "not several"),
+         Refused({"base": "model", "tuned": "tuned", "to": "a", "energy": 2}, "value-type", "at most 1, got 2"),
+         Refused({"base": "model", "tuned": "tuned", "to": "a", "rank": 0}, "value-type", "rank"),
+         Refused({"base": "model", "tuned": "none", "to": "a", "rank": 1}, "alias-unknown", "'none'"),
+         Refused({"base": "model", "tuned": "tuned", "to": "a", "rank": 1}, "unmatched", "'v' is in 'model'",
+                 {"v": normal((3,))})),
+        within=1e-5, before=TWICE),
+    Row("lora_merge", {"base": "model", "adapters": {"adapter": 0.5}, "config": {"lora_alpha": 4}},
+        {"w.weight": counting((4, 6)) - 7, **LORA},
+        lambda t: {"w.weight": t["w.weight"] + t["w.lora_B.weight"] @ t["w.lora_A.weight"], **dict.fromkeys(LORA)},
+        (Refused({"base": "model", "adapters": ["none"]}, "alias-unknown", "'none'"),
+         Refused({"base": "model", "adapters": []}, "value-type", "expected an alias"),
+         Refused({"base": "model", "adapters": {"adapter": "much"}}, "value-type", "expected an alias"),
+         Refused({"base": "model", "adapters": "model"}, "adapter-merge", "it is not known how they change a model"),
+         Refused({"base": "model", "adapters": "adapter", "to": "adapter"}, "alias-exists", "'adapter' already")),
+        within=1e-5, before=APART),
+    Row("lora_resize", {"adapter": "model", "rank": 1},
+        LORA, lambda t: _shrink(t, 1),
+        (Refused({"adapter": "none", "rank": 1}, "alias-unknown", "'none'"),
+         Refused({"adapter": "model"}, "key-missing", "give one, not none"),
+         Refused({"adapter": "model", "rank": 1, "to": "model"}, "adapter-merge", "it is not known", W)), within=1e-5),
     Row("merge", {"method": "linear", "models": {"model": 1, "other": 3}, "to": "model"}, {"w": counting((2, 3))},
         lambda t: {"w": t["w"] * np.float32(1.75)},
         (Refused({"method": "linear", "models": ["model"], "to": "model", "base": "model"}, "merge-models", "no base"),

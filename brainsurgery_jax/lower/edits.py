@@ -285,10 +285,12 @@ class Drafts:
     def _extras_of(self, alias: str) -> Extras:
         return (self.drafts.get(alias) or self.state.spaces[alias]).extras
 
-    def set_config(self, alias: str, config: Mapping[str, Any]) -> list[str]:
-        """Set the config of an alias. Returns the keys that changed; inner keys are joined by dots."""
+    def set_config(self, alias: str, config: Mapping[str, Any], file: str = "") -> list[str]:
+        """Set the config of an alias (its own, or that of `file`). Returns the keys that changed; inner keys are joined
+        by dots."""
         seen = self.extras(alias, "alias")
-        file, before = read_config(seen, self.world) or (CONFIG, {})
+        own, before = read_config(seen, self.world) or (CONFIG, {})
+        file, before = (own, before) if file in ("", own) else (file, {})
         draft = self.space(alias, "alias")
         draft.extras = replace(draft.extras, configs={**draft.extras.configs, file: config})
         return list(differing_keys(before, config))

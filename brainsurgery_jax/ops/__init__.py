@@ -1,6 +1,7 @@
 """Every built-in op, by family. Importing this package fills the registry; it loads neither JAX nor numpy."""
 
 from brainsurgery_jax.ops import (
+    adapters,
     asserts,
     compute,
     create,
@@ -22,6 +23,7 @@ from brainsurgery_jax.ops import (
 )
 
 __all__ = [
+    "adapters",
     "asserts",
     "compute",
     "create",

@@ -33,8 +33,8 @@ CHECKS = "cannot stop a traced function for values that it refuses"
 
 LIMITS: tuple[Limit, ...] = (
     Limit(
-        ("phlora*", "phlora_"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
-        f"(factors|truncated): {CHECKS}", ("f",), lifted=True,
+        ("phlora*", "phlora_", "lora_resize"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
+        f"(factors|truncated|refactor): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(
         ("cast_",), MODES, "values may not fit an integer dtype: needs `checks=` or `overflow: saturate`",

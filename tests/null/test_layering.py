@@ -49,6 +49,10 @@ MAY_IMPORT = {
     "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
     "forward": "errors dtypes _lazy index.parts reduction op protocol numerics.math ops.shape",
     "ops.logits": "errors _lazy keys op protocol forward",
+    # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.
+    "adapters": "errors dtypes _lazy keys kernel op protocol select numerics families merging.tensors ops.elementwise "
+    "ops.lowrank ops.sets ops.shape",
+    "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "ops.merge": "keys op protocol select merging",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
