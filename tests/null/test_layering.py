@@ -48,7 +48,7 @@ MAY_IMPORT = {
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
     "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
     # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.
-    "adapters": "errors dtypes _lazy keys kernel op protocol select numerics families merging.tensors ops.elementwise "
+    "adapters": "wording errors dtypes _lazy keys kernel op protocol select numerics families merging.tensors ops.elementwise "
     "ops.lowrank ops.sets ops.shape",
     "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "ops.merge": "keys op protocol select merging",
