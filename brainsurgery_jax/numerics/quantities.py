@@ -242,16 +242,18 @@ def _grouped(codes: Array, zeros: Array, scales: Array, g_idx: Array | None, dty
 
 def dequantize_rows(codes: Array, maxima: Array, *, dtype: DType) -> Array:
     """int8 codes [out, in] times the largest magnitude of each row [out] (`SCB`) over 127, in `dtype`."""
-    return round_to(_single(codes) * quotient(_single(maxima), np.float32(127))[:, None], to_numpy(dtype))
+    return round_to(_single(codes) * quotient(_single(maxima), np.full((), 127, np.float32))[:, None], to_numpy(dtype))
 
 
-def dequantize_maxima(codes: Array, table: Array, maxima: Array, offset: float, blocksize: int) -> Array:
+def dequantize_maxima(codes: Array, table: Array, maxima: Array, offset: Array | float, blocksize: int) -> Array:
     """Block maxima [n] that are themselves quantized: codes [n] of a table [256], scaled by the maxima [n / blocksize]
     of so many, plus an offset; in float32."""
     factors = _xp(codes).repeat(_single(maxima), blocksize)[: codes.shape[0]]
     own = codes if on_host(codes) else codes.astype(np.int32)
     product = _xp(codes).take(_single(table), own, axis=0) * factors
-    return (product if on_host(product) else seal(product)) + np.float32(offset)
+    return (product if on_host(product) else seal(product)) + (
+        np.float32(offset) if isinstance(offset, float) else offset
+    )
 
 
 def dequantize_table(packed: Array, maxima: Array, table: Array, *, blocksize: int, dtype: DType) -> Array:

@@ -28,7 +28,7 @@ def as_torch(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x.copy())
 
 
-def in_every_way(fn: Callable[..., Any], *xs: np.ndarray) -> np.ndarray:
+def in_every_way(fn: Callable[..., Any], *xs: Any) -> np.ndarray:
     """What a formula gives on numpy arrays, which must be the bits that it gives under `jit` and `vmap`."""
     plain = np.asarray(fn(*xs))
     traced = np.asarray(jax.jit(fn)(*xs))
@@ -78,7 +78,7 @@ def test_fp8_codes_are_those_of_torch(dtype: str, block: tuple[int, int]) -> Non
     x, made = normal((200, 130)), BY_NAME[dtype]
     x[:4, :2] = 0
     scales = in_every_way(lambda x: q.choose_scales(x, block=block, dtype=made), x)
-    each = tuple(n or size for n, size in zip(block, x.shape, strict=True))
+    each = (block[0] or x.shape[0], block[1] or x.shape[1])
     padded = np.pad(x, [(0, -size % n) for size, n in zip(x.shape, each, strict=True)])
     cut = padded.reshape(padded.shape[0] // each[0], each[0], padded.shape[1] // each[1], each[1])
     largest = torch.from_numpy(np.abs(cut).max((1, 3)))
@@ -94,7 +94,7 @@ def test_fp8_codes_are_those_of_torch(dtype: str, block: tuple[int, int]) -> Non
 def test_int8_codes_are_symmetric_and_within_half_a_step(block: tuple[int, int]) -> None:
     x, int8 = normal((6, 40)), BY_NAME["int8"]
     scales = in_every_way(lambda x: q.choose_scales(x, block=block, dtype=int8), x)
-    each = tuple(n or size for n, size in zip(block, x.shape, strict=True))
+    each = (block[0] or x.shape[0], block[1] or x.shape[1])
     found = in_every_way(lambda x, s: q.quantize_scaled(x, s, block=each, dtype=int8), x, scales)
     wanted = torch.round(torch.from_numpy(x) / torch.from_numpy(scales)).clamp(-127, 127).to(torch.int8)
     assert found.tolist() == wanted.numpy().tolist()
