@@ -187,6 +187,14 @@ def _call(op: str, **keys: Any) -> dict[str, Any]:
     return ({"target": "w"} if op.endswith("_") else {"from": "w", "to": "new"}) | keys
 
 
+CODES = {"w": (counting((4, 6)) * 5 - 60).astype(np.int8), "w_scale": counting((4, 1)) / 8 + 1}
+
+
+def _row_scales(x: np.ndarray) -> np.ndarray:
+    """What makes the largest entry of each row 127."""
+    return np.abs(x).max(1, keepdims=True) / np.float32(127)
+
+
 ROWS: tuple[Row, ...] = (
     Row("copy", {"from": "w", "to": "new"}, W, lambda t: {"new": t["w"]},
         (MISSING, Refused({"from": "w", "to": "w"}, "dest-exists", "'w' exists already")), dtypes=ANY),
@@ -204,6 +212,23 @@ ROWS: tuple[Row, ...] = (
     _three("multiply", np.multiply, ANY),
     _onto("add_", np.add, ANY),
     _onto("subtract_", np.subtract, NUMBERS),
+    Row("dequantize", {"target": "w", "to": "float32"}, CODES,
+        lambda t: {"w": t["w"] * t["w_scale"].astype(np.float32), "w_scale": None},
+        (Refused({"target": "none", "to": "float32"}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "w_scale", "to": "float32"}, "codes-unknown", "'w_scale' matches is quantized"),
+         Refused({"target": "w", "to": "int32"}, "dtype-unsupported", "does not hold the values"),
+         Refused({"target": "x", "to": "float32"}, "codes-unknown", r"cannot be cut into blocks with scales f32\[3,2\]",
+                 {"x": np.ones((4, 6), np.int8), "x_scale": np.ones((3, 2), np.float32)}))),
+    Row("quantize", {"target": "w", "to": "int8"}, {"w": counting((4, 6)) - 7.5},
+        lambda t: {"w": np.round(t["w"] / _row_scales(t["w"])).astype(np.int8),
+                   "w_scale": _row_scales(t["w"])},
+        (Refused({"target": "none", "to": "int8"}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "w", "to": "int8", "per": "channel", "block": [2, 2]}, "codes-unknown", "not go together"),
+         Refused({"target": "v", "to": "int8"}, "not-a-matrix", "only matrices are quantized",
+                 {"v": np.ones(3, np.float32)}),
+         Refused({"target": "i", "to": "int8"}, "dtype-unsupported", "only floats of 16 bits or more",
+                 {"i": np.ones((3, 2), np.int32)}),
+         Refused({"target": "w", "to": "mxfp4"}, "codes-unknown", "no multiple of 32"))),
     Row("matmul", {"from_a": "a", "from_b": "b", "to": "new"}, {"a": counting((3, 4)), "b": counting((4, 2))},
         lambda t: {"new": computed(np.matmul, t["a"], t["b"])},
         (Refused({"from_a": "a", "from_b": "a", "to": "new"}, "shapes-differ", "4 against 3"),
