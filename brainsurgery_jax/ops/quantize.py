@@ -54,7 +54,7 @@ def _rows(view: View, x: TensorExpr, start: int, stop: int) -> TensorExpr:
 # --- Floats of codes --------------------------------------------------------------------------------------------------
 
 
-class Asked(NamedTuple):
+class FloatRequest(NamedTuple):
     """What a step asks of dequantization, and what the config says."""
 
     dtype: DType
@@ -63,7 +63,7 @@ class Asked(NamedTuple):
     transposed: bool
 
 
-def _floats(view: View, alias: str, codes: Codes, asked: Asked) -> TensorExpr:
+def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
     """The floats that codes stand for. Raises Refusal."""
     x, scales = view.fetch(alias, codes.name, "target"), view.fetch(alias, codes.scales, "target")
     try:
@@ -87,7 +87,7 @@ def _swapped(view: View, x: TensorExpr) -> TensorExpr:
     return view.apply(permute, x, order=(0, 2, 1))
 
 
-def _scaled(view: View, x: TensorExpr, scales: TensorExpr, asked: Asked) -> TensorExpr:
+def _scaled(view: View, x: TensorExpr, scales: TensorExpr, asked: FloatRequest) -> TensorExpr:
     """Codes times the scales of their blocks."""
     shape = x.aval.shape
     matrix = view.apply(with_shape, x, shape=(1, *shape)[-2:]) if len(shape) < 2 else x
@@ -105,7 +105,7 @@ def _scaled(view: View, x: TensorExpr, scales: TensorExpr, asked: Asked) -> Tens
     return made if len(shape) >= 2 else view.apply(with_shape, made, shape=shape)
 
 
-def _unpacked(view: View, alias: str, codes: Codes, asked: Asked) -> TensorExpr:
+def _unpacked(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
     """The floats of packed words: of GPTQ if a word holds eight inputs, of AWQ if it holds eight outputs."""
     parts = [view.fetch(alias, name, "target") for name in (codes.name, codes.others["qzeros"], codes.scales)]
     words, zeros, scales = (part.aval.shape for part in parts)
@@ -119,7 +119,7 @@ def _unpacked(view: View, alias: str, codes: Codes, asked: Asked) -> TensorExpr:
     return view.apply(kernels.awq, *parts, bits=32 * words[1] // scales[1], dtype=asked.dtype)
 
 
-def _of_table(view: View, alias: str, codes: Codes, asked: Asked) -> TensorExpr:
+def _of_table(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
     """The floats of bitsandbytes' four bits, whose shape is a text in a tensor: known when the tensor is read."""
     parts = {ending: view.fetch(alias, name, "target") for ending, name in codes.others.items()}
     packed, maxima = (view.fetch(alias, name, "target") for name in (codes.name, codes.scales))
@@ -174,7 +174,7 @@ def dequantize(
         hint = "Codes and scales are told by their names, such as `x.weight` and `x.weight_scale`; `move` renames them."
         raise Refusal("codes-unknown", f"nothing that '{target.name}' matches is quantized, with scales beside it",
                       key="target", hint=hint)  # fmt: skip
-    asked = Asked(to, block, _zero_offset(view, target.alias, zero_offset), transposed)
+    asked = FloatRequest(to, block, _zero_offset(view, target.alias, zero_offset), transposed)
     for codes in found:
         yield from _replace(view, target.alias, codes, asked)
     gone = {name for codes in found for name in (codes.name, *codes.parts)}
@@ -182,7 +182,7 @@ def dequantize(
     yield from _config_of_floats(view, target.alias, [c.result for c in found], [c.result for c in rest])
 
 
-def _replace(view: View, alias: str, codes: Codes, asked: Asked) -> Iterator[Edit]:
+def _replace(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Iterator[Edit]:
     """The edits that put floats in place of codes."""
     made = _floats(view, alias, codes, asked)
     yield Bind(alias, codes.result, made, "rebind" if codes.result == codes.name else "new", (alias, codes.name))
@@ -258,7 +258,7 @@ QuantizedTo = Annotated[
 Per = Annotated[Literal["tensor", "channel", "block"], Word, Field(description="what has a scale of its own")]
 
 
-class Wanted(NamedTuple):
+class CodeRequest(NamedTuple):
     """How a step quantizes."""
 
     to: str
@@ -310,7 +310,7 @@ def quantize(
     if (block is not None and chosen != "block") or (to == "mxfp4" and (per or block)):
         hint = "mxfp4 has blocks of 32 entries: leave out `per` and `block`." if to == "mxfp4" else "Leave out `block`."
         raise Refusal("codes-unknown", "these keys do not go together", key="block" if block else "per", hint=hint)
-    wanted = Wanted(to, chosen, block or (128, 128), transposed)
+    wanted = CodeRequest(to, chosen, block or (128, 128), transposed)
     for name, x in view.select(target, "target"):
         _check_weight(name, x, to)
         try:
@@ -323,7 +323,7 @@ def quantize(
         yield SetConfig(target.alias, {**config, CONFIG_KEY: settings})
 
 
-def _to_codes(view: View, target: Ref, name: str, x: TensorExpr, wanted: Wanted) -> Iterator[Edit]:
+def _to_codes(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:
     """The edits that put codes and scales in place of a tensor [..., m, n]."""
     dtype, sizes, shape = BY_NAME[wanted.to], wanted.sizes, x.aval.shape
     axis, rows = len(shape) - 2, shape[-2]
@@ -345,7 +345,7 @@ def _to_codes(view: View, target: Ref, name: str, x: TensorExpr, wanted: Wanted)
     yield Bind(target.alias, name + wanted.ending, kept, "new", (target.alias, name))
 
 
-def _to_mxfp4(view: View, target: Ref, name: str, x: TensorExpr, wanted: Wanted) -> Iterator[Edit]:
+def _to_mxfp4(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:
     """The edits that put bytes and exponents in place of a tensor."""
     rows = _swapped(view, x) if wanted.transposed and len(x.aval.shape) == 3 else x
     exponents = view.apply(kernels.exponents, rows)
