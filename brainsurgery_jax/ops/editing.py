@@ -1,0 +1,199 @@
+"""Closed-form edits of matrices: facts, directions, Fisher information, pruning. What they need of data is given."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictBool, StrictInt
+
+from brainsurgery_jax._lazy import Array, Flag
+from brainsurgery_jax.editing import ablation, consolidation
+from brainsurgery_jax.editing import sparsegpt as sparse_gpt
+from brainsurgery_jax.editing import wanda as wandas
+from brainsurgery_jax.editing.arrays import anywhere, like_first
+from brainsurgery_jax.editing.emmet import constrain_facts
+from brainsurgery_jax.editing.facts import SINGULAR, check_facts, edit_facts, fact_space
+from brainsurgery_jax.editing.memit import insert_facts
+from brainsurgery_jax.editing.rome import insert_fact
+from brainsurgery_jax.editing.sparsity import PatternText, Share, read_sparsity
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.op import Avals, Form, Number, Params, Real, build, op
+from brainsurgery_jax.ops.shape import axis_of
+from brainsurgery_jax.protocol import TensorExpr, View
+
+IsTransposed = Annotated[StrictBool, Field(description="whether the matrix is [in, out], as in GPT-2")]
+IsResidual = Annotated[StrictBool, Field(description="whether `values` are what is to be added to the outputs")]
+
+
+def _edit(name: str, *others: str, optional: tuple[str, ...] = ()) -> Form:
+    """An edit in place of what `target` matches, by other tensors."""
+    reads = ("target", *others)
+    return Form(name, reads, ("target",), "existing", pattern="target", slices=frozenset(reads),
+                optional=frozenset(optional))  # fmt: skip
+
+
+def _check_one(avals: Avals, params: Params) -> None:
+    check_facts(avals, {"transposed": bool(params["transposed"])})
+    if len(avals[1].shape) == 2 and avals[1].shape[0] != 1:
+        hint = "Use `emmet_` or `memit_` for several facts, or give a single one: a slice such as `keys::[0]`."
+        raise Refusal("shapes-differ", f"rome_ edits one fact, and there are {avals[1].shape[0]} keys", key="keys",
+                      hint=hint)  # fmt: skip
+
+
+@op(
+    _edit("rome_", "keys", "values", "covariance", optional=("covariance",)),
+    check=_check_one, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
+)  # fmt: skip
+def rome(
+    w: Array, keys: Array, values: Array, covariance: Array | None = None, *, transposed: IsTransposed = False,
+    residual: IsResidual = False,
+) -> tuple[Array, Flag]:  # fmt: skip
+    """Edit one fact (ROME): the matrix gives the value [out] for the key [in], and changes least for other keys.
+
+    `W + (v - W k) (C^-1 k)^T / (k^T C^-1 k)`; `covariance` C [in, in] is that of the keys of other texts, without it
+    the identity. Computed in float64, rounded once.
+    Example: `rome_: {target: 'h\\.5\\.mlp\\.w', keys: 'work::key', values: 'work::value', covariance: 'work::C'}`
+    Reference: Meng et al., Locating and editing factual associations in GPT, 2022, https://arxiv.org/abs/2202.05262.
+    """
+    given = (w, keys, values, *(() if covariance is None else (covariance,)))
+    return edit_facts(insert_fact, given, transposed=transposed, residual=residual)
+
+
+@op(
+    _edit("memit_", "keys", "values", "covariance"),
+    check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
+)  # fmt: skip
+def memit(
+    w: Array, keys: Array, values: Array, covariance: Array, *, share: Number = 1.0, weight: Number = 1.0,
+    transposed: IsTransposed = False, residual: IsResidual = False,
+) -> tuple[Array, Flag]:  # fmt: skip
+    """Edit many facts at once (MEMIT), by least squares against what the covariance of other keys stands for.
+
+    `W + s R K^T (weight C + K K^T)^-1`, `R` being `values - W keys`, or `values` themselves (`residual: true`); keys
+    [n, in] and values [n, out] have a row for each fact. `share` s: 1 / (L - l + 1) for layer l of those up to L, where
+    residuals are measured anew for each layer; 1 / layers, where they are measured once.
+    Example: `memit_: {target: 'h\\.(\\d)\\.w', keys: 'work::k.\\1', values: 'work::v', covariance: 'work::c.\\1'}`
+    Reference: Meng et al., Mass-editing memory in a transformer, 2022, https://arxiv.org/abs/2210.07229.
+    """
+    update = lambda facts: insert_facts(facts, share=share, weight=weight)  # noqa: E731
+    return edit_facts(update, (w, keys, values, covariance), transposed=transposed, residual=residual)
+
+
+@op(
+    _edit("emmet_", "keys", "values", "covariance", optional=("covariance",)),
+    check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
+)  # fmt: skip
+def emmet(
+    w: Array, keys: Array, values: Array, covariance: Array | None = None, *, transposed: IsTransposed = False,
+    residual: IsResidual = False,
+) -> tuple[Array, Flag]:  # fmt: skip
+    """Edit many facts at once (EMMET), each met exactly: ROME for several keys.
+
+    `W + R (K^T C^-1 K)^-1 K^T C^-1`, `R` being `values - W keys`. Keys [n, in] must be independent; without
+    `covariance` C is the identity.
+    Example: `emmet_: {target: 'h\\.5\\.w', keys: 'work::keys', values: 'work::values', covariance: 'work::C'}`
+    Reference: Gupta et al., A unified framework for model editing, 2024, https://arxiv.org/abs/2403.14236.
+    """
+    given = (w, keys, values, *(() if covariance is None else (covariance,)))
+    return edit_facts(constrain_facts, given, transposed=transposed, residual=residual)
+
+
+# --- Directions -------------------------------------------------------------------------------------------------------
+
+
+@build(_edit("ablate_", "direction"))
+def ablate(
+    view: View,
+    name: str,
+    w: TensorExpr,
+    direction: TensorExpr,
+    *,
+    dim: Annotated[StrictInt, Field(description="axis along which the direction lies: 0 is what [out, in] writes")] = 0,
+    strength: Real = 1.0,
+) -> TensorExpr:
+    """Remove a direction, or several: tensors are made orthogonal to them along an axis.
+
+    `W - strength * r r^T W` for matrices [out, in] that write along r (`dim: 0`), `W - strength * W r r^T` for those
+    that read (`dim: 1`) and for embeddings [vocab, width]. `direction` [width] or [n, width] is normalized, several are
+    orthogonalized first; `strength: 2` reflects. Computed in float64 in parts, rounded once.
+    Example: `ablate_: {target: '.*\\.(o_proj|down_proj)\\.weight', direction: 'work::r'}`
+    Reference: Arditi et al., Refusal in language models is mediated by a single direction, 2024,
+    https://arxiv.org/abs/2406.11717.
+    """
+    axis = axis_of(dim, w.aval)
+    if not w.aval.dtype.is_float:
+        hint = "Narrow the pattern, or write `{name: PATTERN, kind: float}` for it."
+        raise Refusal("dtype-unsupported", f"a direction is removed from floats, '{name}' is {w.aval}", key="target",
+                      hint=hint, kinds=("float",))  # fmt: skip
+    rows = view.apply(ablation.basis, direction)
+    if rows.aval.shape[1] != w.aval.shape[axis]:
+        found = f"'{name}' is {w.aval}, and the direction has {rows.aval.shape[1]} entries, not those of axis {dim}"
+        raise Refusal("shapes-differ", found, key="direction", hint="Choose the axis of that width by `dim`.")
+    return view.apply(ablation.project_out, w, rows, axis=axis, strength=strength)
+
+
+# --- Fisher information -----------------------------------------------------------------------------------------------
+
+
+@build(_edit("consolidate_", "old", "fisher", "own_fisher", optional=("own_fisher",)))
+def consolidate(view: View, name: str, *given: TensorExpr, strength: Real = 1.0) -> TensorExpr:
+    """Pull weights back to those of an old task where its Fisher information is large (EWC).
+
+    `(G x + strength F old) / (G + strength F)`: the minimum of EWC's quadratic penalty beside the loss of the new task,
+    whose curvature G is `own_fisher`, or 1. Computed in float64 in parts, rounded once.
+    Example: `consolidate_: {target: 'tuned::(.*)', old: 'base::\\1', fisher: 'work::\\1', strength: 100}`
+    Reference: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks, 2017,
+    https://arxiv.org/abs/1612.00796.
+    """
+    return view.apply(consolidation.consolidate, *given, strength=strength)
+
+
+# --- Pruning ----------------------------------------------------------------------------------------------------------
+
+
+@build(_edit("wanda_", "norms"))
+def wanda(
+    view: View,
+    name: str,
+    w: TensorExpr,
+    norms: TensorExpr,
+    *,
+    ratio: Share | None = None,
+    pattern: PatternText | None = None,
+    transposed: IsTransposed = False,
+) -> TensorExpr:
+    """Prune by weights and activations (Wanda): in each output, the lowest `|W_ij| |X_j|` become zero.
+
+    `norms` [in] are those of the inputs over some texts. `ratio: 0.5` removes that share of each output's weights
+    (rounded down), `pattern: '2:4'` all but two of every four neighbours. Of equal scores the first is removed.
+    Example: `wanda_: {target: '(.*)\\.weight', norms: 'work::\\1', pattern: '2:4'}`
+    Reference: Sun et al., A simple and effective pruning approach for large language models, 2023,
+    https://arxiv.org/abs/2306.11695.
+    """
+    return view.apply(wandas.prune, w, norms, sparsity=read_sparsity(ratio, pattern), transposed=transposed)
+
+
+@build(_edit("sparsegpt_", "hessian"))
+def sparsegpt(
+    view: View,
+    name: str,
+    w: TensorExpr,
+    hessian: TensorExpr,
+    *,
+    ratio: Share | None = None,
+    pattern: PatternText | None = None,
+    damping: Real = 0.01,
+    transposed: IsTransposed = False,
+) -> TensorExpr:
+    """Prune and correct the weights that stay (SparseGPT), by the inner products of the inputs.
+
+    `hessian` [in, in] is `X^T X` of the inputs X; `damping` times its mean diagonal is added. `ratio` is removed from
+    every 128 columns, `pattern: '2:4'` as for `wanda_`. Computed in float64, rounded once.
+    Example: `sparsegpt_: {target: '(.*)\\.weight', hessian: 'work::\\1', ratio: 0.5}`
+    Reference: Frantar and Alistarh, SparseGPT: Massive language models can be accurately pruned in one-shot, 2023,
+    https://arxiv.org/abs/2301.00774.
+    """
+    sparsity = read_sparsity(ratio, pattern)
+    return view.apply(
+        sparse_gpt.prune_and_correct, w, hessian, sparsity=sparsity, transposed=transposed, damping=damping
+    )
