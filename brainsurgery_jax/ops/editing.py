@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from pydantic import Field, StrictBool, StrictInt
 
 from brainsurgery_jax._lazy import Array, Flag
 from brainsurgery_jax.editing import ablation, consolidation
+from brainsurgery_jax.editing import rebasin as matching
 from brainsurgery_jax.editing import sparsegpt as sparse_gpt
 from brainsurgery_jax.editing import wanda as wandas
 from brainsurgery_jax.editing.arrays import anywhere, like_first
 from brainsurgery_jax.editing.emmet import constrain_facts
 from brainsurgery_jax.editing.facts import SINGULAR, check_facts, edit_facts, fact_space
-from brainsurgery_jax.editing.memit import insert_facts
+from brainsurgery_jax.editing.memit import edit_matrix
 from brainsurgery_jax.editing.rome import insert_fact
 from brainsurgery_jax.editing.sparsity import PatternText, Share, read_sparsity
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.op import Avals, Form, Number, Params, Real, build, op
+from brainsurgery_jax.keys import Text
+from brainsurgery_jax.op import Avals, Form, Params, Pattern, Real, build, control, op
 from brainsurgery_jax.ops.shape import axis_of
-from brainsurgery_jax.protocol import TensorExpr, View
+from brainsurgery_jax.protocol import Bind, Edit, TensorExpr, View
+from brainsurgery_jax.select import Ref
 
 IsTransposed = Annotated[StrictBool, Field(description="whether the matrix is [in, out], as in GPT-2")]
 IsResidual = Annotated[StrictBool, Field(description="whether `values` are what is to be added to the outputs")]
@@ -59,14 +63,16 @@ def rome(
     return edit_facts(insert_fact, given, transposed=transposed, residual=residual)
 
 
-@op(
-    _edit("memit_", "keys", "values", "covariance"),
-    check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
-)  # fmt: skip
+@build(_edit("memit_", "keys", "values", "covariance"))
 def memit(
-    w: Array, keys: Array, values: Array, covariance: Array, *, share: Number = 1.0, weight: Number = 1.0,
-    transposed: IsTransposed = False, residual: IsResidual = False,
-) -> tuple[Array, Flag]:  # fmt: skip
+    view: View,
+    name: str,
+    *given: TensorExpr,
+    share: Real = 1.0,
+    weight: Real = 1.0,
+    transposed: IsTransposed = False,
+    residual: IsResidual = False,
+) -> TensorExpr:
     """Edit many facts at once (MEMIT), by least squares against what the covariance of other keys stands for.
 
     `W + s R K^T (weight C + K K^T)^-1`, `R` being `values - W keys`, or `values` themselves (`residual: true`); keys
@@ -75,8 +81,7 @@ def memit(
     Example: `memit_: {target: 'h\\.(\\d)\\.w', keys: 'work::k.\\1', values: 'work::v', covariance: 'work::c.\\1'}`
     Reference: Meng et al., Mass-editing memory in a transformer, 2022, https://arxiv.org/abs/2210.07229.
     """
-    update = lambda facts: insert_facts(facts, share=share, weight=weight)  # noqa: E731
-    return edit_facts(update, (w, keys, values, covariance), transposed=transposed, residual=residual)
+    return view.apply(edit_matrix, *given, share=share, weight=weight, transposed=transposed, residual=residual)
 
 
 @op(
@@ -197,3 +202,63 @@ def sparsegpt(
     return view.apply(
         sparse_gpt.prune_and_correct, w, hessian, sparsity=sparsity, transposed=transposed, damping=damping
     )
+
+
+# --- Units ------------------------------------------------------------------------------------------------------------
+
+Axis = Annotated[StrictInt, Field(description="axis along which the units of the tensors lie")]
+Others = Annotated[
+    Mapping[str, StrictInt], Field(description="templates of other tensors with these units, each with its axis")
+]
+
+
+@control()
+def rebasin(
+    view: View,
+    *,
+    target: Pattern,
+    like: Annotated[Text, Field(description="alias of the model that stays as it is")],
+    dim: Axis = 0,
+    others: Others | None = None,
+) -> Iterator[Edit]:
+    """Reorder the hidden units of a model such that it is nearest to another (Git Re-Basin, matching by weights).
+
+    `target` matches the first tensor of each set of units, `others` are templates of those with the same units; `like`
+    has tensors of all these names. The permutation with the largest sum of inner products is exact. What the model
+    computes stays the same. Where sets share tensors (the layers of a plain network), give a step for each and repeat
+    them: that is the coordinate descent of the paper.
+    Example: `rebasin: {target: 'b::h\\.(\\d+)\\.up\\.w', like: a, others: {'h.\\1.down.w': 1}}`
+    Reference: Ainsworth et al., Git Re-Basin, 2022, https://arxiv.org/abs/2209.04836.
+    """
+    axes = dict(others or {})
+    templates = {f"others.{at}": Ref(target.alias, name) for at, name in enumerate(axes)}
+    for name, names in view.rename(target, templates, read=tuple(templates), written=()):
+        sets = dict(zip((name, *names), (dim, *axes.values()), strict=True))
+        own = {n: view.fetch(target.alias, n, "target") for n in sets}
+        order = view.apply(matching.match_units, *_pairs(view, like, own, sets), axes=_axes(own, sets))
+        for n, axis in zip(own, _axes(own, sets), strict=True):
+            made = view.apply(matching.reorder, own[n], order, axis=axis)
+            yield Bind(target.alias, n, made, "existing")
+
+
+def _axes(own: Mapping[str, TensorExpr], sets: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(axis_of(axis, own[name].aval) for name, axis in sets.items())
+
+
+def _pairs(view: View, like: str, own: Mapping[str, TensorExpr], sets: Mapping[str, int]) -> Iterator[TensorExpr]:
+    """Each tensor of the other model, then that of the target. Raises Refusal."""
+    units = None
+    for (name, x), axis in zip(own.items(), _axes(own, sets), strict=True):
+        other = view.fetch(like, name, "like")
+        if other.aval.shape != x.aval.shape:
+            found = f"'{name}' is {other.aval} in '{like}', here {x.aval}"
+            raise Refusal("shapes-differ", found, key="like", hint="Only models of one architecture are matched.")
+        if not (x.aval.dtype.is_float and other.aval.dtype.is_float):
+            found = f"units are matched by floats, '{name}' is {x.aval}"
+            raise Refusal("dtype-unsupported", found, key="target", hint="Narrow the pattern.", kinds=("float",))
+        size = x.aval.shape[axis]
+        if size != (units or size):
+            found = f"'{name}' has {size} units along axis {axis}, and '{next(iter(own))}' has {units}"
+            raise Refusal("shapes-differ", found, key="others", hint="Give for each template the axis of the units.")
+        units = size
+        yield from (other, x)

@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops.reduce ops.shape",
     # A closed-form edit is a kernel of given tensors: it knows arrays, and no plan or engine.
     "editing": "errors dtypes _lazy index op numerics",
-    "ops.editing": "errors _lazy op protocol editing ops.shape",
+    "ops.editing": "errors _lazy keys op protocol select editing ops.shape",
     "ops.merge": "keys op protocol select merging",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
