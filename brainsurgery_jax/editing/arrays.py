@@ -51,8 +51,10 @@ def solve(a: Array, b: Array) -> Array:
 
 
 def rounded(made: Array, like: Array) -> tuple[Array, Flag]:
-    """A result in the dtype of a tensor, and whether all of it is finite."""
-    return round_to(made, like.dtype), namespace(made).isfinite(made).all()
+    """A result in the dtype of a tensor, and whether all of it is finite; else it is zeros."""
+    xp = namespace(made)
+    finite = xp.isfinite(made).all()
+    return round_to(xp.where(finite, made, 0.0), like.dtype), finite
 
 
 def check_floats(avals: Avals) -> None:

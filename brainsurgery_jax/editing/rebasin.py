@@ -79,4 +79,4 @@ def _part_space(avals: Avals, params: OrderParams) -> int:
 @kernel("rebasin", result=like_first, host=anywhere, workspace=_part_space, parts=_cuts)
 def reorder(x: Array, order: Array, *, axis: int) -> Array:
     """A tensor with the entries of an axis in another order."""
-    return namespace(x).take(x, order, axis=axis)
+    return namespace(x).take(x, order, axis=axis, mode="clip")

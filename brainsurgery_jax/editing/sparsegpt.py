@@ -36,9 +36,10 @@ def prune_and_correct(
     diagonal `damping` is added to it. Inputs that are always zero lose their weights."""
     xp = namespace(w)
     rows, h = double(w.T if transposed else w), double(hessian)
+    h = (h + h.T) / 2
     eye = np.eye(h.shape[0])
     dead = xp.diagonal(h) == 0
-    h = h + xp.where(dead, 1.0, 0.0) * eye
+    h = h + xp.where(dead, 1.0, 0.0)[:, None] * eye
     h = h + damping * xp.diagonal(h).mean() * eye
     rows = xp.where(dead[None, :], 0.0, rows)
     made = _remove(rows, _upper_factor(h), sparsity)

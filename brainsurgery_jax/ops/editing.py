@@ -56,7 +56,7 @@ def rome(
 
     `W + (v - W k) (C^-1 k)^T / (k^T C^-1 k)`; `covariance` C [in, in] is that of the keys of other texts, without it
     the identity. Computed in float64, rounded once.
-    Example: `rome_: {target: 'h\\.5\\.mlp\\.w', keys: 'work::key', values: 'work::value', covariance: 'work::C'}`
+    Example: `rome_: {target: 'h\\.5\\.mlp\\.w', keys: key, values: value, covariance: C}`
     Reference: Meng et al., Locating and editing factual associations in GPT, 2022, https://arxiv.org/abs/2202.05262.
     """
     given = (w, keys, values, *(() if covariance is None else (covariance,)))
@@ -78,7 +78,7 @@ def memit(
     `W + s R K^T (weight C + K K^T)^-1`, `R` being `values - W keys`, or `values` themselves (`residual: true`); keys
     [n, in] and values [n, out] have a row for each fact. `share` s: 1 / (L - l + 1) for layer l of those up to L, where
     residuals are measured anew for each layer; 1 / layers, where they are measured once.
-    Example: `memit_: {target: 'h\\.(\\d)\\.w', keys: 'work::k.\\1', values: 'work::v', covariance: 'work::c.\\1'}`
+    Example: `memit_: {target: 'h\\.(\\d)\\.w', keys: 'k.\\1', values: v, covariance: 'c.\\1'}`
     Reference: Meng et al., Mass-editing memory in a transformer, 2022, https://arxiv.org/abs/2210.07229.
     """
     return view.apply(edit_matrix, *given, share=share, weight=weight, transposed=transposed, residual=residual)
@@ -96,7 +96,7 @@ def emmet(
 
     `W + R (K^T C^-1 K)^-1 K^T C^-1`, `R` being `values - W keys`. Keys [n, in] must be independent; without
     `covariance` C is the identity.
-    Example: `emmet_: {target: 'h\\.5\\.w', keys: 'work::keys', values: 'work::values', covariance: 'work::C'}`
+    Example: `emmet_: {target: 'h\\.5\\.w', keys: keys, values: values, covariance: C}`
     Reference: Gupta et al., A unified framework for model editing, 2024, https://arxiv.org/abs/2403.14236.
     """
     given = (w, keys, values, *(() if covariance is None else (covariance,)))
@@ -121,7 +121,7 @@ def ablate(
     `W - strength * r r^T W` for matrices [out, in] that write along r (`dim: 0`), `W - strength * W r r^T` for those
     that read (`dim: 1`) and for embeddings [vocab, width]. `direction` [width] or [n, width] is normalized, several are
     orthogonalized first; `strength: 2` reflects. Computed in float64 in parts, rounded once.
-    Example: `ablate_: {target: '.*\\.(o_proj|down_proj)\\.weight', direction: 'work::r'}`
+    Example: `ablate_: {target: '.*\\.(o_proj|down_proj)\\.weight', direction: r}`
     Reference: Arditi et al., Refusal in language models is mediated by a single direction, 2024,
     https://arxiv.org/abs/2406.11717.
     """
@@ -171,7 +171,7 @@ def wanda(
 
     `norms` [in] are those of the inputs over some texts. `ratio: 0.5` removes that share of each output's weights
     (rounded down), `pattern: '2:4'` all but two of every four neighbours. Of equal scores the first is removed.
-    Example: `wanda_: {target: '(.*)\\.weight', norms: 'work::\\1', pattern: '2:4'}`
+    Example: `wanda_: {target: '(.*)\\.weight', norms: '\\1.norms', pattern: '2:4'}`
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2023,
     https://arxiv.org/abs/2306.11695.
     """
@@ -194,7 +194,7 @@ def sparsegpt(
 
     `hessian` [in, in] is `X^T X` of the inputs X; `damping` times its mean diagonal is added. `ratio` is removed from
     every 128 columns, `pattern: '2:4'` as for `wanda_`. Computed in float64, rounded once.
-    Example: `sparsegpt_: {target: '(.*)\\.weight', hessian: 'work::\\1', ratio: 0.5}`
+    Example: `sparsegpt_: {target: '(.*)\\.weight', hessian: '\\1.hessian', ratio: 0.5}`
     Reference: Frantar and Alistarh, SparseGPT: Massive language models can be accurately pruned in one-shot, 2023,
     https://arxiv.org/abs/2301.00774.
     """
