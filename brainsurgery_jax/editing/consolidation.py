@@ -12,8 +12,9 @@ from brainsurgery_jax.op import Avals, Number, Params, kernel
 
 def _check(avals: Avals, params: Params) -> None:
     check_floats(avals)
+    hint = "Old weights and Fisher information have a value for each entry."
     for what, aval in zip(("old weights", "Fisher values", "Fisher values"), avals[1:], strict=False):
-        check_shape(what, aval, avals[0].shape, "Old weights and Fisher information have a value for each entry.")
+        check_shape(what, aval, avals[0].shape, hint)
 
 
 def _cuts(avals: Avals, params: Params) -> Cuts:

@@ -40,11 +40,10 @@ def check_facts(avals: Avals, params: FactParams) -> None:
         raise Refusal("not-a-matrix", f"facts are edited in a matrix by vectors, got {w} and keys {keys}", hint=hint)
     outputs, inputs = reversed(w.shape) if params["transposed"] else w.shape
     count = keys.shape[:-1]
-    if params["transposed"] != (keys.shape[-1] == w.shape[0] != inputs):
+    hint = "Keys are [n, in], values [n, out], the covariance [in, in]; of a single fact [in] and [out]."
+    if keys.shape[-1] == outputs != inputs:
         turned = str(not params["transposed"]).lower()
-        hint = f"A matrix [in, out], as in GPT-2, is `transposed: true`; here `transposed: {turned}` fits."
-    else:
-        hint = "Keys are [n, in], values [n, out], the covariance [in, in]; of a single fact [in] and [out]."
+        hint = f"A matrix [in, out], as in GPT-2, is `transposed: true`, one [out, in] is not: `transposed: {turned}`."
     check_shape("keys", keys, (*count, inputs), hint)
     check_shape("values", values, (*count, outputs), hint)
     for aval in covariance:
