@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.editing.arrays import solve
-from brainsurgery_jax.editing.facts import Facts
+from brainsurgery_jax.editing.facts import Memories
 
 
-def constrain_facts(facts: Facts) -> Array:
+def constrain_facts(facts: Memories) -> Array:
     """`R (K^T C^-1 K)^-1 K^T C^-1` (keys as columns): of all changes that give every value for its key the one that
     changes the outputs of other keys least. Without a covariance C is the identity. Of one fact it is ROME's."""
     keys, residuals = facts.keys, facts.residuals

@@ -23,7 +23,7 @@ class FactParams(TypedDict):
     transposed: bool
 
 
-class Facts(NamedTuple):
+class Memories(NamedTuple):
     """Keys [n, in], residuals [n, out] and the covariance [in, in], if there is one, in float64."""
 
     keys: Array
@@ -58,13 +58,13 @@ def fact_space(avals: Avals, params: FactParams) -> int:
 
 
 def edit_facts(
-    update: Callable[[Facts], Array], operands: tuple[Array, ...], *, residual: bool, transposed: bool
+    update: Callable[[Memories], Array], operands: tuple[Array, ...], *, residual: bool, transposed: bool
 ) -> tuple[Array, Flag]:
     """The matrix after a change, and whether it is finite. `residual`: the values are residuals themselves."""
     w, keys, values, *covariance = operands
     matrix = double(w).T if transposed else double(w)
     xp = namespace(matrix)
     k, v = (xp.atleast_2d(double(x)) for x in (keys, values))
-    facts = Facts(k, v if residual else v - k @ matrix.T, double(covariance[0]) if covariance else None)
+    facts = Memories(k, v if residual else v - k @ matrix.T, double(covariance[0]) if covariance else None)
     made = matrix + update(facts)
     return rounded(made.T if transposed else made, w)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from brainsurgery_jax._lazy import Array, Flag
 from brainsurgery_jax.editing.arrays import anywhere, like_first, solve
-from brainsurgery_jax.editing.facts import SINGULAR, Facts, check_facts, edit_facts, fact_space
+from brainsurgery_jax.editing.facts import SINGULAR, Memories, check_facts, edit_facts, fact_space
 from brainsurgery_jax.op import Number, kernel
 
 
-def insert_facts(facts: Facts, *, share: Array, weight: Array) -> Array:
+def insert_facts(facts: Memories, *, share: Array, weight: Array) -> Array:
     """`R K^T (weight C + K K^T)^-1` (keys as columns), of a share of the residuals: the change with the least sum of
     squared errors on the facts and on what the covariance stands for."""
     keys, residuals = facts.keys, facts.residuals * share

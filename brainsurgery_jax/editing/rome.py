@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.editing.arrays import namespace, solve
-from brainsurgery_jax.editing.facts import Facts
+from brainsurgery_jax.editing.facts import Memories
 
 
-def insert_fact(facts: Facts) -> Array:
+def insert_fact(facts: Memories) -> Array:
     """`(v - W k) (C^-1 k)^T / (k^T C^-1 k)`: of all changes that give `v` for `k` the one that changes the outputs of
     other keys least. Without a covariance C is the identity."""
     key, residual = facts.keys[0], facts.residuals[0]

@@ -15,6 +15,7 @@ PAGES = (
     "docs/diagnostics.md",
     "docs/merging.md",
     "docs/quantization.md",
+    "docs/editing.md",
     "docs/mistakes.md",
     "docs/from-brainsurgery.md",
     "docs/from-mergekit.md",
