@@ -36,8 +36,10 @@ def only(says: str, target: str = "a::w") -> Mend:
     return put(says, target=target)
 
 
-def case(name: str, code: str, steps: list[Any], mend: Mend, a: Any, expect: Any = (), **keys: Any) -> Case:
-    return Case(name, code, steps, mend, dict(expect), a=a, **({"b": B} | keys))
+def case(
+    name: str, code: str, steps: list[Any], mend: Mend, a: Any, expect: Any = (), *, b: Any = B, **keys: Any
+) -> Case:
+    return Case(name, code, steps, mend, dict(expect), a=a, b=b, **keys)
 
 
 EDITS = [
