@@ -95,8 +95,8 @@ def _remove_block(block: Array, factor: Array, sparsity: Sparsity) -> tuple[Arra
 
 def _sweep(block: Array, factor: Array, removed: Array, start: int) -> tuple[Array, Array]:
     """The block after the columns from `start` on that have a mask, one after the other; each corrects those behind."""
-    width = removed.shape[1]
-    if namespace(block) is np:
+    xp, width = namespace(block), removed.shape[1]
+    if xp is np:
         block, errors = block.copy(), np.empty(removed.shape)
         for n in range(width):
             at = start + n
@@ -106,16 +106,17 @@ def _sweep(block: Array, factor: Array, removed: Array, start: int) -> tuple[Arr
             errors[:, n] = gap
         return block, errors
 
-    def step(n: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        block, errors = state
-        row = jax.lax.dynamic_index_in_dim(factor, start + n, 0, keepdims=False)  # zero before its diagonal
-        scale = jax.lax.dynamic_index_in_dim(row, start + n, 0, keepdims=False)
-        own = jax.lax.dynamic_index_in_dim(block, start + n, 1, keepdims=False)
-        mask = jax.lax.dynamic_index_in_dim(removed, n, 1, keepdims=False)
-        gap = jax.numpy.where(mask, own, 0.0) / scale
-        block = block - jax.numpy.outer(gap, row)
-        own = jax.lax.dynamic_index_in_dim(block, start + n, 1, keepdims=False)
-        block = jax.lax.dynamic_update_index_in_dim(block, jax.numpy.where(mask, 0.0, own), start + n, 1)
-        return block, jax.lax.dynamic_update_index_in_dim(errors, gap, n, 1)
+    columns = np.arange(block.shape[1], dtype=np.int32)
 
-    return jax.lax.fori_loop(np.int32(0), np.int32(width), step, (block, jax.numpy.zeros(removed.shape)))
+    def step(n: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        # By masks: with indices of 64 bits, batched slices do not lower in JAX's default configuration.
+        block, errors = state
+        here, there = columns == n + np.int32(start), columns[:width] == n
+        row = xp.where(here[:, None], factor, 0.0).sum(axis=0)  # zero before its diagonal
+        own = xp.where(here[None, :], block, 0.0).sum(axis=1)
+        mask = (removed & there[None, :]).any(axis=1)
+        gap = xp.where(mask, own, 0.0) / xp.where(here, row, 0.0).sum()
+        block = xp.where((here[None, :] & mask[:, None]), 0.0, block - xp.outer(gap, row))
+        return block, xp.where(there[None, :], gap[:, None], errors)
+
+    return jax.lax.fori_loop(np.int32(0), np.int32(width), step, (block, xp.zeros(removed.shape)))
