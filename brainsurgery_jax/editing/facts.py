@@ -54,7 +54,7 @@ def fact_space(avals: Avals, params: FactParams) -> int:
     """Bytes besides operands and result: the matrix and its change, and some covariances, in double precision."""
     w, keys, *_ = avals
     square = keys.shape[-1] ** 2
-    return 8 * (3 * w.size + 4 * square + 4 * sum(a.size for a in avals[1:3]))
+    return 8 * (4 * w.size + 5 * square + 4 * sum(a.size for a in avals[1:3]))
 
 
 def edit_facts(
