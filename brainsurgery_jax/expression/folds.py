@@ -14,8 +14,9 @@ from typing import NamedTuple
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.program import Literal, Node
+from brainsurgery_jax.expression.reductions import finite_or_zero
 from brainsurgery_jax.numerics.ranks import find_places
-from brainsurgery_jax.numerics.sums import Key, Merged, Values, add_up, keep_extreme, reduce_axes
+from brainsurgery_jax.numerics.sums import Key, Merged, Total, Values, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.op import Passes
 from brainsurgery_jax.reduction import Answer, Reduction
 
@@ -125,6 +126,47 @@ def _variance(root: bool) -> Callable[[Node, Shape], Passes]:
     return passes
 
 
+def _join_up(join: np.ufunc, start: float, wide: Callable[[Node], np.dtype]) -> Callable[[Node, Shape], Passes]:
+    """One pass that joins elements by an operation in which order does not matter."""
+
+    def passes(node: Node, shape: Shape) -> Passes:
+        axes, dtype = node.params["axes"], wide(node)
+
+        def step(x: np.ndarray, key: Key) -> Values:
+            return (np.asarray(join.reduce(x, axis=axes, keepdims=True, dtype=dtype)),)
+
+        total = Total(dtype, start, join)
+        return (lambda _: reduce_axes(shape, axes, [total], step, partial(_finish, node)),)
+
+    return passes
+
+
+def _truth(node: Node) -> np.dtype:
+    return np.dtype(np.bool_)
+
+
+def _log_sum_exp(node: Node, shape: Shape) -> Passes:
+    """The largest first, then the exponentials of what is less the largest."""
+    axes, dtype = node.params["axes"], to_numpy(node.work)
+
+    def largest(x: np.ndarray, key: Key) -> Values:
+        return (np.max(x, axis=axes, keepdims=True),)
+
+    def exponentials(most: np.ndarray) -> Reduction[Merged, np.ndarray | None]:
+        less = finite_or_zero(np, most)
+
+        def step(x: np.ndarray, key: Key) -> Values:
+            shifted = x - less[key]
+            return (np.sum(np.exp(shifted, out=shifted), axis=axes, keepdims=True, dtype=np.float64),)
+
+        def finish(total: np.ndarray) -> np.ndarray:
+            return _finish(node, np.log(total) + less.astype(np.float64))
+
+        return reduce_axes(shape, axes, [add_up(np.dtype(np.float64))], step, finish)
+
+    return (lambda _: reduce_axes(shape, axes, [keep_extreme("max", dtype)], largest, lambda most: most)), exponentials
+
+
 def _extreme(name: str) -> Callable[[Node, Shape], Passes]:
     def passes(node: Node, shape: Shape) -> Passes:
         axes, dtype = node.params["axes"], to_numpy(node.work)
@@ -177,6 +219,10 @@ class FoldRule(NamedTuple):
 _FOLDS: Mapping[str, FoldRule] = {
     "sum": FoldRule(_sum),
     "mean": FoldRule(_mean),
+    "prod": FoldRule(_join_up(np.multiply, 1, _wide)),
+    "any": FoldRule(_join_up(np.logical_or, False, _truth)),
+    "all": FoldRule(_join_up(np.logical_and, True, _truth)),
+    "logsumexp": FoldRule(_log_sum_exp),
     "norm": FoldRule(_norm),
     "std": FoldRule(_variance(root=True)),
     "var": FoldRule(_variance(root=False)),

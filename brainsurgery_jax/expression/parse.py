@@ -15,7 +15,8 @@ from textwrap import wrap
 from types import EllipsisType
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
-from brainsurgery_jax.expression.functions import FUNCTIONS, Function
+from brainsurgery_jax.expression.functions import FUNCTIONS
+from brainsurgery_jax.expression.signatures import Function
 
 MOST_CHARACTERS = 1000
 MOST_LEVELS = 100
@@ -27,7 +28,7 @@ ALLOWED = (
     + "\n".join(wrap(", ".join(FUNCTIONS) + ".", 100))
 )  # fmt: skip
 
-_STRANGE = re.compile(r"[^A-Za-z0-9_\s.,+\-*/%@()\[\]:<>=!&|~]")
+_STRANGE = re.compile(r"[^A-Za-z0-9_\s.,+\-*/%@()\[\]:<>=!&|~\"']")
 _BINARY = (
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult, ast.BitAnd, ast.BitOr,
     ast.LShift, ast.RShift,
@@ -208,8 +209,12 @@ class _Reading:
             wanted = f"{low}" if low == high else f"at least {low}" if high > 9 else f"{low} to {high}"
             found = f"'{name}' takes {wanted} argument{'s' * (wanted != '1')} without a name, got {len(node.args)}"
             raise self.refusal(node, found, usage)
-        for argument in node.args:
-            self.argument(argument)
+        for at, argument in enumerate(node.args):
+            match argument:
+                case ast.Constant(value=str()) if function.text and not at:
+                    pass
+                case _:
+                    self.argument(argument)
         given = [keyword.arg for keyword in node.keywords]
         for at, keyword in enumerate(node.keywords):
             if keyword.arg in given[:at]:

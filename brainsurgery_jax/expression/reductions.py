@@ -52,6 +52,34 @@ def add_up(xp: ModuleType, x: Array, over: Over) -> Array:
     return xp.sum(x, axis=over.axes, keepdims=over.keepdims, dtype=over.dtype)
 
 
+def multiply_up(xp: ModuleType, x: Array, over: Over) -> Array:
+    """The product."""
+    return xp.prod(x, axis=over.axes, keepdims=over.keepdims, dtype=over.dtype)
+
+
+def log_sum_exp(xp: ModuleType, x: Array, over: Over) -> Array:
+    """The logarithm of the sum of exponentials, which are none above 1."""
+    wide = over.dtype or np.float64
+    largest = finite_or_zero(xp, xp.max(x, axis=over.axes, keepdims=True))
+    if not on_host(x):
+        largest = jax.lax.stop_gradient(largest)
+    total = xp.sum(xp.exp(x - largest), axis=over.axes, keepdims=True, dtype=wide)
+    made = xp.log(total) + largest.astype(wide)
+    return made if over.keepdims else xp.squeeze(made, over.axes)
+
+
+def finite_or_zero(xp: ModuleType, x: Array) -> Array:
+    """Numbers, and 0 for infinity and NaN."""
+    return xp.where(xp.isfinite(x), x, xp.zeros_like(x))
+
+
+def test_truth(name: str) -> Compute:
+    """Whether any, or all, of the elements are true."""
+    return lambda xp, node, shape, xs: getattr(xp, name)(
+        xs[0], axis=node.params["axes"], keepdims=node.params["keepdims"]
+    )
+
+
 def average(xp: ModuleType, x: Array, over: Over) -> Array:
     """The mean."""
     total = add_up(xp, x, over._replace(dtype=over.dtype or np.float64))

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +84,41 @@ MEANINGS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     ),
     "uint8(r * r) + uint16(r * r) + uint32(r * r) + (uint64(r * r * 9) << 3 >> 1) + 0 * sum(w)": lambda w, r: (
         3 * np.trunc(r * r) + 4 * np.trunc(r * r * 9)
+    ),
+    "arccos(tanh(w)) + arcsin(tanh(w)) + arctan2(w, r[:, None]) + log1p(w * w) + expm1(w) + erf(w)": lambda w, r: (
+        np.pi / 2 + np.arctan2(w, r[:, None]) + np.log1p(w * w) + np.expm1(w) + scipy.special.erf(w)
+    ),
+    "nan_to_num(w / where(w > 0, 0, 1) * 0) + logsumexp(w, axis=1)[:, None] + prod(r)": lambda w, r: (
+        np.log(np.exp(w).sum(1))[:, None] + r.prod() + 0 * w
+    ),
+    "where(any(w > 1, axis=1, keepdims=True), w, 0) + all(w > -9) * r[:, None]": lambda w, r: (
+        w * (w > 1).any(axis=1, keepdims=True) + r[:, None]
+    ),
+    "argmax(w, axis=1) + 10 * argmin(w.T) + r": lambda w, r: w.argmax(1) + 10 * w.T.argmin() + r,
+    "sort(w, axis=0) + argsort(w) + cumsum(w, axis=1) * cumsum(r)[3]": lambda w, r: (
+        np.sort(w, 0) + np.argsort(w) + w.cumsum(1) * r.sum()
+    ),
+    "topk(w, 2) + 10 * argtopk(w, 2, axis=-1) + r[:, None]": lambda w, r: (
+        -np.sort(-w)[:, :2] + 10 * np.argsort(-w)[:, :2] + r[:, None]
+    ),
+    "kron(r[:2], w) + roll(kron(r[:2], w), (1, -2), axis=(0, 1))": lambda w, r: (
+        np.kron(r[:2], w) + np.roll(np.kron(r[:2], w), (1, -2), (0, 1))
+    ),
+    "(ones(4, 6) + zeros((4, 6)) + linspace(-1, 1, 6)) * einsum('i,ij->ij', r, w)": lambda w, r: (
+        (1 + np.linspace(-1, 1, 6)) * r[:, None] * w
+    ),
+    "solve(w @ w.T, r) + inv(w @ w.T) @ r + pinv(w) [:4] @ r": lambda w, r: (
+        2 * np.linalg.solve(w @ w.T, r) + np.linalg.pinv(w)[:4] @ r
+    ),
+    "cholesky(w @ w.T) * det(w @ w.T) + trace(w) * r": lambda w, r: (
+        np.linalg.cholesky(w @ w.T) * np.linalg.det(w @ w.T) + w.trace() * r
+    ),
+    "qr(w)[0] @ qr(w)[1] + (qr(w)[0] * r) @ qr(w)[1]": lambda w, r: (
+        w + (np.linalg.qr(w)[0] * r) @ np.linalg.qr(w)[1]
+    ),
+    "(svd(w)[0] * (svd(w)[1] + 1) + 0 * r) @ svd(w)[2]": lambda w, r: w + scipy.linalg.polar(w)[0],
+    "(eigh(w @ w.T)[1] * sqrt(eigh(w @ w.T)[0])) @ eigh(w @ w.T)[1].T + 0 * r": lambda w, r: (
+        scipy.linalg.sqrtm(w @ w.T)
     ),
     "matmul(w, w.T) - zeros_like(w) @ ones_like(w).T + isfinite(r) - isnan(r)": lambda w, r: w @ w.T + 1,
 }  # fmt: skip
