@@ -157,7 +157,7 @@ def _log_sum_exp(node: Node, shape: Shape) -> Passes:
 
         def step(x: np.ndarray, key: Key) -> Values:
             shifted = x - less[key]
-            return (np.sum(np.exp(shifted, out=shifted), axis=axes, keepdims=True, dtype=np.float64),)
+            return (np.asarray(np.sum(np.exp(shifted, out=shifted), axis=axes, keepdims=True, dtype=np.float64)),)
 
         def finish(total: np.ndarray) -> np.ndarray:
             return _finish(node, np.log(total) + less.astype(np.float64))

@@ -489,3 +489,60 @@ def test_axes_that_a_reduction_lost_are_kept_as_the_hint_says(tmp_path: Path, ex
 
 def test_axes_that_would_not_help_are_not_proposed(tmp_path: Path) -> None:
     assert "keepdims" not in hint(tmp_path, "w[:, :4] - mean(w.T, axis=1)", w=W)
+
+
+# --- Linear algebra ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expr", "match"),
+    [
+        ("solve(w, r)", "a matrix of `solve` is singular or not finite"),
+        ("inv(w)", "a matrix of `inv` is singular or not finite"),
+        ("cholesky(-eye(4)) * r[0] + w", "a matrix of `cholesky` is not positive definite"),
+        ("svd(w / w)[1]", "a matrix of `svd` holds NaN or infinity"),
+    ],
+)
+def test_a_matrix_that_has_no_answer_stops_the_run(expr: str, match: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=match):
+        value(tmp_path, expr, w=np.zeros((4, 4)), r=R)
+
+
+@pytest.mark.parametrize(
+    ("expr", "match"),
+    [
+        ("solve(w, r)", "takes square matrices, batched over leading axes"),
+        ("solve(w @ w.T, w.T)", "the right side needs 4 rows, as the matrix has"),
+        ("inv(eye(20000))", "inv takes square matrices of at most 16,384 rows"),
+        ("svd(zeros(9000, 9000))[1]", "svd takes matrices of at most 8,192 rows or columns"),
+        ("svd(w) + 1", "there are 3 results; pick one, such as the first by"),
+        ("svd(w)[3]", "takes a whole number below 3 in brackets"),
+        ("topk(w, 7)", "takes a whole number from 1 to 6, the size of axis -1, as count"),
+        ("einsum('ij,jk->ik', w, w)", "'j' is 6 and 4; axes with one letter have one size"),
+        ("einsum('ij', w)", "the equation stands in quotes"),
+        ("linspace(0, 1, 0.5)", "takes a whole number as count"),
+    ],
+)
+def test_what_a_function_does_not_take_is_said_from_shapes(expr: str, match: str, tmp_path: Path) -> None:
+    (error,) = [p for p in problems(tmp_path, {"w": W, "r": R}, formula(expr, **{"from": {"w": "w", "r": "r"}}))
+                if p.severity == "error"]  # fmt: skip
+    assert match in error.message
+
+
+@pytest.mark.parametrize("expr", ["solve(a, b)", "inv(a) @ b", "svd(a)[2] @ b", "qr(a)[1] @ b", "det(a)"])
+def test_leading_axes_are_a_batch(expr: str, tmp_path: Path) -> None:
+    a, b = normal((3, 4, 4), np.float64), normal((3, 4, 2), np.float64, seed=1)
+    names = {n: x for n, x in (("a", a), ("b", b)) if re.search(rf"\b{n}\b", expr)}
+    for name in ("0", "1", "2", "all"):
+        (tmp_path / name).mkdir()
+    each = [value(tmp_path / str(at), expr, **{n: x[at] for n, x in names.items()}) for at in range(3)]
+    np.testing.assert_allclose(value(tmp_path / "all", expr, **names), np.stack(each), rtol=1e-10, atol=1e-12)
+
+
+def test_small_floats_are_solved_with_in_double_precision(tmp_path: Path) -> None:
+    """In float32 the Hilbert matrix of order 6 leaves one digit."""
+    a = (1 / (1 + np.arange(6)[:, None] + np.arange(6))).astype(np.float32)
+    b = a.astype(np.float64) @ np.ones(6)
+    found = value(tmp_path, "solve(a, b)", a=a, b=b.astype(np.float32))
+    exact = np.linalg.solve(a.astype(np.float64), b.astype(np.float32).astype(np.float64))
+    np.testing.assert_array_equal(found, exact.astype(np.float32))

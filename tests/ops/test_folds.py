@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.engine.plan import folds as plan_folds
@@ -25,6 +26,7 @@ AXES = [axes for n in range(1, 4) for axes in combinations(range(3), n)]
 NUMPY: dict[str, Any] = {
     "sum": np.sum, "mean": np.mean, "std": np.std, "var": np.var, "min": np.min, "max": np.max,
     "norm": lambda x, axis, keepdims: np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims)),
+    "logsumexp": scipy.special.logsumexp,
 }  # fmt: skip
 
 
@@ -52,6 +54,16 @@ def test_blocks_are_put_together_along_any_axes(name: str, axes: tuple[int, ...]
     wanted = NUMPY[name](X.astype(np.float64), axis=axes, keepdims=True)
     np.testing.assert_allclose(made, wanted, rtol=1e-6)
     assert made.shape == wanted.shape
+
+
+@pytest.mark.parametrize("axes", AXES, ids=str)
+@pytest.mark.parametrize("name", ["prod", "any", "all"])
+def test_products_and_truths_are_put_together_along_any_axes(name: str, axes: tuple[int, ...], tmp_path: Path) -> None:
+    x = {"prod": X / 30, "any": (X > 110).astype(np.float32), "all": (X > -110).astype(np.float32)}[name]
+    made = value(tmp_path, f"{name}(x, axis={list(axes)}, keepdims=True)", x=x)
+    wanted = getattr(np, name)(x.astype(np.float64), axis=axes, keepdims=True)
+    assert made.shape == wanted.shape
+    np.testing.assert_allclose(made, wanted.astype(np.float32), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "bool", "complex64", "float64"])
