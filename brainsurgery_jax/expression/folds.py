@@ -14,7 +14,7 @@ from typing import NamedTuple
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.program import Literal, Node
-from brainsurgery_jax.expression.reductions import finite_or_zero
+from brainsurgery_jax.expression.reductions import finite_or_zero, place_of
 from brainsurgery_jax.numerics.ranks import find_places
 from brainsurgery_jax.numerics.sums import Key, Merged, Total, Values, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.op import Passes
@@ -181,12 +181,14 @@ def _extreme(name: str) -> Callable[[Node, Shape], Passes]:
 
 def _quantile(node: Node, shape: Shape) -> Passes:
     """Linear interpolation between two neighbours, by numpy's own function on these two alone."""
-    share = node.operands[1]
-    assert isinstance(share, Literal)
-    virtual = (prod(shape) - 1) * float(share.value)
-    place, last = int(virtual), prod(shape) - 1
-    between = np.asarray(1.0 if place >= last else virtual - place)
+    found, last = place_of(node, prod(shape)), prod(shape) - 1
+    assert found is not None
+    place, between = found[0], np.asarray(found[1])
     return _order(node, (place, min(place + 1, last)), lambda found: np.quantile(found, between))
+
+
+def _kth(node: Node, shape: Shape) -> Passes:
+    return _order(node, (prod(shape) - node.params["count"],), lambda found: found)
 
 
 def _median(node: Node, shape: Shape) -> Passes:
@@ -205,7 +207,7 @@ def _order(node: Node, places: tuple[int, ...], finish: Callable[[np.ndarray], n
         passing = (reduction.passing or 0) + dtype.itemsize * (node.work != node.aval.dtype)
         return reduction._replace(block=lambda x: reduction.block(x.astype(dtype, copy=False)), passing=passing)
 
-    passes = find_places(dtype, places, at_once, _finish(node, np.nan))
+    passes = find_places(dtype, places, at_once, _finish(node, np.nan if np.issubdtype(dtype, np.floating) else 0))
     return tuple(lambda before, one=one: cast(one(before)) for one in passes)
 
 
@@ -228,6 +230,7 @@ _FOLDS: Mapping[str, FoldRule] = {
     "var": FoldRule(_variance(root=False)),
     "min": FoldRule(_extreme("min")),
     "max": FoldRule(_extreme("max")),
+    "kth_largest": FoldRule(_kth, _is_of_all),
     "median": FoldRule(_median, _is_of_all),
     "quantile": FoldRule(_quantile, _has_place),
 }

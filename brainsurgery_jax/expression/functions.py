@@ -61,6 +61,20 @@ def _quantile(x: jax.Array, q: jax.Array | float, axis: Axis = None, keepdims: b
     return jnp.quantile(x, jnp.asarray(q, jnp.result_type(q, jnp.float32)), axis=axis, keepdims=keepdims)
 
 
+def _kth(x: jax.Array, k: object, axis: Axis = None, keepdims: bool = False) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError("takes real tensors")
+    made = jnp.max(x, axis=axis, keepdims=keepdims)
+    size = x.size // max(1, made.size)
+    if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= size:
+        raise ValueError(f"takes a whole number from 1 to {size:,}, how many elements it chooses from")
+    return made
+
+
+def _kth_static(keywords: sign.Keywords, args: Sequence[object], rank: int) -> Static:
+    return ("count", args[1]), *sign.reduced(keywords, args, rank)
+
+
 def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
     if (jnp.ndim(x), jnp.ndim(y)) != (1, 1):
         raise ValueError("outer takes two vectors")
@@ -188,6 +202,8 @@ FUNCTIONS: dict[str, Function] = {
     "median": _reduce("median"),
     "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _quantile, (2, 2), AXES, static=sign.reduced,
                          own=True, reduces=True),
+    "kth_largest": Function("kth_largest(x, 10, axis=None, keepdims=False)", _kth, (2, 2), AXES,
+                            static=_kth_static, operands=1, own=True, reduces=True),
     "softmax": Function("softmax(x, axis=-1)", _softmax, keywords=("axis",), static=sign.along_axes(-1)),
     **LINEAR_FUNCTIONS,
     **ORDERING_FUNCTIONS,

@@ -304,6 +304,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "max": Operation(reduce.keep_extreme("max"), cut.reduction),
     "median": Operation(reduce.pick_by_order("median"), cut.reduction, of_largest(1), whole=True),
     "quantile": Operation(reduce.pick_by_order("quantile"), cut.reduction, of_largest(1), uncast=(1,), whole=True),
+    "kth_largest": Operation(reduce.keep_kth, cut.reduction, of_largest(3), sealed=False, whole=True),
     "softmax": Operation(reduce.softmax, cut.normalize, of_largest(1), whole=True),
     "matmul": _product("matmul", cut.product),
     "dot": _product("dot", cut.dot),

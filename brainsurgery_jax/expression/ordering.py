@@ -61,6 +61,7 @@ ORDERING_FUNCTIONS: Mapping[str, Function] = {
     "argmin": _PLACE._replace(usage="argmin(x, axis=None, keepdims=False)", fn=_along_one("argmin")),
     "sort": Function("sort(x, axis=-1)", _along_one("sort"), keywords=("axis",), static=along(-1)),
     "argsort": Function("argsort(x, axis=-1)", _along_one("argsort"), keywords=("axis",), static=along(-1), own=True),
+    "ranks": Function("ranks(x, axis=-1)", _along_one("argsort"), keywords=("axis",), static=along(-1), own=True),
     "topk": Function("topk(x, 10, axis=-1)", _top(values=True), (2, 2), ("axis",), static=_top_static, operands=1),
     "argtopk": Function("argtopk(x, 10, axis=-1)", _top(values=False), (2, 2), ("axis",), static=_top_static,
                         operands=1, own=True),
@@ -82,6 +83,13 @@ def _sort(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Arra
 
 def _argsort(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     return xp.argsort(xs[0], axis=node.params["axis"], stable=True)
+
+
+def _ranks(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    """The place that each element has in the sorted order."""
+    x, axis = (xs[0], node.params["axis"]) if node.params["axis"] is not None else (xp.reshape(xs[0], (-1,)), 0)
+    order = xp.argsort(x, axis=axis, stable=True)
+    return xp.argsort(order, axis=axis, stable=True)
 
 
 def _argtopk(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
@@ -170,6 +178,11 @@ def _sorting(node: Node, xs: Operands, shape: Shape) -> int:
     return _copy(node, xs, shape) + nbytes(shape, node.aval.dtype)
 
 
+def _twice(node: Node, xs: Operands, shape: Shape) -> int:
+    """The same, and the places in their order."""
+    return _sorting(node, xs, shape) + 2 * nbytes(shape, node.aval.dtype)
+
+
 def _selecting(node: Node, xs: Operands, shape: Shape) -> int:
     """Keys twice, what is chosen and running counts of it, and places."""
     elements = sum(nbytes(s, node.work) // max(1, node.work.bits // 8) for s, _ in xs)
@@ -186,6 +199,7 @@ ORDERING: Mapping[str, Operation] = {
     "argmin": Operation(_place("argmin"), _beside, _copy, sealed=False),
     "sort": Operation(_sort, _along, _sorting, sealed=False, whole=True),
     "argsort": Operation(_argsort, _along, _sorting, sealed=False, whole=True),
+    "ranks": Operation(_ranks, _along, _twice, sealed=False, whole=True),
     "topk": Operation(_topk, _along, _selecting, sealed=False, whole=True),
     "argtopk": Operation(_argtopk, _along, _selecting, sealed=False, whole=True),
     "cumsum": Operation(_cumsum, _along, _wide_copy, whole=True),

@@ -94,7 +94,7 @@ def _exact(node: Node, program: Computation, xs: Sequence[Interval | None]) -> I
             return _union_or(held, xs[1:])
         case "take":
             return _union_or(held, xs[:1])
-        case "argmax" | "argmin" | "argsort" | "argtopk":
+        case "argmax" | "argmin" | "argsort" | "argtopk" | "ranks":
             return Interval(0, max(0, table_size(node, program) - 1))
         case "cast":
             return known[0] if known and known[0].within(held) else held
@@ -107,7 +107,7 @@ def _exact(node: Node, program: Computation, xs: Sequence[Interval | None]) -> I
 
 _SELECTING = frozenset({
     "min", "max", "transpose", "reshape", "concat", "stack", "repeat", "flip", "item", "positive", "round", "floor",
-    "ceil", "diag", "tril", "triu", "median", "sort", "topk", "roll", "nan_to_num",
+    "ceil", "diag", "tril", "triu", "median", "sort", "topk", "kth_largest", "roll", "nan_to_num",
 })  # fmt: skip
 _ARITHMETIC = frozenset({
     "add", "subtract", "multiply", "negative", "left_shift", "power", "abs", "matmul", "dot", "outer", "kron", "einsum",

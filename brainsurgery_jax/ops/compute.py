@@ -64,9 +64,9 @@ def compute(
     as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where
     isfinite isnan zeros_like ones_like arccos arcsin arctan2 log1p expm1 erf nan_to_num, and casts: int8 int16 int32
     int64 uint8 uint16 uint32 uint64 float32 float64. With `axis` and `keepdims`: sum mean std var min max norm median
-    quantile prod any all logsumexp argmax argmin. With `axis`: sort argsort cumsum softmax, and `topk(x, 10)`, whose
-    places `argtopk(x, 10)` gives. Others: matmul dot outer kron einsum transpose reshape concat stack repeat roll take
-    flip diag tril triu eye zeros ones arange linspace.
+    quantile prod any all logsumexp argmax argmin, and `kth_largest(x, 10)`. With `axis`: sort argsort ranks cumsum
+    softmax, and `topk(x, 10)`, whose places `argtopk(x, 10)` gives. Others: matmul dot outer kron einsum transpose
+    reshape concat stack repeat roll take flip diag tril triu eye zeros ones arange linspace.
     Linear algebra of small matrices (sides of up to 16,384, or 8,192 for the last four), batched over leading axes, in
     double precision: solve inv cholesky det trace pinv qr svd eigh. `qr(x)`, `svd(x)` and `eigh(x)` have several
     results: `svd(x)[0]` are u, the singular values and v^T are `[1]` and `[2]`. What signs leave open is fixed: the

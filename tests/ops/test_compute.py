@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,6 +101,9 @@ MEANINGS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     ),
     "topk(w, 2) + 10 * argtopk(w, 2, axis=-1) + r[:, None]": lambda w, r: (
         -np.sort(-w)[:, :2] + 10 * np.argsort(-w)[:, :2] + r[:, None]
+    ),
+    "ranks(w, axis=0) + kth_largest(w, 3) + kth_largest(w, 2, axis=1, keepdims=True) + r[:, None]": lambda w, r: (
+        scipy.stats.rankdata(w, axis=0) - 1 + np.sort(w, None)[-3] + np.sort(w)[:, -2:-1] + r[:, None]
     ),
     "kron(r[:2], w) + roll(kron(r[:2], w), (1, -2), axis=(0, 1))": lambda w, r: (
         np.kron(r[:2], w) + np.roll(np.kron(r[:2], w), (1, -2), (0, 1))

@@ -85,6 +85,31 @@ def test_a_quantile_has_the_bits_of_numpy(share: str, dtype: str, tmp_path: Path
     assert same(made, wanted.astype(wide.dtype).astype(np.float64))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "uint8"])
+@pytest.mark.parametrize("k", [1, 3, 100, 210])
+def test_the_kth_largest_is_the_element_at_its_place(k: int, dtype: str, tmp_path: Path) -> None:
+    x = (X if dtype != "uint8" else np.abs(X)).astype(dtype)
+    wanted = np.sort(x, axis=None)[-k]
+    assert value(tmp_path, f"kth_largest(x, {k})", x, "float64") == wanted
+    step = {"compute": {"from": {"x": "x"}, "expr": f"kth_largest(x, {k})", "to": "out"}}
+    with jax.enable_x64(True):
+        found = jax.jit(bs.load({"transforms": [step]}).apply)({"x": x})["out"]
+        assert np.asarray(found) == wanted
+
+
+@pytest.mark.parametrize("axis", [None, 0, (1, 2)])
+@pytest.mark.parametrize("expr", ["quantile(x, 0.1)", "quantile(x, 0.37)", "quantile(x, 0.8)", "median(x)"])
+def test_under_jit_a_quantile_has_the_bits_of_numpy(expr: str, axis: Any) -> None:
+    x = X.copy()
+    x[2], x[3, 1, 2], x[4, 0, 0] = x[2, 0, 0], -np.inf, np.nan
+    share = expr.rstrip(")").partition("(x, ")[2]
+    with np.errstate(invalid="ignore"):
+        wanted = np.quantile(x, float(share), axis=axis) if share else np.median(x, axis=axis)
+    step = {"compute": {"from": {"x": "x"}, "expr": f"{expr[:-1]}, axis={axis})", "to": "out"}}
+    found = jax.jit(bs.load({"transforms": [step]}).apply)({"x": x})["out"]
+    assert same(np.asarray(found), wanted.astype(np.float32))
+
+
 @pytest.mark.parametrize("size", [1, 2, 209, 210])
 def test_a_median_has_the_bits_of_numpy(size: int, tmp_path: Path) -> None:
     x = X.reshape(-1)[:size]
