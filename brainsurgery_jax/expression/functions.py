@@ -177,6 +177,14 @@ def _take(x: jax.Array, indices: jax.Array, axis: int | None = None) -> jax.Arra
     return jnp.take(x, indices, axis=axis)
 
 
+def _over(x: jax.Array) -> jax.Array:
+    raise ValueError("ranges over all matches of a step, and cannot stand within another that does")
+
+
+SETS = ("sum_over", "stack_over", "concat_over")
+"""Functions that range over the matches of a step: what is computed of each is added, stacked along a new first axis,
+or joined along the first."""
+
 FUNCTIONS: dict[str, Function] = {
     **{name: _each(name, "x") for name in ("abs", "sqrt", "exp", "log", "sin", "cos", "tanh", "sign", "round",
                                            "floor", "ceil", "isfinite", "isnan", "zeros_like", "ones_like", "arccos",
@@ -234,6 +242,7 @@ FUNCTIONS: dict[str, Function] = {
                          widest=True),
     "arange": Function("arange(4)", lambda *n: jnp.arange(*_counts(*n), dtype=jnp.int64), (1, 3),
                        static=sign.counted, operands=0),
+    **{name: Function(f"{name}(x)", _over) for name in SETS},
     **{name: _cast(name) for name in CASTS},
 }  # fmt: skip
 

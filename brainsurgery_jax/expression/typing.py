@@ -50,12 +50,17 @@ class Typed(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def type_expression(expression: Expression, names: tuple[str, ...], avals: tuple[Aval, ...]) -> Typed:
-    """The program of an expression over tensors of known shapes and dtypes. Raises Refusal."""
+def type_expression(
+    expression: Expression, names: tuple[str, ...], avals: tuple[Aval, ...], numbers: tuple[tuple[str, float], ...] = ()
+) -> Typed:
+    """The program of an expression over tensors of known shapes and dtypes. `numbers`: by what `${...}` asks for.
+
+    Raises Refusal.
+    """
     made: list[Typed] = []
 
     def trace(*xs: jax.Array) -> None:
-        made.append(_Typing(expression, names, avals, xs).whole())
+        made.append(_Typing(expression, names, avals, xs, dict(numbers)).whole())
 
     with jax.enable_x64(True), freely():
         jax.eval_shape(trace, *(jax.ShapeDtypeStruct(a.shape, to_numpy(a.dtype)) for a in avals))
@@ -92,7 +97,12 @@ class _Typing:
     """Walks a tree; the nodes that it finds collect in `nodes`."""
 
     def __init__(
-        self, expression: Expression, names: Sequence[str], avals: Sequence[Aval], traced: Sequence[jax.Array]
+        self,
+        expression: Expression,
+        names: Sequence[str],
+        avals: Sequence[Aval],
+        traced: Sequence[jax.Array],
+        numbers: Mapping[str, float],
     ):
         self.expression = expression
         self.nodes: list[Node] = []
@@ -100,13 +110,27 @@ class _Typing:
         self.values: dict[Node, Value] = {}
         work = work_dtype([a.dtype for a in avals])
         self.work = to_numpy(work)
-        self.leaves: dict[str, Value] = {}
+        self.numbers = numbers
+        self.leaves: dict[str, Meaning] = {name: numbers[source] for name, source in expression.numbers}
         for index, (name, aval, x) in enumerate(zip(names, avals, traced, strict=True)):
             value = self._add(leaf(index, aval), x, name)
             if aval.dtype.is_float and aval.dtype != work:
                 wide = Node("cast", (value.at,), Aval(aval.shape, work), aval.dtype, (("overflow", None),))
                 value = self._add(wide, x.astype(to_numpy(work)), name)
             self.leaves[name] = value
+        for name, local in expression.lets:
+            self.leaves[name] = self._local(local)
+
+    def _local(self, local: Expression) -> Meaning:
+        """What a local name stands for; refusals show its own text."""
+        outer, before = self.expression, dict(self.leaves)
+        self.expression = local
+        self.leaves.update({name: self.numbers[source] for name, source in local.numbers})
+        for name, inner in local.lets:
+            self.leaves[name] = self._local(inner)
+        made = self.of(local.tree)
+        self.expression, self.leaves = outer, before
+        return made
 
     def whole(self) -> Typed:
         """The program of the whole tree. Raises Refusal."""

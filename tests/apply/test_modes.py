@@ -51,6 +51,7 @@ MORE = (
                    "where(abs(w) > median(abs(w)), w ** 3, 0) / (1 + r[0] ** 2)", "w.T @ r + quantile(w, 0.3)",
                    "take(w, 3) * r + maximum(r, 0.1) // 0.3 + r % 0.7",
                    "erf(w) + log1p(w ** 2) * expm1(w) + arctan2(w, r[:, None]) + arccos(tanh(w)) * arcsin(tanh(w))",
+                   "w / sqrt(sum_over(sum(w ** 2)) + 1) * stack_over(r)[0, 0]",
                    "logsumexp(w, axis=1) * prod(r) + where(any(w > 9) | all(w > -9), r, 0) + nan_to_num(r)",
                    "sort(w, axis=1)[:, 1] * topk(w, 2)[:, 0] + cumsum(r) + take(w, argmax(w)) * kron(r, ones(1))",
                    "take(w, argsort(r), axis=0) * linspace(0, 1, 6) + roll(w, 1, axis=1) + take(r, argtopk(r, 2))[0]",

@@ -105,6 +105,7 @@ MEANINGS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     "ranks(w, axis=0) + kth_largest(w, 3) + kth_largest(w, 2, axis=1, keepdims=True) + r[:, None]": lambda w, r: (
         scipy.stats.rankdata(w, axis=0) - 1 + np.sort(w, None)[-3] + np.sort(w)[:, -2:-1] + r[:, None]
     ),
+    "sum_over(w) + stack_over(w)[0] * r[:, None] + concat_over(w[:2])[1]": lambda w, r: w + w * r[:, None] + w[1],
     "kron(r[:2], w) + roll(kron(r[:2], w), (1, -2), axis=(0, 1))": lambda w, r: (
         np.kron(r[:2], w) + np.roll(np.kron(r[:2], w), (1, -2), (0, 1))
     ),
