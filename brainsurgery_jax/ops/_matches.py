@@ -86,11 +86,11 @@ def _config_number(view: View, alias: str, path: str) -> float:
         if not isinstance(held, Mapping) or word not in held:
             near = did_you_mean(word, list(held)) if isinstance(held, Mapping) else ""
             message = f"{file} of '{alias}' has no '{path}'.{near}"
-            raise Refusal("expression-value", message, key="expr", hint="Name a key that it has, or write the number.")
+            raise Refusal("expression-value", message, key="expr", hint="Write the number itself.")
         held = held[word]
     if isinstance(held, bool) or not isinstance(held, int | float):
         message = f"'{path}' of {file} is no number: {held!r}"
-        raise Refusal("expression-value", message, key="expr", hint="Name a key that it has, or write the number.")
+        raise Refusal("expression-value", message, key="expr", hint="Write the number itself.")
     return held
 
 

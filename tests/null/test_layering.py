@@ -48,6 +48,8 @@ MAY_IMPORT = {
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
     "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
     "ops.merge": "keys op protocol select merging",
+    "ops._matches": "errors dtypes select protocol expression ops._formulas ops.shape",
+    "ops.compute": "errors dtypes select op protocol numerics expression ops._constants ops._formulas ops._matches",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
