@@ -18,8 +18,9 @@ from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.expression.functions import CASTS, FUNCTIONS, REDUCTIONS
+from brainsurgery_jax.expression.indexing import pick, plain_parts
 from brainsurgery_jax.expression.parse import Expression
-from brainsurgery_jax.expression.program import At, Computation, IndexPart, Literal, Node, Static, below, excerpt, leaf
+from brainsurgery_jax.expression.program import At, Computation, Literal, Node, Static, below, excerpt, leaf
 from brainsurgery_jax.expression.signatures import Pick
 from brainsurgery_jax.numerics.rounding import bounds
 
@@ -219,8 +220,8 @@ class _Typing:
         if not isinstance(x, Value):
             raise self._refusal(node, ValueError("is no tensor"), ())
         plain = [p.traced if isinstance(p, Value) else p for p in parts]
-        return self._emit(node, "item", lambda a: _pick(a, plain), x,
-                          static=lambda: (("parts", _plain_parts(x.traced.shape, plain)),))  # fmt: skip
+        return self._emit(node, "item", lambda a: pick(a, plain), x,
+                          static=lambda: (("parts", plain_parts(x.traced.shape, plain)),))  # fmt: skip
 
     def _of_several(self, node: ast.expr, several: tuple[Meaning, ...], parts: Sequence[Meaning]) -> Meaning:
         """A size of a shape, or one of several results."""
@@ -386,43 +387,3 @@ def _product(x: object, y: object) -> jax.Array:
     if x.shape[-1] != (inner := y.shape[-2:][0]):
         raise ValueError(f"cannot be multiplied, {x.shape[-1]} against {inner}; .T transposes")
     return jnp.matmul(x, y)
-
-
-def _pick(x: jax.Array, parts: Sequence[object]) -> jax.Array:
-    for part in parts:
-        bounds = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
-        if any(isinstance(b, bool) or not isinstance(b, int | None | EllipsisType) for b in bounds):
-            raise ValueError("between brackets stand whole numbers, slices, None and ...; `take` picks by a list")
-    _check_bounds(x.shape, parts)
-    return x[tuple(parts)]
-
-
-def _fill_ellipsis(shape: Sequence[int], parts: Sequence[object]) -> list[object]:
-    """Parts of an index, one for each axis; those that an ellipsis stands for written out."""
-    taken = sum(p is not None and p is not Ellipsis for p in parts)
-    rest: list[object] = [slice(None)] * (len(shape) - taken)
-    at = next((i for i, p in enumerate(parts) if p is Ellipsis), len(parts))
-    return [*parts[:at], *rest, *parts[at + 1 :]]
-
-
-def _check_bounds(shape: Sequence[int], parts: Sequence[object]) -> None:
-    """Refuse an integer index outside of its axis, which JAX takes for the nearest one inside."""
-    taken = [p for p in _fill_ellipsis(shape, parts) if p is not None]
-    for axis, (part, size) in enumerate(zip(taken, shape, strict=False)):
-        if isinstance(part, int) and not -size <= part < size:
-            raise ValueError(f"index {part} is out of range for axis {axis} of size {size}")
-
-
-def _plain_parts(shape: Sequence[int], parts: Sequence[object]) -> tuple[IndexPart, ...]:
-    """An index as plain data: None for a new axis, a number, or `(start, stop, step)`, as `range` takes them."""
-    sizes = iter(shape)
-    made: list[IndexPart] = []
-    for part in _fill_ellipsis(shape, parts):
-        if part is None:
-            made.append(None)
-        elif isinstance(part, slice):
-            made.append(part.indices(next(sizes)))
-        else:
-            assert isinstance(part, int)
-            made.append(part % next(sizes))
-    return tuple(made)

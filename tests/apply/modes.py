@@ -33,7 +33,7 @@ CHECKS = "cannot stop a traced function for values that it refuses"
 
 LIMITS: tuple[Limit, ...] = (
     Limit(
-        ("phlora*", "phlora_"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
+        ("phlora*", "phlora_*"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
         f"(factors|truncated): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(

@@ -50,6 +50,8 @@ MAY_IMPORT = {
     "ops.merge": "keys op protocol select merging",
     "ops._matches": "errors dtypes select protocol expression ops._formulas ops.shape",
     "ops.compute": "errors dtypes select op protocol numerics expression ops._constants ops._formulas ops._matches",
+    "ops._stacked": "errors protocol ops.shape",
+    "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
