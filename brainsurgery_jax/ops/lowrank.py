@@ -33,7 +33,7 @@ from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Form, Number, Outcome, Params, Real, Rung, build, kernel
 from brainsurgery_jax.ops._stacked import Stacked, split_matrices, stack_matrices
-from brainsurgery_jax.protocol import Dest, Results, TensorExpr, View
+from brainsurgery_jax.protocol import Results, TensorExpr, View
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
 
@@ -383,12 +383,11 @@ def phlora(
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
     numbers = _numbers(how, fold_seed(view.seed, name))
-    dest: Dest = "new" if require_missing_dest else "rebind"
     parts = split_matrices(view, name, x) if stacked else [x]
     common = max(_resolve_rank(view, name, one, rank) for one in parts)
     bs, rows = zip(*(view.apply_all(factors, one, rank=common, **numbers) for one in parts), strict=True)
     a, b = (stack_matrices(view, x, made) if stacked else made[0] for made in (rows, bs))
-    return Results((a, b), dest, drops=delete_original)
+    return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
 
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))
