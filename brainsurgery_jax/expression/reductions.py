@@ -12,8 +12,12 @@ from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.on_the_way import SLAB
 from brainsurgery_jax.expression.program import Literal, Node
-from brainsurgery_jax.numerics.math import kind, on_host, quotient
+from brainsurgery_jax.numerics.math import kind, on_host, quotient, seal
+from brainsurgery_jax.numerics.ranks import pick_places
 from brainsurgery_jax.numerics.selecting import interpolate, select_at
+
+MANY = 1 << 20
+"""Elements from which on places in their order are found by counts."""
 
 Shape = tuple[int, ...]
 Compute = Callable[[ModuleType, Node, Shape, "Sequence[Array]"], "Array"]
@@ -154,6 +158,16 @@ def place_of(node: Node, size: int) -> tuple[int, float] | None:
     return place, 1.0 if place >= size - 1 else virtual - place
 
 
+def _pick_counted(node: Node, x: np.ndarray, place: int, between: float) -> np.ndarray:
+    """The same of a large array: by counts, as in blocks."""
+    found = pick_places(x, (place, min(place + 1, x.size - 1)))
+    with np.errstate(all="ignore"):
+        if found is None:
+            return np.asarray(np.nan, x.dtype)
+        middle = len(node.operands) == 1 and between
+        return np.asarray(np.median(found) if middle else np.quantile(found, np.asarray(between)), x.dtype)
+
+
 def _pick_traced(node: Node, x: jax.Array) -> jax.Array | None:
     """The same without a sort, where the place is known."""
     size = prod(x.shape[a] for a in node.params["axes"])
@@ -161,6 +175,8 @@ def _pick_traced(node: Node, x: jax.Array) -> jax.Array | None:
         return None
     place, between = found
     low, high = select_at(x, place, node.params["axes"])
+    if len(node.operands) == 1:
+        return seal(low + high) * np.asarray(0.5, x.dtype) if between else low
     return interpolate(low, high, between)
 
 
@@ -171,7 +187,9 @@ def keep_kth(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> A
     place = size - node.params["count"]
     if not on_host(x):
         return select_at(x, place, axes)[0].reshape(shape)
-    left = [a for a in range(x.ndim) if a not in axes]
+    if not (left := [a for a in range(x.ndim) if a not in axes]) and size >= MANY:
+        found = pick_places(x, (place,))
+        return np.asarray(np.nan if found is None else found[0], x.dtype).reshape(shape)
     rows = np.transpose(x, (*left, *axes)).reshape(*(x.shape[a] for a in left), size)
     found = np.partition(rows, place, axis=-1)[..., place]
     if kind(x) == "float":
@@ -186,6 +204,9 @@ def pick_by_order(name: str) -> Compute:
         x = xs[0].astype(to_numpy(node.aval.dtype), copy=False)
         if not on_host(x) and (found := _pick_traced(node, x)) is not None:
             return found.reshape(shape)
+        is_large = on_host(x) and len(node.params["axes"]) == x.ndim and x.size >= MANY
+        if on_host(x) and is_large and (known := place_of(node, x.size)) is not None:
+            return _pick_counted(node, x, *known).reshape(shape)
         shares = [_share(xp, q) for q in xs[1:]]
         if xp is np and any(np.isnan(q).any() for q in shares):  # which numpy refuses
             return np.full(shape, np.nan, x.dtype)

@@ -13,8 +13,12 @@ import pytest
 import scipy.special
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.engine.plan import folds as plan_folds
-from brainsurgery_jax.expression import partition
+from brainsurgery_jax.expression import partition, reductions
+from brainsurgery_jax.expression.evaluate import evaluate
+from brainsurgery_jax.expression.parse import parse_expression
+from brainsurgery_jax.expression.typing import type_expression
 from brainsurgery_jax.graph.expr import is_fold, walk
 from brainsurgery_jax.numerics.ranks import find_places
 from brainsurgery_jax.ops import compute
@@ -95,6 +99,21 @@ def test_the_kth_largest_is_the_element_at_its_place(k: int, dtype: str, tmp_pat
     with jax.enable_x64(True):
         found = jax.jit(bs.load({"transforms": [step]}).apply)({"x": x})["out"]
         assert np.asarray(found) == wanted
+
+
+@pytest.mark.parametrize("expr", ["quantile(x, 0.1)", "quantile(x, 0.8)", "median(x)", "kth_largest(x, 17)"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_large_arrays_in_memory_are_counted(expr: str, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reductions, "MANY", 1)
+    share = expr.rstrip(")").partition("(x, ")[2]
+    by = {"quantile": lambda x: np.quantile(x, np.asarray(float(share))), "median": np.median,
+          "kth_largest": lambda x: np.sort(x, axis=None)[-int(share)]}[expr.partition("(")[0]]  # fmt: skip
+    program = type_expression(parse_expression(expr), ("x",), (Aval(X.T.shape if transposed else X.shape, FLOAT32),))
+    for bad in (0, np.nan):
+        x = X.copy()
+        x[1, 2, 3] = bad
+        x = x.T if transposed else x
+        assert same(evaluate(program.program, [x])[0], np.asarray(np.nan if np.isnan(bad) else by(x), np.float32))
 
 
 @pytest.mark.parametrize("axis", [None, 0, (1, 2)])
