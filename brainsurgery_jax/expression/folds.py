@@ -126,11 +126,11 @@ def _variance(root: bool) -> Callable[[Node, Shape], Passes]:
     return passes
 
 
-def _join_up(join: np.ufunc, start: float, wide: Callable[[Node], np.dtype]) -> Callable[[Node, Shape], Passes]:
+def _join_up(name: str, start: float, wide: Callable[[Node], np.dtype]) -> Callable[[Node, Shape], Passes]:
     """One pass that joins elements by an operation in which order does not matter."""
 
     def passes(node: Node, shape: Shape) -> Passes:
-        axes, dtype = node.params["axes"], wide(node)
+        axes, dtype, join = node.params["axes"], wide(node), getattr(np, name)
 
         def step(x: np.ndarray, key: Key) -> Values:
             return (np.asarray(join.reduce(x, axis=axes, keepdims=True, dtype=dtype)),)
@@ -221,9 +221,9 @@ class FoldRule(NamedTuple):
 _FOLDS: Mapping[str, FoldRule] = {
     "sum": FoldRule(_sum),
     "mean": FoldRule(_mean),
-    "prod": FoldRule(_join_up(np.multiply, 1, _wide)),
-    "any": FoldRule(_join_up(np.logical_or, False, _truth)),
-    "all": FoldRule(_join_up(np.logical_and, True, _truth)),
+    "prod": FoldRule(_join_up("multiply", 1, _wide)),
+    "any": FoldRule(_join_up("logical_or", False, _truth)),
+    "all": FoldRule(_join_up("logical_and", True, _truth)),
     "logsumexp": FoldRule(_log_sum_exp),
     "norm": FoldRule(_norm),
     "std": FoldRule(_variance(root=True)),
