@@ -72,6 +72,13 @@ def _to_float64(x: Array) -> jax.Array:
     return jnp.where(subnormal, signed, jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.float64))
 
 
+def keeps_normal(x: Array) -> bool:
+    """Whether sums, products and quotients of two values of this float dtype are zero or normal numbers of float32."""
+    import ml_dtypes
+
+    return x.dtype.itemsize < 4 and float(ml_dtypes.finfo(x.dtype).smallest_subnormal) >= 2.0**-24
+
+
 def to_float32(x: Array) -> jax.Array:
     """A float64 rounded to float32 (to nearest, ties to even), subnormal numbers kept."""
     return _like_astype(_to_float32, "float32")(x)
@@ -190,3 +197,10 @@ def matrix(avals: tuple[Aval, ...], what: str) -> None:
 def fold_seed(seed: int, name: str) -> int:
     """A 64-bit seed for one tensor of a pattern: equal shapes differ, and the order of tensors never matters."""
     return int.from_bytes(blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big")
+
+
+def key_of_block(key_high: Array, key_low: Array, block: Array) -> jax.Array:
+    """The random key of block number `block`, folded by JAX's counter-based generator from the two halves of a 64-bit
+    seed: blocks may be made in any order."""
+    data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
+    return jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))

@@ -1,4 +1,4 @@
-"""`compute`: an expression over named tensors, for what no op of its own exists."""
+"""`compute`: an expression over named tensors, for computations that have no op of their own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOTAL = parse_expression("sum(x, axis=0)")
 _ORDER = ("bool", "uint", "int", "float", "complex")
 
 STREAMED = 64 << 20
-"""Bytes of operands and result from which on an expression is made in parts that go from file to file."""
+"""Bytes of operands and result from which an expression is computed in parts, from file to file."""
 
 NARROW = 16
 """Bits of integers whose arithmetic is looked at for values that leave their range."""
@@ -56,13 +56,13 @@ def compute(
 
     `from` names the tensors of the expression. The first reference is the pattern that is matched, the others are
     names filled from its match (one tensor may serve for all). The result replaces the first tensor, whose shape it
-    must have; with `to` it is stored there, whatever was there before. It is rounded once, to `dtype`, or else to the
-    dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are computed in
-    float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in numpy; sums
-    are kept in double precision. Large results are made part by part, along axes that no operation mixes; reductions of
-    all of a large tensor go over it in blocks before.
+    must have; with `to` it is stored there and replaces any tensor of that name. It is rounded once, to `dtype`, or
+    else to the dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are
+    computed in float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in
+    numpy; sums are kept in double precision. Large results are computed part by part, along axes that no operation
+    mixes; a reduction of a whole large tensor is streamed first.
 
-    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
+    An expression may contain numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
     as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where
     isfinite isnan zeros_like ones_like arccos arcsin arctan2 log1p expm1 erf nan_to_num, and casts: int8 int16 int32
     int64 uint8 uint16 uint32 uint64 float32 float64. With `axis` and `keepdims`: sum mean std var min max norm median
@@ -109,7 +109,7 @@ def _note_unused(view: View, names: Sequence[str], expressions: Sequence[Express
     for name in names:
         if not any(name in expression.names for expression in expressions):
             message = f"the expression does not use '{name}', which is only looked for"
-            view.note("operand-unused", message, "from", "Leave it out of `from` unless it is to be there.")
+            view.note("operand-unused", message, "from", "Leave it out of `from` unless it should be listed there.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class Job:
 
 
 def _old(view: View, to: Ref, name: str) -> Item | None:
-    """What is stored under the name of a result already; to be there if only a part of it is written."""
+    """The tensor that the result replaces; it must exist if only a slice of it is written."""
     if to.index is None and not view.has(to.alias, name):
         return None
     return Item(name, view.fetch(to.alias, name, "to"))
@@ -227,7 +227,7 @@ def _by_element(
 
 
 def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """A result that goes by in parts if it is large and can be cut, or is made of folds, else made as a whole."""
+    """A result that is computed in parts if it is large and can be cut, or has folds below it; else as a whole."""
     if len(program.nodes) == 1:
         return operands[0]
     if program.aval.nbytes + sum(e.aval.nbytes for e in operands) <= STREAMED:
@@ -242,7 +242,7 @@ def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) ->
 
 
 def _compute_kept(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """A value that all parts of a result need: held, and computed of folds where it has some."""
+    """A value that all parts of a result need: it is held whole, and computed from folds if it has some."""
     rest, sources = _replace_folds(view, program, operands)
     return sources[0] if len(rest.nodes) == 1 else view.apply(whole, *sources, program=rest)
 
@@ -277,7 +277,7 @@ def _outermost_folds(program: Computation) -> list[int]:
 
 
 def _fold(view: View, program: Computation, number: int, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """The fold that a node of a program is, of an operand that goes by in parts."""
+    """A node of a program as a fold over a streamed operand."""
     node = program.nodes[number]
     (source,) = node.sources
     inner = excerpt(program.nodes, source, ())
@@ -291,13 +291,13 @@ def _select_operands(program: Computation, operands: Sequence[TensorExpr]) -> li
 
 
 def _renumber(program: Computation) -> Computation:
-    """A program whose operands are those that it uses, in the order of its nodes."""
+    """A program without unused operands; the others are in the order of its nodes."""
     numbers = iter(range(len(program.nodes)))
     return Computation(tuple(leaf(next(numbers), n.aval) if n.is_leaf else n for n in program.nodes))
 
 
 def _note_wrapping(view: View, found: Typed) -> None:
-    """Say where integers of one or two bytes may leave the range of their dtype."""
+    """Note where integers of one or two bytes may overflow."""
     for number in wrapping_nodes(found.program, NARROW):
         node, own = found.program.nodes[number], exact_ranges(found.program)[number]
         first = next(x.number for x in node.operands if isinstance(x, At))
@@ -311,7 +311,7 @@ def _note_wrapping(view: View, found: Typed) -> None:
 
 
 def _able(dtype: DType, kept: DType) -> tuple[str, ...]:
-    """The kinds of tensors that can hold what is of this dtype, which `kept` cannot."""
+    """The kinds of tensors that can hold values of this dtype, which `kept` cannot."""
     kinds = dict.fromkeys(kind_of(d) for d in DTYPES if d.kind in _ORDER[_ORDER.index(dtype.kind) :])
     return tuple(kind for kind in kinds if kind != kind_of(kept))
 
@@ -324,13 +324,13 @@ def _with_one_dtype(view: View, first: Ref, bad: Refusal) -> Refusal:
 
 
 def _place(view: View, made: TensorExpr, ref: Ref, old: Item | None, *, same_shape: bool) -> TensorExpr:
-    """What is to be stored: the result, or what was there with the result in a part of it."""
+    """The tensor to store: the result, or the old tensor with the result in a part of it."""
     if old is None:
         return made
     if ref.index is not None:
         return view.update(old.expr, ref, made, "to" if not same_shape else "from")
     if same_shape and made.aval.shape != old.expr.aval.shape:
-        hint = "Say where to store it: `to` may also name what is to be replaced."
+        hint = "Name the destination: `to` may also name a tensor to replace."
         found = f"the result is {made.aval}, and cannot take the place of {old.expr.aval}"
         raise Refusal("shapes-differ", found, key="expr", hint=hint)
     return made

@@ -55,7 +55,7 @@ def matmul(a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
 
 
 _BLAS = 2 << 20
-"""Bytes that BLAS packs operands into."""
+"""Bytes of the packing buffers of BLAS."""
 
 
 def _terms(equation: str) -> Equation:
@@ -66,7 +66,7 @@ def _terms(equation: str) -> Equation:
 
 
 def _sizes(avals: tuple[Aval, ...], equation: str) -> dict[str, int]:
-    """The size of each letter, all of them checked against the operands."""
+    """The size of each letter, checked against the operands."""
     terms, result = _terms(equation)
     if len(terms) != len(avals):
         found = f"'{equation}' is about {len(terms)} operand{'s' * (len(terms) != 1)}, and there are {len(avals)}"

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.plan.paths import PathStep, parse_path, put
-from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, read_scalar
+from brainsurgery_jax.plan.scalars import read_scalar
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get
 from brainsurgery_jax.plan.variables import find_variables
 
 MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory
