@@ -166,6 +166,13 @@ def _shrink(t: Tensors, rank: int) -> Changes:
     return {f"w.lora_{x}.weight": made[x] for x in "AB"}
 
 
+def _stacked_factors(t: Tensors) -> Changes:
+    """The factors of each matrix, stacked as the matrices are."""
+    lead, made = t["w"].shape[:-2], [_factors(x, 2) for x in t["w"].reshape(-1, *t["w"].shape[-2:])]
+    stacked = {name: np.stack([np.asarray(one[name]) for one in made]) for name in "AB"}
+    return {"w": None, **{name: x.reshape(*lead, *x.shape[1:]) for name, x in stacked.items()}}
+
+
 def _formula(expr: str, x: str = "a", y: str = "b", **keys: Any) -> dict[str, Any]:
     """A payload of `compute` on two tensors."""
     return {"from": {"x": x, "y": y}, "expr": expr, **keys}
@@ -427,6 +434,14 @@ ROWS: tuple[Row, ...] = (
                  {"i": np.ones((2, 2), np.int32)}),
          Refused({"target": "w", "target_a": "A", "target_b": "x", "rank": 1}, "dest-exists", "'x' exists already",
                  {"x": normal((1,))})), within=2e-6),
+    Row("phlora", {"target": "w", "target_a": "A", "target_b": "B", "rank": 2, "stacked": True},
+        {"w": normal((2, 3, 5, 4))}, _stacked_factors,
+        (Refused({"target": "m", "target_a": "C", "target_b": "D", "rank": 2, "stacked": True}, "not-a-matrix",
+                 r"'m' is f32\[5,4\]: stacked matrices have at least three axes", {"m": normal((5, 4))}),),
+        within=2e-6, label="stacked"),
+    Row("phlora_", {"target": "w", "rank": 1, "stacked": True}, {"w": normal((3, 5, 4))},
+        lambda t: {"w": np.stack([_low_rank(x, 1) for x in t["w"]])},
+        (Refused({"target": "w", "rank": 1}, "not-a-matrix", "with elements"),), within=2e-6, label="stacked"),
     Row("phlora_", {"target": "w", "rank": 1}, {"w": normal((5, 4))}, lambda t: {"w": _low_rank(t["w"], 1)},
         (Refused({"target": "w", "rank": 2.5}, "value-type", "positive integer"),), within=2e-6),
     Row("assert", {"exists": "w"}, W, lambda t: {},

@@ -33,7 +33,7 @@ CHECKS = "cannot stop a traced function for values that it refuses"
 
 LIMITS: tuple[Limit, ...] = (
     Limit(
-        ("phlora*", "phlora_", "lora_resize"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
+        ("phlora*", "phlora_*", "lora_resize"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
         f"(factors|truncated|refactor): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(
@@ -54,6 +54,11 @@ LIMITS: tuple[Limit, ...] = (
     Limit(("dump", "diff-values"), MODES, "values cannot be printed", "cannot print values while JAX traces"),
     Limit(("reduce",), ("jit", "vmap"), "a sum of integers may not fit: needs `checks=`", f"reduce: {CHECKS}",
           ("i",), lifted=True),
+    Limit(
+        tuple(f"compute-{name}" for name in ("solve", "inv", "qr", "svd", "eigh")), MODES,
+        "may refuse matrices (singular, NaN, infinity): needs `checks=`", f"(compute|whole): {CHECKS}", ("f",),
+        lifted=True,
+    ),
     Limit(("cast_",), ("grad",), "integers have no gradient", "grad requires real-valued outputs", ("f",)),
 )  # fmt: skip
 
