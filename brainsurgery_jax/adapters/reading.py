@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from brainsurgery_jax.errors import Refusal, few
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import HEAD
+from brainsurgery_jax.wording import few
 
 _PARTS = {
     "a": r"lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight|lora_linear_layer\.down\.weight",

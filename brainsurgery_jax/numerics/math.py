@@ -156,6 +156,21 @@ def _flip_no_bit(x: jax.Array, other: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, unsigned) ^ never.astype(unsigned), x.dtype)
 
 
+def find_extreme(name: str, x: Array, axis: int | None, *, keepdims: bool) -> Array:
+    """Where the first greatest ("argmax") or least ("argmin") element is along an axis, or in row-major order."""
+    if on_host(x):
+        return np.asarray(getattr(np, name)(x, axis=axis, keepdims=keepdims))
+    # JAX's default configuration has no places of 64 bits when it compiles what a plan has traced.
+    dtype = np.int32 if x.size < 1 << 31 else np.int64
+    flat = jnp.reshape(x, (-1,)) if axis is None else x
+    at = 0 if axis is None else axis % x.ndim
+    best = getattr(jnp, name.removeprefix("arg"))(flat, axis=at, keepdims=True)
+    place = jax.lax.broadcasted_iota(dtype, flat.shape, at)
+    here = (flat == best) | (flat != flat)  # where there is NaN, it is the extreme
+    found = jnp.min(jnp.where(here, place, np.asarray(flat.shape[at], dtype)), axis=at, keepdims=keepdims)
+    return jnp.reshape(found, (1,) * x.ndim) if axis is None and keepdims else found
+
+
 def nonzero(x: Array) -> Array:
     """Where `x` is not zero; NaN and subnormal numbers are not."""
     if kind(x) == "complex":

@@ -32,6 +32,7 @@ from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Form, Number, Outcome, Params, Real, Rung, build, kernel
+from brainsurgery_jax.ops._stacked import Stacked, split_matrices, stack_matrices
 from brainsurgery_jax.protocol import Results, TensorExpr, View
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
@@ -369,6 +370,7 @@ def phlora(
     rank: Rank,
     delete_original: StrictBool = True,
     require_missing_dest: StrictBool = True,
+    stacked: Stacked = False,
     how: MethodKeys,
 ) -> Results:
     """Replace matrices by low-rank factors: `b @ a` is the best approximation of the matrix at that rank.
@@ -376,23 +378,35 @@ def phlora(
     `target_a` gets sqrt(S) Vh with shape [r, n], `target_b` gets U sqrt(S) with shape [m, r]. A rank above min(m, n) is
     clipped; a fraction is of min(m, n); `{energy: 0.9}` takes the least rank that keeps that share of the energy.
     `method: auto` takes the cheapest way whose error is certified to exceed the least possible by at most the share
-    `tol`, `exact` the full SVD, `randomized` block Lanczos without a fall-back.
+    `tol`, `exact` the full SVD, `randomized` block Lanczos without a fall-back. `stacked: true` factorizes each matrix
+    of tensors [L, m, n] by itself, into factors [L, r, n] and [L, m, r]; an energy is then kept in each of them.
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
     numbers = numbers_of(how, fold_seed(view.seed, name))
-    b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **numbers)
+    parts = split_matrices(view, name, x) if stacked else [x]
+    common = max(_resolve_rank(view, name, one, rank) for one in parts)
+    bs, rows = zip(*(view.apply_all(factors, one, rank=common, **numbers) for one in parts), strict=True)
+    a, b = (stack_matrices(view, x, made) if stacked else made[0] for made in (rows, bs))
     return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
 
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))
-def phlora_in_place(view: View, name: str, x: TensorExpr, *, rank: Rank, how: MethodKeys) -> TensorExpr:
+def phlora_in_place(
+    view: View, name: str, x: TensorExpr, *, rank: Rank, stacked: Stacked = False, how: MethodKeys
+) -> TensorExpr:
     """Replace matrices by their best approximation of a lower rank, in their own shape.
 
-    Rank, method and tol as in `phlora`.
+    Rank, method, tol and stacked as in `phlora`.
     Example: `phlora_: {target: '.+\\.weight', rank: 64}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
+    parts = split_matrices(view, name, x) if stacked else [x]
+    made = [_truncate(view, name, one, rank, how) for one in parts]
+    return stack_matrices(view, x, made) if stacked else made[0]
+
+
+def _truncate(view: View, name: str, x: TensorExpr, rank: int | float | Energy, how: MethodKeys) -> TensorExpr:
     if isinstance(rank, Energy):
         return view.apply(truncate_by_energy, x, energy=rank.share)
     numbers = numbers_of(how, fold_seed(view.seed, name))

@@ -15,6 +15,8 @@ PAGES = (
     "docs/diagnostics.md",
     "docs/merging.md",
     "docs/adapters.md",
+    "docs/quantization.md",
+    "docs/editing.md",
     "docs/mistakes.md",
     "docs/from-brainsurgery.md",
     "docs/from-mergekit.md",
