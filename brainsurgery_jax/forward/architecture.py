@@ -60,13 +60,14 @@ class Layer(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """A decoder: `family` names the table of its weights; embeddings are multiplied by `embedding`, logits by
-    `logits`, then capped softly by `cap` (0: not)."""
+    """A decoder: `family` names the table of its weights; `norm` is the last one. Embeddings are multiplied by
+    `embedding`, logits by `logits`, then capped softly by `cap` (0: not)."""
 
     family: str
     layers: tuple[Layer, ...]
     vocabulary: int
     tied: bool
+    norm: Norm
     embedding: float = 1.0
     logits: float = 1.0
     cap: float = 0.0
@@ -224,6 +225,7 @@ def _llama_like(config: Config) -> Decoder:
         layers=made,
         vocabulary=_whole(config, "vocab_size"),
         tied=config.get("tie_word_embeddings", kind in _TIED) is True,
+        norm=norm,
         embedding=sqrt(_whole(config, "hidden_size")) if gemma else number(config, "embedding_multiplier", 1.0),
         logits=1 / number(config, "logits_scaling", 1.0),
         cap=number(config, "final_logit_softcapping", 0.0),
@@ -240,9 +242,10 @@ def _gpt2(config: Config) -> Decoder:
     heads, width = _whole(config, "n_head"), _whole(config, "n_embd")
     scale = (width // heads) ** -0.5 if config.get("scale_attn_weights", True) else 1.0
     by_layer = config.get("scale_attn_by_inverse_layer_idx") is True
+    norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5))
     made = tuple(
         Layer(
-            norm=Norm("layer", number(config, "layer_norm_epsilon", 1e-5)),
+            norm=norm,
             attention=Attention(heads, heads, width // heads, Rotary(), scale / (i + 1) if by_layer else scale),
             activation=_activation(config, "gelu_new"),
             transposed=True,
@@ -250,7 +253,7 @@ def _gpt2(config: Config) -> Decoder:
         for i in range(_whole(config, "n_layer"))
     )
     tied = config.get("tie_word_embeddings", True) is True
-    return Decoder("gpt2", made, _whole(config, "vocab_size"), tied)
+    return Decoder("gpt2", made, _whole(config, "vocab_size"), tied, norm)
 
 
 def _gpt_neox(config: Config) -> Decoder:
@@ -264,7 +267,8 @@ def _gpt_neox(config: Config) -> Decoder:
         parallel=config.get("use_parallel_residual", True) is True,
     )
     layers = (layer,) * _whole(config, "num_hidden_layers")
-    return Decoder("gpt_neox", layers, _whole(config, "vocab_size"), config.get("tie_word_embeddings") is True)
+    tied = config.get("tie_word_embeddings") is True
+    return Decoder("gpt_neox", layers, _whole(config, "vocab_size"), tied, layer.norm)
 
 
 _READERS: Mapping[str, Callable[[Config], Decoder]] = {

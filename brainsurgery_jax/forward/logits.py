@@ -127,5 +127,4 @@ def _head(parts: _Parts, hidden: TensorExpr) -> TensorExpr:
                       hint="Add `tie_word_embeddings: true` to it if the embeddings are the head.")  # fmt: skip
     table = parts.tensor(f"{parts.prefix}{places.embedding}.weight" if tied else own)
     last = parts.optional(*(f"{parts.prefix}{places.norm}.{kind}" for kind in ("weight", "bias")))
-    norm = decoder.layers[0].norm
-    return parts.model.apply(head, hidden, table, *last, norm=norm, factor=decoder.logits, cap=decoder.cap)
+    return parts.model.apply(head, hidden, table, *last, norm=decoder.norm, factor=decoder.logits, cap=decoder.cap)

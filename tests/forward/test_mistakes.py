@@ -26,7 +26,9 @@ def tensors() -> Arrays:
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens": (11, 8), "lm_head": (11, 8), "model.norm": (8,)}
     for i in range(2):
         at = f"model.layers.{i}"
-        shapes |= {f"{at}.self_attn.{n}_proj": s for n, s in (("q", (8, 8)), ("k", (4, 8)), ("v", (4, 8)), ("o", (8, 8)))}
+        shapes |= {
+            f"{at}.self_attn.{n}_proj": s for n, s in (("q", (8, 8)), ("k", (4, 8)), ("v", (4, 8)), ("o", (8, 8)))
+        }
         shapes |= {f"{at}.mlp.{n}_proj": s for n, s in (("gate", (12, 8)), ("up", (12, 8)), ("down", (8, 12)))}
         shapes |= {f"{at}.input_layernorm": (8,), f"{at}.post_attention_layernorm": (8,)}
     return {f"{name}.weight": source.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
@@ -100,7 +102,9 @@ def test_a_model_without_logits_is_refused_and_its_remedy_mends_it(
     (found,) = refused.value.diagnostics
     assert found.code == case.code
     assert case.hint.removesuffix("intermediate") in found.hint
-    write(Path("b"), CONFIG, tensors())  # what every one of them says in other words: the whole model, rightly described
+    write(
+        Path("b"), CONFIG, tensors()
+    )  # what every one of them says in other words: the whole model, rightly described
     the_plan().run(durable=False)
 
 
