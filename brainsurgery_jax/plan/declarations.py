@@ -2,9 +2,10 @@
 
     vars: {base: <path>, rank: <integer> 16, name: {type: text, default: mine, help: a name}}
 
-A type in angle brackets says what a value must be; without a default behind it, a value must be given. The mapping says
-the same, and has room for help. Help may also stand in the comment at the top of a file, as a list item with the name:
-`# - rank: columns that are kept`, or `# - a, b: models` for two.
+A type in angle brackets says what a value must be; without a default behind it, a value must be given. Paths are a
+list, or a text with commas; they take the place of one item of a list. The mapping says the same, and has room for
+help. Help may also stand in the comment at the top of a file, as a list item with the name: `# - rank: columns that are
+kept`, or `# - a, b: models` for two.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
-from brainsurgery_jax.plan.source import Map, Node, Scalar, get, read_scalar
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, read_scalar
 
 TYPES: Mapping[str, str] = {
-    "text": "text", "path": "a path", "number": "a number", "integer": "an integer", "boolean": "true or false",
+    "text": "text", "path": "a path", "paths": "paths", "number": "a number", "integer": "an integer",
+    "boolean": "true or false",
 }  # fmt: skip
 """The types of variables, each in words."""
 KEYS = ("type", "default", "help")
@@ -35,6 +37,11 @@ class Variable(NamedTuple):
     default: Scalar | None
     help: str
     span: Span
+
+    @property
+    def takes_list(self) -> bool:
+        """Whether its value is a list."""
+        return self.type == "paths"
 
     def __str__(self) -> str:
         """What it is, in words: its type, and its help."""
@@ -137,8 +144,16 @@ def find_mistakes(key: Scalar, node: Map) -> Iterator[Diagnostic]:
         yield Diagnostic("vars-form", f"vars.{key.text}: there is no type '{kind.text}'.{near}", kind.span, known)
 
 
-def fit(value: Scalar, variable: Variable) -> Scalar | Diagnostic:
-    """A value as its variable takes it (a number that is meant as text is text), or why it does not."""
+def fit(value: Node, variable: Variable) -> Scalar | List | Diagnostic:
+    """A value as its variable takes it (a number that is meant as text is text), or why it does not.
+
+    Paths become inputs: those without an alias are called like the variable, and numbered.
+    """
+    if variable.takes_list:
+        parts = value.text.split(",") if isinstance(value, Scalar) else []
+        items = value.items if isinstance(value, List) else [Scalar(p.strip(), p.strip(), value.span) for p in parts]
+        return List(tuple(_as_input(i, f"{variable.name}_{n}") for n, i in enumerate(items, 1)), value.span)
+    assert isinstance(value, Scalar), "a list was refused"
     if value.value is None:
         value = replace(value, value=value.text)
     given = value.value
@@ -150,3 +165,9 @@ def fit(value: Scalar, variable: Variable) -> Scalar | Diagnostic:
         return value
     message = f"vars.{variable.name}: expected {variable}, got {given!r}"
     return Diagnostic("value-type", message, value.span)
+
+
+def _as_input(node: Node, alias: str) -> Node:
+    if not isinstance(node, Scalar) or "::" in node.text:
+        return node
+    return replace(node, value=f"{alias}::{node.text}", text=f"{alias}::{node.text}")

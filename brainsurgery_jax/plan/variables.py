@@ -79,15 +79,16 @@ def _with_vars(
     root: Map, replaced: Collection[str], declared: Mapping[str, Variable], recipe: str
 ) -> tuple[Map, tuple[Diagnostic, ...]]:
     table = get(root, "vars")
-    if isinstance(table, Scalar | List) or (table and any(isinstance(value, List) for _, value in table.entries)):
+    if isinstance(table, Scalar | List) or (
+        table and any(isinstance(v, List) and not _takes_list(declared.get(k.text)) for k, v in table.entries)
+    ):
         hint = "Write `vars: {rank: 8}`; a value is a text, a number, true or false."
         return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span, hint),)
     problems: list[Diagnostic] = []
     used = find_variables(root)
     values = _values(table, declared, problems) if table else {}
-    if sum(len(value.text) for text in _texts(root) for n in _VARIABLE.findall(text) if (value := values.get(n))) > (
-        MAX_FILLED
-    ):
+    sizes = {name: sum(len(scalar.text) for scalar in _scalars(value)) for name, value in values.items() if value}
+    if sum(sizes.get(name, 0) for text in _texts(root) for name in _VARIABLE.findall(text)) > MAX_FILLED:
         message = f"vars: after substitution they have more than {MAX_FILLED:,} characters"
         hint = "Use long texts less often, or write them where they are used."
         return replace(root, entries=()), (Diagnostic("yaml-too-large", message, table.span if table else None, hint),)
@@ -98,17 +99,23 @@ def _with_vars(
     return replace(root, entries=entries), tuple(problems)
 
 
-def _values(table: Map, declared: Mapping[str, Variable], problems: list[Diagnostic]) -> dict[str, Scalar | None]:
+def _takes_list(variable: Variable | None) -> bool:
+    return variable is not None and variable.takes_list
+
+
+def _values(
+    table: Map, declared: Mapping[str, Variable], problems: list[Diagnostic]
+) -> dict[str, Scalar | List | None]:
     """The value of each variable; None for one that has no value, or none that fits, so that more would be told of a
     plan without it."""
-    found: dict[str, Scalar | None] = {}
+    found: dict[str, Scalar | List | None] = {}
     for key, node in table.entries:
         if isinstance(node, Map):
             problems += find_mistakes(key, node)
             variable = find_variable(key, node)
             value = None if variable is None else variable.default
         else:
-            value, variable = node if isinstance(node, Scalar) else None, declared.get(key.text)
+            value, variable = node, declared.get(key.text)
         fitting = value if value is None or variable is None else fit(value, variable)
         if isinstance(fitting, Diagnostic):
             problems.append(fitting)
@@ -163,18 +170,27 @@ def _scalars(node: Node) -> Iterator[Scalar]:
             yield node
 
 
-def _fill(node: Node, values: Mapping[str, Scalar | None], problems: list[Diagnostic]) -> Node:
+def _fill(node: Node, values: Mapping[str, Scalar | List | None], problems: list[Diagnostic]) -> Node:
     match node:
         case Map(entries):
             return replace(node, entries=tuple((k, _fill(v, values, problems)) for k, v in entries))
         case List(items):
-            return replace(node, items=tuple(_fill(i, values, problems) for i in items))
+            return replace(node, items=tuple(made for i in items for made in _fill_item(i, values, problems)))
         case Scalar(value=str(text)) if "${vars." in text:
             return _scalar(node, text, values, problems)
     return node
 
 
-def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar | None], problems: list[Diagnostic]) -> Scalar:
+def _fill_item(node: Node, values: Mapping[str, Scalar | List | None], problems: list[Diagnostic]) -> tuple[Node, ...]:
+    """What stands for an item of a list: the items of a variable that is a list itself."""
+    alone = _VARIABLE.fullmatch(node.value) if isinstance(node, Scalar) and isinstance(node.value, str) else None
+    value = None if alone is None else values.get(alone[1])
+    if isinstance(value, List):
+        return tuple(replace(item, span=node.span) for item in value.items)
+    return (_fill(node, values, problems),)
+
+
+def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar | List | None], problems: list[Diagnostic]) -> Scalar:
     known: dict[str, Scalar] = {}
     for name in _VARIABLE.findall(text):
         if name not in values:
@@ -187,6 +203,10 @@ def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar | None], proble
             )
             return node
         if (value := values[name]) is None:  # told already
+            return node
+        if isinstance(value, List):
+            message = f"'{name}' is a list of paths, which can only be an item of its own in a list"
+            problems.append(Diagnostic("vars-form", message, node.span))
             return node
         known[name] = value
     if (alone := _VARIABLE.fullmatch(text)) is not None:
