@@ -34,7 +34,7 @@ def sub_plan(kind: str, node: Node, read: Callable[[str], str] = read_text) -> S
         case "plan-file", Scalar(value=str(path)) if path:
             return replace(_plan(read_yaml(path, read, node.span)), file=path)
     if kind == "recipe":
-        hint = "Write `recipe: {merge-ties: {base: base/, a: a/, b: b/, out: out/}}`."
+        hint = "Write `recipe: {merge-ties: {base: base/, models: [a/, b/], out: out/}}`."
         raise Refusal("value-type", f"expected a recipe and its variables, got {describe(node)}", hint=hint)
     what = "the text of a plan" if kind == "plan-text" else "the path of a plan file"
     raise Refusal("value-type", f"expected {what}, got {describe(node)}", hint="Quote it if it is text.")
