@@ -58,10 +58,9 @@ def _agreeing(parts: Sequence[Array]) -> list[Array]:
 def _divisor(weights: Sequence[float], agreeing: Sequence[Array], like: Array) -> Array:
     """The sum of the weights of what agrees, 1 where nothing does."""
     if len(set(weights)) == 1:
-        xp = namespace(like)
         found = sum((a.astype(np.int8) for a in agreeing[1:]), agreeing[0].astype(np.int8))
         if weights[0] > 0:  # where nothing agrees, 0 is divided, by whatever
-            found = xp.maximum(found, np.int8(1)).astype(like.dtype)
+            found = (found + (found == 0).astype(np.int8)).astype(like.dtype)
             return found if weights[0] == 1 else found * constant_of(weights[0], like)
         found = found.astype(like.dtype) * constant_of(weights[0], like)
     else:
