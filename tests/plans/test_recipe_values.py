@@ -91,8 +91,8 @@ def test_folded_norms_leave_what_gpt2_computes(tmp_path: Path):
     settings, found = made("fold-norms", tmp_path)
     state = {name: torch.from_numpy(np.array(x)) for name, x in found.items()}
     bias, head = state.pop("lm_head.bias"), state.pop("lm_head.weight")
-    whole = GPT2LMHeadModel.from_pretrained(settings["model"]).eval()
-    model = GPT2LMHeadModel.from_pretrained(settings["model"]).eval()
+    whole: Any = GPT2LMHeadModel.from_pretrained(settings["model"]).eval()
+    model: Any = GPT2LMHeadModel.from_pretrained(settings["model"]).eval()
     model.transformer.load_state_dict(state)
     with torch.no_grad():
         wanted = whole(models.TOKENS).logits
