@@ -644,7 +644,7 @@ ASSERTED: tuple[Asserted, ...] = (
               ({"of": "w", "is": 1, "ord": "l7"}, "ord"))),
     Asserted("same_names", ({"left": "w|i", "right": "i|w"}, {"left": "model", "right": "model::.*"}),
              (({"left": "w|i", "right": "w|zero"}, "names differ, only on the left: 'i'; only on the right: 'zero'"),
-              ({"left": "model", "right": "w"}, "only on the left: 'i', 'nan', 'near', 'none' and 1 more"),
+              ({"left": "model", "right": "w"}, "only on the left: 'i', 'nan', 'near', 'none', and 1 more"),
               ({"left": "absent", "right": "gone"}, "no tensor matches on either side")),
              (({"left": "w"}, "right"), ({"left": "model", "right": "other::.*"}, "unknown alias 'other'"))),
     Asserted("unchanged", ({}, {"of": "w"}, {"except": "w"}, {"except": ["absent"]}),

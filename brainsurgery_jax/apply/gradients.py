@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax._lazy import jax, jnp
+from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.graph.expr import Expr
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.op import Kernel
+    from brainsurgery_jax.op import Kernel, Static
 
-Function = Callable[[list[Any], dict[str, Any]], Any]
-Static = tuple[tuple[str, Any], ...]
+Function = Callable[..., Any]
 
 _ROUNDED = {
     "dot_general", "gather", "svd", "eigh", "eig", "qr", "geqrf", "householder_product", "cholesky", "lu",
@@ -36,11 +35,13 @@ def with_wide_gradient(function: Function, e: Expr) -> Function:
     if not (_WIDE & {a.dtype.name for a in avals} and _rounds(e.kernel, avals, e.static, names)):
         return function
 
-    def forward(operands: list[Any], numbers: dict[str, Any]) -> tuple[Any, Any]:
+    def forward(
+        operands: list[Array], numbers: dict[str, Array]
+    ) -> tuple[object, Callable[[object], tuple[object, ...]]]:
         with jax.enable_x64(True):
             return jax.vjp(function, operands, numbers)
 
-    def backward(back: Callable[[Any], Any], cotangents: Any) -> Any:
+    def backward(back: Callable[[object], tuple[object, ...]], cotangents: object) -> tuple[object, ...]:
         with jax.enable_x64(True):
             return back(cotangents)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 Words = list[tuple[str, str]]
 """Words, each with a few words about it, which may be empty."""
@@ -30,7 +29,7 @@ _SAFE = re.compile(r"[\w./:@%+,~=\[\]-]+")
 _VARIABLE = re.compile(r"\$\{vars\.(\w+)\}")
 
 
-def complete(what: str, params: Mapping[str, Any], incomplete: str) -> Words:
+def complete(what: str, params: Mapping[str, object], incomplete: str) -> Words:
     """The words for one argument of the command; `params` are those that come before it.
 
     A shell cannot make use of any error: then there are none.
@@ -66,11 +65,11 @@ def _beside(incomplete: str, suffixes: tuple[str, ...]) -> Iterator[str]:
                 yield path
 
 
-def _files(*suffixes: str) -> Callable[[Mapping[str, Any], str], Words]:
+def _files(*suffixes: str) -> Callable[[Mapping[str, object], str], Words]:
     return lambda params, incomplete: [(path, "") for path in paths(incomplete, suffixes)]
 
 
-def _first_word(params: Mapping[str, Any], incomplete: str) -> Words:
+def _first_word(params: Mapping[str, object], incomplete: str) -> Words:
     """Plans in place of a command. Before anything is typed only those that lie here; recipes once they are named."""
     if incomplete.startswith(_RECIPE):
         return _recipe_words(incomplete)
@@ -81,7 +80,7 @@ def _first_word(params: Mapping[str, Any], incomplete: str) -> Words:
 # --- Recipes ----------------------------------------------------------------------------------------------------------
 
 
-def _recipes(params: Mapping[str, Any], incomplete: str) -> Words:
+def _recipes(params: Mapping[str, object], incomplete: str) -> Words:
     from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
 
     return [(name, find_recipe(name).summary) for name in recipe_names()]
@@ -157,7 +156,7 @@ def overrides(plans: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
+def _leaves(node: object, path: str) -> Iterator[tuple[str, str]]:
     from brainsurgery_jax.plan.source import List, Map, Scalar
 
     match node:
@@ -203,13 +202,13 @@ def _ops(params: Mapping[str, Any], incomplete: str) -> Words:
     return [(name, op.doc.splitlines()[0]) for name, op in sorted(known.items())]
 
 
-def _layouts(params: Mapping[str, Any], incomplete: str) -> Words:
+def _layouts(params: Mapping[str, object], incomplete: str) -> Words:
     names = _layout_names()
     libraries = sorted({name.partition("-")[0] for name in names} - set(names))
     return [(name, "") for name in ("none", *libraries, *names)]
 
 
-def _layout_words(params: Mapping[str, Any], incomplete: str) -> Words:
+def _layout_words(params: Mapping[str, object], incomplete: str) -> Words:
     words = params.get("words") or ()
     return [*([] if words else [("check", "verify one or all")]), *((name, "") for name in _layout_names())]
 
@@ -220,13 +219,13 @@ def _layout_names() -> tuple[str, ...]:
     return layout_names()
 
 
-def _formats(params: Mapping[str, Any], incomplete: str) -> Words:
+def _formats(params: Mapping[str, object], incomplete: str) -> Words:
     from brainsurgery_jax.store.formats import NAMES
 
     return [(name, "") for name in NAMES]
 
 
-def _dtypes(params: Mapping[str, Any], incomplete: str) -> Words:
+def _dtypes(params: Mapping[str, object], incomplete: str) -> Words:
     from brainsurgery_jax.dtypes import DTYPES
 
     return [(dtype.name, "") for dtype in DTYPES if dtype.numpy]
@@ -244,7 +243,7 @@ def _tensors(params: Mapping[str, Any], incomplete: str) -> Words:
     return [(name, str(tensors[name].aval) if name in tensors else "") for name in shorten(known, incomplete)]
 
 
-_KINDS: Mapping[str, Callable[[Mapping[str, Any], str], Words]] = {
+_KINDS: Mapping[str, Callable[[Mapping[str, object], str], Words]] = {
     "first word": _first_word,
     "items": _items,
     "plan": _files(*PLANS),

@@ -1,5 +1,5 @@
-"""The adapter_config.json of an output that PEFT is to load: the input's, what the plan sets in it, and what follows
-from names and shapes where neither says it."""
+"""The adapter_config.json of an output for PEFT: that of the input, with the changes of the plan, and with values that
+follow from names and shapes where neither sets them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from brainsurgery_jax.store.safetensors.header import json_object
 
 
 def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras: Extras, world: World) -> bytes:
-    """The adapter_config.json of an output. `change` is the option `config`, `extras` what comes along with the
-    tensors. Raises Refusal for what is needed and cannot be known."""
+    """The adapter_config.json of an output. `change` is the option `config`; `extras` are those of the tensors' alias.
+    Raises Refusal for a value that PEFT needs and that cannot be derived."""
     found = side_file(extras.origin, ADAPTER_CONFIG, world) or extras.metadata.get(IN_METADATA, "").encode()
     try:
         original = json_object(found, extras.origin or ADAPTER_CONFIG, "config") if found else {}
@@ -47,13 +47,14 @@ def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras:
     return found if found and config == original else dump_adapter_config(config)
 
 
-def dump_adapter_config(config: Mapping[str, Any]) -> bytes:
+def dump_adapter_config(config: Mapping[str, object]) -> bytes:
     """The text of an adapter_config.json."""
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _derive(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What names and shapes say. Raises Refusal where they are not those of LoRA and the config does not say enough."""
+def _derive(adapter: Adapter, config: Mapping[str, object]) -> dict[str, object]:
+    """The values that follow from names and shapes. Raises Refusal if these are not LoRA's and the config is
+    incomplete."""
     if adapter.factors and not adapter.others:
         return derive_config(adapter)
     if config.get("peft_type") is not None:
@@ -63,11 +64,11 @@ def _derive(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
         "LoRA's are called base_model.model.MODULE.lora_A.weight and ...lora_B.weight. Rename them; for another kind "
         "of adapter give its whole config: `options: {config: {peft_type: ..., ...}}`; or write safetensors."
     )
-    raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be made: {what}", key="format", hint=hint)
+    raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be created: {what}", key="format", hint=hint)
 
 
-def _lacks_alpha(config: Mapping[str, Any]) -> Refusal:
-    """That the scale of the product is not known, with what would leave it as it is."""
+def _lacks_alpha(config: Mapping[str, object]) -> Refusal:
+    """The refusal of an unknown scale. Its hint has the config for a scale of 1."""
     message = "lora_alpha is not known: PEFT multiplies the product of the factors by lora_alpha / r"
     hint = (
         f"For factors whose product is the change itself, as `phlora` makes them, write "
@@ -77,7 +78,8 @@ def _lacks_alpha(config: Mapping[str, Any]) -> Refusal:
 
 
 def _lacks_pattern(config: Mapping[str, Any]) -> Refusal:
-    """That one lora_alpha scales modules of several ranks differently, with what would scale all alike."""
+    """The refusal of one lora_alpha for modules of several ranks. Its hint has the config that scales all of them
+    alike."""
     alpha, rank = config.get("lora_alpha", 8), config["r"]
     shown = ", ".join(f"{r} ({word})" for word, r in list(config["rank_pattern"].items())[:3])
     message = (
@@ -85,13 +87,13 @@ def _lacks_pattern(config: Mapping[str, Any]) -> Refusal:
     )
     hint = (
         f"To scale all modules alike write `options: {{config: {flow_yaml(_scales(config, alpha))}}}` in the output; "
-        f"`alpha_pattern: {{}}` if lora_alpha is to be {alpha} for all."
+        f"or `alpha_pattern: {{}}` to use lora_alpha {alpha} for all of them."
     )
     return Refusal("adapter-config", message, key="options", hint=hint)
 
 
 def _scales(config: Mapping[str, Any], alpha: Any) -> dict[str, Any]:
-    """The alphas by which all modules are scaled as those of the usual rank are by `alpha`."""
+    """The alphas that scale every module as `alpha` scales modules of the usual rank."""
     pattern = {word: alpha * rank / config["r"] for word, rank in (config.get("rank_pattern") or {}).items()}
     whole = {word: int(a) if a == int(a) else a for word, a in pattern.items()}
     return {"lora_alpha": alpha} | ({"alpha_pattern": whole} if whole else {})

@@ -175,3 +175,10 @@ def matrix(avals: tuple[Aval, ...], what: str) -> None:
 def fold_seed(seed: int, name: str) -> int:
     """A 64-bit seed for one tensor of a pattern: equal shapes differ, and the order of tensors never matters."""
     return int.from_bytes(blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big")
+
+
+def key_of_block(key_high: Array, key_low: Array, block: Array) -> jax.Array:
+    """The random key of block number `block`, folded by JAX's counter-based generator from the two halves of a 64-bit
+    seed: blocks may be made in any order."""
+    data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
+    return jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))

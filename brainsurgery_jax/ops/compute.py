@@ -1,4 +1,4 @@
-"""`compute`: an expression over named tensors, for what no op of its own exists."""
+"""`compute`: an expression over named tensors, for computations that have no op of their own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KEYS = ("from", "to", "expr", "dtype", "overflow")
 _ORDER = ("bool", "uint", "int", "float", "complex")
 
 STREAMED = 64 << 20
-"""Bytes of operands and result from which on an expression is made in parts that go from file to file."""
+"""Bytes of operands and result from which an expression is computed in parts, from file to file."""
 
 NARROW = 16
 """Bits of integers whose arithmetic is looked at for values that leave their range."""
@@ -54,13 +54,13 @@ def compute(
 
     `from` names the tensors of the expression. The first reference is the pattern that is matched, the others are
     names filled from its match (one tensor may serve for all). The result replaces the first tensor, whose shape it
-    must have; with `to` it is stored there, whatever was there before. It is rounded once, to `dtype`, or else to the
-    dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are computed in
-    float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in numpy; sums
-    are kept in double precision. Large results are made part by part, along axes that no operation mixes; reductions of
-    all of a large tensor go over it in blocks before.
+    must have; with `to` it is stored there and replaces any tensor of that name. It is rounded once, to `dtype`, or
+    else to the dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are
+    computed in float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in
+    numpy; sums are kept in double precision. Large results are computed part by part, along axes that no operation
+    mixes; a reduction of a whole large tensor is streamed first.
 
-    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
+    An expression may contain numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
     as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where
     isfinite isnan zeros_like ones_like, and casts: int8 int16 int32 int64 uint8 uint16 uint32 uint64 float32 float64.
     With `axis` and `keepdims`: sum mean std var min max norm median quantile. Others: softmax matmul dot outer
@@ -73,7 +73,7 @@ def compute(
     for name in names:
         if name not in expr.names:
             message = f"the expression does not use '{name}', which is only looked for"
-            view.note("operand-unused", message, "from", "Leave it out of `from` unless it is to be there.")
+            view.note("operand-unused", message, "from", "Leave it out of `from` unless it should be listed there.")
     first, *others = from_.values()
     read = dict(zip(names[1:], others, strict=True))
     targets = read if to is None else {**read, "to": to}
@@ -93,7 +93,7 @@ def compute(
 
 
 def _check_names(expression: Expression, names: Sequence[str]) -> None:
-    """Refuse names that cannot stand in an expression, or that it uses and nobody gives."""
+    """Refuse names that an expression cannot contain, and names that it uses and `from` lacks."""
     for name in names:
         if not name.isidentifier() or keyword.iskeyword(name) or name in FUNCTIONS or name in _KEYS:
             why = "is a function" if name in FUNCTIONS else "is a key of this step" if name in _KEYS else "is no name"
@@ -108,7 +108,7 @@ def _check_names(expression: Expression, names: Sequence[str]) -> None:
 
 
 def _old(view: View, to: Ref, name: str) -> Item | None:
-    """What is stored under the name of a result already; to be there if only a part of it is written."""
+    """The tensor that the result replaces; it must exist if only a slice of it is written."""
     if to.index is None and not view.has(to.alias, name):
         return None
     return Item(name, view.fetch(to.alias, name, "to"))
@@ -123,7 +123,7 @@ def _compute_result(
     overflow: str | None,
     kept: DType,
 ) -> TensorExpr:
-    """The result, rounded to `dtype`, or to the dtype of what it replaces."""
+    """The result, rounded to `dtype`, or to the dtype of the tensor that it replaces."""
     used = [at for at, name in enumerate(names) if name in expr.names] or [0]
     names, operands = tuple(names[at] for at in used), [operands[at] for at in used]
     avals = tuple(e.aval for e in operands)
@@ -149,18 +149,18 @@ def _by_element(
     view: View, expr: Expression, names: tuple[str, ...], operands: Sequence[TensorExpr], shape: tuple[int, ...],
     dtype: DType, overflow: str | None,
 ) -> TensorExpr:  # fmt: skip
-    """A result of operands that are one by one widened and repeated to its shape: then it is made in flat blocks."""
+    """A result whose operands are each widened and broadcast to its shape, so that it is computed in flat blocks."""
     work = work_dtype([e.aval.dtype for e in operands])
     if len({e.aval.dtype for e in operands}) > 1:
         operands = [e if e.aval.dtype == work else view.apply(widen_float, e, dtype=work) for e in operands]
     full = [e if e.aval.shape == shape else view.apply(broadcast, e, shape=shape) for e in operands]
-    # One program for all shapes, since it knows of none.
+    # One program serves all shapes.
     program = type_expression(expr, names, tuple(Aval((1,), e.aval.dtype) for e in operands)).program
     return view.apply(by_element, *full, program=round_result(program, dtype, overflow))
 
 
 def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """A result that goes by in parts if it is large and can be cut, or is made of folds, else made as a whole."""
+    """A result that is computed in parts if it is large and can be cut, or has folds below it; else as a whole."""
     if len(program.nodes) == 1:
         return operands[0]
     if program.aval.nbytes + sum(e.aval.nbytes for e in operands) <= STREAMED:
@@ -175,7 +175,7 @@ def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) ->
 
 
 def _compute_kept(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """A value that all parts of a result need: held, and computed of folds where it has some."""
+    """A value that all parts of a result need: it is held whole, and computed from folds if it has some."""
     rest, sources = _replace_folds(view, program, operands)
     return sources[0] if len(rest.nodes) == 1 else view.apply(whole, *sources, program=rest)
 
@@ -210,7 +210,7 @@ def _outermost_folds(program: Computation) -> list[int]:
 
 
 def _fold(view: View, program: Computation, number: int, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """The fold that a node of a program is, of an operand that goes by in parts."""
+    """A node of a program as a fold over a streamed operand."""
     node = program.nodes[number]
     (source,) = node.sources
     inner = excerpt(program.nodes, source, ())
@@ -224,13 +224,13 @@ def _select_operands(program: Computation, operands: Sequence[TensorExpr]) -> li
 
 
 def _renumber(program: Computation) -> Computation:
-    """A program whose operands are those that it uses, in the order of its nodes."""
+    """A program without unused operands; the others are in the order of its nodes."""
     numbers = iter(range(len(program.nodes)))
     return Computation(tuple(leaf(next(numbers), n.aval) if n.is_leaf else n for n in program.nodes))
 
 
 def _note_wrapping(view: View, found: Typed) -> None:
-    """Say where integers of one or two bytes may leave the range of their dtype."""
+    """Note where integers of one or two bytes may overflow."""
     for number in wrapping_nodes(found.program, NARROW):
         node, own = found.program.nodes[number], exact_ranges(found.program)[number]
         first = next(x.number for x in node.operands if isinstance(x, At))
@@ -244,7 +244,7 @@ def _note_wrapping(view: View, found: Typed) -> None:
 
 
 def _able(dtype: DType, kept: DType) -> tuple[str, ...]:
-    """The kinds of tensors that can hold what is of this dtype, which `kept` cannot."""
+    """The kinds of tensors that can hold values of this dtype, which `kept` cannot."""
     kinds = dict.fromkeys(kind_of(d) for d in DTYPES if d.kind in _ORDER[_ORDER.index(dtype.kind) :])
     return tuple(kind for kind in kinds if kind != kind_of(kept))
 
@@ -257,13 +257,13 @@ def _with_one_dtype(view: View, first: Ref, bad: Refusal) -> Refusal:
 
 
 def _place(view: View, made: TensorExpr, ref: Ref, old: Item | None, *, same_shape: bool) -> TensorExpr:
-    """What is to be stored: the result, or what was there with the result in a part of it."""
+    """The tensor to store: the result, or the old tensor with the result in a part of it."""
     if old is None:
         return made
     if ref.index is not None:
         return view.update(old.expr, ref, made, "to" if not same_shape else "from")
     if same_shape and made.aval.shape != old.expr.aval.shape:
-        hint = "Say where to store it: `to` may also name what is to be replaced."
+        hint = "Name the destination: `to` may also name a tensor to replace."
         found = f"the result is {made.aval}, and cannot take the place of {old.expr.aval}"
         raise Refusal("shapes-differ", found, key="expr", hint=hint)
     return made

@@ -56,7 +56,7 @@ def matmul(a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
 
 _EQUATION = re.compile(r"[A-Za-z]*(,[A-Za-z]*)*->[A-Za-z]*")
 _BLAS = 2 << 20
-"""Bytes that BLAS packs operands into."""
+"""Bytes of the packing buffers of BLAS."""
 
 
 def _terms(equation: str) -> tuple[list[str], str]:
@@ -70,7 +70,7 @@ def _terms(equation: str) -> tuple[list[str], str]:
 
 
 def _sizes(avals: tuple[Aval, ...], equation: str) -> dict[str, int]:
-    """The size of each letter, all of them checked against the operands."""
+    """The size of each letter, checked against the operands."""
     terms, result = _terms(equation)
     if len(terms) != len(avals):
         found = f"'{equation}' is about {len(terms)} operand{'s' * (len(terms) != 1)}, and there are {len(avals)}"

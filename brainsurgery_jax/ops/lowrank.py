@@ -82,7 +82,7 @@ class FactorParams(TypedDict):
 
 
 class Numbers(TypedDict):
-    """How factors are found, their tolerance, and the key of random values."""
+    """The method, the tolerance, and the key of random values."""
 
     method: str
     tol: float
@@ -130,7 +130,7 @@ def factorize(
     state: Lanczos | None = None,
     **chosen_by: object,
 ) -> Outcome:
-    """One rung: the factors or the truncated matrix, whether it is good enough, the facts about it, and how far it got.
+    """One rung: the factors or the truncated matrix, whether it is accepted, facts, and the state for the next rung.
 
     Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
     `chosen_by`: the method, by which the rungs were chosen.
@@ -161,7 +161,7 @@ def factorize(
 
 
 def _tall(x: Array, state: Lanczos | None) -> Array:
-    """The tall matrix, widened if that is done once and for all."""
+    """The matrix as a tall one, widened if all rungs need it wide."""
     if state is not None and state.x is not None:
         return state.x
     return widen(x) if x.size <= WIDENED else x
@@ -236,7 +236,7 @@ def _at_once(x: Array, rank: int, method: str, *, rebuilt: bool, **numbers: Numb
 
 
 def _first_good(x: Array, tries: Sequence[Tried], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
-    """What the first of these ways makes that accepts it, and whether x is finite."""
+    """The first result that is accepted, and whether x is finite."""
     first, *others = tries
     value, good, _, state = factorize(x, **first, **params, state=state)
     if not others:

@@ -1,4 +1,4 @@
-"""`merge`: models become one by a published method."""
+"""`merge`: combine models by a published method."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def set_(
 ) -> Iterator[Edit]:
     """Turn flags on or off for the steps that follow; without a key, print them.
 
-    `dry-run`: what follows is checked and computed, but writes nothing; turned off again, all is as it was before.
-    `preview`: before each step a line says what it will create, change and delete. `verbose`: a line for each tensor.
+    `dry-run`: the steps that follow are checked and computed, but write nothing; turning it off restores the state.
+    `preview`: before each step, print what it will create, change and delete. `verbose`: print a line for each tensor.
     Example: `set: {dry-run: true, verbose: t}`
     """
     if dry_run is preview is verbose is None:
@@ -73,7 +73,7 @@ def help_(view: View, *, command: Text | None = None, assert_: Text | None = Non
 
 @control("exit")
 def leave(view: View) -> Iterator[Edit]:
-    """Leave out the steps that follow; the output is still written.
+    """Skip the steps that follow; the output is still written.
 
     Example: `exit: {}`
     """

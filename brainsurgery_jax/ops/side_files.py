@@ -1,4 +1,4 @@
-"""Ops on what an alias holds beside its tensors: its config."""
+"""Ops on the config of an alias."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LimitKeys(KeyGroup):
 
     @property
     def given(self) -> dict[str, float]:
-        """The bounds that there are, by their keys."""
+        """The given bounds by their keys."""
         bounds = {"ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
         return {key: bound for key, bound in bounds.items() if bound is not None}
 
@@ -57,7 +57,7 @@ def change_config(
     from_: Text | None = None,
     alias: Text | None = None,
 ) -> Iterator[Edit]:
-    """Change the config of an alias: config.json, of an adapter adapter_config.json. Outputs write it as it is then.
+    """Change the config of an alias: config.json, or adapter_config.json for an adapter. Outputs write the result.
 
     First the part `from` becomes the whole config, then the keys in `remove` are removed, then the values in `patch`
     are set, mappings key by key. A key of an inner mapping is removed as `outer.inner`. An alias without a checkpoint
@@ -80,7 +80,7 @@ def change_config(
 
 
 def _only_alias(view: View) -> str:
-    """The alias that is meant where a step names none."""
+    """The alias of a step that names none."""
     known = view.aliases()
     if view.default_alias is None and len(known) != 1:
         names = ", ".join(f"'{a}'" for a in known)
@@ -93,8 +93,8 @@ def _only_alias(view: View) -> str:
 def config(view: View, *, of: Name, is_: Setting = None, in_: Settings = (), limits: LimitKeys) -> Verdict:
     """A key of a config has the value `is`, or one of those `in`; or it is a number that satisfies all bounds.
 
-    `of` is the key, with dots to one within another, behind the alias. The config is config.json, of an adapter
-    adapter_config.json, as earlier steps left it; a key that it does not have is null.
+    `of` is the key, after the alias; dots lead to inner keys. The config is the current config.json, or for an adapter
+    its adapter_config.json; a missing key is null.
     Example: `assert: {config: {of: num_hidden_layers, is: 24}}`
     """
     bounds = limits.given
@@ -119,7 +119,7 @@ def config(view: View, *, of: Name, is_: Setting = None, in_: Settings = (), lim
 
 
 def _value(settings: object, path: str) -> object:
-    """What stands under a key; None if nothing does."""
+    """The value of a key; None if it is missing."""
     for key in path.split("."):
         if isinstance(settings, list) and key.isdecimal() and int(key) < len(settings):
             settings = settings[int(key)]

@@ -69,7 +69,7 @@ def finite(view: View, *, of: SlicedPattern) -> Verdict:
 
 
 def _faulty(item: Item, found: Faults, what: str, told: str) -> Known:
-    """That no element is wrong, or how many are, and where one of them is."""
+    """The verdict that no element is wrong, or how many are, and where one of them is."""
     if not found.number:
         return Known(True)
     count = "1 value that is" if found.number == 1 else f"{found.number:,} values that are"
@@ -116,7 +116,7 @@ def norm(
 def equal(
     view: View, *, left: SlicedPattern, right: Partner, eps: Eps | None = None, unmatched: Unmatched = None
 ) -> Verdict:
-    """Every tensor on the left equals the one whose name `right` makes of it, exactly or within `eps`.
+    """Every tensor on the left equals the one that `right` names for it, exactly or within `eps`.
 
     NaN differs from NaN.
     Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
@@ -158,10 +158,10 @@ def close(
 
 @assertion()
 def identical(view: View, *, left: SlicedPattern, right: Partner, unmatched: Unmatched = None) -> Verdict:
-    """Every tensor on the left has the bytes of the one whose name `right` makes of it.
+    """Every tensor on the left has the bytes of the one that `right` names for it.
 
-    Where both checkpoints tell, it must also be of the same type: a jax or numpy array, a Python number, a random key.
-    Unlike `equal` this tells zeros of either sign apart, and takes a NaN for itself.
+    If both checkpoints record types, these must agree, too: a jax or numpy array, a Python number, a random key.
+    Unlike `equal`, it distinguishes 0 from -0, and NaN equals the same NaN.
     Example: `assert: {identical: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
 

@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
-from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, read_scalar
+from brainsurgery_jax.plan.scalars import read_scalar
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get
 
 TYPES: Mapping[str, str] = {
     "text": "text", "path": "a path", "paths": "paths", "number": "a number", "integer": "an integer",

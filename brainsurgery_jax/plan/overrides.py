@@ -18,7 +18,8 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.plan.declarations import Variable, declare, variables_of
 from brainsurgery_jax.plan.paths import KEYS, PathStep, parse_path, put
 from brainsurgery_jax.plan.recipes import PREFIX, find_recipe, is_recipe
-from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, read_scalar
+from brainsurgery_jax.plan.scalars import read_scalar
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get
 from brainsurgery_jax.plan.variables import find_variables
 
 MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory

@@ -231,6 +231,8 @@ def main() -> None:
     told["one device"] = [next(iter(made[name].devices())).id for name in "ab"]
     filled = plan({"fill_": {"target": "w0", "mode": "constant", "value": 1}})
     told["filled under jit"] = place(jax.jit(filled.apply)({"w0": put(explicit)})["w0"])
+    slope = jax.jit(jax.grad(lambda tree: jnp.sum(filled.apply(tree)["w0"])))({"w0": put(explicit)})["w0"]
+    told["slope of what is filled"] = {"place": place(slope), "zero": not np.asarray(slope).any()}
     print(json.dumps(told))
 
 

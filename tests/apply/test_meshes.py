@@ -114,6 +114,10 @@ def test_a_result_that_no_argument_is_needed_for_still_has_its_devices(plans: di
     assert plans["filled under jit"] == ["x", "y"]
 
 
+def test_a_result_without_a_slope_still_has_one_on_its_devices(plans: dict[str, Any]) -> None:
+    assert plans["slope of what is filled"] == {"place": ["x", "y"], "zero": True}
+
+
 # --- Two processes ----------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "_lazy": "",
     "nametree": "",
     "index": "errors dtypes select",
-    "store": "errors dtypes index.boxes",
+    "store": "wording errors dtypes index.boxes",
     "numerics": "reduction errors dtypes _lazy index.boxes keys protocol",
     "expression": "reduction errors dtypes _lazy index.boxes index.parts op protocol numerics",
     "select": "errors dtypes",
@@ -32,10 +32,10 @@ MAY_IMPORT = {
     "protocol": "reduction _lazy errors documents dtypes select",
     "summaries": "_lazy protocol",
     "keys": "_lazy dtypes select",
-    "kernel": "dtypes keys index protocol",
+    "kernel": "errors dtypes keys index protocol",
     "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
-    "ops": "errors dtypes select index _lazy op protocol",
+    "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "layout": "errors plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
@@ -51,11 +51,11 @@ MAY_IMPORT = {
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
-    "ops.*": "documents errors dtypes config_patch index select _lazy nametree keys op protocol numerics expression "
-    "ops._constants ops._formulas ops._verdicts summaries",
+    "ops.*": "documents wording errors dtypes config_patch index select _lazy nametree keys op protocol numerics "
+    "expression ops._constants ops._formulas ops._verdicts summaries",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
-    "lower": "documents "
+    "lower": "documents wording "
     "errors dtypes index select op protocol plan graph store.address store.base store.detect store.folder "
     "store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "
     "store.selection store.sidecars store.weight_names config_patch families",
@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
-    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
+    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session",
     "cli": "documents rendering wording desk "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
     "engine.compute.devices engine.events store.sizes protocol",
@@ -103,7 +103,8 @@ MAY_IMPORT = {
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
-    "importers": "errors dtypes version protocol ops plan.source plan.overrides plan.build plan.parse store.detect",
+    "importers": "errors dtypes version protocol ops plan.scalars plan.source plan.overrides plan.build plan.parse "
+    "store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress "
     "cli.stopping",
     "web": "errors version nametree op protocol session api",

@@ -111,8 +111,6 @@ def open_hdf5(path: str) -> Source:
 
 def _sort(path: str, file: Any, files: Any) -> Source:
     """The datasets by how they are stored."""
-    import h5py
-
     plain: dict[str, TensorInfo] = {}
     laid: dict[str, Laid] = {}
     chunked: dict[str, Any] = {}
@@ -130,17 +128,14 @@ def _sort(path: str, file: Any, files: Any) -> Source:
             unread[name] = Unread("it lies in another file, which is not followed")
             continue
         dtype = _dtype(dataset)
+        if dtype is None and _is_text(dataset):
+            left_out[name] = "text"
+        elif dtype is None:
+            unread[name] = Unread(f"it is of the type {dataset.dtype}")
         if dtype is None:
-            if dataset.dtype.kind in "SU" or h5py.check_string_dtype(dataset.dtype) is not None:
-                left_out[name] = "text"
-            else:
-                unread[name] = Unread(f"it is of the type {dataset.dtype}")
             continue
         avals[name] = Aval(tuple(dataset.shape), dtype)
-        # A type that numpy lacks comes widened by h5py: only what lies as numpy has it is read in place.
-        lies_so = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype)
-        offset = dataset.id.get_offset() if lies_so else None
-        if offset is None:
+        if (offset := _offset(dataset)) is None:
             chunked[name] = dataset
         else:
             plain[name] = TensorInfo(avals[name], 0, offset)
@@ -151,6 +146,21 @@ def _sort(path: str, file: Any, files: Any) -> Source:
     here = StridedSource(Header(path, (path,), plain, {}), files, laid)
     decoded = ChunkedDatasets(path, file, chunked, {name: avals[name] for name in chunked})
     return JoinedSource(header, [here, decoded])
+
+
+def _is_text(dataset: Any) -> bool:
+    import h5py
+
+    return dataset.dtype.kind in "SU" or h5py.check_string_dtype(dataset.dtype) is not None
+
+
+def _offset(dataset: Any) -> int | None:
+    """Where the bytes of a dataset begin in the file; None where they are in chunks, or not as numpy has them: a type
+    that numpy lacks comes widened by h5py."""
+    import h5py
+
+    lies_so = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype)
+    return dataset.id.get_offset() if lies_so else None
 
 
 def _datasets(group: Any, path: Path) -> Any:
