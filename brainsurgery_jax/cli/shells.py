@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 Words = list[tuple[str, str]]
 """Words, each with a few words about it, which may be empty."""
