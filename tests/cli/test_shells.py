@@ -127,7 +127,7 @@ def test_recipes_are_completed_and_then_their_variables(ask: Ask):
     assert ask("run recipe : merge-ti") == ask("recipe : merge-ti") == ["merge-ties"]  # as bash cuts it
     assert ask("run recipe:merge-ties den") == ["density=", "density=0.5"]
     assert ask("run recipe : merge-ties density = ") == ["0.5"]
-    assert {"base=", "a=", "b=", "out="} <= set(ask("run recipe:merge-ties "))
+    assert {"base=", "models=", "out="} <= set(ask("run recipe:merge-ties "))
     assert ask("recipes merge-ti") == ["merge-ties"]
 
 
