@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, TypeVar
 
 from brainsurgery_jax._lazy import Array, Sharding, jax, np
 from brainsurgery_jax.apply.applied import Applied
-from brainsurgery_jax.apply.homes import can_fetch, duplicate, fetch, is_placed, placed_nodes, send
+from brainsurgery_jax.apply.homes import can_fetch, duplicate, fetch, home_of, is_placed, placed_nodes, send
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
 from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.apply.placed import Placed
@@ -111,7 +112,7 @@ class Leaves:
         counts = Counter(map(id, (*given.values(), *held)))
         twice = (e for e, leaf in given.items() if counts[id(leaf)] > 1)
         distinct = dict.fromkeys(roots)
-        kept = frozenset([*distinct, *twice])
+        kept = frozenset([*distinct, *twice, *self._read_on_host([*roots, *asked])])
         self.placed = Placed(given, self.nodes, [*distinct, *asked], kept, self._on_host, spend=donate)
 
     def values(self, exprs: Iterable[Expr]) -> Iterator[tuple[Expr, Array]]:
@@ -133,6 +134,18 @@ class Leaves:
     def is_about_devices(self, question: Pending) -> bool:
         """Whether it is about tensors that live or are computed on devices."""
         return not self.nodes.isdisjoint(asked_of(question))
+
+    @cached_property
+    def everywhere(self) -> Sharding | None:
+        """A copy of a tensor on each of the devices of the leaf that is on the most; None: on the default device."""
+        return home_of(list(self.given.values())).everywhere
+
+    def _read_on_host(self, roots: Sequence[Expr]) -> Iterator[Expr]:
+        """Nodes that the host reads, at a time that devices know nothing of."""
+        for e in walk(roots):
+            if e not in self.nodes:
+                yield from e.srcs
+        yield from (e for e in roots if e not in self.nodes)
 
     def _on_host(self, e: Expr) -> Array:
         return next(value for _, value in self.values([e]))
@@ -257,7 +270,7 @@ def _place(e: Expr, value: Array, old: object, leaves: Leaves) -> jax.Array:
     if isinstance(old, jax.Array) and (old.committed or is_placed(old)) and old.shape == value.shape:
         return jax.device_put(value, old.sharding) if isinstance(value, jax.Array) else send(value, old.sharding)
     if not isinstance(value, jax.Array):
-        return send(value, _place_of(e, leaves.given))
+        return send(value, _place_of(e, leaves))
     kind = leaves.placed.memory.get(e)
     return value if kind in (None, value.sharding.memory_kind) else _with_memory(value, kind)
 
@@ -266,9 +279,12 @@ def _with_memory(value: jax.Array, kind: str) -> jax.Array:
     return jax.device_put(value, value.sharding.with_memory_kind(kind))
 
 
-def _place_of(e: Expr, given: Mapping[Expr, Array]) -> Sharding | None:
-    """The device of the first leaf that a value is computed of and that the caller put somewhere; None: the default."""
-    below = (given[s] for s in walk([e]) if s.is_given)
+def _place_of(e: Expr, leaves: Leaves) -> Sharding | None:
+    """The device of the first leaf that a value is computed of and that the caller put somewhere; of one that no leaf
+    is below, those of the tree. None: the default device."""
+    below = [leaves.given[s] for s in walk([e]) if s.is_given]
+    if not below:
+        return leaves.everywhere
     return next((x.sharding for x in below if isinstance(x, jax.Array) and x.committed and not is_placed(x)), None)
 
 

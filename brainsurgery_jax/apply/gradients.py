@@ -32,7 +32,8 @@ def with_wide_gradient(function: Function, e: Expr) -> Function:
     """The function that computes the call `e` from its operands and its numbers, its backward pass in 64-bit types."""
     avals, names = tuple(s.aval for s in e.srcs), tuple(name for name, _ in e.numbers)
     assert e.kernel is not None
-    if not (_WIDE & {a.dtype.name for a in avals} and _rounds(e.kernel, avals, e.static, names)):
+    widens = e.kernel.moves is None and not e.kernel.elementwise  # it may compute in 64-bit types within
+    if not ((widens or _WIDE & {a.dtype.name for a in avals}) and _rounds(e.kernel, avals, e.static, names)):
         return function
 
     def forward(
@@ -57,14 +58,15 @@ def _rounds(kernel: Kernel, avals: tuple[Aval, ...], static: Static, names: tupl
         xs = [jax.ShapeDtypeStruct(a.shape, jnp.dtype(a.dtype.numpy)) for a in avals]
         numbers = {name: jax.ShapeDtypeStruct((), jnp.float64) for name in names}
         made = jax.make_jaxpr(lambda xs, ns: kernel.fn(*xs, **dict(static), **ns))(xs, numbers)
-    return not _ROUNDED.isdisjoint(_primitives(made.jaxpr))
+    return not _ROUNDED.isdisjoint(_wide_primitives(made.jaxpr))
 
 
-def _primitives(jaxpr: Any) -> Iterator[str]:
-    """The names of all primitives, those of functions inside included."""
+def _wide_primitives(jaxpr: Any) -> Iterator[str]:
+    """The names of all primitives on 64-bit types, those of functions inside included."""
     for equation in jaxpr.eqns:
-        yield equation.primitive.name
+        if any(str(getattr(v.aval, "dtype", "")) in _WIDE for v in (*equation.invars, *equation.outvars)):
+            yield equation.primitive.name
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(found := getattr(inner, "jaxpr", inner), "eqns"):
-                    yield from _primitives(found)
+                    yield from _wide_primitives(found)

@@ -65,18 +65,17 @@ class Placed:
         return self._take(root)
 
     def ask(self, questions: Sequence[Pending], arrays: Mapping[Pending, Mapping[Expr, Array]]) -> list[bool]:
-        """Whether each of these holds of its arrays, by one compiled function on the devices."""
+        """Whether each of these holds of its arrays, on the devices; checks that are alike share compiled code."""
         if not questions:
             return []
         home = home_of([x for q in questions for x in arrays[q].values()])
-        groups = [[self._bring(arrays[q][e], home, None) for e in asked_of(q)] for q in questions]
-
-        def verdicts(groups: Sequence[Sequence[Array]]) -> list[Array]:
-            reductions = (q.reduction.traced for q in questions)
-            return [holds(*xs) for holds, xs in zip(reductions, groups, strict=True) if holds is not None]
-
         with home.context:
-            return list(map(bool, map(fetch, _compile(verdicts, home)(groups))))
+            verdicts = []
+            for q in questions:
+                assert q.reduction.traced is not None
+                xs = [self._bring(arrays[q][e], home, None) for e in asked_of(q)]
+                verdicts.append(_compiled_check(q.reduction.traced, home.everywhere, home.is_explicit)(*xs))
+            return list(map(bool, map(fetch, verdicts)))
 
     def accept(self) -> None:
         """Fetch what guarded kernels say of their inputs. Raises PlanError for the first that is refused."""
@@ -191,11 +190,12 @@ def _compiled(kernel: Kernel, static: Static, places: Any, explicit: bool) -> Ca
     return jax.jit(of_parts, donate_argnums=0, out_shardings=places)
 
 
-def _compile(function: Callable[..., Any], home: Home) -> Callable[..., Any]:
-    """A function of arrays, compiled, its results on each device."""
-    if home.is_explicit:
-        return jax.jit(jax.sharding.auto_axes(function, out_sharding=home.everywhere))
-    return jax.jit(function, out_shardings=home.everywhere)
+@lru_cache(maxsize=4096)
+def _compiled_check(holds: Callable[..., Any], place: Any, explicit: bool) -> Callable[..., Any]:
+    """A check of arrays, its verdict known on each device."""
+    if explicit:
+        return jax.jit(jax.sharding.auto_axes(holds, out_sharding=place))
+    return jax.jit(holds, out_shardings=place)
 
 
 @lru_cache(maxsize=4096)

@@ -11,6 +11,7 @@ from brainsurgery_jax.config_patch import apply_change, read_change
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.families.adapters import Adapter, derive_config, read_adapter
+from brainsurgery_jax.graph.expr import Bound
 from brainsurgery_jax.lower.configs import side_file
 from brainsurgery_jax.lower.state import Extras, World
 from brainsurgery_jax.plan.source import flow_yaml
@@ -37,9 +38,15 @@ def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras:
         message = f"option 'config': {bad.key}: {bad.message}"
         raise Refusal("output-options", message, key="options", hint=bad.hint) from bad
     if config.get("peft_type", "LORA") == "LORA":
-        derived = _derive(read_adapter(avals), config)
+        adapter = read_adapter(avals)
+        _check_settings(asked.patch)
+        derived = _derive(adapter, config)
         added = {k: v for k, v in derived.items() if config.get(k) is None and k not in asked.patch}
         config |= added
+        depends = "r" in added and any(isinstance(rank, Bound) for rank in adapter.ranks.values())
+        several = len(adapter.ranks) > 1 and "alpha_pattern" not in config
+        if depends and (several or "lora_alpha" not in config):
+            raise _depends_on_data()
         if "lora_alpha" not in config and not base:
             raise _lacks_alpha(config)
         if "rank_pattern" in added and "alpha_pattern" not in config:
@@ -56,6 +63,8 @@ def _derive(adapter: Adapter, config: Mapping[str, object]) -> dict[str, object]
     """The values that follow from names and shapes. Raises Refusal if these are not LoRA's and the config is
     incomplete."""
     if adapter.factors and not adapter.others:
+        if "peft_type" not in config:
+            _refuse_unpaired(adapter)
         return derive_config(adapter)
     if config.get("peft_type") is not None:
         return {}
@@ -65,6 +74,48 @@ def _derive(adapter: Adapter, config: Mapping[str, object]) -> dict[str, object]
         "of adapter give its whole config: `options: {config: {peft_type: ..., ...}}`; or write safetensors."
     )
     raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be created: {what}", key="format", hint=hint)
+
+
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "r": ((int,), "a whole number"), "lora_alpha": ((int, float), "a number"),
+    "target_modules": ((list, str), "a list of names, or a regular expression"),
+    "modules_to_save": ((list,), "a list of names"), "rank_pattern": ((Mapping,), "a mapping of patterns to ranks"),
+    "alpha_pattern": ((Mapping,), "a mapping of patterns to alphas"), "use_rslora": ((bool,), "true or false"),
+    "use_dora": ((bool,), "true or false"), "fan_in_fan_out": ((bool,), "true or false"),
+}  # fmt: skip
+"""What PEFT takes, as far as it stops at anything else."""
+
+
+def _check_settings(asked: Mapping[str, Any]) -> None:
+    """Refuse settings that PEFT cannot load."""
+    for key, (types, wanted) in _KINDS.items():
+        value = asked.get(key)
+        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        if value is not None and not fits:
+            hint = f"Give `{key}` as PEFT's LoraConfig takes it; or leave it out, where it follows from the tensors."
+            message = f"option 'config': '{key}' is {value!r}, and PEFT takes {wanted}"
+            raise Refusal("adapter-config", message, key="options", hint=hint)
+
+
+def _refuse_unpaired(adapter: Adapter) -> None:
+    """Refuse a factor without the other, or of another rank, where no config says that this is meant."""
+    for module, (first, *others) in adapter.factors.items():
+        odd = next((other for other in others if other.rank != first.rank), None)
+        if others and odd is None:
+            continue
+        hint = "PEFT multiplies `lora_B @ lora_A`. Rename the factor that belongs to it, or delete this one."
+        found = f"is the only factor of '{module}'" if odd is None else f"does not fit '{odd.name}' {odd.aval}"
+        message = f"{ADAPTER_CONFIG} cannot be made: '{first.name}' {first.aval} {found}"
+        raise Refusal("adapter-config", message, key="format", hint=hint)
+
+
+def _depends_on_data() -> Refusal:
+    """That alphas are needed for ranks that only data tell."""
+    message = "the alphas are not known: PEFT multiplies by alpha / r, and only data tell the ranks"
+    hint = (
+        "`lora_extract` chooses ranks and alphas together; or name the rank; or scale as you mean by `alpha_pattern`."
+    )
+    return Refusal("adapter-config", message, key="options", hint=hint)
 
 
 def _lacks_alpha(config: Mapping[str, object]) -> Refusal:

@@ -54,8 +54,8 @@ class Changes:
             case RenameAlias(alias, to):
                 view.rename_alias(alias, to)
                 self.written = (written - {alias}) | {to}
-            case SetConfig(alias, config):
-                self._configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
+            case SetConfig(alias, config, file):
+                self._configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config, file))
             case _:
                 return False
         return True

@@ -9,12 +9,14 @@ from functools import cached_property
 from itertools import count
 from typing import Any, cast
 
+from brainsurgery_jax.codes import may_be_codes
 from brainsurgery_jax.config_patch import differing_keys
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
+from brainsurgery_jax.lower.scales import Coded, coded
 from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
 from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
@@ -38,6 +40,7 @@ class Drafts:
         self.scratches: list[str] = []  # aliases that end with the step
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
+        self.coded: dict[Expr, Coded] = {}  # codes of quantized weights that the step reads, with their scales
         self._verbose = state.flags.verbose
         self.has_trees = any(not space.extras.tree.is_plain for space in state.spaces.values())
 
@@ -90,6 +93,8 @@ class Drafts:
             self.provisional = True
         if self._verbose:
             self.fetched.append(name)
+        if may_be_codes(name, expr.aval.dtype) and (found := coded(alias, name, expr, space.names)) is not None:
+            self.coded[expr] = found
         return expr
 
     def bind(self, alias: str, name: str, expr: Any, dest: Dest, like: tuple[str, str] | None = None) -> bool:
@@ -285,10 +290,12 @@ class Drafts:
     def _extras_of(self, alias: str) -> Extras:
         return (self.drafts.get(alias) or self.state.spaces[alias]).extras
 
-    def set_config(self, alias: str, config: Mapping[str, Any]) -> list[str]:
-        """Set the config of an alias. Returns the keys that changed; inner keys are joined by dots."""
+    def set_config(self, alias: str, config: Mapping[str, Any], file: str = "") -> list[str]:
+        """Set the config of an alias (its own, or that of `file`). Returns the keys that changed; inner keys are joined
+        by dots."""
         seen = self.extras(alias, "alias")
-        file, before = read_config(seen, self.world) or (CONFIG, {})
+        own, before = read_config(seen, self.world) or (CONFIG, {})
+        file, before = (own, before) if file in ("", own) else (file, {})
         draft = self.space(alias, "alias")
         draft.extras = replace(draft.extras, configs={**draft.extras.configs, file: config})
         return list(differing_keys(before, config))

@@ -25,6 +25,7 @@ from brainsurgery_jax.lower.failure import mark_failed, misunderstood
 from brainsurgery_jax.lower.forms import MISSING, form_edits
 from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
+from brainsurgery_jax.lower.scales import refuse_codes_alone
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, preview, session_line
 from brainsurgery_jax.lower.view import StepView
@@ -177,6 +178,8 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
             view.fetched = []
         kind = type(edit)
         if kind is Bind:  # nearly all of 90,000 edits are one of these two, and `match` is slow
+            if view.coded:
+                refuse_codes_alone(cast("Expr", cast("Bind", edit).expr), view.coded, state.default_alias)
             changes.bind(cast("Bind", edit))
         elif kind is Move:
             changes.moves.append(cast("Move", edit))

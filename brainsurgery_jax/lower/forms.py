@@ -115,5 +115,6 @@ def _maker(
 
 def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:
     """A refusal with the names of the tensors that it concerns, operands first."""
-    about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in dict.fromkeys(keys))
+    given = (key for key in dict.fromkeys(keys) if key in refs)
+    about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in given)
     return bad.about(f" ({about})")

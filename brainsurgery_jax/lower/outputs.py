@@ -14,6 +14,7 @@ from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
 from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.lower.scales import scale_notes
 from brainsurgery_jax.lower.state import Extras, Space, State, World
 from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.protocol import Publish
@@ -107,6 +108,7 @@ def config_notes(
         message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
+    yield from scale_notes(made, output, label)
     yield from consistency_notes(made, output, state, world, label)
 
 

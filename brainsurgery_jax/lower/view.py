@@ -295,6 +295,10 @@ class StepView(Drafts):
         with at_key(key):
             return read_config(extras, self.world)
 
+    def origin(self, alias: str) -> str | None:
+        """The checkpoint that an alias came from."""
+        return self.space(alias).extras.origin
+
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr:
         """A value, or the slice of it that the reference selects."""
         if ref.index is None:

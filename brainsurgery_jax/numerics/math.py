@@ -72,6 +72,13 @@ def _to_float64(x: Array) -> jax.Array:
     return jnp.where(subnormal, signed, jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.float64))
 
 
+def keeps_normal(x: Array) -> bool:
+    """Whether sums, products and quotients of two values of this float dtype are zero or normal numbers of float32."""
+    import ml_dtypes
+
+    return x.dtype.itemsize < 4 and float(ml_dtypes.finfo(x.dtype).smallest_subnormal) >= 2.0**-24
+
+
 def to_float32(x: Array) -> jax.Array:
     """A float64 rounded to float32 (to nearest, ties to even), subnormal numbers kept."""
     return _like_astype(_to_float32, "float32")(x)

@@ -1,15 +1,18 @@
 """Every built-in op, by family. Importing this package fills the registry; it loads neither JAX nor numpy."""
 
 from brainsurgery_jax.ops import (
+    adapters,
     asserts,
     compute,
     create,
+    editing,
     elementwise,
     layout,
     linalg,
     lowrank,
     merge,
     names,
+    quantize,
     reduce,
     report,
     resize,
@@ -21,15 +24,18 @@ from brainsurgery_jax.ops import (
 )
 
 __all__ = [
+    "adapters",
     "asserts",
     "compute",
     "create",
+    "editing",
     "elementwise",
     "layout",
     "linalg",
     "lowrank",
     "merge",
     "names",
+    "quantize",
     "reduce",
     "report",
     "resize",

@@ -185,13 +185,13 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     safe = xp.where(root > 0, root, xp.ones_like(root))
     long, short = t.xv / safe[None, :], t.v * root[None, :]
     b, a = (short.conj(), long.T) if wide else (long, short.conj().T)
-    top = _largest_entries(b)
+    top = largest_entries(b)
     there = top != 0
     phase = xp.where(there, top / xp.where(there, xp.abs(top), xp.ones_like(root)), xp.ones_like(top))
     return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
 
 
-def _largest_entries(x: Array) -> Array:
+def largest_entries(x: Array) -> Array:
     """The entry of largest magnitude in each column, the first of several [1, n].
 
     By comparisons: under a `jit` in JAX's default configuration `argmax` can be lowered neither for float64 nor with
@@ -346,7 +346,8 @@ class MethodKeys(KeyGroup):
     tol: Tolerance = 1e-4
 
 
-def _numbers(how: MethodKeys, seed: int) -> Numbers:
+def numbers_of(how: MethodKeys, seed: int) -> Numbers:
+    """How factors are found, as kernels take it."""
     tol = how.tol
     if not tol > 0:
         hint = "For the full SVD write `method: exact`."
@@ -379,7 +380,7 @@ def phlora(
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
-    numbers = _numbers(how, fold_seed(view.seed, name))
+    numbers = numbers_of(how, fold_seed(view.seed, name))
     b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **numbers)
     return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
 
@@ -394,5 +395,5 @@ def phlora_in_place(view: View, name: str, x: TensorExpr, *, rank: Rank, how: Me
     """
     if isinstance(rank, Energy):
         return view.apply(truncate_by_energy, x, energy=rank.share)
-    numbers = _numbers(how, fold_seed(view.seed, name))
+    numbers = numbers_of(how, fold_seed(view.seed, name))
     return view.apply(truncate, x, rank=_resolve_rank(view, name, x, rank), **numbers)

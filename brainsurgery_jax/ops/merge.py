@@ -47,8 +47,9 @@ def read_models(value: object) -> ModelsGiven:
         raise ValueError(f"{wanted}, got none")
     found: dict[str, Mapping[str, object]] = {}
     for alias, own in entries:
-        if not isinstance(alias, str) or alias in found:
-            raise ValueError(f"{wanted}, got {'twice ' if alias in found else ''}{alias!r}")
+        twice = "twice " if isinstance(alias, str) and alias in found else ""
+        if twice or not isinstance(alias, str):
+            raise ValueError(f"{wanted}, got {twice}{alias!r}")
         if isinstance(own, Mapping) and all(isinstance(key, str) for key in own):
             found[alias] = own
         elif own is None:

@@ -47,6 +47,16 @@ MAY_IMPORT = {
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
     "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
+    # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.
+    "adapters": "wording errors dtypes _lazy keys kernel op protocol select numerics families merging.tensors "
+    "ops.elementwise ops.lowrank ops.sets ops.shape",
+    "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
+    "codes": "dtypes",
+    "ops._codes": "errors dtypes index.parts _lazy op numerics",
+    "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops.reduce ops.shape",
+    # A closed-form edit is a kernel of given tensors: it knows arrays, and no plan or engine.
+    "editing": "errors dtypes _lazy index op numerics",
+    "ops.editing": "errors _lazy keys op protocol select editing ops.shape",
     "ops.merge": "keys op protocol select merging",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
@@ -56,7 +66,7 @@ MAY_IMPORT = {
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents wording "
-    "errors dtypes index select op protocol plan graph store.address store.base store.detect store.folder "
+    "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
     "store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "
     "store.selection store.sidecars store.weight_names config_patch families",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
