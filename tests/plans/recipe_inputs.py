@@ -12,6 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from tests.checkpoints import normal, read, write
 from tests.plans import models
+from tests.plans.test_edits import EDITS
 from tests.plans.test_worked_examples import EXAMPLES
 
 Settings = Mapping[str, Any]
@@ -138,7 +139,17 @@ def _removed(folder: Path) -> Settings:
     return {"model": _experts(folder, "model", 1), "expert": 1, "out": folder / "out"}
 
 
+def _edited(name: str) -> Inputs:
+    def made(folder: Path) -> Settings:
+        _, held, settings, _ = EDITS[name]
+        paths = {alias: write(folder / f"{alias}.safetensors", tensors) for alias, tensors in held.items()}
+        return {**paths, **settings, "out": folder / "out.safetensors"}
+
+    return made
+
+
 INPUTS: Mapping[str, Inputs] = {
+    **{name: _edited(name) for name in EDITS},
     **{each.name.replace("_", "-"): _example(each.settings, each.out) for each in EXAMPLES},
     "diff-check": _checked,
     "minilm-forward": _minilm,
