@@ -190,7 +190,7 @@ def _value(f: Field, value: object, params: Mapping[str, object], reading: Paylo
             return _assertions(value, reading, at)
         case "operands":
             return _operands(f, value, params, reading)
-        case "steps" | "plan" | "plan-text" | "plan-file" as kind:
+        case "steps" | "plan" | "plan-text" | "plan-file" | "recipe" as kind:
             node = get(reading.node, f.key) if isinstance(reading.node, Map) else None
             assert node is not None
             return sub_plan(kind, node)

@@ -105,6 +105,7 @@ MAY_IMPORT = {
     "cli.work": "wording api cli.show engine.plan.work engine.plan.schedule store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
+    "cli.recipes": "plan.declarations plan.recipes cli.show",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base "
     "store.io.files "
@@ -118,7 +119,8 @@ MAY_IMPORT = {
     "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
-    "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
+    "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
+    "store.detect",
     "importers": "errors dtypes version protocol ops plan.scalars plan.source plan.overrides plan.build plan.parse "
     "store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress "
