@@ -7,17 +7,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.families.decoders import DECODERS
-from brainsurgery_jax.families.encoders import ENCODERS
 from brainsurgery_jax.families.evidence import Observation, key_text, modules_of, observe
 from brainsurgery_jax.families.model import PARTS, UNLIKE, WHOLE, ConfigDifference, Family, FamilyPlace
 from brainsurgery_jax.families.names import Kin, kin_of
 from brainsurgery_jax.families.presence import dtypes, experts, experts_per_token, flags, gaps, heads, lists
 from brainsurgery_jax.families.solve import Solved, solve
+from brainsurgery_jax.families.tables import FAMILIES
 from brainsurgery_jax.layout.expressions import Config
-
-FAMILIES: tuple[Family, ...] = (*DECODERS, *ENCODERS)
-"""Every family, in the order in which they are tried."""
 
 _DIM = re.compile(r"\b[A-Z]\b")
 

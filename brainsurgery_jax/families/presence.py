@@ -42,7 +42,7 @@ def _moves(head: str, numbers: Sequence[int]) -> Iterator[tuple[str, str]]:
 def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]) -> Iterator[ConfigDifference]:
     """An output table that exists although config.json ties it, or is missing although it does not."""
     words = [name for name, shapes in shape_table(place.family).items() if shapes[0][0] == "V"]
-    outputs = [name[1:] for name in words if name.startswith("^")]
+    outputs = [name[1:] for name in place.family.tied]
     holder = next((c for c in (place.whole, place.config) if isinstance(c.get(TIED), bool)), None)
     table = next((place.base + word for word in words if place.base + word in kin), None)
     if holder is None or not outputs or table is None:
