@@ -17,6 +17,7 @@ from brainsurgery_jax.ops import (
     sets,
     shape,
     side_files,
+    structure,
     value_asserts,
 )
 
@@ -37,5 +38,6 @@ __all__ = [
     "sets",
     "shape",
     "side_files",
+    "structure",
     "value_asserts",
 ]

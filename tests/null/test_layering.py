@@ -41,6 +41,9 @@ MAY_IMPORT = {
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
+    # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
+    "structure": "errors dtypes families layout.expressions op keys protocol select",
+    "ops.structure": "keys op protocol structure",
     "ops.layout": "op protocol keys ops._layouts",
     "ops._layouts": "documents "
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
@@ -50,6 +53,7 @@ MAY_IMPORT = {
     "ops.merge": "keys op protocol select merging",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
+    "ops.side_files": "errors keys op protocol config_patch families ops._verdicts",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
     "ops.*": "documents errors dtypes config_patch index select _lazy nametree keys op protocol numerics expression "
     "ops._constants ops._formulas ops._verdicts summaries",
