@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
@@ -134,7 +134,7 @@ def consistent(view: View, *, alias: Text) -> Verdict:
     found = view.config(alias, "alias")
     if found is None or not isinstance(found[1], Mapping):
         return Known(False, f"'{alias}' came without a config.json, so nothing can be compared")
-    file, settings = found
+    file, settings = found[0], cast("Mapping[str, object]", found[1])
     avals = {name: view.fetch(alias, name).aval for name in view.names(alias)}
     if file == ADAPTER_CONFIG:
         differs = adapter_differences(settings, read_adapter(avals))

@@ -58,6 +58,6 @@ def entries(text: str, sizes: Sizes, kept: Mapping[str, Sequence[int]]) -> list[
     for section in sections(text, sizes):
         strides = [prod(section.counts[at + 1 :]) for at in range(len(section.counts))]
         chosen = [kept.get(f, range(n)) for f, n in zip(section.factors, section.counts, strict=True)]
-        for numbers in product(*chosen):
-            found.append(section.start + sum(n * stride for n, stride in zip(numbers, strides, strict=True)))
+        pairs = (zip(numbers, strides, strict=True) for numbers in product(*chosen))
+        found += (section.start + sum(n * stride for n, stride in each) for each in pairs)
     return found

@@ -55,9 +55,11 @@ class Described:
     def size(self, dim: str) -> int:
         """The value of a dim. Raises Refusal if config.json does not tell it."""
         if (found := self.sizes.values.get(dim)) is None:
-            keys = " or ".join(self.place.family.dims[dim])
-            raise Refusal("structure-config", f"config.json of '{self.alias}' has no {keys}", key="alias",
-                          hint=f"Add `- config: {{patch: {{{self.place.family.dims[dim][0]}: NUMBER}}}}` before this step.")  # fmt: skip
+            keys = self.place.family.dims[dim]
+            message = f"config.json of '{self.alias}' has no {' or '.join(keys)}"
+            raise Refusal(
+                "structure-config", message, key="alias", hint=f"Add `{keys[0]}` by a step `config` before this."
+            )
         return found
 
     @cached_property
@@ -83,12 +85,12 @@ class Described:
         return next((name for name in names if name in table), None)
 
     def _axes(self, shapes: Sequence[tuple[str, ...]], kin: Kin) -> tuple[str, ...]:
+        found: tuple[str, ...] = ()
         for aval, name in kin.first.items():
             fitting = next((shape for shape in shapes if self._fits(shape, aval)), None)
             if fitting is None:
                 message = f"config.json of '{self.alias}' does not describe '{name}', which is {aval}"
-                raise Refusal("structure-shape", message, key="alias",
-                              hint="Ask `assert: {consistent: " + self.alias + "}` before this step: it tells the config that does.")  # fmt: skip
+                raise Refusal("structure-shape", message, key="alias", hint=ask_first(self.alias))
             found = fitting
         return found
 
@@ -124,6 +126,11 @@ class Described:
         """The step that sets values in the config, if there are any."""
         if patch:
             yield Substep("config", {"patch": patch, "alias": self.alias})
+
+
+def ask_first(alias: str) -> str:
+    """The remedy for a model that is not what its config says."""
+    return f"Put `- assert: {{consistent: {alias}}}` before this step: it tells the config that does."
 
 
 def names_in(text: str) -> frozenset[str]:
@@ -170,8 +177,9 @@ def describe(view: View, alias: str | None = None, part: str | None = None) -> D
     kin = kin_of({name: view.fetch(chosen, name).aval for name in names})
     found = view.config(chosen, "alias")
     if found is None or not isinstance(found[1], Mapping):
-        raise Refusal("structure-config", f"'{chosen}' came without a config.json, so its structure is not known",
-                      key="alias", hint="Read the folder with config.json, not the file; or give the config by the step `config`.")  # fmt: skip
+        hint = "Read the folder with config.json and not the file, or give the config by a step `config`."
+        message = f"'{chosen}' came without a config.json, so its structure is not known"
+        raise Refusal("structure-config", message, key="alias", hint=hint)
     recognised = [place for place in places(found[1], kin) if part is None or place.part == part]
     if not recognised:
         kind = found[1].get("model_type")

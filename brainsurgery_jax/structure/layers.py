@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.evidence import modules_of
 from brainsurgery_jax.families.names import expand_braces
 from brainsurgery_jax.protocol import Edit, Expand, Substep, View
-from brainsurgery_jax.structure.described import Described, describe, pattern, to
+from brainsurgery_jax.structure.described import Described, ask_first, describe, pattern, to
 from brainsurgery_jax.structure.patches import renumber
 
 _RANGE = re.compile(r"(?:(?P<alias>.+)::)?(?P<start>-?\d+)?(?P<range>:(?P<stop>-?\d+)?(?::(?P<step>-?\d+))?)?")
@@ -71,8 +71,7 @@ class _Counts:
         count = self.model.size(self.dim)
         if numbers[:count] != list(range(count)) or len(numbers) < count:
             message = f"config.json says {count} layers, but those of '{self.model.alias}' are {_shown(numbers)}"
-            raise Refusal("structure-layers", message, key="alias",
-                          hint="Ask `assert: {consistent: " + self.model.alias + "}` before this step: it tells what to do.")  # fmt: skip
+            raise Refusal("structure-layers", message, key="alias", hint=ask_first(self.model.alias))
         return count
 
     def of(self, alias: str, key: str) -> int:
@@ -96,7 +95,8 @@ def _resolve(asked: Asked, counts: _Counts) -> list[Source]:
     given = [key for key in ("keep", "drop", "repeat", "order") if getattr(asked, key) is not None]
     if len(given) != 1:
         found = " and ".join(f"`{key}`" for key in given) or "none"
-        raise Refusal("structure-layers", f"give one of keep, drop, repeat and order, got {found}", key=given[1] if given else "",
+        message = f"give one of keep, drop, repeat and order, got {found}"
+        raise Refusal("structure-layers", message, key=given[-1] if given else "",
                       hint="Any mix is an `order`: `layers: {order: ['0:8', '4:8', 12]}`.")  # fmt: skip
     if asked.order is not None:
         return [source for entry in asked.order for source in read_layers(entry, counts, "order")]
@@ -113,7 +113,7 @@ def read_layers(entry: object, counts: _Counts, key: str, *, own: bool = False) 
     found = _RANGE.fullmatch(str(entry).strip()) if isinstance(entry, int | str) and entry is not True else None
     if found is None or not (found["start"] or found["range"]) or (own and found["alias"]):
         raise Refusal("structure-layers", f"{entry!r} is no layer and no range of layers", key=key,
-                      hint="Write numbers or ranges as Python does, the end left out: `[0, '4:8', '-2:']`.")  # fmt: skip
+                      hint="Write numbers, and ranges as Python does: `[0, '4:8', '-2:']`.")  # fmt: skip
     alias = found["alias"] or ""
     count = counts.of(alias, key)
     whose = f"'{alias}'" if alias else "the model"
@@ -137,7 +137,7 @@ def _copies(model: Described, head: str, work: str, order: Sequence[Source]) -> 
     """Steps that copy layers to their places: one for each run of layers that move by as much."""
     lead = re.escape(head)
     without = "|".join(pattern(name) for name in _expanded(model.place.family.first))
-    tail = rf"(?P<tail>(?!(?:{without})$).+)" if without else "(?P<tail>.+)"
+    tail = f"(?P<tail>(?!(?:{without})$).+)" if without else "(?P<tail>.+)"
     places = list(enumerate(order))
     for (alias, shift), group in groupby(places, lambda each: (each[1].alias, each[0] - each[1].number)):
         numbers = "|".join(str(source.number) for _, source in group)
@@ -151,9 +151,7 @@ def _copies(model: Described, head: str, work: str, order: Sequence[Source]) -> 
 def _first(model: Described, head: str, work: str, order: Sequence[Source]) -> Iterator[Substep]:
     """Steps that give the first layer what the first layer alone has."""
     for name in _expanded(model.place.family.first):
-        if head.replace("#", "*") + "*." + name in model.kin or any(
-            starred.startswith(head + "*.") and starred.endswith(name) for starred in model.kin
-        ):
+        if f"{head}*.{name}" in model.kin:
             own = rf"{re.escape(head)}0\.({pattern(name)})"
             yield Substep("copy", {"from": to(work, own), "to": to(model.alias, head + r"0.\1")})
 
