@@ -93,7 +93,7 @@ class ModelType:
     - `cycle`: the types of layers, in turn, if config.json has no `layer_types`; `period`: the key of its length
     - `leading`: keys that count the first layers of a kind; `numbered`: keys that list layers by number
     - `defaults`: values of keys that config.json may leave out, and that other classes would take otherwise
-    - `unfused`: the `model_type` with the same weights under names of their own, and its class
+    - `unfused`: the `model_type`s that have the tensors which it has in one under names of their own
     """
 
     name: str
@@ -106,7 +106,7 @@ class ModelType:
     numbered: tuple[str, ...] = ()
     defaults: Mapping[str, object] = field(default_factory=dict)
     experts: Experts | None = None
-    unfused: str = ""
+    unfused: tuple[str, ...] = ()
 
 
 class ConfigPart(NamedTuple):

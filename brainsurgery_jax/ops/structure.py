@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictBool, StrictInt
 
 from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import Real, control
@@ -16,6 +16,9 @@ Layers = Annotated[
     tuple[StrictInt | Text, ...],
     Field(min_length=1, description="numbers, and ranges as Python slices them: [0, '4:8', '-2:']"),
 ]
+
+
+Count = Annotated[StrictInt, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,17 @@ class LayerKeys(KeyGroup):
     drop: Layers | None = None
     repeat: Layers | None = None
     order: Layers | None = None
+
+
+@dataclass(frozen=True)
+class WordKeys(KeyGroup):
+    """Which words there are afterwards."""
+
+    size: Count | None = None
+    multiple_of: Count | None = None
+    order: (
+        Annotated[tuple[StrictInt, ...], Field(min_length=1, description="old numbers, in their new order")] | None
+    ) = None
 
 
 @control(configures=True)
@@ -60,3 +74,75 @@ def layers(
 
     how = Asked(asked.keep, asked.drop, asked.repeat, asked.order, scale_copies)
     yield from change_layers(view, model.alias, model.part, stack or "", how)
+
+
+@control(configures=True)
+def vocab(
+    view: View,
+    *,
+    asked: WordKeys,
+    rows: Annotated[
+        Text, Field(description="what new rows hold: mean, zero, or an alias with tensors of these names")
+    ] = "mean",
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Give a model more or fewer words, or other words in their place: in every table of words, and in the config.
+
+    `size` cuts the last rows off or adds some, `multiple_of` rounds it (or the number that there is) up, and `order`
+    lists the old numbers of all words: a permutation, or a choice. New rows hold the mean of the old ones, zeros, or
+    those of the tensors of the same names in another alias. The logits of the words that stay are what they were. Files
+    of the tokenizer stay as they are; `order` changes the numbers of special words in the config.
+    Example: `vocab: {multiple_of: 64, rows: zero}`
+    """
+    from brainsurgery_jax.structure.vocab import Asked, change_words
+
+    yield from change_words(view, model.alias, model.part, Asked(asked.size, asked.multiple_of, asked.order, rows))
+
+
+@control(configures=True)
+def tie(view: View, *, replace: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Let a model have one table for the words that come in and those that go out, and say so in its config.
+
+    Both must be identical, so that the model computes what it did; with `replace: true` the one for words that go out
+    is left out whatever it holds.
+    Example: `tie: {alias: model}`
+    """
+    from brainsurgery_jax.structure.tying import tie
+
+    yield from tie(view, model.alias, model.part, replace=replace)
+
+
+@control(configures=True)
+def untie(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+    """Give a model a table of its own for the words that go out, a copy of the other one, and say so in its config.
+
+    Example: `untie: {alias: model}`
+    """
+    from brainsurgery_jax.structure.tying import untie
+
+    yield from untie(view, model.alias, model.part)
+
+
+@control(configures=True)
+def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+    """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
+
+    A Mistral model (or a Llama) becomes one of the class Phi3, which computes the same. Queries, keys and values of
+    GPT-NeoX lie beside each other head by head.
+    Example: `fuse: {alias: model}`
+    """
+    from brainsurgery_jax.structure.fusing import fuse
+
+    yield from fuse(view, model.alias, model.part)
+
+
+@control(configures=True)
+def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+    """Cut tensors that hold queries, keys and values, or gate and up, into these, as bytes: what `fuse` joins.
+
+    A Phi3 model becomes one of the class Mistral.
+    Example: `unfuse: {alias: model}`
+    """
+    from brainsurgery_jax.structure.fusing import unfuse
+
+    yield from unfuse(view, model.alias, model.part)

@@ -8,7 +8,7 @@ _V = ("vocab_size",)
 
 GPT2 = Family(
     name="gpt2",
-    marks=("h.*.attn.c_attn.weight",),
+    marks=("h.*.attn.c_attn.weight", "h.*.attn.q_attn.weight"),
     bases=("transformer.", ""),
     dims={
         "V": _V,
@@ -28,6 +28,8 @@ GPT2 = Family(
         "h.*.{ln_1,ln_2}.{weight,bias}": "D",
         "h.*.attn.c_attn.weight": "D 3*N*H",
         "h.*.attn.c_attn.bias": "3*N*H",
+        "h.*.attn.{q,k,v}_attn.weight": "D N*H",
+        "h.*.attn.{q,k,v}_attn.bias": "N*H",
         "h.*.attn.c_proj.weight": "N*H D",
         "h.*.attn.c_proj.bias": "D",
         "h.*.mlp.c_fc.weight": "D F",
@@ -37,6 +39,10 @@ GPT2 = Family(
     },
     models=("gpt2", "openai-gpt", "imagegpt"),
     writers=("{attn,mlp}.c_proj.{weight,bias}",),
+    fused={
+        f"h.*.attn.c_attn.{kind}": tuple(f"h.*.attn.{name}_attn.{kind}" for name in "qkv")
+        for kind in ("weight", "bias")
+    },
     tied={"^lm_head.weight": "wte.weight"},
 )
 

@@ -10,7 +10,7 @@ _L = ("num_hidden_layers",)
 
 GPT_NEOX = Family(
     name="gpt_neox",
-    marks=("layers.*.attention.query_key_value.weight",),
+    marks=("layers.*.attention.query_key_value.weight", "layers.*.attention.query.weight"),
     bases=("gpt_neox.", ""),
     dims={
         "V": _V,
@@ -28,6 +28,8 @@ GPT_NEOX = Family(
         "layers.*.{input,post_attention}_layernorm.{weight,bias}": "D",
         "layers.*.attention.query_key_value.weight": "N*3*H D",
         "layers.*.attention.query_key_value.bias": "N*3*H",
+        "layers.*.attention.{query,key,value}.weight": "N*H D",
+        "layers.*.attention.{query,key,value}.bias": "N*H",
         "layers.*.attention.dense.weight": "D N*H",
         "layers.*.attention.dense.bias": "D",
         "layers.*.mlp.dense_h_to_4h.weight": "F D",

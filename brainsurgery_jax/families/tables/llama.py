@@ -116,10 +116,22 @@ LLAMA = Family(
 ROPE = {"rope_theta": 10000.0}
 """The base of the angles that a config.json may leave out, as older ones do."""
 
+_COMMON = {
+    **ROPE, "rms_norm_eps": 1e-6, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+    "initializer_range": 0.02,
+}  # fmt: skip
+_WINDOW = {"sliding_window": None}
+
 MODELS = (
-    ModelType("llama", LLAMA, "LlamaForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-6, "hidden_act": "silu"}),
-    ModelType("mistral", LLAMA, "MistralForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-6, "sliding_window": 4096}),
+    ModelType("llama", LLAMA, "LlamaForCausalLM", defaults={**_COMMON, **_WINDOW, "max_position_embeddings": 2048}),
+    ModelType("mistral", LLAMA, "MistralForCausalLM", defaults={**_COMMON, "sliding_window": 4096}),
     ModelType("qwen2", LLAMA, "Qwen2ForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-6}),
     ModelType("qwen3", LLAMA, "Qwen3ForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-6}),
-    ModelType("phi3", LLAMA, "Phi3ForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-5}, unfused="mistral"),
-)
+    ModelType(
+        "phi3", LLAMA, "Phi3ForCausalLM", unfused=("mistral", "llama"),
+        defaults={
+            **_COMMON, **_WINDOW, "rms_norm_eps": 1e-5, "eos_token_id": 32000, "pad_token_id": 32000,
+            "max_position_embeddings": 4096,
+        },
+    ),
+)  # fmt: skip

@@ -39,7 +39,6 @@ T5 = Family(
     stacks={"encoder": "L", "decoder": "M"},
     writers=("layer.*.{SelfAttention,EncDecAttention}.o.weight", "layer.*.DenseReluDense.wo.weight"),
     first=("layer.*.SelfAttention.relative_attention_bias.weight",),
-    tied={"^lm_head.weight": "shared.weight"},
 )
 
 MODELS = (ModelType("t5", T5, "T5ForConditionalGeneration", tied=True),)
