@@ -93,6 +93,7 @@ class ModelType:
     - `cycle`: the types of layers, in turn, if config.json has no `layer_types`; `period`: the key of its length
     - `leading`: keys that count the first layers of a kind; `numbered`: keys that list layers by number
     - `defaults`: values of keys that config.json may leave out, and that other classes would take otherwise
+    - `fixed_heads`: whether the class wants all heads together to be as wide as the model
     - `unfused`: the `model_type`s that have the tensors which it has in one under names of their own
     """
 
@@ -106,6 +107,7 @@ class ModelType:
     numbered: tuple[str, ...] = ()
     defaults: Mapping[str, object] = field(default_factory=dict)
     experts: Experts | None = None
+    fixed_heads: bool = False
     unfused: tuple[str, ...] = ()
 
 

@@ -2,6 +2,7 @@
 
 from brainsurgery_jax.ops import (
     asserts,
+    choose,
     compute,
     create,
     elementwise,
@@ -23,6 +24,7 @@ from brainsurgery_jax.ops import (
 
 __all__ = [
     "asserts",
+    "choose",
     "compute",
     "create",
     "elementwise",

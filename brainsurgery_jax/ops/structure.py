@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, StrictBool, StrictInt
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
 from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import Real, control
@@ -37,6 +37,44 @@ class LayerKeys(KeyGroup):
     drop: Layers | None = None
     repeat: Layers | None = None
     order: Layers | None = None
+
+
+def read_units(value: object) -> object:
+    """What is taken out: a list for all layers, a mapping of layers to lists, or an amount."""
+    wanted = "expected a list of numbers, a mapping of layers to lists, how many, or a share below 1"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value <= 0 or (isinstance(value, float) and value >= 1):
+            raise ValueError(f"{wanted}, got {value!r}")
+        return value
+    lists = value if isinstance(value, Mapping) else {None: value}
+    made: dict[int | None, tuple[int, ...]] = {}
+    for layer, numbers in lists.items():
+        if not isinstance(numbers, list | tuple) or not all(type(n) is int for n in numbers):
+            raise ValueError(f"{wanted}, got {value!r}")
+        if layer is not None and not str(layer).isdecimal():
+            raise ValueError(f"{wanted}, got {layer!r} for a layer")
+        made[None if layer is None else int(str(layer))] = tuple(numbers)
+    if not made:
+        raise ValueError(f"{wanted}, got {value!r}")
+    return made
+
+
+_NUMBERS = {"type": "array", "items": {"type": "integer"}}
+Taken = Annotated[
+    object,
+    AfterValidator(read_units),
+    WithJsonSchema({"anyOf": [_NUMBERS, {"type": "object", "additionalProperties": _NUMBERS}, {"type": "number"}]}),
+    Field(description="numbers, numbers for each layer, or how many (or which share) of those with the least norm"),
+]
+
+
+@dataclass(frozen=True)
+class UnitKeys(KeyGroup):
+    """What is taken out of every layer: one of the three."""
+
+    heads: Taken | None = None
+    kv_groups: Taken | None = None
+    neurons: Taken | None = None
 
 
 @dataclass(frozen=True)
@@ -146,3 +184,21 @@ def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     from brainsurgery_jax.structure.fusing import unfuse
 
     yield from unfuse(view, model.alias, model.part)
+
+
+@control(configures=True)
+def prune(view: View, *, asked: UnitKeys, model: ModelKeys) -> Iterator[Edit]:
+    """Take heads, groups of heads or neurons out of every tensor that has entries for them, and out of the config.
+
+    Numbers name those that go, for all layers or for each; all layers must have as many left. A number or a share such
+    as 0.25 takes out those with the least norm in each layer, of all their weights together. Heads that share keys and
+    values go as evenly as the config can say, or in whole groups (`kv_groups`). The model computes what it did with
+    what they add set to zero, unless it normalizes over all heads (OLMo 2, OLMoE).
+    Example: `prune: {heads: [2, 5]}`
+    Example: `prune: {neurons: 0.25, alias: model}`
+    Reference: Michel et al., Are Sixteen Heads Really Better than One? (2019), https://arxiv.org/abs/1905.10650; norms
+    of groups are those of Li et al., Pruning Filters for Efficient ConvNets (2017), https://arxiv.org/abs/1608.08710.
+    """
+    from brainsurgery_jax.structure.pruning import Asked, prune
+
+    yield from prune(view, model.alias, model.part, Asked(asked.heads, asked.kv_groups, asked.neurons))  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from brainsurgery_jax.config_patch import patch_mapping
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal, few
 from brainsurgery_jax.families.compare import places
@@ -62,6 +63,12 @@ class Described:
             )
         return found
 
+    def with_config(self, patch: Mapping[str, object]) -> Sizes:
+        """Its dims after a change of the config."""
+        changed = patch_mapping(self.place.whole, patch)
+        own = changed.get(self.place.part) if self.place.part else changed
+        return sizes_of(self.place.family, own if isinstance(own, Mapping) else {})
+
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The tensors that the family describes. Raises Refusal for one whose shape is not that of config.json."""
@@ -72,6 +79,12 @@ class Described:
             if name is not None:
                 found.append(Part(starred, name, self._axes(table[name], kin), kin))
         return tuple(found)
+
+    @cached_property
+    def dims(self) -> frozenset[str]:
+        """The dims of its tensors, and those that count its layers."""
+        counted = self.place.family.stacks.values()
+        return frozenset(counted).union(*(names_in(text) for part in self.parts for text in part.axes))
 
     @cached_property
     def unknown(self) -> tuple[str, ...]:
@@ -107,6 +120,12 @@ class Described:
                           hint=f"Add `stack: {next(iter(stacks))}`.")  # fmt: skip
         dim = stacks[stack] if stack else next(iter(stacks.values()))
         return self.place.base + self.place.family.counts[dim][0].removesuffix("#")
+
+    @cached_property
+    def first(self) -> frozenset[str]:
+        """The names of what the first layers have alone, with `*` for numbers."""
+        names = [name for text in self.place.family.first for name in expand_braces(text)]
+        return frozenset(f"{self.layered(stack)}*.{name}" for stack in self.place.family.stacks for name in names)
 
     def names(self, tables: Iterable[str]) -> list[str]:
         """Names of the table as they are in the checkpoint, with `*`; those with `^` where there is one."""

@@ -151,7 +151,7 @@ def _copies(model: Described, head: str, work: str, order: Sequence[Source]) -> 
 def _first(model: Described, head: str, work: str, order: Sequence[Source]) -> Iterator[Substep]:
     """Steps that give the first layer what the first layer alone has."""
     for name in _expanded(model.place.family.first):
-        if f"{head}*.{name}" in model.kin:
+        if f"{head}*.{name}" in model.kin.keys() & model.first:
             own = rf"{re.escape(head)}0\.({pattern(name)})"
             yield Substep("copy", {"from": to(work, own), "to": to(model.alias, head + r"0.\1")})
 

@@ -22,16 +22,16 @@ def set_dims(model: Described, values: Mapping[str, int]) -> dict[str, object]:
         if sizes_of(family, now).values[dim] == value:
             continue
         keys = keys_of(family, dim, now)
-        alone = [key for key in keys if not set(_moved(model, now, {key: value}, dim)) - set(values)]
+        alone = [key for key in keys if not (_moved(model, now, {key: value}, dim) & model.dims) - set(values)]
         key = (alone or keys)[0]
         made |= {key: value, **pin(family, now, {key: value}, dim)}
     return model.place.patch(made)
 
 
-def _moved(model: Described, config: Config, patch: Mapping[str, int], dim: str) -> list[str]:
+def _moved(model: Described, config: Config, patch: Mapping[str, int], dim: str) -> set[str]:
     """The other dims that a patch changes."""
     before, after = (sizes_of(model.place.family, c).values for c in (config, {**config, **patch}))
-    return [other for other in before if other != dim and before[other] != after[other]]
+    return {other for other in before if other != dim and before[other] != after[other]}
 
 
 def renumber(model: Described, stack: str, sources: Sequence[int | None]) -> dict[str, object]:

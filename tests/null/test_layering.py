@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
-    "structure": "errors dtypes families layout.expressions op keys protocol select",
+    "structure": "errors dtypes config_patch families layout.expressions op keys protocol select",
     "ops.structure": "keys op protocol structure",
     "ops.layout": "op protocol keys ops._layouts",
     "ops._layouts": "documents "
@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
     "ops.merge": "keys op protocol select merging",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
+    "ops.choose": "errors dtypes _lazy op numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.side_files": "errors keys op protocol config_patch families ops._verdicts",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",

@@ -131,8 +131,10 @@ def test_what_is_tied_or_has_no_words_is_refused(tmp_path: Path) -> None:
     make("llama", tmp_path / "apart")
     make("vit", tmp_path / "images")
     make("t5", tmp_path / "scaled")  # whose flag says whether logits are scaled; words are tied in any case
-    for name, step, why in (("tied", "tie", "are tied already"), ("apart", "untie", "are not tied"),
-                            ("images", "tie", "have no words to tie"), ("scaled", "untie", "have no words to tie")):  # fmt: skip
+    for name, step, why in (
+        ("tied", "tie", "are tied already"), ("apart", "untie", "are not tied"),
+        ("images", "tie", "have no words to tie"), ("scaled", "untie", "have no words to tie"),
+    ):  # fmt: skip
         with pytest.raises(PlanError, match=why):
             edit(tmp_path / name, tmp_path / "out", {step: {}})
 

@@ -10,6 +10,7 @@ MODELS = (
         "olmoe",
         LLAMA,
         "OlmoeForCausalLM",
+        fixed_heads=True,
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},
