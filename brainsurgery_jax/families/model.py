@@ -66,8 +66,9 @@ class Experts:
     - `parts`: what the three matrices are called, by the names of those of the dense MLP
     - `count`, `chosen`, `width`: keys of their number, of how many a token takes, and of their neurons
     - `normalized`: the key that says whether the weights of those taken add up to 1; empty: they always do
-    - `of`: the `model_type`s that become one with experts, without other tensors than `adds`: names below a layer,
-    each with its shape, filled with ones
+    - `of`: the `model_type`s that become one with experts
+    - `adds`: norms that only the one with experts has, each with the matrix whose rows it normalizes
+    - `biased`: whether attention may have biases
     """
 
     block: str
@@ -78,6 +79,7 @@ class Experts:
     normalized: str = ""
     of: tuple[str, ...] = ()
     adds: Mapping[str, str] = field(default_factory=dict)
+    biased: bool = True
     router: str = "gate.weight"
     dense: str = "mlp"
     stacked: str = "mlp.experts"

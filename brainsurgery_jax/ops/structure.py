@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
-from brainsurgery_jax.keys import KeyGroup, Text
+from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.op import Real, control
 from brainsurgery_jax.protocol import Edit, View
 
@@ -202,3 +202,80 @@ def prune(view: View, *, asked: UnitKeys, model: ModelKeys) -> Iterator[Edit]:
     from brainsurgery_jax.structure.pruning import Asked, prune
 
     yield from prune(view, model.alias, model.part, Asked(asked.heads, asked.kv_groups, asked.neurons))  # type: ignore[arg-type]
+
+
+@control(configures=True)
+def upcycle(
+    view: View,
+    *,
+    experts: Count,
+    per_token: Count = 2,
+    to: Annotated[Text, Field(description="the `model_type` that it becomes")] | None = None,
+    router: Annotated[Text, Field(description="zero, random, or an alias with routers of these names")] = "random",
+    std: Real = 0.02,
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Turn a dense model into one with experts, each a copy of its MLP, and its config into that of the class.
+
+    A Mistral or Llama becomes a Mixtral (or `to: olmoe`), a Qwen 3 a `qwen3_moe`, an OLMo 2 a `flex_olmo`. As the
+    weights of the experts that a token takes add up to 1, the model computes what the dense one did, whatever the
+    routers hold: zeros, normal random numbers with deviation `std`, or the rows of another alias. An `olmoe` also
+    normalizes queries and keys, and so computes something else until it is trained.
+    Example: `upcycle: {experts: 8, per_token: 2}`
+    Reference: Komatsuzaki et al., Sparse Upcycling (2022), https://arxiv.org/abs/2212.05055.
+    """
+    from brainsurgery_jax.structure.upcycling import Asked, upcycle
+
+    yield from upcycle(view, model.alias, model.part, Asked(to, experts, per_token, router, std))
+
+
+Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]
+
+
+@control(configures=True)
+def expert_prune(
+    view: View, *, keep: Experts | None = None, drop: Experts | None = None, model: ModelKeys
+) -> Iterator[Edit]:
+    """Keep some experts of every layer with their rows of the router, number them anew, and change the config.
+
+    The model computes what it did if no token might take the others. `keep` may list them in another order.
+    Example: `expert_prune: {drop: [3, 5]}`
+    """
+    from brainsurgery_jax.structure.experts import prune_experts
+
+    yield from prune_experts(view, model.alias, model.part, keep, drop)
+
+
+@control(configures=True)
+def expert_merge(
+    view: View,
+    *,
+    groups: Annotated[tuple[Experts, ...], Field(min_length=1, description="the experts that become one, for each")],
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Make one expert of each group: the mean of their weights, and of their rows of the router.
+
+    Every expert is in one group; one alone stays as it is.
+    Example: `expert_merge: {groups: [[0, 1], [2, 3]]}`
+    """
+    from brainsurgery_jax.structure.experts import merge_experts
+
+    yield from merge_experts(view, model.alias, model.part, groups)
+
+
+@control()
+def experts(
+    view: View,
+    *,
+    names: Annotated[Literal["stacked", "separate"], Word],
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Put all experts of a layer into two tensors, or give each names of its own: bytes are moved.
+
+    `stacked` has `gate_up_proj` [experts, 2 x neurons, size] and `down_proj` [experts, size, neurons], as transformers
+    holds them from version 5 on; `separate` has the names of checkpoints on the hub. Both load.
+    Example: `experts: {names: stacked}`
+    """
+    from brainsurgery_jax.structure.experts import separate_experts, stack_experts
+
+    yield from {"stacked": stack_experts, "separate": separate_experts}[names](view, model.alias, model.part)

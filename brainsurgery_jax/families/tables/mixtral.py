@@ -17,6 +17,7 @@ MODELS = (
             chosen="num_experts_per_tok",
             width="intermediate_size",
             of=("mistral", "llama"),
+            biased=False,
         ),
     ),
 )

@@ -19,7 +19,7 @@ MODELS = (
             width="intermediate_size",
             normalized="norm_topk_prob",
             of=("llama", "mistral"),
-            adds={"self_attn.q_norm.weight": "N*H", "self_attn.k_norm.weight": "K*H"},
+            adds={f"self_attn.{n}_norm.weight": f"self_attn.{n}_proj.weight" for n in "qk"},
         ),
     ),
 )
