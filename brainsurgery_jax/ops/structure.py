@@ -102,15 +102,14 @@ def layers(
     `keep` and `drop` leave the others in their order, `repeat` lets each of these follow itself, and `order` lists all
     layers of the result, those of other models as 'other::4:8'. `scale_copies: 0` multiplies what layers that come
     again add to the residual stream, so that they change nothing until they are trained (not after a norm: BERT).
-    The config gets the number of layers, and what it lists for each.
+    The config gets the number of layers, and what it lists for each. Depth upscaling is `order: ['0:24', '8:32']`.
     Example: `layers: {drop: [3, 4, 5]}`
-    Example: `layers: {order: ['0:24', '8:32'], alias: model}`
     Reference: depth upscaling is that of Kim et al., SOLAR 10.7B (2023), https://arxiv.org/abs/2312.15166; copies that
     add nothing are those of Wu et al., LLaMA Pro (2024), https://arxiv.org/abs/2401.02415.
     """
-    from brainsurgery_jax.structure.layers import Asked, change_layers  # some milliseconds, which few plans need
+    from brainsurgery_jax.structure.layers import AskedLayers, change_layers  # some milliseconds, which few plans need
 
-    how = Asked(asked.keep, asked.drop, asked.repeat, asked.order, scale_copies)
+    how = AskedLayers(asked.keep, asked.drop, asked.repeat, asked.order, scale_copies)
     yield from change_layers(view, model.alias, model.part, stack or "", how)
 
 
@@ -132,9 +131,9 @@ def vocab(
     of the tokenizer stay as they are; `order` changes the numbers of special words in the config.
     Example: `vocab: {multiple_of: 64, rows: zero}`
     """
-    from brainsurgery_jax.structure.vocab import Asked, change_words
+    from brainsurgery_jax.structure.vocab import AskedWords, change_words
 
-    yield from change_words(view, model.alias, model.part, Asked(asked.size, asked.multiple_of, asked.order, rows))
+    yield from change_words(view, model.alias, model.part, AskedWords(asked.size, asked.multiple_of, asked.order, rows))
 
 
 @control(configures=True)
@@ -190,18 +189,17 @@ def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
 def prune(view: View, *, asked: UnitKeys, model: ModelKeys) -> Iterator[Edit]:
     """Take heads, groups of heads or neurons out of every tensor that has entries for them, and out of the config.
 
-    Numbers name those that go, for all layers or for each; all layers must have as many left. A number or a share such
-    as 0.25 takes out those with the least norm in each layer, of all their weights together. Heads that share keys and
-    values go as evenly as the config can say, or in whole groups (`kv_groups`). The model computes what it did with
-    what they add set to zero, unless it normalizes over all heads (OLMo 2, OLMoE).
+    Numbers name those that go, for all layers or for each; all layers must have as many left. A number or a share,
+    `neurons: 0.25`, takes out those with the least norm in each layer, of all their weights together. Heads that share
+    keys and values go as evenly as the config can say, or in whole groups (`kv_groups`). The model computes what it did
+    with what they add set to zero, unless it normalizes over all heads (OLMo 2, OLMoE).
     Example: `prune: {heads: [2, 5]}`
-    Example: `prune: {neurons: 0.25, alias: model}`
     Reference: Michel et al., Are Sixteen Heads Really Better than One? (2019), https://arxiv.org/abs/1905.10650; norms
     of groups are those of Li et al., Pruning Filters for Efficient ConvNets (2017), https://arxiv.org/abs/1608.08710.
     """
-    from brainsurgery_jax.structure.pruning import Asked, prune
+    from brainsurgery_jax.structure.pruning import AskedUnits, prune
 
-    yield from prune(view, model.alias, model.part, Asked(asked.heads, asked.kv_groups, asked.neurons))  # type: ignore[arg-type]
+    yield from prune(view, model.alias, model.part, AskedUnits(asked.heads, asked.kv_groups, asked.neurons))
 
 
 @control(configures=True)
@@ -224,9 +222,9 @@ def upcycle(
     Example: `upcycle: {experts: 8, per_token: 2}`
     Reference: Komatsuzaki et al., Sparse Upcycling (2022), https://arxiv.org/abs/2212.05055.
     """
-    from brainsurgery_jax.structure.upcycling import Asked, upcycle
+    from brainsurgery_jax.structure.upcycling import Upcycling, upcycle
 
-    yield from upcycle(view, model.alias, model.part, Asked(to, experts, per_token, router, std))
+    yield from upcycle(view, model.alias, model.part, Upcycling(to, experts, per_token, router, std))
 
 
 Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]

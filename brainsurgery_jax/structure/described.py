@@ -20,7 +20,7 @@ from brainsurgery_jax.protocol import Substep, View
 from brainsurgery_jax.select import Ref
 
 
-class Part(NamedTuple):
+class TensorPart(NamedTuple):
     """Tensors whose names differ in numbers only: the name with `*` for these, as it is in the checkpoint and in the
     table, and a formula for each axis."""
 
@@ -59,7 +59,7 @@ class Described:
             keys = self.place.family.dims[dim]
             message = f"config.json of '{self.alias}' has no {' or '.join(keys)}"
             raise Refusal(
-                "structure-config", message, key="alias", hint=f"Add `{keys[0]}` by a step `config` before this."
+                "structure-model", message, key="alias", hint=f"Add `{keys[0]}` by a step `config` before this."
             )
         return found
 
@@ -70,14 +70,14 @@ class Described:
         return sizes_of(self.place.family, own if isinstance(own, Mapping) else {})
 
     @cached_property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[TensorPart, ...]:
         """The tensors that the family describes. Raises Refusal for one whose shape is not that of config.json."""
         table = shape_table(self.place.family)
         found = []
         for starred, kin in self.kin.items():
             name = self._name_of(starred, table)
             if name is not None:
-                found.append(Part(starred, name, self._axes(table[name], kin), kin))
+                found.append(TensorPart(starred, name, self._axes(table[name], kin), kin))
         return tuple(found)
 
     @cached_property
@@ -103,7 +103,7 @@ class Described:
             fitting = next((shape for shape in shapes if self._fits(shape, aval)), None)
             if fitting is None:
                 message = f"config.json of '{self.alias}' does not describe '{name}', which is {aval}"
-                raise Refusal("structure-shape", message, key="alias", hint=ask_first(self.alias))
+                raise Refusal("structure-model", message, key="alias", hint=ask_first(self.alias))
             found = fitting
         return found
 
@@ -116,7 +116,7 @@ class Described:
         stacks = self.place.family.stacks
         if stack not in stacks and (stack or len(stacks) > 1):
             known = ", ".join(stacks)
-            raise Refusal("structure-stack", f"which layers are meant? This model has those of {known}", key="stack",
+            raise Refusal("structure-model", f"which layers are meant? This model has those of {known}", key="stack",
                           hint=f"Add `stack: {next(iter(stacks))}`.")  # fmt: skip
         dim = stacks[stack] if stack else next(iter(stacks.values()))
         return self.place.base + self.place.family.counts[dim][0].removesuffix("#")
@@ -198,16 +198,16 @@ def describe(view: View, alias: str | None = None, part: str | None = None) -> D
     if found is None or not isinstance(found[1], Mapping):
         hint = "Read the folder with config.json and not the file, or give the config by a step `config`."
         message = f"'{chosen}' came without a config.json, so its structure is not known"
-        raise Refusal("structure-config", message, key="alias", hint=hint)
+        raise Refusal("structure-model", message, key="alias", hint=hint)
     recognised = [place for place in places(found[1], kin) if part is None or place.part == part]
     if not recognised:
         kind = found[1].get("model_type")
         about = f"model_type '{kind}'" if kind else "its config.json, which has no model_type,"
         hint = "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
         message = f"the tensors of '{chosen}' are those of no family that is known; {about} says no more"
-        raise Refusal("structure-family", message, key="alias", hint=hint)
+        raise Refusal("structure-model", message, key="alias", hint=hint)
     if len(recognised) > 1:
         parts = [place.part for place in recognised]
-        raise Refusal("structure-part", f"'{chosen}' has several models within: {few(parts)}", key="part",
+        raise Refusal("structure-model", f"'{chosen}' has several models within: {few(parts)}", key="part",
                       hint=f"Name the one that is to change: `part: {parts[0]}`.")  # fmt: skip
     return Described(chosen, recognised[0], kin)

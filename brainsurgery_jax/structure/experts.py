@@ -17,7 +17,7 @@ GROUPS = "n_group"
 """The key of the number of groups of experts, one after another, of which a token takes some."""
 
 
-class Layout:
+class ExpertNames:
     """The experts of a model: their description, and whether all of a layer are in two tensors."""
 
     def __init__(self, model: Described) -> None:
@@ -47,7 +47,7 @@ def prune_experts(
     view: View, alias: str | None, part: str | None, keep: Sequence[int] | None, drop: Sequence[int] | None
 ) -> Iterator[Edit]:
     """What the op `expert_prune` does."""
-    layout = Layout(describe(view, alias, part))
+    layout = ExpertNames(describe(view, alias, part))
     if (keep is None) == (drop is None):
         raise Refusal(
             "structure-experts", "give either keep or drop", key="keep", hint="Write `expert_prune: {drop: [3]}`."
@@ -72,7 +72,7 @@ def _check(given: Sequence[int], count: int, key: str) -> None:
         raise Refusal("structure-experts", message, key=key, hint=f"Name each once, of 0 to {count - 1}.")
 
 
-def _refuse_uneven(layout: Layout, kept: Sequence[int], key: str) -> None:
+def _refuse_uneven(layout: ExpertNames, kept: Sequence[int], key: str) -> None:
     """Refuse what leaves groups of experts of different sizes."""
     groups = layout.model.place.config.get(GROUPS)
     if isinstance(groups, int) and groups > 1:
@@ -83,7 +83,7 @@ def _refuse_uneven(layout: Layout, kept: Sequence[int], key: str) -> None:
                           hint="Leave as many in each group, in their order.")  # fmt: skip
 
 
-def _renumbered(layout: Layout, kept: Sequence[int], work: str) -> Iterator[Substep]:
+def _renumbered(layout: ExpertNames, kept: Sequence[int], work: str) -> Iterator[Substep]:
     """The steps that leave experts under new numbers."""
     if layout.stacked:
         return
@@ -95,7 +95,7 @@ def _renumbered(layout: Layout, kept: Sequence[int], work: str) -> Iterator[Subs
         yield Substep("copy", {"from": source, "to": to(alias, layout.named(str(new), r"\g<tail>"))})
 
 
-def _rows(layout: Layout, kept: Sequence[int]) -> Iterator[Substep]:
+def _rows(layout: ExpertNames, kept: Sequence[int]) -> Iterator[Substep]:
     """The steps that keep the rows of routers, and of tensors that hold all experts."""
     for part in layout.model.parts:
         if (axis := part.axis_with({NUMBER})) is not None:
@@ -103,7 +103,7 @@ def _rows(layout: Layout, kept: Sequence[int]) -> Iterator[Substep]:
             yield Substep("take_", {"target": target, "dim": axis, "indices": list(kept)})
 
 
-def _counted(layout: Layout, count: int) -> Iterator[Substep]:
+def _counted(layout: ExpertNames, count: int) -> Iterator[Substep]:
     """The step that sets their number in the config, and how many a token takes if these are more."""
     patch = set_dims(layout.model, {NUMBER: count})
     chosen = layout.model.place.config.get(layout.own.chosen)
@@ -119,7 +119,7 @@ def _counted(layout: Layout, count: int) -> Iterator[Substep]:
 
 def merge_experts(view: View, alias: str | None, part: str | None, groups: Sequence[Sequence[int]]) -> Iterator[Edit]:
     """What the op `expert_merge` does."""
-    layout = Layout(describe(view, alias, part))
+    layout = ExpertNames(describe(view, alias, part))
     if layout.stacked:
         raise Refusal("structure-experts", f"the experts of '{layout.model.alias}' are in one tensor", key="alias",
                       hint="Put `- experts: {names: separate}` before this step.")  # fmt: skip
@@ -134,7 +134,7 @@ def merge_experts(view: View, alias: str | None, part: str | None, groups: Seque
     yield Expand((*steps, *_counted(layout, len(groups))))
 
 
-def _means(layout: Layout, groups: Sequence[Sequence[int]], work: str) -> Iterator[Substep]:
+def _means(layout: ExpertNames, groups: Sequence[Sequence[int]], work: str) -> Iterator[Substep]:
     """The steps that make an expert of each group."""
     alias = layout.model.alias
     every = layout.expert(r"(?P<e>\d+)", "(?P<tail>.+)")
@@ -151,7 +151,7 @@ def _means(layout: Layout, groups: Sequence[Sequence[int]], work: str) -> Iterat
                                   "expr": f"({total}) / {len(group)}", "to": target})  # fmt: skip
 
 
-def _mean_rows(layout: Layout, groups: Sequence[Sequence[int]]) -> Iterator[Substep]:
+def _mean_rows(layout: ExpertNames, groups: Sequence[Sequence[int]]) -> Iterator[Substep]:
     """The steps that give each of them the mean of the rows of routers."""
     for part in layout.model.parts:
         if (axis := part.axis_with({NUMBER})) is not None:
@@ -167,7 +167,7 @@ def _mean_rows(layout: Layout, groups: Sequence[Sequence[int]]) -> Iterator[Subs
 
 def stack_experts(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
     """What the op `experts` does for `names: stacked`."""
-    layout = Layout(describe(view, alias, part))
+    layout = ExpertNames(describe(view, alias, part))
     model, own = layout.model, layout.own
     if layout.stacked:
         raise Refusal("structure-experts", f"the experts of '{model.alias}' are in one tensor already", key="names",
@@ -192,7 +192,7 @@ def stack_experts(view: View, alias: str | None, part: str | None) -> Iterator[E
 
 def separate_experts(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
     """What the op `experts` does for `names: separate`."""
-    layout = Layout(describe(view, alias, part))
+    layout = ExpertNames(describe(view, alias, part))
     model, own = layout.model, layout.own
     if not layout.stacked:
         message = f"the experts of '{model.alias}' have names of their own already"
@@ -220,7 +220,7 @@ def _block(own: Experts) -> str:
     return own.stacked.rpartition(".")[0]
 
 
-def _routed(layout: Layout, old: str, new: str) -> Iterator[Substep]:
+def _routed(layout: ExpertNames, old: str, new: str) -> Iterator[Substep]:
     """The step that renames routers, if those of the other names are called otherwise."""
     if old != new:
         source = rf"({re.escape(layout.head)}\d+)\.{re.escape(old)}\.({re.escape(layout.own.router)})"

@@ -17,14 +17,14 @@ from brainsurgery_jax.structure.patches import renumber
 _RANGE = re.compile(r"(?:(?P<alias>.+)::)?(?P<start>-?\d+)?(?P<range>:(?P<stop>-?\d+)?(?::(?P<step>-?\d+))?)?")
 
 
-class Source(NamedTuple):
+class LayerSource(NamedTuple):
     """A layer: the alias that it comes from (empty: the model itself), and its number there."""
 
     alias: str
     number: int
 
 
-class Asked(NamedTuple):
+class AskedLayers(NamedTuple):
     """The layers of a step: some to keep, to leave out, or to follow twice, or all in their order; and the factor of
     what layers that come again add to the residual stream."""
 
@@ -35,7 +35,7 @@ class Asked(NamedTuple):
     scale_copies: float
 
 
-def change_layers(view: View, alias: str | None, part: str | None, stack: str, asked: Asked) -> Iterator[Edit]:
+def change_layers(view: View, alias: str | None, part: str | None, stack: str, asked: AskedLayers) -> Iterator[Edit]:
     """What the op `layers` does."""
     model = describe(view, alias, part)
     head = model.layered(stack)
@@ -90,7 +90,7 @@ def _shown(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}, {len(numbers)} in all" if numbers else "none"
 
 
-def _resolve(asked: Asked, counts: _Counts) -> list[Source]:
+def _resolve(asked: AskedLayers, counts: _Counts) -> list[LayerSource]:
     """All layers of the result. Raises Refusal."""
     given = [key for key in ("keep", "drop", "repeat", "order") if getattr(asked, key) is not None]
     if len(given) != 1:
@@ -104,11 +104,11 @@ def _resolve(asked: Asked, counts: _Counts) -> list[Source]:
     chosen = getattr(asked, given[0])
     meant = {source.number for entry in chosen for source in read_layers(entry, counts, given[0], own=True)}
     if asked.repeat is not None:
-        return [Source("", n) for n in every for _ in range(1 + (n in meant))]
-    return [Source("", n) for n in every if (n in meant) == (asked.keep is not None)]
+        return [LayerSource("", n) for n in every for _ in range(1 + (n in meant))]
+    return [LayerSource("", n) for n in every if (n in meant) == (asked.keep is not None)]
 
 
-def read_layers(entry: object, counts: _Counts, key: str, *, own: bool = False) -> list[Source]:
+def read_layers(entry: object, counts: _Counts, key: str, *, own: bool = False) -> list[LayerSource]:
     """The layers that an entry of a list means: a number, a range as Python slices, behind an alias if it has one."""
     found = _RANGE.fullmatch(str(entry).strip()) if isinstance(entry, int | str) and entry is not True else None
     if found is None or not (found["start"] or found["range"]) or (own and found["alias"]):
@@ -121,8 +121,8 @@ def read_layers(entry: object, counts: _Counts, key: str, *, own: bool = False) 
         number = int(found["start"])
         if not -count <= number < count:
             raise Refusal("structure-layers", f"there is no layer {number}: {whose} has {count}", key=key,
-                          hint=f"Valid are {-count} to {count - 1}.")  # fmt: skip
-        return [Source(alias, number % count)]
+                          hint=f"Layers count from {-count} to {count - 1}.")  # fmt: skip
+        return [LayerSource(alias, number % count)]
     start, stop, step = (int(found[k]) if found[k] else None for k in ("start", "stop", "step"))
     over = next((n for n in (start, stop) if n is not None and not -count <= n <= count), None)
     numbers = range(count)[start:stop:step] if step != 0 else range(0)
@@ -130,10 +130,10 @@ def read_layers(entry: object, counts: _Counts, key: str, *, own: bool = False) 
         why = f"{whose} has {count} layers" if over is not None else "it has no layers"
         raise Refusal("structure-layers", f"the range '{entry}' is not valid: {why}", key=key,
                       hint=f"Ranges lie within `0:{count}`.")  # fmt: skip
-    return [Source(alias, number) for number in numbers]
+    return [LayerSource(alias, number) for number in numbers]
 
 
-def _copies(model: Described, head: str, work: str, order: Sequence[Source]) -> Iterator[Substep]:
+def _copies(model: Described, head: str, work: str, order: Sequence[LayerSource]) -> Iterator[Substep]:
     """Steps that copy layers to their places: one for each run of layers that move by as much."""
     lead = re.escape(head)
     without = "|".join(pattern(name) for name in _expanded(model.place.family.first))
@@ -148,7 +148,7 @@ def _copies(model: Described, head: str, work: str, order: Sequence[Source]) -> 
         })  # fmt: skip
 
 
-def _first(model: Described, head: str, work: str, order: Sequence[Source]) -> Iterator[Substep]:
+def _first(model: Described, head: str, work: str, order: Sequence[LayerSource]) -> Iterator[Substep]:
     """Steps that give the first layer what the first layer alone has."""
     for name in _expanded(model.place.family.first):
         if f"{head}*.{name}" in model.kin.keys() & model.first:
@@ -156,9 +156,9 @@ def _first(model: Described, head: str, work: str, order: Sequence[Source]) -> I
             yield Substep("copy", {"from": to(work, own), "to": to(model.alias, head + r"0.\1")})
 
 
-def _scaled(model: Described, head: str, order: Sequence[Source], factor: float) -> Iterator[Substep]:
+def _scaled(model: Described, head: str, order: Sequence[LayerSource], factor: float) -> Iterator[Substep]:
     """The step that scales what layers that come again add to the residual stream."""
-    seen: set[Source] = set()
+    seen: set[LayerSource] = set()
     again = [at for at, source in enumerate(order) if source in seen or seen.add(source)]
     if factor == 1 or not again:
         return

@@ -10,19 +10,19 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal, few
 from brainsurgery_jax.protocol import Edit, Expand, Substep, View
 from brainsurgery_jax.structure.axes import entries, sections
-from brainsurgery_jax.structure.described import Described, Part, captured, describe, to
+from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, to
 from brainsurgery_jax.structure.patches import set_dims
 
 Units = Mapping[int | None, Sequence[int]] | int | float
 """What is taken out: numbers, for all layers (None) or for each; or how many, or which share, of the smallest."""
 
 
-class Asked(NamedTuple):
+class AskedUnits(NamedTuple):
     """What a step takes out: one of the three."""
 
-    heads: Units | None
-    kv_groups: Units | None
-    neurons: Units | None
+    heads: object
+    kv_groups: object
+    neurons: object
 
 
 class Cut(NamedTuple):
@@ -32,7 +32,7 @@ class Cut(NamedTuple):
     kept: Mapping[str, Sequence[int]]
 
 
-def prune(view: View, alias: str | None, part: str | None, asked: Asked) -> Iterator[Edit]:
+def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits) -> Iterator[Edit]:
     """What the op `prune` does."""
     given = [key for key, value in asked._asdict().items() if value is not None]
     if len(given) != 1:
@@ -42,7 +42,7 @@ def prune(view: View, alias: str | None, part: str | None, asked: Asked) -> Iter
     (key,) = given
     model = describe(view, alias, part)
     _refuse_unknown(model)
-    units = getattr(asked, key)
+    units: Units = getattr(asked, key)
     work = view.scratch()
     if isinstance(units, int | float):
         steps, sizes = _by_norm(model, key, units, work)
@@ -57,7 +57,7 @@ def _refuse_unknown(model: Described) -> None:
     ]
     if inside:
         message = f"{few([repr(s) for s in inside])} may have entries for heads or neurons, and is not known"
-        raise Refusal("structure-unknown", message, key="alias",
+        raise Refusal("structure-model", message, key="alias",
                       hint="Move it to another alias before this step, change it there, and move it back.")  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def _taken(model: Described, cut: Cut) -> Iterator[Substep]:
                 yield Substep("take_", {"target": target, "dim": axis, "indices": indices})
 
 
-def _in_layer(model: Described, part: Part, layer: int | None) -> str:
+def _in_layer(model: Described, part: TensorPart, layer: int | None) -> str:
     """A pattern for the tensors of a part in one layer, or in all."""
     for stack in model.place.family.stacks:
         head = model.layered(stack)
@@ -159,7 +159,7 @@ def _in_layer(model: Described, part: Part, layer: int | None) -> str:
 class Carrier(NamedTuple):
     """Tensors with entries for units: along which axis, and how often all units come one after another there."""
 
-    part: Part
+    part: TensorPart
     axis: int
     outer: int
 
@@ -184,7 +184,7 @@ def _by_norm(model: Described, key: str, amount: float, work: str) -> tuple[list
     return [*_scored(model, carriers, count, work), *_kept(model, carriers, keep, work)], sizes
 
 
-def _carriers(model: Described, part: Part, dims: Sequence[str]) -> Iterator[Carrier]:
+def _carriers(model: Described, part: TensorPart, dims: Sequence[str]) -> Iterator[Carrier]:
     """The axes of a part that have units. Raises Refusal for one that holds tensors of several sizes."""
     for axis, text in enumerate(part.axes):
         every = sections(text, model.sizes) if text != "_" else ()
@@ -216,7 +216,7 @@ def _scored(model: Described, carriers: Sequence[Carrier], count: int, work: str
         yield Substep("compute", {"from": tensors, "expr": made, "to": to(work, name), "dtype": "float32"})
 
 
-def _scores(model: Described, part: Part) -> str:
+def _scores(model: Described, part: TensorPart) -> str:
     """The name of the scores of a layer, or of an expert in it, as a template."""
     stack = next(s for s in model.place.family.stacks if part.starred.startswith(model.layered(s)))
     return ".".join([stack, *(rf"\g<{at}>" for at in range(1, part.starred.count("*") + 1)), "scores"])

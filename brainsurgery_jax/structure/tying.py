@@ -15,7 +15,7 @@ def tie(view: View, alias: str | None, part: str | None, *, replace: bool) -> It
     model = describe(view, alias, part)
     head, table = _pair(model)
     if head not in model.kin:
-        raise Refusal("structure-tie", f"there is no '{head}': the words of '{model.alias}' are tied already",
+        raise Refusal("structure-words", f"there is no '{head}': the words of '{model.alias}' are tied already",
                       key="alias", hint="Leave the step out.")  # fmt: skip
     same = Substep("assert", {"identical": {"left": model.ref(head), "right": to(model.alias, table)}})
     yield Expand((*([] if replace else [same]), Substep("delete", {"target": model.ref(head)}),
@@ -27,7 +27,7 @@ def untie(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
     model = describe(view, alias, part)
     head, table = _pair(model)
     if head in model.kin:
-        raise Refusal("structure-tie", f"there is '{head}' already: the words of '{model.alias}' are not tied",
+        raise Refusal("structure-words", f"there is '{head}' already: the words of '{model.alias}' are not tied",
                       key="alias", hint="Leave the step out.")  # fmt: skip
     yield Expand((Substep("copy", {"from": model.ref(table), "to": to(model.alias, head)}),
                   *model.configure(flag_patch(model.place, TIED, False))))  # fmt: skip
@@ -38,7 +38,7 @@ def _pair(model: Described) -> tuple[str, str]:
     pairs = [model.names(pair) for pair in model.place.family.tied.items()]
     found = next((pair for pair in pairs if pair[1] in model.kin), None)
     if found is None:
-        raise Refusal("structure-tie", f"models of the family {model.place.family.name} have no words to tie",
+        raise Refusal("structure-words", f"models of the family {model.place.family.name} have no words to tie",
                       key="alias", hint="Leave the step out.")  # fmt: skip
     head, table = found
     return head, table

@@ -16,7 +16,7 @@ from brainsurgery_jax.structure.patches import become
 ZERO, RANDOM = "zero", "random"
 
 
-class Asked(NamedTuple):
+class Upcycling(NamedTuple):
     """What a dense model becomes: its class, how many experts it has and a token takes, and what the rows of routers
     hold: zeros, random numbers with a standard deviation, or those of another alias."""
 
@@ -27,7 +27,7 @@ class Asked(NamedTuple):
     std: float
 
 
-def upcycle(view: View, alias: str | None, part: str | None, asked: Asked) -> Iterator[Edit]:
+def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling) -> Iterator[Edit]:
     """What the op `upcycle` does."""
     model = describe(view, alias, part)
     kind, other, experts = _classes(model, asked)
@@ -50,7 +50,7 @@ def upcycle(view: View, alias: str | None, part: str | None, asked: Asked) -> It
     yield Expand((*steps, Substep("delete", {"target": to(model.alias, dense)}), *model.configure(config)))
 
 
-def _classes(model: Described, asked: Asked) -> tuple[ModelType, ModelType, Experts]:
+def _classes(model: Described, asked: Upcycling) -> tuple[ModelType, ModelType, Experts]:
     """What the model is and becomes. Raises Refusal."""
     kind = model.kind
     fitting = [m for m in MODELS.values() if m.experts is not None and kind is not None and kind.name in m.experts.of]
@@ -64,7 +64,7 @@ def _classes(model: Described, asked: Asked) -> tuple[ModelType, ModelType, Expe
     return kind, other, other.experts
 
 
-def _refuse_unfit(model: Described, other: ModelType, experts: Experts, asked: Asked) -> None:
+def _refuse_unfit(model: Described, other: ModelType, experts: Experts, asked: Upcycling) -> None:
     """Refuse a model that the class with experts cannot hold."""
     head = model.layered()
     biases = [n for n in model.kin if n.startswith(head) and n.endswith(".bias")]
@@ -93,7 +93,7 @@ def _copies(model: Described, experts: Experts, count: int) -> Iterator[Substep]
             yield Substep("copy", {"from": to(model.alias, source), "to": to(model.alias, target)})
 
 
-def _routers(model: Described, experts: Experts, asked: Asked) -> Iterator[Substep]:
+def _routers(model: Described, experts: Experts, asked: Upcycling) -> Iterator[Substep]:
     """The step that makes the rows of all routers."""
     head = model.layered()
     target = rf"{head}\g<1>.{experts.block}.{experts.router}"

@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal, few
 from brainsurgery_jax.protocol import Edit, Expand, Substep, View
-from brainsurgery_jax.structure.described import Described, Part, captured, describe, filled, names_in, to
+from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, filled, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
 
 WORDS = "V"
 MEAN, ZERO = "mean", "zero"
 
 
-class Asked(NamedTuple):
+class AskedWords(NamedTuple):
     """The words of a step: how many, or a multiple, or which of the old ones; and what new rows hold."""
 
     size: int | None
@@ -23,7 +23,7 @@ class Asked(NamedTuple):
     rows: str
 
 
-def change_words(view: View, alias: str | None, part: str | None, asked: Asked) -> Iterator[Edit]:
+def change_words(view: View, alias: str | None, part: str | None, asked: AskedWords) -> Iterator[Edit]:
     """What the op `vocab` does."""
     model = describe(view, alias, part)
     count = model.size(WORDS)
@@ -46,14 +46,14 @@ def _refuse_unknown(model: Described, count: int) -> None:
     sized = [s for s in model.unknown if any(count in aval.shape for aval in model.kin[s].first)]
     if sized:
         message = f"{few([repr(s) for s in sized])} may have a row for each of {count} words, and is not known"
-        raise Refusal("structure-unknown", message, key="alias",
+        raise Refusal("structure-model", message, key="alias",
                       hint="Move it to another alias before this step, change it there, and move it back.")  # fmt: skip
 
 
-def _size(asked: Asked, count: int) -> int:
+def _size(asked: AskedWords, count: int) -> int:
     """The new number of words. Raises Refusal."""
     if asked.size is None and asked.multiple_of is None:
-        raise Refusal("structure-vocab", "give one of size, multiple_of and order",
+        raise Refusal("structure-words", "give one of size, multiple_of and order",
                       hint="Write `vocab: {multiple_of: 64}`, for instance.")  # fmt: skip
     size, multiple = count if asked.size is None else asked.size, asked.multiple_of or 1
     return -(-size // multiple) * multiple
@@ -62,21 +62,21 @@ def _size(asked: Asked, count: int) -> int:
 def _check(order: Sequence[int], count: int) -> None:
     wrong = next((n for n in order if not 0 <= n < count), None)
     if wrong is not None:
-        raise Refusal("structure-vocab", f"there is no word {wrong}: the model has {count}", key="order",
+        raise Refusal("structure-words", f"there is no word {wrong}: the model has {count}", key="order",
                       hint=f"Valid are 0 to {count - 1}.")  # fmt: skip
 
 
-def _axis(part: Part) -> int:
+def _axis(part: TensorPart) -> int:
     axis = part.axis_with({WORDS})
     assert axis is not None and names_in(part.axes[axis]) == {WORDS}
     return axis
 
 
-def _take(model: Described, part: Part, order: Sequence[int]) -> Substep:
+def _take(model: Described, part: TensorPart, order: Sequence[int]) -> Substep:
     return Substep("take_", {"target": model.ref(part.starred), "indices": list(order), "dim": _axis(part)})
 
 
-def _resized(model: Described, part: Part, work: str, rows: str, size: int) -> Iterator[Substep]:
+def _resized(model: Described, part: TensorPart, work: str, rows: str, size: int) -> Iterator[Substep]:
     """The steps that give a table so many rows."""
     axis, (first, *_) = _axis(part), part.kin.first
     count = first.shape[axis]
@@ -113,7 +113,7 @@ def _special(view: View, model: Described, order: Sequence[int]) -> dict[str, ob
         words = value if isinstance(value, list) else [value]
         if any(word not in places for word in words if isinstance(word, int)):
             hint = f"Set it by a step `config`: `config: {{patch: {{{key}: NUMBER}}}}`."
-            view.note("structure-vocab", f"{key} {value} is none of the words that stay", "order", hint)
+            view.note("structure-words", f"{key} {value} is none of the words that stay", "order", hint)
         elif isinstance(value, list):
             patch[key] = [places[word] for word in words if isinstance(word, int)]
         elif isinstance(value, int):
