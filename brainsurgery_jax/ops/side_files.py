@@ -150,7 +150,7 @@ def consistent(view: View, *, alias: Text) -> Verdict:
     patch: Mapping[str, object] = {}
     for each in differs:
         patch = patch_mapping(patch, each.patch)
-    hint = f"Write `config: {json.dumps({'patch': patch, 'alias': alias})}` before it." if patch else ""
+    hint = f"Put `- config: {json.dumps({'patch': patch, 'alias': alias})}` before this step." if patch else ""
     return Known(False, f"{file} of '{alias}' says otherwise: {few([d.message for d in differs])}", hint=hint)
 
 

@@ -14,6 +14,7 @@ PAGES = (
     "docs/language.md",
     "docs/diagnostics.md",
     "docs/merging.md",
+    "docs/structure.md",
     "docs/mistakes.md",
     "docs/from-brainsurgery.md",
     "docs/from-mergekit.md",

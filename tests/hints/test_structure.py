@@ -39,6 +39,7 @@ def put_aside(name: str, step: Any) -> list[Any]:
     ]  # fmt: skip
 
 
+GONE = {"delete": {"target": r"model\.layers\.2\..*"}}
 EXTRA = {"copy": {"from": r"model::lm_head\.weight", "to": "model::extra"}}
 INNER = {"copy": {"from": f"model::{LAYER}", "to": "model::model.layers.0.mlp.extra"}}
 PRUNE, VOCAB = {"prune": {"neurons": [1], "alias": "model"}}, {"vocab": {"size": 96, "alias": "model"}}
@@ -54,6 +55,8 @@ HINTS = (
     Hinted("llama", [{"keep_largest": {**BEST, "scores": LAYER.replace("\\", "")}}], "Reduce them to one axis: `reduce",
            [{"reduce": {"from": LAYER, "to": "s", "mode": "norm", "dim": 0}},
             {"keep_largest": {**BEST, "scores": "s"}}]),
+    Hinted("llama", [GONE, {"assert": {"consistent": "model"}}], 'Put `- config: {"patch": {"num_hidden_layers": 2}, "alias',
+           [GONE, {"config": {"patch": {"num_hidden_layers": 2}, "alias": "model"}}, {"assert": {"consistent": "model"}}]),
     Hinted("mamba", [{"assert": {"consistent": "model"}}], "Assert what you know: `assert: {config:",
            [{"assert": {"config": {"of": "model::num_hidden_layers", "is": 3}}}]),
     Hinted("t5", [{"layers": {"drop": [1]}}], "Add `stack: encoder`.", [{"layers": {"drop": [1], "stack": "encoder"}}]),
