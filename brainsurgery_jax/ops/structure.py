@@ -186,7 +186,15 @@ def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
 
 
 @control(configures=True)
-def prune(view: View, *, asked: UnitKeys, model: ModelKeys) -> Iterator[Edit]:
+def prune(
+    view: View,
+    *,
+    asked: UnitKeys,
+    config: Annotated[
+        Literal["change", "keep"], Word, Field(description="whether it is to say what is left")
+    ] = "change",
+    model: ModelKeys,
+) -> Iterator[Edit]:
     """Take heads, groups of heads or neurons out of every tensor that has entries for them, and out of the config.
 
     Numbers name those that go, for all layers or for each; all layers must have as many left. A number or a share,
@@ -199,7 +207,8 @@ def prune(view: View, *, asked: UnitKeys, model: ModelKeys) -> Iterator[Edit]:
     """
     from brainsurgery_jax.structure.pruning import AskedUnits, prune
 
-    yield from prune(view, model.alias, model.part, AskedUnits(asked.heads, asked.kv_groups, asked.neurons))
+    units = AskedUnits(asked.heads, asked.kv_groups, asked.neurons, keeps_config=config != "change")
+    yield from prune(view, model.alias, model.part, units)
 
 
 @control(configures=True)

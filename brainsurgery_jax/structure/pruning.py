@@ -10,7 +10,7 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Refusal, few
 from brainsurgery_jax.protocol import Edit, Expand, Substep, View
 from brainsurgery_jax.structure.axes import entries, sections
-from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, to
+from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
 
 Units = Mapping[int | None, Sequence[int]] | int | float
@@ -18,11 +18,12 @@ Units = Mapping[int | None, Sequence[int]] | int | float
 
 
 class AskedUnits(NamedTuple):
-    """What a step takes out: one of the three."""
+    """What a step takes out, one of the three; and whether the config is to stay as it is."""
 
     heads: object
     kv_groups: object
     neurons: object
+    keeps_config: bool
 
 
 class Cut(NamedTuple):
@@ -34,7 +35,7 @@ class Cut(NamedTuple):
 
 def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits) -> Iterator[Edit]:
     """What the op `prune` does."""
-    given = [key for key, value in asked._asdict().items() if value is not None]
+    given = [key for key in ("heads", "kv_groups", "neurons") if getattr(asked, key) is not None]
     if len(given) != 1:
         message = f"give one of heads, kv_groups and neurons, got {' and '.join(given) or 'none'}"
         raise Refusal("structure-prune", message, key=given[-1] if given else "",
@@ -48,7 +49,7 @@ def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits) ->
         steps, sizes = _by_norm(model, key, units, work)
     else:
         steps, sizes = _by_number(model, key, units)
-    yield Expand((*steps, *_configured(view, model, sizes)))
+    yield Expand((*steps, *(() if asked.keeps_config else _configured(view, model, sizes))))
 
 
 def _refuse_unknown(model: Described) -> None:
@@ -136,8 +137,7 @@ def _taken(model: Described, cut: Cut) -> Iterator[Substep]:
     """The steps that keep these entries of every axis that has them."""
     for part in model.parts:
         for axis, text in enumerate(part.axes):
-            found = [s for s in sections(text, model.sizes) if set(s.factors) & set(cut.kept)] if text != "_" else []
-            if found:
+            if names_in(text) & set(cut.kept):
                 indices = entries(text, model.sizes, cut.kept)
                 target = to(model.alias, _in_layer(model, part, cut.layer))
                 yield Substep("take_", {"target": target, "dim": axis, "indices": indices})
@@ -187,7 +187,7 @@ def _by_norm(model: Described, key: str, amount: float, work: str) -> tuple[list
 def _carriers(model: Described, part: TensorPart, dims: Sequence[str]) -> Iterator[Carrier]:
     """The axes of a part that have units. Raises Refusal for one that holds tensors of several sizes."""
     for axis, text in enumerate(part.axes):
-        every = sections(text, model.sizes) if text != "_" else ()
+        every = sections(text, model.sizes) if names_in(text) & set(dims) else ()
         if any(set(section.factors) & set(dims) for section in every):
             if len(every) > 1:
                 name = next(iter(part.kin.first.values()))
@@ -242,6 +242,7 @@ def _configured(view: View, model: Described, sizes: Mapping[str, int]) -> Itera
     if wrong:
         key = " or ".join(model.place.family.dims[wrong[0]])
         message = f"the config has no key for {key}, which would change with the others: it stays as it is"
-        view.note("structure-prune", message, "alias", "Load the tensors into a model that was pruned in the same way.")
+        hint = "Load the tensors into a model that was pruned in the same way; `config: keep` says that this is meant."
+        view.note("structure-prune", message, "", hint)
     else:
         yield from model.configure(patch)
