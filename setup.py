@@ -1,8 +1,10 @@
-"""Names the packages: those found under `brainsurgery_jax`, and `converters/` under its installed name.
+"""Names the packages: those found under `brainsurgery_jax`, and `converters/` and `plans/` under their installed names.
 
 All else is in pyproject.toml, which can either find packages or list them, but not find some and add one.
 """
 
 from setuptools import find_packages, setup
 
-setup(packages=[*find_packages(include=["brainsurgery_jax", "brainsurgery_jax.*"]), "brainsurgery_jax.converters"])
+OTHERS = ["brainsurgery_jax.converters", "brainsurgery_jax.recipes"]
+
+setup(packages=[*find_packages(include=["brainsurgery_jax", "brainsurgery_jax.*"]), *OTHERS])

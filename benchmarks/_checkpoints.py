@@ -54,14 +54,16 @@ def llama(layers: int = 16, width: int = 2048, mlp: int = 8192, kv: int = 512, v
     return shapes | {"model.norm.weight": (width,)}
 
 
-def checkpoint(model: str, *, tuned: bool = False) -> Path:
-    """The checkpoint of a model (`gpt2`: 0.5 GB, float32; `llama`: 2.5 GB, bfloat16), made once."""
+def checkpoint(model: str, *, tuned: bool = False, at: int = 1) -> Path:
+    """The checkpoint of a model (`gpt2`: 0.5 GB, float32; `llama`: 2.5 GB, bfloat16), made once. `at`: the number of
+    one that was trained; each differs from the base by as many times the change of the first."""
     if SMALL:
         shapes = {"gpt2": gpt2(4, 288, 4096), "llama": llama(2, 512, 2048, 128, 4096)}[model]
     else:
         shapes = {"gpt2": gpt2, "llama": llama}[model]()
     dtype = {"gpt2": "float32", "llama": "bfloat16"}[model]
-    return write(DATA / (model + "-tuned" * tuned), values(shapes, dtype, tuned=0.05 if tuned else 0.0))
+    name = model + "-tuned" * tuned + f"-{at}" * (at > 1)
+    return write(DATA / name, values(shapes, dtype, tuned=0.05 * at if tuned else 0.0))
 
 
 def layered(nbytes: int) -> Path:

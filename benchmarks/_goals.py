@@ -134,6 +134,8 @@ def _beside_both_copies(times: float, memory: Memory) -> list[Goal]:
     return [Beside("ours", "cp + sync", times), Beside("ours, no fsync", "cp", times), memory]
 
 
+_MERGES = {"linear": 6, "slerp": 6, "ties": 20, "task_arithmetic": 6}
+
 GOALS: Mapping[str, list[Goal]] = {
     "rename": _beside_both_copies(1.15, Memory("ours", 150, over="check")),
     "scale": _beside_both_copies(1.7, Memory("ours", 500)),
@@ -146,6 +148,10 @@ GOALS: Mapping[str, list[Goal]] = {
         Seconds("inspect 300 tensors", 0.2),
         Seconds("inspect 20,000 tensors", 0.35),
         Seconds("help", 0.2),
+    ],
+    "merge": [
+        *(Faster(job, f"mergekit, {job}", times) for job, times in _MERGES.items()),
+        *(Memory(job, 700) for job in _MERGES),
     ],
     "phlora": [Faster("ours", "torch script", 6), Faster("ours, first run", "torch script", 3)],
     "rewrite": [Faster("ours", "torch script", 6)],

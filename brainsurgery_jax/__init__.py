@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from brainsurgery_jax.api import Explanation, Plan, Report, check, explain, load, run
     from brainsurgery_jax.checkpoint import Checkpoint, open
     from brainsurgery_jax.comparison import Difference, diff
+    from brainsurgery_jax.comparison.logits import compare_logits
     from brainsurgery_jax.conversion import convert
     from brainsurgery_jax.errors import Diagnostic, PlanError, Stopped, StoreError
+    from brainsurgery_jax.forward.gap import LogitGap
     from brainsurgery_jax.interop import save
     from brainsurgery_jax.plugins import register
     from brainsurgery_jax.session import Session
 
 _ERRORS = ("Diagnostic", "PlanError", "Stopped", "StoreError")
 _PLACES = {
-    **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison", "convert": "conversion",
+    **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison",
+    "compare_logits": "comparison.logits", "LogitGap": "forward.gap", "convert": "conversion",
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
 }  # fmt: skip
 
@@ -36,6 +39,7 @@ __all__ = [
     "Diagnostic",
     "Difference",
     "Explanation",
+    "LogitGap",
     "Plan",
     "PlanError",
     "Report",
@@ -44,6 +48,7 @@ __all__ = [
     "StoreError",
     "__version__",
     "check",
+    "compare_logits",
     "convert",
     "diff",
     "explain",

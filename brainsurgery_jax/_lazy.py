@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import jax.numpy as jnp
     import numpy as np
     from flax import nnx as nnx
+    from jax.sharding import AbstractMesh as AbstractMesh
+    from jax.sharding import Mesh as Mesh
+    from jax.sharding import NamedSharding as NamedSharding
+    from jax.sharding import Sharding as Sharding
     from jaxtyping import Float as Float
     from jaxtyping import Inexact as Inexact
     from jaxtyping import Num as Num
@@ -52,4 +56,4 @@ else:
     jax, jnp, np = LazyModule("jax"), LazyModule("jax.numpy"), LazyModule("numpy")
     nnx = LazyModule("flax.nnx")
     Float, Inexact, Num, Shaped = (LazyType(n) for n in ("Float", "Inexact", "Num", "Shaped"))
-    Array = Flag = object
+    Array = Flag = AbstractMesh = Mesh = NamedSharding = Sharding = object  # names of types in annotations

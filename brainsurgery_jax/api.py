@@ -13,12 +13,13 @@ from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.lower.kinds import literal_hints
+from brainsurgery_jax.plan.declarations import Variable
 from brainsurgery_jax.plan.model import PlanData, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.python_data import plain_data, read_item
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
-from brainsurgery_jax.plan.variables import with_variables
+from brainsurgery_jax.plan.variables import find_unfilled, with_variables
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
 from brainsurgery_jax.world import Files
@@ -164,10 +165,10 @@ class Plan:
 
 
 def load(*items: Any, **variables: Any) -> Plan:
-    """Load a plan from YAML files, mappings and `path=value` overrides.
+    """Load a plan from YAML files, recipes, mappings and `path=value` overrides.
 
-    **Arguments**: `items` are merged in order, overrides last. Keywords set the plan's variables:
-    `load("plan.yaml", rank=16)` fills `${vars.rank}`.
+    **Arguments**: `items` are merged in order, overrides last. `"recipe:NAME"` is a plan of the package. Keywords set
+    the plan's variables: `load("plan.yaml", rank=16)` fills `${vars.rank}`.
     **Returns** a `Plan`. Mistakes in its steps wait for `check`, so that all are reported at once.
     **Raises** PlanError for what is not a plan at all, or a file that cannot be read.
     **Example**:
@@ -180,7 +181,7 @@ def load(*items: Any, **variables: Any) -> Plan:
         texts.append(_compose({"vars": variables}, "keyword ", below="vars."))
     files = tuple(text for text in texts if isinstance(text, str) and is_plan_file(text))
     merged = read_plan_files(texts)
-    plan = parse_document(merged.root, merged.variables)
+    plan = parse_document(merged.root, merged.variables, merged.declared)
     return replace(plan, problems=(*merged.notes, *plan.problems), files=files)
 
 
@@ -200,10 +201,11 @@ def _compose(mapping: Mapping[str, Any], head: str = "", below: str = "") -> Map
     return root
 
 
-def parse_document(root: Map, replaced: Collection[str] = ()) -> Plan:
-    """The plan of a composed document. `replaced`: see `with_variables`."""
-    filled, problems = with_variables(root, replaced=replaced)
-    plan, more = parse(filled, frozenset(d.span for d in problems if d.span))
+def parse_document(root: Map, replaced: Collection[str] = (), declared: Mapping[str, Variable] = {}) -> Plan:
+    """The plan of a composed document. `replaced`, `declared`: see `with_variables`."""
+    filled, problems = with_variables(root, replaced=replaced, declared=declared)
+    unfilled = find_unfilled(filled) if problems else ()
+    plan, more = parse(filled, frozenset((*(d.span for d in problems if d.span), *unfilled)))
     return Plan(plan, (*problems, *more), get(root, "vars"))
 
 

@@ -22,7 +22,7 @@ from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.source import Node, dump_yaml
 from brainsurgery_jax.plan.typed import PROMPT, nodes
 from brainsurgery_jax.session import Session, StepOutcome
-from brainsurgery_jax.wording import counted, few
+from brainsurgery_jax.wording import counted, list_changes
 
 Next = Literal["step", "confirm", "end"]
 """What is expected next: a step or command, an answer to `confirm`, or nothing."""
@@ -352,13 +352,10 @@ def _mistake(code: str, message: str, span: Span, hint: str) -> PlanError:
 def impact(effects: Sequence[Any], default: str | None = None) -> str:
     """What steps do to the names, those of the default alias without it."""
     head = f"{default}::" if default else ""
-    parts = []
     every = [effect for outer in effects for _, effect in outer.walk()]
-    for word in ("created", "changed", "deleted", "configured"):
-        if names := list(dict.fromkeys(name for effect in every for name in getattr(effect, word))):
-            shown = few([n.removeprefix(head) for n in names], MOST_NAMES)
-            parts.append(f"{word} {len(names):,}: {shown}")
-    return "; ".join(parts)
+    words = ("created", "changed", "deleted", "configured")
+    names = {word: dict.fromkeys(n.removeprefix(head) for e in every for n in getattr(e, word)) for word in words}
+    return list_changes(names, MOST_NAMES)
 
 
 def counts(session: Session) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -132,13 +132,6 @@ class StoreError(Exception):
         self.path, self.problem, self.tensor, self.remedy, self.code = str(path), problem, tensor, remedy, code
         where = f"{path}: tensor '{tensor}'" if tensor is not None else str(path)
         super().__init__(f"{where}: {problem}" + (f"\n    {remedy}" if remedy else ""))
-
-
-def few(names: Collection[str], most: int = 6) -> str:
-    """The first names for a message, and how many more there are."""
-    shown = list(names)[:most]
-    more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def cause_of(error: BaseException) -> BaseException:

@@ -6,11 +6,11 @@ Names are key paths joined by dots, as everywhere: what `plan.apply` calls a lea
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
-from brainsurgery_jax._lazy import jax, jnp, nnx
+from brainsurgery_jax._lazy import jax, jnp, nnx, np
 from brainsurgery_jax.api import Report, load
 from brainsurgery_jax.apply.filling import EXACT, Filling, Matches, checked, match, report
 from brainsurgery_jax.apply.key_trees import take_apart
@@ -28,7 +28,7 @@ from brainsurgery_jax.world import Files
 TREE = "<pytree>"
 """What messages call a tree that has no path."""
 
-Config = Mapping[str, Any] | str | None
+Config = Mapping[str, object] | str | None
 """A config.json: its content, or its path."""
 
 
@@ -82,8 +82,7 @@ def _fill(checkpoint: Tensors, target: Target, filling: Filling, *, cast: bool, 
         raise PlanError([Diagnostic("tree-differs", f"{checkpoint.path}: {p}") for p in problems])
     report(target.call, filling, matches)
     taken = {leaf: _put(checkpoint[name], tree.tensors[leaf]) for leaf, name in matches.taken.items()}
-    known = {**tree.tensors, **tree.others, **taken}
-    return tree.treedef.unflatten([known[name] for name in tree.names])
+    return tree.unflatten({**tree.tensors, **taken})
 
 
 def _apart(checkpoint: Tensors, tree: Named, what: str, found: Shift) -> Diagnostic:
@@ -136,9 +135,9 @@ def _misfits(checkpoint: Tensors, target: Target, matches: Matches, cast: bool) 
         yield f"{told}{more}. With `cast=True` {'they are' if more else 'it is'} cast"
 
 
-def _alike(names: Iterable[str], kind: Callable[[str], Any]) -> Iterator[tuple[str, str]]:
+def _alike(names: Iterable[str], kind: Callable[[str], Hashable]) -> Iterator[tuple[str, str]]:
     """The first name of each kind, and how many more there are."""
-    kinds: dict[Any, list[str]] = {}
+    kinds: dict[Hashable, list[str]] = {}
     for name in names:
         kinds.setdefault(kind(name), []).append(name)
     for first, *rest in kinds.values():
@@ -150,7 +149,7 @@ def _mask_numbers(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
-def _put(array: Any, leaf: Any) -> Any:
+def _put(array: np.ndarray, leaf: Any) -> jax.Array:
     """An array where the leaf is that it replaces, and of its dtype."""
     with jax.enable_x64(True):  # a float64 tensor stays one, whatever the caller's flag
         if leaf is None:
@@ -162,7 +161,7 @@ def _put(array: Any, leaf: Any) -> Any:
 
 
 def apply_layout(
-    checkpoint: Tensors, call: str, layout: str, config: Config, options: Mapping[str, Any] | None
+    checkpoint: Tensors, call: str, layout: str, config: Config, options: Mapping[str, object] | None
 ) -> Tensors:
     """The checkpoint, which has Hugging Face names, as a layout arranges it; for a call of this name."""
     beside = os.path.join(checkpoint.path, "config.json")
@@ -178,19 +177,34 @@ def apply_layout(
     return Tensors(MemorySource(checkpoint.path, arrays, tree.avals, checkpoint.metadata), tree.avals)
 
 
+class OutputKeywords(TypedDict, total=False):
+    """The keys of a plan's output that `save` takes."""
+
+    format: str | None
+    metadata: Mapping[str, str] | None
+    options: Mapping[str, object] | None
+    shard: str | None
+
+
+class _Output(NamedTuple):
+    path: str
+    overwrite: bool
+    format: str | None = None
+    metadata: Mapping[str, str] | None = None
+    options: Mapping[str, object] | None = None
+    shard: str | None = None
+
+
 def save(
     path: str,
-    tree: Any,
+    tree: object,
     *,
-    format: str | None = None,
     layout: str | None = None,
     config: Config = None,
-    layout_options: Mapping[str, Any] | None = None,
-    metadata: Mapping[str, str] | None = None,
-    options: Mapping[str, Any] | None = None,
-    shard: str | None = None,
+    layout_options: Mapping[str, object] | None = None,
     overwrite: bool = False,
     durable: bool = True,
+    **keys: Unpack[OutputKeywords],
 ) -> Report:
     """Write a pytree to a checkpoint, whole or not at all, as the output of a plan is written.
 
@@ -213,19 +227,19 @@ def save(
     >>> list(bs.open("tree.safetensors"))
     ['layer.w']
     """
+    output = _Output(path, overwrite, **keys)
     found = take_apart(TREE, tree)
-    texts = {} if _holds_texts(path, format) else found.texts
+    texts = {} if _holds_texts(path, output.format) else found.texts
     if strange := {**found.strange, **texts}:
         raise PlanError([_no_array(name, leaf) for name, leaf in strange.items()])
     if not found.tensors:
         raise PlanError([Diagnostic("output-empty", "save: the tree has no leaves")])
     place = os.path.dirname(os.path.abspath(config)) if layout is not None and isinstance(config, str) else TREE
     step = {"name": layout, "inverse": True, "config": config, "options": layout_options}
-    output = {"path": path, "format": format, "shard": shard, "options": options, "overwrite": overwrite}
     plan = {
         "inputs": [f"model::{place}"],
         "transforms": [] if layout is None else [_step(step)],
-        "output": _drop_unset(output) | {"sidecars": place != TREE, "metadata": metadata or {}},
+        "output": _drop_unset(output._asdict()) | {"sidecars": place != TREE, "metadata": output.metadata or {}},
     }
     avals = {name: aval_of(leaf) for name, leaf in found.tensors.items()}
     source = MemorySource(place, found.tensors, avals, {}, found.key_tree if layout is None else NO_TREE)
@@ -236,11 +250,11 @@ def save(
             raise bad.of_call("save") from bad
 
 
-def _step(layout: Mapping[str, Any]) -> dict[str, Any]:
+def _step(layout: Mapping[str, object]) -> dict[str, object]:
     return {"layout": _drop_unset(layout)}
 
 
-def _drop_unset(keys: Mapping[str, Any]) -> dict[str, Any]:
+def _drop_unset(keys: Mapping[str, object]) -> dict[str, object]:
     found = {key: value for key, value in keys.items() if value is not None}
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in found.items()}
 
@@ -253,6 +267,6 @@ def _holds_texts(path: str, format: str | None) -> bool:
         return True
 
 
-def _no_array(name: str, leaf: Any) -> Diagnostic:
+def _no_array(name: str, leaf: object) -> Diagnostic:
     hint = "Leave it out, or make it an array: `jnp.asarray(...)`."
     return Diagnostic("tree-leaf", f"save: '{name}' is a {type(leaf).__name__}, no array", hint=hint)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypedDict, TypeVar
 
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.moves import Moves
 from brainsurgery_jax.index.parts import Cuts
 from brainsurgery_jax.keys import Keyword, read_keywords
@@ -45,6 +46,7 @@ class KernelFacts(TypedDict, total=False):
     result: Fact[tuple[Aval, ...]]
     noop: Fact[bool]
     check: Fact[None]
+    caution: Fact[Refusal | None]
     host: Fact[bool]
     workspace: Fact[int]
     on_device: BackendFact[int]
@@ -68,6 +70,7 @@ class Kernel(Generic[P, R]):
     - `result`: (avals, params) -> avals, a shape rule that needs no JAX; else abstract evaluation is asked.
     - `noop`: (avals, params) -> whether the result is the first operand itself.
     - `check`: (avals, params) raises `Refusal` for what the shape rule lets through.
+    - `caution`: (avals, params) -> what to note of operands that no step has computed; it stops nothing.
     - `host`: (avals, params) -> whether it also runs on numpy arrays, as fast as compiled for the CPU: written to the
       array API standard. Then nothing is compiled for it there, and subnormal numbers are kept without further ado.
     - `workspace`: (avals, params) -> bytes that it needs besides its operands and results (elementwise, and where the
@@ -91,6 +94,7 @@ class Kernel(Generic[P, R]):
     result: Fact[tuple[Aval, ...]] | None = None
     noop: Fact[bool] | None = None
     check: Fact[None] | None = None
+    caution: Fact[Refusal | None] | None = None
     host: Fact[bool] | None = None
     workspace: Fact[int] | None = None
     on_device: BackendFact[int] | None = None

@@ -29,13 +29,13 @@ class Role(NamedTuple):
     `slices`: a slice may follow. `beside`: without an alias, the alias of that other key is meant, else `fallback`.
     Operands are a mapping of names to references, the first a pattern, the others templates. `read`: what a template
     names is read beside the match.
-    The last four hold steps of their own, as a list, a plan, its YAML text, or the path of a file.
+    The last five hold steps of their own, as a list, a plan, its YAML text, the path of a file, or a recipe.
     `plain`: the annotation of the key in a payload without `over`, where a step is about sets of tensors only with it.
     """
 
     kind: Literal[
         "pattern", "template", "name", "operands", "assert", "asserts", "number", "dtype",
-        "steps", "plan", "plan-text", "plan-file",
+        "steps", "plan", "plan-text", "plan-file", "recipe",
     ]  # fmt: skip
     slices: bool = False
     beside: str = ""

@@ -180,6 +180,13 @@ class ControlOp(Op):
     configures: bool = False
     """Whether it changes configs: if the step fails, they are known to be unknown."""
 
+    def alias_made(self, params: Mapping[str, object]) -> str | None:
+        """The alias that a step with these keys says that it creates."""
+        if self.makes is None or params.get(self.makes.unless) is not None:
+            return None
+        found = params.get(self.makes.key)
+        return found if isinstance(found, str) else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class SinkOp(Op):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 def counted(number: int, thing: str) -> str:
@@ -10,11 +10,16 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def few(names: Sequence[str], most: int | None = 3) -> str:
-    """The first names, and how many more there are."""
-    shown = names if most is None else names[:most]
+def few(names: Collection[str], most: int | None = 6) -> str:
+    """The first names, and how many more there are. `most` None: all names."""
+    shown = list(names)[:most]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f", and {more:,} more" if more else "")
+
+
+def list_changes(names: Mapping[str, Collection[str]], most: int | None) -> str:
+    """`created 2: a, b; deleted 1: c`, by what became of the names; kinds without names are left out."""
+    return "; ".join(f"{word} {len(found):,}: {few(found, most)}" for word, found in names.items() if found)
 
 
 def few_or_counted(names: Sequence[str], thing: str, most: int = 4) -> str:

@@ -186,7 +186,7 @@ class Maker:
                 return self.number()
             case "dtype":
                 return self.random.choice(DTYPES)
-            case "steps" | "plan" | "plan-text" | "plan-file":
+            case "steps" | "plan" | "plan-text" | "plan-file" | "recipe":
                 return self.nested(kind, depth)
         if (inner := element_role(annotation)) is not None:
             return [self.value(inner, None, depth) for _ in range(self.random.choice((1, 2, 2, 3)))]
@@ -218,6 +218,9 @@ class Maker:
     def nested(self, kind: str, depth: int) -> Any:
         if depth > 2 or kind == "plan-file":
             return self.random.choice(PATHS)
+        if kind == "recipe":
+            name = self.random.choice(("merge-ties", "lora_fold", "bulk-regex", "nothing"))
+            return self.random.choice((name, {name: {"out": "out/", "model": self.junk()}}))
         inner = self.plan(depth + 1) if kind != "steps" else [self.step(depth + 1) for _ in range(2)]
         return dump_yaml(inner) if kind == "plan-text" else inner
 

@@ -143,6 +143,36 @@ def _factors(x: np.ndarray, rank: int) -> Changes:
     return {"w": None, "A": (root[:, None] * v[:rank]).astype(x.dtype), "B": (u[:, :rank] * root).astype(x.dtype)}
 
 
+LORA = {"w.lora_A.weight": normal((2, 6)), "w.lora_B.weight": normal((4, 2), seed=1)}
+TWICE = (
+    {"prefixes": {"mode": "add", "alias": "tuned"}},
+    {"scale": {"from": "model::w.weight", "to": "tuned::w.weight", "by": 2}},
+)
+APART = (
+    {"prefixes": {"mode": "add", "alias": "adapter"}},
+    {"move": {"from": r"model::(.*lora_.*)", "to": r"adapter::\1"}},
+)
+
+
+def _adapter(x: np.ndarray, rank: int) -> Changes:
+    """What an adapter of a change has, by names of PEFT."""
+    made = _factors(x, rank)
+    return {f"base_model.model.w.lora_{x}.weight": made[x] for x in "AB"}
+
+
+def _shrink(t: Tensors, rank: int) -> Changes:
+    """The factors of the product of two, by numpy."""
+    made = _factors(t["w.lora_B.weight"] @ t["w.lora_A.weight"], rank)
+    return {f"w.lora_{x}.weight": made[x] for x in "AB"}
+
+
+def _stacked_factors(t: Tensors) -> Changes:
+    """The factors of each matrix, stacked as the matrices are."""
+    lead, made = t["w"].shape[:-2], [_factors(x, 2) for x in t["w"].reshape(-1, *t["w"].shape[-2:])]
+    stacked = {name: np.stack([np.asarray(one[name]) for one in made]) for name in "AB"}
+    return {"w": None, **{name: x.reshape(*lead, *x.shape[1:]) for name, x in stacked.items()}}
+
+
 def _formula(expr: str, x: str = "a", y: str = "b", **keys: Any) -> dict[str, Any]:
     """A payload of `compute` on two tensors."""
     return {"from": {"x": x, "y": y}, "expr": expr, **keys}
@@ -187,6 +217,59 @@ def _call(op: str, **keys: Any) -> dict[str, Any]:
     return ({"target": "w"} if op.endswith("_") else {"from": "w", "to": "new"}) | keys
 
 
+def _spd(n: int) -> np.ndarray:
+    x = normal((3 * n, n), np.float64, seed=3)
+    return (x.T @ x).astype(np.float32)
+
+
+FACT = {"w": normal((3, 4)), "k": normal((4,), seed=1), "v": normal((3,), seed=2), "c": _spd(4)}
+FACTS = {"w": normal((3, 4)), "k": normal((2, 4), seed=1), "v": normal((2, 3), seed=2), "c": _spd(4)}
+FACT_CALL = {"target": "w", "keys": "k", "values": "v", "covariance": "c"}
+
+
+def _met(t: Tensors) -> Tensors:
+    """The least change, in the coordinates in which the covariance is the identity, that meets every fact."""
+    w, k, v = (np.atleast_2d(t[n]).astype(np.float64) for n in ("w", "k", "v"))
+    factor = np.linalg.cholesky(t["c"].astype(np.float64))
+    change = (v - k @ w.T).T @ np.linalg.pinv(np.linalg.solve(factor, k.T)) @ np.linalg.inv(factor)
+    return {"w": (w + change).astype(t["w"].dtype)}
+
+
+def _squares(t: Tensors) -> Tensors:
+    """Facts and the covariance as rows of one problem of least squares."""
+    w, k, v = (t[n].astype(np.float64) for n in ("w", "k", "v"))
+    rows = np.concatenate([k, np.linalg.cholesky(t["c"].astype(np.float64)).T])
+    wanted = np.concatenate([v - k @ w.T, np.zeros((w.shape[1], w.shape[0]))])
+    return {"w": (w + np.linalg.lstsq(rows, wanted, rcond=None)[0].T).astype(t["w"].dtype)}
+
+
+def _not_facts(op: str) -> tuple[Refused, ...]:
+    call = FACT_CALL
+    return (
+        Refused(call | {"target": "none"}, "no-match", "no tensor matches 'none'"),
+        Refused(call | {"keys": "v"}, "shapes-differ", r"keys are f32\[(2,)?3\], not"),
+        Refused(call | {"values": "k"}, "shapes-differ", r"values are f32\[(2,)?4\], not"),
+        Refused(call | {"covariance": "w"}, "shapes-differ", r"covariances are f32\[3,4\], not \[4,4\]"),
+        Refused(call | {"target": "b"}, "not-a-matrix", "edited in a matrix by vectors", {"b": np.ones(3, np.float32)}),
+        Refused(call | {"target": "i"}, "dtype-unsupported", "computes on floats", {"i": np.ones((3, 4), np.int32)}),
+    )  # fmt: skip
+
+
+def _lowest_of_rows(x: np.ndarray, count: int) -> np.ndarray:
+    return np.where(np.abs(x).argsort(1, kind="stable").argsort(1) < count, 0, x).astype(x.dtype)
+
+
+UNITS = {"up": normal((4, 3)), "down": normal((3, 4), seed=1)}
+
+
+CODES = {"w": (counting((4, 6)) * 5 - 60).astype(np.int8), "w_scale": counting((4, 1)) / 8 + 1}
+
+
+def _row_scales(x: np.ndarray) -> np.ndarray:
+    """What makes the largest entry of each row 127."""
+    return np.abs(x).max(1, keepdims=True) / np.float32(127)
+
+
 ROWS: tuple[Row, ...] = (
     Row("copy", {"from": "w", "to": "new"}, W, lambda t: {"new": t["w"]},
         (MISSING, Refused({"from": "w", "to": "w"}, "dest-exists", "'w' exists already")), dtypes=ANY),
@@ -204,6 +287,64 @@ ROWS: tuple[Row, ...] = (
     _three("multiply", np.multiply, ANY),
     _onto("add_", np.add, ANY),
     _onto("subtract_", np.subtract, NUMBERS),
+    Row("rome_", FACT_CALL, FACT, _met,
+        (*_not_facts("rome_"), Refused(FACT_CALL | {"keys": "two", "values": "both"}, "shapes-differ", "are 2 keys",
+                                       {"two": np.ones((2, 4), np.float32), "both": np.ones((2, 3), np.float32)})),
+        within=2e-6),
+    Row("emmet_", FACT_CALL, FACTS, _met, _not_facts("emmet_"), within=2e-6),
+    Row("memit_", FACT_CALL, FACTS, _squares, _not_facts("memit_"), within=2e-6),
+    Row("ablate_", {"target": "w", "direction": "r", "dim": 1}, {"w": normal((3, 4)), "r": normal((4,), seed=1)},
+        lambda t: {"w": t["w"] - np.outer(t["w"] @ t["r"], t["r"]) / (t["r"] @ t["r"])},
+        (Refused({"target": "none", "direction": "r"}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "w", "direction": "r"}, "shapes-differ", "has 4 entries, not those of axis 0"),
+         Refused({"target": "w", "direction": "r", "dim": 2}, "axis-range", "out of range"),
+         Refused({"target": "w", "direction": "t", "dim": 1}, "not-a-matrix", "directions are vectors",
+                 {"t": np.ones((5, 4), np.float32)}),
+         Refused({"target": "i", "direction": "r", "dim": 1}, "dtype-unsupported", "removed from floats",
+                 {"i": np.ones((3, 4), np.int32)})), within=2e-6),
+    Row("consolidate_", {"target": "w", "old": "o", "fisher": "f", "strength": 2},
+        {"w": normal((3, 4)), "o": normal((3, 4), seed=1), "f": np.abs(normal((3, 4), seed=2))},
+        lambda t: {"w": (t["w"] + 2 * t["f"] * t["o"]) / (1 + 2 * t["f"])},
+        (Refused({"target": "none", "old": "o", "fisher": "f"}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "w", "old": "o", "fisher": "v"}, "shapes-differ", r"Fisher values are f32\[3\], not",
+                 {"v": np.ones(3, np.float32)})), within=1e-6),
+    Row("wanda_", {"target": "w", "norms": "x", "ratio": 0.5}, {"w": normal((3, 4)), "x": np.ones(4, np.float32)},
+        lambda t: {"w": _lowest_of_rows(t["w"], 2)},
+        (Refused({"target": "none", "norms": "x", "ratio": 0.5}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "w", "norms": "x"}, "key-missing", "either `ratio` or `pattern`"),
+         Refused({"target": "w", "norms": "x", "pattern": "4:4"}, "value-type", "no pattern of sparsity"),
+         Refused({"target": "w", "norms": "x", "pattern": "1:3"}, "shapes-differ", "no multiple of 3"),
+         Refused({"target": "x", "norms": "x", "ratio": 0.5}, "not-a-matrix", "pruning needs a matrix"),
+         Refused({"target": "w", "norms": "v", "ratio": 0.5}, "shapes-differ", r"norms are f32\[3\], not \[4\]",
+                 {"v": np.ones(3, np.float32)}))),
+    Row("sparsegpt_", {"target": "w", "hessian": "c", "pattern": "2:4", "damping": 0},
+        {"w": normal((3, 4)), "c": np.eye(4, dtype=np.float32)}, lambda t: {"w": _lowest_of_rows(t["w"], 2)},
+        (Refused({"target": "none", "hessian": "c", "ratio": 0.5}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "w", "hessian": "w", "ratio": 0.5}, "shapes-differ", r"Hessians are f32\[3,4\], not"))),
+    Row("rebasin", {"target": "up", "like": "other", "others": {"down": 1}}, UNITS,
+        lambda t: {"up": t["up"][[2, 0, 3, 1]], "down": t["down"][:, [2, 0, 3, 1]]},
+        (Refused({"target": "none", "like": "other"}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "up", "like": "absent"}, "alias-unknown", "unknown alias 'absent'")),
+        before=({"prefixes": {"mode": "add", "alias": "other"}},
+                {"take": {"from": "up", "to": "other::up", "indices": [2, 0, 3, 1], "dim": 0}},
+                {"take": {"from": "down", "to": "other::down", "indices": [2, 0, 3, 1], "dim": 1}})),
+    Row("dequantize", {"target": "w", "to": "float32"}, CODES,
+        lambda t: {"w": t["w"] * t["w_scale"].astype(np.float32), "w_scale": None},
+        (Refused({"target": "none", "to": "float32"}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "w_scale", "to": "float32"}, "codes-unknown", "'w_scale' matches is quantized"),
+         Refused({"target": "w", "to": "int32"}, "dtype-unsupported", "does not hold the values"),
+         Refused({"target": "x", "to": "float32"}, "codes-unknown", r"cannot be cut into blocks with scales f32\[3,2\]",
+                 {"x": np.ones((4, 6), np.int8), "x_scale": np.ones((3, 2), np.float32)}))),
+    Row("quantize", {"target": "w", "to": "int8"}, {"w": counting((4, 6)) - 7.5},
+        lambda t: {"w": np.round(t["w"] / _row_scales(t["w"])).astype(np.int8),
+                   "w_scale": _row_scales(t["w"])},
+        (Refused({"target": "none", "to": "int8"}, "no-match", "no tensor matches 'none'"),
+         Refused({"target": "w", "to": "int8", "per": "channel", "block": [2, 2]}, "codes-unknown", "not go together"),
+         Refused({"target": "v", "to": "int8"}, "not-a-matrix", "only matrices are quantized",
+                 {"v": np.ones(3, np.float32)}),
+         Refused({"target": "i", "to": "int8"}, "dtype-unsupported", "only floats of 16 bits or more",
+                 {"i": np.ones((3, 2), np.int32)}),
+         Refused({"target": "w", "to": "mxfp4"}, "codes-unknown", "no multiple of 32"))),
     Row("matmul", {"from_a": "a", "from_b": "b", "to": "new"}, {"a": counting((3, 4)), "b": counting((4, 2))},
         lambda t: {"new": computed(np.matmul, t["a"], t["b"])},
         (Refused({"from_a": "a", "from_b": "a", "to": "new"}, "shapes-differ", "4 against 3"),
@@ -293,6 +434,14 @@ ROWS: tuple[Row, ...] = (
                  {"i": np.ones((2, 2), np.int32)}),
          Refused({"target": "w", "target_a": "A", "target_b": "x", "rank": 1}, "dest-exists", "'x' exists already",
                  {"x": normal((1,))})), within=2e-6),
+    Row("phlora", {"target": "w", "target_a": "A", "target_b": "B", "rank": 2, "stacked": True},
+        {"w": normal((2, 3, 5, 4))}, _stacked_factors,
+        (Refused({"target": "m", "target_a": "C", "target_b": "D", "rank": 2, "stacked": True}, "not-a-matrix",
+                 r"'m' is f32\[5,4\]: stacked matrices have at least three axes", {"m": normal((5, 4))}),),
+        within=2e-6, label="stacked"),
+    Row("phlora_", {"target": "w", "rank": 1, "stacked": True}, {"w": normal((3, 5, 4))},
+        lambda t: {"w": np.stack([_low_rank(x, 1) for x in t["w"]])},
+        (Refused({"target": "w", "rank": 1}, "not-a-matrix", "with elements"),), within=2e-6, label="stacked"),
     Row("phlora_", {"target": "w", "rank": 1}, {"w": normal((5, 4))}, lambda t: {"w": _low_rank(t["w"], 1)},
         (Refused({"target": "w", "rank": 2.5}, "value-type", "positive integer"),), within=2e-6),
     Row("assert", {"exists": "w"}, W, lambda t: {},
@@ -332,6 +481,30 @@ ROWS: tuple[Row, ...] = (
     Row("help", {"assert": "equal"}, W, lambda t: {},
         (Refused("copi", "op-unknown", "no op 'copi'. Did you mean 'copy'"),
          Refused({"assert": "equals"}, "op-unknown", "Did you mean 'assert.equal'")), said=r"assert\.equal\n"),
+    Row("lora_extract", {"base": "model", "tuned": "tuned", "to": "model", "rank": 2},
+        {"w.weight": counting((4, 6)) - 7}, lambda t: _adapter(t["w.weight"], 2),
+        (Refused({"base": "model", "tuned": "tuned", "to": "a"}, "key-missing", "give one, not none"),
+         Refused({"base": "model", "tuned": "tuned", "to": "a", "rank": 1, "budget": 9}, "key-missing", "not several"),
+         Refused({"base": "model", "tuned": "tuned", "to": "a", "energy": 2}, "value-type", "at most 1, got 2"),
+         Refused({"base": "model", "tuned": "tuned", "to": "a", "rank": 0}, "value-type", "rank"),
+         Refused({"base": "model", "tuned": "none", "to": "a", "rank": 1}, "alias-unknown", "'none'"),
+         Refused({"base": "model", "tuned": "tuned", "to": "a", "rank": 1}, "unmatched", "'v' is in 'model'",
+                 {"v": normal((3,))})),
+        within=1e-5, before=TWICE),
+    Row("lora_merge", {"base": "model", "adapters": {"adapter": 0.5}, "config": {"lora_alpha": 4}},
+        {"w.weight": counting((4, 6)) - 7, **LORA},
+        lambda t: {"w.weight": t["w.weight"] + t["w.lora_B.weight"] @ t["w.lora_A.weight"], **dict.fromkeys(LORA)},
+        (Refused({"base": "model", "adapters": ["none"]}, "alias-unknown", "'none'"),
+         Refused({"base": "model", "adapters": []}, "value-type", "expected an alias"),
+         Refused({"base": "model", "adapters": {"adapter": "much"}}, "value-type", "expected an alias"),
+         Refused({"base": "model", "adapters": "model"}, "adapter-merge", "it is not known how they change a model"),
+         Refused({"base": "model", "adapters": "adapter", "to": "adapter"}, "alias-exists", "'adapter' already")),
+        within=1e-5, before=APART),
+    Row("lora_resize", {"adapter": "model", "rank": 1},
+        LORA, lambda t: _shrink(t, 1),
+        (Refused({"adapter": "none", "rank": 1}, "alias-unknown", "'none'"),
+         Refused({"adapter": "model"}, "key-missing", "give one, not none"),
+         Refused({"adapter": "model", "rank": 1, "to": "model"}, "adapter-merge", "it is not known", W)), within=1e-5),
     Row("merge", {"method": "linear", "models": {"model": 1, "other": 3}, "to": "model"}, {"w": counting((2, 3))},
         lambda t: {"w": t["w"] * np.float32(1.75)},
         (Refused({"method": "linear", "models": ["model"], "to": "model", "base": "model"}, "merge-models", "no base"),
@@ -776,7 +949,7 @@ ASSERTED: tuple[Asserted, ...] = (
               ({"of": "w", "is": 1, "ord": "l7"}, "ord"))),
     Asserted("same_names", ({"left": "w|i", "right": "i|w"}, {"left": "model", "right": "model::.*"}),
              (({"left": "w|i", "right": "w|zero"}, "names differ, only on the left: 'i'; only on the right: 'zero'"),
-              ({"left": "model", "right": "w"}, "only on the left: 'i', 'nan', 'near', 'none' and 1 more"),
+              ({"left": "model", "right": "w"}, "only on the left: 'i', 'nan', 'near', 'none', and 1 more"),
               ({"left": "absent", "right": "gone"}, "no tensor matches on either side")),
              (({"left": "w"}, "right"), ({"left": "model", "right": "other::.*"}, "unknown alias 'other'"))),
     Asserted("unchanged", ({}, {"of": "w"}, {"except": "w"}, {"except": ["absent"]}),

@@ -44,6 +44,7 @@ from brainsurgery_jax.apply.names import name_leaves
 from brainsurgery_jax.apply.result import rebuild
 from brainsurgery_jax.apply.traced import abstract, trace
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
+from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.plan.model import PlanData
 
 Checks = Literal["raise", "return", "skip"]
@@ -51,11 +52,11 @@ Checks = Literal["raise", "return", "skip"]
 
 def apply(
     plan: Loaded,
-    tree: Any = None,
+    tree: object = None,
     *,
-    like: Any = None,
+    like: object = None,
     checks: Checks = "raise",
-    trees: Mapping[str, Any] | None = None,
+    trees: Mapping[str, object] | None = None,
     donate: bool = False,
     filling: Filling = EXACT,
 ) -> Any:
@@ -83,12 +84,13 @@ def apply(
         compute = partial(concrete, donate=donate, held=jax.tree_util.tree_leaves(like))
         evaluate = partial(trace, narrow=narrow) if is_traced else abstract if is_abstract else compute
         applied = lower_onto(plan, given, world, values=evaluate is compute)
-        values, verdicts = evaluate(applied, checks, filling.listen or log)
+        with literal_hints(applied.state.effects, applied.state.default_alias):
+            values, verdicts = evaluate(applied, checks, filling.listen or log)
     result = rebuild(values, given.get(applied.alias), like, filling, applied)
     return (result, verdicts) if checks == "return" else result
 
 
-def _bind_trees(plan: PlanData, tree: Any, trees: Mapping[str, Any]) -> dict[str, Any]:
+def _bind_trees(plan: PlanData, tree: object, trees: Mapping[str, object]) -> dict[str, object]:
     """Trees by alias, the positional one first."""
     inputs = [i.alias for i in plan.inputs]
     first = inputs[0] if inputs else "model"

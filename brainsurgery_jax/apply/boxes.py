@@ -7,7 +7,7 @@ the leaf that it replaces; else its axes have none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax._lazy import jax
@@ -21,7 +21,7 @@ METADATA = ("out_sharding", "sharding_names", "sharding")
 """What versions of Flax NNX call the names of axes in the metadata of a variable."""
 
 
-def move_names(tree: Any, came: Named, names: Mapping[str, Expr]) -> Any:
+def move_names(tree: object, came: Named, names: Mapping[str, Expr]) -> object:
     """The tree that came in, with its new leaves, and with names of axes for these. `names`: how each is computed."""
     if not came.boxed:
         return tree
@@ -79,6 +79,6 @@ def _rename(box: Any, axes: Axes) -> Any:
     return box
 
 
-def _picked(names: Any, axes: Axes) -> Any:
+def _picked(names: Sequence[object], axes: Axes) -> Sequence[object] | jax.sharding.PartitionSpec:
     found = [None if at is None or at >= len(names) else names[at] for at in axes]
     return jax.sharding.PartitionSpec(*found) if isinstance(names, jax.sharding.PartitionSpec) else tuple(found)

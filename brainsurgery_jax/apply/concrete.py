@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, TypeVar
 
-from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax._lazy import Array, Sharding, jax, np
 from brainsurgery_jax.apply.applied import Applied
-from brainsurgery_jax.apply.homes import can_fetch, duplicate, fetch, is_placed, placed_nodes, send
+from brainsurgery_jax.apply.homes import can_fetch, duplicate, fetch, home_of, is_placed, placed_nodes, send
 from brainsurgery_jax.apply.labels import asserts_of, guard_label
 from brainsurgery_jax.apply.listening import Show
 from brainsurgery_jax.apply.placed import Placed
@@ -39,7 +40,8 @@ from brainsurgery_jax.protocol import (
 )
 
 RootT = TypeVar("RootT", Asked, Written)
-Result = tuple[dict[str, Any], dict[str, Any]]
+T = TypeVar("T")
+Result = tuple[Mapping[str, object], Mapping[str, object]]
 
 WHOLE = "Leave the step out, or give it tensors of which each process has all: `jax.device_put` with `P()` as the spec."
 
@@ -77,11 +79,11 @@ def _now() -> AbstractContextManager[None]:
     return jax.ensure_compile_time_eval() if traced else nullcontext()
 
 
-def _scalar(holds: bool) -> Any:
+def _scalar(holds: bool) -> jax.Array:
     return jax.device_put(np.asarray(holds))
 
 
-def numbers(exprs: Iterable[Expr], given: Mapping[Expr, Any]) -> dict[Expr, int]:
+def numbers(exprs: Iterable[Expr], given: Mapping[Expr, Array]) -> dict[Expr, int]:
     """The values of integer scalars that a step needs before it can be lowered."""
     wanted = list(exprs)
     with _now():
@@ -98,7 +100,7 @@ class Leaves:
 
     def __init__(
         self,
-        given: Mapping[Expr, Any],
+        given: Mapping[Expr, Array],
         roots: Sequence[Expr],
         asked: Sequence[Expr],
         *,
@@ -110,22 +112,22 @@ class Leaves:
         counts = Counter(map(id, (*given.values(), *held)))
         twice = (e for e, leaf in given.items() if counts[id(leaf)] > 1)
         distinct = dict.fromkeys(roots)
-        kept = frozenset([*distinct, *twice])
+        kept = frozenset([*distinct, *twice, *self._read_on_host([*roots, *asked])])
         self.placed = Placed(given, self.nodes, [*distinct, *asked], kept, self._on_host, spend=donate)
 
-    def values(self, exprs: Iterable[Expr]) -> Iterator[tuple[Expr, Any]]:
+    def values(self, exprs: Iterable[Expr]) -> Iterator[tuple[Expr, Array]]:
         """The values of different nodes: numpy arrays from the host first, then arrays on devices."""
         wanted = list(exprs)
         mine = (Written(0, "", e) for e in wanted if e not in self.nodes)
         yield from ((root.expr, value) for root, value in self._serve(mine, lambda root, by: by.whole(root.expr)))
         yield from ((e, self.placed.of(e)) for e in wanted if e in self.nodes)
 
-    def answers(self, questions: Iterable[Pending]) -> Iterator[tuple[Pending, Any]]:
+    def answers(self, questions: Iterable[Pending]) -> Iterator[tuple[Pending, object]]:
         """The answers to questions about tensors that the host holds or computes."""
         asked = map(Asked, questions)
         yield from ((root.question, found) for root, found in self._serve(asked, lambda r, by: answer(r.question, by)))
 
-    def arrays(self, question: Pending) -> dict[Expr, Any]:
+    def arrays(self, question: Pending) -> dict[Expr, Array]:
         """The tensors that a question is about, as arrays where they are."""
         return {e: self.placed.of(e) for e in asked_of(question)}
 
@@ -133,12 +135,22 @@ class Leaves:
         """Whether it is about tensors that live or are computed on devices."""
         return not self.nodes.isdisjoint(asked_of(question))
 
-    def _on_host(self, e: Expr) -> Any:
+    @cached_property
+    def everywhere(self) -> Sharding | None:
+        """A copy of a tensor on each of the devices of the leaf that is on the most; None: on the default device."""
+        return home_of(list(self.given.values())).everywhere
+
+    def _read_on_host(self, roots: Sequence[Expr]) -> Iterator[Expr]:
+        """Nodes that the host reads, at a time that devices know nothing of."""
+        for e in walk(roots):
+            if e not in self.nodes:
+                yield from e.srcs
+        yield from (e for e in roots if e not in self.nodes)
+
+    def _on_host(self, e: Expr) -> Array:
         return next(value for _, value in self.values([e]))
 
-    def _serve(
-        self, wanted: Iterable[RootT], compute: Callable[[RootT, Evaluator], Any]
-    ) -> Iterator[tuple[RootT, Any]]:
+    def _serve(self, wanted: Iterable[RootT], compute: Callable[[RootT, Evaluator], T]) -> Iterator[tuple[RootT, T]]:
         """Each root with what `compute` makes of it when all that it needs whole is there; what nothing needs any more
         is dropped."""
         roots = list(wanted)
@@ -154,12 +166,12 @@ class Leaves:
                 yield root, made
 
 
-def _host(given: Mapping[Expr, Any], roots: Iterable[Expr]) -> dict[Expr, Any]:
+def _host(given: Mapping[Expr, Array], roots: Iterable[Expr]) -> dict[Expr, Array]:
     """The leaves below the roots, as numpy arrays in the machine's byte order."""
     return {e: _native(given[e]) for e in walk(roots) if e.is_given}
 
 
-def _native(leaf: Any) -> Any:
+def _native(leaf: Array) -> np.ndarray:
     array = np.asarray(leaf)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
@@ -185,7 +197,9 @@ def _judge(checks: Sequence[Check], leaves: Leaves, show: Show, *, raises: bool)
     return out
 
 
-def _decide(check: Check, verdict: Verdict, answers: Mapping[Pending, Any], leaves: Leaves, *, explain: bool) -> Known:
+def _decide(
+    check: Check, verdict: Verdict, answers: Mapping[Pending, object], leaves: Leaves, *, explain: bool
+) -> Known:
     """What becomes of an assert. Of tensors on devices it is decided there, and `explain`ed by what is then fetched."""
     known = {q: q.judge(answers[q]) for q in check.questions if q in answers}
     others = [q for q in check.questions if q not in answers]
@@ -200,7 +214,7 @@ def _decide(check: Check, verdict: Verdict, answers: Mapping[Pending, Any], leav
     return settled
 
 
-def _explained(question: Pending, arrays: Mapping[Expr, Any]) -> Known:
+def _explained(question: Pending, arrays: Mapping[Expr, Array]) -> Known:
     """What is wrong with tensors of which something does not hold."""
     if not all(map(can_fetch, arrays.values())):
         names = ", ".join(f"'{e.name}'" for e in walk(arrays) if e.is_given)
@@ -208,7 +222,7 @@ def _explained(question: Pending, arrays: Mapping[Expr, Any]) -> Known:
     return question.judge(answer(question, Fetched({e: fetch(x) for e, x in arrays.items()})))
 
 
-def _fetched_answer(check: Check, question: Pending, leaves: Leaves) -> Any:
+def _fetched_answer(check: Check, question: Pending, leaves: Leaves) -> object:
     """The answer to a question that only the host can give: its tensors are fetched."""
     arrays = leaves.arrays(question)
     if not all(map(can_fetch, arrays.values())):
@@ -220,14 +234,14 @@ def _fetched_answer(check: Check, question: Pending, leaves: Leaves) -> Any:
 class Fetched:
     """Makes boxes and flat ranges of arrays that are on the host."""
 
-    def __init__(self, arrays: Mapping[Expr, Any]):
+    def __init__(self, arrays: Mapping[Expr, Array]):
         self.arrays = arrays
 
-    def box(self, e: Expr, box: Box) -> Any:
+    def box(self, e: Expr, box: Box) -> Array:
         """A box of a tensor."""
         return self.arrays[e][key_of_box(box)]
 
-    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
+    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Array]:
         """Elements `start:stop` of each tensor, flat."""
         yield from (self.arrays[e].reshape(-1)[start:stop] for e in roots)
 
@@ -235,7 +249,7 @@ class Fetched:
 # --- Leaves -----------------------------------------------------------------------------------------------------------
 
 
-def _name(applied: Applied, leaves: Leaves) -> dict[str, Any]:
+def _name(applied: Applied, leaves: Leaves) -> dict[str, Array]:
     """The leaves by name. A leaf that nothing changed is the object that came in, its second name a copy of it."""
     names: dict[Expr, str] = {}
     for name, e in applied.names.items():
@@ -248,7 +262,7 @@ def _name(applied: Applied, leaves: Leaves) -> dict[str, Any]:
     return {name: made[e] if names[e] == name else duplicate(made[e]) for name, e in applied.names.items()}
 
 
-def _place(e: Expr, value: Any, old: Any, leaves: Leaves) -> Any:
+def _place(e: Expr, value: Array, old: object, leaves: Leaves) -> jax.Array:
     """A computed value where the leaf is that it replaces, if the caller chose that place; else where its operands are.
 
     An array that is computed of leaves in the memory of the host goes back there.
@@ -256,22 +270,25 @@ def _place(e: Expr, value: Any, old: Any, leaves: Leaves) -> Any:
     if isinstance(old, jax.Array) and (old.committed or is_placed(old)) and old.shape == value.shape:
         return jax.device_put(value, old.sharding) if isinstance(value, jax.Array) else send(value, old.sharding)
     if not isinstance(value, jax.Array):
-        return send(value, _place_of(e, leaves.given))
+        return send(value, _place_of(e, leaves))
     kind = leaves.placed.memory.get(e)
     return value if kind in (None, value.sharding.memory_kind) else _with_memory(value, kind)
 
 
-def _with_memory(value: Any, kind: str) -> Any:
+def _with_memory(value: jax.Array, kind: str) -> jax.Array:
     return jax.device_put(value, value.sharding.with_memory_kind(kind))
 
 
-def _place_of(e: Expr, given: Mapping[Expr, Any]) -> Any:
-    """The device of the first leaf that a value is computed of and that the caller put somewhere; None: the default."""
-    below = (given[s] for s in walk([e]) if s.is_given)
+def _place_of(e: Expr, leaves: Leaves) -> Sharding | None:
+    """The device of the first leaf that a value is computed of and that the caller put somewhere; of one that no leaf
+    is below, those of the tree. None: the default device."""
+    below = [leaves.given[s] for s in walk([e]) if s.is_given]
+    if not below:
+        return leaves.everywhere
     return next((x.sharding for x in below if isinstance(x, jax.Array) and x.committed and not is_placed(x)), None)
 
 
-def _free(came: Iterable[Any], made: Iterable[Any]) -> None:
+def _free(came: Iterable[object], made: Iterable[object]) -> None:
     """Delete the arrays that came and do not go back."""
     returned = set(map(id, made))
     for leaf in came:

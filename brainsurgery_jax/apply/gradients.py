@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax._lazy import jax, jnp
+from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.graph.expr import Expr
 
 if TYPE_CHECKING:
-    from brainsurgery_jax.op import Kernel
+    from brainsurgery_jax.op import Kernel, Static
 
-Function = Callable[[list[Any], dict[str, Any]], Any]
-Static = tuple[tuple[str, Any], ...]
+Function = Callable[..., Any]
 
-_ROUNDED = {
-    "dot_general", "gather", "svd", "eigh", "eig", "qr", "geqrf", "householder_product", "cholesky", "lu",
+_FACTORED = {
+    "svd", "eigh", "eig", "qr", "geqrf", "householder_product", "cholesky", "lu",
     "triangular_solve",
 }  # fmt: skip
+_ROUNDED = {"dot_general", "gather"} | _FACTORED
 """Primitives whose transposes, or those of their derivatives, ask for a dtype that the default configuration rounds."""
 _WIDE = {"float64", "complex128"}
 
@@ -33,14 +33,16 @@ def with_wide_gradient(function: Function, e: Expr) -> Function:
     """The function that computes the call `e` from its operands and its numbers, its backward pass in 64-bit types."""
     avals, names = tuple(s.aval for s in e.srcs), tuple(name for name, _ in e.numbers)
     assert e.kernel is not None
-    if not (_WIDE & {a.dtype.name for a in avals} and _rounds(e.kernel, avals, e.static, names)):
+    if not _rounds(e.kernel, avals, e.static, names):
         return function
 
-    def forward(operands: list[Any], numbers: dict[str, Any]) -> tuple[Any, Any]:
+    def forward(
+        operands: list[Array], numbers: dict[str, Array]
+    ) -> tuple[object, Callable[[object], tuple[object, ...]]]:
         with jax.enable_x64(True):
             return jax.vjp(function, operands, numbers)
 
-    def backward(back: Callable[[Any], Any], cotangents: Any) -> Any:
+    def backward(back: Callable[[object], tuple[object, ...]], cotangents: object) -> tuple[object, ...]:
         with jax.enable_x64(True):
             return back(cotangents)
 
@@ -56,14 +58,20 @@ def _rounds(kernel: Kernel, avals: tuple[Aval, ...], static: Static, names: tupl
         xs = [jax.ShapeDtypeStruct(a.shape, jnp.dtype(a.dtype.numpy)) for a in avals]
         numbers = {name: jax.ShapeDtypeStruct((), jnp.float64) for name in names}
         made = jax.make_jaxpr(lambda xs, ns: kernel.fn(*xs, **dict(static), **ns))(xs, numbers)
-    return not _ROUNDED.isdisjoint(_primitives(made.jaxpr))
+    widens = kernel.moves is None and not kernel.elementwise  # it may compute in 64-bit types within
+    asked = _ROUNDED if widens or _WIDE & {a.dtype.name for a in avals} else _FACTORED
+    return any(name in asked for name in _wide_primitives(made.jaxpr))
 
 
-def _primitives(jaxpr: Any) -> Iterator[str]:
-    """The names of all primitives, those of functions inside included."""
+def _wide_primitives(jaxpr: Any) -> Iterator[str]:
+    """The names of all primitives on 64-bit floats, those of functions inside included that have no derivative of their
+    own."""
     for equation in jaxpr.eqns:
-        yield equation.primitive.name
+        if _WIDE & {x.aval.dtype.name for x in equation.invars if hasattr(x.aval, "dtype")}:
+            yield equation.primitive.name
+        if equation.primitive.name == "custom_jvp_call":
+            continue
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if hasattr(found := getattr(inner, "jaxpr", inner), "eqns"):
-                    yield from _primitives(found)
+                    yield from _wide_primitives(found)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
-from brainsurgery_jax._lazy import jax, jnp, np
+from brainsurgery_jax._lazy import Array, jax, jnp, np
 from brainsurgery_jax.apply.names import is_box, is_tensor, key_of, refuse_foreign, refuse_twins
 from brainsurgery_jax.dtypes import BY_NAME, WIDER, to_numpy
 from brainsurgery_jax.store.key_paths import BoxKey, ListIndex, Path, TupleIndex, name_of
@@ -25,10 +25,10 @@ class Empty(NamedTuple):
 class Apart:
     """A pytree taken apart: arrays by name, with what its tree tells beside them, and leaves that nothing can hold."""
 
-    tensors: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Array | np.generic] = field(default_factory=dict)
     types: dict[str, LeafType] = field(default_factory=dict)
     others: dict[str, OtherLeaf] = field(default_factory=dict)
-    strange: dict[str, Any] = field(default_factory=dict)
+    strange: dict[str, object] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -42,7 +42,7 @@ class Apart:
         return KeyTree(told(self.paths), self.others, self.types, known=True)
 
 
-def take_apart(alias: str, tree: Any) -> Apart:
+def take_apart(alias: str, tree: object) -> Apart:
     """A pytree taken apart. Keys of random numbers are the numbers that they consist of, Python numbers arrays without
     axes, narrow types wider ones. Raises PlanError for arrays of other libraries, and for two leaves of one name."""
     found = [*_walk(tree, ())]
@@ -54,7 +54,7 @@ def take_apart(alias: str, tree: Any) -> Apart:
     return apart
 
 
-def tree_beside(tree: Any) -> KeyTree:
+def tree_beside(tree: object) -> KeyTree:
     """The containers on the way to the leaves of a pytree, and its empty nodes: what `apply` gives back of it. Boxes
     are gone once names change."""
     found = [(tuple(key for key in path if not isinstance(key, BoxKey)), leaf) for path, leaf in _walk(tree, ())]
@@ -62,7 +62,7 @@ def tree_beside(tree: Any) -> KeyTree:
     return KeyTree(told({name_of(path): path for path, _ in found}), others)
 
 
-def _add(apart: Apart, name: str, leaf: Any) -> None:
+def _add(apart: Apart, name: str, leaf: object) -> None:
     if isinstance(leaf, Empty):
         apart.others[name] = OtherLeaf(leaf.kind)
     elif isinstance(leaf, str):
@@ -73,7 +73,7 @@ def _add(apart: Apart, name: str, leaf: Any) -> None:
         apart.strange[name] = leaf
 
 
-def _tensor(leaf: Any) -> tuple[Any, LeafType] | None:
+def _tensor(leaf: Any) -> tuple[Array | np.generic, LeafType] | None:
     """An array that a store can hold, and what it is; None if a leaf is no such thing."""
     if type(leaf) in (bool, int, float):
         array = np.asarray(leaf)
@@ -90,14 +90,14 @@ def _tensor(leaf: Any) -> tuple[Any, LeafType] | None:
     return (leaf, holder) if is_tensor(leaf) else None
 
 
-def _sharding(leaf: Any) -> str:
+def _sharding(leaf: object) -> str:
     """Where an array of JAX is, as orbax spells it, if it is on one device; else empty."""
     if not isinstance(leaf, jax.Array) or len(devices := leaf.devices()) != 1:
         return ""
     return json.dumps({"sharding_type": "SingleDeviceSharding", "device_str": str(next(iter(devices)))})
 
 
-def _walk(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+def _walk(node: object, path: Path) -> Iterator[tuple[Path, object]]:
     """The leaves as orbax sees them: nodes without children are leaves, too."""
     children = None if isinstance(node, _leaf_types()) else _children(node)
     if children is None:
@@ -115,7 +115,7 @@ def _leaf_types() -> tuple[type, ...]:
     return (np.ndarray, np.generic, int, float, str, jax.Array, jax.ShapeDtypeStruct)
 
 
-def _children(node: Any) -> list[tuple[str | int, Any]] | None:
+def _children(node: Any) -> list[tuple[str | int, object]] | None:
     """The children of a node with their keys; None for a leaf."""
     if type(node) is dict and all(type(key) is str for key in node):
         return [(key, node[key]) for key in sorted(node)]
@@ -128,7 +128,7 @@ def _children(node: Any) -> list[tuple[str | int, Any]] | None:
     return [(BoxKey(key_of(key)) if is_box(node) else key_of(key), child) for (key,), child in found]
 
 
-def _kind(node: Any) -> str:
+def _kind(node: object) -> str:
     """What orbax calls a node without children: of named tuples and classes it keeps None."""
     if isinstance(node, tuple):
         return "None" if hasattr(node, "_fields") else "Tuple"

@@ -147,5 +147,5 @@ def _find_output_alias(plan: PlanData, state: State, first: str | None) -> str:
     except Refusal as bad:
         alias = next((a for a, space in state.spaces.items() if space.names), "")
         written = f"output: {{path: {output.path or 'out.safetensors'}, alias: {alias}}}"
-        hint = f"Say which in the plan: `{written}`." if alias else bad.hint
+        hint = f"Name it in the plan: `{written}`." if alias else bad.hint
         raise PlanError([Diagnostic(bad.code, f"apply: {bad.message}", output.span, hint)]) from bad

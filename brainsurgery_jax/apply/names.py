@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import BY_NAME, Aval, DType
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.store.key_paths import ListIndex, Path
@@ -27,20 +27,24 @@ class Named(NamedTuple):
 
     names: tuple[str, ...]
     tensors: Mapping[str, Any]
-    others: Mapping[str, Any]
+    others: Mapping[str, object]
     treedef: Any
     dotted: bool
     streams: frozenset[str] = frozenset()
     boxed: bool = False
-    tree: Any = None  # as it came
+    tree: object = None  # as it came
 
     @property
     def avals(self) -> dict[str, Aval]:
         """Shapes and dtypes of the arrays, in the order of the tree."""
         return {name: aval_of(leaf) for name, leaf in self.tensors.items()}
 
+    def unflatten(self, values: Mapping[str, object]) -> Any:
+        """A tree of this structure with other values for its arrays, by name."""
+        return self.treedef.unflatten([self.others[n] if n in self.others else values[n] for n in self.names])
 
-def name_leaves(alias: str, tree: Any) -> Named:
+
+def name_leaves(alias: str, tree: object) -> Named:
     """A pytree with its leaves named. Raises PlanError where two leaves have one name, and for a leaf that is
     an array of another library."""
     paths, random, boxed = _read_paths(tree)
@@ -56,7 +60,7 @@ def name_leaves(alias: str, tree: Any) -> Named:
     return Named(names, tensors, others, treedef, dotted, streams, boxed, tree)
 
 
-def _read_paths(tree: Any) -> tuple[list[Path], set[Path], bool]:
+def _read_paths(tree: object) -> tuple[list[Path], set[Path], bool]:
     """The keys to each leaf without those that boxes of Flax add, those that lead to states of random numbers, and
     whether there are boxes."""
     nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_box)[0]
@@ -70,7 +74,7 @@ def _read_paths(tree: Any) -> tuple[list[Path], set[Path], bool]:
     return keys, found, bool(boxes)
 
 
-def is_box(node: Any) -> bool:
+def is_box(node: object) -> bool:
     """Whether a node of Flax wraps a leaf and adds a key of its own to its path."""
     return _is_box_type(type(node))
 
@@ -111,7 +115,7 @@ def refuse_twins(alias: str, names: tuple[str, ...]) -> None:
         raise PlanError([Diagnostic("names-collide", text, hint=hint)])
 
 
-def refuse_foreign(alias: str, leaves: Mapping[str, Any]) -> None:
+def refuse_foreign(alias: str, leaves: Mapping[str, object]) -> None:
     """Refuse leaves that hold tensors and are no arrays of numpy or JAX: plans would pass them by without a word."""
     foreign = {name: leaf for name, leaf in leaves.items() if _is_foreign(leaf)}
     for name, leaf in foreign.items():
@@ -123,20 +127,20 @@ def refuse_foreign(alias: str, leaves: Mapping[str, Any]) -> None:
         raise PlanError([Diagnostic("tree-leaf", f"{where} is a {kind}, no array of numpy or JAX", hint=hint)])
 
 
-def _is_foreign(leaf: Any) -> bool:
+def _is_foreign(leaf: object) -> bool:
     """Whether a leaf is like an array, or a mapping of some."""
     known = isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct)
     return not known and (isinstance(leaf, Mapping) or (hasattr(leaf, "shape") and hasattr(leaf, "dtype")))
 
 
-def is_tensor(leaf: Any) -> bool:
+def is_tensor(leaf: object) -> bool:
     """Whether a leaf is something that a plan can name: an array, concrete, abstract or traced."""
     if isinstance(leaf, np.ndarray | np.generic):
         return leaf.dtype.name in BY_NAME
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
 
 
-def aval_of(leaf: Any) -> Aval:
+def aval_of(leaf: Array | np.generic | jax.ShapeDtypeStruct) -> Aval:
     """Shape and dtype of an array; dtypes that we do not know (random keys, int4) are opaque: named and moved only."""
     name = leaf.dtype.name
     return Aval(tuple(leaf.shape), BY_NAME.get(name) or DType(name, name, "", 8, None, "opaque"))

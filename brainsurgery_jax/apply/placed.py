@@ -10,18 +10,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from brainsurgery_jax._lazy import jax
-from brainsurgery_jax.apply.homes import Home, bring, can_reach, fetch, home_of, mesh_of, send
+from brainsurgery_jax._lazy import Array, NamedSharding, Sharding, jax
+from brainsurgery_jax.apply.homes import Home, bring, can_reach, fetch, home_of, send
 from brainsurgery_jax.apply.meshes import shardings_of_results, tree_of_results
-from brainsurgery_jax.engine.compute.donation import Donated, split
+from brainsurgery_jax.engine.compute.donation import Donated, Parts, join, split
 from brainsurgery_jax.engine.compute.kernels import numbers_of, precise, pure, refusal_of
 from brainsurgery_jax.engine.compute.ladder import attempt, climb, rungs_of
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.op import Kernel, Outcome, Rung, Static
 from brainsurgery_jax.protocol import Pending
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Places = Sequence[NamedSharding] | None
+    """Where the results of a call are put; None: nowhere in particular."""
 
 ELSEWHERE = "Put both on the devices of one mesh first: `jax.device_put(leaf, sharding)`."
 
@@ -36,41 +42,40 @@ class Placed:
 
     def __init__(
         self,
-        given: Mapping[Expr, Any],
+        given: Mapping[Expr, Array],
         nodes: frozenset[Expr],
         roots: Sequence[Expr],
         kept: frozenset[Expr],
-        on_host: Callable[[Expr], Any],
+        on_host: Callable[[Expr], Array],
         *,
         spend: bool = False,
     ):
         self.given, self.nodes, self.kept, self.on_host, self.spend = given, nodes, kept, on_host, spend
         self.memory: dict[Expr, str | None] = {}
         self._made: dict[Expr, Any] = {}
-        self._guards: list[tuple[Expr, Any]] = []
-        self._numbers: dict[Any, Any] = {}
+        self._guards: list[tuple[Expr, jax.Array]] = []
+        self._numbers: dict[tuple[str, Sharding | None], jax.Array] = {}
         self._uses = Counter(s for e in walk(roots) if e in nodes for s in dict.fromkeys(e.srcs))
         self._uses.update(roots)
 
-    def of(self, root: Expr) -> Any:
+    def of(self, root: Expr) -> Array:
         """The value of a node that is asked for; the last time that it is, it is dropped here."""
         for e in self._unmade(root):
             self._made[e] = self._make(e) if e in self.nodes else self.on_host(e)
         return self._take(root)
 
-    def ask(self, questions: Sequence[Pending], arrays: Mapping[Pending, Mapping[Expr, Any]]) -> list[bool]:
-        """Whether each of these holds of its arrays, by one compiled function on the devices."""
+    def ask(self, questions: Sequence[Pending], arrays: Mapping[Pending, Mapping[Expr, Array]]) -> list[bool]:
+        """Whether each of these holds of its arrays, on the devices; checks that are alike share compiled code."""
         if not questions:
             return []
         home = home_of([x for q in questions for x in arrays[q].values()])
-        groups = [[self._bring(arrays[q][e], home, None) for e in asked_of(q)] for q in questions]
-
-        def verdicts(groups: Sequence[Sequence[Any]]) -> list[Any]:
-            reductions = (q.reduction.traced for q in questions)
-            return [holds(*xs) for holds, xs in zip(reductions, groups, strict=True) if holds is not None]
-
         with home.context:
-            return list(map(bool, map(fetch, _compile(verdicts, home)(groups))))
+            verdicts = []
+            for q in questions:
+                assert q.reduction.traced is not None
+                xs = [self._bring(arrays[q][e], home, None) for e in asked_of(q)]
+                verdicts.append(_compiled_check(q.reduction.traced, home.everywhere, home.is_explicit)(*xs))
+            return list(map(bool, map(fetch, verdicts)))
 
     def accept(self) -> None:
         """Fetch what guarded kernels say of their inputs. Raises PlanError for the first that is refused."""
@@ -119,7 +124,7 @@ class Placed:
         with home.context:
             return self._call(e, arrays, home, results, given)
 
-    def _call(self, e: Expr, arrays: list[Any], home: Home, results: Sequence[Any] | None, given: Donated) -> Any:
+    def _call(self, e: Expr, arrays: list[jax.Array], home: Home, results: Places, given: Donated) -> Any:
         assert e.kernel is not None
         numbers = {name: self._number(value, home) for name, value in numbers_of(e).items()}
         if e.kernel.rungs is not None:
@@ -131,7 +136,7 @@ class Placed:
             self._guards.append((e, accepted))
         return value
 
-    def _gifts(self, e: Expr, operands: Sequence[Any], arrays: Sequence[Any], results: Sequence[Any] | None) -> Donated:
+    def _gifts(self, e: Expr, operands: Sequence[Array], arrays: Sequence[jax.Array], results: Places) -> Donated:
         """The position of an operand that the result may take the place of: it is alike, and this is its last use."""
         if len(e.avals) > 1 or len(set(e.srcs)) < len(e.srcs):
             return frozenset()
@@ -142,13 +147,13 @@ class Placed:
                 return frozenset([at])
         return frozenset()
 
-    def _number(self, value: Any, home: Home) -> Any:
+    def _number(self, value: np.float64, home: Home) -> jax.Array:
         key = float(value).hex(), home.everywhere
         if key not in self._numbers:
             self._numbers[key] = send(value, home.everywhere)
         return self._numbers[key]
 
-    def _bring(self, x: Any, home: Home, span: Span | None) -> Any:
+    def _bring(self, x: Array, home: Home, span: Span | None) -> jax.Array:
         if isinstance(x, jax.Array) and not can_reach(x, home):
             text = "the operands live on different devices, and those of one span processes"
             raise PlanError([Diagnostic("apply-devices", text, span, ELSEWHERE)])
@@ -158,13 +163,16 @@ class Placed:
 # --- Calls ------------------------------------------------------------------------------------------------------------
 
 
-def _shardings(e: Expr, arrays: Sequence[Any], home: Home) -> list[Any] | None:
+def _shardings(e: Expr, arrays: Sequence[jax.Array], home: Home) -> Places:
     """Where the results of a call are put; None: nowhere in particular."""
     if home.mesh is None:
         return None
-    return shardings_of_results(
-        e, [x.sharding if mesh_of(x.sharding) == home.mesh else None for x in arrays], home.mesh
-    )
+    return shardings_of_results(e, [_on_mesh(x.sharding, home) for x in arrays], home.mesh)
+
+
+def _on_mesh(own: Sharding, home: Home) -> NamedSharding | None:
+    """A sharding on the mesh of a home; None for any other."""
+    return own if isinstance(own, jax.sharding.NamedSharding) and own.mesh == home.mesh else None
 
 
 @lru_cache(maxsize=4096)
@@ -172,9 +180,8 @@ def _compiled(kernel: Kernel, static: Static, places: Any, explicit: bool) -> Ca
     """A kernel on whole arrays: `f(given, kept, numbers)`, its results put at these places."""
     function = precise(pure(kernel, static))
 
-    def of_parts(given: Mapping[int, Any], kept: Mapping[int, Any], numbers: Mapping[str, Any]) -> Any:
-        operands = {**given, **kept}
-        made = function([operands[i] for i in range(len(operands))], numbers)
+    def of_parts(given: Parts, kept: Parts, numbers: Mapping[str, object]) -> Any:
+        made = function(join(given, kept), numbers)
         return jax.lax.optimization_barrier(made)  # an operand that came back as it is would share its memory
 
     of_parts.__name__ = kernel.name
@@ -183,15 +190,16 @@ def _compiled(kernel: Kernel, static: Static, places: Any, explicit: bool) -> Ca
     return jax.jit(of_parts, donate_argnums=0, out_shardings=places)
 
 
-def _compile(function: Callable[..., Any], home: Home) -> Callable[..., Any]:
-    """A function of arrays, compiled, its results on each device."""
-    if home.is_explicit:
-        return jax.jit(jax.sharding.auto_axes(function, out_sharding=home.everywhere))
-    return jax.jit(function, out_shardings=home.everywhere)
+@lru_cache(maxsize=4096)
+def _compiled_check(holds: Callable[..., Any], place: Any, explicit: bool) -> Callable[..., Any]:
+    """A check of arrays, its verdict known on each device."""
+    if explicit:
+        return jax.jit(jax.sharding.auto_axes(holds, out_sharding=place))
+    return jax.jit(holds, out_shardings=place)
 
 
 @lru_cache(maxsize=4096)
-def _compiled_attempt(rung: Rung, place: Any, explicit: bool) -> Callable[..., Any]:
+def _compiled_attempt(rung: Rung, place: Sharding | None, explicit: bool) -> Callable[..., Any]:
     """A rung of a call: `f(arrays, numbers, state)`. Whether it is accepted is known on every device."""
     function, chosen = precise(attempt(rung)), None  # by JAX
     if explicit:
@@ -200,13 +208,13 @@ def _compiled_attempt(rung: Rung, place: Any, explicit: bool) -> Callable[..., A
     return jax.jit(function, out_shardings=places)
 
 
-def _climb(e: Expr, arrays: list[Any], numbers: Mapping[str, Any], results: Sequence[Any] | None, home: Home) -> Any:
+def _climb(e: Expr, arrays: list[jax.Array], numbers: Mapping[str, jax.Array], results: Places, home: Home) -> Any:
     """The results of the first way that accepts its own. Raises PlanError if none does."""
 
     def accept(rung: Rung, outcome: Outcome) -> Any:
         return outcome.value if fetch(outcome.accepted) else None
 
-    def tried(rung: Rung, state: Any) -> Outcome:
+    def tried(rung: Rung, state: object) -> Outcome:
         return _compiled_attempt(rung, home.everywhere, home.is_explicit)(arrays, numbers, state)
 
     value = climb(rungs_of(e, home.platform), tried, accept)

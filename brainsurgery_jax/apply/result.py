@@ -16,13 +16,13 @@ from brainsurgery_jax.store import key_tree
 from brainsurgery_jax.store.key_tree import KeyTree
 
 
-def rebuild(values: Mapping[str, Any], came: Named | None, like: Any, filling: Filling, applied: Applied) -> Any:
+def rebuild(values: Mapping[str, object], came: Named | None, like: object, filling: Filling, applied: Applied) -> Any:
     """The tree of these leaves. `came` is the tree that the alias was bound to, if any; `filling`: that of `like`;
     `applied` tells how each leaf is computed, and of the containers that names lie in by now."""
     if like is not None:
         return _fill(name_leaves("like", like), values, filling)
     if came is not None and set(values) == set(came.tensors):
-        return move_names(_unflatten(came, values), came, applied.names)
+        return move_names(came.unflatten(values), came, applied.names)
     tree = applied.state.spaces[applied.alias].extras.tree
     others = {} if came is None else came.others
     if doubles := [name for name in others if name in values]:
@@ -31,7 +31,7 @@ def rebuild(values: Mapping[str, Any], came: Named | None, like: Any, filling: F
     return _grow({**values, **others}, tree, flat=came is not None and came.dotted)
 
 
-def _grow(leaves: dict[str, Any], tree: KeyTree, *, flat: bool) -> Any:
+def _grow(leaves: dict[str, object], tree: KeyTree, *, flat: bool) -> Any:
     """The leaves in the containers that the tree tells of, all others in dicts."""
     if flat:
         return leaves
@@ -44,12 +44,7 @@ def _grow(leaves: dict[str, Any], tree: KeyTree, *, flat: bool) -> Any:
         raise PlanError([Diagnostic("tree-collides", str(bad), hint=hint)]) from bad
 
 
-def _unflatten(shape: Named, values: Mapping[str, Any]) -> Any:
-    leaves = [shape.others[name] if name in shape.others else values[name] for name in shape.names]
-    return shape.treedef.unflatten(leaves)
-
-
-def _fill(like: Named, values: Mapping[str, Any], filling: Filling) -> Any:
+def _fill(like: Named, values: Mapping[str, object], filling: Filling) -> Any:
     """The structure of `like` with these values. Raises PlanError with every leaf that does not fit."""
     if (shift := shift_between(values, like.tensors)) is not None:
         raise PlanError([_apart(like, values, shift)])
@@ -62,7 +57,7 @@ def _fill(like: Named, values: Mapping[str, Any], filling: Filling) -> Any:
     if problems:
         raise PlanError(problems)
     report("apply", filling, found)
-    return _unflatten(like, {**like.tensors, **{leaf: values[name] for leaf, name in found.taken.items()}})
+    return like.unflatten({**like.tensors, **{leaf: values[name] for leaf, name in found.taken.items()}})
 
 
 def _differs(text: str, hint: str) -> Diagnostic:
@@ -77,7 +72,7 @@ def _misfits(like: Named, values: Mapping[str, Any], taken: Mapping[str, str]) -
             yield _differs(f"'{leaf}' is {found}, but {wanted} in `like`", hint=hint)
 
 
-def _absent(name: str, values: Mapping[str, Any]) -> Diagnostic:
+def _absent(name: str, values: Mapping[str, object]) -> Diagnostic:
     text = f"`like` has a leaf '{name}', which the plan does not make.{did_you_mean(name, values)}"
     return _differs(text, hint='Rename in the plan until names agree, or keep what `like` has: `missing="keep"`.')
 
@@ -87,7 +82,7 @@ def _spare(name: str, like: Named) -> Diagnostic:
     return _differs(text, hint='Rename or delete in the plan until names agree, or leave it out: `extra="ignore"`.')
 
 
-def _apart(like: Named, values: Mapping[str, Any], found: Shift) -> Diagnostic:
+def _apart(like: Named, values: Mapping[str, object], found: Shift) -> Diagnostic:
     """That all names begin otherwise than all leaves, and the step that renames them."""
     made = f"begin with '{found.drop}'" if found.drop else "do not"
     wanted = f"begin with '{found.add}'" if found.add else "do not"

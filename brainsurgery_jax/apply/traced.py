@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from typing import Any
 
-from brainsurgery_jax._lazy import jax, jnp
+from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.apply.applied import Applied
 from brainsurgery_jax.apply.gradients import with_wide_gradient
 from brainsurgery_jax.apply.labels import asserts_of, guard_label, verdict_in
@@ -17,11 +17,10 @@ from brainsurgery_jax.engine.compute.kernels import call_block, compiled, number
 from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check
-from brainsurgery_jax.op import Kernel
+from brainsurgery_jax.op import Kernel, Static
 from brainsurgery_jax.protocol import Every, Known, Negated, PartVerdict, Pending, PendingReport, Some, Verdict
 
-Static = tuple[tuple[str, Any], ...]
-Result = tuple[dict[str, Any], dict[str, Any]]
+Result = tuple[Mapping[str, object], Mapping[str, object]]
 
 RETURNED = 'Use checks="return" to get the verdicts as arrays, or checks="skip" to leave them out.'
 
@@ -32,10 +31,10 @@ class Values:
     `narrow`: the caller's configuration has no 64-bit types.
     """
 
-    def __init__(self, given: Mapping[Expr, Any], *, narrow: bool = False):
+    def __init__(self, given: Mapping[Expr, Array], *, narrow: bool = False):
         self.narrow = narrow
         self.made: dict[Expr, Any] = dict(given)
-        self.accepted: dict[Expr, Any] = {}
+        self.accepted: dict[Expr, jax.Array] = {}
 
     def of(self, root: Expr) -> Any:
         """The value of a node."""
@@ -63,7 +62,7 @@ class Values:
         return result
 
 
-def _from_blocks(e: Expr) -> Any:
+def _from_blocks(e: Expr) -> jax.Array:
     """A tensor made from nothing, its blocks one after another."""
     first = call_block(e, 0)
     rest = [call_block(e, number) for number in range(1, -(-e.aval.size // first.size))]
@@ -100,7 +99,7 @@ def _variables(atoms: Iterable[Any]) -> Iterator[Any]:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 
-def verdict_of(verdict: Verdict, values: Values) -> Any:
+def verdict_of(verdict: Verdict, values: Values) -> jax.Array:
     """A verdict as a boolean scalar."""
     match verdict:
         case Known(holds):
@@ -197,7 +196,7 @@ def abstract(applied: Applied, checks: str, show: Show) -> Result:
     )
 
 
-def _abstract(e: Expr, given: Mapping[Expr, Any]) -> Any:
+def _abstract(e: Expr, given: Mapping[Expr, Any]) -> object:
     if e.is_given:
         return given[e]
     if e.aval.dtype.numpy is None:  # only moved, so it still has the dtype of the leaf that it is made of

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from brainsurgery_jax.cli.commands.check import check
+from brainsurgery_jax.cli.commands.compare_logits import compare_logits
 from brainsurgery_jax.cli.commands.convert import convert, layouts
 from brainsurgery_jax.cli.commands.demo import demo
 from brainsurgery_jax.cli.commands.diff import diff
@@ -25,6 +26,7 @@ from brainsurgery_jax.cli.commands.explain import explain
 from brainsurgery_jax.cli.commands.import_mergekit import import_mergekit
 from brainsurgery_jax.cli.commands.inspect import inspect
 from brainsurgery_jax.cli.commands.ops import ops_, schema
+from brainsurgery_jax.cli.commands.recipes import recipes
 from brainsurgery_jax.cli.commands.repl import repl
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.options import completing
@@ -118,7 +120,7 @@ def _refuse_dashes(ctx: Any, args: list[str]) -> None:
 
 
 def _may_be_of_a_plan(word: str) -> bool:
-    return word.startswith("-") or "=" in word or word.lower().endswith((".yaml", ".yml"))
+    return word.startswith(("-", "recipe:")) or "=" in word or word.lower().endswith((".yaml", ".yml"))
 
 
 def _unknown(word: str, commands: list[str]) -> str:
@@ -160,8 +162,8 @@ def _app(
 # In the order of `--help`.
 for _name, _command in {
     "run": run, "repl": repl, "check": check, "explain": explain, "inspect": inspect, "diff": diff,
-    "convert": convert, "layouts": layouts, "ops": ops_, "schema": schema, "import-mergekit": import_mergekit,
-    "demo": demo,
+    "compare-logits": compare_logits, "convert": convert, "layouts": layouts, "ops": ops_, "recipes": recipes,
+    "schema": schema, "import-mergekit": import_mergekit, "demo": demo,
 }.items():  # fmt: skip
     app.command(_name)(_command)
 

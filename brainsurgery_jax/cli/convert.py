@@ -99,7 +99,7 @@ def layouts(words: Sequence[str], *, json: bool) -> int:
     return 0
 
 
-def _as_json(layout: Layout) -> dict[str, Any]:
+def _as_json(layout: Layout) -> dict[str, object]:
     return {
         "name": layout.name, "doc": layout.doc, "source": layout.source, "models": list(layout.models),
         "format": layout.format, "options": {name: layout.defaults.get(name) for name in layout.options},
@@ -155,7 +155,7 @@ def _proof(proof: Proof) -> list[str]:
     return [*lines, *(f"  loses bits: {why}" for why in proof.lossy), *(f"  {why}" for why in proof.dropped)]
 
 
-def _proof_json(proof: Proof) -> dict[str, Any]:
+def _proof_json(proof: Proof) -> dict[str, object]:
     return {
         "layout": proof.layout.name, "options": dict(proof.options), "holds": proof.holds, "tensors": proof.hf,
         "target_tensors": proof.target, "lossy": list(proof.lossy), "dropped": list(proof.dropped),

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.errors import StoreError
@@ -62,7 +61,7 @@ def demo(keep: str | None, *, json: bool = False) -> None:
     show.result(_next(keep))
 
 
-def _run_commands() -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _run_commands() -> Iterator[tuple[str, Mapping[str, object]]]:
     """The commands of the demo, and what each prints with `--json`."""
     from brainsurgery_jax import api
     from brainsurgery_jax.checkpoint import Checkpoint

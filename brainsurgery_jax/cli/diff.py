@@ -113,7 +113,7 @@ def _nans(figures: Figures) -> str:
     return f"NaN: {left:,} -> {right:,}" if left or right else ""
 
 
-def _number(value: Any) -> str:
+def _number(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -134,7 +134,7 @@ def _summary(found: Difference, avals: list[TensorDifference], values: list[Tens
 # --- For scripts ------------------------------------------------------------------------------------------------------
 
 
-def _data_of(found: Difference, wishes: Wishes) -> dict[str, Any]:
+def _data_of(found: Difference, wishes: Wishes) -> dict[str, object]:
     return {
         "same": found.same,
         "left": found.left,
@@ -154,11 +154,11 @@ def _data_of(found: Difference, wishes: Wishes) -> dict[str, Any]:
     }
 
 
-def _avals_json(avals: Mapping[str, Aval]) -> dict[str, Any]:
+def _avals_json(avals: Mapping[str, Aval]) -> dict[str, object]:
     return {name: _aval_json(aval) for name, aval in avals.items()}
 
 
-def _aval_json(aval: Aval) -> dict[str, Any]:
+def _aval_json(aval: Aval) -> dict[str, object]:
     return {"shape": list(aval.shape), "dtype": aval.dtype.name}
 
 

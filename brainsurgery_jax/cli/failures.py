@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import typer
 
@@ -21,7 +21,7 @@ class Failure(NamedTuple):
     """The exit code of a command that failed, and diagnostics as data."""
 
     exit_code: int
-    diagnostics: list[dict[str, Any]]
+    diagnostics: list[dict[str, object]]
 
 
 def failure_of(error: PlanError | StoreError | Stopped | KeyboardInterrupt) -> Failure:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 import typer
 
@@ -75,7 +74,7 @@ def _totals(chosen: Checkpoint) -> str:
     return f"{counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
 
 
-def data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, Any]:
+def data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict[str, object]:
     """The tensors of a checkpoint, for programs. `numbers`: statistics by name."""
     tensors = {
         name: {"shape": list(a.shape), "dtype": a.dtype.name, "bytes": a.nbytes}

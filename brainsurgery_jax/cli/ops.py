@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json as jsonlib
-from typing import Any
 
 import typer
 
@@ -42,7 +41,7 @@ def ops(name: str | None, *, json: bool) -> None:
         show.result("\n".join(pages.page(op, show.hanging)))
 
 
-def _as_json(op: Op) -> dict[str, Any]:
+def _as_json(op: Op) -> dict[str, object]:
     keys = [
         {
             "key": f.key,

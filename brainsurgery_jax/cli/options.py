@@ -31,7 +31,7 @@ Items = Annotated[
     list[str],
     typer.Argument(
         metavar="PLAN.yaml [PATH=VALUE]",
-        help="Plan files, merged in order, and overrides.",
+        help="Plan files or recipes (recipe:NAME), merged in order, and overrides.",
         autocompletion=completing("items"),
     ),
 ]

@@ -78,7 +78,7 @@ def run(items: Sequence[str], choices: Choices) -> None:
         summarize(summary(plan, report, resolve=choices.resolve), choices, dry_run=report.dry_run)
 
 
-def run_as_data(plan: api.Plan, options: RunOptions, files: Files, choices: Choices) -> Mapping[str, Any]:
+def run_as_data(plan: api.Plan, options: RunOptions, files: Files, choices: Choices) -> Mapping[str, object]:
     """Run a plan; what it did, for programs. Exits with a failure as JSON, the reports that came before in it."""
     from brainsurgery_jax.cli.progress import collect
 
@@ -89,7 +89,9 @@ def run_as_data(plan: api.Plan, options: RunOptions, files: Files, choices: Choi
     return _run_json(plan, report, notes, choices)
 
 
-def _run_json(plan: api.Plan, report: api.Report, notes: Sequence[Diagnostic], choices: Choices) -> Mapping[str, Any]:
+def _run_json(
+    plan: api.Plan, report: api.Report, notes: Sequence[Diagnostic], choices: Choices
+) -> Mapping[str, object]:
     """What a run did, for programs. With `--summarize-path` the summary is written as well."""
     text = summary(plan, report, resolve=choices.resolve)
     if choices.summarize and choices.summarize_path is not None:
@@ -101,13 +103,13 @@ def _run_json(plan: api.Plan, report: api.Report, notes: Sequence[Diagnostic], c
     return found | ({"summary": plain_yaml(text)} if choices.summarize else {})
 
 
-def plain_yaml(text: str) -> Any:
+def plain_yaml(text: str) -> object:
     """YAML text of ours as plain data."""
     root = compose(text, "<summary>")
     return None if root is None else plain(root)
 
 
-def publications_as_json(report: api.Report) -> list[dict[str, Any]]:
+def publications_as_json(report: api.Report) -> list[dict[str, object]]:
     """The checkpoints that a run wrote, for programs."""
     return [{"path": path, "bytes": nbytes, "tensors": count} for path, nbytes, count in report.published]
 
@@ -152,7 +154,7 @@ def devices_of(text: str) -> Devices:
 def summary(plan: api.Plan, report: api.Report, *, resolve: bool) -> str:
     """The steps that ran, as a plan; with `resolve` one that reads and writes what this one did."""
     data = plan.data
-    whole: dict[str, Any] = {}
+    whole: dict[str, object] = {}
     if resolve:
         whole |= {"inputs": [f"{i.alias}::{i.path}" for i in data.inputs]} if data.inputs else {}
         whole |= {"seed": data.seed} if data.seed else {}

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable
 from contextlib import suppress
 from shutil import get_terminal_size
-from typing import Any, TextIO
+from typing import TextIO
 
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.rendering.data import as_json
@@ -22,12 +22,12 @@ def result(text: str) -> None:
     _print(text.translate(_UNSAFE), sys.stdout)
 
 
-def json(**keys: Any) -> None:
+def json(**keys: object) -> None:
     """Print the keys, and the version of the schema, as a JSON object."""
     result(as_json(**keys))
 
 
-def failure(found: Iterable[dict[str, Any]], code: int) -> None:
+def failure(found: Iterable[dict[str, object]], code: int) -> None:
     """Print why a command failed, as JSON. `found`: diagnostics as data."""
     json(ok=False, exit_code=code, diagnostics=list(found))
 

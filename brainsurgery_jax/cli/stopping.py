@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from brainsurgery_jax.engine.events import Event
@@ -83,7 +83,7 @@ class CtrlC:
 @contextmanager
 def stop_by_ctrl_c(options: RunOptions) -> Iterator[RunOptions]:
     """Options for one run, which Ctrl-C stops between two items of its work."""
-    before: Any = signal.getsignal(signal.SIGINT)
+    before: object = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield options
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from brainsurgery_jax.api import Explanation
 from brainsurgery_jax.engine.plan.schedule import is_empty
@@ -51,7 +50,7 @@ def _align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield "  ".join(c.rjust(w) if number else c.ljust(w) for c, w, number in cells).rstrip()
 
 
-def work_as_json(found: Explanation) -> dict[str, Any]:
+def work_as_json(found: Explanation) -> dict[str, object]:
     """The same for scripts, with all items and names, and the machine that they were planned for."""
     assert found.machine is not None
     asking, paths = asking_places(found), [p.path for p in found.program.publications]

@@ -22,8 +22,8 @@ from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.oly_words import quoted
+from brainsurgery_jax.plan.scalars import read_scalar
 from brainsurgery_jax.plan.schema import Schema, field_schema
-from brainsurgery_jax.plan.source import read_scalar
 from brainsurgery_jax.select.limit import TimeLimit
 from brainsurgery_jax.select.regexes import check_regex
 from brainsurgery_jax.session import Session

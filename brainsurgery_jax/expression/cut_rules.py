@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from brainsurgery_jax.expression.program import Node
+from brainsurgery_jax.numerics.equations import read_equation
 
 Shapes = Sequence[tuple[int, ...]]
 Axes = tuple[int | None, ...]
@@ -92,6 +93,29 @@ def repeat(node: Node, shapes: Shapes, axis: int) -> Axes | None:
     """Also the axis along which each entry is repeated."""
     known = len(shapes[0]) == 1 or (node.params["axis"] is not None and shapes[0])
     return (axis,) if known else None
+
+
+def roll(node: Node, shapes: Shapes, axis: int) -> Axes | None:
+    """The same axis, unless what leaves it at one end comes in at the other."""
+    rolled = node.params["along"]
+    return None if rolled is None or axis in rolled else (axis,)
+
+
+def kron(node: Node, shapes: Shapes, axis: int) -> Axes | None:
+    """The axis of the first: each of its entries makes as many of the result as the second has there."""
+    x, _ = shapes
+    own = axis - (len(node.aval.shape) - len(x))
+    return None if own < 0 else (own, None)
+
+
+def einsum(node: Node, shapes: Shapes, axis: int) -> Axes | None:
+    """The axes with the letter of this one."""
+    equation = read_equation(node.params["equation"])
+    assert equation is not None
+    letter = equation.result[axis]
+    if any(term.count(letter) > 1 for term in equation.terms):
+        return None
+    return tuple(term.index(letter) if letter in term else None for term in equation.terms)
 
 
 def flip(node: Node, shapes: Shapes, axis: int) -> Axes | None:

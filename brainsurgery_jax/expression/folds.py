@@ -14,8 +14,9 @@ from typing import NamedTuple
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression.program import Literal, Node
+from brainsurgery_jax.expression.reductions import finite_or_zero, place_of
 from brainsurgery_jax.numerics.ranks import find_places
-from brainsurgery_jax.numerics.sums import Key, Merged, Values, add_up, keep_extreme, reduce_axes
+from brainsurgery_jax.numerics.sums import Key, Merged, Total, Values, add_up, keep_extreme, reduce_axes
 from brainsurgery_jax.op import Passes
 from brainsurgery_jax.reduction import Answer, Reduction
 
@@ -125,6 +126,47 @@ def _variance(root: bool) -> Callable[[Node, Shape], Passes]:
     return passes
 
 
+def _join_up(name: str, start: float, wide: Callable[[Node], np.dtype]) -> Callable[[Node, Shape], Passes]:
+    """One pass that joins elements by an operation in which order does not matter."""
+
+    def passes(node: Node, shape: Shape) -> Passes:
+        axes, dtype, join = node.params["axes"], wide(node), getattr(np, name)
+
+        def step(x: np.ndarray, key: Key) -> Values:
+            return (np.asarray(join.reduce(x, axis=axes, keepdims=True, dtype=dtype)),)
+
+        total = Total(dtype, start, join)
+        return (lambda _: reduce_axes(shape, axes, [total], step, partial(_finish, node)),)
+
+    return passes
+
+
+def _truth(node: Node) -> np.dtype:
+    return np.dtype(np.bool_)
+
+
+def _log_sum_exp(node: Node, shape: Shape) -> Passes:
+    """The largest first, then the exponentials of what is less the largest."""
+    axes, dtype = node.params["axes"], to_numpy(node.work)
+
+    def largest(x: np.ndarray, key: Key) -> Values:
+        return (np.max(x, axis=axes, keepdims=True),)
+
+    def exponentials(most: np.ndarray) -> Reduction[Merged, np.ndarray | None]:
+        less = finite_or_zero(np, most)
+
+        def step(x: np.ndarray, key: Key) -> Values:
+            shifted = x - less[key]
+            return (np.asarray(np.sum(np.exp(shifted, out=shifted), axis=axes, keepdims=True, dtype=np.float64)),)
+
+        def finish(total: np.ndarray) -> np.ndarray:
+            return _finish(node, np.log(total) + less.astype(np.float64))
+
+        return reduce_axes(shape, axes, [add_up(np.dtype(np.float64))], step, finish)
+
+    return (lambda _: reduce_axes(shape, axes, [keep_extreme("max", dtype)], largest, lambda most: most)), exponentials
+
+
 def _extreme(name: str) -> Callable[[Node, Shape], Passes]:
     def passes(node: Node, shape: Shape) -> Passes:
         axes, dtype = node.params["axes"], to_numpy(node.work)
@@ -139,12 +181,14 @@ def _extreme(name: str) -> Callable[[Node, Shape], Passes]:
 
 def _quantile(node: Node, shape: Shape) -> Passes:
     """Linear interpolation between two neighbours, by numpy's own function on these two alone."""
-    share = node.operands[1]
-    assert isinstance(share, Literal)
-    virtual = (prod(shape) - 1) * float(share.value)
-    place, last = int(virtual), prod(shape) - 1
-    between = np.asarray(1.0 if place >= last else virtual - place)
+    found, last = place_of(node, prod(shape)), prod(shape) - 1
+    assert found is not None
+    place, between = found[0], np.asarray(found[1])
     return _order(node, (place, min(place + 1, last)), lambda found: np.quantile(found, between))
+
+
+def _kth(node: Node, shape: Shape) -> Passes:
+    return _order(node, (prod(shape) - node.params["count"],), lambda found: found)
 
 
 def _median(node: Node, shape: Shape) -> Passes:
@@ -163,7 +207,7 @@ def _order(node: Node, places: tuple[int, ...], finish: Callable[[np.ndarray], n
         passing = (reduction.passing or 0) + dtype.itemsize * (node.work != node.aval.dtype)
         return reduction._replace(block=lambda x: reduction.block(x.astype(dtype, copy=False)), passing=passing)
 
-    passes = find_places(dtype, places, at_once, _finish(node, np.nan))
+    passes = find_places(dtype, places, at_once, _finish(node, np.nan if np.issubdtype(dtype, np.floating) else 0))
     return tuple(lambda before, one=one: cast(one(before)) for one in passes)
 
 
@@ -177,11 +221,16 @@ class FoldRule(NamedTuple):
 _FOLDS: Mapping[str, FoldRule] = {
     "sum": FoldRule(_sum),
     "mean": FoldRule(_mean),
+    "prod": FoldRule(_join_up("multiply", 1, _wide)),
+    "any": FoldRule(_join_up("logical_or", False, _truth)),
+    "all": FoldRule(_join_up("logical_and", True, _truth)),
+    "logsumexp": FoldRule(_log_sum_exp),
     "norm": FoldRule(_norm),
     "std": FoldRule(_variance(root=True)),
     "var": FoldRule(_variance(root=False)),
     "min": FoldRule(_extreme("min")),
     "max": FoldRule(_extreme("max")),
+    "kth_largest": FoldRule(_kth, _is_of_all),
     "median": FoldRule(_median, _is_of_all),
     "quantile": FoldRule(_quantile, _has_place),
 }

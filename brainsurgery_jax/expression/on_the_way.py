@@ -70,6 +70,11 @@ def product(node: Node, xs: Operands, shape: Shape) -> int:
     return min(shape[-2] * PACKED + BLAS, sum(nbytes(s, node.work) for s, _ in xs))
 
 
+def contraction(node: Node, xs: Operands, shape: Shape) -> int:
+    """What BLAS packs, operands with axes in an order that it takes, and the result before its axes are ordered."""
+    return BLAS + sum(nbytes(s, node.work) for s, _ in xs) + nbytes(shape, node.aval.dtype)
+
+
 def cast(node: Node, xs: Operands, shape: Shape) -> int:
     """As `numerics.rounding` casts."""
     return _casting(xs[0], node.aval.dtype) if xs else 0

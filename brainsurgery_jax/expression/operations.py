@@ -7,46 +7,22 @@ arrays results are sealed, so that XLA rounds them as well; there functions such
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple
 
 from brainsurgery_jax._lazy import Array, Flag, jax, jnp, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.expression import cut_rules as cut
 from brainsurgery_jax.expression import on_the_way
 from brainsurgery_jax.expression import reductions as reduce
+from brainsurgery_jax.expression.linear import LINEAR
 from brainsurgery_jax.expression.on_the_way import of_largest
+from brainsurgery_jax.expression.operation import Guard, Operation
+from brainsurgery_jax.expression.ordering import ORDERING
 from brainsurgery_jax.expression.program import IndexPart, Literal, Node, Operand
 from brainsurgery_jax.expression.reductions import Compute, Shape
 from brainsurgery_jax.numerics.math import kind, on_host, quotient, seal
 from brainsurgery_jax.numerics.rounding import cast_to
-
-Guard = Callable[[ModuleType, Node, Shape, "Sequence[Array]"], "tuple[Array, Flag]"]
-"""The same, with whether no operand is one that the operation cannot take."""
-
-
-class Operation(NamedTuple):
-    """An operation: what computes it, how cuts of its result pass to its operands, bytes that it takes on the way.
-
-    `sealed`: it rounds. `uncast`: operands that are not cast to the dtype in which it computes. `guard`: computes it
-    where some values stop it (`ranges.find_guarded`). `contracts`: it is a matrix product. How results lie in memory:
-    `view`: it looks at the elements of its operand in another way, where numpy can, with `needs_order` only if these
-    are in row-major order; `orders`: they are in row-major order whatever the operands are. `whole`: compiled code
-    makes operands and result as a whole.
-    """
-
-    compute: Compute
-    cut: cut.Rule = cut.elementwise
-    on_the_way: on_the_way.Rule = on_the_way.nothing
-    sealed: bool = True
-    uncast: tuple[int, ...] = ()
-    guard: Guard | None = None
-    contracts: bool = False
-    view: bool = False
-    needs_order: bool = False
-    orders: bool = False
-    whole: bool = False
-
 
 # --- Elementwise ------------------------------------------------------------------------------------------------------
 
@@ -157,6 +133,11 @@ def _sigmoid(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> A
     return np.where(x >= 0, 1, falling) / (1 + falling)
 
 
+def _erf(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    (x,) = xs
+    return import_module("scipy.special").erf(x) if on_host(x) else jax.lax.erf(x)
+
+
 def _clip(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
     x, low, high = xs
     return xp.minimum(xp.maximum(x, low), high)
@@ -220,6 +201,28 @@ def _move(compute: Compute, rule: cut.Rule) -> Operation:
     return Operation(compute, rule, sealed=False)
 
 
+def _linspace(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    return xp.asarray(np.linspace(*node.params["span"]).astype(to_numpy(node.aval.dtype)))
+
+
+def _kron(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    """Blocks of the second, one for each element of the first."""
+    rank = max(x.ndim for x in xs)
+    x, y = (xp.reshape(x, (1,) * (rank - x.ndim) + x.shape) for x in xs)
+    x = xp.reshape(x, tuple(n for size in x.shape for n in (size, 1)))
+    y = xp.reshape(y, tuple(n for size in y.shape for n in (1, size)))
+    return xp.reshape(x * y, shape)
+
+
+def _roll(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    return xp.roll(xs[0], node.params["shift"], axis=node.params["along"])
+
+
+def _einsum(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Array:
+    equation = node.params["equation"]
+    return np.einsum(equation, *xs, optimize=True) if xp is np else xp.einsum(equation, *xs)
+
+
 def _view(compute: Compute, rule: cut.Rule, *, needs_order: bool = False) -> Operation:
     return Operation(compute, rule, sealed=False, view=True, needs_order=needs_order)
 
@@ -252,7 +255,8 @@ def _cast_or_refuse(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array
 _NAMED = (
     "subtract", "multiply", "negative", "invert", "bitwise_and", "bitwise_or", "left_shift", "right_shift",
     "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "abs", "sqrt", "exp", "log", "sin", "cos",
-    "tanh", "round", "floor", "ceil", "isfinite", "isnan", "minimum", "maximum",
+    "tanh", "round", "floor", "ceil", "isfinite", "isnan", "minimum", "maximum", "arccos", "arcsin", "arctan2", "log1p",
+    "expm1", "nan_to_num",
 )  # fmt: skip
 """Operations that numpy and `jax.numpy` have under these names."""
 
@@ -280,6 +284,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "remainder": Operation(_remainder, guard=_guard(_remainder, _has_divisor)),
     "sign": Operation(_sign),
     "sigmoid": Operation(_sigmoid, on_the_way=of_largest(3)),
+    "erf": Operation(_erf),
     "clip": Operation(_clip, on_the_way=of_largest(1)),
     "where": Operation(_where, on_the_way=of_largest(3), sealed=False, uncast=(0,)),
     "cast": Operation(_cast, on_the_way=on_the_way.cast, sealed=False, uncast=(0,), guard=_cast_or_refuse),
@@ -288,6 +293,10 @@ OPERATIONS: Mapping[str, Operation] = {
     "number": Operation(lambda xp, node, shape, xs: xs[0], cut.none, sealed=False),
     "sum": Operation(reduce.reduce_over(reduce.add_up), cut.reduction),
     "mean": Operation(reduce.reduce_over(reduce.average), cut.reduction),
+    "prod": Operation(reduce.reduce_over(reduce.multiply_up), cut.reduction),
+    "any": Operation(reduce.test_truth("any"), cut.reduction, sealed=False),
+    "all": Operation(reduce.test_truth("all"), cut.reduction, sealed=False),
+    "logsumexp": Operation(reduce.reduce_over(reduce.log_sum_exp), cut.reduction, of_largest(2)),
     "std": Operation(reduce.reduce_over(reduce.deviation), cut.reduction, on_the_way.squares),
     "var": Operation(reduce.reduce_over(reduce.variance), cut.reduction, on_the_way.squares),
     "norm": Operation(reduce.reduce_over(reduce.norm), cut.reduction, on_the_way.squares),
@@ -295,6 +304,7 @@ OPERATIONS: Mapping[str, Operation] = {
     "max": Operation(reduce.keep_extreme("max"), cut.reduction),
     "median": Operation(reduce.pick_by_order("median"), cut.reduction, of_largest(1), whole=True),
     "quantile": Operation(reduce.pick_by_order("quantile"), cut.reduction, of_largest(1), uncast=(1,), whole=True),
+    "kth_largest": Operation(reduce.keep_kth, cut.reduction, of_largest(3), sealed=False, whole=True),
     "softmax": Operation(reduce.softmax, cut.normalize, of_largest(1), whole=True),
     "matmul": _product("matmul", cut.product),
     "dot": _product("dot", cut.dot),
@@ -311,6 +321,14 @@ OPERATIONS: Mapping[str, Operation] = {
     "item": _view(_item, cut.item),
     "take": Operation(_take, cut.take, on_the_way.take, sealed=False, uncast=(1,),
                       guard=_guard(_take, _has_entries), orders=True, whole=True),
+    "roll": _move(_roll, cut.roll)._replace(orders=True, whole=True),
+    "kron": Operation(_kron, cut.kron, orders=True),
+    "einsum": Operation(_einsum, cut.einsum, on_the_way.contraction, contracts=True, orders=True, whole=True),
+    **LINEAR,
+    **ORDERING,
+    "zeros": _move(_fill_with(0), cut.elementwise),
+    "ones": _move(_fill_with(1), cut.elementwise),
+    "linspace": _move(_linspace, cut.none),
     "eye": _move(_counts("eye", "float32"), cut.none),
     "arange": _move(_counts("arange", "int64"), cut.none),
 }  # fmt: skip

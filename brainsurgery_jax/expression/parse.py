@@ -10,12 +10,13 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from textwrap import wrap
 from types import EllipsisType
 
 from brainsurgery_jax.errors import Refusal, did_you_mean
-from brainsurgery_jax.expression.functions import FUNCTIONS, Function
+from brainsurgery_jax.expression.functions import FUNCTIONS
+from brainsurgery_jax.expression.signatures import Function
 
 MOST_CHARACTERS = 1000
 MOST_LEVELS = 100
@@ -27,7 +28,9 @@ ALLOWED = (
     + "\n".join(wrap(", ".join(FUNCTIONS) + ".", 100))
 )  # fmt: skip
 
-_STRANGE = re.compile(r"[^A-Za-z0-9_\s.,+\-*/%@()\[\]:<>=!&|~]")
+NUMBER_HINT = "Write `${i}` for the number that `i` captured, `${config.num_hidden_layers}` for one of the config."
+_NUMBER = re.compile(r"\$\{([^{}]{1,60})\}")
+_STRANGE = re.compile(r"[^A-Za-z0-9_\s.,+\-*/%@()\[\]:<>=!&|~\"']")
 _BINARY = (
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult, ast.BitAnd, ast.BitOr,
     ast.LShift, ast.RShift,
@@ -43,12 +46,19 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """An expression: its text, the names that it asks for, its tree, and whether it works element by element."""
+    """An expression: its text, the names that it asks for, its tree, and whether it works element by element.
+
+    `numbers`: the names of numbers that each match has, and what stands between the braces: `${i + 1}`. `lets`: local
+    names and their expressions. `at`: it is this part of the text, and ranges over a set.
+    """
 
     text: str
     names: frozenset[str] = field(compare=False)
     tree: ast.expr = field(compare=False, repr=False)
     elementwise: bool = field(compare=False)
+    numbers: tuple[tuple[str, str], ...] = ()
+    lets: tuple[tuple[str, Expression], ...] = ()
+    at: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -65,28 +75,50 @@ class Expression:
 def parse_expression(text: str) -> Expression:
     """The expression that a text spells. Raises Refusal."""
     line = re.sub(r"\s", " ", text).strip()
-    tree = _parse(line)
+    plain, numbers = _name_numbers(line)
+    tree = _parse(plain, line)
     if _levels(tree) > MOST_LEVELS:
         hint = "Compute a part of it in a step of its own, under a new name."
         raise Refusal("expression-syntax", f"the expression is nested more than {MOST_LEVELS} deep", hint=hint)
     reading = _Reading(line)
     reading.value(tree)
-    return Expression(line, frozenset(reading.names), tree, reading.elementwise)
+    return Expression(line, frozenset(reading.names - {n for n, _ in numbers}), tree, reading.elementwise, numbers)
 
 
-def _parse(line: str) -> ast.expr:
+def check_again(expression: Expression) -> Expression:
+    """An expression whose tree is another, with its own names and properties."""
+    reading = _Reading(expression.text)
+    reading.value(expression.tree)
+    numbers = tuple((name, text) for name, text in expression.numbers if name in reading.names)
+    names = frozenset(reading.names - {n for n, _ in numbers})
+    return replace(expression, names=names, elementwise=reading.elementwise, numbers=numbers)
+
+
+def _name_numbers(line: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """A text with names of the same length in place of `${...}`, and these names with what is between the braces."""
+    known: dict[str, str] = {}
+
+    def name(found: re.Match[str]) -> str:
+        made = f"_{len(known)}".ljust(len(found[0]), "_")
+        known[made] = found[1].strip()
+        return made
+
+    return _NUMBER.sub(name, line), tuple(known.items())
+
+
+def _parse(plain: str, line: str) -> ast.expr:
     if len(line) > MOST_CHARACTERS:
         hint = "Compute a part of it in a step of its own, under a new name."
         found = f"the expression has {len(line):,} characters, more than {MOST_CHARACTERS:,}"
         raise Refusal("expression-syntax", found, hint=hint)
-    if (strange := _STRANGE.search(line)) is not None:
+    if (strange := _STRANGE.search(plain)) is not None:
         at = strange.start()
-        hint = "Powers are written `x ** 2`." if line[at] == "^" else ALLOWED
+        hint = {"^": "Powers are written `x ** 2`.", "$": NUMBER_HINT}.get(line[at], ALLOWED)
         raise _refusal("expression-syntax", line, at, at + 1, f"'{line[at]}' has no meaning in an expression", hint)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Python's about odd but valid spellings
-            return ast.parse(line, mode="eval").body
+            return ast.parse(plain, mode="eval").body
     except SyntaxError as bad:
         at = min(max((bad.offset or 1) - 1, 0), len(line))
         hint = "Is a bracket or an operator missing there, or one too many? It is written as in Python and numpy."
@@ -208,8 +240,12 @@ class _Reading:
             wanted = f"{low}" if low == high else f"at least {low}" if high > 9 else f"{low} to {high}"
             found = f"'{name}' takes {wanted} argument{'s' * (wanted != '1')} without a name, got {len(node.args)}"
             raise self.refusal(node, found, usage)
-        for argument in node.args:
-            self.argument(argument)
+        for at, argument in enumerate(node.args):
+            match argument:
+                case ast.Constant(value=str()) if function.text and not at:
+                    pass
+                case _:
+                    self.argument(argument)
         given = [keyword.arg for keyword in node.keywords]
         for at, keyword in enumerate(node.keywords):
             if keyword.arg in given[:at]:

@@ -25,6 +25,11 @@ class NodeParams(TypedDict):
     counts: tuple[int, ...]
     times: int
     k: int
+    count: int
+    span: tuple[float, float, int]
+    shift: int | tuple[int, ...]
+    along: tuple[int, ...] | None
+    equation: str
     overflow: str | None
 
 

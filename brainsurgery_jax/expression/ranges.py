@@ -36,7 +36,7 @@ def exact_ranges(program: Computation) -> tuple[Interval | None, ...]:
     """For each node of whole numbers where its values lie if nothing wraps in it; None for the others."""
     found: list[Interval | None] = []
     for node in program.nodes:
-        found.append(_exact(node, [_of_operand(x, program, found) for x in node.operands]))
+        found.append(_exact(node, program, [_of_operand(x, program, found) for x in node.operands]))
     return tuple(found)
 
 
@@ -73,7 +73,7 @@ def _of_operand(x: Operand, program: Computation, exact: Sequence[Interval | Non
     return own if own is not None and own.within(held) else held
 
 
-def _exact(node: Node, xs: Sequence[Interval | None]) -> Interval | None:
+def _exact(node: Node, program: Computation, xs: Sequence[Interval | None]) -> Interval | None:
     if node.aval.dtype.kind not in INTEGERS:
         return None
     held = range_of(node.aval.dtype)
@@ -83,7 +83,9 @@ def _exact(node: Node, xs: Sequence[Interval | None]) -> Interval | None:
     match node.op:
         case "zeros_like" | "eye":
             return Interval(0, 0)
-        case "ones_like":
+        case "zeros":
+            return Interval(0, 0)
+        case "ones_like" | "ones":
             return Interval(1, 1)
         case "arange":
             counted = range(*node.params["counts"])
@@ -92,9 +94,11 @@ def _exact(node: Node, xs: Sequence[Interval | None]) -> Interval | None:
             return _union_or(held, xs[1:])
         case "take":
             return _union_or(held, xs[:1])
+        case "argmax" | "argmin" | "argsort" | "argtopk" | "ranks":
+            return Interval(0, max(0, table_size(node, program) - 1))
         case "cast":
             return known[0] if known and known[0].within(held) else held
-        case "sum" | "matmul" | "dot":
+        case "sum" | "matmul" | "dot" | "einsum" | "cumsum" | "trace":
             return None if None in xs else _sum(node, known)
         case _ if node.op in _SELECTING and len(known) == len(xs):
             return _union(known)
@@ -103,11 +107,11 @@ def _exact(node: Node, xs: Sequence[Interval | None]) -> Interval | None:
 
 _SELECTING = frozenset({
     "min", "max", "transpose", "reshape", "concat", "stack", "repeat", "flip", "item", "positive", "round", "floor",
-    "ceil", "diag", "tril", "triu", "median",
+    "ceil", "diag", "tril", "triu", "median", "sort", "topk", "kth_largest", "roll", "nan_to_num",
 })  # fmt: skip
-_ARITHMETIC = frozenset(
-    {"add", "subtract", "multiply", "negative", "left_shift", "power", "abs", "matmul", "dot", "outer"}
-)
+_ARITHMETIC = frozenset({
+    "add", "subtract", "multiply", "negative", "left_shift", "power", "abs", "matmul", "dot", "outer", "kron", "einsum",
+})  # fmt: skip
 
 
 def _union(ranges: Sequence[Interval]) -> Interval:
@@ -186,7 +190,7 @@ def _absolute(x: Interval) -> Interval:
 
 
 _YES_OR_NO = dict.fromkeys(
-    ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isfinite", "isnan"),
+    ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal", "isfinite", "isnan", "any", "all"),
     lambda *xs: Interval(0, 1),
 )
 _RULES: Mapping[str, Callable[..., Interval]] = {
@@ -195,6 +199,7 @@ _RULES: Mapping[str, Callable[..., Interval]] = {
     "subtract": lambda x, y: Interval(x.low - y.high, x.high - y.low),
     "multiply": _corners(lambda a, b: a * b),
     "outer": _corners(lambda a, b: a * b),
+    "kron": _corners(lambda a, b: a * b),
     "negative": lambda x: Interval(-x.high, -x.low),
     "invert": lambda x: Interval(-x.high - 1, -x.low - 1),
     "floor_divide": _quotient,
@@ -229,7 +234,17 @@ def _may_stop(node: Node, program: Computation, exact: Sequence[Interval | None]
         case "take":
             size = table_size(node, program)
             return xs[1] is None or not xs[1].within(Interval(-size, size - 1))
-    return False
+    return node.op in _REASONS
+
+
+_NOT_FINITE = "a matrix of `{}` holds NaN or infinity"
+_REASONS = {
+    "solve": "a matrix of `solve` is singular or not finite",
+    "inv": "a matrix of `inv` is singular or not finite",
+    "cholesky": "a matrix of `cholesky` is not positive definite",
+    **{name: _NOT_FINITE.format(name) for name in ("pinv", "qr", "svd", "eigh")},
+}
+"""Why matrices stop operations that always may be stopped."""
 
 
 def table_size(node: Node, program: Computation) -> int:
@@ -258,4 +273,6 @@ def _reason(node: Node, program: Computation) -> str:
             return f"an index is out of range for the {table_size(node, program):,} entries of what `take` picks from"
         case "power":
             return "an integer has a negative exponent. Write `float32(x)` in place of the integer"
+        case _ if node.op in _REASONS:
+            return _REASONS[node.op]
     return "an integer is divided by zero. Write `float32(x)` in place of the integer"

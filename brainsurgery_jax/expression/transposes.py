@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.expression import cut_rules
+from brainsurgery_jax.expression.functions import REDUCTIONS
 from brainsurgery_jax.expression.operations import OPERATIONS
 from brainsurgery_jax.expression.program import At, Computation, Node, excerpt
-from brainsurgery_jax.expression.typing import REDUCTIONS
 
 Order = tuple[int, ...]
 

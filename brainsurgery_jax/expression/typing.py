@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from brainsurgery_jax._lazy import jax, jnp
 from brainsurgery_jax.dtypes import BY_NAME, FLOAT32, Aval, DType, to_numpy
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.expression.functions import CASTS, FUNCTIONS
+from brainsurgery_jax.expression.functions import CASTS, FUNCTIONS, REDUCTIONS
+from brainsurgery_jax.expression.indexing import pick, plain_parts
 from brainsurgery_jax.expression.parse import Expression
-from brainsurgery_jax.expression.program import At, Computation, IndexPart, Literal, Node, Static, below, excerpt, leaf
+from brainsurgery_jax.expression.program import At, Computation, Literal, Node, Static, below, excerpt, leaf
+from brainsurgery_jax.expression.signatures import Pick
 from brainsurgery_jax.numerics.rounding import bounds
 
 if TYPE_CHECKING:
@@ -40,8 +42,6 @@ _UNARY: Mapping[type, tuple[str, Callable[..., object]]] = {
     ast.USub: ("negative", operator.neg), ast.UAdd: ("positive", operator.pos), ast.Invert: ("invert", operator.invert),
 }  # fmt: skip
 
-REDUCTIONS = frozenset({"sum", "mean", "std", "var", "min", "max", "norm", "median", "quantile"})
-
 
 class Typed(NamedTuple):
     """A program, and the text of the expression that each of its nodes stands for."""
@@ -51,12 +51,17 @@ class Typed(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def type_expression(expression: Expression, names: tuple[str, ...], avals: tuple[Aval, ...]) -> Typed:
-    """The program of an expression over tensors of known shapes and dtypes. Raises Refusal."""
+def type_expression(
+    expression: Expression, names: tuple[str, ...], avals: tuple[Aval, ...], numbers: tuple[tuple[str, float], ...] = ()
+) -> Typed:
+    """The program of an expression over tensors of known shapes and dtypes. `numbers`: by what `${...}` asks for.
+
+    Raises Refusal.
+    """
     made: list[Typed] = []
 
     def trace(*xs: jax.Array) -> None:
-        made.append(_Typing(expression, names, avals, xs).whole())
+        made.append(_Typing(expression, names, avals, xs, dict(numbers)).whole())
 
     with jax.enable_x64(True), freely():
         jax.eval_shape(trace, *(jax.ShapeDtypeStruct(a.shape, to_numpy(a.dtype)) for a in avals))
@@ -85,7 +90,7 @@ class Value:
     traced: jax.Array
 
 
-Meaning: TypeAlias = "Value | float | EllipsisType | slice | tuple[Meaning, ...] | None"
+Meaning: TypeAlias = "Value | float | str | EllipsisType | slice | tuple[Meaning, ...] | None"
 """What a part of a tree stands for: a tensor, a number, or what a function or an index takes beside them."""
 
 
@@ -93,27 +98,47 @@ class _Typing:
     """Walks a tree; the nodes that it finds collect in `nodes`."""
 
     def __init__(
-        self, expression: Expression, names: Sequence[str], avals: Sequence[Aval], traced: Sequence[jax.Array]
+        self,
+        expression: Expression,
+        names: Sequence[str],
+        avals: Sequence[Aval],
+        traced: Sequence[jax.Array],
+        numbers: Mapping[str, float],
     ):
         self.expression = expression
         self.nodes: list[Node] = []
         self.texts: list[str] = []
         self.values: dict[Node, Value] = {}
         work = work_dtype([a.dtype for a in avals])
-        self.leaves: dict[str, Value] = {}
+        self.work = to_numpy(work)
+        self.numbers = numbers
+        self.leaves: dict[str, Meaning] = {name: numbers[source] for name, source in expression.numbers}
         for index, (name, aval, x) in enumerate(zip(names, avals, traced, strict=True)):
             value = self._add(leaf(index, aval), x, name)
             if aval.dtype.is_float and aval.dtype != work:
                 wide = Node("cast", (value.at,), Aval(aval.shape, work), aval.dtype, (("overflow", None),))
                 value = self._add(wide, x.astype(to_numpy(work)), name)
             self.leaves[name] = value
+        for name, local in expression.lets:
+            self.leaves[name] = self._local(local)
+
+    def _local(self, local: Expression) -> Meaning:
+        """What a local name stands for; refusals show its own text."""
+        outer, before = self.expression, dict(self.leaves)
+        self.expression = local
+        self.leaves.update({name: self.numbers[source] for name, source in local.numbers})
+        for name, inner in local.lets:
+            self.leaves[name] = self._local(inner)
+        made = self.of(local.tree)
+        self.expression, self.leaves = outer, before
+        return made
 
     def whole(self) -> Typed:
         """The program of the whole tree. Raises Refusal."""
         tree = self.expression.tree
         value = self.of(tree)
         if isinstance(value, tuple):
-            raise self.expression.refusal(tree, "the expression is a shape, no tensor")
+            raise self._refusal(tree, ValueError(_no_tensor(value)), ())
         if not isinstance(value, Value):
             value = self._emit(tree, "number", jnp.asarray, value)
         assert isinstance(value, Value)
@@ -125,7 +150,7 @@ class _Typing:
         match node:
             case ast.Name(id=name):
                 return self.leaves[name]
-            case ast.Constant(value=int() | float() | None | EllipsisType() as value):
+            case ast.Constant(value=int() | float() | str() | None | EllipsisType() as value):
                 return value
             case ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right]):
                 return self._binary(node, *_BINARY[type(op)], self.of(left), self.of(right))
@@ -151,8 +176,9 @@ class _Typing:
 
     def _binary(self, node: ast.expr, op: str, fn: Callable[..., object], x: Meaning, y: Meaning) -> Value | float:
         def compute(a: object, b: object) -> object:
-            if isinstance(a, tuple) or isinstance(b, tuple):
-                raise ValueError("a shape is no number; pick one of its sizes, such as x.shape[0]")
+            for several in (a, b):
+                if isinstance(several, tuple):
+                    raise ValueError(_no_tensor(several))
             if op in ("power", "left_shift", "right_shift") and isinstance(b, int | float) and abs(b) > MOST_EXPONENT:
                 raise ValueError(f"exponents go up to {MOST_EXPONENT}")
             if op == "matmul":
@@ -190,17 +216,23 @@ class _Typing:
 
     def _item(self, node: ast.expr, x: Meaning, parts: Sequence[Meaning]) -> Meaning:
         if isinstance(x, tuple):  # a shape
-            (place,) = parts
-            found = self._try(node, lambda a: a[place], [x])
-            assert isinstance(found, int | tuple)
-            return found
+            return self._of_several(node, x, parts)
         if not isinstance(x, Value):
             raise self._refusal(node, ValueError("is no tensor"), ())
         plain = [p.traced if isinstance(p, Value) else p for p in parts]
-        return self._emit(node, "item", lambda a: _pick(a, plain), x,
-                          static=lambda: (("parts", _plain_parts(x.traced.shape, plain)),))  # fmt: skip
+        return self._emit(node, "item", lambda a: pick(a, plain), x,
+                          static=lambda: (("parts", plain_parts(x.traced.shape, plain)),))  # fmt: skip
 
-    def _call(self, node: ast.expr, name: str, keywords: Mapping[str, Meaning], *args: Meaning) -> Value | float:
+    def _of_several(self, node: ast.expr, several: tuple[Meaning, ...], parts: Sequence[Meaning]) -> Meaning:
+        """A size of a shape, or one of several results."""
+        match parts:
+            case [int() as place] if -len(several) <= place < len(several):
+                return several[place]
+            case [slice() as some]:
+                return several[some]
+        raise self._refusal(node, ValueError(f"takes a whole number below {len(several)} in brackets"), ())
+
+    def _call(self, node: ast.expr, name: str, keywords: Mapping[str, Meaning], *args: Meaning) -> Meaning:
         function = FUNCTIONS[name]
 
         def call(*xs: object) -> jax.Array:
@@ -210,16 +242,34 @@ class _Typing:
                     raise ValueError(f"{key} must be a whole number, a list of them, true or false")
             if any(a is None or (isinstance(a, tuple) and not function.lists) for a in args):
                 raise ValueError("takes tensors and numbers")
-            return function.fn(*_with_traced(args), **keywords)
+            made = function.fn(*_with_traced(args), **keywords)
+            return made.astype(self.work) if function.widest else made
 
         if function.elementwise:
             for x, y in combinations(args, 2):
                 self._refuse_unlike(node, x, y)
-        tensors = list(_flat(args)) if name in ("concat", "stack") else list(args[: _TENSORS.get(name, len(args))])
-        static = lambda: _static_of(name, keywords, args)  # noqa: E731
-        if name in ("eye", "arange"):
-            return self._emit(node, name, call, static=static)
-        return self._emit(node, "cast" if name in CASTS else name, call, *tensors, static=static)
+        first = next((a for a in _flat(args) if isinstance(a, Value)), None)
+        rank = first.traced.ndim if first is not None else 0
+        tensors = [a for a in _flat(args[: function.operands]) if not isinstance(a, str)]
+        made = self._emit(
+            node, "cast" if name in CASTS else name, call, *tensors,
+            static=lambda: function.static(keywords, args, rank),
+        )  # fmt: skip
+        return made if function.picks is None else self._pick_apart(node, made, function.picks(*map(_shape_of, args)))
+
+    def _pick_apart(self, node: ast.expr, packed: Value | float, picks: Sequence[Pick]) -> tuple[Meaning, ...]:
+        """The results of a function that has several."""
+        assert isinstance(packed, Value)
+        made = []
+        for start, stop, transposed in picks:
+            part = self._item(node, packed, [..., start if stop is None else slice(start, stop)])
+            assert isinstance(part, Value)
+            rank = part.traced.ndim
+            order = (*range(rank - 2), rank - 1, rank - 2)
+            swap = lambda a: jnp.swapaxes(a, -1, -2)  # noqa: E731
+            static: Static = (("order", order),)
+            made.append(self._emit(node, "transpose", swap, part, static=lambda s=static: s) if transposed else part)
+        return tuple(made)
 
     # --- nodes
 
@@ -282,7 +332,7 @@ def _literal(x: Meaning) -> Literal:
 
 def _work(op: str, operands: Sequence[object], result: DType) -> DType:
     """The dtype that operands are cast to: that of the result, where it tells."""
-    if not operands or op in ("cast", "number", "item", "take", *REDUCTIONS):
+    if not operands or op in ("cast", "number", "item") or (op in FUNCTIONS and FUNCTIONS[op].own):
         first = operands[0] if operands and _is_array(operands[0]) else None
         return result if first is None else BY_NAME[first.dtype.name]
     common = BY_NAME[jnp.result_type(*(operands[1:] if op == "where" else operands)).name]
@@ -290,63 +340,20 @@ def _work(op: str, operands: Sequence[object], result: DType) -> DType:
     return common if result.is_bool or real_of_complex else result
 
 
-_TENSORS = {"transpose": 1, "reshape": 1, "repeat": 1}
-"""How many of a function's arguments are operands; the others say how, and are part of the node."""
-
-
-def _static_of(name: str, keywords: Mapping[str, Meaning], args: Sequence[Meaning]) -> Static:
-    """The parameters of a call that are no tensors, spelled in one way."""
-    first = next((a for a in _flat(args)), None)
-    rank = first.traced.ndim if isinstance(first, Value) else 0
-    axis = keywords.get("axis")
-    match name:
-        case _ if name in REDUCTIONS:
-            return ("axes", _axes(axis, rank)), ("keepdims", bool(keywords.get("keepdims", False)))
-        case "softmax":
-            return (("axes", _axes(keywords.get("axis", -1), rank)),)
-        case "transpose":
-            order = args[1] if len(args) > 1 else tuple(reversed(range(rank)))
-            return (("order", tuple(a % rank for a in _whole_numbers(order))),)
-        case "concat":
-            return (("axis", _axis(keywords.get("axis", 0), rank)),)
-        case "stack":
-            return (("axis", _axis(keywords.get("axis", 0), rank + 1)),)
-        case "repeat":
-            return ("times", args[1]), ("axis", _axis(axis, rank))
-        case "take":
-            return (("axis", _axis(axis, rank)),)
-        case "flip":
-            return (("axes", _axes(axis, rank)),)
-        case "tril" | "triu":
-            return (("k", keywords.get("k", 0)),)
-        case "eye" | "arange":
-            return (("counts", tuple(args)),)
-        case _ if name in CASTS:
-            return (("overflow", None),)
-    return ()
-
-
-def _axis(axis: Meaning, rank: int) -> int | None:
-    """An axis that a function is called with, counted from 0; None: the function works on all elements."""
-    assert axis is None or isinstance(axis, int)
-    return None if axis is None else axis % max(1, rank)
-
-
-def _axes(axis: Meaning, rank: int) -> tuple[int, ...]:
-    if axis is None:
-        return tuple(range(rank))
-    return tuple(sorted(a % max(1, rank) for a in _whole_numbers(axis)))
-
-
-def _whole_numbers(x: Meaning) -> tuple[int, ...]:
-    """What JAX took for one whole number or several."""
-    parts = x if isinstance(x, tuple) else (x,)
-    return tuple(part for part in parts if isinstance(part, int))
-
-
 def _flat(args: Sequence[Meaning]) -> Iterator[Meaning]:
     for a in args:
         yield from a if isinstance(a, tuple) else (a,)
+
+
+def _no_tensor(several: tuple[object, ...]) -> str:
+    """Why a tuple is no operand."""
+    if all(isinstance(part, int) for part in several):
+        return "a shape is no number; pick one of its sizes, such as x.shape[0]"
+    return f"there are {len(several)} results; pick one, such as the first by [0]"
+
+
+def _shape_of(x: Meaning) -> tuple[int, ...]:
+    return tuple(x.traced.shape) if isinstance(x, Value) else ()
 
 
 def _with_traced(args: Sequence[Meaning]) -> list[object]:
@@ -380,43 +387,3 @@ def _product(x: object, y: object) -> jax.Array:
     if x.shape[-1] != (inner := y.shape[-2:][0]):
         raise ValueError(f"cannot be multiplied, {x.shape[-1]} against {inner}; .T transposes")
     return jnp.matmul(x, y)
-
-
-def _pick(x: jax.Array, parts: Sequence[object]) -> jax.Array:
-    for part in parts:
-        bounds = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
-        if any(isinstance(b, bool) or not isinstance(b, int | None | EllipsisType) for b in bounds):
-            raise ValueError("between brackets stand whole numbers, slices, None and ...; `take` picks by a list")
-    _check_bounds(x.shape, parts)
-    return x[tuple(parts)]
-
-
-def _fill_ellipsis(shape: Sequence[int], parts: Sequence[object]) -> list[object]:
-    """Parts of an index, one for each axis; those that an ellipsis stands for written out."""
-    taken = sum(p is not None and p is not Ellipsis for p in parts)
-    rest: list[object] = [slice(None)] * (len(shape) - taken)
-    at = next((i for i, p in enumerate(parts) if p is Ellipsis), len(parts))
-    return [*parts[:at], *rest, *parts[at + 1 :]]
-
-
-def _check_bounds(shape: Sequence[int], parts: Sequence[object]) -> None:
-    """Refuse an integer index outside of its axis, which JAX takes for the nearest one inside."""
-    taken = [p for p in _fill_ellipsis(shape, parts) if p is not None]
-    for axis, (part, size) in enumerate(zip(taken, shape, strict=False)):
-        if isinstance(part, int) and not -size <= part < size:
-            raise ValueError(f"index {part} is out of range for axis {axis} of size {size}")
-
-
-def _plain_parts(shape: Sequence[int], parts: Sequence[object]) -> tuple[IndexPart, ...]:
-    """An index as plain data: None for a new axis, a number, or `(start, stop, step)`, as `range` takes them."""
-    sizes = iter(shape)
-    made: list[IndexPart] = []
-    for part in _fill_ellipsis(shape, parts):
-        if part is None:
-            made.append(None)
-        elif isinstance(part, slice):
-            made.append(part.indices(next(sizes)))
-        else:
-            assert isinstance(part, int)
-            made.append(part % next(sizes))
-    return tuple(made)

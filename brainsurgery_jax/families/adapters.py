@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import Any, NamedTuple, TypeVar
 
@@ -123,6 +123,28 @@ def pattern_of(values: Config, usual: object) -> dict[str, object]:
     return {words[module]: value for module, value in values.items() if value != usual}
 
 
+def words_of(wanted: Collection[str], modules: Collection[str], *, anywhere: bool) -> list[str]:
+    """Words that select exactly these of the modules, as short as names go: what is behind the number of a layer, where
+    all modules that end so are wanted, else whole names. `anywhere`: a word may begin within a part of a name."""
+    mark = "" if anywhere else "."
+    found: dict[str, None] = {}
+    for module in wanted:
+        parts = module.split(".")
+        tails = [".".join(parts[at:]) for at in range(len(parts) - 1, 0, -1) if not parts[at].isdecimal()]
+        short = (t for t in tails if all(m in wanted for m in modules if m == t or m.endswith(mark + t)))
+        found[next(short, module)] = None
+    return list(found)
+
+
+def patterns_of(values: Mapping[str, N], modules: Collection[str]) -> dict[str, N]:
+    """Patterns that give modules these values, and match none of the others."""
+    found: dict[str, N] = {}
+    for value in sorted(set(values.values())):
+        wanted = [module for module, own in values.items() if own == value]
+        found |= dict.fromkeys(words_of(wanted, modules, anywhere=False), value)
+    return found
+
+
 def words_for(modules: Iterable[str]) -> list[str]:
     """The words that select exactly these modules: the name behind the layer's number if all layers have it, whole
     names if only some do."""
@@ -171,17 +193,18 @@ def _ranks(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:
     usual, pattern = config.get("r"), config.get("rank_pattern") or {}
     if type(usual) is not int or not isinstance(pattern, Mapping):
         return
-    wrong = [m for m, rank in adapter.ranks.items() if rank != _value_for(m, pattern, usual)]
+    wrong = [m for m, rank in adapter.ranks.items() if rank != value_for(m, pattern, usual)]
     if not wrong:
         return
     shown = adapter.factors[wrong[0]][0]
-    said = _value_for(wrong[0], pattern, usual)
+    said = value_for(wrong[0], pattern, usual)
     key = "r" if said == usual and len(wrong) == len(adapter.ranks) else "rank_pattern"
     message = f"adapter_config.json says rank {said} for '{wrong[0]}', but the tensors have {shown.rank}: "
     yield ConfigDifference(f"{message}'{shown.name}' is {shown.aval}", _rank_patch(config, adapter, whole=key == "r"))
 
 
-def _value_for(module: str, pattern: Mapping[str, Any], usual: float) -> float:
+def value_for(module: str, pattern: Mapping[str, Any], usual: float) -> float:
+    """What a rank_pattern or alpha_pattern says of a module, where none of its patterns matches `usual`."""
     return next((rank for key, rank in pattern.items() if _matches(rf"(.*\.)?({key})", module)), usual)
 
 
@@ -208,10 +231,16 @@ def _rank_patch(config: Mapping[str, Any], adapter: Adapter, *, whole: bool) -> 
     return {key: value for key, value in new.items() if value != config.get(key, 8 if key == "lora_alpha" else {})}
 
 
+def keep_scales(config: Mapping[str, Any], adapter: Adapter) -> dict[str, object]:
+    """A config with the actual ranks, and alphas that keep the scale of every product. `config` fits the adapter as it
+    was; `r` is the rank of most modules."""
+    return {**config, **(_rank_patch(config, adapter, whole=True) if adapter.factors else {})}
+
+
 def _alpha_to_keep_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """The alpha that scales the product of a module with this rank as the config does."""
-    before = _value_for(module, config.get("rank_pattern") or {}, config["r"])
-    alpha = _value_for(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
+    before = value_for(module, config.get("rank_pattern") or {}, config["r"])
+    alpha = value_for(module, config.get("alpha_pattern") or {}, config.get("lora_alpha", 8))
     scaled = alpha * (sqrt(rank / before) if config.get("use_rslora") else rank / before)
     return int(scaled) if scaled == int(scaled) else scaled
 
@@ -221,7 +250,8 @@ def _pattern(config: Mapping[str, Any], key: str, values: Mapping[str, float], u
     there = config.get(key) or {}
     chosen = {word: [v for m, v in values.items() if _matches(rf"(.*\.)?({word})", m)] for word in there}
     kept = {word: _usual(found or [usual]) for word, found in chosen.items()}
-    return kept | pattern_of({m: v for m, v in values.items() if _value_for(m, kept, usual) != v}, None)
+    wrong = {m: v for m, v in values.items() if value_for(m, kept, usual) != v}
+    return {**patterns_of(wrong, values), **kept}  # the first that matches counts
 
 
 def _targets(config: Config, adapter: Adapter) -> Iterator[ConfigDifference]:

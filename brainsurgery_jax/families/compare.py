@@ -10,7 +10,17 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.families.evidence import Observation, key_text, modules_of, observe
 from brainsurgery_jax.families.model import PARTS, UNLIKE, WHOLE, ConfigDifference, Family, FamilyPlace
 from brainsurgery_jax.families.names import Kin, kin_of
-from brainsurgery_jax.families.presence import classes, dtypes, experts, experts_per_token, flags, gaps, heads, lists
+from brainsurgery_jax.families.presence import (
+    classes,
+    dtypes,
+    experts,
+    experts_per_token,
+    flags,
+    gaps,
+    heads,
+    lists,
+    table_in_place_of,
+)
 from brainsurgery_jax.families.solve import Solved, solve
 from brainsurgery_jax.families.tables import FAMILIES
 from brainsurgery_jax.layout.expressions import Config
@@ -34,6 +44,14 @@ def differences(
 def describes(config: Config, avals: Mapping[str, Aval]) -> bool:
     """Whether a family is known whose names the tensors have."""
     return next(places(config, kin_of(avals)), None) is not None
+
+
+def tied_table(config: Config, avals: Mapping[str, Aval], head: str) -> str | None:
+    """The tensor that a model with this config uses as the output table `head`, which it lacks; None if there is none
+    that is known."""
+    kin = kin_of(avals)
+    found = (table_in_place_of(head, place, kin) for place in places(config, kin))
+    return next(filter(None, found), None)
 
 
 def places(config: Config, kin: Mapping[str, Kin]) -> Iterator[FamilyPlace]:

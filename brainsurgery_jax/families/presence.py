@@ -39,10 +39,8 @@ def _moves(head: str, numbers: Sequence[int]) -> Iterator[tuple[str, str]]:
 
 def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]) -> Iterator[ConfigDifference]:
     """An output table that exists although config.json ties it, or is missing although it does not."""
-    words = [name for name, shapes in shape_table(place.family).items() if shapes[0][0] == "V"]
-    outputs = [name[1:] for name in place.family.tied]
+    outputs, table = _tables(place, kin)
     holder = next((c for c in (place.whole, place.config) if isinstance(c.get(TIED), bool)), None)
-    table = next((place.base + word for word in words if place.base + word in kin), None)
     if holder is None or not outputs or table is None:
         return
     head = next((p + name for name in outputs for p in (place.prefix, "") if p + name in kin), None)
@@ -57,6 +55,22 @@ def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]
             f"tied, '{table}' takes its place, as in a model that was tied before"
         )
         yield ConfigDifference(found, flag_patch(place, TIED, True))
+
+
+def _tables(place: FamilyPlace, kin: Mapping[str, Kin]) -> tuple[list[str], str | None]:
+    """The names that an output table may have, without a prefix, and the table of words that there is."""
+    words = [name for name, shapes in shape_table(place.family).items() if shapes[0][0] == "V"]
+    outputs = [name[1:] for name in place.family.tied]
+    return outputs, next((place.base + word for word in words if place.base + word in kin), None)
+
+
+def table_in_place_of(head: str, place: FamilyPlace, kin: Mapping[str, Kin]) -> str | None:
+    """The table of words that a model uses as the output table `head`, which it lacks; None if it says that the two
+    are not tied, or if `head` is no output table."""
+    outputs, table = _tables(place, kin)
+    named = {prefix + name for name in outputs for prefix in (place.prefix, "")}
+    untied = place.whole.get(TIED, place.config.get(TIED)) is False
+    return None if untied or head in kin or head not in named else table
 
 
 def flag_patch(place: FamilyPlace, key: str, value: bool) -> dict[str, object]:

@@ -160,13 +160,17 @@ class Graph:
         return twin
 
     def _node(
-        self, key: Hashable, kind: NodeKind, avals: tuple[Aval, ...], srcs: tuple[Expr, ...] = (), *,
-        recipe: Recipe | None = None, moves: Moves | None = None, index: int = 0, name: str = "", source: Any = None,
-        value: np.ndarray | None = None,
-    ) -> Expr:  # fmt: skip
+        self,
+        key: Hashable,
+        kind: NodeKind,
+        avals: tuple[Aval, ...],
+        srcs: tuple[Expr, ...] = (),
+        recipe: Recipe | None = None,
+    ) -> Expr:
+        """A new node; the fields that only nodes of its kind have are set by the caller."""
         e = Expr()
         e.kind, e.id, e.aval, e.avals, e.srcs, e.span = kind, len(self._nodes), avals[0], avals, srcs, self.span
-        e.moves, e.index, e.name, e.source, e.value = moves, index, name, source, value
+        e.moves, e.index, e.name, e.source, e.value = None, 0, "", None, None
         if recipe is None:
             e.kernel, e.static, e.numbers = None, (), ()
         else:
@@ -196,12 +200,20 @@ class Graph:
     def placeholder(self, alias: str, name: str, aval: Aval) -> Expr:
         """A leaf of a pytree that will be given when the program is applied."""
         key = ("given", alias, name)
-        return self._nodes.get(key) or self._node(key, NodeKind.GIVEN, (aval,), source=alias, name=name)
+        if (known := self._nodes.get(key)) is not None:
+            return known
+        e = self._node(key, NodeKind.GIVEN, (aval,))
+        e.source, e.name = alias, name
+        return e
 
     def const(self, value: np.ndarray, dtype: DType) -> Expr:
         """A small array spelled out by the plan."""
         key = ("const", dtype, value.shape, value.tobytes())
-        return self._nodes.get(key) or self._node(key, NodeKind.CONST, (Aval(value.shape, dtype),), value=value)
+        if (known := self._nodes.get(key)) is not None:
+            return known
+        e = self._node(key, NodeKind.CONST, (Aval(value.shape, dtype),))
+        e.value = value
+        return e
 
     def poison(self) -> Expr:
         """What a failed step would have made: everything made of it is poison too, silently."""
@@ -237,14 +249,20 @@ class Graph:
             rule = recipe.rules[avals] = _rule(recipe, avals)
         if rule.avals is None:
             return srcs[0]
-        return self._node(key, NodeKind.CALL, rule.avals, srcs, recipe=recipe, moves=rule.moves)
+        e = self._node(key, NodeKind.CALL, rule.avals, srcs, recipe)
+        e.moves = rule.moves
+        return e
 
     def pick(self, call: Expr, index: int) -> Expr:
         """Result number `index` of a call."""
         if call.is_poison:
             return call
         key = ("pick", call, index)
-        return self._nodes.get(key) or self._node(key, NodeKind.PICK, (call.avals[index],), (call,), index=index)
+        if (known := self._nodes.get(key)) is not None:
+            return known
+        e = self._node(key, NodeKind.PICK, (call.avals[index],), (call,))
+        e.index = index
+        return e
 
 
 def asked_of(question: Pending) -> tuple[Expr, ...]:

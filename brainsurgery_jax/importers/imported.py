@@ -12,7 +12,8 @@ import brainsurgery_jax.ops  # noqa: F401  (fills the registry, by which plans a
 from brainsurgery_jax.errors import PlanError, Span
 from brainsurgery_jax.plan.build import node_of
 from brainsurgery_jax.plan.parse import parse
-from brainsurgery_jax.plan.source import Map, read_scalar
+from brainsurgery_jax.plan.scalars import read_scalar
+from brainsurgery_jax.plan.source import Map
 from brainsurgery_jax.protocol import Substep
 
 _WIDTH = 110

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
+from math import gcd, prod
 
 Span1 = tuple[int, int, int]
 Box = tuple[Span1, ...]
@@ -74,3 +74,41 @@ def cover(shape: Sequence[int], start: int, stop: int) -> Iterator[Box]:
         if full > first:
             yield ((first, full, 1), *whole(shape[1:]))
         yield from cover(shape, full * row, stop)
+
+
+def compose(outer: Span1, inner: Span1) -> Span1:
+    """The span that picks `inner` out of what `outer` picked."""
+    count, start, step = extent(inner), outer[0] + inner[0] * outer[2], outer[2] * inner[2]
+    return (start, start + (count - 1) * step + 1 if count else start, step)
+
+
+def with_span(box: Box, axis: int, span: Span1) -> Box:
+    """A box with another span along one axis."""
+    return (*box[:axis], span, *box[axis + 1 :])
+
+
+def meet(want: Span1, have: Span1) -> tuple[Span1, Span1] | None:
+    """Where the picks of `want` fall on picks of `have`: (their places in want, their places in have), or None."""
+    period = have[2] // gcd(want[2], have[2])
+    picks = range(*want)
+    first = next((k for k in range(min(period, len(picks))) if (picks[k] - have[0]) % have[2] == 0), None)
+    if first is None:
+        return None
+    if picks[first] < have[0]:  # step forward to the start of `have`, staying on the common grid
+        jump = want[2] * period
+        first += -(-(have[0] - picks[first]) // jump) * period
+    count = _count_below(picks, range(first, len(picks), period), have[1])
+    if count <= 0:
+        return None
+    start = (picks[first] - have[0]) // have[2]
+    step = max(1, want[2] * period // have[2])
+    return (first, first + (count - 1) * period + 1, period), (start, start + (count - 1) * step + 1, step)
+
+
+def _count_below(picks: range, hits: range, stop: int) -> int:
+    """How many of `hits` (indices into `picks`, ascending) pick something below `stop`."""
+    low, high = 0, len(hits)
+    while low < high:
+        mid = (low + high) // 2
+        low, high = (mid + 1, high) if picks[hits[mid]] < stop else (low, mid)
+    return low

@@ -11,12 +11,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import gcd, prod
+from math import prod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.index.boxes import Box, Span1, box_shape, contiguous_from, extent, flat_range, strides, whole
+from brainsurgery_jax.index.boxes import (
+    Box,
+    box_shape,
+    compose,
+    contiguous_from,
+    extent,
+    flat_range,
+    meet,
+    strides,
+    whole,
+    with_span,
+)
 from brainsurgery_jax.select import Index
 
 if TYPE_CHECKING:
@@ -99,12 +110,6 @@ def index_box(index: Index) -> Box:
     return tuple(zip(index.starts, index.stops, index.steps, strict=True))
 
 
-def _compose(outer: Span1, inner: Span1) -> Span1:
-    """The span that picks `inner` out of what `outer` picked."""
-    count, start, step = extent(inner), outer[0] + inner[0] * outer[2], outer[2] * inner[2]
-    return (start, start + (count - 1) * step + 1 if count else start, step)
-
-
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A box as equally long flat ranges, in row-major order."""
@@ -178,7 +183,7 @@ class Slice(Moves):
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
         wanted = iter(box)
         source = tuple(
-            s if axis in self.index.dropped else _compose(s, next(wanted))
+            s if axis in self.index.dropped else compose(s, next(wanted))
             for axis, s in enumerate(index_box(self.index))
         )
         return [Part(0, source, whole(box_shape(box)))]
@@ -267,7 +272,7 @@ class Concat(Moves):
         out, offset, within = [], 0, whole(box_shape(box))
         for src, aval in enumerate(avals):
             size = aval.shape[self.axis]
-            if (hit := _meet(box[self.axis], (offset, offset + size, 1))) is not None:
+            if (hit := meet(box[self.axis], (offset, offset + size, 1))) is not None:
                 at, inside = hit
                 out.append(Part(src, with_span(box, self.axis, inside), with_span(within, self.axis, at)))
             offset += size
@@ -309,7 +314,7 @@ class Update(Moves):
         yield Run(0, at, size)
 
     def parts(self, avals: tuple[Aval, ...], box: Box) -> list[Part]:
-        hits = [_meet(want, have) for want, have in zip(box, index_box(self.index), strict=True)]
+        hits = [meet(want, have) for want, have in zip(box, index_box(self.index), strict=True)]
         base = Part(0, box, whole(box_shape(box)))
         if any(hit is None for hit in hits):
             return [base]
@@ -359,38 +364,6 @@ def _same_axis(at: int, before: Sequence[int], after: Sequence[int]) -> int | No
     """The axis of the same size with as many elements before it."""
     same = (q for q, n in enumerate(after) if n == before[at] and prod(after[:q]) == prod(before[:at]))
     return next(same, None)
-
-
-def with_span(box: Box, axis: int, span: Span1) -> Box:
-    """A box with another span along one axis."""
-    return (*box[:axis], span, *box[axis + 1 :])
-
-
-def _meet(want: Span1, have: Span1) -> tuple[Span1, Span1] | None:
-    """Where the picks of `want` fall on picks of `have`: (their places in want, their places in have), or None."""
-    period = have[2] // gcd(want[2], have[2])
-    picks = range(*want)
-    first = next((k for k in range(min(period, len(picks))) if (picks[k] - have[0]) % have[2] == 0), None)
-    if first is None:
-        return None
-    if picks[first] < have[0]:  # step forward to the start of `have`, staying on the common grid
-        jump = want[2] * period
-        first += -(-(have[0] - picks[first]) // jump) * period
-    count = _count_below(picks, range(first, len(picks), period), have[1])
-    if count <= 0:
-        return None
-    start = (picks[first] - have[0]) // have[2]
-    step = max(1, want[2] * period // have[2])
-    return (first, first + (count - 1) * period + 1, period), (start, start + (count - 1) * step + 1, step)
-
-
-def _count_below(picks: range, hits: range, stop: int) -> int:
-    """How many of `hits` (indices into `picks`, ascending) pick something below `stop`."""
-    low, high = 0, len(hits)
-    while low < high:
-        mid = (low + high) // 2
-        low, high = (mid + 1, high) if picks[hits[mid]] < stop else (low, mid)
-    return low
 
 
 def resolve_shape(shape: Sequence[int], size: int, found: Aval) -> tuple[int, ...]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.index import moves
-from brainsurgery_jax.index.boxes import Box, Span1, box_shape, extent, whole
-from brainsurgery_jax.index.moves import Axes, Moves, Part, Run, clip, itemsize, with_span
+from brainsurgery_jax.index.boxes import Box, Span1, box_shape, extent, whole, with_span
+from brainsurgery_jax.index.moves import Axes, Moves, Part, Run, clip, itemsize
 
 if TYPE_CHECKING:
     import numpy as np

@@ -95,10 +95,7 @@ class _LayoutParser:
     # --- the file
 
     def layout(self, root: Map) -> Layout:
-        self.keys(root, KEYS, "layout")
-        for key in ("layout", "doc", "rules"):
-            if get(root, key) is None and not (key == "rules" and get(root, "rest")):
-                self.complain("layout-form", f"missing key '{key}'", root.span)
+        self.check_keys(root)
         target = self.map(root, "target")
         self.keys(target, TARGET_KEYS, "target")
         forms = self.forms(target)
@@ -137,6 +134,13 @@ class _LayoutParser:
             separator=separator or ".",
             forms=forms,
         )
+
+    def check_keys(self, root: Map) -> None:
+        """Report keys that are not known, and those that are missing."""
+        self.keys(root, KEYS, "layout")
+        for key in ("layout", "doc", "rules"):
+            if get(root, key) is None and not (key == "rules" and get(root, "rest")):
+                self.complain("layout-form", f"missing key '{key}'", root.span)
 
     def forms(self, target: Map) -> dict[str, TreeForm]:
         """The trees that the library has. Their leaves have one key more, or none."""

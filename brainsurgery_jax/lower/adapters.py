@@ -1,5 +1,5 @@
-"""The adapter_config.json of an output that PEFT is to load: the input's, what the plan sets in it, and what follows
-from names and shapes where neither says it."""
+"""The adapter_config.json of an output for PEFT: that of the input, with the changes of the plan, and with values that
+follow from names and shapes where neither sets them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from brainsurgery_jax.config_patch import apply_change, read_change
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Refusal, StoreError
 from brainsurgery_jax.families.adapters import Adapter, derive_config, read_adapter
+from brainsurgery_jax.graph.expr import Bound
 from brainsurgery_jax.lower.configs import side_file
 from brainsurgery_jax.lower.state import Extras, World
 from brainsurgery_jax.plan.source import flow_yaml
@@ -20,8 +21,8 @@ from brainsurgery_jax.store.safetensors.header import json_object
 
 
 def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras: Extras, world: World) -> bytes:
-    """The adapter_config.json of an output. `change` is the option `config`, `extras` what comes along with the
-    tensors. Raises Refusal for what is needed and cannot be known."""
+    """The adapter_config.json of an output. `change` is the option `config`; `extras` are those of the tensors' alias.
+    Raises Refusal for a value that PEFT needs and that cannot be derived."""
     found = side_file(extras.origin, ADAPTER_CONFIG, world) or extras.metadata.get(IN_METADATA, "").encode()
     try:
         original = json_object(found, extras.origin or ADAPTER_CONFIG, "config") if found else {}
@@ -37,9 +38,15 @@ def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras:
         message = f"option 'config': {bad.key}: {bad.message}"
         raise Refusal("output-options", message, key="options", hint=bad.hint) from bad
     if config.get("peft_type", "LORA") == "LORA":
-        derived = _derive(read_adapter(avals), config)
+        adapter = read_adapter(avals)
+        _check_settings(asked.patch)
+        derived = _derive(adapter, config)
         added = {k: v for k, v in derived.items() if config.get(k) is None and k not in asked.patch}
         config |= added
+        depends = "r" in added and any(isinstance(rank, Bound) for rank in adapter.ranks.values())
+        several = len(adapter.ranks) > 1 and "alpha_pattern" not in config
+        if depends and (several or "lora_alpha" not in config):
+            raise _depends_on_data()
         if "lora_alpha" not in config and not base:
             raise _lacks_alpha(config)
         if "rank_pattern" in added and "alpha_pattern" not in config:
@@ -47,14 +54,17 @@ def adapter_config(change: Mapping[str, Any], avals: Mapping[str, Aval], extras:
     return found if found and config == original else dump_adapter_config(config)
 
 
-def dump_adapter_config(config: Mapping[str, Any]) -> bytes:
+def dump_adapter_config(config: Mapping[str, object]) -> bytes:
     """The text of an adapter_config.json."""
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _derive(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What names and shapes say. Raises Refusal where they are not those of LoRA and the config does not say enough."""
+def _derive(adapter: Adapter, config: Mapping[str, object]) -> dict[str, object]:
+    """The values that follow from names and shapes. Raises Refusal if these are not LoRA's and the config is
+    incomplete."""
     if adapter.factors and not adapter.others:
+        if "peft_type" not in config:
+            _refuse_unpaired(adapter)
         return derive_config(adapter)
     if config.get("peft_type") is not None:
         return {}
@@ -63,11 +73,53 @@ def _derive(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Any]:
         "LoRA's are called base_model.model.MODULE.lora_A.weight and ...lora_B.weight. Rename them; for another kind "
         "of adapter give its whole config: `options: {config: {peft_type: ..., ...}}`; or write safetensors."
     )
-    raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be made: {what}", key="format", hint=hint)
+    raise Refusal("adapter-config", f"{ADAPTER_CONFIG} cannot be created: {what}", key="format", hint=hint)
 
 
-def _lacks_alpha(config: Mapping[str, Any]) -> Refusal:
-    """That the scale of the product is not known, with what would leave it as it is."""
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "r": ((int,), "a whole number"), "lora_alpha": ((int, float), "a number"),
+    "target_modules": ((list, str), "a list of names, or a regular expression"),
+    "modules_to_save": ((list,), "a list of names"), "rank_pattern": ((Mapping,), "a mapping of patterns to ranks"),
+    "alpha_pattern": ((Mapping,), "a mapping of patterns to alphas"), "use_rslora": ((bool,), "true or false"),
+    "use_dora": ((bool,), "true or false"), "fan_in_fan_out": ((bool,), "true or false"),
+}  # fmt: skip
+"""What PEFT takes, as far as it stops at anything else."""
+
+
+def _check_settings(asked: Mapping[str, Any]) -> None:
+    """Refuse settings that PEFT cannot load."""
+    for key, (types, wanted) in _KINDS.items():
+        value = asked.get(key)
+        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        if value is not None and not fits:
+            hint = f"Give `{key}` as PEFT's LoraConfig takes it; or leave it out, where it follows from the tensors."
+            message = f"option 'config': '{key}' is {value!r}, and PEFT takes {wanted}"
+            raise Refusal("adapter-config", message, key="options", hint=hint)
+
+
+def _refuse_unpaired(adapter: Adapter) -> None:
+    """Refuse a factor without the other, or of another rank, where no config says that this is meant."""
+    for module, (first, *others) in adapter.factors.items():
+        odd = next((other for other in others if other.rank != first.rank), None)
+        if others and odd is None:
+            continue
+        hint = "PEFT multiplies `lora_B @ lora_A`. Rename the factor that belongs to it, or delete this one."
+        found = f"is the only factor of '{module}'" if odd is None else f"does not fit '{odd.name}' {odd.aval}"
+        message = f"{ADAPTER_CONFIG} cannot be made: '{first.name}' {first.aval} {found}"
+        raise Refusal("adapter-config", message, key="format", hint=hint)
+
+
+def _depends_on_data() -> Refusal:
+    """That alphas are needed for ranks that only data tell."""
+    message = "the alphas are not known: PEFT multiplies by alpha / r, and only data tell the ranks"
+    hint = (
+        "`lora_extract` chooses ranks and alphas together; or name the rank; or scale as you mean by `alpha_pattern`."
+    )
+    return Refusal("adapter-config", message, key="options", hint=hint)
+
+
+def _lacks_alpha(config: Mapping[str, object]) -> Refusal:
+    """The refusal of an unknown scale. Its hint has the config for a scale of 1."""
     message = "lora_alpha is not known: PEFT multiplies the product of the factors by lora_alpha / r"
     hint = (
         f"For factors whose product is the change itself, as `phlora` makes them, write "
@@ -77,7 +129,8 @@ def _lacks_alpha(config: Mapping[str, Any]) -> Refusal:
 
 
 def _lacks_pattern(config: Mapping[str, Any]) -> Refusal:
-    """That one lora_alpha scales modules of several ranks differently, with what would scale all alike."""
+    """The refusal of one lora_alpha for modules of several ranks. Its hint has the config that scales all of them
+    alike."""
     alpha, rank = config.get("lora_alpha", 8), config["r"]
     shown = ", ".join(f"{r} ({word})" for word, r in list(config["rank_pattern"].items())[:3])
     message = (
@@ -85,13 +138,13 @@ def _lacks_pattern(config: Mapping[str, Any]) -> Refusal:
     )
     hint = (
         f"To scale all modules alike write `options: {{config: {flow_yaml(_scales(config, alpha))}}}` in the output; "
-        f"`alpha_pattern: {{}}` if lora_alpha is to be {alpha} for all."
+        f"or `alpha_pattern: {{}}` to use lora_alpha {alpha} for all of them."
     )
     return Refusal("adapter-config", message, key="options", hint=hint)
 
 
 def _scales(config: Mapping[str, Any], alpha: Any) -> dict[str, Any]:
-    """The alphas by which all modules are scaled as those of the usual rank are by `alpha`."""
+    """The alphas that scale every module as `alpha` scales modules of the usual rank."""
     pattern = {word: alpha * rank / config["r"] for word, rank in (config.get("rank_pattern") or {}).items()}
     whole = {word: int(a) if a == int(a) else a for word, a in pattern.items()}
     return {"lora_alpha": alpha} | ({"alpha_pattern": whole} if whole else {})

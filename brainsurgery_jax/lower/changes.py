@@ -1,4 +1,4 @@
-"""What the edits of one step change: applied to its draft one by one, and counted for its effect."""
+"""The changes of one step: its edits, applied to the draft one by one and recorded for its effect."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Changes:
         self.moves: list[Move] = []
 
     def bind(self, edit: Bind) -> None:
-        """Give a tensor its name. Raises Refusal, as `apply` does."""
+        """Bind a name to a tensor. Raises Refusal, as `apply` does."""
         alias, name, expr, dest, like = edit
         replaced = self.view.bind(alias, name, expr, dest, like)
         (self._changed if replaced else self._created).append(f"{alias}::{name}")
         self.written.add(alias)
 
     def apply(self, edit: Edit) -> bool:
-        """Apply any other edit of names or configs; False if it is of another kind."""
+        """Apply any other edit of names or configs. Returns False for other kinds of edits."""
         view, written = self.view, self.written
         match edit:
             case Drop(alias, name):
@@ -54,14 +54,14 @@ class Changes:
             case RenameAlias(alias, to):
                 view.rename_alias(alias, to)
                 self.written = (written - {alias}) | {to}
-            case SetConfig(alias, config):
-                self._configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config))
+            case SetConfig(alias, config, file):
+                self._configured.extend(f"{alias}::{key}" for key in view.set_config(alias, config, file))
             case _:
                 return False
         return True
 
     def move(self) -> None:
-        """Apply all moves of the step at once, so that swaps and shifts need no order."""
+        """Apply all moves of the step at once, so that names can be swapped or shifted."""
         if not self.moves:
             return
         self.view.move(self.moves)

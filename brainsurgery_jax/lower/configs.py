@@ -1,5 +1,5 @@
-"""The configs of an alias and of an output: what lies beside the checkpoint, what the plan changes in it, and the dtype
-that config.json names, which is kept true to the tensors."""
+"""The configs of an alias and of an output: the file beside the checkpoint, the changes of the plan, and the dtype in
+config.json, which is kept consistent with the tensors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CONFIG = "config.json"
 
 
 def read_config(extras: Extras, world: World) -> tuple[str, Any] | None:
-    """The name of the config file of an alias, and what it holds by now: of an adapter its own, which travels with the
-    metadata, else that of a model. None if there is none. Raises Refusal."""
+    """The name and current content of the config of an alias: for an adapter its own config, which may be stored in the
+    metadata, else that of the model. None if there is none. Raises Refusal."""
     if (changed := _last_changed(extras)) is not None:
         return changed
     found = (
@@ -40,7 +40,7 @@ def read_config(extras: Extras, world: World) -> tuple[str, Any] | None:
 
 
 def _last_changed(extras: Extras) -> tuple[str, Any] | None:
-    """The config that steps changed; that of the adapter where they changed two."""
+    """The config that steps changed; if they changed two, that of the adapter."""
     files = (ADAPTER_CONFIG, CONFIG) if IN_METADATA in extras.metadata else (CONFIG, ADAPTER_CONFIG)
     return next(((file, extras.configs[file]) for file in files if file in extras.configs), None)
 
@@ -48,7 +48,7 @@ def _last_changed(extras: Extras) -> tuple[str, Any] | None:
 def change_config(
     output: Output, kind: OutputKind, tensors: Mapping[str, Expr], extras: Extras, world: World
 ) -> bytes | None:
-    """The config.json of an output, where it differs from that of the checkpoint it comes from. Raises Refusal."""
+    """The config.json of an output, or None if it equals that of the original checkpoint. Raises Refusal."""
     if not kind.directory:
         if output.config:
             message = f"'{kind.path}' is a single file, which has no {CONFIG}"
@@ -63,7 +63,7 @@ def change_config(
     except ValueError as error:
         if not asked:  # copied as it is
             return None
-        hint = "Mend the file, or write the output without `config`."
+        hint = "Correct the file, or write the output without `config`."
         raise Refusal(
             "output-config", f"the {CONFIG} of '{extras.origin}' is not JSON: {error}", key="config", hint=hint
         ) from error
@@ -81,7 +81,7 @@ def dump_config(config: Any) -> bytes:
 
 
 def _change(config: Any, output: Output, base: Any) -> Any:
-    """A config after the change that an output writes. Raises Refusal at the key `config`."""
+    """A config with the change in an output's key `config`. Raises Refusal for that key."""
     try:
         return apply_change(config, read_for(output.config, base))
     except Refusal as bad:
@@ -105,7 +105,7 @@ def doubts(output: Output, extras: Extras, world: World) -> Iterator[Doubt]:
 
 
 def side_file(origin: str | None, name: str, world: World) -> bytes | None:
-    """What a small file of a checkpoint holds; None if there is none. Raises Refusal."""
+    """The content of a side file of a checkpoint; None if it does not exist. Raises Refusal."""
     if origin is None:
         return None
     try:
@@ -115,9 +115,9 @@ def side_file(origin: str | None, name: str, world: World) -> bytes | None:
 
 
 def _with_dtype(base: Any, tensors: Mapping[str, Expr], origin: str | None, world: World) -> Any:
-    """The config with the dtype of the tensors, if it named that of the checkpoint's tensors and these have another.
+    """The config with its dtype updated, if it named the dtype of the original tensors and the new ones have another.
 
-    Loaders take a model in the dtype that its config names: after a cast, a stale one would undo it.
+    Loaders convert a model to the dtype in its config: a stale one would undo a cast.
     """
     if origin is None or not any(True for _ in _dtypes(base)):
         return base
@@ -127,7 +127,7 @@ def _with_dtype(base: Any, tensors: Mapping[str, Expr], origin: str | None, worl
 
 
 def _dtypes(base: Any) -> Iterator[str]:
-    """The dtypes that a config and its parts name."""
+    """The dtypes named in a config and its sections."""
     if isinstance(base, dict):
         yield from (base[key] for key in DTYPE_KEYS if isinstance(base.get(key), str))
         for part in _parts(base):
@@ -135,7 +135,7 @@ def _dtypes(base: Any) -> Iterator[str]:
 
 
 def _parts(base: Mapping[str, Any]) -> list[str]:
-    """The keys of the parts of a config that describe a model within the model."""
+    """The keys of the sections of a config that describe a model within the model."""
     return [key for key, value in base.items() if key.endswith("_config") and isinstance(value, dict)]
 
 
@@ -145,6 +145,6 @@ def _rename_dtypes(base: Mapping[str, Any], before: DType, after: DType) -> dict
 
 
 def _only_float(avals: Iterable[Aval]) -> DType | None:
-    """The one floating dtype of a model's tensors, if there is just one that models are loaded in."""
+    """The floating dtype of a model's tensors, if all share one that models are loaded in."""
     found = {aval.dtype for aval in avals if aval.dtype.is_float}
     return found.pop() if len(found) == 1 and min(d.bits for d in found) >= 16 else None

@@ -1,4 +1,4 @@
-"""Notes on a checkpoint that is to be written: where its config says otherwise than the names and shapes beside it."""
+"""Notes on an output whose config disagrees with its names and shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.config_patch import merge_changes, patch_mapping, read_change, write_change
-from brainsurgery_jax.errors import Diagnostic, few
+from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import differences
 from brainsurgery_jax.families.model import ConfigDifference
@@ -21,12 +21,13 @@ from brainsurgery_jax.plan.source import flow_yaml
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG
 from brainsurgery_jax.store.weight_names import read_name
+from brainsurgery_jax.wording import few
 
 
 def consistency_notes(
     made: Publication, output: Output, state: State, world: World, label: str
 ) -> Iterator[Diagnostic]:
-    """The notes on a publication; `output` is what the plan says of it, as an output or a step `save` (`label`)."""
+    """The notes on a publication. `output` is its entry in the plan: an output, or a step `save` (`label`)."""
     if not made.directory or any(expr.is_poison for expr in made.tensors.values()):
         return
     avals = {name: expr.aval for name, expr in made.tensors.items()}
@@ -44,7 +45,7 @@ def consistency_notes(
 
 
 def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | None:
-    """What a config of the output will hold; None if there will be none, or none that is understood."""
+    """The content of a config of the output; None if there will be none, or none that can be parsed."""
     text = made.side_files.get(name)
     if text is None and made.sidecars is not None and name in made.sidecars.copied:
         text = world.side_file(made.sidecars.folder, name)
@@ -56,7 +57,7 @@ def _config(made: Publication, name: str, world: World) -> Mapping[str, Any] | N
 
 
 class ShardSet(NamedTuple):
-    """The shards of one model: what their paths have in common."""
+    """The common part of the paths of the shards of one model."""
 
     folder: str
     stem: str
@@ -75,8 +76,8 @@ def _path_of(address: str) -> str:
 
 
 def _some_shards(made: Publication, state: State) -> tuple[str, ...]:
-    """The paths of the files that the tensors come from, if they are some shards of one model, and the plan does not
-    read the others, whose tensors it may have deleted."""
+    """The paths of the files that the tensors come from, if these are some of the shards of one model and the plan
+    reads no others (it may have deleted their tensors)."""
     paths = {e.source.header.path: None for e in walk(made.tensors.values()) if e.is_leaf}
     files = {path: read_name(os.path.basename(path)) for path in map(_path_of, paths)}
     sets = {_shard_set(path) for path in files}
@@ -95,7 +96,7 @@ def _paths_read(state: State, of: ShardSet) -> Iterator[str]:
 
 
 def _part_note(made: Publication, paths: Sequence[str], label: str) -> Diagnostic:
-    """The note on a part of a model, whose tensors do not say how large the whole is."""
+    """The note on a part of a model, from whose tensors the size of the whole model cannot be derived."""
     total = read_name(os.path.basename(paths[0])).total
     number = "is one" if len(paths) == 1 else f"are {len(paths)}"
     names = few([f"'{os.path.basename(path)}'" for path in paths])
@@ -108,7 +109,7 @@ def _part_note(made: Publication, paths: Sequence[str], label: str) -> Diagnosti
 def _notes(
     found: Sequence[ConfigDifference], remedy: Remedy, key: str, made: Publication, output: Output, word: str
 ) -> Iterator[Diagnostic]:
-    """A note for each difference, with the change that settles all of them."""
+    """A note for each difference. Its hint has one config change that resolves all of them."""
     patch: Mapping[str, Any] = {}
     for each in found:
         patch = patch_mapping(patch, each.patch)
@@ -121,7 +122,7 @@ def _notes(
 
 
 def _other_remedy(each: ConfigDifference) -> str:
-    """What to do about a difference that no change to the config settles."""
+    """The hint for a difference that no change to the config resolves."""
     if each.moves:
         steps = [f"- move: {flow_yaml({'from': old, 'to': new})}" for old, new in each.moves]
         return "\n".join(["Number them anew, as the last steps before it is written:", *steps])
@@ -129,8 +130,8 @@ def _other_remedy(each: ConfigDifference) -> str:
 
 
 Remedy = Callable[[Mapping[str, Any]], str]
-"""The beginning of a sentence that tells what to write for a patch: of a patch all of it, so that one change settles
-every difference."""
+"""The beginning of a hint that contains a patch: always the whole patch, so that one change resolves every
+difference."""
 
 
 def _write_config(output: Output, word: str) -> Remedy:
@@ -140,7 +141,7 @@ def _write_config(output: Output, word: str) -> Remedy:
 
 
 def _write_adapter_config(made: Publication, output: Output, word: str) -> Remedy:
-    """The patch in the options of an adapter; in an output of another format, by a step that changes its config."""
+    """The patch in the options of an adapter; for an output of another format, as a step that changes its config."""
     if made.format.config_file != ADAPTER_CONFIG:
         alias = {} if output.alias is None else {"alias": output.alias}
         return lambda patch: f"Add `- config: {flow_yaml({**alias, 'patch': dict(patch)})}` before it is written"

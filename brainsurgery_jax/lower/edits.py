@@ -1,4 +1,4 @@
-"""The draft of the state that one step makes: its aliases and names, and the edits that are applied to them."""
+"""The draft of the next state: the aliases and names of one step, and the edits that are applied to them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from functools import cached_property
 from itertools import count
 from typing import Any, cast
 
+from brainsurgery_jax.codes import may_be_codes
 from brainsurgery_jax.config_patch import differing_keys
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import hints
 from brainsurgery_jax.lower.configs import CONFIG, read_config
 from brainsurgery_jax.lower.failure import refs_of
+from brainsurgery_jax.lower.scales import Coded, coded
 from brainsurgery_jax.lower.state import Draft, Extras, Space, State, World
 from brainsurgery_jax.lower.trees import type_as
 from brainsurgery_jax.plan.model import Step
@@ -25,11 +27,11 @@ from brainsurgery_jax.store.key_tree import NO_TREE, PLAIN, KeyTree, LeafType, O
 
 
 class Unknown(Exception):
-    """The step depends on what an earlier, failed step would have made: it fails too, silently."""
+    """The step depends on a result of an earlier step that failed. It fails too, silently."""
 
 
 class Drafts:
-    """The aliases as a step changes them; the state itself stays as it is."""
+    """The aliases while a step changes them. The state itself is not changed."""
 
     def __init__(self, state: State, step: Step, world: World):
         self.state, self.step, self.world = state, step, world
@@ -38,11 +40,12 @@ class Drafts:
         self.scratches: list[str] = []  # aliases that end with the step
         self.provisional = False  # something of the step depends on numbers that are not known yet
         self.fetched: list[str] = []  # names, for the lines that `verbose` prints
+        self.coded: dict[Expr, Coded] = {}  # codes of quantized weights that the step reads, with their scales
         self._verbose = state.flags.verbose
         self.has_trees = any(not space.extras.tree.is_plain for space in state.spaces.values())
 
     def aliases(self) -> list[str]:
-        """Aliases in the order in which they came to be."""
+        """Aliases in the order of their creation."""
         return [a for a in dict.fromkeys((*self.state.spaces, *self.drafts)) if a not in self.gone]
 
     def space(self, alias: str, key: str = "") -> Draft:
@@ -90,11 +93,13 @@ class Drafts:
             self.provisional = True
         if self._verbose:
             self.fetched.append(name)
+        if may_be_codes(name, expr.aval.dtype) and (found := coded(alias, name, expr, space.names)) is not None:
+            self.coded[expr] = found
         return expr
 
     def bind(self, alias: str, name: str, expr: Any, dest: Dest, like: tuple[str, str] | None = None) -> bool:
-        """Give a tensor its name, if the destination is as it should be; whether it replaced one. Counts as a write.
-        `like`: the tensor that it is made of, as which it lies in the tree."""
+        """Bind a name to a tensor, if the destination rule allows it. Returns whether it replaced one. Counts as a
+        write. `like`: the tensor whose place and type in the tree it takes."""
         space = self.drafts.get(alias) or self.space(alias)
         old = space.names.get(name)
         if dest == "new" and old is not None:
@@ -119,7 +124,7 @@ class Drafts:
         return old is not None
 
     def _grow(self, space: Draft, name: str, expr: Expr, old: Expr | None, like: tuple[str, str] | None) -> None:
-        """Place a tensor in the tree of an alias, or renew its type there."""
+        """Place a tensor in the tree of an alias, or update its type there."""
         if old is not None:
             kind = space.leaves.types.get(name)
             if kind is not None and (made := type_as(kind, expr, old)) != kind:
@@ -137,7 +142,7 @@ class Drafts:
             space.tree.put(name, path, kind)
 
     def _side(self, alias: str) -> Draft | None:
-        """An alias, to look at."""
+        """An alias, read-only."""
         if (draft := self.drafts.get(alias)) is None and alias in self.state.spaces and alias not in self.gone:
             return Draft(self.state.spaces[alias])
         return draft
@@ -155,7 +160,7 @@ class Drafts:
         return tuple(dict.fromkeys(ref.alias for _, _, ref in refs_of(self.step)))
 
     def plant(self, alias: str, name: str, to_alias: str, to_name: str) -> bool:
-        """Copy a leaf that holds no tensor, unless something is there or below; whether it was copied."""
+        """Copy a leaf that holds no tensor, unless something exists there or below. Returns whether it was copied."""
         side, space = self._side(alias), self.space(to_alias)
         leaf = None if side is None else side.leaves.others.get(name)
         taken = (n for n in (*space.names, *space.leaves.others) if n == to_name or n.startswith(f"{to_name}."))
@@ -166,14 +171,14 @@ class Drafts:
         return True
 
     def _dest_key(self, alias: str, name: str) -> str:
-        """The key that a destination comes from; empty where two keys could have made it."""
+        """The key that names a destination; empty if two keys could."""
         fields = () if self.step.op is None else self.step.op.destinations
         refs = {f.key: self.step.params[f.param] for f in fields if f.param in self.step.params}
         named = [k for k, ref in refs.items() if isinstance(ref, Ref) and ref.name == name]
         return (named or [*refs, ""])[0] if named or len(refs) == 1 else ""
 
     def drop(self, alias: str, name: str) -> None:
-        """Forget a leaf."""
+        """Remove a leaf."""
         space = self.space(alias)
         if self.has_trees:
             space.tree.drop(name)
@@ -234,7 +239,7 @@ class Drafts:
         return Refusal("dest-exists", message, key=key, hint="Delete or move it first.")
 
     def add_alias(self, alias: str, tensors: Mapping[str, Any] | None, path: str | None) -> None:
-        """Make an alias, empty or filled."""
+        """Create an alias, empty or with tensors."""
         if alias in self.aliases():
             hint = "Choose another with `alias: NAME`, or remove the old one with `prefixes`."
             raise Refusal("alias-exists", f"alias '{alias}' exists already", key="alias", hint=hint)
@@ -249,19 +254,19 @@ class Drafts:
         self.gone.discard(alias)
 
     def _saved_tree(self, path: str, tensors: Mapping[str, Any]) -> KeyTree:
-        """The tree of what this plan saves under a path, if all of it is loaded again."""
+        """The tree of a checkpoint that this plan saved at a path, if all its tensors are loaded again."""
         saved = (p for p in reversed(self.state.publications) if self.world.key(p.path) == self.world.key(path))
         made = next(saved, None)
         return made.tree if made is not None and made.tensors.keys() == tensors.keys() else NO_TREE
 
     def drop_alias(self, alias: str, key: str = "alias") -> None:
-        """Forget an alias."""
+        """Remove an alias."""
         self.space(alias, key)
         self.drafts.pop(alias)
         self.gone.add(alias)
 
     def rename_alias(self, alias: str, to: str) -> None:
-        """Give an alias another name."""
+        """Rename an alias."""
         draft = self.space(alias, "from")
         if to in self.aliases():
             raise Refusal("alias-exists", f"alias '{to}' exists already", key="to",
@@ -270,7 +275,7 @@ class Drafts:
         self.drafts[to] = draft
 
     def scratch(self) -> str:
-        """An alias without tensors that ends with the step: it is never saved, and nothing in it counts as created."""
+        """Create an empty alias that ends with the step. It is never saved, and its tensors do not count as created."""
         name = next(name for n in count(1) if (name := f"scratch{n}") not in self.aliases())
         self.drafts[name] = Draft(Space({}))
         self.gone.discard(name)
@@ -278,23 +283,25 @@ class Drafts:
         return name
 
     def extras(self, alias: str, key: str = "") -> Extras:
-        """What an alias holds beside its tensors, or borrows from the first alias that came from a checkpoint."""
+        """The extras of an alias, or those of the first alias that came from a checkpoint."""
         own = self.space(alias, key).extras
         return own.borrow(self._extras_of(other) for other in self.aliases())
 
     def _extras_of(self, alias: str) -> Extras:
         return (self.drafts.get(alias) or self.state.spaces[alias]).extras
 
-    def set_config(self, alias: str, config: Mapping[str, Any]) -> list[str]:
-        """Give an alias another config. Return the keys that differ from the one before, with dots to inner ones."""
+    def set_config(self, alias: str, config: Mapping[str, Any], file: str = "") -> list[str]:
+        """Set the config of an alias (its own, or that of `file`). Returns the keys that changed; inner keys are joined
+        by dots."""
         seen = self.extras(alias, "alias")
-        file, before = read_config(seen, self.world) or (CONFIG, {})
+        own, before = read_config(seen, self.world) or (CONFIG, {})
+        file, before = (own, before) if file in ("", own) else (file, {})
         draft = self.space(alias, "alias")
         draft.extras = replace(draft.extras, configs={**draft.extras.configs, file: config})
         return list(differing_keys(before, config))
 
     def spaces(self) -> dict[str, Space]:
-        """The spaces after the step. An empty alias that got a whole model takes along what it holds beside tensors."""
+        """The spaces after the step. An empty alias that received a whole model also receives its extras."""
         for alias, draft in self.drafts.items():
             before = self.state.spaces.get(alias)
             fresh = draft.extras.origin is None and draft.names and not (before and before.names)
@@ -304,7 +311,7 @@ class Drafts:
         return {a: self.drafts[a].freeze() if a in self.drafts else self.state.spaces[a] for a in self.aliases()}
 
     def _find_copied_model(self, draft: Draft, alias: str) -> Extras | None:
-        """The extras of the alias that the step refers to and whose tensors, all of them, are those of a draft."""
+        """The extras of an alias that the step refers to, if its tensors are exactly those of a draft."""
         for other in self._referred:
             space = self.state.spaces.get(other)
             if other == alias or space is None or len(space.names) != len(draft.names):

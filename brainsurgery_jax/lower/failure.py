@@ -1,5 +1,5 @@
-"""The state after a step that failed: what it would have made is known to be unknown, so that one mistake gives one
-message."""
+"""The state after a failed step. The names that it would have created are marked unknown, so that one mistake yields
+one message."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from brainsurgery_jax.select import Ref, compile_template, parse_ref
 
 
 def misunderstood(state: State, step: Step, world: World) -> State:
-    """The state after a step that the parser refused: what any text in its payload may name is unknown."""
+    """The state after a step that the parser refused: every name that a text in its payload may mean is unknown."""
     name = next(iter(step.text), "") if isinstance(step.text, dict) else ""
-    if isinstance(OPS.get(name), SinkOp):  # it would have changed nothing
+    if isinstance(OPS.get(name), SinkOp):  # a sink changes nothing
         return state
     spaces = {a: replace(s, tainted=True) for a, s in _doubt(state, OPS.get(name)).items()}
     for value in _references(step.text):
@@ -37,14 +37,14 @@ def misunderstood(state: State, step: Step, world: World) -> State:
 
 
 def _doubt(state: State, op: Op | None) -> dict[str, Space]:
-    """The spaces after an op failed; their configs are unknown if it may have been to change them."""
+    """The spaces after an op failed. Their configs are unknown if the op may change configs."""
     if isinstance(op, Op) and not (isinstance(op, ControlOp) and op.configures):
         return dict(state.spaces)
     return {a: replace(s, extras=replace(s.extras, doubtful=True)) for a, s in state.spaces.items()}
 
 
 def _references(value: Any) -> Iterator[Any]:
-    """Everything in plain data that may be a reference: texts, and lists of texts."""
+    """The texts and lists of texts in plain data: each may be a reference."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
@@ -57,7 +57,7 @@ def _references(value: Any) -> Iterator[Any]:
 
 
 def _forget_images(state: State, paths: Iterable[str], world: World) -> Mapping[str, Mapping[str, Expr] | None]:
-    """What was saved, after a step failed that may have been to save something at one of these paths."""
+    """The saved images, after the failure of a step that may save to one of these paths."""
     lost: dict[str, None] = {}
     for path in filter(None, paths):
         with suppress(StoreError, ValueError):  # a text that is no path
@@ -66,8 +66,8 @@ def _forget_images(state: State, paths: Iterable[str], world: World) -> Mapping[
 
 
 def mark_failed(state: State, step: Step, world: World, *, slow: bool = False) -> State:
-    """The state after a step that failed: what it would have made or changed is known to be unknown. `slow`: it failed
-    for a pattern that takes too long, so that it is not tried again."""
+    """The state after a failed step: the tensors that it would have created or changed are unknown. `slow`: its pattern
+    took too long, so it is not matched again."""
     assert step.op is not None
     if isinstance(step.op, SinkOp):
         return state
@@ -82,12 +82,12 @@ def mark_failed(state: State, step: Step, world: World, *, slow: bool = False) -
             space = spaces[ref.alias]
             found = None if slow else _find_names(space, role.kind, ref, source, sources)
             left = _without(space, found, creates=creates)
-            # what it would have taken along is not known
+            # the extras that it would have received are unknown
             spaces[ref.alias] = replace(left, tainted=True) if step.unmatched == "keep" else left
             written.add(ref.alias)
     makes = step.op.makes if isinstance(step.op, ControlOp) else None
     alias = "" if makes is None else _alias_of(makes, step, state)
-    if alias in spaces:  # there is one already; later steps mean the one that could not be made
+    if alias in spaces:  # it exists already; later steps mean the one that could not be created
         spaces[alias] = replace(spaces[alias], tainted=True)
     images = state.images if step.checkpoint is None else _forget_images(state, (step.checkpoint,), world)
     after = replace(state, spaces=spaces, images=images, doubtful=state.doubtful or makes is not None)
@@ -95,7 +95,7 @@ def mark_failed(state: State, step: Step, world: World, *, slow: bool = False) -
 
 
 def _alias_of(makes: Makes, step: Step, state: State) -> str:
-    """The alias that a step would have created; empty if none."""
+    """The alias that a step would have created; empty if there is none."""
     given = step.params.get(makes.key)
     return given or ("" if makes.unless in step.params else state.default_alias or makes.fallback)
 
@@ -114,8 +114,8 @@ def refs_of(step: Step) -> Iterator[tuple[str, Role, Ref]]:
 
 
 def _without(space: Space, names: frozenset[str] | None, *, creates: bool) -> Space:
-    """A space in which some tensors are unknown; where the names of what a step would have created are not known either
-    (None), all that seems to be missing is doubtful."""
+    """A space in which some tensors are unknown. If the names that the step would have created are unknown too (None),
+    a name that seems missing may exist."""
     if names is None:
         return replace(space, tainted=space.tainted or creates)
     left = {n: e for n, e in space.names.items() if n not in names}
@@ -123,7 +123,7 @@ def _without(space: Space, names: frozenset[str] | None, *, creates: bool) -> Sp
 
 
 def _find_names(space: Space, kind: str, ref: Ref, source: Ref | None, sources: Space | None) -> frozenset[str] | None:
-    """The names that a reference of a failed step stands for; None if they cannot be told."""
+    """The names that a reference of a failed step means; None if they cannot be determined."""
     try:
         return _resolve_names(space, kind, ref, source, sources)
     except Refusal:

@@ -1,19 +1,19 @@
-"""The fold: `lower_step` makes one step of the plan part of the state; `lower` does so for a whole plan.
+"""The fold: `lower_step` applies one step of the plan to the state, `lower` a whole plan.
 
-A step is asked for its edits, they are applied to a draft, and the draft becomes the next state only if all of it
-is right. A failed step leaves diagnostics, and what it would have made is known to be unknown, so that one mistake
-gives one message.
+A step yields edits, which are applied to a draft. The draft becomes the next state only if the whole step succeeds. A
+failed step leaves diagnostics, and the tensors that it would have created are marked unknown, so that one mistake
+yields one message.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
 from itertools import chain
-from typing import Any, cast
+from typing import cast
 
 from brainsurgery_jax.documents import Text
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span
@@ -22,31 +22,28 @@ from brainsurgery_jax.lower import kinds
 from brainsurgery_jax.lower.changes import Changes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import mark_failed, misunderstood
+from brainsurgery_jax.lower.forms import MISSING, form_edits
 from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
+from brainsurgery_jax.lower.scales import refuse_codes_alone
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
 from brainsurgery_jax.lower.telling import Lines, preview, session_line
 from brainsurgery_jax.lower.view import StepView
-from brainsurgery_jax.op import Builder, ControlOp, Form, Kernel, SinkOp, TensorOp, gather_groups
+from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp, gather_groups
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.build import build_step
 from brainsurgery_jax.plan.model import PlanData, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
-    NO_MATCH,
     Bind,
     Describe,
-    Drop,
     Edit,
     Expand,
     Inline,
     Known,
     Move,
     PendingReport,
-    Plant,
     Publish,
-    Results,
-    Row,
     Say,
     SetFlags,
     Stop,
@@ -55,13 +52,12 @@ from brainsurgery_jax.protocol import (
     report,
     settle,
 )
-from brainsurgery_jax.select import Ref
 
 
 def lower_step(state: State, step: Step, world: World, answer: Answer = take_bounds) -> State:
-    """The state after one step. Reads headers only; `answer` computes the numbers that only data can tell.
+    """The state after one step. Reads headers only; `answer` computes numbers that depend on data.
 
-    This is the one place that drives the fold through a demand: the step alone is lowered again, and its state goes on.
+    This is the one place that handles a demand for such a number: only the step at work is lowered again.
     """
     if state.stopped:
         return state
@@ -73,7 +69,7 @@ def lower_step(state: State, step: Step, world: World, answer: Answer = take_bou
     except Unknown:
         return mark_failed(state, step, world)
     except Refusal as bad:
-        if step.lenient and bad.code in _MISSING:
+        if step.lenient and bad.code in MISSING:
             after = replace(state, effects=(*state.effects, Effect(step, skipped=1)))
         else:
             bad.hint = kinds.remedy(view, bad) or bad.hint
@@ -94,7 +90,7 @@ def lower_steps(state: State, steps: Iterable[Step], world: World, answer: Answe
 
 
 def lower(state: State, plan: PlanData, world: World, answer: Answer = take_bounds) -> Program:
-    """The program of a plan, from a state before its steps. See `lower_step`."""
+    """The program of a plan, given the state before its steps. See `lower_step`."""
     was_on = gc.isenabled()
 
     def compute(demand: Demand) -> Mapping[Expr, int]:
@@ -112,15 +108,13 @@ def lower(state: State, plan: PlanData, world: World, answer: Answer = take_boun
 
 
 Parsed = tuple[Step, tuple[Diagnostic, ...]]
-"""A step, and what is wrong with it."""
-_MISSING = (NO_MATCH, "tensor-missing")
-"""Codes of the refusals that `if_missing: skip` is about."""
+"""A step and its mistakes."""
 
 
 @contextmanager
 def _collection(*, on: bool) -> Iterator[None]:
-    """A block with the garbage collector on or off. While a plan is lowered it would walk a growing graph, which stays,
-    again and again: a quarter of the time."""
+    """A context with the garbage collector on or off. During lowering it would repeatedly walk a growing graph of which
+    nothing is garbage, a quarter of the time."""
     was_on = gc.isenabled()
     _switch_collector(on=on)
     try:
@@ -141,7 +135,7 @@ def _diagnose(step: Step, bad: Refusal, *, provisional: bool) -> Diagnostic:
 
 
 def _place(step: Step, key: str) -> Span | None:
-    """Where a key stands: in the payload, or anywhere below it (inside an assert) if it stands there only once."""
+    """The place of a key: in the payload, or below it (inside an assert) if it occurs only once."""
     found = [at for at in step.spans if at and at[-1] == key and "@key" not in at[-2:-1]]
     return step.spans[found[0]] if len(found) == 1 else step.place(key)
 
@@ -174,7 +168,7 @@ def diagnose_assert(step: Step, verdict: Known, *, provisional: bool = False) ->
 
 def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
     op, skipped = step.op, []
-    edits = _form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
+    edits = form_edits(op, step, view, skipped) if isinstance(op, TensorOp) else _control_edits(op, step.params, view)
     lines = Lines(step, dry_run=state.flags.dry_run) if state.flags.verbose else None
     last: Inline | Expand | SetFlags | None = None
     changes = Changes(view, state.writes)
@@ -183,7 +177,9 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
             lines.note(edit, view.fetched)
             view.fetched = []
         kind = type(edit)
-        if kind is Bind:  # nearly all of 90,000 are one of these, and patterns are slow
+        if kind is Bind:  # nearly all of 90,000 edits are one of these two, and `match` is slow
+            if view.coded:
+                refuse_codes_alone(cast("Expr", cast("Bind", edit).expr), view.coded, state.default_alias)
             changes.bind(cast("Bind", edit))
         elif kind is Move:
             changes.moves.append(cast("Move", edit))
@@ -208,12 +204,12 @@ def _edit(state: State, step: Step, view: StepView, answer: Answer) -> State:
 
 
 def _keep_rest(view: StepView) -> Iterator[Edit]:
-    """What a step takes along as it is, once its op has said all."""
+    """Bind the tensors that a step keeps as they are, after all edits of its op."""
     yield from view.kept
 
 
 def _inline(state: State, inline: Inline, view: StepView, answer: Answer) -> State:
-    """The state after the steps of plans within the plan, which have a default alias of their own."""
+    """The state after the steps of inner plans, which have their own default alias."""
     if state.doubtful and inline.default_alias is None:
         raise Unknown
     if wrong := _cycle(state, inline, view) or _depth(state, _DEEP_PLANS):
@@ -225,11 +221,11 @@ def _inline(state: State, inline: Inline, view: StepView, answer: Answer) -> Sta
 
 
 MAX_DEPTH = 16
-"""Levels of steps within steps."""
+"""The deepest nesting of steps within steps."""
 
 
 def _expand(state: State, steps: tuple[Substep, ...], view: StepView, answer: Answer) -> State:
-    """The state after the steps that an op expands to. What is wrong with them is said of the op."""
+    """The state after the steps that an op expands to. Their mistakes are reported as mistakes of the op."""
     step = view.step
     assert step.op is not None
     if wrong := _depth(state, _DEEP_OPS):
@@ -243,7 +239,7 @@ def _expand(state: State, steps: tuple[Substep, ...], view: StepView, answer: An
 
 
 def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer: Answer) -> State:
-    """The state after steps within the step of a view, whose effect gets theirs."""
+    """The state after steps within the step of a view. Their effects become inner effects of that step."""
     *earlier, own = state.effects
     inner = replace(state, effects=(), within=(*state.within, view.step))
     for step, problems in steps:
@@ -253,7 +249,7 @@ def _lower_within(state: State, steps: Iterable[Parsed], view: StepView, answer:
 
 _DEEP_OPS = Refusal(
     "execute-nested", f"steps expand to steps more than {MAX_DEPTH} levels deep",
-    hint="Mend the op, which may expand to itself.",
+    hint="Correct the op: it may expand to itself.",
 )  # fmt: skip
 _DEEP_PLANS = Refusal(
     "execute-nested", f"plans are nested more than {MAX_DEPTH} levels deep",
@@ -262,12 +258,12 @@ _DEEP_PLANS = Refusal(
 
 
 def _depth(state: State, deep: Refusal) -> Refusal | None:
-    """What is wrong with steps within the steps at work, if they lie too deep."""
+    """The refusal of steps that are nested too deeply; None if they are not."""
     return deep if len(state.within) >= MAX_DEPTH else None
 
 
 def _cycle(state: State, inline: Inline, view: StepView) -> Refusal | None:
-    """What is wrong with a step that executes a file which is being executed already: the files, in their order."""
+    """The refusal of a step that executes a file which is being executed already, with the cycle of files; or None."""
     places = [step.span for step in (*state.within, view.step) if step.span is not None]
     files = [place.file for place in places if not place.in_mapping]
     keys = [view.world.key(file) for file in files]
@@ -281,7 +277,7 @@ def _cycle(state: State, inline: Inline, view: StepView) -> Refusal | None:
 
 
 def _refuse_within(state: State, view: StepView, wrong: Refusal) -> State:
-    """The state after a step whose steps are not done: what they would have made is unknown."""
+    """The state after a step whose inner steps are refused: the tensors that they would have created are unknown."""
     told = state.complain(_diagnose(view.step, wrong, provisional=False))
     return misunderstood(told, view.step, view.world)
 
@@ -326,99 +322,3 @@ def _refuse_second_save(made: Publication, state: State, view: StepView) -> None
 def _control_edits(op: object, params: Mapping[str, object], view: StepView) -> Iterable[Edit]:
     assert isinstance(op, ControlOp)
     return op.fn(view, **gather_groups(op.fn, params))
-
-
-def _form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
-    """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
-    form, params = op.form, step.params
-    keys = tuple([key for key in form.refs if params.get(key) is not None])
-    refs: dict[str, Ref] = {key: params[key] for key in keys}
-    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in form.refs}
-    make = _maker(op.maker, given, view)
-    slots = _slots(form, refs)
-    reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
-    is_sliced = any([ref.index is not None for _, ref, _ in reads])
-    at, write = keys.index(form.writes[0]), refs[form.writes[0]]
-    for name, others in _form_rows(view, form, refs):
-        names = (name, *others)
-        try:
-            whole: list[Any] = [
-                view.fetch(ref.alias, n, key, count) if count else None
-                for (key, ref, count), n in zip(slots, names, strict=True)
-            ]
-        except Refusal as bad:
-            if not (step.lenient and bad.code in _MISSING):
-                raise
-            skipped.append(name)
-            continue
-        try:
-            operands = [view.slice(whole[i], ref, key) if is_sliced else whole[i] for i, ref, key in reads]
-            made = make(names[at] if len(form.writes) == 1 else name, tuple(operands))
-            if form.dest == "existing" and not isinstance(made, Results):
-                made = view.update(whole[at], write, made, keys[at])
-        except Refusal as bad:
-            if isinstance(op.maker, Builder):  # the calls that it builds say what they are about
-                raise
-            raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
-        if isinstance(made, Results):
-            places = {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
-            yield from _bind_results(form, made, places)
-        else:
-            like = (refs[form.match_key].alias, name) if form.reads else None
-            yield Bind(write.alias, names[at], made, form.dest, like)
-    if at > 0 and form.dest != "existing" and len(form.writes) == 1:
-        yield from _plants(view, refs[form.match_key], form.writes[0], write)
-
-
-def _plants(view: StepView, source: Ref, key: str, write: Ref) -> Iterator[Edit]:
-    """Copies of the leaves without a tensor that a pattern matches."""
-    for other, (target,) in view.other_rows(source, {key: write}):
-        yield Plant(source.alias, other, write.alias, target)
-
-
-def _slots(form: Form, refs: Mapping[str, Ref]) -> list[tuple[str, Ref, int]]:
-    """The references of a form by their keys, and how often what they name counts as read."""
-    # A name that a template makes is looked for, then fetched: two reads, as the plan language counts them.
-    times = {key: form.counted if key == form.match_key else 2 for key in refs}
-    return [(key, ref, times[key] * (key in form.reads or form.dest == "existing")) for key, ref in refs.items()]
-
-
-def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
-    """The names under the keys of a form: for each match, or the literal ones where it reads nothing."""
-    if not form.reads:
-        name, *others = (view.literal(refs[key], key) for key in form.refs)
-        return [(name, tuple(others))]
-    targets = {key: ref for key, ref in refs.items() if key != form.match_key}
-    read, written = ([key for key in targets if key in keys] for keys in (form.reads, form.writes))
-    return view.rename(refs[form.match_key], targets, read=read, written=written)
-
-
-def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
-    """Give names to the results of a match. `places`: alias and name under each key of the form."""
-    source, targets = places[form.match_key], [places[key] for key in form.writes]
-    if len(set(targets)) < len(targets):
-        keys = " and ".join(f"`{key}`" for key in form.writes)
-        hint = f"Give {keys} different endings, such as {' and '.join(map(repr, form.endings))}."
-        found = f"both {form.noun} of '{source[1]}' would be called '{targets[-1][1]}'"
-        raise Refusal("names-collide", found, key=form.writes[-1], hint=hint)
-    for (alias, name), expr in zip(targets, made.exprs, strict=True):
-        yield Bind(alias, name, expr, made.dest or form.dest)
-    if made.drops and source not in targets:
-        yield Drop(*source)
-
-
-def _maker(
-    maker: Kernel | Builder, params: Mapping[str, object], view: StepView
-) -> Callable[[str, tuple[Expr, ...]], Any]:
-    """What a form makes of operands, for a name."""
-    if isinstance(maker, Builder):
-        keys = gather_groups(maker.fn, params)
-        return lambda name, operands: maker.fn(view, name, *operands, **keys)
-    recipe = view.graph.recipe(maker, params)
-    return lambda name, operands: view.graph.apply(recipe, operands)
-
-
-def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:
-    """The refusal of one item of a step, with the tensors that it is about, operands first."""
-    about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in dict.fromkeys(keys))
-    return bad.about(f" ({about})")

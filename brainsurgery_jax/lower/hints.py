@@ -1,4 +1,4 @@
-"""What a step says of names that are not there, or not alone: what to look at, and what may have been meant."""
+"""Hints for names that do not exist or collide: where to look, and what may have been meant."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from brainsurgery_jax.errors import Refusal, did_you_mean, nearest_word, worded
 from brainsurgery_jax.lower.state import Draft
 from brainsurgery_jax.op import Op, TensorOp
 from brainsurgery_jax.select import Index, SliceSpec, compile_pattern, kind_of, shown
+from brainsurgery_jax.wording import few
 
 _ONE_COLON = re.compile(r"(.*[^:]):(\[[-\d:, ]*\])")
 
 
 def of_pattern(text: str, space: Draft, tokens: Sequence[str] = (), alias: str = "") -> str:
-    """What to do about a pattern (that of a list of `tokens`) that was meant otherwise than patterns are read.
-    `alias`: what must stand before a name here."""
+    """The hint for a pattern (or a list of `tokens`) that looks as if another syntax was meant. `alias`: the prefix
+    that names need here."""
     plain = text.replace("\\", "")
     if (sliced := _ONE_COLON.fullmatch(text)) is not None:
         return f"A slice is set off by two colons: '{alias}{sliced[1]}::{sliced[2]}'."
@@ -38,8 +39,8 @@ _SPECIAL = re.compile(r"[][.\\(){}*+?|^$]")
 
 
 def nearest(pattern: str | tuple[str, ...], names: Collection[str]) -> str:
-    """`" Did you mean ...?"` for a pattern that matches nothing: the nearest name, or behind `.*` (and before it) the
-    nearest part of a name."""
+    """`" Did you mean ...?"` for a pattern that matches nothing: the nearest name, or with `.*` at its ends the nearest
+    part of a name."""
     head, core, tail = _ends(pattern)
     length = core.count(".") + 1
     if core and (head or tail):
@@ -52,7 +53,7 @@ def nearest(pattern: str | tuple[str, ...], names: Collection[str]) -> str:
 
 
 def _ends(pattern: str | tuple[str, ...]) -> tuple[str, str, str]:
-    """What a pattern begins and ends with that stands for any text, and the text between."""
+    """The wildcards at the beginning and end of a pattern, and the text between them."""
     if isinstance(pattern, str):
         found = _BETWEEN.fullmatch(pattern)
         assert found is not None, "every text fits"
@@ -62,14 +63,14 @@ def _ends(pattern: str | tuple[str, ...]) -> tuple[str, str, str]:
 
 
 def _with_ends(pattern: str | tuple[str, ...], head: str, name: str, tail: str) -> str | tuple[str, ...]:
-    """A pattern like that one, with another text between its ends."""
+    """The same pattern with another text between its wildcards."""
     if isinstance(pattern, str):
         return head + _SPECIAL.sub(r"\\\g<0>", name) + tail
     return tuple(filter(None, (head, *name.split("."), tail)))
 
 
 def _parts(names: Iterable[str], length: int, *, anywhere: bool, at_end: bool) -> Iterator[str]:
-    """Runs of so many segments of names: at their end, at their start, or anywhere."""
+    """Runs of this many segments of names: at their end, at their start, or anywhere."""
     for name in names:
         segments = name.split(".")
         last = len(segments) - length
@@ -79,39 +80,38 @@ def _parts(names: Iterable[str], length: int, *, anywhere: bool, at_end: bool) -
 
 
 def of_kind(dtypes: Iterable[DType]) -> str:
-    """What a pattern matches whose kind leaves out all that it matches."""
+    """The hint for a pattern whose `kind` excludes all its matches."""
     counts = Counter(map(kind_of, dtypes))
     found = [f"{n:,} tensor{'s' * (n != 1)} of kind {kind}" for kind, n in counts.most_common()]
     return f"Without `kind` it matches {' and '.join(found)}."
 
 
 def of_destination(op: Op | None, key: str) -> str:
-    """What to do where an op that writes into tensors finds none under a name."""
+    """The hint for an op that writes into an existing tensor, if there is none of that name."""
     if not isinstance(op, TensorOp) or op.form.dest != "existing" or key not in op.form.writes:
         return ""
     return f"`{op.name}` writes into a tensor that is there: `copy` one to that name first, or use `compute`."
 
 
 def of_empty(spec: SliceSpec, index: Index) -> tuple[str, str]:
-    """What to say of a slice that selects nothing of a tensor that has elements, and what it could select."""
+    """The message and hint for a slice that selects no element of a tensor that has some."""
     axis = next(axis for axis, start in enumerate(index.starts) if start == index.stops[axis])
     hint = f"Dimension {axis} has the indices 0 to {index.source[axis] - 1}; a range ends before its second number."
     return f"slice {spec} selects nothing of shape {list(index.source)}", hint
 
 
 def list_names(names: Sequence[str], most: int = 4) -> str:
-    """The first few of some names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(f"'{name}'" for name in names[:most]) + (f" and {more:,} more" if more > 0 else "")
+    """The first names, quoted, and how many more there are."""
+    return few([f"'{name}'" for name in names], most)
 
 
 def count(space: Draft) -> str:
-    """How many tensors there are."""
+    """The number of tensors, in words."""
     return f"{len(space.names):,} tensor" + "s" * (len(space.names) != 1)
 
 
 def where(space: Draft) -> str:
-    """Where the names can be looked up."""
+    """The command that lists the names."""
     if origin := space.extras.origin:
         look = worded(shell=f"brainsurgery-jax inspect {origin}", python=f"list(bs.open({origin!r}))")
         return f"`{look}` lists the names that it started with."

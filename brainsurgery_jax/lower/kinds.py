@@ -1,4 +1,4 @@
-"""What to do about a step that meets a tensor whose dtype does not do, among others whose dtypes do."""
+"""Hints for a step that fails on some tensors because of their dtype, and would succeed on others."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from brainsurgery_jax.select import KINDS, Ref, kind_of
 
 
 def remedy(drafts: Drafts, bad: Refusal) -> str:
-    """How to leave out what the step cannot take, with what becomes of it; empty where that is not the remedy: the
-    pattern says a kind already, or matches nothing but such tensors."""
+    """The hint that excludes tensors which the step cannot process, and what happens to them. Empty if that is no
+    remedy: the pattern has a `kind` already, or matches only such tensors."""
     key, ref = next(_patterns(drafts), ("", None))
     if not bad.kinds or ref is None or ref.kind is not None:
         return ""
@@ -43,7 +43,7 @@ def remedy(drafts: Drafts, bad: Refusal) -> str:
 
 @contextmanager
 def literal_hints(effects: Iterable[Effect], default: str | None) -> Iterator[None]:
-    """A block whose errors say what to write with the references of the steps that they are about."""
+    """A context whose errors get hints with the references of their steps."""
     try:
         yield
     except PlanError as bad:
@@ -52,20 +52,22 @@ def literal_hints(effects: Iterable[Effect], default: str | None) -> Iterator[No
 
 
 def _name_pattern(found: Diagnostic, steps: Sequence[Step], default: str | None) -> Diagnostic:
-    """The diagnostic of a run, with the reference of its step where its hint says how to narrow one."""
+    """A diagnostic of a run. If its text narrows a reference, the reference of the step is filled in."""
     for step in steps:
-        if step.span == found.span and step.op is not None and PLACEHOLDER in found.hint:
+        if step.span == found.span and step.op is not None and PLACEHOLDER in found.message + found.hint:
             for ref in (ref for _, role, ref in refs_of(step) if role.is_pattern):
-                return replace(found, hint=found.hint.replace(PLACEHOLDER, as_mapping(ref, default, "float")))
+                meant = as_mapping(ref, default, "float")
+                texts = (text.replace(PLACEHOLDER, meant) for text in (found.message, found.hint))
+                return replace(found, **dict(zip(("message", "hint"), texts, strict=True)))
     return found
 
 
 PLACEHOLDER = "{alias: ALIAS, name: PATTERN, kind: float}"
-"""What kernels write of the reference in a step, which they do not know."""
+"""The placeholder in hints of kernels, which do not know the reference."""
 
 
 def _patterns(drafts: Drafts) -> Iterator[tuple[str, Ref]]:
-    """The patterns of a step, each with its key; of named operands the first, with its name."""
+    """The patterns of a step with their keys; of named operands the first, with its name."""
     for key, role, ref in refs_of(drafts.step):
         if role.is_pattern:
             named = [n for v in drafts.step.params.values() if isinstance(v, Mapping) for n, r in v.items() if r is ref]
@@ -78,7 +80,7 @@ def _counts(ref: Ref, names: Mapping[str, Expr]) -> Counter[str]:
 
 
 def _find_new_template(drafts: Drafts, ref: Ref) -> Ref | None:
-    """The template of what a step makes, if that are tensors that were not there."""
+    """The template of the names that a step creates, if it creates new tensors."""
     op = drafts.step.op
     if op is None or (isinstance(op, TensorOp) and op.form.dest == "existing"):
         return None
@@ -87,7 +89,7 @@ def _find_new_template(drafts: Drafts, ref: Ref) -> Ref | None:
 
 
 def as_mapping(ref: Ref, default: str | None, kind: str) -> str:
-    """A reference as a plan writes it, with a kind."""
+    """A reference with a kind, as it is written in a plan."""
     alias = "" if ref.alias == default else f"alias: {ref.alias}, "
     part = "" if ref.index is None else f", slice: {_quote(str(ref.index))}"
     return f"{{{alias}name: {_name(ref)}{part}, kind: {kind}}}"

@@ -1,4 +1,4 @@
-"""What will be written where: the outputs of a plan and its `save` steps, all of it decided from headers."""
+"""The publications of a plan: its outputs and `save` steps, decided from headers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, few, worded
+from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
 from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
+from brainsurgery_jax.lower.scales import scale_notes
 from brainsurgery_jax.lower.state import Extras, Space, State, World
 from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.protocol import Publish
@@ -27,12 +28,13 @@ from brainsurgery_jax.store.nesting import nest_of, select_values
 from brainsurgery_jax.store.peft import IN_METADATA
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
+from brainsurgery_jax.wording import few
 
 _WITHOUT_INPUT = "Give the plan `inputs:`, or `load` a checkpoint."
 
 
 def publications(state: State, plan: PlanData, world: World) -> tuple[tuple[Publication, ...], tuple[Diagnostic, ...]]:
-    """Everything that a run will write, `save` steps first; and what is wrong with it."""
+    """All publications of a run, `save` steps first, and their mistakes."""
     problems: list[Diagnostic] = []
     made = {world.key(p.path): p for p in state.publications}
     for output in plan.outputs:
@@ -53,7 +55,7 @@ def publications(state: State, plan: PlanData, world: World) -> tuple[tuple[Publ
 
 
 def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
-    """A note on the side files of each folder that no output gets."""
+    """Notes on side files that no output gets, one for each folder."""
     hint = (
         "Only files that model repositories use travel with a checkpoint; docs/formats.md lists them. Copy others "
         "yourself."
@@ -66,8 +68,7 @@ def _not_copied(made: Iterable[Publication]) -> Iterator[Diagnostic]:
 
 
 def _note_dropped_leaves(output: Output, p: Publication) -> Iterator[Diagnostic]:
-    """A note on leaves of a tree that an output does not hold: text, and what holds nothing, where there is no room for
-    notes on it."""
+    """Notes on leaves that an output does not hold: texts, and empty leaves if the format has no metadata for them."""
     alone, full = "holds tensors alone", "has no room for notes on a tree this large"
     texts = () if p.format.trees else p.tree.texts
     empty = () if p.format.trees or NOTES in p.metadata else p.tree.empty
@@ -79,7 +80,7 @@ def _note_dropped_leaves(output: Output, p: Publication) -> Iterator[Diagnostic]
 
 
 def _output(output: Output, state: State, world: World) -> Publication | None:
-    """What an output writes; None if that cannot be told, since a step before it failed."""
+    """The publication of an output; None if it is unknown because an earlier step failed."""
     kind = _kind(output, world.default_shard)
     try:
         alias = alias_of(output, state)
@@ -98,8 +99,8 @@ def _output(output: Output, state: State, world: World) -> Publication | None:
 def config_notes(
     made: Publication, output: Output, extras: Extras, state: State, world: World, label: str = "output"
 ) -> Iterator[Diagnostic]:
-    """Notes on an output or a step `save` (`label`): what its `config` may not mean, and where config.json and the
-    tensors differ."""
+    """Notes on an output or a step `save` (`label`): suspicious keys in its `config`, and disagreements between
+    config.json and the tensors."""
     for place, message, hint in doubts(output, extras, world):
         span = output.spans.get(("config", *place), output.span)
         yield Diagnostic("config-key", f"{label}.config: {message}", span, hint, "note")
@@ -107,11 +108,12 @@ def config_notes(
         message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
+    yield from scale_notes(made, output, label)
     yield from consistency_notes(made, output, state, world, label)
 
 
 def _not_kept(output: Output, made: Publication | None) -> Iterator[Diagnostic]:
-    """A note on values that were to be kept with all others, and cannot be."""
+    """A note on values that `keep` includes and that cannot be written."""
     if made is not None and made.nest is not None and made.nest.left_out:
         names = ", ".join(made.nest.left_out[:6]) + (" ..." if len(made.nest.left_out) > 6 else "")
         message = f"output.options: values that are no plain data are not kept: {names}"
@@ -130,7 +132,7 @@ def _refuse_second(p: Publication, made: Mapping[str, Publication], world: World
 
 
 def inside(place: str, other: str) -> bool:
-    """Whether one of two paths is the other, or lies below it."""
+    """Whether two paths are equal, or one lies below the other."""
     return place == other or place.startswith(other + "/") or other.startswith(place + "/")
 
 
@@ -145,7 +147,7 @@ def output_of(edit: Publish, step: Step) -> Output:
 def publication(
     edit: Publish, tensors: Mapping[str, Expr], space: Space | None, step: Step, world: World
 ) -> Publication:
-    """What a `save` step will write. Raises Refusal."""
+    """The publication of a `save` step. Raises Refusal."""
     output = output_of(edit, step)
     if edit.names is not None and "bare" in _kind(output, world.default_shard).format.options:
         output = replace(output, options={"bare": True, **output.options})
@@ -191,22 +193,22 @@ def _publication(
 def _tree_notes(
     kind: OutputKind, tree: KeyTree, tensors: Mapping[str, Expr], metadata: Mapping[str, str]
 ) -> dict[str, str]:
-    """The notes of a tree for the metadata of a format without trees; none that it has no room for."""
+    """The notes on a tree for the metadata of a format without trees; empty if the format has no metadata."""
     notes = {} if kind.format.trees else tree.notes(tensors).encode()
     most = kind.format.metadata_bytes
     return notes if most is None or len(json.dumps({**metadata, **notes})) <= most else {}
 
 
 def _metadata(extras: Extras) -> Mapping[str, str]:
-    """The header metadata, with the config of an adapter as it is by now."""
+    """The header metadata, with the current config of an adapter."""
     if IN_METADATA not in extras.metadata or ADAPTER_CONFIG not in extras.configs:
         return extras.metadata
     return {**extras.metadata, IN_METADATA: dump_adapter_config(extras.configs[ADAPTER_CONFIG]).decode()}
 
 
 def _copy_side_files(origin: str | None, kind: OutputKind, world: World) -> SideFiles | None:
-    """The side files that an output gets from the checkpoint it comes from. An adapter gets no config.json of its base,
-    which would make a model of its folder."""
+    """The side files that an output gets from its original checkpoint. An adapter does not get the config.json of its
+    base: loaders would take its folder for a model."""
     if origin is None:
         return None
     try:
@@ -221,7 +223,7 @@ def _copy_side_files(origin: str | None, kind: OutputKind, world: World) -> Side
 def _side_files(
     output: Output, kind: OutputKind, tensors: Mapping[str, Expr], extras: Extras, world: World
 ) -> dict[str, bytes]:
-    """The small files of an output that differ from those of the checkpoint it comes from. Raises Refusal."""
+    """The configs of an output that differ from those of its original checkpoint. Raises Refusal."""
     adapter = kind.format.config_file == ADAPTER_CONFIG
     wanted = output.config or CONFIG in extras.configs or not adapter
     config = change_config(output, kind, tensors, extras, world) if wanted else None
@@ -236,7 +238,7 @@ def _side_files(
 
 
 def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, world: World) -> Nest | None:
-    """Where tensors go, if the options want them in the containers of their input. Raises Refusal."""
+    """The nesting of the tensors, if the options ask for the containers of the input. Raises Refusal."""
     keep = kind.options.get("keep", [])
     if not (keep or kind.options.get("nested")):
         return None
@@ -247,7 +249,7 @@ def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, wor
     if nesting is None:
         found = "the tensors come from no checkpoint" if origin is None else f"{origin} has none"
         hint = "Files of torch and DCP have containers. Drop `nested` and `keep` to write the tensors by their names."
-        raise Refusal("output-options", f"there are no containers to go back into: {found}", key="options", hint=hint)
+        raise Refusal("output-options", f"there are no containers to restore: {found}", key="options", hint=hint)
     try:
         kept = select_values(nesting, keep)
     except ValueError as bad:
@@ -262,7 +264,7 @@ def _nest(kind: OutputKind, tensors: Mapping[str, Expr], origin: str | None, wor
 
 
 def _check_storable(made: Publication) -> None:
-    """Whether the format can hold the tensors. What a failed step would have made is nobody's fault."""
+    """Refuse tensors that the format cannot hold. Tensors of a failed step are not refused."""
     avals = {name: expr.aval for name, expr in made.tensors.items() if not expr.is_poison}
     options = WriteOptions(made.directory, made.metadata, made.shard_bytes, options=made.options, tree=made.tree)
     try:
@@ -276,7 +278,7 @@ def _about(bad: StoreError) -> str:
 
 
 def _check_destination(kind: OutputKind, nbytes: int, overwrite: bool, world: World) -> Replacement | None:
-    """What an output will replace. Refused if it cannot be written."""
+    """The checkpoint that an output will replace. Raises Refusal if it cannot be written."""
     try:
         return world.check_destination(kind.path, nbytes, overwrite=overwrite, directory=kind.directory)
     except StoreError as bad:
@@ -300,7 +302,7 @@ def _kind(output: Output, default_shard: str) -> OutputKind:
 
 @contextmanager
 def _refusing(key: str) -> Iterator[None]:
-    """Makes a store's refusal of what stands under a key of the output one of the plan."""
+    """A context that turns a store's refusal into one of the output's key."""
     try:
         yield
     except ValueError as bad:
@@ -308,20 +310,20 @@ def _refusing(key: str) -> Iterator[None]:
 
 
 def _refusal(code: str, bad: ValueError, key: str) -> Refusal:
-    """A store's refusal of a path or a size: its first sentence says what is wrong, the others what to do."""
+    """A store's refusal of a path or a size: its first sentence is the message, the others are the hint."""
     message, *hint = re.split(r"\. (?=[A-Z])", str(bad), maxsplit=1)
     return Refusal(code, message, key=key, hint="".join(hint))
 
 
 def _extras(space: Space, state: State) -> Extras:
-    """What an output gets beside tensors: what its alias holds, with the side files of the first input if the alias
-    came from no checkpoint."""
+    """The extras of an output: those of its alias, with the side files of the first input if the alias came from no
+    checkpoint."""
     return space.extras.borrow(s.extras for s in state.spaces.values())
 
 
 def alias_of(output: Output, state: State) -> str:
-    """The alias to save: named, or the only one that steps wrote to, or the only one there is. What steps within
-    `execute` wrote to counts where no others wrote."""
+    """The alias to save: the named one, or the only one that steps wrote to, or the only one. Steps within `execute`
+    count if no other step wrote to an alias."""
     filled = [a for a, s in state.spaces.items() if s.names or s.tainted or s.unknown]
     if output.alias is not None:
         if output.alias not in state.spaces:
@@ -339,5 +341,5 @@ def alias_of(output: Output, state: State) -> str:
         raise Refusal("output-empty", "no alias holds any tensor at the end of the plan", key="path", hint=hint)
     names = ", ".join(f"'{a}'" for a in candidates)
     why = "steps wrote to each of them" if written else "no step wrote to any of them"
-    hint = f"Say which: `output: {{path: {output.path}, alias: {candidates[0]}}}`."
-    raise Refusal("output-ambiguous", f"which alias is to be written? {names}: {why}", key="path", hint=hint)
+    hint = f"Name one: `output: {{path: {output.path}, alias: {candidates[0]}}}`."
+    raise Refusal("output-ambiguous", f"which alias should be written? {names}: {why}", key="path", hint=hint)

@@ -1,8 +1,8 @@
-"""Steps over several sets of tensors: which tensors pair up, and what becomes of those that do not (`unmatched`).
+"""Steps over several sets of tensors: how tensors pair up, and what happens to those that do not (`unmatched`).
 
-The first reference of such a step is a pattern; every other one that it reads is a template, which gives each match its
-partner. A match without a partner stands alone. So does a tensor that a template could have named (it is in reach, see
-`select/reach.py`) and that is no match's partner.
+The first reference of such a step is a pattern. Every other reference that it reads is a template, which names the
+partner of each match. A match without a partner is unpaired. So is a tensor that a template could have named (it is in
+reach, see `select/reach.py`) and that is no match's partner.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from brainsurgery_jax.protocol import Alone, Bind, Pairing, Row
 from brainsurgery_jax.select import Pattern, Ref, Template, reach_of
 
 UNMATCHED = "unmatched"
-"""The code of what is said of tensors that stand alone."""
+"""The code of diagnostics on unpaired tensors."""
 
 
 class Sets(NamedTuple):
-    """What a step works on: its pattern, the templates that are filled from each match, and the keys of those that it
-    reads and of the one that it writes (none: the match itself is written)."""
+    """The references of a step: its pattern, the templates that each match fills, the keys of the templates that it
+    reads, and the key of the one that it writes (none: it writes the match itself)."""
 
     source: Ref
     pattern: Pattern
@@ -36,11 +36,11 @@ class Sets(NamedTuple):
 
     @property
     def destination(self) -> str:
-        """The alias that is written to."""
+        """The alias that the step writes to."""
         return self.targets[self.written[0]].alias if self.written else self.source.alias
 
     def name(self, row: Row, key: str) -> str:
-        """The name that a template gives for a match."""
+        """The name that a template yields for a match."""
         return row[1][list(self.targets).index(key)]
 
     def names(self, rows: Iterable[Row], key: str) -> list[str]:
@@ -50,13 +50,13 @@ class Sets(NamedTuple):
 
     @property
     def is_sliced(self) -> bool:
-        """Whether the step is about parts of tensors."""
+        """Whether the step takes slices of tensors."""
         return any(ref.index is not None for ref in (self.source, *self.targets.values()))
 
 
 def pair(drafts: Drafts, sets: Sets, rows: Sequence[Row]) -> Pairing:
-    """The matches that have a partner under every key that is read, those that have not, and the tensors that stand
-    alone under such a key."""
+    """The matches with a partner under every key that is read, the matches without, and the unpaired tensors under
+    each such key."""
     complete = [row for row in rows if all(_may_exist(drafts, sets, row, key) for key in sets.read)]
     whole = set(map(id, complete))
     rest = [row for row in rows if id(row) not in whole]
@@ -64,7 +64,7 @@ def pair(drafts: Drafts, sets: Sets, rows: Sequence[Row]) -> Pairing:
 
 
 def _may_exist(drafts: Drafts, sets: Sets, row: Row, key: str) -> bool:
-    """Whether a match has its partner, or might, had no step failed."""
+    """Whether a match has its partner, or might have it if no step had failed."""
     ref = sets.targets[key]
     space, name = drafts.space(ref.alias), sets.name(row, key)
     if name in space.names:
@@ -73,14 +73,14 @@ def _may_exist(drafts: Drafts, sets: Sets, row: Row, key: str) -> bool:
 
 
 def _is_of_other_kind(drafts: Drafts, sets: Sets, row: Row, key: str) -> bool:
-    """Whether a match would have its partner, were it not for the `kind` of the reference."""
+    """Whether a match lacks its partner only because of the `kind` of the reference."""
     names, name = drafts.space(sets.targets[key].alias).names, sets.name(row, key)
     return name in names and not is_meant(sets.targets[key], names[name])
 
 
 def _others(drafts: Drafts, sets: Sets, rows: Sequence[Row], key: str) -> Iterator[Alone]:
-    """The tensors that a template could have named, and that no match goes with. Where a name is matched and the `kind`
-    of the pattern leaves its tensor out, that is meant of its partner, too."""
+    """The tensors that a template could have named and that are no match's partner. A tensor that the `kind` of the
+    pattern excludes excludes its partner, too."""
     ref, template = sets.targets[key], sets.templates[key]
     alias, ours = ref.alias, drafts.space(sets.source.alias).names
     space = drafts.space(alias, key)
@@ -99,7 +99,7 @@ def _others(drafts: Drafts, sets: Sets, rows: Sequence[Row], key: str) -> Iterat
 
 
 class Settled(NamedTuple):
-    """The matches that a step works on, the tensors that it takes along as they are, and what to note."""
+    """The matches that a step works on, the tensors that it keeps as they are, and the notes."""
 
     rows: list[Row]
     skipped: int = 0
@@ -108,7 +108,7 @@ class Settled(NamedTuple):
 
 
 def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
-    """What a step does with its pairing. Raises Refusal."""
+    """The decision of a step on its pairing. Raises Refusal."""
     step, rows, alone, others = drafts.step, pairing.rows, pairing.alone, pairing.others
     match step.unmatched:
         case "keep" | "drop" if not rows and step.lenient:
@@ -132,8 +132,8 @@ def settle(drafts: Drafts, sets: Sets, pairing: Pairing) -> Settled:
 
 
 def _is_whole_pair(drafts: Drafts, sets: Sets, pairing: Pairing, other: Alone) -> bool:
-    """Whether a tensor stands alone where whole checkpoints are paired: the pattern matches all of one, and the other
-    is another."""
+    """Whether a tensor is unpaired although whole checkpoints are paired: the pattern matches all tensors of one, and
+    the template names another."""
     ours = drafts.space(sets.source.alias)
     meant = sum(is_meant(sets.source, e) for e in ours.names.values())
     everything = len(pairing.rows) + len(pairing.alone) == meant
@@ -141,12 +141,12 @@ def _is_whole_pair(drafts: Drafts, sets: Sets, pairing: Pairing, other: Alone) -
 
 
 def _is_whole(space: Draft) -> bool:
-    """Whether an alias came from a checkpoint, or a tree, and has lost nothing since."""
+    """Whether an alias came from a checkpoint or a tree and has lost no tensor since."""
     return 0 < len(space.original) <= len(space.names)
 
 
 def _describe(sets: Sets, pairing: Pairing) -> str:
-    """Which tensors stand alone, by alias: how many, and the first."""
+    """The unpaired tensors of each alias, in words: how many, and the first."""
     parts = []
     if pairing.alone:
         partners = " and ".join(dict.fromkeys(f"'{sets.targets[key].alias}'" for key in sets.read))
@@ -163,7 +163,7 @@ def _count_names(names: Sequence[str], alias: str, what: str) -> str:
 
 
 def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
-    """The refusal of a step whose sets do not pair up, with the ways that are open."""
+    """The refusal of a step whose sets do not pair up. Its hint lists the possible remedies."""
     if not pairing.rows and not drafts.step.lenient:
         return _nothing_pairs(sets, pairing)
     ways = [f"`unmatched: drop` leaves them out of this step: what is in '{sets.destination}' stays as it is"]
@@ -177,7 +177,7 @@ def _refusal(drafts: Drafts, sets: Sets, pairing: Pairing) -> Refusal:
 
 
 def _nothing_pairs(sets: Sets, pairing: Pairing) -> Refusal:
-    """The refusal of a step in which no tensor has a partner: no way to leave tensors out mends that."""
+    """The refusal of a step in which no tensor has a partner: `unmatched` cannot help there."""
     message = f"no match of '{sets.source}' has a partner, so there is nothing to do"
     return Refusal(UNMATCHED, f"{message}: {_describe(sets, pairing)}", hint="Compare the names on both sides.")
 
@@ -186,8 +186,7 @@ def _nothing_pairs(sets: Sets, pairing: Pairing) -> Refusal:
 
 
 def _keep_alone(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[Bind]:
-    """The tensors that stand alone, under the names where their results would be. Raises Refusal where that is not
-    clear."""
+    """The unpaired tensors under the names that their results would have. Raises Refusal if these are ambiguous."""
     if sets.is_sliced and (pairing.alone or pairing.others):
         raise _unclear("it takes whole tensors, and this step is about slices")
     taken = {name: "" for row in pairing.rows for name in (_result(sets, row),)}
@@ -202,7 +201,7 @@ def _keep_alone(drafts: Drafts, sets: Sets, pairing: Pairing) -> Iterator[Bind]:
 
 
 def _all_mean(sets: Sets, expr: Expr) -> bool:
-    """Whether a tensor of the destination is of the kind that every reference to that alias takes."""
+    """Whether a tensor of the destination is of the kind in every reference to that alias."""
     return all(is_meant(ref, expr) for ref in (sets.source, *sets.targets.values()) if ref.alias == sets.destination)
 
 
@@ -211,7 +210,7 @@ def _result(sets: Sets, row: Row) -> str:
 
 
 def _alone(drafts: Drafts, sets: Sets, rows: Iterable[Row]) -> Iterator[tuple[str, str, str]]:
-    """Alias, name and new name of the matches that stand alone."""
+    """Alias, name and new name of the unpaired matches."""
     for row in rows:
         if there := [key for key in sets.read if _may_exist(drafts, sets, row, key)]:
             partner = f"{sets.targets[there[0]].alias}::{sets.name(row, there[0])}"
@@ -220,7 +219,7 @@ def _alone(drafts: Drafts, sets: Sets, rows: Iterable[Row]) -> Iterator[tuple[st
 
 
 def _from_others(sets: Sets, others: Iterable[Alone]) -> Iterator[tuple[str, str, str]]:
-    """Alias, name and new name of the tensors that no match goes with."""
+    """Alias, name and new name of the tensors that are no match's partner."""
     for other in others:
         if other.source is None:
             raise _unclear(f"which name '{other.alias}::{other.name}' should get cannot be told from the references")
@@ -236,7 +235,7 @@ def _unclear(why: str) -> Refusal:
 
 
 def _dest(drafts: Drafts, sets: Sets, target: str) -> Literal["new", "existing", "rebind"]:
-    """What must be true of the name that a kept tensor gets: what the step asks of its results, if there is such."""
+    """The destination rule for the name of a kept tensor: `new`, or the rule of the step if the name exists."""
     if target not in drafts.space(sets.destination).names:
         return "new"
     op = drafts.step.op

@@ -1,4 +1,4 @@
-"""What lowering yields: the checks to make, the checkpoints to write, and what every step did."""
+"""The result of lowering: the checks to perform, the checkpoints to write, and the effects of every step."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from brainsurgery_jax.store.sidecars import SideFiles
 
 
 class Check(NamedTuple):
-    """An assert that needs values, or a report that waits for its place in the plan. `logged`: the flag `verbose` asks
-    for it; it is not the result of the step."""
+    """An assert that needs values, or a report that waits for its turn in the plan. `logged`: the report exists because
+    of the flag `verbose`, and is not a result of the step."""
 
     step: Step
     says: Verdict | PendingReport
@@ -33,12 +33,12 @@ class Check(NamedTuple):
 
 
 def log(step: Step, text: str) -> Check:
-    """A line that a flag of the session asks for."""
+    """A report of one line, printed because of a flag of the session."""
     return Check(step, report(Text(text)), logged=True)
 
 
 class Publication(NamedTuple):
-    """A checkpoint to write: its tensors in order, and all that belongs to the file or folder."""
+    """A checkpoint to write: its tensors in order, and everything else in the file or folder."""
 
     path: str
     directory: bool
@@ -50,15 +50,15 @@ class Publication(NamedTuple):
     span: Span | None
     format: Format = SAFETENSORS
     options: Mapping[str, Any] = {}
-    keep_files: bool = False  # those of sharded inputs may stay what they are: the plan asks for no size
+    keep_files: bool = False  # files of sharded inputs may be kept: the plan asks for no shard size
     side_files: Mapping[str, bytes] = {}  # by name in the folder; in place of those that are copied (`sidecars`)
-    replaces: Replacement | None = None  # what stands at the path now
+    replaces: Replacement | None = None  # the checkpoint that is at the path now
     nest: Nest | None = None  # where tensors go in a format with containers, if they go back into those of their input
     tree: KeyTree = NO_TREE  # where they go in a format with trees
 
     @property
     def side_names(self) -> tuple[str, ...]:
-        """The side files that the output will have, as relative paths."""
+        """The side files of the output, as relative paths."""
         return tuple(dict.fromkeys((*(self.sidecars.copied if self.sidecars else ()), *self.side_files)))
 
     @property
@@ -68,7 +68,7 @@ class Publication(NamedTuple):
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes that it takes on disk at most while it is written: a scratch file holds what no input file does."""
+        """The most bytes that it takes on disk while it is written: a scratch file holds computed tensors."""
         scratch = sum(e.aval.nbytes for e in self.tensors.values() if not e.is_leaf) if self.format.encoded else 0
         return self.nbytes + scratch
 
@@ -91,13 +91,13 @@ class Effect(NamedTuple):
     inner: tuple[Effect, ...] = ()
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, Effect]]:
-        """This effect and all within it, outer ones first, each with its depth."""
+        """This effect and all its inner effects, outer ones first, each with its depth."""
         yield depth, self
         for effect in self.inner:
             yield from effect.walk(depth + 1)
 
     def without(self, aliases: Collection[str]) -> Effect:
-        """This effect, and all within it, as if it had done nothing to these aliases."""
+        """This effect and its inner effects, without the names of these aliases."""
 
         def keep(names: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(name for name in names if name.partition("::")[0] not in aliases)
@@ -109,7 +109,7 @@ class Effect(NamedTuple):
 
 
 def flatten(effects: Iterable[Effect]) -> Iterator[Effect]:
-    """Effects and all within them, in order."""
+    """Effects and all their inner effects, in order."""
     return (effect for outer in effects for _, effect in outer.walk())
 
 
@@ -121,7 +121,7 @@ class Program(NamedTuple):
     effects: tuple[Effect, ...]
     diagnostics: tuple[Diagnostic, ...]
     flags: Flags = NO_FLAGS
-    """As they are after the last step."""
+    """The flags after the last step."""
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -129,7 +129,7 @@ class Program(NamedTuple):
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """The bytes that are written of each tensor, by name, those of all outputs together."""
+        """The bytes written for each tensor name, summed over all outputs."""
         sizes: Counter[str] = Counter()
         for p in self.publications:
             for name, e in p.tensors.items():

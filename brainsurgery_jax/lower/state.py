@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from brainsurgery_jax.errors import Diagnostic, StoreError, few
+from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.lower.program import Check, Effect, Publication
 from brainsurgery_jax.lower.trees import TreeDraft
@@ -18,6 +18,7 @@ from brainsurgery_jax.store.base import Header, Source
 from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree
 from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
+from brainsurgery_jax.wording import few
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,9 @@ class Extras:
 class Space:
     """The tensors of one alias, in state-dict order, with how often each was read and written.
 
-    `extras` is what the alias holds beside them. `tainted`: an earlier step on it failed, so what it holds is
-    not known, and what seems to be missing may not be. `unknown` names what failed steps would have made
-    or changed. `original` is what the alias was made with, `grown` the tree then (None: nothing has changed since).
+    `extras` is what the alias holds beside them. `tainted`: an earlier step failed here, so its names are
+    unreliable; a name that seems missing may exist. `unknown`: names that failed steps would have created or changed.
+    `original`: the tensors that the alias was created with; `grown`: its tree then (None: unchanged since).
     """
 
     names: Mapping[str, Expr]
@@ -78,19 +79,19 @@ def pattern_of(name: str | tuple[str, ...]) -> Pattern:
 
 
 def matching(ref: Ref, names: Mapping[str, Expr]) -> list[Match]:
-    """The tensors that a reference matches, by name and by kind, sorted, with what is captured of each name. What a
-    failed step would have made may be of any kind. Raises Refusal."""
+    """The tensors that a reference matches by name and kind, sorted, with the captures of each name. Tensors of a
+    failed step may be of any kind. Raises Refusal."""
     found = pattern_of(ref.name).matches(names)
     return found if ref.kind is None else [match for match in found if is_meant(ref, names[match[0]])]
 
 
 def is_meant(ref: Ref, expr: Expr) -> bool:
-    """Whether a tensor is of the kind that a reference takes."""
+    """Whether a tensor is of the kind that a reference asks for."""
     return expr.is_poison or ref.takes(expr.aval.dtype)
 
 
 class Draft:
-    """A space being edited: its own copies of what changes."""
+    """A space while it is edited, with copies of its mutable parts."""
 
     __slots__ = ("_tree", "extras", "grown", "names", "original", "reads", "tainted", "unknown", "writes")
 
@@ -103,19 +104,19 @@ class Draft:
 
     @property
     def tree(self) -> TreeDraft:
-        """The tree, to be changed."""
+        """The tree, for changes."""
         if self._tree is None:
             self._tree = TreeDraft(self.extras.tree)
         return self._tree
 
     @property
     def leaves(self) -> KeyTree | TreeDraft:
-        """The tree, to look at."""
+        """The tree, read-only."""
         return self._tree or self.extras.tree
 
     @property
     def key_tree(self) -> KeyTree:
-        """The tree as it is by now."""
+        """The current tree."""
         return self.extras.tree if self._tree is None else self._tree.freeze(self.names)
 
     def freeze(self) -> Space:
@@ -125,14 +126,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that is so after some steps.
+    """The state after some steps.
 
-    - `known` holds numbers computed for steps whose shapes depend on data.
-    - `written` are the aliases that the plan's own steps wrote to, `written_within` those that plans within it did.
-    - `images` are what was saved under which path (None: a step failed that may have saved it).
-    - `doubtful`: a part of the plan that makes aliases is wrong, so there may be others than it seems.
-    - `before_dry_run` is what the state goes back to when a dry run is turned off; `nested`: inside `execute`.
-    - `within` are the steps that the steps at work belong to, outermost first; `scratch` the aliases that end with one
+    - `known`: numbers computed for steps whose shapes depend on data.
+    - `written`: the aliases that the plan's own steps wrote to; `written_within`: those that inner plans wrote to.
+    - `images`: the saved tensors by path (None: a step failed that may have saved there).
+    - `doubtful`: a faulty part of the plan creates aliases, so aliases that seem missing may exist.
+    - `before_dry_run`: the state to restore when a dry run is turned off; `nested`: inside `execute`.
+    - `within`: the steps around the steps at work, outermost first; `scratch`: the aliases that end with one
       of them.
     """
 
@@ -161,7 +162,7 @@ class State:
 
     @property
     def writes(self) -> frozenset[str]:
-        """The aliases that steps of the plan at work wrote to: of the plan itself, or of one within it."""
+        """The aliases that steps wrote to: those of the plan itself, or of the inner plan at work."""
         return self.written_within if self.nested else self.written
 
     def with_writes(self, aliases: Iterable[str]) -> State:
@@ -171,7 +172,7 @@ class State:
         return replace(self, written=frozenset(aliases))
 
     def drop_scratch(self, scratch: frozenset[str]) -> State:
-        """This state without the aliases that end with its last step."""
+        """This state without the scratch aliases of its last step."""
         if not scratch:
             return self
         *earlier, own = self.effects
@@ -180,11 +181,11 @@ class State:
         return after.with_writes(after.writes - scratch)
 
     def with_checks(self, checks: tuple[Check, ...]) -> State:
-        """This state with other checks in place of its own."""
+        """This state with other checks."""
         return replace(self, checks=checks)
 
     def with_flags(self, flags: Flags) -> State:
-        """This state with other flags. A dry run that is turned on remembers the state; turned off, it goes back."""
+        """This state with other flags. Turning a dry run on remembers the state; turning it off restores it."""
         if flags.dry_run == self.flags.dry_run:
             return replace(self, flags=flags)
         if flags.dry_run:
@@ -198,8 +199,7 @@ class State:
 
 
 class Demand(NamedTuple):
-    """Numbers that only data can tell, and that `step` needs. `state`: the state before that step, all that comes
-    before it lowered."""
+    """Numbers that depend on data and that `step` needs. `state`: the state before that step."""
 
     exprs: tuple[Expr, ...]
     step: Step
@@ -207,16 +207,16 @@ class Demand(NamedTuple):
 
 
 Answer = Callable[[Demand], Mapping[Expr, int]]
-"""Computes all numbers of a demand, or none: then the step takes their bounds. May raise."""
+"""Computes all numbers of a demand, or none; then the step uses their bounds. May raise."""
 
 
 def take_bounds(demand: Demand) -> Mapping[Expr, int]:
-    """Compute nothing: the answer of `check` and `explain`."""
+    """Compute no number, as `check` and `explain` do."""
     return {}
 
 
 class World(Protocol):
-    """All that lowering may ask of the outside: headers of checkpoints, and whether a destination can be written.
+    """The interface of lowering to the file system: headers of checkpoints, and whether a destination can be written.
 
     `default_shard`: the largest file of an output folder whose plan gives no size.
     """
@@ -244,7 +244,7 @@ def start(plan: PlanData, world: World, flags: Flags = NO_FLAGS) -> State:
     spaces: dict[str, Space] = {}
     problems: list[Diagnostic] = []
     for entry in plan.inputs:
-        if not entry.path:  # the parser has told what is wrong with it
+        if not entry.path:  # the parser has reported its mistake
             spaces[entry.alias] = Space({}, tainted=True)
             continue
         try:
@@ -259,7 +259,7 @@ def start(plan: PlanData, world: World, flags: Flags = NO_FLAGS) -> State:
 
 
 def describe_left_out(header: Header) -> str:
-    """What a checkpoint holds beside tensors, by its names; empty if there is nothing. Values are never shown."""
+    """The entries of a checkpoint that are no tensors, in words; empty if there are none. Values are never shown."""
     if not header.left_out:
         return ""
     kept = ", unless an output's `keep` names them" if header.nesting is not None else ""
@@ -272,7 +272,7 @@ def _note_left_out(header: Header, entry: Input) -> Iterator[Diagnostic]:
 
 
 def unreadable(bad: StoreError, entry: object) -> Diagnostic:
-    """A store's bad news as a diagnostic at the place in the plan that names the checkpoint."""
+    """A store's error as a diagnostic, at the place in the plan that names the checkpoint."""
     where = f"{bad.path}: tensor '{bad.tensor}'" if bad.tensor is not None else bad.path
     head, colon, rest = bad.path.partition(":")
     single = colon and head.isidentifier() and not rest.startswith((":", "\\", "/"))

@@ -1,4 +1,4 @@
-"""What a session says on the way: the impact of a step (`preview`), and a line for each tensor (`verbose`)."""
+"""The logs of a session: the impact of each step (`preview`), and a line for each tensor (`verbose`)."""
 
 from __future__ import annotations
 
@@ -21,24 +21,22 @@ from brainsurgery_jax.protocol import (
     RenameAlias,
     SetConfig,
 )
+from brainsurgery_jax.wording import list_changes
 
 MOST_NAMES = 8
 MOST_SOURCES = 2
 
 
 def impact(effects: Sequence[Effect], most: int | None = MOST_NAMES) -> str:
-    """What steps do to names: how many each kind of change has, and the first of them, sorted."""
-    parts = []
-    for word in ("changed", "created", "deleted", "configured"):
-        if names := sorted({name for effect in flatten(effects) for name in getattr(effect, word)}):
-            shown = names if most is None else names[:most]
-            more = f", and {len(names) - len(shown):,} more" if len(shown) < len(names) else ""
-            parts.append(f"{word} {len(names):,}: {', '.join(shown)}{more}")
-    return "; ".join(parts) or "no tensor changes"
+    """The changes of names by steps: for each kind of change how many, and the first ones, sorted."""
+    every = tuple(flatten(effects))
+    words = ("changed", "created", "deleted", "configured")
+    names = {word: sorted({name for effect in every for name in getattr(effect, word)}) for word in words}
+    return list_changes(names, most) or "no tensor changes"
 
 
 def preview(before: State, after: State, step: Step, plan: PlanData) -> State:
-    """The state after a step, in which its impact is said before all that the step itself says."""
+    """The state after a step, with a line on its impact before the reports of the step itself."""
     done = len(before.effects)
     new = after.effects[len(before.effects) :]
     line = f"preview {done + 1}/{len(plan.steps)} {_name(step)}: {impact(new)}"
@@ -47,7 +45,7 @@ def preview(before: State, after: State, step: Step, plan: PlanData) -> State:
 
 
 def session_line(state: State) -> str:
-    """The sizes of the unions of all changes."""
+    """A line with the numbers of names that all steps changed, created and deleted."""
     every = tuple(flatten(state.effects))
     sizes = ((word, len({n for e in every for n in getattr(e, word)})) for word in ("changed", "created", "deleted"))
     return "preview, all steps: " + ", ".join(f"{word} {size:,}" for word, size in sizes)
@@ -58,7 +56,7 @@ def _name(step: Step) -> str:
 
 
 class Lines:
-    """The lines of one step: `note` takes its edits, each with the names that the op fetched for it."""
+    """The log lines of one step: `note` takes each edit with the names that the op fetched for it."""
 
     def __init__(self, step: Step, *, dry_run: bool):
         self.step, self.head = step, f"{'dry-run ' if dry_run else ''}{_name(step)}: "
@@ -66,7 +64,7 @@ class Lines:
         self.others: list[str] = []
 
     def note(self, edit: Edit, fetched: list[str]) -> None:
-        """Add what an edit says."""
+        """Add the line of an edit."""
         match edit:
             case Bind(name=name):
                 self._item(fetched, [name])

@@ -1,8 +1,8 @@
-"""The tree of an alias while a step changes it: paths, types and leaves that hold no tensor follow the names.
+"""The tree of an alias while a step changes it: paths, types and leaves without a tensor follow the names.
 
-Two rules go beyond names. An empty container is matched as if what lies in others of its name lay in it, so that
-`(.*)\\.head\\.(.*)` takes a masked `head` along. And a list or tuple that lost an item and holds no tensor any more is
-gone with the empty leaves in it: they were there to keep its places.
+Two rules go beyond names. An empty container is matched as if it had the contents of other containers of its name, so
+that `(.*)\\.head\\.(.*)` also renames a masked `head`. And a list or tuple that lost an item and has no tensor left is
+removed with its empty leaves, which only kept its places.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from brainsurgery_jax.store.key_tree import PLAIN, TEXT, KeyTree, LeafType, Othe
 
 
 def origin_of(expr: Expr) -> tuple[str, str]:
-    """Of what kind of random keys a tensor is, and the narrow type that it is stored in, if nothing was computed:
-    elements were moved at most, and all come from leaves that agree."""
+    """The kind of random keys and the narrow storage type of a tensor whose elements were only moved, and whose leaves
+    agree; else none."""
     if expr.is_leaf:
         kind = expr.source.header.tree.types.get(expr.name, PLAIN)
         return kind.key, kind.stored
@@ -30,14 +30,14 @@ def origin_of(expr: Expr) -> tuple[str, str]:
 
 
 def type_as(kind: LeafType, expr: Expr, old: Expr | None) -> LeafType:
-    """The type of a leaf of which a step made this of that."""
+    """The type of a leaf that a step computed from another one."""
     key, stored = (kind.key, kind.stored) if expr is old else origin_of(expr)
     same = old is not None and old.aval.shape == expr.aval.shape
     return LeafType(kind.holder, key, stored, kind.sharding if same else "")
 
 
 class TreeDraft:
-    """A tree being edited: its own copies of what changes."""
+    """A tree while it is edited, with copies of its mutable parts."""
 
     __slots__ = ("_base", "_lost", "_sequences", "others", "paths", "types")
 
@@ -48,7 +48,7 @@ class TreeDraft:
         self._sequences: dict[str, type[ListIndex]] | None = None
 
     def put(self, name: str, source: Path | None, kind: LeafType) -> None:
-        """Place a leaf that gets this name; `source` is the path of what it was made of."""
+        """Place a leaf under a name. `source`: the path of the leaf that it was computed from."""
         path = self._adopt(tuple(name.split(".")) if source is None else follow(source, name))
         self.paths.update(told({name: path}))
         if kind != PLAIN:
@@ -62,7 +62,7 @@ class TreeDraft:
         self.others[name] = leaf
 
     def drop(self, name: str) -> None:
-        """Forget a leaf."""
+        """Remove a leaf."""
         path = self.paths.pop(name, None)
         self.types.pop(name, None)
         self.others.pop(name, None)
@@ -70,7 +70,7 @@ class TreeDraft:
             self._lost[name] = path
 
     def _adopt(self, path: Path) -> Path:
-        """A path with numbers as places of the sequences that are there already."""
+        """A path whose numbers become indices where the tree has a sequence."""
         if not any(isinstance(key, str) and key.isdecimal() for key in path):
             return path
         if self._sequences is None:
@@ -82,7 +82,7 @@ class TreeDraft:
         )
 
     def freeze(self, names: Collection[str]) -> KeyTree:
-        """The tree beside tensors of these names. Empty leaves make room for tensors."""
+        """The tree of tensors with these names. Empty leaves give way to tensors."""
         others = self.others
         if others:
             below = {name[:end] for name in names for end in _dots(name)}
@@ -124,7 +124,7 @@ def _places(path: Path) -> Iterator[int]:
 
 
 def _sequences(path: Path) -> dict[str, type[ListIndex]]:
-    """The sequences on the way, and what kind of index each has."""
+    """The sequences on all paths, and the kind of index of each."""
     return {name_of(path[:at]): type(key) for at, key in enumerate(path) if isinstance(key, ListIndex)}
 
 
@@ -132,15 +132,15 @@ def _sequences(path: Path) -> dict[str, type[ListIndex]]:
 
 
 def match_others(pattern: Pattern, tree: KeyTree | TreeDraft, names: Iterable[str]) -> list[tuple[str, Match]]:
-    """The leaves that hold no tensor and that a pattern matches. Each with the match: of its own name, or, for a
-    container, of a name that would lie in it if it held what others of its name hold."""
+    """The leaves without a tensor that a pattern matches, each with the match: of its own name or, for an empty
+    container, of a name that it would hold if it had the contents of others of its name."""
     own = {name: (name, binding) for name, binding in pattern.matches(tree.others)}
     inner = {n: text for n in tree.others if n not in own and (text := _container_key(n, tree))}
     return [*own.items(), *_match_inner(pattern, inner, names)]
 
 
 def _container_key(name: str, tree: KeyTree | TreeDraft) -> str:
-    """The last key of an empty container that has a name of its own; empty for other leaves."""
+    """The last key of an empty container, if that is a name; empty for other leaves."""
     path = tree.paths.get(name) or (name.rpartition(".")[2],)
     return "" if tree.others[name].kind == TEXT or isinstance(path[-1], int) else str(path[-1])
 
@@ -164,7 +164,7 @@ def _match_inner(pattern: Pattern, inner: Mapping[str, str], names: Iterable[str
 
 
 def target_of(name: str, matched: str, filled: str) -> str | None:
-    """The new name of a leaf of which `matched`, its name or one below it, becomes `filled`. None if that does not end
-    as it did: then the template says nothing of the container."""
+    """The new name of a leaf when `matched`, its name or one below it, becomes `filled`. None if the ends differ: then
+    the template does not rename the container."""
     rest = matched[len(name) :]
     return filled.removesuffix(rest) or None if filled.endswith(rest) else None

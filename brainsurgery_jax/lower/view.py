@@ -1,4 +1,4 @@
-"""One step at work: what an op may ask (`View`) of a draft of the state, which is kept if all is right."""
+"""The view of a step at work: the implementation of `View` on a draft of the state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import Diagnostic, Refusal, StoreError
-from brainsurgery_jax.graph.expr import Bound, Expr
+from brainsurgery_jax.graph.expr import Bound, Expr, walk
 from brainsurgery_jax.graph.structure import put, take
 from brainsurgery_jax.lower import hints, pairing
 from brainsurgery_jax.lower.configs import read_config
@@ -18,11 +18,12 @@ from brainsurgery_jax.lower.edits import Drafts, Unknown
 from brainsurgery_jax.lower.outputs import inside
 from brainsurgery_jax.lower.pairing import Sets
 from brainsurgery_jax.lower.state import State, World, describe_left_out, matching, open_space, pattern_of
+from brainsurgery_jax.lower.ties import tied_heads
 from brainsurgery_jax.lower.trees import match_others, target_of
 from brainsurgery_jax.op import Kernel, SinkOp
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
-from brainsurgery_jax.select import Match, Pattern, Ref, Template, compile_template, resolve, shown
+from brainsurgery_jax.select import Index, Match, Pattern, Ref, Template, compile_template, resolve, shown
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Header, TensorInfo
 from brainsurgery_jax.store.key_tree import tree_gaps, type_gap
@@ -39,7 +40,7 @@ def _template(target: str | tuple[str, ...], pattern: Pattern) -> Template:
 
 @contextmanager
 def at_key(key: str) -> Iterator[None]:
-    """Says of every refusal inside that it is about this key, unless the refusal knows better."""
+    """A context that sets the key of refusals, unless they have one."""
     try:
         yield
     except Refusal as bad:
@@ -49,7 +50,7 @@ def at_key(key: str) -> Iterator[None]:
 
 @contextmanager
 def _readable(key: str) -> Iterator[None]:
-    """Makes a store's refusal of a checkpoint one of the key that names it."""
+    """A context that turns a store's error into a refusal of the key that names the checkpoint."""
     try:
         yield
     except StoreError as bad:
@@ -58,14 +59,14 @@ def _readable(key: str) -> Iterator[None]:
 
 
 class StepView(Drafts):
-    """What an op may ask of the state while its step is lowered. See `op.View`."""
+    """The view of the state that an op gets while its step is lowered. See `protocol.View`."""
 
     def __init__(self, state: State, step: Step, world: World):
         super().__init__(state, step, world)
         self.graph = world.graph
         self.wanted: dict[Expr, None] = {}
-        self.skipped = 0  # matches that a step left out
-        self.kept: list[Bind] = []  # what a step takes along as it is
+        self.skipped = 0  # matches that the step skipped
+        self.kept: list[Bind] = []  # tensors that the step keeps as they are
         self.notes: dict[Diagnostic, None] = {}
         self.graph.span = step.span
 
@@ -84,11 +85,11 @@ class StepView(Drafts):
         return self.state.flags
 
     def has_key(self, key: str) -> bool:
-        """Whether the plan says this key of the step."""
+        """Whether the step has this key in the plan."""
         return (key,) in self.step.spans
 
     def note(self, code: str, message: str, key: str = "", hint: str = "") -> None:
-        """Say something that is no mistake, but may surprise."""
+        """Add a note: not a mistake, but possibly surprising."""
         label = "" if self.step.op is None else ".".join(filter(None, (self.step.op.name, key)))
         self.notes[Diagnostic(code, f"{label}: {message}", self.step.place(key), hint, "note")] = None
 
@@ -97,12 +98,12 @@ class StepView(Drafts):
         return list(self.space(alias).names)
 
     def match(self, ref: Ref, key: str = "") -> list[str]:
-        """Names that a pattern matches, sorted."""
+        """The names that a pattern matches, sorted."""
         return [name for name, _ in self._matches(ref, key)]
 
     def _matches(self, ref: Ref, key: str) -> list[tuple[str, Any]]:
-        """What a pattern matches. Where it may also match what a failed step would have made, a sink cannot judge, and
-        another op goes on with the rest, if there is any."""
+        """The matches of a pattern. If it may also match tensors of a failed step, a sink fails silently, and other ops
+        continue with the matches that exist, if any."""
         space = self.space(ref.alias, key)
         with at_key(key):
             found = matching(ref, space.names)
@@ -120,7 +121,7 @@ class StepView(Drafts):
         return pattern_of(ref.name), found
 
     def nothing(self, ref: Ref, key: str = "") -> Refusal:
-        """What to say of a pattern that matches nothing."""
+        """The refusal of a pattern that matches nothing."""
         space = self.space(ref.alias, key)
         text = ref.name if isinstance(ref.name, str) else ".".join(ref.name)
         tokens = () if isinstance(ref.name, str) else ref.name
@@ -151,23 +152,26 @@ class StepView(Drafts):
         more = self.other_rows(source, targets) if others else []
         sets, rows = self._sets(source, targets, read, written, required=not more)
         if sets.read:
-            settled = pairing.settle(self, sets, pairing.pair(self, sets, rows))
+            paired = pairing.pair(self, sets, rows)
+            settled = pairing.settle(self, sets, paired)
             rows, self.skipped = settled.rows, self.skipped + settled.skipped
             self.kept += settled.kept
-            self.fetched = []  # what is kept speaks for itself
+            self.fetched = []  # kept tensors need no line
             if settled.note:
-                hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
+                hint = "Write `unmatched: drop` to accept this, `unmatched: error` to refuse it."
                 self.note(pairing.UNMATCHED, settled.note, hint=hint)
+            for each in tied_heads(self, sets, paired) if self.step.unmatched == "keep" else ():
+                self.note(pairing.UNMATCHED, each.message, hint=each.hint)
         for key in sets.written:
             hints.refuse_collisions([name for name, _ in rows], sets.names(rows, key), key)
         return [*rows, *more]
 
     def others(self, ref: Ref) -> list[str]:
-        """The leaves that hold no tensor and that a pattern matches."""
+        """The leaves without a tensor that a pattern matches."""
         return [name for name, _ in self._other_matches(ref)]
 
     def other_rows(self, source: Ref, targets: Mapping[str, Ref]) -> list[Row]:
-        """For every leaf without a tensor that `source` matches: its name, and those that the templates make of it."""
+        """For every leaf without a tensor that `source` matches: its name, and the names from the templates."""
         rows: list[Row] = []
         for name, (matched, binding) in self._other_matches(source):
             made = [self._fill(target, source, key, matched, binding) for key, target in targets.items()]
@@ -188,7 +192,7 @@ class StepView(Drafts):
             return match_others(pattern_of(ref.name), space.leaves, space.names)
 
     def pair(self, source: Ref, targets: Mapping[str, Ref]) -> Pairing:
-        """Every match of `source` beside the tensors that the templates name for it. Nothing is refused."""
+        """Every match of `source` with the tensors that the templates name for it. Refuses nothing."""
         return pairing.pair(self, *self._sets(source, targets, tuple(targets), ()))
 
     def _sets(
@@ -200,7 +204,7 @@ class StepView(Drafts):
         *,
         required: bool = True,
     ) -> tuple[Sets, list[Row]]:
-        """What a step works on, and what its templates make of each match; at least one, if that is required."""
+        """The matches that a step works on, with the names from its templates; at least one if `required`."""
         pattern, matches = self.captures(source, self._key(source), required=required)
         templates: dict[str, Template] = {}
         filled: list[list[str]] = []
@@ -219,7 +223,7 @@ class StepView(Drafts):
         return next((k.rstrip("_") for k, v in (*self.step.params.items(), *inner) if v is ref), "")
 
     def literal(self, ref: Ref, key: str = "") -> str:
-        """The name of a reference that is taken literally."""
+        """The name in a reference that is no pattern."""
         self.space(ref.alias, key)
         assert isinstance(ref.name, str)
         return ref.name
@@ -227,7 +231,7 @@ class StepView(Drafts):
     # --- values
 
     def has(self, alias: str, name: str) -> bool:
-        """Whether a tensor exists; if so it counts as a read."""
+        """Whether a tensor exists; if so, this counts as a read."""
         space = self.space(alias)
         if name not in space.names:
             if space.tainted or name in space.unknown:
@@ -237,12 +241,12 @@ class StepView(Drafts):
         return True
 
     def count(self, alias: str, name: str) -> tuple[int, int]:
-        """How often a tensor was read and written."""
+        """The numbers of reads and writes of a tensor."""
         space = self.space(alias)
         return space.reads.get(name, 0), space.writes.get(name, 1)
 
     def select(self, ref: Ref, key: str = "", required: bool = True) -> list[Item]:
-        """The tensors that a pattern matches, sorted by name, sliced as the reference says."""
+        """The tensors that a pattern matches, sorted by name, with the slice of the reference applied."""
         names = self.match(ref, key)
         if not names and required:
             raise self.nothing(ref, key)
@@ -260,22 +264,22 @@ class StepView(Drafts):
         return self.select(ref, key)[0]
 
     def original(self, alias: str, key: str = "") -> Mapping[str, Expr]:
-        """The tensors that an alias had when it was made: those of its checkpoint, of its tree, or none."""
+        """The tensors that an alias was created with: those of its checkpoint or tree, or none."""
         space = self.space(alias, key)
         if space.tainted or space.unknown:
             raise Unknown
         return space.original
 
     def type_gap(self, left: tuple[str, str], right: tuple[str, str]) -> tuple[str, str] | None:
-        """How the types of two tensors differ beyond shape and dtype, each in words; None if they are not known to."""
+        """How the types of two tensors differ beyond shape and dtype, in words; None if no difference is known."""
         if not self.has_trees:
             return None
         ours, theirs = self.space(left[0]).key_tree, self.space(right[0]).key_tree
         return type_gap(ours, theirs, left[1], right[1])
 
     def tree_gaps(self, left: str, right: str | None = None) -> Mapping[str, tuple[str, str]]:
-        """How the tree of an alias differs from that of another one, beside the values of tensors; without another, how
-        the tree that it came in with differs from what it is now. By name, each side in words."""
+        """How the tree of an alias differs from that of another alias, apart from tensor values; without another, how
+        it differs from the tree that the alias was created with. By name, each side in words."""
         if not self.has_trees:
             return {}
         ours, theirs = self.space(left), self.space(left if right is None else right)
@@ -283,21 +287,25 @@ class StepView(Drafts):
         names = ours.original if right is None else ours.names
         return tree_gaps(was, theirs.key_tree, (name for name in names if name in theirs.names))
 
-    def config(self, alias: str, key: str = "") -> tuple[str, Any] | None:
-        """The name of the config file of an alias and what it holds by now; None if there is none."""
+    def config(self, alias: str, key: str = "") -> tuple[str, object] | None:
+        """The name and current content of the config of an alias; None if there is none."""
         space, extras = self.space(alias, key), self.extras(alias, key)
         if extras.doubtful or (space.tainted and space.extras.origin is None):
             raise Unknown
         with at_key(key):
             return read_config(extras, self.world)
 
+    def origin(self, alias: str) -> str | None:
+        """The checkpoint that an alias came from."""
+        return self.space(alias).extras.origin
+
     def slice(self, expr: Expr, ref: Ref, key: str = "") -> Expr:
-        """A value, or the part of it that the reference's slice selects."""
+        """A value, or the slice of it that the reference selects."""
         if ref.index is None:
             return expr
         return self._call(take, (expr,), {"index": self._index(ref, expr.aval, key)})
 
-    def _index(self, ref: Ref, aval: Aval, key: str) -> Any:
+    def _index(self, ref: Ref, aval: Aval, key: str) -> Index:
         with at_key(key):
             index = resolve(ref.index, aval.shape)
         if ref.index is not None and aval.size and 0 in index.shape:
@@ -306,7 +314,7 @@ class StepView(Drafts):
         return index
 
     def update(self, whole: Expr, ref: Ref, value: Expr, key: str = "") -> Expr:
-        """`whole` with `value` in the place that the reference's slice selects (everywhere without one)."""
+        """`whole` with `value` written to the slice of the reference (everywhere without one)."""
         if ref.index is None and value.aval == whole.aval:
             return value
         index = self._index(ref, whole.aval, key)
@@ -320,7 +328,7 @@ class StepView(Drafts):
         return value if index.full else self._call(put, (whole, value), {"index": index})
 
     def apply(self, kernel: Callable[..., object], *srcs: Expr, **params: object) -> Expr:
-        """The result of a kernel that has one."""
+        """The result of a kernel with one result."""
         only, *others = self.apply_all(kernel, *srcs, **params)
         if others:
             raise TypeError(f"'{self._kernel(kernel).name}' has {1 + len(others)} results: call `apply_all`")
@@ -337,6 +345,13 @@ class StepView(Drafts):
             raise bad.about(about) from bad
         return tuple(self.graph.pick(call, i) for i in range(len(call.avals))) if len(call.avals) > 1 else (call,)
 
+    def caution(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, object]) -> None:
+        """Note what may surprise about operands that no step has computed."""
+        if kernel.caution is None or any(e.kernel is not None and e.kernel.moves is None for e in walk(srcs)):
+            return
+        if (found := kernel.caution(tuple(s.aval for s in srcs), params)) is not None:
+            self.note(found.code, found.message, hint=found.hint)
+
     @staticmethod
     def _kernel(function: Callable[..., object]) -> Kernel:
         if not isinstance(function, Kernel):
@@ -347,17 +362,18 @@ class StepView(Drafts):
         return self.graph.call(kernel, srcs, params)
 
     def _name(self, expr: Expr) -> str:
-        """A name of a value, or of the tensor that it is a slice of; empty if it has none."""
+        """A name of a value, or of the tensor that it was sliced from; empty if there is none."""
         whole = expr.srcs[0] if expr.kernel is take else expr
         found = (f"'{a}::{n}'" for a in self.aliases() for n, e in self.space(a).names.items() if e is whole)
         return next(found, "")
 
     def constant(self, value: np.ndarray, dtype: DType) -> Expr:
-        """A small array that the plan spells out."""
+        """A small array whose values are in the plan."""
         return self.graph.const(value, dtype)
 
     def number(self, expr: Expr, bound: int) -> int:
-        """The value of a scalar that only data can tell; not known yet: its bound, and the step is asked again."""
+        """The value of a scalar that depends on data. If it is not known yet: its bound, and the step is lowered
+        again."""
         if (value := self.state.known.get(expr)) is not None:
             return value
         self.wanted[expr] = None
@@ -365,7 +381,7 @@ class StepView(Drafts):
         return Bound(bound)
 
     def open(self, path: str, key: str = "", format: str | None = None) -> Mapping[str, Expr]:
-        """The tensors of a checkpoint, or of what an earlier `save` of this plan will write there."""
+        """The tensors of a checkpoint, or those that an earlier `save` of this plan will write there."""
         place = self.world.key(path)
         if place in self.state.images:
             if (image := self.state.images[place]) is None:
@@ -384,7 +400,7 @@ class StepView(Drafts):
             return open_space(self.world, path, format).names
 
     def _part(self, image: Mapping[str, Expr], path: str, key: str) -> Mapping[str, Expr]:
-        """The tensors of an image that an address means."""
+        """The tensors of a saved image that an address selects."""
         header = Header(path, (), {name: TensorInfo(expr.aval, 0, 0) for name, expr in image.items()}, {})
         with _readable(key):
             names = choose_part(header, parse_address(path)).choose(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.merging.method import Merging, ModelTensor
-from brainsurgery_jax.numerics.math import fold_seed
+from brainsurgery_jax.numerics.math import fold_seed, key_of_block
 from brainsurgery_jax.op import Number, kernel
 from brainsurgery_jax.protocol import TensorExpr
 
@@ -13,9 +13,7 @@ from brainsurgery_jax.protocol import TensorExpr
 @kernel(blocks=True, result=lambda avals, params: (Aval(params["shape"], FLOAT32),))
 def uniform(*, shape: tuple[int, ...], key_high: Number, key_low: Number, block: Number, size: int) -> Array:
     """Block number `block` (of `size` elements) of a tensor of numbers from 0 up to, but without, 1."""
-    data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
-    key = jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))
-    return jax.random.uniform(key, (size,), jnp.float32)
+    return jax.random.uniform(key_of_block(key_high, key_low, block), (size,), jnp.float32)
 
 
 def draw(merging: Merging, model: ModelTensor) -> TensorExpr:

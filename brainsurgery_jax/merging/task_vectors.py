@@ -51,14 +51,17 @@ class Summing(NamedTuple):
 
 def _agreeing(parts: Sequence[Array]) -> list[Array]:
     """Where each part has the sign of the sum of all, which counts as positive at zero. NaN agrees."""
-    majority = total(parts) >= 0
-    return [((part > 0) & majority) | ((part < 0) & ~majority) | (part != part) for part in parts]
+    majority = total(parts) >= 0  # false where a part is NaN, as is what is said of it
+    return [((part > 0) == majority) & (part != 0) for part in parts]
 
 
 def _divisor(weights: Sequence[float], agreeing: Sequence[Array], like: Array) -> Array:
     """The sum of the weights of what agrees, 1 where nothing does."""
     if len(set(weights)) == 1:
         found = sum((a.astype(np.int8) for a in agreeing[1:]), agreeing[0].astype(np.int8))
+        if weights[0] > 0:  # where nothing agrees, 0 is divided, by whatever
+            found = (found + (found == 0).astype(np.int8)).astype(like.dtype)
+            return found if weights[0] == 1 else found * constant_of(weights[0], like)
         found = found.astype(like.dtype) * constant_of(weights[0], like)
     else:
         found = total([a.astype(like.dtype) * constant_of(w, like) for w, a in zip(weights, agreeing, strict=True)])

@@ -119,8 +119,8 @@ def kept_where(mask: Array, x: Array) -> Array:
     """A tensor with zeros where a mask is false. On numpy by bits, which is some times as fast as by choice."""
     if not on_host(x) or not on_host(mask) or x.dtype.itemsize not in (4, 8):
         return namespace(x).where(mask, x, constant_of(0, x))
-    bits: np.ndarray = np.asarray(mask).astype(f"i{x.dtype.itemsize}")
-    bits = np.negative(bits, out=bits)
+    ones = np.negative(np.asarray(mask).view(np.int8))  # short as long as it can be: -1 has all bits, however long
+    bits = ones.astype(f"i{x.dtype.itemsize}")
     return np.bitwise_and(np.asarray(x).view(bits.dtype), bits, out=bits).view(x.dtype)
 
 

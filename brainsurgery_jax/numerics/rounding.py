@@ -18,6 +18,7 @@ from brainsurgery_jax.keys import Word
 from brainsurgery_jax.numerics.math import (
     divide_traced,
     entries,
+    keeps_normal,
     kind,
     nonzero,
     on_host,
@@ -47,7 +48,7 @@ def round_once(name: str, x: Array, *others: Array) -> Array:
 
     XLA's CPU code takes subnormal numbers for zero. There, what other tools compute in float32 is computed in float64,
     in which no float32 is subnormal, then rounded to float32: sums, differences, products and quotients have the same
-    bits. numpy keeps subnormal numbers by itself.
+    bits. Dtypes whose results in float32 are never subnormal are spared this. numpy keeps subnormal numbers by itself.
     """
     if on_host(x):
         wide = widen(x)
@@ -56,6 +57,8 @@ def round_once(name: str, x: Array, *others: Array) -> Array:
     fn: Callable[..., jax.Array] = divide_traced if name == "divide" else getattr(jnp, name)
     if kind(x) != "float" or x.dtype.itemsize > 4:
         return seal(fn(x, *others).astype(x.dtype))
+    if all(map(keeps_normal, (x, *others))):
+        return round_to(seal(fn(*(y.astype(jnp.float32) for y in (x, *others)))), x.dtype)
     return jax.lax.platform_dependent(
         x, *others,
         cpu=lambda *xs: round_to(to_float32(fn(*map(to_float64, xs))), x.dtype),

@@ -1,16 +1,20 @@
 """Every built-in op, by family. Importing this package fills the registry; it loads neither JAX nor numpy."""
 
 from brainsurgery_jax.ops import (
+    adapters,
     asserts,
     choose,
     compute,
     create,
+    editing,
     elementwise,
     layout,
     linalg,
+    logits,
     lowrank,
     merge,
     names,
+    quantize,
     reduce,
     report,
     resize,
@@ -23,16 +27,20 @@ from brainsurgery_jax.ops import (
 )
 
 __all__ = [
+    "adapters",
     "asserts",
     "choose",
     "compute",
     "create",
+    "editing",
     "elementwise",
     "layout",
     "linalg",
+    "logits",
     "lowrank",
     "merge",
     "names",
+    "quantize",
     "reduce",
     "report",
     "resize",

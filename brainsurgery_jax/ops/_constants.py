@@ -1,4 +1,4 @@
-"""Numbers that a plan spells out, as arrays of a tensor's dtype, and repeated to its shape."""
+"""Constants of a plan as arrays of a tensor's dtype, and broadcast to its shape."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from brainsurgery_jax.op import kernel
 
 @kernel(moves=lambda avals, params: Broadcast(tuple(params["shape"])))
 def broadcast(x: Array, *, shape: tuple[int, ...]) -> Array:
-    """The input repeated to a larger shape."""
+    """The input broadcast to a larger shape."""
     return jnp.broadcast_to(x, shape)
 
 
 def constant(value: object, dtype: DType, key: str) -> np.ndarray:
-    """The value as a numpy array of `dtype`, refused if the dtype cannot hold it."""
+    """The value as a numpy array of `dtype`. Raises Refusal if the dtype cannot hold it."""
     if dtype.numpy is None:
         raise Refusal("dtype-opaque", f"{dtype} tensors can be named, copied and moved, but not filled", key=key)
     try:

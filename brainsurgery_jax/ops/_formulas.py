@@ -23,7 +23,7 @@ from brainsurgery_jax.op import Avals, Params, Passes, kernel
 
 
 class ProgramParams(TypedDict):
-    """What kernels of `compute` evaluate."""
+    """The expression that a kernel of `compute` evaluates."""
 
     program: Computation
 
@@ -35,7 +35,7 @@ class PartParams(ProgramParams):
 
 
 class WidenParams(TypedDict):
-    """The dtype that is computed in."""
+    """The dtype of the computation."""
 
     dtype: DType
 
@@ -49,7 +49,7 @@ def _refusal(params: ProgramParams) -> str:
 
 
 def _on_device(avals: Avals, params: ProgramParams, backend: str) -> int:
-    """Bytes on an accelerator besides operands and result: what compiled code makes as a whole."""
+    """Bytes of workspace on an accelerator: the intermediate arrays that compiled code holds whole."""
     return peak(params["program"], fused=True)
 
 
@@ -73,7 +73,7 @@ def _workspace(avals: Avals, params: ProgramParams) -> int:
 
 
 _formula = partial(kernel, "compute", host=_on_numpy, guarded=True, refusal=_refusal)
-"""A kernel that evaluates an expression, with what all such kernels have in common."""
+"""A kernel that evaluates an expression, with the facts that all such kernels share."""
 
 
 @_formula(result=_result, workspace=_workspace, on_device=_on_device)
@@ -86,7 +86,7 @@ def whole(*xs: Num[Array, "..."], program: Computation) -> tuple[Array, Flag]:
 
 
 def _in_parts(aval: Aval, cut: Partition, xs: Sequence[Array]) -> tuple[Array, Flag]:
-    """A result on numpy arrays, made part by part: what a part takes stays small, and near."""
+    """A result on numpy arrays, computed part by part, so that intermediate arrays stay in the cache."""
     made = [whole(*xs, program=before) for before in cut.kept]
     accepted = all(fits for _, fits in made)
     operands = [xs[at] if at >= 0 else made[-1 - at][0] for at in cut.sources]
@@ -126,7 +126,7 @@ def _part_of(xs: Sequence[Array], program: Computation, cuts: Cuts) -> tuple[Arr
 
 
 def _units(program: Computation, cuts: Cuts, shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """How many units of each cut there are in a part whose operands have these shapes."""
+    """The number of units along each cut of a part whose operands have these shapes."""
     full = {node.params["index"]: node.aval.shape for node in program.nodes if node.is_leaf}
     found = []
     for cut in cuts:
@@ -141,7 +141,7 @@ def _passes(avals: Avals, params: ProgramParams) -> Passes:
 
 @kernel("compute", result=_result, host=_on_numpy, fold=_passes)
 def fold_tensor(x: Num[Array, "..."], *, program: Computation) -> Array:
-    """A reduction of a tensor that goes by in blocks."""
+    """A reduction of a streamed tensor."""
     return evaluate(program, [x])[0]
 
 
@@ -167,5 +167,5 @@ def _widen_result(avals: Avals, params: WidenParams) -> Avals:
 
 @kernel("compute", result=_widen_result, elementwise=True, host=_on_numpy)
 def widen_float(x: Num[Array, "..."], *, dtype: DType) -> Array:
-    """A float in the dtype that is computed in."""
+    """A float in the dtype of the computation."""
     return cast_to(x, dtype)[0]

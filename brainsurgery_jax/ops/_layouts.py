@@ -1,4 +1,4 @@
-"""A layout at work: the tensors of an alias held against it, and what the engine runs to get to the other side."""
+"""Layouts as ops: the tensors of an alias are matched with a layout, and its rules become expressions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from brainsurgery_jax.prefixes import Shift, shift_between
 from brainsurgery_jax.protocol import Bind, Drop, Edit, Say, SetConfig, TensorExpr, View
 
 SHOWN = 8
-"""How many names of a kind a refusal lists."""
+"""The most names of each kind that a refusal lists."""
 
 
 def _floats(avals: Avals, params: Params) -> None:
@@ -95,7 +95,7 @@ def edits(
     alias: str | None,
     direction: Direction,
 ) -> Iterator[Edit]:
-    """What the op `layout` does. Raises Refusal."""
+    """The edits of the op `layout`. Raises Refusal."""
     inverse, moments, restore = direction
     where = _alias(view, alias)
     found, content = _load(name, config)
@@ -119,7 +119,7 @@ def _alias(view: View, alias: str | None) -> str:
     chosen = alias or view.default_alias or (known[0] if len(known) == 1 else None)
     if chosen is None:
         names = ", ".join(f"'{a}'" for a in known)
-        raise Refusal("layout-alias", f"which alias is to be converted? There are {names or 'none'}", key="alias",
+        raise Refusal("layout-alias", f"which alias should be converted? There are {names or 'none'}", key="alias",
                       hint="Add `alias: NAME`.")  # fmt: skip
     return chosen
 
@@ -138,7 +138,7 @@ def _load(name: str, config: Mapping[str, object] | str | None) -> tuple[Layout,
 
 
 def _refusal(bad: PlanError, what: str, key: str) -> Refusal:
-    """The diagnostics of a layout as one refusal of the step: a single one as it is, several as a list."""
+    """The diagnostics of a layout as one refusal of the step; several become a list."""
     first = bad.diagnostics[0]
     if len(bad.diagnostics) == 1:
         place = f" ({first.span})" if first.span else ""
@@ -164,7 +164,7 @@ def _bind_layout(
 
 
 class _Work:
-    """A bound layout held against the tensors of an alias."""
+    """A bound layout, compared with the tensors of an alias."""
 
     def __init__(self, bound: BoundLayout, view: View, alias: str, *, inverse: bool, moments: bool) -> None:
         self.bound, self.view, self.alias, self.inverse = bound, view, alias, inverse
@@ -222,7 +222,7 @@ class _Work:
 
     @cached_property
     def rest(self) -> frozenset[str]:
-        """What keeps its name, in a layout that says so."""
+        """The tensors that keep their names, in a layout that allows others."""
         if not self.bound.layout.rest:
             return frozenset()
         known = self.shapes.keys() | self.drops | self.kept
@@ -237,11 +237,11 @@ class _Work:
 
     @cached_property
     def drops(self) -> frozenset[str]:
-        """What may be there and is left out."""
+        """The tensors that may exist and are left out."""
         return self.bound.drops | frozenset(() if self.inverse else {t.copy for t in self.bound.ties})
 
     def check(self, restore: Sequence[str]) -> None:
-        """Refuse tensors that are missing, not known, or in another shape, all at once."""
+        """Refuse all missing, unknown and misshapen tensors at once."""
         missing = [n for n in self.shapes if n not in self.there]
         unknown = sorted(self.there - self.shapes.keys() - self.drops - self.rest - self.kept)
         lines: list[str] = []
@@ -265,14 +265,14 @@ class _Work:
                 continue
             aval = self.view.fetch(self.alias, name).aval
             if aval.shape != shape:
-                wrong.append(f"'{name}' is {aval}, but config.json tells [{', '.join(map(str, shape))}]")
+                wrong.append(f"'{name}' is {aval}, but config.json implies [{', '.join(map(str, shape))}]")
             elif not aval.dtype.is_float and name not in self._buffers:
                 wrong.append(f"'{name}' is {aval}, and weights are floating")
         return _few(wrong)
 
 
 def _describe_shift(shift: Shift, count: int) -> str:
-    """That names begin otherwise than the layout has them, and the step that renames them."""
+    """A sentence on names with another prefix than in the layout, with the step that renames them."""
     drop = f"begin with '{shift.drop}'" if shift.drop else "lack a prefix"
     add = f"'{shift.add}' is expected" if shift.add else "none is expected"
     return f"{count} names {drop}, where {add}: in a plan, `{shift.step}` before this step"

@@ -1,4 +1,4 @@
-"""What operators of assert share: verdicts on each match, on pairs, and on bounds."""
+"""Shared by the operators of assert: verdicts on each match, on pairs, and on bounds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup
 from brainsurgery_jax.protocol import NO_MATCH, Every, Item, Known, TensorExpr, Verdict, View
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.wording import few
 
 Unmatched = Annotated[
     Literal["error", "drop"] | None,
@@ -20,7 +21,7 @@ Unmatched = Annotated[
 ]
 Bound = Annotated[StrictInt, Field(ge=0)]
 MOST_NAMES = 4
-"""Names that a message lists."""
+"""The most names that a message lists."""
 
 TESTS: Mapping[str, Callable[[float, float], bool]] = {
     "is": operator.eq, "ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt,
@@ -45,13 +46,13 @@ class BoundKeys(KeyGroup):
 
 
 def judge_bounds(label: str, found: float, bounds: Mapping[str, float | None]) -> Known:
-    """That a number satisfies all bounds, or which it breaks."""
+    """The verdict on a number and its bounds, with the bound that it violates."""
     broken = [f"{WORDS[k]} {b}" for k, b in bounds.items() if b is not None and not TESTS[k](found, b)]
     return Known(not broken, f"{label} is {found}, expected {' and '.join(broken)}" if broken else "")
 
 
 def check_bounds(bounds: Mapping[str, float | None], *, whole: bool = True) -> None:
-    """Refuse bounds that nothing satisfies, among `whole` numbers or among all."""
+    """Refuse bounds that no number satisfies (with `whole`, no integer)."""
     given = {k: b for k, b in bounds.items() if b is not None}
     if not given:
         raise Refusal("bounds-missing", "give at least one of is, ge, gt, le, lt",
@@ -64,13 +65,13 @@ def check_bounds(bounds: Mapping[str, float | None], *, whole: bool = True) -> N
 
 
 def of_each(view: View, ref: Ref, judge: Callable[[Item], Verdict]) -> Verdict:
-    """That what `judge` asks holds of every match, of which there must be one."""
+    """The verdict that `judge` holds for every match, and that there is a match."""
     items = view.select(ref, "of", required=False)
     return Every(tuple(judge(i) for i in items)) if items else absent(view, ref)
 
 
 def absent(view: View, ref: Ref) -> Known:
-    """The verdict on tensors of which there are none: it does not hold, whatever is asked of each."""
+    """The verdict on an empty set of tensors: it fails, whatever the condition."""
     bad = view.nothing(ref)
     return Known(False, bad.message, code=bad.code, hint=bad.hint)
 
@@ -92,7 +93,7 @@ def check_pairs(
     if alone and unmatched == "error":
         return Known(False, f"{list_sorted(alone)} of '{right.alias}' is compared with nothing on the left")
     if alone and unmatched is None and left.alias != right.alias:
-        hint = "`unmatched: drop` says that this is meant, `unmatched: error` refuses it."
+        hint = "Write `unmatched: drop` to accept this, `unmatched: error` to refuse it."
         view.note(
             "unmatched", f"{list_sorted(alone)} of '{right.alias}' is compared with nothing on the left", hint=hint
         )
@@ -111,7 +112,5 @@ def check_pairs(
 
 
 def list_sorted(names: Collection[str]) -> str:
-    """The first few of some names, sorted, and how many more there are."""
-    shown = ", ".join(f"'{n}'" for n in sorted(names)[:MOST_NAMES])
-    more = len(names) - MOST_NAMES
-    return shown + (f" and {more:,} more" if more > 0 else "")
+    """The first names, sorted and quoted, and how many more there are."""
+    return few([f"'{name}'" for name in sorted(names)], MOST_NAMES)

@@ -1,4 +1,4 @@
-"""`assert`, with the operators that headers settle and those that join others."""
+"""`assert`, with the operators that headers decide and those that combine others."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def dimensions(view: View, *, of: SlicedPattern, number: BoundKeys) -> Verdict:
 
 @dataclass(frozen=True)
 class CountKeys(BoundKeys):
-    """Bounds of a count, `at_least` and `at_most` for `ge` and `le`."""
+    """Bounds of a count; `at_least` and `at_most` are other names of `ge` and `le`."""
 
     at_least: Bound | None = None
     at_most: Bound | None = None
@@ -124,7 +124,7 @@ def _counter(view: View, of: Ref, which: int, word: str, number: CountKeys) -> V
 
 @assertion()
 def reads(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
-    """How often earlier steps fetched every match.
+    """The number of times that earlier steps read every match satisfies all bounds.
 
     Example: `assert: {reads: {of: 'wte.weight', at_most: 2}}`
     """
@@ -133,7 +133,7 @@ def reads(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
 
 @assertion()
 def writes(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
-    """How often earlier steps stored every match; a loaded tensor counts one.
+    """The number of times that earlier steps wrote every match satisfies all bounds; loading a tensor counts once.
 
     Example: `assert: {writes: {of: '.*', is: 1}}`
     """
@@ -169,11 +169,11 @@ def _names(view: View, ref: Ref, key: str) -> set[str]:
 
 @assertion()
 def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdict:
-    """Every tensor is as it came in, byte for byte: those that `of` matches, or all but those that `except` matches.
+    """Tensors have the bytes that they were loaded with: those that `of` matches, or all that `except` does not match.
 
-    None of them was changed, removed, renamed or added; nor were leaves of a tree that hold no tensor. With neither key
-    all tensors of all aliases are meant that came from a checkpoint; with `except`, those of the aliases that it names.
-    What no step touched is known from headers; what was changed and changed back is compared.
+    None of them was changed, removed, renamed or added, nor was any leaf without a tensor. Without either key the
+    assert covers all aliases that came from a checkpoint; with `except`, the aliases that it names. Headers decide for
+    tensors that no step touched; a tensor that was changed and changed back is compared.
     Example: `assert: {unchanged: {except: ['h\\.5\\.attn\\..+', 'lm_head\\.weight']}}`
     """
     if of and except_:
@@ -194,7 +194,7 @@ def unchanged(view: View, *, of: Patterns = (), except_: Patterns = ()) -> Verdi
 
 
 def _match_names(view: View, ref: Ref, names: Collection[str]) -> Iterator[str]:
-    """The names that a reference matches, by the kind of what came in, or was added."""
+    """The names that a reference matches, by the kind of the tensor as it was loaded, or added."""
     before, now = view.original(ref.alias), {*view.names(ref.alias)}
     for name, _ in compile_pattern(ref.name).matches(names):
         expr = before.get(name) or (view.fetch(ref.alias, name) if name in now else None)
@@ -203,7 +203,7 @@ def _match_names(view: View, ref: Ref, names: Collection[str]) -> Iterator[str]:
 
 
 def _check_kept(view: View, alias: str, meant: Collection[str]) -> Verdict:
-    """That tensors of an alias are what they were when it was made."""
+    """The verdict that tensors of an alias are those that it was created with."""
     before, after = view.original(alias), set(view.names(alias))
     lost = [n for n in before if n in meant and n not in after]
     new = [n for n in after if n in meant and n not in before]

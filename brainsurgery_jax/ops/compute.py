@@ -1,37 +1,38 @@
-"""`compute`: an expression over named tensors, for what no op of its own exists."""
+"""`compute`: an expression over named tensors, for computations that have no op of their own."""
 
 from __future__ import annotations
 
-import keyword
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from brainsurgery_jax.dtypes import DTYPES, Aval, DType
-from brainsurgery_jax.errors import Refusal, did_you_mean
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.expression.folds import can_fold
-from brainsurgery_jax.expression.functions import FUNCTIONS
-from brainsurgery_jax.expression.parse import Expression, parse_expression, walk_names
+from brainsurgery_jax.expression.parse import Expression, parse_expression
 from brainsurgery_jax.expression.partition import is_written_well, partition
 from brainsurgery_jax.expression.program import At, Computation, below, excerpt, leaf, round_result
 from brainsurgery_jax.expression.ranges import exact_ranges, wrapping_nodes
+from brainsurgery_jax.expression.scope import SetTerm, bind_names, split_sets, uses_outside
 from brainsurgery_jax.expression.transposes import reduce_as_it_lies
 from brainsurgery_jax.expression.typing import Typed, type_expression, work_dtype
 from brainsurgery_jax.numerics.rounding import Overflow, check_overflow
 from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._formulas import by_element, fold_tensor, part, whole, widen_float
-from brainsurgery_jax.protocol import Bind, Edit, Item, TensorExpr, View
+from brainsurgery_jax.ops._matches import Numbers, check_names, find_numbers, group_rows, join_all
+from brainsurgery_jax.protocol import Bind, Edit, Item, Row, TensorExpr, View
 from brainsurgery_jax.select import Ref, kind_of
 
 Formula = Annotated[str, AfterValidator(parse_expression)]
 
-_KEYS = ("from", "to", "expr", "dtype", "overflow")
+_TOTAL = parse_expression("sum(x, axis=0)")
 _ORDER = ("bool", "uint", "int", "float", "complex")
 
 STREAMED = 64 << 20
-"""Bytes of operands and result from which on an expression is made in parts that go from file to file."""
+"""Bytes of operands and result from which an expression is computed in parts, from file to file."""
 
 NARROW = 16
 """Bits of integers whose arithmetic is looked at for values that leave their range."""
@@ -46,6 +47,7 @@ def compute(
     *,
     from_: Operands,
     expr: Formula,
+    let: Annotated[dict[str, Formula], Field(description="local names, and their expressions")] | None = None,
     to: SlicedTemplate | None = None,
     dtype: DTypeName | None = None,
     overflow: Overflow | None = None,
@@ -54,61 +56,123 @@ def compute(
 
     `from` names the tensors of the expression. The first reference is the pattern that is matched, the others are
     names filled from its match (one tensor may serve for all). The result replaces the first tensor, whose shape it
-    must have; with `to` it is stored there, whatever was there before. It is rounded once, to `dtype`, or else to the
-    dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are computed in
-    float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in numpy; sums
-    are kept in double precision. Large results are made part by part, along axes that no operation mixes; reductions of
-    all of a large tensor go over it in blocks before.
+    must have; with `to` it is stored there and replaces any tensor of that name. It is rounded once, to `dtype`, or
+    else to the dtype of the tensor that it replaces, or of the first; `overflow` is as for `cast`. Small floats are
+    computed in float32, float64 stays, and shapes broadcast as in numpy. Every operation is rounded by itself, as in
+    numpy; sums are kept in double precision. Large results are computed part by part, along axes that no operation
+    mixes; a reduction of a whole large tensor is streamed first.
 
-    In an expression there are numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
+    An expression may contain numbers, + - * / // % ** @, comparisons, & | ~ << >>, slices, .T, .shape, and functions
     as in numpy. By element: abs sqrt exp log sin cos tanh sigmoid sign round floor ceil minimum maximum clip where
-    isfinite isnan zeros_like ones_like, and casts: int8 int16 int32 int64 uint8 uint16 uint32 uint64 float32 float64.
-    With `axis` and `keepdims`: sum mean std var min max norm median quantile. Others: softmax matmul dot outer
-    transpose reshape concat stack repeat take flip diag tril triu eye arange.
+    isfinite isnan zeros_like ones_like arccos arcsin arctan2 log1p expm1 erf nan_to_num, and casts: int8 int16 int32
+    int64 uint8 uint16 uint32 uint64 float32 float64. With `axis` and `keepdims`: sum mean std var min max norm median
+    quantile prod any all logsumexp argmax argmin, and `kth_largest(x, 10)`. With `axis`: sort argsort ranks cumsum
+    softmax, and `topk(x, 10)`, whose places `argtopk(x, 10)` gives. Others: matmul dot outer kron einsum transpose
+    reshape concat stack repeat roll take flip diag tril triu eye zeros ones arange linspace.
+    Linear algebra of small matrices (sides of up to 16,384, or 8,192 for the last four), batched over leading axes, in
+    double precision: solve inv cholesky det trace pinv qr svd eigh. `qr(x)`, `svd(x)` and `eigh(x)` have several
+    results: `svd(x)[0]` are u, the singular values and v^T are `[1]` and `[2]`. What signs leave open is fixed: the
+    largest entry of a singular vector or eigenvector is positive, and so is the diagonal of `qr(x)[1]`.
+    `let` gives parts of the expression names of their own, each of which may use those before it. `${i + 1}` is what a
+    group of the pattern captured, as a number; `${config.num_hidden_layers}` is one of the config of the first alias.
+    `sum_over(x)`, `stack_over(x)` and `concat_over(x)` range over all matches: what is computed of each is added,
+    stacked along a new first axis, or joined along the first. An expression that asks for nothing else has one result
+    for each name that `to` makes, of the matches that make it.
+    Example: `compute: {from: {w: 'model::.*'}, to: norm, expr: 'sqrt(sum_over(sum(w ** 2)))'}`
     Example: `compute: {from: {w: '(.*)\\.weight', r: direction}, expr: 'w - outer(r, r @ w)'}`
     """
     assert isinstance(expr, Expression)
-    names = tuple(from_)
-    _check_names(expr, names)
-    for name in names:
-        if name not in expr.names:
-            message = f"the expression does not use '{name}', which is only looked for"
-            view.note("operand-unused", message, "from", "Leave it out of `from` unless it is to be there.")
+    names, lets = tuple(from_), {n: local for n, local in (let or {}).items() if isinstance(local, Expression)}
+    check_names(expr, names, lets)
+    expression, sets = split_sets(bind_names(expr, lets))
+    _note_unused(view, names, (expression, *(term.each for term in sets)))
     first, *others = from_.values()
     read = dict(zip(names[1:], others, strict=True))
     targets = read if to is None else {**read, "to": to}
-    for name, made_of_it in view.rename(first, targets, read=read):
-        found = (name, *made_of_it)
-        wholes = [view.fetch(ref.alias, n, key) for (key, ref), n in zip(from_.items(), found, strict=False)]
-        operands = [view.slice(e, ref, key) for (key, ref), e in zip(from_.items(), wholes, strict=True)]
-        place = Item(name, wholes[0]) if to is None else _old(view, to, found[-1])
-        kept = operands[0] if place is None else place.expr
-        try:
-            made = _compute_result(view, expr, names, operands, dtype, overflow, kept.aval.dtype)
-            made = _place(view, made, first if to is None else to, place, same_shape=to is None)
-        except Refusal as bad:
-            about = ", ".join(f"{key} '{ref.alias}::{n}'" for (key, ref), n in zip(from_.items(), found, strict=False))
-            raise _with_one_dtype(view, first, bad).about(f" ({about})") from bad
-        yield Bind((to or first).alias, found[-1] if to else name, made, "rebind", (first.alias, name))
+    joined = bool(sets) and not uses_outside(expression, from_)
+    if joined and to is None:
+        found = "the result is one of all matches, and takes no place of theirs"
+        raise Refusal("shapes-differ", found, key="expr", hint="Say where to store it: `to: NAME`.")
+    job = Job(view, from_, to, dtype, overflow)
+    rows = view.rename(first, targets, read=read, written=() if joined else None)
+    if joined:
+        for name, group in group_rows(rows):
+            yield job.bind(expression, sets, group[0], group, name)
+        return
+    over = [job.join(term, rows) for term in sets]
+    for row in rows:
+        yield job.bind(expression, sets, row, rows, row[1][-1] if to else row[0], over)
 
 
-def _check_names(expression: Expression, names: Sequence[str]) -> None:
-    """Refuse names that cannot stand in an expression, or that it uses and nobody gives."""
+def _note_unused(view: View, names: Sequence[str], expressions: Sequence[Expression]) -> None:
+    """Say which tensors are only looked for."""
     for name in names:
-        if not name.isidentifier() or keyword.iskeyword(name) or name in FUNCTIONS or name in _KEYS:
-            why = "is a function" if name in FUNCTIONS else "is a key of this step" if name in _KEYS else "is no name"
-            hint = "Take a name of letters, digits and _, such as `w`."
-            raise Refusal("expression-name", f"'{name}' {why}, so no tensor can be called that", key="from", hint=hint)
-    for node in walk_names(expression.tree):
-        if node.id not in names:
-            message = (
-                f"'{node.id}' is not among the names under `from` ({', '.join(names)}).{did_you_mean(node.id, names)}"
-            )
-            raise expression.refusal(node, message, code="expression-name")
+        if not any(name in expression.names for expression in expressions):
+            message = f"the expression does not use '{name}', which is only looked for"
+            view.note("operand-unused", message, "from", "Leave it out of `from` unless it should be listed there.")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a step computes with: its references, and what is said of the result."""
+
+    view: View
+    refs: Mapping[str, Ref]
+    to: Ref | None
+    dtype: DType | None
+    overflow: str | None
+
+    @property
+    def first(self) -> Ref:
+        return next(iter(self.refs.values()))
+
+    def fetch(self, row: Row) -> dict[str, TensorExpr]:
+        """The tensors of a match, by the names that the expression has for them; their parts, where slices say so."""
+        name, more = row
+        found = zip(self.refs.items(), (name, *more), strict=False)
+        return {key: self.view.slice(self.view.fetch(ref.alias, n, key), ref, key) for (key, ref), n in found}
+
+    def about(self, row: Row) -> str:
+        """The tensors of a match, in words."""
+        found = zip(self.refs.items(), (row[0], *row[1]), strict=False)
+        return " ({})".format(", ".join(f"{key} '{ref.alias}::{n}'" for (key, ref), n in found))
+
+    def join(self, term: SetTerm, rows: Sequence[Row]) -> TensorExpr:
+        """What a part of the expression that ranges over matches is."""
+        each = []
+        for row in rows:
+            try:
+                numbers = find_numbers(self.view, self.refs, (term.each,), [row])
+                each.append(_compute_result(self.view, term.each, self.fetch(row), numbers, None, None, None))
+            except Refusal as bad:
+                raise bad.about(self.about(row)) from bad
+        joined = join_all(self.view, term, each, [row[0] for row in rows])
+        if term.joined != "sum_over":
+            return joined
+        return _stream(self.view, type_expression(_TOTAL, ("x",), (joined.aval,)).program, [joined])
+
+    def bind(
+        self, expression: Expression, sets: Sequence[SetTerm], row: Row, rows: Sequence[Row], name: str,
+        over: Sequence[TensorExpr] | None = None,
+    ) -> Edit:  # fmt: skip
+        """Store the result of a match, or with `over` left out of a group of matches, under a name."""
+        view, first, to = self.view, self.first, self.to
+        operands = self.fetch(row)
+        place = Item(row[0], view.fetch(first.alias, row[0])) if to is None else _old(view, to, name)
+        kept = next(iter(operands.values())).aval.dtype if over is not None else None
+        kept = place.expr.aval.dtype if place is not None else kept
+        terms = dict(zip((t.name for t in sets), over or [self.join(t, rows) for t in sets], strict=True))
+        try:
+            numbers = find_numbers(view, self.refs, (expression,), [row] if over is not None else rows)
+            made = _compute_result(view, expression, operands | terms, numbers, self.dtype, self.overflow, kept)
+            made = _place(view, made, to or first, place, same_shape=to is None)
+        except Refusal as bad:
+            raise _with_one_dtype(view, first, bad).about(self.about(row)) from bad
+        return Bind((to or first).alias, name, made, "rebind", (first.alias, row[0]))
 
 
 def _old(view: View, to: Ref, name: str) -> Item | None:
-    """What is stored under the name of a result already; to be there if only a part of it is written."""
+    """The tensor that the result replaces; it must exist if only a slice of it is written."""
     if to.index is None and not view.has(to.alias, name):
         return None
     return Item(name, view.fetch(to.alias, name, "to"))
@@ -117,50 +181,53 @@ def _old(view: View, to: Ref, name: str) -> Item | None:
 def _compute_result(
     view: View,
     expr: Expression,
-    names: tuple[str, ...],
-    operands: Sequence[TensorExpr],
+    given: Mapping[str, TensorExpr],
+    numbers: Numbers,
     dtype: DType | None,
     overflow: str | None,
-    kept: DType,
+    kept: DType | None,
 ) -> TensorExpr:
-    """The result, rounded to `dtype`, or to the dtype of what it replaces."""
-    used = [at for at, name in enumerate(names) if name in expr.names] or [0]
-    names, operands = tuple(names[at] for at in used), [operands[at] for at in used]
+    """The result, rounded to `dtype`, or to the dtype of what it replaces (None: to none)."""
+    names = tuple(name for name in given if name in expr.names) or tuple(given)[:1]
+    operands = [given[name] for name in names]
     avals = tuple(e.aval for e in operands)
-    dtypes = (*(a.dtype for a in avals), dtype or kept)
+    dtypes = [d for d in (*(a.dtype for a in avals), dtype or kept) if d is not None]
     if (opaque := next((d for d in dtypes if d.is_opaque), None)) is not None:
         raise Refusal("dtype-opaque", f"{opaque} tensors can be named, copied and moved, but not computed on")
-    found = type_expression(expr, names, avals)
+    found = type_expression(expr, names, avals, numbers)
     made = found.program.aval
-    if dtype is None and _ORDER.index(made.dtype.kind) > _ORDER.index(kept.kind):
-        why = f"the result is {made}, and would be stored as {kept}"
+    stored = dtype or kept or made.dtype
+    if dtype is None and _ORDER.index(made.dtype.kind) > _ORDER.index(stored.kind):
+        why = f"the result is {made}, and would be stored as {stored}"
         hint = f"To store it as {made.dtype} say `dtype: {made.dtype}`."
-        raise Refusal("dtypes-differ", why, key="expr", hint=hint, kinds=_able(made.dtype, kept))
-    check_overflow(made.dtype, dtype or kept, overflow)
+        raise Refusal("dtypes-differ", why, key="expr", hint=hint, kinds=_able(made.dtype, stored))
+    check_overflow(made.dtype, stored, overflow)
     _note_wrapping(view, found)
     alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.is_float else a.dtype for a in avals}) == 1
-    if expr.elementwise and alike:
-        return _by_element(view, expr, names, operands, made.shape, dtype or kept, overflow)
-    program = reduce_as_it_lies(round_result(found.program, dtype or kept, overflow), STREAMED)
+    if expr.elementwise and alike and avals:
+        return _by_element(view, expr, dict(zip(names, operands, strict=True)), numbers, made.shape, stored, overflow)
+    program = reduce_as_it_lies(round_result(found.program, stored, overflow), STREAMED)
     return _stream(view, program, operands)
 
 
 def _by_element(
-    view: View, expr: Expression, names: tuple[str, ...], operands: Sequence[TensorExpr], shape: tuple[int, ...],
+    view: View, expr: Expression, given: Mapping[str, TensorExpr], numbers: Numbers, shape: tuple[int, ...],
     dtype: DType, overflow: str | None,
 ) -> TensorExpr:  # fmt: skip
     """A result of operands that are one by one widened and repeated to its shape: then it is made in flat blocks."""
+    operands = list(given.values())
     work = work_dtype([e.aval.dtype for e in operands])
     if len({e.aval.dtype for e in operands}) > 1:
         operands = [e if e.aval.dtype == work else view.apply(widen_float, e, dtype=work) for e in operands]
     full = [e if e.aval.shape == shape else view.apply(broadcast, e, shape=shape) for e in operands]
     # One program for all shapes, since it knows of none.
-    program = type_expression(expr, names, tuple(Aval((1,), e.aval.dtype) for e in operands)).program
-    return view.apply(by_element, *full, program=round_result(program, dtype, overflow))
+    program = type_expression(expr, tuple(given), tuple(Aval((1,), e.aval.dtype) for e in operands), numbers).program
+    program = round_result(program, dtype, overflow)
+    return full[0] if len(program.nodes) == 1 else view.apply(by_element, *full, program=program)
 
 
 def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """A result that goes by in parts if it is large and can be cut, or is made of folds, else made as a whole."""
+    """A result that is computed in parts if it is large and can be cut, or has folds below it; else as a whole."""
     if len(program.nodes) == 1:
         return operands[0]
     if program.aval.nbytes + sum(e.aval.nbytes for e in operands) <= STREAMED:
@@ -175,7 +242,7 @@ def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) ->
 
 
 def _compute_kept(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """A value that all parts of a result need: held, and computed of folds where it has some."""
+    """A value that all parts of a result need: it is held whole, and computed from folds if it has some."""
     rest, sources = _replace_folds(view, program, operands)
     return sources[0] if len(rest.nodes) == 1 else view.apply(whole, *sources, program=rest)
 
@@ -210,7 +277,7 @@ def _outermost_folds(program: Computation) -> list[int]:
 
 
 def _fold(view: View, program: Computation, number: int, operands: Sequence[TensorExpr]) -> TensorExpr:
-    """The fold that a node of a program is, of an operand that goes by in parts."""
+    """A node of a program as a fold over a streamed operand."""
     node = program.nodes[number]
     (source,) = node.sources
     inner = excerpt(program.nodes, source, ())
@@ -224,13 +291,13 @@ def _select_operands(program: Computation, operands: Sequence[TensorExpr]) -> li
 
 
 def _renumber(program: Computation) -> Computation:
-    """A program whose operands are those that it uses, in the order of its nodes."""
+    """A program without unused operands; the others are in the order of its nodes."""
     numbers = iter(range(len(program.nodes)))
     return Computation(tuple(leaf(next(numbers), n.aval) if n.is_leaf else n for n in program.nodes))
 
 
 def _note_wrapping(view: View, found: Typed) -> None:
-    """Say where integers of one or two bytes may leave the range of their dtype."""
+    """Note where integers of one or two bytes may overflow."""
     for number in wrapping_nodes(found.program, NARROW):
         node, own = found.program.nodes[number], exact_ranges(found.program)[number]
         first = next(x.number for x in node.operands if isinstance(x, At))
@@ -244,7 +311,7 @@ def _note_wrapping(view: View, found: Typed) -> None:
 
 
 def _able(dtype: DType, kept: DType) -> tuple[str, ...]:
-    """The kinds of tensors that can hold what is of this dtype, which `kept` cannot."""
+    """The kinds of tensors that can hold values of this dtype, which `kept` cannot."""
     kinds = dict.fromkeys(kind_of(d) for d in DTYPES if d.kind in _ORDER[_ORDER.index(dtype.kind) :])
     return tuple(kind for kind in kinds if kind != kind_of(kept))
 
@@ -257,13 +324,13 @@ def _with_one_dtype(view: View, first: Ref, bad: Refusal) -> Refusal:
 
 
 def _place(view: View, made: TensorExpr, ref: Ref, old: Item | None, *, same_shape: bool) -> TensorExpr:
-    """What is to be stored: the result, or what was there with the result in a part of it."""
+    """The tensor to store: the result, or the old tensor with the result in a part of it."""
     if old is None:
         return made
     if ref.index is not None:
         return view.update(old.expr, ref, made, "to" if not same_shape else "from")
     if same_shape and made.aval.shape != old.expr.aval.shape:
-        hint = "Say where to store it: `to` may also name what is to be replaced."
+        hint = "Name the destination: `to` may also name a tensor to replace."
         found = f"the result is {made.aval}, and cannot take the place of {old.expr.aval}"
         raise Refusal("shapes-differ", found, key="expr", hint=hint)
     return made

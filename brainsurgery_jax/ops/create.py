@@ -1,4 +1,4 @@
-"""Tensors made from nothing: constants, given values, and random numbers that depend on seed, name and shape alone."""
+"""New tensors: constants, given values, and random numbers that depend on seed, name and shape alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from brainsurgery_jax._lazy import Array, jax, jnp
 from brainsurgery_jax.dtypes import FLOAT32, Aval, DType, float_hint, to_numpy
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup, Word
-from brainsurgery_jax.numerics.math import fold_seed
+from brainsurgery_jax.numerics.math import fold_seed, key_of_block
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Form, Number, Real, build, kernel
 from brainsurgery_jax.ops._constants import broadcast, constant
@@ -36,7 +36,7 @@ class DrawKeys(KeyGroup):
 
 
 class RandomTensor(NamedTuple):
-    """Shape and dtype of random values, and how they are distributed."""
+    """Shape, dtype and distribution of random values."""
 
     shape: tuple[int, ...]
     dtype: DType
@@ -66,11 +66,9 @@ def random_block(
 ) -> Array:
     """Block number `block` (of `size` elements) of a random tensor.
 
-    Values are uniform on [first, second), or normal with mean `first` and standard deviation `second`. The block's key
-    is folded from the seed by JAX's counter-based generator, so blocks may be made in any order.
+    Values are uniform on [first, second), or normal with mean `first` and standard deviation `second`.
     """
-    data = jnp.stack([key_high, key_low]).astype(jnp.uint32)
-    key = jax.random.fold_in(jax.random.wrap_key_data(data), block.astype(jnp.uint32))
+    key = key_of_block(key_high, key_low, block)
     wide = jnp.float64 if made.dtype.bits == 64 else jnp.float32
     uniform = made.distribution == "uniform"
     draw = jax.random.uniform if uniform else jax.random.normal
@@ -101,7 +99,7 @@ _KEYS_OF = {"constant": ("value",), "tensor": ("values",), "uniform": ("low", "h
 
 
 def _tell_idle_keys(view: View, mode: str, distribution: str) -> None:
-    """Say which keys are of another mode or distribution: the reference takes them, and they do nothing."""
+    """Note keys of another mode or distribution: the reference accepts and ignores them."""
     kind = distribution if mode == "rand" else mode
     used = (*_KEYS_OF[kind], *(("distribution", "seed") if mode == "rand" else ()))
     others = {key: other for other, keys in _KEYS_OF.items() for key in keys} | {"distribution": "rand", "seed": "rand"}
@@ -165,13 +163,13 @@ def fill(
 
 
 def _from_nothing(name: str) -> Form:
-    """Of a tensor that is made from nothing, under a literal name."""
+    """Keys of a new tensor under a literal name."""
     return Form(name, (), ("target",), "new")
 
 
 @build(_from_nothing("zeroes"))
 def zeroes(view: View, name: str, *, shape: Sizes) -> TensorExpr:
-    """Make a float32 tensor of zeros under a literal name.
+    """Create a float32 tensor of zeros under a literal name.
 
     Example: `zeroes: {target: 'work::delta', shape: [16, 16]}`
     """
@@ -180,7 +178,7 @@ def zeroes(view: View, name: str, *, shape: Sizes) -> TensorExpr:
 
 @build(_from_nothing("ones"))
 def ones(view: View, name: str, *, shape: Sizes) -> TensorExpr:
-    """Make a float32 tensor of ones under a literal name.
+    """Create a float32 tensor of ones under a literal name.
 
     Example: `ones: {target: 'work::gate', shape: [16]}`
     """
@@ -189,8 +187,9 @@ def ones(view: View, name: str, *, shape: Sizes) -> TensorExpr:
 
 @build(_from_nothing("rand"))
 def rand(view: View, name: str, *, shape: Sizes, draw: DrawKeys) -> TensorExpr:
-    """Make a float32 tensor of random numbers under a literal name. Same seed and shape: same values, on every device.
+    """Create a float32 tensor of random numbers under a literal name.
 
+    Equal seeds and shapes give equal values, on every device.
     Example: `rand: {target: 'work::noise', shape: [16], distribution: normal, std: 0.02, seed: 7}`
     """
     _tell_idle_keys(view, "rand", draw.distribution)

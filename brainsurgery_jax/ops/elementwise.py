@@ -34,7 +34,7 @@ def _in_place(name: str) -> Form:
 def _arithmetic(avals: Avals, params: Params) -> bool:
     """Whether numpy computes on these as fast as compiled code: on all but two of float16 and smaller floats.
 
-    (What is made of one such tensor is looked up in a table.)
+    (A result of one such tensor is looked up in a table.)
     """
     dtype = avals[0].dtype
     return not dtype.is_float or dtype.bits >= 32 or dtype == BFLOAT16 or len(avals) == 1
@@ -128,7 +128,7 @@ def _continuous(avals: Avals, params: Params) -> None:
 
 
 def _wide_workspace(avals: Avals, params: Params) -> int:
-    """Both operands, a product and a result on its way, in the next wider dtype."""
+    """Bytes of both operands, a product and the result, in the next wider dtype."""
     return 4 * sum(max(8, 2 * a.dtype.bits // 8) * a.size for a in avals[:1])
 
 
@@ -152,7 +152,7 @@ def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Ar
 
 
 def _between(x: Array, y: Array, t: Number) -> Array:
-    """From the nearer of the two, so that both ends are exact. The arrays are the callee's to overwrite."""
+    """Interpolate from the nearer end, so that both ends are exact. Overwrites its arrays."""
     near = t < 0.5
     choose = (lambda a, b: a if near else b) if on_host(x) else (lambda a, b: jnp.where(near, a, b))
     start, other = choose(x, y), choose(y, x)
@@ -196,7 +196,7 @@ def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
 
 
 class ClampParams(TypedDict, total=False):
-    """The bounds of `clamp`; without one, or None: there is none."""
+    """The bounds of `clamp`; None: no bound."""
 
     min_: float | None
     max_: float | None
@@ -241,7 +241,7 @@ def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | No
 
 
 def _round_bound(value: Number, x: Array) -> Array:
-    """A bound rounded to the dtype of `x`. What lies outside of it bounds nothing, also where it has no infinity."""
+    """A bound rounded to the dtype of `x`. A bound beyond its range has no effect, even without infinity."""
     xp, dtype = x.__array_namespace__(), x.dtype
     if kind(x) in ("int", "uint"):
         info = np.iinfo(dtype)
@@ -284,12 +284,22 @@ def _computable(avals: Avals, params: CastParams) -> None:
     check_overflow(avals[0].dtype, params["dtype"], params.get("overflow"))
 
 
+def _truncates(avals: Avals, params: CastParams) -> Refusal | None:
+    """What to note of floats that nothing has scaled, where they become integers."""
+    source, target = avals[0].dtype, params["dtype"]
+    if not source.is_float or target.kind not in ("int", "uint"):
+        return None
+    message = f"{source} becomes {target} by rounding towards zero: every value between -1 and 1 becomes 0"
+    return Refusal("cast-truncates", message, hint="Scale weights in an earlier step, or cast to a float dtype.")
+
+
 @op(
     _new("cast"),
     Form("cast_", ("target",), ("target",), "rebind", keys=(("dtype", "to"),)),
     elementwise=True,
     result=_to_dtype,
     check=_computable,
+    caution=_truncates,
     host=_convertible,
     guarded=True,
     refusal="a value does not fit the integer dtype, or is NaN. `overflow: saturate` takes the nearest value instead",
@@ -298,11 +308,10 @@ def _computable(avals: Avals, params: CastParams) -> None:
 def cast(x: Num[Array, "..."], *, dtype: DTypeName, overflow: Overflow | None = None) -> tuple[Array, Flag]:
     """Convert to another dtype: to floats by rounding to nearest even, to integers towards zero, to bool by `!= 0`.
 
-    So weights between -1 and 1 become 0 in an integer dtype: scale them before. Of complex numbers the real part is
-    taken. A value that an integer dtype cannot hold stops the run. What is beyond
-    the largest value of a float dtype becomes infinity, or NaN where there is none; in float8_e4m3fn, as in torch, the
-    largest value. `overflow` says otherwise: `saturate` takes the nearest value (of an integer dtype 0 for NaN), `nan`
-    takes infinity or NaN, `wrap` keeps the lowest bits of integers.
+    So weights between -1 and 1 become 0 in an integer dtype: scale them first. Complex numbers become their real parts.
+    A value that an integer dtype cannot hold stops the run. A value beyond the range of a float dtype becomes infinity,
+    or NaN if the dtype has none; in float8_e4m3fn, as in torch, the largest value. `overflow` changes that: `saturate`
+    yields the nearest value (in an integer dtype 0 for NaN), `nan` infinity or NaN, `wrap` the lowest bits of integers.
     Example: `cast: {from: w, to: w_half, dtype: float16}`
     Example: `cast_: {target: '.*', to: bfloat16}`
     """

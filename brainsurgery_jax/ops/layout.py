@@ -1,4 +1,4 @@
-"""The op that carries a whole checkpoint to another library's tree and back, by a declarative layout."""
+"""The op that converts a whole checkpoint to another library's tree and back, by a declarative layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from brainsurgery_jax.protocol import Edit, View
 
 @dataclass(frozen=True)
 class LayoutKeys(KeyGroup):
-    """Which layout is applied, to what, and how."""
+    """The layout, and how it is applied."""
 
     name: Annotated[Text, Field(description="a layout's name, or the path of a layout file")]
     inverse: Annotated[StrictBool, Field(description="back to Hugging Face names")] = False
@@ -30,11 +30,11 @@ class LayoutKeys(KeyGroup):
 def layout(view: View, *, keys: LayoutKeys) -> Iterator[Edit]:
     """Rename, reshape and stack all tensors of an alias as another library expects them, or back.
 
-    `brainsurgery-jax layouts` lists the layouts. Every tensor must be one that the layout knows, in the shape that
-    config.json tells. With `moments`, trees below a `mu` or `nu` are carried by the same rules: what scales a weight
-    scales its gradient by the inverse, what adds to it leaves its gradient alone; other leaves of `opt_state` and a
-    `step` keep their names. Back to Hugging Face names, `config` becomes the config.json of a tree that came without
-    one. The factors of a LoRA adapter are carried as the weights that they belong to.
+    `brainsurgery-jax layouts` lists the layouts. Every tensor must be in the layout, with the shape that follows from
+    config.json. With `moments`, trees below a `mu` or `nu` are converted by the same rules: what scales a weight scales
+    its gradient by the inverse, what adds to it leaves its gradient alone; other leaves of `opt_state` and a `step`
+    keep their names. Back to Hugging Face names, `config` becomes the config.json of a tree that came without one. The
+    factors of a LoRA adapter are converted like the weights that they belong to.
     Example: `layout: {name: flax-gpt2, config: model/config.json}`
     """
     from brainsurgery_jax.ops._layouts import Direction, edits  # its language takes 30 ms to load, which few plans need

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from math import prod
 from typing import Annotated, TypedDict
 
@@ -12,6 +11,7 @@ from brainsurgery_jax._lazy import Array, Inexact, Num, jnp, np
 from brainsurgery_jax.dtypes import Aval, common_dtype_hint, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Text
+from brainsurgery_jax.numerics.equations import ADVICE, Equation, read_equation
 from brainsurgery_jax.numerics.math import on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Form, Params, build, kernel, op
@@ -54,23 +54,19 @@ def matmul(a: Num[Array, "..."], b: Num[Array, "..."]) -> Array:
     return round_to(a.__array_namespace__().matmul(widen(a), widen(b)), a.dtype)
 
 
-_EQUATION = re.compile(r"[A-Za-z]*(,[A-Za-z]*)*->[A-Za-z]*")
 _BLAS = 2 << 20
-"""Bytes that BLAS packs operands into."""
+"""Bytes of the packing buffers of BLAS."""
 
 
-def _terms(equation: str) -> tuple[list[str], str]:
+def _terms(equation: str) -> Equation:
     """The axes of each operand, and of the result."""
-    plain = equation.replace(" ", "")
-    if not _EQUATION.fullmatch(plain):
-        hint = "Give each axis a letter, the result after '->', no dots: 'oi,ir->or', 'bij,bjk->bik', 'ij->i'."
-        raise Refusal("einsum-equation", f"'{equation}' is no equation of einsum", key="equation", hint=hint)
-    operands, result = plain.split("->")
-    return operands.split(","), result
+    if (found := read_equation(equation)) is None:
+        raise Refusal("einsum-equation", f"'{equation}' is no equation of einsum", key="equation", hint=ADVICE)
+    return found
 
 
 def _sizes(avals: tuple[Aval, ...], equation: str) -> dict[str, int]:
-    """The size of each letter, all of them checked against the operands."""
+    """The size of each letter, checked against the operands."""
     terms, result = _terms(equation)
     if len(terms) != len(avals):
         found = f"'{equation}' is about {len(terms)} operand{'s' * (len(terms) != 1)}, and there are {len(avals)}"
@@ -114,9 +110,7 @@ def _contract(avals: Avals, params: EinsumParams) -> Avals:
 
 def _plain_product(avals: Avals, params: EinsumParams) -> bool:
     """Whether numpy does it by BLAS, which is as fast as compiled code: no axis that all three share, none twice."""
-    terms, result = _terms(params["equation"])
-    once = all(len(set(term)) == len(term) for term in terms)
-    return once and (len(terms) == 1 or not set(terms[0]) & set(terms[1]) & set(result))
+    return _terms(params["equation"]).is_plain
 
 
 def _workspace(avals: Avals, params: EinsumParams) -> int:

@@ -32,6 +32,7 @@ from brainsurgery_jax.numerics.lapack import singular_values, svd
 from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Form, Number, Outcome, Params, Real, Rung, build, kernel
+from brainsurgery_jax.ops._stacked import Stacked, split_matrices, stack_matrices
 from brainsurgery_jax.protocol import Results, TensorExpr, View
 
 _NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
@@ -82,7 +83,7 @@ class FactorParams(TypedDict):
 
 
 class Numbers(TypedDict):
-    """How factors are found, their tolerance, and the key of random values."""
+    """The method, the tolerance, and the key of random values."""
 
     method: str
     tol: float
@@ -130,7 +131,7 @@ def factorize(
     state: Lanczos | None = None,
     **chosen_by: object,
 ) -> Outcome:
-    """One rung: the factors or the truncated matrix, whether it is good enough, the facts about it, and how far it got.
+    """One rung: the factors or the truncated matrix, whether it is accepted, facts, and the state for the next rung.
 
     Low-precision matrices are factorized in float32; wide ones as their transpose. `sure`: there is no other rung.
     `chosen_by`: the method, by which the rungs were chosen.
@@ -161,7 +162,7 @@ def factorize(
 
 
 def _tall(x: Array, state: Lanczos | None) -> Array:
-    """The tall matrix, widened if that is done once and for all."""
+    """The matrix as a tall one, widened if all rungs need it wide."""
     if state is not None and state.x is not None:
         return state.x
     return widen(x) if x.size <= WIDENED else x
@@ -185,13 +186,13 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     safe = xp.where(root > 0, root, xp.ones_like(root))
     long, short = t.xv / safe[None, :], t.v * root[None, :]
     b, a = (short.conj(), long.T) if wide else (long, short.conj().T)
-    top = _largest_entries(b)
+    top = largest_entries(b)
     there = top != 0
     phase = xp.where(there, top / xp.where(there, xp.abs(top), xp.ones_like(root)), xp.ones_like(top))
     return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
 
 
-def _largest_entries(x: Array) -> Array:
+def largest_entries(x: Array) -> Array:
     """The entry of largest magnitude in each column, the first of several [1, n].
 
     By comparisons: under a `jit` in JAX's default configuration `argmax` can be lowered neither for float64 nor with
@@ -236,7 +237,7 @@ def _at_once(x: Array, rank: int, method: str, *, rebuilt: bool, **numbers: Numb
 
 
 def _first_good(x: Array, tries: Sequence[Tried], state: Lanczos | None, params: Mapping[str, Any]) -> Any:
-    """What the first of these ways makes that accepts it, and whether x is finite."""
+    """The first result that is accepted, and whether x is finite."""
     first, *others = tries
     value, good, _, state = factorize(x, **first, **params, state=state)
     if not others:
@@ -346,7 +347,8 @@ class MethodKeys(KeyGroup):
     tol: Tolerance = 1e-4
 
 
-def _numbers(how: MethodKeys, seed: int) -> Numbers:
+def numbers_of(how: MethodKeys, seed: int) -> Numbers:
+    """How factors are found, as kernels take it."""
     tol = how.tol
     if not tol > 0:
         hint = "For the full SVD write `method: exact`."
@@ -368,6 +370,7 @@ def phlora(
     rank: Rank,
     delete_original: StrictBool = True,
     require_missing_dest: StrictBool = True,
+    stacked: Stacked = False,
     how: MethodKeys,
 ) -> Results:
     """Replace matrices by low-rank factors: `b @ a` is the best approximation of the matrix at that rank.
@@ -375,24 +378,36 @@ def phlora(
     `target_a` gets sqrt(S) Vh with shape [r, n], `target_b` gets U sqrt(S) with shape [m, r]. A rank above min(m, n) is
     clipped; a fraction is of min(m, n); `{energy: 0.9}` takes the least rank that keeps that share of the energy.
     `method: auto` takes the cheapest way whose error is certified to exceed the least possible by at most the share
-    `tol`, `exact` the full SVD, `randomized` block Lanczos without a fall-back.
+    `tol`, `exact` the full SVD, `randomized` block Lanczos without a fall-back. `stacked: true` factorizes each matrix
+    of tensors [L, m, n] by itself, into factors [L, r, n] and [L, m, r]; an energy is then kept in each of them.
     Example: `phlora: {target: '(.+)\\.weight', target_a: '\\1.lora_A', target_b: '\\1.lora_B', rank: 16}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
-    numbers = _numbers(how, fold_seed(view.seed, name))
-    b, a = view.apply_all(factors, x, rank=_resolve_rank(view, name, x, rank), **numbers)
+    numbers = numbers_of(how, fold_seed(view.seed, name))
+    parts = split_matrices(view, name, x) if stacked else [x]
+    common = max(_resolve_rank(view, name, one, rank) for one in parts)
+    bs, rows = zip(*(view.apply_all(factors, one, rank=common, **numbers) for one in parts), strict=True)
+    a, b = (stack_matrices(view, x, made) if stacked else made[0] for made in (rows, bs))
     return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
 
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))
-def phlora_in_place(view: View, name: str, x: TensorExpr, *, rank: Rank, how: MethodKeys) -> TensorExpr:
+def phlora_in_place(
+    view: View, name: str, x: TensorExpr, *, rank: Rank, stacked: Stacked = False, how: MethodKeys
+) -> TensorExpr:
     """Replace matrices by their best approximation of a lower rank, in their own shape.
 
-    Rank, method and tol as in `phlora`.
+    Rank, method, tol and stacked as in `phlora`.
     Example: `phlora_: {target: '.+\\.weight', rank: 64}`
     Reference: PHLoRA, 2025, https://arxiv.org/abs/2509.10971.
     """
+    parts = split_matrices(view, name, x) if stacked else [x]
+    made = [_truncate(view, name, one, rank, how) for one in parts]
+    return stack_matrices(view, x, made) if stacked else made[0]
+
+
+def _truncate(view: View, name: str, x: TensorExpr, rank: int | float | Energy, how: MethodKeys) -> TensorExpr:
     if isinstance(rank, Energy):
         return view.apply(truncate_by_energy, x, energy=rank.share)
-    numbers = _numbers(how, fold_seed(view.seed, name))
+    numbers = numbers_of(how, fold_seed(view.seed, name))
     return view.apply(truncate, x, rank=_resolve_rank(view, name, x, rank), **numbers)

@@ -1,4 +1,4 @@
-"""`merge`: models become one by a published method."""
+"""`merge`: combine models by a published method."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_models(value: object) -> ModelsGiven:
     entries: list[tuple[object, object]]
     match value:
         case list() | tuple():
-            entries = [(alias, {}) for alias in value]
+            entries = [(alias.partition("::")[0] if isinstance(alias, str) else alias, {}) for alias in value]
         case Mapping():
             entries = list(value.items())
         case str():
@@ -47,8 +47,9 @@ def read_models(value: object) -> ModelsGiven:
         raise ValueError(f"{wanted}, got none")
     found: dict[str, Mapping[str, object]] = {}
     for alias, own in entries:
-        if not isinstance(alias, str) or alias in found:
-            raise ValueError(f"{wanted}, got {'twice ' if alias in found else ''}{alias!r}")
+        twice = "twice " if isinstance(alias, str) and alias in found else ""
+        if twice or not isinstance(alias, str):
+            raise ValueError(f"{wanted}, got {twice}{alias!r}")
         if isinstance(own, Mapping) and all(isinstance(key, str) for key in own):
             found[alias] = own
         elif own is None:
@@ -88,10 +89,11 @@ def merge(
 ) -> Iterator[Edit]:
     """Merge models by a published method, tensor by tensor: those of one name belong together.
 
-    `models` are aliases: a list, or a mapping of each to its weight or to its parameters. A parameter is a number, a
-    list of numbers from the first layer to the last, or a mapping of patterns to such, of which the first that matches
-    a name counts. `of` is a pattern of the names to be merged. Results have the dtype of the base, or of the first
-    model, or `dtype`; they are computed in float32 (float64 stays) and rounded once. Whole numbers are taken over.
+    `models` are aliases (of `alias::path`, as inputs are written, what is before the colons): a list, or a mapping of
+    each to its weight or to its parameters. A parameter is a number, a list of numbers from the first layer to the
+    last, or a mapping of patterns to such, of which the first that matches a name counts. `of` is a pattern of the
+    names to be merged. Results have the dtype of the base, or of the first model, or `dtype`; they are computed in
+    float32 (float64 stays) and rounded once. Whole numbers are taken over.
     Random choices depend on the plan's `seed`, the name and the model. `docs/merging.md` has the formulas.
 
     Averages: linear, slerp, nuslerp, multislerp, karcher, fisher, regmean. With a base: task_arithmetic, ties,

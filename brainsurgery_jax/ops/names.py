@@ -1,4 +1,4 @@
-"""Ops on names: nothing is computed, the environment alone changes."""
+"""Ops on names: they compute nothing and change only the state."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OutputKeys(KeyGroup):
     options: Options | None = None
 
     def publish(self, path: str, alias: str, names: tuple[str, ...] | None = None) -> Publish:
-        """The edit that writes an alias, or some of its tensors, of which no side files are written."""
+        """The edit that writes an alias, or some of its tensors without side files."""
         return Publish(
             path, alias, names, self.format, self.shard, self.overwrite, self.sidecars and names is None,
             self.config or {}, self.metadata or {}, self.options or {},
@@ -116,7 +116,7 @@ def load(
 ) -> Iterator[Edit]:
     """Open a checkpoint under a new alias, or one tensor of a file under a literal name (`to`).
 
-    `format` is for a file whose suffix does not tell what it is.
+    `format` is needed if the suffix of a file does not determine it.
     Example: `load: {path: tuned.safetensors, alias: tuned}`
     """
     tensors = view.open(path, "path", None if format == "auto" else format)
@@ -143,9 +143,9 @@ def save(
     target: Annotated[Ref, Role("name", beside="alias")] | None = None,
     how: OutputKeys,
 ) -> Iterator[Edit]:
-    """Write an alias (or one tensor, `target`) as it is now. Published with the outputs, after every assert passed.
+    """Write the current tensors of an alias (or one tensor, `target`), published with the outputs after all asserts.
 
-    It takes the keys of an output. Of one tensor no side files are written.
+    It takes the keys of an output. A single tensor is written without side files.
     Example: `save: {path: out/snapshot.safetensors, alias: model}`
     """
     if target is not None:
@@ -158,7 +158,7 @@ def save(
     if chosen is None:
         names = ", ".join(f"'{a}'" for a in known)
         raise Refusal(
-            "save-ambiguous", f"which alias is to be saved? There are {names or 'none'}", key="alias",
+            "save-ambiguous", f"which alias should be saved? There are {names or 'none'}", key="alias",
             hint="Add `alias: NAME`.",
         )  # fmt: skip
     yield how.publish(path, chosen)

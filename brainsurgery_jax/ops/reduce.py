@@ -1,4 +1,4 @@
-"""Reductions over axes: means, sums, extremes and norms, in double precision, of tensors that go by in blocks."""
+"""Reductions over axes: means, sums, extremes and norms of streamed tensors, in double precision."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _sum_dtype(x: DType) -> DType:
 
 
 class ReduceParams(TypedDict):
-    """What a reduction does, and along which axes."""
+    """The mode of a reduction, and its axes."""
 
     mode: str
     axes: tuple[int, ...]
@@ -67,7 +67,7 @@ def _extreme(x: Array, mode: str, axes: tuple[int, ...]) -> Array:
 
 
 def _finish(x: Array, mode: str, count: int, dtype: DType) -> tuple[Array, Flag]:
-    """What is made of sums, rounded once to `dtype`; integers where they fit."""
+    """The result of sums, rounded once to `dtype`; integers must fit."""
     xp = np if on_host(x) else jnp
     if dtype.is_integer:
         low, high = (np.asarray(n, x.dtype) for n in (np.iinfo(to_numpy(dtype)).min, np.iinfo(to_numpy(dtype)).max))
@@ -84,7 +84,7 @@ def _result(avals: Avals, params: ReduceParams) -> tuple[Aval, ...]:
 
 
 def _passes(avals: Avals, params: ReduceParams) -> Passes:
-    """One pass over a tensor; sums of integers are watched, so that none wraps."""
+    """One pass over a tensor; overflow of integer sums is detected."""
     (x,), mode, axes = avals, params["mode"], params["axes"]
     (made,) = _result(avals, params)
     count = prod(x.shape[axis] for axis in axes)
@@ -134,7 +134,7 @@ def _axes(dim: int | Sequence[int] | None, aval: Aval) -> tuple[int, ...]:
 
 
 def _refuse(aval: Aval, axes: tuple[int, ...], mode: str) -> None:
-    """Refuse what has no such reduction, or none that its dtype can hold."""
+    """Refuse tensors without such a reduction, or whose dtype cannot hold it."""
     if aval.dtype.is_opaque:
         raise Refusal("dtype-opaque", f"{aval.dtype} tensors can be named, copied and moved, but not computed on")
     if 0 in (aval.shape[axis] for axis in axes):

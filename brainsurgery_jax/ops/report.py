@@ -1,4 +1,4 @@
-"""`dump` and `diff`: reports about tensors, which never changes them and never fails a plan."""
+"""`dump` and `diff`: reports about tensors. They change nothing and never fail a plan."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class DumpedLeaf(NamedTuple):
     question: int | None
 
     def fill(self, answers: Sequence[object]) -> dict[str, Value]:
-        """What is known of it with the answer."""
+        """The entry with its answer filled in."""
         if self.question is None:
             return self.known
         answer = answers[self.question]
@@ -136,16 +136,15 @@ def diff(
 ) -> PendingReport:
     """Print what differs between two sets of tensors of the same names: missing ones, shapes, dtypes, values.
 
-    Of two aliases that tell of their trees, also leaves that hold no tensor, and of what type leaves are. Names that
-    one set alone has are listed; with `unmatched: drop` they are not, with `unmatched: error` they are a mistake, and
-    so is it where neither set has a tensor.
+    If both aliases have trees, leaves without a tensor and the types of leaves are compared, too. Names that only one
+    set has are listed; `unmatched: drop` omits them, and `unmatched: error` refuses them, as it does two empty sets.
     Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
     """
     left, right = sides.refs()
     ours, theirs = view.match(left, "left"), view.match(right, "right")
     if not ours and not theirs:
         raise view.nothing(left, "left" if sides.left else "left_alias")
-    shared = sorted({*ours} & {*theirs})  # only these are fetched, and count as read
+    shared = sorted({*ours} & {*theirs})  # only these are fetched and count as read
     pairs = {n: (_slice(view, left, n, "left"), _slice(view, right, n, "right")) for n in shared}
     missing = [n for n in theirs if n not in pairs], [n for n in ours if n not in pairs]
     if unmatched == "error" and any(missing):

@@ -1,4 +1,4 @@
-"""Resampling along axes, as of images: for tables of positions whose grid becomes finer or coarser."""
+"""Resampling along axes, as for images: it adapts tables of positions to a finer or coarser grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from brainsurgery_jax.ops.shape import take
 from brainsurgery_jax.protocol import TensorExpr, View
 
 NEAREST = "nearest"
-"""The method that takes elements as they are, of any dtype."""
+"""The method that copies elements, of any dtype."""
 
 Method = Annotated[
     Literal["nearest", "bilinear", "bicubic", "bicubic-pytorch", "lanczos3", "lanczos5"],
@@ -33,7 +33,7 @@ Sizes = Annotated[
 
 
 class SizeParams(TypedDict):
-    """The keys that the size of the work depends on."""
+    """The keys that the workspace depends on."""
 
     shape: tuple[int, ...]
 

@@ -27,8 +27,8 @@ def set_(
 ) -> Iterator[Edit]:
     """Turn flags on or off for the steps that follow; without a key, print them.
 
-    `dry-run`: what follows is checked and computed, but writes nothing; turned off again, all is as it was before.
-    `preview`: before each step a line says what it will create, change and delete. `verbose`: a line for each tensor.
+    `dry-run`: the steps that follow are checked and computed, but write nothing; turning it off restores the state.
+    `preview`: before each step, print what it will create, change and delete. `verbose`: print a line for each tensor.
     Example: `set: {dry-run: true, verbose: t}`
     """
     if dry_run is preview is verbose is None:
@@ -45,16 +45,17 @@ def execute(
     plan: Annotated[SubPlan, Role("plan")] | None = None,
     plan_yaml: Annotated[SubPlan, Role("plan-text")] | None = None,
     path: Annotated[SubPlan, Role("plan-file")] | None = None,
+    recipe: Annotated[SubPlan, Role("recipe")] | None = None,
 ) -> Iterator[Edit]:
-    """Do the steps of other plans here: of a list, a plan, the YAML text of one, or a file, in this order.
+    """Do the steps of other plans here: of a list, a plan, the YAML text of one, a file, or a recipe, in this order.
 
     The inputs of such a plan are loaded first, its output is saved last. References without an alias mean the only
     input of the first plan that has exactly one, else the only alias that there is. Plans can be nested 16 levels deep.
     Example: `execute: {transforms: [{delete: {target: 'tmp\\..*', if_missing: skip}}]}`
     """
-    plans = tuple(p for p in (transforms, plan, plan_yaml, path) if p is not None)
+    plans = tuple(p for p in (transforms, plan, plan_yaml, path, recipe) if p is not None)
     if not any(p.steps for p in plans):
-        hint = "Give at least one of transforms, plan, plan-yaml and path, with a step in it."
+        hint = "Give at least one of transforms, plan, plan-yaml, path and recipe, with a step in it."
         raise Refusal("execute-empty", "there is no step to execute", hint=hint)
     known = view.aliases()
     alone = known[0] if len(known) == 1 else None
@@ -72,7 +73,7 @@ def help_(view: View, *, command: Text | None = None, assert_: Text | None = Non
 
 @control("exit")
 def leave(view: View) -> Iterator[Edit]:
-    """Leave out the steps that follow; the output is still written.
+    """Skip the steps that follow; the output is still written.
 
     Example: `exit: {}`
     """

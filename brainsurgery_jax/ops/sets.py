@@ -1,4 +1,4 @@
-"""Joining tensors and cutting them up: named one by one, or over a number in the names of whole sets (`over`)."""
+"""Joining and splitting tensors: listed by name, or over a number in the names of whole sets (`over`)."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ MOST_PARTS = 1_000_000
 def _join_sets(
     view: View, from_: Sources, to: Ref, over: str | None, join: Callable[[Sequence[Item]], TensorExpr]
 ) -> Iterator[Edit]:
-    """Bind what `join` makes of the tensors of each set."""
+    """Bind the joined tensor of each set."""
     for target, items in _sets(view, from_, to, over):
         yield Bind(to.alias, target, join(items), like=_first(from_, items))
 
 
 def _sets(view: View, from_: Sources, to: Ref, over: str | None) -> Iterator[tuple[str, list[Item]]]:
-    """The name of each result, and the tensors that it is joined of."""
+    """The name of each result, and the tensors that it is joined from."""
     if over is None or not isinstance(from_, Ref):
         assert isinstance(from_, tuple)
         yield view.literal(to, "to"), [view.one(ref, "from") for ref in from_]
@@ -93,8 +93,8 @@ def _join(view: View, parts: Sequence[TensorExpr], axis: int) -> TensorExpr:
 def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None, dim: Dim = 0) -> Iterator[Edit]:
     """Join tensors along an axis: a list of them, or with `over` all that a pattern matches. The sources stay.
 
-    Of a list, each source must match exactly one tensor, and `to` is one literal name. With `over: e`, those names that
-    differ in the capture `e` alone are joined in numeric order, and `to` is a template of the other captures:
+    Of a list, each source must match exactly one tensor, and `to` is one literal name. With `over: e`, tensors whose
+    names differ only in the capture `e` are joined in numeric order, and `to` is a template of the other captures:
     `concat: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`.
     Example: `concat: {from: [q.weight, k.weight, v.weight], to: qkv.weight, dim: 0}`
     """
@@ -130,7 +130,7 @@ def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, 
 
 
 class Pieces(NamedTuple):
-    """The parts of a tensor: their number, what the plan gave it by, and what makes each of them."""
+    """The parts of a tensor: their number, the key that determines it, and a function that yields each part."""
 
     number: int
     what: str
@@ -197,10 +197,10 @@ def split(
     parts: Parts | None = None,
     dim: Dim = 0,
 ) -> Iterator[Edit]:
-    """Cut tensors along an axis into new ones, of given `sizes` or in so many equal `parts`. The source is kept.
+    """Split tensors along an axis, into parts of given `sizes` or into equal `parts`. The source is kept.
 
-    One tensor is cut into parts with the names in `to`. With `over: e`, all that match are, and `to` is a template in
-    which `${e}` is the number of the part:
+    One tensor is split into parts with the names in `to`. With `over: e`, every match is split, and `to` is a template
+    in which `${e}` is the number of the part:
     `split: {from: 'h\\.(?P<i>\\d+)\\.experts', to: 'h.\\g<i>.expert.${e}', over: e, parts: 8}`.
     Example: `split: {from: qkv.weight, to: [q.weight, k.weight, v.weight], sizes: [64, 64, 64], dim: 0}`
     """
@@ -230,7 +230,7 @@ def _entry(avals: Avals, params: EntryParams) -> Moves:
 
 @kernel(moves=_entry)
 def entry(x: Shaped[Array, "..."], *, axis: int, at: int) -> Array:
-    """Number `at` along one axis, which goes away."""
+    """Entry `at` along one axis, without that axis."""
     return jax.lax.index_in_dim(x, at, axis, keepdims=False)
 
 
@@ -238,9 +238,9 @@ def entry(x: Shaped[Array, "..."], *, axis: int, at: int) -> Array:
 def unstack(
     view: View, *, from_: SlicedPattern, to: Targets, over: Numbered | None = None, dim: Dim = 0
 ) -> Iterator[Edit]:
-    """Make one tensor of each entry along an axis, which goes away. The source is kept.
+    """Turn each entry along an axis into a tensor without that axis. The source is kept.
 
-    One tensor gives those with the names in `to`. With `over: e`, all that match are unstacked, and `to` is a template
+    One tensor is unstacked to the names in `to`. With `over: e`, every match is unstacked, and `to` is a template
     in which `${e}` is the number of the entry:
     `unstack: {from: 'h\\.(?P<i>\\d+)\\.experts', to: 'h.\\g<i>.expert.${e}', over: e}`.
     Example: `unstack: {from: heads.w, to: [head.0.w, head.1.w], dim: 0}`

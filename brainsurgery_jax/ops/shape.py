@@ -1,4 +1,4 @@
-"""Ops that only move elements: nothing is computed, and contiguous pieces are copied as bytes."""
+"""Ops that only move elements: they compute nothing, and contiguous runs are copied as bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Axes = Annotated[tuple[StrictInt, ...], Field(min_length=2, max_length=2, descri
 _FROM = frozenset({"from"})
 
 MOST_COPIES = 1 << 40
-"""Longer axes are no tensor's."""
+"""No tensor has longer axes."""
 
 
 @op(
@@ -33,7 +33,7 @@ MOST_COPIES = 1 << 40
     noop=lambda avals, params: True,
 )
 def copy(x: Shaped[Array, "..."]) -> Array:
-    """Give the same values a second name.
+    """Copy tensors to new names.
 
     Example: `copy: {from: 'h\\.0\\.(.*)', to: 'h_new.\\1'}`
     """
@@ -74,7 +74,7 @@ def reshape(x: Shaped[Array, "..."], *, shape: Annotated[tuple[StrictInt, ...], 
     noop=lambda avals, params: avals[0].shape == params["shape"],
 )
 def with_shape(x: Shaped[Array, "..."], *, shape: tuple[int, ...]) -> Array:
-    """The elements under another shape, which is known to fit, empty or not."""
+    """The elements in another shape, which is known to fit, even if it is empty."""
     return jnp.reshape(x, shape)
 
 
@@ -136,7 +136,7 @@ def _transpose(avals: Avals, params: TransposeParams) -> Permute:
     moves=_transpose,
 )
 def transpose(x: Shaped[Array, "..."], *, axes: Axes = (-2, -1)) -> Array:
-    """Swap two axes, the last two if nothing else is said; negative ones count from the end.
+    """Swap two axes, by default the last two; negative axes count from the end.
 
     Example: `transpose: {from: '(.*)\\.kernel', to: '\\1.weight'}`
     Example: `transpose_: {target: '.*\\.kernel', axes: [0, 1]}`
@@ -244,7 +244,7 @@ def take(
 
 @dataclass(frozen=True, slots=True)
 class Copies(Sequence[int]):
-    """The entries of an axis, each or all of them so many times; never written out."""
+    """The entries of an axis with repetition, as a sequence that is never materialised."""
 
     size: int
     times: int
@@ -325,7 +325,7 @@ def place(base: Shaped[jax.Array, "..."], x: Shaped[Array, "..."], *, index: Ind
 def _margins(
     aval: Aval, width: Sequence[int | tuple[int, int]] | None, shape: Sequence[int] | None
 ) -> list[tuple[int, int]]:
-    """What is added before and after each axis."""
+    """The padding before and after each axis."""
     if width is not None and shape is None:
         _one_each("width", width, aval)
         return [(0, w) if isinstance(w, int) else w for w in width]
@@ -369,7 +369,7 @@ def pad(
     shape: PaddedShape | None = None,
     value: Real = 0.0,
 ) -> TensorExpr:
-    """Make tensors larger: `width` says what is added to each axis, or `shape` what comes out (added at the end).
+    """Pad tensors: `width` is the padding of each axis, or `shape` the resulting shape (padded at the end).
 
     Example: `pad: {from: wte.weight, to: padded.weight, shape: [50304, -1]}`
     Example: `pad_: {target: wte.weight, width: [[0, 47], 0], value: 0}`

@@ -1,4 +1,4 @@
-"""Ops on what an alias holds beside its tensors: its config."""
+"""Ops on the config of an alias."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Annotated, cast
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
 from brainsurgery_jax.config_patch import Change, apply_change, find_doubts, is_same, patch_mapping
-from brainsurgery_jax.errors import Refusal, few
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
 from brainsurgery_jax.families.compare import describes, differences
 from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import Name, assertion, control
 from brainsurgery_jax.ops._verdicts import check_bounds, judge_bounds
 from brainsurgery_jax.protocol import Edit, Known, SetConfig, Verdict, View
+from brainsurgery_jax.wording import few
 
 Setting = Annotated[object, Field(description="a value of YAML; null: the key is null, or not there")]
 Settings = Annotated[tuple[object, ...], Field(description="values, one of which it must be")]
@@ -41,7 +42,7 @@ class LimitKeys(KeyGroup):
 
     @property
     def given(self) -> dict[str, float]:
-        """The bounds that there are, by their keys."""
+        """The given bounds by their keys."""
         bounds = {"ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
         return {key: bound for key, bound in bounds.items() if bound is not None}
 
@@ -61,7 +62,7 @@ def change_config(
     from_: Text | None = None,
     alias: Text | None = None,
 ) -> Iterator[Edit]:
-    """Change the config of an alias: config.json, of an adapter adapter_config.json. Outputs write it as it is then.
+    """Change the config of an alias: config.json, or adapter_config.json for an adapter. Outputs write the result.
 
     First the part `from` becomes the whole config, then the keys in `remove` are removed, then the values in `patch`
     are set, mappings key by key. A key of an inner mapping is removed as `outer.inner`. An alias without a checkpoint
@@ -84,7 +85,7 @@ def change_config(
 
 
 def _only_alias(view: View) -> str:
-    """The alias that is meant where a step names none."""
+    """The alias of a step that names none."""
     known = view.aliases()
     if view.default_alias is None and len(known) != 1:
         names = ", ".join(f"'{a}'" for a in known)
@@ -97,8 +98,8 @@ def _only_alias(view: View) -> str:
 def config(view: View, *, of: Name, is_: Setting = None, in_: Settings = (), limits: LimitKeys) -> Verdict:
     """A key of a config has the value `is`, or one of those `in`; or it is a number that satisfies all bounds.
 
-    `of` is the key, with dots to one within another, behind the alias. The config is config.json, of an adapter
-    adapter_config.json, as earlier steps left it; a key that it does not have is null.
+    `of` is the key, after the alias; dots lead to inner keys. The config is the current config.json, or for an adapter
+    its adapter_config.json; a missing key is null.
     Example: `assert: {config: {of: num_hidden_layers, is: 24}}`
     """
     bounds = limits.given
@@ -155,7 +156,7 @@ def consistent(view: View, *, alias: Text) -> Verdict:
 
 
 def _value(settings: object, path: str) -> object:
-    """What stands under a key; None if nothing does."""
+    """The value of a key; None if it is missing."""
     for key in path.split("."):
         if isinstance(settings, list) and key.isdecimal() and int(key) < len(settings):
             settings = settings[int(key)]

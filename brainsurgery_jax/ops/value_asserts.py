@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from typing import Annotated
+from functools import lru_cache, reduce
+from typing import Annotated, Any
 
 from pydantic import Field, StrictFloat, StrictInt
 
@@ -69,11 +70,23 @@ def finite(view: View, *, of: SlicedPattern) -> Verdict:
 
 
 def _faulty(item: Item, found: Faults, what: str, told: str) -> Known:
-    """That no element is wrong, or how many are, and where one of them is."""
+    """The verdict that no element is wrong, or how many are, and where one of them is."""
     if not found.number:
         return Known(True)
     count = "1 value that is" if found.number == 1 else f"{found.number:,} values that are"
     return Known(False, f"'{item.name}' has {count} {what}, {told} at {place(found.at, item.expr.aval.shape)}")
+
+
+def _tests(eps: float) -> Mapping[str, Callable[[Any, float], Any]]:
+    return {"is": lambda n, b: abs(n - b) <= eps, "ge": operator.ge, "gt": operator.gt, "le": operator.le,
+            "lt": operator.lt}  # fmt: skip
+
+
+@lru_cache
+def _within(bounds: tuple[tuple[str, float], ...], eps: float) -> Callable[[Array], Array]:
+    """Whether a number satisfies all bounds; one function for equal ones."""
+    tests = _tests(eps)
+    return lambda n: reduce(operator.and_, (tests[k](n, b) for k, b in bounds))
 
 
 @assertion()
@@ -92,12 +105,8 @@ def norm(
     """
     bounds = {"is": size.is_, "ge": size.ge, "gt": size.gt, "le": size.le, "lt": size.lt}
     check_bounds(bounds, whole=False)
-    tests = {"is": lambda n, b: abs(n - b) <= eps, "ge": operator.ge, "gt": operator.gt, "le": operator.le,
-             "lt": operator.lt}  # fmt: skip
     given = {k: b for k, b in bounds.items() if b is not None}
-
-    def holds(n: Array) -> Array:
-        return reduce(operator.and_, (tests[k](n, b) for k, b in given.items()))
+    tests = _tests(eps)
 
     def judge(i: Item) -> Verdict:
         def verdict(n: float) -> Known:
@@ -107,7 +116,7 @@ def norm(
 
         if i.expr.aval.dtype.is_opaque:
             return Known(False, f"'{i.name}' is {i.expr.aval}, whose values cannot be computed with")
-        return Pending((i.expr,), reduce_norm(ord, holds), verdict)
+        return Pending((i.expr,), reduce_norm(ord, _within(tuple(given.items()), eps)), verdict)
 
     return of_each(view, of, judge)
 
@@ -116,7 +125,7 @@ def norm(
 def equal(
     view: View, *, left: SlicedPattern, right: Partner, eps: Eps | None = None, unmatched: Unmatched = None
 ) -> Verdict:
-    """Every tensor on the left equals the one whose name `right` makes of it, exactly or within `eps`.
+    """Every tensor on the left equals the one that `right` names for it, exactly or within `eps`.
 
     NaN differs from NaN.
     Example: `assert: {equal: {left: 'a::.+', right: 'b::\\g<0>'}}`
@@ -158,10 +167,10 @@ def close(
 
 @assertion()
 def identical(view: View, *, left: SlicedPattern, right: Partner, unmatched: Unmatched = None) -> Verdict:
-    """Every tensor on the left has the bytes of the one whose name `right` makes of it.
+    """Every tensor on the left has the bytes of the one that `right` names for it.
 
-    Where both checkpoints tell, it must also be of the same type: a jax or numpy array, a Python number, a random key.
-    Unlike `equal` this tells zeros of either sign apart, and takes a NaN for itself.
+    If both checkpoints record types, these must agree, too: a jax or numpy array, a Python number, a random key.
+    Unlike `equal`, it distinguishes 0 from -0, and NaN equals the same NaN.
     Example: `assert: {identical: {left: 'a::.+', right: 'b::\\g<0>'}}`
     """
 

@@ -8,15 +8,18 @@ An override puts its value in place of what was there: `x=[1]` makes a list of o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
-from brainsurgery_jax.plan.paths import PathStep, parse_path, put
-from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, read_scalar
+from brainsurgery_jax.plan.declarations import Variable, declare, variables_of
+from brainsurgery_jax.plan.paths import KEYS, PathStep, parse_path, put
+from brainsurgery_jax.plan.recipes import PREFIX, find_recipe, is_recipe
+from brainsurgery_jax.plan.scalars import read_scalar
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get
 from brainsurgery_jax.plan.variables import find_variables
 
 MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory
@@ -35,12 +38,13 @@ class Merged(NamedTuple):
     """The one mapping that plan files, composed plans and overrides make.
 
     `notes`: what is no mistake, but may surprise, as steps of several files that became one. `variables`: those that
-    some plan used, before anything replaced it.
+    some plan used, before anything replaced it. `declared`: those that some plan declared.
     """
 
     root: Map
     notes: tuple[Diagnostic, ...]
     variables: frozenset[str]
+    declared: Mapping[str, Variable]
 
 
 def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = read_text) -> Merged:
@@ -51,20 +55,29 @@ def read_plan_files(items: Sequence[str | Map], read: Callable[[str], str] = rea
     for item in items:
         try:
             if isinstance(item, Map):
-                roots.append(item)
+                roots.append(declare(item))
+            elif is_recipe(item):
+                roots.append(find_recipe(item.removeprefix(PREFIX)).root)
             elif is_plan_file(item):
-                roots.append(_root(read_yaml(item, read), item))
+                roots.append(_read_plan(item, read))
             else:
                 overrides.append(_parse(item))
         except PlanError as error:
             problems += error.diagnostics
     notes: list[Diagnostic] = []
     plan = _merge_all(roots, notes)
+    declared = {name: variable for root in roots for name, variable in variables_of(root).items()}
     if not problems:  # where a file is missing, an override that does not fit would be a mistake too many
         plan = _apply_all(plan, overrides, problems)
     if problems:
         raise PlanError(problems)
-    return Merged(plan, tuple(notes), frozenset().union(*map(find_variables, roots)))
+    return Merged(plan, tuple(notes), frozenset().union(*map(find_variables, roots)), declared)
+
+
+def _read_plan(path: str, read: Callable[[str], str]) -> Map:
+    """The plan in a file, its variables declared."""
+    text = read_plan_text(path, read)
+    return declare(_root(compose(text, path), path), text)
 
 
 def read_yaml(
@@ -76,8 +89,13 @@ def read_yaml(
 ) -> Node | None:
     """The tree of a YAML file, or None if it is empty. `span` is where a plan names the file, if one does; for
     `repeatable` see `compose`."""
+    return compose(read_plan_text(path, read, span), path, repeatable=repeatable)
+
+
+def read_plan_text(path: str, read: Callable[[str], str] = read_text, span: Span | None = None) -> str:
+    """The text of a YAML file. `span` is where a plan names it, if one does. Raises PlanError."""
     try:
-        text = read(path)
+        return read(path)
     except (FileNotFoundError, NotADirectoryError):
         raise PlanError([_missing(path, span)]) from None
     except UnicodeDecodeError as error:
@@ -88,7 +106,6 @@ def read_yaml(
         raise PlanError(
             [Diagnostic("plan-file-unreadable", f"the plan file '{path}' cannot be read: {reason}", span)]
         ) from error
-    return compose(text, path, repeatable=repeatable)
 
 
 def merge(base: Node, later: Node) -> Node:
@@ -145,8 +162,8 @@ def _is_null(node: Node) -> bool:
 
 
 def is_plan_file(item: str) -> bool:
-    """Whether an item of a command line names a plan file; else it is an override."""
-    return _is_yaml(item) and ("=" not in item or os.path.isfile(os.path.expanduser(item)))
+    """Whether an item of a command line names a plan file; else it is a recipe or an override."""
+    return not is_recipe(item) and _is_yaml(item) and ("=" not in item or os.path.isfile(os.path.expanduser(item)))
 
 
 def _is_yaml(path: str) -> bool:
@@ -226,10 +243,19 @@ def _value(text: str, name: str, col: int) -> Node:
 def _apply_all(plan: Map, overrides: Iterable[_Override], problems: list[Diagnostic]) -> Map:
     for override in overrides:
         try:
-            changed = put(plan, override.path, override.value)
+            changed = put(plan, _of_variable(override.path, plan), override.value)
         except PlanError as error:
             problems += error.diagnostics
         else:
             assert isinstance(changed, Map), "a path starts with a key"
             plan = changed
     return plan
+
+
+def _of_variable(path: tuple[PathStep, ...], plan: Map) -> tuple[PathStep, ...]:
+    """The path of an override; of one key alone that is a variable of the plan and no key of plans, that variable's."""
+    table = get(plan, "vars")
+    (first, *more) = path
+    if more or first.at in KEYS or not isinstance(table, Map) or get(table, str(first.at)) is None:
+        return path
+    return (PathStep("vars", first.span, "vars"), first._replace(path=f"vars.{first.at}"))

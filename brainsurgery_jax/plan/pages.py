@@ -92,6 +92,7 @@ _KINDS = {
     "assert": "one operator of assert", "asserts": "list of operators of assert",
     "operands": "tensors by name: {NAME: pattern, NAME: name created from each match, ...}", "steps": "list of steps",
     "plan": "a plan, or a list of steps", "plan-text": "the YAML text of a plan", "plan-file": "path of a plan file",
+    "recipe": "a recipe and its variables: {NAME: {VARIABLE: value, ...}}",
 }  # fmt: skip
 
 

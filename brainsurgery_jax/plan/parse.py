@@ -7,14 +7,13 @@ from dataclasses import replace
 
 from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
-from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS, UNMATCHED
+from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS, UNMATCHED, ControlOp
 from brainsurgery_jax.plan.endpoints import Endpoints, plain_of, span_of
 from brainsurgery_jax.plan.model import Output, PlanData, Step
+from brainsurgery_jax.plan.paths import KEYS
 from brainsurgery_jax.plan.payload import Payload, parse_payload
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get, spans
 from brainsurgery_jax.select import name_aliases
-
-KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
 
 
 class Parser(Endpoints):
@@ -23,11 +22,12 @@ class Parser(Endpoints):
     aliases: Sequence[str] = ()
 
     def plan(self, root: Map) -> PlanData:
-        given = get(root, "inputs")
+        given, table = get(root, "inputs"), get(root, "vars")
+        variables = [name.text for name, _ in table.entries] if isinstance(table, Map) else []
         for key, value in root.entries:
             if key.text not in KEYS:
                 meant = _OTHER_KEYS.get(key.text.lower())
-                near = f" Did you mean '{meant}'?" if meant else did_you_mean(key.text, KEYS)
+                near = f" Did you mean '{meant}'?" if meant else did_you_mean(key.text, [*KEYS, *variables])
                 overridden = key.span.file.startswith("override ")
                 hint = _key_hint(key.text if overridden and not near else "")
                 self.complain("key-unknown", f"unknown top-level key '{key.text}'.{near}", key.span, hint)
@@ -80,6 +80,8 @@ class Parser(Endpoints):
         # Where inputs cannot be read, nobody knows whether there is a default alias.
         known = [replace(d, hint=name_aliases(d.hint, self.aliases)) for d in reading.problems]
         self.problems.extend(d for d in known if not (self.doubtful and d.code == "ref-no-alias"))
+        if isinstance(op, ControlOp) and (made := op.alias_made(params)) not in (None, *self.aliases):
+            self.aliases = [*self.aliases, made]
         lenient = params.pop(IF_MISSING.param, IF_MISSING.default) == "skip"
         unmatched = params.pop(UNMATCHED.param, UNMATCHED.default) if UNMATCHED in op.step_fields() else None
         return Step(None if reading.problems else op, params, span, places, text, lenient, unmatched, node)

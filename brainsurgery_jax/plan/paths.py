@@ -8,6 +8,8 @@ from typing import NamedTuple
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, describe
 
+KEYS = ("inputs", "transforms", "output", "outputs", "seed", "vars", "version")
+"""The keys of a plan."""
 MAX_PATH = 50  # segments; far from where a plan gets too deep to walk
 
 

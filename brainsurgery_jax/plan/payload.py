@@ -89,9 +89,11 @@ def parse_payload(op: Op, payload: object, reading: Payload, known: Sequence[Fie
     return _read_params(op, fields, given, reading)
 
 
-def _read_params(op: Op, fields: Mapping[str, Field], given: Mapping[str, object], reading: Payload) -> dict[str, Any]:
+def _read_params(
+    op: Op, fields: Mapping[str, Field], given: Mapping[str, object], reading: Payload
+) -> dict[str, object]:
     """The values of the keys that an op has; mistakes go to `reading.problems`."""
-    params: dict[str, Any] = {}
+    params: dict[str, object] = {}
     for f in sorted((fields[k] for k in given if k in fields), key=lambda f: bool(f.role and f.role.beside)):
         at = () if op.bare else (f.key,)
         try:
@@ -170,7 +172,7 @@ def _over_hint(op: Op, f: Field, given: Mapping[str, object]) -> str:
     return "One pattern or template stands for several tensors with `over: NAME`, the number in their names."
 
 
-def _value(f: Field, value: object, params: Mapping[str, Any], reading: Payload, at: Location) -> object:
+def _value(f: Field, value: object, params: Mapping[str, object], reading: Payload, at: Location) -> object:
     if (role := element_role(f.annotation)) is not None and not role.is_assert:
         return _references(f, role, value, params, reading)
     if f.role is None:
@@ -188,14 +190,14 @@ def _value(f: Field, value: object, params: Mapping[str, Any], reading: Payload,
             return _assertions(value, reading, at)
         case "operands":
             return _operands(f, value, params, reading)
-        case "steps" | "plan" | "plan-text" | "plan-file" as kind:
+        case "steps" | "plan" | "plan-text" | "plan-file" | "recipe" as kind:
             node = get(reading.node, f.key) if isinstance(reading.node, Map) else None
             assert node is not None
             return sub_plan(kind, node)
     return _reference(f.role, value, params, reading)
 
 
-def _references(f: Field, role: Role, value: object, params: Mapping[str, Any], reading: Payload) -> tuple[Ref, ...]:
+def _references(f: Field, role: Role, value: object, params: Mapping[str, object], reading: Payload) -> tuple[Ref, ...]:
     least = fewest(f.annotation)
     items = [value] if isinstance(value, str) and least < 2 else value
     if not isinstance(items, list) or len(items) < least:
@@ -209,7 +211,7 @@ def _references(f: Field, role: Role, value: object, params: Mapping[str, Any], 
     return tuple(out)
 
 
-def _operands(f: Field, value: object, params: Mapping[str, Any], reading: Payload) -> dict[str, Ref]:
+def _operands(f: Field, value: object, params: Mapping[str, object], reading: Payload) -> dict[str, Ref]:
     """References by name, the first a pattern, the others templates."""
     if not isinstance(value, dict) or not value:
         hint = f"Name each tensor: `{f.key}: {_named(value)}`."

@@ -8,6 +8,7 @@ from typing import Any
 
 from brainsurgery_jax.dtypes import DTYPES
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, Role, element_role, fewest
+from brainsurgery_jax.plan.declarations import TYPES
 from brainsurgery_jax.plan.endpoints import INPUT_KEYS, OUTPUT_KEYS
 from brainsurgery_jax.plan.parse import KEYS
 from brainsurgery_jax.plan.payload import adapter
@@ -68,6 +69,16 @@ def _or_list(item: Schema) -> Schema:
     return {"anyOf": [{"type": "array", "items": item}, item, {"type": "null"}]}
 
 
+_DECLARATION: Schema = {
+    "type": "object",
+    "properties": {
+        "type": {"enum": list(TYPES), "description": "What a value must be."},
+        "default": {"type": ["string", "number", "boolean"], "description": "The value, unless one is given."},
+        "help": {"type": "string", "description": "What it is for."},
+    },
+    "additionalProperties": False,
+}
+
 _TOP: Mapping[str, Schema] = {
     "inputs": {
         "type": ["array", "null"],
@@ -83,8 +94,8 @@ _TOP: Mapping[str, Schema] = {
     },
     "vars": {
         "type": ["object", "null"],
-        "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
-        "description": "Values for `${vars.NAME}` anywhere in the plan.",
+        "additionalProperties": {"anyOf": [{"type": ["string", "number", "boolean", "null"]}, _DECLARATION]},
+        "description": "Values for `${vars.NAME}` anywhere in the plan, or declarations: `<integer> 16`.",
     },
     "version": {"enum": [1, None], "description": "The version of the plan language."},
 }
@@ -193,6 +204,7 @@ _ROLES: Mapping[str, tuple[str, str]] = {
     "plan": ("", "A plan: its inputs are loaded first, its output is saved last."),
     "plan-text": ("", "The YAML text of a plan."),
     "plan-file": ("", "The path of a plan file, relative to the working directory."),
+    "recipe": ("", "A recipe with its variables: `{NAME: {VARIABLE: value}}`."),
 }
 _SCHEMAS: Mapping[str, Schema] = {
     "steps": _or_list({"$ref": "#/$defs/step"}),
@@ -200,6 +212,7 @@ _SCHEMAS: Mapping[str, Schema] = {
     "asserts": {"type": "array", "items": {"$ref": "#/$defs/assert"}, "minItems": 1},
     "plan-text": {"type": "string"},
     "plan-file": {"type": "string", "minLength": 1},
+    "recipe": {"type": ["string", "object"], "minLength": 1, "minProperties": 1, "maxProperties": 1},
 }
 
 

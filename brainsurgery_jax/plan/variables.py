@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
+from brainsurgery_jax.plan.declarations import Variable, find_mistakes, find_variable, fit
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get
 
 _VARIABLE = re.compile(r"\$\{vars\.([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -22,19 +23,29 @@ def find_variables(root: Node) -> frozenset[str]:
 
 
 def with_variables(
-    root: Map, environment: Mapping[str, str] = os.environ, replaced: Collection[str] = ()
+    root: Map,
+    environment: Mapping[str, str] = os.environ,
+    replaced: Collection[str] = (),
+    declared: Mapping[str, Variable] = {},
+    recipe: str = "",
 ) -> tuple[Map, tuple[Diagnostic, ...]]:
     """The plan with its variables filled in, and what is wrong with them.
 
     A scalar that is a variable and nothing else takes its value as it is (a number stays a number); inside longer text
     its text is put in. Only scalars can be variables. Those of the environment are texts, filled in first, also in the
-    values under `vars`.
+    values under `vars`. `declared`: the declarations that values replaced; one that is still under `vars` gives its
+    default. `recipe`: the name under which a step gives the values.
     """
     unset: list[Diagnostic] = []
     filled = _from_environment(root, environment, unset)
     assert isinstance(filled, Map)
-    made, problems = _with_vars(filled, replaced)
+    made, problems = _with_vars(filled, replaced, declared, recipe)
     return made, (*unset, *problems)
+
+
+def find_unfilled(root: Map) -> Iterator[Span]:
+    """The places of all values in which a variable is left."""
+    return (node.span for node in _scalars(root) if isinstance(node.value, str) and "${vars." in node.value)
 
 
 def _from_environment(node: Node, environment: Mapping[str, str], problems: list[Diagnostic]) -> Node:
@@ -64,25 +75,65 @@ def _environment_value(
     return found[0]
 
 
-def _with_vars(root: Map, replaced: Collection[str]) -> tuple[Map, tuple[Diagnostic, ...]]:
+def _with_vars(
+    root: Map, replaced: Collection[str], declared: Mapping[str, Variable], recipe: str
+) -> tuple[Map, tuple[Diagnostic, ...]]:
     table = get(root, "vars")
-    if table is None:
-        values: dict[str, Scalar] = {}
-    elif isinstance(table, Map) and all(isinstance(v, Scalar) for _, v in table.entries):
-        values = {k.text: v for k, v in table.entries if isinstance(v, Scalar)}
-    else:
+    if isinstance(table, Scalar | List) or (
+        table and any(isinstance(v, List) and not _takes_list(declared.get(k.text)) for k, v in table.entries)
+    ):
         hint = "Write `vars: {rank: 8}`; a value is a text, a number, true or false."
         return root, (Diagnostic("vars-form", "vars: expected a mapping of names to single values", table.span, hint),)
     problems: list[Diagnostic] = []
     used = find_variables(root)
-    if sum(len(values[n].text) for text in _texts(root) for n in _VARIABLE.findall(text) if n in values) > MAX_FILLED:
+    values = _values(table, declared, problems) if table else {}
+    sizes = {name: sum(len(scalar.text) for scalar in _scalars(value)) for name, value in values.items() if value}
+    if sum(sizes.get(name, 0) for text in _texts(root) for name in _VARIABLE.findall(text)) > MAX_FILLED:
         message = f"vars: after substitution they have more than {MAX_FILLED:,} characters"
         hint = "Use long texts less often, or write them where they are used."
         return replace(root, entries=()), (Diagnostic("yaml-too-large", message, table.span if table else None, hint),)
-    if isinstance(table, Map):
+    if table:
+        problems += _find_missing(table, used, recipe)
         problems += _find_unused(table, root, used, replaced)
     entries = tuple((k, v if k.text == "vars" else _fill(v, values, problems)) for k, v in root.entries)
     return replace(root, entries=entries), tuple(problems)
+
+
+def _takes_list(variable: Variable | None) -> bool:
+    return variable is not None and variable.takes_list
+
+
+def _values(
+    table: Map, declared: Mapping[str, Variable], problems: list[Diagnostic]
+) -> dict[str, Scalar | List | None]:
+    """The value of each variable; None for one that has no value, or none that fits, so that more would be told of a
+    plan without it."""
+    found: dict[str, Scalar | List | None] = {}
+    for key, node in table.entries:
+        if isinstance(node, Map):
+            problems += find_mistakes(key, node)
+            variable = find_variable(key, node)
+            value = None if variable is None else variable.default
+        else:
+            value, variable = node, declared.get(key.text)
+        fitting = value if value is None or variable is None else fit(value, variable)
+        if isinstance(fitting, Diagnostic):
+            problems.append(fitting)
+        found[key.text] = None if isinstance(fitting, Diagnostic) else fitting
+    return found
+
+
+def _find_missing(table: Map, used: Collection[str], recipe: str) -> Iterator[Diagnostic]:
+    """Return the diagnostics of variables that are used and have no value."""
+    for key, node in table.entries:
+        variable = find_variable(key, node)
+        if variable is not None and variable.default is None and key.text in used:
+            message = f"vars: '{key.text}' has no value; it is {variable}"
+            given = worded(
+                shell=f"on the command line: `{key.text}=...`", python=f"as a keyword: `load(..., {key.text}=...)`"
+            )
+            within = f"below the name of the recipe: `recipe: {{{recipe}: {{{key.text}: ...}}}}`"
+            yield Diagnostic("vars-missing", message, key.span, f"Give it {within if recipe else given}.")
 
 
 def _find_unused(table: Map, root: Map, used: Collection[str], replaced: Collection[str]) -> Iterator[Diagnostic]:
@@ -104,29 +155,43 @@ def _find_unused(table: Map, root: Map, used: Collection[str], replaced: Collect
 
 def _texts(node: Node) -> Iterator[str]:
     """Every text of a plan that may use a variable."""
+    return (scalar.value for scalar in _scalars(node) if isinstance(scalar.value, str))
+
+
+def _scalars(node: Node) -> Iterator[Scalar]:
     match node:
         case Map(entries):
             for _, value in entries:
-                yield from _texts(value)
+                yield from _scalars(value)
         case List(items):
             for item in items:
-                yield from _texts(item)
-        case Scalar(value=str(text)):
-            yield text
+                yield from _scalars(item)
+        case Scalar():
+            yield node
 
 
-def _fill(node: Node, values: Mapping[str, Scalar], problems: list[Diagnostic]) -> Node:
+def _fill(node: Node, values: Mapping[str, Scalar | List | None], problems: list[Diagnostic]) -> Node:
     match node:
         case Map(entries):
             return replace(node, entries=tuple((k, _fill(v, values, problems)) for k, v in entries))
         case List(items):
-            return replace(node, items=tuple(_fill(i, values, problems) for i in items))
+            return replace(node, items=tuple(made for i in items for made in _fill_item(i, values, problems)))
         case Scalar(value=str(text)) if "${vars." in text:
             return _scalar(node, text, values, problems)
     return node
 
 
-def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar], problems: list[Diagnostic]) -> Scalar:
+def _fill_item(node: Node, values: Mapping[str, Scalar | List | None], problems: list[Diagnostic]) -> tuple[Node, ...]:
+    """What stands for an item of a list: the items of a variable that is a list itself."""
+    alone = _VARIABLE.fullmatch(node.value) if isinstance(node, Scalar) and isinstance(node.value, str) else None
+    value = None if alone is None else values.get(alone[1])
+    if isinstance(value, List):
+        return tuple(replace(item, span=node.span) for item in value.items)
+    return (_fill(node, values, problems),)
+
+
+def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar | List | None], problems: list[Diagnostic]) -> Scalar:
+    known: dict[str, Scalar] = {}
     for name in _VARIABLE.findall(text):
         if name not in values:
             given = worded(
@@ -137,8 +202,15 @@ def _scalar(node: Scalar, text: str, values: Mapping[str, Scalar], problems: lis
                 Diagnostic("vars-unknown", f"unknown variable '{name}'.{did_you_mean(name, values)}", node.span, hint)
             )
             return node
+        if (value := values[name]) is None:  # told already
+            return node
+        if isinstance(value, List):
+            message = f"'{name}' is a list of paths, which can only be an item of its own in a list"
+            problems.append(Diagnostic("vars-form", message, node.span))
+            return node
+        known[name] = value
     if (alone := _VARIABLE.fullmatch(text)) is not None:
-        return replace(values[alone[1]], span=node.span)
-    put = _VARIABLE.sub(lambda m: values[m[1]].text, text)
-    kept = _VARIABLE.sub(lambda m: values[m[1]].reference or values[m[1]].text, node.reference or text)
+        return replace(known[alone[1]], span=node.span)
+    put = _VARIABLE.sub(lambda m: known[m[1]].text, text)
+    kept = _VARIABLE.sub(lambda m: known[m[1]].reference or known[m[1]].text, node.reference or text)
     return replace(node, value=put, text=put, reference=None if kept == put else kept)

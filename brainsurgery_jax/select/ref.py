@@ -13,6 +13,7 @@ from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.select.error import RefError
 from brainsurgery_jax.select.slices import SliceSpec, parse_slice
 
+NOTHING_OPEN = "Nothing is open yet: name a checkpoint under `inputs`, or open it with `load` in an earlier step."
 FORMS_HINT = "Write 'alias::name', 'alias::name::[slice]', a list of tokens, or {alias: ..., name: ..., slice: ...}."
 
 KINDS: Mapping[str, frozenset[str]] = MappingProxyType({
@@ -152,7 +153,7 @@ def _spell(value: object) -> str:
 def name_aliases(hint: str, aliases: Sequence[str]) -> str:
     """The hint of a reference without an alias, with the aliases that there are."""
     if not aliases:
-        return hint
+        return NOTHING_OPEN if "ALIAS" in hint else hint
     some = aliases[:3]
     texts = re.sub(r"'ALIAS::(.*)'", lambda m: " or ".join(f"'{a}::{m[1]}'" for a in some), hint)
     return re.sub(r"\{alias: ALIAS, (.*)\}", lambda m: " or ".join(f"{{alias: {a}, {m[1]}}}" for a in some), texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Span
@@ -69,7 +69,7 @@ class Nesting:
 
     kinds: Mapping[Path, str]
     tensors: Mapping[str, Path]
-    values: Mapping[Path, Any]
+    values: Mapping[Path, object]
     order: Sequence[Path]
     base: Path = ()
 
@@ -142,7 +142,7 @@ class Nest(NamedTuple):
 
     paths: Mapping[str, Path]
     kinds: Mapping[Path, str]
-    values: Mapping[Path, Any]
+    values: Mapping[Path, object]
     order: Sequence[Path]
     left_out: tuple[str, ...] = ()
 
@@ -173,7 +173,7 @@ class WriteOptions(NamedTuple):
     shard_bytes: int | None = None
     durable: bool = True
     unchanged: Mapping[str, Held] = {}
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, object] = {}
     keep_files: bool = False
     nest: Nest | None = None
     tree: KeyTree = NO_TREE

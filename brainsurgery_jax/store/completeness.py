@@ -12,12 +12,13 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import StoreError, few
+from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Note
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import ADAPTER_CONFIG, is_weights, suffix_of
 from brainsurgery_jax.store.index_files import Indexed, read_index
 from brainsurgery_jax.store.weight_names import VARIANT, WeightFile, read_name
+from brainsurgery_jax.wording import few
 
 _NUMBERED = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\d+)")
 _INDEX = re.compile(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import StoreError, did_you_mean, few
+from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store import formats
 from brainsurgery_jax.store.address import MARK, parse_address
 from brainsurgery_jax.store.base import Source
@@ -20,6 +20,7 @@ from brainsurgery_jax.store.leftovers import recover
 from brainsurgery_jax.store.selection import select
 from brainsurgery_jax.store.sizes import parse_size as parse_size
 from brainsurgery_jax.store.unread_formats import HEAD, refuse_unread_file, refuse_unread_folder
+from brainsurgery_jax.wording import few
 
 
 def open_source(text: str, format: str | None = None) -> Source:

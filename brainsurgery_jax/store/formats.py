@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import did_you_mean
@@ -287,7 +287,7 @@ def carry_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: text for key, text in metadata.items() if key != _LEFT_OUT}
 
 
-def read_options(format: Format, given: Mapping[str, Any]) -> dict[str, Any]:
+def read_options(format: Format, given: Mapping[str, object]) -> dict[str, object]:
     """The values of a format's own options. ValueError says which key is wrong, and why."""
     values = {}
     for key, value in given.items():

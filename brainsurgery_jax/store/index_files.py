@@ -7,15 +7,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import StoreError, did_you_mean, few
+from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.store.base import Note, TensorInfo
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import stays_inside
 from brainsurgery_jax.store.safetensors.header import MAX_HEADER, json_object
 from brainsurgery_jax.store.weight_names import is_shard
+from brainsurgery_jax.wording import few
 
 INDEX = "model.safetensors.index.json"
 AGAIN = "Fetch the index and the shards again: they are not of one version."
@@ -36,7 +37,7 @@ def _read_weight_map(path: str) -> dict[str, str]:
         raw = file.read(MAX_HEADER + 1)
     if len(raw) > MAX_HEADER:
         raise StoreError(path, f"is longer than {MAX_HEADER} bytes, absurd for an index", remedy=_INDEX_AGAIN)
-    weight_map: Any = json_object(raw, path, "index").get("weight_map")
+    weight_map: object = json_object(raw, path, "index").get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         problem = "has no weight_map with tensors in it" if not weight_map else "its weight_map is not an object"
         raise StoreError(path, problem, remedy=_INDEX_AGAIN)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 NOTES = "brainsurgery.keys"
 """The metadata key of the notes."""
@@ -88,16 +87,16 @@ def read_notes(metadata: Mapping[str, str]) -> KeyNotes:
     )
 
 
-def _words(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def _words(table: Mapping[str, object], key: str) -> tuple[str, ...]:
     value = table.get(key)
     return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
-def _texts(table: Mapping[str, Any], key: str) -> dict[str, str]:
+def _texts(table: Mapping[str, object], key: str) -> dict[str, str]:
     return {k: str(v) for k, v in _items(table, key)}
 
 
-def _items(table: Mapping[str, Any], key: str) -> Iterable[tuple[str, Any]]:
+def _items(table: Mapping[str, object], key: str) -> Iterable[tuple[str, object]]:
     value = table.get(key)
     return value.items() if isinstance(value, dict) else ()
 
@@ -144,9 +143,8 @@ def _end(segments: Sequence[str], at: int, dotted: Mapping[str, int]) -> int:
     return at + 1
 
 
-def clash(names: Iterable[str], dotted: Mapping[str, int]) -> tuple[str, str] | None:
-    """A name and another that it is the prefix of, so that no tree holds both; None if there are none."""
-    paths = {path_of(name, dotted): name for name in names}
+def clash(paths: Mapping[tuple[str, ...], str]) -> tuple[str, str] | None:
+    """Of names by their key paths, one and another that lies below it, so that no tree holds both; or None."""
     for path, name in paths.items():
         for depth in range(1, len(path)):
             if path[:depth] in paths:

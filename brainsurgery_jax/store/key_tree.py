@@ -29,7 +29,7 @@ JAX, NUMPY, SCALAR = "jax.Array", "np.ndarray", "scalar"
 TEXT = "string"
 """The kind of a leaf that is text."""
 
-EMPTY: Mapping[str, Any] = {"None": None, "Dict": {}, "List": [], "Tuple": (), "NamedTuple": None}
+EMPTY: Mapping[str, object] = {"None": None, "Dict": {}, "List": [], "Tuple": (), "NamedTuple": None}
 """The kinds of leaves that hold nothing, in the words of orbax; of a named tuple it keeps nothing but that."""
 
 _SPELLED = {"None": "None", "Dict": "{}", "List": "[]", "Tuple": "()", "NamedTuple": "()", TEXT: "text"}
@@ -85,7 +85,7 @@ class OtherLeaf(NamedTuple):
         return _SPELLED.get(self.kind, self.kind)
 
     @property
-    def value(self) -> Any:
+    def value(self) -> object:
         """What it is in Python."""
         return self.text if self.kind == TEXT else EMPTY.get(self.kind)
 
@@ -266,7 +266,7 @@ class _Node(dict[str, tuple[str | int, Any]]):
     """A container that is being filled: by the text of a key, the key and what lies there."""
 
 
-def _convert_node(node: Any) -> Any:
+def _convert_node(node: object) -> object:
     if not isinstance(node, _Node):
         return node
     keys = [key for key, _ in node.values()]

@@ -37,7 +37,7 @@ class NotPlain(Exception):
 class SelectedValues(NamedTuple):
     """Values to write beside the tensors, and the names of those that were asked for as all, and are no plain data."""
 
-    values: Mapping[Path, Any]
+    values: Mapping[Path, object]
     left_out: tuple[str, ...] = ()
 
 
@@ -76,7 +76,7 @@ def _path_of(name: str, nesting: Nesting, inner: _Inner) -> Path:
     return (*at, ".".join(segments)) if segments else at
 
 
-def _check(paths: Mapping[str, Path], values: Mapping[Path, Any]) -> None:
+def _check(paths: Mapping[str, Path], values: Mapping[Path, object]) -> None:
     """ValueError where two things lie at one place, or one inside of the other, or under a key that is not known."""
     places: dict[Path, str] = {}
     for name, path in (*paths.items(), *((name_of(path), path) for path in values)):
@@ -102,7 +102,7 @@ def select_values(nesting: Nesting, keep: Sequence[str] | str) -> SelectedValues
         if not any(_is_below(name, key) for name in names):
             raise ValueError(f"'{key}' is no value beside the tensors.{did_you_mean(key, _containers(names))}")
     budget = _Budget()
-    values: dict[Path, Any] = {}
+    values: dict[Path, object] = {}
     left_out: list[str] = []
     for name, path in wanted.items():
         try:
@@ -167,13 +167,13 @@ def plain(value: Any, budget: _Budget | None = None, depth: int = 0) -> Any:
         raise NotPlain(f"an object of '{value}'") from bad
 
 
-def _entries(entries: Mapping[Any, Any], budget: _Budget, depth: int) -> dict[Any, Any]:
+def _entries(entries: Mapping[object, object], budget: _Budget, depth: int) -> dict[object, object]:
     if sum(isinstance(key, Key) for key in entries) > _MOST_HASHED:
         raise NotPlain("a large dict with keys that are no text")
     return {_key(key): plain(item, budget, depth + 1) for key, item in entries.items()}
 
 
-def _key(key: Any) -> Any:
+def _key(key: object) -> object:
     """A key of a dict as it is in Python; a tuple stands in a pickle machine as text."""
     if not isinstance(key, Key | Name | Object):
         return key
@@ -183,16 +183,16 @@ def _key(key: Any) -> Any:
         raise NotPlain(f"a dict with the key '{key}'") from bad
 
 
-def _refuse(key: Name | Object) -> Any:
+def _refuse(key: Name | Object) -> object:
     raise NotPlain(f"a dict with the key '{key}'")
 
 
-def _only(make: Callable[..., Any]) -> Callable[..., Any]:
+def _only(make: Callable[..., object]) -> Callable[..., object]:
     """A call with arguments alone."""
     return lambda given, entries, items: make(*given)
 
 
-def _bytes(given: tuple[Any, ...]) -> bytes:
+def _bytes(given: tuple[object, ...]) -> bytes:
     """What bytes are made of in a pickle: nothing, themselves, or text of which each character is a byte. Never a
     number, which would make as many."""
     match given:
@@ -212,7 +212,7 @@ def _small_set(given: tuple[Any, ...], entries: Any, items: list[Any]) -> set[An
     return set(found)
 
 
-_PLAIN: Mapping[Name, Callable[..., Any]] = {
+_PLAIN: Mapping[Name, Callable[..., object]] = {
     Name("collections", "OrderedDict"): lambda given, entries, items: OrderedDict(entries),
     Name("collections", "Counter"): lambda given, entries, items: Counter(entries),
     Name("builtins", "set"): _small_set,
@@ -241,7 +241,7 @@ def build(nest: Nest, tensors: Mapping[str, Any]) -> Any:
     return _convert_containers(root, (), nest.kinds)
 
 
-class _Container(dict[Any, Any]):
+class _Container(dict[str | int, Any]):
     """A container on its way, as opposed to a dict that is a value."""
 
 

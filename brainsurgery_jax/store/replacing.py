@@ -14,11 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import StoreError, few, worded
+from brainsurgery_jax.errors import StoreError, worded
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import is_weights, suffix_of
 from brainsurgery_jax.store.parts import FolderParts, parts_of
 from brainsurgery_jax.store.sizes import show_size
+from brainsurgery_jax.wording import few
 
 # Codes of what is refused with `overwrite`, too.
 KIND = "io-output-kind"

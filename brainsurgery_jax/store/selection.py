@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from brainsurgery_jax.errors import StoreError, did_you_mean, few
+from brainsurgery_jax.errors import StoreError, did_you_mean
 from brainsurgery_jax.index.boxes import Box
 from brainsurgery_jax.store.address import WHOLE, Address
 from brainsurgery_jax.store.base import FileRun, Header, Nesting, Note, Source, Unread
 from brainsurgery_jax.store.failures import no_tensor
 from brainsurgery_jax.store.io.forwarding import SourceOver
 from brainsurgery_jax.store.key_paths import name_of
+from brainsurgery_jax.wording import few
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from brainsurgery_jax.store.folder import suffix_of
 
 VARIANT = r"(?:fp|bf|f|int|nf)\d+|(?:non[_-]?)?ema"
-_STEM = re.compile(rf"(?P<stem>.+?)(?:\.(?P<variant>{VARIANT}))?")
+_STEM = re.compile(rf"(?P<stem>.*?)(?:\.(?P<variant>{VARIANT}))?")
 _SHARD = re.compile(rf"(?P<stem>.+?)[-_.](?P<number>\d+)-of-(?P<total>\d+)(?:\.(?P<variant>{VARIANT}))?")
 _SHARD_LIKE = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\w+)-of-(?P<total>\d+).*")
 
@@ -36,12 +36,12 @@ class WeightFile(NamedTuple):
 
 
 def read_name(name: str) -> WeightFile:
-    """What the name of a weight file tells."""
+    """What the name of a weight file tells; nothing if it is empty, as that of a path with a slash at its end is."""
     bare = name[: len(name) - len(suffix_of(name))]
     exact = _SHARD.fullmatch(bare)
     shard = exact or _SHARD_LIKE.fullmatch(bare)
     stem = _STEM.fullmatch(shard["stem"] if shard else bare)
-    assert stem is not None, "a name has a stem"
+    assert stem is not None, "everything matches"
     variant = stem["variant"] or (exact and exact["variant"]) or ""
     total = None if shard is None else int(shard["total"])
     return WeightFile(name, stem["stem"], variant, total, None if exact is None else exact.span("number"))

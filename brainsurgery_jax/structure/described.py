@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.config_patch import patch_mapping
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import Refusal, few
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.compare import places
 from brainsurgery_jax.families.evidence import Sizes, formula, shape_table, sizes_of
 from brainsurgery_jax.families.model import FamilyPlace, ModelType
@@ -18,6 +18,7 @@ from brainsurgery_jax.families.names import Kin, expand_braces, kin_of
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.protocol import Substep, View
 from brainsurgery_jax.select import Ref
+from brainsurgery_jax.wording import few
 
 
 class TensorPart(NamedTuple):

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import Refusal, few
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, Expand, Substep, View
 from brainsurgery_jax.structure.axes import entries, sections
 from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
+from brainsurgery_jax.wording import few
 
 Units = Mapping[int | None, Sequence[int]] | int | float
 """What is taken out: numbers, for all layers (None) or for each; or how many, or which share, of the smallest."""

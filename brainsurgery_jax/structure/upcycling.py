@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import Refusal, few
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.families.model import Experts, ModelType
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.protocol import Edit, Expand, Substep, View
 from brainsurgery_jax.structure.described import Described, describe, to
 from brainsurgery_jax.structure.patches import become
+from brainsurgery_jax.wording import few
 
 ZERO, RANDOM = "zero", "random"
 

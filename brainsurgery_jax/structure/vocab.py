@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from brainsurgery_jax.errors import Refusal, few
+from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.protocol import Edit, Expand, Substep, View
 from brainsurgery_jax.structure.described import Described, TensorPart, captured, describe, filled, names_in, to
 from brainsurgery_jax.structure.patches import set_dims
+from brainsurgery_jax.wording import few
 
 WORDS = "V"
 MEAN, ZERO = "mean", "zero"

@@ -122,6 +122,29 @@ def compiled(mesh: Any) -> Any:
     return found
 
 
+def checked(mesh: Any) -> Any:
+    jax.clear_caches()
+    checks = (
+        {"assert": {"finite": "w."}},
+        {"assert": {"norm": {"of": "w.", "ge": 0.5}}},
+        {"assert": {"equal": {"left": "w0", "right": "w0", "eps": 0.5}}},
+        {"assert": {"not": {"iszero": "w1"}}},
+    )
+    found = []
+    for _ in range(2):
+        came = tree(mesh)
+        with Counted() as counted:
+            plan(*checks).apply(came)
+        found.append(len(counted.compiled))
+    return found
+
+
+def unmade(mesh: Any) -> Any:
+    steps = {"rand": {"target": "r", "shape": [4], "seed": 1}}, {"zeroes": {"target": "z", "shape": [3, 2]}}
+    made = plan(*steps).apply(tree(mesh))
+    return {n: [len(made[n].sharding.device_set), made[n].sharding.is_fully_replicated] for n in "rz"}
+
+
 def pinned(mesh: Any) -> Any:
     came = {"p": put(mesh, memory="pinned_host")}
     made = plan(
@@ -206,7 +229,8 @@ def mixed(mesh: Any) -> str:
 
 
 CASES: dict[str, Callable[[Any], Any]] = {
-    "untouched": untouched, "names": names, "compiled": compiled, "pinned": pinned, "sent": sent, "asserts": asserts,
+    "untouched": untouched, "names": names, "compiled": compiled, "checked": checked, "unmade": unmade,
+    "pinned": pinned, "sent": sent, "asserts": asserts,
     "donated": donated, "kept": kept,
     "places": lambda mesh: places(plan(*MAKING).apply(tree(mesh, 4))),
     "jitted": lambda mesh: places(jax.jit(lambda t: plan(*MAKING).apply(t, checks="skip"))(tree(mesh, 4))),
@@ -231,6 +255,8 @@ def main() -> None:
     told["one device"] = [next(iter(made[name].devices())).id for name in "ab"]
     filled = plan({"fill_": {"target": "w0", "mode": "constant", "value": 1}})
     told["filled under jit"] = place(jax.jit(filled.apply)({"w0": put(explicit)})["w0"])
+    slope = jax.jit(jax.grad(lambda tree: jnp.sum(filled.apply(tree)["w0"])))({"w0": put(explicit)})["w0"]
+    told["slope of what is filled"] = {"place": place(slope), "zero": not np.asarray(slope).any()}
     print(json.dumps(told))
 
 

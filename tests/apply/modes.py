@@ -33,8 +33,8 @@ CHECKS = "cannot stop a traced function for values that it refuses"
 
 LIMITS: tuple[Limit, ...] = (
     Limit(
-        ("phlora*", "phlora_"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
-        f"(factors|truncated): {CHECKS}", ("f",), lifted=True,
+        ("phlora*", "phlora_*", "lora_resize"), MODES, "may refuse values (NaN, infinity): needs `checks=`",
+        f"(factors|truncated|refactor): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(
         ("keep_largest", "keep_largest_"), MODES, "scores may be NaN or infinite: needs `checks=`",
@@ -48,9 +48,21 @@ LIMITS: tuple[Limit, ...] = (
         ("scale", "scale_", "divide", "divide_"), ("jit", "vmap"), "integers may have no exact result: needs `checks=`",
         f"(scale|divide): {CHECKS}", ("i",), lifted=True,
     ),
+    Limit(("quantize",), MODES, "may refuse values (NaN, infinity): needs `checks=`", f"quantize: {CHECKS}", ("f",),
+          lifted=True),
+    Limit(
+        ("rome_", "memit_", "emmet_", "ablate_", "consolidate_", "wanda_", "sparsegpt_"), MODES,
+        "may refuse values (NaN, singular matrices): needs `checks=`",
+        f"(rome|memit|emmet|ablate|consolidate|wanda|sparsegpt): {CHECKS}", ("f",), lifted=True,
+    ),
     Limit(("dump", "diff-values"), MODES, "values cannot be printed", "cannot print values while JAX traces"),
     Limit(("reduce",), ("jit", "vmap"), "a sum of integers may not fit: needs `checks=`", f"reduce: {CHECKS}",
           ("i",), lifted=True),
+    Limit(
+        tuple(f"compute-{name}" for name in ("solve", "inv", "qr", "svd", "eigh")), MODES,
+        "may refuse matrices (singular, NaN, infinity): needs `checks=`", f"(compute|whole): {CHECKS}", ("f",),
+        lifted=True,
+    ),
     Limit(("cast_",), ("grad",), "integers have no gradient", "grad requires real-valued outputs", ("f",)),
 )  # fmt: skip
 

@@ -35,7 +35,7 @@ MESHES = {
 }
 CELLS = (("auto", "x32", np.float32), ("explicit", "x32", np.float32), ("explicit", "x64", np.float64))
 """Axes of the mesh, JAX's configuration, and the dtype of floats."""
-ROUGH = {"cast", "cast_", "soft_cap_", "compute-new"}
+ROUGH = {"cast", "cast_", "soft_cap_", "compute-new", "dequantize", "quantize"}
 
 
 def put(tree: Tree, mesh: Any) -> Tree:

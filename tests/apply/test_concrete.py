@@ -187,6 +187,26 @@ def test_a_leaf_of_the_structure_that_is_kept_survives_donation():
     assert same(out["b"], np.zeros(3, np.float32))
 
 
+def test_a_leaf_that_the_host_reads_later_is_not_donated_to_what_a_device_computes_before():
+    (device, *_), values = jax.devices(), np.arange(6, dtype=np.float32)
+    pinned = jax.device_put(values, jax.sharding.SingleDeviceSharding(device, memory_kind="pinned_host"))
+    steps = (
+        {"add": {"from_a": "h", "from_b": "p", "to": "p"}},
+        {"assert": {"finite": "p"}},
+        {"scale_": {"target": "h", "by": 3}},
+    )
+    out = plan(*steps).apply({"h": jax.device_put(values.copy(), device), "p": pinned}, donate=True)
+    assert np.array_equal(out["h"], 3 * values) and np.array_equal(out["p"], 2 * values)
+
+
+def test_what_is_made_of_no_leaf_is_put_on_the_devices_of_the_tree():
+    *_, last = jax.devices()
+    tree = {"w": jax.device_put(np.ones(4, np.float32), last)}
+    out = plan({"rand": {"target": "r", "shape": [4], "seed": 1}}).apply(tree)
+    assert out["r"].sharding.device_set == {last}
+    assert out["r"].committed
+
+
 def test_a_wrong_word_is_refused_before_anything_is_donated():
     wrong: Any = "all"
     tree = {"a": jnp.ones(3)}

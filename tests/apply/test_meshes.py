@@ -58,6 +58,11 @@ class TestPlans:
     ) -> None:
         assert plans[axes]["compiled"] == {"first": ["scale"], "second": [], "another factor": []}
 
+    def test_checks_of_equal_leaves_share_compiled_code_and_a_second_call_compiles_none(
+        self, plans: dict[str, Any], axes: str
+    ) -> None:
+        assert plans[axes]["checked"] == [4, 0]
+
     def test_results_are_cut_as_the_leaves_that_they_replace_or_are_made_of(
         self, plans: dict[str, Any], axes: str
     ) -> None:
@@ -74,6 +79,9 @@ class TestPlans:
 
     def test_arrays_in_the_memory_of_the_host_go_back_there(self, plans: dict[str, Any], axes: str) -> None:
         assert plans[axes]["pinned"] == {"scaled": "pinned_host", "transposed": "pinned_host", "copied": "pinned_host"}
+
+    def test_what_is_made_of_no_leaf_is_whole_on_each_device(self, plans: dict[str, Any], axes: str) -> None:
+        assert plans[axes]["unmade"] == {"r": [8, True], "z": [8, True]}
 
     def test_an_array_of_numpy_is_sent_to_the_mesh(self, plans: dict[str, Any], axes: str) -> None:
         assert plans[axes]["sent"] == {"right": True, "place": ["x", "y"]}
@@ -112,6 +120,10 @@ def test_what_is_on_one_device_of_several_comes_back_to_it(plans: dict[str, Any]
 
 def test_a_result_that_no_argument_is_needed_for_still_has_its_devices(plans: dict[str, Any]) -> None:
     assert plans["filled under jit"] == ["x", "y"]
+
+
+def test_a_result_without_a_slope_still_has_one_on_its_devices(plans: dict[str, Any]) -> None:
+    assert plans["slope of what is filled"] == {"place": ["x", "y"], "zero": True}
 
 
 # --- Two processes ----------------------------------------------------------------------------------------------------

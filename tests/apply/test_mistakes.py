@@ -98,7 +98,7 @@ def test_a_missing_file_is_named_where_its_input_is_not_given():
 def test_it_must_be_clear_which_tree_is_returned():
     steps = [{"copy": {"from": "x::a", "to": "x::b"}}, {"copy": {"from": "y::a", "to": "y::b"}}]
     two = bs.load({"inputs": ["x::x", "y::y"], "transforms": steps})
-    with pytest.raises(bs.PlanError, match="apply: which alias is to be written"):
+    with pytest.raises(bs.PlanError, match="apply: which alias should be written"):
         two.apply({"a": np.ones(1)}, y={"a": np.ones(1)})
 
 

@@ -27,6 +27,14 @@ from tests.ops_table import ROWS, Refused, Row
 Tree = dict[str, Any]
 
 MY_OPS = Path(__file__).parents[1] / "user_ops" / "my_ops.py"
+LINEAR = {
+    "solve": "solve(w @ w.T + eye(4), r) + cholesky(w @ w.T + eye(4)) @ r",
+    "inv": "inv(w @ w.T + eye(4)) + pinv(w)[:4, :4] * r",
+    "qr": "qr(w)[0] @ qr(w)[1] * r[:, None] + qr(w)[1]",
+    "svd": "svd(w)[0] @ svd(w)[2] * svd(w)[1][:, None] * r[:, None]",
+    "eigh": "eigh(w @ w.T)[1] * eigh(w @ w.T)[0] + r",
+}
+"""Expressions that some matrices stop."""
 MORE = (
     Row("soft_cap_", {"target": "w", "cap": 100}, {"w": counting((4, 6)) - 7}, lambda t: {}, ()),
     Row("reverse_axes", {"from": "w", "to": "v"}, {"w": counting((4, 6)) - 7}, lambda t: {}, ()),
@@ -41,12 +49,21 @@ MORE = (
           {"w": normal((4, 6)), "r": normal((4,), seed=1)}, lambda t: {}, (), label=expr)
       for expr in ("w / 448 + r[:, None]", "norm(w, axis=1) * r", "softmax(w, axis=0) * 0.3 + std(w) + 0 * r[0]",
                    "where(abs(w) > median(abs(w)), w ** 3, 0) / (1 + r[0] ** 2)", "w.T @ r + quantile(w, 0.3)",
-                   "take(w, 3) * r + maximum(r, 0.1) // 0.3 + r % 0.7")),
+                   "take(w, 3) * r + maximum(r, 0.1) // 0.3 + r % 0.7",
+                   "erf(w) + log1p(w ** 2) * expm1(w) + arctan2(w, r[:, None]) + arccos(tanh(w)) * arcsin(tanh(w))",
+                   "w / sqrt(sum_over(sum(w ** 2)) + 1) * stack_over(r)[0, 0]",
+                   "logsumexp(w, axis=1) * prod(r) + where(any(w > 9) | all(w > -9), r, 0) + nan_to_num(r)",
+                   "sort(w, axis=1)[:, 1] * topk(w, 2)[:, 0] + cumsum(r) + take(w, argmax(w)) * kron(r, ones(1))",
+                   "take(w, argsort(r), axis=0) * linspace(0, 1, 6) + roll(w, 1, axis=1) + take(r, argtopk(r, 2))[0]",
+                   "einsum('ij,kj->ik', w, w) * det(w @ w.T) + trace(w @ w.T)")),
+    *(Row("compute", {"from": {"w": "w", "r": "r"}, "expr": expr, "to": "e"},
+          {"w": normal((4, 6)), "r": normal((4,), seed=1)}, lambda t: {}, (), label=label)
+      for label, expr in LINEAR.items()),
 )  # fmt: skip
 TABLE = [*(row for row in ROWS if not row.before), *MORE]
 EACH = pytest.mark.parametrize("row", TABLE, ids=str)
 
-ROUGH = {"cast", "cast_", "soft_cap_", "compute-new"}
+ROUGH = {"cast", "cast_", "soft_cap_", "compute-new", "dequantize", "quantize"}
 """Rows that round to a narrow dtype, so that differences of float64 say nothing."""
 
 Within = Callable[[], AbstractContextManager[Any]]

@@ -16,7 +16,7 @@ from brainsurgery_jax.plan.pages import family
 from tests.checkpoints import same
 from tests.ops_table import ROWS, Row
 
-FAMILIES = ("elementwise", "linalg", "reduce", "sets", "shape")
+FAMILIES = ("elementwise", "linalg", "quantize", "reduce", "sets", "shape")
 VALUES = [row for row in ROWS if not row.before and family(OPS[row.op]) in FAMILIES]
 
 

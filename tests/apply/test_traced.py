@@ -226,3 +226,18 @@ def test_a_rank_from_values_is_refused_under_jit():
     step = {"phlora": {"target": "w", "target_a": "a", "target_b": "b", "rank": {"energy": 0.5}}}
     with pytest.raises(bs.PlanError, match=r"phlora: the shape of its result depends on values(.|\n)*rank: 16"):
         jax.jit(plan(step).apply)(TREE)
+
+
+@pytest.mark.parametrize("step", [
+    {"scale_": {"target": "i.*", "by": 0.5}}, {"divide_": {"from": "i.*", "to": r"\g<0>"}},
+], ids=["scale_", "divide_"])  # fmt: skip
+def test_what_integers_are_refused_for_under_a_trace_names_their_reference(step: dict[str, Any]) -> None:
+    tree = {"i": jnp.ones(3, jnp.int32), "ix": jnp.ones(3)}
+    with pytest.raises(bs.PlanError) as caught:
+        jax.jit(plan(step).apply)(tree)
+    (found,) = caught.value.diagnostics
+    assert "`{name: 'i.*', kind: float}` leaves integers as they are" in found.message
+    ((op, keys),) = step.items()
+    mended = {op: keys | {key: {"name": "i.*", "kind": "float"} for key in ("target", "from") if key in keys}}
+    made = jax.jit(partial(plan(mended).apply, checks="skip"))(tree)
+    assert made["i"].tolist() == [1, 1, 1]

@@ -121,6 +121,16 @@ def test_the_value_of_the_plan_follows_the_equals_sign(ask: Ask):
     assert ask("plan.yaml vars.rank = 1") == ["16"]
 
 
+def test_recipes_are_completed_and_then_their_variables(ask: Ask):
+    assert ask("run rec") == ["recipe:", "recipe:..."]
+    assert ask("run recipe:merge-ti") == ask("recipe:merge-ti") == ["recipe:merge-ties"]  # as zsh and fish have it
+    assert ask("run recipe : merge-ti") == ask("recipe : merge-ti") == ["merge-ties"]  # as bash cuts it
+    assert ask("run recipe:merge-ties den") == ["density=", "density=0.5"]
+    assert ask("run recipe : merge-ties density = ") == ["0.5"]
+    assert {"base=", "models=", "out="} <= set(ask("run recipe:merge-ties "))
+    assert ask("recipes merge-ti") == ["merge-ties"]
+
+
 def test_true_and_false_follow_a_switch(ask: Ask):
     assert ask("plan.yaml output.overwrite = ") == ["true", "false"]
 
@@ -219,6 +229,8 @@ TYPED = {
     "check mor": ["check", "more/deep/other.yml"],
     "plan.yaml transforms[1].scale_.b": ["plan.yaml", "transforms[1].scale_.by="],
     "plan.yaml vars.rank=": ["plan.yaml", "vars.rank=16"],
+    "run recipe:merge-ti": ["run", "recipe:merge-ties"],
+    "run recipe:merge-ties dens": ["run", "recipe:merge-ties", "density="],
     "inspect base.saf": ["inspect", "base.safetensors"],
     "inspect base.safetensors --target i": ["inspect", "base.safetensors", "--target", "ids"],
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,11 @@ def test_the_example_of_a_public_verb_runs(verb: Callable[..., Any], here: Path)
     write("model.safetensors", {"bias": np.arange(4, dtype=np.float32), **layers})
     linear = {"bias": np.arange(3, dtype=np.float32), "kernel": np.ones((2, 3), np.float32)}
     write("linear.safetensors", linear)
+    Path("gpt2").mkdir()
+    tables = {f"{name}.weight": np.ones((5, 4), np.float32) for name in ("wte", "wpe")}
+    write("gpt2/model.safetensors", {**tables, "ln_f.weight": np.ones(4, np.float32)})
+    sizes = {"model_type": "gpt2", "vocab_size": 5, "n_embd": 4, "n_layer": 0, "n_head": 2}
+    Path("gpt2/config.json").write_text(json.dumps(sizes), encoding="utf-8")
     Path("plan.yaml").write_text(PLAN, encoding="utf-8")
     Path("my_ops.py").write_text(OPS, encoding="utf-8")
     examples = doctest.DocTestFinder(recurse=False).find(verb, verb.__qualname__, globs={"bs": bs})

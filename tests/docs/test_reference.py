@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.docs import reference
+from tests.docs import recipe_page, reference
 from tests.docs.write import ROOT
 
 
@@ -23,3 +23,8 @@ def test_every_op_and_operator_has_a_section_with_an_example() -> None:
     wanted = {*told["ops"], *(f"assert.{name}" for name in told["asserts"])}
     assert {part.partition("\n")[0] for part in parts} == wanted
     assert [part.partition("\n")[0] for part in parts if "```yaml\n- " not in part] == []
+
+
+def test_the_page_of_recipes_is_the_one_that_is_generated_now() -> None:
+    committed = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert committed == recipe_page.page(), "run `make docs`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.docs import reference
+from tests.docs import recipe_page, reference
 from tests.docs.examples import Section, rendered, sections
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +15,9 @@ PAGES = (
     "docs/diagnostics.md",
     "docs/merging.md",
     "docs/structure.md",
+    "docs/adapters.md",
+    "docs/quantization.md",
+    "docs/editing.md",
     "docs/mistakes.md",
     "docs/from-brainsurgery.md",
     "docs/from-mergekit.md",
@@ -29,7 +32,7 @@ PAGES = (
 def main() -> int:
     """Write the pages, tell which of them are others than before, and which examples failed; yields the exit code."""
     failures: list[str] = []
-    made = {"docs/ops.md": reference.page()}
+    made = {"docs/ops.md": reference.page(), "docs/recipes.md": recipe_page.page()}
     for name in PAGES:
         cut = sections((ROOT / name).read_text(encoding="utf-8"))
         made[name] = reference.with_modes("".join(_rendered(name, section, failures) for section in cut))

@@ -507,7 +507,7 @@ def test_what_is_in_the_way_is_named_with_what_to_do(root: Path) -> None:
 def test_of_many_things_in_the_way_the_first_are_named(root: Path) -> None:
     for n in range(9):
         put(model(root / "out") / f"note{n}.txt")
-    assert "note4.txt, note5.txt and 3 more, which" in complaint(Case("out", ("", "")))
+    assert "note4.txt, note5.txt, and 3 more, which" in complaint(Case("out", ("", "")))
 
 
 def test_a_destination_that_exists_says_what_would_go(root: Path) -> None:

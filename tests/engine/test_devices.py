@@ -76,6 +76,8 @@ def test_a_run_without_accelerators_computes_what_it_does_where_there_are_none(t
 
 def test_a_device_tells_how_much_memory_it_has_and_some_is_left_to_others():
     class Told:
+        platform = "gpu"
+
         def memory_stats(self) -> dict[str, int]:
             return {"bytes_limit": 800, "bytes_in_use": 700}
 

@@ -64,8 +64,9 @@ def fp8(part: int) -> Tensors:
 
 
 def gptq(part: int) -> Tensors:
-    packed: Tensors = {"q": ("I32", [1024 // part, 14336]), "z": ("I32", [64, 1792])}
-    return packed | {"s": ("F16", [64, 14336]), "g": ("I32", [8192 // part])}
+    m = 14336 // part
+    packed: Tensors = {"q": ("I32", [1024 // part, m]), "z": ("I32", [64, m // 8])}
+    return packed | {"s": ("F16", [64, m]), "g": ("I32", [8192 // part])}
 
 
 NF4 = (

@@ -237,3 +237,28 @@ def test_a_budget_below_the_largest_task_is_refused_with_both_figures_before_any
 def test_what_is_copied_as_bytes_is_projected_to_take_no_memory(tmp_path: Path):
     plan = plan_of(tmp_path, {"w": normal((1000, 500))}, [{"move": {"from": "w", "to": "v"}}])
     assert bs.load(plan).explain().peak == 0
+
+
+# --- A rank that values choose ----------------------------------------------------------------------------------------
+
+
+def by_energy(folder: Path, share: float) -> Plans:
+    factors = {"target": "w", "target_a": "A", "target_b": "B", "rank": {"energy": share}}
+    return plans_of(folder, {"w": normal((8192, 512))}, [{"phlora": factors}])
+
+
+def test_a_rank_of_all_of_the_energy_holds_about_what_is_announced_at_most(tmp_path: Path):
+    found = measured(*by_energy(tmp_path, 1.0))
+    assert found.anonymous <= found.in_all <= 1.5 * found.anonymous, found
+
+
+def test_a_rank_that_turns_out_low_needs_no_more_than_its_own_projection(tmp_path: Path):
+    plans = by_energy(tmp_path, 0.05)
+    found = measured(*plans, memory=60 << 20)  # which the largest rank would not fit
+    assert found.anonymous <= 60 << 20 < found.largest, found
+
+
+def test_a_rank_that_turns_out_too_high_for_the_budget_is_refused_when_it_is_known(tmp_path: Path):
+    plan, _ = by_energy(tmp_path, 1.0)
+    with pytest.raises(bs.PlanError, match="the largest task needs"):
+        bs.load(plan).run(durable=False, memory=60 << 20)

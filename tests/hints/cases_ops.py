@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.hints.cases import EXTRA, F16, A, B, Case, Mend, Plan, add, changed, inserted, quoted, step
+from tests.hints.cases import BF16, EXTRA, F16, A, B, Case, Mend, Plan, add, changed, inserted, quoted, step
 
 RAMP = np.arange(6, dtype=np.float32).reshape(2, 3)
 WITH_RAMP = {**A, "m": RAMP}
@@ -52,6 +52,8 @@ def last_valid(key: str, *, listed: bool = False) -> Mend:
 
     return mend
 
+
+SUMMED = {"compute": {"from": {"v": "a::v"}, "expr": "sum_over(sum(v))"}}
 
 OPS = [
     # constants and random numbers
@@ -219,6 +221,38 @@ OPS = [
          [{"compute": {"from": {"v": "a::v"}, "expr": "sum(v, axis=0)"}}],
          changed(lambda p: step(p)[1].update(to="a::s"), says="`to` may also name"),
          {"s": A["v"].sum(0)}),
+    Case("a matrix taken for several", "not-a-matrix", [{"phlora_": {"target": "a::m", "rank": 2, "stacked": True}}],
+         put("Leave `stacked` out", stacked=None), {}, a={**A, "m": np.zeros((2, 3), np.float32)}),
+    # local names, numbers and sets of expressions
+    Case("local names in another order", "expression-name",
+         [{"compute": {"from": {"v": "a::v"}, "let": {"y": "x + 1", "x": "v * 2"}, "expr": "x * y"}}],
+         put("change their order", let={"x": "v * 2", "y": "x + 1"}), {"v": A["v"] * 2 * (A["v"] * 2 + 1)}),
+    Case("a local name for all matches", "expression-name",
+         [{"compute": {"from": {"v": "a::v"}, "let": {"s": "sum_over(v)"}, "expr": "v + s"}}],
+         lambda plan, hint: put("where the expression itself needs it", let=None,
+                                expr=f"v + {quoted(hint)[0]}")(plan, hint), {"v": A["v"] * 2}),
+    Case("a name twice", "expression-name",
+         [{"compute": {"from": {"v": "a::v"}, "let": {"v": "v * 2"}, "expr": "v + 1"}}],
+         put("Choose another name for one of them", let={"u": "v * 2"}, expr="u + 1"), {"v": A["v"] * 2 + 1}),
+    Case("a result of all matches in the place of each", "shapes-differ", [SUMMED],
+         lambda plan, hint: add()(plan, hint.replace("NAME", "a::s")), {"s": np.array(A["v"].sum(), np.float32)}),
+    Case("a number of each match for all", "expression-value",
+         [{"compute": {"from": {"b": r"a::n\.(?P<i>\d)\.b"}, "to": "a::s", "expr": "sum_over(sum(b)) * ${i}"}}],
+         put("Use it within what ranges over the matches", expr="sum_over(sum(b) * ${i})"),
+         {"s": np.array(7, np.float32)}),
+    Case("a number of no config", "expression-value",
+         [{"compute": {"from": {"v": "a::v"}, "expr": "v * ${config.layers}"}}],
+         put("Write the number itself.", expr="v * 3"), {"v": A["v"] * 3}),
+    Case("no number of a match", "expression-value",
+         [{"compute": {"from": {"b": r"a::n\.(?P<i>\d)\.(?P<p>b)"}, "expr": "b * ${p}"}}],
+         put("Write `${i}` for the number that `i` captured", expr="b * ${i}"),
+         {"n.0.b": A["n.0.b"] * BF16(0), "n.1.b": A["n.1.b"]}),
+    Case("matches of several shapes", "shapes-differ",
+         [{"compute": {"from": {"x": "a::[wv]"}, "to": "a::s", "expr": "sum(sum_over(x))"}}],
+         put("as `sum_over(sum(x))` does", expr="sum_over(sum(x))"), {"s": np.array(16, np.float32)}),
+    Case("matches of several kinds", "dtypes-differ",
+         [{"compute": {"from": {"x": "a::(w|ids)"}, "to": "a::s", "expr": "max(concat_over(x))"}}],
+         put("`float32(x)`", expr="max(concat_over(float32(x)))"), {"s": np.array(29, np.float32)}),
     Case("values printed without end", "dump-size", [{"dump": {"target": "a::big", "verbosity": "full"}}],
          add(1), a={**A, "big": np.zeros(100_000, np.int8)}),
     # asserts and reports

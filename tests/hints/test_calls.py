@@ -85,7 +85,7 @@ def test_what_a_step_loads_is_given_as_a_tree() -> None:
 def test_the_alias_that_is_returned_is_said() -> None:
     steps = [{"scale_": {"target": "m::w", "by": 2}}, {"scale_": {"target": "b::w", "by": 3}}]
     plan = {"inputs": ["m::m.safetensors", "b::m.safetensors"], "transforms": steps}
-    hint = hint_of(lambda: bs.load(plan).apply({"w": W}, b={"w": W}), "Say which in the plan")
+    hint = hint_of(lambda: bs.load(plan).apply({"w": W}, b={"w": W}), "Name it in the plan")
     mended = {**plan, **yaml.safe_load(quoted(hint)[0])}
     assert mended["output"] == {"path": "out.safetensors", "alias": "m"}
     assert bs.load(mended).apply({"w": W}, b={"w": W})["w"].tolist() == (W * 2).tolist()

@@ -92,7 +92,7 @@ def _define(monkeypatch: pytest.MonkeyPatch, within: dict[str, Any], saved: str 
 
 @pytest.mark.usefixtures("_ops")
 def test_an_op_that_expands_to_itself_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
-    hint_of(lambda: _run({"endless": {}}), "Mend the op, which may expand to itself.")
+    hint_of(lambda: _run({"endless": {}}), "Correct the op: it may expand to itself.")
     _define(monkeypatch, within=DOUBLE, saved=None)
     _run({"endless": {}})
     assert bs.open("out")["w"].tolist() == (W * 2).tolist()

@@ -158,7 +158,9 @@ def test_a_config_that_is_no_json_is_mended_or_left_as_it_is() -> None:
     source = gpt2()
     Path(source, "config.json").write_text("{")
     output = {"path": "out/", "config": {"x": 1}}
-    hint_of(lambda: run(inputs=f"m::{source}", output=output), "Mend the file, or write the output without `config`.")
+    hint_of(
+        lambda: run(inputs=f"m::{source}", output=output), "Correct the file, or write the output without `config`."
+    )
     assert run(inputs=f"m::{source}", output={"path": "out/"})["wte.weight"] == WTE.tolist()
     Path(source, "config.json").write_text(json.dumps(GPT2))
     run(inputs=f"m::{source}", output={**output, "path": "two/"})

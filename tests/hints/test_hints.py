@@ -14,11 +14,14 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.errors import Diagnostic
 from tests import checkpoints
 from tests.hints.cases import CASES, Case
+from tests.hints.cases_adapters import ADAPTERS
+from tests.hints.cases_codes import CODED
+from tests.hints.cases_editing import EDITS
 from tests.hints.cases_files import FILES
 from tests.hints.cases_merge import MERGES
 from tests.hints.cases_ops import OPS
 
-ALL = (*CASES, *OPS, *MERGES, *FILES)
+ALL = (*CASES, *OPS, *CODED, *EDITS, *MERGES, *ADAPTERS, *FILES)
 
 
 def _plan(case: Case) -> dict[str, Any]:

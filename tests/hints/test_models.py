@@ -49,6 +49,48 @@ def test_a_model_that_is_merged_with_itself_is_a_step_by_hand() -> None:
     assert made[Q.format(1)].tolist() == held[Q.format(1)].tolist()
 
 
+def tie(folder: str, says: dict[str, bool]) -> None:
+    """Make a model one whose table of words is its output table, too."""
+    config = json.loads(Path(folder, "config.json").read_text())
+    del config["tie_word_embeddings"]
+    Path(folder, "config.json").write_text(json.dumps(config | says))
+    held = checkpoints.read(Path(folder, "model.safetensors"))
+    del held["lm_head.weight"]
+    checkpoints.write(Path(folder, "model.safetensors"), held)
+
+
+@pytest.mark.parametrize("says", [{"tie_word_embeddings": True}, {}], ids=["tied", "by default"])
+@pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]])
+def test_a_tied_model_gets_an_output_table_before_it_is_merged_with_one_that_has_one(
+    order: list[str], says: dict[str, bool]
+) -> None:
+    held = put_models(Path())
+    tie("a", says)
+    step = {"merge": {"method": "linear", "models": order, "unmatched": "keep", "to": "m"}}
+    plan: dict[str, Any] = {"inputs": [f"{x}::{x}" for x in order], "transforms": [step]}
+    plan["output"] = {"path": "out/", "alias": "m"}
+    (note,) = [d for d in bs.check(bs.load(plan)) if d.code == "unmatched"]
+    assert note.severity == "note"
+    assert "'lm_head.weight' of 'b' is kept as it is: 'a' has no 'lm_head.weight' because it is tied" in note.message
+    plan["transforms"] = [yaml.safe_load(quoted(note.hint)[0]), step]
+    assert not [d for d in bs.check(bs.load(plan)) if d.code == "unmatched"]
+    bs.load(plan).run(durable=False)
+    mean = (held["a"]["model.embed_tokens.weight"] + held["b"]["lm_head.weight"]) / 2
+    np.testing.assert_allclose(bs.open("out")["lm_head.weight"], mean, atol=1e-6)
+
+
+def test_an_output_table_is_not_called_tied_where_its_model_says_otherwise_or_it_is_another_tensor() -> None:
+    put_models(Path())
+    tie("a", {"tie_word_embeddings": False})
+    step = {"merge": {"method": "linear", "models": ["a", "b"], "unmatched": "keep", "to": "m"}}
+    plan: dict[str, Any] = {"inputs": ["a::a", "b::b"], "transforms": [step]}
+    plan["output"] = {"path": "out/", "alias": "m"}
+    assert not [d for d in bs.check(bs.load(plan)) if d.code == "unmatched"]
+    tie("b", {})
+    plan["transforms"] = [{"delete": {"target": "a::model.norm.weight"}}, step]
+    assert not [d for d in bs.check(bs.load(plan)) if d.code == "unmatched"]
+
+
 def test_a_model_that_is_not_here_is_fetched_and_imported_again() -> None:
     held = put_models(Path())["a"]
     slices = [{"sources": [{"model": "org/one", "layer_range": [0, 2]}]}]

@@ -8,6 +8,7 @@ from tests.hints.rows import HEAD, NO_W, TAIL, W2, M, Row, command, line, plan, 
 
 JOINED = {"j": np.concatenate([M["h.0.w"], M["h.1.w"]])}
 SCALE = "transforms: [{scale_: {target: w, by: 2}}]"
+BY = "transforms: [{scale_: {target: w, by: '${vars.by}'}}]"
 GONE = "transforms: [{delete: {target: w}}]"
 NOTS = 48
 """Parts of a path, about as many as are taken."""
@@ -57,7 +58,7 @@ COMMANDS = [
     Row(command, "plan-file-missing", "gone/plan.yaml", "gone/", "", "There is no folder 'gone'.", W2),
     Row(command, "plan-file-missing", "empty/plan.yaml", "empty/", "", "There is no .yaml or .yml file in 'empty'.",
         W2),
-    Row(command, "key-unknown", "plan.yaml\nfactor=2", "factor=2", "vars.factor=2", "`vars.factor=...`", W2),
+    Row(command, "key-unknown", "plan.yaml\nxyz=2", "xyz=2", "vars.factor=2", "`vars.xyz=...`", W2),
     Row(command, "override-path", "plan.yaml\ntransforms[0].scale_[0]=w", "[0]=", ".target=",
         "transforms[0].scale_.target",
         W2),
@@ -129,6 +130,12 @@ PLANS = [
         "{epoch: 3}", "{epoch: '3'}", expect=W2),
     Row(plan, "vars-form", f"vars: [name, out]\n{HEAD}{SCALE}\noutput: '${{vars.name}}.safetensors'", "[name, out]",
         "{name: out}", "Write `vars: {rank: 8}`", W2),
+    Row(plan, "vars-form", f"vars: {{by: {{typ: number, default: 2}}}}\n{HEAD}{BY}{TAIL}", "typ:", "type:",
+        "Its keys: type, default, help.", W2),
+    Row(plan, "vars-form", f"vars: {{by: {{type: float, default: 2}}}}\n{HEAD}{BY}{TAIL}", "float", "number",
+        "Types: text, path, paths, number, integer, boolean.", W2),
+    Row(plan, "vars-missing", f"vars: {{by: <number>}}\n{HEAD}{BY}{TAIL}", "<number>", "2",
+        "Give it as a keyword: `load(..., by=...)`.", W2),
     Row(plan, "vars-unused", f"vars: {{rank: 2}}\n{HEAD}transforms: [{{scale_: {{target: w, by: 2}}}}]{TAIL}",
         "by: 2", "by: '${vars.rank}'", "${vars.rank}", W2),
     Row(plan, "vars-unused", f"vars: {{rank: 2}}\n{HEAD}{SCALE}{TAIL}", "rank: 2", "", "or remove it", W2),

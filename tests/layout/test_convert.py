@@ -358,7 +358,7 @@ def test_tensors_that_are_missing_unknown_or_of_another_shape_are_told_at_once(t
     assert error.diagnostics[0].hint.splitlines() == [
         "missing (1): 'ln_f.bias' (Did you mean 'h.1.ln_2.bias'?)",
         "not known to the layout (1): 'h.0.ln_3.weight' (Did you mean 'h.0.ln_2.weight'?)",
-        "'h.1.ln_1.bias' is f32[5], but config.json tells [4]",
+        "'h.1.ln_1.bias' is f32[5], but config.json implies [4]",
     ]
 
 

@@ -94,6 +94,19 @@ def test_a_merge_holds_no_more_than_projected(keys: dict[str, Any], tmp_path: Pa
     assert found.anonymous <= found.in_all, found
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells anonymous memory apart")
+def test_random_numbers_of_several_models_are_projected_as_they_are_held(tmp_path: Path):
+    keys = {"method": "dare_ties", "base": "base", "models": list("abcde"), "parameters": {"density": 0.3}, "to": "m"}
+    plans = []
+    for shape in ((6000, 1500), (40, 30)):
+        six = {alias: {"w": normal(shape, seed=i).astype(BF16)} for i, alias in enumerate(["base", *"abcde"])}
+        plan = plan_of(tmp_path, six, {"merge": keys})
+        plan["output"]["alias"] = "m"
+        plans.append(plan)
+    found = measured(*plans)
+    assert found.anonymous <= found.in_all <= 2 * found.anonymous, found
+
+
 def test_memory_does_not_grow_with_the_tensors(tmp_path: Path):
     keys = {"method": "ties", "base": "base", "models": ["a", "b"], "parameters": {"density": 0.3}, "to": "m"}
     peaks = [

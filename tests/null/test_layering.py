@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "_lazy": "",
     "nametree": "",
     "index": "errors dtypes select",
-    "store": "errors dtypes index.boxes",
+    "store": "wording errors dtypes index.boxes",
     "numerics": "reduction errors dtypes _lazy index.boxes keys protocol",
     "expression": "reduction errors dtypes _lazy index.boxes index.parts op protocol numerics",
     "select": "errors dtypes",
@@ -32,17 +32,17 @@ MAY_IMPORT = {
     "protocol": "reduction _lazy errors documents dtypes select",
     "summaries": "_lazy protocol",
     "keys": "_lazy dtypes select",
-    "kernel": "dtypes keys index protocol",
+    "kernel": "errors dtypes keys index protocol",
     "op": "keys kernel select protocol",
     "plugins": "errors op protocol ops",
-    "ops": "errors dtypes select index _lazy op protocol",
+    "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "layout": "errors plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
-    "structure": "errors dtypes config_patch families layout.expressions op keys protocol select",
+    "structure": "errors wording dtypes config_patch families layout.expressions op keys protocol select",
     "ops.structure": "keys op protocol structure",
     "ops.layout": "op protocol keys ops._layouts",
     "ops._layouts": "documents "
@@ -50,18 +50,34 @@ MAY_IMPORT = {
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
     "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
+    "forward": "errors dtypes _lazy index.parts reduction op protocol numerics.math ops.shape",
+    "ops.logits": "errors _lazy keys op protocol forward",
+    # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.
+    "adapters": "wording errors dtypes _lazy keys kernel op protocol select numerics families merging.tensors "
+    "ops.elementwise ops.lowrank ops.sets ops.shape",
+    "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
+    "codes": "dtypes",
+    "ops._codes": "errors dtypes index.parts _lazy op numerics",
+    "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops.reduce ops.shape",
+    # A closed-form edit is a kernel of given tensors: it knows arrays, and no plan or engine.
+    "editing": "errors dtypes _lazy index op numerics",
+    "ops.editing": "errors _lazy keys op protocol select editing ops.shape",
     "ops.merge": "keys op protocol select merging",
+    "ops._matches": "errors dtypes select protocol expression ops._formulas ops.shape",
+    "ops.compute": "errors dtypes select op protocol numerics expression ops._constants ops._formulas ops._matches",
+    "ops._stacked": "errors protocol ops.shape",
+    "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
     "ops.choose": "errors dtypes _lazy op numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
-    "ops.side_files": "errors keys op protocol config_patch families ops._verdicts",
+    "ops.side_files": "errors wording keys op protocol config_patch families ops._verdicts",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
-    "ops.*": "documents errors dtypes config_patch index select _lazy nametree keys op protocol numerics expression "
-    "ops._constants ops._formulas ops._verdicts summaries",
+    "ops.*": "documents wording errors dtypes config_patch index select _lazy nametree keys op protocol numerics "
+    "expression ops._constants ops._formulas ops._verdicts summaries",
     "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
-    "lower": "documents "
-    "errors dtypes index select op protocol plan graph store.address store.base store.detect store.folder "
+    "lower": "documents wording "
+    "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
     "store.formats store.key_paths store.key_tree store.nesting store.peft store.replacing store.safetensors.header "
     "store.selection store.sidecars store.weight_names config_patch families",
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
@@ -85,7 +101,7 @@ MAY_IMPORT = {
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
-    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.source session",
+    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session",
     "cli": "documents rendering wording desk "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
     "engine.compute.devices engine.events store.sizes protocol",
@@ -94,6 +110,7 @@ MAY_IMPORT = {
     "cli.work": "wording api cli.show engine.plan.work engine.plan.schedule store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
+    "cli.recipes": "plan.declarations plan.recipes cli.show",
     "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base "
     "store.io.files "
@@ -102,16 +119,20 @@ MAY_IMPORT = {
     "errors dtypes nametree checkpoint graph.expr engine store.key_tree store.sizes summaries "
     "cli.show",
     "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",
+    "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
+    "cli.logits": "documents rendering comparison.logits store.sizes cli.show",
     "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
-    "cli.shells": "op plugins ops dtypes plan.overrides plan.source layout store.address store.formats store.detect",
-    "importers": "errors dtypes version protocol ops plan.source plan.overrides plan.build plan.parse store.detect",
+    "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
+    "store.detect",
+    "importers": "errors dtypes version protocol ops plan.scalars plan.source plan.overrides plan.build plan.parse "
+    "store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress "
     "cli.stopping",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
-    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop",
+    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward",
     "__main__": "cli",
 }
 

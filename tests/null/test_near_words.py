@@ -12,7 +12,7 @@ from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.parse import _OTHER_WORDS, nearest_op
 
 
-@pytest.mark.parametrize("word", ["sort", "conv", "argx", "dim", "size"])
+@pytest.mark.parametrize("word", ["ravel", "conv", "argx", "dim", "size"])
 def test_a_short_word_is_no_misspelling_of_another(word: str) -> None:
     assert nearest_word(word, FUNCTIONS, ours=True) is None
 

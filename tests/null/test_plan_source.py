@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
-from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, dump_yaml, get, plain, read_scalar, spans
+from brainsurgery_jax.plan.scalars import read_scalar
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, dump_yaml, get, plain, spans
 
 LOADERS = [yaml.SafeLoader] + ([yaml.CSafeLoader] if yaml.__with_libyaml__ else [])
 both_loaders = pytest.mark.parametrize("loader", LOADERS)

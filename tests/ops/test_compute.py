@@ -14,6 +14,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.special
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,6 +85,45 @@ MEANINGS: dict[str, Callable[[np.ndarray, np.ndarray], Any]] = {
     ),
     "uint8(r * r) + uint16(r * r) + uint32(r * r) + (uint64(r * r * 9) << 3 >> 1) + 0 * sum(w)": lambda w, r: (
         3 * np.trunc(r * r) + 4 * np.trunc(r * r * 9)
+    ),
+    "arccos(tanh(w)) + arcsin(tanh(w)) + arctan2(w, r[:, None]) + log1p(w * w) + expm1(w) + erf(w)": lambda w, r: (
+        np.pi / 2 + np.arctan2(w, r[:, None]) + np.log1p(w * w) + np.expm1(w) + scipy.special.erf(w)
+    ),
+    "nan_to_num(w / where(w > 0, 0, 1) * 0) + logsumexp(w, axis=1)[:, None] + prod(r)": lambda w, r: (
+        np.log(np.exp(w).sum(1))[:, None] + r.prod() + 0 * w
+    ),
+    "where(any(w > 1, axis=1, keepdims=True), w, 0) + all(w > -9) * r[:, None]": lambda w, r: (
+        w * (w > 1).any(axis=1, keepdims=True) + r[:, None]
+    ),
+    "argmax(w, axis=1) + 10 * argmin(w.T) + r": lambda w, r: w.argmax(1) + 10 * w.T.argmin() + r,
+    "sort(w, axis=0) + argsort(w) + cumsum(w, axis=1) * cumsum(r)[3]": lambda w, r: (
+        np.sort(w, 0) + np.argsort(w) + w.cumsum(1) * r.sum()
+    ),
+    "topk(w, 2) + 10 * argtopk(w, 2, axis=-1) + r[:, None]": lambda w, r: (
+        -np.sort(-w)[:, :2] + 10 * np.argsort(-w)[:, :2] + r[:, None]
+    ),
+    "ranks(w, axis=0) + kth_largest(w, 3) + kth_largest(w, 2, axis=1, keepdims=True) + r[:, None]": lambda w, r: (
+        scipy.stats.rankdata(w, axis=0) - 1 + np.sort(w, None)[-3] + np.sort(w)[:, -2:-1] + r[:, None]
+    ),
+    "sum_over(w) + stack_over(w)[0] * r[:, None] + concat_over(w[:2])[1]": lambda w, r: w + w * r[:, None] + w[1],
+    "kron(r[:2], w) + roll(kron(r[:2], w), (1, -2), axis=(0, 1))": lambda w, r: (
+        np.kron(r[:2], w) + np.roll(np.kron(r[:2], w), (1, -2), (0, 1))
+    ),
+    "(ones(4, 6) + zeros((4, 6)) + linspace(-1, 1, 6)) * einsum('i,ij->ij', r, w)": lambda w, r: (
+        (1 + np.linspace(-1, 1, 6)) * r[:, None] * w
+    ),
+    "solve(w @ w.T, r) + inv(w @ w.T) @ r + pinv(w) [:4] @ r": lambda w, r: (
+        2 * np.linalg.solve(w @ w.T, r) + np.linalg.pinv(w)[:4] @ r
+    ),
+    "cholesky(w @ w.T) * det(w @ w.T) + trace(w) * r": lambda w, r: (
+        np.linalg.cholesky(w @ w.T) * np.linalg.det(w @ w.T) + w.trace() * r
+    ),
+    "qr(w)[0] @ qr(w)[1] + (qr(w)[0] * r) @ qr(w)[1]": lambda w, r: (
+        w + (np.linalg.qr(w)[0] * r) @ np.linalg.qr(w)[1]
+    ),
+    "(svd(w)[0] * (svd(w)[1] + 1) + 0 * r) @ svd(w)[2]": lambda w, r: w + scipy.linalg.polar(w)[0],
+    "(eigh(w @ w.T)[1] * sqrt(eigh(w @ w.T)[0])) @ eigh(w @ w.T)[1].T + 0 * r": lambda w, r: (
+        scipy.linalg.sqrtm(w @ w.T)
     ),
     "matmul(w, w.T) - zeros_like(w) @ ones_like(w).T + isfinite(r) - isnan(r)": lambda w, r: w @ w.T + 1,
 }  # fmt: skip
@@ -452,3 +494,60 @@ def test_axes_that_a_reduction_lost_are_kept_as_the_hint_says(tmp_path: Path, ex
 
 def test_axes_that_would_not_help_are_not_proposed(tmp_path: Path) -> None:
     assert "keepdims" not in hint(tmp_path, "w[:, :4] - mean(w.T, axis=1)", w=W)
+
+
+# --- Linear algebra ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expr", "match"),
+    [
+        ("solve(w, r)", "a matrix of `solve` is singular or not finite"),
+        ("inv(w)", "a matrix of `inv` is singular or not finite"),
+        ("cholesky(-eye(4)) * r[0] + w", "a matrix of `cholesky` is not positive definite"),
+        ("svd(w / w)[1]", "a matrix of `svd` holds NaN or infinity"),
+    ],
+)
+def test_a_matrix_that_has_no_answer_stops_the_run(expr: str, match: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=match):
+        value(tmp_path, expr, w=np.zeros((4, 4)), r=R)
+
+
+@pytest.mark.parametrize(
+    ("expr", "match"),
+    [
+        ("solve(w, r)", "takes square matrices, batched over leading axes"),
+        ("solve(w @ w.T, w.T)", "the right side needs 4 rows, as the matrix has"),
+        ("inv(eye(20000))", "inv takes square matrices of at most 16,384 rows"),
+        ("svd(zeros(9000, 9000))[1]", "svd takes matrices of at most 8,192 rows or columns"),
+        ("svd(w) + 1", "there are 3 results; pick one, such as the first by"),
+        ("svd(w)[3]", "takes a whole number below 3 in brackets"),
+        ("topk(w, 7)", "takes a whole number from 1 to 6, the size of axis -1, as count"),
+        ("einsum('ij,jk->ik', w, w)", "'j' is 6 and 4; axes with one letter have one size"),
+        ("einsum('ij', w)", "the equation stands in quotes"),
+        ("linspace(0, 1, 0.5)", "takes a whole number as count"),
+    ],
+)
+def test_what_a_function_does_not_take_is_said_from_shapes(expr: str, match: str, tmp_path: Path) -> None:
+    (error,) = [p for p in problems(tmp_path, {"w": W, "r": R}, formula(expr, **{"from": {"w": "w", "r": "r"}}))
+                if p.severity == "error"]  # fmt: skip
+    assert match in error.message
+
+
+@pytest.mark.parametrize("expr", ["solve(a, b)", "inv(a) @ b", "svd(a)[2] @ b", "qr(a)[1] @ b", "det(a)"])
+def test_leading_axes_are_a_batch(expr: str, tmp_path: Path) -> None:
+    a, b = normal((3, 4, 4), np.float64), normal((3, 4, 2), np.float64, seed=1)
+    names = {n: x for n, x in (("a", a), ("b", b)) if re.search(rf"\b{n}\b", expr)}
+    for name in ("0", "1", "2", "all"):
+        (tmp_path / name).mkdir()
+    each = [value(tmp_path / str(at), expr, **{n: x[at] for n, x in names.items()}) for at in range(3)]
+    np.testing.assert_allclose(value(tmp_path / "all", expr, **names), np.stack(each), rtol=1e-10, atol=1e-12)
+
+
+def test_small_floats_are_solved_with_in_double_precision(tmp_path: Path) -> None:
+    """In float32 the Hilbert matrix of order 6 leaves one digit."""
+    a = (1 / (1 + np.arange(6)[:, None] + np.arange(6))).astype(np.float32)
+    b = a.astype(np.float64) @ np.ones(6)
+    found = value(tmp_path, "solve(a, b)", a=a, b=b.astype(np.float32))
+    exact = np.linalg.solve(a.astype(np.float64), b.astype(np.float32).astype(np.float64))
+    np.testing.assert_array_equal(found, exact.astype(np.float32))

@@ -10,10 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.engine.plan import folds as plan_folds
-from brainsurgery_jax.expression import partition
+from brainsurgery_jax.expression import partition, reductions
+from brainsurgery_jax.expression.evaluate import evaluate
+from brainsurgery_jax.expression.parse import parse_expression
+from brainsurgery_jax.expression.typing import type_expression
 from brainsurgery_jax.graph.expr import is_fold, walk
 from brainsurgery_jax.numerics.ranks import find_places
 from brainsurgery_jax.ops import compute
@@ -25,6 +30,7 @@ AXES = [axes for n in range(1, 4) for axes in combinations(range(3), n)]
 NUMPY: dict[str, Any] = {
     "sum": np.sum, "mean": np.mean, "std": np.std, "var": np.var, "min": np.min, "max": np.max,
     "norm": lambda x, axis, keepdims: np.sqrt(np.sum(x * x, axis=axis, keepdims=keepdims)),
+    "logsumexp": scipy.special.logsumexp,
 }  # fmt: skip
 
 
@@ -54,6 +60,16 @@ def test_blocks_are_put_together_along_any_axes(name: str, axes: tuple[int, ...]
     assert made.shape == wanted.shape
 
 
+@pytest.mark.parametrize("axes", AXES, ids=str)
+@pytest.mark.parametrize("name", ["prod", "any", "all"])
+def test_products_and_truths_are_put_together_along_any_axes(name: str, axes: tuple[int, ...], tmp_path: Path) -> None:
+    x = {"prod": X / 30, "any": (X > 110).astype(np.float32), "all": (X > -110).astype(np.float32)}[name]
+    made = value(tmp_path, f"{name}(x, axis={list(axes)}, keepdims=True)", x=x)
+    wanted = getattr(np, name)(x.astype(np.float64), axis=axes, keepdims=True)
+    assert made.shape == wanted.shape
+    np.testing.assert_allclose(made, wanted.astype(np.float32), rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "bool", "complex64", "float64"])
 @pytest.mark.parametrize("name", ["sum", "mean", "norm", "std"])
 def test_every_dtype_is_summed_as_numpy_does(name: str, dtype: str, tmp_path: Path) -> None:
@@ -71,6 +87,46 @@ def test_a_quantile_has_the_bits_of_numpy(share: str, dtype: str, tmp_path: Path
     wide = x if x.dtype.kind == "f" else x.astype(np.float32)
     wanted = np.quantile(wide, np.asarray(float(share)))
     assert same(made, wanted.astype(wide.dtype).astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "uint8"])
+@pytest.mark.parametrize("k", [1, 3, 100, 210])
+def test_the_kth_largest_is_the_element_at_its_place(k: int, dtype: str, tmp_path: Path) -> None:
+    x = (X if dtype != "uint8" else np.abs(X)).astype(dtype)
+    wanted = np.sort(x, axis=None)[-k]
+    assert value(tmp_path, f"kth_largest(x, {k})", x, "float64") == wanted
+    step = {"compute": {"from": {"x": "x"}, "expr": f"kth_largest(x, {k})", "to": "out"}}
+    with jax.enable_x64(True):
+        found = jax.jit(bs.load({"transforms": [step]}).apply)({"x": x})["out"]
+        assert np.asarray(found) == wanted
+
+
+@pytest.mark.parametrize("expr", ["quantile(x, 0.1)", "quantile(x, 0.8)", "median(x)", "kth_largest(x, 17)"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_large_arrays_in_memory_are_counted(expr: str, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reductions, "MANY", 1)
+    share = expr.rstrip(")").partition("(x, ")[2]
+    by = {"quantile": lambda x: np.quantile(x, np.asarray(float(share))), "median": np.median,
+          "kth_largest": lambda x: np.sort(x, axis=None)[-int(share)]}[expr.partition("(")[0]]  # fmt: skip
+    program = type_expression(parse_expression(expr), ("x",), (Aval(X.T.shape if transposed else X.shape, FLOAT32),))
+    for bad in (0, np.nan):
+        x = X.copy()
+        x[1, 2, 3] = bad
+        x = x.T if transposed else x
+        assert same(evaluate(program.program, [x])[0], np.asarray(np.nan if np.isnan(bad) else by(x), np.float32))
+
+
+@pytest.mark.parametrize("axis", [None, 0, (1, 2)])
+@pytest.mark.parametrize("expr", ["quantile(x, 0.1)", "quantile(x, 0.37)", "quantile(x, 0.8)", "median(x)"])
+def test_under_jit_a_quantile_has_the_bits_of_numpy(expr: str, axis: Any) -> None:
+    x = X.copy()
+    x[2], x[3, 1, 2], x[4, 0, 0] = x[2, 0, 0], -np.inf, np.nan
+    share = expr.rstrip(")").partition("(x, ")[2]
+    with np.errstate(invalid="ignore"):
+        wanted = np.quantile(x, float(share), axis=axis) if share else np.median(x, axis=axis)
+    step = {"compute": {"from": {"x": "x"}, "expr": f"{expr[:-1]}, axis={axis})", "to": "out"}}
+    found = jax.jit(bs.load({"transforms": [step]}).apply)({"x": x})["out"]
+    assert same(np.asarray(found), wanted.astype(np.float32))
 
 
 @pytest.mark.parametrize("size", [1, 2, 209, 210])

@@ -238,3 +238,11 @@ def test_gradients_pass_through_what_keeps_xla_from_rewriting() -> None:
     x = np.linspace(0.5, 2, 7, dtype=np.float32)
     found = jax.grad(lambda x: jnp.sum(plan.apply({"x": x})["x"]))(jnp.asarray(x))
     np.testing.assert_allclose(found, 2 * x / 448 + 3 * x**2 / 7, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "wide"), [("float16", False), ("float8_e4m3fn", False), ("bfloat16", True)])
+def test_only_dtypes_with_subnormal_results_in_float32_are_computed_in_float64(name: str, wide: bool) -> None:
+    x = np.ones(4, np_dtype(BY_NAME[name]))
+    plan = bs.load({"transforms": [{"multiply": {"from_a": "x", "from_b": "y", "to": "x"}}]})
+    lowered = jax.jit(plan.apply).lower({"x": x, "y": x}).as_text()
+    assert ("f64" in lowered) is wide

@@ -288,3 +288,36 @@ def test_under_jit_a_cast_that_values_can_stop_asks_for_checks_or_for_overflow()
     assert [bool(v) for v in verdicts.values()] == [False]
     saturated = bs.load({"transforms": [{"cast_": {"target": "x", "to": "int8", "overflow": "saturate"}}]})
     assert jax.jit(saturated.apply)({"x": x})["x"].tolist() == [1, 127]
+
+
+# --- Floats that become integers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [
+    {"cast_": {"target": "w", "to": "int8"}},
+    {"cast": {"from": "w", "to": "v", "dtype": "uint8", "overflow": "saturate"}},
+])  # fmt: skip
+def test_floats_as_they_came_that_become_integers_are_noted(step: dict[str, Any], tmp_path: Path) -> None:
+    (note,) = problems(tmp_path, {"w": np.ones((2, 2), np.float16)}, step)
+    assert (note.code, note.severity) == ("cast-truncates", "note")
+    assert "every value between -1 and 1 becomes 0" in note.message
+
+
+@pytest.mark.parametrize(("steps", "dtype"), [
+    ([{"cast_": {"target": "w", "to": "bfloat16"}}], np.float32),
+    ([{"cast_": {"target": "w", "to": "bool"}}], np.float32),
+    ([{"cast_": {"target": "w", "to": "int8"}}], np.int32),
+    ([{"scale_": {"target": "w", "by": 127}}, {"cast_": {"target": "w", "to": "int8"}}], np.float32),
+])  # fmt: skip
+def test_what_was_scaled_or_loses_nothing_is_not_noted(steps: list[Any], dtype: Any, tmp_path: Path) -> None:
+    assert not problems(tmp_path, {"w": np.ones((2, 2), dtype)}, steps)
+
+
+def test_the_remedy_of_the_note_keeps_the_values(tmp_path: Path) -> None:
+    w = np.array([0.5, -0.25], np.float32)
+    cast = {"cast_": {"target": "w", "to": "int8"}}
+    (note,) = problems(tmp_path, {"w": w}, cast)
+    assert note.hint == "Scale weights in an earlier step, or cast to a float dtype."
+    assert run_plan(tmp_path, {"w": w}, [{"scale_": {"target": "w", "by": 100}}, cast])["w"].tolist() == [50, -25]
+    as_float = run_plan(tmp_path, {"w": w}, {"cast_": {"target": "w", "to": "float16"}})["w"]
+    assert as_float.tolist() == w.tolist()

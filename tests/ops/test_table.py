@@ -213,7 +213,8 @@ def calls(row: Row, tmp_path: Path) -> list[Expr]:
 
 def operands(e: Expr, seed: int = 0) -> list[Any]:
     rng = np.random.default_rng(seed)
-    return [rng.integers(-9, 9, s.aval.shape).astype(np_dtype(s.aval.dtype)) + rng.random() for s in e.srcs]
+    wholes = (rng.integers(-9, 9, s.aval.shape).astype(np_dtype(s.aval.dtype)) for s in e.srcs)
+    return [(x + rng.random()).astype(x.dtype) for x in wholes]
 
 
 def leaves(result: Any) -> list[np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import brainsurgery_jax as bs
+from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.detect import open_source
 from brainsurgery_jax.store.hdf5 import source as hdf5
@@ -160,3 +162,32 @@ def test_a_dataset_in_another_file_is_an_error_until_it_is_left_out(tmp_path: Pa
     with pytest.raises(StoreError, match="'elsewhere': cannot be read: it lies in another file"):
         open_source(str(tmp_path / "a.h5"))
     assert {*open_source(f"{tmp_path}/a.h5::-elsewhere").header.tensors} == {"v"}
+
+
+class CountedFile(io.FileIO):
+    """A file that counts the bytes that are read of it."""
+
+    seen = 0
+
+    def readinto(self, buffer: Any) -> int | None:
+        got = super().readinto(buffer)
+        self.seen += got or 0
+        return got
+
+
+@pytest.mark.parametrize("chunks", [(1536, 2048), (1536, 512)], ids=["one in each row", "four in each row"])
+def test_a_chunk_is_decoded_once_though_a_tensor_is_read_in_pieces(tmp_path: Path, chunks: tuple[int, int]) -> None:
+    path, piece = str(tmp_path / "m.h5"), 1 << 19
+    arrays = {name: np.arange(1536 * 2048, dtype=np.int32).reshape(1536, 2048) + at for at, name in enumerate("ab")}
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, chunks=chunks, compression="gzip", compression_opts=1)
+    with CountedFile(path) as counted, h5py.File(counted, "r") as file:
+        avals = {name: Aval(array.shape, BY_NAME["int32"]) for name, array in arrays.items()}
+        source = hdf5.ChunkedDatasets(path, file, {"a": "/a", "b": "/b"}, avals)
+        before = counted.seen
+        for name, array in arrays.items():
+            for at in range(0, array.size, piece):
+                assert np.array_equal(source.read_range(name, at, at + piece), array.reshape(-1)[at : at + piece])
+        source.close()
+        assert counted.seen - before < 1.1 * os.path.getsize(path)

@@ -19,6 +19,7 @@ from brainsurgery_jax.store.key_paths import (
     clash,
     name_of,
     notes_of,
+    path_of,
     read_notes,
 )
 from brainsurgery_jax.store.key_tree import NO_TREE, KeyTree, nest, tree_in
@@ -93,5 +94,5 @@ def test_notes_are_short_json() -> None:
 
 
 def test_a_tensor_that_is_the_prefix_of_another_is_found() -> None:
-    assert clash(["b", "a.b.c", "a.b"], {}) == ("a.b", "a.b.c")
-    assert clash(["a.b", "a.bc"], {}) is None
+    assert clash({path_of(name, {}): name for name in ("b", "a.b.c", "a.b")}) == ("a.b", "a.b.c")
+    assert clash({path_of(name, {}): name for name in ("a.b", "a.bc")}) is None

@@ -171,7 +171,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(
 
 def test_formats_without_containers_have_nothing_to_go_back_into(tmp_path: Path) -> None:
     source = write(tmp_path / "m.safetensors", {"a.w": counting((2,))})
-    with pytest.raises(PlanError, match=r"no containers to go back into: .*m\.safetensors has none"):
+    with pytest.raises(PlanError, match=r"no containers to restore: .*m\.safetensors has none"):
         written(tmp_path, str(source), nested=True)
     assert list(written(tmp_path, str(source))) == ["a.w"]  # as the hint says
 

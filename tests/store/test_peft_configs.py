@@ -307,9 +307,7 @@ def test_one_module_of_another_rank_becomes_a_pattern(theirs: Path, tmp_path: Pa
     steps[2] = {"delete": {"target": r".*v_proj\.lora_.*"}}
     cut = plan(theirs, tmp_path / "out", *steps)
     mended = pasted(cut, notes(cut)[0])
-    assert mended["output"]["options"] == {
-        "config": {"rank_pattern": {"self_attn.v_proj": 2}, "alpha_pattern": {"self_attn.v_proj": 4}}
-    }
+    assert mended["output"]["options"] == {"config": {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 4}}}
     assert notes(mended) == []
     bs.load(mended).run(durable=False)
     adapter = dict(bs.open(str(tmp_path / "out")))
@@ -373,11 +371,27 @@ def test_a_kind_of_lora_that_the_tensors_are_not_is_noted(theirs: Path, tmp_path
     assert notes(pasted(stale, note)) == []
 
 
-def test_factors_that_do_not_fit_have_no_patch(tmp_path: Path) -> None:
+def test_factors_that_do_not_fit_have_no_patch(theirs: Path, tmp_path: Path) -> None:
+    adapter = dict(bs.open(str(theirs)))
+    adapter[f"{HEAD}model.layers.0.self_attn.q_proj.lora_B.weight"] = normal((WIDTH, 3))
+    folder = written_as(tmp_path / "odd", adapter, config_of(theirs))
+    (note,) = notes(plan(folder, tmp_path / "out"))
+    assert "the factors of 'model.layers.0.self_attn.q_proj' do not fit" in note.message
+
+
+def test_a_config_for_factors_that_do_not_fit_is_refused(tmp_path: Path) -> None:
     adapter = factors(llama, everywhere(2, *ATTENTION))
     adapter[f"{HEAD}model.layers.0.self_attn.q_proj.lora_B.weight"] = normal((WIDTH, 3))
-    (note,) = notes(plan(write(tmp_path / "m.safetensors", adapter), tmp_path / "out", lora_alpha=2))
-    assert "the factors of 'model.layers.0.self_attn.q_proj' do not fit" in note.message
+    with pytest.raises(PlanError, match=r"f32\[2,16\] does not fit '.*' f32\[16,3\]"):
+        bs.load(plan(write(tmp_path / "m.safetensors", adapter), tmp_path / "out", lora_alpha=2)).check()
+
+
+def written_as(folder: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Path:
+    """A folder of PEFT, made by hand."""
+    folder.mkdir()
+    write(folder / "adapter_model.safetensors", tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
 
 
 def test_an_adapter_in_another_format_is_held_against_the_config_that_comes_along(theirs: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -151,7 +150,7 @@ def take_json_lines(desk: Desk, lines: Iterable[str]) -> None:
         raise typer.Exit(3 if isinstance(last.error, StoreError) else show.exit_code(last.error.diagnostics))
 
 
-def _answer(desk: Desk, line: str) -> Reply | dict[str, Any]:
+def _answer(desk: Desk, line: str) -> Reply | dict[str, object]:
     """What comes of a request; of one that is none, what is wrong with it."""
     try:
         match json.loads(line):

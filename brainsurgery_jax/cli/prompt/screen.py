@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any
 
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.progress import Watcher, watching
@@ -37,7 +36,7 @@ class Screen:
         return watching(quiet=quiet, verbose=False)
 
 
-def reply_data(reply: Reply) -> dict[str, Any]:
+def reply_data(reply: Reply) -> dict[str, object]:
     """A reply for programs: messages, the state of the session, what is expected next, and what went wrong."""
     spaces = reply.session.state.spaces
     return {
@@ -49,7 +48,7 @@ def reply_data(reply: Reply) -> dict[str, Any]:
     }
 
 
-def _errors_data(reply: Reply) -> list[dict[str, Any]]:
+def _errors_data(reply: Reply) -> list[dict[str, object]]:
     if reply.error is None:
         return []
     if isinstance(reply.error, StoreError):
@@ -57,7 +56,7 @@ def _errors_data(reply: Reply) -> list[dict[str, Any]]:
     return list(map(diagnostic_data, show.in_order(reply.error.diagnostics)))
 
 
-def _message_data(message: Message) -> dict[str, Any]:
+def _message_data(message: Message) -> dict[str, object]:
     match message:
         case Remark(text, mood):
             return {"type": "remark", "mood": mood, "text": text}

@@ -5,14 +5,13 @@ Which calls, and how many each device gets, is decided in `plan/sites.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from time import perf_counter
-from typing import Any
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.compute.devices import Accelerators
-from brainsurgery_jax.engine.compute.donation import attempt_of_parts, donated, donating
+from brainsurgery_jax.engine.compute.donation import Donating, OfParts, attempt_of_parts, donated, donating
 from brainsurgery_jax.engine.compute.evaluate import Evaluator
 from brainsurgery_jax.engine.compute.folds import Values
 from brainsurgery_jax.engine.compute.kernels import numbers_of, refusal_of
@@ -57,12 +56,12 @@ def call_batch(
 
 
 def _climb_together(
-    calls: Sequence[Expr], arrays: Sequence[Any], numbers: Mapping[str, Any], backend: str
+    calls: Sequence[Expr], arrays: Sequence[jax.Array], numbers: Mapping[str, jax.Array], backend: str
 ) -> list[Taken]:
     found: dict[int, Taken] = {}
     rungs = rungs_of(calls[0], backend)
 
-    def climb_rung(rung: Rung, state: Any) -> Outcome:
+    def climb_rung(rung: Rung, state: object) -> Outcome:
         return vectorise(rung, backend)(arrays, numbers, state, donated(calls[0], rung, rungs))
 
     def accept(rung: Rung, outcome: Outcome) -> list[Taken] | None:
@@ -79,13 +78,13 @@ def _climb_together(
 
 
 @lru_cache(maxsize=4096)
-def vectorise(rung: Rung, backend: str) -> Callable[..., Any]:
+def vectorise(rung: Rung, backend: str) -> Donating:
     """A rung, compiled over a leading batch axis: `f(arrays, numbers, state, donated) -> Outcome`."""
     over_batch = _one_by_one if backend == "cpu" else jax.vmap
     return donating(over_batch(attempt_of_parts(rung)))
 
 
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+def _one_by_one(function: OfParts) -> OfParts:
     """A function over a leading axis of all its arguments. On the CPU of jaxlib 0.10.2, two batched LAPACK calls in one
     program may wait for each other for ever."""
     return lambda *arguments: jax.lax.map(lambda members: function(*members), arguments)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from threading import Condition, Lock
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 from brainsurgery_jax._lazy import jax
 from brainsurgery_jax.errors import Diagnostic, PlanError
 
 _PLUGINS = "jax_plugins", "libtpu"
 """Packages by which JAX reaches anything but the CPU; without them there is no need to import it and ask."""
+
+
+class JaxDevice(Protocol):
+    """A device of JAX, as far as we ask it."""
+
+    @property
+    def platform(self) -> str: ...
+
+    def memory_stats(self) -> Mapping[str, int] | None: ...
+
 
 Choice = int | Literal["all", "cpu"]
 """How many accelerators to use; `cpu`: none."""
@@ -30,14 +40,14 @@ turn = Lock()
 
 
 @cache
-def found() -> tuple[Any, ...]:
+def found() -> tuple[JaxDevice, ...]:
     """The accelerators of this process, or none. Calling this initialises them."""
     if os.environ.get("JAX_PLATFORMS") == "cpu" or not any(find_spec(name) for name in _PLUGINS):
         return ()
     return () if jax.default_backend() == "cpu" else tuple(jax.local_devices())
 
 
-def memory_of(device: Any) -> int:
+def memory_of(device: JaxDevice) -> int:
     """Usable bytes of a device. They depend on the device alone, not on what is free at the moment: where a call is
     computed must not depend on what else runs."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
@@ -50,7 +60,7 @@ class Accelerators:
     `bytes_each`: if it is not given, what `memory_of` finds for the smallest.
     """
 
-    def __init__(self, devices: Sequence[Any] = (), bytes_each: int | None = None):
+    def __init__(self, devices: Sequence[JaxDevice] = (), bytes_each: int | None = None):
         self.devices = tuple(devices)
         self.bytes_each = min(map(memory_of, devices), default=0) if bytes_each is None else bytes_each
         self.backend: str = self.devices[0].platform if devices else "cpu"
@@ -122,7 +132,7 @@ def _accelerators(choice: Choice) -> Accelerators:
     return NONE if choice == "cpu" else Accelerators(chosen(choice, found()))
 
 
-def chosen(choice: int | Literal["all"], there: Sequence[Any]) -> Sequence[Any]:
+def chosen(choice: int | Literal["all"], there: Sequence[JaxDevice]) -> Sequence[JaxDevice]:
     """The devices that a choice means of those that are there. Raises PlanError."""
     if choice == "all":
         return there
@@ -132,7 +142,7 @@ def chosen(choice: int | Literal["all"], there: Sequence[Any]) -> Sequence[Any]:
     return there[:choice]
 
 
-def _refused(problem: str, there: Sequence[Any]) -> PlanError:
+def _refused(problem: str, there: Sequence[JaxDevice]) -> PlanError:
     fitting = f"`all`, `cpu`, or a number up to {len(there)}" if there else "`cpu`, or leave it out"
     return PlanError([Diagnostic("devices-absent", f"devices: {problem}", hint=f"Write {fitting}.")])
 
@@ -140,14 +150,14 @@ def _refused(problem: str, there: Sequence[Any]) -> PlanError:
 _ASKING = Lock()
 
 
-def compiling(own: Accelerators) -> AbstractContextManager[Any]:
+def compiling(own: Accelerators) -> AbstractContextManager[object]:
     """The context in which compiled code runs where it should: on the CPU where accelerators are left alone."""
     if own.devices or not found():
         return nullcontext()
     return jax.default_device(_cpu())
 
 
-def _cpu() -> Any:
+def _cpu() -> JaxDevice:
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Protocol, TypeVar
 
-from brainsurgery_jax._lazy import jax
+from brainsurgery_jax._lazy import Array, jax
 from brainsurgery_jax.engine.compute.kernels import precise
 from brainsurgery_jax.engine.compute.ladder import attempt
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.op import Rung
+from brainsurgery_jax.op import Outcome, Rung
+
+A = TypeVar("A")
 
 Donated = frozenset[int]
 """Positions of the operands that are donated."""
+
+Parts = Mapping[int, Array]
+"""Some of the operands of a call, by position."""
+
+OfParts = Callable[[Parts, Parts, Mapping[str, object], object], Outcome]
+"""A rung as a function of split operands: `f(donated, kept, numbers, state)`."""
+
+
+class Donating(Protocol):
+    """A compiled rung. The operands at the positions `donated` are gone after a call."""
+
+    def __call__(
+        self, arrays: Sequence[Array], numbers: Mapping[str, object], state: object, donated: Donated = frozenset()
+    ) -> Outcome: ...
 
 
 def donated(e: Expr, rung: Rung, rungs: Sequence[Rung]) -> Donated:
@@ -26,34 +42,41 @@ def donated(e: Expr, rung: Rung, rungs: Sequence[Rung]) -> Donated:
     return frozenset(chosen)
 
 
-def split(arrays: Sequence[Any], donated: Donated) -> tuple[dict[int, Any], dict[int, Any]]:
+def split(arrays: Sequence[A], donated: Donated) -> tuple[dict[int, A], dict[int, A]]:
     """Operands by position: those that are donated, and the others."""
     numbered = dict(enumerate(arrays))
     return {i: x for i, x in numbered.items() if i in donated}, {i: x for i, x in numbered.items() if i not in donated}
 
 
-def attempt_of_parts(rung: Rung) -> Callable[..., Any]:
+def join(given: Mapping[int, A], kept: Mapping[int, A]) -> list[A]:
+    """Operands that were split, in their order."""
+    operands = {**given, **kept}
+    return [operands[i] for i in range(len(operands))]
+
+
+def attempt_of_parts(rung: Rung) -> OfParts:
     """A rung as a function of split operands: `f(donated, kept, numbers, state) -> Outcome`."""
     whole = precise(attempt(rung))
 
-    def of_parts(given: Mapping[int, Any], kept: Mapping[int, Any], numbers: Mapping[str, Any], state: Any) -> Any:
-        operands = {**given, **kept}
-        return whole([operands[i] for i in range(len(operands))], numbers, state)
+    def of_parts(given: Parts, kept: Parts, numbers: Mapping[str, object], state: object) -> Outcome:
+        return whole(join(given, kept), numbers, state)
 
     return of_parts
 
 
-def donating(of_parts: Callable[..., Any]) -> Callable[..., Any]:
+def donating(of_parts: OfParts) -> Donating:
     """Such a function, compiled: `f(arrays, numbers, state, donated)`. Donated operands are gone afterwards."""
     compiled = jax.jit(of_parts, donate_argnums=0)
 
-    def call(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any, donated: Donated = frozenset()) -> Any:
+    def call(
+        arrays: Sequence[Array], numbers: Mapping[str, object], state: object, donated: Donated = frozenset()
+    ) -> Outcome:
         return compiled(*split(arrays, donated), numbers, state)
 
     return call
 
 
 @lru_cache(maxsize=4096)
-def compile_rung(rung: Rung) -> Callable[..., Any]:
+def compile_rung(rung: Rung) -> Donating:
     """A rung, compiled: `f(arrays, numbers, state, donated) -> Outcome`."""
     return donating(attempt_of_parts(rung))

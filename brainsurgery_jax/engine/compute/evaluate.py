@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import prod
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from brainsurgery_jax._lazy import np
+from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators
 from brainsurgery_jax.engine.compute.folds import Values, compute_fold
 from brainsurgery_jax.engine.compute.kernels import call_block, call_elementwise
@@ -33,27 +33,32 @@ from brainsurgery_jax.store.io.arrays import numpy_dtype
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+Arrays = Mapping[Expr, Array]
+"""Arrays by the nodes of which they are the values."""
+
 
 class Evaluator:
     """Computes pieces. `given` are arrays for leaves that do not come from a store, `own` accelerators, `known` results
     that are there."""
 
-    def __init__(self, given: Mapping[Expr, Any] | None = None, own: Accelerators = NONE, known: Values | None = None):
+    def __init__(
+        self, given: Mapping[Expr, Array] | None = None, own: Accelerators = NONE, known: Values | None = None
+    ):
         self.given, self.own = given or {}, own
-        self.wholes: dict[Expr, tuple[Any, ...]] = dict(known or {})
+        self.wholes: dict[Expr, tuple[Array, ...]] = dict(known or {})
         self.told: list[Factorized | Noted] = []
-        self._near: dict[Expr, tuple[ElementRange, Any]] = {}
+        self._near: dict[Expr, tuple[ElementRange, np.ndarray]] = {}
 
     def hold(self, leaf: Expr, span: ElementRange) -> None:
         """Read a part of a leaf and keep it: pieces that lie in it are taken from it."""
         self._near[leaf] = span, leaf.source.read_range(leaf.name, *span)
 
-    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]:
+    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Array]:
         """Elements `start:stop` of each root, flat, in turn; what they share is made once. At most one block."""
         yield from self._pieces([Piece(e, start, stop) for e in roots])
 
-    def _pieces(self, wanted: Sequence[Piece]) -> Iterator[Any]:
-        values: dict[Piece, Any] = {}
+    def _pieces(self, wanted: Sequence[Piece]) -> Iterator[Array]:
+        values: dict[Piece, Array] = {}
         uses, order = plan_pieces(wanted)
         made = iter(order)
         for root in wanted:
@@ -66,20 +71,20 @@ class Evaluator:
             _release(root, uses, values)
             yield block
 
-    def box(self, e: Expr, box: Box) -> Any:
+    def box(self, e: Expr, box: Box) -> np.ndarray:
         """A box of `e`, in row-major order."""
         return in_order(np.asarray(next(self._pieces([Piece(e, 0, 0, box)]))).reshape(box_shape(box)))
 
-    def tile(self, e: Expr, start: int, stop: int) -> Any:
+    def tile(self, e: Expr, start: int, stop: int) -> Array:
         """Elements `start:stop` of `e`, flat; at most one block."""
         return next(self.blocks([e], start, stop))
 
-    def runs(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Any]]:
+    def runs(self, e: Expr, start: int, stop: int) -> Iterator[tuple[int, Array]]:
         """`(offset, block)` over a range, cut at multiples of BLOCK."""
         for at, end in cuts(start, stop):
             yield at, self.tile(e, at, end)
 
-    def whole(self, e: Expr) -> Any:
+    def whole(self, e: Expr) -> Array:
         """All of a tensor, assembled from its tiles."""
         if e.is_leaf:
             return e.source.read(e.name)
@@ -129,7 +134,7 @@ class Evaluator:
             names = tuple(e.name for e in walk([call]) if e.is_leaf)
             self.told.append(Factorized(names, call.srcs[0].aval.shape, rung.name, outcome.facts, seconds))
 
-    def _find_held(self, e: Expr) -> Any:
+    def _find_held(self, e: Expr) -> Array | None:
         """The array of a node that is held whole, or None."""
         if e.is_pick:
             return self.wholes[e.srcs[0]][e.index]
@@ -139,7 +144,7 @@ class Evaluator:
             return self.given[e]
         return e.value if e.is_const else None
 
-    def _make(self, piece: Piece, operands: Sequence[Any]) -> Any:
+    def _make(self, piece: Piece, operands: Sequence[Array]) -> Array:
         e = piece.expr
         if e.is_leaf:
             if e in self._near and self._near[e][0].holds(piece):
@@ -161,14 +166,14 @@ class Evaluator:
         return _assemble(piece, [np.asarray(x) for x in operands])
 
 
-def _take_from(piece: Piece, span: ElementRange, flat: Any) -> Any:
+def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray:
     """A piece out of the elements of a span that holds it."""
     first, last = range_of(piece)
     part = flat[first - span.start : last - span.start]
     return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
-def _in_blocks(e: Expr, operands: Sequence[Any]) -> Any:
+def _in_blocks(e: Expr, operands: Sequence[np.ndarray]) -> Array:
     """An elementwise kernel on flat operands; they are longer than a block where a box spans far more than it holds."""
     n = operands[0].shape[0]
     if n <= blocks.BLOCK:
@@ -176,7 +181,7 @@ def _in_blocks(e: Expr, operands: Sequence[Any]) -> Any:
     return np.concatenate([np.asarray(call_elementwise(e, [x[at:end] for x in operands])) for at, end in cuts(0, n)])
 
 
-def _blocks(e: Expr, start: int, stop: int) -> Any:
+def _blocks(e: Expr, start: int, stop: int) -> np.ndarray:
     size = padded_length(e.aval.size)
     parts = []
     for number in range(start // size, -(-stop // size)):
@@ -185,13 +190,13 @@ def _blocks(e: Expr, start: int, stop: int) -> Any:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Any]) -> None:
+def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Array]) -> None:
     uses[piece] -= 1
     if not uses[piece]:
         del values[piece]
 
 
-def _assemble(piece: Piece, operands: Sequence[Any]) -> Any:
+def _assemble(piece: Piece, operands: Sequence[np.ndarray]) -> np.ndarray:
     """A piece of a structural op from the pieces of its operands."""
     e = piece.expr
     if piece.box is None:
@@ -210,7 +215,7 @@ def _assemble(piece: Piece, operands: Sequence[Any]) -> Any:
     return out
 
 
-def _join_parts(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any:
+def _join_parts(piece: Piece, boxes: Sequence[Box], parts: Sequence[np.ndarray]) -> np.ndarray:
     """A box out of the parts that it has elements of, which have no gaps."""
     assert piece.box is not None
     out = np.empty(piece.shape, parts[0].dtype)
@@ -225,7 +230,7 @@ def _join_parts(piece: Piece, boxes: Sequence[Box], parts: Sequence[Any]) -> Any
     return out
 
 
-def _pick_box(shape: Sequence[int], box: Box, flat: Any) -> Any:
+def _pick_box(shape: Sequence[int], box: Box, flat: np.ndarray) -> np.ndarray:
     """The elements of `box` out of the flat range that it spans."""
     if flat.size == prod(box_shape(box)):
         return flat.reshape(box_shape(box))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from brainsurgery_jax._lazy import np
+from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.engine.compute.kernels import accept
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.folds import question_of
@@ -19,23 +19,26 @@ from brainsurgery_jax.graph.expr import Expr, asked_of, passes_of
 from brainsurgery_jax.index.boxes import Box, flat_range
 from brainsurgery_jax.protocol import Pending, Reduction
 
+Part = TypeVar("Part")
+Answer = TypeVar("Answer")
+
 INTEGER = Reduction(lambda x: int(x[0]), max, int, 0)
 """The value of an integer scalar."""
 
 
-Values = Mapping[Expr, tuple[Any, ...]]
+Values = Mapping[Expr, tuple[Array, ...]]
 """Results of calls that are computed already."""
 
 
 class Reader(Protocol):
     """Makes boxes and flat ranges of tensors."""
 
-    def box(self, e: Expr, box: Box) -> Any: ...
+    def box(self, e: Expr, box: Box) -> Array: ...
 
-    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Any]: ...
+    def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Array]: ...
 
 
-def summarize(reduction: Reduction, start: int, blocks: Sequence[Any]) -> Any:
+def summarize(reduction: Reduction[Part, Any], start: int, blocks: Sequence[Array]) -> Part:
     """The partial result of blocks of any length, the first elements of which are number `start` of their tensors."""
     arrays = [np.asarray(block) for block in blocks]
     parts = (reduction.summarize(start + at, [x[at:end] for x in arrays]) for at, end in cuts(0, len(arrays[0])))
@@ -48,14 +51,14 @@ def place_of(e: Expr, box: Box) -> int:
     return 0 if run is None else run[0]
 
 
-def answer(question: Pending, reader: Reader) -> Any:
+def answer(question: Pending[Answer], reader: Reader) -> Answer:
     """The answer to a question, one block after the other."""
     exprs, reduction = asked_of(question), question.reduction
     size = exprs[0].aval.size
     if not size:
         return reduction.empty
     if boxes := boxes_to_ask(question):
-        looked_at: Iterable[tuple[int, Sequence[Any]]] = (
+        looked_at: Iterable[tuple[int, Sequence[Array]]] = (
             (place_of(exprs[0], box), [reader.box(e, box).reshape(-1) for e in exprs]) for box in boxes
         )
     else:
@@ -63,7 +66,7 @@ def answer(question: Pending, reader: Reader) -> Any:
     return reduction.finish(reduce(reduction.merge, (summarize(reduction, *seen) for seen in looked_at)))
 
 
-def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapping[Pending, Any]]) -> Values:
+def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapping[Pending, object]]) -> Values:
     """The values of folds that do not need each other: pass by pass, what all of them ask at a time."""
     passes = {call: made for call in calls if (made := passes_of(call)) is not None}
     found: dict[Expr, Any] = dict.fromkeys(passes)
@@ -74,6 +77,6 @@ def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapp
     return {e: (accept(e, value),) for e, value in found.items()}
 
 
-def compute_fold(call: Expr, reader: Reader) -> tuple[Any, ...]:
+def compute_fold(call: Expr, reader: Reader) -> tuple[Array, ...]:
     """The value of one fold, block by block."""
     return compute_folds([call], lambda questions: {q: answer(q, reader) for q in questions})[call]

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax._lazy import Array, jax, np
 from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.engine.compute.devices import Accelerators, compiling
 from brainsurgery_jax.engine.plan import blocks
@@ -23,11 +23,14 @@ from brainsurgery_jax.numerics.lookup import look_up, patterns
 if TYPE_CHECKING:
     from brainsurgery_jax.op import Kernel, Static
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 def pure(kernel: Kernel, static: Static) -> Callable[..., Any]:
     """The function of a kernel with its static parameters filled in: `f(arrays, numbers)`."""
 
-    def function(arrays: Sequence[Any], numbers: Mapping[str, Any]) -> Any:
+    def function(arrays: Sequence[Array], numbers: Mapping[str, object]) -> Any:
         return kernel.fn(*arrays, **dict(static), **numbers)
 
     function.__name__ = kernel.name
@@ -40,18 +43,18 @@ def compiled(kernel: Kernel, static: Static) -> Callable[..., Any]:
     return jax.jit(precise(pure(kernel, static)))
 
 
-def precise(function: Callable[..., Any]) -> Callable[..., Any]:
+def precise(function: Callable[P, R]) -> Callable[P, R]:
     """A function whose matrix products are computed without the shortcuts that accelerators take by default."""
 
     @wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with jax.default_matmul_precision("highest"):
-            return function(*args)
+            return function(*args, **kwargs)
 
     return call
 
 
-def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
+def call_elementwise(e: Expr, operands: Sequence[np.ndarray]) -> Array:
     """One elementwise kernel on flat operands of at most one block."""
     n = operands[0].shape[0]
     assert e.kernel is not None and n <= blocks.BLOCK
@@ -62,7 +65,7 @@ def call_elementwise(e: Expr, operands: Sequence[Any]) -> Any:
     return result if length == n else np.asarray(result)[:n]
 
 
-def _in_pieces(e: Expr, operands: Sequence[Any]) -> Any:
+def _in_pieces(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
     """A kernel on numpy arrays, in pieces that stay in the cache with all that is made on the way."""
     assert e.kernel is not None
     n, function, numbers = operands[0].shape[0], pure(e.kernel, e.static), numbers_of(e)
@@ -77,7 +80,7 @@ def _in_pieces(e: Expr, operands: Sequence[Any]) -> Any:
     return out
 
 
-def _table_for(e: Expr, operands: Sequence[Any]) -> Any:
+def _table_for(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray | None:
     """What a call makes of each value of a short float, if that is worth knowing; else None."""
     x = operands[0]
     if len(operands) > 1 or not e.srcs[0].aval.dtype.is_float or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
@@ -92,14 +95,16 @@ def _table_for(e: Expr, operands: Sequence[Any]) -> Any:
 
 
 @lru_cache(maxsize=32)
-def _table(kernel: Kernel, static: Static, numbers: tuple[tuple[str, bytes], ...], dtype: np.dtype[Any]) -> Any:
+def _table(
+    kernel: Kernel, static: Static, numbers: tuple[tuple[str, bytes], ...], dtype: np.dtype
+) -> np.ndarray | None:
     """What a kernel makes of each value of a dtype, in the order of their bits; None if it refuses one."""
     result = pure(kernel, static)([patterns(dtype)], {name: np.frombuffer(b)[0] for name, b in numbers})
     value, accepted = result if kernel.guarded else (result, True)
     return value if bool(accepted) else None
 
 
-def _pad(x: Any, length: int) -> Any:
+def _pad(x: np.ndarray, length: int) -> np.ndarray:
     if x.shape[0] == length:
         return x
     out = np.zeros(length, x.dtype)
@@ -107,7 +112,7 @@ def _pad(x: Any, length: int) -> Any:
     return out
 
 
-def call_block(e: Expr, block: int) -> Any:
+def call_block(e: Expr, block: int) -> Array:
     """Block number `block` of a kernel that makes values from nothing; its length follows from the size alone."""
     assert e.kernel is not None
     size = blocks.padded_length(e.aval.size)
@@ -115,7 +120,7 @@ def call_block(e: Expr, block: int) -> Any:
     return accept(e, compiled(e.kernel, static)([], {**numbers_of(e), "block": np.float64(block)}))
 
 
-def numbers_of(e: Expr) -> dict[str, Any]:
+def numbers_of(e: Expr) -> dict[str, np.float64]:
     """The numeric parameters of a call, as float64 scalars."""
     return {name: np.float64(value) for name, value in e.numbers}
 

@@ -7,8 +7,9 @@ numpy or compiled, on one device, as a batch, or sharded. They differ in how the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.engine.compute.kernels import pure, refusal_of
 from brainsurgery_jax.errors import PlanError
 from brainsurgery_jax.graph.expr import Expr, operand_avals
@@ -33,7 +34,7 @@ def attempt(rung: Rung) -> Callable[..., Outcome]:
     """`f(arrays, numbers, state) -> Outcome`, whatever the kernel returns."""
     function, kernel = pure(rung.kernel, rung.static), rung.kernel
 
-    def compute(arrays: Sequence[Any], numbers: Mapping[str, Any], state: Any) -> Outcome:
+    def compute(arrays: Sequence[Array], numbers: Mapping[str, object], state: object) -> Outcome:
         if kernel.resumes:
             return function(arrays, {**numbers, "state": state})
         result = function(arrays, numbers)
@@ -44,7 +45,7 @@ def attempt(rung: Rung) -> Callable[..., Outcome]:
 
 
 def climb(
-    rungs: Sequence[Rung], attempt: Callable[[Rung, Any], Outcome], accept: Callable[[Rung, Outcome], T | None]
+    rungs: Sequence[Rung], attempt: Callable[[Rung, object], Outcome], accept: Callable[[Rung, Outcome], T | None]
 ) -> T | None:
     """Try rungs in turn until `accept` returns something of an outcome; None if it never does.
 
@@ -59,7 +60,7 @@ def climb(
     return None
 
 
-def climb_alone(e: Expr, rungs: Sequence[Rung], attempt: Callable[[Rung, Any], Outcome]) -> Taken:
+def climb_alone(e: Expr, rungs: Sequence[Rung], attempt: Callable[[Rung, object], Outcome]) -> Taken:
     """The first rung of one call that accepts its own result, and its outcome. Raises PlanError if none does."""
     found = climb(rungs, attempt, lambda rung, outcome: take(rung, outcome) if bool(outcome.accepted) else None)
     if found is None:
@@ -72,6 +73,6 @@ def take(rung: Rung, outcome: Outcome) -> Taken:
     return rung, Outcome(outcome.value, True, {name: float(x) for name, x in outcome.facts.items()}, None)
 
 
-def results_of(outcome: Outcome) -> tuple[Any, ...]:
+def results_of(outcome: Outcome) -> tuple[Array, ...]:
     """The results of a call, one or several."""
     return outcome.value if isinstance(outcome.value, tuple) else (outcome.value,)

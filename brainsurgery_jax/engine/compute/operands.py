@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from brainsurgery_jax._lazy import jax, np
+from brainsurgery_jax._lazy import Array, jax, np
+from brainsurgery_jax.engine.compute.devices import JaxDevice
 from brainsurgery_jax.engine.plan.tiles import LIMIT, cut
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.index.boxes import Box, box_shape
@@ -20,21 +21,21 @@ from brainsurgery_jax.store.io.arrays import numpy_dtype
 class WholeReader(Protocol):
     """Reads tensors of the graph, whole and in boxes."""
 
-    def whole(self, e: Expr) -> Any: ...
+    def whole(self, e: Expr) -> Array: ...
 
-    def box(self, e: Expr, box: Box) -> Any: ...
+    def box(self, e: Expr, box: Box) -> Array: ...
 
 
 class ArrayReader:
     """Reads one tensor that is held whole already."""
 
-    def __init__(self, array: Any):
+    def __init__(self, array: Array):
         self._array = array
 
-    def whole(self, e: Expr) -> Any:
+    def whole(self, e: Expr) -> Array:
         return self._array
 
-    def box(self, e: Expr, box: Box) -> Any:
+    def box(self, e: Expr, box: Box) -> Array:
         return self._array[key_of_box(box)]
 
 
@@ -49,14 +50,14 @@ class Operand(NamedTuple):
         return self.expr.aval.shape
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype:
         return numpy_dtype(self.expr.aval.dtype)
 
-    def read(self) -> Any:
+    def read(self) -> Array:
         """All of it."""
         return self.reader.whole(self.expr)
 
-    def read_box(self, box: Box) -> Any:
+    def read_box(self, box: Box) -> Array:
         """A box of it without steps. What is computed is computed in boxes of at most `LIMIT` bytes."""
         if self.expr.is_leaf:
             return self.expr.source.read(self.expr.name, box)
@@ -72,9 +73,9 @@ def key_of_box(box: Box) -> tuple[slice, ...]:
     return tuple(slice(*span) for span in box)
 
 
-def read_in_turn(operands: Sequence[Operand]) -> Iterator[Any]:
+def read_in_turn(operands: Sequence[Operand]) -> Iterator[Array]:
     """All of each operand in turn. One that comes again is read once, and held until then."""
-    left, held = Counter(operands), dict[Operand, Any]()
+    left, held = Counter(operands), dict[Operand, Array]()
     for operand in operands:
         array = held.pop(operand) if operand in held else operand.read()
         left[operand] -= 1
@@ -83,14 +84,14 @@ def read_in_turn(operands: Sequence[Operand]) -> Iterator[Any]:
         yield array
 
 
-def send(operands: Sequence[Operand], device: Any) -> list[Any]:
+def send(operands: Sequence[Operand], device: JaxDevice) -> list[jax.Array]:
     """Operands on one device, sent one by one."""
     return [_send_part(array, device) for array in read_in_turn(operands)]
 
 
-def send_sharded(operands: Sequence[Operand], shardings: Mapping[Operand, Any]) -> list[Any]:
+def send_sharded(operands: Sequence[Operand], shardings: Mapping[Operand, jax.sharding.Sharding]) -> list[jax.Array]:
     """Operands on several devices, each with its part, sent one by one."""
-    sent: dict[Operand, list[list[Any]]] = {}
+    sent: dict[Operand, list[list[jax.Array]]] = {}
     for operand, times in Counter(operands).items():
         sent[operand] = [[] for _ in range(times)]
         for box, devices in _places(operand, shardings[operand]).items():
@@ -104,21 +105,23 @@ def send_sharded(operands: Sequence[Operand], shardings: Mapping[Operand, Any]) 
     ]
 
 
-def _places(operand: Operand, sharding: Any) -> dict[Box, list[Any]]:
+def _places(operand: Operand, sharding: jax.sharding.Sharding) -> dict[Box, list[JaxDevice]]:
     """The boxes of an operand, and the devices that get each."""
-    places: dict[Box, list[Any]] = {}
+    places: dict[Box, list[JaxDevice]] = {}
     for device, key in sharding.addressable_devices_indices_map(operand.shape).items():
+        assert key is not None
         box = tuple(at.indices(n) for at, n in zip(key, operand.shape, strict=True))
         places.setdefault(box, []).append(device)
     return places
 
 
-def send_batch(members: Sequence[Operand], sharding: Any) -> Any:
+def send_batch(members: Sequence[Operand], sharding: jax.sharding.Sharding) -> jax.Array:
     """Operands of several calls as one array with a leading axis, which is cut over devices in their order. The host
     holds the share of one device at a time."""
     shape, arrays = (len(members), *members[0].shape), read_in_turn(members)
     shares = []
     for device, key in sharding.addressable_devices_indices_map(shape).items():
+        assert key is not None
         share = np.empty((len(members[key[0]]), *shape[1:]), members[0].dtype)
         for at in range(len(share)):
             share[at] = next(arrays)
@@ -127,6 +130,6 @@ def send_batch(members: Sequence[Operand], sharding: Any) -> Any:
     return jax.make_array_from_single_device_arrays(shape, sharding, shares)
 
 
-def _send_part(array: Any, device: Any) -> Any:
+def _send_part(array: Array, device: JaxDevice) -> jax.Array:
     """An array on a device, once it is there: until then the host has to hold it."""
     return jax.block_until_ready(jax.device_put(array, device))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from brainsurgery_jax._lazy import np
 
 TILE = 512
@@ -17,7 +15,7 @@ LEAST = 32
 """Shorter axes are not worth it."""
 
 
-def in_order(array: Any) -> Any:
+def in_order(array: np.ndarray) -> np.ndarray:
     """The array with its elements in row-major order; itself if they are."""
     if array.ndim < 2 or array.flags.c_contiguous:
         return np.ascontiguousarray(array)
@@ -32,7 +30,7 @@ def in_order(array: Any) -> Any:
     return out
 
 
-def _transpose(from_: Any, to: Any, square: Any) -> None:
+def _transpose(from_: np.ndarray, to: np.ndarray, square: np.ndarray) -> None:
     """Copies a matrix whose first axis is the near one to one whose last axis is."""
     rows, columns = from_.shape
     for top in range(0, rows, TILE):

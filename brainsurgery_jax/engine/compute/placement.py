@@ -4,7 +4,6 @@ them together, or on the host."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from brainsurgery_jax._lazy import jax, np
 from brainsurgery_jax.engine.compute.devices import NONE, Accelerators, compiling, turn
@@ -23,7 +22,7 @@ from brainsurgery_jax.op import Outcome, Rung
 from brainsurgery_jax.store.sizes import show_size
 
 
-def call_part(e: Expr, operands: Sequence[Any], own: Accelerators) -> Any:
+def call_part(e: Expr, operands: Sequence[np.ndarray], own: Accelerators) -> np.ndarray:
     """A part of the result of a call, of parts of its operands, computed where the call would be."""
     assert e.kernel is not None
     if not own.devices:
@@ -64,7 +63,7 @@ def _call_on_host(e: Expr, operands: Sequence[Operand]) -> Taken:
 def _call_on_device(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Taken:
     numbers, rungs = numbers_of(e), rungs_of(e, own.backend)
 
-    def climb_rung(rung: Rung, state: Any) -> Outcome:
+    def climb_rung(rung: Rung, state: object) -> Outcome:
         return compile_rung(rung)(arrays, numbers, state, donated(e, rung, rungs))
 
     with own.one(on_device(e, own.backend)) as at:

@@ -6,7 +6,7 @@ it there. So the compiled program is asked what it needs on a device, before any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -35,12 +35,14 @@ class _TooLarge(Exception):
     """A program, cut like this, needs more memory of a device than it has."""
 
 
-def _climb_cut(e: Expr, operands: Sequence[Operand], mesh: Any, cut: int, own: Accelerators) -> Taken | None:
+def _climb_cut(
+    e: Expr, operands: Sequence[Operand], mesh: jax.sharding.Mesh, cut: int, own: Accelerators
+) -> Taken | None:
     shardings = {x: _sharding(mesh, x.shape, cut) for x in operands}
-    arrays: list[Any] = [_outline(x, shardings[x]) for x in operands]
+    arrays: list[jax.Array | jax.ShapeDtypeStruct] = [_outline(x, shardings[x]) for x in operands]
     rungs, numbers = rungs_of(e, own.backend), numbers_of(e)
 
-    def climb_rung(rung: Rung, state: Any) -> Outcome:
+    def climb_rung(rung: Rung, state: object) -> Outcome:
         given = donated(e, rung, rungs)
         leaves, tree = jax.tree.flatten((*split(arrays, given), numbers, state))
         program = _program(rung, mesh, tuple(_outline(x, _sharding_of(x)) for x in leaves), tree)
@@ -56,7 +58,7 @@ def _climb_cut(e: Expr, operands: Sequence[Operand], mesh: Any, cut: int, own: A
         return None
 
 
-def _sharding(mesh: Any, shape: Sequence[int], cut: int) -> Any:
+def _sharding(mesh: jax.sharding.Mesh, shape: Sequence[int], cut: int) -> jax.NamedSharding:
     """The axis to cut, `cut` places after the longest, of those that the devices can share evenly."""
     fitting = sorted((i for i, n in enumerate(shape) if n % mesh.size == 0), key=lambda i: -shape[i])
     axes = [None] * len(shape)
@@ -65,16 +67,20 @@ def _sharding(mesh: Any, shape: Sequence[int], cut: int) -> Any:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
-def _sharding_of(x: Any) -> Any:
+def _sharding_of(x: object) -> jax.sharding.Sharding | None:
     return x.sharding if isinstance(x, jax.Array | jax.ShapeDtypeStruct) else None
 
 
-def _outline(x: Any, sharding: Any) -> Any:
+def _outline(
+    x: Operand | jax.Array | jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding | None
+) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 @lru_cache(maxsize=256)
-def _program(rung: Rung, mesh: Any, leaves: tuple[Any, ...], tree: Any) -> Any:
+def _program(
+    rung: Rung, mesh: jax.sharding.Mesh, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: Hashable
+) -> jax.stages.Compiled:
     """A rung, compiled for operands of these shapes and shardings."""
     function, arguments = attempt_of_parts(rung), jax.tree.unflatten(tree, leaves)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -85,7 +91,7 @@ def _program(rung: Rung, mesh: Any, leaves: tuple[Any, ...], tree: Any) -> Any:
     return jax.jit(function, donate_argnums=0, out_shardings=places).lower(*arguments).compile()
 
 
-def _needs(program: Any) -> int:
+def _needs(program: jax.stages.Compiled) -> int:
     """Bytes that a compiled program takes of each device; 0 where JAX cannot tell: then it is tried."""
     if (told := program.memory_analysis()) is None:
         return 0

@@ -1,4 +1,4 @@
-"""What a run does, decided before it begins: the work as values, with what each piece of it reads, writes and holds.
+"""The plan of a run: a list of work items, each with the bytes that it reads, writes and holds.
 
-There are no arrays here, no threads and no open files: the same program and the same machine always give the same list.
+This package uses no arrays, threads or open files: the same program on the same machine always yields the same list.
 """

@@ -1,17 +1,17 @@
-"""Where tensors are cut: a matter of their size alone, so that no budget, thread or neighbour ever changes a bit."""
+"""Where tensors are cut into blocks. The cuts depend on the size alone, so no budget or thread count changes a bit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 BLOCK = 1 << 20
-"""Elements: the length in which tensors are computed, large enough for speed, small enough for any budget."""
+"""Elements of a block: long enough to be fast, short enough for any budget."""
 
 PIECE = 1 << 18
-"""Elements: of a block, what numpy computes on at a time."""
+"""Elements of a block that numpy computes at a time."""
 
 LEAST = 1 << 10
-"""Elements: shorter blocks are padded to this."""
+"""Elements to which shorter blocks are padded."""
 
 
 def cuts(start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Which folds all threads compute together, before anything that needs them."""
+"""Large folds: all threads compute them together, before any work that needs their values."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from brainsurgery_jax.graph.expr import Expr, is_fold, is_whole, passes_of, walk
 from brainsurgery_jax.protocol import Known, Pending, Reduction
 
 EARLY = 64 << 20
-"""Bytes of operands from which on all threads compute a fold together. Smaller ones are computed by the task that needs
-them, which finds what it read once more where the system keeps files."""
+"""Operand bytes from which all threads compute a fold together. A smaller fold is computed by the task that needs it;
+its second read of the operands comes from the page cache."""
 
 
 def question_of(exprs: tuple[Expr, ...], reduction: Reduction) -> Pending:
-    """A question whose answer is wanted itself, not a verdict on it."""
+    """A question without a verdict: the caller uses the answer itself."""
     return Pending(exprs, reduction, lambda answer: Known(True))
 
 
 def early_folds(exprs: Iterable[Expr]) -> list[list[Expr]]:
-    """The folds of large tensors that need nothing held whole but folds before them, in levels: all threads go over
-    their blocks before anything else is made. Other folds are computed by the task that needs them."""
+    """The folds of large tensors, in levels: a fold needs no whole tensors, and only folds of earlier levels. All
+    threads stream these operands before any other work. Other folds are computed by the task that needs them."""
     levels: dict[Expr, int | None] = {}
     found: dict[int, list[Expr]] = {}
     for e in walk(exprs):
@@ -35,7 +35,7 @@ def early_folds(exprs: Iterable[Expr]) -> list[list[Expr]]:
 
 
 def first_question(call: Expr) -> Pending:
-    """What the first pass of a fold asks. The other passes go over the same blocks."""
+    """The question of the first pass of a fold. The other passes read the same blocks."""
     passes = passes_of(call)
     assert passes is not None
     return question_of(call.srcs, passes[0](None))

@@ -1,6 +1,6 @@
-"""What one value takes while it is made, in bytes: a block on its way, or the results of a call on whole operands.
+"""Bytes that computing one value takes: a block of a stream, or the results of a call on whole operands.
 
-Fitted to measurements (tests/engine/test_memory.py), from above.
+These are upper bounds, fitted to measurements (tests/engine/test_memory.py).
 """
 
 from __future__ import annotations
@@ -18,20 +18,27 @@ from brainsurgery_jax.store.io.boxes import GROUP
 Node = TypeVar("Node")
 
 HOLES = 6
-"""One part in so many is lost in holes, between arrays of some tens of megabytes that the allocator places."""
+"""One part in this many is lost to fragmentation between arrays of tens of megabytes."""
+
+HEAP = 2 << 20
+"""Bytes that are lost beside that where arrays of some megabytes are made in turn: what is freed stays with the
+process, and the next array rarely fits into it."""
 
 LATE = 8
-"""Results of a compiled kernel that may be there at once: XLA frees them late, and allocates so that what it freed is
-rarely used again."""
+"""Results of a compiled kernel that may exist at the same time: XLA frees them late and rarely reuses freed memory."""
 
 COMPILED = 16 << 20
-"""Bytes that a compiled kernel takes however short its blocks are."""
+"""Bytes that a compiled kernel takes even for the shortest block."""
+
+SCATTERED = 1
+"""Times its size that a block from a compiled kernel leaves in holes while it is there: XLA allocates it on a thread of
+its own, amid what it needs only on the way, and other threads do not find what is freed around it."""
 
 FOLDS = 8
-"""Times the bytes of its result that a fold holds: totals in double precision, and those of blocks to be joined."""
+"""A fold holds this many times the bytes of its result: totals in double precision, and those of unmerged blocks."""
 
 PACKED = 2 << 10
-"""Bytes that BLAS packs operands into for each row of a product, and what it takes in any case."""
+"""Bytes of the packing buffers of BLAS for each row of a product, and its fixed buffers."""
 
 BLAS = 2 << 20
 
@@ -39,9 +46,9 @@ BLAS = 2 << 20
 def worst_moment(
     order: Sequence[tuple[Node, Sequence[Node]]], nbytes: Callable[[Node], int], making: Callable[[Node], int]
 ) -> int:
-    """Bytes held at most while nodes are made in order, each with what it is made of, and dropped after their last use.
+    """The most bytes held while nodes are computed in order and dropped after their last use.
 
-    `making` includes the node itself, but not its operands. What no other needs stays to the end.
+    `making` counts the node itself and its workspace, but not its operands. Nodes that no other uses stay to the end.
     """
     uses = Counter(n for _, needs in order for n in needs)
     held = worst = 0
@@ -60,8 +67,14 @@ def item_bytes(e: Expr) -> int:
     return max(1, e.aval.dtype.bits // 8)
 
 
+def holding_block(e: Expr, elements: int) -> int:
+    """Bytes that so many elements of a node hold while others are made."""
+    size = elements * item_bytes(e)
+    return size + (SCATTERED * size if e.kernel is not None and e.kernel.blocks else 0)
+
+
 def making_block(e: Expr, elements: int) -> int:
-    """Bytes that it takes to make so many elements of a node, these included, its operands not."""
+    """Bytes that it takes to compute this many elements of a node, including the elements, excluding operands."""
     size = elements * item_bytes(e)
     if e.kernel is None or is_whole(e):
         return size
@@ -70,13 +83,13 @@ def making_block(e: Expr, elements: int) -> int:
     if e.kernel.elementwise or e.kernel.blocks:
         wide = max(4, item_bytes(e)) if e.kernel.blocks else item_bytes(e)
         length = max(elements, padded_length(elements))
-        return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + size + COMPILED
-    return 3 * size  # picked out, put in order, made flat
+        return length * (sum(map(item_bytes, e.srcs)) + LATE * wide) + holding_block(e, elements) + COMPILED
+    return 3 * size  # selected, reordered, flattened
 
 
 def reading_gaps(e: Expr) -> int:
-    """Bytes read together with a part of a tensor that has gaps; twice, since what is read next rarely fits into the
-    place that they leave."""
+    """Bytes of the gaps that are read with a part of a tensor; twice, since the next read rarely fits into the memory
+    that they free."""
     return 2 * min(GROUP, e.aval.nbytes)
 
 
@@ -92,21 +105,21 @@ def _on_the_way(e: Expr, elements: int) -> int:
 
 
 def comparing(exprs: Sequence[Expr], elements: int) -> int:
-    """Bytes that a question takes for so many elements of each of its tensors: all of them in double precision, and
+    """Bytes that a question takes for this many elements of each of its tensors: all tensors in double precision, and
     their difference."""
     wide = max(16 if e.aval.dtype.is_complex else 8 for e in exprs)
     return (len(exprs) + 1) * elements * wide
 
 
 def looking(question: Pending, elements: int) -> int:
-    """Bytes that a question takes for so many elements of each of its tensors."""
+    """Bytes that a question takes for this many elements of each of its tensors."""
     passing = question.reduction.passing
     return comparing(asked_of(question), elements) if passing is None else passing * elements
 
 
 def calling(e: Expr) -> int:
-    """Bytes that a call on whole operands needs besides them, results included: as its kernel says, else a widened copy
-    of each, and what BLAS takes."""
+    """Bytes that a call on whole operands needs besides them, including results: the workspace that its kernel
+    declares, or else a widened copy of each operand and the buffers of BLAS."""
     assert e.kernel is not None
     avals, static = tuple(s.aval for s in e.srcs), dict(e.static)
     results = sum(a.nbytes for a in e.avals)
@@ -120,8 +133,8 @@ def calling(e: Expr) -> int:
 
 
 def on_device(e: Expr, backend: str) -> int:
-    """Bytes that a call on whole operands takes of an accelerator: these and the results, both in at least float32 too,
-    what the kernel says that it needs besides, and an intermediate result of the largest size."""
+    """Bytes that a call on whole operands takes on an accelerator: operands and results, each also in at least float32,
+    the workspace that the kernel declares, and one intermediate result of the largest size."""
     assert e.kernel is not None
     avals = tuple(s.aval for s in e.srcs)
     held = sum(a.nbytes for a in (*avals, *e.avals))

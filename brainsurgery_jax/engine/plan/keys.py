@@ -1,4 +1,4 @@
-"""Keys of items, the same in every run: what the work is for, in a few characters."""
+"""Keys of work items: short digests that are the same in every run of a plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from brainsurgery_jax.engine.plan.work import Boxes, Copy, Fold, Put, Sink, Stre
 
 
 def key_of(work: Work, needs: tuple[str, ...] = ()) -> str:
-    """The digest of the targets of a piece of work, of its kind, and of what it needs."""
+    """A digest of the kind of the work, its targets, and the keys of the items that it needs."""
     digest = blake2b("".join((type(work).__name__, *needs)).encode(), digest_size=8)
     for target in _targets(work):
         digest.update(repr(target).encode())

@@ -1,4 +1,4 @@
-"""Which tensors go by together, so that an assert and an output, or two outputs, read what they share once."""
+"""Tensors that are streamed together, so that an assert and an output, or two outputs, read a shared tensor once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from brainsurgery_jax.engine.plan.work import Passage
 from brainsurgery_jax.graph.expr import Expr, walk
 
 MOST_READ = 16
-"""Tensors that are read together at most, to bound what is held."""
+"""The most tensors that are read together, which bounds memory."""
 
 
 def join(passages: Sequence[Passage]) -> list[Passage]:
-    """Passages over one range that read a tensor in common as one, in the order of the first of each."""
+    """Join passages that cover the same range and share a tensor. The result is in the order of their first members."""
     joined: dict[int, Passage] = {}
     reads: dict[int, set[Expr]] = {}
     home: dict[tuple[int, int, Expr], int] = {}

@@ -1,6 +1,6 @@
-"""What a block of a stream or a box of a tensor holds at its worst moment and what it reads.
+"""The peak memory of a block or a box, and the bytes that it reads.
 
-Found by going through its pieces as the evaluator does.
+Both are found by walking through its pieces as the evaluator does.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.plan.footprint import (
     HOLES,
+    holding_block,
     item_bytes,
     looking,
     making_block,
@@ -25,7 +26,7 @@ from brainsurgery_jax.protocol import Pending
 from brainsurgery_jax.store.io.boxes import elements_read
 
 BOOKKEEPING = 128 << 10
-"""Bytes of Python's own that a job holds: its closure, its place in the queue, arrays of a few elements."""
+"""Bytes of Python objects of a job: its closure, its entry in the queue, arrays of a few elements."""
 
 
 class Cost(NamedTuple):
@@ -36,21 +37,21 @@ class Cost(NamedTuple):
 
 
 def block_cost(roots: Sequence[Expr], start: int, stop: int, questions: Sequence[Pending]) -> Cost:
-    """What it costs to make a block of each root. `questions`: those about them."""
+    """The cost of computing a block of each root, and of answering `questions` about these blocks."""
     _, order = plan_pieces([Piece(e, start, stop) for e in roots])
     asking = max((looking(question, stop - start) for question in questions), default=0)
     return Cost(worst_moment(order, _nbytes, _making) + asking + BOOKKEEPING, _bytes_read(p for p, _ in order))
 
 
 def box_cost(e: Expr, box: Box) -> Cost:
-    """What it costs to make a box of a tensor and to bring it into order."""
+    """The cost of computing a box of a tensor and copying it into row-major order."""
     wanted = Piece(e, 0, 0, box)
     _, order = plan_pieces([wanted])
     return Cost(worst_moment(order, _nbytes, _making_of_box) + _nbytes(wanted), _bytes_read(p for p, _ in order))
 
 
 def _bytes_read(pieces: Iterable[Piece]) -> int:
-    """Bytes that the leaves among some pieces are read from, gaps included."""
+    """Bytes read for the leaves among some pieces, including gaps."""
     return sum(_elements(p) * p.expr.aval.dtype.bits // 8 for p in pieces if p.expr.is_leaf)
 
 
@@ -61,16 +62,16 @@ def _elements(piece: Piece) -> int:
 
 
 def _making_of_box(piece: Piece) -> int:
-    """As for any piece, but that axes are put in another order by looking at the same elements in another way."""
+    """The same for a box, where a permutation of axes is a view and takes no memory."""
     return _making(piece) - (_nbytes(piece) if piece.expr.moves is not None else 0)
 
 
 def _nbytes(piece: Piece) -> int:
-    return 0 if _is_seen(piece) else prod(piece.shape) * item_bytes(piece.expr)
+    return 0 if _is_seen(piece) else holding_block(piece.expr, prod(piece.shape))
 
 
 def _is_seen(piece: Piece) -> bool:
-    """Whether a piece is a box of what is held whole, which is looked at where it is."""
+    """Whether a piece is a box of an array that is held whole: it is a view of that array."""
     return piece.box is not None and (piece.expr.is_pick or is_whole(piece.expr))
 
 
@@ -86,7 +87,7 @@ def _making(piece: Piece) -> int:
 
 
 def _making_part(piece: Piece) -> int:
-    """Bytes that a part takes besides its operands and itself."""
+    """Bytes of workspace that a part needs."""
     e = piece.expr
     assert e.kernel is not None and e.kernel.workspace is not None
     avals = tuple(Aval(need.shape, need.expr.aval.dtype) for need in needs_of(piece))

@@ -1,6 +1,6 @@
-"""Pieces of expressions: which of the operands a piece of a result is made of, and in which order to make them.
+"""Pieces of expressions: the pieces of its operands that a piece needs, and the order in which to compute them.
 
-A piece is a flat range of a tensor, or a box where an op mixes axes or makes its result in parts.
+A piece is a flat range of a tensor, or a box if an op permutes axes or computes its result in parts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ElementRange(NamedTuple):
     stop: int
 
     def holds(self, piece: Piece) -> bool:
-        """Whether a piece of the tensor lies in it."""
+        """Whether the range contains a piece of the tensor."""
         first, last = range_of(piece)
         return self.start <= first and last <= self.stop
 
@@ -44,7 +44,7 @@ def range_of(piece: Piece) -> tuple[int, int]:
 
 
 def plan_pieces(roots: Sequence[Piece]) -> tuple[dict[Piece, int], list[tuple[Piece, list[Piece]]]]:
-    """How often each piece below the roots is used (roots once more), and the order to make them in, operands first."""
+    """How often each piece below the roots is used (a root once more), and the order of computation, operands first."""
     uses: dict[Piece, int] = {}
     order: list[tuple[Piece, list[Piece]]] = []
     for root in roots:
@@ -64,7 +64,7 @@ def plan_pieces(roots: Sequence[Piece]) -> tuple[dict[Piece, int], list[tuple[Pi
 
 
 def needs_of(piece: Piece) -> list[Piece]:
-    """The pieces that a piece is made of."""
+    """The pieces of its operands that a piece is computed from."""
     e = piece.expr
     if not e.is_call or is_whole(e):
         return []
@@ -85,7 +85,7 @@ def needs_of(piece: Piece) -> list[Piece]:
 
 
 def _needs_of_part(piece: Piece, cuts: Cuts) -> list[Piece]:
-    """For a part the same part of every operand; for anything else the parts that it has elements of."""
+    """For a part, the same part of every operand; for any other box, the parts that it overlaps."""
     e, box = piece.expr, piece.box
     if box is None:
         return [Piece(e, 0, 0, part) for part in cover(e.aval.shape, piece.start, piece.stop)]
@@ -97,12 +97,12 @@ def _needs_of_part(piece: Piece, cuts: Cuts) -> list[Piece]:
 
 
 def is_part(piece: Piece, cuts: Cuts) -> bool:
-    """Whether a piece is one of the parts in which its tensor is made."""
+    """Whether a piece is one of the parts in which its tensor is computed."""
     return piece.box is not None and parts_around(piece.expr.aval.shape, cuts, piece.box) == [piece.box]
 
 
 def _flat_needs(piece: Piece) -> list[Piece]:
-    """For what is made in row-major order only: a box with gaps is picked out of the range that it spans."""
+    """For ops that compute in row-major order only: a box with gaps is selected from the range that it spans."""
     e = piece.expr
     if piece.box is not None:
         return [Piece(e, *span_flat(e.aval.shape, piece.box))]

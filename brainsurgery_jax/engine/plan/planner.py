@@ -1,4 +1,4 @@
-"""The one place that decides how each output and each question of a program is made."""
+"""The one place that decides how each output and each answer of a program is computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.blocks import cuts
 from brainsurgery_jax.engine.plan.folds import early_folds, first_question
-from brainsurgery_jax.engine.plan.footprint import looking
+from brainsurgery_jax.engine.plan.footprint import HEAP, looking
 from brainsurgery_jax.engine.plan.keys import key_of
 from brainsurgery_jax.engine.plan.passages import join
 from brainsurgery_jax.engine.plan.peaks import BOOKKEEPING, Cost, block_cost, box_cost
@@ -42,20 +42,20 @@ from brainsurgery_jax.lower.program import Program
 T = TypeVar("T")
 
 COPY_BYTES = 64 << 20
-"""Bytes that one item copies: large enough to be worth its while, small enough to keep all threads busy."""
+"""Bytes that one item copies: many enough to outweigh its overhead, few enough to keep all threads busy."""
 
 TAKER = 2 << 10
-"""Bytes of Python's own for each tensor that is made in a sweep: there are thousands, with an expression each."""
+"""Bytes of Python objects for each tensor of a sweep: there may be thousands, each with an expression."""
 
 
 def plan_work(program: Program, machine: Machine) -> tuple[WorkItem, ...]:
-    """The work of a program, in the order in which it begins: what only reads comes first, so that most failing asserts
-    stop a run before it writes."""
+    """The work of a program, in the order in which it starts. Items that only read come first, so that most failing
+    asserts stop a run before it writes."""
     return plan_roots(list(roots_of(program)), machine)
 
 
 def plan_roots(roots: Sequence[Root], machine: Machine) -> tuple[WorkItem, ...]:
-    """The same for some questions and outputs. All that is not a fold of a large tensor needs these to be computed."""
+    """The same for questions and outputs. All other items need the folds of large tensors."""
     levels = early_folds(e for root in roots for e in root.exprs)
     known = frozenset(e for level in levels for e in level)
     folds: list[WorkItem] = []
@@ -66,8 +66,9 @@ def plan_roots(roots: Sequence[Root], machine: Machine) -> tuple[WorkItem, ...]:
 
 
 def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine, needs: tuple[str, ...]) -> WorkItem:
-    """The first pass of some folds. The others go over the same blocks."""
+    """The item of some folds: the parts of their first pass. The other passes read the same blocks."""
     items = plan_stage(list(asked(map(first_question, calls))), machine, known)
+    items = tuple(item._replace(host_bytes=item.host_bytes + HEAP) for item in items)  # partial results wait in turn
     passes = max(len(passes_of(call) or ()) for call in calls)
     work = Fold(tuple(calls), passes, items)
     held = max((item.host_bytes for item in items), default=0) + results_held(work)
@@ -75,7 +76,7 @@ def _fold_item(calls: Sequence[Expr], known: Collection[Expr], machine: Machine,
 
 
 def plan_stage(roots: Sequence[Root], machine: Machine, known: Collection[Expr] = ()) -> tuple[WorkItem, ...]:
-    """The work for questions and outputs, where the folds `known` are computed already."""
+    """The work for questions and outputs, when the folds `known` are already computed."""
     tasks = schedule(roots, known)
     light = [root for task in tasks if not any(task.compute) for root in task.roots]
     outputs = list(_outputs(root for root in light if isinstance(root, Written)))
@@ -91,7 +92,7 @@ def plan_stage(roots: Sequence[Root], machine: Machine, known: Collection[Expr] 
 
 
 class _Made(NamedTuple):
-    """A segment of an output that is computed, where it goes, and questions that are answered from the same boxes."""
+    """A computed segment of an output, its destination, and questions that are answered from the same boxes."""
 
     put: Put
     segment: Segment
@@ -111,7 +112,8 @@ def _outputs(roots: Iterable[Written]) -> Iterator[_Made | Transfer]:
 
 
 def _light_items(asked: Sequence[Asked], made: Sequence[_Made]) -> Iterator[WorkItem]:
-    """In boxes: questions about tensors whose axes are in another order, and these tensors. Else block by block."""
+    """Work without whole operands. Tensors with permuted axes, and questions about them, are processed in boxes; all
+    others block by block."""
     together = sweeps([m.segment for m in made])
     swept = {taker.number for sweep in together for taker in sweep.takers}
     alone = [m for number, m in enumerate(made) if number not in swept]
@@ -136,7 +138,7 @@ def _ask(root: Asked, parts: int) -> Ask:
 
 
 def _passage(root: Asked) -> Passage:
-    """A question that is answered block by block."""
+    """The passage of a question that is answered block by block."""
     size = root.exprs[0].aval.size
     return Passage((_ask(root, len(list(cuts(0, size)))),), 0, size)
 
@@ -148,8 +150,8 @@ def _writes(p: Passage) -> bool:
 def _ask_while_writing(
     tiled: Sequence[_Made], boxes: Mapping[Asked, Sequence[Box]]
 ) -> tuple[list[_Made], dict[Asked, Sequence[Box]]]:
-    """Have questions about tensors that are made in parts answered while these are written, which makes each part once.
-    Returns the outputs with these, and the other questions."""
+    """Answer questions about outputs that are computed in parts while the parts are written: each part is computed
+    once. Returns the outputs with their questions, and the other questions."""
     tiled, others = list(tiled), dict[Asked, Sequence[Box]]()
     places = {m.segment.expr: at for at, m in reversed(list(enumerate(tiled))) if has_parts(m.segment.expr)}
     for root, found in boxes.items():
@@ -162,7 +164,7 @@ def _ask_while_writing(
 
 
 def _stream_items(passages: Iterable[Passage]) -> Iterator[WorkItem]:
-    """A long tensor is an item; small ones that are one block together are one."""
+    """Items of passages: one for a long tensor, one for several small tensors that are one block together."""
     yield from map(_stream_item, _pack(passages, lambda p: p.stop - p.start, blocks.BLOCK))
 
 
@@ -173,7 +175,7 @@ def _stream_item(passages: Sequence[Passage]) -> WorkItem:
 
 
 def _passage_cost(p: Passage) -> Cost:
-    """The peak of its largest block, and as much to read for each element as there."""
+    """The peak of the largest block; the bytes read are scaled from that block to the passage."""
     start, stop = max(cuts(p.start, p.stop), key=lambda r: r[1] - r[0])
     questions = [sink.question for sink in p.sinks if isinstance(sink, Ask)]
     cost = block_cost([e for sink in p.sinks for e in sink.exprs], start, stop, questions)
@@ -181,7 +183,7 @@ def _passage_cost(p: Passage) -> Cost:
 
 
 def _sweep_items(sweep: Sweep, made: Sequence[_Made]) -> Iterator[WorkItem]:
-    """A box of a leaf is read, and what each output has of it is made."""
+    """Items of a sweep: each reads a box of the leaf and computes the portion of every output in it."""
     peak = sweep.peak + BOOKKEEPING + len(sweep.takers) * TAKER
     for box in sweep.boxes:
         span = span_of(sweep.leaf, box)
@@ -191,7 +193,7 @@ def _sweep_items(sweep: Sweep, made: Sequence[_Made]) -> Iterator[WorkItem]:
 
 
 def _tile_items(tiled: Iterable[_Made]) -> Iterator[WorkItem]:
-    """Boxes of tensors; small ones together."""
+    """Items of boxes; small boxes share an item."""
     portions = (Portion((m.put, *m.asks), box) for m in tiled for box in tiles(m.segment.expr))
     for together in _pack(portions, lambda p: prod(box_shape(p.box)), blocks.BLOCK):
         yield _portion_item(*together)
@@ -219,7 +221,7 @@ def _bytes(e: Expr, elements: int) -> int:
 
 
 def _pack(parts: Iterable[T], size_of: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Parts in their order, as many together as have a size of at most `most` in all; a larger one is alone."""
+    """Group consecutive parts up to a total size of `most`; a larger part is a group of its own."""
     together: list[T] = []
     size = 0
     for part in parts:
@@ -240,7 +242,7 @@ def _item(work: Work, host_bytes: int, reads: int, writes: int, device_bytes: in
 
 
 def _whole_items(tasks: Sequence[Task], machine: Machine) -> Iterator[WorkItem]:
-    """The largest first, or the last to begin would keep one thread busy alone; of equals, what only reads."""
+    """Items of whole operands, the largest first, lest one thread finish alone; among equals, those that only read."""
     asking_first = sorted(tasks, key=lambda task: any(isinstance(root, Written) for root in task.roots))
     largest_first = sorted(asking_first, key=lambda task: -task.peak)
     yield from (_whole_item(batch, machine) for batch in batches(largest_first, machine))
@@ -256,8 +258,8 @@ def _whole_item(batch: Batch, machine: Machine) -> WorkItem:
 
 
 def _work_of(root: Root) -> tuple[Light, ...]:
-    """What becomes of a root once the calls that it needs are made. What is held whole goes by in blocks whatever the
-    order of its axes."""
+    """The work on a root after the calls that it needs. An array that is held whole is processed in blocks, whatever
+    the order of its axes."""
     if isinstance(root, Written):
         return tuple(map(_segment_work, _outputs([root])))
     if has_parts(root.exprs[0]) and (boxes := boxes_to_ask(root.question)):
@@ -278,7 +280,7 @@ def _segment_work(output: _Made | Transfer) -> Light:
 
 
 def _copy_items(transfers: Iterable[Transfer]) -> Iterator[WorkItem]:
-    """Runs of files, long ones cut, short ones together."""
+    """Items of byte runs: long runs are cut, short ones share an item."""
     pieces = (piece for t in transfers for piece in _pieces(t))
     for together in _pack(pieces, lambda t: t.run.nbytes, COPY_BYTES):
         size = sum(t.run.nbytes for t in together)

@@ -1,9 +1,9 @@
-"""Projected memory: what all items that are performed at a time hold at their worst moment.
+"""Projected memory: an upper bound of the bytes that a run holds.
 
-As many run at a time as there are threads, each with a peak of its own, and never more together than the budget: so the
-projection is the sum of the largest ones, so many as there are threads, or the budget. It counts anonymous memory:
-tensors and what is made on the way. The process itself comes on top, with JAX and what it compiles where a step needs
-it, and freed memory that a thread keeps for its next block (`cli/environment.py`).
+Each thread performs one part of an item at a time, and the pool keeps the sum of their peaks within the budget. The
+projection is therefore the sum of the largest peaks, one for each thread, but at most the budget. It counts tensors and
+intermediate arrays. The process itself is not counted: JAX and compiled code where a step needs them, and freed memory
+that a thread keeps for its next block (`cli/environment.py`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from brainsurgery_jax.store.sizes import show_size
 
 
 class Projection(NamedTuple):
-    """Bytes held at most: by the most demanding part of an item, and by all that run at a time."""
+    """The most bytes held: by the largest part of an item, and by all parts that run at the same time."""
 
     largest: int
     in_all: int
 
 
 def projection(items: Sequence[WorkItem], machine: Machine) -> Projection:
-    """What a run of these items holds at its worst moment: while folds go over their tensors, or afterwards.
+    """The projection of these items: the larger of the fold stages and the stage after them.
 
-    The results of the folds stay to the end.
+    The results of folds are held to the end.
     """
     folds = [item.work for item in items if isinstance(item.work, Fold)]
     stages = [_stage([item for item in items if not isinstance(item.work, Fold)], machine)]
@@ -44,7 +44,7 @@ def _stage(items: Iterable[WorkItem], machine: Machine) -> Projection:
 
 
 def _peaks(items: Iterable[WorkItem], threads: int) -> Iterator[int]:
-    """The peak of each part, of parts that are alike no more than can run at a time."""
+    """The peak of each part; of equal parts, no more than can run at the same time."""
     for item in items:
         yield from (item.host_bytes for _ in islice(parts_of(item.work), threads))
 

@@ -1,4 +1,4 @@
-"""The order of work: roots that share what cannot be cut form a task, and nothing is held longer than its last use."""
+"""The order of work: roots that share a call on whole operands form a task, and results are dropped when last used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from brainsurgery_jax.engine.plan import blocks
 from brainsurgery_jax.engine.plan.folds import first_question
 from brainsurgery_jax.engine.plan.footprint import (
     FOLDS,
+    HEAP,
     HOLES,
     calling,
     item_bytes,
@@ -52,10 +53,10 @@ Root = Written | Asked
 
 
 class Task(NamedTuple):
-    """Roots in order; before each, the calls to compute whole; after each, the calls that nothing needs any more.
+    """Roots in order; before each, the calls to compute whole; after each, the calls whose results are released.
 
-    `peak` is the projected memory in bytes at the worst moment, operands and blocks included; 0 where nothing is held
-    whole: then each block has a peak of its own (`peaks.block_cost`).
+    `peak` is the projected peak memory in bytes, including operands and blocks; 0 if nothing is held whole: then each
+    block has its own peak (`peaks.block_cost`).
     """
 
     roots: tuple[Root, ...]
@@ -65,14 +66,14 @@ class Task(NamedTuple):
 
 
 def roots_of(program: Program) -> Iterator[Root]:
-    """Everything that a program looks at or writes: questions in plan order, then tensors in output order."""
+    """The roots of a program: questions in plan order, then tensors in output order."""
     yield from asked(q for check in program.checks for q in check.questions)
     for number, publication in enumerate(program.publications):
         yield from (Written(number, name, e) for name, e in publication.tensors.items())
 
 
 def asked(questions: Iterable[Pending]) -> Iterator[Asked]:
-    """Questions as roots. Those about tensors without elements are answered already."""
+    """Questions as roots, without those about tensors without elements, whose answers are known."""
     yield from (Asked(q, number) for number, q in enumerate(q for q in questions if not is_empty(q)))
 
 
@@ -128,23 +129,23 @@ def _peak(roots: Sequence[Root], compute: Iterable[tuple[Expr, ...]], release: I
             held += sum(a.nbytes for a in call.avals)
         worst = max(worst, held + _passing(root.exprs) + _asking(root))
         held -= sum(a.nbytes for call in gone for a in call.avals)
-    return worst + worst // HOLES
+    return worst + worst // HOLES + min(worst // HOLES, HEAP)
 
 
 def _reading(call: Expr) -> int:
-    """Bytes of the operands of a call that are not held already, and of the blocks that they are assembled from."""
+    """Bytes of the operands of a call that are not yet held, and of the blocks that they are assembled from."""
     fresh = [s for s in call.srcs if s.is_leaf or (s.is_call and not is_whole(s))]
     return sum(s.aval.nbytes for s in fresh) + max((_passing((s,)) for s in fresh if s.is_call), default=0)
 
 
 def _folding(call: Expr) -> int:
-    """Bytes that a fold takes: a block of each operand on its way, what is made of it, and the results."""
+    """Bytes that a fold takes: a block of each operand, its partial results, and the results."""
     asking = looking(first_question(call), _length(call.srcs[0]))
     return _passing(call.srcs) + asking + FOLDS * sum(a.nbytes for a in call.avals)
 
 
 def _passing(exprs: Sequence[Expr]) -> int:
-    """Bytes that a block, or part, of each tensor takes, with what it is made of, down to leaves and what is held
+    """Bytes that a block, or part, of each tensor takes, with all operands down to leaves and arrays that are held
     whole."""
     if any(map(has_parts, exprs)):
         return sum(max(box_cost(e, box).peak for box in _unlike(tiles(e))) for e in exprs)
@@ -165,7 +166,7 @@ def _unlike(boxes: Iterable[Box]) -> Iterable[Box]:
 
 
 def _taking(e: Expr) -> int:
-    """Bytes that a block takes while it is made; of what is held whole, a copy: it may not be in row-major order."""
+    """Bytes that computing a block takes; of an array that is held whole, a copy: it may not be in row-major order."""
     if e.is_pick or is_whole(e):
         return e.aval.nbytes
     return making_block(e, _length(e)) + max((reading_gaps(s) for s in e.srcs if e.moves is not None), default=0)

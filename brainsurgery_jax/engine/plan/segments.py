@@ -21,7 +21,7 @@ class Segment(NamedTuple):
 
 
 def segments(root: Expr) -> Iterator[Segment]:
-    """The segments of a tensor, in row-major order. Structural ops are unfolded from the outside in, to the leaves."""
+    """The segments of a tensor, in row-major order. Structural ops are unfolded from the root down to the leaves."""
     stack: list[tuple[Expr, int, int, int]] = [(root, 0, root.aval.size, 0)]
     while stack:
         e, start, stop, at = stack.pop()
@@ -42,12 +42,12 @@ def segments(root: Expr) -> Iterator[Segment]:
 
 
 def _is_scattered(e: Expr, runs: Sequence[Run]) -> bool:
-    """Whether a tensor is made of parts of what has its axes in another order: better made in boxes (`tiles`)."""
+    """Whether a tensor has operands with permuted axes, so that boxes are cheaper than blocks (`tiles`)."""
     return any(r.stop - r.start != e.srcs[r.src].aval.size for r in runs) and mixes(e)
 
 
 def mixes(e: Expr) -> bool:
-    """Whether anything that a block of `e` is made of puts axes in another order, or is made in parts of its own."""
+    """Whether any operand of a block of `e` permutes axes, or is computed in its own parts."""
     return any(_mixes(node) for node in streamed_below(e))
 
 
@@ -56,7 +56,7 @@ def _mixes(e: Expr) -> bool:
 
 
 def streamed_below(e: Expr) -> Iterator[Expr]:
-    """The calls that a block of a tensor is made of, down to leaves and what is held whole."""
+    """The calls that compute a block of a tensor, down to leaves and arrays that are held whole."""
     seen: set[Expr] = set()
     stack = [e]
     while stack:

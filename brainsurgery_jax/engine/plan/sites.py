@@ -1,46 +1,46 @@
-"""Where calls on whole operands are computed, and which of them go as one batch.
+"""Where calls on whole operands are computed, and which of them form a batch.
 
-Both follow from shapes, dtypes, and the memory that the devices have, and from nothing else: not from what is free at
-the moment, and for the place of a call not from the rest of the plan.
+Both depend only on shapes, dtypes, and the total memory of the devices: not on the memory that is free at the moment.
+The site of a call does not depend on the rest of the plan either.
 
-A matrix alone rarely fills an accelerator. How many calls each device gets follows from their size, and a batch that is
-not full is filled up, so that no result depends on what else is in the plan, or on the budget: compiled code for
-another number of calls may round otherwise.
+One matrix rarely fills an accelerator. The number of calls for each device follows from their size. A batch that is not
+full is padded, so that no result depends on the rest of the plan or on the budget: code that is compiled for another
+number of calls may round differently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.engine.plan.footprint import on_device
-from brainsurgery_jax.engine.plan.schedule import Task
+from brainsurgery_jax.engine.plan.schedule import Root, Task
 from brainsurgery_jax.engine.plan.work import Machine, Site
 from brainsurgery_jax.graph.expr import Expr, is_fold
 
 if TYPE_CHECKING:
     from brainsurgery_jax.dtypes import Aval
-    from brainsurgery_jax.op import Kernel
+    from brainsurgery_jax.op import Kernel, Static
 
 MOST = 8
-"""Calls in a batch per device, at most."""
+"""The most calls in a batch for each device."""
 
 FULL = 4 << 30
-"""Bytes, of operands and all that is made of them, that keep a device busy: its share of a batch takes no more. (On the
-16 matrices of the benchmark, 4096 x 4096 in float32, that is no bound.)"""
+"""Bytes of operands, results and workspace that keep a device busy: its share of a batch takes no more. (The 16
+matrices of the benchmark, 4096 x 4096 in float32, stay below it.)"""
 
 
 class Signature(NamedTuple):
-    """What calls must have in common to be one batch."""
+    """The properties that all calls of a batch share."""
 
     kernel: Kernel
-    static: tuple[tuple[str, Any], ...]
+    static: Static
     avals: tuple[Aval, ...]
 
 
 class Batch(NamedTuple):
-    """Tasks that are computed together, how many calls that is when it is filled up (1: it is no batch), and the bytes
-    of the host and of each device that it takes."""
+    """Tasks that are computed together, the number of calls after padding (1: no batch), and the bytes that it takes on
+    the host and on each device."""
 
     tasks: tuple[Task, ...]
     size: int
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
 
 
 def site_of(call: Expr, devices: int, bytes_each: int, backend: str) -> Site:
-    """Where a call is computed that is in no batch."""
+    """The site of a call that belongs to no batch."""
     if not devices or is_fold(call):
         return Site.HOST
     if on_device(call, backend) <= bytes_each:
@@ -58,7 +58,7 @@ def site_of(call: Expr, devices: int, bytes_each: int, backend: str) -> Site:
 
 
 def sites_of(batch: Batch, machine: Machine) -> tuple[Site, ...]:
-    """Where the calls of a batch are computed, each place once."""
+    """The sites of the calls of a batch, each once."""
     if batch.size > 1:
         return (Site.BATCH,)
     return tuple(dict.fromkeys(_site_on(machine, call) for task in batch.tasks for call in calls_of(task)))
@@ -69,12 +69,12 @@ def _site_on(machine: Machine, call: Expr) -> Site:
 
 
 def batches(tasks: Iterable[Task], machine: Machine) -> list[Batch]:
-    """Tasks that go together, in the order of their first; a task with several whole calls goes alone, and without
-    accelerators every task does.
+    """Group tasks into batches, in the order of their first tasks. A task with several calls on whole operands is a
+    batch of one, and without accelerators every task is.
 
-    Fewer than a full batch go together where the host has no more room: it is filled up on the devices.
+    If the host lacks memory for a full batch, fewer tasks form one, and it is padded on the devices.
     """
-    groups: dict[Any, list[Task]] = {}
+    groups: dict[Signature | tuple[Root, ...], list[Task]] = {}
     for task in tasks:
         alike = _signature(task) if machine.devices else None
         groups.setdefault(task.roots if alike is None else alike, []).append(task)
@@ -96,7 +96,7 @@ def _batch(tasks: Sequence[Task], size: int, machine: Machine) -> Batch:
 
 
 def _peak(tasks: Sequence[Task], size: int, machine: Machine) -> int:
-    """Bytes of the host that a batch takes: its tasks as if computed there, and one device's share on its way."""
+    """Host bytes that a batch takes: its tasks as if computed there, and the share of one device in transit."""
     peak = sum(task.peak for task in tasks)
     if size == 1:
         return peak
@@ -105,7 +105,7 @@ def _peak(tasks: Sequence[Task], size: int, machine: Machine) -> int:
 
 
 def _device_peak(task: Task, size: int, machine: Machine) -> int:
-    """Bytes that a batch of tasks like this one takes on each device; a call that is cut may take all there are."""
+    """Bytes that a batch of tasks like this one takes on each device; a sharded call may take all of them."""
     if not machine.devices:
         return 0
     if size > 1:
@@ -129,7 +129,7 @@ def _signature(task: Task) -> Signature | None:
 
 
 def batch_size(task: Task, machine: Machine) -> int:
-    """Calls that one batch holds, a multiple of the number of devices; one for a task that goes alone."""
+    """The number of calls of a full batch, a multiple of the number of devices; 1 for a task that is never batched."""
     calls = calls_of(task)
     if (
         not machine.devices

@@ -1,7 +1,7 @@
-"""Tensors of which many outputs take parts with gaps between them: columns of a matrix, entries along an inner axis.
+"""Sweeps: a tensor is read once for many outputs that each take a part with gaps, such as a column of a matrix.
 
-Read one by one, each part brings along what lies between its rows, so that thousands of columns read their matrix
-thousands of times. A sweep reads it once, in boxes of whole rows, and makes of each box what every output has of it.
+Reading one such part also reads the gaps between its rows, so thousands of columns would read their matrix thousands of
+times. A sweep reads the matrix once, in boxes of whole rows, and computes the portion of every output in each box.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from brainsurgery_jax.store.io.boxes import elements_read
 
 
 class Taker(NamedTuple):
-    """A tensor that is made in a sweep: its number among those that were given, and where the axes of the leaf are."""
+    """A tensor that is computed in a sweep: its number among the given segments, and its axes of the leaf."""
 
     number: int
     expr: Expr
@@ -29,8 +29,8 @@ class Taker(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """A leaf that is read once, box by box, and the tensors that are made of it. `peak`: bytes that a box takes, with
-    what is made of it at a time."""
+    """A leaf that is read once, box by box, and the tensors that are computed from it. `peak`: bytes of a box and of
+    the tensors that are computed from it at the same time."""
 
     leaf: Expr
     boxes: tuple[Box, ...]
@@ -39,7 +39,7 @@ class Sweep(NamedTuple):
 
 
 def sweeps(made: Sequence[Segment]) -> list[Sweep]:
-    """The sweeps that read less than making each of these segments by itself."""
+    """The sweeps that read less than computing each of these segments separately."""
     groups: dict[Expr, list[int]] = {}
     for number, segment in enumerate(made):
         if (leaf := _leaf_of(segment)) is not None:
@@ -56,7 +56,7 @@ def span_of(leaf: Expr, box: Box) -> ElementRange:
 
 
 def box_of(taker: Taker, leaf: Expr, box: Box) -> Box:
-    """What of a tensor is made of a box of the leaf."""
+    """The box of a tensor that is computed from a box of the leaf."""
     spans = list(whole(taker.expr.aval.shape))
     for axis in _cut_axes(leaf, box):
         at = taker.axes[axis]
@@ -70,7 +70,7 @@ def _cut_axes(leaf: Expr, box: Box) -> list[int]:
 
 
 def _leaf_of(s: Segment) -> Expr | None:
-    """The one leaf of which a tensor is only a part; None for all else."""
+    """The leaf of which a tensor is a proper part; None if there is no single such leaf."""
     e = s.expr
     if s.run is not None or s.start != 0 or s.stop != e.aval.size or not e.is_call:
         return None
@@ -109,7 +109,7 @@ def _read(order: Iterable[tuple[Piece, Sequence[Piece]]], leaf: Expr) -> list[Pi
 
 
 def _elements(piece: Piece) -> int:
-    """How many elements of a leaf are read for a piece of it, gaps included."""
+    """The number of elements read for a piece of a leaf, including gaps."""
     if piece.box is None:
         return piece.stop - piece.start
     return elements_read(piece.expr.aval.shape, piece.box, item_bytes(piece.expr))
@@ -124,7 +124,7 @@ def _making(piece: Piece) -> int:
 
 
 def _axes(e: Expr) -> Axes:
-    """Where the axes of the one leaf below a tensor are in it."""
+    """The axes of a tensor that are axes of the one leaf below it."""
     found: dict[Expr, Axes | None] = {}
     for node in walk([e]):
         if node.is_leaf:
@@ -143,12 +143,12 @@ def _axes(e: Expr) -> Axes:
 
 
 def _agree(known: Sequence[Axes]) -> Axes:
-    """Where all operands have an axis, if they agree."""
+    """The axes on which all operands agree."""
     return tuple(places[0] if len(set(places)) == 1 else None for places in zip(*known, strict=True))
 
 
 def _places(e: Expr) -> tuple[Axes, ...]:
-    """Of each operand, where its axes are in the result."""
+    """For each operand, where its axes are in the result."""
     avals = operand_avals(e)
     if e.moves is not None:
         return e.moves.axes(avals)

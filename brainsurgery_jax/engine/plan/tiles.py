@@ -1,9 +1,9 @@
-"""Tensors that are made in boxes instead of flat blocks, because ops below them put axes in another order.
+"""Tensors that are computed in boxes instead of flat blocks, because ops below them permute axes.
 
-A flat block of a transposed matrix needs a part of every row, so that reading block by block would read all of the
-matrix for each. A box that covers a whole source needs that source once: a stack of transposed layers is made layer by
-layer, each written in rows at its place, and is never held as a whole. What is made in parts (`Kernel.parts`) is made
-in just these. Boxes follow from shape and dtype alone.
+A flat block of a transposed matrix needs a part of every row, so each block would read the whole matrix. A box that
+covers a whole source reads that source once: a stack of transposed layers is computed layer by layer, each layer is
+written in rows at its place, and the stack is never held whole. A kernel with `parts` is computed in these parts. Boxes
+follow from shape and dtype alone.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from brainsurgery_jax.index.parts import parts
 from brainsurgery_jax.protocol import Pending
 
 LIMIT = 32 << 20
-"""Bytes of a box: what is read for it is held once more, in two orders."""
+"""Bytes of a box, which is held twice: as it was read, and reordered."""
 
 
 def is_tiled(s: Segment) -> bool:
-    """Whether a segment is made in boxes: all of a tensor with axes in another order below it."""
+    """Whether a segment is computed in boxes: it is a whole tensor with permuted axes below it."""
     return s.run is None and s.start == 0 and s.stop == s.expr.aval.size and mixes(s.expr)
 
 
 def boxes_to_ask(question: Pending) -> list[Box]:
-    """The boxes in which the tensors of a question are looked at; none where they go by in flat blocks."""
+    """The boxes in which a question reads its tensors; none if it reads flat blocks."""
     mixed = [e for e in asked_of(question) if mixes(e)]
     if not mixed:
         return []
@@ -47,26 +47,26 @@ def _follow(shape: Sequence[int], boxes: Sequence[Box]) -> bool:
 
 
 def has_parts(e: Expr) -> bool:
-    """Whether anything that a tensor is made of is made in parts."""
+    """Whether any node below a tensor is computed in parts."""
     return any(cuts_of(node) is not None for node in streamed_below(e))
 
 
 def tiles(e: Expr) -> Iterator[Box]:
-    """Boxes that make up a tensor: one for each source that is joined in it, large ones cut, and the parts of what is
-    made in parts."""
+    """Boxes that cover a tensor: one for each joined source, cut if it is large, or the parts of a node that is
+    computed in parts."""
     for tile in _natural(e):
         yield from (tile.box,) if tile.is_part else cut(tile.box, max(1, LIMIT // item_bytes(e)), 0)
 
 
 class Tile(NamedTuple):
-    """A box, and whether it is a part of something that is made in parts."""
+    """A box, and whether it is a part of a node that is computed in parts."""
 
     box: Box
     is_part: bool = False
 
 
 def _natural(e: Expr) -> list[Tile]:
-    """A box for each of the tensors that are joined in this one, or for each part."""
+    """A box for each tensor that is joined in this one, or for each part."""
     if e.is_call and not is_whole(e):
         assert e.kernel is not None
         if (cuts := cuts_of(e)) is not None:
@@ -80,7 +80,7 @@ def _natural(e: Expr) -> list[Tile]:
 
 
 def _place(e: Expr, moves: Moves) -> list[Tile] | None:
-    """The boxes that those of the operands make; None if one of them makes none."""
+    """The boxes of the result that correspond to boxes of the operands; None if one has no such box."""
     avals, made = operand_avals(e), []
     for number, src in enumerate(e.srcs):
         if moves.place(avals, number, whole(src.aval.shape)) is None:
@@ -93,7 +93,7 @@ def _place(e: Expr, moves: Moves) -> list[Tile] | None:
 
 
 def cut(box: Box, most: int, axis: int) -> Iterator[Box]:
-    """The box, or parts of it of at most so many elements, cut along the first axes."""
+    """The box, cut along its first axes into parts of at most this many elements."""
     size = prod(box_shape(box))
     if size <= most or axis == len(box):
         yield box

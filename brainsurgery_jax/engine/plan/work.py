@@ -1,4 +1,4 @@
-"""The types of the work: pieces that a run performs one by one, or several at a time."""
+"""The types of work: the pieces that a run performs, one by one or several at the same time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from brainsurgery_jax.store.base import FileRun
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a run may use: bytes of host memory, threads, and accelerators of so many bytes each. `backend`: what JAX
-    compiles for. `process` of `processes`: which part of a run over several hosts this is."""
+    """The resources of a run: bytes of host memory, threads, and accelerators with `bytes_each`. `backend`: the backend
+    that JAX compiles for. `process` of `processes`: the part of a run over several hosts."""
 
     host_bytes: int
     threads: int
@@ -31,8 +31,8 @@ class Machine:
 
 
 class Site(Enum):
-    """Where a call on whole operands is computed: on the host, by one accelerator, as a member of a batch over all
-    accelerators, or cut over all of them (on the host if it turns out that it cannot be cut)."""
+    """Where a call on whole operands is computed: on the host, on one accelerator, in a batch over all accelerators, or
+    sharded over all of them (on the host if it proves impossible to shard)."""
 
     HOST = "host"
     DEVICE = "device"
@@ -70,7 +70,7 @@ Sink = Put | Ask
 
 
 class Transfer(NamedTuple):
-    """Bytes of a file that become those of tensor `name` from element `at` on. `bits`: of an element."""
+    """Bytes of a file that are copied to tensor `name`, from element `at` on. `bits`: the size of an element."""
 
     publication: int
     name: str
@@ -80,7 +80,7 @@ class Transfer(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """Elements `start:stop` of the tensors of all its sinks, which are read together."""
+    """Elements `start:stop` of the tensors of several sinks, which are streamed together."""
 
     sinks: tuple[Sink, ...]
     start: int
@@ -88,7 +88,7 @@ class Passage(NamedTuple):
 
 
 class Portion(NamedTuple):
-    """A box of the tensors of its sinks: these have the same tensor, or are one question."""
+    """A box of tensors. The sinks have the same tensor, or are a single question."""
 
     sinks: tuple[Sink, ...]
     box: Box
@@ -100,28 +100,21 @@ class Portion(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Bytes from file to file."""
+    """Byte runs that are copied from file to file."""
 
     transfers: tuple[Transfer, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Ranges of tensors that are made block by block: a long one, or several that are one block together."""
+    """Ranges of tensors that are computed block by block: one long range, or several that are one block together."""
 
     passages: tuple[Passage, ...]
-
-    def blocks(self) -> tuple[Stream, ...]:
-        """The parts that may be performed at the same time. Cuts follow from the size alone."""
-        if len(self.passages) != 1:
-            return (self,)
-        (p,) = self.passages
-        return tuple(Stream((p._replace(start=start, stop=stop),)) for start, stop in cuts(p.start, p.stop))
 
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Boxes of tensors. `held`: a box of a leaf that is read first, because all of them are made of it."""
+    """Boxes of tensors. `held`: a box of a leaf that is read first, because all of them are computed from it."""
 
     held: tuple[Expr, Box] | None
     portions: tuple[Portion, ...]
@@ -132,8 +125,8 @@ Light = Copy | Stream | Boxes
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Tasks with calls on whole operands. `work`: for each task and each of its roots, what becomes of the root once
-    these calls are made. `sites`: where they are made. `size`: calls that fill a batch, 1 if there is none."""
+    """Tasks with calls on whole operands. `work`: for each task and each of its roots, the work on the root after these
+    calls. `sites`: where the calls are computed. `size`: calls of a full batch, 1 without a batch."""
 
     tasks: tuple[Task, ...]
     work: tuple[tuple[tuple[Light, ...], ...], ...]
@@ -143,8 +136,7 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Small values of large tensors, none of which needs another of them. `items`: what is done in each of so many
-    passes."""
+    """Folds that do not depend on each other. Each of `passes` passes performs the parts of `items`."""
 
     calls: tuple[Expr, ...]
     passes: int
@@ -155,13 +147,13 @@ Work = Light | Whole | Fold
 
 
 class WorkItem(NamedTuple):
-    """A piece of work and what it costs.
+    """A piece of work and its cost.
 
-    - `key`: the same in every run of the plan, since it follows from what the work is for
-    - `host_bytes`: host memory that a part of it holds at its worst moment
+    - `key`: a digest of the targets, the same in every run of the plan
+    - `host_bytes`: peak host memory of one of its parts
     - `device_bytes`: memory that it holds on each accelerator
     - `reads`, `writes`: tensor bytes. A tensor that a call takes whole counts once
-    - `needs`: keys of the items that must be done first
+    - `needs`: keys of the items that must be performed first
     """
 
     work: Work
@@ -174,10 +166,10 @@ class WorkItem(NamedTuple):
 
 
 def parts_of(work: Work) -> tuple[Light | Whole, ...]:
-    """The parts of a piece of work that may be performed at the same time."""
+    """The parts of a piece of work that may be performed at the same time. Cuts follow from sizes alone."""
     match work:
-        case Stream():
-            return work.blocks()
+        case Stream((p,)):
+            return tuple(Stream((p._replace(start=start, stop=stop),)) for start, stop in cuts(p.start, p.stop))
         case Fold():
             return tuple(part for item in work.items for part in parts_of(item.work))
         case _:
@@ -185,7 +177,7 @@ def parts_of(work: Work) -> tuple[Light | Whole, ...]:
 
 
 def shares_of(item: WorkItem) -> Iterator[tuple[Light | Whole, int]]:
-    """The parts of an item, and how many of the bytes that it reads and writes each counts for."""
+    """The parts of an item, each with its share of the bytes that the item reads and writes."""
     parts, moved = parts_of(item.work), item.reads + item.writes
     for at, part in enumerate(parts):
         yield part, moved * (at + 1) // len(parts) - moved * at // len(parts)
@@ -198,7 +190,7 @@ def tensors_of(work: Work) -> tuple[tuple[int, str], ...]:
 
 
 def questions_of(work: Work) -> tuple[int, ...]:
-    """The numbers of the questions that a piece of work answers, or helps to answer."""
+    """The numbers of the questions that a piece of work answers, at least in part."""
     return tuple(dict.fromkeys(end.number for end in _ends(work) if isinstance(end, Ask | Asked)))
 
 
@@ -217,9 +209,9 @@ def _ends(work: Work) -> Iterator[Sink | Transfer | Root]:
 
 
 def results_held(fold: Fold) -> int:
-    """Bytes that the results of folds take while they are computed and afterwards."""
+    """Bytes that the results of folds take, during the fold and after it."""
     return WAITING * len(fold.calls) + FOLDS * sum(a.nbytes for call in fold.calls for a in call.avals)
 
 
 WAITING = 256 << 10
-"""Bytes of partial results of a fold that wait to be joined, however small its result is."""
+"""Bytes of unmerged partial results of a fold, however small its result is."""

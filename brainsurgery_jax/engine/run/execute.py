@@ -127,7 +127,7 @@ def answers(questions: Sequence[Pending], budget: Budget, stop: StopSignal = NEV
     return _answers(questions, machine, bench, _fold(items, machine, bench))
 
 
-def _answers(questions: Sequence[Pending], machine: Machine, bench: Bench, known: Values) -> Mapping[Pending, Any]:
+def _answers(questions: Sequence[Pending], machine: Machine, bench: Bench, known: Values) -> Mapping[Pending, object]:
     roots, verdicts = list(asked(questions)), Verdicts((), ignore)
     own = Bench([], verdicts, ignore, bench.own, known, bench.stop)
     _run(roots, plan_stage(roots, machine, known), machine, own)
@@ -138,7 +138,7 @@ def _fold(items: Iterable[WorkItem], machine: Machine, bench: Bench) -> Values:
     """The values of large folds, level by level."""
     known: Values = {}
 
-    def ask(item: WorkItem, fold: Fold, questions: Sequence[Pending]) -> Mapping[Pending, Any]:
+    def ask(item: WorkItem, fold: Fold, questions: Sequence[Pending]) -> Mapping[Pending, object]:
         answered = _answers(questions, machine, bench, known)
         bench.tell(Advanced(item.key, item.reads // fold.passes))  # every pass reads the same
         return answered
@@ -194,7 +194,7 @@ def _run(roots: Sequence[Root], items: Sequence[WorkItem], machine: Machine, ben
         raise Stopped
 
 
-def _within(context: Callable[[], AbstractContextManager[Any]], work: Light | Whole, bench: Bench) -> Done:
+def _within(context: Callable[[], AbstractContextManager[object]], work: Light | Whole, bench: Bench) -> Done:
     with context():
         return perform(work, bench)
 
@@ -232,7 +232,7 @@ def _lane(work: Work, bench: Bench) -> tuple[int, int] | None:
     return (puts[0].publication, bench.writers[puts[0].publication].lane(puts[0].name)) if puts else None
 
 
-def _context(roots: Sequence[Root], own: Accelerators) -> Callable[[], AbstractContextManager[Any]]:
+def _context(roots: Sequence[Root], own: Accelerators) -> Callable[[], AbstractContextManager[object]]:
     """The 64-bit context, entered only if anything is compiled: what numpy does never imports JAX."""
     on_numpy = all(is_fold(e) or (runs_on_numpy(e) and not (own.devices and _may_compile(e))) for e in _calls(roots))
     return nullcontext if on_numpy else partial(exact, own)

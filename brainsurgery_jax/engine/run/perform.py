@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.engine.compute.batches import call_tasks
@@ -55,7 +55,7 @@ class Bench:
         return self._tallies.setdefault(ask.number, Tally(ask))
 
 
-Result = tuple[Sink | Transfer, Any]
+Result = tuple[Put | Transfer, int] | tuple[Ask, object]
 """The result of a part of a tensor: the bytes that were written, or the partial result of a question."""
 
 
@@ -78,12 +78,12 @@ def settle(done: Done, item: str, moved: int, bench: Bench) -> None:
     the work. Raises PlanError for an assert that fails."""
     for event in done.told:
         bench.tell(event._replace(item=item))
-    for sink, result in done.results:
-        match sink:
-            case Put() | Transfer():
-                bench.tell(Wrote(sink.name, result, item))
-            case Ask() if (tally := bench.tally(sink)).add(result):
-                bench.verdicts.answer(sink.question, tally.answer())
+    for result in done.results:
+        match result:
+            case (Put() | Transfer() as sink, int() as nbytes):
+                bench.tell(Wrote(sink.name, nbytes, item))
+            case (Ask() as ask, part) if (tally := bench.tally(ask)).add(part):
+                bench.verdicts.answer(ask.question, tally.answer())
     bench.tell(Advanced(item, moved))
 
 
@@ -151,7 +151,7 @@ def _look_up(sinks: Sequence[Sink], bench: Bench) -> list[Result] | None:
     return list[Result](known) if len(known) == len(sinks) and all(part is not None for _, part in known) else None
 
 
-def _put_box(put: Put, box: Box, array: Any, writer: Writer) -> None:
+def _put_box(put: Put, box: Box, array: np.ndarray, writer: Writer) -> None:
     shape = put.expr.aval.shape
     if (run := flat_range(shape, box)) is not None:
         writer.put(put.name, run[0] + put.shift, array)
@@ -160,7 +160,7 @@ def _put_box(put: Put, box: Box, array: Any, writer: Writer) -> None:
         writer.put_rows(put.name, starts + put.shift, made)
 
 
-def rows(shape: Sequence[int], box: Box, array: Any) -> tuple[Any, Any]:
+def rows(shape: Sequence[int], box: Box, array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The runs that a box is in a tensor of that shape: where each begins, and its elements, a row each."""
     axis = contiguous_from(shape, box)
     inner = flat_range(shape[axis:], box[axis:])

@@ -7,18 +7,20 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Condition
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from brainsurgery_jax.engine.events import NEVER, StopSignal
 from brainsurgery_jax.errors import Stopped
+
+T = TypeVar("T")
 
 AHEAD = 4
 """Jobs per thread that may be waiting or running."""
 
 
-class _Begun(NamedTuple):
-    future: Future[Any]
-    then: Callable[[Any], None]
+class _Begun(NamedTuple, Generic[T]):
+    future: Future[T]
+    then: Callable[[T], None]
 
 
 class Pool:
@@ -35,9 +37,9 @@ class Pool:
         self._most, self._free, self._stop = AHEAD * threads, host_bytes, stop
         self._under_way = 0
         self._changed = Condition()
-        self._begun: deque[_Begun] = deque()
+        self._begun: deque[_Begun[Any]] = deque()
 
-    def submit(self, nbytes: int, job: Callable[[], Any], then: Callable[[Any], None]) -> None:
+    def submit(self, nbytes: int, job: Callable[[], T], then: Callable[[T], None]) -> None:
         """Start a job that needs `nbytes`, once they are free. Raises what an earlier job raised, and Stopped."""
         self._hand_over_done()
         if self._stop.is_set():

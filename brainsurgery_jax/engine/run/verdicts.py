@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from brainsurgery_jax.engine.events import Listener, Said
 from brainsurgery_jax.engine.plan.schedule import is_empty
@@ -23,7 +22,7 @@ class Verdicts:
     def __init__(self, checks: Sequence[Check], tell: Listener):
         self._waiting, self._tell = list(checks), tell
         questions = (q for check in checks for q in check.questions)
-        self.answers: dict[Pending, Any] = {q: q.reduction.empty for q in questions if is_empty(q)}
+        self.answers: dict[Pending, object] = {q: q.reduction.empty for q in questions if is_empty(q)}
         self._deliver()
 
     @property
@@ -31,13 +30,13 @@ class Verdicts:
         """Whether every check has been settled."""
         return not self._waiting
 
-    def answer(self, question: Pending, value: Any) -> None:
+    def answer(self, question: Pending, value: object) -> None:
         """Record an answer. Raises PlanError if an assert fails whose turn has come."""
         self.answers[question] = value
         self._deliver()
 
     def _deliver(self) -> None:
-        while self._waiting and self._ready(self._waiting[0]):
+        while self._waiting and all(q in self.answers for q in self._waiting[0].questions):
             check = self._waiting.pop(0)
             match check.says:
                 case PendingReport() as report:
@@ -47,6 +46,3 @@ class Verdicts:
                     assert known is not None
                     if not known.holds:
                         raise PlanError([diagnose_assert(check.step, known)])
-
-    def _ready(self, check: Check) -> bool:
-        return all(q in self.answers for q in check.questions)

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from math import prod
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
@@ -106,7 +106,7 @@ def _names(path: str, number: int) -> list[str]:
     with open(place, "rb") as file:
         raw = file.read()
     try:
-        names: Any = json.loads(raw)
+        names: object = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise StoreError(place, "is not valid JSON", remedy=_NAMES) from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
@@ -117,7 +117,7 @@ def _names(path: str, number: int) -> list[str]:
     return names
 
 
-def _order(names: Mapping[str, Any], metadata: Mapping[str, str]) -> list[str] | None:
+def _order(names: Mapping[str, object], metadata: Mapping[str, str]) -> list[str] | None:
     """The names in the order of the leaves; None if that is not known."""
     try:
         told = json.loads(metadata.get(LEAVES, "null"))

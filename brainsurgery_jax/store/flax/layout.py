@@ -15,6 +15,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import FileCounts, TensorInfo, WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
 from brainsurgery_jax.store.flax.leaves import ARRAY, CHUNKED
+from brainsurgery_jax.store.key_paths import clash
 from brainsurgery_jax.store.key_tree import PLAIN, SCALAR, TEXT, KeyTree
 from brainsurgery_jax.store.safetensors.shards import plan_shards
 
@@ -70,7 +71,7 @@ def lay_out(avals: Mapping[str, Aval], options: WriteOptions, most: int = MAX_CH
     pieces: dict[str, list[FlatPiece]] = {}
     places: dict[str, TensorInfo] = {}
     for number, tensors in enumerate(shards):
-        leaves: dict[str, Any] = {name: avals[name] for name in tensors}
+        leaves: dict[str, object] = {name: avals[name] for name in tensors}
         if number == 0:
             leaves |= others
         encoder = _Encoder(tree, most)
@@ -85,11 +86,11 @@ def keys_of(tree: KeyTree, name: str) -> tuple[str, ...]:
     return tuple(map(str, tree.path(name)))
 
 
-def _others(avals: Mapping[str, Aval], tree: KeyTree) -> dict[str, Any]:
+def _others(avals: Mapping[str, Aval], tree: KeyTree) -> dict[str, object]:
     """Leaves that are no tensors, where tensors leave them room. A state dict of flax has dicts for all containers."""
     tensors = {keys_of(tree, name) for name in avals}
     taken = {keys[:end] for keys in tensors for end in range(1, len(keys) + 1)}
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, leaf in tree.others.items():
         keys = keys_of(tree, name)
         if keys not in taken and not any(keys[:end] in tensors for end in range(1, len(keys))):
@@ -186,7 +187,7 @@ class _Encoder:
     def _nbytes(self, piece: FlatPiece, aval: Aval) -> int:
         return piece.size * aval.dtype.bits // 8
 
-    def _leaf(self, name: str, leaf: Any) -> Iterator[bytes | FlatPiece]:
+    def _leaf(self, name: str, leaf: object) -> Iterator[bytes | FlatPiece]:
         if not isinstance(leaf, Aval):
             yield self._packer.pack(leaf)
         elif self._is_number(name, leaf) and leaf.dtype.is_bool:
@@ -240,13 +241,6 @@ def _sized(nbytes: int, heads: bytes) -> bytes:
     return heads[width : width + 1] + nbytes.to_bytes(1 << width, "big")
 
 
-def clash_of(names: Iterable[str], tree: KeyTree) -> tuple[str, str] | None:
-    """A name and another that lies below it; None if there are none."""
-    paths = {keys_of(tree, name): name for name in names}
-    above = ((paths.get(keys[:end]), name) for keys, name in paths.items() for end in range(1, len(keys)))
-    return next(((upper, name) for upper, name in above if upper is not None), None)
-
-
 def check_flax(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
     """Raises StoreError for the first tensor that a file of flax cannot hold."""
     for name, aval in avals.items():
@@ -257,7 +251,7 @@ def check_flax(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> N
             problem = f"an entry of a stream holds less than 4 GB, and this is {aval}"
             raise StoreError(path, problem, tensor=name, remedy="Write it without the option `stream`.")
     check_unicode(path, avals)
-    if two := clash_of(avals, options.tree):
+    if two := clash({keys_of(options.tree, name): name for name in avals}):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
         raise StoreError(
             path, problem, tensor=two[0], remedy="Rename one of the two: a key of flax holds a tensor, or more keys."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.errors import StoreError
@@ -33,11 +33,11 @@ class StoredArray(NamedTuple):
     runs: tuple[tuple[int, int], ...]
 
 
-Leaf = StoredArray | Unread | Blob | None | bool | int | float | complex | str | dict[str, Any] | list[Any]
+Leaf = StoredArray | Unread | Blob | None | bool | int | float | complex | str | dict[str, object] | list[object]
 """What stands at the end of a key path. A dict or a list is one that holds nothing."""
 
 
-Special = Callable[[Mapping[Any, Any]], str | None]
+Special = Callable[[Mapping[object, object]], str | None]
 """What text a dict stands for that is a leaf; None for one that is a container."""
 
 
@@ -62,7 +62,7 @@ def read_leaves(file: File, special: Special = lambda node: None) -> dict[Path, 
             raise walker.damage("something after its end")
 
 
-def _is_pair(value: Any) -> bool:
+def _is_pair(value: object) -> bool:
     """Whether a value is an entry of a stream: a key path, and the bytes of a leaf."""
     if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], list)):
         return False
@@ -124,7 +124,7 @@ def _array(file: File, found: Extension, name: str) -> StoredArray | Unread:
     return StoredArray(aval, ((start, aval.size),))
 
 
-def _are_sizes(shape: Sequence[Any]) -> bool:
+def _are_sizes(shape: Sequence[object]) -> TypeGuard[Sequence[int]]:
     return all(type(n) is int and n >= 0 for n in shape)
 
 
@@ -144,7 +144,7 @@ def _chunked(file: File, node: Mapping[Any, Any], name: str) -> StoredArray | Un
     return StoredArray(Aval(tuple(shape), dtypes.pop()), tuple(run for part in stored for run in part.runs))
 
 
-def _sequence(node: Any) -> list[Any] | None:
+def _sequence(node: object) -> list[object] | None:
     """The items of what flax makes of a tuple: a dict by their numbers as text. Of a list it makes none."""
     if isinstance(node, list):
         return node

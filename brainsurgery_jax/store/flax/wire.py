@@ -104,7 +104,7 @@ class Walker:
             return Extension(code, self._skip(nbytes).start, nbytes)
         raise self.damage(f"the byte {head:#04x}, which begins no value")
 
-    def _read_sized(self, head: int, depth: int) -> Any:
+    def _read_sized(self, head: int, depth: int) -> object:
         """Text, a list or a dict."""
         if head in _TEXT or 0xA0 <= head < 0xC0:
             return self._text(self._integer(_TEXT[head]) if head in _TEXT else head & 0x1F)
@@ -114,8 +114,8 @@ class Walker:
         number = self._integer(_MAP[head]) if head in _MAP else head & 0x0F
         return self._map(self._check_number(2 * number) // 2, depth)
 
-    def _map(self, number: int, depth: int) -> dict[Any, Any]:
-        entries: dict[Any, Any] = {}
+    def _map(self, number: int, depth: int) -> dict[object, object]:
+        entries: dict[object, object] = {}
         for _ in range(number):
             key = self.read(depth + 1)
             if type(key) not in (str, int):

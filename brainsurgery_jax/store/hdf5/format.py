@@ -9,11 +9,12 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
-from brainsurgery_jax.store.flax.layout import clash_of, keys_of
+from brainsurgery_jax.store.flax.layout import keys_of
 from brainsurgery_jax.store.hdf5.source import open_hdf5 as open_source
 from brainsurgery_jax.store.hdf5.source import require_h5py
 from brainsurgery_jax.store.io.encoded import EncodedWriter, open_encoded
 from brainsurgery_jax.store.io.files import StagedOutput
+from brainsurgery_jax.store.key_paths import clash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ def check_output(path: str, avals: Mapping[str, Aval], options: WriteOptions) ->
         if "" in name.split(".") or "/" in name or "\0" in name:
             raise StoreError(path, "HDF5 has no such name", tensor=name, remedy="Give it a name without slashes.")
     check_unicode(path, avals)
-    if two := clash_of(avals, options.tree):
+    if two := clash({keys_of(options.tree, name): name for name in avals}):
         problem = f"is the prefix of '{two[1]}': a file of HDF5 cannot hold a tensor and more below it"
         raise StoreError(
             path, problem, tensor=two[0], remedy="Rename one of the two: a name of HDF5 is a dataset, or a group."

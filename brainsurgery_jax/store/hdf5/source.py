@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
+from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,27 @@ def require_h5py(path: str) -> None:
         raise StoreError(path, "needs h5py, which is not installed", remedy=_INSTALL)
 
 
-class ChunkedDatasets:
-    """Datasets that are stored in chunks, maybe compressed; see `base.Source`. h5py lets one thread in at a time."""
+DEFAULT_CACHE = 8 << 20
+"""Bytes of chunks that HDF5 2 keeps of a dataset by itself."""
+MOST_CACHED = 64 << 20
+"""Bytes of decoded chunks that are kept between two reads, if a single chunk is not longer."""
 
-    def __init__(self, path: str, file: Any, datasets: Mapping[str, Any], avals: Mapping[str, Aval]):
+
+class ChunkedDatasets:
+    """Datasets that are stored in chunks, maybe compressed; see `base.Source`. h5py lets one thread in at a time.
+
+    A tensor is read in pieces that go through it in row-major order. HDF5 keeps the chunks that a piece shares with the
+    next one, so that each is decoded once, but by itself only a few MiB, for as long as a dataset is open. So the
+    last one that was read stays open, with room for the chunks that lie side by side, and no other.
+
+    `datasets`: where each lies in the file.
+    """
+
+    def __init__(self, path: str, file: Any, datasets: Mapping[str, str], avals: Mapping[str, Aval]):
         self.header = Header(path, (path,), {name: TensorInfo(aval, 0, 0) for name, aval in avals.items()}, {})
         self._file, self._datasets, self._watch = file, datasets, Watch([path])
         self._lock = Lock()
+        self._last: tuple[str, Any] = "", None
         self.bytes_read = 0
 
     def read(self, name: str, box: Box | None = None) -> np.ndarray:
@@ -53,7 +68,7 @@ class ChunkedDatasets:
         dtype = numpy_dtype(aval.dtype, path=self.header.path, tensor=name)
         box = whole(aval.shape) if box is None else box
         with os_failures(self.header.path, f"read tensor '{name}'"), self._lock:
-            found = self._datasets[name][tuple(slice(*span) for span in box)]
+            found = self._open(name)[tuple(slice(*span) for span in box)]
             self.bytes_read += found.nbytes
         result = empty_aligned(found.shape, dtype)
         result[...] = found.view(dtype) if found.dtype.kind == "V" else found
@@ -82,12 +97,35 @@ class ChunkedDatasets:
 
     def close(self) -> None:
         """Closes the file."""
+        self._last = "", None
         self._file.close()
+
+    def _open(self, name: str) -> Any:
+        """The dataset, which stays open until another one is asked for."""
+        import h5py
+
+        if self._last[0] != name:
+            self._last = "", None  # closed, and its chunks freed, before the next one gets room for its own
+            access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+            path = self._datasets[name].encode()
+            if (room := _room_for_chunks(h5py.Dataset(h5py.h5d.open(self._file.id, path)))) is not None:
+                access.set_chunk_cache(*room, 1.0)
+            self._last = name, h5py.Dataset(h5py.h5d.open(self._file.id, path, access))
+        return self._last[1]
 
     def _aval(self, name: str) -> Aval:
         if name not in self.header.tensors:
             raise no_tensor(self.header.path, name, self.header.tensors)
         return self.header.tensors[name].aval
+
+
+def _room_for_chunks(dataset: Any) -> tuple[int, int] | None:
+    """Slots and bytes for the chunks that one row of a dataset goes through; None for one without chunks."""
+    if dataset.chunks is None:
+        return None
+    each = prod(dataset.chunks) * dataset.dtype.itemsize
+    abreast = prod(-(-size // long) for size, long in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))
+    return 10 * abreast + 1, max(each, min(each * abreast, MOST_CACHED), DEFAULT_CACHE)
 
 
 def open_hdf5(path: str) -> Source:
@@ -111,11 +149,9 @@ def open_hdf5(path: str) -> Source:
 
 def _sort(path: str, file: Any, files: Any) -> Source:
     """The datasets by how they are stored."""
-    import h5py
-
     plain: dict[str, TensorInfo] = {}
     laid: dict[str, Laid] = {}
-    chunked: dict[str, Any] = {}
+    chunked: dict[str, str] = {}
     avals: dict[str, Aval] = {}
     left_out: dict[str, str] = {}
     unread: dict[str, Unread] = {}
@@ -130,18 +166,15 @@ def _sort(path: str, file: Any, files: Any) -> Source:
             unread[name] = Unread("it lies in another file, which is not followed")
             continue
         dtype = _dtype(dataset)
+        if dtype is None and _is_text(dataset):
+            left_out[name] = "text"
+        elif dtype is None:
+            unread[name] = Unread(f"it is of the type {dataset.dtype}")
         if dtype is None:
-            if dataset.dtype.kind in "SU" or h5py.check_string_dtype(dataset.dtype) is not None:
-                left_out[name] = "text"
-            else:
-                unread[name] = Unread(f"it is of the type {dataset.dtype}")
             continue
         avals[name] = Aval(tuple(dataset.shape), dtype)
-        # A type that numpy lacks comes widened by h5py: only what lies as numpy has it is read in place.
-        lies_so = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype)
-        offset = dataset.id.get_offset() if lies_so else None
-        if offset is None:
-            chunked[name] = dataset
+        if (offset := _offset(dataset)) is None:
+            chunked[name] = dataset.name
         else:
             plain[name] = TensorInfo(avals[name], 0, offset)
             laid[name] = Laid(strides(dataset.shape), not dataset.dtype.isnative)
@@ -151,6 +184,21 @@ def _sort(path: str, file: Any, files: Any) -> Source:
     here = StridedSource(Header(path, (path,), plain, {}), files, laid)
     decoded = ChunkedDatasets(path, file, chunked, {name: avals[name] for name in chunked})
     return JoinedSource(header, [here, decoded])
+
+
+def _is_text(dataset: Any) -> bool:
+    import h5py
+
+    return dataset.dtype.kind in "SU" or h5py.check_string_dtype(dataset.dtype) is not None
+
+
+def _offset(dataset: Any) -> int | None:
+    """Where the bytes of a dataset begin in the file; None where they are in chunks, or not as numpy has them: a type
+    that numpy lacks comes widened by h5py."""
+    import h5py
+
+    lies_so = dataset.id.get_type() == h5py.h5t.py_create(dataset.dtype)
+    return dataset.id.get_offset() if lies_so else None
 
 
 def _datasets(group: Any, path: Path) -> Any:

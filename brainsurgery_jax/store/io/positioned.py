@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 from brainsurgery_jax.store.io.files import CHUNK, truncation_error
 
@@ -125,7 +124,7 @@ def begin_flush(fd: int, offset: int, nbytes: int) -> None:
 
 
 @cache
-def _sync_file_range() -> Any:
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     """Linux's call; unlike `posix_fadvise` it leaves the bytes in memory for whoever reads the file next."""
     if sys.platform != "linux":
         return None

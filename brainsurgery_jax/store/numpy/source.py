@@ -171,4 +171,5 @@ def _metadata(comment: bytes) -> dict[str, str]:
         table = json_object(comment, "", "comment") if comment.startswith(b"{") else {}
     except StoreError:
         return {}
-    return table if all(isinstance(text, str) for text in table.values()) else {}
+    texts = {key: text for key, text in table.items() if isinstance(text, str)}
+    return texts if len(texts) == len(table) else {}

@@ -26,7 +26,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import WriteOptions
 from brainsurgery_jax.store.failures import check_unicode
-from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash
+from brainsurgery_jax.store.key_paths import NOTES, KeyNotes, Path, clash, path_of
 from brainsurgery_jax.store.key_tree import JAX, NUMPY, PLAIN, KeyTree, LeafType, holds_type, nest
 from brainsurgery_jax.store.leftovers import remove
 from brainsurgery_jax.store.orbax.folder import CHECKPOINT, STATE, place_of
@@ -71,7 +71,7 @@ def check(path: str, avals: Mapping[str, Aval], options: WriteOptions) -> None:
         if "" in name.split("."):
             raise StoreError(path, "a key of the tree would be empty", tensor=name, remedy="Rename it.")
     check_unicode(path, [*avals, *options.metadata, *options.metadata.values()])
-    if two := clash(avals, {}):
+    if two := clash({path_of(name, {}): name for name in avals}):
         problem = f"is the prefix of '{two[1]}': a tree cannot hold a tensor and more below it"
         raise StoreError(path, problem, tensor=two[0], remedy="Rename one of the two.")
 
@@ -180,7 +180,7 @@ def _refuse_incomplete(path: str, arrays: Mapping[str, Any]) -> None:
 
 def _leaves(
     arrays: Mapping[str, np.ndarray], types: Mapping[str, LeafType], tree: KeyTree
-) -> Iterator[tuple[Path, Any]]:
+) -> Iterator[tuple[Path, object]]:
     """The tensors as orbax shall see them, and the leaves that are none, each with its path."""
     for name, array in arrays.items():
         kind = types[name]
@@ -234,7 +234,7 @@ def _save(path: str, tree: Any, custom: dict[str, Any], *, in_groups: bool) -> N
     ocp.partial.finalize(path)
 
 
-def _groups(tree: Any) -> Iterator[Any]:
+def _groups(tree: object) -> Iterator[object]:
     """Parts of a tree, of about GROUP bytes each, that make up the whole."""
     group: list[Path] = []
     nbytes = 0
@@ -247,7 +247,7 @@ def _groups(tree: Any) -> Iterator[Any]:
     yield _only(tree, (), _with_parents(group))
 
 
-def _units(node: Any, path: Path) -> Iterator[tuple[Path, int]]:
+def _units(node: object, path: Path) -> Iterator[tuple[Path, int]]:
     """What of a tree is not taken apart, and its bytes: leaves, and lists with leaves among their items."""
     inner = _entries(node)
     if not inner or (not isinstance(node, dict) and not all(_entries(value) for _, value in inner)):
@@ -257,11 +257,11 @@ def _units(node: Any, path: Path) -> Iterator[tuple[Path, int]]:
         yield from _units(value, (*path, key))
 
 
-def _nbytes(node: Any) -> int:
+def _nbytes(node: object) -> int:
     return sum(_nbytes(value) for _, value in _entries(node)) + getattr(node, "nbytes", 0)
 
 
-def _entries(node: Any) -> list[tuple[str | int, Any]]:
+def _entries(node: object) -> list[tuple[str | int, object]]:
     return list(node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ())
 
 

@@ -28,7 +28,8 @@ STATE = "state"
 SHARDING = "_sharding"
 ARRAYS = "array_metadatas"
 KEY_KIND = "random_key_impl"
-_UNDONE = (".orbax-checkpoint-tmp", ".partial_save")
+UNDONE = (".orbax-checkpoint-tmp", ".partial_save")
+"""Marks in the names of folders whose save orbax has not finished."""
 _AGAIN = "Its save was cut off, or a copy of it is incomplete: save or copy it again, or name an earlier step."
 
 
@@ -110,7 +111,7 @@ def _items(path: str) -> list[str]:
 
 
 def _is_undone(name: str) -> bool:
-    return any(mark in name for mark in _UNDONE)
+    return any(mark in name for mark in UNDONE)
 
 
 def _refuse_undone(folder: str) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from brainsurgery_jax.store.key_tree import JAX, SCALAR, LeafType
 from brainsurgery_jax.store.orbax.folder import ARRAYS, KEY_KIND, SHARDING, TREE
@@ -47,11 +46,11 @@ def _mark_arrays(folder: str, ours: Mapping[str, LeafType], shapes: Mapping[str,
     _write(os.path.join(folder, ARRAYS, "process_0"), {"array_metadatas": rows})
 
 
-def _array(place: str, shape: list[int], kind: LeafType) -> dict[str, Any]:
+def _array(place: str, shape: list[int], kind: LeafType) -> dict[str, object]:
     more = {KEY_KIND: kind.key} if kind.key else None
     return {"param_name": place, "write_shape": shape, "chunk_shape": shape, "ext_metadata": more}
 
 
-def _write(path: str, table: Any) -> None:
+def _write(path: str, table: object) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(table, file)

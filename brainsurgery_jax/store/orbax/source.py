@@ -209,7 +209,7 @@ def _files_of(folder: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda path: (path.count(os.sep), path)))
 
 
-def _spec(tree: OrbaxTree, path: str = "") -> dict[str, Any]:
+def _spec(tree: OrbaxTree, path: str = "") -> dict[str, object]:
     """Where tensorstore finds the values of a tree whose keys begin with `path`."""
     folder = f"{os.path.abspath(tree.folder)}/"
     if not tree.ocdbt:

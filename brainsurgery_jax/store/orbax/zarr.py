@@ -102,8 +102,10 @@ def _version_2(table: Mapping[str, Any]) -> ZarrArray:
         table["compressor"] is None and not table.get("filters") and table["order"] == "C" and _little(table["dtype"])
     )
     separator = table.get("dimension_separator", ".")
-    array = _array("zarr", shape, stored, chunks, chunks, plain, indexed=False, separator=separator)
-    return array._replace(filled=table.get("fill_value") is None)
+    aval = _aval(stored, shape, chunks, chunks)
+    plain = plain and _is_by_rows(aval, stored, chunks, chunks)
+    filled = table.get("fill_value") is None
+    return ZarrArray("zarr", aval, stored, chunks, chunks, plain, indexed=False, separator=separator, filled=filled)
 
 
 def _version_3(table: Mapping[str, Any]) -> ZarrArray:
@@ -118,8 +120,10 @@ def _version_3(table: Mapping[str, Any]) -> ZarrArray:
     plain = at_end and len(codecs) == 1 and _is_plain(codecs[0])
     encoding = table["chunk_key_encoding"]
     separator = encoding.get("configuration", {}).get("separator", "/" if encoding["name"] == "default" else ".")
-    plain = plain and encoding["name"] == "default"
-    return _array("zarr3", shape, table["data_type"], outer, inner, plain, indexed=indexed, separator=separator)
+    stored = table["data_type"]
+    aval = _aval(stored, shape, outer, inner)
+    plain = plain and encoding["name"] == "default" and _is_by_rows(aval, stored, outer, inner)
+    return ZarrArray("zarr3", aval, stored, outer, inner, plain, indexed, separator)
 
 
 def _is_plain(codec: Mapping[str, Any]) -> bool:
@@ -131,16 +135,18 @@ def _is_checked_index(codecs: Any) -> bool:
     return len(codecs) == 2 and _is_plain(codecs[0]) and codecs[1]["name"] == "crc32c"
 
 
-def _array(
-    driver: str, shape: tuple[int, ...], stored: str, outer: tuple[int, ...], inner: tuple[int, ...], plain: bool, *,
-    indexed: bool, separator: str,
-) -> ZarrArray:  # fmt: skip
+def _aval(stored: str, shape: tuple[int, ...], outer: tuple[int, ...], inner: tuple[int, ...]) -> Aval:
+    """The shape and dtype of an array, its chunks checked. Raises ValueError."""
     dtype = _dtype(stored)
     for sizes, least in ((shape, 0), (outer, 1), (inner, 1)):
         if len(sizes) != len(shape) or not all(type(n) is int and n >= least for n in sizes):
             raise ValueError("its shape or its chunks are no sizes")
-    by_rows = outer[1:] == inner[1:] == shape[1:] and stored == dtype.name
-    return ZarrArray(driver, Aval(shape, dtype), stored, outer, inner, plain and by_rows, indexed, separator)
+    return Aval(shape, dtype)
+
+
+def _is_by_rows(aval: Aval, stored: str, outer: tuple[int, ...], inner: tuple[int, ...]) -> bool:
+    """Whether each chunk is some whole rows, of the dtype that we have them in."""
+    return outer[1:] == inner[1:] == aval.shape[1:] and stored == aval.dtype.name
 
 
 def _dtype(stored: str) -> DType:
@@ -150,7 +156,7 @@ def _dtype(stored: str) -> DType:
     return dtype
 
 
-def _dtype_name(dtype: Any) -> str:
+def _dtype_name(dtype: object) -> str:
     """The name of an element type of version 2: numpy's code, such as `<f4`, or a name of its own."""
     if not isinstance(dtype, str):
         raise ValueError("its elements are records")

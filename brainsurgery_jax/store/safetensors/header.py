@@ -26,7 +26,7 @@ AGAIN = "The file is damaged or incomplete: download or save it again."
 _MAX_RANK = 64  # numpy's
 _MAX_ELEMENTS = 1 << 59  # 16-byte elements still have a 63-bit size
 
-_Avals = dict[tuple[Any, ...], tuple[Aval, int]]
+_Avals = dict[tuple[object, ...], tuple[Aval, int]]
 
 
 class FileHeader(NamedTuple):
@@ -72,11 +72,13 @@ def parse_header(raw: bytes, path: str, file_size: int, file: int = 0) -> FileHe
     if start + position != file_size:
         raise _wrong_length(path, tensors, start + position, file_size)
     # The format wants the brace first.
-    usual = raw.startswith(b"{") and (plain is not None or all(len(entry) == 3 for entry in table.values()))
+    usual = raw.startswith(b"{") and (
+        plain is not None or all(isinstance(entry, dict) and len(entry) == 3 for entry in table.values())
+    )
     return FileHeader(tensors, metadata, PlainFile(metadata, len(tensors), start, file_size) if usual else None)
 
 
-def _parse_plain(raw: bytes) -> dict[str, Any] | None:
+def _parse_plain(raw: bytes) -> dict[str, dict[str, object]] | None:
     """The header, if it is as writers make it: three keys for each tensor, no escapes. None for anything else.
 
     Looking for repeated keys while parsing takes twice as long. They are found by counting: a repeated key is dropped,
@@ -97,7 +99,7 @@ def _parse_plain(raw: bytes) -> dict[str, Any] | None:
     return table if usual and raw.count(b'"') == 2 * strings else None
 
 
-def json_object(raw: bytes, path: str, what: str) -> dict[str, Any]:
+def json_object(raw: bytes, path: str, what: str) -> dict[str, object]:
     """A JSON object from its bytes; keys must be unique at every depth and valid Unicode."""
     try:
         table = json.loads(raw.decode(), object_pairs_hook=_unique)
@@ -114,7 +116,7 @@ def json_object(raw: bytes, path: str, what: str) -> dict[str, Any]:
     return table
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     table = dict(pairs)
     if len(table) != len(pairs):
         seen: set[str] = set()
@@ -123,7 +125,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _metadata(value: Any, path: str) -> dict[str, str]:
+def _metadata(value: object, path: str) -> dict[str, str]:
     if value is None:  # which some writers put where there are none
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
@@ -154,7 +156,7 @@ def _entry(path: str, name: str, entry: Any, avals: _Avals) -> tuple[int, int, A
     return begin, end, aval
 
 
-def _entry_error(path: str, name: str, entry: Any) -> StoreError:
+def _entry_error(path: str, name: str, entry: object) -> StoreError:
     problem = (
         "its header entry needs dtype (text), shape (list of integers), data_offsets (two integers, begin <= end); "
         f"found {_show(entry)}"
@@ -202,7 +204,7 @@ def _int(number: int) -> str:
     return str(number) if number.bit_length() <= 256 else f"a number of {number.bit_length()} bits"
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, or lists in lists in lists
@@ -212,7 +214,7 @@ def _show(value: Any) -> str:
 
 def encode_header(layout: Sequence[tuple[str, Aval]], metadata: Mapping[str, str]) -> bytes:
     """Length and JSON of a file that holds `layout` in this order, padded so that data start at a multiple of 64."""
-    table: dict[str, Any] = {METADATA: dict(metadata)}
+    table: dict[str, object] = {METADATA: dict(metadata)}
     position = 0
     for name, aval in layout:
         end = position + aval.nbytes

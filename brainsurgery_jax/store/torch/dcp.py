@@ -115,13 +115,13 @@ def _kinds(paths: Iterable[Path]) -> dict[Path, str]:
     }
 
 
-class _Values(Mapping[Path, Any]):
+class _Values(Mapping[Path, object]):
     """Values that are no tensors, each read when it is asked for."""
 
     def __init__(self, stored: Mapping[Path, Stored], read: Read):
         self._stored, self._read = stored, read
 
-    def __getitem__(self, path: Path) -> Any:
+    def __getitem__(self, path: Path) -> object:
         return self._read(self._stored[path])[0]
 
     def __iter__(self) -> Iterator[Path]:

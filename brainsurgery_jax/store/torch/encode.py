@@ -44,7 +44,7 @@ def contents(arrays: Mapping[str, np.ndarray], options: WriteOptions) -> Any:
     return build(options.nest._replace(values=values), made)
 
 
-def _of_torch(value: Any) -> Any:
+def _of_torch(value: object) -> object:
     """A plain value with torch's own dtypes and devices in it."""
     import torch
 
@@ -60,7 +60,7 @@ def _of_torch(value: Any) -> Any:
     return value
 
 
-def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, object]:
     """The arrays as tensors on the same memory."""
     with warnings.catch_warnings():
         # It cannot be written to, and nobody does.
@@ -68,7 +68,7 @@ def tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {name: _tensor(array) for name, array in arrays.items()}
 
 
-def _tensor(array: np.ndarray) -> Any:
+def _tensor(array: np.ndarray) -> object:
     import torch
 
     if array.dtype.isbuiltin == 1:

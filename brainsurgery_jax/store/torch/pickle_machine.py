@@ -55,9 +55,9 @@ class Object:
 
     def __init__(self, kind: Any, given: Any = ()):
         self.kind, self.given = kind, given
-        self.state: Any = None
-        self.entries: dict[Any, Any] | None = None
-        self.items: list[Any] | None = None
+        self.state: object = None
+        self.entries: dict[object, object] | None = None
+        self.items: list[object] | None = None
 
     def __str__(self) -> str:
         return str(self.kind) if isinstance(self.kind, Name) else "object"
@@ -96,7 +96,7 @@ class Buffer:
         return data
 
 
-Call = Callable[["PickleMachine", tuple[Any, ...]], Any]
+Call = Callable[["PickleMachine", tuple[object, ...]], object]
 """What a known call gives, from its arguments; None where it is to stay an `Object`."""
 
 
@@ -111,9 +111,9 @@ class PickleMachine:
         self.data, self.at = b"", 0
         self.done = 0
         """Bytes before those in `data`."""
-        self.stack: list[Any] = []
+        self.stack: list[object] = []
         self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[int, object] = {}
         self.steps = self.objects = 0
         self.most_objects = min(MOST_OBJECTS, SMALL + source.nbytes)
 
@@ -136,7 +136,7 @@ class PickleMachine:
         if self.objects > self.most_objects:
             raise Excessive(f"it makes more than {self.most_objects:,} objects of {self.source.nbytes:,} bytes")
 
-    def key(self, value: Any) -> Any:
+    def key(self, value: object) -> object:
         """A value as the key of a dict. Hashing it takes constant time, and no file can make many keys collide."""
         if type(value) is str:
             self.charge(len(value) // _KEY_CHARGE)
@@ -151,15 +151,15 @@ class PickleMachine:
         self.charge(1 + len(text) // _TEXT_CHARGE)
         return Key(text)
 
-    def push(self, value: Any) -> None:
+    def push(self, value: object) -> None:
         self.stack.append(value)
 
-    def push_made(self, value: Any) -> None:
+    def push_made(self, value: object) -> None:
         """Push a container or an object."""
         self.charge()
         self.stack.append(value)
 
-    def since_mark(self) -> list[Any]:
+    def since_mark(self) -> list[object]:
         """What was pushed since the last mark, taken off."""
         mark = self.marks.pop()
         items = self.stack[mark:]

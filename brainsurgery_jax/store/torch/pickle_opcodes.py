@@ -6,7 +6,6 @@ import codecs
 import pickle
 from collections.abc import Callable, Mapping
 from struct import unpack
-from typing import Any
 
 from brainsurgery_jax.store.torch.pickle_machine import Damaged, Excessive, Name, Object, PickleMachine
 
@@ -16,7 +15,7 @@ MOST_STEPS = 20_000_000
 _NAME = 500  # characters; the longest name of a global
 
 
-def run(m: PickleMachine) -> Any:
+def run(m: PickleMachine) -> object:
     """The object that the next pickle describes. Raises Damaged or Excessive."""
     m.stack, m.marks, m.memo = [], [], {}
     try:
@@ -64,14 +63,14 @@ def _read_signed(raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=True)
 
 
-def _global(m: PickleMachine, module: Any, name: Any) -> None:
+def _global(m: PickleMachine, module: object, name: object) -> None:
     if type(module) is not str or type(name) is not str or len(module) + len(name) > _NAME:
         raise Damaged("a global has no name, or an absurd one")
     found = Name("builtins" if module == "__builtin__" else module, name)  # the latter is that of Python 2
     m.push(m.values.get(found, found))
 
 
-def _call(m: PickleMachine, function: Any, given: Any) -> None:
+def _call(m: PickleMachine, function: object, given: object) -> None:
     """The result of a call that is known, or an object that stands for it."""
     known = m.calls.get(function) if isinstance(function, Name) else None
     made = known(m, given) if known is not None and type(given) is tuple else None
@@ -120,7 +119,7 @@ def _appends(m: PickleMachine) -> None:
     _extend(m.stack[-1], items)
 
 
-def _extend(target: Any, items: list[Any]) -> None:
+def _extend(target: object, items: list[object]) -> None:
     if isinstance(target, Object):
         target.items = [] if target.items is None else target.items
         target.items += items
@@ -140,7 +139,7 @@ def _set_items(m: PickleMachine) -> None:
     _update(m, m.stack[-1], items)
 
 
-def _update(m: PickleMachine, target: Any, items: list[Any]) -> None:
+def _update(m: PickleMachine, target: object, items: list[object]) -> None:
     if isinstance(target, Object):
         target.entries = {} if target.entries is None else target.entries
         target = target.entries
@@ -151,7 +150,7 @@ def _update(m: PickleMachine, target: Any, items: list[Any]) -> None:
 
 
 def _dict(m: PickleMachine) -> None:
-    made: dict[Any, Any] = {}
+    made: dict[object, object] = {}
     _update(m, made, m.since_mark())
     m.push_made(made)
 
@@ -206,7 +205,7 @@ def _refuse(m: PickleMachine) -> None:
 
 _STOP = pickle.STOP[0]
 
-_OPCODES: Mapping[bytes, Callable[[PickleMachine], Any]] = {
+_OPCODES: Mapping[bytes, Callable[[PickleMachine], object]] = {
     pickle.PROTO: _protocol,
     pickle.FRAME: lambda m: m.take(8),
     pickle.MARK: lambda m: m.marks.append(len(m.stack)),

@@ -64,7 +64,7 @@ class Unpickler:
         """Bytes that were read so far."""
         return self._machine.position
 
-    def load(self) -> Any:
+    def load(self) -> object:
         """The next object, its tensors as `Tensor`s. Raises StoreError."""
         try:
             return run(self._machine)
@@ -74,19 +74,19 @@ class Unpickler:
         except Damaged as bad:
             raise StoreError(self._path, f"its pickle is damaged: {bad}", remedy="Download or save it again.") from bad
 
-    def _persistent(self, pid: Any) -> Any:
+    def _persistent(self, pid: object) -> object:
         storage = _storage(pid)
         if isinstance(storage, Storage):
             self.storages.append(storage)
         return storage
 
 
-def unpickle(data: bytes, path: str) -> Any:
+def unpickle(data: bytes, path: str) -> object:
     """The object that a pickle describes. Raises StoreError."""
     return Unpickler(Buffer(data), path).load()
 
 
-def _storage(pid: Any) -> Any:
+def _storage(pid: object) -> object:
     """A storage, by what stands in place of its bytes: its type, key, device, size, and what it is a view of. Anything
     else that is referred to so is an object."""
     if type(pid) is not tuple or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], DType):
@@ -98,17 +98,17 @@ def _storage(pid: Any) -> Any:
     return Storage(str(key)[:80], kind, numel, shift)
 
 
-def _are_counts(*numbers: Any) -> bool:
+def _are_counts(*numbers: object) -> bool:
     return all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
 
 
-def _tensor(m: PickleMachine, given: tuple[Any, ...]) -> Any:
+def _tensor(m: PickleMachine, given: tuple[object, ...]) -> object:
     """A strided tensor on a storage of its dtype: storage, start, shape, strides, and then whether it needs gradients,
     which hooks it has, flags."""
     return _build_tensor(m, given, getattr(given[0], "dtype", None), 6)
 
 
-def _tensor_of_dtype(m: PickleMachine, given: tuple[Any, ...]) -> Any:
+def _tensor_of_dtype(m: PickleMachine, given: tuple[object, ...]) -> object:
     """A strided tensor on a storage of bytes; the dtype stands before the flags."""
     return _build_tensor(m, given, given[6], 7)
 
@@ -128,7 +128,7 @@ def _build_tensor(m: PickleMachine, given: tuple[Any, ...], dtype: Any, flags: i
     return laid if isinstance(laid, Unread) else Tensor(storage, storage.shift + start, Aval(shape, dtype), laid)
 
 
-def _apply_flags(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
+def _apply_flags(laid: Laid, flags: object, dtype: DType) -> Laid | Unread:
     """How a tensor lies that torch has conjugated or negated by a flag alone."""
     known = {"conj": ("complex",), "neg": ("complex", "float")}
     if not flags:
@@ -138,12 +138,12 @@ def _apply_flags(laid: Laid, flags: Any, dtype: DType) -> Laid | Unread:
     return laid._replace(conjugated=bool(flags.get("conj")), negated=bool(flags.get("neg")))
 
 
-def _unwrap(m: PickleMachine, given: tuple[Any, ...]) -> Any:
+def _unwrap(m: PickleMachine, given: tuple[object, ...]) -> object:
     """The tensor that a parameter is, or what else is wrapped."""
     return given[0] if isinstance(given[0], Tensor | Unread) else None
 
 
-def _of_type(m: PickleMachine, given: tuple[Any, ...]) -> Any:
+def _of_type(m: PickleMachine, given: tuple[object, ...]) -> object:
     """A tensor of a class of its own: the function that rebuilds it, the class, the arguments, a state."""
     rebuild, kind, inner = given[:3]
     call = _TENSORS.get(rebuild) if isinstance(rebuild, Name) else None
@@ -153,7 +153,7 @@ def _of_type(m: PickleMachine, given: tuple[Any, ...]) -> Any:
     return Unread(why, _AS_PLAIN)
 
 
-def _on_device(m: PickleMachine, given: tuple[Any, ...]) -> Any:
+def _on_device(m: PickleMachine, given: tuple[object, ...]) -> object:
     """The tensor that is brought to a device, of a dtype that stands behind it."""
     tensor, dtype = given[:2]
     plain = isinstance(tensor, Tensor) and tensor.aval.dtype == dtype
@@ -180,7 +180,7 @@ def _unread(why: str) -> Call:
     return lambda m, given: Unread(why, _AS_PLAIN)
 
 
-def _size(m: PickleMachine, given: tuple[Any, ...]) -> Any:
+def _size(m: PickleMachine, given: tuple[object, ...]) -> object:
     return given[0] if type(given[0]) is tuple else None
 
 
@@ -192,7 +192,7 @@ _STORAGES = {
 _BY_NAME = {d.name: d for d in DTYPES}
 _UTILS = "torch._utils"
 
-_VALUES: Mapping[Name, Any] = {
+_VALUES: Mapping[Name, object] = {
     **{Name(m, f"{s}Storage"): _BY_NAME[d] for s, d in _STORAGES.items() for m in ("torch", "torch.cuda")},
     **{Name("torch", d.name): d for d in DTYPES if d.numpy is not None},
     Name("torch.storage", "UntypedStorage"): UINT8,

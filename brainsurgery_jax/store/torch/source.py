@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from brainsurgery_jax.errors import StoreError, few
+from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Header, Nesting, Note, TensorInfo, Unread
 from brainsurgery_jax.store.completeness import Chosen, choose, is_index
 from brainsurgery_jax.store.failures import os_failures
@@ -42,6 +42,7 @@ from brainsurgery_jax.store.safetensors.header import AGAIN
 from brainsurgery_jax.store.torch.pickle_machine import Name, Object
 from brainsurgery_jax.store.torch.pickles import Storage, Tensor, Unpickler, unpickle
 from brainsurgery_jax.store.torch.tree import Leaf, TorchTree, grow
+from brainsurgery_jax.wording import few
 
 WEIGHTS = "pytorch_model.bin"
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
@@ -138,7 +139,7 @@ def place_tensor(
 
 # --- The two kinds of file --------------------------------------------------------------------------------------------
 
-Found = tuple[Any, Callable[[Storage], tuple[int, int]]]
+Found = tuple[object, Callable[[Storage], tuple[int, int]]]
 """The object that was saved, and where the bytes of a storage lie: offset and number."""
 
 
@@ -200,7 +201,7 @@ def _read_old(window: Window, path: str) -> Found:
 
 
 def _places(
-    window: Window, at: int, keys: Any, storages: Mapping[str, Storage], path: str
+    window: Window, at: int, keys: object, storages: Mapping[str, Storage], path: str
 ) -> dict[str, tuple[int, int]]:
     """Offset and size of each storage: they come in the order of the keys, the number of elements before each."""
     places: dict[str, tuple[int, int]] = {}
@@ -224,7 +225,7 @@ def _big_endian(path: str) -> StoreError:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def _tree(root: Any, path: str) -> TorchTree:
+def _tree(root: object, path: str) -> TorchTree:
     """The entries of what was saved. A tensor alone is called like its file."""
     if isinstance(root, Tensor | Unread):
         return TorchTree([Leaf((Path(path).stem,), root)])
@@ -241,7 +242,7 @@ def _file(tree: TorchTree, path: str, place: Callable[[str, Tensor], PlacedTenso
     tensors: dict[str, PlacedTensor] = {}
     paths: dict[str, KeyPath] = {}
     unread: dict[str, Unread] = {}
-    values: dict[KeyPath, Any] = {}
+    values: dict[KeyPath, object] = {}
     for at, leaf in tree.leaves:
         name = name_of(at)
         if not isinstance(leaf, Tensor | Unread):
@@ -271,11 +272,11 @@ def _file(tree: TorchTree, path: str, place: Callable[[str, Tensor], PlacedTenso
     )
 
 
-def _objects(values: Mapping[KeyPath, Any]) -> list[Object]:
+def _objects(values: Mapping[KeyPath, object]) -> list[Object]:
     return [value for value in values.values() if isinstance(value, Object) and isinstance(value.kind, Name)]
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
     return str(value) if isinstance(value, Object) else "name" if isinstance(value, Name) else type(value).__name__
 
 

@@ -36,7 +36,7 @@ class Leaf(NamedTuple):
     """An entry of a tree, with its key path."""
 
     path: Path
-    value: Any
+    value: object
 
 
 @dataclass(slots=True)
@@ -64,11 +64,11 @@ def entries_of(node: Any) -> Iterable[tuple[Any, Any]] | None:
     return None
 
 
-def _is_no_atom(value: Any) -> bool:
+def _is_no_atom(value: object) -> bool:
     return type(value) in (list, tuple, dict, Object, Tensor, Unread)
 
 
-def grow(root: Any, path: str) -> TorchTree:
+def grow(root: object, path: str) -> TorchTree:
     """The tree of a root, which is a container. Raises StoreError for one that is too deep or too large."""
     return _Gardener(path, _survey(root)).grow(root)
 
@@ -83,7 +83,7 @@ class _Gardener:
         self._entered: set[int] = set()
         self._tree, self._seen, self._named = TorchTree(), 0, 0
 
-    def grow(self, root: Any) -> TorchTree:
+    def grow(self, root: object) -> TorchTree:
         self._enter((), 0, root, entries_of(root) or ())
         return self._tree
 
@@ -94,7 +94,7 @@ class _Gardener:
             at = key if _is_plain(key) else Spelled(key)
             self._walk((*path, at), length + len(str(at)) + 1, value)
 
-    def _walk(self, path: Path, length: int, node: Any) -> None:
+    def _walk(self, path: Path, length: int, node: object) -> None:
         self._seen += 1
         self._named += length
         if self._seen > self._most or self._named > MOST_LETTERS:
@@ -121,13 +121,13 @@ def _is_plain(key: Any) -> bool:
     return type(key) in (str, int, ListIndex)
 
 
-def _size(node: Any) -> int:
+def _size(node: object) -> int:
     """How many entries a container has, at least."""
     entries = node.entries or node.items if isinstance(node, Object) else node
     return len(entries) if isinstance(entries, list | tuple | dict) else 0
 
 
-def _kind(node: Any) -> str:
+def _kind(node: object) -> str:
     if isinstance(node, Object):
         return "OrderedDict" if node.kind == ORDERED_DICT else "dict" if node.entries is not None else "list"
     return type(node).__name__
@@ -142,7 +142,7 @@ class _Survey(NamedTuple):
     size: int
 
 
-def _survey(root: Any) -> _Survey:
+def _survey(root: object) -> _Survey:
     """What a root holds. Linear in what there is, whatever shares or holds itself."""
     holders: set[int] = set()
     hiding: set[int] = set()
@@ -157,9 +157,9 @@ def _survey(root: Any) -> _Survey:
     return _Survey(holders, hiding, size)
 
 
-def _from_below(root: Any) -> list[Any]:
+def _from_below(root: object) -> list[object]:
     """Every container and object below a root, each once, after those inside of it."""
-    found: list[Any] = []
+    found: list[object] = []
     seen = {id(root)}
     stack = [(root, iter(_inner(root)))]
     while stack:
@@ -175,7 +175,7 @@ def _from_below(root: Any) -> list[Any]:
     return found
 
 
-def _inner(node: Any) -> list[tuple[Any, bool]]:
+def _inner(node: object) -> list[tuple[object, bool]]:
     """What a container or an object holds, and whether it is inside of an object, where no entry leads."""
     entries = [(value, False) for _, value in entries_of(node) or ()]
     if not isinstance(node, Object):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from brainsurgery_jax.errors import StoreError, few
+from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.key_paths import name_of
@@ -16,6 +16,7 @@ from brainsurgery_jax.store.orbax.folder import OrbaxTree
 from brainsurgery_jax.store.orbax.source import OrbaxSource
 from brainsurgery_jax.store.orbax.zarr import METADATA
 from brainsurgery_jax.store.zarr_leaves.unfinished import refuse_unfinished
+from brainsurgery_jax.wording import few
 
 _USUAL = ("state", "items", "params", "default", "train_state")
 """Folders in which trainers keep the tree beside others, such as `metadata`."""

@@ -6,8 +6,9 @@ import os
 import re
 
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.store.orbax.folder import UNDONE
 
-_UNFINISHED = re.compile(r"\.tmp[-_].+|\.orbax-checkpoint-tmp|^tmp_?checkpoint|\.tmp$")
+_UNFINISHED = re.compile("|".join([r"\.tmp[-_].+", r"^tmp_?checkpoint", r"\.tmp$", *map(re.escape, UNDONE)]))
 _REMEDY = "Name an earlier step; or, if the save did end, rename the folder to what comes before `.tmp`."
 
 

@@ -16,15 +16,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--base", required=True)
     parser.add_argument("--adapter", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--alpha", type=float, default=8)
     args = parser.parse_args(argv)
 
     source, target = Path(args.base), Path(args.out)
     base = load_file(source / "model.safetensors")
     adapter = load_file(Path(args.adapter) / "adapter_model.safetensors")
     config = json.loads((Path(args.adapter) / "adapter_config.json").read_text())
-    if config.get("lora_alpha") != args.alpha:
-        raise SystemExit(f"lora_alpha is {config.get('lora_alpha')}")
     for key in ("alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out"):
         if config.get(key):
             raise SystemExit(f"{key} is {config[key]}")
@@ -38,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         b = adapter[f"{stem}.lora_B.weight"]
         weight = f"{stem.removeprefix('base_model.model.')}.weight"
         old = base[weight]
-        base[weight] = (old.float() + args.alpha / len(a) * b.float() @ a.float()).to(old.dtype)
+        base[weight] = (old.float() + config["lora_alpha"] / len(a) * b.float() @ a.float()).to(old.dtype)
         used |= {name, f"{stem}.lora_B.weight"}
     if left := sorted(adapter.keys() - used):
         raise SystemExit(f"{left[0]} is not used")

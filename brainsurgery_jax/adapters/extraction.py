@@ -1,0 +1,328 @@
+"""A step `lora_extract` at work: what a fine-tuned model differs by from its base, as an adapter that PEFT loads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+from brainsurgery_jax.adapters.architecture import Architecture
+from brainsurgery_jax.adapters.kernels import differing, share_budget, spectrum
+from brainsurgery_jax.dtypes import FLOAT32, DType
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.adapters import HEAD, patterns_of, words_of
+from brainsurgery_jax.merging.tensors import common_work, in_dtype
+from brainsurgery_jax.numerics.math import fold_seed
+from brainsurgery_jax.ops.elementwise import subtract
+from brainsurgery_jax.ops.lowrank import MethodKeys, energy_rank, factors, numbers_of
+from brainsurgery_jax.ops.sets import entry
+from brainsurgery_jax.ops.shape import transpose
+from brainsurgery_jax.protocol import AddAlias, Bind, Edit, SetConfig, TensorExpr, View
+from brainsurgery_jax.select import Ref
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+class Extent(NamedTuple):
+    """How large factors are: a rank, or a share of the energy of each matrix, or parameters of all together."""
+
+    rank: int | None = None
+    energy: float | None = None
+    budget: int | None = None
+
+    def __str__(self) -> str:
+        return next(f"{key} {value:,}" for key, value in self._asdict().items() if value is not None)
+
+
+class ModelPair(NamedTuple):
+    """A tensor in both models; in the base it may be missing."""
+
+    name: str
+    base: TensorExpr | None
+    tuned: TensorExpr
+
+    @property
+    def module(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def parameter(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether shapes agree."""
+        return self.base is not None and self.base.aval.shape == self.tuned.aval.shape
+
+
+class WeightChange(NamedTuple):
+    """What is factorized: the change of a weight as PEFT multiplies factors [out, in], for a table [width, words]."""
+
+    pair: ModelPair
+    delta: TensorExpr
+
+    @property
+    def full(self) -> int:
+        """The largest rank that there can be."""
+        return min(self.delta.aval.shape)
+
+    @property
+    def cost(self) -> int:
+        """The parameters that a rank takes."""
+        return sum(self.delta.aval.shape)
+
+
+@dataclass
+class AdapterParts:
+    """What belongs into an adapter: tensors by name, and modules by kind."""
+
+    tensors: dict[str, TensorExpr] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    whole: list[str] = field(default_factory=list)
+    biased: bool = False
+
+
+@dataclass(frozen=True)
+class ExtractStep:
+    """What a step says."""
+
+    view: View
+    base: str
+    tuned: str
+    to: str
+    extent: Extent
+    how: MethodKeys
+    of: Ref | None = None
+    dtype: DType = FLOAT32
+
+    def edits(self) -> Iterator[Edit]:
+        """What the step does. Raises Refusal."""
+        changed = [pair for pair in self._pairs() if self._differs(pair)]
+        changes = {pair.name: self._change(pair) for pair in changed if self._is_factorable(pair)}
+        ranks = self._ranks(changes)
+        found = self._collect(changed, changes, ranks)
+        if not found.ranks:
+            raise self._nothing(changes)
+        if self.to not in self.view.aliases():
+            yield AddAlias(self.to)
+        for name, expr in found.tensors.items():
+            yield Bind(self.to, name, expr)
+        yield SetConfig(self.to, self._config(found), ADAPTER_CONFIG)
+
+    # --- the two models
+
+    @cached_property
+    def model(self) -> Architecture:
+        """The base, by what its config says and the shapes that it has."""
+        known = self.view.config(self.base, "base")
+        config = known[1] if known is not None and isinstance(known[1], Mapping) else {}
+        shapes = {name: self.view.fetch(self.base, name, "base").aval.shape for name in self.view.names(self.base)}
+        return Architecture(config, shapes)
+
+    @cached_property
+    def is_tied(self) -> bool:
+        """Whether the head of the base is its table of tokens."""
+        return any(head is not None and f"{head}.weight" not in self.model.shapes for _, head in self._tables)
+
+    @cached_property
+    def _tables(self) -> list[tuple[str, str | None]]:
+        """The tables of tokens, and the heads that may share them."""
+        modules = (name.removesuffix(".weight") for name in self.model.shapes if name.endswith(".weight"))
+        return [(module, self.model.head_of(module)) for module in modules if self.model.is_table(module)]
+
+    def _pairs(self) -> list[ModelPair]:
+        """The tensors of both models by name, in the order of the base. A head that is not stored is the table."""
+        names = set(self.view.names(self.base) if self.of is None else self.view.match(self.of, "of"))
+        ours, theirs = self._tensors(self.base), self._tensors(self.tuned)
+        for table, head in self._tables:
+            shared, own = f"{table}.weight", f"{head}.weight"
+            if head is not None and own not in ours and shared in names:
+                names.add(own)
+                ours[own], theirs[own] = ours[shared], theirs.get(own, theirs.get(shared, ours[shared]))
+            elif head is not None and shared in theirs:
+                theirs.setdefault(own, theirs[shared])
+        if self.of is None:
+            names |= theirs.keys()
+        order = {name: at for at, name in enumerate((*ours, *theirs))}
+        return [self._pair(name, ours.get(name), theirs.get(name)) for name in sorted(names, key=order.__getitem__)]
+
+    def _tensors(self, alias: str) -> dict[str, TensorExpr]:
+        return {name: self.view.fetch(alias, name, "base") for name in self.view.names(alias)}
+
+    def _pair(self, name: str, base: TensorExpr | None, tuned: TensorExpr | None) -> ModelPair:
+        """A tensor of both models. Raises Refusal where PEFT cannot make the one of the other."""
+        if base is None or tuned is None:
+            there, gone = (self.base, self.tuned) if tuned is None else (self.tuned, self.base)
+            hint = "Name the tensors that are meant: `of: PATTERN`. An adapter changes tensors that are there."
+            raise Refusal("unmatched", f"'{name}' is in '{there}' and not in '{gone}'", key="tuned", hint=hint)
+        pair = ModelPair(name, base, tuned)
+        resized = len(base.aval.shape) == 2 and base.aval.shape[1:] == tuned.aval.shape[1:]
+        if not pair.is_alike and not (resized and self._is_vocabulary(pair.module)):
+            hint = "Only vocabularies may differ in size. Name the tensors that are meant: `of: PATTERN`."
+            message = f"'{name}' is {base.aval} in '{self.base}' and {tuned.aval} in '{self.tuned}'"
+            raise Refusal("shapes-differ", message, key="tuned", hint=hint)
+        return pair
+
+    def _is_vocabulary(self, module: str) -> bool:
+        return any(module in (table, head) for table, head in self._tables)
+
+    # --- what differs
+
+    def _differs(self, pair: ModelPair) -> bool:
+        """Whether a tensor of the tuned model is another one. Only data can tell."""
+        if pair.base is None or not pair.is_alike:
+            return True
+        if pair.base is pair.tuned or not pair.base.aval.size:
+            return False
+        x, y = self._in_one_dtype(pair.base, pair.tuned)
+        return bool(self.view.number(self.view.apply(differing, x, y), 1))
+
+    def _in_one_dtype(self, *xs: TensorExpr) -> list[TensorExpr]:
+        if len({x.aval.dtype for x in xs}) == 1:
+            return list(xs)
+        work = common_work([x.aval.dtype for x in xs])
+        return [self.view.apply(in_dtype, x, dtype=work) for x in xs]
+
+    def _is_factorable(self, pair: ModelPair) -> bool:
+        """Whether PEFT adds a product of factors to a tensor. Not to a table that is the head as well: merging would
+        add twice."""
+        shared = self.is_tied and self._is_vocabulary(pair.module)
+        two = pair.parameter == "weight" and len(pair.tuned.aval.shape) == 2 and pair.tuned.aval.dtype.is_float
+        return two and pair.is_alike and not shared and self.model.is_factorable(pair.module)
+
+    def _change(self, pair: ModelPair) -> WeightChange:
+        assert pair.base is not None
+        work = common_work([pair.base.aval.dtype, pair.tuned.aval.dtype])
+        tuned, base = (self.view.apply(in_dtype, x, dtype=work) for x in (pair.tuned, pair.base))
+        delta = self.view.apply(subtract, tuned, base)
+        if self.model.is_table(pair.module) or self.model.is_transposed(pair.module):
+            delta = self.view.apply(transpose, delta, axes=(0, 1))
+        return WeightChange(pair, delta)
+
+    # --- ranks
+
+    def _ranks(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
+        """The rank of each change: 0 where it is left out, all of it where factors take more than the tensor."""
+        extent = self.extent
+        if extent.rank is not None:
+            return {name: min(extent.rank, change.full) for name, change in changes.items()}
+        if self.view.provisional:  # which tensors differ is not known yet
+            return {name: change.full for name, change in changes.items()}
+        if extent.energy is not None:
+            wanted = {name: self.view.apply(energy_rank, c.delta, energy=extent.energy) for name, c in changes.items()}
+            return {name: self.view.number(rank, changes[name].full) for name, rank in wanted.items()}
+        return self._share(changes)
+
+    def _share(self, changes: Mapping[str, WeightChange]) -> dict[str, int]:
+        """Ranks that share a budget of parameters."""
+        if not changes:
+            return {}
+        budget = self.extent.budget
+        costs = tuple(change.cost for change in changes.values())
+        spectra = [self.view.apply(spectrum, change.delta) for change in changes.values()]
+        ranks = self.view.apply(share_budget, *spectra, costs=costs, budget=budget)
+        found = {
+            name: self.view.number(self.view.apply(entry, ranks, axis=0, at=at), change.full)
+            for at, (name, change) in enumerate(changes.items())
+        }
+        if not any(found.values()):
+            hint = f"The smallest matrix takes {min(costs):,} parameters at rank 1: give at least as many."
+            raise Refusal("adapter-extract", f"no matrix fits into {budget:,} parameters", key="budget", hint=hint)
+        return found
+
+    def _is_low(self, change: WeightChange, rank: int) -> bool:
+        """Whether factors of this rank take fewer parameters than the tensor. A rank that the plan names is kept, and
+        so is one that is not known yet."""
+        return self.extent.rank is not None or self.view.provisional or rank * change.cost < change.delta.aval.size
+
+    # --- what the adapter holds
+
+    def _collect(
+        self, changed: Sequence[ModelPair], changes: Mapping[str, WeightChange], ranks: Mapping[str, int]
+    ) -> AdapterParts:  # fmt: skip
+        found, left_out = AdapterParts(), {name for name, rank in ranks.items() if not rank}
+        low = {n: c for n, c in changes.items() if ranks[n] and self._is_low(c, ranks[n])}
+        whole = {
+            pair.module: pair.name for pair in reversed(changed)
+            if pair.name not in low and pair.name not in left_out and pair.parameter != "bias"
+        }  # fmt: skip
+        for name, change in low.items():
+            if change.pair.module not in whole:
+                self._factorize(found, change, ranks[name])
+        for module, name in reversed(whole.items()):
+            self._save_whole(found, module, name)
+        for pair in changed:
+            if pair.parameter == "bias" and pair.module not in whole:
+                adapted = ".base_layer" if self.model.module_of(pair.module) in found.ranks else ""
+                found.tensors[f"{HEAD}{self.model.module_of(pair.module)}{adapted}.bias"] = pair.tuned
+                found.biased = True
+        return found
+
+    def _factorize(self, found: AdapterParts, change: WeightChange, rank: int) -> None:
+        module = self.model.module_of(change.pair.module)
+        numbers = numbers_of(self.how, fold_seed(self.view.seed, change.pair.name))
+        b, a = self.view.apply_all(factors, change.delta, rank=rank, **numbers)
+        ends = ("lora_A.weight", "lora_B.weight")
+        if self.model.is_table(change.pair.module):
+            ends = ("lora_embedding_A", "lora_embedding_B")
+        for end, x in zip(ends, (a, b), strict=True):
+            found.tensors[f"{HEAD}{module}.{end}"] = self.view.apply(in_dtype, x, dtype=self.dtype)
+        found.ranks[module] = rank
+
+    def _save_whole(self, found: AdapterParts, module: str, changed: str) -> None:
+        """All tensors of a module, as the tuned model has them: PEFT loads such modules as a whole."""
+        if self.model.shares_otherwise(module):
+            hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
+            message = f"'{module}' differs, and other modules share it: PEFT would change it alone"
+            raise Refusal("adapter-extract", message, key="tuned", hint=hint)
+        theirs = self._tensors(self.tuned)
+        names = [name for name in theirs if name.startswith(f"{module}.")]
+        if not module or any("." in name[len(module) + 1 :] for name in names):
+            hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
+            message = f"'{changed}' differs, and is the parameter of no module that PEFT could save as a whole"
+            raise Refusal("adapter-extract", message, key="tuned", hint=hint)
+        own = self.model.module_of(module)
+        for table, head in self._tables:
+            if module == head and not names:
+                found.tensors[f"{HEAD}{own}.weight"] = theirs[f"{table}.weight"]
+        for name in names:
+            found.tensors[f"{HEAD}{own}{name[len(module) :]}"] = theirs[name]
+        found.whole.append(own)
+
+    def _nothing(self, changes: Mapping[str, WeightChange]) -> Refusal:
+        """That there is nothing to factorize. `changes`: of matrices."""
+        if changes:
+            message = f"of every matrix that differs, factors with {self.extent} take more than the matrix itself"
+            hint = "Ask for less, or name a rank: `rank: 16`."
+            return Refusal("adapter-extract", message, key="energy", hint=hint)
+        hint = "An adapter of LoRA needs one. Is `tuned` the model that is meant? If it is, use the models as they are."
+        message = f"no matrix of '{self.tuned}' differs from that of '{self.base}'"
+        return Refusal("adapter-extract", message, key="tuned", hint=hint)
+
+    # --- its config
+
+    def _config(self, found: AdapterParts) -> dict[str, object]:
+        """The adapter_config.json: a scale of 1 for every module."""
+        modules = {self.model.module_of(name.rpartition(".")[0]) for name in self.model.shapes}
+        usual = max(Counter(found.ranks.values()).items(), key=lambda item: (item[1], item[0]))[0]
+        pattern = patterns_of({module: rank for module, rank in found.ranks.items() if rank != usual}, found.ranks)
+        transposed = any(self.model.is_transposed(module) for module in found.ranks)
+        return {
+            "peft_type": "LORA",
+            "task_type": self.model.task,
+            "base_model_name_or_path": self.model.config.get("_name_or_path") or self.view.origin(self.base),
+            "r": usual,
+            "lora_alpha": usual,
+            "rank_pattern": pattern,
+            "alpha_pattern": pattern,
+            "target_modules": words_of(list(found.ranks), modules, anywhere=False),
+            "modules_to_save": words_of(found.whole, modules, anywhere=True),
+            "fan_in_fan_out": transposed,
+            "bias": "all" if found.biased else "none",
+            "lora_dropout": 0.0,
+            "use_rslora": False,
+            "use_dora": False,
+            "inference_mode": True,
+        }

@@ -1,0 +1,373 @@
+"""A step `lora_merge` at work: adapters become part of a model, as steps `compute`, one for each tensor that changes.
+
+Each adapter changes a tensor `w` by its weight times what it makes of `w` alone, less `w`; with one adapter of weight 1
+the result is what PEFT merges. LoRA: `w + s B A`, with `s = alpha / r`, or `alpha / sqrt(r)` (rank-stabilized). DoRA:
+`m (w + s B A) / |w + s B A|`, the length taken over the inputs.
+
+References: Hu et al., LoRA, 2021, https://arxiv.org/abs/2106.09685; Kalajdzievski, rsLoRA, 2023,
+https://arxiv.org/abs/2312.03732; Liu et al., DoRA, 2024, https://arxiv.org/abs/2402.09353.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod, sqrt
+from typing import NamedTuple
+
+from brainsurgery_jax.adapters.architecture import Architecture
+from brainsurgery_jax.adapters.reading import AdaptedModule, ModuleFinder, read_modules
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.adapters import HEAD, value_for
+from brainsurgery_jax.protocol import AddAlias, Bind, Edit, Expand, Substep, View
+from brainsurgery_jax.select import Ref
+
+ADAPTER_CONFIG = "adapter_config.json"
+_KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Ways to start factors after which an adapter belongs to its base as it is."""
+
+_OTHERS = ("use_qalora", "use_bdlora", "layer_replication", "alora_invocation_tokens", "target_parameters")
+"""Settings under which an adapter is no product that is added to the weights of modules."""
+
+Numbers = Mapping[str, float]
+
+
+class AdapterToMerge(NamedTuple):
+    """An adapter: its config, its modules by name, and its weight in the result."""
+
+    alias: str
+    weight: float
+    config: Mapping[str, object]
+    modules: Mapping[str, AdaptedModule]
+
+    def pattern(self, key: str) -> Mapping[str, float]:
+        """A rank_pattern or alpha_pattern."""
+        found = self.config.get(key)
+        return found if isinstance(found, Mapping) else {}
+
+
+class Term(NamedTuple):
+    """What an adapter does to a tensor: an expression of its `change`, or the whole new `value`; and the operands, by
+    the names that these have in the expression."""
+
+    operands: Mapping[str, Ref]
+    change: str = ""
+    value: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class FoldStep:
+    """What a step says."""
+
+    view: View
+    base: str
+    adapters: Numbers
+    to: str
+    config: Mapping[str, object] | None = None
+
+    def edits(self) -> Iterator[Edit]:
+        """What the step does. Raises Refusal."""
+        steps = [*self._untie(), *self._computations(), *self._reconfigure()]
+        if self.to != self.base:
+            if self.to in self.view.aliases():
+                raise Refusal("alias-exists", f"there is an alias '{self.to}' already", key="to",
+                              hint="Give another name, or leave `to` out to change the base itself.")  # fmt: skip
+            yield AddAlias(self.to)
+            for name in self.view.names(self.base):
+                yield Bind(self.to, name, self.view.fetch(self.base, name, "base"), "new", (self.base, name))
+        yield Expand(tuple(steps))
+
+    # --- what is read
+
+    @cached_property
+    def model(self) -> Architecture:
+        """The base."""
+        known = self.view.config(self.base, "base")
+        config = known[1] if known is not None and isinstance(known[1], Mapping) else {}
+        shapes = {name: self._shape(self.base, name) for name in self.view.names(self.base)}
+        return Architecture(config, shapes)
+
+    @cached_property
+    def finder(self) -> ModuleFinder:
+        return ModuleFinder(self.base, self.model.shapes)
+
+    def _shape(self, alias: str, name: str) -> tuple[int, ...]:
+        return self.view.fetch(alias, name, "base" if alias == self.base else "adapters").aval.shape
+
+    @cached_property
+    def loaded(self) -> list[AdapterToMerge]:
+        """The adapters, in their order."""
+        return [self._load(alias, weight) for alias, weight in self.adapters.items()]
+
+    def _load(self, alias: str, weight: float) -> AdapterToMerge:
+        names = self.view.names(alias)
+        known = self.view.config(alias, "adapters")
+        own = known[1] if known is not None and known[0] == ADAPTER_CONFIG else None
+        config = dict(own) if isinstance(own, Mapping) else {}
+        config |= self.config or {}
+        self._check_kind(alias, config)
+        adapter = AdapterToMerge(alias, weight, config, read_modules(alias, names))
+        scaled = any("alpha" in own.parts for own in adapter.modules.values())
+        if not config and not scaled and any(name.startswith(HEAD) for name in names):
+            hint = "Open the folder that holds it, or write what it says: `config: {lora_alpha: 16}`."
+            message = f"'{alias}' came without an {ADAPTER_CONFIG}, so by how much its product counts is not known"
+            raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+        return adapter
+
+    def _check_kind(self, alias: str, config: Mapping[str, object]) -> None:
+        """Refuse adapters of which it is not known what they do to a base."""
+        told = f"in {ADAPTER_CONFIG} of '{alias}'"
+        kind, start = config.get("peft_type", "LORA"), config.get("init_lora_weights")
+        odd = next((key for key in _OTHERS if config.get(key)), None)
+        if kind != "LORA" or odd is not None:
+            found = f"'peft_type' {told} is {kind}" if odd is None else f"'{odd}' {told} is set"
+            raise Refusal("adapter-merge", f"{found}: that is no LoRA which can be added to a base", key="adapters",
+                          hint="Merge it by `peft`, and start from its result.")  # fmt: skip
+        if not any(start is known or start == known for known in _KEEPS_BASE):
+            message = f"'init_lora_weights' {told} is {start!r}: it changed the base before training"
+            hint = "Convert it by `peft` (`path_initial_model_for_weight_conversion`), or merge it by `peft`."
+            raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+
+    # --- which tensors change
+
+    def _computations(self) -> Iterator[Substep]:
+        """The steps that make the tensors of the result which differ from those of the base."""
+        terms: dict[str, list[Term]] = {}
+        for number, adapter in enumerate(self.loaded):
+            for module, own in adapter.modules.items():
+                found, known = self._find(adapter, module, own)
+                for name, term in self._terms(adapter, f"{module}", own, known, number):
+                    terms.setdefault(f"{found}.{name}", []).append(term)
+        for name, found in terms.items():
+            yield self._compute(name, found)
+        for adapter in self.loaded:
+            for module, own in adapter.modules.items():
+                if "tokens" in own.parts:
+                    yield from self._place_tokens(adapter, self._find(adapter, module, own)[0], own.parts["tokens"])
+
+    def _find(self, adapter: AdapterToMerge, module: str, own: AdaptedModule) -> tuple[str, str]:
+        """The module of the result that a module of an adapter is, and the one of the base whose weight it has."""
+        if (found := self.finder.find(module)) is not None:
+            return found, found
+        if (table := self.shared.get(module)) is not None:
+            return module, table
+        listed = adapter.config.get("modules_to_save")
+        saved = isinstance(listed, list) and any(module.endswith(str(word)) for word in listed)
+        if own.whole and not own.parts and saved:
+            return self._name_as_base(module), ""
+        name = next(iter((*own.parts.values(), *own.whole.values())))
+        hint = "Is it the base that the adapter was trained on? `brainsurgery-jax inspect` lists its names."
+        message = f"'{self.base}' has no module '{module}', which '{adapter.alias}' changes ('{name}')"
+        raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+
+    def _name_as_base(self, module: str) -> str:
+        """What a module that the base lacks is called in it."""
+        return module.removeprefix(self.model.prefix)
+
+    @cached_property
+    def shared(self) -> dict[str, str]:
+        """The heads that the base does not store, since they are its table of tokens, with that table."""
+        heads = ((self.model.head_of(module), module) for module in self.finder.modules)
+        return {head: table for head, table in heads if head is not None and head not in self.finder.modules}
+
+    def _terms(
+        self, adapter: AdapterToMerge, module: str, own: AdaptedModule, known: str, number: int
+    ) -> Iterator[tuple[str, Term]]:  # fmt: skip
+        """What an adapter does to the tensors of a module, by their last names."""
+        weight = adapter.weight
+        operand = lambda kind, name: {f"{kind}{number}": Ref(adapter.alias, name)}  # noqa: E731
+        if own.factors is not None:
+            yield "weight", self._product(adapter, module, own, known, number)
+        for parameter, name in own.whole.items():
+            yield parameter, Term(operand("t", name), value=f"t{number}", weight=weight)
+        if (name := own.parts.get("bias")) is not None:
+            yield "bias", Term(operand("t", name), value=f"t{number}", weight=weight)
+        if (name := own.parts.get("factor_bias")) is not None:
+            if f"{known}.bias" not in self.model.shapes:
+                hint = "PEFT cannot merge it either. `delete` the bias, if it may be left out."
+                message = f"'{name}' of '{adapter.alias}' adds a bias, and '{known}' of '{self.base}' has none"
+                raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+            scale, more = self._scale(adapter, module, own, number)
+            yield "bias", Term({**operand("f", name), **more}, change=f"{scale} * f{number}", weight=weight)
+
+    def _scale(
+        self, adapter: AdapterToMerge, module: str, own: AdaptedModule, number: int
+    ) -> tuple[str, dict[str, Ref]]:  # fmt: skip
+        """The factor of a product as an expression, with its operands."""
+        assert own.factors is not None
+        rank = self._shape(adapter.alias, own.factors[0])[0]
+        if (name := own.parts.get("alpha")) is not None:
+            return f"reshape(s{number}, (1,)) / {rank}", {f"s{number}": Ref(adapter.alias, name)}
+        usual = adapter.config.get("lora_alpha", 8 if adapter.config else rank)
+        assert isinstance(usual, int | float)
+        alpha = value_for(module, adapter.pattern("alpha_pattern"), usual)
+        return repr(alpha / (sqrt(rank) if adapter.config.get("use_rslora") else rank)), {}
+
+    def _product(
+        self, adapter: AdapterToMerge, module: str, own: AdaptedModule, known: str, number: int
+    ) -> Term:  # fmt: skip
+        """What factors do to a weight."""
+        assert own.factors is not None
+        a, b = (f"{x}{number}" for x in "ab")
+        operands = dict(zip((a, b), (Ref(adapter.alias, name) for name in own.factors), strict=True))
+        scale, more = self._scale(adapter, module, own, number)
+        shape = self._weight_shape(adapter, own, known)
+        turned = own.is_table or (len(shape) == 2 and self.model.is_transposed(known))
+        self._check_shapes(adapter, own, shape, turned=turned)
+        rank, flat = self._shape(adapter.alias, own.factors[0])[0], len(shape) == 2
+        if any(len(self._shape(adapter.alias, name)) != 2 for name in own.factors):
+            a, b = f"reshape({a}, ({rank}, -1))", f"reshape({b}, (-1, {rank}))"
+        change = f"{scale} * ({b} @ {a})" + (".T" if turned else "")
+        change = change if flat else f"reshape({change}, {shape})"
+        operands |= more
+        if (name := own.parts.get("magnitude")) is None:
+            return Term(operands, change=change, weight=adapter.weight)
+        operands[f"m{number}"] = Ref(adapter.alias, name)
+        axis, sizes = (0, "(1, -1)") if turned else (1, "(-1, 1)")
+        rows = f"(w + {change})" if flat else f"reshape(w + {change}, ({shape[0]}, -1))"
+        value = f"reshape(m{number}, {sizes}) * {rows} / norm({rows}, axis={axis}, keepdims=True)"
+        return Term(operands, value=value if flat else f"reshape({value}, {shape})", weight=adapter.weight)
+
+    def _weight_shape(self, adapter: AdapterToMerge, own: AdaptedModule, known: str) -> tuple[int, ...]:
+        """The shape of the weight that factors are added to."""
+        if (name := own.parts.get("weight")) is not None:
+            return self._shape(adapter.alias, name)
+        if f"{known}.weight" not in self.model.shapes:
+            message = f"'{self.base}' has no '{known}.weight', to which '{adapter.alias}' adds a product"
+            raise Refusal("tensor-missing", message, key="base")
+        return self.model.shapes[f"{known}.weight"]
+
+    def _check_shapes(
+        self, adapter: AdapterToMerge, own: AdaptedModule, shape: Sequence[int], *, turned: bool
+    ) -> None:  # fmt: skip
+        """Refuse factors whose product has not the shape of the weight."""
+        assert own.factors is not None
+        (rank, *inputs), (outputs, *ranks) = (self._shape(adapter.alias, name) for name in own.factors)
+        made = (outputs, prod(inputs)) if not turned else (prod(inputs), outputs)
+        wanted = (shape[0], prod(shape[1:]))
+        if made != wanted or prod(ranks) != rank:
+            shown = " and ".join(f"'{n}' {self.view.fetch(adapter.alias, n, 'adapters').aval}" for n in own.factors)
+            hint = "Is it the base that the adapter was trained on? Grouped convolutions cannot be merged."
+            message = f"{shown} of '{adapter.alias}' make no weight of shape {list(shape)}"
+            raise Refusal("shapes-differ", message, key="adapters", hint=hint)
+
+    # --- steps
+
+    def _compute(self, name: str, terms: Sequence[Term]) -> Substep:
+        """The step that makes a tensor. The base's own is `w`; what PEFT saved in its place counts as such."""
+        start = self._start(name)
+        weights = {f"w{at}": w for at, w in enumerate(self._replaced(name))}
+        operands = {key: ref for term in terms for key, ref in term.operands.items()}
+        if weights:
+            start = weights["w0"]
+        if len(terms) == 1 and terms[0].weight == 1 and terms[0].value:
+            expr = terms[0].value
+        elif start is None or any(self._is_resized(term, name) for term in terms):
+            names = ", ".join(f"'{ref.alias}'" for ref in operands.values())
+            hint = "A tensor of another shape than the base's takes one adapter, of weight 1."
+            raise Refusal("adapter-merge", f"'{name}' of {names} cannot be weighed: the base has no such tensor",
+                          key="adapters", hint=hint)  # fmt: skip
+        else:
+            expr = "w" + "".join(_add(term) for term in terms)
+        used = {"w": start} if start is not None and re.search(r"\bw\b", expr) else {}
+        first, *rest = (used | operands).items()
+        escaped = (first[0], Ref(first[1].alias, re.escape(str(first[1].name))))
+        return Substep("compute", {"from": dict((escaped, *rest)), "expr": expr, "to": Ref(self.to, name)})
+
+    def _start(self, name: str) -> Ref | None:
+        """The tensor that a result is made of. A head that is a table in the base was copied from it."""
+        there = name in self.model.shapes or name.removesuffix(".weight") in self.shared
+        return Ref(self.to, name) if there else None
+
+    def _start_shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape that the base has for a tensor."""
+        table = self.shared.get(name.removesuffix(".weight"))
+        return self.model.shapes.get(name if table is None else f"{table}.weight")
+
+    def _replaced(self, name: str) -> list[Ref]:
+        """What adapters have in place of a weight of the base: PEFT saves a table whose vocabulary it found resized."""
+        found = []
+        for adapter in self.loaded:
+            for module, own in adapter.modules.items():
+                if "weight" in own.parts and f"{self._find(adapter, module, own)[0]}.weight" == name:
+                    found.append(Ref(adapter.alias, own.parts["weight"]))
+        return found
+
+    def _is_resized(self, term: Term, name: str) -> bool:
+        """Whether an adapter has a whole tensor of another shape than the base's."""
+        whole = term.operands.get(term.value)
+        return whole is not None and self._shape(whole.alias, str(whole.name)) != self._start_shape(name)
+
+    def _place_tokens(self, adapter: AdapterToMerge, module: str, name: str) -> Iterator[Substep]:
+        """Steps that replace rows of a table, a run of neighbours each."""
+        given = adapter.config.get("trainable_token_indices")
+        own = next((v for k, v in given.items() if module.endswith(k)), None) if isinstance(given, Mapping) else given
+        rows = [int(row) for row in own] if isinstance(own, list) else []
+        if len(rows) != self._shape(adapter.alias, name)[0] or adapter.weight != 1:
+            message = f"which rows of '{module}' the tensor '{name}' of '{adapter.alias}' replaces is not known"
+            hint = f"{ADAPTER_CONFIG} has to list as many `trainable_token_indices`, and the weight has to be 1."
+            raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+        starts = [at for at in range(len(rows)) if at == 0 or rows[at] != rows[at - 1] + 1]
+        for start, stop in zip(starts, (*starts[1:], len(rows)), strict=True):
+            source = f"{adapter.alias}::{re.escape(name)}::[{start}:{stop}]"
+            target = f"{self.to}::{module}.weight::[{rows[start]}:{rows[stop - 1] + 1}]"
+            yield Substep("compute", {"from": {"t": source}, "expr": "t", "to": target})
+
+    # --- heads that are tables
+
+    @cached_property
+    def _changed_modules(self) -> dict[str, str]:
+        """The modules whose weight differs in the result, by the alias of the adapter that changes them."""
+        return {
+            self._find(adapter, module, own)[0]: adapter.alias
+            for adapter in self.loaded
+            for module, own in adapter.modules.items()
+            if own.factors is not None or "weight" in own.whole
+        }
+
+    def _parted(self) -> Iterator[tuple[str, str]]:
+        """Heads that were their table, and differ from it in the result; with that table."""
+        for head, table in self.shared.items():
+            kept = any(adapter.config.get("ensure_weight_tying") for adapter in self.loaded)
+            if head in self._changed_modules or (table in self._changed_modules and not kept):
+                yield head, table
+
+    def _untie(self) -> Iterator[Substep]:
+        """Steps that make a head a tensor of its own, if it will differ from its table: with an adapter of the table,
+        PEFT changes the table alone."""
+        for head, table in self._parted():
+            source, target = Ref(self.to, re.escape(f"{table}.weight")), Ref(self.to, f"{head}.weight")
+            yield Substep("copy", {"from": source, "to": target})
+            if head not in self._changed_modules:
+                message = (
+                    f"'{self._changed_modules[table]}' changes '{table}' alone; '{head}', which was the same, stays"
+                )
+                self.view.note("adapter-merge", message, "adapters")
+
+    def _reconfigure(self) -> Iterator[Substep]:
+        """The step that says in config.json what changed: that a head is no table any more, and a vocabulary's size."""
+        patch: dict[str, object] = {}
+        if any(self._parted()):
+            patch["tie_word_embeddings"] = False
+        for module, own in ((m, o) for adapter in self.loaded for m, o in adapter.modules.items()):
+            if self.model.is_table(module) and (sizes := self._rows(own)) and "vocab_size" in self.model.config:
+                patch["vocab_size"] = sizes
+        changed = {key: value for key, value in patch.items() if self.model.config.get(key, True) != value}
+        if changed and self.model.config:
+            yield Substep("config", {"patch": changed, "alias": self.to})
+
+    def _rows(self, own: AdaptedModule) -> int | None:
+        """The rows of a table that an adapter has in place of the base's."""
+        name = own.whole.get("weight") or own.parts.get("weight")
+        if name is None:
+            return None
+        return next(self._shape(a.alias, name)[0] for a in self.loaded if own in a.modules.values())
+
+
+def _add(term: Term) -> str:
+    """A term of a sum, behind what is changed."""
+    factor = "" if term.weight == 1 else f"{term.weight!r} * "
+    return f" + {factor}({term.change})" if term.change else f" + {factor}({term.value} - w)"

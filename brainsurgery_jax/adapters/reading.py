@@ -1,0 +1,124 @@
+"""The tensors of adapters by what they are for, whatever names they have: those of PEFT, diffusers, or kohya.
+
+- PEFT: `base_model.model.m.lora_A.weight` [r, in], `...lora_B.weight` [out, r], `lora_embedding_A` [r, words] and
+  `lora_embedding_B` [width, r], `lora_magnitude_vector` of DoRA, `lora_B.bias`, `base_layer.bias`, and whole tensors.
+- diffusers: `unet.m.lora_A.weight`, older ones `m.lora.down.weight`, or `m.processor.to_q_lora.down.weight`.
+- kohya: `lora_unet_m_with_underscores.lora_down.weight`, `.lora_up.weight`, `.alpha`.
+
+References: https://huggingface.co/docs/peft/developer_guides/checkpoint, https://github.com/kohya-ss/sd-scripts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.adapters import HEAD
+from brainsurgery_jax.wording import few
+
+_PARTS = {
+    "a": r"lora_A(?:\.\w+)?\.weight|lora_down\.weight|lora\.down\.weight|lora_linear_layer\.down\.weight",
+    "b": r"lora_B(?:\.\w+)?\.weight|lora_up\.weight|lora\.up\.weight|lora_linear_layer\.up\.weight",
+    "table_a": r"lora_embedding_A(?:\.\w+)?",
+    "table_b": r"lora_embedding_B(?:\.\w+)?",
+    "magnitude": r"lora_magnitude_vector(?:\.\w+)*",
+    "factor_bias": r"lora_B(?:\.\w+)?\.bias",
+    "alpha": r"alpha",
+    "weight": r"base_layer\.weight",
+    "bias": r"base_layer\.bias",
+    "tokens": r"token_adapter\.trainable_tokens_delta",
+}
+_PART = {part: re.compile(rf"(.+)\.(?:{ends})") for part, ends in _PARTS.items()}
+_PROCESSOR = re.compile(r"\.processor\.(to_\w+?)_lora\.(down|up)\.weight$")
+_SAVED = re.compile(r"\.modules_to_save(?:\.default)?(?=\.[^.]+$)")
+_UNDERSCORED = re.compile(r"(?:lora_(?:unet|te\d?|transformer|prior_unet|prior_te)|lycoris)_(.+)")
+"""Names of modules whose dots are underscores, behind what part of a pipeline they belong to."""
+
+
+@dataclass
+class AdaptedModule:
+    """What an adapter has for a module: the names of its tensors by their part, and whole ones by their parameter."""
+
+    parts: dict[str, str] = field(default_factory=dict)
+    whole: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def factors(self) -> tuple[str, str] | None:
+        """The names of `a` and `b`; None if there are no factors."""
+        kinds = ("a", "b"), ("table_a", "table_b")
+        return next(((self.parts[a], self.parts[b]) for a, b in kinds if a in self.parts and b in self.parts), None)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the factors are those of a table of tokens."""
+        return "table_a" in self.parts
+
+
+def read_modules(alias: str, names: Iterable[str]) -> dict[str, AdaptedModule]:
+    """The modules that an adapter changes, by the names that it has for them.
+
+    Raises Refusal for names that are none of an adapter, and for a factor without the other.
+    """
+    found: dict[str, AdaptedModule] = {}
+    unknown: list[str] = []
+    for name in names:
+        plain = _PROCESSOR.sub(lambda m: f".{'to_out.0' if m[1] == 'to_out' else m[1]}.lora.{m[2]}.weight", name)
+        part, match = next(((p, m) for p, r in _PART.items() if (m := r.fullmatch(plain))), ("", None))
+        if match is not None:
+            found.setdefault(match[1].removeprefix(HEAD), AdaptedModule()).parts[part] = name
+        elif plain.startswith(HEAD) and "lora_" not in plain and "trainable_tokens" not in plain:
+            module, _, parameter = _SAVED.sub("", plain.removeprefix(HEAD)).rpartition(".")
+            found.setdefault(module, AdaptedModule()).whole[parameter] = name
+        else:
+            unknown.append(name)
+    if unknown:
+        message = f"'{alias}' has tensors of which it is not known how they change a model: {few(unknown)}"
+        hint = "LoRA's have names of PEFT, diffusers or kohya. If they are not needed, `delete` them."
+        raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+    _refuse_single(alias, found)
+    return found
+
+
+def _refuse_single(alias: str, modules: Mapping[str, AdaptedModule]) -> None:
+    """Refuse factors that stand alone, and what goes with factors where there are none."""
+    for module, own in modules.items():
+        with_factors = own.parts.keys() & {"a", "b", "table_a", "table_b", "magnitude", "factor_bias", "alpha"}
+        if with_factors and own.factors is None:
+            name = own.parts[next(part for part in own.parts if part in with_factors)]
+            hint = "Use the whole adapter; or `delete` what is left of this module."
+            message = f"'{alias}' has '{name}', but not both factors of '{module}'"
+            raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+
+
+class ModuleFinder:
+    """Finds the modules of a base by the names that adapters have for them."""
+
+    def __init__(self, alias: str, names: Iterable[str]) -> None:
+        self.alias = alias
+        self.modules = dict.fromkeys(name.rpartition(".")[0] for name in names)
+        self._underscored: dict[str, list[str]] = {}
+        for module in self.modules:
+            self._underscored.setdefault(module.replace(".", "_"), []).append(module)
+
+    def find(self, module: str) -> str | None:
+        """The module of the base; None if it has none. Raises Refusal if it has several."""
+        if module in self.modules:
+            return module
+        if (short := _UNDERSCORED.fullmatch(module)) is not None:
+            exact = self._underscored.get(short[1], [])
+            ends = (m for key, found in self._underscored.items() if key.endswith(f"_{short[1]}") for m in found)
+            return self._only(module, exact or list(ends))
+        parts = module.split(".")
+        shorter = next((m for at in range(1, len(parts)) if (m := ".".join(parts[at:])) in self.modules), None)
+        if shorter is not None and len(parts) > 1:
+            return shorter
+        return self._only(module, [m for m in self.modules if m.endswith(f".{module}")])
+
+    def _only(self, module: str, found: list[str]) -> str | None:
+        if len(found) > 1:
+            hint = "Rename the tensors of the adapter, so that each names one module of the base."
+            message = f"'{module}' may be several modules of '{self.alias}': {few(found)}"
+            raise Refusal("adapter-merge", message, key="adapters", hint=hint)
+        return found[0] if found else None

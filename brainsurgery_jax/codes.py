@@ -1,0 +1,113 @@
+"""Which tensors of a checkpoint are codes of quantized weights, and which hold their scales: by the names and dtypes
+that tools write.
+
+| names | written by |
+|---|---|
+| `x.weight`, `x.weight_scale_inv` (also `x_scale_inv` beside any `x`) | DeepSeek, transformers (block-scaled fp8) |
+| `x.weight`, `x.weight_scale` | compressed-tensors, ModelOpt (fp8, int8) |
+| `x_blocks`, `x_scales` | gpt-oss (MXFP4) |
+| `x.qweight`, `x.qzeros`, `x.scales`, `x.g_idx` | GPTQ; without `g_idx` also AWQ |
+| `x.weight`, `x.SCB` | bitsandbytes int8 |
+| `x.weight`, `.absmax`, `.quant_map`, `.quant_state.bitsandbytes__nf4` after it | bitsandbytes nf4, and fp4 alike |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from brainsurgery_jax.dtypes import UINT8, DType
+
+Has = Callable[[str], bool]
+"""Whether a checkpoint has a tensor of a name."""
+
+
+class CodeFormat(StrEnum):
+    """How weights are quantized."""
+
+    SCALED = "scaled"
+    MXFP4 = "mxfp4"
+    PACKED = "packed"
+    ROWS = "rows"
+    TABLE = "table"
+
+
+class CodesRule(NamedTuple):
+    """A way to name what belongs to a quantized weight: how the name of the codes ends, and how those of the others
+    end, in place of `stem`. `scales` come first."""
+
+    format: CodeFormat
+    ending: str
+    stem: str
+    result: str
+    scales: str
+    needed: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+
+RULES = (
+    CodesRule(CodeFormat.SCALED, "", "", "", "_scale_inv"),
+    CodesRule(CodeFormat.SCALED, "", "", "", "_scale"),
+    CodesRule(CodeFormat.MXFP4, "_blocks", "_blocks", "", "_scales"),
+    CodesRule(CodeFormat.PACKED, ".qweight", "qweight", "weight", "scales", ("qzeros",), ("g_idx",)),
+    CodesRule(CodeFormat.ROWS, ".weight", "weight", "weight", "SCB", (), ("weight_format",)),
+    *(
+        CodesRule(CodeFormat.TABLE, "", "", "", ".absmax", (".quant_map", f".quant_state.bitsandbytes__{table}"),
+                  (".nested_absmax", ".nested_quant_map"))
+        for table in ("nf4", "fp4")
+    ),
+)  # fmt: skip
+
+
+class Codes(NamedTuple):
+    """A quantized weight by its names: of the codes, of the floats that they stand for, of the scales, and of what
+    else belongs to it, by the endings of the rule."""
+
+    format: CodeFormat
+    name: str
+    result: str
+    scales: str
+    others: Mapping[str, str]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The tensors without which nothing is known of the codes."""
+        return (self.scales, *self.others.values())
+
+
+def may_be_codes(name: str, dtype: DType) -> bool:
+    """Whether a tensor may hold codes, from its dtype: a quick look before the others."""
+    return dtype.bits == 8 or name.endswith("qweight")
+
+
+def find_codes(name: str, has: Has) -> Codes | None:
+    """The quantized weight whose codes a tensor holds, if others stand beside it that say so. Its dtype is not looked
+    at: see `fits`."""
+    for rule in RULES:
+        if name.endswith(rule.ending):
+            stem = name.removesuffix(rule.stem) if rule.stem else name
+            if has(stem + rule.scales) and all(has(stem + ending) for ending in rule.needed):
+                others = {e: stem + e for e in (*rule.needed, *rule.optional) if has(stem + e)}
+                return Codes(rule.format, name, stem + rule.result, stem + rule.scales, others)
+    return None
+
+
+def fits(codes: Codes, dtype: DType) -> bool:
+    """Whether a tensor of a dtype can hold the codes of its format."""
+    match codes.format:
+        case CodeFormat.SCALED:
+            return dtype.bits == 8 and (dtype.is_float or dtype.is_signed)
+        case CodeFormat.MXFP4 | CodeFormat.TABLE:
+            return dtype == UINT8
+        case CodeFormat.ROWS:
+            return dtype.bits == 8 and dtype.is_signed
+        case CodeFormat.PACKED:
+            return dtype.bits == 32 and dtype.is_signed
+
+
+def scales_beside(codes: Codes, name: str) -> str:
+    """The name of the scales of codes that are called `name`, by the pattern of the names of others."""
+    pairs = enumerate(zip(codes.name, codes.scales, strict=False))
+    shared = next((at for at, (a, b) in pairs if a != b), min(len(codes.name), len(codes.scales)))
+    return name.removesuffix(codes.name[shared:]) + codes.scales[shared:]

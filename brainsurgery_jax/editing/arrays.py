@@ -1,0 +1,77 @@
+"""What the methods share: numbers in double precision, systems of equations, and cuts into rows."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+from brainsurgery_jax._lazy import Array, Flag, jnp, np
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.index.parts import AxisCut, Cuts
+from brainsurgery_jax.numerics.math import on_host, to_float64
+from brainsurgery_jax.numerics.rounding import round_to
+from brainsurgery_jax.op import Avals, Params
+
+PART = 1 << 20
+"""Elements of a part."""
+
+
+def anywhere(avals: Avals, params: Params) -> bool:
+    """That a kernel also runs on numpy arrays."""
+    return True
+
+
+def like_first(avals: Avals, params: Params) -> Avals:
+    """A result of the shape and dtype of the first operand."""
+    return avals[:1]
+
+
+def namespace(x: Array) -> Any:
+    """The array API that an array is of."""
+    return np if on_host(x) else jnp
+
+
+def double(x: Array) -> Array:
+    """A float of any width in float64."""
+    if on_host(x):
+        return x.astype(np.float64)
+    return x if x.dtype == np.float64 else to_float64(x)
+
+
+def solve(a: Array, b: Array) -> Array:
+    """`inv(a) @ b` in double precision; NaN where `a` is singular."""
+    xp = namespace(a)
+    if xp is not np:
+        return xp.linalg.solve(a, b)
+    try:
+        return np.linalg.solve(a, b)
+    except np.linalg.LinAlgError:
+        return np.full(b.shape, np.nan)
+
+
+def rounded(made: Array, like: Array) -> tuple[Array, Flag]:
+    """A result in the dtype of a tensor, and whether all of it is finite; else it is zeros."""
+    xp = namespace(made)
+    finite = xp.isfinite(made).all()
+    return round_to(xp.where(finite, made, 0.0), like.dtype), finite
+
+
+def check_floats(avals: Avals) -> None:
+    """Refuse what is no real float."""
+    for aval in avals:
+        if not aval.dtype.is_float:
+            hint = "Cast it to a float first, or narrow the pattern."
+            raise Refusal("dtype-unsupported", f"this edit computes on floats, got {aval}", hint=hint, kinds=("float",))
+
+
+def check_shape(what: str, aval: Aval, wanted: tuple[int, ...], hint: str) -> None:
+    """Refuse a tensor of another shape."""
+    if aval.shape != wanted:
+        raise Refusal("shapes-differ", f"{what} are {aval}, not [{','.join(map(str, wanted))}]", hint=hint)
+
+
+def cut_along(shape: tuple[int, ...], axis: int, operands: tuple[int | None, ...]) -> Cuts:
+    """Parts of a tensor along one axis, each of the same part of the operands along theirs."""
+    step = max(1, PART // max(1, prod(shape) // max(1, shape[axis])))
+    return (AxisCut(axis, shape[axis], step, operands),) if step < shape[axis] else ()

@@ -1,0 +1,287 @@
+"""What a config.json says of a decoder: the settings of each layer, of its tables and of its head. No arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import sqrt
+from typing import Literal, NamedTuple
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.forward.rotary import Rotary, number, rotary_of
+
+Config = Mapping[str, object]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
+
+
+class Norm(NamedTuple):
+    """A normalization over the last axis: by the root of the mean square, or by mean and deviation. `offset` is added
+    to its weight (Gemma stores the weight less 1)."""
+
+    kind: Literal["rms", "layer"]
+    eps: float
+    offset: float = 0.0
+
+
+class Attention(NamedTuple):
+    """Self-attention. `window`: how many positions a token sees, itself included (0: all before it). `cap`, `clip`: the
+    soft cap of scores, the largest magnitude of queries, keys and values (0: none). `interleaved`: fused queries, keys
+    and values stand head by head, else all queries come first."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotary: Rotary
+    scale: float
+    window: int = 0
+    cap: float = 0.0
+    clip: float = 0.0
+    interleaved: bool = False
+
+
+class Router(NamedTuple):
+    """How experts are chosen: so many with the largest probability; `renormalize`: theirs then sum to 1."""
+
+    chosen: int
+    renormalize: bool
+
+
+class Layer(NamedTuple):
+    """The settings of one layer. `parallel`: attention and MLP read the same residual. `residual`: what both are
+    multiplied by before they are added. `transposed`: matrices are stored [in, out]."""
+
+    norm: Norm
+    attention: Attention
+    activation: Activation
+    router: Router | None = None
+    parallel: bool = False
+    residual: float = 1.0
+    transposed: bool = False
+    bare_norms: bool = False
+
+
+class Decoder(NamedTuple):
+    """A decoder: `family` names the table of its weights; `norm` is the last one. Embeddings are multiplied by
+    `embedding`, logits by `logits`, then capped softly by `cap` (0: not)."""
+
+    family: str
+    layers: tuple[Layer, ...]
+    vocabulary: int
+    tied: bool
+    norm: Norm
+    embedding: float = 1.0
+    logits: float = 1.0
+    cap: float = 0.0
+
+
+def decoder_of(config: Config) -> Decoder:
+    """The decoder that a config.json describes; that of its `text_config`, if it has one.
+
+    Raises `Refusal` for a `model_type` that has no forward here, and for settings that are missing or not known.
+    """
+    text = config.get("text_config")
+    if isinstance(text, Mapping) and config.get("model_type") in _TOWERS:
+        config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **text}
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in _READERS:
+        raise Refusal("forward-unsupported", f"config.json says model_type {kind!r}, which has no forward pass here",
+                      hint=f"These have: {', '.join(sorted(_READERS))}.")  # fmt: skip
+    return _READERS[kind](config)
+
+
+def _whole(config: Config, *keys: str, default: int | None = None) -> int:
+    for key in keys:
+        value = config.get(key)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    if default is None:
+        raise Refusal("forward-unsupported", f"config.json has no {keys[0]}", hint=f"Add `{keys[0]}` to config.json.")
+    return default
+
+
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh", "relu": "relu", "relu2": "relu2",
+}  # fmt: skip
+
+
+def _activation(config: Config, default: str) -> Activation:
+    found = next((config[key] for key in ("hidden_act", "hidden_activation", "activation_function") if config.get(key)),
+                 default)  # fmt: skip
+    if (known := _ACTIVATIONS.get(str(found))) is None:
+        raise Refusal("forward-unsupported", f"the activation '{found}' is not computed here",
+                      hint=f"Known are {', '.join(sorted(_ACTIVATIONS))}.")  # fmt: skip
+    return known
+
+
+# --- Layers one by one ------------------------------------------------------------------------------------------------
+
+
+def _layer_types(config: Config, layers: int) -> list[str]:
+    """For each layer, `full_attention` or `sliding_attention`."""
+    if config.get("model_type") not in _SLIDING:
+        return ["full_attention"] * layers
+    types = config.get("layer_types")
+    if isinstance(types, list | tuple) and types:
+        if len(types) != layers:
+            raise Refusal("forward-unsupported", f"config.json has {len(types)} layer_types and {layers} layers",
+                          hint="Give `layer_types` one entry for each layer.")  # fmt: skip
+        return [str(t) for t in types]
+    pattern = config.get("sliding_window_pattern", config.get("_sliding_window_pattern", _PERIODS.get(str(
+        config.get("model_type")))))  # fmt: skip
+    if isinstance(pattern, int) and pattern > 0:
+        return ["full_attention" if (i + 1) % pattern == 0 else "sliding_attention" for i in range(layers)]
+    window = config.get("sliding_window")
+    slides = window is not None and config.get("use_sliding_window", True)
+    if slides and str(config.get("model_type")).startswith("qwen"):
+        full = _whole(config, "max_window_layers", default=layers)
+        return ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
+    return ["sliding_attention" if slides else "full_attention"] * layers
+
+
+_SLIDING = ("mistral", "ministral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "gemma2",
+            "gemma3_text", "olmo3")  # fmt: skip
+"""Those that look at `sliding_window`; the others ignore the key."""
+_PERIODS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}
+"""Every how many layers attention is full, where older configs do not say so."""
+
+
+def _rotary(config: Config, kind: str, head_dim: int) -> Rotary:
+    """The rotary embedding of a layer of a type."""
+    longest = config.get("max_position_embeddings")
+    given = config.get("rope_parameters")
+    if isinstance(given, Mapping):
+        settings = given[kind] if isinstance(given.get(kind), Mapping) else given
+    else:
+        scaling = config.get("rope_scaling")
+        settings = {
+            **(scaling if isinstance(scaling, Mapping) else {}),
+            "rope_theta": config.get("rope_theta", 10000.0),
+        }
+        if kind == "sliding_attention" and "rope_local_base_freq" in config:
+            settings = {"rope_theta": config["rope_local_base_freq"]}
+    partial = config.get("partial_rotary_factor", config.get("rotary_pct"))
+    if partial is not None:
+        settings = {"partial_rotary_factor": partial, **settings}
+    return rotary_of(settings, head_dim, longest if isinstance(longest, int) else None)
+
+
+def _attention(config: Config, kind: str) -> Attention:
+    heads = _whole(config, "num_attention_heads")
+    head_dim = _whole(config, "head_dim", default=_whole(config, "hidden_size") // heads)
+    window = _whole(config, "sliding_window", default=0) if kind == "sliding_attention" else 0
+    scale = number(config, "query_pre_attn_scalar", head_dim) ** -0.5
+    return Attention(
+        heads=heads,
+        kv_heads=_whole(config, "num_key_value_heads", default=heads),
+        head_dim=head_dim,
+        rotary=_rotary(config, kind, head_dim),
+        scale=number(config, "attention_multiplier", scale),
+        window=window,
+        cap=number(config, "attn_logit_softcapping", 0.0),
+        clip=number(config, "clip_qkv", 0.0),
+    )
+
+
+def _router(config: Config, index: int) -> Router | None:
+    """How a layer chooses experts; None if it has none."""
+    dense = config.get("mlp_only_layers")
+    step = _whole(config, "decoder_sparse_step", default=1)
+    if (isinstance(dense, list | tuple) and index in dense) or (index + 1) % step:
+        return None
+    always = config["model_type"] == "mixtral"
+    return Router(_whole(config, "num_experts_per_tok"), always or config.get("norm_topk_prob") is True)
+
+
+# --- Families ---------------------------------------------------------------------------------------------------------
+
+_MIXTURES = ("mixtral", "qwen3_moe", "olmoe", "flex_olmo")
+_GEMMAS = ("gemma", "gemma2", "gemma3_text")
+_TIED = (*_GEMMAS, "gpt2", "smollm3")
+"""Those whose head is the table of embeddings if a config does not say otherwise."""
+
+
+def _llama_like(config: Config) -> Decoder:
+    kind, layers = str(config["model_type"]), _whole(config, "num_hidden_layers")
+    gemma = kind in _GEMMAS
+    norm = Norm("rms", number(config, "rms_norm_eps", 1e-6), 1.0 if gemma else 0.0)
+    if kind == "olmo":
+        norm = Norm("layer", 1e-5)
+    types = _layer_types(config, layers)
+    attention = {each: _attention(config, each) for each in dict.fromkeys(types)}
+    unrotated = config.get("no_rope_layers")
+    made = tuple(
+        Layer(
+            norm=norm,
+            attention=_unrotated(attention[each], unrotated, i),
+            activation=_activation(config, "gelu_pytorch_tanh" if gemma else "silu"),
+            router=_router(config, i) if kind in _MIXTURES else None,
+            residual=number(config, "residual_multiplier", 1.0),
+            bare_norms=kind == "olmo",
+        )
+        for i, each in enumerate(types)
+    )
+    return Decoder(
+        family=kind,
+        layers=made,
+        vocabulary=_whole(config, "vocab_size"),
+        tied=config.get("tie_word_embeddings", kind in _TIED) is True,
+        norm=norm,
+        embedding=sqrt(_whole(config, "hidden_size")) if gemma else number(config, "embedding_multiplier", 1.0),
+        logits=1 / number(config, "logits_scaling", 1.0),
+        cap=number(config, "final_logit_softcapping", 0.0),
+    )
+
+
+def _unrotated(attention: Attention, rotated: object, index: int) -> Attention:
+    """The attention of a layer, without rotation where the list of a config says 0."""
+    skipped = isinstance(rotated, list | tuple) and not rotated[index]
+    return attention._replace(rotary=Rotary()) if skipped else attention
+
+
+def _gpt2(config: Config) -> Decoder:
+    heads, width = _whole(config, "n_head"), _whole(config, "n_embd")
+    scale = (width // heads) ** -0.5 if config.get("scale_attn_weights", True) else 1.0
+    by_layer = config.get("scale_attn_by_inverse_layer_idx") is True
+    norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5))
+    made = tuple(
+        Layer(
+            norm=norm,
+            attention=Attention(heads, heads, width // heads, Rotary(), scale / (i + 1) if by_layer else scale),
+            activation=_activation(config, "gelu_new"),
+            transposed=True,
+        )
+        for i in range(_whole(config, "n_layer"))
+    )
+    tied = config.get("tie_word_embeddings", True) is True
+    return Decoder("gpt2", made, _whole(config, "vocab_size"), tied, norm)
+
+
+def _gpt_neox(config: Config) -> Decoder:
+    given = config if isinstance(config.get("rope_parameters"), Mapping) else {
+        "rotary_pct": 0.25, **config, "rope_theta": number(config, "rotary_emb_base", 10000.0),
+    }  # fmt: skip
+    layer = Layer(
+        norm=Norm("layer", number(config, "layer_norm_eps", 1e-5)),
+        attention=_attention({**given, "num_key_value_heads": None}, "full_attention")._replace(interleaved=True),
+        activation=_activation(config, "gelu"),
+        parallel=config.get("use_parallel_residual", True) is True,
+    )
+    layers = (layer,) * _whole(config, "num_hidden_layers")
+    tied = config.get("tie_word_embeddings") is True
+    return Decoder("gpt_neox", layers, _whole(config, "vocab_size"), tied, layer.norm)
+
+
+_READERS: Mapping[str, Callable[[Config], Decoder]] = {
+    **dict.fromkeys(
+        ("llama", "mistral", "ministral", "qwen2", "qwen3", "granite", "smollm3", "phi3", "olmo", "olmo2", "olmo3",
+         *_GEMMAS, *_MIXTURES),
+        _llama_like,
+    ),
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+}  # fmt: skip
+_TOWERS = ("gemma3", "mistral3", "llava")
+"""Models with a decoder of text beside a tower for images."""
+
+FORWARDS = tuple(sorted(_READERS))
+"""The `model_type`s that have a forward pass here."""

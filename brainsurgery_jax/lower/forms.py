@@ -1,0 +1,120 @@
+"""The edits of ops with a form: matching, slices and destinations, the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.view import StepView
+from brainsurgery_jax.op import Builder, Form, Kernel, TensorOp, gather_groups
+from brainsurgery_jax.plan.model import Step
+from brainsurgery_jax.protocol import NO_MATCH, Bind, Drop, Edit, Plant, Results, Row
+from brainsurgery_jax.select import Ref
+
+MISSING = (NO_MATCH, "tensor-missing")
+"""Codes of the refusals that `if_missing: skip` accepts."""
+
+
+def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
+    """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
+    form, params = op.form, step.params
+    keys = tuple([key for key in form.refs if params.get(key) is not None])
+    refs: dict[str, Ref] = {key: params[key] for key in keys}
+    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in form.refs}
+    make = _maker(op.maker, given, view)
+    slots = _slots(form, refs)
+    reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
+    is_sliced = any([ref.index is not None for _, ref, _ in reads])
+    at, write = keys.index(form.writes[0]), refs[form.writes[0]]
+    for name, others in _form_rows(view, form, refs):
+        names = (name, *others)
+        try:
+            whole: list[Any] = [
+                view.fetch(ref.alias, n, key, count) if count else None
+                for (key, ref, count), n in zip(slots, names, strict=True)
+            ]
+        except Refusal as bad:
+            if not (step.lenient and bad.code in MISSING):
+                raise
+            skipped.append(name)
+            continue
+        try:
+            operands = [view.slice(whole[i], ref, key) if is_sliced else whole[i] for i, ref, key in reads]
+            made = make(names[at] if len(form.writes) == 1 else name, tuple(operands))
+            if form.dest == "existing" and not isinstance(made, Results):
+                made = view.update(whole[at], write, made, keys[at])
+        except Refusal as bad:
+            if isinstance(op.maker, Builder):  # the calls that it builds name their tensors
+                raise
+            raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
+        if isinstance(made, Results):
+            places = {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
+            yield from _bind_results(form, made, places)
+        else:
+            like = (refs[form.match_key].alias, name) if form.reads else None
+            yield Bind(write.alias, names[at], made, form.dest, like)
+    if at > 0 and form.dest != "existing" and len(form.writes) == 1:
+        yield from _plants(view, refs[form.match_key], form.writes[0], write)
+
+
+def _plants(view: StepView, source: Ref, key: str, write: Ref) -> Iterator[Edit]:
+    """Edits that copy the leaves without a tensor that a pattern matches."""
+    for other, (target,) in view.other_rows(source, {key: write}):
+        yield Plant(source.alias, other, write.alias, target)
+
+
+def _slots(form: Form, refs: Mapping[str, Ref]) -> list[tuple[str, Ref, int]]:
+    """The references of a form: key, reference, and how many reads of the named tensor are counted."""
+    # A name from a template is looked up, then fetched: two reads, as the plan language counts them.
+    times = {key: form.counted if key == form.match_key else 2 for key in refs}
+    return [(key, ref, times[key] * (key in form.reads or form.dest == "existing")) for key, ref in refs.items()]
+
+
+def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
+    """The names under the keys of a form: for each match, or the literal ones where it reads nothing."""
+    if not form.reads:
+        name, *others = (view.literal(refs[key], key) for key in form.refs)
+        return [(name, tuple(others))]
+    targets = {key: ref for key, ref in refs.items() if key != form.match_key}
+    read, written = ([key for key in targets if key in keys] for keys in (form.reads, form.writes))
+    return view.rename(refs[form.match_key], targets, read=read, written=written)
+
+
+def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
+    """Edits that bind the results of a match. `places`: alias and name under each key of the form."""
+    source, targets = places[form.match_key], [places[key] for key in form.writes]
+    if len(set(targets)) < len(targets):
+        keys = " and ".join(f"`{key}`" for key in form.writes)
+        hint = f"Give {keys} different endings, such as {' and '.join(map(repr, form.endings))}."
+        found = f"both {form.noun} of '{source[1]}' would be called '{targets[-1][1]}'"
+        raise Refusal("names-collide", found, key=form.writes[-1], hint=hint)
+    for (alias, name), expr in zip(targets, made.exprs, strict=True):
+        yield Bind(alias, name, expr, made.dest or form.dest)
+    if made.drops and source not in targets:
+        yield Drop(*source)
+
+
+def _maker(
+    maker: Kernel | Builder, params: Mapping[str, object], view: StepView
+) -> Callable[[str, tuple[Expr, ...]], Any]:
+    """A function of a name and operands that yields the result of a form."""
+    if isinstance(maker, Builder):
+        keys = gather_groups(maker.fn, params)
+        return lambda name, operands: maker.fn(view, name, *operands, **keys)
+    recipe = view.graph.recipe(maker, params)
+
+    def make(name: str, operands: tuple[Expr, ...]) -> Expr:
+        made = view.graph.apply(recipe, operands)
+        view.caution(maker, operands, params)
+        return made
+
+    return make
+
+
+def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:
+    """A refusal with the names of the tensors that it concerns, operands first."""
+    given = (key for key in dict.fromkeys(keys) if key in refs)
+    about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in given)
+    return bad.about(f" ({about})")

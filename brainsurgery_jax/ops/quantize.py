@@ -1,0 +1,354 @@
+"""Quantized weights: codes with their scales become floats, and floats codes with scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, StrictBool, StrictInt
+
+from brainsurgery_jax.codes import CodeFormat, Codes, find_codes, fits
+from brainsurgery_jax.dtypes import BY_NAME, DType, float_hint
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.keys import Word
+from brainsurgery_jax.op import DTypeName, Pattern, control
+from brainsurgery_jax.ops import _codes as kernels
+from brainsurgery_jax.ops._codes import scale_block
+from brainsurgery_jax.ops.reduce import reduce_tensor
+from brainsurgery_jax.ops.shape import concatenate, permute, section, with_shape
+from brainsurgery_jax.protocol import Bind, Drop, Edit, SetConfig, TensorExpr, View
+from brainsurgery_jax.select import Ref
+
+BlockSizes = Annotated[
+    tuple[Annotated[StrictInt, Field(gt=0)], Annotated[StrictInt, Field(gt=0)]],
+    Field(description="rows and columns that share a scale"),
+]
+Transposed = Annotated[
+    StrictBool, Field(description="of mxfp4: whether the floats of experts are [experts, in, out], as in gpt-oss")
+]
+ZeroOffset = Annotated[
+    Literal[0, 1], Field(description="of GPTQ: what is added to stored zeros; without it as the config says, else 1")
+]
+CONFIG_KEY = "quantization_config"
+
+
+# --- Rows -------------------------------------------------------------------------------------------------------------
+
+
+def _in_whole_blocks(view: View, rows: int, each: int, axis: int, make: Callable[[int, int], TensorExpr]) -> TensorExpr:
+    """What `make(start, stop)` makes of all rows: of those in whole blocks, which go by in parts, and of the rest."""
+    even = rows // each * each if 0 < each < rows else 0
+    if even in (0, rows):
+        return make(0, rows)
+    return view.apply(concatenate, make(0, even), make(even, rows), axis=axis)
+
+
+def _rows(view: View, x: TensorExpr, start: int, stop: int) -> TensorExpr:
+    """Some of the rows of a tensor [..., m, n]."""
+    axis = len(x.aval.shape) - 2
+    if (start, stop) == (0, x.aval.shape[axis]):
+        return x
+    return view.apply(section, x, axis=axis, start=start, stop=stop)
+
+
+# --- Floats of codes --------------------------------------------------------------------------------------------------
+
+
+class FloatRequest(NamedTuple):
+    """What a step asks of dequantization, and what the config says."""
+
+    dtype: DType
+    block: tuple[int, int] | None
+    zero_offset: int
+    transposed: bool
+
+
+def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
+    """The floats that codes stand for. Raises Refusal."""
+    x, scales = view.fetch(alias, codes.name, "target"), view.fetch(alias, codes.scales, "target")
+    try:
+        match codes.format:
+            case CodeFormat.SCALED:
+                return _scaled(view, x, scales, asked)
+            case CodeFormat.MXFP4:
+                made = view.apply(kernels.mxfp4, x, scales, dtype=asked.dtype)
+                return _swapped(view, made) if asked.transposed and len(made.aval.shape) == 3 else made
+            case CodeFormat.ROWS:
+                return view.apply(kernels.by_row_maxima, x, scales, dtype=asked.dtype)
+            case CodeFormat.PACKED:
+                return _unpacked(view, alias, codes, asked)
+            case CodeFormat.TABLE:
+                return _of_table(view, alias, codes, asked)
+    except Refusal as bad:
+        raise bad.about(f" ('{codes.name}')" if codes.name not in bad.message else "") from bad
+
+
+def _swapped(view: View, x: TensorExpr) -> TensorExpr:
+    return view.apply(permute, x, order=(0, 2, 1))
+
+
+def _scaled(view: View, x: TensorExpr, scales: TensorExpr, asked: FloatRequest) -> TensorExpr:
+    """Codes times the scales of their blocks."""
+    shape = x.aval.shape
+    matrix = view.apply(with_shape, x, shape=(1, *shape)[-2:]) if len(shape) < 2 else x
+    grid, block = scale_block(matrix.aval, scales.aval, asked.block)
+    factors = view.apply(with_shape, scales, shape=grid)
+    axis, rows = len(grid) - 2, matrix.aval.shape[-2]
+
+    def make(start: int, stop: int) -> TensorExpr:
+        own = factors
+        if grid[axis] > 1:
+            own = _rows(view, factors, start // block[0], -(-stop // block[0]))
+        return view.apply(kernels.scaled, _rows(view, matrix, start, stop), own, block=block, dtype=asked.dtype)
+
+    made = _in_whole_blocks(view, rows, block[0] if grid[axis] > 1 else rows, axis, make)
+    return made if len(shape) >= 2 else view.apply(with_shape, made, shape=shape)
+
+
+def _unpacked(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
+    """The floats of packed words: of GPTQ if a word holds eight inputs, of AWQ if it holds eight outputs."""
+    parts = [view.fetch(alias, name, "target") for name in (codes.name, codes.others["qzeros"], codes.scales)]
+    words, zeros, scales = (part.aval.shape for part in parts)
+    if len(words) != 2 or len(scales) != 2 or scales[1] == 0:
+        raise Refusal("codes-unknown", f"{parts[0].aval} with scales {parts[2].aval} is no packed matrix", key="target",
+                      hint="Narrow the pattern, so that it leaves such tensors out.")  # fmt: skip
+    if words[1] == scales[1]:
+        groups = [view.fetch(alias, name, "target") for ending, name in codes.others.items() if ending == "g_idx"]
+        bits = 32 * zeros[1] // scales[1]
+        return view.apply(kernels.gptq, *parts, *groups, bits=bits, zero_offset=asked.zero_offset, dtype=asked.dtype)
+    return view.apply(kernels.awq, *parts, bits=32 * words[1] // scales[1], dtype=asked.dtype)
+
+
+def _of_table(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
+    """The floats of bitsandbytes' four bits, whose shape is a text in a tensor: known when the tensor is read."""
+    parts = {ending: view.fetch(alias, name, "target") for ending, name in codes.others.items()}
+    packed, maxima = (view.fetch(alias, name, "target") for name in (codes.name, codes.scales))
+    state, table, size = next(e for n, e in parts.items() if "state" in n), parts[".quant_map"], 2 * packed.aval.size
+    number = lambda key, bound: view.number(view.apply(kernels.state_number, state, key=key), bound)  # noqa: E731
+    if ".nested_absmax" in parts:
+        inner = (parts[".nested_quant_map"], parts[".nested_absmax"], view.apply(kernels.state_offset, state))
+        each = number("nested_blocksize", maxima.aval.size)
+        maxima = view.apply(kernels.nested_maxima, maxima, *inner, blocksize=each)
+    rows, each = number("shape", size), number("blocksize", size)
+    sizes = {"rows": rows, "columns": size // rows, "blocksize": each}
+    return view.apply(kernels.of_table, packed, maxima, table, **sizes, dtype=asked.dtype)
+
+
+def _quantized(view: View, alias: str, names: Iterable[str]) -> Iterator[Codes]:
+    """The quantized weights whose codes are among some tensors."""
+    known = set(view.names(alias))
+    for name in names:
+        codes = find_codes(name, known.__contains__)
+        if codes is not None and fits(codes, view.fetch(alias, name, "target").aval.dtype):
+            yield codes
+
+
+@control()
+def dequantize(
+    view: View,
+    *,
+    target: Pattern,
+    to: DTypeName,
+    block: BlockSizes | None = None,
+    zero_offset: ZeroOffset | None = None,
+    transposed: Transposed = True,
+) -> Iterator[Edit]:
+    """Make floats of quantized weights, by the scales beside them; these are removed. Other matches stay as they are.
+
+    What is quantized is known by names and dtypes: fp8 and int8 with `_scale_inv` or `_scale` (one scale, one for each
+    row, or one for each block, as shapes say), MXFP4 of gpt-oss (`_blocks`, `_scales`), GPTQ and AWQ of 2, 4 or 8 bits
+    (`qweight`, `qzeros`, `scales`, `g_idx`), bitsandbytes (int8 with `SCB`, nf4, fp4). Scales of activations
+    (`input_scale`) stay.
+    Computed in float32, rounded once. `quantization_config` is removed from the config once nothing is quantized.
+    Example: `dequantize: {target: '.*', to: bfloat16}`
+    Reference: docs/quantization.md has the formulas and their sources.
+    """
+    if not to.is_float or to.bits < 16:
+        hint = "Write `to: bfloat16`, or float16, float32, float64."
+        raise Refusal("dtype-unsupported", f"{to} does not hold the values of quantized weights", key="to", hint=hint)
+    names = view.match(target, "target")
+    if not names:
+        raise view.nothing(target, "target")
+    found = list(_quantized(view, target.alias, names))
+    if not found:
+        hint = "Codes and scales are told by their names, such as `x.weight` and `x.weight_scale`; `move` renames them."
+        raise Refusal("codes-unknown", f"nothing that '{target.name}' matches is quantized, with scales beside it",
+                      key="target", hint=hint)  # fmt: skip
+    asked = FloatRequest(to, block, _zero_offset(view, target.alias, zero_offset), transposed)
+    for codes in found:
+        yield from _replace(view, target.alias, codes, asked)
+    gone = {name for codes in found for name in (codes.name, *codes.parts)}
+    rest = list(_quantized(view, target.alias, (n for n in view.names(target.alias) if n not in gone)))
+    yield from _config_of_floats(view, target.alias, [c.result for c in found], [c.result for c in rest])
+
+
+def _replace(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Iterator[Edit]:
+    """The edits that put floats in place of codes."""
+    made = _floats(view, alias, codes, asked)
+    yield Bind(alias, codes.result, made, "rebind" if codes.result == codes.name else "new", (alias, codes.name))
+    for name in (codes.name, *codes.parts):
+        if name != codes.result:
+            yield Drop(alias, name)
+
+
+# --- Configs ----------------------------------------------------------------------------------------------------------
+
+
+def _settings(view: View, alias: str) -> Mapping[str, object] | None:
+    """The config of an alias; None if it has none."""
+    found = view.config(alias, "target")
+    return found[1] if found is not None and isinstance(found[1], Mapping) else None
+
+
+def _zero_offset(view: View, alias: str, given: int | None) -> int:
+    """What is added to the stored zeros of GPTQ: files of version 1, the common ones, store them less one."""
+    if given is not None:
+        return given
+    settings = (_settings(view, alias) or {}).get(CONFIG_KEY)
+    return 0 if isinstance(settings, Mapping) and settings.get("checkpoint_format") == "gptq_v2" else 1
+
+
+def _config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequence[str]) -> Iterator[Edit]:
+    """The edit of a config that names how weights are quantized: without it once none is, else with the modules that
+    no longer are."""
+    config = _settings(view, alias)
+    if config is None or not isinstance(settings := config.get(CONFIG_KEY), Mapping):
+        return
+    if not rest:
+        yield SetConfig(alias, {key: value for key, value in config.items() if key != CONFIG_KEY})
+        return
+    key = "ignore" if "config_groups" in settings else "modules_to_not_convert"
+    known = settings.get(key)
+    left_out = [*(known if isinstance(known, list) else ()), *(n.removesuffix(".weight") for n in made)]
+    yield SetConfig(alias, {**config, CONFIG_KEY: {**settings, key: list(dict.fromkeys(left_out))}})
+
+
+def _modules_left(view: View, target: Ref) -> list[str]:
+    """The modules whose matrices a step that quantizes leaves as they are."""
+    taken, known = set(view.match(target)), set(view.names(target.alias))
+    names = (n for n in view.names(target.alias) if n.endswith(".weight") and n not in taken)
+    return [
+        n.removesuffix(".weight")
+        for n in names
+        if len(view.fetch(target.alias, n).aval.shape) > 1 and find_codes(n, known.__contains__) is None
+    ]
+
+
+def _config_of_codes(to: str, per: str, block: tuple[int, int], left: list[str]) -> dict[str, object]:
+    """How loaders are told of weights that are quantized so, and of the modules that are not."""
+    if to == "mxfp4":
+        return {"quant_method": "mxfp4", "modules_to_not_convert": left}
+    if per == "block" and to != "int8":
+        return {"quant_method": "fp8", "fmt": to.split("_")[1].removesuffix("fn"), "activation_scheme": "dynamic",
+                "weight_block_size": list(block), "modules_to_not_convert": left}  # fmt: skip
+    kind, bits = ("int", 8) if to == "int8" else ("float", 8)
+    weights = {"num_bits": bits, "type": kind, "symmetric": True, "strategy": per, "dynamic": False}
+    weights |= {"block_structure": list(block)} if per == "block" else {}
+    layout = "int-quantized" if kind == "int" else "float-quantized"
+    group = {"targets": ["Linear"], "weights": weights, "format": layout}
+    return {"quant_method": "compressed-tensors", "format": layout, "quantization_status": "compressed",
+            "config_groups": {"group_0": group}, "ignore": left}  # fmt: skip
+
+
+# --- Codes of floats --------------------------------------------------------------------------------------------------
+
+QuantizedTo = Annotated[
+    Literal["float8_e4m3fn", "float8_e5m2", "int8", "mxfp4"], Word, Field(description="what the codes are")
+]
+Per = Annotated[Literal["tensor", "channel", "block"], Word, Field(description="what has a scale of its own")]
+
+
+class CodeRequest(NamedTuple):
+    """How a step quantizes."""
+
+    to: str
+    per: str
+    block: tuple[int, int]
+    transposed: bool
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Rows and columns that share a scale; 0 for all of them."""
+        return {"tensor": (0, 0), "channel": (1, 0)}.get(self.per, self.block)
+
+    @property
+    def ending(self) -> str:
+        """How the names of scales end."""
+        return "_scale_inv" if self.per == "block" else "_scale"
+
+
+def _check_weight(name: str, x: TensorExpr, to: str) -> None:
+    if not x.aval.dtype.is_float or x.aval.dtype.bits < 16:
+        hint = float_hint(x.aval.dtype) if x.aval.dtype.is_integer else "Narrow the pattern, so that it leaves it out."
+        raise Refusal("dtype-unsupported", f"'{name}' is {x.aval}, and only floats of 16 bits or more are quantized",
+                      key="target", hint=hint, kinds=("float",))  # fmt: skip
+    if len(x.aval.shape) < 2 or 0 in x.aval.shape:
+        hint = "Narrow the pattern to matrices: biases and norms are not quantized."
+        raise Refusal("not-a-matrix", f"'{name}' is {x.aval}, and only matrices are quantized", key="target", hint=hint)
+
+
+@control()
+def quantize(
+    view: View,
+    *,
+    target: Pattern,
+    to: QuantizedTo,
+    per: Per | None = None,
+    block: BlockSizes | None = None,
+    transposed: Transposed = True,
+) -> Iterator[Edit]:
+    """Quantize matrices [..., out, in] to the nearest codes; scales are added beside them.
+
+    `per: tensor` and `per: channel` (each row; the default) write `x_scale`, `per: block` (or `block: [128, 128]`)
+    writes `x_scale_inv`: what codes are multiplied by, in float32, such that the largest entry becomes the largest
+    code. int8 is symmetric (-127 to 127). `to: mxfp4` writes `x_blocks` and `x_scales` in place of `x`, with an
+    exponent for every 32 entries of the last axis. `quantization_config` is set in the config, if there is one.
+    Example: `quantize: {target: '.*_proj\\.weight', to: float8_e4m3fn, block: [128, 128]}`
+    Reference: docs/quantization.md has the formulas and their sources.
+    """
+    chosen = per or ("block" if block is not None else "channel")
+    if (block is not None and chosen != "block") or (to == "mxfp4" and (per or block)):
+        hint = "mxfp4 has blocks of 32 entries: leave out `per` and `block`." if to == "mxfp4" else "Leave out `block`."
+        raise Refusal("codes-unknown", "these keys do not go together", key="block" if block else "per", hint=hint)
+    wanted = CodeRequest(to, chosen, block or (128, 128), transposed)
+    for name, x in view.select(target, "target"):
+        _check_weight(name, x, to)
+        try:
+            yield from (_to_mxfp4 if to == "mxfp4" else _to_codes)(view, target, name, x, wanted)
+        except Refusal as bad:
+            raise bad.about(f" ('{name}')" if name not in bad.message else "") from bad
+    config = _settings(view, target.alias)
+    if config is not None:
+        settings = _config_of_codes(to, chosen, wanted.block, _modules_left(view, target))
+        yield SetConfig(target.alias, {**config, CONFIG_KEY: settings})
+
+
+def _to_codes(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:
+    """The edits that put codes and scales in place of a tensor [..., m, n]."""
+    dtype, sizes, shape = BY_NAME[wanted.to], wanted.sizes, x.aval.shape
+    axis, rows = len(shape) - 2, shape[-2]
+    if wanted.per == "tensor":
+        ends = (view.apply(reduce_tensor, x, mode=mode, axes=tuple(range(len(shape)))) for mode in ("min", "max"))
+        scales = view.apply(kernels.scale_of_ends, *ends, dtype=dtype)
+    else:
+        make = lambda a, b: view.apply(kernels.scales, _rows(view, x, a, b), block=sizes, dtype=dtype)  # noqa: E731
+        scales = _in_whole_blocks(view, rows, sizes[0], axis, make)
+    grid, each = scale_block(x.aval, scales.aval, sizes if wanted.per == "block" else None)
+
+    def codes(start: int, stop: int) -> TensorExpr:
+        own = scales if grid[axis] == 1 else _rows(view, scales, start // each[0], -(-stop // each[0]))
+        return view.apply(kernels.codes, _rows(view, x, start, stop), own, block=each, dtype=dtype)
+
+    made = _in_whole_blocks(view, rows, each[0] if grid[axis] > 1 else rows, axis, codes)
+    kept = view.apply(with_shape, scales, shape=(1,)) if wanted.per == "tensor" else scales
+    yield Bind(target.alias, name, made, "rebind")
+    yield Bind(target.alias, name + wanted.ending, kept, "new", (target.alias, name))
+
+
+def _to_mxfp4(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:
+    """The edits that put bytes and exponents in place of a tensor."""
+    rows = _swapped(view, x) if wanted.transposed and len(x.aval.shape) == 3 else x
+    exponents = view.apply(kernels.exponents, rows)
+    for ending, made in (("_blocks", view.apply(kernels.fp4_codes, rows, exponents)), ("_scales", exponents)):
+        yield Bind(target.alias, name + ending, made, "new", (target.alias, name))
+    yield Drop(target.alias, name)

@@ -1,0 +1,158 @@
+"""Mistakes with adapters, what their hints say to do, and what must come out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tests import checkpoints
+from tests.hints.cases import Case, Mend, Plan, add, changed, inserted, step
+from tests.hints.cases_ops import put, range_of, steps
+
+F32 = np.float32
+BASE = {"h.w.weight": np.arange(9, dtype=F32).reshape(3, 3), "h.n.weight": np.ones(2, F32)}
+ONE = np.array([[4, 0, 0], [0, 0, 0], [0, 0, 0]], F32)
+TUNED = {**BASE, "h.w.weight": BASE["h.w.weight"] + ONE}
+DOWN, UP = np.array([[2, 0, 0]], F32), np.array([[2], [0], [0]], F32)
+LORA = {"h.w.lora_A.weight": DOWN, "h.w.lora_B.weight": UP}
+GONE = dict.fromkeys(BASE)
+MADE = {"base_model.model.h.w.lora_A.weight": DOWN, "base_model.model.h.w.lora_B.weight": UP}
+PEFT = "base_model.model."
+NAMES = {"target_a": f"a::{PEFT}v.lora_A.weight", "target_b": f"a::{PEFT}v.lora_B.weight"}
+
+
+def extract(**keys: Any) -> list[Any]:
+    given = {"base": "a", "tuned": "b", "to": "c", "rank": 1, "method": "exact", **keys}
+    return [{"lora_extract": {key: value for key, value in given.items() if value is not None}}]
+
+
+def extracted(name: str, code: str, mend: Mend, b: Mapping[str, np.ndarray] = TUNED, **facts: Any) -> Case:
+    keys = {key: facts.pop(key) for key in ("rank", "energy", "budget") if key in facts}
+    made = facts.pop("made", {**GONE, **MADE})
+    return Case(name, code, extract(**keys), mend, made, a=facts.pop("a", BASE), b=b,
+                output={"path": "out.safetensors", "alias": "c"}, **facts)  # fmt: skip
+
+
+def merged(name: str, mend: Mend, b: Mapping[str, np.ndarray], code: str = "adapter-merge", **facts: Any) -> Case:
+    keys = {key: facts.pop(key) for key in ("adapters", "to", "config") if key in facts}
+    made = facts.pop("made", {"h.w.weight": TUNED["h.w.weight"]})
+    return Case(name, code, [{"lora_merge": {"base": "a", "adapters": "b", **keys}}], mend, made,
+                a=facts.pop("a", BASE), b=b, **facts)  # fmt: skip
+
+
+def resized(name: str, code: str, mend: Mend, a: Mapping[str, np.ndarray] = LORA, **facts: Any) -> Case:
+    keys = {"adapter": "a", "rank": 1, **facts.pop("keys", {})}
+    return Case(name, code, [{"lora_resize": keys}], mend, {}, a=a, b=facts.pop("b", LORA), **facts)
+
+
+def another_base(says: str) -> Mend:
+    """Take the base that the adapter was trained on."""
+
+    def change(plan: Plan) -> None:
+        plan["inputs"].append("c::right.safetensors")
+        step(plan)[1]["base"] = plan["output"]["alias"] = "c"
+
+    return changed(change, says=says)
+
+
+def delete(pattern: str, says: str = "`delete`") -> Mend:
+    return inserted({"delete": {"target": pattern}}, says=says)
+
+
+def right() -> object:
+    return checkpoints.write("right.safetensors", BASE)
+
+
+def whole() -> object:
+    return checkpoints.write("whole.safetensors", LORA)
+
+
+def use_whole(plan: Plan) -> None:
+    plan["inputs"][0] = "a::whole.safetensors"
+
+
+def use_models(plan: Plan) -> None:
+    plan["transforms"], plan["output"]["alias"] = [], "b"
+
+
+def set_budget(plan: Plan, hint: str) -> Plan:
+    assert "give at least as many" in hint
+    step(plan)[1]["budget"] = range_of(hint)[0]
+    return plan
+
+
+OF = put("`of: PATTERN`", of=r"a::h\.w\..*")
+SCALED = {**BASE, "h.scale": np.ones(2, F32)}
+ROWS = np.full((2, 3), 7, F32)
+TOKENS = {f"{PEFT}h.w.token_adapter.trainable_tokens_delta": ROWS}
+FULL = np.diag(np.array([4, 1, 0.25], F32))
+ROOTS = np.diag(np.array([2, 1, 0.5], F32))
+FACTORS = {f"{PEFT}{name}": x for name, x in LORA.items()}
+
+ADAPTERS = [
+    # out of a model
+    extracted("no size of factors", "key-missing", add(1), rank=None),
+    extracted("a share in percent", "value-type", add(0), rank=None, energy=95),
+    extracted("a tensor of the tuned model alone", "unmatched", OF, b={**TUNED, "more": np.ones(2, F32)}),
+    extracted("a tensor of another shape", "shapes-differ", OF, b={**TUNED, "h.n.weight": np.ones(3, F32)}),
+    extracted("a parameter of no module", "adapter-extract", OF, a=SCALED, made={**GONE, "h.scale": None, **MADE},
+              b={**TUNED, "h.scale": np.zeros(2, F32)}, at_run=True),
+    extracted("models that are the same", "adapter-extract", changed(use_models, says="use the models as they are"),
+              b=BASE, made={}, at_run=True),
+    extracted("an energy for which nothing is of low rank", "adapter-extract",
+              put("name a rank: `rank: 16`", rank=16, energy=None), rank=None, energy=1,
+              b={**BASE, "h.w.weight": FULL}, a={**BASE, "h.w.weight": np.zeros((3, 3), F32)},
+              made={**GONE, **{name: ROOTS for name in MADE}}, at_run=True),
+    extracted("a budget that is too small", "adapter-extract", set_budget, rank=None, budget=1, at_run=True),
+    # into a model
+    merged("a tensor that is none of an adapter", delete("b::.*hada"), {**LORA, "h.w.hada": DOWN}),
+    merged("a factor alone", delete("b::h.z.*"), {**LORA, "h.z.lora_A.weight": DOWN}),
+    merged("a module that may be several",
+           inserted({"move": {"from": r"b::w\.(.*)", "to": r"b::h.w.\1"}}, says="Rename the tensors of the adapter"),
+           {name.removeprefix("h."): x for name, x in LORA.items()}, a={**BASE, "i.w.weight": DOWN}),
+    merged("a tensor of another shape, weighed", put("takes one adapter, of weight 1", adapters={"b": 1}),
+           {f"{PEFT}h.n.weight": np.zeros(5, F32)}, adapters={"b": 0.5}, config={"lora_alpha": 1},
+           made={"h.n.weight": np.zeros(5, F32)}),
+    merged("factors that were taken out of the base", put("Convert it by `peft`", config={"lora_alpha": 1}), FACTORS,
+           config={"init_lora_weights": "pissa", "lora_alpha": 1}),
+    merged("another kind of adapter", steps("Merge it by `peft`, and start from its result."), FACTORS,
+           config={"peft_type": "IA3"}, made={}),
+    merged("an alias that is there", put("leave `to` out", to=None), LORA, "alias-exists", to="b"),
+    merged("a base of other shapes", another_base("Is it the base that the adapter was trained on?"), LORA,
+           "shapes-differ", a={"h.w.weight": np.ones((2, 2), F32)}, base=BASE, world=right),
+    merged("a base of other names", another_base("`brainsurgery-jax inspect` lists its names"), LORA,
+           a={"k.v.weight": np.ones((3, 3), F32)}, base=BASE, world=right),
+    merged("an adapter without its config", add(0), FACTORS,
+           made={"h.w.weight": BASE["h.w.weight"] + 16 * ONE}),
+    merged("a bias that has no place", delete("b::.*bias"), {**LORA, "h.w.lora_B.bias": np.ones(3, F32)}),
+    merged("tokens whose places are not known",
+           put("as many `trainable_token_indices`", config={"trainable_token_indices": [0, 2]}), TOKENS,
+           config={"trainable_token_indices": [0]},
+           made={"h.w.weight": np.array([[7, 7, 7], [3, 4, 5], [7, 7, 7]], F32)}),
+    # at another rank
+    resized("an alias for the result that is there", "alias-exists", put("leave `to` out", to=None), keys={"to": "b"}),
+    resized("an alias without factors", "adapter-merge", put("Name the alias of an adapter.", adapter="a"),
+            b={f"{PEFT}n.weight": np.ones(2, F32)}, keys={"adapter": "b"}),
+    resized("factors of two products", "shapes-differ", changed(use_whole, says="Use the adapter as it was saved."),
+            a={**LORA, "h.w.lora_B.weight": np.ones((3, 2), F32)}, base=LORA, world=whole),
+    # written for PEFT
+    Case("a setting of another type", "adapter-config", [],
+         changed(lambda p: p["output"]["options"]["config"].__setitem__("lora_alpha", 1), says="as PEFT's LoraConfig"),
+         {}, a=FACTORS, output={"path": "out/", "alias": "a", "format": "peft",
+                                "options": {"config": {"lora_alpha": "one"}}}),
+    Case("a factor alone, written for PEFT", "adapter-config", [], delete("a::.*z.*", "delete this one"),
+         {f"{PEFT}z.lora_A.weight": None}, a={**FACTORS, f"{PEFT}z.lora_A.weight": DOWN},
+         output={"path": "out/", "alias": "a", "format": "peft", "options": {"config": {"lora_alpha": 1}}}),
+    Case("a rank that data tell, without an alpha", "adapter-config",
+         [{"phlora": {"target": "a::v", **NAMES, "rank": {"energy": 0.9}, "method": "exact"}}],
+         lambda plan, hint: put("name the rank", rank=1)(with_alpha(plan), hint),
+         {"v": None, NAMES["target_a"].removeprefix("a::"): DOWN, NAMES["target_b"].removeprefix("a::"): UP},
+         a={"v": ONE}, output={"path": "out/", "alias": "a", "format": "peft"}),
+]  # fmt: skip
+
+
+def with_alpha(plan: Plan) -> Plan:
+    plan["output"]["options"] = {"config": {"lora_alpha": 1}}
+    return plan

@@ -1,0 +1,102 @@
+"""Mistakes with quantized weights, what their hints say to do, and what must come out of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import yaml
+
+from tests.hints.cases import Case, Mend, Plan, quoted
+from tests.hints.cases_ops import put
+
+FP8 = ml_dtypes.float8_e4m3fn
+W = np.array([[1, 2], [4, 8]], np.float32)
+CODES = {"x": W.astype(FP8), "x_scale": np.array([[2], [4]], np.float32)}
+FLOATS = {"x": W * CODES["x_scale"], "x_scale": None}
+I8 = np.array([[1, 127], [127, 64]], np.int8)
+ONE = {"w": np.array([[127, 1], [-127, 2]], np.float32)}
+ONE_CODES = {"w": ONE["w"].astype(np.int8), "w_scale": np.ones((2, 1), np.float32)}
+B = {"unused": np.ones(1, np.float32)}
+
+
+def first(plan: Plan, hint: str) -> Plan:
+    """Do the step that stands between the backticks before all others."""
+    plan["transforms"].insert(0, yaml.safe_load(quoted(hint)[0]))
+    return plan
+
+
+def last(plan: Plan, hint: str) -> Plan:
+    """Do the step that stands between the backticks after all others."""
+    plan["transforms"].append(yaml.safe_load(quoted(hint)[0]))
+    return plan
+
+
+def dequantize(target: str = "a::.*", **keys: Any) -> list[Any]:
+    return [{"dequantize": {"target": target, "to": "float32"} | keys}]
+
+
+def quantize(target: str = "a::.*", **keys: Any) -> list[Any]:
+    return [{"quantize": {"target": target, "to": "int8"} | keys}]
+
+
+def only(target: str, says: str) -> Mend:
+    return put(says, target=target)
+
+
+def case(name: str, code: str, transforms: list[Any], mend: Mend, a: Any, expect: Any = (), **keys: Any) -> Case:
+    return Case(name, code, transforms, mend, dict(expect), b=B, a=a, **keys)
+
+
+NO_CODES = {"v.qweight": np.ones((4, 8), np.int32), "v.qzeros": np.ones((1, 1), np.int32)}
+
+CODED = [
+    case("a cast of codes", "scale-ignored", [{"cast_": {"target": "a::x", "to": "bfloat16"}}], first, CODES,
+         {"x": FLOATS["x"].astype(ml_dtypes.bfloat16), "x_scale": None}),
+    case("codes that move without their scales", "scale-left", [{"move": {"from": "a::x", "to": "a::y"}}], last, CODES,
+         {"x": None, "x_scale": None, "y": CODES["x"], "y_scale": CODES["x_scale"]}, note=True),
+    case("codes that are cut without their scales", "scale-left",
+         [{"copy": {"from": "a::x::[:1]", "to": "a::y"}}, {"copy": {"from": "a::x_scale", "to": "a::y_scale"}},
+          {"delete": {"target": "a::x"}}, {"delete": {"target": "a::x_scale"}}],
+         lambda plan, hint: first({**plan, "transforms": [
+             {"copy": {"from": "a::x::[:1]", "to": "a::y"}}, {"delete": {"target": "a::x"}}]},
+             hint.replace("'.*'", "'a::.*'")), CODES,
+         {"x": None, "x_scale": None, "y": FLOATS["x"][:1].astype(ml_dtypes.bfloat16)}, note=True),
+    case("floats of eight bits", "dtype-unsupported", dequantize(to="float8_e5m2"),
+         put("Write `to: bfloat16`, or float16, float32", to="float32"), CODES, FLOATS),
+    case("nothing that is quantized", "codes-unknown", dequantize(),
+         lambda plan, hint: {**plan, "transforms": [
+             {"move": {"from": "a::s", "to": "a::x_scale"}}, *plan["transforms"]]} if "`move` renames them" in hint
+         else plan,
+         {"x": CODES["x"], "s": CODES["x_scale"]}, {"s": None, "x": FLOATS["x"]}),
+    case("scales that are whole numbers", "codes-unknown", dequantize(),
+         only("a::x", "Scales are floats. Narrow the pattern"),
+         {**CODES, "i": I8, "i_scale": np.ones((), np.int32)}, FLOATS),
+    case("blocks of unknown size", "codes-unknown", dequantize(),
+         put("Say how many rows and columns share a scale: `block: [128, 128]`.", block=[3, 2]),
+         {"x": np.ones((5, 2), FP8), "x_scale": np.array([[2], [3]], np.float32)},
+         {"x": np.array([[2, 2]] * 3 + [[3, 3]] * 2, np.float32), "x_scale": None}),
+    case("packed words beside one scale", "codes-unknown", dequantize(), only("a::x", "Narrow the pattern, so that it"),
+         {**CODES, **NO_CODES, "v.scales": np.ones(8, np.float16)}, FLOATS, of="ops/quantize.py"),
+    case("packed words that do not fit", "codes-unknown", dequantize(), only("a::x", "Narrow the pattern, so that it"),
+         {**CODES, **NO_CODES, "v.scales": np.ones((3, 8), np.float16)}, FLOATS, of="ops/_codes.py"),
+    case("a bias", "not-a-matrix", quantize(), only("a::w", "Narrow the pattern to matrices"),
+         {**ONE, "bias": np.ones(2, np.float32)}, ONE_CODES),
+    case("whole numbers to quantize", "dtype-unsupported", quantize("a::v"),
+         lambda plan, hint: {**plan, "transforms": [
+             yaml.safe_load(quoted(hint)[0].replace("...", "'a::v'")), *plan["transforms"]]},
+         {"v": np.array([[127, 1]], np.int16)},
+         {"v": np.array([[127, 1]], np.int8), "v_scale": np.ones((1, 1), np.float32)}),
+    case("codes to quantize", "dtype-unsupported", quantize("a::w|x"), only("a::w", "Narrow the pattern, so that it"),
+         {**ONE, **CODES}, ONE_CODES, of="ops/quantize.py"),
+    case("blocks of rows", "codes-unknown", quantize("a::w", per="channel", block=[2, 2]),
+         put("Leave out `block`.", block=None), ONE, ONE_CODES),
+    case("blocks of mxfp4", "codes-unknown", quantize("a::w", to="mxfp4", block=[2, 2]),
+         put("leave out `per` and `block`", block=None), {"w": np.zeros((1, 32), np.float32)},
+         {"w": None, "w_blocks": np.zeros((1, 1, 16), np.uint8), "w_scales": np.full((1, 1), 127, np.uint8)}),
+    case("rows that are no groups", "codes-unknown", quantize(to="mxfp4"),
+         only("a::w", "Narrow the pattern to matrices whose inputs are."),
+         {"w": np.zeros((1, 32), np.float32), "v": np.zeros((1, 30), np.float32)},
+         {"w": None, "w_blocks": np.zeros((1, 1, 16), np.uint8), "w_scales": np.full((1, 1), 127, np.uint8)}),
+]  # fmt: skip

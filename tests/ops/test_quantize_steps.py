@@ -1,0 +1,326 @@
+"""`quantize` and `dequantize` on checkpoints: what is found by its names, what becomes of names and configs, and what
+is refused or noted of codes without their scales."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.dtypes import BY_NAME
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.numerics import quantities as q
+from tests.checkpoints import normal, problems, run_plan, write
+
+RNG = np.random.default_rng(7)
+FP8, BF16 = ml_dtypes.float8_e4m3fn, ml_dtypes.bfloat16
+F32, F16 = BY_NAME["float32"], BY_NAME["float16"]
+Tensors = dict[str, np.ndarray]
+
+
+def fp8(shape: tuple[int, ...] = (256, 128)) -> np.ndarray:
+    return (normal(shape) * 50).astype(FP8)
+
+
+def step(**keys: Any) -> dict[str, Any]:
+    return {"dequantize": {"target": ".*", "to": "float32"} | keys}
+
+
+def scaled(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Codes times scales that broadcast."""
+    return codes.astype(np.float32) * scales.astype(np.float32)
+
+
+# --- Formats ----------------------------------------------------------------------------------------------------------
+
+SCALES = {
+    "one": ((), lambda s: s), "one in a list": ((1,), lambda s: s[0]), "each row": ((256,), lambda s: s[:, None]),
+    "each row, two axes": ((256, 1), lambda s: s), "each column": ((1, 128), lambda s: s),
+    "blocks": ((2, 1), lambda s: np.repeat(s, 128, 0)),
+    "smaller blocks": ((8, 4), lambda s: np.repeat(np.repeat(s, 32, 0), 32, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["w_scale", "w_scale_inv"])
+@pytest.mark.parametrize("which", SCALES)
+def test_scales_are_read_by_their_shape(which: str, name: str, tmp_path: Path) -> None:
+    shape, spread = SCALES[which]
+    scales = np.abs(normal((256, 128)))[: (shape or (1,))[0], : (shape[1:] or (1,))[0]].reshape(shape)
+    codes = fp8()
+    found = run_plan(tmp_path, {"w": codes, name: scales, "norm": np.ones(3, np.float32)}, [step()])
+    assert set(found) == {"w", "norm"}
+    assert found["w"].tolist() == scaled(codes, spread(scales)).tolist()
+
+
+def test_rows_that_fill_no_block_have_the_last_scale(tmp_path: Path) -> None:
+    codes, scales = fp8((300, 200)), np.abs(normal((3, 2)))
+    found = run_plan(tmp_path, {"w": codes, "w_scale_inv": scales}, [step()])["w"]
+    spread = np.repeat(np.repeat(scales, 128, 0), 128, 1)[:300, :200]
+    assert found.tolist() == scaled(codes, spread).tolist()
+
+
+def test_block_sizes_may_be_given(tmp_path: Path) -> None:
+    codes, scales = fp8((10, 6)), np.abs(normal((4, 2)))
+    tensors = {"w": codes, "w_scale_inv": scales}
+    (bad,) = problems(tmp_path, tensors, [step()])
+    assert bad.code == "codes-unknown" and "block: [128, 128]" in bad.hint
+    found = run_plan(tmp_path, tensors, [step(block=[3, 4])])["w"]
+    assert found.tolist() == scaled(codes, np.repeat(np.repeat(scales, 3, 0), 4, 1)[:10, :6]).tolist()
+
+
+def test_a_stack_of_experts_has_a_scale_for_each(tmp_path: Path) -> None:
+    codes, scales = fp8((3, 8, 6)), np.abs(normal((3,)))
+    found = run_plan(tmp_path, {"e.gate_up_proj": codes, "e.gate_up_proj_scale": scales}, [step()])
+    assert found["e.gate_up_proj"].tolist() == scaled(codes, scales[:, None, None]).tolist()
+
+
+def test_gpt_oss_becomes_what_its_class_holds(tmp_path: Path) -> None:
+    blocks = RNG.integers(0, 256, (3, 6, 2, 16), dtype=np.uint8)
+    exponents = RNG.integers(120, 130, (3, 6, 2), dtype=np.uint8)
+    tensors = {"x.gate_up_proj_blocks": blocks, "x.gate_up_proj_scales": exponents}
+    codes = np.stack([blocks & 15, blocks >> 4], -1).reshape(3, 6, 2, 32).view(ml_dtypes.float4_e2m1fn)
+    wanted = codes.astype(np.float32) * np.exp2(exponents.astype(np.float32) - 127)[..., None]
+    wanted = wanted.reshape(3, 6, 64)
+    found = run_plan(tmp_path, tensors, [step()])
+    assert {n: x.tolist() for n, x in found.items()} == {"x.gate_up_proj": wanted.transpose(0, 2, 1).tolist()}
+    (tmp_path / "rows").mkdir()
+    found = run_plan(tmp_path / "rows", tensors, [step(transposed=False)])
+    assert found["x.gate_up_proj"].tolist() == wanted.tolist()
+
+
+def words(codes: np.ndarray, order: list[int], axis: int) -> np.ndarray:
+    """Codes of four bits, eight to a word along an axis, in Python's own arithmetic."""
+    rows = np.moveaxis(codes, axis, -1)
+    packed = [[sum(int(row[at + o]) << 4 * n for n, o in enumerate(order)) for at in range(0, len(row), 8)]
+              for row in rows]  # fmt: skip
+    return np.moveaxis(np.array(packed, np.uint32).view(np.int32), -1, axis).copy()
+
+
+PLAIN, AWQ = [0, 1, 2, 3, 4, 5, 6, 7], [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
+def test_gptq_takes_its_zeros_as_the_config_says(version: str, tmp_path: Path) -> None:
+    codes, zeros = RNG.integers(0, 16, (32, 16)), RNG.integers(1, 16, (2, 16))
+    scales, owners = np.abs(normal((2, 16))).astype(np.float16), RNG.integers(0, 2, 32).astype(np.int32)
+    stored = zeros - 1 if version == "gptq" else zeros
+    tensors = {"l.qweight": words(codes, PLAIN, 0), "l.qzeros": words(stored, PLAIN, 1), "l.scales": scales,
+               "l.g_idx": owners}  # fmt: skip
+    config = {"quantization_config": {"quant_method": "gptq", "bits": 4, "checkpoint_format": version}}
+    found = in_a_folder(tmp_path, tensors, config, [step(to="float16")])
+    wanted = ((codes - zeros[owners]) * scales[owners].astype(np.float32)).astype(np.float16)
+    assert {n: np.asarray(x).tolist() for n, x in found.items()} == {"l.weight": wanted.T.tolist()}
+    assert json.loads((tmp_path / "out/config.json").read_text()) == {}
+
+
+def test_awq_is_told_by_its_shapes(tmp_path: Path) -> None:
+    codes, zeros = RNG.integers(0, 16, (32, 16)), RNG.integers(0, 16, (2, 16))
+    scales = np.abs(normal((2, 16))).astype(np.float16)
+    tensors = {"l.qweight": words(codes, AWQ, 1), "l.qzeros": words(zeros, AWQ, 1), "l.scales": scales}
+    found = run_plan(tmp_path, tensors, [step(to="float16")])
+    owners = np.arange(32) // 16
+    wanted = ((codes - zeros[owners]) * scales[owners].astype(np.float32)).astype(np.float16)
+    assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.T.tolist()}
+
+
+def test_bitsandbytes_int8_is_read(tmp_path: Path) -> None:
+    codes, maxima = RNG.integers(-127, 128, (6, 10)).astype(np.int8), np.abs(normal((6,)))
+    tensors = {"l.weight": codes, "l.SCB": maxima, "l.weight_format": np.zeros((), np.uint8)}
+    found = run_plan(tmp_path, tensors, [step()])
+    assert set(found) == {"l.weight"}
+    assert np.allclose(found["l.weight"], codes * (maxima[:, None] / 127), rtol=1e-6)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_bitsandbytes_nf4_has_the_shape_that_its_state_says(nested: bool, tmp_path: Path) -> None:
+    table, size = np.linspace(-1, 1, 16).astype(np.float32), 24 * 64
+    packed = RNG.integers(0, 256, (size // 2, 1), dtype=np.uint8)
+    maxima = np.abs(normal((size // 64,)))
+    state: dict[str, Any] = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [24, 64]}
+    own: Tensors = {".absmax": maxima}
+    if nested:
+        inner, codes, outer = normal((256,)), RNG.integers(0, 256, maxima.size, dtype=np.uint8), np.abs(normal((2,)))
+        own = {".absmax": codes, ".nested_quant_map": inner, ".nested_absmax": outer}
+        state |= {"nested_blocksize": 16, "nested_offset": 0.25}
+        maxima = inner[codes] * np.repeat(outer, 16)[: maxima.size] + np.float32(0.25)
+    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    tensors = {"l.weight": packed, "l.weight.quant_map": table, "l.weight.quant_state.bitsandbytes__nf4": text}
+    found = run_plan(tmp_path, tensors | {f"l.weight{ending}": x for ending, x in own.items()}, [step()])
+    order = np.stack([packed >> 4, packed & 15], -1).reshape(-1, 64)
+    assert set(found) == {"l.weight"}
+    assert np.allclose(found["l.weight"], (table[order] * maxima[:, None]).reshape(24, 64), rtol=1e-6)
+
+
+def test_a_state_that_is_no_state_stops_the_run(tmp_path: Path) -> None:
+    tensors = {"w": np.zeros((32, 1), np.uint8), "w.absmax": np.ones(1, np.float32),
+               "w.quant_map": np.zeros(16, np.float32),
+               "w.quant_state.bitsandbytes__nf4": np.frombuffer(b"nonsense", np.uint8)}  # fmt: skip
+    with pytest.raises(PlanError, match="does not hold the JSON of bitsandbytes"):
+        run_plan(tmp_path, tensors, [step()])
+
+
+# --- There and back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"to": "float8_e4m3fn", "block": [128, 128]}, {"to": "float8_e4m3fn", "per": "block"},
+        {"to": "float8_e5m2", "per": "tensor"}, {"to": "float8_e4m3fn", "per": "channel"}, {"to": "int8"},
+        {"to": "int8", "per": "tensor"}, {"to": "float8_e4m3fn", "block": [7, 5]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_quantized_comes_back_within_half_a_step(keys: dict[str, Any], tmp_path: Path) -> None:
+    x = normal((300, 130))
+    plan = [{"quantize": {"target": "w", **keys}}]
+    made = run_plan(tmp_path, {"w": x}, plan)
+    ending = "_scale_inv" if "block" in keys or keys.get("per") == "block" else "_scale"
+    assert set(made) == {"w", f"w{ending}"}
+    (tmp_path / "back").mkdir()
+    block = {"block": keys["block"]} if "block" in keys else {}
+    back = run_plan(tmp_path / "back", made, [step(**block)])
+    steps = {"int8": 1 / 254, "float8_e4m3fn": 1 / 16, "float8_e5m2": 1 / 8}[keys["to"]]
+    scale = np.abs(x).max() if keys["to"] == "int8" else np.abs(x) + 1e-2
+    assert set(back) == {"w"} and (np.abs(back["w"] - x) <= steps * scale).all()
+
+
+def test_experts_quantized_to_mxfp4_come_back(tmp_path: Path) -> None:
+    x = normal((2, 64, 6)).astype(BF16)
+    made = run_plan(tmp_path, {"p": x}, [{"quantize": {"target": "p", "to": "mxfp4"}}])
+    assert {n: a.shape for n, a in made.items()} == {"p_blocks": (2, 6, 2, 16), "p_scales": (2, 6, 2)}
+    (tmp_path / "back").mkdir()
+    back = run_plan(tmp_path / "back", made, [step(to="bfloat16")])["p"]
+    rows = x.astype(np.float32).transpose(0, 2, 1)
+    wanted = q.dequantize_mxfp4(made["p_blocks"], made["p_scales"], dtype=F32)
+    assert back.astype(np.float32).tolist() == np.asarray(wanted).transpose(0, 2, 1).tolist()
+    assert (np.abs(wanted - rows) <= np.abs(rows).max() / 4).all()
+
+
+# --- Configs ----------------------------------------------------------------------------------------------------------
+
+
+def in_a_folder(folder: Path, tensors: Tensors, config: Any, steps: list[Any]) -> Any:
+    """What a plan makes of a model with a config."""
+    (folder / "model").mkdir()
+    write(folder / "model/model.safetensors", tensors)
+    (folder / "model/config.json").write_text(json.dumps(config))
+    plan = {"inputs": [str(folder / "model")], "transforms": steps, "output": {"path": str(folder / "out")}}
+    bs.load(plan).run(durable=False)
+    return bs.open(str(folder / "out"))
+
+
+TWO = {"a.weight": fp8((4, 6)), "a.weight_scale": np.ones((), np.float32), "b.weight": fp8((4, 6)),
+       "b.weight_scale": np.ones((), np.float32)}  # fmt: skip
+OLD = {"dtype": "bfloat16", "quantization_config": {"quant_method": "fp8", "modules_to_not_convert": ["head"]}}
+
+
+def test_a_config_says_no_longer_that_floats_are_codes(tmp_path: Path) -> None:
+    in_a_folder(tmp_path, TWO, OLD, [step(to="bfloat16")])
+    assert json.loads((tmp_path / "out/config.json").read_text()) == {"dtype": "bfloat16"}
+
+
+def test_a_config_names_what_alone_is_floats(tmp_path: Path) -> None:
+    in_a_folder(tmp_path, TWO, OLD, [step(target="a.*", to="bfloat16")])
+    found = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    assert found == {"quant_method": "fp8", "modules_to_not_convert": ["head", "a"]}
+
+
+def test_a_config_says_how_weights_are_quantized(tmp_path: Path) -> None:
+    tensors = {"a.weight": normal((4, 6)), "norm.weight": normal((6,)), "head.weight": normal((4, 6))}
+    quantized = {"quantize": {"target": "a.weight", "to": "float8_e4m3fn", "block": [2, 2]}}
+    in_a_folder(tmp_path, tensors, {"dtype": "float32"}, [quantized])
+    assert json.loads((tmp_path / "out/config.json").read_text())["quantization_config"] == {
+        "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [2, 2],
+        "modules_to_not_convert": ["head"],
+    }  # fmt: skip
+
+
+def test_scales_of_activations_stay(tmp_path: Path) -> None:
+    found = run_plan(tmp_path, {**TWO, "a.input_scale": np.ones((), np.float32)}, [step()])
+    assert set(found) == {"a.weight", "b.weight", "a.input_scale"}
+
+
+# --- Codes without their scales ---------------------------------------------------------------------------------------
+
+SCALED: Tensors = {"w": fp8((4, 6)), "w_scale": np.abs(normal((4, 1))), "v": fp8((4, 6))}
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        {"cast_": {"target": "w", "to": "float32"}},
+        {"cast": {"from": "w", "to": "u", "dtype": "bfloat16"}},
+        {"scale_": {"target": "w", "by": 2}},
+        {"add_": {"from": "w", "to": "v"}},
+        {"add_": {"from": "v", "to": "w"}},
+        {"compute": {"from": {"w": "w"}, "expr": "w * 2"}},
+        {"compute": {"from": {"w": "w::[:2]"}, "to": "u", "expr": "float32(w) + 1", "dtype": "float32"}},
+        {"reduce": {"from": "w", "to": "u", "mode": "mean"}},
+    ],
+    ids=lambda s: next(iter(s)),
+)
+def test_codes_are_not_computed_on_without_their_scales(alone: Any, tmp_path: Path) -> None:
+    (bad,) = problems(tmp_path, SCALED, [alone])
+    assert (bad.code, bad.severity) == ("scale-ignored", "error")
+    assert "'w' holds codes, f8_e4m3fn[4,6], whose scales are in 'w_scale'" in bad.message
+    assert bad.hint == "Make floats of it before: `dequantize: {target: w, to: bfloat16}`."
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"compute": {"from": {"w": "w", "s": "w_scale"}, "to": "u", "expr": "float32(w) * s", "dtype": "float32"}},
+        {"cast_": {"target": "v", "to": "float32"}},
+        {"cast_": {"target": "w", "to": "float8_e4m3fn"}},
+        {"reshape": {"from": "w", "to": "u", "shape": [6, 4]}},
+        {"transpose": {"from": "w", "to": "u"}},
+        {"assign": {"from": "v", "to": "w"}},
+        {"assert": {"finite": "w"}},
+        {"stack": {"from": ["w", "v"], "to": "u"}},
+    ],
+    ids=lambda s: next(iter(s)),
+)
+def test_codes_are_moved_and_looked_at_freely(right: Any, tmp_path: Path) -> None:
+    assert [d.code for d in problems(tmp_path, SCALED, [right]) if d.severity == "error"] == []
+
+
+def test_packed_words_are_not_scaled(tmp_path: Path) -> None:
+    tensors = {"l.qweight": np.ones((4, 8), np.int32), "l.qzeros": np.ones((1, 1), np.int32),
+               "l.scales": np.ones((1, 8), np.float16)}  # fmt: skip
+    (bad,) = problems(tmp_path, tensors, [{"scale_": {"target": "l.qweight", "by": 2}}])
+    assert bad.code == "scale-ignored"
+
+
+def test_codes_whose_scale_was_deleted_on_purpose_are_numbers(tmp_path: Path) -> None:
+    steps = [{"delete": {"target": "w_scale"}}, {"cast_": {"target": "w", "to": "float32"}}]
+    assert run_plan(tmp_path, SCALED, steps)["w"].tolist() == SCALED["w"].astype(np.float32).tolist()
+
+
+def notes(folder: Path, *steps: Any) -> list[str]:
+    return [d.message for d in problems(folder, SCALED, list(steps)) if d.code == "scale-left"]
+
+
+def test_codes_that_leave_their_scales_are_noted(tmp_path: Path) -> None:
+    (said,) = notes(tmp_path, {"move": {"from": "w", "to": "u"}})
+    assert "'u', codes, is written without its scales, which stood in 'w_scale'" in said
+
+
+def test_codes_that_are_moved_with_their_scales_are_not(tmp_path: Path) -> None:
+    assert notes(tmp_path, {"move": {"from": "w(.*)", "to": r"u\1"}}) == []
+    steps = ({"move": {"from": "w", "to": "u"}}, {"move": {"from": "w_scale", "to": "u_scale"}})
+    (tmp_path / "two").mkdir()
+    assert notes(tmp_path / "two", *steps) == []
+
+
+def test_a_slice_of_codes_needs_that_slice_of_its_scales(tmp_path: Path) -> None:
+    cut = {"copy": {"from": "w::[:2]", "to": "u"}}
+    (said,) = notes(tmp_path, cut, {"copy": {"from": "w_scale", "to": "u_scale"}})
+    assert "the scales in 'u_scale', f32[4,1], do not fit" in said
+    (tmp_path / "cut").mkdir()
+    assert notes(tmp_path / "cut", cut, {"copy": {"from": "w_scale::[:2]", "to": "u_scale"}}) == []

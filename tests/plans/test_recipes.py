@@ -1,0 +1,159 @@
+"""Every recipe by its name on a small checkpoint, alone and within a plan; and that packages hold them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.cli.recipes import recipes as print_recipes
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
+from tests.checkpoints import normal, read, write
+from tests.plans import recipe_inputs
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+INPUTS: Mapping[str, Callable[[Path], Mapping[str, Any]]] = recipe_inputs.INPUTS
+
+
+def test_every_recipe_is_run_here():
+    assert sorted(INPUTS) == list(recipe_names())
+
+
+@pytest.mark.parametrize("name", sorted(INPUTS))
+def test_a_recipe_runs_by_its_name(name: str, tmp_path: Path):
+    settings = {key: str(v) if isinstance(v, Path) else v for key, v in INPUTS[name](tmp_path).items()}
+    plan = bs.load(f"recipe:{name}", **settings)
+    assert [d for d in bs.check(plan) if d.severity == "error"] == []
+    written = plan.run(durable=False).published
+    assert [Path(path) for path, _, _ in written] == ([Path(settings["out"])] if "out" in settings else [])
+
+
+@pytest.mark.parametrize("name", sorted(recipe_names()))
+def test_a_recipe_declares_its_variables_with_help_and_shows_how_it_is_run(name: str):
+    recipe = find_recipe(name)
+    assert recipe.summary
+    assert [v.name for v in recipe.variables.values() if not v.help] == []
+    (usage,) = (line for line in recipe.about if line.startswith("  brainsurgery-jax run recipe:"))
+    assert usage.split()[2] == f"recipe:{name}"
+    given = {word.partition("=")[0] for word in usage.split()[3:]}
+    assert {v.name for v in recipe.variables.values() if v.default is None} <= given <= set(recipe.variables)
+
+
+# --- By name ----------------------------------------------------------------------------------------------------------
+
+
+def models(folder: Path) -> dict[str, str]:
+    """A base and two models to merge, and where the result goes."""
+    made = {
+        name: str(write(folder / f"{name}.safetensors", {"w": normal((4, 3), seed=at)}))
+        for at, name in enumerate(("base", "a", "b"))
+    }
+    return {"base": made["base"], "models": f"{made['a']},{made['b']}", "out": str(folder / "out.safetensors")}
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest():
+    with pytest.raises(PlanError, match=r"there is no recipe 'merge-tie'\. Did you mean 'merge-ties'\?"):
+        bs.load("recipe:merge-tie")
+
+
+def test_underscores_stand_for_dashes():
+    assert find_recipe("merge_ties").name == "merge-ties"
+
+
+def test_a_recipe_within_a_plan_does_what_it_does_alone(tmp_path: Path):
+    given = models(tmp_path)
+    bs.load("recipe:merge-ties", **given, density=0.3).run(durable=False)
+    within = {**given, "out": str(tmp_path / "within.safetensors"), "density": 0.3}
+    bs.load({"transforms": [{"execute": {"recipe": {"merge-ties": within}}}]}).run(durable=False)
+    np.testing.assert_array_equal(read(tmp_path / "within.safetensors")["w"], read(tmp_path / "out.safetensors")["w"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "code", "message"),
+    [
+        ("merge-tie", "recipe-unknown", "Did you mean 'merge-ties'"),
+        ("merge-ties", "vars-missing", "'base' has no value; it is a path (the model that the others"),
+        ({"merge-ties": {"densty": 1}}, "key-unknown", "has no variable 'densty'. Did you mean 'density'"),
+        ({"merge-ties": {"base": "b", "models": ["m"], "out": "o", "density": "x"}}, "value-type", "got 'x'"),
+        ({"merge-ties": "base"}, "value-type", "expected the variables of 'merge-ties'"),
+        ([], "value-type", "expected a recipe and its variables"),
+    ],
+)
+def test_a_wrong_recipe_within_a_plan_is_refused(recipe: Any, code: str, message: str):
+    found = bs.check(bs.load({"inputs": ["m::m.safetensors"], "transforms": [{"execute": {"recipe": recipe}}]}))
+    problem = next(d for d in found if d.code not in ("io-input",))
+    assert (problem.code, message in problem.message) == (code, True), problem
+
+
+def test_the_remedies_of_wrong_recipes_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for at, name in enumerate(("base", "a", "b")):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "model.safetensors", {"w": normal((4, 3), seed=at)})
+
+    def hint(recipe: Any) -> str:
+        with pytest.raises(PlanError) as refused:
+            bs.load({"transforms": [{"execute": {"recipe": recipe}}]}).check()
+        return refused.value.diagnostics[0].hint
+
+    def run(text: str) -> None:
+        bs.load({"transforms": [{"execute": yaml.safe_load(text)}]}).run(durable=False)
+
+    run(hint([]).removeprefix("Write `").removesuffix("`."))
+    assert Path("out/model.safetensors").exists()
+    filled = hint({"merge-ties": "base"}).removeprefix("Write `").removesuffix("`.")
+    assert filled == "recipe: {merge-ties: {base: ...}}"
+    run(filled.replace("...", "base/, models: a/, out: with-one/"))
+    known = hint({"merge-ties": {"x": 1}}).removeprefix("Its variables: ").removesuffix(".").split(", ")
+    values = dict(zip(known, ("base", "a", "named/", "0.5"), strict=True))
+    run(f"recipe: {{merge-ties: {{{', '.join(f'{k}: {v}' for k, v in values.items())}}}}}")
+    assert Path("named/model.safetensors").exists()
+    assert hint("merge-tie") == "`brainsurgery-jax recipes` in a shell lists them all."
+    print_recipes(None, json=False)
+
+
+# --- Pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_and_the_page_name_what_is_needed(capsys: pytest.CaptureFixture[str]):
+    print_recipes(None, json=True)
+    listed = json.loads(capsys.readouterr().out)["recipes"]
+    assert [each["name"] for each in listed] == list(recipe_names())
+    print_recipes("recipe:merge-ties", json=True)
+    page = json.loads(capsys.readouterr().out)
+    density = next(v for v in page["variables"] if v["name"] == "density")
+    assert density["help"].startswith("share of the entries")
+    assert (density["type"], density["required"], density["default"]) == ("number", False, 0.5)
+    print_recipes(None, json=False)
+    assert "merge-ties" in capsys.readouterr().out
+    print_recipes("merge-ties", json=False)
+    assert "density  number, default 0.5: share" in capsys.readouterr().out
+
+
+# --- Packages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_wheel_holds_the_recipes(tmp_path: Path):
+    """Built from a copy without what other tests may change."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "converters", "plans", "brainsurgery_jax"):
+        (source / name).symlink_to(ROOT / name)
+    build = "import setuptools.build_meta as b; print(b.build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = source.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"brainsurgery_jax/recipes/{path.name}" for path in (ROOT / "plans").glob("*.yaml")} <= held
