@@ -12,7 +12,7 @@ _INTEGERS = ("int", "uint")
 
 
 class Truncation(NamedTuple):
-    """A node of floats that becomes integers of a dtype. `is_moved`: it is made of operands by moving elements alone."""
+    """A node of floats that becomes integers of a dtype. `is_moved`: it only moves elements of operands."""
 
     number: int
     dtype: DType

@@ -33,8 +33,8 @@ def _statistics_of(merging: Merging, model: ModelTensor) -> TensorExpr | None:
     alias = str(merging.settings.value("statistics", merging.name, model.alias))
     if not alias:
         message = f"no statistics of '{model.alias}' are given"
-        raise Refusal("merge-parameter", message, key="models",
-                      hint=f"Name the alias of a checkpoint: `{model.alias}: {{statistics: {_candidate(merging)}}}`.")  # fmt: skip
+        hint = f"Name the alias of a checkpoint: `{model.alias}: {{statistics: {_candidate(merging)}}}`."
+        raise Refusal("merge-parameter", message, key="models", hint=hint)
     if not merging.view.has(alias, merging.name):
         return None
     found = merging.view.fetch(alias, merging.name, "models")

@@ -48,7 +48,7 @@ def _convert(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
             )  # fmt: skip
         if (wide != np.trunc(wide)).any():
             raise Refusal("inexact", f"{_first(wide, wide != np.trunc(wide))} is not an integer, but the tensor is"
-                          f" {dtype}", key=key, hint="Use a whole number, or cast to a floating dtype first.",
+                          f" {dtype}", key=key, hint="Give whole numbers, or cast to a floating dtype first.",
                           kinds=("float", "complex"))  # fmt: skip
         return wide.astype(target)
     if dtype.is_bool:
@@ -62,4 +62,7 @@ def _convert(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
     if (np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float64 if dtype.is_float else np.complex128))).any():
         raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key,
                       hint="Choose a smaller value, or cast the tensor to a wider dtype first.")  # fmt: skip
+    if (lost := (wide != 0) & (narrow == 0)).any():
+        raise Refusal("fill-range", f"{_first(wide, lost)} is too small for {dtype}, and would be 0", key=key,
+                      hint="Choose 0 or a larger value, or cast the tensor to a wider dtype first.")  # fmt: skip
     return narrow

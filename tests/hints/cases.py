@@ -257,7 +257,7 @@ CASES = [
     Case(
         "a constant between whole numbers", "inexact",
         [{"fill_": {"target": "a::ids", "mode": "constant", "value": 0.5}}],
-        changed(lambda p: step(p)[1].update(value=1), says="Use a whole number"), {"ids": np.ones(3, np.int64)},
+        changed(lambda p: step(p)[1].update(value=1), says="Give whole numbers"), {"ids": np.ones(3, np.int64)},
     ),
     Case(
         "values between whole numbers, cast", "inexact",
@@ -272,7 +272,13 @@ CASES = [
     ),
     Case(
         "a margin between whole numbers", "inexact", [{"pad_": {"target": "a::ids", "width": [[0, 1]], "value": 0.5}}],
-        changed(lambda p: step(p)[1].update(value=7), says="Use a whole number"), {"ids": np.append(A["ids"], 7)},
+        changed(lambda p: step(p)[1].update(value=7), says="Give whole numbers"), {"ids": np.append(A["ids"], 7)},
+    ),
+    Case(
+        "a constant that a float rounds to nothing", "fill-range",
+        [{"fill_": {"target": "a::w", "mode": "constant", "value": 1e-9}}],
+        inserted({"cast_": {"target": "a::w", "to": "float32"}}, says="cast the tensor to a wider dtype first"),
+        {"w": np.full(4, 1e-9, np.float32)},
     ),
     Case(
         "a boolean that is neither", "inexact",
@@ -287,7 +293,7 @@ CASES = [
     ),
     Case(
         "integers of a computed average, cut off", "cast-truncates",
-        [{"compute": {"from": {"a": "a::ids", "b": r"b::\g<0>"}, "expr": "0.5 * a + 0.5 * b", "dtype": "int64"}}],
+        [{"compute": {"from": {"a": "a::ids", "b": r"b::\g<0>"}, "expr": "0.75 * a + 0.25 * b", "dtype": "int64"}}],
         lambda plan, hint: changed(lambda p: step(p)[1].update(expr=quoted(hint)[0]), says="To round to nearest")(
             plan, hint
         ),
