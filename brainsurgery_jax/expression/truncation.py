@@ -50,9 +50,10 @@ _ROUNDING = frozenset({
 })  # fmt: skip
 _MOVING = frozenset({
     "positive", "transpose", "reshape", "concat", "stack", "repeat", "flip", "item", "roll", "diag", "tril", "triu",
+    "cast",
 })  # fmt: skip
 _KEEPING = frozenset({
     "add", "subtract", "multiply", "negative", "abs", "minimum", "maximum", "clip", "where", "remainder", "min", "max",
     "sum", "prod", "cumsum", "sort", "topk", "kth_largest", "take", "trace", "matmul", "dot", "outer", "kron", "einsum",
-    "cast", "nan_to_num", "number",
+    "nan_to_num", "number",
 })  # fmt: skip

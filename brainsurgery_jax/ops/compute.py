@@ -315,7 +315,8 @@ def _note_wrapping(view: View, found: Typed) -> None:
 def _note_truncation(view: View, found: Typed, stored: DType, operands: Sequence[TensorExpr]) -> None:
     """Note where floats that need not be whole become integers: as for `cast`, what an earlier step made may be."""
     for number, dtype, moved in find_truncations(found.program, stored):
-        text, made = found.texts[number], found.program.nodes[number].aval.dtype
+        text = found.texts[number]
+        made = found.program.nodes[found.texts.index(text)].aval.dtype  # of small floats, before they are widened
         message = f"'{text}' is {made} and becomes {dtype} by rounding towards zero"
         if not moved:
             view.note("cast-truncates", message, "expr", f"To round to nearest write `round({text})` for `{text}`.")
