@@ -335,7 +335,7 @@ def test_whole_numbers_are_not_noted(expr: str, tmp_path: Path) -> None:
 
 def test_what_an_earlier_step_made_may_be_whole(tmp_path: Path) -> None:
     steps = [{"scale_": {"target": "w", "by": 127}}, _computed("int8(w)")]
-    assert problems(tmp_path, {"w": np.ones((2, 2), np.float32)}, *steps) == ()
+    assert problems(tmp_path, {"w": np.ones((2, 2), np.float32)}, steps) == ()
 
 
 @pytest.mark.parametrize(("steps", "dtype"), [
