@@ -11,7 +11,7 @@ from brainsurgery_jax.expression.program import Computation, Literal, Node
 _INTEGERS = ("int", "uint")
 
 
-class Truncation(NamedTuple):
+class CutOff(NamedTuple):
     """A node of floats that becomes integers of a dtype. `is_moved`: it only moves elements of operands."""
 
     number: int
@@ -19,13 +19,13 @@ class Truncation(NamedTuple):
     is_moved: bool
 
 
-def find_truncations(program: Computation, stored: DType) -> Iterator[Truncation]:
+def find_truncations(program: Computation, stored: DType) -> Iterator[CutOff]:
     """The float nodes whose values need not be whole and that are cast to integers; `stored`: the result's dtype."""
     whole, moved = _fold(program)
     casts = [(node.sources[0], node.aval.dtype) for node in program.nodes if node.op == "cast"]
     for number, dtype in dict.fromkeys([*casts, (len(program.nodes) - 1, stored)]):
         if dtype.kind in _INTEGERS and program.nodes[number].aval.dtype.is_float and not whole[number]:
-            yield Truncation(number, dtype, moved[number])
+            yield CutOff(number, dtype, moved[number])
 
 
 def _fold(program: Computation) -> tuple[list[bool], list[bool]]:

@@ -14,7 +14,7 @@ from brainsurgery_jax.select import Ref
 _CAST = re.compile(r"`cast_: \{target: \.\.\., to: (\w+)\}`")
 
 
-class Operand(NamedTuple):
+class CastOperand(NamedTuple):
     """A tensor that a step reads: the reference that means it, whether that is the pattern, its name and value."""
 
     ref: Ref
@@ -23,7 +23,7 @@ class Operand(NamedTuple):
     expr: Expr
 
 
-def name_casts(hint: str, view: StepView, operands: Iterable[Operand], *, matches: int) -> str:
+def name_casts(hint: str, view: StepView, operands: Iterable[CastOperand], *, matches: int) -> str:
     """A hint whose cast names the operands of another dtype. It stays as it is where a step that casts one of them
     would leave others of `matches` as they are."""
     if (found := _CAST.search(hint)) is None:
@@ -36,7 +36,7 @@ def name_casts(hint: str, view: StepView, operands: Iterable[Operand], *, matche
     return hint.replace(found[0], casts)
 
 
-def _target(view: StepView, each: Operand, matches: int) -> str | None:
+def _target(view: StepView, each: CastOperand, matches: int) -> str | None:
     """The pattern that means an operand and its like, as it is written in a plan; None if there is none."""
     ref = each.ref
     if matches == 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.graph.expr import Expr
-from brainsurgery_jax.lower.casts import Operand, name_casts
+from brainsurgery_jax.lower.casts import CastOperand, name_casts
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import Builder, Form, Kernel, TensorOp, gather_groups
 from brainsurgery_jax.plan.model import Step
@@ -48,17 +48,13 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
             if form.dest == "existing" and not isinstance(made, Results):
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
-            read = (Operand(ref, key == form.match_key, names[i], whole[i]) for i, ref, key in reads)
+            read = (CastOperand(ref, key == form.match_key, names[i], whole[i]) for i, ref, key in reads)
             bad.hint = name_casts(bad.hint, view, read, matches=len(rows))
             if isinstance(op.maker, Builder):  # the calls that it builds name their tensors
                 raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
-        if isinstance(made, Results):
-            places = {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
-            yield from _bind_results(form, made, places)
-        else:
-            like = (refs[form.match_key].alias, name) if form.reads else None
-            yield Bind(write.alias, names[at], made, form.dest, like)
+        places = {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
+        yield from _bind_results(form, made, places)
     if at > 0 and form.dest != "existing" and len(form.writes) == 1:
         yield from _plants(view, refs[form.match_key], form.writes[0], write)
 
@@ -86,8 +82,11 @@ def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]
     return view.rename(refs[form.match_key], targets, read=read, written=written)
 
 
-def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
-    """Edits that bind the results of a match. `places`: alias and name under each key of the form."""
+def _bind_results(form: Form, made: Expr | Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
+    """Edits that bind what is made of a match. `places`: alias and name under each key of the form."""
+    if not isinstance(made, Results):
+        yield Bind(*places[form.writes[0]], made, form.dest, places[form.match_key] if form.reads else None)
+        return
     source, targets = places[form.match_key], [places[key] for key in form.writes]
     if len(set(targets)) < len(targets):
         keys = " and ".join(f"`{key}`" for key in form.writes)

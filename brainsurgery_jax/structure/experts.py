@@ -59,8 +59,8 @@ def prune_experts(
         raise Refusal("structure-experts", "no expert is left", key=key, hint="Keep at least one.")
     _refuse_uneven(layout, kept, key)
     work = view.scratch()
-    steps = [*_renumbered(layout, kept, work), *_rows(layout, kept)]
-    yield Expand((*steps, *_counted(layout, len(kept))))
+    steps = [*_renumber(layout, kept, work), *_rows(layout, kept)]
+    yield Expand((*steps, *_count(layout, len(kept))))
 
 
 def _check(given: Sequence[int], count: int, key: str) -> None:
@@ -83,7 +83,7 @@ def _refuse_uneven(layout: ExpertNames, kept: Sequence[int], key: str) -> None:
                           hint="Leave as many in each group, in their order.")  # fmt: skip
 
 
-def _renumbered(layout: ExpertNames, kept: Sequence[int], work: str) -> Iterator[Substep]:
+def _renumber(layout: ExpertNames, kept: Sequence[int], work: str) -> Iterator[Substep]:
     """The steps that leave experts under new numbers."""
     if layout.stacked:
         return
@@ -103,7 +103,7 @@ def _rows(layout: ExpertNames, kept: Sequence[int]) -> Iterator[Substep]:
             yield Substep("take_", {"target": target, "dim": axis, "indices": list(kept)})
 
 
-def _counted(layout: ExpertNames, count: int) -> Iterator[Substep]:
+def _count(layout: ExpertNames, count: int) -> Iterator[Substep]:
     """The step that sets their number in the config, and how many a token takes if these are more."""
     patch = set_dims(layout.model, {NUMBER: count})
     chosen = layout.model.place.config.get(layout.own.chosen)
@@ -131,7 +131,7 @@ def merge_experts(view: View, alias: str | None, part: str | None, groups: Seque
                       hint="Name it too, alone or with others; `expert_prune` drops experts.")  # fmt: skip
     work = view.scratch()
     steps = [*_means(layout, groups, work), *_mean_rows(layout, groups)]
-    yield Expand((*steps, *_counted(layout, len(groups))))
+    yield Expand((*steps, *_count(layout, len(groups))))
 
 
 def _means(layout: ExpertNames, groups: Sequence[Sequence[int]], work: str) -> Iterator[Substep]:
@@ -185,7 +185,7 @@ def stack_experts(view: View, alias: str | None, part: str | None) -> Iterator[E
         Substep("concat", {"from": halves, "to": joined, "over": "half", "dim": 1}),
         Substep("stack", {"from": down, "to": to(model.alias, rf"{head}\g<i>.{own.stacked}.down_proj"), "over": "e"}),
         Substep("delete", {"target": to(model.alias, layout.expert(r"\d+", ".+"))}),
-        *_routed(layout, own.block, _block(own)),
+        *_route(layout, own.block, _block(own)),
     ]
     yield Expand(tuple(steps))
 
@@ -210,7 +210,7 @@ def separate_experts(view: View, alias: str | None, part: str | None) -> Iterato
     steps += [
         Substep("unstack", {"from": to(model.alias, rf"{lead}\.down_proj"), "to": target, "over": "e"}),
         Substep("delete", {"target": to(model.alias, rf"{lead}\.(?:gate_up|down)_proj")}),
-        *_routed(layout, _block(own), own.block),
+        *_route(layout, _block(own), own.block),
     ]
     yield Expand(tuple(steps))
 
@@ -220,7 +220,7 @@ def _block(own: Experts) -> str:
     return own.stacked.rpartition(".")[0]
 
 
-def _routed(layout: ExpertNames, old: str, new: str) -> Iterator[Substep]:
+def _route(layout: ExpertNames, old: str, new: str) -> Iterator[Substep]:
     """The step that renames routers, if those of the other names are called otherwise."""
     if old != new:
         source = rf"({re.escape(layout.head)}\d+)\.{re.escape(old)}\.({re.escape(layout.own.router)})"

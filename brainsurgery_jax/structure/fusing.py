@@ -35,8 +35,8 @@ def fuse(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
     if not found:
         _refuse(model, "have no tensors that belong into one")
     work = view.scratch()
-    steps = [step for each in found for step in _joined(model, each, work)]
-    yield Expand((*steps, *_identified(view, model, "fuse")))
+    steps = [step for each in found for step in _join(model, each, work)]
+    yield Expand((*steps, *_identify(view, model, "fuse")))
 
 
 def unfuse(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
@@ -47,7 +47,7 @@ def unfuse(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
         _refuse(model, "have no tensor that holds several")
     work = view.scratch()
     steps = [step for each in found for step in _cut(model, each, work)]
-    yield Expand((*steps, *_identified(view, model, "unfuse")))
+    yield Expand((*steps, *_identify(view, model, "unfuse")))
 
 
 def _refuse(model: Described, why: str) -> None:
@@ -83,7 +83,7 @@ def _index(fusion: Fusion, at: int, text: str) -> str:
     return f"[{', '.join([':'] * (fusion.axis + at) + [text])}]"
 
 
-def _joined(model: Described, fusion: Fusion, work: str) -> Iterator[Substep]:
+def _join(model: Described, fusion: Fusion, work: str) -> Iterator[Substep]:
     """The steps that join the parts of every layer."""
     turn = fusion.turn
     if turn is not None:
@@ -92,7 +92,7 @@ def _joined(model: Described, fusion: Fusion, work: str) -> Iterator[Substep]:
             yield Substep("reshape", {"from": model.ref(name), "to": to(work, r"\g<0>"), "shape": shape})
     source = model.alias if turn is None else work
     for numbers in model.kin[fusion.parts[0]].numbers:
-        names = [_numbered(name, numbers) for name in (fusion.whole, *fusion.parts)]
+        names = [_number(name, numbers) for name in (fusion.whole, *fusion.parts)]
         joined = [{"alias": source, "name": re.escape(name)} for name in names[1:]]
         yield Substep("concat", {"from": joined, "to": {"alias": source, "name": names[0]},
                                  "dim": fusion.axis + (turn or 0)})  # fmt: skip
@@ -103,7 +103,7 @@ def _joined(model: Described, fusion: Fusion, work: str) -> Iterator[Substep]:
     yield Substep("delete", {"target": to(model.alias, "|".join(captured(name) for name in fusion.parts))})
 
 
-def _numbered(starred: str, numbers: Sequence[int]) -> str:
+def _number(starred: str, numbers: Sequence[int]) -> str:
     for number in numbers:
         starred = starred.replace("*", str(number), 1)
     return starred
@@ -130,7 +130,7 @@ def _cut(model: Described, fusion: Fusion, work: str) -> Iterator[Substep]:
     yield Substep("delete", {"target": whole})
 
 
-def _identified(view: View, model: Described, op: str) -> Iterator[Substep]:
+def _identify(view: View, model: Described, op: str) -> Iterator[Substep]:
     """The step that makes the config that of a class with the new names, or a note that there is none."""
     kind = model.kind
     other = None

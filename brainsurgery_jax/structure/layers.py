@@ -48,7 +48,7 @@ def change_layers(view: View, alias: str | None, part: str | None, stack: str, a
         Substep("move", {"from": to(model.alias, re.escape(head) + r"(\d+)\.(.+)"), "to": to(work, head + r"\1.\2")}),
         *_copies(model, head, work, order),
         *_first(model, head, work, order),
-        *_scaled(model, head, order, asked.scale_copies),
+        *_scale(model, head, order, asked.scale_copies),
         *model.configure(renumber(model, stack, [None if s.alias else s.number for s in order])),
     ]
     yield Expand(tuple(steps))
@@ -70,7 +70,7 @@ class _Counts:
         numbers = sorted(found[0].tensors) if found else []
         count = self.model.size(self.dim)
         if numbers[:count] != list(range(count)) or len(numbers) < count:
-            message = f"config.json says {count} layers, but those of '{self.model.alias}' are {_shown(numbers)}"
+            message = f"config.json says {count} layers, but those of '{self.model.alias}' are {_show(numbers)}"
             raise Refusal("structure-layers", message, key="alias", hint=ask_first(self.model.alias))
         return count
 
@@ -86,7 +86,7 @@ class _Counts:
         return self._known[alias]
 
 
-def _shown(numbers: Sequence[int]) -> str:
+def _show(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}, {len(numbers)} in all" if numbers else "none"
 
 
@@ -136,7 +136,7 @@ def read_layers(entry: object, counts: _Counts, key: str, *, own: bool = False) 
 def _copies(model: Described, head: str, work: str, order: Sequence[LayerSource]) -> Iterator[Substep]:
     """Steps that copy layers to their places: one for each run of layers that move by as much."""
     lead = re.escape(head)
-    without = "|".join(pattern(name) for name in _expanded(model.place.family.first))
+    without = "|".join(pattern(name) for name in _expand(model.place.family.first))
     tail = f"(?P<tail>(?!(?:{without})$).+)" if without else "(?P<tail>.+)"
     places = list(enumerate(order))
     for (alias, shift), group in groupby(places, lambda each: (each[1].alias, each[0] - each[1].number)):
@@ -150,19 +150,19 @@ def _copies(model: Described, head: str, work: str, order: Sequence[LayerSource]
 
 def _first(model: Described, head: str, work: str, order: Sequence[LayerSource]) -> Iterator[Substep]:
     """Steps that give the first layer what the first layer alone has."""
-    for name in _expanded(model.place.family.first):
+    for name in _expand(model.place.family.first):
         if f"{head}*.{name}" in model.kin.keys() & model.first:
             own = rf"{re.escape(head)}0\.({pattern(name)})"
             yield Substep("copy", {"from": to(work, own), "to": to(model.alias, head + r"0.\1")})
 
 
-def _scaled(model: Described, head: str, order: Sequence[LayerSource], factor: float) -> Iterator[Substep]:
+def _scale(model: Described, head: str, order: Sequence[LayerSource], factor: float) -> Iterator[Substep]:
     """The step that scales what layers that come again add to the residual stream."""
     seen: set[LayerSource] = set()
     again = [at for at, source in enumerate(order) if source in seen or seen.add(source)]
     if factor == 1 or not again:
         return
-    writers = _expanded(model.place.family.writers)
+    writers = _expand(model.place.family.writers)
     if not writers:
         raise Refusal("structure-layers", f"layers of {model.place.family.name} normalize what they add up: no factor "
                       "leaves the stream as it is", key="scale_copies", hint="Leave `scale_copies` out.")  # fmt: skip
@@ -171,5 +171,5 @@ def _scaled(model: Described, head: str, order: Sequence[LayerSource], factor: f
     yield Substep("scale_", {"target": to(model.alias, rf"{re.escape(head)}(?:{numbers})\.(?:{names})"), "by": factor})
 
 
-def _expanded(names: Sequence[str]) -> list[str]:
+def _expand(names: Sequence[str]) -> list[str]:
     return [name for text in names for name in expand_braces(text)]

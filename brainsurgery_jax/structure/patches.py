@@ -22,13 +22,13 @@ def set_dims(model: Described, values: Mapping[str, int]) -> dict[str, object]:
         if sizes_of(family, now).values[dim] == value:
             continue
         keys = keys_of(family, dim, now)
-        alone = [key for key in keys if not (_moved(model, now, {key: value}, dim) & model.dims) - set(values)]
+        alone = [key for key in keys if not (_move(model, now, {key: value}, dim) & model.dims) - set(values)]
         key = (alone or keys)[0]
         made |= {key: value, **pin(family, now, {key: value}, dim)}
     return model.place.patch(made)
 
 
-def _moved(model: Described, config: Config, patch: Mapping[str, int], dim: str) -> set[str]:
+def _move(model: Described, config: Config, patch: Mapping[str, int], dim: str) -> set[str]:
     """The other dims that a patch changes."""
     before, after = (sizes_of(model.place.family, c).values for c in (config, {**config, **patch}))
     return {other for other in before if other != dim and before[other] != after[other]}
@@ -49,7 +49,7 @@ def renumber(model: Described, stack: str, sources: Sequence[int | None]) -> dic
         if isinstance(listed := config.get(key), list) and len(listed) == count:
             own[key] = [listed[layer] for layer in order]
     if kind is not None:
-        own |= _types(kind, config, order, own) | _numbered(kind, config, order)
+        own |= _types(kind, config, order, own) | _number(kind, config, order)
     changed = {key: value for key, value in own.items() if value != config.get(key)}
     inner = made[model.place.part] if model.place.part else made
     assert isinstance(inner, Mapping)
@@ -67,7 +67,7 @@ def _types(kind: ModelType, config: Config, order: Sequence[int], own: Mapping[s
     return {} if types == [cycle[at % length] for at in range(len(order))] else {"layer_types": types}
 
 
-def _numbered(kind: ModelType, config: Config, order: Sequence[int]) -> dict[str, object]:
+def _number(kind: ModelType, config: Config, order: Sequence[int]) -> dict[str, object]:
     """Keys that say which layers are of a kind by their numbers."""
     made: dict[str, object] = {}
     for key in kind.numbered:

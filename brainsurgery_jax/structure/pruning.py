@@ -50,7 +50,7 @@ def prune(view: View, alias: str | None, part: str | None, asked: AskedUnits) ->
         steps, sizes = _by_norm(model, key, units, work)
     else:
         steps, sizes = _by_number(model, key, units)
-    yield Expand((*steps, *(() if asked.keeps_config else _configured(view, model, sizes))))
+    yield Expand((*steps, *(() if asked.keeps_config else _configure(view, model, sizes))))
 
 
 def _refuse_unknown(model: Described) -> None:
@@ -75,7 +75,7 @@ def _dim(model: Described, key: str) -> str:
     return found
 
 
-def _coupled(model: Described, key: str) -> tuple[str, ...]:
+def _couple(model: Described, key: str) -> tuple[str, ...]:
     """The dims that change with it: the heads of a group with the group."""
     dim = _dim(model, key)
     query, group = model.place.family.heads
@@ -102,7 +102,7 @@ def _by_number(
         cuts.append(Cut(layer, _with_groups(model, key, dim, kept)))
     sizes = [{d: len(kept) for d, kept in cut.kept.items()} for cut in cuts]
     _refuse_uneven(model, key, cuts, sizes)
-    return [step for cut in cuts for step in _taken(model, cut)], sizes[0]
+    return [step for cut in cuts for step in _take(model, cut)], sizes[0]
 
 
 def _refuse_uneven(model: Described, key: str, cuts: Sequence[Cut], sizes: Sequence[Mapping[str, int]]) -> None:
@@ -119,7 +119,7 @@ def _with_groups(model: Described, key: str, dim: str, kept: Sequence[int]) -> M
     if not kept:
         raise Refusal("structure-prune", f"no {key} would be left", key=key, hint="Leave at least one.")
     query, group = model.place.family.heads
-    if _coupled(model, key) != (query, group):
+    if _couple(model, key) != (query, group):
         return {dim: kept}
     each = model.size(query) // model.size(group)
     if key == "kv_groups":
@@ -134,7 +134,7 @@ def _with_groups(model: Described, key: str, dim: str, kept: Sequence[int]) -> M
     return {query: kept, group: groups}
 
 
-def _taken(model: Described, cut: Cut) -> Iterator[Substep]:
+def _take(model: Described, cut: Cut) -> Iterator[Substep]:
     """The steps that keep these entries of every axis that has them."""
     for part in model.parts:
         for axis, text in enumerate(part.axes):
@@ -167,7 +167,7 @@ class Carrier(NamedTuple):
 
 def _by_norm(model: Described, key: str, amount: float, work: str) -> tuple[list[Substep], Mapping[str, int]]:
     """The steps that take out the units of least norm in each layer, and what is left of each dim."""
-    dims, count = _coupled(model, key), model.size(_dim(model, key))
+    dims, count = _couple(model, key), model.size(_dim(model, key))
     if key == "heads" and len(dims) > 1 and model.size(dims[0]) != model.size(dims[1]):
         raise Refusal("structure-prune", "heads that share keys and values can only be chosen in whole groups", key=key,
                       hint="Write `kv_groups` instead, or the numbers of the heads.")  # fmt: skip
@@ -182,7 +182,7 @@ def _by_norm(model: Described, key: str, amount: float, work: str) -> tuple[list
                       hint="Give the numbers of those that go, for all layers.")  # fmt: skip
     keep = count - dropped
     sizes = {d: model.size(d) // count * keep for d in dims}
-    return [*_scored(model, carriers, count, work), *_kept(model, carriers, keep, work)], sizes
+    return [*_score(model, carriers, count, work), *_keep(model, carriers, keep, work)], sizes
 
 
 def _carriers(model: Described, part: TensorPart, dims: Sequence[str]) -> Iterator[Carrier]:
@@ -200,7 +200,7 @@ def _carriers(model: Described, part: TensorPart, dims: Sequence[str]) -> Iterat
             yield Carrier(part, axis, prod(section.counts[:at]))
 
 
-def _scored(model: Described, carriers: Sequence[Carrier], count: int, work: str) -> Iterator[Substep]:
+def _score(model: Described, carriers: Sequence[Carrier], count: int, work: str) -> Iterator[Substep]:
     """The steps that sum the squares of all that belongs to a unit: one for each kind of tensors, added up."""
     seen: set[str] = set()
     for part, axis, outer in carriers:
@@ -223,7 +223,7 @@ def _scores(model: Described, part: TensorPart) -> str:
     return ".".join([stack, *(rf"\g<{at}>" for at in range(1, part.starred.count("*") + 1)), "scores"])
 
 
-def _kept(model: Described, carriers: Sequence[Carrier], keep: int, work: str) -> Iterator[Substep]:
+def _keep(model: Described, carriers: Sequence[Carrier], keep: int, work: str) -> Iterator[Substep]:
     """The steps that keep the units with the largest scores."""
     for part, axis, outer in carriers:
         yield Substep("keep_largest_", {
@@ -232,7 +232,7 @@ def _kept(model: Described, carriers: Sequence[Carrier], keep: int, work: str) -
         })  # fmt: skip
 
 
-def _configured(view: View, model: Described, sizes: Mapping[str, int]) -> Iterator[Substep]:
+def _configure(view: View, model: Described, sizes: Mapping[str, int]) -> Iterator[Substep]:
     """The step that sets sizes in the config, or a note that no config can say them."""
     patch = set_dims(model, sizes)
     after = model.with_config(patch)

@@ -46,7 +46,7 @@ def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling) -
             f"{other.name} normalizes queries and keys, which {kind.name} does not: logits differ until it is trained"
         )
         view.note("structure-experts", message, "to", "For a model that computes the same, name a class without them.")
-    steps = [*_copies(model, experts, asked.experts), *_routers(model, experts, asked), *_added(model, experts)]
+    steps = [*_copies(model, experts, asked.experts), *_routers(model, experts, asked), *_add(model, experts)]
     dense = rf"{re.escape(model.layered())}\d+\.{experts.dense}\.(?:{'|'.join(experts.parts)})\.weight"
     yield Expand((*steps, Substep("delete", {"target": to(model.alias, dense)}), *model.configure(config)))
 
@@ -113,7 +113,7 @@ def _routers(model: Described, experts: Experts, asked: Upcycling) -> Iterator[S
     yield Substep("fill", {"from": like, "to": to(model.alias, target), **how})
 
 
-def _added(model: Described, experts: Experts) -> Iterator[Substep]:
+def _add(model: Described, experts: Experts) -> Iterator[Substep]:
     """The steps that make norms which only the class with experts has."""
     head = model.layered()
     for name, rows in experts.adds.items():

@@ -38,7 +38,7 @@ def change_words(view: View, alias: str | None, part: str | None, asked: AskedWo
     else:
         size = _size(asked, count)
         work = view.scratch()
-        steps = [step for each in tables for step in _resized(model, each, work, asked.rows, size)]
+        steps = [step for each in tables for step in _resize(model, each, work, asked.rows, size)]
         patch = set_dims(model, {WORDS: size})
     yield Expand((*steps, *model.configure(patch)))
 
@@ -77,7 +77,7 @@ def _take(model: Described, part: TensorPart, order: Sequence[int]) -> Substep:
     return Substep("take_", {"target": model.ref(part.starred), "indices": list(order), "dim": _axis(part)})
 
 
-def _resized(model: Described, part: TensorPart, work: str, rows: str, size: int) -> Iterator[Substep]:
+def _resize(model: Described, part: TensorPart, work: str, rows: str, size: int) -> Iterator[Substep]:
     """The steps that give a table so many rows."""
     axis, (first, *_) = _axis(part), part.kin.first
     count = first.shape[axis]
