@@ -6,7 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Table, Text, Value
+from brainsurgery_jax.documents import (
+    Datum,
+    Document,
+    Facts,
+    Grid,
+    Hanging,
+    NameTree,
+    Parts,
+    Record,
+    Table,
+    Text,
+    Value,
+)  # fmt: skip
 from brainsurgery_jax.errors import Diagnostic, StoreError
 
 SCHEMA_VERSION = 1
@@ -37,6 +49,22 @@ def document_data(document: Document) -> dict[str, Any]:
             return {"kind": "tree", "title": title, "tensors": dict(leaves)}
         case Parts(parts):
             return {"kind": "parts", "parts": [document_data(part) for part in parts]}
+        case Hanging(head, text):
+            return {"kind": "text", "text": head + text}
+        case Grid():
+            return {"kind": "grid", "rows": grid_data(document)}
+        case Record():
+            return {"kind": "record", "entries": record_data(document)}
+
+
+def record_data(record: Record) -> dict[str, Datum]:
+    """The entries of a record that have a key."""
+    return {entry.key: entry.value for entry in record.entries if entry.key}
+
+
+def grid_data(grid: Grid) -> list[dict[str, Value]]:
+    """The rows of a grid, by the keys of its columns."""
+    return [{c.key: cell for c, cell in zip(grid.columns, row, strict=True) if c.key} for row in grid.rows]
 
 
 def diagnostic_data(found: Diagnostic) -> dict[str, object]:
@@ -59,9 +87,15 @@ def command_error_data(what: str, message: str, hint: str = "") -> dict[str, obj
     return {"code": what, "severity": "error", "message": message, "hint": hint, "place": None}
 
 
-def plain(value: Value | object) -> object:
-    """Values as JSON has them: sequences are lists; complex numbers, NaN and infinity are text."""
+def plain(value: Datum | object) -> object:
+    """Values as JSON has them: sequences are lists, records objects; complex numbers, NaN and infinity are text."""
     match value:
+        case Record():
+            return plain(record_data(value))
+        case Grid():
+            return plain(grid_data(value))
+        case Diagnostic():
+            return plain(diagnostic_data(value))
         case str() | bool() | int() | None:
             return value
         case float():

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from brainsurgery_jax import nametree
-from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Table, Text, Value
+from brainsurgery_jax.documents import (
+    Column,
+    Document,
+    Facts,
+    Grid,
+    Hanging,
+    NameTree,
+    Parts,
+    Record,
+    Table,
+    Text,
+    Value,
+)  # fmt: skip
+from brainsurgery_jax.store.sizes import show_size
+
+Fold = Callable[[str, str], Sequence[str]]
+"""The lines of a paragraph, of its head and its text."""
 
 
-def as_text(document: Document) -> str:
-    """The text of a document, without a line end."""
-    return "\n".join(_lines(document))
+def on_one_line(head: str, text: str) -> list[str]:
+    """A paragraph that is not folded."""
+    return [f"{head}{text}".rstrip()]
 
 
-def _lines(document: Document) -> Iterator[str]:
+def as_text(document: Document, fold: Fold = on_one_line) -> str:
+    """The text of a document, without a line end. `fold`: how paragraphs that hang are folded."""
+    return "\n".join(_lines(document, fold))
+
+
+def _lines(document: Document, fold: Fold) -> Iterator[str]:
     match document:
         case Text(text):
             yield text
@@ -29,7 +50,32 @@ def _lines(document: Document) -> Iterator[str]:
         case Parts(parts, space):
             for at, part in enumerate(parts):
                 yield from [""] * space if at else []
-                yield from _lines(part)
+                yield from _lines(part, fold)
+        case Hanging(head, text):
+            yield from fold(head, text)
+        case Grid():
+            yield from _grid(document)
+        case Record(entries):
+            for entry in entries:
+                yield from [] if entry.shown is None else _lines(entry.shown, fold)
+
+
+def _grid(grid: Grid) -> Iterator[str]:
+    rows = grid.rows[: grid.shown]
+    cells = [[column.head, *(_cell(column, row[at]) for row in rows)] for at, column in enumerate(grid.columns)]
+    shown = [(column, cell) for column, cell in zip(grid.columns, cells, strict=True) if column.head and any(cell[1:])]
+    right = frozenset(at for at, (column, _) in enumerate(shown) if column.unit != "text")
+    yield from align_columns(list(zip(*(cell for _, cell in shown), strict=True)), right)
+
+
+def _cell(column: Column, value: Value) -> str:
+    match value:
+        case int() if column.unit == "bytes":
+            return show_size(value) if value else ""
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def _table(title: str, rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

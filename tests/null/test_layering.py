@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "errors": "",
     "dtypes": "",
     "version": "",
-    "documents": "",
-    "rendering": "errors documents nametree",
+    "documents": "errors",
+    "rendering": "errors documents nametree store.sizes",
     "_lazy": "",
     "nametree": "",
     "index": "errors dtypes select",
@@ -97,12 +97,15 @@ MAY_IMPORT = {
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session",
-    "cli": "documents rendering wording desk "
+    "cli": "documents rendering reports wording desk "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
     "engine.compute.devices engine.events store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
-    "cli.work": "wording api cli.show engine.plan.work engine.plan.schedule store.sizes",
+    # A report is a document of values: whoever draws it knows no run and no checkpoint.
+    "reports": "",
+    "reports.work": "documents wording api engine.plan.work engine.plan.schedule",
+    "reports.explanation": "documents wording api op protocol store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.recipes": "plan.declarations plan.recipes cli.show",

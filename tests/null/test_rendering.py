@@ -4,9 +4,29 @@ from __future__ import annotations
 
 import json
 
-from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Table, Text
+from brainsurgery_jax.documents import (
+    Column,
+    Document,
+    Entry,
+    Facts,
+    Grid,
+    Hanging,
+    NameTree,
+    Parts,
+    Record,
+    Table,
+    Text,
+    show_only,
+)
 from brainsurgery_jax.errors import Diagnostic, Span, StoreError
-from brainsurgery_jax.rendering.data import as_json, diagnostic_data, document_data, store_error_data
+from brainsurgery_jax.rendering.data import (
+    as_json,
+    diagnostic_data,
+    document_data,
+    grid_data,
+    record_data,
+    store_error_data,
+)
 from brainsurgery_jax.rendering.text import as_text
 
 LEAVES = (("h.0.w", {"shape": [2]}), ("h.1.w", {"shape": [2]}))
@@ -59,3 +79,40 @@ def test_a_file_that_cannot_be_read_is_data_of_the_same_keys():
     assert found["message"] == "tensor 'w': is cut off"
     assert found["place"] == {"file": "a.safetensors", "line": 0, "column": 0}
     assert found.keys() == diagnostic_data(Diagnostic("x", "y")).keys()
+
+
+GRID = Grid(
+    (Column("", "item", "count"), Column("key", ""), Column("bytes", "reads", "bytes"), Column("on", "where"),
+     Column("device", "device", "bytes")),
+    ((1, "a", 8192, ["host", "device"], 0), (10, "b", 0, [], 0)),
+)  # fmt: skip
+
+
+def test_a_grid_is_aligned_by_unit_in_text_and_has_numbers_in_data():
+    assert as_text(GRID) == "item   reads  where\n   1  8.0 KB  host, device\n  10"
+    assert grid_data(GRID) == [
+        {"key": "a", "bytes": 8192, "on": ["host", "device"], "device": 0},
+        {"key": "b", "bytes": 0, "on": [], "device": 0},
+    ]
+
+
+def test_text_has_the_first_rows_of_a_grid_and_data_all():
+    short = GRID._replace(shown=1)
+    assert as_text(short).splitlines()[1:] == ["   1  8.0 KB  host, device"]
+    assert grid_data(short) == grid_data(GRID)
+
+
+def test_a_record_has_entries_for_people_for_programs_and_for_both():
+    inner = Record((Entry("n", 1, Text("one")), *show_only(Text("a remark"), None), Entry("nan", float("nan"))))
+    outer = Record((Entry("rows", GRID), Entry("inner", (inner,), inner), Entry("found", Diagnostic("c", "m"))))
+    assert as_text(outer) == "one\na remark"
+    found = json.loads(as_json(**record_data(outer)))
+    assert found["inner"] == [{"n": 1, "nan": "nan"}]
+    assert found["rows"] == grid_data(GRID)
+    assert found["found"] == diagnostic_data(Diagnostic("c", "m"))
+
+
+def test_a_hanging_paragraph_is_folded_by_whoever_shows_it():
+    paragraph = Hanging("created 2: ", "a, b")
+    assert as_text(paragraph) == "created 2: a, b"
+    assert as_text(paragraph, lambda head, text: [head, *text.split()]) == "created 2: \na,\nb"
