@@ -61,8 +61,9 @@ class Hanging(NamedTuple):
     text: str
 
 
-Unit = Literal["text", "count", "bytes"]
-"""What the values of a column are: words (or lists of words), numbers, or bytes (0 is shown as nothing)."""
+Unit = Literal["text", "count", "bytes", "traffic", "shape", "figure"]
+"""What the values of a column are: words (or lists of words), numbers, bytes, bytes of which 0 is shown as nothing,
+sizes of axes, or real numbers that are shown with the head of the column."""
 
 
 class Column(NamedTuple):
@@ -85,6 +86,18 @@ class Grid(NamedTuple):
     shown: int | None = None
 
 
+class Branches(NamedTuple):
+    """Rows of typed values by dotted name, drawn as a tree with columns. None is a value that a row lacks.
+
+    `others`: names with a word each, which only text has. `compact`: neighbouring items with equal rows are folded.
+    """
+
+    columns: tuple[Column, ...]
+    rows: Mapping[str, tuple[Value, ...]]
+    others: Mapping[str, str]
+    compact: bool = True
+
+
 class Entry(NamedTuple):
     """A part of a record. `key`: its name in data; without one only text has it. `shown`: what text has of it, or None
     for nothing."""
@@ -95,15 +108,19 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """Entries, each a value for programs, or a document for people, or both, in the order of either."""
+    """Entries, each a value for programs, or a document for people, or both, in the order of either.
+
+    `space`: empty lines between the documents.
+    """
 
     entries: tuple[Entry, ...]
+    space: int = 0
 
 
-Datum = Value | Grid | Record | Diagnostic | Sequence["Datum"] | Mapping[str, "Datum"]
+Datum = Value | Grid | Branches | Record | Diagnostic | Sequence["Datum"] | Mapping[str, "Datum"]
 """What data have under a key."""
 
-Document = Text | Table | Facts | NameTree | Parts | Hanging | Grid | Record
+Document = Text | Table | Facts | NameTree | Parts | Hanging | Grid | Branches | Record
 """What is reported."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax.documents import (
+    Branches,
     Datum,
     Document,
     Facts,
@@ -53,6 +54,8 @@ def document_data(document: Document) -> dict[str, Any]:
             return {"kind": "text", "text": head + text}
         case Grid():
             return {"kind": "grid", "rows": grid_data(document)}
+        case Branches():
+            return {"kind": "branches", "rows": branches_data(document)}
         case Record():
             return {"kind": "record", "entries": record_data(document)}
 
@@ -65,6 +68,15 @@ def record_data(record: Record) -> dict[str, Datum]:
 def grid_data(grid: Grid) -> list[dict[str, Value]]:
     """The rows of a grid, by the keys of its columns."""
     return [{c.key: cell for c, cell in zip(grid.columns, row, strict=True) if c.key} for row in grid.rows]
+
+
+def branches_data(branches: Branches) -> dict[str, dict[str, Value]]:
+    """The values of each name, by the keys of the columns; values that a row lacks are left out."""
+    keys = [column.key for column in branches.columns]
+    return {
+        name: {key: cell for key, cell in zip(keys, row, strict=True) if key and cell is not None}
+        for name, row in branches.rows.items()
+    }
 
 
 def diagnostic_data(found: Diagnostic) -> dict[str, object]:
@@ -92,6 +104,8 @@ def plain(value: Datum | object) -> object:
     match value:
         case Record():
             return plain(record_data(value))
+        case Branches():
+            return plain(branches_data(value))
         case Grid():
             return plain(grid_data(value))
         case Diagnostic():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from brainsurgery_jax import nametree
 from brainsurgery_jax.documents import (
+    Branches,
     Column,
     Document,
     Facts,
@@ -55,9 +56,10 @@ def _lines(document: Document, fold: Fold) -> Iterator[str]:
             yield from fold(head, text)
         case Grid():
             yield from _grid(document)
-        case Record(entries):
-            for entry in entries:
-                yield from [] if entry.shown is None else _lines(entry.shown, fold)
+        case Branches():
+            yield from _branches(document)
+        case Record(entries, space):
+            yield from _lines(Parts(tuple(e.shown for e in entries if e.shown is not None), space), fold)
 
 
 def _grid(grid: Grid) -> Iterator[str]:
@@ -68,12 +70,28 @@ def _grid(grid: Grid) -> Iterator[str]:
     yield from align_columns(list(zip(*(cell for _, cell in shown), strict=True)), right)
 
 
+def _branches(found: Branches) -> Iterator[str]:
+    """The tree is drawn with tabs between cells, which are then aligned."""
+    shown = [(at, column) for at, column in enumerate(found.columns) if column.head]
+    cells = {name: "".join(f"\t{_cell(column, row[at])}" for at, column in shown) for name, row in found.rows.items()}
+    cells |= {name: f"\t{word}" for name, word in found.others.items()}
+    leaves = [(name.replace("\t", "\\t"), cells[name]) for name in sorted(cells)]
+    rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=found.compact)]
+    most = max(map(len, rows), default=1)
+    padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]
+    yield from align_columns(padded, frozenset(at for at, (_, c) in enumerate(shown, 1) if c.unit == "bytes"))
+
+
 def _cell(column: Column, value: Value) -> str:
     match value:
-        case int() if column.unit == "bytes":
-            return show_size(value) if value else ""
+        case None:
+            return ""
+        case int() if column.unit in ("bytes", "traffic"):
+            return show_size(value) if value or column.unit == "bytes" else ""
         case list() | tuple():
-            return ", ".join(map(str, value))
+            return str(list(value)) if column.unit == "shape" else ", ".join(map(str, value))
+        case float() if column.unit == "figure":
+            return f"{column.head} {value:.4g}"
         case _:
             return str(value)
 

@@ -17,8 +17,8 @@ MOST = 20
 _COLUMNS = (
     Column("", "item", "count"), Column("key", ""), Column("what", "what"), Column("where", "where"),
     Column("parts", ""), Column("tensors", ""), Column("questions", ""),
-    Column("bytes_read", "reads", "bytes"), Column("bytes_written", "writes", "bytes"),
-    Column("host_bytes", "host", "bytes"), Column("device_bytes", "device", "bytes"),
+    Column("bytes_read", "reads", "traffic"), Column("bytes_written", "writes", "traffic"),
+    Column("host_bytes", "host", "traffic"), Column("device_bytes", "device", "traffic"),
     Column("", "needs"), Column("needs", ""), Column("", "for"),
 )  # fmt: skip
 

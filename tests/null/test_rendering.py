@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from brainsurgery_jax.documents import (
+    Branches,
     Column,
     Document,
     Entry,
@@ -21,6 +22,7 @@ from brainsurgery_jax.documents import (
 from brainsurgery_jax.errors import Diagnostic, Span, StoreError
 from brainsurgery_jax.rendering.data import (
     as_json,
+    branches_data,
     diagnostic_data,
     document_data,
     grid_data,
@@ -82,8 +84,8 @@ def test_a_file_that_cannot_be_read_is_data_of_the_same_keys():
 
 
 GRID = Grid(
-    (Column("", "item", "count"), Column("key", ""), Column("bytes", "reads", "bytes"), Column("on", "where"),
-     Column("device", "device", "bytes")),
+    (Column("", "item", "count"), Column("key", ""), Column("bytes", "reads", "traffic"), Column("on", "where"),
+     Column("device", "device", "traffic")),
     ((1, "a", 8192, ["host", "device"], 0), (10, "b", 0, [], 0)),
 )  # fmt: skip
 
@@ -116,3 +118,19 @@ def test_a_hanging_paragraph_is_folded_by_whoever_shows_it():
     paragraph = Hanging("created 2: ", "a, b")
     assert as_text(paragraph) == "created 2: a, b"
     assert as_text(paragraph, lambda head, text: [head, *text.split()]) == "created 2: \na,\nb"
+
+
+def test_branches_are_a_tree_with_aligned_columns_in_text_and_values_by_name_in_data():
+    columns = (Column("shape", "shape", "shape"), Column("bytes", "size", "bytes"), Column("mean", "mean", "figure"))
+    rows = {"h.0": ([2], 8, 0.5), "h.1": ([2], 8, 0.5), "w": ([300, 2], 2400, None)}
+    tree = Branches(columns, rows, {"step": "None"})
+    lines = [
+        "├── h",
+        "│   └── [0-1]  [2]          8 B  mean 0.5",
+        "├── step       None",
+        "└── w          [300, 2]  2.3 KB",
+    ]
+    assert as_text(tree).splitlines() == lines
+    assert len(as_text(tree._replace(compact=False)).splitlines()) == 5
+    assert branches_data(tree)["h.0"] == {"shape": [2], "bytes": 8, "mean": 0.5}
+    assert branches_data(tree)["w"] == {"shape": [300, 2], "bytes": 2400}
