@@ -746,6 +746,136 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 
+# --- Structure: a tiny Llama ------------------------------------------------------------------------------------------
+
+_LLAMA = {
+    "model_type": "llama", "hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "intermediate_size": 3, "vocab_size": 6, "tie_word_embeddings": False, "num_local_experts": 2,
+}  # fmt: skip
+_AS_LLAMA = ({"config": {"patch": _LLAMA}},)
+_AS_MIXTRAL = ({"config": {"patch": {**_LLAMA, "model_type": "mixtral"}}},)
+_SHAPES = {
+    "self_attn.q_proj": (4, 4), "self_attn.k_proj": (4, 4), "self_attn.v_proj": (4, 4), "self_attn.o_proj": (4, 4),
+    "mlp.gate_proj": (3, 4), "mlp.up_proj": (3, 4), "mlp.down_proj": (4, 3),
+}  # fmt: skip
+_WORDS = {"model.embed_tokens.weight": counting((6, 4)), "lm_head.weight": counting((6, 4))}
+_MODEL: Tensors = {
+    **_WORDS,
+    **{f"model.layers.{i}.{name}.weight": counting(shape) + 5 * i + at
+       for i in range(2) for at, (name, shape) in enumerate(_SHAPES.items())},
+}  # fmt: skip
+_EXPERT = {"w1": (3, 4), "w3": (3, 4), "w2": (4, 3)}
+_MIXED: Tensors = {
+    "model.layers.0.block_sparse_moe.gate.weight": counting((2, 4)),
+    "model.layers.0.self_attn.o_proj.weight": counting((4, 4)),
+    **{f"model.layers.0.block_sparse_moe.experts.{e}.{name}.weight": counting(shape) + 3 * e
+       for e in range(2) for name, shape in _EXPERT.items()},
+}  # fmt: skip
+_MLP, _MOE = "model.layers.{}.mlp.{}_proj.weight", "model.layers.0.block_sparse_moe"
+
+
+def _second_layer(t: Tensors) -> Changes:
+    """What is left if the second layer takes the place of the first."""
+    second = {n.replace(".1.", ".0."): x for n, x in t.items() if ".layers.1." in n}
+    return {**second, **{n: None for n in t if ".layers.1." in n}}
+
+
+def _few_neurons(t: Tensors) -> Changes:
+    rows = {_MLP.format(i, n): t[_MLP.format(i, n)][[0, 2]] for i in range(2) for n in ("gate", "up")}
+    return rows | {_MLP.format(i, "down"): t[_MLP.format(i, "down")][:, [0, 2]] for i in range(2)}
+
+
+def _fused(t: Tensors) -> Changes:
+    made: dict[str, np.ndarray | None] = {}
+    for i in range(2):
+        for whole, parts in (("self_attn.qkv", "qkv"), ("mlp.gate_up", ("gate", "up"))):
+            names = [f"model.layers.{i}.{whole.partition('.')[0]}.{n}_proj.weight" for n in parts]
+            made |= {f"model.layers.{i}.{whole}_proj.weight": np.concatenate([t[n] for n in names])}
+            made |= dict.fromkeys(names)
+    return made
+
+
+def _upcycled(t: Tensors) -> Changes:
+    made: dict[str, np.ndarray | None] = {}
+    for i in range(2):
+        head = f"model.layers.{i}.block_sparse_moe"
+        made[f"{head}.gate.weight"] = np.zeros((2, 4), t["lm_head.weight"].dtype)
+        for old, new in (("gate", "w1"), ("up", "w3"), ("down", "w2")):
+            made |= {f"{head}.experts.{e}.{new}.weight": t[_MLP.format(i, old)] for e in range(2)}
+            made[_MLP.format(i, old)] = None
+    return made
+
+
+def _one_expert(t: Tensors) -> Changes:
+    names = {f"{_MOE}.experts.{{}}.{n}.weight" for n in _EXPERT}
+    kept = {n.format(0): t[n.format(1)] for n in names} | {n.format(1): None for n in names}
+    return kept | {f"{_MOE}.gate.weight": t[f"{_MOE}.gate.weight"][1:]}
+
+
+def _mean_expert(t: Tensors) -> Changes:
+    names = {f"{_MOE}.experts.{{}}.{n}.weight" for n in _EXPERT}
+    means = {n.format(0): (t[n.format(0)] + t[n.format(1)]) / np.float32(2) for n in names}
+    row = t[f"{_MOE}.gate.weight"].mean(0, keepdims=True)
+    return means | {n.format(1): None for n in names} | {f"{_MOE}.gate.weight": row}
+
+
+def _stacked(t: Tensors) -> Changes:
+    pick = lambda name: np.stack([t[f"{_MOE}.experts.{e}.{name}.weight"] for e in range(2)])  # noqa: E731
+    return {
+        **{n: None for n in t if ".experts." in n or n.endswith("gate.weight")},
+        "model.layers.0.mlp.gate.weight": t[f"{_MOE}.gate.weight"],
+        "model.layers.0.mlp.experts.gate_up_proj": np.concatenate([pick("w1"), pick("w3")], 1),
+        "model.layers.0.mlp.experts.down_proj": pick("w2"),
+    }
+
+
+_NOT_KNOWN = Refused({"alias": "none"}, "alias-unknown", "'none'")
+_SCORED = {"w": counting((6, 4)), "s": np.array([1, 5, 3], np.float32)}
+
+STRUCTURE: tuple[Row, ...] = (
+    Row("layers", {"drop": [0]}, _MODEL, _second_layer,
+        (Refused({"keep": [2]}, "structure-layers", "there is no layer 2: the model has 2"),
+         Refused({"keep": []}, "value-type", "keep"),
+         _NOT_KNOWN), before=({"config": {"patch": _LLAMA}},)),
+    Row("vocab", {"multiple_of": 4, "rows": "zero"}, _MODEL,
+        lambda t: {n: np.concatenate([t[n], np.zeros((2, 4), t[n].dtype)]) for n in _WORDS},
+        (Refused({"size": 0}, "value-type", "size"), Refused({}, "structure-words", "give one of")), before=_AS_LLAMA),
+    Row("tie", {}, _MODEL, lambda t: {"lm_head.weight": None}, (Refused({"replace": 1}, "value-type", "replace"),),
+        before=_AS_LLAMA),
+    Row("untie", {}, {n: x for n, x in _MODEL.items() if n != "lm_head.weight"},
+        lambda t: {"lm_head.weight": t["model.embed_tokens.weight"]}, (_NOT_KNOWN,), before=_AS_LLAMA),
+    Row("fuse", {}, _MODEL, _fused, (_NOT_KNOWN,), before=_AS_LLAMA),
+    Row("unfuse", {}, {**_WORDS, "model.layers.0.mlp.gate_up_proj.weight": counting((6, 4)),
+                       "model.layers.0.self_attn.o_proj.weight": counting((4, 4))},
+        lambda t: {"model.layers.0.mlp.gate_up_proj.weight": None,
+                   _MLP.format(0, "gate"): t["model.layers.0.mlp.gate_up_proj.weight"][:3],
+                   _MLP.format(0, "up"): t["model.layers.0.mlp.gate_up_proj.weight"][3:]},
+        (_NOT_KNOWN,), before=_AS_LLAMA),
+    Row("prune", {"neurons": [1]}, _MODEL, _few_neurons,
+        (Refused({"neurons": [3]}, "structure-prune", "there is no number 3 of 3 neurons"),
+         Refused({"neurons": -1}, "value-type", "a share below 1")), before=_AS_LLAMA),
+    Row("upcycle", {"experts": 2, "router": "zero"}, _MODEL, _upcycled,
+        (Refused({"experts": 1}, "structure-experts", "cannot take 2 of 1"),
+         Refused({}, "key-missing", "experts")), before=_AS_LLAMA),
+    Row("expert_prune", {"drop": [0]}, _MIXED, _one_expert,
+        (Refused({"drop": [2]}, "structure-experts", "there is no expert 2 of 2"),), before=_AS_MIXTRAL),
+    Row("expert_merge", {"groups": [[0, 1]]}, _MIXED, _mean_expert,
+        (Refused({"groups": [[0]]}, "structure-experts", "expert 1 is in no group"),), before=_AS_MIXTRAL, within=1e-6),
+    Row("experts", {"names": "stacked"}, _MIXED, _stacked,
+        (Refused({"names": "loose"}, "value-type", "names"),), before=_AS_MIXTRAL),
+    *(Row(op, {source: "w", "scores": "s", "keep": 2, **more}, _SCORED, lambda t, to=to: {to: t["w"][2:]},
+          (Refused({source: "w", "scores": "w", "keep": 1, **more}, "choice-scores", "scores are a vector"),
+           Refused({source: "w", "scores": "s", "keep": 4, **more}, "choice-scores", "4 of 3 units cannot stay"),
+           Refused({source: "w", "scores": "s", "keep": 1, "dim": 1, **more}, "choice-scores", "not made of 1 x 3"),
+           Refused({source: "w", "scores": "none", "keep": 1, **more}, "tensor-missing", "'none'")))
+      for op, source, to, more in (
+          ("keep_largest", "from", "new", {"to": "new"}), ("keep_largest_", "target", "w", {}))),
+)  # fmt: skip
+
+
+ROWS += STRUCTURE
+
+
 class Asserted(NamedTuple):
     """An operator of `assert`: payloads that hold, payloads that do not (with why), payloads that are mistakes."""
 
@@ -767,6 +897,8 @@ LOOKED_AT: Tensors = {
 ASSERTED: tuple[Asserted, ...] = (
     Asserted("config", (), (({"of": "n_layer", "is": 2}, "'model' came without a config.json"),),
              (({"is": 2}, "of"), ({"of": "n_layer", "in": 2}, "expected a list"), ({"of": "x::n_layer"}, "alias 'x'"))),
+    Asserted("consistent", (), (("model", "'model' came without a config.json"),),
+             (("none", "alias 'none'"), ({}, "expected text"))),
     Asserted("exists", ("w", "n.*"), (("absent", "no tensor matches 'absent' in 'model'"),), (("(", "regex|pattern"),)),
     Asserted("count", ({"of": "n.*", "is": 3}, {"of": "absent", "is": 0}),
              (({"of": ".*", "is": 3}, "6 tensors match 'model::.*', not 3"),), (({"of": "w", "is": -1}, "is"),)),

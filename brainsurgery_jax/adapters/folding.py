@@ -259,7 +259,7 @@ class FoldStep:
     def _compute(self, name: str, terms: Sequence[Term]) -> Substep:
         """The step that makes a tensor. The base's own is `w`; what PEFT saved in its place counts as such."""
         start = self._start(name)
-        weights = {f"w{at}": w for at, w in enumerate(self._replaced(name))}
+        weights = {f"w{at}": w for at, w in enumerate(self._replace(name))}
         operands = {key: ref for term in terms for key, ref in term.operands.items()}
         if weights:
             start = weights["w0"]
@@ -287,7 +287,7 @@ class FoldStep:
         table = self.shared.get(name.removesuffix(".weight"))
         return self.model.shapes.get(name if table is None else f"{table}.weight")
 
-    def _replaced(self, name: str) -> list[Ref]:
+    def _replace(self, name: str) -> list[Ref]:
         """What adapters have in place of a weight of the base: PEFT saves a table whose vocabulary it found resized."""
         found = []
         for adapter in self.loaded:
@@ -319,7 +319,7 @@ class FoldStep:
     # --- heads that are tables
 
     @cached_property
-    def _changed_modules(self) -> dict[str, str]:
+    def _modules_of_changes(self) -> dict[str, str]:
         """The modules whose weight differs in the result, by the alias of the adapter that changes them."""
         return {
             self._find(adapter, module, own)[0]: adapter.alias
@@ -328,29 +328,29 @@ class FoldStep:
             if own.factors is not None or "weight" in own.whole
         }
 
-    def _parted(self) -> Iterator[tuple[str, str]]:
+    def _part(self) -> Iterator[tuple[str, str]]:
         """Heads that were their table, and differ from it in the result; with that table."""
         for head, table in self.shared.items():
             kept = any(adapter.config.get("ensure_weight_tying") for adapter in self.loaded)
-            if head in self._changed_modules or (table in self._changed_modules and not kept):
+            if head in self._modules_of_changes or (table in self._modules_of_changes and not kept):
                 yield head, table
 
     def _untie(self) -> Iterator[Substep]:
         """Steps that make a head a tensor of its own, if it will differ from its table: with an adapter of the table,
         PEFT changes the table alone."""
-        for head, table in self._parted():
+        for head, table in self._part():
             source, target = Ref(self.to, re.escape(f"{table}.weight")), Ref(self.to, f"{head}.weight")
             yield Substep("copy", {"from": source, "to": target})
-            if head not in self._changed_modules:
+            if head not in self._modules_of_changes:
                 message = (
-                    f"'{self._changed_modules[table]}' changes '{table}' alone; '{head}', which was the same, stays"
+                    f"'{self._modules_of_changes[table]}' changes '{table}' alone; '{head}', which was the same, stays"
                 )
                 self.view.note("adapter-merge", message, "adapters")
 
     def _reconfigure(self) -> Iterator[Substep]:
         """The step that says in config.json what changed: that a head is no table any more, and a vocabulary's size."""
         patch: dict[str, object] = {}
-        if any(self._parted()):
+        if any(self._part()):
             patch["tie_word_embeddings"] = False
         for module, own in ((m, o) for adapter in self.loaded for m, o in adapter.modules.items()):
             if self.model.is_table(module) and (sizes := self._rows(own)) and "vocab_size" in self.model.config:

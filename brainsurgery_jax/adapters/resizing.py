@@ -68,7 +68,7 @@ class ResizeStep:
                 yield Bind(self.to, name, expr, "rebind", (self.adapter, name))
         known = self.view.config(self.adapter, "adapter")
         if known is not None and known[0] == ADAPTER_CONFIG and isinstance(known[1], Mapping):
-            avals = {n: (results.get(n) or self.view.fetch(self.adapter, n)).aval for n in self._named}
+            avals = {n: (results.get(n) or self.view.fetch(self.adapter, n)).aval for n in self._name}
             yield SetConfig(self.to, keep_scales(known[1], read_adapter(avals)), ADAPTER_CONFIG)
 
     @cached_property
@@ -76,7 +76,7 @@ class ResizeStep:
         return read_modules(self.adapter, self.view.names(self.adapter))
 
     @cached_property
-    def _named(self) -> tuple[str, ...]:
+    def _name(self) -> tuple[str, ...]:
         return tuple(self.view.names(self.adapter))
 
     def _pair(self, own: AdaptedModule) -> FactorPair:

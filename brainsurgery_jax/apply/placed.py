@@ -74,7 +74,7 @@ class Placed:
             for q in questions:
                 assert q.reduction.traced is not None
                 xs = [self._bring(arrays[q][e], home, None) for e in asked_of(q)]
-                verdicts.append(_compiled_check(q.reduction.traced, home.everywhere, home.is_explicit)(*xs))
+                verdicts.append(_compile_check(q.reduction.traced, home.everywhere, home.is_explicit)(*xs))
             return list(map(bool, map(fetch, verdicts)))
 
     def accept(self) -> None:
@@ -191,7 +191,7 @@ def _compiled(kernel: Kernel, static: Static, places: Any, explicit: bool) -> Ca
 
 
 @lru_cache(maxsize=4096)
-def _compiled_check(holds: Callable[..., Any], place: Any, explicit: bool) -> Callable[..., Any]:
+def _compile_check(holds: Callable[..., Any], place: Any, explicit: bool) -> Callable[..., Any]:
     """A check of arrays, its verdict known on each device."""
     if explicit:
         return jax.jit(jax.sharding.auto_axes(holds, out_sharding=place))

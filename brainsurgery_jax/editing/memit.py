@@ -21,9 +21,8 @@ def insert_facts(facts: Memories, *, share: Array, weight: Array) -> Array:
 @kernel("memit", check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True,
         refusal=SINGULAR)  # fmt: skip
 def edit_matrix(
-    w: Array, keys: Array, values: Array, covariance: Array, *, share: Number, weight: Number, transposed: bool,
-    residual: bool,
+    w: Array, *facts: Array, share: Number, weight: Number, transposed: bool, residual: bool,
 ) -> tuple[Array, Flag]:  # fmt: skip
-    """A matrix with facts inserted."""
+    """A matrix with facts inserted; `facts` are their keys, values and covariance."""
     update = lambda facts: insert_facts(facts, share=share, weight=weight)  # noqa: E731
-    return edit_facts(update, (w, keys, values, covariance), transposed=transposed, residual=residual)
+    return edit_facts(update, (w, *facts), transposed=transposed, residual=residual)

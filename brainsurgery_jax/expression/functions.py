@@ -46,7 +46,7 @@ def _real(x: jax.Array) -> jax.Array:
 
 def _reduce(name: str, fn: Callable[..., jax.Array] | None = None, extra: str = "") -> Function:
     usage = f"{name}(x, axis=None, keepdims=False){extra}"
-    return Function(usage, fn or _of(name), keywords=AXES, static=sign.reduced, own=True, reduces=True)
+    return Function(usage, fn or _of(name), keywords=AXES, static=sign.reduce_axes, own=True, reduces=True)
 
 
 def _norm(x: jax.Array, axis: Axis = None, keepdims: bool = False) -> jax.Array:
@@ -72,7 +72,7 @@ def _kth(x: jax.Array, k: object, axis: Axis = None, keepdims: bool = False) -> 
 
 
 def _kth_static(keywords: sign.Keywords, args: Sequence[object], rank: int) -> Static:
-    return ("count", args[1]), *sign.reduced(keywords, args, rank)
+    return ("count", args[1]), *sign.reduce_axes(keywords, args, rank)
 
 
 def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -96,7 +96,7 @@ def _log_sum_exp(x: jax.Array, axis: Axis = None, keepdims: bool = False) -> jax
     return jnp.sum(x * 1.0, axis=axis, keepdims=keepdims)
 
 
-def _filled(*sizes: object) -> jax.Array:
+def _fill(*sizes: object) -> jax.Array:
     whole = _counts(*(sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple) else sizes))
     return jnp.zeros(whole, jnp.float32)
 
@@ -121,7 +121,7 @@ def _roll(x: jax.Array, shift: object, axis: Axis = None) -> jax.Array:
     return jnp.roll(x, shift, axis=axis)
 
 
-def _rolled(keywords: sign.Keywords, args: Sequence[object], rank: int) -> Static:
+def _read_shift(keywords: sign.Keywords, args: Sequence[object], rank: int) -> Static:
     axis = keywords.get("axis")
     along = None if axis is None else tuple(a % max(1, rank) for a in sign.whole_numbers(axis))
     return ("shift", args[1]), ("along", along)
@@ -208,7 +208,7 @@ FUNCTIONS: dict[str, Function] = {
     "max": _reduce("max", extra="` or, of two, `maximum(x, y)"),
     "norm": _reduce("norm", _norm),
     "median": _reduce("median"),
-    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _quantile, (2, 2), AXES, static=sign.reduced,
+    "quantile": Function("quantile(x, q, axis=None, keepdims=False)", _quantile, (2, 2), AXES, static=sign.reduce_axes,
                          own=True, reduces=True),
     "kth_largest": Function("kth_largest(x, 10, axis=None, keepdims=False)", _kth, (2, 2), AXES,
                             static=_kth_static, operands=1, own=True, reduces=True),
@@ -221,27 +221,27 @@ FUNCTIONS: dict[str, Function] = {
     "kron": Function("kron(x, y)", _kron, (2, 2)),
     "einsum": Function("einsum(\"oi,ir->or\", x, y)", _einsum, (2, 3), static=_equation, text=True),
     "transpose": Function("transpose(x, (1, 0))", _of("transpose"), (1, 2), lists=True,
-                          static=sign.ordered, operands=1),
+                          static=sign.order_axes, operands=1),
     "reshape": Function("reshape(x, (2, -1))", _reshape, (2, 9), lists=True, operands=1),
     "concat": Function("concat(x, y, axis=0)", _joining("concatenate"), (1, MANY), ("axis",), lists=True,
                        static=sign.along(0)),
     "stack": Function("stack(x, y, axis=0)", _joining("stack"), (1, MANY), ("axis",), lists=True,
                       static=sign.along(0, 1)),
-    "repeat": Function("repeat(x, 2, axis=0)", _repeat, (2, 2), ("axis",), static=sign.repeated, operands=1),
-    "roll": Function("roll(x, 1, axis=0)", _roll, (2, 2), ("axis",), lists=True, static=_rolled, operands=1),
+    "repeat": Function("repeat(x, 2, axis=0)", _repeat, (2, 2), ("axis",), static=sign.repeat_axes, operands=1),
+    "roll": Function("roll(x, 1, axis=0)", _roll, (2, 2), ("axis",), lists=True, static=_read_shift, operands=1),
     "take": Function("take(x, indices, axis=None)", _take, (2, 2), ("axis",), static=sign.along(None), own=True),
     "flip": Function("flip(x, axis=0)", _of("flip"), keywords=("axis",), static=sign.along_axes(None)),
     "diag": Function("diag(x)", _of("diag")),
     "tril": Function("tril(x, k=0)", _of("tril"), keywords=("k",), static=_diagonal),
     "triu": Function("triu(x, k=0)", _of("triu"), keywords=("k",), static=_diagonal),
     "eye": Function("eye(4)", lambda *n: jnp.eye(*_counts(*n), dtype=jnp.float32), (1, 2),
-                    static=sign.counted, operands=0),
-    "zeros": Function("zeros(4, 3)", _filled, (1, 9), lists=True, operands=0),
-    "ones": Function("ones(4, 3)", _filled, (1, 9), lists=True, operands=0),
+                    static=sign.count_axes, operands=0),
+    "zeros": Function("zeros(4, 3)", _fill, (1, 9), lists=True, operands=0),
+    "ones": Function("ones(4, 3)", _fill, (1, 9), lists=True, operands=0),
     "linspace": Function("linspace(0, 1, 11)", _linspace, (3, 3), static=_span, operands=0,
                          widest=True),
     "arange": Function("arange(4)", lambda *n: jnp.arange(*_counts(*n), dtype=jnp.int64), (1, 3),
-                       static=sign.counted, operands=0),
+                       static=sign.count_axes, operands=0),
     **{name: Function(f"{name}(x)", _over) for name in SETS},
     **{name: _cast(name) for name in CASTS},
 }  # fmt: skip

@@ -130,7 +130,7 @@ def _copies(times: int) -> Callable[[Node, Operands, Shape], int]:
     return rule
 
 
-def _guarded(fn: Callable[..., dense.Answer], own: int, times: int) -> Operation:
+def _guard(fn: Callable[..., dense.Answer], own: int, times: int) -> Operation:
     guard: Guard = lambda xp, node, shape, xs: fn(*xs)  # noqa: E731
     return Operation(
         lambda xp, node, shape, xs: fn(*xs)[0], _leading(own), _copies(times), guard=guard, orders=True, whole=True
@@ -146,14 +146,14 @@ def _trace(xp: ModuleType, node: Node, shape: Shape, xs: Sequence[Array]) -> Arr
 
 
 LINEAR: Mapping[str, Operation] = {
-    "solve": _guarded(dense.solve, 2, 1),
-    "inv": _guarded(dense.inverse, 2, 2),
-    "pinv": _guarded(dense.pseudo_inverse, 2, 10),
-    "cholesky": _guarded(dense.cholesky, 2, 1),
+    "solve": _guard(dense.solve, 2, 1),
+    "inv": _guard(dense.inverse, 2, 2),
+    "pinv": _guard(dense.pseudo_inverse, 2, 10),
+    "cholesky": _guard(dense.cholesky, 2, 1),
     "det": Operation(_det, _leading(0), _copies(1), whole=True),
     "trace": Operation(_trace, _leading(0)),
-    "qr": _guarded(dense.packed_qr, 2, 2),
-    "svd": _guarded(dense.packed_svd, 2, 8),
-    "eigh": _guarded(dense.packed_eigh, 2, 4),
+    "qr": _guard(dense.packed_qr, 2, 2),
+    "svd": _guard(dense.packed_svd, 2, 8),
+    "eigh": _guard(dense.packed_eigh, 2, 4),
 }
 """What computes them."""

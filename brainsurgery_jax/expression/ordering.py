@@ -14,7 +14,7 @@ from brainsurgery_jax.expression.on_the_way import Operands, nbytes
 from brainsurgery_jax.expression.operation import Operation
 from brainsurgery_jax.expression.program import Node, Static
 from brainsurgery_jax.expression.reductions import Compute, Shape
-from brainsurgery_jax.expression.signatures import Function, Keywords, along, axis_of, reduced_one
+from brainsurgery_jax.expression.signatures import Function, Keywords, along, axis_of, reduce_axis
 from brainsurgery_jax.numerics.math import find_extreme, kind, on_host
 
 INDEX = 8
@@ -54,7 +54,7 @@ def _along_one(name: str) -> Callable[..., jax.Array]:
     return fn
 
 
-_PLACE = Function("", _along_one("argmax"), keywords=("axis", "keepdims"), static=reduced_one, own=True)
+_PLACE = Function("", _along_one("argmax"), keywords=("axis", "keepdims"), static=reduce_axis, own=True)
 
 ORDERING_FUNCTIONS: Mapping[str, Function] = {
     "argmax": _PLACE._replace(usage="argmax(x, axis=None, keepdims=False)"),

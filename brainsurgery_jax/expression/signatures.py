@@ -62,12 +62,12 @@ class Function(NamedTuple):
 # --- Rules ------------------------------------------------------------------------------------------------------------
 
 
-def reduced(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
+def reduce_axes(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
     """The axes that a reduction goes over, and whether they are kept."""
     return ("axes", axes_of(keywords.get("axis"), rank)), ("keepdims", bool(keywords.get("keepdims", False)))
 
 
-def reduced_one(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
+def reduce_axis(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
     """The axis that is looked along (None: all elements in row-major order), and whether it is kept."""
     return ("axis", axis_of(keywords.get("axis"), rank)), ("keepdims", bool(keywords.get("keepdims", False)))
 
@@ -82,18 +82,18 @@ def along_axes(default: int | None) -> StaticRule:
     return lambda keywords, args, rank: (("axes", axes_of(keywords.get("axis", default), rank)),)
 
 
-def ordered(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
+def order_axes(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
     """The new order of the axes."""
     order = args[1] if len(args) > 1 else tuple(reversed(range(rank)))
     return (("order", tuple(a % rank for a in whole_numbers(order))),)
 
 
-def repeated(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
+def repeat_axes(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
     """How often, and along which axis."""
     return ("times", args[1]), ("axis", axis_of(keywords.get("axis"), rank))
 
 
-def counted(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
+def count_axes(keywords: Keywords, args: Sequence[object], rank: int) -> Static:
     """Whole numbers, or a list of them."""
     return (("counts", tuple(flat(args))),)
 

@@ -7,12 +7,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.families.decoders import DECODERS
-from brainsurgery_jax.families.encoders import ENCODERS
 from brainsurgery_jax.families.evidence import Observation, key_text, modules_of, observe
 from brainsurgery_jax.families.model import PARTS, UNLIKE, WHOLE, ConfigDifference, Family, FamilyPlace
 from brainsurgery_jax.families.names import Kin, kin_of
 from brainsurgery_jax.families.presence import (
+    classes,
     dtypes,
     experts,
     experts_per_token,
@@ -23,10 +22,8 @@ from brainsurgery_jax.families.presence import (
     table_in_place_of,
 )
 from brainsurgery_jax.families.solve import Solved, solve
+from brainsurgery_jax.families.tables import FAMILIES
 from brainsurgery_jax.layout.expressions import Config
-
-FAMILIES: tuple[Family, ...] = (*DECODERS, *ENCODERS)
-"""Every family, in the order in which they are tried."""
 
 _DIM = re.compile(r"\b[A-Z]\b")
 
@@ -42,6 +39,11 @@ def differences(
     recognised = tuple(places(config, kin))
     found = [each for place in recognised for each in _of_place(place, kin, origins or {})]
     return (*found, *dtypes(config, avals)) if recognised else ()
+
+
+def describes(config: Config, avals: Mapping[str, Aval]) -> bool:
+    """Whether a family is known whose names the tensors have."""
+    return next(places(config, kin_of(avals)), None) is not None
 
 
 def tied_table(config: Config, avals: Mapping[str, Aval], head: str) -> str | None:
@@ -102,6 +104,7 @@ def _of_place(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, 
     yield from flags(place, kin)
     yield from experts(place, kin, modules)
     yield from experts_per_token(place, result.config)
+    yield from classes(place)
 
 
 def _describe(place: FamilyPlace, change: Solved) -> ConfigDifference:

@@ -24,6 +24,19 @@ class Family:
     - `rare`: dims that are assumed to have changed only if changes of others explain nothing
     - `models`: the `model_type`s that the table was tested on. For others, differences without a patch are not
     reported.
+
+    What changes a model's structure reads the shapes more closely: an axis is a sum of parts that lie one after
+    another, and each part a product of factors, the slowest first. `3*N*H` are all queries, then keys, then values;
+    `N*3*H` are the three of each head beside each other.
+
+    - `stacks`: the dim that counts the layers of each stack, by what the stack is called
+    - `writers`: tensors that a layer adds to the residual stream by; with all of them zero it changes nothing
+    - `first`: tensors that the first layer of a stack has alone
+    - `tied`: tensors that a model with tied words does not have, and the table that takes their place
+    - `fused`: tensors that hold several, in the order of the parts of their first axis or of its factor that is a
+    number
+    - `heads`: the dims of heads and of groups that share keys and values
+    - `neurons`: the dims that count the neurons of an MLP, the first that a model has
     """
 
     name: str
@@ -36,6 +49,68 @@ class Family:
     flags: Mapping[str, str] = field(default_factory=dict)
     rare: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    stacks: Mapping[str, str] = field(default_factory=lambda: {"layers": "L"})
+    writers: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    heads: tuple[str, str] = ("N", "N")
+    neurons: tuple[str, ...] = ("F",)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experts:
+    """The experts of a `model_type`: names below a layer, and keys of config.json.
+
+    - `block`: where they are; `dense`: where the MLP of a layer without experts is
+    - `parts`: what the three matrices are called, by the names of those of the dense MLP
+    - `count`, `chosen`, `width`: keys of their number, of how many a token takes, and of their neurons
+    - `normalized`: the key that says whether the weights of those taken add up to 1; empty: they always do
+    - `of`: the `model_type`s that become one with experts
+    - `adds`: norms that only the one with experts has, each with the matrix whose rows it normalizes
+    - `biased`: whether attention may have biases
+    """
+
+    block: str
+    parts: Mapping[str, str]
+    count: str
+    chosen: str
+    width: str
+    normalized: str = ""
+    of: tuple[str, ...] = ()
+    adds: Mapping[str, str] = field(default_factory=dict)
+    biased: bool = True
+    router: str = "gate.weight"
+    dense: str = "mlp"
+    stacked: str = "mlp.experts"
+    """Where newer versions of transformers have all experts in two tensors, `gate_up_proj` and `down_proj`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelType:
+    """What is known of a `model_type` beside the names of its family.
+
+    - `causal`: the class that predicts words
+    - `tied`: whether words are tied if config.json does not say so
+    - `cycle`: the types of layers, in turn, if config.json has no `layer_types`; `period`: the key of its length
+    - `leading`: keys that count the first layers of a kind; `numbered`: keys that list layers by number
+    - `defaults`: values of keys that config.json may leave out, and that other classes would take otherwise
+    - `fixed_heads`: whether the class wants all heads together to be as wide as the model
+    - `unfused`: the `model_type`s that have the tensors which it has in one under names of their own
+    """
+
+    name: str
+    family: Family
+    causal: str
+    tied: bool = False
+    cycle: tuple[str, ...] = ()
+    period: str = ""
+    leading: tuple[str, ...] = ()
+    numbered: tuple[str, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    experts: Experts | None = None
+    fixed_heads: bool = False
+    unfused: tuple[str, ...] = ()
 
 
 class ConfigPart(NamedTuple):

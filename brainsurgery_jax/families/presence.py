@@ -9,15 +9,13 @@ from itertools import groupby
 from brainsurgery_jax.config_patch import DTYPE_KEYS, patch_mapping
 from brainsurgery_jax.dtypes import Aval, parse_dtype
 from brainsurgery_jax.families.evidence import Modules, shape_table, sizes_of
-from brainsurgery_jax.families.model import HEADED, LISTS, ConfigDifference, FamilyPlace
+from brainsurgery_jax.families.model import HEADED, LISTS, ConfigDifference, FamilyPlace, ModelType
 from brainsurgery_jax.families.names import NUMBER, Kin
+from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.layout.expressions import Config
 
 TIED = "tie_word_embeddings"
 CHOSEN = "num_experts_per_tok"
-
-MIXTRAL: Config = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
-"""The config of the only class whose experts are named `block_sparse_moe`."""
 
 
 def gaps(modules: Iterable[Modules]) -> Iterator[ConfigDifference]:
@@ -50,19 +48,19 @@ def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]
     untouched = head is not None and (origins.get(head), origins.get(table)) == (head, table)
     if holder[TIED] and head is not None and not untouched and not place.part:
         found = f"config.json says {TIED} true, but there is '{head}', which some loaders ignore and others load"
-        yield ConfigDifference(found, _flag(place, TIED, False))
+        yield ConfigDifference(found, flag_patch(place, TIED, False))
     if not holder[TIED] and head is None and _is_headed(place) and not any("head" in starred for starred in kin):
         found = (
             f"config.json says {TIED} false, but there is no '{outputs[0]}', which loaders then initialize at random; "
             f"tied, '{table}' takes its place, as in a model that was tied before"
         )
-        yield ConfigDifference(found, _flag(place, TIED, True))
+        yield ConfigDifference(found, flag_patch(place, TIED, True))
 
 
 def _tables(place: FamilyPlace, kin: Mapping[str, Kin]) -> tuple[list[str], str | None]:
     """The names that an output table may have, without a prefix, and the table of words that there is."""
     words = [name for name, shapes in shape_table(place.family).items() if shapes[0][0] == "V"]
-    outputs = [name[1:] for name in words if name.startswith("^")]
+    outputs = [name[1:] for name in place.family.tied]
     return outputs, next((place.base + word for word in words if place.base + word in kin), None)
 
 
@@ -75,10 +73,10 @@ def table_in_place_of(head: str, place: FamilyPlace, kin: Mapping[str, Kin]) -> 
     return None if untied or head in kin or head not in named else table
 
 
-def _flag(place: FamilyPlace, key: str, value: bool) -> dict[str, object]:
-    """A patch that sets a flag in the part and in the whole, where they have it."""
+def flag_patch(place: FamilyPlace, key: str, value: bool) -> dict[str, object]:
+    """A patch that sets a flag in the part and in the whole, where they have it; in the whole if neither does."""
     own = place.patch({key: value}) if key in place.config else {}
-    return patch_mapping(own, {key: value}) if key in place.whole else own
+    return patch_mapping(own, {key: value}) if key in place.whole or not own else own
 
 
 def _is_headed(place: FamilyPlace) -> bool:
@@ -106,9 +104,36 @@ def experts(place: FamilyPlace, kin: Mapping[str, Kin], modules: Iterable[Module
     if found is not None:
         kind = f"model_type '{place.kind}'" if place.kind else "config.json"
         count = max((len(each.tensors) for each in modules if each.dim == "E"), default=0)
-        named = place.base + "layers.*.block_sparse_moe.experts.*.w1.weight" in kin
-        patch = {**MIXTRAL, "num_local_experts": count} if named and not place.part else {}
+        known = None if place.part else _with_experts(place, kin)
+        patch = {} if known is None or known.experts is None else {**identity(known), known.experts.count: count}
         yield ConfigDifference(f"{kind} has no experts, but there is '{_first(found)}'", patch, classes=not patch)
+
+
+def _with_experts(place: FamilyPlace, kin: Mapping[str, Kin]) -> ModelType | None:
+    """The `model_type` whose experts are named as those that there are, and which has all other tensors."""
+    for model in MODELS.values():
+        if (own := model.experts) is not None and model.family is place.family:
+            names = [*own.adds, f"{own.block}.experts.*.{own.parts['gate_proj']}.weight"]
+            fits = place.kind in own.of or own.block != own.dense
+            if fits and all(f"{place.base}layers.*.{name}" in kin for name in names):
+                return model
+    return None
+
+
+def identity(model: ModelType) -> dict[str, object]:
+    """The keys of config.json that say what a model is."""
+    return {"model_type": model.name, "architectures": [model.causal]}
+
+
+def classes(place: FamilyPlace) -> Iterator[ConfigDifference]:
+    """A class in `architectures` that is of another `model_type`."""
+    own, named = MODELS.get(str(place.kind)), place.whole.get("architectures")
+    if own is None or place.part or not isinstance(named, list):
+        return
+    for other in MODELS.values():
+        if other is not own and other.causal in named:
+            found = f"config.json says model_type '{own.name}', but {other.causal} is a class of '{other.name}'"
+            yield ConfigDifference(found, {"architectures": [own.causal if c == other.causal else c for c in named]})
 
 
 def experts_per_token(place: FamilyPlace, after: Config) -> Iterator[ConfigDifference]:

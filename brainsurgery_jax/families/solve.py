@@ -116,10 +116,10 @@ def _patches(
     """Values for the key of a dim for which a formula may equal the observed number."""
     if (value := _solve_for(sizes, f, dim, found)) is not None:
         yield {key: value}
-        yield {key: value} | _pin(family, config, {key: value}, dim)
+        yield {key: value} | pin(family, config, {key: value}, dim)
     # Where other dims follow from the key, such as the width of heads from their number, the formula is not linear.
     now = config.get(key)
-    if isinstance(now, int) and _pin(family, config, {key: now + 1}, dim):
+    if isinstance(now, int) and pin(family, config, {key: now + 1}, dim):
         yield from ({key: n} for n in range(1, min(found, MOST_HEADS) + 1) if not found % n and n != now)
 
 
@@ -132,7 +132,7 @@ def _solve_for(sizes: Sizes, f: SizeExpression, dim: str, found: int) -> int | N
     return value if not left and value > 0 and value != sizes.values[dim] else None
 
 
-def _pin(family: Family, config: Config, patch: Mapping[str, int], dim: str) -> dict[str, int]:
+def pin(family: Family, config: Config, patch: Mapping[str, int], dim: str) -> dict[str, int]:
     """Keys that keep the value of dims that depend on a changed key."""
     before, after = sizes_of(family, config).values, sizes_of(family, {**config, **patch}).values
     pins: dict[str, int] = {}

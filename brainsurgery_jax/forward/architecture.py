@@ -212,7 +212,7 @@ def _llama_like(config: Config) -> Decoder:
     made = tuple(
         Layer(
             norm=norm,
-            attention=_unrotated(attention[each], unrotated, i),
+            attention=_drop_rotation(attention[each], unrotated, i),
             activation=_activation(config, "gelu_pytorch_tanh" if gemma else "silu"),
             router=_router(config, i) if kind in _MIXTURES else None,
             residual=number(config, "residual_multiplier", 1.0),
@@ -232,7 +232,7 @@ def _llama_like(config: Config) -> Decoder:
     )
 
 
-def _unrotated(attention: Attention, rotated: object, index: int) -> Attention:
+def _drop_rotation(attention: Attention, rotated: object, index: int) -> Attention:
     """The attention of a layer, without rotation where the list of a config says 0."""
     skipped = isinstance(rotated, list | tuple) and not rotated[index]
     return attention._replace(rotary=Rotary()) if skipped else attention

@@ -24,21 +24,21 @@ def _as_hidden(avals: Avals, params: Params) -> Avals:
     return (Aval(avals[0].shape, FLOAT32),)
 
 
-def _widened(avals: Avals, params: Params) -> int:
+def _workspace(avals: Avals, params: Params) -> int:
     """Bytes of the matrices in float32 that are not bfloat16, and of a few activations of the widest of them."""
     tokens = avals[0].shape[0]
     widest = max((max(a.shape) for a in avals[1:] if a.shape), default=1)
     return 4 * (sum(a.size for a in avals if a.dtype not in (FLOAT32, BFLOAT16)) + 8 * tokens * widest)
 
 
-@kernel(result=_as_hidden, workspace=_widened)
+@kernel(result=_as_hidden, workspace=_workspace)
 def embedding(rows: Num[Array, "t d"], *positions: Num[Array, "t d"], factor: float) -> Array:
     """Hidden states [t, d] in float32: rows of the table of embeddings times `factor`, and those of positions."""
     hidden = widen(rows) * jnp.float32(factor)
     return sum((widen(each) for each in positions), hidden).astype(jnp.float32)
 
 
-@kernel(result=_as_hidden, workspace=_widened)
+@kernel(result=_as_hidden, workspace=_workspace)
 def layer(x: Num[Array, "t d"], *weights: Shaped[Array, "..."], settings: Layer, slots: tuple[str, ...]) -> Array:
     """Hidden states [t, d] after a layer with these settings; `slots` say what each of the weights is."""
     held = {slot: jnp.asarray(w) for slot, w in zip(slots, weights, strict=True)}
@@ -112,19 +112,19 @@ def _split(x: jax.Array) -> jax.Array:
 
 def _attend(x: jax.Array, held: Weights, settings: Layer) -> jax.Array:
     how = settings.attention
-    q, k, v = (_heads(part, how, held, role, settings.norm) for part, role in zip(_projected(x, held, settings), "qkv",
+    q, k, v = (_heads(part, how, held, role, settings.norm) for part, role in zip(_project(x, held, settings), "qkv",
                                                                                     strict=True))  # fmt: skip
     q, k = (_rotate(each, how.rotary) for each in (q, k))
     k, v = (jnp.repeat(each, how.heads // how.kv_heads, axis=1) for each in (k, v))
     scores = jnp.einsum("qhd,khd->hqk", q, k) * how.scale
     if how.cap:
         scores = how.cap * jnp.tanh(scores / how.cap)
-    scores = jnp.where(_seen(x.shape[0], how.window)[None], scores, -jnp.inf)
+    scores = jnp.where(_visible(x.shape[0], how.window)[None], scores, -jnp.inf)
     mixed = jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores, axis=-1), v)
     return _linear(mixed.reshape(x.shape[0], -1), "o", held, transposed=settings.transposed)
 
 
-def _projected(x: jax.Array, held: Weights, settings: Layer) -> tuple[jax.Array, ...]:
+def _project(x: jax.Array, held: Weights, settings: Layer) -> tuple[jax.Array, ...]:
     """Queries, keys and values, each [t, heads * head_dim]."""
     how = settings.attention
     if "qkv.weight" in held:
@@ -159,7 +159,7 @@ def _rotate(x: jax.Array, rotary: Rotary) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
-def _seen(tokens: int, window: int) -> jax.Array:
+def _visible(tokens: int, window: int) -> jax.Array:
     """Which positions [query, key] a token attends to."""
     ahead = jnp.arange(tokens)[:, None] - jnp.arange(tokens)[None, :]
     return (ahead >= 0) & (ahead < window) if window else ahead >= 0

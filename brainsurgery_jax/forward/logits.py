@@ -99,7 +99,7 @@ def _layers(parts: _Parts) -> list[LayerWeights]:
 def _check_roles(parts: _Parts, number: int, held: LayerWeights) -> None:
     """Refuse a layer without a weight of a role that its family has."""
     settings, slots = parts.decoder.layers[number], set(held.slots)
-    for role in _needed(parts.places, settings, slots):
+    for role in _slots_of(parts.places, settings, slots):
         if role not in slots:
             module = parts.places.roles[role.removesuffix(".weight")]
             place = f"{parts.prefix}{parts.places.layer.replace('#', str(number))}.{module}.weight"
@@ -107,7 +107,7 @@ def _check_roles(parts: _Parts, number: int, held: LayerWeights) -> None:
                           hint="Name a whole model, or correct `model_type` in config.json.")  # fmt: skip
 
 
-def _needed(places: Places, settings: Layer, slots: Collection[str]) -> list[str]:
+def _slots_of(places: Places, settings: Layer, slots: Collection[str]) -> list[str]:
     """The slots that a layer must have. Experts may be stacked or not; the router says how many there are."""
     sparse = settings.router is not None
     dense = ("gate", "up", "down")

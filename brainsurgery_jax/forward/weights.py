@@ -116,7 +116,7 @@ def layers_of(places: Places, prefix: str, names: Collection[str]) -> dict[int, 
             raise Refusal("forward-unsupported", f"the forward pass of this family never reads '{name}'",
                           hint="Correct `model_type` in config.json, or remove the tensor.")  # fmt: skip
         found.setdefault(int(at[1]), {})[slot] = name
-    return {number: _held(found[number]) for number in sorted(found)}
+    return {number: _in_order(found[number]) for number in sorted(found)}
 
 
 def _slots(roles: Roles) -> dict[str, str]:
@@ -135,6 +135,6 @@ def _slot_of(local: str, slots: Mapping[str, str]) -> str | None:
     return known.replace("#", expert[1])
 
 
-def _held(by_slot: Mapping[str, str]) -> LayerWeights:
+def _in_order(by_slot: Mapping[str, str]) -> LayerWeights:
     order = sorted(by_slot)
     return LayerWeights(tuple(order), tuple(by_slot[slot] for slot in order))

@@ -70,11 +70,16 @@ def _shard_set(path: str) -> ShardSet:
     return ShardSet(os.path.dirname(path), file.stem, file.variant, file.total)
 
 
+def _path_of(address: str) -> str:
+    """The path of an address, without the slash that a folder may end in."""
+    return os.path.normpath(parse_address(address).path)
+
+
 def _some_shards(made: Publication, state: State) -> tuple[str, ...]:
     """The paths of the files that the tensors come from, if these are some of the shards of one model and the plan
     reads no others (it may have deleted their tensors)."""
     paths = {e.source.header.path: None for e in walk(made.tensors.values()) if e.is_leaf}
-    files = {parse_address(path).path: read_name(os.path.basename(parse_address(path).path)) for path in paths}
+    files = {path: read_name(os.path.basename(path)) for path in map(_path_of, paths)}
     sets = {_shard_set(path) for path in files}
     if len(sets) != 1 or any(file.number is None for file in files.values()):
         return ()
@@ -87,7 +92,7 @@ def _paths_read(state: State, of: ShardSet) -> Iterator[str]:
     """The shards of a set that the plan reads."""
     originals = (space.names if space.original is None else space.original for space in state.spaces.values())
     paths = {e.source.header.path for names in originals for e in names.values() if e.is_leaf}
-    return (file for path in paths if _shard_set(file := parse_address(path).path) == of)
+    return (file for path in paths if _shard_set(file := _path_of(path)) == of)
 
 
 def _part_note(made: Publication, paths: Sequence[str], label: str) -> Diagnostic:

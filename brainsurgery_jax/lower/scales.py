@@ -33,7 +33,7 @@ def coded(alias: str, name: str, expr: Expr, names: Mapping[str, Expr]) -> Coded
 
 def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: str | None) -> None:
     """Refuse a result that is computed from codes, not only moved, and not from their scales as well."""
-    reached = _reached(made, read)
+    reached = _reach(made, read)
     for expr, found in read.items():
         if (expr, True) in reached and not {(found.scales, False), (found.scales, True)} & reached:
             codes = found.codes
@@ -45,7 +45,7 @@ def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: st
             raise Refusal("scale-ignored", message, hint=f"Make floats of it before: `{step}`.")
 
 
-def _reached(made: Expr, read: Mapping[Expr, Coded]) -> set[tuple[Expr, bool]]:
+def _reach(made: Expr, read: Mapping[Expr, Coded]) -> set[tuple[Expr, bool]]:
     """The nodes below a result, each with whether something is computed of it on the way. Codes are not looked into."""
     seen: set[tuple[Expr, bool]] = set()
     stack = [(made, False)]

@@ -132,7 +132,7 @@ def _powers() -> np.ndarray:
     return made
 
 
-def _looked_up(table: np.ndarray, at: Array) -> Array:
+def _look_up(table: np.ndarray, at: Array) -> Array:
     """The entries of a table at places that are in it."""
     return table[at] if on_host(at) else jnp.take(jnp.asarray(table), at.astype(jnp.int32), axis=0)
 
@@ -140,8 +140,8 @@ def _looked_up(table: np.ndarray, at: Array) -> Array:
 def dequantize_mxfp4(blocks: Array, exponents: Array, *, dtype: DType) -> Array:
     """Bytes [..., g, 16] of two codes, the lower half first, with the exponents [..., g] of 32 values each: values
     [..., 32 g] in `dtype`."""
-    values = _looked_up(_fp4_pairs(), blocks).reshape(*blocks.shape[:-1], MX_GROUP)
-    made = values * _looked_up(_powers(), exponents)[..., None]
+    values = _look_up(_fp4_pairs(), blocks).reshape(*blocks.shape[:-1], MX_GROUP)
+    made = values * _look_up(_powers(), exponents)[..., None]
     return round_to(made.reshape(*blocks.shape[:-2], -1), to_numpy(dtype))
 
 
@@ -157,7 +157,7 @@ def choose_exponents(x: Array) -> Array:
 def quantize_mxfp4(x: Array, exponents: Array) -> Array:
     """The bytes [..., g, 16] of a tensor [..., 32 g] by its exponents [..., g]: to the nearest code, ties to even."""
     xp = _xp(x)
-    powers = xp.repeat(_looked_up(_powers(), exponents), MX_GROUP, axis=-1)
+    powers = xp.repeat(_look_up(_powers(), exponents), MX_GROUP, axis=-1)
     shares = quotient(_single(x), powers)
     sizes = abs(shares)
     code = xp.zeros(sizes.shape, np.uint8)
@@ -212,17 +212,17 @@ def dequantize_gptq(
     """
     codes = unpack_words(qweight, bits, 0)  # [in, out]
     zeros = (unpack_words(qzeros, bits, 1) + np.int32(zero_offset)) & np.int32((1 << bits) - 1)
-    return _grouped(codes, zeros, scales, g_idx, dtype)
+    return _group(codes, zeros, scales, g_idx, dtype)
 
 
 def dequantize_awq(qweight: Array, qzeros: Array, scales: Array, *, bits: int, dtype: DType) -> Array:
     """The matrix [out, in] of words [in, out * bits / 32], zeros [groups, out * bits / 32] and scales [groups, out], in
     `dtype`. Words hold eight columns in the order of `AWQ_ORDER`; zeros are stored as they are."""
     codes, zeros = (unpack_words(words, bits, 1, AWQ_ORDER) for words in (qweight, qzeros))
-    return _grouped(codes, zeros, scales, None, dtype)
+    return _group(codes, zeros, scales, None, dtype)
 
 
-def _grouped(codes: Array, zeros: Array, scales: Array, g_idx: Array | None, dtype: DType) -> Array:
+def _group(codes: Array, zeros: Array, scales: Array, g_idx: Array | None, dtype: DType) -> Array:
     """`(code - zero) * scale`, transposed: codes [in, out], zeros and scales [groups, out]."""
     factors = _single(scales)
     if g_idx is None:

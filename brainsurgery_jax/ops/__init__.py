@@ -3,6 +3,7 @@
 from brainsurgery_jax.ops import (
     adapters,
     asserts,
+    choose,
     compute,
     create,
     editing,
@@ -21,12 +22,14 @@ from brainsurgery_jax.ops import (
     sets,
     shape,
     side_files,
+    structure,
     value_asserts,
 )
 
 __all__ = [
     "adapters",
     "asserts",
+    "choose",
     "compute",
     "create",
     "editing",
@@ -45,5 +48,6 @@ __all__ = [
     "sets",
     "shape",
     "side_files",
+    "structure",
     "value_asserts",
 ]

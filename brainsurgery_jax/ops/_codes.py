@@ -109,7 +109,7 @@ def _units(rows: int, grid: int, each: int) -> int:
     return rows if grid == 1 else grid if grid * each == rows else 0
 
 
-def _scaled_parts(avals: Avals, params: CodeParams) -> Cuts:
+def _parts_of_scales(avals: Avals, params: CodeParams) -> Cuts:
     x, scales = avals
     units = _units(x.shape[-2], scales.shape[-2], params["block"][0])
     return _by_rows(x.shape, units, (x.shape, scales.shape))
@@ -126,7 +126,7 @@ def _space(avals: Avals, params: Params) -> int:
     return ON_THE_WAY * max(aval.size for aval in avals)
 
 
-def _packed_space(avals: Avals, params: PackedParams) -> int:
+def _space_of_packed(avals: Avals, params: PackedParams) -> int:
     return ON_THE_WAY * avals[0].size * 32 // params["bits"]
 
 
@@ -141,7 +141,7 @@ def _floats(avals: Avals, params: FloatParams) -> Avals:
     return (Aval(avals[0].shape, params["dtype"]),)
 
 
-@kernel("dequantize", result=_floats, host=_anywhere, workspace=_space, parts=_scaled_parts)
+@kernel("dequantize", result=_floats, host=_anywhere, workspace=_space, parts=_parts_of_scales)
 def scaled(codes: Array, scales: Array, *, block: Block, dtype: DType) -> Array:
     """Codes [..., m, n] times the scales [..., a, b] of their blocks."""
     return quantities.dequantize_scaled(codes, scales, block=block, dtype=dtype)
@@ -236,7 +236,7 @@ def _outputs(avals: Avals, made: Aval) -> Cuts:
     return (AxisCut(0, units, step, columns),) if step < units else ()
 
 
-@kernel("dequantize", check=_check_gptq, result=_gptq_floats, host=_anywhere, workspace=_packed_space,
+@kernel("dequantize", check=_check_gptq, result=_gptq_floats, host=_anywhere, workspace=_space_of_packed,
         parts=lambda avals, params: _outputs(avals, _gptq_floats(avals, params)[0]))  # fmt: skip
 def gptq(
     qweight: Array, qzeros: Array, scales: Array, g_idx: Array | None = None, *, bits: int, zero_offset: int,
@@ -246,7 +246,7 @@ def gptq(
     return quantities.dequantize_gptq(qweight, qzeros, scales, g_idx, bits=bits, zero_offset=zero_offset, dtype=dtype)
 
 
-@kernel("dequantize", check=_check_awq, result=_awq_floats, host=_anywhere, workspace=_packed_space,
+@kernel("dequantize", check=_check_awq, result=_awq_floats, host=_anywhere, workspace=_space_of_packed,
         parts=lambda avals, params: _outputs(avals, _awq_floats(avals, params)[0]))  # fmt: skip
 def awq(qweight: Array, qzeros: Array, scales: Array, *, bits: int, dtype: DType) -> Array:
     """Words [in, out / 8] as floats [out, in]."""
@@ -350,7 +350,7 @@ def scale_of_ends(low: Array, high: Array, *, dtype: DType) -> tuple[Array, Flag
     return made, _all_finite(made)
 
 
-@kernel("quantize", result=_floats, host=_anywhere, workspace=_space, parts=_scaled_parts)
+@kernel("quantize", result=_floats, host=_anywhere, workspace=_space, parts=_parts_of_scales)
 def codes(x: Array, scales: Array, *, block: Block, dtype: DType) -> Array:
     """The codes of a tensor [..., m, n] by its scales [..., a, b]."""
     return quantities.quantize_scaled(x, scales, block=block, dtype=dtype)

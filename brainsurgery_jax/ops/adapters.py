@@ -52,12 +52,19 @@ def check_extent(*given: float | None, energy: float | None = None) -> None:
                       hint="To keep 95 % write `energy: 0.95`.")  # fmt: skip
 
 
+@dataclass(frozen=True)
+class TunedKeys(KeyGroup):
+    """A model and what became of it."""
+
+    base: Annotated[Text, Field(description="alias of the model that the other was made of")]
+    tuned: Annotated[Text, Field(description="alias of the fine-tuned model")]
+
+
 @control(makes=Makes("to"), configures=True)
 def lora_extract(
     view: View,
     *,
-    base: Annotated[Text, Field(description="alias of the model that the other was made of")],
-    tuned: Annotated[Text, Field(description="alias of the fine-tuned model")],
+    models: TunedKeys,
     to: Annotated[Text, Field(description="alias of the adapter, created if there is none")],
     extent: ExtentKeys,
     of: Among | None = None,
@@ -78,7 +85,7 @@ def lora_extract(
 
     check_extent(extent.rank, extent.energy, extent.budget, energy=extent.energy)
     wanted = Extent(extent.rank, extent.energy, extent.budget)
-    yield from ExtractStep(view, base, tuned, to, wanted, how, of, dtype or FLOAT32).edits()
+    yield from ExtractStep(view, models.base, models.tuned, to, wanted, how, of, dtype or FLOAT32).edits()
 
 
 def read_weights(value: object) -> Mapping[str, float]:

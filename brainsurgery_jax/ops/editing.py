@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field, StrictBool, StrictInt
@@ -19,7 +20,7 @@ from brainsurgery_jax.editing.memit import edit_matrix
 from brainsurgery_jax.editing.rome import insert_fact
 from brainsurgery_jax.editing.sparsity import PatternText, Share, read_sparsity
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.keys import Text
+from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import Avals, Form, Params, Pattern, Real, build, control, op
 from brainsurgery_jax.ops.shape import axis_of
 from brainsurgery_jax.protocol import Bind, Edit, TensorExpr, View
@@ -156,6 +157,14 @@ def consolidate(view: View, name: str, *given: TensorExpr, strength: Real = 1.0)
 # --- Pruning ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class SparsityKeys(KeyGroup):
+    """How many weights go: one of these."""
+
+    ratio: Share | None = None
+    pattern: PatternText | None = None
+
+
 @build(_edit("wanda_", "norms"))
 def wanda(
     view: View,
@@ -163,8 +172,7 @@ def wanda(
     w: TensorExpr,
     norms: TensorExpr,
     *,
-    ratio: Share | None = None,
-    pattern: PatternText | None = None,
+    share: SparsityKeys,
     transposed: IsTransposed = False,
 ) -> TensorExpr:
     """Prune by weights and activations (Wanda): in each output, the lowest `|W_ij| |X_j|` become zero.
@@ -175,7 +183,7 @@ def wanda(
     Reference: Sun et al., A simple and effective pruning approach for large language models, 2023,
     https://arxiv.org/abs/2306.11695.
     """
-    return view.apply(wandas.prune, w, norms, sparsity=read_sparsity(ratio, pattern), transposed=transposed)
+    return view.apply(wandas.prune, w, norms, sparsity=read_sparsity(share.ratio, share.pattern), transposed=transposed)
 
 
 @build(_edit("sparsegpt_", "hessian"))
@@ -185,8 +193,7 @@ def sparsegpt(
     w: TensorExpr,
     hessian: TensorExpr,
     *,
-    ratio: Share | None = None,
-    pattern: PatternText | None = None,
+    share: SparsityKeys,
     damping: Real = 0.01,
     transposed: IsTransposed = False,
 ) -> TensorExpr:
@@ -198,7 +205,7 @@ def sparsegpt(
     Reference: Frantar and Alistarh, SparseGPT: Massive language models can be accurately pruned in one-shot, 2023,
     https://arxiv.org/abs/2301.00774.
     """
-    sparsity = read_sparsity(ratio, pattern)
+    sparsity = read_sparsity(share.ratio, share.pattern)
     return view.apply(
         sparse_gpt.prune_and_correct, w, hessian, sparsity=sparsity, transposed=transposed, damping=damping
     )

@@ -347,6 +347,14 @@ class MethodKeys(KeyGroup):
     tol: Tolerance = 1e-4
 
 
+@dataclass(frozen=True)
+class PlaceKeys(KeyGroup):
+    """What becomes of a matrix, and of what bears the names of its factors."""
+
+    delete_original: StrictBool = True
+    require_missing_dest: StrictBool = True
+
+
 def numbers_of(how: MethodKeys, seed: int) -> Numbers:
     """How factors are found, as kernels take it."""
     tol = how.tol
@@ -368,8 +376,7 @@ def phlora(
     x: TensorExpr,
     *,
     rank: Rank,
-    delete_original: StrictBool = True,
-    require_missing_dest: StrictBool = True,
+    place: PlaceKeys,
     stacked: Stacked = False,
     how: MethodKeys,
 ) -> Results:
@@ -388,7 +395,7 @@ def phlora(
     common = max(_resolve_rank(view, name, one, rank) for one in parts)
     bs, rows = zip(*(view.apply_all(factors, one, rank=common, **numbers) for one in parts), strict=True)
     a, b = (stack_matrices(view, x, made) if stacked else made[0] for made in (rows, bs))
-    return Results((a, b), "new" if require_missing_dest else "rebind", drops=delete_original)
+    return Results((a, b), "new" if place.require_missing_dest else "rebind", drops=place.delete_original)
 
 
 @build(Form("phlora_", ("target",), ("target",), "rebind"))

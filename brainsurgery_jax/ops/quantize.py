@@ -69,25 +69,25 @@ def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tensor
     try:
         match codes.format:
             case CodeFormat.SCALED:
-                return _scaled(view, x, scales, asked)
+                return _scale(view, x, scales, asked)
             case CodeFormat.MXFP4:
                 made = view.apply(kernels.mxfp4, x, scales, dtype=asked.dtype)
-                return _swapped(view, made) if asked.transposed and len(made.aval.shape) == 3 else made
+                return _swap(view, made) if asked.transposed and len(made.aval.shape) == 3 else made
             case CodeFormat.ROWS:
                 return view.apply(kernels.by_row_maxima, x, scales, dtype=asked.dtype)
             case CodeFormat.PACKED:
-                return _unpacked(view, alias, codes, asked)
+                return _unpack(view, alias, codes, asked)
             case CodeFormat.TABLE:
                 return _of_table(view, alias, codes, asked)
     except Refusal as bad:
         raise bad.about(f" ('{codes.name}')" if codes.name not in bad.message else "") from bad
 
 
-def _swapped(view: View, x: TensorExpr) -> TensorExpr:
+def _swap(view: View, x: TensorExpr) -> TensorExpr:
     return view.apply(permute, x, order=(0, 2, 1))
 
 
-def _scaled(view: View, x: TensorExpr, scales: TensorExpr, asked: FloatRequest) -> TensorExpr:
+def _scale(view: View, x: TensorExpr, scales: TensorExpr, asked: FloatRequest) -> TensorExpr:
     """Codes times the scales of their blocks."""
     shape = x.aval.shape
     matrix = view.apply(with_shape, x, shape=(1, *shape)[-2:]) if len(shape) < 2 else x
@@ -105,7 +105,7 @@ def _scaled(view: View, x: TensorExpr, scales: TensorExpr, asked: FloatRequest) 
     return made if len(shape) >= 2 else view.apply(with_shape, made, shape=shape)
 
 
-def _unpacked(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
+def _unpack(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
     """The floats of packed words: of GPTQ if a word holds eight inputs, of AWQ if it holds eight outputs."""
     parts = [view.fetch(alias, name, "target") for name in (codes.name, codes.others["qzeros"], codes.scales)]
     words, zeros, scales = (part.aval.shape for part in parts)
@@ -134,7 +134,7 @@ def _of_table(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tens
     return view.apply(kernels.of_table, packed, maxima, table, **sizes, dtype=asked.dtype)
 
 
-def _quantized(view: View, alias: str, names: Iterable[str]) -> Iterator[Codes]:
+def _quantize(view: View, alias: str, names: Iterable[str]) -> Iterator[Codes]:
     """The quantized weights whose codes are among some tensors."""
     known = set(view.names(alias))
     for name in names:
@@ -169,7 +169,7 @@ def dequantize(
     names = view.match(target, "target")
     if not names:
         raise view.nothing(target, "target")
-    found = list(_quantized(view, target.alias, names))
+    found = list(_quantize(view, target.alias, names))
     if not found:
         hint = "Codes and scales are told by their names, such as `x.weight` and `x.weight_scale`; `move` renames them."
         raise Refusal("codes-unknown", f"nothing that '{target.name}' matches is quantized, with scales beside it",
@@ -178,7 +178,7 @@ def dequantize(
     for codes in found:
         yield from _replace(view, target.alias, codes, asked)
     gone = {name for codes in found for name in (codes.name, *codes.parts)}
-    rest = list(_quantized(view, target.alias, (n for n in view.names(target.alias) if n not in gone)))
+    rest = list(_quantize(view, target.alias, (n for n in view.names(target.alias) if n not in gone)))
     yield from _config_of_floats(view, target.alias, [c.result for c in found], [c.result for c in rest])
 
 
@@ -347,7 +347,7 @@ def _to_codes(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeReq
 
 def _to_mxfp4(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:
     """The edits that put bytes and exponents in place of a tensor."""
-    rows = _swapped(view, x) if wanted.transposed and len(x.aval.shape) == 3 else x
+    rows = _swap(view, x) if wanted.transposed and len(x.aval.shape) == 3 else x
     exponents = view.apply(kernels.exponents, rows)
     for ending, made in (("_blocks", view.apply(kernels.fp4_codes, rows, exponents)), ("_scales", exponents)):
         yield Bind(target.alias, name + ending, made, "new", (target.alias, name))

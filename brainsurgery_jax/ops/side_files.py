@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
-from brainsurgery_jax.config_patch import Change, apply_change, find_doubts, is_same
+from brainsurgery_jax.config_patch import Change, apply_change, find_doubts, is_same, patch_mapping
 from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.adapters import adapter_differences, read_adapter
+from brainsurgery_jax.families.compare import describes, differences
 from brainsurgery_jax.keys import KeyGroup, Text
 from brainsurgery_jax.op import Name, assertion, control
 from brainsurgery_jax.ops._verdicts import check_bounds, judge_bounds
 from brainsurgery_jax.protocol import Edit, Known, SetConfig, Verdict, View
+from brainsurgery_jax.wording import few
 
 Setting = Annotated[object, Field(description="a value of YAML; null: the key is null, or not there")]
 Settings = Annotated[tuple[object, ...], Field(description="values, one of which it must be")]
@@ -43,6 +46,8 @@ class LimitKeys(KeyGroup):
         bounds = {"ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
         return {key: bound for key, bound in bounds.items() if bound is not None}
 
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 MOST_CHARACTERS = 200
 """Of a value in a message."""
@@ -116,6 +121,38 @@ def config(view: View, *, of: Name, is_: Setting = None, in_: Settings = (), lim
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Known(False, f"{label} is {_show(value)}, which is no number")
     return judge_bounds(label, value, bounds)
+
+
+@assertion(bare="alias")
+def consistent(view: View, *, alias: Text) -> Verdict:
+    """The config of an alias agrees with the names and shapes of its tensors, as far as its family is known.
+
+    Compared are the numbers of layers, heads and experts, hidden size, words, biases, whether words are tied, classes
+    and dtypes; of an adapter its rank and what it adapts. An alias without a config does not hold, nor does one of a
+    family that is not known.
+    Example: `assert: {consistent: model}`
+    """
+    found = view.config(alias, "alias")
+    if found is None or not isinstance(found[1], Mapping):
+        return Known(False, f"'{alias}' came without a config.json, so nothing can be compared")
+    file, settings = found[0], cast("Mapping[str, object]", found[1])
+    avals = {name: view.fetch(alias, name).aval for name in view.names(alias)}
+    if file == ADAPTER_CONFIG:
+        differs = adapter_differences(settings, read_adapter(avals))
+    elif not describes(settings, avals):
+        hint = "Assert what you know: `assert: {config: {of: KEY, is: VALUE}}`, `assert: {count: ...}`."
+        return Known(False, f"no family is known whose tensors '{alias}' has, so nothing can be compared", hint=hint)
+    else:
+        names = {id(expr): name for name, expr in view.original(alias).items()}
+        now = {name: view.fetch(alias, name) for name in avals}
+        differs = differences(settings, avals, {n: names[id(e)] for n, e in now.items() if id(e) in names})
+    if not differs:
+        return Known(True)
+    patch: Mapping[str, object] = {}
+    for each in differs:
+        patch = patch_mapping(patch, each.patch)
+    hint = f"Put `- config: {json.dumps({'patch': patch, 'alias': alias})}` before this step." if patch else ""
+    return Known(False, f"{file} of '{alias}' says otherwise: {few([d.message for d in differs])}", hint=hint)
 
 
 def _value(settings: object, path: str) -> object:

@@ -118,7 +118,6 @@ _OTHER_WORDS = {
     "to": "cast_", "interpolate": "lerp", "index_select": "take", "gather": "take", "tile": "repeat",
     "unbind": "unstack", "mean": "reduce", "sum": "reduce", "norm": "reduce", "max": "reduce", "min": "reduce",
     "mv": "move", "cp": "copy", "clone": "copy", "duplicate": "copy", "rm": "delete", "del": "delete",
-    "prune": "delete",
     "ls": "dump", "show": "dump", "inspect": "dump", "list": "dump", "compare": "diff", "write": "save", "read": "load",
     "open": "load", "import": "load", "view": "reshape", "astype": "cast_", "convert": "cast_", "half": "cast_",
     "swapaxes": "permute", "dot": "matmul", "mm": "matmul", "bmm": "matmul", "average": "lerp", "blend": "lerp",

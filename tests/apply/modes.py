@@ -37,6 +37,10 @@ LIMITS: tuple[Limit, ...] = (
         f"(factors|truncated|refactor): {CHECKS}", ("f",), lifted=True,
     ),
     Limit(
+        ("keep_largest", "keep_largest_"), MODES, "scores may be NaN or infinite: needs `checks=`",
+        f"keep_largest: {CHECKS}", ("f",), lifted=True,
+    ),
+    Limit(
         ("cast_",), MODES, "values may not fit an integer dtype: needs `checks=` or `overflow: saturate`",
         f"cast: {CHECKS}", ("f", "l"), lifted=True,
     ),

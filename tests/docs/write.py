@@ -14,6 +14,7 @@ PAGES = (
     "docs/language.md",
     "docs/diagnostics.md",
     "docs/merging.md",
+    "docs/structure.md",
     "docs/adapters.md",
     "docs/quantization.md",
     "docs/editing.md",

@@ -70,6 +70,7 @@ CLASSES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     ),
     "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", {**_DECODER, **_WIDE, **_EXPERTS}),
     "olmoe": ("OlmoeConfig", "OlmoeForCausalLM", {**_DECODER, "num_experts": 4, "num_experts_per_tok": 2}),
+    "flex_olmo": ("FlexOlmoConfig", "FlexOlmoForCausalLM", {**_DECODER, "num_experts": 4, "num_experts_per_tok": 2}),
     "gpt_oss": ("GptOssConfig", "GptOssForCausalLM", {**_DECODER, **_WIDE, "num_local_experts": 4}),
     "deepseek_v3": ("DeepseekV3Config", "DeepseekV3ForCausalLM", {**_DECODER, **_LATENT}),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", _DECODER),

@@ -31,7 +31,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "mixtral": (*_LLAMA[:6], "num_local_experts"),
     "qwen2_moe": (*_LLAMA[:2], *_LLAMA[3:6], "num_experts", "moe_intermediate_size", "shared_expert_intermediate_size"),
     "qwen3_moe": (*_LLAMA[:2], *_LLAMA[3:], "num_local_experts", "moe_intermediate_size"),
-    "olmoe": (*_LLAMA[:6], "num_experts"),
+    **dict.fromkeys(("olmoe", "flex_olmo"), (*_LLAMA[:6], "num_experts")),
     "gpt_oss": (*_LLAMA, "num_local_experts"),
     "deepseek_v3": (
         *_LLAMA[:5], "n_routed_experts", "moe_intermediate_size", "n_shared_experts", "q_lora_rank", "kv_lora_rank",
@@ -197,7 +197,8 @@ EXPERTS = {"mixtral": "num_local_experts", "qwen3_moe": "num_local_experts", "ol
 @pytest.mark.parametrize("name", EXPERTS)
 def test_an_expert_that_is_gone_with_its_row_of_the_router_is_told(name: str) -> None:
     found = without(saved(name), ".experts.3.")
-    routers = {n: Aval((3, *a.shape[1:]), a.dtype) if n.endswith(".gate.weight") else a for n, a in found.avals.items()}
+    of_router = (".gate.weight", ".e_score_correction_bias")
+    routers = {n: Aval((3, *a.shape[1:]), a.dtype) if n.endswith(of_router) else a for n, a in found.avals.items()}
     assert mended(found._replace(avals=routers)) == {EXPERTS[name]: 3}
 
 

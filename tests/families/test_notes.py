@@ -55,6 +55,12 @@ def test_a_model_that_is_only_copied_draws_no_note(models: Path, here: Path) -> 
     assert [noted(plan(models / name)) for name in ("llama", "gemma3", "mixtral", "llava")] == [[]] * 4
 
 
+def test_a_folder_may_be_named_with_a_slash(models: Path, here: Path) -> None:
+    without, within = (plan(models / "llama", DELETE_HEAD) for _ in range(2))
+    within["inputs"] = [f"{models / 'llama'}/"]
+    assert [n.message for n in noted(within)] == [n.message for n in noted(without)] != []
+
+
 def test_every_difference_is_noted_with_one_change_that_settles_all(models: Path, here: Path) -> None:
     stale = plan(models / "llama", DELETE_HEAD)
     layers, head = noted(stale)

@@ -41,6 +41,9 @@ MAY_IMPORT = {
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
+    # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
+    "structure": "errors wording dtypes config_patch families layout.expressions op keys protocol select",
+    "ops.structure": "keys op protocol structure",
     "ops.layout": "op protocol keys ops._layouts",
     "ops._layouts": "documents "
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
@@ -65,7 +68,9 @@ MAY_IMPORT = {
     "ops._stacked": "errors protocol ops.shape",
     "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
+    "ops.choose": "errors dtypes _lazy op numerics ops.shape",
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
+    "ops.side_files": "errors wording keys op protocol config_patch families ops._verdicts",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
     "ops.*": "documents wording errors dtypes config_patch index select _lazy nametree keys op protocol numerics "
     "expression ops._constants ops._formulas ops._verdicts summaries",

@@ -48,7 +48,7 @@ def _delta(folder: Path) -> Settings:
 
 
 def _upcycling(folder: Path) -> Settings:
-    return {"model": models.dense(folder), "mlp": models.SIZES["intermediate_size"]}
+    return {"model": models.dense(folder)}
 
 
 def _experts(folder: Path) -> Settings:

@@ -19,8 +19,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--mlp", type=int, default=3072)
-    parser.add_argument("--router-scale", type=float, default=0.01)
     args = parser.parse_args(argv)
 
     dense: dict[str, torch.Tensor] = {}
@@ -35,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         for expert in range(EXPERTS):
             moe[f"{match[1]}.experts.{expert}.{match[2]}"] = tensor.clone()
         if match[3] == "gate":
-            moe[f"{match[1]}.gate.weight"] = tensor[:EXPERTS] * args.router_scale
+            moe[f"{match[1]}.gate.weight"] = torch.zeros_like(tensor[:EXPERTS])
     out = Path(args.out)
     out.mkdir(parents=True)
     save_file(moe, out / "model.safetensors", metadata={"format": "pt"})
@@ -44,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
             shutil.copy(file, out)
     config = json.loads((out / "config.json").read_text())
     config |= {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "num_experts": EXPERTS}
-    config |= {"num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": args.mlp}
+    config |= {"num_experts_per_tok": 2, "norm_topk_prob": True, "moe_intermediate_size": config["intermediate_size"]}
     (out / "config.json").write_text(json.dumps(config, indent=2))
 
 

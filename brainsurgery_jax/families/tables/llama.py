@@ -1,10 +1,12 @@
-"""The families of decoders: Llama and all that name their modules as it does, GPT-2, GPT-NeoX."""
+"""Llama and all models that name their modules as it does, dense or with experts."""
 
 from __future__ import annotations
 
-from brainsurgery_jax.families.model import Family
+from brainsurgery_jax.families.model import Family, ModelType
 
-_V, _D, _L = ("vocab_size",), ("hidden_size",), ("num_hidden_layers",)
+_V = ("vocab_size",)
+_D = ("hidden_size",)
+_L = ("num_hidden_layers",)
 _N = ("num_attention_heads",)
 _HEAD = ("head_dim", "hidden_size // num_attention_heads")
 
@@ -47,23 +49,37 @@ LLAMA = Family(
         "layers.*.self_attn.k_proj.weight": "K*H D",
         "layers.*.self_attn.v_proj.weight": "K*W D",
         "layers.*.self_attn.o_proj.weight": "D N*W",
-        "layers.*.self_attn.qkv_proj.weight": "(N+2*K)*H D",
+        "layers.*.self_attn.q_proj.bias": "N*H",
+        "layers.*.self_attn.k_proj.bias": "K*H",
+        "layers.*.self_attn.v_proj.bias": "K*W",
+        "layers.*.self_attn.o_proj.bias": "D",
+        "layers.*.self_attn.sinks": "N",
+        "layers.*.self_attn.qkv_proj.weight": "N*H+K*H+K*H D",
         "layers.*.self_attn.q_norm.weight": "H | N*H",
         "layers.*.self_attn.k_norm.weight": "H | K*H",
         "layers.*.self_attn.q_a_proj.weight": "Q D",
         "layers.*.self_attn.q_b_proj.weight": "N*H Q",
         "layers.*.self_attn.kv_a_proj_with_mqa.weight": "C+R D",
         "layers.*.self_attn.kv_b_proj.weight": "N*(P+W) C",
+        "layers.*.self_attn.q_a_layernorm.weight": "Q",
+        "layers.*.self_attn.kv_a_layernorm.weight": "C",
         "layers.*.mlp.{gate,up}_proj.weight": "F D",
         "layers.*.mlp.down_proj.weight": "D F",
+        "layers.*.mlp.{gate,up}_proj.bias": "F",
+        "layers.*.mlp.down_proj.bias": "D",
         "layers.*.mlp.gate_up_proj.weight": "2*F D",
         "layers.*.mlp.{gate,router}.weight": "E D",
+        "layers.*.mlp.router.bias": "E",
+        "layers.*.mlp.gate.e_score_correction_bias": "E",
         "layers.*.mlp.experts.*.{gate,up}_proj.weight": "M D",
         "layers.*.mlp.experts.*.down_proj.weight": "D M",
-        "layers.*.mlp.experts.gate_up_proj": "E 2*M D | E D 2*M",
+        "layers.*.mlp.experts.gate_up_proj": "E 2*M D | E D M*2",
         "layers.*.mlp.experts.down_proj": "E D M | E M D",
+        "layers.*.mlp.experts.gate_up_proj_bias": "E M*2",
+        "layers.*.mlp.experts.down_proj_bias": "E D",
         "layers.*.mlp.shared_expert.{gate,up}_proj.weight": "S D",
         "layers.*.mlp.shared_expert.down_proj.weight": "D S",
+        "layers.*.mlp.shared_expert_gate.weight": "1 D",
         "layers.*.mlp.shared_experts.{gate,up}_proj.weight": "X*M D",
         "layers.*.mlp.shared_experts.down_proj.weight": "D X*M",
         "layers.*.block_sparse_moe.gate.weight": "E D",
@@ -83,59 +99,39 @@ LLAMA = Family(
         "phimoe", "qwen2", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text", "qwen3", "qwen3_moe", "qwen3_vl_moe_text",
         "qwen3_vl_text", "seed_oss", "smollm3", "stablelm", "starcoder2",
     ),
+    writers=(
+        "self_attn.o_proj.{weight,bias}", "mlp.down_proj.{weight,bias}", "mlp.experts.*.down_proj.weight",
+        "mlp.experts.{down_proj,down_proj_bias}", "mlp.{shared_expert,shared_experts}.down_proj.weight",
+        "block_sparse_moe.experts.*.w2.weight",
+    ),
+    tied={"^lm_head.weight": "embed_tokens.weight"},
+    fused={
+        "layers.*.self_attn.qkv_proj.weight": tuple(f"layers.*.self_attn.{n}_proj.weight" for n in "qkv"),
+        "layers.*.mlp.gate_up_proj.weight": ("layers.*.mlp.gate_proj.weight", "layers.*.mlp.up_proj.weight"),
+    },
+    heads=("N", "K"),
+    neurons=("F", "M"),
 )  # fmt: skip
 
-GPT2 = Family(
-    name="gpt2",
-    marks=("h.*.attn.c_attn.weight",),
-    bases=("transformer.", ""),
-    dims={
-        "V": _V,
-        "D": ("n_embd",),
-        "F": ("n_inner", "4 * n_embd"),
-        "P": ("n_positions",),
-        "L": ("n_layer",),
-    },
-    counts={"L": ("h.#",)},
-    shapes={
-        "wte.weight": "V D",
-        "^lm_head.weight": "V D",
-        "wpe.weight": "P D",
-        "ln_f.{weight,bias}": "D",
-        "h.*.{ln_1,ln_2}.{weight,bias}": "D",
-        "h.*.attn.c_attn.weight": "D 3*D",
-        "h.*.attn.c_attn.bias": "3*D",
-        "h.*.attn.c_proj.weight": "D D",
-        "h.*.attn.c_proj.bias": "D",
-        "h.*.mlp.c_fc.weight": "D F",
-        "h.*.mlp.c_fc.bias": "F",
-        "h.*.mlp.c_proj.weight": "F D",
-        "h.*.mlp.c_proj.bias": "D",
-    },
-    models=("gpt2", "openai-gpt", "imagegpt"),
-)
+ROPE = {"rope_theta": 10000.0}
+"""The base of the angles that a config.json may leave out, as older ones do."""
 
-GPT_NEOX = Family(
-    name="gpt_neox",
-    marks=("layers.*.attention.query_key_value.weight",),
-    bases=("gpt_neox.", ""),
-    dims={"V": _V, "D": _D, "F": ("intermediate_size",), "L": _L},
-    counts={"L": ("layers.#",)},
-    shapes={
-        "embed_in.weight": "V D",
-        "^embed_out.weight": "V D",
-        "final_layer_norm.{weight,bias}": "D",
-        "layers.*.{input,post_attention}_layernorm.{weight,bias}": "D",
-        "layers.*.attention.query_key_value.weight": "3*D D",
-        "layers.*.attention.query_key_value.bias": "3*D",
-        "layers.*.attention.dense.weight": "D D",
-        "layers.*.attention.dense.bias": "D",
-        "layers.*.mlp.dense_h_to_4h.weight": "F D",
-        "layers.*.mlp.dense_h_to_4h.bias": "F",
-        "layers.*.mlp.dense_4h_to_h.weight": "D F",
-        "layers.*.mlp.dense_4h_to_h.bias": "D",
-    },
-    models=("gpt_neox",),
-)
+_COMMON = {
+    **ROPE, "rms_norm_eps": 1e-6, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+    "initializer_range": 0.02,
+}  # fmt: skip
+_WINDOW = {"sliding_window": None}
 
-DECODERS = (LLAMA, GPT2, GPT_NEOX)
+MODELS = (
+    ModelType("llama", LLAMA, "LlamaForCausalLM", defaults={**_COMMON, **_WINDOW, "max_position_embeddings": 2048}),
+    ModelType("mistral", LLAMA, "MistralForCausalLM", defaults={**_COMMON, "sliding_window": 4096}),
+    ModelType("qwen2", LLAMA, "Qwen2ForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-6}),
+    ModelType("qwen3", LLAMA, "Qwen3ForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-6}),
+    ModelType(
+        "phi3", LLAMA, "Phi3ForCausalLM", unfused=("mistral", "llama"),
+        defaults={
+            **_COMMON, **_WINDOW, "rms_norm_eps": 1e-5, "eos_token_id": 32000, "pad_token_id": 32000,
+            "max_position_embeddings": 4096,
+        },
+    ),
+)  # fmt: skip

@@ -1,0 +1,49 @@
+"""GPT-2."""
+
+from __future__ import annotations
+
+from brainsurgery_jax.families.model import Family, ModelType
+
+_V = ("vocab_size",)
+
+GPT2 = Family(
+    name="gpt2",
+    marks=("h.*.attn.c_attn.weight", "h.*.attn.q_attn.weight"),
+    bases=("transformer.", ""),
+    dims={
+        "V": _V,
+        "D": ("n_embd",),
+        "F": ("n_inner", "4 * n_embd"),
+        "P": ("n_positions",),
+        "N": ("n_head",),
+        "H": ("n_embd // n_head",),
+        "L": ("n_layer",),
+    },
+    counts={"L": ("h.#",)},
+    shapes={
+        "wte.weight": "V D",
+        "^lm_head.weight": "V D",
+        "wpe.weight": "P D",
+        "ln_f.{weight,bias}": "D",
+        "h.*.{ln_1,ln_2}.{weight,bias}": "D",
+        "h.*.attn.c_attn.weight": "D 3*N*H",
+        "h.*.attn.c_attn.bias": "3*N*H",
+        "h.*.attn.{q,k,v}_attn.weight": "D N*H",
+        "h.*.attn.{q,k,v}_attn.bias": "N*H",
+        "h.*.attn.c_proj.weight": "N*H D",
+        "h.*.attn.c_proj.bias": "D",
+        "h.*.mlp.c_fc.weight": "D F",
+        "h.*.mlp.c_fc.bias": "F",
+        "h.*.mlp.c_proj.weight": "F D",
+        "h.*.mlp.c_proj.bias": "D",
+    },
+    models=("gpt2", "openai-gpt", "imagegpt"),
+    writers=("{attn,mlp}.c_proj.{weight,bias}",),
+    fused={
+        f"h.*.attn.c_attn.{kind}": tuple(f"h.*.attn.{name}_attn.{kind}" for name in "qkv")
+        for kind in ("weight", "bias")
+    },
+    tied={"^lm_head.weight": "wte.weight"},
+)
+
+MODELS = (ModelType("gpt2", GPT2, "GPT2LMHeadModel", tied=True),)

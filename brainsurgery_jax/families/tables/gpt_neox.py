@@ -1,0 +1,51 @@
+"""GPT-NeoX and Pythia."""
+
+from __future__ import annotations
+
+from brainsurgery_jax.families.model import Family, ModelType
+
+_V = ("vocab_size",)
+_D = ("hidden_size",)
+_L = ("num_hidden_layers",)
+
+GPT_NEOX = Family(
+    name="gpt_neox",
+    marks=("layers.*.attention.query_key_value.weight", "layers.*.attention.query.weight"),
+    bases=("gpt_neox.", ""),
+    dims={
+        "V": _V,
+        "D": _D,
+        "F": ("intermediate_size",),
+        "N": ("num_attention_heads",),
+        "H": ("hidden_size // num_attention_heads",),
+        "L": _L,
+    },
+    counts={"L": ("layers.#",)},
+    shapes={
+        "embed_in.weight": "V D",
+        "^embed_out.weight": "V D",
+        "final_layer_norm.{weight,bias}": "D",
+        "layers.*.{input,post_attention}_layernorm.{weight,bias}": "D",
+        "layers.*.attention.query_key_value.weight": "N*3*H D",
+        "layers.*.attention.query_key_value.bias": "N*3*H",
+        "layers.*.attention.{query,key,value}.weight": "N*H D",
+        "layers.*.attention.{query,key,value}.bias": "N*H",
+        "layers.*.attention.dense.weight": "D N*H",
+        "layers.*.attention.dense.bias": "D",
+        "layers.*.mlp.dense_h_to_4h.weight": "F D",
+        "layers.*.mlp.dense_h_to_4h.bias": "F",
+        "layers.*.mlp.dense_4h_to_h.weight": "D F",
+        "layers.*.mlp.dense_4h_to_h.bias": "D",
+    },
+    models=("gpt_neox",),
+    writers=("attention.dense.{weight,bias}", "mlp.dense_4h_to_h.{weight,bias}"),
+    tied={"^embed_out.weight": "embed_in.weight"},
+    fused={
+        f"layers.*.attention.query_key_value.{kind}": tuple(
+            f"layers.*.attention.{name}.{kind}" for name in ("query", "key", "value")
+        )
+        for kind in ("weight", "bias")
+    },
+)
+
+MODELS = (ModelType("gpt_neox", GPT_NEOX, "GPTNeoXForCausalLM"),)

@@ -1,0 +1,23 @@
+"""Mixtral."""
+
+from __future__ import annotations
+
+from brainsurgery_jax.families.model import Experts, ModelType
+from brainsurgery_jax.families.tables.llama import LLAMA
+
+MODELS = (
+    ModelType(
+        "mixtral",
+        LLAMA,
+        "MixtralForCausalLM",
+        experts=Experts(
+            block="block_sparse_moe",
+            parts={"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"},
+            count="num_local_experts",
+            chosen="num_experts_per_tok",
+            width="intermediate_size",
+            of=("mistral", "llama"),
+            biased=False,
+        ),
+    ),
+)

@@ -1,0 +1,288 @@
+"""Ops on the structure of models whose family is known: they change tensors and config together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
+
+from brainsurgery_jax.keys import KeyGroup, Text, Word
+from brainsurgery_jax.op import Real, control
+from brainsurgery_jax.protocol import Edit, View
+
+Layers = Annotated[
+    tuple[StrictInt | Text, ...],
+    Field(min_length=1, description="numbers, and ranges as Python slices them: [0, '4:8', '-2:']"),
+]
+
+
+Count = Annotated[StrictInt, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class ModelKeys(KeyGroup):
+    """Which model is meant."""
+
+    alias: Annotated[Text, Field(description="the model, if there are several")] | None = None
+    part: Annotated[Text, Field(description="of a model of several: the key of its part of config.json")] | None = None
+
+
+@dataclass(frozen=True)
+class LayerKeys(KeyGroup):
+    """Which layers there are afterwards: one of the four."""
+
+    keep: Layers | None = None
+    drop: Layers | None = None
+    repeat: Layers | None = None
+    order: Layers | None = None
+
+
+def read_units(value: object) -> object:
+    """What is taken out: a list for all layers, a mapping of layers to lists, or an amount."""
+    wanted = "expected a list of numbers, a mapping of layers to lists, how many, or a share below 1"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value <= 0 or (isinstance(value, float) and value >= 1):
+            raise ValueError(f"{wanted}, got {value!r}")
+        return value
+    lists = value if isinstance(value, Mapping) else {None: value}
+    made: dict[int | None, tuple[int, ...]] = {}
+    for layer, numbers in lists.items():
+        if not isinstance(numbers, list | tuple) or not all(type(n) is int for n in numbers):
+            raise ValueError(f"{wanted}, got {value!r}")
+        if layer is not None and not str(layer).isdecimal():
+            raise ValueError(f"{wanted}, got {layer!r} for a layer")
+        made[None if layer is None else int(str(layer))] = tuple(numbers)
+    if not made:
+        raise ValueError(f"{wanted}, got {value!r}")
+    return made
+
+
+_NUMBERS = {"type": "array", "items": {"type": "integer"}}
+Taken = Annotated[
+    object,
+    AfterValidator(read_units),
+    WithJsonSchema({"anyOf": [_NUMBERS, {"type": "object", "additionalProperties": _NUMBERS}, {"type": "number"}]}),
+    Field(description="numbers, numbers for each layer, or how many (or which share) of those with the least norm"),
+]
+
+
+@dataclass(frozen=True)
+class UnitKeys(KeyGroup):
+    """What is taken out of every layer: one of the three."""
+
+    heads: Taken | None = None
+    kv_groups: Taken | None = None
+    neurons: Taken | None = None
+
+
+@dataclass(frozen=True)
+class WordKeys(KeyGroup):
+    """Which words there are afterwards."""
+
+    size: Count | None = None
+    multiple_of: Count | None = None
+    order: (
+        Annotated[tuple[StrictInt, ...], Field(min_length=1, description="old numbers, in their new order")] | None
+    ) = None
+
+
+@control(configures=True)
+def layers(
+    view: View,
+    *,
+    asked: LayerKeys,
+    stack: Annotated[Text, Field(description="encoder or decoder, of a model with both")] | None = None,
+    scale_copies: Real = 1.0,
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Keep, drop, repeat or reorder the layers of a model, or take some from another one, and change its config.
+
+    `keep` and `drop` leave the others in their order, `repeat` lets each of these follow itself, and `order` lists all
+    layers of the result, those of other models as 'other::4:8'. `scale_copies: 0` multiplies what layers that come
+    again add to the residual stream, so that they change nothing until they are trained (not after a norm: BERT).
+    The config gets the number of layers, and what it lists for each. Depth upscaling is `order: ['0:24', '8:32']`.
+    Example: `layers: {drop: [3, 4, 5]}`
+    Reference: depth upscaling is that of Kim et al., SOLAR 10.7B (2023), https://arxiv.org/abs/2312.15166; copies that
+    add nothing are those of Wu et al., LLaMA Pro (2024), https://arxiv.org/abs/2401.02415.
+    """
+    from brainsurgery_jax.structure.layers import AskedLayers, change_layers  # some milliseconds, which few plans need
+
+    how = AskedLayers(asked.keep, asked.drop, asked.repeat, asked.order, scale_copies)
+    yield from change_layers(view, model.alias, model.part, stack or "", how)
+
+
+@control(configures=True)
+def vocab(
+    view: View,
+    *,
+    asked: WordKeys,
+    rows: Annotated[
+        Text, Field(description="what new rows hold: mean, zero, or an alias with tensors of these names")
+    ] = "mean",
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Give a model more or fewer words, or other words in their place: in every table of words, and in the config.
+
+    `size` cuts the last rows off or adds some, `multiple_of` rounds it (or the number that there is) up, and `order`
+    lists the old numbers of all words: a permutation, or a choice. New rows hold the mean of the old ones, zeros, or
+    those of the tensors of the same names in another alias. The logits of the words that stay are what they were. Files
+    of the tokenizer stay as they are; `order` changes the numbers of special words in the config.
+    Example: `vocab: {multiple_of: 64, rows: zero}`
+    """
+    from brainsurgery_jax.structure.vocab import AskedWords, change_words
+
+    yield from change_words(view, model.alias, model.part, AskedWords(asked.size, asked.multiple_of, asked.order, rows))
+
+
+@control(configures=True)
+def tie(view: View, *, replace: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Let a model have one table for the words that come in and those that go out, and say so in its config.
+
+    Both must be identical, so that the model computes what it did; with `replace: true` the one for words that go out
+    is left out whatever it holds.
+    Example: `tie: {alias: model}`
+    """
+    from brainsurgery_jax.structure.tying import tie
+
+    yield from tie(view, model.alias, model.part, replace=replace)
+
+
+@control(configures=True)
+def untie(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+    """Give a model a table of its own for the words that go out, a copy of the other one, and say so in its config.
+
+    Example: `untie: {alias: model}`
+    """
+    from brainsurgery_jax.structure.tying import untie
+
+    yield from untie(view, model.alias, model.part)
+
+
+@control(configures=True)
+def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+    """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
+
+    A Mistral model (or a Llama) becomes one of the class Phi3, which computes the same. Queries, keys and values of
+    GPT-NeoX lie beside each other head by head.
+    Example: `fuse: {alias: model}`
+    """
+    from brainsurgery_jax.structure.fusing import fuse
+
+    yield from fuse(view, model.alias, model.part)
+
+
+@control(configures=True)
+def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+    """Cut tensors that hold queries, keys and values, or gate and up, into these, as bytes: what `fuse` joins.
+
+    A Phi3 model becomes one of the class Mistral.
+    Example: `unfuse: {alias: model}`
+    """
+    from brainsurgery_jax.structure.fusing import unfuse
+
+    yield from unfuse(view, model.alias, model.part)
+
+
+@control(configures=True)
+def prune(
+    view: View,
+    *,
+    asked: UnitKeys,
+    config: Annotated[
+        Literal["change", "keep"], Word, Field(description="whether it is to say what is left")
+    ] = "change",
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Take heads, groups of heads or neurons out of every tensor that has entries for them, and out of the config.
+
+    Numbers name those that go, for all layers or for each; all layers must have as many left. A number or a share,
+    `neurons: 0.25`, takes out those with the least norm in each layer, of all their weights together. Heads that share
+    keys and values go as evenly as the config can say, or in whole groups (`kv_groups`). The model computes what it did
+    with what they add set to zero, unless it normalizes over all heads (OLMo 2, OLMoE).
+    Example: `prune: {heads: [2, 5]}`
+    Reference: Michel et al., Are Sixteen Heads Really Better than One? (2019), https://arxiv.org/abs/1905.10650; norms
+    of groups are those of Li et al., Pruning Filters for Efficient ConvNets (2017), https://arxiv.org/abs/1608.08710.
+    """
+    from brainsurgery_jax.structure.pruning import AskedUnits, prune
+
+    units = AskedUnits(asked.heads, asked.kv_groups, asked.neurons, keeps_config=config != "change")
+    yield from prune(view, model.alias, model.part, units)
+
+
+@control(configures=True)
+def upcycle(
+    view: View,
+    *,
+    experts: Count,
+    per_token: Count = 2,
+    to: Annotated[Text, Field(description="the `model_type` that it becomes")] | None = None,
+    router: Annotated[Text, Field(description="zero, random, or an alias with routers of these names")] = "random",
+    std: Real = 0.02,
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Turn a dense model into one with experts, each a copy of its MLP, and its config into that of the class.
+
+    A Mistral or Llama becomes a Mixtral (or `to: olmoe`), a Qwen 3 a `qwen3_moe`, an OLMo 2 a `flex_olmo`. As the
+    weights of the experts that a token takes add up to 1, the model computes what the dense one did, whatever the
+    routers hold: zeros, normal random numbers with deviation `std`, or the rows of another alias. An `olmoe` also
+    normalizes queries and keys, and so computes something else until it is trained.
+    Example: `upcycle: {experts: 8, per_token: 2}`
+    Reference: Komatsuzaki et al., Sparse Upcycling (2022), https://arxiv.org/abs/2212.05055.
+    """
+    from brainsurgery_jax.structure.upcycling import Upcycling, upcycle
+
+    yield from upcycle(view, model.alias, model.part, Upcycling(to, experts, per_token, router, std))
+
+
+Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]
+
+
+@control(configures=True)
+def expert_prune(
+    view: View, *, keep: Experts | None = None, drop: Experts | None = None, model: ModelKeys
+) -> Iterator[Edit]:
+    """Keep some experts of every layer with their rows of the router, number them anew, and change the config.
+
+    The model computes what it did if no token might take the others. `keep` may list them in another order.
+    Example: `expert_prune: {drop: [3, 5]}`
+    """
+    from brainsurgery_jax.structure.experts import prune_experts
+
+    yield from prune_experts(view, model.alias, model.part, keep, drop)
+
+
+@control(configures=True)
+def expert_merge(
+    view: View,
+    *,
+    groups: Annotated[tuple[Experts, ...], Field(min_length=1, description="the experts that become one, for each")],
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Make one expert of each group: the mean of their weights, and of their rows of the router.
+
+    Every expert is in one group; one alone stays as it is.
+    Example: `expert_merge: {groups: [[0, 1], [2, 3]]}`
+    """
+    from brainsurgery_jax.structure.experts import merge_experts
+
+    yield from merge_experts(view, model.alias, model.part, groups)
+
+
+@control()
+def experts(
+    view: View,
+    *,
+    names: Annotated[Literal["stacked", "separate"], Word],
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Put all experts of a layer into two tensors, or give each names of its own: bytes are moved.
+
+    `stacked` has `gate_up_proj` [experts, 2 x neurons, size] and `down_proj` [experts, size, neurons], as transformers
+    holds them from version 5 on; `separate` has the names of checkpoints on the hub. Both load.
+    Example: `experts: {names: stacked}`
+    """
+    from brainsurgery_jax.structure.experts import separate_experts, stack_experts
+
+    yield from {"stacked": stack_experts, "separate": separate_experts}[names](view, model.alias, model.part)

@@ -1,0 +1,214 @@
+"""The tensors of an alias, described by the table of their family."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from brainsurgery_jax.config_patch import patch_mapping
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.compare import places
+from brainsurgery_jax.families.evidence import Sizes, formula, shape_table, sizes_of
+from brainsurgery_jax.families.model import FamilyPlace, ModelType
+from brainsurgery_jax.families.names import Kin, expand_braces, kin_of
+from brainsurgery_jax.families.tables import MODELS
+from brainsurgery_jax.protocol import Substep, View
+from brainsurgery_jax.select import Ref
+from brainsurgery_jax.wording import few
+
+
+class TensorPart(NamedTuple):
+    """Tensors whose names differ in numbers only: the name with `*` for these, as it is in the checkpoint and in the
+    table, and a formula for each axis."""
+
+    starred: str
+    name: str
+    axes: tuple[str, ...]
+    kin: Kin
+
+    def axis_with(self, dims: Iterable[str]) -> int | None:
+        """The first axis whose size depends on one of these dims."""
+        wanted = set(dims)
+        return next((at for at, text in enumerate(self.axes) if names_in(text) & wanted), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """A model: its alias, the place of its family, and its tensors."""
+
+    alias: str
+    place: FamilyPlace
+    kin: Mapping[str, Kin]
+
+    @property
+    def kind(self) -> ModelType | None:
+        """What is known of its `model_type`."""
+        return MODELS.get(str(self.place.kind))
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Its dims."""
+        return sizes_of(self.place.family, self.place.config)
+
+    def size(self, dim: str) -> int:
+        """The value of a dim. Raises Refusal if config.json does not tell it."""
+        if (found := self.sizes.values.get(dim)) is None:
+            keys = self.place.family.dims[dim]
+            message = f"config.json of '{self.alias}' has no {' or '.join(keys)}"
+            raise Refusal(
+                "structure-model", message, key="alias", hint=f"Add `{keys[0]}` by a step `config` before this."
+            )
+        return found
+
+    def with_config(self, patch: Mapping[str, object]) -> Sizes:
+        """Its dims after a change of the config."""
+        changed = patch_mapping(self.place.whole, patch)
+        own = changed.get(self.place.part) if self.place.part else changed
+        return sizes_of(self.place.family, own if isinstance(own, Mapping) else {})
+
+    @cached_property
+    def parts(self) -> tuple[TensorPart, ...]:
+        """The tensors that the family describes. Raises Refusal for one whose shape is not that of config.json."""
+        table = shape_table(self.place.family)
+        found = []
+        for starred, kin in self.kin.items():
+            name = self._name_of(starred, table)
+            if name is not None:
+                found.append(TensorPart(starred, name, self._axes(table[name], kin), kin))
+        return tuple(found)
+
+    @cached_property
+    def dims(self) -> frozenset[str]:
+        """The dims of its tensors, and those that count its layers."""
+        counted = self.place.family.stacks.values()
+        return frozenset(counted).union(*(names_in(text) for part in self.parts for text in part.axes))
+
+    @cached_property
+    def unknown(self) -> tuple[str, ...]:
+        """The names of tensors that the family does not describe, with `*` for numbers."""
+        known = {part.starred for part in self.parts}
+        return tuple(starred for starred in self.kin if starred not in known)
+
+    def _name_of(self, starred: str, table: Mapping[str, object]) -> str | None:
+        starts = ((self.place.base, ""), (self.place.prefix, "^"), ("", "^"))
+        names = (mark + starred[len(start) :] for start, mark in starts if starred.startswith(start))
+        return next((name for name in names if name in table), None)
+
+    def _axes(self, shapes: Sequence[tuple[str, ...]], kin: Kin) -> tuple[str, ...]:
+        found: tuple[str, ...] = ()
+        for aval, name in kin.first.items():
+            fitting = next((shape for shape in shapes if self._fits(shape, aval)), None)
+            if fitting is None:
+                message = f"config.json of '{self.alias}' does not describe '{name}', which is {aval}"
+                raise Refusal("structure-model", message, key="alias", hint=ask_first(self.alias))
+            found = fitting
+        return found
+
+    def _fits(self, shape: tuple[str, ...], aval: Aval) -> bool:
+        sizes = (None if text == "_" else self.sizes.of(formula(text)) for text in shape)
+        return len(shape) == len(aval.shape) and all(s in (None, n) for s, n in zip(sizes, aval.shape, strict=True))
+
+    def layered(self, stack: str = "") -> str:
+        """The start of the names of layers, up to their number. Raises Refusal."""
+        stacks = self.place.family.stacks
+        if stack not in stacks and (stack or len(stacks) > 1):
+            known = ", ".join(stacks)
+            raise Refusal("structure-model", f"which layers are meant? This model has those of {known}", key="stack",
+                          hint=f"Add `stack: {next(iter(stacks))}`.")  # fmt: skip
+        dim = stacks[stack] if stack else next(iter(stacks.values()))
+        return self.place.base + self.place.family.counts[dim][0].removesuffix("#")
+
+    @cached_property
+    def first(self) -> frozenset[str]:
+        """The names of what the first layers have alone, with `*` for numbers."""
+        names = [name for text in self.place.family.first for name in expand_braces(text)]
+        return frozenset(f"{self.layered(stack)}*.{name}" for stack in self.place.family.stacks for name in names)
+
+    def names(self, tables: Iterable[str]) -> list[str]:
+        """Names of the table as they are in the checkpoint, with `*`; those with `^` where there is one."""
+        found = []
+        for table in tables:
+            for name in expand_braces(table):
+                starts = (self.place.prefix, "") if name.startswith("^") else (self.place.base,)
+                full = [start + name.removeprefix("^") for start in starts]
+                found.append(next((n for n in full if n in self.kin), full[0]))
+        return found
+
+    def ref(self, starred: str, index: str = "") -> Mapping[str, object]:
+        """A reference to all tensors of such a name, and to a part of each."""
+        return {"alias": self.alias, "name": pattern(starred), **({"slice": index} if index else {})}
+
+    def configure(self, patch: Mapping[str, object]) -> Iterator[Substep]:
+        """The step that sets values in the config, if there are any."""
+        if patch:
+            yield Substep("config", {"patch": patch, "alias": self.alias})
+
+
+def ask_first(alias: str) -> str:
+    """The remedy for a model that is not what its config says."""
+    return f"Put `- assert: {{consistent: {alias}}}` before this step: it tells the config that does."
+
+
+def names_in(text: str) -> frozenset[str]:
+    """The dims in the formula for an axis."""
+    return frozenset() if text == "_" else formula(text).names
+
+
+def pattern(starred: str) -> str:
+    """A pattern for all names that differ in numbers only."""
+    return re.escape(starred).replace(r"\*", r"\d+")
+
+
+def captured(starred: str) -> str:
+    """The same, where each number is a group."""
+    return re.escape(starred).replace(r"\*", r"(\d+)")
+
+
+def filled(starred: str) -> str:
+    """A template for a name with the numbers that `captured` has."""
+    pieces = starred.split("*")
+    return pieces[0] + "".join(rf"\g<{at}>{piece}" for at, piece in enumerate(pieces[1:], 1))
+
+
+def to(alias: str, name: str) -> Ref:
+    """A reference without a slice."""
+    return Ref(alias, name)
+
+
+def choose_alias(view: View, alias: str | None) -> str:
+    """The alias that is meant where a step names none. Raises Refusal."""
+    known = view.aliases()
+    chosen = alias or view.default_alias or (known[0] if len(known) == 1 else None)
+    if chosen is None:
+        names = ", ".join(f"'{a}'" for a in known)
+        raise Refusal("ref-no-alias", f"which model is to change? There are {names or 'no aliases'}", key="alias",
+                      hint="Add `alias: NAME`.")  # fmt: skip
+    return chosen
+
+
+def describe(view: View, alias: str | None = None, part: str | None = None) -> Described:
+    """The model under an alias. Raises Refusal if its family is not known."""
+    chosen = choose_alias(view, alias)
+    names = view.names(chosen)
+    kin = kin_of({name: view.fetch(chosen, name).aval for name in names})
+    found = view.config(chosen, "alias")
+    if found is None or not isinstance(found[1], Mapping):
+        hint = "Read the folder with config.json and not the file, or give the config by a step `config`."
+        message = f"'{chosen}' came without a config.json, so its structure is not known"
+        raise Refusal("structure-model", message, key="alias", hint=hint)
+    recognised = [place for place in places(found[1], kin) if part is None or place.part == part]
+    if not recognised:
+        kind = found[1].get("model_type")
+        about = f"model_type '{kind}'" if kind else "its config.json, which has no model_type,"
+        hint = "Write the change with `move`, `take_`, `concat` and `config`, as `docs/structure.md` shows."
+        message = f"the tensors of '{chosen}' are those of no family that is known; {about} says no more"
+        raise Refusal("structure-model", message, key="alias", hint=hint)
+    if len(recognised) > 1:
+        parts = [place.part for place in recognised]
+        raise Refusal("structure-model", f"'{chosen}' has several models within: {few(parts)}", key="part",
+                      hint=f"Name the one that is to change: `part: {parts[0]}`.")  # fmt: skip
+    return Described(chosen, recognised[0], kin)

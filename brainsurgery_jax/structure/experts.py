@@ -1,0 +1,228 @@
+"""Experts: fewer of them, their means, and all of a layer in one tensor or each by its own name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.model import Experts
+from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.structure.axes import sections
+from brainsurgery_jax.structure.described import Described, captured, describe, to
+from brainsurgery_jax.structure.patches import set_dims
+
+NUMBER = "E"
+GROUPS = "n_group"
+"""The key of the number of groups of experts, one after another, of which a token takes some."""
+
+
+class ExpertNames:
+    """The experts of a model: their description, and whether all of a layer are in two tensors."""
+
+    def __init__(self, model: Described) -> None:
+        kind = model.kind
+        if kind is None or kind.experts is None or model.sizes.values[NUMBER] is None:
+            message = f"'{model.alias}' has no experts, as far as its type is known"
+            hint = "Put `- upcycle: {experts: 8}` before this step, which makes experts of the MLP of a dense model."
+            raise Refusal("structure-experts", message, key="alias", hint=hint)
+        self.model, self.own = model, kind.experts
+        self.head = model.layered()
+        self.stacked = f"{self.head}*.{self.own.stacked}.gate_up_proj" in model.kin
+        self.count = model.size(NUMBER)
+
+    def expert(self, number: str, tail: str) -> str:
+        """A pattern for tensors of experts of that number (a pattern), in every layer."""
+        return rf"{re.escape(self.head)}(?P<i>\d+)\.{re.escape(self.own.block)}\.experts\.{number}\.{tail}"
+
+    def named(self, number: str, tail: str) -> str:
+        """A template for their names."""
+        return rf"{self.head}\g<i>.{self.own.block}.experts.{number}.{tail}"
+
+
+# --- Fewer ------------------------------------------------------------------------------------------------------------
+
+
+def prune_experts(
+    view: View, alias: str | None, part: str | None, keep: Sequence[int] | None, drop: Sequence[int] | None
+) -> Iterator[Edit]:
+    """What the op `expert_prune` does."""
+    layout = ExpertNames(describe(view, alias, part))
+    if (keep is None) == (drop is None):
+        raise Refusal(
+            "structure-experts", "give either keep or drop", key="keep", hint="Write `expert_prune: {drop: [3]}`."
+        )
+    key, given = ("keep", keep) if keep is not None else ("drop", drop or ())
+    _check(given, layout.count, key)
+    kept = [n for n in range(layout.count) if (n in given) == (keep is not None)] if keep is None else list(keep)
+    if not kept:
+        raise Refusal("structure-experts", "no expert is left", key=key, hint="Keep at least one.")
+    _refuse_uneven(layout, kept, key)
+    work = view.scratch()
+    steps = [*_renumbered(layout, kept, work), *_rows(layout, kept)]
+    yield Expand((*steps, *_counted(layout, len(kept))))
+
+
+def _check(given: Sequence[int], count: int, key: str) -> None:
+    wrong = next((n for n in given if not 0 <= n < count), None)
+    if wrong is not None or len(set(given)) < len(given):
+        message = (
+            f"there is no expert {wrong} of {count}" if wrong is not None else f"an expert comes twice in {list(given)}"
+        )
+        raise Refusal("structure-experts", message, key=key, hint=f"Name each once, of 0 to {count - 1}.")
+
+
+def _refuse_uneven(layout: ExpertNames, kept: Sequence[int], key: str) -> None:
+    """Refuse what leaves groups of experts of different sizes."""
+    groups = layout.model.place.config.get(GROUPS)
+    if isinstance(groups, int) and groups > 1:
+        each = layout.count // groups
+        left = [sum(1 for n in kept if n // each == g) for g in range(groups)]
+        if len(set(left)) > 1 or list(kept) != sorted(kept):
+            raise Refusal("structure-experts", f"{GROUPS} {groups}: groups of experts would differ, {left}", key=key,
+                          hint="Leave as many in each group, in their order.")  # fmt: skip
+
+
+def _renumbered(layout: ExpertNames, kept: Sequence[int], work: str) -> Iterator[Substep]:
+    """The steps that leave experts under new numbers."""
+    if layout.stacked:
+        return
+    alias = layout.model.alias
+    every = layout.expert(r"(?P<e>\d+)", "(?P<tail>.+)")
+    yield Substep("move", {"from": to(alias, every), "to": to(work, layout.named(r"\g<e>", r"\g<tail>"))})
+    for new, old in enumerate(kept):
+        source = to(work, layout.expert(str(old), "(?P<tail>.+)"))
+        yield Substep("copy", {"from": source, "to": to(alias, layout.named(str(new), r"\g<tail>"))})
+
+
+def _rows(layout: ExpertNames, kept: Sequence[int]) -> Iterator[Substep]:
+    """The steps that keep the rows of routers, and of tensors that hold all experts."""
+    for part in layout.model.parts:
+        if (axis := part.axis_with({NUMBER})) is not None:
+            target = to(layout.model.alias, captured(part.starred))
+            yield Substep("take_", {"target": target, "dim": axis, "indices": list(kept)})
+
+
+def _counted(layout: ExpertNames, count: int) -> Iterator[Substep]:
+    """The step that sets their number in the config, and how many a token takes if these are more."""
+    patch = set_dims(layout.model, {NUMBER: count})
+    chosen = layout.model.place.config.get(layout.own.chosen)
+    if isinstance(chosen, int) and chosen > count:
+        own = patch[layout.model.place.part] if layout.model.place.part else patch
+        assert isinstance(own, dict)
+        patch = layout.model.place.patch({**own, layout.own.chosen: count})
+    yield from layout.model.configure(patch)
+
+
+# --- Means ------------------------------------------------------------------------------------------------------------
+
+
+def merge_experts(view: View, alias: str | None, part: str | None, groups: Sequence[Sequence[int]]) -> Iterator[Edit]:
+    """What the op `expert_merge` does."""
+    layout = ExpertNames(describe(view, alias, part))
+    if layout.stacked:
+        raise Refusal("structure-experts", f"the experts of '{layout.model.alias}' are in one tensor", key="alias",
+                      hint="Put `- experts: {names: separate}` before this step.")  # fmt: skip
+    every = [n for group in groups for n in group]
+    _check(every, layout.count, "groups")
+    if len(every) < layout.count:
+        missing = next(n for n in range(layout.count) if n not in every)
+        raise Refusal("structure-experts", f"expert {missing} is in no group", key="groups",
+                      hint="Name it too, alone or with others; `expert_prune` drops experts.")  # fmt: skip
+    work = view.scratch()
+    steps = [*_means(layout, groups, work), *_mean_rows(layout, groups)]
+    yield Expand((*steps, *_counted(layout, len(groups))))
+
+
+def _means(layout: ExpertNames, groups: Sequence[Sequence[int]], work: str) -> Iterator[Substep]:
+    """The steps that make an expert of each group."""
+    alias = layout.model.alias
+    every = layout.expert(r"(?P<e>\d+)", "(?P<tail>.+)")
+    yield Substep("move", {"from": to(alias, every), "to": to(work, layout.named(r"\g<e>", r"\g<tail>"))})
+    for new, group in enumerate(groups):
+        first = layout.expert(str(group[0]), "(?P<tail>.+)")
+        target = to(alias, layout.named(str(new), r"\g<tail>"))
+        if len(group) == 1:
+            yield Substep("copy", {"from": to(work, first), "to": target})
+            continue
+        others = {f"e{n}": to(work, layout.named(str(n), r"\g<tail>")) for n in group[1:]}
+        total = " + ".join(f"e{n}" for n in group)
+        yield Substep("compute", {"from": {f"e{group[0]}": to(work, first), **others},
+                                  "expr": f"({total}) / {len(group)}", "to": target})  # fmt: skip
+
+
+def _mean_rows(layout: ExpertNames, groups: Sequence[Sequence[int]]) -> Iterator[Substep]:
+    """The steps that give each of them the mean of the rows of routers."""
+    for part in layout.model.parts:
+        if (axis := part.axis_with({NUMBER})) is not None:
+            at = f"{':, ' * axis}"
+            rows = [f"({' + '.join(f'w[{at}{n}:{n + 1}]' for n in group)}) / {len(group)}" for group in groups]
+            source = {"w": to(layout.model.alias, captured(part.starred))}
+            yield Substep("compute", {"from": source, "expr": f"concat([{', '.join(rows)}], axis={axis})",
+                                      "to": to(layout.model.alias, r"\g<0>")})  # fmt: skip
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+def stack_experts(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
+    """What the op `experts` does for `names: stacked`."""
+    layout = ExpertNames(describe(view, alias, part))
+    model, own = layout.model, layout.own
+    if layout.stacked:
+        raise Refusal("structure-experts", f"the experts of '{model.alias}' are in one tensor already", key="names",
+                      hint="Leave the step out.")  # fmt: skip
+    work = view.scratch()
+    head, pair = layout.head, (own.parts["gate_proj"], own.parts["up_proj"])
+    steps = []
+    for at, name in enumerate(pair):
+        source = to(model.alias, layout.expert(r"(?P<e>\d+)", rf"{name}\.weight"))
+        steps.append(Substep("stack", {"from": source, "to": to(work, rf"{head}\g<i>.{at}"), "over": "e"}))
+    halves = {"alias": work, "name": rf"{re.escape(head)}(?P<i>\d+)\.(?P<half>[01])"}
+    joined = to(model.alias, rf"{head}\g<i>.{own.stacked}.gate_up_proj")
+    down = to(model.alias, layout.expert(r"(?P<e>\d+)", rf"{own.parts['down_proj']}\.weight"))
+    steps += [
+        Substep("concat", {"from": halves, "to": joined, "over": "half", "dim": 1}),
+        Substep("stack", {"from": down, "to": to(model.alias, rf"{head}\g<i>.{own.stacked}.down_proj"), "over": "e"}),
+        Substep("delete", {"target": to(model.alias, layout.expert(r"\d+", ".+"))}),
+        *_routed(layout, own.block, _block(own)),
+    ]
+    yield Expand(tuple(steps))
+
+
+def separate_experts(view: View, alias: str | None, part: str | None) -> Iterator[Edit]:
+    """What the op `experts` does for `names: separate`."""
+    layout = ExpertNames(describe(view, alias, part))
+    model, own = layout.model, layout.own
+    if not layout.stacked:
+        message = f"the experts of '{model.alias}' have names of their own already"
+        raise Refusal("structure-experts", message, key="names", hint="Leave the step out.")
+    lead = rf"{re.escape(layout.head)}(?P<i>\d+)\.{re.escape(own.stacked)}"
+    both = next(part for part in model.parts if part.starred.endswith(f"{own.stacked}.gate_up_proj"))
+    size = sections(both.axes[1], model.sizes)[0].counts[-1]
+    pieces = {"gate_proj": f"[:, :{size}, :]", "up_proj": f"[:, {size}:, :]"}
+    steps = []
+    for name, index in pieces.items():
+        source = {"alias": model.alias, "name": rf"{lead}\.gate_up_proj", "slice": index}
+        target = to(model.alias, layout.named("${e}", f"{own.parts[name]}.weight"))
+        steps.append(Substep("unstack", {"from": source, "to": target, "over": "e"}))
+    target = to(model.alias, layout.named("${e}", f"{own.parts['down_proj']}.weight"))
+    steps += [
+        Substep("unstack", {"from": to(model.alias, rf"{lead}\.down_proj"), "to": target, "over": "e"}),
+        Substep("delete", {"target": to(model.alias, rf"{lead}\.(?:gate_up|down)_proj")}),
+        *_routed(layout, _block(own), own.block),
+    ]
+    yield Expand(tuple(steps))
+
+
+def _block(own: Experts) -> str:
+    """Where the router is beside tensors that hold all experts."""
+    return own.stacked.rpartition(".")[0]
+
+
+def _routed(layout: ExpertNames, old: str, new: str) -> Iterator[Substep]:
+    """The step that renames routers, if those of the other names are called otherwise."""
+    if old != new:
+        source = rf"({re.escape(layout.head)}\d+)\.{re.escape(old)}\.({re.escape(layout.own.router)})"
+        alias = layout.model.alias
+        yield Substep("move", {"from": to(alias, source), "to": to(alias, rf"\g<1>.{new}.\g<2>")})

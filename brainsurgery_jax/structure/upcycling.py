@@ -1,0 +1,122 @@
+"""A dense model becomes one with experts, each a copy of its MLP (sparse upcycling)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.families.model import Experts, ModelType
+from brainsurgery_jax.families.tables import MODELS
+from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.structure.described import Described, describe, to
+from brainsurgery_jax.structure.patches import become
+from brainsurgery_jax.wording import few
+
+ZERO, RANDOM = "zero", "random"
+
+
+class Upcycling(NamedTuple):
+    """What a dense model becomes: its class, how many experts it has and a token takes, and what the rows of routers
+    hold: zeros, random numbers with a standard deviation, or those of another alias."""
+
+    kind: str | None
+    experts: int
+    per_token: int
+    router: str
+    std: float
+
+
+def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling) -> Iterator[Edit]:
+    """What the op `upcycle` does."""
+    model = describe(view, alias, part)
+    kind, other, experts = _classes(model, asked)
+    if not 0 < asked.per_token <= asked.experts:
+        raise Refusal("structure-experts", f"a token cannot take {asked.per_token} of {asked.experts} experts",
+                      key="per_token", hint=f"Give 1 to {asked.experts}.")  # fmt: skip
+    _refuse_unfit(model, other, experts, asked)
+    config = {
+        **become(kind, other, model.place.config),
+        experts.count: asked.experts, experts.chosen: asked.per_token, experts.width: model.size("F"),
+        **({experts.normalized: True} if experts.normalized else {}),
+    }  # fmt: skip
+    if experts.adds:
+        message = (
+            f"{other.name} normalizes queries and keys, which {kind.name} does not: logits differ until it is trained"
+        )
+        view.note("structure-experts", message, "to", "For a model that computes the same, name a class without them.")
+    steps = [*_copies(model, experts, asked.experts), *_routers(model, experts, asked), *_added(model, experts)]
+    dense = rf"{re.escape(model.layered())}\d+\.{experts.dense}\.(?:{'|'.join(experts.parts)})\.weight"
+    yield Expand((*steps, Substep("delete", {"target": to(model.alias, dense)}), *model.configure(config)))
+
+
+def _classes(model: Described, asked: Upcycling) -> tuple[ModelType, ModelType, Experts]:
+    """What the model is and becomes. Raises Refusal."""
+    kind = model.kind
+    fitting = [m for m in MODELS.values() if m.experts is not None and kind is not None and kind.name in m.experts.of]
+    other = next((m for m in fitting if asked.kind in (None, m.name)), None)
+    if kind is None or other is None or other.experts is None or model.place.part:
+        known = sorted({name for m in MODELS.values() if m.experts for name in m.experts.of})
+        fits = few([m.name for m in fitting]) or "none"
+        wanted = f"of type '{asked.kind}'" if asked.kind else "with experts"
+        message = f"a model of type '{model.place.kind}' becomes none {wanted}: known is {fits}"
+        raise Refusal("structure-experts", message, key="to", hint=f"Dense models that have one are {few(known)}.")
+    return kind, other, other.experts
+
+
+def _refuse_unfit(model: Described, other: ModelType, experts: Experts, asked: Upcycling) -> None:
+    """Refuse a model that the class with experts cannot hold."""
+    head = model.layered()
+    biases = [n for n in model.kin if n.startswith(head) and n.endswith(".bias")]
+    unfit = [n for n in biases if ".mlp." in n or not experts.biased]
+    width = model.size("N") * model.size("H")
+    if unfit:
+        raise Refusal("structure-experts", f"{other.name} has no biases, but there is '{unfit[0]}'", key="to",
+                      hint="Name another class, or delete the biases before this step.")  # fmt: skip
+    if other.fixed_heads and width != model.size("D"):
+        message = f"{other.name} wants heads that are together as wide as the model, {model.size('D')}, not {width}"
+        raise Refusal("structure-experts", message, key="to", hint="Name another class.")
+    if asked.experts > model.size("F"):
+        message = f"{asked.experts} experts are more than the MLP has neurons, {model.size('F')}"
+        raise Refusal("structure-experts", message, key="experts", hint="Give fewer.")
+
+
+def _copies(model: Described, experts: Experts, count: int) -> Iterator[Substep]:
+    """The steps that copy the MLP of every layer to each expert: bytes, and nothing is computed."""
+    head = model.layered()
+    same = all(old == new for old, new in experts.parts.items())
+    renamed = {"|".join(experts.parts): r"\g<2>"} if same else experts.parts
+    for number in range(count):
+        for old, new in renamed.items():
+            source = rf"{re.escape(head)}(\d+)\.{re.escape(experts.dense)}\.({old})\.weight"
+            target = rf"{head}\g<1>.{experts.block}.experts.{number}.{new}.weight"
+            yield Substep("copy", {"from": to(model.alias, source), "to": to(model.alias, target)})
+
+
+def _routers(model: Described, experts: Experts, asked: Upcycling) -> Iterator[Substep]:
+    """The step that makes the rows of all routers."""
+    head = model.layered()
+    target = rf"{head}\g<1>.{experts.block}.{experts.router}"
+    if asked.router not in (ZERO, RANDOM):
+        source = rf"({re.escape(head)}\d+\.{re.escape(experts.block)}\.{re.escape(experts.router)})"
+        yield Substep("copy", {"from": to(asked.router, source), "to": to(model.alias, r"\g<1>")})
+        return
+    first = next(iter(experts.parts))
+    like = {
+        "alias": model.alias, "name": rf"{re.escape(head)}(\d+)\.{re.escape(experts.dense)}\.{first}\.weight",
+        "slice": f"[:{asked.experts}, :]",
+    }  # fmt: skip
+    how = {"mode": "constant", "value": 0}
+    if asked.router == RANDOM:
+        how = {"mode": "rand", "distribution": "normal", "mean": 0, "std": asked.std}
+    yield Substep("fill", {"from": like, "to": to(model.alias, target), **how})
+
+
+def _added(model: Described, experts: Experts) -> Iterator[Substep]:
+    """The steps that make norms which only the class with experts has."""
+    head = model.layered()
+    for name, rows in experts.adds.items():
+        like = {"alias": model.alias, "name": rf"{re.escape(head)}(\d+)\.{re.escape(rows)}", "slice": "[:, 0]"}
+        target = to(model.alias, rf"{head}\g<1>.{name}")
+        yield Substep("fill", {"from": like, "to": target, "mode": "constant", "value": 1})

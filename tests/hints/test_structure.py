@@ -1,0 +1,195 @@
+"""Hints about the structure of models, done as they say: the plan runs, and its output is a model of its config."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.errors import PlanError
+from tests.structure.judged import make
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
+
+LAYER = r"model\.layers\.0\.mlp\.up_proj\.weight"
+ASIDE = [{"prefixes": {"mode": "add", "alias": "aside"}}]
+
+
+class Hinted(NamedTuple):
+    """A tiny model, steps that are wrong (or only noted), a part of the hint, and steps as it says, for a model."""
+
+    model: str
+    wrong: Sequence[Any]
+    says: str
+    mended: Sequence[Any]
+    instead: str = ""
+    note: bool = False
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+
+def put_aside(name: str, step: Any) -> list[Any]:
+    return [
+        *ASIDE, {"move": {"from": f"model::({name})", "to": r"aside::\1"}}, step,
+        {"move": {"from": f"aside::({name})", "to": r"model::\1"}},
+    ]  # fmt: skip
+
+
+GONE = {"delete": {"target": r"model\.layers\.2\..*"}}
+EXTRA = {"copy": {"from": r"model::lm_head\.weight", "to": "model::extra"}}
+INNER = {"copy": {"from": f"model::{LAYER}", "to": "model::model.layers.0.mlp.extra"}}
+PRUNE, VOCAB = {"prune": {"neurons": [1], "alias": "model"}}, {"vocab": {"size": 96, "alias": "model"}}
+OTHER = (
+    {"prefixes": {"mode": "add", "alias": "b"}}, {"copy": {"from": r"model::model\.(.*)", "to": r"b::\1"}},
+)  # fmt: skip
+BEST = {"from": LAYER, "scores": "model.norm.weight", "to": "few", "keep": 4, "dim": 1}
+
+HINTS = (
+    Hinted("llama", [{"keep_largest": {**BEST, "dim": 0}}], "Give one score for each unit.", [{"keep_largest": BEST}]),
+    Hinted("llama", [{"keep_largest": {**BEST, "keep": 33}}], "Keep at most 32.",
+           [{"keep_largest": {**BEST, "keep": 32}}]),
+    Hinted("llama", [{"keep_largest": {**BEST, "scores": LAYER.replace("\\", "")}}], "Reduce them to one axis: `reduce",
+           [{"reduce": {"from": LAYER, "to": "s", "mode": "norm", "dim": 0}},
+            {"keep_largest": {**BEST, "scores": "s"}}]),
+    Hinted("llama", [GONE, {"assert": {"consistent": "model"}}],
+           'Put `- config: {"patch": {"num_hidden_layers": 2}, "alias',
+           [GONE, {"config": {"patch": {"num_hidden_layers": 2}, "alias": "model"}},
+            {"assert": {"consistent": "model"}}]),
+    Hinted("mamba", [{"assert": {"consistent": "model"}}], "Assert what you know: `assert: {config:",
+           [{"assert": {"config": {"of": "model::num_hidden_layers", "is": 3}}}]),
+    Hinted("t5", [{"layers": {"drop": [1]}}], "Add `stack: encoder`.", [{"layers": {"drop": [1], "stack": "encoder"}}]),
+    Hinted("llama", [{"config": {"remove": ["vocab_size"]}}, {"vocab": {"size": 96}}],
+           "Add `vocab_size` by a step `config` before this.",
+           [{"config": {"remove": ["vocab_size"]}}, {"config": {"patch": {"vocab_size": 91}}},
+            {"vocab": {"size": 96}}]),
+    Hinted("llava", [{"layers": {"drop": [1]}}], "Name the one that is to change: `part: text_config`.",
+           [{"layers": {"drop": [1], "part": "text_config"}}]),
+    Hinted("mamba", [{"layers": {"drop": [2]}}], "Write the change with `move`, `take_`, `concat` and `config`",
+           [{"delete": {"target": r"backbone\.layers\.2\..*"}}, {"config": {"patch": {"num_hidden_layers": 2}}}]),
+    Hinted("llama", [{"config": {"patch": {"intermediate_size": 41}}}, {"prune": {"neurons": [1]}}],
+           "before this step: it tells the config that does.", [{"prune": {"neurons": [1]}}]),
+    Hinted("mixtral", [{"expert_prune": {"drop": [0, 1, 2, 3]}}], "Keep at least one.",
+           [{"expert_prune": {"drop": [0]}}]),
+    Hinted("deepseek_v3", [{"expert_prune": {"drop": [1]}}], "Leave as many in each group, in their order.",
+           [{"expert_prune": {"drop": [1, 2]}}], settings={"n_group": 2, "topk_group": 1}),
+    Hinted("mixtral", [{"experts": {"names": "separate"}}], "Leave the step out.", []),
+    Hinted("mixtral", [{"expert_prune": {"drop": [4]}}], "Name each once, of 0 to 3.",
+           [{"expert_prune": {"drop": [3]}}]),
+    Hinted("mixtral", [{"expert_merge": {"groups": [[0, 1], [2]]}}], "Name it too, alone or with others;",
+           [{"expert_merge": {"groups": [[0, 1], [2], [3]]}}]),
+    Hinted("mixtral", [{"experts": {"names": "stacked"}}, {"expert_merge": {"groups": [[0, 1], [2, 3]]}}],
+           "Put `- experts: {names: separate}` before this step.",
+           [{"experts": {"names": "stacked"}}, {"experts": {"names": "separate"}},
+            {"expert_merge": {"groups": [[0, 1], [2, 3]]}}]),
+    Hinted("llama", [{"expert_prune": {"drop": [1]}}], "Put `- upcycle: {experts: 8}` before this step",
+           [{"upcycle": {"experts": 8}}, {"expert_prune": {"drop": [1]}}]),
+    Hinted("mixtral", [{"expert_prune": {}}], "Write `expert_prune: {drop: [3]}`.", [{"expert_prune": {"drop": [3]}}]),
+    Hinted("llama", [{"unfuse": {}}], "Name the tensors: `concat` joins them, `split` cuts them.",
+           [{"split": {"from": LAYER, "to": ["a", "b"], "parts": 2}}]),
+    Hinted("gpt2", [{"unfuse": {}}], "or turn it back by the other step.", [{"unfuse": {}}, {"fuse": {}}], note=True),
+    Hinted("llama", [{"layers": {}}], "Any mix is an `order`: `layers: {order: ['0:8', '4:8', 12]}`.",
+           [{"layers": {"order": ["0:2", "1:2", 2]}}]),
+    Hinted("llama", [{"layers": {"drop": [":"]}}], "Keep at least one.", [{"layers": {"drop": ["1:"]}}]),
+    Hinted("bert", [{"layers": {"repeat": [1], "scale_copies": 0}}], "Leave `scale_copies` out.",
+           [{"layers": {"repeat": [1]}}]),
+    Hinted("llama", [*OTHER, {"layers": {"order": ["b::0"], "alias": "model"}}],
+           "Rename them first, with a step `move`.",
+           [*OTHER, {"move": {"from": "b::(.*)", "to": r"b::model.\1"}},
+            {"layers": {"order": ["b::0"], "alias": "model"}}]),
+    Hinted("llama", [{"layers": {"keep": [3]}}], "Layers count from -3 to 2.", [{"layers": {"keep": [-3, 2]}}]),
+    Hinted("llama", [{"layers": {"keep": ["0:4"]}}], "Ranges lie within `0:3`.", [{"layers": {"keep": ["0:3"]}}]),
+    Hinted("llama", [{"layers": {"keep": ["last"]}}], "Write numbers, and ranges as Python does:",
+           [{"layers": {"keep": [0, "-2:"]}}]),
+    Hinted("deepseek_v3", [{"layers": {"order": [1, 0]}}], "Put the layers 0 to 0 before all others.",
+           [{"layers": {"order": [0, 1]}}]),
+    Hinted("gpt2", [{"prune": {"heads": [1]}}], "`config: keep` says that this is meant.",
+           [{"prune": {"heads": [1], "config": "keep"}}], note=True),
+    Hinted("t5", [{"prune": {"heads": 1}}], "Give the numbers of those that go, for all layers.",
+           [{"prune": {"heads": [1]}}]),
+    Hinted("llama", [{"prune": {"kv_groups": [0, 1]}}], "Leave at least one.", [{"prune": {"kv_groups": [0]}}]),
+    Hinted("llama", [INNER, PRUNE], "Move it to another alias before this step, change it there, and move it back.",
+           [INNER, *put_aside(r"model\.layers\.0\.mlp\.extra", PRUNE)]),
+    Hinted("llama", [EXTRA, VOCAB], "Move it to another alias before this step, change it there, and move it back.",
+           [EXTRA, *put_aside("extra", VOCAB)]),
+    Hinted("llama", [{"prune": {"kv_groups": {0: [1]}}}], "Name as many for each layer, and every layer;",
+           [{"prune": {"kv_groups": [1]}}]),
+    Hinted("llama", [{"delete": {"target": r".*self_attn.*"}}, {"prune": {"heads": [0]}}],
+           "Name what there is: heads, kv_groups or neurons.",
+           [{"delete": {"target": r".*self_attn.*"}}, {"prune": {"neurons": [0]}}]),
+    Hinted("phi3", [{"prune": {"kv_groups": 1}}], "Put `- unfuse: {}` before this step, and `- fuse: {}` behind it.",
+           [{"unfuse": {}}, {"prune": {"kv_groups": 1}}, {"fuse": {}}]),
+    Hinted("llama", [{"prune": {"heads": [0]}}], "Take as many out of each group, or whole groups: `kv_groups`.",
+           [{"prune": {"heads": [0, 2]}}]),
+    Hinted("llama", [{"prune": {"kv_groups": [0], "neurons": 3}}], "Take each out in a step of its own.",
+           [{"prune": {"kv_groups": [0]}}, {"prune": {"neurons": 3}}]),
+    Hinted("llama", [{"prune": {"neurons": 40}}], "Take out 1 to 39, or a share such as 0.25.",
+           [{"prune": {"neurons": 39}}]),
+    Hinted("llama", [{"prune": {"kv_groups": [2]}}], "Valid are 0 to 1.", [{"prune": {"kv_groups": [1]}}]),
+    Hinted("llama", [{"prune": {"heads": 2}}], "Write `kv_groups` instead, or the numbers of the heads.",
+           [{"prune": {"kv_groups": 1}}]),
+    Hinted("llama-tied", [{"tie": {}}], "Leave the step out.", []),
+    Hinted("gpt2", [{"upcycle": {"experts": 2}}], "Dense models that have one are llama, mistral, olmo2, qwen3.",
+           [{"upcycle": {"experts": 2}}], instead="olmo2"),
+    Hinted("llama", [{"upcycle": {"experts": 2, "to": "olmoe"}}], "For a model that computes the same,",
+           [{"upcycle": {"experts": 2, "to": "mixtral"}}], note=True),
+    Hinted("llama", [{"upcycle": {"experts": 2, "per_token": 3}}], "Give 1 to 2.",
+           [{"upcycle": {"experts": 2, "per_token": 1}}]),
+    Hinted("llama", [{"upcycle": {"experts": 41}}], "Give fewer.", [{"upcycle": {"experts": 40}}]),
+    Hinted("llama-biased", [{"upcycle": {"experts": 2}}], "Name another class, or delete the biases before this step.",
+           [{"delete": {"target": r".*\.bias"}}, {"upcycle": {"experts": 2}}]),
+    Hinted("mistral", [{"upcycle": {"experts": 2, "to": "olmoe"}}], "Name another class.",
+           [{"upcycle": {"experts": 2, "to": "mixtral"}}]),
+    Hinted("llama", [{"vocab": {"order": [*range(2, 91)]}}], "Set it by a step `config`: `config: {patch: {bos",
+           [{"vocab": {"order": [*range(2, 91)]}}, {"config": {"patch": {"bos_token_id": 3}}}], note=True),
+    Hinted("llama", [{"vocab": {"order": [91]}}], "Valid are 0 to 90.", [{"vocab": {"order": [*range(91)]}}]),
+    Hinted("llama", [{"vocab": {}}], "Write `vocab: {multiple_of: 64}`, for instance.",
+           [{"vocab": {"multiple_of": 64}}]),
+)  # fmt: skip
+
+
+def plan(folder: Path, steps: Sequence[Any]) -> bs.Plan:
+    output = {"path": f"{folder.parent / 'out'}/", "alias": "model"}
+    return bs.load({"inputs": [f"model::{folder}"], "transforms": [*steps], "output": output})
+
+
+def hints(asked: bs.Plan) -> list[str]:
+    try:
+        return [found.hint for found in bs.check(asked)]
+    except PlanError as refused:
+        return [found.hint for found in refused.diagnostics]
+
+
+@pytest.mark.parametrize("case", HINTS, ids=lambda case: case.says)
+def test_what_a_hint_on_structure_says_mends_the_plan(case: Hinted, tmp_path: Path) -> None:
+    make(case.model, tmp_path / "in", **case.settings)
+    assert any(case.says in hint for hint in hints(plan(tmp_path / "in", case.wrong)))
+    if case.instead:
+        shutil.rmtree(tmp_path / "in")
+        make(case.instead, tmp_path / "in")
+    plan(tmp_path / "in", case.mended).run(durable=False)
+
+
+def test_the_model_that_is_meant_is_named_where_there_are_several(tmp_path: Path) -> None:
+    make("llama", tmp_path / "a")
+    inputs = {
+        "inputs": [f"a::{tmp_path / 'a'}", f"b::{tmp_path / 'a'}"],
+        "output": {"path": f"{tmp_path}/o/", "alias": "b"},
+    }
+    assert "Add `alias: NAME`." in hints(bs.load({**inputs, "transforms": [{"untie": {}}]}))
+    bs.load({**inputs, "transforms": [{"layers": {"drop": [0], "alias": "b"}}]}).run(durable=False)
+    assert not [n for n in bs.open(str(tmp_path / "o")) if n.startswith("model.layers.2.")]
+
+
+def test_a_file_without_its_config_is_read_with_the_folder(tmp_path: Path) -> None:
+    make("llama", tmp_path / "a")
+    alone = tmp_path / "model.safetensors"
+    shutil.copy(tmp_path / "a/model.safetensors", alone)
+    said = hints(
+        bs.load({"inputs": [str(alone)], "transforms": [{"layers": {"drop": [0]}}], "output": f"{tmp_path}/o/"})
+    )
+    assert any("Read the folder with config.json and not the file" in hint for hint in said)
+    plan(tmp_path / "a", [{"layers": {"drop": [0]}}]).run(durable=False)

@@ -1,0 +1,171 @@
+"""`upcycle`, `expert_prune`, `expert_merge` and `experts`, judged by the models that `transformers` makes of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from brainsurgery_jax.errors import PlanError
+from tests.structure.judged import assert_same, edit, load, logits, make
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # those that transformers gives for tiny configurations
+
+EXPERTS = ("mixtral", "qwen3_moe", "olmoe", "flex_olmo", "deepseek_v3")
+
+
+@pytest.mark.parametrize("router", ["zero", "random"])
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [("llama", "Mixtral"), ("mistral", "Mixtral"), ("qwen3", "Qwen3Moe"), ("olmo2", "FlexOlmo")],
+)
+def test_an_upcycled_model_computes_what_the_dense_one_did(name: str, cls: str, router: str, tmp_path: Path) -> None:
+    model = make(name, tmp_path / "dense")
+    edit(tmp_path / "dense", tmp_path / "out", {"upcycle": {"experts": 4, "router": router, "std": 0.5}})
+    found = load(tmp_path / "out")
+    assert type(found).__name__ == f"{cls}ForCausalLM"
+    gate = found.model.layers[1].mlp.gate.weight
+    assert gate.shape == (4, 32) and bool((gate != 0).all()) == (router == "random")
+    assert_same(logits(found), logits(model))
+
+
+def test_rows_of_routers_come_from_another_checkpoint(tmp_path: Path) -> None:
+    model = make("mistral", tmp_path / "dense")
+    rows = {f"model.layers.{i}.block_sparse_moe.gate.weight": torch.randn(3, 32) for i in range(3)}
+    save_file(rows, tmp_path / "rows.safetensors")
+    asked = {"upcycle": {"experts": 3, "per_token": 1, "router": "rows", "alias": "model"}}
+    edit(tmp_path / "dense", tmp_path / "out", asked, rows=tmp_path / "rows.safetensors")
+    found = load(tmp_path / "out")
+    assert torch.equal(found.model.layers[2].mlp.gate.weight, rows["model.layers.2.block_sparse_moe.gate.weight"])
+    assert_same(logits(found), logits(model))
+
+
+def test_an_olmoe_has_the_mlps_of_the_dense_model_and_says_that_it_computes_something_else(tmp_path: Path) -> None:
+    model = make("llama", tmp_path / "dense")
+    notes = edit(tmp_path / "dense", tmp_path / "out", {"upcycle": {"experts": 4, "to": "olmoe"}})
+    assert any("normalizes queries and keys" in note.message for note in notes)
+    found = load(tmp_path / "out")
+    assert type(found).__name__ == "OlmoeForCausalLM"
+    inside = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        assert_same(found.model.layers[1].mlp(inside), model.model.layers[1].mlp(inside))
+
+
+def test_what_a_config_leaves_out_is_what_it_was(tmp_path: Path) -> None:
+    import json
+
+    model = make("llama", tmp_path / "dense")
+    path = tmp_path / "dense/config.json"
+    config = json.loads(path.read_text())
+    for key in ("rope_parameters", "rms_norm_eps", "hidden_act", "pad_token_id"):
+        config.pop(key, None)  # as in the first Llamas
+    path.write_text(json.dumps(config))
+    edit(tmp_path / "dense", tmp_path / "out", {"upcycle": {"experts": 2}})
+    assert_same(logits(load(tmp_path / "out")), logits(model))
+
+
+@pytest.mark.parametrize("asked", [{"drop": [1]}, {"keep": [0, 2, 3]}, {"keep": [3, 0, 2]}])
+@pytest.mark.parametrize("name", EXPERTS)
+def test_a_model_without_an_expert_computes_what_it_did_where_no_token_took_it(
+    name: str, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    model = make(name, tmp_path / "whole")
+    edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": asked})
+    found = load(tmp_path / "out")
+    for layer in model.model.layers:
+        if hasattr(layer.mlp, "gate"):
+            forbid(layer.mlp, 1)
+    assert_same(logits(found), logits(model))
+
+
+def forbid(block: Any, expert: int) -> None:
+    """Let no token take an expert: the logit of its router is the least that there is."""
+    gate, linear = block.gate, torch.nn.functional.linear
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        def masked(x: torch.Tensor, weight: torch.Tensor, *bias: Any) -> torch.Tensor:
+            made = linear(x, weight, *bias)
+            return made.index_fill(-1, torch.tensor([expert]), -1e4)
+
+        torch.nn.functional.linear = masked
+        try:
+            return type(gate).forward(gate, *args, **kwargs)
+        finally:
+            torch.nn.functional.linear = linear
+
+    gate.forward = forward
+    if hasattr(gate, "e_score_correction_bias"):
+        gate.e_score_correction_bias[expert] = -1e4
+
+
+def test_a_token_takes_no_more_experts_than_are_left(tmp_path: Path) -> None:
+    make("mixtral", tmp_path / "whole")
+    edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"keep": [2]}})
+    config = load(tmp_path / "out").config
+    assert (config.num_local_experts, config.num_experts_per_tok) == (1, 1)
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_an_expert_becomes_the_mean_of_its_group(name: str, tmp_path: Path) -> None:
+    model = make(name, tmp_path / "whole")
+    edit(tmp_path / "whole", tmp_path / "out", {"expert_merge": {"groups": [[0, 3], [2], [1]]}})
+    found = load(tmp_path / "out")
+    before, after = model.model.layers[1].mlp, found.model.layers[1].mlp
+    for name_ in ("experts.gate_up_proj", "experts.down_proj", "gate.weight"):
+        old, new = before.get_parameter(name_), after.get_parameter(name_)
+        assert_same(new, torch.stack([(old[0] + old[3]) / 2, old[2], old[1]]))
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_experts_are_stacked_and_separated_and_both_load(name: str, tmp_path: Path) -> None:
+    model = make(name, tmp_path / "whole")
+    edit(tmp_path / "whole", tmp_path / "stacked", {"experts": {"names": "stacked"}})
+    assert_same(logits(load(tmp_path / "stacked")), logits(model))
+    tensors = load_file(tmp_path / "stacked/model.safetensors")
+    assert torch.equal(
+        tensors["model.layers.1.mlp.experts.gate_up_proj"], model.model.layers[1].mlp.experts.gate_up_proj
+    )
+    edit(tmp_path / "stacked", tmp_path / "again", {"experts": {"names": "separate"}})
+    before, after = (load_file(tmp_path / f / "model.safetensors") for f in ("whole", "again"))
+    assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+
+
+def test_experts_that_are_stacked_are_pruned_too(tmp_path: Path) -> None:
+    make("mixtral", tmp_path / "whole")
+    for folder, steps in (("a", []), ("b", [{"experts": {"names": "stacked"}}])):
+        edit(tmp_path / "whole", tmp_path / folder, *steps, {"expert_prune": {"drop": [0]}})
+    assert_same(logits(load(tmp_path / "b")), logits(load(tmp_path / "a")))
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "why"),
+    [
+        ("llama", {"upcycle": {"experts": 2, "per_token": 3}}, "a token cannot take 3 of 2 experts"),
+        ("llama", {"upcycle": {"experts": 2, "to": "qwen3_moe"}}, "becomes none of type 'qwen3_moe': known is mixtral"),
+        ("gpt2", {"upcycle": {"experts": 2}}, "a model of type 'gpt2' becomes none"),
+        ("llama-biased", {"upcycle": {"experts": 2}}, "mixtral has no biases, but there is"),
+        ("mistral", {"upcycle": {"experts": 2, "to": "olmoe"}}, "wants heads that are together as wide as the model"),
+        ("llama", {"upcycle": {"experts": 41}}, "41 experts are more than the MLP has neurons"),
+        ("llama", {"expert_prune": {"drop": [0]}}, "'model' has no experts"),
+        ("mixtral", {"expert_prune": {}}, "give either keep or drop"),
+        ("mixtral", {"expert_prune": {"drop": [4]}}, "there is no expert 4 of 4"),
+        ("mixtral", {"expert_prune": {"drop": [0, 1, 2, 3]}}, "no expert is left"),
+        ("mixtral", {"expert_merge": {"groups": [[0, 1], [1, 2, 3]]}}, "an expert comes twice"),
+        ("mixtral", {"expert_merge": {"groups": [[0, 1], [2]]}}, "expert 3 is in no group"),
+        ("mixtral", {"experts": {"names": "separate"}}, "have names of their own already"),
+    ],
+)
+def test_experts_that_cannot_be_are_refused(name: str, step: dict[str, Any], why: str, tmp_path: Path) -> None:
+    make(name, tmp_path / "whole")
+    with pytest.raises(PlanError, match=re.escape(why)):
+        edit(tmp_path / "whole", tmp_path / "out", step)
+
+
+def test_groups_of_experts_stay_equal(tmp_path: Path) -> None:
+    make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1)
+    with pytest.raises(PlanError, match=r"groups of experts would differ, \[1, 2\]"):
+        edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"drop": [1]}})
