@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from brainsurgery_jax.errors import Diagnostic
+
 Value = str | int | float | complex | bool | None | Sequence["Value"] | Mapping[str, "Value"]
 """Plain data: what JSON has, and complex numbers."""
 
@@ -51,4 +53,89 @@ class Parts(NamedTuple):
     space: int = 0
 
 
-Document = Text | Table | Facts | NameTree | Parts
+class Hanging(NamedTuple):
+    """A paragraph that starts with `head`; where text is folded, its further lines are indented to the end of the
+    head."""
+
+    head: str
+    text: str
+
+
+Unit = Literal["text", "count", "bytes", "traffic", "shape", "figure"]
+"""What the values of a column are: words (or lists of words), numbers, bytes, bytes of which 0 is shown as nothing,
+sizes of axes, or real numbers that are shown with the head of the column."""
+
+
+class Column(NamedTuple):
+    """A column of typed values. `key`: its name in data; without one only text has it. `head`: its name in text;
+    without one only data have it."""
+
+    key: str
+    head: str
+    unit: Unit = "text"
+
+
+class Grid(NamedTuple):
+    """Rows of typed values below heads. Text leaves out columns with nothing in them.
+
+    `shown`: rows that text has, at most; None for all. Data have all rows.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    shown: int | None = None
+
+
+class Branches(NamedTuple):
+    """Rows of typed values by dotted name, drawn as a tree with columns. None is a value that a row lacks.
+
+    `others`: names with a word each, which only text has. `compact`: neighbouring items with equal rows are folded.
+    """
+
+    columns: tuple[Column, ...]
+    rows: Mapping[str, tuple[Value, ...]]
+    others: Mapping[str, str]
+    compact: bool = True
+
+
+class Plot(NamedTuple):
+    """Series of numbers over the same places of an axis, in order.
+
+    `across`: what the axis is. `places`: a value for each place. `series`: by name, a number for each place.
+    """
+
+    title: str
+    across: str
+    places: tuple[Value, ...]
+    series: Mapping[str, tuple[float, ...]]
+
+
+class Entry(NamedTuple):
+    """A part of a record. `key`: its name in data; without one only text has it. `shown`: what text has of it, or None
+    for nothing."""
+
+    key: str
+    value: Datum
+    shown: Document | None = None
+
+
+class Record(NamedTuple):
+    """Entries, each a value for programs, or a document for people, or both, in the order of either.
+
+    `space`: empty lines between the documents.
+    """
+
+    entries: tuple[Entry, ...]
+    space: int = 0
+
+
+Datum = Value | Grid | Branches | Plot | Record | Diagnostic | Sequence["Datum"] | Mapping[str, "Datum"]
+"""What data have under a key."""
+
+Document = Text | Table | Facts | NameTree | Parts | Hanging | Grid | Branches | Plot | Record
+"""What is reported."""
+
+
+def show_only(*documents: Document | None) -> tuple[Entry, ...]:
+    """Entries for people only; None is left out."""
+    return tuple(Entry("", None, document) for document in documents if document is not None)

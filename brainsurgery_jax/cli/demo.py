@@ -66,16 +66,17 @@ def _run_commands() -> Iterator[tuple[str, Mapping[str, object]]]:
     from brainsurgery_jax import api
     from brainsurgery_jax.checkpoint import Checkpoint
     from brainsurgery_jax.cli import plans
-    from brainsurgery_jax.cli.explanation import as_json
-    from brainsurgery_jax.cli.inspect_ import data_of
+    from brainsurgery_jax.rendering.data import record_data
+    from brainsurgery_jax.reports.explanation import report_explanation
+    from brainsurgery_jax.reports.inspection import report_inspection
 
     plan, choices = api.load("plan.yaml"), plans.Choices()
     program = api.lower_plan(plan)
     yield "check plan.yaml", plans.check_as_data(program.diagnostics, program.publications)
-    yield "explain plan.yaml", as_json(api.explain(plan))
+    yield "explain plan.yaml", record_data(report_explanation(api.explain(plan), None))
     files = plans.files_of(choices.overwrite, choices.shard_size)
     yield "run plan.yaml", plans.run_as_data(plan, plans.options_of(choices), files, choices)
-    yield "inspect small", data_of(Checkpoint.open("small"), {})
+    yield "inspect small", record_data(report_inspection(Checkpoint.open("small"), {}, compact=True))
 
 
 def _say(command: str, what: str) -> None:

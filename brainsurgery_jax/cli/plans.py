@@ -12,15 +12,15 @@ import typer
 
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
-from brainsurgery_jax.cli.explanation import as_json, as_text, is_replacement, replacement_as_json, replaces
 from brainsurgery_jax.cli.failures import print_failure_as_json
 from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
-from brainsurgery_jax.cli.work import work_as_json, work_as_text
-from brainsurgery_jax.documents import Document
+from brainsurgery_jax.documents import Document, Record
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.plan.source import compose, dump_yaml, plain
 from brainsurgery_jax.protocol import Flags
-from brainsurgery_jax.rendering.data import diagnostic_data, document_data
+from brainsurgery_jax.rendering.data import diagnostic_data, document_data, record_data
+from brainsurgery_jax.reports.explanation import is_replacement, replacement_of, replaces, report_explanation
+from brainsurgery_jax.reports.work import report_work
 from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.store.sizes import parse_size, show_size
 from brainsurgery_jax.wording import counted
@@ -219,7 +219,7 @@ def check(items: Sequence[str], ops: Sequence[str] = (), *, overwrite: bool, sha
 
 def check_as_data(found: Sequence[Diagnostic], publications: Sequence[Any]) -> dict[str, Any]:
     """The mistakes and notes of a plan, and its outputs, for programs."""
-    outputs = [{"path": p.path, "replaces": replacement_as_json(p)} for p in publications]
+    outputs = [{"path": p.path, "replaces": replacement_of(p)} for p in publications]
     told = [diagnostic_data(d) for d in show.in_order(found)]
     return {"ok": not show.exit_code(found), "diagnostics": told, "outputs": outputs}
 
@@ -238,10 +238,11 @@ def explain(
     """Print what a run would do. Raises PlanError where it could not."""
     plan = api.load(*items)
     found = api.explain(plan, files_of(True, shard_size))
+    most = None if everything else 3
+    told = report_explanation(found, most, overwrite=overwrite).entries
+    report = Record((*told, *(report_work(found, most).entries if work else ())))
     if json:
-        show.json(**as_json(found), **(work_as_json(found) if work else {}))
+        show.json(**record_data(report))
         return
     show.diagnostics(d for d in found.program.diagnostics if d.severity == "note")
-    most = None if everything else 3
-    lines = as_text(found, most, overwrite=overwrite)
-    show.result("\n".join([*lines, *(work_as_text(found, most) if work else [])]))
+    show.report(report)

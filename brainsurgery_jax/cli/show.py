@@ -10,8 +10,10 @@ from contextlib import suppress
 from shutil import get_terminal_size
 from typing import TextIO
 
+from brainsurgery_jax.documents import Document
 from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.rendering.data import as_json
+from brainsurgery_jax.rendering.text import as_text
 
 # What a name from somebody's checkpoint must not do to a terminal. Line ends and tabs are ours.
 _UNSAFE = {c: f"\\x{c:02x}" for c in (*range(9), *range(11, 32), *range(127, 160))}
@@ -20,6 +22,11 @@ _UNSAFE = {c: f"\\x{c:02x}" for c in (*range(9), *range(11, 32), *range(127, 160
 def result(text: str) -> None:
     """Print a line (or several) of the result. A reader who went away is no error: what is left is dropped."""
     _print(text.translate(_UNSAFE), sys.stdout)
+
+
+def report(document: Document) -> None:
+    """Print a document as text, paragraphs folded to the terminal's width."""
+    result(as_text(document, hanging))
 
 
 def json(**keys: object) -> None:

@@ -6,7 +6,21 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Table, Text, Value
+from brainsurgery_jax.documents import (
+    Branches,
+    Datum,
+    Document,
+    Facts,
+    Grid,
+    Hanging,
+    NameTree,
+    Parts,
+    Plot,
+    Record,
+    Table,
+    Text,
+    Value,
+)  # fmt: skip
 from brainsurgery_jax.errors import Diagnostic, StoreError
 
 SCHEMA_VERSION = 1
@@ -37,6 +51,40 @@ def document_data(document: Document) -> dict[str, Any]:
             return {"kind": "tree", "title": title, "tensors": dict(leaves)}
         case Parts(parts):
             return {"kind": "parts", "parts": [document_data(part) for part in parts]}
+        case Hanging(head, text):
+            return {"kind": "text", "text": head + text}
+        case Grid():
+            return {"kind": "grid", "rows": grid_data(document)}
+        case Branches():
+            return {"kind": "branches", "rows": branches_data(document)}
+        case Plot():
+            return {"kind": "plot", **plot_data(document)}
+        case Record():
+            return {"kind": "record", "entries": record_data(document)}
+
+
+def record_data(record: Record) -> dict[str, Datum]:
+    """The entries of a record that have a key."""
+    return {entry.key: entry.value for entry in record.entries if entry.key}
+
+
+def grid_data(grid: Grid) -> list[dict[str, Value]]:
+    """The rows of a grid, by the keys of its columns."""
+    return [{c.key: cell for c, cell in zip(grid.columns, row, strict=True) if c.key} for row in grid.rows]
+
+
+def branches_data(branches: Branches) -> dict[str, dict[str, Value]]:
+    """The values of each name, by the keys of the columns; values that a row lacks are left out."""
+    keys = [column.key for column in branches.columns]
+    return {
+        name: {key: cell for key, cell in zip(keys, row, strict=True) if key and cell is not None}
+        for name, row in branches.rows.items()
+    }
+
+
+def plot_data(plot: Plot) -> dict[str, Value]:
+    """The numbers of a plot."""
+    return {"title": plot.title, "across": plot.across, "places": plot.places, "series": plot.series}
 
 
 def diagnostic_data(found: Diagnostic) -> dict[str, object]:
@@ -59,9 +107,19 @@ def command_error_data(what: str, message: str, hint: str = "") -> dict[str, obj
     return {"code": what, "severity": "error", "message": message, "hint": hint, "place": None}
 
 
-def plain(value: Value | object) -> object:
-    """Values as JSON has them: sequences are lists; complex numbers, NaN and infinity are text."""
+def plain(value: Datum | object) -> object:
+    """Values as JSON has them: sequences are lists, records objects; complex numbers, NaN and infinity are text."""
     match value:
+        case Record():
+            return plain(record_data(value))
+        case Branches():
+            return plain(branches_data(value))
+        case Plot():
+            return plain(plot_data(value))
+        case Grid():
+            return plain(grid_data(value))
+        case Diagnostic():
+            return plain(diagnostic_data(value))
         case str() | bool() | int() | None:
             return value
         case float():

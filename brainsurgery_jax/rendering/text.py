@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from brainsurgery_jax import nametree
-from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Table, Text, Value
+from brainsurgery_jax.documents import (
+    Branches,
+    Column,
+    Document,
+    Facts,
+    Grid,
+    Hanging,
+    NameTree,
+    Parts,
+    Plot,
+    Record,
+    Table,
+    Text,
+    Value,
+)  # fmt: skip
+from brainsurgery_jax.store.sizes import show_size
+
+Fold = Callable[[str, str], Sequence[str]]
+"""The lines of a paragraph, of its head and its text."""
 
 
-def as_text(document: Document) -> str:
-    """The text of a document, without a line end."""
-    return "\n".join(_lines(document))
+def on_one_line(head: str, text: str) -> list[str]:
+    """A paragraph that is not folded."""
+    return [f"{head}{text}".rstrip()]
 
 
-def _lines(document: Document) -> Iterator[str]:
+def as_text(document: Document, fold: Fold = on_one_line) -> str:
+    """The text of a document, without a line end. `fold`: how paragraphs that hang are folded."""
+    return "\n".join(_lines(document, fold))
+
+
+def _lines(document: Document, fold: Fold) -> Iterator[str]:
     match document:
         case Text(text):
             yield text
@@ -29,7 +52,77 @@ def _lines(document: Document) -> Iterator[str]:
         case Parts(parts, space):
             for at, part in enumerate(parts):
                 yield from [""] * space if at else []
-                yield from _lines(part)
+                yield from _lines(part, fold)
+        case Hanging(head, text):
+            yield from fold(head, text)
+        case Grid():
+            yield from _grid(document)
+        case Branches():
+            yield from _branches(document)
+        case Plot():
+            yield from _plot(document)
+        case Record(entries, space):
+            yield from _lines(Parts(tuple(e.shown for e in entries if e.shown is not None), space), fold)
+
+
+def _grid(grid: Grid) -> Iterator[str]:
+    rows = grid.rows[: grid.shown]
+    cells = [[column.head, *(_cell(column, row[at]) for row in rows)] for at, column in enumerate(grid.columns)]
+    shown = [(column, cell) for column, cell in zip(grid.columns, cells, strict=True) if column.head and any(cell[1:])]
+    right = frozenset(at for at, (column, _) in enumerate(shown) if column.unit != "text")
+    yield from align_columns(list(zip(*(cell for _, cell in shown), strict=True)), right)
+
+
+def _branches(found: Branches) -> Iterator[str]:
+    """The tree is drawn with tabs between cells, which are then aligned."""
+    shown = [(at, column) for at, column in enumerate(found.columns) if column.head]
+    cells = {name: "".join(f"\t{_cell(column, row[at])}" for at, column in shown) for name, row in found.rows.items()}
+    cells |= {name: f"\t{word}" for name, word in found.others.items()}
+    leaves = [(name.replace("\t", "\\t"), cells[name]) for name in sorted(cells)]
+    rows = [line.split("\t") for line in nametree.draw(nametree.build(leaves), compact=found.compact)]
+    most = max(map(len, rows), default=1)
+    padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]
+    yield from align_columns(padded, frozenset(at for at, (_, c) in enumerate(shown, 1) if c.unit == "bytes"))
+
+
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def _plot(plot: Plot) -> Iterator[str]:
+    """A line for each series: a bar for each place, and the least and the greatest number."""
+    first, last = (plot.places[0], plot.places[-1]) if plot.places else ("", "")
+    yield f"{plot.title}, by {plot.across}" + (f" ({first} to {last})" if plot.places else "")
+    finite = {name: [n for n in numbers if n - n == 0] for name, numbers in plot.series.items()}
+    limits = {name: (min(found, default=0.0), max(found, default=0.0)) for name, found in finite.items()}
+    rows = [
+        (name, "".join(_bar(n, *limits[name]) for n in numbers), f"{limits[name][0]:.4g} to {limits[name][1]:.4g}")
+        for name, numbers in plot.series.items()
+    ]
+    yield from (f"  {line}" for line in align_columns(rows))
+
+
+def _bar(number: float, least: float, most: float) -> str:
+    """The height of a number between two others; NaN and infinity are a question mark."""
+    if number - number != 0:
+        return "?"
+    if most == least:
+        return _BARS[0]
+    share = (number / 2 - least / 2) / (most / 2 - least / 2)  # halves: the difference of two numbers may overflow
+    return _BARS[round(share * (len(_BARS) - 1))]
+
+
+def _cell(column: Column, value: Value) -> str:
+    match value:
+        case None:
+            return ""
+        case int() if column.unit in ("bytes", "traffic"):
+            return show_size(value) if value or column.unit == "bytes" else ""
+        case list() | tuple():
+            return str(list(value)) if column.unit == "shape" else ", ".join(map(str, value))
+        case float() if column.unit == "figure":
+            return f"{column.head} {value:.4g}"
+        case _:
+            return str(value)
 
 
 def _table(title: str, rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

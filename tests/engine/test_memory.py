@@ -89,6 +89,10 @@ STREAMED: dict[str, Steps] = {
     "columns": [{"unstack": {"from": "e", "to": "e.${k}", "over": "k", "dim": 1}}],
     "reduce": [{"reduce": {"from": "(.*)", "to": r"\1.norm", "mode": "norm", "dim": 1}}],
     "reduce rows": [{"reduce": {"from": "(.*)", "to": r"\1.mean", "mode": "mean", "dim": 0}}],
+    "median of a permuted tensor": [
+        {"permute_": {"target": "e", "order": [1, 0]}},
+        {"compute": {"from": {"x": "e"}, "expr": "median(x, axis=1)", "to": "m"}},
+    ],
     "rand": [{"rand": {"target": "noise", "shape": [5000, 1000], "seed": 1}}],
 }
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from brainsurgery_jax.cli.explanation import _number_steps
 from brainsurgery_jax.op import OPS, Name, Pattern, Real, control
 from brainsurgery_jax.protocol import Edit, Expand, Publish, Substep, View
+from brainsurgery_jax.reports.explanation import number_steps
 from tests.null.world import after, complaints, found, program
 
 
@@ -75,7 +75,7 @@ def test_the_effects_of_an_expansion_are_a_tree():
 
 
 def test_explain_numbers_the_steps_of_the_plan_and_indents_those_within_by_their_depth():
-    heads = [head for head, _ in _number_steps(program(STEP, "exit").effects)]
+    heads = [head for head, _, _ in number_steps(program(STEP, "exit").effects)]
     assert heads == ["  1", " " * 7, " " * 7, " " * 11, " " * 7, " " * 7, "  2"]
 
 

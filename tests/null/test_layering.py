@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "errors": "",
     "dtypes": "",
     "version": "",
-    "documents": "",
-    "rendering": "errors documents nametree",
+    "documents": "errors",
+    "rendering": "errors documents nametree store.sizes",
     "_lazy": "",
     "nametree": "",
     "index": "errors dtypes select",
@@ -102,23 +102,28 @@ MAY_IMPORT = {
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session",
-    "cli": "documents rendering wording desk "
+    "cli": "documents rendering reports wording desk "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
     "engine.compute.devices engine.events store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
-    "cli.work": "wording api cli.show engine.plan.work engine.plan.schedule store.sizes",
+    # A report is a document of values: whoever draws it knows no run and no checkpoint.
+    "reports": "",
+    "reports.work": "documents wording api engine.plan.work engine.plan.schedule",
+    "reports.ops": "documents op protocol plan.pages",
+    "reports.recipes": "documents plan.declarations plan.recipes",
+    "reports.inspection": "documents wording dtypes checkpoint store.key_tree store.sizes",
+    "reports.difference": "documents wording dtypes comparison",
+    "reports.explanation": "documents wording api op protocol store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
-    "cli.recipes": "plan.declarations plan.recipes cli.show",
-    "cli.ops": "errors op plugins protocol ops plan.pages plan.schema cli.show",
+    "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
+    "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema cli.show",
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base "
     "store.io.files "
     "store.key_tree",
-    "cli.inspect_": "wording rendering documents "
-    "errors dtypes nametree checkpoint graph.expr engine store.key_tree store.sizes summaries "
-    "cli.show",
-    "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",
+    "cli.inspect_": "rendering reports.inspection errors checkpoint graph.expr engine summaries cli.show",
+    "cli.diff": "rendering reports.difference errors comparison cli.show store.sizes",
     "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
     "cli.logits": "documents rendering comparison.logits store.sizes cli.show",
     "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "

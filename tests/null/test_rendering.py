@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import json
 
-from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Table, Text
+from brainsurgery_jax.documents import (
+    Branches,
+    Column,
+    Document,
+    Entry,
+    Facts,
+    Grid,
+    Hanging,
+    NameTree,
+    Parts,
+    Plot,
+    Record,
+    Table,
+    Text,
+    show_only,
+)
 from brainsurgery_jax.errors import Diagnostic, Span, StoreError
-from brainsurgery_jax.rendering.data import as_json, diagnostic_data, document_data, store_error_data
+from brainsurgery_jax.rendering.data import (
+    as_json,
+    branches_data,
+    diagnostic_data,
+    document_data,
+    grid_data,
+    record_data,
+    store_error_data,
+)
 from brainsurgery_jax.rendering.text import as_text
 
 LEAVES = (("h.0.w", {"shape": [2]}), ("h.1.w", {"shape": [2]}))
@@ -59,3 +82,67 @@ def test_a_file_that_cannot_be_read_is_data_of_the_same_keys():
     assert found["message"] == "tensor 'w': is cut off"
     assert found["place"] == {"file": "a.safetensors", "line": 0, "column": 0}
     assert found.keys() == diagnostic_data(Diagnostic("x", "y")).keys()
+
+
+GRID = Grid(
+    (Column("", "item", "count"), Column("key", ""), Column("bytes", "reads", "traffic"), Column("on", "where"),
+     Column("device", "device", "traffic")),
+    ((1, "a", 8192, ["host", "device"], 0), (10, "b", 0, [], 0)),
+)  # fmt: skip
+
+
+def test_a_grid_is_aligned_by_unit_in_text_and_has_numbers_in_data():
+    assert as_text(GRID) == "item   reads  where\n   1  8.0 KB  host, device\n  10"
+    assert grid_data(GRID) == [
+        {"key": "a", "bytes": 8192, "on": ["host", "device"], "device": 0},
+        {"key": "b", "bytes": 0, "on": [], "device": 0},
+    ]
+
+
+def test_text_has_the_first_rows_of_a_grid_and_data_all():
+    short = GRID._replace(shown=1)
+    assert as_text(short).splitlines()[1:] == ["   1  8.0 KB  host, device"]
+    assert grid_data(short) == grid_data(GRID)
+
+
+def test_a_record_has_entries_for_people_for_programs_and_for_both():
+    inner = Record((Entry("n", 1, Text("one")), *show_only(Text("a remark"), None), Entry("nan", float("nan"))))
+    outer = Record((Entry("rows", GRID), Entry("inner", (inner,), inner), Entry("found", Diagnostic("c", "m"))))
+    assert as_text(outer) == "one\na remark"
+    found = json.loads(as_json(**record_data(outer)))
+    assert found["inner"] == [{"n": 1, "nan": "nan"}]
+    assert found["rows"] == grid_data(GRID)
+    assert found["found"] == diagnostic_data(Diagnostic("c", "m"))
+
+
+def test_a_hanging_paragraph_is_folded_by_whoever_shows_it():
+    paragraph = Hanging("created 2: ", "a, b")
+    assert as_text(paragraph) == "created 2: a, b"
+    assert as_text(paragraph, lambda head, text: [head, *text.split()]) == "created 2: \na,\nb"
+
+
+def test_branches_are_a_tree_with_aligned_columns_in_text_and_values_by_name_in_data():
+    columns = (Column("shape", "shape", "shape"), Column("bytes", "size", "bytes"), Column("mean", "mean", "figure"))
+    rows = {"h.0": ([2], 8, 0.5), "h.1": ([2], 8, 0.5), "w": ([300, 2], 2400, None)}
+    tree = Branches(columns, rows, {"step": "None"})
+    lines = [
+        "├── h",
+        "│   └── [0-1]  [2]          8 B  mean 0.5",
+        "├── step       None",
+        "└── w          [300, 2]  2.3 KB",
+    ]
+    assert as_text(tree).splitlines() == lines
+    assert len(as_text(tree._replace(compact=False)).splitlines()) == 5
+    assert branches_data(tree)["h.0"] == {"shape": [2], "bytes": 8, "mean": 0.5}
+    assert branches_data(tree)["w"] == {"shape": [300, 2], "bytes": 2400}
+
+
+def test_a_plot_has_a_bar_for_each_place_in_text_and_numbers_in_data():
+    plot = Plot("norms", "layer", (0, 1, 2), {"q": (1.0, 8.0, float("nan")), "bias": (2.0, 2.0, 2.0)})
+    assert as_text(plot).splitlines() == ["norms, by layer (0 to 2)", "  q     ▁█?  1 to 8", "  bias  ▁▁▁  2 to 2"]
+    wide = Plot("sums", "layer", (0, 1), {"w": (-1.5e308, 1.5e308)})
+    assert as_text(wide).splitlines()[1] == "  w  ▁█  -1.5e+308 to 1.5e+308"
+    assert as_text(Plot("norms", "layer", (), {})) == "norms, by layer"
+    found = json.loads(as_json(plot=plot))["plot"]
+    assert found["series"] == {"q": [1.0, 8.0, "nan"], "bias": [2.0, 2.0, 2.0]}
+    assert (found["across"], found["places"]) == ("layer", [0, 1, 2])

@@ -16,7 +16,9 @@ import safetensors.numpy
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.api import explain
-from brainsurgery_jax.cli.explanation import as_json, as_text
+from brainsurgery_jax.rendering.data import as_json, record_data
+from brainsurgery_jax.rendering.text import as_text
+from brainsurgery_jax.reports.explanation import report_explanation
 from brainsurgery_jax.store.index_files import INDEX, shard_name
 from brainsurgery_jax.store.io import local
 from brainsurgery_jax.store.io.byte_sink import ByteSink
@@ -234,9 +236,9 @@ def test_where_they_cannot_their_bytes_are_copied_from_file_to_file(
 def told(model: Path, *steps: Any, **output: Any) -> tuple[str, dict[str, Any]]:
     """What `explain` says of the files of the output, as text and as data."""
     found = explain(bs.load(plan_for(model, steps, **output)))
-    lines = as_text(found, None)
-    line = next((line for line in lines if "file" in line), "")
-    return line.strip(), as_json(found)["outputs"][0]
+    report = report_explanation(found, None)
+    line = next((line for line in as_text(report).splitlines() if "file" in line), "")
+    return line.strip(), json.loads(as_json(**record_data(report)))["outputs"][0]
 
 
 def test_explain_tells_of_kept_files(model: Path) -> None:

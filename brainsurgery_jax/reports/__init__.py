@@ -1,0 +1,1 @@
+"""What commands report, as documents: one for people and programs alike."""
