@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from brainsurgery_jax.errors import Diagnostic, PlanError, Stopped, StoreError
     from brainsurgery_jax.forward.gap import LogitGap
     from brainsurgery_jax.interop import save
+    from brainsurgery_jax.looking.moments import TensorStats
+    from brainsurgery_jax.looking.stats import stats
     from brainsurgery_jax.plugins import register
     from brainsurgery_jax.session import Session
 
@@ -32,6 +34,7 @@ _PLACES = {
     **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison",
     "compare_logits": "comparison.logits", "LogitGap": "forward.gap", "convert": "conversion",
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
+    "TensorStats": "looking.moments", "stats": "looking.stats",
 }  # fmt: skip
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "Session",
     "Stopped",
     "StoreError",
+    "TensorStats",
     "__version__",
     "check",
     "compare_logits",
@@ -57,6 +61,7 @@ __all__ = [
     "register",
     "run",
     "save",
+    "stats",
 ]
 
 

@@ -76,6 +76,11 @@ class Tensors(Mapping[str, "np.ndarray"]):
         return self._source.header.path
 
     @property
+    def prefix(self) -> str:
+        """What stands in front of the names here in the source."""
+        return self._prefix
+
+    @property
     def source(self) -> Source:
         """The store behind it, for reading slices."""
         return self._source

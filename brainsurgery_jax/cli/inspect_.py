@@ -61,8 +61,13 @@ def _tree(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]], *, compac
 def _cells(aval: Aval, numbers: dict[str, float] | None, kind: str) -> str:
     dtype = f"{aval.dtype.name} ({kind})" if kind else aval.dtype.name
     cells = [str(list(aval.shape)), dtype, show_size(aval.nbytes)]
-    cells += [f"{k} {v:.4g}" for k, v in (numbers or {}).items()]
+    # Counts are mostly 0, and then say nothing.
+    cells += [f"{k} {v:,}" if isinstance(v, int) else f"{k} {v:.4g}" for k, v in (numbers or {}).items() if _tells(v)]
     return "\t" + "\t".join(cells)
+
+
+def _tells(number: float) -> bool:
+    return number != 0 or isinstance(number, float)
 
 
 def _totals(chosen: Checkpoint) -> str:
@@ -97,18 +102,10 @@ def data_of(chosen: Checkpoint, numbers: Mapping[str, dict[str, float]]) -> dict
 
 
 def _stats(chosen: Checkpoint) -> dict[str, dict[str, float]]:
-    """The least, greatest and mean value of each tensor; nothing for complex, opaque and empty ones."""
-    from brainsurgery_jax.engine.compute.folds import question_of
-    from brainsurgery_jax.engine.run.budget import default_budget
-    from brainsurgery_jax.engine.run.execute import answers
-    from brainsurgery_jax.graph.expr import Graph
-    from brainsurgery_jax.summaries import STATISTICS
+    """The statistics of each tensor by their names; nothing for complex, opaque and empty ones."""
+    from dataclasses import asdict
 
-    graph = Graph()
-    asked = {
-        name: question_of((graph.leaf(chosen.source, name, aval),), STATISTICS)
-        for name, aval in chosen.avals.items()
-        if not (aval.dtype.is_opaque or aval.dtype.is_complex) and aval.size
-    }
-    found = answers(list(asked.values()), default_budget())
-    return {name: found[question] for name, question in asked.items()}
+    from brainsurgery_jax.looking.stats import stats_of
+
+    shown = ("min", "max", "mean", "std", "norm", "zeros", "nans", "infs")
+    return {name: {key: asdict(found)[key] for key in shown} for name, found in stats_of(chosen).items()}

@@ -115,8 +115,9 @@ MAY_IMPORT = {
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base "
     "store.io.files "
     "store.key_tree",
-    "cli.inspect_": "wording rendering documents "
-    "errors dtypes nametree checkpoint graph.expr engine store.key_tree store.sizes summaries "
+    "looking": "errors dtypes _lazy protocol checkpoint graph.expr engine store.base",
+    "cli.inspect_": "looking wording rendering documents "
+    "errors dtypes nametree checkpoint store.key_tree store.sizes "
     "cli.show",
     "cli.diff": "wording rendering documents errors dtypes comparison cli.show store.sizes",
     "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
@@ -132,7 +133,8 @@ MAY_IMPORT = {
     "cli.stopping",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
-    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward",
+    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
+    "looking",
     "__main__": "cli",
 }
 
