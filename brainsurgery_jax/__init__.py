@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.forward.gap import LogitGap
     from brainsurgery_jax.interop import save
     from brainsurgery_jax.looking.moments import TensorStats
+    from brainsurgery_jax.looking.spectra import Spectrum, spectrum
     from brainsurgery_jax.looking.stats import stats
     from brainsurgery_jax.plugins import register
     from brainsurgery_jax.session import Session
@@ -35,6 +36,7 @@ _PLACES = {
     "compare_logits": "comparison.logits", "LogitGap": "forward.gap", "convert": "conversion",
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
     "TensorStats": "looking.moments", "stats": "looking.stats",
+    "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
 }  # fmt: skip
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "PlanError",
     "Report",
     "Session",
+    "Spectrum",
     "Stopped",
     "StoreError",
     "TensorStats",
@@ -61,6 +64,7 @@ __all__ = [
     "register",
     "run",
     "save",
+    "spectrum",
     "stats",
 ]
 

@@ -137,6 +137,9 @@ class Tensors(Mapping[str, "np.ndarray"]):
             raise KeyError(f"'{name}' is not in {self.path}.{did_you_mean(name, self._avals)}")
         return self._source.read(self._prefix + name)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._avals  # the mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._avals)
 

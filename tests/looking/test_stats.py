@@ -95,3 +95,10 @@ def test_the_command_prints_the_same_figures(here: Path, capsys: pytest.CaptureF
     assert "nans" not in shown
     assert inspect(str(path), None, "json", stats=True) == 0
     assert json.loads(capsys.readouterr().out)["tensors"]["w"]["norm"] == 5
+
+
+def test_asking_for_a_name_reads_nothing(here: Path):
+    checkpoint = bs.open(str(write(here / "m.safetensors", {"w": np.ones(9, np.float32)})))
+    assert "w" in checkpoint
+    assert "v" not in checkpoint
+    assert checkpoint.source.bytes_read == 0

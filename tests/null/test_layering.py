@@ -115,7 +115,8 @@ MAY_IMPORT = {
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base "
     "store.io.files "
     "store.key_tree",
-    "looking": "errors dtypes _lazy protocol checkpoint graph.expr engine store.base",
+    "looking": "errors dtypes _lazy op numerics protocol checkpoint graph.expr engine store.base",
+    "cli.spectrum": "looking rendering cli.show store.sizes",
     "cli.inspect_": "looking wording rendering documents "
     "errors dtypes nametree checkpoint store.key_tree store.sizes "
     "cli.show",
