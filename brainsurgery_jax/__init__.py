@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from brainsurgery_jax.errors import Diagnostic, PlanError, Stopped, StoreError
     from brainsurgery_jax.forward.gap import LogitGap
     from brainsurgery_jax.interop import save
+    from brainsurgery_jax.looking.moments import TensorStats
+    from brainsurgery_jax.looking.spectra import Spectrum, spectrum
+    from brainsurgery_jax.looking.stats import stats
     from brainsurgery_jax.plugins import register
     from brainsurgery_jax.session import Session
 
@@ -32,6 +35,8 @@ _PLACES = {
     **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison",
     "compare_logits": "comparison.logits", "LogitGap": "forward.gap", "convert": "conversion",
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
+    "TensorStats": "looking.moments", "stats": "looking.stats",
+    "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
 }  # fmt: skip
 
 __all__ = [
@@ -44,8 +49,10 @@ __all__ = [
     "PlanError",
     "Report",
     "Session",
+    "Spectrum",
     "Stopped",
     "StoreError",
+    "TensorStats",
     "__version__",
     "check",
     "compare_logits",
@@ -57,6 +64,8 @@ __all__ = [
     "register",
     "run",
     "save",
+    "spectrum",
+    "stats",
 ]
 
 

@@ -63,7 +63,7 @@ class Hanging(NamedTuple):
 
 Unit = Literal["text", "count", "bytes", "traffic", "shape", "figure"]
 """What the values of a column are: words (or lists of words), numbers, bytes, bytes of which 0 is shown as nothing,
-sizes of axes, or real numbers that are shown with the head of the column."""
+sizes of axes, or numbers that are shown with the head of the column (of whole ones not 0)."""
 
 
 class Column(NamedTuple):

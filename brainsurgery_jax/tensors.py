@@ -76,6 +76,11 @@ class Tensors(Mapping[str, "np.ndarray"]):
         return self._source.header.path
 
     @property
+    def prefix(self) -> str:
+        """What stands in front of the names here in the source."""
+        return self._prefix
+
+    @property
     def source(self) -> Source:
         """The store behind it, for reading slices."""
         return self._source
@@ -131,6 +136,9 @@ class Tensors(Mapping[str, "np.ndarray"]):
         if name not in self._avals:
             raise KeyError(f"'{name}' is not in {self.path}.{did_you_mean(name, self._avals)}")
         return self._source.read(self._prefix + name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._avals  # the mapping's own would read the tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._avals)

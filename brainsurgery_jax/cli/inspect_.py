@@ -36,18 +36,10 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
 
 
 def _stats(chosen: Checkpoint) -> dict[str, dict[str, float]]:
-    """The least, greatest and mean value of each tensor; nothing for complex, opaque and empty ones."""
-    from brainsurgery_jax.engine.compute.folds import question_of
-    from brainsurgery_jax.engine.run.budget import default_budget
-    from brainsurgery_jax.engine.run.execute import answers
-    from brainsurgery_jax.graph.expr import Graph
-    from brainsurgery_jax.summaries import STATISTICS
+    """The statistics of each tensor by their names; nothing for complex, opaque and empty ones."""
+    from dataclasses import asdict
 
-    graph = Graph()
-    asked = {
-        name: question_of((graph.leaf(chosen.source, name, aval),), STATISTICS)
-        for name, aval in chosen.avals.items()
-        if not (aval.dtype.is_opaque or aval.dtype.is_complex) and aval.size
-    }
-    found = answers(list(asked.values()), default_budget())
-    return {name: found[question] for name, question in asked.items()}
+    from brainsurgery_jax.looking.stats import stats_of
+
+    shown = ("min", "max", "mean", "std", "norm", "zeros", "nans", "infs")
+    return {name: {key: asdict(found)[key] for key in shown} for name, found in stats_of(chosen).items()}

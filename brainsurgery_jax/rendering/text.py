@@ -121,6 +121,8 @@ def _cell(column: Column, value: Value) -> str:
             return str(list(value)) if column.unit == "shape" else ", ".join(map(str, value))
         case float() if column.unit == "figure":
             return f"{column.head} {value:.4g}"
+        case int() if column.unit == "figure":  # a count: mostly 0, which is not worth a cell
+            return f"{column.head} {value:,}" if value else ""
         case _:
             return str(value)
 

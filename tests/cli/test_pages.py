@@ -95,7 +95,8 @@ def test_inspect_draws_the_whole_tree(command: Command):
 def test_inspect_gives_statistics(command: Command):
     done = command("inspect", "base.safetensors", "--stats", "--json")
     ids = json.loads(done.out)["tensors"]["ids"]
-    assert ids == {"shape": [4], "dtype": "int64", "bytes": 32, "min": 0.0, "max": 3.0, "mean": 1.5}
+    assert ids == {"shape": [4], "dtype": "int64", "bytes": 32, "min": 0.0, "max": 3.0, "mean": 1.5,
+                   "std": 1.25**0.5, "norm": 14**0.5, "zeros": 1, "nans": 0, "infs": 0}  # fmt: skip
 
 
 def test_inspect_says_nan_in_json_that_every_reader_accepts(command: Command, place: Path):

@@ -23,6 +23,7 @@ PAGES = (
     "docs/from-mergekit.md",
     "docs/from-a-script.md",
     "docs/json.md",
+    "docs/looking.md",
     "docs/jax.md",
     "docs/trees.md",
 )

@@ -122,7 +122,9 @@ MAY_IMPORT = {
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base "
     "store.io.files "
     "store.key_tree",
-    "cli.inspect_": "rendering reports.inspection errors checkpoint graph.expr engine summaries cli.show",
+    "looking": "errors dtypes _lazy op numerics protocol checkpoint graph.expr engine store.base",
+    "cli.spectrum": "looking rendering cli.show store.sizes",
+    "cli.inspect_": "looking rendering reports.inspection errors checkpoint cli.show",
     "cli.diff": "rendering reports.difference errors comparison cli.show store.sizes",
     "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
     "cli.logits": "documents rendering comparison.logits store.sizes cli.show",
@@ -137,7 +139,8 @@ MAY_IMPORT = {
     "cli.stopping",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",
-    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward",
+    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
+    "looking",
     "__main__": "cli",
 }
 

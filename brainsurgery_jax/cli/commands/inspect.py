@@ -28,7 +28,7 @@ def inspect(
     ] = None,
     format: Annotated[TreeFormat, typer.Option("--format", help="How to print the names.")] = TreeFormat.compact,
     stats: Annotated[
-        bool, typer.Option("--stats", help="Also read the tensors, and print their minimum, maximum and mean.")
+        bool, typer.Option("--stats", help="Also read the tensors: min, max, mean, std, norm, zeros, NaN, infinity.")
     ] = False,
     json: Json = False,
 ) -> None:

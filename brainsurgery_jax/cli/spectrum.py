@@ -1,0 +1,48 @@
+"""`spectrum`: a table of ranks for people, singular values as JSON."""
+
+from __future__ import annotations
+
+import typer
+
+from brainsurgery_jax.cli import show
+from brainsurgery_jax.looking.spectra import Spectrum
+from brainsurgery_jax.looking.spectra import spectrum as measure
+from brainsurgery_jax.rendering.text import align_columns
+from brainsurgery_jax.store.sizes import parse_size
+
+SHARES = (0.9, 0.95, 0.99)
+"""The shares of the energy for which ranks are given."""
+
+
+def spectrum(
+    sides: tuple[str, str | None], target: str | None, rank: int | None, *, memory: str | None, json: bool
+) -> None:
+    """Print the spectra, and with `rank` that many singular values of each; JSON has all without it."""
+    try:
+        found = measure(*sides, target=target, memory=None if memory is None else parse_size(memory))
+    except ValueError as bad:
+        raise typer.BadParameter(str(bad)) from bad
+    if json:
+        show.json(path=sides[0], other=sides[1], spectra={n: _data_of(one, rank) for n, one in found.items()})
+        return
+    heads = ["matrix", "shape", *(f"{share:.0%}" for share in SHARES), "effective rank", "largest"]
+    rows = [heads, *(_row(name, one, rank or 1) for name, one in found.items())]
+    show.result("\n".join(align_columns(rows, right=frozenset(range(2, 6)))))
+
+
+def _row(name: str, one: Spectrum, count: int) -> list[str]:
+    ranks = [one.rank_of(share) for share in SHARES]
+    told = ["-" if rank is None else f"{rank:,}" for rank in ranks]
+    values = " ".join(f"{value:.4g}" for value in one.values[:count])
+    return [name, str(list(one.shape)), *told, f"{one.effective_rank:.1f}", values]
+
+
+def _data_of(one: Spectrum, count: int | None) -> dict[str, object]:
+    finite = one.rank_of(1) is not None
+    return {
+        "shape": list(one.shape),
+        "ranks": {f"{share:g}": one.rank_of(share) for share in SHARES},
+        "effective_rank": one.effective_rank if finite else None,
+        "values": one.values[:count].tolist() if finite else None,
+        "energy": one.energy[:count].tolist() if finite else None,
+    }

@@ -1,0 +1,1 @@
+"""Numbers worth looking at, of checkpoints as they are."""

@@ -1,0 +1,145 @@
+"""`bs.spectrum`: the singular values of the matrices of a checkpoint, or of how two checkpoints differ."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import exp
+
+from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.dtypes import FLOAT64, Aval
+from brainsurgery_jax.engine.compute.folds import question_of
+from brainsurgery_jax.engine.run.budget import default_budget
+from brainsurgery_jax.engine.run.execute import answers
+from brainsurgery_jax.errors import did_you_mean
+from brainsurgery_jax.graph.expr import Expr, Graph
+from brainsurgery_jax.numerics.ladder import values_workspace
+from brainsurgery_jax.numerics.lapack import singular_values
+from brainsurgery_jax.numerics.math import on_host, widen
+from brainsurgery_jax.op import Avals, Params, kernel
+from brainsurgery_jax.protocol import Reduction
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """The singular values of a matrix of `shape`, falling, in double precision; NaN if an element is not finite."""
+
+    shape: tuple[int, ...]
+    values: np.ndarray
+
+    @property
+    def energy(self) -> np.ndarray:
+        """The share of the squared norm that the best approximation of rank 1, 2, ... captures; 1 for zeros."""
+        largest = self.values[0] if self.values[0] else 1.0
+        squares = np.cumsum(np.square(self.values / largest))
+        return squares / squares[-1] if squares[-1] else np.ones_like(squares)
+
+    @property
+    def effective_rank(self) -> float:
+        """The exponential of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007)."""
+        if not self.values[0]:
+            return 0.0
+        shares = self.values / self.values[0]
+        shares = shares / shares.sum()
+        logs = np.log(np.where(shares == 0, 1.0, shares))
+        return exp(-float(np.sum(shares * logs)))
+
+    def rank_of(self, energy: float) -> int | None:
+        """The least rank that captures a share of the energy, 0 for a matrix of zeros; None if it is not finite."""
+        if np.isnan(self.values[0]):
+            return None
+        return 1 + int(np.sum(self.energy[:-1] < energy)) if self.values[0] else 0
+
+
+def _values_aval(avals: Avals, params: Params) -> Avals:
+    return (Aval((min(avals[0].shape),), FLOAT64),)
+
+
+def _workspace(avals: Avals, params: Params) -> int:
+    """Bytes for a widened difference besides those of the decomposition."""
+    return values_workspace(avals[0]) + 8 * avals[0].size * len(avals)
+
+
+@kernel(result=_values_aval, host=lambda avals, params: True, workspace=_workspace)
+def measure_spectrum(x: Array, *subtracted: Array) -> Array:
+    """The singular values of a matrix, less another one if it is given, falling [min(m, n)]; NaN if not finite."""
+    wide = widen(x)
+    for y in subtracted:
+        wide = wide - widen(y)
+    xp = wide.__array_namespace__()
+    finite = xp.all(xp.isfinite(wide))
+    if on_host(x) and not finite:
+        return np.full(min(x.shape), np.nan)
+    return xp.where(finite, singular_values(wide).astype(np.float64), np.nan)
+
+
+_VALUES = Reduction(lambda x: [x], lambda a, b: a + b, np.concatenate, None)
+
+
+def spectrum(
+    path: str | os.PathLike[str] | Checkpoint,
+    other: str | os.PathLike[str] | Checkpoint | None = None,
+    *,
+    target: str | list[str] | None = None,
+    memory: int | None = None,
+) -> Mapping[str, Spectrum]:
+    """Compute all singular values of the matrices of a checkpoint, or of their differences from those of another.
+
+    **Arguments**: `path` and `other` are those of files or folders, or what `bs.open` returns. `target` selects names.
+    With `other` the matrices are `other - path`, for names that both have, with equal shapes. `memory` is the budget in
+    bytes (default: a quarter of the available memory).
+    **Returns** a `Spectrum` by name, in state-dict order, for real floating-point matrices; other tensors are left out.
+    Matrices narrower than float32 are widened to it first.
+    **Raises** StoreError for what cannot be read, ValueError for a bad `target` or if no matrix is chosen, PlanError
+    for a budget that is too small.
+    **Example**:
+
+    >>> list(bs.spectrum("model.safetensors"))
+    ['layers.0.w', 'layers.1.w']
+    """
+    with ExitStack() as opened:
+        sides = [_open(side, opened) for side in ((path,) if other is None else (other, path))]
+        chosen = [side if target is None else side.select(target) for side in sides]
+        avals = [side.avals for side in chosen]
+        names = [name for name in chosen[-1] if _is_matrix(avals, name)]
+        if not names:
+            raise ValueError(_describe_absence(sides, chosen[-1], target))
+        graph = Graph()
+
+        def measure(name: str) -> Expr:
+            parts = zip(chosen, avals, strict=True)
+            leaves = tuple(graph.leaf(side.source, side.prefix + name, known[name]) for side, known in parts)
+            return graph.call(measure_spectrum, leaves, {})
+
+        asked = {n: question_of((measure(n),), _VALUES) for n in names}
+        found = answers(list(asked.values()), default_budget(host_bytes=memory))
+        for side in sides:
+            side.source.verify_unchanged()
+        return {n: Spectrum(avals[-1][n].shape, found[asked[n]]) for n in names}
+
+
+def _open(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack) -> Checkpoint:
+    if isinstance(side, Checkpoint):
+        return side
+    checkpoint = Checkpoint.open(os.fspath(side))
+    opened.callback(checkpoint.source.close)
+    return checkpoint
+
+
+def _describe_absence(sides: list[Checkpoint], chosen: Checkpoint, target: str | list[str] | None) -> str:
+    near = did_you_mean(target, sides[-1]) if isinstance(target, str) and not chosen else ""
+    shared = f" that {sides[0].path} also has, in that shape," if len(sides) > 1 else ""
+    matching = "was found" if target is None else f"matches '{target}'"
+    return f"no floating-point matrix of {sides[-1].path}{shared} {matching}.{near}"
+
+
+def _is_matrix(sides: list[Mapping[str, Aval]], name: str) -> bool:
+    """Whether all sides have a matrix of that name and one shape that can be factorized."""
+    if any(name not in side for side in sides):
+        return False
+    first, *others = (side[name] for side in sides)
+    fit = all(aval.dtype.is_float and aval.shape == first.shape for aval in (first, *others))
+    return fit and len(first.shape) == 2 and first.size > 0
