@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.importers.imported import Imported, ImportedInput, StepComment
+from brainsurgery_jax.importers.imported import Imported, StepComment
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.merge_steps import StepParts
@@ -87,7 +87,7 @@ class _Writer:
         steps = tuple(self.steps())
         head = f"From {self.config.file} (mergekit, {self.config.method}), by brainsurgery-jax {__version__}."
         notes = (head, *dict.fromkeys(self.config.notes))
-        inputs = tuple(ImportedInput(model.alias, model.path, model.fetch) for model in self.models.values())
+        inputs = tuple(each for model in self.models.values() for each in model.inputs)
         return Imported(self.config.file, notes, inputs, steps, self.output())
 
     # --- The result as a whole ---
@@ -169,6 +169,10 @@ class _Writer:
     # --- Steps ---
 
     def steps(self) -> Iterator[Substep | StepComment]:
+        for model in self.models.values():
+            yield from model.folds
+            if not self.whole:
+                model.refuse_new_head()
         if not self.by_expression:
             yield Substep("merge", StepParts(self.config, self.models).payload(_MERGED))
             return
@@ -194,8 +198,8 @@ class _Writer:
     def names_agree(self) -> Iterator[Substep]:
         """Asserts that the merged models have the same tensors."""
         used = {source.model for _, groups in self.groups for mix, _ in groups for source in mix.sources}
-        for model in self.models.values():
-            if model.path in used and model is not self.first:
+        for name, model in self.models.items():
+            if name in used and model is not self.first:
                 yield Substep("assert", {"same_names": {"left": self.first.alias, "right": model.alias}})
 
     def comment(self, piece: _Piece) -> Iterator[StepComment]:

@@ -288,10 +288,9 @@ class _ConfigReader:
             hint = "Only paths can be imported: no revisions, no overrides."
             self.complain(f"expected the path of a model, got {describe(node)}", node, hint, UNSUPPORTED)
             return ""
-        if "+" in node.value:
-            hint = "Merge the adapter into its model first, and name the result."
-            message = f"'{node.value}' adds a LoRA adapter to a model, which cannot be imported"
-            self.complain(message, node, hint, UNSUPPORTED)
+        if not all(node.value.split("+")) or node.value.count("+") > 1:
+            hint = "Write `MODEL`, or `MODEL+ADAPTER` with one adapter."
+            self.complain(f"expected a model and at most one adapter, got {describe(node)}", node, hint)
         return node.value
 
     def dtype(self, root: Map, key: str) -> str | None:
@@ -315,7 +314,7 @@ class _ConfigReader:
             return
         wanted = node.value if isinstance(node, Scalar) else None
         if wanted in ("base", kept):
-            self.notes.append(f"The tokenizer files are copied from {kept}.")
+            self.notes.append(f"The tokenizer files are copied from {kept.partition('+')[0]}.")
             return
         hint = "Only the tokenizer of the base (or first) model can be kept: `tokenizer_source: base`."
         self.complain(f"a tokenizer from {describe(node)} cannot be imported", node, hint, UNSUPPORTED)

@@ -349,7 +349,6 @@ REFUSED = {
     "both": ({**LINEAR, "slices": [STACK]}, "expected either `models` or `slices`, got both"),
     "no list": ({"merge_method": "linear", "models": "a"}, "models: expected a list, got the text 'a'"),
     "no model": ({"merge_method": "linear", "models": [{}]}, "missing key 'model'"),
-    "adapter": ({**LINEAR, "models": models(**{"a+lora": 1})}, r"'a\+lora' adds a LoRA adapter"),
     "revision": ({**LINEAR, "models": [{"model": {"path": "a", "revision": "x"}}]}, "expected the path of a model"),
     "missing model": ({**LINEAR, "models": models(a=1, none=1)}, r"merge\.yml:6:3: there is no model at 'none'"),
     "no weight": ({**LINEAR, "models": models(a=1, b=None)}, r"merge\.yml:6:3: 'b' has no weight"),
