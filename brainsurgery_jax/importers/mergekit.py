@@ -20,6 +20,7 @@ from brainsurgery_jax.importers.imported import Imported, StepComment
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.merge_steps import StepParts
+from brainsurgery_jax.importers.mergekit_commands import import_extraction, is_extraction
 from brainsurgery_jax.importers.mergekit_config import (
     BY_EXPRESSION,
     FORM,
@@ -45,7 +46,10 @@ def plan_of(path: str) -> str:
 
 
 def import_plan(path: str) -> Imported:
-    """The plan of a configuration. Raises PlanError for what plans cannot express, StoreError for unreadable models."""
+    """The plan of a configuration, or of a command line of mergekit-extract-lora. Raises PlanError for what plans cannot
+    express, StoreError for unreadable models."""
+    if is_extraction(path):
+        return import_extraction(path)
     config = read_config(path)
     problems = []
     models: dict[str, Model] = {}
