@@ -30,8 +30,11 @@ from brainsurgery_jax.importers.mergekit_config import (
     MergeSource,
     ParameterValue,
     read_config,
+    read_root,
 )
+from brainsurgery_jax.importers.mergekit_moe import import_moe, is_moe
 from brainsurgery_jax.importers.patterns import Stack, selections
+from brainsurgery_jax.plan.source import Map
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 
@@ -46,11 +49,14 @@ def plan_of(path: str) -> str:
 
 
 def import_plan(path: str) -> Imported:
-    """The plan of a configuration, or of a command line of mergekit-extract-lora. Raises PlanError for what plans cannot
+    """The plan of a configuration, or of mergekit-extract-lora. Raises PlanError for what plans cannot
     express, StoreError for unreadable models."""
     if is_extraction(path):
         return import_extraction(path)
-    config = read_config(path)
+    root = read_root(path)
+    if isinstance(root, Map) and is_moe(root):
+        return import_moe(root, path)
+    config = read_config(path, root)
     problems = []
     models: dict[str, Model] = {}
     for (model, span), alias in zip(config.models.items(), _aliases(config), strict=False):

@@ -134,9 +134,13 @@ class Config:
         return next((value for value in found if value is not None), None)
 
 
-def read_config(path: str) -> Config:
+def read_root(path: str) -> Node | None:
+    """The tree of a configuration. Raises PlanError if it is no YAML."""
+    return read_yaml(path, repeatable=lambda key: key not in _WORDS)
+
+
+def read_config(path: str, root: Node | None) -> Config:
     """Read a configuration. Raises PlanError with every mistake, and everything that a plan cannot express."""
-    root = read_yaml(path, repeatable=lambda key: key not in _WORDS)
     reader = _ConfigReader()
     if not isinstance(root, Map):
         found = describe(root) if root else "nothing"

@@ -14,7 +14,7 @@ def import_mergekit(
         str,
         typer.Argument(
             metavar="CONFIG.yml",
-            help="A mergekit configuration, or in quotes a command line of mergekit-extract-lora.",
+            help="A configuration of mergekit or mergekit-moe, or in quotes a command line of mergekit-extract-lora.",
             autocompletion=completing("plan"),
         ),
     ],
