@@ -19,7 +19,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 _BASES = ("llama", "mistral")
 _MATRICES = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 """The matrices of an MLP, and their names in an expert of a Mixtral."""
-_ROUTER = r"model.layers.{}.block_sparse_moe.gate.weight"
+_ROUTER = r"model.layers.0.block_sparse_moe.gate.weight"
 
 
 class _Expert(NamedTuple):
@@ -80,8 +80,8 @@ def _check_gates(root: Map) -> None:
     if mode == "random":
         return
     message = f"routers of gate_mode '{mode}' are made of prompts, which a plan does not read"
-    hint = ("Import with `gate_mode: random`. If you have routers `[experts, width]` in a checkpoint, add it as an input "
-            f"`r::PATH` and write `router: r` in the step `upcycle`; they are named `{_ROUTER.format(0)}`.")  # fmt: skip
+    hint = ("Import with `gate_mode: random`. If you have routers `[experts, width]` in a checkpoint, add it as an "
+            f"input `r::PATH` and write `router: r` in the step `upcycle`; they are named `{_ROUTER}`.")  # fmt: skip
     raise refuse(message, root.span if node is None else node.span, hint)
 
 
