@@ -33,7 +33,7 @@ from brainsurgery_jax.importers.mergekit_config import (
     read_root,
 )
 from brainsurgery_jax.importers.mergekit_moe import import_moe, is_moe
-from brainsurgery_jax.importers.patterns import Stack, selections
+from brainsurgery_jax.importers.patterns import Stack, selections, shift_name
 from brainsurgery_jax.plan.source import Map
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
@@ -376,7 +376,7 @@ class _Writer:
             return
         stack = leader.stack if piece.start is not None or self.spread(piece) else None
         by = self.shift(piece, mix.sources[0])
-        own = [_shift_name(name, self.stack(piece.slice.sources[0]), by) for name in names]
+        own = [shift_name(name, self.stack(piece.slice.sources[0]), by) for name in names]
         yield from selections(own, leader.names, stack, self.filters(piece), renumber=renumber)
 
     def template(self, source: MergeSource, pattern: str, shift: int) -> str:
@@ -408,8 +408,3 @@ def _span(layers: range) -> str:
 
 def _without_layers(piece: MergeSlice) -> object:
     return [(s.model, s.parameters) for s in piece.sources], piece.parameters
-
-
-def _shift_name(name: str, stack: Stack, by: int) -> str:
-    place = stack.place(name) if by else None
-    return name if place is None else f"{stack.prefix}.{place[0] + by}.{place[1]}"

@@ -184,6 +184,20 @@ def test_what_has_no_effect_is_noted(here: Path):
     assert "# The tokenizer files are copied from a.\n" in text
 
 
+@pytest.mark.parametrize("other", ["{}", '{"model": 1}', None])
+def test_the_union_of_equal_tokenizers_is_each_of_them(here: Path, other: str | None):
+    put_models(here)
+    (here / "a" / "tokenizer.json").write_text("{}")
+    if other is not None:
+        (here / "b" / "tokenizer.json").write_text(other)
+    config = put_config(here, {**LINEAR, "tokenizer_source": "union"}).name
+    if other == "{}":
+        assert "# The models have one tokenizer, which is their union." in plan_of(config)
+        return
+    with pytest.raises(bs.PlanError, match="a tokenizer from the text 'union' cannot be imported"):
+        plan_of(config)
+
+
 def test_a_model_of_the_hub_comes_with_how_to_fetch_it(here: Path):
     config = {
         "merge_method": "linear",
