@@ -7,6 +7,7 @@ from typing import Any
 
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.lower.casts import Operand, name_casts
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import Builder, Form, Kernel, TensorOp, gather_groups
 from brainsurgery_jax.plan.model import Step
@@ -28,7 +29,8 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
     reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
     is_sliced = any([ref.index is not None for _, ref, _ in reads])
     at, write = keys.index(form.writes[0]), refs[form.writes[0]]
-    for name, others in _form_rows(view, form, refs):
+    rows = _form_rows(view, form, refs)
+    for name, others in rows:
         names = (name, *others)
         try:
             whole: list[Any] = [
@@ -46,6 +48,8 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
             if form.dest == "existing" and not isinstance(made, Results):
                 made = view.update(whole[at], write, made, keys[at])
         except Refusal as bad:
+            read = (Operand(ref, key == form.match_key, names[i], whole[i]) for i, ref, key in reads)
+            bad.hint = name_casts(bad.hint, view, read, matches=len(rows))
             if isinstance(op.maker, Builder):  # the calls that it builds name their tensors
                 raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad

@@ -347,10 +347,14 @@ class StepView(Drafts):
 
     def caution(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, object]) -> None:
         """Note what may surprise about operands that no step has computed."""
-        if kernel.caution is None or any(e.kernel is not None and e.kernel.moves is None for e in walk(srcs)):
+        if kernel.caution is None or not self.is_original(*srcs):
             return
         if (found := kernel.caution(tuple(s.aval for s in srcs), params)) is not None:
             self.note(found.code, found.message, hint=found.hint)
+
+    def is_original(self, *exprs: Expr) -> bool:
+        """Whether their elements are those of inputs: no step has computed them."""
+        return all(e.kernel is None or e.kernel.moves is not None for e in walk(exprs))
 
     @staticmethod
     def _kernel(function: Callable[..., object]) -> Kernel:

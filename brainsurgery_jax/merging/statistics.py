@@ -33,12 +33,20 @@ def _statistics_of(merging: Merging, model: ModelTensor) -> TensorExpr | None:
     alias = str(merging.settings.value("statistics", merging.name, model.alias))
     if not alias:
         message = f"no statistics of '{model.alias}' are given"
-        raise Refusal("merge-parameter", message, key="models",
-                      hint=f"Name the alias of a checkpoint: `{model.alias}: {{statistics: ALIAS}}`.")  # fmt: skip
+        hint = f"Name the alias of a checkpoint: `{model.alias}: {{statistics: {_candidate(merging)}}}`."
+        raise Refusal("merge-parameter", message, key="models", hint=hint)
     if not merging.view.has(alias, merging.name):
         return None
     found = merging.view.fetch(alias, merging.name, "models")
     return found if found.aval.shape else merging.view.apply(with_shape, found, shape=(1,))
+
+
+def _candidate(merging: Merging) -> str:
+    """The alias of the one checkpoint that has a tensor of that name and is not merged; else a placeholder."""
+    merged = {model.alias for model in merging.models}
+    view = merging.view
+    found = [alias for alias in view.aliases() if alias not in merged and view.has(alias, merging.name)]
+    return found[0] if len(found) == 1 else "ALIAS"
 
 
 @by_element("fisher")

@@ -31,22 +31,38 @@ def constant(value: object, dtype: DType, key: str) -> np.ndarray:
     return _convert(wide, dtype, key)
 
 
+def _first(wide: np.ndarray, wrong: np.ndarray) -> str:
+    """The first of the values that are wrong."""
+    return f"{wide[wrong].ravel()[0].item():g}"
+
+
 def _convert(wide: np.ndarray, dtype: DType, key: str) -> np.ndarray:
     target = to_numpy(dtype)
     if dtype.is_integer:
         info = np.iinfo(target)
-        whole = np.trunc(wide)
-        if not (np.isfinite(wide).all() and (whole >= info.min).all() and (whole <= info.max).all()):
+        # Python compares exactly; numpy takes the largest int64 for 2**63.
+        if not all(info.min <= number <= info.max for number in wide.ravel().tolist()):
             raise Refusal(
                 "fill-range", f"a value of {wide.tolist()} does not fit {dtype} ({info.min} to {info.max})", key=key,
                 hint="Choose a value in that range, or cast the tensor to a wider dtype first.",
             )  # fmt: skip
-        return whole.astype(target)
+        if (wide != np.trunc(wide)).any():
+            raise Refusal("inexact", f"{_first(wide, wide != np.trunc(wide))} is not an integer, but the tensor is"
+                          f" {dtype}", key=key, hint="Give whole numbers, or cast to a floating dtype first.",
+                          kinds=("float", "complex"))  # fmt: skip
+        return wide.astype(target)
     if dtype.is_bool:
+        if ((wide != 0) & (wide != 1)).any():
+            raise Refusal("inexact", f"{_first(wide, (wide != 0) & (wide != 1))} is neither 0 nor 1, but the tensor is"
+                          f" {dtype}", key=key, hint="Use 0 for false and 1 for true, or cast to another dtype first.",
+                          kinds=("float", "integer", "complex"))  # fmt: skip
         return wide != 0
     with np.errstate(over="ignore"):
         narrow = wide.astype(target)
     if (np.isfinite(wide) & ~np.isfinite(narrow.astype(np.float64 if dtype.is_float else np.complex128))).any():
         raise Refusal("fill-range", f"a value of {wide.tolist()} is too large for {dtype}", key=key,
                       hint="Choose a smaller value, or cast the tensor to a wider dtype first.")  # fmt: skip
+    if (lost := (wide != 0) & (narrow == 0)).any():
+        raise Refusal("fill-range", f"{_first(wide, lost)} is too small for {dtype}, and would be 0", key=key,
+                      hint="Choose 0 or a larger value, or cast the tensor to a wider dtype first.")  # fmt: skip
     return narrow

@@ -17,6 +17,7 @@ from brainsurgery_jax.expression.program import At, Computation, below, excerpt,
 from brainsurgery_jax.expression.ranges import exact_ranges, wrapping_nodes
 from brainsurgery_jax.expression.scope import SetTerm, bind_names, split_sets, uses_outside
 from brainsurgery_jax.expression.transposes import reduce_as_it_lies
+from brainsurgery_jax.expression.truncation import find_truncations
 from brainsurgery_jax.expression.typing import Typed, type_expression, work_dtype
 from brainsurgery_jax.numerics.rounding import Overflow, check_overflow
 from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control
@@ -203,6 +204,7 @@ def _compute_result(
         raise Refusal("dtypes-differ", why, key="expr", hint=hint, kinds=_able(made.dtype, stored))
     check_overflow(made.dtype, stored, overflow)
     _note_wrapping(view, found)
+    _note_truncation(view, found, stored, operands)
     alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.is_float else a.dtype for a in avals}) == 1
     if expr.elementwise and alike and avals:
         return _by_element(view, expr, dict(zip(names, operands, strict=True)), numbers, made.shape, stored, overflow)
@@ -308,6 +310,19 @@ def _note_wrapping(view: View, found: Typed) -> None:
         )
         hint = f"Compute it in a wider dtype: `int32({found.texts[first]})` in place of `{found.texts[first]}`."
         view.note("integer-wraps", message, "expr", hint)
+
+
+def _note_truncation(view: View, found: Typed, stored: DType, operands: Sequence[TensorExpr]) -> None:
+    """Note where floats that need not be whole become integers: as for `cast`, what an earlier step made may be."""
+    for number, dtype, moved in find_truncations(found.program, stored):
+        text = found.texts[number]
+        made = found.program.nodes[found.texts.index(text)].aval.dtype  # of small floats, before they are widened
+        message = f"'{text}' is {made} and becomes {dtype} by rounding towards zero"
+        if not moved:
+            view.note("cast-truncates", message, "expr", f"To round to nearest write `round({text})` for `{text}`.")
+        elif view.is_original(*operands):
+            hint = "Scale weights in the expression, or choose a float dtype."
+            view.note("cast-truncates", f"{message}: every value between -1 and 1 becomes 0", "expr", hint)
 
 
 def _able(dtype: DType, kept: DType) -> tuple[str, ...]:

@@ -253,9 +253,13 @@ def _reference(role: Role, value: object, params: Mapping[str, Any], reading: Pa
 
 def _number(value: object) -> float:
     try:
-        return float(value)  # type: ignore[arg-type]
+        number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise Refusal("value-type", f"expected a number, got {_describe_value(value)}") from None
+    if isinstance(value, int) and abs(value) < 1 << 64 and number != value:  # of an integer, the last digit counts
+        hint = f"The nearest number of double precision is `{number:.0f}`; only `values` of `fill` takes all integers."
+        raise Refusal("value-type", f"{value} has too many digits", hint=hint)
+    return number
 
 
 def _dtype(value: object) -> object:

@@ -63,6 +63,7 @@ def test_defaults_and_cycles_of_layers_are_those_of_the_class(name: str) -> None
         assert found == value, key
     types = getattr(made, "layer_types", None)
     if entry.cycle:
+        assert types
         turns = [entry.cycle[layer % len(entry.cycle)] for layer in range(len(types))]
         assert types == turns
 

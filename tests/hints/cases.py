@@ -107,6 +107,12 @@ def before(target: str, number: int = 0) -> Mend:
     return mend
 
 
+def casts(plan: Plan, hint: str) -> Plan:
+    """Do the casts that the hint writes first; each names what it casts."""
+    plan["transforms"][:0] = map(yaml.safe_load, quoted(hint))
+    return plan
+
+
 def chosen_and_copied(plan: Plan, hint: str) -> Plan:
     """Choose by kind, and copy the rest by the steps that the hint writes."""
     reference, name, *steps = quoted(hint)
@@ -213,27 +219,27 @@ CASES = [
     ),
     Case(
         "reducing an integer", "dtype-unsupported", [{"reduce": {"from": "a::ids", "to": "a::m", "mode": "mean"}}],
-        before("a::ids"), {"m": np.array(13.0), "ids": A["ids"].astype(np.float64)},
+        casts, {"m": np.array(13.0), "ids": A["ids"].astype(np.float64)},
     ),
     Case(
         "mixing integers alone", "dtype-unsupported",
-        [{"einsum": {"from_a": "a::ids", "equation": "i->", "to": "a::m"}}], before("a::ids"),
+        [{"einsum": {"from_a": "a::ids", "equation": "i->", "to": "a::m"}}], casts,
         {"m": np.array(39.0), "ids": A["ids"].astype(np.float64)},
     ),
     Case(
         "subtracting booleans", "dtype-unsupported", [{"subtract_": {"from": "b::mask", "to": "a::mask"}}],
-        lambda plan, hint: before("a::mask")(before("b::mask")(plan, hint), hint),
+        casts,
         {"mask": np.array([1, 0], np.int8)},
     ),
     # dtypes that differ
     Case(
         "adding what is narrower", "dtypes-differ",
-        [{"add_": {"from": "b::w", "to": "a::w"}}], before("b::w"), {"w": A["w"].astype(np.float32) * 2},
+        [{"add_": {"from": "b::w", "to": "a::w"}}], casts, {"w": A["w"].astype(np.float32) * 2},
         a={**A, "w": A["w"].astype(np.float32)}, b={**B, "w": A["w"]},
     ),
     Case(
         "adding floats of which none holds the other", "dtypes-differ", [{"add_": {"from": "b::w", "to": "a::w"}}],
-        lambda plan, hint: before("a::w")(before("b::w")(plan, hint), hint),
+        casts,
         {"w": (A["w"].astype(np.float32) + np.float32(1))},
         b={**B, "w": np.ones(4, BF16)},
     ),
@@ -247,6 +253,57 @@ CASES = [
         [{"fill_": {"target": "a::u", "mode": "constant", "value": 300}}],
         inserted({"cast_": {"target": "a::u", "to": "int16"}}, says="cast the tensor to a wider dtype first"),
         {"u": np.array([300, 300], np.int16)}, a={**A, "u": np.array([1, 2], np.uint8)},
+    ),
+    Case(
+        "a constant between whole numbers", "inexact",
+        [{"fill_": {"target": "a::ids", "mode": "constant", "value": 0.5}}],
+        changed(lambda p: step(p)[1].update(value=1), says="Give whole numbers"), {"ids": np.ones(3, np.int64)},
+    ),
+    Case(
+        "values between whole numbers, cast", "inexact",
+        [{"fill_": {"target": "a::ids", "mode": "tensor", "values": [1, 0.5, 2]}}],
+        inserted({"cast_": {"target": "a::ids", "to": "float32"}}, says="or cast to a floating dtype first"),
+        {"ids": np.array([1, 0.5, 2], np.float32)},
+    ),
+    Case(
+        "a constant between whole numbers, for all", "inexact",
+        [{"fill_": {"target": "a::(w|ids|v)", "mode": "constant", "value": 0.5}}], key("target"),
+        {"w": np.full(4, 0.5, F16), "v": np.full((2, 2), 0.5, np.float32)},
+    ),
+    Case(
+        "a margin between whole numbers", "inexact", [{"pad_": {"target": "a::ids", "width": [[0, 1]], "value": 0.5}}],
+        changed(lambda p: step(p)[1].update(value=7), says="Give whole numbers"), {"ids": np.append(A["ids"], 7)},
+    ),
+    Case(
+        "a constant that a float rounds to nothing", "fill-range",
+        [{"fill_": {"target": "a::w", "mode": "constant", "value": 1e-9}}],
+        inserted({"cast_": {"target": "a::w", "to": "float32"}}, says="cast the tensor to a wider dtype first"),
+        {"w": np.full(4, 1e-9, np.float32)},
+    ),
+    Case(
+        "a boolean that is neither", "inexact",
+        [{"fill_": {"target": "a::mask", "mode": "constant", "value": 0.5}}],
+        changed(lambda p: step(p)[1].update(value=1), says="Use 0 for false and 1 for true"),
+        {"mask": np.ones(2, bool)},
+    ),
+    Case(
+        "a number of more digits than a number has", "value-type",
+        [{"fill_": {"target": "a::ids", "mode": "constant", "value": 2**53 + 1}}], key("value"),
+        {"ids": np.full(3, 2**53)},
+    ),
+    Case(
+        "integers of a computed average, cut off", "cast-truncates",
+        [{"compute": {"from": {"a": "a::ids", "b": r"b::\g<0>"}, "expr": "0.75 * a + 0.25 * b", "dtype": "int64"}}],
+        lambda plan, hint: changed(lambda p: step(p)[1].update(expr=quoted(hint)[0]), says="To round to nearest")(
+            plan, hint
+        ),
+        {"ids": np.array([29, 3, 7])}, a={"ids": np.array([29, 3, 7])}, b={"ids": np.array([28, 3, 7])}, note=True,
+    ),
+    Case(
+        "weights as they are, as integers", "cast-truncates",
+        [{"compute": {"from": {"v": "a::v"}, "expr": "v", "to": "a::q", "dtype": "int8"}}],
+        changed(lambda p: step(p)[1].update(expr="round(v * 30)"), says="Scale weights in the expression"),
+        {"q": np.array([[30, 60], [90, 120]], np.int8)}, note=True,
     ),
     # sets that do not pair up
     Case("a tensor of one model alone, kept", "unmatched", [average(b={"name": r"\g<0>", "alias": "b"})], add(0),
@@ -308,7 +365,7 @@ CASES = [
     Case(
         "booleans multiplied as matrices", "dtype-unsupported",
         [{"matmul": {"from_a": "a::mask", "from_b": "b::mask", "to": "a::m"}}],
-        lambda plan, hint: before("a::mask")(before("b::mask")(plan, hint), hint),
+        casts,
         {"m": np.array(0, np.float32), "mask": A["mask"].astype(np.float32)},
     ),
     Case(
@@ -323,7 +380,7 @@ CASES = [
     ),
     Case(
         "integers multiplied and summed", "dtype-unsupported",
-        [{"einsum": {"from_a": "a::ids", "equation": "i->", "to": "a::m"}}], before("a::ids"),
+        [{"einsum": {"from_a": "a::ids", "equation": "i->", "to": "a::m"}}], casts,
         {"m": np.array(2.0**40 + 1), "ids": np.array([2.0**40, 1])}, a={**A, "ids": np.array([2**40, 1])},
     ),
     # names that are there

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import yaml
 
 from tests.hints.cases import A, B, Case, Mend, add, changed, quoted, step
 from tests.hints.cases_ops import put
@@ -53,6 +54,10 @@ MERGES = [
           parameters("`density - epsilon` must be above 0", density=1, epsilon=0), B["v"]),
     _case("no statistics", "merge-parameter", merge(method="fisher"),
           models("Name the alias of a checkpoint", {"a": {"statistics": "b"}, "b": {"statistics": "b"}}), MEAN),
+    _case("statistics that no key names", "merge-parameter", merge(method="fisher"),
+          lambda plan, hint: models("Name the alias of a checkpoint", {
+              **yaml.safe_load(quoted(hint)[0]), "b": {"statistics": "s"}})(plan, hint), MEAN,
+          plan={"inputs": ["a::a.safetensors", "b::b.safetensors", "s::there.safetensors"]}),
     _case("Fisher information of another shape", "shapes-differ",
           merge(method="fisher", models={"b": {"statistics": "a"}}),
           lambda plan, hint: put("has a value for each entry", to="c")(

@@ -303,6 +303,41 @@ def test_floats_as_they_came_that_become_integers_are_noted(step: dict[str, Any]
     assert "every value between -1 and 1 becomes 0" in note.message
 
 
+def _computed(expr: str, **keys: Any) -> dict[str, Any]:
+    return {"compute": {"from": {"w": "w"}, "expr": expr, "to": "v", **keys}}
+
+
+@pytest.mark.parametrize(("step", "text"), [
+    (_computed("w", dtype="int8"), "'w' is float16 and becomes int8"),
+    (_computed("int8(w)"), "'w' is float16 and becomes int8"),
+    (_computed("float32(int16(w.T[0]))", dtype="float32"), "'w.T[0]' is float32 and becomes int16"),
+])  # fmt: skip
+def test_floats_as_they_came_are_noted_in_expressions_too(step: dict[str, Any], text: str, tmp_path: Path) -> None:
+    (note,) = problems(tmp_path, {"w": np.ones((2, 2), np.float16)}, step)
+    assert (note.code, note.severity) == ("cast-truncates", "note")
+    assert text in note.message
+    assert "every value between -1 and 1 becomes 0" in note.message
+
+
+@pytest.mark.parametrize("expr", ["w * 127", "w / 2 + 1", "mean(w)", "where(w > 0, 0.5, 1.0)", "clip(w * 9, -8, 7)"])
+def test_what_an_expression_computes_and_cuts_off_is_noted(expr: str, tmp_path: Path) -> None:
+    (note,) = problems(tmp_path, {"w": np.ones((2, 2), np.float32)}, _computed(expr, dtype="int8"))
+    assert (note.code, note.hint) == ("cast-truncates", f"To round to nearest write `round({expr})` for `{expr}`.")
+
+
+@pytest.mark.parametrize("expr", [
+    "round(w * 127)", "clip(round(w / 0.1), -8, 7)", "sign(w)", "w // 2", "floor(w) * 2 + 1", "int8(floor(w)).T",
+    "where(w > 0, 1.0, 0.0)", "sum(w > 0)", "concat(round(w), zeros_like(w))", "abs(ceil(w))[0]",
+])  # fmt: skip
+def test_whole_numbers_are_not_noted(expr: str, tmp_path: Path) -> None:
+    assert problems(tmp_path, {"w": np.ones((2, 2), np.float32)}, _computed(expr, dtype="int8")) == ()
+
+
+def test_what_an_earlier_step_made_may_be_whole(tmp_path: Path) -> None:
+    steps = [{"scale_": {"target": "w", "by": 127}}, _computed("int8(w)")]
+    assert problems(tmp_path, {"w": np.ones((2, 2), np.float32)}, steps) == ()
+
+
 @pytest.mark.parametrize(("steps", "dtype"), [
     ([{"cast_": {"target": "w", "to": "bfloat16"}}], np.float32),
     ([{"cast_": {"target": "w", "to": "bool"}}], np.float32),

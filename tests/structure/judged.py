@@ -42,6 +42,7 @@ def edit(source: Path, out: Path, *steps: Mapping[str, Any], **more: Path) -> tu
 def load(folder: Path, cls: str = "") -> Any:
     """The model in a folder, by the class that its config names: every tensor that it wants is there, and no other."""
     config = transformers.AutoConfig.from_pretrained(folder)
+    assert config.architectures
     (named,) = config.architectures
     found, told = getattr(transformers, cls or named).from_pretrained(folder, output_loading_info=True)
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
