@@ -1,17 +1,19 @@
-"""The models of a merge, if they are on this machine: tensors by name, layers, config.json."""
+"""The models of a merge, if they are on this machine: tensors by name, layers, config.json, and an adapter."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span
+from brainsurgery_jax.importers.imported import ImportedInput
 from brainsurgery_jax.importers.mergekit_config import FORM, UNSUPPORTED
 from brainsurgery_jax.importers.patterns import Stack, stacks
+from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.store.detect import open_source
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -25,29 +27,64 @@ def refuse(message: str, span: Span | None, hint: str = "", code: str = UNSUPPOR
 @dataclass(frozen=True)
 class Model:
     """A model and its alias in the plan. `dtypes`: those of its tensors, or None if the model is not on this
-    machine."""
+    machine. `adapter`: the path of a LoRA adapter that is merged into the model first, or empty."""
 
     path: str
     alias: str
     span: Span | None
     dtypes: Mapping[str, str] | None
     config: Mapping[str, object] = field(default_factory=dict)
+    adapter: str = ""
 
     @classmethod
-    def find(cls, path: str, alias: str, span: Span | None) -> Model:
-        """The model at a path. Its headers are read if the path exists."""
-        folder = os.path.expanduser(path)
-        if os.path.exists(folder):
-            dtypes = {name: info.aval.dtype.name for name, info in open_source(path).header.tensors.items()}
-            return cls(path, alias, span, dtypes, _read_json(os.path.join(folder, "config.json")))
-        if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", path):
-            raise refuse(f"there is no model at '{path}'", span, "Paths are relative to the working directory.", FORM)
-        return cls(path, alias, span, None)
+    def find(cls, reference: str, alias: str, span: Span | None) -> Model:
+        """The model of a reference, `PATH` or `PATH+ADAPTER`. Its headers are read if the path exists."""
+        path, _, adapter = reference.partition("+")
+        for what, place in (("model", path), ("adapter", adapter)):
+            if place and not _is_here(place) and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", place):
+                message = f"there is no {what} at '{place}'"
+                raise refuse(message, span, "Paths are relative to the working directory.", FORM)
+        if not _is_here(path):
+            return cls(path, alias, span, None, adapter=adapter)
+        dtypes = {name: info.aval.dtype.name for name, info in open_source(path).header.tensors.items()}
+        config = _read_json(os.path.join(os.path.expanduser(path), "config.json"))
+        return cls(path, alias, span, dtypes, config, adapter)
+
+    @property
+    def inputs(self) -> Iterator[ImportedInput]:
+        """The inputs of the plan that it needs: itself and its adapter."""
+        yield ImportedInput(self.alias, self.path, self.fetch)
+        if self.adapter:
+            fetch = "" if _is_here(self.adapter) else _download(self.adapter)
+            yield ImportedInput(f"{self.alias}_lora", self.adapter, fetch)
+
+    @property
+    def folds(self) -> Iterator[Substep]:
+        """The step that merges its adapter into it."""
+        if self.adapter:
+            yield Substep("lora_merge", {"base": self.alias, "adapters": f"{self.alias}_lora"})
+
+    def refuse_new_head(self) -> None:
+        """Raise PlanError if its adapter may give it a head of its own: a tensor whose name no header holds yet, so
+        that slices would lose it."""
+        if not self.adapter or any("lm_head" in name or "embed_out" in name for name in self.names):
+            return
+        if not _is_here(self.adapter):
+            hint = f"Download it, then import again: `{_download(self.adapter)}`."
+            raise refuse(f"'{self.adapter}' is not on this machine, and slices depend on what it changes", self.span,
+                         hint, FORM)  # fmt: skip
+        for name in open_source(self.adapter).header.tensors:
+            if any(table in name for table in ("embed_tokens", "wte", "lm_head", "embed_in", "embed_out")):
+                message = f"'{name}' of '{self.adapter}' changes a table that '{self.path}' uses as its head, too"
+                hint = (f"Merge it first, by a plan of its own: inputs `[m::{self.path}, l::{self.adapter}]`, a step "
+                        "`lora_merge: {base: m, adapters: l}`, output `{path: merged-lora/, alias: m}`; then name "
+                        "`merged-lora/` as the model.")  # fmt: skip
+                raise refuse(message, self.span, hint)
 
     @property
     def fetch(self) -> str:
         """The command that downloads a missing model, whose path is its name on the Hugging Face hub; else empty."""
-        return f"hf download {self.path} --local-dir {self.path}" if self.dtypes is None else ""
+        return _download(self.path) if self.dtypes is None else ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,6 +117,14 @@ class Model:
     def count_key(self) -> str | None:
         """The key of config.json that holds the number of layers."""
         return next((key for key in _COUNTS if self.config.get(key) == self.stack.size), None)
+
+
+def _is_here(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
+
+
+def _download(path: str) -> str:
+    return f"hf download {path} --local-dir {path}"
 
 
 def _read_json(path: str) -> Mapping[str, object]:

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import BY_NAME
 from brainsurgery_jax.errors import PlanError
-from brainsurgery_jax.importers.imported import Imported, ImportedInput, StepComment
+from brainsurgery_jax.importers.imported import Imported, StepComment
 from brainsurgery_jax.importers.merge_mixes import Mix, mix_of
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.merge_steps import StepParts
+from brainsurgery_jax.importers.mergekit_commands import import_extraction, is_extraction
 from brainsurgery_jax.importers.mergekit_config import (
     BY_EXPRESSION,
     FORM,
@@ -29,8 +30,11 @@ from brainsurgery_jax.importers.mergekit_config import (
     MergeSource,
     ParameterValue,
     read_config,
+    read_root,
 )
-from brainsurgery_jax.importers.patterns import Stack, selections
+from brainsurgery_jax.importers.mergekit_moe import import_moe, is_moe
+from brainsurgery_jax.importers.patterns import Stack, selections, shift_name
+from brainsurgery_jax.plan.source import Map
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 
@@ -45,8 +49,14 @@ def plan_of(path: str) -> str:
 
 
 def import_plan(path: str) -> Imported:
-    """The plan of a configuration. Raises PlanError for what plans cannot express, StoreError for unreadable models."""
-    config = read_config(path)
+    """The plan of a configuration, or of mergekit-extract-lora. Raises PlanError for what plans cannot
+    express, StoreError for unreadable models."""
+    if is_extraction(path):
+        return import_extraction(path)
+    root = read_root(path)
+    if isinstance(root, Map) and is_moe(root):
+        return import_moe(root, path)
+    config = read_config(path, root)
     problems = []
     models: dict[str, Model] = {}
     for (model, span), alias in zip(config.models.items(), _aliases(config), strict=False):
@@ -87,7 +97,7 @@ class _Writer:
         steps = tuple(self.steps())
         head = f"From {self.config.file} (mergekit, {self.config.method}), by brainsurgery-jax {__version__}."
         notes = (head, *dict.fromkeys(self.config.notes))
-        inputs = tuple(ImportedInput(model.alias, model.path, model.fetch) for model in self.models.values())
+        inputs = tuple(each for model in self.models.values() for each in model.inputs)
         return Imported(self.config.file, notes, inputs, steps, self.output())
 
     # --- The result as a whole ---
@@ -169,6 +179,10 @@ class _Writer:
     # --- Steps ---
 
     def steps(self) -> Iterator[Substep | StepComment]:
+        for model in self.models.values():
+            yield from model.folds
+            if not self.whole:
+                model.refuse_new_head()
         if not self.by_expression:
             yield Substep("merge", StepParts(self.config, self.models).payload(_MERGED))
             return
@@ -194,8 +208,8 @@ class _Writer:
     def names_agree(self) -> Iterator[Substep]:
         """Asserts that the merged models have the same tensors."""
         used = {source.model for _, groups in self.groups for mix, _ in groups for source in mix.sources}
-        for model in self.models.values():
-            if model.path in used and model is not self.first:
+        for name, model in self.models.items():
+            if name in used and model is not self.first:
                 yield Substep("assert", {"same_names": {"left": self.first.alias, "right": model.alias}})
 
     def comment(self, piece: _Piece) -> Iterator[StepComment]:
@@ -362,7 +376,7 @@ class _Writer:
             return
         stack = leader.stack if piece.start is not None or self.spread(piece) else None
         by = self.shift(piece, mix.sources[0])
-        own = [_shift_name(name, self.stack(piece.slice.sources[0]), by) for name in names]
+        own = [shift_name(name, self.stack(piece.slice.sources[0]), by) for name in names]
         yield from selections(own, leader.names, stack, self.filters(piece), renumber=renumber)
 
     def template(self, source: MergeSource, pattern: str, shift: int) -> str:
@@ -394,8 +408,3 @@ def _span(layers: range) -> str:
 
 def _without_layers(piece: MergeSlice) -> object:
     return [(s.model, s.parameters) for s in piece.sources], piece.parameters
-
-
-def _shift_name(name: str, stack: Stack, by: int) -> str:
-    place = stack.place(name) if by else None
-    return name if place is None else f"{stack.prefix}.{place[0] + by}.{place[1]}"

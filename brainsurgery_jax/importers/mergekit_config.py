@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
@@ -134,9 +136,13 @@ class Config:
         return next((value for value in found if value is not None), None)
 
 
-def read_config(path: str) -> Config:
+def read_root(path: str) -> Node | None:
+    """The tree of a configuration. Raises PlanError if it is no YAML."""
+    return read_yaml(path, repeatable=lambda key: key not in _WORDS)
+
+
+def read_config(path: str, root: Node | None) -> Config:
     """Read a configuration. Raises PlanError with every mistake, and everything that a plan cannot express."""
-    root = read_yaml(path, repeatable=lambda key: key not in _WORDS)
     reader = _ConfigReader()
     if not isinstance(root, Map):
         found = describe(root) if root else "nothing"
@@ -164,6 +170,14 @@ def _with_base(models: MergeSlice, base: str, span: Span) -> MergeSlice:
     return models._replace(sources=(*models.sources, MergeSource(base, span, {})))
 
 
+def _have_one_tokenizer(models: Sequence[str]) -> bool:
+    """Whether the folders of all models hold the same tokenizer.json, byte by byte."""
+    files = [Path(model.partition("+")[0]).expanduser() / "tokenizer.json" for model in models]
+    if not files or not all(file.is_file() for file in files):
+        return False
+    return len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == 1
+
+
 class _ConfigReader:
     """Reads one configuration and collects its mistakes in `problems`."""
 
@@ -185,7 +199,8 @@ class _ConfigReader:
             slices = (_with_base(slices[0], base_path, base.span),)
         if self.method in NEEDS_BASE and base is None:
             self.complain(f"{self.method} needs a base model", root, "Add `base_model: PATH`.")
-        self.tokenizer(root, base_path or next((s.model for p in slices for s in p.sources), ""))
+        listed = [source.model for piece in slices for source in piece.sources]
+        self.tokenizer(root, [base_path, *listed] if base_path else listed)
         return Config(
             path, self.method, slices, sliced, base_path, self.parameters(get(root, "parameters")),
             self.dtype(root, "dtype"), self.dtype(root, "out_dtype"), tuple(self.notes),
@@ -288,10 +303,9 @@ class _ConfigReader:
             hint = "Only paths can be imported: no revisions, no overrides."
             self.complain(f"expected the path of a model, got {describe(node)}", node, hint, UNSUPPORTED)
             return ""
-        if "+" in node.value:
-            hint = "Merge the adapter into its model first, and name the result."
-            message = f"'{node.value}' adds a LoRA adapter to a model, which cannot be imported"
-            self.complain(message, node, hint, UNSUPPORTED)
+        if not all(node.value.split("+")) or node.value.count("+") > 1:
+            hint = "Write `MODEL`, or `MODEL+ADAPTER` with one adapter."
+            self.complain(f"expected a model and at most one adapter, got {describe(node)}", node, hint)
         return node.value
 
     def dtype(self, root: Map, key: str) -> str | None:
@@ -303,7 +317,8 @@ class _ConfigReader:
         self.complain(f"{key}: expected one of {', '.join(_DTYPES)}, got {describe(node)}", node)
         return None
 
-    def tokenizer(self, root: Map, kept: str) -> None:
+    def tokenizer(self, root: Map, paths: Sequence[str]) -> None:
+        kept = next(iter(paths), "")
         node = get(root, "tokenizer_source")
         if (table := get(root, "tokenizer")) is not None:
             if not isinstance(table, Map) or node is not None:
@@ -315,7 +330,10 @@ class _ConfigReader:
             return
         wanted = node.value if isinstance(node, Scalar) else None
         if wanted in ("base", kept):
-            self.notes.append(f"The tokenizer files are copied from {kept}.")
+            self.notes.append(f"The tokenizer files are copied from {kept.partition('+')[0]}.")
+            return
+        if wanted == "union" and _have_one_tokenizer(paths):
+            self.notes.append("The models have one tokenizer, which is their union. Rows of tables beyond it are kept.")
             return
         hint = "Only the tokenizer of the base (or first) model can be kept: `tokenizer_source: base`."
         self.complain(f"a tokenizer from {describe(node)} cannot be imported", node, hint, UNSUPPORTED)

@@ -30,6 +30,12 @@ def stacks(names: Iterable[str]) -> list[Stack]:
     return sorted((Stack(*item) for item in found.items()), key=lambda stack: -stack.size)
 
 
+def shift_name(name: str, stack: Stack, by: int) -> str:
+    """The name of the same tensor `by` layers further; one outside of layers stays as it is."""
+    place = stack.place(name) if by else None
+    return name if place is None else f"{stack.prefix}.{place[0] + by}.{place[1]}"
+
+
 def numbers(chosen: Collection[int], count: int) -> str:
     """A regex for some of the numbers below `count`."""
     if len(set(chosen)) == count:

@@ -184,6 +184,20 @@ def test_what_has_no_effect_is_noted(here: Path):
     assert "# The tokenizer files are copied from a.\n" in text
 
 
+@pytest.mark.parametrize("other", ["{}", '{"model": 1}', None])
+def test_the_union_of_equal_tokenizers_is_each_of_them(here: Path, other: str | None):
+    put_models(here)
+    (here / "a" / "tokenizer.json").write_text("{}")
+    if other is not None:
+        (here / "b" / "tokenizer.json").write_text(other)
+    config = put_config(here, {**LINEAR, "tokenizer_source": "union"}).name
+    if other == "{}":
+        assert "# The models have one tokenizer, which is their union." in plan_of(config)
+        return
+    with pytest.raises(bs.PlanError, match="a tokenizer from the text 'union' cannot be imported"):
+        plan_of(config)
+
+
 def test_a_model_of_the_hub_comes_with_how_to_fetch_it(here: Path):
     config = {
         "merge_method": "linear",
@@ -349,7 +363,6 @@ REFUSED = {
     "both": ({**LINEAR, "slices": [STACK]}, "expected either `models` or `slices`, got both"),
     "no list": ({"merge_method": "linear", "models": "a"}, "models: expected a list, got the text 'a'"),
     "no model": ({"merge_method": "linear", "models": [{}]}, "missing key 'model'"),
-    "adapter": ({**LINEAR, "models": models(**{"a+lora": 1})}, r"'a\+lora' adds a LoRA adapter"),
     "revision": ({**LINEAR, "models": [{"model": {"path": "a", "revision": "x"}}]}, "expected the path of a model"),
     "missing model": ({**LINEAR, "models": models(a=1, none=1)}, r"merge\.yml:6:3: there is no model at 'none'"),
     "no weight": ({**LINEAR, "models": models(a=1, b=None)}, r"merge\.yml:6:3: 'b' has no weight"),

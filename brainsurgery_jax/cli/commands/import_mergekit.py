@@ -12,7 +12,11 @@ from brainsurgery_jax.cli.options import Json, completing
 def import_mergekit(
     config: Annotated[
         str,
-        typer.Argument(metavar="CONFIG.yml", help="A mergekit configuration.", autocompletion=completing("plan")),
+        typer.Argument(
+            metavar="CONFIG.yml",
+            help="A configuration of mergekit or mergekit-moe, or in quotes a command line of mergekit-extract-lora.",
+            autocompletion=completing("plan"),
+        ),
     ],
     out: Annotated[
         str | None,
@@ -23,8 +27,7 @@ def import_mergekit(
 ) -> None:
     """Translate a mergekit configuration to a plan.
 
-    Prints the plan. Supports linear merges, task arithmetic and stacked layers. An unsupported setting is an error that
-    names it.
+    Prints the plan. An unsupported setting is an error that names it.
     """
     from brainsurgery_jax.cli import importing
 

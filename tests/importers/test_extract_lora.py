@@ -1,0 +1,116 @@
+"""Command lines of mergekit-extract-lora become plans that write an adapter of the best approximation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.importers.mergekit import plan_of
+from tests.checkpoints import normal, read, write
+from tests.hints.calls import hint_of
+from tests.importers.merges import INNER, WIDTH, put_models
+
+WHOLE = "mergekit-extract-lora --model b --base-model a --out-path lora"
+
+
+def extracted(folder: Path, command: str) -> dict[str, np.ndarray]:
+    (folder / "plan.yaml").write_text(plan_of(command))
+    bs.load("plan.yaml").run(durable=False)
+    return read(folder / "lora" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("rank", ["--max-rank 3", "--max-rank=3"])
+def test_each_product_is_the_best_of_its_rank(here: Path, rank: str):
+    held = put_models(here)
+    found = extracted(here, f"{WHOLE} {rank} --no-lazy-unpickle")
+    for name in ("model.layers.1.mlp.up_proj", "model.layers.3.self_attn.o_proj"):
+        left, right = (found[f"base_model.model.{name}.lora_{x}.weight"].astype(np.float64) for x in "AB")
+        change = held["b"][f"{name}.weight"] - held["a"][f"{name}.weight"]
+        u, s, v = np.linalg.svd(change, full_matrices=False)
+        assert left.shape[0] == 3
+        np.testing.assert_allclose(right @ left, u[:, :3] * s[:3] @ v[:3], atol=2e-4)
+
+
+def test_without_a_rank_it_is_128(here: Path):
+    put_models(here)
+    text = plan_of(f"{WHOLE} --cuda --embed-lora")
+    assert "lora_extract: {base: base, tuned: tuned, to: adapter, rank: 128}" in text
+    assert "# --cuda is ignored.\n" in text
+    assert "--embed-lora" not in text
+
+
+def test_a_rank_that_no_matrix_has_gives_all_of_the_change(here: Path):
+    held = put_models(here)
+    found = extracted(here, WHOLE)
+    name = "model.layers.1.mlp.down_proj"
+    down, up = (found[f"base_model.model.{name}.lora_{x}.weight"] for x in "AB")
+    assert len(down) == min(INNER, WIDTH)
+    np.testing.assert_allclose(up @ down, held["b"][f"{name}.weight"] - held["a"][f"{name}.weight"], atol=1e-4)
+
+
+def test_a_model_of_the_hub_comes_with_how_to_fetch_it(here: Path):
+    put_models(here)
+    text = plan_of(WHOLE.replace("--model b", "--model org/b"))
+    assert "  - tuned::org/b  # hf download org/b --local-dir org/b\n" in text
+
+
+REFUSED = {
+    "misspelt": (WHOLE.replace("--out-path", "--out-pth"), "'--out-pth' cannot be imported. Did you mean"),
+    "an open quote": (f"{WHOLE} 'x", "a quotation mark is not closed"),
+    "no rank": (f"{WHOLE} --max-rank many", "--max-rank: expected a positive number, got 'many'"),
+    "rank 0": (f"{WHOLE} --max-rank 0", "--max-rank: expected a positive number, got '0'"),
+    "no model": (WHOLE.replace("--model b", "--model x"), "there is no model at 'x'"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_imported_is_an_error_that_names_it(here: Path, kind: str):
+    put_models(here)
+    command, message = REFUSED[kind]
+    with pytest.raises(bs.PlanError, match=message):
+        plan_of(command)
+
+
+def test_what_is_missing_is_added(here: Path):
+    put_models(here)
+    hint = hint_of(lambda: plan_of(WHOLE.replace(" --base-model a", "")), "Add `--base-model PATH`.")
+    added = hint.split("`")[1].replace("PATH", "a")
+    assert plan_of(WHOLE.replace(" --base-model a", "") + f" {added}") == plan_of(WHOLE)
+
+
+def test_a_value_follows_its_option(here: Path):
+    put_models(here)
+    hint = hint_of(lambda: plan_of(f"{WHOLE} --max-rank"), "Write `--max-rank=VALUE`.")
+    assert "rank: 7}" in plan_of(f"{WHOLE} {hint.split('`')[1].replace('VALUE', '7')}")
+
+
+def test_tensors_are_chosen_in_the_plan(here: Path):
+    put_models(here)
+    says = "say by `of: PATTERN` in the step `lora_extract` of the plan."
+    hint_of(lambda: plan_of(f"{WHOLE} --include-regex up_proj"), says)
+    text = plan_of(f"{WHOLE} --max-rank=3").replace("rank: 3", "rank: 3, of: 'base::.*up_proj.*'")
+    (here / "plan.yaml").write_text(text)
+    bs.load("plan.yaml").run(durable=False)
+    assert all("up_proj" in name for name in read(here / "lora" / "adapter_model.safetensors"))
+
+
+def test_a_rank_by_singular_values_is_one_by_energy(here: Path):
+    held = put_models(here)
+    name = "model.layers.0.mlp.up_proj.weight"
+    left, right = normal((INNER, 2), seed=1), normal((2, WIDTH), seed=2)
+    changed = {n: x.astype(np.float32) for n, x in held["a"].items()}
+    changed[name] = changed[name] + left @ right
+    write(here / "b" / "model.safetensors", changed, {"format": "pt"})
+    hint_of(lambda: plan_of(f"{WHOLE} --sv-epsilon 0.01"), "write `energy: 0.99` in the place of `rank`")
+    text = plan_of(f"{WHOLE} --sv-epsilon 0.0")
+    (here / "plan.yaml").write_text(text.replace("rank: 128", "energy: 0.99"))
+    bs.load("plan.yaml").run(durable=False)
+    found = read(here / "lora" / "adapter_model.safetensors")
+    down = found["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"]
+    up = found["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"]
+    assert len(found) == 2
+    assert len(down) == 2
+    np.testing.assert_allclose(up @ down, left @ right, atol=1e-4)
