@@ -113,7 +113,7 @@ def _parse(plain: str, line: str) -> ast.expr:
         raise Refusal("expression-syntax", found, hint=hint)
     if (strange := _STRANGE.search(plain)) is not None:
         at = strange.start()
-        hint = {"^": "Powers are written `x ** 2`.", "$": NUMBER_HINT}.get(line[at], ALLOWED)
+        hint = {"^": "Powers are written `x ** 2`.", "$": f"{NUMBER_HINT}\n{ALLOWED}"}.get(line[at], ALLOWED)
         raise _refusal("expression-syntax", line, at, at + 1, f"'{line[at]}' has no meaning in an expression", hint)
     try:
         with warnings.catch_warnings():

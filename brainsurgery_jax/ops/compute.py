@@ -79,7 +79,7 @@ def compute(
     `sum_over(x)`, `stack_over(x)` and `concat_over(x)` range over all matches: what is computed of each is added,
     stacked along a new first axis, or joined along the first. An expression that asks for nothing else has one result
     for each name that `to` makes, of the matches that make it.
-    Example: `compute: {from: {w: 'model::.*'}, to: norm, expr: 'sqrt(sum_over(sum(w ** 2)))'}`
+    Example: `compute: {from: {w: 'model::.*'}, to: 'model::norm', expr: 'sqrt(sum_over(sum(w ** 2)))'}`
     Example: `compute: {from: {w: '(.*)\\.weight', r: direction}, expr: 'w - outer(r, r @ w)'}`
     """
     assert isinstance(expr, Expression)

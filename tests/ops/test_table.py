@@ -267,13 +267,14 @@ def test_a_step_survives_being_written_as_yaml(row: Row, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", [*OPS, *(f"assert {name}" for name in ASSERTS)])
 def test_the_example_in_the_documentation_is_a_step(name: str, tmp_path: Path) -> None:
     record = ASSERTS[name.removeprefix("assert ")] if name.startswith("assert ") else OPS[name]
-    (example,) = re.findall(r"Example: `(.*)`$", record.doc, re.MULTILINE)
-    aliases = ("model", "a", "b", "base", "tuned", "work") if re.search(r"::(?!\[)", example) else ("model",)
-    inputs = [f"{alias}::x.safetensors" for alias in aliases]
-    file = tmp_path / "plan.yaml"
-    file.write_text(f"inputs: [{', '.join(inputs)}]\ntransforms:\n  - {example}\n")
-    plan = bs.load(str(file))
-    assert [str(p) for p in plan.problems] == []
+    examples = re.findall(r"Example: `(.*)`$", record.doc, re.MULTILINE)
+    assert examples
+    for example in examples:
+        aliases = ("model", "a", "b", "base", "tuned", "work") if re.search(r"::(?!\[)", example) else ("model",)
+        inputs = [f"{alias}::x.safetensors" for alias in aliases]
+        file = tmp_path / "plan.yaml"
+        file.write_text(f"inputs: [{', '.join(inputs)}]\ntransforms:\n  - {example}\n")
+        assert [str(p) for p in bs.load(str(file)).problems] == []
 
 
 def test_every_op_has_a_row() -> None:
