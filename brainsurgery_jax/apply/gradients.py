@@ -27,6 +27,8 @@ _FACTORED = {
 _ROUNDED = {"dot_general", "gather"} | _FACTORED
 """Primitives whose transposes, or those of their derivatives, ask for a dtype that the default configuration rounds."""
 _WIDE = {"float64", "complex128"}
+_OWN_RULE = "custom_jvp_call"
+"""The primitive of functions that bring their own derivative."""
 
 
 def with_wide_gradient(function: Function, e: Expr) -> Function:
@@ -69,7 +71,7 @@ def _wide_primitives(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         if _WIDE & {x.aval.dtype.name for x in equation.invars if hasattr(x.aval, "dtype")}:
             yield equation.primitive.name
-        if equation.primitive.name == "custom_jvp_call":
+        if equation.primitive.name == _OWN_RULE:
             continue
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):

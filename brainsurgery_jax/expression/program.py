@@ -71,6 +71,11 @@ class Node(NamedTuple):
         return self.op == "leaf"
 
     @property
+    def is_transpose(self) -> bool:
+        """Whether it only reorders axes."""
+        return self.op == "transpose"
+
+    @property
     def params(self) -> NodeParams:
         """The parameters that are no tensors, by name."""
         return cast(NodeParams, dict(self.static))

@@ -43,7 +43,7 @@ def _order_of(nodes: Sequence[Node], node: Node, least: int) -> Order | None:
 def _orders(nodes: Sequence[Node], number: int) -> set[Order] | None:
     """The orders in which tensors are transposed below an elementwise expression; None where it is of others too."""
     node = nodes[number]
-    if node.op == "transpose":
+    if node.is_transpose:
         return {node.params["order"]}
     if not node.aval.shape or (_is_settled(node) and node.aval.nbytes <= SMALL):
         return set()
@@ -103,7 +103,7 @@ class _Rewritten:
 
     def _lie(self, number: int, order: Order, known: dict[int, int]) -> int:
         node = self.old[number]
-        if node.op == "transpose":
+        if node.is_transpose:
             return self.places[node.sources[0]]
         if not node.aval.shape:
             return self.places[number]

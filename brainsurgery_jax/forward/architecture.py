@@ -14,12 +14,12 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
 class Norm(NamedTuple):
-    """A normalization over the last axis: by the root of the mean square, or by mean and deviation. `offset` is added
-    to its weight (Gemma stores the weight less 1)."""
+    """A normalization over the last axis, by the root of the mean square. `centred`: the mean is subtracted before.
+    `offset` is added to its weight (Gemma stores the weight less 1)."""
 
-    kind: Literal["rms", "layer"]
     eps: float
     offset: float = 0.0
+    centred: bool = False
 
 
 class Attention(NamedTuple):
@@ -203,9 +203,9 @@ _TIED = (*_GEMMAS, "gpt2", "smollm3")
 def _llama_like(config: Config) -> Decoder:
     kind, layers = str(config["model_type"]), _whole(config, "num_hidden_layers")
     gemma = kind in _GEMMAS
-    norm = Norm("rms", number(config, "rms_norm_eps", 1e-6), 1.0 if gemma else 0.0)
+    norm = Norm(number(config, "rms_norm_eps", 1e-6), offset=1.0 if gemma else 0.0)
     if kind == "olmo":
-        norm = Norm("layer", 1e-5)
+        norm = Norm(1e-5, centred=True)
     types = _layer_types(config, layers)
     attention = {each: _attention(config, each) for each in dict.fromkeys(types)}
     unrotated = config.get("no_rope_layers")
@@ -242,7 +242,7 @@ def _gpt2(config: Config) -> Decoder:
     heads, width = _whole(config, "n_head"), _whole(config, "n_embd")
     scale = (width // heads) ** -0.5 if config.get("scale_attn_weights", True) else 1.0
     by_layer = config.get("scale_attn_by_inverse_layer_idx") is True
-    norm = Norm("layer", number(config, "layer_norm_epsilon", 1e-5))
+    norm = Norm(number(config, "layer_norm_epsilon", 1e-5), centred=True)
     made = tuple(
         Layer(
             norm=norm,
@@ -261,7 +261,7 @@ def _gpt_neox(config: Config) -> Decoder:
         "rotary_pct": 0.25, **config, "rope_theta": number(config, "rotary_emb_base", 10000.0),
     }  # fmt: skip
     layer = Layer(
-        norm=Norm("layer", number(config, "layer_norm_eps", 1e-5)),
+        norm=Norm(number(config, "layer_norm_eps", 1e-5), centred=True),
         attention=_attention({**given, "num_key_value_heads": None}, "full_attention")._replace(interleaved=True),
         activation=_activation(config, "gelu"),
         parallel=config.get("use_parallel_residual", True) is True,

@@ -66,7 +66,7 @@ def _norm(x: jax.Array, role: str, held: Weights, settings: Layer, *, optional: 
 
 def normalize(x: jax.Array, weight: jax.Array | None, bias: jax.Array | None, *, norm: Norm) -> jax.Array:
     """`x` [..., d] normalized over its last axis, times `weight` [d], plus `bias` [d]."""
-    if norm.kind == "layer":
+    if norm.centred:
         x = x - x.mean(-1, keepdims=True)
     x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + norm.eps)
     if weight is not None:
