@@ -109,7 +109,7 @@ class Endpoints:
         if self.unfilled.intersection(spans(node).values()):
             return None
         if isinstance(value, str):
-            return Output(value, span=node.span)
+            return None if self.names_alias(value, label, node.span) else Output(value, span=node.span)
         if not isinstance(value, dict):
             self.complain("output-form", f"{label}: expected a path or a mapping with `path`, got {value!r}", node.span,
                           "Write `output: out.safetensors`, or `output: {path: out, shard: 2GB}`.")  # fmt: skip
@@ -152,6 +152,17 @@ class Endpoints:
                               "Quote numbers and words such as true: `metadata: {epoch: '3'}`.")  # fmt: skip
         if "path" not in value:
             self.complain("key-missing", f"{label}: missing key 'path'", span, _OUTPUT_HINTS["path"])
+        elif isinstance(value["path"], str):
+            self.names_alias(value["path"], f"{label}.path", places.get(("path",), span))
+
+    def names_alias(self, path: str, label: str, span: Span) -> bool:
+        """Whether the path of an output starts with an alias, as that of an input does. Then a folder of that name
+        would be written, so it is refused."""
+        alias, mark, rest = path.partition(MARK)
+        if mark:
+            self.complain("output-form", f"{label}: '{path}' has an alias before the path", span,
+                          f"Write `{{path: {rest or 'out.safetensors'}, alias: {alias}}}`.")  # fmt: skip
+        return bool(mark)
 
 
 _OTHER_FORMATS = {"pt": "torch", "pth": "torch", "bin": "torch", "ckpt": "torch", "hf": "safetensors", "numpy": "npz"}

@@ -111,6 +111,8 @@ PLANS = [
     Row(plan, "output-form", f"{HEAD}{SCALE}{TAIL}outputs: [{{path: two.safetensors}}]",
         TAIL + "outputs: [", "\noutputs: [{path: out.safetensors}, ",
         "Move the one under `output` into the list under `outputs`.", W2),
+    Row(plan, "output-form", f"{HEAD}{SCALE}\noutput: a::out.safetensors", "a::out.safetensors",
+        "{path: out.safetensors, alias: a}", "Write `{path: out.safetensors, alias: a}`.", W2),
     Row(plan, "output-form", f"{HEAD}{SCALE}\noutput: [out.safetensors]", "[out.safetensors]", "out.safetensors",
         "Write `output: out.safetensors`", W2),
     Row(plan, "key-unknown", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, compress: 1}}", ", compress: 1", "",
