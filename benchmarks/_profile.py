@@ -73,7 +73,8 @@ def profiled(job: Job) -> dict[str, Any]:
 class Clock:
     """Seconds by what they were spent on. Each thread has a stack of what it is at; the innermost owns the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
+        self._now = now
         self._threads: list[dict[str, float]] = []
         self._own = threading.local()
 
@@ -88,11 +89,11 @@ class Clock:
         seconds, stack = self._state()
         below = [0.0]
         stack.append(below)
-        begun = perf_counter()
+        begun = self._now()
         try:
             return function(*arguments, **keywords)
         finally:
-            spent = perf_counter() - begun
+            spent = self._now() - begun
             stack.pop()
             seconds[what] += spent - below[0]
             if stack:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks._profile import Clock
 from tests.checkpoints import write
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,13 @@ def test_a_record_holds_figures_of_every_job_verdicts_and_the_machine(docs: Path
 def test_shares_of_a_profile_add_up(docs: Path):
     for profile in _rows(docs)["inspect"]["profiles"].values():
         assert 0.9 < sum(profile["shares"].values()) < 1.01
-        assert "imports" in profile["shares"]
+
+
+def test_time_belongs_to_the_innermost_of_what_a_thread_is_at() -> None:
+    ticks = iter([0.0, 1.0, 4.0, 6.0])
+    clock = Clock(lambda: next(ticks))
+    clock.within("planning", lambda: clock.within("imports", int))
+    assert clock.seconds() == {"planning": 3.0, "imports": 3.0}
 
 
 def test_the_table_takes_its_place_between_the_markers(docs: Path):

@@ -20,7 +20,7 @@ OFF = "dry-run: false\npreview: false\nverbose: false"
 HELP = (
     accepted("help", "without a name, all ops", "help", ONE, prints=re.compile(r"^ *scale_\b.*^ *copy\b", re.M | re.S)),
     accepted("help", "of one op: what it does, and its keys", "help: copy", ONE,
-             prints=re.compile(r"second name.*\bfrom\b.*required.*\bto\b.*required", re.S)),
+             prints=re.compile(r"new names.*\bfrom\b.*required.*\bto\b.*required", re.S)),
     accepted("help", "of one operator of assert", "help: { assert: equal }", ONE,
              prints=re.compile(r"\bleft\b.*required.*\bright\b.*required.*\beps\b.*optional", re.S)),
     accepted("help", "nothing is changed", "help: exit", ONE, {}),
