@@ -7,9 +7,10 @@ from typing import NamedTuple, Protocol
 
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.forward.architecture import Config, Decoder, Layer, decoder_of
+from brainsurgery_jax.forward.architecture import Config, Decoder, decoder_of
 from brainsurgery_jax.forward.layers import embedding, head, layer
-from brainsurgery_jax.forward.weights import PLACES, LayerWeights, Places, layers_of, prefix_of
+from brainsurgery_jax.forward.shapes import needed_slots, sizes_of, wanted_shapes
+from brainsurgery_jax.forward.weights import PLACES, LayerWeights, Places, layers_of, prefix_of, refuse_others
 from brainsurgery_jax.op import Kernel
 from brainsurgery_jax.ops.shape import take
 from brainsurgery_jax.protocol import TensorExpr
@@ -43,8 +44,18 @@ class _Parts(NamedTuple):
                           hint="Name a whole model, or correct config.json.")  # fmt: skip
         return self.model.fetch(name)
 
-    def optional(self, *names: str) -> list[TensorExpr]:
-        return [self.model.fetch(name) for name in names if name in self.model.names]
+    @property
+    def table(self) -> TensorExpr:
+        """The table of embeddings."""
+        return self.tensor(f"{self.prefix}{self.places.embedding}.weight")
+
+    @property
+    def last_norm(self) -> list[TensorExpr]:
+        """The weight of the last norm, and its bias: as many as the model has."""
+        names = [f"{self.prefix}{self.places.norm}.{kind}" for kind in ("weight", "bias")]
+        bare = all(settings.bare_norms for settings in self.decoder.layers)
+        needed = [] if bare else names[:1]
+        return [self.tensor(name) for name in names if name in needed or name in self.model.names]
 
 
 def logits(model: DecoderModel, tokens: Sequence[int]) -> TensorExpr:
@@ -56,6 +67,7 @@ def logits(model: DecoderModel, tokens: Sequence[int]) -> TensorExpr:
     check_tokens(tokens, decoder.vocabulary)
     places = PLACES[decoder.family]
     parts = _Parts(model, decoder, places, prefix_of(places, model.names))
+    refuse_others(places, parts.prefix, model.names)
     hidden = _embed(parts, tokens)
     for settings, held in zip(decoder.layers, _layers(parts), strict=True):
         weights = map(model.fetch, held.names)
@@ -92,30 +104,27 @@ def _layers(parts: _Parts) -> list[LayerWeights]:
         raise Refusal("forward-incomplete", f"config.json says {len(wanted)} layers, and the model has {have}",
                       hint="Correct the number of layers in config.json, or number the layers from 0.")  # fmt: skip
     for number, held in found.items():
-        _check_roles(parts, number, held)
+        _check_layer(parts, number, held)
     return list(found.values())
 
 
-def _check_roles(parts: _Parts, number: int, held: LayerWeights) -> None:
-    """Refuse a layer without a weight of a role that its family has."""
-    settings, slots = parts.decoder.layers[number], set(held.slots)
-    for role in _slots_of(parts.places, settings, slots):
-        if role not in slots:
-            module = parts.places.roles[role.removesuffix(".weight")]
-            place = f"{parts.prefix}{parts.places.layer.replace('#', str(number))}.{module}.weight"
-            raise Refusal("forward-incomplete", f"there is no tensor '{place}', which the logits need",
-                          hint="Name a whole model, or correct `model_type` in config.json.")  # fmt: skip
-
-
-def _slots_of(places: Places, settings: Layer, slots: Collection[str]) -> list[str]:
-    """The slots that a layer must have. Experts may be stacked or not; the router says how many there are."""
-    sparse = settings.router is not None
-    dense = ("gate", "up", "down")
-    return [
-        f"{role}.weight"
-        for role in places.roles
-        if not role.startswith("expert") and (sparse if role == "router" else not (sparse and role in dense))
-    ]
+def _check_layer(parts: _Parts, number: int, held: LayerWeights) -> None:
+    """Refuse a layer without a weight that its family has, and a weight that does not fit the others or the config."""
+    settings, width = parts.decoder.layers[number], parts.table.aval.shape[-1]
+    avals = {slot: parts.model.fetch(name).aval for slot, name in zip(held.slots, held.names, strict=True)}
+    shapes = {slot: aval.shape for slot, aval in avals.items()}
+    sizes = sizes_of(shapes, settings, width)
+    for slot in needed_slots(parts.places.roles, settings, shapes, sizes.experts):
+        if slot not in shapes:
+            hint = "Name a whole model, or correct `model_type` in config.json."
+            place = f"{parts.prefix}{parts.places.place_of(slot, number)}"
+            raise Refusal("forward-incomplete", f"there is no tensor '{place}', which the logits need", hint=hint)
+    for (slot, aval), name in zip(avals.items(), held.names, strict=True):
+        wanted = wanted_shapes(slot, settings, sizes)
+        if aval.shape not in wanted:
+            hint = "Correct the sizes in config.json, or the tensor."
+            shown = " or ".join(str(list(shape)) for shape in wanted)
+            raise Refusal("forward-incomplete", f"'{name}' is {aval}, and the logits need {shown}", hint=hint)
 
 
 def _head(parts: _Parts, hidden: TensorExpr) -> TensorExpr:
@@ -125,6 +134,7 @@ def _head(parts: _Parts, hidden: TensorExpr) -> TensorExpr:
     if tied and not decoder.tied:
         raise Refusal("forward-incomplete", f"there is no tensor '{own}', and config.json does not tie it",
                       hint="Add `tie_word_embeddings: true` to it if the embeddings are the head.")  # fmt: skip
-    table = parts.tensor(f"{parts.prefix}{places.embedding}.weight" if tied else own)
-    last = parts.optional(*(f"{parts.prefix}{places.norm}.{kind}" for kind in ("weight", "bias")))
-    return parts.model.apply(head, hidden, table, *last, norm=decoder.norm, factor=decoder.logits, cap=decoder.cap)
+    table = parts.table if tied else parts.tensor(own)
+    return parts.model.apply(
+        head, hidden, table, *parts.last_norm, norm=decoder.norm, factor=decoder.logits, cap=decoder.cap
+    )

@@ -23,6 +23,13 @@ class Places(NamedTuple):
     head: str
     positions: str = ""
 
+    def place_of(self, slot: str, layer: int) -> str:
+        """The name of the tensor in a slot of a layer, below the prefix."""
+        role, _, kind = (slot, "", "") if slot.startswith("experts.") else slot.rpartition(".")
+        expert = next((part for part in role.split(".") if part.isdecimal()), "#")
+        module = self.roles[role.replace(expert, "#", 1)].replace("#", expert)
+        return ".".join(filter(None, (self.layer.replace("#", str(layer)), module, kind)))
+
 
 _ATTENTION = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj"}
 _QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
@@ -101,6 +108,20 @@ def prefix_of(places: Places, names: Collection[str]) -> str:
         raise Refusal("forward-incomplete", f"there is no tensor '{ending}', the table of embeddings",
                       hint="Name a whole model: its logits need every layer.")  # fmt: skip
     return found[0].removesuffix(ending)
+
+
+def refuse_others(places: Places, prefix: str, names: Collection[str]) -> None:
+    """Refuse a tensor beside the layers that the forward pass would not read, since it may belong to the function."""
+    start = prefix + places.layer.replace("#", "")
+    heads = f"{places.head}."
+    known = {
+        f"{prefix}{module}{kind}" for module in (places.embedding, places.norm, places.positions) for kind in _KINDS
+    }
+    known |= {f"{heads}weight", f"{prefix}rotary_emb.inv_freq"}
+    for name in names:
+        if name.startswith((prefix, heads)) and not name.startswith(start) and name not in known:
+            raise Refusal("forward-unsupported", f"the forward pass of this family never reads '{name}'",
+                          hint="Correct `model_type` in config.json, or remove the tensor.")  # fmt: skip
 
 
 def layers_of(places: Places, prefix: str, names: Collection[str]) -> dict[int, LayerWeights]:

@@ -85,6 +85,14 @@ CASES = (
     Case("numbers of layers", "forward-incomplete", "or number the layers from 0.", arrays=renumbered),
     Case("no weight", "forward-incomplete", "Name a whole model, or correct `model_type` in config.json.",
          arrays=lambda t: without(UP, t)),
+    Case("no last norm", "forward-incomplete", "Name a whole model, or correct config.json.",
+         arrays=lambda t: without("model.norm.weight", t)),
+    Case("a bias of the head", "forward-unsupported", "Correct `model_type` in config.json, or remove the tensor.",
+         arrays=lambda t: {**t, "lm_head.bias": np.ones(11, np.float32)}),
+    Case("other heads", "forward-incomplete", "Correct the sizes in config.json, or the tensor",
+         lambda c: {**c, "num_attention_heads": 4}),
+    Case("another inner width", "forward-incomplete", "Correct the sizes in config.json, or the tensor",
+         arrays=lambda t: {**t, UP: t[UP][:6]}),
     Case("no head", "forward-incomplete", "Add `tie_word_embeddings: true` to it if the embeddings are the head.",
          arrays=lambda t: without("lm_head.weight", t)),
 )  # fmt: skip
@@ -135,6 +143,25 @@ def test_keys_that_ask_for_nothing_are_refused(
     (found,) = refused.value.diagnostics
     assert (found.code, found.hint) == (code, hint)
     the_plan(**mended).run(durable=False)
+
+
+def test_an_expert_that_is_missing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = {**CONFIG, "model_type": "olmoe", "num_experts": 2, "num_experts_per_tok": 1}
+    arrays = {name: x for name, x in tensors().items() if ".mlp." not in name}
+    for i in range(2):
+        at = f"model.layers.{i}"
+        arrays |= {f"{at}.mlp.gate.weight": np.ones((2, 8), np.float32)}
+        arrays |= {f"{at}.self_attn.{n}_norm.weight": np.ones(4, np.float32) for n in "qk"}
+        for e in range(2):
+            for name, shape in (("gate", (12, 8)), ("up", (12, 8)), ("down", (8, 12))):
+                arrays[f"{at}.mlp.experts.{e}.{name}_proj.weight"] = np.ones(shape, np.float32)
+    write(Path("a"), config, arrays)
+    write(Path("b"), config, without("model.layers.1.mlp.experts.1.up_proj.weight", arrays))
+    with pytest.raises(bs.PlanError, match=r"no tensor 'model\.layers\.1\.mlp\.experts\.1\.up_proj\.weight'"):
+        the_plan().check()
+    write(Path("b"), config, arrays)
+    the_plan().run(durable=False)
 
 
 def test_vocabularies_of_two_sizes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
