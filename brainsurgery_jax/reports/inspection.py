@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from brainsurgery_jax.checkpoint import Checkpoint
-from brainsurgery_jax.documents import Branches, Column, Entry, Record, Text, show_only
+from brainsurgery_jax.documents import Branches, Column, Entry, Record, Text, Value, show_only
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.store.key_tree import PLAIN
+from brainsurgery_jax.store.key_tree import PLAIN, LeafType
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted, few
 
@@ -23,42 +23,43 @@ _COLUMNS = (
 def report_inspection(chosen: Checkpoint, numbers: Mapping[str, Mapping[str, float]], *, compact: bool) -> Record:
     """The tensors of a checkpoint. `numbers`: statistics by name. `compact`: text folds equal items of a list."""
     left_out = dict(chosen.source.header.left_out)
-    others = {name: leaf.word for name, leaf in chosen.tree.others.items()}
-    tensors = _branches(chosen, numbers, others, compact=compact)
+    avals, tree = chosen.avals, chosen.tree  # each is made anew for whoever asks
+    others = {name: leaf.word for name, leaf in tree.others.items()}
+    tensors = Branches(*_table(avals, tree.types, numbers), others, compact)
     return Record((
         Entry("path", chosen.path, Text(chosen.path)),
-        *show_only(tensors if tensors.rows or others else None, Text(f"\n{_totals(chosen)}")),
+        *show_only(tensors if tensors.rows or others else None, Text(f"\n{_totals(chosen, avals)}")),
         Entry("files", list(chosen.source.header.files)),
         Entry("metadata", dict(chosen.metadata)),
         Entry("notes", list(map(str, chosen.notes))),
         Entry("diagnostics", list(chosen.notes)),
         Entry("left_out", left_out, Text(f"left out, not tensors: {few(left_out, 8)}") if left_out else None),
         Entry("leaves", others),
-        Entry("types", {name: kind.words for name, kind in chosen.tree.types.items()}),
-        Entry("parameters", sum(a.size for a in chosen.avals.values())),
-        Entry("bytes", sum(a.nbytes for a in chosen.avals.values())),
+        Entry("types", {name: kind.words for name, kind in tree.types.items()}),
+        Entry("parameters", sum(a.size for a in avals.values())),
+        Entry("bytes", sum(a.nbytes for a in avals.values())),
         Entry("tensors", tensors),
     ))  # fmt: skip
 
 
-def _branches(
-    chosen: Checkpoint, numbers: Mapping[str, Mapping[str, float]], others: Mapping[str, str], *, compact: bool
-) -> Branches:
+def _table(
+    avals: Mapping[str, Aval], types: Mapping[str, LeafType], numbers: Mapping[str, Mapping[str, float]]
+) -> tuple[tuple[Column, ...], Mapping[str, tuple[Value, ...]]]:
+    """The columns, and a row for each tensor."""
     figures = list(dict.fromkeys(key for found in numbers.values() for key in found))
 
-    def row(name: str, aval: Aval) -> tuple[list[int] | str | int | float | None, ...]:
-        kind, dtype = chosen.tree.types.get(name, PLAIN).word, aval.dtype.name
+    def row(name: str, aval: Aval) -> tuple[Value, ...]:
+        kind, dtype = types.get(name, PLAIN).word, aval.dtype.name
         told = f"{dtype} ({kind})" if kind else dtype
         return (list(aval.shape), dtype, told, aval.nbytes, *(numbers.get(name, {}).get(key) for key in figures))
 
     columns = (*_COLUMNS, *(Column(key, key, "figure") for key in figures))
-    return Branches(columns, {name: row(name, aval) for name, aval in chosen.avals.items()}, others, compact)
+    return columns, {name: row(name, aval) for name, aval in avals.items()}
 
 
-def _totals(chosen: Checkpoint) -> str:
-    avals = chosen.avals.values()
-    dtypes = Counter(a.dtype.name for a in avals)
+def _totals(chosen: Checkpoint, avals: Mapping[str, Aval]) -> str:
+    dtypes = Counter(a.dtype.name for a in avals.values())
     kinds = ", ".join(f"{n:,} {d}" if len(dtypes) > 1 else d for d, n in dtypes.most_common())
-    size = f"{sum(a.size for a in avals):,} parameters, {show_size(sum(a.nbytes for a in avals))}"
+    size = f"{sum(a.size for a in avals.values()):,} parameters, {show_size(sum(a.nbytes for a in avals.values()))}"
     files = counted(len(chosen.source.header.files), "file")
     return f"{counted(len(chosen), 'tensor')}, {size} ({kinds or 'empty'}), {files}"
