@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Literal, TypedDict, Unpack
 
 from brainsurgery_jax.documents import Document
@@ -99,3 +101,17 @@ def open(path: str) -> Checkpoint:
 
 
 __all__ = ("Checkpoint", "open")
+
+
+def open_side(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack, call: str) -> Checkpoint:
+    """What a call was given: a checkpoint as it is, a path opened until `opened` closes. Raises TypeError for trees."""
+    if isinstance(side, Checkpoint):
+        return side
+    if not isinstance(side, str | os.PathLike):
+        raise TypeError(
+            f"{call} takes paths or what `bs.open` returns, got a {type(side).__name__}. "
+            "Save a tree first: bs.save('tree.safetensors', tree)."
+        )
+    checkpoint = Checkpoint.open(os.fspath(side))
+    opened.callback(checkpoint.source.close)
+    return checkpoint

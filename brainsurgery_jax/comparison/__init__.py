@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from math import isfinite, prod
 from typing import Any
 
-from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.comparison.figures import APART, CLOSE, EQUAL, Figures, Tolerance, likeness, measuring
 from brainsurgery_jax.comparison.packed import same_bytes
 from brainsurgery_jax.dtypes import Aval
@@ -23,6 +23,7 @@ from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.graph.expr import Graph
 from brainsurgery_jax.protocol import Known, Pending, Reduction
+from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.key_tree import tree_gaps
 
 
@@ -99,26 +100,13 @@ def diff(
     if not all(isfinite(given) and given >= 0 for given in (eps, rtol)):
         raise ValueError(f"tolerances are finite and not negative, got eps={eps} and rtol={rtol}")
     with ExitStack() as opened:
-        pair = [_open_side(side, opened) for side in (left, right)]
+        pair = [open_side(side, opened, "diff") for side in (left, right)]
         ours, theirs = pair if target is None else _choose(pair, target)
         found = _Comparison(ours, theirs, default_budget(host_bytes=memory))
         result = found.compare(Tolerance(eps, rtol), measure=figures, ignore_dtype=ignore_dtype)
         for side in pair:
             side.source.verify_unchanged()
         return result
-
-
-def _open_side(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack) -> Checkpoint:
-    if isinstance(side, Checkpoint):
-        return side
-    if not isinstance(side, str | os.PathLike):
-        raise TypeError(
-            f"diff compares paths or what `bs.open` returns, got a {type(side).__name__}. "
-            "Save a tree first: bs.save('tree.safetensors', tree)."
-        )
-    checkpoint = Checkpoint.open(os.fspath(side))
-    opened.callback(checkpoint.source.close)
-    return checkpoint
 
 
 def _choose(pair: Sequence[Checkpoint], target: str | list[str]) -> list[Checkpoint]:
@@ -143,7 +131,7 @@ class _Comparison:
         unlike = [name for name in shared if self._unlike(name, ignore_dtype=ignore_dtype)]
         levels = dict.fromkeys(unlike, APART)
         packed = [name for name in shared if name not in levels and self._opaque(name)]
-        levels |= {n: EQUAL if same_bytes(self._left.source, self._right.source, n) else APART for n in packed}
+        levels |= {n: EQUAL if same_bytes(*self._places(n)) else APART for n in packed}
         levels |= self._ask([name for name in shared if name not in levels], likeness(tolerance))
         apart = [name for name in shared if levels[name] == APART]
         measured = self._ask(filter(self._measurable, apart), measuring(tolerance)) if measure else {}
@@ -176,9 +164,14 @@ class _Comparison:
         return {name: found[question] for name, question in questions.items()}
 
     def _question(self, name: str, reduction: Reduction) -> Pending:
-        left = self._graph.leaf(self._left.source, name, self._ours[name])
-        right = self._graph.leaf(self._right.source, name, self._theirs[name])
-        return Pending((left, right), reduction, lambda answer: Known(True))
+        left, right = self._places(name)
+        leaves = self._graph.leaf(*left, self._ours[name]), self._graph.leaf(*right, self._theirs[name])
+        return Pending(leaves, reduction, lambda answer: Known(True))
+
+    def _places(self, name: str) -> tuple[tuple[Source, str], tuple[Source, str]]:
+        """The store of each side, and the name that the tensor has there."""
+        left, right = self._left, self._right
+        return (left.source, left.prefix + name), (right.source, right.prefix + name)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -9,9 +9,9 @@ from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.io.files import CHUNK, read_bytes
 
 
-def same_bytes(left: Source, right: Source, name: str) -> bool:
-    """Whether both checkpoints hold the same bytes for a tensor."""
-    return all(a == b for a, b in zip(_chunks(left, name), _chunks(right, name), strict=True))
+def same_bytes(left: tuple[Source, str], right: tuple[Source, str]) -> bool:
+    """Whether two tensors, each the name of one in a store, are of the same bytes."""
+    return all(a == b for a, b in zip(_chunks(*left), _chunks(*right), strict=True))
 
 
 def _chunks(source: Source, name: str) -> Iterator[bytes]:

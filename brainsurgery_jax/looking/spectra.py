@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import exp
 
 from brainsurgery_jax._lazy import Array, np
-from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.dtypes import FLOAT64, Aval
 from brainsurgery_jax.engine.compute.folds import question_of
 from brainsurgery_jax.engine.run.budget import default_budget
@@ -101,7 +101,7 @@ def spectrum(
     ['layers.0.w', 'layers.1.w']
     """
     with ExitStack() as opened:
-        sides = [_open(side, opened) for side in ((path,) if other is None else (other, path))]
+        sides = [open_side(side, opened, "spectrum") for side in ((path,) if other is None else (other, path))]
         chosen = [side if target is None else side.select(target) for side in sides]
         avals = [side.avals for side in chosen]
         names = [name for name in chosen[-1] if _is_matrix(avals, name)]
@@ -119,14 +119,6 @@ def spectrum(
         for side in sides:
             side.source.verify_unchanged()
         return {n: Spectrum(avals[-1][n].shape, found[asked[n]]) for n in names}
-
-
-def _open(side: str | os.PathLike[str] | Checkpoint, opened: ExitStack) -> Checkpoint:
-    if isinstance(side, Checkpoint):
-        return side
-    checkpoint = Checkpoint.open(os.fspath(side))
-    opened.callback(checkpoint.source.close)
-    return checkpoint
 
 
 def _describe_absence(sides: list[Checkpoint], chosen: Checkpoint, target: str | list[str] | None) -> str:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.engine.compute.folds import question_of
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
@@ -35,10 +35,7 @@ def stats(
     1.5
     """
     with ExitStack() as opened:
-        whole = path
-        if not isinstance(whole, Checkpoint):
-            whole = Checkpoint.open(os.fspath(whole))
-            opened.callback(whole.source.close)
+        whole = open_side(path, opened, "stats")
         chosen = whole if target is None else whole.select(target)
         if target is not None and not chosen:
             near = did_you_mean(target, whole) if isinstance(target, str) else ""

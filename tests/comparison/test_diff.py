@@ -81,12 +81,29 @@ def test_an_open_checkpoint_is_compared_and_left_open(here: Path):
     assert opened["w"].sum() == 3
 
 
+def test_a_part_is_compared_under_the_names_that_it_has_there(here: Path):
+    ours, theirs = normal((2, 3)), normal((2, 3), seed=1)
+    path = str(write(here / "two.safetensors", {"a.w": ours, "b.w": theirs, "c.w": ours, "w": theirs}))
+    whole = bs.open(path)
+    assert bs.diff(whole.below("a"), whole.below("c")).same
+    (one,) = bs.diff(whole.below("a"), whole.below("b")).differing
+    assert one.name == "w"
+    assert one.figures is not None and one.figures.largest == np.abs(ours - theirs).max()
+
+
 def test_packed_dtypes_are_compared_by_their_bytes(here: Path):
     header = {"w": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}
     paths = [write_raw(here / f"{n}.safetensors", header, data) for n, data in enumerate([b"ab", b"ab", b"ac"])]
     assert bs.diff(paths[0], paths[1]).same
     (one,) = bs.diff(paths[0], paths[2]).differing
     assert (one.name, one.figures) == ("w", None)
+
+
+def test_packed_tensors_of_a_part_are_compared_by_their_bytes(here: Path):
+    entries = {f"{n}.w": {"dtype": "F4", "shape": [4], "data_offsets": [2 * n, 2 * n + 2]} for n in range(3)}
+    whole = bs.open(str(write_raw(here / "x.safetensors", entries, b"ababac")))
+    assert bs.diff(whole.below("0"), whole.below("1")).same
+    assert not bs.diff(whole.below("0"), whole.below("2")).same
 
 
 # --- What differs -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -102,3 +103,9 @@ def test_asking_for_a_name_reads_nothing(here: Path):
     assert "w" in checkpoint
     assert "v" not in checkpoint
     assert checkpoint.source.bytes_read == 0
+
+
+@pytest.mark.parametrize("call", [bs.stats, bs.spectrum])
+def test_a_tree_is_refused_with_what_to_do(call: Callable[[object], object]):
+    with pytest.raises(TypeError, match=rf"^{call.__name__} takes paths .* got a dict\. Save a tree first: bs\.save"):
+        call({"w": np.ones(1)})
