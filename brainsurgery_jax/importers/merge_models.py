@@ -86,15 +86,18 @@ class Model:
         """The command that downloads a missing model, whose path is its name on the Hugging Face hub; else empty."""
         return _download(self.path) if self.dtypes is None else ""
 
+    def refuse_missing(self, needed: str) -> None:
+        """Raise PlanError if the model is not on this machine. `needed`: what the plan depends on."""
+        if self.dtypes is None:
+            hint = f"Download it, then import again: `{self.fetch}`."
+            message = f"'{self.path}' is not on this machine, and this plan depends on its {needed}"
+            raise refuse(message, self.span, hint, FORM)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its tensors. Raises PlanError if the model is missing."""
-        if self.dtypes is None:
-            hint = f"Download it, then import again: `{self.fetch}`."
-            raise refuse(
-                f"'{self.path}' is not on this machine, and this plan depends on its names", self.span, hint, FORM
-            )
-        return tuple(self.dtypes)
+        self.refuse_missing("names")
+        return tuple(self.dtypes or ())
 
     @property
     def kinds(self) -> frozenset[str]:

@@ -34,7 +34,6 @@ from brainsurgery_jax.importers.mergekit_config import (
 )
 from brainsurgery_jax.importers.mergekit_moe import import_moe, is_moe
 from brainsurgery_jax.importers.patterns import Stack, selections, shift_name
-from brainsurgery_jax.plan.source import Map
 from brainsurgery_jax.protocol import Substep
 from brainsurgery_jax.version import __version__
 
@@ -54,7 +53,7 @@ def import_plan(path: str) -> Imported:
     if is_extraction(path):
         return import_extraction(path)
     root = read_root(path)
-    if isinstance(root, Map) and is_moe(root):
+    if is_moe(root):
         return import_moe(root, path)
     config = read_config(path, root)
     problems = []

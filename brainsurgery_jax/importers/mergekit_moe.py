@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from brainsurgery_jax.errors import Span
 from brainsurgery_jax.importers.imported import Imported
@@ -27,7 +27,7 @@ class _Expert(NamedTuple):
     span: Span
 
 
-def is_moe(root: Node | None) -> bool:
+def is_moe(root: Node | None) -> TypeGuard[Map]:
     """Whether a file is a configuration of mergekit-moe."""
     return isinstance(root, Map) and get(root, "experts") is not None and get(root, "merge_method") is None
 
@@ -37,6 +37,7 @@ def import_moe(root: Map, file: str) -> Imported:
     _check_keys(root, _KEYS, "configuration")
     _check_gates(root)
     base = Model.find(_text(root, "base_model"), "base", root.span)
+    base.refuse_missing("config.json")
     if (kind := base.config.get("model_type")) not in _BASES:
         hint = "Write it by hand: a step `upcycle`, and `assign` for the matrices of each expert."
         raise refuse(f"the base is no Llama or Mistral, but of model_type {kind!r}", root.span, hint)

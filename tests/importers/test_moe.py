@@ -75,6 +75,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({**MOE, "experts": [{}, {}]}, "source_model: expected the path of a model, got nothing"),
     "noise": ({**MOE, "experts": [{"source_model": "b", "noise_scale": 1}, *EXPERTS]}, "the key 'noise_scale' of a"),
     "too many": ({**MOE, "experts_per_token": 4}, "experts_per_token: expected a number from 1 to 3"),
+    "hub": ({**MOE, "base_model": "org/one"}, "'org/one' is not on this machine, .* depends on its config.json"),
     "dtype": ({**MOE, "dtype": "int8"}, "dtype: expected one of float16, bfloat16, float32, got the text 'int8'"),
 }
 
