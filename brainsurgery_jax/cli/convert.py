@@ -10,6 +10,7 @@ import typer
 
 from brainsurgery_jax.api import Report
 from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
 from brainsurgery_jax.conversion import Conversion, Request, execute, prepare
 from brainsurgery_jax.errors import PlanError, did_you_mean
@@ -20,7 +21,6 @@ from brainsurgery_jax.layout.proof import Proof, proofs
 from brainsurgery_jax.rendering.data import diagnostic_data
 from brainsurgery_jax.rendering.text import align_columns
 from brainsurgery_jax.run_options import RunOptions
-from brainsurgery_jax.store.sizes import parse_size
 from brainsurgery_jax.world import DEFAULT_SHARD, Files
 
 
@@ -28,8 +28,7 @@ def convert(source: str, destination: str, request: Request, options: RunOptions
     """Convert a checkpoint; what is done goes to stderr, or as JSON to stdout. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 
-    if request.shard is not None:
-        size_of(request.shard, "--shard-size")
+    size_of(request.shard, "--shard-size")
     made = prepare(source, destination, request)
     world = Files(overwrite=request.overwrite or options.dry_run, default_shard=DEFAULT_SHARD)
     if json:
@@ -58,14 +57,6 @@ def _show_data(made: Conversion, report: Report) -> None:
         ok=True, conversion=str(made), remark=made.remark or None, dry_run=report.dry_run, published=published,
         verification=verification, diagnostics=list(map(diagnostic_data, report.notes)),
     )  # fmt: skip
-
-
-def size_of(text: str, option: str) -> int | None:
-    """The bytes that the value of an option stands for. Raises BadParameter."""
-    try:
-        return parse_size(text)
-    except ValueError as bad:
-        raise typer.BadParameter(str(bad), param_hint=option) from bad
 
 
 def options_of(words: Iterable[str]) -> dict[str, Value]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import typer
 
 from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.comparison import Difference
 from brainsurgery_jax.comparison import diff as compared
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.rendering.data import diagnostic_data, record_data, store_error_data
 from brainsurgery_jax.reports.difference import Wishes, report_difference
-from brainsurgery_jax.store.sizes import parse_size
 
 SAME, DIFFERENT, TROUBLE = range(3)
 
@@ -41,10 +41,8 @@ def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
 
 
 def _compare(left: str, right: str, wishes: Wishes) -> Difference:
-    memory = None
+    memory = size_of(wishes.memory, "--memory")
     try:
-        if wishes.memory is not None:
-            memory = parse_size(wishes.memory)
         return compared(
             left, right, target=wishes.target, eps=wishes.eps, rtol=wishes.rtol, ignore_dtype=wishes.ignore_dtype,
             figures=not wishes.quick, memory=memory,

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import typer
 
 from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.comparison.logits import compare_logits as compare
 from brainsurgery_jax.documents import Facts
 from brainsurgery_jax.rendering.text import as_text
-from brainsurgery_jax.store.sizes import parse_size
 
 WITHIN, BEYOND = range(2)
 
@@ -24,14 +24,9 @@ class LogitLimits(NamedTuple):
 
 def compare_logits(sides: tuple[str, str], tokens: str, limits: LogitLimits, *, memory: str | None, json: bool) -> int:
     """Print the figures. Returns the exit code: 0 within the limits, 1 beyond one of them."""
-    try:
-        budget = None if memory is None else parse_size(memory)
-        ids = [int(part) for part in tokens.split(",")] if "," in tokens else int(tokens)
-    except ValueError as bad:
-        raise typer.BadParameter(str(bad)) from bad
-    found = compare(*sides, tokens=ids, memory=budget)
+    found = compare(*sides, tokens=_tokens_of(tokens), memory=size_of(memory, "--memory"))
     beyond = not found.finite or any(
-        limit is not None and value > limit
+        limit is not None and not value <= limit  # nothing is within a limit that is NaN
         for value, limit in ((found.max_diff, limits.max_diff), (found.kl, limits.kl))
     )
     if json:
@@ -45,3 +40,12 @@ def compare_logits(sides: tuple[str, str], tokens: str, limits: LogitLimits, *, 
         )
         show.result(as_text(Facts(f"{sides[0]} and {sides[1]}", facts)))
     return BEYOND if beyond else WITHIN
+
+
+def _tokens_of(text: str) -> int | list[int]:
+    """How many tokens a count asks for, or the ids that a list has; one id is a list with a comma behind it."""
+    parts = text.removesuffix(",").split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        message = f"expected ids with commas between them, or a count; got '{text}'. One id alone is written `3,`."
+        raise typer.BadParameter(message, param_hint="--tokens")
+    return [int(part) for part in parts] if "," in text else int(text)

@@ -13,6 +13,7 @@ import typer
 from brainsurgery_jax import api, plugins
 from brainsurgery_jax.cli import show
 from brainsurgery_jax.cli.failures import print_failure_as_json
+from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.cli.stopping import stop_by_ctrl_c
 from brainsurgery_jax.documents import Document, Record
 from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
@@ -22,7 +23,7 @@ from brainsurgery_jax.rendering.data import diagnostic_data, document_data, reco
 from brainsurgery_jax.reports.explanation import is_replacement, replacement_of, replaces, report_explanation
 from brainsurgery_jax.reports.work import report_work
 from brainsurgery_jax.run_options import RunOptions
-from brainsurgery_jax.store.sizes import parse_size, show_size
+from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
 
@@ -117,7 +118,7 @@ def publications_as_json(report: api.Report) -> list[dict[str, object]]:
 def options_of(choices: Choices) -> RunOptions:
     """How to run, by the options of a command. Raises BadParameter."""
     return RunOptions(
-        memory=None if choices.memory is None else size_of(choices.memory, "--memory"),
+        memory=size_of(choices.memory, "--memory"),
         devices=devices_of(choices.devices),
         durable=choices.fsync,
         overwrite=choices.overwrite,
@@ -132,14 +133,6 @@ def files_of(overwrite: bool, shard_size: str) -> Files:
     files = Files(overwrite=overwrite, default_shard=shard_size)
     files.also_reads(*plugins.files())
     return files
-
-
-def size_of(text: str, option: str) -> int | None:
-    """The bytes that the value of an option stands for. Raises BadParameter."""
-    try:
-        return parse_size(text)
-    except ValueError as bad:
-        raise typer.BadParameter(str(bad), param_hint=option) from bad
 
 
 def devices_of(text: str) -> Devices:

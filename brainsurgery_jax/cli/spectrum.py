@@ -5,10 +5,10 @@ from __future__ import annotations
 import typer
 
 from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.looking.spectra import spectrum as measure
 from brainsurgery_jax.rendering.text import align_columns
-from brainsurgery_jax.store.sizes import parse_size
 
 SHARES = (0.9, 0.95, 0.99)
 """The shares of the energy for which ranks are given."""
@@ -18,8 +18,9 @@ def spectrum(
     sides: tuple[str, str | None], target: str | None, rank: int | None, *, memory: str | None, json: bool
 ) -> None:
     """Print the spectra, and with `rank` that many singular values of each; JSON has all without it."""
+    budget = size_of(memory, "--memory")
     try:
-        found = measure(*sides, target=target, memory=None if memory is None else parse_size(memory))
+        found = measure(*sides, target=target, memory=budget)
     except ValueError as bad:
         raise typer.BadParameter(str(bad)) from bad
     if json:

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brainsurgery_jax.cli import logits
+from brainsurgery_jax.forward.gap import LogitGap
 from tests.checkpoints import read, write
 from tests.cli.conftest import Command, environment
 
@@ -238,3 +240,28 @@ def test_a_summary_has_the_references_to_the_environment_and_not_their_values(
     done = command("plan.yaml", step, "vars.more=${oc.env:WHERE}", "--summarize", "--dry-run", "-q")
     assert "hidden" not in done.out
     assert "${env.WHERE}.${oc.env:WHERE}." in done.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["diff", "a", "b"], ["spectrum", "a"], ["compare-logits", "a", "b"], ["convert", "a", "b"]],
+    ids=lambda words: words[0],
+)
+def test_a_wrong_budget_is_2_and_names_the_option(command: Command, words: list[str]):
+    done = command(*words, "--memory", "5 bananas")
+    assert done.code == 2
+    assert "--memory: expected a size such as 5GB" in done.err
+
+
+@pytest.mark.parametrize("tokens", ["abc", "3,,4", ",", "-1"])
+def test_tokens_that_are_none_are_2(command: Command, tokens: str):
+    done = command("compare-logits", "a", "b", f"--tokens={tokens}")
+    assert done.code == 2
+    assert f"--tokens: expected ids with commas between them, or a count; got '{tokens}'" in done.err
+
+
+def test_nothing_is_within_a_limit_that_is_no_number(monkeypatch: pytest.MonkeyPatch):
+    gap = LogitGap(max_diff=0.5, kl=0.1, agreement=1.0, finite=True)
+    monkeypatch.setattr(logits, "compare", lambda *sides, **keys: gap)
+    for limit, code in ((1.0, logits.WITHIN), (0.1, logits.BEYOND), (float("nan"), logits.BEYOND)):
+        assert logits.compare_logits(("a", "b"), "3,", logits.LogitLimits(limit), memory=None, json=True) == code

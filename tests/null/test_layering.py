@@ -123,11 +123,12 @@ MAY_IMPORT = {
     "store.io.files "
     "store.key_tree",
     "looking": "errors dtypes _lazy op numerics protocol checkpoint graph.expr engine store.base",
-    "cli.spectrum": "looking rendering cli.show store.sizes",
+    "cli.sizes": "store.sizes",
+    "cli.spectrum": "looking rendering cli.show cli.sizes",
     "cli.inspect_": "looking rendering reports.inspection errors checkpoint cli.show",
-    "cli.diff": "rendering reports.difference errors comparison cli.show store.sizes",
+    "cli.diff": "rendering reports.difference errors comparison cli.show cli.sizes",
     "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
-    "cli.logits": "documents rendering comparison.logits store.sizes cli.show",
+    "cli.logits": "documents rendering comparison.logits cli.show cli.sizes",
     "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
     "store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
@@ -135,7 +136,7 @@ MAY_IMPORT = {
     "store.detect",
     "importers": "errors dtypes version protocol ops plan.scalars plan.source plan.overrides plan.build plan.parse "
     "store.detect",
-    "cli.convert": "wording api rendering errors layout conversion world run_options store.sizes cli.show cli.progress "
+    "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     "web": "errors version nametree op protocol session api",
     "converters": "__init__",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json
+from brainsurgery_jax.cli.options import Json, Memory
 
 
 def compare_logits(
@@ -23,9 +23,7 @@ def compare_logits(
     kl: Annotated[
         float | None, typer.Option(metavar="X", help="Exit with 1 if the KL divergence is larger.", min=0)
     ] = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory budget (default: a quarter of the available memory).")
-    ] = None,
+    memory: Memory = None,
     json: Json = False,
 ) -> None:
     """Compare the logits of two decoders for the same tokens, layer by layer in float32.

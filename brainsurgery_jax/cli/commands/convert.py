@@ -93,12 +93,12 @@ def convert(
     """
     arrange(os.environ, compile_cache=True)
     from brainsurgery_jax.cli import convert as pages
+    from brainsurgery_jax.cli.sizes import size_of
     from brainsurgery_jax.run_options import RunOptions
 
     options = pages.options_of(option or ()) | ({} if scan is None else {"scan": scan})
     request = pages.Request(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
-    budget = None if memory is None else pages.size_of(memory, "--memory")
-    chosen = RunOptions(memory=budget, durable=fsync, dry_run=dry_run)
+    chosen = RunOptions(memory=size_of(memory, "--memory"), durable=fsync, dry_run=dry_run)
     pages.convert(source, destination, request, chosen, quiet=quiet, json=json)
 
 

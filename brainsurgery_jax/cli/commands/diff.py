@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, completing
+from brainsurgery_jax.cli.options import Json, Memory, completing
 
 
 def diff(
@@ -28,9 +28,7 @@ def diff(
     quick: Annotated[
         bool, typer.Option("--quick", help="Report no figures; stop reading a tensor at its first difference.")
     ] = False,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory budget (default: a quarter of the available memory).")
-    ] = None,
+    memory: Memory = None,
     json: Json = False,
 ) -> None:
     """Compare two checkpoints: names, shapes, dtypes, values.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, completing
+from brainsurgery_jax.cli.options import Json, Memory, completing
 
 
 def spectrum(
@@ -25,9 +25,7 @@ def spectrum(
     rank: Annotated[
         int | None, typer.Option(metavar="N", help="Also print the N largest singular values.", min=1)
     ] = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory budget (default: a quarter of the available memory).")
-    ] = None,
+    memory: Memory = None,
     json: Json = False,
 ) -> None:
     """Compute the singular values of matrices: how many ranks capture 90, 95 and 99 % of the energy."""
