@@ -98,18 +98,6 @@ class Branches(NamedTuple):
     compact: bool = True
 
 
-class Plot(NamedTuple):
-    """Series of numbers over the same places of an axis, in order.
-
-    `across`: what the axis is. `places`: a value for each place. `series`: by name, a number for each place.
-    """
-
-    title: str
-    across: str
-    places: tuple[Value, ...]
-    series: Mapping[str, tuple[float, ...]]
-
-
 class Entry(NamedTuple):
     """A part of a record. `key`: its name in data; without one only text has it. `shown`: what text has of it, or None
     for nothing."""
@@ -129,10 +117,10 @@ class Record(NamedTuple):
     space: int = 0
 
 
-Datum = Value | Grid | Branches | Plot | Record | Diagnostic | Sequence["Datum"] | Mapping[str, "Datum"]
+Datum = Value | Grid | Branches | Record | Diagnostic | Sequence["Datum"] | Mapping[str, "Datum"]
 """What data have under a key."""
 
-Document = Text | Table | Facts | NameTree | Parts | Hanging | Grid | Branches | Plot | Record
+Document = Text | Table | Facts | NameTree | Parts | Hanging | Grid | Branches | Record
 """What is reported."""
 
 

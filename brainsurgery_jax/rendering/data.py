@@ -15,7 +15,6 @@ from brainsurgery_jax.documents import (
     Hanging,
     NameTree,
     Parts,
-    Plot,
     Record,
     Table,
     Text,
@@ -57,8 +56,6 @@ def document_data(document: Document) -> dict[str, Any]:
             return {"kind": "grid", "rows": grid_data(document)}
         case Branches():
             return {"kind": "branches", "rows": branches_data(document)}
-        case Plot():
-            return {"kind": "plot", **plot_data(document)}
         case Record():
             return {"kind": "record", "entries": record_data(document)}
 
@@ -80,11 +77,6 @@ def branches_data(branches: Branches) -> dict[str, dict[str, Value]]:
         name: {key: cell for key, cell in zip(keys, row, strict=True) if key and cell is not None}
         for name, row in branches.rows.items()
     }
-
-
-def plot_data(plot: Plot) -> dict[str, Value]:
-    """The numbers of a plot."""
-    return {"title": plot.title, "across": plot.across, "places": plot.places, "series": plot.series}
 
 
 def diagnostic_data(found: Diagnostic) -> dict[str, object]:
@@ -114,8 +106,6 @@ def plain(value: Datum | object) -> object:
             return plain(record_data(value))
         case Branches():
             return plain(branches_data(value))
-        case Plot():
-            return plain(plot_data(value))
         case Grid():
             return plain(grid_data(value))
         case Diagnostic():

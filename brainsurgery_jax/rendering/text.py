@@ -14,7 +14,6 @@ from brainsurgery_jax.documents import (
     Hanging,
     NameTree,
     Parts,
-    Plot,
     Record,
     Table,
     Text,
@@ -59,8 +58,6 @@ def _lines(document: Document, fold: Fold) -> Iterator[str]:
             yield from _grid(document)
         case Branches():
             yield from _branches(document)
-        case Plot():
-            yield from _plot(document)
         case Record(entries, space):
             yield from _lines(Parts(tuple(e.shown for e in entries if e.shown is not None), space), fold)
 
@@ -83,32 +80,6 @@ def _branches(found: Branches) -> Iterator[str]:
     most = max(map(len, rows), default=1)
     padded = [[row[0].rstrip(), *row[1:], *[""] * (most - len(row))] for row in rows]
     yield from align_columns(padded, frozenset(at for at, (_, c) in enumerate(shown, 1) if c.unit == "bytes"))
-
-
-_BARS = "▁▂▃▄▅▆▇█"
-
-
-def _plot(plot: Plot) -> Iterator[str]:
-    """A line for each series: a bar for each place, and the least and the greatest number."""
-    first, last = (plot.places[0], plot.places[-1]) if plot.places else ("", "")
-    yield f"{plot.title}, by {plot.across}" + (f" ({first} to {last})" if plot.places else "")
-    finite = {name: [n for n in numbers if n - n == 0] for name, numbers in plot.series.items()}
-    limits = {name: (min(found, default=0.0), max(found, default=0.0)) for name, found in finite.items()}
-    rows = [
-        (name, "".join(_bar(n, *limits[name]) for n in numbers), f"{limits[name][0]:.4g} to {limits[name][1]:.4g}")
-        for name, numbers in plot.series.items()
-    ]
-    yield from (f"  {line}" for line in align_columns(rows))
-
-
-def _bar(number: float, least: float, most: float) -> str:
-    """The height of a number between two others; NaN and infinity are a question mark."""
-    if number - number != 0:
-        return "?"
-    if most == least:
-        return _BARS[0]
-    share = (number / 2 - least / 2) / (most / 2 - least / 2)  # halves: the difference of two numbers may overflow
-    return _BARS[round(share * (len(_BARS) - 1))]
 
 
 def _cell(column: Column, value: Value) -> str:

@@ -14,7 +14,6 @@ from brainsurgery_jax.documents import (
     Hanging,
     NameTree,
     Parts,
-    Plot,
     Record,
     Table,
     Text,
@@ -135,14 +134,3 @@ def test_branches_are_a_tree_with_aligned_columns_in_text_and_values_by_name_in_
     assert len(as_text(tree._replace(compact=False)).splitlines()) == 5
     assert branches_data(tree)["h.0"] == {"shape": [2], "bytes": 8, "mean": 0.5}
     assert branches_data(tree)["w"] == {"shape": [300, 2], "bytes": 2400}
-
-
-def test_a_plot_has_a_bar_for_each_place_in_text_and_numbers_in_data():
-    plot = Plot("norms", "layer", (0, 1, 2), {"q": (1.0, 8.0, float("nan")), "bias": (2.0, 2.0, 2.0)})
-    assert as_text(plot).splitlines() == ["norms, by layer (0 to 2)", "  q     ▁█?  1 to 8", "  bias  ▁▁▁  2 to 2"]
-    wide = Plot("sums", "layer", (0, 1), {"w": (-1.5e308, 1.5e308)})
-    assert as_text(wide).splitlines()[1] == "  w  ▁█  -1.5e+308 to 1.5e+308"
-    assert as_text(Plot("norms", "layer", (), {})) == "norms, by layer"
-    found = json.loads(as_json(plot=plot))["plot"]
-    assert found["series"] == {"q": [1.0, 8.0, "nan"], "bias": [2.0, 2.0, 2.0]}
-    assert (found["across"], found["places"]) == ("layer", [0, 1, 2])
