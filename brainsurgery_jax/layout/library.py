@@ -6,24 +6,23 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.expressions import Config
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.parse import parse_layout
+from brainsurgery_jax.packaged import packaged_folder
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 SUFFIXES = (".yaml", ".yml")
 
 
 def _folder() -> Traversable:
-    """The installed `converters`; in a source tree that is not installed, the folder beside the package."""
-    if find_spec("brainsurgery_jax.converters") is not None:
-        return files("brainsurgery_jax.converters")
-    return Path(__file__).parents[2] / "converters"
+    return packaged_folder("converters", "converters")
 
 
 def layout_names() -> tuple[str, ...]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from importlib.util import find_spec
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean, worded
+from brainsurgery_jax.packaged import packaged_folder
 from brainsurgery_jax.plan.declarations import Variable, comment_of, declare, is_help, variables_of
 from brainsurgery_jax.plan.source import Map, compose
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 PREFIX = "recipe:"
 """How a plan that is a recipe is named where plan files are: `recipe:merge-ties`."""
@@ -82,15 +82,10 @@ def _about(text: str) -> tuple[str, ...]:
 @cache
 def _files() -> Mapping[str, Traversable]:
     """The file of each recipe."""
-    found = ((entry.name, entry) for entry in _folder().iterdir() if entry.name.endswith(_SUFFIX))
+    found = (
+        (entry.name, entry) for entry in packaged_folder("recipes", "plans").iterdir() if entry.name.endswith(_SUFFIX)
+    )
     return {name.removesuffix(_SUFFIX).replace("_", "-"): entry for name, entry in sorted(found)}
-
-
-def _folder() -> Traversable:
-    """The installed folder; in a source tree that is not installed, the one beside the package."""
-    if find_spec("brainsurgery_jax.recipes") is not None:
-        return files("brainsurgery_jax.recipes")
-    return Path(__file__).parents[2] / "plans"
 
 
 def _unknown(name: str, span: Span | None) -> Diagnostic:

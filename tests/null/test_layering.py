@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "plugins": "errors op protocol ops",
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
-    "layout": "errors plan.source",
+    "packaged": "",
+    "layout": "errors packaged plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors dtypes config_patch layout.expressions",
@@ -74,7 +75,7 @@ MAY_IMPORT = {
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
     "ops.*": "documents wording errors dtypes config_patch index select _lazy nametree keys op protocol numerics "
     "expression ops._constants ops._formulas ops._verdicts summaries",
-    "plan": "errors dtypes select op protocol plugins store.address store.formats config_patch",
+    "plan": "errors dtypes packaged select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents wording "
     "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
