@@ -77,7 +77,7 @@ def main() -> None:
         while not done.wait(0.01):
             peak[0] = max(peak[0], anonymous())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)  # a failure below must end the process
     watcher.start()
     for _ in range(3):
         once = reading(folder / "model.safetensors")
