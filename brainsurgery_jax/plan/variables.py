@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
 from brainsurgery_jax.plan.declarations import Variable, find_mistakes, find_variable, fit
+from brainsurgery_jax.plan.paths import KEYS
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, get
 
 _VARIABLE = re.compile(r"\$\{vars\.([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -129,8 +130,9 @@ def _find_missing(table: Map, used: Collection[str], recipe: str) -> Iterator[Di
         variable = find_variable(key, node)
         if variable is not None and variable.default is None and key.text in used:
             message = f"vars: '{key.text}' has no value; it is {variable}"
+            override = f"vars.{key.text}" if key.text in KEYS else key.text
             given = worded(
-                shell=f"on the command line: `{key.text}=...`", python=f"as a keyword: `load(..., {key.text}=...)`"
+                shell=f"on the command line: `{override}=...`", python=f"as a keyword: `load(..., {key.text}=...)`"
             )
             within = f"below the name of the recipe: `recipe: {{{recipe}: {{{key.text}: ...}}}}`"
             yield Diagnostic("vars-missing", message, key.span, f"Give it {within if recipe else given}.")

@@ -160,3 +160,14 @@ def test_paths_within_a_text_are_refused():
 
 def test_a_list_that_no_declaration_allows_is_refused():
     assert [p.code for p in api.load({"vars": {"models": ["a"]}, "transforms": []}).problems] == ["vars-form"]
+
+
+def test_a_variable_called_like_a_key_of_plans_is_given_by_its_whole_path():
+    loaded = plan(0.5, output="${vars.output}")
+    loaded["vars"]["output"] = "<path>"
+    with speaking("shell"):
+        (missing,) = api.load(loaded).problems
+    assert missing.hint == "Give it on the command line: `vars.output=...`."
+    found = api.load(loaded, "vars.output=o.safetensors")
+    assert not found.problems
+    assert [output.path for output in found.data.outputs] == ["o.safetensors"]
