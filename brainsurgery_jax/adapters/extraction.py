@@ -37,10 +37,10 @@ class Extent(NamedTuple):
 
 
 class ModelPair(NamedTuple):
-    """A tensor in both models; in the base it may be missing."""
+    """A tensor in both models."""
 
     name: str
-    base: TensorExpr | None
+    base: TensorExpr
     tuned: TensorExpr
 
     @property
@@ -54,7 +54,7 @@ class ModelPair(NamedTuple):
     @property
     def is_alike(self) -> bool:
         """Whether shapes agree."""
-        return self.base is not None and self.base.aval.shape == self.tuned.aval.shape
+        return self.base.aval.shape == self.tuned.aval.shape
 
 
 class WeightChange(NamedTuple):
@@ -172,7 +172,7 @@ class ExtractStep:
 
     def _differs(self, pair: ModelPair) -> bool:
         """Whether a tensor of the tuned model is another one. Only data can tell."""
-        if pair.base is None or not pair.is_alike:
+        if not pair.is_alike:
             return True
         if pair.base is pair.tuned or not pair.base.aval.size:
             return False
@@ -193,7 +193,6 @@ class ExtractStep:
         return two and pair.is_alike and not shared and self.model.is_factorable(pair.module)
 
     def _change(self, pair: ModelPair) -> WeightChange:
-        assert pair.base is not None
         work = common_work([pair.base.aval.dtype, pair.tuned.aval.dtype])
         tuned, base = (self.view.apply(in_dtype, x, dtype=work) for x in (pair.tuned, pair.base))
         delta = self.view.apply(subtract, tuned, base)
