@@ -71,9 +71,7 @@ class Architecture:
 
     def module_of(self, name: str) -> str:
         """The module that PEFT knows by this name of the checkpoint."""
-        return (
-            name if name.split(".")[0] in ("lm_head", "embed_out", "score", "classifier", "cls") else self.prefix + name
-        )
+        return name if name.partition(".")[0] in _OUTSIDE else self.prefix + name
 
     def is_factorable(self, module: str) -> bool:
         """Whether PEFT adapts the weight of this module, if it is a matrix, by two factors."""

@@ -37,10 +37,10 @@ class Extent(NamedTuple):
 
 
 class ModelPair(NamedTuple):
-    """A tensor in both models; in the base it may be missing."""
+    """A tensor in both models."""
 
     name: str
-    base: TensorExpr | None
+    base: TensorExpr
     tuned: TensorExpr
 
     @property
@@ -54,7 +54,7 @@ class ModelPair(NamedTuple):
     @property
     def is_alike(self) -> bool:
         """Whether shapes agree."""
-        return self.base is not None and self.base.aval.shape == self.tuned.aval.shape
+        return self.base.aval.shape == self.tuned.aval.shape
 
 
 class WeightChange(NamedTuple):
@@ -135,7 +135,7 @@ class ExtractStep:
     def _pairs(self) -> list[ModelPair]:
         """The tensors of both models by name, in the order of the base. A head that is not stored is the table."""
         names = set(self.view.names(self.base) if self.of is None else self.view.match(self.of, "of"))
-        ours, theirs = self._tensors(self.base), self._tensors(self.tuned)
+        ours, theirs = self._tensors(self.base), dict(self._theirs)
         for table, head in self._tables:
             shared, own = f"{table}.weight", f"{head}.weight"
             if head is not None and own not in ours and shared in names:
@@ -147,6 +147,11 @@ class ExtractStep:
             names |= theirs.keys()
         order = {name: at for at, name in enumerate((*ours, *theirs))}
         return [self._pair(name, ours.get(name), theirs.get(name)) for name in sorted(names, key=order.__getitem__)]
+
+    @cached_property
+    def _theirs(self) -> dict[str, TensorExpr]:
+        """The tensors of the tuned model: modules that are saved as a whole each look there."""
+        return self._tensors(self.tuned)
 
     def _tensors(self, alias: str) -> dict[str, TensorExpr]:
         return {name: self.view.fetch(alias, name, "base") for name in self.view.names(alias)}
@@ -172,7 +177,7 @@ class ExtractStep:
 
     def _differs(self, pair: ModelPair) -> bool:
         """Whether a tensor of the tuned model is another one. Only data can tell."""
-        if pair.base is None or not pair.is_alike:
+        if not pair.is_alike:
             return True
         if pair.base is pair.tuned or not pair.base.aval.size:
             return False
@@ -193,7 +198,6 @@ class ExtractStep:
         return two and pair.is_alike and not shared and self.model.is_factorable(pair.module)
 
     def _change(self, pair: ModelPair) -> WeightChange:
-        assert pair.base is not None
         work = common_work([pair.base.aval.dtype, pair.tuned.aval.dtype])
         tuned, base = (self.view.apply(in_dtype, x, dtype=work) for x in (pair.tuned, pair.base))
         delta = self.view.apply(subtract, tuned, base)
@@ -277,7 +281,7 @@ class ExtractStep:
             hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."
             message = f"'{module}' differs, and other modules share it: PEFT would change it alone"
             raise Refusal("adapter-extract", message, key="tuned", hint=hint)
-        theirs = self._tensors(self.tuned)
+        theirs = self._theirs
         names = [name for name in theirs if name.startswith(f"{module}.")]
         if not module or any("." in name[len(module) + 1 :] for name in names):
             hint = "Leave it out by naming the tensors that are meant: `of: PATTERN`."

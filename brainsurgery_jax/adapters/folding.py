@@ -139,7 +139,7 @@ class FoldStep:
         for number, adapter in enumerate(self.loaded):
             for module, own in adapter.modules.items():
                 found, known = self._find(adapter, module, own)
-                for name, term in self._terms(adapter, f"{module}", own, known, number):
+                for name, term in self._terms(adapter, module, own, known, number):
                     terms.setdefault(f"{found}.{name}", []).append(term)
         for name, found in terms.items():
             yield self._compute(name, found)
@@ -258,11 +258,8 @@ class FoldStep:
 
     def _compute(self, name: str, terms: Sequence[Term]) -> Substep:
         """The step that makes a tensor. The base's own is `w`; what PEFT saved in its place counts as such."""
-        start = self._start(name)
-        weights = {f"w{at}": w for at, w in enumerate(self._replace(name))}
+        start = self._replaced.get(name) or self._start(name)
         operands = {key: ref for term in terms for key, ref in term.operands.items()}
-        if weights:
-            start = weights["w0"]
         if len(terms) == 1 and terms[0].weight == 1 and terms[0].value:
             expr = terms[0].value
         elif start is None or any(self._is_resized(term, name) for term in terms):
@@ -287,13 +284,15 @@ class FoldStep:
         table = self.shared.get(name.removesuffix(".weight"))
         return self.model.shapes.get(name if table is None else f"{table}.weight")
 
-    def _replace(self, name: str) -> list[Ref]:
-        """What adapters have in place of a weight of the base: PEFT saves a table whose vocabulary it found resized."""
-        found = []
+    @cached_property
+    def _replaced(self) -> dict[str, Ref]:
+        """What adapters have in place of a weight of the base, by its name: PEFT saves a table whose vocabulary it
+        found resized. Of several adapters, the first counts."""
+        found: dict[str, Ref] = {}
         for adapter in self.loaded:
             for module, own in adapter.modules.items():
-                if "weight" in own.parts and f"{self._find(adapter, module, own)[0]}.weight" == name:
-                    found.append(Ref(adapter.alias, own.parts["weight"]))
+                if (name := own.parts.get("weight")) is not None:
+                    found.setdefault(f"{self._find(adapter, module, own)[0]}.weight", Ref(adapter.alias, name))
         return found
 
     def _is_resized(self, term: Term, name: str) -> bool:
@@ -352,19 +351,19 @@ class FoldStep:
         patch: dict[str, object] = {}
         if any(self._part()):
             patch["tie_word_embeddings"] = False
-        for module, own in ((m, o) for adapter in self.loaded for m, o in adapter.modules.items()):
-            if self.model.is_table(module) and (sizes := self._rows(own)) and "vocab_size" in self.model.config:
-                patch["vocab_size"] = sizes
+        if "vocab_size" in self.model.config and (sizes := list(self._vocabularies())):
+            patch["vocab_size"] = sizes[-1]
         changed = {key: value for key, value in patch.items() if self.model.config.get(key, True) != value}
         if changed and self.model.config:
             yield Substep("config", {"patch": changed, "alias": self.to})
 
-    def _rows(self, own: AdaptedModule) -> int | None:
-        """The rows of a table that an adapter has in place of the base's."""
-        name = own.whole.get("weight") or own.parts.get("weight")
-        if name is None:
-            return None
-        return next(self._shape(a.alias, name)[0] for a in self.loaded if own in a.modules.values())
+    def _vocabularies(self) -> Iterator[int]:
+        """The rows of the tables that adapters have in place of the base's."""
+        for adapter in self.loaded:
+            for module, own in adapter.modules.items():
+                name = own.whole.get("weight") or own.parts.get("weight")
+                if name is not None and self.model.is_table(module):
+                    yield self._shape(adapter.alias, name)[0]
 
 
 def _add(term: Term) -> str:

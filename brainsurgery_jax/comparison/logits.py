@@ -12,7 +12,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, StoreError
-from brainsurgery_jax.forward.gap import DEFAULT_TOKENS, READ_ROWS, LogitGap, gap_of
+from brainsurgery_jax.forward.gap import DEFAULT_TOKENS, READ_ROWS, LogitGap, gap_of, gather
 from brainsurgery_jax.forward.logits import DecoderModel, logits
 from brainsurgery_jax.graph.expr import Expr, Graph
 from brainsurgery_jax.op import Kernel
@@ -55,14 +55,8 @@ def read_logits(path: str | os.PathLike[str], tokens: Sequence[int], *, memory: 
         node.append(cast("Expr", logits(model, tokens)))
         return node[0]
 
-    flat = _ask((path,), build, VALUES, memory)
+    flat = _ask((path,), build, gather(lambda values: values, np.zeros(0)), memory)
     return flat.reshape(node[0].aval.shape)
-
-
-VALUES: Reduction[list[np.ndarray], np.ndarray] = Reduction(
-    lambda block: [np.array(block)], lambda a, b: [*a, *b], lambda blocks: np.concatenate(blocks), np.zeros(0)
-)
-"""All values of a tensor, in row-major order."""
 
 
 def _ask(

@@ -85,7 +85,7 @@ def decoder_of(config: Config) -> Decoder:
     if not isinstance(kind, str) or kind not in _READERS:
         raise Refusal("forward-unsupported", f"config.json says model_type {kind!r}, which has no forward pass here",
                       hint=f"These have: {', '.join(sorted(_READERS))}.")  # fmt: skip
-    return _READERS[kind](config)
+    return _READERS[kind]({**_DEFAULTS.get(kind, {}), **config})
 
 
 def _whole(config: Config, *keys: str, default: int | None = None) -> int:
@@ -208,11 +208,11 @@ def _llama_like(config: Config) -> Decoder:
         norm = Norm(1e-5, centred=True)
     types = _layer_types(config, layers)
     attention = {each: _attention(config, each) for each in dict.fromkeys(types)}
-    unrotated = config.get("no_rope_layers")
+    rotated = _rotated_layers(config, layers)
     made = tuple(
         Layer(
             norm=norm,
-            attention=_drop_rotation(attention[each], unrotated, i),
+            attention=_drop_rotation(attention[each], rotated, i),
             activation=_activation(config, "gelu_pytorch_tanh" if gemma else "silu"),
             router=_router(config, i) if kind in _MIXTURES else None,
             residual=number(config, "residual_multiplier", 1.0),
@@ -230,6 +230,14 @@ def _llama_like(config: Config) -> Decoder:
         logits=1 / number(config, "logits_scaling", 1.0),
         cap=number(config, "final_logit_softcapping", 0.0),
     )
+
+
+def _rotated_layers(config: Config, layers: int) -> object:
+    """The list that says 0 for each layer without rotation, or none; every so many layers if config.json lists none."""
+    listed, interval = config.get("no_rope_layers"), config.get("no_rope_layer_interval")
+    if listed is None and isinstance(interval, int) and interval > 0:
+        return [(layer + 1) % interval for layer in range(layers)]
+    return listed
 
 
 def _drop_rotation(attention: Attention, rotated: object, index: int) -> Attention:
@@ -280,6 +288,15 @@ _READERS: Mapping[str, Callable[[Config], Decoder]] = {
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
 }  # fmt: skip
+_DEFAULTS: Mapping[str, Config] = {
+    "mixtral": {"rope_theta": 1e6},
+    "smollm3": {"rope_theta": 2e6, "no_rope_layer_interval": 4},
+    "olmo3": {"rope_theta": 5e5},
+    "flex_olmo": {"rope_theta": 5e5},
+    "gemma2": {"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    "gemma3_text": {"query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
+}
+"""What the class of a model takes for keys that its config.json leaves out, where others take something else."""
 _TOWERS = ("gemma3", "mistral3", "llava")
 """Models with a decoder of text beside a tower for images."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from brainsurgery_jax.forward.architecture import decoder_of
 from brainsurgery_jax.forward.logits import DecoderModel, check_tokens, logits
 from brainsurgery_jax.op import Avals, Params, kernel
 from brainsurgery_jax.protocol import TensorExpr
-from brainsurgery_jax.reduction import Reduction
+from brainsurgery_jax.reduction import Answer, Reduction
 
 DEFAULT_TOKENS = 32
 """Tokens that are looked at if none are given."""
@@ -55,12 +56,14 @@ def figures(rows: np.ndarray) -> LogitGap:
     return LogitGap(float(largest.max()), float(divergence.mean()), float(same.mean()), bool(finite.all()))
 
 
-READ_ROWS: Reduction[list[np.ndarray], LogitGap] = Reduction(
-    lambda block: [np.array(block)],
-    lambda a, b: [*a, *b],
-    lambda blocks: figures(np.concatenate(blocks)),
-    LogitGap(0.0, 0.0, 1.0, True),
-)
+def gather(finish: Callable[[np.ndarray], Answer], empty: Answer) -> Reduction[list[np.ndarray], Answer]:
+    """The reduction that gives all values of a tensor at once, in row-major order, to `finish`."""
+    return Reduction(
+        lambda block: [np.array(block)], lambda a, b: [*a, *b], lambda blocks: finish(np.concatenate(blocks)), empty
+    )
+
+
+READ_ROWS = gather(figures, LogitGap(0.0, 0.0, 1.0, True))
 
 
 def gap_of(left: DecoderModel, right: DecoderModel, tokens: int | tuple[int, ...]) -> TensorExpr:

@@ -15,6 +15,8 @@ from brainsurgery_jax.structure.patches import set_dims
 NUMBER = "E"
 GROUPS = "n_group"
 """The key of the number of groups of experts, one after another, of which a token takes some."""
+SCORED = 2
+"""The experts of a group whose scores are summed to choose groups (DeepSeek V3)."""
 
 
 class ExpertNames:
@@ -73,7 +75,8 @@ def _check(given: Sequence[int], count: int, key: str) -> None:
 
 
 def _refuse_uneven(layout: ExpertNames, kept: Sequence[int], key: str) -> None:
-    """Refuse what leaves groups of experts of different sizes."""
+    """Refuse what leaves groups of experts of different sizes, or too small. `kept`: for each new expert the old one
+    whose group it is in."""
     groups = layout.model.place.config.get(GROUPS)
     if isinstance(groups, int) and groups > 1:
         each = layout.count // groups
@@ -81,6 +84,9 @@ def _refuse_uneven(layout: ExpertNames, kept: Sequence[int], key: str) -> None:
         if len(set(left)) > 1 or list(kept) != sorted(kept):
             raise Refusal("structure-experts", f"{GROUPS} {groups}: groups of experts would differ, {left}", key=key,
                           hint="Leave as many in each group, in their order.")  # fmt: skip
+        if left[0] < SCORED:
+            message = f"{GROUPS} {groups}: groups are chosen by their {SCORED} best experts, and would have {left[0]}"
+            raise Refusal("structure-experts", message, key=key, hint=f"Leave at least {SCORED} in each group.")
 
 
 def _renumber(layout: ExpertNames, kept: Sequence[int], work: str) -> Iterator[Substep]:
@@ -129,6 +135,7 @@ def merge_experts(view: View, alias: str | None, part: str | None, groups: Seque
         missing = next(n for n in range(layout.count) if n not in every)
         raise Refusal("structure-experts", f"expert {missing} is in no group", key="groups",
                       hint="Name it too, alone or with others; `expert_prune` drops experts.")  # fmt: skip
+    _refuse_uneven(layout, [min(group) for group in groups], "groups")
     work = view.scratch()
     steps = [*_means(layout, groups, work), *_mean_rows(layout, groups)]
     yield Expand((*steps, *_count(layout, len(groups))))

@@ -165,7 +165,25 @@ def test_experts_that_cannot_be_are_refused(name: str, step: dict[str, Any], why
         edit(tmp_path / "whole", tmp_path / "out", step)
 
 
-def test_groups_of_experts_stay_equal(tmp_path: Path) -> None:
-    make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1)
-    with pytest.raises(PlanError, match=r"groups of experts would differ, \[1, 2\]"):
-        edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"drop": [1]}})
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        ({"expert_prune": {"drop": [1]}}, r"groups of experts would differ, \[3, 4\]"),
+        ({"expert_prune": {"keep": [0, 7]}}, "groups are chosen by their 2 best experts, and would have 1"),
+        ({"expert_merge": {"groups": [[0, 1], [2], [3], [4], [5], [6], [7]]}}, r"would differ, \[3, 4\]"),
+        ({"expert_merge": {"groups": [[0, 1, 2, 3], [4, 5, 6, 7]]}}, "and would have 1"),
+    ],
+)
+def test_groups_of_experts_stay_equal(step: dict[str, Any], why: str, tmp_path: Path) -> None:
+    make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1, n_routed_experts=8)
+    with pytest.raises(PlanError, match=why):
+        edit(tmp_path / "whole", tmp_path / "out", step)
+
+
+@pytest.mark.parametrize(
+    "step", [{"expert_prune": {"drop": [1, 5]}}, {"expert_merge": {"groups": [[0, 1], [2, 3], [4, 6], [5, 7]]}}]
+)
+def test_equal_groups_of_experts_compute(step: dict[str, Any], tmp_path: Path) -> None:
+    make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1, n_routed_experts=8)
+    edit(tmp_path / "whole", tmp_path / "out", step)
+    assert torch.isfinite(logits(load(tmp_path / "out"))).all()
