@@ -10,7 +10,7 @@ from brainsurgery_jax._lazy import Array, Float, jax, jnp, np
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.forward.architecture import decoder_of
-from brainsurgery_jax.forward.logits import DecoderModel, check_tokens, logits
+from brainsurgery_jax.forward.logits import DecoderModel, check_count, check_tokens, logits
 from brainsurgery_jax.op import Avals, Params, kernel
 from brainsurgery_jax.protocol import TensorExpr
 from brainsurgery_jax.reduction import Answer, Reduction
@@ -82,6 +82,7 @@ def gap_of(left: DecoderModel, right: DecoderModel, tokens: int | tuple[int, ...
 
 
 def draw_tokens(count: int, vocabulary: int) -> tuple[int, ...]:
-    """So many tokens of a vocabulary, always the same ones."""
+    """So many tokens of a vocabulary, always the same ones. Raises `Refusal` for none and for too many."""
+    check_count(count)
     source = Random(0)
     return tuple(source.randrange(vocabulary) for _ in range(count))

@@ -75,11 +75,16 @@ def logits(model: DecoderModel, tokens: Sequence[int]) -> TensorExpr:
     return _head(parts, hidden)
 
 
+def check_count(tokens: int) -> None:
+    """Refuse no tokens, and too many."""
+    if not 1 <= tokens <= LONGEST:
+        raise Refusal("forward-tokens", f"{tokens:,} tokens were given, possible are 1 to {LONGEST:,}",
+                      key="tokens", hint="Give a short sequence: 32 tokens show a difference.")  # fmt: skip
+
+
 def check_tokens(tokens: Sequence[int], vocabulary: int) -> None:
     """Refuse tokens that a model does not have, none of them, and too many."""
-    if not 1 <= len(tokens) <= LONGEST:
-        raise Refusal("forward-tokens", f"{len(tokens):,} tokens were given, possible are 1 to {LONGEST:,}",
-                      key="tokens", hint="Give a short sequence: 32 tokens show a difference.")  # fmt: skip
+    check_count(len(tokens))
     if (wrong := next((t for t in tokens if not 0 <= t < vocabulary), None)) is not None:
         raise Refusal("forward-tokens", f"token {wrong} is not among the {vocabulary:,} of the vocabulary",
                       key="tokens", hint=f"Valid are 0 to {vocabulary - 1}.")  # fmt: skip

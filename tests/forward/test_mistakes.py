@@ -129,6 +129,7 @@ def test_the_embeddings_are_the_head_where_the_config_says_so(tmp_path: Path, mo
     [
         ({"tokens": [3, 11]}, "forward-tokens", "Valid are 0 to 10.", {"tokens": [3, 10]}),
         ({"tokens": []}, "forward-tokens", "Give a short sequence: 32 tokens show a difference.", {"tokens": 32}),
+        ({"tokens": 10**9}, "forward-tokens", "Give a short sequence: 32 tokens show a difference.", {"tokens": 4096}),
         ({"max_diff": None}, "bounds-missing", "Write, for example, `max_diff: 1e-4`.", {"max_diff": 1e-4}),
     ],
 )
