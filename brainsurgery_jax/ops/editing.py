@@ -239,9 +239,19 @@ def rebasin(
     """
     axes = dict(others or {})
     templates = {f"others.{at}": Ref(target.alias, name) for at, name in enumerate(axes)}
+    ordered: dict[tuple[str, int], str] = {}
     for name, names in view.rename(target, templates, read=tuple(templates), written=()):
         sets = dict(zip((name, *names), (dim, *axes.values()), strict=True))
+        if len(sets) <= len(names):
+            twice = next(n for n in names if (name, *names).count(n) > 1)
+            found = f"'{twice}' comes twice among the tensors with the units of '{name}'"
+            raise Refusal("names-collide", found, key="others", hint="Give templates of other tensors.")
         own = {n: view.fetch(target.alias, n, "target") for n in sets}
+        for n, axis in zip(own, _axes(own, sets), strict=True):
+            if ordered.setdefault((n, axis), name) != name:
+                found = f"the units of '{ordered[n, axis]}' and of '{name}' are both along axis {axis} of '{n}'"
+                hint = "Give each set tensors of its own: a capture `(...)` in the pattern, `\\1` in the template."
+                raise Refusal("names-collide", found, key="others", hint=hint)
         order = view.apply(matching.match_units, *_pairs(view, like, own, sets), axes=_axes(own, sets))
         for n, axis in zip(own, _axes(own, sets), strict=True):
             made = view.apply(matching.reorder, own[n], order, axis=axis)
