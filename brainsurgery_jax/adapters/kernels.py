@@ -10,10 +10,9 @@ from brainsurgery_jax.dtypes import FLOAT64, INT64, Aval
 from brainsurgery_jax.numerics.compare import agreement
 from brainsurgery_jax.numerics.ladder import values_workspace
 from brainsurgery_jax.numerics.lapack import singular_values, svd
-from brainsurgery_jax.numerics.math import matrix, on_host, widen
+from brainsurgery_jax.numerics.math import largest_entries, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Number, Params, kernel
-from brainsurgery_jax.ops.lowrank import largest_entries
 from brainsurgery_jax.protocol import Reduction
 
 NOT_FINITE = "the matrix holds NaN or infinity and cannot be factorized"
@@ -136,7 +135,7 @@ def refactor(b: Array, a: Array, *, rank: int) -> tuple[tuple[Array, Array], Arr
     kept = min(rank, s.shape[0])
     root = xp.sqrt(s[:kept])
     left, right = qb @ (u[:, :kept] * root[None, :]), (vh[:kept] * root[:, None]) @ qa.T
-    sign = xp.where(largest_entries(left) < 0, -1, 1).astype(left.dtype)
+    sign = xp.where(largest_entries(left, 0) < 0, -1, 1).astype(left.dtype)
     left, right = left * sign, right * sign.T
     if kept < rank:
         left = xp.concat([left, xp.zeros((left.shape[0], rank - kept), left.dtype)], axis=1)

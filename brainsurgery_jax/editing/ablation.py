@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag
 from brainsurgery_jax.dtypes import FLOAT64, Aval
-from brainsurgery_jax.editing.arrays import anywhere, check_floats, cut_along, double, like_first, namespace, rounded
+from brainsurgery_jax.editing.arrays import anywhere, check_floats, cut_beside, double, like_first, namespace, rounded
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.index.parts import Cuts
 from brainsurgery_jax.op import Avals, Number, Params, kernel
@@ -50,10 +50,7 @@ def basis(directions: Array) -> tuple[Array, Flag]:
 
 
 def _cuts(avals: Avals, params: AblationParams) -> Cuts:
-    """Parts along the first axis that is longer than one and is not that of the directions."""
-    shape = avals[0].shape
-    others = [at for at, n in enumerate(shape) if at != params["axis"] and n > 1]
-    return cut_along(shape, others[0], (others[0], None)) if others else ()
+    return cut_beside(avals[0].shape, params["axis"])
 
 
 def _space(avals: Avals, params: Params) -> int:

@@ -75,3 +75,9 @@ def cut_along(shape: tuple[int, ...], axis: int, operands: tuple[int | None, ...
     """Parts of a tensor along one axis, each of the same part of the operands along theirs."""
     step = max(1, PART // max(1, prod(shape) // max(1, shape[axis])))
     return (AxisCut(axis, shape[axis], step, operands),) if step < shape[axis] else ()
+
+
+def cut_beside(shape: tuple[int, ...], axis: int) -> Cuts:
+    """Parts along the first axis that is longer than one and is not `axis`; a second operand is needed whole."""
+    others = [at for at, n in enumerate(shape) if at != axis and n > 1]
+    return cut_along(shape, others[0], (others[0], None)) if others else ()

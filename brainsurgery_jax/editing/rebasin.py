@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from brainsurgery_jax._lazy import Array, Flag, jax, np
 from brainsurgery_jax.dtypes import BY_NAME, Aval
-from brainsurgery_jax.editing.arrays import anywhere, cut_along, double, like_first, namespace
+from brainsurgery_jax.editing.arrays import anywhere, cut_beside, double, like_first, namespace
 from brainsurgery_jax.index.parts import Cuts
 from brainsurgery_jax.numerics.math import on_host
 from brainsurgery_jax.op import Avals, kernel
@@ -67,9 +67,7 @@ def _assign_rows(gains: Array) -> np.ndarray:
 
 
 def _cuts(avals: Avals, params: OrderParams) -> Cuts:
-    shape = avals[0].shape
-    others = [at for at, n in enumerate(shape) if at != params["axis"] and n > 1]
-    return cut_along(shape, others[0], (others[0], None)) if others else ()
+    return cut_beside(avals[0].shape, params["axis"])
 
 
 def _part_space(avals: Avals, params: OrderParams) -> int:

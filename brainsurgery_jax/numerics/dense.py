@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TypeAlias
 
 from brainsurgery_jax._lazy import Array, Flag, jax, jnp, np
-from brainsurgery_jax.numerics.math import find_extreme, on_host
+from brainsurgery_jax.numerics.math import largest_entries, on_host
 
 Answer: TypeAlias = "tuple[Array, Flag]"
 """A result, and whether the matrices have one; what else there is then means nothing."""
@@ -105,7 +105,7 @@ def packed_svd(x: Array) -> Answer:
     def method(xp: ModuleType, x: Array) -> Array:
         u, s, vh = xp.linalg.svd(x, full_matrices=False)
         ut = xp.swapaxes(u, -1, -2)
-        signs = _signs(xp, _largest_entries(xp, ut))
+        signs = _signs(xp, largest_entries(ut, -1))
         return xp.concatenate([ut * signs, s[..., None], vh * signs], axis=-1)
 
     return _compute(method, (*lead, min(m, n), m + 1 + n), x)
@@ -118,7 +118,7 @@ def packed_eigh(x: Array) -> Answer:
     def method(xp: ModuleType, x: Array) -> Array:
         w, v = xp.linalg.eigh(x) if xp is np else xp.linalg.eigh(_symmetric(x), symmetrize_input=False)
         rows = xp.swapaxes(v, -1, -2)
-        return xp.concatenate([w[..., None], rows * _signs(xp, _largest_entries(xp, rows))], axis=-1)
+        return xp.concatenate([w[..., None], rows * _signs(xp, largest_entries(rows, -1))], axis=-1)
 
     return _compute(method, (*lead, n, 1 + n), x)
 
@@ -133,15 +133,6 @@ def _symmetric(x: Array) -> Array:
     """The symmetric matrix whose lower triangle is that of `x`."""
     low = jnp.tril(x, -1)
     return jnp.tril(x) + jnp.swapaxes(low, -1, -2)
-
-
-def _largest_entries(xp: ModuleType, rows: Array) -> Array:
-    """Of each row the entry of the largest magnitude, the first of equal ones [..., k, 1]."""
-    at = find_extreme("argmax", xp.abs(rows), -1, keepdims=True)
-    if on_host(rows) and on_host(at):
-        return np.take_along_axis(rows, at, axis=-1)
-    here = jax.lax.broadcasted_iota(at.dtype, rows.shape, rows.ndim - 1) == at
-    return jnp.sum(jnp.where(here, rows, jnp.zeros_like(rows)), axis=-1, keepdims=True)
 
 
 def _signs(xp: ModuleType, x: Array) -> Array:

@@ -171,6 +171,15 @@ def find_extreme(name: str, x: Array, axis: int | None, *, keepdims: bool) -> Ar
     return jnp.reshape(found, (1,) * x.ndim) if axis is None and keepdims else found
 
 
+def largest_entries(x: Array, axis: int) -> Array:
+    """The entry of largest magnitude along an axis, which is kept; the first of several."""
+    at = find_extreme("argmax", abs(x), axis, keepdims=True)
+    if on_host(x) and on_host(at):
+        return np.take_along_axis(x, at, axis=axis)
+    here = jax.lax.broadcasted_iota(at.dtype, x.shape, axis % x.ndim) == at
+    return jnp.where(here, x, jnp.zeros_like(x)).sum(axis=axis, keepdims=True)
+
+
 def nonzero(x: Array) -> Array:
     """Where `x` is not zero; NaN and subnormal numbers are not."""
     if kind(x) == "complex":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 from brainsurgery_jax.dtypes import DType
@@ -15,7 +16,7 @@ from brainsurgery_jax.expression.typing import work_dtype
 from brainsurgery_jax.ops._formulas import widen_float
 from brainsurgery_jax.ops.shape import concatenate, with_shape
 from brainsurgery_jax.protocol import Row, TensorExpr, View
-from brainsurgery_jax.select import Ref, RefError, compile_template
+from brainsurgery_jax.select import Binding, Pattern, Ref, RefError, Template, compile_template
 
 Numbers: TypeAlias = "tuple[tuple[str, float], ...]"
 """What `${...}` stands for, by what is between the braces."""
@@ -47,33 +48,50 @@ def check_names(expression: Expression, names: Sequence[str], lets: Mapping[str,
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
 
-def find_numbers(
-    view: View, refs: Mapping[str, Ref], expressions: Collection[Expression], rows: Sequence[Row]
-) -> Numbers:
-    """What `${...}` in expressions is for some matches, for which it must be the same. Raises Refusal."""
-    found: dict[str, float] = {}
-    for source in sorted(frozenset().union(*map(number_sources, expressions))):
-        values = {_number(view, next(iter(refs.values())), source, name) for name, _ in rows}
-        if len(values) > 1:
-            message = f"'${{{source}}}' is not the same for all matches: {', '.join(map(str, sorted(values)[:5]))}"
-            raise Refusal("expression-value", message, key="expr", hint="Use it within what ranges over the matches.")
-        found[source] = values.pop()
-    return tuple(found.items())
+class NumberFinder:
+    """The numbers of a step: what its pattern captured, matched once for all of its matches, and those of configs."""
 
+    def __init__(self, view: View, ref: Ref) -> None:
+        self.view, self.ref = view, ref
+        self._templates: dict[str, Template] = {}
+        self._configured: dict[str, float] = {}
 
-def _number(view: View, ref: Ref, source: str, name: str) -> float:
-    alias, _, path = source.rpartition("::")
-    if path.startswith(_CONFIG):
-        return _config_number(view, alias or ref.alias, path.removeprefix(_CONFIG))
-    pattern, matches = view.captures(ref, "from")
-    try:
-        text = compile_template(f"${{{source}}}", pattern).fill(name, dict(matches)[name])
-    except RefError as bad:
-        raise Refusal("expression-value", f"'${{{source}}}': {bad}", key="expr", hint=NUMBER_HINT) from bad
-    if not text.lstrip("-").isdecimal():
-        message = f"'${{{source}}}' is '{text}' for '{name}', which is no whole number"
-        raise Refusal("expression-value", message, key="expr", hint=NUMBER_HINT)
-    return int(text)
+    @cached_property
+    def _captured(self) -> tuple[Pattern, Mapping[str, Binding]]:
+        pattern, matches = self.view.captures(self.ref, "from")
+        return pattern, dict(matches)
+
+    def find(self, expressions: Collection[Expression], rows: Sequence[Row]) -> Numbers:
+        """What `${...}` in expressions is for some matches, for which it must be the same. Raises Refusal."""
+        found: dict[str, float] = {}
+        for source in sorted(frozenset().union(*map(number_sources, expressions))):
+            values = {self._number(source, name) for name, _ in rows}
+            if len(values) > 1:
+                some = ", ".join(map(str, sorted(values)[:5]))
+                message = f"'${{{source}}}' is not the same for all matches: {some}"
+                hint = "Use it within what ranges over the matches."
+                raise Refusal("expression-value", message, key="expr", hint=hint)
+            found[source] = values.pop()
+        return tuple(found.items())
+
+    def _number(self, source: str, name: str) -> float:
+        alias, _, path = source.rpartition("::")
+        if path.startswith(_CONFIG):
+            if source not in self._configured:
+                value = _config_number(self.view, alias or self.ref.alias, path.removeprefix(_CONFIG))
+                self._configured[source] = value
+            return self._configured[source]
+        pattern, matches = self._captured
+        try:
+            if source not in self._templates:
+                self._templates[source] = compile_template(f"${{{source}}}", pattern)
+            text = self._templates[source].fill(name, matches[name])
+        except RefError as bad:
+            raise Refusal("expression-value", f"'${{{source}}}': {bad}", key="expr", hint=NUMBER_HINT) from bad
+        if not text.lstrip("-").isdecimal():
+            message = f"'${{{source}}}' is '{text}' for '{name}', which is no whole number"
+            raise Refusal("expression-value", message, key="expr", hint=NUMBER_HINT)
+        return int(text)
 
 
 def _config_number(view: View, alias: str, path: str) -> float:

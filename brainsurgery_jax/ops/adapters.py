@@ -41,12 +41,14 @@ class ResizeKeys(KeyGroup):
     energy: ShareKey | None = None
 
 
-def check_extent(*given: float | None, energy: float | None = None) -> None:
+def check_extent(**given: float | None) -> None:
     """Refuse none of the keys, or several, and what is no share."""
-    if sum(value is not None for value in given) != 1:
-        found = "none" if not any(value is not None for value in given) else "several"
-        raise Refusal("key-missing", f"how large are the factors? Of rank, energy and budget give one, not {found}",
+    if (count := sum(value is not None for value in given.values())) != 1:
+        *some, last = given
+        found = f"Of {', '.join(some)} and {last} give one, not {'several' if count else 'none'}"
+        raise Refusal("key-missing", f"how large are the factors? {found}",
                       hint="Write `rank: 16`, or `energy: 0.95`.")  # fmt: skip
+    energy = given["energy"]
     if energy is not None and not 0 < energy <= 1:
         raise Refusal("value-type", f"expected a share above 0 and at most 1, got {energy:g}", key="energy",
                       hint="To keep 95 % write `energy: 0.95`.")  # fmt: skip
@@ -83,7 +85,7 @@ def lora_extract(
     """
     from brainsurgery_jax.adapters.extraction import Extent, ExtractStep  # which few plans need
 
-    check_extent(extent.rank, extent.energy, extent.budget, energy=extent.energy)
+    check_extent(rank=extent.rank, energy=extent.energy, budget=extent.budget)
     wanted = Extent(extent.rank, extent.energy, extent.budget)
     yield from ExtractStep(view, models.base, models.tuned, to, wanted, how, of, dtype or FLOAT32).edits()
 
@@ -98,7 +100,9 @@ def read_weights(value: object) -> Mapping[str, float]:
             if len(set(value)) == len(value):
                 return dict.fromkeys(value, 1.0)
         case Mapping() if value:
-            numbers = {str(a): float(w) for a, w in value.items() if isinstance(w, int | float) and w is not True}
+            numbers = {
+                str(a): float(w) for a, w in value.items() if isinstance(w, int | float) and not isinstance(w, bool)
+            }
             if len(numbers) == len(value) and all(map(isfinite, numbers.values())):
                 return numbers
     raise ValueError(f"{wanted}, got {value!r}")
@@ -165,5 +169,5 @@ def lora_resize(
     from brainsurgery_jax.adapters.extraction import Extent
     from brainsurgery_jax.adapters.resizing import ResizeStep
 
-    check_extent(extent.rank, extent.energy, energy=extent.energy)
+    check_extent(rank=extent.rank, energy=extent.energy)
     yield from ResizeStep(view, adapter, to or adapter, Extent(extent.rank, extent.energy)).edits()

@@ -23,7 +23,7 @@ from brainsurgery_jax.numerics.rounding import Overflow, check_overflow
 from brainsurgery_jax.op import DTypeName, Operands, SlicedTemplate, control
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._formulas import by_element, fold_tensor, part, whole, widen_float
-from brainsurgery_jax.ops._matches import Numbers, check_names, find_numbers, group_rows, join_all
+from brainsurgery_jax.ops._matches import NumberFinder, Numbers, check_names, group_rows, join_all
 from brainsurgery_jax.protocol import Bind, Edit, Item, Row, TensorExpr, View
 from brainsurgery_jax.select import Ref, kind_of
 
@@ -94,7 +94,7 @@ def compute(
     if joined and to is None:
         found = "the result is one of all matches, and takes no place of theirs"
         raise Refusal("shapes-differ", found, key="expr", hint="Say where to store it: `to: NAME`.")
-    job = Job(view, from_, to, dtype, overflow)
+    job = Job(view, from_, to, dtype, overflow, NumberFinder(view, first))
     rows = view.rename(first, targets, read=read, written=() if joined else None)
     if joined:
         for name, group in group_rows(rows):
@@ -122,6 +122,7 @@ class Job:
     to: Ref | None
     dtype: DType | None
     overflow: str | None
+    numbers: NumberFinder
 
     @property
     def first(self) -> Ref:
@@ -143,7 +144,7 @@ class Job:
         each = []
         for row in rows:
             try:
-                numbers = find_numbers(self.view, self.refs, (term.each,), [row])
+                numbers = self.numbers.find((term.each,), [row])
                 each.append(_compute_result(self.view, term.each, self.fetch(row), numbers, None, None, None))
             except Refusal as bad:
                 raise bad.about(self.about(row)) from bad
@@ -164,7 +165,7 @@ class Job:
         kept = place.expr.aval.dtype if place is not None else kept
         terms = dict(zip((t.name for t in sets), over or [self.join(t, rows) for t in sets], strict=True))
         try:
-            numbers = find_numbers(view, self.refs, (expression,), [row] if over is not None else rows)
+            numbers = self.numbers.find((expression,), [row] if over is not None else rows)
             made = _compute_result(view, expression, operands | terms, numbers, self.dtype, self.overflow, kept)
             made = _place(view, made, to or first, place, same_shape=to is None)
         except Refusal as bad:

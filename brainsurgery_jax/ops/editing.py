@@ -49,10 +49,7 @@ def _check_one(avals: Avals, params: Params) -> None:
     _edit("rome_", "keys", "values", "covariance", optional=("covariance",)),
     check=_check_one, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
 )  # fmt: skip
-def rome(
-    w: Array, keys: Array, values: Array, covariance: Array | None = None, *, transposed: IsTransposed = False,
-    residual: IsResidual = False,
-) -> tuple[Array, Flag]:  # fmt: skip
+def rome(w: Array, *facts: Array, transposed: IsTransposed = False, residual: IsResidual = False) -> tuple[Array, Flag]:
     """Edit one fact (ROME): the matrix gives the value [out] for the key [in], and changes least for other keys.
 
     `W + (v - W k) (C^-1 k)^T / (k^T C^-1 k)`; `covariance` C [in, in] is that of the keys of other texts, without it
@@ -60,8 +57,7 @@ def rome(
     Example: `rome_: {target: 'h\\.5\\.mlp\\.w', keys: key, values: value, covariance: C}`
     Reference: Meng et al., Locating and editing factual associations in GPT, 2022, https://arxiv.org/abs/2202.05262.
     """
-    given = (w, keys, values, *(() if covariance is None else (covariance,)))
-    return edit_facts(insert_fact, given, transposed=transposed, residual=residual)
+    return edit_facts(insert_fact, (w, *facts), transposed=transposed, residual=residual)
 
 
 @build(_edit("memit_", "keys", "values", "covariance"))
@@ -90,9 +86,8 @@ def memit(
     check=check_facts, result=like_first, host=anywhere, workspace=fact_space, guarded=True, refusal=SINGULAR,
 )  # fmt: skip
 def emmet(
-    w: Array, keys: Array, values: Array, covariance: Array | None = None, *, transposed: IsTransposed = False,
-    residual: IsResidual = False,
-) -> tuple[Array, Flag]:  # fmt: skip
+    w: Array, *facts: Array, transposed: IsTransposed = False, residual: IsResidual = False
+) -> tuple[Array, Flag]:
     """Edit many facts at once (EMMET), each met exactly: ROME for several keys.
 
     `W + R (K^T C^-1 K)^-1 K^T C^-1`, `R` being `values - W keys`. Keys [n, in] must be independent; without
@@ -100,8 +95,7 @@ def emmet(
     Example: `emmet_: {target: 'h\\.5\\.w', keys: keys, values: values, covariance: C}`
     Reference: Gupta et al., A unified framework for model editing, 2024, https://arxiv.org/abs/2403.14236.
     """
-    given = (w, keys, values, *(() if covariance is None else (covariance,)))
-    return edit_facts(constrain_facts, given, transposed=transposed, residual=residual)
+    return edit_facts(constrain_facts, (w, *facts), transposed=transposed, residual=residual)
 
 
 # --- Directions -------------------------------------------------------------------------------------------------------
@@ -239,9 +233,19 @@ def rebasin(
     """
     axes = dict(others or {})
     templates = {f"others.{at}": Ref(target.alias, name) for at, name in enumerate(axes)}
+    ordered: dict[tuple[str, int], str] = {}
     for name, names in view.rename(target, templates, read=tuple(templates), written=()):
         sets = dict(zip((name, *names), (dim, *axes.values()), strict=True))
+        if len(sets) <= len(names):
+            twice = next(n for n in names if (name, *names).count(n) > 1)
+            found = f"'{twice}' comes twice among the tensors with the units of '{name}'"
+            raise Refusal("names-collide", found, key="others", hint="Give templates of other tensors.")
         own = {n: view.fetch(target.alias, n, "target") for n in sets}
+        for n, axis in zip(own, _axes(own, sets), strict=True):
+            if ordered.setdefault((n, axis), name) != name:
+                found = f"the units of '{ordered[n, axis]}' and of '{name}' are both along axis {axis} of '{n}'"
+                hint = "Give each set tensors of its own: a capture `(...)` in the pattern, `\\1` in the template."
+                raise Refusal("names-collide", found, key="others", hint=hint)
         order = view.apply(matching.match_units, *_pairs(view, like, own, sets), axes=_axes(own, sets))
         for n, axis in zip(own, _axes(own, sets), strict=True):
             made = view.apply(matching.reorder, own[n], order, axis=axis)

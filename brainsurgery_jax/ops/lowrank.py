@@ -29,7 +29,7 @@ from brainsurgery_jax.numerics.factor import (
 )
 from brainsurgery_jax.numerics.ladder import Tried, ladder, svd_workspace, values_workspace, workspace
 from brainsurgery_jax.numerics.lapack import singular_values, svd
-from brainsurgery_jax.numerics.math import fold_seed, matrix, on_host, widen
+from brainsurgery_jax.numerics.math import fold_seed, largest_entries, matrix, on_host, widen
 from brainsurgery_jax.numerics.rounding import round_to
 from brainsurgery_jax.op import Avals, Form, Number, Outcome, Params, Real, Rung, build, kernel
 from brainsurgery_jax.ops._stacked import Stacked, split_matrices, stack_matrices
@@ -186,24 +186,10 @@ def _split(t: Truncation, x: Array, wide: bool) -> tuple[Array, Array]:
     safe = xp.where(root > 0, root, xp.ones_like(root))
     long, short = t.xv / safe[None, :], t.v * root[None, :]
     b, a = (short.conj(), long.T) if wide else (long, short.conj().T)
-    top = largest_entries(b)
+    top = largest_entries(b, 0)
     there = top != 0
     phase = xp.where(there, top / xp.where(there, xp.abs(top), xp.ones_like(root)), xp.ones_like(top))
     return round_to(b * phase.conj(), x.dtype), round_to(a * phase.reshape(-1, 1), x.dtype)
-
-
-def largest_entries(x: Array) -> Array:
-    """The entry of largest magnitude in each column, the first of several [1, n].
-
-    By comparisons: under a `jit` in JAX's default configuration `argmax` can be lowered neither for float64 nor with
-    indices of 64 bits.
-    """
-    if on_host(x):
-        return np.take_along_axis(x, np.argmax(np.abs(x), axis=0)[None, :], axis=0)
-    rows = jax.lax.broadcasted_iota(np.int32, x.shape, 0)
-    size = abs(x)
-    largest = jax.numpy.where(size == size.max(axis=0, keepdims=True), rows, x.shape[0])
-    return jax.numpy.where(rows == largest.min(axis=0, keepdims=True), x, 0).sum(axis=0, keepdims=True)
 
 
 def _exactly(x: Array, rank: int, *, rebuilt: bool) -> tuple[Any, Flag]:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.ops.adapters import read_weights
 from tests.adapters.models import QUIET, Tensors, adapted, gpt2, llama, logits, merge, qwen
 from tests.checkpoints import normal, plan_of, problems, run_plan
 
@@ -238,3 +239,10 @@ def test_an_adapter_of_peft_without_its_config_needs_what_it_says(tmp_path: Path
     np.testing.assert_allclose(
         made["h.0.w.weight"], W["h.0.w.weight"] + 3 * B["h.0.w.lora_B.weight"] @ A["h.0.w.lora_A.weight"], atol=1e-5
     )
+
+
+def test_a_weight_is_a_number() -> None:
+    assert read_weights({"a": 0, "b": 1.5}) == {"a": 0.0, "b": 1.5}
+    for wrong in (True, False, "1", None):
+        with pytest.raises(ValueError, match="a mapping of aliases to weights"):
+            read_weights({"a": wrong})

@@ -113,7 +113,8 @@ def test_under_jit_it_is_the_same(tmp_path: Path):
     ({"w": normal((2, 2))}, {"rank": 2}, "of which it is not known how they change a model"),
     ({"base_model.model.n.weight": normal((2,))}, {"rank": 2}, "holds no factors"),
     ({"m.lora_A.weight": normal((2, 3)), "m.lora_B.weight": normal((4, 5))}, {"rank": 2}, "no factors of one product"),
-    ({"m.lora_A.weight": normal((2, 3)), "m.lora_B.weight": normal((4, 2))}, {}, "how large are the factors"),
+    ({"m.lora_A.weight": normal((2, 3)), "m.lora_B.weight": normal((4, 2))}, {},
+     "how large are the factors\\? Of rank and energy give one, not none"),
 ])  # fmt: skip
 def test_what_is_no_adapter_is_refused(tensors: Any, keys: Any, why: str, tmp_path: Path):
     step = {"lora_resize": {"adapter": "adapter", **keys}}

@@ -68,3 +68,22 @@ def test_units_of_other_number_are_refused(tmp_path: Path) -> None:
     (bad,) = problems(tmp_path, {"b": a, "a": a}, [{"rebasin": {"target": r"b::h\.0\.up\.w", "like": "a",
                                                               "others": {"h.0.down.w": 0}}}])  # fmt: skip
     assert "'h.0.down.w' has 5 units along axis 0, and 'h.0.up.w' has 7" in bad.message
+
+
+def test_a_tensor_is_reordered_once_along_an_axis(tmp_path: Path) -> None:
+    a = {"0.w": normal((4, 4)), "1.w": normal((4, 4), seed=1), "s.w": normal((4, 4), seed=2)}
+    for target, others, match in (
+        (r"b::\d\.w", {"s.w": 1}, "the units of '0.w' and of '1.w' are both along axis 1 of 's.w'"),
+        (r"b::0\.w", {"0.w": 1}, "'0.w' comes twice among the tensors with the units of '0.w'"),
+    ):
+        (bad,) = problems(tmp_path, {"b": a, "a": a}, [{"rebasin": {"target": target, "like": "a", "others": others}}])
+        assert match in bad.message
+
+
+def test_a_tensor_may_be_in_two_sets_along_two_axes(tmp_path: Path) -> None:
+    a = {"0.w": normal((6, 4)), "1.w": normal((5, 6), seed=1), "2.w": normal((3, 5), seed=2)}
+    p, q = RNG.permutation(6), RNG.permutation(5)
+    b = {"0.w": a["0.w"][p], "1.w": a["1.w"][q][:, p], "2.w": a["2.w"][:, q]}
+    step = {"rebasin": {"target": r"b::(?P<i>[01])\.w", "like": "a", "others": {"${i + 1}.w": 1}}}
+    found = run_plan(tmp_path, {"b": b, "a": a}, [step] * 2)
+    assert {n: x.tolist() for n, x in found.items()} == {n: x.tolist() for n, x in a.items()}

@@ -19,6 +19,8 @@ WANDA = {"w": np.array([[1, 2, 3], [6, 5, 4]], np.float32), "x": NORMS, "bias": 
 HALF = {"w": np.array([[0, 2, 3], [6, 5, 0]], np.float32)}
 UNITS = {"up": np.eye(3, 2, dtype=np.float32), "down": np.ones((2, 3), np.float32)}
 
+TWICE = {f"{name}{at}": x for name, x in UNITS.items() for at in ("", "2")}
+
 
 def rome(**keys: Any) -> list[Any]:
     return [{"rome_": {"target": "a::w", "keys": "a::k", "values": "a::v"} | keys}]
@@ -86,4 +88,11 @@ EDITS = [
     case("units along another axis", "shapes-differ",
          [{"rebasin": {"target": "a::up", "like": "a", "others": {"down": 0}}}],
          put("Give for each template the axis of the units.", others={"down": 1}), UNITS),
+    case("units along both axes of a matrix", "names-collide",
+         [{"rebasin": {"target": "a::up", "like": "a", "others": {"up": 1}}}],
+         put("Give templates of other tensors.", others={"down": 1}), UNITS, UNITS),
+    case("two sets of units along one axis", "names-collide",
+         [{"rebasin": {"target": "a::up.*", "like": "a", "others": {"down": 1}}}],
+         put("Give each set tensors of its own: a capture `(...)` in the pattern", target="a::up(.*)",
+             others={"down\\1": 1}), TWICE, TWICE),
 ]  # fmt: skip

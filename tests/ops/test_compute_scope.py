@@ -13,6 +13,7 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.ops import compute
 from tests.checkpoints import normal, plan_of, problems, read, run_plan, same, set_block
 
@@ -194,3 +195,17 @@ def test_a_set_that_cannot_be_joined_is_refused(expr: str, to: str, code: str, m
     found = refused(problems(tmp_path, LAYERS, step(expr, to)))
     assert found[0] == code
     assert match in found[1]
+
+
+def test_numbers_of_matches_are_looked_up_in_one_list_of_captures(tmp_path: Path, monkeypatch: Any) -> None:
+    asked: list[str] = []
+    captures = StepView.captures
+
+    def count(self: StepView, ref: Any, key: str = "", **keys: Any) -> Any:
+        asked.append(key)
+        return captures(self, ref, key, **keys)
+
+    monkeypatch.setattr(StepView, "captures", count)
+    found = run_plan(tmp_path, LAYERS, step("w * ${i}"))
+    assert all(np.array_equal(found[name], x * int(name.split(".")[1])) for name, x in LAYERS.items())
+    assert asked.count("from") == 1
