@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax.errors import Refusal
@@ -33,10 +33,7 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
     for name, others in rows:
         names = (name, *others)
         try:
-            whole: list[Any] = [
-                view.fetch(ref.alias, n, key, count) if count else None
-                for (key, ref, count), n in zip(slots, names, strict=True)
-            ]
+            whole = _fetch(view, slots, names)
         except Refusal as bad:
             if not (step.lenient and bad.code in MISSING):
                 raise
@@ -53,10 +50,23 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
             if isinstance(op.maker, Builder):  # the calls that it builds name their tensors
                 raise
             raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
-        places = {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
-        yield from _bind_results(form, made, places)
+        if isinstance(made, Results):
+            yield from _bind_results(
+                form, made, {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
+            )
+        else:
+            like = (refs[form.match_key].alias, name) if form.reads else None
+            yield Bind(write.alias, names[at], made, form.dest, like)
     if at > 0 and form.dest != "existing" and len(form.writes) == 1:
         yield from _plants(view, refs[form.match_key], form.writes[0], write)
+
+
+def _fetch(view: StepView, slots: Sequence[tuple[str, Ref, int]], names: Sequence[str]) -> list[Any]:
+    """The tensors of a match, one for each slot; None for one that is not read."""
+    return [
+        view.fetch(ref.alias, name, key, count) if count else None
+        for (key, ref, count), name in zip(slots, names, strict=True)
+    ]
 
 
 def _plants(view: StepView, source: Ref, key: str, write: Ref) -> Iterator[Edit]:
@@ -82,11 +92,8 @@ def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]
     return view.rename(refs[form.match_key], targets, read=read, written=written)
 
 
-def _bind_results(form: Form, made: Expr | Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
-    """Edits that bind what is made of a match. `places`: alias and name under each key of the form."""
-    if not isinstance(made, Results):
-        yield Bind(*places[form.writes[0]], made, form.dest, places[form.match_key] if form.reads else None)
-        return
+def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str]]) -> Iterator[Edit]:
+    """Edits that bind the results of a match. `places`: alias and name under each key of the form."""
     source, targets = places[form.match_key], [places[key] for key in form.writes]
     if len(set(targets)) < len(targets):
         keys = " and ".join(f"`{key}`" for key in form.writes)
@@ -107,6 +114,8 @@ def _maker(
         keys = gather_groups(maker.fn, params)
         return lambda name, operands: maker.fn(view, name, *operands, **keys)
     recipe = view.graph.recipe(maker, params)
+    if maker.caution is None:
+        return lambda name, operands: view.graph.apply(recipe, operands)
 
     def make(name: str, operands: tuple[Expr, ...]) -> Expr:
         made = view.graph.apply(recipe, operands)

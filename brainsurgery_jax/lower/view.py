@@ -347,9 +347,8 @@ class StepView(Drafts):
 
     def caution(self, kernel: Kernel, srcs: tuple[Expr, ...], params: Mapping[str, object]) -> None:
         """Note what may surprise about operands that no step has computed."""
-        if kernel.caution is None or not self.is_original(*srcs):
-            return
-        if (found := kernel.caution(tuple(s.aval for s in srcs), params)) is not None:
+        found = None if kernel.caution is None else kernel.caution(tuple(s.aval for s in srcs), params)
+        if found is not None and self.is_original(*srcs):
             self.note(found.code, found.message, hint=found.hint)
 
     def is_original(self, *exprs: Expr) -> bool:
