@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from brainsurgery_jax.errors import Diagnostic, PlanError, Stopped, StoreError
     from brainsurgery_jax.forward.gap import LogitGap
     from brainsurgery_jax.interop import save
+    from brainsurgery_jax.looking.heat_maps import HeatMap, heat_map
+    from brainsurgery_jax.looking.histograms import Histogram, histogram
     from brainsurgery_jax.looking.moments import TensorStats
     from brainsurgery_jax.looking.spectra import Spectrum, spectrum
     from brainsurgery_jax.looking.stats import stats
@@ -37,6 +39,8 @@ _PLACES = {
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
     "TensorStats": "looking.moments", "stats": "looking.stats",
     "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
+    "Histogram": "looking.histograms", "histogram": "looking.histograms",
+    "HeatMap": "looking.heat_maps", "heat_map": "looking.heat_maps",
 }  # fmt: skip
 
 __all__ = [
@@ -44,6 +48,8 @@ __all__ = [
     "Diagnostic",
     "Difference",
     "Explanation",
+    "HeatMap",
+    "Histogram",
     "LogitGap",
     "Plan",
     "PlanError",
@@ -59,6 +65,8 @@ __all__ = [
     "convert",
     "diff",
     "explain",
+    "heat_map",
+    "histogram",
     "load",
     "open",
     "register",

@@ -30,9 +30,16 @@ def inspect(
     stats: Annotated[
         bool, typer.Option("--stats", help="Also read the tensors: min, max, mean, std, norm, zeros, NaN, infinity.")
     ] = False,
+    histogram: Annotated[
+        bool, typer.Option("--histogram", help="Also draw a histogram of each tensor; JSON has its bins and quantiles.")
+    ] = False,
+    effective_rank: Annotated[
+        bool, typer.Option("--effective-rank", help="Also factorize the matrices, which takes longer.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the tensors of a checkpoint, from its headers."""
     from brainsurgery_jax.cli import inspect_ as pages
 
-    raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats))
+    looks = pages.Looks(histogram, effective_rank)
+    raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats, looks=looks))
