@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from brainsurgery_jax.cli.options import Json, completing
+from brainsurgery_jax.cli.options import Json, Plot, completing
 
 
 class TreeFormat(StrEnum):
@@ -36,10 +36,11 @@ def inspect(
     effective_rank: Annotated[
         bool, typer.Option("--effective-rank", help="Also factorize the matrices, which takes longer.")
     ] = False,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """List the tensors of a checkpoint, from its headers."""
     from brainsurgery_jax.cli import inspect_ as pages
 
-    looks = pages.Looks(histogram, effective_rank)
+    looks = pages.Looks(histogram, effective_rank, plot)
     raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats, looks=looks))
