@@ -111,7 +111,10 @@ MAY_IMPORT = {
     # A report is a document of values: whoever draws it knows no run and no checkpoint.
     "reports": "",
     "reports.work": "documents wording api engine.plan.work engine.plan.schedule",
-    "reports.ops": "documents op protocol plan.pages",
+    "reports.codes": "documents packaged",
+    "cli.codes": "errors rendering reports.codes cli.show",
+    "cli.commands.explain": "reports.codes cli",
+    "reports.ops": "documents wording op protocol plan.pages",
     "reports.recipes": "documents plan.declarations plan.recipes",
     "reports.inspection": "documents wording dtypes checkpoint looking store.key_tree store.sizes",
     "reports.difference": "documents wording dtypes numerics.figures comparison",
