@@ -23,6 +23,13 @@ Has = Callable[[str], bool]
 """Whether a checkpoint has a tensor of a name."""
 
 
+CONFIG_KEY = "quantization_config"
+"""The key of config.json that says how weights are quantized."""
+
+ACTIVATIONS = ("input_scale", "output_scale", "k_scale", "v_scale")
+"""Last parts of the names of scales for activations, which lie beside codes and say nothing of them."""
+
+
 class CodeFormat(StrEnum):
     """How weights are quantized."""
 
