@@ -188,7 +188,10 @@ def coded() -> str:
     return source
 
 
-@pytest.mark.parametrize("wishes", [{"layout": "flax-gpt2"}, {"layout": "none", "dtype": "float16", "to": "safetensors"}])
+PLAIN = {"layout": "none", "to": "safetensors"}
+
+
+@pytest.mark.parametrize("wishes", [{"layout": "flax-gpt2"}, {**PLAIN, "dtype": "float16"}])
 def test_codes_are_made_floats(wishes: dict[str, str]) -> None:
     hint = hint_of(lambda: converted(coded(), **wishes), "Make floats of them: ")
     name, _, value = quoted(hint)[0].partition("=")

@@ -130,8 +130,8 @@ MAY_IMPORT = {
     "cli.diff": "rendering reports.difference errors comparison cli.show cli.sizes",
     "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
     "cli.logits": "documents rendering comparison.logits cli.show cli.sizes",
-    "conversion": "errors dtypes codes layout api world run_options store.address store.atomic store.detect store.io.files "
-    "store.formats store.folder store.peft",
+    "conversion": "errors dtypes codes layout api world run_options store.address store.atomic store.detect "
+    "store.io.files store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
