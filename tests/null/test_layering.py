@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "structure": "errors wording dtypes config_patch families layout.expressions op keys protocol select",
     "ops.structure": "keys op protocol structure",
     "ops.layout": "op protocol keys ops._layouts",
-    "ops._layouts": "documents "
+    "ops._layouts": "documents codes "
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
