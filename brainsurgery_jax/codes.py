@@ -113,6 +113,11 @@ def fits(codes: Codes, dtype: DType) -> bool:
             return dtype.bits == 32 and dtype.is_signed
 
 
+def describe_floats(config: Mapping[str, object]) -> dict[str, object]:
+    """A config.json that says nothing of quantized weights."""
+    return {key: value for key, value in config.items() if key != CONFIG_KEY}
+
+
 def scales_beside(codes: Codes, name: str) -> str:
     """The name of the scales of codes that are called `name`, by the pattern of the names of others."""
     pairs = enumerate(zip(codes.name, codes.scales, strict=False))

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Request, SourceInfo, look
 from brainsurgery_jax.conversion.plans import PlanNode, goes_back, plan_of, verification_of
-from brainsurgery_jax.conversion.quantized import find_quantized, float_type, refuse_codes, take_floats
+from brainsurgery_jax.conversion.quantized import (
+    find_quantized,
+    float_type,
+    refuse_codes,
+    take_config_of_floats,
+    take_floats,
+)
 from brainsurgery_jax.conversion.recognise import Route, choose_route, fit_names, overridden, tree_formats
 from brainsurgery_jax.conversion.verification import verify
 from brainsurgery_jax.dtypes import BY_NAME, DTYPES, DType, parse_dtype
@@ -105,6 +111,8 @@ def prepare(source: str, destination: str, request: Request) -> Conversion:
     route = None if route is None else fit_names(route, target)
     if to is None:
         refuse_codes(found, quantized, route, request)
+    if route is not None and not route.layout.rest:
+        found = take_config_of_floats(found)
     return Conversion(found, destination, route, request, plan_of(found, destination, route, request, target))
 
 

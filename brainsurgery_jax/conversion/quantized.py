@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from brainsurgery_jax.codes import ACTIVATIONS, CONFIG_KEY, Codes, find_codes, fits
+from brainsurgery_jax.codes import ACTIVATIONS, Codes, describe_floats, find_codes, fits
 from brainsurgery_jax.conversion.model import Request, SourceInfo
 from brainsurgery_jax.conversion.recognise import Route
 from brainsurgery_jax.dtypes import DType, parse_dtype
@@ -34,8 +34,12 @@ def take_floats(found: SourceInfo, quantized: Sequence[Codes], dtype: DType) -> 
         for name, aval in found.avals.items()
         if name not in gone and name.rpartition(".")[2] not in ACTIVATIONS
     }
-    config = None if found.config is None else {k: v for k, v in found.config.items() if k != CONFIG_KEY}
-    return replace(found, avals=avals, config=config)
+    return take_config_of_floats(replace(found, avals=avals))
+
+
+def take_config_of_floats(found: SourceInfo) -> SourceInfo:
+    """The facts about a checkpoint that becomes floats: its config says nothing of quantized weights."""
+    return found if found.config is None else replace(found, config=describe_floats(found.config))
 
 
 def refuse_codes(found: SourceInfo, quantized: Sequence[Codes], route: Route | None, request: Request) -> None:

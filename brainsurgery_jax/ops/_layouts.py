@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import Array, Num, np
-from brainsurgery_jax.codes import find_codes
+from brainsurgery_jax.codes import describe_floats, find_codes
 from brainsurgery_jax.documents import Text
 from brainsurgery_jax.dtypes import FLOAT16, to_numpy
 from brainsurgery_jax.errors import PlanError, Refusal, did_you_mean
@@ -112,7 +112,8 @@ def edits(
     for new, expr in made:
         yield Bind(where, new, expr)
     if inverse and content and not is_adapter(work.names) and view.config(where) is None:
-        yield SetConfig(where, content)  # the model's, as `convert` writes it: no file lies beside the tree
+        described = content if found.rest else describe_floats(content)
+        yield SetConfig(where, described)  # the model's, as `convert` writes it: no file lies beside the tree
 
 
 def _alias(view: View, alias: str | None) -> str:

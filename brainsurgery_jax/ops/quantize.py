@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, StrictBool, StrictInt
 
-from brainsurgery_jax.codes import CONFIG_KEY, CodeFormat, Codes, find_codes, fits
+from brainsurgery_jax.codes import CONFIG_KEY, CodeFormat, Codes, describe_floats, find_codes, fits
 from brainsurgery_jax.dtypes import BY_NAME, DType, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
@@ -225,7 +225,7 @@ def _config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequenc
     if config is None or not isinstance(settings := config.get(CONFIG_KEY), Mapping):
         return
     if not rest:
-        yield SetConfig(alias, {key: value for key, value in config.items() if key != CONFIG_KEY})
+        yield SetConfig(alias, describe_floats(config))
         return
     key = "ignore" if "config_groups" in settings else "modules_to_not_convert"
     known = settings.get(key)

@@ -110,6 +110,21 @@ def test_a_config_elsewhere_is_written_without_its_quantization(tmp_path: Path) 
     assert json.loads((tmp_path / "back/config.json").read_text()) == LLAMA
 
 
+@pytest.mark.parametrize("way", ["convert", "plan"])
+def test_a_tree_of_floats_goes_back_without_the_quantization_of_a_config(way: str, tmp_path: Path) -> None:
+    plain = model(tmp_path / "hf", llama(), LLAMA)
+    bs.convert(plain, str(tmp_path / "tree"), layout="tunix", durable=False)
+    (tmp_path / "tree/config.json").unlink()
+    (tmp_path / "c.json").write_text(json.dumps({**LLAMA, "quantization_config": FP8}))
+    if way == "convert":
+        bs.convert(str(tmp_path / "tree"), str(tmp_path / "out"), config=str(tmp_path / "c.json"), durable=False)
+    else:
+        step = {"layout": {"name": "tunix", "inverse": True, "config": str(tmp_path / "c.json")}}
+        output = {"path": str(tmp_path / "out"), "format": "safetensors"}
+        bs.load({"inputs": [str(tmp_path / "tree")], "transforms": [step], "output": output}).run(durable=False)
+    assert json.loads((tmp_path / "out/config.json").read_text()) == LLAMA
+
+
 def test_floats_may_be_cast_further(tmp_path: Path) -> None:
     stored, floats = quantized(blocks=True)
     source = model(tmp_path / "hf", stored, {**LLAMA, "quantization_config": FP8})
