@@ -23,6 +23,13 @@ Has = Callable[[str], bool]
 """Whether a checkpoint has a tensor of a name."""
 
 
+CONFIG_KEY = "quantization_config"
+"""The key of config.json that says how weights are quantized."""
+
+ACTIVATIONS = ("input_scale", "output_scale", "k_scale", "v_scale")
+"""Last parts of the names of scales for activations, which lie beside codes and say nothing of them."""
+
+
 class CodeFormat(StrEnum):
     """How weights are quantized."""
 
@@ -104,6 +111,11 @@ def fits(codes: Codes, dtype: DType) -> bool:
             return dtype.bits == 8 and dtype.is_signed
         case CodeFormat.PACKED:
             return dtype.bits == 32 and dtype.is_signed
+
+
+def describe_floats(config: Mapping[str, object]) -> dict[str, object]:
+    """A config.json that says nothing of quantized weights."""
+    return {key: value for key, value in config.items() if key != CONFIG_KEY}
 
 
 def scales_beside(codes: Codes, name: str) -> str:

@@ -44,9 +44,13 @@ class PackedParams(FloatParams):
     bits: int
 
 
-def scale_block(x: Aval, scales: Aval, given: Block | None) -> tuple[Grid, Block]:
-    """The shape of scales as [..., a, b] beside a tensor [..., m, n], and how many rows and columns share one. Raises
-    Refusal."""
+USUAL_BLOCK = (128, 128)
+"""The rows and columns that share a scale in most checkpoints."""
+
+
+def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL_BLOCK) -> tuple[Grid, Block]:
+    """The shape of scales as [..., a, b] beside a tensor [..., m, n], and how many rows and columns share one: as
+    given, else the usual, if shapes allow that. Raises Refusal."""
     if not scales.dtype.is_float:
         hint = "Scales are floats. Narrow the pattern, so that it leaves such tensors out."
         raise Refusal("codes-unknown", f"{x} stands beside scales that are {scales}", key="target", hint=hint)
@@ -58,7 +62,7 @@ def scale_block(x: Aval, scales: Aval, given: Block | None) -> tuple[Grid, Block
     grid = next((grid for grid, shape in candidates if scales.shape == shape and given is None), None)
     if grid is None and len(scales.shape) == len(x.shape) and all(map(_divides, scales.shape[:-2], lead)):
         grid = scales.shape
-    sizes = None if grid is None else _sizes((m, n), grid[-2:], given)
+    sizes = None if grid is None else _sizes((m, n), grid[-2:], given, usual)
     if grid is None or sizes is None:
         hint = "Say how many rows and columns share a scale: `block: [128, 128]`."
         wrong = f"{x} cannot be cut into blocks with scales {scales}"
@@ -70,12 +74,14 @@ def _divides(scales: int, size: int) -> bool:
     return scales in (1, size)
 
 
-def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None) -> Block | None:
+def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None, usual: Block) -> Block | None:
     """How many rows and columns share a scale; None if that cannot be told."""
     made = []
     for axis, (size, count) in enumerate(zip(shape, grid, strict=True)):
         fitting = (
-            (given[axis],) if given else (size if count == 1 else 0, 1 if count == size else 0, 128, size // count)
+            (given[axis],)
+            if given
+            else (size if count == 1 else 0, 1 if count == size else 0, usual[axis], size // count)
         )
         own = next((each for each in fitting if each > 0 and -(-size // each) == count), None)
         if own is None:

@@ -7,13 +7,13 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, StrictBool, StrictInt
 
-from brainsurgery_jax.codes import CodeFormat, Codes, find_codes, fits
+from brainsurgery_jax.codes import CONFIG_KEY, CodeFormat, Codes, describe_floats, find_codes, fits
 from brainsurgery_jax.dtypes import BY_NAME, DType, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.op import DTypeName, Pattern, control
 from brainsurgery_jax.ops import _codes as kernels
-from brainsurgery_jax.ops._codes import scale_block
+from brainsurgery_jax.ops._codes import USUAL_BLOCK, scale_block
 from brainsurgery_jax.ops.reduce import reduce_tensor
 from brainsurgery_jax.ops.shape import concatenate, permute, section, with_shape
 from brainsurgery_jax.protocol import Bind, Drop, Edit, SetConfig, TensorExpr, View
@@ -29,7 +29,6 @@ Transposed = Annotated[
 ZeroOffset = Annotated[
     Literal[0, 1], Field(description="of GPTQ: what is added to stored zeros; without it as the config says, else 1")
 ]
-CONFIG_KEY = "quantization_config"
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
@@ -61,6 +60,7 @@ class FloatRequest(NamedTuple):
     block: tuple[int, int] | None
     zero_offset: int
     transposed: bool
+    usual: tuple[int, int] = USUAL_BLOCK
 
 
 def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
@@ -91,7 +91,7 @@ def _scale(view: View, x: TensorExpr, scales: TensorExpr, asked: FloatRequest) -
     """Codes times the scales of their blocks."""
     shape = x.aval.shape
     matrix = view.apply(with_shape, x, shape=(1, *shape)[-2:]) if len(shape) < 2 else x
-    grid, block = scale_block(matrix.aval, scales.aval, asked.block)
+    grid, block = scale_block(matrix.aval, scales.aval, asked.block, asked.usual)
     factors = view.apply(with_shape, scales, shape=grid)
     axis, rows = len(grid) - 2, matrix.aval.shape[-2]
 
@@ -174,7 +174,8 @@ def dequantize(
         hint = "Codes and scales are told by their names, such as `x.weight` and `x.weight_scale`; `move` renames them."
         raise Refusal("codes-unknown", f"nothing that '{target.name}' matches is quantized, with scales beside it",
                       key="target", hint=hint)  # fmt: skip
-    asked = FloatRequest(to, block, _zero_offset(view, target.alias, zero_offset), transposed)
+    zeros, usual = _zero_offset(view, target.alias, zero_offset), _usual_block(view, target.alias)
+    asked = FloatRequest(to, block, zeros, transposed, usual)
     for codes in found:
         yield from _replace(view, target.alias, codes, asked)
     gone = {name for codes in found for name in (codes.name, *codes.parts)}
@@ -200,6 +201,15 @@ def _settings(view: View, alias: str) -> Mapping[str, object] | None:
     return found[1] if found is not None and isinstance(found[1], Mapping) else None
 
 
+def _usual_block(view: View, alias: str) -> tuple[int, int]:
+    """The rows and columns that share a scale, as the config says it."""
+    settings = (_settings(view, alias) or {}).get(CONFIG_KEY)
+    match settings.get("weight_block_size") if isinstance(settings, Mapping) else None:
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+    return USUAL_BLOCK
+
+
 def _zero_offset(view: View, alias: str, given: int | None) -> int:
     """What is added to the stored zeros of GPTQ: files of version 1, the common ones, store them less one."""
     if given is not None:
@@ -215,7 +225,7 @@ def _config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequenc
     if config is None or not isinstance(settings := config.get(CONFIG_KEY), Mapping):
         return
     if not rest:
-        yield SetConfig(alias, {key: value for key, value in config.items() if key != CONFIG_KEY})
+        yield SetConfig(alias, describe_floats(config))
         return
     key = "ignore" if "config_groups" in settings else "modules_to_not_convert"
     known = settings.get(key)

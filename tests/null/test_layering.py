@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "structure": "errors wording dtypes config_patch families layout.expressions op keys protocol select",
     "ops.structure": "keys op protocol structure",
     "ops.layout": "op protocol keys ops._layouts",
-    "ops._layouts": "documents "
+    "ops._layouts": "documents codes "
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
@@ -130,8 +130,8 @@ MAY_IMPORT = {
     "cli.diff": "rendering reports.difference errors comparison cli.show cli.sizes",
     "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
     "cli.logits": "documents rendering comparison.logits cli.show cli.sizes",
-    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
-    "store.formats store.folder store.peft",
+    "conversion": "errors dtypes codes layout api world run_options store.address store.atomic store.detect "
+    "store.io.files store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
