@@ -69,6 +69,11 @@ class Role(NamedTuple):
         return self.kind == "number"
 
     @property
+    def takes_tensor(self) -> bool:
+        """Whether it is a number that may also be the element of a tensor, whose name is made from each match."""
+        return self.is_number and self.slices
+
+    @property
     def is_assert(self) -> bool:
         """Whether it is one assert."""
         return self.kind == "assert"
@@ -119,9 +124,12 @@ Real = Annotated[float, Role("number")]
 """A number of the plan, as builders, control ops and sinks get it."""
 if TYPE_CHECKING:
     Number = Annotated[Array, Role("number")]
+    NumberOrTensor = Annotated[Array, Role("number", slices=True)]
 else:
     Number = Real
-"""A number of the plan, as kernels get it: a scalar in double precision, traced in compiled code."""
+    NumberOrTensor = Annotated[float, Role("number", slices=True)]
+"""A number of the plan, as kernels get it: a scalar in double precision, traced in compiled code. The second may be the
+only element of a tensor as well, for kernels with the fact `with_tensors`."""
 
 
 class Keyword(NamedTuple):

@@ -24,12 +24,13 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
     """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
     form, params = op.form, step.params
     values: tuple[str, tuple[str, ...]] | None = params.get(form.spread)
-    keys = tuple([key for key in form.refs if params.get(key) is not None])
-    refs: dict[str, Ref] = {key: params[key] for key in keys}
+    drawn = {f.key: f.param for f in op.fields() if f.role and f.role.takes_tensor and _is_ref(params.get(f.param))}
+    keys = (*[key for key in form.refs if params.get(key) is not None], *drawn)
+    refs: dict[str, Ref] = {key: params[drawn.get(key, key)] for key in keys}
     given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in (*form.refs, form.spread)}
-    make = _maker(op.maker, given, view)
+    make = _maker(op.maker, given, view, tuple(drawn.values()))
     slots = _slots(form, refs)
-    reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
+    reads = [(keys.index(key), refs[key], key) for key in (*form.reads, *drawn) if key in refs]
     is_sliced = any([ref.index is not None for _, ref, _ in reads])
     at, write = keys.index(form.writes[0]), refs[form.writes[0]]
     rows = _form_rows(view, form, refs) if values is None else _spread_rows(view, form, refs, *values)
@@ -101,7 +102,12 @@ def _slots(form: Form, refs: Mapping[str, Ref]) -> list[tuple[str, Ref, int]]:
     """The references of a form: key, reference, and how many reads of the named tensor are counted."""
     # A name from a template is looked up, then fetched: two reads, as the plan language counts them.
     times = {key: form.counted if key == form.match_key else 2 for key in refs}
-    return [(key, ref, times[key] * (key in form.reads or form.dest == "existing")) for key, ref in refs.items()]
+    read = lambda key: key in form.reads or key not in form.writes or form.dest == "existing"  # noqa: E731
+    return [(key, ref, times[key] * read(key)) for key, ref in refs.items()]
+
+
+def _is_ref(value: object) -> bool:
+    return isinstance(value, Ref)
 
 
 def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
@@ -129,12 +135,19 @@ def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str
 
 
 def _maker(
-    maker: Kernel | Builder, params: Mapping[str, object], view: StepView
+    maker: Kernel | Builder, params: Mapping[str, object], view: StepView, drawn: Sequence[str] = ()
 ) -> Callable[[str, tuple[Expr, ...]], Any]:
-    """A function of a name and operands that yields the result of a form."""
+    """A function of a name and operands that yields the result of a form. `drawn`: the numbers that are tensors, which
+    are the last operands."""
     if isinstance(maker, Builder):
         keys = gather_groups(maker.fn, params)
         return lambda name, operands: maker.fn(view, name, *operands, **keys)
+    if drawn:
+        build = maker.with_tensors
+        assert build is not None, f"'{maker.name}' takes no numbers from tensors"
+        return lambda name, operands: build(
+            view, *operands[: -len(drawn)], **{**params, **dict(zip(drawn, operands[-len(drawn) :], strict=True))}
+        )
     recipe = view.graph.recipe(maker, params)
     if maker.caution is None:
         return lambda name, operands: view.graph.apply(recipe, operands)
