@@ -271,6 +271,15 @@ def _row_scales(x: np.ndarray) -> np.ndarray:
     return np.abs(x).max(1, keepdims=True) / np.float32(127)
 
 
+def _awq_words(t: Tensors) -> Changes:
+    """A matrix [8, 8] of entries from 0 on in words: its zeros are 0, and its scales the largest entries over 15."""
+    scales = (t["w.weight"].max(1) / np.float32(15)).astype(np.float16)
+    codes = np.clip(np.rint(t["w.weight"].T / scales.astype(np.float32)), 0, 15).astype(np.uint32)
+    words = sum(codes[:, [column]] << np.uint32(4 * at) for at, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    return {"w.weight": None, "w.qweight": np.asarray(words).view(np.int32), "w.qzeros": np.zeros((1, 1), np.int32),
+            "w.scales": scales[None]}  # fmt: skip
+
+
 ROWS: tuple[Row, ...] = (
     Row("copy", {"from": "w", "to": "new"}, W, lambda t: {"new": t["w"]},
         (MISSING, Refused({"from": "w", "to": "w"}, "dest-exists", "'w' exists already")), dtypes=ANY),
@@ -341,6 +350,13 @@ ROWS: tuple[Row, ...] = (
          Refused({"target": "w", "to": "int32"}, "dtype-unsupported", "does not hold the values"),
          Refused({"target": "x", "to": "float32"}, "codes-unknown", r"cannot be cut into blocks with scales f32\[3,2\]",
                  {"x": np.ones((4, 6), np.int8), "x_scale": np.ones((3, 2), np.float32)}))),
+    Row("quantize", {"target": r"w\.weight", "to": "awq", "group": 8},
+        {"w.weight": counting((8, 8))}, _awq_words,
+        (Refused({"target": "w", "to": "awq"}, "no-match", "no tensor matches 'w'"),
+         Refused({"target": ".*", "to": "gptq"}, "codes-unknown", "inputs in whole groups of 128"),
+         Refused({"target": "v", "to": "gptq", "group": 8}, "codes-unknown", "is not called `.weight`",
+                 {"v": np.ones((8, 8), np.float32)})),
+        label="words"),
     Row("quantize", {"target": "w", "to": "int8"}, {"w": counting((4, 6)) - 7.5},
         lambda t: {"w": np.round(t["w"] / _row_scales(t["w"])).astype(np.int8),
                    "w_scale": _row_scales(t["w"])},
