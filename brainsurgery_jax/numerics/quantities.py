@@ -222,6 +222,22 @@ def dequantize_awq(qweight: Array, qzeros: Array, scales: Array, *, bits: int, d
     return _group(codes, zeros, scales, None, dtype)
 
 
+def dequantize_packed_rows(
+    words: Array, scales: Array, zeros: Array | None, g_idx: Array | None, *, bits: int, columns: int, dtype: DType
+) -> Array:
+    """The matrix [out, columns] of words [out, columns * bits / 32], the last of which may be filled up; scales
+    [out, groups]; zeros, packed along the outputs (None: the middle of the codes); and the group of each input (None:
+    groups of equal size, in order). As compressed-tensors packs (`pack-quantized`)."""
+    xp, (rows, groups) = _xp(words), scales.shape
+    codes = unpack_words(words, bits, 1)[:, :columns]
+    factors = _single(scales)
+    own = np.arange(columns, dtype=np.int32) // np.int32(max(1, columns // groups)) if g_idx is None else g_idx
+    own = own if on_host(own) else own.astype(np.int32)
+    middle = np.int32(1 << (bits - 1))
+    centre = middle if zeros is None else xp.take(unpack_words(zeros, bits, 0)[:rows], own, axis=1)
+    return round_to((codes - centre).astype(np.float32) * xp.take(factors, own, axis=1), to_numpy(dtype))
+
+
 def _group(codes: Array, zeros: Array, scales: Array, g_idx: Array | None, dtype: DType) -> Array:
     """`(code - zero) * scale`, transposed: codes [in, out], zeros and scales [groups, out]."""
     factors = _single(scales)

@@ -14,6 +14,7 @@ from brainsurgery_jax.keys import Word
 from brainsurgery_jax.op import DTypeName, Pattern, control
 from brainsurgery_jax.ops import _codes as kernels
 from brainsurgery_jax.ops._codes import scale_block
+from brainsurgery_jax.ops._compressed import unpack_rows
 from brainsurgery_jax.ops._packing import pack_matrix
 from brainsurgery_jax.ops.reduce import reduce_tensor
 from brainsurgery_jax.ops.shape import concatenate, permute, section, with_shape
@@ -30,6 +31,7 @@ Transposed = Annotated[
 ZeroOffset = Annotated[
     Literal[0, 1], Field(description="of GPTQ: what is added to stored zeros; without it as the config says, else 1")
 ]
+_PACKED_ROWS = ("weight_shape", "weight_zero_point", "weight_g_idx")
 CONFIG_KEY = "quantization_config"
 
 
@@ -78,6 +80,9 @@ def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tensor
                 return view.apply(kernels.by_row_maxima, x, scales, dtype=asked.dtype)
             case CodeFormat.PACKED:
                 return _unpack(view, alias, codes, asked)
+            case CodeFormat.PACKED_ROWS:
+                names = (codes.name, codes.scales, *map(codes.others.get, _PACKED_ROWS))
+                return unpack_rows(view, alias, names, (_settings(view, alias) or {}).get(CONFIG_KEY), asked.dtype)
             case CodeFormat.TABLE:
                 return _of_table(view, alias, codes, asked)
     except Refusal as bad:
@@ -161,7 +166,8 @@ def dequantize(
 
     What is quantized is known by names and dtypes: fp8 and int8 with `_scale_inv` or `_scale` (one scale, one for each
     row, or one for each block, as shapes say), MXFP4 of gpt-oss (`_blocks`, `_scales`), GPTQ and AWQ of 2, 4 or 8 bits
-    (`qweight`, `qzeros`, `scales`, `g_idx`), bitsandbytes (int8 with `SCB`, nf4, fp4). Scales of activations
+    (`qweight`, `qzeros`, `scales`, `g_idx`), packed rows of compressed-tensors (`weight_packed`), bitsandbytes (int8,
+    nf4, fp4). Scales of activations
     (`input_scale`) stay.
     Computed in float32, rounded once. `quantization_config` is removed from the config once nothing is quantized.
     Example: `dequantize: {target: '.*', to: bfloat16}`

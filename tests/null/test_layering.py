@@ -59,7 +59,9 @@ MAY_IMPORT = {
     "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "codes": "dtypes",
     "ops._codes": "errors dtypes index.parts _lazy op numerics",
-    "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops._packing ops.reduce ops.shape",
+    "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops._packing ops._compressed "
+    "ops.reduce ops.shape",
+    "ops._compressed": "errors dtypes index.parts _lazy op protocol numerics ops.sets",
     "ops._packing": "errors dtypes index.parts _lazy op protocol numerics",
     # A closed-form edit is a kernel of given tensors: it knows arrays, and no plan or engine.
     "editing": "errors dtypes _lazy index op numerics",

@@ -128,6 +128,36 @@ def test_awq_is_told_by_its_shapes(tmp_path: Path) -> None:
     assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.T.tolist()}
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zeros"])
+@pytest.mark.parametrize(("rows", "columns", "groups"), [(16, 64, 2), (12, 30, 1), (8, 48, 48)])
+def test_what_compressed_tensors_packs_is_read(
+    bits: int, zeros: bool, rows: int, columns: int, groups: int, tmp_path: Path
+) -> None:
+    half, count = 1 << (bits - 1), 32 // bits
+    codes = RNG.integers(-half, half, (rows, columns))
+    scales = (np.abs(normal((rows, groups))) + 0.01).astype(np.float16)
+    points = RNG.integers(-half, half, (rows, groups)) if zeros else np.zeros((rows, groups), int)
+    tensors = {"l.weight_packed": rows_of_words(codes + half, count), "l.weight_scale": scales,
+               "l.weight_shape": np.array([rows, columns])}  # fmt: skip
+    if zeros:
+        tensors["l.weight_zero_point"] = rows_of_words((points + half).T, count).T.copy()
+    weights = {"num_bits": bits, "type": "int", "symmetric": not zeros}
+    config = {"quantization_config": {"format": "pack-quantized", "config_groups": {"group_0": {"weights": weights}}}}
+    found = in_a_folder(tmp_path, tensors, config, [step(to="float32")])
+    owners = np.arange(columns) // (columns // groups)
+    wanted = (codes - points[:, owners]).astype(np.float32) * scales.astype(np.float32)[:, owners]
+    assert {n: np.asarray(x).tolist() for n, x in found.items()} == {"l.weight": wanted.tolist()}
+    assert json.loads((tmp_path / "out/config.json").read_text()) == {}
+
+
+def rows_of_words(codes: np.ndarray, count: int) -> np.ndarray:
+    """Rows of codes in words, from the lowest bits on, the last of which are filled up."""
+    full = np.pad(codes, ((0, 0), (0, -codes.shape[1] % count))).reshape(codes.shape[0], -1, count)
+    return np.array([[sum(int(c) << 32 // count * at for at, c in enumerate(word)) for word in row] for row in full],
+                    np.uint32).view(np.int32)  # fmt: skip
+
+
 def test_bitsandbytes_int8_is_read(tmp_path: Path) -> None:
     codes, maxima = RNG.integers(-127, 128, (6, 10)).astype(np.int8), np.abs(normal((6,)))
     tensors = {"l.weight": codes, "l.SCB": maxima, "l.weight_format": np.zeros((), np.uint8)}
