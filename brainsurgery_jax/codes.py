@@ -50,7 +50,7 @@ class CodesRule(NamedTuple):
 
 RULES = (
     CodesRule(CodeFormat.SCALED, "", "", "", "_scale_inv"),
-    CodesRule(CodeFormat.SCALED, "", "", "", "_scale"),
+    CodesRule(CodeFormat.SCALED, "", "", "", "_scale", (), ("_zero_point",)),
     CodesRule(CodeFormat.MXFP4, "_blocks", "_blocks", "", "_scales"),
     CodesRule(CodeFormat.PACKED, ".qweight", "qweight", "weight", "scales", ("qzeros",), ("g_idx",)),
     CodesRule(CodeFormat.PACKED_ROWS, ".weight_packed", "weight_packed", "weight", "weight_scale", ("weight_shape",),

@@ -56,10 +56,13 @@ def spread_scales(scales: Array, shape: Sequence[int], block: Block) -> Array:
     return scales[..., :rows, :columns]
 
 
-def dequantize_scaled(codes: Array, scales: Array, *, block: Block, dtype: DType) -> Array:
-    """Codes [..., m, n] (float8 or integers) times their scales [..., a, b], in `dtype`."""
+def dequantize_scaled(codes: Array, scales: Array, zeros: Array | None = None, *, block: Block, dtype: DType) -> Array:
+    """Codes [..., m, n] (float8 or integers), less their zeros [..., a, b] (None: 0), times their scales [..., a, b],
+    in `dtype`."""
     factors = spread_scales(_single(scales), codes.shape, block)
-    return round_to(_single(codes) * factors, to_numpy(dtype))
+    own = _single(codes)
+    own = own if zeros is None else own - spread_scales(_single(zeros), codes.shape, block)
+    return round_to(own * factors, to_numpy(dtype))
 
 
 def largest_code(dtype: DType) -> float:

@@ -110,9 +110,9 @@ def _units(rows: int, grid: int, each: int) -> int:
 
 
 def _parts_of_scales(avals: Avals, params: CodeParams) -> Cuts:
-    x, scales = avals
+    x, scales, *zeros = avals
     units = _units(x.shape[-2], scales.shape[-2], params["block"][0])
-    return _by_rows(x.shape, units, (x.shape, scales.shape))
+    return _by_rows(x.shape, units, (x.shape, scales.shape, *(z.shape for z in zeros)))
 
 
 def _scales_parts(avals: Avals, params: CodeParams) -> Cuts:
@@ -142,9 +142,9 @@ def _floats(avals: Avals, params: FloatParams) -> Avals:
 
 
 @kernel("dequantize", result=_floats, host=_anywhere, workspace=_space, parts=_parts_of_scales)
-def scaled(codes: Array, scales: Array, *, block: Block, dtype: DType) -> Array:
-    """Codes [..., m, n] times the scales [..., a, b] of their blocks."""
-    return quantities.dequantize_scaled(codes, scales, block=block, dtype=dtype)
+def scaled(codes: Array, scales: Array, zeros: Array | None = None, *, block: Block, dtype: DType) -> Array:
+    """Codes [..., m, n], less zeros, times the scales [..., a, b] of their blocks."""
+    return quantities.dequantize_scaled(codes, scales, zeros, block=block, dtype=dtype)
 
 
 def _check_mxfp4(avals: Avals, params: Params) -> None:

@@ -72,7 +72,7 @@ def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tensor
     try:
         match codes.format:
             case CodeFormat.SCALED:
-                return _scale(view, x, scales, asked)
+                return _scale(view, x, (scales, *(view.fetch(alias, n) for n in codes.others.values())), asked)
             case CodeFormat.MXFP4:
                 made = view.apply(kernels.mxfp4, x, scales, dtype=asked.dtype)
                 return _swap(view, made) if asked.transposed and len(made.aval.shape) == 3 else made
@@ -93,19 +93,19 @@ def _swap(view: View, x: TensorExpr) -> TensorExpr:
     return view.apply(permute, x, order=(0, 2, 1))
 
 
-def _scale(view: View, x: TensorExpr, scales: TensorExpr, asked: FloatRequest) -> TensorExpr:
-    """Codes times the scales of their blocks."""
+def _scale(view: View, x: TensorExpr, by: Sequence[TensorExpr], asked: FloatRequest) -> TensorExpr:
+    """Codes times the scales of their blocks; zeros, if there are some, are subtracted before."""
     shape = x.aval.shape
     matrix = view.apply(with_shape, x, shape=(1, *shape)[-2:]) if len(shape) < 2 else x
-    grid, block = scale_block(matrix.aval, scales.aval, asked.block)
-    factors = view.apply(with_shape, scales, shape=grid)
+    grid, block = scale_block(matrix.aval, by[0].aval, asked.block)
+    factors = [view.apply(with_shape, each, shape=grid) for each in by]
     axis, rows = len(grid) - 2, matrix.aval.shape[-2]
 
     def make(start: int, stop: int) -> TensorExpr:
         own = factors
         if grid[axis] > 1:
-            own = _rows(view, factors, start // block[0], -(-stop // block[0]))
-        return view.apply(kernels.scaled, _rows(view, matrix, start, stop), own, block=block, dtype=asked.dtype)
+            own = [_rows(view, each, start // block[0], -(-stop // block[0])) for each in factors]
+        return view.apply(kernels.scaled, _rows(view, matrix, start, stop), *own, block=block, dtype=asked.dtype)
 
     made = _in_whole_blocks(view, rows, block[0] if grid[axis] > 1 else rows, axis, make)
     return made if len(shape) >= 2 else view.apply(with_shape, made, shape=shape)

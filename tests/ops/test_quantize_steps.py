@@ -128,6 +128,17 @@ def test_awq_is_told_by_its_shapes(tmp_path: Path) -> None:
     assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.T.tolist()}
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_zeros_of_int8_are_subtracted(groups: int, tmp_path: Path) -> None:
+    codes = RNG.integers(-128, 128, (6, 16)).astype(np.int8)
+    scales, zeros = np.abs(normal((6, groups))), RNG.integers(-128, 128, (6, groups)).astype(np.int8)
+    tensors = {"l.weight": codes, "l.weight_scale": scales, "l.weight_zero_point": zeros}
+    found = run_plan(tmp_path, tensors, [step()])
+    owners = np.arange(16) // (16 // groups)
+    wanted = (codes.astype(np.float32) - zeros[:, owners]) * scales[:, owners]
+    assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.tolist()}
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zeros"])
 @pytest.mark.parametrize(("rows", "columns", "groups"), [(16, 64, 2), (12, 30, 1), (8, 48, 48)])
