@@ -55,6 +55,7 @@ ANY = NUMBERS | {"bool"}
 MISSING = Refused({"from": "none", "to": "new"}, "no-match", "no tensor matches 'none'")
 W = {"w": counting((4, 6)) - 7}
 PAIR = {"a": counting((4, 6)) - 7, "b": 5 - counting((4, 6)), "c": np.zeros((4, 6), np.float32)}
+BY = {"w1": counting((4, 6)) - 7, "w.by": np.full(8, 0.5, np.float32)}
 SHAPES = {"v": np.zeros((6, 4), np.float32)}
 HALVES = {"h": np.zeros((4, 6), np.float16)}
 
@@ -270,9 +271,23 @@ def _row_scales(x: np.ndarray) -> np.ndarray:
     return np.abs(x).max(1, keepdims=True) / np.float32(127)
 
 
+def _awq_words(t: Tensors) -> Changes:
+    """A matrix [8, 8] of entries from 0 on in words: its zeros are 0, and its scales the largest entries over 15."""
+    scales = (t["w.weight"].max(1) / np.float32(15)).astype(np.float16)
+    codes = np.clip(np.rint(t["w.weight"].T / scales.astype(np.float32)), 0, 15).astype(np.uint32)
+    words = sum(codes[:, [column]] << np.uint32(4 * at) for at, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    return {"w.weight": None, "w.qweight": np.asarray(words).view(np.int32), "w.qzeros": np.zeros((1, 1), np.int32),
+            "w.scales": scales[None]}  # fmt: skip
+
+
 ROWS: tuple[Row, ...] = (
     Row("copy", {"from": "w", "to": "new"}, W, lambda t: {"new": t["w"]},
         (MISSING, Refused({"from": "w", "to": "w"}, "dest-exists", "'w' exists already")), dtypes=ANY),
+    Row("copy", {"from": "w", "to": "new_${i}", "over": {"i": ["2:4", "last"]}}, W,
+        lambda t: {"new_2": t["w"], "new_3": t["w"], "new_last": t["w"]},
+        (Refused({"from": "w", "to": "new", "over": {"i": [1, 2]}}, "over-template", "all 2 copies of 'w'"),
+         Refused({"from": "w", "to": "new_${i}", "over": {"i": [1, 1]}}, "value-type", "'1' is there twice")),
+        dtypes=ANY, label="many"),
     Row("move", {"from": "w", "to": "new"}, W | {"x": counting((8,))}, lambda t: {"w": None, "new": t["w"]},
         (MISSING, Refused({"from": "w", "to": "x"}, "dest-exists", "'x' exists already"),
          Refused({"from": "w::[0]", "to": "new"}, "slice-not-allowed", "a slice is not allowed here")), dtypes=ANY),
@@ -335,6 +350,13 @@ ROWS: tuple[Row, ...] = (
          Refused({"target": "w", "to": "int32"}, "dtype-unsupported", "does not hold the values"),
          Refused({"target": "x", "to": "float32"}, "codes-unknown", r"cannot be cut into blocks with scales f32\[3,2\]",
                  {"x": np.ones((4, 6), np.int8), "x_scale": np.ones((3, 2), np.float32)}))),
+    Row("quantize", {"target": r"w\.weight", "to": "awq", "group": 8},
+        {"w.weight": counting((8, 8))}, _awq_words,
+        (Refused({"target": "w", "to": "awq"}, "no-match", "no tensor matches 'w'"),
+         Refused({"target": ".*", "to": "gptq"}, "codes-unknown", "inputs in whole groups of 128"),
+         Refused({"target": "v", "to": "gptq", "group": 8}, "codes-unknown", "is not called `.weight`",
+                 {"v": np.ones((8, 8), np.float32)})),
+        label="words"),
     Row("quantize", {"target": "w", "to": "int8"}, {"w": counting((4, 6)) - 7.5},
         lambda t: {"w": np.round(t["w"] / _row_scales(t["w"])).astype(np.int8),
                    "w_scale": _row_scales(t["w"])},
@@ -358,6 +380,22 @@ ROWS: tuple[Row, ...] = (
          Refused({"from": "w", "to": "new"}, "key-missing", "by"),
          Refused({"from": "m", "to": "new", "by": 2}, "dtype-unsupported", "booleans", {"m": np.ones(3, bool)})),
         dtypes=NUMBERS),
+    Row("scale", {"from": r"(w)\d", "to": "new", "by": r"model::\1.by::[3]"}, BY,
+        lambda t: {"new": scaled(t["w1"], float(t["w.by"][3]))},
+        (Refused({"from": "w1", "to": "new", "by": "model::w1"}, "number-tensor", r"one element, got f32\[4,6\]"),
+         Refused({"from": "w1", "to": "new", "by": "model::none"}, "tensor-missing", "none"),
+         Refused({"from": "i", "to": "new", "by": "model::w.by::[3]"}, "dtype-unsupported", "is for floats, got i64",
+                 {"i": np.arange(3)})),
+        dtypes=frozenset({"float"}), label="by"),
+    Row("clamp_", {"target": "w1", "min": -2, "max": "model::w.by::[3]"}, BY,
+        lambda t: {"w1": clipped(t["w1"], -2, float(t["w.by"][3]))},
+        (Refused({"target": "w1", "max": "model::w1"}, "number-tensor", "one element"),),
+        dtypes=frozenset({"float"}), label="by"),
+    Row("lerp_", {"from": "w1", "to": "w2", "t": "model::w.by::[3]"}, BY | {"w2": 5 - counting((4, 6))},
+        lambda t: {"w2": between(t["w2"], t["w1"], float(t["w.by"][3]))},
+        (Refused({"from": "w1", "to": "v", "t": "model::w.by::[3]"}, "shapes-differ|dest-differs", r"f32\[6,4\]",
+                 SHAPES),),
+        dtypes=frozenset({"float"}), label="by"),
     Row("scale_", {"target": "w", "by": 2}, W, lambda t: {"w": scaled(t["w"], 2)},
         (Refused({"target": "w", "by": None}, "value-type", "by"),),
         dtypes=NUMBERS),
@@ -674,6 +712,10 @@ ROWS: tuple[Row, ...] = (
         {"a": counting((2, 3, 4)), "b": counting((2, 4, 2))}, lambda t: {"new": t["a"] @ t["b"]}, (), label="batched"),
     Row("einsum", {"from_a": "w", "to": "new", "equation": "ii->i"}, {"w": counting((4, 4))},
         lambda t: {"new": np.diagonal(t["w"])}, (), dtypes=FLOATS, label="diagonal"),
+    Row("concat", {"from": [r"h\.(\d+)\.e\.0\.w", r"h.\1.e.1.w"], "to": r"h.\1.both"}, EXPERTS,
+        lambda t: {f"h.{i}.both": np.concatenate([t[f"h.{i}.e.{e}.w"] for e in (0, 1)]) for i in (0, 1)},
+        (Refused({"from": [r"h\.(\d+)\.e\.0\.w", r"h.\1.none"], "to": r"h.\1.both"}, "tensor-missing", "none"),),
+        dtypes=ANY, label="each-match"),
     Row("concat", {"from": EACH_EXPERT, "to": r"h.\g<i>.w", "over": "e", "dim": 1}, EXPERTS,
         lambda t: {f"h.{i}.w": np.concatenate([t[f"h.{i}.e.0.w"], t[f"h.{i}.e.1.w"]], 1) for i in range(2)},
         (Refused({"from": EACH_EXPERT, "to": r"h.\g<i>.w", "over": "x"}, "over-capture", "does not capture 'x'"),

@@ -252,6 +252,9 @@ def _role_schema(role: Role) -> Schema:
         return {"type": "object", "additionalProperties": each, "minProperties": 1, "description": words}
     if role.kind in _SCHEMAS:
         return _SCHEMAS[role.kind] | {"description": words}
+    if role.takes_tensor:
+        either = [{"$ref": "#/$defs/number"}, {"$ref": "#/$defs/reference"}]
+        return {"anyOf": either, "description": "A number, or a tensor with one element."}
     return {"$ref": f"#/$defs/{target}", "description": words}
 
 
