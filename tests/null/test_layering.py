@@ -66,6 +66,8 @@ MAY_IMPORT = {
     "ops.merge": "keys op protocol select merging",
     "ops._matches": "errors dtypes select protocol expression ops._formulas ops.shape",
     "ops.compute": "errors dtypes select op protocol numerics expression ops._constants ops._formulas ops._matches",
+    "ops.equations": "errors select _lazy op protocol numerics expression ops._constants ops._matches ops._verdicts "
+    "ops.compute ops.value_asserts",
     "ops._stacked": "errors protocol ops.shape",
     "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
