@@ -121,6 +121,8 @@ PLANS = [
         "overwrite: true", expect=W2),
     Row(plan, "value-type", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, alias: 1}}", "alias: 1", "alias: a",
         "Write the alias to save, such as `alias: ", W2),
+    Row(plan, "value-type", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, asserts: {{finite: '.*'}}}}",
+        "{finite: '.*'}", "[{finite: 'w'}]", "`asserts: [{finite: '.*'}]`", W2),
     Row(plan, "output-format", f"{HEAD}{SCALE}\noutput: {{path: out.safetensors, format: numbers}}",
         ", format: numbers",
         "", "Without `format`, the suffix of the path decides.", W2),

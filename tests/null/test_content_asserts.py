@@ -136,3 +136,17 @@ def test_one_rounding_to_a_narrow_float_is_within_the_tolerance_and_two_bits_are
     run(tmp_path, {"inputs": [path], "transforms": [{"assert": {"holds": "n == w"}}]})
     with pytest.raises(bs.PlanError, match="'off == w' does not hold"):
         run(tmp_path, {"inputs": [path], "transforms": [{"assert": {"holds": "off == w"}}]})
+
+
+def test_the_fingerprint_of_a_checkpoint_does_not_depend_on_its_format_and_counts_empty_tensors(tmp_path: Path):
+    whole = {"w": M["h.0.w"], "none": np.zeros((0, 3), np.float32)}
+    checkpoints.write(tmp_path / "m.safetensors", whole)
+    np.savez(tmp_path / "m.npz", **whole)
+    nothing = hashlib.blake2b(digest_size=16)
+    for name, aval, piece in (("none", "f32[0,3]", b""), ("w", "f32[2,3]", None)):
+        inner = hashlib.blake2b(whole[name].tobytes(), digest_size=16).digest() if piece is None else None
+        digest = b"" if inner is None else hashlib.blake2b(inner, digest_size=16).digest()
+        nothing.update(f"{name}\0{aval}\0".encode() + digest + b"\n")
+    expected = f"blake2b:{nothing.hexdigest()}"
+    assert [bs.fingerprint(tmp_path / f"m.{kind}") for kind in ("safetensors", "npz")] == [expected] * 2
+    run(tmp_path, {"inputs": [{"path": str(tmp_path / "m.npz"), "fingerprint": expected}]})
