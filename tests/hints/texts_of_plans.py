@@ -101,7 +101,7 @@ PLANS = [
     Row(plan, "inputs-form", "inputs: [model.safetensors, o::other.safetensors]\n", "[model.safetensors",
         "[NAME::model.safetensors", "'NAME::model.safetensors'"),
     Row(plan, "key-unknown", f"inputs: [{{file: x, path: model.safetensors}}]\n{SCALE}{TAIL}", "file: x, ", "",
-        "Keys of an input: alias, path, part, leave_out.", W2),
+        "Keys of an input: alias, path, part, leave_out, fingerprint.", W2),
     Row(plan, "value-type", f"inputs: [{{path: model.safetensors, leave_out: ids}}]\n{SCALE}{TAIL}", "leave_out: ids",
         "leave_out: [ids]", "such as `leave_out: [config, note]`", W2 | {"ids": None}),
     Row(plan, "value-type", f"inputs: [{{path: model.safetensors, alias: 7}}]\n{SCALE}{TAIL}", "alias: 7", "alias: a",
