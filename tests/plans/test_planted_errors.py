@@ -118,9 +118,10 @@ def test_an_expert_that_is_not_a_copy_is_found_whichever_it_is(tmp_path: Path):
     (step,) = (s for s in yaml.safe_load((PLANS / "moe_upcycle.yaml").read_text())["transforms"]
                if "equal" in s.get("assert", {}))  # fmt: skip
     whole = {f"m.experts.{e}.w": np.ones(3, np.float32) for e in range(4)}
+    model = tmp_path / "m.safetensors"
     for spoiled in range(4):
-        model = write(tmp_path / "m.safetensors", {**whole, f"m.experts.{spoiled}.w": np.zeros(3, np.float32)})
+        write(model, {**whole, f"m.experts.{spoiled}.w": np.zeros(3, np.float32)})
         with pytest.raises(bs.PlanError, match=r"assert\.equal"):
             bs.load({"inputs": [str(model)], "transforms": [step]}).run(durable=False)
-    write(tmp_path / "m.safetensors", whole)
+    write(model, whole)
     bs.load({"inputs": [str(model)], "transforms": [step]}).run(durable=False)
