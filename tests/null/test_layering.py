@@ -71,6 +71,8 @@ MAY_IMPORT = {
     "ops.compute": "errors dtypes select op protocol numerics expression ops._constants ops._formulas ops._matches",
     "ops._drawn": "errors dtypes _lazy op protocol expression ops.compute ops.shape",
     "ops.elementwise": "errors dtypes _lazy op protocol numerics ops._drawn",
+    "ops.equations": "errors select _lazy op protocol numerics expression ops._constants ops._matches ops._verdicts "
+    "ops.compute ops.value_asserts",
     "ops._stacked": "errors protocol ops.shape",
     "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
