@@ -187,3 +187,10 @@ def test_equal_groups_of_experts_compute(step: dict[str, Any], tmp_path: Path) -
     make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1, n_routed_experts=8)
     edit(tmp_path / "whole", tmp_path / "out", step)
     assert torch.isfinite(logits(load(tmp_path / "out"))).all()
+
+
+def test_a_token_takes_no_more_experts_than_are_left_in_its_groups(tmp_path: Path) -> None:
+    make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1, n_routed_experts=8, num_experts_per_tok=4)
+    edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"keep": [0, 1, 2, 4, 5, 6]}})
+    config = load(tmp_path / "out").config
+    assert (config.n_routed_experts, config.num_experts_per_tok) == (6, 3)
