@@ -211,6 +211,14 @@ def prune(
     yield from prune(view, model.alias, model.part, units)
 
 
+@dataclass(frozen=True)
+class ShardKeys(KeyGroup):
+    """How experts differ from copies of the MLP."""
+
+    shards: Annotated[Count, Field(description="experts that together are one copy of the MLP")] = 1
+    drop: Annotated[float, Field(ge=0, lt=1, description="share of the neurons of an expert that are drawn anew")] = 0.0
+
+
 @control(configures=True)
 def upcycle(
     view: View,
@@ -220,6 +228,7 @@ def upcycle(
     to: Annotated[Text, Field(description="the `model_type` that it becomes")] | None = None,
     router: Annotated[Text, Field(description="zero, random, or an alias with routers of these names")] = "random",
     std: Real = 0.02,
+    parts: ShardKeys,
     model: ModelKeys,
 ) -> Iterator[Edit]:
     """Turn a dense model into one with experts, each a copy of its MLP, and its config into that of the class.
@@ -228,12 +237,19 @@ def upcycle(
     weights of the experts that a token takes add up to 1, the model computes what the dense one did, whatever the
     routers hold: zeros, normal random numbers with deviation `std`, or the rows of another alias. An `olmoe` also
     normalizes queries and keys, and so computes something else until it is trained.
+    `shards: 4` cuts each copy into four experts (virtual groups), which share a row of the router and are multiplied by
+    four, so that a token takes whole copies, and computes the same; `router` then names one row for each copy.
+    `drop: 0.5` draws that share of the neurons of each expert anew, by the mean and deviation of what it replaces in
+    each matrix, so that experts differ; the model then computes something else.
     Example: `upcycle: {experts: 8, per_token: 2}`
-    Reference: Komatsuzaki et al., Sparse Upcycling (2022), https://arxiv.org/abs/2212.05055.
+    Reference: Komatsuzaki et al., Sparse Upcycling (2022), https://arxiv.org/abs/2212.05055; shards are those of He et
+    al. (2024), https://arxiv.org/abs/2410.07524, and dropped neurons those of Nakamura et al., Drop-Upcycling (2025),
+    https://arxiv.org/abs/2502.19261.
     """
     from brainsurgery_jax.structure.upcycling import Upcycling, upcycle
 
-    yield from upcycle(view, model.alias, model.part, Upcycling(to, experts, per_token, router, std))
+    asked = Upcycling(to, experts, per_token, router, std, parts.shards, parts.drop)
+    yield from upcycle(view, model.alias, model.part, asked)
 
 
 Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]

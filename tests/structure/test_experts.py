@@ -194,3 +194,49 @@ def test_a_token_takes_no_more_experts_than_are_left_in_its_groups(tmp_path: Pat
     edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"keep": [0, 1, 2, 4, 5, 6]}})
     config = load(tmp_path / "out").config
     assert (config.n_routed_experts, config.num_experts_per_tok) == (6, 3)
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen3", "olmo2"])
+def test_shards_of_copies_compute_what_the_dense_model_did(name: str, tmp_path: Path) -> None:
+    model = make(name, tmp_path / "dense")
+    asked = {"upcycle": {"experts": 6, "per_token": 2, "shards": 2, "std": 0.5}}
+    edit(tmp_path / "dense", tmp_path / "out", asked)
+    found = load(tmp_path / "out")
+    gate = found.model.layers[1].mlp.gate.weight
+    assert torch.equal(gate[::2], gate[1::2]) and not torch.equal(gate[0], gate[2])
+    assert found.model.layers[0].mlp.experts.down_proj.shape == (6, 32, 20)
+    assert_same(logits(found), logits(model))
+
+
+def test_shards_of_an_olmoe_have_the_mlps_of_the_dense_model(tmp_path: Path) -> None:
+    model = make("llama", tmp_path / "dense")
+    asked = {"upcycle": {"experts": 8, "per_token": 4, "shards": 2, "to": "olmoe", "std": 0.5}}
+    edit(tmp_path / "dense", tmp_path / "out", asked)
+    found, inside = load(tmp_path / "out"), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        assert_same(found.model.layers[1].mlp(inside), model.model.layers[1].mlp(inside))
+
+
+@pytest.mark.parametrize(("name", "to"), [("llama", "olmoe"), ("olmo2", "flex_olmo"), ("mistral", "mixtral")])
+def test_dropped_neurons_are_drawn_with_the_mean_and_deviation_of_what_they_replace(
+    name: str, to: str, tmp_path: Path
+) -> None:
+    model = make(name, tmp_path / "dense")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate_proj.weight += 3.0
+    model.save_pretrained(tmp_path / "dense")
+    edit(tmp_path / "dense", tmp_path / "out", {"upcycle": {"experts": 3, "to": to, "drop": 0.25}})
+    found, seen = load(tmp_path / "out"), set()
+    for at, layer in enumerate(model.model.layers):
+        mlp, experts = layer.mlp, found.model.layers[at].mlp.experts
+        whole = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        for e in range(3):
+            gate, up = (experts.gate_up_proj[e] != whole).any(-1).chunk(2)
+            down = (experts.down_proj[e] != mlp.down_proj.weight).any(0)
+            assert torch.equal(gate, up) and torch.equal(gate, down) and int(gate.sum()) == 10
+            seen.add(tuple(gate.tolist()))
+            new, old = experts.gate_up_proj[e][:40][gate], mlp.gate_proj.weight[gate]
+            assert abs(float(new.mean() - old.mean())) < 5 * float(old.std()) / new.numel() ** 0.5
+            assert 0.8 < float(new.std() / old.std()) < 1.25
+    assert len(seen) == 9
