@@ -286,6 +286,27 @@ def expert_merge(
     yield from merge_experts(view, model.alias, model.part, groups)
 
 
+@control(configures=True)
+def expert_join(
+    view: View,
+    *,
+    others: Annotated[tuple[Text, ...], Field(min_length=1, description="the aliases whose experts are added")],
+    public: Annotated[StrictInt, Field(ge=0, description="the first experts, which all have in common")] = 1,
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Add the experts of other models, with their rows of the router, to those of a model (FlexOlmo).
+
+    Each model was trained apart from the same one: it holds the `public` experts, which must be identical, and its own.
+    All else stays that of the model itself. `expert_prune` takes experts out again, as they came: who gave them opts
+    out.
+    Example: `expert_join: {alias: math, others: [code, news]}`
+    Reference: Shi et al., FlexOlmo (2025), https://arxiv.org/abs/2507.07024.
+    """
+    from brainsurgery_jax.structure.joining import join_experts
+
+    yield from join_experts(view, model.alias, model.part, others, public)
+
+
 @control()
 def experts(
     view: View,

@@ -240,3 +240,59 @@ def test_dropped_neurons_are_drawn_with_the_mean_and_deviation_of_what_they_repl
             assert abs(float(new.mean() - old.mean())) < 5 * float(old.std()) / new.numel() ** 0.5
             assert 0.8 < float(new.std() / old.std()) < 1.25
     assert len(seen) == 9
+
+
+def apart(name: str, folder: Path, own: int) -> Any:
+    """A model like that in `folder` / a, with other experts from `own` on, and their rows of the router."""
+    model = load(folder / "a")
+    torch.manual_seed(sum(map(ord, name)))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for each in (layer.mlp.gate.weight, layer.mlp.experts.gate_up_proj, layer.mlp.experts.down_proj):
+                each[own:] = torch.randn_like(each[own:])
+    model.save_pretrained(folder / name)
+    return model
+
+
+def join_by_hand(models: list[Any], own: int) -> Any:
+    """The model with the experts of all, in torch."""
+    config = models[0].config.__class__(**{
+        **models[0].config.to_dict(), "num_experts": own + sum(m.config.num_experts - own for m in models),
+    })  # fmt: skip
+    made, states = type(models[0])(config).eval(), [m.state_dict() for m in models]
+    made.load_state_dict({
+        n: torch.cat([x, *(s[n][own:] for s in states[1:])]) if ".mlp.gate." in n or ".experts." in n else x
+        for n, x in states[0].items()
+    })  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("name", ["flex_olmo", "olmoe"])
+def test_joined_models_have_the_experts_and_routers_of_all(name: str, tmp_path: Path) -> None:
+    models = [make(name, tmp_path / "a", num_experts=2), *(apart(other, tmp_path, 1) for other in "bc")]
+    joined = {"expert_join": {"alias": "model", "others": ["b", "c"]}}
+    edit(tmp_path / "a", tmp_path / "out", joined, b=tmp_path / "b", c=tmp_path / "c")
+    found = load(tmp_path / "out")
+    assert found.config.num_experts == 4
+    wanted = join_by_hand(models, 1)
+    assert_same(logits(found), logits(wanted))
+
+
+def test_who_gave_experts_opts_out_and_leaves_what_there_was(tmp_path: Path) -> None:
+    make("flex_olmo", tmp_path / "a", num_experts=2)
+    apart("b", tmp_path, 1)
+    steps = [{"expert_join": {"alias": "model", "others": ["b"]}}, {"expert_prune": {"alias": "model", "drop": [2]}}]
+    edit(tmp_path / "a", tmp_path / "out", *steps, b=tmp_path / "b")
+    before, after = (load_file(tmp_path / each / "model.safetensors") for each in ("a", "out"))
+    assert before.keys() == after.keys() and all(torch.equal(x, after[n]) for n, x in before.items())
+
+
+def test_public_experts_that_differ_stop_the_run(tmp_path: Path) -> None:
+    make("flex_olmo", tmp_path / "a", num_experts=2)
+    apart("b", tmp_path, 0)
+    joined = {"expert_join": {"alias": "model", "others": ["b"]}}
+    with pytest.raises(PlanError, match="identical"):
+        edit(tmp_path / "a", tmp_path / "out", joined, b=tmp_path / "b")
+    assert not (tmp_path / "out").exists()
+    edit(tmp_path / "a", tmp_path / "out", {"expert_join": {**joined["expert_join"], "public": 0}}, b=tmp_path / "b")
+    assert load(tmp_path / "out").config.num_experts == 4
