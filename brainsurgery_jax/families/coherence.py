@@ -8,7 +8,7 @@ from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.families.evidence import shape_table, sizes_of
 from brainsurgery_jax.families.model import ConfigDifference, FamilyPlace, ModelType
 from brainsurgery_jax.families.names import Kin
-from brainsurgery_jax.families.presence import CHOSEN, identity
+from brainsurgery_jax.families.presence import CHOSEN, identity, word_tables
 from brainsurgery_jax.families.tables import MODELS
 from brainsurgery_jax.layout.expressions import Config
 from brainsurgery_jax.wording import few
@@ -131,9 +131,12 @@ def expert_groups(place: FamilyPlace, after: Config) -> Iterator[ConfigDifferenc
         yield ConfigDifference(message, place.patch({CHOSEN: most}))
 
 
-def special_tokens(place: FamilyPlace, after: Config) -> Iterator[ConfigDifference]:
-    """Numbers of special tokens beyond the vocabulary."""
-    if (words := sizes_of(place.family, after).values.get("V")) is None:
+def special_tokens(
+    place: FamilyPlace, after: Config, kin: Mapping[str, Kin], origins: Mapping[str, str]
+) -> Iterator[ConfigDifference]:
+    """Numbers of special tokens beyond the vocabulary, if its table has changed."""
+    words, table = sizes_of(place.family, after).values.get("V"), word_tables(place, kin)[1]
+    if words is None or (table is not None and origins.get(table) == table):
         return
     for key in _SPECIAL:
         said = place.config.get(key)

@@ -119,7 +119,7 @@ def _of_place(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, 
     yield from dense_layers(place, kin)
     yield from shared_heads(place, result.config)
     yield from expert_groups(place, result.config)
-    yield from special_tokens(place, result.config)
+    yield from special_tokens(place, result.config, kin, origins)
 
 
 def _describe(place: FamilyPlace, change: Solved) -> ConfigDifference:
