@@ -87,7 +87,7 @@ constraints: $(CONSTRAINED:%=constraints-of-%)
 constraints-of-%:
 	$(MAKE) venv VENV=.venv-newest-$* PYTHON=$* CONSTRAINTS=
 	@(echo "# The versions that make test installs with Python $(subst python,,$*). Written by make constraints."; \
-	    .venv-newest-$*/bin/python -m pip freeze --exclude-editable | sed 's/+[^+]*$$//') > constraints/$*.txt
+	    .venv-newest-$*/bin/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/+[^+]*$$//') > constraints/$*.txt
 
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python -m tests.fuzz_plans $(FUZZ)

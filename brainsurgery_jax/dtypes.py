@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
-Kind = Literal["float", "int", "uint", "bool", "complex", "opaque"]
+Kind = Literal["float", "int", "uint", "bool", "complex", "packed", "other"]
+"""`packed`: floats of fewer than 8 bits; `other`: random keys, and what only JAX knows."""
 
 
 class DType(NamedTuple):
@@ -58,7 +59,7 @@ class DType(NamedTuple):
     @property
     def is_opaque(self) -> bool:
         """Whether its bytes can be moved, but not computed on."""
-        return self.kind == "opaque"
+        return self.kind in ("packed", "other")
 
 
 DTYPES: tuple[DType, ...] = (
@@ -82,9 +83,9 @@ DTYPES: tuple[DType, ...] = (
     DType("float8_e5m2fnuz", "f8_e5m2fnuz", "F8_E5M2FNUZ", 8, "float8_e5m2fnuz", "float"),
     DType("float8_e4m3fnuz", "f8_e4m3fnuz", "F8_E4M3FNUZ", 8, "float8_e4m3fnuz", "float"),
     DType("float8_e8m0fnu", "f8_e8m0fnu", "F8_E8M0", 8, "float8_e8m0fnu", "float"),
-    DType("float6_e2m3fn", "f6_e2m3fn", "F6_E2M3", 6, None, "opaque"),
-    DType("float6_e3m2fn", "f6_e3m2fn", "F6_E3M2", 6, None, "opaque"),
-    DType("float4_e2m1fn", "f4_e2m1fn", "F4", 4, None, "opaque"),
+    DType("float6_e2m3fn", "f6_e2m3fn", "F6_E2M3", 6, None, "packed"),
+    DType("float6_e3m2fn", "f6_e3m2fn", "F6_E3M2", 6, None, "packed"),
+    DType("float4_e2m1fn", "f4_e2m1fn", "F4", 4, None, "packed"),
 )  # fmt: skip
 
 BY_TAG = {d.tag: d for d in DTYPES if d.tag}
@@ -121,7 +122,7 @@ def holds_all(wide: DType, narrow: DType) -> bool:
     """Whether every value of `narrow` is a value of `wide`."""
     if wide == narrow:
         return True
-    if "opaque" in (wide.kind, narrow.kind) or _KIND_ORDER.index(wide.kind) < _KIND_ORDER.index(narrow.kind):
+    if wide.is_opaque or narrow.is_opaque or _KIND_ORDER.index(wide.kind) < _KIND_ORDER.index(narrow.kind):
         return False
     if wide.is_float and wide.bits < 16:  # some of which have no infinity, or not even a zero
         return False

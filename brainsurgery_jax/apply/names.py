@@ -143,4 +143,4 @@ def is_tensor(leaf: object) -> bool:
 def aval_of(leaf: Array | np.generic | jax.ShapeDtypeStruct) -> Aval:
     """Shape and dtype of an array; dtypes that we do not know (random keys, int4) are opaque: named and moved only."""
     name = leaf.dtype.name
-    return Aval(tuple(leaf.shape), BY_NAME.get(name) or DType(name, name, "", 8, None, "opaque"))
+    return Aval(tuple(leaf.shape), BY_NAME.get(name) or DType(name, name, "", 8, None, "other"))

@@ -153,7 +153,7 @@ class _Comparison:
         return left.dtype != right.dtype and (not ignore_dtype or self._opaque(name))
 
     def _opaque(self, name: str) -> bool:
-        return "opaque" in (self._ours[name].dtype.kind, self._theirs[name].dtype.kind)
+        return self._ours[name].dtype.is_opaque or self._theirs[name].dtype.is_opaque
 
     def _measurable(self, name: str) -> bool:
         return self._ours[name].shape == self._theirs[name].shape and not self._opaque(name)

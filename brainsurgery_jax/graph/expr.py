@@ -125,6 +125,8 @@ class Recipe:
         self.rules: dict[tuple[Aval, ...], Rule] = {}
 
 
+COMPUTED = ("float", "integer", "bool", "complex")
+"""What references call the kinds of dtypes that can be computed on."""
 MAX_BYTES = 1 << 60  # of a tensor: far beyond any disk, and so far below 2**63 that no size or place overflows
 
 
@@ -133,8 +135,9 @@ def _rule(recipe: Recipe, avals: tuple[Aval, ...]) -> Rule:
     for aval in avals:
         if aval.dtype.is_opaque and kernel.moves is None:
             found = f"{aval.dtype} tensors can be named, copied and moved, but not computed on"
+            kinds = () if aval.dtype.kind == "packed" else COMPUTED  # packed floats are of kind float, like those meant
             raise Refusal("dtype-opaque", found, hint="Narrow the pattern, so that it leaves such tensors out.",
-                          kinds=("integer", "bool", "complex"))  # fmt: skip
+                          kinds=kinds)  # fmt: skip
     if kernel.noop is not None and kernel.noop(avals, params):
         return Rule(None, None)
     moves = kernel.moves(avals, params) if kernel.moves else None
@@ -219,7 +222,7 @@ class Graph:
         """What a failed step would have made: everything made of it is poison too, silently."""
         key = ("poison",)
         return self._nodes.get(key) or self._node(
-            key, NodeKind.POISON, (Aval((), DType("unknown", "?", "", 0, None, "opaque")),)
+            key, NodeKind.POISON, (Aval((), DType("unknown", "?", "", 0, None, "other")),)
         )
 
     def recipe(self, kernel: Kernel, params: Mapping[str, Any]) -> Recipe:

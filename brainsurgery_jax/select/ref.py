@@ -17,13 +17,14 @@ NOTHING_OPEN = "Nothing is open yet: name a checkpoint under `inputs`, or open i
 FORMS_HINT = "Write 'alias::name', 'alias::name::[slice]', a list of tokens, or {alias: ..., name: ..., slice: ...}."
 
 KINDS: Mapping[str, frozenset[str]] = MappingProxyType({
-    "float": frozenset({"float", "opaque"}),
+    "float": frozenset({"float", "packed"}),
     "integer": frozenset({"int", "uint"}),
     "bool": frozenset({"bool"}),
     "complex": frozenset({"complex"}),
+    "other": frozenset({"other"}),
 })  # fmt: skip
-"""What a reference calls a kind of dtypes, and the kinds of `dtypes` that it stands for. What is opaque are floats of
-fewer than 8 bits."""
+"""What a reference calls a kind of dtypes, and the kinds of `dtypes` that it stands for. Random keys are of
+kind `other`."""
 
 _OTHER_KINDS = {
     "int": "integer", "integers": "integer", "uint": "integer", "floating": "float", "floats": "float", "real": "float",

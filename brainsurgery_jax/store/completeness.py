@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import StoreError
@@ -47,10 +48,12 @@ def is_index(name: str) -> bool:
 
 
 def choose(path: str, suffixes: Collection[str]) -> Chosen:
-    """The files with these suffixes that a folder, or an index in it, means. Raises StoreError."""
-    if os.path.isfile(path):
+    """The files with these suffixes that a path means: a file, an index, or a folder. Raises StoreError."""
+    if not os.path.isdir(path) and is_index(os.path.basename(path)):
         files, weight_map = read_index(path)
         return Chosen(files, Indexed(path, weight_map, named=True))
+    if not os.path.isdir(path):
+        return Chosen([path], notes=tuple(_note_lone_shard(path)))
     names = weight_names(path)
     files = [read_name(name) for name in names if suffix_of(name) in suffixes]
     index = _index_of(path, suffixes, files)
@@ -159,6 +162,20 @@ def _check_complete(folder: str, group: Sequence[WeightFile]) -> None:
         raise StoreError(folder, problem, remedy=f"Fetch what is missing. {alone}")
     if twice := sorted(file.name for file in group if numbers.count(file.number or 0) > 1):
         raise StoreError(folder, f"has no index, and holds a shard twice: {few(twice)}", remedy=alone)
+
+
+def _note_lone_shard(path: str) -> Iterable[Note]:
+    """A note on a file that is one of several shards by its name, and is read alone."""
+    shard = read_name(os.path.basename(path))
+    if shard.total is None or shard.total < 2:
+        return
+    folder = os.path.dirname(path) or "."
+    remedy = f"To read the whole checkpoint, name a folder with all {shard.total} shards of it alone."
+    with suppress(StoreError):
+        whole = choose(folder, (suffix_of(path),))
+        if os.path.normpath(path) in map(os.path.normpath, whole.files):
+            remedy = f"To read the whole checkpoint, name '{whole.listed.path if whole.listed else folder}'."
+    yield Note("input-ignored", f"{path}: is one of {shard.total} shards, by its name; the others are not read", remedy)
 
 
 def _show(group: Sequence[WeightFile]) -> str:

@@ -115,7 +115,8 @@ def model_of(row: Row) -> transformers.PreTrainedModel:
     """A tiny model with weights that make every part count."""
     torch.manual_seed(0)
     given = dict(row.settings) if row.kind == "gpt2" else {**SIZES, **row.settings}
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(row.kind, **given))
+    config = transformers.AutoConfig.for_model(row.kind, **given)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for weights in model.parameters():
             weights += torch.randn_like(weights) * 0.15

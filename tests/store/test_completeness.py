@@ -246,6 +246,33 @@ def test_a_file_that_is_not_read_is_read_when_it_is_named(tmp_path: Path, name: 
     assert values(place / row.ignored) == row.files[row.ignored]
 
 
+@pytest.mark.parametrize("weight_map", [None, BY_INDEX], ids=["without an index", "with an index"])
+def test_one_shard_that_is_named_alone_is_read_with_a_note_that_names_the_whole(
+    tmp_path: Path, weight_map: dict[str, str] | None
+) -> None:
+    place = folder(tmp_path / "in", {S1: A, S2: B}, weight_map)
+    (note,) = bs.open(str(place / S1)).notes
+    assert note.message == f"{place / S1}: is one of 2 shards, by its name; the others are not read"
+    (whole,) = re.findall("name '(.*)'", note.hint)
+    assert (values(place / S1), values(Path(whole))) == (A, BOTH)
+    assert not bs.open(whole).notes
+
+
+@pytest.mark.parametrize("others", [[], [S2, "stray.safetensors"]], ids=["alone in its folder", "among others"])
+def test_a_lone_shard_whose_folder_is_not_the_checkpoint_asks_for_such_a_folder(
+    tmp_path: Path, others: list[str]
+) -> None:
+    place = folder(tmp_path / "in", {S1: A, **dict.fromkeys(others, B)})
+    (note,) = bs.open(str(place / S1)).notes
+    assert note.hint == "To read the whole checkpoint, name a folder with all 2 shards of it alone."
+    assert values(folder(tmp_path / "whole", {S1: A, S2: B})) == BOTH
+
+
+def test_the_only_shard_of_a_checkpoint_is_all_of_it(tmp_path: Path) -> None:
+    place = folder(tmp_path / "in", {"model-00001-of-00001.safetensors": A})
+    assert not bs.open(str(place / "model-00001-of-00001.safetensors")).notes
+
+
 def test_a_tensor_that_a_named_index_omits_is_noted(tmp_path: Path) -> None:
     place = folder(tmp_path / "in", {S1: {**A, "x": 3}, S2: {**B, "a": 7}}, BY_INDEX)
     (note,) = bs.open(str(place / INDEX)).notes

@@ -27,7 +27,7 @@ TORCH_DTYPES = {
     "F8_E5M2": torch.float8_e5m2, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E8M0": torch.float8_e8m0fnu,
 }  # fmt: skip
-OPAQUE = [d for d in DTYPES if d.kind == "opaque"]
+OPAQUE = [d for d in DTYPES if d.is_opaque]
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], **metadata: str) -> str:

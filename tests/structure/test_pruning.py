@@ -20,7 +20,7 @@ GROUPED = ("llama", "llama-biased", "mistral", "qwen2", "qwen3", "gemma2", "gemm
 
 WRITERS = {
     "gpt2": (r"c_proj\.weight", 0), "gpt_neox": (r"dense(_4h_to_h)?\.weight", 1), "bert": (r"output\.dense\.weight", 1),
-    "vit": (r"fc2\.weight", 1), "t5": (r"\.(o|wo)\.weight", 1), "t5-gated": (r"\.(o|wo)\.weight", 1),
+    "vit": (r"(fc2|output\.dense)\.weight", 1), "t5": (r"\.(o|wo)\.weight", 1), "t5-gated": (r"\.(o|wo)\.weight", 1),
     "whisper": (r"(out_proj|fc2)\.weight", 1),
 }  # fmt: skip
 """The matrices that read what heads and neurons give, and along which axis; the others are those of Llama."""

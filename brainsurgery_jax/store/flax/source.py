@@ -6,14 +6,13 @@ Numbers that are no arrays are tensors without axes, as orbax stores them: integ
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.dtypes import BY_NAME, Aval
 from brainsurgery_jax.store.base import Header, Note, Source, TensorInfo, Unread
-from brainsurgery_jax.store.completeness import Chosen, choose, is_index
+from brainsurgery_jax.store.completeness import Chosen, choose
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.flax.leaves import Leaf, StoredArray, read_leaves
 from brainsurgery_jax.store.flax.wire import Blob
@@ -47,8 +46,7 @@ class Contents(NamedTuple):
 
 def open_flax(path: str) -> Source:
     """The tensors of a file, of the shards that an index lists, or of a folder with either."""
-    several = os.path.isdir(path) or is_index(os.path.basename(path))
-    chosen = choose(path, SUFFIXES) if several else Chosen([path])
+    chosen = choose(path, SUFFIXES)
     with ExitStack() as on_failure:
         files = open_files(chosen.files)
         for file in files:

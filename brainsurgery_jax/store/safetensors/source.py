@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from brainsurgery_jax.store.base import Header, Note
-from brainsurgery_jax.store.completeness import Chosen, choose, is_index
+from brainsurgery_jax.store.completeness import choose
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.index_files import Indexed, merge, place
 from brainsurgery_jax.store.io import local
@@ -41,8 +40,7 @@ class SafetensorsSource(ByteSource):
 
 def open_safetensors(path: str, *, open_files: int = 64) -> SafetensorsSource:
     """The checkpoint in a local file or folder; at most `open_files` files are open beside those in use."""
-    several = os.path.isdir(path) or is_index(os.path.basename(path))
-    chosen = choose(path, SUFFIXES) if several else Chosen([path])
+    chosen = choose(path, SUFFIXES)
     return SafetensorsSource(path, local.open_files(chosen.files, limit=open_files), chosen.listed, chosen.notes)
 
 

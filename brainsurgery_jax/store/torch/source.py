@@ -11,7 +11,6 @@ write it, that is the part which is read unless another is named (see `address.p
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.base import Header, Nesting, Note, TensorInfo, Unread
-from brainsurgery_jax.store.completeness import Chosen, choose, is_index
+from brainsurgery_jax.store.completeness import choose
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import TORCH_SUFFIXES
 from brainsurgery_jax.store.index_files import merge, place
@@ -74,8 +73,7 @@ class TorchFile(NamedTuple):
 
 def open_torch(path: str) -> StridedSource:
     """The tensors of a file, or of a folder, or of the files that an index lists."""
-    several = os.path.isdir(path) or is_index(os.path.basename(path))
-    chosen = choose(path, TORCH_SUFFIXES) if several else Chosen([path])
+    chosen = choose(path, TORCH_SUFFIXES)
     files, notes = chosen.files, chosen.notes
     with ExitStack() as on_failure:
         opened = open_files(files)
