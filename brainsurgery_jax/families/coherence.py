@@ -29,7 +29,9 @@ def features(place: FamilyPlace, kin: Mapping[str, Kin]) -> Iterator[ConfigDiffe
     found = {each for each in known if f"{place.base}layers.*.{each}" in kin}
     if not found or found == own.features:
         return
-    others = [model.name for model in MODELS.values() if _would_fit(model, own, found)]
+    # Classes also differ in the biases that they have, so that these leave open which one is meant.
+    biased = any(starred.startswith(f"{place.base}layers.*.") and starred.endswith(".bias") for starred in kin)
+    others = [model.name for model in MODELS.values() if not biased and _would_fit(model, own, found)]
     patch = place.patch({"model_type": others[0]}) if len(others) == 1 else {}
     if patch and not place.part:
         patch = identity(MODELS[others[0]])
