@@ -848,6 +848,14 @@ def _upcycled(t: Tensors) -> Changes:
     return made
 
 
+def _twice(t: Tensors) -> Changes:
+    router = t[f"{_MOE}.gate.weight"]
+    more = {
+        f"{_MOE}.experts.{e + 2}.{n}.weight": t[f"{_MOE}.experts.{e}.{n}.weight"] for e in range(2) for n in _EXPERT
+    }
+    return {**more, f"{_MOE}.gate.weight": np.concatenate([router, router])}
+
+
 def _one_expert(t: Tensors) -> Changes:
     names = {f"{_MOE}.experts.{{}}.{n}.weight" for n in _EXPERT}
     kept = {n.format(0): t[n.format(1)] for n in names} | {n.format(1): None for n in names}
@@ -903,6 +911,9 @@ STRUCTURE: tuple[Row, ...] = (
         (Refused({"drop": [2]}, "structure-experts", "there is no expert 2 of 2"),), before=_AS_MIXTRAL),
     Row("expert_merge", {"groups": [[0, 1]]}, _MIXED, _mean_expert,
         (Refused({"groups": [[0]]}, "structure-experts", "expert 1 is in no group"),), before=_AS_MIXTRAL, within=1e-6),
+    Row("expert_join", {"others": ["model"], "public": 0, "alias": "model"}, _MIXED, _twice,
+        (Refused({"others": ["model"], "public": 2, "alias": "model"}, "structure-experts", "the first 2"),
+         Refused({}, "key-missing", "others")), before=_AS_MIXTRAL),
     Row("experts", {"names": "stacked"}, _MIXED, _stacked,
         (Refused({"names": "loose"}, "value-type", "names"),), before=_AS_MIXTRAL),
     *(Row(op, {source: "w", "scores": "s", "keep": 2, **more}, _SCORED, lambda t, to=to: {to: t["w"][2:]},

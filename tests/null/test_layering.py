@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "layout": "errors packaged plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
-    "families": "errors dtypes config_patch layout.expressions",
+    "families": "errors wording dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
     "structure": "errors wording dtypes config_patch families layout.expressions op keys protocol select",
     "ops.structure": "keys op protocol structure",

@@ -176,6 +176,8 @@ INPUTS: Mapping[str, Inputs] = {
     "merge-dare": _merged("base", "model1", "model2"),
     "merge-magmax": _merged("base", "model1", "model2"),
     "magnitude-pruning": _gpt2,
+    "magnitude-masks": _gpt2,
+    "nm-masks": _gpt2,
     "subnetwork-mask": _masked,
     "tuned-lens": _lens,
     "fold-norms": _gpt2_folder,

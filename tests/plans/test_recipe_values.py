@@ -73,6 +73,27 @@ def test_magnitude_pruning_zeroes_the_smallest_entries(tmp_path: Path):
         np.testing.assert_array_equal(found[name], np.where(np.abs(x) < np.quantile(np.abs(x), 0.25), 0, x))
 
 
+def test_masks_by_magnitude_have_one_threshold_for_all_matrices(tmp_path: Path):
+    settings, masks = made("magnitude-masks", tmp_path, share=0.25)
+    before = tensors(settings["model"])
+    masked = [n for n in before if ("attn" in n or "mlp" in n) and n.endswith("weight")]
+    least = np.quantile(np.concatenate([np.abs(before[n]).reshape(-1) for n in masked]), 0.25)
+    assert sorted(masks) == sorted(masked)
+    for name in masked:
+        np.testing.assert_array_equal(masks[name], np.abs(before[name]) >= least)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 2)])
+def test_masks_of_groups_keep_the_largest_of_each(n: int, m: int, tmp_path: Path):
+    settings, masks = made("nm-masks", tmp_path, n=n, m=m)
+    before = tensors(settings["model"])
+    assert masks
+    for name, mask in masks.items():
+        groups, kept = np.abs(before[name]).reshape(-1, m), mask.reshape(-1, m).astype(bool)
+        assert (kept.sum(-1) == n).all()
+        assert (np.where(kept, groups, np.inf).min(-1) >= np.where(kept, 0, groups).max(-1)).all()
+
+
 def test_a_mask_keeps_its_subnetwork_or_the_rest(tmp_path: Path):
     settings, kept = made("subnetwork-mask", tmp_path)
     _, rest = made("subnetwork-mask", tmp_path, keep=0, out=tmp_path / "rest.safetensors")
