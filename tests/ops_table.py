@@ -785,7 +785,14 @@ def _few_neurons(t: Tensors) -> Changes:
     return rows | {_MLP.format(i, "down"): t[_MLP.format(i, "down")][:, [0, 2]] for i in range(2)}
 
 
-def _folded(t: Tensors) -> Edits:
+_NORMED: Tensors = {
+    **_MODEL, "model.norm.weight": counting((4,)) + 1,
+    **{f"model.layers.{i}.{name}_layernorm.weight": counting((4,)) + i + 1
+       for i in range(2) for name in ("input", "post_attention")},
+}  # fmt: skip
+
+
+def _folded(t: Tensors) -> Changes:
     """The gains of all norms, in the columns of what reads them."""
     made: dict[str, np.ndarray | None] = {"lm_head.weight": t["lm_head.weight"] * t["model.norm.weight"]}
     made["model.norm.weight"] = np.ones_like(t["model.norm.weight"])
@@ -860,7 +867,7 @@ STRUCTURE: tuple[Row, ...] = (
         before=_AS_LLAMA),
     Row("untie", {}, {n: x for n, x in _MODEL.items() if n != "lm_head.weight"},
         lambda t: {"lm_head.weight": t["model.embed_tokens.weight"]}, (_NOT_KNOWN,), before=_AS_LLAMA),
-    Row("fold_norm", {}, {**_MODEL, "model.norm.weight": np.array([1, 2, 3, 4], np.float32)}, _folded,
+    Row("fold_norm", {}, _NORMED, _folded,
         (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_LLAMA),
     Row("fuse", {}, _MODEL, _fused, (_NOT_KNOWN,), before=_AS_LLAMA),
     Row("unfuse", {}, {**_WORDS, "model.layers.0.mlp.gate_up_proj.weight": counting((6, 4)),

@@ -72,9 +72,9 @@ def _readings(model: Described, final: bool) -> Iterator[Reading]:
     if final:
         (head,) = model.names(["^lm_head.weight"])
         if head not in model.kin:
-            raise Refusal("structure-model", f"the last norm of '{model.alias}' has no '{head}' to go into", key="alias",
-                          hint="Put a step `untie` before this if words are tied, or add `final: false`."
-                          )  # fmt: skip
+            raise Refusal("structure-model", f"the last norm of '{model.alias}' has no '{head}' to go into",
+                          key="alias",
+                          hint="Put a step `untie` before this if words are tied, or add `final: false`.")  # fmt: skip
         yield Reading(model.names([last])[0], (head,))
 
 
