@@ -27,7 +27,7 @@ _UNITS: Mapping[str, int] = {
 """The weight of a norm that changes nothing, for every `model_type` whose norms come before what reads them."""
 
 
-class Reading(NamedTuple):
+class NormReaders(NamedTuple):
     """A norm, without `.weight`, and the matrices that read its result: names of the checkpoint, with `*`."""
 
     norm: str
@@ -58,7 +58,7 @@ def _refuse_stacked(model: Described) -> None:
                       hint="Put `- experts: {names: separate}` before this step.")  # fmt: skip
 
 
-def _readings(model: Described, final: bool) -> Iterator[Reading]:
+def _readings(model: Described, final: bool) -> Iterator[NormReaders]:
     """What reads each norm. Raises Refusal if nothing of its own reads the last one."""
     if model.place.family is GPT2:
         tables = {"h.*.ln_1": ("h.*.attn.c_attn.weight",), "h.*.ln_2": ("h.*.mlp.c_fc.weight",)}
@@ -68,14 +68,14 @@ def _readings(model: Described, final: bool) -> Iterator[Reading]:
         tables = {"layers.*.input_layernorm": _ATTENTION, middle: _MLP}
         last = "norm"
     for norm, matrices in tables.items():
-        yield Reading(model.names([norm])[0], tuple(n for n in model.names(matrices) if n in model.kin))
+        yield NormReaders(model.names([norm])[0], tuple(n for n in model.names(matrices) if n in model.kin))
     if final:
         (head,) = model.names(["^lm_head.weight"])
         if head not in model.kin:
             raise Refusal("structure-model", f"the last norm of '{model.alias}' has no '{head}' to go into",
                           key="alias",
                           hint="Put a step `untie` before this if words are tied, or add `final: false`.")  # fmt: skip
-        yield Reading(model.names([last])[0], (head,))
+        yield NormReaders(model.names([last])[0], (head,))
 
 
 def _compute(model: Described, target: str, norm: str, expr: str, **more: str) -> Substep:
@@ -88,7 +88,7 @@ def _fill(model: Described, name: str, value: int) -> Substep:
     return Substep("fill_", {"target": model.ref(name), "mode": "constant", "value": value})
 
 
-def _fold_gain(model: Described, each: Reading, unit: int) -> Iterator[Substep]:
+def _fold_gain(model: Described, each: NormReaders, unit: int) -> Iterator[Substep]:
     """The steps for RMSNorm: each column of the matrices takes the gain of what it reads."""
     gain = "g" if unit else "(g + 1)"
     for matrix in each.matrices:
@@ -96,7 +96,7 @@ def _fold_gain(model: Described, each: Reading, unit: int) -> Iterator[Substep]:
     yield _fill(model, f"{each.norm}.weight", unit)
 
 
-def _fold_affine(model: Described, each: Reading, unit: int) -> Iterator[Substep]:
+def _fold_affine(model: Described, each: NormReaders, unit: int) -> Iterator[Substep]:
     """The steps for LayerNorm before a matrix [in, out] with a bias, which takes that of the norm. The head has none in
     GPT-2's class, so the last norm keeps a bias, divided by the gain that its columns take."""
     (matrix,) = each.matrices
