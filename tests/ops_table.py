@@ -827,6 +827,29 @@ def _few_neurons(t: Tensors) -> Changes:
     return rows | {_MLP.format(i, "down"): t[_MLP.format(i, "down")][:, [0, 2]] for i in range(2)}
 
 
+_NORMED: Tensors = {
+    **_MODEL, "model.norm.weight": counting((4,)) + 1,
+    **{f"model.layers.{i}.{name}_layernorm.weight": counting((4,)) + i + 1
+       for i in range(2) for name in ("input", "post_attention")},
+}  # fmt: skip
+
+
+def _folded(t: Tensors) -> Changes:
+    """The gains of all norms, in the columns of what reads them."""
+    made: dict[str, np.ndarray | None] = {"lm_head.weight": t["lm_head.weight"] * t["model.norm.weight"]}
+    made["model.norm.weight"] = np.ones_like(t["model.norm.weight"])
+    for layer in (0, 1):
+        start = f"model.layers.{layer}"
+        for norm, readers in (
+            ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+            ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+        ):
+            gain = t[f"{start}.{norm}.weight"]
+            made |= {f"{start}.{name}.weight": t[f"{start}.{name}.weight"] * gain for name in readers}
+            made[f"{start}.{norm}.weight"] = np.ones_like(gain)
+    return made
+
+
 def _fused(t: Tensors) -> Changes:
     made: dict[str, np.ndarray | None] = {}
     for i in range(2):
@@ -894,6 +917,8 @@ STRUCTURE: tuple[Row, ...] = (
         before=_AS_LLAMA),
     Row("untie", {}, {n: x for n, x in _MODEL.items() if n != "lm_head.weight"},
         lambda t: {"lm_head.weight": t["model.embed_tokens.weight"]}, (_NOT_KNOWN,), before=_AS_LLAMA),
+    Row("fold_norm", {}, _NORMED, _folded,
+        (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_LLAMA),
     Row("fuse", {}, _MODEL, _fused, (_NOT_KNOWN,), before=_AS_LLAMA),
     Row("unfuse", {}, {**_WORDS, "model.layers.0.mlp.gate_up_proj.weight": counting((6, 4)),
                        "model.layers.0.self_attn.o_proj.weight": counting((4, 4))},

@@ -161,6 +161,23 @@ def untie(view: View, *, model: ModelKeys) -> Iterator[Edit]:
 
 
 @control(configures=True)
+def fold_norm(view: View, *, final: StrictBool = True, prove: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Move the gain of every norm into the matrices that read its result; the model computes what it did.
+
+    For decoders whose norms come before attention and MLP. The norms keep a gain of one (Gemma: a weight of zero), so
+    that the same class of transformers loads the result. A bias of LayerNorm moves into that of the matrix; the last
+    norm of GPT-2 keeps its own, divided by its gain, since the head has none. The last norm goes into the output table,
+    which must not be tied; `final: false` leaves this norm as it is. Norms of queries and keys, and those after a
+    layer, stay. `prove: true` asserts that no logit of 32 tokens changes by more than 1e-3.
+    Example: `fold_norm: {prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.folding import fold_norms
+
+    yield from fold_norms(view, model.alias, model.part, final=final, prove=prove)
+
+
+@control(configures=True)
 def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
 
