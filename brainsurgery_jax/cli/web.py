@@ -17,7 +17,7 @@ from brainsurgery_jax.web.guard import is_loopback
 from brainsurgery_jax.web.server import serve
 
 
-class Choices(NamedTuple):
+class WebChoices(NamedTuple):
     """The options of the command."""
 
     root: str
@@ -28,7 +28,7 @@ class Choices(NamedTuple):
     memory: str | None
 
 
-def web(paths: list[str], choices: Choices) -> None:
+def web(paths: list[str], choices: WebChoices) -> None:
     """Serve the workbench until Ctrl-C. Relative paths start at the root, here and in plans."""
     limit = size_of(choices.upload_limit, "--upload-limit") or 0
     memory = size_of(choices.memory, "--memory")

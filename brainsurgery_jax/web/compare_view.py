@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from asyncio import to_thread
 
-from nicegui import run, ui
+from nicegui import ui
 
 from brainsurgery_jax.comparison import Difference, TensorDifference
 from brainsurgery_jax.errors import PlanError, StoreError
@@ -47,7 +48,7 @@ class CompareView:
         self._told.set_text("comparing ...")
         self._result.clear()
         try:
-            found = await run.io_bound(self._bench.compare, left, right)
+            found = await to_thread(self._bench.compare, left, right)
         except (StoreError, PlanError, ValueError) as bad:
             self._told.set_text(str(bad))
             return

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from brainsurgery_jax.api import Plan
-from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
+from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import holds_pickles
@@ -50,15 +50,16 @@ class Root:
         return sorted(found, key=lambda item: (not item[1], item[0]))
 
     def refuse_texts(self, text: str, plan: Plan) -> None:
-        """Refuse a plan that reads the environment, or names a file outside the root, in whatever key. PlanError."""
+        """Refuse a plan that reads the environment, or names a file outside the root, in whatever key. Raises
+        StoreError."""
         if _ENVIRONMENT.search(text):
-            hint = "Run the plan on the command line instead."
-            raise PlanError([Diagnostic("web-environment", "a plan in the browser reads no environment", None, hint)])
+            remedy = "Run the plan on the command line instead."
+            raise StoreError("plan.yaml", "a plan in the browser reads no environment", remedy=remedy)
         for step in plan.data.steps:
             for word in _words(step.text):
-                self._refuse_word(word, step.span)
+                self._refuse_word(word)
 
-    def _refuse_word(self, word: str, span: object) -> None:
+    def _refuse_word(self, word: str) -> None:
         path = parse_address(word).path if "::" in word and not word.startswith("::") else word
         if os.sep not in path and ".." not in path and not path.startswith("~"):
             return

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from nicegui import events, run, ui
+from nicegui import events, ui
 
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.store.sizes import show_size
@@ -171,7 +172,7 @@ class ExplorerView:
         with self._tensor:
             ui.label(f"reading {name} ...").props("role=status")
         try:
-            found = await run.io_bound(self._bench.measure, one.path, name)
+            found = await to_thread(self._bench.measure, one.path, name)
         except (StoreError, PlanError) as bad:
             ui.notify(str(bad), type="negative", multi_line=True)
             return

@@ -24,7 +24,7 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "frame-ancestors 'none'; base-uri 'self'; form-action 'self'; object-src 'none'"
 )
-"""The content security policy: nothing is loaded from elsewhere. Vue compiles templates, so scripts may be evaluated."""
+"""The content security policy: nothing comes from elsewhere. Vue compiles templates, so scripts may be evaluated."""
 
 HEADERS = (
     (b"content-security-policy", POLICY.encode()),

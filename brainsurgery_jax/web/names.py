@@ -46,7 +46,7 @@ class _Level:
         return self.digest
 
 
-class NameTree:
+class BranchedNames:
     """The tree of names along their dots."""
 
     def __init__(self, avals: Mapping[str, Aval]):

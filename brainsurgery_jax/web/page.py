@@ -25,6 +25,7 @@ STYLE = """
 def build_page(key: str, bench: Workbench, upload_limit: int) -> None:
     """Build the page of a workbench, as it stands."""
     ui.add_css(STYLE)
+    ui.colors(primary="#0d5c9e")
     dark = ui.dark_mode(None)
     with ui.header().style("background: #0d3c61; color: white; padding: .4rem 1rem"), ui.row(align_items="center"):
         ui.label("brainsurgery-jax").props("role=heading aria-level=1").style("font-size: 1.2rem; font-weight: 600")

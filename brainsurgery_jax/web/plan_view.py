@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from collections.abc import Callable, Sequence
+from functools import partial
 from urllib.parse import quote
 
-from nicegui import events, run, ui
+from nicegui import events, ui
 
 from brainsurgery_jax.errors import Diagnostic
 from brainsurgery_jax.lower import Effect
@@ -102,7 +104,7 @@ class PlanView:
     async def _check(self) -> None:
         self._check_later.deactivate()
         text = self._bench.text
-        found = await run.io_bound(self._bench.check)
+        found = await to_thread(self._bench.check)
         if text != self._bench.text:
             self._check_later.activate()
             return
@@ -126,7 +128,7 @@ class PlanView:
 
     async def _preview(self) -> None:
         overwrite = bool(self._overwrite.value)
-        found, effects = await run.io_bound(lambda: self._bench.look_ahead(overwrite=overwrite))
+        found, effects = await to_thread(lambda: self._bench.look_ahead(overwrite=overwrite))
         errors = [d for d in found if d.severity == "error"]
         with (
             ui.dialog() as dialog,
@@ -169,7 +171,7 @@ class PlanView:
                 with ui.row(align_items="center"):
                     ui.label(f"wrote {path}: {tensors:,} tensors, {nbytes:,} bytes").classes("bs-mono")
                     ui.link("Download", f"/download?path={quote(path)}").props("download")
-                    ui.button("Open", on_click=lambda path=path: self._open(path)).props("flat dense no-caps")
+                    ui.button("Open", on_click=partial(self._open, path)).props("flat dense no-caps")
             for text in [*progress.said, *progress.notes]:
                 ui.label(text).classes("bs-mono").style("white-space: pre-wrap")
 

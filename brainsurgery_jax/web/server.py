@@ -47,14 +47,14 @@ class Desks:
         return self._known.get(key)
 
 
-class Limits(NamedTuple):
+class ServerLimits(NamedTuple):
     """The most bytes of an upload, and the memory budget in bytes (None: the default)."""
 
     upload: int
     memory: int | None
 
 
-def build(root: Root, paths: list[str], limits: Limits) -> FastAPI:
+def build(root: Root, paths: list[str], limits: ServerLimits) -> FastAPI:
     """The application, without its guard."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     desks = Desks(root, paths, limits.memory)
@@ -96,7 +96,7 @@ def serve(
 ) -> None:
     """Serve at a socket that is bound already, until the process is interrupted."""
     os.umask(os.umask(0o077) | 0o077)  # what is uploaded belongs to the user alone
-    app = Guard(build(root, paths, Limits(limit, memory)), token, host, bound.getsockname()[1], limit)
+    app = Guard(build(root, paths, ServerLimits(limit, memory)), token, host, bound.getsockname()[1], limit)
     # No access log: URLs may hold the token.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, date_header=False)

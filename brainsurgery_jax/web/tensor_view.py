@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nicegui import run, ui
+from asyncio import to_thread
+
+from nicegui import ui
 
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.looking.moments import TensorStats
@@ -30,7 +32,7 @@ def show_tensor(bench: Workbench, one: OpenCheckpoint, name: str, found: TensorS
                 with holder:
                     told = ui.label("computing the singular values ...").props("role=status")
                 try:
-                    spectrum = await run.io_bound(bench.spectrum, one.path, name)
+                    spectrum = await to_thread(bench.spectrum, one.path, name)
                 except (StoreError, PlanError, ValueError) as bad:
                     told.set_text(str(bad))
                     return
@@ -82,5 +84,5 @@ def _show_spectrum(found: Spectrum) -> None:
         )
 
     start = min(found.rank_of(0.9) or 1, count)
-    ui.slider(min=1, max=count, value=start, on_change=lambda e: tell(int(e.value))).props('aria-label="Rank"')
+    ui.slider(min=1, max=count, value=start, on_change=lambda e: tell(int(e.value or 1))).props('aria-label="Rank"')
     tell(start)

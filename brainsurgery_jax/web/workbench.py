@@ -15,7 +15,7 @@ from brainsurgery_jax import api
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.comparison import Difference, diff
 from brainsurgery_jax.engine.events import Advanced, Event, Finishing, Noted, Published, Said, Started
-from brainsurgery_jax.errors import Diagnostic, PlanError, Stopped, StoreError
+from brainsurgery_jax.errors import Diagnostic, PlanError, Span, Stopped, StoreError
 from brainsurgery_jax.looking.moments import TensorStats
 from brainsurgery_jax.looking.spectra import Spectrum, spectrum
 from brainsurgery_jax.looking.stats import stats
@@ -23,7 +23,7 @@ from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.plan.source import Map, compose
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.web.confined import Root
-from brainsurgery_jax.web.names import NameTree
+from brainsurgery_jax.web.names import BranchedNames
 
 FILE = "plan.yaml"
 """The name of the plan in places of diagnostics."""
@@ -35,7 +35,7 @@ class OpenCheckpoint:
     def __init__(self, path: str, checkpoint: Checkpoint):
         self.path, self.checkpoint = path, checkpoint
         self.avals = checkpoint.avals
-        self.tree = NameTree(self.avals)
+        self.tree = BranchedNames(self.avals)
 
     def search(self, pattern: str) -> list[str]:
         """The names that match a regular expression, or a structured pattern written as a YAML list. All for none.
@@ -174,7 +174,10 @@ class Workbench:
     def plan(self) -> api.Plan:
         """The plan that the text spells. Raises PlanError or StoreError."""
         root = compose(self.text, FILE)
-        plan = api.load(root if isinstance(root, Map) else Map((), None))
+        if not isinstance(root, Map):
+            hint = "Write `inputs: [model.safetensors]` and `transforms: [...]`."
+            raise PlanError([Diagnostic("plan-item", "a plan is a mapping", Span(FILE, 1, 1), hint)])
+        plan = api.load(root)
         self.root.refuse_texts(self.text, plan)
         return plan
 
@@ -229,7 +232,7 @@ class Workbench:
 
 
 def _diagnostic_of(bad: StoreError) -> Diagnostic:
-    return Diagnostic(bad.code or "store", str(bad).partition("\n")[0], None, bad.remedy)
+    return Diagnostic(bad.code or "io", str(bad).partition("\n")[0], None, bad.remedy)
 
 
 def close_all(bench: Workbench) -> None:

@@ -143,7 +143,7 @@ MAY_IMPORT = {
     "web": "errors rendering version dtypes op api checkpoint comparison looking world lower "
     "plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
     "store.replacing store.sidecars store.sizes engine.events",
-    "cli.web": "web cli.sizes",
+    "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
     "looking",

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -46,7 +47,7 @@ class Server(NamedTuple):
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str | None) -> Answer:
         """Ask with the cookie and the right Host; None leaves a header out."""
         given = {"Host": f"127.0.0.1:{self.port}", "Cookie": self.cookie}
-        given |= {key.replace("_", "-"): value for key, value in headers.items()}  # type: ignore[dict-item]
+        given |= {key.replace("_", "-"): value for key, value in headers.items()}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -57,10 +58,8 @@ class Server(NamedTuple):
                 connection.putheader("Content-Length", str(len(body)))
             connection.endheaders()
             if body is not None:
-                try:
+                with suppress(BrokenPipeError, ConnectionResetError):
                     connection.send(body)
-                except (BrokenPipeError, ConnectionResetError):
-                    pass
             answer = connection.getresponse()
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:

@@ -78,7 +78,7 @@ def test_a_request_that_the_browser_marks_as_cross_site_is_refused(server: Serve
 @pytest.mark.parametrize("wrong", [{"Origin": "http://evil.example"}, {"Cookie": None}, {"Host": "evil.example"}])
 def test_a_websocket_is_guarded_like_a_request(server: Server, wrong: dict[str, str | None]):
     origin = {"Origin": f"http://127.0.0.1:{server.port}"}
-    assert server.ask(SOCKET, **(WEBSOCKET | origin | wrong)).status == 403
+    assert server.ask(SOCKET, "GET", None, **(WEBSOCKET | origin | wrong)).status == 403
     assert is_alive(server)
 
 
@@ -132,9 +132,8 @@ def test_the_token_is_in_no_log(server: Server):
 
 
 def test_loopback_is_told_from_other_addresses():
-    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.168.0.1", "example.org")] == [
-        True, True, True, False, False, False,
-    ]  # fmt: skip
+    assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "192.168.0.1", "example.org")))
 
 
 # --- plans and files, without a server
@@ -182,7 +181,7 @@ def test_a_plan_that_reaches_out_of_the_root_is_refused_and_writes_nothing(bench
 @pytest.mark.parametrize("reference", ["${env:HOME}", "${oc.env:HOME}"])
 def test_a_plan_in_the_browser_reads_no_environment(bench: Workbench, reference: str):
     bench.write(f"transforms: [{{help: '{reference}'}}]")
-    assert [d.code for d in bench.check()] == ["web-environment"]
+    assert [d.code for d in bench.check()] == ["io"]
 
 
 def test_a_torch_file_is_opened_only_where_that_is_allowed(bench: Workbench):

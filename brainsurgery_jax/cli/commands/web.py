@@ -31,4 +31,4 @@ def web(
     arrange(os.environ, compile_cache=True)
     from brainsurgery_jax.cli import web as command
 
-    command.web(paths or [], command.Choices(root, host, port, allow_torch, upload_limit, memory))
+    command.web(paths or [], command.WebChoices(root, host, port, allow_torch, upload_limit, memory))
