@@ -3,6 +3,8 @@
 # The first of these that will do is used; choose another by `make PYTHON=/path/to/python test`.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 VENV ?= .venv
+# The browser tests use the chromium of the system, else the one that Playwright downloads.
+FIND_CHROMIUM := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 # One torch build for everybody, installed before any package can ask for another.
 TORCH ?= torch==2.13.0
 # What `make bench` measures, all if empty: `make bench ROWS='rename cast'`.
@@ -140,6 +142,8 @@ $(VENV)/installed-dev: $(SETUP) | $(BIN)/python
 	@echo 'installing brainsurgery-jax and what its tests need into $(VENV); the first time takes some minutes'
 	@$(PIP) '$(TORCH)'
 	@$(PIP) --editable '.[torch,test,dev]'
+	@$(FIND_CHROMIUM) || $(BIN)/python -m playwright install chromium >/dev/null 2>&1 || \
+	    echo 'make: no chromium, so the browser tests will be skipped. Debian, Ubuntu: apt-get install chromium' >&2
 	@touch $(VENV)/installed $@
 
 $(VENV)/installed-bench: $(VENV)/installed-dev

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from brainsurgery_jax.api import Plan
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.plan.source import Node, plain
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import holds_pickles
@@ -17,7 +18,7 @@ from brainsurgery_jax.store.replacing import Replacement
 from brainsurgery_jax.store.sidecars import SideFiles
 from brainsurgery_jax.world import Files
 
-_ENVIRONMENT = re.compile(r"\$\{\s*(?:oc\.)?env\s*:")
+_ENVIRONMENT = re.compile(r"\$\{\s*(?:env|oc\.env)\b")
 _MARKS = re.compile(r"[\s'\",\[\]{}]+")
 
 
@@ -49,10 +50,10 @@ class Root:
                     found.append((entry.name, entry.is_dir()))
         return sorted(found, key=lambda item: (not item[1], item[0]))
 
-    def refuse_texts(self, text: str, plan: Plan) -> None:
+    def refuse_texts(self, root: Node, plan: Plan) -> None:
         """Refuse a plan that reads the environment, or names a file outside the root, in whatever key. Raises
         StoreError."""
-        if _ENVIRONMENT.search(text):
+        if any(map(_ENVIRONMENT.search, _words(plain(root)))):
             remedy = "Run the plan on the command line instead."
             raise StoreError("plan.yaml", "a plan in the browser reads no environment", remedy=remedy)
         for step in plan.data.steps:

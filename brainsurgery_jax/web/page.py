@@ -16,7 +16,9 @@ STYLE = """
 .bs-scroll { overflow: auto; max-height: 60vh; width: 100%; }
 .bs-error { color: #b00020; } .body--dark .bs-error { color: #ff8a9b; }
 .bs-muted { color: #555; } .body--dark .bs-muted { color: #bbb; }
+.body--dark .text-primary { color: #8fc1f5 !important; }
 .bs-line-error { background: rgba(200, 0, 40, .18); }
+.body--dark .nicegui-codemirror { filter: invert(1) hue-rotate(180deg); }
 .nicegui-codemirror { height: 45vh; width: 100%; }
 :focus-visible { outline: 2px solid #1565c0; outline-offset: 1px; }
 """

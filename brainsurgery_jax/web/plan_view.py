@@ -128,7 +128,7 @@ class PlanView:
 
     async def _preview(self) -> None:
         overwrite = bool(self._overwrite.value)
-        found, effects = await to_thread(lambda: self._bench.look_ahead(overwrite=overwrite))
+        found, effects, writes = await to_thread(lambda: self._bench.look_ahead(overwrite=overwrite))
         errors = [d for d in found if d.severity == "error"]
         with (
             ui.dialog() as dialog,
@@ -141,6 +141,8 @@ class PlanView:
                     _draw_effect(number, effect)
                 if not effects:
                     ui.label("The plan has no steps.").classes("bs-muted")
+                for path in writes:
+                    ui.label(f"writes {path}").classes("bs-mono")
             with ui.row():
                 go = ui.button("Go", on_click=lambda: dialog.submit(True)).props("no-caps color=primary")
                 go.set_enabled(not errors)

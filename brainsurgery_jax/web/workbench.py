@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
 from brainsurgery_jax.checkpoint import Checkpoint
@@ -27,6 +27,14 @@ from brainsurgery_jax.web.names import BranchedNames
 
 FILE = "plan.yaml"
 """The name of the plan in places of diagnostics."""
+
+
+class Outlook(NamedTuple):
+    """What a run would do: diagnostics, the effects of the steps, the paths that it writes."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    effects: tuple[Effect, ...] = ()
+    writes: tuple[str, ...] = ()
 
 
 class OpenCheckpoint:
@@ -178,22 +186,22 @@ class Workbench:
             hint = "Write `inputs: [model.safetensors]` and `transforms: [...]`."
             raise PlanError([Diagnostic("plan-item", "a plan is a mapping", Span(FILE, 1, 1), hint)])
         plan = api.load(root)
-        self.root.refuse_texts(self.text, plan)
+        self.root.refuse_texts(root, plan)
         return plan
 
     def check(self) -> tuple[Diagnostic, ...]:
         """The mistakes in the plan, from headers alone."""
-        return self.look_ahead()[0] if self.text.strip() else ()
+        return self.look_ahead().diagnostics if self.text.strip() else ()
 
-    def look_ahead(self, *, overwrite: bool = True) -> tuple[tuple[Diagnostic, ...], tuple[Effect, ...]]:
-        """The mistakes in the plan, and what each of its steps creates, changes and deletes."""
+    def look_ahead(self, *, overwrite: bool = True) -> Outlook:
+        """The mistakes in the plan, what each of its steps creates, changes and deletes, and what a run would write."""
         try:
             program = api.lower_plan(self.plan(), self.root.files(overwrite=overwrite))
         except PlanError as bad:
-            return bad.diagnostics, ()
+            return Outlook(bad.diagnostics)
         except StoreError as bad:
-            return (_diagnostic_of(bad),), ()
-        return program.diagnostics, program.effects
+            return Outlook((_diagnostic_of(bad),))
+        return Outlook(program.diagnostics, program.effects, tuple(p.path for p in program.publications))
 
     # --- the run
 

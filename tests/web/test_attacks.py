@@ -178,9 +178,9 @@ def test_a_plan_that_reaches_out_of_the_root_is_refused_and_writes_nothing(bench
     assert bench.progress.state == "failed" and not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("reference", ["${env:HOME}", "${oc.env:HOME}"])
+@pytest.mark.parametrize("reference", ["${env.HOME}", "${oc.env:HOME}", r"\x24{env.HOME}"])
 def test_a_plan_in_the_browser_reads_no_environment(bench: Workbench, reference: str):
-    bench.write(f"transforms: [{{help: '{reference}'}}]")
+    bench.write(f'transforms: [{{help: "{reference}"}}]')
     assert [d.code for d in bench.check()] == ["io"]
 
 

@@ -63,7 +63,7 @@ def write_plan(page: Page, text: str) -> None:
 def test_from_a_look_to_a_plan_that_the_command_line_replays(page: Page, server: Server, tmp_path: Path):
     dialogs: list[str] = []
     foreign: list[str] = []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
     page.on("request", lambda r: foreign.append(r.url) if f"127.0.0.1:{server.port}" not in r.url else None)
 
     # open: the URL loses its token, and the checkpoint of the command is there; a hostile name is text
@@ -109,6 +109,7 @@ def test_from_a_look_to_a_plan_that_the_command_line_replays(page: Page, server:
     # preview, no-go, preview, go
     page.get_by_role("button", name="Preview and run").click()
     page.get_by_text("changes 1: model::h.1.attn.weight").wait_for()
+    page.get_by_text("writes out.safetensors").wait_for()
     take_picture(page, "preview")
     page.get_by_role("button", name="No-go").click()
     assert not (server.root / "out.safetensors").exists()
