@@ -82,10 +82,9 @@ def _data(text: str) -> object:
 def _element_of(field: Field) -> ui.input | ui.select | ui.checkbox:
     required = field.default is inspect.Parameter.empty
     label = f"{field.key} (required)" if required else field.key
-    schema = field_schema(field)
-    choices = _choices(schema)
+    choices = list_choices(field)
     default = None if required else field.default
-    if _is_switch(schema):
+    if has_switch(field):
         return ui.checkbox(label, value=bool(default))
     if choices:
         return (
@@ -106,13 +105,15 @@ def _parts(schema: object) -> list[dict[str, object]]:
     return [part for one in found for part in _parts(one)] if isinstance(found, list) else [schema]
 
 
-def _is_switch(schema: object) -> bool:
-    return any(part.get("type") == "boolean" for part in _parts(schema))
+def has_switch(field: Field) -> bool:
+    """Whether a key is true or false."""
+    return any(part.get("type") == "boolean" for part in _parts(field_schema(field)))
 
 
-def _choices(schema: object) -> list[str]:
+def list_choices(field: Field) -> list[str]:
+    """The words that a key may be; none if it takes other values."""
     found: list[str] = []
-    for part in _parts(schema):
+    for part in _parts(field_schema(field)):
         listed = part.get("enum", [part["const"]] if "const" in part else [])
         found += [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
     return found
