@@ -16,17 +16,27 @@ STYLE = """
 .bs-scroll { overflow: auto; max-height: 60vh; width: 100%; }
 .bs-error { color: #b00020; } .body--dark .bs-error { color: #ff8a9b; }
 .bs-muted { color: #555; } .body--dark .bs-muted { color: #bbb; }
-.body--dark .text-primary { color: #8fc1f5 !important; }
+.body--dark .q-btn--flat { --q-primary: #8fc1f5; }
+.nicegui-link { color: #0d5c9e; } .body--dark .nicegui-link { color: #8fc1f5; }
 .bs-line-error { background: rgba(200, 0, 40, .18); }
 .body--dark .nicegui-codemirror { filter: invert(1) hue-rotate(180deg); }
 .nicegui-codemirror { height: 45vh; width: 100%; }
 :focus-visible { outline: 2px solid #1565c0; outline-offset: 1px; }
 """
 
+LABELS = """<script>
+// The editor and the loading bar take no label of ours, and a screen reader needs one.
+const labels = {'.cm-content': 'Plan in YAML', '.q-loading-bar': 'Loading'};
+const give = () => Object.entries(labels).forEach(([place, text]) => document.querySelectorAll(place).forEach(
+    (element) => element.getAttribute('aria-label') || element.setAttribute('aria-label', text)));
+new MutationObserver(give).observe(document.body, {childList: true, subtree: true});
+</script>"""
+
 
 def build_page(key: str, bench: Workbench, upload_limit: int) -> None:
     """Build the page of a workbench, as it stands."""
     ui.add_css(STYLE)
+    ui.add_body_html(LABELS)
     ui.colors(primary="#0d5c9e")
     dark = ui.dark_mode(None)
     with ui.header().style("background: #0d3c61; color: white; padding: .4rem 1rem"), ui.row(align_items="center"):

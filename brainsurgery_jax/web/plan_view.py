@@ -49,7 +49,6 @@ class PlanView:
                 "min-width: 12rem"
             )
         self._editor = ui.codemirror(self._bench.text, language="YAML", indent="  ", on_change=self._typed)
-        self._editor.props('aria-label="Plan in YAML"')
         self._problems = ui.column().props("role=status aria-label=Diagnostics").style("gap: 0; width: 100%")
 
     def _build_run(self) -> None:

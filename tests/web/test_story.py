@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.web.conftest import HOSTILE, Server
+from tests.web.conftest import HOSTILE, Server, write_model
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -176,3 +176,38 @@ def test_the_page_works_in_the_dark_and_in_a_narrow_window(page: Page, server: S
     page.get_by_label("target (required)").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     take_picture(page, "narrow-dark-plan")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Page, server: Server, scheme: Literal["light", "dark"]):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.emulate_media(color_scheme=scheme)
+    page.goto(server.url)
+    page.get_by_label("Search by pattern").fill(r"h\.\d+\.attn\.weight")
+    page.get_by_role("button", name="h.1.attn.weight").click()
+    page.get_by_role("button", name="Spectrum").click()
+    page.get_by_text("of the energy in").wait_for()
+    found: list[str] = []
+    for view in ("Explore", "Plan", "Compare"):
+        page.get_by_role("tab", name=view).click()
+        page.wait_for_timeout(600)  # the panels slide in
+        for one in Axe().run(page).response["violations"]:
+            if one["impact"] in ("serious", "critical"):
+                found += [
+                    f"{view}: {one['id']}: {node['html'][:200]} {node['failureSummary'][:200]}" for node in one["nodes"]
+                ]
+    assert not found, "\n".join(found)
+
+
+def test_a_file_is_uploaded_into_the_root_and_replaces_none(page: Page, server: Server, tmp_path: Path):
+    write_model(tmp_path / "uploaded.safetensors")
+    page.goto(server.url)
+    page.locator("input[type=file]").set_input_files(tmp_path / "uploaded.safetensors")
+    page.get_by_role("heading", name="uploaded.safetensors").wait_for()
+    stored = server.root / "uploaded.safetensors"
+    assert stored.read_bytes() == (tmp_path / "uploaded.safetensors").read_bytes()
+    (tmp_path / "uploaded.safetensors").write_bytes(b"other")
+    page.locator("input[type=file]").set_input_files(tmp_path / "uploaded.safetensors")
+    page.get_by_text("exists already, and is not replaced").wait_for()
+    assert stored.read_bytes() != b"other"
