@@ -18,7 +18,7 @@ from brainsurgery_jax.web.plan_view import PlanView
 from brainsurgery_jax.web.tensor_view import show_tensor
 from brainsurgery_jax.web.workbench import OpenCheckpoint, Workbench
 
-MOST_FOUND = 100
+MOST_FOUND = 50
 """The most names of a search that are listed."""
 
 
@@ -105,7 +105,7 @@ class ExplorerView:
             ui.button("Use as input", on_click=lambda: self._editor.add_input(one.path)).props("flat dense no-caps")
             ui.button("Close", on_click=lambda: self._close(one.path)).props("flat dense no-caps")
         search = ui.input("Search by pattern", placeholder=r".*attn.*weight or [h, $i, attn, ...]")
-        search.props("dense clearable debounce=150").style("width: 100%")
+        search.props("dense clearable debounce=60").style("width: 100%")
         count = ui.label(f"{len(one.avals):,} of {len(one.avals):,} match").props("role=status").classes("bs-muted")
         found = ui.column().classes("bs-scroll").style("gap: 0")
         with ui.element("div").classes("bs-scroll") as holder:
@@ -157,7 +157,7 @@ class ExplorerView:
                 branch, node = known[key]
                 if node["children"][0]["id"].endswith("\0"):
                     node["children"] = nodes(one.tree.children(branch.key, branch.pattern))
-                    tree.update()
+                    tree.props["nodes"] = list(top)  # the element holds a copy of what it was given
 
         async def select(event: events.ValueChangeEventArguments[str | None]) -> None:
             if event.value in known:
@@ -166,7 +166,8 @@ class ExplorerView:
                 if branch.aval is not None:
                     await self._show(one, branch.key)
 
-        tree = ui.tree(nodes(one.tree.children()), on_expand=expand, on_select=select).classes("bs-mono")
+        top = nodes(one.tree.children())
+        tree = ui.tree(top, on_expand=expand, on_select=select).classes("bs-mono")
 
     async def _show(self, one: OpenCheckpoint, name: str) -> None:
         self._editor.refer(_escape(name))

@@ -71,6 +71,10 @@ def test_from_a_look_to_a_plan_that_the_command_line_replays(page: Page, server:
     page.get_by_role("heading", name="model.safetensors").wait_for()
     assert "token" not in page.url
     page.get_by_text(HOSTILE).wait_for()
+    page.get_by_text("h (9 tensors").locator("xpath=../..").locator(".q-tree__arrow").click()
+    page.get_by_text("[0-2] (3 alike, 9 tensors").wait_for()
+    page.get_by_text("[0-2] (3 alike, 9 tensors").locator("xpath=../..").locator(".q-tree__arrow").click()
+    page.get_by_text("mlp (2 tensors").wait_for()
     take_picture(page, "explore")
 
     # find the attention weights by the grammar of references
