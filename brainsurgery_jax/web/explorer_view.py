@@ -17,6 +17,7 @@ from brainsurgery_jax.web.names import Branch
 from brainsurgery_jax.web.plan_view import PlanView
 from brainsurgery_jax.web.tensor_view import show_tensor
 from brainsurgery_jax.web.workbench import OpenCheckpoint, Workbench
+from brainsurgery_jax.wording import counted
 
 MOST_FOUND = 50
 """The most names of a search that are listed."""
@@ -101,7 +102,7 @@ class ExplorerView:
         nbytes = sum(aval.nbytes for aval in one.avals.values())
         with ui.row(align_items="center").style("width: 100%"):
             ui.label(one.path).classes("bs-mono").props("role=heading aria-level=2").style("font-weight: 600")
-            ui.label(f"{len(one.avals):,} tensors, {show_size(nbytes)}").classes("bs-muted")
+            ui.label(f"{counted(len(one.avals), 'tensor')}, {show_size(nbytes)}").classes("bs-muted")
             ui.button("Use as input", on_click=lambda: self._editor.add_input(one.path)).props("flat dense no-caps")
             ui.button("Close", on_click=lambda: self._close(one.path)).props("flat dense no-caps")
         search = ui.input("Search by pattern", placeholder=r".*attn.*weight or [h, $i, attn, ...]")
@@ -192,4 +193,4 @@ def _label(branch: Branch) -> str:
     if branch.aval is not None and not branch.has_children:
         return f"{branch.label}  {branch.aval}"
     copies = f"{branch.copies} alike, " if branch.copies > 1 else ""
-    return f"{branch.label}  ({copies}{branch.tensors:,} tensors, {show_size(branch.nbytes)})"
+    return f"{branch.label}  ({copies}{counted(branch.tensors, 'tensor')}, {show_size(branch.nbytes)})"
