@@ -82,7 +82,7 @@ class PlanView:
         self._check_later.activate()
 
     def _typed(self, event: events.ValueChangeEventArguments[str]) -> None:
-        self._bench.write(event.value)
+        self._bench.write(event.value, typing=True)
         self._check_later.activate()
 
     def _go_back(self) -> None:
@@ -102,6 +102,7 @@ class PlanView:
 
     async def _check(self) -> None:
         self._check_later.deactivate()
+        self._bench.pause()
         text = self._bench.text
         found = await to_thread(self._bench.check)
         if text != self._bench.text:

@@ -107,7 +107,7 @@ class Workbench:
     def __init__(self, root: Root, *, memory: int | None = None):
         self.root, self._memory = root, memory
         self.checkpoints: dict[str, OpenCheckpoint] = {}
-        self._texts, self._at = [""], 0
+        self._texts, self._at, self._typing = [""], 0, False
         self.progress = Progress()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -155,19 +155,24 @@ class Workbench:
         """The plan as it stands."""
         return self._texts[self._at]
 
-    def write(self, text: str) -> None:
-        """Change the plan; what was undone is forgotten."""
-        if text != self.text:
-            self._texts = [*self._texts[: self._at + 1], text]
-            self._at += 1
+    def write(self, text: str, *, typing: bool = False) -> None:
+        """Change the plan; what was undone is forgotten. What is typed without a pause is one change."""
+        if text == self.text:
+            return
+        kept = self._at if typing and self._typing else self._at + 1
+        self._texts, self._at, self._typing = [*self._texts[:kept], text], kept, typing
+
+    def pause(self) -> None:
+        """End a change that was typed."""
+        self._typing = False
 
     def undo(self) -> None:
         """Go back to the plan before the last change. Files that a run wrote stay."""
-        self._at = max(self._at - 1, 0)
+        self._at, self._typing = max(self._at - 1, 0), False
 
     def redo(self) -> None:
         """Go forward to the change that was undone."""
-        self._at = min(self._at + 1, len(self._texts) - 1)
+        self._at, self._typing = min(self._at + 1, len(self._texts) - 1), False
 
     @property
     def can_undo(self) -> bool:

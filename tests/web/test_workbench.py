@@ -113,6 +113,18 @@ def test_a_change_is_undone_and_done_again(bench: Workbench):
     assert not bench.can_redo
 
 
+def test_what_is_typed_without_a_pause_is_undone_at_once(bench: Workbench):
+    bench.write("a: 1\n")
+    for text in ("b", "b:", "b: 2"):
+        bench.write(text, typing=True)
+    bench.pause()
+    bench.write("b: 23", typing=True)
+    bench.undo()
+    assert bench.text == "b: 2"
+    bench.undo()
+    assert bench.text == "a: 1\n"
+
+
 def test_what_a_run_would_do_is_told_before_it_does_anything(bench: Workbench):
     bench.write(PLAN)
     found = bench.look_ahead(overwrite=False)
