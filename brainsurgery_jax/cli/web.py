@@ -38,6 +38,8 @@ def web(paths: list[str], choices: WebChoices) -> None:
     opened = [os.path.relpath(allowed.confine(os.path.abspath(os.path.expanduser(p))), allowed.folder) for p in paths]
     bound = _bind(choices.host, choices.port)
     os.chdir(allowed.folder)
+    for path in opened:  # a mistake is told here, and not in the browser
+        allowed.files().open(path).close()
     token = secrets.token_urlsafe(24)
     port = bound.getsockname()[1]
     shown = f"[{choices.host}]" if ":" in choices.host else choices.host

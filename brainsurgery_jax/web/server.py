@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 import uvicorn
@@ -36,7 +37,8 @@ class Desks:
         key = secrets.token_urlsafe(9)
         bench = self._known[key] = Workbench(self._root, memory=self._memory)
         for path in self._paths:
-            bench.open(path)
+            with suppress(StoreError):  # it was there when the server started
+                bench.open(path)
         for old in list(self._known)[:-MOST_TABS]:
             if not self._known[old].progress.active:
                 close_all(self._known.pop(old))

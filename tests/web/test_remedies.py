@@ -41,6 +41,12 @@ def test_a_port_that_is_taken_is_told_and_another_is_free(root: Path):
             process.terminate()
 
 
+def test_a_checkpoint_that_is_not_there_is_told_before_anything_is_served(root: Path):
+    command = [sys.executable, "-m", "brainsurgery_jax", "web", "nothing.safetensors"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (3, "") and "nothing.safetensors" in done.stderr
+
+
 def test_another_root_opens_what_lies_outside(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_model(tmp_path / "model.safetensors")
     with pytest.raises(StoreError, match="with another `--root` to open it"):
