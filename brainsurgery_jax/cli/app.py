@@ -30,6 +30,7 @@ from brainsurgery_jax.cli.commands.recipes import recipes
 from brainsurgery_jax.cli.commands.repl import repl
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.commands.spectrum import spectrum
+from brainsurgery_jax.cli.commands.web import web
 from brainsurgery_jax.cli.options import completing
 from brainsurgery_jax.cli.stopping import Terminated, stopping
 from brainsurgery_jax.version import __version__
@@ -164,7 +165,7 @@ def _app(
 for _name, _command in {
     "run": run, "repl": repl, "check": check, "explain": explain, "inspect": inspect, "diff": diff,
     "compare-logits": compare_logits, "spectrum": spectrum, "convert": convert, "layouts": layouts, "ops": ops_,
-    "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "demo": demo,
+    "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "web": web, "demo": demo,
 }.items():  # fmt: skip
     app.command(_name)(_command)
 

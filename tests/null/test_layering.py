@@ -146,7 +146,11 @@ MAY_IMPORT = {
     "store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
-    "web": "errors version nametree op protocol session api",
+    # A browser is a front end like the command line, and serves it: all that it does goes through the API.
+    "web": "errors wording rendering version dtypes op api checkpoint comparison looking world lower "
+    "plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
+    "store.replacing store.sidecars store.sizes engine.events",
+    "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
     "looking",
