@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from brainsurgery_jax.forward.gap import LogitGap
     from brainsurgery_jax.interop import save
     from brainsurgery_jax.looking.fingerprint import fingerprint
+    from brainsurgery_jax.looking.heat_maps import HeatMap, heat_map
+    from brainsurgery_jax.looking.histograms import Histogram, histogram
     from brainsurgery_jax.looking.moments import TensorStats
     from brainsurgery_jax.looking.spectra import Spectrum, spectrum
     from brainsurgery_jax.looking.stats import stats
@@ -38,6 +40,8 @@ _PLACES = {
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
     "TensorStats": "looking.moments", "stats": "looking.stats", "fingerprint": "looking.fingerprint",
     "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
+    "Histogram": "looking.histograms", "histogram": "looking.histograms",
+    "HeatMap": "looking.heat_maps", "heat_map": "looking.heat_maps",
 }  # fmt: skip
 
 __all__ = [
@@ -45,6 +49,8 @@ __all__ = [
     "Diagnostic",
     "Difference",
     "Explanation",
+    "HeatMap",
+    "Histogram",
     "LogitGap",
     "Plan",
     "PlanError",
@@ -61,6 +67,8 @@ __all__ = [
     "diff",
     "explain",
     "fingerprint",
+    "heat_map",
+    "histogram",
     "load",
     "open",
     "register",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import typer
 
 from brainsurgery_jax.checkpoint import Checkpoint
@@ -10,8 +12,21 @@ from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.rendering.data import diagnostic_data, record_data
 from brainsurgery_jax.reports.inspection import report_inspection
 
+if TYPE_CHECKING:
+    from brainsurgery_jax.looking.histograms import Histogram
 
-def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
+
+class Looks(NamedTuple):
+    """What is to be read of the tensors beside their statistics."""
+
+    histogram: bool = False
+    effective_rank: bool = False
+
+
+PLAIN = Looks()
+
+
+def inspect(path: str, target: str | None, format: str, *, stats: bool, looks: Looks = PLAIN) -> int:
     """Print a checkpoint's tensors; yields the exit code, 1 if `target` matches none. Raises StoreError."""
     whole = Checkpoint.open(path)
     if format != "json":
@@ -27,7 +42,9 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool) -> int:
         else:
             show.remark(message, "red")
         return 1
-    report = report_inspection(chosen, _stats(chosen) if stats else {}, compact=format == "compact")
+    numbers = _stats(chosen, looks) if stats or any(looks) else {}
+    histograms = _histograms(chosen, list(numbers)) if looks.histogram else {}
+    report = report_inspection(chosen, numbers, histograms, compact=format == "compact")
     if format == "json":
         show.json(**record_data(report))
     else:
@@ -47,11 +64,18 @@ def print_fingerprint(path: str, *, as_json: bool) -> int:
     return 0
 
 
-def _stats(chosen: Checkpoint) -> dict[str, dict[str, float]]:
+def _stats(chosen: Checkpoint, looks: Looks) -> dict[str, dict[str, float]]:
     """The statistics of each tensor by their names; nothing for complex, opaque and empty ones."""
     from dataclasses import asdict
 
     from brainsurgery_jax.looking.stats import stats_of
 
-    shown = ("min", "max", "mean", "std", "norm", "zeros", "nans", "infs")
-    return {name: {key: asdict(found)[key] for key in shown} for name, found in stats_of(chosen).items()}
+    shown = ("min", "max", "mean", "std", "norm", "zeros", "nans", "infs", "effective_rank")
+    found = {name: asdict(one) for name, one in stats_of(chosen, effective_rank=looks.effective_rank).items()}
+    return {name: {key: one[key] for key in shown if one[key] is not None} for name, one in found.items()}
+
+
+def _histograms(chosen: Checkpoint, names: list[str]) -> dict[str, Histogram]:
+    from brainsurgery_jax.looking.histograms import histograms_of
+
+    return histograms_of(chosen, names)

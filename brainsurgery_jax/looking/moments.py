@@ -25,7 +25,7 @@ class TensorStats:
     """Statistics of a tensor of `size` elements, in double precision.
 
     `min`, `max`, `mean`, `std` (of the population) and `norm` (Frobenius) are NaN if an element is. `zeros`, `nans` and
-    `infs` count elements.
+    `infs` count elements. `effective_rank` is that of a matrix (see `Spectrum`), if it was asked for.
     """
 
     size: int
@@ -37,6 +37,7 @@ class TensorStats:
     zeros: int
     nans: int
     infs: int
+    effective_rank: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

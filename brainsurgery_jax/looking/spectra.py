@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import exp
@@ -29,6 +29,10 @@ class Spectrum:
 
     shape: tuple[int, ...]
     values: np.ndarray
+
+    def __repr__(self) -> str:
+        ranks = f", effective rank {self.effective_rank:.1f}" if self.rank_of(1) is not None else ", not finite"
+        return f"<Spectrum of {list(self.shape)}: largest {self.values[0]:.4g}{ranks}>"
 
     @property
     def energy(self) -> np.ndarray:
@@ -103,22 +107,30 @@ def spectrum(
     with ExitStack() as opened:
         sides = [open_side(side, opened, "spectrum") for side in ((path,) if other is None else (other, path))]
         chosen = [side if target is None else side.select(target) for side in sides]
-        avals = [side.avals for side in chosen]
-        names = [name for name in chosen[-1] if _is_matrix(avals, name)]
-        if not names:
+        if not (found := spectra_of(chosen, memory)):
             raise ValueError(_describe_absence(sides, chosen[-1], target))
-        graph = Graph()
-
-        def measure(name: str) -> Expr:
-            parts = zip(chosen, avals, strict=True)
-            leaves = tuple(graph.leaf(side.source, side.prefix + name, known[name]) for side, known in parts)
-            return graph.call(measure_spectrum, leaves, {})
-
-        asked = {n: question_of((measure(n),), _VALUES) for n in names}
-        found = answers(list(asked.values()), default_budget(host_bytes=memory))
         for side in sides:
             side.source.verify_unchanged()
-        return {n: Spectrum(avals[-1][n].shape, found[asked[n]]) for n in names}
+        return found
+
+
+def spectra_of(
+    chosen: list[Checkpoint], memory: int | None = None, names: Collection[str] | None = None
+) -> dict[str, Spectrum]:
+    """The spectra of the matrices of a checkpoint, or of the first less the second; only of some names if these are
+    given. Matrices that not all have are left out."""
+    avals = [side.avals for side in chosen]
+    graph = Graph()
+
+    def measure(name: str) -> Expr:
+        parts = zip(chosen, avals, strict=True)
+        leaves = tuple(graph.leaf(side.source, side.prefix + name, known[name]) for side, known in parts)
+        return graph.call(measure_spectrum, leaves, {})
+
+    wanted = [name for name in chosen[-1] if (names is None or name in names) and _is_matrix(avals, name)]
+    asked = {name: question_of((measure(name),), _VALUES) for name in wanted}
+    found = answers(list(asked.values()), default_budget(host_bytes=memory))
+    return {name: Spectrum(avals[-1][name].shape, found[question]) for name, question in asked.items()}
 
 
 def _describe_absence(sides: list[Checkpoint], chosen: Checkpoint, target: str | list[str] | None) -> str:

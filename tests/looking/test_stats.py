@@ -98,6 +98,32 @@ def test_the_command_prints_the_same_figures(here: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["tensors"]["w"]["norm"] == 5
 
 
+def test_the_command_draws_histograms_and_gives_their_bins_as_json(here: Path, capsys: pytest.CaptureFixture[str]):
+    from brainsurgery_jax.cli.inspect_ import Looks, inspect
+
+    path = write(here / "m.safetensors", {"w": np.array([0, 0, 0, 4, 16], np.float32), "c": np.ones(1, np.complex64)})
+    assert inspect(str(path), "w", "compact", stats=False, looks=Looks(histogram=True)) == 0
+    assert "|█   ▃          ▃|" in capsys.readouterr().out
+    assert inspect(str(path), None, "json", stats=False, looks=Looks(histogram=True)) == 0
+    tensors = json.loads(capsys.readouterr().out)["tensors"]
+    assert "histogram" not in tensors["c"]
+    assert tensors["w"]["quantiles"]["0.75"] == 4
+    assert (sum(tensors["w"]["histogram"]["counts"]), len(tensors["w"]["histogram"]["edges"])) == (5, 65)
+
+
+def test_the_effective_rank_is_that_of_the_spectrum_and_only_on_demand(here: Path, capsys: pytest.CaptureFixture[str]):
+    from brainsurgery_jax.cli.inspect_ import Looks, inspect
+
+    path = write(here / "m.safetensors", {"w": np.diag([2, 1, 0]).astype(np.float32), "b": np.ones(3, np.float32)})
+    assert bs.stats(path)["w"].effective_rank is None
+    found = bs.stats(path, effective_rank=True)
+    shares = np.array([2 / 3, 1 / 3])
+    np.testing.assert_allclose(found["w"].effective_rank or 0, np.exp(-np.sum(shares * np.log(shares))))
+    assert found["b"].effective_rank is None
+    assert inspect(str(path), None, "compact", stats=False, looks=Looks(effective_rank=True)) == 0
+    assert "effective rank 1.89" in capsys.readouterr().out
+
+
 def test_asking_for_a_name_reads_nothing(here: Path):
     checkpoint = bs.open(str(write(here / "m.safetensors", {"w": np.ones(9, np.float32)})))
     assert "w" in checkpoint

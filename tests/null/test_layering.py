@@ -120,7 +120,7 @@ MAY_IMPORT = {
     "reports.work": "documents wording api engine.plan.work engine.plan.schedule",
     "reports.ops": "documents op protocol plan.pages",
     "reports.recipes": "documents plan.declarations plan.recipes",
-    "reports.inspection": "documents wording dtypes checkpoint store.key_tree store.sizes",
+    "reports.inspection": "documents wording dtypes checkpoint looking store.key_tree store.sizes",
     "reports.difference": "documents wording dtypes comparison",
     "reports.explanation": "documents wording api op protocol store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "

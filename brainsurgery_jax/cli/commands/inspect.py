@@ -33,6 +33,12 @@ def inspect(
     fingerprint: Annotated[
         bool, typer.Option("--fingerprint", help="Print only the fingerprint of the content; reads every tensor.")
     ] = False,
+    histogram: Annotated[
+        bool, typer.Option("--histogram", help="Also draw a histogram of each tensor; JSON has its bins and quantiles.")
+    ] = False,
+    effective_rank: Annotated[
+        bool, typer.Option("--effective-rank", help="Also factorize the matrices, which takes longer.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List the tensors of a checkpoint, from its headers."""
@@ -40,4 +46,5 @@ def inspect(
 
     if fingerprint:
         raise typer.Exit(pages.print_fingerprint(checkpoint, as_json=json or format is TreeFormat.json))
-    raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats))
+    looks = pages.Looks(histogram, effective_rank)
+    raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats, looks=looks))
