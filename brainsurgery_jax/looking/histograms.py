@@ -57,7 +57,7 @@ class Histogram:
         return f"<Histogram: {self.size:,} elements in {len(self.counts)} bins from {low:.4g} to {high:.4g}>"
 
 
-class ValueRange(NamedTuple):
+class Bounds(NamedTuple):
     """The least and greatest finite element, how many are NaN and infinite, and how many there are."""
 
     least: float
@@ -171,7 +171,7 @@ class _QuantileSearch:
         if self._number < 2:
             assert isinstance(answer, tuple)
             first, self._digits = answer
-            if isinstance(first, ValueRange):
+            if isinstance(first, Bounds):
                 self._extent = first
             else:
                 self._binned = first
@@ -194,9 +194,7 @@ class _QuantileSearch:
             known = dict(zip(self._places, elements.astype(np.float64).tolist(), strict=True))
         return self._make(self._edges(), binned, extent, known)
 
-    def _make(
-        self, edges: np.ndarray, binned: Bins, extent: ValueRange, known: Mapping[int, float] | None
-    ) -> Histogram:
+    def _make(self, edges: np.ndarray, binned: Bins, extent: Bounds, known: Mapping[int, float] | None) -> Histogram:
         pairs = zip(SHARES, self._place, strict=True)
         quantiles = {share: nan if known is None else _interpolate(known, place) for share, place in pairs}
         return Histogram(self._size, edges, *binned, extent.nans, extent.infs, quantiles)
@@ -214,7 +212,7 @@ class _QuantileSearch:
         edges = _edges(self._span or ends, self._bins)
         up_to = np.cumsum(counts)
         known = None if nans else {at: float(values[np.searchsorted(up_to, at, side="right")]) for at in self._places}
-        return self._make(edges, _bin_values(edges, inner, counts[finite]), ValueRange(*ends, nans, infs, self._size),
+        return self._make(edges, _bin_values(edges, inner, counts[finite]), Bounds(*ends, nans, infs, self._size),
                           known)  # fmt: skip
 
 
@@ -244,22 +242,20 @@ def _count_words(itemsize: int, x: np.ndarray) -> np.ndarray:
     return sum((np.bincount(piece.astype(np.intp), minlength=size) for piece in pieces), np.zeros(size, np.int64))
 
 
-def _extent(x: np.ndarray) -> ValueRange:
-    found = ValueRange(np.inf, -np.inf, 0, 0, 0)
+def _extent(x: np.ndarray) -> Bounds:
+    found = Bounds(np.inf, -np.inf, 0, 0, 0)
     for at in range(0, x.size, PIECE):
         y = x[at : at + PIECE].astype(np.float64)
         finite = np.isfinite(y)
         nans = 0 if (all_finite := bool(finite.all())) else int(np.count_nonzero(np.isnan(y)))
         inner = y if all_finite else y[finite]
         ends = (float(inner.min()), float(inner.max())) if inner.size else (np.inf, -np.inf)
-        found = _widen_extent(found, ValueRange(*ends, nans, y.size - inner.size - nans, y.size))
+        found = _widen_extent(found, Bounds(*ends, nans, y.size - inner.size - nans, y.size))
     return found
 
 
-def _widen_extent(a: ValueRange, b: ValueRange) -> ValueRange:
-    return ValueRange(
-        min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs, a.size + b.size
-    )
+def _widen_extent(a: Bounds, b: Bounds) -> Bounds:
+    return Bounds(min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs, a.size + b.size)
 
 
 _EXTENT = Reduction(_extent, _widen_extent, lambda found: found, None)
