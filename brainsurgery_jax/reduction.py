@@ -37,3 +37,11 @@ class Reduction(NamedTuple, Generic[Part, Answer]):
     def summarize(self, start: int, blocks: Sequence[np.ndarray]) -> Part:
         """The partial result of blocks, the first elements of which are number `start` of their tensors."""
         return self.block(start, *blocks) if self.placed else self.block(*blocks)
+
+
+def join_reductions(a: Reduction, b: Reduction) -> Reduction:
+    """Two reductions of the same tensors in one pass; the answer is the pair of theirs. Neither is placed."""
+    assert not (a.placed or b.placed)
+    return Reduction(lambda *xs: (a.block(*xs), b.block(*xs)),
+                     lambda p, q: (a.merge(p[0], q[0]), b.merge(p[1], q[1])),
+                     lambda part: (a.finish(part[0]), b.finish(part[1])), (a.empty, b.empty))  # fmt: skip

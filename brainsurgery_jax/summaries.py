@@ -3,7 +3,7 @@
 How NaN is treated, here and elsewhere: it is a value like others. The least, the greatest and the mean of what holds
 NaN are NaN, as are the sums, norms, extremes and quantiles that ops compute (`numerics/sums.py`, `numerics/ranks.py`).
 No assert on values accepts it, since it satisfies no bound. Where checkpoints are compared it equals itself, at the
-same place (`comparison/figures.py`).
+same place (`numerics/figures.py`).
 """
 
 from __future__ import annotations

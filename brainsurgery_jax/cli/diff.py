@@ -45,7 +45,7 @@ def _compare(left: str, right: str, wishes: Wishes) -> Difference:
     try:
         return compared(
             left, right, target=wishes.target, eps=wishes.eps, rtol=wishes.rtol, ignore_dtype=wishes.ignore_dtype,
-            figures=not wishes.quick, memory=memory,
+            figures=not wishes.quick, effective_rank=wishes.effective_rank, memory=memory,
         )  # fmt: skip
     except ValueError as bad:
         raise typer.BadParameter(str(bad)) from bad

@@ -10,18 +10,29 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from math import isfinite, prod
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
-from brainsurgery_jax.comparison.figures import APART, CLOSE, EQUAL, Figures, Tolerance, likeness, measuring
 from brainsurgery_jax.comparison.packed import same_bytes
+from brainsurgery_jax.comparison.side_files import side_file_gaps
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.engine.run.budget import Budget, default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.graph.expr import Graph
+from brainsurgery_jax.looking.spectra import spectra_of
+from brainsurgery_jax.numerics.figures import (
+    APART,
+    CLOSE,
+    EQUAL,
+    Figures,
+    Tolerance,
+    likeness,
+    measuring,
+    place_of_largest,
+)  # fmt: skip
 from brainsurgery_jax.protocol import Known, Pending, Reduction
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.key_tree import tree_gaps
@@ -30,20 +41,19 @@ from brainsurgery_jax.store.key_tree import tree_gaps
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
     """A tensor that both have and that is not the same: in shape, in dtype, or in value. `figures` are None where no
-    elements stand beside each other, or none were asked for."""
+    elements stand beside each other, or none were asked for; `effective_rank` is that of the difference of matrices,
+    if it was asked for (see `Spectrum`)."""
 
     name: str
     left: Aval
     right: Aval
     figures: Figures | None = None
+    effective_rank: float | None = None
 
     @property
     def index(self) -> tuple[int, ...] | None:
         """The place of the largest difference."""
-        if self.figures is None or not self.figures.differing:
-            return None
-        shape, at = self.left.shape, self.figures.at
-        return tuple(at // prod(shape[axis + 1 :]) % size for axis, size in enumerate(shape))
+        return None if self.figures is None else place_of_largest(self.figures, self.left.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,14 @@ class Difference:
     close: int
     notes: tuple[Diagnostic, ...] = ()
     leaves: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    side_files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        counts = (("equal", self.equal), ("close", self.close), ("differing", len(self.differing)),
+                  ("only left", len(self.only_left)), ("only right", len(self.only_right)),
+                  ("other leaves", len(self.leaves)), ("other side files", len(self.side_files)))  # fmt: skip
+        told = ", ".join(f"{number:,} {what}" for what, number in counts if number)
+        return f"<Difference of {self.left} and {self.right}: {told or 'no tensors'}>"
 
     @property
     def same(self) -> bool:
@@ -80,15 +98,18 @@ def diff(
     rtol: float = 0.0,
     ignore_dtype: bool = False,
     figures: bool = True,
+    effective_rank: bool = False,
     memory: int | None = None,
 ) -> Difference:
     """Compare two checkpoints of any format.
 
     **Arguments**: `target` selects names, on both sides. Values may differ by `eps + rtol * |left|`; without either
     they must be equal, where NaN equals NaN and the signs of zeros do not matter. With `ignore_dtype` values alone
-    count. Without `figures` a tensor is read up to its first difference and no further. `memory` is the budget in
-    bytes (default: a quarter of the available memory). Where both tell of their trees (those of orbax do), leaves that
-    hold no tensor are compared, too, and whether one is an array of JAX or numpy, a Python number or a random key.
+    count. Without `figures` a tensor is read up to its first difference and no further. `effective_rank` also
+    factorizes the differences of matrices, which takes longer. `memory` is the budget in bytes (default: a quarter of
+    the available memory). Where both tell of their trees (those of orbax do), leaves that hold no tensor are compared,
+    too, and whether one is an array of JAX or numpy, a Python number or a random key. The side files of two folders
+    are compared, JSON by its keys; they do not count in `same`.
     **Returns** a `Difference`: names that only one side has, and the tensors that differ.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing,
     TypeError for trees.
@@ -104,9 +125,19 @@ def diff(
         ours, theirs = pair if target is None else _choose(pair, target)
         found = _Comparison(ours, theirs, default_budget(host_bytes=memory))
         result = found.compare(Tolerance(eps, rtol), measure=figures, ignore_dtype=ignore_dtype)
+        if effective_rank:
+            result = _add_ranks(result, [theirs, ours], memory)
+        result = replace(result, side_files=side_file_gaps(ours.path, theirs.path))
         for side in pair:
             side.source.verify_unchanged()
         return result
+
+
+def _add_ranks(found: Difference, sides: list[Checkpoint], memory: int | None) -> Difference:
+    """The difference with the effective ranks of what differs in value."""
+    names = {one.name for one in found.differing if one.figures is not None}
+    ranks = {name: one.effective_rank for name, one in spectra_of(sides, memory, names).items()}
+    return replace(found, differing=tuple(replace(d, effective_rank=ranks.get(d.name)) for d in found.differing))
 
 
 def _choose(pair: Sequence[Checkpoint], target: str | list[str]) -> list[Checkpoint]:

@@ -22,7 +22,7 @@ from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.looking.chosen import ask_about, find_numbers, has_numbers
 from brainsurgery_jax.numerics.ranks import find_places
-from brainsurgery_jax.protocol import Reduction
+from brainsurgery_jax.reduction import Reduction, join_reductions
 
 SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """The shares of the elements for which quantiles are given."""
@@ -57,7 +57,7 @@ class Histogram:
         return f"<Histogram: {self.size:,} elements in {len(self.counts)} bins from {low:.4g} to {high:.4g}>"
 
 
-class Bounds(NamedTuple):
+class FiniteRange(NamedTuple):
     """The least and greatest finite element, how many are NaN and infinite, and how many there are."""
 
     least: float
@@ -115,7 +115,7 @@ def histograms_of(
     """The histograms of several tensors, those without real numbers left out. See `histogram`."""
     _check_bins(bins, span)
     budget, avals = default_budget(host_bytes=memory), chosen.avals
-    searches = {name: _QuantileSearch(avals[name].size, to_numpy(avals[name].dtype), bins, span)
+    searches = {name: _Counting(avals[name].size, to_numpy(avals[name].dtype), bins, span)
                 for name in names if has_numbers(avals[name])}  # fmt: skip
     while open_ones := {name: one for name, one in searches.items() if not one.done}:
         asked = {name: ask_about(chosen, name, one.next_pass()) for name, one in open_ones.items()}
@@ -132,7 +132,7 @@ def _check_bins(bins: int, span: tuple[float, float] | None) -> None:
         raise ValueError(f"span must be two finite numbers, the smaller one first, got {span}")
 
 
-class _QuantileSearch:
+class _Counting:
     """What is known of one tensor after some passes."""
 
     def __init__(self, size: int, dtype: np.dtype, bins: int, span: tuple[float, float] | None):
@@ -158,9 +158,9 @@ class _QuantileSearch:
             return Reduction(partial(_count_words, self._dtype.itemsize), np.add, lambda table: table, None)
         digits = self._passes[self._number](self._digits)
         if self._number == 0:
-            return _together(_EXTENT, digits)
+            return join_reductions(_EXTENT, digits)
         if self._number == 1:
-            return _together(Reduction(partial(_bin, self._edges()), _add_bins, lambda b: b, None), digits)
+            return join_reductions(Reduction(partial(_bin, self._edges()), _add_bins, lambda b: b, None), digits)
         return digits
 
     def take(self, answer: object) -> None:
@@ -171,7 +171,7 @@ class _QuantileSearch:
         if self._number < 2:
             assert isinstance(answer, tuple)
             first, self._digits = answer
-            if isinstance(first, Bounds):
+            if isinstance(first, FiniteRange):
                 self._extent = first
             else:
                 self._binned = first
@@ -194,7 +194,9 @@ class _QuantileSearch:
             known = dict(zip(self._places, elements.astype(np.float64).tolist(), strict=True))
         return self._make(self._edges(), binned, extent, known)
 
-    def _make(self, edges: np.ndarray, binned: Bins, extent: Bounds, known: Mapping[int, float] | None) -> Histogram:
+    def _make(
+        self, edges: np.ndarray, binned: Bins, extent: FiniteRange, known: Mapping[int, float] | None
+    ) -> Histogram:
         pairs = zip(SHARES, self._place, strict=True)
         quantiles = {share: nan if known is None else _interpolate(known, place) for share, place in pairs}
         return Histogram(self._size, edges, *binned, extent.nans, extent.infs, quantiles)
@@ -212,7 +214,7 @@ class _QuantileSearch:
         edges = _edges(self._span or ends, self._bins)
         up_to = np.cumsum(counts)
         known = None if nans else {at: float(values[np.searchsorted(up_to, at, side="right")]) for at in self._places}
-        return self._make(edges, _bin_values(edges, inner, counts[finite]), Bounds(*ends, nans, infs, self._size),
+        return self._make(edges, _bin_values(edges, inner, counts[finite]), FiniteRange(*ends, nans, infs, self._size),
                           known)  # fmt: skip
 
 
@@ -242,20 +244,22 @@ def _count_words(itemsize: int, x: np.ndarray) -> np.ndarray:
     return sum((np.bincount(piece.astype(np.intp), minlength=size) for piece in pieces), np.zeros(size, np.int64))
 
 
-def _extent(x: np.ndarray) -> Bounds:
-    found = Bounds(np.inf, -np.inf, 0, 0, 0)
+def _extent(x: np.ndarray) -> FiniteRange:
+    found = FiniteRange(np.inf, -np.inf, 0, 0, 0)
     for at in range(0, x.size, PIECE):
         y = x[at : at + PIECE].astype(np.float64)
         finite = np.isfinite(y)
         nans = 0 if (all_finite := bool(finite.all())) else int(np.count_nonzero(np.isnan(y)))
         inner = y if all_finite else y[finite]
         ends = (float(inner.min()), float(inner.max())) if inner.size else (np.inf, -np.inf)
-        found = _widen_extent(found, Bounds(*ends, nans, y.size - inner.size - nans, y.size))
+        found = _widen_extent(found, FiniteRange(*ends, nans, y.size - inner.size - nans, y.size))
     return found
 
 
-def _widen_extent(a: Bounds, b: Bounds) -> Bounds:
-    return Bounds(min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs, a.size + b.size)
+def _widen_extent(a: FiniteRange, b: FiniteRange) -> FiniteRange:
+    return FiniteRange(
+        min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs, a.size + b.size
+    )
 
 
 _EXTENT = Reduction(_extent, _widen_extent, lambda found: found, None)
@@ -285,9 +289,3 @@ def _bin_values(edges: np.ndarray, y: np.ndarray, weights: np.ndarray | None) ->
 
 def _add_bins(a: Bins, b: Bins) -> Bins:
     return Bins(a.counts + b.counts, a.below + b.below, a.above + b.above)
-
-
-def _together(a: Reduction, b: Reduction) -> Reduction:
-    """Two reductions in one pass; the answer is both."""
-    return Reduction(lambda x: (a.block(x), b.block(x)), lambda p, q: (a.merge(p[0], q[0]), b.merge(p[1], q[1])),
-                     lambda part: (a.finish(part[0]), b.finish(part[1])), (a.empty, b.empty))  # fmt: skip

@@ -11,9 +11,11 @@ from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Value
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import KeyGroup, Text, Word
 from brainsurgery_jax.numerics.compare import Eps, gap, largest, pair
+from brainsurgery_jax.numerics.figures import Figures, Tolerance, describe_figures, measuring
 from brainsurgery_jax.op import SlicedPattern, sink
 from brainsurgery_jax.ops._verdicts import list_sorted
 from brainsurgery_jax.protocol import Item, Known, Pending, PendingReport, Reduction, TensorExpr, View, settle
+from brainsurgery_jax.reduction import join_reductions
 from brainsurgery_jax.select import Ref
 from brainsurgery_jax.summaries import STATISTICS
 
@@ -136,8 +138,10 @@ def diff(
 ) -> PendingReport:
     """Print what differs between two sets of tensors of the same names: missing ones, shapes, dtypes, values.
 
-    If both aliases have trees, leaves without a tensor and the types of leaves are compared, too. Names that only one
-    set has are listed; `unmatched: drop` omits them, and `unmatched: error` refuses them, as it does two empty sets.
+    Of values it gives the figures of the command `diff`: how many elements differ, the largest difference and its
+    place, relative change and cosine. If both aliases have trees, leaves without a tensor and the types of leaves are
+    compared, too. Names that only one set has are listed; `unmatched: drop` omits them, and `unmatched: error` refuses
+    them, as it does two empty sets.
     Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
     """
     left, right = sides.refs()
@@ -174,28 +178,39 @@ def _difference(
 ) -> PendingReport:
     asked: list[Pending] = []
     findings: list[tuple[str, str | int]] = []
+    measure = measuring(Tolerance(eps or 0.0))
     for name, (ours, theirs) in pairs.items():
         verdict = pair(ours, theirs, name, eps)
         if (known := settle(verdict, None)) is not None:
             findings.extend([(name, known.why)] if not known.holds else [])
         elif isinstance(verdict, Pending):
             findings.append((name, len(asked)))
-            asked.append(verdict if eps is None else Pending(verdict.exprs, LARGEST, lambda answer: Known(True)))
+            both = join_reductions(verdict.reduction if eps is None else LARGEST, measure)
+            asked.append(Pending(verdict.exprs, both, lambda answer: Known(True)))
 
-    def why(name: str, finding: str | int, answers: Sequence[float]) -> str | None:
+    def why(name: str, finding: str | int, answers: Sequence[tuple[float, Figures]]) -> str | None:
         if isinstance(finding, str):
             return finding
+        answer, _ = answers[finding]
         if eps is None:
-            return None if answers[finding] else f"'{name}' differs in value"
-        return None if answers[finding] <= eps else f"'{name}' differs by {answers[finding]:.6g}, more than {eps:.6g}"
+            return None if answer else f"'{name}' differs in value"
+        return None if answer <= eps else f"'{name}' differs by {answer:.6g}, more than {eps:.6g}"
 
-    def show(answers: Sequence[float]) -> Document:
-        differing = [w for name, f in findings if (w := why(name, f, answers)) is not None] + [*told]
+    def show(answers: Sequence[tuple[float, Figures]]) -> Document:
+        told_of = [(name, finding, why(name, finding, answers)) for name, finding in findings]
+        differing = [text for _, _, text in told_of if text is not None] + [*told]
+        figures = ((name, answers[at][1]) for name, at, text in told_of if text is not None and isinstance(at, int))
+        measured = [f"{name}: {_describe(one, pairs[name][0].aval.shape)}" for name, one in figures if one.differing]
         titles = (f"missing in {left}", f"missing in {right}", "differing")
         sections = tuple(zip(titles, map(tuple, (*missing, differing)), strict=True))
-        return Facts(f"diff {left} {right}", sections, "" if any(f for _, f in sections) else "no difference")
+        more = (("figures", tuple(measured)),) if measured else ()
+        return Facts(f"diff {left} {right}", sections + more, "" if any(f for _, f in sections) else "no difference")
 
     return PendingReport(tuple(asked), show)
+
+
+def _describe(found: Figures, shape: Sequence[int]) -> str:
+    return "; ".join(filter(None, describe_figures(found, shape)))
 
 
 LARGEST = largest(gap)

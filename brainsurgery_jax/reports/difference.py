@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from brainsurgery_jax.comparison import Difference, Figures, TensorDifference
+from brainsurgery_jax.comparison.rollups import Grouping, Order, RollUp, roll_up, sort_differences
+from brainsurgery_jax.comparison.side_files import shorten
 from brainsurgery_jax.documents import Entry, Parts, Record, Table, Text, Value, show_only
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.numerics.figures import describe_figures
 from brainsurgery_jax.wording import counted
 
 
 class Wishes(NamedTuple):
-    """What to compare, and how."""
+    """What to compare, and how; and in which order to list how much of it, or what to sum it up by."""
 
     target: str | None = None
     eps: float = 0.0
@@ -20,15 +23,22 @@ class Wishes(NamedTuple):
     ignore_dtype: bool = False
     quick: bool = False
     memory: str | None = None
+    effective_rank: bool = False
+    order: Order = "name"
+    top: int | None = None
+    by: Grouping | None = None
 
 
 def report_difference(found: Difference, wishes: Wishes) -> Record:
     """The tensors and leaves that differ, by how they differ, and how many there are."""
-    avals = [one for one in found.differing if _unlike(one, wishes)]
-    values = [one for one in found.differing if not _unlike(one, wishes)]
-    unlike = (_table("other shape or dtype", map(_row, avals)), _table("other values", map(_row, values)))
-    differing = tuple(table for table in unlike if table is not None)
+    differing = sort_differences(found.differing, wishes.order)
+    avals = [one for one in differing if _unlike(one, wishes)]
+    values = [one for one in differing if not _unlike(one, wishes)]
+    listed = differing[: wishes.top]
+    groups = () if wishes.by is None else roll_up(found, wishes.by)
     leaves = ((name, f"{a or 'nothing'} -> {b or 'nothing'}") for name, (a, b) in sorted(found.leaves.items()))
+    side_files = ((name, f"{shorten(a)} -> {shorten(b)}") for name, (a, b) in found.side_files.items())
+    shown = _show(avals, values, groups, wishes)
     return Record((
         Entry("same", found.same),
         Entry("left", found.left),
@@ -41,14 +51,68 @@ def report_difference(found: Difference, wishes: Wishes) -> Record:
         Entry("close", found.close),
         Entry("only_left", _sizes(found.only_left), _names(f"only in {found.left}", found.only_left)),
         Entry("only_right", _sizes(found.only_right), _names(f"only in {found.right}", found.only_right)),
-        Entry("differing", {one.name: _tensor(one) for one in found.differing},
-              Parts(differing, space=1) if differing else None),
+        Entry("differing", {one.name: _tensor(one) for one in listed}, Parts(shown, space=1) if shown else None),
+        *([Entry(f"by_{wishes.by}", list(map(_group, groups)))] if wishes.by else []),
         Entry("leaves", {name: {"left": left, "right": right} for name, (left, right) in found.leaves.items()},
               _table("other leaves of the tree", leaves)),
+        Entry("side_files", {name: {"left": a, "right": b} for name, (a, b) in found.side_files.items()},
+              _table("other side files", side_files)),
         Entry("notes", list(map(str, found.notes))),
         Entry("diagnostics", list(found.notes)),
         *show_only(Text(_summary(found, avals, values))),
     ), space=1)  # fmt: skip
+
+
+def _show(
+    avals: list[TensorDifference], values: list[TensorDifference], groups: Sequence[RollUp], wishes: Wishes
+) -> tuple[Table, ...]:
+    """The tables of what differs: of values the first ones, or what they sum up to."""
+    head = f"other values by {wishes.by}" if wishes.by else "other values"
+    rows = list(map(_roll_up_row, groups)) if wishes.by else list(map(_row, values))
+    if wishes.order != "name" and not wishes.by:
+        head += {"change": ", most changed first", "cosine": ", least aligned first", "rank": ", highest rank first"}[
+            wishes.order
+        ]
+    more = len(rows) - len(rows[: wishes.top])
+    tables = _table("other shape or dtype", map(_row, avals)), _table(head, rows[: wishes.top])
+    found = tuple(table for table in tables if table is not None)
+    return (*found, Table(f"and {more:,} more; `--top` limits the list", (("",),))) if more else found
+
+
+def _roll_up_row(one: RollUp) -> tuple[str, ...]:
+    figures, key = one.figures, "no layer" if one.key is None else one.key
+    share = f"{figures.differing:,} of {figures.size:,} differ"
+    return (
+        key,
+        counted(one.tensors, "tensor"),
+        share,
+        f"largest {figures.largest:.4g}",
+        _ratios(figures),
+        _rank(one.rank),
+    )
+
+
+def _ratios(figures: Figures) -> str:
+    ratios = (("relative", figures.relative, 4), ("cosine", figures.cosine, 6))
+    return ", ".join(f"{name} {value:.{digits}g}" for name, value, digits in ratios if value is not None)
+
+
+def _rank(rank: float | None) -> str:
+    return "" if rank is None else f"effective rank {rank:.1f}"
+
+
+def _group(one: RollUp) -> dict[str, Value]:
+    figures = one.figures
+    return {
+        "key": one.key,
+        "tensors": one.tensors,
+        "elements": figures.size,
+        "differing": figures.differing,
+        "largest": figures.largest,
+        "relative": figures.relative,
+        "cosine": figures.cosine,
+        "effective_rank": one.rank,
+    }
 
 
 def _names(title: str, avals: Mapping[str, Aval]) -> Table | None:
@@ -67,28 +131,10 @@ def _unlike(one: TensorDifference, wishes: Wishes) -> bool:
 
 def _row(one: TensorDifference) -> tuple[str, ...]:
     kind = str(one.left) if one.left == one.right else f"{one.left} -> {one.right}"
-    if (figures := one.figures) is None:
+    if one.figures is None:
         return one.name, kind
-    if not figures.differing:
-        return one.name, kind, "no value differs" if not figures.sums.difference else "values within the tolerance"
-    left, right = map(_number, figures.values)
-    worst = f"largest {figures.largest:.4g} at {list(one.index or ())}: {left} -> {right}"
-    ratios = (("relative", figures.relative), ("cosine", figures.cosine))
-    told = (f"{name} {value:.{4 if name == 'relative' else 6}g}" for name, value in ratios if value is not None)
-    return one.name, kind, _share(figures), worst, ", ".join(told), _nans(figures)
-
-
-def _share(figures: Figures) -> str:
-    return f"{figures.differing:,} of {figures.size:,} differ"
-
-
-def _nans(figures: Figures) -> str:
-    left, right = figures.nans
-    return f"NaN: {left:,} -> {right:,}" if left or right else ""
-
-
-def _number(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    told = one.name, kind, *describe_figures(one.figures, one.left.shape)
+    return told if one.effective_rank is None else (*told, _rank(one.effective_rank))
 
 
 def _summary(found: Difference, avals: list[TensorDifference], values: list[TensorDifference]) -> str:
@@ -99,6 +145,7 @@ def _summary(found: Difference, avals: list[TensorDifference], values: list[Tens
         (len(found.only_left), "only on the left"),
         (len(found.only_right), "only on the right"),
         (len(found.leaves), "other leaves of the tree"),
+        (len(found.side_files), "differences of side files"),
     ]
     told = ", ".join(f"{number:,} {what}" for number, what in counts if number)
     equal = counted(found.equal, "tensor")
@@ -118,13 +165,18 @@ def _tensor(one: TensorDifference) -> dict[str, Value]:
     if (figures := one.figures) is None:
         return sides
     left, right = figures.values or (None, None)
-    return sides | {
-        "elements": figures.size,
-        "differing": figures.differing,
-        "largest": figures.largest,
-        "index": None if one.index is None else list(one.index),
-        "values": None if one.index is None else [left, right],
-        "relative": figures.relative,
-        "cosine": figures.cosine,
-        "nans": list(figures.nans),
-    }
+    rank: dict[str, Value] = {} if one.effective_rank is None else {"effective_rank": one.effective_rank}
+    return (
+        sides
+        | rank
+        | {
+            "elements": figures.size,
+            "differing": figures.differing,
+            "largest": figures.largest,
+            "index": None if one.index is None else list(one.index),
+            "values": None if one.index is None else [left, right],
+            "relative": figures.relative,
+            "cosine": figures.cosine,
+            "nans": list(figures.nans),
+        }
+    )

@@ -111,6 +111,8 @@ def test_a_checkpoint_that_is_broken_is_2(command: Command, place: Path):
         (["--memory", "much"], "much"),
         (["--memory", "1KB"], "budget-exceeded"),
         (["--frobnicate"], "No such option"),
+        (["--quick", "--by", "layer"], "measures nothing"),
+        (["--sort", "size"], "--sort"),
     ],
 )
 def test_what_cannot_be_compared_is_2(command: Command, words: list[str], found: str):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.comparison import in_order
-from brainsurgery_jax.comparison.figures import PIECE
+from brainsurgery_jax.numerics.figures import PIECE
 from tests.checkpoints import COMPUTABLE, SAVABLE, Tensors, normal, np_dtype, set_block, write, write_raw
 
 BF16 = ml_dtypes.bfloat16
@@ -145,7 +145,7 @@ def test_large_integers_differ_although_doubles_would_not(here: Path):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, BF16, np.complex64, np.int32, np.uint8])
 def test_figures_are_those_of_numpy(here: Path, dtype: Any, monkeypatch: pytest.MonkeyPatch):
     set_block(monkeypatch, 1 << 16)
-    monkeypatch.setattr("brainsurgery_jax.comparison.figures.PIECE", 1 << 14)
+    monkeypatch.setattr("brainsurgery_jax.numerics.figures.PIECE", 1 << 14)
     shape = (3, 50_000)  # several blocks, each of several pieces
     left = (normal(shape, seed=1) * 50 + 100).astype(dtype)
     right = np.where(normal(shape, seed=2) > 1, (normal(shape, seed=3) * 50 + 100).astype(dtype), left)

@@ -99,7 +99,9 @@ differing:
   - 'dtype' is f32\[2,3\] on the left and f16\[2,3\] on the right
   - 'nan' differs in value
   - 'shape' is f32\[2,3\] on the left and f32\[3,2\] on the right
-  - 'value' differs in value$""")),
+  - 'value' differs in value
+figures:
+  - value: 6 of 6 differ; largest 0\.25 at .*$""")),
     accepted("diff", "two references, matched each by its own pattern", "diff: { left: 'a::s.*', right: 'b::same' }",
              BOTH,
              prints=re.compile(r"diff a::s\.\* b::same\n.*:\n  - none\n.*:\n  - shape\ndiffering:\n  - none$")),

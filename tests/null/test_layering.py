@@ -80,8 +80,8 @@ MAY_IMPORT = {
     "ops.resize": "errors dtypes _lazy op protocol keys numerics ops.shape",
     "ops.side_files": "errors wording keys op protocol config_patch families ops._verdicts",
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
-    "ops.*": "documents wording errors dtypes config_patch index select _lazy nametree keys op protocol numerics "
-    "expression ops._constants ops._formulas ops._verdicts summaries",
+    "ops.*": "documents wording reduction errors dtypes config_patch index select _lazy nametree keys op protocol "
+    "numerics expression ops._constants ops._formulas ops._verdicts summaries",
     "plan": "errors dtypes packaged select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents wording "
@@ -121,16 +121,15 @@ MAY_IMPORT = {
     "reports.ops": "documents op protocol plan.pages",
     "reports.recipes": "documents plan.declarations plan.recipes",
     "reports.inspection": "documents wording dtypes checkpoint looking store.key_tree store.sizes",
-    "reports.difference": "documents wording dtypes comparison",
+    "reports.difference": "documents wording dtypes numerics.figures comparison",
     "reports.explanation": "documents wording api op protocol store.sizes",
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema cli.show",
-    "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine store.base "
-    "store.io.files "
-    "store.key_tree",
-    "looking": "errors dtypes _lazy op numerics protocol checkpoint graph.expr engine store.base",
+    "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine looking.spectra "
+    "store.base store.failures store.io.files store.key_tree store.sidecars",
+    "looking": "reduction errors dtypes _lazy op numerics protocol checkpoint graph.expr engine store.base",
     "cli.sizes": "store.sizes",
     "cli.spectrum": "looking rendering cli.show cli.sizes",
     "cli.inspect_": "looking rendering reports.inspection errors checkpoint cli.show",

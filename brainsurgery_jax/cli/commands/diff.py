@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
 from brainsurgery_jax.cli.options import Json, Memory, completing
+
+
+class DiffOrder(StrEnum):
+    """In which order `diff` lists tensors."""
+
+    by_name = "name"
+    change = "change"
+    cosine = "cosine"
+    rank = "rank"
+
+
+class DiffGroups(StrEnum):
+    """What `diff` sums up by."""
+
+    layer = "layer"
+    module = "module"
 
 
 def diff(
@@ -28,6 +45,18 @@ def diff(
     quick: Annotated[
         bool, typer.Option("--quick", help="Report no figures; stop reading a tensor at its first difference.")
     ] = False,
+    effective_rank: Annotated[
+        bool, typer.Option("--effective-rank", help="Also factorize the differences of matrices, which takes longer.")
+    ] = False,
+    sort: Annotated[
+        DiffOrder, typer.Option("--sort", help="List the most changed first; by rank implies --effective-rank.")
+    ] = DiffOrder.by_name,
+    top: Annotated[
+        int | None, typer.Option(metavar="N", help="List only the first N tensors or groups.", min=1)
+    ] = None,
+    by: Annotated[
+        DiffGroups | None, typer.Option("--by", help="Sum up what differs in value.", show_default=False)
+    ] = None,
     memory: Memory = None,
     json: Json = False,
 ) -> None:
@@ -39,5 +68,12 @@ def diff(
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import diff as pages
 
-    wishes = pages.Wishes(target, eps, rtol, ignore_dtype, quick, memory)
+    if quick and (by or effective_rank or sort is not DiffOrder.by_name):
+        raise typer.BadParameter(
+            "--quick measures nothing to sort by or to sum up. Leave it out.", param_hint="--quick"
+        )
+    wishes = pages.Wishes(
+        target, eps, rtol, ignore_dtype, quick, memory, effective_rank or sort is DiffOrder.rank, sort.value, top,
+        by.value if by else None,
+    )  # fmt: skip
     raise typer.Exit(pages.diff(left, right, wishes, json=json))

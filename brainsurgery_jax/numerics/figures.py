@@ -6,9 +6,9 @@ same values, and a checkpoint does hold those of its copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
-from math import isfinite, sqrt
+from math import isfinite, prod, sqrt
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import np
@@ -67,6 +67,26 @@ class Figures(NamedTuple):
         """The cosine of the angle between the two; None where one of them is 0."""
         found = _ratio(self.sums.products, sqrt(self.sums.left) * sqrt(self.sums.right))
         return None if found is None else max(-1.0, min(1.0, found))
+
+
+def place_of_largest(found: Figures, shape: Sequence[int]) -> tuple[int, ...] | None:
+    """The index of the largest difference in tensors of that shape; None if nothing differs."""
+    if not found.differing:
+        return None
+    return tuple(found.at // prod(shape[axis + 1 :]) % size for axis, size in enumerate(shape))
+
+
+def describe_figures(found: Figures, shape: Sequence[int]) -> tuple[str, ...]:
+    """How far two tensors of that shape differ, in words: how many elements, the largest, ratios, NaN."""
+    if not found.differing:
+        return ("no value differs" if not found.sums.difference else "values within the tolerance",)
+    left, right = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in found.values)
+    place = list(place_of_largest(found, shape) or ())
+    worst = f"largest {found.largest:.4g} at {place}: {left} -> {right}"
+    ratios = (("relative", found.relative, 4), ("cosine", found.cosine, 6))
+    told = ", ".join(f"{name} {value:.{digits}g}" for name, value, digits in ratios if value is not None)
+    nans = f"NaN: {found.nans[0]:,} -> {found.nans[1]:,}" if any(found.nans) else ""
+    return f"{found.differing:,} of {found.size:,} differ", worst, told, nans
 
 
 def _ratio(a: float, b: float) -> float | None:
