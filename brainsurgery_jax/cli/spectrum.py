@@ -15,12 +15,19 @@ SHARES = (0.9, 0.95, 0.99)
 
 
 def spectrum(
-    sides: tuple[str, str | None], target: str | None, rank: int | None, *, memory: str | None, json: bool
+    sides: tuple[str, str | None],
+    target: str | None,
+    rank: int | None,
+    *,
+    memory: str | None,
+    json: bool,
+    most: int | None = None,
 ) -> None:
-    """Print the spectra, and with `rank` that many singular values of each; JSON has all without it."""
+    """Print the spectra, and with `rank` that many singular values of each; JSON has all without it. `most`: compute
+    only so many, the largest."""
     budget = size_of(memory, "--memory")
     try:
-        found = measure(*sides, target=target, memory=budget)
+        found = measure(*sides, target=target, most=most, memory=budget)
     except ValueError as bad:
         raise typer.BadParameter(str(bad)) from bad
     if json:
@@ -33,17 +40,20 @@ def spectrum(
 
 def _row(name: str, one: Spectrum, count: int) -> list[str]:
     ranks = [one.rank_of(share) for share in SHARES]
-    told = ["-" if rank is None else f"{rank:,}" for rank in ranks]
+    unknown = "-" if one.is_complete or not one.is_finite else f">{len(one.values):,}"
+    told = [unknown if rank is None else f"{rank:,}" for rank in ranks]
     values = " ".join(f"{value:.4g}" for value in one.values[:count])
-    return [name, str(list(one.shape)), *told, f"{one.effective_rank:.1f}", values]
+    effective = f"{one.effective_rank:.1f}" if one.is_complete else "-"
+    return [name, str(list(one.shape)), *told, effective, values]
 
 
 def _data_of(one: Spectrum, count: int | None) -> dict[str, object]:
-    finite = one.rank_of(1) is not None
     return {
         "shape": list(one.shape),
         "ranks": {f"{share:g}": one.rank_of(share) for share in SHARES},
-        "effective_rank": one.effective_rank if finite else None,
-        "values": one.values[:count].tolist() if finite else None,
-        "energy": one.energy[:count].tolist() if finite else None,
+        "effective_rank": one.effective_rank if one.is_finite and one.is_complete else None,
+        "values": one.values[:count].tolist() if one.is_finite else None,
+        "energy": one.energy[:count].tolist() if one.is_finite else None,
+        "captured": one.captured if one.is_finite else None,
+        "excess": one.excess if one.is_finite else None,
     }

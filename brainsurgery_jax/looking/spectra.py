@@ -6,7 +6,8 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import exp
+from math import exp, nan
+from typing import TypedDict
 
 from brainsurgery_jax._lazy import Array, np
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
@@ -16,44 +17,67 @@ from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import did_you_mean
 from brainsurgery_jax.graph.expr import Expr, Graph
-from brainsurgery_jax.numerics.ladder import values_workspace
+from brainsurgery_jax.numerics.ladder import values_workspace, workspace
 from brainsurgery_jax.numerics.lapack import singular_values
 from brainsurgery_jax.numerics.math import on_host, widen
+from brainsurgery_jax.numerics.top_values import top_values
 from brainsurgery_jax.op import Avals, Params, kernel
 from brainsurgery_jax.protocol import Reduction
 
 
 @dataclass(frozen=True, slots=True)
 class Spectrum:
-    """The singular values of a matrix of `shape`, falling, in double precision; NaN if an element is not finite."""
+    """The singular values of a matrix of `shape`, falling, in double precision; NaN if an element is not finite.
+
+    `values` are all of them, or the largest, which hold the share `captured` of the squared norm. Then the norm of what
+    they leave is larger than that of the best approximation of this rank by a share of at most `excess`.
+    """
 
     shape: tuple[int, ...]
     values: np.ndarray
+    captured: float = 1.0
+    excess: float = 0.0
 
     def __repr__(self) -> str:
-        ranks = f", effective rank {self.effective_rank:.1f}" if self.rank_of(1) is not None else ", not finite"
-        return f"<Spectrum of {list(self.shape)}: largest {self.values[0]:.4g}{ranks}>"
+        if not self.is_finite:
+            return f"<Spectrum of {list(self.shape)}: not finite>"
+        told = f"effective rank {self.effective_rank:.1f}" if self.is_complete else f"captured {self.captured:.4g}"
+        return f"<Spectrum of {list(self.shape)}: {len(self.values)} values, largest {self.values[0]:.4g}, {told}>"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all singular values are there."""
+        return len(self.values) == min(self.shape)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all elements of the matrix are."""
+        return not np.isnan(self.values[0])
 
     @property
     def energy(self) -> np.ndarray:
         """The share of the squared norm that the best approximation of rank 1, 2, ... captures; 1 for zeros."""
         largest = self.values[0] if self.values[0] else 1.0
         squares = np.cumsum(np.square(self.values / largest))
-        return squares / squares[-1] if squares[-1] else np.ones_like(squares)
+        return squares / squares[-1] * self.captured if squares[-1] else np.ones_like(squares)
 
     @property
     def effective_rank(self) -> float:
-        """The exponential of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007)."""
+        """The exponential of the entropy of the singular values as shares of their sum (Roy and Vetterli, 2007); NaN
+        where not all of them are known."""
         if not self.values[0]:
             return 0.0
+        if not self.is_complete:
+            return nan
         shares = self.values / self.values[0]
         shares = shares / shares.sum()
         logs = np.log(np.where(shares == 0, 1.0, shares))
         return exp(-float(np.sum(shares * logs)))
 
     def rank_of(self, energy: float) -> int | None:
-        """The least rank that captures a share of the energy, 0 for a matrix of zeros; None if it is not finite."""
-        if np.isnan(self.values[0]):
+        """The least rank that captures a share of the energy, 0 for a matrix of zeros; None if it is not finite, or if
+        more values are needed than were computed."""
+        if not self.is_finite or (not self.is_complete and energy > self.energy[-1]):
             return None
         return 1 + int(np.sum(self.energy[:-1] < energy)) if self.values[0] else 0
 
@@ -80,6 +104,34 @@ def measure_spectrum(x: Array, *subtracted: Array) -> Array:
     return xp.where(finite, singular_values(wide).astype(np.float64), np.nan)
 
 
+class TopParams(TypedDict):
+    """How many singular values are wanted."""
+
+    count: int
+
+
+def _top_aval(avals: Avals, params: TopParams) -> Avals:
+    return (Aval((params["count"] + 2,), FLOAT64),)
+
+
+def _top_workspace(avals: Avals, params: TopParams) -> int:
+    quick = workspace(avals[0], params["count"], "auto", "cpu", rebuilt=False)
+    return max(quick, values_workspace(avals[0])) + 8 * avals[0].size * (1 + len(avals))
+
+
+@kernel(result=_top_aval, host=lambda avals, params: True, workspace=_top_workspace)
+def measure_top(x: np.ndarray, *subtracted: np.ndarray, count: int) -> np.ndarray:
+    """The largest singular values of a matrix, less another one if it is given, what they capture, and the excess
+    [count + 2]; NaN if not finite."""
+    wide = widen(x)
+    for y in subtracted:
+        wide = wide - widen(y)
+    if not np.isfinite(wide).all():
+        return np.full(count + 2, np.nan)
+    found = top_values(wide, count)
+    return np.array([*found.values, found.captured, found.excess])
+
+
 _VALUES = Reduction(lambda x: [x], lambda a, b: a + b, np.concatenate, None)
 
 
@@ -88,26 +140,30 @@ def spectrum(
     other: str | os.PathLike[str] | Checkpoint | None = None,
     *,
     target: str | list[str] | None = None,
+    most: int | None = None,
     memory: int | None = None,
 ) -> Mapping[str, Spectrum]:
-    """Compute all singular values of the matrices of a checkpoint, or of their differences from those of another.
+    """Compute the singular values of the matrices of a checkpoint, or of their differences from those of another.
 
     **Arguments**: `path` and `other` are those of files or folders, or what `bs.open` returns. `target` selects names.
-    With `other` the matrices are `other - path`, for names that both have, with equal shapes. `memory` is the budget in
-    bytes (default: a quarter of the available memory).
+    With `other` the matrices are `other - path`, for names that both have, with equal shapes. With `most` only that
+    many are computed, the largest, with a bound on what they miss; this is quicker. `memory` is the budget in bytes
+    (default: a quarter of the available memory).
     **Returns** a `Spectrum` by name, in state-dict order, for real floating-point matrices; other tensors are left out.
     Matrices narrower than float32 are widened to it first.
-    **Raises** StoreError for what cannot be read, ValueError for a bad `target` or if no matrix is chosen, PlanError
-    for a budget that is too small.
+    **Raises** StoreError for what cannot be read, ValueError for a bad `target` or `most`, or if no matrix is chosen,
+    PlanError for a budget that is too small.
     **Example**:
 
     >>> list(bs.spectrum("model.safetensors"))
     ['layers.0.w', 'layers.1.w']
     """
+    if most is not None and most < 1:
+        raise ValueError(f"most must be at least 1, got {most}")
     with ExitStack() as opened:
         sides = [open_side(side, opened, "spectrum") for side in ((path,) if other is None else (other, path))]
         chosen = [side if target is None else side.select(target) for side in sides]
-        if not (found := spectra_of(chosen, memory)):
+        if not (found := spectra_of(chosen, memory, most=most)):
             raise ValueError(_describe_absence(sides, chosen[-1], target))
         for side in sides:
             side.source.verify_unchanged()
@@ -115,22 +171,37 @@ def spectrum(
 
 
 def spectra_of(
-    chosen: list[Checkpoint], memory: int | None = None, names: Collection[str] | None = None
+    chosen: list[Checkpoint],
+    memory: int | None = None,
+    names: Collection[str] | None = None,
+    *,
+    most: int | None = None,
 ) -> dict[str, Spectrum]:
     """The spectra of the matrices of a checkpoint, or of the first less the second; only of some names if these are
-    given. Matrices that not all have are left out."""
+    given, and of each only the `most` largest values. Matrices that not all have are left out."""
     avals = [side.avals for side in chosen]
     graph = Graph()
 
     def measure(name: str) -> Expr:
         parts = zip(chosen, avals, strict=True)
         leaves = tuple(graph.leaf(side.source, side.prefix + name, known[name]) for side, known in parts)
-        return graph.call(measure_spectrum, leaves, {})
+        if most is None or most >= min(known_shape(name)):
+            return graph.call(measure_spectrum, leaves, {})
+        return graph.call(measure_top, leaves, {"count": most})
+
+    def known_shape(name: str) -> tuple[int, ...]:
+        return avals[-1][name].shape
 
     wanted = [name for name in chosen[-1] if (names is None or name in names) and _is_matrix(avals, name)]
     asked = {name: question_of((measure(name),), _VALUES) for name in wanted}
     found = answers(list(asked.values()), default_budget(host_bytes=memory))
-    return {name: Spectrum(avals[-1][name].shape, found[question]) for name, question in asked.items()}
+    return {name: _read(known_shape(name), found[question], most) for name, question in asked.items()}
+
+
+def _read(shape: tuple[int, ...], found: np.ndarray, most: int | None) -> Spectrum:
+    if most is None or most >= min(shape):
+        return Spectrum(shape, found)
+    return Spectrum(shape, found[:most], float(found[most]), float(found[most + 1]))
 
 
 def _describe_absence(sides: list[Checkpoint], chosen: Checkpoint, target: str | list[str] | None) -> str:

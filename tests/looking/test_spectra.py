@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import ml_dtypes
@@ -37,6 +38,65 @@ def test_a_difference_is_that_of_two_checkpoints(here: Path):
     assert list(found) == ["w"]
     np.testing.assert_allclose(found["w"].values[:3], np.linalg.svd(low, compute_uv=False)[:3], rtol=1e-4)
     assert found["w"].rank_of(0.9999) == 3
+
+
+@cache
+def directions(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    u, _, v = np.linalg.svd(draw(shape).astype(np.float64), full_matrices=False)
+    return u, v
+
+
+@pytest.mark.parametrize("shape", [(270, 400), (400, 270)])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("most", [1, 20, 200])
+def test_the_largest_values_alone_are_certified(here: Path, shape: tuple[int, int], decay: float, most: int):
+    u, v = directions(shape)
+    x = ((u * np.arange(1, 271.0) ** -decay) @ v).astype(np.float32)
+    found = bs.spectrum(write(here / "m.safetensors", {"w": x}), most=most)["w"]
+    wanted = np.linalg.svd(x.astype(np.float64), compute_uv=False)
+    share = np.cumsum(wanted**2) / np.sum(wanted**2)
+    assert (len(found.values), found.is_complete) == (most, False)
+    assert found.excess <= 1e-4
+    left = np.sqrt(1 - found.captured) / np.sqrt(1 - share[most - 1])
+    assert 1 - 5e-3 < left <= 1 + found.excess + 5e-3  # norms are sums in float32
+    np.testing.assert_allclose(found.energy[-1], share[most - 1], rtol=1e-3)
+    if decay:
+        np.testing.assert_allclose(found.values, wanted[:most], rtol=2e-3)
+    assert np.isnan(found.effective_rank)
+
+
+def test_a_rank_beyond_the_values_that_were_computed_is_not_guessed(here: Path):
+    path = write(
+        here / "m.safetensors", {"w": np.diag([2.0, 1, 1]), "zero": np.zeros((3, 3)), "nan": np.eye(3) * np.nan}
+    )
+    found = bs.spectrum(path, most=1)
+    assert [found["w"].rank_of(share) for share in (0.5, 0.9)] == [1, None]
+    np.testing.assert_allclose(found["w"].captured, 4 / 6)
+    assert (found["zero"].rank_of(0.5), found["nan"].rank_of(0.5)) == (0, None)
+    assert bs.spectrum(path, most=3)["w"].rank_of(0.9) == 3
+    with pytest.raises(ValueError, match="most must be at least 1, got 0"):
+        bs.spectrum(path, most=0)
+
+
+def test_the_largest_values_of_a_difference(here: Path):
+    x, low = draw((300, 400)), draw((300, 3), seed=1) @ draw((3, 400), seed=2)
+    left, right = write(here / "a.safetensors", {"w": x}), write(here / "b.safetensors", {"w": x + low})
+    found = bs.spectrum(left, right, most=5)["w"]
+    np.testing.assert_allclose(found.values[:3], np.linalg.svd(low, compute_uv=False)[:3], rtol=1e-3)
+    assert found.rank_of(0.999) == 3
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_the_largest_values_at_any_scale(here: Path, scale: float):
+    x = draw((300, 280), np.float64)
+    found = bs.spectrum(write(here / "m.safetensors", {"w": x * scale}), most=4)["w"]
+    np.testing.assert_allclose(found.values / scale, np.linalg.svd(x, compute_uv=False)[:4], rtol=1e-4)
+
+
+def test_the_command_says_which_ranks_are_beyond(here: Path, capsys: pytest.CaptureFixture[str]):
+    path = str(write(here / "m.safetensors", {"w": np.diag([2, 1, 0]).astype(np.float32)}))
+    spectrum((path, None), None, None, memory=None, json=False, most=1)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["w", "[3,", "3]", ">1", ">1", ">1", "-", "2"]
 
 
 def test_ranks_of_known_values(here: Path):

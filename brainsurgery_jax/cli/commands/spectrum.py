@@ -25,6 +25,10 @@ def spectrum(
     rank: Annotated[
         int | None, typer.Option(metavar="N", help="Also print the N largest singular values.", min=1)
     ] = None,
+    most: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Compute only the N largest singular values, which is quicker.", min=1),
+    ] = None,
     memory: Memory = None,
     json: Json = False,
 ) -> None:
@@ -32,4 +36,4 @@ def spectrum(
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import spectrum as pages
 
-    pages.spectrum((path, other), target, rank, memory=memory, json=json)
+    pages.spectrum((path, other), target, rank, memory=memory, json=json, most=most)
