@@ -207,7 +207,7 @@ def compute_result(
     _note_wrapping(view, found)
     _note_truncation(view, found, stored, operands)
     alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.is_float else a.dtype for a in avals}) == 1
-    if expr.elementwise and alike and avals:
+    if expr.elementwise and alike and any(name in expr.names for name in names):
         return _by_element(view, expr, dict(zip(names, operands, strict=True)), numbers, made.shape, stored, overflow)
     program = reduce_as_it_lies(round_result(found.program, stored, overflow), STREAMED)
     return _stream(view, program, operands)
