@@ -33,7 +33,8 @@ def made(name: str, folder: Path, **more: Any) -> tuple[Mapping[str, Any], Array
 
 def tensors(path: Any) -> Arrays:
     path = Path(path)
-    return read(path / "model.safetensors" if path.is_dir() else path)
+    weights = "adapter_model.safetensors" if (path / "adapter_config.json").exists() else "model.safetensors"
+    return read(path / weights if path.is_dir() else path)
 
 
 def test_task_arithmetic_adds_scaled_task_vectors(tmp_path: Path):
