@@ -3,6 +3,8 @@
 # The first of these that will do is used; choose another by `make PYTHON=/path/to/python test`.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 VENV ?= .venv
+# The browser tests use the chromium of the system, else the one that Playwright downloads.
+FIND_CHROMIUM := command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null
 # One torch build for everybody, installed before any package can ask for another.
 TORCH ?= torch==2.13.0
 # What `make bench` measures, all if empty: `make bench ROWS='rename cast'`.
@@ -36,7 +38,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint types test-only test-newest test-oldest constraints fuzz behaviour mergekit format bench schema docs venv clean
+.PHONY: help demo test lint types test-only test-newest test-oldest constraints fuzz behaviour mergekit format bench schema docs screenshots venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -54,6 +56,7 @@ help:
 	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
 	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
 	@echo 'make docs       write what is generated in docs/ and README.md: the ops, and what the examples give'
+	@echo 'make screenshots  take the pictures of docs/web.md from the browser tests'
 	@echo 'make venv       only set up $(VENV) for development'
 	@echo 'make clean      remove $(VENV), caches and builds'
 
@@ -113,6 +116,10 @@ schema: $(VENV)/installed
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m tests.docs.write
 
+screenshots: $(VENV)/installed-dev
+	@mkdir -p docs/web
+	BRAINSURGERY_SCREENSHOTS=docs/web $(BIN)/python -m pytest -n 0 -q tests/web/test_story.py
+
 venv: $(VENV)/installed-dev
 
 clean:
@@ -140,6 +147,8 @@ $(VENV)/installed-dev: $(SETUP) | $(BIN)/python
 	@echo 'installing brainsurgery-jax and what its tests need into $(VENV); the first time takes some minutes'
 	@$(PIP) '$(TORCH)'
 	@$(PIP) --editable '.[torch,test,dev]'
+	@$(FIND_CHROMIUM) || $(BIN)/python -m playwright install chromium >/dev/null 2>&1 || \
+	    echo 'make: no chromium, so the browser tests will be skipped. Debian, Ubuntu: apt-get install chromium' >&2
 	@touch $(VENV)/installed $@
 
 $(VENV)/installed-bench: $(VENV)/installed-dev

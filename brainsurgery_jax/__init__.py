@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.errors import Diagnostic, PlanError, Stopped, StoreError
     from brainsurgery_jax.forward.gap import LogitGap
     from brainsurgery_jax.interop import save
+    from brainsurgery_jax.looking.fingerprint import fingerprint
     from brainsurgery_jax.looking.heat_maps import HeatMap, heat_map
     from brainsurgery_jax.looking.histograms import Histogram, histogram
     from brainsurgery_jax.looking.moments import TensorStats
@@ -38,7 +39,7 @@ _PLACES = {
     **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison",
     "compare_logits": "comparison.logits", "LogitGap": "forward.gap", "convert": "conversion",
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
-    "TensorStats": "looking.moments", "stats": "looking.stats",
+    "TensorStats": "looking.moments", "stats": "looking.stats", "fingerprint": "looking.fingerprint",
     "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
     "Histogram": "looking.histograms", "histogram": "looking.histograms",
     "report": "plots.page",
@@ -67,6 +68,7 @@ __all__ = [
     "convert",
     "diff",
     "explain",
+    "fingerprint",
     "heat_map",
     "histogram",
     "load",

@@ -7,6 +7,7 @@ that tools write.
 | `x.weight`, `x.weight_scale` | compressed-tensors, ModelOpt (fp8, int8) |
 | `x_blocks`, `x_scales` | gpt-oss (MXFP4) |
 | `x.qweight`, `x.qzeros`, `x.scales`, `x.g_idx` | GPTQ; without `g_idx` also AWQ |
+| `x.weight_packed`, `x.weight_scale`, `x.weight_shape`, also `x.weight_zero_point` | compressed-tensors (int4, int8) |
 | `x.weight`, `x.SCB` | bitsandbytes int8 |
 | `x.weight`, `.absmax`, `.quant_map`, `.quant_state.bitsandbytes__nf4` after it | bitsandbytes nf4, and fp4 alike |
 """
@@ -23,6 +24,13 @@ Has = Callable[[str], bool]
 """Whether a checkpoint has a tensor of a name."""
 
 
+CONFIG_KEY = "quantization_config"
+"""The key of config.json that says how weights are quantized."""
+
+ACTIVATIONS = ("input_scale", "output_scale", "k_scale", "v_scale")
+"""Last parts of the names of scales for activations, which lie beside codes and say nothing of them."""
+
+
 class CodeFormat(StrEnum):
     """How weights are quantized."""
 
@@ -31,6 +39,7 @@ class CodeFormat(StrEnum):
     PACKED = "packed"
     ROWS = "rows"
     TABLE = "table"
+    PACKED_ROWS = "packed rows"
 
 
 class CodesRule(NamedTuple):
@@ -48,9 +57,11 @@ class CodesRule(NamedTuple):
 
 RULES = (
     CodesRule(CodeFormat.SCALED, "", "", "", "_scale_inv"),
-    CodesRule(CodeFormat.SCALED, "", "", "", "_scale"),
+    CodesRule(CodeFormat.SCALED, "", "", "", "_scale", (), ("_zero_point",)),
     CodesRule(CodeFormat.MXFP4, "_blocks", "_blocks", "", "_scales"),
     CodesRule(CodeFormat.PACKED, ".qweight", "qweight", "weight", "scales", ("qzeros",), ("g_idx",)),
+    CodesRule(CodeFormat.PACKED_ROWS, ".weight_packed", "weight_packed", "weight", "weight_scale", ("weight_shape",),
+              ("weight_zero_point", "weight_g_idx")),
     CodesRule(CodeFormat.ROWS, ".weight", "weight", "weight", "SCB", (), ("weight_format",)),
     *(
         CodesRule(CodeFormat.TABLE, "", "", "", ".absmax", (".quant_map", f".quant_state.bitsandbytes__{table}"),
@@ -78,7 +89,7 @@ class Codes(NamedTuple):
 
 def may_be_codes(name: str, dtype: DType) -> bool:
     """Whether a tensor may hold codes, from its dtype: a quick look before the others."""
-    return dtype.bits == 8 or name.endswith("qweight")
+    return dtype.bits == 8 or name.endswith(("qweight", "weight_packed"))
 
 
 def find_codes(name: str, has: Has) -> Codes | None:
@@ -102,8 +113,13 @@ def fits(codes: Codes, dtype: DType) -> bool:
             return dtype == UINT8
         case CodeFormat.ROWS:
             return dtype.bits == 8 and dtype.is_signed
-        case CodeFormat.PACKED:
+        case CodeFormat.PACKED | CodeFormat.PACKED_ROWS:
             return dtype.bits == 32 and dtype.is_signed
+
+
+def describe_floats(config: Mapping[str, object]) -> dict[str, object]:
+    """A config.json that says nothing of quantized weights."""
+    return {key: value for key, value in config.items() if key != CONFIG_KEY}
 
 
 def scales_beside(codes: Codes, name: str) -> str:

@@ -52,6 +52,7 @@ class KernelFacts(TypedDict, total=False):
     on_device: BackendFact[int]
     parts: Fact[Cuts]
     fold: Fact[Passes]
+    with_tensors: Callable[..., TensorExpr]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,7 @@ class Kernel(Generic[P, R]):
     - `fold`: (avals, params) -> the passes over the operands that compute a small result, so that no operand is held
       whole. Each pass is a function of the answer of the pass before (None for the first) that gives a `Reduction` of
       the operands; the last answer is the result, with `guarded` a pair `(result, accepted)`.
+    - `with_tensors`: (view, *operands, keys...) -> the expression of a call of which some numbers are tensors.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Kernel(Generic[P, R]):
     on_device: BackendFact[int] | None = None
     parts: Fact[Cuts] | None = None
     fold: Fact[Passes] | None = None
+    with_tensors: Callable[..., TensorExpr] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.fn(*args, **kwargs)

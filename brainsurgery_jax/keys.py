@@ -10,7 +10,7 @@ from functools import cache
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BeforeValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, StringConstraints
 
 from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import DType
@@ -69,6 +69,11 @@ class Role(NamedTuple):
         return self.kind == "number"
 
     @property
+    def takes_tensor(self) -> bool:
+        """Whether it is a number that may also be the element of a tensor, whose name is made from each match."""
+        return self.is_number and self.slices
+
+    @property
     def is_assert(self) -> bool:
         """Whether it is one assert."""
         return self.kind == "assert"
@@ -89,13 +94,42 @@ Name = Annotated[Ref, Role("name")]
 Operands = Annotated[Mapping[str, Ref], Role("operands", slices=True)]
 """References by name: the first a pattern, the others templates filled from its match."""
 DTypeName = Annotated[DType, Role("dtype")]
+
+
+def read_values(given: Mapping[str, tuple[int | str, ...]]) -> tuple[str, tuple[str, ...]]:
+    """A name and the texts that it stands for, one after another; `'1:12'` is a range, as Python slices."""
+    ((name, values),) = given.items()
+    texts: list[str] = []
+    for value in values:
+        start, colon, stop = str(value).partition(":")
+        if colon and not (start.isdecimal() and stop.isdecimal() and int(start) < int(stop) <= MOST_VALUES):
+            raise ValueError(f"'{value}' is no range such as '1:12'")
+        texts += map(str, range(int(start), int(stop))) if colon else [start]
+    if twice := next((text for at, text in enumerate(texts) if text in texts[:at]), None):
+        raise ValueError(f"'{twice}' is there twice")
+    return name, tuple(texts)
+
+
+MOST_VALUES = 100_000
+Values = Annotated[
+    Mapping[Text, Annotated[tuple[StrictInt | Text, ...], Field(min_length=1)]],
+    Field(
+        min_length=1, max_length=1,
+        description="a name for what `${NAME}` in `to` is one after another: {NAME: [0, '2:5', text]}",
+    ),
+    AfterValidator(read_values),
+]  # fmt: skip
+"""Each match gives several results, whose names differ in these texts. Read as the name and the texts."""
 Real = Annotated[float, Role("number")]
 """A number of the plan, as builders, control ops and sinks get it."""
 if TYPE_CHECKING:
     Number = Annotated[Array, Role("number")]
+    NumberOrTensor = Annotated[Array, Role("number", slices=True)]
 else:
     Number = Real
-"""A number of the plan, as kernels get it: a scalar in double precision, traced in compiled code."""
+    NumberOrTensor = Annotated[float, Role("number", slices=True)]
+"""A number of the plan, as kernels get it: a scalar in double precision, traced in compiled code. The second may be the
+only element of a tensor as well, for kernels with the fact `with_tensors`."""
 
 
 class Keyword(NamedTuple):

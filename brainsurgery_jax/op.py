@@ -21,6 +21,7 @@ from brainsurgery_jax.keys import (
     Keyword,
     Name,
     Number,
+    NumberOrTensor,
     Operands,
     Partner,
     Pattern,
@@ -29,6 +30,7 @@ from brainsurgery_jax.keys import (
     SlicedPattern,
     SlicedTemplate,
     Template,
+    Values,
     element_role,
     fewest,
     gather_groups,
@@ -60,6 +62,7 @@ class Form:
     `optional`: keys of `reads` that may be left out. `beside`: templates without an alias mean that of the match.
     `consumes`: the matched tensor may be dropped. `counted`: how often a match counts as read. `noun` and
     `endings`: what messages call several results, and how their names may end.
+    `spread`: the key of the texts of which the name of the result holds one after another; a match gives several.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Form:
     counted: int = 1
     noun: str = "results"
     endings: tuple[str, ...] = ()
+    spread: str = ""
 
     @property
     def match_key(self) -> str:
@@ -312,7 +316,8 @@ def _form_fields(maker: Kernel | Builder, form: Form) -> tuple[Field, ...]:
     params = (
         Field(spelled.get(w.name, w.name.rstrip("_")), w.name, w.annotation, w.default, w.role) for w in maker.keywords
     )
-    return (*refs, *params)
+    several = (Field(form.spread, form.spread, Values | None, None, None),) if form.spread else ()
+    return (*refs, *several, *params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +361,7 @@ __all__ = [
     "Name",
     "NameTaken",
     "Number",
+    "NumberOrTensor",
     "Op",
     "Operands",
     "Outcome",

@@ -310,6 +310,13 @@ class Pending(Generic[Answer]):
     judge: Callable[[Answer], Known]
 
 
+class Joint(NamedTuple):
+    """A verdict on the answers of several questions together, in their order."""
+
+    parts: tuple[Pending, ...]
+    judge: Callable[[Sequence[Any]], Known]
+
+
 class Every(NamedTuple):
     """Holds if every part holds; the first that does not explains it."""
 
@@ -335,7 +342,7 @@ class PartVerdict(NamedTuple):
     at: tuple[str | int, ...]
 
 
-Verdict = Known | Pending | Every | Some | Negated | PartVerdict
+Verdict = Known | Pending | Joint | Every | Some | Negated | PartVerdict
 
 
 class PendingReport(NamedTuple):
@@ -367,6 +374,8 @@ def settle(verdict: Verdict, answers: Mapping[Pending, object] | None) -> Known 
                 return None
             found = answers[verdict]
             return found if isinstance(found, Known) else verdict.judge(found)
+        case Joint(parts, judge):
+            return None if answers is None else judge([answers[part] for part in parts])
         case Negated(part):
             inner = settle(part, answers)
             return (
@@ -401,6 +410,8 @@ def pendings(verdict: Verdict) -> Iterator[Pending]:
     match verdict:
         case Pending():
             yield verdict
+        case Joint(parts):
+            yield from parts
         case Negated(part) | PartVerdict(part):
             yield from pendings(part)
         case Every(parts) | Some(parts):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, NamedTuple, Unpack
 
 from brainsurgery_jax import api
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Demand, Effect, Program, Publication, State, lower_step, start
+from brainsurgery_jax.lower.fold import ask_output
 from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.lower.outputs import inside, publications
 from brainsurgery_jax.lower.program import flatten
@@ -281,11 +283,14 @@ class Session:
         3
         """
         self.world.settle()
-        made, problems = publications(self.state, self.plan, self.world)
+        state = reduce(lambda before, output: ask_output(before, output, self.world), self.plan.outputs, self.state)
+        made, problems = publications(state, self.plan, self.world)
+        problems = (*state.diagnostics[len(self.state.diagnostics) :], *problems)
         if found := _errors(problems):
             raise PlanError(found)
         own = tuple(p for p in made if not any(p is q for q in self.state.publications))
-        return StepOutcome(self, (), Program((), self._force(own), (), problems))
+        checks = state.checks[len(self.state.checks) :]
+        return StepOutcome(self, (), Program(checks, self._force(own), (), problems))
 
     # --- looking
 

@@ -55,6 +55,7 @@ ANY = NUMBERS | {"bool"}
 MISSING = Refused({"from": "none", "to": "new"}, "no-match", "no tensor matches 'none'")
 W = {"w": counting((4, 6)) - 7}
 PAIR = {"a": counting((4, 6)) - 7, "b": 5 - counting((4, 6)), "c": np.zeros((4, 6), np.float32)}
+BY = {"w1": counting((4, 6)) - 7, "w.by": np.full(8, 0.5, np.float32)}
 SHAPES = {"v": np.zeros((6, 4), np.float32)}
 HALVES = {"h": np.zeros((4, 6), np.float16)}
 
@@ -270,9 +271,23 @@ def _row_scales(x: np.ndarray) -> np.ndarray:
     return np.abs(x).max(1, keepdims=True) / np.float32(127)
 
 
+def _awq_words(t: Tensors) -> Changes:
+    """A matrix [8, 8] of entries from 0 on in words: its zeros are 0, and its scales the largest entries over 15."""
+    scales = (t["w.weight"].max(1) / np.float32(15)).astype(np.float16)
+    codes = np.clip(np.rint(t["w.weight"].T / scales.astype(np.float32)), 0, 15).astype(np.uint32)
+    words = sum(codes[:, [column]] << np.uint32(4 * at) for at, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)))
+    return {"w.weight": None, "w.qweight": np.asarray(words).view(np.int32), "w.qzeros": np.zeros((1, 1), np.int32),
+            "w.scales": scales[None]}  # fmt: skip
+
+
 ROWS: tuple[Row, ...] = (
     Row("copy", {"from": "w", "to": "new"}, W, lambda t: {"new": t["w"]},
         (MISSING, Refused({"from": "w", "to": "w"}, "dest-exists", "'w' exists already")), dtypes=ANY),
+    Row("copy", {"from": "w", "to": "new_${i}", "over": {"i": ["2:4", "last"]}}, W,
+        lambda t: {"new_2": t["w"], "new_3": t["w"], "new_last": t["w"]},
+        (Refused({"from": "w", "to": "new", "over": {"i": [1, 2]}}, "over-template", "all 2 copies of 'w'"),
+         Refused({"from": "w", "to": "new_${i}", "over": {"i": [1, 1]}}, "value-type", "'1' is there twice")),
+        dtypes=ANY, label="many"),
     Row("move", {"from": "w", "to": "new"}, W | {"x": counting((8,))}, lambda t: {"w": None, "new": t["w"]},
         (MISSING, Refused({"from": "w", "to": "x"}, "dest-exists", "'x' exists already"),
          Refused({"from": "w::[0]", "to": "new"}, "slice-not-allowed", "a slice is not allowed here")), dtypes=ANY),
@@ -335,6 +350,13 @@ ROWS: tuple[Row, ...] = (
          Refused({"target": "w", "to": "int32"}, "dtype-unsupported", "does not hold the values"),
          Refused({"target": "x", "to": "float32"}, "codes-unknown", r"cannot be cut into blocks with scales f32\[3,2\]",
                  {"x": np.ones((4, 6), np.int8), "x_scale": np.ones((3, 2), np.float32)}))),
+    Row("quantize", {"target": r"w\.weight", "to": "awq", "group": 8},
+        {"w.weight": counting((8, 8))}, _awq_words,
+        (Refused({"target": "w", "to": "awq"}, "no-match", "no tensor matches 'w'"),
+         Refused({"target": ".*", "to": "gptq"}, "codes-unknown", "inputs in whole groups of 128"),
+         Refused({"target": "v", "to": "gptq", "group": 8}, "codes-unknown", "is not called `.weight`",
+                 {"v": np.ones((8, 8), np.float32)})),
+        label="words"),
     Row("quantize", {"target": "w", "to": "int8"}, {"w": counting((4, 6)) - 7.5},
         lambda t: {"w": np.round(t["w"] / _row_scales(t["w"])).astype(np.int8),
                    "w_scale": _row_scales(t["w"])},
@@ -358,6 +380,22 @@ ROWS: tuple[Row, ...] = (
          Refused({"from": "w", "to": "new"}, "key-missing", "by"),
          Refused({"from": "m", "to": "new", "by": 2}, "dtype-unsupported", "booleans", {"m": np.ones(3, bool)})),
         dtypes=NUMBERS),
+    Row("scale", {"from": r"(w)\d", "to": "new", "by": r"model::\1.by::[3]"}, BY,
+        lambda t: {"new": scaled(t["w1"], float(t["w.by"][3]))},
+        (Refused({"from": "w1", "to": "new", "by": "model::w1"}, "number-tensor", r"one element, got f32\[4,6\]"),
+         Refused({"from": "w1", "to": "new", "by": "model::none"}, "tensor-missing", "none"),
+         Refused({"from": "i", "to": "new", "by": "model::w.by::[3]"}, "dtype-unsupported", "is for floats, got i64",
+                 {"i": np.arange(3)})),
+        dtypes=frozenset({"float"}), label="by"),
+    Row("clamp_", {"target": "w1", "min": -2, "max": "model::w.by::[3]"}, BY,
+        lambda t: {"w1": clipped(t["w1"], -2, float(t["w.by"][3]))},
+        (Refused({"target": "w1", "max": "model::w1"}, "number-tensor", "one element"),),
+        dtypes=frozenset({"float"}), label="by"),
+    Row("lerp_", {"from": "w1", "to": "w2", "t": "model::w.by::[3]"}, BY | {"w2": 5 - counting((4, 6))},
+        lambda t: {"w2": between(t["w2"], t["w1"], float(t["w.by"][3]))},
+        (Refused({"from": "w1", "to": "v", "t": "model::w.by::[3]"}, "shapes-differ|dest-differs", r"f32\[6,4\]",
+                 SHAPES),),
+        dtypes=frozenset({"float"}), label="by"),
     Row("scale_", {"target": "w", "by": 2}, W, lambda t: {"w": scaled(t["w"], 2)},
         (Refused({"target": "w", "by": None}, "value-type", "by"),),
         dtypes=NUMBERS),
@@ -674,6 +712,10 @@ ROWS: tuple[Row, ...] = (
         {"a": counting((2, 3, 4)), "b": counting((2, 4, 2))}, lambda t: {"new": t["a"] @ t["b"]}, (), label="batched"),
     Row("einsum", {"from_a": "w", "to": "new", "equation": "ii->i"}, {"w": counting((4, 4))},
         lambda t: {"new": np.diagonal(t["w"])}, (), dtypes=FLOATS, label="diagonal"),
+    Row("concat", {"from": [r"h\.(\d+)\.e\.0\.w", r"h.\1.e.1.w"], "to": r"h.\1.both"}, EXPERTS,
+        lambda t: {f"h.{i}.both": np.concatenate([t[f"h.{i}.e.{e}.w"] for e in (0, 1)]) for i in (0, 1)},
+        (Refused({"from": [r"h\.(\d+)\.e\.0\.w", r"h.\1.none"], "to": r"h.\1.both"}, "tensor-missing", "none"),),
+        dtypes=ANY, label="each-match"),
     Row("concat", {"from": EACH_EXPERT, "to": r"h.\g<i>.w", "over": "e", "dim": 1}, EXPERTS,
         lambda t: {f"h.{i}.w": np.concatenate([t[f"h.{i}.e.0.w"], t[f"h.{i}.e.1.w"]], 1) for i in range(2)},
         (Refused({"from": EACH_EXPERT, "to": r"h.\g<i>.w", "over": "x"}, "over-capture", "does not capture 'x'"),
@@ -785,6 +827,29 @@ def _few_neurons(t: Tensors) -> Changes:
     return rows | {_MLP.format(i, "down"): t[_MLP.format(i, "down")][:, [0, 2]] for i in range(2)}
 
 
+_NORMED: Tensors = {
+    **_MODEL, "model.norm.weight": counting((4,)) + 1,
+    **{f"model.layers.{i}.{name}_layernorm.weight": counting((4,)) + i + 1
+       for i in range(2) for name in ("input", "post_attention")},
+}  # fmt: skip
+
+
+def _folded(t: Tensors) -> Changes:
+    """The gains of all norms, in the columns of what reads them."""
+    made: dict[str, np.ndarray | None] = {"lm_head.weight": t["lm_head.weight"] * t["model.norm.weight"]}
+    made["model.norm.weight"] = np.ones_like(t["model.norm.weight"])
+    for layer in (0, 1):
+        start = f"model.layers.{layer}"
+        for norm, readers in (
+            ("input_layernorm", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+            ("post_attention_layernorm", ("mlp.gate_proj", "mlp.up_proj")),
+        ):
+            gain = t[f"{start}.{norm}.weight"]
+            made |= {f"{start}.{name}.weight": t[f"{start}.{name}.weight"] * gain for name in readers}
+            made[f"{start}.{norm}.weight"] = np.ones_like(gain)
+    return made
+
+
 def _fused(t: Tensors) -> Changes:
     made: dict[str, np.ndarray | None] = {}
     for i in range(2):
@@ -804,6 +869,14 @@ def _upcycled(t: Tensors) -> Changes:
             made |= {f"{head}.experts.{e}.{new}.weight": t[_MLP.format(i, old)] for e in range(2)}
             made[_MLP.format(i, old)] = None
     return made
+
+
+def _twice(t: Tensors) -> Changes:
+    router = t[f"{_MOE}.gate.weight"]
+    more = {
+        f"{_MOE}.experts.{e + 2}.{n}.weight": t[f"{_MOE}.experts.{e}.{n}.weight"] for e in range(2) for n in _EXPERT
+    }
+    return {**more, f"{_MOE}.gate.weight": np.concatenate([router, router])}
 
 
 def _one_expert(t: Tensors) -> Changes:
@@ -844,6 +917,8 @@ STRUCTURE: tuple[Row, ...] = (
         before=_AS_LLAMA),
     Row("untie", {}, {n: x for n, x in _MODEL.items() if n != "lm_head.weight"},
         lambda t: {"lm_head.weight": t["model.embed_tokens.weight"]}, (_NOT_KNOWN,), before=_AS_LLAMA),
+    Row("fold_norm", {}, _NORMED, _folded,
+        (Refused({"prove": 1}, "value-type", "prove"), _NOT_KNOWN), before=_AS_LLAMA),
     Row("fuse", {}, _MODEL, _fused, (_NOT_KNOWN,), before=_AS_LLAMA),
     Row("unfuse", {}, {**_WORDS, "model.layers.0.mlp.gate_up_proj.weight": counting((6, 4)),
                        "model.layers.0.self_attn.o_proj.weight": counting((4, 4))},
@@ -861,6 +936,9 @@ STRUCTURE: tuple[Row, ...] = (
         (Refused({"drop": [2]}, "structure-experts", "there is no expert 2 of 2"),), before=_AS_MIXTRAL),
     Row("expert_merge", {"groups": [[0, 1]]}, _MIXED, _mean_expert,
         (Refused({"groups": [[0]]}, "structure-experts", "expert 1 is in no group"),), before=_AS_MIXTRAL, within=1e-6),
+    Row("expert_join", {"others": ["model"], "public": 0, "alias": "model"}, _MIXED, _twice,
+        (Refused({"others": ["model"], "public": 2, "alias": "model"}, "structure-experts", "the first 2"),
+         Refused({}, "key-missing", "others")), before=_AS_MIXTRAL),
     Row("experts", {"names": "stacked"}, _MIXED, _stacked,
         (Refused({"names": "loose"}, "value-type", "names"),), before=_AS_MIXTRAL),
     *(Row(op, {source: "w", "scores": "s", "keep": 2, **more}, _SCORED, lambda t, to=to: {to: t["w"][2:]},
@@ -951,6 +1029,44 @@ ASSERTED: tuple[Asserted, ...] = (
               ({"of": "nan", "ge": 0}, "is nan, expected at least 0"), ({"of": "absent", "is": 1}, "no tensor")),
              (({"of": "w"}, "at least one"), ({"of": "w", "gt": 3, "lt": 2}, "no number satisfies"),
               ({"of": "w", "is": 1, "ord": "l7"}, "ord"))),
+    Asserted("holds",
+             ("near == w + 0.001", {"from": {"x": "w", "y": "i"}, "expr": "x[0] == y"}, "w <= near",
+              {"expr": "abs(w - near) < 0.01"}, {"from": {"x": "w|near", "z": "zero"}, "expr": "x == x + z"},
+              {"from": {"x": "w"}, "expr": "y == 15", "let": {"y": "sum(x)"}}),
+             (("w == near", r"'w == near' does not hold for 'near' \(rtol 1e-05, atol 0\), the worst is .* at \[\d, "),
+              ("nan == nan", "nan against nan"), ("w < w", "'w < w' does not hold for 'w'"),
+              ({"from": {"x": "w", "y": "absent"}, "expr": "x == y"}, "there is no 'absent'"),
+              ({"from": {"x": "absent"}, "expr": "x == 0"}, "no tensor matches"),
+              ("zero.T == w", r"its sides are f32\[3,2\] and f32\[2,3\]")),
+             (("w + 1", "expected an equation"), ("1 == 1", "names no tensor"), ({"expr": "w =="}, "w =="),
+              ({"expr": "w == w", "rtol": -1}, "rtol"))),
+    Asserted("relative_error",
+             ({"left": "near", "right": "w", "lt": 1e-3}, {"left": "zero", "right": "zero", "is": 0},
+              {"left": "none", "right": "none", "is": 0}, {"left": "zero", "right": "w", "is": 1}),
+             (({"left": "near", "right": "w", "lt": 1e-4}, r"relative error of 'near' is 0\.00033\d+, .* less than"),
+              ({"left": "w", "right": "zero", "lt": 9}, "is inf"), ({"left": "nan", "right": "nan", "ge": 0}, "is nan"),
+              ({"left": "w", "right": "i", "lt": 1}, r"f32\[2,3\] on the left and i64\[3\]")),
+             (({"left": "w", "right": "near"}, "at least one"),)),
+    Asserted("low_rank",
+             ({"left": "w", "rank": 2}, {"left": "near", "right": "w", "rank": 1}, {"left": "zero", "rank": 0},
+              {"left": "w", "rank": 1, "rtol": 0.2}),
+             (({"left": "w", "rank": 1}, r"of 'w', 0\.1\d+ of the norm lies beyond rank 1, more than 0\.001"),
+              ({"left": "w", "right": "zero", "rank": 0}, "beyond rank 0"), ({"left": "i", "rank": 1}, "no matrix"),
+              ({"left": "absent", "rank": 1}, "no tensor matches")),
+             (({"left": "w"}, "rank"), ({"left": "w", "rank": -1}, "rank"))),
+    Asserted("same_types", ({"left": "w", "right": "near"}, {"left": "(.*)", "right": "\\1"}),
+             (({"left": "w", "right": "i"}, r"f32\[2,3\] on the left and i64\[3\]"),
+              ({"left": "w", "right": "absent"}, "there is no 'absent'")), (({"left": "w"}, "right"),)),
+    Asserted("contiguous", (),
+             (("(w)", "captures no number in 'w'"), ("absent(.)", "no tensor matches")),
+             (("w", "group"), ({"of": "w(.?)", "start": -1}, "start"))),
+    Asserted("tied", ({"left": "w", "right": "w"}, {"left": "absent", "right": "w"}),
+             (({"left": "w", "right": "near"}, "'w' is not what it is tied to"),
+              ({"left": "w", "right": "absent"}, "no match of 'model::w' has a partner"),
+              ({"left": "absent", "right": "gone"}, "no tensor matches")), (({"left": "w"}, "right"),)),
+    Asserted("fingerprint", (),
+             (({"of": "model", "is": "blake2b:0"}, r"the fingerprint of 'model' is blake2b:[0-9a-f]{32}, not"),),
+             (({"of": "absent", "is": "x"}, "alias 'absent'"), ({"of": "model"}, "is"))),
     Asserted("same_names", ({"left": "w|i", "right": "i|w"}, {"left": "model", "right": "model::.*"}),
              (({"left": "w|i", "right": "w|zero"}, "names differ, only on the left: 'i'; only on the right: 'zero'"),
               ({"left": "model", "right": "w"}, "only on the left: 'i', 'nan', 'near', 'none', and 1 more"),

@@ -18,7 +18,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.graph.expr import Expr, asked_of, walk
 from brainsurgery_jax.lower.program import Check
 from brainsurgery_jax.op import Kernel, Static
-from brainsurgery_jax.protocol import Every, Known, Negated, PartVerdict, Pending, PendingReport, Some, Verdict
+from brainsurgery_jax.protocol import Every, Joint, Known, Negated, PartVerdict, Pending, PendingReport, Some, Verdict
 
 Result = tuple[Mapping[str, object], Mapping[str, object]]
 
@@ -107,6 +107,8 @@ def verdict_of(verdict: Verdict, values: Values) -> jax.Array:
         case Pending(_, reduction):
             assert reduction.traced is not None
             return jnp.asarray(ask_traced(reduction.traced, [values.of(e) for e in asked_of(verdict)]))
+        case Joint():  # _refuse_untraceable lets none pass: its questions have no traced form
+            raise AssertionError(verdict)
         case PartVerdict(part):
             return verdict_of(part, values)
         case Negated(part):

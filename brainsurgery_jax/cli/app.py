@@ -31,6 +31,7 @@ from brainsurgery_jax.cli.commands.repl import repl
 from brainsurgery_jax.cli.commands.report import report
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.commands.spectrum import spectrum
+from brainsurgery_jax.cli.commands.web import web
 from brainsurgery_jax.cli.options import completing
 from brainsurgery_jax.cli.stopping import Terminated, stopping
 from brainsurgery_jax.version import __version__
@@ -165,7 +166,8 @@ def _app(
 for _name, _command in {
     "run": run, "repl": repl, "check": check, "explain": explain, "inspect": inspect, "diff": diff,
     "compare-logits": compare_logits, "spectrum": spectrum, "report": report, "convert": convert, "layouts": layouts,
-    "ops": ops_, "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "demo": demo,
+    "ops": ops_, "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "web": web,
+    "demo": demo,
 }.items():  # fmt: skip
     app.command(_name)(_command)
 

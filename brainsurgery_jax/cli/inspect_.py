@@ -58,6 +58,18 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool, looks: L
     return 0
 
 
+def print_fingerprint(path: str, *, as_json: bool) -> int:
+    """Print the fingerprint of a checkpoint; yields the exit code. Raises StoreError."""
+    from brainsurgery_jax.looking.fingerprint import fingerprint
+
+    found = fingerprint(path)
+    if as_json:
+        show.json(fingerprint=found)
+    else:
+        show.result(found)
+    return 0
+
+
 def _stats(chosen: Checkpoint, looks: Looks) -> dict[str, dict[str, float]]:
     """The statistics of each tensor by their names; nothing for complex, opaque and empty ones."""
     from dataclasses import asdict

@@ -11,9 +11,16 @@ from typing import Any, NamedTuple
 from brainsurgery_jax import api
 from brainsurgery_jax.conversion.model import Request, SourceInfo, look
 from brainsurgery_jax.conversion.plans import PlanNode, goes_back, plan_of, verification_of
+from brainsurgery_jax.conversion.quantized import (
+    find_quantized,
+    float_type,
+    refuse_codes,
+    take_config_of_floats,
+    take_floats,
+)
 from brainsurgery_jax.conversion.recognise import Route, choose_route, fit_names, overridden, tree_formats
 from brainsurgery_jax.conversion.verification import verify
-from brainsurgery_jax.dtypes import BY_NAME, DTYPES, parse_dtype
+from brainsurgery_jax.dtypes import BY_NAME, DTYPES, DType, parse_dtype
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
 from brainsurgery_jax.layout.adapters import is_adapter
 from brainsurgery_jax.layout.expressions import Value
@@ -61,7 +68,9 @@ class Conversion(NamedTuple):
     def verification(self) -> str:
         """What a verification has proved, and what it has not."""
         count = f"all {len(self.found.names):,} tensors" if len(self.found.names) > 1 else "the tensor"
-        cast = f" cast to {self.request.dtype}" if self.request.dtype is not None else ""
+        made = self.request
+        cast = f", dequantized to {made.dequantize}" if made.dequantize is not None else ""
+        cast += f" cast to {made.dtype}" if made.dtype is not None else ""
         if self.route is None:
             return f"verified: the output holds the bytes of {count} of the source{cast}"
         name, choices = self.route.layout.name, self.route.layout.choices
@@ -91,12 +100,19 @@ class Conversion(NamedTuple):
 def prepare(source: str, destination: str, request: Request) -> Conversion:
     """Prepare a conversion from headers and config.json; no tensor is read. Raises PlanError or StoreError."""
     _check(source, destination, request)
-    found = look(source, request.config)
+    found, to = look(source, request.config), float_type(request)
+    quantized = find_quantized(found)
+    if to is not None:
+        found = take_floats(found, quantized, to)
     by_suffix = formats.of_suffix(suffix_of(destination))
     hint = request.to or (by_suffix.name if by_suffix is not None else None)
     route = choose_route(found, request, hint or "orbax")
     target = hint or (route.layout.format if route is not None and not route.inverse else _plain_format(found))
     route = None if route is None else fit_names(route, target)
+    if to is None:
+        refuse_codes(found, quantized, route, request)
+    if route is not None and not route.layout.rest:
+        found = take_config_of_floats(found)
     return Conversion(found, destination, route, request, plan_of(found, destination, route, request, target))
 
 
@@ -112,17 +128,26 @@ def _plain_format(found: SourceInfo) -> str:
     return "peft" if is_adapter(found.names) and IN_METADATA in found.metadata else "safetensors"
 
 
+def _dtype(word: str) -> DType:
+    """The dtype of a name. Raises PlanError."""
+    if (dtype := parse_dtype(word)) is not None:
+        return dtype
+    names = [d.name for d in DTYPES if d.is_float]
+    near = did_you_mean(word, names) or did_you_mean(word, BY_NAME)
+    hint = f"Floating dtypes: {', '.join(names)}."
+    raise PlanError([Diagnostic("dtype-unknown", f"unknown dtype '{word}'.{near}", hint=hint)])
+
+
 def _check(source: str, destination: str, request: Request) -> None:
     """Refuse a request with unknown or contradictory values."""
-    dtype = parse_dtype(request.dtype) if request.dtype is not None else None
-    if request.dtype is not None and dtype is None:
-        names = [d.name for d in DTYPES if d.is_float]
-        near = did_you_mean(request.dtype, names) or did_you_mean(request.dtype, BY_NAME)
-        found = f"unknown dtype '{request.dtype}'.{near}"
-        raise PlanError([Diagnostic("dtype-unknown", found, hint=f"Floating dtypes: {', '.join(names)}.")])
+    dtype, floats = (None if word is None else _dtype(word) for word in (request.dtype, request.dequantize))
     if dtype is not None and not dtype.is_float:
         hint = "Cast integers in a plan, where you can scale first."
         found = f"'{request.dtype}' is not a floating dtype: weights would be truncated to whole numbers"
+        raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])
+    if floats is not None and not (floats.is_float and floats.bits >= 16):
+        hint = "Make bfloat16, float16, float32 or float64 of them."
+        found = f"'{request.dequantize}' does not hold the values of quantized weights"
         raise PlanError([Diagnostic("convert-dtype", found, hint=hint)])
     if request.overflow is not None and (dtype is None or request.overflow not in OVERFLOWS):
         found = f"overflow '{request.overflow}' " + ("is unknown" if dtype else "needs a dtype, and none is given")
@@ -147,6 +172,7 @@ def convert(
     to: str | None = None,
     dtype: str | None = None,
     overflow: str | None = None,
+    dequantize: str | None = None,
     scan: bool | None = None,
     options: Mapping[str, Value] | None = None,
     config: str | None = None,
@@ -165,6 +191,7 @@ def convert(
     `none`; by default, layout and direction are recognised. `to`: a format (`orbax`, `safetensors`, ...).
     `dtype`: the dtype for floating tensors. `overflow`: the result for values beyond its largest, "saturate" (the
     largest) or "nan" (infinity, or NaN where the dtype has none); by default, the result of torch.
+    `dequantize`: the dtype of the floats that quantized weights become by the scales beside them, such as "bfloat16".
     `scan` and `options` set options of the layout. `config`: the path of a config.json that is not beside the source.
     `verify` reads the result back before it is published, and compares every byte; the last item of the report's `said`
     describes what this has proved. `with_opt_state` converts an optimizer's moments, too. `shard`: the largest size of
@@ -177,7 +204,7 @@ def convert(
     (('model.npz', 144, 3),)
     """
     chosen = {**(options or {}), **({} if scan is None else {"scan": scan})}
-    request = Request(layout, to, dtype, chosen, config, overwrite, verify, with_opt_state, shard, overflow)
+    request = Request(layout, to, dtype, chosen, config, overwrite, verify, with_opt_state, shard, overflow, dequantize)
     conversion = prepare(source, destination, request)
     return execute(conversion, RunOptions(memory=memory, durable=durable, dry_run=dry_run, listen=listen))
 

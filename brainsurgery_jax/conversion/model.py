@@ -33,6 +33,7 @@ class Request:
     with_opt_state: bool = False
     shard: str | None = None
     overflow: str | None = None
+    dequantize: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainsurgery_jax.conversion.model import CONFIG, LAYOUT, Request, SourceInfo
+from brainsurgery_jax.conversion.quantized import float_steps
 from brainsurgery_jax.conversion.recognise import Route
 from brainsurgery_jax.dtypes import parse_dtype
 from brainsurgery_jax.errors import PlanError
@@ -39,7 +40,8 @@ def plan_of(found: SourceInfo, destination: str, route: Route | None, request: R
         output["metadata"] = _notes(route, bound, found)
         if not route.inverse and target == route.layout.format:
             output["options"] = dict(route.layout.format_options)
-    steps = [*_ties(found, route, bound), *_steps(found, route, bound, request)]
+    ties = _ties(found, route, bound)
+    steps = [*float_steps(request, SOURCE), *ties, *_steps(found, route, bound, request)]
     return {"inputs": [f"{SOURCE}::{found.path}"], "transforms": steps, "output": output}
 
 
@@ -51,7 +53,8 @@ def _config(found: SourceInfo, request: Request, destination: str, target: str) 
     single = suffix_of(destination) in format.suffixes and not os.path.isdir(os.path.expanduser(destination))
     if found.config is None or single or not format.folder or is_adapter(found.names):
         return {}
-    dtype = parse_dtype(request.dtype) if request.dtype is not None else None
+    made = request.dtype or request.dequantize
+    dtype = parse_dtype(made) if made is not None else None
     changed = {key: dtype.name for key in DTYPE_KEYS if dtype is not None and key in found.config}
     return {**found.config, **changed}
 
@@ -60,7 +63,7 @@ def goes_back(found: SourceInfo, route: Route | None, request: Request) -> bool:
     """Whether the output is verified by converting it back, which restores every bit; else the layout is applied to the
     source again."""
     bound = _bind(route, found)
-    return bound is not None and request.dtype is None and not bound.lossy()
+    return bound is not None and request.dtype is None and request.dequantize is None and not bound.lossy()
 
 
 def verification_of(found: SourceInfo, destination: str, route: Route | None, request: Request) -> PlanNode:
@@ -69,8 +72,8 @@ def verification_of(found: SourceInfo, destination: str, route: Route | None, re
     bound = _bind(route, found)
     if route is None or not goes_back(found, route, request):
         compared = {"left": f"{SOURCE}::(.+)", "right": rf"{WRITTEN}::\1"}
-        steps = [*_steps(found, route, bound, request), {"assert": {"identical": compared}}]
-        return {"inputs": inputs, "transforms": steps}
+        again = [*float_steps(request, SOURCE), *_steps(found, route, bound, request)]
+        return {"inputs": inputs, "transforms": [*again, {"assert": {"identical": compared}}]}
     back = _layout(route._replace(inverse=not route.inverse), bound, found, request, WRITTEN)
     compared = {"left": f"{WRITTEN}::(.+)", "right": rf"{SOURCE}::\1"}
     return {"inputs": inputs, "transforms": [{"layout": back}, {"assert": {"identical": compared}}]}

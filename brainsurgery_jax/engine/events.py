@@ -1,5 +1,4 @@
-"""What a run reports while it goes on: typed events, passed to a listener (a progress bar, a log, a test). And the
-signal that stops it."""
+"""Events of a run, passed to a listener (a progress bar, a log, a test), and the signal that stops a run."""
 
 from __future__ import annotations
 
@@ -81,7 +80,7 @@ Listener = Callable[[Event], None]
 
 
 class StopSignal(Protocol):
-    """Asks a run to stop once it is set; a `threading.Event` is one."""
+    """A signal that stops a run once it is set, such as a `threading.Event`."""
 
     def is_set(self) -> bool: ...
 

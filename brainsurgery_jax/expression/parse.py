@@ -201,9 +201,15 @@ class _Reading:
                 hint = "Compare two at a time: `(a < b) & (b < c)`."
             case ast.UnaryOp(op=ast.Not()):
                 hint = "Write `~` for not."
+            case ast.Attribute(attr=name) if name in FUNCTIONS:
+                hint = f"Write `{FUNCTIONS[name].usage}`."
+                return self.refusal(node, f"'.{name}' has no meaning in an expression", hint)
+            case ast.Attribute() if all(map(str.isidentifier, shown.split("."))):
+                pattern = shown.replace(".", r"\.")
+                hint = f"Give the tensor a name without dots, `from: {{w: '{pattern}'}}`, and write `w` for it."
+                return self.refusal(node, f"'{shown}' is no name in an expression", hint)
             case ast.Attribute(attr=name):
-                place = f"Write `{FUNCTIONS[name].usage}`." if name in FUNCTIONS else ALLOWED
-                return self.refusal(node, f"'.{name}' has no meaning in an expression", place)
+                return self.refusal(node, f"'.{name}' has no meaning in an expression", ALLOWED)
         return self.refusal(node, f"'{shown}' cannot stand in an expression", hint)
 
     def index(self, node: ast.expr) -> None:

@@ -7,6 +7,15 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.families.coherence import (
+    dense_layers,
+    expert_groups,
+    features,
+    incomplete_layers,
+    quantization,
+    shared_heads,
+    special_tokens,
+)
 from brainsurgery_jax.families.evidence import Observation, key_text, modules_of, observe
 from brainsurgery_jax.families.model import PARTS, UNLIKE, WHOLE, ConfigDifference, Family, FamilyPlace
 from brainsurgery_jax.families.names import Kin, kin_of
@@ -38,7 +47,7 @@ def differences(
     kin = kin_of(avals)
     recognised = tuple(places(config, kin))
     found = [each for place in recognised for each in _of_place(place, kin, origins or {})]
-    return (*found, *dtypes(config, avals)) if recognised else ()
+    return (*found, *dtypes(config, avals), *quantization(config, avals)) if recognised else ()
 
 
 def describes(config: Config, avals: Mapping[str, Aval]) -> bool:
@@ -105,6 +114,12 @@ def _of_place(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, 
     yield from experts(place, kin, modules)
     yield from experts_per_token(place, result.config)
     yield from classes(place)
+    yield from features(place, kin)
+    yield from incomplete_layers(place, kin)
+    yield from dense_layers(place, kin)
+    yield from shared_heads(place, result.config)
+    yield from expert_groups(place, result.config)
+    yield from special_tokens(place, result.config, kin, origins)
 
 
 def _describe(place: FamilyPlace, change: Solved) -> ConfigDifference:

@@ -97,6 +97,7 @@ class ModelType:
     - `defaults`: values of keys that config.json may leave out, and that other classes would take otherwise
     - `fixed_heads`: whether the class wants all heads together to be as wide as the model
     - `unfused`: the `model_type`s that have the tensors which it has in one under names of their own
+    - `features`: the tensors of a layer by which classes of the family differ (empty: it is not told by them)
     """
 
     name: str
@@ -111,6 +112,7 @@ class ModelType:
     experts: Experts | None = None
     fixed_heads: bool = False
     unfused: tuple[str, ...] = ()
+    features: frozenset[str] = frozenset()
 
 
 class ConfigPart(NamedTuple):

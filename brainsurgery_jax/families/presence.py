@@ -39,7 +39,7 @@ def _moves(head: str, numbers: Sequence[int]) -> Iterator[tuple[str, str]]:
 
 def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]) -> Iterator[ConfigDifference]:
     """An output table that exists although config.json ties it, or is missing although it does not."""
-    outputs, table = _tables(place, kin)
+    outputs, table = word_tables(place, kin)
     holder = next((c for c in (place.whole, place.config) if isinstance(c.get(TIED), bool)), None)
     if holder is None or not outputs or table is None:
         return
@@ -57,7 +57,7 @@ def heads(place: FamilyPlace, kin: Mapping[str, Kin], origins: Mapping[str, str]
         yield ConfigDifference(found, flag_patch(place, TIED, True))
 
 
-def _tables(place: FamilyPlace, kin: Mapping[str, Kin]) -> tuple[list[str], str | None]:
+def word_tables(place: FamilyPlace, kin: Mapping[str, Kin]) -> tuple[list[str], str | None]:
     """The names that an output table may have, without a prefix, and the table of words that there is."""
     words = [name for name, shapes in shape_table(place.family).items() if shapes[0][0] == "V"]
     outputs = [name[1:] for name in place.family.tied]
@@ -67,7 +67,7 @@ def _tables(place: FamilyPlace, kin: Mapping[str, Kin]) -> tuple[list[str], str 
 def table_in_place_of(head: str, place: FamilyPlace, kin: Mapping[str, Kin]) -> str | None:
     """The table of words that a model uses as the output table `head`, which it lacks; None if it says that the two
     are not tied, or if `head` is no output table."""
-    outputs, table = _tables(place, kin)
+    outputs, table = word_tables(place, kin)
     named = {prefix + name for name in outputs for prefix in (place.prefix, "")}
     untied = place.whole.get(TIED, place.config.get(TIED)) is False
     return None if untied or head in kin or head not in named else table

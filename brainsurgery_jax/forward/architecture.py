@@ -7,7 +7,7 @@ from math import sqrt
 from typing import Literal, NamedTuple
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.forward.rotary import Rotary, number, rotary_of
+from brainsurgery_jax.forward.rotary import Rotary, number, rotary_of, yarn_scale
 
 Config = Mapping[str, object]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
@@ -22,10 +22,23 @@ class Norm(NamedTuple):
     centred: bool = False
 
 
+class Latent(NamedTuple):
+    """Queries, keys and values from vectors of low rank (arXiv 2405.04434): the ranks (of queries 0: they have a matrix
+    of their own), and the widths of a head: what is not rotated, what is, and values. `norm` is that of the vectors."""
+
+    query_rank: int
+    rank: int
+    plain: int
+    rotated: int
+    value: int
+    norm: Norm
+
+
 class Attention(NamedTuple):
     """Self-attention. `window`: how many positions a token sees, itself included (0: all before it). `cap`, `clip`: the
     soft cap of scores, the largest magnitude of queries, keys and values (0: none). `interleaved`: fused queries, keys
-    and values stand head by head, else all queries come first."""
+    and values stand head by head, else all queries come first. `sinks`: each head has a score that takes part in the
+    softmax and adds nothing."""
 
     heads: int
     kv_heads: int
@@ -36,13 +49,29 @@ class Attention(NamedTuple):
     cap: float = 0.0
     clip: float = 0.0
     interleaved: bool = False
+    sinks: bool = False
+    latent: Latent | None = None
 
 
 class Router(NamedTuple):
-    """How experts are chosen: so many with the largest probability; `renormalize`: theirs then sum to 1."""
+    """How experts are chosen: so many with the largest probability; `renormalize`: theirs then sum to 1, times `scale`.
+    `sigmoid`: each has a probability of its own, and a correction that counts when they are chosen. Of `groups`, one
+    after another, only those `taken` with the best two experts are open to a token."""
 
     chosen: int
     renormalize: bool
+    sigmoid: bool = False
+    groups: int = 1
+    taken: int = 1
+    scale: float = 1.0
+
+
+class Clamped(NamedTuple):
+    """The experts of GPT-OSS: matrices [in, out], gate and up in turn, clamped to `limit`, gated by
+    g sigmoid(`alpha` g) (up + 1)."""
+
+    alpha: float
+    limit: float
 
 
 class Layer(NamedTuple):
@@ -57,11 +86,13 @@ class Layer(NamedTuple):
     residual: float = 1.0
     transposed: bool = False
     bare_norms: bool = False
+    clamped: Clamped | None = None
 
 
 class Decoder(NamedTuple):
     """A decoder: `family` names the table of its weights; `norm` is the last one. Embeddings are multiplied by
-    `embedding`, logits by `logits`, then capped softly by `cap` (0: not)."""
+    `embedding`, logits by `logits`, then capped softly by `cap` (0: not). `further`: so many layers after the last
+    predict further tokens, and are not computed."""
 
     family: str
     layers: tuple[Layer, ...]
@@ -71,6 +102,7 @@ class Decoder(NamedTuple):
     embedding: float = 1.0
     logits: float = 1.0
     cap: float = 0.0
+    further: int = 0
 
 
 def decoder_of(config: Config) -> Decoder:
@@ -138,10 +170,10 @@ def _layer_types(config: Config, layers: int) -> list[str]:
     return ["sliding_attention" if slides else "full_attention"] * layers
 
 
-_SLIDING = ("mistral", "ministral", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "gemma2",
-            "gemma3_text", "olmo3")  # fmt: skip
+_SLIDING = ("mistral", "ministral", "mixtral", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3",
+            "gemma2", "gemma3_text", "olmo3", "gpt_oss")  # fmt: skip
 """Those that look at `sliding_window`; the others ignore the key."""
-_PERIODS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4}
+_PERIODS = {"gemma2": 2, "gemma3_text": 6, "olmo3": 4, "gpt_oss": 2}
 """Every how many layers attention is full, where older configs do not say so."""
 
 
@@ -188,13 +220,13 @@ def _router(config: Config, index: int) -> Router | None:
     step = _whole(config, "decoder_sparse_step", default=1)
     if (isinstance(dense, list | tuple) and index in dense) or (index + 1) % step:
         return None
-    always = config["model_type"] == "mixtral"
+    always = config["model_type"] in ("mixtral", "gpt_oss")
     return Router(_whole(config, "num_experts_per_tok"), always or config.get("norm_topk_prob") is True)
 
 
 # --- Families ---------------------------------------------------------------------------------------------------------
 
-_MIXTURES = ("mixtral", "qwen3_moe", "olmoe", "flex_olmo")
+_MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "flex_olmo")
 _GEMMAS = ("gemma", "gemma2", "gemma3_text")
 _TIED = (*_GEMMAS, "gpt2", "smollm3")
 """Those whose head is the table of embeddings if a config does not say otherwise."""
@@ -279,6 +311,61 @@ def _gpt_neox(config: Config) -> Decoder:
     return Decoder("gpt_neox", layers, _whole(config, "vocab_size"), tied, layer.norm)
 
 
+def _gpt_oss(config: Config) -> Decoder:
+    decoder = _llama_like(config)
+    clamped = Clamped(number(config, "swiglu_alpha", 1.702), number(config, "swiglu_limit", 7.0))
+    layers = tuple(
+        layer._replace(
+            attention=layer.attention._replace(sinks=True), router=_router(config, i), clamped=clamped,
+            norm=Norm(number(config, "rms_norm_eps", 1e-5)),
+        )
+        for i, layer in enumerate(decoder.layers)
+    )  # fmt: skip
+    return decoder._replace(layers=layers, norm=layers[0].norm)
+
+
+def _deepseek(config: Config) -> Decoder:
+    rank = config.get("q_lora_rank")
+    latent = Latent(
+        query_rank=rank if isinstance(rank, int) else 0,
+        rank=_whole(config, "kv_lora_rank"),
+        plain=_whole(config, "qk_nope_head_dim"),
+        rotated=_whole(config, "qk_rope_head_dim"),
+        value=_whole(config, "v_head_dim"),
+        norm=Norm(1e-6),
+    )
+    heads, width = _whole(config, "num_attention_heads"), latent.plain + latent.rotated
+    rotary = _rotary(config, "full_attention", latent.rotated)
+    scale = width**-0.5 * _yarn_scale(config) ** 2
+    attention = Attention(
+        heads=heads, kv_heads=heads, head_dim=width, scale=scale, latent=latent,
+        rotary=rotary._replace(adjacent=config.get("rope_interleave", True) is not False),
+    )  # fmt: skip
+    norm = Norm(number(config, "rms_norm_eps", 1e-6))
+    router = Router(
+        _whole(config, "num_experts_per_tok"), config.get("norm_topk_prob", True) is True, sigmoid=True,
+        groups=_whole(config, "n_group", default=8), taken=_whole(config, "topk_group", default=4),
+        scale=number(config, "routed_scaling_factor", 2.5),
+    )  # fmt: skip
+    dense, activation = _whole(config, "first_k_dense_replace", default=3), _activation(config, "silu")
+    layers = tuple(
+        Layer(norm, attention, activation, router if i >= dense else None)
+        for i in range(_whole(config, "num_hidden_layers"))
+    )
+    further = _whole(config, "num_nextn_predict_layers", "num_mtp_layers", default=1)
+    tied = config.get("tie_word_embeddings") is True
+    return Decoder("deepseek_v3", layers, _whole(config, "vocab_size"), tied, norm, further=further)
+
+
+def _yarn_scale(config: Config) -> float:
+    """What queries and keys are each multiplied by for a longer context, where YaRN asks for it (`mscale_all_dim`)."""
+    found = (config.get(key) for key in ("rope_parameters", "rope_scaling"))
+    settings = next((each for each in found if isinstance(each, Mapping)), {})
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    all_dims = number(settings, "mscale_all_dim", 0.0)
+    return yarn_scale(number(settings, "factor", 1.0), all_dims) if all_dims and kind != "default" else 1.0
+
+
 _READERS: Mapping[str, Callable[[Config], Decoder]] = {
     **dict.fromkeys(
         ("llama", "mistral", "ministral", "qwen2", "qwen3", "granite", "smollm3", "phi3", "olmo", "olmo2", "olmo3",
@@ -287,12 +374,26 @@ _READERS: Mapping[str, Callable[[Config], Decoder]] = {
     ),
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
+    "gpt_oss": _gpt_oss,
+    "deepseek_v3": _deepseek,
 }  # fmt: skip
 _DEFAULTS: Mapping[str, Config] = {
     "mixtral": {"rope_theta": 1e6},
     "smollm3": {"rope_theta": 2e6, "no_rope_layer_interval": 4},
     "olmo3": {"rope_theta": 5e5},
     "flex_olmo": {"rope_theta": 5e5},
+    "gpt_oss": {
+        "rope_theta": 1.5e5,
+        "head_dim": 64,
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 128,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "truncate": False,
+            "original_max_position_embeddings": 4096,
+        },
+    },
     "gemma2": {"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
     "gemma3_text": {"query_pre_attn_scalar": 256, "rope_theta": 1e6, "rope_local_base_freq": 1e4},
 }

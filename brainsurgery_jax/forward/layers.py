@@ -7,7 +7,7 @@ from math import prod
 
 from brainsurgery_jax._lazy import Array, Num, Shaped, jax, jnp
 from brainsurgery_jax.dtypes import BFLOAT16, FLOAT32, Aval
-from brainsurgery_jax.forward.architecture import Activation, Attention, Layer, Norm, Router
+from brainsurgery_jax.forward.architecture import Activation, Attention, Clamped, Latent, Layer, Norm, Router
 from brainsurgery_jax.forward.rotary import Rotary
 from brainsurgery_jax.index.parts import AxisCut, Cuts
 from brainsurgery_jax.numerics.math import widen
@@ -112,16 +112,44 @@ def _split(x: jax.Array) -> jax.Array:
 
 def _attend(x: jax.Array, held: Weights, settings: Layer) -> jax.Array:
     how = settings.attention
-    q, k, v = (_heads(part, how, held, role, settings.norm) for part, role in zip(_project(x, held, settings), "qkv",
-                                                                                    strict=True))  # fmt: skip
-    q, k = (_rotate(each, how.rotary) for each in (q, k))
-    k, v = (jnp.repeat(each, how.heads // how.kv_heads, axis=1) for each in (k, v))
+    if how.latent is None:
+        parts = zip(_project(x, held, settings), "qkv", strict=True)
+        q, k, v = (_heads(part, how, held, role, settings.norm) for part, role in parts)
+        q, k = (_rotate(each, how.rotary) for each in (q, k))
+        k, v = (jnp.repeat(each, how.heads // how.kv_heads, axis=1) for each in (k, v))
+    else:
+        q, k, v = _low_rank(x, held, how, how.latent)
     scores = jnp.einsum("qhd,khd->hqk", q, k) * how.scale
     if how.cap:
         scores = how.cap * jnp.tanh(scores / how.cap)
     scores = jnp.where(_visible(x.shape[0], how.window)[None], scores, -jnp.inf)
-    mixed = jnp.einsum("hqk,khd->qhd", jax.nn.softmax(scores, axis=-1), v)
+    mixed = jnp.einsum("hqk,khd->qhd", _weigh(scores, held), v)
     return _linear(mixed.reshape(x.shape[0], -1), "o", held, transposed=settings.transposed)
+
+
+def _weigh(scores: jax.Array, held: Weights) -> jax.Array:
+    """The weights [heads, query, key] of scores, which add up to 1, or to less where heads have a sink."""
+    if "sinks" not in held:
+        return jax.nn.softmax(scores, axis=-1)
+    sinks = jnp.broadcast_to(_float(held["sinks"])[:, None, None], (*scores.shape[:2], 1))
+    return jax.nn.softmax(jnp.concatenate([scores, sinks], axis=-1), axis=-1)[..., :-1]
+
+
+def _low_rank(x: jax.Array, held: Weights, how: Attention, latent: Latent) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Queries, keys and values [t, heads, width] from vectors of low rank. All heads share the rotated part of keys."""
+    tokens, low = x.shape[0], latent.norm
+    if "q_a.weight" in held:
+        q = _linear(normalize(_linear(x, "q_a", held), _float(held["q_a_norm.weight"]), None, norm=low), "q_b", held)
+    else:
+        q = _linear(x, "q", held)
+    q = q.reshape(tokens, how.heads, how.head_dim)
+    both = _linear(x, "kv_a", held)
+    vectors = normalize(both[:, : latent.rank], _float(held["kv_a_norm.weight"]), None, norm=low)
+    kv = _linear(vectors, "kv_b", held).reshape(tokens, how.heads, latent.plain + latent.value)
+    turned = _rotate(both[:, None, latent.rank :], how.rotary)
+    shared = jnp.broadcast_to(turned, (tokens, how.heads, latent.rotated))
+    q = jnp.concatenate([q[..., : latent.plain], _rotate(q[..., latent.plain :], how.rotary)], axis=-1)
+    return q, jnp.concatenate([kv[..., : latent.plain], shared], axis=-1), kv[..., latent.plain :]
 
 
 def _project(x: jax.Array, held: Weights, settings: Layer) -> tuple[jax.Array, ...]:
@@ -149,13 +177,15 @@ def _heads(x: jax.Array, how: Attention, held: Weights, role: str, norm: Norm) -
 
 
 def _rotate(x: jax.Array, rotary: Rotary) -> jax.Array:
-    """Heads [t, heads, head_dim] turned by their positions: pairs are (i, i + half) of the rotated part."""
+    """Heads [t, heads, head_dim] turned by their positions. Pairs that lie beside each other are moved apart, which
+    leaves the products of queries and keys as they are."""
     if not rotary.frequencies:
         return x
     half = len(rotary.frequencies)
     angles = jnp.arange(x.shape[0], dtype=jnp.float32)[:, None] * jnp.asarray([rotary.frequencies], jnp.float32)
     cos, sin = (f(angles)[:, None, :] * rotary.magnitude for f in (jnp.cos, jnp.sin))
-    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    a, b = (turned[..., ::2], turned[..., 1::2]) if rotary.adjacent else (turned[..., :half], turned[..., half:])
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
@@ -170,14 +200,28 @@ def _visible(tokens: int, window: int) -> jax.Array:
 
 def _mlp(x: jax.Array, held: Weights, settings: Layer) -> jax.Array:
     if "router.weight" in held and settings.router is not None:
-        return _experts(x, held, settings.router, settings.activation)
+        return _experts(x, held, settings.router, settings) + _shared(x, held, settings)
     transposed = settings.transposed
     if "gate_up.weight" in held:
         gate, up = jnp.split(_linear(x, "gate_up", held), 2, axis=-1)
         return _linear(_act(gate, settings.activation) * up, "down", held)
+    if "gate.weight" in held:
+        return _gated(x, held, "", settings.activation)
     up = _linear(x, "up", held, transposed=transposed)
-    gated = _act(_linear(x, "gate", held), settings.activation) * up if "gate.weight" in held else None
-    return _linear(_act(up, settings.activation) if gated is None else gated, "down", held, transposed=transposed)
+    return _linear(_act(up, settings.activation), "down", held, transposed=transposed)
+
+
+def _gated(x: jax.Array, held: Weights, start: str, activation: Activation) -> jax.Array:
+    gate, up = (_linear(x, f"{start}{role}", held) for role in ("gate", "up"))
+    return _linear(_act(gate, activation) * up, f"{start}down", held)
+
+
+def _shared(x: jax.Array, held: Weights, settings: Layer) -> jax.Array:
+    """The expert that all tokens take, if there is one, gated by itself where it has a gate."""
+    if "shared.gate.weight" not in held:
+        return jnp.zeros_like(x)
+    out = _gated(x, held, "shared.", settings.activation)
+    return out * jax.nn.sigmoid(_linear(x, "shared_gate", held)) if "shared_gate.weight" in held else out
 
 
 def _act(x: jax.Array, activation: Activation) -> jax.Array:
@@ -194,24 +238,52 @@ def _act(x: jax.Array, activation: Activation) -> jax.Array:
             return jnp.square(jax.nn.relu(x))
 
 
-def _experts(x: jax.Array, held: Weights, router: Router, activation: Activation) -> jax.Array:
+def _experts(x: jax.Array, held: Weights, router: Router, settings: Layer) -> jax.Array:
     """The experts that the router chooses for each token, each with its probability. Every expert sees every token:
     tokens are few, and the weights are read anyway."""
-    chances = jax.nn.softmax(_linear(x, "router", held), axis=-1)
-    top, who = jax.lax.top_k(chances, router.chosen)
+    scores = _linear(x, "router", held)
+    chances = jax.nn.sigmoid(scores) if router.sigmoid else jax.nn.softmax(scores, axis=-1)
+    _, who = jax.lax.top_k(_open(chances, held, router), router.chosen)
+    top = jnp.take_along_axis(chances, who, axis=-1)
     if router.renormalize:
         top = top / top.sum(-1, keepdims=True)
-    share = jnp.zeros_like(chances).at[jnp.arange(x.shape[0])[:, None], who].set(top)
-    outputs = (_expert(x, held, e, activation) * share[:, e, None] for e in range(chances.shape[-1]))
+    share = jnp.zeros_like(chances).at[jnp.arange(x.shape[0])[:, None], who].set(top * router.scale)
+    outputs = (_expert(x, held, e, settings) * share[:, e, None] for e in range(chances.shape[-1]))
     return sum(outputs, jnp.zeros_like(x))
 
 
-def _expert(x: jax.Array, held: Weights, e: int, activation: Activation) -> jax.Array:
+def _open(chances: jax.Array, held: Weights, router: Router) -> jax.Array:
+    """What experts are chosen by [t, experts]: minus infinity for those of groups that are not open to a token."""
+    if "correction" in held:
+        chances = chances + _row(_float(held["correction"]), chances)
+    if router.groups == 1:
+        return chances
+    grouped = chances.reshape(chances.shape[0], router.groups, -1)
+    best = jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0].sum(-1)
+    _, who = jax.lax.top_k(best, router.taken)
+    taken = jnp.zeros_like(best).at[jnp.arange(best.shape[0])[:, None], who].set(1.0)
+    return jnp.where(taken[..., None] > 0, grouped, -jnp.inf).reshape(chances.shape)
+
+
+def _expert(x: jax.Array, held: Weights, e: int, settings: Layer) -> jax.Array:
+    if settings.clamped is not None:
+        return _clamped(x, held, e, settings.clamped)
     if "experts.gate_up" in held:
         gate, up = jnp.split(multiply(x, held["experts.gate_up"][e]), 2, axis=-1)
-        return multiply(_act(gate, activation) * up, held["experts.down"][e])
-    gate, up = (_linear(x, f"expert.{e}.{role}", held) for role in ("gate", "up"))
-    return _linear(_act(gate, activation) * up, f"expert.{e}.down", held)
+        return multiply(_act(gate, settings.activation) * up, held["experts.down"][e])
+    return _gated(x, held, f"expert.{e}.", settings.activation)
+
+
+def _clamped(x: jax.Array, held: Weights, e: int, how: Clamped) -> jax.Array:
+    """An expert of GPT-OSS."""
+
+    def apply(x: jax.Array, role: str) -> jax.Array:
+        out = multiply(x, held[f"experts.{role}"][e], transposed=True)
+        return out + _row(_float(held[f"experts.{role}_bias"][e]), out)
+
+    both = apply(x, "gate_up")
+    gate, up = jnp.minimum(both[:, ::2], how.limit), jnp.clip(both[:, 1::2], -how.limit, how.limit)
+    return apply((up + 1) * gate * jax.nn.sigmoid(how.alpha * gate), "down")
 
 
 # --- The head ---------------------------------------------------------------------------------------------------------
@@ -222,8 +294,9 @@ def _logits(avals: Avals, params: Params) -> Avals:
 
 
 def _by_rows(avals: Avals, params: Params) -> Cuts:
-    """Along the vocabulary: of the table only the rows of a part are needed."""
-    return (AxisCut(1, avals[1].shape[0], HEAD_ROWS, (None, 0, *(None for _ in avals[2:]))),)
+    """Along the vocabulary: of the table, and of the bias, only the rows of a part are needed."""
+    last = [None for _ in avals[2:]] if not params["biased"] else [*(None for _ in avals[3:]), 0]
+    return (AxisCut(1, avals[1].shape[0], HEAD_ROWS, (None, 0, *last)),)
 
 
 def _head_workspace(avals: Avals, params: Params) -> int:
@@ -233,9 +306,18 @@ def _head_workspace(avals: Avals, params: Params) -> int:
 
 @kernel(result=_logits, parts=_by_rows, workspace=_head_workspace)
 def head(
-    x: Num[Array, "t d"], table: Num[Array, "v d"], *last: Num[Array, " d"], norm: Norm, factor: float, cap: float
+    x: Num[Array, "t d"],
+    table: Num[Array, "v d"],
+    *last: Num[Array, "..."],
+    norm: Norm,
+    factor: float,
+    cap: float,
+    biased: bool,
 ) -> Array:
-    """Logits [t, v]: the last norm with its weight and bias `last`, the product with `table`, then the soft cap."""
-    weight, bias = (_float(last[i]) if len(last) > i else None for i in range(2))
-    out = multiply(normalize(_float(x), weight, bias, norm=norm), jnp.asarray(table)) * factor
+    """Logits [t, v]: the last norm with its weight and bias [d], the product with `table`, then the soft cap. The last
+    of `last` is the bias [v] of the head if it is `biased`."""
+    norms, biases = (last[:-1], last[-1:]) if biased else (last, ())
+    weight, bias = (_float(norms[i]) if len(norms) > i else None for i in range(2))
+    out = multiply(normalize(_float(x), weight, bias, norm=norm), jnp.asarray(table))
+    out = sum((_row(_float(each), out) for each in biases), out) * factor
     return cap * jnp.tanh(out / cap) if cap else out

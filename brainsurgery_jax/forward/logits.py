@@ -102,8 +102,9 @@ def _embed(parts: _Parts, tokens: Sequence[int]) -> TensorExpr:
 
 
 def _layers(parts: _Parts) -> list[LayerWeights]:
-    found = layers_of(parts.places, parts.prefix, parts.model.names)
     wanted = range(len(parts.decoder.layers))
+    unread = range(len(wanted), len(wanted) + parts.decoder.further)
+    found = layers_of(parts.places, parts.prefix, parts.model.names, unread)
     if list(found) != list(wanted):
         have = f"{len(found)} layers" if list(found) == list(range(len(found))) else f"the layers {list(found)}"
         raise Refusal("forward-incomplete", f"config.json says {len(wanted)} layers, and the model has {have}",
@@ -140,6 +141,11 @@ def _head(parts: _Parts, hidden: TensorExpr) -> TensorExpr:
         raise Refusal("forward-incomplete", f"there is no tensor '{own}', and config.json does not tie it",
                       hint="Add `tie_word_embeddings: true` to it if the embeddings are the head.")  # fmt: skip
     table = parts.table if tied else parts.tensor(own)
+    bias = [parts.model.fetch(name) for name in (f"{places.head}.bias",) if name in parts.model.names]
+    if bias and bias[0].aval.shape != table.aval.shape[:1]:
+        message = f"'{places.head}.bias' is {bias[0].aval}, and the logits need {list(table.aval.shape[:1])}"
+        raise Refusal("forward-incomplete", message, hint="Correct the sizes in config.json, or the tensor.")
     return parts.model.apply(
-        head, hidden, table, *parts.last_norm, norm=decoder.norm, factor=decoder.logits, cap=decoder.cap
-    )
+        head, hidden, table, *parts.last_norm, *bias,
+        norm=decoder.norm, factor=decoder.logits, cap=decoder.cap, biased=bool(bias),
+    )  # fmt: skip

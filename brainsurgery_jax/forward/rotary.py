@@ -15,10 +15,12 @@ Settings = Mapping[str, object]
 
 
 class Rotary(NamedTuple):
-    """The angle per position of each pair of a head (none: no rotation), and what sine and cosine are multiplied by."""
+    """The angle per position of each pair of a head (none: no rotation), and what sine and cosine are multiplied by.
+    `adjacent`: the two of a pair lie beside each other, else half of the rotated part apart."""
 
     frequencies: tuple[float, ...] = ()
     magnitude: float = 1.0
+    adjacent: bool = False
 
 
 def rotary_of(settings: Settings, head_dim: int, longest: int | None) -> Rotary:
@@ -83,8 +85,12 @@ def _yarn(plain: tuple[float, ...], width: int, theta: float, settings: Settings
 
 
 def _yarn_magnitude(factor: float, settings: Settings) -> float:
-    def of(scale: float) -> float:
-        return 0.1 * scale * log(factor) + 1.0 if factor > 1 else 1.0
-
     all_dims = number(settings, "mscale_all_dim", 0.0)
-    return of(number(settings, "mscale", 1.0)) / of(all_dims) if all_dims else of(1.0)
+    if not all_dims:
+        return yarn_scale(factor, 1.0)
+    return yarn_scale(factor, number(settings, "mscale", 1.0)) / yarn_scale(factor, all_dims)
+
+
+def yarn_scale(factor: float, scale: float) -> float:
+    """What YaRN multiplies by, to keep the spread of scores when the context is `factor` times as long."""
+    return 0.1 * scale * log(factor) + 1.0 if factor > 1 else 1.0

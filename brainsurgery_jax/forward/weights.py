@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from brainsurgery_jax.errors import Refusal
@@ -12,9 +13,16 @@ Roles = Mapping[str, str]
 """The module of each role within a layer; `#` stands for the number of an expert."""
 
 
+BARE = frozenset(
+    {"sinks", "correction", "experts.gate_up", "experts.down", "experts.gate_up_bias", "experts.down_bias"}
+)
+"""Roles whose tensors are parameters of their own, neither a `.weight` nor a `.bias`."""
+
+
 class Places(NamedTuple):
     """Where tensors are, below the prefix of the model: the layers (`#`: the number of one), the table of embeddings,
-    that of positions (empty: none), the last norm, and, from the root, the head."""
+    that of positions (empty: none), the last norm, and, from the root, the head. `also`: other modules that may take
+    the place of those of some roles."""
 
     layer: str
     roles: Roles
@@ -22,10 +30,11 @@ class Places(NamedTuple):
     norm: str
     head: str
     positions: str = ""
+    also: Roles = MappingProxyType({})
 
     def place_of(self, slot: str, layer: int) -> str:
         """The name of the tensor in a slot of a layer, below the prefix."""
-        role, _, kind = (slot, "", "") if slot.startswith("experts.") else slot.rpartition(".")
+        role, _, kind = (slot, "", "") if slot in BARE else slot.rpartition(".")
         expert = next((part for part in role.split(".") if part.isdecimal()), "#")
         module = self.roles[role.replace(expert, "#", 1)].replace("#", expert)
         return ".".join(filter(None, (self.layer.replace("#", str(layer)), module, kind)))
@@ -40,6 +49,12 @@ _EXPERTS = {
     "router": "mlp.gate", "expert.#.gate": "mlp.experts.#.gate_proj", "expert.#.up": "mlp.experts.#.up_proj",
     "expert.#.down": "mlp.experts.#.down_proj", "experts.gate_up": "mlp.experts.gate_up_proj",
     "experts.down": "mlp.experts.down_proj",
+}  # fmt: skip
+_SHARED = {f"shared.{n}": f"mlp.shared_expert.{n}_proj" for n in ("gate", "up", "down")}
+_LATENT = {
+    "q": "self_attn.q_proj", "q_a": "self_attn.q_a_proj", "q_a_norm": "self_attn.q_a_layernorm",
+    "q_b": "self_attn.q_b_proj", "kv_a": "self_attn.kv_a_proj_with_mqa", "kv_a_norm": "self_attn.kv_a_layernorm",
+    "kv_b": "self_attn.kv_b_proj", "o": "self_attn.o_proj",
 }  # fmt: skip
 _BLOCK = "block_sparse_moe"
 _MIXTRAL = {
@@ -67,7 +82,18 @@ PLACES: Mapping[str, Places] = {
     **dict.fromkeys(("olmo2", "olmo3"), _llama(_POST, _ATTENTION, _QK_NORMS, _MLP)),
     "phi3": _llama(_PRE, {"qkv": "self_attn.qkv_proj", "o": "self_attn.o_proj", "gate_up": "mlp.gate_up_proj",
                           "down": "mlp.down_proj"}),
-    "mixtral": _llama(_PRE, _ATTENTION, _EXPERTS, _MIXTRAL),
+    "mixtral": _llama(_PRE, _ATTENTION, _EXPERTS, _MIXTRAL)._replace(also={"router": "mlp.gate"}),
+    "qwen2_moe": _llama(_PRE, _ATTENTION, _MLP, _EXPERTS, _SHARED, {"shared_gate": "mlp.shared_expert_gate"}),
+    "deepseek_v3": _llama(
+        _PRE, _LATENT, _MLP, _EXPERTS, {role: name.replace("expert", "experts") for role, name in _SHARED.items()},
+        {"correction": "mlp.gate.e_score_correction_bias"},
+    ),
+    "gpt_oss": _llama(
+        _PRE, _ATTENTION,
+        {"sinks": "self_attn.sinks", "router": "mlp.router", "experts.gate_up": "mlp.experts.gate_up_proj",
+         "experts.down": "mlp.experts.down_proj", "experts.gate_up_bias": "mlp.experts.gate_up_proj_bias",
+         "experts.down_bias": "mlp.experts.down_proj_bias"},
+    ),
     "qwen3_moe": _llama(_PRE, _ATTENTION, _QK_NORMS, _MLP, _EXPERTS),
     "olmoe": _llama(_PRE, _ATTENTION, _QK_NORMS, _EXPERTS),
     "flex_olmo": _llama(_POST, _ATTENTION, _QK_NORMS, _EXPERTS),
@@ -117,21 +143,22 @@ def refuse_others(places: Places, prefix: str, names: Collection[str]) -> None:
     known = {
         f"{prefix}{module}{kind}" for module in (places.embedding, places.norm, places.positions) for kind in _KINDS
     }
-    known |= {f"{heads}weight", f"{prefix}rotary_emb.inv_freq"}
+    known |= {f"{heads}weight", f"{heads}bias", f"{prefix}rotary_emb.inv_freq"}
     for name in names:
         if name.startswith((prefix, heads)) and not name.startswith(start) and name not in known:
             raise Refusal("forward-unsupported", f"the forward pass of this family never reads '{name}'",
                           hint="Correct `model_type` in config.json, or remove the tensor.")  # fmt: skip
 
 
-def layers_of(places: Places, prefix: str, names: Collection[str]) -> dict[int, LayerWeights]:
-    """The weights of each layer. Raises `Refusal` for a tensor of a layer that the forward pass would not read."""
+def layers_of(places: Places, prefix: str, names: Collection[str], unread: range) -> dict[int, LayerWeights]:
+    """The weights of each layer but those `unread`. Raises `Refusal` for a tensor of a layer that is of no use to the
+    forward pass."""
     start = prefix + places.layer.replace("#", "")
     pattern = re.compile(re.escape(start) + r"(\d+)\.(.+)")
-    slots = _slots(places.roles)
+    slots = _slots(places.roles) | _slots(places.also)
     found: dict[int, dict[str, str]] = {}
     for name in names:
-        if (at := pattern.fullmatch(name)) is None or at[2] in _BUFFERS:
+        if (at := pattern.fullmatch(name)) is None or at[2] in _BUFFERS or int(at[1]) in unread:
             continue
         if (slot := _slot_of(at[2], slots)) is None:
             raise Refusal("forward-unsupported", f"the forward pass of this family never reads '{name}'",

@@ -195,9 +195,12 @@ class Drafts:
             moves = [move for move in moves if move[1] in self.space(move[0]).names]
         values = [self.look_up(alias, name) for alias, name, _, _ in moves]
         arriving: dict[str, dict[str, Expr]] = defaultdict(dict)  # by alias: values by new name
+        written: dict[str, dict[str, int]] = defaultdict(dict)  # by alias: how often what arrives was written
         leaving: dict[str, dict[str, str | None]] = defaultdict(dict)  # by alias: the new name of what stays there
         for (alias, name, to_alias, to_name), value in zip(moves, values, strict=True):
             arriving[to_alias][to_name] = value
+            if (times := self.space(alias).writes.get(name)) is not None:
+                written[to_alias][to_name] = times
             leaving[alias][name] = to_name if alias == to_alias else None
         for alias, items in arriving.items():
             if taken := (self.space(alias).names.keys() & items.keys()) - leaving.get(alias, {}).keys():
@@ -214,6 +217,7 @@ class Drafts:
             space = self.space(alias)
             space.names.update(items)
             space.reads.update(dict.fromkeys(items, 1))
+            space.writes.update(written[alias])
 
     def _replant(self, moves: Sequence[tuple[str, str, str, str]]) -> None:
         """Rename leaves in the trees, all at once."""

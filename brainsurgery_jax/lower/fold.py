@@ -23,7 +23,7 @@ from brainsurgery_jax.lower.changes import Changes
 from brainsurgery_jax.lower.edits import Unknown
 from brainsurgery_jax.lower.failure import mark_failed, misunderstood
 from brainsurgery_jax.lower.forms import MISSING, form_edits
-from brainsurgery_jax.lower.outputs import config_notes, inside, output_of, publication, publications
+from brainsurgery_jax.lower.outputs import alias_of, config_notes, inside, output_of, publication, publications
 from brainsurgery_jax.lower.program import Check, Effect, Program, Publication, log
 from brainsurgery_jax.lower.scales import refuse_codes_alone
 from brainsurgery_jax.lower.state import Answer, Demand, Extras, State, World, take_bounds
@@ -32,7 +32,7 @@ from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import ControlOp, SinkOp, TensorOp, gather_groups
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.build import build_step
-from brainsurgery_jax.plan.model import PlanData, Step
+from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.plan.parse import parse_step
 from brainsurgery_jax.protocol import (
     Bind,
@@ -101,10 +101,25 @@ def lower(state: State, plan: PlanData, world: World, answer: Answer = take_boun
         for step in plan.steps:
             after = lower_step(state, step, world, compute)
             state = preview(state, after, step, plan) if state.flags.preview and not state.stopped else after
+        for output in plan.outputs:
+            state = ask_output(state, output, world, compute)
         made, problems = publications(state, plan, world)
     if state.flags.preview and plan.steps:
         state = state.with_checks((*state.checks, log(plan.steps[-1], session_line(state))))
     return Program(state.checks, made, state.effects, state.diagnostics + problems, state.flags)
+
+
+def ask_output(state: State, output: Output, world: World, answer: Answer = take_bounds) -> State:
+    """The state after the asserts of an output, whose default alias is the one that is written."""
+    if not output.asserts or state.stopped:
+        return state
+    try:
+        alias = alias_of(output, state)
+    except Refusal:  # told where the output is made
+        return state
+    place = output.spans.get(("asserts",), output.span)
+    step, problems = build_step(Substep("assert", {"all": output.asserts}), place, alias)
+    return lower_step(state.complain(*problems), step, world, answer)
 
 
 Parsed = tuple[Step, tuple[Diagnostic, ...]]

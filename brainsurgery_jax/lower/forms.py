@@ -8,11 +8,13 @@ from typing import Any
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.casts import CastOperand, name_casts
+from brainsurgery_jax.lower.state import pattern_of
+from brainsurgery_jax.lower.trees import target_of
 from brainsurgery_jax.lower.view import StepView
 from brainsurgery_jax.op import Builder, Form, Kernel, TensorOp, gather_groups
 from brainsurgery_jax.plan.model import Step
 from brainsurgery_jax.protocol import NO_MATCH, Bind, Drop, Edit, Plant, Results, Row
-from brainsurgery_jax.select import Ref
+from brainsurgery_jax.select import Ref, spread
 
 MISSING = (NO_MATCH, "tensor-missing")
 """Codes of the refusals that `if_missing: skip` accepts."""
@@ -21,15 +23,17 @@ MISSING = (NO_MATCH, "tensor-missing")
 def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> Iterator[Edit]:
     """One edit per match of the form's pattern, in sorted order; each sees the edits before it."""
     form, params = op.form, step.params
-    keys = tuple([key for key in form.refs if params.get(key) is not None])
-    refs: dict[str, Ref] = {key: params[key] for key in keys}
-    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in form.refs}
-    make = _maker(op.maker, given, view)
+    values: tuple[str, tuple[str, ...]] | None = params.get(form.spread)
+    drawn = {f.key: f.param for f in op.fields() if f.role and f.role.takes_tensor and _is_ref(params.get(f.param))}
+    keys = (*[key for key in form.refs if params.get(key) is not None], *drawn)
+    refs: dict[str, Ref] = {key: params[drawn.get(key, key)] for key in keys}
+    given = {f.param: params.get(f.param, f.default) for f in op.fields() if f.param not in (*form.refs, form.spread)}
+    make = _maker(op.maker, given, view, tuple(drawn.values()))
     slots = _slots(form, refs)
-    reads = [(keys.index(key), refs[key], key) for key in form.reads if key in refs]
+    reads = [(keys.index(key), refs[key], key) for key in (*form.reads, *drawn) if key in refs]
     is_sliced = any([ref.index is not None for _, ref, _ in reads])
     at, write = keys.index(form.writes[0]), refs[form.writes[0]]
-    rows = _form_rows(view, form, refs)
+    rows = _form_rows(view, form, refs) if values is None else _spread_rows(view, form, refs, *values)
     for name, others in rows:
         names = (name, *others)
         try:
@@ -58,7 +62,7 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
             like = (refs[form.match_key].alias, name) if form.reads else None
             yield Bind(write.alias, names[at], made, form.dest, like)
     if at > 0 and form.dest != "existing" and len(form.writes) == 1:
-        yield from _plants(view, refs[form.match_key], form.writes[0], write)
+        yield from _plants(view, refs[form.match_key], form.writes[0], write, values)
 
 
 def _fetch(view: StepView, slots: Sequence[tuple[str, Ref, int]], names: Sequence[str]) -> list[Any]:
@@ -69,17 +73,41 @@ def _fetch(view: StepView, slots: Sequence[tuple[str, Ref, int]], names: Sequenc
     ]
 
 
-def _plants(view: StepView, source: Ref, key: str, write: Ref) -> Iterator[Edit]:
+def _plants(
+    view: StepView, source: Ref, key: str, write: Ref, values: tuple[str, tuple[str, ...]] | None
+) -> Iterator[Edit]:
     """Edits that copy the leaves without a tensor that a pattern matches."""
-    for other, (target,) in view.other_rows(source, {key: write}):
+    rows = view.other_rows(source, {key: write}) if values is None else _spread_others(view, source, write, *values)
+    for other, (target,) in rows:
         yield Plant(source.alias, other, write.alias, target)
+
+
+def _spread_rows(view: StepView, form: Form, refs: Mapping[str, Ref], over: str, values: Sequence[str]) -> list[Row]:
+    """For every match, and every text that `over` is: the match's name, and the name of the result."""
+    source, target = refs[form.match_key], refs[form.writes[0]]
+    pattern, matches = view.captures(source, form.match_key)
+    view.space(target.alias, form.writes[0])
+    made = spread(pattern, matches, over, target.name, [values] * len(matches), "copies")
+    return [(name, (new,)) for (name, _), names in zip(matches, made, strict=True) for new in names]
+
+
+def _spread_others(view: StepView, source: Ref, target: Ref, over: str, values: Sequence[str]) -> Iterator[Row]:
+    """The same for every leaf without a tensor."""
+    for name, (matched, binding) in view.other_matches(source):
+        made = spread(pattern_of(source.name), [(matched, binding)], over, target.name, [values], "copies")
+        yield from ((name, (new,)) for filled in made[0] if (new := target_of(name, matched, filled)))
 
 
 def _slots(form: Form, refs: Mapping[str, Ref]) -> list[tuple[str, Ref, int]]:
     """The references of a form: key, reference, and how many reads of the named tensor are counted."""
     # A name from a template is looked up, then fetched: two reads, as the plan language counts them.
     times = {key: form.counted if key == form.match_key else 2 for key in refs}
-    return [(key, ref, times[key] * (key in form.reads or form.dest == "existing")) for key, ref in refs.items()]
+    read = lambda key: key in form.reads or key not in form.writes or form.dest == "existing"  # noqa: E731
+    return [(key, ref, times[key] * read(key)) for key, ref in refs.items()]
+
+
+def _is_ref(value: object) -> bool:
+    return isinstance(value, Ref)
 
 
 def _form_rows(view: StepView, form: Form, refs: Mapping[str, Ref]) -> list[Row]:
@@ -107,12 +135,19 @@ def _bind_results(form: Form, made: Results, places: Mapping[str, tuple[str, str
 
 
 def _maker(
-    maker: Kernel | Builder, params: Mapping[str, object], view: StepView
+    maker: Kernel | Builder, params: Mapping[str, object], view: StepView, drawn: Sequence[str] = ()
 ) -> Callable[[str, tuple[Expr, ...]], Any]:
-    """A function of a name and operands that yields the result of a form."""
+    """A function of a name and operands that yields the result of a form. `drawn`: the numbers that are tensors, which
+    are the last operands."""
     if isinstance(maker, Builder):
         keys = gather_groups(maker.fn, params)
         return lambda name, operands: maker.fn(view, name, *operands, **keys)
+    if drawn:
+        build = maker.with_tensors
+        assert build is not None, f"'{maker.name}' takes no numbers from tensors"
+        return lambda name, operands: build(
+            view, *operands[: -len(drawn)], **{**params, **dict(zip(drawn, operands[-len(drawn) :], strict=True))}
+        )
     recipe = view.graph.recipe(maker, params)
     if maker.caution is None:
         return lambda name, operands: view.graph.apply(recipe, operands)

@@ -140,7 +140,7 @@ def output_of(edit: Publish, step: Step) -> Output:
     """The output that a `save` step stands for."""
     return Output(
         edit.path, edit.alias, edit.format, edit.shard, edit.overwrite, edit.sidecars, edit.config, edit.metadata,
-        edit.options, step.span, step.spans,
+        edit.options, span=step.span, spans=step.spans,
     )  # fmt: skip
 
 

@@ -168,12 +168,12 @@ class StepView(Drafts):
 
     def others(self, ref: Ref) -> list[str]:
         """The leaves without a tensor that a pattern matches."""
-        return [name for name, _ in self._other_matches(ref)]
+        return [name for name, _ in self.other_matches(ref)]
 
     def other_rows(self, source: Ref, targets: Mapping[str, Ref]) -> list[Row]:
         """For every leaf without a tensor that `source` matches: its name, and the names from the templates."""
         rows: list[Row] = []
-        for name, (matched, binding) in self._other_matches(source):
+        for name, (matched, binding) in self.other_matches(source):
             made = [self._fill(target, source, key, matched, binding) for key, target in targets.items()]
             names = [target_of(name, matched, filled) for filled in made]
             if all(names):
@@ -184,7 +184,8 @@ class StepView(Drafts):
         with at_key(key):
             return _template(target.name, pattern_of(source.name)).fill(matched, binding)
 
-    def _other_matches(self, ref: Ref) -> list[tuple[str, Match]]:
+    def other_matches(self, ref: Ref) -> list[tuple[str, Match]]:
+        """The leaves without a tensor that a pattern matches, with what it captured of each."""
         space = self._side(ref.alias) if self.has_trees and ref.kind is None else None
         if space is None or not space.leaves.others:
             return []

@@ -56,10 +56,13 @@ def spread_scales(scales: Array, shape: Sequence[int], block: Block) -> Array:
     return scales[..., :rows, :columns]
 
 
-def dequantize_scaled(codes: Array, scales: Array, *, block: Block, dtype: DType) -> Array:
-    """Codes [..., m, n] (float8 or integers) times their scales [..., a, b], in `dtype`."""
+def dequantize_scaled(codes: Array, scales: Array, zeros: Array | None = None, *, block: Block, dtype: DType) -> Array:
+    """Codes [..., m, n] (float8 or integers), less their zeros [..., a, b] (None: 0), times their scales [..., a, b],
+    in `dtype`."""
     factors = spread_scales(_single(scales), codes.shape, block)
-    return round_to(_single(codes) * factors, to_numpy(dtype))
+    own = _single(codes)
+    own = own if zeros is None else own - spread_scales(_single(zeros), codes.shape, block)
+    return round_to(own * factors, to_numpy(dtype))
 
 
 def largest_code(dtype: DType) -> float:
@@ -186,15 +189,15 @@ def unpack_words(words: Array, bits: int, axis: int, order: Sequence[int] = ()) 
     return made.reshape(*words.shape[:axis], words.shape[axis] * count, *words.shape[axis + 1 :])
 
 
-def pack_words(codes: Array, bits: int, axis: int) -> Array:
-    """Codes below `2 ** bits` packed into int32 words along an axis whose length a word divides."""
+def pack_words(codes: Array, bits: int, axis: int, order: Sequence[int] = ()) -> Array:
+    """Codes below `2 ** bits` packed into int32 words along an axis whose length a word divides; `order` as above."""
     count, axis = 32 // bits, axis % len(codes.shape)
     shape = codes.shape
     parts = codes.astype(np.uint32).reshape(*shape[:axis], shape[axis] // count, count, *shape[axis + 1 :])
     xp = _xp(codes)
     words = None
     for n in range(count):
-        part = xp.take(parts, n, axis=axis + 1) << np.uint32(bits * n)
+        part = xp.take(parts, (order or range(count))[n], axis=axis + 1) << np.uint32(bits * n)
         words = part if words is None else words | part
     assert words is not None
     return words.view(np.int32)
@@ -222,6 +225,22 @@ def dequantize_awq(qweight: Array, qzeros: Array, scales: Array, *, bits: int, d
     return _group(codes, zeros, scales, None, dtype)
 
 
+def dequantize_packed_rows(
+    words: Array, scales: Array, zeros: Array | None, g_idx: Array | None, *, bits: int, columns: int, dtype: DType
+) -> Array:
+    """The matrix [out, columns] of words [out, columns * bits / 32], the last of which may be filled up; scales
+    [out, groups]; zeros, packed along the outputs (None: the middle of the codes); and the group of each input (None:
+    groups of equal size, in order). As compressed-tensors packs (`pack-quantized`)."""
+    xp, (rows, groups) = _xp(words), scales.shape
+    codes = unpack_words(words, bits, 1)[:, :columns]
+    factors = _single(scales)
+    own = np.arange(columns, dtype=np.int32) // np.int32(max(1, columns // groups)) if g_idx is None else g_idx
+    own = own if on_host(own) else own.astype(np.int32)
+    middle = np.int32(1 << (bits - 1))
+    centre = middle if zeros is None else xp.take(unpack_words(zeros, bits, 0)[:rows], own, axis=1)
+    return round_to((codes - centre).astype(np.float32) * xp.take(factors, own, axis=1), to_numpy(dtype))
+
+
 def _group(codes: Array, zeros: Array, scales: Array, g_idx: Array | None, dtype: DType) -> Array:
     """`(code - zero) * scale`, transposed: codes [in, out], zeros and scales [groups, out]."""
     factors = _single(scales)
@@ -235,6 +254,42 @@ def _group(codes: Array, zeros: Array, scales: Array, g_idx: Array | None, dtype
         own = g_idx if on_host(g_idx) else g_idx.astype(np.int32)
         made = (codes - xp.take(zeros, own, axis=0)).astype(np.float32) * xp.take(factors, own, axis=0)
     return round_to(made.T, to_numpy(dtype))
+
+
+INT4 = 15
+"""The largest code of four bits without a sign."""
+
+
+def _ends(x: Array, group: int) -> tuple[Array, Array]:
+    """The least and the largest entry of each group of inputs of a matrix [out, in], zero among them: [groups, out]."""
+    stacked = _single(x).reshape(x.shape[0], x.shape[1] // group, group)
+    xp, zero = _xp(x), np.float32(0)
+    return xp.minimum(stacked.min(axis=2), zero).T, xp.maximum(stacked.max(axis=2), zero).T
+
+
+def choose_group_scales(x: Array, *, group: int, dtype: DType) -> Array:
+    """The scales [groups, out] of a matrix [out, in] in `dtype`, such that the range of each group has 16 codes; 1
+    where that is nothing."""
+    low, high = _ends(x, group)
+    xp = _xp(x)
+    scales = round_to(quotient(high - low, xp.full(low.shape, np.float32(INT4))), to_numpy(dtype))
+    return xp.where(scales == 0, xp.ones_like(scales), scales)
+
+
+def choose_group_zeros(x: Array, scales: Array, *, group: int) -> Array:
+    """The code [groups, out] of zero in each group, from 0 to 15, as int32."""
+    low, _ = _ends(x, group)
+    xp = _xp(x)
+    return xp.clip(xp.round(quotient(-low, _single(scales))), 0, INT4).astype(np.int32)
+
+
+def quantize_groups(x: Array, scales: Array, *, group: int) -> Array:
+    """The codes [in, out] of a matrix [out, in], to the nearest, ties to even: `x / scale + zero`, from 0 to 15."""
+    xp, (outputs, inputs) = _xp(x), x.shape
+    stacked = _single(x).T.reshape(inputs // group, group, outputs)
+    shares = quotient(stacked, xp.broadcast_to(_single(scales)[:, None], stacked.shape))
+    zeros = choose_group_zeros(x, scales, group=group)[:, None].astype(np.float32)
+    return xp.clip(xp.round(shares) + zeros, 0, INT4).astype(np.int32).reshape(inputs, outputs)
 
 
 # --- bitsandbytes -----------------------------------------------------------------------------------------------------

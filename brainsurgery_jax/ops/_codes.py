@@ -44,9 +44,13 @@ class PackedParams(FloatParams):
     bits: int
 
 
-def scale_block(x: Aval, scales: Aval, given: Block | None) -> tuple[Grid, Block]:
-    """The shape of scales as [..., a, b] beside a tensor [..., m, n], and how many rows and columns share one. Raises
-    Refusal."""
+USUAL_BLOCK = (128, 128)
+"""The rows and columns that share a scale in most checkpoints."""
+
+
+def scale_block(x: Aval, scales: Aval, given: Block | None, usual: Block = USUAL_BLOCK) -> tuple[Grid, Block]:
+    """The shape of scales as [..., a, b] beside a tensor [..., m, n], and how many rows and columns share one: as
+    given, else the usual, if shapes allow that. Raises Refusal."""
     if not scales.dtype.is_float:
         hint = "Scales are floats. Narrow the pattern, so that it leaves such tensors out."
         raise Refusal("codes-unknown", f"{x} stands beside scales that are {scales}", key="target", hint=hint)
@@ -58,7 +62,7 @@ def scale_block(x: Aval, scales: Aval, given: Block | None) -> tuple[Grid, Block
     grid = next((grid for grid, shape in candidates if scales.shape == shape and given is None), None)
     if grid is None and len(scales.shape) == len(x.shape) and all(map(_divides, scales.shape[:-2], lead)):
         grid = scales.shape
-    sizes = None if grid is None else _sizes((m, n), grid[-2:], given)
+    sizes = None if grid is None else _sizes((m, n), grid[-2:], given, usual)
     if grid is None or sizes is None:
         hint = "Say how many rows and columns share a scale: `block: [128, 128]`."
         wrong = f"{x} cannot be cut into blocks with scales {scales}"
@@ -70,12 +74,14 @@ def _divides(scales: int, size: int) -> bool:
     return scales in (1, size)
 
 
-def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None) -> Block | None:
+def _sizes(shape: Sequence[int], grid: Sequence[int], given: Block | None, usual: Block) -> Block | None:
     """How many rows and columns share a scale; None if that cannot be told."""
     made = []
     for axis, (size, count) in enumerate(zip(shape, grid, strict=True)):
         fitting = (
-            (given[axis],) if given else (size if count == 1 else 0, 1 if count == size else 0, 128, size // count)
+            (given[axis],)
+            if given
+            else (size if count == 1 else 0, 1 if count == size else 0, usual[axis], size // count)
         )
         own = next((each for each in fitting if each > 0 and -(-size // each) == count), None)
         if own is None:
@@ -110,9 +116,9 @@ def _units(rows: int, grid: int, each: int) -> int:
 
 
 def _parts_of_scales(avals: Avals, params: CodeParams) -> Cuts:
-    x, scales = avals
+    x, scales, *zeros = avals
     units = _units(x.shape[-2], scales.shape[-2], params["block"][0])
-    return _by_rows(x.shape, units, (x.shape, scales.shape))
+    return _by_rows(x.shape, units, (x.shape, scales.shape, *(z.shape for z in zeros)))
 
 
 def _scales_parts(avals: Avals, params: CodeParams) -> Cuts:
@@ -142,9 +148,9 @@ def _floats(avals: Avals, params: FloatParams) -> Avals:
 
 
 @kernel("dequantize", result=_floats, host=_anywhere, workspace=_space, parts=_parts_of_scales)
-def scaled(codes: Array, scales: Array, *, block: Block, dtype: DType) -> Array:
-    """Codes [..., m, n] times the scales [..., a, b] of their blocks."""
-    return quantities.dequantize_scaled(codes, scales, block=block, dtype=dtype)
+def scaled(codes: Array, scales: Array, zeros: Array | None = None, *, block: Block, dtype: DType) -> Array:
+    """Codes [..., m, n], less zeros, times the scales [..., a, b] of their blocks."""
+    return quantities.dequantize_scaled(codes, scales, zeros, block=block, dtype=dtype)
 
 
 def _check_mxfp4(avals: Avals, params: Params) -> None:
@@ -275,11 +281,12 @@ def _read_state(state: Array) -> dict[str, object]:
 
 @kernel("quant_state", result=lambda avals, params: (Aval((), INT64),), host=_anywhere, guarded=True,
         refusal="a `quant_state` does not hold the JSON of bitsandbytes")  # fmt: skip
-def state_number(state: Array, *, key: str) -> tuple[Array, Flag]:
-    """A whole number of a state; of a shape the number of rows."""
+def state_number(state: Array, *, key: str, at: int = 0) -> tuple[Array, Flag]:
+    """A whole number of a state; of a shape the number of rows, or with another `at` that of all elements."""
     found = _read_state(state).get(key)
     if isinstance(found, list):
-        found = found[0] if found else None
+        own = found[:1] if at == 0 else found
+        found = prod(own) if own and all(isinstance(size, int) for size in own) else None
     return np.asarray(found if isinstance(found, int) else 1, np.int64), np.bool_(isinstance(found, int))
 
 
@@ -315,7 +322,8 @@ def of_table(
 ) -> Array:
     """Bytes [n / 2, 1] of two codes of a table, as floats [rows, columns]."""
     made = quantities.dequantize_table(packed, maxima, table, blocksize=blocksize, dtype=dtype)
-    return made.reshape(-1, columns)
+    # Of a tensor with an odd number of elements the last byte holds one.
+    return made[: min(made.shape[0], rows * columns)].reshape(-1, columns)
 
 
 # --- Codes ------------------------------------------------------------------------------------------------------------

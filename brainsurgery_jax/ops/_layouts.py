@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from brainsurgery_jax._lazy import Array, Num, np
+from brainsurgery_jax.codes import describe_floats, find_codes
 from brainsurgery_jax.documents import Text
 from brainsurgery_jax.dtypes import FLOAT16, to_numpy
 from brainsurgery_jax.errors import PlanError, Refusal, did_you_mean
@@ -111,7 +112,8 @@ def edits(
     for new, expr in made:
         yield Bind(where, new, expr)
     if inverse and content and not is_adapter(work.names) and view.config(where) is None:
-        yield SetConfig(where, content)  # the model's, as `convert` writes it: no file lies beside the tree
+        described = content if found.rest else describe_floats(content)
+        yield SetConfig(where, described)  # the model's, as `convert` writes it: no file lies beside the tree
 
 
 def _alias(view: View, alias: str | None) -> str:
@@ -251,12 +253,19 @@ class _Work:
             unknown = [name for name in unknown if shift.renamed(name) not in set(missing)]
             missing = [name for name in missing if name not in renamed]
         lines += [*_list("missing", missing, self.there), *_list("not known to the layout", unknown, self.shapes)]
-        lines += self._misshapen()
+        lines += [*self._misshapen(), *self._quantized(unknown)]
         lines += [f"there is no tied '{n}' to restore" for n in restore if n not in {t.copy for t in self.bound.ties}]
         if lines:
             side = "target" if self.inverse else "Hugging Face"
             found = f"the {len(self.names)} tensors of '{self.alias}' are not those of the {side} side"
             raise Refusal("layout-tensors", f"{found} of {self.bound.layout.name}", key="name", hint="\n".join(lines))
+
+    def _quantized(self, unknown: Sequence[str]) -> Iterator[str]:
+        """What to do first, if unknown tensors are scales of quantized weights: layouts have floats."""
+        scales = {codes.scales for n in self.names if (codes := find_codes(n, self.there.__contains__)) is not None}
+        if count := sum(n in scales for n in unknown):
+            step = f"`dequantize: {{target: '{self.alias}::.*', to: bfloat16}}`"
+            yield f"{count} of them are scales of quantized weights: in a plan, {step} before this step"
 
     def _misshapen(self) -> list[str]:
         wrong = []

@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
-from pydantic import StrictInt
+from pydantic import Field, StrictInt
 
 from brainsurgery_jax.errors import Refusal
-from brainsurgery_jax.numerics.compare import alike
+from brainsurgery_jax.keys import Text
+from brainsurgery_jax.numerics.compare import alike, unlike
+from brainsurgery_jax.numerics.digest import CONTENT, fingerprint
 from brainsurgery_jax.op import (
     AssertionKey,
     AssertionsKey,
     DTypeName,
+    Partner,
     Pattern,
     Role,
     SlicedPattern,
     assertion,
     sink,
 )
-from brainsurgery_jax.ops._verdicts import Bound, BoundKeys, absent, check_bounds, judge_bounds, list_sorted, of_each
-from brainsurgery_jax.protocol import NO_MATCH, Every, Known, Negated, Some, TensorExpr, Verdict, View, settle
-from brainsurgery_jax.select import Ref, compile_pattern
+from brainsurgery_jax.ops._verdicts import (
+    Bound,
+    BoundKeys,
+    Unmatched,
+    absent,
+    check_bounds,
+    check_pairs,
+    judge_bounds,
+    list_sorted,
+    of_each,
+)
+from brainsurgery_jax.protocol import (
+    NO_MATCH,
+    Every,
+    Joint,
+    Known,
+    Negated,
+    Pending,
+    Some,
+    TensorExpr,
+    Verdict,
+    View,
+    settle,
+)
+from brainsurgery_jax.select import Ref, compile_pattern, compile_template
+from brainsurgery_jax.wording import few
 
 Patterns = tuple[Pattern, ...]
 _NAMES = Role("pattern", fallback="")
@@ -135,6 +161,7 @@ def reads(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
 def writes(view: View, *, of: SlicedPattern, number: CountKeys) -> Verdict:
     """The number of times that earlier steps wrote every match satisfies all bounds; loading a tensor counts once.
 
+    A tensor that is moved takes its number along.
     Example: `assert: {writes: {of: '.*', is: 1}}`
     """
     return _counter(view, of, 1, "writes", number)
@@ -152,6 +179,73 @@ def same_names(view: View, *, left: Annotated[Ref, _NAMES], right: Annotated[Ref
     sides = ((ours, theirs, "left"), (theirs, ours, "right"))
     parts = [f"only on the {side}: {list_sorted(a - b)}" for a, b, side in sides if a - b]
     return Known(not parts, "names differ, " + "; ".join(parts) if parts else "")
+
+
+@assertion()
+def same_types(view: View, *, left: SlicedPattern, right: Partner, unmatched: Unmatched = None) -> Verdict:
+    """Every tensor on the left has the shape and the dtype of the one that `right` names for it. No value is read.
+
+    Example: `assert: {same_types: {left: 'model::.+', right: 'base::\\g<0>'}}`
+    """
+    return check_pairs(view, left, right, unmatched, lambda here, there, name: unlike(here, there, name) or Known(True))
+
+
+@assertion(shorthand="of")
+def contiguous(view: View, *, of: Pattern, start: Bound = 0) -> Verdict:
+    """The numbers that the first group of a pattern captures are all from `start` on, without a hole.
+
+    Example: `assert: {contiguous: 'model\\.layers\\.(\\d+)\\..+'}`
+    """
+    if not view.match(of, "of"):
+        return absent(view, of)
+    pattern, matches = view.captures(of, "of")
+    first = compile_template("\\1", pattern)
+    texts = {first.fill(name, binding): name for name, binding in matches}
+    if other := next((name for text, name in texts.items() if not text.isdecimal()), None):
+        return Known(False, f"the first group of '{of}' captures no number in '{other}'")
+    found = sorted({int(text) for text in texts})
+    lost = sorted({*range(start, found[-1] + 1)} - {*found})
+    if found[0] < start:
+        return Known(False, f"'{of}' has number {found[0]}, below {start}")
+    return Known(not lost, f"'{of}' has no number {few([str(n) for n in lost], 4)}, but {found[-1]}" if lost else "")
+
+
+@assertion()
+def tied(view: View, *, left: SlicedPattern, right: Partner) -> Verdict:
+    """Every tensor on the left has the bytes of the one that `right` names for it, where both exist; one of them does.
+
+    A tied output table may be left out, as many checkpoints do.
+    Example: `assert: {tied: {left: 'lm_head\\.weight', right: model.embed_tokens.weight}}`
+    """
+    if not view.match(left, "left"):
+        there = isinstance(right.name, str) and view.has(right.alias, right.name)
+        return Known(True) if there else absent(view, left)
+
+    def compare(here: TensorExpr, there: TensorExpr, name: str) -> Verdict:
+        return unlike(here, there, name) or alike(here, there, f"'{name}' is not what it is tied to")
+
+    return check_pairs(view, left, right, "drop", compare)
+
+
+@assertion("fingerprint")
+def check_fingerprint(
+    view: View, *, of: Annotated[Text, Field(description="an alias that came from a checkpoint")], is_: Text
+) -> Verdict:
+    """The tensors that an alias was loaded with are those of this fingerprint: names, shapes, dtypes and every byte.
+
+    `brainsurgery-jax inspect PATH --fingerprint` prints it. It is a BLAKE2b digest of 128 bits, the same for every
+    format, number of files and memory budget; all tensors are read. An input may say it, too:
+    `inputs: [{path: base/, fingerprint: 'blake2b:...'}]`.
+    Example: `assert: {fingerprint: {of: base, is: 'blake2b:6c5e0f5bbd8fb3c1a0c9f1d8a7a3e2f0'}}`
+    """
+    tensors = view.original(of, "of")
+    avals = [(name, str(expr.aval)) for name, expr in tensors.items()]
+
+    def judge(digests: Sequence[bytes]) -> Known:
+        found = fingerprint((name, aval, digest) for (name, aval), digest in zip(avals, digests, strict=True))
+        return Known(found == is_, "" if found == is_ else f"the fingerprint of '{of}' is {found}, not {is_}")
+
+    return Joint(tuple(Pending((expr,), CONTENT, lambda _: Known(True)) for expr in tensors.values()), judge)
 
 
 def _names(view: View, ref: Ref, key: str) -> set[str]:

@@ -145,7 +145,7 @@ class Job:
         for row in rows:
             try:
                 numbers = self.numbers.find((term.each,), [row])
-                each.append(_compute_result(self.view, term.each, self.fetch(row), numbers, None, None, None))
+                each.append(compute_result(self.view, term.each, self.fetch(row), numbers, None, None, None))
             except Refusal as bad:
                 raise bad.about(self.about(row)) from bad
         joined = join_all(self.view, term, each, [row[0] for row in rows])
@@ -166,7 +166,7 @@ class Job:
         terms = dict(zip((t.name for t in sets), over or [self.join(t, rows) for t in sets], strict=True))
         try:
             numbers = self.numbers.find((expression,), [row] if over is not None else rows)
-            made = _compute_result(view, expression, operands | terms, numbers, self.dtype, self.overflow, kept)
+            made = compute_result(view, expression, operands | terms, numbers, self.dtype, self.overflow, kept)
             made = _place(view, made, to or first, place, same_shape=to is None)
         except Refusal as bad:
             raise _with_one_dtype(view, first, bad).about(self.about(row)) from bad
@@ -180,7 +180,7 @@ def _old(view: View, to: Ref, name: str) -> Item | None:
     return Item(name, view.fetch(to.alias, name, "to"))
 
 
-def _compute_result(
+def compute_result(
     view: View,
     expr: Expression,
     given: Mapping[str, TensorExpr],
@@ -207,7 +207,7 @@ def _compute_result(
     _note_wrapping(view, found)
     _note_truncation(view, found, stored, operands)
     alike = len({work_dtype([a.dtype for a in avals]) if a.dtype.is_float else a.dtype for a in avals}) == 1
-    if expr.elementwise and alike and avals:
+    if expr.elementwise and alike and any(name in expr.names for name in names):
         return _by_element(view, expr, dict(zip(names, operands, strict=True)), numbers, made.shape, stored, overflow)
     program = reduce_as_it_lies(round_result(found.program, stored, overflow), STREAMED)
     return _stream(view, program, operands)

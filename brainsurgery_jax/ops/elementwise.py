@@ -9,7 +9,8 @@ from brainsurgery_jax.dtypes import BFLOAT16, FLOAT16, Aval, DType, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.numerics.math import kind, on_host, seal, to_float32, to_float64
 from brainsurgery_jax.numerics.rounding import Overflow, cast_to, check_overflow, round_once, round_to
-from brainsurgery_jax.op import Avals, DTypeName, Form, Number, Params, op
+from brainsurgery_jax.op import Avals, DTypeName, Form, Number, NumberOrTensor, Params, op
+from brainsurgery_jax.ops import _drawn
 
 _BINARY = frozenset({"from_a", "from_b", "to"})
 _BOTH = frozenset({"from", "to"})
@@ -132,12 +133,21 @@ def _wide_workspace(avals: Avals, params: Params) -> int:
     return 4 * sum(max(8, 2 * a.dtype.bits // 8) * a.size for a in avals[:1])
 
 
-@op(_into("lerp"), _onto("lerp_"), elementwise=True, check=_continuous, host=_arithmetic, workspace=_wide_workspace)
-def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: Number) -> Array:
+@op(
+    _into("lerp"),
+    _onto("lerp_"),
+    elementwise=True,
+    check=_continuous,
+    host=_arithmetic,
+    workspace=_wide_workspace,
+    with_tensors=_drawn.lerp,
+)
+def lerp(x: Inexact[Array, "..."], y: Inexact[Array, "..."], *, t: NumberOrTensor) -> Array:
     """Linear interpolation, `(1 - t) from_a + t from_b` (`lerp_`: `(1 - t) to + t from`).
 
     `t: 0` gives the first and `t: 1` the second, exactly, and equal values stay as they are; `t` outside of 0 to 1
-    extrapolates. Computed in the next wider dtype and rounded once. `lerp` writes into `to`, which must exist.
+    extrapolates. Computed in the next wider dtype and rounded once. `lerp` writes into `to`, which must exist. `t`
+    may be a tensor with one element, by its alias and name (`t: 'a::share'`): then computed as `compute` does.
     Example: `lerp: {from_a: 'base::(.*)', from_b: 'tuned::\\1', to: 'work::\\1', t: 0.3}`
     Example: `lerp_: {from: 'tuned::(.*)', to: 'base::\\1', t: 0.3}`
     """
@@ -174,10 +184,13 @@ _INEXACT = f"scaling this integer tensor is not exact. {_NO_INTEGERS}"
     host=_arithmetic,
     guarded=True,
     refusal=_INEXACT,
+    with_tensors=_drawn.scale,
 )
-def scale(x: Num[Array, "..."], *, by: Number) -> tuple[Array, Array]:
+def scale(x: Num[Array, "..."], *, by: NumberOrTensor) -> tuple[Array, Array]:
     """Multiply by a number. Integer tensors are scaled where every result is an exact integer of their dtype.
 
+    The number may be a tensor with one element, by its alias and name, which may use captures: `by: 'a::\\1.scale'`.
+    Then only floats are scaled.
     Example: `scale: {from: delta, to: half_delta, by: 0.5}`
     Example: `scale_: {target: '.*bias', by: 0.5}`
     """
@@ -227,11 +240,12 @@ def _bounds(avals: Avals, params: ClampParams) -> None:
                 )
 
 
-@op(_new("clamp"), _in_place("clamp_"), elementwise=True, check=_bounds, host=_arithmetic)
-def clamp(x: Num[Array, "..."], *, min_: Number | None = None, max_: Number | None = None) -> Array:
+@op(_new("clamp"), _in_place("clamp_"), elementwise=True, check=_bounds, host=_arithmetic, with_tensors=_drawn.clamp)
+def clamp(x: Num[Array, "..."], *, min_: NumberOrTensor | None = None, max_: NumberOrTensor | None = None) -> Array:
     """Limit values to `min` and `max`, either of which may be left out. NaN stays NaN.
 
-    Bounds are rounded to the tensor's dtype; an integer tensor takes whole bounds and stays integer.
+    Bounds are rounded to the tensor's dtype; an integer tensor takes whole bounds and stays integer. A bound of floats
+    may be a tensor with one element, by its alias and name: `max: 'a::\\1.limit'`.
     Example: `clamp: {from: w, to: w_clipped, min: -1, max: 1}`
     Example: `clamp_: {target: '.*bias', max: 1}`
     """

@@ -7,13 +7,15 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, StrictBool, StrictInt
 
-from brainsurgery_jax.codes import CodeFormat, Codes, find_codes, fits
+from brainsurgery_jax.codes import CONFIG_KEY, CodeFormat, Codes, describe_floats, find_codes, fits
 from brainsurgery_jax.dtypes import BY_NAME, DType, float_hint
 from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.keys import Word
 from brainsurgery_jax.op import DTypeName, Pattern, control
 from brainsurgery_jax.ops import _codes as kernels
-from brainsurgery_jax.ops._codes import scale_block
+from brainsurgery_jax.ops._codes import USUAL_BLOCK, scale_block
+from brainsurgery_jax.ops._compressed import unpack_rows
+from brainsurgery_jax.ops._packing import pack_matrix
 from brainsurgery_jax.ops.reduce import reduce_tensor
 from brainsurgery_jax.ops.shape import concatenate, permute, section, with_shape
 from brainsurgery_jax.protocol import Bind, Drop, Edit, SetConfig, TensorExpr, View
@@ -29,7 +31,7 @@ Transposed = Annotated[
 ZeroOffset = Annotated[
     Literal[0, 1], Field(description="of GPTQ: what is added to stored zeros; without it as the config says, else 1")
 ]
-CONFIG_KEY = "quantization_config"
+_PACKED_ROWS = ("weight_shape", "weight_zero_point", "weight_g_idx")
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
@@ -61,6 +63,7 @@ class FloatRequest(NamedTuple):
     block: tuple[int, int] | None
     zero_offset: int
     transposed: bool
+    usual: tuple[int, int] = USUAL_BLOCK
 
 
 def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> TensorExpr:
@@ -69,7 +72,7 @@ def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tensor
     try:
         match codes.format:
             case CodeFormat.SCALED:
-                return _scale(view, x, scales, asked)
+                return _scale(view, x, (scales, *(view.fetch(alias, n) for n in codes.others.values())), asked)
             case CodeFormat.MXFP4:
                 made = view.apply(kernels.mxfp4, x, scales, dtype=asked.dtype)
                 return _swap(view, made) if asked.transposed and len(made.aval.shape) == 3 else made
@@ -77,6 +80,9 @@ def _floats(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tensor
                 return view.apply(kernels.by_row_maxima, x, scales, dtype=asked.dtype)
             case CodeFormat.PACKED:
                 return _unpack(view, alias, codes, asked)
+            case CodeFormat.PACKED_ROWS:
+                names = (codes.name, codes.scales, *map(codes.others.get, _PACKED_ROWS))
+                return unpack_rows(view, alias, names, (_settings(view, alias) or {}).get(CONFIG_KEY), asked.dtype)
             case CodeFormat.TABLE:
                 return _of_table(view, alias, codes, asked)
     except Refusal as bad:
@@ -87,19 +93,19 @@ def _swap(view: View, x: TensorExpr) -> TensorExpr:
     return view.apply(permute, x, order=(0, 2, 1))
 
 
-def _scale(view: View, x: TensorExpr, scales: TensorExpr, asked: FloatRequest) -> TensorExpr:
-    """Codes times the scales of their blocks."""
+def _scale(view: View, x: TensorExpr, by: Sequence[TensorExpr], asked: FloatRequest) -> TensorExpr:
+    """Codes times the scales of their blocks; zeros, if there are some, are subtracted before."""
     shape = x.aval.shape
     matrix = view.apply(with_shape, x, shape=(1, *shape)[-2:]) if len(shape) < 2 else x
-    grid, block = scale_block(matrix.aval, scales.aval, asked.block)
-    factors = view.apply(with_shape, scales, shape=grid)
+    grid, block = scale_block(matrix.aval, by[0].aval, asked.block, asked.usual)
+    factors = [view.apply(with_shape, each, shape=grid) for each in by]
     axis, rows = len(grid) - 2, matrix.aval.shape[-2]
 
     def make(start: int, stop: int) -> TensorExpr:
         own = factors
         if grid[axis] > 1:
-            own = _rows(view, factors, start // block[0], -(-stop // block[0]))
-        return view.apply(kernels.scaled, _rows(view, matrix, start, stop), own, block=block, dtype=asked.dtype)
+            own = [_rows(view, each, start // block[0], -(-stop // block[0])) for each in factors]
+        return view.apply(kernels.scaled, _rows(view, matrix, start, stop), *own, block=block, dtype=asked.dtype)
 
     made = _in_whole_blocks(view, rows, block[0] if grid[axis] > 1 else rows, axis, make)
     return made if len(shape) >= 2 else view.apply(with_shape, made, shape=shape)
@@ -124,13 +130,16 @@ def _of_table(view: View, alias: str, codes: Codes, asked: FloatRequest) -> Tens
     parts = {ending: view.fetch(alias, name, "target") for ending, name in codes.others.items()}
     packed, maxima = (view.fetch(alias, name, "target") for name in (codes.name, codes.scales))
     state, table, size = next(e for n, e in parts.items() if "state" in n), parts[".quant_map"], 2 * packed.aval.size
-    number = lambda key, bound: view.number(view.apply(kernels.state_number, state, key=key), bound)  # noqa: E731
+
+    def number(key: str, bound: int, at: int = 0) -> int:
+        return view.number(view.apply(kernels.state_number, state, key=key, at=at), bound)
+
     if ".nested_absmax" in parts:
         inner = (parts[".nested_quant_map"], parts[".nested_absmax"], view.apply(kernels.state_offset, state))
         each = number("nested_blocksize", maxima.aval.size)
         maxima = view.apply(kernels.nested_maxima, maxima, *inner, blocksize=each)
-    rows, each = number("shape", size), number("blocksize", size)
-    sizes = {"rows": rows, "columns": size // rows, "blocksize": each}
+    rows, count, each = number("shape", size), number("shape", size, -1), number("blocksize", size)
+    sizes = {"rows": rows, "columns": count // rows, "blocksize": each}
     return view.apply(kernels.of_table, packed, maxima, table, **sizes, dtype=asked.dtype)
 
 
@@ -157,7 +166,8 @@ def dequantize(
 
     What is quantized is known by names and dtypes: fp8 and int8 with `_scale_inv` or `_scale` (one scale, one for each
     row, or one for each block, as shapes say), MXFP4 of gpt-oss (`_blocks`, `_scales`), GPTQ and AWQ of 2, 4 or 8 bits
-    (`qweight`, `qzeros`, `scales`, `g_idx`), bitsandbytes (int8 with `SCB`, nf4, fp4). Scales of activations
+    (`qweight`, `qzeros`, `scales`, `g_idx`), packed rows of compressed-tensors (`weight_packed`), bitsandbytes (int8,
+    nf4, fp4). Scales of activations
     (`input_scale`) stay.
     Computed in float32, rounded once. `quantization_config` is removed from the config once nothing is quantized.
     Example: `dequantize: {target: '.*', to: bfloat16}`
@@ -174,7 +184,8 @@ def dequantize(
         hint = "Codes and scales are told by their names, such as `x.weight` and `x.weight_scale`; `move` renames them."
         raise Refusal("codes-unknown", f"nothing that '{target.name}' matches is quantized, with scales beside it",
                       key="target", hint=hint)  # fmt: skip
-    asked = FloatRequest(to, block, _zero_offset(view, target.alias, zero_offset), transposed)
+    zeros, usual = _zero_offset(view, target.alias, zero_offset), _usual_block(view, target.alias)
+    asked = FloatRequest(to, block, zeros, transposed, usual)
     for codes in found:
         yield from _replace(view, target.alias, codes, asked)
     gone = {name for codes in found for name in (codes.name, *codes.parts)}
@@ -200,6 +211,15 @@ def _settings(view: View, alias: str) -> Mapping[str, object] | None:
     return found[1] if found is not None and isinstance(found[1], Mapping) else None
 
 
+def _usual_block(view: View, alias: str) -> tuple[int, int]:
+    """The rows and columns that share a scale, as the config says it."""
+    settings = (_settings(view, alias) or {}).get(CONFIG_KEY)
+    match settings.get("weight_block_size") if isinstance(settings, Mapping) else None:
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+    return USUAL_BLOCK
+
+
 def _zero_offset(view: View, alias: str, given: int | None) -> int:
     """What is added to the stored zeros of GPTQ: files of version 1, the common ones, store them less one."""
     if given is not None:
@@ -215,7 +235,7 @@ def _config_of_floats(view: View, alias: str, made: Sequence[str], rest: Sequenc
     if config is None or not isinstance(settings := config.get(CONFIG_KEY), Mapping):
         return
     if not rest:
-        yield SetConfig(alias, {key: value for key, value in config.items() if key != CONFIG_KEY})
+        yield SetConfig(alias, describe_floats(config))
         return
     key = "ignore" if "config_groups" in settings else "modules_to_not_convert"
     known = settings.get(key)
@@ -234,8 +254,15 @@ def _modules_left(view: View, target: Ref) -> list[str]:
     ]
 
 
-def _config_of_codes(to: str, per: str, block: tuple[int, int], left: list[str]) -> dict[str, object]:
+def _config_of_codes(wanted: CodeRequest, left: list[str]) -> dict[str, object]:
     """How loaders are told of weights that are quantized so, and of the modules that are not."""
+    to, per, block = wanted.to, wanted.per, wanted.block
+    if to == "gptq":
+        return {"quant_method": "gptq", "bits": 4, "group_size": wanted.group, "desc_act": False, "sym": False,
+                "checkpoint_format": "gptq", "modules_to_not_convert": left}  # fmt: skip
+    if to == "awq":
+        return {"quant_method": "awq", "bits": 4, "group_size": wanted.group, "zero_point": True, "version": "gemm",
+                "modules_to_not_convert": left}  # fmt: skip
     if to == "mxfp4":
         return {"quant_method": "mxfp4", "modules_to_not_convert": left}
     if per == "block" and to != "int8":
@@ -250,12 +277,40 @@ def _config_of_codes(to: str, per: str, block: tuple[int, int], left: list[str])
             "config_groups": {"group_0": group}, "ignore": left}  # fmt: skip
 
 
+_LEFT = ("modules_to_not_convert", "ignore")
+
+
+def _config_with(view: View, target: Ref, settings: dict[str, object]) -> Iterator[Edit]:
+    """The edit of the config that says how weights are quantized. Raises Refusal where others already are, otherwise:
+    one config says one way."""
+    config = _settings(view, target.alias)
+    if config is None:
+        return
+    taken, old = set(view.match(target)), config.get(CONFIG_KEY)
+    same = isinstance(old, Mapping) and {**old, **{key: 0 for key in _LEFT}} == {
+        **settings, **{key: 0 for key in _LEFT}
+    }  # fmt: skip
+    if isinstance(old, Mapping) and not same:
+        rest = next(_quantize(view, target.alias, (n for n in view.names(target.alias) if n not in taken)), None)
+        if rest is not None:
+            hint = "Quantize all in the same way, or make floats of the others before: `dequantize`."
+            message = f"'{rest.name}' is quantized already, otherwise than this step would say in the config"
+            raise Refusal("codes-unknown", message, key="to", hint=hint)
+    yield SetConfig(target.alias, {**config, CONFIG_KEY: settings})
+
+
 # --- Codes of floats --------------------------------------------------------------------------------------------------
 
 QuantizedTo = Annotated[
-    Literal["float8_e4m3fn", "float8_e5m2", "int8", "mxfp4"], Word, Field(description="what the codes are")
+    Literal["float8_e4m3fn", "float8_e5m2", "int8", "mxfp4", "gptq", "awq"],
+    Word,
+    Field(description="what the codes are"),
 ]
 Per = Annotated[Literal["tensor", "channel", "block"], Word, Field(description="what has a scale of its own")]
+
+
+Group = Annotated[StrictInt, Field(gt=0, description="of gptq and awq: inputs that share a scale; else 128")]
+WORDS = ("gptq", "awq")
 
 
 class CodeRequest(NamedTuple):
@@ -265,6 +320,7 @@ class CodeRequest(NamedTuple):
     per: str
     block: tuple[int, int]
     transposed: bool
+    group: int
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -274,7 +330,7 @@ class CodeRequest(NamedTuple):
     @property
     def ending(self) -> str:
         """How the names of scales end."""
-        return "_scale_inv" if self.per == "block" else "_scale"
+        return "_scale_inv" if self.per == "block" and self.to != "int8" else "_scale"
 
 
 def _check_weight(name: str, x: TensorExpr, to: str) -> None:
@@ -295,32 +351,36 @@ def quantize(
     to: QuantizedTo,
     per: Per | None = None,
     block: BlockSizes | None = None,
+    group: Group | None = None,
     transposed: Transposed = True,
 ) -> Iterator[Edit]:
     """Quantize matrices [..., out, in] to the nearest codes; scales are added beside them.
 
     `per: tensor` and `per: channel` (each row; the default) write `x_scale`, `per: block` (or `block: [128, 128]`)
-    writes `x_scale_inv`: what codes are multiplied by, in float32, such that the largest entry becomes the largest
-    code. int8 is symmetric (-127 to 127). `to: mxfp4` writes `x_blocks` and `x_scales` in place of `x`, with an
-    exponent for every 32 entries of the last axis. `quantization_config` is set in the config, if there is one.
+    writes `x_scale_inv` (of int8 `x_scale`): what codes are multiplied by, in float32, such that the largest entry
+    becomes the largest code. int8 is symmetric (-127 to 127). `to: mxfp4` writes `x_blocks` and `x_scales` in place of
+    `x`, with an exponent for every 32 entries of the last axis. `to: gptq` and `to: awq` pack `x.weight` into words of
+    eight codes of 4 bits, `x.qweight`, with scales and zeros for each `group` of inputs: rounded to the nearest,
+    without the calibration of these methods. `quantization_config` is set in the config, if there is one.
     Example: `quantize: {target: '.*_proj\\.weight', to: float8_e4m3fn, block: [128, 128]}`
     Reference: docs/quantization.md has the formulas and their sources.
     """
     chosen = per or ("block" if block is not None else "channel")
-    if (block is not None and chosen != "block") or (to == "mxfp4" and (per or block)):
-        hint = "mxfp4 has blocks of 32 entries: leave out `per` and `block`." if to == "mxfp4" else "Leave out `block`."
+    bare = to == "mxfp4" or to in WORDS
+    if (block is not None and chosen != "block") or (bare and (per or block)):
+        hint = f"{to} has groups of its own: leave out `per` and `block`." if bare else "Leave out `block`."
         raise Refusal("codes-unknown", "these keys do not go together", key="block" if block else "per", hint=hint)
-    wanted = CodeRequest(to, chosen, block or (128, 128), transposed)
+    if group is not None and to not in WORDS:
+        raise Refusal("codes-unknown", f"{to} has no groups", key="group", hint="Leave out `group`.")
+    wanted = CodeRequest(to, chosen, block or (128, 128), transposed, group or 128)
+    make = _to_mxfp4 if to == "mxfp4" else _to_words if to in WORDS else _to_codes
     for name, x in view.select(target, "target"):
         _check_weight(name, x, to)
         try:
-            yield from (_to_mxfp4 if to == "mxfp4" else _to_codes)(view, target, name, x, wanted)
+            yield from make(view, target, name, x, wanted)
         except Refusal as bad:
             raise bad.about(f" ('{name}')" if name not in bad.message else "") from bad
-    config = _settings(view, target.alias)
-    if config is not None:
-        settings = _config_of_codes(to, chosen, wanted.block, _modules_left(view, target))
-        yield SetConfig(target.alias, {**config, CONFIG_KEY: settings})
+    yield from _config_with(view, target, _config_of_codes(wanted, _modules_left(view, target)))
 
 
 def _to_codes(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:
@@ -351,4 +411,11 @@ def _to_mxfp4(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeReq
     exponents = view.apply(kernels.exponents, rows)
     for ending, made in (("_blocks", view.apply(kernels.fp4_codes, rows, exponents)), ("_scales", exponents)):
         yield Bind(target.alias, name + ending, made, "new", (target.alias, name))
+    yield Drop(target.alias, name)
+
+
+def _to_words(view: View, target: Ref, name: str, x: TensorExpr, wanted: CodeRequest) -> Iterator[Edit]:
+    """The edits that put words, zeros, scales and, for GPTQ, the group of each input in place of a matrix."""
+    for ending, made in pack_matrix(view, name, x, group=wanted.group, awq=wanted.to == "awq").items():
+        yield Bind(target.alias, name.removesuffix("weight") + ending, made, "new", (target.alias, name))
     yield Drop(target.alias, name)

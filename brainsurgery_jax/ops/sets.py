@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Annotated, NamedTuple, TypedDict
@@ -50,12 +51,33 @@ def _sets(view: View, from_: Sources, to: Ref, over: str | None) -> Iterator[tup
     """The name of each result, and the tensors that it is joined from."""
     if over is None or not isinstance(from_, Ref):
         assert isinstance(from_, tuple)
+        if _NAMES_CAPTURE.search(str(to.name)):
+            yield from _each_match(view, from_, to)
+            return
         yield view.literal(to, "to"), [view.one(ref, "from") for ref in from_]
         return
     for target, names in gather(*view.captures(from_, "from"), over, to.name):
         wholes = [view.fetch(from_.alias, name, "from") for name in names]
         parts = [view.slice(whole, from_, "from") for whole in wholes]
         yield target, [Item(name, part) for name, part in zip(names, parts, strict=True)]
+
+
+_NAMES_CAPTURE = re.compile(r"\\[1-9]|\\g<|\$\{")
+"""What a template has and no name: what the first pattern of a list captured."""
+
+
+def _each_match(view: View, sources: Sequence[Ref], to: Ref) -> Iterator[tuple[str, list[Item]]]:
+    """For each match of the first reference, of which the others and `to` are templates: the result and its parts."""
+    pattern, *others = sources
+    targets = {"to": to, **{f"from {at}": ref for at, ref in enumerate(others, 1)}}
+    try:
+        rows = view.rename(pattern, targets, written=["to"])
+    except Refusal as bad:
+        bad.key = bad.key.partition(" ")[0]
+        raise
+    for name, (target, *rest) in rows:
+        names = zip(sources, (name, *rest), strict=True)
+        yield target, [Item(n, view.slice(view.fetch(ref.alias, n, "from"), ref, "from")) for ref, n in names]
 
 
 def _first(from_: Sources, items: Sequence[Item]) -> tuple[str, str]:
@@ -93,7 +115,9 @@ def _join(view: View, parts: Sequence[TensorExpr], axis: int) -> TensorExpr:
 def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None, dim: Dim = 0) -> Iterator[Edit]:
     """Join tensors along an axis: a list of them, or with `over` all that a pattern matches. The sources stay.
 
-    Of a list, each source must match exactly one tensor, and `to` is one literal name. With `over: e`, tensors whose
+    Of a list, each source must match exactly one tensor, and `to` is one literal name; where `to` has captures, there
+    is a result for each match of the first source, and the others are templates as well
+    (`from: ['h\\.(\\d+)\\.q', 'h.\\1.k'], to: 'h.\\1.qk'`). With `over: e`, tensors whose
     names differ only in the capture `e` are joined in numeric order, and `to` is a template of the other captures:
     `concat: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`.
     Example: `concat: {from: [q.weight, k.weight, v.weight], to: qkv.weight, dim: 0}`
@@ -111,7 +135,7 @@ def concat(view: View, *, from_: Sources, to: Target, over: Along | None = None,
 def stack(view: View, *, from_: Sources, to: Target, over: Along | None = None, dim: Dim = 0) -> Iterator[Edit]:
     """Join tensors of one shape along a new axis: a list, or with `over` all that a pattern matches. The sources stay.
 
-    `dim` is the place of the new axis in the result. `over` is as for `concat`:
+    `dim` is the place of the new axis in the result. Lists and `over` are as for `concat`:
     `stack: {from: 'h\\.(?P<i>\\d+)\\.experts\\.(?P<e>\\d+)\\.w', to: 'h.\\g<i>.experts.w', over: e}`.
     Example: `stack: {from: [head.0.w, head.1.w], to: heads.w, dim: 0}`
     """

@@ -28,14 +28,16 @@ MOST_COPIES = 1 << 40
 
 
 @op(
-    Form("copy", ("from",), ("to",), "new", slices=_FROM),
+    Form("copy", ("from",), ("to",), "new", slices=_FROM, spread="over"),
     moves=lambda avals, params: Reshape(avals[0].shape),
     noop=lambda avals, params: True,
 )
 def copy(x: Shaped[Array, "..."]) -> Array:
     """Copy tensors to new names.
 
+    With `over` each match is copied several times, to names that differ in a number or text, `${i}` in the example.
     Example: `copy: {from: 'h\\.0\\.(.*)', to: 'h_new.\\1'}`
+    Example: `copy: {from: 'h\\.0\\.(.*)', to: 'h.${i}.\\1', over: {i: ['1:12']}}`
     """
     return x
 

@@ -161,6 +161,23 @@ def untie(view: View, *, model: ModelKeys) -> Iterator[Edit]:
 
 
 @control(configures=True)
+def fold_norm(view: View, *, final: StrictBool = True, prove: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Move the gain of every norm into the matrices that read its result; the model computes what it did.
+
+    For decoders whose norms come before attention and MLP. The norms keep a gain of one (Gemma: a weight of zero), so
+    that the same class of transformers loads the result. A bias of LayerNorm moves into that of the matrix; the last
+    norm of GPT-2 keeps its own, divided by its gain, since the head has none. The last norm goes into the output table,
+    which must not be tied; `final: false` leaves this norm as it is. Norms of queries and keys, and those after a
+    layer, stay. `prove: true` asserts that no logit of 32 tokens changes by more than 1e-3.
+    Example: `fold_norm: {prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.folding import fold_norms
+
+    yield from fold_norms(view, model.alias, model.part, final=final, prove=prove)
+
+
+@control(configures=True)
 def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
 
@@ -211,6 +228,14 @@ def prune(
     yield from prune(view, model.alias, model.part, units)
 
 
+@dataclass(frozen=True)
+class ShardKeys(KeyGroup):
+    """How experts differ from copies of the MLP."""
+
+    shards: Annotated[Count, Field(description="experts that together are one copy of the MLP")] = 1
+    drop: Annotated[float, Field(ge=0, lt=1, description="share of the neurons of an expert that are drawn anew")] = 0.0
+
+
 @control(configures=True)
 def upcycle(
     view: View,
@@ -220,6 +245,7 @@ def upcycle(
     to: Annotated[Text, Field(description="the `model_type` that it becomes")] | None = None,
     router: Annotated[Text, Field(description="zero, random, or an alias with routers of these names")] = "random",
     std: Real = 0.02,
+    parts: ShardKeys,
     model: ModelKeys,
 ) -> Iterator[Edit]:
     """Turn a dense model into one with experts, each a copy of its MLP, and its config into that of the class.
@@ -228,12 +254,19 @@ def upcycle(
     weights of the experts that a token takes add up to 1, the model computes what the dense one did, whatever the
     routers hold: zeros, normal random numbers with deviation `std`, or the rows of another alias. An `olmoe` also
     normalizes queries and keys, and so computes something else until it is trained.
+    `shards: 4` cuts each copy into four experts (virtual groups), which share a row of the router and are multiplied by
+    four, so that a token takes whole copies, and computes the same; `router` then names one row for each copy.
+    `drop: 0.5` draws that share of the neurons of each expert anew, by the mean and deviation of what it replaces in
+    each matrix, so that experts differ; the model then computes something else.
     Example: `upcycle: {experts: 8, per_token: 2}`
-    Reference: Komatsuzaki et al., Sparse Upcycling (2022), https://arxiv.org/abs/2212.05055.
+    Reference: Komatsuzaki et al., Sparse Upcycling (2022), https://arxiv.org/abs/2212.05055; shards are those of He et
+    al. (2024), https://arxiv.org/abs/2410.07524, and dropped neurons those of Nakamura et al., Drop-Upcycling (2025),
+    https://arxiv.org/abs/2502.19261.
     """
     from brainsurgery_jax.structure.upcycling import Upcycling, upcycle
 
-    yield from upcycle(view, model.alias, model.part, Upcycling(to, experts, per_token, router, std))
+    asked = Upcycling(to, experts, per_token, router, std, parts.shards, parts.drop)
+    yield from upcycle(view, model.alias, model.part, asked)
 
 
 Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]
@@ -268,6 +301,27 @@ def expert_merge(
     from brainsurgery_jax.structure.experts import merge_experts
 
     yield from merge_experts(view, model.alias, model.part, groups)
+
+
+@control(configures=True)
+def expert_join(
+    view: View,
+    *,
+    others: Annotated[tuple[Text, ...], Field(min_length=1, description="the aliases whose experts are added")],
+    public: Annotated[StrictInt, Field(ge=0, description="the first experts, which all have in common")] = 1,
+    model: ModelKeys,
+) -> Iterator[Edit]:
+    """Add the experts of other models, with their rows of the router, to those of a model (FlexOlmo).
+
+    Each model was trained apart from the same one: it holds the `public` experts, which must be identical, and its own.
+    All else stays that of the model itself. `expert_prune` takes experts out again, as they came: who gave them opts
+    out.
+    Example: `expert_join: {alias: math, others: [code, news]}`
+    Reference: Shi et al., FlexOlmo (2025), https://arxiv.org/abs/2507.07024.
+    """
+    from brainsurgery_jax.structure.joining import join_experts
+
+    yield from join_experts(view, model.alias, model.part, others, public)
 
 
 @control()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from typing import Annotated, Any
@@ -77,13 +77,19 @@ def _faulty(item: Item, found: Faults, what: str, told: str) -> Known:
     return Known(False, f"'{item.name}' has {count} {what}, {told} at {place(found.at, item.expr.aval.shape)}")
 
 
+def violated(found: float, bounds: Iterable[tuple[str, float]], eps: float) -> str:
+    """The bounds that a measure violates, in words; empty if there are none."""
+    tests = _tests(eps)
+    return " and ".join(f"{WORDS[k]} {b:g}" for k, b in bounds if not tests[k](found, b))
+
+
 def _tests(eps: float) -> Mapping[str, Callable[[Any, float], Any]]:
     return {"is": lambda n, b: abs(n - b) <= eps, "ge": operator.ge, "gt": operator.gt, "le": operator.le,
             "lt": operator.lt}  # fmt: skip
 
 
 @lru_cache
-def _within(bounds: tuple[tuple[str, float], ...], eps: float) -> Callable[[Array], Array]:
+def satisfies(bounds: tuple[tuple[str, float], ...], eps: float) -> Callable[[Array], Array]:
     """Whether a number satisfies all bounds; one function for equal ones."""
     tests = _tests(eps)
     return lambda n: reduce(operator.and_, (tests[k](n, b) for k, b in bounds))
@@ -106,17 +112,16 @@ def norm(
     bounds = {"is": size.is_, "ge": size.ge, "gt": size.gt, "le": size.le, "lt": size.lt}
     check_bounds(bounds, whole=False)
     given = {k: b for k, b in bounds.items() if b is not None}
-    tests = _tests(eps)
 
     def judge(i: Item) -> Verdict:
         def verdict(n: float) -> Known:
-            broken = [f"{WORDS[k]} {b:g}" for k, b in given.items() if not tests[k](n, b)]
-            why = f"the {ord} norm of '{i.name}' is {n:.6g}, expected {' and '.join(broken)}"
+            broken = violated(n, given.items(), eps)
+            why = f"the {ord} norm of '{i.name}' is {n:.6g}, expected {broken}"
             return Known(not broken, why if broken else "")
 
         if i.expr.aval.dtype.is_opaque:
             return Known(False, f"'{i.name}' is {i.expr.aval}, whose values cannot be computed with")
-        return Pending((i.expr,), reduce_norm(ord, _within(tuple(given.items()), eps)), verdict)
+        return Pending((i.expr,), reduce_norm(ord, satisfies(tuple(given.items()), eps)), verdict)
 
     return of_each(view, of, judge)
 

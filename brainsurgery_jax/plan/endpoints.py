@@ -8,12 +8,12 @@ from typing import Any
 from brainsurgery_jax.config_patch import FULL_FORM, read_change
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean
 from brainsurgery_jax.plan.model import Input, Location, Output
-from brainsurgery_jax.plan.source import List, Node, plain, spans
+from brainsurgery_jax.plan.source import List, Map, Node, Scalar, plain, spans
 from brainsurgery_jax.store.address import MARK, Address, split_alias
 from brainsurgery_jax.store.formats import NAMES
 
-INPUT_KEYS = ("alias", "path", "part", "leave_out")
-OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "config", "metadata", "options")
+INPUT_KEYS = ("alias", "path", "part", "leave_out", "fingerprint")
+OUTPUT_KEYS = ("path", "alias", "format", "shard", "overwrite", "sidecars", "config", "metadata", "options", "asserts")
 _OUTPUT_HINTS = {
     "path": "Write a destination, such as `path: out.safetensors` for a file or `path: out` for a folder.",
     "alias": "Write the alias to save, such as `alias: model`.",
@@ -58,8 +58,9 @@ class Endpoints:
         return tuple(out.values())
 
     def input(self, node: Node, at: int, *, alone: bool) -> Input | None:
-        text = plain_of(node)
+        text, fingerprint = plain_of(node), ""
         if isinstance(text, dict):
+            fingerprint = text.get("fingerprint", "")
             text = self.input_mapping(node, text)
         elif not isinstance(text, str) or not text:
             self.complain("inputs-form", f"inputs: expected 'alias::path', got {text!r}", node.span,
@@ -81,7 +82,7 @@ class Endpoints:
             self.doubtful = True
             return None
         unfilled = self.unfilled.intersection((node.span, *spans(node).values()))
-        return Input(alias or "model", "" if unfilled else path, node.span)
+        return Input(alias or "model", "" if unfilled else path, node.span, fingerprint)
 
     def input_mapping(self, node: Node, value: Mapping[str, Any]) -> str:
         """Convert a mapping of an input to its text form; empty if it is wrong."""
@@ -94,6 +95,8 @@ class Endpoints:
             elif key == "leave_out" and not _is_texts(found):
                 self.complain("value-type", f"inputs: leave_out: expected a list of names, got {found!r}", at,
                               "Write the names of entries, such as `leave_out: [config, note]`.")  # fmt: skip
+            elif key == "fingerprint" and found == "":
+                continue  # of a variable that nobody has set
             elif key != "leave_out" and not (isinstance(found, str) and found and MARK not in found):
                 self.complain("value-type", f"inputs: {key}: expected text without '{MARK}', got {found!r}", at,
                               f"Write it as `{key}: TEXT`.")  # fmt: skip
@@ -144,6 +147,9 @@ class Endpoints:
                               "Write the changes to config.json: `config: {num_hidden_layers: 9}`.")  # fmt: skip
             elif key == "config" and (wrong := _wrong_change(found)):
                 self.complain("value-type", f"{label}.config.{wrong}", at, FULL_FORM)
+            elif key == "asserts" and not isinstance(found, list):
+                self.complain("value-type", f"{label}.asserts: expected a list of asserts, got {found!r}", at,
+                              "Write what must hold of what is written: `asserts: [{finite: '.*'}]`.")  # fmt: skip
             elif key == "options" and not _is_options(found):
                 self.complain("value-type", f"{label}.options: expected a mapping of names to values, got {found!r}",
                               at, "Write them as keys, such as `options: {compression: true}`.")  # fmt: skip
@@ -163,6 +169,17 @@ class Endpoints:
             self.complain("output-form", f"{label}: '{path}' has an alias before the path", span,
                           f"Write `{{path: {rest or 'out.safetensors'}, alias: {alias}}}`.")  # fmt: skip
         return bool(mark)
+
+
+def fingerprint_step(entry: Input, place: Span) -> Node:
+    """The assert that an input has the content that its plan says. `place`: where it is, if the input has none."""
+    span = entry.span or place
+
+    def mapping(**parts: Node) -> Node:
+        return Map(tuple((Scalar(key, key, span), part) for key, part in parts.items()), span)
+
+    of, wanted = (Scalar(text, text, span) for text in (entry.alias, entry.fingerprint))
+    return mapping(**{"assert": mapping(fingerprint=mapping(of=of, **{"is": wanted}))})
 
 
 _OTHER_FORMATS = {"pt": "torch", "pth": "torch", "bin": "torch", "ckpt": "torch", "hf": "safetensors", "numpy": "npz"}

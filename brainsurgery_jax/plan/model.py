@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -14,11 +14,13 @@ Location = tuple[str | int, ...]
 
 
 class Input(NamedTuple):
-    """A checkpoint to read, under an alias. `path` empty: it could not be understood."""
+    """A checkpoint to read, under an alias. `path` empty: it could not be understood. `fingerprint`: that of its
+    content, if the plan says it."""
 
     alias: str
     path: str
     span: Span | None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Output:
     """A checkpoint to write. `alias` None: inferred from what the steps wrote. `config`: changes to its config.json,
-    mappings key by key. `options`: for its format alone."""
+    mappings key by key. `options`: for its format alone. `asserts`: what must hold of the alias when it is written."""
 
     path: str
     alias: str | None = None
@@ -84,6 +86,7 @@ class Output:
     config: Mapping[str, object] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    asserts: Sequence[object] = ()
     span: Span | None = None
     spans: Mapping[Location, Span] = field(default_factory=dict)
 

@@ -120,6 +120,8 @@ def kind(field: Field) -> str:
         return f"{kind(field.without_over)}; with `over` {kind(field._replace(role=role._replace(plain=None)))}"
     if (element := element_role(field.annotation)) is not None and element.kind in _REFERENCES:
         return f"list of: {_REFERENCES[element.kind]}{' (a slice may follow)' if element.slices else ''}"
+    if role is not None and role.takes_tensor:
+        return "number, or name created from each match (a slice may follow)"
     if role is not None and role.kind in _REFERENCES:
         return _REFERENCES[role.kind] + (" (a slice may follow)" if role.slices else "")
     if role is not None:

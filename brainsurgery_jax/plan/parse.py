@@ -8,7 +8,7 @@ from dataclasses import replace
 from brainsurgery_jax import plugins
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
 from brainsurgery_jax.op import ASSERTS, IF_MISSING, OPS, UNMATCHED, ControlOp
-from brainsurgery_jax.plan.endpoints import Endpoints, plain_of, span_of
+from brainsurgery_jax.plan.endpoints import Endpoints, fingerprint_step, plain_of, span_of
 from brainsurgery_jax.plan.model import Output, PlanData, Step
 from brainsurgery_jax.plan.paths import KEYS
 from brainsurgery_jax.plan.payload import Payload, parse_payload
@@ -43,7 +43,8 @@ class Parser(Endpoints):
         inputs = self.inputs(given)
         default = inputs[0].alias if len(inputs) == 1 else None
         self.aliases = [entry.alias for entry in inputs]
-        steps = tuple(self.step(n, default) for n in _items(get(root, "transforms")))
+        asked = [fingerprint_step(entry, root.span) for entry in inputs if entry.fingerprint]
+        steps = tuple(self.step(n, default) for n in (*asked, *_items(get(root, "transforms"))))
         return PlanData(inputs, steps, self.outputs(root), self.seed(get(root, "seed")), self.doubtful)
 
     def seed(self, node: Node | None) -> int:

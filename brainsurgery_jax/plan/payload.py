@@ -181,6 +181,10 @@ def _value(f: Field, value: object, params: Mapping[str, object], reading: Paylo
         return None
     match f.role.kind:
         case "number":
+            if f.role.takes_tensor and (
+                (isinstance(value, dict) and value) or (isinstance(value, str) and "::" in value)
+            ):
+                return _reference(Role("template", slices=True, read=True), value, params, reading)
             return _number(value)
         case "dtype":
             return _dtype(value)

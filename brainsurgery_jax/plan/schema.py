@@ -121,6 +121,11 @@ _OUTPUT: Mapping[str, Schema] = {
         "description": "Text for the header of the file.",
     },
     "options": {"type": ["object", "null"], "description": "Options of the format."},
+    "asserts": {
+        "type": "array",
+        "items": {"$ref": "#/$defs/assert"},
+        "description": "Asserts on the alias that is written.",
+    },
 }
 
 
@@ -131,6 +136,7 @@ def _input() -> Schema:
         "path": text | {"description": "A file or a folder."},
         "part": text | {"description": "The entry to read, with everything in it; `.` is the whole checkpoint."},
         "leave_out": {"type": "array", "items": text, "description": "Entries to skip."},
+        "fingerprint": {"type": "string", "description": "The fingerprint of its content; empty: it is not checked."},
     }
     known = {key: keys[key] for key in INPUT_KEYS}
     return {"type": "object", "properties": known, "required": ["path"], "additionalProperties": False}
@@ -252,6 +258,9 @@ def _role_schema(role: Role) -> Schema:
         return {"type": "object", "additionalProperties": each, "minProperties": 1, "description": words}
     if role.kind in _SCHEMAS:
         return _SCHEMAS[role.kind] | {"description": words}
+    if role.takes_tensor:
+        either = [{"$ref": "#/$defs/number"}, {"$ref": "#/$defs/reference"}]
+        return {"anyOf": either, "description": "A number, or a tensor with one element."}
     return {"$ref": f"#/$defs/{target}", "description": words}
 
 

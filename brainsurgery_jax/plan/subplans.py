@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, Refusal, Span, did_you_mean
 from brainsurgery_jax.plan.declarations import Variable, declare
-from brainsurgery_jax.plan.endpoints import Endpoints
+from brainsurgery_jax.plan.endpoints import Endpoints, fingerprint_step
 from brainsurgery_jax.plan.overrides import merge, read_text, read_yaml
 from brainsurgery_jax.plan.recipes import PREFIX, find_recipe
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get, plain
@@ -109,6 +109,7 @@ def _loads(inputs: tuple[Node, ...]) -> tuple[list[Node], list[str]]:
     entries = reader.inputs(List(inputs, inputs[0].span))
     _refuse(reader)
     loads = [_step("load", {"path": e.path, "alias": e.alias}, e.span or inputs[0].span) for e in entries]
+    loads += [fingerprint_step(e, inputs[0].span) for e in entries if e.fingerprint]
     return loads, [e.alias for e in entries]
 
 

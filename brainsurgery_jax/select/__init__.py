@@ -2,7 +2,7 @@
 
 from brainsurgery_jax.select.error import RefError, shown
 from brainsurgery_jax.select.formula import FUNCTIONS
-from brainsurgery_jax.select.groups import Group, gather, scatter
+from brainsurgery_jax.select.groups import Group, gather, scatter, spread
 from brainsurgery_jax.select.pattern import Binding, Match, Pattern, compile_pattern
 from brainsurgery_jax.select.reach import Origin, Reach, reach_of
 from brainsurgery_jax.select.ref import KINDS, Ref, kind_of, name_aliases, parse_ref
@@ -35,4 +35,5 @@ __all__ = [
     "resolve",
     "scatter",
     "shown",
+    "spread",
 ]

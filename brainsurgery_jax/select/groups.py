@@ -148,12 +148,25 @@ def scatter(
 
     In the template, `over` is the number of a part, counted from 0, in addition to the captures.
     """
+    return spread(pattern, matches, over, to, [list(map(str, range(count))) for count in counts], "parts")
+
+
+def spread(
+    pattern: Pattern,
+    matches: Sequence[Match],
+    over: str,
+    to: str | tuple[str, ...],
+    values: Sequence[Sequence[str]],
+    noun: str,
+) -> list[tuple[str, ...]]:
+    """Return the names of what becomes of each match: one for each of its values, which `over` is in the template, in
+    addition to the captures. `noun`: what messages call them."""
     if over in pattern.names:
         raise _wrong(
             "over",
             "over-capture",
             f"the pattern {shown(pattern.source)} captures '{over}' already",
-            f"'${{{over}}}' in `to` is the number of the part: choose another name for it.",
+            f"'${{{over}}}' in `to` tells the {noun} apart: choose another name for it.",
         )
     if not is_variable(over):
         hint = "Write it in `to` as '${NAME}': letters, digits and '_'."
@@ -161,23 +174,27 @@ def scatter(
     wider = replace(pattern, names={**pattern.names, over: pattern.width}, width=pattern.width + 1)
     template = _template(to, wider)
     made = [
-        tuple(template.fill(name, (*binding, str(number))) for number in range(count))
-        for (name, binding), count in zip(matches, counts, strict=True)
+        tuple(template.fill(name, (*binding, value)) for value in own)
+        for (name, binding), own in zip(matches, values, strict=True)
     ]
-    _refuse_shared(matches, made, over)
+    _refuse_shared(matches, made, over, noun)
     return made
 
 
-def _refuse_shared(matches: Sequence[Match], made: Sequence[tuple[str, ...]], over: str) -> None:
+def _refuse_shared(matches: Sequence[Match], made: Sequence[tuple[str, ...]], over: str, noun: str) -> None:
     seen: dict[str, str] = {}
     for (source, _), names in zip(matches, made, strict=True):
         for name in names:
             if (other := seen.setdefault(name, source)) != source:
                 hint = "Keep the captures of the pattern in `to`, so that the names differ."
-                raise _wrong("to", "names-collide", f"parts of '{other}' and of '{source}' would become '{name}'", hint)
+                raise _wrong(
+                    "to", "names-collide", f"{noun} of '{other}' and of '{source}' would become '{name}'", hint
+                )
         if len(set(names)) < len(names):
-            hint = f"Put the number of each part into `to`: '${{{over}}}'."
-            raise _wrong("to", "over-template", f"all {len(names)} parts of '{source}' would become '{names[0]}'", hint)
+            hint = f"Put what tells them apart into `to`: '${{{over}}}'."
+            raise _wrong(
+                "to", "over-template", f"all {len(names)} {noun} of '{source}' would become '{names[0]}'", hint
+            )
 
 
 def _wrong(key: str, code: str, message: str, hint: str) -> RefError:

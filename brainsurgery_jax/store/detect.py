@@ -203,3 +203,12 @@ def _is_directory(path: str, *, explicit: bool) -> bool:
         f"'{path}' ends in '{suffix}', which tells no format. For a folder of that name write '{path}/' or add "
         f"`format: safetensors`; for a file use {_some_file().removeprefix('a file that ends in ')}."
     )
+
+
+def holds_pickles(path: str, format: str | None = None) -> bool:
+    """Whether a checkpoint is read by unpickling: a torch file, a DCP folder, an adapter that torch wrote. Raises
+    StoreError for what is no checkpoint."""
+    found = _format_of(path, format)
+    if found is formats.PEFT:
+        return not any(name.endswith(".safetensors") for name in os.listdir(path))
+    return found in (formats.TORCH, formats.DCP)

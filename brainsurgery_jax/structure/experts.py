@@ -13,8 +13,8 @@ from brainsurgery_jax.structure.described import Described, captured, describe, 
 from brainsurgery_jax.structure.patches import set_dims
 
 NUMBER = "E"
-GROUPS = "n_group"
-"""The key of the number of groups of experts, one after another, of which a token takes some."""
+GROUPS, TAKEN_GROUPS = "n_group", "topk_group"
+"""The keys of the number of groups of experts, one after another, and of how many of these a token takes."""
 SCORED = 2
 """The experts of a group whose scores are summed to choose groups (DeepSeek V3)."""
 
@@ -110,13 +110,15 @@ def _rows(layout: ExpertNames, kept: Sequence[int]) -> Iterator[Substep]:
 
 
 def _count(layout: ExpertNames, count: int) -> Iterator[Substep]:
-    """The step that sets their number in the config, and how many a token takes if these are more."""
+    """The step that sets their number in the config, and how many a token takes if there are fewer to choose from."""
+    config = layout.model.place.config
     patch = set_dims(layout.model, {NUMBER: count})
-    chosen = layout.model.place.config.get(layout.own.chosen)
-    if isinstance(chosen, int) and chosen > count:
+    chosen, groups, taken = (config.get(key) for key in (layout.own.chosen, GROUPS, TAKEN_GROUPS))
+    most = count // groups * taken if isinstance(groups, int) and groups > 0 and isinstance(taken, int) else count
+    if isinstance(chosen, int) and chosen > most:
         own = patch[layout.model.place.part] if layout.model.place.part else patch
         assert isinstance(own, dict)
-        patch = layout.model.place.patch({**own, layout.own.chosen: count})
+        patch = layout.model.place.patch({**own, layout.own.chosen: most})
     yield from layout.model.configure(patch)
 
 

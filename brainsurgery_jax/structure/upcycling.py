@@ -1,4 +1,4 @@
-"""A dense model becomes one with experts, each a copy of its MLP (sparse upcycling)."""
+"""A dense model becomes one with experts: copies of its MLP, or shards of it, with neurons drawn anew if asked."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ ZERO, RANDOM = "zero", "random"
 
 class Upcycling(NamedTuple):
     """What a dense model becomes: its class, how many experts it has and a token takes, and what the rows of routers
-    hold: zeros, random numbers with a standard deviation, or those of another alias."""
+    hold: zeros, random numbers with a standard deviation, or those of another alias. `shards`: experts that together
+    are one copy of the MLP; `drop`: the share of the neurons of each expert that are drawn anew."""
 
     kind: str | None
     experts: int
     per_token: int
     router: str
     std: float
+    shards: int = 1
+    drop: float = 0.0
 
 
 def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling) -> Iterator[Edit]:
@@ -36,9 +39,10 @@ def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling) -
         raise Refusal("structure-experts", f"a token cannot take {asked.per_token} of {asked.experts} experts",
                       key="per_token", hint=f"Give 1 to {asked.experts}.")  # fmt: skip
     _refuse_unfit(model, other, experts, asked)
+    _refuse_uneven(model, asked)
     config = {
         **become(kind, other, model.place.config),
-        experts.count: asked.experts, experts.chosen: asked.per_token, experts.width: model.size("F"),
+        experts.count: asked.experts, experts.chosen: asked.per_token, experts.width: model.size("F") // asked.shards,
         **({experts.normalized: True} if experts.normalized else {}),
     }  # fmt: skip
     if experts.adds:
@@ -46,7 +50,9 @@ def upcycle(view: View, alias: str | None, part: str | None, asked: Upcycling) -
             f"{other.name} normalizes queries and keys, which {kind.name} does not: logits differ until it is trained"
         )
         view.note("structure-experts", message, "to", "For a model that computes the same, name a class without them.")
-    steps = [*_copies(model, experts, asked.experts), *_routers(model, experts, asked), *_add(model, experts)]
+    steps = [*_copies(model, experts, asked), *_routers(model, experts, asked), *_add(model, experts)]
+    if asked.drop:
+        steps += _drop(model, experts, asked, view.scratch())
     dense = rf"{re.escape(model.layered())}\d+\.{experts.dense}\.(?:{'|'.join(experts.parts)})\.weight"
     yield Expand((*steps, Substep("delete", {"target": to(model.alias, dense)}), *model.configure(config)))
 
@@ -82,35 +88,93 @@ def _refuse_unfit(model: Described, other: ModelType, experts: Experts, asked: U
         raise Refusal("structure-experts", message, key="experts", hint="Give fewer.")
 
 
-def _copies(model: Described, experts: Experts, count: int) -> Iterator[Substep]:
-    """The steps that copy the MLP of every layer to each expert: bytes, and nothing is computed."""
+def _refuse_uneven(model: Described, asked: Upcycling) -> None:
+    """Refuse shards that do not make whole copies of the MLP, or of which a token may take parts of several."""
+    for key, count in (("experts", asked.experts), ("per_token", asked.per_token), ("shards", model.size("F"))):
+        if count % asked.shards:
+            what = "the neurons of the MLP" if key == "shards" else key
+            message = f"{asked.shards} shards are one copy of the MLP, and {what}, {count}, is no multiple of it"
+            raise Refusal("structure-experts", message, key=key, hint="Give multiples of `shards`, or other shards.")
+    if asked.shards > 1 and asked.router == ZERO:
+        message = "with equal rows a token may take shards of different copies"
+        raise Refusal("structure-experts", message, key="router", hint="Write `router: random`.")
+
+
+_DOWN = "down_proj"
+
+
+def _copies(model: Described, experts: Experts, asked: Upcycling) -> Iterator[Substep]:
+    """The steps that copy the MLP of every layer to each expert: bytes, and nothing is computed. A shard is multiplied
+    by the number of them, since the weights of experts add up to 1."""
     head = model.layered()
     same = all(old == new for old, new in experts.parts.items())
-    renamed = {"|".join(experts.parts): r"\g<2>"} if same else experts.parts
-    for number in range(count):
+    renamed = {"|".join(experts.parts): r"\g<2>"} if same and asked.shards == 1 else experts.parts
+    width = model.size("F") // asked.shards
+    for number in range(asked.experts):
+        rows = f"{number % asked.shards * width}:{(number % asked.shards + 1) * width}"
         for old, new in renamed.items():
             source = rf"{re.escape(head)}(\d+)\.{re.escape(experts.dense)}\.({old})\.weight"
             target = rf"{head}\g<1>.{experts.block}.experts.{number}.{new}.weight"
-            yield Substep("copy", {"from": to(model.alias, source), "to": to(model.alias, target)})
+            given: object = to(model.alias, source)
+            if asked.shards > 1:
+                cut = f"[:, {rows}]" if old == _DOWN else f"[{rows}, :]"
+                given = {"alias": model.alias, "name": source, "slice": cut}
+            yield Substep("copy", {"from": given, "to": to(model.alias, target)})
+    if asked.shards > 1:
+        yield Substep("scale_", {"target": _weights(model, experts, r"\d+", _DOWN), "by": asked.shards})
+
+
+def _weights(model: Described, experts: Experts, number: str, part: str) -> object:
+    """A matrix of experts of that number (a pattern), in every layer; the layer is captured."""
+    head = rf"{re.escape(model.layered())}(\d+)\.{re.escape(experts.block)}\.experts"
+    return to(model.alias, rf"{head}\.{number}\.{re.escape(experts.parts[part])}\.weight")
+
+
+def _drop(model: Described, experts: Experts, asked: Upcycling, work: str) -> Iterator[Substep]:
+    """The steps that draw neurons of each expert anew, each matrix with the mean and the deviation of what it loses."""
+    width = model.size("F") // asked.shards
+    count = max(1, int(asked.drop * width))
+    # In float32 hardly any two of the numbers that choose neurons are equal, whatever the dtype of the model.
+    yield Substep("zeroes", {"target": to(work, "which"), "shape": [width]})
+    for number in range(asked.experts):
+        for layer in range(model.size("L")):
+            named = to(work, f"which.{layer}.{number}")
+            yield Substep("fill", {"from": to(work, "which"), "to": named, "mode": "rand"})
+        for part in experts.parts:
+            weights, noise = _weights(model, experts, str(number), part), to(work, rf"{part}.\g<1>.{number}")
+            normal = {"mode": "rand", "distribution": "normal", "mean": 0, "std": 1}
+            yield Substep("fill", {"from": weights, "to": noise, **normal})
+            names = {"w": weights, "n": noise, "u": to(work, rf"which.\g<1>.{number}")}
+            shape = "[None, :]" if part == _DOWN else "[:, None]"
+            let = {
+                "m": f"(u >= kth_largest(u, {count})){shape}",
+                "mid": f"sum(where(m, w, 0)) / {count * model.size('D')}",
+                "dev": f"sqrt(sum(where(m, (w - mid) ** 2, 0)) / {count * model.size('D')})",
+            }
+            yield Substep("compute", {"from": names, "let": let, "expr": "where(m, mid + dev * n, w)"})
 
 
 def _routers(model: Described, experts: Experts, asked: Upcycling) -> Iterator[Substep]:
-    """The step that makes the rows of all routers."""
+    """The steps that make the rows of all routers: one for each copy of the MLP, which its shards share."""
     head = model.layered()
     target = rf"{head}\g<1>.{experts.block}.{experts.router}"
+    source = rf"({re.escape(head)}\d+\.{re.escape(experts.block)}\.{re.escape(experts.router)})"
     if asked.router not in (ZERO, RANDOM):
-        source = rf"({re.escape(head)}\d+\.{re.escape(experts.block)}\.{re.escape(experts.router)})"
         yield Substep("copy", {"from": to(asked.router, source), "to": to(model.alias, r"\g<1>")})
-        return
-    first = next(iter(experts.parts))
-    like = {
-        "alias": model.alias, "name": rf"{re.escape(head)}(\d+)\.{re.escape(experts.dense)}\.{first}\.weight",
-        "slice": f"[:{asked.experts}, :]",
-    }  # fmt: skip
-    how = {"mode": "constant", "value": 0}
-    if asked.router == RANDOM:
-        how = {"mode": "rand", "distribution": "normal", "mean": 0, "std": asked.std}
-    yield Substep("fill", {"from": like, "to": to(model.alias, target), **how})
+    else:
+        first = next(iter(experts.parts))
+        like = {
+            "alias": model.alias, "name": rf"{re.escape(head)}(\d+)\.{re.escape(experts.dense)}\.{first}\.weight",
+            "slice": f"[:{asked.experts // asked.shards}, :]",
+        }  # fmt: skip
+        how = {"mode": "constant", "value": 0}
+        if asked.router == RANDOM:
+            how = {"mode": "rand", "distribution": "normal", "mean": 0, "std": asked.std}
+        yield Substep("fill", {"from": like, "to": to(model.alias, target), **how})
+    if asked.shards > 1:
+        repeated = f"repeat(w, {asked.shards}, axis=0)"
+        names = {"w": to(model.alias, source)}
+        yield Substep("compute", {"from": names, "expr": repeated, "to": to(model.alias, r"\g<0>")})
 
 
 def _add(model: Described, experts: Experts) -> Iterator[Substep]:

@@ -48,7 +48,7 @@ LIMITS: tuple[Limit, ...] = (
         ("scale", "scale_", "divide", "divide_"), ("jit", "vmap"), "integers may have no exact result: needs `checks=`",
         f"(scale|divide): {CHECKS}", ("i",), lifted=True,
     ),
-    Limit(("quantize",), MODES, "may refuse values (NaN, infinity): needs `checks=`", f"quantize: {CHECKS}", ("f",),
+    Limit(("quantize*",), MODES, "may refuse values (NaN, infinity): needs `checks=`", f"quantize: {CHECKS}", ("f",),
           lifted=True),
     Limit(
         ("rome_", "memit_", "emmet_", "ablate_", "consolidate_", "wanda_", "sparsegpt_"), MODES,

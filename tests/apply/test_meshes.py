@@ -156,3 +156,8 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("localhost", 0))
         return found.getsockname()[1]
+
+
+def test_what_is_saved_from_many_devices_is_restored_by_orbax_as_it_is_asked_for() -> None:
+    shards = {"same": [8, [4, 2]], "other": [8, [8, 4]], "whole": [8, [8, 8]]}
+    assert told_by("saved_shards") == {"equal": True, "shards": shards}

@@ -59,9 +59,9 @@ def test_ops_come_with_their_first_line(model: Session):
 
 
 def test_required_keys_come_first_and_none_twice(model: Session):
-    assert words(model, "copy: ") == ["from: ", "to: ", "if_missing: "]
-    assert words(model, "copy: from: wte.weight, ") == ["to: ", "if_missing: "]
-    assert words(model, "copy: {to: x, ") == ["from: ", "if_missing: "]
+    assert words(model, "copy: ") == ["from: ", "to: ", "over: ", "if_missing: "]
+    assert words(model, "copy: from: wte.weight, ") == ["to: ", "over: ", "if_missing: "]
+    assert words(model, "copy: {to: x, ") == ["from: ", "over: ", "if_missing: "]
 
 
 def test_many_names_are_folded_at_the_next_dot(model: Session):
@@ -95,7 +95,7 @@ def test_a_whole_name_offers_the_next_key(model: Session):
 
 
 def test_after_a_value_the_missing_keys_are_offered_with_their_comma(model: Session):
-    assert words(model, "copy: from: wte.weight ") == [", to: ", ", if_missing: "]
+    assert words(model, "copy: from: wte.weight ") == [", to: ", ", over: ", ", if_missing: "]
 
 
 def test_a_template_offers_what_the_pattern_captured(model: Session):
@@ -193,7 +193,7 @@ def test_steps_within_execute_are_steps(model: Session):
 
 
 def test_blocks_offer_what_lines_offer(model: Session):
-    assert words(model, "copy:\n  ") == ["from: ", "to: ", "if_missing: "]
+    assert words(model, "copy:\n  ") == ["from: ", "to: ", "over: ", "if_missing: "]
     assert words(model, "copy:\n  from: wte.weight\n  t") == ["to: "]
     assert words(model, "- copy: {from: a, to: b}\n- delete:\n    target: wte") == ["wte.weight"]
 

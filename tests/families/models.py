@@ -43,7 +43,9 @@ _WHISPER: Mapping[str, Any] = {
     "max_target_positions": 24, "num_mel_bins": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     "decoder_start_token_id": 1,
 }  # fmt: skip
-_GPT2: Mapping[str, Any] = {"vocab_size": 91, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 48}
+_GPT2: Mapping[str, Any] = {
+    "vocab_size": 91, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 48, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 
 _PARTS: Mapping[str, Mapping[str, Any]] = {
     "text_config": {**_DECODER, "model_type": "llama"},

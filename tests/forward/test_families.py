@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.comparison.logits import read_logits
@@ -29,6 +31,15 @@ OLD_LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.3}
+
+SHARED = {"shared_expert_intermediate_size": 28}
+QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}
+LATENT: Mapping[str, object] = {
+    "n_routed_experts": 8, "n_shared_experts": 2, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "n_group": 4,
+    "topk_group": 2, "first_k_dense_replace": 1, "q_lora_rank": 20, "kv_lora_rank": 16, "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8, "v_head_dim": 6, "num_key_value_heads": 4, "head_dim": 4,
+}  # fmt: skip
+DEEP_YARN = {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3}
 
 
 class Row(NamedTuple):
@@ -65,6 +76,28 @@ ROWS = (
     Row("gemma2", "window", {"sliding_window": 5}),
     Row("gemma3_text", "window", {"sliding_window": 5}),
     Row("mixtral", "", EXPERTS),
+    Row("qwen2_moe", "", {**EXPERTS, **SHARED}),
+    Row("qwen2_moe", "window", {**EXPERTS, **SHARED, **QWEN_WINDOW, "norm_topk_prob": True, "mlp_only_layers": [1]}),
+    Row("deepseek_v3", "", LATENT),
+    Row("deepseek_v3", "yarn", {**LATENT, "rope_parameters": DEEP_YARN, "attention_bias": True}),
+    Row(
+        "deepseek_v3",
+        "plain-queries",
+        {
+            **LATENT,
+            "q_lora_rank": None,
+            "rope_interleave": False,
+            "n_group": 1,
+            "topk_group": 1,
+            "norm_topk_prob": False,
+        },
+    ),
+    Row("gpt_oss", "window", {**EXPERTS, "sliding_window": 5}),
+    Row(
+        "gpt_oss",
+        "plain-rope",
+        {**EXPERTS, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "swiglu_limit": 0.2},
+    ),
     Row("qwen3_moe", "", EXPERTS),
     Row("qwen3_moe", "dense-layer", {**EXPERTS, "norm_topk_prob": True, "mlp_only_layers": [1]}),
     Row("olmoe", "", EXPERTS),
@@ -133,3 +166,35 @@ def test_the_products_of_bfloat16_weights_are_as_exact_as_those_of_float32(tmp_p
     gap = bs.compare_logits(tmp_path / "narrow", tmp_path / "wide", tokens=TOKENS)
     assert gap.max_diff < 1e-4
     assert gap.agreement == 1.0
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "olmoe"])
+def test_experts_in_two_tensors_of_a_layer_compute_the_same(kind: str, tmp_path: Path) -> None:
+    model_of(Row(kind, "", EXPERTS)).save_pretrained(tmp_path / "separate")
+    steps = [{"experts": {"names": "stacked"}}]
+    plan = {"inputs": [str(tmp_path / "separate")], "transforms": steps, "output": f"{tmp_path / 'stacked'}/"}
+    bs.load(plan).run(durable=False)
+    with safe_open(tmp_path / "stacked" / "model.safetensors", "np") as found:
+        assert "model.layers.0.mlp.experts.gate_up_proj" in found.keys()  # noqa: SIM118 (it is no mapping)
+    assert bs.compare_logits(tmp_path / "separate", tmp_path / "stacked", tokens=TOKENS).max_diff < 1e-5
+
+
+def test_a_bias_of_the_head_is_added(tmp_path: Path) -> None:
+    model = model_of(Row("llama"))
+    bias = torch.randn(97)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "lm_head.bias": bias.numpy()}, tmp_path / "model.safetensors")
+    with torch.no_grad():
+        wanted = (model(torch.tensor([TOKENS])).logits[0] + bias).numpy()
+    np.testing.assert_allclose(read_logits(tmp_path, TOKENS), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    model_of(Row("deepseek_v3", "", LATENT)).save_pretrained(tmp_path)
+    before = read_logits(tmp_path, TOKENS)
+    tensors = load_file(tmp_path / "model.safetensors")
+    further = {n.replace("layers.3.", "layers.4."): x for n, x in tensors.items() if "layers.3." in n}
+    save_file({**tensors, **further, "model.layers.4.eh_proj.weight": np.ones((32, 64), np.float32)},
+              tmp_path / "model.safetensors")  # fmt: skip
+    assert np.array_equal(read_logits(tmp_path, TOKENS), before)

@@ -51,6 +51,9 @@ def case(name: str, code: str, transforms: list[Any], mend: Mend, a: Any, expect
 
 NO_CODES = {"v.qweight": np.ones((4, 8), np.int32), "v.qzeros": np.ones((1, 1), np.int32)}
 
+NO_WORDS = {"w.weight": None, "w.qweight": np.zeros((8, 1), np.int32), "w.qzeros": np.zeros((1, 1), np.int32),
+            "w.scales": np.ones((1, 8), np.float16)}  # fmt: skip
+
 CODED = [
     case("a cast of codes", "scale-ignored", [{"cast_": {"target": "a::x", "to": "bfloat16"}}], first, CODES,
          {"x": FLOATS["x"].astype(ml_dtypes.bfloat16), "x_scale": None}),
@@ -81,6 +84,10 @@ CODED = [
          {**CODES, **NO_CODES, "v.scales": np.ones(8, np.float16)}, FLOATS, of="ops/quantize.py"),
     case("packed words that do not fit", "codes-unknown", dequantize(), only("a::x", "Narrow the pattern, so that it"),
          {**CODES, **NO_CODES, "v.scales": np.ones((3, 8), np.float16)}, FLOATS, of="ops/_codes.py"),
+    case("packed rows without a shape of two", "codes-unknown", dequantize(),
+         only("a::x", "Narrow the pattern, so that it"),
+         {**CODES, "v.weight_packed": np.ones((4, 8), np.int32), "v.weight_scale": np.ones((4, 1), np.float16),
+          "v.weight_shape": np.array([4])}, FLOATS, of="ops/_compressed.py"),
     case("a bias", "not-a-matrix", quantize(), only("a::w", "Narrow the pattern to matrices"),
          {**ONE, "bias": np.ones(2, np.float32)}, ONE_CODES),
     case("whole numbers to quantize", "dtype-unsupported", quantize("a::v"),
@@ -95,6 +102,13 @@ CODED = [
     case("blocks of mxfp4", "codes-unknown", quantize("a::w", to="mxfp4", block=[2, 2]),
          put("leave out `per` and `block`", block=None), {"w": np.zeros((1, 32), np.float32)},
          {"w": None, "w_blocks": np.zeros((1, 1, 16), np.uint8), "w_scales": np.full((1, 1), 127, np.uint8)}),
+    case("groups of int8", "codes-unknown", quantize("a::w", group=32), put("Leave out `group`.", group=None), ONE,
+         ONE_CODES),
+    case("inputs that make no groups", "codes-unknown", quantize("a::w.weight", to="awq"),
+         put("or choose `group`", group=8), {"w.weight": np.zeros((8, 8), np.float32)}, NO_WORDS),
+    case("a name that no words have", "codes-unknown", quantize("a::w.weight|w.other", to="awq", group=8),
+         only("a::w.weight", "Narrow the pattern to matrices that are"),
+         {"w.weight": np.zeros((8, 8), np.float32), "w.other": np.zeros((8, 8), np.float32)}, NO_WORDS),
     case("rows that are no groups", "codes-unknown", quantize(to="mxfp4"),
          only("a::w", "Narrow the pattern to matrices whose inputs are."),
          {"w": np.zeros((1, 32), np.float32), "v": np.zeros((1, 30), np.float32)},

@@ -174,6 +174,9 @@ OPS = [
     Case("a padding by nothing said", "pad-keys", [{"pad_": {"target": "a::m"}}],
          put("`shape: [50304, -1]` what comes out", shape=[3, -1]), {"m": np.pad(RAMP, ((0, 1), (0, 0)))},
          a=WITH_RAMP),
+    Case("a number of several entries", "number-tensor", [{"scale_": {"target": "a::m", "by": "a::w"}}],
+         lambda plan, hint: put("Take one element", by=quoted(hint)[0].replace("alias::name", "a::w"))(plan, hint),
+         {"m": RAMP * A["w"][0]}, a=WITH_RAMP),
     # joining and cutting
     Case("a join of other sizes", "shapes-differ",
          [{"concat": {"from": ["a::m", "a::v"], "to": "a::j", "dim": 0}}],

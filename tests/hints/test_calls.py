@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import yaml
 
 import brainsurgery_jax as bs
+from tests import checkpoints
 from tests.hints.calls import DOUBLE, GPT2, WTE, W, gpt2, hint_of, run
 from tests.hints.cases import quoted
 
@@ -173,6 +176,35 @@ def test_integers_are_cast_in_a_plan_that_scales_first() -> None:
     scaled = {"scale_": {"target": r"wte\.weight", "by": 3}}
     made = run(scaled, {"cast_": {"target": r"wte\.weight", "to": "int8"}}, inputs=f"m::{source}")
     assert made["wte.weight"] == np.ones((5, 2)).tolist()
+
+
+def coded() -> str:
+    """A tiny GPT-2 whose table of words is codes with a scale."""
+    shutil.rmtree("hf", ignore_errors=True)
+    source = gpt2()
+    held = checkpoints.read(Path(source, "model.safetensors"))
+    held |= {"wte.weight": np.ones((5, 2), ml_dtypes.float8_e4m3fn), "wte.weight_scale": np.asarray(1 / 3, np.float32)}
+    checkpoints.write(Path(source, "model.safetensors"), held)
+    return source
+
+
+PLAIN = {"layout": "none", "to": "safetensors"}
+
+
+@pytest.mark.parametrize("wishes", [{"layout": "flax-gpt2"}, {**PLAIN, "dtype": "float16"}])
+def test_codes_are_made_floats(wishes: dict[str, str]) -> None:
+    hint = hint_of(lambda: converted(coded(), **wishes), "Make floats of them: ")
+    name, _, value = quoted(hint)[0].partition("=")
+    made = converted("hf", **{name: value.strip("'")}, **wishes)
+    table = np.asarray(made["params.wte.embedding" if "dtype" not in wishes else "wte.weight"])
+    np.testing.assert_allclose(table.astype(np.float32), WTE, rtol=2**-8)
+
+
+def test_floats_of_codes_are_wide_enough() -> None:
+    hint = hint_of(lambda: converted(coded(), layout="flax-gpt2", dequantize="int8"), "Make bfloat16, float16,")
+    dtype = hint.split()[1].removesuffix(",")
+    made = converted("hf", layout="flax-gpt2", dequantize=dtype)
+    np.testing.assert_allclose(np.asarray(made["params.wte.embedding"]).astype(np.float32), WTE, rtol=2**-8)
 
 
 @pytest.mark.parametrize("wishes", [{"overflow": "saturate"}, {"dtype": "float16", "overflow": "wrap"}])

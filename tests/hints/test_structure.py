@@ -91,6 +91,13 @@ HINTS = (
     Hinted("llama", [{"expert_prune": {"drop": [1]}}], "Put `- upcycle: {experts: 8}` before this step",
            [{"upcycle": {"experts": 8}}, {"expert_prune": {"drop": [1]}}]),
     Hinted("mixtral", [{"expert_prune": {}}], "Write `expert_prune: {drop: [3]}`.", [{"expert_prune": {"drop": [3]}}]),
+    Hinted("gpt2", [{"fold_norm": {}}], "Put a step `untie` before this if words are tied",
+           [{"untie": {}}, {"fold_norm": {}}]),
+    Hinted("llama-tied", [{"fold_norm": {}}], "or add `final: false`.", [{"fold_norm": {"final": False}}]),
+    Hinted("olmo2", [{"fold_norm": {}}], "Leave the step out.", []),
+    Hinted("mixtral", [{"experts": {"names": "stacked"}}, {"fold_norm": {}}],
+           "Put `- experts: {names: separate}` before this step.",
+           [{"experts": {"names": "stacked"}}, {"experts": {"names": "separate"}}, {"fold_norm": {}}]),
     Hinted("llama", [{"unfuse": {}}], "Name the tensors: `concat` joins them, `split` cuts them.",
            [{"split": {"from": LAYER, "to": ["a", "b"], "parts": 2}}]),
     Hinted("gpt2", [{"unfuse": {}}], "or turn it back by the other step.", [{"unfuse": {}}, {"fuse": {}}], note=True),
@@ -141,6 +148,10 @@ HINTS = (
            [{"upcycle": {"experts": 2, "to": "mixtral"}}], note=True),
     Hinted("llama", [{"upcycle": {"experts": 2, "per_token": 3}}], "Give 1 to 2.",
            [{"upcycle": {"experts": 2, "per_token": 1}}]),
+    Hinted("llama", [{"upcycle": {"experts": 6, "per_token": 3, "shards": 2}}], "Give multiples of `shards`,",
+           [{"upcycle": {"experts": 6, "per_token": 2, "shards": 2}}]),
+    Hinted("llama", [{"upcycle": {"experts": 4, "shards": 2, "router": "zero"}}], "Write `router: random`.",
+           [{"upcycle": {"experts": 4, "shards": 2, "router": "random"}}]),
     Hinted("llama", [{"upcycle": {"experts": 41}}], "Give fewer.", [{"upcycle": {"experts": 40}}]),
     Hinted("llama-biased", [{"upcycle": {"experts": 2}}], "Name another class, or delete the biases before this step.",
            [{"delete": {"target": r".*\.bias"}}, {"upcycle": {"experts": 2}}]),
@@ -196,3 +207,31 @@ def test_a_file_without_its_config_is_read_with_the_folder(tmp_path: Path) -> No
     )
     assert any("Read the folder with config.json and not the file" in hint for hint in said)
     plan(tmp_path / "a", [{"layers": {"drop": [0]}}]).run(durable=False)
+
+
+JOINED = {"expert_join": {"alias": "a", "others": ["b"]}}
+APART = {"experts": {"names": "stacked", "alias": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("other", "wrong", "says", "mended"),
+    [
+        ("flex_olmo", [APART, JOINED], "Put `- experts: {names: separate, alias: b}` before this step.",
+         [APART, {"experts": {"names": "separate", "alias": "b"}}, JOINED]),
+        ("flex_olmo", [{"expert_join": {"alias": "a", "others": ["b"], "public": 4}}],
+         "Give fewer: 1, or 0 if they share none.", [JOINED]),
+        ("olmoe", [JOINED], "Join models that were trained from the same one.", None),
+    ],
+)  # fmt: skip
+def test_what_a_hint_on_joined_experts_says_mends_the_plan(
+    other: str, wrong: list[Any], says: str, mended: list[Any] | None, tmp_path: Path
+) -> None:
+    make("flex_olmo", tmp_path / "a")
+    make(other, tmp_path / "b")
+
+    def plan(steps: list[Any], second: str = "b") -> bs.Plan:
+        inputs = [f"a::{tmp_path / 'a'}", f"b::{tmp_path / second}"]
+        return bs.load({"inputs": inputs, "transforms": steps, "output": {"path": f"{tmp_path}/o/", "alias": "a"}})
+
+    assert any(says in hint for hint in hints(plan(wrong)))
+    (plan(wrong, "a") if mended is None else plan(mended)).run(durable=False)

@@ -135,6 +135,8 @@ TEMPLATES = [
 
 EXPRESSIONS = [
     Row(expression, "expression-syntax", "$w * 2", "$", "", "An expression has names", W2),
+    Row(expression, "expression-syntax", "layer.w * 2", "layer.w", "w",
+        r"Give the tensor a name without dots, `from: {w: 'layer\.w'}`, and write `w` for it.", W2),
     Row(expression, "expression-syntax", "w ^ 2", "^ 2", "** 2", expect={"w": W**2}),
     Row(expression, "expression-syntax", "(w * 2", "2", "2)", "Is a bracket or an operator missing there", W2),
     Row(expression, "expression-syntax", f"w * 2{' + 0' * 400}", " + 0" * 400, "", "Compute a part of it", W2),

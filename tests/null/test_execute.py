@@ -227,10 +227,15 @@ def published(*steps: object, output: object = None) -> Publication:
 
 
 def test_every_key_of_an_output_is_tried_in_a_plan_within():
-    assert set(OUTPUTS) == set(OUTPUT_KEYS)
+    assert {*OUTPUTS, "asserts"} == set(OUTPUT_KEYS)
 
 
-@pytest.mark.parametrize("key", OUTPUT_KEYS)
+def test_an_output_of_a_plan_within_has_no_asserts_of_its_own_which_are_steps_there():
+    output = {"path": "o/", "alias": "m", "asserts": [{"exists": "w"}]}
+    assert complaints({"execute": {"plan": {"output": output}}}, world=world()) == ["key-unknown"]
+
+
+@pytest.mark.parametrize("key", OUTPUTS)
 @pytest.mark.parametrize("levels", [1, 3])
 def test_an_output_of_a_plan_within_is_written_as_that_of_a_plan(key: str, levels: int):
     output = {"alias": "m", **OUTPUTS[key]}

@@ -41,12 +41,12 @@ MAY_IMPORT = {
     "layout": "errors packaged plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
-    "families": "errors dtypes config_patch layout.expressions",
+    "families": "errors wording dtypes config_patch layout.expressions",
     # An op on structure becomes steps: it knows the families and how plans are written, no arrays and no other op.
     "structure": "errors wording dtypes config_patch families layout.expressions op keys protocol select",
     "ops.structure": "keys op protocol structure",
     "ops.layout": "op protocol keys ops._layouts",
-    "ops._layouts": "documents "
+    "ops._layouts": "documents codes "
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
@@ -59,13 +59,20 @@ MAY_IMPORT = {
     "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "codes": "dtypes",
     "ops._codes": "errors dtypes index.parts _lazy op numerics",
-    "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops.reduce ops.shape",
+    "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops._packing ops._compressed "
+    "ops.reduce ops.shape",
+    "ops._compressed": "errors dtypes index.parts _lazy op protocol numerics ops.sets",
+    "ops._packing": "errors dtypes index.parts _lazy op protocol numerics",
     # A closed-form edit is a kernel of given tensors: it knows arrays, and no plan or engine.
     "editing": "errors dtypes _lazy index op numerics",
     "ops.editing": "errors _lazy keys op protocol select editing ops.shape",
     "ops.merge": "keys op protocol select merging",
     "ops._matches": "errors dtypes select protocol expression ops._formulas ops.shape",
     "ops.compute": "errors dtypes select op protocol numerics expression ops._constants ops._formulas ops._matches",
+    "ops._drawn": "errors dtypes _lazy op protocol expression ops.compute ops.shape",
+    "ops.elementwise": "errors dtypes _lazy op protocol numerics ops._drawn",
+    "ops.equations": "errors select _lazy op protocol numerics expression ops._constants ops._matches ops._verdicts "
+    "ops.compute ops.value_asserts",
     "ops._stacked": "errors protocol ops.shape",
     "ops.lowrank": "errors dtypes _lazy op protocol keys numerics ops._stacked",
     "ops.reduce": "errors dtypes select index _lazy op protocol keys numerics ops.shape",
@@ -137,8 +144,8 @@ MAY_IMPORT = {
     "cli.diff": "rendering reports.difference errors checkpoint comparison plots cli.plotting cli.show cli.sizes",
     "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
     "cli.logits": "documents rendering comparison.logits cli.show cli.sizes",
-    "conversion": "errors dtypes layout api world run_options store.address store.atomic store.detect store.io.files "
-    "store.formats store.folder store.peft",
+    "conversion": "errors dtypes codes layout api world run_options store.address store.atomic store.detect "
+    "store.io.files store.formats store.folder store.peft",
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
@@ -146,7 +153,11 @@ MAY_IMPORT = {
     "store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
-    "web": "errors version nametree op protocol session api",
+    # A browser is a front end like the command line, and serves it: all that it does goes through the API.
+    "web": "errors wording rendering version dtypes op api checkpoint comparison looking world lower "
+    "plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
+    "store.replacing store.sidecars store.sizes engine.events",
+    "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
     "looking plots",

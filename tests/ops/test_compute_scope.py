@@ -209,3 +209,10 @@ def test_numbers_of_matches_are_looked_up_in_one_list_of_captures(tmp_path: Path
     found = run_plan(tmp_path, LAYERS, step("w * ${i}"))
     assert all(np.array_equal(found[name], x * int(name.split(".")[1])) for name, x in LAYERS.items())
     assert asked.count("from") == 1
+
+
+@pytest.mark.parametrize(("expr", "value"), [("3", 3), ("2 * 3 - 0.5", 5.5)])
+def test_an_expression_that_names_no_tensor_is_a_scalar_of_its_own(expr: str, value: float) -> None:
+    step = {"compute": {"from": {"w": "w"}, "expr": expr, "to": "out"}}
+    found = bs.load({"transforms": [step]}).apply({"w": np.ones((2, 3), np.float32)})
+    assert (found["out"].shape, float(found["out"])) == ((), value)

@@ -128,6 +128,47 @@ def test_awq_is_told_by_its_shapes(tmp_path: Path) -> None:
     assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.T.tolist()}
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_zeros_of_int8_are_subtracted(groups: int, tmp_path: Path) -> None:
+    codes = RNG.integers(-128, 128, (6, 16)).astype(np.int8)
+    scales, zeros = np.abs(normal((6, groups))), RNG.integers(-128, 128, (6, groups)).astype(np.int8)
+    tensors = {"l.weight": codes, "l.weight_scale": scales, "l.weight_zero_point": zeros}
+    found = run_plan(tmp_path, tensors, [step()])
+    owners = np.arange(16) // (16 // groups)
+    wanted = (codes.astype(np.float32) - zeros[:, owners]) * scales[:, owners]
+    assert {n: x.tolist() for n, x in found.items()} == {"l.weight": wanted.tolist()}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zeros"])
+@pytest.mark.parametrize(("rows", "columns", "groups"), [(16, 64, 2), (12, 30, 1), (8, 48, 48)])
+def test_what_compressed_tensors_packs_is_read(
+    bits: int, zeros: bool, rows: int, columns: int, groups: int, tmp_path: Path
+) -> None:
+    half, count = 1 << (bits - 1), 32 // bits
+    codes = RNG.integers(-half, half, (rows, columns))
+    scales = (np.abs(normal((rows, groups))) + 0.01).astype(np.float16)
+    points = RNG.integers(-half, half, (rows, groups)) if zeros else np.zeros((rows, groups), int)
+    tensors = {"l.weight_packed": rows_of_words(codes + half, count), "l.weight_scale": scales,
+               "l.weight_shape": np.array([rows, columns])}  # fmt: skip
+    if zeros:
+        tensors["l.weight_zero_point"] = rows_of_words((points + half).T, count).T.copy()
+    weights = {"num_bits": bits, "type": "int", "symmetric": not zeros}
+    config = {"quantization_config": {"format": "pack-quantized", "config_groups": {"group_0": {"weights": weights}}}}
+    found = in_a_folder(tmp_path, tensors, config, [step(to="float32")])
+    owners = np.arange(columns) // (columns // groups)
+    wanted = (codes - points[:, owners]).astype(np.float32) * scales.astype(np.float32)[:, owners]
+    assert {n: np.asarray(x).tolist() for n, x in found.items()} == {"l.weight": wanted.tolist()}
+    assert json.loads((tmp_path / "out/config.json").read_text()) == {}
+
+
+def rows_of_words(codes: np.ndarray, count: int) -> np.ndarray:
+    """Rows of codes in words, from the lowest bits on, the last of which are filled up."""
+    full = np.pad(codes, ((0, 0), (0, -codes.shape[1] % count))).reshape(codes.shape[0], -1, count)
+    return np.array([[sum(int(c) << 32 // count * at for at, c in enumerate(word)) for word in row] for row in full],
+                    np.uint32).view(np.int32)  # fmt: skip
+
+
 def test_bitsandbytes_int8_is_read(tmp_path: Path) -> None:
     codes, maxima = RNG.integers(-127, 128, (6, 10)).astype(np.int8), np.abs(normal((6,)))
     tensors = {"l.weight": codes, "l.SCB": maxima, "l.weight_format": np.zeros((), np.uint8)}
@@ -156,6 +197,19 @@ def test_bitsandbytes_nf4_has_the_shape_that_its_state_says(nested: bool, tmp_pa
     assert np.allclose(found["l.weight"], (table[order] * maxima[:, None]).reshape(24, 64), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (5, 7), (33, 1), (1, 129), (9, 32)], ids=str)
+def test_nf4_of_an_odd_number_of_elements_ends_within_a_byte(shape: tuple[int, int], tmp_path: Path) -> None:
+    table, size = np.linspace(-1, 1, 16).astype(np.float32), shape[0] * shape[1]
+    packed = RNG.integers(0, 256, (-(-size // 2), 1), dtype=np.uint8)
+    maxima = np.abs(normal((-(-size // 64),)))
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": list(shape)}
+    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    tensors = {"w": packed, "w.absmax": maxima, "w.quant_map": table, "w.quant_state.bitsandbytes__nf4": text}
+    found = run_plan(tmp_path, tensors, [step()])
+    codes = np.stack([packed >> 4, packed & 15], -1).reshape(-1)[:size]
+    assert np.allclose(found["w"], (table[codes] * np.repeat(maxima, 64)[:size]).reshape(shape), rtol=1e-6)
+
+
 def test_a_state_that_is_no_state_stops_the_run(tmp_path: Path) -> None:
     tensors = {"w": np.zeros((32, 1), np.uint8), "w.absmax": np.ones(1, np.float32),
                "w.quant_map": np.zeros(16, np.float32),
@@ -172,7 +226,7 @@ def test_a_state_that_is_no_state_stops_the_run(tmp_path: Path) -> None:
     [
         {"to": "float8_e4m3fn", "block": [128, 128]}, {"to": "float8_e4m3fn", "per": "block"},
         {"to": "float8_e5m2", "per": "tensor"}, {"to": "float8_e4m3fn", "per": "channel"}, {"to": "int8"},
-        {"to": "int8", "per": "tensor"}, {"to": "float8_e4m3fn", "block": [7, 5]},
+        {"to": "int8", "per": "tensor"}, {"to": "int8", "per": "block"}, {"to": "float8_e4m3fn", "block": [7, 5]},
     ],
     ids=str,
 )  # fmt: skip
@@ -180,7 +234,8 @@ def test_what_is_quantized_comes_back_within_half_a_step(keys: dict[str, Any], t
     x = normal((300, 130))
     plan = [{"quantize": {"target": "w", **keys}}]
     made = run_plan(tmp_path, {"w": x}, plan)
-    ending = "_scale_inv" if "block" in keys or keys.get("per") == "block" else "_scale"
+    in_blocks = ("block" in keys or keys.get("per") == "block") and keys["to"] != "int8"
+    ending = "_scale_inv" if in_blocks else "_scale"
     assert set(made) == {"w", f"w{ending}"}
     (tmp_path / "back").mkdir()
     block = {"block": keys["block"]} if "block" in keys else {}
@@ -200,6 +255,48 @@ def test_experts_quantized_to_mxfp4_come_back(tmp_path: Path) -> None:
     wanted = q.dequantize_mxfp4(made["p_blocks"], made["p_scales"], dtype=F32)
     assert back.astype(np.float32).tolist() == np.asarray(wanted).transpose(0, 2, 1).tolist()
     assert (np.abs(wanted - rows) <= np.abs(rows).max() / 4).all()
+
+
+def packed_by_hand(x: np.ndarray, group: int, order: list[int], axis: int, less: int) -> Tensors:
+    """A matrix [out, in] in words of four bits, group by group and output by output."""
+    outputs, inputs = x.shape
+    scales = np.ones((inputs // group, outputs), np.float16)
+    zeros, codes = np.zeros(scales.shape, int), np.zeros((inputs, outputs), int)
+    for g in range(inputs // group):
+        for out in range(outputs):
+            own = x[out, g * group : (g + 1) * group].astype(np.float32)
+            low, high = min(own.min(), np.float32(0)), max(own.max(), np.float32(0))
+            if high > low:
+                scales[g, out] = (high - low) / np.float32(15)
+            scale = np.float32(scales[g, out])
+            zeros[g, out] = np.clip(np.rint(-low / scale), 0, 15)
+            codes[g * group : (g + 1) * group, out] = np.clip(np.rint(own / scale) + zeros[g, out], 0, 15)
+    return {"qweight": words(codes, order, axis), "qzeros": words((zeros - less) % 16, order, 1), "scales": scales}
+
+
+@pytest.mark.parametrize("to", ["gptq", "awq"])
+@pytest.mark.parametrize("group", [16, 32])
+def test_a_matrix_is_packed_into_words_of_four_bits(to: str, group: int, tmp_path: Path) -> None:
+    x = normal((24, 64))
+    x[3, :32], x[4] = np.abs(x[3, :32]), 0  # a group without negative numbers, and nothing but zeros
+    made = run_plan(tmp_path, {"l.weight": x}, [{"quantize": {"target": ".*", "to": to, "group": group}}])
+    wanted = packed_by_hand(x, group, *((PLAIN, 0, 1) if to == "gptq" else (AWQ, 1, 0)))
+    if to == "gptq":
+        assert made.pop("l.g_idx").tolist() == [i // group for i in range(64)]
+    assert {n: a.tolist() for n, a in made.items()} == {f"l.{n}": a.tolist() for n, a in wanted.items()}
+    (tmp_path / "back").mkdir()
+    back = run_plan(tmp_path / "back", made, [step()])["l.weight"]
+    steps = np.repeat(made["l.scales"].astype(np.float32), group, 0).T
+    assert (np.abs(back - x) <= 0.51 * steps + 1e-6).all()
+
+
+def test_large_matrices_are_packed_part_by_part_to_the_same_words(tmp_path: Path) -> None:
+    x = normal((64, 65536)).astype(np.float16)
+    made = run_plan(tmp_path, {"l.weight": x}, [{"quantize": {"target": ".*", "to": "awq"}}])
+    assert made["l.qweight"].shape == (65536, 8) and made["l.qzeros"].shape == (512, 8)
+    (tmp_path / "few").mkdir()
+    few = run_plan(tmp_path / "few", {"l.weight": x[:8]}, [{"quantize": {"target": ".*", "to": "awq"}}])
+    assert all(np.array_equal(made[n][:, : few[n].shape[1]], few[n]) for n in few)
 
 
 # --- Configs ----------------------------------------------------------------------------------------------------------
@@ -239,6 +336,34 @@ def test_a_config_says_how_weights_are_quantized(tmp_path: Path) -> None:
         "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [2, 2],
         "modules_to_not_convert": ["head"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("to", "own"), [("gptq", {"sym": False, "desc_act": False}), ("awq", {"version": "gemm"})])
+def test_a_config_says_how_words_are_packed(to: str, own: dict[str, Any], tmp_path: Path) -> None:
+    tensors = {"a.weight": normal((8, 64)), "head.weight": normal((4, 6))}
+    in_a_folder(tmp_path, tensors, {}, [{"quantize": {"target": "a.*", "to": to, "group": 32}}])
+    found = json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]
+    assert own.items() <= found.items() and found["modules_to_not_convert"] == ["head"]
+    assert (found["quant_method"], found["bits"], found["group_size"]) == (to, 4, 32)
+
+
+def test_a_second_step_that_quantizes_alike_adds_to_the_first(tmp_path: Path) -> None:
+    tensors = {f"{n}.weight": normal((4, 6)) for n in "abc"}
+    in_a_folder(tmp_path, tensors, {}, [{"quantize": {"target": f"{n}.*", "to": "int8"}} for n in "ab"])
+    assert json.loads((tmp_path / "out/config.json").read_text())["quantization_config"]["ignore"] == ["c"]
+
+
+def test_a_second_step_that_quantizes_otherwise_is_refused(tmp_path: Path) -> None:
+    tensors = {f"{n}.weight": normal((4, 6)) for n in "ab"}
+    other = {"quantize": {"target": "b.*", "to": "float8_e4m3fn", "block": [2, 2]}}
+    first = {"quantize": {"target": "a.*", "to": "int8"}}
+    for folder in ("as written", "mended"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(PlanError, match=r"'a\.weight' is quantized already, otherwise.*\n.*`dequantize`"):
+        in_a_folder(tmp_path / "as written", tensors, {}, [first, other])
+    in_a_folder(tmp_path / "mended", tensors, {}, [first, step(target="a.*"), other])
+    config = json.loads((tmp_path / "mended/out/config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "fp8"
 
 
 def test_scales_of_activations_stay(tmp_path: Path) -> None:

@@ -166,3 +166,65 @@ def test_the_documented_step_on_a_set_is_one(name: str, tmp_path: Path) -> None:
     file.write_text(f"inputs: [model::x.safetensors]\ntransforms:\n  - {step}\n")
     assert [str(p) for p in bs.load(str(file)).problems] == []
     assert "over: e" in step
+
+
+# --- Lists for each match ---------------------------------------------------------------------------------------------
+
+QK = {f"h.{i}.{n}": counting((2, 3)) + 10 * i + at for i in range(3) for at, n in enumerate("qk")}
+
+
+@pytest.mark.parametrize("op", ["concat", "stack"])
+def test_a_list_whose_result_names_captures_is_joined_for_each_match(tmp_path: Path, op: str) -> None:
+    step = {op: {"from": [r"h\.(\d)\.q", r"h.\1.k::[:1]" if op == "concat" else r"h.\1.k"], "to": r"h.\1.qk"}}
+    made = run_plan(tmp_path, QK, step)
+    for i in range(3):
+        q, k = QK[f"h.{i}.q"], QK[f"h.{i}.k"]
+        want = np.concatenate([q, k[:1]]) if op == "concat" else np.stack([q, k])
+        assert same(made[f"h.{i}.qk"], want)
+    assert len(made) == 9
+
+
+def test_a_list_for_each_match_needs_every_partner(tmp_path: Path) -> None:
+    step = {"concat": {"from": [r"h\.(\d)\.q", r"h.\1.v"], "to": r"h.\1.qv"}}
+    assert [d.code for d in problems(tmp_path, QK, step)] == ["tensor-missing"]
+
+
+def test_captures_that_the_first_of_a_list_does_not_have_are_refused(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, QK, {"concat": {"from": [r"h\.(\d)\.q", r"h.\2.k"], "to": r"h.\1.qk"}})
+    assert found.code == "template-group" and found.message.startswith("concat.from:")
+
+
+# --- One to many ------------------------------------------------------------------------------------------------------
+
+
+def test_a_match_is_copied_to_a_name_for_each_number_and_text(tmp_path: Path) -> None:
+    step = {"copy": {"from": r"h\.0\.(.)::[1:]", "to": r"h.${i}.\1", "over": {"i": ["3:5", 9, "last"]}}}
+    made = run_plan(tmp_path, QK, step)
+    copies = {f"h.{i}.{n}": QK[f"h.0.{n}"][1:] for i in (3, 4, 9, "last") for n in "qk"}
+    assert set(made) == {*QK, *copies}
+    assert all(same(made[name], x) for name, x in copies.items())
+
+
+def test_copies_may_have_names_of_tokens_and_of_formulas(tmp_path: Path) -> None:
+    tokens = {"copy": {"from": ["h", "2", "$n"], "to": ["g", "$i", "$n"], "over": {"i": [1]}}}
+    formula = {"copy": {"from": r"h\.1\.q", "to": r"h.${1 + 3 * i}.k2", "over": {"i": [1, 2]}}}
+    made = run_plan(tmp_path, QK, [tokens, formula])
+    assert {"g.1.q", "g.1.k", "h.4.k2", "h.7.k2"} == set(made) - set(QK)
+    assert same(made["h.7.k2"], QK["h.1.q"])
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"over": {"i": [1, 1]}}, "value-type"),
+        ({"over": {"i": ["4:2"]}}, "value-type"),
+        ({"over": {"i": [1], "j": [2]}}, "value-type"),
+        ({"over": {"i": [1, 2]}, "to": r"x.\1"}, "over-template"),
+        ({"over": {"i": [1, 2]}, "to": "x.${i}"}, "names-collide"),
+        ({"over": {"i": [1, 2]}, "to": r"h.${i}.\1"}, "dest-exists"),
+        ({"to": r"h.${i}.\1"}, "template-group"),
+    ],
+)  # fmt: skip
+def test_copies_that_cannot_be_named_are_refused(tmp_path: Path, given: dict, code: str) -> None:
+    payload = {"from": r"h\.0\.(.)", "to": r"x.${i}.\1"} | given
+    assert [d.code for d in problems(tmp_path, QK, {"copy": payload})] == [code]

@@ -139,6 +139,22 @@ def _removed(folder: Path) -> Settings:
     return {"model": _experts(folder, "model", 1), "expert": 1, "out": folder / "out"}
 
 
+def _tuned(folder: Path) -> Settings:
+    base, tuned = models.llama_pair(folder)
+    return {"base": base, "tuned": tuned, "rank": 4, "out": folder / "adapter"}
+
+
+def _to_olmoe(folder: Path) -> Settings:
+    return {"model": models.llama_pair(folder)[0], "experts": 3, "per_token": 2, "out": folder / "out"}
+
+
+def _ranked(folder: Path) -> Settings:
+    up = "layers.0.mlp.experts.{}.up_proj.weight"
+    state = {up.format(at): normal((12, 8), seed=at) for at in range(4)} | {"norm.weight": normal((8,))}
+    path = write(folder / "model.safetensors", state)
+    return {"model": path, "small": "[12]", "low": 1, "high": 3, "out": folder / "out.safetensors"}
+
+
 def _edited(name: str) -> Inputs:
     def made(folder: Path) -> Settings:
         _, held, settings, _ = EDITS[name]
@@ -160,6 +176,8 @@ INPUTS: Mapping[str, Inputs] = {
     "merge-dare": _merged("base", "model1", "model2"),
     "merge-magmax": _merged("base", "model1", "model2"),
     "magnitude-pruning": _gpt2,
+    "magnitude-masks": _gpt2,
+    "nm-masks": _gpt2,
     "subnetwork-mask": _masked,
     "tuned-lens": _lens,
     "fold-norms": _gpt2_folder,
@@ -168,6 +186,9 @@ INPUTS: Mapping[str, Inputs] = {
     "nnterp-names": _gpt2,
     "flexolmo-merge": _joined,
     "expert-removal": _removed,
+    "lora-extract": _tuned,
+    "olmoe": _to_olmoe,
+    "flexmore": _ranked,
     "merge-slerp": _merged("a", "b"),
     "merge-fisher": _merged("a", "b", "fa", "fb"),
 }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 
 import brainsurgery_jax as bs
 from tests.checkpoints import normal, read
 from tests.merging import oracles
 from tests.plans import models, recipe_inputs
+from tests.plans.count_lines import ROOT, plan_lines
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -29,7 +33,8 @@ def made(name: str, folder: Path, **more: Any) -> tuple[Mapping[str, Any], Array
 
 def tensors(path: Any) -> Arrays:
     path = Path(path)
-    return read(path / "model.safetensors" if path.is_dir() else path)
+    weights = "adapter_model.safetensors" if (path / "adapter_config.json").exists() else "model.safetensors"
+    return read(path / weights if path.is_dir() else path)
 
 
 def test_task_arithmetic_adds_scaled_task_vectors(tmp_path: Path):
@@ -67,6 +72,27 @@ def test_magnitude_pruning_zeroes_the_smallest_entries(tmp_path: Path):
     for name in pruned:
         x = before[name]
         np.testing.assert_array_equal(found[name], np.where(np.abs(x) < np.quantile(np.abs(x), 0.25), 0, x))
+
+
+def test_masks_by_magnitude_have_one_threshold_for_all_matrices(tmp_path: Path):
+    settings, masks = made("magnitude-masks", tmp_path, share=0.25)
+    before = tensors(settings["model"])
+    masked = [n for n in before if ("attn" in n or "mlp" in n) and n.endswith("weight")]
+    least = np.quantile(np.concatenate([np.abs(before[n]).reshape(-1) for n in masked]), 0.25)
+    assert sorted(masks) == sorted(masked)
+    for name in masked:
+        np.testing.assert_array_equal(masks[name], np.abs(before[name]) >= least)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 2)])
+def test_masks_of_groups_keep_the_largest_of_each(n: int, m: int, tmp_path: Path):
+    settings, masks = made("nm-masks", tmp_path, n=n, m=m)
+    before = tensors(settings["model"])
+    assert masks
+    for name, mask in masks.items():
+        groups, kept = np.abs(before[name]).reshape(-1, m), mask.reshape(-1, m).astype(bool)
+        assert (kept.sum(-1) == n).all()
+        assert (np.where(kept, groups, np.inf).min(-1) >= np.where(kept, 0, groups).max(-1)).all()
 
 
 def test_a_mask_keeps_its_subnetwork_or_the_rest(tmp_path: Path):
@@ -134,6 +160,49 @@ def test_joined_experts_keep_their_rows_of_the_router(tmp_path: Path):
     np.testing.assert_array_equal(found[gate], np.concatenate([a[gate], b[gate][1:]]))
     for expert, source in enumerate((a[up.format(0)], a[up.format(1)], b[up.format(1)])):
         np.testing.assert_array_equal(found[up.format(expert)], source)
+
+
+def test_an_extracted_adapter_holds_the_best_factors_of_every_change(tmp_path: Path):
+    settings, _ = made("lora-extract", tmp_path)
+    found = load_file(settings["out"] / "adapter_model.safetensors")
+    base, tuned = (load_file(settings[key] / "model.safetensors") for key in ("base", "tuned"))
+    module = "model.layers.1.mlp.up_proj"
+    a, b = (found[f"base_model.model.{module}.lora_{k}.weight"].double() for k in "AB")
+    change = tuned[f"{module}.weight"].double() - base[f"{module}.weight"].double()
+    u, s, v = torch.linalg.svd(change, full_matrices=False)
+    torch.testing.assert_close(b @ a, u[:, :4] * s[:4] @ v[:4], rtol=1e-4, atol=1e-5)
+    config = json.loads((settings["out"] / "adapter_config.json").read_text())
+    assert config["r"] == config["lora_alpha"] == 4 and "up_proj" in config["target_modules"]
+
+
+def test_an_olmoe_starts_with_the_mlp_of_the_dense_model_in_every_expert(tmp_path: Path):
+    settings, _ = made("olmoe", tmp_path)
+    base, found = (load_file(settings[key] / "model.safetensors") for key in ("model", "out"))
+    for expert in range(3):
+        for part in ("gate_proj", "up_proj", "down_proj"):
+            name = f"model.layers.1.mlp.experts.{expert}.{part}.weight"
+            assert torch.equal(found[name], base[f"model.layers.1.mlp.{part}.weight"])
+    assert found["model.layers.1.mlp.gate.weight"].shape[0] == 3
+    config = json.loads((settings["out"] / "config.json").read_text())
+    assert (config["model_type"], config["num_experts"], config["num_experts_per_tok"]) == ("olmoe", 3, 2)
+
+
+def test_experts_differ_from_the_public_one_by_their_own_ranks(tmp_path: Path):
+    settings, found = made("flexmore", tmp_path)
+    before, up = tensors(settings["model"]), "layers.0.mlp.experts.{}.up_proj.weight"
+    public = before[up.format(0)]
+    for expert, rank in ((1, 1), (2, 1), (3, 3)):
+        u, s, v = np.linalg.svd(before[up.format(expert)] - public, full_matrices=False)
+        wanted = public + u[:, :rank] * s[:rank] @ v[:rank]
+        np.testing.assert_allclose(found[up.format(expert)].astype(np.float32), wanted, rtol=2**-8, atol=1e-5)
+    np.testing.assert_array_equal(found[up.format(0)].astype(np.float32), public.astype(found[up.format(0)].dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("merge_ties", 6), ("rome", 8), ("memit", 10), ("lora_extract", 6), ("wanda", 6)]
+)
+def test_what_a_paper_describes_takes_few_lines(name: str, most: int):
+    assert plan_lines((ROOT / f"plans/{name}.yaml").read_text(encoding="utf-8")) <= most
 
 
 def test_a_removed_expert_takes_its_row_with_it(tmp_path: Path):

@@ -187,3 +187,112 @@ def test_equal_groups_of_experts_compute(step: dict[str, Any], tmp_path: Path) -
     make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1, n_routed_experts=8)
     edit(tmp_path / "whole", tmp_path / "out", step)
     assert torch.isfinite(logits(load(tmp_path / "out"))).all()
+
+
+def test_a_token_takes_no_more_experts_than_are_left_in_its_groups(tmp_path: Path) -> None:
+    make("deepseek_v3", tmp_path / "whole", n_group=2, topk_group=1, n_routed_experts=8, num_experts_per_tok=4)
+    edit(tmp_path / "whole", tmp_path / "out", {"expert_prune": {"keep": [0, 1, 2, 4, 5, 6]}})
+    config = load(tmp_path / "out").config
+    assert (config.n_routed_experts, config.num_experts_per_tok) == (6, 3)
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen3", "olmo2"])
+def test_shards_of_copies_compute_what_the_dense_model_did(name: str, tmp_path: Path) -> None:
+    model = make(name, tmp_path / "dense")
+    asked = {"upcycle": {"experts": 6, "per_token": 2, "shards": 2, "std": 0.5}}
+    edit(tmp_path / "dense", tmp_path / "out", asked)
+    found = load(tmp_path / "out")
+    gate = found.model.layers[1].mlp.gate.weight
+    assert torch.equal(gate[::2], gate[1::2]) and not torch.equal(gate[0], gate[2])
+    assert found.model.layers[0].mlp.experts.down_proj.shape == (6, 32, 20)
+    assert_same(logits(found), logits(model))
+
+
+def test_shards_of_an_olmoe_have_the_mlps_of_the_dense_model(tmp_path: Path) -> None:
+    model = make("llama", tmp_path / "dense")
+    asked = {"upcycle": {"experts": 8, "per_token": 4, "shards": 2, "to": "olmoe", "std": 0.5}}
+    edit(tmp_path / "dense", tmp_path / "out", asked)
+    found, inside = load(tmp_path / "out"), torch.randn(2, 5, 32)
+    with torch.no_grad():
+        assert_same(found.model.layers[1].mlp(inside), model.model.layers[1].mlp(inside))
+
+
+@pytest.mark.parametrize(("name", "to"), [("llama", "olmoe"), ("olmo2", "flex_olmo"), ("mistral", "mixtral")])
+def test_dropped_neurons_are_drawn_with_the_mean_and_deviation_of_what_they_replace(
+    name: str, to: str, tmp_path: Path
+) -> None:
+    model = make(name, tmp_path / "dense")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.gate_proj.weight += 3.0
+    model.save_pretrained(tmp_path / "dense")
+    edit(tmp_path / "dense", tmp_path / "out", {"upcycle": {"experts": 3, "to": to, "drop": 0.25}})
+    found, seen = load(tmp_path / "out"), set()
+    for at, layer in enumerate(model.model.layers):
+        mlp, experts = layer.mlp, found.model.layers[at].mlp.experts
+        whole = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+        for e in range(3):
+            gate, up = (experts.gate_up_proj[e] != whole).any(-1).chunk(2)
+            down = (experts.down_proj[e] != mlp.down_proj.weight).any(0)
+            assert torch.equal(gate, up) and torch.equal(gate, down) and int(gate.sum()) == 10
+            seen.add(tuple(gate.tolist()))
+            new, old = experts.gate_up_proj[e][:40][gate], mlp.gate_proj.weight[gate]
+            assert abs(float(new.mean() - old.mean())) < 5 * float(old.std()) / new.numel() ** 0.5
+            assert 0.8 < float(new.std() / old.std()) < 1.25
+    assert len(seen) == 9
+
+
+def apart(name: str, folder: Path, own: int) -> Any:
+    """A model like that in `folder` / a, with other experts from `own` on, and their rows of the router."""
+    model = load(folder / "a")
+    torch.manual_seed(sum(map(ord, name)))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for each in (layer.mlp.gate.weight, layer.mlp.experts.gate_up_proj, layer.mlp.experts.down_proj):
+                each[own:] = torch.randn_like(each[own:])
+    model.save_pretrained(folder / name)
+    return model
+
+
+def join_by_hand(models: list[Any], own: int) -> Any:
+    """The model with the experts of all, in torch."""
+    config = models[0].config.__class__(**{
+        **models[0].config.to_dict(), "num_experts": own + sum(m.config.num_experts - own for m in models),
+    })  # fmt: skip
+    made, states = type(models[0])(config).eval(), [m.state_dict() for m in models]
+    made.load_state_dict({
+        n: torch.cat([x, *(s[n][own:] for s in states[1:])]) if ".mlp.gate." in n or ".experts." in n else x
+        for n, x in states[0].items()
+    })  # fmt: skip
+    return made
+
+
+@pytest.mark.parametrize("name", ["flex_olmo", "olmoe"])
+def test_joined_models_have_the_experts_and_routers_of_all(name: str, tmp_path: Path) -> None:
+    models = [make(name, tmp_path / "a", num_experts=2), *(apart(other, tmp_path, 1) for other in "bc")]
+    joined = {"expert_join": {"alias": "model", "others": ["b", "c"]}}
+    edit(tmp_path / "a", tmp_path / "out", joined, b=tmp_path / "b", c=tmp_path / "c")
+    found = load(tmp_path / "out")
+    assert found.config.num_experts == 4
+    wanted = join_by_hand(models, 1)
+    assert_same(logits(found), logits(wanted))
+
+
+def test_who_gave_experts_opts_out_and_leaves_what_there_was(tmp_path: Path) -> None:
+    make("flex_olmo", tmp_path / "a", num_experts=2)
+    apart("b", tmp_path, 1)
+    steps = [{"expert_join": {"alias": "model", "others": ["b"]}}, {"expert_prune": {"alias": "model", "drop": [2]}}]
+    edit(tmp_path / "a", tmp_path / "out", *steps, b=tmp_path / "b")
+    before, after = (load_file(tmp_path / each / "model.safetensors") for each in ("a", "out"))
+    assert before.keys() == after.keys() and all(torch.equal(x, after[n]) for n, x in before.items())
+
+
+def test_public_experts_that_differ_stop_the_run(tmp_path: Path) -> None:
+    make("flex_olmo", tmp_path / "a", num_experts=2)
+    apart("b", tmp_path, 0)
+    joined = {"expert_join": {"alias": "model", "others": ["b"]}}
+    with pytest.raises(PlanError, match="identical"):
+        edit(tmp_path / "a", tmp_path / "out", joined, b=tmp_path / "b")
+    assert not (tmp_path / "out").exists()
+    edit(tmp_path / "a", tmp_path / "out", {"expert_join": {**joined["expert_join"], "public": 0}}, b=tmp_path / "b")
+    assert load(tmp_path / "out").config.num_experts == 4

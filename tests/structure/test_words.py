@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import brainsurgery_jax as bs
 from brainsurgery_jax.errors import PlanError
 from tests.structure.judged import TOKENS, assert_same, edit, load, logits, make
 
@@ -181,8 +182,15 @@ def test_what_is_cut_and_joined_again_has_the_same_bits(name: str, tmp_path: Pat
 
 def test_biases_have_no_place_in_the_class_phi3(tmp_path: Path) -> None:
     make("llama-biased", tmp_path / "whole")
-    notes = edit(tmp_path / "whole", tmp_path / "out", {"fuse": {}})
+    plan = bs.load({
+        "inputs": [str(tmp_path / "whole")], "transforms": [{"fuse": {}}], "output": f"{tmp_path / 'out'}/",
+    })  # fmt: skip
+    notes = bs.check(plan)
     assert any("no class of transformers is known" in note.message for note in notes)
+    (differs,) = [note for note in notes if note.code == "config-differs"]
+    assert "model_type 'llama' has no 'model.layers.0.self_attn.qkv_proj.weight'" in differs.message
+    assert differs.hint.startswith("Write `model_type`, `architectures` and the keys of a class that has them")
+    plan.run(durable=False)
 
 
 def test_what_holds_nothing_is_not_cut(tmp_path: Path) -> None:

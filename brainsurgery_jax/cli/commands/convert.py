@@ -45,6 +45,15 @@ Overflow = Annotated[
         show_default=False,
     ),
 ]
+Dequantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DTYPE",
+        help="Make floats of quantized weights, by the scales beside them.",
+        show_default=False,
+        autocompletion=completing("dtype"),
+    ),
+]
 Scan = Annotated[
     bool | None,
     typer.Option("--scan/--no-scan", help="Stack the layers, or keep them separate.", show_default=False),
@@ -73,6 +82,7 @@ def convert(
     to: To = None,
     dtype: Dtype = None,
     overflow: Overflow = None,
+    dequantize: Dequantize = None,
     scan: Scan = None,
     option: Option = None,
     config: Config = None,
@@ -97,7 +107,9 @@ def convert(
     from brainsurgery_jax.run_options import RunOptions
 
     options = pages.options_of(option or ()) | ({} if scan is None else {"scan": scan})
-    request = pages.Request(layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow)
+    request = pages.Request(
+        layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow, dequantize
+    )
     chosen = RunOptions(memory=size_of(memory, "--memory"), durable=fsync, dry_run=dry_run)
     pages.convert(source, destination, request, chosen, quiet=quiet, json=json)
 

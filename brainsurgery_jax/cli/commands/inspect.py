@@ -30,6 +30,9 @@ def inspect(
     stats: Annotated[
         bool, typer.Option("--stats", help="Also read the tensors: min, max, mean, std, norm, zeros, NaN, infinity.")
     ] = False,
+    fingerprint: Annotated[
+        bool, typer.Option("--fingerprint", help="Print only the fingerprint of the content; reads every tensor.")
+    ] = False,
     histogram: Annotated[
         bool, typer.Option("--histogram", help="Also draw a histogram of each tensor; JSON has its bins and quantiles.")
     ] = False,
@@ -42,5 +45,7 @@ def inspect(
     """List the tensors of a checkpoint, from its headers."""
     from brainsurgery_jax.cli import inspect_ as pages
 
+    if fingerprint:
+        raise typer.Exit(pages.print_fingerprint(checkpoint, as_json=json or format is TreeFormat.json))
     looks = pages.Looks(histogram, effective_rank, plot)
     raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats, looks=looks))

@@ -26,7 +26,7 @@ from brainsurgery_jax.op import Outcome, Rung
 
 
 def call_tasks(tasks: Sequence[Task], size: int, own: Accelerators, known: Values) -> Iterator[tuple[Task, Evaluator]]:
-    """The tasks of a batch of `size` calls, each with an evaluator that has made its whole call, or will."""
+    """The tasks of a batch of `size` calls, each with an evaluator that has computed its call, or will."""
     evaluators = [Evaluator(own=own, known=known) for _ in tasks]
     if size > 1:
         calls = [calls_of(task)[0] for task in tasks]
@@ -42,7 +42,7 @@ def call_tasks(tasks: Sequence[Task], size: int, own: Accelerators, known: Value
 def call_batch(
     calls: Sequence[Expr], operands: Sequence[Sequence[Operand]], size: int, own: Accelerators
 ) -> list[Taken]:
-    """The outcome of each call. Of a ladder, a member keeps the first result that was accepted of its own."""
+    """The outcome of each call. With a ladder, each member keeps its first accepted result."""
     spare = size - len(calls)
     every = [*map(numbers_of, calls), *[numbers_of(calls[-1])] * spare]
     filled = [*operands, *[operands[-1]] * spare]

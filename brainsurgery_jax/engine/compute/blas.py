@@ -1,4 +1,4 @@
-"""BLAS on one thread a kernel: bits of factorizations change with their number, and sharing out work is our part."""
+"""BLAS with one thread per kernel: bits of factorizations depend on the thread count, and we distribute the work."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Protocol
 
 
 class Limits(Protocol):
-    """Thread counts that were lowered, and can be restored."""
+    """Thread counts that can be limited and restored."""
 
     def restore_original_limits(self) -> None: ...
 
 
 class SharedLimit:
-    """A limit for the whole process that several runs need at the same time: the first sets it, the last restores what
-    was there before. If each restored it at its own end, a run would go on computing without it, with other bits.
+    """A process-wide limit shared by concurrent runs: the first sets it, the last restores the original value. If each
+    run restored it at its own end, the others would continue without it and give other bits.
 
     `limit` sets it, and returns what restores it.
     """
@@ -56,7 +56,7 @@ class _OneThread:
         self._limits = threadpool_limits(1, user_api="blas")
 
     def restore_original_limits(self) -> None:
-        """Set the counts that were found."""
+        """Restore the original counts."""
         _take_control()
         self._limits.restore_original_limits()
 
@@ -73,7 +73,7 @@ _ONE_THREAD = SharedLimit(_OneThread)
 
 
 def one_thread() -> AbstractContextManager[None]:
-    """A context in which BLAS keeps to the thread that calls it, for the whole process.
+    """A context in which BLAS uses only the calling thread, in the whole process.
 
     The command sets this in the environment before numpy is loaded, which is free. For users of the library it is set
     on the libraries that are loaded, and restored when the last run of the process ends.

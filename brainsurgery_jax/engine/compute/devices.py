@@ -1,4 +1,4 @@
-"""The accelerators of a run: which they are, how much memory they have, and how much of it is reserved."""
+"""The accelerators of a run, their memory, and the part of it that is reserved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLUGINS = "jax_plugins", "libtpu"
 
 
 class JaxDevice(Protocol):
-    """A device of JAX, as far as we ask it."""
+    """The part of a JAX device's interface that we use."""
 
     @property
     def platform(self) -> str: ...
@@ -55,7 +55,7 @@ def memory_of(device: JaxDevice) -> int:
 
 
 class Accelerators:
-    """Devices that are computed on, the bytes that may be held on each, and a count of those that are free.
+    """Devices to compute on, the bytes that may be held on each, and how many of them are free.
 
     `bytes_each`: if it is not given, what `memory_of` finds for the smallest.
     """
@@ -70,7 +70,7 @@ class Accelerators:
 
     @contextmanager
     def one(self, nbytes: int) -> Iterator[int]:
-        """The number of the device that has most room, with so many bytes of it, once there are as many."""
+        """Wait for the device with the most free memory to have `nbytes` free, and reserve them: its number."""
         wanted = min(nbytes, self.bytes_each)
         with self._changed:
             self._changed.wait_for(lambda: max(self._free) >= wanted)
@@ -83,7 +83,7 @@ class Accelerators:
 
     @contextmanager
     def all(self, nbytes: int) -> Iterator[None]:
-        """So many bytes of every device, once they are free on all."""
+        """Wait until every device has `nbytes` free, and reserve them."""
         wanted = min(nbytes, self.bytes_each)
         with self._changed:
             self._changed.wait_for(lambda: min(self._free) >= wanted)
@@ -101,8 +101,8 @@ class Accelerators:
 
     @contextmanager
     def turn(self, at: int | None = None) -> Iterator[None]:
-        """Held while a device computes, or all of them do: programs for several devices wait for one another for ever
-        if they begin in another order on each. Sending operands and fetching results needs no turn."""
+        """A lock that is held while one device, or all of them, compute: programs for several devices deadlock if they
+        start in different orders. Sending operands and fetching results need no lock."""
         with ExitStack() as held:
             for lock in self._turns if at is None else [self._turns[at]]:
                 held.enter_context(lock)
@@ -133,7 +133,7 @@ def _accelerators(choice: Choice) -> Accelerators:
 
 
 def chosen(choice: int | Literal["all"], there: Sequence[JaxDevice]) -> Sequence[JaxDevice]:
-    """The devices that a choice means of those that are there. Raises PlanError."""
+    """The available devices that match a choice. Raises PlanError."""
     if choice == "all":
         return there
     if choice > len(there):
@@ -151,7 +151,7 @@ _ASKING = Lock()
 
 
 def compiling(own: Accelerators) -> AbstractContextManager[object]:
-    """The context in which compiled code runs where it should: on the CPU where accelerators are left alone."""
+    """The context in which compiled code runs on the intended devices: on the CPU if no accelerators are used."""
     if own.devices or not found():
         return nullcontext()
     return jax.default_device(_cpu())

@@ -25,7 +25,7 @@ OfParts = Callable[[Parts, Parts, Mapping[str, object], object], Outcome]
 
 
 class Donating(Protocol):
-    """A compiled rung. The operands at the positions `donated` are gone after a call."""
+    """A compiled rung. A call consumes the operands at the positions `donated`."""
 
     def __call__(
         self, arrays: Sequence[Array], numbers: Mapping[str, object], state: object, donated: Donated = frozenset()
@@ -33,8 +33,8 @@ class Donating(Protocol):
 
 
 def donated(e: Expr, rung: Rung, rungs: Sequence[Rung]) -> Donated:
-    """The operands whose place a result of the same shape and dtype can take. Only the last rung gets any: after the
-    others the operands may be needed again."""
+    """The operands whose buffers can be reused for results of the same shape and dtype. Only the last rung donates:
+    after the other rungs the operands may be needed again."""
     chosen: set[int] = set()
     for aval in e.avals if rung is rungs[-1] else ():
         at = next((i for i, s in enumerate(e.srcs) if s.aval == aval and i not in chosen), None)
@@ -43,13 +43,13 @@ def donated(e: Expr, rung: Rung, rungs: Sequence[Rung]) -> Donated:
 
 
 def split(arrays: Sequence[A], donated: Donated) -> tuple[dict[int, A], dict[int, A]]:
-    """Operands by position: those that are donated, and the others."""
+    """Split operands into donated and kept ones, by position."""
     numbered = dict(enumerate(arrays))
     return {i: x for i, x in numbered.items() if i in donated}, {i: x for i, x in numbered.items() if i not in donated}
 
 
 def join(given: Mapping[int, A], kept: Mapping[int, A]) -> list[A]:
-    """Operands that were split, in their order."""
+    """Join operands that were split, in their original order."""
     operands = {**given, **kept}
     return [operands[i] for i in range(len(operands))]
 
@@ -65,7 +65,7 @@ def attempt_of_parts(rung: Rung) -> OfParts:
 
 
 def donating(of_parts: OfParts) -> Donating:
-    """Such a function, compiled: `f(arrays, numbers, state, donated)`. Donated operands are gone afterwards."""
+    """Compile such a function: `f(arrays, numbers, state, donated)`. A call consumes the donated operands."""
     compiled = jax.jit(of_parts, donate_argnums=0)
 
     def call(
@@ -78,5 +78,5 @@ def donating(of_parts: OfParts) -> Donating:
 
 @lru_cache(maxsize=4096)
 def compile_rung(rung: Rung) -> Donating:
-    """A rung, compiled: `f(arrays, numbers, state, donated) -> Outcome`."""
+    """Compile a rung: `f(arrays, numbers, state, donated) -> Outcome`."""
     return donating(attempt_of_parts(rung))

@@ -1,7 +1,7 @@
-"""Evaluation of expressions, piece by piece: each piece of a result from the pieces of its operands that it needs.
+"""Evaluation of expressions by pieces: each piece of a result is computed from the pieces of operands that it needs.
 
-Pieces are planned (`pieces.py`) and computed without recursion, each at most once per tile. What cannot be cut (a
-contraction, a factorization) is computed whole, kept in `wholes`, and dropped when the schedule says so.
+Pieces are planned (`pieces.py`) and computed without recursion, each at most once per tile. A call that cannot be cut
+(a contraction, a factorization) is computed whole; its result is kept in `wholes` until the schedule releases it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ Arrays = Mapping[Expr, Array]
 
 
 class Evaluator:
-    """Computes pieces. `given` are arrays for leaves that do not come from a store, `own` accelerators, `known` results
-    that are there."""
+    """Computes pieces. `given`: arrays for leaves that are not in a store. `own`: accelerators. `known`: results
+    that are already computed."""
 
     def __init__(
         self, given: Mapping[Expr, Array] | None = None, own: Accelerators = NONE, known: Values | None = None
@@ -54,7 +54,7 @@ class Evaluator:
         self._near[leaf] = span, leaf.source.read_range(leaf.name, *span)
 
     def blocks(self, roots: Sequence[Expr], start: int, stop: int) -> Iterator[Array]:
-        """Elements `start:stop` of each root, flat, in turn; what they share is made once. At most one block."""
+        """Elements `start:stop` of each root, flat, in turn. Shared pieces are computed once. At most one block."""
         yield from self._pieces([Piece(e, start, stop) for e in roots])
 
     def _pieces(self, wanted: Sequence[Piece]) -> Iterator[Array]:
@@ -102,7 +102,8 @@ class Evaluator:
         return out.reshape(e.aval.shape)
 
     def serve(self, task: Task) -> Iterator[Root]:
-        """The roots of a task in turn, each when all that it needs whole is there; dropped is what no other needs."""
+        """The roots of a task in turn, each once the whole results that it needs are computed. Results are released
+        after their last use."""
         for root, compute, release in zip(task.roots, task.compute, task.release, strict=True):
             for call in compute:
                 if call not in self.wholes:
@@ -121,13 +122,13 @@ class Evaluator:
         self.keep(call, taken, perf_counter() - begun)
 
     def operands(self, call: Expr) -> list[Operand]:
-        """Readers of the operands of a call that cannot be cut. What needs a device itself is computed now, before the
-        call has one."""
+        """Readers of the operands of a call that cannot be cut. Operands that need a device themselves are computed
+        now, before the call reserves one."""
         readers = {s: ArrayReader(self.whole(s)) if self.own.devices and has_parts(s) else self for s in set(call.srcs)}
         return [Operand(s, readers[s]) for s in call.srcs]
 
     def keep(self, call: Expr, taken: Taken, seconds: float) -> None:
-        """Take the results of a call that cannot be cut."""
+        """Keep the results of a call that cannot be cut."""
         rung, outcome = taken
         self.wholes[call] = results_of(outcome)
         if rung.name:
@@ -167,14 +168,14 @@ class Evaluator:
 
 
 def _take_from(piece: Piece, span: ElementRange, flat: np.ndarray) -> np.ndarray:
-    """A piece out of the elements of a span that holds it."""
+    """Cut a piece out of the elements of a span that contains it."""
     first, last = range_of(piece)
     part = flat[first - span.start : last - span.start]
     return part if piece.box is None else _pick_box(piece.expr.aval.shape, piece.box, part)
 
 
 def _in_blocks(e: Expr, operands: Sequence[np.ndarray]) -> Array:
-    """An elementwise kernel on flat operands; they are longer than a block where a box spans far more than it holds."""
+    """Run an elementwise kernel on flat operands, block by block: a box can span far more elements than it contains."""
     n = operands[0].shape[0]
     if n <= blocks.BLOCK:
         return call_elementwise(e, operands)
@@ -197,7 +198,7 @@ def _release(piece: Piece, uses: dict[Piece, int], values: dict[Piece, Array]) -
 
 
 def _assemble(piece: Piece, operands: Sequence[np.ndarray]) -> np.ndarray:
-    """A piece of a structural op from the pieces of its operands."""
+    """Assemble a piece of a structural op from the pieces of its operands."""
     e = piece.expr
     if piece.box is None:
         flat = [in_order(x).reshape(-1) for x in operands]
@@ -216,7 +217,7 @@ def _assemble(piece: Piece, operands: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _join_parts(piece: Piece, boxes: Sequence[Box], parts: Sequence[np.ndarray]) -> np.ndarray:
-    """A box out of the parts that it has elements of, which have no gaps."""
+    """Assemble a box from the parts that it overlaps, which have no gaps."""
     assert piece.box is not None
     out = np.empty(piece.shape, parts[0].dtype)
     for box, part in zip(boxes, parts, strict=True):
@@ -231,7 +232,7 @@ def _join_parts(piece: Piece, boxes: Sequence[Box], parts: Sequence[np.ndarray])
 
 
 def _pick_box(shape: Sequence[int], box: Box, flat: np.ndarray) -> np.ndarray:
-    """The elements of `box` out of the flat range that it spans."""
+    """Select the elements of `box` from the flat range that it spans."""
     if flat.size == prod(box_shape(box)):
         return flat.reshape(box_shape(box))
     steps = [s[2] * st * flat.itemsize for s, st in zip(box, strides(shape), strict=True)]

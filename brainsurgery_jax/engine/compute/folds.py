@@ -1,4 +1,4 @@
-"""Small values of large tensors: reductions that are computed by going over their operands, never held whole.
+"""Folds: reductions of large tensors to small values, computed by streaming the operands.
 
 One mechanism answers the questions of asserts and reports and computes the folds of the graph: a `Reduction` of blocks
 whose places follow from shapes alone, merged in their order. So threads and budgets change no bit.
@@ -31,7 +31,7 @@ Values = Mapping[Expr, tuple[Array, ...]]
 
 
 class Reader(Protocol):
-    """Makes boxes and flat ranges of tensors."""
+    """Computes boxes and flat ranges of tensors."""
 
     def box(self, e: Expr, box: Box) -> Array: ...
 
@@ -39,14 +39,14 @@ class Reader(Protocol):
 
 
 def summarize(reduction: Reduction[Part, Any], start: int, blocks: Sequence[Array]) -> Part:
-    """The partial result of blocks of any length, the first elements of which are number `start` of their tensors."""
+    """The partial result of blocks of any length that begin at element `start` of their tensors."""
     arrays = [np.asarray(block) for block in blocks]
     parts = (reduction.summarize(start + at, [x[at:end] for x in arrays]) for at, end in cuts(0, len(arrays[0])))
     return reduce(reduction.merge, parts)
 
 
 def place_of(e: Expr, box: Box) -> int:
-    """The number of the first element of a box that is one run; 0 for one with gaps, which no placed reduction gets."""
+    """The number of the first element of a box without gaps; 0 if it has gaps, which placed reductions never get."""
     run = flat_range(e.aval.shape, box)
     return 0 if run is None else run[0]
 
@@ -67,7 +67,7 @@ def answer(question: Pending[Answer], reader: Reader) -> Answer:
 
 
 def compute_folds(calls: Sequence[Expr], ask: Callable[[Sequence[Pending]], Mapping[Pending, object]]) -> Values:
-    """The values of folds that do not need each other: pass by pass, what all of them ask at a time."""
+    """The values of independent folds. Each pass over the operands serves all of them."""
     passes = {call: made for call in calls if (made := passes_of(call)) is not None}
     found: dict[Expr, Any] = dict.fromkeys(passes)
     for number in range(max(map(len, passes.values()), default=0)):

@@ -1,4 +1,4 @@
-"""Running kernels: on numpy arrays where that is as fast, else compiled, one function per op and static parameters.
+"""Running kernels: by numpy where that is as fast, else compiled, one function per op and static parameters.
 
 Numbers are passed as values and never compiled in. Elementwise kernels run on flat blocks; compiled ones padded to a
 power of two, so that a checkpoint of any shapes needs a handful of compilations. One kernel is one step: XLA contracts
@@ -39,7 +39,7 @@ def pure(kernel: Kernel, static: Static) -> Callable[..., Any]:
 
 @lru_cache(maxsize=4096)
 def compiled(kernel: Kernel, static: Static) -> Callable[..., Any]:
-    """The same, compiled."""
+    """Compile the function of a kernel: `f(arrays, numbers)`."""
     return jax.jit(precise(pure(kernel, static)))
 
 
@@ -66,7 +66,7 @@ def call_elementwise(e: Expr, operands: Sequence[np.ndarray]) -> Array:
 
 
 def _in_pieces(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
-    """A kernel on numpy arrays, in pieces that stay in the cache with all that is made on the way."""
+    """Run a kernel on numpy arrays, in pieces that fit in the cache together with their intermediate results."""
     assert e.kernel is not None
     n, function, numbers = operands[0].shape[0], pure(e.kernel, e.static), numbers_of(e)
     out = np.empty(n, to_numpy(e.aval.dtype))
@@ -81,7 +81,7 @@ def _in_pieces(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _table_for(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray | None:
-    """What a call makes of each value of a short float, if that is worth knowing; else None."""
+    """A lookup table of a call for all values of a short float; None if a table does not pay."""
     x = operands[0]
     if len(operands) > 1 or not e.srcs[0].aval.dtype.is_float or x.itemsize > 2 or x.size < 1 << 8 * x.itemsize:
         return None
@@ -98,7 +98,7 @@ def _table_for(e: Expr, operands: Sequence[np.ndarray]) -> np.ndarray | None:
 def _table(
     kernel: Kernel, static: Static, numbers: tuple[tuple[str, bytes], ...], dtype: np.dtype
 ) -> np.ndarray | None:
-    """What a kernel makes of each value of a dtype, in the order of their bits; None if it refuses one."""
+    """The results of a kernel for all values of a dtype, in the order of their bits; None if it refuses one."""
     result = pure(kernel, static)([patterns(dtype)], {name: np.frombuffer(b)[0] for name, b in numbers})
     value, accepted = result if kernel.guarded else (result, True)
     return value if bool(accepted) else None
@@ -113,7 +113,7 @@ def _pad(x: np.ndarray, length: int) -> np.ndarray:
 
 
 def call_block(e: Expr, block: int) -> Array:
-    """Block number `block` of a kernel that makes values from nothing; its length follows from the size alone."""
+    """Block number `block` of a kernel without operands. The length of a block follows from the size alone."""
     assert e.kernel is not None
     size = blocks.padded_length(e.aval.size)
     static = (*e.static, ("size", size))
@@ -137,8 +137,8 @@ def accept(e: Expr, result: Any) -> Any:
 
 
 def refusal_of(e: Expr) -> Diagnostic:
-    """The diagnostic of a guarded kernel that does not accept its input: it names the tensors of the inputs that the
-    operands come from, and with the remedy an earlier step that needs it, too."""
+    """The diagnostic of a guarded kernel that refuses its input. It names the input tensors behind the operands, and
+    with the remedy an earlier step that needs the same remedy."""
     assert e.kernel is not None
     why = e.kernel.why_refused(dict(e.static))
     leaves = ", ".join(dict.fromkeys(f"'{s.name}'" for s in walk(e.srcs) if s.name))
@@ -149,8 +149,8 @@ def refusal_of(e: Expr) -> Diagnostic:
 
 
 def _as_hint(remedy: str, computed: Expr | None) -> str:
-    """A remedy as a sentence. Where an earlier step computed the operand, the remedy in this step alone would keep what
-    that step has made of it: integers that were added are then never divided."""
+    """A remedy as a sentence. If an earlier step computed the operand, a remedy in this step alone would keep the error
+    of that step: integers that were added would never be divided."""
     if not remedy or computed is None:
         return remedy and f"{remedy}."
     place = f" ({computed.span.row})" if computed.span and computed.span.line else ""
@@ -159,6 +159,6 @@ def _as_hint(remedy: str, computed: Expr | None) -> str:
 
 @contextmanager
 def exact(own: Accelerators) -> Iterator[None]:
-    """The context in which everything runs: 64-bit types stay 64-bit, and devices that are not wanted idle."""
+    """The context of a run: 64-bit types stay 64-bit, and unwanted devices stay idle."""
     with jax.enable_x64(True), compiling(own):
         yield

@@ -1,7 +1,7 @@
-"""Climbing the ladder of a call: its rungs are tried in turn, until one accepts its own result.
+"""Climbing the ladder of a call: rungs are tried in turn until one accepts its own result.
 
-A kernel without a ladder has one rung, the kernel itself. There is one climber for all calls on whole operands: by
-numpy or compiled, on one device, as a batch, or sharded. They differ in how they try a rung.
+A kernel without a ladder has one rung, the kernel itself. All calls on whole operands share one climber, whether they
+run in numpy or compiled, on one device, as a batch, or sharded; they differ in how they try a rung.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Taken = tuple[Rung, Outcome]
 
 
 def rungs_of(e: Expr, backend: str) -> tuple[Rung, ...]:
-    """The rungs of a call, the cheapest on that backend first."""
+    """The rungs of a call, the cheapest on this backend first."""
     assert e.kernel is not None
     if e.kernel.rungs is None:
         return (Rung("", e.kernel, e.static),)
@@ -31,7 +31,7 @@ def rungs_of(e: Expr, backend: str) -> tuple[Rung, ...]:
 
 
 def attempt(rung: Rung) -> Callable[..., Outcome]:
-    """`f(arrays, numbers, state) -> Outcome`, whatever the kernel returns."""
+    """Wrap a rung as `f(arrays, numbers, state) -> Outcome`, whatever it returns."""
     function, kernel = pure(rung.kernel, rung.static), rung.kernel
 
     def compute(arrays: Sequence[Array], numbers: Mapping[str, object], state: object) -> Outcome:
@@ -47,7 +47,7 @@ def attempt(rung: Rung) -> Callable[..., Outcome]:
 def climb(
     rungs: Sequence[Rung], attempt: Callable[[Rung, object], Outcome], accept: Callable[[Rung, Outcome], T | None]
 ) -> T | None:
-    """Try rungs in turn until `accept` returns something of an outcome; None if it never does.
+    """Try rungs in turn until `accept` returns a value for an outcome; None if it never does.
 
     `attempt(rung, state)` starts from the state of the rung before, None for the first.
     """
@@ -69,7 +69,7 @@ def climb_alone(e: Expr, rungs: Sequence[Rung], attempt: Callable[[Rung, object]
 
 
 def take(rung: Rung, outcome: Outcome) -> Taken:
-    """An outcome that was accepted. Its state, which may be large, is dropped."""
+    """Take an accepted outcome, without its state, which may be large."""
     return rung, Outcome(outcome.value, True, {name: float(x) for name, x in outcome.facts.items()}, None)
 
 

@@ -1,7 +1,7 @@
-"""The operands of a call on whole operands, as readers: each device gets its part straight from where it lies.
+"""Operands of calls on whole operands, as readers: each device gets its part directly from the store.
 
-Nothing is held whole on the host unless it is computed there: what a device gets is read, sent, and dropped before the
-next part is read.
+The host never holds an operand whole unless it computes there: each part for a device is read, sent, and dropped
+before the next part is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class WholeReader(Protocol):
 
 
 class ArrayReader:
-    """Reads one tensor that is held whole already."""
+    """Reads a tensor that is already in memory."""
 
     def __init__(self, array: Array):
         self._array = array
@@ -40,7 +40,7 @@ class ArrayReader:
 
 
 class Operand(NamedTuple):
-    """A tensor that a call takes, read when it is needed, whole or in boxes."""
+    """An operand of a call, read on demand, whole or in boxes."""
 
     expr: Expr
     reader: WholeReader
@@ -58,7 +58,7 @@ class Operand(NamedTuple):
         return self.reader.whole(self.expr)
 
     def read_box(self, box: Box) -> Array:
-        """A box of it without steps. What is computed is computed in boxes of at most `LIMIT` bytes."""
+        """Read a box without steps. Computed operands are computed in boxes of at most `LIMIT` bytes."""
         if self.expr.is_leaf:
             return self.expr.source.read(self.expr.name, box)
         out = np.empty(box_shape(box), self.dtype)
@@ -74,7 +74,7 @@ def key_of_box(box: Box) -> tuple[slice, ...]:
 
 
 def read_in_turn(operands: Sequence[Operand]) -> Iterator[Array]:
-    """All of each operand in turn. One that comes again is read once, and held until then."""
+    """Read all operands in turn. An operand that occurs twice is read once, and held between."""
     left, held = Counter(operands), dict[Operand, Array]()
     for operand in operands:
         array = held.pop(operand) if operand in held else operand.read()
@@ -85,12 +85,12 @@ def read_in_turn(operands: Sequence[Operand]) -> Iterator[Array]:
 
 
 def send(operands: Sequence[Operand], device: JaxDevice) -> list[jax.Array]:
-    """Operands on one device, sent one by one."""
+    """Send operands to one device, one by one."""
     return [_send_part(array, device) for array in read_in_turn(operands)]
 
 
 def send_sharded(operands: Sequence[Operand], shardings: Mapping[Operand, jax.sharding.Sharding]) -> list[jax.Array]:
-    """Operands on several devices, each with its part, sent one by one."""
+    """Send operands to several devices, each its part, one by one."""
     sent: dict[Operand, list[list[jax.Array]]] = {}
     for operand, times in Counter(operands).items():
         sent[operand] = [[] for _ in range(times)]
@@ -116,8 +116,8 @@ def _places(operand: Operand, sharding: jax.sharding.Sharding) -> dict[Box, list
 
 
 def send_batch(members: Sequence[Operand], sharding: jax.sharding.Sharding) -> jax.Array:
-    """Operands of several calls as one array with a leading axis, which is cut over devices in their order. The host
-    holds the share of one device at a time."""
+    """Send the operands of several calls as one array with a leading axis, which is sharded over the devices in their
+    order. The host holds the share of one device at a time."""
     shape, arrays = (len(members), *members[0].shape), read_in_turn(members)
     shares = []
     for device, key in sharding.addressable_devices_indices_map(shape).items():
@@ -131,5 +131,5 @@ def send_batch(members: Sequence[Operand], sharding: jax.sharding.Sharding) -> j
 
 
 def _send_part(array: Array, device: JaxDevice) -> jax.Array:
-    """An array on a device, once it is there: until then the host has to hold it."""
+    """Send an array to a device and wait: until it has arrived, the host must hold it."""
     return jax.block_until_ready(jax.device_put(array, device))

@@ -16,7 +16,7 @@ LEAST = 32
 
 
 def in_order(array: np.ndarray) -> np.ndarray:
-    """The array with its elements in row-major order; itself if they are."""
+    """Return the array in row-major order; itself if it already is."""
     if array.ndim < 2 or array.flags.c_contiguous:
         return np.ascontiguousarray(array)
     near = min(range(array.ndim), key=lambda axis: array.strides[axis])
@@ -31,7 +31,7 @@ def in_order(array: np.ndarray) -> np.ndarray:
 
 
 def _transpose(from_: np.ndarray, to: np.ndarray, square: np.ndarray) -> None:
-    """Copies a matrix whose first axis is the near one to one whose last axis is."""
+    """Copy a matrix from column-major to row-major order."""
     rows, columns = from_.shape
     for top in range(0, rows, TILE):
         for left in range(0, columns, TILE):

@@ -1,5 +1,5 @@
-"""Calls on whole operands where the plan of the work has them computed (`plan/sites.py`): by one accelerator, by all of
-them together, or on the host."""
+"""Run calls on whole operands at the site that the plan chose (`plan/sites.py`): one accelerator, all of them together,
+or the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from brainsurgery_jax.store.sizes import show_size
 
 
 def call_part(e: Expr, operands: Sequence[np.ndarray], own: Accelerators) -> np.ndarray:
-    """A part of the result of a call, of parts of its operands, computed where the call would be."""
+    """Compute a part of the result of a call from parts of its operands, at the site of the call."""
     assert e.kernel is not None
     if not own.devices:
         with np.errstate(all="ignore"):
@@ -35,8 +35,8 @@ def call_part(e: Expr, operands: Sequence[np.ndarray], own: Accelerators) -> np.
 
 
 def call_placed(e: Expr, operands: Sequence[Operand], own: Accelerators, tell: Callable[[Noted], None]) -> Taken:
-    """A kernel on whole operands, computed where there is room for it. Its results are on the host; a note is told if
-    they were to come from an accelerator."""
+    """Run a kernel on whole operands where there is room for it. The results are on the host; `note` is called if an
+    accelerator was planned."""
     match site_of(e, len(own.devices), own.bytes_each, own.backend):
         case Site.DEVICE:
             return fetch(_call_on_device(e, operands, own))
@@ -51,7 +51,7 @@ def call_placed(e: Expr, operands: Sequence[Operand], own: Accelerators, tell: C
 
 
 def _call_on_host(e: Expr, operands: Sequence[Operand]) -> Taken:
-    """On numpy arrays where that is as fast, else compiled for the CPU."""
+    """Run it in numpy where that is as fast, else compiled for the CPU."""
     arrays, numbers, rungs = list(read_in_turn(operands)), numbers_of(e), rungs_of(e, NONE.backend)
     if runs_on_numpy(e):
         with np.errstate(all="ignore"):
@@ -73,7 +73,7 @@ def _call_on_device(e: Expr, operands: Sequence[Operand], own: Accelerators) -> 
 
 
 def fetch(taken: Taken) -> Taken:
-    """The same with results on the host."""
+    """Fetch the results of an outcome to the host."""
     rung, outcome = taken
     return rung, outcome._replace(value=jax.tree.map(np.asarray, outcome.value))
 

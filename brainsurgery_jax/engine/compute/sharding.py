@@ -1,7 +1,7 @@
 """A call whose operands are too large for one device, sharded over all of them by XLA's partitioner.
 
-No kernel has code for this. Not all can be partitioned: a full SVD needs its matrix in one place, and XLA then brings
-it there. So the compiled program is asked what it needs on a device, before anything is read.
+No kernel has code for this. Not all can be partitioned: a full SVD needs its matrix in one place, and XLA gathers it
+there. So the memory analysis of the compiled program is checked before anything is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGE = 1 << 16
 
 
 def call_sharded(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Taken | None:
-    """A kernel on operands that are cut along their longest axis, or the next one; None if that does not fit either."""
+    """Run a kernel on operands sharded along their longest axis, or the next one; None if neither fits."""
     mesh = jax.sharding.Mesh(np.array(own.devices), ("devices",))
     with own.all(own.bytes_each), own.turn():
         cuts = range(max(len(x.shape) for x in operands))
@@ -32,7 +32,7 @@ def call_sharded(e: Expr, operands: Sequence[Operand], own: Accelerators) -> Tak
 
 
 class _TooLarge(Exception):
-    """A program, cut like this, needs more memory of a device than it has."""
+    """The program with this sharding needs more memory than a device has."""
 
 
 def _climb_cut(
@@ -59,7 +59,7 @@ def _climb_cut(
 
 
 def _sharding(mesh: jax.sharding.Mesh, shape: Sequence[int], cut: int) -> jax.NamedSharding:
-    """The axis to cut, `cut` places after the longest, of those that the devices can share evenly."""
+    """The sharding of an operand along its `cut`-th longest axis, among those that divide evenly over the devices."""
     fitting = sorted((i for i, n in enumerate(shape) if n % mesh.size == 0), key=lambda i: -shape[i])
     axes = [None] * len(shape)
     if fitting:
@@ -81,7 +81,7 @@ def _outline(
 def _program(
     rung: Rung, mesh: jax.sharding.Mesh, leaves: tuple[jax.ShapeDtypeStruct, ...], tree: Hashable
 ) -> jax.stages.Compiled:
-    """A rung, compiled for operands of these shapes and shardings."""
+    """Compile a rung for operands of these shapes and shardings."""
     function, arguments = attempt_of_parts(rung), jax.tree.unflatten(tree, leaves)
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     value = jax.eval_shape(function, *arguments)[0]
@@ -92,7 +92,7 @@ def _program(
 
 
 def _needs(program: jax.stages.Compiled) -> int:
-    """Bytes that a compiled program takes of each device; 0 where JAX cannot tell: then it is tried."""
+    """Bytes that a compiled program needs on each device; 0 if JAX cannot say: then it is tried."""
     if (told := program.memory_analysis()) is None:
         return 0
     made = told.output_size_in_bytes - told.alias_size_in_bytes

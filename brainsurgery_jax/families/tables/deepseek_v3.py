@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA
+from brainsurgery_jax.families.tables.llama import LLAMA, PRE_NORMS
 
 MODELS = (
     ModelType(
@@ -11,6 +11,7 @@ MODELS = (
         LLAMA,
         "DeepseekV3ForCausalLM",
         leading=("first_k_dense_replace",),
+        features=PRE_NORMS | {"self_attn.kv_a_proj_with_mqa.weight"},
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA
+from brainsurgery_jax.families.tables.llama import LLAMA, POST_NORMS, QK_NORMS
 
 MODELS = (
     ModelType(
         "flex_olmo",
         LLAMA,
         "FlexOlmoForCausalLM",
+        features=POST_NORMS | QK_NORMS,
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},

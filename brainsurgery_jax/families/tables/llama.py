@@ -116,6 +116,16 @@ LLAMA = Family(
 ROPE = {"rope_theta": 10000.0}
 """The base of the angles that a config.json may leave out, as older ones do."""
 
+_NORM = "{}_layernorm.weight"
+PRE_NORMS = frozenset(map(_NORM.format, ("input", "post_attention")))
+"""The norms before attention and MLP, by which classes differ."""
+POST_NORMS = frozenset(map(_NORM.format, ("post_attention", "post_feedforward")))
+"""Those after both, as OLMo 2 has them."""
+BOTH_NORMS = PRE_NORMS | frozenset(map(_NORM.format, ("pre_feedforward", "post_feedforward")))
+"""Those before and after, as Gemma 2 has them."""
+QK_NORMS = frozenset(f"self_attn.{n}_norm.weight" for n in "qk")
+"""The norms of queries and keys."""
+
 _COMMON = {
     **ROPE, "rms_norm_eps": 1e-6, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
     "initializer_range": 0.02,
@@ -123,12 +133,20 @@ _COMMON = {
 _WINDOW = {"sliding_window": None}
 
 MODELS = (
-    ModelType("llama", LLAMA, "LlamaForCausalLM", defaults={**_COMMON, **_WINDOW, "max_position_embeddings": 2048}),
-    ModelType("mistral", LLAMA, "MistralForCausalLM", defaults={**_COMMON, "sliding_window": 4096}),
-    ModelType("qwen2", LLAMA, "Qwen2ForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-6}),
-    ModelType("qwen3", LLAMA, "Qwen3ForCausalLM", defaults={**ROPE, "rms_norm_eps": 1e-6}),
+    ModelType(
+        "llama", LLAMA, "LlamaForCausalLM", features=PRE_NORMS,
+        defaults={**_COMMON, **_WINDOW, "max_position_embeddings": 2048},
+    ),
+    ModelType(
+        "mistral", LLAMA, "MistralForCausalLM", features=PRE_NORMS, defaults={**_COMMON, "sliding_window": 4096}
+    ),
+    ModelType("qwen2", LLAMA, "Qwen2ForCausalLM", features=PRE_NORMS, defaults={**ROPE, "rms_norm_eps": 1e-6}),
+    ModelType(
+        "qwen3", LLAMA, "Qwen3ForCausalLM", features=PRE_NORMS | QK_NORMS, defaults={**ROPE, "rms_norm_eps": 1e-6}
+    ),
     ModelType(
         "phi3", LLAMA, "Phi3ForCausalLM", unfused=("mistral", "llama"),
+        features=PRE_NORMS | {"self_attn.qkv_proj.weight"},
         defaults={
             **_COMMON, **_WINDOW, "rms_norm_eps": 1e-5, "eos_token_id": 32000, "pad_token_id": 32000,
             "max_position_embeddings": 4096,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA
+from brainsurgery_jax.families.tables.llama import LLAMA, PRE_NORMS
 
 MODELS = (
     ModelType(
         "mixtral",
         LLAMA,
         "MixtralForCausalLM",
+        features=PRE_NORMS,
         experts=Experts(
             block="block_sparse_moe",
             parts={"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from brainsurgery_jax.families.model import Experts, ModelType
-from brainsurgery_jax.families.tables.llama import LLAMA
+from brainsurgery_jax.families.tables.llama import LLAMA, PRE_NORMS, QK_NORMS
 
 MODELS = (
     ModelType(
@@ -11,6 +11,7 @@ MODELS = (
         LLAMA,
         "OlmoeForCausalLM",
         fixed_heads=True,
+        features=PRE_NORMS | QK_NORMS,
         experts=Experts(
             block="mlp",
             parts={name: name for name in ("gate_proj", "up_proj", "down_proj")},

@@ -1,0 +1,65 @@
+"""Models whose experts were trained apart become one with the experts of all (FlexOlmo)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from brainsurgery_jax.errors import Refusal
+from brainsurgery_jax.protocol import Edit, Expand, Substep, View
+from brainsurgery_jax.structure.described import captured, describe, to
+from brainsurgery_jax.structure.experts import GROUPS, NUMBER, ExpertNames
+from brainsurgery_jax.structure.patches import set_dims
+
+_TAIL = "(?P<tail>.+)"
+
+
+def join_experts(view: View, alias: str | None, part: str | None, others: Sequence[str], public: int) -> Iterator[Edit]:
+    """What the op `expert_join` does. `public`: the first experts, which all have in common."""
+    first = ExpertNames(describe(view, alias, part))
+    joined = [ExpertNames(describe(view, other, part)) for other in others]
+    for other in joined:
+        _refuse_unlike(first, other, public)
+    steps, count = list[Substep](), first.count
+    for other in joined:
+        for number in range(public):
+            common = to(first.model.alias, first.expert(str(number), _TAIL))
+            same = {"left": common, "right": to(other.model.alias, r"\g<0>")}
+            steps.append(Substep("assert", {"identical": same}))
+        for number in range(public, other.count):
+            source = to(other.model.alias, other.expert(str(number), _TAIL))
+            steps.append(
+                Substep("copy", {"from": source, "to": to(first.model.alias, first.named(str(count), r"\g<tail>"))})
+            )
+            count += 1
+    steps += _rows(first, joined, public)
+    yield Expand((*steps, *first.model.configure(set_dims(first.model, {NUMBER: count}))))
+
+
+def _refuse_unlike(first: ExpertNames, other: ExpertNames, public: int) -> None:
+    """Refuse experts that no router could choose from together."""
+    for each in (first, other):
+        if each.stacked:
+            hint = f"Put `- experts: {{names: separate, alias: {each.model.alias}}}` before this step."
+            raise Refusal("structure-experts", f"the experts of '{each.model.alias}' are in one tensor", key="others",
+                          hint=hint)  # fmt: skip
+    mine, its = ((each.model.place.kind, each.head, *map(each.model.size, "DM")) for each in (first, other))
+    grouped = first.model.place.config.get(GROUPS)
+    if mine != its or (isinstance(grouped, int) and grouped > 1):
+        names = f"'{first.model.alias}' and '{other.model.alias}'"
+        raise Refusal("structure-experts", f"{names} are not of one type with experts of one size, in one group",
+                      key="others", hint="Join models that were trained from the same one.")  # fmt: skip
+    if public >= min(first.count, other.count):
+        message = f"'{other.model.alias}' has {other.count} experts, and the first {public} are said to be in both"
+        raise Refusal("structure-experts", message, key="public", hint="Give fewer: 1, or 0 if they share none.")
+
+
+def _rows(first: ExpertNames, joined: Sequence[ExpertNames], public: int) -> Iterator[Substep]:
+    """The steps that give routers the rows of all experts, and other tensors with an entry for each."""
+    for part in first.model.parts:
+        if (axis := part.axis_with({NUMBER})) is not None:
+            names = {f"m{at}": to(other.model.alias, r"\g<0>") for at, other in enumerate(joined)}
+            own = f"[{':, ' * axis}{public}:]"
+            rows = ", ".join(["w", *(f"{name}{own}" for name in names)])
+            source = {"w": to(first.model.alias, captured(part.starred)), **names}
+            target = to(first.model.alias, r"\g<0>")
+            yield Substep("compute", {"from": source, "expr": f"concat([{rows}], axis={axis})", "to": target})

@@ -1,0 +1,204 @@
+"""The plan: an editor with diagnostics as one types, a preview to agree to, and the run."""
+
+from __future__ import annotations
+
+from asyncio import to_thread
+from collections.abc import Callable, Sequence
+from functools import partial
+from urllib.parse import quote
+
+from nicegui import events, ui
+
+from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.lower import Effect
+from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
+from brainsurgery_jax.plan.source import dump_yaml
+from brainsurgery_jax.web.plan_text import add_input, add_step
+from brainsurgery_jax.web.step_form import StepForm
+from brainsurgery_jax.web.workbench import FILE, Workbench
+
+MOST_NAMES = 12
+"""The most names of a kind that a preview lists for a step."""
+
+
+class PlanView:
+    """The view of the plan of a workbench."""
+
+    def __init__(self, key: str, bench: Workbench):
+        self._key, self._bench = key, bench
+        self.when_done: Callable[[], None] = lambda: None
+        self._was_active = bench.progress.active
+        self._found: tuple[Diagnostic, ...] = ()
+        with ui.element("div").classes("bs-columns"):
+            with ui.column().classes("bs-column"):
+                self._build_editor()
+            with ui.column().classes("bs-column"):
+                self._form = StepForm(self._add_step)
+        self._build_run()
+        self._check_later = ui.timer(0.25, self._check)
+        ui.timer(0.3, self._follow)
+        self._show_progress()
+
+    def _build_editor(self) -> None:
+        with ui.row():
+            self._undo = ui.button("Undo", on_click=self._go_back).props("no-caps dense")
+            self._redo = ui.button("Redo", on_click=self._go_forward).props("no-caps dense")
+            ui.link("Download plan", f"/plan/{self._key}").props("download")
+            recipes = ["", *recipe_names()]
+            ui.select(recipes, label="Start from a recipe", on_change=self._take_recipe).props("dense").style(
+                "min-width: 12rem"
+            )
+        self._editor = ui.codemirror(self._bench.text, language="YAML", indent="  ", on_change=self._typed)
+        self._problems = ui.column().props("role=status aria-label=Diagnostics").style("gap: 0; width: 100%")
+
+    def _build_run(self) -> None:
+        with ui.row(align_items="center"):
+            ui.button("Preview and run", on_click=self._preview).props("no-caps color=primary")
+            self._cancel = ui.button("Cancel", on_click=self._bench.cancel).props("no-caps flat")
+            self._overwrite = ui.checkbox("Replace existing outputs")
+        self._bar = ui.linear_progress(0, show_value=False).props('instant-feedback aria-label="Progress"')
+        self._state = ui.label("").props("role=status")
+        self._results = ui.column().style("width: 100%")
+
+    # --- what other views do
+
+    def refer(self, pattern: str) -> None:
+        """Write a pattern into the form of the step."""
+        self._form.refer(pattern)
+
+    def add_input(self, path: str) -> None:
+        """Add a checkpoint to the inputs of the plan."""
+        self._put(add_input(self._bench.text, path))
+        ui.notify(f"{path} is an input of the plan.")
+
+    # --- the text
+
+    def _put(self, text: str) -> None:
+        self._bench.write(text)
+        self._show_text()
+
+    def _show_text(self) -> None:
+        self._editor.set_value(self._bench.text)
+        self._check_later.activate()
+
+    def _typed(self, event: events.ValueChangeEventArguments[str]) -> None:
+        self._bench.write(event.value, typing=True)
+        self._check_later.activate()
+
+    def _go_back(self) -> None:
+        self._bench.undo()
+        self._show_text()
+
+    def _go_forward(self) -> None:
+        self._bench.redo()
+        self._show_text()
+
+    def _add_step(self, step: dict[str, object]) -> None:
+        self._put(add_step(self._bench.text, step))
+
+    def _take_recipe(self, event: events.ValueChangeEventArguments[str]) -> None:
+        if event.value:
+            self._put(find_recipe(event.value).text)
+
+    async def _check(self) -> None:
+        self._check_later.deactivate()
+        self._bench.pause()
+        text = self._bench.text
+        found = await to_thread(self._bench.check)
+        if text != self._bench.text:
+            self._check_later.activate()
+            return
+        self._found = found
+        self._undo.set_enabled(self._bench.can_undo)
+        self._redo.set_enabled(self._bench.can_redo)
+        self._problems.clear()
+        with self._problems:
+            if text.strip() and not found:
+                ui.label("No mistakes.").classes("bs-muted")
+            _draw_diagnostics(found)
+        self._mark(found)
+
+    def _mark(self, found: Sequence[Diagnostic]) -> None:
+        count = self._bench.text.count("\n") + 1
+        lines = {d.span.line: d.message for d in found if d.span and d.span.file == FILE and 0 < d.span.line <= count}
+        self._editor.decorations = [{"kind": "line", "line": line, "class": "bs-line-error"} for line in lines]
+        self._editor.line_tooltips = lines
+
+    # --- the run
+
+    async def _preview(self) -> None:
+        overwrite = bool(self._overwrite.value)
+        found, effects, writes = await to_thread(lambda: self._bench.look_ahead(overwrite=overwrite))
+        errors = [d for d in found if d.severity == "error"]
+        with (
+            ui.dialog() as dialog,
+            ui.card().props("role=dialog aria-label=Preview").style("min-width: min(90vw, 40rem)"),
+        ):
+            ui.label("Preview").props("role=heading aria-level=2").style("font-size: 1.1rem; font-weight: 600")
+            with ui.element("div").classes("bs-scroll"):
+                _draw_diagnostics(found)
+                for number, effect in enumerate(effects, 1):
+                    _draw_effect(number, effect)
+                if not effects:
+                    ui.label("The plan has no steps.").classes("bs-muted")
+                for path in writes:
+                    ui.label(f"writes {path}").classes("bs-mono")
+            with ui.row():
+                go = ui.button("Go", on_click=lambda: dialog.submit(True)).props("no-caps color=primary")
+                go.set_enabled(not errors)
+                ui.button("No-go", on_click=lambda: dialog.submit(False)).props("no-caps flat")
+        if await dialog:
+            self._bench.run(overwrite=overwrite)
+            self._was_active = True
+            self._show_progress()
+        dialog.delete()
+
+    def _follow(self) -> None:
+        if self._was_active:
+            self._show_progress()
+            if not self._bench.progress.active:
+                self._was_active = False
+                self._show_progress()
+                self.when_done()
+
+    def _show_progress(self) -> None:
+        progress = self._bench.progress
+        self._cancel.set_enabled(progress.active)
+        self._bar.set_value(progress.share)
+        self._state.set_text(f"Run: {progress.state} ({progress.share:.0%})")
+        self._results.clear()
+        with self._results:
+            _draw_diagnostics(progress.problems)
+            for path, nbytes, tensors in progress.published:
+                with ui.row(align_items="center"):
+                    ui.label(f"wrote {path}: {tensors:,} tensors, {nbytes:,} bytes").classes("bs-mono")
+                    ui.link("Download", f"/download?path={quote(path)}").props("download")
+                    ui.button("Open", on_click=partial(self._open, path)).props("flat dense no-caps")
+            for text in [*progress.said, *progress.notes]:
+                ui.label(text).classes("bs-mono").style("white-space: pre-wrap")
+
+    def _open(self, path: str) -> None:
+        self._bench.open(path)
+        self.when_done()
+        ui.notify(f"{path} is open: see Explore and Compare.")
+
+
+def _draw_diagnostics(found: Sequence[Diagnostic]) -> None:
+    for one in found:
+        place = f"{one.span.line}:{one.span.col} " if one.span and one.span.line else ""
+        label = ui.label(f"{place}{one.severity}: {one.message} [{one.code}]").classes("bs-mono")
+        if one.severity == "error":
+            label.classes("bs-error")
+        for line in one.hint.splitlines():
+            ui.label(line).classes("bs-mono bs-muted").style("padding-left: 1.5rem; white-space: pre-wrap")
+
+
+def _draw_effect(number: int, effect: Effect) -> None:
+    ui.label(f"{number}. {dump_yaml(effect.step.text).strip()}").classes("bs-mono").style("white-space: pre-wrap")
+    for word, names in (("creates", effect.created), ("changes", effect.changed), ("deletes", effect.deleted)):
+        if names:
+            more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+            told = f"{word} {len(names):,}: {', '.join(names[:MOST_NAMES])}{more}"
+            ui.label(told).classes("bs-mono").style("padding-left: 1.5rem")
+    for inner in effect.inner[:MOST_NAMES]:
+        ui.label(dump_yaml(inner.step.text).strip()).classes("bs-mono bs-muted").style("padding-left: 3rem")

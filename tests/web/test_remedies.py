@@ -1,0 +1,74 @@
+"""What a refusal of the workbench says to do, done."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nicegui", reason="NiceGUI is not installed: pip install 'brainsurgery-jax[web]'")
+
+import brainsurgery_jax as bs
+from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.plan.source import Map, compose
+from brainsurgery_jax.web.confined import Root
+from brainsurgery_jax.web.workbench import Workbench
+from tests.web.conftest import write_model
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (root := tmp_path / "root").mkdir()
+    monkeypatch.chdir(root)
+    return root
+
+
+def test_a_port_that_is_taken_is_told_and_another_is_free(root: Path):
+    command = [sys.executable, "-m", "brainsurgery_jax", "web"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([*command, "--port", port], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 3
+        assert "Choose another `--port`, or leave it out." in done.stderr
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            process.terminate()
+
+
+def test_a_checkpoint_that_is_not_there_is_told_before_anything_is_served(root: Path):
+    command = [sys.executable, "-m", "brainsurgery_jax", "web", "nothing.safetensors"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (3, "") and "nothing.safetensors" in done.stderr
+
+
+def test_another_root_opens_what_lies_outside(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_model(tmp_path / "model.safetensors")
+    with pytest.raises(StoreError, match="with another `--root` to open it"):
+        Workbench(Root(str(root))).open("../model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert len(Workbench(Root(str(tmp_path))).open("model.safetensors").avals) == 11
+
+
+def test_a_plan_that_reads_the_environment_runs_on_the_command_line(root: Path, monkeypatch: pytest.MonkeyPatch):
+    write_model(root / "model.safetensors")
+    monkeypatch.setenv("BY", "2")
+    bench = Workbench(Root(str(root)))
+    bench.write("inputs: [model.safetensors]\ntransforms:\n- scale_: {target: wte.weight, by: '${env.BY}'}\n")
+    assert [d.hint for d in bench.check()] == ["Run the plan on the command line instead."]
+    found = compose(bench.text, "plan.yaml")
+    assert isinstance(found, Map) and bs.check(bs.load(found)) == ()
+
+
+def test_a_text_that_is_no_plan_is_told_how_one_is_written(root: Path):
+    write_model(root / "model.safetensors")
+    bench = Workbench(Root(str(root)))
+    bench.write("- scale_: {target: wte.weight, by: 2}\n")
+    assert "Write `inputs: [model.safetensors]` and `transforms: [...]`." in bench.check()[0].hint
+    bench.write("inputs: [model.safetensors]\ntransforms: [{scale_: {target: wte.weight, by: 2}}]\n")
+    assert bench.check() == ()
