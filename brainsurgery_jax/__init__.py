@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from brainsurgery_jax.looking.moments import TensorStats
     from brainsurgery_jax.looking.spectra import Spectrum, spectrum
     from brainsurgery_jax.looking.stats import stats
+    from brainsurgery_jax.plots.page import report
     from brainsurgery_jax.plugins import register
     from brainsurgery_jax.session import Session
 
@@ -41,6 +42,7 @@ _PLACES = {
     "TensorStats": "looking.moments", "stats": "looking.stats", "fingerprint": "looking.fingerprint",
     "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
     "Histogram": "looking.histograms", "histogram": "looking.histograms",
+    "report": "plots.page",
     "HeatMap": "looking.heat_maps", "heat_map": "looking.heat_maps",
 }  # fmt: skip
 
@@ -72,6 +74,7 @@ __all__ = [
     "load",
     "open",
     "register",
+    "report",
     "run",
     "save",
     "spectrum",

@@ -28,6 +28,7 @@ from brainsurgery_jax.cli.commands.inspect import inspect
 from brainsurgery_jax.cli.commands.ops import ops_, schema
 from brainsurgery_jax.cli.commands.recipes import recipes
 from brainsurgery_jax.cli.commands.repl import repl
+from brainsurgery_jax.cli.commands.report import report
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.commands.spectrum import spectrum
 from brainsurgery_jax.cli.commands.web import web
@@ -164,8 +165,8 @@ def _app(
 # In the order of `--help`.
 for _name, _command in {
     "run": run, "repl": repl, "check": check, "explain": explain, "inspect": inspect, "diff": diff,
-    "compare-logits": compare_logits, "spectrum": spectrum, "convert": convert, "layouts": layouts, "ops": ops_,
-    "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "web": web, "demo": demo,
+    "compare-logits": compare_logits, "spectrum": spectrum, "report": report, "convert": convert, "layouts": layouts,
+    "ops": ops_, "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "web": web, "demo": demo,
 }.items():  # fmt: skip
     app.command(_name)(_command)
 

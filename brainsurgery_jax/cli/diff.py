@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.plotting import check_plot, refusing
 from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.comparison import Difference
 from brainsurgery_jax.comparison import diff as compared
@@ -15,8 +17,9 @@ from brainsurgery_jax.reports.difference import Wishes, report_difference
 SAME, DIFFERENT, TROUBLE = range(3)
 
 
-def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
-    """Print the differences. Returns the exit code: 0 equal, 1 different, 2 not comparable."""
+def diff(left: str, right: str, wishes: Wishes, *, json: bool, plot: str | None = None) -> int:
+    """Print the differences, and draw them to `plot`. Returns the exit code: 0 equal, 1 different, 2 not comparable."""
+    check_plot(plot)
     try:
         found = _compare(left, right, wishes)
     except StoreError as error:
@@ -37,6 +40,8 @@ def diff(left: str, right: str, wishes: Wishes, *, json: bool) -> int:
     else:
         show.diagnostics(found.notes)
         show.report(report)
+    if plot is not None and not found.same:
+        _plot(found, left, right, plot)
     return SAME if found.same else DIFFERENT
 
 
@@ -49,3 +54,10 @@ def _compare(left: str, right: str, wishes: Wishes) -> Difference:
         )  # fmt: skip
     except ValueError as bad:
         raise typer.BadParameter(str(bad)) from bad
+
+
+def _plot(found: Difference, left: str, right: str, path: str) -> None:
+    from brainsurgery_jax.plots.looking import plot_difference
+
+    with refusing(path):
+        plot_difference(found, Checkpoint.open(left), Checkpoint.open(right), path)

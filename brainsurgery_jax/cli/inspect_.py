@@ -8,6 +8,7 @@ import typer
 
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.plotting import check_plot, refusing
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.rendering.data import diagnostic_data, record_data
 from brainsurgery_jax.reports.inspection import report_inspection
@@ -21,6 +22,7 @@ class Looks(NamedTuple):
 
     histogram: bool = False
     effective_rank: bool = False
+    plot: str | None = None
 
 
 PLAIN = Looks()
@@ -28,6 +30,8 @@ PLAIN = Looks()
 
 def inspect(path: str, target: str | None, format: str, *, stats: bool, looks: Looks = PLAIN) -> int:
     """Print a checkpoint's tensors; yields the exit code, 1 if `target` matches none. Raises StoreError."""
+    if looks.plot is not None:
+        check_plot(looks.plot)
     whole = Checkpoint.open(path)
     if format != "json":
         show.diagnostics(whole.notes)
@@ -42,13 +46,15 @@ def inspect(path: str, target: str | None, format: str, *, stats: bool, looks: L
         else:
             show.remark(message, "red")
         return 1
-    numbers = _stats(chosen, looks) if stats or any(looks) else {}
+    numbers = _stats(chosen, looks) if stats or looks.histogram or looks.effective_rank else {}
     histograms = _histograms(chosen, list(numbers)) if looks.histogram else {}
     report = report_inspection(chosen, numbers, histograms, compact=format == "compact")
     if format == "json":
         show.json(**record_data(report))
     else:
         show.report(report)
+    if looks.plot is not None:
+        _plot(chosen, looks.plot)
     return 0
 
 
@@ -79,3 +85,10 @@ def _histograms(chosen: Checkpoint, names: list[str]) -> dict[str, Histogram]:
     from brainsurgery_jax.looking.histograms import histograms_of
 
     return histograms_of(chosen, names)
+
+
+def _plot(chosen: Checkpoint, path: str) -> None:
+    from brainsurgery_jax.plots.looking import plot_checkpoint
+
+    with refusing(path):
+        plot_checkpoint(chosen, path)

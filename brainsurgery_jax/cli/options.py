@@ -60,3 +60,7 @@ Fsync = Annotated[bool, typer.Option("--fsync/--no-fsync", help="Flush files to 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every tensor that a step creates.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Plot = Annotated[
+    str | None,
+    typer.Option("--plot", metavar="FILE", help="Also draw a picture: .svg, .png or .html. Needs the extra `plot`."),
+]

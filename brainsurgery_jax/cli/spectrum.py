@@ -5,9 +5,11 @@ from __future__ import annotations
 import typer
 
 from brainsurgery_jax.cli import show
+from brainsurgery_jax.cli.plotting import check_plot, refusing
 from brainsurgery_jax.cli.sizes import size_of
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.looking.spectra import spectrum as measure
+from brainsurgery_jax.plots.looking import plot_spectra
 from brainsurgery_jax.rendering.text import align_columns
 
 SHARES = (0.9, 0.95, 0.99)
@@ -22,9 +24,11 @@ def spectrum(
     memory: str | None,
     json: bool,
     most: int | None = None,
+    plot: str | None = None,
 ) -> None:
     """Print the spectra, and with `rank` that many singular values of each; JSON has all without it. `most`: compute
-    only so many, the largest."""
+    only so many, the largest. `plot`: where to draw the energy against the rank."""
+    check_plot(plot)
     budget = size_of(memory, "--memory")
     try:
         found = measure(*sides, target=target, most=most, memory=budget)
@@ -32,10 +36,13 @@ def spectrum(
         raise typer.BadParameter(str(bad)) from bad
     if json:
         show.json(path=sides[0], other=sides[1], spectra={n: _data_of(one, rank) for n, one in found.items()})
-        return
-    heads = ["matrix", "shape", *(f"{share:.0%}" for share in SHARES), "effective rank", "largest"]
-    rows = [heads, *(_row(name, one, rank or 1) for name, one in found.items())]
-    show.result("\n".join(align_columns(rows, right=frozenset(range(2, 6)))))
+    else:
+        heads = ["matrix", "shape", *(f"{share:.0%}" for share in SHARES), "effective rank", "largest"]
+        rows = [heads, *(_row(name, one, rank or 1) for name, one in found.items())]
+        show.result("\n".join(align_columns(rows, right=frozenset(range(2, 6)))))
+    if plot is not None:
+        with refusing(plot):
+            plot_spectra(found, plot, " and ".join(filter(None, sides)))
 
 
 def _row(name: str, one: Spectrum, count: int) -> list[str]:

@@ -130,10 +130,14 @@ MAY_IMPORT = {
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine looking.spectra "
     "store.base store.failures store.io.files store.key_tree store.sidecars",
     "looking": "reduction errors dtypes _lazy op numerics protocol checkpoint graph.expr engine store.base",
+    # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
+    "plots": "wording errors dtypes _lazy checkpoint comparison looking store.failures store.sizes",
+    "cli.plotting": "plots cli.show",
+    "cli.report": "plots cli.show cli.sizes",
     "cli.sizes": "store.sizes",
-    "cli.spectrum": "looking rendering cli.show cli.sizes",
-    "cli.inspect_": "looking rendering reports.inspection errors checkpoint cli.show",
-    "cli.diff": "rendering reports.difference errors comparison cli.show cli.sizes",
+    "cli.spectrum": "looking plots rendering cli.plotting cli.show cli.sizes",
+    "cli.inspect_": "looking plots rendering reports.inspection errors checkpoint cli.plotting cli.show",
+    "cli.diff": "rendering reports.difference errors checkpoint comparison plots cli.plotting cli.show cli.sizes",
     "comparison.logits": "reduction errors dtypes _lazy op protocol forward engine graph.expr store.base world",
     "cli.logits": "documents rendering comparison.logits cli.show cli.sizes",
     "conversion": "errors dtypes codes layout api world run_options store.address store.atomic store.detect "
@@ -152,7 +156,7 @@ MAY_IMPORT = {
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
-    "looking",
+    "looking plots",
     "__main__": "cli",
 }
 

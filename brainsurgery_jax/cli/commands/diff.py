@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, Memory, completing
+from brainsurgery_jax.cli.options import Json, Memory, Plot, completing
 
 
 class DiffOrder(StrEnum):
@@ -57,6 +57,7 @@ def diff(
     by: Annotated[
         DiffGroups | None, typer.Option("--by", help="Sum up what differs in value.", show_default=False)
     ] = None,
+    plot: Plot = None,
     memory: Memory = None,
     json: Json = False,
 ) -> None:
@@ -68,7 +69,7 @@ def diff(
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import diff as pages
 
-    if quick and (by or effective_rank or sort is not DiffOrder.by_name):
+    if quick and (by or plot or effective_rank or sort is not DiffOrder.by_name):
         raise typer.BadParameter(
             "--quick measures nothing to sort by or to sum up. Leave it out.", param_hint="--quick"
         )
@@ -76,4 +77,4 @@ def diff(
         target, eps, rtol, ignore_dtype, quick, memory, effective_rank or sort is DiffOrder.rank, sort.value, top,
         by.value if by else None,
     )  # fmt: skip
-    raise typer.Exit(pages.diff(left, right, wishes, json=json))
+    raise typer.Exit(pages.diff(left, right, wishes, json=json, plot=plot))

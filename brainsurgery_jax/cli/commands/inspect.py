@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from brainsurgery_jax.cli.options import Json, completing
+from brainsurgery_jax.cli.options import Json, Plot, completing
 
 
 class TreeFormat(StrEnum):
@@ -39,6 +39,7 @@ def inspect(
     effective_rank: Annotated[
         bool, typer.Option("--effective-rank", help="Also factorize the matrices, which takes longer.")
     ] = False,
+    plot: Plot = None,
     json: Json = False,
 ) -> None:
     """List the tensors of a checkpoint, from its headers."""
@@ -46,5 +47,5 @@ def inspect(
 
     if fingerprint:
         raise typer.Exit(pages.print_fingerprint(checkpoint, as_json=json or format is TreeFormat.json))
-    looks = pages.Looks(histogram, effective_rank)
+    looks = pages.Looks(histogram, effective_rank, plot)
     raise typer.Exit(pages.inspect(checkpoint, target, "json" if json else format.value, stats=stats, looks=looks))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, Memory, completing
+from brainsurgery_jax.cli.options import Json, Memory, Plot, completing
 
 
 def spectrum(
@@ -29,6 +29,7 @@ def spectrum(
         int | None,
         typer.Option(metavar="N", help="Compute only the N largest singular values, which is quicker.", min=1),
     ] = None,
+    plot: Plot = None,
     memory: Memory = None,
     json: Json = False,
 ) -> None:
@@ -36,4 +37,4 @@ def spectrum(
     arrange(os.environ, compile_cache=False)
     from brainsurgery_jax.cli import spectrum as pages
 
-    pages.spectrum((path, other), target, rank, memory=memory, json=json, most=most)
+    pages.spectrum((path, other), target, rank, memory=memory, json=json, most=most, plot=plot)
