@@ -14,14 +14,16 @@ from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.lower import Answer, Demand, Program, lower, start
 from brainsurgery_jax.lower.kinds import literal_hints
 from brainsurgery_jax.plan.declarations import Variable
-from brainsurgery_jax.plan.model import PlanData, in_order
+from brainsurgery_jax.plan.model import PlanData, Step, in_order
 from brainsurgery_jax.plan.overrides import is_plan_file, read_plan_files
 from brainsurgery_jax.plan.parse import parse
 from brainsurgery_jax.plan.python_data import plain_data, read_item
 from brainsurgery_jax.plan.source import Map, Node, by_path, compose, dump_yaml, get
 from brainsurgery_jax.plan.variables import find_unfilled, with_variables
+from brainsurgery_jax.rendering.notebook import HtmlTable, as_html
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.run_options import RunKeywords, RunOptions
+from brainsurgery_jax.wording import counted
 from brainsurgery_jax.world import Files
 
 if TYPE_CHECKING:
@@ -43,6 +45,18 @@ class Report(NamedTuple):
     notes: tuple[Diagnostic, ...] = ()
     documents: tuple[Document, ...] = ()
 
+    def __repr__(self) -> str:
+        wrote = f"{counted(len(self.published), 'checkpoint')} published" if self.published else "nothing published"
+        counts = (len(self.steps), "step"), (len(self.said), "report"), (len(self.notes), "note")
+        told = ", ".join(counted(number, what) for number, what in counts if number)
+        return f"<Report: {wrote}{', ' + told if told else ''}{', dry run' if self.dry_run else ''}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was published."""
+        rows = [(path, f"{tensors:,}", f"{nbytes:,}") for path, nbytes, tensors in self.published]
+        return as_html(repr(self)[1:-1], [str(note.code) for note in self.notes[:5]],
+                       HtmlTable(("checkpoint", "tensors", "bytes"), rows))  # fmt: skip
+
 
 class Explanation(NamedTuple):
     """A lowered plan and its schedule, for printing. `peak` is the memory projected for the largest task, `peak_in_all`
@@ -59,6 +73,22 @@ class Explanation(NamedTuple):
     cuts: tuple[FileCounts | None, ...] = ()
     machine: Machine | None = None
     items: tuple[WorkItem, ...] = ()
+
+    def __repr__(self) -> str:
+        outputs, steps = len(self.program.publications), len(self.program.effects)
+        told = f"{self.bytes_copied:,} bytes copied, {self.bytes_computed:,} computed, {self.peak_in_all:,} in memory"
+        return f"<Explanation: {counted(steps, 'step')}, {counted(outputs, 'output')}, {told}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what each step does to names."""
+        rows = [(_name_of(e.step), *(f"{len(names):,}" for names in (e.created, e.changed, e.deleted)))
+                for e in self.program.effects]  # fmt: skip
+        paths = [p.path for p in self.program.publications[:5]]
+        return as_html(repr(self)[1:-1], paths, HtmlTable(("step", "created", "changed", "deleted"), rows))
+
+
+def _name_of(step: Step | None) -> str:
+    return "" if step is None or step.op is None else step.op.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +114,13 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan: {len(self.data.inputs)} inputs, {len(self.data.steps)} steps, {len(self.data.outputs)} outputs>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: inputs, steps and outputs."""
+        rows = [*(("input", i.alias, i.path) for i in self.data.inputs),
+                *(("step", _name_of(s), "" if s.span is None else str(s.span)) for s in self.data.steps),
+                *(("output", o.alias or "", o.path) for o in self.data.outputs)]  # fmt: skip
+        return as_html(repr(self)[1:-1], (), HtmlTable(("", "name", "path or place"), rows))
 
     def check(self, *, overwrite: bool = False) -> None:
         """Check the plan against the headers of its checkpoints. No tensor is read.

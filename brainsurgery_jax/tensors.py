@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.nametree import nest
+from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html
 from brainsurgery_jax.select import Pattern, compile_pattern
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.detect import open_source
@@ -148,4 +150,12 @@ class Tensors(Mapping[str, "np.ndarray"]):
 
     def __repr__(self) -> str:
         nbytes = sum(aval.nbytes for aval in self._avals.values())
-        return f"<{type(self).__name__} {self.path}: {len(self)} tensors, {nbytes:,} bytes>"
+        return f"<{type(self).__name__} {self.path}: {len(self):,} tensors, {nbytes:,} bytes>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first tensors with shapes and dtypes. Nothing is read."""
+        facts = [f"{sum(aval.size for aval in self._avals.values()):,} parameters", *self._source.header.files[:3]]
+        first = list(islice(self._avals.items(), MOST_ROWS))
+        rows = [(name, str(list(aval.shape)), aval.dtype.name, f"{aval.nbytes:,}") for name, aval in first]
+        table = HtmlTable(("tensor", "shape", "dtype", "bytes"), rows, len(self) - len(rows))
+        return as_html(repr(self)[1:-1], facts, table)

@@ -13,7 +13,7 @@ from brainsurgery_jax.errors import Refusal
 from brainsurgery_jax.plan import pages
 from brainsurgery_jax.plan.schema import plan_schema
 from brainsurgery_jax.rendering.data import record_data
-from brainsurgery_jax.reports.ops import report_op, report_ops
+from brainsurgery_jax.reports.ops import report_op, report_ops, report_search
 
 
 def schema() -> None:
@@ -23,7 +23,7 @@ def schema() -> None:
 
 
 def ops(name: str | None, *, json: bool) -> None:
-    """Print the table of all ops, or the page of one."""
+    """Print the table of all ops, the page of one, or a table of those in which a word is found."""
     if name is None:
         show.diagnostics(plugins.look_up())
         report = report_ops(show.hanging)
@@ -31,7 +31,10 @@ def ops(name: str | None, *, json: bool) -> None:
         try:
             report = report_op(pages.find(name), show.hanging)
         except Refusal as bad:
-            raise typer.BadParameter(bad.message, param_hint="NAME") from bad
+            if found := pages.search(name):
+                report = report_search(name, found, show.hanging)
+            else:
+                raise typer.BadParameter(bad.message, param_hint="NAME") from bad
     if json:
         show.json(**record_data(report))
     else:

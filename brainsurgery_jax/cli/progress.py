@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from brainsurgery_jax.cli import show
@@ -103,10 +105,52 @@ def _no_bar(plain: Plain) -> Iterator[Watcher]:
 @contextmanager
 def _bar(plain: Plain) -> Iterator[Watcher]:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.table import Column
+    from rich.text import Text
 
-    label = TextColumn("{task.fields[label]}", markup=False)  # names may hold brackets
-    columns = (BarColumn(24), DownloadColumn(binary_units=True), TransferSpeedColumn(), label)
+    class RunFigures(ProgressColumn):
+        """Bytes, throughput, time and memory."""
+
+        max_refresh = 0.5  # the remaining time would flicker
+
+        def render(self, task: Task) -> Text:
+            done, total = int(task.completed), None if task.total is None else int(task.total)
+            return Text(describe_progress(done, total, task.elapsed or 0.0, task.speed, memory_held()))
+
+    # Names may hold brackets. On a narrow terminal there is no room for them beside the figures.
+    label = TextColumn("{task.fields[label]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     console = Console(stderr=True)
+    columns = (BarColumn(10), RunFigures(Column(no_wrap=True)), *([label] if console.width >= 100 else []))
     with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
         yield Bar(plain, bar)
+
+
+def describe_progress(done: int, total: int | None, elapsed: float, speed: float | None, memory: int | None) -> str:
+    """Bytes read and written, of all, their throughput, the time so far and the time left, and the memory held. Sizes
+    are in the units of all messages, powers of 1024; what is not known is left out."""
+    parts = [show_size(done) if total is None else f"{show_size(done)} of {show_size(total)}"]
+    if speed:
+        parts.append(f"{show_size(int(speed))}/s")
+    parts.append(show_time(elapsed))
+    if total is not None and speed and done < total:
+        parts.append(f"{show_time((total - done) / speed)} left")
+    if memory is not None:
+        parts.append(f"memory {show_size(memory)}")
+    return ", ".join(parts)
+
+
+def show_time(seconds: float) -> str:
+    """A duration as a clock shows it: minutes and seconds, and hours if there are any."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def memory_held() -> int | None:
+    """The bytes of memory that this process holds now; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

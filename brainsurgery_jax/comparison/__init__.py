@@ -34,6 +34,7 @@ from brainsurgery_jax.numerics.figures import (
     place_of_largest,
 )  # fmt: skip
 from brainsurgery_jax.protocol import Known, Pending, Reduction
+from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.key_tree import tree_gaps
 
@@ -83,10 +84,26 @@ class Difference:
         told = ", ".join(f"{number:,} {what}" for what, number in counts if number)
         return f"<Difference of {self.left} and {self.right}: {told or 'no tensors'}>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first tensors that differ."""
+        rows = [
+            (one.name, str(one.left), str(one.right), *_figures_in_words(one)) for one in self.differing[:MOST_ROWS]
+        ]
+        heads = ("tensor", "left", "right", "largest", "relative", "cosine")
+        return as_html(repr(self)[1:-1], (), HtmlTable(heads, rows, len(self.differing) - len(rows)))
+
     @property
     def same(self) -> bool:
         """Whether there is no difference."""
         return not (self.only_left or self.only_right or self.differing or self.leaves)
+
+
+def _figures_in_words(one: TensorDifference) -> tuple[str, str, str]:
+    if one.figures is None:
+        return "", "", ""
+    ratios = ("" if ratio is None else f"{ratio:.4g}" for ratio in (one.figures.relative, one.figures.cosine))
+    relative, cosine = ratios
+    return f"{one.figures.largest:.4g}", relative, cosine
 
 
 def diff(

@@ -23,6 +23,7 @@ from brainsurgery_jax.numerics.math import on_host, widen
 from brainsurgery_jax.numerics.top_values import top_values
 from brainsurgery_jax.op import Avals, Params, kernel
 from brainsurgery_jax.protocol import Reduction
+from brainsurgery_jax.rendering.notebook import as_html, draw_curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,15 @@ class Spectrum:
             return f"<Spectrum of {list(self.shape)}: not finite>"
         told = f"effective rank {self.effective_rank:.1f}" if self.is_complete else f"captured {self.captured:.4g}"
         return f"<Spectrum of {list(self.shape)}: {len(self.values)} values, largest {self.values[0]:.4g}, {told}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: ranks, and the captured energy against the rank."""
+        if not self.is_finite:
+            return as_html(repr(self)[1:-1])
+        ranks = ((share, self.rank_of(share)) for share in (0.9, 0.95, 0.99))
+        facts = [f"rank {rank:,} captures {share:.0%}" for share, rank in ranks if rank is not None]
+        curve = draw_curve([0.0, *self.energy.tolist()], "captured energy against rank")
+        return as_html(repr(self)[1:-1], facts, picture=curve)
 
     @property
     def is_complete(self) -> bool:

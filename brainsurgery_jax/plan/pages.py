@@ -53,6 +53,23 @@ def overview(fold: Fold = unfolded) -> list[str]:
     return [*lines, "operators of assert", *_table(ASSERTS, fold), "", "brainsurgery-jax ops NAME describes one."]
 
 
+def search(word: str) -> dict[str, Op]:
+    """The ops, and the operators of assert as `assert.NAME`, with all parts of a text in their names or descriptions,
+    in any case; those first that have it in the name."""
+    plugins.look_up()
+    known = {**OPS, **{f"assert.{name}": op for name, op in ASSERTS.items()}}
+    parts = word.lower().split()
+    found = [n for n, op in known.items() if all(part in f"{n} {op.doc}".lower() for part in parts)]
+    first = [name for name in found if all(part in name.lower() for part in parts)]
+    return {name: known[name] for name in dict.fromkeys((*first, *found))} if parts else {}
+
+
+def search_table(found: Mapping[str, Op], fold: Fold = unfolded) -> list[str]:
+    """The ops that a search found, in its order, with the first line of each."""
+    width = max(map(len, found))
+    return [line for name, op in found.items() for line in fold(f"{name.ljust(width)}  ", op.doc.splitlines()[0])]
+
+
 def _table(ops: Mapping[str, Op], fold: Fold) -> Iterator[str]:
     width = max(map(len, ops))
     for name, op in sorted(ops.items()):

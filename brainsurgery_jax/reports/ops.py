@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import cast
 
 from brainsurgery_jax.documents import Column, Entry, Grid, Record, Text, Value, show_only
 from brainsurgery_jax.op import ASSERTS, OPS, Field, Op, element_role
 from brainsurgery_jax.plan import pages
+from brainsurgery_jax.wording import counted
 
 _COLUMNS = tuple(Column(key, "") for key in ("key", "required", "default", "kind", "slices"))
 
@@ -24,6 +26,13 @@ def report_ops(fold: pages.Fold = pages.unfolded) -> Record:
 def report_op(op: Op, fold: pages.Fold = pages.unfolded) -> Record:
     """The page of one op. `fold`: how text is folded to the width there is."""
     return Record((*show_only(Text("\n".join(pages.page(op, fold)))), *_describe(op).entries))
+
+
+def report_search(word: str, found: Mapping[str, Op], fold: pages.Fold = pages.unfolded) -> Record:
+    """The ops that a search found. `fold`: how text is folded to the width there is."""
+    head = f"no op is named '{word}'; {counted(len(found), 'op')} with it in the name or the description:"
+    lines = [head, *pages.search_table(found, fold)]
+    return Record((*show_only(Text("\n".join(lines))), Entry("word", word), Entry("found", list(found))))
 
 
 def _describe(op: Op) -> Record:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brainsurgery_jax.cli.progress import Plain
+from brainsurgery_jax.cli.progress import Plain, describe_progress, memory_held, show_time
 from brainsurgery_jax.engine.events import Started, Wrote
 from tests import checkpoints
 
@@ -31,3 +31,26 @@ def test_verbose_prints_a_line_for_each_tensor_of_a_run(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = [line for line in done.stderr.splitlines() if line.startswith(("w:", "v:"))]
     assert sorted(lines) == ["v: 8 B", "w: 11.4 MB"]
+
+
+def test_the_bar_tells_bytes_throughput_times_and_memory_in_one_unit() -> None:
+    told = describe_progress(1 << 30, 3 << 30, 65.0, 512 << 20, 200 << 20)
+    assert told == "1.0 GB of 3.0 GB, 512.0 MB/s, 1:05, 0:04 left, memory 200.0 MB"
+
+
+def test_the_bar_leaves_out_what_is_not_known() -> None:
+    assert describe_progress(0, None, 0.4, None, None) == "0 B, 0:00"
+    assert describe_progress(8, 8, 3.0, 4.0, None) == "8 B of 8 B, 4 B/s, 0:03"
+
+
+def test_times_have_hours_only_if_they_need_them() -> None:
+    assert [show_time(seconds) for seconds in (0.9, 59, 61, 3600 * 27 + 5)] == ["0:00", "0:59", "1:01", "27:00:05"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells a process what it holds this way")
+def test_the_memory_is_what_the_process_holds() -> None:
+    before = memory_held()
+    held = np.ones(8 << 20)
+    after = memory_held()
+    assert before is not None and after is not None
+    assert after - before > held.nbytes // 2

@@ -97,7 +97,7 @@ MAY_IMPORT = {
     "session": "errors dtypes index _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world run_options",
     "prefixes": "",
-    "tensors": "errors dtypes nametree select store",
+    "tensors": "errors dtypes nametree rendering.notebook select store",
     "checkpoint": "documents tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling apply.key_trees api "
     "prefixes",
@@ -105,7 +105,7 @@ MAY_IMPORT = {
     "run_options": "protocol engine.run.budget engine.compute.devices engine.events store.io.files",
     "apply": "documents rendering "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
-    "api": "documents rendering "
+    "api": "documents rendering wording "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
@@ -118,7 +118,10 @@ MAY_IMPORT = {
     # A report is a document of values: whoever draws it knows no run and no checkpoint.
     "reports": "",
     "reports.work": "documents wording api engine.plan.work engine.plan.schedule",
-    "reports.ops": "documents op protocol plan.pages",
+    "reports.codes": "documents packaged",
+    "cli.codes": "errors rendering reports.codes cli.show",
+    "cli.commands.explain": "reports.codes cli",
+    "reports.ops": "documents wording op protocol plan.pages",
     "reports.recipes": "documents plan.declarations plan.recipes",
     "reports.inspection": "documents wording dtypes checkpoint looking store.key_tree store.sizes",
     "reports.difference": "documents wording dtypes numerics.figures comparison",
@@ -128,8 +131,9 @@ MAY_IMPORT = {
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema cli.show",
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine looking.spectra "
-    "store.base store.failures store.io.files store.key_tree store.sidecars",
-    "looking": "reduction errors dtypes _lazy op numerics protocol checkpoint graph.expr engine store.base",
+    "rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
+    "looking": "reduction rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr engine "
+    "store.base",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
     "plots": "wording errors dtypes _lazy checkpoint comparison looking store.failures store.sizes",
     "cli.plotting": "plots cli.show",

@@ -145,11 +145,20 @@ def test_the_list_and_the_page_name_what_is_needed(capsys: pytest.CaptureFixture
 # --- Packages ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_wheel_holds_the_recipes(tmp_path: Path):
+def test_a_wheel_holds_the_recipes_and_the_page_of_diagnostics(tmp_path: Path):
     """Built from a copy without what other tests may change."""
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "converters", "plans", "brainsurgery_jax"):
+    for name in (
+        "pyproject.toml",
+        "setup.py",
+        "README.md",
+        "LICENSE",
+        "converters",
+        "plans",
+        "docs",
+        "brainsurgery_jax",
+    ):
         (source / name).symlink_to(ROOT / name)
     build = "import setuptools.build_meta as b; print(b.build_wheel('.'))"
     done = subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, text=True)
@@ -157,3 +166,6 @@ def test_a_wheel_holds_the_recipes(tmp_path: Path):
     (wheel,) = source.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {f"brainsurgery_jax/recipes/{path.name}" for path in (ROOT / "plans").glob("*.yaml")} <= held
+    assert [name for name in held if name.endswith(".md") and "dist-info" not in name] == [
+        "brainsurgery_jax/pages/diagnostics.md"
+    ]

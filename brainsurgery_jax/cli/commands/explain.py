@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from brainsurgery_jax.cli.options import Items, Json, Ops, Overwrite, Shard, know
+
+
+def explain_code(word: str, *, json: bool) -> bool:
+    """Print the page of a code; yields whether there is one."""
+    from brainsurgery_jax.reports.codes import code_pages, is_code
+
+    if not is_code(word) or os.path.exists(word):
+        return False
+    from brainsurgery_jax.cli import codes
+
+    if word not in code_pages():
+        raise typer.BadParameter(codes.describe_absence(word))
+    codes.explain_code(word, json=json)
+    return True
 
 
 def explain(
@@ -20,10 +35,12 @@ def explain(
     everything: Annotated[bool, typer.Option("--all", help="List all names instead of the first few.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what a run would do, step by step.
+    """Show what a run would do, step by step; or what the code of a diagnostic means: `explain no-match`.
 
     Lists the tensors that each step matches, the outputs, the amount of computation and the peak memory.
     """
+    if len(items) == 1 and explain_code(items[0], json=json):
+        return
     know(ops)
     from brainsurgery_jax.cli import plans
 

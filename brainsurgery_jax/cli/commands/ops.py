@@ -14,7 +14,7 @@ def ops_(
         str | None,
         typer.Argument(
             metavar="[NAME]",
-            help="An op, or an assert operator (assert.NAME).",
+            help="An op, an assert operator (assert.NAME), or a word to search for.",
             autocompletion=completing("op"),
         ),
     ] = None,
