@@ -166,8 +166,7 @@ def _app(
 for _name, _command in {
     "run": run, "repl": repl, "check": check, "explain": explain, "inspect": inspect, "diff": diff,
     "compare-logits": compare_logits, "spectrum": spectrum, "report": report, "convert": convert, "layouts": layouts,
-    "ops": ops_, "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "web": web,
-    "demo": demo,
+    "ops": ops_, "recipes": recipes, "schema": schema, "import-mergekit": import_mergekit, "web": web, "demo": demo,
 }.items():  # fmt: skip
     app.command(_name)(_command)
 
