@@ -59,6 +59,10 @@ Devices = Annotated[str, typer.Option(metavar="N|all|cpu", help="Number of accel
 Fsync = Annotated[bool, typer.Option("--fsync/--no-fsync", help="Flush files to disk before publishing them.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every tensor that a step creates.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+Target = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="Only tensors whose full names match.", autocompletion=completing("tensor")),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Plot = Annotated[
     str | None,

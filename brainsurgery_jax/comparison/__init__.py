@@ -22,7 +22,6 @@ from brainsurgery_jax.engine.run.budget import Budget, default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
 from brainsurgery_jax.graph.expr import Graph
-from brainsurgery_jax.looking.spectra import spectra_of
 from brainsurgery_jax.numerics.figures import (
     APART,
     CLOSE,
@@ -152,6 +151,8 @@ def diff(
 
 def _add_ranks(found: Difference, sides: list[Checkpoint], memory: int | None) -> Difference:
     """The difference with the effective ranks of what differs in value."""
+    from brainsurgery_jax.looking.spectra import spectra_of  # numpy and factorizations, which few comparisons need
+
     names = {one.name for one in found.differing if one.figures is not None}
     ranks = {name: one.effective_rank for name, one in spectra_of(sides, memory, names).items()}
     return replace(found, differing=tuple(replace(d, effective_rank=ranks.get(d.name)) for d in found.differing))

@@ -21,7 +21,7 @@ from brainsurgery_jax.dtypes import to_numpy
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.looking.chosen import ask_about, find_numbers, has_numbers
-from brainsurgery_jax.numerics.ranks import find_places
+from brainsurgery_jax.numerics.ranks import count_digits, find_places
 from brainsurgery_jax.reduction import Reduction, join_reductions
 
 SHARES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -239,9 +239,7 @@ def _edges(ends: tuple[float, float], bins: int) -> np.ndarray:
 
 def _count_words(itemsize: int, x: np.ndarray) -> np.ndarray:
     """How often each bit pattern occurs in a block."""
-    words, size = x.view(f"u{itemsize}"), 1 << (8 * itemsize)
-    pieces = (words[at : at + PIECE] for at in range(0, words.size, PIECE))
-    return sum((np.bincount(piece.astype(np.intp), minlength=size) for piece in pieces), np.zeros(size, np.int64))
+    return count_digits(x.view(f"u{itemsize}"), 0, 8 * itemsize)
 
 
 def _extent(x: np.ndarray) -> FiniteRange:

@@ -94,15 +94,15 @@ def _count(number: int, known: Narrowing, x: np.ndarray) -> Count:
     left = x.itemsize * 8 - (number + 1) * bits
     words = x.view(f"u{x.itemsize}")
     if number == 0:
-        table = _table(words, left, bits)
+        table = count_digits(words, left, bits)
         return Count({0: table}, _suspicious(table, x.dtype) and bool(np.isnan(x).any()))
     if known.nan:
         return Count({}, True)
     above = dict.fromkeys(w.digits for w in known.wanted)
-    return Count({digits: _table(words, left, bits, digits) for digits in above}, False)
+    return Count({digits: count_digits(words, left, bits, digits) for digits in above}, False)
 
 
-def _table(words: np.ndarray, shift: int, bits: int, above: int | None = None) -> np.ndarray:
+def count_digits(words: np.ndarray, shift: int, bits: int, above: int | None = None) -> np.ndarray:
     """How often each value of `bits` bits occurs in words, from bit `shift` on; only of words that have the bits
     `above` before them, if these are given."""
     made = np.zeros(1 << bits, np.int64)

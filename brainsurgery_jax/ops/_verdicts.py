@@ -45,6 +45,14 @@ class BoundKeys(KeyGroup):
         return {"is": self.is_, "ge": self.ge, "gt": self.gt, "le": self.le, "lt": self.lt}
 
 
+def judge_types(here: TensorExpr, there: TensorExpr, name: str) -> Known | None:
+    """The verdict on tensors of which no values can be subtracted, since their shapes differ or one is opaque; else
+    None."""
+    if here.aval.shape != there.aval.shape or here.aval.dtype.is_opaque or there.aval.dtype.is_opaque:
+        return Known(False, f"'{name}' is {here.aval} on the left and {there.aval} on the right")
+    return None
+
+
 def judge_bounds(label: str, found: float, bounds: Mapping[str, float | None]) -> Known:
     """The verdict on a number and its bounds, with the bound that it violates."""
     broken = [f"{WORDS[k]} {b}" for k, b in bounds.items() if b is not None and not TESTS[k](found, b)]

@@ -231,7 +231,7 @@ def _by_element(
 
 def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
     """A result that is computed in parts if it is large and can be cut, or has folds below it; else as a whole."""
-    if len(program.nodes) == 1:
+    if program.nodes[-1].is_leaf:
         return operands[0]
     if program.aval.nbytes + sum(e.aval.nbytes for e in operands) <= STREAMED:
         return view.apply(whole, *operands, program=program)
@@ -247,7 +247,7 @@ def _stream(view: View, program: Computation, operands: Sequence[TensorExpr]) ->
 def _compute_kept(view: View, program: Computation, operands: Sequence[TensorExpr]) -> TensorExpr:
     """A value that all parts of a result need: it is held whole, and computed from folds if it has some."""
     rest, sources = _replace_folds(view, program, operands)
-    return sources[0] if len(rest.nodes) == 1 else view.apply(whole, *sources, program=rest)
+    return sources[0] if rest.nodes[-1].is_leaf else view.apply(whole, *sources, program=rest)
 
 
 def _replace_folds(

@@ -19,7 +19,7 @@ from brainsurgery_jax.numerics.compare import Eps, Rtol, largest, place
 from brainsurgery_jax.op import Operands, Partner, SlicedPattern, assertion
 from brainsurgery_jax.ops._constants import broadcast
 from brainsurgery_jax.ops._matches import NumberFinder, check_names
-from brainsurgery_jax.ops._verdicts import Unmatched, absent, check_bounds, check_pairs
+from brainsurgery_jax.ops._verdicts import Unmatched, absent, check_bounds, check_pairs, judge_types
 from brainsurgery_jax.ops.compute import Formula, Job, compute_result
 from brainsurgery_jax.ops.value_asserts import MeasureKeys, satisfies, violated
 from brainsurgery_jax.protocol import Every, Known, Pending, Row, TensorExpr, Verdict, View
@@ -113,15 +113,7 @@ class _Equation:
 
     def _compute(self, side: Expression, row: Row, operands: Mapping[str, TensorExpr]) -> TensorExpr:
         numbers = self.job.numbers.find((side,), [row])
-        side = side if side.names else _with_operand(side, next(iter(operands)))
         return compute_result(self.job.view, side, operands, numbers, None, None, None)
-
-
-def _with_operand(side: Expression, name: str) -> Expression:
-    """A side that names no tensor, with 0 of one added: what is computed has an operand, and its own shape."""
-    nothing = parse_expression(f"sum(zeros_like({name}))").tree
-    total = ast.BinOp(left=side.tree, op=ast.Add(), right=nothing)
-    return check_again(replace(side, tree=ast.copy_location(total, side.tree)))
 
 
 def _sides(expression: Expression) -> Iterator[Expression]:
@@ -156,7 +148,7 @@ def check_relative_error(
     given = tuple((k, b) for k, b in bounds.items() if b is not None)
 
     def compare(here: TensorExpr, there: TensorExpr, name: str) -> Verdict:
-        if (known := _incomparable(here, there, name)) is not None:
+        if (known := judge_types(here, there, name)) is not None:
             return known
 
         def verdict(found: float) -> Known:
@@ -205,12 +197,5 @@ def low_rank(
         return Every(tuple(judge({"l": i.expr}, i.name) for i in items)) if items else absent(view, left)
     return check_pairs(
         view, left, right, unmatched,
-        lambda here, there, name: _incomparable(here, there, name) or judge({"l": here, "r": there}, name),
+        lambda here, there, name: judge_types(here, there, name) or judge({"l": here, "r": there}, name),
     )  # fmt: skip
-
-
-def _incomparable(here: TensorExpr, there: TensorExpr, name: str) -> Known | None:
-    """That values cannot be subtracted, if so."""
-    if here.aval.shape != there.aval.shape or here.aval.dtype.is_opaque or there.aval.dtype.is_opaque:
-        return Known(False, f"'{name}' is {here.aval} on the left and {there.aval} on the right")
-    return None

@@ -27,7 +27,7 @@ from brainsurgery_jax.numerics.compare import (
     zero,
 )
 from brainsurgery_jax.op import Partner, SlicedPattern, assertion
-from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, check_pairs, of_each
+from brainsurgery_jax.ops._verdicts import WORDS, Unmatched, check_bounds, check_pairs, judge_types, of_each
 from brainsurgery_jax.protocol import Item, Known, Pending, TensorExpr, Verdict, View
 
 Measure = Annotated[StrictFloat | StrictInt, Field(ge=0)]
@@ -155,8 +155,8 @@ def close(
     """
 
     def compare(here: TensorExpr, there: TensorExpr, name: str) -> Verdict:
-        if here.aval.shape != there.aval.shape or here.aval.dtype.is_opaque or there.aval.dtype.is_opaque:
-            return Known(False, f"'{name}' is {here.aval} on the left and {there.aval} on the right")
+        if (known := judge_types(here, there, name)) is not None:
+            return known
 
         def judge(found: Faults) -> Known:
             known = _faulty(Item(name, here), found, f"not close (rtol {rtol:g}, atol {atol:g})", "the worst")

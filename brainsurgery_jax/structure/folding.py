@@ -102,6 +102,8 @@ def _fold_affine(model: Described, each: NormReaders, unit: int) -> Iterator[Sub
     (matrix,) = each.matrices
     bias = f"{each.norm}.bias"
     if matrix.endswith("lm_head.weight"):
+        gain = {"from": {"g": model.ref(f"{each.norm}.weight")}, "expr": "g != 0"}
+        yield Substep("assert", {"holds": gain})  # a bias cannot pass a gain of 0
         yield _compute(model, bias, each.norm, "w / g")
         yield _compute(model, matrix, each.norm, "w * g")
     else:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from asyncio import to_thread
 
 from nicegui import ui
 
 from brainsurgery_jax.comparison import Difference, TensorDifference
+from brainsurgery_jax.comparison.rollups import relative_change
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.web.workbench import Workbench
 
 MOST_ROWS = 5000
 """The most tensors that the table holds."""
 
-_LAYER = re.compile(r"(?<=\.)(\d+)(?=\.)|^(\d+)(?=\.)")
 _COLUMNS = ("tensor", "left", "right", "largest", "relative", "cosine")
 
 
@@ -82,16 +81,13 @@ def _row(one: TensorDifference) -> dict[str, object]:
 
 
 def _draw_heat_map(found: Difference) -> None:
-    cells: dict[tuple[str, int], float] = {}
-    for one in found.differing:
-        layer = _LAYER.search(one.name)
-        if layer and one.figures is not None and one.figures.relative is not None:
-            cells[_LAYER.sub("*", one.name, count=1), int(layer[0])] = one.figures.relative
+    cells = {(module, layer): value for (module, layer), value in relative_change(found).items() if layer is not None}
     if not cells:
         return
     modules = sorted({module for module, _ in cells})
     layers = sorted({layer for _, layer in cells})
-    data = [[layers.index(layer), modules.index(module), value] for (module, layer), value in cells.items()]
+    row, column = ({key: at for at, key in enumerate(keys)} for keys in (modules, layers))
+    data = [[column[layer], row[module], value] for (module, layer), value in cells.items()]
     top = max(cells.values()) or 1.0
     ui.label("Relative change by layer and module").props("role=heading aria-level=2").style("font-weight: 600")
     ui.echart({

@@ -216,3 +216,9 @@ def test_an_expression_that_names_no_tensor_is_a_scalar_of_its_own(expr: str, va
     step = {"compute": {"from": {"w": "w"}, "expr": expr, "to": "out"}}
     found = bs.load({"transforms": [step]}).apply({"w": np.ones((2, 3), np.float32)})
     assert (found["out"].shape, float(found["out"])) == ((), value)
+
+
+def test_an_expression_that_names_no_tensor_is_no_tensor_in_the_dtype_of_integers_either(tmp_path: Path) -> None:
+    step = {"compute": {"from": {"w": "w"}, "expr": "3", "to": "out", "dtype": "int64"}}
+    found = run_plan(tmp_path, {"w": np.ones((2, 3), np.float32)}, step)["out"]
+    assert (found.shape, found.dtype, int(found)) == ((), np.int64, 3)

@@ -40,9 +40,19 @@ def test_the_last_norm_stays_if_that_is_meant(tmp_path: Path) -> None:
 
 def test_a_fold_that_changes_the_model_is_not_published(tmp_path: Path) -> None:
     make("gpt2", tmp_path / "whole")
-    zero = {"fill_": {"target": r"transformer\.ln_f\.weight::[0]", "mode": "constant", "value": 0}}
+    tiny = {"fill_": {"target": r"transformer\.ln_f\.weight::[0]", "mode": "constant", "value": 1e-38}}
+    large = {"fill_": {"target": r"transformer\.ln_f\.bias::[0]", "mode": "constant", "value": 10}}
     with pytest.raises(PlanError, match=r"fold_norm: assert\.logits"):
-        edit(tmp_path / "whole", tmp_path / "out", {"untie": {}}, zero, {"fold_norm": {"prove": True}})
+        edit(tmp_path / "whole", tmp_path / "out", {"untie": {}}, tiny, large, {"fold_norm": {"prove": True}})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("prove", [False, True])
+def test_a_gain_of_zero_which_no_bias_passes_is_refused(prove: bool, tmp_path: Path) -> None:
+    make("gpt2", tmp_path / "whole")
+    zero = {"fill_": {"target": r"transformer\.ln_f\.weight::[0]", "mode": "constant", "value": 0}}
+    with pytest.raises(PlanError, match=r"fold_norm: assert\.holds: 'g != 0' does not hold"):
+        edit(tmp_path / "whole", tmp_path / "out", {"untie": {}}, zero, {"fold_norm": {"prove": prove}})
     assert not (tmp_path / "out").exists()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, Memory, Plot, completing
+from brainsurgery_jax.cli.options import Json, Memory, Plot, Target
 
 
 class DiffOrder(StrEnum):
@@ -31,12 +31,7 @@ class DiffGroups(StrEnum):
 def diff(
     left: Annotated[str, typer.Argument(metavar="LEFT", help="A checkpoint file or folder.")],
     right: Annotated[str, typer.Argument(metavar="RIGHT", help="A second checkpoint, in any format.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX", help="Compare only tensors whose full names match.", autocompletion=completing("tensor")
-        ),
-    ] = None,
+    target: Target = None,
     eps: Annotated[float, typer.Option(metavar="X", help="Absolute tolerance.", min=0)] = 0.0,
     rtol: Annotated[
         float, typer.Option(metavar="X", help="Relative tolerance, as a fraction of the left value.", min=0)

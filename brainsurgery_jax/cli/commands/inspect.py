@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from brainsurgery_jax.cli.options import Json, Plot, completing
+from brainsurgery_jax.cli.options import Json, Plot, Target
 
 
 class TreeFormat(StrEnum):
@@ -20,12 +20,7 @@ class TreeFormat(StrEnum):
 
 def inspect(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A checkpoint file or folder.")],
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX", help="List only tensors whose full names match.", autocompletion=completing("tensor")
-        ),
-    ] = None,
+    target: Target = None,
     format: Annotated[TreeFormat, typer.Option("--format", help="How to print the names.")] = TreeFormat.compact,
     stats: Annotated[
         bool, typer.Option("--stats", help="Also read the tensors: min, max, mean, std, norm, zeros, NaN, infinity.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Memory, completing
+from brainsurgery_jax.cli.options import Memory, Target
 
 
 def report(
@@ -19,10 +19,7 @@ def report(
     to: Annotated[
         str | None, typer.Option("--to", metavar="FILE", help="The page to write (default: NAME.report.html).")
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="REGEX", help="Only tensors whose full names match.", autocompletion=completing("tensor")),
-    ] = None,
+    target: Target = None,
     spectra: Annotated[
         bool, typer.Option("--spectra", help="Also factorize the matrices, or their differences, which takes longer.")
     ] = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from brainsurgery_jax.cli.environment import arrange
-from brainsurgery_jax.cli.options import Json, Memory, Plot, completing
+from brainsurgery_jax.cli.options import Json, Memory, Plot, Target
 
 
 def spectrum(
@@ -16,12 +16,7 @@ def spectrum(
     other: Annotated[
         str | None, typer.Argument(metavar="[OTHER]", help="A second one: look at the change from PATH to it.")
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX", help="Only matrices whose full names match.", autocompletion=completing("tensor")
-        ),
-    ] = None,
+    target: Target = None,
     rank: Annotated[
         int | None, typer.Option(metavar="N", help="Also print the N largest singular values.", min=1)
     ] = None,
