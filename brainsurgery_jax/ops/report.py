@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
+from pydantic import Field, StrictBool
+
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.documents import Document, Facts, NameTree, Parts, Value
 from brainsurgery_jax.errors import Refusal
@@ -135,13 +137,15 @@ def diff(
     sides: SideKeys,
     eps: Eps | None = None,
     unmatched: Literal["error", "keep", "drop"] = "keep",
+    figures: Annotated[StrictBool, Field(description="measure what differs")] = True,
 ) -> PendingReport:
     """Print what differs between two sets of tensors of the same names: missing ones, shapes, dtypes, values.
 
     Of values it gives the figures of the command `diff`: how many elements differ, the largest difference and its
-    place, relative change and cosine. If both aliases have trees, leaves without a tensor and the types of leaves are
-    compared, too. Names that only one set has are listed; `unmatched: drop` omits them, and `unmatched: error` refuses
-    them, as it does two empty sets.
+    place, relative change and cosine; with `figures: false` none, and a tensor is read up to its first difference and
+    no further. If both aliases have trees, leaves without a tensor and the types of leaves are compared, too. Names
+    that only one set has are listed; `unmatched: drop` omits them, and `unmatched: error` refuses them, as it does two
+    empty sets.
     Example: `diff: {mode: aliases, left_alias: a, right_alias: b}`
     """
     left, right = sides.refs()
@@ -161,7 +165,7 @@ def diff(
     missing = missing if unmatched == "keep" else ([], [])
     gaps = view.tree_gaps(left.alias, right.alias) if sides.mode == "aliases" else {}
     told = [f"'{name}' is {a or 'nothing'} and {b or 'nothing'}" for name, (a, b) in gaps.items()]
-    return _difference(str(left), str(right), pairs, missing, eps, told)
+    return _difference(str(left), str(right), pairs, missing, eps, told, figures=figures)
 
 
 def _slice(view: View, ref: Ref, name: str, key: str) -> TensorExpr:
@@ -175,6 +179,8 @@ def _difference(
     missing: tuple[list[str], list[str]],
     eps: float | None,
     told: Sequence[str],
+    *,
+    figures: bool,
 ) -> PendingReport:
     asked: list[Pending] = []
     findings: list[tuple[str, str | int]] = []
@@ -185,28 +191,39 @@ def _difference(
             findings.extend([(name, known.why)] if not known.holds else [])
         elif isinstance(verdict, Pending):
             findings.append((name, len(asked)))
-            both = join_reductions(verdict.reduction if eps is None else LARGEST, measure)
-            asked.append(Pending(verdict.exprs, both, lambda answer: Known(True)))
+            decide = verdict.reduction if eps is None else LARGEST
+            reduction = join_reductions(decide, measure) if figures else decide
+            asked.append(Pending(verdict.exprs, reduction, lambda answer: Known(True)))
 
-    def why(name: str, finding: str | int, answers: Sequence[tuple[float, Figures]]) -> str | None:
+    def why(name: str, finding: str | int, answers: Sequence[Answer]) -> str | None:
         if isinstance(finding, str):
             return finding
-        answer, _ = answers[finding]
+        answer, _ = _split(answers[finding])
         if eps is None:
             return None if answer else f"'{name}' differs in value"
         return None if answer <= eps else f"'{name}' differs by {answer:.6g}, more than {eps:.6g}"
 
-    def show(answers: Sequence[tuple[float, Figures]]) -> Document:
+    def show(answers: Sequence[Answer]) -> Document:
         told_of = [(name, finding, why(name, finding, answers)) for name, finding in findings]
         differing = [text for _, _, text in told_of if text is not None] + [*told]
-        figures = ((name, answers[at][1]) for name, at, text in told_of if text is not None and isinstance(at, int))
-        measured = [f"{name}: {_describe(one, pairs[name][0].aval.shape)}" for name, one in figures if one.differing]
+        found = ((name, _split(answers[at])[1]) for name, at, text in told_of if text and isinstance(at, int))
+        measured = [
+            f"{name}: {_describe(one, pairs[name][0].aval.shape)}" for name, one in found if one and one.differing
+        ]
         titles = (f"missing in {left}", f"missing in {right}", "differing")
         sections = tuple(zip(titles, map(tuple, (*missing, differing)), strict=True))
         more = (("figures", tuple(measured)),) if measured else ()
         return Facts(f"diff {left} {right}", sections + more, "" if any(f for _, f in sections) else "no difference")
 
     return PendingReport(tuple(asked), show)
+
+
+Answer = float | tuple[float, Figures]
+"""What decides about two tensors, and with `figures` how they differ."""
+
+
+def _split(answer: Answer) -> tuple[float, Figures | None]:
+    return answer if isinstance(answer, tuple) else (answer, None)
 
 
 def _describe(found: Figures, shape: Sequence[int]) -> str:
