@@ -90,7 +90,8 @@ def of_destination(op: Op | None, key: str) -> str:
     """The hint for an op that writes into an existing tensor, if there is none of that name."""
     if not isinstance(op, TensorOp) or op.form.dest != "existing" or key not in op.form.writes:
         return ""
-    return f"`{op.name}` writes into a tensor that is there: `copy` one to that name first, or use `compute`."
+    others = ", or `extra: ignore` to leave it out" if op.form.fills else ", or use `compute`"
+    return f"`{op.name}` writes into a tensor that is there: `copy` one to that name first{others}."
 
 
 def of_empty(spec: SliceSpec, index: Index) -> tuple[str, str]:
