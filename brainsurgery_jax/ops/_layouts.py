@@ -111,9 +111,22 @@ def edits(
         yield Drop(where, old)
     for new, expr in made:
         yield Bind(where, new, expr)
-    if inverse and content and not is_adapter(work.names) and view.config(where) is None:
-        described = content if found.rest else describe_floats(content)
-        yield SetConfig(where, described)  # the model's, as `convert` writes it: no file lies beside the tree
+    if not is_adapter(work.names):
+        yield from _configs(view, where, found, content, inverse=inverse)
+
+
+def _configs(
+    view: View, alias: str, found: Layout, content: Mapping[str, object], *, inverse: bool
+) -> Iterator[SetConfig]:
+    """The config of what a layout made. Back to Hugging Face names it is that of the model, as `convert` writes it, if
+    none lies beside the tree. Where a layout names every tensor they are floats, and it says nothing of codes."""
+    known = view.config(alias)
+    settings = known[1] if known is not None else content if inverse else {}
+    if not isinstance(settings, Mapping) or not settings:
+        return
+    described = settings if found.rest else describe_floats(settings)
+    if known is None or described != settings:
+        yield SetConfig(alias, described)
 
 
 def _alias(view: View, alias: str | None) -> str:
