@@ -47,7 +47,7 @@ DATA_FILE = 128 << 20
 """Bytes of a data file, after which the next one is begun, so that one is written while the next is filled. As large as
 the largest tensor at least: orbax would cut it in pieces, and copy it for that."""
 
-_LACKING = ("uint4", "uint2")
+_LACKING = ("uint4", "uint2", "float8_e4m3")
 """Narrow types of JAX that tensorstore has no word for."""
 
 _HANDLER = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
