@@ -18,7 +18,6 @@ import equinox as eqx
 import flax
 import h5py
 import jax
-import jax.numpy as jnp
 import msgpack
 import numpy as np
 import optax
@@ -92,7 +91,9 @@ def legacy(*, by_orbax: bool) -> Callable[[Path], object]:
 def easylm(here: Path) -> None:
     with open(here / "stream", "wb") as file:
         for name, x in FLAT.items():
-            file.write(msgpack.packb(((*name.split("."),), to_bytes(x))))
+            packed = msgpack.packb(((*name.split("."),), to_bytes(x)))
+            assert packed is not None
+            file.write(packed)
 
 
 def keras_3(here: Path) -> None:
@@ -163,7 +164,7 @@ ROWS = {
     ),
     "Equinox": Row(
         lambda here: eqx.tree_serialise_leaves(here / "m.eqx", PARAMS), "m.eqx",
-        {str(at): jnp.asarray(x) for at, x in enumerate(jax.tree.leaves(PARAMS))},
+        {str(at): np.asarray(x) for at, x in enumerate(jax.tree.leaves(PARAMS))},
     ),
     "weights of Keras 3": Row(
         keras_3, "m.weights.h5", {f"layers.dense.vars.{at}": x for at, x in enumerate(FLAT.values())}
