@@ -12,7 +12,7 @@ from brainsurgery_jax.documents import Text
 from brainsurgery_jax.dtypes import FLOAT16, to_numpy
 from brainsurgery_jax.errors import PlanError, Refusal, did_you_mean
 from brainsurgery_jax.layout.actions import Shape
-from brainsurgery_jax.layout.adapters import adapt, is_adapter, weights_of
+from brainsurgery_jax.layout.adapters import adapt, as_named, is_adapter, weights_of
 from brainsurgery_jax.layout.bind import BoundLayout, Correspondence, bind
 from brainsurgery_jax.layout.config import read_config
 from brainsurgery_jax.layout.expressions import Value
@@ -166,6 +166,7 @@ def _bind_layout(
 ) -> BoundLayout:
     names = view.names(alias)
     adapter = is_adapter(names)
+    found = as_named(found, names, inverse=inverse)
     try:
         bound = bind(found, config, options, present=weights_of(names, found), inverse=inverse)
     except PlanError as bad:
