@@ -79,7 +79,8 @@ def test_a_plain_dict_with_that_key_alone_comes_back(tmp_path: Path):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_what_is_written_under_such_a_name_is_read_under_it(version: str, tmp_path: Path):
-    np.savez(tmp_path / "in.npz", **{"a.kernel.value": np.ones(2), "b.value": np.ones(3)})
+    arrays: dict[str, Any] = {"a.kernel.value": np.ones(2), "b.value": np.ones(3)}
+    np.savez(tmp_path / "in.npz", **arrays)
     run(tmp_path / "in.npz", tmp_path / "out", version=version)
     assert {*bs.open(str(tmp_path / "out"))} == {"a.kernel.value", "b.value"}
 
