@@ -26,7 +26,6 @@ from brainsurgery_jax.protocol import NO_MATCH, Bind, Flags, Item, Pairing, Row
 from brainsurgery_jax.select import Index, Match, Pattern, Ref, Template, compile_template, resolve, shown
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.base import Header, TensorInfo
-from brainsurgery_jax.store.key_paths import BoxKey
 from brainsurgery_jax.store.key_tree import tree_gaps, type_gap
 from brainsurgery_jax.store.selection import choose_part
 
@@ -130,19 +129,12 @@ class StepView(Drafts):
         alias = "" if ref.alias == self.default_alias else f"{ref.alias}::"
         hint = hints.of_pattern(text, space, tokens, alias) or hints.where(space)
         kind = "" if ref.kind is None else f" of kind {ref.kind}"
-        if box := self._box_named(ref):
-            near, hint = "", f"Names leave out the key that variables of Flax add at the end, '.{box}': leave it out here, too."
+        if told := hints.of_box(pattern_of(ref.name), space.leaves.paths):
+            near, hint = "", told
         if kind and (others := pattern_of(ref.name).matches(space.names)):
             near, hint = "", hints.of_kind([space.names[name].aval.dtype for name, _ in others])
         message = f"no tensor{kind} matches {shown(ref.name)} in '{ref.alias}' ({hints.count(space)}).{near}"
         return Refusal(NO_MATCH, message, key=key, hint=hint)
-
-    def _box_named(self, ref: Ref) -> str:
-        """The key of a box of Flax that a pattern names, which names leave out; empty if it names none."""
-        boxed = [(name, path[-1]) for name, path in self.space(ref.alias).leaves.paths.items()
-                 if isinstance(path[-1], BoxKey)]  # fmt: skip
-        named = pattern_of(ref.name).matches([f"{name}.{key}" for name, key in boxed])
-        return str(boxed[0][1]) if named else ""
 
     def rename(
         self,
