@@ -39,3 +39,8 @@ def first_question(call: Expr) -> Pending:
     passes = passes_of(call)
     assert passes is not None
     return question_of(call.srcs, passes[0](None))
+
+
+def in_full(question: Pending) -> Pending:
+    """A question of all blocks, where a sample would do."""
+    return question._replace(reduction=question.reduction._replace(sampled=False))

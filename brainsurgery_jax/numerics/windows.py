@@ -1,0 +1,196 @@
+"""Exact order statistics by one reading of tensors that go by in blocks, with or without a sign.
+
+A sample tells about where the element at a place of the sorted order lies; then what is below that window is counted,
+and what is in it is kept, few elements. Where a window missed its place, or is too wide to be kept by single numbers,
+the next reading looks at a better one: so the answer never depends on the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from brainsurgery_jax._lazy import np
+
+SAMPLE = 1 << 15
+"""Elements of a sample, at least; tensors of no more are kept whole."""
+
+SPARSE = 61
+"""The largest step between the elements of a sample: no divisor of a usual length of rows."""
+
+MARGIN = 0.025
+"""The share of elements by which a window reaches beyond its place, to both sides, for places in the middle twice."""
+
+BUCKETS = 21
+"""Bits of the numbers that are told apart in a window."""
+
+LOOSE = 1 << 18
+"""Elements of a window that are kept one by one before equal ones are counted."""
+
+
+class Window(NamedTuple):
+    """Keys from `low` on, `width` of them, told apart by all but their last `shift` bits. `sure`: the place that it is
+    for lies in it."""
+
+    low: int
+    width: int
+    shift: int = 0
+    sure: bool = False
+
+    @property
+    def found(self) -> bool:
+        """Whether it is the key itself."""
+        return self.sure and self.width == 1
+
+
+class Pile(NamedTuple):
+    """Numbers, ascending, and how often each occurs; and others that are not counted yet."""
+
+    numbers: np.ndarray
+    counts: np.ndarray
+    loose: tuple[np.ndarray, ...] = ()
+
+
+class Near(NamedTuple):
+    """What is known of elements: how many are below each window, what is in it, the least and the greatest key, and how
+    many are not zero."""
+
+    below: tuple[int, ...]
+    inside: tuple[Pile, ...]
+    least: int
+    most: int
+    nonzero: int = 0
+
+
+def sample_step(size: int) -> int:
+    """The step between the elements of a sample of a tensor."""
+    return min(SPARSE, size // SAMPLE | 1)
+
+
+def keys_of(x: np.ndarray) -> np.ndarray:
+    """Integers in the order of floats, -0 before 0; NaN is beyond infinity. Of floats without a sign, their bits."""
+    keys = x.view(f"i{x.itemsize}")
+    return _turned(keys) if keys.size and keys.min() < 0 else keys
+
+
+def _turned(bits: np.ndarray) -> np.ndarray:
+    """The keys of floats some of which have a sign."""
+    return bits ^ ((bits >> np.asarray(8 * bits.itemsize - 1, bits.dtype)) & np.iinfo(bits.dtype).max)
+
+
+def value_of(key: int, dtype: np.dtype) -> np.floating:
+    """The float that has a key."""
+    bits = np.asarray(key, f"i{dtype.itemsize}")
+    return (bits if key >= 0 else bits ^ np.iinfo(bits.dtype).max)[None].view(dtype)[0]
+
+
+def is_nan(key: int, dtype: np.dtype) -> bool:
+    """Whether a key is that of a NaN."""
+    infinity = int(keys_of(np.array([np.inf], dtype))[0])
+    return key > infinity or key < -infinity - 1
+
+
+def windows_of(sample: np.ndarray, places: Sequence[int], size: int) -> tuple[Window, ...]:
+    """The windows for places in the order of `size` elements, of some of these."""
+    keys, found = keys_of(sample), []
+    for place in places:
+        share = (place + 0.5) / size
+        reach = keys.size * MARGIN * float(np.sqrt(share * (1 - share))) + 8
+        first, last = (int(share * keys.size + side) for side in (-reach, reach))
+        limits = np.iinfo(keys.dtype)
+        ends = np.partition(keys, [max(0, first), min(last, keys.size - 1)])
+        low = int(ends[first]) if first >= 0 else int(limits.min)
+        high = int(ends[last]) if last < keys.size else int(limits.max)
+        found.append(_window(low, high))
+    return tuple(found)
+
+
+def _window(low: int, high: int, *, sure: bool = False) -> Window:
+    width = high - low + 1
+    return Window(low, width, max(0, (width - 1).bit_length() - BUCKETS), sure)
+
+
+NOTHING = Pile(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+
+# --- A reading --------------------------------------------------------------------------------------------------------
+
+
+def look_near(x: np.ndarray, windows: Sequence[Window]) -> Near:
+    """What some elements, at least one, say of windows; those that are found are not looked at."""
+    keys = x.view(f"i{x.itemsize}")
+    least = int(keys.min())
+    if least < 0:
+        keys = _turned(keys)
+        least = int(keys.min())
+    made = [(0, NOTHING) if w.found else _look(keys, w) for w in windows]
+    return Near(tuple(n for n, _ in made), tuple(p for _, p in made), least, int(keys.max()))
+
+
+def _look(keys: np.ndarray, window: Window) -> tuple[int, Pile]:
+    low = np.asarray(window.low, keys.dtype)
+    below = int(np.count_nonzero(keys < low)) if window.low > np.iinfo(keys.dtype).min else 0
+    if window.width == 1:
+        count = int(np.count_nonzero(keys == low))
+        return below, Pile(np.zeros(1, np.uint64), np.array([count]))
+    unsigned = np.dtype(f"u{keys.itemsize}")
+    from_low = (keys - low).view(unsigned)
+    inside = np.flatnonzero(from_low <= np.asarray(window.width - 1, unsigned))
+    numbers = from_low[inside]
+    if window.shift:
+        numbers >>= np.asarray(window.shift, unsigned)
+    if not numbers.size:
+        return below, NOTHING
+    few = numbers.size <= keys.size // 8
+    return below, NOTHING._replace(loose=(numbers,)) if few else _counted(numbers)
+
+
+def _counted(numbers: np.ndarray) -> Pile:
+    own, counts = np.unique(numbers, return_counts=True)
+    return Pile(own.astype(np.uint64), counts)
+
+
+def join_near(a: Near, b: Near) -> Near:
+    """What is known of both."""
+    return Near(
+        tuple(x + y for x, y in zip(a.below, b.below, strict=True)),
+        tuple(_together(x, y) for x, y in zip(a.inside, b.inside, strict=True)),
+        min(a.least, b.least), max(a.most, b.most), a.nonzero + b.nonzero,
+    )  # fmt: skip
+
+
+def _together(a: Pile, b: Pile) -> Pile:
+    loose = (*a.loose, *b.loose)
+    if b.numbers.size or sum(x.size for x in loose) > LOOSE:
+        return _count(Pile(a.numbers, a.counts, loose), b)
+    return Pile(a.numbers, a.counts, loose)
+
+
+def _count(*piles: Pile) -> Pile:
+    """The numbers of piles, all of them counted."""
+    loose = [x for pile in piles[:1] for x in pile.loose]
+    parts = [*piles, *([_counted(np.concatenate(loose))] if loose else [])]
+    numbers = np.concatenate([p.numbers for p in parts])
+    own, places = np.unique(numbers, return_inverse=True)
+    counts = np.zeros(own.size, np.int64)
+    np.add.at(counts, places, np.concatenate([p.counts for p in parts]))
+    return Pile(own, counts)
+
+
+def narrow(windows: Sequence[Window], places: Sequence[int], near: Near) -> tuple[Window, ...]:
+    """Better windows for places after a reading of all elements, or those that were found."""
+    return tuple(
+        w if w.found else _narrow(w, place, near, at) for at, (w, place) in enumerate(zip(windows, places, strict=True))
+    )
+
+
+def _narrow(window: Window, place: int, near: Near, at: int) -> Window:
+    pile = _count(near.inside[at])
+    up_to = np.cumsum(pile.counts)
+    own = place - near.below[at]
+    if own < 0:
+        return _window(near.least, window.low - 1, sure=True)
+    if not up_to.size or own >= up_to[-1]:
+        return _window(window.low + window.width, near.most, sure=True)
+    number = int(pile.numbers[int(np.searchsorted(up_to, own, side="right"))])
+    return _window(window.low + (number << window.shift), window.low + ((number + 1) << window.shift) - 1, sure=True)
