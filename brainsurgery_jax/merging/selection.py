@@ -13,7 +13,7 @@ from brainsurgery_jax.merging.tensors import Params, anywhere, namespace
 from brainsurgery_jax.numerics.math import wide
 from brainsurgery_jax.numerics.windows import (
     Near,
-    Window,
+    KeyWindow,
     is_nan,
     join_near,
     keys_of,
@@ -41,7 +41,7 @@ class Sought(NamedTuple):
     """What is known of a derived tensor after some passes: the windows of its places. `nan`: it holds NaN, and no place
     means anything."""
 
-    windows: tuple[Window, ...]
+    windows: tuple[KeyWindow, ...]
     nan: bool = False
 
 

@@ -28,7 +28,7 @@ LOOSE = 1 << 18
 """Elements of a window that are kept one by one before equal ones are counted."""
 
 
-class Window(NamedTuple):
+class KeyWindow(NamedTuple):
     """Keys from `low` on, `width` of them, told apart by all but their last `shift` bits. `sure`: the place that it is
     for lies in it."""
 
@@ -90,7 +90,7 @@ def is_nan(key: int, dtype: np.dtype) -> bool:
     return key > infinity or key < -infinity - 1
 
 
-def windows_of(sample: np.ndarray, places: Sequence[int], size: int) -> tuple[Window, ...]:
+def windows_of(sample: np.ndarray, places: Sequence[int], size: int) -> tuple[KeyWindow, ...]:
     """The windows for places in the order of `size` elements, of some of these."""
     keys, found = keys_of(sample), []
     for place in places:
@@ -105,9 +105,9 @@ def windows_of(sample: np.ndarray, places: Sequence[int], size: int) -> tuple[Wi
     return tuple(found)
 
 
-def _window(low: int, high: int, *, sure: bool = False) -> Window:
+def _window(low: int, high: int, *, sure: bool = False) -> KeyWindow:
     width = high - low + 1
-    return Window(low, width, max(0, (width - 1).bit_length() - BUCKETS), sure)
+    return KeyWindow(low, width, max(0, (width - 1).bit_length() - BUCKETS), sure)
 
 
 NOTHING = Pile(np.zeros(0, np.uint64), np.zeros(0, np.int64))
@@ -116,7 +116,7 @@ NOTHING = Pile(np.zeros(0, np.uint64), np.zeros(0, np.int64))
 # --- A reading --------------------------------------------------------------------------------------------------------
 
 
-def look_near(x: np.ndarray, windows: Sequence[Window]) -> Near:
+def look_near(x: np.ndarray, windows: Sequence[KeyWindow]) -> Near:
     """What some elements, at least one, say of windows; those that are found are not looked at."""
     keys = x.view(f"i{x.itemsize}")
     least = int(keys.min())
@@ -127,7 +127,7 @@ def look_near(x: np.ndarray, windows: Sequence[Window]) -> Near:
     return Near(tuple(n for n, _ in made), tuple(p for _, p in made), least, int(keys.max()))
 
 
-def _look(keys: np.ndarray, window: Window) -> tuple[int, Pile]:
+def _look(keys: np.ndarray, window: KeyWindow) -> tuple[int, Pile]:
     low = np.asarray(window.low, keys.dtype)
     below = int(np.count_nonzero(keys < low)) if window.low > np.iinfo(keys.dtype).min else 0
     if window.width == 1:
@@ -177,14 +177,14 @@ def _count(*piles: Pile) -> Pile:
     return Pile(own, counts)
 
 
-def narrow(windows: Sequence[Window], places: Sequence[int], near: Near) -> tuple[Window, ...]:
+def narrow(windows: Sequence[KeyWindow], places: Sequence[int], near: Near) -> tuple[KeyWindow, ...]:
     """Better windows for places after a reading of all elements, or those that were found."""
     return tuple(
         w if w.found else _narrow(w, place, near, at) for at, (w, place) in enumerate(zip(windows, places, strict=True))
     )
 
 
-def _narrow(window: Window, place: int, near: Near, at: int) -> Window:
+def _narrow(window: KeyWindow, place: int, near: Near, at: int) -> KeyWindow:
     pile = _count(near.inside[at])
     up_to = np.cumsum(pile.counts)
     own = place - near.below[at]
