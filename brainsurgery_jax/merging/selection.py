@@ -12,8 +12,8 @@ from brainsurgery_jax.kernel import Kernel
 from brainsurgery_jax.merging.tensors import Params, anywhere, namespace
 from brainsurgery_jax.numerics.math import wide
 from brainsurgery_jax.numerics.windows import (
-    Near,
     KeyWindow,
+    Near,
     is_nan,
     join_near,
     keys_of,
@@ -33,7 +33,7 @@ Places = Callable[[int, Any, Mapping[str, Any], int], tuple[Any, ...]]
 """`(elements, those that are not zero, static parameters, number of the tensor) -> places in the sorted order`."""
 
 
-SLAB = 1 << 16
+SLAB = 1 << 17
 """Elements that are derived and looked at together, so that what is made on the way stays in the cache."""
 
 

@@ -18,13 +18,13 @@ SAMPLE = 1 << 15
 SPARSE = 61
 """The largest step between the elements of a sample: no divisor of a usual length of rows."""
 
-MARGIN = 0.025
+MARGIN = 0.02
 """The share of elements by which a window reaches beyond its place, to both sides, for places in the middle twice."""
 
 BUCKETS = 21
 """Bits of the numbers that are told apart in a window."""
 
-LOOSE = 1 << 18
+LOOSE = 1 << 19
 """Elements of a window that are kept one by one before equal ones are counted."""
 
 
@@ -119,28 +119,30 @@ NOTHING = Pile(np.zeros(0, np.uint64), np.zeros(0, np.int64))
 def look_near(x: np.ndarray, windows: Sequence[KeyWindow]) -> Near:
     """What some elements, at least one, say of windows; those that are found are not looked at."""
     keys = x.view(f"i{x.itemsize}")
-    least = int(keys.min())
-    if least < 0:
+    most = int(keys.view(f"u{x.itemsize}").max())
+    least = 0
+    if most > np.iinfo(keys.dtype).max:  # some have a sign
         keys = _turned(keys)
-        least = int(keys.min())
+        least, most = int(keys.min()), int(keys.max())
     made = [(0, NOTHING) if w.found else _look(keys, w) for w in windows]
-    return Near(tuple(n for n, _ in made), tuple(p for _, p in made), least, int(keys.max()))
+    return Near(tuple(n for n, _ in made), tuple(p for _, p in made), least, most)
 
 
 def _look(keys: np.ndarray, window: KeyWindow) -> tuple[int, Pile]:
     low = np.asarray(window.low, keys.dtype)
-    below = int(np.count_nonzero(keys < low)) if window.low > np.iinfo(keys.dtype).min else 0
+    reached = keys >= low
+    below = keys.size - int(np.count_nonzero(reached))
     if window.width == 1:
         count = int(np.count_nonzero(keys == low))
         return below, Pile(np.zeros(1, np.uint64), np.array([count]))
+    reached ^= keys > np.asarray(window.low + window.width - 1, keys.dtype)
+    (inside,) = reached.nonzero()
+    if not inside.size:
+        return below, NOTHING
     unsigned = np.dtype(f"u{keys.itemsize}")
-    from_low = (keys - low).view(unsigned)
-    inside = np.flatnonzero(from_low <= np.asarray(window.width - 1, unsigned))
-    numbers = from_low[inside]
+    numbers = (keys[inside] - low).view(unsigned)
     if window.shift:
         numbers >>= np.asarray(window.shift, unsigned)
-    if not numbers.size:
-        return below, NOTHING
     few = numbers.size <= keys.size // 8
     return below, NOTHING._replace(loose=(numbers,)) if few else _counted(numbers)
 
@@ -161,20 +163,19 @@ def join_near(a: Near, b: Near) -> Near:
 
 def _together(a: Pile, b: Pile) -> Pile:
     loose = (*a.loose, *b.loose)
-    if b.numbers.size or sum(x.size for x in loose) > LOOSE:
-        return _count(Pile(a.numbers, a.counts, loose), b)
-    return Pile(a.numbers, a.counts, loose)
+    if sum(x.size for x in loose) > LOOSE:
+        b, loose = _add(b, _counted(np.concatenate(loose))), ()
+    return _add(a, b)._replace(loose=loose)
 
 
-def _count(*piles: Pile) -> Pile:
-    """The numbers of piles, all of them counted."""
-    loose = [x for pile in piles[:1] for x in pile.loose]
-    parts = [*piles, *([_counted(np.concatenate(loose))] if loose else [])]
-    numbers = np.concatenate([p.numbers for p in parts])
-    own, places = np.unique(numbers, return_inverse=True)
-    counts = np.zeros(own.size, np.int64)
-    np.add.at(counts, places, np.concatenate([p.counts for p in parts]))
-    return Pile(own, counts)
+def _add(a: Pile, b: Pile) -> Pile:
+    """The counts of two piles."""
+    if not a.numbers.size or not b.numbers.size:
+        return a if a.numbers.size else b
+    numbers, places = np.unique(np.concatenate([a.numbers, b.numbers]), return_inverse=True)
+    counts = np.zeros(numbers.size, np.int64)
+    np.add.at(counts, places, np.concatenate([a.counts, b.counts]))
+    return Pile(numbers, counts)
 
 
 def narrow(windows: Sequence[KeyWindow], places: Sequence[int], near: Near) -> tuple[KeyWindow, ...]:
@@ -185,12 +186,18 @@ def narrow(windows: Sequence[KeyWindow], places: Sequence[int], near: Near) -> t
 
 
 def _narrow(window: KeyWindow, place: int, near: Near, at: int) -> KeyWindow:
-    pile = _count(near.inside[at])
-    up_to = np.cumsum(pile.counts)
-    own = place - near.below[at]
+    pile, own = near.inside[at], place - near.below[at]
     if own < 0:
         return _window(near.least, window.low - 1, sure=True)
-    if not up_to.size or own >= up_to[-1]:
+    if own >= int(pile.counts.sum()) + sum(x.size for x in pile.loose):
         return _window(window.low + window.width, near.most, sure=True)
-    number = int(pile.numbers[int(np.searchsorted(up_to, own, side="right"))])
-    return _window(window.low + (number << window.shift), window.low + ((number + 1) << window.shift) - 1, sure=True)
+    number = window.low + (_number_at(pile, own) << window.shift)
+    return _window(number, number + (1 << window.shift) - 1, sure=True)
+
+
+def _number_at(pile: Pile, place: int) -> int:
+    """The number at a place of a pile."""
+    if not pile.numbers.size:
+        return int(np.partition(np.concatenate(pile.loose), place)[place])
+    whole = _add(pile, _counted(np.concatenate(pile.loose))) if pile.loose else pile
+    return int(whole.numbers[int(np.searchsorted(np.cumsum(whole.counts), place, side="right"))])

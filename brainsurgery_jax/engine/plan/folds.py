@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from brainsurgery_jax.graph.expr import Expr, is_fold, is_whole, passes_of, walk
 from brainsurgery_jax.protocol import Known, Pending, Reduction
@@ -43,4 +44,4 @@ def first_question(call: Expr) -> Pending:
 
 def in_full(question: Pending) -> Pending:
     """A question of all blocks, where a sample would do."""
-    return question._replace(reduction=question.reduction._replace(sampled=False))
+    return replace(question, reduction=question.reduction._replace(sampled=False))
