@@ -129,6 +129,12 @@ def constant_of(value: float, like: Array) -> Array:
     return np.asarray(value, like.dtype)
 
 
+def times(x: Array, number: Array) -> Array:
+    """A tensor times a number, which has more bits than short floats; rounded once."""
+    wide = widen(x)
+    return round_to(wide * number.astype(wide.dtype), x.dtype)
+
+
 def total(xs: Sequence[Array]) -> Array:
     """The sum of some tensors, element by element; of short floats rounded once."""
     first, *others = map(widen, xs)
