@@ -150,6 +150,11 @@ def double(x: Array) -> Array:
     return x if x.dtype == np.float64 else to_float64(x)
 
 
+def rounding(work: DType | None) -> Callable[[Array], Array]:
+    """What is done to numbers in double precision on the way: nothing, or (`work`) they are rounded to a dtype."""
+    return (lambda x: x) if work is None else lambda x: double(rounded(x, work))
+
+
 def rounded(x: Array, dtype: DType) -> Array:
     """A result in the dtype of the merged tensor."""
     return round_to(x, to_numpy(dtype))
