@@ -78,7 +78,7 @@ def order_statistics(
     def passes(avals: Avals, params: Params) -> Passes:
         dtype = to_numpy(wide(avals[0].dtype))
         search = _Search(derive, places, shape(params), avals[0].size, dtype, params, by_nonzero)
-        return (search.gather,) if search.step == 1 else (search.gather, search.count)
+        return (search.gather,) if search.step == 1 else (search.gather, search.look)
 
     return kernel(name, result=result, host=anywhere, fold=passes)(of_whole)
 
@@ -101,23 +101,23 @@ class _Search(NamedTuple):
     def gather(self, _: None) -> Reduction:
         """The pass that takes a sample, of which the windows follow; of few elements all, and the answer."""
 
-        def block(*xs: Array) -> list[Array]:
+        def block(*xs: Array) -> list[np.ndarray]:
             return self._derived([x[:: self.step] for x in xs])
 
-        def merge(a: list[Array], b: list[Array]) -> list[Array]:
+        def merge(a: list[np.ndarray], b: list[np.ndarray]) -> list[np.ndarray]:
             return [np.concatenate(pair) for pair in zip(a, b, strict=True)]
 
-        def finish(found: list[Array]) -> Any:
+        def finish(found: list[np.ndarray]) -> Any:
             if self.step == 1:
                 return np.concatenate([self._sorted(x, at) for at, x in enumerate(found)])
             return tuple(self._estimate(x, at) for at, x in enumerate(found))
 
         return Reduction(block, merge, finish, self._nothing, unordered=True, sampled=self.step > 1)
 
-    def count(self, known: tuple[Sought, ...]) -> Reduction:
+    def look(self, known: tuple[Sought, ...]) -> Reduction:
         """The pass over all elements."""
 
-        def look(xs: Sequence[Array]) -> list[Near]:
+        def near_of(xs: Sequence[Array]) -> list[Near]:
             made = self._derived(xs)
             near = [look_near(x, sought.windows) for x, sought in zip(made, known, strict=True)]
             if not self.by_nonzero:
@@ -125,7 +125,7 @@ class _Search(NamedTuple):
             return [n._replace(nonzero=int(np.count_nonzero(x))) for n, x in zip(near, made, strict=True)]
 
         def block(*xs: Array) -> list[Near]:
-            return reduce(merge, (look([x[at : at + SLAB] for x in xs]) for at in range(0, len(xs[0]), SLAB)))
+            return reduce(merge, (near_of([x[at : at + SLAB] for x in xs]) for at in range(0, len(xs[0]), SLAB)))
 
         def merge(a: list[Near], b: list[Near]) -> list[Near]:
             return [join_near(x, y) for x, y in zip(a, b, strict=True)]
@@ -144,7 +144,7 @@ class _Search(NamedTuple):
     def _nothing(self) -> Array:
         return np.full(self.shape[0] * self.shape[1], np.nan)
 
-    def _derived(self, xs: Sequence[Array]) -> list[Array]:
+    def _derived(self, xs: Sequence[Array]) -> list[np.ndarray]:
         with np.errstate(all="ignore"):
             return [np.ascontiguousarray(x) for x in self.derive(xs, self.static)]
 
@@ -154,16 +154,16 @@ class _Search(NamedTuple):
     def _inside(self, nonzero: float, at: int) -> list[int]:
         return [min(p, self.size - 1) for p in self._places(nonzero, at)]
 
-    def _sorted(self, x: Array, at: int) -> Array:
-        wanted = self._places(np.count_nonzero(x), at)
+    def _sorted(self, x: np.ndarray, at: int) -> Array:
+        wanted = self._places(int(np.count_nonzero(x)), at)
         if np.isnan(x).any():
             return np.full(len(wanted), np.nan)
         keys = np.sort(keys_of(x))
         found = [value_of(int(keys[p]), x.dtype) if p < x.size else np.inf for p in wanted]
         return np.array(found, np.float64)
 
-    def _estimate(self, x: Array, at: int) -> Sought:
-        nonzero = np.count_nonzero(x) / x.size * self.size
+    def _estimate(self, x: np.ndarray, at: int) -> Sought:
+        nonzero = int(np.count_nonzero(x)) / x.size * self.size
         return Sought(windows_of(x, self._inside(nonzero, at), self.size))
 
     def _narrowed(self, sought: Sought, near: Near, at: int) -> Sought:

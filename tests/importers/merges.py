@@ -14,7 +14,21 @@ import yaml
 from tests.checkpoints import normal, write
 from tests.merging import oracles as by
 
-LAYERS, WIDTH, INNER, WORDS = 4, 16, 24, 32
+
+class Size(NamedTuple):
+    """The shapes of a Llama."""
+
+    layers: int
+    width: int
+    inner: int
+    words: int
+    heads: int
+
+
+TINY = Size(4, 16, 24, 32, 2)
+GPT2 = Size(1, 768, 3072, 1000, 12)
+"""A layer of the size of GPT-2's, and fewer words."""
+LAYERS, WIDTH, INNER, WORDS, _ = TINY
 CONFIG: Mapping[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH, "intermediate_size": INNER,
     "num_hidden_layers": LAYERS, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": WORDS,
@@ -26,27 +40,32 @@ Models = Mapping[str, Tensors]
 """Tensors in float64, by the letter of the model."""
 
 
-def shapes(layers: int = LAYERS) -> dict[str, tuple[int, ...]]:
-    """The tensors of a tiny Llama."""
+def shapes(layers: int = LAYERS, size: Size = TINY) -> dict[str, tuple[int, ...]]:
+    """The tensors of a tiny Llama, or of one of another size."""
+    _, width, inner, words, _ = size
     outside: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (WORDS, WIDTH), "model.norm.weight": (WIDTH,), "lm_head.weight": (WORDS, WIDTH)
+        "model.embed_tokens.weight": (words, width), "model.norm.weight": (width,), "lm_head.weight": (words, width)
     }  # fmt: skip
-    layer: dict[str, tuple[int, ...]] = {f"self_attn.{x}_proj.weight": (WIDTH, WIDTH) for x in "qkvo"}
-    layer |= {f"mlp.{x}_proj.weight": (INNER, WIDTH) for x in ("gate", "up")} | {
-        "mlp.down_proj.weight": (WIDTH, INNER), "input_layernorm.weight": (WIDTH,),
-        "post_attention_layernorm.weight": (WIDTH,),
+    layer: dict[str, tuple[int, ...]] = {f"self_attn.{x}_proj.weight": (width, width) for x in "qkvo"}
+    layer |= {f"mlp.{x}_proj.weight": (inner, width) for x in ("gate", "up")} | {
+        "mlp.down_proj.weight": (width, inner), "input_layernorm.weight": (width,),
+        "post_attention_layernorm.weight": (width,),
     }  # fmt: skip
     return outside | {f"model.layers.{i}.{name}": shape for i in range(layers) for name, shape in layer.items()}
 
 
-def put_models(folder: Path, dtype: str | Mapping[str, str] = "float32", **config: Any) -> Models:
+def put_models(folder: Path, dtype: str | Mapping[str, str] = "float32", size: Size = TINY, **config: Any) -> Models:
     """Models `a`, `b` and `c`, as folders; yields what they hold."""
     held = {}
+    if size != TINY:
+        config = {"hidden_size": size.width, "intermediate_size": size.inner, "num_hidden_layers": size.layers,
+                  "num_attention_heads": size.heads, "num_key_value_heads": size.heads, "vocab_size": size.words,
+                  **config}  # fmt: skip
     for seed, letter in enumerate("abc"):
         own = dtype if isinstance(dtype, str) else dtype[letter]
         stored = np.dtype(getattr(ml_dtypes, own, own))
         tensors = {name: normal(shape, seed=97 * seed + at).astype(stored) for at, (name, shape) in
-                   enumerate(shapes().items())}  # fmt: skip
+                   enumerate(shapes(size.layers, size).items())}  # fmt: skip
         (folder / letter).mkdir()
         write(folder / letter / "model.safetensors", tensors, {"format": "pt"})
         (folder / letter / "config.json").write_text(json.dumps({**CONFIG, "dtype": own, **config}))
