@@ -114,7 +114,8 @@ class Off(NamedTuple):
     share: float
 
     def __str__(self) -> str:
-        return f"{self.most:.3g} ({100 * self.share:.2g} %)" if self.share else "0"
+        share = f"{100 * self.share:.2g}" if self.share < 0.995 else "100"
+        return f"{self.most:.3g} ({share} %)" if self.share else "0"
 
 
 class Apart(NamedTuple):
