@@ -9,7 +9,7 @@ from typing import NamedTuple
 from brainsurgery_jax.importers.imported import StepComment
 from brainsurgery_jax.importers.merge_models import Model, refuse
 from brainsurgery_jax.importers.merge_steps import SlicePlace, StepParts
-from brainsurgery_jax.importers.mergekit_config import Config, MergeSlice, MergeSource
+from brainsurgery_jax.importers.mergekit_config import FORM, NEEDS_BASE, Config, MergeSlice, MergeSource
 from brainsurgery_jax.importers.patterns import selections, shift_name
 from brainsurgery_jax.protocol import Substep
 
@@ -44,11 +44,11 @@ class SliceMerges:
     def _is_copied(self, part: SlicePart) -> bool:
         """Whether a part has the base alone, with which nothing is merged."""
         first, *others = part.slice.sources
-        return not others and first.model == self.config.base
+        return not others and first.model == self.config.base and self.config.method in NEEDS_BASE
 
     def _part(self, number: int, part: SlicePart) -> Iterator[Substep | StepComment]:
         first = part.slice.sources[0]
-        self._refuse_no_base(part.slice.sources)
+        self._refuse_no_merge(part.slice.sources)
         count = 0 if part.start is None else len(_layers(first))
         start = part.start or 0
         place = SlicePlace(number, self.models[first.model].stack.prefix, range(start, start + count))
@@ -63,14 +63,15 @@ class SliceMerges:
             yield from self._copies(part, source, alias)
         yield Substep("merge", StepParts(self.config, self.models, part.slice, place).payload(self.to))
 
-    def _refuse_no_base(self, sources: Sequence[MergeSource]) -> None:
-        base = self.config.base
-        if base is None or any(source.model == base for source in sources):
-            return
-        message = (
-            f"the base '{base}' is not among the sources of a slice, so nothing says which of its layers belong there"
-        )
-        raise refuse(message, sources[0].span, "Add it to the `sources`, with a `layer_range` of as many layers.")
+    def _refuse_no_merge(self, sources: Sequence[MergeSource]) -> None:
+        base, method, first = self.config.base, self.config.method, sources[0]
+        if base is not None and all(source.model != base for source in sources):
+            message = f"the base '{base}' is not among the sources of a slice: which of its layers belong there?"
+            raise refuse(message, first.span, "Add it to the sources, with its layer_range.", FORM)
+        if len(sources) == 1 and method not in NEEDS_BASE:
+            message = f"{method} merges several models, and a slice has '{first.model}' alone"
+            hint = "Add a source to the slice. To stack layers as they are, write `merge_method: passthrough`."
+            raise refuse(message, first.span, hint, FORM)
 
     def _copies(self, part: SlicePart, source: MergeSource, to: str) -> Iterator[Substep]:
         """The steps that copy what a source has of a part, its layers numbered as in the result."""

@@ -154,6 +154,47 @@ def _uneven(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a + b) * ((0.5 if "embed" in name else 2) if layer is None else (0.5, 1, 2, 3)[layer])
 
 
+def _of_layers(
+    held: Models, of_layer: Callable[[int, str], np.ndarray], layers: int, outside: Callable[[str], np.ndarray]
+) -> Tensors:
+    """What `of_layer(layer, name in layer 0)` gives for each layer, and `outside(name)` for what is in none."""
+    found = {n: outside(n) for n in held["a"] if layer_of(n) is None}
+    first = [n for n in held["a"] if layer_of(n) == 0]
+    return found | {in_layer(n, at): of_layer(at, n) for n in first for at in range(layers)}
+
+
+def _slerped(held: Models) -> Tensors:
+    def of_layer(at: int, name: str) -> np.ndarray:
+        if at < 3:
+            t = at / 2 if "self_attn" in name else 0.4
+            return by.slerp(None, [held["a"][in_layer(name, at)], held["b"][in_layer(name, at + 1)]], t)
+        pair = [held["a"][in_layer(name, at - 1)], held["c"][in_layer(name, at - 3)]]
+        return by.slerp(None, pair, (0.1, 0.9)[at - 3])
+
+    def outside(name: str) -> np.ndarray:
+        other, t = ("b", 0.4) if "embed" in name else ("c", 0.1)
+        return by.slerp(None, [held["a"][name], held[other][name]], t)
+
+    return _of_layers(held, of_layer, 5, outside)
+
+
+def _trimmed(held: Models) -> Tensors:
+    def tied(a: np.ndarray, b: np.ndarray, c: np.ndarray, weight: float) -> np.ndarray:
+        return by.add(a, by.deltas(a, [b, c]), (weight, 0.3), vote=True, normalize=True)
+
+    def of_layer(at: int, name: str) -> np.ndarray:
+        a, b, c = (held[m] for m in "abc")
+        if at >= 2:
+            return a[in_layer(name, at - 1)]
+        return tied(a[in_layer(name, at)], b[in_layer(name, at)], c[in_layer(name, at + 2)], (0.2, 0.8)[at])
+
+    def outside(name: str) -> np.ndarray:
+        a, b, c = (held[m][name] for m in "abc")
+        return tied(a, b, c, 0.2) if "embed" in name else a
+
+    return _of_layers(held, of_layer, 5, outside)
+
+
 CASES: Mapping[str, Case] = {
     "linear": Case(
         {"merge_method": "linear", "models": models(a=0.3, b=0.7)}, each(lambda n, a, b: 0.3 * a + 0.7 * b, *"ab")
@@ -320,6 +361,54 @@ CASES: Mapping[str, Case] = {
     "slerp from the first layer to the last": Case(
         {"merge_method": "slerp", "base_model": "a", "models": models(b=None), "parameters": {"t": [0.25, 0.75]}},
         each(lambda n, a, b: by.slerp(None, [a, b], _by_layer(0.25, 0.75)(n)), *"ab"),
+    ),
+    "slerp of slices that are whole models": Case(
+        {
+            "merge_method": "slerp",
+            "base_model": "a",
+            "slices": [
+                {
+                    "sources": [{"model": m, "layer_range": [0, LAYERS]} for m in "ab"],
+                    "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}]},
+                }
+            ],
+            "parameters": {"t": 0.25},
+        },
+        each(lambda n, a, b: by.slerp(None, [a, b], _by_layer(0, 1)(n) if "mlp" in n else 0.25), *"ab"),
+    ),
+    "slerp of slices": Case(
+        {
+            "merge_method": "slerp",
+            "base_model": "a",
+            "slices": [
+                {"sources": [{"model": "a", "layer_range": [0, 3]}, {"model": "b", "layer_range": [1, 4]}]},
+                {
+                    "sources": [{"model": "a", "layer_range": [2, 4]}, {"model": "c", "layer_range": [0, 2]}],
+                    "parameters": {"t": [0.1, 0.9]},
+                },
+            ],
+            "parameters": {"t": [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": 0.4}]},
+        },
+        _slerped,
+        layers=5,
+    ),
+    "ties of slices": Case(
+        {
+            "merge_method": "ties",
+            "base_model": "a",
+            "slices": [
+                {
+                    "sources": [
+                        {"model": "a", "layer_range": [0, 2]},
+                        {"model": "b", "layer_range": [0, 2], "parameters": {"weight": [0.2, 0.8]}},
+                        {"model": "c", "layer_range": [2, 4], "parameters": {"weight": 0.3}},
+                    ]
+                },
+                {"sources": [{"model": "a", "layer_range": [1, 4]}]},
+            ],
+        },
+        _trimmed,
+        layers=5,
     ),
     "ties of whole task vectors": Case(
         {"merge_method": "ties", "base_model": "a", "models": models(b=0.5, c=0.25), "parameters": {"lambda": 0.5}},
