@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from brainsurgery_jax._lazy import Array, np
+from brainsurgery_jax._lazy import Array
 from brainsurgery_jax.dtypes import DType
 from brainsurgery_jax.merging.method import MergeMethod, Merging
 from brainsurgery_jax.merging.settings import MergeParameter
@@ -20,7 +20,7 @@ def swap_near(base: Array, other: Array, *, t: float, dtype: DType, exact: bool)
     xp = namespace(a)
     apart = xp.maximum(abs(a - b), constant_of(FLOOR, a))
     # Torch divides a number by a tensor by way of the reciprocal, and does not round the number to the tensor's dtype.
-    share = constant_of(t, a) / apart if exact else times(constant_of(1, a) / apart, np.float32(t))
+    share = constant_of(t, a) / apart if exact else times(constant_of(1, a) / apart, t)
     share = xp.minimum(xp.maximum(share, constant_of(0, a)), constant_of(1, a))  # numpy's clip would widen short floats
     return rounded(share * b + (constant_of(1, a) - share) * a, dtype)
 

@@ -129,10 +129,10 @@ def constant_of(value: float, like: Array) -> Array:
     return np.asarray(value, like.dtype)
 
 
-def times(x: Array, number: Array) -> Array:
-    """A tensor times a number, which has more bits than short floats; rounded once."""
+def times(x: Array, number: float) -> Array:
+    """A tensor times a number, which is not rounded to short floats before; rounded once."""
     wide = widen(x)
-    return round_to(wide * number.astype(wide.dtype), x.dtype)
+    return round_to(wide * constant_of(number, wide), x.dtype)
 
 
 def total(xs: Sequence[Array]) -> Array:

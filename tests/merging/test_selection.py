@@ -38,7 +38,7 @@ def found(x: np.ndarray, shares: tuple[float, ...] = SHARES, sampled: slice = sl
     assert kernel.fold is not None
     first, *others = kernel.fold((Aval(x.shape, BY_NAME[x.dtype.name]),), {})
     gather: Any = first(None)
-    known = gather.finish(gather.block(x[sampled] if gather.sampled else x))
+    known: Any = gather.finish(gather.block(x[sampled] if gather.sampled else x))
     passes = 1
     while others:
         reduction: Any = others[0](known)
