@@ -129,7 +129,7 @@ MAY_IMPORT = {
     "cli.prompt": "desk rendering documents engine.events wording "
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
-    "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema cli.show",
+    "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema packaged cli.show",
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine looking.spectra "
     "rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
     "looking": "reduction rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr engine "
