@@ -135,7 +135,7 @@ MAY_IMPORT = {
     "looking": "reduction rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr engine "
     "store.base",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
-    "plots": "wording errors dtypes _lazy checkpoint comparison looking store.failures store.sizes",
+    "plots": "wording errors dtypes _lazy checkpoint comparison looking store.atomic store.failures store.sizes",
     "cli.plotting": "plots cli.show",
     "cli.report": "plots cli.show cli.sizes",
     "cli.sizes": "store.sizes",
