@@ -43,3 +43,6 @@ STATISTICS = Reduction(
     {"min": None, "max": None, "mean": None},
 )
 """The least, the greatest and the mean value, in double precision; NaN for complex numbers."""
+
+VALUES = Reduction(lambda x: [x], lambda a, b: a + b, lambda xs: np.concatenate(xs), None)
+"""All elements, in row-major order."""

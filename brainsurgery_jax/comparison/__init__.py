@@ -7,7 +7,6 @@ those that differ are read for figures. Nothing is held but blocks, on every thr
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,7 @@ from brainsurgery_jax.numerics.figures import (
     measuring,
     place_of_largest,
 )  # fmt: skip
+from brainsurgery_jax.numerics.rollups import in_order
 from brainsurgery_jax.protocol import Known, Pending, Reduction
 from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html
 from brainsurgery_jax.store.base import Source
@@ -222,12 +222,5 @@ class _Comparison:
         left, right = self._left, self._right
         return (left.source, left.prefix + name), (right.source, right.prefix + name)
 
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names sorted, numbers in them by their value: layer 2 before layer 10."""
-    return sorted(names, key=lambda name: [(int(p), "") if p.isdecimal() else (-1, p) for p in _PARTS.split(name)])
-
-
-_PARTS = re.compile(r"(\d+)")
 
 __all__ = ("Difference", "Figures", "TensorDifference", "diff")
