@@ -16,9 +16,9 @@ from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.comparison import Difference, diff
 from brainsurgery_jax.comparison.side_files import shorten
 from brainsurgery_jax.looking.chosen import choose
-from brainsurgery_jax.looking.moments import TensorStats
 from brainsurgery_jax.looking.spectra import Spectrum, spectra_of
 from brainsurgery_jax.looking.stats import stats_of
+from brainsurgery_jax.numerics.moments import TensorStats
 from brainsurgery_jax.numerics.rollups import Grouping, module_of, roll_up, sort_differences
 from brainsurgery_jax.plots.canvas import Picture, clean_text, compose, draw_svg, refuse_existing, wrap_page, write_file
 from brainsurgery_jax.plots.looking import picture_checkpoint, picture_difference

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "select": "errors dtypes",
     "reduction": "_lazy",
     "protocol": "reduction _lazy errors documents dtypes select",
-    "summaries": "_lazy protocol",
+    "summaries": "_lazy reduction numerics.moments",
     "keys": "_lazy dtypes select",
     "kernel": "errors dtypes keys index protocol",
     "op": "keys kernel select protocol",
@@ -138,7 +138,7 @@ MAY_IMPORT = {
     "looking": "reduction summaries rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr "
     "engine store.base",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
-    "plots": "wording errors dtypes _lazy checkpoint comparison numerics.rollups looking store.atomic "
+    "plots": "wording errors dtypes _lazy checkpoint comparison numerics looking store.atomic "
     "store.failures store.sizes",
     "cli.plotting": "plots cli.show",
     "cli.report": "plots cli.show cli.sizes",
@@ -158,13 +158,13 @@ MAY_IMPORT = {
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
-    "web": "errors wording rendering version dtypes op api checkpoint comparison looking world lower "
+    "web": "errors wording rendering version dtypes op api checkpoint comparison numerics.moments looking world lower "
     "plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
     "store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
-    "looking plots",
+    "looking numerics.moments plots",
     "__main__": "cli",
 }
 
