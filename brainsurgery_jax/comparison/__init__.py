@@ -33,7 +33,7 @@ from brainsurgery_jax.numerics.figures import (
 )  # fmt: skip
 from brainsurgery_jax.numerics.rollups import in_order
 from brainsurgery_jax.protocol import Known, Pending, Reduction
-from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html
+from brainsurgery_jax.rendering.notebook import MOST_ROWS, HtmlTable, as_html, show_in_treescope
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.key_tree import tree_gaps
 
@@ -82,6 +82,8 @@ class Difference:
                   ("other leaves", len(self.leaves)), ("other side files", len(self.side_files)))  # fmt: skip
         told = ", ".join(f"{number:,} {what}" for what, number in counts if number)
         return f"<Difference of {self.left} and {self.right}: {told or 'no tensors'}>"
+
+    __treescope_repr__ = show_in_treescope
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the first tensors that differ."""

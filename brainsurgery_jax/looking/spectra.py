@@ -22,7 +22,7 @@ from brainsurgery_jax.numerics.math import widen
 from brainsurgery_jax.numerics.spectrum import effective_rank, has_spectrum, measure_spectrum
 from brainsurgery_jax.numerics.top_values import top_values
 from brainsurgery_jax.op import Avals, kernel
-from brainsurgery_jax.rendering.notebook import as_html, draw_curve
+from brainsurgery_jax.rendering.notebook import as_html, draw_curve, show_in_treescope
 from brainsurgery_jax.summaries import VALUES
 
 
@@ -44,6 +44,8 @@ class Spectrum:
             return f"<Spectrum of {list(self.shape)}: not finite>"
         told = f"effective rank {self.effective_rank:.1f}" if self.is_complete else f"captured {self.captured:.4g}"
         return f"<Spectrum of {list(self.shape)}: {len(self.values)} values, largest {self.values[0]:.4g}, {told}>"
+
+    __treescope_repr__ = show_in_treescope
 
     def _repr_html_(self) -> str:
         """What a notebook shows: ranks, and the captured energy against the rank."""

@@ -37,7 +37,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """The comments that say how examples are run are for tests; the folder `plans/` lies within the site."""
-    return _COMMENT.sub("", markdown).replace("](../plans/", "](plans/").replace("](../CONTR", "](contr")
+    markdown = _COMMENT.sub("", markdown).replace("](../plans/", "](plans/")
+    return re.sub(r"\]\((notebooks/[^)]*)\.ipynb\)", r"](\1.md)", markdown)
 
 
 def point_within(text: str) -> str:
