@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from brainsurgery_jax.looking.fingerprint import fingerprint
     from brainsurgery_jax.looking.heat_maps import HeatMap, heat_map
     from brainsurgery_jax.looking.histograms import Histogram, histogram
-    from brainsurgery_jax.looking.moments import TensorStats
     from brainsurgery_jax.looking.spectra import Spectrum, spectrum
     from brainsurgery_jax.looking.stats import stats
+    from brainsurgery_jax.numerics.moments import TensorStats
     from brainsurgery_jax.plots.page import report
     from brainsurgery_jax.plugins import register
     from brainsurgery_jax.session import Session
@@ -39,7 +39,7 @@ _PLACES = {
     **dict.fromkeys(_ERRORS, "errors"), "Difference": "comparison", "diff": "comparison",
     "compare_logits": "comparison.logits", "LogitGap": "forward.gap", "convert": "conversion",
     "Checkpoint": "checkpoint", "open": "checkpoint", "save": "interop", "register": "plugins", "Session": "session",
-    "TensorStats": "looking.moments", "stats": "looking.stats", "fingerprint": "looking.fingerprint",
+    "TensorStats": "numerics.moments", "stats": "looking.stats", "fingerprint": "looking.fingerprint",
     "Spectrum": "looking.spectra", "spectrum": "looking.spectra",
     "Histogram": "looking.histograms", "histogram": "looking.histograms",
     "report": "plots.page",
