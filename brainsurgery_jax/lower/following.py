@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from itertools import product
+from itertools import accumulate
 from typing import NamedTuple
 
 from brainsurgery_jax.codes import Block, CodeFormat, Grid, find_grid
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.graph.expr import Expr, Graph, walk
 from brainsurgery_jax.index.boxes import strides
-from brainsurgery_jax.index.moves import Moves
+from brainsurgery_jax.index.moves import Concat, Moves
 from brainsurgery_jax.store.base import TensorInfo
 
 Position = tuple[int, ...]
 
 MOST_ALONG = 128
-"""So many scales are looked at, at most, along each axis."""
+"""So many scales are looked at along each axis, and as many as leaves, if these are more."""
 
 
 class Waypoint(NamedTuple):
-    """A node of a rearrangement: how it moves elements of which other nodes, by their numbers; without moves a
-    leaf."""
+    """A node of a rearrangement: how it moves elements of which other nodes, by their numbers, of these shapes; without
+    moves a leaf. `ends`: of a concatenation, where its parts end, since there may be thousands."""
 
     moves: Moves | None
     srcs: tuple[int, ...]
+    avals: tuple[Aval, ...]
     aval: Aval
+    ends: tuple[int, ...] = ()
 
 
 class Trail(NamedTuple):
@@ -45,7 +48,7 @@ class Trail(NamedTuple):
 def trail_of(expr: Expr) -> Trail | None:
     """How a tensor is rearranged from leaves of checkpoints and pytrees; None if something is computed on the way."""
     if expr.is_leaf or expr.is_given:
-        return Trail((Waypoint(None, (), expr.aval),), {0: expr})
+        return Trail((Waypoint(None, (), (), expr.aval),), {0: expr})
     numbers, nodes, leaves = dict[Expr, int](), list[Waypoint](), dict[int, Expr]()
     for node in walk([expr]):
         if node.is_leaf or node.is_given:
@@ -53,7 +56,11 @@ def trail_of(expr: Expr) -> Trail | None:
         elif not node.is_call or node.moves is None:
             return None
         numbers[node] = len(nodes)
-        nodes.append(Waypoint(node.moves, tuple(numbers[src] for src in node.srcs), node.aval))
+        avals = tuple(src.aval for src in node.srcs)
+        ends = (
+            tuple(accumulate(aval.shape[node.moves.axis] for aval in avals)) if isinstance(node.moves, Concat) else ()
+        )
+        nodes.append(Waypoint(node.moves, tuple(numbers[src] for src in node.srcs), avals, node.aval, ends))
     return Trail(tuple(nodes), leaves)
 
 
@@ -87,16 +94,20 @@ class LeavesBeside(Mapping[str, Expr]):
 
 def origin(nodes: tuple[Waypoint, ...], position: Position) -> tuple[int, Position]:
     """The number of the leaf that an element comes from, and its position there."""
-    at = len(nodes) - 1
-    while (moves := nodes[at].moves) is not None:
-        avals = tuple(nodes[src].aval for src in nodes[at].srcs)
+    number = len(nodes) - 1
+    while (moves := (at := nodes[number]).moves) is not None:
+        src = 0
         if moves.flat_only:
-            src, position = 0, _unravel(_ravel(position, nodes[at].aval.shape), avals[0].shape)
+            position = _unravel(_ravel(position, at.aval.shape), at.avals[0].shape)
+        elif isinstance(moves, Concat):
+            axis = moves.axis
+            src = bisect_right(at.ends, position[axis])
+            position = (*position[:axis], position[axis] - (at.ends[src - 1] if src else 0), *position[axis + 1 :])
         else:
-            part = moves.parts(avals, tuple((p, p + 1, 1) for p in position))[-1]  # the last one lies above others
+            part = moves.parts(at.avals, tuple((p, p + 1, 1) for p in position))[-1]  # the last one lies above others
             src, position = part.src, tuple(start for start, _, _ in part.box)
-        at = nodes[at].srcs[src]
-    return at, position
+        number = at.srcs[src]
+    return number, position
 
 
 def _ravel(position: Position, shape: tuple[int, ...]) -> int:
@@ -172,7 +183,8 @@ def follow(format: CodeFormat, codes: tuple[Waypoint, ...], scales: tuple[Waypoi
         return None
     pairs = dict[tuple[int, int], Sharing | None]()
     crossing: Crossing | None = None
-    for at in _places(codes[-1].aval.shape, beside):
+    most = max(MOST_ALONG, sum(node.moves is None for node in codes))
+    for at in _places(codes[-1].aval.shape, beside, most):
         code, found = origin(codes, at), origin(scales, beside.scale_of(at))
         pair = code[0], found[0]
         if pair not in pairs:
@@ -183,13 +195,12 @@ def follow(format: CodeFormat, codes: tuple[Waypoint, ...], scales: tuple[Waypoi
     return Pairs(tuple(pairs), crossing)
 
 
-def _places(shape: Grid, beside: Sharing) -> Iterator[Position]:
-    """The elements that are looked at: the first and the last of blocks along each axis in turn, at both ends of the
-    others. Moves act on one axis at a time, so that these tell of all."""
-    ends = [(0, size - 1) if size > 1 else (0,) for size in shape]
+def _places(shape: Grid, beside: Sharing, most: int) -> Iterator[Position]:
+    """The elements that are looked at: the first and the last of blocks along each axis in turn, at the beginning and
+    the end of the others. Moves act on one axis at a time, so that these tell of all."""
+    ends = (0,) * len(shape), tuple(size - 1 for size in shape)
     for axis, size in enumerate(shape):
-        count, each = beside.grid[axis], beside.each[axis]
-        step = max(1, -(-count // MOST_ALONG)) * each if count > 1 else size
-        starts = range(0, size, max(1, step))
-        along = dict.fromkeys(p for a in starts for p in (a, min(a + each, size) - 1 if count > 1 else size - 1))
-        yield from product(*(along if other == axis else ends[other] for other in range(len(shape))))
+        count, each = beside.grid[axis], beside.each[axis] if beside.grid[axis] > 1 else size
+        step = -(-count // most) * each
+        along = dict.fromkeys(p for a in range(0, size, step) for p in (a, min(a + each, size) - 1))
+        yield from dict.fromkeys((*end[:axis], p, *end[axis + 1 :]) for p in along for end in ends)
