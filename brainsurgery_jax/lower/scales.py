@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Collection, Container, Iterator, Mapping
 from typing import NamedTuple
 
-from brainsurgery_jax.codes import Codes, find_codes, fits, may_be_codes, part_beside, usual_block
+from brainsurgery_jax.codes import CodeFormat, Codes, find_codes, fits, may_be_codes, part_beside, usual_block
+from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import Diagnostic, Refusal
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.following import Crossing, Trail, follow, trail_of
@@ -48,6 +49,23 @@ def codes_in_file(leaf: Expr) -> Codes | None:
 def is_part(leaf: Expr, codes: Expr, part: str) -> bool:
     """Whether a leaf is the tensor of a name in the checkpoint of another leaf."""
     return leaf.is_leaf and leaf.source is codes.source and leaf.name == part
+
+
+def describes_codes(tensors: Mapping[str, Aval], before: Mapping[str, Aval]) -> bool:
+    """Whether what side files of a checkpoint say of its quantized weights may be so of these tensors, which were made
+    of it: they are quantized in no way that it is not. Of codes that we do not know, only matrices of other types than
+    floats are known."""
+    now, then = _kinds_of_codes(tensors), _kinds_of_codes(before)
+    if now or then:
+        return bool(now) and (not then or now <= then)
+    return any(len(a.shape) > 1 and not (a.dtype.is_float and a.dtype.bits >= 16) for a in tensors.values())
+
+
+def _kinds_of_codes(tensors: Mapping[str, Aval]) -> set[tuple[CodeFormat, str]]:
+    """The formats and dtypes of the codes among some tensors."""
+    names = (name for name, aval in tensors.items() if may_be_codes(name, aval.dtype))
+    found = ((find_codes(name, tensors.__contains__), tensors[name].dtype) for name in names)
+    return {(codes.format, dtype.name) for codes, dtype in found if codes is not None and fits(codes, dtype)}
 
 
 def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: str | None) -> None:
@@ -122,8 +140,10 @@ def scale_notes(made: Publication, output: Output, label: str, config: object) -
             hint = f"Move them as well, as a last step: `{step}`."
         else:
             hint = f"Dequantize it before names or shapes change: `{floats}` as a first step."
-        code, severity = ("scale-mismatch", "error") if mixed else ("scale-left", "note")
-        yield Diagnostic(code, f"{label}: '{name}', codes, {fault.why}{others}", made.span, hint, severity)
+        message = f"{label}: '{name}', codes, {fault.why}{others}"
+        yield Diagnostic(
+            "scale-mismatch" if mixed else "scale-left", message, made.span, hint, "error" if mixed else "note"
+        )
 
 
 def _find_fault(name: str, expr: Expr, tensors: Mapping[str, Expr], usual: tuple[int, int]) -> Fault | None:
