@@ -11,7 +11,7 @@ from dataclasses import replace
 from brainsurgery_jax.errors import Diagnostic, Refusal, Span, StoreError, did_you_mean, worded
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower.adapters import adapter_config, dump_adapter_config
-from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts
+from brainsurgery_jax.lower.configs import CONFIG, change_config, doubts, read_config
 from brainsurgery_jax.lower.consistency import consistency_notes
 from brainsurgery_jax.lower.program import Publication
 from brainsurgery_jax.lower.scales import describes_codes, scale_notes
@@ -108,7 +108,8 @@ def config_notes(
         message = f"{label}: '{made.path}' is a single file, which has no {CONFIG}: what steps changed is not kept"
         hint = "Write to a folder: a path without suffix, or one that ends in a slash."
         yield Diagnostic("output-config", message, output.span, hint, "note")
-    yield from scale_notes(made, output, label)
+    config = None if extras.doubtful else read_config(extras, world)
+    yield from scale_notes(made, output, label, None if config is None else config[1])
     yield from consistency_notes(made, output, state, world, label)
 
 

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "ops.elementwise ops.lowrank ops.sets ops.shape",
     "ops.adapters": "errors dtypes keys op protocol select ops.lowrank adapters",
     "codes": "dtypes",
-    "ops._codes": "errors dtypes index.parts _lazy op numerics",
+    "ops._codes": "errors dtypes codes index.parts _lazy op numerics",
     "ops.quantize": "errors dtypes select keys op protocol codes ops._codes ops._packing ops._compressed "
     "ops.reduce ops.shape",
     "ops._compressed": "errors dtypes index.parts _lazy op protocol numerics ops.sets",
