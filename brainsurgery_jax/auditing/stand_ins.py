@@ -1,0 +1,151 @@
+"""Small checkpoints in place of large ones: the same names and dtypes, shapes shrunk together, real values.
+
+A stand-in holds the leading part of each tensor. So what is tied, zero, a mask, an index or a covariance stays so, and
+asserts about it hold as before. Layers and heads are kept: sizes are divided by one factor for all checkpoints, and the
+sizes in config.json with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from brainsurgery_jax.api import Plan, lower_plan
+from brainsurgery_jax.auditing.cases import Case, StandIn
+from brainsurgery_jax.checkpoint import Checkpoint
+from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.looking.fingerprint import fingerprint
+from brainsurgery_jax.store.base import Source
+from brainsurgery_jax.store.io.in_memory import MemorySource
+from brainsurgery_jax.store.sidecars import find_side_files, sidecar_folder
+from brainsurgery_jax.world import Files
+
+LARGE = 64
+"""Sizes below it are numbers of layers, heads or experts, and are kept."""
+MOST_BYTES = 32 << 20
+"""Of all stand-ins together: above it, sizes are divided."""
+FACTORS = (2, 4, 8, 16, 32)
+SIDE_BYTES = 1 << 20
+"""Side files above it, such as vocabularies, are left out."""
+_PER_HEAD = ("head_dim", "d_kv", "kv_channels", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "rotary_dim")
+
+
+class _Recorder(Files):
+    """The file system; keeps which checkpoints were opened, by path."""
+
+    def __init__(self) -> None:
+        super().__init__(overwrite=True)
+        self.opened: dict[str, tuple[str, Source]] = {}
+
+    def open(self, path: str, format: str | None = None) -> Source:
+        source = super().open(path, format)
+        self.opened[self.key(path)] = path, source
+        return source
+
+    def close(self) -> None:
+        """They are read after the plan was checked; `finish` closes them."""
+
+    def finish(self) -> None:
+        super().close()
+
+
+def make_stand_ins(plan: Plan) -> tuple[Mapping[str, StandIn], int]:
+    """The stand-ins of all checkpoints that a plan reads, by their real paths, and the factor of their sizes (1: they
+    are whole). Raises PlanError for a plan with mistakes."""
+    world = _Recorder()
+    try:
+        program = lower_plan(plan, world)
+        if program.errors:
+            raise PlanError(program.diagnostics)
+        sources = {key: found for key, found in world.opened.items()}
+        total = sum(i.aval.nbytes for _, s in sources.values() for i in s.header.tensors.values())
+        factor = next((f for f in (1, *FACTORS) if total / f**2 <= MOST_BYTES), FACTORS[-1])
+        return {key: _stand_in(path, source, factor) for key, (path, source) in sources.items()}, factor
+    finally:
+        world.finish()
+
+
+def fingerprint_of(it: StandIn) -> str:
+    """The fingerprint of a stand-in, as `assert.fingerprint` computes it."""
+    source = MemorySource(it.path, it.tensors, it.avals, it.metadata, it.tree)
+    return fingerprint(Checkpoint(source, it.avals))
+
+
+def with_fingerprints(case: Case) -> Case:
+    """The case with the fingerprints of its stand-ins wherever a step asks for that of an alias."""
+    paths, files = dict(case.inputs), Files()
+
+    def fill(data: Any) -> Any:
+        match data:
+            case {"fingerprint": {"of": alias, "is": _}} if paths.get(alias) is not None:
+                it = case.stand_ins[files.key(paths[alias])]
+                return {**data, "fingerprint": {"of": alias, "is": fingerprint_of(it)}}
+            case Mapping():
+                return {key: fill(value) for key, value in data.items()}
+            case list():
+                return [fill(item) for item in data]
+        return data
+
+    return case._replace(steps=tuple(map(fill, case.steps)))
+
+
+def _stand_in(path: str, source: Source, factor: int) -> StandIn:
+    header = source.header
+    kept = _counts(_config(path))
+    avals = {name: _shrink(info.aval, factor, kept) for name, info in header.tensors.items() if
+             info.aval.dtype.numpy is not None}  # fmt: skip
+    tensors = {n: source.read(n, tuple((0, size, 1) for size in aval.shape)) for n, aval in avals.items()}
+    sizes = {size: small for name, info in header.tensors.items() if name in avals for size, small in
+             zip(info.aval.shape, avals[name].shape, strict=True) if size != small}  # fmt: skip
+    side = {name: _shrink_config(content, sizes, factor) if name == "config.json" else content
+            for name, content in _side_files(path)}  # fmt: skip
+    return StandIn(path, tensors, avals, header.metadata, header.tree, side)
+
+
+def _shrink(aval: Aval, factor: int, kept: frozenset[int]) -> Aval:
+    return aval._replace(shape=tuple(shrink_size(size, factor, kept) for size in aval.shape))
+
+
+def shrink_size(size: int, factor: int, kept: frozenset[int] = frozenset()) -> int:
+    """A size divided by the factor, rounded up; a small one, and one of those `kept`, stays."""
+    return size if size < LARGE or size in kept or factor == 1 else -(-size // factor)
+
+
+def _config(path: str) -> Mapping[str, Any]:
+    content = dict(_side_files(path)).get("config.json")
+    found = json.loads(content) if content else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _counts(config: Mapping[str, Any]) -> frozenset[int]:
+    """The numbers of layers, heads and experts of a config, which are no sizes."""
+    return frozenset(v for k, v in config.items() if isinstance(v, int) and k.startswith(("num_", "n_head", "n_layer")))
+
+
+def _shrink_config(content: bytes, sizes: Mapping[int, int], factor: int) -> bytes:
+    if factor == 1:
+        return content
+
+    def shrink(key: str, value: Any) -> Any:
+        match value:
+            case Mapping():
+                return {k: shrink(k, v) for k, v in value.items()}
+            case bool() | str() | float() | list() | None:
+                return value
+        if key.startswith("num_") or value not in sizes:
+            return value // factor if key in _PER_HEAD and value % factor == 0 else value
+        return sizes[value]
+
+    return json.dumps(shrink("", json.loads(content))).encode()
+
+
+def _side_files(path: str) -> Iterator[tuple[str, bytes]]:
+    folder = sidecar_folder(path)
+    if folder is None or not folder.is_dir():
+        return
+    for name in find_side_files(folder).copied:
+        if os.path.getsize(folder / name) <= SIDE_BYTES:
+            yield name, (folder / name).read_bytes()
