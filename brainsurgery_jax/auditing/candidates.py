@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from brainsurgery_jax.api import lower_plan
-from brainsurgery_jax.auditing.cases import ASSERT, Case, Data
+from brainsurgery_jax.auditing.cases import ASSERT, Case, Data, StandIn
 from brainsurgery_jax.auditing.equations import equations
-from brainsurgery_jax.auditing.stand_ins import fingerprint_of
+from brainsurgery_jax.auditing.golden import fingerprints, norms
 from brainsurgery_jax.auditing.world import StandInFiles
-from brainsurgery_jax.graph.expr import Expr
+from brainsurgery_jax.auditing.written import MOST_PATTERNS, Written, groups_of, list_written, patterns_of
 from brainsurgery_jax.lower import Program
 from brainsurgery_jax.lower.program import flatten
 
-MOST_PATTERNS = 8
 LAST = 20
 """The cost of a candidate that is taken only for what no other sees: it fits one checkpoint alone."""
 
 
 class Candidate(NamedTuple):
-    """Steps that may be added to a plan. `cost`: how much they take to read and to run, compared with others."""
+    """Steps that may be added to a plan, or an assert for its outputs. `cost`: how much they take to read and to run,
+    compared with others."""
 
     key: str
     steps: tuple[Data, ...]
     cost: int
-
-
-class Written(NamedTuple):
-    """What a plan writes of one alias: its tensors by name, and where each comes from: the alias's own tensors by name,
-    if they are those of an input."""
-
-    alias: str
-    tensors: Mapping[str, Expr]
-    origin: Mapping[str, Expr]
+    of_output: bool = False
 
 
 def candidates_for(case: Case) -> list[Candidate]:
@@ -45,56 +38,22 @@ def candidates_for(case: Case) -> list[Candidate]:
     folder = Path(tempfile.gettempdir())
     program = lower_plan(case.plan(), StandInFiles(case.stand_ins, folder))
     found: dict[str, Candidate] = {}
-    for number, written in enumerate(_written(case, program)):
-        steps: Iterable[tuple[int, tuple[Data, ...]]] = (
-            *_cheap(case, written, program),
-            *_copies(case, written),
-        )
-        for cost, lines in steps:
-            found.setdefault(str(lines), Candidate(f"{number}:{lines}", lines, cost))
+    for written in list_written(case, program):
+        for cost, lines in (*_cheap(case, written, program), *_copies(case, written)):
+            found.setdefault(str(lines), Candidate(str(lines), lines, cost))
+        for lines in _of_output(written):
+            found.setdefault(f"output {lines}", Candidate(f"output {lines}", lines, 3, of_output=True))
     for lines in equations(case):
         found.setdefault(str(lines), Candidate(str(lines), lines, 5 + len(lines)))
-    for alias, digest in _fingerprints(case):
-        lines = _check(fingerprint={"of": alias, "is": digest})
-        found[str(lines)] = Candidate(str(lines), lines, LAST)
+    for cost, operators in ((LAST, fingerprints(case)), (LAST + 1, norms(case, program))):
+        for operator in operators:
+            lines = ({ASSERT: operator},)
+            found.setdefault(str(lines), Candidate(str(lines), lines, cost))
     return sorted(found.values(), key=lambda c: c.cost)
-
-
-def _written(case: Case, program: Program) -> Iterator[Written]:
-    origins = {}
-    world = StandInFiles(case.stand_ins, Path(tempfile.gettempdir()))
-    for alias, path in case.inputs:
-        source = world.open(path)
-        origins[alias] = {n: world.graph.leaf(source, n, info.aval) for n, info in source.header.tensors.items()}
-    changed = Counter(name.partition("::")[0] for e in flatten(program.effects) for name in (*e.created, *e.changed))
-    for publication, output in zip(program.publications, case.outputs, strict=False):
-        told = output.get("alias") if isinstance(output, dict) else None
-        only = case.inputs[0][0] if len(case.inputs) == 1 else None
-        alias = told or only or next((name for name, _ in changed.most_common(1)), None)
-        if alias is not None:
-            yield Written(alias, publication.tensors, origins.get(alias, {}))
-
-
-def _fingerprints(case: Case) -> Iterator[tuple[str, str]]:
-    world = StandInFiles(case.stand_ins, Path(tempfile.gettempdir()))
-    for alias, path in case.inputs:
-        yield alias, fingerprint_of(case.stand_ins[world.key(path)])
 
 
 def _check(**operator: object) -> tuple[Data, ...]:
     return ({ASSERT: operator},)
-
-
-def _escape(name: str) -> str:
-    return r"\.".join(r"\d+" if part.isdecimal() else re.escape(part) for part in name.split("."))
-
-
-def groups_of(names: Iterable[str]) -> Mapping[str, list[str]]:
-    """Names by their patterns."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(_escape(name), []).append(name)
-    return found
 
 
 def _cheap(case: Case, written: Written, program: Program) -> Iterator[tuple[int, tuple[Data, ...]]]:
@@ -109,7 +68,8 @@ def _cheap(case: Case, written: Written, program: Program) -> Iterator[tuple[int
         yield 1, _check(consistent=written.alias)
     yield 2, _check(count={"of": f"{own}.+", "is": len(written.tensors)})
     yield from ((2, lines) for lines in _unchanged(written))
-    writes = Counter(n for e in flatten(program.effects) for n in (*e.created, *e.changed) if not e.inner)
+    yield from ((3, lines) for lines in _writes(written, program))
+    yield from ((3, lines) for lines in _configs(case, written))
     for pattern, names in groups_of(written.tensors).items():
         of = f"{own}{pattern}"
         kinds = {(e.aval.shape, str(e.aval.dtype)) for e in map(written.tensors.__getitem__, names)}
@@ -121,10 +81,38 @@ def _cheap(case: Case, written: Written, program: Program) -> Iterator[tuple[int
             yield 4, _check(shape={"of": of, "is": list(next(iter(kinds))[0])})
         if len(dtypes) > 1 and len({dtype for _, dtype in kinds}) == 1:
             yield 4, _check(dtype={"of": of, "is": next(iter(kinds))[1]})
-        times = {writes[own + name] for name in names}
-        if len(times) == 1 and (count := times.pop()):
-            loaded = 1 if all(name in written.origin for name in names) else 0
-            yield 3, _check(writes={"of": of, "is": count + loaded})
+
+
+def _writes(written: Written, program: Program) -> Iterator[tuple[Data, ...]]:
+    """How often tensors that steps wrote were written, loading counted."""
+    own = f"{written.alias}::"
+    effects = [e for e in flatten(program.effects) if not e.inner]
+    counts = Counter(name for e in effects for name in (*e.created, *e.changed))
+    by_count: dict[int, list[str]] = {}
+    for name in written.tensors:
+        if count := counts[own + name]:
+            by_count.setdefault(count + (name in written.origin), []).append(name)
+    for count, names in by_count.items():
+        for pattern in patterns_of(names, list(written.tensors))[:MOST_PATTERNS]:
+            yield _check(writes={"of": f"{own}{pattern}", "is": count})
+
+
+def _of_output(written: Written) -> Iterator[tuple[Data, ...]]:
+    """What tells the alias that is written from others: that it is no checkpoint as it was loaded."""
+    yield ({"not": {"unchanged": {"of": ".+"}}},)
+    yield ({"count": {"of": ".+", "is": len(written.tensors)}},)
+
+
+def _configs(case: Case, written: Written) -> Iterator[tuple[Data, ...]]:
+    """Keys of the config that the plan changes."""
+    before = next((_json(case.stand_ins[key]) for key in case.stand_ins), {})
+    after = json.loads(written.config) if written.config else {}
+    for key in [k for k, v in after.items() if before.get(k) != v and not isinstance(v, dict | list)][:MOST_PATTERNS]:
+        yield _check(config={"of": f"{written.alias}::{key}", "is": after[key]})
+
+
+def _json(it: StandIn) -> Mapping[str, object]:
+    return json.loads(it.side.get("config.json", b"{}"))
 
 
 def _unchanged(written: Written) -> Iterator[tuple[Data, ...]]:
@@ -141,19 +129,6 @@ def _unchanged(written: Written) -> Iterator[tuple[Data, ...]]:
 
 def _is_copy(expr: Expr, name: str, written: Written) -> bool:
     return name in written.origin and expr.is_leaf and expr.name == name
-
-
-def patterns_of(names: Sequence[str], among: Sequence[str]) -> list[str]:
-    """The fewest patterns of names with numbers left open where that reaches no other name."""
-    wanted = set(names)
-    found: list[str] = []
-    for pattern, members in groups_of(names).items():
-        rule = re.compile(pattern)
-        if all(name in wanted for name in among if rule.fullmatch(name)):
-            found.append(pattern)
-        else:
-            found += [re.escape(name) for name in members]
-    return found
 
 
 def _copies(case: Case, written: Written) -> Iterator[tuple[int, tuple[Data, ...]]]:

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
@@ -55,18 +55,24 @@ _STEP = re.compile(r"transforms\[(\d+)\]")
 _ASSERT = re.compile(r"assert\b")
 
 
-def try_case(case: Case) -> Outcome:
-    """Check a case and run it in a temporary folder, which is removed. No file of the user is read or written."""
+Look = Callable[[Mapping[str, Path]], None]
+
+
+def try_case(case: Case, look: Look | None = None) -> Outcome:
+    """Check a case and run it in a temporary folder, which is removed. No file of the user is read or written.
+
+    `look` is called with where the outputs are, by destination, before they are removed.
+    """
     folder = Path(tempfile.mkdtemp(prefix="audit-"))
     try:
-        return _try(case.plan(), case, folder)
+        return _try(case.plan(), case, folder, look)
     except PlanError as error:  # what is no plan at all
         return Outcome(Level.CHECK, error.diagnostics)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _try(plan: Plan, case: Case, folder: Path) -> Outcome:
+def _try(plan: Plan, case: Case, folder: Path, look: Look | None) -> Outcome:
     try:
         checked = lower_plan(plan, StandInFiles(case.stand_ins, folder))
         if checked.errors:
@@ -78,6 +84,8 @@ def _try(plan: Plan, case: Case, folder: Path) -> Outcome:
         return Outcome(_level(errors, Level.RUN), errors)
     except StoreError as error:
         return Outcome(Level.RUN, (Diagnostic(error.code or "io", str(error)),))
+    if look is not None:
+        look(world.redirect.places)
     digest = _digest(world.redirect.places) if report.published else _digest_texts(report.said)
     return Outcome(None, report.notes, digest)
 

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax.api import Plan, lower_plan
-from brainsurgery_jax.auditing.cases import Case, StandIn
+from brainsurgery_jax.auditing.cases import Case, StandIn, leaves
 from brainsurgery_jax.checkpoint import Checkpoint
 from brainsurgery_jax.dtypes import Aval
-from brainsurgery_jax.errors import PlanError
+from brainsurgery_jax.errors import Diagnostic, PlanError
 from brainsurgery_jax.looking.fingerprint import fingerprint
-from brainsurgery_jax.store.base import Source
+from brainsurgery_jax.store.base import Header, Source
 from brainsurgery_jax.store.io.in_memory import MemorySource
 from brainsurgery_jax.store.sidecars import find_side_files, sidecar_folder
+from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.world import Files
 
 LARGE = 64
 """Sizes below it are numbers of layers, heads or experts, and are kept."""
 MOST_BYTES = 32 << 20
 """Of all stand-ins together: above it, sizes are divided."""
+REFUSED_BYTES = 512 << 20
+"""What is refused: dozens of runs on it would take too long."""
 FACTORS = (2, 4, 8, 16, 32)
 SIDE_BYTES = 1 << 20
 """Side files above it, such as vocabularies, are left out."""
@@ -60,10 +64,13 @@ def make_stand_ins(plan: Plan) -> tuple[Mapping[str, StandIn], int]:
         program = lower_plan(plan, world)
         if program.errors:
             raise PlanError(program.diagnostics)
-        sources = {key: found for key, found in world.opened.items()}
-        total = sum(i.aval.nbytes for _, s in sources.values() for i in s.header.tensors.values())
-        factor = next((f for f in (1, *FACTORS) if total / f**2 <= MOST_BYTES), FACTORS[-1])
-        return {key: _stand_in(path, source, factor) for key, (path, source) in sources.items()}, factor
+        kept = _named_sizes(plan) | _counts([_config(path) for path, _ in world.opened.values()])
+        headers = [source.header for _, source in world.opened.values()]
+        sizes = {factor: _total(headers, factor, kept) for factor in (1, *FACTORS)}
+        factor = next((f for f, nbytes in sizes.items() if nbytes <= MOST_BYTES), min(sizes, key=lambda f: sizes[f]))
+        if sizes[factor] > REFUSED_BYTES:
+            raise PlanError([_refuse(sizes[factor], plan)])
+        return {key: _stand_in(path, source, factor, kept) for key, (path, source) in world.opened.items()}, factor
     finally:
         world.finish()
 
@@ -92,9 +99,26 @@ def with_fingerprints(case: Case) -> Case:
     return case._replace(steps=tuple(map(fill, case.steps)))
 
 
-def _stand_in(path: str, source: Source, factor: int) -> StandIn:
+def _total(headers: Sequence[Header], factor: int, kept: Collection[int]) -> int:
+    avals = (info.aval for header in headers for info in header.tensors.values())
+    return sum(_shrink(aval, factor, kept).nbytes for aval in avals)
+
+
+def _refuse(nbytes: int, plan: Plan) -> Diagnostic:
+    sizes = ", ".join(map(str, sorted(_named_sizes(plan)))) or "none"
+    message = f"the stand-ins would take {show_size(nbytes)}: layers are kept, and sizes that the plan names ({sizes})"
+    hint = "Audit the plan on a smaller model of the same family, with the variables that fit it."
+    return Diagnostic("audit-size", message, hint=hint)
+
+
+def _named_sizes(plan: Plan) -> frozenset[int]:
+    """The sizes that steps say, in shapes, slices and expressions: what they are multiples or parts of is kept."""
+    texts = (str(leaf) for step in plan.data.steps for _, leaf in leaves(step.summary))
+    return frozenset(n for text in texts for n in map(int, re.findall(r"(?<![\w.])\d+(?![\w.])", text)) if n >= LARGE)
+
+
+def _stand_in(path: str, source: Source, factor: int, kept: Collection[int]) -> StandIn:
     header = source.header
-    kept = _counts(_config(path))
     avals = {name: _shrink(info.aval, factor, kept) for name, info in header.tensors.items() if
              info.aval.dtype.numpy is not None}  # fmt: skip
     tensors = {n: source.read(n, tuple((0, size, 1) for size in aval.shape)) for n, aval in avals.items()}
@@ -105,13 +129,15 @@ def _stand_in(path: str, source: Source, factor: int) -> StandIn:
     return StandIn(path, tensors, avals, header.metadata, header.tree, side)
 
 
-def _shrink(aval: Aval, factor: int, kept: frozenset[int]) -> Aval:
+def _shrink(aval: Aval, factor: int, kept: Collection[int]) -> Aval:
     return aval._replace(shape=tuple(shrink_size(size, factor, kept) for size in aval.shape))
 
 
-def shrink_size(size: int, factor: int, kept: frozenset[int] = frozenset()) -> int:
-    """A size divided by the factor, rounded up; a small one, and one of those `kept`, stays."""
-    return size if size < LARGE or size in kept or factor == 1 else -(-size // factor)
+def shrink_size(size: int, factor: int, kept: Collection[int] = ()) -> int:
+    """A size divided by the factor, rounded up; a small one, and a multiple or part of one that is kept, stays."""
+    if size < LARGE or factor == 1 or any(size % n == 0 or n % size == 0 for n in kept):
+        return size
+    return -(-size // factor)
 
 
 def _config(path: str) -> Mapping[str, Any]:
@@ -120,9 +146,11 @@ def _config(path: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _counts(config: Mapping[str, Any]) -> frozenset[int]:
-    """The numbers of layers, heads and experts of a config, which are no sizes."""
-    return frozenset(v for k, v in config.items() if isinstance(v, int) and k.startswith(("num_", "n_head", "n_layer")))
+def _counts(configs: Iterable[Mapping[str, Any]]) -> frozenset[int]:
+    """The numbers of experts of configs that are as large as sizes are."""
+    items = (item for config in configs for item in config.items())
+    return frozenset(v for k, v in items if isinstance(v, int) and k.startswith(("num_", "n_")) and v >= LARGE and
+                     "expert" in k)  # fmt: skip
 
 
 def _shrink_config(content: bytes, sizes: Mapping[int, int], factor: int) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from brainsurgery_jax.auditing.candidates import LAST, Candidate, candidates_for
-from brainsurgery_jax.auditing.cases import ASSERT, Case, Mutant, show
+from brainsurgery_jax.auditing.cases import ASSERT, Case, Data, Mutant, show
 from brainsurgery_jax.auditing.runner import Outcome, try_case
 
 ROUNDS = 6
@@ -15,23 +15,32 @@ ROUNDS = 6
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """Steps to add to the end of a plan, one a line, and the errors (their `what`) that they see. `alias`: the one that
-    an output must then name, since the steps load another; or empty."""
+    """Steps to add to the end of a plan, one a line, and the errors (their `what`) that they see.
+
+    `of_output`: they are no steps but `asserts` of the output. `alias`: the one that an output must then name, since
+    the steps load another; or empty.
+    """
 
     lines: tuple[str, ...]
     sees: tuple[str, ...]
+    of_output: bool = False
     alias: str = ""
 
 
 def suggest(case: Case, missed: Mapping[str, Mutant]) -> tuple[Suggestion, ...]:
     """The fewest candidates that see what any of them sees, those that see most first."""
-    usable = _usable(case, candidates_for(case))
-    seen = {what: _seeing(mutant.case, usable) for what, mutant in missed.items()} if usable else {}
+    found = candidates_for(case)
+    of_steps = _usable(case, [c for c in found if not c.of_output])
+    of_outputs = [c for c in found if c.of_output and try_case(_with(case, [c])[0]).level is None]
+    usable = [*of_steps, *of_outputs]
+    seen = {what: _seeing(mutant.case, of_steps) for what, mutant in missed.items()}
+    for what in [what for what, keys in seen.items() if not keys]:
+        seen[what] = {c.key for c in of_outputs if try_case(_with(missed[what].case, [c])[0]).level is not None}
     general = [c for c in usable if c.cost < LAST]
     chosen, left = _cover(general, seen)
     others, _ = _cover([c for c in usable if c not in general], left)
     return tuple(
-        Suggestion(tuple(map(show, c.steps)), sees, _alias(case) if needs_alias(case, [c]) else "")
+        Suggestion(tuple(map(show, c.steps)), sees, c.of_output, _alias(case) if needs_alias(case, [c]) else "")
         for c, sees in (*chosen, *others)
     )
 
@@ -65,16 +74,21 @@ def _alias(case: Case) -> str:
 
 def _with(case: Case, candidates: Sequence[Candidate]) -> tuple[Case, list[int]]:
     """The case with candidates at its end, and which candidate each step after the plan's own belongs to."""
-    steps, owners = [], []
+    steps: list[Data] = []
+    owners: list[int] = []
     for at, candidate in enumerate(candidates):
-        for step in candidate.steps:
+        for step in () if candidate.of_output else candidate.steps:
             if step not in steps:
                 steps.append(step)
                 owners.append(at)
     made = case._replace(steps=(*case.steps, *steps))
+    asserts = [step for candidate in candidates if candidate.of_output for step in candidate.steps]
+    if asserts:
+        written = ({"path": o} if isinstance(o, str) else o for o in made.outputs)
+        made = made._replace(outputs=tuple({**o, "asserts": [*o.get("asserts", ()), *asserts]} for o in written))
     alias = _alias(case)
     if alias and needs_alias(case, candidates):
-        outputs = ({"path": o} if isinstance(o, str) else o for o in case.outputs)
+        outputs = ({"path": o} if isinstance(o, str) else o for o in made.outputs)
         made = made._replace(outputs=tuple({"alias": alias, **o} for o in outputs))
     return made, owners
 

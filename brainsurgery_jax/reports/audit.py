@@ -29,7 +29,7 @@ def report_audit(found: Audit, *, verbose: bool = False) -> Record:
         *show_only(
             _grid(found),
             Parts((Text("all planted errors:" if verbose else "missed:"), *errors)) if errors else None,
-            Parts((Text("add to `transforms`, to see more of them:"), *_lines(found))) if found.suggestions else None,
+            Parts(tuple(_lines(found))) if found.suggestions else None,
             Text(_summary(found)),
         ),
     ), space=1)  # fmt: skip
@@ -49,15 +49,14 @@ def _one(each: Planted, found: Audit, verbose: bool) -> Document:
 
 
 def _lines(found: Audit) -> list[Document]:
-    lines: list[Document] = []
-    known: set[str] = set()
-    for each in found.suggestions:
-        for line in each.lines:
-            if line not in known:
-                lines.append(Hanging("  - ", line))
-                known.add(line)
-    aliases = {each.alias for each in found.suggestions if each.alias}
-    lines += [Text(f"  and name the alias in the output: `alias: {alias}`") for alias in sorted(aliases)]
+    steps = dict.fromkeys(line for each in found.suggestions if not each.of_output for line in each.lines)
+    asserts = [line for each in found.suggestions if each.of_output for line in each.lines]
+    aliases = sorted({each.alias for each in found.suggestions if each.alias})
+    lines: list[Document] = [Text("add to `transforms`, to see more of them:")] if steps else []
+    lines += [Hanging("  - ", line) for line in steps]
+    lines += [Text("add to the output, to see more of them:")] if asserts or aliases else []
+    lines += [Hanging("  ", f"alias: {alias}") for alias in aliases]
+    lines += [Hanging("  ", f"asserts: [{', '.join(f'{{{line}}}' for line in asserts)}]")] if asserts else []
     return lines
 
 
@@ -66,7 +65,9 @@ def _data(each: Planted) -> dict[str, Value]:
 
 
 def _suggestion(each: Suggestion) -> dict[str, Value]:
-    return {"steps": list(each.lines), "sees": list(each.sees), "alias": each.alias}
+    return {
+        "steps": list(each.lines), "sees": list(each.sees), "of_output": each.of_output, "alias": each.alias,
+    }  # fmt: skip
 
 
 def _summary(found: Audit) -> str:
