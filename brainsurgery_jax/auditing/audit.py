@@ -79,8 +79,8 @@ def audit(plan: Plan, *, each: int = 3, suggestions: bool = True) -> Audit:
     >>> any(one.mutator == "name misspelt" and one.level == "check" for one in found.seen)
     True
     """
-    stand_ins, factor = make_stand_ins(plan)
-    case = with_fingerprints(from_plan(plan, stand_ins))
+    shrunk = make_stand_ins(plan)
+    case = with_fingerprints(from_plan(plan, shrunk.stand_ins))
     right = try_case(case)
     if right.level is not None:
         raise PlanError(right.found)
@@ -92,8 +92,8 @@ def audit(plan: Plan, *, each: int = 3, suggestions: bool = True) -> Audit:
         planted.append(Planted(mutator.name, mutator.kind, mutant.what, level, said(outcome, right)))
         if level is Level.MISSED:
             missed.append((mutant.what, mutant))
-    found = suggest(case, dict(missed)) if suggestions and missed else ()
-    return Audit(tuple(planted), found, factor)
+    found = suggest(case, dict(missed), shrunk) if suggestions and missed else ()
+    return Audit(tuple(planted), found, shrunk.factor)
 
 
 def plant(case: Case, each: int) -> Sequence[tuple[Mutator, Mutant]]:

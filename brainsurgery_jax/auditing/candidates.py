@@ -14,8 +14,10 @@ from brainsurgery_jax.api import lower_plan
 from brainsurgery_jax.auditing.cases import ASSERT, Case, Data, StandIn
 from brainsurgery_jax.auditing.equations import equations
 from brainsurgery_jax.auditing.golden import fingerprints, norms
+from brainsurgery_jax.auditing.stand_ins import Shrunk
 from brainsurgery_jax.auditing.world import StandInFiles
 from brainsurgery_jax.auditing.written import MOST_PATTERNS, Written, groups_of, list_written, patterns_of
+from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Program
 from brainsurgery_jax.lower.program import flatten
 
@@ -25,31 +27,48 @@ LAST = 20
 
 class Candidate(NamedTuple):
     """Steps that may be added to a plan, or an assert for its outputs. `cost`: how much they take to read and to run,
-    compared with others."""
+    compared with others. `told`: the same for the checkpoints themselves, if that is not the same."""
 
     key: str
     steps: tuple[Data, ...]
     cost: int
     of_output: bool = False
+    told: tuple[Data, ...] = ()
 
 
-def candidates_for(case: Case) -> list[Candidate]:
-    """The candidates for a case, the cheapest first."""
-    folder = Path(tempfile.gettempdir())
-    program = lower_plan(case.plan(), StandInFiles(case.stand_ins, folder))
-    found: dict[str, Candidate] = {}
-    for written in list_written(case, program):
-        for cost, lines in (*_cheap(case, written, program), *_copies(case, written)):
-            found.setdefault(str(lines), Candidate(str(lines), lines, cost))
-        for lines in _of_output(written):
-            found.setdefault(f"output {lines}", Candidate(f"output {lines}", lines, 3, of_output=True))
-    for lines in equations(case):
-        found.setdefault(str(lines), Candidate(str(lines), lines, 5 + len(lines)))
-    for cost, operators in ((LAST, fingerprints(case)), (LAST + 1, norms(case, program))):
-        for operator in operators:
-            lines = ({ASSERT: operator},)
-            found.setdefault(str(lines), Candidate(str(lines), lines, cost))
-    return sorted(found.values(), key=lambda c: c.cost)
+def candidates_for(case: Case, shrunk: Shrunk) -> list[Candidate]:
+    """The candidates for a case, the cheapest first. What they say of shrunk stand-ins is told of the checkpoints."""
+    program = lower_plan(case.plan(), StandInFiles(case.stand_ins, Path(tempfile.gettempdir())))
+    found: list[Candidate] = []
+    for written, shapes in zip(list_written(case, program), shrunk.shapes, strict=False):
+        found += [_candidate(lines, cost) for cost, lines in (*_cheap(case, written, program), *_copies(case, written))]
+        found += [_candidate(*each) for each in _shapes(written, shapes)]
+        found += [_candidate(lines, 3)._replace(key=f"output {lines}", of_output=True) for lines in _of_output(written)]
+        found += [_candidate(lines, 3) for lines in _configs(case, written)] if shrunk.is_whole else []
+    found += [_candidate(lines, 5 + len(lines)) for lines in equations(case)]
+    for operator in fingerprints(case):
+        of = operator["fingerprint"]["of"]
+        told = () if shrunk.is_whole else _check(fingerprint={"of": of, "is": "blake2b:..."})
+        found.append(_candidate(({ASSERT: operator},), LAST, told))
+    found += [_candidate(({ASSERT: operator},), LAST + 1) for operator in norms(case, program) if shrunk.is_whole]
+    return sorted({c.key: c for c in reversed(found)}.values(), key=lambda c: c.cost)
+
+
+def _candidate(lines: tuple[Data, ...], cost: int, told: tuple[Data, ...] = ()) -> Candidate:
+    return Candidate(str(lines), lines, cost, told=told)
+
+
+def _shapes(
+    written: Written, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[tuple[Data, ...], int, tuple[Data, ...]]]:
+    """Of names that differ in numbers alone and have one shape: on the stand-ins, and of the checkpoints."""
+    for pattern, names in groups_of(written.tensors).items():
+        small = {written.tensors[name].aval.shape for name in names}
+        large = {shapes[name] for name in names if name in shapes}
+        if len(small) == len(large) == 1:
+            of = f"{written.alias}::{pattern}"
+            lines, told = (_check(shape={"of": of, "is": list(*found)}) for found in (small, large))
+            yield lines, 4, told
 
 
 def _check(**operator: object) -> tuple[Data, ...]:
@@ -69,18 +88,15 @@ def _cheap(case: Case, written: Written, program: Program) -> Iterator[tuple[int
     yield 2, _check(count={"of": f"{own}.+", "is": len(written.tensors)})
     yield from ((2, lines) for lines in _unchanged(written))
     yield from ((3, lines) for lines in _writes(written, program))
-    yield from ((3, lines) for lines in _configs(case, written))
     for pattern, names in groups_of(written.tensors).items():
         of = f"{own}{pattern}"
-        kinds = {(e.aval.shape, str(e.aval.dtype)) for e in map(written.tensors.__getitem__, names)}
+        kinds = {str(written.tensors[name].aval.dtype) for name in names}
         if r"\d+" in pattern and pattern.count(r"\d+") == 1:
             yield 2, _check(contiguous=f"{own}{pattern.replace(chr(92) + 'd+', '(' + chr(92) + 'd+)')}")
         if len(names) > 1:
             yield 3, _check(count={"of": of, "is": len(names)})
-        if len({shape for shape, _ in kinds}) == 1:
-            yield 4, _check(shape={"of": of, "is": list(next(iter(kinds))[0])})
-        if len(dtypes) > 1 and len({dtype for _, dtype in kinds}) == 1:
-            yield 4, _check(dtype={"of": of, "is": next(iter(kinds))[1]})
+        if len(dtypes) > 1 and len(kinds) == 1:
+            yield 4, _check(dtype={"of": of, "is": next(iter(kinds))})
 
 
 def _writes(written: Written, program: Program) -> Iterator[tuple[Data, ...]]:

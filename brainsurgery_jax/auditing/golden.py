@@ -19,7 +19,7 @@ SAMPLES = 3
 RTOL = 1e-5
 
 
-def fingerprints(case: Case) -> Iterator[Mapping[str, object]]:
+def fingerprints(case: Case) -> Iterator[Mapping[str, Mapping[str, object]]]:
     """The operators that name each input by its content."""
     files = Files()
     for alias, path in case.inputs:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from brainsurgery_jax.api import Plan, lower_plan
 from brainsurgery_jax.auditing.cases import Case, StandIn, leaves
@@ -56,9 +56,22 @@ class _Recorder(Files):
         super().close()
 
 
-def make_stand_ins(plan: Plan) -> tuple[Mapping[str, StandIn], int]:
-    """The stand-ins of all checkpoints that a plan reads, by their real paths, and the factor of their sizes (1: they
-    are whole). Raises PlanError for a plan with mistakes."""
+class Shrunk(NamedTuple):
+    """The stand-ins of a plan by the real paths of its checkpoints, the factor of their sizes (1: they are whole), and
+    the shapes that the plan itself writes: of each output, by name."""
+
+    stand_ins: Mapping[str, StandIn]
+    factor: int
+    shapes: tuple[Mapping[str, tuple[int, ...]], ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the stand-ins are what they stand for."""
+        return self.factor == 1
+
+
+def make_stand_ins(plan: Plan) -> Shrunk:
+    """The stand-ins of all checkpoints that a plan reads. Raises PlanError for a plan with mistakes."""
     world = _Recorder()
     try:
         program = lower_plan(plan, world)
@@ -70,7 +83,9 @@ def make_stand_ins(plan: Plan) -> tuple[Mapping[str, StandIn], int]:
         factor = next((f for f, nbytes in sizes.items() if nbytes <= MOST_BYTES), min(sizes, key=lambda f: sizes[f]))
         if sizes[factor] > REFUSED_BYTES:
             raise PlanError([_refuse(sizes[factor], plan)])
-        return {key: _stand_in(path, source, factor, kept) for key, (path, source) in world.opened.items()}, factor
+        made = {key: _stand_in(path, source, factor, kept) for key, (path, source) in world.opened.items()}
+        shapes = tuple({n: e.aval.shape for n, e in p.tensors.items()} for p in program.publications)
+        return Shrunk(made, factor, shapes)
     finally:
         world.finish()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from brainsurgery_jax.auditing.candidates import LAST, Candidate, candidates_for
 from brainsurgery_jax.auditing.cases import ASSERT, Case, Data, Mutant, show
 from brainsurgery_jax.auditing.runner import Outcome, try_case
+from brainsurgery_jax.auditing.stand_ins import Shrunk
 
 ROUNDS = 6
 """Candidates that the right plan does not pass are left out, those that one run names at a time."""
@@ -27,9 +28,9 @@ class Suggestion:
     alias: str = ""
 
 
-def suggest(case: Case, missed: Mapping[str, Mutant]) -> tuple[Suggestion, ...]:
+def suggest(case: Case, missed: Mapping[str, Mutant], shrunk: Shrunk) -> tuple[Suggestion, ...]:
     """The fewest candidates that see what any of them sees, those that see most first."""
-    found = candidates_for(case)
+    found = candidates_for(case, shrunk)
     of_steps = _usable(case, [c for c in found if not c.of_output])
     of_outputs = [c for c in found if c.of_output and try_case(_with(case, [c])[0]).level is None]
     usable = [*of_steps, *of_outputs]
@@ -40,7 +41,9 @@ def suggest(case: Case, missed: Mapping[str, Mutant]) -> tuple[Suggestion, ...]:
     chosen, left = _cover(general, seen)
     others, _ = _cover([c for c in usable if c not in general], left)
     return tuple(
-        Suggestion(tuple(map(show, c.steps)), sees, c.of_output, _alias(case) if needs_alias(case, [c]) else "")
+        Suggestion(
+            tuple(map(show, c.told or c.steps)), sees, c.of_output, _alias(case) if needs_alias(case, [c]) else ""
+        )
         for c, sees in (*chosen, *others)
     )
 

@@ -175,17 +175,37 @@ def test_large_checkpoints_shrink_together_and_keep_layers_heads_and_ties(tmp_pa
         "output": str(tmp_path / "out"),
     }  # fmt: skip
     plan = bs.load(data)
-    stand_ins, factor = make_stand_ins(plan)
-    (it,) = stand_ins.values()
-    assert factor == 2
+    shrunk = make_stand_ins(plan)
+    (it,) = shrunk.stand_ins.values()
+    assert shrunk.factor == 2
     assert {name: x.shape for name, x in it.tensors.items()} == {
         "embed.weight": (2048, 1024), "lm_head.weight": (2048, 1024), "layers.0.q.weight": (1024, 1024),
     }  # fmt: skip
     np.testing.assert_array_equal(it.tensors["embed.weight"], table[:2048, :1024])
     small = {"hidden_size": 1024, "vocab_size": 2048, "head_dim": 32}
     assert json.loads(it.side["config.json"]) == {**sizes, **small}
-    untied = next(p for p in audit(plan, each=1, suggestions=False).planted if p.mutator == "a stale tied weight")
+    found = audit(plan, each=1)
+    untied = next(p for p in found.planted if p.mutator == "a stale tied weight")
     assert untied.level is Level.ASSERT
+    lines = [line for each in found.suggestions for line in each.lines]
+    shape = next(line for line in lines if "shape" in line)
+    assert yaml.safe_load(shape)["assert"]["shape"]["is"] in ([words, wide], [wide, wide]), "shapes of the model itself"
+    assert r"assert: {fingerprint: {of: m, is: 'blake2b:...'}}" in lines
+
+
+def test_sizes_that_a_plan_names_are_kept(tmp_path: Path):
+    path = write(tmp_path / "m.safetensors", {"a": np.ones((4096, 2304), np.float32), "b": np.ones(2000, np.float32)})
+    step = {"scale_": {"target": "a::[:, 1152:]", "by": 2}}
+    shrunk = make_stand_ins(bs.load({"inputs": [f"m::{path}"], "transforms": [step], "output": "out.safetensors"}))
+    (it,) = shrunk.stand_ins.values()
+    assert {name: x.shape for name, x in it.tensors.items()} == {"a": (2048, 2304), "b": (1000,)}
+
+
+def test_stand_ins_that_would_be_large_are_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("brainsurgery_jax.auditing.stand_ins.REFUSED_BYTES", 100)
+    with pytest.raises(bs.PlanError, match="the stand-ins would take") as refused:
+        audit(bs.load(scaling(tmp_path)))
+    assert "on a smaller model of the same family" in refused.value.diagnostics[0].hint
 
 
 def test_sizes_below_the_limit_and_those_that_are_counts_stay():
@@ -196,7 +216,7 @@ def test_sizes_below_the_limit_and_those_that_are_counts_stay():
 
 def test_a_case_is_the_plan_as_it_was_written(tmp_path: Path):
     plan = bs.load(scaling(tmp_path, {"finite": ".+"}))
-    case = from_plan(plan, make_stand_ins(plan)[0])
+    case = from_plan(plan, make_stand_ins(plan).stand_ins)
     assert [step.summary for step in case.plan().data.steps] == [step.summary for step in plan.data.steps]
 
 
