@@ -83,7 +83,7 @@ def _try(plan: Plan, case: Case, folder: Path, look: Look | None) -> Outcome:
         errors = tuple(d for d in error.diagnostics if d.severity == "error")
         return Outcome(_level(errors, Level.RUN), errors)
     except StoreError as error:
-        return Outcome(Level.RUN, (Diagnostic(error.code or "io", str(error)),))
+        return Outcome(Level.RUN, (Diagnostic(error.code or "io-input", str(error)),))
     if look is not None:
         look(world.redirect.places)
     digest = _digest(world.redirect.places) if report.published else _digest_texts(report.said)

@@ -123,7 +123,7 @@ def _refuse(nbytes: int, plan: Plan) -> Diagnostic:
     sizes = ", ".join(map(str, sorted(_named_sizes(plan)))) or "none"
     message = f"the stand-ins would take {show_size(nbytes)}: layers are kept, and sizes that the plan names ({sizes})"
     hint = "Audit the plan on a smaller model of the same family, with the variables that fit it."
-    return Diagnostic("audit-size", message, hint=hint)
+    return Diagnostic("budget-exceeded", message, hint=hint)
 
 
 def _named_sizes(plan: Plan) -> frozenset[int]:

@@ -201,11 +201,16 @@ def test_sizes_that_a_plan_names_are_kept(tmp_path: Path):
     assert {name: x.shape for name, x in it.tensors.items()} == {"a": (2048, 2304), "b": (1000,)}
 
 
-def test_stand_ins_that_would_be_large_are_refused_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("brainsurgery_jax.auditing.stand_ins.REFUSED_BYTES", 100)
+def test_stand_ins_that_would_be_large_are_refused_and_the_remedy_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = scaling(tmp_path)
+    monkeypatch.setattr("brainsurgery_jax.auditing.stand_ins.REFUSED_BYTES", 3000)
     with pytest.raises(bs.PlanError, match="the stand-ins would take") as refused:
-        audit(bs.load(scaling(tmp_path)))
-    assert "on a smaller model of the same family" in refused.value.diagnostics[0].hint
+        audit(bs.load(data))
+    assert refused.value.diagnostics[0].hint.startswith("Audit the plan on a smaller model of the same family")
+    write(tmp_path / "m.safetensors", {f"h.{i}.attn.weight": normal((6, 6), seed=i) for i in range(3)})
+    assert audit(bs.load(data), each=1, suggestions=False).planted
 
 
 def test_sizes_below_the_limit_and_those_that_are_counts_stay():
