@@ -38,7 +38,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint types test-only test-newest test-oldest constraints fuzz behaviour mergekit format bench schema docs screenshots venv clean
+.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints fuzz behaviour mergekit format bench schema docs screenshots venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -56,6 +56,7 @@ help:
 	@echo 'make bench      measure beside cp, scripts and other tools, for an hour; ROWS="rename cast" chooses'
 	@echo 'make schema     write the JSON Schema of plans to plans/schema.json'
 	@echo 'make docs       write what is generated in docs/ and README.md: the ops, and what the examples give'
+	@echo 'make audit      audit every plan of plans/, and write the tables of docs/audit.md; some minutes'
 	@echo 'make screenshots  take the pictures of docs/web.md from the browser tests'
 	@echo 'make venv       only set up $(VENV) for development'
 	@echo 'make clean      remove $(VENV), caches and builds'
@@ -115,6 +116,9 @@ schema: $(VENV)/installed
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python -m tests.docs.write
+
+audit: $(VENV)/installed-dev
+	$(BIN)/python -m tests.auditing.write
 
 screenshots: $(VENV)/installed-dev
 	@mkdir -p docs/web
