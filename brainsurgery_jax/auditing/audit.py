@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from brainsurgery_jax.api import Plan
+from brainsurgery_jax.auditing.again import AGAIN
 from brainsurgery_jax.auditing.cases import Case, Mutant, Mutator, from_plan, spread
 from brainsurgery_jax.auditing.input_mutators import INPUT_MUTATORS
 from brainsurgery_jax.auditing.name_mutators import NAME_MUTATORS
@@ -15,7 +16,7 @@ from brainsurgery_jax.auditing.step_mutators import STEP_MUTATORS
 from brainsurgery_jax.auditing.suggest import Suggestion, suggest
 from brainsurgery_jax.errors import PlanError
 
-MUTATORS: tuple[Mutator, ...] = (*NAME_MUTATORS, *STEP_MUTATORS, *INPUT_MUTATORS)
+MUTATORS: tuple[Mutator, ...] = (*NAME_MUTATORS, *STEP_MUTATORS, *INPUT_MUTATORS, AGAIN)
 SEEN = frozenset({Level.CHECK, Level.ASSERT, Level.RUN, Level.WARNED})
 
 

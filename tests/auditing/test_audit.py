@@ -227,3 +227,15 @@ def test_a_case_is_the_plan_as_it_was_written(tmp_path: Path):
 
 def test_mutators_have_names_of_their_own():
     assert len({m.name for m in MUTATORS}) == len(MUTATORS) > 40
+
+
+def test_a_plan_that_was_run_already_is_an_error_that_a_fingerprint_sees(tmp_path: Path):
+    data = scaling(tmp_path)
+    path = data["inputs"][0].removeprefix("model::")
+
+    def level(inputs: list[Any]) -> Level:
+        found = audit(bs.load({**data, "inputs": inputs}), each=1, suggestions=False)
+        return next(p.level for p in found.planted if p.mutator == "plan run on its own output")
+
+    assert level(data["inputs"]) is Level.MISSED
+    assert level([{"path": path, "alias": "model", "fingerprint": bs.fingerprint(path)}]) is Level.ASSERT
