@@ -100,7 +100,12 @@ def tables(found: Mapping[str, Mapping[str, Row]]) -> str:
 def sweep_all() -> Mapping[str, Mapping[str, Row]]:
     """The rows of all recipes."""
     logging.disable(logging.ERROR)
-    return {name: sweep(name) for name in sorted(INPUTS) if "out" in _names(name)}
+    found: dict[str, Mapping[str, Row]] = {}
+    for name in sorted(INPUTS):
+        if "out" in _names(name):
+            found[name] = sweep(name)
+            print(total(found[name].values()).line(name), flush=True)
+    return found
 
 
 def _names(name: str) -> set[str]:
