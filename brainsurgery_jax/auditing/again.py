@@ -24,7 +24,7 @@ def _run_again(case: Case) -> Iterator[Mutant]:
     for output, written in zip(case.outputs, found, strict=False):
         told = output.get("alias") if isinstance(output, Mapping) else None
         alias = told or (case.inputs[0][0] if len(case.inputs) == 1 else "")
-        key = files.key(paths[alias]) if alias in paths else None
+        key = files.key(paths[alias]) if alias in paths else ""
         if key in case.stand_ins:
             own = case.stand_ins[key]
             again = own._replace(tensors=written.tensors, avals=written.avals, side={**own.side, **written.side})
