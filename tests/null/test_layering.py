@@ -137,8 +137,12 @@ MAY_IMPORT = {
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema packaged cli.show",
     "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine looking.spectra "
     "rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
-    "looking": "reduction summaries rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr "
-    "engine store.base",
+    "looking": "reduction rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr engine "
+    "store.base",
+    # An audit runs plans that it changed, through the API, in a world of its own.
+    "auditing": "errors dtypes api checkpoint world run_options lower graph.expr plan.source looking.fingerprint store",
+    "reports.audit": "documents wording auditing",
+    "cli.audit": "api auditing reports.audit rendering.data cli.show",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
     "plots": "wording errors dtypes _lazy checkpoint comparison numerics looking store.atomic "
     "store.failures store.sizes",
@@ -165,8 +169,8 @@ MAY_IMPORT = {
     "store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
-    "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
-    "looking numerics.moments plots",
+    "__init__": "errors version op plugins protocol session api auditing checkpoint comparison conversion interop "
+    "forward looking numerics.moments plots",
     "__main__": "cli",
 }
 
