@@ -85,7 +85,8 @@ SMALL_INPUTS: Mapping[str, Tensors] = {
 
 
 def _narrow(folder: Path) -> Settings:
-    return {"model": recipe_inputs.INPUTS["head-pruning"](folder)["model"], "out": folder / "out.safetensors"}
+    model = next(Path(recipe_inputs.INPUTS["head-pruning"](folder)["model"]).glob("*.safetensors"))
+    return {"model": model, "out": folder / "out.safetensors"}
 
 
 def _identified(settings: Mapping[str, Any], key: str) -> Settings:

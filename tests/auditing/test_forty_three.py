@@ -17,10 +17,14 @@ def test_what_sees_a_planted_error_is_what_the_table_says(name: str, tmp_path: P
     assert try_error(name, tmp_path) == ERRORS[name].seen
 
 
+TRUE_OF = {"head_pruning": {"structure-prune", "config-differs"}}
+"""Notes about what a plan does, right as it is: the class of GPT-2 cannot load other widths of heads."""
+
+
 @pytest.mark.parametrize("plan", sorted({error.plan for error in ERRORS.values()}))
 def test_the_right_plan_raises_no_alarm(plan: str, tmp_path: Path):
     right = load_plan(plan, settings_of(plan, tmp_path))
-    assert bs.check(right) == ()
+    assert {note.code for note in bs.check(right)} == TRUE_OF.get(plan, set())
     assert right.run(durable=False).published
 
 
