@@ -11,22 +11,13 @@ from math import inf, isfinite, sqrt
 from typing import Literal, NamedTuple
 
 from brainsurgery_jax.comparison import Difference, TensorDifference
+from brainsurgery_jax.nametree import layer_of, module_of
 from brainsurgery_jax.numerics.figures import Figures, Sums
 
 Order = Literal["name", "change", "cosine", "rank"]
 """By name; or first the largest relative change, the smallest cosine, the largest effective rank of the difference."""
 
 Grouping = Literal["layer", "module"]
-
-
-def layer_of(name: str) -> int | None:
-    """The first number among the parts of a name; None for a name without one."""
-    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
-
-
-def module_of(name: str) -> str:
-    """The name with an asterisk for every number among its parts."""
-    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
 
 
 class RollUp(NamedTuple):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.dtypes import to_numpy
+from brainsurgery_jax.engine.events import NEVER, StopSignal
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.looking.chosen import ask_about, find_numbers, has_numbers
@@ -82,15 +83,17 @@ def histogram(
     bins: int = BINS,
     span: tuple[float, float] | None = None,
     memory: int | None = None,
+    stop: StopSignal = NEVER,
 ) -> Histogram:
     """Count the elements of a tensor in bins of equal width, and find their quantiles. All figures are exact.
 
     **Arguments**: `path` is that of a file or a folder, or what `bs.open` returns; `name` is that of a tensor. `span`:
     the ends of the first and the last bin (default: the least and the greatest finite element). `memory` is the budget
-    in bytes (default: a quarter of the available memory).
+    in bytes (default: a quarter of the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that
+    ends it early.
     **Returns** a `Histogram`: `edges` [bins + 1], `counts` [bins], and quantiles by their share.
     **Raises** StoreError for what cannot be read, ValueError for a name that is not there, a tensor without real
-    numbers, or bad `bins` or `span`, PlanError for a budget that is too small.
+    numbers, or bad `bins` or `span`, PlanError for a budget that is too small, Stopped.
     **Example**:
 
     >>> bs.histogram("model.safetensors", "bias", bins=2).counts
@@ -99,7 +102,7 @@ def histogram(
     with ExitStack() as opened:
         whole = open_side(path, opened, "histogram")
         find_numbers(whole, name)
-        found = histograms_of(whole, [name], bins=bins, span=span, memory=memory)
+        found = histograms_of(whole, [name], bins=bins, span=span, memory=memory, stop=stop)
         whole.source.verify_unchanged()
         return found[name]
 
@@ -111,6 +114,7 @@ def histograms_of(
     bins: int = BINS,
     span: tuple[float, float] | None = None,
     memory: int | None = None,
+    stop: StopSignal = NEVER,
 ) -> dict[str, Histogram]:
     """The histograms of several tensors, those without real numbers left out. See `histogram`."""
     _check_bins(bins, span)
@@ -119,7 +123,7 @@ def histograms_of(
                 for name in names if has_numbers(avals[name])}  # fmt: skip
     while open_ones := {name: one for name, one in searches.items() if not one.done}:
         asked = {name: ask_about(chosen, name, one.next_pass()) for name, one in open_ones.items()}
-        found = answers(list(asked.values()), budget)
+        found = answers(list(asked.values()), budget, stop)
         for name, question in asked.items():
             open_ones[name].take(found[question])
     return {name: one.result for name, one in searches.items()}

@@ -11,7 +11,8 @@ import pytest
 
 import brainsurgery_jax as bs
 from brainsurgery_jax.cli.diff import Wishes, diff
-from brainsurgery_jax.comparison.rollups import layer_of, module_of, relative_change, roll_up, sort_differences
+from brainsurgery_jax.comparison.rollups import relative_change, roll_up, sort_differences
+from brainsurgery_jax.nametree import layer_of, module_of
 from tests.checkpoints import Tensors, normal, write
 
 PLAIN = Wishes()

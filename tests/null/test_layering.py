@@ -130,12 +130,12 @@ MAY_IMPORT = {
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema cli.show",
-    "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine looking.spectra "
-    "rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
-    "looking": "reduction rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr engine "
-    "store.base",
+    "comparison": "reduction errors dtypes _lazy nametree numerics protocol checkpoint graph.expr engine "
+    "looking.spectra rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
+    "looking": "reduction rendering.notebook errors dtypes _lazy nametree op numerics protocol checkpoint graph.expr "
+    "engine store.base",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
-    "plots": "wording errors dtypes _lazy checkpoint comparison looking store.failures store.sizes",
+    "plots": "wording errors dtypes _lazy nametree checkpoint comparison looking store.failures store.sizes",
     "cli.plotting": "plots cli.show",
     "cli.report": "plots cli.show cli.sizes",
     "cli.sizes": "store.sizes",
