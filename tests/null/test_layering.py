@@ -97,6 +97,8 @@ MAY_IMPORT = {
     "session": "errors dtypes index _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world run_options",
     "prefixes": "",
+    # A trial is a run whose output lies aside.
+    "trial": "api plan.model run_options world",
     "tensors": "errors dtypes nametree rendering.notebook select store",
     "checkpoint": "documents tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling apply.key_trees api "
@@ -154,8 +156,8 @@ MAY_IMPORT = {
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
-    "web": "errors wording rendering version dtypes op api checkpoint comparison looking world lower "
-    "plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
+    "web": "errors wording rendering version dtypes op api checkpoint comparison looking plots completion trial world "
+    "nametree lower numerics.figures plan.oly plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
     "store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
