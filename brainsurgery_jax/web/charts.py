@@ -6,6 +6,7 @@ Names of tensors are hostile until shown otherwise: tooltips are drawn as text, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import isfinite
 
 from brainsurgery_jax.looking.heat_maps import HeatMap
@@ -57,8 +58,7 @@ def draw_heat_map(found: HeatMap, most: float) -> Options:
 
 def _cell_names(edges: Sequence[int]) -> list[str]:
     """The elements of each cell: `7`, or `0-31`."""
-    pairs = zip(edges[:-1], edges[1:], strict=True)
-    return [str(start) if stop - start == 1 else f"{start}-{stop - 1}" for start, stop in pairs]
+    return [str(start) if stop - start == 1 else f"{start}-{stop - 1}" for start, stop in pairwise(edges)]
 
 
 def draw_histograms(sides: Mapping[str, Histogram]) -> Options:

@@ -24,6 +24,47 @@ def add_input(text: str, path: str) -> str:
     return _add(text, "inputs", f"{alias}::{path}")
 
 
+def move_step(text: str, at: int, by: int) -> str:
+    """The text with a step and the lines below it moved up (-1) or down (1); as it is where that cannot be."""
+    spans, lines = _spans(text), text.splitlines()
+    first, second = sorted((at, at + by))
+    if first < 0 or second >= len(spans):
+        return text
+    (start, middle), (_, end) = spans[first], spans[second]
+    return "\n".join([*lines[:start], *lines[middle:end], *lines[start:middle], *lines[end:]]) + "\n"
+
+
+def remove_step(text: str, at: int) -> str:
+    """The text without a step; as it is where there is none."""
+    spans, lines = _spans(text), text.splitlines()
+    if not 0 <= at < len(spans):
+        return text
+    start, end = spans[at]
+    kept = [*lines[:start], *lines[end:]]
+    if len(spans) == 1:  # a bare key would hold nothing
+        kept = [line for line in kept if line.strip() != "transforms:"]
+    return "\n".join(kept) + "\n"
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """First line and end of each step of a block list; none if the steps are written in brackets."""
+    node = _node_at(text, "transforms")
+    if not isinstance(node, yaml.SequenceNode) or node.flow_style or not node.value:
+        return []
+    starts = [item.start_mark.line for item in node.value]
+    ends = [*starts[1:], _end_of_block(text.splitlines(), node)]
+    return list(zip(starts, ends, strict=True)) if len(set(starts)) == len(starts) else []
+
+
+def _end_of_block(lines: list[str], node: yaml.SequenceNode) -> int:
+    """The line after the last that belongs to a block list."""
+    last = node.value[-1]
+    at = last.end_mark.line + (1 if last.end_mark.column else 0)
+    while at and not lines[at - 1].strip():
+        at -= 1
+    return at
+
+
 def _data(text: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load(text)
@@ -38,11 +79,8 @@ def _add(text: str, key: str, item: object, *, first: bool = False) -> str:
     node = _node_at(text, key)
     made = dump_yaml([item]).rstrip().splitlines()
     if isinstance(node, yaml.SequenceNode) and node.value and not node.flow_style:
-        last = node.value[-1]
         indent = " " * node.start_mark.column
-        at = last.end_mark.line + (1 if last.end_mark.column else 0)
-        while at and not lines[at - 1].strip():
-            at -= 1
+        at = _end_of_block(lines, node)
         return "\n".join([*lines[:at], *(indent + line for line in made), *lines[at:]]) + "\n"
     block = [f"{key}:", *("  " + line for line in made)]
     kept = [line for line in lines if not line.startswith(f"{key}:")] if _is_bare(node) else lines

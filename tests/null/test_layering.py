@@ -97,6 +97,7 @@ MAY_IMPORT = {
     "session": "errors dtypes index _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world run_options",
     "prefixes": "",
+    "pace": "store.sizes",
     # A trial is a run whose output lies aside.
     "trial": "api plan.model run_options world",
     "tensors": "errors dtypes nametree rendering.notebook select store",
@@ -111,9 +112,10 @@ MAY_IMPORT = {
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
-    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session",
+    "completion": "errors dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session "
+    "api world",
     "cli": "documents rendering reports wording desk "
-    "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
+    "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
     "engine.compute.devices engine.events store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
@@ -156,9 +158,9 @@ MAY_IMPORT = {
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
-    "web": "errors wording rendering version dtypes op api checkpoint comparison looking plots completion trial world "
-    "nametree lower numerics.figures plan.oly plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
-    "store.replacing store.sidecars store.sizes engine.events",
+    "web": "errors wording rendering version dtypes op api checkpoint comparison looking plots completion trial session "
+    "_lazy world pace nametree lower numerics.figures plan.oly plan.source plan.pages plan.schema plan.recipes keys "
+    "select store.address store.base store.detect store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
