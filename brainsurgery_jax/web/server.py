@@ -8,14 +8,15 @@ import secrets
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import NamedTuple
 from urllib.parse import quote
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from fastapi.responses import StreamingResponse as Streaming
+from nicegui import app as nicegui_app
 from nicegui import ui
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from brainsurgery_jax.errors import PlanError, StoreError
@@ -139,8 +140,6 @@ def _add_plans(app: FastAPI, desks: Desks) -> None:
 
     @app.post("/complete/{key}")
     async def complete(key: str, request: Request) -> Response:
-        from starlette.concurrency import run_in_threadpool
-
         if (bench := desks.find(key)) is None:
             return PlainTextResponse("There is no such session.\n", 404)
         text = (await request.body()).decode("utf-8", "replace")
@@ -163,7 +162,5 @@ def serve(
     # No access log: URLs may hold the token.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, date_header=False)
-    try:
-        uvicorn.Server(config).run(sockets=[bound])
-    finally:
-        desks.close()
+    nicegui_app.on_shutdown(desks.close)  # a signal that ends the server runs no `finally` of ours
+    uvicorn.Server(config).run(sockets=[bound])

@@ -35,7 +35,11 @@ def list_members(root: Root, folder: str) -> list[Member]:
     for here, folders, files in os.walk(top):
         folders.sort()
         for name in [*folders, *files]:
-            root.confine(os.path.join(here, name))
+            path = os.path.join(here, name)
+            root.confine(path)
+            if os.path.islink(path) and os.path.isdir(path):
+                remedy = "Download the folder that it leads to by itself."
+                raise StoreError(path, "is a link to a folder, which no archive holds", remedy=remedy)
         for name in sorted(files):
             path = os.path.join(here, name)
             entry = tarfile.TarInfo(os.path.join(os.path.basename(top), os.path.relpath(path, top)))

@@ -33,6 +33,7 @@ from brainsurgery_jax.errors import Diagnostic, PlanError, Span, Stopped, StoreE
 from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.pace import describe_progress, memory_held
 from brainsurgery_jax.plan.source import Map, Node, compose, dump_yaml
+from brainsurgery_jax.plots.page import report
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.session import Session
 from brainsurgery_jax.trial import try_plan
@@ -134,6 +135,13 @@ class Workbench:
             if self._scratch is None:
                 self._scratch = TemporaryDirectory(prefix=".brainsurgery-jax-", dir=self.root.folder)
             return os.path.join(self._scratch.name, name)
+
+    def write_report(self, path: str, other: str | None = None) -> str:
+        """Write the report of a checkpoint, or of how another differs from it, aside; its path. Raises StoreError."""
+        sides = (self.opened[side].checkpoint for side in (path, other) if side is not None)
+        page = self.scratch("report.html")
+        report(*sides, to=page, overwrite=True, memory=self._memory)
+        return page
 
     def close_all(self) -> None:
         """Close the checkpoints of the tab, and delete what it wrote aside."""
