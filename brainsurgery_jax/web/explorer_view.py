@@ -105,7 +105,7 @@ class ExplorerView:
         self.when_opened()
 
     def _close(self, path: str) -> None:
-        self._bench.close(path)
+        self._bench.opened.close(path)
         self.refresh()
         self.when_opened()
 

@@ -158,8 +158,8 @@ MAY_IMPORT = {
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
-    "web": "errors wording rendering version dtypes op api checkpoint comparison looking plots completion trial session "
-    "_lazy world pace nametree lower numerics.figures plan.oly plan.source plan.pages plan.schema plan.recipes keys "
+    "web": "errors wording rendering version dtypes op api checkpoint comparison looking plots completion trial "
+    "session _lazy world pace nametree lower plan.oly plan.typed plan.source plan.pages plan.schema plan.recipes keys "
     "select store.address store.base store.detect store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",

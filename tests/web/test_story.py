@@ -207,11 +207,11 @@ def test_axe_finds_nothing_serious(page: Page, server: Server, scheme: Literal["
 def test_a_file_is_uploaded_into_the_root_and_replaces_none(page: Page, server: Server, tmp_path: Path):
     write_model(tmp_path / "uploaded.safetensors")
     page.goto(server.url)
-    page.locator("input[type=file]").set_input_files(tmp_path / "uploaded.safetensors")
+    page.locator("#pick-files").set_input_files(tmp_path / "uploaded.safetensors")
     page.get_by_role("heading", name="uploaded.safetensors").wait_for()
     stored = server.root / "uploaded.safetensors"
     assert stored.read_bytes() == (tmp_path / "uploaded.safetensors").read_bytes()
     (tmp_path / "uploaded.safetensors").write_bytes(b"other")
-    page.locator("input[type=file]").set_input_files(tmp_path / "uploaded.safetensors")
+    page.locator("#pick-files").set_input_files(tmp_path / "uploaded.safetensors")
     page.get_by_text("exists already, and is not replaced").wait_for()
     assert stored.read_bytes() != b"other"

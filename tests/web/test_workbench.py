@@ -169,4 +169,4 @@ def test_a_checkpoint_that_is_opened_again_is_read_anew(bench: Workbench):
     bench.open("model.safetensors")
     save_file({"w": np.zeros((2, 2), "f4")}, "model.safetensors")
     assert list(bench.open("model.safetensors").avals) == ["w"]
-    assert bench.spectrum("model.safetensors", "w").values.tolist() == [0.0, 0.0]
+    assert bench.opened.spectrum("model.safetensors", "w").values.tolist() == [0.0, 0.0]
