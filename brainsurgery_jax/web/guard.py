@@ -109,19 +109,22 @@ class Guard:
         await send({"type": "http.response.body", "body": b""})
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        taken, started = 0, False
+        taken, started, over = 0, False, False
 
         async def count() -> MutableMapping[str, Any]:
-            nonlocal taken
+            nonlocal taken, over
             message = await receive()
             if scope["type"] == "http":  # a websocket lives long; its messages have a limit of their own
                 taken += len(message.get("body", b""))
                 if taken > self._limit:
+                    over = True
                     raise TooLarge
             return message
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             nonlocal started
+            if over and not started:  # what the application makes of the end of the request is not the reason
+                return
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
@@ -130,8 +133,9 @@ class Guard:
         try:
             await self._inner(scope, count, answer)
         except TooLarge:
-            if not started:
-                await _refuse(scope, send, 413, f"a request may hold {self._limit:,} bytes (--upload-limit)")
+            pass
+        if over and not started:
+            await _refuse(scope, send, 413, f"a request may hold {self._limit:,} bytes (--upload-limit)")
 
 
 def is_loopback(host: str) -> bool:

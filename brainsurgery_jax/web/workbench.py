@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -34,10 +34,11 @@ from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.pace import describe_progress, memory_held
 from brainsurgery_jax.plan.source import Map, Node, compose, dump_yaml
 from brainsurgery_jax.plots.page import report
+from brainsurgery_jax.reading import limit_reads
 from brainsurgery_jax.rendering.text import as_text
 from brainsurgery_jax.session import Session
 from brainsurgery_jax.trial import try_plan
-from brainsurgery_jax.web.confined import Root
+from brainsurgery_jax.web.confined import ConfinedFiles, Root
 from brainsurgery_jax.web.opened import OpenCheckpoint, Opened, Shelf
 from brainsurgery_jax.web.plan_text import add_input
 
@@ -126,7 +127,8 @@ class Workbench:
         path = self.scratch(f"after-step-{steps}.safetensors")
         label = f"plan after step {steps}"
         self.opened.close(label)
-        try_plan(plan, path, steps=steps, world=self.root.files(overwrite=True), memory=self._memory, stop=stop)
+        with self._limits():
+            try_plan(plan, path, steps=steps, world=self._world(), memory=self._memory, stop=stop)
         return self.opened.put_tried(label, path)
 
     def scratch(self, name: str) -> str:
@@ -190,7 +192,8 @@ class Workbench:
 
     def plan(self) -> api.Plan:
         """The plan that the text spells. Raises PlanError or StoreError."""
-        return self._load(compose(self.text, FILE))
+        with self._limits():
+            return self._load(compose(self.text, FILE))
 
     def _load(self, root: Node | None) -> api.Plan:
         if not isinstance(root, Map):
@@ -200,6 +203,14 @@ class Workbench:
         self.root.refuse_texts(root, plan)
         return plan
 
+    def _limits(self) -> AbstractContextManager[None]:
+        """Where plans are parsed and lowered: what they read lies below the root, at any depth."""
+        return limit_reads(self.root.confine)
+
+    def _world(self) -> ConfinedFiles:
+        """The files of a plan that is not run: nothing stands in its way."""
+        return self.root.files(overwrite=True)
+
     def check(self) -> tuple[Diagnostic, ...]:
         """The mistakes in the plan, from headers alone."""
         return self.look_ahead().diagnostics if self.text.strip() else ()
@@ -207,7 +218,8 @@ class Workbench:
     def look_ahead(self, *, overwrite: bool = True) -> Outlook:
         """The mistakes in the plan, what each of its steps creates, changes and deletes, and what a run would write."""
         try:
-            program = api.lower_plan(self.plan(), self.root.files(overwrite=overwrite))
+            with self._limits():
+                program = api.lower_plan(self.plan(), self.root.files(overwrite=overwrite))
         except PlanError as bad:
             return Outlook(bad.diagnostics)
         except StoreError as bad:
@@ -221,8 +233,7 @@ class Workbench:
         if cut is None or not self._may_list(cut.step):
             return []
         try:
-            plan = self._load(compose(cut.before, FILE))
-            with closing(begin_before(plan, self.root.files(overwrite=True))) as session:
+            with self._limits(), closing(begin_before(self._load(compose(cut.before, FILE)), self._world())) as session:
                 return complete(cut.step, session)
         except (PlanError, StoreError):
             return []
@@ -244,8 +255,7 @@ class Workbench:
         plan = self.plan()
         if plan.errors:
             raise PlanError(plan.errors)
-        world = self.root.files(overwrite=True)
-        with closing(Session.begin(plan, world)) as session:
+        with self._limits(), closing(Session.begin(plan, self._world())) as session:
             return dump_yaml(session.step(*plan.data.steps).session.to_plan(everything=True))
 
     def steps(self) -> list[object]:
@@ -294,7 +304,8 @@ class Workbench:
     def _run(self, progress: Progress, overwrite: bool) -> None:
         options: Mapping[str, Any] = {"listen": progress.hear, "stop": self._stop, "memory": self._memory}
         try:
-            api.run(self.plan(), world=self.root.files(overwrite=overwrite), overwrite=overwrite, **options)
+            with self._limits():
+                api.run(self.plan(), world=self.root.files(overwrite=overwrite), overwrite=overwrite, **options)
             progress.state = "done"
         except PlanError as bad:
             progress.state, progress.problems = "failed", bad.diagnostics

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "packaged": "",
-    "layout": "errors packaged plan.source",
+    "layout": "errors packaged reading plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
@@ -82,7 +82,7 @@ MAY_IMPORT = {
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
     "ops.*": "documents wording reduction errors dtypes config_patch index select _lazy nametree keys op protocol "
     "numerics expression ops._constants ops._formulas ops._verdicts summaries",
-    "plan": "errors dtypes packaged select op protocol plugins store.address store.formats config_patch",
+    "plan": "errors dtypes packaged reading select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents wording "
     "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
@@ -98,6 +98,7 @@ MAY_IMPORT = {
     "world run_options",
     "prefixes": "",
     "pace": "store.sizes",
+    "reading": "",
     # A trial is a run whose output lies aside.
     "trial": "api plan.model run_options world",
     "tensors": "errors dtypes nametree rendering.notebook select store",
@@ -159,8 +160,8 @@ MAY_IMPORT = {
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
     "web": "errors wording rendering version dtypes op api checkpoint comparison looking plots completion trial "
-    "session _lazy world pace nametree lower plan.oly plan.typed plan.source plan.pages plan.schema plan.recipes keys "
-    "select store.address store.base store.detect store.replacing store.sidecars store.sizes engine.events",
+    "session _lazy reading world pace nametree lower plan.oly plan.typed plan.source plan.pages plan.schema "
+    "plan.recipes keys select store.address store.base store.detect store.replacing store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api checkpoint comparison conversion interop forward "
