@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from typing import Any
@@ -130,10 +131,8 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        try:
+        with suppress(TooLarge):
             await self._inner(scope, count, answer)
-        except TooLarge:
-            pass
         if over and not started:
             await _refuse(scope, send, 413, f"a request may hold {self._limit:,} bytes (--upload-limit)")
 

@@ -202,7 +202,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
     (tmp_path / "secret.yaml").write_text("transforms: []\n")
     (root / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
     (root / "inner.yaml").write_text("transforms: [{execute: {path: ../secret.yaml}}]\n")
-    nested = "vars: {up: '..'}\ntransforms: [{execute: {plan: {transforms: [{execute: {path: '${vars.up}/secret.yaml'}}]}}}]\n"
+    inner = "{transforms: [{execute: {path: '${vars.up}/secret.yaml'}}]}"
+    nested = f"vars: {{up: '..'}}\ntransforms: [{{execute: {{plan: {inner}}}}}]\n"
     (root / "templated.yaml").write_text(nested)
     (root / "linked").mkdir()
     (root / "linked" / "model.safetensors").symlink_to(tmp_path / "secret.safetensors")
