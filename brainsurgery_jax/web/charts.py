@@ -26,7 +26,7 @@ FEW = 12
 
 DIVERGING = ["#2166ac", "#92c5de", "#f7f7f7", "#f4a582", "#b2182b"]
 SEQUENTIAL = ["#440154", "#31688e", "#35b779", "#fde725"]
-_COMMON: Options = {"aria": {"enabled": True}, "animation": False}
+_COMMON: Options = {"animation": False}
 _TOOLTIP = {"renderMode": "richText", "confine": True}
 
 

@@ -37,6 +37,8 @@ for (const kind of ['files', 'folder']) {
 // What may stand at the cursor is asked of the server, which knows the ops and the names of tensors.
 async function completePlan(id, key) {
     const CM = await import('nicegui-codemirror');
+    while (!window.getElement?.(id)?.editorPromise)  // the page is still being built
+        await new Promise((done) => requestAnimationFrame(done));
     const editor = await getElement(id).editorPromise;
     const source = async (context) => {
         if (!context.explicit) return null;  // Enter would take what was not asked for

@@ -11,6 +11,7 @@ from brainsurgery_jax.looking.histograms import Histogram
 from brainsurgery_jax.looking.moments import TensorStats
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.web.charts import draw_energy, draw_histograms
+from brainsurgery_jax.web.labels import name_image
 from brainsurgery_jax.web.opened import OpenCheckpoint, Opened
 from brainsurgery_jax.web.waiting import Waiting
 from brainsurgery_jax.web.zoom_view import Panel, ZoomView
@@ -93,7 +94,7 @@ def show_statistics(found: TensorStats) -> None:
 
 def show_histograms(sides: dict[str, Histogram]) -> None:
     """The histograms of one tensor on one or more sides, and their quantiles."""
-    ui.echart(draw_histograms(sides)).style("width: 100%; height: 16rem").props('role=img aria-label="Histogram"')
+    name_image(ui.echart(draw_histograms(sides)), "Histogram").style("width: 100%; height: 16rem")
     shares = list(next(iter(sides.values())).quantiles)
     heads = [("side", ""), *((str(share), _name_share(share)) for share in shares)]
     columns = [{"name": key, "label": label, "field": key, "align": "right"} for key, label in heads]
@@ -121,8 +122,8 @@ def show_spectrum(name: str, found: Spectrum) -> None:
         ui.label("The matrix holds NaN or infinity, so it has no spectrum.").classes("bs-error")
         return
     count, (rows, columns) = len(found.values), found.shape
-    ui.echart(draw_energy({name: found})).style("width: 100%; height: 20rem").props(
-        'role=img aria-label="Energy against rank"'
+    name_image(ui.echart(draw_energy({"captured energy": found})), f"Energy against rank of {name}").style(
+        "width: 100%; height: 20rem"
     )
     told = ui.label().props("role=status")
     effective = f"effective rank {found.effective_rank:.1f}" if found.is_complete else f"{count:,} values computed"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("playwright", reason="NO BROWSER TEST: Playwright is not installed (make venv installs it)")
 
-TWO = "inputs:\n  - model.safetensors\ntransforms:\n  - scale_: {target: wte.weight, by: 2}\n  - delete: {target: wte.weight}\n"
+HEAD = "inputs:\n  - model.safetensors\ntransforms:\n"
+TWO = HEAD + "  - scale_: {target: wte.weight, by: 2}\n  - delete: {target: wte.weight}\n"
 
 
 def open_plan(page: Page, server: Server) -> None:
@@ -44,8 +45,7 @@ def test_the_editor_completes_ops_keys_and_names_of_tensors(page: Page, server: 
     page.get_by_role("option", name="target").click()
     page.keyboard.insert_text("wte")
     page.keyboard.press("Control+Space")
-    page.get_by_role("option", name="wte.weight").first.wait_for()
-    page.keyboard.press("Enter")
+    page.get_by_role("option", name="wte.weight").first.click()
     page.keyboard.insert_text(", by: 2}\n")
     page.get_by_text("No mistakes.").wait_for()
     assert plan_of(page)["transforms"] == [{"scale_": {"target": "wte.weight", "by": 2}}]
