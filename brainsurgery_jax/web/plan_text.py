@@ -21,7 +21,17 @@ def add_input(text: str, path: str) -> str:
         return _add(text, "inputs", path, first=True)
     known = [str(item).partition("::")[0] for item in found] if isinstance(found, list) else []
     alias = next(name for n in range(2, 100) if (name := f"model_{n}") not in known)
-    return _add(text, "inputs", f"{alias}::{path}")
+    return _add(_name_first(text), "inputs", f"{alias}::{path}")
+
+
+def _name_first(text: str) -> str:
+    """The text with the alias `model` for an only input without one: of several, each needs one."""
+    node = _node_at(text, "inputs")
+    first = node.value[0] if isinstance(node, yaml.SequenceNode) and len(node.value) == 1 else None
+    if not isinstance(first, yaml.ScalarNode) or "::" in first.value:
+        return text
+    at = first.start_mark.index + (1 if first.style in ("'", '"') else 0)
+    return f"{text[:at]}model::{text[at:]}"
 
 
 def move_step(text: str, at: int, by: int) -> str:
@@ -77,6 +87,11 @@ def _add(text: str, key: str, item: object, *, first: bool = False) -> str:
     """The text with an item at the end of the list at a key of the document."""
     lines = text.splitlines()
     node = _node_at(text, key)
+    if isinstance(node, yaml.SequenceNode) and node.value and node.flow_style:
+        end = node.end_mark.index - 1
+        comma = "" if text[:end].rstrip().endswith(",") else ", "
+        brackets = yaml.safe_dump([item], default_flow_style=True, width=1 << 20, allow_unicode=True, sort_keys=False)
+        return f"{text[:end]}{comma}{brackets.strip()[1:-1]}{text[end:]}"
     made = dump_yaml([item]).rstrip().splitlines()
     if isinstance(node, yaml.SequenceNode) and node.value and not node.flow_style:
         indent = " " * node.start_mark.column

@@ -157,7 +157,9 @@ def take_picture(page: Page, name: str) -> None:
 
 def wait_until_still(page: Page) -> None:
     """Wait until nothing moves: panels slide in, and messages go."""
-    page.wait_for_function("document.getAnimations().every((one) => one.playState !== 'running')")
+    # A cursor blinks for ever.
+    moves = "one.playState === 'running' && one.effect.getComputedTiming().endTime !== Infinity"
+    page.wait_for_function(f"!document.getAnimations().some((one) => {moves})")
 
 
 def write_plan(page: Page, text: str) -> None:
