@@ -47,7 +47,7 @@ def draw_heat_map(found: HeatMap, most: float) -> Options:
         series["label"] = {"show": True, "formatter": "{@[2]}", "fontSize": 9}
     top = most if most > 0 and isfinite(most) else 1.0
     return {
-        **_COMMON, "tooltip": _TOOLTIP, "grid": {"containLabel": True, "left": 8, "right": 8, "top": 8, "bottom": 44},
+        **_COMMON, "tooltip": _TOOLTIP, "grid": {"containLabel": True, "left": 8, "right": 8, "top": 8, "bottom": 60},
         "xAxis": {"type": "category", "data": _cell_names(found.columns.tolist()), "splitArea": {"show": True}},
         "yAxis": {"type": "category", "data": _cell_names(found.rows.tolist()), "inverse": True},
         "visualMap": {"min": -top, "max": top, "orient": "horizontal", "left": "center", "bottom": 0, "precision": 4,
@@ -75,7 +75,7 @@ def draw_histograms(sides: Mapping[str, Histogram]) -> Options:
         **_COMMON, "tooltip": {**_TOOLTIP, "trigger": "axis"}, "legend": {"show": len(sides) > 1, "top": 0},
         "grid": {"containLabel": True, "left": 8, "right": 24, "top": 32, "bottom": 28},
         "xAxis": {"type": "value", "name": "value", "nameLocation": "middle", "nameGap": 22, "scale": True},
-        "yAxis": {"type": "value", "name": "elements"}, "series": series,
+        "yAxis": {"type": "value"}, "series": series,
     }  # fmt: skip
 
 
@@ -124,7 +124,8 @@ def draw_change(cells: Mapping[tuple[str, int | None], float]) -> Options:
                   "name": "layer"},
         "yAxis": {"type": "category", "data": modules, "axisLabel": {"width": 260, "overflow": "truncate"}},
         "visualMap": {"min": 0, "max": max((value for _, _, value in data), default=0.0) or 1.0, "precision": 4,
-                      "orient": "horizontal", "left": "center", "bottom": 0, "inRange": {"color": SEQUENTIAL}},
+                      "orient": "horizontal", "left": "center", "bottom": 0, "calculable": True,
+                      "inRange": {"color": SEQUENTIAL}},
         "series": [{"type": "heatmap", "data": data, "dimensions": ["layer", "module", "relative change"],
                     "encode": {"x": 0, "y": 1, "value": 2, "tooltip": [1, 0, 2]}}],
     }  # fmt: skip

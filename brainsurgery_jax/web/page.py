@@ -22,7 +22,7 @@ STYLE = """
 .body--dark .q-btn--flat { --q-primary: #8fc1f5; }
 .nicegui-link { color: #0d5c9e; } .body--dark .nicegui-link { color: #8fc1f5; }
 .bs-line-error { background: rgba(200, 0, 40, .18); }
-.body--dark .nicegui-codemirror { filter: invert(1) hue-rotate(180deg); }
+.body--dark .nicegui-codemirror, .body--dark .nicegui-echart { filter: invert(1) hue-rotate(180deg); }
 .nicegui-codemirror { height: 45vh; width: 100%; }
 :focus-visible { outline: 2px solid #1565c0; outline-offset: 1px; }
 """

@@ -151,6 +151,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 def take_picture(page: Page, name: str) -> None:
     if SHOTS:
+        page.evaluate("window.scrollTo(0, 0)")  # the header stays where the window begins
         wait_until_still(page)
         page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
 
