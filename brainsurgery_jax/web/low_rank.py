@@ -12,14 +12,14 @@ Way = Literal["phlora", "phlora_", "lora_extract"]
 """Factors in place of matrices; matrices of a lower rank in place of matrices; an adapter of the changes."""
 
 
-class Sizes(NamedTuple):
+class FactorSizes(NamedTuple):
     """Numbers in the matrices, and in what stands for them."""
 
     before: int
     after: int
 
 
-class Bench:
+class RankBench:
     """Spectra of matrices, and the rank that was chosen for each."""
 
     def __init__(self, spectra: Mapping[str, Spectrum]):
@@ -49,10 +49,10 @@ class Bench:
         one, rank = self.spectra[name], self.ranks[name]
         return float(one.energy[rank - 1]) if rank <= len(one.values) else None
 
-    def sizes(self, names: Iterable[str]) -> Sizes:
+    def sizes(self, names: Iterable[str]) -> FactorSizes:
         """The numbers in matrices, and in the factors of the chosen ranks."""
         shapes = {name: self.spectra[name].shape for name in names}
-        return Sizes(
+        return FactorSizes(
             sum(rows * columns for rows, columns in shapes.values()),
             sum(self.ranks[name] * (rows + columns) for name, (rows, columns) in shapes.items()),
         )

@@ -10,7 +10,7 @@ from nicegui import ui
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.web.charts import MOST_LINES, draw_energy
 from brainsurgery_jax.web.labels import name_image
-from brainsurgery_jax.web.low_rank import Bench, Way
+from brainsurgery_jax.web.low_rank import RankBench, Way
 from brainsurgery_jax.web.plan_text import add_step
 from brainsurgery_jax.web.tensor_view import HOW_MANY
 from brainsurgery_jax.web.waiting import Waiting
@@ -31,7 +31,7 @@ class LowRankView:
 
     def __init__(self, workbench: Workbench, changed: Callable[[], None]):
         self._workbench, self._changed, self._waiting = workbench, changed, Waiting()
-        self._bench: Bench | None = None
+        self._bench: RankBench | None = None
         with ui.row(align_items="end"):
             self._path = ui.select([], label="Checkpoint").style("min-width: 14rem")
             self._tuned = ui.select([ITSELF], label="Of", value=ITSELF).style("min-width: 14rem")
@@ -66,7 +66,7 @@ class LowRankView:
         )  # fmt: skip
         if found is None or self._result.is_deleted:
             return
-        self._bench = Bench(found)
+        self._bench = RankBench(found)
         self._bench.choose_energy(0.9, self._bench.spectra)
         self._told.set_text(
             f"{counted(len(self._bench.spectra), 'matrix').replace('matrixs', 'matrices')}"
@@ -79,7 +79,7 @@ class LowRankView:
         told = str(self._tuned.value)
         return None if told == ITSELF else told.removeprefix("changes in ")
 
-    def _draw(self, bench: Bench, path: str, tuned: str | None) -> None:
+    def _draw(self, bench: RankBench, path: str, tuned: str | None) -> None:
         if any(one.values[0] for one in bench.spectra.values()):
             title = "Captured energy against rank"
             more = len(bench.spectra) - MOST_LINES
@@ -124,7 +124,7 @@ class LowRankView:
             ui.button("Write the step into the plan", on_click=lambda: self._write(
                 cast("Way", way.value), bench, chosen(), (path, tuned))).props("no-caps color=primary")  # fmt: skip
 
-    def _write(self, way: Way, bench: Bench, names: list[str], sides: tuple[str, str | None]) -> None:
+    def _write(self, way: Way, bench: RankBench, names: list[str], sides: tuple[str, str | None]) -> None:
         path, tuned = sides
         try:
             base = self._workbench.write_input(path)
@@ -144,7 +144,7 @@ class LowRankView:
         ui.notify(f"{counted(len(steps), 'step')} written into the plan.")
 
 
-def _row(bench: Bench, name: str) -> dict[str, object]:
+def _row(bench: RankBench, name: str) -> dict[str, object]:
     sizes, energy = bench.sizes([name]), bench.energy(name)
     return {
         "tensor": name, "shape": str(list(bench.spectra[name].shape)), "rank": bench.ranks[name],

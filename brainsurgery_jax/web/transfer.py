@@ -19,7 +19,7 @@ PIECE = 1 << 20
 _BLOCK = 512
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """A file of an archive: its name there, its real path, its header, and how many bytes it holds."""
 
     name: str
@@ -28,10 +28,10 @@ class Member(NamedTuple):
     nbytes: int
 
 
-def list_members(root: Root, folder: str) -> list[Member]:
+def list_members(root: Root, folder: str) -> list[ArchiveMember]:
     """The files below a folder, in order of name; links are followed. Raises StoreError for a file outside the root."""
     top = root.confine(folder)
-    found: list[Member] = []
+    found: list[ArchiveMember] = []
     for here, folders, files in os.walk(top):
         folders.sort()
         for name in [*folders, *files]:
@@ -45,16 +45,18 @@ def list_members(root: Root, folder: str) -> list[Member]:
             entry = tarfile.TarInfo(os.path.join(os.path.basename(top), os.path.relpath(path, top)))
             state = os.stat(path)
             entry.size, entry.mtime, entry.mode = state.st_size, int(state.st_mtime), 0o644
-            found.append(Member(entry.name, os.path.realpath(path), entry.tobuf(tarfile.PAX_FORMAT), state.st_size))
+            found.append(
+                ArchiveMember(entry.name, os.path.realpath(path), entry.tobuf(tarfile.PAX_FORMAT), state.st_size)
+            )
     return found
 
 
-def size_of_archive(members: list[Member]) -> int:
+def size_of_archive(members: list[ArchiveMember]) -> int:
     """The bytes of the archive that `stream_archive` yields."""
     return sum(len(one.head) + one.nbytes + -one.nbytes % _BLOCK for one in members) + 2 * _BLOCK
 
 
-def stream_archive(members: list[Member]) -> Iterator[bytes]:
+def stream_archive(members: list[ArchiveMember]) -> Iterator[bytes]:
     """A tar archive, piece by piece. Raises StoreError if a file gets shorter meanwhile: the answer then ends early,
     and its length tells the browser."""
     for one in members:

@@ -35,17 +35,25 @@ def plan_of(page: Page) -> dict[str, list[object]]:
     return yaml.safe_load(Path(waiting.value.path()).read_text())
 
 
+def wait_for_text(page: Page, text: str) -> None:
+    page.wait_for_function("(text) => document.querySelector('.cm-content').innerText.includes(text)", arg=text)
+
+
+def complete(page: Page, typed: str, option: str, made: str) -> None:
+    """Type the beginning of a word, and choose how it goes on."""
+    page.keyboard.insert_text(typed)
+    wait_for_text(page, typed)
+    page.keyboard.press("Control+Space")
+    page.get_by_role("option", name=option).first.click()
+    wait_for_text(page, made)
+
+
 def test_the_editor_completes_ops_keys_and_names_of_tensors(page: Page, server: Server):
     open_plan(page, server)
-    write_plan(page, "inputs:\n  - model.safetensors\ntransforms:\n  - scal")
-    page.keyboard.press("Control+Space")
-    page.get_by_role("option", name="scale_").click()
-    page.keyboard.insert_text("{tar")
-    page.keyboard.press("Control+Space")
-    page.get_by_role("option", name="target").click()
-    page.keyboard.insert_text("wte")
-    page.keyboard.press("Control+Space")
-    page.get_by_role("option", name="wte.weight").first.click()
+    write_plan(page, HEAD + "  - ")
+    complete(page, "scale", "scale_", "scale_: ")
+    complete(page, "{tar", "target", "{target: ")
+    complete(page, "wte", "wte.weight", "{target: wte.weight")
     page.keyboard.insert_text(", by: 2}\n")
     page.get_by_text("No mistakes.").wait_for()
     assert plan_of(page)["transforms"] == [{"scale_": {"target": "wte.weight", "by": 2}}]

@@ -25,7 +25,7 @@ from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.looking.spectra import Spectrum
 from brainsurgery_jax.web.charts import draw_change, draw_energy, draw_heat_map
 from brainsurgery_jax.web.confined import Root
-from brainsurgery_jax.web.low_rank import Bench, Way
+from brainsurgery_jax.web.low_rank import RankBench, Way
 from brainsurgery_jax.web.names import write_pattern
 from brainsurgery_jax.web.opened import Opened, Shelf
 from brainsurgery_jax.web.plan_text import move_step, remove_step
@@ -154,7 +154,7 @@ def test_the_steps_of_a_bench_make_the_ranks_that_were_chosen(
     save_file(tuned | {"other.weight": base[names[0]]}, "tuned.safetensors")
     pair = way == "lora_extract"
     found = bs.spectrum("base.safetensors", "tuned.safetensors" if pair else None, target="h.*")
-    bench = Bench(found)
+    bench = RankBench(found)
     bench.choose_rank(2, names)
     bench.choose_rank(3, names[1:2])
     assert bench.sizes(names) == (360, (2 + 2 + 3) * 22)
@@ -172,7 +172,7 @@ def test_the_steps_of_a_bench_make_the_ranks_that_were_chosen(
 
 
 def test_a_rank_that_is_not_known_keeps_what_it_was():
-    bench = Bench(
+    bench = RankBench(
         {"w": Spectrum((8, 8), np.array([2.0, 1.0]), captured=0.5), "nan": Spectrum((2, 2), np.full(2, np.nan))}
     )
     assert (list(bench.spectra), bench.left_out) == (["w"], ["nan"])
