@@ -146,8 +146,9 @@ class PlanView:
     def _mark(self, found: Sequence[Diagnostic]) -> None:
         count = self._bench.text.count("\n") + 1
         lines = {d.span.line: d.message for d in found if d.span and d.span.file == FILE and 0 < d.span.line <= count}
-        self._editor.decorations = [{"kind": "line", "line": line, "class": "bs-line-error"} for line in lines]
-        self._editor.line_tooltips = lines
+        if lines != self._editor.line_tooltips:  # each update of the element disturbs who is typing
+            self._editor.decorations = [{"kind": "line", "line": line, "class": "bs-line-error"} for line in lines]
+            self._editor.line_tooltips = lines
 
     # --- the run
 

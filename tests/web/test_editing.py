@@ -39,24 +39,22 @@ def wait_for_text(page: Page, text: str) -> None:
     page.wait_for_function("(text) => document.querySelector('.cm-content').innerText.includes(text)", arg=text)
 
 
-def complete(page: Page, typed: str, option: str, made: str) -> None:
-    """Type the beginning of a word, and choose how it goes on."""
-    page.keyboard.insert_text(typed)
-    wait_for_text(page, typed)
+@pytest.mark.parametrize(
+    ("typed", "option", "made"),
+    [
+        ("  - scal", "scale_", "- scale_: "),
+        ("  - scale_: {tar", "target", "{target: "),
+        ("  - scale_: {target: wte", "wte.weight", "{target: wte.weight"),
+    ],
+)
+def test_the_editor_completes_ops_keys_and_names_of_tensors(
+    page: Page, server: Server, typed: str, option: str, made: str
+):
+    open_plan(page, server)
+    write_plan(page, HEAD + typed)
     page.keyboard.press("Control+Space")
     page.get_by_role("option", name=option).first.click()
     wait_for_text(page, made)
-
-
-def test_the_editor_completes_ops_keys_and_names_of_tensors(page: Page, server: Server):
-    open_plan(page, server)
-    write_plan(page, HEAD + "  - ")
-    complete(page, "scale", "scale_", "scale_: ")
-    complete(page, "{tar", "target", "{target: ")
-    complete(page, "wte", "wte.weight", "{target: wte.weight")
-    page.keyboard.insert_text(", by: 2}\n")
-    page.get_by_text("No mistakes.").wait_for()
-    assert plan_of(page)["transforms"] == [{"scale_": {"target": "wte.weight", "by": 2}}]
 
 
 def test_completion_knows_what_the_steps_before_have_made(page: Page, server: Server):
