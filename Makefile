@@ -128,7 +128,7 @@ audit: $(VENV)/installed-dev
 
 screenshots: $(VENV)/installed-dev
 	@mkdir -p docs/web
-	BRAINSURGERY_SCREENSHOTS=docs/web $(BIN)/python -m pytest -n 0 -q tests/web/test_story.py
+	BRAINSURGERY_SCREENSHOTS=docs/web $(BIN)/python -m pytest -n 0 -q tests/web/test_story.py tests/web/test_looking.py tests/web/test_editing.py
 
 venv: $(VENV)/installed-dev
 

@@ -323,11 +323,11 @@ def run(plan: Plan, *, world: Files | None = None, **options: Unpack[RunKeywords
 
     **Arguments**: the plan, and the files that it sees (default: those on disk). `listen` gets the engine's events as
     they happen; `overwrite` lets outputs replace existing files; `durable` flushes files to disk before publishing;
-    `dry_run` checks and reports, and writes nothing; `memory` is the budget in bytes (default: a quarter of the
-    available memory); `devices` is the number of accelerators to use ("cpu": none), or which
-    (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns them on; `look` is called with
-    each complete output before any is published, and may raise; `stop` is a `threading.Event` that stops the run
-    between two items of its work once it is set.
+    `dry_run` checks and reports, and writes nothing; of several outputs `only` names the one to write; `memory` is the
+    budget in bytes (default: a quarter of the available memory); `devices` is the number of accelerators to use
+    ("cpu": none), or which (`engine.devices.Accelerators`); `flags` are on from the start, as the op `set` turns
+    them on; `look` is called with each complete output before any is published, and may raise; `stop` is a
+    `threading.Event` that stops the run between two items of its work once it is set.
     **Returns** a `Report`: what the steps reported, and what was published as (path, bytes, tensors).
     **Raises** PlanError (a mistake, a failed assert), StoreError (input or output) or Stopped: then nothing was
     published. What stops it from outside (KeyboardInterrupt) carries a note of what was published.
@@ -370,6 +370,9 @@ def run_with(plan: Plan, options: RunOptions, world: Files | None = None) -> Rep
             program = program._replace(publications=tuple(p._replace(overwrite=True) for p in program.publications))
         if options.dry_run:
             program = program._replace(publications=())
+        if options.only is not None:
+            kept = tuple(p for p in program.publications if p.path == options.only)
+            program = program._replace(publications=kept)
         with literal_hints(program.effects, plan.data.default_alias):
             execute(program, budget, tell, options.look, files.commit, stop)
     steps = tuple(e.step.summary for e in program.effects)

@@ -7,6 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
+def layer_of(name: str) -> int | None:
+    """The first number among the parts of a name; None for a name without one."""
+    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
+
+
+def module_of(name: str) -> str:
+    """The name with an asterisk for every number among its parts."""
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
+
+
 class Tree:
     """A node: what is said of the tensor of this very name, if there is one, and what lies below it."""
 

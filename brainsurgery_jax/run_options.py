@@ -24,6 +24,7 @@ class RunOptions:
     - `durable`: flush files to disk before publishing them
     - `overwrite`: outputs may replace existing files
     - `dry_run`: check, compute what asserts and reports need, and write nothing
+    - `only`: the output at this path is published, and no other
     - `flags`: flags that are on from the start, as the op `set` turns them on
     - `listen`: called with the engine's events as they happen
     - `look`: called with each complete output before any is published; may raise
@@ -35,6 +36,7 @@ class RunOptions:
     durable: bool = True
     overwrite: bool = False
     dry_run: bool = False
+    only: str | None = None
     flags: Flags = NO_FLAGS
     listen: Callable[[Any], None] | None = None
     look: Callable[[StagedOutput], None] | None = None
@@ -55,6 +57,7 @@ class RunKeywords(TypedDict, total=False):
     durable: bool
     overwrite: bool
     dry_run: bool
+    only: str | None
     flags: Flags
     listen: Callable[[Any], None] | None
     look: Callable[[StagedOutput], None] | None

@@ -10,7 +10,7 @@ from brainsurgery_jax.auditing.again import AGAIN
 from brainsurgery_jax.auditing.cases import Case, Mutant, Mutator, from_plan, spread
 from brainsurgery_jax.auditing.input_mutators import INPUT_MUTATORS
 from brainsurgery_jax.auditing.name_mutators import NAME_MUTATORS
-from brainsurgery_jax.auditing.runner import Level, Outcome, judge, try_case
+from brainsurgery_jax.auditing.runner import Level, TrialOutcome, judge, try_case
 from brainsurgery_jax.auditing.stand_ins import make_stand_ins, with_fingerprints
 from brainsurgery_jax.auditing.step_mutators import STEP_MUTATORS
 from brainsurgery_jax.auditing.suggest import Suggestion, suggest
@@ -109,7 +109,7 @@ def plant(case: Case, each: int) -> Sequence[tuple[Mutator, Mutant]]:
     return found
 
 
-def said(outcome: Outcome, right: Outcome) -> str:
+def said(outcome: TrialOutcome, right: TrialOutcome) -> str:
     """What the run said of the error, on one line."""
     new = [d for d in outcome.found if d.code not in {other.code for other in right.found}] or list(outcome.found)
     return " ".join(new[0].message.split()) if outcome.found and new else ""

@@ -16,7 +16,7 @@ from brainsurgery_jax.auditing.equations import equations
 from brainsurgery_jax.auditing.golden import fingerprints, norms
 from brainsurgery_jax.auditing.stand_ins import Shrunk
 from brainsurgery_jax.auditing.world import StandInFiles
-from brainsurgery_jax.auditing.written import MOST_PATTERNS, Written, groups_of, list_written, patterns_of
+from brainsurgery_jax.auditing.written import MOST_PATTERNS, AliasOutput, groups_of, list_written, patterns_of
 from brainsurgery_jax.graph.expr import Expr
 from brainsurgery_jax.lower import Program
 from brainsurgery_jax.lower.program import flatten
@@ -25,7 +25,7 @@ LAST = 20
 """The cost of a candidate that is taken only for what no other sees: it fits one checkpoint alone."""
 
 
-class Candidate(NamedTuple):
+class AssertCandidate(NamedTuple):
     """Steps that may be added to a plan, or an assert for its outputs. `cost`: how much they take to read and to run,
     compared with others. `told`: the same for the checkpoints themselves, if that is not the same."""
 
@@ -36,10 +36,10 @@ class Candidate(NamedTuple):
     told: tuple[Data, ...] = ()
 
 
-def candidates_for(case: Case, shrunk: Shrunk) -> list[Candidate]:
+def candidates_for(case: Case, shrunk: Shrunk) -> list[AssertCandidate]:
     """The candidates for a case, the cheapest first. What they say of shrunk stand-ins is told of the checkpoints."""
     program = lower_plan(case.plan(), StandInFiles(case.stand_ins, Path(tempfile.gettempdir())))
-    found: list[Candidate] = []
+    found: list[AssertCandidate] = []
     for written, shapes in zip(list_written(case, program), shrunk.shapes, strict=False):
         found += [_candidate(lines, cost) for cost, lines in (*_cheap(case, written, program), *_copies(case, written))]
         found += [_candidate(*each) for each in _shapes(written, shapes)]
@@ -54,12 +54,12 @@ def candidates_for(case: Case, shrunk: Shrunk) -> list[Candidate]:
     return sorted({c.key: c for c in reversed(found)}.values(), key=lambda c: c.cost)
 
 
-def _candidate(lines: tuple[Data, ...], cost: int, told: tuple[Data, ...] = ()) -> Candidate:
-    return Candidate(str(lines), lines, cost, told=told)
+def _candidate(lines: tuple[Data, ...], cost: int, told: tuple[Data, ...] = ()) -> AssertCandidate:
+    return AssertCandidate(str(lines), lines, cost, told=told)
 
 
 def _shapes(
-    written: Written, shapes: Mapping[str, tuple[int, ...]]
+    written: AliasOutput, shapes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[tuple[Data, ...], int, tuple[Data, ...]]]:
     """Of names that differ in numbers alone and have one shape: on the stand-ins, and of the checkpoints."""
     for pattern, names in groups_of(written.tensors).items():
@@ -75,7 +75,7 @@ def _check(**operator: object) -> tuple[Data, ...]:
     return ({ASSERT: operator},)
 
 
-def _cheap(case: Case, written: Written, program: Program) -> Iterator[tuple[int, tuple[Data, ...]]]:
+def _cheap(case: Case, written: AliasOutput, program: Program) -> Iterator[tuple[int, tuple[Data, ...]]]:
     """Of names, dtypes, shapes and finite values; headers decide most of them."""
     own = f"{written.alias}::"
     dtypes = {e.aval.dtype for e in written.tensors.values()}
@@ -99,7 +99,7 @@ def _cheap(case: Case, written: Written, program: Program) -> Iterator[tuple[int
             yield 4, _check(dtype={"of": of, "is": next(iter(kinds))})
 
 
-def _writes(written: Written, program: Program) -> Iterator[tuple[Data, ...]]:
+def _writes(written: AliasOutput, program: Program) -> Iterator[tuple[Data, ...]]:
     """How often tensors that steps wrote were written, loading counted."""
     own = f"{written.alias}::"
     effects = [e for e in flatten(program.effects) if not e.inner]
@@ -113,13 +113,13 @@ def _writes(written: Written, program: Program) -> Iterator[tuple[Data, ...]]:
             yield _check(writes={"of": f"{own}{pattern}", "is": count})
 
 
-def _of_output(written: Written) -> Iterator[tuple[Data, ...]]:
+def _of_output(written: AliasOutput) -> Iterator[tuple[Data, ...]]:
     """What tells the alias that is written from others: that it is no checkpoint as it was loaded."""
     yield ({"not": {"unchanged": {"of": ".+"}}},)
     yield ({"count": {"of": ".+", "is": len(written.tensors)}},)
 
 
-def _configs(case: Case, written: Written) -> Iterator[tuple[Data, ...]]:
+def _configs(case: Case, written: AliasOutput) -> Iterator[tuple[Data, ...]]:
     """Keys of the config that the plan changes."""
     before = next((_json(case.stand_ins[key]) for key in case.stand_ins), {})
     after = json.loads(written.config) if written.config else {}
@@ -131,7 +131,7 @@ def _json(it: StandIn) -> Mapping[str, object]:
     return json.loads(it.side.get("config.json", b"{}"))
 
 
-def _unchanged(written: Written) -> Iterator[tuple[Data, ...]]:
+def _unchanged(written: AliasOutput) -> Iterator[tuple[Data, ...]]:
     if not written.origin:
         return
     names = dict.fromkeys((*written.origin, *written.tensors))
@@ -143,11 +143,11 @@ def _unchanged(written: Written) -> Iterator[tuple[Data, ...]]:
         yield _check(unchanged={"of": f"{written.alias}::.+"})
 
 
-def _is_copy(expr: Expr, name: str, written: Written) -> bool:
+def _is_copy(expr: Expr, name: str, written: AliasOutput) -> bool:
     return name in written.origin and expr.is_leaf and expr.name == name
 
 
-def _copies(case: Case, written: Written) -> Iterator[tuple[int, tuple[Data, ...]]]:
+def _copies(case: Case, written: AliasOutput) -> Iterator[tuple[int, tuple[Data, ...]]]:
     """Of tensors that are those of an input under another name: which ones."""
     paths = {path: alias for alias, path in reversed(case.inputs)}
     rules: dict[tuple[str, str, str], int] = {}

@@ -31,7 +31,7 @@ class Level(StrEnum):
     EQUIVALENT = "equivalent"
 
 
-class Outcome(NamedTuple):
+class TrialOutcome(NamedTuple):
     """What a run did. `level` None: it ended, and wrote what has this `digest`. `found`: the diagnostics that stopped
     it, or its notes. `steps`: the numbers of the steps that they name."""
 
@@ -58,7 +58,7 @@ _ASSERT = re.compile(r"assert\b")
 Look = Callable[[Mapping[str, Path]], None]
 
 
-def try_case(case: Case, look: Look | None = None) -> Outcome:
+def try_case(case: Case, look: Look | None = None) -> TrialOutcome:
     """Check a case and run it in a temporary folder, which is removed. No file of the user is read or written.
 
     `look` is called with where the outputs are, by destination, before they are removed.
@@ -67,27 +67,27 @@ def try_case(case: Case, look: Look | None = None) -> Outcome:
     try:
         return _try(case.plan(), case, folder, look)
     except PlanError as error:  # what is no plan at all
-        return Outcome(Level.CHECK, error.diagnostics)
+        return TrialOutcome(Level.CHECK, error.diagnostics)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _try(plan: Plan, case: Case, folder: Path, look: Look | None) -> Outcome:
+def _try(plan: Plan, case: Case, folder: Path, look: Look | None) -> TrialOutcome:
     try:
         checked = lower_plan(plan, StandInFiles(case.stand_ins, folder))
         if checked.errors:
-            return Outcome(_level(checked.errors, Level.CHECK), checked.errors)
+            return TrialOutcome(_level(checked.errors, Level.CHECK), checked.errors)
         world = StandInFiles(case.stand_ins, folder)
         report = run_with(plan, RunOptions(durable=False, devices="cpu", memory=2 << 30), world)
     except PlanError as error:
         errors = tuple(d for d in error.diagnostics if d.severity == "error")
-        return Outcome(_level(errors, Level.RUN), errors)
+        return TrialOutcome(_level(errors, Level.RUN), errors)
     except StoreError as error:
-        return Outcome(Level.RUN, (Diagnostic(error.code or "io-input", str(error)),))
+        return TrialOutcome(Level.RUN, (Diagnostic(error.code or "io-input", str(error)),))
     if look is not None:
         look(world.redirect.places)
     digest = _digest(world.redirect.places) if report.published else _digest_texts(report.said)
-    return Outcome(None, report.notes, digest)
+    return TrialOutcome(None, report.notes, digest)
 
 
 def _level(errors: Iterable[Diagnostic], otherwise: Level) -> Level:
@@ -95,7 +95,7 @@ def _level(errors: Iterable[Diagnostic], otherwise: Level) -> Level:
     return Level.ASSERT if all(_ASSERT.match(d.message) for d in errors) else otherwise
 
 
-def judge(outcome: Outcome, right: Outcome) -> Level:
+def judge(outcome: TrialOutcome, right: TrialOutcome) -> Level:
     """How an error was seen, given the outcome of the right plan."""
     if outcome.level is not None:
         return outcome.level

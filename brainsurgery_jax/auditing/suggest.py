@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from brainsurgery_jax.auditing.candidates import LAST, Candidate, candidates_for
+from brainsurgery_jax.auditing.candidates import LAST, AssertCandidate, candidates_for
 from brainsurgery_jax.auditing.cases import ASSERT, Case, Data, Mutant, show
-from brainsurgery_jax.auditing.runner import Outcome, try_case
+from brainsurgery_jax.auditing.runner import TrialOutcome, try_case
 from brainsurgery_jax.auditing.stand_ins import Shrunk
 
 ROUNDS = 6
@@ -49,11 +49,11 @@ def suggest(case: Case, missed: Mapping[str, Mutant], shrunk: Shrunk) -> tuple[S
 
 
 def _cover(
-    candidates: Sequence[Candidate], seen: Mapping[str, set[str]]
-) -> tuple[list[tuple[Candidate, tuple[str, ...]]], Mapping[str, set[str]]]:
+    candidates: Sequence[AssertCandidate], seen: Mapping[str, set[str]]
+) -> tuple[list[tuple[AssertCandidate, tuple[str, ...]]], Mapping[str, set[str]]]:
     """Candidates that together see what any of them sees, each with what it is the first to see; and what is left."""
     keys = {c.key for c in candidates}
-    chosen: list[tuple[Candidate, tuple[str, ...]]] = []
+    chosen: list[tuple[AssertCandidate, tuple[str, ...]]] = []
     left = {what: found for what, found in seen.items() if found & keys}
     while left:
         best = max(candidates, key=lambda c: (sum(c.key in found for found in left.values()), -c.cost))
@@ -64,7 +64,7 @@ def _cover(
     return chosen, {what: found for what, found in seen.items() if what not in covered}
 
 
-def needs_alias(case: Case, candidates: Sequence[Candidate]) -> bool:
+def needs_alias(case: Case, candidates: Sequence[AssertCandidate]) -> bool:
     """Whether candidates load another alias, so that an output must say which one it writes."""
     loads = any(ASSERT not in step for c in candidates for step in c.steps)
     return loads and any(not isinstance(o, Mapping) or "alias" not in o for o in case.outputs)
@@ -75,7 +75,7 @@ def _alias(case: Case) -> str:
     return case.inputs[0][0] if len(case.inputs) == 1 else ""
 
 
-def _with(case: Case, candidates: Sequence[Candidate]) -> tuple[Case, list[int]]:
+def _with(case: Case, candidates: Sequence[AssertCandidate]) -> tuple[Case, list[int]]:
     """The case with candidates at its end, and which candidate each step after the plan's own belongs to."""
     steps: list[Data] = []
     owners: list[int] = []
@@ -96,7 +96,7 @@ def _with(case: Case, candidates: Sequence[Candidate]) -> tuple[Case, list[int]]
     return made, owners
 
 
-def _usable(case: Case, candidates: list[Candidate]) -> list[Candidate]:
+def _usable(case: Case, candidates: list[AssertCandidate]) -> list[AssertCandidate]:
     """Those that the right plan passes."""
     for _ in range(ROUNDS):
         tried, owners = _with(case, candidates)
@@ -110,12 +110,12 @@ def _usable(case: Case, candidates: list[Candidate]) -> list[Candidate]:
     return [c for c in candidates if try_case(_with(case, [c])[0]).level is None]
 
 
-def _seeing(case: Case, candidates: list[Candidate]) -> set[str]:
+def _seeing(case: Case, candidates: list[AssertCandidate]) -> set[str]:
     """The candidates that stop a case which passes without them."""
     tried, owners = _with(case, candidates)
     return {candidates[at].key for at in _named(try_case(tried), case, owners)}
 
 
-def _named(outcome: Outcome, case: Case, owners: list[int]) -> set[int]:
+def _named(outcome: TrialOutcome, case: Case, owners: list[int]) -> set[int]:
     own = len(case.steps)
     return {owners[step - own] for step in outcome.steps if own <= step < own + len(owners)}

@@ -19,7 +19,7 @@ MOST_PATTERNS = 8
 """An assert with more patterns is read by nobody."""
 
 
-class Written(NamedTuple):
+class AliasOutput(NamedTuple):
     """What a plan writes of one alias: its tensors by name, those that the alias was loaded with (none if it was not),
     and the config.json of the output."""
 
@@ -29,7 +29,7 @@ class Written(NamedTuple):
     config: bytes = b""
 
 
-def list_written(case: Case, program: Program) -> Iterator[Written]:
+def list_written(case: Case, program: Program) -> Iterator[AliasOutput]:
     """What each output of a case holds, for those whose alias is known."""
     world = StandInFiles(case.stand_ins, Path(tempfile.gettempdir()))
     origins: dict[str, Mapping[str, Expr]] = {}
@@ -43,7 +43,7 @@ def list_written(case: Case, program: Program) -> Iterator[Written]:
         alias = told or only or next((name for name, _ in changed.most_common(1)), None)
         if alias is not None:
             config = publication.side_files.get("config.json", b"")
-            yield Written(alias, publication.tensors, origins.get(alias, {}), config)
+            yield AliasOutput(alias, publication.tensors, origins.get(alias, {}), config)
 
 
 def pattern_of(name: str) -> str:

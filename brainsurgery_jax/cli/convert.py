@@ -24,7 +24,7 @@ from brainsurgery_jax.run_options import RunOptions
 from brainsurgery_jax.world import DEFAULT_SHARD, Files
 
 
-class Watch(NamedTuple):
+class Verbosity(NamedTuple):
     """What is printed of a conversion."""
 
     quiet: bool = False
@@ -32,7 +32,7 @@ class Watch(NamedTuple):
     json: bool = False
 
 
-def convert(source: str, destination: str, request: Request, options: RunOptions, watch: Watch) -> None:
+def convert(source: str, destination: str, request: Request, options: RunOptions, watch: Verbosity) -> None:
     """Convert a checkpoint; what is done goes to stderr, or as JSON to stdout. Raises PlanError or StoreError."""
     from brainsurgery_jax.cli.progress import watching
 

@@ -17,6 +17,7 @@ from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.comparison.packed import same_bytes
 from brainsurgery_jax.comparison.side_files import side_file_gaps
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.engine.events import NEVER, StopSignal
 from brainsurgery_jax.engine.run.budget import Budget, default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import Diagnostic, did_you_mean
@@ -118,6 +119,7 @@ def diff(
     figures: bool = True,
     effective_rank: bool = False,
     memory: int | None = None,
+    stop: StopSignal = NEVER,
 ) -> Difference:
     """Compare two checkpoints of any format.
 
@@ -125,12 +127,13 @@ def diff(
     they must be equal, where NaN equals NaN and the signs of zeros do not matter. With `ignore_dtype` values alone
     count. Without `figures` a tensor is read up to its first difference and no further. `effective_rank` also
     factorizes the differences of matrices, which takes longer. `memory` is the budget in bytes (default: a quarter of
-    the available memory). Where both tell of their trees (those of orbax do), leaves that hold no tensor are compared,
-    too, and whether one is an array of JAX or numpy, a Python number or a random key. The side files of two folders
-    are compared, JSON by its keys; they do not count in `same`.
+    the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that ends it early. Where both
+    tell of their trees (those of orbax do), leaves that hold no tensor are compared, too, and whether one is an array
+    of JAX or numpy, a Python number or a random key. The side files of two folders are compared, JSON by its keys; they
+    do not count in `same`.
     **Returns** a `Difference`: names that only one side has, and the tensors that differ.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or one that matches nothing,
-    TypeError for trees.
+    TypeError for trees, Stopped.
     **Example**:
 
     >>> bs.diff("model.safetensors", "model.safetensors").same
@@ -141,22 +144,22 @@ def diff(
     with ExitStack() as opened:
         pair = [open_side(side, opened, "diff") for side in (left, right)]
         ours, theirs = pair if target is None else _choose(pair, target)
-        found = _Comparison(ours, theirs, default_budget(host_bytes=memory))
+        found = _Comparison(ours, theirs, default_budget(host_bytes=memory), stop)
         result = found.compare(Tolerance(eps, rtol), measure=figures, ignore_dtype=ignore_dtype)
         if effective_rank:
-            result = _add_ranks(result, [theirs, ours], memory)
+            result = _add_ranks(result, [theirs, ours], memory, stop)
         result = replace(result, side_files=side_file_gaps(ours.path, theirs.path))
         for side in pair:
             side.source.verify_unchanged()
         return result
 
 
-def _add_ranks(found: Difference, sides: list[Checkpoint], memory: int | None) -> Difference:
+def _add_ranks(found: Difference, sides: list[Checkpoint], memory: int | None, stop: StopSignal) -> Difference:
     """The difference with the effective ranks of what differs in value."""
     from brainsurgery_jax.looking.spectra import spectra_of  # numpy and factorizations, which few comparisons need
 
     names = {one.name for one in found.differing if one.figures is not None}
-    ranks = {name: one.effective_rank for name, one in spectra_of(sides, memory, names).items()}
+    ranks = {name: one.effective_rank for name, one in spectra_of(sides, memory, names, stop=stop).items()}
     return replace(found, differing=tuple(replace(d, effective_rank=ranks.get(d.name)) for d in found.differing))
 
 
@@ -172,8 +175,8 @@ def _choose(pair: Sequence[Checkpoint], target: str | list[str]) -> list[Checkpo
 class _Comparison:
     """Two checkpoints, and the questions about pairs of their tensors."""
 
-    def __init__(self, left: Checkpoint, right: Checkpoint, budget: Budget):
-        self._left, self._right, self._budget = left, right, budget
+    def __init__(self, left: Checkpoint, right: Checkpoint, budget: Budget, stop: StopSignal):
+        self._left, self._right, self._budget, self._stop = left, right, budget, stop
         self._ours, self._theirs = left.avals, right.avals
         self._graph = Graph()
 
@@ -211,7 +214,7 @@ class _Comparison:
 
     def _ask(self, names: Iterable[str], reduction: Reduction) -> dict[str, Any]:
         questions = {name: self._question(name, reduction) for name in names}
-        found = answers(list(questions.values()), self._budget)
+        found = answers(list(questions.values()), self._budget, self._stop)
         return {name: found[question] for name, question in questions.items()}
 
     def _question(self, name: str, reduction: Reduction) -> Pending:

@@ -11,6 +11,7 @@ from typing import Any
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
 from brainsurgery_jax.layout.model import Layout
+from brainsurgery_jax.reading import check_read
 
 
 class Dims(Mapping[str, Value]):
@@ -89,6 +90,8 @@ class Fields(Mapping[str, Any]):
 def read_config(path: str) -> dict[str, object]:
     """The mapping that a config.json holds, or the one in a model's folder. Raises Refusal."""
     place = Path(os.path.expanduser(path))
+    check_read(str(place / "config.json"))
+    check_read(path)
     try:
         found = json.loads((place / "config.json" if place.is_dir() else place).read_text(encoding="utf-8"))
     except OSError as error:

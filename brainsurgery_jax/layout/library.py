@@ -14,6 +14,7 @@ from brainsurgery_jax.layout.expressions import Config
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.parse import parse_layout
 from brainsurgery_jax.packaged import packaged_folder
+from brainsurgery_jax.reading import check_read
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -93,6 +94,7 @@ def _load_packaged(name: str) -> Layout:
 
 
 def _from_file(path: str) -> Layout:
+    check_read(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

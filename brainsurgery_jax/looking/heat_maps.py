@@ -11,6 +11,8 @@ from math import prod
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.engine.events import NEVER, StopSignal
+from brainsurgery_jax.errors import Stopped
 from brainsurgery_jax.looking.chosen import find_numbers
 
 SLAB = 1 << 20
@@ -51,17 +53,19 @@ def heat_map(
     rows: int = 64,
     columns: int = 64,
     window: Window | None = None,
+    stop: StopSignal = NEVER,
 ) -> HeatMap:
     """Average a tensor over the cells of a grid, to look at it or to zoom in, down to single values.
 
     **Arguments**: `path` is that of a file or a folder, or what `bs.open` returns; `name` is that of a tensor of real
     numbers. With `other` it is `other - path` that is looked at. `rows` and `columns`: cells, at most one for each
     element. `window`: the rows and columns to look at, `((first, last + 1), (first, last + 1))` (default: all), where
-    all axes but the last are taken together as rows.
+    all axes but the last are taken together as rows. `stop`: a `threading.Event`, or anything with `is_set`, that ends
+    it early.
     **Returns** a `HeatMap` with the mean and the largest magnitude of each cell. At most 2**20 elements are read at a
     time, and of a matrix those in the window alone.
     **Raises** StoreError for what cannot be read, ValueError for a name that is not there, tensors of other shapes, and
-    a window outside of the tensor.
+    a window outside of the tensor, Stopped.
     **Example**:
 
     >>> bs.heat_map("model.safetensors", "bias", rows=1, columns=2).mean
@@ -76,7 +80,7 @@ def heat_map(
         window = ((0, shape[0]), (0, shape[1])) if window is None else window
         _check(shape, window, (rows, columns))
         edges = _edges(window[0], rows), _edges(window[1], columns)
-        totals, most = _measure(sides, name, *edges)
+        totals, most = _measure(sides, name, *edges, stop)
         for side in sides:
             side.source.verify_unchanged()
         counts = np.outer(np.diff(edges[0]), np.diff(edges[1]))
@@ -103,12 +107,14 @@ def _edges(ends: tuple[int, int], cells: int) -> np.ndarray:
 
 
 def _measure(
-    sides: list[Checkpoint], name: str, rows: np.ndarray, columns: np.ndarray
+    sides: list[Checkpoint], name: str, rows: np.ndarray, columns: np.ndarray, stop: StopSignal
 ) -> tuple[np.ndarray, np.ndarray]:
     """The sum and the largest magnitude of each cell."""
     totals = np.zeros((len(rows) - 1, len(columns) - 1))
     most = np.zeros_like(totals)
     for (top, bottom), (left, right) in _slabs(rows, columns):
+        if stop.is_set():
+            raise Stopped
         piece = [(top, bottom), (left, right)]
         with np.errstate(all="ignore"):
             first, *others = (_read(side, name, piece) for side in sides)

@@ -18,11 +18,12 @@ from typing import NamedTuple
 from brainsurgery_jax._lazy import np
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.dtypes import to_numpy
+from brainsurgery_jax.engine.events import NEVER, StopSignal
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.looking.chosen import ask_about, find_numbers, has_numbers
 from brainsurgery_jax.numerics.doubles import as_single
-from brainsurgery_jax.numerics.moments import PIECE, Extent, find_extent, widen_extent
+from brainsurgery_jax.numerics.moments import PIECE, ValueExtent, find_extent, widen_extent
 from brainsurgery_jax.numerics.ranks import count_digits, find_places
 from brainsurgery_jax.reduction import Reduction, join_reductions
 
@@ -71,15 +72,17 @@ def histogram(
     bins: int = BINS,
     span: tuple[float, float] | None = None,
     memory: int | None = None,
+    stop: StopSignal = NEVER,
 ) -> Histogram:
     """Count the elements of a tensor in bins of equal width, and find their quantiles. All figures are exact.
 
     **Arguments**: `path` is that of a file or a folder, or what `bs.open` returns; `name` is that of a tensor. `span`:
     the ends of the first and the last bin (default: the least and the greatest finite element). `memory` is the budget
-    in bytes (default: a quarter of the available memory).
+    in bytes (default: a quarter of the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that
+    ends it early.
     **Returns** a `Histogram`: `edges` [bins + 1], `counts` [bins], and quantiles by their share.
     **Raises** StoreError for what cannot be read, ValueError for a name that is not there, a tensor without real
-    numbers, or bad `bins` or `span`, PlanError for a budget that is too small.
+    numbers, or bad `bins` or `span`, PlanError for a budget that is too small, Stopped.
     **Example**:
 
     >>> bs.histogram("model.safetensors", "bias", bins=2).counts
@@ -88,7 +91,7 @@ def histogram(
     with ExitStack() as opened:
         whole = open_side(path, opened, "histogram")
         find_numbers(whole, name)
-        found = histograms_of(whole, [name], bins=bins, span=span, memory=memory)
+        found = histograms_of(whole, [name], bins=bins, span=span, memory=memory, stop=stop)
         whole.source.verify_unchanged()
         return found[name]
 
@@ -100,6 +103,7 @@ def histograms_of(
     bins: int = BINS,
     span: tuple[float, float] | None = None,
     memory: int | None = None,
+    stop: StopSignal = NEVER,
 ) -> dict[str, Histogram]:
     """The histograms of several tensors, those without real numbers left out. See `histogram`."""
     _check_bins(bins, span)
@@ -108,7 +112,7 @@ def histograms_of(
                 for name in names if has_numbers(avals[name])}  # fmt: skip
     while open_ones := {name: one for name, one in searches.items() if not one.done}:
         asked = {name: ask_about(chosen, name, one.next_pass()) for name, one in open_ones.items()}
-        found = answers(list(asked.values()), budget)
+        found = answers(list(asked.values()), budget, stop)
         for name, question in asked.items():
             open_ones[name].take(found[question])
     return {name: one.result for name, one in searches.items()}
@@ -160,7 +164,7 @@ class _Counting:
         if self._number < 2:
             assert isinstance(answer, tuple)
             first, self._digits = answer
-            if isinstance(first, Extent):
+            if isinstance(first, ValueExtent):
                 self._extent = first
             else:
                 self._binned = first
@@ -183,7 +187,9 @@ class _Counting:
             known = dict(zip(self._places, elements.astype(np.float64).tolist(), strict=True))
         return self._make(self._edges(), binned, extent, known)
 
-    def _make(self, edges: np.ndarray, binned: Bins, extent: Extent, known: Mapping[int, float] | None) -> Histogram:
+    def _make(
+        self, edges: np.ndarray, binned: Bins, extent: ValueExtent, known: Mapping[int, float] | None
+    ) -> Histogram:
         pairs = zip(SHARES, self._place, strict=True)
         quantiles = {share: nan if known is None else _interpolate(known, place) for share, place in pairs}
         return Histogram(self._size, edges, *binned, extent.nans, extent.infs, quantiles)
@@ -201,7 +207,7 @@ class _Counting:
         edges = _edges(self._span or ends, self._bins)
         up_to = np.cumsum(counts)
         known = None if nans else {at: float(values[np.searchsorted(up_to, at, side="right")]) for at in self._places}
-        return self._make(edges, _bin_values(edges, inner, counts[finite]), Extent(*ends, nans, infs),
+        return self._make(edges, _bin_values(edges, inner, counts[finite]), ValueExtent(*ends, nans, infs),
                           known)  # fmt: skip
 
 
@@ -229,7 +235,7 @@ def _count_words(itemsize: int, x: np.ndarray) -> np.ndarray:
     return count_digits(x.view(f"u{itemsize}"), 0, 8 * itemsize)
 
 
-def _extent(x: np.ndarray) -> Extent:
+def _extent(x: np.ndarray) -> ValueExtent:
     pieces = (as_single(x[at : at + PIECE]) for at in range(0, x.size, PIECE))
     return reduce(widen_extent, map(find_extent, pieces))
 

@@ -13,6 +13,7 @@ from brainsurgery_jax._lazy import np
 from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.dtypes import FLOAT64, Aval
 from brainsurgery_jax.engine.compute.folds import question_of
+from brainsurgery_jax.engine.events import NEVER, StopSignal
 from brainsurgery_jax.engine.run.budget import default_budget
 from brainsurgery_jax.engine.run.execute import answers
 from brainsurgery_jax.errors import did_you_mean
@@ -122,17 +123,19 @@ def spectrum(
     target: str | list[str] | None = None,
     most: int | None = None,
     memory: int | None = None,
+    stop: StopSignal = NEVER,
 ) -> Mapping[str, Spectrum]:
     """Compute the singular values of the matrices of a checkpoint, or of their differences from those of another.
 
     **Arguments**: `path` and `other` are those of files or folders, or what `bs.open` returns. `target` selects names.
     With `other` the matrices are `other - path`, for names that both have, with equal shapes. With `most` only that
     many are computed, the largest, with a bound on what they miss; this is quicker. `memory` is the budget in bytes
-    (default: a quarter of the available memory).
+    (default: a quarter of the available memory). `stop`: a `threading.Event`, or anything with `is_set`, that
+    ends it early.
     **Returns** a `Spectrum` by name, in state-dict order, for real floating-point matrices; other tensors are left out.
     Matrices narrower than float32 are widened to it first.
     **Raises** StoreError for what cannot be read, ValueError for a bad `target` or `most`, or if no matrix is chosen,
-    PlanError for a budget that is too small.
+    PlanError for a budget that is too small, Stopped.
     **Example**:
 
     >>> list(bs.spectrum("model.safetensors"))
@@ -143,7 +146,7 @@ def spectrum(
     with ExitStack() as opened:
         sides = [open_side(side, opened, "spectrum") for side in ((path,) if other is None else (other, path))]
         chosen = [side if target is None else side.select(target) for side in sides]
-        if not (found := spectra_of(chosen, memory, most=most)):
+        if not (found := spectra_of(chosen, memory, most=most, stop=stop)):
             raise ValueError(_describe_absence(sides, chosen[-1], target))
         for side in sides:
             side.source.verify_unchanged()
@@ -156,6 +159,7 @@ def spectra_of(
     names: Collection[str] | None = None,
     *,
     most: int | None = None,
+    stop: StopSignal = NEVER,
 ) -> dict[str, Spectrum]:
     """The spectra of the matrices of a checkpoint, or of the first less the second; only of some names if these are
     given, and of each only the `most` largest values. Matrices that not all have are left out."""
@@ -174,7 +178,7 @@ def spectra_of(
 
     wanted = [name for name in chosen[-1] if (names is None or name in names) and _is_matrix(avals, name)]
     asked = {name: question_of((measure(name),), VALUES) for name in wanted}
-    found = answers(list(asked.values()), default_budget(host_bytes=memory))
+    found = answers(list(asked.values()), default_budget(host_bytes=memory), stop)
     return {name: _read(known_shape(name), found[question], most) for name, question in asked.items()}
 
 

@@ -59,7 +59,7 @@ class Moments:
     infs: int
 
 
-class Extent(NamedTuple):
+class ValueExtent(NamedTuple):
     """The least and greatest finite element (infinite, the wrong way round, without one), and how many are NaN and
     infinite."""
 
@@ -69,20 +69,20 @@ class Extent(NamedTuple):
     infs: int
 
 
-def find_extent(x: np.ndarray) -> Extent:
+def find_extent(x: np.ndarray) -> ValueExtent:
     """The extent of elements that are all looked at together."""
     least, greatest = float(x.min()), float(x.max())
     if isfinite(least) and isfinite(greatest):  # NaN would be both
-        return Extent(least, greatest, 0, 0)
+        return ValueExtent(least, greatest, 0, 0)
     nans, infs = int(np.count_nonzero(np.isnan(x))), int(np.count_nonzero(np.isinf(x)))
     inner = x[np.isfinite(x)] if nans or infs else x
     ends = (float(inner.min()), float(inner.max())) if inner.size else (inf, -inf)
-    return Extent(*ends, nans, infs)
+    return ValueExtent(*ends, nans, infs)
 
 
-def widen_extent(a: Extent, b: Extent) -> Extent:
+def widen_extent(a: ValueExtent, b: ValueExtent) -> ValueExtent:
     """The extent of the elements of both."""
-    return Extent(min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs)
+    return ValueExtent(min(a.least, b.least), max(a.greatest, b.greatest), a.nans + b.nans, a.infs + b.infs)
 
 
 def _square(y: np.ndarray) -> float:

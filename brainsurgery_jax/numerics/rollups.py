@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf, isfinite, sqrt
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
+from brainsurgery_jax.nametree import layer_of, module_of
 from brainsurgery_jax.numerics.figures import Figures, Sums
 from brainsurgery_jax.wording import counted
 
@@ -38,16 +39,6 @@ OneOf = TypeVar("OneOf", bound=Changed)
 def in_order(names: Iterable[str]) -> list[str]:
     """Names sorted, numbers in them by their value: layer 2 before layer 10."""
     return sorted(names, key=lambda name: [(int(p), "") if p.isdecimal() else (-1, p) for p in _DIGITS.split(name)])
-
-
-def layer_of(name: str) -> int | None:
-    """The first number among the parts of a name; None for a name without one."""
-    return next((int(part) for part in name.split(".") if part.isdecimal()), None)
-
-
-def module_of(name: str) -> str:
-    """The name with an asterisk for every number among its parts."""
-    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
 
 
 class RollUp(NamedTuple):

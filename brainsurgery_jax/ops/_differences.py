@@ -58,7 +58,7 @@ Answer: TypeAlias = "float | tuple[float, Figures] | np.ndarray"
 """What decides about two tensors, and with `figures` how they differ; or the singular values of the difference."""
 
 
-class Found(NamedTuple):
+class ComparedPair(NamedTuple):
     """Two tensors of one name: what is known of them already, or the questions that are asked."""
 
     name: str
@@ -68,7 +68,7 @@ class Found(NamedTuple):
     asked: tuple[Pending, ...] = ()
 
 
-class Told(NamedTuple):
+class DescribedDifference(NamedTuple):
     """A tensor that differs, in words and in figures. See `rollups.Changed`."""
 
     name: str
@@ -80,20 +80,20 @@ class Told(NamedTuple):
 
 def find_difference(
     view: View, name: str, ours: TensorExpr, theirs: TensorExpr, eps: float | None, telling: TellingKeys
-) -> Found:
+) -> ComparedPair:
     """What is known of two tensors, or the questions that tell."""
     verdict = pair(ours, theirs, name, eps)
     shape = ours.aval.shape
     if (known := settle(verdict, None)) is not None:
-        return Found(name, shape, eps, None if known.holds else known.why)
+        return ComparedPair(name, shape, eps, None if known.holds else known.why)
     if not isinstance(verdict, Pending):
-        return Found(name, shape, eps)
+        return ComparedPair(name, shape, eps)
     decide = verdict.reduction if eps is None else _LARGEST
     reduction = join_reductions(decide, measuring(Tolerance(eps or 0.0))) if telling.figures else decide
     asked = [_ask(verdict.exprs, reduction)]
     if telling.ranks and has_spectrum(ours.aval, theirs.aval):
         asked.append(_ask((view.apply(measure_spectrum, theirs, ours),), VALUES))
-    return Found(name, shape, eps, None, tuple(asked))
+    return ComparedPair(name, shape, eps, None, tuple(asked))
 
 
 def _ask(exprs: tuple[TensorExpr, ...], reduction: Reduction) -> Pending:
@@ -102,7 +102,7 @@ def _ask(exprs: tuple[TensorExpr, ...], reduction: Reduction) -> Pending:
 
 def report_differences(
     titles: tuple[str, str],
-    found: Sequence[Found],
+    found: Sequence[ComparedPair],
     missing: tuple[list[str], list[str]],
     others: Sequence[str],
     telling: TellingKeys,
@@ -121,28 +121,28 @@ def report_differences(
     return PendingReport(tuple(question for one in found for question in one.asked), show)
 
 
-def _judge(found: Sequence[Found], answers: Iterator[Answer]) -> Iterator[Told]:
+def _judge(found: Sequence[ComparedPair], answers: Iterator[Answer]) -> Iterator[DescribedDifference]:
     """What differs of all, by the answers in the order of the questions."""
     for one in found:
         if one.known is not None:
-            yield Told(one.name, one.known, one.shape)
+            yield DescribedDifference(one.name, one.known, one.shape)
         if not one.asked:
             continue
         taken = [next(answers) for _ in one.asked]
         rank = next((effective_rank(values) for values in taken if isinstance(values, np.ndarray)), None)
         decided, figures = taken[0] if isinstance(taken[0], tuple) else (taken[0], None)
         if not isinstance(decided, np.ndarray) and (text := _differs(one, decided)) is not None:
-            yield Told(one.name, text, one.shape, figures, rank)
+            yield DescribedDifference(one.name, text, one.shape, figures, rank)
 
 
-def _differs(one: Found, decided: float) -> str | None:
+def _differs(one: ComparedPair, decided: float) -> str | None:
     """In which words two tensors differ; None if they do not."""
     if one.eps is None:
         return None if decided else f"'{one.name}' differs in value"
     return None if decided <= one.eps else f"'{one.name}' differs by {decided:.6g}, more than {one.eps:.6g}"
 
 
-def _measured(told: Sequence[Told], telling: TellingKeys) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _measured(told: Sequence[DescribedDifference], telling: TellingKeys) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The figures, one line a tensor or a group, under a title."""
     known = {one.name: one for one in told if one.figures is not None and one.figures.differing}
     measured = [known[name] for name in in_order(known)]
@@ -158,6 +158,6 @@ def _measured(told: Sequence[Told], telling: TellingKeys) -> Iterator[tuple[str,
     yield title, (*shown, *([f"and {len(lines) - len(shown):,} more"] if len(lines) > len(shown) else []))
 
 
-def _describe(one: Told) -> tuple[str, ...]:
+def _describe(one: DescribedDifference) -> tuple[str, ...]:
     figures = () if one.figures is None else describe_figures(one.figures, one.shape)
     return *figures, describe_rank(one.effective_rank)

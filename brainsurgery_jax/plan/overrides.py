@@ -21,12 +21,14 @@ from brainsurgery_jax.plan.recipes import PREFIX, find_recipe, is_recipe
 from brainsurgery_jax.plan.scalars import read_scalar
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get
 from brainsurgery_jax.plan.variables import find_variables
+from brainsurgery_jax.reading import check_read
 
 MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory
 
 
 def read_text(path: str) -> str:
     """The text of a UTF-8 file, with line ends as they are; `~` is the home directory."""
+    check_read(path)
     with open(os.path.expanduser(path), "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:

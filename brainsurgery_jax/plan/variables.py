@@ -3,11 +3,11 @@ variable of the environment. `${oc.env:NAME}` and `${oc.env:NAME,DEFAULT}`, whic
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
+from brainsurgery_jax import reading
 from brainsurgery_jax.errors import Diagnostic, Span, did_you_mean, worded
 from brainsurgery_jax.plan.declarations import Variable, find_mistakes, find_variable, fit
 from brainsurgery_jax.plan.paths import KEYS
@@ -25,7 +25,7 @@ def find_variables(root: Node) -> frozenset[str]:
 
 def with_variables(
     root: Map,
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
     replaced: Collection[str] = (),
     declared: Mapping[str, Variable] = {},
     recipe: str = "",
@@ -38,7 +38,7 @@ def with_variables(
     default. `recipe`: the name under which a step gives the values.
     """
     unset: list[Diagnostic] = []
-    filled = _from_environment(root, environment, unset)
+    filled = _from_environment(root, reading.environment() if environment is None else environment, unset)
     assert isinstance(filled, Map)
     made, problems = _with_vars(filled, replaced, declared, recipe)
     return made, (*unset, *problems)

@@ -16,10 +16,12 @@ from brainsurgery_jax.checkpoint import Checkpoint, open_side
 from brainsurgery_jax.comparison import Difference, diff
 from brainsurgery_jax.comparison.side_files import shorten
 from brainsurgery_jax.looking.chosen import choose
+from brainsurgery_jax.looking.health import find_problems
 from brainsurgery_jax.looking.spectra import Spectrum, spectra_of
 from brainsurgery_jax.looking.stats import stats_of
+from brainsurgery_jax.nametree import module_of
 from brainsurgery_jax.numerics.moments import TensorStats
-from brainsurgery_jax.numerics.rollups import Grouping, module_of, roll_up, sort_differences
+from brainsurgery_jax.numerics.rollups import Grouping, roll_up, sort_differences
 from brainsurgery_jax.plots.canvas import Picture, clean_text, compose, draw_svg, refuse_existing, wrap_page, write_file
 from brainsurgery_jax.plots.looking import picture_checkpoint, picture_difference
 from brainsurgery_jax.plots.pictures import draw_energy
@@ -75,7 +77,7 @@ def report(
 def _describe_one(chosen: Checkpoint, memory: int | None, *, spectra: bool) -> Iterator[str]:
     stats = stats_of(chosen, memory)
     yield _paragraph(_total(chosen))
-    yield from _section("Health", _table(("tensor", "problem"), _problems(stats)) or _paragraph(_HEALTHY))
+    yield from _section("Health", _table(("tensor", "problem"), find_problems(stats).items()) or _paragraph(_HEALTHY))
     if stats:
         yield from _section("Values", _draw(picture_checkpoint(chosen, stats)))
         heads = ("module", "tensors", "parameters", "min", "max", "mean", "std")
@@ -109,7 +111,7 @@ def _describe_two(
                             _show_spectra(spectra_of([right, left], memory, names, most=MOST_VALUES)))  # fmt: skip
 
 
-_HEALTHY = "No tensor has NaN or infinity, is zero everywhere, or constant."
+_HEALTHY = "No tensor has NaN or infinity, is zero everywhere or constant, or far larger than others of its module."
 _SUMS = "key", "tensors", "elements that differ", "largest", "relative", "cosine"
 _FIGURES = "tensor", "left", "right", "elements that differ", "largest", "relative", "cosine"
 
@@ -119,17 +121,6 @@ def _total(chosen: Checkpoint) -> str:
     dtypes = ", ".join(dtype for dtype, _ in Counter(a.dtype.name for a in avals.values()).most_common())
     size = show_size(sum(a.nbytes for a in avals.values()))
     return f"{counted(len(avals), 'tensor')}, {sum(a.size for a in avals.values()):,} parameters, {size} ({dtypes})"
-
-
-def _problems(stats: Mapping[str, TensorStats]) -> Iterator[tuple[Cell, ...]]:
-    for name, one in stats.items():
-        counts = [f"{number:,} {what}" for number, what in ((one.nans, "NaN"), (one.infs, "infinite")) if number]
-        if counts:
-            yield name, ", ".join(counts)
-        elif one.zeros == one.size:
-            yield name, "zero everywhere"
-        elif one.min == one.max and one.size > 1:
-            yield name, f"constant: {one.min:.6g}"
 
 
 def _module_rows(stats: Mapping[str, TensorStats]) -> Iterator[tuple[Cell, ...]]:

@@ -6,17 +6,20 @@ import os
 from asyncio import to_thread
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from nicegui import events, ui
 
 from brainsurgery_jax.errors import PlanError, StoreError
 from brainsurgery_jax.store.sizes import show_size
 from brainsurgery_jax.web.names import Branch
+from brainsurgery_jax.web.opened import OpenCheckpoint
 from brainsurgery_jax.web.plan_view import PlanView
-from brainsurgery_jax.web.tensor_view import show_tensor
-from brainsurgery_jax.web.workbench import OpenCheckpoint, Workbench
+from brainsurgery_jax.web.tensor_view import TensorView
+from brainsurgery_jax.web.waiting import Waiting
+from brainsurgery_jax.web.workbench import Workbench
 from brainsurgery_jax.wording import counted
 
 MOST_FOUND = 50
@@ -26,8 +29,8 @@ MOST_FOUND = 50
 class ExplorerView:
     """The view of the open checkpoints."""
 
-    def __init__(self, bench: Workbench, editor: PlanView, upload_limit: int):
-        self._bench, self._editor = bench, editor
+    def __init__(self, bench: Workbench, editor: PlanView):
+        self._bench, self._editor, self._waiting = bench, editor, Waiting()
         self.when_opened: Callable[[], None] = lambda: None
         self._folder = ""
         with ui.row(align_items="end").style("width: 100%"):
@@ -36,12 +39,12 @@ class ExplorerView:
             ui.button("Open", on_click=self._open).props("no-caps")
             with ui.expansion("Browse files").style("min-width: 14rem"):
                 self._browser = ui.column().style("gap: 0")
-            # Its own look has parts without names for a screen reader: a button of ours stands for it.
-            upload = ui.upload(
-                multiple=True, auto_upload=True, max_file_size=upload_limit, on_upload=self._take_upload,
-                on_rejected=lambda: ui.notify("The file is larger than the limit."),
-            ).style("display: none")  # fmt: skip
-            ui.button("Upload checkpoints", on_click=lambda: upload.run_method("pickFiles")).props("no-caps")
+            ui.button("Upload files", on_click=lambda: ui.run_javascript("pick('files')")).props("no-caps")
+            ui.button("Upload a folder", on_click=lambda: ui.run_javascript("pick('folder')")).props("no-caps")
+        self._uploading = ui.label("").props("role=status").classes("bs-muted")
+        ui.on("uploading", lambda e: self._uploading.set_text(str(e.args)))
+        ui.on("uploaded", self._take_upload)
+        self._told = ui.column().style("width: 100%; gap: 0")
         self._columns = ui.element("div").classes("bs-columns")
         self._tensor = ui.column().style("width: 100%")
         self._browse("")
@@ -51,9 +54,9 @@ class ExplorerView:
         """Draw the open checkpoints anew."""
         self._columns.clear()
         with self._columns:
-            if not self._bench.checkpoints:
+            if not self._bench.opened:
                 ui.label("No checkpoint is open. Type a path, browse, or upload a file.").classes("bs-muted")
-            for one in self._bench.checkpoints.values():
+            for one in self._bench.opened.values():
                 with ui.card().classes("bs-column"):
                     self._draw(one)
 
@@ -68,25 +71,33 @@ class ExplorerView:
                     self._draw_entry(os.path.join(folder, name), name, is_folder)
 
     def _draw_entry(self, path: str, name: str, is_folder: bool) -> None:
-        if is_folder:
-            ui.button(f"{name}/", on_click=lambda: self._browse(path)).props("flat dense no-caps")
-        else:
-            ui.button(name, on_click=lambda: self._open(path)).props("flat dense no-caps")
+        with ui.row(align_items="center").style("gap: 0"):
+            if is_folder:
+                ui.button(f"{name}/", on_click=lambda: self._browse(path)).props("flat dense no-caps")
+                ui.button("Open", on_click=lambda: self._open(path)).props("flat dense no-caps").props["aria-label"] = (
+                    f"Open {name}"
+                )
+            else:
+                ui.button(name, on_click=lambda: self._open(path)).props("flat dense no-caps")
+            ui.link("download", f"/download?path={quote(path)}").props("download").props["aria-label"] = (
+                f"Download {name}"
+            )
 
-    async def _take_upload(self, upload: events.UploadEventArguments) -> None:
-        name = os.path.basename(upload.file.name.replace("\\", "/")).lstrip(".") or "upload"
-        target = Path(self._bench.root.confine(name))
-        if os.path.lexists(target):
-            ui.notify(f"{name} exists already, and is not replaced.", type="warning")
-            return
-        await upload.file.save(target)
+    async def _take_upload(self, event: events.GenericEventArguments) -> None:
+        done, refused = event.args["done"], event.args["refused"]
+        self._uploading.set_text(f"{counted(len(done), 'file')} uploaded" if done else "")
         self._browse(self._folder)
-        self._open(name)
+        self._told.clear()
+        with self._told:
+            for told in refused:
+                ui.label(told).classes("bs-error").props("role=alert")
+        for path in dict.fromkeys(str(path).partition("/")[0] for path in done):
+            await self._open(path)
 
-    def _open(self, path: object = None) -> None:
+    async def _open(self, path: object = None) -> None:
         given = path if isinstance(path, str) else str(self._path.value or "")
         try:
-            self._bench.open(given)
+            await to_thread(self._bench.open, given)
         except (StoreError, ValueError) as bad:
             ui.notify(str(bad), type="negative", multi_line=True, timeout=8000)
             return
@@ -94,17 +105,20 @@ class ExplorerView:
         self.when_opened()
 
     def _close(self, path: str) -> None:
-        self._bench.close(path)
+        self._bench.opened.close(path)
         self.refresh()
         self.when_opened()
 
     def _draw(self, one: OpenCheckpoint) -> None:
-        nbytes = sum(aval.nbytes for aval in one.avals.values())
         with ui.row(align_items="center").style("width: 100%"):
             ui.label(one.path).classes("bs-mono").props("role=heading aria-level=2").style("font-weight: 600")
-            ui.label(f"{counted(len(one.avals), 'tensor')}, {show_size(nbytes)}").classes("bs-muted")
-            ui.button("Use as input", on_click=lambda: self._editor.add_input(one.path)).props("flat dense no-caps")
+            ui.label(f"{counted(len(one.avals), 'tensor')}, {show_size(one.nbytes)}").classes("bs-muted")
+            if not one.tried:
+                ui.button("Use as input", on_click=lambda: self._editor.add_input(one.path)).props("flat dense no-caps")
+            ui.button("Health", on_click=lambda: self._show_health(one, health)).props("flat dense no-caps")
+            ui.button("Report", on_click=lambda: self._write_report(one, health)).props("flat dense no-caps")
             ui.button("Close", on_click=lambda: self._close(one.path)).props("flat dense no-caps")
+        health = ui.column().style("width: 100%; gap: 0")
         search = ui.input("Search by pattern", placeholder=r".*attn.*weight or [h, $i, attn, ...]")
         search.props("dense clearable debounce=60").style("width: 100%")
         count = ui.label(f"{len(one.avals):,} of {len(one.avals):,} match").props("role=status").classes("bs-muted")
@@ -112,6 +126,31 @@ class ExplorerView:
         with ui.element("div").classes("bs-scroll") as holder:
             self._draw_tree(one)
         search.on_value_change(lambda e: self._search(one, str(e.value or ""), (count, found, holder, search)))
+
+    async def _show_health(self, one: OpenCheckpoint, place: ui.column) -> None:
+        place.clear()
+        found = await self._waiting.run(
+            place, "reading all tensors", lambda stop: self._bench.opened.find_problems(one.path, stop)
+        )
+        if found is None or place.is_deleted:
+            return
+        with place:
+            if not found:
+                ui.label("No tensor looks broken.").props("role=status")
+                return
+            ui.label(f"{counted(len(found), 'tensor')} of {len(one.avals):,} look broken").props("role=status")
+            with ui.column().classes("bs-scroll").style("gap: 0; max-height: 30vh"):
+                for name, problem in list(found.items())[:MOST_FOUND]:
+                    button = ui.button(f"{name}: {problem}", on_click=partial(self._show, one, name))
+                    button.props("flat dense no-caps align=left").classes("bs-mono bs-broken")
+                if len(found) > MOST_FOUND:
+                    ui.label(f"and {len(found) - MOST_FOUND:,} more").classes("bs-muted")
+
+    async def _write_report(self, one: OpenCheckpoint, place: ui.column) -> None:
+        place.clear()
+        made = await self._waiting.run(place, "writing the report", lambda stop: self._bench.write_report(one.path))
+        if made is not None:
+            ui.download(f"/report/{self._editor.key}")
 
     def _search(self, one: OpenCheckpoint, pattern: str, parts: tuple[Any, ...]) -> None:
         count, found, holder, search = parts
@@ -128,7 +167,7 @@ class ExplorerView:
         if not pattern.strip():
             return
         with found:
-            ui.button("Write this pattern into a step", on_click=lambda: self._editor.refer(pattern)).props(
+            ui.button("Write this pattern into a step", on_click=lambda: self._editor.refer(one.path, pattern)).props(
                 "flat dense no-caps"
             )
             for name in names[:MOST_FOUND]:
@@ -163,7 +202,7 @@ class ExplorerView:
         async def select(event: events.ValueChangeEventArguments[str | None]) -> None:
             if event.value in known:
                 branch = known[event.value][0]
-                self._editor.refer(branch.pattern + (r"\..*" if branch.has_children else ""))
+                self._editor.refer(one.path, branch.pattern + (r"\..*" if branch.has_children else ""))
                 if branch.aval is not None:
                     await self._show(one, branch.key)
 
@@ -171,18 +210,16 @@ class ExplorerView:
         tree = ui.tree(top, on_expand=expand, on_select=select).classes("bs-mono")
 
     async def _show(self, one: OpenCheckpoint, name: str) -> None:
-        self._editor.refer(_escape(name))
+        self._editor.refer(one.path, _escape(name))
+        self._waiting.cancel()
         self._tensor.clear()
-        with self._tensor:
-            ui.label(f"reading {name} ...").props("role=status")
-        try:
-            found = await to_thread(self._bench.measure, one.path, name)
-        except (StoreError, PlanError) as bad:
-            ui.notify(str(bad), type="negative", multi_line=True)
-            return
-        self._tensor.clear()
-        with self._tensor:
-            show_tensor(self._bench, one, name, found)
+        found = await self._waiting.run(
+            self._tensor, f"reading {name}", lambda stop: (self._bench.opened.measure(one.path, name, stop),)
+        )
+        if found is not None:
+            self._tensor.clear()
+            with self._tensor:
+                TensorView(self._bench.opened, one, name, self._waiting).draw(found[0])
 
 
 def _escape(name: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from typing import Any
@@ -109,29 +110,31 @@ class Guard:
         await send({"type": "http.response.body", "body": b""})
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        taken, started = 0, False
+        taken, started, over = 0, False, False
 
         async def count() -> MutableMapping[str, Any]:
-            nonlocal taken
+            nonlocal taken, over
             message = await receive()
             if scope["type"] == "http":  # a websocket lives long; its messages have a limit of their own
                 taken += len(message.get("body", b""))
                 if taken > self._limit:
+                    over = True
                     raise TooLarge
             return message
 
         async def answer(message: MutableMapping[str, Any]) -> None:
             nonlocal started
+            if over and not started:  # what the application makes of the end of the request is not the reason
+                return
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        try:
+        with suppress(TooLarge):
             await self._inner(scope, count, answer)
-        except TooLarge:
-            if not started:
-                await _refuse(scope, send, 413, f"a request may hold {self._limit:,} bytes (--upload-limit)")
+        if over and not started:
+            await _refuse(scope, send, 413, f"a request may hold {self._limit:,} bytes (--upload-limit)")
 
 
 def is_loopback(host: str) -> bool:

@@ -21,7 +21,58 @@ def add_input(text: str, path: str) -> str:
         return _add(text, "inputs", path, first=True)
     known = [str(item).partition("::")[0] for item in found] if isinstance(found, list) else []
     alias = next(name for n in range(2, 100) if (name := f"model_{n}") not in known)
-    return _add(text, "inputs", f"{alias}::{path}")
+    return _add(_name_first(text), "inputs", f"{alias}::{path}")
+
+
+def _name_first(text: str) -> str:
+    """The text with the alias `model` for an only input without one: of several, each needs one."""
+    node = _node_at(text, "inputs")
+    first = node.value[0] if isinstance(node, yaml.SequenceNode) and len(node.value) == 1 else None
+    if not isinstance(first, yaml.ScalarNode) or "::" in first.value:
+        return text
+    at = first.start_mark.index + (1 if first.style in ("'", '"') else 0)
+    return f"{text[:at]}model::{text[at:]}"
+
+
+def move_step(text: str, at: int, by: int) -> str:
+    """The text with a step and the lines below it moved up (-1) or down (1); as it is where that cannot be."""
+    spans, lines = _spans(text), text.splitlines()
+    first, second = sorted((at, at + by))
+    if first < 0 or second >= len(spans):
+        return text
+    (start, middle), (_, end) = spans[first], spans[second]
+    return "\n".join([*lines[:start], *lines[middle:end], *lines[start:middle], *lines[end:]]) + "\n"
+
+
+def remove_step(text: str, at: int) -> str:
+    """The text without a step; as it is where there is none."""
+    spans, lines = _spans(text), text.splitlines()
+    if not 0 <= at < len(spans):
+        return text
+    start, end = spans[at]
+    kept = [*lines[:start], *lines[end:]]
+    if len(spans) == 1:  # a bare key would hold nothing
+        kept = [line for line in kept if line.strip() != "transforms:"]
+    return "\n".join(kept) + "\n"
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """First line and end of each step of a block list; none if the steps are written in brackets."""
+    node = _node_at(text, "transforms")
+    if not isinstance(node, yaml.SequenceNode) or node.flow_style or not node.value:
+        return []
+    starts = [item.start_mark.line for item in node.value]
+    ends = [*starts[1:], _end_of_block(text.splitlines(), node)]
+    return list(zip(starts, ends, strict=True)) if len(set(starts)) == len(starts) else []
+
+
+def _end_of_block(lines: list[str], node: yaml.SequenceNode) -> int:
+    """The line after the last that belongs to a block list."""
+    last = node.value[-1]
+    at = last.end_mark.line + (1 if last.end_mark.column else 0)
+    while at and not lines[at - 1].strip():
+        at -= 1
+    return at
 
 
 def _data(text: str) -> dict[str, Any]:
@@ -36,13 +87,15 @@ def _add(text: str, key: str, item: object, *, first: bool = False) -> str:
     """The text with an item at the end of the list at a key of the document."""
     lines = text.splitlines()
     node = _node_at(text, key)
+    if isinstance(node, yaml.SequenceNode) and node.value and node.flow_style:
+        end = node.end_mark.index - 1
+        comma = "" if text[:end].rstrip().endswith(",") else ", "
+        brackets = yaml.safe_dump([item], default_flow_style=True, width=1 << 20, allow_unicode=True, sort_keys=False)
+        return f"{text[:end]}{comma}{brackets.strip()[1:-1]}{text[end:]}"
     made = dump_yaml([item]).rstrip().splitlines()
     if isinstance(node, yaml.SequenceNode) and node.value and not node.flow_style:
-        last = node.value[-1]
         indent = " " * node.start_mark.column
-        at = last.end_mark.line + (1 if last.end_mark.column else 0)
-        while at and not lines[at - 1].strip():
-            at -= 1
+        at = _end_of_block(lines, node)
         return "\n".join([*lines[:at], *(indent + line for line in made), *lines[at:]]) + "\n"
     block = [f"{key}:", *("  " + line for line in made)]
     kept = [line for line in lines if not line.startswith(f"{key}:")] if _is_bare(node) else lines

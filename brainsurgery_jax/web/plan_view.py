@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from asyncio import to_thread
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,13 +11,18 @@ from urllib.parse import quote
 
 from nicegui import events, ui
 
-from brainsurgery_jax.errors import Diagnostic
+from brainsurgery_jax.errors import Diagnostic, PlanError, StoreError
 from brainsurgery_jax.lower import Effect
 from brainsurgery_jax.plan.recipes import find_recipe, recipe_names
-from brainsurgery_jax.plan.source import dump_yaml
-from brainsurgery_jax.web.plan_text import add_input, add_step
+from brainsurgery_jax.web.plan_text import add_step
 from brainsurgery_jax.web.step_form import StepForm
+from brainsurgery_jax.web.step_list import StepList, write_step
+from brainsurgery_jax.web.waiting import Waiting
 from brainsurgery_jax.web.workbench import FILE, Workbench
+from brainsurgery_jax.wording import counted, few
+
+MOST_STEPS = 200
+"""The most inner steps of a step that a preview lists."""
 
 MOST_NAMES = 12
 """The most names of a kind that a preview lists for a step."""
@@ -25,51 +32,68 @@ class PlanView:
     """The view of the plan of a workbench."""
 
     def __init__(self, key: str, bench: Workbench):
-        self._key, self._bench = key, bench
+        self.key, self._bench, self._waiting = key, bench, Waiting()
         self.when_done: Callable[[], None] = lambda: None
         self._was_active = bench.progress.active
         self._found: tuple[Diagnostic, ...] = ()
         with ui.element("div").classes("bs-columns"):
             with ui.column().classes("bs-column"):
-                self._build_editor()
+                self._build_editor(key)
             with ui.column().classes("bs-column"):
                 self._form = StepForm(self._add_step)
+        self._steps = StepList(bench, self._show_text)
         self._build_run()
         self._check_later = ui.timer(0.25, self._check)
         ui.timer(0.3, self._follow)
         self._show_progress()
 
-    def _build_editor(self) -> None:
+    def _build_editor(self, key: str) -> None:
         with ui.row():
             self._undo = ui.button("Undo", on_click=self._go_back).props("no-caps dense")
             self._redo = ui.button("Redo", on_click=self._go_forward).props("no-caps dense")
-            ui.link("Download plan", f"/plan/{self._key}").props("download")
+            ui.link("Download plan", f"/plan/{key}").props("download")
+            ui.link("Download resolved plan", f"/plan/{key}?resolved=1").props("download")
             recipes = ["", *recipe_names()]
             ui.select(recipes, label="Start from a recipe", on_change=self._take_recipe).props("dense").style(
                 "min-width: 12rem"
             )
         self._editor = ui.codemirror(self._bench.text, language="YAML", indent="  ", on_change=self._typed)
+        ui.run_javascript(f"completePlan({self._editor.id}, {json.dumps(key)})")
+        ui.label("Ctrl-Space completes ops, keys and names of tensors.").classes("bs-muted")
         self._problems = ui.column().props("role=status aria-label=Diagnostics").style("gap: 0; width: 100%")
 
     def _build_run(self) -> None:
         with ui.row(align_items="center"):
             ui.button("Preview and run", on_click=self._preview).props("no-caps color=primary")
+            ui.button("Try", on_click=self._try).props("no-caps").tooltip("Look at the result without writing outputs")
+            self._upto = ui.number("up to step", min=1, precision=0, format="%d").props("dense clearable")
+            self._upto.style("width: 8rem")
             self._cancel = ui.button("Cancel", on_click=self._bench.cancel).props("no-caps flat")
             self._overwrite = ui.checkbox("Replace existing outputs")
         self._bar = ui.linear_progress(0, show_value=False).props('instant-feedback aria-label="Progress"')
         self._state = ui.label("").props("role=status")
+        self._trial = ui.column().style("width: 100%")
         self._results = ui.column().style("width: 100%")
 
     # --- what other views do
 
-    def refer(self, pattern: str) -> None:
-        """Write a pattern into the form of the step."""
-        self._form.refer(pattern)
+    def refer(self, path: str, pattern: str) -> None:
+        """Write a pattern of names of a checkpoint into the form of the step."""
+        self._form.refer(self._bench.refer(path, pattern))
+
+    def show_text(self) -> None:
+        """Show the text of the plan, which another view has changed."""
+        self._show_text()
 
     def add_input(self, path: str) -> None:
         """Add a checkpoint to the inputs of the plan."""
-        self._put(add_input(self._bench.text, path))
-        ui.notify(f"{path} is an input of the plan.")
+        try:
+            alias = self._bench.write_input(path)
+        except (PlanError, StoreError) as bad:
+            ui.notify(f"The plan cannot be read: {bad}", type="negative", multi_line=True)
+            return
+        self._show_text()
+        ui.notify(f"{path} is the input '{alias}' of the plan.")
 
     # --- the text
 
@@ -117,14 +141,29 @@ class PlanView:
                 ui.label("No mistakes.").classes("bs-muted")
             _draw_diagnostics(found)
         self._mark(found)
+        self._steps.refresh()
 
     def _mark(self, found: Sequence[Diagnostic]) -> None:
         count = self._bench.text.count("\n") + 1
         lines = {d.span.line: d.message for d in found if d.span and d.span.file == FILE and 0 < d.span.line <= count}
-        self._editor.decorations = [{"kind": "line", "line": line, "class": "bs-line-error"} for line in lines]
-        self._editor.line_tooltips = lines
+        if lines != self._editor.line_tooltips:  # each update of the element disturbs who is typing
+            self._editor.decorations = [{"kind": "line", "line": line, "class": "bs-line-error"} for line in lines]
+            self._editor.line_tooltips = lines
 
     # --- the run
+
+    async def _try(self) -> None:
+        """Open what the plan makes, up to a step, beside the other checkpoints."""
+        steps = len(self._bench.steps())
+        upto = min(max(int(self._upto.value or steps), 1), max(steps, 1))
+        self._trial.clear()
+        found = await self._waiting.run(self._trial, "trying the plan", partial(self._bench.try_plan, upto))
+        if found is not None:
+            self.when_done()
+            with self._trial:
+                ui.label(f"'{found.path}' is open: see Explore and Compare. No output was written.").props(
+                    "role=status"
+                )
 
     async def _preview(self) -> None:
         overwrite = bool(self._overwrite.value)
@@ -165,20 +204,28 @@ class PlanView:
         progress = self._bench.progress
         self._cancel.set_enabled(progress.active)
         self._bar.set_value(progress.share)
-        self._state.set_text(f"Run: {progress.state} ({progress.share:.0%})")
+        told = progress.describe()
+        self._state.set_text(f"Run: {progress.state} ({progress.share:.0%})" + (f", {told}" if told else ""))
         self._results.clear()
         with self._results:
             _draw_diagnostics(progress.problems)
             for path, nbytes, tensors in progress.published:
                 with ui.row(align_items="center"):
                     ui.label(f"wrote {path}: {tensors:,} tensors, {nbytes:,} bytes").classes("bs-mono")
-                    ui.link("Download", f"/download?path={quote(path)}").props("download")
+                    folder = os.path.isdir(self._bench.root.confine(path))
+                    ui.link("Download as tar" if folder else "Download", f"/download?path={quote(path)}").props(
+                        "download"
+                    )
                     ui.button("Open", on_click=partial(self._open, path)).props("flat dense no-caps")
             for text in [*progress.said, *progress.notes]:
                 ui.label(text).classes("bs-mono").style("white-space: pre-wrap")
 
-    def _open(self, path: str) -> None:
-        self._bench.open(path)
+    async def _open(self, path: str) -> None:
+        try:
+            await to_thread(self._bench.open, path)
+        except StoreError as bad:
+            ui.notify(str(bad), type="negative", multi_line=True)
+            return
         self.when_done()
         ui.notify(f"{path} is open: see Explore and Compare.")
 
@@ -194,11 +241,23 @@ def _draw_diagnostics(found: Sequence[Diagnostic]) -> None:
 
 
 def _draw_effect(number: int, effect: Effect) -> None:
-    ui.label(f"{number}. {dump_yaml(effect.step.text).strip()}").classes("bs-mono").style("white-space: pre-wrap")
-    for word, names in (("creates", effect.created), ("changes", effect.changed), ("deletes", effect.deleted)):
+    """A step and what it does; of a composite one also the steps that it stands for, as a tree."""
+    ui.label(f"{number}. {write_step(effect.step.text)}").classes("bs-mono").style("white-space: pre-wrap")
+    _draw_names(effect, 1)
+    if effect.inner:
+        inner = list(effect.walk())[1:]
+        with ui.expansion(f"stands for {counted(len(inner), 'step')}").style("width: 100%; padding-left: 1rem"):
+            for depth, one in inner[:MOST_STEPS]:
+                text = write_step(one.step.text)
+                ui.label(text).classes("bs-mono").style(f"white-space: pre-wrap; padding-left: {1.5 * depth}rem")
+                _draw_names(one, depth + 1)
+            if len(inner) > MOST_STEPS:
+                ui.label(f"and {len(inner) - MOST_STEPS:,} more").classes("bs-muted")
+
+
+def _draw_names(effect: Effect, depth: int) -> None:
+    kinds = ("creates", effect.created), ("changes", effect.changed), ("deletes", effect.deleted)
+    for word, names in (*kinds, ("configures", effect.configured)):
         if names:
-            more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-            told = f"{word} {len(names):,}: {', '.join(names[:MOST_NAMES])}{more}"
-            ui.label(told).classes("bs-mono").style("padding-left: 1.5rem")
-    for inner in effect.inner[:MOST_NAMES]:
-        ui.label(dump_yaml(inner.step.text).strip()).classes("bs-mono bs-muted").style("padding-left: 3rem")
+            told = f"{word} {len(names):,}: {few(names, MOST_NAMES)}"
+            ui.label(told).classes("bs-mono").style(f"padding-left: {1.5 * depth}rem")

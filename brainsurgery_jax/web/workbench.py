@@ -5,25 +5,42 @@ It knows no browser. All that it does goes through the API of the package.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any, NamedTuple
 
 from brainsurgery_jax import api
-from brainsurgery_jax.checkpoint import Checkpoint
-from brainsurgery_jax.comparison import Difference, diff
-from brainsurgery_jax.engine.events import Advanced, Event, Finishing, Noted, Published, Said, Started
+from brainsurgery_jax.completion.candidates import Candidate, complete
+from brainsurgery_jax.completion.partial import place_of
+from brainsurgery_jax.completion.plans import begin_before, cut_step
+from brainsurgery_jax.engine.events import (
+    NEVER,
+    Advanced,
+    Event,
+    Finishing,
+    Noted,
+    Published,
+    Said,
+    Started,
+    StopSignal,
+)
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, Stopped, StoreError
-from brainsurgery_jax.looking.spectra import Spectrum, spectrum
-from brainsurgery_jax.looking.stats import stats
 from brainsurgery_jax.lower import Effect
-from brainsurgery_jax.numerics.moments import TensorStats
-from brainsurgery_jax.plan.source import Map, compose
+from brainsurgery_jax.pace import describe_progress, memory_held
+from brainsurgery_jax.plan.source import Map, Node, compose, dump_yaml
+from brainsurgery_jax.plots.page import report
+from brainsurgery_jax.reading import limit_reads
 from brainsurgery_jax.rendering.text import as_text
-from brainsurgery_jax.web.confined import Root
-from brainsurgery_jax.web.names import BranchedNames
+from brainsurgery_jax.session import Session
+from brainsurgery_jax.trial import try_plan
+from brainsurgery_jax.web.confined import ConfinedFiles, Root
+from brainsurgery_jax.web.opened import OpenCheckpoint, Opened, Shelf
+from brainsurgery_jax.web.plan_text import add_input
 
 FILE = "plan.yaml"
 """The name of the plan in places of diagnostics."""
@@ -35,33 +52,6 @@ class Outlook(NamedTuple):
     diagnostics: tuple[Diagnostic, ...]
     effects: tuple[Effect, ...] = ()
     writes: tuple[str, ...] = ()
-
-
-class OpenCheckpoint:
-    """A checkpoint that a tab looks at, and its tree of names."""
-
-    def __init__(self, path: str, checkpoint: Checkpoint):
-        self.path, self.checkpoint = path, checkpoint
-        self.avals = checkpoint.avals
-        self.tree = BranchedNames(self.avals)
-
-    def search(self, pattern: str) -> list[str]:
-        """The names that match a regular expression, or a structured pattern written as a YAML list. All for none.
-        Raises ValueError or PlanError for a pattern that cannot be read."""
-        if not pattern.strip():
-            return list(self.avals)
-        if pattern.lstrip().startswith("["):
-            return list(self.checkpoint.select(_tokens(pattern)))
-        return list(self.checkpoint.select(pattern))
-
-
-def _tokens(text: str) -> list[str]:
-    found = api.load(compose(f"vars: {{pattern: {text}}}", "pattern")).variables
-    from brainsurgery_jax.plan.source import plain
-
-    data = plain(found) if found is not None else {}
-    tokens = data.get("pattern") if isinstance(data, dict) else None
-    return [str(token) for token in tokens] if isinstance(tokens, list) else [text]
 
 
 @dataclass
@@ -76,6 +66,16 @@ class Progress:
     notes: list[str] = field(default_factory=list)
     published: list[tuple[str, int, int]] = field(default_factory=list)
     problems: tuple[Diagnostic, ...] = ()
+    started: float | None = None
+    took: float | None = None
+
+    def describe(self) -> str:
+        """Bytes, throughput, time and memory, while it runs; how long it took, when it is done."""
+        if self.started is None:
+            return ""
+        elapsed = self.took if self.took is not None else monotonic() - self.started
+        speed = self.done / elapsed if elapsed else None
+        return describe_progress(self.done, self.total, elapsed, speed, memory_held() if self.active else None)
 
     @property
     def share(self) -> float:
@@ -86,7 +86,7 @@ class Progress:
         """Take note of an event of the engine."""
         match event:
             case Started(items=items):
-                self.total, self.state = sum(items.values()), "running"
+                self.total, self.state, self.started = sum(items.values()), "running", monotonic()
             case Advanced(nbytes=nbytes):
                 self.done += nbytes
             case Said(document=document):
@@ -104,49 +104,55 @@ class Progress:
 class Workbench:
     """The state of one tab."""
 
-    def __init__(self, root: Root, *, memory: int | None = None):
+    def __init__(self, root: Root, *, memory: int | None = None, shelf: Shelf | None = None):
         self.root, self._memory = root, memory
-        self.checkpoints: dict[str, OpenCheckpoint] = {}
+        self.opened = Opened(shelf or Shelf(root), memory)
+        self._scratch: TemporaryDirectory[str] | None = None
+        self._lock = threading.Lock()
         self._texts, self._at, self._typing = [""], 0, False
         self.progress = Progress()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._spectra: dict[tuple[str, str], Spectrum] = {}
 
     # --- checkpoints
 
     def open(self, path: str) -> OpenCheckpoint:
         """Open a checkpoint below the root, anew if it is open. Raises StoreError."""
-        source = self.root.files().open(path)
-        avals = {name: info.aval for name, info in source.header.tensors.items()}
-        if (old := self.checkpoints.get(path)) is not None:
-            old.checkpoint.source.close()
-        self._spectra = {key: one for key, one in self._spectra.items() if key[0] != path}
-        found = self.checkpoints[path] = OpenCheckpoint(path, Checkpoint(source, avals))
-        return found
+        return self.opened.open(path)
 
-    def close(self, path: str) -> None:
-        """Close a checkpoint."""
-        if (found := self.checkpoints.pop(path, None)) is not None:
-            found.checkpoint.source.close()
+    def try_plan(self, steps: int, stop: StopSignal = NEVER) -> OpenCheckpoint:
+        """Open what the first steps of the plan make of its inputs. Nothing that the plan itself would write is
+        written. Raises PlanError, StoreError, Stopped."""
+        plan = self.plan()
+        path = self.scratch(f"after-step-{steps}.safetensors")
+        label = f"plan after step {steps}"
+        self.opened.close(label)
+        with self._limits():
+            try_plan(plan, path, steps=steps, world=self._world(), memory=self._memory, stop=stop)
+        return self.opened.put_tried(label, path)
 
-    def measure(self, path: str, name: str) -> TensorStats | None:
-        """The statistics of a tensor; None for one without. Raises StoreError."""
-        one = Checkpoint(self.checkpoints[path].checkpoint.source, {name: self.checkpoints[path].avals[name]})
-        return stats(one, memory=self._memory).get(name)
+    def scratch(self, name: str) -> str:
+        """The path of a file of this tab, in a hidden folder of the root that goes when the tab is closed."""
+        with self._lock:
+            if self._scratch is None:
+                self._scratch = TemporaryDirectory(prefix=".brainsurgery-jax-", dir=self.root.folder)
+            return os.path.join(self._scratch.name, name)
 
-    def spectrum(self, path: str, name: str) -> Spectrum:
-        """The spectrum of a matrix. Raises ValueError for another tensor, StoreError."""
-        if (path, name) not in self._spectra:
-            source = self.checkpoints[path].checkpoint.source
-            one = Checkpoint(source, {name: self.checkpoints[path].avals[name]})
-            self._spectra[path, name] = spectrum(one, memory=self._memory)[name]
-        return self._spectra[path, name]
+    def write_report(self, path: str, other: str | None = None) -> str:
+        """Write the report of a checkpoint, or of how another differs from it, aside; its path. Raises StoreError."""
+        sides = (self.opened[side].checkpoint for side in (path, other) if side is not None)
+        page = self.scratch("report.html")
+        report(*sides, to=page, overwrite=True, memory=self._memory)
+        return page
 
-    def compare(self, left: str, right: str) -> Difference:
-        """The difference of two open checkpoints. Raises StoreError."""
-        sides = (self.checkpoints[side].checkpoint for side in (left, right))
-        return diff(*sides, memory=self._memory)
+    def close_all(self) -> None:
+        """Close the checkpoints of the tab, and delete what it wrote aside."""
+        for path in list(self.opened):
+            self.opened.close(path)
+        with self._lock:
+            if self._scratch is not None:
+                self._scratch.cleanup()
+            self._scratch = None
 
     # --- the plan
 
@@ -186,13 +192,24 @@ class Workbench:
 
     def plan(self) -> api.Plan:
         """The plan that the text spells. Raises PlanError or StoreError."""
-        root = compose(self.text, FILE)
+        with self._limits():
+            return self._load(compose(self.text, FILE))
+
+    def _load(self, root: Node | None) -> api.Plan:
         if not isinstance(root, Map):
             hint = "Write `inputs: [model.safetensors]` and `transforms: [...]`."
             raise PlanError([Diagnostic("plan-item", "a plan is a mapping", Span(FILE, 1, 1), hint)])
         plan = api.load(root)
         self.root.refuse_texts(root, plan)
         return plan
+
+    def _limits(self) -> AbstractContextManager[None]:
+        """Where plans are parsed and lowered: what they read lies below the root, at any depth."""
+        return limit_reads(self.root.confine)
+
+    def _world(self) -> ConfinedFiles:
+        """The files of a plan that is not run: nothing stands in its way."""
+        return self.root.files(overwrite=True)
 
     def check(self) -> tuple[Diagnostic, ...]:
         """The mistakes in the plan, from headers alone."""
@@ -201,12 +218,69 @@ class Workbench:
     def look_ahead(self, *, overwrite: bool = True) -> Outlook:
         """The mistakes in the plan, what each of its steps creates, changes and deletes, and what a run would write."""
         try:
-            program = api.lower_plan(self.plan(), self.root.files(overwrite=overwrite))
+            with self._limits():
+                program = api.lower_plan(self.plan(), self.root.files(overwrite=overwrite))
         except PlanError as bad:
             return Outlook(bad.diagnostics)
         except StoreError as bad:
             return Outlook((_diagnostic_of(bad),))
         return Outlook(program.diagnostics, program.effects, tuple(p.path for p in program.publications))
+
+    def complete(self, text: str) -> list[Candidate]:
+        """How the text of a plan may go on at its end, in a step: ops, keys, words, names of tensors, files below the
+        root."""
+        cut = cut_step(text)
+        if cut is None or not self._may_list(cut.step):
+            return []
+        try:
+            with self._limits(), closing(begin_before(self._load(compose(cut.before, FILE)), self._world())) as session:
+                return complete(cut.step, session)
+        except (PlanError, StoreError):
+            return []
+
+    def _may_list(self, step: str) -> bool:
+        """Whether the word that is typed is no path outside the root, whose neighbours nobody may see."""
+        place = place_of(step)
+        word = "" if place is None else place.word
+        if os.sep not in word and not word.startswith("~"):
+            return True
+        try:
+            self.root.confine(os.path.dirname(word) or os.sep)
+        except StoreError:
+            return False
+        return True
+
+    def resolve(self) -> str:
+        """The plan with its variables filled in and its files read, as text. Raises PlanError or StoreError."""
+        plan = self.plan()
+        if plan.errors:
+            raise PlanError(plan.errors)
+        with self._limits(), closing(Session.begin(plan, self._world())) as session:
+            return dump_yaml(session.step(*plan.data.steps).session.to_plan(everything=True))
+
+    def steps(self) -> list[object]:
+        """The steps of the plan as data; none if it cannot be read."""
+        try:
+            return [step.text for step in self.plan().data.steps]
+        except (PlanError, StoreError):
+            return []
+
+    def refer(self, path: str, pattern: str) -> str:
+        """A pattern as a reference to a checkpoint: with the alias of an input where the plan has several."""
+        try:
+            inputs = self.plan().data.inputs
+        except (PlanError, StoreError):
+            return pattern
+        alias = next((one.alias for one in inputs if one.path == path), None)
+        return f"{alias}::{pattern}" if alias is not None and len(inputs) > 1 else pattern
+
+    def write_input(self, path: str) -> str:
+        """Make a checkpoint an input of the plan, if it is none; its alias. Raises PlanError or StoreError."""
+        known = self.plan().data.inputs if self.text.strip() else ()
+        if all(one.path != path for one in known):
+            self.write(add_input(self.text, path))
+            known = self.plan().data.inputs
+        return next(one.alias for one in known if one.path == path)
 
     # --- the run
 
@@ -230,7 +304,8 @@ class Workbench:
     def _run(self, progress: Progress, overwrite: bool) -> None:
         options: Mapping[str, Any] = {"listen": progress.hear, "stop": self._stop, "memory": self._memory}
         try:
-            api.run(self.plan(), world=self.root.files(overwrite=overwrite), overwrite=overwrite, **options)
+            with self._limits():
+                api.run(self.plan(), world=self.root.files(overwrite=overwrite), overwrite=overwrite, **options)
             progress.state = "done"
         except PlanError as bad:
             progress.state, progress.problems = "failed", bad.diagnostics
@@ -241,16 +316,9 @@ class Workbench:
         finally:
             if progress.state not in ("done", "failed", "cancelled"):
                 progress.state = "failed: a defect, see the terminal"
+            progress.took = None if progress.started is None else monotonic() - progress.started
             progress.active = False
 
 
 def _diagnostic_of(bad: StoreError) -> Diagnostic:
     return Diagnostic(bad.code or "io", str(bad).partition("\n")[0], None, bad.remedy)
-
-
-def close_all(bench: Workbench) -> None:
-    """Close the checkpoints of a tab."""
-    for one in bench.checkpoints.values():
-        with closing(one.checkpoint.source):
-            pass
-    bench.checkpoints.clear()

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brainsurgery_jax.cli.progress import Plain, describe_progress, memory_held, show_time
+from brainsurgery_jax.cli.progress import Plain
 from brainsurgery_jax.engine.events import Started, Wrote
+from brainsurgery_jax.pace import describe_progress, memory_held, show_time
 from tests import checkpoints
 from tests.cli.conftest import Command
 

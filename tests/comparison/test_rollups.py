@@ -14,8 +14,9 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.cli.diff import Wishes, diff
 from brainsurgery_jax.comparison.rollups import relative_change
 from brainsurgery_jax.engine.events import Event, Said
+from brainsurgery_jax.nametree import layer_of, module_of
 from brainsurgery_jax.numerics import spectrum
-from brainsurgery_jax.numerics.rollups import layer_of, module_of, roll_up, sort_differences
+from brainsurgery_jax.numerics.rollups import roll_up, sort_differences
 from brainsurgery_jax.rendering.text import as_text
 from tests.checkpoints import Tensors, normal, write
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "store": "wording errors dtypes index.boxes",
     "numerics": "reduction errors dtypes _lazy index.boxes keys protocol",
     "numerics.spectrum": "dtypes _lazy op numerics",
-    "numerics.rollups": "wording numerics",
+    "numerics.rollups": "wording nametree numerics",
     "expression": "reduction errors dtypes _lazy index.boxes index.parts op protocol numerics",
     "select": "errors dtypes",
     "reduction": "_lazy",
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "packaged": "",
-    "layout": "errors packaged plan.source",
+    "layout": "errors packaged reading plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
@@ -86,7 +86,7 @@ MAY_IMPORT = {
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
     "ops.*": "documents wording reduction errors dtypes config_patch index select _lazy nametree keys op protocol "
     "numerics expression ops._constants ops._formulas ops._verdicts summaries",
-    "plan": "errors dtypes packaged select op protocol plugins store.address store.formats config_patch",
+    "plan": "errors dtypes packaged reading select op protocol plugins store.address store.formats config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents wording "
     "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
@@ -102,6 +102,10 @@ MAY_IMPORT = {
     "session": "errors dtypes index _lazy nametree version select op protocol ops plan graph lower store engine api "
     "world run_options",
     "prefixes": "",
+    "pace": "store.sizes",
+    "reading": "",
+    # A trial is a run whose output lies aside.
+    "trial": "api plan.model run_options world",
     "tensors": "errors dtypes nametree rendering.notebook select store",
     "checkpoint": "documents tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling apply.key_trees api "
@@ -114,9 +118,10 @@ MAY_IMPORT = {
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine session world run_options "
     "apply",
     # Completion asks the registry what may stand where, and the two languages how it is written there.
-    "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session",
+    "completion": "errors dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session "
+    "api world",
     "cli": "documents rendering reports wording desk "
-    "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
+    "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
     "engine.compute.devices engine.events store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
@@ -135,16 +140,16 @@ MAY_IMPORT = {
     "errors version op plugins plan.pages plan.source plan.typed store.address session api world completion cli",
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema packaged cli.show",
-    "comparison": "reduction errors dtypes _lazy numerics protocol checkpoint graph.expr engine looking.spectra "
-    "rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
-    "looking": "reduction rendering.notebook errors dtypes _lazy op numerics protocol checkpoint graph.expr engine "
-    "store.base",
+    "comparison": "reduction errors dtypes _lazy nametree numerics protocol checkpoint graph.expr engine "
+    "looking.spectra rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
+    "looking": "reduction summaries rendering.notebook errors dtypes _lazy nametree op numerics protocol checkpoint "
+    "graph.expr engine store.base",
     # An audit runs plans that it changed, through the API, in a world of its own.
     "auditing": "errors dtypes api checkpoint world run_options lower graph.expr plan.source looking.fingerprint store",
     "reports.audit": "documents wording auditing",
     "cli.audit": "api auditing reports.audit rendering.data cli.show",
     # A picture is drawn of what was measured: nothing but the command line and reports in HTML ask for one.
-    "plots": "wording errors dtypes _lazy checkpoint comparison numerics looking store.atomic "
+    "plots": "wording errors dtypes _lazy nametree checkpoint comparison numerics looking store.atomic "
     "store.failures store.sizes",
     "cli.plotting": "plots cli.show",
     "cli.report": "plots cli.show cli.sizes",
@@ -164,9 +169,10 @@ MAY_IMPORT = {
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.
-    "web": "errors wording rendering version dtypes op api checkpoint comparison numerics.moments looking world lower "
-    "plan.source plan.pages plan.schema plan.recipes keys select store.address store.base store.detect "
-    "store.replacing store.sidecars store.sizes engine.events",
+    "web": "errors wording rendering version dtypes op api checkpoint comparison numerics.moments numerics.rollups "
+    "looking plots completion trial session _lazy reading world pace nametree lower plan.oly plan.typed plan.source "
+    "plan.pages plan.schema plan.recipes keys select store.address store.base store.detect store.replacing "
+    "store.sidecars store.sizes engine.events",
     "cli.web": "errors web cli.sizes",
     "converters": "__init__",
     "__init__": "errors version op plugins protocol session api auditing checkpoint comparison conversion interop "

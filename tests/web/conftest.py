@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+SHOTS = os.environ.get("BRAINSURGERY_SCREENSHOTS", "")
+"""A folder for pictures of the main views; none are made without it."""
 
 
 class Answer(NamedTuple):
@@ -109,3 +117,56 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         process.terminate()
         process.wait(30)
         process.stdout.close()
+
+
+def chromium() -> str | None:
+    """The path of a chromium of the system; None if there is none."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A chromium for all tests of this process."""
+    pytest.importorskip("playwright", reason="NO BROWSER TEST: Playwright is not installed (make venv installs it)")
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        except Error as error:
+            pytest.skip(f"NO BROWSER TEST: `apt-get install chromium` or `playwright install chromium`: {error}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a context of its own: other cookies, another cache."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    yield page
+    context.close()
+
+
+def take_picture(page: Page, name: str) -> None:
+    if SHOTS:
+        page.evaluate("window.scrollTo(0, 0)")  # the header stays where the window begins
+        wait_until_still(page)
+        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+
+
+def wait_until_still(page: Page) -> None:
+    """Wait until nothing moves: panels slide in, and messages go."""
+    # A cursor blinks for ever.
+    moves = "one.playState === 'running' && one.effect.getComputedTiming().endTime !== Infinity"
+    page.wait_for_function(f"!document.getAnimations().some((one) => {moves})")
+
+
+def write_plan(page: Page, text: str) -> None:
+    """Type a plan in place of what is in the editor."""
+    editor = page.locator(".cm-content")
+    editor.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.press("Delete")
+    page.keyboard.insert_text(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -110,10 +112,62 @@ def test_an_oversized_upload_is_refused_by_its_length(server: Server):
 
 def test_an_oversized_upload_without_a_length_is_refused_as_it_comes(server: Server):
     chunk = b"%x\r\n" % (1 << 20) + bytes(1 << 20) + b"\r\n"
-    head = {"Transfer_Encoding": "chunked", "Content_Type": "multipart/form-data; boundary=b"}
-    page = server.ask("/").headers["location"]
-    answer = server.ask(page, "POST", chunk * 3 + b"0\r\n\r\n", Content_Length=None, **head)
-    assert answer.status in (405, 413)
+    head = {"Transfer_Encoding": "chunked"}
+    answer = server.ask("/upload?path=large.bin", "PUT", chunk * 3 + b"0\r\n\r\n", Content_Length=None, **head)
+    assert answer.status == 413
+    assert not list(server.root.glob("*large.bin*")) and not list(server.root.glob(".*.part"))
+    assert is_alive(server)
+
+
+UPLOADS = ["../secret.bin", "/etc/x", "away/x.bin", "a/../../x.bin", ".hidden", "a/.hidden/x", "a\\b", "a//b", "", "a/"]
+
+
+@pytest.mark.parametrize("path", UPLOADS)
+def test_an_upload_to_a_path_outside_the_root_is_refused(server: Server, path: str):
+    before = {p: p.stat().st_mtime_ns for p in server.root.parent.rglob("*")}
+    answer = server.ask(f"/upload?path={quote(path, safe='')}", "PUT", b"x")
+    assert answer.status == 409
+    assert {p: p.stat().st_mtime_ns for p in server.root.parent.rglob("*") if p in before} == before
+    assert not list(server.root.parent.rglob("*.part"))
+    assert is_alive(server)
+
+
+@pytest.mark.parametrize("wrong", [{"Origin": "http://evil.example"}, {"Cookie": None}, {"Host": "evil.example"}])
+@pytest.mark.parametrize(
+    ("path", "method"), [("/upload?path=x.bin", "PUT"), ("/complete/x", "POST"), ("/report/x", "GET")]
+)
+def test_the_routes_of_the_page_are_guarded(server: Server, path: str, method: str, wrong: dict[str, str | None]):
+    assert server.ask(path, method, b"x", **wrong).status in (401, 403)
+    assert not (server.root / "x.bin").exists()
+
+
+def test_an_upload_replaces_nothing_and_leaves_no_part(server: Server):
+    before = (server.root / "model.safetensors").read_bytes()
+    answer = server.ask("/upload?path=model.safetensors", "PUT", b"x")
+    assert (answer.status, (server.root / "model.safetensors").read_bytes()) == (409, before)
+    assert b"exists already" in answer.body
+
+
+def test_a_folder_is_downloaded_as_an_archive(server: Server):
+    (server.root / "folder" / "inner").mkdir(parents=True)
+    (server.root / "folder" / "a.bin").write_bytes(b"a" * 700)
+    (server.root / "folder" / "inner" / "b.txt").write_bytes(b"")
+    answer = server.ask("/download?path=folder")
+    assert len(answer.body) == int(answer.headers["content-length"])
+    with tarfile.open(fileobj=io.BytesIO(answer.body)) as archive:
+        found = {one.name: one.size for one in archive}
+        held = archive.extractfile("folder/a.bin")
+        assert held is not None and held.read() == b"a" * 700
+    assert found == {"folder/a.bin": 700, "folder/inner/b.txt": 0}
+
+
+@pytest.mark.parametrize("name", ["away", "linked"])
+def test_an_archive_holds_nothing_from_outside(server: Server, name: str):
+    (folder := server.root / f"links-{name}").mkdir()
+    target = server.root.parent if name == "away" else server.root.parent / "secret.safetensors"
+    (folder / name).symlink_to(target)
+    answer = server.ask(f"/download?path={folder.name}")
+    assert answer.status == 403 and b"lies outside" in answer.body
     assert is_alive(server)
 
 
@@ -147,6 +201,10 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
     write_model(tmp_path / "secret.safetensors")
     (tmp_path / "secret.yaml").write_text("transforms: []\n")
     (root / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    (root / "inner.yaml").write_text("transforms: [{execute: {path: ../secret.yaml}}]\n")
+    inner = "{transforms: [{execute: {path: '${vars.up}/secret.yaml'}}]}"
+    nested = f"vars: {{up: '..'}}\ntransforms: [{{execute: {{plan: {inner}}}}}]\n"
+    (root / "templated.yaml").write_text(nested)
     (root / "linked").mkdir()
     (root / "linked" / "model.safetensors").symlink_to(tmp_path / "secret.safetensors")
     monkeypatch.chdir(root)
@@ -168,6 +226,9 @@ def test_a_checkpoint_outside_the_root_is_not_opened(bench: Workbench, path: str
         "inputs: [model.safetensors]\ntransforms: [{save: ../out.safetensors}]",
         "transforms: [{execute: {plan: ../secret.yaml}}]",
         "transforms: [{execute: {plan-yaml: 'transforms: [{load: ../secret.safetensors}]'}}]",
+        # a plan below the root that leads out of it, by a path that no text of the plan in the browser spells
+        "transforms: [{execute: {path: inner.yaml}}]",
+        "transforms: [{execute: {path: templated.yaml}}]",
     ],
 )
 def test_a_plan_that_reaches_out_of_the_root_is_refused_and_writes_nothing(bench: Workbench, plan: str, tmp_path: Path):
@@ -176,6 +237,22 @@ def test_a_plan_that_reaches_out_of_the_root_is_refused_and_writes_nothing(bench
     bench.run(overwrite=False)
     bench.wait()
     assert bench.progress.state == "failed" and not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_plan_below_the_root_reads_no_environment_either(bench: Workbench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SECRET", "s3cret")
+    Path("inner.yaml").write_text("transforms: [{assert: {exists: '${env.SECRET}'}}]\n")
+    bench.write("inputs: [model.safetensors]\ntransforms: [{execute: {path: inner.yaml}}]\n")
+    told = " ".join(d.message for d in bench.check())
+    assert "no variable 'SECRET'" in told and "s3cret" not in told
+
+
+@pytest.mark.parametrize("typed", ["../", "/etc/pass", "away/sec", "~/", "'/etc/a b", "../secret"])
+def test_completion_lists_no_file_outside_the_root(bench: Workbench, typed: str):
+    Path("away").symlink_to("..")
+    head = "inputs: [model.safetensors]\ntransforms:\n- load: "
+    assert [c.text for c in bench.complete(head + "mod")] == ["model.safetensors"]
+    assert bench.complete(head + typed) == []
 
 
 @pytest.mark.parametrize("reference", ["${env.HOME}", "${oc.env:HOME}", r"\x24{env.HOME}"])

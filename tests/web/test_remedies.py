@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ import brainsurgery_jax as bs
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.plan.source import Map, compose
 from brainsurgery_jax.web.confined import Root
+from brainsurgery_jax.web.transfer import list_members, size_of_archive, stream_archive, take_upload
 from brainsurgery_jax.web.workbench import Workbench
+from tests.web.apart import run_apart
 from tests.web.conftest import write_model
 
 
@@ -72,3 +75,47 @@ def test_a_text_that_is_no_plan_is_told_how_one_is_written(root: Path):
     assert "Write `inputs: [model.safetensors]` and `transforms: [...]`." in bench.check()[0].hint
     bench.write("inputs: [model.safetensors]\ntransforms: [{scale_: {target: wte.weight, by: 2}}]\n")
     assert bench.check() == ()
+
+
+async def _pieces(*given: bytes) -> AsyncIterator[bytes]:
+    for piece in given:
+        yield piece
+
+
+def send(root: Path, path: str) -> str:
+    return run_apart(take_upload(Root(str(root)), path, _pieces(b"x", b"y")))
+
+
+def test_an_upload_that_would_replace_a_file_is_renamed(root: Path):
+    (root / "a.bin").write_bytes(b"old")
+    with pytest.raises(StoreError, match="Rename the file, and upload it again"):
+        send(root, "a.bin")
+    assert send(root, "b.bin") == "b.bin"
+    assert ((root / "a.bin").read_bytes(), (root / "b.bin").read_bytes()) == (b"old", b"xy")
+
+
+def test_an_upload_with_a_hidden_part_is_renamed(root: Path):
+    with pytest.raises(StoreError, match="Rename the file: no part may begin with a dot"):
+        send(root, "a/.b/c.bin")
+    assert send(root, "a/b/c.bin") == "a/b/c.bin" and (root / "a/b/c.bin").read_bytes() == b"xy"
+
+
+def test_a_folder_behind_a_link_is_downloaded_by_itself(root: Path):
+    (root / "real").mkdir()
+    (root / "real" / "a.bin").write_bytes(b"a")
+    (root / "outer").mkdir()
+    (root / "outer" / "link").symlink_to("../real")
+    with pytest.raises(StoreError, match="Download the folder that it leads to by itself"):
+        list_members(Root(str(root)), "outer")
+    assert [one.name for one in list_members(Root(str(root)), "outer/link")] == ["real/a.bin"]
+
+
+def test_a_file_that_shrank_while_it_was_sent_is_downloaded_again(root: Path):
+    (root / "folder").mkdir()
+    (root / "folder" / "a.bin").write_bytes(b"a" * 100)
+    members = list_members(Root(str(root)), "folder")
+    (root / "folder" / "a.bin").write_bytes(b"a")
+    with pytest.raises(StoreError, match="Download the folder once more"):
+        list(stream_archive(members))
+    again = list_members(Root(str(root)), "folder")
+    assert sum(map(len, stream_archive(again))) == size_of_archive(again)

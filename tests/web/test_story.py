@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,50 +12,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.web.conftest import HOSTILE, Server, write_model
+from tests.web.conftest import HOSTILE, Server, take_picture, wait_until_still, write_model, write_plan
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytest.importorskip("playwright", reason="NO BROWSER TEST: Playwright is not installed (make venv installs it)")
-
-SHOTS = os.environ.get("BRAINSURGERY_SCREENSHOTS", "")
-"""A folder for pictures of the main views; none are made without it."""
-
-
-def chromium() -> str | None:
-    """The path of a chromium of the system; None if there is none."""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture
-def page(server: Server) -> Iterator[Page]:
-    from playwright.sync_api import Error, sync_playwright
-
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        except Error as error:
-            pytest.skip(f"NO BROWSER TEST: `apt-get install chromium` or `playwright install chromium`: {error}")
-        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-        page.set_default_timeout(20_000)
-        yield page
-        browser.close()
-
-
-def take_picture(page: Page, name: str) -> None:
-    if SHOTS:
-        page.wait_for_timeout(500)
-        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
-
-
-def write_plan(page: Page, text: str) -> None:
-    """Type a plan in place of what is in the editor."""
-    editor = page.locator(".cm-content")
-    editor.click()
-    page.keyboard.press("Control+A")
-    page.keyboard.press("Delete")
-    page.keyboard.insert_text(text)
 
 
 def test_from_a_look_to_a_plan_that_the_command_line_replays(page: Page, server: Server, tmp_path: Path):
@@ -193,9 +153,9 @@ def test_axe_finds_nothing_serious(page: Page, server: Server, scheme: Literal["
     page.get_by_role("button", name="Spectrum").click()
     page.get_by_text("of the energy in").wait_for()
     found: list[str] = []
-    for view in ("Explore", "Plan", "Compare"):
+    for view in ("Explore", "Plan", "Compare", "Low rank"):
         page.get_by_role("tab", name=view).click()
-        page.wait_for_timeout(600)  # the panels slide in
+        wait_until_still(page)
         for one in Axe().run(page).response["violations"]:
             if one["impact"] in ("serious", "critical"):
                 found += [
@@ -207,11 +167,11 @@ def test_axe_finds_nothing_serious(page: Page, server: Server, scheme: Literal["
 def test_a_file_is_uploaded_into_the_root_and_replaces_none(page: Page, server: Server, tmp_path: Path):
     write_model(tmp_path / "uploaded.safetensors")
     page.goto(server.url)
-    page.locator("input[type=file]").set_input_files(tmp_path / "uploaded.safetensors")
+    page.locator("#pick-files").set_input_files(tmp_path / "uploaded.safetensors")
     page.get_by_role("heading", name="uploaded.safetensors").wait_for()
     stored = server.root / "uploaded.safetensors"
     assert stored.read_bytes() == (tmp_path / "uploaded.safetensors").read_bytes()
     (tmp_path / "uploaded.safetensors").write_bytes(b"other")
-    page.locator("input[type=file]").set_input_files(tmp_path / "uploaded.safetensors")
+    page.locator("#pick-files").set_input_files(tmp_path / "uploaded.safetensors")
     page.get_by_text("exists already, and is not replaced").wait_for()
     assert stored.read_bytes() != b"other"

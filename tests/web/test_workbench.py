@@ -12,6 +12,7 @@ pytest.importorskip("nicegui", reason="NiceGUI is not installed: pip install 'br
 
 import yaml
 
+from brainsurgery_jax.api import load
 from brainsurgery_jax.dtypes import FLOAT32, Aval
 from brainsurgery_jax.op import OPS
 from brainsurgery_jax.web.confined import Root
@@ -76,6 +77,14 @@ def test_a_step_is_added_below_the_others_and_comments_stay():
     assert yaml.safe_load(added)["transforms"] == [{"delete": {"target": "x"}}, {"scale_": {"target": "y", "by": 2}}]
 
 
+@pytest.mark.parametrize(
+    "text", ["transforms: [{help: {}}]\noutput: a\n", "transforms: [{help: {}},\n  ]\noutput: a\n"]
+)
+def test_a_step_is_added_to_a_list_in_brackets(text: str):
+    added = yaml.safe_load(add_step(text, {"scale_": {"target": "a, b]", "by": 2}}))
+    assert added == {"transforms": [{"help": {}}, {"scale_": {"target": "a, b]", "by": 2}}], "output": "a"}
+
+
 @pytest.mark.parametrize("text", ["", "transforms:\n", "inputs: [a]\n", "transforms: []\n"])
 def test_the_first_step_is_added_to_any_plan(text: str):
     assert yaml.safe_load(add_step(text, {"help": {}}))["transforms"] == [{"help": {}}]
@@ -83,7 +92,10 @@ def test_the_first_step_is_added_to_any_plan(text: str):
 
 def test_the_second_input_gets_an_alias():
     text = add_input(add_input("", "a.safetensors"), "b.safetensors")
-    assert yaml.safe_load(text) == {"inputs": ["a.safetensors", "model_2::b.safetensors"]}
+    assert yaml.safe_load(text) == {"inputs": ["model::a.safetensors", "model_2::b.safetensors"]}
+    assert load(yaml.safe_load(text)).problems == ()
+    quoted = add_input("inputs: ['a b.safetensors']  # mine\n", "c.safetensors")
+    assert yaml.safe_load(quoted)["inputs"] == ["model::a b.safetensors", "model_2::c.safetensors"]
 
 
 # --- the form
@@ -169,4 +181,4 @@ def test_a_checkpoint_that_is_opened_again_is_read_anew(bench: Workbench):
     bench.open("model.safetensors")
     save_file({"w": np.zeros((2, 2), "f4")}, "model.safetensors")
     assert list(bench.open("model.safetensors").avals) == ["w"]
-    assert bench.spectrum("model.safetensors", "w").values.tolist() == [0.0, 0.0]
+    assert bench.opened.spectrum("model.safetensors", "w").values.tolist() == [0.0, 0.0]

@@ -112,7 +112,7 @@ def convert(
         layout, to, dtype, options, config, overwrite, verify, with_opt_state, shard_size, overflow, dequantize
     )
     chosen = RunOptions(memory=size_of(memory, "--memory"), durable=fsync, dry_run=dry_run)
-    pages.convert(source, destination, request, chosen, pages.Watch(quiet, verbose, json))
+    pages.convert(source, destination, request, chosen, pages.Verbosity(quiet, verbose, json))
 
 
 def layouts(
