@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import traceback
-from io import TextIOWrapper
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -34,6 +33,7 @@ from brainsurgery_jax.cli.commands.spectrum import spectrum
 from brainsurgery_jax.cli.commands.web import web
 from brainsurgery_jax.cli.options import completing
 from brainsurgery_jax.cli.stopping import Terminated, stopping
+from brainsurgery_jax.cli.streams import guard_streams
 from brainsurgery_jax.version import __version__
 
 _COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
@@ -191,11 +191,13 @@ def _exit_code_of_stop(defect: Exception) -> int | None:
 
 def main() -> None:
     """Run the command line of this process."""
+    with guard_streams():
+        _run_command()
+
+
+def _run_command() -> None:
     # What we make has no cycles and lives to the end; to look for them took a tenth of the time.
     gc.set_threshold(1_000_000)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     if _COMPLETES in os.environ:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:

@@ -11,6 +11,7 @@ from typing import Any
 from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
 from brainsurgery_jax.layout.model import Layout
+from brainsurgery_jax.regular_files import read_regular
 
 
 class Dims(Mapping[str, Value]):
@@ -90,7 +91,7 @@ def read_config(path: str) -> dict[str, object]:
     """The mapping that a config.json holds, or the one in a model's folder. Raises Refusal."""
     place = Path(os.path.expanduser(path))
     try:
-        found = json.loads((place / "config.json" if place.is_dir() else place).read_text(encoding="utf-8"))
+        found = json.loads(read_regular(place / "config.json" if place.is_dir() else place))
     except OSError as error:
         raise Refusal("layout-config", f"{path} cannot be read: {error.strerror}", key="config") from error
     except ValueError as error:

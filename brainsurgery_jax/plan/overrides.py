@@ -21,13 +21,14 @@ from brainsurgery_jax.plan.recipes import PREFIX, find_recipe, is_recipe
 from brainsurgery_jax.plan.scalars import read_scalar
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get
 from brainsurgery_jax.plan.variables import find_variables
+from brainsurgery_jax.regular_files import open_regular
 
 MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory
 
 
 def read_text(path: str) -> str:
     """The text of a UTF-8 file, with line ends as they are; `~` is the home directory."""
-    with open(os.path.expanduser(path), "rb") as file:
+    with open_regular(os.path.expanduser(path)) as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES:,} bytes, too many for a plan")
