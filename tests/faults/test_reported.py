@@ -1,4 +1,4 @@
-"""Faults that were found by trying to break the command, and similar ones. Each is an error with a remedy now, or none."""
+"""Faults that were found by trying to break the command, and similar ones. Each is an error with a remedy, or none."""
 
 from __future__ import annotations
 
