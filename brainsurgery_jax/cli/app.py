@@ -85,6 +85,8 @@ class Commands(TyperGroup):
             return answer
         except (PlanError, StoreError, Stopped, KeyboardInterrupt) as error:
             raise typer.Exit(_print_failure(error, json=json)) from error
+        except OSError as error:  # a look at a file that nobody expected to fail
+            raise typer.Exit(_print_failure(_of_the_system(error), json=json)) from error
         except USAGE_ERROR as error:
             if not json:
                 raise
@@ -93,6 +95,14 @@ class Commands(TyperGroup):
         except Terminated as stop:
             show.print_stop(stop.word, stop)
             raise
+
+
+def _of_the_system(error: OSError) -> Exception:
+    """The error of a checkpoint that a system error is, wherever it came up."""
+    from brainsurgery_jax.errors import StoreError
+    from brainsurgery_jax.store.failures import remedy_for
+
+    return StoreError(error.filename or "the system", error.strerror or str(error), remedy=remedy_for(error))
 
 
 def _print_failure(error: Any, *, json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from brainsurgery_jax.cli import app
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.regular_files import read_regular
+from brainsurgery_jax.store import completeness
 from brainsurgery_jax.store.detect import open_source
 from tests.checkpoints import read, write
 from tests.cli.conftest import environment
@@ -185,3 +187,23 @@ def test_a_config_that_is_no_mapping_is_an_error(
     code, err = call(["plan.yaml"], capfd, monkeypatch)
     assert code == 1
     assert why in err
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_system_error_that_nobody_expected_is_no_defect(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, json: bool
+) -> None:
+    (here / "m").mkdir()
+    write("m/model.safetensors", ONES)
+
+    def fail(path: str) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(completeness.os, "listdir", fail)
+    monkeypatch.setattr(sys, "argv", ["brainsurgery-jax", "inspect", "m", *(["--json"] if json else [])])
+    with pytest.raises(SystemExit) as stop:
+        app.main()
+    said = capfd.readouterr()
+    assert stop.value.code == 3
+    assert "Input/output error" in (said.out if json else said.err)
+    assert "defect" not in said.err

@@ -113,7 +113,7 @@ MAY_IMPORT = {
     "completion": "dtypes op select plan.pages plan.oly_words plan.schema plan.scalars plan.source session",
     "cli": "documents rendering reports wording desk "
     "errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
-    "engine.compute.devices engine.events store.sizes protocol",
+    "engine.compute.devices engine.events store.failures store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
     # A report is a document of values: whoever draws it knows no run and no checkpoint.
