@@ -8,7 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 LOST = 3
 """The exit code of a command whose results could not be written."""
@@ -19,14 +22,14 @@ class LossyFile(FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
+    def write(self, data: Buffer, /) -> int:
         """Write bytes, or drop them."""
         if self.failure is None:
             try:
                 return super().write(data)
             except OSError as error:
                 self.failure = error
-        return len(data)
+        return memoryview(data).nbytes
 
 
 @contextmanager

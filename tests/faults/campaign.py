@@ -23,7 +23,8 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from tests.faults.world import JOBS, Act, After, Job, begin, digest, end, fail, faults_of, kill, prepare
+from tests.checkpoints import write
+from tests.faults.world import JOBS, OTHER, Act, After, Job, begin, digest, end, fail, faults_of, kill, prepare, tensors
 
 
 class Row(NamedTuple):
@@ -118,10 +119,10 @@ def shorten(path: Path) -> None:
         file.truncate(900)
 
 
-def replace_by_zeros(path: Path) -> None:
-    """Put another file of the same size in place of a source."""
+def replace_by_another(path: Path) -> None:
+    """Put another source of the same size in place of one."""
     other = path.with_name("other")
-    other.write_bytes(path.read_bytes()[:-64] + bytes(64))
+    write(other, tensors(OTHER))
     os.rename(other, path)
 
 
@@ -175,7 +176,7 @@ def campaign(place: Path, kills: int, every: int, jobs: Iterable[str]) -> Iterat
             )
     for name, job in chosen:
         yield tally(f"source truncated meanwhile: {name}", source_changes(job, place, shorten, every * 3))
-        yield tally(f"source replaced meanwhile: {name}", source_changes(job, place, replace_by_zeros, every * 3))
+        yield tally(f"source replaced meanwhile: {name}", source_changes(job, place, replace_by_another, every * 3))
         sizes = (0, 100, 700, 1300, 2000, 5000, 100_000)
         yield tally(f"file size limited: {name}", under_limits(job, place, resource.RLIMIT_FSIZE, sizes))
         yield tally(f"few descriptors: {name}", under_limits(job, place, resource.RLIMIT_NOFILE, range(4, 40, 3)))

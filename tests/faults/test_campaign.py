@@ -62,3 +62,12 @@ def test_a_source_that_was_changed_is_noticed(job: str) -> None:
     done = subprocess.run([sys.executable, "-c", line], env=environment(), capture_output=True, text=True)
     assert done.stdout.strip() == "['the source was changed']", done.stderr
     assert os.path.exists("out.safetensors")  # the second run
+
+
+def test_the_destination_is_safe_in_every_case_of_the_protocol() -> None:
+    line = [sys.executable, "-m", "tests.faults.protocol"]
+    done = subprocess.run(line, cwd=Path(__file__).parents[2], env=environment(), capture_output=True, text=True)
+    rows = [row for row in done.stdout.splitlines() if row.startswith("| ")][1:]
+    assert len(rows) >= 19
+    assert [row for row in rows if not row.endswith("| yes |")] == []
+    assert done.returncode == 0, done.stderr

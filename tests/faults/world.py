@@ -65,7 +65,10 @@ JOBS = {
 }
 
 State = str
-"""What stands at a destination: `absent`, `old`, `new`, or what is wrong."""
+"""What stands at a destination: `absent`, `old`, `new`, `other` (made of another source), or what is wrong."""
+
+OTHER = 3
+"""The factor of the tensors of another source."""
 
 
 class After(NamedTuple):
@@ -82,18 +85,18 @@ def prepare(job: Job, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     (place / "source").mkdir(parents=True)
     os.chdir(place)
-    write("source/model.safetensors", _tensors(1))
+    write("source/model.safetensors", tensors(1))
     Path("source/config.json").write_text("{}")
     Path("plan.yaml").write_text(job.plan)
     if job.overwrite:
-        write("old.safetensors", _tensors(7))
+        write("old.safetensors", tensors(7))
         Path("old.yaml").write_text(job.plan.replace("inputs: [source]", "inputs: [old.safetensors]"))
         apart(lambda: bs.load("old.yaml").run())
         os.remove("old.safetensors")
         os.remove("old.yaml")
 
 
-def _tensors(factor: int) -> dict[str, np.ndarray]:
+def tensors(factor: int) -> dict[str, np.ndarray]:
     return {f"w{i}": np.full((8, 4 + i), factor * (i + 1), np.float32) for i in range(6)} | {
         "ids": np.arange(5, dtype=np.int64) * factor
     }
@@ -108,8 +111,8 @@ def state(path: str) -> State:
         values = {name: np.asarray(found[name]) for name in found}
     except (StoreError, OSError, ValueError) as error:
         return f"broken: {error}".replace("\n", " ")
-    for factor, word in ((1, "new"), (7, "old")):
-        wanted = {name: v * (2 if name != "ids" else 1) for name, v in _tensors(factor).items()}
+    for factor, word in ((1, "new"), (7, "old"), (OTHER, "other")):
+        wanted = {name: v * (2 if name != "ids" else 1) for name, v in tensors(factor).items()}
         if wanted.keys() == values.keys() and all(np.array_equal(wanted[n], values[n]) for n in wanted):
             return word
     return "broken: other values"
@@ -232,13 +235,14 @@ def kill() -> None:
 
 def faults_of(job: Job, after: After, source: str) -> list[str]:
     """What is wrong after a run that something happened to, and after the run that repeats it; empty if nothing."""
-    whole = ("new", "old" if job.overwrite else "absent")
+    # A source that is replaced before it is opened is just another source.
+    whole = ("new", "other", "old" if job.overwrite else "absent")
     wrong = [f"{path} is {s}" for (path, _), s in zip(job.outputs, after.states, strict=True) if s not in whole]
     if after.code is None:
         wrong.append("it hung")
     elif after.code not in (0, 1, 3, 130, 143, -signal.SIGKILL):
         wrong.append(f"exit code {after.code}: {after.err[-300:]}")
-    if after.code == 0 and set(after.states) != {"new"}:
+    if after.code == 0 and set(after.states) not in ({"new"}, {"other"}):
         wrong.append("exit code 0, but not all outputs are new")
     if "Traceback" in after.err:
         wrong.append(f"a traceback: {after.err[-300:]}")
