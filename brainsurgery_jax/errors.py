@@ -66,10 +66,10 @@ class Diagnostic:
         place = f"{self.span}: " if self.span else ""
         note = "note: " if self.severity == "note" else ""
         hint = "".join(f"\n    {line}" for line in self.hint.splitlines())
-        return f"{place}{note}{self._unlabelled} [{self.code}]{hint}"
+        return f"{place}{note}{self._without_label} [{self.code}]{hint}"
 
     @property
-    def _unlabelled(self) -> str:
+    def _without_label(self) -> str:
         """The message without the keys at its beginning, where the place says them already."""
         label, colon, rest = self.message.partition(": ")
         said = self.span is not None and self.span.in_mapping and f".{self.span.file}".endswith(f".{label}")
@@ -163,7 +163,7 @@ def nearest_word(word: str, known: Iterable[str], *, limit: int = 500, ours: boo
 
     words = list(known)
     if len(words) > limit:
-        words = sorted(words, key=lambda w: -_shared_ends(word, w))[:limit]
+        words = sorted(words, key=lambda w: -_common_ends(word, w))[:limit]
     cutoff = 0.75 if ours and len(word) < _SHORT else 0.6
     close = difflib.get_close_matches(word, words, n=3, cutoff=cutoff)
     return next((other for other in close if not ours or len(word) > _TINY or _has_the_letters(word, other)), None)
@@ -180,7 +180,7 @@ def _has_the_letters(word: str, other: str) -> bool:
     return any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
 
 
-def _shared_ends(a: str, b: str) -> int:
+def _common_ends(a: str, b: str) -> int:
     most = min(len(a), len(b))
     head = next((i for i in range(most) if a[i] != b[i]), most)
     tail = next((i for i in range(most) if a[-1 - i] != b[-1 - i]), most)

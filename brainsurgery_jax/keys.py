@@ -150,7 +150,7 @@ class KeyGroup:
 def read_keywords(fn: Callable) -> tuple[Keyword, ...]:
     """The keyword-only parameters of a function, their annotations evaluated, groups of keys unfolded."""
     out: list[Keyword] = []
-    for p, annotation in _annotated_keywords(fn):
+    for p, annotation in _keyword_annotations(fn):
         if (group := _as_group(annotation)) is not None:
             out += _read_group(group)
         else:
@@ -171,11 +171,11 @@ def gather_groups(fn: Callable, params: Mapping[str, object]) -> Mapping[str, ob
 @cache
 def _groups(fn: Callable) -> tuple[tuple[str, type[KeyGroup]], ...]:
     """The parameters of a function that are groups of keys."""
-    found = ((p.name, _as_group(annotation)) for p, annotation in _annotated_keywords(fn))
+    found = ((p.name, _as_group(annotation)) for p, annotation in _keyword_annotations(fn))
     return tuple((name, group) for name, group in found if group is not None)
 
 
-def _annotated_keywords(fn: Callable) -> Iterator[tuple[inspect.Parameter, object]]:
+def _keyword_annotations(fn: Callable) -> Iterator[tuple[inspect.Parameter, object]]:
     for p in inspect.signature(fn).parameters.values():
         if p.kind is inspect.Parameter.KEYWORD_ONLY:
             # Only these: the tensors' annotations would import jaxtyping, and with it JAX.

@@ -39,7 +39,7 @@ def draw(tree: Tree, *, compact: bool) -> list[str]:
         return out
     if not tree.below:
         return out
-    rows = _folded((key, _said(node.leaf), draw(node, compact=True)) for key, node in _ordered(tree))
+    rows = _fold((key, _describe(node.leaf), draw(node, compact=True)) for key, node in _in_order(tree))
     for at, (label, said, below) in enumerate(rows, 1):
         branch, stem = _TURN if at == len(rows) else _FORK
         out.append(f"{branch}{label}  {said}" if said else branch + label)
@@ -52,10 +52,10 @@ _FORK, _TURN = ("├── ", "│   "), ("└── ", "    ")
 
 
 def _draw_below(tree: Tree, stem: str, out: list[str]) -> None:
-    children = _ordered(tree)
+    children = _in_order(tree)
     for at, (key, node) in enumerate(children, 1):
         branch, deeper = _TURN if at == len(children) else _FORK
-        said = _said(node.leaf)
+        said = _describe(node.leaf)
         out.append(f"{stem}{branch}{_label(key)}  {said}" if said else f"{stem}{branch}{_label(key)}")
         if node.below:
             _draw_below(node, stem + deeper, out)
@@ -98,7 +98,7 @@ def _label(segment: str) -> str:
     return f"[{segment}]" if _is_index(segment) else segment
 
 
-def _ordered(tree: Tree) -> list[tuple[str, Tree]]:
+def _in_order(tree: Tree) -> list[tuple[str, Tree]]:
     """Children in order of first mention, list items by number."""
     if len(tree.below) == 1 or not any(map(_is_index, tree.below)):
         return list(tree.below.items())
@@ -107,7 +107,7 @@ def _ordered(tree: Tree) -> list[tuple[str, Tree]]:
     return named + listed
 
 
-def _folded(rows: Iterable[tuple[str, str, list[str]]]) -> list[tuple[str, str, list[str]]]:
+def _fold(rows: Iterable[tuple[str, str, list[str]]]) -> list[tuple[str, str, list[str]]]:
     """Rows under their labels, runs of list items that say the same as one."""
     out: list[tuple[str, str, list[str]]] = []
     run: tuple[int, int] | None = None  # first and last index of the row before, if it is a list item
@@ -124,7 +124,7 @@ def _folded(rows: Iterable[tuple[str, str, list[str]]]) -> list[tuple[str, str, 
     return out
 
 
-def _said(leaf: object) -> str:
+def _describe(leaf: object) -> str:
     if isinstance(leaf, Mapping):
         return " ".join(f"{k}={_number(v)}" for k, v in leaf.items())
     return "" if leaf is None else str(leaf)

@@ -87,7 +87,7 @@ def _register(path: str) -> None:
     before = _registry()
     try:
         kept = () if known is None else _forget_all_of(known, key)
-        made = _added(path, lambda: _execute(path, text))
+        made = _ops_added_by(path, lambda: _execute(path, text))
     except PlanError:
         _restore(before)
         raise
@@ -117,15 +117,15 @@ def _restore(before: tuple[dict[str, Op], dict[str, SinkOp]]) -> None:
 
 def _read(path: str) -> bytes:
     if not path.endswith(".py"):
-        raise _refused(path, f"'{path}' is no Python file", "Ops are written in Python: name a file that ends in .py.")
+        raise _refusal(path, f"'{path}' is no Python file", "Ops are written in Python: name a file that ends in .py.")
     try:
         return read_regular(os.path.expanduser(path))
     except (FileNotFoundError, NotADirectoryError):
         folder = Path(os.path.expanduser(path)).parent
         near = did_you_mean(path, map(str, folder.glob("*.py"))) if folder.is_dir() else ""
-        raise _refused(path, f"the file of ops '{path}' does not exist.{near}", "") from None
+        raise _refusal(path, f"the file of ops '{path}' does not exist.{near}", "") from None
     except OSError as error:
-        raise _refused(path, f"the file of ops '{path}' cannot be read: {error.strerror}", "") from error
+        raise _refusal(path, f"the file of ops '{path}' cannot be read: {error.strerror}", "") from error
 
 
 def _execute(path: str, text: bytes) -> None:
@@ -135,7 +135,7 @@ def _execute(path: str, text: bytes) -> None:
     exec(compile(text, path, "exec"), vars(module))
 
 
-def _added(path: str, run: Callable[[], object], *, known: bool = False) -> tuple[Op, ...]:
+def _ops_added_by(path: str, run: Callable[[], object], *, known: bool = False) -> tuple[Op, ...]:
     """The ops that running a file (or importing a module) adds. What fails adds none, and raises PlanError.
 
     `known`: it has been run before, so that it may add nothing.
@@ -148,7 +148,7 @@ def _added(path: str, run: Callable[[], object], *, known: bool = False) -> tupl
         made = tuple(_new(before))
         if not made and not known:
             hint = "Decorate a function with `@op(Form(...))`, `@control()` or `@assertion()` of brainsurgery_jax.op."
-            raise _refused(path, "no op is registered in it", hint)
+            raise _refusal(path, "no op is registered in it", hint)
         for record in made:
             _examine(record)
     except PlanError:
@@ -156,7 +156,7 @@ def _added(path: str, run: Callable[[], object], *, known: bool = False) -> tupl
         raise
     except (Exception, SystemExit) as error:  # whatever somebody else's code may do
         _restore(before)
-        raise PlanError([_explained(path, error)]) from error
+        raise PlanError([_diagnose(path, error)]) from error
     return made
 
 
@@ -168,11 +168,11 @@ def _new(before: tuple[dict[str, Op], dict[str, SinkOp]]) -> Iterator[Op]:
 # --- What is wrong with them ------------------------------------------------------------------------------------------
 
 
-def _refused(path: str, message: str, hint: str, line: int = 0) -> PlanError:
+def _refusal(path: str, message: str, hint: str, line: int = 0) -> PlanError:
     return PlanError([Diagnostic(CODE, message, Span(path, line, 1 if line else 0), hint)])
 
 
-def _explained(path: str, error: BaseException) -> Diagnostic:
+def _diagnose(path: str, error: BaseException) -> Diagnostic:
     """What running a file raised, at the line of the file that raised it."""
     match error:
         case NameTaken(first=first, second=second):
@@ -212,7 +212,7 @@ def _examine(record: Op) -> None:
     file, line = _place(record)
     if not record.doc:
         hint = "Write one: its first line is the help of the op."
-        raise _refused(file, f"the function of '{record.name}' has no docstring", hint, line)
+        raise _refusal(file, f"the function of '{record.name}' has no docstring", hint, line)
     if isinstance(record, TensorOp):
         _examine_form(record, file, line)
     for key in record.fields():
@@ -223,14 +223,14 @@ def _examine(record: Op) -> None:
 def _examine_form(record: TensorOp, file: str, line: int) -> None:
     if record.form.dest not in get_args(Dest):
         message = f"the form '{record.form.name}' has the destination '{record.form.dest}'"
-        raise _refused(file, message, f"There are: {', '.join(get_args(Dest))}.", line)
+        raise _refusal(file, message, f"There are: {', '.join(get_args(Dest))}.", line)
     form, kinds = record.form, [p.kind for p in signature(record.maker.fn).parameters.values()]
     tensors = sum(k in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for k in kinds)
     tensors -= 2 * isinstance(record.maker, Builder)  # the view, and the name of the result
     if tensors != len(form.reads) and Parameter.VAR_POSITIONAL not in kinds:
         message = f"the function takes {tensors} tensors, and its form '{form.name}' reads {len(form.reads)}"
         hint = "Each key in `reads` is one positional parameter; parameters behind a `*` are keys of the plan."
-        raise _refused(file, message, hint, line)
+        raise _refusal(file, message, hint, line)
 
 
 def _examine_type(name: str, annotation: Any, file: str, line: int) -> None:
@@ -240,7 +240,7 @@ def _examine_type(name: str, annotation: Any, file: str, line: int) -> None:
         TypeAdapter(annotation)
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
         hint = "Annotate keys of the plan with int, float, str, bool, Literal[...], a role of brainsurgery_jax.op, ..."
-        raise _refused(file, f"the key '{name}' has a type that no plan can spell: {annotation}", hint, line) from error
+        raise _refusal(file, f"the key '{name}' has a type that no plan can spell: {annotation}", hint, line) from error
 
 
 def blamed(error: BaseException) -> Diagnostic | None:
@@ -283,7 +283,7 @@ def _look_up() -> Iterator[Diagnostic]:
 
     for value, entry in {e.value: e for e in sorted(entry_points(group=GROUP))}.items():
         try:
-            _added(value, entry.load, known=entry.module in sys.modules)
+            _ops_added_by(value, entry.load, known=entry.module in sys.modules)
         except PlanError as error:
             found = error.diagnostics[0]
             package = f"'{entry.dist.name}'" if entry.dist else "an installed package"

@@ -29,7 +29,7 @@ def shift_between(names: Collection[str], wanted: Collection[str]) -> Shift | No
     goal = set(wanted)
     if not names or not goal or any(name in goal for name in names):
         return None
-    shifts = (Shift(drop, add) for drop in _shared(names) for add in _shared(goal))
+    shifts = (Shift(drop, add) for drop in _common(names) for add in _common(goal))
     best = max(shifts, key=lambda shift: _fitting(shift, names, goal))
     return best if 2 * _fitting(best, names, goal) > min(len(names), len(goal)) else None
 
@@ -38,7 +38,7 @@ def _fitting(shift: Shift, names: Iterable[str], goal: set[str]) -> int:
     return sum(shift.renamed(name) in goal for name in names)
 
 
-def _shared(names: Iterable[str]) -> Iterator[str]:
+def _common(names: Iterable[str]) -> Iterator[str]:
     """The prefixes that all names have, each ending in a dot; the empty one first."""
     yield ""
     first, *rest = names

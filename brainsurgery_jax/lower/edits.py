@@ -149,14 +149,14 @@ class Drafts:
 
     def _namesake(self, alias: str, name: str) -> tuple[str, str] | None:
         """A tensor of this name in another alias that the step refers to."""
-        for other in self._referred:
+        for other in self._references:
             space = self.drafts.get(other) or self.state.spaces.get(other)
             if other != alias and space is not None and name in space.names:
                 return other, name
         return None
 
     @cached_property
-    def _referred(self) -> tuple[str, ...]:
+    def _references(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(ref.alias for _, _, ref in refs_of(self.step)))
 
     def plant(self, alias: str, name: str, to_alias: str, to_name: str) -> bool:
@@ -316,7 +316,7 @@ class Drafts:
 
     def _find_copied_model(self, draft: Draft, alias: str) -> Extras | None:
         """The extras of an alias that the step refers to, if its tensors are exactly those of a draft."""
-        for other in self._referred:
+        for other in self._references:
             space = self.state.spaces.get(other)
             if other == alias or space is None or len(space.names) != len(draft.names):
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from brainsurgery_jax.errors import Refusal
@@ -51,9 +51,7 @@ def form_edits(op: TensorOp, step: Step, view: StepView, skipped: list[str]) -> 
         except Refusal as bad:
             read = (CastOperand(ref, key == form.match_key, names[i], whole[i]) for i, ref, key in reads)
             bad.hint = name_casts(bad.hint, view, read, matches=len(rows))
-            if isinstance(op.maker, Builder):  # the calls that it builds name their tensors
-                raise
-            raise _about(bad, refs, dict(zip(keys, names, strict=True)), (*form.reads, *form.writes)) from bad
+            raise _about(op, bad, refs, dict(zip(keys, names, strict=True))) from bad
         if isinstance(made, Results):
             yield from _bind_results(
                 form, made, {key: (refs[key].alias, n) for key, n in zip(keys, names, strict=True)}
@@ -160,8 +158,10 @@ def _maker(
     return make
 
 
-def _about(bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str], keys: Iterable[str]) -> Refusal:
-    """A refusal with the names of the tensors that it concerns, operands first."""
-    given = (key for key in dict.fromkeys(keys) if key in refs)
+def _about(op: TensorOp, bad: Refusal, refs: Mapping[str, Ref], names: Mapping[str, str]) -> Refusal:
+    """A refusal with the names of its tensors, operands first; the calls of a builder name their own."""
+    if isinstance(op.maker, Builder):
+        return bad.about("")
+    given = (key for key in dict.fromkeys((*op.form.reads, *op.form.writes)) if key in refs)
     about = ", ".join(f"{key} '{refs[key].alias}::{names[key]}'" for key in given)
     return bad.about(f" ({about})")

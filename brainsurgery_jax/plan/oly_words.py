@@ -87,7 +87,7 @@ def quoted(text: str) -> str:
         raise ValueError(f"one line cannot say half a character or U+0000, as in {shorten(ascii(text))}")
     if not UNWRITABLE.search(text):
         return "'" + text.replace("'", "''") + "'"
-    return '"' + UNWRITABLE.sub(_escaped, re.sub(r'["\\]', r"\\\g<0>", text)) + '"'
+    return '"' + UNWRITABLE.sub(_escape, re.sub(r'["\\]', r"\\\g<0>", text)) + '"'
 
 
 def _is_bare(text: str) -> bool:
@@ -97,7 +97,7 @@ def _is_bare(text: str) -> bool:
     return bare_end(text, 0) == (len(text), None) and isinstance(typed(text), str)
 
 
-def _escaped(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     short = {"\n": "\\n", "\r": "\\r"}.get(found[0])
     return short or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")

@@ -218,7 +218,7 @@ def _references(f: Field, role: Role, value: object, params: Mapping[str, object
 def _operands(f: Field, value: object, params: Mapping[str, object], reading: Payload) -> dict[str, Ref]:
     """References by name, the first a pattern, the others templates."""
     if not isinstance(value, dict) or not value:
-        hint = f"Name each tensor: `{f.key}: {_named(value)}`."
+        hint = f"Name each tensor: `{f.key}: {_with_letters(value)}`."
         raise Refusal(
             "value-type", f"expected a mapping of names to references, got {_describe_value(value)}", hint=hint
         )
@@ -233,7 +233,7 @@ def _operands(f: Field, value: object, params: Mapping[str, object], reading: Pa
     return out
 
 
-def _named(value: object) -> str:
+def _with_letters(value: object) -> str:
     """References that stand without names, each with a letter."""
     given = value if isinstance(value, list) else [value]
     texts = [item for item in given if isinstance(item, str)] or [".*"]

@@ -44,7 +44,7 @@ def _plain(value: object, path: str) -> Any:
 def _key(key: object, path: str) -> object:
     found = _plain(key, path)
     if isinstance(found, list | dict):
-        raise _refused(path, f"a key must be a text, found {key!r}", "Write the key as text: `str(key)`.")
+        raise _refusal(path, f"a key must be a text, found {key!r}", "Write the key as text: `str(key)`.")
     return found
 
 
@@ -66,10 +66,10 @@ def _scalar(value: Any, path: str) -> object:
             pass
     found = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     hint = "Convert it: `str(path)`, `float(number)`, `array.tolist()`."
-    raise _refused(path, f"a plan holds texts, numbers, lists and mappings, found an object of type {found}", hint)
+    raise _refusal(path, f"a plan holds texts, numbers, lists and mappings, found an object of type {found}", hint)
 
 
-def _refused(path: str, message: str, hint: str) -> _NotPlainError:
+def _refusal(path: str, message: str, hint: str) -> _NotPlainError:
     return _NotPlainError(path, message, hint)
 
 

@@ -36,7 +36,7 @@ def plan_schema() -> Schema:
 
 
 def _definitions() -> Schema:
-    bare = sorted(op.name for op in OPS.values() if not _required(op))
+    bare = sorted(op.name for op in OPS.values() if not _keys_required(op))
     return {
         "variable": {
             "type": "string",
@@ -171,7 +171,7 @@ def dtype_words() -> list[str]:
     return [word for d in DTYPES if d.numpy for word in dict.fromkeys((d.name, d.short, *d.aliases))]
 
 
-def _required(op: Op) -> list[str]:
+def _keys_required(op: Op) -> list[str]:
     return [f.key for f in op.fields() if f.default is inspect.Parameter.empty]
 
 
@@ -191,7 +191,7 @@ def _payload(op: Op, known: tuple[Field, ...]) -> Schema:
     if op.bare:
         return {**fields[op.bare], "description": op.doc}
     mapping: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
-    required = _required(op)
+    required = _keys_required(op)
     mapping |= {"required": required} if required else {}
     forms = [mapping, *([fields[op.shorthand]] if op.shorthand else []), *([] if required else [{"type": "null"}])]
     return {**(forms[0] if len(forms) == 1 else {"anyOf": forms}), "description": op.doc}

@@ -147,10 +147,10 @@ class KeyTree:
             json=self.json,
             keys={name: kind.key for name, kind in types if kind.key},
             stored={name: kind.stored for name, kind in types if kind.stored},
-            boxed=self._boxed(names),
+            boxed=self._boxes(names),
         )
 
-    def _boxed(self, names: Sequence[str]) -> dict[str, str]:
+    def _boxes(self, names: Sequence[str]) -> dict[str, str]:
         found = {n: str(p[-1]) for n in names if (p := self.paths.get(n)) and isinstance(p[-1], BoxKey)}
         alike = set(found.values())
         return {"": alike.pop()} if len(found) == len(names) > 1 and len(alike) == 1 else found
@@ -305,12 +305,12 @@ def tree_gaps(left: KeyTree, right: KeyTree, shared: Iterable[str]) -> dict[str,
     for name in shared:
         if (gap := type_gap(left, right, name, name)) is not None:
             gaps[name] = gap
-        elif _seen(left.path(name)) != _seen(right.path(name)):
+        elif _key_kinds(left.path(name)) != _key_kinds(right.path(name)):
             gaps[name] = (show_path(left.path(name)), show_path(right.path(name)))
     return gaps
 
 
-def _seen(path: Path) -> list[tuple[bool, str]]:
+def _key_kinds(path: Path) -> list[tuple[bool, str]]:
     """A path as orbax tells it: a tuple is a list to it, and all keys of a dict are text."""
     return [(isinstance(key, ListIndex), str(key)) for key in path]
 

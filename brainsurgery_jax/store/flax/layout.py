@@ -181,7 +181,7 @@ class _Encoder:
         for name, leaf in leaves.items():
             parts = list(self._leaf(name, leaf))
             nbytes = sum(len(part) if isinstance(part, bytes) else self._nbytes(part, leaf) for part in parts)
-            yield b"\x92" + self._packer.pack(list(keys_of(self._tree, name))) + _sized(nbytes, b"\xc4\xc5\xc6")
+            yield b"\x92" + self._packer.pack(list(keys_of(self._tree, name))) + _with_size(nbytes, b"\xc4\xc5\xc6")
             yield from parts
 
     def _nbytes(self, piece: FlatPiece, aval: Aval) -> int:
@@ -219,10 +219,10 @@ class _Encoder:
         """What stands before the elements of an array: the extension, shape, dtype, and the number of bytes."""
         assert aval.dtype.numpy is not None, "checked before"
         inner = b"\x93" + self._packer.pack(list(aval.shape)) + self._packer.pack(aval.dtype.numpy)
-        inner += _sized(aval.nbytes, b"\xc4\xc5\xc6")
+        inner += _with_size(aval.nbytes, b"\xc4\xc5\xc6")
         nbytes = len(inner) + aval.nbytes
         fixed = {1: b"\xd4", 2: b"\xd5", 4: b"\xd6", 8: b"\xd7", 16: b"\xd8"}.get(nbytes)
-        return (fixed or _sized(nbytes, b"\xc7\xc8\xc9")) + bytes([ARRAY]) + inner
+        return (fixed or _with_size(nbytes, b"\xc7\xc8\xc9")) + bytes([ARRAY]) + inner
 
 
 _MOST_ENTRY = (1 << 32) - (1 << 20)
@@ -235,7 +235,7 @@ class _Leaf(NamedTuple):
     name: str
 
 
-def _sized(nbytes: int, heads: bytes) -> bytes:
+def _with_size(nbytes: int, heads: bytes) -> bytes:
     """A head with the shortest number of bytes that holds a size."""
     width = next(at for at in range(3) if nbytes < 1 << (8 << at))
     return heads[width : width + 1] + nbytes.to_bytes(1 << width, "big")
