@@ -31,6 +31,7 @@ from brainsurgery_jax.cli.commands.report import report
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.commands.spectrum import spectrum
 from brainsurgery_jax.cli.commands.web import web
+from brainsurgery_jax.cli.descriptors import raise_descriptor_limit
 from brainsurgery_jax.cli.options import completing
 from brainsurgery_jax.cli.stopping import Terminated, stopping
 from brainsurgery_jax.cli.streams import guard_streams
@@ -206,6 +207,7 @@ def main() -> None:
 
 
 def _run_command() -> None:
+    raise_descriptor_limit()
     # What we make has no cycles and lives to the end; to look for them took a tenth of the time.
     gc.set_threshold(1_000_000)
     if _COMPLETES in os.environ:

@@ -207,3 +207,14 @@ def test_a_system_error_that_nobody_expected_is_no_defect(
     assert stop.value.code == 3
     assert "Input/output error" in (said.out if json else said.err)
     assert "defect" not in said.err
+
+
+@pytest.mark.parametrize("output", ["out.pt", "{path: out, format: orbax}"])
+def test_more_shards_than_the_soft_limit_of_descriptors_are_read_and_mapped(here: Path, output: str) -> None:
+    (here / "m").mkdir()
+    for i in range(80):
+        write(f"m/model-{i + 1:05d}-of-00080.safetensors", {f"w{i}": np.full(16, i, np.float32)})
+    (here / "plan.yaml").write_text(f"inputs: [m]\noutput: {output}\n")
+    line = f'ulimit -Sn 64; exec "{sys.executable}" -m brainsurgery_jax plan.yaml'
+    done = subprocess.run(line, shell=True, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, "80 tensors" in done.stderr) == (0, True), done.stderr
