@@ -31,6 +31,23 @@ def coded(alias: str, name: str, expr: Expr, names: Mapping[str, Expr]) -> Coded
     return Coded(alias, codes, names[codes.scales])
 
 
+def describes_codes(tensors: Mapping[str, Aval], before: Mapping[str, Aval]) -> bool:
+    """Whether what side files of a checkpoint say of its quantized weights may be so of these tensors, which were made
+    of it: they are quantized in no way that it is not. Of codes that we do not know, only matrices of other types than
+    floats are known."""
+    now, then = _kinds_of_codes(tensors), _kinds_of_codes(before)
+    if now or then:
+        return bool(now) and (not then or now <= then)
+    return any(len(a.shape) > 1 and not (a.dtype.is_float and a.dtype.bits >= 16) for a in tensors.values())
+
+
+def _kinds_of_codes(tensors: Mapping[str, Aval]) -> set[tuple[CodeFormat, str]]:
+    """The formats and dtypes of the codes among some tensors."""
+    names = (name for name, aval in tensors.items() if may_be_codes(name, aval.dtype))
+    found = ((find_codes(name, tensors.__contains__), tensors[name].dtype) for name in names)
+    return {(codes.format, dtype.name) for codes, dtype in found if codes is not None and fits(codes, dtype)}
+
+
 def refuse_codes_alone(made: Expr, read: Mapping[Expr, Coded], default_alias: str | None) -> None:
     """Refuse a result that is computed from codes, not only moved, and not from their scales as well."""
     reached = _reach(made, read)

@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "errors dtypes prefixes _lazy op protocol layout ops._constants numerics.rounding ops.elementwise "
     "ops.shape",
     # A method gives an expression: it knows arrays, kernels and a few that move elements, and no plan or engine.
-    "merging": "errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape ops.sets",
+    "merging": "reduction errors dtypes _lazy index select keys kernel op protocol numerics ops._constants ops.shape "
+    "ops.sets",
     "forward": "errors dtypes _lazy index.parts reduction op protocol numerics.math ops.shape",
     "ops.logits": "errors _lazy keys op protocol forward",
     # An adapter is factors of changes: what it takes of other rooms are kernels, and what names say of a config.
@@ -92,7 +93,8 @@ MAY_IMPORT = {
     # What a run does is decided from the program alone; IMPURE below says what that must not touch.
     "engine.plan": "errors dtypes index protocol graph lower.program store.base store.sizes store.io.boxes op",
     "engine.events": "documents errors engine.plan.schedule",
-    "engine.compute": "errors dtypes index _lazy numerics.lookup op protocol graph store engine.plan engine.events",
+    "engine.compute": "reduction errors dtypes index _lazy numerics.lookup op protocol graph store engine.plan "
+    "engine.events",
     "engine": "",
     "engine.run": "documents errors dtypes index _lazy op protocol graph store lower.program lower.fold engine",
     "session": "errors dtypes index _lazy nametree version select op protocol ops plan graph lower store engine api "
