@@ -13,6 +13,8 @@ ROWS ?=
 ARGS ?= -n 2
 # How `make fuzz` goes: `make fuzz FUZZ='--cases 1000000 --seed 7'`.
 FUZZ ?= --cases 20000 --seed 1
+# How `make faults` goes: `make faults FAULTS='--kills 200 --every 1'`.
+FAULTS ?= --kills 20 --every 5
 
 BIN := $(VENV)/bin
 # Versions that are known to work together, one file a Python version; a Python without a file gets the newest of all.
@@ -38,7 +40,7 @@ MAXTEXT_NEEDS := jax==0.12.0.1 flax==0.12.12 orbax-checkpoint==0.12.8 aqtp drjax
     jsonlines omegaconf packaging pathwaysutils pillow psutil pydantic qwix safetensors sentencepiece sympy tiktoken \
     tokamax tqdm transformers
 
-.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints fuzz behaviour mergekit format bench schema docs site screenshots venv clean
+.PHONY: help demo test lint audit types test-only test-newest test-oldest constraints fuzz faults behaviour mergekit format bench schema docs site screenshots venv clean
 
 help:
 	@echo 'make demo       install into $(VENV) and run the worked example'
@@ -50,6 +52,7 @@ help:
 	@echo 'make test-oldest  the tests with the oldest versions that pyproject.toml allows, in .venv-oldest'
 	@echo 'make constraints  write constraints/, the versions that `make test` installs, one file a Python'
 	@echo 'make fuzz       load and check random plans; FUZZ="--cases 1000000 --seed 7" chooses'
+	@echo 'make faults     kill and disturb runs in every way that we know; prints a table; FAULTS="--kills 200" chooses'
 	@echo 'make behaviour  run Tunix, Gemma and MaxText on converted models; installs them, for ten minutes'
 	@echo 'make mergekit   run mergekit beside the plans that are imported from it; installs it, for ten minutes'
 	@echo 'make format     let ruff mend what it can'
@@ -96,6 +99,9 @@ constraints-of-%:
 
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python -m tests.fuzz_plans $(FUZZ)
+
+faults: $(VENV)/installed-dev
+	$(BIN)/python -m tests.faults.campaign $(FAULTS)
 
 behaviour: $(VENV)/installed-dev .venv-tunix/installed .venv-maxtext/installed
 	$(BIN)/python -m pytest -rP tests/behaviour/with_models.py

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, get_args
 from brainsurgery_jax.errors import Diagnostic, PlanError, Span, did_you_mean
 from brainsurgery_jax.op import ASSERTS, OPS, AnOp, Builder, ControlOp, NameTaken, Op, SinkOp, TensorOp, element_role
 from brainsurgery_jax.protocol import Dest
+from brainsurgery_jax.regular_files import read_regular
 
 GROUP = "brainsurgery_jax.ops"
 CODE = "ops-file"
@@ -118,7 +119,7 @@ def _read(path: str) -> bytes:
     if not path.endswith(".py"):
         raise _refusal(path, f"'{path}' is no Python file", "Ops are written in Python: name a file that ends in .py.")
     try:
-        return Path(os.path.expanduser(path)).read_bytes()
+        return read_regular(os.path.expanduser(path))
     except (FileNotFoundError, NotADirectoryError):
         folder = Path(os.path.expanduser(path)).parent
         near = did_you_mean(path, map(str, folder.glob("*.py"))) if folder.is_dir() else ""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from brainsurgery_jax.errors import StoreError
 from brainsurgery_jax.graph.expr import Graph
+from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.address import Address, parse_address
 from brainsurgery_jax.store.atomic import BY_RENAME
 from brainsurgery_jax.store.base import Source
@@ -117,7 +118,7 @@ class Files:
         if place is None or not place.is_file():
             return None
         with os_failures(place, "read the file"):
-            return place.read_bytes()
+            return read_regular(place)
 
     @property
     def bytes_read(self) -> int:

@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import traceback
-from io import TextIOWrapper
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -33,8 +32,10 @@ from brainsurgery_jax.cli.commands.report import report
 from brainsurgery_jax.cli.commands.run import run
 from brainsurgery_jax.cli.commands.spectrum import spectrum
 from brainsurgery_jax.cli.commands.web import web
+from brainsurgery_jax.cli.descriptors import raise_descriptor_limit
 from brainsurgery_jax.cli.options import completing
 from brainsurgery_jax.cli.stopping import Terminated, stopping
+from brainsurgery_jax.cli.streams import guard_streams
 from brainsurgery_jax.version import __version__
 
 _COMPLETES = "_BRAINSURGERY_JAX_COMPLETE"
@@ -86,6 +87,8 @@ class Commands(TyperGroup):
             return answer
         except (PlanError, StoreError, Stopped, KeyboardInterrupt) as error:
             raise typer.Exit(_print_failure(error, json=json)) from error
+        except OSError as error:  # a look at a file that nobody expected to fail
+            raise typer.Exit(_print_failure(_of_the_system(error), json=json)) from error
         except USAGE_ERROR as error:
             if not json:
                 raise
@@ -94,6 +97,14 @@ class Commands(TyperGroup):
         except Terminated as stop:
             show.print_stop(stop.word, stop)
             raise
+
+
+def _of_the_system(error: OSError) -> Exception:
+    """The error of a checkpoint that a system error is, wherever it came up."""
+    from brainsurgery_jax.errors import StoreError
+    from brainsurgery_jax.store.failures import remedy_for
+
+    return StoreError(error.filename or "the system", error.strerror or str(error), remedy=remedy_for(error))
 
 
 def _print_failure(error: Any, *, json: bool) -> int:
@@ -192,11 +203,14 @@ def _exit_code_of_stop(defect: Exception) -> int | None:
 
 def main() -> None:
     """Run the command line of this process."""
+    with guard_streams():
+        _run_command()
+
+
+def _run_command() -> None:
+    raise_descriptor_limit()
     # What we make has no cycles and lives to the end; to look for them took a tenth of the time.
     gc.set_threshold(1_000_000)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     if _COMPLETES in os.environ:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:

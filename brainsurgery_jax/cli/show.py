@@ -15,8 +15,10 @@ from brainsurgery_jax.errors import Diagnostic, StoreError
 from brainsurgery_jax.rendering.data import as_json
 from brainsurgery_jax.rendering.text import as_text
 
-# What a name from somebody's checkpoint must not do to a terminal. Line ends and tabs are ours.
-_UNSAFE = {c: f"\\x{c:02x}" for c in (*range(9), *range(11, 32), *range(127, 160))}
+# What a name from a checkpoint must not do to a terminal. Line ends and tabs are ours. Marks of direction let a
+# name look like another, and the two separators begin a line.
+_MARKS = (0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
+_UNSAFE = {c: f"\\x{c:02x}" for c in (*range(9), *range(11, 32), *range(127, 160))} | {c: f"\\u{c:04x}" for c in _MARKS}
 
 
 def result(text: str) -> None:

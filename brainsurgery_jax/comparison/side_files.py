@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.sidecars import find_side_files
 
@@ -32,7 +33,7 @@ def side_file_gaps(left: str, right: str) -> dict[str, tuple[str, str]]:
 def _read(folder: str, name: str) -> bytes:
     path = Path(folder, name)
     with os_failures(str(path), "read it"):
-        return path.read_bytes()
+        return read_regular(path)
 
 
 def _compare(name: str, a: bytes | None, b: bytes | None) -> dict[str, tuple[str, str]]:

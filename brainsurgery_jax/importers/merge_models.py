@@ -14,6 +14,7 @@ from brainsurgery_jax.importers.imported import ImportedInput
 from brainsurgery_jax.importers.mergekit_config import FORM, UNSUPPORTED
 from brainsurgery_jax.importers.patterns import Stack, stacks
 from brainsurgery_jax.protocol import Substep
+from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.detect import open_source
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -132,8 +133,7 @@ def _download(path: str) -> str:
 
 def _read_json(path: str) -> Mapping[str, object]:
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
+        found = json.loads(read_regular(path))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

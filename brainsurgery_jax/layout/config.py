@@ -12,6 +12,7 @@ from brainsurgery_jax.errors import Refusal, did_you_mean
 from brainsurgery_jax.layout.expressions import Config, SizeExpression, Value
 from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.reading import check_read
+from brainsurgery_jax.regular_files import read_regular
 
 
 class Dims(Mapping[str, Value]):
@@ -93,7 +94,7 @@ def read_config(path: str) -> dict[str, object]:
     check_read(str(place / "config.json"))
     check_read(path)
     try:
-        found = json.loads((place / "config.json" if place.is_dir() else place).read_text(encoding="utf-8"))
+        found = json.loads(read_regular(place / "config.json" if place.is_dir() else place))
     except OSError as error:
         raise Refusal("layout-config", f"{path} cannot be read: {error.strerror}", key="config") from error
     except ValueError as error:

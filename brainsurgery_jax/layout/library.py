@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brainsurgery_jax.errors import Diagnostic, PlanError, did_you_mean
@@ -15,6 +14,7 @@ from brainsurgery_jax.layout.model import Layout
 from brainsurgery_jax.layout.parse import parse_layout
 from brainsurgery_jax.packaged import packaged_folder
 from brainsurgery_jax.reading import check_read
+from brainsurgery_jax.regular_files import read_regular
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -96,7 +96,7 @@ def _load_packaged(name: str) -> Layout:
 def _from_file(path: str) -> Layout:
     check_read(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_regular(path).decode()
     except OSError as error:
         problem = f"the layout '{path}' cannot be read: {error.strerror}"
         raise PlanError([Diagnostic("layout-unknown", problem, hint="Give the path of a YAML file.")]) from error

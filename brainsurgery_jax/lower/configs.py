@@ -33,10 +33,26 @@ def read_config(extras: Extras, world: World) -> tuple[str, Any] | None:
         found = (ADAPTER_CONFIG, side_file(extras.origin, ADAPTER_CONFIG, world))
     file, text = found
     try:
-        return None if text is None else (file, json.loads(text))
+        return None if text is None else (file, _parse(text))
     except ValueError as error:
         message = f"the {file} of '{extras.origin}' is not JSON: {error}"
         raise Refusal("io-input", message, hint="Correct its text.") from error
+
+
+def _parse(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _mapping(text: str | bytes) -> dict[str, Any]:
+    """The object of a JSON text. Raises ValueError, for other values, too."""
+    found = _parse(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, not an object")
+    return found
 
 
 def _last_changed(extras: Extras) -> tuple[str, Any] | None:
@@ -59,7 +75,7 @@ def change_config(
     asked = bool(output.config) or own is not None
     found = side_file(extras.origin, CONFIG, world) if asked or output.sidecars else None
     try:
-        original = {} if found is None else json.loads(found)
+        original = {} if found is None else _mapping(found)
     except ValueError as error:
         if not asked:  # copied as it is
             return None

@@ -22,6 +22,7 @@ from brainsurgery_jax.plan.scalars import read_scalar
 from brainsurgery_jax.plan.source import List, Map, Node, Scalar, compose, describe, get
 from brainsurgery_jax.plan.variables import find_variables
 from brainsurgery_jax.reading import check_read
+from brainsurgery_jax.regular_files import open_regular
 
 MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill the memory
 
@@ -29,7 +30,7 @@ MAX_BYTES = 64 << 20  # a checkpoint given as a plan, or a device, would fill th
 def read_text(path: str) -> str:
     """The text of a UTF-8 file, with line ends as they are; `~` is the home directory."""
     check_read(path)
-    with open(os.path.expanduser(path), "rb") as file:
+    with open_regular(os.path.expanduser(path)) as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES:,} bytes, too many for a plan")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError, did_you_mean
+from brainsurgery_jax.regular_files import open_regular
 from brainsurgery_jax.store.base import Note, TensorInfo
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import stays_inside
@@ -33,7 +34,7 @@ def read_index(index: str) -> tuple[list[str], dict[str, str]]:
 
 
 def _read_weight_map(path: str) -> dict[str, str]:
-    with os_failures(path, "read the index"), open(path, "rb") as file:
+    with os_failures(path, "read the index"), open_regular(path) as file:
         raw = file.read(MAX_HEADER + 1)
     if len(raw) > MAX_HEADER:
         raise StoreError(path, f"is longer than {MAX_HEADER} bytes, absurd for an index", remedy=_INDEX_AGAIN)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from brainsurgery_jax.dtypes import Aval
+from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.base import Source, WriteOptions
 from brainsurgery_jax.store.completeness import adapter_notes
 from brainsurgery_jax.store.failures import os_failures
@@ -31,8 +32,8 @@ IN_METADATA = "peft.adapter_config"
 def open_source(path: str) -> Source:
     """The tensors of an adapter, its config among the metadata."""
     config = os.path.join(path, ADAPTER_CONFIG)
-    with os_failures(config, "read the config"), open(config, "rb") as file:
-        text = file.read()
+    with os_failures(config, "read the config"):
+        text = read_regular(config)
     json_object(text, config, "config")
     name = ADAPTER if os.path.exists(os.path.join(path, ADAPTER)) else OLD_ADAPTER
     notes = adapter_notes(path, name)

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.address import parse_address
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import (
@@ -186,7 +187,8 @@ def _list_named_modules(folder: str) -> Iterator[str]:
 
 
 def _list_imports(path: Path) -> Iterator[str]:
-    text = path.read_text(encoding="utf-8", errors="replace")
+    with os_failures(path, "read the file"):
+        text = read_regular(path).decode(errors="replace")
     for groups in _RELATIVE_IMPORT.findall(text):
         yield from (name.strip() for group in groups for name in group.split(",") if name.strip())
 
@@ -195,8 +197,10 @@ def _json(folder: str, name: str) -> Any:
     """What a small JSON file says; None if it is not there, or is none."""
     if not _is_small(folder, name):
         return None
+    path = os.path.join(folder, name)
     try:
-        return json.loads(Path(folder, name).read_bytes())
+        with os_failures(path, "read the file"):
+            return json.loads(read_regular(path))
     except (ValueError, RecursionError):
         return None
 
@@ -211,7 +215,7 @@ def copy_side_files(found: SideFiles, place: Place) -> None:
         source = os.path.join(found.folder, name)
         if name not in there:
             with os_failures(source, "read the file"):
-                content = Path(source).read_bytes()
+                content = read_regular(source)
             place.write(name, content)
 
 

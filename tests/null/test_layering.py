@@ -18,13 +18,14 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "errors": "",
     "dtypes": "",
+    "regular_files": "",
     "version": "",
     "documents": "errors",
     "rendering": "errors documents nametree store.sizes",
     "_lazy": "",
     "nametree": "",
     "index": "errors dtypes select",
-    "store": "wording errors dtypes index.boxes",
+    "store": "wording errors dtypes regular_files index.boxes",
     "numerics": "reduction errors dtypes _lazy index.boxes keys protocol",
     "numerics.spectrum": "dtypes _lazy op numerics",
     "numerics.rollups": "wording nametree numerics",
@@ -36,11 +37,11 @@ MAY_IMPORT = {
     "keys": "_lazy dtypes select",
     "kernel": "errors dtypes keys index protocol",
     "op": "keys kernel select protocol",
-    "plugins": "errors op protocol ops",
+    "plugins": "errors regular_files op protocol ops",
     "ops": "wording errors dtypes select index _lazy op protocol",
     # A layout becomes what the ops of other families do, and its file is YAML as a plan is.
     "packaged": "",
-    "layout": "errors packaged reading plan.source",
+    "layout": "errors packaged reading regular_files plan.source",
     # What a plan changes in a config.json, and what names and shapes say of one: neither knows arrays or files.
     "config_patch": "errors",
     "families": "errors wording dtypes config_patch layout.expressions",
@@ -86,7 +87,8 @@ MAY_IMPORT = {
     "ops.sets": "errors dtypes select index _lazy op protocol keys ops.shape",
     "ops.*": "documents wording reduction errors dtypes config_patch index select _lazy nametree keys op protocol "
     "numerics expression ops._constants ops._formulas ops._verdicts summaries",
-    "plan": "errors dtypes packaged reading select op protocol plugins store.address store.formats config_patch",
+    "plan": "errors dtypes packaged reading regular_files select op protocol plugins store.address store.formats "
+    "config_patch",
     "graph": "errors dtypes select index _lazy op protocol",
     "lower": "documents wording "
     "errors dtypes codes index select op protocol plan graph store.address store.base store.detect store.folder "
@@ -110,7 +112,7 @@ MAY_IMPORT = {
     "checkpoint": "documents tensors interop",
     "interop": "errors dtypes _lazy nametree store tensors world apply.names apply.filling apply.key_trees api "
     "prefixes",
-    "world": "errors graph store",
+    "world": "errors regular_files graph store",
     "run_options": "protocol engine.run.budget engine.compute.devices engine.events store.io.files",
     "apply": "documents rendering "
     "errors dtypes index _lazy select op protocol ops plan graph lower store engine world nametree prefixes",
@@ -122,7 +124,7 @@ MAY_IMPORT = {
     "api world",
     "cli": "documents rendering reports wording desk "
     "pace errors dtypes version nametree op plugins session api checkpoint world run_options plan.schema plan.source "
-    "engine.compute.devices engine.events store.sizes protocol",
+    "engine.compute.devices engine.events store.failures store.sizes protocol",
     "wording": "",
     "desk": "documents wording errors op plugins plan.pages plan.source plan.typed session completion engine.events",
     # A report is a document of values: whoever draws it knows no run and no checkpoint.
@@ -141,7 +143,8 @@ MAY_IMPORT = {
     "cli.recipes": "rendering reports.recipes plan.recipes cli.show",
     "cli.ops": "rendering reports.ops errors plugins ops plan.pages plan.schema packaged cli.show",
     "comparison": "reduction errors dtypes _lazy nametree numerics protocol checkpoint graph.expr engine "
-    "looking.spectra rendering.notebook store.base store.failures store.io.files store.key_tree store.sidecars",
+    "looking.spectra rendering.notebook regular_files store.base store.failures store.io.files store.key_tree "
+    "store.sidecars",
     "looking": "reduction summaries rendering.notebook errors dtypes _lazy nametree op numerics protocol checkpoint "
     "graph.expr engine store.base",
     # An audit runs plans that it changed, through the API, in a world of its own.
@@ -164,8 +167,8 @@ MAY_IMPORT = {
     "cli.importing": "rendering documents plan.source errors importers cli.show",
     "cli.shells": "op plugins ops dtypes plan.overrides plan.recipes plan.source layout store.address store.formats "
     "store.detect",
-    "importers": "errors dtypes version protocol ops plan.scalars plan.source plan.overrides plan.build plan.parse "
-    "store.detect",
+    "importers": "errors dtypes regular_files version protocol ops plan.scalars plan.source plan.overrides plan.build "
+    "plan.parse store.detect",
     "cli.convert": "wording api rendering errors layout conversion world run_options cli.show cli.sizes cli.progress "
     "cli.stopping",
     # A browser is a front end like the command line, and serves it: all that it does goes through the API.

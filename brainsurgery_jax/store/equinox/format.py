@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 from brainsurgery_jax.dtypes import Aval
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.regular_files import read_regular
 from brainsurgery_jax.store.base import Header, Source, TensorInfo, Unread, WriteOptions
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.encoded import EncodedWriter, open_streamed
@@ -103,8 +104,8 @@ def _names(path: str, number: int) -> list[str]:
     place = f"{path}.json"
     if not os.path.exists(place):
         return []
-    with open(place, "rb") as file:
-        raw = file.read()
+    with os_failures(place, "read the names"):
+        raw = read_regular(place)
     try:
         names: object = json.loads(raw)
     except (ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.regular_files import open_descriptor
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.io.files import Stamp
 
@@ -38,7 +39,7 @@ def verify(path: str, seen: Stamp) -> None:
 
 
 def _stamp(status: os.stat_result) -> Stamp:
-    return Stamp(status.st_size, f"{status.st_dev:x}-{status.st_ino}-{status.st_mtime_ns}")
+    return Stamp(status.st_size, f"{status.st_dev:x}-{status.st_ino}-{status.st_mtime_ns}-{status.st_ctime_ns}")
 
 
 class Descriptors:
@@ -87,7 +88,7 @@ class Descriptors:
     def _open_file(self, file: int) -> int:
         path = self._paths[file]
         with os_failures(path, "open the file"):
-            fd = os.open(path, self._flags | getattr(os, "O_CLOEXEC", 0))
+            fd = open_descriptor(path, self._flags)
         if self._watch and self._seen.setdefault(file, found := _stamp(os.fstat(fd))) != found:
             os.close(fd)
             raise _change_error(path)

@@ -6,6 +6,7 @@ Archives of numpy and torch hold their tensors uncompressed, so that they can be
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import zipfile
 import zlib
@@ -77,8 +78,10 @@ def zip_failures(path: str, what: str) -> Iterator[None]:
     """Makes what may go wrong with a damaged archive a StoreError."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise StoreError(path, f"the {what} is damaged: {error}", remedy=AGAIN) from error
+    except UnicodeDecodeError as error:
+        raise StoreError(path, f"the {what} is damaged: the name of a member is no text", remedy=AGAIN) from error
 
 
 def refuse_encrypted(archive: zipfile.ZipFile, path: str) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from brainsurgery_jax.dtypes import BY_NAME, OF_ARRAYS, Aval, DType
@@ -132,7 +133,7 @@ def read_head(file: IO[bytes], told: str) -> Array | Unread | str:
         shape, fortran, dtype = read(file)
     except KeyError as error:
         return Unread(f"it is of the npy version {error}, which is not read", "Save it as numbers of another type.")
-    except (ValueError, SyntaxError, TypeError, RecursionError) as error:
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError) as error:
         return Unread(f"its npy header is damaged: {error}", AGAIN)
     if dtype.kind in _NO_TENSOR:
         return _NO_TENSOR[dtype.kind]

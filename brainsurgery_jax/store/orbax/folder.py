@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.regular_files import open_regular
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.flax.wire import begins_map
 from brainsurgery_jax.store.folder import AGGREGATE, ORBAX_MARKS
@@ -93,7 +94,7 @@ def is_aggregate(folder: str) -> bool:
     path = os.path.join(folder, AGGREGATE)
     if os.path.isfile(os.path.join(folder, TREE)) or not os.path.isfile(path):
         return False
-    with os_failures(path, "read the file"), open(path, "rb") as file:
+    with os_failures(path, "read the file"), open_regular(path) as file:
         return begins_map(file.read(6))
 
 

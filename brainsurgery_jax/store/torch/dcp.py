@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from brainsurgery_jax.dtypes import Aval, DType
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.regular_files import open_regular
 from brainsurgery_jax.store.base import Header, Nesting, Source, TensorInfo
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import suffix_of
@@ -135,7 +136,7 @@ def _read_metadata(folder: str) -> Told:
     path = os.path.join(folder, METADATA)
     if not os.path.isfile(path):
         raise StoreError(folder, f"has *.distcp files, but no {METADATA}", remedy=_LOST)
-    with os_failures(path, "read the metadata"), open(path, "rb") as file:
+    with os_failures(path, "read the metadata"), open_regular(path) as file:
         root = unpickle(file.read(), path)
     try:
         fields = _fields(root)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from brainsurgery_jax.errors import StoreError
+from brainsurgery_jax.regular_files import open_regular
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.key_paths import name_of
@@ -64,7 +65,7 @@ def _is_array(folder: str) -> bool:
     path = os.path.join(folder, METADATA["zarr3"])
     if not os.path.isfile(path):
         return False
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return b'"codecs"' in file.read()
 
 

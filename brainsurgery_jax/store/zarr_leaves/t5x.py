@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from brainsurgery_jax.regular_files import open_regular
 from brainsurgery_jax.store.base import Source
 from brainsurgery_jax.store.failures import os_failures
 from brainsurgery_jax.store.folder import AGGREGATE
@@ -28,7 +29,7 @@ def recognises(folder: str, names: Sequence[str]) -> bool:
     with os_failures(path, "read the file"):
         if not os.path.isfile(path):
             return False
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(len(_BEGINNINGS[0])).startswith(_BEGINNINGS)
 
 
