@@ -178,6 +178,53 @@ def fold_norm(view: View, *, final: StrictBool = True, prove: StrictBool = False
 
 
 @control(configures=True)
+def centre_writing(view: View, *, prove: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Subtract the mean over the residual stream from all that writes to it: W - mean(W) for embeddings, and for the
+    matrices and biases that attention and MLP end with.
+
+    LayerNorm subtracts the mean of what it reads, and all is read through it, so the logits stay what they were: of
+    GPT-2 and GPT-NeoX, where words are not tied. Models with RMSNorm are refused. `prove: true` asserts that no logit
+    of 32 tokens changes by more than 1e-3.
+    Example: `centre_writing: {prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.centring import centre_writing
+
+    yield from centre_writing(view, model.alias, model.part, prove=prove)
+
+
+@control(configures=True)
+def centre_unembed(view: View, *, prove: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Subtract the mean over all words from the output table, and from its bias if there is one.
+
+    All logits of a token shift by the same amount, which the softmax does not see: the probabilities stay what they
+    were, and logits sum to zero. Where words are tied, or logits are capped softly (Gemma 2), it is refused. `prove:
+    true` asserts that the KL divergence over 32 tokens is at most 1e-5 nats a token.
+    Example: `centre_unembed: {prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.centring import centre_unembed
+
+    yield from centre_unembed(view, model.alias, model.part, prove=prove)
+
+
+@control(configures=True)
+def fold_value_biases(view: View, *, prove: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+    """Move the bias of values through the matrix behind attention, into its bias: b + W v, and v becomes zero.
+
+    The weights that attention gives to tokens sum to 1, so every token gets the whole bias of values, and the logits
+    stay what they were. For GPT-2, GPT-NeoX and the Llama family, where both biases exist (`attention_bias: true`);
+    Qwen 2 has none for the matrix and is refused, as are models that clip values. `prove: true` asserts that no logit
+    of 32 tokens changes by more than 1e-3.
+    Example: `fold_value_biases: {prove: true}`
+    Reference: Nanda and Bloom, TransformerLens (2022), https://github.com/TransformerLensOrg/TransformerLens.
+    """
+    from brainsurgery_jax.structure.centring import fold_value_biases
+
+    yield from fold_value_biases(view, model.alias, model.part, prove=prove)
+
+
+@control(configures=True)
 def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
 
