@@ -30,6 +30,15 @@ class ModelKeys(KeyGroup):
 
 
 @dataclass(frozen=True)
+class ProvenKeys(ModelKeys):
+    """Which model is meant, and whether it is to be shown that it computes what it did."""
+
+    prove: Annotated[StrictBool, Field(description="assert that no logit of 32 tokens changes by more than 1e-3")] = (
+        False
+    )
+
+
+@dataclass(frozen=True)
 class LayerKeys(KeyGroup):
     """Which layers there are afterwards: one of the four."""
 
@@ -137,7 +146,7 @@ def vocab(
 
 
 @control(configures=True)
-def tie(view: View, *, replace: StrictBool = False, model: ModelKeys) -> Iterator[Edit]:
+def tie(view: View, *, replace: StrictBool = False, model: ProvenKeys) -> Iterator[Edit]:
     """Let a model have one table for the words that come in and those that go out, and say so in its config.
 
     Both must be identical, so that the model computes what it did; with `replace: true` the one for words that go out
@@ -146,18 +155,18 @@ def tie(view: View, *, replace: StrictBool = False, model: ModelKeys) -> Iterato
     """
     from brainsurgery_jax.structure.tying import tie
 
-    yield from tie(view, model.alias, model.part, replace=replace)
+    yield from tie(view, model.alias, model.part, replace=replace, prove=model.prove)
 
 
 @control(configures=True)
-def untie(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+def untie(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """Give a model a table of its own for the words that go out, a copy of the other one, and say so in its config.
 
     Example: `untie: {alias: model}`
     """
     from brainsurgery_jax.structure.tying import untie
 
-    yield from untie(view, model.alias, model.part)
+    yield from untie(view, model.alias, model.part, prove=model.prove)
 
 
 @control(configures=True)
@@ -225,7 +234,7 @@ def fold_value_biases(view: View, *, prove: StrictBool = False, model: ModelKeys
 
 
 @control(configures=True)
-def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+def fuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """Join queries, keys and values, and gate and up, into the tensors that other classes have, as bytes.
 
     A Mistral model (or a Llama) becomes one of the class Phi3, which computes the same. Queries, keys and values of
@@ -234,11 +243,11 @@ def fuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     """
     from brainsurgery_jax.structure.fusing import fuse
 
-    yield from fuse(view, model.alias, model.part)
+    yield from fuse(view, model.alias, model.part, prove=model.prove)
 
 
 @control(configures=True)
-def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
+def unfuse(view: View, *, model: ProvenKeys) -> Iterator[Edit]:
     """Cut tensors that hold queries, keys and values, or gate and up, into these, as bytes: what `fuse` joins.
 
     A Phi3 model becomes one of the class Mistral.
@@ -246,7 +255,7 @@ def unfuse(view: View, *, model: ModelKeys) -> Iterator[Edit]:
     """
     from brainsurgery_jax.structure.fusing import unfuse
 
-    yield from unfuse(view, model.alias, model.part)
+    yield from unfuse(view, model.alias, model.part, prove=model.prove)
 
 
 @control(configures=True)
@@ -293,7 +302,7 @@ def upcycle(
     router: Annotated[Text, Field(description="zero, random, or an alias with routers of these names")] = "random",
     std: Real = 0.02,
     parts: ShardKeys,
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Turn a dense model into one with experts, each a copy of its MLP, and its config into that of the class.
 
@@ -313,7 +322,7 @@ def upcycle(
     from brainsurgery_jax.structure.upcycling import Upcycling, upcycle
 
     asked = Upcycling(to, experts, per_token, router, std, parts.shards, parts.drop)
-    yield from upcycle(view, model.alias, model.part, asked)
+    yield from upcycle(view, model.alias, model.part, asked, prove=model.prove)
 
 
 Experts = Annotated[tuple[StrictInt, ...], Field(min_length=1, description="numbers of experts, from 0")]
@@ -371,12 +380,12 @@ def expert_join(
     yield from join_experts(view, model.alias, model.part, others, public)
 
 
-@control()
+@control(configures=True)
 def experts(
     view: View,
     *,
     names: Annotated[Literal["stacked", "separate"], Word],
-    model: ModelKeys,
+    model: ProvenKeys,
 ) -> Iterator[Edit]:
     """Put all experts of a layer into two tensors, or give each names of its own: bytes are moved.
 
@@ -386,4 +395,6 @@ def experts(
     """
     from brainsurgery_jax.structure.experts import separate_experts, stack_experts
 
-    yield from {"stacked": stack_experts, "separate": separate_experts}[names](view, model.alias, model.part)
+    yield from {"stacked": stack_experts, "separate": separate_experts}[names](
+        view, model.alias, model.part, prove=model.prove
+    )
